@@ -1,0 +1,1 @@
+//! Adaptive concurrency limits and a tuner with guard rails for tower services.

@@ -1,0 +1,1 @@
+//! Connection manager, engines, configuration and the full-stack preset of Stellane.

@@ -1,0 +1,1 @@
+//! Request metrics, runtime metrics and an admin service for tower.

@@ -1,0 +1,1 @@
+//! Object, buffer and worker pools for tower services.

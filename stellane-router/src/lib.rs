@@ -1,0 +1,1 @@
+//! A tower router that copies nothing, and a bounded string interner.
