@@ -1,1 +1,12 @@
-//! Connection manager, engines, configuration and the full-stack preset of Stellane.
+//! The production runtime for axum, tonic and hyper: connection manager, engines, configuration and
+//! the full-stack preset of Stellane.
+
+#[cfg(feature = "config")]
+pub mod config;
+#[cfg(feature = "fault")]
+pub mod fault;
+#[cfg(feature = "logging")]
+pub mod logging;
+
+/// Any error, boxed.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

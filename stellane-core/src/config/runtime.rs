@@ -1,0 +1,65 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigErrors, Loader, LogConfig, Problem, Profile, ServerConfig};
+
+/// The configuration of the whole runtime: one section for each component.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RuntimeConfig {
+    /// Addresses, drain and the body limit of the preset.
+    pub server: ServerConfig,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+impl RuntimeConfig {
+    /// The configuration of this process: see [`Loader::from_process`].
+    ///
+    /// # Errors
+    /// Every mistake in the file and the environment, each with its place.
+    pub fn from_env() -> Result<Self, ConfigErrors> {
+        Loader::from_process().load()
+    }
+
+    /// The defaults of a profile.
+    #[must_use]
+    pub fn profile(profile: Profile) -> Self {
+        match profile {
+            Profile::Default => Self::default(),
+            Profile::Production => Self::production(),
+            Profile::Development => Self::development(),
+        }
+    }
+
+    /// Defaults for a service under load, sized from the number of CPUs.
+    #[must_use]
+    pub fn production() -> Self {
+        Self::default()
+    }
+
+    /// Defaults for a developer's machine: everything is logged, and a restart does not wait long.
+    #[must_use]
+    pub fn development() -> Self {
+        let mut config = Self::default();
+        config.log.level = "debug".to_owned();
+        config.server.drain_timeout = Duration::from_secs(1);
+        config
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// Every value that is out of range or contradicts another.
+    pub fn validate(&self) -> Result<(), ConfigErrors> {
+        ConfigErrors::check(self.problems())
+    }
+
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.server.problems(&mut problems);
+        problems
+    }
+}
