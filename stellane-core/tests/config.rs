@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stellane_core::config::{Loader, Origin, RuntimeConfig};
 
-fn problems(loader: Loader) -> Vec<String> {
+fn problems(loader: &Loader) -> Vec<String> {
     let errors = loader.load().expect_err("the configuration is wrong");
     errors.problems().iter().map(ToString::to_string).collect()
 }
@@ -50,7 +50,7 @@ fn variables_of_others_are_passed_over() {
 fn every_mistake_is_reported_with_its_line_the_value_and_what_is_valid() {
     let file = "\n[server]\nmax_body_byte = 1\ndrain_timeout = 30\naddress = \"nowhere\"\n\
                 max_body_bytes = -1\n[sever]\nx = 1\n[log]\nformat = \"xml\"\n";
-    let found = problems(Loader::new().text("app.toml", file).env([
+    let found = problems(&Loader::new().text("app.toml", file).env([
         ("STELLANE__SERVER__MAX_BODY_BYTES", "lots"),
         ("STELLANE_ENV", "prod"),
     ]));
@@ -95,7 +95,7 @@ fn every_mistake_is_reported_with_its_line_the_value_and_what_is_valid() {
 
 #[test]
 fn toml_that_does_not_parse_names_the_line() {
-    let found = problems(Loader::new().text("app.toml", "[server]\naddress = \n"));
+    let found = problems(&Loader::new().text("app.toml", "[server]\naddress = \n"));
     assert!(found[0].starts_with("app.toml:2"), "{found:?}");
 }
 
@@ -115,7 +115,7 @@ fn a_missing_file_is_named() {
 #[test]
 fn unknown_variables_of_ours_are_errors() {
     let found =
-        problems(Loader::new().env([("STELLANE__SERVER__ADRESS", "x"), ("STELLANE__NOPE", "1")]));
+        problems(&Loader::new().env([("STELLANE__SERVER__ADRESS", "x"), ("STELLANE__NOPE", "1")]));
     assert!(found[0].contains("did you mean `address`?"), "{found:?}");
     assert!(found[1].contains("unknown key; valid here: `"), "{found:?}");
 }

@@ -44,7 +44,8 @@ impl ServerConfig {
             ("server.address", &self.address, false),
             ("server.admin_address", &self.admin_address, true),
         ] {
-            if !(optional && address.is_empty()) && !is_socket_address(address) {
+            let turned_off = optional && address.is_empty();
+            if !turned_off && !is_socket_address(address) {
                 problems.push(Problem::new(
                     Origin::Program,
                     key,

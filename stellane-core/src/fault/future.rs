@@ -55,7 +55,7 @@ where
                     response.map(|body| FaultBody::new(body, this.faults.clone()))
                 )),
                 Err(error) => {
-                    Poll::Ready(Ok(FaultBody::plain(status_of(error.into(), this.faults))))
+                    Poll::Ready(Ok(FaultBody::plain(status_of(&error.into(), this.faults))))
                 }
             },
             Err(payload) => {
@@ -68,11 +68,11 @@ where
     }
 }
 
-fn status_of(error: BoxError, faults: &Faults) -> StatusCode {
-    if over_body_limit(&*error) {
+fn status_of(error: &BoxError, faults: &Faults) -> StatusCode {
+    if over_body_limit(&**error) {
         return StatusCode::PAYLOAD_TOO_LARGE;
     }
-    faults.failed(&error);
+    faults.failed(error);
     StatusCode::INTERNAL_SERVER_ERROR
 }
 

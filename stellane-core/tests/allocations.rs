@@ -1,0 +1,85 @@
+//! How many heap allocations one keep-alive request costs: bare hyper, axum and the preset side by side.
+//!
+//! `STELLANE_TEST_REQUESTS=100000 cargo test -p stellane-core --test allocations -- --nocapture` prints
+//! the table with as many requests as you like.
+#![cfg(feature = "full")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    convert::Infallible,
+    net::SocketAddr,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // The thread may be ending; what it frees then is nobody's request.
+    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every call goes to the system allocator unchanged; counting touches no memory of it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(ptr, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn requests() -> u64 {
+    std::env::var("STELLANE_TEST_REQUESTS").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000)
+}
+
+/// Sends `request` again and again over one connection and counts what the whole thread allocates for
+/// each; the client itself allocates nothing.
+async fn measure(address: SocketAddr, request: &[u8], expect: &str) -> f64 {
+    let mut client = TcpStream::connect(address).await.expect("connects");
+    let mut buffer = vec![0; 64 << 10];
+    for _ in 0..200 {
+        exchange(&mut client, request, expect, &mut buffer).await;
+    }
+    let requests = requests();
+    let before = COUNT.get();
+    for _ in 0..requests {
+        exchange(&mut client, request, expect, &mut buffer).await;
+    }
+    (COUNT.get() - before) as f64 / requests as f64
+}
+
+async fn exchange(client: &mut TcpStream, request: &[u8], expect: &str, buffer: &mut [u8]) {
+    client.write_all(request).await.expect("writes");
+    let mut filled = 0;
+    loop {
+        let read = client.read(&mut buffer[filled..]).await.expect("reads");
+        assert!(read > 0, "the server closed");
+        filled += read;
+        if buffer[..filled].ends_with(expect.as_bytes()) {
+            assert!(buffer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+            return;
+        }
+    }
+}
