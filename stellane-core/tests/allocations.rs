@@ -8,9 +8,15 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     convert::Infallible,
+    future::{Ready, ready},
     net::SocketAddr,
 };
 
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -82,4 +88,51 @@ async fn exchange(client: &mut TcpStream, request: &[u8], expect: &str, buffer: 
             return;
         }
     }
+}
+
+const HELLO: &[u8] = b"GET /hello HTTP/1.1\r\nhost: localhost\r\n\r\n";
+const HELLO_BODY: &str = "Hello, world!";
+
+/// Bare hyper at its best: the request is dropped before the response is made, or hyper would need a new
+/// read buffer while the request still holds on to the old one.
+fn hyper_hello(request: Request<Incoming>) -> Ready<Result<Response<Full<Bytes>>, Infallible>> {
+    drop(request);
+    let mut response = Response::new(Full::from(HELLO_BODY));
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    ready(Ok(response))
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("has an address");
+    (listener, address)
+}
+
+async fn serve_hyper() -> SocketAddr {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("accepts");
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), hyper::service::service_fn(hyper_hello)),
+            );
+        }
+    });
+    address
+}
+
+async fn serve_axum() -> SocketAddr {
+    let (listener, address) = listen().await;
+    let app = axum::Router::new().route("/hello", axum::routing::get(|| async { HELLO_BODY }));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+#[tokio::test]
+async fn a_request_costs_no_more_than_with_bare_hyper() {
+    let hyper = measure(serve_hyper().await, HELLO, HELLO_BODY).await;
+    let axum = measure(serve_axum().await, HELLO, HELLO_BODY).await;
+    println!("allocations for each hello request: hyper {hyper:.2}, axum {axum:.2}");
 }
