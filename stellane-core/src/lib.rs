@@ -3,6 +3,8 @@
 
 #[cfg(feature = "config")]
 pub mod config;
+#[cfg(feature = "connection")]
+pub mod connection;
 #[cfg(feature = "fault")]
 pub mod fault;
 #[cfg(feature = "logging")]

@@ -57,7 +57,10 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn requests() -> u64 {
-    std::env::var("STELLANE_TEST_REQUESTS").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000)
+    std::env::var("STELLANE_TEST_REQUESTS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(5_000)
 }
 
 /// Sends `request` again and again over one connection and counts what the whole thread allocates for
@@ -114,10 +117,10 @@ async fn serve_hyper() -> SocketAddr {
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.expect("accepts");
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), hyper::service::service_fn(hyper_hello)),
-            );
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(
+                TokioIo::new(stream),
+                hyper::service::service_fn(hyper_hello),
+            ));
         }
     });
     address
