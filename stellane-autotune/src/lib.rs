@@ -1,1 +1,10 @@
 //! Adaptive concurrency limits and a tuner with guard rails for tower services.
+mod clock;
+mod error;
+mod limit;
+mod tuner;
+
+pub use clock::{Clock, ManualClock};
+pub use error::{BuildError, ConfigError};
+pub use limit::*;
+pub use tuner::*;
