@@ -24,7 +24,10 @@ impl Database {
     /// Opens the database and seeds it with `users` rows.
     pub fn seeded(users: u64) -> rusqlite::Result<Self> {
         // Shared among this process's connections, and gone with the last of them.
-        let uri = format!("file:stellane-{}?mode=memory&cache=shared", std::process::id());
+        let uri = format!(
+            "file:stellane-{}?mode=memory&cache=shared",
+            std::process::id()
+        );
         let mut connection = Connection::open(&uri)?;
         connection.execute_batch(
             "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, region TEXT NOT NULL)",
@@ -38,7 +41,10 @@ impl Database {
             )?;
         }
         transaction.commit()?;
-        Ok(Self { idle: Arc::new(Mutex::new(vec![connection])), uri: uri.into() })
+        Ok(Self {
+            idle: Arc::new(Mutex::new(vec![connection])),
+            uri: uri.into(),
+        })
     }
 
     /// Reads one user. Blocks: call it on the worker pool.
@@ -50,7 +56,11 @@ impl Database {
         let user = connection
             .prepare_cached("SELECT id, name, region FROM users WHERE id = ?1")?
             .query_row([id], |row| {
-                Ok(User { id: row.get(0)?, name: row.get(1)?, region: row.get(2)? })
+                Ok(User {
+                    id: row.get(0)?,
+                    name: row.get(1)?,
+                    region: row.get(2)?,
+                })
             })
             .optional();
         self.idle().push(connection);

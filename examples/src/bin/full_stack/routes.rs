@@ -1,0 +1,1 @@
+//! The routes: one for each thing that a service does.
