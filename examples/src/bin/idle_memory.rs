@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const SERVERS: [&str; 3] = ["hyper", "axum", "stellane"];
+const SERVERS: [&str; 1] = ["stellane"];
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 fn main() -> ExitCode {

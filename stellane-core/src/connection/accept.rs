@@ -249,7 +249,7 @@ impl Shared {
         if max_idle > 0 && idle > max_idle {
             self.reclaim(idle - max_idle);
         }
-        self.purge();
+        self.purge(now);
     }
 }
 
@@ -302,7 +302,7 @@ impl Limits {
             return Command::Close(Drained);
         }
         if self.max_age < u64::MAX
-            && now.saturating_sub(entry.opened) >= spread(self.max_age, entry.id)
+            && entry.age(now) >= spread(self.max_age, entry.id)
         {
             entry.retire.store(true, Relaxed);
             if between_requests {

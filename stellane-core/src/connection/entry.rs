@@ -72,11 +72,11 @@ pub struct ConnectionInfo {
 pub(super) struct Entry {
     pub(super) id: u64,
     pub(super) peer: Option<SocketAddr>,
-    /// All times are milliseconds of the group's coarse clock.
-    pub(super) opened: u64,
-    /// When the state began; within `Active`, when a write was first refused (else 0).
-    since: AtomicU64,
-    write_stalled: AtomicU64,
+    opened: Ticks,
+    /// When the state began.
+    since: AtomicTicks,
+    /// When the socket first took no more, or 0.
+    write_stalled: AtomicTicks,
     requests: AtomicU64,
     read: AtomicU64,
     written: AtomicU64,
@@ -89,6 +89,19 @@ pub(super) struct Entry {
     /// Which call of `serve` it belongs to.
     pub(super) group: u32,
     waker: OnceLock<Waker>,
+}
+
+/// Hundredths of a second on the manager's coarse clock: half the size of milliseconds, enough for a
+/// year, and the record of a connection fits in 128 bytes.
+type Ticks = u32;
+type AtomicTicks = AtomicU32;
+
+fn ticks(millis: u64) -> Ticks {
+    Ticks::try_from(millis / 10).unwrap_or(Ticks::MAX)
+}
+
+fn from_ticks(ticks: Ticks) -> u64 {
+    u64::from(ticks) * 10
 }
 
 /// What the sweep or the handle asks of a connection's task.
@@ -106,9 +119,9 @@ impl Entry {
         Self {
             id,
             peer,
-            opened: now,
-            since: AtomicU64::new(now),
-            write_stalled: AtomicU64::new(0),
+            opened: ticks(now),
+            since: AtomicTicks::new(ticks(now)),
+            write_stalled: AtomicTicks::new(0),
             requests: AtomicU64::new(0),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -127,7 +140,7 @@ impl Entry {
             id: self.id,
             peer: self.peer,
             state: self.state(),
-            age: Duration::from_millis(now.saturating_sub(self.opened)),
+            age: Duration::from_millis(self.age(now)),
             requests: self.requests(),
             bytes_read: self.read.load(Relaxed),
             bytes_written: self.written.load(Relaxed),
@@ -142,12 +155,16 @@ impl Entry {
     pub(super) fn enter(&self, state: ConnectionState, now: u64) {
         let old = ConnectionState::from_u8(self.state.swap(state as u8, Relaxed));
         if old != state && state != ConnectionState::Parked {
-            self.since.store(now, Relaxed);
+            self.since.store(ticks(now), Relaxed);
         }
     }
 
     pub(super) fn since(&self) -> u64 {
-        self.since.load(Relaxed)
+        from_ticks(self.since.load(Relaxed))
+    }
+
+    pub(super) fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(from_ticks(self.opened))
     }
 
     pub(super) fn requests(&self) -> u64 {
@@ -189,14 +206,14 @@ impl Entry {
     /// The socket took no more.
     pub(super) fn stall_write(&self, now: u64) {
         if self.write_stalled.load(Relaxed) == 0 {
-            // Zero means "not stalled", also in the first millisecond.
-            self.write_stalled.store(now.max(1), Relaxed);
+            // Zero means "not stalled", also at the very start.
+            self.write_stalled.store(ticks(now).max(1), Relaxed);
         }
     }
 
     /// Since when the client has not read, or 0.
     pub(super) fn write_stalled(&self) -> u64 {
-        self.write_stalled.load(Relaxed)
+        from_ticks(self.write_stalled.load(Relaxed))
     }
 
     /// Called by the task's first poll: the waker of a spawned task stays the same.
@@ -243,5 +260,15 @@ impl Entry {
             }
             n => CloseReason::from_u8(n - CLOSE_BASE).map_or(Command::None, Command::Close),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_with_its_reference_count_fits_in_128_bytes() {
+        assert!(size_of::<Entry>() + 16 <= 128, "{}", size_of::<Entry>());
     }
 }

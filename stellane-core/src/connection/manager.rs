@@ -51,6 +51,7 @@ pub(super) struct Shared {
     /// When the drain began, on the coarse clock.
     drain_began: AtomicU64,
     parked_since_purge: AtomicU64,
+    purged: AtomicU64,
     /// When the last sweep was, so that several listeners do not sweep more often than one.
     swept: AtomicU64,
     groups: AtomicU32,
@@ -68,6 +69,9 @@ pub(super) struct Knobs {
     pub(super) idle_timeout: AtomicU64,
     pub(super) park_after: AtomicU64,
 }
+
+/// Shortest time between two calls of the purge hook, in milliseconds.
+const PURGE_INTERVAL: u64 = 500;
 
 /// Called when a wave of connections has parked, to give their memory back to the system.
 #[derive(Clone)]
@@ -100,7 +104,7 @@ impl ConnectionManagerBuilder {
         self
     }
 
-    /// Called, at most twice a second, after connections have parked: the place to hand freed memory
+    /// Called on every worker, at most twice a second, after connections have parked: the place to hand freed memory
     /// back to the system (`mi_collect`, jemalloc's purge). The library never chooses the allocator.
     pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.purge = Some(Purge(Arc::new(hook)));
@@ -154,6 +158,7 @@ impl ConnectionManagerBuilder {
                 draining: AtomicBool::new(false),
                 drain_began: AtomicU64::new(0),
                 parked_since_purge: AtomicU64::new(0),
+                purged: AtomicU64::new(0),
                 swept: AtomicU64::new(0),
                 groups: AtomicU32::new(0),
                 quiet: tokio::sync::Notify::new(),
@@ -386,13 +391,25 @@ impl Shared {
         self.parked_since_purge.fetch_add(1, Relaxed);
     }
 
-    /// Calls the purge hook if connections have parked since it was called last.
-    pub(super) fn purge(&self) {
-        if let Some(purge) = &self.purge
-            && self.parked_since_purge.swap(0, Relaxed) > 0
-        {
-            purge.call();
+    /// Calls the purge hook on every worker if connections have parked since it was called last:
+    /// allocators with a heap for each thread give back only what the calling thread holds.
+    pub(super) fn purge(&self, now: u64) {
+        let Some(purge) = &self.purge else { return };
+        let due = now >= self.purged.load(Relaxed) + PURGE_INTERVAL;
+        if !due || self.parked_since_purge.swap(0, Relaxed) == 0 {
+            return;
         }
+        self.purged.store(now, Relaxed);
+        let workers = tokio::runtime::Handle::current().metrics().num_workers();
+        for _ in 1..workers {
+            let purge = purge.clone();
+            tokio::spawn(async move {
+                purge.call();
+                // Keeps this worker busy for the moment in which the others take the other tasks.
+                std::thread::sleep(Duration::from_micros(100));
+            });
+        }
+        purge.call();
     }
 
     pub(super) fn drain_begun(&self) -> impl Future<Output = ()> + Send + Sync + 'static {
