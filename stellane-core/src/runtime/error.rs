@@ -8,8 +8,8 @@ use crate::config::ConfigErrors;
 pub enum RuntimeError {
     /// The configuration is wrong; every mistake is in it.
     Config(ConfigErrors),
-    /// [`RuntimeBuilder::build`](super::RuntimeBuilder::build) was called without a service.
-    NoService,
+    /// The service could not be made, for example because its routes conflict.
+    Service(crate::BoxError),
     /// The address is not of the form `HOST:PORT`.
     Address {
         /// What it was given for: `server.address` or `server.admin_address`.
@@ -41,7 +41,7 @@ impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(errors) => errors.fmt(f),
-            Self::NoService => f.write_str("no service to serve: call `.service(…)` before `.build()`"),
+            Self::Service(source) => write!(f, "the service could not be made: {source}"),
             Self::Address { key, address } => write!(
                 f,
                 "`{key}` = \"{address}\" is not an address: expected HOST:PORT with a port from 0 to 65535, \
@@ -65,8 +65,10 @@ impl std::error::Error for RuntimeError {
         match self {
             Self::Config(errors) => Some(errors),
             Self::Bind { source, .. } => Some(source),
-            Self::Component { source, .. } | Self::Serve(source) => Some(&**source),
-            Self::NoService | Self::Address { .. } => None,
+            Self::Component { source, .. } | Self::Service(source) | Self::Serve(source) => {
+                Some(&**source)
+            }
+            Self::Address { .. } => None,
         }
     }
 }
