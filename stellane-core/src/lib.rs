@@ -1,6 +1,8 @@
 //! The production runtime for axum, tonic and hyper: connection manager, engines, configuration and
 //! the full-stack preset of Stellane.
 
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "config")]
 pub mod config;
 #[cfg(feature = "connection")]

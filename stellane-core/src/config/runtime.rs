@@ -60,6 +60,7 @@ impl RuntimeConfig {
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.server.problems(&mut problems);
+        self.log.problems(&mut problems);
         problems
     }
 }
