@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `stellane check FILE` | validates a configuration file and names every mistake |
 //! | `stellane config` | prints the configuration in force here; `--default` the commented defaults, `--schema` a JSON Schema |
+//! | `stellane bench URL` | measures throughput, or latency under a given rate, honestly |
 //!
 //! Exit status: 0 done, 1 failed, 2 the arguments or the input are wrong.
 
@@ -13,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::Loader;
 
+mod bench;
 mod schema;
 
 /// Runs the command with the arguments of this process.
@@ -21,6 +23,7 @@ pub fn main() -> ExitCode {
     let result = match Stellane::parse().command {
         Command::Check(args) => args.run(),
         Command::Config(args) => args.run(),
+        Command::Bench(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,6 +46,7 @@ struct Stellane {
 enum Command {
     Check(Check),
     Config(Config),
+    Bench(bench::Bench),
 }
 
 /// Validate a configuration file; exit status 2 and every mistake if it is wrong.
