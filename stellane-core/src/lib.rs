@@ -9,6 +9,8 @@ pub mod config;
 pub mod connection;
 #[cfg(feature = "fault")]
 pub mod fault;
+#[cfg(feature = "hot-reload")]
+pub mod hot_reload;
 #[cfg(feature = "logging")]
 pub mod logging;
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `stellane check FILE` | validates a configuration file and names every mistake |
 //! | `stellane config` | prints the configuration in force here; `--default` the commented defaults, `--schema` a JSON Schema |
+//! | `stellane dev` | builds, runs, watches and restarts a service; nobody is refused meanwhile |
 //! | `stellane bench URL` | measures throughput, or latency under a given rate, honestly |
 //!
 //! Exit status: 0 done, 1 failed, 2 the arguments or the input are wrong.
@@ -15,6 +16,7 @@ use clap::{Parser, Subcommand};
 use crate::config::Loader;
 
 mod bench;
+mod dev;
 mod schema;
 
 /// Runs the command with the arguments of this process.
@@ -24,6 +26,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => args.run(),
         Command::Config(args) => args.run(),
         Command::Bench(args) => args.run(),
+        Command::Dev(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,6 +50,7 @@ enum Command {
     Check(Check),
     Config(Config),
     Bench(bench::Bench),
+    Dev(dev::Dev),
 }
 
 /// Validate a configuration file; exit status 2 and every mistake if it is wrong.

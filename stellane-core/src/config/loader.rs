@@ -13,6 +13,15 @@ use super::{ConfigErrors, Origin, Problem, Profile, RuntimeConfig, schema};
 
 const SECTION_PREFIX: &str = "STELLANE__";
 
+/// Variables that stand for one key.
+const SHORT_NAMES: [(&str, &str); 5] = [
+    ("STELLANE_LOG_LEVEL", "log.level"),
+    ("STELLANE_HOT_RELOAD", "dev.hot_reload"),
+    ("STELLANE_PROFILE_CPU", "dev.profile_cpu"),
+    ("STELLANE_PROFILE_MEM", "dev.profile_mem"),
+    ("STELLANE_PROFILE_BLOCK", "dev.profile_block"),
+];
+
 /// Reads a [`RuntimeConfig`] from its sources and reports every mistake at once.
 ///
 /// [`Loader::from_process`] takes the file and the variables that the process was started with; the
@@ -225,10 +234,11 @@ impl Loader {
     fn env_settings(&self, known: &Table, problems: &mut Vec<Problem>) -> Vec<Setting> {
         let mut settings = Vec::new();
         for (name, text) in &self.env {
-            let key = match (name.strip_prefix(SECTION_PREFIX), name.as_str()) {
+            let short = SHORT_NAMES.iter().find(|(short, _)| short == name);
+            let key = match (name.strip_prefix(SECTION_PREFIX), short) {
                 (Some(key), _) => key.to_ascii_lowercase().replace("__", "."),
-                (None, "STELLANE_LOG_LEVEL") => "log.level".to_owned(),
-                _ => continue,
+                (None, Some((_, key))) => (*key).to_owned(),
+                (None, None) => continue,
             };
             let origin = Origin::Env(name.clone());
             let path: Vec<&str> = key.split('.').collect();

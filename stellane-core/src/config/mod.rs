@@ -26,6 +26,7 @@
 //! # Ok::<(), stellane_core::config::ConfigErrors>(())
 //! ```
 
+mod dev;
 mod env;
 mod error;
 mod loader;
@@ -42,6 +43,7 @@ pub const REFERENCE: &str = include_str!("reference.toml");
 #[cfg(feature = "reload")]
 pub use self::reload::{ConfigWatcher, KeyChange, LIVE_KEYS, Reload, ReloadStats};
 pub use self::{
+    dev::DevConfig,
     env::Profile,
     error::{ConfigErrors, Origin, Problem},
     loader::Loader,
