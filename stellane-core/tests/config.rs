@@ -32,12 +32,19 @@ fn the_environment_wins_over_the_file_and_the_file_over_the_profile() {
 }
 
 #[test]
-fn the_log_level_has_its_short_variable() {
-    let config = Loader::new()
-        .env([("STELLANE_LOG_LEVEL", "trace")])
-        .load()
-        .expect("valid");
-    assert_eq!(config.log.level, "trace");
+fn the_short_variables_of_the_seed_each_set_their_key() {
+    let load = |name: &str, value: &str| Loader::new().env([(name, value)]).load().expect("valid");
+    assert_eq!(load("STELLANE_LOG_LEVEL", "trace").log.level, "trace");
+    assert!(load("STELLANE_HOT_RELOAD", "true").dev.hot_reload);
+    assert!(load("STELLANE_PROFILE_CPU", "1").dev.profile_cpu);
+    assert!(load("STELLANE_PROFILE_MEM", "yes").dev.profile_mem);
+    assert!(load("STELLANE_PROFILE_BLOCK", "on").dev.profile_block);
+    assert!(load("STELLANE_ENV", "development").dev.hot_reload);
+    let found = problems(&Loader::new().env([("STELLANE_HOT_RELOAD", "maybe")]));
+    assert_eq!(
+        found,
+        ["STELLANE_HOT_RELOAD: `dev.hot_reload`: `maybe` is not true or false"]
+    );
 }
 
 #[test]

@@ -13,6 +13,15 @@ use super::{ConfigErrors, Origin, Problem, Profile, RuntimeConfig, schema};
 
 const SECTION_PREFIX: &str = "STELLANE__";
 
+/// Variables that stand for one key.
+const SHORT_NAMES: [(&str, &str); 5] = [
+    ("STELLANE_LOG_LEVEL", "log.level"),
+    ("STELLANE_HOT_RELOAD", "dev.hot_reload"),
+    ("STELLANE_PROFILE_CPU", "dev.profile_cpu"),
+    ("STELLANE_PROFILE_MEM", "dev.profile_mem"),
+    ("STELLANE_PROFILE_BLOCK", "dev.profile_block"),
+];
+
 /// Reads a [`RuntimeConfig`] from its sources and reports every mistake at once.
 ///
 /// [`Loader::from_process`] takes the file and the variables that the process was started with; the
@@ -152,13 +161,7 @@ impl Loader {
                 Err(error) => {
                     let message = match value {
                         Value::Integer(n) if n < 0 => format!("{n} is not a whole number from 0"),
-                        value => {
-                            format!(
-                                "{} is not valid: {}",
-                                schema::show(&value),
-                                error.message().trim()
-                            )
-                        }
+                        value => invalid(&value, error.message().trim()),
                     };
                     problems.push(Problem::new(origin, &key, message));
                 }
@@ -196,28 +199,46 @@ impl Loader {
                     + 1,
             ),
         };
+        let mut broken = Vec::new();
         for error in errors {
             let origin = place(error.span().map_or(0, |span| span.start));
-            problems.push(Problem::new(origin, "", error.message().trim()));
+            if broken.contains(&origin) {
+                continue;
+            }
+            let line = match &origin {
+                Origin::File {
+                    line: Some(line), ..
+                } => text.lines().nth(line - 1),
+                _ => None,
+            };
+            let message = not_toml(line.unwrap_or_default(), error.message());
+            problems.push(Problem::new(origin.clone(), "", message));
+            broken.push(origin);
         }
         let mut settings = Vec::new();
+        let mut misread = Vec::new();
         let mut file = FileWalk {
             place: &place,
-            problems,
+            problems: &mut misread,
             settings: &mut settings,
             path: Vec::new(),
         };
         file.table(document.get_ref(), known);
+        // What the parser made of a broken line is not what was meant: one mistake is told once.
+        settings.retain(|setting| !broken.contains(&setting.origin));
+        misread.retain(|problem| !broken.contains(&problem.origin));
+        problems.append(&mut misread);
         settings
     }
 
     fn env_settings(&self, known: &Table, problems: &mut Vec<Problem>) -> Vec<Setting> {
         let mut settings = Vec::new();
         for (name, text) in &self.env {
-            let key = match (name.strip_prefix(SECTION_PREFIX), name.as_str()) {
+            let short = SHORT_NAMES.iter().find(|(short, _)| short == name);
+            let key = match (name.strip_prefix(SECTION_PREFIX), short) {
                 (Some(key), _) => key.to_ascii_lowercase().replace("__", "."),
-                (None, "STELLANE_LOG_LEVEL") => "log.level".to_owned(),
-                _ => continue,
+                (None, Some((_, key))) => (*key).to_owned(),
+                (None, None) => continue,
             };
             let origin = Origin::Env(name.clone());
             let path: Vec<&str> = key.split('.').collect();
@@ -284,7 +305,12 @@ impl<P: Fn(usize) -> Origin> FileWalk<'_, P> {
             return self.table(table, known);
         }
         let read = toml::de::ValueDeserializer::from(value.clone());
-        let read = serde::Deserialize::deserialize(read).map_err(|e| e.message().to_owned());
+        let read = serde::Deserialize::deserialize(read).map_err(|error| match value.get_ref() {
+            DeValue::Integer(n) => {
+                format!("{} is out of range", n.as_str())
+            }
+            _ => error.message().to_owned(),
+        });
         match read.and_then(|value| schema::coerce(&key, schema, value)) {
             Ok(value) => self.settings.push(Setting {
                 path: self.path.clone(),
@@ -293,6 +319,37 @@ impl<P: Fn(usize) -> Origin> FileWalk<'_, P> {
             }),
             Err(message) => self.problems.push(Problem::new(origin, &key, message)),
         }
+    }
+}
+
+/// The message for a value that has the right type and still can't be read.
+fn invalid(value: &Value, cause: &str) -> String {
+    let value = schema::show(value);
+    // serde repeats the value: `invalid value: string "30", expected a duration`.
+    match cause
+        .strip_prefix("invalid value: ")
+        .and_then(|cause| cause.rsplit_once(", expected "))
+    {
+        Some((_, "a duration")) => {
+            format!("{value} is not a duration, such as \"30s\" or \"1h 30m\"")
+        }
+        Some((_, expected)) => format!("{value} is not valid: expected {expected}"),
+        None => format!("{value} is not valid: {cause}"),
+    }
+}
+
+/// The message for a line that does not parse.
+fn not_toml(line: &str, cause: &str) -> String {
+    let line = line.trim();
+    let bare = line
+        .split_once('=')
+        .map(|(_, value)| value.trim_start())
+        .filter(|value| !value.is_empty() && !value.starts_with(['"', '\'', '[', '{']));
+    match bare {
+        Some(value) => {
+            format!("`{line}` is not TOML: {cause}; text is written in quotes: \"{value}\"")
+        }
+        None => format!("`{line}` is not TOML: {cause}"),
     }
 }
 

@@ -26,15 +26,24 @@
 //! # Ok::<(), stellane_core::config::ConfigErrors>(())
 //! ```
 
+mod dev;
 mod env;
 mod error;
 mod loader;
 mod log;
+#[cfg(feature = "reload")]
+mod reload;
 mod runtime;
 mod schema;
 mod server;
 
+/// Every key with its default and its meaning, as a TOML file: what `stellane config --default` prints.
+pub const REFERENCE: &str = include_str!("reference.toml");
+
+#[cfg(feature = "reload")]
+pub use self::reload::{ConfigWatcher, KeyChange, LIVE_KEYS, Reload, ReloadStats};
 pub use self::{
+    dev::DevConfig,
     env::Profile,
     error::{ConfigErrors, Origin, Problem},
     loader::Loader,

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigErrors, Loader, LogConfig, Problem, Profile, ServerConfig};
+use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, ServerConfig};
 
 /// The configuration of the whole runtime: one section for each component.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -13,6 +13,8 @@ pub struct RuntimeConfig {
     pub server: ServerConfig,
     /// What is logged.
     pub log: LogConfig,
+    /// What helps while developing.
+    pub dev: DevConfig,
 }
 
 impl RuntimeConfig {
@@ -45,6 +47,7 @@ impl RuntimeConfig {
     pub fn development() -> Self {
         let mut config = Self::default();
         config.log.level = "debug".to_owned();
+        config.dev.hot_reload = true;
         config.server.drain_timeout = Duration::from_secs(1);
         config
     }
@@ -60,6 +63,7 @@ impl RuntimeConfig {
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.server.problems(&mut problems);
+        self.log.problems(&mut problems);
         problems
     }
 }

@@ -73,8 +73,18 @@ pub(super) fn parse(key: &str, schema: &Value, text: &str) -> Result<Value, Stri
 
 /// The valid name most like `name`, if one is near enough to be what was meant.
 pub(super) fn nearest<'a>(name: &str, valid: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    let unlikeness = |candidate: &str| {
+        let cut_short = name.len() > 2 && candidate.starts_with(&name);
+        let with_a_unit = name.starts_with(candidate);
+        if cut_short || with_a_unit {
+            1
+        } else {
+            distance(&name, candidate)
+        }
+    };
     valid
-        .map(|candidate| (distance(name, candidate), candidate))
+        .map(|candidate| (unlikeness(candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 2.max(candidate.len() / 3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
