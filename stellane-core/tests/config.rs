@@ -156,3 +156,20 @@ fn garbage_is_an_error_and_never_a_panic() {
             .load();
     }
 }
+
+#[cfg(feature = "autotune")]
+#[test]
+fn sections_of_free_names_take_any_name_and_check_its_value() {
+    let config = Loader::new()
+        .text("app.toml", "[limit.classes]\ngold = 0.5\n")
+        .env([("STELLANE__LIMIT__CLASSES__SILVER", "0.25")])
+        .load()
+        .expect("valid");
+    assert_eq!(config.limit.classes["gold"], 0.5);
+    assert_eq!(config.limit.classes["silver"], 0.25);
+    let found = problems(&Loader::new().text("app.toml", "[limit.classes]\ngold = \"much\"\n"));
+    assert!(
+        found[0].starts_with("app.toml:2: `limit.classes.gold`"),
+        "{found:?}"
+    );
+}

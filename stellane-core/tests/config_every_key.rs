@@ -73,7 +73,10 @@ fn candidates(default: &Value) -> Vec<Value> {
 }
 
 /// Durations, addresses, levels and the names of every enum.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 27] = [
+    "headers",
+    "shadow",
+    "enforce",
     "7s",
     "70ms",
     "2m",

@@ -76,11 +76,7 @@ fn read_structs(folder: &Path, structs: &mut BTreeMap<String, Vec<Field>>) {
                 && let Some((name, type_name)) =
                     line.strip_prefix("pub ").and_then(|l| l.split_once(": "))
             {
-                let type_name = type_name
-                    .trim_end_matches(',')
-                    .rsplit("::")
-                    .next()
-                    .unwrap_or_default();
+                let type_name = type_name.trim_end_matches(',');
                 fields.push(Field {
                     name: name.to_owned(),
                     docs: std::mem::take(&mut docs),
@@ -133,6 +129,10 @@ fn write_section(
         };
         write_docs(out, docs, &path);
         out.push_str(&format!("[{path}]\n"));
+        if type_name.starts_with("BTreeMap") {
+            // The names are the user's own.
+            continue;
+        }
         write_section(
             out,
             structs,

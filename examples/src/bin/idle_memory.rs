@@ -108,7 +108,10 @@ fn request(stream: &mut TcpStream) -> std::io::Result<()> {
 /// Resident bytes of a process.
 fn resident(pid: u32) -> Result<u64, BoxError> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .ok_or("no VmRSS")?;
     let kilobytes: u64 = line.split_whitespace().nth(1).ok_or("no value")?.parse()?;
     Ok(kilobytes * 1024)
 }
@@ -130,7 +133,9 @@ async fn serve(name: &str) -> Result<(), BoxError> {
             Ok(axum::serve(listener, app).await?)
         }
         "stellane" => {
-            let manager = ConnectionManager::builder().purge_hook(stellane_examples::purge).build()?;
+            let manager = ConnectionManager::builder()
+                .purge_hook(stellane_examples::purge)
+                .build()?;
             Ok(manager.serve(listener, tower::service_fn(hello)).await?)
         }
         other => Err(format!("no server named {other}").into()),

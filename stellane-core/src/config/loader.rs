@@ -242,16 +242,18 @@ impl Loader {
             };
             let origin = Origin::Env(name.clone());
             let path: Vec<&str> = key.split('.').collect();
-            match schema::get(known, &path) {
-                Some(value) => match schema::parse(&key, value, text) {
-                    Ok(value) => settings.push(Setting {
-                        path: path.iter().map(|s| (*s).to_owned()).collect(),
-                        value,
-                        origin,
-                    }),
-                    Err(message) => problems.push(Problem::new(origin, &key, message)),
-                },
-                None => problems.push(Problem::new(origin, &key, unknown(&key, known))),
+            let parsed = match schema::get(known, &path) {
+                Some(value) => schema::parse(&key, value, text),
+                None if schema::names_are_free(known, &path) => Ok(schema::literal(text)),
+                None => Err(unknown(&key, known)),
+            };
+            match parsed {
+                Ok(value) => settings.push(Setting {
+                    path: path.iter().map(|s| (*s).to_owned()).collect(),
+                    value,
+                    origin,
+                }),
+                Err(message) => problems.push(Problem::new(origin, &key, message)),
             }
         }
         settings
@@ -295,13 +297,13 @@ impl<P: Fn(usize) -> Origin> FileWalk<'_, P> {
     ) {
         let key = self.path.join(".");
         let origin = (self.place)(offset);
-        let Some(schema) = schema else {
+        if schema.is_none() && !siblings.is_empty() {
             let name = self.path.last().map_or("", String::as_str);
             self.problems
                 .push(Problem::new(origin, &key, unknown_among(name, siblings)));
             return;
-        };
-        if let (DeValue::Table(table), Value::Table(known)) = (value.get_ref(), schema) {
+        }
+        if let (DeValue::Table(table), Some(Value::Table(known))) = (value.get_ref(), schema) {
             return self.table(table, known);
         }
         let read = toml::de::ValueDeserializer::from(value.clone());
@@ -311,7 +313,11 @@ impl<P: Fn(usize) -> Origin> FileWalk<'_, P> {
             }
             _ => error.message().to_owned(),
         });
-        match read.and_then(|value| schema::coerce(&key, schema, value)) {
+        match read.and_then(|value| match schema {
+            Some(schema) => schema::coerce(&key, schema, value),
+            // In a section of free names, such as `limit.classes`.
+            None => Ok(value),
+        }) {
             Ok(value) => self.settings.push(Setting {
                 path: self.path.clone(),
                 value,

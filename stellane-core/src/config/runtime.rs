@@ -2,7 +2,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, ServerConfig};
+#[cfg(feature = "autotune")]
+use stellane_autotune::{LimitConfig, TunerConfig};
+
+use super::{ConfigErrors, DevConfig, Loader, LogConfig, Origin, Problem, Profile, ServerConfig};
+#[cfg(feature = "connection")]
+use crate::connection::ConnectionConfig;
 
 /// The configuration of the whole runtime: one section for each component.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -11,6 +16,15 @@ use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, Server
 pub struct RuntimeConfig {
     /// Addresses, drain and the body limit of the preset.
     pub server: ServerConfig,
+    /// Connections: their limits, deadlines and parking.
+    #[cfg(feature = "connection")]
+    pub connection: ConnectionConfig,
+    /// The adaptive concurrency limit at the edge.
+    #[cfg(feature = "autotune")]
+    pub limit: LimitConfig,
+    /// The tuner that turns the knobs of the other sections.
+    #[cfg(feature = "autotune")]
+    pub tuner: TunerConfig,
     /// What is logged.
     pub log: LogConfig,
     /// What helps while developing.
@@ -64,6 +78,23 @@ impl RuntimeConfig {
         let mut problems = Vec::new();
         self.server.problems(&mut problems);
         self.log.problems(&mut problems);
+        // Each component checks its own section; here its keys get their full names.
+        macro_rules! section {
+            ($feature:literal, $name:ident) => {
+                #[cfg(feature = $feature)]
+                for error in self.$name.validate().err().into_iter().flatten() {
+                    let key = concat!(stringify!($name), ".").to_owned() + error.key;
+                    let message = format!(
+                        "{} is out of range: expected {}",
+                        error.value, error.expected
+                    );
+                    problems.push(Problem::new(Origin::Program, &key, message));
+                }
+            };
+        }
+        section!("connection", connection);
+        section!("autotune", limit);
+        section!("autotune", tuner);
         problems
     }
 }

@@ -12,6 +12,23 @@ pub(super) fn get<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Value> {
     table.get(*last)
 }
 
+/// Whether a path lies in a section whose names are the user's own: one that is empty by default.
+pub(super) fn names_are_free(table: &Table, path: &[&str]) -> bool {
+    let parent = path
+        .split_last()
+        .and_then(|(_, parents)| get(table, parents));
+    matches!(parent, Some(Value::Table(section)) if section.is_empty())
+}
+
+/// A text as TOML would read it, or else as a string.
+pub(super) fn literal(text: &str) -> Value {
+    format!("value = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
 /// Sets the value at a path, making the tables on the way.
 pub(super) fn set(table: &mut Table, path: &[&str], value: Value) {
     let Some((last, parents)) = path.split_last() else {

@@ -301,9 +301,7 @@ impl Limits {
         if self.drained && between_requests {
             return Command::Close(Drained);
         }
-        if self.max_age < u64::MAX
-            && entry.age(now) >= spread(self.max_age, entry.id)
-        {
+        if self.max_age < u64::MAX && entry.age(now) >= spread(self.max_age, entry.id) {
             entry.retire.store(true, Relaxed);
             if between_requests {
                 return Command::Close(MaxAge);
