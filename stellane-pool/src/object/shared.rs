@@ -164,8 +164,12 @@ impl<T: Recycle> Shared<T> {
     #[inline]
     fn keep(&self, slot: &mut Option<Slot<T>>, lent: bool) -> Result<(), DropReason> {
         let own = self.own();
+        let max = self.knobs.magazine.load(Ordering::Relaxed);
+        if max == 0 {
+            // A pool so small that all of it is the exchange.
+            return self.keep_elsewhere(slot, lent);
+        }
         let stored = self.magazines[own].0.try_with(|magazine| {
-            let max = self.knobs.magazine.load(Ordering::Relaxed);
             if magazine.len() >= max {
                 self.spill(magazine, max)?;
             }
@@ -192,7 +196,7 @@ impl<T: Recycle> Shared<T> {
         }
     }
 
-    /// The own magazine is busy: some other thread shares it, takes from it or ages it.
+    /// The own magazine cannot be used: it is busy, as another thread takes from it or ages it.
     #[cold]
     fn keep_elsewhere(&self, slot: &mut Option<Slot<T>>, lent: bool) -> Result<(), DropReason> {
         let mut refused = DropReason::Contended;
