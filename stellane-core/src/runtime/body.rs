@@ -1,0 +1,50 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Limited;
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+
+use crate::BoxError;
+
+pin_project! {
+    /// The body of a request in the [`Runtime`](super::Runtime): hyper's, measured and limited.
+    ///
+    /// Reading past `server.max_body_bytes` is an error with `http_body_util::LengthLimitError` in its
+    /// chain; axum's extractors and the runtime itself answer it with 413.
+    #[derive(Debug)]
+    pub struct RequestBody {
+        #[pin]
+        inner: Limited<stellane_metrics::RequestBody<Incoming>>,
+    }
+}
+
+impl RequestBody {
+    pub(super) fn new(inner: Limited<stellane_metrics::RequestBody<Incoming>>) -> Self {
+        Self { inner }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.project().inner.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
