@@ -42,7 +42,7 @@ pub struct ConnectionConfig {
     /// Whether idle connections are taken apart until bytes arrive. Default `true`.
     pub park: bool,
     /// How long a connection is idle before it is parked. Too short parks connections that are busy and
-    /// costs a few microseconds for each request, too long keeps 16 KiB each. Default `500ms`.
+    /// costs a few microseconds for each request, too long keeps 16 KiB each. Default `100ms`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub park_after: Duration,
     /// How long a drain leaves an idle connection open, so that a request that is on its way still gets
@@ -66,7 +66,7 @@ impl Default for ConnectionConfig {
             max_age: Duration::ZERO,
             max_requests: 0,
             park: true,
-            park_after: Duration::from_millis(500),
+            park_after: Duration::from_millis(100),
             drain_idle: Duration::from_secs(1),
             nodelay: true,
         }

@@ -377,3 +377,26 @@ fn is_soft(reason: CloseReason) -> bool {
             | CloseReason::FirstByteTimeout
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+
+    use super::*;
+
+    fn size<S: HttpService>(_: S) -> usize {
+        size_of::<Task<S>>()
+    }
+
+    #[test]
+    fn a_parked_task_is_small() {
+        let service = tower::service_fn(|_: Request<Incoming>| async {
+            Ok::<_, Infallible>(Response::new(String::new()))
+        });
+        // tokio adds about a hundred bytes and rounds up to a multiple of 128.
+        assert!(size(service) <= 96, "{}", size(service));
+    }
+}
