@@ -28,12 +28,16 @@ pin_project! {
 
 impl<B> WorkerBody<B> {
     pub(super) const fn inner(body: B) -> Self {
-        Self { kind: Kind::Inner { body } }
+        Self {
+            kind: Kind::Inner { body },
+        }
     }
 
     /// An RFC 9457 problem document; 503 also says when to try again.
     pub(super) fn problem(status: StatusCode, text: &'static [u8]) -> Response<Self> {
-        let kind = Kind::Problem { text: Some(Bytes::from_static(text)) };
+        let kind = Kind::Problem {
+            text: Some(Bytes::from_static(text)),
+        };
         let mut response = Response::new(Self { kind });
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -56,7 +60,9 @@ impl<B: Body<Data = Bytes>> Body for WorkerBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProj::Inner { body } => body.poll_frame(cx),
-            KindProj::Problem { text } => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            KindProj::Problem { text } => {
+                Poll::Ready(text.take().map(|text| Ok(Frame::data(text))))
+            }
         }
     }
 

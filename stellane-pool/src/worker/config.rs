@@ -45,7 +45,12 @@ impl WorkerPoolConfig {
             }
         };
         let (min, max) = (self.min_workers, self.max_workers);
-        check((1..=65_536).contains(&min), "min_workers", &min, "1 to 65536".into());
+        check(
+            (1..=65_536).contains(&min),
+            "min_workers",
+            &min,
+            "1 to 65536".into(),
+        );
         check(
             max >= min && max <= 65_536,
             "max_workers",
@@ -65,6 +70,10 @@ impl WorkerPoolConfig {
             &self.idle_timeout,
             "0s to 1 day".into(),
         );
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
     }
 }

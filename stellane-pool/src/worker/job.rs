@@ -28,12 +28,18 @@ impl<T> Job<T> {
         task: async_task::Task<Result<T, JobError>>,
         counts: Arc<Counts>,
     ) -> Self {
-        Self { state: State::Running(task.fallible()), counts }
+        Self {
+            state: State::Running(task.fallible()),
+            counts,
+        }
     }
 
     pub(super) fn refused(counts: Arc<Counts>) -> Self {
         counts.shed.fetch_add(1, Relaxed);
-        Self { state: State::Refused, counts }
+        Self {
+            state: State::Refused,
+            counts,
+        }
     }
 }
 
@@ -42,7 +48,9 @@ impl<T> Future for Job<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = match &mut self.state {
-            State::Running(task) => ready!(Pin::new(task).poll(cx)).unwrap_or(Err(JobError::Closed)),
+            State::Running(task) => {
+                ready!(Pin::new(task).poll(cx)).unwrap_or(Err(JobError::Closed))
+            }
             State::Refused => Err(JobError::Overloaded),
             State::Done => return Poll::Pending,
         };

@@ -18,6 +18,7 @@
 
 mod body;
 mod config;
+mod error;
 mod future;
 mod job;
 mod layer;
@@ -29,6 +30,7 @@ mod wait;
 pub use self::{
     body::WorkerBody,
     config::WorkerPoolConfig,
+    error::WorkerPoolError,
     future::WorkerFuture,
     job::{Job, JobError},
     layer::WorkerPoolLayer,

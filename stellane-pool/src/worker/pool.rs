@@ -10,12 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::runtime::Handle;
+
 use super::{
-    Job, JobError, WorkerPoolConfig,
+    Job, JobError, WorkerPoolConfig, WorkerPoolError,
     threads::{Settings, Threads},
     wait::WaitTimes,
 };
-use crate::BuildError;
 
 /// A pool of threads for CPU-heavy work; a cheap handle. The threads end when the last handle is dropped.
 /// See the [module docs](super).
@@ -64,17 +65,22 @@ impl WorkerPoolBuilder {
     ///
     /// # Errors
     /// Every setting that is out of range, or that a thread could not be started.
-    pub fn build(self) -> Result<WorkerPool, BuildError> {
+    pub fn build(self) -> Result<WorkerPool, WorkerPoolError> {
         let config = self.config;
-        config.validate()?;
+        config.validate().map_err(WorkerPoolError::Config)?;
         let threads = Threads::start(Settings {
             min: config.min_workers,
             max: config.max_workers,
             queue: config.queue_size,
             idle_timeout: config.idle_timeout,
         })
-        .map_err(BuildError::Thread)?;
-        Ok(WorkerPool { inner: Arc::new(Inner { threads, counts: Arc::default() }) })
+        .map_err(WorkerPoolError::Thread)?;
+        Ok(WorkerPool {
+            inner: Arc::new(Inner {
+                threads,
+                counts: Arc::default(),
+            }),
+        })
     }
 }
 
@@ -97,7 +103,8 @@ impl WorkerPool {
         }
         counts.submitted.fetch_add(1, Relaxed);
         let threads = Arc::clone(&self.inner.threads);
-        let job = run(future, Arc::clone(&counts), Instant::now());
+        let runtime = Handle::try_current().ok();
+        let job = run(future, runtime, Arc::clone(&counts), Instant::now());
         let (runnable, task) = async_task::spawn(job, move |runnable| threads.push(runnable));
         runnable.schedule();
         Job::running(task, counts)
@@ -158,17 +165,17 @@ impl WorkerPool {
 /// One job: enters the submitter's runtime for each poll, and turns a panic into an error.
 async fn run<F: Future>(
     future: F,
+    runtime: Option<Handle>,
     counts: Arc<Counts>,
     submitted: Instant,
 ) -> Result<F::Output, JobError> {
-    let runtime = tokio::runtime::Handle::try_current().ok();
     let mut future = pin!(future);
     let mut submitted = Some(submitted);
     let result = std::future::poll_fn(|cx| {
         if let Some(submitted) = submitted.take() {
             counts.waits.record(submitted.elapsed());
         }
-        let _entered = runtime.as_ref().map(tokio::runtime::Handle::enter);
+        let _entered = runtime.as_ref().map(Handle::enter);
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
             Ok(Poll::Pending) => Poll::Pending,

@@ -154,7 +154,12 @@ impl Threads {
                 state = self.lock();
                 continue;
             }
-            let Settings { min, max, idle_timeout, .. } = state.settings;
+            let Settings {
+                min,
+                max,
+                idle_timeout,
+                ..
+            } = state.settings;
             if state.closed || state.total > max {
                 break;
             }

@@ -11,7 +11,9 @@ pub(super) struct WaitTimes {
 
 impl Default for WaitTimes {
     fn default() -> Self {
-        Self { counts: std::array::from_fn(|_| AtomicU64::new(0)) }
+        Self {
+            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
     }
 }
 
@@ -24,7 +26,11 @@ impl WaitTimes {
 
     /// The upper end of the bucket that holds the quantile; zero without jobs.
     pub(super) fn quantile(&self, q: f64) -> Duration {
-        let counts: Vec<u64> = self.counts.iter().map(|count| count.load(Relaxed)).collect();
+        let counts: Vec<u64> = self
+            .counts
+            .iter()
+            .map(|count| count.load(Relaxed))
+            .collect();
         let total: u64 = counts.iter().sum();
         let rank = (total as f64 * q).ceil() as u64;
         let mut seen = 0;
