@@ -42,6 +42,8 @@ pub const REFERENCE: &str = include_str!("reference.toml");
 
 #[cfg(feature = "reload")]
 pub use self::reload::{ConfigWatcher, KeyChange, LIVE_KEYS, Reload, ReloadStats};
+#[cfg(feature = "full")]
+pub(crate) use self::server::is_socket_address;
 pub use self::{
     dev::DevConfig,
     env::Profile,

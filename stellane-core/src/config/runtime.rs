@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "autotune")]
 use stellane_autotune::{LimitConfig, TunerConfig};
+#[cfg(feature = "metrics")]
+use stellane_metrics::MetricsConfig;
+#[cfg(feature = "pool")]
+use stellane_pool::{PoolConfig, WorkerPoolConfig};
 
 use super::{ConfigErrors, DevConfig, Loader, LogConfig, Origin, Problem, Profile, ServerConfig};
 #[cfg(feature = "connection")]
@@ -19,6 +23,15 @@ pub struct RuntimeConfig {
     /// Connections: their limits, deadlines and parking.
     #[cfg(feature = "connection")]
     pub connection: ConnectionConfig,
+    /// The worker pool for CPU-heavy work.
+    #[cfg(feature = "pool")]
+    pub workers: WorkerPoolConfig,
+    /// Buffers and header maps that are used again.
+    #[cfg(feature = "pool")]
+    pub pool: PoolConfig,
+    /// Request metrics and the collector of all others.
+    #[cfg(feature = "metrics")]
+    pub metrics: MetricsConfig,
     /// The adaptive concurrency limit at the edge.
     #[cfg(feature = "autotune")]
     pub limit: LimitConfig,
@@ -93,6 +106,9 @@ impl RuntimeConfig {
             };
         }
         section!("connection", connection);
+        section!("pool", workers);
+        section!("pool", pool);
+        section!("metrics", metrics);
         section!("autotune", limit);
         section!("autotune", tuner);
         problems

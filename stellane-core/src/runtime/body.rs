@@ -1,13 +1,14 @@
 use std::{
+    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Limited;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
+use tower_http::body::Limited;
 
 use crate::BoxError;
 
@@ -16,7 +17,6 @@ pin_project! {
     ///
     /// Reading past `server.max_body_bytes` is an error with `http_body_util::LengthLimitError` in its
     /// chain; axum's extractors and the runtime itself answer it with 413.
-    #[derive(Debug)]
     pub struct RequestBody {
         #[pin]
         inner: Limited<stellane_metrics::RequestBody<Incoming>>,
@@ -26,6 +26,14 @@ pin_project! {
 impl RequestBody {
     pub(super) fn new(inner: Limited<stellane_metrics::RequestBody<Incoming>>) -> Self {
         Self { inner }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody")
+            .field("size_hint", &self.inner.size_hint())
+            .finish()
     }
 }
 

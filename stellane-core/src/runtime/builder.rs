@@ -1,8 +1,8 @@
 use std::{fmt, future::Future, pin::Pin};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use bytes::Bytes;
 use tower_service::Service;
 
 use super::{BoundRuntime, Components, RequestBody, RunReport, RuntimeError, serve};
@@ -63,7 +63,7 @@ impl<F> RuntimeBuilder<F> {
         self,
         service: S,
     ) -> RuntimeBuilder<impl FnOnce(&Components) -> Result<S, BoxError>> {
-        self.try_service_with(|_| Ok(service))
+        self.try_service_with(|_| Ok::<_, BoxError>(service))
     }
 
     /// The service, made with the components at hand: the worker pool, the buffer pools, …
@@ -71,7 +71,7 @@ impl<F> RuntimeBuilder<F> {
         self,
         make: impl FnOnce(&Components) -> S,
     ) -> RuntimeBuilder<impl FnOnce(&Components) -> Result<S, BoxError>> {
-        self.try_service_with(|components| Ok(make(components)))
+        self.try_service_with(|components| Ok::<_, BoxError>(make(components)))
     }
 
     /// The same for a service that may fail to be made.
@@ -79,9 +79,23 @@ impl<F> RuntimeBuilder<F> {
         self,
         make: impl FnOnce(&Components) -> Result<S, E>,
     ) -> RuntimeBuilder<impl FnOnce(&Components) -> Result<S, BoxError>> {
-        let Self { config, components, make_service: _, signal, purge, log } = self;
+        let Self {
+            config,
+            components,
+            make_service: _,
+            signal,
+            purge,
+            log,
+        } = self;
         let make_service = |components: &Components| make(components).map_err(Into::into);
-        RuntimeBuilder { config, components, make_service, signal, purge, log }
+        RuntimeBuilder {
+            config,
+            components,
+            make_service,
+            signal,
+            purge,
+            log,
+        }
     }
 
     /// What begins the drain. Default: `SIGTERM` or `SIGINT` (Ctrl-C elsewhere).
@@ -117,7 +131,13 @@ impl<F> RuntimeBuilder<F> {
             None => Components::with_purge_hook(&self.config, self.purge)?,
         };
         let service = (self.make_service)(&components).map_err(RuntimeError::Service)?;
-        Ok(Runtime { config: self.config, components, service, signal: self.signal, log: self.log })
+        Ok(Runtime {
+            config: self.config,
+            components,
+            service,
+            signal: self.signal,
+            log: self.log,
+        })
     }
 }
 
@@ -172,12 +192,16 @@ impl<S> Runtime<S> {
 
 impl<F> fmt::Debug for RuntimeBuilder<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RuntimeBuilder").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("RuntimeBuilder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
 impl<S> fmt::Debug for Runtime<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Runtime").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Runtime")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }

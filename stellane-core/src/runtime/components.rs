@@ -1,9 +1,13 @@
-use std::{borrow::Cow, future::Future, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use stellane_autotune::{AdaptiveLimit, AutoTuner, Clock};
-use stellane_metrics::{HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot, metrics};
+use stellane_metrics::{
+    HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot, metrics,
+};
 use stellane_pool::{Pools, WorkerPool};
-use stellane_router::Interner;
 use tokio::task::JoinSet;
 
 use super::{RuntimeError, tuning};
@@ -32,8 +36,6 @@ pub struct Components {
     pub workers: WorkerPool,
     /// Buffers and header maps to use again.
     pub pools: Pools,
-    /// Bounded string interner.
-    pub interner: Interner,
     /// Turns the knobs of the other components.
     pub tuner: AutoTuner,
     /// Counts panics and errors of handlers.
@@ -73,19 +75,17 @@ impl Components {
             .config(config.workers.clone())
             .build()
             .map_err(failed("workers"))?;
-        let pools =
-            Pools::builder().config(config.pool.clone()).build().map_err(failed("pool"))?;
-        let interner = Interner::builder()
-            .config(config.interner.clone())
+        let pools = Pools::builder()
+            .config(config.pool.clone())
             .build()
-            .map_err(failed("interner"))?;
+            .map_err(failed("pool"))?;
         let faults = Faults::new();
         let readiness = Readiness::new();
         readiness.set_ready(false);
 
         // The tuner reads the snapshot, and the snapshot counts the tuner's actions: the cell ties the knot.
-        let tuner_cell = Arc::new(std::sync::OnceLock::<AutoTuner>::new());
-        let panics = Arc::new(std::sync::OnceLock::<metrics::Counter>::new());
+        let tuner_cell = Arc::new(OnceLock::<AutoTuner>::new());
+        let panics = Arc::new(OnceLock::<metrics::Counter>::new());
         let runtime_metrics = RuntimeMetrics::builder()
             .config(config.metrics.clone())
             .http(&metrics)
@@ -93,18 +93,17 @@ impl Components {
             .source({
                 let (connections, limit, workers) =
                     (connections.clone(), limit.clone(), workers.clone());
-                let (pools, interner, faults) = (pools.clone(), interner.clone(), faults.clone());
+                let (pools, faults) = (pools.clone(), faults.clone());
                 let (tuner, panics) = (Arc::clone(&tuner_cell), Arc::clone(&panics));
                 move |snapshot| {
                     read_connections(snapshot, &connections);
                     read_limit(snapshot, &limit);
                     read_workers(snapshot, &workers);
                     read_pools(snapshot, &pools);
-                    read_interner(snapshot, &interner);
                     if let Some(tuner) = tuner.get() {
-                        for (parameter, count) in tuner.stats().actions {
-                            *snapshot.tuning_actions_total.entry(parameter.into()).or_default() +=
-                                count;
+                        for (parameter, _, count) in tuner.stats().actions {
+                            let total = &mut snapshot.tuning_actions_total;
+                            *total.entry(parameter.into()).or_default() += count;
                         }
                     }
                     if let Some(panics) = panics.get() {
@@ -157,7 +156,6 @@ impl Components {
             limit,
             workers,
             pools,
-            interner,
             tuner,
             faults,
             readiness,
@@ -186,12 +184,18 @@ impl Components {
     pub(super) fn admin_manager() -> Result<ConnectionManager, RuntimeError> {
         let mut config = ConnectionConfig::default();
         config.max_connections = 100;
-        ConnectionManager::builder().config(config).build().map_err(failed("connection"))
+        ConnectionManager::builder()
+            .config(config)
+            .build()
+            .map_err(failed("connection"))
     }
 }
 
 fn failed<E: Into<BoxError>>(name: &'static str) -> impl Fn(E) -> RuntimeError {
-    move |error| RuntimeError::Component { name, source: error.into() }
+    move |error| RuntimeError::Component {
+        name,
+        source: error.into(),
+    }
 }
 
 fn read_connections(snapshot: &mut RuntimeSnapshot, connections: &ConnectionManager) {
@@ -218,6 +222,17 @@ fn read_limit(snapshot: &mut RuntimeSnapshot, limit: &AdaptiveLimit) {
     ] {
         snapshot.shed_total.insert(Cow::Borrowed(reason), count);
     }
+}
+
+fn read_workers(snapshot: &mut RuntimeSnapshot, workers: &WorkerPool) {
+    let stats = workers.stats();
+    snapshot.workers_active = stats.active as u64;
+    snapshot.workers_idle = stats.idle as u64;
+    snapshot.queue_depth = stats.queue_depth as u64;
+    snapshot.queue_wait_p99 = stats.wait_p99;
+    snapshot
+        .shed_total
+        .insert(Cow::Borrowed("workers_full"), stats.shed);
 }
 
 fn read_pools(snapshot: &mut RuntimeSnapshot, pools: &Pools) {

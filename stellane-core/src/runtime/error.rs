@@ -47,14 +47,24 @@ impl fmt::Display for RuntimeError {
                 "`{key}` = \"{address}\" is not an address: expected HOST:PORT with a port from 0 to 65535, \
                  such as 127.0.0.1:3000"
             ),
-            Self::Bind { key, address, source } if source.kind() == io::ErrorKind::AddrInUse => write!(
+            Self::Bind {
+                key,
+                address,
+                source,
+            } if source.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
                 "`{key}` = \"{address}\" is in use by another process: stop it or choose another port"
             ),
-            Self::Bind { key, address, source } => {
+            Self::Bind {
+                key,
+                address,
+                source,
+            } => {
                 write!(f, "`{key}` = \"{address}\" can't be listened on: {source}")
             }
-            Self::Component { name, source } => write!(f, "`{name}` could not be started: {source}"),
+            Self::Component { name, source } => {
+                write!(f, "`{name}` could not be started: {source}")
+            }
             Self::Serve(source) => write!(f, "serving ended with an error: {source}"),
         }
     }

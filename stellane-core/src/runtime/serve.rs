@@ -40,24 +40,43 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
     };
     let error = |key, address: &str| {
         let address = address.to_owned();
-        move |source: io::Error| RuntimeError::Bind { key, address, source }
+        move |source: io::Error| RuntimeError::Bind {
+            key,
+            address,
+            source,
+        }
     };
-    let local_addr = listener.local_addr().map_err(error("server.address", &server.address))?;
+    let local_addr = listener
+        .local_addr()
+        .map_err(error("server.address", &server.address))?;
     let admin_addr = admin
         .as_ref()
         .map(TcpListener::local_addr)
         .transpose()
         .map_err(error("server.admin_address", &server.admin_address))?;
-    Ok(BoundRuntime { runtime, listener, admin, local_addr, admin_addr })
+    Ok(BoundRuntime {
+        runtime,
+        listener,
+        admin,
+        local_addr,
+        admin_addr,
+    })
 }
 
 async fn listen(key: &'static str, address: &str) -> Result<TcpListener, RuntimeError> {
     if !is_socket_address(address) {
-        return Err(RuntimeError::Address { key, address: address.to_owned() });
+        return Err(RuntimeError::Address {
+            key,
+            address: address.to_owned(),
+        });
     }
     TcpListener::bind(address)
         .await
-        .map_err(|source| RuntimeError::Bind { key, address: address.to_owned(), source })
+        .map_err(|source| RuntimeError::Bind {
+            key,
+            address: address.to_owned(),
+            source,
+        })
 }
 
 impl<S> BoundRuntime<S> {
@@ -92,12 +111,23 @@ where
     /// # Errors
     /// A listener that fails for good.
     pub async fn serve(self) -> Result<RunReport, RuntimeError> {
-        let Runtime { config, components, service, signal, log } = self.runtime;
+        let Runtime {
+            config,
+            components,
+            service,
+            signal,
+            log,
+        } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
-        let admin_manager = components.admin_manager();
-        if let Some(listener) = self.admin {
-            let admin = admin::service(&components, &config, log);
+        let admin_manager = Components::admin_manager()?;
+        if let (Some(listener), Some(address)) = (self.admin, self.admin_addr) {
+            let admin = admin::service(&components, &config, log, address).map_err(|error| {
+                RuntimeError::Component {
+                    name: "admin",
+                    source: error.into(),
+                }
+            })?;
             background.spawn(ignore_end(admin_manager.serve(listener, admin)));
         }
 
@@ -121,7 +151,7 @@ where
                 drain
             }
         };
-        components.workers.shutdown(Duration::from_secs(1)).await;
+        components.workers.shutdown();
         admin_manager.drain(Duration::from_millis(100)).await;
         tracing::info!(?drain, "ended");
         Ok(RunReport { drain })

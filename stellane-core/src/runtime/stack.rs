@@ -9,13 +9,12 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use http_body_util::Limited;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use stellane_autotune::AdaptiveLimitLayer;
 use stellane_metrics::{MetricsLayer, RequestBytesLayer};
 use stellane_pool::PoolLayer;
-use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::{body::Limited, limit::RequestBodyLimitLayer};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -69,7 +68,9 @@ where
     }
 
     fn call(&mut self, request: Request<Measured>) -> Self::Future {
-        Labelling { inner: self.service.call(request.map(RequestBody::new)) }
+        Labelling {
+            inner: self.service.call(request.map(RequestBody::new)),
+        }
     }
 }
 

@@ -21,7 +21,10 @@ pub(super) struct Parts<'a> {
 pub(super) fn tuner(config: &TunerConfig, parts: &Parts<'_>) -> Result<AutoTuner, BuildError> {
     signals(parts)
         .into_iter()
-        .fold(AutoTuner::builder(), stellane_autotune::AutoTunerBuilder::signal)
+        .fold(
+            AutoTuner::builder(),
+            stellane_autotune::AutoTunerBuilder::signal,
+        )
         .knob(max_workers(parts.workers))
         .knob(queue_size(parts.workers))
         .knob(retain_percent(parts.pools))
@@ -56,9 +59,12 @@ fn signals(parts: &Parts<'_>) -> Vec<Signal> {
         Signal::new(names::MEMORY, read(memory)),
         Signal::new(names::THROUGHPUT, read(|s| Some(s.requests_per_second))).unit("/s"),
         // May rightly stand still for hours.
-        Signal::counter(names::SHED_RATE, read(|s| Some(s.shed_total.values().sum::<u64>() as f64)))
-            .stuck_after(0)
-            .unit("/s"),
+        Signal::counter(
+            names::SHED_RATE,
+            read(|s| Some(s.shed_total.values().sum::<u64>() as f64)),
+        )
+        .stuck_after(0)
+        .unit("/s"),
     ]
 }
 
