@@ -250,7 +250,7 @@ impl ConnectionManager {
 
     /// Resolves when a drain has begun. Handlers of streams that never end by themselves (server-sent
     /// events, long polls) end them when it does.
-    pub fn draining(&self) -> impl Future<Output = ()> + Send + Sync + 'static {
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
         self.shared.drain_begun()
     }
 
@@ -412,7 +412,7 @@ impl Shared {
         purge.call();
     }
 
-    pub(super) fn drain_begun(&self) -> impl Future<Output = ()> + Send + Sync + 'static {
+    pub(super) fn drain_begun(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
         let mut drain = self.drain.subscribe();
         async move {
             // An error means that the manager is gone, which is the end of serving as well.
