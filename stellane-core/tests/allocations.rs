@@ -17,6 +17,10 @@ use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use stellane_core::{
+    Runtime, RuntimeConfig,
+    router::{Json, Path, Router},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -133,9 +137,47 @@ async fn serve_axum() -> SocketAddr {
     address
 }
 
+async fn serve_preset() -> SocketAddr {
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = String::new();
+    let router = Router::builder()
+        .get("/hello", || async { HELLO_BODY })
+        .get("/users/{id}", |Path(id): Path<u64>| async move {
+            Json(User { id })
+        })
+        .build()
+        .expect("no conflicts");
+    let runtime = Runtime::builder()
+        .config(config)
+        .service(router)
+        .build()
+        .expect("builds");
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve());
+    address
+}
+
+#[derive(serde::Serialize)]
+struct User {
+    id: u64,
+}
+
+const USER: &[u8] = b"GET /users/7 HTTP/1.1\r\nhost: localhost\r\n\r\n";
+const USER_BODY: &str = r#"{"id":7}"#;
+
 #[tokio::test]
 async fn a_request_costs_no_more_than_with_bare_hyper() {
     let hyper = measure(serve_hyper().await, HELLO, HELLO_BODY).await;
     let axum = measure(serve_axum().await, HELLO, HELLO_BODY).await;
-    println!("allocations for each hello request: hyper {hyper:.2}, axum {axum:.2}");
+    let preset = serve_preset().await;
+    let hello = measure(preset, HELLO, HELLO_BODY).await;
+    let user = measure(preset, USER, USER_BODY).await;
+    println!(
+        "allocations for each request: hello with hyper {hyper:.3}, axum {axum:.3}, the preset {hello:.3}"
+    );
+    println!("allocations for each request: JSON with a parameter, the preset {user:.3}");
+    // The background of the preset (collector, tuner, sweep) allocates too: a little in each second.
+    assert!(hello <= hyper + 0.5, "the preset {hello}, hyper {hyper}");
+    assert!(user <= 4.5, "{user}");
 }

@@ -14,7 +14,7 @@ use super::{ConfigErrors, DevConfig, Loader, LogConfig, Origin, Problem, Profile
 use crate::connection::ConnectionConfig;
 
 /// The configuration of the whole runtime: one section for each component.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RuntimeConfig {
@@ -32,7 +32,8 @@ pub struct RuntimeConfig {
     /// Request metrics and the collector of all others.
     #[cfg(feature = "metrics")]
     pub metrics: MetricsConfig,
-    /// The adaptive concurrency limit at the edge.
+    /// The adaptive concurrency limit at the edge. In the preset a request waits for a place instead of
+    /// being refused at once: `max_wait` is `500ms` and `max_waiters` is 1000.
     #[cfg(feature = "autotune")]
     pub limit: LimitConfig,
     /// The tuner that turns the knobs of the other sections.
@@ -42,6 +43,35 @@ pub struct RuntimeConfig {
     pub log: LogConfig,
     /// What helps while developing.
     pub dev: DevConfig,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        #[cfg(feature = "autotune")]
+        let limit = {
+            let mut limit = LimitConfig::default();
+            limit.max_wait = Duration::from_millis(500);
+            limit.max_waiters = 1000;
+            limit
+        };
+        Self {
+            server: ServerConfig::default(),
+            #[cfg(feature = "connection")]
+            connection: ConnectionConfig::default(),
+            #[cfg(feature = "pool")]
+            workers: WorkerPoolConfig::default(),
+            #[cfg(feature = "pool")]
+            pool: PoolConfig::default(),
+            #[cfg(feature = "metrics")]
+            metrics: MetricsConfig::default(),
+            #[cfg(feature = "autotune")]
+            limit,
+            #[cfg(feature = "autotune")]
+            tuner: TunerConfig::default(),
+            log: LogConfig::default(),
+            dev: DevConfig::default(),
+        }
+    }
 }
 
 impl RuntimeConfig {
@@ -66,7 +96,22 @@ impl RuntimeConfig {
     /// Defaults for a service under load, sized from the number of CPUs.
     #[must_use]
     pub fn production() -> Self {
-        Self::default()
+        let mut config = Self::default();
+        #[cfg(feature = "pool")]
+        {
+            let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            config.workers.min_workers = cpus * 2;
+            config.workers.max_workers = cpus * 100;
+            config.workers.queue_size = 50_000;
+            config.pool.retain_percent = 50;
+        }
+        #[cfg(feature = "connection")]
+        {
+            config.connection.max_idle_connections = 5000;
+            config.connection.idle_timeout = Duration::from_secs(5 * 60);
+        }
+        config.server.drain_delay = Duration::from_secs(5);
+        config
     }
 
     /// Defaults for a developer's machine: everything is logged, and a restart does not wait long.
