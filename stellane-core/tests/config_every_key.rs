@@ -73,7 +73,8 @@ fn candidates(default: &Value) -> Vec<Value> {
 }
 
 /// Durations, addresses, levels and the names of every enum.
-const WORDS: [&str; 27] = [
+const WORDS: [&str; 28] = [
+    "fine",
     "headers",
     "shadow",
     "enforce",
