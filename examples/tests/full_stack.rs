@@ -67,6 +67,19 @@ impl Server {
         )
     }
 
+    /// Waits until an admin page says `text`: what it shows is a quarter of a second old.
+    fn eventually(&self, page: &str, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let (_, shown) = self.admin(page);
+            if shown.contains(text) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no {text} in {shown}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     fn terminate(&self) {
         let killed = Command::new("kill")
             .arg(self.child.id().to_string())
@@ -231,13 +244,7 @@ fn a_panic_costs_its_own_request_only() {
         .write_all(b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n")
         .expect("writes");
     read_response(&mut reader).expect("the same connection answers");
-    let (_, metrics) = server.admin("/metrics");
-    assert!(
-        metrics
-            .lines()
-            .any(|l| l == "stellane_handler_panics_total 1"),
-        "{metrics}"
-    );
+    server.eventually("/metrics", "\nstellane_handler_panics_total 1\n");
 }
 
 #[test]
@@ -249,15 +256,7 @@ fn a_client_that_leaves_is_counted_as_cancelled() {
         .expect("writes");
     thread::sleep(Duration::from_millis(200));
     drop(stream);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let (_, json) = server.admin("/runtime.json");
-        if json.contains("\"requests_cancelled_total\":1") {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{json}");
-        thread::sleep(Duration::from_millis(50));
-    }
+    server.eventually("/runtime.json", "\"requests_cancelled_total\":1");
 }
 
 /// Clients that keep their connections, count what they sent whole and what came back, and reconnect

@@ -22,6 +22,8 @@ use super::{
 const SWEEP: Duration = Duration::from_millis(100);
 /// How long accepting rests when there are no more open files.
 const REST: Duration = Duration::from_millis(50);
+/// How long a closing connection waits for its client to end, in milliseconds.
+const LINGER: u64 = 1000;
 /// How many idle connections make room at once when the limit is reached.
 const RECLAIM: usize = 32;
 
@@ -74,6 +76,7 @@ pub(super) async fn serve<S: HttpService>(
         shared: Arc::clone(&shared),
         id: shared.next_group(),
     };
+    let open = Open::new(&shared);
     let template = Arc::new(Mutex::new(service));
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -95,11 +98,28 @@ pub(super) async fn serve<S: HttpService>(
         group.admit(socket, peer, &template).await;
     }
     drop(listener);
+    drop(open);
     while group.is_busy() {
         sweep.tick().await;
         shared.sweep();
     }
     Ok(())
+}
+
+/// A listener that is open, until this is dropped.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.listener_opened();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.listener_closed();
+    }
 }
 
 /// The connections of one call of `serve`; closed when it is dropped.
@@ -287,7 +307,9 @@ impl Limits {
     }
 
     fn judge(&self, entry: &Entry, now: u64) -> Command {
-        use CloseReason::{Drained, FirstByteTimeout, HeadTimeout, IdleTimeout, MaxAge, SlowRead};
+        use CloseReason::{
+            Drained, Finished, FirstByteTimeout, HeadTimeout, IdleTimeout, MaxAge, SlowRead,
+        };
         let stalled = entry.write_stalled();
         if stalled != 0 && now.saturating_sub(stalled) >= self.write {
             return Command::Close(SlowRead);
@@ -313,6 +335,7 @@ impl Limits {
             ConnectionState::Idle | ConnectionState::Parked if waited >= self.idle => {
                 Command::Close(IdleTimeout)
             }
+            ConnectionState::Closing if waited >= LINGER => Command::Close(Finished),
             ConnectionState::Idle if waited >= self.park => Command::Park,
             _ => Command::None,
         }

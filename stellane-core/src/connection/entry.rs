@@ -25,15 +25,18 @@ pub enum ConnectionState {
     Head,
     /// A request is being served.
     Active,
+    /// All is said; what the client still sends is read and dropped, so that it can read the answer.
+    Closing,
 }
 
 impl ConnectionState {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::New,
         Self::Idle,
         Self::Parked,
         Self::Head,
         Self::Active,
+        Self::Closing,
     ];
 
     fn from_u8(n: u8) -> Self {
@@ -84,6 +87,8 @@ pub(super) struct Entry {
     state: AtomicU8,
     command: AtomicU8,
     pub(super) upgraded: AtomicBool,
+    /// Its latest request had a body, which may not have been read to its end.
+    pub(super) had_body: AtomicBool,
     /// Its next response is to be its last.
     pub(super) retire: AtomicBool,
     /// Which call of `serve` it belongs to.
@@ -129,6 +134,7 @@ impl Entry {
             state: AtomicU8::new(ConnectionState::New as u8),
             command: AtomicU8::new(0),
             upgraded: AtomicBool::new(false),
+            had_body: AtomicBool::new(false),
             retire: AtomicBool::new(false),
             group,
             waker: OnceLock::new(),

@@ -1,8 +1,8 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{entry::Entry, table::Clock};
+use super::{ConnectionState, entry::Entry, table::Clock};
 
 /// A socket that connections are accepted on.
 #[derive(Debug)]
@@ -111,7 +111,12 @@ pub(super) struct Io {
     pub(super) rewind: Bytes,
     entry: Arc<Entry>,
     clock: Clock,
+    /// Bytes read and dropped while closing.
+    lingered: usize,
 }
+
+/// How much a client may still send to a connection that is closing.
+const MAX_LINGER: usize = 1 << 20;
 
 impl Io {
     pub(super) fn new(socket: Socket, rewind: Bytes, entry: Arc<Entry>, clock: Clock) -> Self {
@@ -120,6 +125,36 @@ impl Io {
             rewind,
             entry,
             clock,
+            lingered: 0,
+        }
+    }
+
+    /// Closing a socket with unread bytes resets it, and the client may never see the answer: what it
+    /// still sends is read first, up to a bound here and for as long as the sweep allows.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.lingered += buffer.filled().len();
+                    self.entry.enter(ConnectionState::Closing, self.clock.now());
+                    if self.lingered > MAX_LINGER {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                // The end, or an error: nobody is left to be told.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    let expects_more =
+                        self.lingered > 0 || self.entry.had_body.load(Ordering::Relaxed);
+                    if !expects_more {
+                        return Poll::Ready(Ok(()));
+                    }
+                    self.entry.enter(ConnectionState::Closing, self.clock.now());
+                    return Poll::Pending;
+                }
+            }
         }
     }
 
@@ -170,7 +205,11 @@ impl AsyncWrite for Io {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.entry.state() != ConnectionState::Closing {
+            ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
+        }
+        this.poll_linger(cx)
     }
 
     fn poll_write_vectored(

@@ -55,7 +55,9 @@ pub(super) struct Shared {
     /// When the last sweep was, so that several listeners do not sweep more often than one.
     swept: AtomicU64,
     groups: AtomicU32,
-    /// Woken when a connection ends during a drain.
+    /// Listeners that are open.
+    listeners: AtomicUsize,
+    /// Woken when a connection ends or a listener closes.
     quiet: tokio::sync::Notify,
     epoch: tokio::time::Instant,
 }
@@ -161,6 +163,7 @@ impl ConnectionManagerBuilder {
                 purged: AtomicU64::new(0),
                 swept: AtomicU64::new(0),
                 groups: AtomicU32::new(0),
+                listeners: AtomicUsize::new(0),
                 quiet: tokio::sync::Notify::new(),
                 epoch,
             }),
@@ -213,20 +216,17 @@ impl ConnectionManager {
     /// What is not done after `deadline` is aborted.
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
         let shared = &self.shared;
+        // The listeners close before the first response says "close": a client that comes back at once
+        // must be refused, not taken into a queue that nobody empties.
+        shared.drain.send_replace(true);
+        shared
+            .quiet_when(|shared| shared.listeners.load(Relaxed) == 0)
+            .await;
         shared.drain_began.store(shared.tick(), Relaxed);
         shared.draining.store(true, Relaxed);
-        shared.drain.send_replace(true);
         shared.table.for_each(super::entry::Entry::wake);
         let before = shared.ended();
-        let drained = async {
-            loop {
-                let quiet = shared.quiet.notified();
-                if shared.open.load(Relaxed) == 0 {
-                    return;
-                }
-                quiet.await;
-            }
-        };
+        let drained = shared.quiet_when(|shared| shared.open.load(Relaxed) == 0);
         if tokio::time::timeout(deadline, drained).await.is_err() {
             shared
                 .table
@@ -282,7 +282,9 @@ impl ConnectionManager {
                 ConnectionState::New => stats.new += 1,
                 ConnectionState::Idle => stats.idle += 1,
                 ConnectionState::Parked => stats.parked += 1,
-                ConnectionState::Head | ConnectionState::Active => stats.active += 1,
+                ConnectionState::Head | ConnectionState::Active | ConnectionState::Closing => {
+                    stats.active += 1;
+                }
             }
             stats.requests_in_flight += u64::from(entry.in_flight());
             stats.requests_total += entry.requests();
@@ -371,6 +373,26 @@ impl Shared {
     pub(super) fn drain_elapsed(&self, now: u64) -> Option<u64> {
         self.draining()
             .then(|| now.saturating_sub(self.drain_began.load(Relaxed)))
+    }
+
+    /// Waits until `holds`, which may change when a connection ends or a listener closes.
+    async fn quiet_when(&self, holds: impl Fn(&Self) -> bool) {
+        loop {
+            let quiet = self.quiet.notified();
+            if holds(self) {
+                return;
+            }
+            quiet.await;
+        }
+    }
+
+    pub(super) fn listener_opened(&self) {
+        self.listeners.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn listener_closed(&self) {
+        self.listeners.fetch_sub(1, Relaxed);
+        self.quiet.notify_waiters();
     }
 
     pub(super) fn next_group(&self) -> u32 {
@@ -494,7 +516,7 @@ pub struct ConnectionStats {
     pub idle: u64,
     /// Open, between two requests, taken apart.
     pub parked: u64,
-    /// Open, with a request or a part of one.
+    /// Open, with a request, a part of one, or closing.
     pub active: u64,
     /// Connections accepted, refused ones included.
     pub accepted_total: u64,

@@ -75,6 +75,9 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
 
     fn call(&self, request: Request<Incoming>) -> ResponseFuture<S> {
         let number = self.entry.begin_request();
+        self.entry
+            .had_body
+            .store(!request.body().is_end_stream(), Relaxed);
         let guard = Guard {
             entry: Arc::clone(&self.entry),
             shared: Arc::clone(&self.shared),

@@ -226,6 +226,12 @@ impl<S: HttpService> Task<S> {
             return Step::End(self.finished(result));
         }
 
+        if self.entry.state() == ConnectionState::Closing {
+            return match self.entry.take_command() {
+                Command::Close(reason) => Step::End(reason),
+                Command::Park | Command::None => Step::Wait,
+            };
+        }
         let waiting = active.waiting > 0 && self.entry.in_flight() == 0;
         let (requests, read) = (self.entry.requests(), self.entry.bytes().0);
         if !waiting {

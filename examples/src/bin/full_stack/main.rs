@@ -6,7 +6,11 @@
 mod database;
 mod routes;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    process::ExitCode,
+};
 
 use stellane_core::{BoxError, Runtime, RuntimeConfig, logging};
 
@@ -39,14 +43,16 @@ async fn run() -> Result<(), BoxError> {
         .try_service_with(|components| routes::router(components, &database))
         .build()?;
     let bound = runtime.bind_configured().await?;
-    print_tour(bound.local_addr(), bound.admin_addr());
+    // Nobody may be reading; that is no reason not to serve.
+    let _ = print_tour(bound.local_addr(), bound.admin_addr());
     bound.serve().await?;
     Ok(())
 }
 
 /// Where to go next.
-fn print_tour(service: SocketAddr, admin: Option<SocketAddr>) {
-    println!("service  http://{service}");
+fn print_tour(service: SocketAddr, admin: Option<SocketAddr>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "service  http://{service}")?;
     for (what, arguments) in [
         ("hello", format!("http://{service}/hello")),
         (
@@ -67,11 +73,11 @@ fn print_tour(service: SocketAddr, admin: Option<SocketAddr>) {
             format!("-N http://{service}/events"),
         ),
     ] {
-        println!("  curl {arguments:<58} # {what}");
+        writeln!(out, "  curl {arguments:<58} # {what}")?;
     }
     if let Some(admin) = admin {
-        println!("admin    http://{admin}/ shows it live; also:");
-        for path in [
+        writeln!(out, "admin    http://{admin}/ shows it live; also:")?;
+        for page in [
             "metrics",
             "healthz",
             "readyz",
@@ -80,8 +86,8 @@ fn print_tour(service: SocketAddr, admin: Option<SocketAddr>) {
             "tuning",
             "config",
         ] {
-            println!("  curl http://{admin}/{path}");
+            writeln!(out, "  curl http://{admin}/{page}")?;
         }
     }
-    println!("Ctrl-C or SIGTERM drains and ends.");
+    writeln!(out, "Ctrl-C or SIGTERM drains and ends.")
 }
