@@ -37,7 +37,6 @@ pub struct Router {
 
 impl Router {
     /// Begins a router without state.
-    #[must_use]
     pub fn builder() -> RouterBuilder {
         RouterBuilder::new()
     }
@@ -107,7 +106,7 @@ impl Router {
                 };
                 RouteFuture::ready_at(with_header(status, (ALLOW, allow)), &table, RouteId(route))
             }
-            Found::NotFound => not_found(&table, request, bit),
+            Found::Nothing => not_found(&table, request, bit),
         }
     }
 }

@@ -235,7 +235,7 @@ pub(crate) enum Found<'t> {
         allow: HeaderValue,
         route: u32,
     },
-    NotFound,
+    Nothing,
 }
 
 impl Compiled {
@@ -285,14 +285,14 @@ impl Compiled {
             allow: 0,
             first: None,
         };
-        if let Some((route, spans)) = self.routes.find(host, path, &mut search) {
-            if let Some(endpoint) = self.routes.entries[route as usize].endpoint(bit) {
-                return Found::Endpoint {
-                    endpoint,
-                    route,
-                    spans,
-                };
-            }
+        if let Some((route, spans)) = self.routes.find(host, path, &mut search)
+            && let Some(endpoint) = self.routes.entries[route as usize].endpoint(bit)
+        {
+            return Found::Endpoint {
+                endpoint,
+                route,
+                spans,
+            };
         }
         let Search { allow, first, .. } = search;
         self.missed(bit, allow, first)
@@ -301,7 +301,7 @@ impl Compiled {
     #[cold]
     fn missed(&self, bit: u32, allow: u32, first: Option<u32>) -> Found<'_> {
         let Some(route) = first else {
-            return Found::NotFound;
+            return Found::Nothing;
         };
         let entry = &self.routes.entries[route as usize];
         let allow = if entry.methods == allow {
