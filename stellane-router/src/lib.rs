@@ -133,5 +133,5 @@ pub use {
     reply::IntoReply,
     report::{BuildReport, Problem},
     router::{RouteFuture, Router},
-    table::{RouteId, RouteInfo, RouteTable, SlashPolicy},
+    table::{Located, RouteId, RouteInfo, RouteTable, SlashPolicy},
 };

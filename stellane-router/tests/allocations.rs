@@ -148,8 +148,7 @@ fn matching_allocates_nothing_backtracking_included() {
 }
 
 #[test]
-fn a_route_table_is_found_in_without_copies() {
+fn a_route_table_is_searched_without_allocating() {
     let table = RouteTable::new(["/users/{id}"]).unwrap();
-    // `find` takes text, so it makes a `PathAndQuery` of it: that is the one.
-    assert_eq!(allocations(|| drop(table.find("/users/7"))), 1);
+    assert_eq!(allocations(|| assert!(table.find("/users/7").is_some())), 0);
 }
