@@ -6,17 +6,18 @@
 //!   instructions per operation, which do not depend on what else the machine does.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::hint::black_box;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use axum::body::Body;
 use axum::routing::get;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use stellane_router::{Interner, Path, RouteTable, Router};
 use tower::Service;
 
@@ -48,6 +49,8 @@ struct Contender {
     group: &'static str,
     name: &'static str,
     operations: u64,
+    /// What the work needs and is not measured.
+    prepare: Box<dyn FnMut()>,
     work: Box<dyn FnMut()>,
 }
 
@@ -72,8 +75,14 @@ fn main() {
             let rounds: u32 = args.next().and_then(|n| n.parse().ok()).unwrap_or(1);
             for mut c in contenders {
                 if format!("{}:{}", c.group, c.name) == wanted {
-                    (0..4).for_each(|_| (c.work)());
-                    measured(&mut *c.work, rounds);
+                    for round in 0..rounds + 4 {
+                        (c.prepare)();
+                        if round < 4 {
+                            (c.work)()
+                        } else {
+                            measured(&mut *c.work)
+                        }
+                    }
                 }
             }
         }
@@ -81,8 +90,8 @@ fn main() {
 }
 
 #[inline(never)]
-fn measured(work: &mut dyn FnMut(), rounds: u32) {
-    (0..rounds).for_each(|_| work());
+fn measured(work: &mut dyn FnMut()) {
+    work();
 }
 
 fn time_all(mut contenders: Vec<Contender>) {
@@ -91,11 +100,16 @@ fn time_all(mut contenders: Vec<Contender>) {
     for round in 0..40 {
         for (i, c) in contenders.iter_mut().enumerate() {
             let times = (20_000 / c.operations).max(1);
-            let before = ALLOCATIONS.get();
-            let start = Instant::now();
-            (0..times).for_each(|_| (c.work)());
-            let nanos = start.elapsed().as_nanos() as f64 / (times * c.operations) as f64;
-            allocations[i] = (ALLOCATIONS.get() - before) / (times * c.operations);
+            let (mut nanos, mut count) = (0, 0);
+            for _ in 0..times {
+                (c.prepare)();
+                let (before, start) = (ALLOCATIONS.get(), Instant::now());
+                (c.work)();
+                nanos += start.elapsed().as_nanos();
+                count += ALLOCATIONS.get() - before;
+            }
+            let nanos = nanos as f64 / (times * c.operations) as f64;
+            allocations[i] = count / (times * c.operations);
             if round > 0 {
                 best[i] = best[i].min(nanos);
             }
@@ -199,6 +213,7 @@ fn matchers(corpus: &Corpus) -> Vec<Contender> {
         group: name,
         name: contender,
         operations,
+        prepare: Box::new(|| ()),
         work,
     };
     let table = RouteTable::new(templates).expect("valid");
@@ -260,7 +275,7 @@ fn now<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Requests as hyper makes them: a header map that comes back with each response, two headers.
+/// Requests as hyper makes them: two headers, in the map that the response before gave back.
 fn dispatcher<S, B, R>(
     group: &'static str,
     name: &'static str,
@@ -270,33 +285,45 @@ fn dispatcher<S, B, R>(
 ) -> Contender
 where
     S: Service<Request<B>, Response = Response<R>, Error = Infallible> + 'static,
+    B: 'static,
 {
     let uri: http::Uri = uri.parse().expect("valid");
-    let mut headers = http::HeaderMap::new();
-    let work = move || {
-        let mut request = Request::new(body());
-        *request.uri_mut() = uri.clone();
-        *request.headers_mut() = std::mem::take(&mut headers);
-        request
-            .headers_mut()
-            .insert("host", http::HeaderValue::from_static("localhost"));
-        request
-            .headers_mut()
-            .insert("accept", http::HeaderValue::from_static("*/*"));
-        let Ok(response) = now(service.call(black_box(request)));
-        let (mut parts, body) = response.into_parts();
-        assert!(parts.status.is_success());
-        drop(black_box(body));
-        headers = std::mem::take(&mut parts.headers);
-        headers.clear();
+    let requests = Rc::new(RefCell::new(Vec::with_capacity(BATCH)));
+    let maps = Rc::new(RefCell::new(vec![HeaderMap::new(); BATCH]));
+    let prepare = {
+        let (requests, maps) = (Rc::clone(&requests), Rc::clone(&maps));
+        move || {
+            for mut headers in maps.borrow_mut().drain(..) {
+                headers.clear();
+                headers.insert("host", HeaderValue::from_static("localhost"));
+                headers.insert("accept", HeaderValue::from_static("*/*"));
+                let mut request = Request::new(body());
+                *request.uri_mut() = uri.clone();
+                *request.headers_mut() = headers;
+                requests.borrow_mut().push(request);
+            }
+        }
     };
+    let work = move || {
+        for request in requests.borrow_mut().drain(..) {
+            let Ok(mut response) = now(service.call(request));
+            assert!(response.status().is_success());
+            maps.borrow_mut()
+                .push(std::mem::take(response.headers_mut()));
+            black_box(&response);
+        }
+    };
+    let (prepare, work) = (Box::new(prepare), Box::new(work));
     Contender {
         group,
         name,
-        operations: 1,
-        work: Box::new(work),
+        operations: BATCH as u64,
+        prepare,
+        work,
     }
 }
+
+const BATCH: usize = 64;
 
 fn dispatchers() -> Vec<Contender> {
     let none = http_body_util::Empty::<bytes::Bytes>::new;
@@ -361,6 +388,7 @@ fn interners() -> Vec<Contender> {
             group: "intern-hit",
             name,
             operations: words_len(),
+            prepare: Box::new(|| ()),
             work,
         }
     };
