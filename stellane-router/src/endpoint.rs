@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use axum_core::BoxError;
 use bytes::Bytes;
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Request, Response};
 use tower_service::Service;
@@ -51,7 +52,8 @@ impl fmt::Debug for Matched<'_> {
 pub(crate) trait Endpoint: Send + Sync {
     fn call<'a>(
         &'a self,
-        request: Request<Body>,
+        parts: Parts,
+        body: Body,
         matched: Matched<'a>,
     ) -> SlotFuture<'a, Response<Body>>;
 }
@@ -69,14 +71,16 @@ where
 {
     fn call<'a>(
         &'a self,
-        mut request: Request<Body>,
+        parts: Parts,
+        mut body: Body,
         matched: Matched<'a>,
     ) -> SlotFuture<'a, Response<Body>> {
         let mut service = self.0.clone();
-        let owned = matched.owned(request.uri());
+        let owned = matched.owned(&parts.uri);
         if let Some(matched) = &owned {
-            request.body_mut().carry(matched.clone());
+            body.carry(matched.clone());
         }
+        let request = Request::from_parts(parts, body);
         Slot::future(async move {
             let matched = owned.as_ref().map_or(matched, RouteMatch::as_matched);
             let answer = async {
@@ -111,15 +115,14 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> EndpointFuture {
-        let mut request = request.map(Body::new);
-        let carried = request
-            .body_mut()
-            .take_carried()
-            .or_else(|| current_match(request.uri()));
+        let (parts, body) = request.into_parts();
+        let mut body = Body::new(body);
+        // A layer that wraps the body hides what it carries.
+        let carried = body.take_carried().or_else(|| current_match(&parts.uri));
         let endpoint = Arc::clone(&self.0);
         EndpointFuture(Slot::future(async move {
             match &carried {
-                Some(carried) => endpoint.call(request, carried.as_matched()).await,
+                Some(carried) => endpoint.call(parts, body, carried.as_matched()).await,
                 // The layer called the route outside of its own request.
                 None => crate::reply::status(http::StatusCode::INTERNAL_SERVER_ERROR),
             }

@@ -2,10 +2,10 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::mem;
 use std::sync::Arc;
 
 use axum_core::extract::{FromRequest, FromRequestParts};
+use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 
 use crate::block::{Slot, SlotFuture};
@@ -36,7 +36,8 @@ pub trait Handler<M, S>: Send + Sync + 'static {
     #[doc(hidden)]
     fn call<'a>(
         &'a self,
-        request: Request<Body>,
+        parts: Parts,
+        body: Body,
         matched: Matched<'a>,
         state: &'a S,
     ) -> impl Future<Output = Response<Body>> + Send + 'a;
@@ -62,10 +63,11 @@ impl<H, M, S> HandlerEndpoint<H, M, S> {
 impl<H: Handler<M, S>, M, S: Send + Sync> Endpoint for HandlerEndpoint<H, M, S> {
     fn call<'a>(
         &'a self,
-        request: Request<Body>,
+        parts: Parts,
+        body: Body,
         matched: Matched<'a>,
     ) -> SlotFuture<'a, Response<Body>> {
-        Slot::future(self.handler.call(request, matched, &self.state))
+        Slot::future(self.handler.call(parts, body, matched, &self.state))
     }
 }
 
@@ -74,13 +76,35 @@ const MAX_ROOM: usize = 64;
 
 /// Empties the headers of a request, so that the response can use their memory; hyper takes it
 /// back from there for the next request of the connection.
-fn spent(headers: &mut HeaderMap) -> HeaderMap {
-    let mut headers = mem::take(headers);
+fn spent(mut headers: HeaderMap) -> HeaderMap {
     if headers.capacity() > MAX_ROOM {
         return HeaderMap::new();
     }
     headers.clear();
     headers
+}
+
+impl<F, Fut, R, MR, S> Handler<(OnlyParts, MR), S> for F
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = R> + Send,
+    R: IntoReply<MR>,
+    S: Send + Sync + 'static,
+{
+    fn call<'a>(
+        &'a self,
+        parts: Parts,
+        body: Body,
+        _: Matched<'a>,
+        _: &'a S,
+    ) -> impl Future<Output = Response<Body>> + Send + 'a {
+        // Nothing is extracted, so nothing else need be moved to where the future lives.
+        let headers = spent(parts.headers);
+        async move {
+            let _unread = body;
+            self().await.into_reply(headers)
+        }
+    }
 }
 
 macro_rules! handlers {
@@ -96,24 +120,23 @@ macro_rules! handlers {
         {
             fn call<'a>(
                 &'a self,
-                request: Request<Body>,
+                mut parts: Parts,
+                body: Body,
                 matched: Matched<'a>,
                 state: &'a S,
             ) -> impl Future<Output = Response<Body>> + Send + 'a {
-                let (mut parts, body) = request.into_parts();
                 async move {
                     let _unread = body;
-                    let _ = (&matched, state);
                     $(
                         let extracted = $arg::from_request_parts(&mut parts, state);
                         let $arg = match WithMatch::new(&matched, extracted).await {
                             Ok(value) => value,
                             Err(rejection) => {
-                                return from_axum(rejection, spent(&mut parts.headers));
+                                return from_axum(rejection, spent(parts.headers));
                             }
                         };
                     )*
-                    let headers = spent(&mut parts.headers);
+                    let headers = spent(parts.headers);
                     self($($arg),*).await.into_reply(headers)
                 }
             }
@@ -135,18 +158,18 @@ macro_rules! handlers_with_body {
         {
             fn call<'a>(
                 &'a self,
-                request: Request<Body>,
+                mut parts: Parts,
+                body: Body,
                 matched: Matched<'a>,
                 state: &'a S,
             ) -> impl Future<Output = Response<Body>> + Send + 'a {
-                let (mut parts, body) = request.into_parts();
                 async move {
                     $(
                         let extracted = $arg::from_request_parts(&mut parts, state);
                         let $arg = match WithMatch::new(&matched, extracted).await {
                             Ok(value) => value,
                             Err(rejection) => {
-                                return from_axum(rejection, spent(&mut parts.headers));
+                                return from_axum(rejection, spent(parts.headers));
                             }
                         };
                     )*
@@ -166,9 +189,9 @@ macro_rules! handlers_with_body {
 
 macro_rules! for_each_arity {
     ($($arg:ident)*) => { for_each_arity!(@ [] $($arg)*); };
-    (@ [$($done:ident)*]) => { handlers!($($done)*); };
+    (@ [$($done:ident)*]) => {};
     (@ [$($done:ident)*] $next:ident $($rest:ident)*) => {
-        handlers!($($done)*);
+        handlers!($($done)* $next);
         handlers_with_body!($($done)* ; $next);
         for_each_arity!(@ [$($done)* $next] $($rest)*);
     };

@@ -108,7 +108,7 @@ where
     }
 }
 
-fn find<B>(table: &Arc<Compiled>, request: &Request<B>) -> Option<RouteMatch> {
+pub(crate) fn find<B>(table: &Arc<Compiled>, request: &Request<B>) -> Option<RouteMatch> {
     let mut source = request.uri().path_and_query()?.clone();
     if let Some(path) = escape::normalise(source.path().as_bytes()) {
         source = PathAndQuery::try_from(path).ok()?;

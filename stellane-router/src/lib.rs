@@ -89,6 +89,8 @@ mod escape;
 mod handler;
 #[cfg(feature = "router")]
 mod host;
+#[cfg(feature = "interner")]
+mod interner;
 #[cfg(feature = "json")]
 mod json;
 #[cfg(feature = "router")]
@@ -112,6 +114,10 @@ mod table;
 #[cfg(feature = "router")]
 mod witness;
 
+#[cfg(feature = "interner")]
+pub use interner::{Atom, Interner, InternerBuilder, InternerConfig, InternerStats};
+#[cfg(all(feature = "interner", feature = "router"))]
+pub use interner::{InternLayer, InternService, InternedRoute};
 #[cfg(feature = "json")]
 pub use json::Json;
 #[cfg(feature = "router")]
@@ -127,5 +133,5 @@ pub use {
     reply::IntoReply,
     report::{BuildReport, Problem},
     router::{RouteFuture, Router},
-    table::{RouteId, RouteInfo, RouteTable, SlashPolicy},
+    table::{Located, RouteId, RouteInfo, RouteTable, SlashPolicy},
 };

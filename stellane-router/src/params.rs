@@ -102,6 +102,14 @@ pub struct Params<'a> {
 }
 
 impl<'a> Params<'a> {
+    pub(crate) const fn new(declared: &'a [Param], spans: &'a Spans, path: &'a str) -> Self {
+        Self {
+            declared,
+            spans,
+            path,
+        }
+    }
+
     /// The parameter as it stands in the path, percent-escapes and all.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a str> {

@@ -11,15 +11,16 @@ use arc_swap::ArcSwap;
 use axum_core::BoxError;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, HeaderValue, LOCATION};
+use http::request::Parts;
 use http::uri::{Parts as UriParts, PathAndQuery};
 use http::{Request, Response, StatusCode, Uri};
 use http_body::Body as _;
 use tower_service::Service;
 
-use crate::block::SlotFuture;
+use crate::block::{Slot, SlotFuture};
 use crate::body::Body;
 use crate::builder::RouterBuilder;
-use crate::endpoint::{Endpoint, Matched};
+use crate::endpoint::Matched;
 use crate::escape::{self, Escapes};
 use crate::host;
 use crate::matcher::tree::Spans;
@@ -37,7 +38,6 @@ pub struct Router {
 
 impl Router {
     /// Begins a router without state.
-    #[must_use]
     pub fn builder() -> RouterBuilder {
         RouterBuilder::new()
     }
@@ -79,22 +79,39 @@ impl Router {
         B::Error: Into<BoxError>,
     {
         let table = self.table.load_full();
-        let request = match canonical(request) {
-            Ok(request) => request.map(Body::new),
-            Err(()) => return RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST)),
-        };
-        let bit = table.methods.bit(request.method());
+        let (mut parts, body) = request.into_parts();
+        let body = Body::new(body);
+        match escape::inspect(parts.uri.path().as_bytes()) {
+            Escapes::Canonical => {}
+            Escapes::Normalise => match normalised(&parts.uri) {
+                Some(uri) => parts.uri = uri,
+                None => return RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST)),
+            },
+            Escapes::Malformed => {
+                return RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST));
+            }
+        }
+        let bit = table.methods.bit(&parts.method);
         let host = table
             .needs_host()
-            .then(|| host::requested(request.uri(), request.headers()));
-        match table.look_up(host.flatten(), bit, request.uri().path()) {
+            .then(|| host::requested(&parts.uri, &parts.headers));
+        match table.look_up(host.flatten(), bit, parts.uri.path()) {
             Found::Endpoint {
                 endpoint,
                 route,
                 spans,
             } => {
                 let head = bit == methods::HEAD;
-                RouteFuture::call(&table, endpoint, request, RouteId(route), spans, head)
+                let matched = Matched {
+                    table: &table,
+                    id: RouteId(route),
+                    spans,
+                    source: None,
+                };
+                let future = endpoint.call(parts, body, matched);
+                // SAFETY: what it borrows is in this `Arc`, where nothing moves; `Running` keeps that.
+                let future = unsafe { future.forget_lifetime() };
+                RouteFuture::running(future, RouteTable(table), RouteId(route), head)
             }
             Found::Options { allow, route } => {
                 let response = with_header(StatusCode::NO_CONTENT, (ALLOW, allow));
@@ -107,21 +124,21 @@ impl Router {
                 };
                 RouteFuture::ready_at(with_header(status, (ALLOW, allow)), &table, RouteId(route))
             }
-            Found::NotFound => not_found(&table, request, bit),
+            Found::Nothing => not_found(table, parts, body, bit),
         }
     }
 }
 
 /// Nothing matched: the other side of a slash, a fallback, or 404.
 #[cold]
-fn not_found(table: &Arc<Compiled>, request: Request<Body>, bit: u32) -> RouteFuture {
+fn not_found(table: Arc<Compiled>, mut parts: Parts, body: Body, bit: u32) -> RouteFuture {
     let head = bit == methods::HEAD;
-    let path = request.uri().path();
+    let path = parts.uri.path();
     if path == "*" && bit == methods::OPTIONS {
         let response = with_header(StatusCode::NO_CONTENT, (ALLOW, table.allow_all.clone()));
         return RouteFuture::ready(response);
     }
-    let host = host::requested(request.uri(), request.headers());
+    let host = host::requested(&parts.uri, &parts.headers);
     if table.slash != SlashPolicy::Strict && path.len() > 1 {
         let other = match path.strip_suffix('/') {
             Some(shorter) => shorter.to_owned(),
@@ -133,20 +150,40 @@ fn not_found(table: &Arc<Compiled>, request: Request<Body>, bit: u32) -> RouteFu
             spans,
         } = table.look_up(host, bit, &other)
         {
-            let Some(uri) = with_path(request.uri(), &other) else {
+            let Some(uri) = with_path(&parts.uri, &other) else {
                 return RouteFuture::ready(reply::status(StatusCode::URI_TOO_LONG));
             };
             if table.slash == SlashPolicy::Redirect {
-                return RouteFuture::ready_at(redirect(&uri), table, RouteId(route));
+                return RouteFuture::ready_at(redirect(&uri), &table, RouteId(route));
             }
-            let (mut parts, body) = request.into_parts();
             parts.uri = uri;
-            let request = Request::from_parts(parts, body);
-            return RouteFuture::call(table, endpoint, request, RouteId(route), spans, head);
+            let matched = Matched {
+                table: &table,
+                id: RouteId(route),
+                spans,
+                source: None,
+            };
+            let future = endpoint.call(parts, body, matched);
+            // SAFETY: what it borrows is in this `Arc`, where nothing moves; `Running` keeps that.
+            let future = unsafe { future.forget_lifetime() };
+            return RouteFuture::running(future, RouteTable(table), RouteId(route), head);
         }
     }
     if let Some(endpoint) = table.fallback(host, path) {
-        return RouteFuture::fall_back(table, endpoint, request, head);
+        let (id, spans) = (RouteId::NONE, Spans::EMPTY);
+        let future = endpoint.call(
+            parts,
+            body,
+            Matched {
+                table: &table,
+                id,
+                spans,
+                source: None,
+            },
+        );
+        // SAFETY: as above.
+        let future = unsafe { future.forget_lifetime() };
+        return RouteFuture::running(future, RouteTable(table), id, head);
     }
     let status = match table.methods.is_known(bit) {
         true => StatusCode::NOT_FOUND,
@@ -174,20 +211,11 @@ fn with_header(
     response
 }
 
-/// The request with its path in canonical form; `Err` if the path cannot be one.
-#[inline]
-fn canonical<B>(mut request: Request<B>) -> Result<Request<B>, ()> {
-    let path = request.uri().path();
-    match escape::inspect(path.as_bytes()) {
-        Escapes::Canonical => Ok(request),
-        Escapes::Malformed => Err(()),
-        Escapes::Normalise => {
-            let path = escape::normalise(path.as_bytes()).unwrap_or_default();
-            let path = std::str::from_utf8(&path).map_err(|_| ())?;
-            *request.uri_mut() = with_path(request.uri(), path).ok_or(())?;
-            Ok(request)
-        }
-    }
+/// The URI with its path in canonical form.
+#[cold]
+fn normalised(uri: &Uri) -> Option<Uri> {
+    let path = escape::normalise(uri.path().as_bytes())?;
+    with_path(uri, std::str::from_utf8(&path).ok()?)
 }
 
 /// The same URI with another path; `None` if that is too long.
@@ -230,30 +258,33 @@ impl fmt::Debug for Router {
 pub struct RouteFuture(State);
 
 enum State {
-    /// No handler was called.
-    Ready(Option<Response<Body>>),
-    /// The future borrows from the table, so it comes first: it is dropped first.
-    Running {
-        future: SlotFuture<'static, Response<Body>>,
-        table: RouteTable,
-        /// `None` for a fallback.
-        route: Option<RouteId>,
-        head: bool,
-    },
+    /// No handler was called. In a slot, so that the other state is small.
+    Ready(Slot<Response<Body>>),
+    Running(Running),
+    Done,
+}
+
+struct Running {
+    /// Borrows from the table, so it comes first: it is dropped first.
+    future: SlotFuture<'static, Response<Body>>,
+    table: RouteTable,
+    route: RouteId,
+    head: bool,
 }
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ready(_) => "Ready",
-            Self::Running { .. } => "Running",
+            Self::Running(_) => "Running",
+            Self::Done => "Done",
         })
     }
 }
 
 impl RouteFuture {
-    const fn ready(response: Response<Body>) -> Self {
-        Self(State::Ready(Some(response)))
+    fn ready(response: Response<Body>) -> Self {
+        Self(State::Ready(Slot::new(response)))
     }
 
     fn ready_at(mut response: Response<Body>, table: &Arc<Compiled>, id: RouteId) -> Self {
@@ -262,96 +293,65 @@ impl RouteFuture {
         Self::ready(response)
     }
 
-    #[inline]
-    fn call(
-        table: &Arc<Compiled>,
-        endpoint: &dyn Endpoint,
-        request: Request<Body>,
-        id: RouteId,
-        spans: Spans,
+    const fn running(
+        future: SlotFuture<'static, Response<Body>>,
+        table: RouteTable,
+        route: RouteId,
         head: bool,
     ) -> Self {
-        Self::run(table, endpoint, request, Some(id), spans, head)
-    }
-
-    fn fall_back(
-        table: &Arc<Compiled>,
-        endpoint: &dyn Endpoint,
-        request: Request<Body>,
-        head: bool,
-    ) -> Self {
-        Self::run(table, endpoint, request, None, Spans::EMPTY, head)
-    }
-
-    #[inline]
-    fn run(
-        table: &Arc<Compiled>,
-        endpoint: &dyn Endpoint,
-        request: Request<Body>,
-        route: Option<RouteId>,
-        spans: Spans,
-        head: bool,
-    ) -> Self {
-        let id = route.unwrap_or(RouteId::NONE);
-        let future = endpoint.call(
-            request,
-            Matched {
-                table,
-                id,
-                spans,
-                source: None,
-            },
-        );
-        // SAFETY: the future borrows the endpoint and the table. Both are inside the `Arc`, where
-        // nothing moves or changes them, and the state keeps the `Arc` until the future is gone.
-        let future = unsafe { future.forget_lifetime() };
-        Self(State::Running {
+        Self(State::Running(Running {
             future,
-            table: RouteTable(Arc::clone(table)),
+            table,
             route,
             head,
-        })
+        }))
     }
 }
 
 impl Future for RouteFuture {
     type Output = Result<Response<Body>, Infallible>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let State::Running { future, .. } = &mut self.0 {
-            let Poll::Ready(response) = Pin::new(future).poll(cx) else {
-                return Poll::Pending;
-            };
-            let state = std::mem::replace(&mut self.0, State::Ready(None));
-            return Poll::Ready(Ok(state.finish(response)));
-        }
-        let State::Ready(response) = &mut self.0 else {
-            return Poll::Pending;
+        let response = match &mut self.0 {
+            State::Running(running) => {
+                let Poll::Ready(response) = Pin::new(&mut running.future).poll(cx) else {
+                    return Poll::Pending;
+                };
+                Some(response)
+            }
+            _ => None,
         };
-        Poll::Ready(Ok(response.take().expect("polled after completion")))
+        match (std::mem::replace(&mut self.0, State::Done), response) {
+            (State::Running(running), Some(mut response)) => {
+                running.finish(&mut response);
+                Poll::Ready(Ok(response))
+            }
+            (State::Ready(response), _) => Poll::Ready(Ok(response.into_inner())),
+            _ => panic!("polled after completion"),
+        }
     }
 }
 
-impl State {
-    fn finish(self, mut response: Response<Body>) -> Response<Body> {
-        let Self::Running {
+impl Running {
+    #[inline]
+    fn finish(self, response: &mut Response<Body>) {
+        let Self {
             future,
             table,
             route,
             head,
-        } = self
-        else {
-            return response;
-        };
+        } = self;
         drop(future);
         if head {
-            without_body(&mut response);
+            without_body(response);
         }
-        if let Some(id) = route {
+        if route != RouteId::NONE {
             // Moved here: all cores share the count.
-            response.body_mut().set_route(RouteInfo { table, id });
+            response
+                .body_mut()
+                .set_route(RouteInfo { table, id: route });
         }
-        response
     }
 }
 

@@ -11,6 +11,7 @@ use crate::host::{HostPattern, host_of};
 use crate::matcher::pattern::Pattern;
 use crate::matcher::tree::{Spans, Tree, Visit};
 use crate::methods::{self, Methods};
+use crate::params::Params;
 use crate::report::{BuildReport, Problem};
 use crate::witness;
 
@@ -96,17 +97,17 @@ impl RouteTable {
         self.len() == 0
     }
 
-    /// Finds the route of a path, whatever its methods, among those without a host.
+    /// Finds the route of a path, whatever its methods, among those without a host; allocates
+    /// nothing.
     #[must_use]
-    pub fn find(&self, path: &str) -> Option<crate::RouteMatch> {
+    pub fn find<'a>(&'a self, path: &'a str) -> Option<Located<'a>> {
         let (route, spans) = self.0.routes.find(None, path, &mut AnyLeaf)?;
-        let source = path.parse::<http::uri::PathAndQuery>().ok()?;
-        Some(crate::RouteMatch::new(
-            self.clone(),
-            RouteId(route),
+        Some(Located {
+            table: &self.0,
+            id: RouteId(route),
             spans,
-            source,
-        ))
+            path,
+        })
     }
 
     /// Says which routes match a path and which of them is preferred, for a person to read.
@@ -128,6 +129,47 @@ impl fmt::Debug for RouteTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let templates = self.0.routes.entries.iter().map(|e| &e.template);
         f.debug_list().entries(templates).finish()
+    }
+}
+
+/// The route of a path, as [`RouteTable::find`] finds it.
+pub struct Located<'a> {
+    table: &'a Compiled,
+    id: RouteId,
+    spans: Spans,
+    path: &'a str,
+}
+
+impl<'a> Located<'a> {
+    /// The number of the route in its table.
+    #[must_use]
+    pub const fn id(&self) -> RouteId {
+        self.id
+    }
+
+    /// The whole template.
+    #[must_use]
+    pub fn template(&self) -> &'a str {
+        &self.table.entry(self.id).template
+    }
+
+    /// The parameters: spans of the path.
+    #[must_use]
+    pub fn params(&self) -> Params<'_> {
+        Params::new(
+            &self.table.entry(self.id).pattern.params,
+            &self.spans,
+            self.path,
+        )
+    }
+}
+
+impl fmt::Debug for Located<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Located")
+            .field("template", &self.template())
+            .field("params", &self.params())
+            .finish()
     }
 }
 
@@ -235,7 +277,7 @@ pub(crate) enum Found<'t> {
         allow: HeaderValue,
         route: u32,
     },
-    NotFound,
+    Nothing,
 }
 
 impl Compiled {
@@ -285,14 +327,14 @@ impl Compiled {
             allow: 0,
             first: None,
         };
-        if let Some((route, spans)) = self.routes.find(host, path, &mut search) {
-            if let Some(endpoint) = self.routes.entries[route as usize].endpoint(bit) {
-                return Found::Endpoint {
-                    endpoint,
-                    route,
-                    spans,
-                };
-            }
+        if let Some((route, spans)) = self.routes.find(host, path, &mut search)
+            && let Some(endpoint) = self.routes.entries[route as usize].endpoint(bit)
+        {
+            return Found::Endpoint {
+                endpoint,
+                route,
+                spans,
+            };
         }
         let Search { allow, first, .. } = search;
         self.missed(bit, allow, first)
@@ -301,7 +343,7 @@ impl Compiled {
     #[cold]
     fn missed(&self, bit: u32, allow: u32, first: Option<u32>) -> Found<'_> {
         let Some(route) = first else {
-            return Found::NotFound;
+            return Found::Nothing;
         };
         let entry = &self.routes.entries[route as usize];
         let allow = if entry.methods == allow {

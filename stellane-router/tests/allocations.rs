@@ -50,7 +50,7 @@ fn allocations(mut work: impl FnMut()) -> u64 {
 /// Sends a request whose header map goes round as it does in hyper: the response's map comes back
 /// as the next request's.
 fn dispatch(router: &Router, uri: &str) -> u64 {
-    let uri: http::Uri = uri.parse().unwrap();
+    let uri: http::Uri = uri.parse().expect("valid in every test");
     let mut headers = http::HeaderMap::new();
     let mut response = Response::new(Body::empty());
     let mut work = || {
@@ -148,8 +148,7 @@ fn matching_allocates_nothing_backtracking_included() {
 }
 
 #[test]
-fn a_route_table_is_found_in_without_copies() {
+fn a_route_table_is_searched_without_allocating() {
     let table = RouteTable::new(["/users/{id}"]).unwrap();
-    // `find` takes text, so it makes a `PathAndQuery` of it: that is the one.
-    assert_eq!(allocations(|| drop(table.find("/users/7"))), 1);
+    assert_eq!(allocations(|| assert!(table.find("/users/7").is_some())), 0);
 }

@@ -380,20 +380,57 @@ impl Draft {
 /// `starts_with` for the short literals of a tree, without a call to `memcmp`.
 #[inline]
 fn begins(text: &[u8], literal: &[u8]) -> bool {
-    match text.get(..literal.len()) {
-        Some(head) if literal.len() <= 16 => head.iter().zip(literal).all(|(a, b)| a == b),
-        Some(head) => head == literal,
-        None => false,
+    let len = literal.len();
+    let Some(head) = text.get(..len) else {
+        return false;
+    };
+    // Two words that overlap hold all of it.
+    match len {
+        0 => true,
+        1 => head[0] == literal[0],
+        2..4 => head[0] == literal[0] && head[1] == literal[1] && head[len - 1] == literal[len - 1],
+        4..8 => half(head, 0) == half(literal, 0) && half(head, len - 4) == half(literal, len - 4),
+        8..=16 => {
+            word(head, 0) == word(literal, 0) && word(head, len - 8) == word(literal, len - 8)
+        }
+        _ => head == literal,
     }
 }
 
-/// Segments are short: a loop beats a call, until they are not.
+/// The length of the segment that `text` begins with. Segments are short: a loop over words beats a
+/// call, until they are not.
 #[inline]
 fn segment_len(text: &[u8]) -> usize {
-    let near = &text[..text.len().min(24)];
-    match near.iter().position(|&b| b == b'/') {
-        Some(at) => at,
-        None if near.len() == text.len() => text.len(),
-        None => memchr::memchr(b'/', text).unwrap_or(text.len()),
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    let mut at = 0;
+    while at + 8 <= text.len() {
+        if at == 32 {
+            return memchr::memchr(b'/', &text[at..]).map_or(text.len(), |more| at + more);
+        }
+        // A byte of `zero` is zero where the text has a slash; the lowest such byte is exact.
+        let zero = word(text, at) ^ (LOW * b'/' as u64);
+        let found = zero.wrapping_sub(LOW) & !zero & (LOW << 7);
+        if found != 0 {
+            return at + (found.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
     }
+    while at < text.len() && text[at] != b'/' {
+        at += 1;
+    }
+    at
+}
+
+#[inline]
+fn half(text: &[u8], at: usize) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&text[at..at + 4]);
+    u32::from_le_bytes(bytes)
+}
+
+#[inline]
+fn word(text: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&text[at..at + 8]);
+    u64::from_le_bytes(bytes)
 }

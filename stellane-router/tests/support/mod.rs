@@ -26,7 +26,7 @@ pub(crate) fn request(method: Method, uri: &str) -> Request<NoBody> {
         .method(method)
         .uri(uri)
         .body(NoBody::new())
-        .unwrap()
+        .expect("valid in every test")
 }
 
 pub(crate) fn call<B>(router: &Router, request: Request<B>) -> Response<Body>
@@ -50,10 +50,14 @@ pub(crate) fn get(router: &Router, uri: &str) -> (StatusCode, String) {
 }
 
 pub(crate) fn text(response: Response<Body>) -> String {
-    let bytes = now(response.into_body().collect()).unwrap().to_bytes();
-    String::from_utf8(bytes.to_vec()).unwrap()
+    let bytes = now(response.into_body().collect())
+        .expect("valid in every test")
+        .to_bytes();
+    String::from_utf8(bytes.to_vec()).expect("valid in every test")
 }
 
 pub(crate) fn allow(response: &Response<Body>) -> &str {
-    response.headers()[header::ALLOW].to_str().unwrap()
+    response.headers()[header::ALLOW]
+        .to_str()
+        .expect("valid in every test")
 }
