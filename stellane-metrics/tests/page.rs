@@ -14,8 +14,10 @@ use std::{
 struct Server(Child, String);
 
 impl Server {
-    /// Starts the example, which cargo builds before it runs tests.
     fn start(args: &[&str]) -> Self {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let build = ["build", "-p", "stellane-metrics", "--example", "live_page"];
+        assert!(Command::new(cargo).args(build).status().unwrap().success());
         let tests = env::current_exe().unwrap();
         let example = tests
             .parent()
