@@ -98,7 +98,6 @@ pub struct Latch {
 
 impl Latch {
     /// It has happened.
-    #[expect(clippy::needless_pass_by_value, reason = "a latch opens once")]
     pub fn open(self) {
         self.readiness.closed().remove(&self.id);
     }

@@ -96,7 +96,7 @@ where
         return problem(status, why);
     }
     match head.method {
-        Method::GET | Method::HEAD => shared.read(path).await,
+        Method::GET | Method::HEAD => shared.read(path, head.uri.query()).await,
         Method::POST | Method::PUT if shared.changes.contains_key(path) => {
             match read_text(body).await {
                 Ok(text) => Shared::change(shared, path.to_owned(), text).await,
@@ -108,11 +108,12 @@ where
 }
 
 impl Shared {
-    async fn read(self: Arc<Self>, path: &str) -> Response<AdminBody> {
+    async fn read(self: Arc<Self>, path: &str, query: Option<&str>) -> Response<AdminBody> {
         match path {
             "/" => page(),
             "/healthz" => respond(StatusCode::OK, JSON, r#"{"status":"ok"}"#),
-            "/readyz" => self.ready(),
+            "/readyz" => self.ready(query == Some("soft")),
+            "/paths" => respond(StatusCode::OK, JSON, json!(self.paths()).to_string()),
             "/runtime.json" if self.runtime.is_some() => self.runtime_json(),
             "/events" if self.runtime.is_some() => self.events(),
             #[cfg(feature = "prometheus")]
@@ -153,14 +154,15 @@ impl Shared {
         }
     }
 
-    fn ready(&self) -> Response<AdminBody> {
+    /// Softly: not ready is an answer, not a failure (which a browser would log as an error of the page).
+    fn ready(&self, soft: bool) -> Response<AdminBody> {
         let reasons = self
             .readiness
             .as_ref()
             .map(Readiness::reasons)
             .unwrap_or_default();
         let ready = reasons.is_empty();
-        let status = if ready {
+        let status = if ready || soft {
             StatusCode::OK
         } else {
             StatusCode::SERVICE_UNAVAILABLE
@@ -216,7 +218,7 @@ impl Shared {
     }
 
     fn paths(&self) -> Vec<&str> {
-        let mut paths = vec!["/", "/healthz", "/readyz"];
+        let mut paths = vec!["/", "/healthz", "/paths", "/readyz"];
         #[cfg(feature = "prometheus")]
         paths.extend(self.prometheus.is_some().then_some("/metrics"));
         if self.runtime.is_some() {

@@ -16,7 +16,7 @@ use crate::HttpMetrics;
 /// Counts a request as in flight until it is finished or dropped.
 pub(crate) struct Guard {
     table: &'static Table,
-    start_ns: u64,
+    start: u64,
     head_ns: Option<u64>,
     request_bytes: Option<u64>,
     request_counter: Option<Arc<AtomicU64>>,
@@ -39,7 +39,7 @@ impl Guard {
         table.started(method);
         Self {
             table,
-            start_ns: table.now(),
+            start: table.now(),
             head_ns: None,
             request_bytes: request.body().size_hint().exact(),
             request_counter: None,
@@ -65,7 +65,7 @@ impl Guard {
     /// The head of the response is there. Finishes the request if nothing of a body can follow.
     #[inline]
     pub(crate) fn head<B: http_body::Body>(&mut self, response: &Response<B>) {
-        self.head_ns = Some(self.table.now().saturating_sub(self.start_ns));
+        self.head_ns = Some(self.table.elapsed_ns(self.start));
         self.status = response.status().as_u16();
         // gRPC needs HTTP/2, so HTTP/1 need not look for its header (the status of a call that failed at once).
         if self.version > 2
@@ -120,7 +120,7 @@ impl Guard {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        let full_ns = full_ns.unwrap_or_else(|| self.table.now().saturating_sub(self.start_ns));
+        let full_ns = full_ns.unwrap_or_else(|| self.table.elapsed_ns(self.start));
         let status = match outcome {
             // What nginx logs for a client that went away.
             Outcome::Cancelled if self.status == 0 => 499,

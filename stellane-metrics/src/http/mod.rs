@@ -8,11 +8,7 @@ mod registry;
 mod routes;
 mod slot;
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{BuildError, MetricsConfig};
 use histogram::Totals;
@@ -148,7 +144,7 @@ impl HttpMetricsBuilder {
     /// [`BuildError::Config`] when a field of the configuration is out of range.
     pub fn build(self) -> Result<HttpMetrics, BuildError> {
         self.config.validate().map_err(BuildError::Config)?;
-        let table = Table::new(self.config, self.clock, Instant::now());
+        let table = Table::new(self.config, self.clock);
         Ok(HttpMetrics {
             table: Box::leak(Box::new(table)),
         })

@@ -6,7 +6,6 @@ use std::{
         OnceLock, PoisonError, RwLock,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Instant,
 };
 
 use super::{
@@ -41,8 +40,7 @@ const CACHE: usize = 256;
 
 pub(crate) struct Table {
     pub(crate) config: MetricsConfig,
-    clock: Option<Clock>,
-    start: Instant,
+    clock: TableClock,
     routes: Box<[OnceLock<Box<str>>]>,
     route_index: RwLock<HashMap<Box<str>, RouteId>>,
     series: Box<[OnceLock<u64>]>,
@@ -83,6 +81,11 @@ impl Layout {
     }
 }
 
+enum TableClock {
+    Counter(quanta::Clock),
+    Given(Clock),
+}
+
 /// What one thread writes. The last shard is shared by the threads that found no free slot.
 struct Shard {
     started: [AtomicU64; METHODS.len()],
@@ -108,7 +111,7 @@ pub(crate) struct Record {
 }
 
 impl Table {
-    pub(crate) fn new(config: MetricsConfig, clock: Option<Clock>, start: Instant) -> Self {
+    pub(crate) fn new(config: MetricsConfig, clock: Option<Clock>) -> Self {
         let bounds = config.duration_buckets.bounds();
         let layout = Layout {
             durations: bounds.len(),
@@ -129,8 +132,10 @@ impl Table {
                 .map(|bound| (bound * 1e9).round() as u64)
                 .collect(),
             layout,
-            clock,
-            start,
+            clock: clock.map_or_else(
+                || TableClock::Counter(quanta::Clock::new()),
+                TableClock::Given,
+            ),
             config,
         };
         let _ = table.routes[UNMATCHED as usize].set(table.config.unmatched_route.as_str().into());
@@ -139,12 +144,21 @@ impl Table {
         table
     }
 
-    /// Nanoseconds since the table was built.
+    /// A reading of the clock, for [`elapsed_ns`](Self::elapsed_ns).
     #[inline]
     pub(crate) fn now(&self) -> u64 {
         match &self.clock {
-            None => self.start.elapsed().as_nanos() as u64,
-            Some(clock) => clock().as_nanos() as u64,
+            TableClock::Counter(clock) => clock.raw(),
+            TableClock::Given(clock) => clock().as_nanos() as u64,
+        }
+    }
+
+    /// Nanoseconds from one reading of the clock to now.
+    #[inline]
+    pub(crate) fn elapsed_ns(&self, since: u64) -> u64 {
+        match &self.clock {
+            TableClock::Counter(clock) => clock.delta_as_nanos(since, clock.raw()),
+            TableClock::Given(clock) => (clock().as_nanos() as u64).saturating_sub(since),
         }
     }
 

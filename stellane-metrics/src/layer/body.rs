@@ -73,7 +73,7 @@ impl<B: Body> Body for ResponseBody<B> {
         let Some(guard) = this.guard else {
             return this.inner.poll_frame(cx);
         };
-        let frame = ready!(scope::enter(guard, || this.inner.as_mut().poll_frame(cx)));
+        let frame = ready!(scope::watch(guard, || this.inner.as_mut().poll_frame(cx)));
         let outcome = match &frame {
             None => Some(Outcome::Complete),
             Some(Err(_)) => Some(Outcome::BodyError),

@@ -58,16 +58,20 @@ pub(super) fn enter<T>(guard: &mut Guard, f: impl FnOnce() -> T) -> T {
         outer: (Option<&'static Table>, u32),
     }
 
-    impl Drop for Entered<'_> {
+    impl Entered<'_> {
         #[inline]
-        fn drop(&mut self) {
+        fn leave(&mut self) {
             let _ = SCOPE.try_with(|scope| {
                 scope.table.set(self.outer.0);
                 self.guard.route = scope.route.replace(self.outer.1);
             });
-            if std::thread::panicking() {
-                self.guard.panicked();
-            }
+        }
+    }
+
+    impl Drop for Entered<'_> {
+        fn drop(&mut self) {
+            self.leave();
+            self.guard.panicked();
         }
     }
 
@@ -79,8 +83,29 @@ pub(super) fn enter<T>(guard: &mut Guard, f: impl FnOnce() -> T) -> T {
             )
         })
         .unwrap_or_default();
-    let _entered = Entered { guard, outer };
-    f()
+    let mut entered = Entered { guard, outer };
+    let result = f();
+    // Dropped only when `f` unwinds.
+    entered.leave();
+    std::mem::forget(entered);
+    result
+}
+
+/// Notices if `f` unwinds: the drop of the guard may come after the panic was caught.
+#[inline]
+pub(super) fn watch<T>(guard: &mut Guard, f: impl FnOnce() -> T) -> T {
+    struct Watched<'a>(&'a mut Guard);
+
+    impl Drop for Watched<'_> {
+        fn drop(&mut self) {
+            self.0.panicked();
+        }
+    }
+
+    let watched = Watched(guard);
+    let result = f();
+    std::mem::forget(watched);
+    result
 }
 
 /// The counter that an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left for the request that was just called.
