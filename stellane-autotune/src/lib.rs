@@ -2,6 +2,8 @@
 mod clock;
 mod error;
 mod limit;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod tuner;
 
 pub use clock::{Clock, ManualClock};

@@ -28,7 +28,7 @@ use crate::{BuildError, Clock};
 /// ```
 #[derive(Debug, Clone)]
 pub struct AdaptiveLimit {
-    pub(super) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     pub(super) settings: Arc<Settings>,
 }
 
@@ -180,8 +180,12 @@ impl AdaptiveLimitBuilder {
 
     /// An algorithm of your own, instead of the configured one.
     #[must_use]
-    pub fn algorithm(mut self, algorithm: impl Algorithm + 'static) -> Self {
-        self.algorithm = Some(Box::new(algorithm));
+    pub fn algorithm(self, algorithm: impl Algorithm + 'static) -> Self {
+        self.boxed_algorithm(Box::new(algorithm))
+    }
+
+    pub(crate) fn boxed_algorithm(mut self, algorithm: Box<dyn Algorithm>) -> Self {
+        self.algorithm = Some(algorithm);
         self
     }
 

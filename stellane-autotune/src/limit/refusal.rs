@@ -23,10 +23,12 @@ impl Refusals {
         // A few values are jitter enough; a day in seconds would not be a table.
         let step = ((high - low) / 64).max(1);
         let range = (low..=high).step_by(usize::try_from(step).unwrap_or(usize::MAX));
-        // A clone of a header value made of shared bytes does not allocate.
         let value = |seconds: u64| {
-            HeaderValue::from_maybe_shared(Bytes::from(seconds.to_string()))
-                .unwrap_or_else(|_| HeaderValue::from_static("1"))
+            let value = HeaderValue::from_maybe_shared(Bytes::from(seconds.to_string()))
+                .unwrap_or_else(|_| HeaderValue::from_static("1"));
+            // The first clone makes the bytes shared; all others then allocate nothing.
+            drop(value.clone());
+            value
         };
         Self {
             retry_after: range.map(value).collect(),

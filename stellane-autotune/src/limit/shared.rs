@@ -13,8 +13,8 @@ use crate::clock::{Clock, mix, saturating_nanos};
 /// The hot path touches `gate` twice and one shard of its own; the mutexes are for closing a
 /// window (one thread, ten times a second, the others pass by) and for those who wait.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) gate: Gate,
+pub(crate) struct Shared {
+    pub(crate) gate: Gate,
     /// When somebody should look whether the window is complete, in nanoseconds.
     due: AtomicU64,
     /// Until when further overloads change nothing.
@@ -32,7 +32,7 @@ pub(super) struct Shared {
 /// never exceeds the limit by a race.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     word: AtomicU64,
     peak: AtomicU32,
 }
@@ -49,7 +49,7 @@ impl Gate {
 
     /// In flight, limit.
     #[inline]
-    pub(super) fn load(&self) -> (u32, u32) {
+    pub(crate) fn load(&self) -> (u32, u32) {
         split(self.word.load(Ordering::SeqCst))
     }
 
@@ -290,7 +290,14 @@ impl Shared {
     }
 
     pub(super) fn shed(&self, class: Class, reason: Shed) {
-        self.class(class).shed[reason as usize].fetch_add(1, Ordering::Relaxed);
+        let before = self.class(class).shed[reason as usize].fetch_add(1, Ordering::Relaxed);
+        // When nothing is answered any more, only refusals are left to notice that time passes.
+        if before.is_multiple_of(64) {
+            let now = self.clock.nanos();
+            if now >= self.due.load(Ordering::Relaxed) {
+                self.look(now);
+            }
+        }
     }
 
     /// Gives a place back. A waiter that registered before the count fell is seen here; one that
@@ -388,7 +395,9 @@ impl Shared {
         let samples = control
             .window
             .set_difference(&control.latest, &control.at_start);
-        if samples < size.samples || now - start < saturating_nanos(size.duration) {
+        let elapsed = now - start;
+        let complete = samples >= size.samples || elapsed >= saturating_nanos(size.patience);
+        if !complete || elapsed < saturating_nanos(size.duration) {
             let pause = saturating_nanos(size.duration) / 10;
             return self.due.store(now.saturating_add(pause), Ordering::Relaxed);
         }
