@@ -2,6 +2,7 @@
 mod clock;
 mod error;
 mod limit;
+pub mod overload;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod tuner;
@@ -9,4 +10,5 @@ mod tuner;
 pub use clock::{Clock, ManualClock};
 pub use error::{BuildError, ConfigError};
 pub use limit::*;
+pub use overload::{OverloadConfig, OverloadLayer};
 pub use tuner::*;

@@ -84,6 +84,17 @@ impl AdaptiveLimit {
         u16::try_from(index + 1).ok().map(Class)
     }
 
+    /// The median latency of the latest window; zero before the first. One atomic load.
+    #[must_use]
+    pub fn latency_p50(&self) -> Duration {
+        self.shared.median()
+    }
+
+    /// Counts a request that another layer refused.
+    pub(crate) fn count_shed(&self, reason: Shed) {
+        self.shared.shed(Class::DEFAULT, reason);
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn stats(&self) -> LimitStats {
@@ -112,7 +123,7 @@ impl AdaptiveLimit {
             shed_wait_timeout: shed_of(Shed::WaitTimeout),
             shed_deadline: shed_of(Shed::Deadline),
             would_shed: classes.iter().map(|class| class.would_shed).sum(),
-            latency_p50: totals.median,
+            latency_p50: shared.median(),
             windows: totals.windows,
             classes,
         }

@@ -10,14 +10,14 @@ use crate::clock::mix;
 
 /// Everything a refusal needs, made once: a refusal allocates nothing.
 #[derive(Debug)]
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     /// `Retry-After`, from half to one and a half of what is configured.
     retry_after: Box<[HeaderValue]>,
     drawn: AtomicU64,
 }
 
 impl Refusals {
-    pub(super) fn new(retry_after: Duration) -> Self {
+    pub(crate) fn new(retry_after: Duration) -> Self {
         let mean = retry_after.as_secs().max(1);
         let (low, high) = ((mean / 2).max(1), mean + mean / 2);
         // A few values are jitter enough; a day in seconds would not be a table.
@@ -37,7 +37,7 @@ impl Refusals {
     }
 
     /// The refusal as a response. Reuses the header map of the request.
-    pub(super) fn response(&self, shed: Shed, mut headers: HeaderMap) -> Response<Bytes> {
+    pub(crate) fn response(&self, shed: Shed, mut headers: HeaderMap) -> Response<Bytes> {
         let draw = mix(self.drawn.fetch_add(1, Ordering::Relaxed)) as usize;
         let retry_after = self.retry_after[draw % self.retry_after.len()].clone();
         headers.clear();

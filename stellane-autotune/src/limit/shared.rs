@@ -19,6 +19,8 @@ pub(crate) struct Shared {
     due: AtomicU64,
     /// Until when further overloads change nothing.
     overload_quiet: AtomicU64,
+    /// The median of the latest window, in nanoseconds.
+    median: AtomicU64,
     mode: AtomicU8,
     recorders: Box<[Recorder]>,
     pub(super) classes: Box<[ClassState]>,
@@ -159,7 +161,6 @@ pub(super) struct Control {
     refused_at_start: u64,
     overloads_at_start: u64,
     window: Latencies,
-    median: f64,
     windows: u64,
 }
 
@@ -179,7 +180,6 @@ pub(super) struct Totals {
     pub(super) ignored: u64,
     pub(super) cancelled: u64,
     pub(super) windows: u64,
-    pub(super) median: Duration,
 }
 
 impl Shared {
@@ -202,6 +202,7 @@ impl Shared {
             gate: Gate::new(algorithm.initial()),
             due: AtomicU64::new(0),
             overload_quiet: AtomicU64::new(0),
+            median: AtomicU64::new(0),
             mode: AtomicU8::new(mode as u8),
             recorders: (0..shards.next_power_of_two().min(16))
                 .map(|_| recorder())
@@ -220,11 +221,14 @@ impl Shared {
                 refused_at_start: 0,
                 overloads_at_start: 0,
                 window: Latencies::default(),
-                median: 0.0,
                 windows: 0,
             }),
             clock,
         }
+    }
+
+    pub(super) fn median(&self) -> Duration {
+        Duration::from_nanos(self.median.load(Ordering::Relaxed))
     }
 
     pub(super) fn mode(&self) -> LimitMode {
@@ -412,7 +416,9 @@ impl Shared {
             latencies: &control.window,
         });
         control.windows += 1;
-        control.median = control.window.quantile(0.5);
+        let median = Duration::from_secs_f64(control.window.quantile(0.5));
+        self.median
+            .store(saturating_nanos(median), Ordering::Relaxed);
         self.gate
             .set_limit(next.limit.clamp(control.min, control.max));
         if next.settle.is_zero() {
@@ -481,7 +487,6 @@ impl Shared {
             ignored: sum(|r| &r.ignored),
             cancelled: sum(|r| &r.cancelled),
             windows: control.windows,
-            median: Duration::from_secs_f64(control.median),
         }
     }
 
