@@ -434,6 +434,100 @@ fn restoring_puts_every_knob_back() {
     assert_eq!((workers.get(), tuner.mode()), (4.0, TunerMode::Observe));
 }
 
+/// A service as a fluid: what is served, refused and waited for follows from the knobs at once.
+#[derive(Clone)]
+struct Fluid {
+    workers: Cell,
+    queue: Cell,
+    limit: Cell,
+}
+
+impl Fluid {
+    const OFFERED: f64 = 1000.0;
+    const WORK: f64 = 0.010;
+
+    fn wrong() -> Self {
+        Self {
+            workers: Cell::new(1.0),
+            queue: Cell::new(2.0),
+            limit: Cell::new(4.0),
+        }
+    }
+    fn inside(&self) -> f64 {
+        self.limit.get().min(self.workers.get() + self.queue.get())
+    }
+    fn served(&self) -> f64 {
+        Self::OFFERED.min(self.workers.get().min(self.inside()) / Self::WORK)
+    }
+    fn shed(&self) -> f64 {
+        Self::OFFERED - self.served()
+    }
+    fn depth(&self) -> f64 {
+        if self.shed() > 0.0 {
+            (self.inside() - self.workers.get()).max(0.0)
+        } else {
+            0.0
+        }
+    }
+    fn latency(&self) -> f64 {
+        Self::WORK * (1.0 + self.depth() / self.workers.get())
+    }
+    fn tuner(&self, mode: TunerMode) -> AutoTuner {
+        type Read = fn(&Fluid) -> f64;
+        let signals: [(&'static str, Read); 6] = [
+            (names::LATENCY_P99, Self::latency),
+            (names::QUEUE_DEPTH, Self::depth),
+            (names::SHED_RATE, Self::shed),
+            (names::THROUGHPUT, Self::served),
+            (names::CPU, |fluid| fluid.served() / 4000.0),
+            (names::WORKER_UTILIZATION, |fluid| {
+                fluid.served() * Self::WORK / fluid.workers.get()
+            }),
+        ];
+        let builder = signals
+            .into_iter()
+            .fold(builder(mode), |builder, (name, read)| {
+                let fluid = self.clone();
+                builder.signal(Signal::new(name, move || Some(read(&fluid))))
+            });
+        builder
+            .signal(Signal::new(names::MEMORY, || Some(0.3)))
+            .knob(self.workers.knob(names::WORKERS_MAX))
+            .knob(self.queue.knob(names::QUEUE_BOUND))
+            .knob(self.limit.knob(names::LIMIT_MAX))
+            .build()
+            .unwrap()
+    }
+}
+
+#[test]
+fn a_wrong_configuration_is_put_right_within_a_minute_by_the_default_rules() {
+    let fluid = Fluid::wrong();
+    assert_eq!(fluid.served(), 100.0);
+    let tuner = fluid.tuner(TunerMode::Apply);
+    run(&tuner, 0..60);
+    let story: Vec<String> = tuner.history().iter().map(ToString::to_string).collect();
+    assert!(
+        fluid.served() >= 900.0,
+        "{} of 1000\n{}",
+        fluid.served(),
+        story.join("\n")
+    );
+
+    // With applying off it only says so.
+    let fluid = Fluid::wrong();
+    let tuner = fluid.tuner(TunerMode::Recommend);
+    run(&tuner, 0..60);
+    assert_eq!(fluid.served(), 100.0);
+    assert!(
+        tuner
+            .history()
+            .iter()
+            .all(|action| action.outcome == ActionOutcome::Recommended)
+    );
+    assert!(!tuner.history().is_empty());
+}
+
 /// Whatever the signals do, the knob stays in its range, on its steps and within its step bound,
 /// and a replay of the recording decides the same.
 #[test]

@@ -17,7 +17,7 @@ fn is_off(value: f64, wish: f64) -> bool {
 /// As many workers as the offered load needs: the load in Erlangs (arrivals per second times the
 /// time each takes) plus its square root.
 ///
-/// Grows at once when jobs wait, by half at most; shrinks by one after three ticks in which
+/// Grows at once when jobs wait; shrinks by one after three ticks in which
 /// fewer would do, and never while jobs wait.
 #[derive(Debug, Clone)]
 pub struct Staffing {

@@ -732,8 +732,9 @@ fn bounded(spec: &KnobSpec, old: f64, to: f64, max_change: f64) -> Option<f64> {
     if !to.is_finite() || to == old {
         return None;
     }
-    let most = (old.abs() * max_change).max(spec.step);
-    let to = to.clamp(old - most, old + most);
+    let up = (old.abs() * max_change).max(spec.step);
+    let down = (old.abs() * max_change / (1.0 + max_change)).max(spec.step);
+    let to = to.clamp(old - down, old + up);
     let steps = ((to - old) / spec.step).round();
     // Less than half a step is still the wish to move.
     let steps = if steps == 0.0 {
