@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use stellane_autotune::{
-    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig, LimitMode,
+    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, Hold, LimitConfig, LimitMode,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -243,4 +243,79 @@ async fn ten_thousand_ready_clones_hold_no_place() {
         clone.ready().await.unwrap();
     }
     assert_eq!(limit.stats().in_flight, 0);
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn waiting_loses_nobody_when_some_give_up_and_the_limit_moves() {
+    let mut config = fixed(3);
+    config.classes.insert("vip".into(), 0.4);
+    (config.max_wait, config.max_waiters) = (Duration::from_secs(60), 1000);
+    let limit = build(config);
+    let vip = limit.class("vip").unwrap();
+    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Body>| async {
+        tokio::task::yield_now().await;
+        Ok::<_, Infallible>(Response::new(Body::from("done")))
+    }));
+    let tasks: Vec<_> = (0..64_u64)
+        .map(|task| {
+            let service = service.clone();
+            tokio::spawn(async move {
+                let mut answered = 0;
+                for turn in 0..200 {
+                    let mut request = request();
+                    if task % 4 == 0 {
+                        request.extensions_mut().insert(vip);
+                    }
+                    let call = service.clone().oneshot(request);
+                    if (task + turn) % 3 == 0 {
+                        // Gives up after a few polls, granted or not.
+                        let patience = async {
+                            for _ in 0..task % 5 {
+                                tokio::task::yield_now().await;
+                            }
+                        };
+                        tokio::select! { biased; _ = call => {}, () = patience => {} }
+                    } else {
+                        answered += u64::from(call.await.unwrap().status() == StatusCode::OK);
+                    }
+                }
+                answered
+            })
+        })
+        .collect();
+    for max in [1, 5, 2, 3].into_iter().cycle().take(200) {
+        limit.set_max(max);
+        tokio::task::yield_now().await;
+    }
+    let mut answered = 0;
+    for task in tasks {
+        answered += task.await.unwrap();
+    }
+    let patient = (0..64_u64).flat_map(|task| (0..200).map(move |turn| task + turn));
+    assert_eq!(answered, patient.filter(|sum| sum % 3 != 0).count() as u64);
+    let stats = limit.stats();
+    assert_eq!((stats.in_flight, stats.waiting, stats.shed), (0, 0, 0));
+    assert!(stats.classes.iter().all(|class| class.in_flight == 0));
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn a_limit_lowered_under_waiters_is_reached_within_one_service_time() {
+    let mut config = fixed(10);
+    config.hold = Hold::Headers;
+    (config.max_wait, config.max_waiters) = (Duration::from_secs(60), 1000);
+    let limit = build(config);
+    let service = AdaptiveLimitLayer::new(&limit).layer(slow());
+    let calls: Vec<_> = (0..100)
+        .map(|_| tokio::spawn(service.clone().oneshot(request())))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!((limit.stats().in_flight, limit.stats().waiting), (10, 90));
+    limit.set_max(2);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(limit.stats().in_flight, 2);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
 }

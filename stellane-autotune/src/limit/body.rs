@@ -27,7 +27,7 @@ pin_project! {
 }
 
 impl<B: Body> LimitBody<B> {
-    pub(super) fn new(body: B, permit: Option<Permit>) -> Self {
+    pub(crate) fn new(body: B, permit: Option<Permit>) -> Self {
         let permit = permit.filter(|_| !body.is_end_stream());
         Self {
             inner: Inner::Response { body },
@@ -35,7 +35,7 @@ impl<B: Body> LimitBody<B> {
         }
     }
 
-    pub(super) fn refusal(text: Bytes) -> Self {
+    pub(crate) fn refusal(text: Bytes) -> Self {
         Self {
             inner: Inner::Refusal { text },
             permit: None,

@@ -28,7 +28,7 @@ use crate::{BuildError, Clock};
 /// ```
 #[derive(Debug, Clone)]
 pub struct AdaptiveLimit {
-    pub(super) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     pub(super) settings: Arc<Settings>,
 }
 
@@ -84,6 +84,17 @@ impl AdaptiveLimit {
         u16::try_from(index + 1).ok().map(Class)
     }
 
+    /// The median latency of the latest window; zero before the first. One atomic load.
+    #[must_use]
+    pub fn latency_p50(&self) -> Duration {
+        self.shared.median()
+    }
+
+    /// Counts a request that another layer refused.
+    pub(crate) fn count_shed(&self, reason: Shed) {
+        self.shared.shed(Class::DEFAULT, reason);
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn stats(&self) -> LimitStats {
@@ -112,7 +123,7 @@ impl AdaptiveLimit {
             shed_wait_timeout: shed_of(Shed::WaitTimeout),
             shed_deadline: shed_of(Shed::Deadline),
             would_shed: classes.iter().map(|class| class.would_shed).sum(),
-            latency_p50: totals.median,
+            latency_p50: shared.median(),
             windows: totals.windows,
             classes,
         }
@@ -180,8 +191,12 @@ impl AdaptiveLimitBuilder {
 
     /// An algorithm of your own, instead of the configured one.
     #[must_use]
-    pub fn algorithm(mut self, algorithm: impl Algorithm + 'static) -> Self {
-        self.algorithm = Some(Box::new(algorithm));
+    pub fn algorithm(self, algorithm: impl Algorithm + 'static) -> Self {
+        self.boxed_algorithm(Box::new(algorithm))
+    }
+
+    pub(crate) fn boxed_algorithm(mut self, algorithm: Box<dyn Algorithm>) -> Self {
+        self.algorithm = Some(algorithm);
         self
     }
 

@@ -28,3 +28,4 @@ pub use permit::Permit;
 pub use service::AdaptiveLimitService;
 
 pub(crate) use algorithm::Window;
+pub(crate) use refusal::Refusals;

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::Shed;
@@ -10,23 +10,25 @@ use crate::clock::mix;
 
 /// Everything a refusal needs, made once: a refusal allocates nothing.
 #[derive(Debug)]
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     /// `Retry-After`, from half to one and a half of what is configured.
     retry_after: Box<[HeaderValue]>,
     drawn: AtomicU64,
 }
 
 impl Refusals {
-    pub(super) fn new(retry_after: Duration) -> Self {
+    pub(crate) fn new(retry_after: Duration) -> Self {
         let mean = retry_after.as_secs().max(1);
         let (low, high) = ((mean / 2).max(1), mean + mean / 2);
         // A few values are jitter enough; a day in seconds would not be a table.
         let step = ((high - low) / 64).max(1);
         let range = (low..=high).step_by(usize::try_from(step).unwrap_or(usize::MAX));
-        // A clone of a header value made of shared bytes does not allocate.
         let value = |seconds: u64| {
-            HeaderValue::from_maybe_shared(Bytes::from(seconds.to_string()))
-                .unwrap_or_else(|_| HeaderValue::from_static("1"))
+            let value = HeaderValue::from_maybe_shared(Bytes::from(seconds.to_string()))
+                .unwrap_or_else(|_| HeaderValue::from_static("1"));
+            // The first clone makes the bytes shared; all others then allocate nothing.
+            drop(value.clone());
+            value
         };
         Self {
             retry_after: range.map(value).collect(),
@@ -35,7 +37,7 @@ impl Refusals {
     }
 
     /// The refusal as a response. Reuses the header map of the request.
-    pub(super) fn response(&self, shed: Shed, mut headers: HeaderMap) -> Response<Bytes> {
+    pub(crate) fn response(&self, shed: Shed, mut headers: HeaderMap) -> Response<Bytes> {
         let draw = mix(self.drawn.fetch_add(1, Ordering::Relaxed)) as usize;
         let retry_after = self.retry_after[draw % self.retry_after.len()].clone();
         headers.clear();
@@ -44,7 +46,6 @@ impl Refusals {
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let mut response = Response::new(Bytes::from_static(problem(shed).as_bytes()));
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         *response.headers_mut() = headers;

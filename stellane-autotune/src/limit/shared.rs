@@ -13,12 +13,14 @@ use crate::clock::{Clock, mix, saturating_nanos};
 /// The hot path touches `gate` twice and one shard of its own; the mutexes are for closing a
 /// window (one thread, ten times a second, the others pass by) and for those who wait.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) gate: Gate,
+pub(crate) struct Shared {
+    pub(crate) gate: Gate,
     /// When somebody should look whether the window is complete, in nanoseconds.
     due: AtomicU64,
     /// Until when further overloads change nothing.
     overload_quiet: AtomicU64,
+    /// The median of the latest window, in nanoseconds.
+    median: AtomicU64,
     mode: AtomicU8,
     recorders: Box<[Recorder]>,
     pub(super) classes: Box<[ClassState]>,
@@ -32,7 +34,7 @@ pub(super) struct Shared {
 /// never exceeds the limit by a race.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     word: AtomicU64,
     peak: AtomicU32,
 }
@@ -49,7 +51,7 @@ impl Gate {
 
     /// In flight, limit.
     #[inline]
-    pub(super) fn load(&self) -> (u32, u32) {
+    pub(crate) fn load(&self) -> (u32, u32) {
         split(self.word.load(Ordering::SeqCst))
     }
 
@@ -159,7 +161,6 @@ pub(super) struct Control {
     refused_at_start: u64,
     overloads_at_start: u64,
     window: Latencies,
-    median: f64,
     windows: u64,
 }
 
@@ -179,7 +180,6 @@ pub(super) struct Totals {
     pub(super) ignored: u64,
     pub(super) cancelled: u64,
     pub(super) windows: u64,
-    pub(super) median: Duration,
 }
 
 impl Shared {
@@ -202,6 +202,7 @@ impl Shared {
             gate: Gate::new(algorithm.initial()),
             due: AtomicU64::new(0),
             overload_quiet: AtomicU64::new(0),
+            median: AtomicU64::new(0),
             mode: AtomicU8::new(mode as u8),
             recorders: (0..shards.next_power_of_two().min(16))
                 .map(|_| recorder())
@@ -220,11 +221,14 @@ impl Shared {
                 refused_at_start: 0,
                 overloads_at_start: 0,
                 window: Latencies::default(),
-                median: 0.0,
                 windows: 0,
             }),
             clock,
         }
+    }
+
+    pub(super) fn median(&self) -> Duration {
+        Duration::from_nanos(self.median.load(Ordering::Relaxed))
     }
 
     pub(super) fn mode(&self) -> LimitMode {
@@ -290,7 +294,14 @@ impl Shared {
     }
 
     pub(super) fn shed(&self, class: Class, reason: Shed) {
-        self.class(class).shed[reason as usize].fetch_add(1, Ordering::Relaxed);
+        let before = self.class(class).shed[reason as usize].fetch_add(1, Ordering::Relaxed);
+        // When nothing is answered any more, only refusals are left to notice that time passes.
+        if before.is_multiple_of(64) {
+            let now = self.clock.nanos();
+            if now >= self.due.load(Ordering::Relaxed) {
+                self.look(now);
+            }
+        }
     }
 
     /// Gives a place back. A waiter that registered before the count fell is seen here; one that
@@ -388,7 +399,9 @@ impl Shared {
         let samples = control
             .window
             .set_difference(&control.latest, &control.at_start);
-        if samples < size.samples || now - start < saturating_nanos(size.duration) {
+        let elapsed = now - start;
+        let complete = samples >= size.samples || elapsed >= saturating_nanos(size.patience);
+        if !complete || elapsed < saturating_nanos(size.duration) {
             let pause = saturating_nanos(size.duration) / 10;
             return self.due.store(now.saturating_add(pause), Ordering::Relaxed);
         }
@@ -403,7 +416,9 @@ impl Shared {
             latencies: &control.window,
         });
         control.windows += 1;
-        control.median = control.window.quantile(0.5);
+        let median = Duration::from_secs_f64(control.window.quantile(0.5));
+        self.median
+            .store(saturating_nanos(median), Ordering::Relaxed);
         self.gate
             .set_limit(next.limit.clamp(control.min, control.max));
         if next.settle.is_zero() {
@@ -472,7 +487,6 @@ impl Shared {
             ignored: sum(|r| &r.ignored),
             cancelled: sum(|r| &r.cancelled),
             windows: control.windows,
-            median: Duration::from_secs_f64(control.median),
         }
     }
 

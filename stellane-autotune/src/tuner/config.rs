@@ -20,8 +20,10 @@ pub struct TunerConfig {
     /// four times as long: growing is cheap to undo, shrinking too early is not.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub cooldown: Duration,
-    /// The largest change of a knob at once, as a fraction of its value (or one step of the knob if
-    /// that is more). Default: 0.5. Too large and a wrong decision hurts before it is undone.
+    /// The largest change of a knob at once: up to `1 + max_change` times its value, or down to its
+    /// value divided by that (or one step of the knob, if that is more). Default: 1, so at most twice
+    /// or half. Too large and a wrong decision hurts before it is undone; too small and a value that
+    /// is far off takes minutes.
     pub max_change: f64,
     /// Ticks over which the objective is averaged before and after a change. Default: 3. Too few and
     /// noise decides; a bad change lives for this long.
@@ -46,7 +48,7 @@ impl Default for TunerConfig {
             interval: Duration::from_secs(1),
             warm_up: 3,
             cooldown: Duration::from_secs(3),
-            max_change: 0.5,
+            max_change: 1.0,
             evaluate: 3,
             tolerance: 0.05,
             max_reversals: 4,

@@ -418,6 +418,14 @@ impl Plan {
 
     /// Confirms the change under trial, or rolls it back.
     fn judge(&self, state: &mut State, snapshot: &Snapshot, decisions: &mut Decisions) {
+        let is_pinned = |knob: usize| snapshot.pinned.get(knob).copied().unwrap_or(false);
+        let by_hand = state
+            .trial
+            .as_ref()
+            .is_some_and(|trial| is_pinned(trial.knob));
+        if by_hand || snapshot.mode != TunerMode::Apply {
+            return self.forget_trial(state, decisions);
+        }
         let Some(mut trial) = state.trial.take() else {
             return;
         };
@@ -498,23 +506,22 @@ impl Plan {
             return;
         }
         let mut moved = vec![false; self.knobs.len()];
-        let mut claimed = None;
         for proposal in proposals {
             // One change at a time, so that its effect can be told; an urgent one does not wait.
-            let busy = state.trial.is_some() || claimed.is_some();
+            let busy = state.trial.is_some() || !decisions.actions.is_empty();
             if moved[proposal.knob] || busy && !proposal.urgent {
                 continue;
             }
             let Some(new) = self.allow(state, snapshot, &proposal) else {
                 continue;
             };
-            moved[proposal.knob] = true;
-            if !proposal.urgent {
-                claimed = Some(proposal.knob);
+            if proposal.urgent {
+                // Its effect covers that of the change under trial.
+                self.forget_trial(state, decisions);
             }
-            decisions
-                .actions
-                .push(self.take(state, snapshot, proposal, new));
+            moved[proposal.knob] = true;
+            let action = self.take(state, snapshot, proposal, new);
+            decisions.actions.push(action);
         }
     }
 
@@ -725,8 +732,9 @@ fn bounded(spec: &KnobSpec, old: f64, to: f64, max_change: f64) -> Option<f64> {
     if !to.is_finite() || to == old {
         return None;
     }
-    let most = (old.abs() * max_change).max(spec.step);
-    let to = to.clamp(old - most, old + most);
+    let up = (old.abs() * max_change).max(spec.step);
+    let down = (old.abs() * max_change / (1.0 + max_change)).max(spec.step);
+    let to = to.clamp(old - down, old + up);
     let steps = ((to - old) / spec.step).round();
     // Less than half a step is still the wish to move.
     let steps = if steps == 0.0 {

@@ -3,6 +3,7 @@
 mod action;
 mod config;
 mod controller;
+pub mod controllers;
 mod core;
 mod defaults;
 mod handle;

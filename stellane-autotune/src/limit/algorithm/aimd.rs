@@ -47,6 +47,7 @@ impl Algorithm for Aimd {
         WindowSize {
             duration: Duration::from_millis(100),
             samples: 10,
+            patience: Duration::MAX,
         }
     }
 

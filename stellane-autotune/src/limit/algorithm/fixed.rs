@@ -31,6 +31,7 @@ impl Algorithm for Fixed {
         WindowSize {
             duration: Duration::from_secs(1),
             samples: 0,
+            patience: Duration::MAX,
         }
     }
 

@@ -45,6 +45,7 @@ impl Algorithm for Gradient2 {
         WindowSize {
             duration: Duration::from_secs(1),
             samples: 10,
+            patience: Duration::MAX,
         }
     }
 

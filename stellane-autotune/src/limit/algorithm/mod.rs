@@ -52,6 +52,8 @@ pub struct WindowSize {
     pub duration: Duration,
     /// The fewest latencies.
     pub samples: u64,
+    /// After so long the window ends with fewer.
+    pub patience: Duration,
 }
 
 /// What happened between two moments under one limit.

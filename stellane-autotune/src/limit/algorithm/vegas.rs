@@ -50,6 +50,7 @@ impl Algorithm for Vegas {
         WindowSize {
             duration: Duration::from_millis(100),
             samples: 10,
+            patience: Duration::MAX,
         }
     }
 
