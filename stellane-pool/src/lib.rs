@@ -27,7 +27,7 @@
 //! assert!(pool.take().is_empty(), "cleared on its way back");
 //!
 //! // … or everything a server needs.
-//! let pools = Pools::builder().config(PoolConfig::default()).build()?;
+//! let pools = Pools::builder().config(PoolConfig::enabled()).build()?;
 //! let mut buffer = pools.buf().get(1000);
 //! buffer.extend_from_slice(b"hello");
 //! let bytes = buffer.freeze();

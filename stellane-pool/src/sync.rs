@@ -52,9 +52,9 @@ impl<T> TryLock<T> {
     /// Runs `f` on the value, or returns `None` at once if somebody else is inside.
     #[inline]
     pub(crate) fn try_with<R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
-        if self.taken.swap(true, Ordering::Acquire) {
-            return None;
-        }
+        self.taken
+            .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .ok()?;
         let _leave = Leave(&self.taken);
         // SAFETY: the exchange above let exactly this thread in, and `_leave` lets the next one in only
         // when this borrow is over, also if `f` panics.

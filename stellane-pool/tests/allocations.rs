@@ -137,7 +137,7 @@ fn post(body: &[u8]) -> Vec<u8> {
 
 #[tokio::test(flavor = "local")]
 async fn allocations_per_request() {
-    let pools = Pools::builder().build().unwrap();
+    let pools = Pools::builder().enabled(true).build().unwrap();
     let layer = PoolLayer::new(&pools);
 
     let plain = service_fn(async |_: Request<Incoming>| {

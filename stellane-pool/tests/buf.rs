@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes};
 use stellane_pool::{BufPool, DropReason, PoolConfig};
 
 fn pool() -> BufPool {
-    BufPool::new(&PoolConfig::default()).expect("the defaults are valid")
+    BufPool::new(&PoolConfig::enabled()).expect("the defaults are valid")
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn an_empty_buffer_freezes_to_nothing_and_returns_at_once() {
 
 #[test]
 fn scrubbing_leaves_no_byte_of_what_was_written() {
-    let mut config = PoolConfig::default();
+    let mut config = PoolConfig::enabled();
     config.scrub = true;
     let pool = BufPool::new(&config).unwrap();
     let secret = b"a secret of twenty-eight byte";
@@ -135,4 +135,14 @@ fn debug_output_shows_no_content() {
     let mut buffer = pool.get(10);
     buffer.extend_from_slice(b"password");
     assert!(!format!("{buffer:?} {pool:?}").contains("password"));
+}
+
+#[test]
+fn a_pool_that_is_off_gives_ordinary_memory() {
+    let pool = BufPool::new(&PoolConfig::default()).unwrap();
+    let mut buffer = pool.get(10);
+    buffer.extend_from_slice(&[1; 10_000]);
+    assert_eq!(buffer.freeze(), vec![1; 10_000]);
+    let stats = pool.stats();
+    assert_eq!((stats.hits, stats.misses, stats.idle), (0, 0, 0));
 }

@@ -19,7 +19,10 @@ use stellane_pool::{
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 fn pools() -> Pools {
-    Pools::builder().build().expect("the defaults are valid")
+    Pools::builder()
+        .enabled(true)
+        .build()
+        .expect("the defaults are valid")
 }
 
 /// A body that announces `announced` bytes and then sends `frames`.
@@ -294,7 +297,7 @@ fn every_setting_can_change_at_run_time() {
 
 #[test]
 fn ticks_follow_the_clock_they_are_given() {
-    let mut config = PoolConfig::default();
+    let mut config = PoolConfig::enabled();
     config.trim_interval = std::time::Duration::from_secs(5);
     let pools = Pools::builder().config(config).build().unwrap();
     drop(pools.buf().get(1));

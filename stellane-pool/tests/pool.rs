@@ -237,8 +237,14 @@ fn a_detached_value_is_no_longer_counted() {
 fn values_taken_on_one_thread_and_returned_on_others_are_found_again() {
     const ROUNDS: usize = if cfg!(miri) { 50 } else { 5_000 };
     for magazines in [1, 4, 16] {
-        let (make, alive) = counted(10);
-        let pool = Pool::builder(make).magazines(magazines).build().unwrap();
+        let (make, alive) = counted(100);
+        // Room for what can be under way, not for what flows by.
+        let budget = Budget::new(100 * 1_000);
+        let pool = Pool::builder(make)
+            .budget(&budget)
+            .magazines(magazines)
+            .build()
+            .unwrap();
         let (send, receive) = std::sync::mpsc::sync_channel(8);
         let receive = Arc::new(std::sync::Mutex::new(receive));
         thread::scope(|scope| {
@@ -268,8 +274,9 @@ fn values_taken_on_one_thread_and_returned_on_others_are_found_again() {
                 "{magazines} magazines: {stats:?}"
             );
         }
+        assert!(stats.retained_bytes <= budget.used() && budget.used() <= budget.limit());
         drop(pool);
-        assert_eq!(alive.load(Ordering::Relaxed), 0);
+        assert_eq!((alive.load(Ordering::Relaxed), budget.used()), (0, 0));
     }
 }
 

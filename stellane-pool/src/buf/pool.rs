@@ -1,7 +1,10 @@
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+};
 
 use super::{PooledBuf, slab::Slab};
-use crate::{Budget, BuildError, Pool, PoolConfig, PoolStats, Trimmed};
+use crate::{Budget, BuildError, Pool, PoolConfig, PoolStats, Pooled, Trimmed};
 
 /// The size classes, in bytes.
 const CLASSES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
@@ -15,7 +18,7 @@ const CLASSES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 /// use bytes::BufMut;
 /// use stellane_pool::{BufPool, PoolConfig};
 ///
-/// let pool = BufPool::new(&PoolConfig::default())?;
+/// let pool = BufPool::new(&PoolConfig::enabled())?;
 /// let mut buffer = pool.get(100);
 /// buffer.put_slice(b"hello");
 /// let bytes = buffer.freeze();
@@ -29,8 +32,10 @@ const CLASSES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 /// ```
 #[derive(Clone)]
 pub struct BufPool {
-    classes: Arc<[Pool<Slab>; CLASSES.len()]>,
+    classes: Arc<Classes>,
 }
+
+pub(super) type Classes = [Pool<Slab>; CLASSES.len()];
 
 impl BufPool {
     /// A buffer pool with a budget of its own.
@@ -40,14 +45,18 @@ impl BufPool {
     /// When a value of `config` is out of range.
     pub fn new(config: &PoolConfig) -> Result<Self, BuildError> {
         config.validate().map_err(BuildError::new)?;
-        Self::with_budget(config, &Budget::new(config.max_retained_bytes))
+        Ok(Self::with_budget(
+            config,
+            &Budget::new(config.max_retained_bytes),
+        ))
     }
 
-    pub(crate) fn with_budget(config: &PoolConfig, budget: &Budget) -> Result<Self, BuildError> {
+    /// `config` has been validated.
+    pub(crate) fn with_budget(config: &PoolConfig, budget: &Budget) -> Self {
         let scrub = config.scrub;
-        let mut classes = Vec::with_capacity(CLASSES.len());
-        for size in CLASSES {
-            let pool = Pool::builder(move || Slab::new(size, scrub))
+        let class = |size, classes: &Weak<Classes>| {
+            let classes = classes.clone();
+            Pool::builder(move || Slab::new(size, scrub, classes.clone()))
                 .budget(budget)
                 .max_idle(if config.enabled {
                     config.response_pool_size
@@ -56,21 +65,18 @@ impl BufPool {
                 })
                 .max_object_bytes(config.max_buffer_bytes)
                 .retain_percent(config.retain_percent)
-                .build()?;
-            classes.push(pool);
-        }
-        let Ok(classes) = classes.try_into() else {
-            unreachable!("one pool for each class")
         };
-        Ok(Self {
-            classes: Arc::new(classes),
-        })
+        let pools = |classes: &Weak<Classes>| CLASSES.map(|size| class(size, classes).finish());
+        Self {
+            classes: Arc::new_cyclic(pools),
+        }
     }
 
     /// An empty buffer with room for at least `capacity` bytes. It grows when more is written, so a hint
     /// that is too low costs a copy and one too high takes memory others could use.
+    #[inline]
     pub fn get(&self, capacity: usize) -> PooledBuf {
-        PooledBuf::new(self.clone(), self.slab(capacity), capacity)
+        PooledBuf::take(&self.classes, capacity)
     }
 
     /// The numbers of all classes together.
@@ -143,12 +149,6 @@ impl BufPool {
         trimmed
     }
 
-    /// The smallest pooled buffer with room for `capacity` bytes.
-    pub(super) fn slab(&self, capacity: usize) -> Option<crate::Pooled<Slab>> {
-        let class = CLASSES.iter().position(|size| capacity <= *size)?;
-        Some(self.classes[class].take())
-    }
-
     fn each(&self, trim: impl Fn(&Pool<Slab>) -> Trimmed) -> Trimmed {
         let mut sum = Trimmed::default();
         for pool in self.classes.iter() {
@@ -156,6 +156,15 @@ impl BufPool {
         }
         sum
     }
+}
+
+/// The smallest pooled buffer with room for `capacity` bytes, unless it is not to be pooled.
+#[inline]
+pub(super) fn slab(classes: &Classes, capacity: usize) -> Option<Pooled<Slab>> {
+    let class = CLASSES.iter().position(|size| capacity <= *size)?;
+    let pool = &classes[class];
+    // A pool that keeps nothing would only add to the cost of the allocation.
+    (!pool.is_off()).then(|| pool.take())
 }
 
 impl fmt::Debug for BufPool {

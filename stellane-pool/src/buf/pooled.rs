@@ -1,11 +1,14 @@
 use std::{
-    fmt, io,
+    fmt, io, mem,
     ops::{Deref, DerefMut},
 };
 
 use bytes::{BufMut, Bytes, BytesMut, buf::UninitSlice};
 
-use super::{BufPool, slab::Slab};
+use super::{
+    pool::{Classes, slab},
+    slab::Slab,
+};
 use crate::Pooled;
 
 /// A growable buffer from a [`BufPool`]; it returns when dropped, or after [`freeze`](Self::freeze) when
@@ -15,42 +18,46 @@ use crate::Pooled;
 /// [`extend_from_slice`](Self::extend_from_slice). A buffer that outgrows its class moves to the next one;
 /// past 1 MiB it is ordinary memory that is freed at the end.
 pub struct PooledBuf {
-    memory: Memory,
-    pool: BufPool,
-}
-
-enum Memory {
-    Pooled(Pooled<Slab>),
-    /// Too large to keep.
-    Loose(BytesMut),
+    /// The memory, in the open: writing touches nothing else.
+    buf: BytesMut,
+    /// Where it returns to; `None` if it is too large to keep.
+    slab: Option<Pooled<Slab>>,
 }
 
 impl PooledBuf {
-    pub(super) fn new(pool: BufPool, slab: Option<Pooled<Slab>>, capacity: usize) -> Self {
-        let memory = match slab {
-            Some(slab) => Memory::Pooled(slab),
-            None => Memory::Loose(BytesMut::with_capacity(capacity)),
-        };
-        Self { memory, pool }
+    #[inline]
+    pub(super) fn take(classes: &Classes, capacity: usize) -> Self {
+        match slab(classes, capacity) {
+            Some(mut slab) => Self {
+                buf: mem::take(&mut slab.buf),
+                slab: Some(slab),
+            },
+            None => Self {
+                buf: BytesMut::with_capacity(capacity),
+                slab: None,
+            },
+        }
     }
 
     /// How many bytes fit without growing.
+    #[inline]
     pub fn capacity(&self) -> usize {
-        self.buf().capacity()
+        self.buf.capacity()
     }
 
     /// Makes room for `additional` more bytes.
+    #[inline]
     pub fn reserve(&mut self, additional: usize) {
-        let buf = self.buf();
-        if buf.capacity() - buf.len() < additional {
+        if self.buf.capacity() - self.buf.len() < additional {
             self.grow(additional);
         }
     }
 
     /// Appends `bytes`.
+    #[inline]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         self.reserve(bytes.len());
-        self.buf_mut().extend_from_slice(bytes);
+        self.buf.extend_from_slice(bytes);
     }
 
     /// Drops what was written.
@@ -60,10 +67,12 @@ impl PooledBuf {
 
     /// Drops what was written beyond `len` bytes.
     pub fn truncate(&mut self, len: usize) {
-        match &mut self.memory {
-            Memory::Pooled(slab) => slab.truncate(len),
-            Memory::Loose(buf) => buf.truncate(len),
+        if self.slab.as_ref().is_some_and(|slab| slab.scrub)
+            && let Some(dropped) = self.buf.get_mut(len..)
+        {
+            dropped.fill(0);
         }
+        self.buf.truncate(len);
     }
 
     /// What was written, as `Bytes` that share the memory. It goes back to the pool when the last clone is
@@ -71,56 +80,44 @@ impl PooledBuf {
     ///
     /// Keep the `Bytes` for the length of a request. Long-lived ones are fine, but after two ticks the
     /// pool leaves the whole buffer to them: copy a small part that is to live long.
-    pub fn freeze(self) -> Bytes {
-        match self.memory {
-            Memory::Pooled(slab) if slab.buf.is_empty() => Bytes::new(),
-            Memory::Pooled(mut slab) => {
-                let bytes = slab.split().freeze();
-                slab.lend();
-                bytes
-            }
-            Memory::Loose(buf) => buf.freeze(),
-        }
-    }
-
     #[inline]
-    fn buf(&self) -> &BytesMut {
-        match &self.memory {
-            Memory::Pooled(slab) => &slab.buf,
-            Memory::Loose(buf) => buf,
+    pub fn freeze(mut self) -> Bytes {
+        if self.buf.is_empty() {
+            return Bytes::new();
         }
-    }
-
-    #[inline]
-    fn buf_mut(&mut self) -> &mut BytesMut {
-        match &mut self.memory {
-            Memory::Pooled(slab) => &mut slab.buf,
-            Memory::Loose(buf) => buf,
+        let bytes = self.buf.split().freeze();
+        if let Some(mut slab) = self.slab.take() {
+            slab.frozen = bytes.len();
+            slab.buf = mem::take(&mut self.buf);
+            slab.lend();
         }
+        bytes
     }
 
     #[cold]
     fn grow(&mut self, additional: usize) {
-        let len = self.len();
-        let wanted = len
+        let wanted = self
+            .len()
             .saturating_add(additional)
             .max(self.capacity().saturating_mul(2));
-        match &mut self.memory {
-            Memory::Loose(buf) => buf.reserve(additional),
-            Memory::Pooled(old) => {
-                let memory = match self.pool.slab(wanted) {
-                    Some(mut slab) => {
-                        slab.buf.extend_from_slice(&old.buf);
-                        Memory::Pooled(slab)
-                    }
-                    None => {
-                        let mut buf = BytesMut::with_capacity(wanted);
-                        buf.extend_from_slice(&old.buf);
-                        Memory::Loose(buf)
-                    }
-                };
-                self.memory = memory;
-            }
+        let classes = self.slab.as_ref().and_then(|slab| slab.classes.upgrade());
+        if let Some(classes) = classes {
+            let mut larger = Self::take(&classes, wanted);
+            larger.buf.extend_from_slice(&self.buf);
+            *self = larger;
+            return;
+        }
+        // Not pooled, or the pool is gone: this memory will not return, so it may grow where it is.
+        drop(self.slab.take().map(Pooled::detach));
+        self.buf.reserve(additional);
+    }
+}
+
+impl Drop for PooledBuf {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(slab) = &mut self.slab {
+            slab.buf = mem::take(&mut self.buf);
         }
     }
 }
@@ -130,14 +127,14 @@ impl Deref for PooledBuf {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        self.buf()
+        &self.buf
     }
 }
 
 impl DerefMut for PooledBuf {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.buf_mut()
+        &mut self.buf
     }
 }
 
@@ -157,30 +154,37 @@ unsafe impl BufMut for PooledBuf {
     #[inline]
     unsafe fn advance_mut(&mut self, count: usize) {
         // SAFETY: the caller keeps the contract of `advance_mut`.
-        unsafe { self.buf_mut().advance_mut(count) }
+        unsafe { self.buf.advance_mut(count) }
     }
 
     #[inline]
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         self.reserve(1);
-        let spare = self.buf_mut().spare_capacity_mut();
-        UninitSlice::uninit(spare)
+        UninitSlice::uninit(self.buf.spare_capacity_mut())
     }
 
+    #[inline]
     fn put_slice(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
     }
 
     fn put_bytes(&mut self, byte: u8, count: usize) {
         self.reserve(count);
-        self.buf_mut().put_bytes(byte, count);
+        self.buf.put_bytes(byte, count);
     }
 }
 
 impl io::Write for PooledBuf {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.extend_from_slice(bytes);
         Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.extend_from_slice(bytes);
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -189,6 +193,7 @@ impl io::Write for PooledBuf {
 }
 
 impl fmt::Write for PooledBuf {
+    #[inline]
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.extend_from_slice(text.as_bytes());
         Ok(())

@@ -14,8 +14,9 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::{PooledBuf, Pools};
 
-/// What is reserved at first for a body that announces more: the client has to send it to get it.
-const FIRST: u64 = 16 << 10;
+/// From this size on, a body that came in one piece is kept as it came: copying it into pooled memory
+/// would cost more than the connection saves by getting its read buffer back.
+const ADOPT: usize = 32 << 10;
 
 /// A whole body in pooled memory: a collected request, or a response, or both (an echo).
 ///
@@ -31,7 +32,7 @@ const FIRST: u64 = 16 << 10;
 /// use stellane_pool::{PooledBody, Pools};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let pools = Pools::builder().build()?;
+/// let pools = Pools::builder().enabled(true).build()?;
 /// let request = Request::new(String::from("hello"));
 /// let body = PooledBody::collect(request.into_body(), &pools).await?;
 /// assert_eq!(&body[..], b"hello");
@@ -88,12 +89,25 @@ impl PooledBody {
             let Ok(mut data) = frame.map_err(CollectError::Body)?.into_data() else {
                 continue;
             };
-            let buf = collected.get_or_insert_with(|| {
-                let first = announced.min(FIRST) as usize;
-                pools.buf().get(first.max(data.remaining()).min(limit))
-            });
-            if data.remaining() > limit - buf.len() {
+            let (more, len) = (
+                data.remaining(),
+                collected.as_ref().map_or(0, |buf| buf.len()),
+            );
+            if more > limit - len {
                 return Err(too_large());
+            }
+            if len == 0 && more >= ADOPT && body.is_end_stream() {
+                pools.count_body(false);
+                return Ok(data.copy_to_bytes(more).into());
+            }
+            // Room for what is announced, but not for more than 16 times what was sent.
+            let rest = usize::try_from(announced)
+                .unwrap_or(limit)
+                .saturating_sub(len);
+            let room = more.max(rest.min((len + more).saturating_mul(15)));
+            let buf = collected.get_or_insert_with(|| pools.buf().get(room));
+            if more > buf.capacity() - len {
+                buf.reserve(room);
             }
             while data.has_remaining() {
                 let chunk = data.chunk();

@@ -1,6 +1,6 @@
 use http::{Extensions, HeaderMap, Response, StatusCode, request};
 
-use crate::{Budget, BuildError, DropReason, Fate, Pool, PoolConfig, Recycle, RecycleCx};
+use crate::{Budget, DropReason, Fate, Pool, PoolConfig, Recycle, RecycleCx};
 
 /// Maps that grew past this many headers are dropped: clearing one costs a pass over its whole index.
 const MAX_HEADERS: usize = 128;
@@ -52,11 +52,7 @@ pub fn reply(parts: &mut request::Parts, status: StatusCode) -> Response<()> {
 }
 
 /// A pool of per-request maps.
-pub(crate) fn pool<T: Recycle>(
-    make: fn() -> T,
-    config: &PoolConfig,
-    budget: &Budget,
-) -> Result<Pool<T>, BuildError> {
+pub(crate) fn pool<T: Recycle>(make: fn() -> T, config: &PoolConfig, budget: &Budget) -> Pool<T> {
     Pool::builder(make)
         .budget(budget)
         .max_idle(if config.enabled {
@@ -65,5 +61,5 @@ pub(crate) fn pool<T: Recycle>(
             0
         })
         .retain_percent(config.retain_percent)
-        .build()
+        .finish()
 }

@@ -12,7 +12,7 @@ use crate::Pools;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let pools = Pools::builder().build()?;
+/// let pools = Pools::builder().enabled(true).build()?;
 /// let service = ServiceBuilder::new().layer(PoolLayer::new(&pools)).service(service_fn(
 ///     async |_: Request<()>| {
 ///         let pools = Pools::current().ok_or("no PoolLayer")?;

@@ -68,7 +68,12 @@ impl<T: Recycle> PoolBuilder<T> {
             let error = ConfigError::new("magazines", self.magazines, "1 to 1024");
             return Err(BuildError::new(vec![error]));
         }
-        Ok(Pool::from_shared(Shared::new(self)))
+        Ok(self.finish())
+    }
+
+    /// The pool of a builder whose `magazines` nobody touched.
+    pub(crate) fn finish(self) -> Pool<T> {
+        Pool::from_shared(Shared::new(self))
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     sync::Arc,
 };
 
-use super::shared::Anchor;
+use super::{magazine::Slot, shared::Anchor};
 use crate::Recycle;
 
 /// A value taken from a [`Pool`](super::Pool); dropping it recycles and returns the value.
@@ -16,31 +16,33 @@ pub struct Pooled<T: Recycle> {
 }
 
 struct Inner<T: Recycle> {
-    value: T,
+    slot: Box<Slot<T>>,
     home: Arc<Anchor<T>>,
 }
 
 const OUT: &str = "the value is there until the guard is consumed";
 
 impl<T: Recycle> Pooled<T> {
-    pub(super) fn new(value: T, home: Arc<Anchor<T>>) -> Self {
+    #[inline]
+    pub(super) fn new(slot: Box<Slot<T>>, home: Arc<Anchor<T>>) -> Self {
         Self {
-            inner: Some(Inner { value, home }),
+            inner: Some(Inner { slot, home }),
         }
     }
 
     /// Takes the value out of the pool's care for good.
     pub fn detach(mut self) -> T {
-        let Inner { value, home } = self.inner.take().expect(OUT);
+        let Inner { slot, home } = self.inner.take().expect(OUT);
         home.shared.forget();
-        value
+        slot.value
     }
 
     /// Returns the value while handles to its memory are still out: it is used again once
     /// [`Recycle::is_free`] says so.
+    #[inline]
     pub(crate) fn lend(mut self) {
         if let Some(inner) = self.inner.take() {
-            inner.home.shared.give_back(inner.value, true);
+            inner.home.shared.give_back(inner.slot, true);
         }
     }
 }
@@ -50,14 +52,14 @@ impl<T: Recycle> Deref for Pooled<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        &self.inner.as_ref().expect(OUT).value
+        &self.inner.as_ref().expect(OUT).slot.value
     }
 }
 
 impl<T: Recycle> DerefMut for Pooled<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        &mut self.inner.as_mut().expect(OUT).value
+        &mut self.inner.as_mut().expect(OUT).slot.value
     }
 }
 
@@ -65,7 +67,7 @@ impl<T: Recycle> Drop for Pooled<T> {
     #[inline]
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
-            inner.home.shared.give_back(inner.value, false);
+            inner.home.shared.give_back(inner.slot, false);
         }
     }
 }

@@ -12,9 +12,9 @@ const RELEASE_AT_ONCE: usize = 32 << 10;
 /// A stack of idle values with its share of the budget. The exchange is one too.
 pub(super) struct Magazine<T> {
     /// Ready values, the most recently used on top.
-    idle: Vec<Slot<T>>,
+    idle: Vec<Box<Slot<T>>>,
     /// Returned values whose memory was still lent out, the oldest in front.
-    lent: VecDeque<Slot<T>>,
+    lent: VecDeque<Box<Slot<T>>>,
     /// The fewest ready values since the last tick: those below were not touched since.
     low: usize,
     /// The bytes of all slots.
@@ -26,20 +26,23 @@ pub(super) struct Magazine<T> {
     pub(super) returns: u64,
 }
 
+/// A value and what the pool knows of it, in a box of its own: however large the value, what moves between
+/// magazines is a pointer.
 pub(super) struct Slot<T> {
     pub(super) value: T,
+    /// What is charged for it while it is idle.
     pub(super) bytes: usize,
     /// Ticks seen while lent.
     age: u8,
 }
 
 impl<T> Slot<T> {
-    pub(super) fn new(value: T, bytes: usize) -> Self {
-        Self {
+    pub(super) fn new(value: T) -> Box<Self> {
+        Box::new(Self {
             value,
-            bytes,
+            bytes: 0,
             age: 0,
-        }
+        })
     }
 }
 
@@ -66,7 +69,7 @@ impl<T: Recycle> Magazine<T> {
 
     /// Takes a value that is free, the warmest first.
     #[inline]
-    pub(super) fn pop(&mut self, budget: &Budget) -> Option<Slot<T>> {
+    pub(super) fn pop(&mut self, budget: &Budget) -> Option<Box<Slot<T>>> {
         let slot = match self.idle.pop() {
             Some(slot) => slot,
             None => self.pop_lent()?,
@@ -80,7 +83,7 @@ impl<T: Recycle> Magazine<T> {
     }
 
     #[cold]
-    fn pop_lent(&mut self) -> Option<Slot<T>> {
+    fn pop_lent(&mut self) -> Option<Box<Slot<T>>> {
         self.low = 0;
         for _ in 0..self.lent.len().min(LOOKS) {
             let mut slot = self.lent.pop_front()?;
@@ -92,35 +95,32 @@ impl<T: Recycle> Magazine<T> {
         None
     }
 
-    /// Keeps the value of `slot` and leaves it empty, or says why it cannot.
+    /// Keeps `slot`, or gives it back and says why not.
     #[inline]
     pub(super) fn push(
         &mut self,
-        slot: &mut Option<Slot<T>>,
+        slot: Box<Slot<T>>,
         lent: bool,
         budget: &Budget,
-    ) -> Result<(), DropReason> {
-        let Some(Slot { bytes, .. }) = *slot else {
-            return Ok(());
-        };
-        let held = self.held + bytes;
+    ) -> Result<(), Refused<T>> {
+        let held = self.held + slot.bytes;
         if held > self.charged {
             if !budget.try_charge(held - self.charged) {
-                return Err(DropReason::Budget);
+                return Err((slot, DropReason::Budget));
             }
             self.charged = held;
         }
         self.held = held;
         if lent {
-            self.lent.extend(slot.take());
+            self.lent.push_back(slot);
         } else {
-            self.idle.extend(slot.take());
+            self.idle.push(slot);
         }
         Ok(())
     }
 
     /// Moves up to `count` values with their share of the budget, ready ones if there are any.
-    pub(super) fn move_to(&mut self, other: &mut Self, count: usize) {
+    pub(super) fn move_to(&mut self, other: &mut Self, count: usize, budget: &Budget) {
         let bytes = if self.idle.is_empty() {
             let count = count.min(self.lent.len());
             move_all(self.lent.drain(..count), &mut other.lent)
@@ -132,7 +132,10 @@ impl<T: Recycle> Magazine<T> {
         self.held -= bytes;
         self.charged -= bytes;
         other.held += bytes;
-        other.charged += bytes;
+        // What the other has in reserve pays first, or a one-way flow would pile up reserves.
+        let due = other.held.saturating_sub(other.charged);
+        other.charged += due;
+        budget.release(bytes - due);
     }
 
     /// Ages the magazine and returns what leaves, with what leaves because it is still lent.
@@ -222,10 +225,13 @@ impl<T: Recycle> Magazine<T> {
     }
 }
 
+/// A value that was not kept, and why.
+pub(super) type Refused<T> = (Box<Slot<T>>, DropReason);
+
 /// Values on their way out: collected inside the lock, dropped outside.
 pub(super) struct Leaving<T> {
-    pub(super) aged: Vec<Slot<T>>,
-    pub(super) lent: Vec<Slot<T>>,
+    pub(super) aged: Vec<Box<Slot<T>>>,
+    pub(super) lent: Vec<Box<Slot<T>>>,
 }
 
 impl<T> Leaving<T> {
@@ -238,7 +244,10 @@ impl<T> Leaving<T> {
 }
 
 /// Moves `slots` and returns what they hold, in bytes.
-fn move_all<T>(slots: impl Iterator<Item = Slot<T>>, to: &mut impl Extend<Slot<T>>) -> usize {
+fn move_all<T>(
+    slots: impl Iterator<Item = Box<Slot<T>>>,
+    to: &mut impl Extend<Box<Slot<T>>>,
+) -> usize {
     let mut bytes = 0;
     to.extend(slots.inspect(|slot| bytes += slot.bytes));
     bytes

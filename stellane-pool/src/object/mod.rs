@@ -62,18 +62,18 @@ impl<T: Recycle> Pool<T> {
     #[inline]
     pub fn take(&self) -> Pooled<T> {
         let own = self.handle.shared.own();
-        let value = match self.handle.shared.take_idle(own) {
-            Some(value) => value,
+        let slot = match self.handle.shared.take_idle(own) {
+            Some(slot) => slot,
             None => self.handle.shared.make(),
         };
-        Pooled::new(value, Arc::clone(&self.handle.anchors[own]))
+        Pooled::new(slot, Arc::clone(&self.handle.anchors[own]))
     }
 
     /// Takes an idle value, if there is one.
     pub fn try_take(&self) -> Option<Pooled<T>> {
         let own = self.handle.shared.own();
-        let value = self.handle.shared.take_idle(own)?;
-        Some(Pooled::new(value, Arc::clone(&self.handle.anchors[own])))
+        let slot = self.handle.shared.take_idle(own)?;
+        Some(Pooled::new(slot, Arc::clone(&self.handle.anchors[own])))
     }
 
     /// Makes up to `count` values now, so that the first requests do not have to. Stops where the pool or
@@ -129,6 +129,12 @@ impl<T: Recycle> Pool<T> {
     /// working, without reuse.
     pub fn close(&self) {
         self.handle.shared.close();
+    }
+
+    /// Whether the pool keeps nothing.
+    #[inline]
+    pub(crate) fn is_off(&self) -> bool {
+        self.handle.shared.is_off()
     }
 
     pub(crate) fn trim_bytes(&self, bytes: usize) -> Trimmed {

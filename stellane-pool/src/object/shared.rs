@@ -5,7 +5,7 @@ use std::{
 
 use super::{
     PoolBuilder, PoolStats, Trimmed,
-    magazine::{Leaving, Magazine, Slot},
+    magazine::{Leaving, Magazine, Refused, Slot},
     stats::Drops,
 };
 use crate::{
@@ -91,21 +91,30 @@ impl<T: Recycle> Shared<T> {
         thread_number() & (self.magazines.len() - 1)
     }
 
+    #[inline]
+    pub(super) fn is_off(&self) -> bool {
+        self.knobs.exchange.load(Ordering::Relaxed) == 0
+    }
+
     #[cold]
-    pub(super) fn make(&self) -> T {
+    pub(super) fn make(&self) -> Box<Slot<T>> {
+        let value = (self.make)();
         self.counters.0.misses.fetch_add(1, Ordering::Relaxed);
-        (self.make)()
+        Slot::new(value)
     }
 
     #[inline]
-    pub(super) fn take_idle(&self, own: usize) -> Option<T> {
+    pub(super) fn take_idle(&self, own: usize) -> Option<Box<Slot<T>>> {
+        if self.is_off() {
+            return None;
+        }
         let slot = self.magazines[own].0.try_with(|magazine| {
             let slot = magazine.pop(&self.budget);
             magazine.hits += u64::from(slot.is_some());
             slot
         });
         match slot {
-            Some(Some(slot)) => Some(slot.value),
+            Some(Some(slot)) => Some(slot),
             _ => self.take_elsewhere(own),
         }
     }
@@ -113,7 +122,7 @@ impl<T: Recycle> Shared<T> {
     /// The own magazine is empty or busy: looks in the exchange, then in the others, and brings some
     /// more along.
     #[cold]
-    fn take_elsewhere(&self, own: usize) -> Option<T> {
+    fn take_elsewhere(&self, own: usize) -> Option<Box<Slot<T>>> {
         let room = self.knobs.magazine.load(Ordering::Relaxed) / 2;
         let (before, after) = self.magazines.split_at(own);
         let others = after[1..].iter().chain(before);
@@ -125,7 +134,7 @@ impl<T: Recycle> Shared<T> {
                     self.magazines[own].0.try_with(|magazine| {
                         if magazine.len() <= room {
                             // Half of it at most: its owner will want some too.
-                            other.move_to(magazine, room.min(other.len() / 2));
+                            other.move_to(magazine, room.min(other.len() / 2), &self.budget);
                         }
                     });
                     Some(slot)
@@ -133,110 +142,111 @@ impl<T: Recycle> Shared<T> {
                 slot.flatten()
             })?;
         self.counters.0.steals.fetch_add(1, Ordering::Relaxed);
-        Some(slot.value)
+        Some(slot)
     }
 
     /// A value comes home.
     #[inline]
-    pub(super) fn give_back(&self, mut value: T, lent: bool) {
-        // Dropped with `value` if this is an unwinding thread, or if `recycle` panics.
-        let panicked = OnPanic(self);
+    pub(super) fn give_back(&self, mut slot: Box<Slot<T>>, lent: bool) {
         if std::thread::panicking() {
-            return;
+            return self.refuse((slot, DropReason::Panicking));
         }
         let cx = RecycleCx::new(self.knobs.max_object_bytes.load(Ordering::Relaxed));
-        let mut fate = value.recycle(&cx);
-        let bytes = value.retained_bytes();
+        // If `recycle` panics, `slot` is dropped with it.
+        let panicking = CountPanic(self);
+        let mut fate = slot.value.recycle(&cx);
+        slot.bytes = slot.value.retained_bytes();
+        std::mem::forget(panicking);
         if fate == Fate::Keep {
-            fate = cx.fate_of(bytes);
+            fate = cx.fate_of(slot.bytes);
         }
-        std::mem::forget(panicked);
-        let mut slot = Some(Slot::new(value, bytes));
         let kept = match fate {
-            Fate::Keep => self.keep(&mut slot, lent),
-            Fate::Drop(reason) => Err(reason),
+            Fate::Keep => self.keep(slot, lent),
+            Fate::Drop(reason) => Err((slot, reason)),
         };
-        if let Err(reason) = kept {
-            self.count_drop(reason);
+        if let Err(refused) = kept {
+            self.refuse(refused);
         }
     }
 
     #[inline]
-    fn keep(&self, slot: &mut Option<Slot<T>>, lent: bool) -> Result<(), DropReason> {
-        let own = self.own();
-        let max = self.knobs.magazine.load(Ordering::Relaxed);
-        if max == 0 {
-            // A pool so small that all of it is the exchange.
-            return self.keep_elsewhere(slot, lent);
-        }
-        let stored = self.magazines[own].0.try_with(|magazine| {
+    fn keep(&self, slot: Box<Slot<T>>, lent: bool) -> Result<(), Refused<T>> {
+        let mut slot = Some(slot);
+        let stored = self.magazines[self.own()].0.try_with(|magazine| {
+            let max = self.knobs.magazine.load(Ordering::Relaxed);
             if magazine.len() >= max {
-                self.spill(magazine, max)?;
+                self.spill(magazine, max);
             }
-            self.store(magazine, slot, lent)
+            self.store(magazine, max, slot.take(), lent)
         });
-        stored.unwrap_or_else(|| self.keep_elsewhere(slot, lent))
+        match stored {
+            Some(Ok(())) => Ok(()),
+            Some(Err((slot, DropReason::Full))) => self.keep_elsewhere(slot, lent),
+            Some(refused) => refused,
+            None => slot.map_or(Ok(()), |slot| self.keep_elsewhere(slot, lent)),
+        }
     }
 
-    /// Makes room in a full magazine.
+    /// Moves half of a full magazine to the exchange.
     #[cold]
-    fn spill(&self, magazine: &mut Magazine<T>, max: usize) -> Result<(), DropReason> {
-        let exchange = self.exchange.0.try_with(|exchange| {
+    fn spill(&self, magazine: &mut Magazine<T>, max: usize) {
+        self.exchange.0.try_with(|exchange| {
             let room = self
                 .knobs
                 .exchange
                 .load(Ordering::Relaxed)
                 .saturating_sub(exchange.len());
-            magazine.move_to(exchange, room.min(max.div_ceil(2)));
+            magazine.move_to(exchange, room.min(max.div_ceil(2)), &self.budget);
         });
-        match exchange {
-            _ if magazine.len() < max => Ok(()),
-            None => Err(DropReason::Contended),
-            Some(()) => Err(DropReason::Full),
-        }
     }
 
-    /// The own magazine cannot be used: it is busy, as another thread takes from it or ages it.
+    /// The own magazine is busy, as another thread takes from it or ages it, or it is full and so is the
+    /// exchange: wherever there is room.
     #[cold]
-    fn keep_elsewhere(&self, slot: &mut Option<Slot<T>>, lent: bool) -> Result<(), DropReason> {
-        let mut refused = DropReason::Contended;
-        let knobs = &self.knobs;
-        let places = std::iter::once((&self.exchange, &knobs.exchange)).chain(
-            self.magazines
-                .iter()
-                .map(|magazine| (magazine, &knobs.magazine)),
-        );
-        for (place, max) in places {
-            let stored = place.0.try_with(|magazine| {
-                if magazine.len() >= max.load(Ordering::Relaxed) {
-                    return Err(DropReason::Full);
-                }
-                self.store(magazine, slot, lent)
-            });
-            match stored {
+    fn keep_elsewhere(&self, slot: Box<Slot<T>>, lent: bool) -> Result<(), Refused<T>> {
+        let mut slot = Some(slot);
+        let mut why = DropReason::Contended;
+        for (place, max) in self.places() {
+            match place.try_with(|magazine| self.store(magazine, max, slot.take(), lent)) {
                 Some(Ok(())) => return Ok(()),
-                Some(Err(reason)) => refused = reason,
+                Some(Err((refused, reason))) => {
+                    slot = Some(refused);
+                    why = reason;
+                }
                 None => {}
             }
         }
-        Err(refused)
+        slot.map_or(Ok(()), |slot| Err((slot, why)))
     }
 
     #[inline]
     fn store(
         &self,
         magazine: &mut Magazine<T>,
-        slot: &mut Option<Slot<T>>,
+        max: usize,
+        slot: Option<Box<Slot<T>>>,
         lent: bool,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), Refused<T>> {
+        let Some(slot) = slot else { return Ok(()) };
+        if magazine.len() >= max {
+            return Err((slot, DropReason::Full));
+        }
         // `close` sets the flag before it goes through the magazines: whoever is here before it is swept,
         // whoever is here after it sees the flag.
         if self.knobs.closed.load(Ordering::Relaxed) {
-            return Err(DropReason::Closed);
+            return Err((slot, DropReason::Closed));
         }
         magazine.push(slot, lent, &self.budget)?;
         magazine.returns += 1;
         Ok(())
+    }
+
+    /// The exchange and all magazines, with the most each may hold.
+    fn places(&self) -> impl Iterator<Item = (&TryLock<Magazine<T>>, usize)> {
+        let magazine = self.knobs.magazine.load(Ordering::Relaxed);
+        let exchange = self.knobs.exchange.load(Ordering::Relaxed);
+        let magazines = self.magazines.iter().map(move |place| (&place.0, magazine));
+        std::iter::once((&self.exchange.0, exchange)).chain(magazines)
     }
 
     pub(super) fn forget(&self) {
@@ -244,9 +254,10 @@ impl<T: Recycle> Shared<T> {
     }
 
     #[cold]
-    fn count_drop(&self, reason: DropReason) {
+    fn refuse(&self, (slot, reason): Refused<T>) {
         self.forget();
         self.count(reason, 1);
+        drop(slot);
     }
 
     fn count(&self, reason: DropReason, count: usize) {
@@ -286,7 +297,7 @@ impl<T: Recycle> Shared<T> {
     }
 
     pub(super) fn set_max_idle(&self, count: usize) {
-        // Not more in the magazines than half, so that there is something to exchange.
+        // Not more in the magazines than half: the exchange has a place unless the pool has none.
         let magazine = MAGAZINE.min(count / (2 * self.magazines.len()));
         self.knobs.magazine.store(magazine, Ordering::Relaxed);
         self.knobs
@@ -359,7 +370,7 @@ impl<T: Recycle> Shared<T> {
             ..PoolStats::default()
         };
         let mut back = load(&counters.gone);
-        for Padded(magazine) in self.magazines.iter().chain([&self.exchange]) {
+        for (magazine, _) in self.places() {
             magazine.with(|magazine| {
                 stats.hits += magazine.hits;
                 stats.idle += magazine.len();
@@ -379,10 +390,12 @@ pub(super) struct Anchor<T: Recycle> {
     pub(super) shared: Arc<Shared<T>>,
 }
 
-struct OnPanic<'a, T: Recycle>(&'a Shared<T>);
+/// Counts a value whose `recycle` panics.
+struct CountPanic<'a, T: Recycle>(&'a Shared<T>);
 
-impl<T: Recycle> Drop for OnPanic<'_, T> {
+impl<T: Recycle> Drop for CountPanic<'_, T> {
     fn drop(&mut self) {
-        self.0.count_drop(DropReason::Panicking);
+        self.0.forget();
+        self.0.count(DropReason::Panicking, 1);
     }
 }

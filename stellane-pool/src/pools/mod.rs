@@ -28,7 +28,7 @@ use crate::{Pool, Pooled};
 /// ```
 /// use stellane_pool::Pools;
 ///
-/// let pools = Pools::builder().build()?;
+/// let pools = Pools::builder().enabled(true).build()?;
 /// drop(pools.buf().get(1000));
 /// drop(pools.buf().get(1000));
 /// let stats = pools.stats();
@@ -69,7 +69,7 @@ struct Sizes {
 }
 
 impl Pools {
-    /// Starts with the default [`PoolConfig`].
+    /// Starts with the default [`PoolConfig`], which reuses nothing: see [`PoolsBuilder::enabled`].
     pub fn builder() -> PoolsBuilder {
         PoolsBuilder::default()
     }
@@ -293,6 +293,12 @@ pub struct PoolsBuilder {
 }
 
 impl PoolsBuilder {
+    /// Whether anything is reused; see [`PoolConfig::enabled`](field@PoolConfig::enabled). Default: off.
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.config.enabled = enabled;
+        self
+    }
+
     /// All settings at once.
     pub fn config(mut self, config: PoolConfig) -> Self {
         self.config = config;
@@ -318,11 +324,11 @@ impl PoolsBuilder {
             .budget
             .unwrap_or_else(|| Budget::new(config.max_retained_bytes));
         let shared = Shared {
-            buf: BufPool::with_budget(&config, &budget)?,
+            buf: BufPool::with_budget(&config, &budget),
             #[cfg(feature = "http")]
-            headers: crate::http::pool(HeaderMap::new, &config, &budget)?,
+            headers: crate::http::pool(HeaderMap::new, &config, &budget),
             #[cfg(feature = "http")]
-            extensions: crate::http::pool(Extensions::new, &config, &budget)?,
+            extensions: crate::http::pool(Extensions::new, &config, &budget),
             budget,
             sizes: Mutex::new(Sizes {
                 enabled: config.enabled,
