@@ -44,7 +44,6 @@ struct Kinds {
 
 impl ProfileService {
     /// Every kind is off.
-    #[must_use]
     pub fn builder() -> ProfileServiceBuilder {
         ProfileServiceBuilder {
             kinds: Kinds::default(),
@@ -246,13 +245,15 @@ impl<B> Service<Request<B>> for ProfileService {
     }
 }
 
+type Outcome = Result<Response<Full<Bytes>>, Infallible>;
+
 /// The response of [`ProfileService`]. Boxed: a profile takes seconds, an allocation does not matter.
 pub struct ProfileFuture {
-    inner: Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>,
+    inner: Pin<Box<dyn Future<Output = Outcome> + Send>>,
 }
 
 impl Future for ProfileFuture {
-    type Output = Result<Response<Full<Bytes>>, Infallible>;
+    type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.inner.as_mut().poll(cx)

@@ -150,7 +150,7 @@ impl Stacks {
 #[derive(Default)]
 struct Node<'a> {
     count: u64,
-    children: BTreeMap<&'a str, Node<'a>>,
+    children: BTreeMap<&'a str, Self>,
 }
 
 impl<'a> Node<'a> {
