@@ -53,3 +53,6 @@ pub use self::{
     runtime::RuntimeConfig,
     server::ServerConfig,
 };
+
+#[cfg(feature = "cli")]
+pub(crate) use self::server::is_socket_address;
