@@ -29,6 +29,8 @@
 mod dev;
 mod env;
 mod error;
+#[cfg(feature = "reload")]
+mod live;
 mod loader;
 mod log;
 #[cfg(feature = "reload")]
@@ -41,7 +43,9 @@ mod server;
 pub const REFERENCE: &str = include_str!("reference.toml");
 
 #[cfg(feature = "reload")]
-pub use self::reload::{ConfigWatcher, KeyChange, LIVE_KEYS, Reload, ReloadStats};
+pub use self::live::{LiveTargets, live_keys};
+#[cfg(feature = "reload")]
+pub use self::reload::{ConfigWatcher, KeyChange, Reload, ReloadStats};
 #[cfg(feature = "full")]
 pub(crate) use self::server::is_socket_address;
 pub use self::{
