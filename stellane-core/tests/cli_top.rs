@@ -15,8 +15,12 @@ fn admin(response: &'static str) -> SocketAddr {
         for mut stream in listener.incoming().flatten() {
             let mut request = [0; 1024];
             let read = stream.read(&mut request).expect("reads");
-            assert!(request[..read].starts_with(b"GET /runtime.json HTTP/1.0\r\n"));
-            stream.write_all(response.as_bytes()).expect("writes");
+            let answer = match &request[..read] {
+                head if head.starts_with(b"GET /runtime.json HTTP/1.0\r\n") => response,
+                head if head.starts_with(b"GET /readyz ") => "HTTP/1.1 503 Draining\r\n\r\n",
+                _ => "HTTP/1.1 404 Not Found\r\n\r\n",
+            };
+            stream.write_all(answer.as_bytes()).expect("writes");
         }
     });
     address
@@ -43,7 +47,10 @@ fn once_prints_every_value_for_scripts() {
     let (status, said, _) = top(&["--once", &address.to_string()]);
     assert_eq!(
         (status, said.as_str()),
-        (Some(0), "requests_total: 7\nshed_total.limit: 2\n")
+        (
+            Some(0),
+            "ready: false\nrequests_total: 7\nshed_total.limit: 2\n"
+        )
     );
 }
 

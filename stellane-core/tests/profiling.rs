@@ -14,7 +14,7 @@ use std::{
 use axum::{Router, body::Body, extract::MatchedPath, routing::get};
 use http::{Extensions, Request, Response};
 use http_body_util::BodyExt;
-use stellane_core::profiling::{ProfileService, SlowPolls};
+use stellane_core::profiling::{ProfileLayer, ProfileService, SlowPolls};
 use tower::ServiceExt;
 
 async fn ask(service: &ProfileService, path: &str) -> (u16, Vec<u8>) {
@@ -247,4 +247,31 @@ async fn a_route_named_by_the_response_a_dropped_future_and_a_threshold_of_zero(
         polls.stats().iter().map(|route| route.polls).sum::<u64>(),
         2
     );
+}
+
+#[tokio::test]
+async fn an_admin_service_keeps_its_own_paths_beside_the_profiles() {
+    let profiles = here(
+        &ProfileService::builder()
+            .block(SlowPolls::default())
+            .build(),
+    );
+    let admin = Router::new().route("/healthz", get(|| async { "fine" }));
+    let admin = tower::Layer::layer(&ProfileLayer::new(profiles), admin);
+    for (path, expected) in [
+        ("/healthz", "fine"),
+        ("/debug/profile", "Slow polls by route"),
+        ("/debug/profile/block", "# polls over"),
+        ("/debug/profiles", ""),
+    ] {
+        let request = Request::get(path).body(Body::empty()).expect("valid");
+        let response = admin.clone().oneshot(request).await.expect("infallible");
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .expect("a body")
+            .to_bytes();
+        assert!(text(body.to_vec()).contains(expected), "{path}");
+    }
 }

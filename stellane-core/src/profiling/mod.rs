@@ -9,12 +9,13 @@
 //! | `/debug/profile/block` | polls that held a worker too long, by route: see [`SlowPollLayer`] |
 //!
 //! ```
-//! use stellane_core::profiling::{ProfileService, SlowPolls};
+//! use stellane_core::profiling::{ProfileLayer, ProfileService, SlowPolls};
 //!
 //! let slow_polls = SlowPolls::default();
 //! let app = axum::Router::<()>::new().layer(slow_polls.layer());
 //! let profiles = ProfileService::builder().cpu(true).block(slow_polls).build();
-//! let admin = axum::Router::<()>::new().fallback_service(profiles.listening_on("127.0.0.1:9090".parse()?));
+//! let profiles = profiles.listening_on("127.0.0.1:9090".parse()?);
+//! let admin = tower::Layer::layer(&ProfileLayer::new(profiles), axum::Router::<()>::new());
 //! # let _ = (app, admin);
 //! # Ok::<(), std::net::AddrParseError>(())
 //! ```
@@ -28,10 +29,12 @@
 
 mod block;
 mod cpu;
+mod layer;
 mod service;
 mod stacks;
 
 pub use self::{
     block::{ResponseFuture as SlowPollFuture, SlowPoll, SlowPollLayer, SlowPolls, SlowRoute},
+    layer::{ProfileLayer, WithProfiles, WithProfilesFuture},
     service::{ProfileFuture, ProfileService, ProfileServiceBuilder},
 };

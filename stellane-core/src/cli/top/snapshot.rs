@@ -68,37 +68,45 @@ impl fmt::Display for Snapshot {
     }
 }
 
-/// Asks the admin service.
+/// Asks the admin service, also whether it is ready and what its tuner did.
 ///
 /// # Errors
 /// What to do about it, in one line.
 pub(super) fn fetch(address: &str) -> Result<Snapshot, String> {
     let url = format!("http://{address}/runtime.json");
-    let (status, body) = get(address).map_err(|error| {
+    let stranger =
+        |what: String| format!("{url}: {what}; is this the admin address of a Stellane service?");
+    let (status, body) = get(address, "/runtime.json").map_err(|error| {
         format!("{url}: {error}; is the service running, and is `server.admin_address` {address}?")
     })?;
     if status != 200 {
-        return Err(format!(
-            "{url}: status {status}; is this the admin address of a Stellane service?"
-        ));
+        return Err(stranger(format!("status {status}")));
     }
-    serde_json::from_slice(&body)
-        .map(Snapshot::new)
-        .map_err(|error| {
-            format!("{url}: not JSON ({error}); is this the admin address of a Stellane service?")
-        })
+    let mut json: Value =
+        serde_json::from_slice(&body).map_err(|error| stranger(format!("not JSON ({error})")))?;
+    let Value::Object(map) = &mut json else {
+        return Err(stranger("not a JSON object".to_owned()));
+    };
+    if let Ok((status @ (200 | 503), _)) = get(address, "/readyz") {
+        map.insert("ready".to_owned(), (status == 200).into());
+    }
+    if let Ok((200, body)) = get(address, "/tuning")
+        && let Ok(tuning) = serde_json::from_slice(&body)
+    {
+        map.insert("tuning".to_owned(), tuning);
+    }
+    Ok(Snapshot::new(json))
 }
 
-fn get(address: &str) -> std::io::Result<(u16, Vec<u8>)> {
+fn get(address: &str, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
     let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not an HTTP response");
     let target = address.to_socket_addrs()?.next().ok_or_else(invalid)?;
     let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     // HTTP/1.0: the body ends with the connection and comes in no chunks.
-    let request = format!(
-        "GET /runtime.json HTTP/1.0\r\nhost: {address}\r\naccept: application/json\r\n\r\n"
-    );
+    let request =
+        format!("GET {path} HTTP/1.0\r\nhost: {address}\r\naccept: application/json\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut response = Vec::new();
     stream.take(MAX_BYTES).read_to_end(&mut response)?;

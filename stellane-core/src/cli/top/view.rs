@@ -34,7 +34,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, history: &History) {
     };
     course.draw(frame, latency, "latency (p99)", latency_line(now));
 
-    let columns = Layout::horizontal([Constraint::Fill(1); 4]).split(tables);
+    let columns = Layout::horizontal([Constraint::Fill(1); 5]).split(tables);
     for (area, (name, rows)) in columns.iter().zip(sections(now)) {
         let lines: Vec<Line<'_>> = rows
             .into_iter()
@@ -100,8 +100,8 @@ fn requests_line(now: &Snapshot) -> Line<'static> {
         ("/s", count(now.number("requests_per_second"))),
         ("in flight", count(now.number("requests_in_flight"))),
         ("total", count(now.number("requests_total"))),
+        ("failed", count(now.number("requests_failed_total"))),
         ("cancelled", count(now.number("requests_cancelled_total"))),
-        ("shed", count(now.sum("shed_total"))),
     ])
 }
 
@@ -125,7 +125,7 @@ fn numbers(pairs: [(&'static str, String); 5]) -> Line<'static> {
 
 type Rows = Vec<(&'static str, String)>;
 
-fn sections(now: &Snapshot) -> [(&'static str, Rows); 4] {
+fn sections(now: &Snapshot) -> [(&'static str, Rows); 5] {
     let n = |path: &str| count(now.number(path));
     let b = |path: &str| bytes(now.number(path));
     [
@@ -147,6 +147,25 @@ fn sections(now: &Snapshot) -> [(&'static str, Rows); 4] {
                 ("queue", n("queue_depth")),
                 ("wait p99", seconds(now.number("queue_wait_p99"))),
                 ("stolen", n("jobs_stolen_total")),
+            ],
+        ),
+        (
+            "machine",
+            vec![
+                (
+                    "cpu",
+                    now.number("cpu_usage")
+                        .map_or("-".to_owned(), |n| format!("{:.0} %", n * 100.0)),
+                ),
+                (
+                    "busy",
+                    now.number("tokio_busy_ratio")
+                        .map_or("-".to_owned(), |n| format!("{:.0} %", n * 100.0)),
+                ),
+                ("tasks", n("tokio_alive_tasks")),
+                ("run queue", n("tokio_queue_depth")),
+                ("threads", n("threads")),
+                ("open files", n("open_fds")),
             ],
         ),
         (
@@ -180,7 +199,11 @@ fn tuning(now: &Snapshot) -> Vec<Line<'static>> {
         serde_json::Value::String(text) => text.clone(),
         value => value.to_string(),
     };
-    let actions = now.value("tuning").and_then(serde_json::Value::as_array);
+    // Either the list itself, or an object that has it.
+    let actions = match now.value("tuning") {
+        Some(serde_json::Value::Object(map)) => map.values().find_map(serde_json::Value::as_array),
+        other => other.and_then(serde_json::Value::as_array),
+    };
     actions
         .into_iter()
         .flatten()
@@ -245,7 +268,7 @@ mod tests {
             "2.10 ms p99",
             "1500",
             "50.0 MiB",
-            "7 shed",
+            "shed        7",
             "limit 20 -> 24",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
