@@ -32,11 +32,7 @@ fn stacks(report: &Report, duration: Duration, frequency: i32) -> Stacks {
         stack.extend(functions.map(|symbol| symbol.name()));
         *samples.entry(stack).or_default() += u64::try_from(count).unwrap_or(0);
     }
-    Stacks {
-        samples,
-        duration,
-        frequency,
-    }
+    Stacks::cpu(samples, frequency, duration)
 }
 
 /// Why there is no CPU profile.

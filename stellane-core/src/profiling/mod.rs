@@ -5,7 +5,7 @@
 //! | path | what it is |
 //! |---|---|
 //! | `/debug/profile/cpu?seconds=10&frequency=99&format=svg` | stacks of running threads as a flame graph (`svg`), for pprof (`pprof`) or as lines (`folded`) |
-//! | `/debug/profile/heap` | what the program's own source says, see [`ProfileServiceBuilder::heap`] |
+//! | `/debug/profile/heap` | live memory by the stack that allocated it, for pprof: see [`HeapProfiler`] and [`ProfileServiceBuilder::heap`] |
 //! | `/debug/profile/block` | polls that held a worker too long, by route: see [`SlowPollLayer`] |
 //!
 //! ```
@@ -29,12 +29,14 @@
 
 mod block;
 mod cpu;
+mod heap;
 mod layer;
 mod service;
 mod stacks;
 
 pub use self::{
     block::{ResponseFuture as SlowPollFuture, SlowPoll, SlowPollLayer, SlowPolls, SlowRoute},
+    heap::HeapProfiler,
     layer::{ProfileLayer, WithProfiles, WithProfilesFuture},
     service::{ProfileFuture, ProfileService, ProfileServiceBuilder},
 };

@@ -280,7 +280,8 @@ impl ProfileServiceBuilder {
     }
 
     /// Offers heap profiles from this source, which blocks until it has one: only the program knows its
-    /// allocator. With jemalloc that is `jemalloc_pprof`'s `dump_pprof`. Default: none.
+    /// allocator. That is [`HeapProfiler::pprof`](super::HeapProfiler::pprof), or with jemalloc
+    /// `jemalloc_pprof`'s `dump_pprof`. Default: none.
     pub fn heap(
         mut self,
         source: impl Fn() -> Result<Vec<u8>, BoxError> + Send + Sync + 'static,

@@ -6,16 +6,47 @@ use std::{
     time::Duration,
 };
 
-/// How often each stack was seen, outermost function first.
+/// How much belongs to each stack, outermost function first.
 #[derive(Debug)]
 pub(super) struct Stacks {
-    pub(super) samples: HashMap<Vec<String>, u64>,
-    pub(super) duration: Duration,
-    /// Samples per second of CPU time.
-    pub(super) frequency: i32,
+    samples: HashMap<Vec<String>, u64>,
+    unit: Unit,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Unit {
+    /// Samples of running threads, this many per second of CPU time.
+    Samples {
+        frequency: i32,
+        duration: Duration,
+    },
+    Bytes,
 }
 
 impl Stacks {
+    /// Samples of running threads.
+    pub(super) fn cpu(
+        samples: HashMap<Vec<String>, u64>,
+        frequency: i32,
+        duration: Duration,
+    ) -> Self {
+        Self {
+            samples,
+            unit: Unit::Samples {
+                frequency,
+                duration,
+            },
+        }
+    }
+
+    /// Bytes of live memory.
+    pub(super) fn bytes(samples: HashMap<Vec<String>, u64>) -> Self {
+        Self {
+            samples,
+            unit: Unit::Bytes,
+        }
+    }
+
     fn total(&self) -> u64 {
         self.samples.values().sum()
     }
@@ -35,17 +66,24 @@ impl Stacks {
     pub(super) fn pprof(&self) -> Vec<u8> {
         let mut strings = Strings::default();
         let mut profile = Vec::new();
-        let nanos_per_sample = 1_000_000_000 / i64::from(self.frequency.max(1));
-        let value_type = |kind: u64, unit: u64| {
-            let mut message = Vec::new();
-            put_number(&mut message, 1, kind);
-            put_number(&mut message, 2, unit);
-            message
+        // The kinds of value, and what one of ours is in each.
+        let (kinds, period) = match self.unit {
+            Unit::Samples { frequency, .. } => {
+                let nanos = 1_000_000_000 / u64::try_from(frequency.max(1)).unwrap_or(1);
+                (
+                    vec![("samples", "count", 1), ("cpu", "nanoseconds", nanos)],
+                    nanos,
+                )
+            }
+            Unit::Bytes => (vec![("inuse_space", "bytes", 1)], 1),
         };
-        let count = value_type(strings.index("samples"), strings.index("count"));
-        let time = value_type(strings.index("cpu"), strings.index("nanoseconds"));
-        put_bytes(&mut profile, 1, &count);
-        put_bytes(&mut profile, 1, &time);
+        let mut value_type = Vec::new();
+        for (kind, unit, _) in &kinds {
+            value_type.clear();
+            put_number(&mut value_type, 1, strings.index(kind));
+            put_number(&mut value_type, 2, strings.index(unit));
+            put_bytes(&mut profile, 1, &value_type);
+        }
 
         let mut functions = BTreeMap::<&str, u64>::new();
         for (stack, &count) in &self.samples {
@@ -55,8 +93,9 @@ impl Stacks {
                 let next = functions.len() as u64 + 1;
                 put_number(&mut sample, 1, *functions.entry(name).or_insert(next));
             }
-            put_number(&mut sample, 2, count);
-            put_number(&mut sample, 2, count * nanos_per_sample.unsigned_abs());
+            for (_, _, each) in &kinds {
+                put_number(&mut sample, 2, count * each);
+            }
             put_bytes(&mut profile, 2, &sample);
         }
         for (name, &id) in &functions {
@@ -73,13 +112,15 @@ impl Stacks {
         for text in strings.texts {
             put_bytes(&mut profile, 6, text.as_bytes());
         }
-        put_number(
-            &mut profile,
-            10,
-            u64::try_from(self.duration.as_nanos()).unwrap_or(u64::MAX),
-        );
-        put_bytes(&mut profile, 11, &time);
-        put_number(&mut profile, 12, nanos_per_sample.unsigned_abs());
+        if let Unit::Samples { duration, .. } = self.unit {
+            put_number(
+                &mut profile,
+                10,
+                u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX),
+            );
+        }
+        put_bytes(&mut profile, 11, &value_type);
+        put_number(&mut profile, 12, period);
         profile
     }
 
@@ -89,6 +130,10 @@ impl Stacks {
         const ROW: f64 = 18.0;
         const TOP: f64 = 34.0;
         let total = self.total();
+        let unit = match self.unit {
+            Unit::Samples { .. } => "samples",
+            Unit::Bytes => "bytes",
+        };
         let mut root = Node::default();
         for (stack, &count) in &self.samples {
             root.add(stack, count);
@@ -118,7 +163,7 @@ impl Stacks {
             };
             let _ = writeln!(
                 frames,
-                "<g><title>{name_shown} — {} samples, {percent:.1} %</title><rect x=\"{x:.1}\" y=\"{y}\" \
+                "<g><title>{name_shown} — {} {unit}, {percent:.1} %</title><rect x=\"{x:.1}\" y=\"{y}\" \
                  width=\"{width:.1}\" height=\"{}\" fill=\"{}\"/><text x=\"{:.1}\" y=\"{}\">{}</text></g>",
                 node.count,
                 ROW - 1.0,
@@ -141,7 +186,7 @@ impl Stacks {
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"monospace\" \
              font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n<text x=\"3\" y=\"20\">{}: \
-             {total} samples</text>\n{frames}</svg>\n",
+             {total} {unit}</text>\n{frames}</svg>\n",
             escape(title)
         )
     }
@@ -235,14 +280,11 @@ mod tests {
                 .map(|name| (*name).to_owned())
                 .collect::<Vec<_>>()
         };
-        Stacks {
-            samples: HashMap::from([
-                (stack(&["main", "serve", "hot<&T>"]), 3),
-                (stack(&["main", "serve"]), 1),
-            ]),
-            duration: Duration::from_secs(1),
-            frequency: 100,
-        }
+        let samples = HashMap::from([
+            (stack(&["main", "serve", "hot<&T>"]), 3),
+            (stack(&["main", "serve"]), 1),
+        ]);
+        Stacks::cpu(samples, 100, Duration::from_secs(1))
     }
 
     #[test]
