@@ -170,11 +170,12 @@ fn every_live_key_exists() {
     }
 }
 
-#[cfg(all(feature = "connection", feature = "autotune", feature = "logging"))]
+#[cfg(feature = "full")]
 #[test]
 fn live_changes_reach_the_components_and_leave_alone_what_did_not_change() {
     use stellane_autotune::{AdaptiveLimit, AutoTuner, TunerMode};
     use stellane_core::{config::LiveTargets, connection::ConnectionManager, logging};
+    use stellane_pool::{Pools, WorkerPool};
 
     let folder = Folder::new("targets");
     let file = folder.file("app.toml", OLD);
@@ -183,7 +184,11 @@ fn live_changes_reach_the_components_and_leave_alone_what_did_not_change() {
     let connections = ConnectionManager::builder().build().expect("valid");
     let limit = AdaptiveLimit::builder().build().expect("valid");
     let tuner = AutoTuner::builder().build().expect("valid");
+    let pools = Pools::builder().build().expect("valid");
+    let workers = WorkerPool::builder().build().expect("valid");
     let mut targets = LiveTargets::default();
+    targets.pools = Some(pools.clone());
+    targets.workers = Some(workers.clone());
     targets.log = Some(log.clone());
     targets.connections = Some(connections.clone());
     targets.limit = Some(limit.clone());
@@ -195,7 +200,7 @@ fn live_changes_reach_the_components_and_leave_alone_what_did_not_change() {
         &file,
         "[log]\nlevel = \"debug\"\n[connection]\nidle_timeout = \"7s\"\npark_after = \"1s\"\n\
          max_connections_per_peer = 3\nmax_idle_connections = 4\n[limit]\nmin = 5\nmax = 50\n\
-         [tuner]\nmode = \"apply\"\n",
+         [tuner]\nmode = \"apply\"\n[pool]\nmax_body_bytes = \"1KiB\"\n[workers]\nmin_workers = 2\n",
     )
     .expect("write");
     let reload = watcher.reload().expect("valid");
@@ -215,4 +220,6 @@ fn live_changes_reach_the_components_and_leave_alone_what_did_not_change() {
     );
     assert_eq!((limit.stats().min, limit.stats().max), (5, 50));
     assert_eq!(tuner.mode(), TunerMode::Apply);
+    assert_eq!(pools.max_body_bytes(), 1024);
+    assert_eq!(workers.stats().min_workers, 2);
 }

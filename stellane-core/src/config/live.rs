@@ -2,6 +2,8 @@
 
 #[cfg(feature = "autotune")]
 use stellane_autotune::{AdaptiveLimit, AutoTuner};
+#[cfg(feature = "pool")]
+use stellane_pool::{Pools, WorkerPool};
 
 use super::{Reload, RuntimeConfig};
 #[cfg(feature = "connection")]
@@ -32,6 +34,12 @@ pub struct LiveTargets {
     /// For `connection.*`.
     #[cfg(feature = "connection")]
     pub connections: Option<ConnectionManager>,
+    /// For `workers.*`.
+    #[cfg(feature = "pool")]
+    pub workers: Option<WorkerPool>,
+    /// For `pool.*`.
+    #[cfg(feature = "pool")]
+    pub pools: Option<Pools>,
     /// For `limit.*`.
     #[cfg(feature = "autotune")]
     pub limit: Option<AdaptiveLimit>,
@@ -84,6 +92,18 @@ live! {
         connection.max_idle_connections => ConnectionManager::set_max_idle_connections,
         connection.idle_timeout => ConnectionManager::set_idle_timeout,
         connection.park_after => ConnectionManager::set_park_after,
+    "pool" workers:
+        workers.min_workers => WorkerPool::set_min_workers,
+        workers.max_workers => WorkerPool::set_max_workers,
+        workers.queue_size => WorkerPool::set_queue_size,
+    "pool" pools:
+        pool.enabled => Pools::set_enabled,
+        pool.request_pool_size => Pools::set_request_pool_size,
+        pool.response_pool_size => Pools::set_response_pool_size,
+        pool.max_retained_bytes => Pools::set_budget_bytes,
+        pool.max_buffer_bytes => Pools::set_max_buffer_bytes,
+        pool.max_body_bytes => Pools::set_max_body_bytes,
+        pool.retain_percent => Pools::set_retain_percent,
     "autotune" limit:
         limit.min => AdaptiveLimit::set_min,
         limit.max => AdaptiveLimit::set_max,
