@@ -13,6 +13,8 @@ pub mod fault;
 pub mod hot_reload;
 #[cfg(feature = "logging")]
 pub mod logging;
+#[cfg(feature = "profiling")]
+pub mod profiling;
 #[cfg(feature = "full")]
 pub mod runtime;
 

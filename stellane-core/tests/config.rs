@@ -173,3 +173,46 @@ fn sections_of_free_names_take_any_name_and_check_its_value() {
         "{found:?}"
     );
 }
+
+#[cfg(feature = "full")]
+#[test]
+fn the_profile_production_has_the_values_of_the_seed_and_is_valid() {
+    let config = Loader::new()
+        .env([("STELLANE_ENV", "production")])
+        .load()
+        .expect("valid");
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    assert_eq!(config.workers.min_workers, cpus * 2);
+    assert_eq!(config.workers.max_workers, cpus * 100);
+    assert_eq!(config.workers.queue_size, 50_000);
+    assert_eq!(config.connection.max_idle_connections, 5000);
+    assert_eq!(config.connection.idle_timeout, Duration::from_secs(300));
+    assert_eq!(config.pool.retain_percent, 50);
+}
+
+#[test]
+fn every_key_that_the_documentation_maps_the_seed_to_exists() {
+    let defaults = toml::Table::try_from(RuntimeConfig::default()).expect("serialises");
+    let documentation = include_str!("../src/config/mod.rs");
+    let rows = documentation
+        .lines()
+        .filter(|line| line.starts_with("//! | `"));
+    let mut keys = 0;
+    for text in rows
+        .filter_map(|row| row.split(" | ").nth(2))
+        .flat_map(|cell| cell.split('`'))
+    {
+        let name = text.split(' ').next().unwrap_or_default();
+        let Some((section, key)) = name.split_once('.') else {
+            continue;
+        };
+        if let Some(section) = defaults.get(section) {
+            assert!(
+                section.get(key).is_some(),
+                "`{name}` in the table of the documentation"
+            );
+            keys += 1;
+        }
+    }
+    assert!(cfg!(not(feature = "full")) || keys > 10, "{keys}");
+}

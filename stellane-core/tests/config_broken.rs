@@ -189,6 +189,59 @@ const BROKEN: &[(&str, &[&str])] = &[
         "[log]\nlevel = \"info,hyper=loud\"",
         &["2:", "`loud` is not a level: expected off, error, warn"],
     ),
+    // Of the components: a range, an enum, and values that contradict each other.
+    (
+        "[limit]\nmin = 0",
+        &["2:", "`limit.min`", "0 is out of range: expected"],
+    ),
+    (
+        "[limit]\nalgorithm = \"magic\"",
+        &["2:", "\"magic\" is not valid", "expected one of"],
+    ),
+    (
+        "[limit]\nmax = 10",
+        &[
+            "2:",
+            "`limit.initial`",
+            "20 is out of range: expected from `min` to `max`",
+        ],
+    ),
+    (
+        "[limit.classes]\nbatch = 2.0",
+        &[
+            "2:",
+            "`limit.classes",
+            "is out of range: expected shares from 0 to 1",
+        ],
+    ),
+    (
+        "[tuner]\nmax_change = 0",
+        &["2:", "`tuner.max_change`", "0 is out of range: expected"],
+    ),
+    (
+        "[workers]\nmin_workers = 2000",
+        &[
+            "2:",
+            "`workers.max_workers`",
+            "1024 is out of range: expected `min_workers`, 2000",
+        ],
+    ),
+    (
+        "[pool]\nretain_percent = 99999",
+        &["2:", "99999 is out of range: expected 0 to 10000"],
+    ),
+    (
+        "[connection]\nidle_timeuot = \"5m\"",
+        &["2:", "did you mean `idle_timeout`?"],
+    ),
+    (
+        "[connection]\nmax_connections = -1",
+        &["2:", "-1 is not a whole number from 0"],
+    ),
+    (
+        "[metrics]\nduration_buckets = \"coarse\"",
+        &["2:", "\"coarse\" is not valid"],
+    ),
 ];
 
 #[test]

@@ -40,6 +40,10 @@ fn the_reference_holds_every_key_with_its_default_and_its_documentation() {
 
 #[test]
 fn the_reference_loads_to_the_defaults() {
+    if std::env::var_os("STELLANE_WRITE_REFERENCE").is_some() {
+        // What is compiled in is the old one.
+        return;
+    }
     let loaded = Loader::new().text("reference.toml", REFERENCE).load();
     assert_eq!(loaded, Ok(RuntimeConfig::default()));
 }

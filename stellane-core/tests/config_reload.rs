@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use stellane_core::config::{ConfigErrors, ConfigWatcher, LIVE_KEYS, Loader, REFERENCE, Reload};
+use stellane_core::config::{ConfigErrors, ConfigWatcher, Loader, REFERENCE, Reload, live_keys};
 use tokio::sync::mpsc;
 
 /// A folder of its own, removed at the end.
@@ -161,11 +161,65 @@ fn what_needs_a_restart_is_listed_not_applied_and_listed_again() {
 #[test]
 fn every_live_key_exists() {
     let reference: toml::Table = REFERENCE.parse().expect("parses");
-    for key in LIVE_KEYS {
+    for key in live_keys() {
         let mut value = Some(&toml::Value::Table(reference.clone())).cloned();
         for name in key.split('.') {
             value = value.and_then(|value| value.get(name).cloned());
         }
         assert!(value.is_some(), "`{key}` is not a key or a section");
     }
+}
+
+#[cfg(feature = "full")]
+#[test]
+fn live_changes_reach_the_components_and_leave_alone_what_did_not_change() {
+    use stellane_autotune::{AdaptiveLimit, AutoTuner, TunerMode};
+    use stellane_core::{config::LiveTargets, connection::ConnectionManager, logging};
+    use stellane_pool::{Pools, WorkerPool};
+
+    let folder = Folder::new("targets");
+    let file = folder.file("app.toml", OLD);
+    let watcher = ConfigWatcher::new(Loader::new().file(&file)).expect("valid");
+    let log = logging::init(&watcher.config().log).expect("first");
+    let connections = ConnectionManager::builder().build().expect("valid");
+    let limit = AdaptiveLimit::builder().build().expect("valid");
+    let tuner = AutoTuner::builder().build().expect("valid");
+    let pools = Pools::builder().build().expect("valid");
+    let workers = WorkerPool::builder().build().expect("valid");
+    let mut targets = LiveTargets::default();
+    targets.pools = Some(pools.clone());
+    targets.workers = Some(workers.clone());
+    targets.log = Some(log.clone());
+    targets.connections = Some(connections.clone());
+    targets.limit = Some(limit.clone());
+    targets.tuner = Some(tuner.clone());
+
+    // As a tuner would.
+    connections.set_max_connections(77);
+    fs::write(
+        &file,
+        "[log]\nlevel = \"debug\"\n[connection]\nidle_timeout = \"7s\"\npark_after = \"1s\"\n\
+         max_connections_per_peer = 3\nmax_idle_connections = 4\n[limit]\nmin = 5\nmax = 50\n\
+         [tuner]\nmode = \"apply\"\n[pool]\nmax_body_bytes = \"1KiB\"\n[workers]\nmin_workers = 2\n",
+    )
+    .expect("write");
+    let reload = watcher.reload().expect("valid");
+    assert!(reload.restart_required.is_empty(), "{reload}");
+    targets.apply(&reload);
+    assert_eq!(log.level(), "debug");
+    let config = connections.config();
+    assert_eq!(config.idle_timeout, Duration::from_secs(7));
+    assert_eq!(config.park_after, Duration::from_secs(1));
+    assert_eq!(
+        (config.max_connections_per_peer, config.max_idle_connections),
+        (3, 4)
+    );
+    assert_eq!(
+        config.max_connections, 77,
+        "not in the file, so still the tuner's"
+    );
+    assert_eq!((limit.stats().min, limit.stats().max), (5, 50));
+    assert_eq!(tuner.mode(), TunerMode::Apply);
+    assert_eq!(pools.max_body_bytes(), 1024);
+    assert_eq!(workers.stats().min_workers, 2);
 }

@@ -5,11 +5,12 @@
 //! | `stellane check FILE` | validates a configuration file and names every mistake |
 //! | `stellane config` | prints the configuration in force here; `--default` the commented defaults, `--schema` a JSON Schema |
 //! | `stellane dev` | builds, runs, watches and restarts a service; nobody is refused meanwhile |
+//! | `stellane top` | shows a running service in the terminal |
 //! | `stellane bench URL` | measures throughput, or latency under a given rate, honestly |
 //!
 //! Exit status: 0 done, 1 failed, 2 the arguments or the input are wrong.
 
-use std::{fmt, io::Write, path::PathBuf, process::ExitCode};
+use std::{fmt, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -18,6 +19,7 @@ use crate::config::Loader;
 mod bench;
 mod dev;
 mod schema;
+mod top;
 
 /// Runs the command with the arguments of this process.
 #[must_use]
@@ -27,6 +29,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => args.run(),
         Command::Bench(args) => args.run(),
         Command::Dev(args) => args.run(),
+        Command::Top(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,6 +54,7 @@ enum Command {
     Config(Config),
     Bench(bench::Bench),
     Dev(dev::Dev),
+    Top(top::Top),
 }
 
 /// Validate a configuration file; exit status 2 and every mistake if it is wrong.
@@ -138,6 +142,14 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+/// Parses an argument such as `10s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    match text.parse::<humantime_serde::re::humantime::Duration>() {
+        Ok(duration) if duration.as_millis() > 0 => Ok(duration.into()),
+        _ => Err("expected a duration, such as 10s, 500ms or 2m".to_owned()),
     }
 }
 

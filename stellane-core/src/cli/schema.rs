@@ -32,7 +32,9 @@ fn section(table: &Table, path: &mut Vec<String>, defaults: &Table) -> Map<Strin
         properties.insert(name.clone(), Value::Object(property));
         path.pop();
     }
-    object(json!({ "type": "object", "additionalProperties": false, "properties": properties }))
+    // A section that is empty by default has names of the user's own.
+    let free = table.is_empty();
+    object(json!({ "type": "object", "additionalProperties": free, "properties": properties }))
 }
 
 fn leaf(value: &toml::Value, path: &[String], defaults: &Table) -> Map<String, Value> {

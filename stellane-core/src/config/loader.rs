@@ -110,7 +110,7 @@ impl Loader {
 
         let mut invalid = config.problems();
         for problem in &mut invalid {
-            if let Some(origin) = origins.get(&problem.key) {
+            if let Some(origin) = origin_of(problem, &origins) {
                 problem.origin = origin.clone();
             }
         }
@@ -258,6 +258,30 @@ impl Loader {
         }
         settings
     }
+}
+
+/// Where to look for the cause of a problem: where its key was written; else where something below it
+/// was; else, for values that contradict each other, where the other one was that the message names.
+fn origin_of<'a>(problem: &Problem, origins: &'a BTreeMap<String, Origin>) -> Option<&'a Origin> {
+    let below = format!("{}.", problem.key);
+    let section = problem
+        .key
+        .rsplit_once('.')
+        .map_or("", |(section, _)| section);
+    let named = || {
+        let mut names = problem.message.split('`').skip(1).step_by(2);
+        names.find_map(|name| origins.get(&format!("{section}.{name}")))
+    };
+    let inside = || {
+        origins
+            .range(below.clone()..)
+            .next()
+            .filter(|(key, _)| key.starts_with(&below))
+    };
+    origins
+        .get(&problem.key)
+        .or_else(|| inside().map(|(_, origin)| origin))
+        .or_else(named)
 }
 
 struct Setting {

@@ -25,10 +25,31 @@
 //! assert!(errors.to_string().contains("did you mean `max_body_bytes`?"));
 //! # Ok::<(), stellane_core::config::ConfigErrors>(())
 //! ```
+//!
+//! # From the seed document
+//!
+//! | seed | here |
+//! |---|---|
+//! | `min_workers`, `max_workers`, `queue_size` | `workers.min_workers`, `workers.max_workers`, `workers.queue_size` |
+//! | `max_idle_conns`, `idle_timeout` | `connection.max_idle_connections`, `connection.idle_timeout` |
+//! | `read_timeout` | `connection.head_timeout` (and `connection.first_byte_timeout` before it) |
+//! | `write_timeout` | `connection.write_timeout` |
+//! | `request_pool_size`, `response_pool_size` | `pool.request_pool_size`, `pool.response_pool_size` |
+//! | `enable_string_interner` | by use: a service that wants one adds the router's `InternLayer` |
+//! | `gc_percent` | `pool.retain_percent`: how much idle memory may stay |
+//! | `disable_gc_percent` | `pool.trim_interval = "0s"` |
+//! | `DisableLogging` | `log.level = "off"` |
+//! | `EnableMetrics`, `EnableTracing` | `server.admin_address` (empty is off), `log.level` |
+//! | `STELLANE_ENV` | the same |
+//! | `STELLANE_LOG_LEVEL` | the same, or `log.level` |
+//! | `STELLANE_HOT_RELOAD` | the same, or `dev.hot_reload` |
+//! | `STELLANE_PROFILE_CPU`, `_MEM`, `_BLOCK` | the same, or `dev.profile_cpu`, `dev.profile_mem`, `dev.profile_block` |
 
 mod dev;
 mod env;
 mod error;
+#[cfg(feature = "reload")]
+mod live;
 mod loader;
 mod log;
 #[cfg(feature = "reload")]
@@ -41,7 +62,9 @@ mod server;
 pub const REFERENCE: &str = include_str!("reference.toml");
 
 #[cfg(feature = "reload")]
-pub use self::reload::{ConfigWatcher, KeyChange, LIVE_KEYS, Reload, ReloadStats};
+pub use self::live::{LiveTargets, live_keys};
+#[cfg(feature = "reload")]
+pub use self::reload::{ConfigWatcher, KeyChange, Reload, ReloadStats};
 #[cfg(feature = "full")]
 pub(crate) use self::server::is_socket_address;
 pub use self::{

@@ -11,11 +11,7 @@ use std::{
 use tokio::sync::watch;
 use toml::{Table, Value};
 
-use super::{ConfigErrors, Loader, RuntimeConfig, schema};
-
-/// The keys and sections whose change takes effect without a restart. Every other change is reported as
-/// [`Reload::restart_required`] and not applied.
-pub const LIVE_KEYS: &[&str] = &["log.level", "server.drain_delay", "server.drain_timeout"];
+use super::{ConfigErrors, Loader, RuntimeConfig, live_keys, schema};
 
 /// How often [`ConfigWatcher::run`] looks at the file. A change is applied after two looks that agree.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -241,14 +237,10 @@ pub struct KeyChange {
 }
 
 impl KeyChange {
-    /// Whether [`LIVE_KEYS`] has the key or a section around it.
+    /// Whether it takes effect without a restart: see [`live_keys`].
     #[must_use]
     pub fn is_live(&self) -> bool {
-        LIVE_KEYS.iter().any(|live| {
-            self.key
-                .strip_prefix(live)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
+        live_keys().any(|key| key == self.key)
     }
 }
 

@@ -9,7 +9,7 @@ use stellane_metrics::MetricsConfig;
 #[cfg(feature = "pool")]
 use stellane_pool::{PoolConfig, WorkerPoolConfig};
 
-use super::{ConfigErrors, DevConfig, Loader, LogConfig, Origin, Problem, Profile, ServerConfig};
+use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, ServerConfig};
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
 
@@ -146,7 +146,7 @@ impl RuntimeConfig {
                         "{} is out of range: expected {}",
                         error.value, error.expected
                     );
-                    problems.push(Problem::new(Origin::Program, &key, message));
+                    problems.push(Problem::new(super::Origin::Program, &key, message));
                 }
             };
         }

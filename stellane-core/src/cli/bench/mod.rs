@@ -7,12 +7,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{Failure, print};
+use super::{Failure, duration, print};
 
 mod client;
 mod load;
 mod report;
 mod svg;
+
+pub(super) use self::report::time;
 
 /// Measure the throughput and the latency of an HTTP/1.1 service.
 #[derive(Debug, clap::Args)]
@@ -96,12 +98,5 @@ fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if rate > 0.0 && rate <= 1e8 => Ok(rate),
         _ => Err("expected requests per second, above 0 and up to 100000000".to_owned()),
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    match text.parse::<humantime_serde::re::humantime::Duration>() {
-        Ok(duration) if duration.as_millis() > 0 => Ok(duration.into()),
-        _ => Err("expected a duration, such as 10s, 500ms or 2m".to_owned()),
     }
 }

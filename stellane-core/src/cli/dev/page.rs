@@ -166,7 +166,7 @@ fn html(content: &Content) -> String {
     }
     format!(
         "<!doctype html><meta charset=utf-8><title>{title}</title><style>body{{margin:2rem;background:#16181d;\
-         color:#dde;font:15px/1.5 sans-serif}}pre{{font:13px/1.45 monospace;white-space:pre-wrap}}h1{{font-size:\
+         color:#dde;font:15px/1.5 sans-serif}}pre{{font:13px/1.45 monospace;overflow-x:auto}}h1{{font-size:\
          1.3rem;color:#ff7b72}}</style><h1>{title}</h1><pre>{text}</pre>{SCRIPT}"
     )
 }
