@@ -8,6 +8,8 @@ use stellane_autotune::{LimitConfig, TunerConfig};
 use stellane_metrics::MetricsConfig;
 #[cfg(feature = "pool")]
 use stellane_pool::{PoolConfig, WorkerPoolConfig};
+#[cfg(feature = "router")]
+use stellane_router::InternerConfig;
 
 use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, ServerConfig};
 #[cfg(feature = "connection")]
@@ -29,6 +31,9 @@ pub struct RuntimeConfig {
     /// Buffers and header maps that are used again.
     #[cfg(feature = "pool")]
     pub pool: PoolConfig,
+    /// The bounded string interner; `max_bytes` of 0 turns it off.
+    #[cfg(feature = "router")]
+    pub interner: InternerConfig,
     /// Request metrics and the collector of all others.
     #[cfg(feature = "metrics")]
     pub metrics: MetricsConfig,
@@ -62,6 +67,8 @@ impl Default for RuntimeConfig {
             workers: WorkerPoolConfig::default(),
             #[cfg(feature = "pool")]
             pool: PoolConfig::default(),
+            #[cfg(feature = "router")]
+            interner: InternerConfig::default(),
             #[cfg(feature = "metrics")]
             metrics: MetricsConfig::default(),
             #[cfg(feature = "autotune")]
@@ -153,6 +160,7 @@ impl RuntimeConfig {
         section!("connection", connection);
         section!("pool", workers);
         section!("pool", pool);
+        section!("router", interner);
         section!("metrics", metrics);
         section!("autotune", limit);
         section!("autotune", tuner);

@@ -125,7 +125,7 @@ impl Drop for Open {
 /// The connections of one call of `serve`; closed when it is dropped.
 struct Group {
     shared: Arc<Shared>,
-    id: u32,
+    id: u16,
 }
 
 impl Group {

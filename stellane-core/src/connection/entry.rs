@@ -1,5 +1,5 @@
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -74,7 +74,10 @@ pub struct ConnectionInfo {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: u64,
-    pub(super) peer: Option<SocketAddr>,
+    /// Address and port: a `SocketAddr` is half as large again.
+    peer: Option<(IpAddr, u16)>,
+    /// Whether it is counted among its peer's.
+    pub(super) counted: bool,
     opened: Ticks,
     /// When the state began.
     since: AtomicTicks,
@@ -92,7 +95,7 @@ pub(super) struct Entry {
     /// Its next response is to be its last.
     pub(super) retire: AtomicBool,
     /// Which call of `serve` it belongs to.
-    pub(super) group: u32,
+    pub(super) group: u16,
     waker: OnceLock<Waker>,
 }
 
@@ -120,10 +123,17 @@ pub(super) enum Command {
 const CLOSE_BASE: u8 = 2;
 
 impl Entry {
-    pub(super) fn new(id: u64, peer: Option<SocketAddr>, group: u32, now: u64) -> Self {
+    pub(super) fn new(
+        id: u64,
+        peer: Option<SocketAddr>,
+        counted: bool,
+        group: u16,
+        now: u64,
+    ) -> Self {
         Self {
             id,
-            peer,
+            peer: peer.map(|peer| (peer.ip(), peer.port())),
+            counted,
             opened: ticks(now),
             since: AtomicTicks::new(ticks(now)),
             write_stalled: AtomicTicks::new(0),
@@ -144,13 +154,17 @@ impl Entry {
     pub(super) fn info(&self, now: u64) -> ConnectionInfo {
         ConnectionInfo {
             id: self.id,
-            peer: self.peer,
+            peer: self.peer.map(SocketAddr::from),
             state: self.state(),
             age: Duration::from_millis(self.age(now)),
             requests: self.requests(),
             bytes_read: self.read.load(Relaxed),
             bytes_written: self.written.load(Relaxed),
         }
+    }
+
+    pub(super) fn peer_ip(&self) -> Option<IpAddr> {
+        self.peer.map(|(ip, _)| ip)
     }
 
     pub(super) fn state(&self) -> ConnectionState {

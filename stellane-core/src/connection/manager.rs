@@ -2,7 +2,7 @@ use std::{
     fmt, io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -54,7 +54,7 @@ pub(super) struct Shared {
     purged: AtomicU64,
     /// When the last sweep was, so that several listeners do not sweep more often than one.
     swept: AtomicU64,
-    groups: AtomicU32,
+    groups: AtomicU16,
     /// Listeners that are open.
     listeners: AtomicUsize,
     /// Woken when a connection ends or a listener closes.
@@ -162,7 +162,7 @@ impl ConnectionManagerBuilder {
                 parked_since_purge: AtomicU64::new(0),
                 purged: AtomicU64::new(0),
                 swept: AtomicU64::new(0),
-                groups: AtomicU32::new(0),
+                groups: AtomicU16::new(0),
                 listeners: AtomicUsize::new(0),
                 quiet: tokio::sync::Notify::new(),
                 epoch,
@@ -395,7 +395,7 @@ impl Shared {
         self.quiet.notify_waiters();
     }
 
-    pub(super) fn next_group(&self) -> u32 {
+    pub(super) fn next_group(&self) -> u16 {
         self.groups.fetch_add(1, Relaxed)
     }
 

@@ -53,12 +53,13 @@ impl Table {
     pub(super) fn insert(
         &self,
         peer: Option<SocketAddr>,
-        group: u32,
+        group: u16,
         now: u64,
         per_peer: usize,
     ) -> Option<(Slot, Arc<Entry>)> {
         let mut inner = self.lock();
-        if let (Some(peer), true) = (peer, per_peer > 0) {
+        let counted = per_peer > 0 && peer.is_some();
+        if let (Some(peer), true) = (peer, counted) {
             let count = inner.peers.entry(prefix(peer.ip())).or_default();
             if *count >= per_peer {
                 return None;
@@ -66,7 +67,7 @@ impl Table {
             *count += 1;
         }
         inner.next_id += 1;
-        let entry = Arc::new(Entry::new(inner.next_id, peer, group, now));
+        let entry = Arc::new(Entry::new(inner.next_id, peer, counted, group, now));
         let slot = match inner.holes.pop() {
             Some(hole) => hole,
             None => {
@@ -89,7 +90,8 @@ impl Table {
             return;
         };
         inner.holes.push(slot.0);
-        if let Some(peer) = entry.peer.map(|peer| prefix(peer.ip()))
+        if entry.counted
+            && let Some(peer) = entry.peer_ip().map(prefix)
             && let Some(count) = inner.peers.get_mut(&peer)
         {
             *count -= 1;

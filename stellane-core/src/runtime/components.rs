@@ -8,6 +8,7 @@ use stellane_metrics::{
     HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot, metrics,
 };
 use stellane_pool::{Pools, WorkerPool};
+use stellane_router::Interner;
 use tokio::task::JoinSet;
 
 use super::{RuntimeError, tuning};
@@ -36,6 +37,8 @@ pub struct Components {
     pub workers: WorkerPool,
     /// Buffers and header maps to use again.
     pub pools: Pools,
+    /// Bounded string interner.
+    pub interner: Interner,
     /// Turns the knobs of the other components.
     pub tuner: AutoTuner,
     /// Counts panics and errors of handlers.
@@ -79,6 +82,10 @@ impl Components {
             .config(config.pool.clone())
             .build()
             .map_err(failed("pool"))?;
+        let interner = Interner::builder()
+            .config(config.interner.clone())
+            .build()
+            .map_err(|errors| failed("interner")(join(&errors)))?;
         let faults = Faults::new();
         let readiness = Readiness::new();
         readiness.set_ready(false);
@@ -93,13 +100,14 @@ impl Components {
             .source({
                 let (connections, limit, workers) =
                     (connections.clone(), limit.clone(), workers.clone());
-                let (pools, faults) = (pools.clone(), faults.clone());
+                let (pools, interner, faults) = (pools.clone(), interner.clone(), faults.clone());
                 let (tuner, panics) = (Arc::clone(&tuner_cell), Arc::clone(&panics));
                 move |snapshot| {
                     read_connections(snapshot, &connections);
                     read_limit(snapshot, &limit);
                     read_workers(snapshot, &workers);
                     read_pools(snapshot, &pools);
+                    read_interner(snapshot, &interner);
                     if let Some(tuner) = tuner.get() {
                         for (parameter, _, count) in tuner.stats().actions {
                             let total = &mut snapshot.tuning_actions_total;
@@ -156,6 +164,7 @@ impl Components {
             limit,
             workers,
             pools,
+            interner,
             tuner,
             faults,
             readiness,
@@ -196,6 +205,21 @@ fn failed<E: Into<BoxError>>(name: &'static str) -> impl Fn(E) -> RuntimeError {
         name,
         source: error.into(),
     }
+}
+
+fn join(errors: &[impl ToString]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+fn read_interner(snapshot: &mut RuntimeSnapshot, interner: &Interner) {
+    let stats = interner.stats();
+    snapshot.interner_entries = stats.frozen + stats.entries;
+    snapshot.interner_bytes = stats.bytes;
+    snapshot.interner_bypassed = stats.bypassed;
 }
 
 fn read_connections(snapshot: &mut RuntimeSnapshot, connections: &ConnectionManager) {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// One row of the table `users`.
 #[derive(Debug, Serialize)]
-pub struct User {
+pub(crate) struct User {
     pub id: u32,
     pub name: String,
     pub region: String,
@@ -15,14 +15,14 @@ pub struct User {
 
 /// A pool of connections to one database in memory; a cheap handle.
 #[derive(Debug, Clone)]
-pub struct Database {
+pub(crate) struct Database {
     idle: Arc<Mutex<Vec<Connection>>>,
     uri: Arc<str>,
 }
 
 impl Database {
     /// Opens the database and seeds it with `users` rows.
-    pub fn seeded(users: u32) -> rusqlite::Result<Self> {
+    pub(crate) fn seeded(users: u32) -> rusqlite::Result<Self> {
         // Shared among this process's connections, and gone with the last of them.
         let uri = format!(
             "file:stellane-{}?mode=memory&cache=shared",
@@ -48,7 +48,7 @@ impl Database {
     }
 
     /// Reads one user. Blocks: call it on the worker pool.
-    pub fn user(&self, id: u32) -> rusqlite::Result<Option<User>> {
+    pub(crate) fn user(&self, id: u32) -> rusqlite::Result<Option<User>> {
         let connection = match self.idle().pop() {
             Some(connection) => connection,
             None => Connection::open(&*self.uri)?,

@@ -31,7 +31,7 @@ struct App {
     connections: ConnectionManager,
 }
 
-pub fn router(components: &Components, database: &Database) -> Result<Router, BuildReport> {
+pub(crate) fn router(components: &Components, database: &Database) -> Result<Router, BuildReport> {
     let app = App {
         database: database.clone(),
         workers: components.workers.clone(),
@@ -189,9 +189,16 @@ impl IntoResponse for Failure {
                 StatusCode::PAYLOAD_TOO_LARGE.into_response()
             }
             Self::Body(_) => StatusCode::BAD_REQUEST.into_response(),
-            Self::Job(_) | Self::Database(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            Self::Job(error) => internal(&error),
+            Self::Database(error) => internal(&error),
         }
     }
+}
+
+/// What failed is for the log, not for the client.
+fn internal(error: &dyn std::error::Error) -> Response {
+    tracing::error!(%error, "request failed");
+    StatusCode::INTERNAL_SERVER_ERROR.into_response()
 }
 
 fn is_too_large(error: &axum::Error) -> bool {
