@@ -191,8 +191,10 @@ impl Components {
 
     /// A connection manager of its own for the admin address, so that a full service can still be seen.
     pub(super) fn admin_manager() -> Result<ConnectionManager, RuntimeError> {
-        let mut config = ConnectionConfig::default();
-        config.max_connections = 100;
+        let config = ConnectionConfig {
+            max_connections: 100,
+            ..ConnectionConfig::default()
+        };
         ConnectionManager::builder()
             .config(config)
             .build()

@@ -44,7 +44,7 @@ fn signals(parts: &Parts<'_>) -> Vec<Signal> {
     vec![
         Signal::new(
             names::LATENCY_P99,
-            read(|s| (s.requests_per_second > 0.0).then(|| s.latency_p99.as_secs_f64())),
+            read(|s| (s.requests_per_second > 0.0).then_some(s.latency_p99.as_secs_f64())),
         )
         .unit("s"),
         Signal::new(names::QUEUE_DEPTH, read(|s| Some(s.queue_depth as f64))),

@@ -88,7 +88,11 @@ async fn primes(Path(below): Path<u32>, State(app): State<App>) -> Result<Json<P
 }
 
 fn count_primes(below: u32) -> u32 {
-    let is_prime = |n: u32| (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+    let is_prime = |n: u32| {
+        (2..)
+            .take_while(|d| d * d <= n)
+            .all(|d| !n.is_multiple_of(d))
+    };
     (2..below).filter(|n| is_prime(*n)).count() as u32
 }
 
