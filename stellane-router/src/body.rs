@@ -88,6 +88,7 @@ impl Body {
         }
     }
 
+    #[inline]
     pub(crate) fn set_route(&mut self, route: RouteInfo) {
         self.carried = Carried::Out(route);
     }

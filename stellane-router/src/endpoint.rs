@@ -48,14 +48,13 @@ impl fmt::Debug for Matched<'_> {
     }
 }
 
+/// What an endpoint's future yields: as the service does, so that it is written where it belongs.
+pub(crate) type Answer = Result<Response<Body>, Infallible>;
+
 /// Answers a request; called by reference, so that nothing is cloned for a request.
 pub(crate) trait Endpoint: Send + Sync {
-    fn call<'a>(
-        &'a self,
-        parts: Parts,
-        body: Body,
-        matched: Matched<'a>,
-    ) -> SlotFuture<'a, Response<Body>>;
+    fn call<'a>(&'a self, parts: Parts, body: Body, matched: Matched<'a>)
+    -> SlotFuture<'a, Answer>;
 }
 
 /// A tower service as endpoint: cloned for every request, as tower demands.
@@ -74,7 +73,7 @@ where
         parts: Parts,
         mut body: Body,
         matched: Matched<'a>,
-    ) -> SlotFuture<'a, Response<Body>> {
+    ) -> SlotFuture<'a, Answer> {
         let mut service = self.0.clone();
         let owned = matched.owned(&parts.uri);
         if let Some(matched) = &owned {
@@ -89,7 +88,7 @@ where
             };
             // For layers that wrap the body, and so hide what it carries.
             match WithMatch::new(&matched, answer).await {
-                Ok(response) => response.map(Body::new),
+                Ok(response) => Ok(response.map(Body::new)),
                 Err(error) => match error.into() {},
             }
         })
@@ -124,7 +123,9 @@ where
             match &carried {
                 Some(carried) => endpoint.call(parts, body, carried.as_matched()).await,
                 // The layer called the route outside of its own request.
-                None => crate::reply::status(http::StatusCode::INTERNAL_SERVER_ERROR),
+                None => Ok(crate::reply::status(
+                    http::StatusCode::INTERNAL_SERVER_ERROR,
+                )),
             }
         }))
     }
@@ -138,12 +139,12 @@ impl fmt::Debug for Route {
 
 /// The future of a [`Route`].
 #[derive(Debug)]
-pub struct EndpointFuture(SlotFuture<'static, Response<Body>>);
+pub struct EndpointFuture(SlotFuture<'static, Answer>);
 
 impl Future for EndpointFuture {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(Ok)
+        Pin::new(&mut self.0).poll(cx)
     }
 }

@@ -11,12 +11,12 @@ pub(crate) enum Escapes {
     Malformed,
 }
 
-/// Looks at every escape of a path; almost every path has none, which is one `memchr`.
+/// Looks at every escape of a path; almost every path has none, which is one look at its bytes.
 #[inline]
 pub(crate) fn inspect(path: &[u8]) -> Escapes {
-    match memchr::memchr(b'%', path) {
-        None => Escapes::Canonical,
-        Some(first) => inspect_from(path, first),
+    match crate::scan::find(b'%', path) {
+        at if at == path.len() => Escapes::Canonical,
+        first => inspect_from(path, first),
     }
 }
 

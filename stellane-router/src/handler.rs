@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use axum_core::extract::{FromRequest, FromRequestParts};
 use http::request::Parts;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request};
 
 use crate::block::{Slot, SlotFuture};
 use crate::body::Body;
-use crate::endpoint::{Endpoint, Matched};
+use crate::endpoint::{Answer, Endpoint, Matched};
 use crate::params::WithMatch;
 use crate::reply::{IntoReply, from_axum};
 
@@ -40,7 +40,7 @@ pub trait Handler<M, S>: Send + Sync + 'static {
         body: Body,
         matched: Matched<'a>,
         state: &'a S,
-    ) -> impl Future<Output = Response<Body>> + Send + 'a;
+    ) -> impl Future<Output = Answer> + Send + 'a;
 }
 
 /// A handler and its state, behind one pointer for all types.
@@ -66,7 +66,7 @@ impl<H: Handler<M, S>, M, S: Send + Sync> Endpoint for HandlerEndpoint<H, M, S> 
         parts: Parts,
         body: Body,
         matched: Matched<'a>,
-    ) -> SlotFuture<'a, Response<Body>> {
+    ) -> SlotFuture<'a, Answer> {
         Slot::future(self.handler.call(parts, body, matched, &self.state))
     }
 }
@@ -97,12 +97,12 @@ where
         body: Body,
         _: Matched<'a>,
         _: &'a S,
-    ) -> impl Future<Output = Response<Body>> + Send + 'a {
+    ) -> impl Future<Output = Answer> + Send + 'a {
         // Nothing is extracted, so nothing else need be moved to where the future lives.
         let headers = spent(parts.headers);
         async move {
             let _unread = body;
-            self().await.into_reply(headers)
+            Ok(self().await.into_reply(headers))
         }
     }
 }
@@ -124,7 +124,7 @@ macro_rules! handlers {
                 body: Body,
                 matched: Matched<'a>,
                 state: &'a S,
-            ) -> impl Future<Output = Response<Body>> + Send + 'a {
+            ) -> impl Future<Output = Answer> + Send + 'a {
                 async move {
                     let _unread = body;
                     $(
@@ -132,12 +132,12 @@ macro_rules! handlers {
                         let $arg = match WithMatch::new(&matched, extracted).await {
                             Ok(value) => value,
                             Err(rejection) => {
-                                return from_axum(rejection, spent(parts.headers));
+                                return Ok(from_axum(rejection, spent(parts.headers)));
                             }
                         };
                     )*
                     let headers = spent(parts.headers);
-                    self($($arg),*).await.into_reply(headers)
+                    Ok(self($($arg),*).await.into_reply(headers))
                 }
             }
         }
@@ -162,14 +162,14 @@ macro_rules! handlers_with_body {
                 body: Body,
                 matched: Matched<'a>,
                 state: &'a S,
-            ) -> impl Future<Output = Response<Body>> + Send + 'a {
+            ) -> impl Future<Output = Answer> + Send + 'a {
                 async move {
                     $(
                         let extracted = $arg::from_request_parts(&mut parts, state);
                         let $arg = match WithMatch::new(&matched, extracted).await {
                             Ok(value) => value,
                             Err(rejection) => {
-                                return from_axum(rejection, spent(parts.headers));
+                                return Ok(from_axum(rejection, spent(parts.headers)));
                             }
                         };
                     )*
@@ -178,9 +178,9 @@ macro_rules! handlers_with_body {
                     let extracted = $last::from_request(request, state);
                     let $last = match WithMatch::new(&matched, extracted).await {
                         Ok(value) => value,
-                        Err(rejection) => return from_axum(rejection, HeaderMap::new()),
+                        Err(rejection) => return Ok(from_axum(rejection, HeaderMap::new())),
                     };
-                    self($($arg,)* $last).await.into_reply(HeaderMap::new())
+                    Ok(self($($arg,)* $last).await.into_reply(HeaderMap::new()))
                 }
             }
         }

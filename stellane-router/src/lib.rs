@@ -110,6 +110,8 @@ mod report;
 #[cfg(feature = "router")]
 mod router;
 #[cfg(feature = "router")]
+mod scan;
+#[cfg(feature = "router")]
 mod table;
 #[cfg(feature = "router")]
 mod witness;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,7 +21,7 @@ use tower_service::Service;
 use crate::block::{Slot, SlotFuture};
 use crate::body::Body;
 use crate::builder::RouterBuilder;
-use crate::endpoint::Matched;
+use crate::endpoint::{Answer, Matched};
 use crate::escape::{self, Escapes};
 use crate::host;
 use crate::matcher::tree::Spans;
@@ -266,7 +267,7 @@ enum State {
 
 struct Running {
     /// Borrows from the table, so it comes first: it is dropped first.
-    future: SlotFuture<'static, Response<Body>>,
+    future: SlotFuture<'static, Answer>,
     table: RouteTable,
     route: RouteId,
     head: bool,
@@ -294,7 +295,7 @@ impl RouteFuture {
     }
 
     const fn running(
-        future: SlotFuture<'static, Response<Body>>,
+        future: SlotFuture<'static, Answer>,
         table: RouteTable,
         route: RouteId,
         head: bool,
@@ -313,21 +314,25 @@ impl Future for RouteFuture {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = match &mut self.0 {
-            State::Running(running) => {
-                let Poll::Ready(response) = Pin::new(&mut running.future).poll(cx) else {
-                    return Poll::Pending;
-                };
-                Some(response)
-            }
-            _ => None,
+        let mut answer = match &mut self.0 {
+            State::Running(running) => Pin::new(&mut running.future).poll(cx),
+            _ => return self.0.take_ready(),
         };
-        match (std::mem::replace(&mut self.0, State::Done), response) {
-            (State::Running(running), Some(mut response)) => {
-                running.finish(&mut response);
-                Poll::Ready(Ok(response))
-            }
-            (State::Ready(response), _) => Poll::Ready(Ok(response.into_inner())),
+        // In place: a response is large to move.
+        if let Poll::Ready(Ok(response)) = &mut answer
+            && let State::Running(running) = mem::replace(&mut self.0, State::Done)
+        {
+            running.finish(response);
+        }
+        answer
+    }
+}
+
+impl State {
+    #[cold]
+    fn take_ready(&mut self) -> Poll<Answer> {
+        match mem::replace(self, Self::Done) {
+            Self::Ready(response) => Poll::Ready(Ok(response.into_inner())),
             _ => panic!("polled after completion"),
         }
     }
@@ -357,7 +362,7 @@ impl Running {
 
 /// What `HEAD` gets: the headers of the response, its length among them.
 fn without_body(response: &mut Response<Body>) {
-    let body = std::mem::take(response.body_mut());
+    let body = mem::take(response.body_mut());
     if let (Some(len), false) = (
         body.size_hint().exact(),
         response.headers().contains_key(CONTENT_LENGTH),

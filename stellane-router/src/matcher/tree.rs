@@ -5,6 +5,7 @@
 
 use super::constraint::Constraint;
 use super::pattern::{MAX_PARAMS, ParamKey, Pattern, Tail, Token};
+use crate::scan;
 
 const NONE: u32 = u32::MAX;
 /// Nodes with more literal children than this have a table instead of a scan.
@@ -115,7 +116,7 @@ impl Tree {
             let node = &self.nodes[index as usize];
             let start = node.literal as usize;
             let literal = &self.bytes[start..start + usize::from(node.literal_len)];
-            if !begins(&path[at..], literal) {
+            if !scan::begins(&path[at..], literal) {
                 return None;
             }
             at += literal.len();
@@ -145,7 +146,7 @@ impl Tree {
                 spans.len = before;
             }
             if node.params_len > 0 && first != b'/' {
-                let segment = &rest[..segment_len(rest)];
+                let segment = &rest[..scan::find(b'/', rest)];
                 let edges = node.params as usize;
                 let edges = &self.params[edges..edges + node.params_len as usize];
                 for (i, edge) in edges.iter().enumerate() {
@@ -375,62 +376,4 @@ impl Draft {
             && self.params.is_empty()
             && self.leaf & self.plus & self.star == NONE
     }
-}
-
-/// `starts_with` for the short literals of a tree, without a call to `memcmp`.
-#[inline]
-fn begins(text: &[u8], literal: &[u8]) -> bool {
-    let len = literal.len();
-    let Some(head) = text.get(..len) else {
-        return false;
-    };
-    // Two words that overlap hold all of it.
-    match len {
-        0 => true,
-        1 => head[0] == literal[0],
-        2..4 => head[0] == literal[0] && head[1] == literal[1] && head[len - 1] == literal[len - 1],
-        4..8 => half(head, 0) == half(literal, 0) && half(head, len - 4) == half(literal, len - 4),
-        8..=16 => {
-            word(head, 0) == word(literal, 0) && word(head, len - 8) == word(literal, len - 8)
-        }
-        _ => head == literal,
-    }
-}
-
-/// The length of the segment that `text` begins with. Segments are short: a loop over words beats a
-/// call, until they are not.
-#[inline]
-fn segment_len(text: &[u8]) -> usize {
-    const LOW: u64 = 0x0101_0101_0101_0101;
-    let mut at = 0;
-    while at + 8 <= text.len() {
-        if at == 32 {
-            return memchr::memchr(b'/', &text[at..]).map_or(text.len(), |more| at + more);
-        }
-        // A byte of `zero` is zero where the text has a slash; the lowest such byte is exact.
-        let zero = word(text, at) ^ (LOW * b'/' as u64);
-        let found = zero.wrapping_sub(LOW) & !zero & (LOW << 7);
-        if found != 0 {
-            return at + (found.trailing_zeros() / 8) as usize;
-        }
-        at += 8;
-    }
-    while at < text.len() && text[at] != b'/' {
-        at += 1;
-    }
-    at
-}
-
-#[inline]
-fn half(text: &[u8], at: usize) -> u32 {
-    let mut bytes = [0; 4];
-    bytes.copy_from_slice(&text[at..at + 4]);
-    u32::from_le_bytes(bytes)
-}
-
-#[inline]
-fn word(text: &[u8], at: usize) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&text[at..at + 8]);
-    u64::from_le_bytes(bytes)
 }

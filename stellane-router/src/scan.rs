@@ -1,0 +1,89 @@
+//! Looking at short texts a word at a time: a call to `memchr` or `memcmp` costs more than most
+//! segments are long.
+
+const LOW: u64 = 0x0101_0101_0101_0101;
+
+/// Where `byte` first stands in `text`, or its length.
+#[inline]
+pub(crate) fn find(byte: u8, text: &[u8]) -> usize {
+    let wanted = LOW * u64::from(byte);
+    let mut at = 0;
+    while at + 8 <= text.len() {
+        if at == 32 {
+            return memchr::memchr(byte, &text[at..]).map_or(text.len(), |more| at + more);
+        }
+        // Zero where the byte stands. The lowest zero is found exactly; what borrows makes of those
+        // above it does not matter.
+        let zero = word(text, at) ^ wanted;
+        let found = zero.wrapping_sub(LOW) & !zero & (LOW << 7);
+        if found != 0 {
+            return at + (found.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    while at < text.len() && text[at] != byte {
+        at += 1;
+    }
+    at
+}
+
+/// `text.starts_with(literal)`.
+#[inline]
+pub(crate) fn begins(text: &[u8], literal: &[u8]) -> bool {
+    let len = literal.len();
+    let Some(head) = text.get(..len) else {
+        return false;
+    };
+    // Two words that overlap hold all of it.
+    match len {
+        0 => true,
+        1 => head[0] == literal[0],
+        2..4 => head[0] == literal[0] && head[1] == literal[1] && head[len - 1] == literal[len - 1],
+        4..8 => half(head, 0) == half(literal, 0) && half(head, len - 4) == half(literal, len - 4),
+        8..=16 => {
+            word(head, 0) == word(literal, 0) && word(head, len - 8) == word(literal, len - 8)
+        }
+        _ => head == literal,
+    }
+}
+
+#[inline]
+fn half(text: &[u8], at: usize) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&text[at..at + 4]);
+    u32::from_le_bytes(bytes)
+}
+
+#[inline]
+fn word(text: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&text[at..at + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_agree_with_the_standard_library() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
+            let text: Vec<u8> = (0..rng.usize(0..50))
+                .map(|_| *b"/.0\xaf\x80")
+                .map(|c| c[rng.usize(0..5)])
+                .collect();
+            let expected = text.iter().position(|&b| b == b'/').unwrap_or(text.len());
+            assert_eq!(find(b'/', &text), expected, "{text:?}");
+            let mut literal = text[..rng.usize(0..=text.len())].to_vec();
+            if let (Some(byte), true) = (literal.last_mut(), rng.bool()) {
+                *byte = b'x';
+            }
+            assert_eq!(
+                begins(&text, &literal),
+                text.starts_with(&literal),
+                "{text:?} {literal:?}"
+            );
+        }
+    }
+}
