@@ -58,6 +58,8 @@ mod readiness;
 mod runtime;
 mod sink;
 mod text;
+#[cfg(feature = "tracing")]
+mod trace;
 
 #[cfg(feature = "admin")]
 pub use admin::{Admin, AdminBody, AdminBuilder, AdminService};
@@ -79,3 +81,5 @@ pub use readiness::{Latch, Readiness};
 pub use runtime::{
     MigrationReadiness, ReadinessCheck, RuntimeMetrics, RuntimeMetricsBuilder, RuntimeSnapshot,
 };
+#[cfg(feature = "tracing")]
+pub use trace::{LogLevel, Trace, TraceBody, TraceContext, TraceFuture, TraceLayer};
