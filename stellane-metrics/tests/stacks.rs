@@ -40,16 +40,26 @@ mod axum_routes {
     fn router() -> Router {
         Router::new()
             .route("/users/{id}", get(|| async { "user" }))
-            .nest("/api", Router::new().route("/orders/{id}", get(|| async { "order" })))
+            .nest(
+                "/api",
+                Router::new().route("/orders/{id}", get(|| async { "order" })),
+            )
     }
 
-    async fn ask<S>(service: S, path: &str)
+    async fn ask<S, B>(service: S, path: &str)
     where
         S: tower::Service<Request<Body>, Response = Response<B>, Error = Infallible>,
         B: hyper::body::Body<Error: std::fmt::Debug>,
     {
         let request = Request::get(path).body(Body::empty()).unwrap();
-        service.oneshot(request).await.unwrap().into_body().collect().await.unwrap();
+        service
+            .oneshot(request)
+            .await
+            .unwrap()
+            .into_body()
+            .collect()
+            .await
+            .unwrap();
     }
 
     fn routes(http: &HttpMetrics) -> Vec<String> {
@@ -65,7 +75,10 @@ mod axum_routes {
         for path in ["/users/7", "/users/8", "/api/orders/9", "/wp-login.php"] {
             ask(app.clone(), path).await;
         }
-        assert_eq!(routes(&http), ["/api/orders/{id}", "/users/{id}", "_UNMATCHED"]);
+        assert_eq!(
+            routes(&http),
+            ["/api/orders/{id}", "/users/{id}", "_UNMATCHED"]
+        );
     }
 
     #[tokio::test]
@@ -75,19 +88,23 @@ mod axum_routes {
         for path in ["/users/7", "/api/orders/9", "/wp-login.php"] {
             ask(app.clone(), path).await;
         }
-        assert_eq!(routes(&http), ["/api/orders/{id}", "/users/{id}", "_UNMATCHED"]);
+        assert_eq!(
+            routes(&http),
+            ["/api/orders/{id}", "/users/{id}", "_UNMATCHED"]
+        );
     }
 }
 
 #[tokio::test]
 async fn over_http_1_responses_complete_and_clients_that_leave_count_as_cancelled() {
     let http = http();
-    let service = MetricsLayer::new(&http).layer(service_fn(|request: Request<Incoming>| async move {
-        if request.uri().path() == "/never" {
-            std::future::pending::<()>().await;
-        }
-        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
-    }));
+    let service =
+        MetricsLayer::new(&http).layer(service_fn(|request: Request<Incoming>| async move {
+            if request.uri().path() == "/never" {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
+        }));
     let (client, server) = tokio::io::duplex(4096);
     tokio::spawn(
         hyper::server::conn::http1::Builder::new()
@@ -96,42 +113,52 @@ async fn over_http_1_responses_complete_and_clients_that_leave_count_as_cancelle
     let mut client = client;
     let mut buffer = [0; 1024];
     for (method, body) in [("GET", true), ("HEAD", false)] {
-        client.write_all(format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();
+        client
+            .write_all(format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         let n = client.read(&mut buffer).await.unwrap();
         assert_eq!(buffer[..n].ends_with(b"hello"), body);
     }
     until(|| http.stats().requests_total == 2).await;
     assert_eq!(http.stats().requests_cancelled_total, 0);
 
-    client.write_all(b"GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"GET /never HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
     until(|| http.stats().requests_in_flight == 1).await;
     drop(client);
     until(|| http.stats().requests_in_flight == 0).await;
     let stats = http.stats();
-    assert_eq!((stats.requests_total, stats.requests_cancelled_total), (3, 1));
+    assert_eq!(
+        (stats.requests_total, stats.requests_cancelled_total),
+        (3, 1)
+    );
 }
 
 #[tokio::test]
 async fn over_http_2_grpc_trailers_resets_and_streams_are_told_apart() {
     let http = http();
-    let service = MetricsLayer::new(&http).layer(service_fn(|request: Request<Incoming>| async move {
-        let endless = request.uri().path() == "/endless";
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", "13".parse().unwrap());
-        let frames = futures_util::stream::unfold(0, move |n| {
-            let trailers = trailers.clone();
-            async move {
-                let frame = match n {
-                    0 => Frame::data(Bytes::from_static(b"message")),
-                    _ if endless => std::future::pending().await,
-                    1 => Frame::trailers(trailers),
-                    _ => return None,
-                };
-                Some((Ok::<_, Infallible>(frame), n + 1))
-            }
-        });
-        Ok::<_, Infallible>(Response::new(StreamBody::new(frames)))
-    }));
+    let service =
+        MetricsLayer::new(&http).layer(service_fn(|request: Request<Incoming>| async move {
+            let endless = request.uri().path() == "/endless";
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", "13".parse().unwrap());
+            let frames = futures_util::stream::unfold(0, move |n| {
+                let trailers = trailers.clone();
+                async move {
+                    let frame = match n {
+                        0 => Frame::data(Bytes::from_static(b"message")),
+                        _ if endless => std::future::pending().await,
+                        1 => Frame::trailers(trailers),
+                        _ => return None,
+                    };
+                    Some((Ok::<_, Infallible>(frame), n + 1))
+                }
+            });
+            Ok::<_, Infallible>(Response::new(StreamBody::new(frames)))
+        }));
     let (client, server) = tokio::io::duplex(4096);
     tokio::spawn(
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -146,7 +173,13 @@ async fn over_http_2_grpc_trailers_resets_and_streams_are_told_apart() {
         let uri = format!("http://a{path}");
         sender.send_request(Request::get(uri).body(Empty::<Bytes>::new()).unwrap())
     };
-    let call = ask("/pkg.Service/Call").await.unwrap().into_body().collect().await.unwrap();
+    let call = ask("/pkg.Service/Call")
+        .await
+        .unwrap()
+        .into_body()
+        .collect()
+        .await
+        .unwrap();
     assert_eq!(call.trailers().unwrap()["grpc-status"], "13");
     let mut endless = ask("/endless").await.unwrap();
     assert!(endless.body_mut().frame().await.is_some());
@@ -156,10 +189,20 @@ async fn over_http_2_grpc_trailers_resets_and_streams_are_told_apart() {
     let count = |parts: &[&str]| {
         let name = "http_server_request_duration_seconds_count";
         let lines = text.lines().filter(|line| line.starts_with(name));
-        lines.filter(|line| parts.iter().all(|part| line.contains(part))).count()
+        lines
+            .filter(|line| parts.iter().all(|part| line.contains(part)))
+            .count()
     };
-    assert_eq!(count(&[r#"version="2""#, r#"rpc_response_status_code="INTERNAL""#]), 1, "{text}");
-    assert_eq!(count(&[r#"status_code="200""#, r#"error_type="cancelled""#]), 1, "{text}");
+    assert_eq!(
+        count(&[r#"version="2""#, r#"rpc_response_status_code="INTERNAL""#]),
+        1,
+        "{text}"
+    );
+    assert_eq!(
+        count(&[r#"status_code="200""#, r#"error_type="cancelled""#]),
+        1,
+        "{text}"
+    );
 }
 
 #[cfg(feature = "prometheus")]
@@ -178,7 +221,10 @@ async fn any_recorder_of_the_facade_gets_the_same_totals_and_no_request_twice() 
                 .layer(service_fn(|_| async {
                     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
                 }));
-            let response = service.oneshot(Request::new(Empty::<Bytes>::new())).await.unwrap();
+            let response = service
+                .oneshot(Request::new(Empty::<Bytes>::new()))
+                .await
+                .unwrap();
             response.into_body().collect().await.unwrap();
         }
         publisher.publish();
