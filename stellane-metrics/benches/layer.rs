@@ -49,7 +49,9 @@ static ALLOCATOR: Counting = Counting;
 
 type RequestBody = Full<Bytes>;
 
-const VARIANTS: [(&str, fn(u64)); 4] = [
+type Run = fn(u64);
+
+const VARIANTS: [(&str, Run); 4] = [
     ("bare", bare),
     ("stellane", stellane),
     ("macros", macros),
@@ -154,6 +156,9 @@ fn axum_prometheus(requests: u64) {
 }
 
 /// Sends requests one after the other and reads their bodies to the end, without a runtime.
+///
+/// The only function in which `benches/instructions` counts.
+#[inline(never)]
 fn drive<S, B>(mut service: S, requests: u64)
 where
     S: Service<Request<RequestBody>, Response = Response<B>>,

@@ -1,5 +1,7 @@
 //! What [`RuntimeMetrics`] says about traffic whose truth is known.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     convert::Infallible,
     future::ready,
@@ -194,6 +196,7 @@ fn the_snapshot_takes_over_what_sources_report_and_judges_it() {
     }
 }
 
+#[cfg(feature = "tokio")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_collector_runs_on_its_own_and_sees_tokio() {
     let mut config = MetricsConfig::default();

@@ -1,6 +1,7 @@
 //! Spans, `traceparent` and the slow-request log.
 
 #![cfg(feature = "tracing")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     convert::Infallible,

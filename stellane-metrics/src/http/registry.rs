@@ -480,8 +480,10 @@ mod tests {
     #[test]
     fn a_duration_falls_into_the_first_bucket_whose_bound_is_not_smaller() {
         for buckets in [crate::DurationBuckets::Otel, crate::DurationBuckets::Fine] {
-            let mut config = MetricsConfig::default();
-            config.duration_buckets = buckets;
+            let config = MetricsConfig {
+                duration_buckets: buckets,
+                ..MetricsConfig::default()
+            };
             let table = Table::new(config, None);
             let bounds = table.duration_bounds_ns.clone();
             let near = bounds

@@ -132,6 +132,15 @@ impl RuntimeMetrics {
         }
     }
 
+    /// The snapshot in the Prometheus text format.
+    ///
+    /// [`prometheus()`](https://docs.rs/stellane-metrics) renders it together with everything else.
+    pub fn render(&self) -> String {
+        let mut text = crate::text::TextSink::default();
+        self.export(&mut text);
+        text.into_string()
+    }
+
     /// How often the collector reads.
     pub fn interval(&self) -> Duration {
         self.inner.config.interval
