@@ -219,9 +219,41 @@ async fn the_collector_runs_on_its_own_and_sees_tokio() {
 }
 
 #[test]
+fn a_source_may_ask_for_the_snapshot_it_is_part_of() {
+    let cell = Arc::new(std::sync::OnceLock::<RuntimeMetrics>::new());
+    let inner = Arc::clone(&cell);
+    let runtime = RuntimeMetrics::builder()
+        .source(move |snapshot| {
+            snapshot.limit = inner.get().map_or(1, |runtime| runtime.collect().limit + 1);
+        })
+        .build()
+        .unwrap();
+    cell.set(runtime.clone()).unwrap();
+    assert_eq!(runtime.collect().limit, 2);
+}
+
+#[test]
 fn a_snapshot_nobody_collects_is_taken_on_demand() {
     let setup = setup();
     setup.clock.advance(Duration::from_secs(1));
     setup.serve([Duration::from_millis(1)]);
     assert_eq!(setup.runtime.snapshot().requests_total, 1);
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn the_configuration_survives_serialisation_and_refuses_unknown_keys() {
+    let config = MetricsConfig::default();
+    let json = serde_json::to_value(&config).unwrap();
+    assert_eq!(json["window"], "10s");
+    assert_eq!(json["duration_buckets"], "otel");
+    assert_eq!(
+        serde_json::from_value::<MetricsConfig>(json).unwrap(),
+        config
+    );
+    let error = serde_json::from_str::<MetricsConfig>(r#"{"windw": "1s"}"#).unwrap_err();
+    assert!(
+        error.to_string().contains("unknown field `windw`"),
+        "{error}"
+    );
 }

@@ -7,7 +7,7 @@ mod snapshot;
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
 
@@ -99,10 +99,15 @@ impl RuntimeMetrics {
         latest
     }
 
-    /// Reads everything now. [`run`](Self::run) does it at the configured interval.
+    /// Reads everything now, unless another thread is at it. `run` does it at the configured interval.
     pub fn collect(&self) -> Arc<RuntimeSnapshot> {
         let inner = &*self.inner;
-        let mut state = inner.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = match inner.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            // Somebody is collecting: another thread, or a source that asks for the snapshot it is part of.
+            Err(TryLockError::WouldBlock) => return self.latest(),
+        };
         let now = (inner.clock)();
         let mut snapshot = RuntimeSnapshot {
             uptime: now,
