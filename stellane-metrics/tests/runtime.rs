@@ -233,6 +233,23 @@ fn a_source_may_ask_for_the_snapshot_it_is_part_of() {
 }
 
 #[test]
+fn the_history_has_one_snapshot_a_second_for_two_minutes() {
+    let setup = setup();
+    for _ in 0..1_000 {
+        setup.clock.advance(Duration::from_millis(250));
+        setup.runtime.collect();
+    }
+    let history = setup.runtime.history();
+    assert_eq!(history.len(), 120);
+    assert!(
+        history
+            .windows(2)
+            .all(|pair| pair[1].uptime - pair[0].uptime == Duration::from_secs(1))
+    );
+    assert_eq!(history[119].uptime, Duration::from_secs(250));
+}
+
+#[test]
 fn a_snapshot_nobody_collects_is_taken_on_demand() {
     let setup = setup();
     setup.clock.advance(Duration::from_secs(1));

@@ -58,7 +58,12 @@ struct Inner {
     clock: Clock,
     state: Mutex<State>,
     latest: Mutex<Arc<RuntimeSnapshot>>,
+    /// One snapshot a second, so that a page that is opened now can show what just happened.
+    history: Mutex<VecDeque<Arc<RuntimeSnapshot>>>,
 }
+
+/// How many seconds the history goes back; about 1 KB each.
+const HISTORY: usize = 120;
 
 /// What the collector remembers between ticks.
 struct State {
@@ -123,7 +128,25 @@ impl RuntimeMetrics {
         snapshot.judge(inner.machine.memory, inner.machine.cores);
         let snapshot = Arc::new(snapshot);
         *inner.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
+        let mut history = inner.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = |last: &Arc<RuntimeSnapshot>| now >= last.uptime + Duration::from_secs(1);
+        if history.back().is_none_or(due) {
+            history.push_back(Arc::clone(&snapshot));
+            if history.len() > HISTORY {
+                history.pop_front();
+            }
+        }
         snapshot
+    }
+
+    /// The snapshots of the last two minutes, one a second, oldest first.
+    pub fn history(&self) -> Vec<Arc<RuntimeSnapshot>> {
+        let history = self
+            .inner
+            .history
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        history.iter().cloned().collect()
     }
 
     /// Collects at the configured interval, for ever. Spawn it once.
@@ -374,6 +397,7 @@ impl RuntimeMetricsBuilder {
             clock,
             state: Mutex::new(State::new()),
             latest: Mutex::default(),
+            history: Mutex::default(),
         };
         let runtime = RuntimeMetrics {
             inner: Arc::new(inner),
