@@ -90,6 +90,17 @@ impl FacadePublisher {
         }
     }
 
+    /// Publishes at this interval, for ever. Spawn it once; a few seconds suit most recorders.
+    #[cfg(feature = "tokio")]
+    pub async fn run(mut self, interval: std::time::Duration) {
+        let mut interval = tokio::time::interval(interval);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            interval.tick().await;
+            self.publish();
+        }
+    }
+
     fn publish_to(&mut self, recorder: &dyn Recorder) {
         let mut sink = FacadeSink {
             recorder,

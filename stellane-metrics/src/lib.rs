@@ -58,6 +58,8 @@ mod readiness;
 mod runtime;
 mod sink;
 mod text;
+#[cfg(feature = "tracing")]
+mod trace;
 
 #[cfg(feature = "admin")]
 pub use admin::{Admin, AdminBody, AdminBuilder, AdminService};
@@ -66,6 +68,8 @@ pub use config::{BuildError, ConfigError, DurationBuckets, MetricsConfig};
 #[cfg(feature = "facade")]
 pub use facade::FacadePublisher;
 pub use http_metrics::{HttpMetrics, HttpMetricsBuilder, HttpStats, RouteStats};
+#[cfg(feature = "axum")]
+pub use layer::AxumRoute;
 pub use layer::{
     Metrics, MetricsLayer, NoRoute, RequestBody, RequestBytes, RequestBytesLayer, RequestRoute,
     ResponseBody, ResponseFuture, ResponseRoute, RouteLabel, RouteLabelLayer, label_route,
@@ -74,8 +78,10 @@ pub use layer::{
 #[cfg(feature = "facade")]
 pub use metrics;
 #[cfg(feature = "prometheus")]
-pub use prometheus::{Prometheus, PrometheusBuilder, prometheus};
+pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Latch, Readiness};
 pub use runtime::{
     MigrationReadiness, ReadinessCheck, RuntimeMetrics, RuntimeMetricsBuilder, RuntimeSnapshot,
 };
+#[cfg(feature = "tracing")]
+pub use trace::{LogLevel, Trace, TraceBody, TraceContext, TraceFuture, TraceLayer};

@@ -1,6 +1,7 @@
 //! The admin service, through its `Service`.
 
 #![cfg(all(feature = "admin", feature = "prometheus"))]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 

@@ -1,5 +1,7 @@
 //! What [`MetricsLayer`] counts, through the public API.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     convert::Infallible,
     future::{pending, ready},

@@ -71,6 +71,18 @@ try {
   const overflow = () => evaluate('document.documentElement.scrollWidth - innerWidth');
   if (await overflow() > 0) problems.push('the page scrolls sideways on a desktop');
   await shoot('light');
+  // The controls work from the page: the same origin, without a token on a loopback address.
+  const answers = await evaluate(`(async () => {
+    const use = async (input, value, form, answer) => {
+      document.getElementById(input).value = value;
+      document.getElementById(form).requestSubmit();
+      for (let i = 0; i < 100 && !document.getElementById(answer).textContent; i++) await new Promise(resolve => setTimeout(resolve, 50));
+      return document.getElementById(answer).textContent;
+    };
+    return [await use('mode', 'apply', 'mode-form', 'mode-answer'), await use('level', 'debug', 'log-form', 'log-answer'),
+      (await (await fetch('tuning')).json()).mode, await (await fetch('log-level')).json()];
+  })()`);
+  if (answers.join() !== 'done,done,apply,debug') problems.push('the controls answered ' + answers);
   await theme('dark');
   await shoot('dark');
   await size(390, 844, true);

@@ -3,6 +3,7 @@
 //! Needs `node` and `chromium` (Debian's packages). `STELLANE_SCREENSHOTS=DIR` keeps the pictures.
 
 #![cfg(all(feature = "admin", feature = "prometheus"))]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     env,

@@ -1,5 +1,7 @@
 //! What [`RuntimeMetrics`] says about traffic whose truth is known.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     convert::Infallible,
     future::ready,
@@ -194,6 +196,7 @@ fn the_snapshot_takes_over_what_sources_report_and_judges_it() {
     }
 }
 
+#[cfg(feature = "tokio")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_collector_runs_on_its_own_and_sees_tokio() {
     let mut config = MetricsConfig::default();
@@ -216,9 +219,58 @@ async fn the_collector_runs_on_its_own_and_sees_tokio() {
 }
 
 #[test]
+fn a_source_may_ask_for_the_snapshot_it_is_part_of() {
+    let cell = Arc::new(std::sync::OnceLock::<RuntimeMetrics>::new());
+    let inner = Arc::clone(&cell);
+    let runtime = RuntimeMetrics::builder()
+        .source(move |snapshot| {
+            snapshot.limit = inner.get().map_or(1, |runtime| runtime.collect().limit + 1);
+        })
+        .build()
+        .unwrap();
+    cell.set(runtime.clone()).unwrap();
+    assert_eq!(runtime.collect().limit, 2);
+}
+
+#[test]
+fn the_history_has_one_snapshot_a_second_for_two_minutes() {
+    let setup = setup();
+    for _ in 0..1_000 {
+        setup.clock.advance(Duration::from_millis(250));
+        setup.runtime.collect();
+    }
+    let history = setup.runtime.history();
+    assert_eq!(history.len(), 120);
+    assert!(
+        history
+            .windows(2)
+            .all(|pair| pair[1].uptime - pair[0].uptime == Duration::from_secs(1))
+    );
+    assert_eq!(history[119].uptime, Duration::from_secs(250));
+}
+
+#[test]
 fn a_snapshot_nobody_collects_is_taken_on_demand() {
     let setup = setup();
     setup.clock.advance(Duration::from_secs(1));
     setup.serve([Duration::from_millis(1)]);
     assert_eq!(setup.runtime.snapshot().requests_total, 1);
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn the_configuration_survives_serialisation_and_refuses_unknown_keys() {
+    let config = MetricsConfig::default();
+    let json = serde_json::to_value(&config).unwrap();
+    assert_eq!(json["window"], "10s");
+    assert_eq!(json["duration_buckets"], "otel");
+    assert_eq!(
+        serde_json::from_value::<MetricsConfig>(json).unwrap(),
+        config
+    );
+    let error = serde_json::from_str::<MetricsConfig>(r#"{"windw": "1s"}"#).unwrap_err();
+    assert!(
+        error.to_string().contains("unknown field `windw`"),
+        "{error}"
+    );
 }

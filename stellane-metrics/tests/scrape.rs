@@ -1,6 +1,7 @@
 //! The scrape is valid, and everything the dashboard and the alert rules name is in it.
 
 #![cfg(all(feature = "admin", feature = "prometheus"))]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -70,7 +70,7 @@ impl AdminBuilder {
         self
     }
 
-    /// Serves `/runtime.json`, `/events` and, if it reads request metrics, `/routes`.
+    /// Serves `/runtime.json`, `/history.json`, `/events` and, if it reads request metrics, `/routes`.
     pub fn runtime(mut self, runtime: RuntimeMetrics) -> Self {
         self.runtime = Some(runtime);
         self
@@ -189,7 +189,9 @@ impl AdminBuilder {
             "/healthz",
             "/readyz",
             "/runtime.json",
+            "/history.json",
             "/events",
+            "/paths",
         ];
         let free = path.starts_with('/') && !own.contains(&path) && !self.reads.contains_key(path);
         if !free {

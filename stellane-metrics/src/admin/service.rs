@@ -35,7 +35,7 @@ const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 
 /// What a change may send at most.
 const MOST_BODY: usize = 64 * 1024;
 
-/// Answers `/healthz`, `/readyz`, `/metrics`, `/runtime.json`, `/events`, `/` and what was plugged in.
+/// Answers `/healthz`, `/readyz`, `/metrics`, `/runtime.json`, `/history.json`, `/events`, `/` and what was plugged in.
 ///
 /// A tower service: mount it in any server. It needs a tokio runtime. See [`AdminBuilder`](crate::AdminBuilder).
 #[derive(Clone)]
@@ -115,6 +115,7 @@ impl Shared {
             "/readyz" => self.ready(query == Some("soft")),
             "/paths" => respond(StatusCode::OK, JSON, json!(self.paths()).to_string()),
             "/runtime.json" if self.runtime.is_some() => self.runtime_json(),
+            "/history.json" if self.runtime.is_some() => self.history_json(),
             "/events" if self.runtime.is_some() => self.events(),
             #[cfg(feature = "prometheus")]
             "/metrics" if self.prometheus.is_some() => {
@@ -188,6 +189,24 @@ impl Shared {
         }
     }
 
+    fn history_json(&self) -> Response<AdminBody> {
+        let history = self
+            .runtime
+            .as_ref()
+            .map(RuntimeMetrics::history)
+            .unwrap_or_default();
+        let list: Vec<_> = history.iter().map(|snapshot| &**snapshot).collect();
+        serde_json::to_string(&list).map_or_else(
+            |_| {
+                problem(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the history has no JSON form",
+                )
+            },
+            |json| respond(StatusCode::OK, JSON, json),
+        )
+    }
+
     fn events(&self) -> Response<AdminBody> {
         let (Some(runtime), Some(stream)) = (&self.runtime, Stream::open(&self.streams)) else {
             return problem(
@@ -222,7 +241,7 @@ impl Shared {
         #[cfg(feature = "prometheus")]
         paths.extend(self.prometheus.is_some().then_some("/metrics"));
         if self.runtime.is_some() {
-            paths.extend(["/runtime.json", "/events"]);
+            paths.extend(["/runtime.json", "/history.json", "/events"]);
         }
         paths.extend(self.reads.keys().map(String::as_str));
         paths.extend(self.changes.keys().map(String::as_str));

@@ -26,14 +26,21 @@ pub(crate) fn cell_of(ns: u64) -> usize {
     ((octave as usize + 1) * SUB + sub).min(CELLS - 1)
 }
 
+/// The smallest value of a cell, in nanoseconds.
+pub(crate) fn lowest_of(cell: usize) -> u64 {
+    if cell < SUB {
+        return (cell as u64) << UNIT_BITS;
+    }
+    ((SUB + cell % SUB) as u64) << (octave_of(cell) + UNIT_BITS)
+}
+
 /// The middle of a cell, in nanoseconds.
 pub(crate) fn middle_of(cell: usize) -> u64 {
-    if cell < SUB {
-        return ((cell as u64) << UNIT_BITS) + (1 << (UNIT_BITS - 1));
-    }
-    let octave = (cell / SUB - 1) as u32;
-    let low = ((SUB + cell % SUB) as u64) << octave;
-    (low << UNIT_BITS) + (1 << (octave + UNIT_BITS - 1))
+    lowest_of(cell) + (1 << (octave_of(cell) + UNIT_BITS - 1))
+}
+
+fn octave_of(cell: usize) -> u32 {
+    (cell / SUB).saturating_sub(1) as u32
 }
 
 /// One shard's histogram, written by its thread.

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Clock,
-    histogram::{Histogram, Totals},
+    histogram::{self, Histogram, Totals},
     labels::{METHODS, Outcome, SeriesKey},
     slot,
 };
@@ -49,6 +49,8 @@ pub(crate) struct Table {
     routes_len: AtomicUsize,
     shards: Box<[OnceLock<Box<Shard>>]>,
     duration_bounds_ns: Box<[u64]>,
+    /// For each cell of the fine histogram the bucket that its smallest value falls into.
+    bucket_of_cell: Box<[u8]>,
     layout: Layout,
 }
 
@@ -113,6 +115,7 @@ pub(crate) struct Record {
 impl Table {
     pub(crate) fn new(config: MetricsConfig, clock: Option<Clock>) -> Self {
         let bounds = config.duration_buckets.bounds();
+        let bounds_ns: Box<[u64]> = bounds.iter().map(|b| (b * 1e9).round() as u64).collect();
         let layout = Layout {
             durations: bounds.len(),
             sizes: SIZE_BOUNDS.len(),
@@ -127,10 +130,10 @@ impl Table {
             series_len: AtomicUsize::new(1),
             routes_len: AtomicUsize::new(2),
             shards: (0..=slot::EXCLUSIVE).map(|_| OnceLock::new()).collect(),
-            duration_bounds_ns: bounds
-                .iter()
-                .map(|bound| (bound * 1e9).round() as u64)
+            bucket_of_cell: (0..histogram::CELLS)
+                .map(|cell| bounds_ns.partition_point(|b| *b < histogram::lowest_of(cell)) as u8)
                 .collect(),
+            duration_bounds_ns: bounds_ns,
             layout,
             clock: clock.map_or_else(
                 || TableClock::Counter(quanta::Clock::new()),
@@ -245,10 +248,7 @@ impl Table {
 
         let add = |at: usize, n: u64| slot::add(&cells[at], n, exclusive);
         let durations = |at: usize, ns: u64| {
-            add(
-                at + self.duration_bounds_ns.partition_point(|bound| *bound < ns),
-                1,
-            );
+            add(at + self.duration_bucket(ns), 1);
             add(at + self.layout.durations + 1, ns);
         };
         let sizes = |at: usize, bytes: u64| {
@@ -279,6 +279,21 @@ impl Table {
             1,
             exclusive,
         );
+    }
+
+    /// The first bucket whose bound is not below the duration.
+    #[inline]
+    fn duration_bucket(&self, ns: u64) -> usize {
+        let mut bucket = usize::from(self.bucket_of_cell[histogram::cell_of(ns)]);
+        // A cell that a bound divides begins in the bucket below.
+        while self
+            .duration_bounds_ns
+            .get(bucket)
+            .is_some_and(|bound| *bound < ns)
+        {
+            bucket += 1;
+        }
+        bucket
     }
 
     #[cold]
@@ -461,6 +476,25 @@ const _: () = assert!(CACHE == 256, "`mix` yields 8 bits");
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_falls_into_the_first_bucket_whose_bound_is_not_smaller() {
+        for buckets in [crate::DurationBuckets::Otel, crate::DurationBuckets::Fine] {
+            let config = MetricsConfig {
+                duration_buckets: buckets,
+                ..MetricsConfig::default()
+            };
+            let table = Table::new(config, None);
+            let bounds = table.duration_bounds_ns.clone();
+            let near = bounds
+                .iter()
+                .flat_map(|bound| [bound - 1, *bound, bound + 1]);
+            for ns in near.chain((0..40).map(|bit| 3 << bit)).chain([0, u64::MAX]) {
+                let expected = bounds.partition_point(|bound| *bound < ns);
+                assert_eq!(table.duration_bucket(ns), expected, "{ns} ns");
+            }
+        }
+    }
 
     #[test]
     fn a_size_falls_into_the_first_bucket_whose_bound_is_not_smaller() {

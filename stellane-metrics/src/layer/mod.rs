@@ -16,6 +16,8 @@ pub use body::ResponseBody;
 pub use future::ResponseFuture;
 pub use layer::MetricsLayer;
 pub use request_body::{RequestBody, RequestBytes, RequestBytesLayer};
+#[cfg(feature = "axum")]
+pub use route::AxumRoute;
 pub use route::{NoRoute, RequestRoute, ResponseRoute, RouteLabel, RouteLabelLayer};
 pub use scope::label_route;
 pub use service::Metrics;

@@ -7,7 +7,7 @@ mod snapshot;
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
 
@@ -58,7 +58,12 @@ struct Inner {
     clock: Clock,
     state: Mutex<State>,
     latest: Mutex<Arc<RuntimeSnapshot>>,
+    /// One snapshot a second, so that a page that is opened now can show what just happened.
+    history: Mutex<VecDeque<Arc<RuntimeSnapshot>>>,
 }
+
+/// How many seconds the history goes back; about 1 KB each.
+const HISTORY: usize = 120;
 
 /// What the collector remembers between ticks.
 struct State {
@@ -99,10 +104,15 @@ impl RuntimeMetrics {
         latest
     }
 
-    /// Reads everything now. [`run`](Self::run) does it at the configured interval.
+    /// Reads everything now, unless another thread is at it. `run` does it at the configured interval.
     pub fn collect(&self) -> Arc<RuntimeSnapshot> {
         let inner = &*self.inner;
-        let mut state = inner.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = match inner.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            // Somebody is collecting: another thread, or a source that asks for the snapshot it is part of.
+            Err(TryLockError::WouldBlock) => return self.latest(),
+        };
         let now = (inner.clock)();
         let mut snapshot = RuntimeSnapshot {
             uptime: now,
@@ -118,7 +128,25 @@ impl RuntimeMetrics {
         snapshot.judge(inner.machine.memory, inner.machine.cores);
         let snapshot = Arc::new(snapshot);
         *inner.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
+        let mut history = inner.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = |last: &Arc<RuntimeSnapshot>| now >= last.uptime + Duration::from_secs(1);
+        if history.back().is_none_or(due) {
+            history.push_back(Arc::clone(&snapshot));
+            if history.len() > HISTORY {
+                history.pop_front();
+            }
+        }
         snapshot
+    }
+
+    /// The snapshots of the last two minutes, one a second, oldest first.
+    pub fn history(&self) -> Vec<Arc<RuntimeSnapshot>> {
+        let history = self
+            .inner
+            .history
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        history.iter().cloned().collect()
     }
 
     /// Collects at the configured interval, for ever. Spawn it once.
@@ -130,6 +158,15 @@ impl RuntimeMetrics {
             interval.tick().await;
             self.collect();
         }
+    }
+
+    /// The snapshot in the Prometheus text format.
+    ///
+    /// [`prometheus()`](https://docs.rs/stellane-metrics) renders it together with everything else.
+    pub fn render(&self) -> String {
+        let mut text = crate::text::TextSink::default();
+        self.export(&mut text);
+        text.into_string()
     }
 
     /// How often the collector reads.
@@ -360,6 +397,7 @@ impl RuntimeMetricsBuilder {
             clock,
             state: Mutex::new(State::new()),
             latest: Mutex::default(),
+            history: Mutex::default(),
         };
         let runtime = RuntimeMetrics {
             inner: Arc::new(inner),
