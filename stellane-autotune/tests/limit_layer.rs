@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use stellane_autotune::{
-    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, Hold, LimitConfig, LimitMode,
+    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig, LimitMode,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -303,7 +303,7 @@ async fn waiting_loses_nobody_when_some_give_up_and_the_limit_moves() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_lowered_under_waiters_is_reached_within_one_service_time() {
     let mut config = fixed(10);
-    config.hold = Hold::Headers;
+    config.hold = stellane_autotune::Hold::Headers;
     (config.max_wait, config.max_waiters) = (Duration::from_secs(60), 1000);
     let limit = build(config);
     let service = AdaptiveLimitLayer::new(&limit).layer(slow());
