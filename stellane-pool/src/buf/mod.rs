@@ -1,0 +1,7 @@
+//! Pools of buffers.
+
+mod pool;
+mod pooled;
+mod slab;
+
+pub use self::{pool::BufPool, pooled::PooledBuf};

@@ -1,0 +1,65 @@
+use std::sync::Weak;
+
+use bytes::BytesMut;
+
+use super::pool::Classes;
+use crate::{Fate, Recycle, RecycleCx};
+
+/// The memory of one pooled buffer, while nobody writes to it.
+///
+/// `freeze` splits the written part off as `Bytes`; this handle keeps the rest, and with it a share in
+/// the allocation. Once the `Bytes` and all their clones are gone, `try_reclaim` makes the whole of it
+/// ours again without allocating.
+pub(super) struct Slab {
+    /// Lent to the [`PooledBuf`](super::PooledBuf) while it is out.
+    pub(super) buf: BytesMut,
+    /// What the buffer was made for, in bytes.
+    size: usize,
+    /// How many bytes at the start still hold what was frozen from here.
+    pub(super) frozen: usize,
+    pub(super) scrub: bool,
+    /// Where a buffer that grows finds a larger one. Weak: a pool must not keep itself alive.
+    pub(super) classes: Weak<Classes>,
+}
+
+impl Slab {
+    pub(super) fn new(size: usize, scrub: bool, classes: Weak<Classes>) -> Self {
+        Self {
+            buf: BytesMut::with_capacity(size),
+            size,
+            frozen: 0,
+            scrub,
+            classes,
+        }
+    }
+}
+
+impl Recycle for Slab {
+    #[inline]
+    fn recycle(&mut self, cx: &RecycleCx) -> Fate {
+        if self.scrub {
+            self.buf.fill(0);
+        }
+        self.buf.clear();
+        cx.fate_of(self.size)
+    }
+
+    #[inline]
+    fn retained_bytes(&self) -> usize {
+        self.size
+    }
+
+    fn is_free(&mut self) -> bool {
+        if self.frozen > 0 {
+            if !self.buf.try_reclaim(self.size) {
+                return false;
+            }
+            if self.scrub {
+                self.buf.resize(self.frozen, 0);
+                self.buf.clear();
+            }
+            self.frozen = 0;
+        }
+        true
+    }
+}

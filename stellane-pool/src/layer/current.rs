@@ -1,0 +1,56 @@
+use std::cell::RefCell;
+
+use http::Extensions;
+
+use crate::Pools;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Pools>> = const { RefCell::new(None) };
+}
+
+impl Pools {
+    /// The pools of the [`PoolLayer`](crate::PoolLayer) whose handler is running, if there is one.
+    ///
+    /// They are there wherever the handler's own code runs, before and after each `await`; not on
+    /// other threads or in tasks it spawns, nor behind a layer that runs the handler on another thread.
+    /// There, take them before, or use [`PoolLayer::with_extension`](crate::PoolLayer::with_extension).
+    pub fn current() -> Option<Self> {
+        CURRENT
+            .try_with(|current| current.borrow().clone())
+            .ok()
+            .flatten()
+    }
+
+    /// [`Pools::current`], else the pools in the request's extensions.
+    pub fn of(extensions: &Extensions) -> Option<Self> {
+        Self::current().or_else(|| extensions.get().cloned())
+    }
+}
+
+/// Runs `f` with `pools` as the current ones. They are moved there and back, so no reference count is
+/// touched.
+pub(super) fn enter<R>(pools: &mut Option<Pools>, f: impl FnOnce() -> R) -> R {
+    let outer = swap(pools.take());
+    let _leave = Leave { pools, outer };
+    f()
+}
+
+/// Puts the outer pools back, also when the handler panics.
+struct Leave<'a> {
+    pools: &'a mut Option<Pools>,
+    outer: Option<Pools>,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        *self.pools = swap(self.outer.take());
+    }
+}
+
+fn swap(pools: Option<Pools>) -> Option<Pools> {
+    // A thread that is ending has no handler to serve.
+    CURRENT
+        .try_with(|current| current.replace(pools))
+        .ok()
+        .flatten()
+}

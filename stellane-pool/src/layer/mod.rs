@@ -1,0 +1,12 @@
+//! [`PoolLayer`]: the pools within reach of every handler of a tower stack.
+
+mod current;
+mod future;
+#[expect(
+    clippy::module_inception,
+    reason = "one folder for each middleware, with the layer in layer.rs"
+)]
+mod layer;
+mod service;
+
+pub use self::{future::PoolFuture, layer::PoolLayer, service::PoolService};
