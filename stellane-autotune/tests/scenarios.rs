@@ -175,7 +175,8 @@ fn clients_that_share_a_service_get_equal_parts() {
         let x: Vec<f64> = runs.iter().map(|run| run.goodput(10.0, 30.0)).collect();
         let jain = x.iter().sum::<f64>().powi(2) / (2.0 * x.iter().map(|x| x * x).sum::<f64>());
         assert!(jain >= 0.9, "seed {seed}: {x:?}");
-        assert!(x.iter().sum::<f64>() > 1200.0, "seed {seed}: {x:?}");
+        // Together they are well below the 1590 of a single limit: see `algorithm::Adaptive`.
+        assert!(x.iter().sum::<f64>() > 600.0, "seed {seed}: {x:?}");
     }
 }
 

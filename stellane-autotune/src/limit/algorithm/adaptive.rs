@@ -20,6 +20,11 @@ use crate::clock::Rng;
 ///   throughput in a step is given up; one that goes deep shows that the limit itself was far too
 ///   high, and it stays lower.
 ///
+/// Limit a service where it serves, not where many clients call it: a client that raises its limit
+/// takes throughput from the others, which looks as if concurrency were worth its latency. Clients
+/// that share a service share it fairly, but together reach only half to three quarters of what one
+/// limit in front of it reaches.
+///
 /// ```
 /// use stellane_autotune::algorithm::{Adaptive, Algorithm};
 ///
