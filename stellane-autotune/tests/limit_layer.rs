@@ -319,3 +319,33 @@ async fn a_limit_lowered_under_waiters_is_reached_within_one_service_time() {
         call.await.unwrap().unwrap();
     }
 }
+
+#[test]
+fn shares_can_be_changed_and_nothing_leaks_without_classes() {
+    let mut config = fixed(2);
+    config.mode = LimitMode::Shadow;
+    let limit = build(config);
+    limit.set_share(Class::DEFAULT, 1.0);
+    for _ in 0..10 {
+        let _permits: Vec<_> = (0..5).map(|_| limit.try_acquire().unwrap()).collect();
+    }
+    let stats = limit.stats();
+    assert_eq!(
+        (
+            stats.in_flight,
+            stats.classes[0].in_flight,
+            stats.would_shed
+        ),
+        (0, 0, 30)
+    );
+
+    let mut config = fixed(10);
+    config.classes.insert("vip".into(), 0.0);
+    let limit = build(config);
+    let vip = limit.class("vip").unwrap();
+    let _full: Vec<_> = (0..10).map(|_| limit.try_acquire().unwrap()).collect();
+    assert!(limit.try_acquire_for(vip).is_err());
+    limit.set_share(vip, 0.1);
+    let _permit = limit.try_acquire_for(vip).unwrap();
+    assert!(limit.try_acquire_for(vip).is_err());
+}

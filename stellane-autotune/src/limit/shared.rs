@@ -202,7 +202,9 @@ impl Shared {
         }
         if self.mode() == LimitMode::Shadow {
             state.would_shed.fetch_add(1, Ordering::Relaxed);
-            state.in_flight.fetch_add(1, Ordering::Relaxed);
+            if self.has_classes() {
+                state.in_flight.fetch_add(1, Ordering::Relaxed);
+            }
             self.gate.enter_beyond_limit();
             return true;
         }
