@@ -10,7 +10,8 @@ use std::time::Duration;
 use stellane_autotune::AlgorithmKind::{Adaptive, Aimd, Fixed, Gradient2, Vegas};
 use stellane_autotune::sim::{self, Contender, Scenario};
 use stellane_autotune::{
-    AdaptiveLimit, AlgorithmKind, Class, LimitConfig, LimitMode, ManualClock, Outcome,
+    AdaptiveLimit, Algorithm, AlgorithmKind, Class, LimitConfig, LimitMode, ManualClock, Outcome,
+    algorithm,
 };
 
 fn scenario(name: &str) -> Scenario {
@@ -79,6 +80,20 @@ fn goodput_does_not_oscillate_at_steady_state() {
             at += 2.0;
         }
     }
+}
+
+#[test]
+fn a_latency_target_is_kept() {
+    let scenario = scenario("overload_10x");
+    let own = |seed| -> Box<dyn Algorithm> {
+        let target = Duration::from_millis(25);
+        Box::new(algorithm::Adaptive::new(200, 4, 1000, seed).latency_target(target))
+    };
+    let run = sim::run(&scenario, &Contender::Own(own), 1);
+    let (p99, goodput) = (run.latency(0.99, 5.0, 20.0), run.goodput(5.0, 20.0));
+    // The work alone has a p99 of 46 ms.
+    assert!(p99 <= 0.055, "{p99}");
+    assert!(goodput > 1000.0, "{goodput}");
 }
 
 #[test]
