@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 /// Where a limiter or a tuner takes the time from.
 ///
 /// Times are durations since the clock was made, so that a recorded run can be replayed.
-/// A reading never goes back: a source that jumps backwards is held at the latest value seen
-/// by those who compare (see [`AdaptiveLimit`](crate::AdaptiveLimit)).
+/// A clock that jumps, in either direction, stops nothing: a limit begins its window anew, and a
+/// tuner decides nothing until some steady ticks have passed.
 #[derive(Debug, Clone)]
 pub struct Clock(Source);
 
@@ -88,7 +88,9 @@ impl ManualClock {
 }
 
 pub(crate) fn saturating_nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    // Without the 128 bits of `as_nanos`: this is on the hot path.
+    let nanos = duration.as_secs().saturating_mul(1_000_000_000);
+    nanos.saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 /// A small seeded generator (splitmix64): the same seed gives the same run on every machine.

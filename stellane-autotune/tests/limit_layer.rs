@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use stellane_autotune::{
-    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, Hold, LimitConfig, LimitMode,
+    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig, LimitMode,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -303,7 +303,7 @@ async fn waiting_loses_nobody_when_some_give_up_and_the_limit_moves() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_lowered_under_waiters_is_reached_within_one_service_time() {
     let mut config = fixed(10);
-    config.hold = Hold::Headers;
+    config.hold = stellane_autotune::Hold::Headers;
     (config.max_wait, config.max_waiters) = (Duration::from_secs(60), 1000);
     let limit = build(config);
     let service = AdaptiveLimitLayer::new(&limit).layer(slow());
@@ -318,4 +318,34 @@ async fn a_limit_lowered_under_waiters_is_reached_within_one_service_time() {
     for call in calls {
         call.await.unwrap().unwrap();
     }
+}
+
+#[test]
+fn shares_can_be_changed_and_nothing_leaks_without_classes() {
+    let mut config = fixed(2);
+    config.mode = LimitMode::Shadow;
+    let limit = build(config);
+    limit.set_share(Class::DEFAULT, 1.0);
+    for _ in 0..10 {
+        let _permits: Vec<_> = (0..5).map(|_| limit.try_acquire().unwrap()).collect();
+    }
+    let stats = limit.stats();
+    assert_eq!(
+        (
+            stats.in_flight,
+            stats.classes[0].in_flight,
+            stats.would_shed
+        ),
+        (0, 0, 30)
+    );
+
+    let mut config = fixed(10);
+    config.classes.insert("vip".into(), 0.0);
+    let limit = build(config);
+    let vip = limit.class("vip").unwrap();
+    let _full: Vec<_> = (0..10).map(|_| limit.try_acquire().unwrap()).collect();
+    assert!(limit.try_acquire_for(vip).is_err());
+    limit.set_share(vip, 0.1);
+    let _permit = limit.try_acquire_for(vip).unwrap();
+    assert!(limit.try_acquire_for(vip).is_err());
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use stellane_autotune::overload::{Deadline, OverloadConfig, OverloadLayer, Pressure};
-use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, Clock};
+use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Clock, LimitConfig};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 type Body = Full<Bytes>;
@@ -129,5 +129,42 @@ async fn a_request_that_cannot_be_answered_in_time_takes_no_place() {
         statuses.iter().filter(|status| **status == 504).count(),
         1,
         "{statuses:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_place_longer_than_for_the_answer() {
+    let clock = Clock::tokio();
+    let mut config = LimitConfig::default();
+    config.algorithm = AlgorithmKind::Fixed;
+    (config.initial, config.min, config.max_wait) = (1, 1, Duration::from_secs(60));
+    let limit = AdaptiveLimit::builder()
+        .config(config)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let _held = limit.try_acquire().unwrap();
+    let mut config = OverloadConfig::default();
+    config.enforce = false;
+    let layer = OverloadLayer::builder()
+        .config(config)
+        .clock(clock)
+        .build()
+        .unwrap();
+    let stack = ServiceBuilder::new()
+        .layer(&layer)
+        .layer(AdaptiveLimitLayer::new(&limit))
+        .service(service());
+    let request = Request::builder()
+        .header("grpc-timeout", "50m")
+        .body(Body::default())
+        .unwrap();
+    let start = tokio::time::Instant::now();
+    assert_eq!(stack.oneshot(request).await.unwrap().status(), 503);
+    assert!(start.elapsed() < Duration::from_millis(60));
+    let stats = limit.stats();
+    assert_eq!(
+        (stats.shed_deadline, stats.waiting, stats.in_flight),
+        (1, 0, 1)
     );
 }

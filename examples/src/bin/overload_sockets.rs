@@ -6,8 +6,8 @@
 //! cargo run -p stellane-examples --bin overload_sockets
 //! ```
 //!
-//! The service sleeps, so that capacity does not depend on the machine: 8 places of 20 ms, 400
-//! answers per second. What counts as good is an answer within 100 ms, twice the target.
+//! The service sleeps, so that capacity does not depend on the machine: 8 places of 40 ms, 200
+//! answers per second. What counts as good is an answer within 200 ms, twice the target.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -27,11 +27,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tower::{Layer, service_fn};
 
 const PLACES: usize = 8;
-const WORK: Duration = Duration::from_millis(20);
-const CAPACITY: f64 = 400.0;
-const GOOD: Duration = Duration::from_millis(100);
-const WARM_UP: Duration = Duration::from_secs(4);
-const MEASURE: Duration = Duration::from_secs(6);
+const WORK: Duration = Duration::from_millis(40);
+const CAPACITY: f64 = 200.0;
+const GOOD: Duration = Duration::from_millis(200);
+const WARM_UP: Duration = Duration::from_secs(5);
+const MEASURE: Duration = Duration::from_secs(8);
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -39,7 +39,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 async fn main() -> Result<(), BoxError> {
     println!("| limit | load | good/s | of peak | p50 | p99 | high served | limit at the end |");
     println!("|---|---|---|---|---|---|---|---|");
-    // Timers round up, so the true capacity is a little below 400: measure it.
+    // Timers round up, so the true capacity is a little below 200: measure it.
     let mut peak = 0.0_f64;
     for limit in [8, 10, 12] {
         peak = peak.max(case(&format!("fixed {limit}"), Some(fixed(limit)), 1.2, None).await?);

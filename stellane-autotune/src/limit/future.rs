@@ -11,6 +11,7 @@ use tower_service::Service;
 use super::classify::OutcomeFn;
 use super::wait::Queued;
 use super::{AdaptiveLimit, Hold, LimitBody, Outcome, Permit, ResponseHead, Shed};
+use crate::overload::Deadline;
 
 pin_project! {
     /// The future of an [`AdaptiveLimitService`](super::AdaptiveLimitService).
@@ -88,7 +89,17 @@ where
         finish: Finish,
     ) -> Self {
         #[cfg(feature = "tokio")]
-        let timeout = Box::pin(tokio::time::sleep(limit.settings.max_wait));
+        let timeout = {
+            // Nobody waits for a place longer than somebody waits for the answer.
+            let left = request
+                .extensions()
+                .get::<Deadline>()
+                .map(Deadline::remaining);
+            let max_wait = limit.settings.max_wait;
+            Box::pin(tokio::time::sleep(
+                left.map_or(max_wait, |left| left.min(max_wait)),
+            ))
+        };
         let waiting = Waiting {
             service,
             request,
@@ -175,7 +186,11 @@ impl<S, B> Waiting<S, B> {
             finish,
             ..
         } = self;
-        if granted {
+        let expired = request
+            .extensions()
+            .get::<Deadline>()
+            .is_some_and(Deadline::is_expired);
+        if granted && !expired {
             let permit = queued.into_permit();
             let future = service.call(request);
             return State::Admitted {
@@ -184,7 +199,12 @@ impl<S, B> Waiting<S, B> {
                 finish,
             };
         }
-        limit.shared.shed(queued.class(), Shed::WaitTimeout);
+        let reason = if expired {
+            Shed::Deadline
+        } else {
+            Shed::WaitTimeout
+        };
+        limit.shared.shed(queued.class(), reason);
         let (parts, _) = request.into_parts();
         let response = limit
             .settings

@@ -145,11 +145,13 @@ impl AdaptiveLimit {
     }
 
     /// The share of the limit that is guaranteed to `class` from now on, from 0 to 1.
+    /// [`Class::DEFAULT`] has none and gets none.
     pub fn set_share(&self, class: Class, share: f64) {
-        self.shared
-            .class(class)
-            .share
-            .store(scale_share(share), Ordering::Relaxed);
+        if let Some(state) = self.shared.classes.get(usize::from(class.0))
+            && class != Class::DEFAULT
+        {
+            state.share.store(scale_share(share), Ordering::Relaxed);
+        }
     }
 
     /// Changes the algorithm; it starts from its own initial limit.

@@ -6,6 +6,7 @@ mod class;
 mod classify;
 mod config;
 mod future;
+mod gate;
 mod handle;
 mod histogram;
 mod layer;

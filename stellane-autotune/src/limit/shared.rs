@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use super::gate::Gate;
 use super::histogram::{BUCKETS, Shard};
 use super::wait::Waiter;
 use super::{Algorithm, Class, Latencies, LimitMode, Outcome, Shed, Window};
@@ -28,83 +29,6 @@ pub(crate) struct Shared {
     pub(super) waiters: Mutex<VecDeque<Arc<Waiter>>>,
     control: Mutex<Control>,
     pub(super) clock: Clock,
-}
-
-/// Requests in flight and the limit in one word, so that admission is one compare-and-swap and
-/// never exceeds the limit by a race.
-#[derive(Debug)]
-#[repr(align(128))]
-pub(crate) struct Gate {
-    word: AtomicU64,
-    peak: AtomicU32,
-}
-
-const ONE: u64 = 1 << 32;
-
-impl Gate {
-    fn new(limit: u32) -> Self {
-        Self {
-            word: AtomicU64::new(u64::from(limit)),
-            peak: AtomicU32::new(0),
-        }
-    }
-
-    /// In flight, limit.
-    #[inline]
-    pub(crate) fn load(&self) -> (u32, u32) {
-        split(self.word.load(Ordering::SeqCst))
-    }
-
-    #[inline]
-    fn try_enter(&self) -> bool {
-        let mut word = self.word.load(Ordering::Relaxed);
-        loop {
-            let (in_flight, limit) = split(word);
-            if in_flight >= limit {
-                return false;
-            }
-            // The order matters to those who wait: see `Shared::release`.
-            match self.word.compare_exchange_weak(
-                word,
-                word + ONE,
-                Ordering::SeqCst,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => break self.note_peak(in_flight + 1),
-                Err(current) => word = current,
-            }
-        }
-        true
-    }
-
-    fn enter_beyond_limit(&self) {
-        let (in_flight, _) = split(self.word.fetch_add(ONE, Ordering::SeqCst));
-        self.note_peak(in_flight + 1);
-    }
-
-    #[inline]
-    fn leave(&self) {
-        self.word.fetch_sub(ONE, Ordering::SeqCst);
-    }
-
-    fn set_limit(&self, limit: u32) {
-        let change = |word| Some(word & !u64::from(u32::MAX) | u64::from(limit));
-        // The closure never refuses, so neither does this.
-        let _ = self
-            .word
-            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, change);
-    }
-
-    #[inline]
-    fn note_peak(&self, in_flight: u32) {
-        if in_flight > self.peak.load(Ordering::Relaxed) {
-            self.peak.fetch_max(in_flight, Ordering::Relaxed);
-        }
-    }
-}
-
-fn split(word: u64) -> (u32, u32) {
-    ((word >> 32) as u32, word as u32)
 }
 
 #[derive(Debug)]
@@ -278,7 +202,9 @@ impl Shared {
         }
         if self.mode() == LimitMode::Shadow {
             state.would_shed.fetch_add(1, Ordering::Relaxed);
-            state.in_flight.fetch_add(1, Ordering::Relaxed);
+            if self.has_classes() {
+                state.in_flight.fetch_add(1, Ordering::Relaxed);
+            }
             self.gate.enter_beyond_limit();
             return true;
         }

@@ -2,7 +2,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Objective;
-use super::core::{Plan, State};
+use super::core::Plan;
+use super::state::State;
 
 /// Decides one knob by more than thresholds. Pure: what it wishes depends only on the [`View`] and
 /// on its [`Memory`], so that a recorded run can be replayed.

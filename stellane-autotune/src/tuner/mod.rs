@@ -1,6 +1,7 @@
 //! A tuner that changes one thing at a time, says why, and undoes what did not help.
 
 mod action;
+mod builder;
 mod config;
 mod controller;
 pub mod controllers;
@@ -10,15 +11,19 @@ mod handle;
 mod knob;
 mod rule;
 mod signal;
+mod state;
+mod stats;
 mod subscription;
 
 pub use action::{ActionOutcome, Evidence, TuningAction};
+pub use builder::AutoTunerBuilder;
 pub use config::{TunerConfig, TunerMode};
 pub use controller::{Controller, Memory, View, Wish};
 pub use core::Snapshot;
 pub use defaults::names;
-pub use handle::{AutoTuner, AutoTunerBuilder, KnobStats, SignalStats, TunerStats};
+pub use handle::AutoTuner;
 pub use knob::{Knob, SetResult};
 pub use rule::{Condition, Objective, Rule};
 pub use signal::{Signal, SignalHealth};
+pub use stats::{KnobStats, SignalStats, TunerStats};
 pub use subscription::Subscription;

@@ -12,11 +12,18 @@ use crate::clock::Rng;
 /// - The limit is dithered by ±10 % on alternate windows. If throughput follows the dither
 ///   (elasticity), more concurrency is worth its latency and the tolerance grows; else it shrinks.
 ///   Small errors of the median move the limit little, large ones at once: noise does not.
-/// - The baseline is re-probed after 8 s, doubling to 64 s while nothing changes, sooner when
-///   throughput no longer answers to the limit, and after 6 cuts in a row: the limit steps down by
-///   0.7 per window until the median stops falling. That is the latency without a queue. The
-///   baseline thus follows a service that became slower or faster, without ever pinning the limit to
-///   a few requests. A probe that costs half of the throughput is given up.
+/// - The baseline is re-probed after 8 s, doubling to 64 s while nothing changes; sooner when
+///   throughput no longer answers to the limit, when latency or throughput have jumped, and after 6
+///   cuts in a row. The limit then steps down by 0.7 per window until the median stops falling: that
+///   is the latency without a queue. The baseline thus follows a service that became slower or
+///   faster, without ever pinning the limit to a few requests. A probe that costs half of the
+///   throughput in a step is given up; one that goes deep shows that the limit itself was far too
+///   high, and it stays lower.
+///
+/// Limit a service where it serves, not where many clients call it: a client that raises its limit
+/// takes throughput from the others, which looks as if concurrency were worth its latency. Clients
+/// that share a service share it fairly, but together reach only half to three quarters of what one
+/// limit in front of it reaches.
 ///
 /// ```
 /// use stellane_autotune::algorithm::{Adaptive, Algorithm};
@@ -38,6 +45,9 @@ pub struct Adaptive {
     probe_every: f64,
     next_probe: Duration,
     cuts: u32,
+    /// The smoothed median and throughput, and how many windows in a row were far off.
+    usual: Option<(f64, f64)>,
+    jumps: u32,
     dither_up: bool,
     previous: Option<Measured>,
     target: Option<f64>,
@@ -68,10 +78,16 @@ const DITHER: f64 = 0.10;
 const PROBE_STEP: f64 = 0.7;
 /// A step of a probe that gains less than this found the bottom.
 const PROBE_GAIN: f64 = 0.93;
+/// A probe of so many steps did not just shed the queue that the tolerance allows.
+const DEEP_PROBE: i32 = 6;
 const PROBE_EVERY: f64 = 8.0;
 const PROBE_SELDOM: f64 = 64.0;
 /// When throughput does not answer to the limit, a stale baseline may be why.
-const PROBE_WHEN_FLAT: f64 = 4.0;
+const PROBE_WHEN_FLAT: f64 = 3.0;
+/// A median that is so many times the usual, or a throughput that is so small a part of it, twice in
+/// a row, is another service.
+const JUMP: f64 = 2.5;
+const FALL: f64 = 0.87;
 const CUTS_BEFORE_PROBE: u32 = 6;
 /// Places beyond the gradient, in square roots of the limit: what keeps a service busy.
 const HEADROOM: f64 = 0.7;
@@ -101,6 +117,8 @@ impl Adaptive {
             probe_every: PROBE_EVERY,
             next_probe: Duration::ZERO,
             cuts: 0,
+            usual: None,
+            jumps: 0,
             dither_up: false,
             previous: None,
             target: None,
@@ -148,6 +166,11 @@ impl Adaptive {
         } else {
             median.min(probe.before)
         };
+        self.finish_probe(probe.steps, fresh);
+        self.end_probe(window.end);
+    }
+
+    fn finish_probe(&mut self, steps: i32, fresh: f64) {
         let stale = self.baseline.unwrap_or(fresh);
         let unchanged = (fresh / stale - 1.0).abs() < 0.15;
         self.probe_every = if unchanged {
@@ -156,7 +179,11 @@ impl Adaptive {
             PROBE_EVERY
         };
         self.baseline = Some(fresh);
-        self.end_probe(window.end);
+        if steps >= DEEP_PROBE {
+            // Every step but the last still shed a queue: the limit itself was far too high.
+            let knee = self.limit * PROBE_STEP.powi(steps - 2);
+            self.limit = clamp_limit(knee, self.min, self.max);
+        }
     }
 
     fn end_probe(&mut self, now: Duration) {
@@ -205,13 +232,33 @@ impl Adaptive {
         let due = self.next_probe.as_secs_f64();
         let now = window.end.as_secs_f64();
         let flat = self.elasticity < 0.0 && now > due - self.probe_every + PROBE_WHEN_FLAT;
-        if now >= due || flat || self.cuts >= CUTS_BEFORE_PROBE {
+        let jumped = self.has_jumped(median);
+        if now >= due || flat || jumped || self.cuts >= CUTS_BEFORE_PROBE {
             self.probe = Some(Probe {
                 steps: 1,
                 before: median,
             });
             self.cuts = 0;
         }
+    }
+
+    /// Whether two windows in a row were far slower than usual, or answered far less under the limit
+    /// as it is: another service than the one that the baseline was measured on.
+    fn has_jumped(&mut self, median: f64) -> bool {
+        let (usual_median, usual_throughput) = self.usual.unwrap_or((median, self.throughput));
+        let odd = median > JUMP * usual_median || self.throughput < FALL * usual_throughput;
+        self.jumps = if odd { self.jumps + 1 } else { 0 };
+        if self.jumps >= 2 {
+            self.jumps = 0;
+            self.usual = None;
+            return true;
+        }
+        if !odd {
+            let smooth = |usual: f64, latest: f64| usual + 0.2 * (latest - usual);
+            let median = smooth(usual_median, median);
+            self.usual = Some((median, smooth(usual_throughput, self.throughput)));
+        }
+        false
     }
 }
 
@@ -246,9 +293,13 @@ impl Algorithm for Adaptive {
     fn on_window(&mut self, window: &Window<'_>) -> Next {
         let median = window.latencies.quantile(0.5);
         let throughput = window.throughput();
-        if self.probe.is_some()
+        if let Some(probe) = self.probe
             && (window.latencies.len() < 20 || throughput < 0.5 * self.throughput)
         {
+            // Too much lost: what the step before measured must do.
+            if probe.steps > 1 {
+                self.finish_probe(probe.steps - 1, probe.before);
+            }
             self.end_probe(window.end);
             return self.next();
         }
@@ -262,6 +313,13 @@ impl Algorithm for Adaptive {
         let Some(baseline) = self.baseline else {
             self.baseline = Some(median);
             self.end_probe(window.end);
+            if window.is_limit_bound() {
+                // Born under load: this median already contains a queue.
+                self.probe = Some(Probe {
+                    steps: 1,
+                    before: median,
+                });
+            }
             return self.next();
         };
         if let Some(probe) = self.probe {
