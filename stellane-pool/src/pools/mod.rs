@@ -5,7 +5,7 @@ mod stats;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -53,13 +53,18 @@ struct Shared {
     extensions: Pool<Extensions>,
     budget: Budget,
     sizes: Mutex<Sizes>,
-    trim_interval: Duration,
-    last_tick: Mutex<Option<Instant>>,
+    clock: Mutex<Clock>,
     max_body_bytes: AtomicUsize,
     trims: AtomicU64,
     last_trim_ns: AtomicU64,
     bodies: AtomicU64,
     bodies_too_large: AtomicU64,
+}
+
+/// When [`Pools::tick_at`] ticks.
+struct Clock {
+    interval: Duration,
+    last: Option<Instant>,
 }
 
 struct Sizes {
@@ -131,13 +136,13 @@ impl Pools {
     /// freed. Call it every [`PoolConfig::trim_interval`], or as often as your load changes.
     pub fn tick(&self) -> Trimmed {
         self.timed(|| {
+            #[cfg_attr(not(feature = "http"), expect(unused_mut, reason = "one pool only"))]
             let mut trimmed = self.shared.buf.tick();
             #[cfg(feature = "http")]
             {
                 trimmed += self.shared.headers.tick();
                 trimmed += self.shared.extensions.tick();
             }
-            trimmed += Trimmed::default();
             trimmed
         })
     }
@@ -146,17 +151,13 @@ impl Pools {
     /// for a loop that runs more often. The first call only starts the clock.
     pub fn tick_at(&self, now: Instant) -> Option<Trimmed> {
         {
-            let mut last = self
-                .shared
-                .last_tick
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let before = *last.get_or_insert(now);
-            let interval = self.shared.trim_interval;
-            if interval.is_zero() || now.saturating_duration_since(before) < interval {
+            let mut clock = self.clock();
+            let last = *clock.last.get_or_insert(now);
+            let interval = clock.interval;
+            if interval.is_zero() || now.saturating_duration_since(last) < interval {
                 return None;
             }
-            *last = Some(now);
+            clock.last = Some(now);
         }
         Some(self.tick())
     }
@@ -177,7 +178,12 @@ impl Pools {
 
     /// How often the pools want to be [ticked](Self::tick); zero is never.
     pub fn trim_interval(&self) -> Duration {
-        self.shared.trim_interval
+        self.clock().interval
+    }
+
+    /// See [`PoolConfig::trim_interval`].
+    pub fn set_trim_interval(&self, interval: Duration) {
+        self.clock().interval = interval;
     }
 
     /// Changes the budget and frees what is beyond it, the largest buffers first. Too low and requests
@@ -243,6 +249,13 @@ impl Pools {
             &shared.bodies
         };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        self.shared
+            .clock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn resize(&self, change: impl FnOnce(&mut Sizes)) {
@@ -330,8 +343,10 @@ impl PoolsBuilder {
                 request: config.request_pool_size,
                 response: config.response_pool_size,
             }),
-            trim_interval: config.trim_interval,
-            last_tick: Mutex::new(None),
+            clock: Mutex::new(Clock {
+                interval: config.trim_interval,
+                last: None,
+            }),
             max_body_bytes: AtomicUsize::new(config.max_body_bytes),
             trims: AtomicU64::new(0),
             last_trim_ns: AtomicU64::new(0),
