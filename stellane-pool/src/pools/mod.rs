@@ -15,6 +15,7 @@ use ::http::{Extensions, HeaderMap};
 pub use self::{config::PoolConfig, stats::PoolsStats};
 use crate::{
     Budget, BufPool, BuildError, Trimmed,
+    object::Trims,
     sync::{AtomicU64, AtomicUsize, Ordering},
 };
 #[cfg(feature = "http")]
@@ -55,8 +56,7 @@ struct Shared {
     sizes: Mutex<Sizes>,
     clock: Mutex<Clock>,
     max_body_bytes: AtomicUsize,
-    trims: AtomicU64,
-    last_trim_ns: AtomicU64,
+    trims: Trims,
     bodies: AtomicU64,
     bodies_too_large: AtomicU64,
 }
@@ -125,8 +125,8 @@ impl Pools {
             idle: pools.idle,
             retained_bytes: pools.retained_bytes,
             budget_bytes: shared.budget.limit(),
-            trims: shared.trims.load(Ordering::Relaxed),
-            last_trim: Duration::from_nanos(shared.last_trim_ns.load(Ordering::Relaxed)),
+            trims: shared.trims.count(),
+            last_trim: shared.trims.last(),
             bodies: shared.bodies.load(Ordering::Relaxed),
             bodies_too_large: shared.bodies_too_large.load(Ordering::Relaxed),
         }
@@ -135,7 +135,7 @@ impl Pools {
     /// Ages what is idle: with the default retain percentage, what no request used over two ticks is
     /// freed. Call it every [`PoolConfig::trim_interval`], or as often as your load changes.
     pub fn tick(&self) -> Trimmed {
-        self.timed(|| {
+        self.shared.trims.time(|| {
             #[cfg_attr(not(feature = "http"), expect(unused_mut, reason = "one pool only"))]
             let mut trimmed = self.shared.buf.tick();
             #[cfg(feature = "http")]
@@ -164,7 +164,7 @@ impl Pools {
 
     /// Frees everything idle now, for example under memory pressure.
     pub fn trim(&self) -> Trimmed {
-        self.timed(|| {
+        self.shared.trims.time(|| {
             #[cfg_attr(not(feature = "http"), expect(unused_mut, reason = "one pool only"))]
             let mut trimmed = self.shared.buf.trim();
             #[cfg(feature = "http")]
@@ -192,7 +192,7 @@ impl Pools {
         let budget = &self.shared.budget;
         budget.set_limit(bytes);
         if budget.excess() > 0 {
-            self.timed(|| {
+            self.shared.trims.time(|| {
                 #[cfg_attr(not(feature = "http"), expect(unused_mut, reason = "one pool only"))]
                 let mut trimmed = self.shared.buf.trim_bytes(budget.excess());
                 #[cfg(feature = "http")]
@@ -273,15 +273,6 @@ impl Pools {
             self.shared.extensions.set_max_idle(of(sizes.request));
         }
     }
-
-    fn timed(&self, trim: impl FnOnce() -> Trimmed) -> Trimmed {
-        let start = Instant::now();
-        let trimmed = trim();
-        let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.shared.trims.fetch_add(1, Ordering::Relaxed);
-        self.shared.last_trim_ns.store(took, Ordering::Relaxed);
-        trimmed
-    }
 }
 
 impl fmt::Debug for Pools {
@@ -348,8 +339,7 @@ impl PoolsBuilder {
                 last: None,
             }),
             max_body_bytes: AtomicUsize::new(config.max_body_bytes),
-            trims: AtomicU64::new(0),
-            last_trim_ns: AtomicU64::new(0),
+            trims: Trims::default(),
             bodies: AtomicU64::new(0),
             bodies_too_large: AtomicU64::new(0),
         };
