@@ -1,1 +1,43 @@
-//! Connection manager, engines, configuration and the full-stack preset of Stellane.
+//! The production runtime for axum, tonic and hyper: connection manager, engines, configuration and
+//! the full-stack preset of Stellane.
+
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "config")]
+pub mod config;
+#[cfg(feature = "connection")]
+pub mod connection;
+#[cfg(feature = "fault")]
+pub mod fault;
+#[cfg(feature = "hot-reload")]
+pub mod hot_reload;
+#[cfg(feature = "logging")]
+pub mod logging;
+#[cfg(feature = "profiling")]
+pub mod profiling;
+#[cfg(feature = "full")]
+pub mod runtime;
+
+#[cfg(feature = "config")]
+#[doc(inline)]
+pub use config::RuntimeConfig;
+#[cfg(feature = "full")]
+#[doc(inline)]
+pub use runtime::{Components, RequestBody, Runtime, RuntimeError};
+/// The crates of the components, as this version of the preset uses them.
+#[cfg(feature = "autotune")]
+pub use stellane_autotune as autotune;
+#[cfg(feature = "metrics")]
+pub use stellane_metrics as metrics;
+#[cfg(feature = "pool")]
+pub use stellane_pool as pool;
+#[cfg(feature = "router")]
+pub use stellane_router as router;
+
+/// Any error, boxed.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Compiles the snippets of the README.
+#[cfg(all(doctest, feature = "full"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,1 +1,81 @@
 //! Request metrics, runtime metrics and an admin service for tower.
+//!
+//! - [`MetricsLayer`] measures the requests of any tower stack under OpenTelemetry's names, without allocating and
+//!   without sharing a cache line between threads.
+//! - [`RuntimeMetrics`] reads every component a few times a second: rates, percentiles, process, container, tokio.
+//! - [`prometheus()`] renders both, and whatever the application records through the `metrics` facade.
+//! - [`Admin`] serves it all: probes, text, JSON and a live page.
+//!
+//! ```
+//! use stellane_metrics::{Admin, HttpMetrics, MetricsLayer, Readiness, RuntimeMetrics, prometheus};
+//!
+//! # #[cfg(all(feature = "admin", feature = "prometheus"))]
+//! # fn main() -> Result<(), stellane_metrics::BuildError> {
+//! let http = HttpMetrics::builder().build()?;
+//! let layer = MetricsLayer::new(&http); // around your service
+//! let runtime = RuntimeMetrics::builder().http(&http).build()?;
+//! // Inside of a tokio runtime: tokio::spawn(runtime.clone().run());
+//! let prometheus = prometheus().http(&http).runtime(&runtime).detached().build()?;
+//! let readiness = Readiness::new();
+//! let admin = Admin::builder()
+//!     .prometheus(prometheus)
+//!     .runtime(runtime)
+//!     .readiness(readiness.clone())
+//!     .build()?;
+//! # let _ = (layer, admin);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(all(feature = "admin", feature = "prometheus")))]
+//! # fn main() {}
+//! ```
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `admin` | yes | [`Admin`] |
+//! | `prometheus` | yes | [`prometheus()`] |
+//! | `serde` | yes | `Serialize` for configurations and snapshots |
+//! | `tokio` | yes | `RuntimeMetrics::run`, metrics of the tokio runtime |
+//! | `facade` | through `prometheus` | publishing to any recorder of the `metrics` facade |
+//! | `axum` | no | routes from `MatchedPath` |
+//! | `tracing` | no | spans, `traceparent`, the slow-request log, the log-level handle |
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "admin")]
+mod admin;
+mod catalogue;
+mod config;
+#[cfg(feature = "facade")]
+mod facade;
+#[path = "http/mod.rs"]
+mod http_metrics;
+mod layer;
+#[cfg(feature = "prometheus")]
+mod prometheus;
+mod readiness;
+mod runtime;
+mod sink;
+mod text;
+
+#[cfg(feature = "admin")]
+pub use admin::{Admin, AdminBody, AdminBuilder, AdminService};
+pub use catalogue::{Kind, Metric, catalogue};
+pub use config::{BuildError, ConfigError, DurationBuckets, MetricsConfig};
+#[cfg(feature = "facade")]
+pub use facade::FacadePublisher;
+pub use http_metrics::{HttpMetrics, HttpMetricsBuilder, HttpStats, RouteStats};
+pub use layer::{
+    Metrics, MetricsLayer, NoRoute, RequestBody, RequestBytes, RequestBytesLayer, RequestRoute,
+    ResponseBody, ResponseFuture, ResponseRoute, RouteLabel, RouteLabelLayer, label_route,
+};
+/// The facade this crate publishes to: use this one, so that both are the same version.
+#[cfg(feature = "facade")]
+pub use metrics;
+#[cfg(feature = "prometheus")]
+pub use prometheus::{Prometheus, PrometheusBuilder, prometheus};
+pub use readiness::{Latch, Readiness};
+pub use runtime::{
+    MigrationReadiness, ReadinessCheck, RuntimeMetrics, RuntimeMetricsBuilder, RuntimeSnapshot,
+};

@@ -53,7 +53,13 @@ mod object;
 mod pools;
 mod recycle;
 mod sync;
+#[cfg(feature = "worker")]
+pub mod worker;
 
+#[cfg(feature = "worker")]
+pub use self::worker::{
+    Job, JobError, WorkerPool, WorkerPoolConfig, WorkerPoolLayer, WorkerPoolStats,
+};
 pub use self::{
     budget::Budget,
     buf::{BufPool, PooledBuf},

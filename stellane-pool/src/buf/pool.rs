@@ -110,6 +110,11 @@ impl BufPool {
             .for_each(|pool| pool.set_max_object_bytes(bytes));
     }
 
+    /// See [`Pool::retain_percent`]; all classes have the same.
+    pub fn retain_percent(&self) -> usize {
+        self.classes[0].retain_percent()
+    }
+
     /// See [`Pool::set_retain_percent`].
     pub fn set_retain_percent(&self, percent: usize) {
         self.classes

@@ -113,6 +113,11 @@ impl<T: Recycle> Pool<T> {
         self.handle.shared.set_max_object_bytes(bytes);
     }
 
+    /// How much may stay idle over a tick; see [`PoolBuilder::retain_percent`].
+    pub fn retain_percent(&self) -> usize {
+        self.handle.shared.retain_percent()
+    }
+
     /// How much may stay idle over a tick, in per cent of what was in use at some time since the tick
     /// before. At the default 100 exactly what the last interval needed stays, so an idle value leaves
     /// after two ticks. Lower frees sooner and misses more; `0` frees everything idle at every tick;

@@ -260,7 +260,7 @@ impl<T: Recycle> Shared<T> {
     }
 
     pub(super) fn tick(&self) -> Trimmed {
-        let percent = self.knobs.retain_percent.load(Ordering::Relaxed);
+        let percent = self.retain_percent();
         self.counters.0.trims.time(|| {
             let mut trimmed = self.sweep(DropReason::Aged, |magazine, _, leaving| {
                 magazine.tick(percent, &self.budget, leaving);
@@ -310,6 +310,10 @@ impl<T: Recycle> Shared<T> {
 
     pub(super) fn set_max_object_bytes(&self, bytes: usize) {
         self.knobs.max_object_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn retain_percent(&self) -> usize {
+        self.knobs.retain_percent.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_retain_percent(&self, percent: usize) {

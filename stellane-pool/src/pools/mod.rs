@@ -205,6 +205,11 @@ impl Pools {
         }
     }
 
+    /// The share that [`set_retain_percent`](Self::set_retain_percent) sets.
+    pub fn retain_percent(&self) -> usize {
+        self.shared.buf.retain_percent()
+    }
+
     /// See [`Pool::set_retain_percent`](crate::Pool::set_retain_percent).
     pub fn set_retain_percent(&self, percent: usize) {
         self.shared.buf.set_retain_percent(percent);

@@ -1,0 +1,132 @@
+//! The cost of admission, release and refusal.
+//!
+//! `cargo bench -p stellane-autotune` prints nanoseconds; `… -- admit 100000` runs one case so often,
+//! for `valgrind --tool=callgrind --toggle-collect='*case_*'`.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::hint::black_box;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use stellane_autotune::{
+    AdaptiveLimit, AdaptiveLimitLayer, AdaptiveLimitService, AlgorithmKind, LimitConfig, Outcome,
+};
+use tower::{Layer, Service, service_fn};
+
+type Body = Full<Bytes>;
+type Answer = Ready<Result<Response<Body>, Infallible>>;
+
+fn fixed(limit: u32) -> AdaptiveLimit {
+    let mut config = LimitConfig::default();
+    config.algorithm = AlgorithmKind::Fixed;
+    (config.initial, config.min) = (limit, 1);
+    AdaptiveLimit::builder()
+        .config(config)
+        .build()
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn answer(_: Request<Body>) -> Answer {
+    ready(Ok(Response::new(Body::new(Bytes::from_static(b"hello")))))
+}
+
+fn request() -> Request<Body> {
+    let mut request = Request::new(Body::default());
+    request
+        .headers_mut()
+        .insert("host", http::HeaderValue::from_static("example.org"));
+    request
+}
+
+#[inline(never)]
+fn case_admit(limit: &AdaptiveLimit) {
+    if let Ok(permit) = black_box(limit).try_acquire() {
+        permit.finish(Outcome::Success);
+    }
+}
+
+#[inline(never)]
+fn case_refuse(limit: &AdaptiveLimit) {
+    let _ = black_box(limit.try_acquire());
+}
+
+#[inline(never)]
+fn case_call<S: Service<Request<Body>>>(service: &mut S, request: Request<Body>)
+where
+    S::Error: std::fmt::Debug,
+{
+    let mut future = std::pin::pin!(service.call(request));
+    let Poll::Ready(response) = future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    else {
+        return;
+    };
+    let _ = black_box(response);
+}
+
+fn measure(name: &str, count: u32, mut case: impl FnMut(u32)) {
+    case(count / 10);
+    let best = (0..7).map(|_| {
+        let start = Instant::now();
+        case(count);
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(count)
+    });
+    println!("{name:24} {:7.1} ns", best.fold(f64::INFINITY, f64::min));
+}
+
+fn calls<S: Service<Request<Body>>>(service: &mut S, count: u32)
+where
+    S::Error: std::fmt::Debug,
+{
+    let requests: Vec<_> = (0..count).map(|_| request()).collect();
+    requests
+        .into_iter()
+        .for_each(|request| case_call(service, request));
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
+    let only = args.first().map(String::as_str);
+    let count = args
+        .get(1)
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(1_000_000);
+    let is_on = |name: &str| only.is_none_or(|only| only == name);
+
+    let open = AdaptiveLimit::builder()
+        .build()
+        .unwrap_or_else(|error| panic!("{error}"));
+    let full = fixed(1);
+    let _permit = full.try_acquire();
+    let layered = |limit: &AdaptiveLimit| -> AdaptiveLimitService<_> {
+        AdaptiveLimitLayer::new(limit).layer(service_fn(answer as fn(_) -> Answer))
+    };
+    if is_on("admit") {
+        measure("admit", count, |n| (0..n).for_each(|_| case_admit(&open)));
+    }
+    if is_on("refuse") {
+        measure("refuse", count, |n| (0..n).for_each(|_| case_refuse(&full)));
+    }
+    // Requests are made before the clock starts to run in `case_call`; take the bare service off.
+    let calls_count = count / 10;
+    if is_on("bare_call") {
+        let mut bare = service_fn(answer as fn(_) -> Answer);
+        measure("bare_call", calls_count, |n| calls(&mut bare, n));
+    }
+    if is_on("admit_call") {
+        let mut service = layered(&open);
+        measure("admit_call", calls_count, |n| calls(&mut service, n));
+    }
+    if is_on("refuse_call") {
+        let mut service = layered(&full);
+        measure("refuse_call", calls_count, |n| calls(&mut service, n));
+    }
+}

@@ -1,0 +1,168 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::AlgorithmKind;
+use crate::ConfigError;
+
+/// Settings of an [`AdaptiveLimit`](super::AdaptiveLimit).
+///
+/// ```
+/// use stellane_autotune::{AdaptiveLimit, LimitConfig};
+///
+/// let mut config = LimitConfig::default();
+/// config.max = 200;
+/// let limit = AdaptiveLimit::builder().config(config).build()?;
+/// assert_eq!(limit.stats().limit, 20);
+/// # Ok::<_, stellane_autotune::BuildError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct LimitConfig {
+    /// What sets the limit. Default: `adaptive`.
+    pub algorithm: AlgorithmKind,
+    /// Whether to refuse (`enforce`) or only to count what would be refused (`shadow`).
+    /// Default: `enforce`.
+    pub mode: LimitMode,
+    /// The limit to start with. Default: 20. Too low costs a second of refusals after a start under
+    /// load; too high, a second of latency.
+    pub initial: u32,
+    /// The limit never falls below. Default: 4. Too high and a slow service stays overloaded.
+    pub min: u32,
+    /// The limit never exceeds. Default: 1000. Too low and it, not the service, is the bottleneck.
+    pub max: u32,
+    /// Cut the limit while the 99th percentile exceeds twice this. `"0s"`, the default, is off:
+    /// the shape of the latency alone decides. A target below what the service needs when idle
+    /// holds the limit at `min`.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub latency_target: Duration,
+    /// How long a request may wait for a place before it is refused. Default: `"0s"`, refuse at
+    /// once. Needs the feature `tokio`. Too long and clients give up on requests that are then
+    /// served for nobody.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub max_wait: Duration,
+    /// How many requests may wait. Default: 100. Only matters with `max_wait`.
+    pub max_waiters: u32,
+    /// What `Retry-After` says on average; each refusal draws from half to one and a half of it, in
+    /// whole seconds, so that clients do not return together. Default: `"2s"`.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub retry_after: Duration,
+    /// How long a request occupies its place: until its response `headers` or until the end of its
+    /// `body`. Default: `body`.
+    pub hold: Hold,
+    /// Classes of requests and the share of the limit each is guaranteed, from 0 to 1. A class
+    /// below its share is admitted even when the limit is reached; unused shares are free for
+    /// everyone. Default: none. The sum may not exceed 1.
+    pub classes: BTreeMap<String, f64>,
+}
+
+impl Default for LimitConfig {
+    fn default() -> Self {
+        Self {
+            algorithm: AlgorithmKind::default(),
+            mode: LimitMode::default(),
+            initial: 20,
+            min: 4,
+            max: 1000,
+            latency_target: Duration::ZERO,
+            max_wait: Duration::ZERO,
+            max_waiters: 100,
+            retry_after: Duration::from_secs(2),
+            hold: Hold::default(),
+            classes: BTreeMap::new(),
+        }
+    }
+}
+
+impl LimitConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// Lists all values that are out of range.
+    pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
+        let mut errors = Vec::new();
+        let mut check = |ok: bool, key, value: &dyn std::fmt::Display, expected: String| {
+            if !ok {
+                errors.push(ConfigError::new(key, value, expected));
+            }
+        };
+        check(self.min >= 1, "min", &self.min, "at least 1".into());
+        check(
+            self.max >= self.min,
+            "max",
+            &self.max,
+            format!("at least `min`, {}", self.min),
+        );
+        check(
+            (self.min..=self.max).contains(&self.initial),
+            "initial",
+            &self.initial,
+            format!("from `min` to `max`, {} to {}", self.min, self.max),
+        );
+        let day = Duration::from_secs(86_400);
+        for (key, value) in [
+            ("latency_target", self.latency_target),
+            ("max_wait", self.max_wait),
+            ("retry_after", self.retry_after),
+        ] {
+            check(
+                value <= day,
+                key,
+                &format_args!("{value:?}"),
+                "at most 1 day".into(),
+            );
+        }
+        check(
+            cfg!(feature = "tokio") || self.max_wait.is_zero(),
+            "max_wait",
+            &format_args!("{:?}", self.max_wait),
+            "0s, or the feature `tokio` of stellane-autotune".into(),
+        );
+        let shares = self.classes.values();
+        check(
+            shares.clone().all(|share| (0.0..=1.0).contains(share))
+                && shares.sum::<f64>() <= 1.0 + 1e-9,
+            "classes",
+            &format_args!("{:?}", self.classes),
+            "shares from 0 to 1 that add up to at most 1".into(),
+        );
+        check(
+            self.classes.len() < usize::from(u16::MAX),
+            "classes",
+            &self.classes.len(),
+            "fewer than 65535 classes".into(),
+        );
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+}
+
+/// Whether a limit refuses or only counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum LimitMode {
+    /// Refuse what exceeds the limit.
+    #[default]
+    Enforce,
+    /// Admit everything and count what would have been refused.
+    Shadow,
+}
+
+/// How long a request occupies its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Hold {
+    /// Until the response body ended or was dropped. Streams (`101`, `text/event-stream`, answers
+    /// to `CONNECT`) give their place back with their headers all the same.
+    #[default]
+    Body,
+    /// Until the response headers.
+    Headers,
+}

@@ -1,0 +1,250 @@
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::classify::OutcomeFn;
+use super::wait::Queued;
+use super::{AdaptiveLimit, Hold, LimitBody, Outcome, Permit, ResponseHead, Shed};
+
+pin_project! {
+    /// The future of an [`AdaptiveLimitService`](super::AdaptiveLimitService).
+    pub struct LimitFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, B, S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, B, F> {
+        Exempt { #[pin] future: F },
+        Admitted { #[pin] future: F, permit: Option<Permit>, finish: Finish },
+        Refused { response: Option<Response<Bytes>> },
+        Waiting { waiting: Option<Box<Waiting<S, B>>> },
+    }
+}
+
+/// What to do with the response.
+#[derive(Clone)]
+pub(super) struct Finish {
+    pub(super) hold: Hold,
+    /// Whether a successful answer turns the connection into a tunnel.
+    pub(super) tunnel: bool,
+    pub(super) outcome: Option<OutcomeFn>,
+}
+
+struct Waiting<S, B> {
+    service: S,
+    request: Request<B>,
+    queued: Queued,
+    #[cfg(feature = "tokio")]
+    timeout: Pin<Box<tokio::time::Sleep>>,
+    limit: AdaptiveLimit,
+    finish: Finish,
+}
+
+impl<S, B> LimitFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    pub(super) fn exempt(future: S::Future) -> Self {
+        Self {
+            state: State::Exempt { future },
+        }
+    }
+
+    pub(super) fn admitted(future: S::Future, permit: Permit, finish: Finish) -> Self {
+        Self {
+            state: State::Admitted {
+                future,
+                permit: Some(permit),
+                finish,
+            },
+        }
+    }
+
+    pub(super) fn refused(response: Response<Bytes>) -> Self {
+        Self {
+            state: State::Refused {
+                response: Some(response),
+            },
+        }
+    }
+
+    pub(super) fn waiting(
+        service: S,
+        request: Request<B>,
+        queued: Queued,
+        limit: AdaptiveLimit,
+        finish: Finish,
+    ) -> Self {
+        #[cfg(feature = "tokio")]
+        let timeout = Box::pin(tokio::time::sleep(limit.settings.max_wait));
+        let waiting = Waiting {
+            service,
+            request,
+            queued,
+            #[cfg(feature = "tokio")]
+            timeout,
+            limit,
+            finish,
+        };
+        Self {
+            state: State::Waiting {
+                waiting: Some(Box::new(waiting)),
+            },
+        }
+    }
+}
+
+impl<S, B, RB> Future for LimitFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    RB: Body,
+    RB::Data: From<Bytes>,
+{
+    type Output = Result<Response<LimitBody<RB>>, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let next = match self.as_mut().project().state.project() {
+                StateProjection::Exempt { future } => {
+                    let response = ready!(future.poll(cx))?;
+                    return Poll::Ready(Ok(response.map(|body| LimitBody::new(body, None))));
+                }
+                StateProjection::Admitted {
+                    future,
+                    permit,
+                    finish,
+                } => {
+                    let result = ready!(future.poll(cx));
+                    return Poll::Ready(finish.apply(result, permit.take()));
+                }
+                StateProjection::Refused { response } => {
+                    return response.take().map_or(Poll::Pending, |response| {
+                        Poll::Ready(Ok(response.map(LimitBody::refusal)))
+                    });
+                }
+                StateProjection::Waiting { waiting } => {
+                    let Some(waiter) = waiting.as_mut() else {
+                        return Poll::Pending;
+                    };
+                    let granted = ready!(waiter.poll_granted(cx));
+                    match waiting.take() {
+                        Some(waiter) => waiter.proceed(granted),
+                        None => return Poll::Pending,
+                    }
+                }
+            };
+            self.as_mut().project().state.set(next);
+        }
+    }
+}
+
+impl<S, B> Waiting<S, B> {
+    /// Whether a place was granted; false when the time is over.
+    fn poll_granted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.queued.poll_granted(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        #[cfg(feature = "tokio")]
+        if self.timeout.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        Poll::Pending
+    }
+
+    fn proceed(self, granted: bool) -> State<S, B, S::Future>
+    where
+        S: Service<Request<B>>,
+    {
+        let Self {
+            mut service,
+            request,
+            queued,
+            limit,
+            finish,
+            ..
+        } = self;
+        if granted {
+            let permit = queued.into_permit();
+            let future = service.call(request);
+            return State::Admitted {
+                future,
+                permit: Some(permit),
+                finish,
+            };
+        }
+        limit.shared.shed(queued.class(), Shed::WaitTimeout);
+        let (parts, _) = request.into_parts();
+        let response = limit
+            .settings
+            .refusals
+            .response(Shed::WaitTimeout, parts.headers);
+        State::Refused {
+            response: Some(response),
+        }
+    }
+}
+
+impl Finish {
+    pub(super) fn new(hold: Hold, method: &Method, outcome: Option<&OutcomeFn>) -> Self {
+        Self {
+            hold,
+            tunnel: method == Method::CONNECT,
+            outcome: outcome.cloned(),
+        }
+    }
+
+    fn apply<RB: Body, E>(
+        &self,
+        result: Result<Response<RB>, E>,
+        permit: Option<Permit>,
+    ) -> Result<Response<LimitBody<RB>>, E> {
+        let Some(mut permit) = permit else {
+            return result.map(|response| response.map(|body| LimitBody::new(body, None)));
+        };
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                // A service that fails instead of answering timed out or is broken: for the load
+                // both mean "less".
+                permit.finish(Outcome::Overload);
+                return Err(error);
+            }
+        };
+        let head = ResponseHead::from(&response);
+        permit.record(match &self.outcome {
+            Some(outcome) => outcome(head),
+            None => head.default_outcome(),
+        });
+        let released = self.hold == Hold::Headers
+            || head.is_stream()
+            || self.tunnel && head.status.is_success();
+        let permit = Some(permit).filter(|_| !released);
+        Ok(response.map(|body| LimitBody::new(body, permit)))
+    }
+}
+
+impl<S, B> fmt::Debug for LimitFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.state {
+            State::Exempt { .. } => "LimitFuture::Exempt",
+            State::Admitted { .. } => "LimitFuture::Admitted",
+            State::Refused { .. } => "LimitFuture::Refused",
+            State::Waiting { .. } => "LimitFuture::Waiting",
+        })
+    }
+}

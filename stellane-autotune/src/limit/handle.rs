@@ -1,0 +1,336 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::algorithm::{Adaptive, Aimd, Algorithm, AlgorithmKind, Fixed, Gradient2, Vegas};
+use super::shared::{ClassState, Shared, scale_share};
+use super::{Class, Hold, LimitConfig, LimitMode, Permit, Shed};
+use crate::{BuildError, Clock};
+
+/// A concurrency limit that finds its own value. A cheap clone; all clones are the same limit.
+///
+/// Put it in front of a service with [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer), or use it
+/// directly:
+///
+/// ```
+/// use stellane_autotune::{AdaptiveLimit, Outcome};
+///
+/// let limit = AdaptiveLimit::builder().build()?;
+/// match limit.try_acquire() {
+///     Ok(permit) => {
+///         // … the work …
+///         permit.finish(Outcome::Success);
+///     }
+///     Err(reason) => eprintln!("refused: {reason}"),
+/// }
+/// assert_eq!(limit.stats().admitted, 1);
+/// # Ok::<_, stellane_autotune::BuildError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct AdaptiveLimit {
+    pub(crate) shared: Arc<Shared>,
+    pub(super) settings: Arc<Settings>,
+}
+
+/// What does not change after the build.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) max_wait: Duration,
+    pub(super) max_waiters: u32,
+    pub(super) hold: Hold,
+    pub(super) refusals: super::refusal::Refusals,
+}
+
+impl AdaptiveLimit {
+    /// A builder with the default configuration.
+    #[must_use]
+    pub fn builder() -> AdaptiveLimitBuilder {
+        AdaptiveLimitBuilder::default()
+    }
+
+    /// Takes a place, or says why not. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Shed::Limit`] if the limit is reached.
+    #[inline]
+    pub fn try_acquire(&self) -> Result<Permit, Shed> {
+        self.try_acquire_for(Class::DEFAULT)
+    }
+
+    /// Takes a place for a request of `class`, or says why not. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Shed::Limit`] if the limit is reached and so is the share of the class.
+    #[inline]
+    pub fn try_acquire_for(&self, class: Class) -> Result<Permit, Shed> {
+        if self.shared.try_enter(class, false) {
+            return Ok(Permit::new(Arc::clone(&self.shared), class));
+        }
+        self.shared.shed(class, Shed::Limit);
+        Err(Shed::Limit)
+    }
+
+    /// The class configured under `name`.
+    #[must_use]
+    pub fn class(&self, name: &str) -> Option<Class> {
+        let index = self
+            .shared
+            .classes
+            .iter()
+            .skip(1)
+            .position(|class| &*class.name == name)?;
+        u16::try_from(index + 1).ok().map(Class)
+    }
+
+    /// The median latency of the latest window; zero before the first. One atomic load.
+    #[must_use]
+    pub fn latency_p50(&self) -> Duration {
+        self.shared.median()
+    }
+
+    /// Counts a request that another layer refused.
+    pub(crate) fn count_shed(&self, reason: Shed) {
+        self.shared.shed(Class::DEFAULT, reason);
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn stats(&self) -> LimitStats {
+        let shared = &self.shared;
+        let totals = shared.totals();
+        let (in_flight, limit) = shared.gate.load();
+        let classes: Vec<_> = shared.classes.iter().map(ClassStats::of).collect();
+        let shed_of = |reason: Shed| classes.iter().map(|class| class.shed_by(reason)).sum();
+        let finished = totals.successes + totals.overloads + totals.ignored + totals.cancelled;
+        LimitStats {
+            algorithm: totals.algorithm,
+            mode: shared.mode(),
+            limit,
+            min: totals.min,
+            max: totals.max,
+            in_flight,
+            waiting: shared.waiting.load(Ordering::Relaxed),
+            admitted: finished + u64::from(in_flight),
+            successes: totals.successes,
+            overloads: totals.overloads,
+            ignored: totals.ignored,
+            cancelled: totals.cancelled,
+            shed: classes.iter().map(ClassStats::shed_total).sum(),
+            shed_limit: shed_of(Shed::Limit),
+            shed_queue_full: shed_of(Shed::QueueFull),
+            shed_wait_timeout: shed_of(Shed::WaitTimeout),
+            shed_deadline: shed_of(Shed::Deadline),
+            would_shed: classes.iter().map(|class| class.would_shed).sum(),
+            latency_p50: shared.median(),
+            windows: totals.windows,
+            classes,
+        }
+    }
+
+    /// The limit never falls below `min` (at least 1) from now on.
+    pub fn set_min(&self, min: u32) {
+        self.shared.set_range(|_, max| (min, max.max(min)));
+    }
+
+    /// The limit never exceeds `max` (at least 1) from now on.
+    pub fn set_max(&self, max: u32) {
+        self.shared.set_range(|min, _| (min.min(max), max));
+    }
+
+    /// Refuse from now on, or only count.
+    pub fn set_mode(&self, mode: LimitMode) {
+        self.shared.set_mode(mode);
+    }
+
+    /// The share of the limit that is guaranteed to `class` from now on, from 0 to 1.
+    pub fn set_share(&self, class: Class, share: f64) {
+        self.shared
+            .class(class)
+            .share
+            .store(scale_share(share), Ordering::Relaxed);
+    }
+
+    /// Changes the algorithm; it starts from its own initial limit.
+    pub fn set_algorithm(&self, algorithm: impl Algorithm + 'static) {
+        self.shared.set_algorithm(Box::new(algorithm));
+    }
+}
+
+/// Builds an [`AdaptiveLimit`].
+#[derive(Debug, Default)]
+pub struct AdaptiveLimitBuilder {
+    config: LimitConfig,
+    clock: Clock,
+    seed: u64,
+    algorithm: Option<Box<dyn Algorithm>>,
+}
+
+impl AdaptiveLimitBuilder {
+    /// The settings.
+    #[must_use]
+    pub fn config(mut self, config: LimitConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Where the time comes from. Default: [`Clock::system`].
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The seed of all randomness. Default: 0. Processes that must not probe together differ in it.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// An algorithm of your own, instead of the configured one.
+    #[must_use]
+    pub fn algorithm(self, algorithm: impl Algorithm + 'static) -> Self {
+        self.boxed_algorithm(Box::new(algorithm))
+    }
+
+    pub(crate) fn boxed_algorithm(mut self, algorithm: Box<dyn Algorithm>) -> Self {
+        self.algorithm = Some(algorithm);
+        self
+    }
+
+    /// Builds the limit.
+    ///
+    /// # Errors
+    ///
+    /// Lists all values of the configuration that are out of range.
+    pub fn build(self) -> Result<AdaptiveLimit, BuildError> {
+        let config = self.config;
+        config.validate()?;
+        let (initial, min, max) = (config.initial, config.min, config.max);
+        let algorithm = self.algorithm.unwrap_or_else(|| match config.algorithm {
+            AlgorithmKind::Adaptive => Box::new(
+                Adaptive::new(initial, min, max, self.seed).latency_target(config.latency_target),
+            ),
+            AlgorithmKind::Fixed => Box::new(Fixed::new(initial)),
+            AlgorithmKind::Aimd => {
+                let timeout = match config.latency_target {
+                    Duration::ZERO => Duration::from_secs(5),
+                    target => target,
+                };
+                Box::new(Aimd::new(initial, min, max, timeout))
+            }
+            AlgorithmKind::Vegas => Box::new(Vegas::new(initial, min, max, self.seed)),
+            AlgorithmKind::Gradient2 => Box::new(Gradient2::new(initial, min, max)),
+        });
+        let classes = std::iter::once(ClassState::new("default", 0.0))
+            .chain(
+                config
+                    .classes
+                    .iter()
+                    .map(|(name, share)| ClassState::new(name, *share)),
+            )
+            .collect();
+        let shared = Shared::new(algorithm, (min, max), config.mode, classes, self.clock);
+        Ok(AdaptiveLimit {
+            shared: Arc::new(shared),
+            settings: Arc::new(Settings {
+                max_wait: config.max_wait,
+                max_waiters: config.max_waiters,
+                hold: config.hold,
+                refusals: super::refusal::Refusals::new(config.retry_after),
+            }),
+        })
+    }
+}
+
+/// What an [`AdaptiveLimit`] did so far; counts are since it was built.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LimitStats {
+    /// The name of the algorithm.
+    pub algorithm: &'static str,
+    /// Whether it refuses or only counts.
+    pub mode: LimitMode,
+    /// The limit in force.
+    pub limit: u32,
+    /// The lowest it may become.
+    pub min: u32,
+    /// The highest it may become.
+    pub max: u32,
+    /// Requests that hold a place.
+    pub in_flight: u32,
+    /// Requests that wait for one.
+    pub waiting: u32,
+    /// Requests that got a place.
+    pub admitted: u64,
+    /// Answers whose latency counted.
+    pub successes: u64,
+    /// Answers that said "overloaded".
+    pub overloads: u64,
+    /// Answers that say nothing about the load.
+    pub ignored: u64,
+    /// Requests that were dropped before they were answered.
+    pub cancelled: u64,
+    /// Requests that were refused, for any reason.
+    pub shed: u64,
+    /// Refused because the limit was reached and nobody may wait.
+    pub shed_limit: u64,
+    /// Refused because the queue was full.
+    pub shed_queue_full: u64,
+    /// Refused because no place became free in time.
+    pub shed_wait_timeout: u64,
+    /// Refused because their deadline had passed.
+    pub shed_deadline: u64,
+    /// Admitted in shadow mode although the limit was reached.
+    pub would_shed: u64,
+    /// The median latency of the latest window; zero before the first.
+    pub latency_p50: Duration,
+    /// Windows that were complete: how often the algorithm was asked.
+    pub windows: u64,
+    /// By class; the first is the default class.
+    pub classes: Vec<ClassStats>,
+}
+
+/// One class of an [`AdaptiveLimit`].
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ClassStats {
+    /// Its name.
+    pub name: String,
+    /// The share of the limit it is guaranteed.
+    pub share: f64,
+    /// Its requests that hold a place; 0 when no classes are configured.
+    pub in_flight: u32,
+    /// Its requests that were refused, by [`Shed`] in the order of its variants.
+    pub shed: [u64; Shed::COUNT],
+    /// Its requests that shadow mode admitted although the limit was reached.
+    pub would_shed: u64,
+}
+
+impl ClassStats {
+    /// How many were refused for `reason`.
+    #[must_use]
+    pub fn shed_by(&self, reason: Shed) -> u64 {
+        self.shed[reason as usize]
+    }
+
+    /// How many were refused.
+    #[must_use]
+    pub fn shed_total(&self) -> u64 {
+        self.shed.iter().sum()
+    }
+
+    fn of(class: &ClassState) -> Self {
+        Self {
+            name: class.name.to_string(),
+            share: class.share.load(Ordering::Relaxed) as f64 / (1_u64 << 32) as f64,
+            in_flight: class.in_flight.load(Ordering::Relaxed),
+            shed: std::array::from_fn(|index| class.shed[index].load(Ordering::Relaxed)),
+            would_shed: class.would_shed.load(Ordering::Relaxed),
+        }
+    }
+}

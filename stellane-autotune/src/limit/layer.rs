@@ -1,0 +1,83 @@
+use std::sync::Arc;
+
+use tower_layer::Layer;
+
+use super::classify::Classifiers;
+use super::{AdaptiveLimit, AdaptiveLimitService, Class, Outcome, RequestHead, ResponseHead};
+
+/// Puts an [`AdaptiveLimit`] in front of a service.
+///
+/// Admission is decided in `call`, never in `poll_ready`: an idle connection holds no place. A
+/// refused request is answered with 503, `Retry-After` and an RFC 9457 body, before its own
+/// body is read and without an allocation.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let limit = AdaptiveLimit::builder().build()?;
+/// let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Full<Bytes>>| async {
+///     Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("hello"))))
+/// }));
+/// let response = service.oneshot(Request::new(Full::default())).await?;
+/// assert_eq!(response.status(), 200);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct AdaptiveLimitLayer {
+    limit: AdaptiveLimit,
+    classifiers: Arc<Classifiers>,
+}
+
+impl AdaptiveLimitLayer {
+    /// A layer under `limit`.
+    #[must_use]
+    pub fn new(limit: &AdaptiveLimit) -> Self {
+        Self {
+            limit: limit.clone(),
+            classifiers: Arc::default(),
+        }
+    }
+
+    /// Chooses the class of a request. Default: the [`Class`] in its extensions, if any.
+    #[must_use]
+    pub fn classify_request(
+        mut self,
+        class: impl Fn(RequestHead<'_>) -> Class + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.classifiers).class = Some(Arc::new(class));
+        self
+    }
+
+    /// What a response says about the load. Default: [`ResponseHead::default_outcome`].
+    #[must_use]
+    pub fn classify_response(
+        mut self,
+        outcome: impl Fn(ResponseHead<'_>) -> Outcome + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.classifiers).outcome = Some(Arc::new(outcome));
+        self
+    }
+
+    /// Requests that are neither limited nor counted, such as health checks. Default: none.
+    #[must_use]
+    pub fn exempt(
+        mut self,
+        exempt: impl Fn(RequestHead<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.classifiers).exempt = Some(Arc::new(exempt));
+        self
+    }
+}
+
+impl<S> Layer<S> for AdaptiveLimitLayer {
+    type Service = AdaptiveLimitService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AdaptiveLimitService::new(inner, self.limit.clone(), Arc::clone(&self.classifiers))
+    }
+}

@@ -1,0 +1,31 @@
+//! A concurrency limit that finds its own value.
+
+pub mod algorithm;
+mod body;
+mod class;
+mod classify;
+mod config;
+mod future;
+mod handle;
+mod histogram;
+mod layer;
+mod permit;
+mod refusal;
+mod service;
+mod shared;
+mod wait;
+
+pub use algorithm::{Algorithm, AlgorithmKind};
+pub use body::LimitBody;
+pub use class::{Class, Outcome, Shed};
+pub use classify::{RequestHead, ResponseHead};
+pub use config::{Hold, LimitConfig, LimitMode};
+pub use future::LimitFuture;
+pub use handle::{AdaptiveLimit, AdaptiveLimitBuilder, ClassStats, LimitStats};
+pub use histogram::Latencies;
+pub use layer::AdaptiveLimitLayer;
+pub use permit::Permit;
+pub use service::AdaptiveLimitService;
+
+pub(crate) use algorithm::Window;
+pub(crate) use refusal::Refusals;

@@ -1,0 +1,102 @@
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::classify::Classifiers;
+use super::future::{Finish, LimitFuture};
+use super::wait::Queued;
+use super::{AdaptiveLimit, Class, LimitBody, Permit, RequestHead, Shed};
+
+/// A service behind an [`AdaptiveLimit`]; made by [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer).
+#[derive(Debug, Clone)]
+pub struct AdaptiveLimitService<S> {
+    inner: S,
+    limit: AdaptiveLimit,
+    classifiers: Arc<Classifiers>,
+}
+
+impl<S> AdaptiveLimitService<S> {
+    pub(super) fn new(inner: S, limit: AdaptiveLimit, classifiers: Arc<Classifiers>) -> Self {
+        Self {
+            inner,
+            limit,
+            classifiers,
+        }
+    }
+
+    /// The limit in front of the service.
+    pub fn limit(&self) -> &AdaptiveLimit {
+        &self.limit
+    }
+
+    fn admit(&self, class: Class) -> Admission {
+        let AdaptiveLimit { shared, settings } = &self.limit;
+        if shared.try_enter(class, false) {
+            return Admission::Now(Permit::new(Arc::clone(shared), class));
+        }
+        if settings.max_wait.is_zero() {
+            shared.shed(class, Shed::Limit);
+            return Admission::Never(Shed::Limit);
+        }
+        match Queued::join(shared, class, settings.max_waiters) {
+            Some(queued) => Admission::Later(queued),
+            None => {
+                shared.shed(class, Shed::QueueFull);
+                Admission::Never(Shed::QueueFull)
+            }
+        }
+    }
+}
+
+enum Admission {
+    Now(Permit),
+    Later(Queued),
+    Never(Shed),
+}
+
+impl<S, B, RB> Service<Request<B>> for AdaptiveLimitService<S>
+where
+    S: Service<Request<B>, Response = Response<RB>> + Clone,
+    RB: Body,
+    RB::Data: From<Bytes>,
+{
+    type Response = Response<LimitBody<RB>>;
+    type Error = S::Error;
+    type Future = LimitFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> LimitFuture<S, B> {
+        let head = RequestHead::from(&request);
+        if self.classifiers.is_exempt(head) {
+            return LimitFuture::exempt(self.inner.call(request));
+        }
+        let class = self.classifiers.class(head);
+        let finish = || {
+            let outcome = self.classifiers.outcome.as_ref();
+            Finish::new(self.limit.settings.hold, request.method(), outcome)
+        };
+        match self.admit(class) {
+            Admission::Now(permit) => {
+                let finish = finish();
+                LimitFuture::admitted(self.inner.call(request), permit, finish)
+            }
+            Admission::Never(shed) => {
+                let (parts, _) = request.into_parts();
+                LimitFuture::refused(self.limit.settings.refusals.response(shed, parts.headers))
+            }
+            Admission::Later(queued) => {
+                let finish = finish();
+                let ready = self.inner.clone();
+                let ready = std::mem::replace(&mut self.inner, ready);
+                LimitFuture::waiting(ready, request, queued, self.limit.clone(), finish)
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::shared::Shared;
+use super::{Class, Permit};
+
+/// One request that waits for a place. Who wins the change away from `WAITING` decides: the
+/// granter hands the place over, the waiter goes away without one.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    state: AtomicU8,
+    class: Class,
+    waker: Mutex<Option<Waker>>,
+}
+
+const WAITING: u8 = 0;
+const GRANTED: u8 = 1;
+const GONE: u8 = 2;
+
+impl Waiter {
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave_waiting(&self, to: u8) -> bool {
+        self.state
+            .compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
+/// A place in the queue; leaves it when dropped, and gives the place back if one was granted.
+#[derive(Debug)]
+pub(super) struct Queued {
+    shared: Arc<Shared>,
+    waiter: Arc<Waiter>,
+}
+
+impl Queued {
+    /// Joins the queue unless it is full.
+    pub(super) fn join(shared: &Arc<Shared>, class: Class, max_waiters: u32) -> Option<Self> {
+        let waiter = Arc::new(Waiter {
+            state: AtomicU8::new(WAITING),
+            class,
+            waker: Mutex::new(None),
+        });
+        {
+            let mut waiters = shared.lock_waiters();
+            if shared.waiting.load(Ordering::Relaxed) >= max_waiters {
+                return None;
+            }
+            waiters.push_back(Arc::clone(&waiter));
+            shared.waiting.fetch_add(1, Ordering::SeqCst);
+        }
+        let queued = Self {
+            shared: Arc::clone(shared),
+            waiter,
+        };
+        // A place may have become free before this waiter could be seen.
+        shared.grant_waiters();
+        Some(queued)
+    }
+
+    /// Ready when a place was granted: see [`Self::into_permit`].
+    pub(super) fn poll_granted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut waker = self.waiter.waker();
+        if self.waiter.state.load(Ordering::Acquire) == GRANTED {
+            return Poll::Ready(());
+        }
+        match &mut *waker {
+            Some(known) if known.will_wake(cx.waker()) => {}
+            other => *other = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Turns the granted place into a permit.
+    pub(super) fn into_permit(self) -> Permit {
+        self.waiter.state.store(GONE, Ordering::Release);
+        Permit::new(Arc::clone(&self.shared), self.waiter.class)
+    }
+
+    pub(super) fn class(&self) -> Class {
+        self.waiter.class
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        if self.waiter.leave_waiting(GONE) {
+            self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
+            // The queue may hold many that left: forget them here, so that it stays bounded.
+            let mut waiters = self.shared.lock_waiters();
+            waiters.retain(|other| !Arc::ptr_eq(other, &self.waiter));
+        } else if self.waiter.state.load(Ordering::Acquire) == GRANTED {
+            self.shared.release(self.waiter.class);
+        }
+    }
+}
+
+impl Shared {
+    fn lock_waiters(&self) -> MutexGuard<'_, VecDeque<Arc<Waiter>>> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands free places to those who wait, oldest first.
+    #[cold]
+    pub(super) fn grant_waiters(&self) {
+        loop {
+            let mut waiters = self.lock_waiters();
+            // Behind a head that must wait, only a guaranteed share can let somebody in.
+            let candidates = if self.has_classes() { waiters.len() } else { 1 };
+            let admitted = waiters
+                .iter()
+                .take(candidates)
+                .position(|w| self.try_enter(w.class, true));
+            let Some(waiter) = admitted.and_then(|index| waiters.remove(index)) else {
+                return;
+            };
+            drop(waiters);
+            if waiter.leave_waiting(GRANTED) {
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                if let Some(waker) = waiter.waker().take() {
+                    waker.wake();
+                }
+            } else {
+                self.leave(waiter.class);
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::layer::Shared;
+use crate::{LimitBody, Shed};
+
+pin_project! {
+    /// The future of an [`OverloadService`](super::OverloadService).
+    pub struct OverloadFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F> {
+        Open { #[pin] future: F },
+        Timed { #[pin] future: F, #[pin] timer: Timer, shared: Arc<Shared> },
+        Refused { response: Option<Response<Bytes>> },
+    }
+}
+
+#[cfg(feature = "tokio")]
+type Timer = tokio::time::Sleep;
+#[cfg(not(feature = "tokio"))]
+type Timer = std::future::Pending<()>;
+
+impl<F> OverloadFuture<F> {
+    pub(super) fn open(future: F) -> Self {
+        Self {
+            state: State::Open { future },
+        }
+    }
+
+    pub(super) fn timed(future: F, timeout: Duration, shared: Arc<Shared>) -> Self {
+        #[cfg(feature = "tokio")]
+        let timer = tokio::time::sleep(timeout);
+        #[cfg(not(feature = "tokio"))]
+        let timer = {
+            let _ = timeout;
+            std::future::pending()
+        };
+        Self {
+            state: State::Timed {
+                future,
+                timer,
+                shared,
+            },
+        }
+    }
+
+    pub(super) fn refused(response: Response<Bytes>) -> Self {
+        Self {
+            state: State::Refused {
+                response: Some(response),
+            },
+        }
+    }
+}
+
+impl<F, RB, E> Future for OverloadFuture<F>
+where
+    F: Future<Output = Result<Response<RB>, E>>,
+    RB: Body,
+    RB::Data: From<Bytes>,
+{
+    type Output = Result<Response<LimitBody<RB>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let future = match self.project().state.project() {
+            StateProjection::Open { future } => future,
+            StateProjection::Timed {
+                future,
+                timer,
+                shared,
+            } => {
+                if let Poll::Ready(result) = future.poll(cx) {
+                    return Poll::Ready(result.map(admitted));
+                }
+                ready!(timer.poll(cx));
+                shared.timed_out.fetch_add(1, Ordering::Relaxed);
+                let mut response = shared.refusals.response(Shed::Deadline, HeaderMap::new());
+                *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+                *response.body_mut() = Bytes::from_static(TIMED_OUT.as_bytes());
+                return Poll::Ready(Ok(response.map(LimitBody::refusal)));
+            }
+            StateProjection::Refused { response } => {
+                return response.take().map_or(Poll::Pending, |response| {
+                    Poll::Ready(Ok(response.map(LimitBody::refusal)))
+                });
+            }
+        };
+        Poll::Ready(ready!(future.poll(cx)).map(admitted))
+    }
+}
+
+const TIMED_OUT: &str = r#"{"type":"about:blank","title":"Gateway Timeout","status":504,"reason":"deadline","detail":"The deadline of the request has passed."}"#;
+
+fn admitted<RB: Body>(response: Response<RB>) -> Response<LimitBody<RB>> {
+    response.map(|body| LimitBody::new(body, None))
+}
+
+impl<F> fmt::Debug for OverloadFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.state {
+            State::Open { .. } => "OverloadFuture::Open",
+            State::Timed { .. } => "OverloadFuture::Timed",
+            State::Refused { .. } => "OverloadFuture::Refused",
+        })
+    }
+}

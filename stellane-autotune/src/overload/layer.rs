@@ -1,0 +1,208 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+use tower_layer::Layer;
+
+use super::deadline::{grpc_timeout, header_timeout};
+use super::{OverloadConfig, OverloadService, Pressure};
+use crate::limit::Refusals;
+use crate::{AdaptiveLimit, BuildError, Clock, Shed};
+
+/// Reads deadlines, refuses what cannot meet them, passes them on and ends what exceeds them.
+///
+/// Put it outside of an [`AdaptiveLimitLayer`](crate::AdaptiveLimitLayer), so that waiting for a place counts. With
+/// [`OverloadLayerBuilder::limit`] a request whose time left is below the median latency is refused
+/// at once: it could only be answered for nobody.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use stellane_autotune::overload::{Deadline, OverloadLayer};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = OverloadLayer::builder().build()?;
+/// let service = layer.layer(service_fn(|request: Request<Full<Bytes>>| async move {
+///     assert!(request.extensions().get::<Deadline>().is_some());
+///     Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::new())))
+/// }));
+/// let request = Request::builder().header("grpc-timeout", "250m").body(Full::default())?;
+/// assert_eq!(service.oneshot(request).await?.status(), 200);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct OverloadLayer {
+    pub(super) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    config: OverloadConfig,
+    header: Option<HeaderName>,
+    pub(super) clock: Clock,
+    limit: Option<AdaptiveLimit>,
+    pressure: Option<Pressure>,
+    pub(super) refusals: Refusals,
+    with_deadline: AtomicU64,
+    /// Requests whose time left was below the median, refused or not.
+    hopeless: AtomicU64,
+    refused: AtomicU64,
+    pub(super) timed_out: AtomicU64,
+}
+
+/// Every so many hopeless requests one is tried all the same.
+const TRIAL: u64 = 16;
+
+impl OverloadLayer {
+    /// A builder with the default configuration.
+    #[must_use]
+    pub fn builder() -> OverloadLayerBuilder {
+        OverloadLayerBuilder::default()
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn stats(&self) -> OverloadStats {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        OverloadStats {
+            with_deadline: load(&self.shared.with_deadline),
+            refused: load(&self.shared.refused),
+            timed_out: load(&self.shared.timed_out),
+            pressure: self.shared.pressure.as_ref().map_or(0.0, Pressure::level),
+        }
+    }
+}
+
+impl Shared {
+    /// The timeout of a request, if it has one.
+    pub(super) fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {
+        let config = &self.config;
+        let asked = config
+            .grpc_timeout
+            .then(|| grpc_timeout(headers))
+            .flatten()
+            .or_else(|| header_timeout(headers, self.header.as_ref()?))
+            .or_else(|| Some(config.default_timeout).filter(|timeout| !timeout.is_zero()))?;
+        self.with_deadline.fetch_add(1, Ordering::Relaxed);
+        // Pressure shortens how long the server is willing to work, not what the client asked for
+        // if that is shorter anyway.
+        let most = match &self.pressure {
+            Some(pressure) => pressure.scale(config.max_timeout, config.pressed_timeout),
+            None => config.max_timeout,
+        };
+        Some(asked.min(most))
+    }
+
+    /// Whether there is no hope to answer within `timeout`.
+    pub(super) fn is_hopeless(&self, timeout: Duration) -> bool {
+        let needed = self
+            .limit
+            .as_ref()
+            .map_or(Duration::ZERO, AdaptiveLimit::latency_p50);
+        if !timeout.is_zero() {
+            // Some must be let through, or a median that was high once would stay so for ever.
+            let is_trial = || self.hopeless.fetch_add(1, Ordering::Relaxed) % TRIAL == TRIAL - 1;
+            if timeout >= needed || is_trial() {
+                return false;
+            }
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(limit) = &self.limit {
+            limit.count_shed(Shed::Deadline);
+        }
+        true
+    }
+
+    pub(super) fn enforces(&self) -> bool {
+        cfg!(feature = "tokio") && self.config.enforce
+    }
+}
+
+impl<S> Layer<S> for OverloadLayer {
+    type Service = OverloadService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        OverloadService::new(inner, Arc::clone(&self.shared))
+    }
+}
+
+/// Builds an [`OverloadLayer`].
+#[derive(Debug, Default)]
+pub struct OverloadLayerBuilder {
+    config: OverloadConfig,
+    clock: Clock,
+    limit: Option<AdaptiveLimit>,
+    pressure: Option<Pressure>,
+}
+
+impl OverloadLayerBuilder {
+    /// The settings.
+    #[must_use]
+    pub fn config(mut self, config: OverloadConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Where the time comes from. Default: [`Clock::system`].
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The limit further in, whose median says what can be answered in time.
+    #[must_use]
+    pub fn limit(mut self, limit: &AdaptiveLimit) -> Self {
+        self.limit = Some(limit.clone());
+        self
+    }
+
+    /// What scales the timeouts down.
+    #[must_use]
+    pub fn pressure(mut self, pressure: &Pressure) -> Self {
+        self.pressure = Some(pressure.clone());
+        self
+    }
+
+    /// Builds the layer.
+    ///
+    /// # Errors
+    ///
+    /// Lists all values of the configuration that are out of range.
+    pub fn build(self) -> Result<OverloadLayer, BuildError> {
+        self.config.validate()?;
+        let shared = Shared {
+            header: HeaderName::try_from(&self.config.header).ok(),
+            config: self.config,
+            clock: self.clock,
+            limit: self.limit,
+            pressure: self.pressure,
+            refusals: Refusals::new(Duration::from_secs(1)),
+            with_deadline: AtomicU64::new(0),
+            hopeless: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            timed_out: AtomicU64::new(0),
+        };
+        Ok(OverloadLayer {
+            shared: Arc::new(shared),
+        })
+    }
+}
+
+/// What an [`OverloadLayer`] did so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct OverloadStats {
+    /// Requests that had a deadline.
+    pub with_deadline: u64,
+    /// Requests that were refused because their deadline could not be met.
+    pub refused: u64,
+    /// Requests that were ended because their deadline passed.
+    pub timed_out: u64,
+    /// The pressure at its latest refresh.
+    pub pressure: f64,
+}

@@ -1,0 +1,21 @@
+//! Deadlines that requests bring along, and how much pressure the process is under.
+//!
+//! [`OverloadLayer`] takes the time a client is willing to wait from the request, refuses what
+//! cannot be answered in it, passes the rest on as a [`Deadline`], and ends what exceeds it.
+//! [`Pressure`] turns memory, file descriptors, stalls and lag into one level from 0 to 1, by which
+//! timeouts are scaled down and idle connections are given up.
+
+mod config;
+mod deadline;
+mod future;
+mod layer;
+mod pressure;
+mod service;
+pub mod sources;
+
+pub use config::OverloadConfig;
+pub use deadline::Deadline;
+pub use future::OverloadFuture;
+pub use layer::{OverloadLayer, OverloadLayerBuilder, OverloadStats};
+pub use pressure::{Pressure, PressureBuilder};
+pub use service::OverloadService;

@@ -1,0 +1,500 @@
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use super::scenario::{Discipline, Plant, Scenario, exponential};
+use crate::clock::Rng;
+use crate::{AdaptiveLimit, Algorithm, AlgorithmKind, LimitConfig, ManualClock, Outcome, Permit};
+
+/// What stands in front of the service.
+#[derive(Debug, Clone)]
+pub enum Contender {
+    /// Nothing.
+    NoLimit,
+    /// One of the algorithms of this crate, with its initial limit.
+    Kind(AlgorithmKind, u32),
+    /// An algorithm of your own, from a seed.
+    Own(fn(u64) -> Box<dyn Algorithm>),
+}
+
+impl Contender {
+    fn build(&self, clock: &ManualClock, seed: u64) -> AdaptiveLimit {
+        let mut config = LimitConfig::default();
+        let builder = AdaptiveLimit::builder().clock(clock.clock()).seed(seed);
+        let builder = match self {
+            Self::NoLimit => {
+                config.algorithm = AlgorithmKind::Fixed;
+                (config.initial, config.max) = (u32::MAX, u32::MAX);
+                builder
+            }
+            Self::Kind(kind, initial) => {
+                config.algorithm = *kind;
+                config.initial = *initial;
+                config.min = config.min.min(*initial);
+                builder
+            }
+            Self::Own(build) => builder.boxed_algorithm(build(seed)),
+        };
+        builder
+            .config(config)
+            .build()
+            .unwrap_or_else(|error| unreachable!("valid: {error}"))
+    }
+}
+
+/// What happened in one run.
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    /// Every answer: when, after how long, and whether somebody still waited for it, in seconds.
+    pub answers: Vec<(f64, f32, bool)>,
+    /// The state of the limit ten times a second.
+    pub samples: Vec<Sample>,
+    /// Requests that arrived, retries included.
+    pub arrived: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// The most requests in flight at a time.
+    pub peak: u32,
+    slo: f64,
+}
+
+/// The state of the limit at a moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// When, in seconds.
+    pub at: f64,
+    /// The limit.
+    pub limit: u32,
+    /// Requests in flight.
+    pub in_flight: u32,
+}
+
+impl Run {
+    /// Answers in time per second, between two moments.
+    #[must_use]
+    pub fn goodput(&self, from: f64, to: f64) -> f64 {
+        let good = self
+            .answers
+            .iter()
+            .filter(|(at, latency, wanted)| {
+                (from..to).contains(at) && *wanted && f64::from(*latency) <= self.slo
+            })
+            .count();
+        good as f64 / (to - from)
+    }
+
+    /// A quantile of the latency of the answers between two moments, in seconds.
+    #[must_use]
+    pub fn latency(&self, q: f64, from: f64, to: f64) -> f64 {
+        let within = self
+            .answers
+            .iter()
+            .filter(|(at, ..)| (from..to).contains(at));
+        let mut latencies: Vec<f32> = within.map(|(_, latency, _)| *latency).collect();
+        if latencies.is_empty() {
+            return 0.0;
+        }
+        latencies.sort_by(f32::total_cmp);
+        f64::from(latencies[((latencies.len() - 1) as f64 * q) as usize])
+    }
+
+    /// The mean, lowest and highest limit between two moments.
+    #[must_use]
+    pub fn limits(&self, from: f64, to: f64) -> (f64, u32, u32) {
+        let within = self
+            .samples
+            .iter()
+            .filter(|sample| (from..to).contains(&sample.at));
+        let limits: Vec<u32> = within.map(|sample| sample.limit).collect();
+        let mean =
+            limits.iter().map(|limit| f64::from(*limit)).sum::<f64>() / limits.len().max(1) as f64;
+        let low = limits.iter().copied().min().unwrap_or(0);
+        (mean, low, limits.iter().copied().max().unwrap_or(0))
+    }
+}
+
+/// Runs one scenario.
+#[must_use]
+pub fn run(scenario: &Scenario, contender: &Contender, seed: u64) -> Run {
+    run_shared(scenario, std::slice::from_ref(contender), seed).remove(0)
+}
+
+/// Runs one scenario with several clients that share the service, each behind a limit of its own
+/// and with an equal part of the load.
+#[must_use]
+pub fn run_shared(scenario: &Scenario, contenders: &[Contender], seed: u64) -> Vec<Run> {
+    let clock = ManualClock::default();
+    let limits = contenders
+        .iter()
+        .zip(seed..)
+        .map(|(c, seed)| c.build(&clock, seed))
+        .collect();
+    Engine::new(scenario, clock, limits, seed).run()
+}
+
+struct Engine<'a> {
+    scenario: &'a Scenario,
+    clock: ManualClock,
+    limits: Vec<AdaptiveLimit>,
+    rng: Rng,
+    now: f64,
+    plant: Plant,
+    events: BinaryHeap<Reverse<Event>>,
+    sequence: u64,
+    jobs: Vec<Job>,
+    free: Vec<usize>,
+    sharing: Sharing,
+    queue: VecDeque<usize>,
+    busy: usize,
+    tokens: f64,
+    tokens_at: f64,
+    runs: Vec<Run>,
+}
+
+struct Job {
+    permit: Option<Permit>,
+    generation: u32,
+    arrived: f64,
+    work: f64,
+    attempt: u32,
+    client: usize,
+    wanted: bool,
+    lost: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Event {
+    at: f64,
+    sequence: u64,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum What {
+    Arrival,
+    Retry {
+        attempt: u32,
+        client: usize,
+    },
+    /// The delay of a request is over: its work begins.
+    Begin(usize),
+    /// A first-come-first-served request is done.
+    Done(usize),
+    Answer(usize, Reply),
+    Timeout(usize, u32),
+    Sample,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Reply {
+    BadRequest,
+    TooMany,
+}
+
+impl Eq for Event {}
+
+impl Ord for Event {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.at
+            .total_cmp(&other.at)
+            .then(self.sequence.cmp(&other.sequence))
+    }
+}
+
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Processor sharing in virtual time: a job is done when the virtual clock reaches its mark.
+#[derive(Default)]
+struct Sharing {
+    virtual_now: f64,
+    marks: BinaryHeap<Reverse<Mark>>,
+}
+
+#[derive(PartialEq)]
+struct Mark(f64, usize);
+
+impl Eq for Mark {}
+
+impl Ord for Mark {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0).then(self.1.cmp(&other.1))
+    }
+}
+
+impl PartialOrd for Mark {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Sharing {
+    fn rate(&self, plant: &Plant) -> f64 {
+        let jobs = self.marks.len() as f64;
+        if plant.stalled {
+            0.0
+        } else if jobs <= plant.cores {
+            1.0
+        } else {
+            let excess = (jobs - plant.cores) / plant.cores;
+            plant.cores / jobs / (1.0 + plant.contention * excess)
+        }
+    }
+
+    fn next(&self, now: f64, plant: &Plant) -> f64 {
+        let rate = self.rate(plant);
+        match self.marks.peek() {
+            Some(Reverse(mark)) if rate > 0.0 => now + (mark.0 - self.virtual_now).max(0.0) / rate,
+            _ => f64::INFINITY,
+        }
+    }
+}
+
+/// How often the functions of time are looked at, at least.
+const RESOLUTION: f64 = 0.005;
+
+impl<'a> Engine<'a> {
+    fn new(
+        scenario: &'a Scenario,
+        clock: ManualClock,
+        limits: Vec<AdaptiveLimit>,
+        seed: u64,
+    ) -> Self {
+        let runs = vec![
+            Run {
+                slo: scenario.slo,
+                ..Run::default()
+            };
+            limits.len()
+        ];
+        Self {
+            scenario,
+            clock,
+            limits,
+            rng: Rng::new(seed ^ 0x5eed_0f10_ad5e_ed00),
+            now: 0.0,
+            plant: (scenario.plant)(0.0),
+            events: BinaryHeap::new(),
+            sequence: 0,
+            jobs: Vec::new(),
+            free: Vec::new(),
+            sharing: Sharing::default(),
+            queue: VecDeque::new(),
+            busy: 0,
+            tokens: 0.0,
+            tokens_at: 0.0,
+            runs,
+        }
+    }
+
+    fn run(mut self) -> Vec<Run> {
+        self.schedule(0.0, What::Arrival);
+        self.schedule(0.0, What::Sample);
+        let mut looked = 0.0;
+        loop {
+            if self.now - looked >= RESOLUTION {
+                looked = self.now;
+                self.plant = (self.scenario.plant)(self.now);
+            }
+            let next_event = self.events.peek().map_or(f64::INFINITY, |event| event.0.at);
+            let next_done = self.sharing.next(self.now, &self.plant);
+            let at = next_event.min(next_done).min(self.now + RESOLUTION);
+            if at > self.scenario.duration {
+                return self.runs;
+            }
+            let passed = (at - self.now) * self.sharing.rate(&self.plant);
+            self.sharing.virtual_now += passed;
+            self.now = at;
+            self.clock.set(Duration::from_secs_f64(at));
+            if at == next_done {
+                if let Some(Reverse(mark)) = self.sharing.marks.pop() {
+                    self.finish(mark.1, Outcome::Success);
+                }
+            } else if at == next_event
+                && let Some(Reverse(event)) = self.events.pop()
+            {
+                self.happen(event.what);
+            }
+        }
+    }
+
+    fn schedule(&mut self, at: f64, what: What) {
+        self.sequence += 1;
+        self.events.push(Reverse(Event {
+            at,
+            sequence: self.sequence,
+            what,
+        }));
+    }
+
+    fn happen(&mut self, what: What) {
+        match what {
+            What::Arrival => {
+                let rate = (self.scenario.load)(self.now);
+                let pause = if rate > 0.0 {
+                    exponential(&mut self.rng, 1.0 / rate)
+                } else {
+                    0.01
+                };
+                self.schedule(self.now + pause, What::Arrival);
+                if rate > 0.0 {
+                    let client = self.rng.next() as usize % self.limits.len();
+                    self.arrive(0, client);
+                }
+            }
+            What::Retry { attempt, client } => self.arrive(attempt, client),
+            What::Begin(job) => self.begin(job),
+            What::Done(job) => {
+                self.finish(job, Outcome::Success);
+                self.busy -= 1;
+                self.start_queued();
+            }
+            What::Answer(job, Reply::BadRequest) => self.finish(job, Outcome::Ignore),
+            What::Answer(job, Reply::TooMany) => self.finish(job, Outcome::Overload),
+            What::Timeout(job, generation) => self.give_up(job, generation),
+            What::Sample => {
+                for (run, limit) in self.runs.iter_mut().zip(&self.limits) {
+                    let (in_flight, limit) = limit.shared.gate.load();
+                    run.samples.push(Sample {
+                        at: self.now,
+                        limit,
+                        in_flight,
+                    });
+                }
+                self.schedule(self.now + 0.1, What::Sample);
+            }
+        }
+    }
+
+    fn arrive(&mut self, attempt: u32, client: usize) {
+        self.runs[client].arrived += 1;
+        let Ok(permit) = self.limits[client].try_acquire() else {
+            self.runs[client].refused += 1;
+            return self.retry(attempt, client);
+        };
+        let (in_flight, _) = self.limits[client].shared.gate.load();
+        self.runs[client].peak = self.runs[client].peak.max(in_flight);
+        let job = self.free.pop().unwrap_or_else(|| {
+            self.jobs.push(Job {
+                permit: None,
+                generation: 0,
+                arrived: 0.0,
+                work: 0.0,
+                attempt: 0,
+                client: 0,
+                wanted: false,
+                lost: false,
+            });
+            self.jobs.len() - 1
+        });
+        let plant = self.plant;
+        let work = self.scenario.work.draw(&mut self.rng);
+        let lost = plant.black_hole > 0.0 && self.rng.between(0.0, 1.0) < plant.black_hole;
+        let slot = &mut self.jobs[job];
+        slot.permit = Some(permit);
+        slot.generation = slot.generation.wrapping_add(1);
+        (slot.arrived, slot.work, slot.attempt, slot.client) = (self.now, work, attempt, client);
+        (slot.wanted, slot.lost) = (true, lost);
+        let generation = slot.generation;
+        if self.scenario.clients.timeout.is_finite() {
+            let at = self.now + self.scenario.clients.timeout;
+            self.schedule(at, What::Timeout(job, generation));
+        }
+        if lost {
+            return;
+        }
+        if plant.bad_requests > 0.0 && self.rng.between(0.0, 1.0) < plant.bad_requests {
+            return self.schedule(self.now + 0.001, What::Answer(job, Reply::BadRequest));
+        }
+        if plant.quota.is_finite() && !self.take_token(plant.quota) {
+            return self.schedule(self.now + 0.005, What::Answer(job, Reply::TooMany));
+        }
+        if plant.delay > 0.0 {
+            self.schedule(self.now + plant.delay, What::Begin(job));
+        } else {
+            self.begin(job);
+        }
+    }
+
+    fn take_token(&mut self, quota: f64) -> bool {
+        let fresh = (self.now - self.tokens_at) * quota;
+        self.tokens = (self.tokens + fresh).min(quota * 0.05);
+        self.tokens_at = self.now;
+        let taken = self.tokens >= 1.0;
+        self.tokens -= f64::from(u8::from(taken));
+        taken
+    }
+
+    fn begin(&mut self, job: usize) {
+        match self.scenario.discipline {
+            Discipline::Sharing => {
+                let mark = self.sharing.virtual_now + self.jobs[job].work;
+                self.sharing.marks.push(Reverse(Mark(mark, job)));
+            }
+            Discipline::Fifo => {
+                self.queue.push_back(job);
+                self.start_queued();
+            }
+        }
+    }
+
+    fn start_queued(&mut self) {
+        while (self.busy as f64) < self.plant.cores {
+            let Some(job) = self.queue.pop_front() else {
+                return;
+            };
+            self.busy += 1;
+            self.schedule(self.now + self.jobs[job].work, What::Done(job));
+        }
+    }
+
+    fn finish(&mut self, job: usize, outcome: Outcome) {
+        let slot = &mut self.jobs[job];
+        if let Some(permit) = slot.permit.take() {
+            permit.finish(outcome);
+        }
+        if outcome == Outcome::Success {
+            let latency = (self.now - slot.arrived) as f32;
+            self.runs[slot.client]
+                .answers
+                .push((self.now, latency, slot.wanted));
+        }
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(job);
+    }
+
+    fn give_up(&mut self, job: usize, generation: u32) {
+        let slot = &mut self.jobs[job];
+        if slot.generation != generation || !slot.wanted {
+            return;
+        }
+        slot.wanted = false;
+        let (attempt, client) = (slot.attempt, slot.client);
+        if self.scenario.clients.cancels || slot.lost {
+            // Dropping the permit: the request counts as cancelled. Its work goes on.
+            slot.permit = None;
+        }
+        if slot.lost {
+            slot.generation = slot.generation.wrapping_add(1);
+            self.free.push(job);
+        }
+        self.retry(attempt, client);
+    }
+
+    fn retry(&mut self, attempt: u32, client: usize) {
+        let clients = self.scenario.clients;
+        if attempt < clients.retries {
+            let pause = clients.backoff * self.rng.between(0.5, 1.5);
+            self.schedule(
+                self.now + pause,
+                What::Retry {
+                    attempt: attempt + 1,
+                    client,
+                },
+            );
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The rules that come with the tuner.
+
+use super::{Condition, Objective, Rule};
+
+/// The names that the default rules look for. A rule whose signals and at least one of whose knobs
+/// are registered under these names is used; the others are left out.
+pub mod names {
+    /// Signal: the 99th percentile of the latency, in seconds.
+    pub const LATENCY_P99: &str = "latency_p99";
+    /// Signal: jobs that wait for a worker.
+    pub const QUEUE_DEPTH: &str = "queue_depth";
+    /// Signal: busy workers as a fraction of all.
+    pub const WORKER_UTILIZATION: &str = "worker_utilization";
+    /// Signal: process CPU as a fraction of what the process may use.
+    pub const CPU: &str = "cpu";
+    /// Signal: memory in use as a fraction of its limit.
+    pub const MEMORY: &str = "memory";
+    /// Signal: completed requests per second.
+    pub const THROUGHPUT: &str = "throughput";
+    /// Signal: requests refused per second.
+    pub const SHED_RATE: &str = "shed_rate";
+    /// Knob: how many workers there may be.
+    pub const WORKERS_MAX: &str = "workers.max";
+    /// Knob: how many jobs may wait.
+    pub const QUEUE_BOUND: &str = "workers.queue";
+    /// Knob: idle pooled memory that may stay, in per cent of the live.
+    pub const POOL_RETAIN: &str = "pool.retain_percent";
+    /// Knob: how long a connection may be idle, in seconds.
+    pub const IDLE_TIMEOUT: &str = "connection.idle_timeout";
+    /// Knob: how many idle connections may stay.
+    pub const IDLE_MAX: &str = "connection.max_idle";
+    /// Knob: the highest concurrency limit.
+    pub const LIMIT_MAX: &str = "limit.max";
+}
+
+use names::*;
+
+/// The seed's rules, and those that undo them when the pressure is gone.
+pub(super) fn rules() -> Vec<Rule> {
+    vec![
+        Rule::new("memory_critical")
+            .because("memory is nearly exhausted")
+            .when(Condition::above(MEMORY, 0.95).clear_at(0.90))
+            .towards(POOL_RETAIN, 0.0)
+            .scale(QUEUE_BOUND, 0.5)
+            .scale(IDLE_TIMEOUT, 0.5)
+            .scale(IDLE_MAX, 0.5)
+            .scale(LIMIT_MAX, 0.8)
+            .hold(1)
+            .priority(100)
+            .urgent(),
+        Rule::new("memory_high")
+            .because("memory runs short")
+            .when(Condition::above(MEMORY, 0.85).clear_at(0.80))
+            .scale(POOL_RETAIN, 0.5)
+            .scale(IDLE_TIMEOUT, 0.7)
+            .scale(IDLE_MAX, 0.8)
+            .priority(90)
+            .urgent(),
+        Rule::new("memory_pressure")
+            .because("memory fills up")
+            .when(Condition::above(MEMORY, 0.70).clear_at(0.65))
+            .scale(POOL_RETAIN, 0.8)
+            .hold(3)
+            .priority(80),
+        Rule::new("slow_and_queued")
+            .because("latency is high and the queue is deep")
+            .when(Condition::above(LATENCY_P99, 0.005))
+            .when(Condition::above_times(QUEUE_DEPTH, 2.0, WORKERS_MAX))
+            .when(Condition::below(CPU, 0.95))
+            .scale(WORKERS_MAX, 2.0)
+            .objective(Objective::minimize(LATENCY_P99))
+            .priority(50),
+        Rule::new("busy_and_refusing")
+            .because("all workers are busy and requests are refused while there is CPU to spare")
+            .when(Condition::above(WORKER_UTILIZATION, 0.90))
+            .when(Condition::above(SHED_RATE, 0.0).clear_at(0.0))
+            .when(Condition::below(CPU, 0.80))
+            .scale(WORKERS_MAX, 2.0)
+            .objective(Objective::maximize(THROUGHPUT))
+            .priority(45),
+        Rule::new("queue_refuses")
+            .because("requests are refused while there is CPU and memory to spare")
+            .when(Condition::above(SHED_RATE, 0.0).clear_at(0.0))
+            .when(Condition::below(CPU, 0.80))
+            .when(Condition::below(MEMORY, 0.70))
+            .scale(LIMIT_MAX, 2.0)
+            .scale(QUEUE_BOUND, 2.0)
+            .objective(Objective::maximize(THROUGHPUT))
+            .priority(40),
+        Rule::new("workers_idle")
+            .because("most workers have nothing to do")
+            .when(Condition::below(WORKER_UTILIZATION, 0.30))
+            .when(Condition::below(QUEUE_DEPTH, 1.0))
+            .step(WORKERS_MAX, -1.0)
+            .hold(30)
+            .objective(Objective::minimize(LATENCY_P99))
+            .priority(-10),
+        Rule::new("memory_ample")
+            .because("there is memory to spare")
+            .when(Condition::below(MEMORY, 0.50))
+            .when(Condition::below(POOL_RETAIN, 50.0))
+            .scale(POOL_RETAIN, 1.25)
+            .hold(30)
+            .priority(-20),
+    ]
+}

@@ -1,0 +1,114 @@
+//! Admission, release and refusal allocate nothing.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::hint::black_box;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, LimitConfig, Outcome};
+use tower::{Layer, Service, service_fn};
+
+struct Counting;
+
+thread_local!(static COUNT: Cell<u64> = const { Cell::new(0) });
+
+// SAFETY: passes every call on to the system allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = COUNT.with(Cell::get);
+    work();
+    COUNT.with(Cell::get) - before
+}
+
+fn fixed(limit: u32) -> AdaptiveLimit {
+    let mut config = LimitConfig::default();
+    config.algorithm = AlgorithmKind::Fixed;
+    (config.initial, config.min) = (limit, 1);
+    AdaptiveLimit::builder().config(config).build().unwrap()
+}
+
+fn answer(_: Request<Full<Bytes>>) -> Ready<Result<Response<Full<Bytes>>, Infallible>> {
+    ready(Ok(Response::new(Full::new(Bytes::from_static(b"hello")))))
+}
+
+fn request() -> Request<Full<Bytes>> {
+    Request::builder()
+        .uri("/some/where")
+        .header("host", "example.org")
+        .header("accept", "*/*")
+        .body(Full::new(Bytes::from_static(b"body")))
+        .unwrap()
+}
+
+#[test]
+fn admission_and_release_allocate_nothing() {
+    let limit = AdaptiveLimit::builder().build().unwrap();
+    let count = allocations(|| {
+        for _ in 0..10_000 {
+            limit.try_acquire().unwrap().finish(Outcome::Success);
+        }
+    });
+    assert_eq!(count, 0);
+    assert_eq!(limit.stats().successes, 10_000);
+}
+
+#[test]
+fn a_layered_call_allocates_no_more_than_the_service_alone() {
+    let limit = fixed(10);
+    let mut service = AdaptiveLimitLayer::new(&limit).layer(service_fn(answer));
+    let mut cx = Context::from_waker(Waker::noop());
+    let requests: Vec<_> = (0..1000).map(|_| request()).collect();
+    let count = allocations(|| {
+        for request in requests {
+            let mut future = std::pin::pin!(service.call(request));
+            let Poll::Ready(response) = future.as_mut().poll(&mut cx) else {
+                panic!("not ready")
+            };
+            black_box(response).unwrap();
+        }
+    });
+    assert_eq!(count, 0);
+    assert_eq!(limit.stats().successes, 1000);
+}
+
+#[test]
+fn a_refusal_allocates_nothing() {
+    let limit = fixed(1);
+    let _permit = limit.try_acquire().unwrap();
+    let mut service = AdaptiveLimitLayer::new(&limit).layer(service_fn(answer));
+    let mut cx = Context::from_waker(Waker::noop());
+    let requests: Vec<_> = (0..1000).map(|_| request()).collect();
+    let count = allocations(|| {
+        for request in requests {
+            let mut future = std::pin::pin!(service.call(request));
+            let Poll::Ready(response) = future.as_mut().poll(&mut cx) else {
+                panic!("not ready")
+            };
+            assert_eq!(black_box(response).unwrap().status(), 503);
+        }
+    });
+    assert_eq!(count, 0);
+    assert_eq!(limit.stats().shed_limit, 1000);
+}

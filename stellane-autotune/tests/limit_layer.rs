@@ -1,0 +1,321 @@
+//! What a client sees of a limited service.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use stellane_autotune::{
+    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, Hold, LimitConfig, LimitMode,
+};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+type Body = Full<Bytes>;
+
+fn fixed(limit: u32) -> LimitConfig {
+    let mut config = LimitConfig::default();
+    config.algorithm = AlgorithmKind::Fixed;
+    (config.initial, config.min) = (limit, 1);
+    config
+}
+
+fn build(config: LimitConfig) -> AdaptiveLimit {
+    AdaptiveLimit::builder().config(config).build().unwrap()
+}
+
+fn request() -> Request<Body> {
+    Request::builder()
+        .uri("/x")
+        .header("host", "h")
+        .body(Body::default())
+        .unwrap()
+}
+
+/// A service that answers when told to.
+fn slow()
+-> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone
+{
+    service_fn(|_: Request<Body>| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(Response::new(Body::from("done")))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_beyond_the_limit_is_refused_with_a_problem_and_retry_after() {
+    let limit = build(fixed(1));
+    let service = AdaptiveLimitLayer::new(&limit).layer(slow());
+    let first = tokio::spawn(service.clone().oneshot(request()));
+    tokio::task::yield_now().await;
+
+    let refused = service.clone().oneshot(request()).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        refused.headers()["content-type"],
+        "application/problem+json"
+    );
+    let retry_after: u64 = refused.headers()["retry-after"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((1..=3).contains(&retry_after));
+    let body = refused.into_body().collect().await.unwrap().to_bytes();
+    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (&problem["status"], &problem["reason"]),
+        (&503.into(), &"limit".into())
+    );
+
+    let answer = first.await.unwrap().unwrap();
+    assert_eq!(
+        answer.into_body().collect().await.unwrap().to_bytes(),
+        "done"
+    );
+    let stats = limit.stats();
+    assert_eq!(
+        (stats.admitted, stats.shed_limit, stats.in_flight),
+        (1, 1, 0)
+    );
+    assert_eq!(
+        service.oneshot(request()).await.unwrap().status(),
+        StatusCode::OK
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_place_is_held_until_the_body_is_dropped() {
+    let limit = build(fixed(1));
+    let service = AdaptiveLimitLayer::new(&limit).layer(slow());
+    let response = service.clone().oneshot(request()).await.unwrap();
+    assert_eq!(limit.stats().in_flight, 1);
+    drop(response);
+    assert_eq!(limit.stats().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_request_gives_its_place_back_and_counts_as_cancelled() {
+    let limit = build(fixed(1));
+    let service = AdaptiveLimitLayer::new(&limit).layer(slow());
+    let call = tokio::time::timeout(Duration::from_millis(10), service.oneshot(request()));
+    assert!(call.await.is_err());
+    let stats = limit.stats();
+    assert_eq!(
+        (stats.in_flight, stats.cancelled, stats.successes),
+        (0, 1, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn shadow_mode_admits_and_counts_what_it_would_have_refused() {
+    let mut config = fixed(1);
+    config.mode = LimitMode::Shadow;
+    let limit = build(config);
+    let service = AdaptiveLimitLayer::new(&limit).layer(slow());
+    let calls: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(service.clone().oneshot(request())))
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!((limit.stats().would_shed, limit.stats().shed), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_class_gets_its_share_while_others_hold_the_limit() {
+    let mut config = fixed(4);
+    config.classes.insert("vip".into(), 0.5);
+    let limit = build(config);
+    let vip = limit.class("vip").unwrap();
+    let service = AdaptiveLimitLayer::new(&limit)
+        .classify_request(move |head| {
+            if head.uri.path() == "/vip" {
+                vip
+            } else {
+                Class::DEFAULT
+            }
+        })
+        .layer(slow());
+    let common: Vec<_> = (0..10)
+        .map(|_| tokio::spawn(service.clone().oneshot(request())))
+        .collect();
+    tokio::task::yield_now().await;
+    let mut served = 0;
+    for call in (0..3)
+        .map(|_| {
+            let mut request = request();
+            *request.uri_mut() = "/vip".parse().unwrap();
+            tokio::spawn(service.clone().oneshot(request))
+        })
+        .collect::<Vec<_>>()
+    {
+        served += u32::from(call.await.unwrap().unwrap().status() == StatusCode::OK);
+    }
+    assert_eq!(served, 2);
+    for call in common {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(limit.stats().in_flight, 0);
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_for_a_place_up_to_the_bound() {
+    let mut config = fixed(1);
+    (config.max_wait, config.max_waiters) = (Duration::from_millis(1500), 2);
+    let limit = build(config);
+    let service = AdaptiveLimitLayer::new(&limit).layer(slow());
+    let calls: Vec<_> = (0..4)
+        .map(|_| {
+            let service = service.clone();
+            tokio::spawn(async move {
+                let response = service.oneshot(request()).await.unwrap();
+                let status = response.status();
+                response.into_body().collect().await.unwrap();
+                status
+            })
+        })
+        .collect();
+    let mut statuses = Vec::new();
+    for call in calls {
+        statuses.push(call.await.unwrap().as_u16());
+    }
+    // The first at once, the second after 1 s, the third gives up at 1.5 s, no room for the fourth.
+    assert_eq!(statuses, [200, 200, 503, 503]);
+    let stats = limit.stats();
+    assert_eq!((stats.shed_wait_timeout, stats.shed_queue_full), (1, 1));
+    assert_eq!((stats.in_flight, stats.waiting), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_errors_and_streams_do_not_count() {
+    let limit = build(fixed(5));
+    let service =
+        AdaptiveLimitLayer::new(&limit).layer(service_fn(|request: Request<Body>| async move {
+            let response = Response::builder();
+            let response = match request.uri().path() {
+                "/bad" => response.status(400),
+                "/busy" => response.status(429),
+                _ => response.header("content-type", "text/event-stream"),
+            };
+            Ok::<_, Infallible>(response.body(Body::from("x")).unwrap())
+        }));
+    let mut held = Vec::new();
+    for path in ["/bad", "/busy", "/stream"] {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(path)
+            .body(Body::default());
+        held.push(service.clone().oneshot(request.unwrap()).await.unwrap());
+    }
+    let stats = limit.stats();
+    assert_eq!((stats.ignored, stats.overloads, stats.successes), (1, 1, 1));
+    // The stream gave its place back although its body lives.
+    assert_eq!(stats.in_flight, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exempt_request_is_neither_limited_nor_counted() {
+    let limit = build(fixed(1));
+    let service = AdaptiveLimitLayer::new(&limit)
+        .exempt(|head| head.uri.path() == "/x")
+        .layer(slow());
+    let (a, b) = tokio::join!(
+        service.clone().oneshot(request()),
+        service.oneshot(request())
+    );
+    assert_eq!(
+        (a.unwrap().status(), b.unwrap().status()),
+        (StatusCode::OK, StatusCode::OK)
+    );
+    assert_eq!(limit.stats().admitted, 0);
+}
+
+#[tokio::test]
+async fn ten_thousand_ready_clones_hold_no_place() {
+    let limit = build(fixed(2));
+    let service = AdaptiveLimitLayer::new(&limit).layer(slow());
+    let mut clones: Vec<_> = (0..10_000).map(|_| service.clone()).collect();
+    for clone in &mut clones {
+        clone.ready().await.unwrap();
+    }
+    assert_eq!(limit.stats().in_flight, 0);
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn waiting_loses_nobody_when_some_give_up_and_the_limit_moves() {
+    let mut config = fixed(3);
+    config.classes.insert("vip".into(), 0.4);
+    (config.max_wait, config.max_waiters) = (Duration::from_secs(60), 1000);
+    let limit = build(config);
+    let vip = limit.class("vip").unwrap();
+    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Body>| async {
+        tokio::task::yield_now().await;
+        Ok::<_, Infallible>(Response::new(Body::from("done")))
+    }));
+    let tasks: Vec<_> = (0..64_u64)
+        .map(|task| {
+            let service = service.clone();
+            tokio::spawn(async move {
+                let mut answered = 0;
+                for turn in 0..200 {
+                    let mut request = request();
+                    if task % 4 == 0 {
+                        request.extensions_mut().insert(vip);
+                    }
+                    let call = service.clone().oneshot(request);
+                    if (task + turn) % 3 == 0 {
+                        // Gives up after a few polls, granted or not.
+                        let patience = async {
+                            for _ in 0..task % 5 {
+                                tokio::task::yield_now().await;
+                            }
+                        };
+                        tokio::select! { biased; _ = call => {}, () = patience => {} }
+                    } else {
+                        answered += u64::from(call.await.unwrap().status() == StatusCode::OK);
+                    }
+                }
+                answered
+            })
+        })
+        .collect();
+    for max in [1, 5, 2, 3].into_iter().cycle().take(200) {
+        limit.set_max(max);
+        tokio::task::yield_now().await;
+    }
+    let mut answered = 0;
+    for task in tasks {
+        answered += task.await.unwrap();
+    }
+    let patient = (0..64_u64).flat_map(|task| (0..200).map(move |turn| task + turn));
+    assert_eq!(answered, patient.filter(|sum| sum % 3 != 0).count() as u64);
+    let stats = limit.stats();
+    assert_eq!((stats.in_flight, stats.waiting, stats.shed), (0, 0, 0));
+    assert!(stats.classes.iter().all(|class| class.in_flight == 0));
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn a_limit_lowered_under_waiters_is_reached_within_one_service_time() {
+    let mut config = fixed(10);
+    config.hold = Hold::Headers;
+    (config.max_wait, config.max_waiters) = (Duration::from_secs(60), 1000);
+    let limit = build(config);
+    let service = AdaptiveLimitLayer::new(&limit).layer(slow());
+    let calls: Vec<_> = (0..100)
+        .map(|_| tokio::spawn(service.clone().oneshot(request())))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!((limit.stats().in_flight, limit.stats().waiting), (10, 90));
+    limit.set_max(2);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(limit.stats().in_flight, 2);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+}

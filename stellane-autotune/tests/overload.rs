@@ -1,0 +1,133 @@
+//! Deadlines and pressure as a client and an operator see them.
+
+#![cfg(feature = "tokio")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use stellane_autotune::overload::{Deadline, OverloadConfig, OverloadLayer, Pressure};
+use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, Clock};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+type Body = Full<Bytes>;
+
+/// Takes 100 ms and answers with the milliseconds that were left on arrival.
+fn service() -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone {
+    service_fn(|request: Request<Body>| async move {
+        let deadline = request.extensions().get::<Deadline>();
+        let left = deadline.map_or(0, |deadline| deadline.remaining().as_millis());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok(Response::new(Body::from(left.to_string())))
+    })
+}
+
+async fn ask(layer: &OverloadLayer, header: &str, value: &str) -> (u16, String) {
+    let request = Request::builder()
+        .header(header, value)
+        .body(Body::default())
+        .unwrap();
+    let response = layer.layer(service()).oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_read_passed_on_and_enforced() {
+    let layer = OverloadLayer::builder()
+        .clock(Clock::tokio())
+        .build()
+        .unwrap();
+    assert_eq!(
+        ask(&layer, "grpc-timeout", "2S").await,
+        (200, "2000".into())
+    );
+    assert_eq!(
+        ask(&layer, "x-request-timeout-ms", "150").await,
+        (200, "150".into())
+    );
+    assert_eq!(
+        ask(&layer, "grpc-timeout", "garbage").await,
+        (200, "0".into())
+    );
+    let (status, body) = ask(&layer, "grpc-timeout", "50m").await;
+    assert_eq!(status, 504);
+    assert!(body.contains(r#""reason":"deadline""#), "{body}");
+    let (status, _) = ask(&layer, "grpc-timeout", "0m").await;
+    assert_eq!(status, 503);
+    let stats = layer.stats();
+    assert_eq!(
+        (stats.with_deadline, stats.timed_out, stats.refused),
+        (4, 1, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn pressure_shortens_what_a_request_may_ask_for() {
+    let pressure = Pressure::builder()
+        .source("test", 0.0, 1.0, || Some(1.0))
+        .build();
+    let mut config = OverloadConfig::default();
+    (config.max_timeout, config.pressed_timeout) = (Duration::from_secs(10), 0.5);
+    let layer = OverloadLayer::builder()
+        .config(config)
+        .clock(Clock::tokio())
+        .pressure(&pressure)
+        .build()
+        .unwrap();
+    assert_eq!(ask(&layer, "grpc-timeout", "1M").await.1, "10000");
+    pressure.refresh();
+    assert_eq!(ask(&layer, "grpc-timeout", "1M").await.1, "5000");
+    assert_eq!(ask(&layer, "grpc-timeout", "1S").await.1, "1000");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_cannot_be_answered_in_time_takes_no_place() {
+    let clock = Clock::tokio();
+    let limit = AdaptiveLimit::builder()
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let layer = OverloadLayer::builder()
+        .clock(clock)
+        .limit(&limit)
+        .build()
+        .unwrap();
+    let stack = ServiceBuilder::new()
+        .layer(&layer)
+        .layer(AdaptiveLimitLayer::new(&limit))
+        .service(service());
+    let call = |timeout: &'static str| {
+        let request = Request::builder()
+            .header("grpc-timeout", timeout)
+            .body(Body::default());
+        stack.clone().oneshot(request.unwrap())
+    };
+    // Before the median is known, even a short deadline gets its chance.
+    assert_eq!(call("50m").await.unwrap().status(), 504);
+    for _ in 0..80 {
+        assert_eq!(call("1S").await.unwrap().status(), 200);
+    }
+    assert!(limit.latency_p50() > Duration::from_millis(95));
+    let admitted = limit.stats().admitted;
+    assert_eq!(call("50m").await.unwrap().status(), 503);
+    assert_eq!(
+        (limit.stats().admitted, limit.stats().shed_deadline),
+        (admitted, 1)
+    );
+
+    // One of sixteen is tried all the same, to notice when the service has become faster.
+    let mut statuses = Vec::new();
+    for _ in 0..16 {
+        statuses.push(call("50m").await.unwrap().status().as_u16());
+    }
+    assert_eq!(
+        statuses.iter().filter(|status| **status == 504).count(),
+        1,
+        "{statuses:?}"
+    );
+}

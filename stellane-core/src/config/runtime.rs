@@ -1,0 +1,169 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "autotune")]
+use stellane_autotune::{LimitConfig, TunerConfig};
+#[cfg(feature = "metrics")]
+use stellane_metrics::MetricsConfig;
+#[cfg(feature = "pool")]
+use stellane_pool::{PoolConfig, WorkerPoolConfig};
+#[cfg(feature = "router")]
+use stellane_router::InternerConfig;
+
+use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, ServerConfig};
+#[cfg(feature = "connection")]
+use crate::connection::ConnectionConfig;
+
+/// The configuration of the whole runtime: one section for each component.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RuntimeConfig {
+    /// Addresses, drain and the body limit of the preset.
+    pub server: ServerConfig,
+    /// Connections: their limits, deadlines and parking.
+    #[cfg(feature = "connection")]
+    pub connection: ConnectionConfig,
+    /// The worker pool for CPU-heavy work.
+    #[cfg(feature = "pool")]
+    pub workers: WorkerPoolConfig,
+    /// Buffers and header maps that are used again.
+    #[cfg(feature = "pool")]
+    pub pool: PoolConfig,
+    /// The bounded string interner; `max_bytes` of 0 turns it off.
+    #[cfg(feature = "router")]
+    pub interner: InternerConfig,
+    /// Request metrics and the collector of all others.
+    #[cfg(feature = "metrics")]
+    pub metrics: MetricsConfig,
+    /// The adaptive concurrency limit at the edge. In the preset a request waits for a place instead of
+    /// being refused at once: `max_wait` is `500ms` and `max_waiters` is 1000.
+    #[cfg(feature = "autotune")]
+    pub limit: LimitConfig,
+    /// The tuner that turns the knobs of the other sections.
+    #[cfg(feature = "autotune")]
+    pub tuner: TunerConfig,
+    /// What is logged.
+    pub log: LogConfig,
+    /// What helps while developing.
+    pub dev: DevConfig,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        #[cfg(feature = "autotune")]
+        let limit = {
+            let mut limit = LimitConfig::default();
+            limit.max_wait = Duration::from_millis(500);
+            limit.max_waiters = 1000;
+            limit
+        };
+        Self {
+            server: ServerConfig::default(),
+            #[cfg(feature = "connection")]
+            connection: ConnectionConfig::default(),
+            #[cfg(feature = "pool")]
+            workers: WorkerPoolConfig::default(),
+            #[cfg(feature = "pool")]
+            pool: PoolConfig::default(),
+            #[cfg(feature = "router")]
+            interner: InternerConfig::default(),
+            #[cfg(feature = "metrics")]
+            metrics: MetricsConfig::default(),
+            #[cfg(feature = "autotune")]
+            limit,
+            #[cfg(feature = "autotune")]
+            tuner: TunerConfig::default(),
+            log: LogConfig::default(),
+            dev: DevConfig::default(),
+        }
+    }
+}
+
+impl RuntimeConfig {
+    /// The configuration of this process: see [`Loader::from_process`].
+    ///
+    /// # Errors
+    /// Every mistake in the file and the environment, each with its place.
+    pub fn from_env() -> Result<Self, ConfigErrors> {
+        Loader::from_process().load()
+    }
+
+    /// The defaults of a profile.
+    #[must_use]
+    pub fn profile(profile: Profile) -> Self {
+        match profile {
+            Profile::Default => Self::default(),
+            Profile::Production => Self::production(),
+            Profile::Development => Self::development(),
+        }
+    }
+
+    /// Defaults for a service under load, sized from the number of CPUs.
+    #[must_use]
+    pub fn production() -> Self {
+        let mut config = Self::default();
+        #[cfg(feature = "pool")]
+        {
+            let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            config.workers.min_workers = cpus * 2;
+            config.workers.max_workers = cpus * 100;
+            config.workers.queue_size = 50_000;
+            config.pool.retain_percent = 50;
+        }
+        #[cfg(feature = "connection")]
+        {
+            config.connection.max_idle_connections = 5000;
+            config.connection.idle_timeout = Duration::from_secs(5 * 60);
+        }
+        config.server.drain_delay = Duration::from_secs(5);
+        config
+    }
+
+    /// Defaults for a developer's machine: everything is logged, and a restart does not wait long.
+    #[must_use]
+    pub fn development() -> Self {
+        let mut config = Self::default();
+        config.log.level = "debug".to_owned();
+        config.dev.hot_reload = true;
+        config.server.drain_timeout = Duration::from_secs(1);
+        config
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// Every value that is out of range or contradicts another.
+    pub fn validate(&self) -> Result<(), ConfigErrors> {
+        ConfigErrors::check(self.problems())
+    }
+
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.server.problems(&mut problems);
+        self.log.problems(&mut problems);
+        // Each component checks its own section; here its keys get their full names.
+        macro_rules! section {
+            ($feature:literal, $name:ident) => {
+                #[cfg(feature = $feature)]
+                for error in self.$name.validate().err().into_iter().flatten() {
+                    let key = concat!(stringify!($name), ".").to_owned() + error.key;
+                    let message = format!(
+                        "{} is out of range: expected {}",
+                        error.value, error.expected
+                    );
+                    problems.push(Problem::new(super::Origin::Program, &key, message));
+                }
+            };
+        }
+        section!("connection", connection);
+        section!("pool", workers);
+        section!("pool", pool);
+        section!("router", interner);
+        section!("metrics", metrics);
+        section!("autotune", limit);
+        section!("autotune", tuner);
+        problems
+    }
+}

@@ -1,0 +1,65 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Origin, Problem};
+
+/// Where the preset listens and how it ends (section `[server]`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ServerConfig {
+    /// Address of the service, used by [`Runtime::run`](crate::Runtime::run). Default `127.0.0.1:3000`.
+    pub address: String,
+    /// Address of the admin service (`/metrics`, `/healthz`, `/readyz`, …); empty turns it off.
+    /// Default `127.0.0.1:9090`: loopback, since what it shows is nobody else's business.
+    pub admin_address: String,
+    /// How long a drain waits for requests in progress before it aborts them. Too short cuts off slow
+    /// requests, too long delays a deployment. Default `30s`.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// How long the service goes on accepting after `/readyz` has turned unready, so that load balancers
+    /// notice first. Default `0s`.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
+    /// Largest request body; a larger one is answered with 413. `0` means no limit. Default 2 MiB.
+    pub max_body_bytes: u64,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:3000".to_owned(),
+            admin_address: "127.0.0.1:9090".to_owned(),
+            drain_timeout: Duration::from_secs(30),
+            drain_delay: Duration::ZERO,
+            max_body_bytes: 2 << 20,
+        }
+    }
+}
+
+impl ServerConfig {
+    pub(super) fn problems(&self, problems: &mut Vec<Problem>) {
+        for (key, address, optional) in [
+            ("server.address", &self.address, false),
+            ("server.admin_address", &self.admin_address, true),
+        ] {
+            let turned_off = optional && address.is_empty();
+            if !turned_off && !is_socket_address(address) {
+                problems.push(Problem::new(
+                    Origin::Program,
+                    key,
+                    format!("`{address}` is not an address: expected HOST:PORT, such as `127.0.0.1:3000`"),
+                ));
+            }
+        }
+    }
+}
+
+/// `HOST:PORT`, where HOST is resolved only when it is bound.
+pub(crate) fn is_socket_address(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        !host.is_empty() && (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
+    })
+}

@@ -1,0 +1,129 @@
+use std::{fmt, time::Duration};
+
+/// Settings of a [`ConnectionManager`](super::ConnectionManager) (section `[connection]`).
+///
+/// A timeout of `0s` and a limit of `0` are off.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct ConnectionConfig {
+    /// Most connections at once. When it is reached, the connection that has been idle longest is closed
+    /// for a new one; when none is idle the new one is refused with 503. Too low refuses clients, too high
+    /// runs into the limit of open files. Default 10 000.
+    pub max_connections: usize,
+    /// Most connections of one peer address (of one /64 for IPv6). Too low hurts users behind one proxy,
+    /// too high lets one client take all. Default `0`: off.
+    pub max_connections_per_peer: usize,
+    /// Most connections that may be idle; beyond it, the one idle longest is closed (the seed's
+    /// `max_idle_conns`). Parked connections are cheap: default `0`, off.
+    pub max_idle_connections: usize,
+    /// How long a new connection may take to send its first byte. Default `10s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub first_byte_timeout: Duration,
+    /// How long a request head may take from its first byte to its last; then 408 (the seed's
+    /// `read_timeout`). Default `30s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub head_timeout: Duration,
+    /// How long a connection may be idle between two requests. Too short costs reconnects, too long costs
+    /// open files. Default `60s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub idle_timeout: Duration,
+    /// How long a response may stand still because the client does not read (the seed's
+    /// `write_timeout`). Default `30s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub write_timeout: Duration,
+    /// Greatest age of a connection, give or take a tenth, so that connections spread over new servers
+    /// behind a load balancer. Default `0s`: off.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub max_age: Duration,
+    /// Most requests on one connection. Default `0`: off.
+    pub max_requests: u64,
+    /// Whether idle connections are taken apart until bytes arrive. Default `true`.
+    pub park: bool,
+    /// How long a connection is idle before it is parked. Too short parks connections that are busy and
+    /// costs a few microseconds for each request, too long keeps 16 KiB each. Default `100ms`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub park_after: Duration,
+    /// How long a drain leaves an idle connection open, so that a request that is on its way still gets
+    /// its answer. Default `1s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub drain_idle: Duration,
+    /// Whether small writes are sent at once (`TCP_NODELAY`). Default `true`.
+    pub nodelay: bool,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_connections_per_peer: 0,
+            max_idle_connections: 0,
+            first_byte_timeout: Duration::from_secs(10),
+            head_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
+            max_age: Duration::ZERO,
+            max_requests: 0,
+            park: true,
+            park_after: Duration::from_millis(100),
+            drain_idle: Duration::from_secs(1),
+            nodelay: true,
+        }
+    }
+}
+
+impl ConnectionConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// Every value that is out of range.
+    pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
+        let day = Duration::from_secs(86_400);
+        let errors: Vec<_> = [
+            ("first_byte_timeout", self.first_byte_timeout),
+            ("head_timeout", self.head_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("write_timeout", self.write_timeout),
+            ("max_age", self.max_age),
+            ("park_after", self.park_after),
+            ("drain_idle", self.drain_idle),
+        ]
+        .into_iter()
+        .filter(|(_, value)| *value > day)
+        .map(|(key, value)| ConfigError {
+            key,
+            value: format!("{value:?}"),
+            expected: "0s to 1 day".to_owned(),
+        })
+        .collect();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+}
+
+/// A setting that is out of range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The field of [`ConnectionConfig`].
+    pub key: &'static str,
+    /// The value as it was given.
+    pub value: String,
+    /// What would be valid.
+    pub expected: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` = {}: expected {}",
+            self.key, self.value, self.expected
+        )
+    }
+}
+
+impl std::error::Error for ConfigError {}

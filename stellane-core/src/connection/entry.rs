@@ -1,0 +1,294 @@
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    task::Waker,
+    time::Duration,
+};
+
+use super::CloseReason;
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// Accepted; nothing was sent yet. Held as cheaply as a parked one.
+    New,
+    /// Between two requests, ready at once.
+    Idle,
+    /// Between two requests, taken apart until bytes arrive.
+    Parked,
+    /// A part of a request head has arrived.
+    Head,
+    /// A request is being served.
+    Active,
+    /// All is said; what the client still sends is read and dropped, so that it can read the answer.
+    Closing,
+}
+
+impl ConnectionState {
+    const ALL: [Self; 6] = [
+        Self::New,
+        Self::Idle,
+        Self::Parked,
+        Self::Head,
+        Self::Active,
+        Self::Closing,
+    ];
+
+    fn from_u8(n: u8) -> Self {
+        Self::ALL
+            .get(usize::from(n))
+            .copied()
+            .unwrap_or(Self::Active)
+    }
+}
+
+/// A connection as [`ConnectionManager::list`](super::ConnectionManager::list) shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// Names it to [`ConnectionManager::close`](super::ConnectionManager::close).
+    pub id: u64,
+    /// The client's address; `None` for Unix sockets.
+    pub peer: Option<SocketAddr>,
+    /// What it is doing.
+    pub state: ConnectionState,
+    /// Time since it was accepted.
+    pub age: Duration,
+    /// Requests begun on it.
+    pub requests: u64,
+    /// Bytes read from the socket.
+    pub bytes_read: u64,
+    /// Bytes written to the socket.
+    pub bytes_written: u64,
+}
+
+/// The record of one connection. Its task writes it; the sweep and the handle read it.
+///
+/// All loads and stores are relaxed: each field stands alone, and a reader that is a moment late only
+/// acts a moment late.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: u64,
+    /// Address and port: a `SocketAddr` is half as large again.
+    peer: Option<(IpAddr, u16)>,
+    /// Whether it is counted among its peer's.
+    pub(super) counted: bool,
+    opened: Ticks,
+    /// When the state began.
+    since: AtomicTicks,
+    /// When the socket first took no more, or 0.
+    write_stalled: AtomicTicks,
+    requests: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+    in_flight: AtomicU32,
+    state: AtomicU8,
+    command: AtomicU8,
+    pub(super) upgraded: AtomicBool,
+    /// Its latest request had a body, which may not have been read to its end.
+    pub(super) had_body: AtomicBool,
+    /// Its next response is to be its last.
+    pub(super) retire: AtomicBool,
+    /// Which call of `serve` it belongs to.
+    pub(super) group: u16,
+    waker: OnceLock<Waker>,
+}
+
+/// Hundredths of a second on the manager's coarse clock: half the size of milliseconds, enough for a
+/// year, and the record of a connection fits in 128 bytes.
+type Ticks = u32;
+type AtomicTicks = AtomicU32;
+
+fn ticks(millis: u64) -> Ticks {
+    Ticks::try_from(millis / 10).unwrap_or(Ticks::MAX)
+}
+
+fn from_ticks(ticks: Ticks) -> u64 {
+    u64::from(ticks) * 10
+}
+
+/// What the sweep or the handle asks of a connection's task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Command {
+    None,
+    Park,
+    Close(CloseReason),
+}
+
+const CLOSE_BASE: u8 = 2;
+
+impl Entry {
+    pub(super) fn new(
+        id: u64,
+        peer: Option<SocketAddr>,
+        counted: bool,
+        group: u16,
+        now: u64,
+    ) -> Self {
+        Self {
+            id,
+            peer: peer.map(|peer| (peer.ip(), peer.port())),
+            counted,
+            opened: ticks(now),
+            since: AtomicTicks::new(ticks(now)),
+            write_stalled: AtomicTicks::new(0),
+            requests: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+            state: AtomicU8::new(ConnectionState::New as u8),
+            command: AtomicU8::new(0),
+            upgraded: AtomicBool::new(false),
+            had_body: AtomicBool::new(false),
+            retire: AtomicBool::new(false),
+            group,
+            waker: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn info(&self, now: u64) -> ConnectionInfo {
+        ConnectionInfo {
+            id: self.id,
+            peer: self.peer.map(SocketAddr::from),
+            state: self.state(),
+            age: Duration::from_millis(self.age(now)),
+            requests: self.requests(),
+            bytes_read: self.read.load(Relaxed),
+            bytes_written: self.written.load(Relaxed),
+        }
+    }
+
+    pub(super) fn peer_ip(&self) -> Option<IpAddr> {
+        self.peer.map(|(ip, _)| ip)
+    }
+
+    pub(super) fn state(&self) -> ConnectionState {
+        ConnectionState::from_u8(self.state.load(Relaxed))
+    }
+
+    /// Enters a state; parking continues the idle time it came from.
+    pub(super) fn enter(&self, state: ConnectionState, now: u64) {
+        let old = ConnectionState::from_u8(self.state.swap(state as u8, Relaxed));
+        if old != state && state != ConnectionState::Parked {
+            self.since.store(ticks(now), Relaxed);
+        }
+    }
+
+    pub(super) fn since(&self) -> u64 {
+        from_ticks(self.since.load(Relaxed))
+    }
+
+    pub(super) fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(from_ticks(self.opened))
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.read.load(Relaxed), self.written.load(Relaxed))
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// A request begins: its number on this connection, from one.
+    pub(super) fn begin_request(&self) -> u64 {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.requests.fetch_add(1, Relaxed) + 1
+    }
+
+    pub(super) fn end_request(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    // The task is the only writer of the counters below: a load and a store are enough.
+
+    pub(super) fn add_read(&self, n: usize) {
+        self.read.store(self.read.load(Relaxed) + n as u64, Relaxed);
+    }
+
+    pub(super) fn add_written(&self, n: usize) {
+        self.written
+            .store(self.written.load(Relaxed) + n as u64, Relaxed);
+        if self.write_stalled.load(Relaxed) != 0 {
+            self.write_stalled.store(0, Relaxed);
+        }
+    }
+
+    /// The socket took no more.
+    pub(super) fn stall_write(&self, now: u64) {
+        if self.write_stalled.load(Relaxed) == 0 {
+            // Zero means "not stalled", also at the very start.
+            self.write_stalled.store(ticks(now).max(1), Relaxed);
+        }
+    }
+
+    /// Since when the client has not read, or 0.
+    pub(super) fn write_stalled(&self) -> u64 {
+        from_ticks(self.write_stalled.load(Relaxed))
+    }
+
+    /// Called by the task's first poll: the waker of a spawned task stays the same.
+    pub(super) fn set_waker(&self, waker: &Waker) {
+        self.waker.get_or_init(|| waker.clone());
+    }
+
+    /// Asks the task for something and wakes it. A close is never taken back by a later command.
+    pub(super) fn command(&self, command: Command) {
+        let new = match command {
+            Command::None => 0,
+            Command::Park => 1,
+            Command::Close(reason) => CLOSE_BASE + reason as u8,
+        };
+        let changed = self
+            .command
+            .fetch_update(Relaxed, Relaxed, |old| {
+                (old < CLOSE_BASE && old != new).then_some(new)
+            })
+            .is_ok();
+        if changed {
+            self.wake();
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Takes a close back, when the connection turned out to be in use.
+    pub(super) fn forget_command(&self) {
+        self.command.store(0, Relaxed);
+    }
+
+    /// What was asked; a park is answered by asking.
+    pub(super) fn take_command(&self) -> Command {
+        match self.command.load(Relaxed) {
+            0 => Command::None,
+            1 => {
+                let _ = self.command.compare_exchange(1, 0, Relaxed, Relaxed);
+                Command::Park
+            }
+            n => CloseReason::from_u8(n - CLOSE_BASE).map_or(Command::None, Command::Close),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_with_its_reference_count_fits_in_128_bytes() {
+        assert!(size_of::<Entry>() + 16 <= 128, "{}", size_of::<Entry>());
+    }
+}

@@ -1,0 +1,228 @@
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::{ConnectionState, entry::Entry, table::Clock};
+
+/// A socket that connections are accepted on.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Ready when there is something to read: bytes, the end, or an error.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_read_ready(cx),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.poll_read_ready(cx),
+        }
+    }
+
+    /// Reads what is there now.
+    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_read(buffer),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.try_read(buffer),
+        }
+    }
+
+    /// Writes what the socket takes now.
+    pub(super) fn try_write(&self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_write(buffer),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.try_write(buffer),
+        }
+    }
+}
+
+macro_rules! delegate {
+    ($self:ident, $socket:ident => $call:expr) => {
+        match $self.get_mut() {
+            Socket::Tcp($socket) => $call,
+            #[cfg(unix)]
+            Socket::Unix($socket) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        delegate!(self, socket => Pin::new(socket).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self, socket => Pin::new(socket).poll_write(cx, buffer))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, socket => Pin::new(socket).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, socket => Pin::new(socket).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self, socket => Pin::new(socket).poll_write_vectored(cx, buffers))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+/// What hyper reads and writes: the socket, bytes that were read before hyper was there, and an eye on
+/// the progress of both directions.
+#[derive(Debug)]
+pub(super) struct Io {
+    pub(super) socket: Socket,
+    /// Read before the socket.
+    pub(super) rewind: Bytes,
+    entry: Arc<Entry>,
+    clock: Clock,
+    /// Bytes read and dropped while closing.
+    lingered: usize,
+}
+
+/// How much a client may still send to a connection that is closing.
+const MAX_LINGER: usize = 1 << 20;
+
+impl Io {
+    pub(super) fn new(socket: Socket, rewind: Bytes, entry: Arc<Entry>, clock: Clock) -> Self {
+        Self {
+            socket,
+            rewind,
+            entry,
+            clock,
+            lingered: 0,
+        }
+    }
+
+    /// Closing a socket with unread bytes resets it, and the client may never see the answer: what it
+    /// still sends is read first, up to a bound here and for as long as the sweep allows.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.lingered += buffer.filled().len();
+                    self.entry.enter(ConnectionState::Closing, self.clock.now());
+                    if self.lingered > MAX_LINGER {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                // The end, or an error: nobody is left to be told.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    let expects_more =
+                        self.lingered > 0 || self.entry.had_body.load(Ordering::Relaxed);
+                    if !expects_more {
+                        return Poll::Ready(Ok(()));
+                    }
+                    self.entry.enter(ConnectionState::Closing, self.clock.now());
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &polled {
+            Poll::Ready(Ok(n)) => self.entry.add_written(*n),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.entry.stall_write(self.clock.now()),
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.rewind.is_empty() {
+            let n = this.rewind.len().min(buffer.remaining());
+            buffer.put_slice(&this.rewind.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut this.socket).poll_read(cx, buffer);
+        if polled.is_ready() {
+            this.entry.add_read(buffer.filled().len() - before);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.socket).poll_write(cx, buffer);
+        this.wrote(polled)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.entry.state() != ConnectionState::Closing {
+            ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
+        }
+        this.poll_linger(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.socket).poll_write_vectored(cx, buffers);
+        this.wrote(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,624 @@
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::{
+    CloseReason, ConfigError, ConnectionConfig, ConnectionInfo, ConnectionState,
+    accept::{self, Listener},
+    entry::Command,
+    service::HttpService,
+    signal::HeadWait,
+    table::{Clock, Slot, Table},
+};
+
+/// Serves connections and owns them; a cheap handle. See the [module docs](super).
+#[derive(Debug, Clone)]
+pub struct ConnectionManager {
+    shared: Arc<Shared>,
+}
+
+/// What the handle, the accept loops and the connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) table: Table,
+    pub(super) clock: Clock,
+    pub(super) knobs: Knobs,
+    pub(super) config: ConnectionConfig,
+    pub(super) purge: Option<Purge>,
+    pub(super) http1: hyper::server::conn::http1::Builder,
+    #[cfg(feature = "http2")]
+    pub(super) http2: hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor>,
+    open: AtomicUsize,
+    accepted: AtomicU64,
+    accept_errors: AtomicU64,
+    ended: [AtomicU64; CloseReason::ALL.len()],
+    /// Of connections that have ended; the live ones are added when asked.
+    ended_requests: AtomicU64,
+    ended_read: AtomicU64,
+    ended_written: AtomicU64,
+    cancelled: AtomicU64,
+    unparked: AtomicU64,
+    drain: watch::Sender<bool>,
+    /// The same as a flag, since every response asks.
+    draining: AtomicBool,
+    /// When the drain began, on the coarse clock.
+    drain_began: AtomicU64,
+    parked_since_purge: AtomicU64,
+    purged: AtomicU64,
+    /// When the last sweep was, so that several listeners do not sweep more often than one.
+    swept: AtomicU64,
+    groups: AtomicU16,
+    /// Listeners that are open.
+    listeners: AtomicUsize,
+    /// Woken when a connection ends or a listener closes.
+    quiet: tokio::sync::Notify,
+    epoch: tokio::time::Instant,
+}
+
+/// The settings that can be changed while serving, in milliseconds where they are times.
+#[derive(Debug)]
+pub(super) struct Knobs {
+    pub(super) max_connections: AtomicUsize,
+    pub(super) max_connections_per_peer: AtomicUsize,
+    pub(super) max_idle_connections: AtomicUsize,
+    pub(super) idle_timeout: AtomicU64,
+    pub(super) park_after: AtomicU64,
+}
+
+/// Shortest time between two calls of the purge hook, in milliseconds.
+const PURGE_INTERVAL: u64 = 500;
+
+/// Called when a wave of connections has parked, to give their memory back to the system.
+#[derive(Clone)]
+pub(super) struct Purge(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Purge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Purge")
+    }
+}
+
+impl Purge {
+    pub(super) fn call(&self) {
+        (self.0)();
+    }
+}
+
+/// Builds a [`ConnectionManager`].
+#[derive(Debug, Default)]
+#[must_use]
+pub struct ConnectionManagerBuilder {
+    config: ConnectionConfig,
+    purge: Option<Purge>,
+}
+
+impl ConnectionManagerBuilder {
+    /// The settings. Default: [`ConnectionConfig::default`].
+    pub fn config(mut self, config: ConnectionConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Called on every worker, at most twice a second, after connections have parked: the place to hand freed memory
+    /// back to the system (`mi_collect`, jemalloc's purge). The library never chooses the allocator.
+    pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.purge = Some(Purge(Arc::new(hook)));
+        self
+    }
+
+    /// Builds the manager.
+    ///
+    /// # Errors
+    /// Every setting that is out of range.
+    pub fn build(self) -> Result<ConnectionManager, BuildError> {
+        self.config
+            .validate()
+            .map_err(|errors| BuildError { errors })?;
+        let config = self.config;
+        let epoch = tokio::time::Instant::now();
+        let mut http1 = hyper::server::conn::http1::Builder::new();
+        // Never fires: its timer only tells when hyper waits for a head.
+        http1
+            .timer(HeadWait {
+                epoch: epoch.into_std(),
+            })
+            .header_read_timeout(Duration::from_secs(1))
+            .pipeline_flush(false);
+        Ok(ConnectionManager {
+            shared: Arc::new(Shared {
+                table: Table::default(),
+                clock: Clock::default(),
+                knobs: Knobs {
+                    max_connections: AtomicUsize::new(config.max_connections),
+                    max_connections_per_peer: AtomicUsize::new(config.max_connections_per_peer),
+                    max_idle_connections: AtomicUsize::new(config.max_idle_connections),
+                    idle_timeout: AtomicU64::new(millis(config.idle_timeout)),
+                    park_after: AtomicU64::new(millis(config.park_after)),
+                },
+                config,
+                purge: self.purge,
+                http1,
+                #[cfg(feature = "http2")]
+                http2: http2(),
+                open: AtomicUsize::new(0),
+                accepted: AtomicU64::new(0),
+                accept_errors: AtomicU64::new(0),
+                ended: std::array::from_fn(|_| AtomicU64::new(0)),
+                ended_requests: AtomicU64::new(0),
+                ended_read: AtomicU64::new(0),
+                ended_written: AtomicU64::new(0),
+                cancelled: AtomicU64::new(0),
+                unparked: AtomicU64::new(0),
+                drain: watch::Sender::new(false),
+                draining: AtomicBool::new(false),
+                drain_began: AtomicU64::new(0),
+                parked_since_purge: AtomicU64::new(0),
+                purged: AtomicU64::new(0),
+                swept: AtomicU64::new(0),
+                groups: AtomicU16::new(0),
+                listeners: AtomicUsize::new(0),
+                quiet: tokio::sync::Notify::new(),
+                epoch,
+            }),
+        })
+    }
+}
+
+/// hyper's defaults are safe against resets and floods; pings find out that a client is gone.
+#[cfg(feature = "http2")]
+fn http2() -> hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor> {
+    let mut http2 = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+    http2
+        .timer(hyper_util::rt::TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10));
+    http2
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl ConnectionManager {
+    /// A builder with the default settings.
+    pub fn builder() -> ConnectionManagerBuilder {
+        ConnectionManagerBuilder::default()
+    }
+
+    /// Serves `service` on a listener (TCP, or Unix sockets) until [`drain`](Self::drain) is called.
+    /// May be called for several listeners; they share the limits and the statistics.
+    ///
+    /// The service is cloned once for each time a connection becomes active, never for a request.
+    /// Dropping the returned future closes its connections at once.
+    ///
+    /// # Errors
+    /// When the listener is broken for good. Errors of single connections, and running out of open
+    /// files, are counted and survived.
+    pub fn serve<S: HttpService>(
+        &self,
+        listener: impl Into<Listener>,
+        service: S,
+    ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
+        accept::serve(Arc::clone(&self.shared), listener.into(), service)
+    }
+
+    /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.
+    ///
+    /// Accepting stops at once. Responses then say `Connection: close`; idle connections stay open for
+    /// [`drain_idle`](ConnectionConfig::drain_idle), so that a request on its way is still answered.
+    /// What is not done after `deadline` is aborted.
+    pub async fn drain(&self, deadline: Duration) -> DrainReport {
+        let shared = &self.shared;
+        // The listeners close before the first response says "close": a client that comes back at once
+        // must be refused, not taken into a queue that nobody empties.
+        shared.drain.send_replace(true);
+        shared
+            .quiet_when(|shared| shared.listeners.load(Relaxed) == 0)
+            .await;
+        shared.drain_began.store(shared.tick(), Relaxed);
+        shared.draining.store(true, Relaxed);
+        shared.table.for_each(super::entry::Entry::wake);
+        let before = shared.ended();
+        let drained = shared.quiet_when(|shared| shared.open.load(Relaxed) == 0);
+        if tokio::time::timeout(deadline, drained).await.is_err() {
+            shared
+                .table
+                .for_each(|entry| entry.command(Command::Close(CloseReason::Aborted)));
+            // Each ends at its next poll; a handler that blocks its thread is not waited for.
+            let gone = async {
+                while shared.open.load(Relaxed) > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
+        }
+        let after = shared.ended();
+        let count = |reason: CloseReason| after[reason as usize] - before[reason as usize];
+        DrainReport {
+            closed: after.iter().sum::<u64>() - before.iter().sum::<u64>(),
+            aborted: count(CloseReason::Aborted),
+            left: shared.open.load(Relaxed),
+        }
+    }
+
+    /// Resolves when a drain has begun. Handlers of streams that never end by themselves (server-sent
+    /// events, long polls) end them when it does.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
+        self.shared.drain_begun()
+    }
+
+    /// Whether a drain has begun.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining()
+    }
+
+    /// What the connections are doing and did. Walks the table: for a few times a second, not for each
+    /// request.
+    #[must_use]
+    pub fn stats(&self) -> ConnectionStats {
+        let shared = &self.shared;
+        let mut stats = ConnectionStats {
+            accepted_total: shared.accepted.load(Relaxed),
+            accept_errors_total: shared.accept_errors.load(Relaxed),
+            closed_total: shared.ended(),
+            requests_total: shared.ended_requests.load(Relaxed),
+            requests_cancelled_total: shared.cancelled.load(Relaxed),
+            unparked_total: shared.unparked.load(Relaxed),
+            bytes_read_total: shared.ended_read.load(Relaxed),
+            bytes_written_total: shared.ended_written.load(Relaxed),
+            ..ConnectionStats::default()
+        };
+        shared.table.for_each(|entry| {
+            stats.open += 1;
+            match entry.state() {
+                ConnectionState::New => stats.new += 1,
+                ConnectionState::Idle => stats.idle += 1,
+                ConnectionState::Parked => stats.parked += 1,
+                ConnectionState::Head | ConnectionState::Active | ConnectionState::Closing => {
+                    stats.active += 1;
+                }
+            }
+            stats.requests_in_flight += u64::from(entry.in_flight());
+            stats.requests_total += entry.requests();
+            let (read, written) = entry.bytes();
+            stats.bytes_read_total += read;
+            stats.bytes_written_total += written;
+        });
+        stats
+    }
+
+    /// The live connections.
+    #[must_use]
+    pub fn list(&self) -> Vec<ConnectionInfo> {
+        self.shared.table.list(self.shared.clock.now())
+    }
+
+    /// Closes one connection, whatever it is doing; false if there is none with this id.
+    pub fn close(&self, id: u64) -> bool {
+        let mut found = false;
+        self.shared.table.for_each(|entry| {
+            if entry.id == id {
+                found = true;
+                entry.command(Command::Close(CloseReason::Killed));
+            }
+        });
+        found
+    }
+
+    /// Closes up to `count` connections, those that have been idle longest first; how many were asked.
+    pub fn close_idle(&self, count: usize) -> usize {
+        self.shared.reclaim(count)
+    }
+
+    /// The settings as they are now, changes at run time included.
+    #[must_use]
+    pub fn config(&self) -> ConnectionConfig {
+        let knobs = &self.shared.knobs;
+        ConnectionConfig {
+            max_connections: knobs.max_connections.load(Relaxed),
+            max_connections_per_peer: knobs.max_connections_per_peer.load(Relaxed),
+            max_idle_connections: knobs.max_idle_connections.load(Relaxed),
+            idle_timeout: Duration::from_millis(knobs.idle_timeout.load(Relaxed)),
+            park_after: Duration::from_millis(knobs.park_after.load(Relaxed)),
+            ..self.shared.config.clone()
+        }
+    }
+
+    /// Changes [`ConnectionConfig::max_connections`].
+    pub fn set_max_connections(&self, max: usize) {
+        self.shared.knobs.max_connections.store(max, Relaxed);
+    }
+
+    /// Changes [`ConnectionConfig::max_connections_per_peer`] for connections to come.
+    pub fn set_max_connections_per_peer(&self, max: usize) {
+        self.shared
+            .knobs
+            .max_connections_per_peer
+            .store(max, Relaxed);
+    }
+
+    /// Changes [`ConnectionConfig::max_idle_connections`].
+    pub fn set_max_idle_connections(&self, max: usize) {
+        self.shared.knobs.max_idle_connections.store(max, Relaxed);
+    }
+
+    /// Changes [`ConnectionConfig::idle_timeout`], for connections that are idle already too.
+    pub fn set_idle_timeout(&self, timeout: Duration) {
+        self.shared
+            .knobs
+            .idle_timeout
+            .store(millis(timeout), Relaxed);
+    }
+
+    /// Changes [`ConnectionConfig::park_after`].
+    pub fn set_park_after(&self, after: Duration) {
+        self.shared.knobs.park_after.store(millis(after), Relaxed);
+    }
+}
+
+impl Shared {
+    pub(super) fn draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// How long the drain has been going on, in milliseconds.
+    pub(super) fn drain_elapsed(&self, now: u64) -> Option<u64> {
+        self.draining()
+            .then(|| now.saturating_sub(self.drain_began.load(Relaxed)))
+    }
+
+    /// Waits until `holds`, which may change when a connection ends or a listener closes.
+    async fn quiet_when(&self, holds: impl Fn(&Self) -> bool) {
+        loop {
+            let quiet = self.quiet.notified();
+            if holds(self) {
+                return;
+            }
+            quiet.await;
+        }
+    }
+
+    pub(super) fn listener_opened(&self) {
+        self.listeners.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn listener_closed(&self) {
+        self.listeners.fetch_sub(1, Relaxed);
+        self.quiet.notify_waiters();
+    }
+
+    pub(super) fn next_group(&self) -> u16 {
+        self.groups.fetch_add(1, Relaxed)
+    }
+
+    /// True if nobody has swept for `interval` milliseconds; then the caller does.
+    pub(super) fn take_sweep(&self, now: u64, interval: u64) -> bool {
+        let last = self.swept.load(Relaxed);
+        now >= last + interval
+            && self
+                .swept
+                .compare_exchange(last, now, Relaxed, Relaxed)
+                .is_ok()
+    }
+
+    pub(super) fn count_parked(&self) {
+        self.parked_since_purge.fetch_add(1, Relaxed);
+    }
+
+    /// Calls the purge hook on every worker if connections have parked since it was called last:
+    /// allocators with a heap for each thread give back only what the calling thread holds.
+    pub(super) fn purge(&self, now: u64) {
+        let Some(purge) = &self.purge else { return };
+        let due = now >= self.purged.load(Relaxed) + PURGE_INTERVAL;
+        if !due || self.parked_since_purge.swap(0, Relaxed) == 0 {
+            return;
+        }
+        self.purged.store(now, Relaxed);
+        let workers = tokio::runtime::Handle::current().metrics().num_workers();
+        for _ in 1..workers {
+            let purge = purge.clone();
+            tokio::spawn(async move {
+                purge.call();
+                // Keeps this worker busy for the moment in which the others take the other tasks.
+                std::thread::sleep(Duration::from_micros(100));
+            });
+        }
+        purge.call();
+    }
+
+    pub(super) fn drain_begun(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
+        let mut drain = self.drain.subscribe();
+        async move {
+            // An error means that the manager is gone, which is the end of serving as well.
+            let _ = drain.wait_for(|draining| *draining).await;
+        }
+    }
+
+    pub(super) fn is_last(&self, request: u64) -> bool {
+        self.config.max_requests > 0 && request >= self.config.max_requests
+    }
+
+    pub(super) fn count_cancelled(&self) {
+        self.cancelled.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_unparked(&self) {
+        self.unparked.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_accept_error(&self) {
+        self.accept_errors.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_accepted(&self) {
+        self.accepted.fetch_add(1, Relaxed);
+        self.open.fetch_add(1, Relaxed);
+    }
+
+    /// A connection that was accepted and turned away at once.
+    pub(super) fn count_refused(&self) {
+        self.accepted.fetch_add(1, Relaxed);
+        self.ended[CloseReason::Refused as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// A connection ended.
+    pub(super) fn end(&self, slot: Slot, entry: &super::entry::Entry, reason: CloseReason) {
+        self.table.remove(slot);
+        let (read, written) = entry.bytes();
+        self.ended_requests.fetch_add(entry.requests(), Relaxed);
+        self.ended_read.fetch_add(read, Relaxed);
+        self.ended_written.fetch_add(written, Relaxed);
+        self.ended[reason as usize].fetch_add(1, Relaxed);
+        self.open.fetch_sub(1, Relaxed);
+        self.quiet.notify_waiters();
+    }
+
+    pub(super) fn reclaim(&self, count: usize) -> usize {
+        let idlest = self.table.idlest(count);
+        for entry in &idlest {
+            entry.command(Command::Close(CloseReason::Reclaimed));
+        }
+        idlest.len()
+    }
+
+    /// Moves the coarse clock on.
+    pub(super) fn tick(&self) -> u64 {
+        self.clock.set(millis(self.epoch.elapsed()));
+        self.clock.now()
+    }
+
+    fn ended(&self) -> [u64; CloseReason::ALL.len()] {
+        std::array::from_fn(|i| self.ended[i].load(Relaxed))
+    }
+}
+
+/// What a [`ConnectionManager`] has seen; totals are since it was built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    /// Connections that are open: the sum of the next four.
+    pub open: u64,
+    /// Open, nothing sent yet.
+    pub new: u64,
+    /// Open, between two requests, ready at once.
+    pub idle: u64,
+    /// Open, between two requests, taken apart.
+    pub parked: u64,
+    /// Open, with a request, a part of one, or closing.
+    pub active: u64,
+    /// Connections accepted, refused ones included.
+    pub accepted_total: u64,
+    /// Failed accepts, such as those for lack of open files.
+    pub accept_errors_total: u64,
+    /// Connections ended, by `CloseReason as usize`; see [`closed`](Self::closed).
+    closed_total: [u64; CloseReason::ALL.len()],
+    /// Requests begun.
+    pub requests_total: u64,
+    /// Requests whose response head is not made yet.
+    pub requests_in_flight: u64,
+    /// Requests whose client left before the response head.
+    pub requests_cancelled_total: u64,
+    /// Times a parked connection was put together again.
+    pub unparked_total: u64,
+    /// Bytes read from all sockets.
+    pub bytes_read_total: u64,
+    /// Bytes written to all sockets.
+    pub bytes_written_total: u64,
+}
+
+impl Default for ConnectionStats {
+    fn default() -> Self {
+        Self {
+            open: 0,
+            new: 0,
+            idle: 0,
+            parked: 0,
+            active: 0,
+            accepted_total: 0,
+            accept_errors_total: 0,
+            closed_total: [0; CloseReason::ALL.len()],
+            requests_total: 0,
+            requests_in_flight: 0,
+            requests_cancelled_total: 0,
+            unparked_total: 0,
+            bytes_read_total: 0,
+            bytes_written_total: 0,
+        }
+    }
+}
+
+impl ConnectionStats {
+    /// How many connections ended for this reason.
+    #[must_use]
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.closed_total[reason as usize]
+    }
+
+    /// How many connections ended.
+    #[must_use]
+    pub fn closed_total(&self) -> u64 {
+        self.closed_total.iter().sum()
+    }
+}
+
+/// How a drain went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// Connections that ended during the drain, the aborted ones included.
+    pub closed: u64,
+    /// Connections that were still busy at the deadline.
+    pub aborted: u64,
+    /// Connections that could not even be aborted, since their handler blocks its thread.
+    pub left: usize,
+}
+
+/// The settings are out of range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BuildError {
+    /// Every setting that is.
+    pub errors: Vec<ConfigError>,
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("connection manager: ")?;
+        for (i, error) in self.errors.iter().enumerate() {
+            write!(f, "{}{error}", if i > 0 { "; " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+/// The listener is broken for good.
+#[derive(Debug)]
+pub struct ServeError {
+    pub(super) source: io::Error,
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the listener failed: {}", self.source)
+    }
+}
+
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}

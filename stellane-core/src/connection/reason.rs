@@ -1,0 +1,78 @@
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)+) => {
+        /// Why a connection ended. Each connection ends with exactly one.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        #[non_exhaustive]
+        pub enum CloseReason {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl CloseReason {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The name used in metrics.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The client closed it between two requests.
+    ClientClosed = "client_closed",
+    /// One side asked for `Connection: close`, and the last response was sent.
+    Finished = "finished",
+    /// The connection was handed over to another protocol.
+    Upgraded = "upgraded",
+    /// Nothing was sent after the connect.
+    FirstByteTimeout = "first_byte_timeout",
+    /// A request head was not complete in time; the client got 408.
+    HeadTimeout = "head_timeout",
+    /// No further request came in time.
+    IdleTimeout = "idle_timeout",
+    /// A request body came too slowly.
+    SlowBody = "slow_body",
+    /// The client read the response too slowly.
+    SlowRead = "slow_read",
+    /// It reached its greatest age.
+    MaxAge = "max_age",
+    /// It had its greatest number of requests.
+    MaxRequests = "max_requests",
+    /// It made room for a newer connection.
+    Reclaimed = "reclaimed",
+    /// There were too many connections, or too many of this peer.
+    Refused = "refused",
+    /// The client broke the protocol.
+    ProtocolError = "protocol_error",
+    /// The socket failed, for example because the client reset it.
+    IoError = "io_error",
+    /// The service failed, so that no response could be made.
+    ServiceError = "service_error",
+    /// It ended in a drain, with nothing in progress.
+    Drained = "drained",
+    /// It was still busy when a drain's deadline passed, or when the manager was dropped.
+    Aborted = "aborted",
+    /// It was closed by hand.
+    Killed = "killed",
+}
+
+impl CloseReason {
+    /// The reverse of `self as u8`.
+    pub(super) fn from_u8(n: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(n)).copied()
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,157 @@
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use super::{ConnectionInfo, ConnectionState, entry::Entry};
+
+/// Milliseconds since the manager was built, as of the latest sweep: free to read, exact to a tick.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Clock {
+    now: Arc<AtomicU64>,
+}
+
+impl Clock {
+    pub(super) fn now(&self) -> u64 {
+        self.now.load(Relaxed)
+    }
+
+    pub(super) fn set(&self, now: u64) {
+        self.now.fetch_max(now, Relaxed);
+    }
+}
+
+/// The live connections. Locked once for each accept and end, and by the sweep; never for a request.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Holes are reused, so that the sweep walks a dense list.
+    entries: Vec<Option<Arc<Entry>>>,
+    holes: Vec<u32>,
+    peers: HashMap<IpAddr, usize>,
+    next_id: u64,
+}
+
+/// Where an entry stands in the table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot(u32);
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a connection, unless its peer has `per_peer` already (`0`: no limit).
+    pub(super) fn insert(
+        &self,
+        peer: Option<SocketAddr>,
+        group: u16,
+        now: u64,
+        per_peer: usize,
+    ) -> Option<(Slot, Arc<Entry>)> {
+        let mut inner = self.lock();
+        let counted = per_peer > 0 && peer.is_some();
+        if let (Some(peer), true) = (peer, counted) {
+            let count = inner.peers.entry(prefix(peer.ip())).or_default();
+            if *count >= per_peer {
+                return None;
+            }
+            *count += 1;
+        }
+        inner.next_id += 1;
+        let entry = Arc::new(Entry::new(inner.next_id, peer, counted, group, now));
+        let slot = match inner.holes.pop() {
+            Some(hole) => hole,
+            None => {
+                inner.entries.push(None);
+                // Bounded by the number of open files, far below.
+                u32::try_from(inner.entries.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        inner.entries[slot as usize] = Some(Arc::clone(&entry));
+        Some((Slot(slot), entry))
+    }
+
+    pub(super) fn remove(&self, slot: Slot) {
+        let mut inner = self.lock();
+        let Some(entry) = inner
+            .entries
+            .get_mut(slot.0 as usize)
+            .and_then(Option::take)
+        else {
+            return;
+        };
+        inner.holes.push(slot.0);
+        if entry.counted
+            && let Some(peer) = entry.peer_ip().map(prefix)
+            && let Some(count) = inner.peers.get_mut(&peer)
+        {
+            *count -= 1;
+            if *count == 0 {
+                inner.peers.remove(&peer);
+            }
+        }
+        if inner.holes.len() == inner.entries.len() {
+            // The last one left: give the memory of the busiest hour back.
+            *inner = Inner {
+                next_id: inner.next_id,
+                ..Inner::default()
+            };
+        }
+    }
+
+    /// Visits every connection.
+    pub(super) fn for_each(&self, mut visit: impl FnMut(&Entry)) {
+        self.lock()
+            .entries
+            .iter()
+            .flatten()
+            .for_each(|entry| visit(entry));
+    }
+
+    /// The `count` connections that have been idle longest.
+    pub(super) fn idlest(&self, count: usize) -> Vec<Arc<Entry>> {
+        use ConnectionState::{Idle, New, Parked};
+        let mut idle: Vec<_> = self
+            .lock()
+            .entries
+            .iter()
+            .flatten()
+            .filter(|entry| matches!(entry.state(), Idle | Parked | New))
+            .map(|entry| (entry.since(), Arc::clone(entry)))
+            .collect();
+        if idle.len() > count {
+            idle.select_nth_unstable_by_key(count, |(since, _)| *since);
+            idle.truncate(count);
+        }
+        idle.into_iter().map(|(_, entry)| entry).collect()
+    }
+
+    pub(super) fn list(&self, now: u64) -> Vec<ConnectionInfo> {
+        self.lock()
+            .entries
+            .iter()
+            .flatten()
+            .map(|entry| entry.info(now))
+            .collect()
+    }
+}
+
+/// What counts as one peer: a whole IPv6 subscriber network, since each has 2^64 addresses.
+fn prefix(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => v4.into(),
+            None => IpAddr::from((v6.to_bits() >> 64 << 64).to_be_bytes()),
+        },
+    }
+}

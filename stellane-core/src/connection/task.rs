@@ -1,0 +1,408 @@
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+
+use super::{
+    CloseReason, ConnectionState,
+    entry::{Command, Entry},
+    io::{Io, Socket},
+    manager::Shared,
+    service::{Adapter, HttpService},
+    signal,
+    table::Slot,
+};
+type Http1<S> = http1::UpgradeableConnection<TokioIo<Io>, Adapter<S>>;
+#[cfg(feature = "http2")]
+type Http2<S> =
+    hyper::server::conn::http2::Connection<TokioIo<Io>, Adapter<S>, hyper_util::rt::TokioExecutor>;
+
+/// One connection, from its accept to its end. Small while it is parked: what serves requests is boxed.
+pub(super) struct Task<S: HttpService> {
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+    template: Arc<Mutex<S>>,
+    stage: Stage<S>,
+    slot: Slot,
+    /// Why it ends, once that is known.
+    reason: Option<CloseReason>,
+}
+
+enum Stage<S: HttpService> {
+    /// Only the socket: new, or idle and taken apart.
+    Parked(Socket),
+    Http1(Box<Active<S>>),
+    #[cfg(feature = "http2")]
+    Http2(Box<ActiveHttp2<S>>),
+    Ended,
+}
+
+struct Active<S: HttpService> {
+    connection: Http1<S>,
+    /// Above zero while hyper waits for a request head.
+    waiting: i32,
+    /// The count of requests and of bytes when that wait began.
+    idle_since: (u64, u64),
+}
+
+#[cfg(feature = "http2")]
+struct ActiveHttp2<S: HttpService> {
+    connection: Http2<S>,
+    goaway: bool,
+}
+
+impl<S: HttpService> Unpin for Task<S> {}
+
+impl<S: HttpService> Task<S> {
+    pub(super) fn new(
+        socket: Socket,
+        shared: Arc<Shared>,
+        slot: Slot,
+        entry: Arc<Entry>,
+        template: Arc<Mutex<S>>,
+    ) -> Self {
+        Self {
+            shared,
+            entry,
+            template,
+            stage: Stage::Parked(socket),
+            slot,
+            reason: None,
+        }
+    }
+
+    fn end(&mut self, reason: CloseReason) -> Poll<()> {
+        self.reason.get_or_insert(reason);
+        self.stage = Stage::Ended;
+        Poll::Ready(())
+    }
+}
+
+impl<S: HttpService> Drop for Task<S> {
+    fn drop(&mut self) {
+        // Dropped unfinished: the runtime shuts down, or a handler's panic came through.
+        let unfinished = if std::thread::panicking() {
+            CloseReason::ServiceError
+        } else {
+            CloseReason::Aborted
+        };
+        self.shared
+            .end(self.slot, &self.entry, self.reason.unwrap_or(unfinished));
+    }
+}
+
+impl<S: HttpService> Future for Task<S> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.entry.set_waker(cx.waker());
+        loop {
+            let step = match &mut this.stage {
+                Stage::Parked(_) => this.poll_parked(cx),
+                Stage::Http1(_) => this.poll_http1(cx),
+                #[cfg(feature = "http2")]
+                Stage::Http2(_) => this.poll_http2(cx),
+                Stage::Ended => return Poll::Ready(()),
+            };
+            match step {
+                Step::Again => {}
+                Step::Wait => return Poll::Pending,
+                Step::End(reason) => return this.end(reason),
+            }
+        }
+    }
+}
+
+enum Step {
+    /// The stage has changed.
+    Again,
+    Wait,
+    End(CloseReason),
+}
+
+impl<S: HttpService> Task<S> {
+    fn poll_parked(&mut self, cx: &mut Context<'_>) -> Step {
+        let Stage::Parked(socket) = &self.stage else {
+            return Step::Again;
+        };
+        // Read on the stack: a connection that only wants to close never costs a buffer.
+        let mut buffer = [0; 2048];
+        let read = loop {
+            match socket.poll_readable(cx) {
+                Poll::Pending => {
+                    return match self.entry.take_command() {
+                        Command::Close(reason) => Step::End(reason),
+                        Command::Park | Command::None => Step::Wait,
+                    };
+                }
+                Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
+                Poll::Ready(Ok(())) => match socket.try_read(&mut buffer) {
+                    Ok(0) => return Step::End(CloseReason::ClientClosed),
+                    Ok(n) => break n,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return Step::End(CloseReason::IoError),
+                },
+            }
+        };
+        match self.entry.take_command() {
+            Command::Close(reason) if !is_soft(reason) => return Step::End(reason),
+            // The client was faster than the close.
+            _ => self.entry.forget_command(),
+        }
+        self.entry.add_read(read);
+        let Stage::Parked(socket) = std::mem::replace(&mut self.stage, Stage::Ended) else {
+            return Step::Again;
+        };
+        let first = self.entry.state() == ConnectionState::New;
+        if !first {
+            self.shared.count_unparked();
+        }
+        self.activate(socket, Bytes::copy_from_slice(&buffer[..read]), first);
+        Step::Again
+    }
+
+    /// Puts hyper's state together around a socket and the bytes already read from it.
+    fn activate(&mut self, socket: Socket, rewind: Bytes, sniff: bool) {
+        let service = self
+            .template
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let adapter = Adapter::new(service, Arc::clone(&self.entry), Arc::clone(&self.shared));
+        #[cfg(feature = "http2")]
+        let http2 = sniff && rewind.starts_with(b"PRI");
+        #[cfg(not(feature = "http2"))]
+        let _ = sniff;
+        let io = Io::new(
+            socket,
+            rewind,
+            Arc::clone(&self.entry),
+            self.shared.clock.clone(),
+        );
+        self.entry
+            .enter(ConnectionState::Head, self.shared.clock.now());
+        #[cfg(feature = "http2")]
+        if http2 {
+            let connection = self
+                .shared
+                .http2
+                .serve_connection(TokioIo::new(io), adapter);
+            self.stage = Stage::Http2(Box::new(ActiveHttp2 {
+                connection,
+                goaway: false,
+            }));
+            return;
+        }
+        let connection = self
+            .shared
+            .http1
+            .serve_connection(TokioIo::new(io), adapter)
+            .with_upgrades();
+        // Never equal to what is counted, so that the next wait for a head begins anew.
+        let idle_since = (u64::MAX, 0);
+        self.stage = Stage::Http1(Box::new(Active {
+            connection,
+            waiting: 0,
+            idle_since,
+        }));
+    }
+
+    fn poll_http1(&mut self, cx: &mut Context<'_>) -> Step {
+        let Stage::Http1(active) = &mut self.stage else {
+            return Step::Again;
+        };
+        let begun_before = self.entry.requests();
+        let (polled, change) = signal::observe(|| Pin::new(&mut active.connection).poll(cx));
+        active.waiting += change;
+        if let Poll::Ready(result) = polled {
+            return Step::End(self.finished(result));
+        }
+
+        if self.entry.state() == ConnectionState::Closing {
+            return match self.entry.take_command() {
+                Command::Close(reason) => Step::End(reason),
+                Command::Park | Command::None => Step::Wait,
+            };
+        }
+        let waiting = active.waiting > 0 && self.entry.in_flight() == 0;
+        let (requests, read) = (self.entry.requests(), self.entry.bytes().0);
+        if !waiting {
+            self.entry
+                .enter(ConnectionState::Active, self.shared.clock.now());
+        } else if active.idle_since.0 != requests {
+            // Head before any request on this hyper connection: the bytes it was built around were
+            // not a whole head.
+            let fresh = active.idle_since.0 == u64::MAX && begun_before == requests;
+            active.idle_since = (requests, read);
+            let state = if fresh {
+                ConnectionState::Head
+            } else {
+                ConnectionState::Idle
+            };
+            let now = self.shared.clock.now();
+            if state == ConnectionState::Idle {
+                // Leaving `Active` first restarts the idle time, also after a request that began and
+                // ended within one poll.
+                self.entry.enter(ConnectionState::Active, now);
+            }
+            self.entry.enter(state, now);
+        } else if read > active.idle_since.1 {
+            self.entry
+                .enter(ConnectionState::Head, self.shared.clock.now());
+        }
+
+        match self.entry.take_command() {
+            Command::None => Step::Wait,
+            Command::Park => self.park(),
+            Command::Close(reason) if is_soft(reason) => {
+                if self.entry.state() == ConnectionState::Idle {
+                    // Parked first, it is closed only if no byte is there.
+                    return self.park();
+                }
+                self.entry.retire.store(true, Relaxed);
+                self.entry.forget_command();
+                Step::Wait
+            }
+            Command::Close(CloseReason::HeadTimeout) => self.request_timeout(),
+            Command::Close(reason) => Step::End(reason),
+        }
+    }
+
+    /// Takes an idle connection apart.
+    fn park(&mut self) -> Step {
+        if self.entry.state() != ConnectionState::Idle || self.entry.write_stalled() != 0 {
+            return Step::Wait;
+        }
+        let Some((socket, unread)) = self.dismantle() else {
+            return Step::Again;
+        };
+        if !unread.is_empty() {
+            // A pipelined part of a head, which hyper had read already.
+            self.activate(socket, unread, false);
+            return Step::Again;
+        }
+        self.entry
+            .enter(ConnectionState::Parked, self.shared.clock.now());
+        self.shared.count_parked();
+        self.stage = Stage::Parked(socket);
+        Step::Again
+    }
+
+    /// The socket, and what was read from it but not used.
+    fn dismantle(&mut self) -> Option<(Socket, Bytes)> {
+        let Stage::Http1(active) = std::mem::replace(&mut self.stage, Stage::Ended) else {
+            return None;
+        };
+        // `None` after an upgrade, and then the connection's future has ended.
+        let parts = active.connection.into_parts()?;
+        let io = parts.io.into_inner();
+        // What hyper has read comes before what it has not asked for yet.
+        let unread = if io.rewind.is_empty() {
+            parts.read_buf
+        } else {
+            [&parts.read_buf[..], &io.rewind[..]].concat().into()
+        };
+        Some((io.socket, unread))
+    }
+
+    /// Says 408 and closes.
+    fn request_timeout(&mut self) -> Step {
+        if let Some((socket, _)) = self.dismantle() {
+            let _ = socket.try_write(
+                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            );
+        }
+        Step::End(CloseReason::HeadTimeout)
+    }
+
+    #[cfg(feature = "http2")]
+    fn poll_http2(&mut self, cx: &mut Context<'_>) -> Step {
+        let Stage::Http2(active) = &mut self.stage else {
+            return Step::Again;
+        };
+        if let Poll::Ready(result) = Pin::new(&mut active.connection).poll(cx) {
+            return Step::End(self.finished(result));
+        }
+        let idle = self.entry.in_flight() == 0;
+        let state = if idle {
+            ConnectionState::Idle
+        } else {
+            ConnectionState::Active
+        };
+        self.entry.enter(state, self.shared.clock.now());
+        let last = self.entry.requests() > 0 && self.shared.is_last(self.entry.requests());
+        let goaway = match self.entry.take_command() {
+            Command::Close(reason) if !is_soft(reason) => return Step::End(reason),
+            Command::Close(reason) => {
+                self.reason.get_or_insert(reason);
+                true
+            }
+            // HTTP/2 has state that can't be rebuilt: it is not parked.
+            Command::Park | Command::None => self.shared.draining() || last,
+        };
+        if goaway && !active.goaway {
+            // Two-phase: streams already begun are served to their end.
+            active.goaway = true;
+            Pin::new(&mut active.connection).graceful_shutdown();
+            return Step::Again;
+        }
+        Step::Wait
+    }
+
+    fn finished(&self, result: hyper::Result<()>) -> CloseReason {
+        match result {
+            Ok(()) if self.entry.upgraded.load(Relaxed) => CloseReason::Upgraded,
+            Ok(()) if self.shared.draining() => CloseReason::Drained,
+            Ok(()) if self.shared.is_last(self.entry.requests()) => CloseReason::MaxRequests,
+            Ok(()) if self.entry.retire.load(Relaxed) => CloseReason::MaxAge,
+            Ok(()) if self.entry.state() == ConnectionState::Idle => CloseReason::ClientClosed,
+            Ok(()) => CloseReason::Finished,
+            Err(error) if error.is_parse() => CloseReason::ProtocolError,
+            Err(error) if error.is_user() => CloseReason::ServiceError,
+            Err(_) => CloseReason::IoError,
+        }
+    }
+}
+
+/// Whether a connection that turns out to be in use is spared.
+fn is_soft(reason: CloseReason) -> bool {
+    matches!(
+        reason,
+        CloseReason::IdleTimeout
+            | CloseReason::Reclaimed
+            | CloseReason::Drained
+            | CloseReason::MaxAge
+            | CloseReason::FirstByteTimeout
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+
+    use super::*;
+
+    fn size<S: HttpService>(_: S) -> usize {
+        size_of::<Task<S>>()
+    }
+
+    #[test]
+    fn a_parked_task_is_small() {
+        let service = tower::service_fn(|_: Request<Incoming>| async {
+            Ok::<_, Infallible>(Response::new(String::new()))
+        });
+        // tokio adds about a hundred bytes and rounds up to a multiple of 128.
+        assert!(size(service) <= 96, "{}", size(service));
+    }
+}

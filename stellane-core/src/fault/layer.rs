@@ -1,0 +1,90 @@
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tower_layer::Layer;
+
+use super::Fault;
+use crate::BoxError;
+
+/// Counts what went wrong in handlers; a cheap handle.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    panics: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// What [`Faults`] has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FaultStats {
+    /// Handlers and response bodies that panicked.
+    pub panics: u64,
+    /// Services that returned an error, those over a body limit not counted.
+    pub errors: u64,
+}
+
+impl Faults {
+    /// A new counter.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The counts so far.
+    #[must_use]
+    pub fn stats(&self) -> FaultStats {
+        FaultStats {
+            panics: self.counts.panics.load(Ordering::Relaxed),
+            errors: self.counts.errors.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn panicked(&self, place: &'static str, payload: &(dyn Any + Send)) {
+        self.counts.panics.fetch_add(1, Ordering::Relaxed);
+        let message = payload
+            .downcast_ref::<&'static str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no message");
+        tracing::error!(place, message, "handler panicked");
+    }
+
+    pub(super) fn failed(&self, error: &BoxError) {
+        self.counts.errors.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(error = %**error, "service failed");
+    }
+}
+
+/// Applies [`Fault`]. See the [module docs](super) for an example.
+#[derive(Debug, Clone)]
+pub struct FaultLayer {
+    faults: Faults,
+}
+
+impl FaultLayer {
+    /// A layer that counts into `faults`.
+    #[must_use]
+    pub fn new(faults: &Faults) -> Self {
+        Self {
+            faults: faults.clone(),
+        }
+    }
+}
+
+impl<S> Layer<S> for FaultLayer {
+    type Service = Fault<S>;
+
+    fn layer(&self, inner: S) -> Fault<S> {
+        Fault::new(inner, self.faults.clone())
+    }
+}

@@ -1,0 +1,30 @@
+use tower_layer::Layer;
+
+use super::{SlowPoll, SlowPolls};
+
+/// Measures the polls of every response future; see the [module docs](crate::profiling) for an example.
+///
+/// Two clock readings for each poll; a lock only after a slow one.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct SlowPollLayer {
+    polls: SlowPolls,
+}
+
+impl SlowPollLayer {
+    /// Reports to `polls`.
+    pub fn new(polls: SlowPolls) -> Self {
+        Self { polls }
+    }
+}
+
+impl<S> Layer<S> for SlowPollLayer {
+    type Service = SlowPoll<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SlowPoll {
+            inner,
+            polls: self.polls.clone(),
+        }
+    }
+}

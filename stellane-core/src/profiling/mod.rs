@@ -1,0 +1,42 @@
+//! Where the time goes: profiles of a running service, off unless asked for.
+//!
+//! [`ProfileService`] answers on a loopback address only, at most one profile at a time:
+//!
+//! | path | what it is |
+//! |---|---|
+//! | `/debug/profile/cpu?seconds=10&frequency=99&format=svg` | stacks of running threads as a flame graph (`svg`), for pprof (`pprof`) or as lines (`folded`) |
+//! | `/debug/profile/heap` | live memory by the stack that allocated it, for pprof: see [`HeapProfiler`] and [`ProfileServiceBuilder::heap`] |
+//! | `/debug/profile/block` | polls that held a worker too long, by route: see [`SlowPollLayer`] |
+//!
+//! ```
+//! use stellane_core::profiling::{ProfileLayer, ProfileService, SlowPolls};
+//!
+//! let slow_polls = SlowPolls::default();
+//! let app = axum::Router::<()>::new().layer(slow_polls.layer());
+//! let profiles = ProfileService::builder().cpu(true).block(slow_polls).build();
+//! let profiles = profiles.listening_on("127.0.0.1:9090".parse()?);
+//! let admin = tower::Layer::layer(&ProfileLayer::new(profiles), axum::Router::<()>::new());
+//! # let _ = (app, admin);
+//! # Ok::<(), std::net::AddrParseError>(())
+//! ```
+//!
+//! # CPU profiles
+//!
+//! A timer signal interrupts running threads and records their stacks. Symbols need a binary that is not
+//! stripped; `debug = "line-tables-only"` in the Cargo profile adds lines. Samples inside libc and the
+//! vDSO are left out, since unwinding them from a signal handler is not safe; `perf` and `samply`
+//! need no such care and see more, so prefer them where they can be used.
+
+mod block;
+mod cpu;
+mod heap;
+mod layer;
+mod service;
+mod stacks;
+
+pub use self::{
+    block::{ResponseFuture as SlowPollFuture, SlowPoll, SlowPollLayer, SlowPolls, SlowRoute},
+    heap::HeapProfiler,
+    layer::{ProfileLayer, WithProfiles, WithProfilesFuture},
+    service::{ProfileFuture, ProfileService, ProfileServiceBuilder},
+};

@@ -1,0 +1,66 @@
+//! The admin service: what each component has to show.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use serde_json::{Value, json};
+use stellane_autotune::TunerMode;
+use stellane_metrics::{Admin, AdminService, BuildError};
+
+use super::Components;
+use crate::{config::RuntimeConfig, logging::LogHandle};
+
+/// Rows of the connection table that are shown; a table of thousands helps nobody.
+const MAX_CONNECTIONS: usize = 1000;
+
+pub(super) fn service(
+    components: &Components,
+    config: &RuntimeConfig,
+    log: Option<LogHandle>,
+    address: SocketAddr,
+) -> Result<AdminService, BuildError> {
+    let config = serde_json::to_value(config).unwrap_or_default();
+    let connections = components.connections.clone();
+    let (tuner, chosen) = (components.tuner.clone(), components.tuner.clone());
+    let mut admin = Admin::builder()
+        .bound_to(address)
+        .prometheus(components.prometheus.clone())
+        .runtime(components.runtime_metrics.clone())
+        .readiness(components.readiness.clone())
+        .json("/config", move || config.clone())
+        .json("/connections", move || {
+            let list = connections.list();
+            let shown = list.iter().take(MAX_CONNECTIONS).map(|connection| {
+                json!({
+                    "id": connection.id,
+                    "peer": connection.peer.map(|peer| peer.to_string()),
+                    "state": format!("{:?}", connection.state).to_lowercase(),
+                    "age": connection.age.as_secs_f64(),
+                    "requests": connection.requests,
+                    "bytes_read": connection.bytes_read,
+                    "bytes_written": connection.bytes_written,
+                })
+            });
+            json!({ "total": list.len(), "connections": shown.collect::<Vec<_>>() })
+        })
+        .json("/tuning", move || {
+            json!({
+                "mode": tuner.mode(),
+                "stats": tuner.stats(),
+                "actions": tuner.history(),
+            })
+        })
+        .post("/tuning/mode", move |mode| {
+            let mode = serde_json::from_value::<TunerMode>(Value::String(mode.trim().to_owned()))
+                .map_err(|_| "expected observe, recommend or apply".to_owned())?;
+            chosen.set_mode(mode);
+            Ok(json!({ "mode": mode }))
+        });
+    if let Some(log) = log {
+        let (read, change) = (Arc::new(log.clone()), log);
+        admin = admin.log_level(
+            move || read.level(),
+            move |level| change.set_level(level).map_err(|error| error.to_string()),
+        );
+    }
+    admin.build()
+}

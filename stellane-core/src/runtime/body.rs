@@ -1,0 +1,58 @@
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use tower_http::body::Limited;
+
+use crate::BoxError;
+
+pin_project! {
+    /// The body of a request in the [`Runtime`](super::Runtime): hyper's, measured and limited.
+    ///
+    /// Reading past `server.max_body_bytes` is an error with `http_body_util::LengthLimitError` in its
+    /// chain; axum's extractors and the runtime itself answer it with 413.
+    pub struct RequestBody {
+        #[pin]
+        inner: Limited<stellane_metrics::RequestBody<Incoming>>,
+    }
+}
+
+impl RequestBody {
+    pub(super) fn new(inner: Limited<stellane_metrics::RequestBody<Incoming>>) -> Self {
+        Self { inner }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody")
+            .field("size_hint", &self.inner.size_hint())
+            .finish()
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.project().inner.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

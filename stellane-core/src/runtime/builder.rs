@@ -1,0 +1,207 @@
+use std::{fmt, future::Future, pin::Pin};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{BoundRuntime, Components, RequestBody, RunReport, RuntimeError, serve};
+use crate::{BoxError, config::RuntimeConfig, logging::LogHandle};
+
+pub(super) type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Builds a [`Runtime`].
+#[must_use]
+pub struct RuntimeBuilder<F> {
+    config: RuntimeConfig,
+    components: Option<Components>,
+    make_service: F,
+    signal: Option<Signal>,
+    purge: Option<Box<dyn Fn() + Send + Sync>>,
+    log: Option<LogHandle>,
+}
+
+/// A server that is ready to listen. See the [module docs](super).
+pub struct Runtime<S> {
+    pub(super) config: RuntimeConfig,
+    pub(super) components: Components,
+    pub(super) service: S,
+    pub(super) signal: Option<Signal>,
+    pub(super) log: Option<LogHandle>,
+}
+
+impl Runtime<()> {
+    /// A builder with the default configuration.
+    pub fn builder() -> RuntimeBuilder<()> {
+        RuntimeBuilder {
+            config: RuntimeConfig::default(),
+            components: None,
+            make_service: (),
+            signal: None,
+            purge: None,
+            log: None,
+        }
+    }
+}
+
+impl<F> RuntimeBuilder<F> {
+    /// The configuration. Default: [`RuntimeConfig::default`].
+    pub fn config(mut self, config: RuntimeConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Components that were made before, instead of those made from the configuration: for services
+    /// that need a handle earlier than [`service_with`](Self::service_with) gives it.
+    pub fn components(mut self, components: Components) -> Self {
+        self.components = Some(components);
+        self
+    }
+
+    /// The service.
+    pub fn service<S>(
+        self,
+        service: S,
+    ) -> RuntimeBuilder<impl FnOnce(&Components) -> Result<S, BoxError>> {
+        self.try_service_with(|_| Ok::<_, BoxError>(service))
+    }
+
+    /// The service, made with the components at hand: the worker pool, the buffer pools, …
+    pub fn service_with<S>(
+        self,
+        make: impl FnOnce(&Components) -> S,
+    ) -> RuntimeBuilder<impl FnOnce(&Components) -> Result<S, BoxError>> {
+        self.try_service_with(|components| Ok::<_, BoxError>(make(components)))
+    }
+
+    /// The same for a service that may fail to be made.
+    pub fn try_service_with<S, E: Into<BoxError>>(
+        self,
+        make: impl FnOnce(&Components) -> Result<S, E>,
+    ) -> RuntimeBuilder<impl FnOnce(&Components) -> Result<S, BoxError>> {
+        let Self {
+            config,
+            components,
+            make_service: _,
+            signal,
+            purge,
+            log,
+        } = self;
+        let make_service = |components: &Components| make(components).map_err(Into::into);
+        RuntimeBuilder {
+            config,
+            components,
+            make_service,
+            signal,
+            purge,
+            log,
+        }
+    }
+
+    /// What begins the drain. Default: `SIGTERM` or `SIGINT` (Ctrl-C elsewhere).
+    pub fn shutdown_signal(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.signal = Some(Box::pin(signal));
+        self
+    }
+
+    /// Hands freed memory back to the system; see
+    /// [`ConnectionManagerBuilder::purge_hook`](crate::connection::ConnectionManagerBuilder::purge_hook).
+    pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.purge = Some(Box::new(hook));
+        self
+    }
+
+    /// Lets the admin service change the log level.
+    pub fn log_handle(mut self, log: LogHandle) -> Self {
+        self.log = Some(log);
+        self
+    }
+
+    /// Validates the configuration, starts the components and makes the service.
+    ///
+    /// # Errors
+    /// A wrong configuration, a component that can't start, or the error of the service's maker.
+    pub fn build<S>(self) -> Result<Runtime<S>, RuntimeError>
+    where
+        F: FnOnce(&Components) -> Result<S, BoxError>,
+    {
+        self.config.validate()?;
+        let components = match self.components {
+            Some(components) => components,
+            None => Components::with_purge_hook(&self.config, self.purge)?,
+        };
+        let service = (self.make_service)(&components).map_err(RuntimeError::Service)?;
+        Ok(Runtime {
+            config: self.config,
+            components,
+            service,
+            signal: self.signal,
+            log: self.log,
+        })
+    }
+}
+
+impl<S, B> Runtime<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError> + Send,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    /// Serves on `address` until a signal, then drains.
+    ///
+    /// # Errors
+    /// An address that can't be listened on, or a listener that fails for good.
+    pub async fn serve(self, address: &str) -> Result<RunReport, RuntimeError> {
+        self.bind(address).await?.serve().await
+    }
+
+    /// Serves on the configured `server.address`.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub async fn run(self) -> Result<RunReport, RuntimeError> {
+        self.bind_configured().await?.serve().await
+    }
+
+    /// Listens on `address` and on the admin address, and serves neither yet. What connects waits.
+    ///
+    /// # Errors
+    /// An address that can't be listened on.
+    pub async fn bind(mut self, address: &str) -> Result<BoundRuntime<S>, RuntimeError> {
+        self.config.server.address = address.to_owned();
+        self.bind_configured().await
+    }
+
+    /// Listens on the configured `server.address`: see [`bind`](Self::bind).
+    ///
+    /// # Errors
+    /// An address that can't be listened on.
+    pub async fn bind_configured(self) -> Result<BoundRuntime<S>, RuntimeError> {
+        serve::bind(self).await
+    }
+}
+
+impl<S> Runtime<S> {
+    /// The components, for the service's own use.
+    #[must_use]
+    pub fn components(&self) -> &Components {
+        &self.components
+    }
+}
+
+impl<F> fmt::Debug for RuntimeBuilder<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RuntimeBuilder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> fmt::Debug for Runtime<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

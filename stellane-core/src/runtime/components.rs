@@ -1,0 +1,269 @@
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
+
+use stellane_autotune::{AdaptiveLimit, AutoTuner, Clock};
+use stellane_metrics::{
+    HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot, metrics,
+};
+use stellane_pool::{Pools, WorkerPool};
+use stellane_router::Interner;
+use tokio::task::JoinSet;
+
+use super::{RuntimeError, tuning};
+use crate::{
+    BoxError,
+    config::RuntimeConfig,
+    connection::{CloseReason, ConnectionConfig, ConnectionManager},
+    fault::Faults,
+};
+
+/// The components of a [`Runtime`](super::Runtime): cheap handles, all of them.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Components {
+    /// Owns the connections.
+    pub connections: ConnectionManager,
+    /// Counts and times requests.
+    pub metrics: HttpMetrics,
+    /// Reads every component a few times a second.
+    pub runtime_metrics: RuntimeMetrics,
+    /// Renders all metrics, and takes those of the application.
+    pub prometheus: Prometheus,
+    /// The adaptive concurrency limit at the edge.
+    pub limit: AdaptiveLimit,
+    /// Runs CPU-heavy work off the reactor.
+    pub workers: WorkerPool,
+    /// Buffers and header maps to use again.
+    pub pools: Pools,
+    /// Bounded string interner.
+    pub interner: Interner,
+    /// Turns the knobs of the other components.
+    pub tuner: AutoTuner,
+    /// Counts panics and errors of handlers.
+    pub faults: Faults,
+    /// What `/readyz` says; a service may hold it back with a latch until its own parts are there.
+    pub readiness: Readiness,
+}
+
+impl Components {
+    /// Makes every component from its section. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// A section with a wrong value, or a component that can't start.
+    pub fn new(config: &RuntimeConfig) -> Result<Self, RuntimeError> {
+        Self::with_purge_hook(config, None)
+    }
+
+    pub(super) fn with_purge_hook(
+        config: &RuntimeConfig,
+        purge: Option<Box<dyn Fn() + Send + Sync>>,
+    ) -> Result<Self, RuntimeError> {
+        let mut connections = ConnectionManager::builder().config(config.connection.clone());
+        if let Some(purge) = purge {
+            connections = connections.purge_hook(purge);
+        }
+        let connections = connections.build().map_err(failed("connection"))?;
+        let metrics = HttpMetrics::builder()
+            .config(config.metrics.clone())
+            .build()
+            .map_err(failed("metrics"))?;
+        let limit = AdaptiveLimit::builder()
+            .config(config.limit.clone())
+            .clock(Clock::tokio())
+            .build()
+            .map_err(failed("limit"))?;
+        let workers = WorkerPool::builder()
+            .config(config.workers.clone())
+            .build()
+            .map_err(failed("workers"))?;
+        let pools = Pools::builder()
+            .config(config.pool.clone())
+            .build()
+            .map_err(failed("pool"))?;
+        let interner = Interner::builder()
+            .config(config.interner.clone())
+            .build()
+            .map_err(|errors| failed("interner")(join(&errors)))?;
+        let faults = Faults::new();
+        let readiness = Readiness::new();
+        readiness.set_ready(false);
+
+        // The tuner reads the snapshot, and the snapshot counts the tuner's actions: the cell ties the knot.
+        let tuner_cell = Arc::new(OnceLock::<AutoTuner>::new());
+        let panics = Arc::new(OnceLock::<metrics::Counter>::new());
+        let runtime_metrics = RuntimeMetrics::builder()
+            .config(config.metrics.clone())
+            .http(&metrics)
+            .tokio(&tokio::runtime::Handle::current())
+            .source({
+                let (connections, limit, workers) =
+                    (connections.clone(), limit.clone(), workers.clone());
+                let (pools, interner, faults) = (pools.clone(), interner.clone(), faults.clone());
+                let (tuner, panics) = (Arc::clone(&tuner_cell), Arc::clone(&panics));
+                move |snapshot| {
+                    read_connections(snapshot, &connections);
+                    read_limit(snapshot, &limit);
+                    read_workers(snapshot, &workers);
+                    read_pools(snapshot, &pools);
+                    read_interner(snapshot, &interner);
+                    if let Some(tuner) = tuner.get() {
+                        for (parameter, _, count) in tuner.stats().actions {
+                            let total = &mut snapshot.tuning_actions_total;
+                            *total.entry(parameter.into()).or_default() += count;
+                        }
+                    }
+                    if let Some(panics) = panics.get() {
+                        panics.absolute(faults.stats().panics);
+                    }
+                }
+            })
+            .build()
+            .map_err(failed("metrics"))?;
+        let prometheus = || {
+            stellane_metrics::prometheus()
+                .http(&metrics)
+                .runtime(&runtime_metrics)
+                .readiness(&readiness)
+        };
+        // The first runtime of a process also takes what the application records through the `metrics`
+        // macros; there is one global recorder.
+        let prometheus = prometheus()
+            .build()
+            .or_else(|_| prometheus().detached().build())
+            .map_err(failed("metrics"))?;
+        let recorder = prometheus.recorder();
+        let key = metrics::Key::from_static_name("stellane_handler_panics_total");
+        recorder.describe_counter(
+            "stellane_handler_panics_total".into(),
+            None,
+            "Panics of handlers and response bodies.".into(),
+        );
+        let metadata =
+            metrics::Metadata::new(module_path!(), metrics::Level::INFO, Some(module_path!()));
+        let _ = panics.set(recorder.register_counter(&key, &metadata));
+
+        let tuner = tuning::tuner(
+            &config.tuner,
+            &tuning::Parts {
+                connections: &connections,
+                limit: &limit,
+                workers: &workers,
+                pools: &pools,
+                metrics: &runtime_metrics,
+            },
+        )
+        .map_err(failed("tuner"))?;
+        let _ = tuner_cell.set(tuner.clone());
+        Ok(Self {
+            connections,
+            metrics,
+            runtime_metrics,
+            prometheus,
+            limit,
+            workers,
+            pools,
+            interner,
+            tuner,
+            faults,
+            readiness,
+        })
+    }
+
+    /// What runs beside the connections; it ends when the set is dropped.
+    pub(super) fn spawn_background(&self, tasks: &mut JoinSet<()>) {
+        tasks.spawn(self.runtime_metrics.clone().run());
+        let tuner = self.tuner.clone();
+        tasks.spawn(async move { tuner.run().await });
+        let pools = self.pools.clone();
+        tasks.spawn(async move {
+            let interval = pools.trim_interval();
+            if interval.is_zero() {
+                return;
+            }
+            loop {
+                tokio::time::sleep(interval).await;
+                pools.tick();
+            }
+        });
+    }
+
+    /// A connection manager of its own for the admin address, so that a full service can still be seen.
+    pub(super) fn admin_manager() -> Result<ConnectionManager, RuntimeError> {
+        let mut config = ConnectionConfig::default();
+        config.max_connections = 100;
+        ConnectionManager::builder()
+            .config(config)
+            .build()
+            .map_err(failed("connection"))
+    }
+}
+
+fn failed<E: Into<BoxError>>(name: &'static str) -> impl Fn(E) -> RuntimeError {
+    move |error| RuntimeError::Component {
+        name,
+        source: error.into(),
+    }
+}
+
+fn join(errors: &[impl ToString]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+fn read_interner(snapshot: &mut RuntimeSnapshot, interner: &Interner) {
+    let stats = interner.stats();
+    snapshot.interner_entries = stats.frozen + stats.entries;
+    snapshot.interner_bytes = stats.bytes;
+    snapshot.interner_bypassed = stats.bypassed;
+}
+
+fn read_connections(snapshot: &mut RuntimeSnapshot, connections: &ConnectionManager) {
+    let stats = connections.stats();
+    snapshot.connections_active = stats.active;
+    snapshot.connections_idle = stats.idle;
+    // One that has not sent a byte yet is held as one that is parked.
+    snapshot.connections_parked = stats.parked + stats.new;
+    snapshot.connections_total = stats.accepted_total;
+    for reason in CloseReason::ALL {
+        let closed = &mut snapshot.connections_closed_total;
+        closed.insert(Cow::Borrowed(reason.as_str()), stats.closed(*reason));
+    }
+}
+
+fn read_limit(snapshot: &mut RuntimeSnapshot, limit: &AdaptiveLimit) {
+    let stats = limit.stats();
+    snapshot.limit = u64::from(stats.limit);
+    for (reason, count) in [
+        ("limit", stats.shed_limit),
+        ("queue_full", stats.shed_queue_full),
+        ("wait_timeout", stats.shed_wait_timeout),
+        ("deadline", stats.shed_deadline),
+    ] {
+        snapshot.shed_total.insert(Cow::Borrowed(reason), count);
+    }
+}
+
+fn read_workers(snapshot: &mut RuntimeSnapshot, workers: &WorkerPool) {
+    let stats = workers.stats();
+    snapshot.workers_active = stats.active as u64;
+    snapshot.workers_idle = stats.idle as u64;
+    snapshot.queue_depth = stats.queue_depth as u64;
+    snapshot.queue_wait_p99 = stats.wait_p99;
+    snapshot
+        .shed_total
+        .insert(Cow::Borrowed("workers_full"), stats.shed);
+}
+
+fn read_pools(snapshot: &mut RuntimeSnapshot, pools: &Pools) {
+    let stats = pools.stats();
+    snapshot.pool_hits = stats.hits;
+    snapshot.pool_misses = stats.misses;
+    snapshot.pool_retained_bytes = stats.retained_bytes as u64;
+    snapshot.memory_trims = stats.trims;
+    snapshot.trim_pause = stats.last_trim;
+}

@@ -1,0 +1,90 @@
+use std::{fmt, io};
+
+use crate::config::ConfigErrors;
+
+/// Why the runtime could not be built or served.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The configuration is wrong; every mistake is in it.
+    Config(ConfigErrors),
+    /// The service could not be made, for example because its routes conflict.
+    Service(crate::BoxError),
+    /// The address is not of the form `HOST:PORT`.
+    Address {
+        /// What it was given for: `server.address` or `server.admin_address`.
+        key: &'static str,
+        /// The address as it was given.
+        address: String,
+    },
+    /// The address can't be listened on.
+    Bind {
+        /// What it was given for: `server.address` or `server.admin_address`.
+        key: &'static str,
+        /// The address as it was given.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A component could not be started, for example because no thread could be spawned.
+    Component {
+        /// The component's section in the configuration.
+        name: &'static str,
+        /// What it says.
+        source: crate::BoxError,
+    },
+    /// The listener failed for good while serving.
+    Serve(crate::BoxError),
+}
+
+impl fmt::Display for RuntimeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(errors) => errors.fmt(f),
+            Self::Service(source) => write!(f, "the service could not be made: {source}"),
+            Self::Address { key, address } => write!(
+                f,
+                "`{key}` = \"{address}\" is not an address: expected HOST:PORT with a port from 0 to 65535, \
+                 such as 127.0.0.1:3000"
+            ),
+            Self::Bind {
+                key,
+                address,
+                source,
+            } if source.kind() == io::ErrorKind::AddrInUse => write!(
+                f,
+                "`{key}` = \"{address}\" is in use by another process: stop it or choose another port"
+            ),
+            Self::Bind {
+                key,
+                address,
+                source,
+            } => {
+                write!(f, "`{key}` = \"{address}\" can't be listened on: {source}")
+            }
+            Self::Component { name, source } => {
+                write!(f, "`{name}` could not be started: {source}")
+            }
+            Self::Serve(source) => write!(f, "serving ended with an error: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for RuntimeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Config(errors) => Some(errors),
+            Self::Bind { source, .. } => Some(source),
+            Self::Component { source, .. } | Self::Service(source) | Self::Serve(source) => {
+                Some(&**source)
+            }
+            Self::Address { .. } => None,
+        }
+    }
+}
+
+impl From<ConfigErrors> for RuntimeError {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Config(errors)
+    }
+}

@@ -1,0 +1,203 @@
+use std::{io, net::SocketAddr, pin::pin, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::{net::TcpListener, task::JoinSet};
+use tower_service::Service;
+
+use super::{Components, RequestBody, Runtime, RuntimeError, admin, builder::Signal, stack};
+use crate::{
+    BoxError,
+    config::{ServerConfig, is_socket_address},
+    connection::{ConnectionManager, DrainReport},
+};
+
+/// A server that listens on its addresses; [`serve`](Self::serve) begins to answer.
+#[derive(Debug)]
+pub struct BoundRuntime<S> {
+    runtime: Runtime<S>,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+    local_addr: SocketAddr,
+    admin_addr: Option<SocketAddr>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RunReport {
+    /// The drain of the connections.
+    pub drain: DrainReport,
+}
+
+pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, RuntimeError> {
+    let server = &runtime.config.server;
+    let listener = listen("server.address", &server.address).await?;
+    let admin = match server.admin_address.as_str() {
+        "" => None,
+        address => Some(listen("server.admin_address", address).await?),
+    };
+    let error = |key, address: &str| {
+        let address = address.to_owned();
+        move |source: io::Error| RuntimeError::Bind {
+            key,
+            address,
+            source,
+        }
+    };
+    let local_addr = listener
+        .local_addr()
+        .map_err(error("server.address", &server.address))?;
+    let admin_addr = admin
+        .as_ref()
+        .map(TcpListener::local_addr)
+        .transpose()
+        .map_err(error("server.admin_address", &server.admin_address))?;
+    Ok(BoundRuntime {
+        runtime,
+        listener,
+        admin,
+        local_addr,
+        admin_addr,
+    })
+}
+
+async fn listen(key: &'static str, address: &str) -> Result<TcpListener, RuntimeError> {
+    if !is_socket_address(address) {
+        return Err(RuntimeError::Address {
+            key,
+            address: address.to_owned(),
+        });
+    }
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| RuntimeError::Bind {
+            key,
+            address: address.to_owned(),
+            source,
+        })
+}
+
+impl<S> BoundRuntime<S> {
+    /// The address of the service, with the port that the system chose if it was 0.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The address of the admin service, unless it is off.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin_addr
+    }
+
+    /// The components, for the service's own use.
+    #[must_use]
+    pub fn components(&self) -> &Components {
+        &self.runtime.components
+    }
+}
+
+impl<S, B> BoundRuntime<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError> + Send,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    /// Answers until the signal, then drains. Everything that runs in the background ends with it.
+    ///
+    /// # Errors
+    /// A listener that fails for good.
+    pub async fn serve(self) -> Result<RunReport, RuntimeError> {
+        let Runtime {
+            config,
+            components,
+            service,
+            signal,
+            log,
+        } = self.runtime;
+        let mut background = JoinSet::new();
+        components.spawn_background(&mut background);
+        let admin_manager = Components::admin_manager()?;
+        if let (Some(listener), Some(address)) = (self.admin, self.admin_addr) {
+            let admin = admin::service(&components, &config, log, address).map_err(|error| {
+                RuntimeError::Component {
+                    name: "admin",
+                    source: error.into(),
+                }
+            })?;
+            background.spawn(ignore_end(admin_manager.serve(listener, admin)));
+        }
+
+        let connections = components.connections.clone();
+        let service = stack::around(service, &components, &config.server);
+        let serving = connections.serve(self.listener, service);
+        let ending = drain_after(signal, &components, &connections, &config.server);
+        components.readiness.set_ready(true);
+        tracing::info!(address = %self.local_addr, admin = ?self.admin_addr, "serving");
+
+        let (mut serving, mut ending) = (pin!(serving), pin!(ending));
+        let failed = |error| RuntimeError::Serve(Box::new(error));
+        let drain = tokio::select! {
+            // A listener that fails ends the run now, not at the next signal.
+            served = &mut serving => {
+                served.map_err(failed)?;
+                ending.await
+            }
+            drain = &mut ending => {
+                serving.await.map_err(failed)?;
+                drain
+            }
+        };
+        components.workers.shutdown();
+        admin_manager.drain(Duration::from_millis(100)).await;
+        tracing::info!(?drain, "ended");
+        Ok(RunReport { drain })
+    }
+}
+
+async fn drain_after(
+    signal: Option<Signal>,
+    components: &Components,
+    connections: &ConnectionManager,
+    server: &ServerConfig,
+) -> DrainReport {
+    match signal {
+        Some(signal) => signal.await,
+        None => terminated().await,
+    }
+    tracing::info!(delay = ?server.drain_delay, deadline = ?server.drain_timeout, "draining");
+    components.readiness.set_ready(false);
+    tokio::time::sleep(server.drain_delay).await;
+    connections.drain(server.drain_timeout).await
+}
+
+async fn ignore_end<T>(future: impl Future<Output = T>) {
+    let _ = future.await;
+}
+
+/// Resolves at `SIGTERM` or `SIGINT`.
+#[cfg(unix)]
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM can't be caught; only SIGINT drains");
+            ignore_end(tokio::signal::ctrl_c()).await;
+        }
+    }
+}
+
+/// Resolves at Ctrl-C.
+#[cfg(not(unix))]
+async fn terminated() {
+    ignore_end(tokio::signal::ctrl_c()).await;
+}

@@ -1,0 +1,183 @@
+//! How many heap allocations one keep-alive request costs: bare hyper, axum and the preset side by side.
+//!
+//! `STELLANE_TEST_REQUESTS=100000 cargo test -p stellane-core --test allocations -- --nocapture` prints
+//! the table with as many requests as you like.
+#![cfg(feature = "full")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    convert::Infallible,
+    future::{Ready, ready},
+    net::SocketAddr,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use stellane_core::{
+    Runtime, RuntimeConfig,
+    router::{Json, Path, Router},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // The thread may be ending; what it frees then is nobody's request.
+    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every call goes to the system allocator unchanged; counting touches no memory of it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(ptr, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn requests() -> u64 {
+    std::env::var("STELLANE_TEST_REQUESTS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(5_000)
+}
+
+/// Sends `request` again and again over one connection and counts what the whole thread allocates for
+/// each; the client itself allocates nothing.
+async fn measure(address: SocketAddr, request: &[u8], expect: &str) -> f64 {
+    let mut client = TcpStream::connect(address).await.expect("connects");
+    let mut buffer = vec![0; 64 << 10];
+    for _ in 0..200 {
+        exchange(&mut client, request, expect, &mut buffer).await;
+    }
+    let requests = requests();
+    let before = COUNT.get();
+    for _ in 0..requests {
+        exchange(&mut client, request, expect, &mut buffer).await;
+    }
+    (COUNT.get() - before) as f64 / requests as f64
+}
+
+async fn exchange(client: &mut TcpStream, request: &[u8], expect: &str, buffer: &mut [u8]) {
+    client.write_all(request).await.expect("writes");
+    let mut filled = 0;
+    loop {
+        let read = client.read(&mut buffer[filled..]).await.expect("reads");
+        assert!(read > 0, "the server closed");
+        filled += read;
+        if buffer[..filled].ends_with(expect.as_bytes()) {
+            assert!(buffer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+            return;
+        }
+    }
+}
+
+const HELLO: &[u8] = b"GET /hello HTTP/1.1\r\nhost: localhost\r\n\r\n";
+const HELLO_BODY: &str = "Hello, world!";
+
+/// Bare hyper at its best: the request is dropped before the response is made, or hyper would need a new
+/// read buffer while the request still holds on to the old one.
+fn hyper_hello(request: Request<Incoming>) -> Ready<Result<Response<Full<Bytes>>, Infallible>> {
+    drop(request);
+    let mut response = Response::new(Full::from(HELLO_BODY));
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    ready(Ok(response))
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("has an address");
+    (listener, address)
+}
+
+async fn serve_hyper() -> SocketAddr {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("accepts");
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(
+                TokioIo::new(stream),
+                hyper::service::service_fn(hyper_hello),
+            ));
+        }
+    });
+    address
+}
+
+async fn serve_axum() -> SocketAddr {
+    let (listener, address) = listen().await;
+    let app = axum::Router::new().route("/hello", axum::routing::get(|| async { HELLO_BODY }));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+async fn serve_preset() -> SocketAddr {
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = String::new();
+    let router = Router::builder()
+        .get("/hello", || async { HELLO_BODY })
+        .get("/users/{id}", |Path(id): Path<u64>| async move {
+            Json(User { id })
+        })
+        .build()
+        .expect("no conflicts");
+    let runtime = Runtime::builder()
+        .config(config)
+        .service(router)
+        .build()
+        .expect("builds");
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve());
+    address
+}
+
+#[derive(serde::Serialize)]
+struct User {
+    id: u64,
+}
+
+const USER: &[u8] = b"GET /users/7 HTTP/1.1\r\nhost: localhost\r\n\r\n";
+const USER_BODY: &str = r#"{"id":7}"#;
+
+#[tokio::test]
+async fn a_request_costs_no_more_than_with_bare_hyper() {
+    let hyper = measure(serve_hyper().await, HELLO, HELLO_BODY).await;
+    let axum = measure(serve_axum().await, HELLO, HELLO_BODY).await;
+    let preset = serve_preset().await;
+    let hello = measure(preset, HELLO, HELLO_BODY).await;
+    let user = measure(preset, USER, USER_BODY).await;
+    println!(
+        "allocations for each request: hello with hyper {hyper:.3}, axum {axum:.3}, the preset {hello:.3}"
+    );
+    println!("allocations for each request: JSON with a parameter, the preset {user:.3}");
+    // The background of the preset (collector, tuner, sweep) allocates too: a little in each second.
+    assert!(hello <= hyper + 0.5, "the preset {hello}, hyper {hyper}");
+    assert!(user <= 4.5, "{user}");
+}

@@ -1,0 +1,32 @@
+//! SIGHUP reloads the configuration. In a process of its own: the signal goes to all of it.
+#![cfg(all(feature = "reload", unix))]
+
+use std::{fs, process::Command, time::Duration};
+
+use stellane_core::config::{ConfigWatcher, Loader};
+
+#[tokio::test]
+async fn sighup_reloads_even_what_a_look_at_the_file_would_not_show() {
+    let file = std::env::temp_dir().join(format!("stellane-sighup-{}.toml", std::process::id()));
+    fs::write(&file, "[log]\nlevel = \"info\"\n").expect("writes");
+    let watcher = ConfigWatcher::new(Loader::new().file(&file)).expect("valid");
+    tokio::spawn(watcher.clone().run(|_| {}));
+    // The task runs up to its first wait, and with it installs the handler.
+    tokio::task::yield_now().await;
+
+    let pid = std::process::id().to_string();
+    let sent = Command::new("kill")
+        .args(["-HUP", &pid])
+        .status()
+        .expect("kill");
+    assert!(sent.success());
+    let reloaded = async {
+        while watcher.stats().reloads_total == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reloaded)
+        .await
+        .expect("a reload");
+    fs::remove_file(file).expect("removes");
+}

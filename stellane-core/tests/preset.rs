@@ -1,0 +1,135 @@
+//! The preset serves any service: an axum router, our router, a plain `service_fn`; over a real socket.
+#![cfg(feature = "full")]
+
+use std::{convert::Infallible, net::SocketAddr};
+
+use http::{Request, Response};
+use stellane_core::{RequestBody, Runtime, RuntimeConfig, router::Router};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+};
+
+fn config() -> RuntimeConfig {
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = "127.0.0.1:0".to_owned();
+    config.server.max_body_bytes = 100;
+    config.workers.min_workers = 1;
+    config
+}
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("writes");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("reads");
+    answer
+}
+
+/// Serves `$service`, asks for `/users/7`, drains, and returns the answer and the scrape.
+macro_rules! served {
+    ($service:expr) => {{
+        let (stop, stopped) = oneshot::channel::<()>();
+        let runtime = Runtime::builder()
+            .config(config())
+            .service($service)
+            .shutdown_signal(async {
+                let _ = stopped.await;
+            })
+            .build()
+            .expect("builds");
+        let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+        let (address, admin) = (bound.local_addr(), bound.admin_addr().expect("on"));
+        let serving = tokio::spawn(bound.serve());
+        let answer = get(address, "/users/7").await;
+        let metrics = get(admin, "/metrics").await;
+        assert!(get(admin, "/readyz").await.starts_with("HTTP/1.1 200"));
+        stop.send(()).expect("still serving");
+        let report = serving.await.expect("no panic").expect("no error");
+        assert_eq!((report.drain.aborted, report.drain.left), (0, 0));
+        assert!(
+            TcpStream::connect(address).await.is_err(),
+            "no longer accepts"
+        );
+        (answer, metrics)
+    }};
+}
+
+fn assert_counted(metrics: &str, route: &str) {
+    let counted = metrics.lines().any(|line| {
+        line.starts_with("http_server_request_duration_seconds_count")
+            && line.contains(&format!("http_route=\"{route}\""))
+            && line.ends_with(" 1")
+    });
+    assert!(counted, "{route} in {metrics}");
+}
+
+#[tokio::test]
+async fn an_axum_router_is_served() {
+    use axum::extract::Path;
+    let (answer, metrics) = served!(
+        axum::Router::new()
+            .route(
+                "/users/{id}",
+                axum::routing::get(|Path(id): Path<u64>| async move { format!("user {id}") })
+            )
+            .route_layer(stellane_core::metrics::RouteLabelLayer::axum())
+    );
+    assert!(answer.ends_with("user 7"), "{answer}");
+    assert_counted(&metrics, "/users/{id}");
+}
+
+#[tokio::test]
+async fn our_router_is_served_and_labels_its_routes_by_itself() {
+    use stellane_core::router::Path;
+    let router = Router::builder()
+        .get("/users/{id}", |Path(id): Path<u64>| async move {
+            format!("user {id}")
+        })
+        .build()
+        .expect("no conflicts");
+    let (answer, metrics) = served!(router);
+    assert!(answer.ends_with("user 7"), "{answer}");
+    assert_counted(&metrics, "/users/{id}");
+}
+
+#[tokio::test]
+async fn a_service_fn_is_served() {
+    let (answer, metrics) = served!(tower::service_fn(
+        |request: Request<RequestBody>| async move {
+            Ok::<_, Infallible>(Response::new(request.uri().path().to_owned()))
+        }
+    ));
+    assert!(answer.ends_with("/users/7"), "{answer}");
+    assert_counted(&metrics, "_UNMATCHED");
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_refused_before_anything_starts() {
+    let mut config = config();
+    config.workers.min_workers = 0;
+    config.server.address = "here".to_owned();
+    let service = tower::service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new(String::new()))
+    });
+    let error = Runtime::builder()
+        .config(config)
+        .service(service)
+        .build()
+        .expect_err("wrong");
+    let text = error.to_string();
+    assert!(text.contains("`server.address`"), "{text}");
+    assert!(text.contains("`workers.min_workers`"), "{text}");
+}
+
+#[tokio::test]
+async fn routes_that_conflict_are_an_error_of_the_build() {
+    let error = Runtime::builder()
+        .config(config())
+        .try_service_with(|_| Router::builder().get("/{", || async {}).build())
+        .build()
+        .expect_err("wrong");
+    assert!(error.to_string().contains("/{"), "{error}");
+}

@@ -1,0 +1,208 @@
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize},
+};
+
+use serde_json::Value;
+
+use super::{
+    access::Access,
+    service::{AdminService, Shared},
+};
+use crate::{BuildError, Readiness, RuntimeMetrics};
+
+pub(super) type Read = Box<dyn Fn() -> Value + Send + Sync>;
+pub(super) type Change = Box<dyn Fn(&str) -> Result<Value, String> + Send + Sync>;
+
+/// Where [`AdminService`] begins: see [`AdminBuilder`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Admin;
+
+impl Admin {
+    /// An admin service with nothing but the liveness probe and the page.
+    pub fn builder() -> AdminBuilder {
+        AdminBuilder::default()
+    }
+}
+
+/// Builds [`AdminService`].
+///
+/// ```
+/// use stellane_metrics::{Admin, Readiness, RuntimeMetrics};
+///
+/// # fn main() -> Result<(), stellane_metrics::BuildError> {
+/// let admin = Admin::builder()
+///     .runtime(RuntimeMetrics::builder().build()?)
+///     .readiness(Readiness::new())
+///     .bound_to(([127, 0, 0, 1], 9090).into())
+///     .json("/config", || serde_json::json!({ "token": "is redacted" }))
+///     .post("/tuning/mode", |mode| match mode {
+///         "observe" | "apply" => Ok(serde_json::json!({ "mode": mode })),
+///         _ => Err("expected observe or apply".to_owned()),
+///     })
+///     .build()?;
+/// # let _ = admin;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a builder does nothing until `build` is called"]
+#[derive(Default)]
+pub struct AdminBuilder {
+    prefix: String,
+    access: Access,
+    runtime: Option<RuntimeMetrics>,
+    readiness: Option<Readiness>,
+    #[cfg(feature = "prometheus")]
+    prometheus: Option<crate::Prometheus>,
+    reads: BTreeMap<String, Read>,
+    changes: BTreeMap<String, Change>,
+    bad_path: Option<String>,
+}
+
+impl AdminBuilder {
+    /// Serves `/metrics`.
+    #[cfg(feature = "prometheus")]
+    pub fn prometheus(mut self, prometheus: crate::Prometheus) -> Self {
+        self.prometheus = Some(prometheus);
+        self
+    }
+
+    /// Serves `/runtime.json`, `/events` and, if it reads request metrics, `/routes`.
+    pub fn runtime(mut self, runtime: RuntimeMetrics) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Serves `/readyz`. Without it that always says ready.
+    pub fn readiness(mut self, readiness: Readiness) -> Self {
+        self.readiness = Some(readiness);
+        self
+    }
+
+    /// Serves what the closure returns under this path, on a blocking thread.
+    ///
+    /// The page shows `/connections`, `/routes`, `/tuning` and `/config` if they exist. Under `/config` the values of keys that
+    /// look like secrets are replaced.
+    pub fn json(
+        mut self,
+        path: impl Into<String>,
+        read: impl Fn() -> Value + Send + Sync + 'static,
+    ) -> Self {
+        let path = path.into();
+        if self.is_free(&path) {
+            self.reads.insert(path, Box::new(read));
+        }
+        self
+    }
+
+    /// Calls the closure with the body of a `POST` or `PUT` to this path; an error is answered with 400.
+    ///
+    /// Refused unless the service is [bound to](Self::bound_to) a loopback address or a [token](Self::token) is given, and
+    /// always for cross-origin requests.
+    pub fn post(
+        mut self,
+        path: impl Into<String>,
+        change: impl Fn(&str) -> Result<Value, String> + Send + Sync + 'static,
+    ) -> Self {
+        let path = path.into();
+        if self.changes.contains_key(&path) || !path.starts_with('/') {
+            self.bad_path = Some(path);
+        } else {
+            self.changes.insert(path, Box::new(change));
+        }
+        self
+    }
+
+    /// Serves `/log-level`: reads with `GET`, changes with `PUT` or `POST`.
+    pub fn log_level(
+        self,
+        read: impl Fn() -> String + Send + Sync + 'static,
+        change: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.json("/log-level", move || Value::String(read()))
+            .post("/log-level", move |level| {
+                change(level.trim()).map(|()| Value::String(level.trim().to_owned()))
+            })
+    }
+
+    /// The address this service listens on. On a loopback address it may change things without a token, and answers
+    /// only requests for a loopback name (see [`allow_host`](Self::allow_host)).
+    pub fn bound_to(mut self, address: SocketAddr) -> Self {
+        self.access.bound_to = Some(address);
+        self
+    }
+
+    /// The bearer token that changing things takes, on any address.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.access.token = Some(token.into()).filter(|token| !token.is_empty());
+        self
+    }
+
+    /// Also answers requests for this host name (without a port) when bound to a loopback address: for a reverse proxy.
+    pub fn allow_host(mut self, host: impl Into<String>) -> Self {
+        self.access.hosts.push(host.into());
+        self
+    }
+
+    /// The path below which the service is mounted, if whoever mounts it does not strip it: `/admin`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into().trim_end_matches('/').to_owned();
+        self
+    }
+
+    /// Builds the service.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::AdminPath`] when a path was given twice, is one of the service's own, or does not start with `/`.
+    pub fn build(mut self) -> Result<AdminService, BuildError> {
+        if let Some(path) = self.bad_path {
+            return Err(BuildError::AdminPath(path));
+        }
+        if let Some(http) = self.runtime.as_ref().and_then(RuntimeMetrics::http) {
+            self.reads.entry("/routes".to_owned()).or_insert_with(|| {
+                Box::new(move || serde_json::to_value(http.routes()).unwrap_or_default())
+            });
+        }
+        Ok(AdminService {
+            shared: Arc::new(Shared {
+                prefix: self.prefix,
+                access: self.access,
+                runtime: self.runtime,
+                readiness: self.readiness,
+                #[cfg(feature = "prometheus")]
+                prometheus: self.prometheus,
+                reads: self.reads,
+                changes: self.changes,
+                streams: Arc::new(AtomicUsize::new(0)),
+            }),
+        })
+    }
+
+    fn is_free(&mut self, path: &str) -> bool {
+        let own = [
+            "/",
+            "/metrics",
+            "/healthz",
+            "/readyz",
+            "/runtime.json",
+            "/events",
+        ];
+        let free = path.starts_with('/') && !own.contains(&path) && !self.reads.contains_key(path);
+        if !free {
+            self.bad_path = Some(path.to_owned());
+        }
+        free
+    }
+}
+
+impl fmt::Debug for AdminBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminBuilder")
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}

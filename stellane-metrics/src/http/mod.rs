@@ -1,0 +1,160 @@
+//! The table of HTTP series: written per thread without shared atomics, read by whoever exports.
+
+pub(crate) mod export;
+pub(crate) mod guard;
+pub(crate) mod histogram;
+pub(crate) mod labels;
+mod registry;
+mod routes;
+mod slot;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{BuildError, MetricsConfig};
+use histogram::Totals;
+#[cfg(feature = "prometheus")]
+pub(crate) use registry::SIZE_BOUNDS;
+pub(crate) use registry::Table;
+pub use routes::RouteStats;
+
+/// The request metrics of one server: a cheap handle to the table that [`MetricsLayer`](crate::MetricsLayer) writes.
+///
+/// A request costs no allocation and no write to memory that another thread writes: each thread has cells of its own,
+/// which are summed when somebody looks. Series are capped by [`MetricsConfig::max_routes`] and
+/// [`MetricsConfig::max_series`].
+///
+/// The table lives as long as the process, like a global recorder: a request holds a plain reference to it, so
+/// build one per server, not one per request. Dropping the last handle frees nothing.
+///
+/// ```
+/// use stellane_metrics::{HttpMetrics, MetricsLayer};
+///
+/// # fn main() -> Result<(), stellane_metrics::BuildError> {
+/// let http = HttpMetrics::builder().build()?;
+/// let layer = MetricsLayer::new(&http);
+/// assert_eq!(http.stats().requests_total, 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy)]
+pub struct HttpMetrics {
+    pub(crate) table: &'static Table,
+}
+
+impl HttpMetrics {
+    /// Starts with the default configuration.
+    pub fn builder() -> HttpMetricsBuilder {
+        HttpMetricsBuilder::default()
+    }
+
+    /// The totals since the start.
+    pub fn stats(&self) -> HttpStats {
+        let totals = self.table.totals();
+        HttpStats {
+            requests_total: totals.finished,
+            requests_in_flight: totals.started.saturating_sub(totals.finished),
+            requests_cancelled_total: totals.cancelled,
+            requests_failed_total: totals.failed,
+            overflow_total: totals.overflow,
+            routes: self.table.route_count(),
+            series: self.table.series_count(),
+        }
+    }
+
+    /// What each route has done since the start, busiest first.
+    pub fn routes(&self) -> Vec<RouteStats> {
+        routes::collect(self.table)
+    }
+
+    /// The request series in the Prometheus text format.
+    ///
+    /// [`Prometheus`](crate::Prometheus) renders these together with everything else.
+    pub fn render(&self) -> String {
+        let mut text = crate::text::TextSink::default();
+        self.export(&mut text);
+        text.into_string()
+    }
+
+    pub(crate) fn config(&self) -> &'static MetricsConfig {
+        &self.table.config
+    }
+
+    pub(crate) fn durations(&self) -> (Totals, Totals) {
+        self.table.durations()
+    }
+}
+
+impl fmt::Debug for HttpMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpMetrics")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`HttpMetrics`] has counted since it was built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct HttpStats {
+    /// Requests that ended, in whatever way.
+    pub requests_total: u64,
+    /// Requests that started and did not end yet.
+    pub requests_in_flight: u64,
+    /// Requests whose future or body was dropped before its end.
+    pub requests_cancelled_total: u64,
+    /// Requests that ended in a 5xx, an error or a panic.
+    pub requests_failed_total: u64,
+    /// Requests that were counted in an overflow series because a cap was reached.
+    pub overflow_total: u64,
+    /// Route templates known.
+    pub routes: usize,
+    /// Series known.
+    pub series: usize,
+}
+
+/// Builds [`HttpMetrics`].
+#[must_use = "a builder does nothing until `build` is called"]
+#[derive(Default)]
+pub struct HttpMetricsBuilder {
+    config: MetricsConfig,
+    clock: Option<Clock>,
+}
+
+/// The time since some fixed instant.
+pub(crate) type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+impl HttpMetricsBuilder {
+    /// Replaces the configuration.
+    pub fn config(mut self, config: MetricsConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Measures time with this function, which must never go back, instead of the monotonic clock.
+    pub fn clock(mut self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Builds the table.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Config`] when a field of the configuration is out of range.
+    pub fn build(self) -> Result<HttpMetrics, BuildError> {
+        self.config.validate().map_err(BuildError::Config)?;
+        let table = Table::new(self.config, self.clock);
+        Ok(HttpMetrics {
+            table: Box::leak(Box::new(table)),
+        })
+    }
+}
+
+impl fmt::Debug for HttpMetricsBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpMetricsBuilder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

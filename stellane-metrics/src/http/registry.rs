@@ -1,0 +1,476 @@
+//! Routes and series, registered once; the cells of each thread.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use super::{
+    Clock,
+    histogram::{Histogram, Totals},
+    labels::{METHODS, Outcome, SeriesKey},
+    slot,
+};
+use crate::MetricsConfig;
+
+/// Index of a route template in the table.
+pub(crate) type RouteId = u32;
+pub(crate) const UNMATCHED: RouteId = 0;
+const OVERFLOW: RouteId = 1;
+/// No request has this key: its outcome is none of the five.
+const OVERFLOW_KEY: u64 = u64::MAX;
+
+pub(crate) const SIZE_BOUNDS: [f64; 10] = [
+    256.0,
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+];
+
+const CACHE: usize = 256;
+
+pub(crate) struct Table {
+    pub(crate) config: MetricsConfig,
+    clock: TableClock,
+    routes: Box<[OnceLock<Box<str>>]>,
+    route_index: RwLock<HashMap<Box<str>, RouteId>>,
+    series: Box<[OnceLock<u64>]>,
+    series_index: RwLock<HashMap<u64, u32>>,
+    series_len: AtomicUsize,
+    routes_len: AtomicUsize,
+    shards: Box<[OnceLock<Box<Shard>>]>,
+    duration_bounds_ns: Box<[u64]>,
+    layout: Layout,
+}
+
+/// Where the four histograms of a series lie in its cells: buckets, then the sum.
+#[derive(Clone, Copy)]
+pub(crate) struct Layout {
+    pub(crate) durations: usize,
+    pub(crate) sizes: usize,
+}
+
+impl Layout {
+    pub(crate) fn full(self) -> usize {
+        0
+    }
+
+    pub(crate) fn head(self) -> usize {
+        self.durations + 2
+    }
+
+    pub(crate) fn request(self) -> usize {
+        2 * (self.durations + 2)
+    }
+
+    pub(crate) fn response(self) -> usize {
+        self.request() + self.sizes + 2
+    }
+
+    fn cells(self) -> usize {
+        self.response() + self.sizes + 2
+    }
+}
+
+enum TableClock {
+    Counter(quanta::Clock),
+    Given(Clock),
+}
+
+/// What one thread writes. The last shard is shared by the threads that found no free slot.
+struct Shard {
+    started: [AtomicU64; METHODS.len()],
+    finished: [AtomicU64; METHODS.len()],
+    cancelled: AtomicU64,
+    failed: AtomicU64,
+    overflow: AtomicU64,
+    full: Histogram,
+    head: Histogram,
+    /// Direct-mapped caches of indexes: what they say is checked against the table, so a stale entry is only a miss.
+    route_cache: [AtomicU32; CACHE],
+    series_cache: [AtomicU32; CACHE],
+    series: Box<[OnceLock<Box<[AtomicU64]>>]>,
+}
+
+/// What is known about a request when it ends.
+pub(crate) struct Record {
+    pub(crate) key: SeriesKey,
+    pub(crate) full_ns: u64,
+    pub(crate) head_ns: Option<u64>,
+    pub(crate) request_bytes: Option<u64>,
+    pub(crate) response_bytes: Option<u64>,
+}
+
+impl Table {
+    pub(crate) fn new(config: MetricsConfig, clock: Option<Clock>) -> Self {
+        let bounds = config.duration_buckets.bounds();
+        let layout = Layout {
+            durations: bounds.len(),
+            sizes: SIZE_BOUNDS.len(),
+        };
+        let table = Self {
+            routes: (0..config.max_routes + 2)
+                .map(|_| OnceLock::new())
+                .collect(),
+            route_index: RwLock::default(),
+            series: (0..=config.max_series).map(|_| OnceLock::new()).collect(),
+            series_index: RwLock::default(),
+            series_len: AtomicUsize::new(1),
+            routes_len: AtomicUsize::new(2),
+            shards: (0..=slot::EXCLUSIVE).map(|_| OnceLock::new()).collect(),
+            duration_bounds_ns: bounds
+                .iter()
+                .map(|bound| (bound * 1e9).round() as u64)
+                .collect(),
+            layout,
+            clock: clock.map_or_else(
+                || TableClock::Counter(quanta::Clock::new()),
+                TableClock::Given,
+            ),
+            config,
+        };
+        let _ = table.routes[UNMATCHED as usize].set(table.config.unmatched_route.as_str().into());
+        let _ = table.routes[OVERFLOW as usize].set("__overflow__".into());
+        let _ = table.series[0].set(OVERFLOW_KEY);
+        table
+    }
+
+    /// A reading of the clock, for [`elapsed_ns`](Self::elapsed_ns).
+    #[inline]
+    pub(crate) fn now(&self) -> u64 {
+        match &self.clock {
+            TableClock::Counter(clock) => clock.raw(),
+            TableClock::Given(clock) => clock().as_nanos() as u64,
+        }
+    }
+
+    /// Nanoseconds from one reading of the clock to now.
+    #[inline]
+    pub(crate) fn elapsed_ns(&self, since: u64) -> u64 {
+        match &self.clock {
+            TableClock::Counter(clock) => clock.delta_as_nanos(since, clock.raw()),
+            TableClock::Given(clock) => (clock().as_nanos() as u64).saturating_sub(since),
+        }
+    }
+
+    /// The id of a template; allocates the first time it is seen only.
+    #[inline]
+    pub(crate) fn route_id(&self, template: &str) -> RouteId {
+        let (shard, exclusive) = self.shard();
+        // Where the template lies tells most routes apart; what it says decides.
+        let entry = &shard.route_cache[mix(template.as_ptr() as u64 ^ template.len() as u64)];
+        let id = entry.load(Relaxed);
+        if self
+            .routes
+            .get(id as usize)
+            .and_then(OnceLock::get)
+            .is_some_and(|t| **t == *template)
+        {
+            return id;
+        }
+        let id = self.find_or_add_route(template);
+        if id == OVERFLOW {
+            slot::add(&shard.overflow, 1, exclusive);
+        } else {
+            entry.store(id, Relaxed);
+        }
+        id
+    }
+
+    #[cold]
+    fn find_or_add_route(&self, template: &str) -> RouteId {
+        let known = |index: &HashMap<Box<str>, RouteId>| index.get(template).copied();
+        let index = self
+            .route_index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = known(&index) {
+            return id;
+        }
+        if index.len() >= self.config.max_routes {
+            return OVERFLOW;
+        }
+        drop(index);
+        let mut index = self
+            .route_index
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = known(&index) {
+            return id;
+        }
+        if index.len() >= self.config.max_routes {
+            return OVERFLOW;
+        }
+        let id = index.len() + 2;
+        let _ = self.routes[id].set(template.into());
+        index.insert(template.into(), id as RouteId);
+        self.routes_len.store(id + 1, Relaxed);
+        id as RouteId
+    }
+
+    #[inline]
+    pub(crate) fn started(&self, method: u8) {
+        let (shard, exclusive) = self.shard();
+        slot::add(&shard.started[usize::from(method)], 1, exclusive);
+    }
+
+    #[inline]
+    pub(crate) fn record(&self, record: &Record) {
+        let (shard, exclusive) = self.shard();
+        let key = record.key.pack();
+        let entry = &shard.series_cache[mix(key)];
+        let mut index = entry.load(Relaxed) as usize;
+        if self.series.get(index).and_then(OnceLock::get) != Some(&key) {
+            index = self.find_or_add_series(key);
+            if index == 0 {
+                slot::add(&shard.overflow, 1, exclusive);
+            } else {
+                entry.store(index as u32, Relaxed);
+            }
+        }
+        let cells = shard.series[index].get_or_init(|| {
+            (0..self.layout.cells())
+                .map(|_| AtomicU64::new(0))
+                .collect()
+        });
+
+        let add = |at: usize, n: u64| slot::add(&cells[at], n, exclusive);
+        let durations = |at: usize, ns: u64| {
+            add(
+                at + self.duration_bounds_ns.partition_point(|bound| *bound < ns),
+                1,
+            );
+            add(at + self.layout.durations + 1, ns);
+        };
+        let sizes = |at: usize, bytes: u64| {
+            add(at + size_bucket(bytes), 1);
+            add(at + self.layout.sizes + 1, bytes);
+        };
+        durations(self.layout.full(), record.full_ns);
+        shard.full.record(record.full_ns, exclusive);
+        if let Some(ns) = record.head_ns {
+            durations(self.layout.head(), ns);
+            shard.head.record(ns, exclusive);
+        }
+        if let Some(bytes) = record.request_bytes {
+            sizes(self.layout.request(), bytes);
+        }
+        if let Some(bytes) = record.response_bytes {
+            sizes(self.layout.response(), bytes);
+        }
+
+        match record.key.outcome {
+            Outcome::Cancelled => slot::add(&shard.cancelled, 1, exclusive),
+            Outcome::Complete if record.key.status < 500 => {}
+            _ => slot::add(&shard.failed, 1, exclusive),
+        }
+        // Last, so that a request is never counted as ended before its series has it.
+        slot::add(
+            &shard.finished[usize::from(record.key.method)],
+            1,
+            exclusive,
+        );
+    }
+
+    #[cold]
+    fn find_or_add_series(&self, key: u64) -> usize {
+        let index = self
+            .series_index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = index.get(&key) {
+            return *found as usize;
+        }
+        if index.len() >= self.config.max_series {
+            return 0;
+        }
+        drop(index);
+        let mut index = self
+            .series_index
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = index.get(&key) {
+            return *found as usize;
+        }
+        if index.len() >= self.config.max_series {
+            return 0;
+        }
+        let at = index.len() + 1;
+        let _ = self.series[at].set(key);
+        index.insert(key, at as u32);
+        self.series_len.store(at + 1, Relaxed);
+        at
+    }
+
+    #[inline]
+    fn shard(&self) -> (&Shard, bool) {
+        let slot = slot::current();
+        let shard = self.shards[slot].get_or_init(|| Box::new(Shard::new(self.series.len())));
+        (shard, slot < slot::EXCLUSIVE)
+    }
+
+    fn live_shards(&self) -> impl Iterator<Item = &Shard> {
+        self.shards
+            .iter()
+            .filter_map(|shard| shard.get().map(|shard| &**shard))
+    }
+
+    pub(crate) fn totals(&self) -> Counts {
+        let sum = |pick: fn(&Shard) -> &[AtomicU64]| -> u64 {
+            self.live_shards()
+                .flat_map(pick)
+                .map(|cell| cell.load(Relaxed))
+                .sum()
+        };
+        // Ends before starts: a request between the two reads may then look in flight, never negative.
+        let finished = sum(|shard| &shard.finished);
+        Counts {
+            finished,
+            started: sum(|shard| &shard.started),
+            cancelled: sum(|shard| std::slice::from_ref(&shard.cancelled)),
+            failed: sum(|shard| std::slice::from_ref(&shard.failed)),
+            overflow: sum(|shard| std::slice::from_ref(&shard.overflow)),
+        }
+    }
+
+    /// Requests in flight per method, in the order of [`METHODS`].
+    pub(crate) fn active(&self) -> [u64; METHODS.len()] {
+        let mut finished = [0_u64; METHODS.len()];
+        let mut started = [0_u64; METHODS.len()];
+        for (totals, pick) in [
+            (
+                &mut finished,
+                (|s| &s.finished) as fn(&Shard) -> &[AtomicU64; METHODS.len()],
+            ),
+            (&mut started, |s| &s.started),
+        ] {
+            for shard in self.live_shards() {
+                for (total, cell) in totals.iter_mut().zip(pick(shard)) {
+                    *total += cell.load(Relaxed);
+                }
+            }
+        }
+        std::array::from_fn(|i| started[i].saturating_sub(finished[i]))
+    }
+
+    /// All durations: to the end of the body, and to the head.
+    pub(crate) fn durations(&self) -> (Totals, Totals) {
+        let mut full = Totals::new();
+        let mut head = Totals::new();
+        for shard in self.live_shards() {
+            shard.full.add_to(&mut full);
+            shard.head.add_to(&mut head);
+        }
+        (full, head)
+    }
+
+    pub(crate) fn route_count(&self) -> usize {
+        self.routes_len.load(Relaxed) - 2
+    }
+
+    pub(crate) fn series_count(&self) -> usize {
+        self.series_len.load(Relaxed) - 1
+    }
+
+    pub(crate) fn route(&self, id: RouteId) -> &str {
+        self.routes
+            .get(id as usize)
+            .and_then(OnceLock::get)
+            .map_or("__overflow__", |route| route)
+    }
+
+    /// Calls back with every series that has requests: its labels (none for the overflow series) and its cells.
+    pub(crate) fn each_series(&self, mut f: impl FnMut(Option<SeriesKey>, &[u64], Layout)) {
+        let mut cells = vec![0_u64; self.layout.cells()];
+        for index in 0..self.series_len.load(Relaxed) {
+            let Some(key) = self.series[index].get().copied() else {
+                continue;
+            };
+            cells.fill(0);
+            for shard in self.live_shards() {
+                if let Some(part) = shard.series[index].get() {
+                    for (total, cell) in cells.iter_mut().zip(part) {
+                        *total = total.wrapping_add(cell.load(Relaxed));
+                    }
+                }
+            }
+            if cells[..=self.layout.durations].iter().any(|n| *n > 0) {
+                f(
+                    (key != OVERFLOW_KEY).then(|| SeriesKey::unpack(key)),
+                    &cells,
+                    self.layout,
+                );
+            }
+        }
+    }
+}
+
+/// Sums of the plain counters.
+pub(crate) struct Counts {
+    pub(crate) started: u64,
+    pub(crate) finished: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) failed: u64,
+    pub(crate) overflow: u64,
+}
+
+impl Shard {
+    fn new(series: usize) -> Self {
+        Self {
+            started: Default::default(),
+            finished: Default::default(),
+            cancelled: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            overflow: AtomicU64::new(0),
+            full: Histogram::new(),
+            head: Histogram::new(),
+            route_cache: std::array::from_fn(|_| AtomicU32::new(0)),
+            series_cache: std::array::from_fn(|_| AtomicU32::new(0)),
+            series: (0..series).map(|_| OnceLock::new()).collect(),
+        }
+    }
+}
+
+/// The bucket of [`SIZE_BOUNDS`], whose bounds are 4^4, 4^5, ...: the bound itself belongs to the bucket.
+#[inline]
+fn size_bucket(bytes: u64) -> usize {
+    if bytes <= 256 {
+        return 0;
+    }
+    let log4 = (63 - (bytes - 1).leading_zeros()) as usize / 2;
+    (log4 - 3).min(SIZE_BOUNDS.len())
+}
+
+/// Spreads a key over the cache.
+#[inline]
+fn mix(key: u64) -> usize {
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize
+}
+
+const _: () = assert!(CACHE == 256, "`mix` yields 8 bits");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_falls_into_the_first_bucket_whose_bound_is_not_smaller() {
+        for bound in SIZE_BOUNDS {
+            for size in [bound as u64 - 1, bound as u64, bound as u64 + 1] {
+                let expected = SIZE_BOUNDS.partition_point(|bound| *bound < size as f64);
+                assert_eq!(size_bucket(size), expected, "{size} bytes");
+            }
+        }
+        assert_eq!(size_bucket(0), 0);
+        assert_eq!(size_bucket(u64::MAX), SIZE_BOUNDS.len());
+    }
+}

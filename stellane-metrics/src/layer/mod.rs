@@ -1,0 +1,21 @@
+//! [`MetricsLayer`]: one place sees every request start, end, be cancelled and fail.
+
+mod body;
+mod future;
+#[expect(
+    clippy::module_inception,
+    reason = "one middleware is one folder: layer.rs, service.rs, future.rs"
+)]
+mod layer;
+mod request_body;
+mod route;
+mod scope;
+mod service;
+
+pub use body::ResponseBody;
+pub use future::ResponseFuture;
+pub use layer::MetricsLayer;
+pub use request_body::{RequestBody, RequestBytes, RequestBytesLayer};
+pub use route::{NoRoute, RequestRoute, ResponseRoute, RouteLabel, RouteLabelLayer};
+pub use scope::label_route;
+pub use service::Metrics;

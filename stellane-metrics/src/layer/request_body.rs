@@ -1,0 +1,123 @@
+//! Counting request bodies that do not say their size.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Buf;
+use http::Request;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::scope;
+
+/// Counts the bytes of request bodies without `Content-Length`, for the [`MetricsLayer`](crate::MetricsLayer) right outside.
+///
+/// Without it their size is not recorded. It changes the type of the request body to [`RequestBody`] and costs one
+/// allocation per streamed request; bodies that say their size pass through untouched.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct RequestBytesLayer;
+
+impl RequestBytesLayer {
+    /// The layer.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl<S> Layer<S> for RequestBytesLayer {
+    type Service = RequestBytes<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RequestBytes { inner }
+    }
+}
+
+/// The service of [`RequestBytesLayer`].
+#[derive(Debug, Clone, Copy)]
+pub struct RequestBytes<S> {
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for RequestBytes<S>
+where
+    S: Service<Request<RequestBody<B>>>,
+    B: Body,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Request<B>) -> S::Future {
+        self.inner.call(request.map(|inner| {
+            let known = inner.size_hint().exact().is_some();
+            let counter = if known {
+                None
+            } else {
+                scope::count_request_bytes()
+            };
+            RequestBody { inner, counter }
+        }))
+    }
+}
+
+pin_project! {
+    /// A request body that counts what is read from it, if nobody knew before.
+    #[derive(Debug)]
+    pub struct RequestBody<B> {
+        #[pin]
+        inner: B,
+        counter: Option<Arc<AtomicU64>>,
+    }
+}
+
+impl<B> RequestBody<B> {
+    /// The body inside; what is read from it later is not counted.
+    pub fn into_inner(self) -> B {
+        self.inner
+    }
+}
+
+impl<B: Body> Body for RequestBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        if let (Some(counter), Some(Ok(frame))) = (this.counter, &frame)
+            && let Some(data) = frame.data_ref()
+        {
+            counter.fetch_add(data.remaining() as u64, Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

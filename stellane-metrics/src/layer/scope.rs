@@ -1,0 +1,118 @@
+//! The request that this thread is polling, so that an inner layer can name its route.
+
+use std::{
+    cell::Cell,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use crate::http_metrics::{Table, guard::Guard};
+
+/// What inner layers told about the request being polled.
+struct Scope {
+    table: Cell<Option<&'static Table>>,
+    route: Cell<u32>,
+    request_bytes: Cell<Option<Arc<AtomicU64>>>,
+}
+
+thread_local! {
+    static SCOPE: Scope = const {
+        Scope { table: Cell::new(None), route: Cell::new(0), request_bytes: Cell::new(None) }
+    };
+}
+
+/// Sets the route of the request that is being called or polled on this thread, for the innermost [`MetricsLayer`](crate::MetricsLayer) around.
+///
+/// Takes the template, never the path. The last call wins. Outside of a `MetricsLayer` it does nothing: in
+/// particular in a task or thread that the handler started. Allocates the first time a template is seen only.
+///
+/// ```
+/// stellane_metrics::label_route("/users/{id}");
+/// ```
+#[inline]
+pub fn label_route(template: &str) {
+    let _ = SCOPE.try_with(|scope| {
+        if let Some(table) = scope.table.get() {
+            scope.route.set(table.route_id(template));
+        }
+    });
+}
+
+/// Hands the counter of a streamed request body to the request being called.
+pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
+    SCOPE
+        .try_with(|scope| {
+            scope.table.get()?;
+            let counter = Arc::new(AtomicU64::new(0));
+            scope.request_bytes.set(Some(Arc::clone(&counter)));
+            Some(counter)
+        })
+        .ok()
+        .flatten()
+}
+
+/// Makes `guard` the request of this thread while `f` runs, also when it unwinds.
+#[inline]
+pub(super) fn enter<T>(guard: &mut Guard, f: impl FnOnce() -> T) -> T {
+    struct Entered<'a> {
+        guard: &'a mut Guard,
+        outer: (Option<&'static Table>, u32),
+    }
+
+    impl Entered<'_> {
+        #[inline]
+        fn leave(&mut self) {
+            let _ = SCOPE.try_with(|scope| {
+                scope.table.set(self.outer.0);
+                self.guard.route = scope.route.replace(self.outer.1);
+            });
+        }
+    }
+
+    impl Drop for Entered<'_> {
+        fn drop(&mut self) {
+            self.leave();
+            self.guard.panicked();
+        }
+    }
+
+    let outer = SCOPE
+        .try_with(|scope| {
+            (
+                scope.table.replace(Some(guard.table())),
+                scope.route.replace(guard.route),
+            )
+        })
+        .unwrap_or_default();
+    let mut entered = Entered { guard, outer };
+    let result = f();
+    // Dropped only when `f` unwinds.
+    entered.leave();
+    std::mem::forget(entered);
+    result
+}
+
+/// Notices if `f` unwinds: the drop of the guard may come after the panic was caught.
+#[inline]
+pub(super) fn watch<T>(guard: &mut Guard, f: impl FnOnce() -> T) -> T {
+    struct Watched<'a>(&'a mut Guard);
+
+    impl Drop for Watched<'_> {
+        fn drop(&mut self) {
+            self.0.panicked();
+        }
+    }
+
+    let watched = Watched(guard);
+    let result = f();
+    std::mem::forget(watched);
+    result
+}
+
+/// The counter that an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left for the request that was just called.
+#[inline]
+pub(super) fn take_request_bytes() -> Option<Arc<AtomicU64>> {
+    SCOPE
+        .try_with(|scope| scope.request_bytes.take())
+        .ok()
+        .flatten()
+}

@@ -1,0 +1,50 @@
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::{
+    body::ResponseBody,
+    future::ResponseFuture,
+    route::{RequestRoute, ResponseRoute},
+    scope,
+};
+use crate::{HttpMetrics, http_metrics::guard::Guard};
+
+/// The service of [`MetricsLayer`](crate::MetricsLayer).
+#[derive(Debug, Clone)]
+pub struct Metrics<S, Q, R> {
+    pub(super) inner: S,
+    pub(super) http: HttpMetrics,
+    pub(super) request_route: Q,
+    pub(super) response_route: R,
+}
+
+impl<S, Q, R, B, T> Service<Request<B>> for Metrics<S, Q, R>
+where
+    S: Service<Request<B>, Response = Response<T>>,
+    Q: RequestRoute<B>,
+    R: ResponseRoute<T> + Clone,
+    B: http_body::Body,
+    T: http_body::Body,
+{
+    type Response = Response<ResponseBody<T>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, R>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let mut guard = Guard::open(self.http, &request);
+        if let Some(route) = self.request_route.route(&request) {
+            guard.route = guard.table().route_id(route);
+        }
+        let future = scope::enter(&mut guard, || self.inner.call(request));
+        guard.count_request(scope::take_request_bytes());
+        ResponseFuture::new(future, guard, self.response_route.clone())
+    }
+}

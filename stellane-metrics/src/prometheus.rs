@@ -1,0 +1,260 @@
+//! One scrape of everything: our tables, and what the application records through the `metrics` facade.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body::{Body, Frame, SizeHint};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder as ExporterBuilder, PrometheusHandle, PrometheusRecorder,
+};
+use tower_service::Service;
+
+use crate::{
+    BuildError, DurationBuckets, HttpMetrics, Readiness, RuntimeMetrics, catalogue as names,
+    sink::Sink, text::TextSink,
+};
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// Starts a [`Prometheus`] scrape.
+///
+/// ```
+/// use stellane_metrics::{HttpMetrics, prometheus};
+///
+/// # fn main() -> Result<(), stellane_metrics::BuildError> {
+/// let http = HttpMetrics::builder().build()?;
+/// let scrape = prometheus().http(&http).detached().build()?;
+/// assert!(scrape.render().contains("http_server_active_requests"));
+/// # Ok(())
+/// # }
+/// ```
+pub fn prometheus() -> PrometheusBuilder {
+    PrometheusBuilder::default()
+}
+
+/// Builds [`Prometheus`].
+#[must_use = "a builder does nothing until `build` is called"]
+#[derive(Debug, Default)]
+pub struct PrometheusBuilder {
+    http: Option<HttpMetrics>,
+    runtime: Option<RuntimeMetrics>,
+    readiness: Option<Readiness>,
+    labels: Vec<(String, String)>,
+    detached: bool,
+}
+
+impl PrometheusBuilder {
+    /// Renders these request metrics.
+    pub fn http(mut self, http: &HttpMetrics) -> Self {
+        self.http = Some(*http);
+        self
+    }
+
+    /// Renders these runtime metrics, and the request metrics they read.
+    pub fn runtime(mut self, runtime: &RuntimeMetrics) -> Self {
+        self.http = self.http.or(runtime.http());
+        self.runtime = Some(runtime.clone());
+        self
+    }
+
+    /// Renders `stellane_ready`.
+    pub fn readiness(mut self, readiness: &Readiness) -> Self {
+        self.readiness = Some(readiness.clone());
+        self
+    }
+
+    /// Adds a label to every series that is recorded through the facade.
+    pub fn global_label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.push((name.into(), value.into()));
+        self
+    }
+
+    /// Does not install the facade's recorder for the process: [`Prometheus::recorder`] gives it to you.
+    pub fn detached(mut self) -> Self {
+        self.detached = true;
+        self
+    }
+
+    /// Builds the exporter and, unless [`detached`](Self::detached), installs it as the recorder of the process.
+    ///
+    /// Histograms of the facade get buckets, not summaries, so that they can be added up over instances. Inside of a tokio
+    /// runtime the exporter's upkeep is spawned; elsewhere a thread does it: without, samples pile up until a scrape.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::RecorderInstalled`] when the process has a recorder already.
+    pub fn build(self) -> Result<Prometheus, BuildError> {
+        let refused =
+            |error: metrics_exporter_prometheus::BuildError| BuildError::Buckets(error.to_string());
+        let mut builder = ExporterBuilder::new()
+            .set_buckets(DurationBuckets::Fine.bounds())
+            .map_err(refused)?;
+        for suffix in ["_bytes", "_size"] {
+            builder = builder
+                .set_buckets_for_metric(
+                    Matcher::Suffix(suffix.to_owned()),
+                    &crate::http_metrics::SIZE_BOUNDS,
+                )
+                .map_err(refused)?;
+        }
+        for (name, value) in self.labels {
+            builder = builder.add_global_label(name, value);
+        }
+        let recorder = Arc::new(builder.build_recorder());
+        let handle = recorder.handle();
+        if !self.detached {
+            metrics::set_global_recorder(Arc::clone(&recorder))
+                .map_err(|_| BuildError::RecorderInstalled)?;
+        }
+        let alive = Arc::new(());
+        upkeep(handle.clone(), &alive);
+        Ok(Prometheus {
+            inner: Arc::new(Inner {
+                http: self.http,
+                runtime: self.runtime,
+                readiness: self.readiness,
+                recorder,
+                handle,
+                _alive: alive,
+            }),
+        })
+    }
+}
+
+/// How often the exporter moves samples into buckets. Between two runs each takes 16 bytes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Runs until the [`Prometheus`] is gone.
+fn upkeep(handle: PrometheusHandle, alive: &Arc<()>) {
+    let alive = Arc::downgrade(alive);
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move {
+            while alive.strong_count() > 0 {
+                tokio::time::sleep(UPKEEP).await;
+                let handle = handle.clone();
+                let _ = tokio::task::spawn_blocking(move || handle.run_upkeep()).await;
+            }
+        });
+    } else {
+        let thread = std::thread::Builder::new().name("stellane-metrics-upkeep".to_owned());
+        // Without a thread the samples wait for the next scrape: more memory, nothing lost.
+        let _ = thread.spawn(move || {
+            while alive.strong_count() > 0 {
+                std::thread::sleep(UPKEEP);
+                handle.run_upkeep();
+            }
+        });
+    }
+}
+
+/// Renders a scrape; a cheap handle, and a `Service` that renders on a blocking thread.
+#[derive(Clone)]
+pub struct Prometheus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    http: Option<HttpMetrics>,
+    runtime: Option<RuntimeMetrics>,
+    readiness: Option<Readiness>,
+    recorder: Arc<PrometheusRecorder>,
+    handle: PrometheusHandle,
+    _alive: Arc<()>,
+}
+
+impl Prometheus {
+    /// The scrape, in the text format. Takes milliseconds when there are thousands of series: do not call it in a task.
+    pub fn render(&self) -> String {
+        let mut text = TextSink::default();
+        if let Some(http) = self.inner.http {
+            http.export(&mut text);
+        }
+        if let Some(runtime) = &self.inner.runtime {
+            runtime.export(&mut text);
+        }
+        if let Some(readiness) = &self.inner.readiness {
+            text.start(&names::READY);
+            text.gauge(
+                &names::READY,
+                &[],
+                f64::from(u8::from(readiness.is_ready())),
+            );
+        }
+        let mut out = text.into_string();
+        out.push_str(&self.inner.handle.render());
+        out
+    }
+
+    /// The recorder, to register with when it was built [`detached`](PrometheusBuilder::detached).
+    pub fn recorder(&self) -> Arc<dyn metrics::Recorder + Send + Sync> {
+        Arc::clone(&self.inner.recorder) as _
+    }
+
+    /// Renders on a blocking thread.
+    pub(crate) async fn render_blocking(self) -> String {
+        match tokio::task::spawn_blocking(move || self.render()).await {
+            Ok(text) => text,
+            Err(error) => format!("# rendering failed: {error}\n"),
+        }
+    }
+}
+
+impl fmt::Debug for Prometheus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prometheus").finish_non_exhaustive()
+    }
+}
+
+impl<B> Service<Request<B>> for Prometheus {
+    type Response = Response<TextBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// # Panics
+    ///
+    /// The future panics outside of a tokio runtime.
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let mut response = Response::new(TextBody(Some(this.render_blocking().await.into())));
+            response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
+            Ok(response)
+        })
+    }
+}
+
+/// The body of a scrape.
+#[derive(Debug)]
+pub struct TextBody(Option<Bytes>);
+
+impl Body for TextBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|text| Ok(Frame::data(text))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |text| text.len() as u64))
+    }
+}

@@ -1,0 +1,379 @@
+//! [`RuntimeMetrics`]: one collector reads every component a few times a second.
+
+mod export;
+mod process;
+mod snapshot;
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+#[cfg(feature = "serde")]
+pub(crate) use snapshot::seconds;
+pub use snapshot::{MigrationReadiness, ReadinessCheck, RuntimeSnapshot};
+
+use crate::{
+    BuildError, HttpMetrics, MetricsConfig,
+    http_metrics::{
+        Clock,
+        histogram::{CELLS, Totals, middle_of},
+    },
+};
+
+type Source = Box<dyn Fn(&mut RuntimeSnapshot) + Send + Sync>;
+
+/// Everything known about a server, as one [`RuntimeSnapshot`]: a cheap handle.
+///
+/// Components plug in as closures that copy their counters into the snapshot; nothing of it is on the path of a request.
+///
+/// ```
+/// use stellane_metrics::RuntimeMetrics;
+///
+/// # fn main() -> Result<(), stellane_metrics::BuildError> {
+/// let runtime = RuntimeMetrics::builder()
+///     .source(|snapshot| {
+///         snapshot.workers_active = 3;
+///         snapshot.workers_idle = 1;
+///     })
+///     .build()?;
+/// assert_eq!(runtime.snapshot().workers_active, 3);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RuntimeMetrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: MetricsConfig,
+    http: Option<HttpMetrics>,
+    sources: Vec<Source>,
+    machine: process::Machine,
+    #[cfg(feature = "tokio")]
+    tokio: Option<tokio::runtime::Handle>,
+    clock: Clock,
+    state: Mutex<State>,
+    latest: Mutex<Arc<RuntimeSnapshot>>,
+}
+
+/// What the collector remembers between ticks.
+struct State {
+    /// One per tick, over the window.
+    ticks: VecDeque<Tick>,
+    /// The window's sum, kept up to date as ticks come and go.
+    window_full: Totals,
+    window_head: Totals,
+    last_full: Totals,
+    last_head: Totals,
+}
+
+struct Tick {
+    at: Duration,
+    requests: u64,
+    connections: u64,
+    cpu: Duration,
+    busy: Duration,
+    full: Totals,
+    head: Totals,
+}
+
+impl RuntimeMetrics {
+    /// Starts with nothing but the process.
+    pub fn builder() -> RuntimeMetricsBuilder {
+        RuntimeMetricsBuilder::default()
+    }
+
+    /// What the last tick saw. Ticks itself when nobody did for an interval, so it is never older than that.
+    pub fn snapshot(&self) -> Arc<RuntimeSnapshot> {
+        let now = (self.inner.clock)();
+        let latest = self.latest();
+        let due = latest.uptime + self.inner.config.interval;
+        // Twice, so as not to race with a collector that is about to tick.
+        if latest.uptime == Duration::ZERO || now >= due + self.inner.config.interval {
+            return self.collect();
+        }
+        latest
+    }
+
+    /// Reads everything now. [`run`](Self::run) does it at the configured interval.
+    pub fn collect(&self) -> Arc<RuntimeSnapshot> {
+        let inner = &*self.inner;
+        let mut state = inner.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = (inner.clock)();
+        let mut snapshot = RuntimeSnapshot {
+            uptime: now,
+            ..RuntimeSnapshot::default()
+        };
+        inner.machine.fill(&mut snapshot);
+        let busy = self.fill_tokio(&mut snapshot);
+        self.fill_http(&mut snapshot);
+        for source in &inner.sources {
+            source(&mut snapshot);
+        }
+        state.advance(inner, now, busy, &mut snapshot);
+        snapshot.judge(inner.machine.memory, inner.machine.cores);
+        let snapshot = Arc::new(snapshot);
+        *inner.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
+        snapshot
+    }
+
+    /// Collects at the configured interval, for ever. Spawn it once.
+    #[cfg(feature = "tokio")]
+    pub async fn run(self) {
+        let mut interval = tokio::time::interval(self.inner.config.interval);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            interval.tick().await;
+            self.collect();
+        }
+    }
+
+    /// How often the collector reads.
+    pub fn interval(&self) -> Duration {
+        self.inner.config.interval
+    }
+
+    /// The request metrics it reads.
+    pub fn http(&self) -> Option<HttpMetrics> {
+        self.inner.http
+    }
+
+    fn latest(&self) -> Arc<RuntimeSnapshot> {
+        Arc::clone(
+            &self
+                .inner
+                .latest
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    fn fill_http(&self, snapshot: &mut RuntimeSnapshot) {
+        let Some(http) = self.inner.http else { return };
+        let stats = http.stats();
+        snapshot.requests_total = stats.requests_total;
+        snapshot.requests_in_flight = stats.requests_in_flight;
+        snapshot.requests_cancelled_total = stats.requests_cancelled_total;
+        snapshot.requests_failed_total = stats.requests_failed_total;
+    }
+
+    /// Returns how long the workers were busy, all added up.
+    #[cfg(feature = "tokio")]
+    fn fill_tokio(&self, snapshot: &mut RuntimeSnapshot) -> Duration {
+        let Some(handle) = &self.inner.tokio else {
+            return Duration::ZERO;
+        };
+        let metrics = handle.metrics();
+        snapshot.tokio_workers = metrics.num_workers() as u64;
+        snapshot.tokio_alive_tasks = metrics.num_alive_tasks() as u64;
+        snapshot.tokio_queue_depth = metrics.global_queue_depth() as u64;
+        #[cfg(target_has_atomic = "64")]
+        return (0..metrics.num_workers())
+            .map(|w| metrics.worker_total_busy_duration(w))
+            .sum();
+        #[cfg(not(target_has_atomic = "64"))]
+        Duration::ZERO
+    }
+
+    #[cfg(not(feature = "tokio"))]
+    #[expect(
+        clippy::unused_self,
+        reason = "the same signature with and without tokio"
+    )]
+    fn fill_tokio(&self, _: &mut RuntimeSnapshot) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            ticks: VecDeque::new(),
+            window_full: Totals::new(),
+            window_head: Totals::new(),
+            last_full: Totals::new(),
+            last_head: Totals::new(),
+        }
+    }
+
+    /// Moves the window on and computes what depends on it.
+    fn advance(
+        &mut self,
+        inner: &Inner,
+        now: Duration,
+        busy: Duration,
+        snapshot: &mut RuntimeSnapshot,
+    ) {
+        let (full, head) = inner
+            .http
+            .map_or_else(|| (Totals::new(), Totals::new()), |h| h.durations());
+        let tick = Tick {
+            at: now,
+            requests: snapshot.requests_total,
+            connections: snapshot.connections_total,
+            cpu: snapshot.cpu_time,
+            busy,
+            full: full.since(&self.last_full),
+            head: head.since(&self.last_head),
+        };
+        self.last_full = full;
+        self.last_head = head;
+        self.window_full.add(&tick.full);
+        self.window_head.add(&tick.head);
+        snapshot.latency_heat = heat(&tick.full);
+        self.ticks.push_back(tick);
+        // The oldest tick is where the window begins: rates count from it, its own requests lie before.
+        while self.ticks.len() > 2
+            && self
+                .ticks
+                .get(1)
+                .is_some_and(|second| now.saturating_sub(second.at) >= inner.config.window)
+        {
+            if let Some(gone) = self.ticks.pop_front() {
+                self.window_full.remove(&gone.full);
+                self.window_head.remove(&gone.head);
+            }
+        }
+
+        if let (Some(first), Some(last)) = (self.ticks.front(), self.ticks.back()) {
+            let elapsed = last.at.saturating_sub(first.at).as_secs_f64();
+            if elapsed > 0.0 {
+                let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / elapsed;
+                snapshot.requests_per_second = rate(first.requests, last.requests);
+                snapshot.connections_per_second = rate(first.connections, last.connections);
+                let share =
+                    |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() / elapsed;
+                snapshot.cpu_usage = share(first.cpu, last.cpu);
+                snapshot.tokio_busy_ratio =
+                    share(first.busy, last.busy) / snapshot.tokio_workers.max(1) as f64;
+            }
+        }
+        snapshot.latency_avg = self.window_full.mean();
+        snapshot.latency_p50 = self.window_full.quantile(0.5);
+        snapshot.latency_p90 = self.window_full.quantile(0.9);
+        snapshot.latency_p99 = self.window_full.quantile(0.99);
+        snapshot.latency_p999 = self.window_full.quantile(0.999);
+        snapshot.latency_head_p50 = self.window_head.quantile(0.5);
+        snapshot.latency_head_p99 = self.window_head.quantile(0.99);
+    }
+}
+
+/// Rows of the heat map: below 64 µs, 128 µs, ... and all that is longer than about 17 s.
+const HEAT_ROWS: usize = 20;
+
+fn heat(tick: &Totals) -> Vec<u64> {
+    let mut rows = vec![0; HEAT_ROWS];
+    for cell in 0..CELLS {
+        let n = tick.cells[cell];
+        if n > 0 {
+            let factor = middle_of(cell) / 64_000;
+            let row = (u64::BITS - factor.leading_zeros()) as usize;
+            rows[row.min(HEAT_ROWS - 1)] += n;
+        }
+    }
+    rows
+}
+
+impl fmt::Debug for RuntimeMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RuntimeMetrics")
+            .field("latest", &self.latest())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds [`RuntimeMetrics`].
+#[must_use = "a builder does nothing until `build` is called"]
+#[derive(Default)]
+pub struct RuntimeMetricsBuilder {
+    config: Option<MetricsConfig>,
+    http: Option<HttpMetrics>,
+    sources: Vec<Source>,
+    #[cfg(feature = "tokio")]
+    tokio: Option<tokio::runtime::Handle>,
+    clock: Option<Clock>,
+}
+
+impl RuntimeMetricsBuilder {
+    /// Sets interval and window. Default: the configuration of the request metrics, else the defaults.
+    pub fn config(mut self, config: MetricsConfig) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Reads these request metrics.
+    pub fn http(mut self, http: &HttpMetrics) -> Self {
+        self.http = Some(*http);
+        self
+    }
+
+    /// Adds a component: the closure copies its counters into the snapshot, at every tick. It must not block.
+    pub fn source(mut self, source: impl Fn(&mut RuntimeSnapshot) + Send + Sync + 'static) -> Self {
+        self.sources.push(Box::new(source));
+        self
+    }
+
+    /// Asks the allocator how many bytes it has handed out, instead of the kernel how much memory is anonymous.
+    pub fn allocator(self, allocated: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        self.source(move |snapshot| snapshot.heap_size = allocated())
+    }
+
+    /// Reads the metrics of this tokio runtime.
+    #[cfg(feature = "tokio")]
+    pub fn tokio(mut self, handle: &tokio::runtime::Handle) -> Self {
+        self.tokio = Some(handle.clone());
+        self
+    }
+
+    /// Measures time with this function, which must never go back, instead of the monotonic clock.
+    pub fn clock(mut self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Builds the collector and takes the first snapshot.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Config`] when a field of the configuration is out of range.
+    pub fn build(self) -> Result<RuntimeMetrics, BuildError> {
+        let config = self.config.unwrap_or_else(|| {
+            self.http
+                .map_or_else(MetricsConfig::default, |h| h.config().clone())
+        });
+        config.validate().map_err(BuildError::Config)?;
+        let clock = self.clock.unwrap_or_else(|| {
+            let start = Instant::now();
+            Arc::new(move || start.elapsed())
+        });
+        let inner = Inner {
+            config,
+            http: self.http,
+            sources: self.sources,
+            machine: process::Machine::read(),
+            #[cfg(feature = "tokio")]
+            tokio: self.tokio,
+            clock,
+            state: Mutex::new(State::new()),
+            latest: Mutex::default(),
+        };
+        let runtime = RuntimeMetrics {
+            inner: Arc::new(inner),
+        };
+        runtime.collect();
+        Ok(runtime)
+    }
+}
+
+impl fmt::Debug for RuntimeMetricsBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RuntimeMetricsBuilder")
+            .field("config", &self.config)
+            .field("sources", &self.sources.len())
+            .finish_non_exhaustive()
+    }
+}

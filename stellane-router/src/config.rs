@@ -1,0 +1,24 @@
+//! Settings of the router.
+
+use crate::table::SlashPolicy;
+
+/// What can be set about a router.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct RouterConfig {
+    /// What a path with one slash too many or too few at its end gets. Default: `strict`.
+    pub slash: SlashPolicy,
+}
+
+impl RouterConfig {
+    /// Checks all values; every policy is valid.
+    ///
+    /// # Errors
+    ///
+    /// None yet.
+    pub const fn validate(&self) -> Result<(), Vec<crate::ConfigError>> {
+        Ok(())
+    }
+}

@@ -1,0 +1,200 @@
+//! Async functions as endpoints.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use axum_core::extract::{FromRequest, FromRequestParts};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response};
+
+use crate::block::{Slot, SlotFuture};
+use crate::body::Body;
+use crate::endpoint::{Endpoint, Matched};
+use crate::params::WithMatch;
+use crate::reply::{IntoReply, from_axum};
+
+/// Marks handlers whose arguments are all [`FromRequestParts`].
+#[derive(Debug)]
+pub enum OnlyParts {}
+/// Marks handlers whose last argument is [`FromRequest`] and may take the body.
+#[derive(Debug)]
+pub enum TakesBody {}
+
+/// An async function that can answer requests: up to 12 arguments, each [`FromRequestParts`] and
+/// the last perhaps [`FromRequest`], and a return type that is [`IntoReply`].
+///
+/// Implemented for functions and closures, not by hand. `S` is the state, see
+/// [`RouterBuilder::with_state`](crate::RouterBuilder::with_state).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no handler for state `{S}`",
+    note = "arguments are extractors (`FromRequestParts`, the last perhaps `FromRequest`), the \
+            return type is `IntoResponse` or `Json`"
+)]
+pub trait Handler<M, S>: Send + Sync + 'static {
+    /// Answers one request.
+    #[doc(hidden)]
+    fn call<'a>(
+        &'a self,
+        parts: Parts,
+        body: Body,
+        matched: Matched<'a>,
+        state: &'a S,
+    ) -> impl Future<Output = Response<Body>> + Send + 'a;
+}
+
+/// A handler and its state, behind one pointer for all types.
+pub(crate) struct HandlerEndpoint<H, M, S> {
+    handler: H,
+    state: Arc<S>,
+    marker: PhantomData<fn() -> M>,
+}
+
+impl<H, M, S> HandlerEndpoint<H, M, S> {
+    pub(crate) const fn new(handler: H, state: Arc<S>) -> Self {
+        Self {
+            handler,
+            state,
+            marker: PhantomData,
+        }
+    }
+}
+
+impl<H: Handler<M, S>, M, S: Send + Sync> Endpoint for HandlerEndpoint<H, M, S> {
+    fn call<'a>(
+        &'a self,
+        parts: Parts,
+        body: Body,
+        matched: Matched<'a>,
+    ) -> SlotFuture<'a, Response<Body>> {
+        Slot::future(self.handler.call(parts, body, matched, &self.state))
+    }
+}
+
+/// The most room an emptied map may have to be used again: clearing costs by capacity.
+const MAX_ROOM: usize = 64;
+
+/// Empties the headers of a request, so that the response can use their memory; hyper takes it
+/// back from there for the next request of the connection.
+fn spent(mut headers: HeaderMap) -> HeaderMap {
+    if headers.capacity() > MAX_ROOM {
+        return HeaderMap::new();
+    }
+    headers.clear();
+    headers
+}
+
+impl<F, Fut, R, MR, S> Handler<(OnlyParts, MR), S> for F
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = R> + Send,
+    R: IntoReply<MR>,
+    S: Send + Sync + 'static,
+{
+    fn call<'a>(
+        &'a self,
+        parts: Parts,
+        body: Body,
+        _: Matched<'a>,
+        _: &'a S,
+    ) -> impl Future<Output = Response<Body>> + Send + 'a {
+        // Nothing is extracted, so nothing else need be moved to where the future lives.
+        let headers = spent(parts.headers);
+        async move {
+            let _unread = body;
+            self().await.into_reply(headers)
+        }
+    }
+}
+
+macro_rules! handlers {
+    ($($arg:ident)*) => {
+        #[allow(non_snake_case, reason = "one name is both the type and the value")]
+        impl<F, Fut, R, MR, S, $($arg),*> Handler<(OnlyParts, MR, $($arg,)*), S> for F
+        where
+            F: Fn($($arg),*) -> Fut + Send + Sync + 'static,
+            Fut: Future<Output = R> + Send,
+            R: IntoReply<MR>,
+            S: Send + Sync + 'static,
+            $($arg: FromRequestParts<S> + Send,)*
+        {
+            fn call<'a>(
+                &'a self,
+                mut parts: Parts,
+                body: Body,
+                matched: Matched<'a>,
+                state: &'a S,
+            ) -> impl Future<Output = Response<Body>> + Send + 'a {
+                async move {
+                    let _unread = body;
+                    $(
+                        let extracted = $arg::from_request_parts(&mut parts, state);
+                        let $arg = match WithMatch::new(&matched, extracted).await {
+                            Ok(value) => value,
+                            Err(rejection) => {
+                                return from_axum(rejection, spent(parts.headers));
+                            }
+                        };
+                    )*
+                    let headers = spent(parts.headers);
+                    self($($arg),*).await.into_reply(headers)
+                }
+            }
+        }
+    };
+}
+
+macro_rules! handlers_with_body {
+    ($($arg:ident)* ; $last:ident) => {
+        #[allow(non_snake_case, unused_mut, reason = "one name is both the type and the value")]
+        impl<F, Fut, R, MR, S, $($arg,)* $last> Handler<(TakesBody, MR, $($arg,)* $last), S> for F
+        where
+            F: Fn($($arg,)* $last) -> Fut + Send + Sync + 'static,
+            Fut: Future<Output = R> + Send,
+            R: IntoReply<MR>,
+            S: Send + Sync + 'static,
+            $($arg: FromRequestParts<S> + Send,)*
+            $last: FromRequest<S> + Send,
+        {
+            fn call<'a>(
+                &'a self,
+                mut parts: Parts,
+                body: Body,
+                matched: Matched<'a>,
+                state: &'a S,
+            ) -> impl Future<Output = Response<Body>> + Send + 'a {
+                async move {
+                    $(
+                        let extracted = $arg::from_request_parts(&mut parts, state);
+                        let $arg = match WithMatch::new(&matched, extracted).await {
+                            Ok(value) => value,
+                            Err(rejection) => {
+                                return from_axum(rejection, spent(parts.headers));
+                            }
+                        };
+                    )*
+                    // The extractor consumes the headers, and their memory with them.
+                    let request = Request::from_parts(parts, body.into_axum());
+                    let extracted = $last::from_request(request, state);
+                    let $last = match WithMatch::new(&matched, extracted).await {
+                        Ok(value) => value,
+                        Err(rejection) => return from_axum(rejection, HeaderMap::new()),
+                    };
+                    self($($arg,)* $last).await.into_reply(HeaderMap::new())
+                }
+            }
+        }
+    };
+}
+
+macro_rules! for_each_arity {
+    ($($arg:ident)*) => { for_each_arity!(@ [] $($arg)*); };
+    (@ [$($done:ident)*]) => {};
+    (@ [$($done:ident)*] $next:ident $($rest:ident)*) => {
+        handlers!($($done)* $next);
+        handlers_with_body!($($done)* ; $next);
+        for_each_arity!(@ [$($done)* $next] $($rest)*);
+    };
+}
+
+for_each_arity!(T1 T2 T3 T4 T5 T6 T7 T8 T9 T10 T11 T12);

@@ -1,0 +1,132 @@
+//! Matching in front of any other service.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use http::Request;
+use http::uri::PathAndQuery;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::params::RouteMatch;
+use crate::table::{AnyLeaf, Compiled, RouteId, RouteTable};
+use crate::{escape, host};
+
+/// Matches the path of every request and leaves one [`RouteMatch`] extension for the service inside:
+/// an axum router, tonic, anything.
+///
+/// A path that no template matches passes on without. Inside, [`RouteMatch`] and
+/// [`Path`](crate::Path) work as axum extractors.
+///
+/// ```
+/// use http::{Request, Response};
+/// use stellane_router::{RouteLayer, RouteMatch, RouteTable};
+/// use tower::{Layer, Service, ServiceExt, service_fn};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = RouteLayer::new(RouteTable::new(["/users/{id}"])?);
+/// let inner = service_fn(async |request: Request<()>| {
+///     let template = request.extensions().get::<RouteMatch>().map(|m| m.template().to_owned());
+///     Ok::<_, std::convert::Infallible>(Response::new(template))
+/// });
+/// # let answer =
+/// layer.layer(inner).oneshot(Request::get("/users/7").body(())?);
+/// # let mut answer = std::pin::pin!(answer);
+/// # let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
+/// # let std::task::Poll::Ready(answer) = answer.as_mut().poll(cx) else { panic!() };
+/// # assert_eq!(answer?.into_body().as_deref(), Some("/users/{id}"));
+/// # Ok(())
+/// # }
+/// # use std::future::Future as _;
+/// ```
+#[derive(Clone)]
+pub struct RouteLayer {
+    table: Arc<ArcSwap<Compiled>>,
+}
+
+impl RouteLayer {
+    /// Matches against this table.
+    #[must_use]
+    pub fn new(table: RouteTable) -> Self {
+        Self {
+            table: Arc::new(ArcSwap::new(table.0)),
+        }
+    }
+
+    /// Replaces the table of all services this layer and its clones have made.
+    pub fn replace(&self, table: RouteTable) {
+        self.table.store(table.0);
+    }
+}
+
+impl<S> Layer<S> for RouteLayer {
+    type Service = RouteService<S>;
+
+    fn layer(&self, inner: S) -> RouteService<S> {
+        RouteService {
+            inner,
+            table: Arc::clone(&self.table),
+        }
+    }
+}
+
+impl fmt::Debug for RouteLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RouteLayer")
+            .field(&RouteTable(self.table.load_full()))
+            .finish()
+    }
+}
+
+/// The service of a [`RouteLayer`].
+#[derive(Clone)]
+pub struct RouteService<S> {
+    inner: S,
+    table: Arc<ArcSwap<Compiled>>,
+}
+
+impl<S, B> Service<Request<B>> for RouteService<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        let table = self.table.load_full();
+        if let Some(found) = find(&table, &request) {
+            request.extensions_mut().insert(found);
+        }
+        self.inner.call(request)
+    }
+}
+
+pub(crate) fn find<B>(table: &Arc<Compiled>, request: &Request<B>) -> Option<RouteMatch> {
+    let mut source = request.uri().path_and_query()?.clone();
+    if let Some(path) = escape::normalise(source.path().as_bytes()) {
+        source = PathAndQuery::try_from(path).ok()?;
+    }
+    let host = host::requested(request.uri(), request.headers());
+    let (route, spans) = table.routes.find(host, source.path(), &mut AnyLeaf)?;
+    Some(RouteMatch::new(
+        RouteTable(Arc::clone(table)),
+        RouteId(route),
+        spans,
+        source,
+    ))
+}
+
+impl<S: fmt::Debug> fmt::Debug for RouteService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteService")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,130 @@
+//! What is wrong with a set of routes, all of it at once.
+
+use std::error::Error;
+use std::fmt;
+
+/// Everything that kept a table from being built.
+///
+/// ```
+/// use stellane_router::{Problem, Router};
+///
+/// let report = Router::builder()
+///     .get("/users/{id}", async || "one")
+///     .get("/users/{name}", async || "another")
+///     .get("/files/{*path}/edit", async || "never")
+///     .build()
+///     .unwrap_err();
+/// assert_eq!(report.problems().len(), 2);
+/// assert!(matches!(&report.problems()[1], Problem::Conflict { witness, .. } if witness == "/users/witness"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildReport {
+    problems: Vec<Problem>,
+}
+
+/// One thing wrong with a set of routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A template that cannot be read.
+    Template {
+        /// The template as given, with the prefixes it was nested under.
+        template: String,
+        /// The byte at which it goes wrong.
+        position: usize,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// Two routes that answer the same request, with nothing to prefer one by.
+    Conflict {
+        /// One route.
+        first: String,
+        /// The other; the same text if one template was registered twice for a method.
+        second: String,
+        /// A path that both match.
+        witness: String,
+        /// How to tell them apart.
+        remedy: &'static str,
+    },
+    /// A route that can never answer: others are preferred for every path it matches.
+    Unreachable {
+        /// The route in vain.
+        template: String,
+        /// The route that answers instead.
+        shadowed_by: String,
+        /// A path that both match.
+        witness: String,
+    },
+    /// A host that cannot be read.
+    Host {
+        /// The host as given.
+        host: String,
+        /// What would be right.
+        reason: &'static str,
+    },
+    /// More than 22 methods of its own.
+    TooManyMethods,
+}
+
+impl BuildReport {
+    pub(crate) const fn new(problems: Vec<Problem>) -> Self {
+        Self { problems }
+    }
+
+    /// All problems, templates in alphabetical order.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for BuildReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problems.as_slice() {
+            [problem] => write!(f, "{problem}"),
+            problems => {
+                write!(f, "{} problems in the routes:", problems.len())?;
+                problems
+                    .iter()
+                    .try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Template {
+                template,
+                position,
+                reason,
+            } => {
+                write!(f, "`{template}`, byte {position}: {reason}")
+            }
+            Self::Conflict {
+                first,
+                second,
+                witness,
+                remedy,
+            } => {
+                write!(
+                    f,
+                    "`{first}` and `{second}` both match `{witness}`: {remedy}"
+                )
+            }
+            Self::Unreachable {
+                template,
+                shadowed_by,
+                witness,
+            } => write!(
+                f,
+                "`{template}` never answers: `{shadowed_by}` is preferred, as for `{witness}`"
+            ),
+            Self::Host { host, reason } => write!(f, "host `{host}`: {reason}"),
+            Self::TooManyMethods => f.write_str("more than 22 methods beyond the standard ones"),
+        }
+    }
+}
+
+impl Error for BuildReport {}

@@ -1,0 +1,367 @@
+//! The router as a service.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use axum_core::BoxError;
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_LENGTH, HeaderValue, LOCATION};
+use http::request::Parts;
+use http::uri::{Parts as UriParts, PathAndQuery};
+use http::{Request, Response, StatusCode, Uri};
+use http_body::Body as _;
+use tower_service::Service;
+
+use crate::block::{Slot, SlotFuture};
+use crate::body::Body;
+use crate::builder::RouterBuilder;
+use crate::endpoint::Matched;
+use crate::escape::{self, Escapes};
+use crate::host;
+use crate::matcher::tree::Spans;
+use crate::methods;
+use crate::reply;
+use crate::table::{Compiled, Found, RouteId, RouteInfo, RouteTable, SlashPolicy};
+
+/// A tower service that finds the handler of a request and calls it.
+///
+/// Cloning is one reference count, and clones are always ready. See the [crate docs](crate).
+#[derive(Clone)]
+pub struct Router {
+    table: Arc<ArcSwap<Compiled>>,
+}
+
+impl Router {
+    /// Begins a router without state.
+    pub fn builder() -> RouterBuilder {
+        RouterBuilder::new()
+    }
+
+    pub(crate) fn from_compiled(table: Arc<Compiled>) -> Self {
+        Self {
+            table: Arc::new(ArcSwap::new(table)),
+        }
+    }
+
+    /// The table that requests are matched against now.
+    #[must_use]
+    pub fn table(&self) -> RouteTable {
+        RouteTable(self.table.load_full())
+    }
+
+    /// All routes, in the order of their ids.
+    #[must_use]
+    pub fn routes(&self) -> Vec<RouteInfo> {
+        self.table().routes().collect()
+    }
+
+    /// Says which routes match a path and why one is preferred; see [`RouteTable::explain`].
+    #[must_use]
+    pub fn explain(&self, path: &str) -> String {
+        self.table().explain(path)
+    }
+
+    /// Replaces the routes of this router and all its clones by those of another, while serving.
+    ///
+    /// Requests that have begun end with the handlers they began with.
+    pub fn replace(&self, with: &Self) {
+        self.table.store(with.table.load_full());
+    }
+
+    fn dispatch<B>(&self, request: Request<B>) -> RouteFuture
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let table = self.table.load_full();
+        let (mut parts, body) = request.into_parts();
+        let body = Body::new(body);
+        match escape::inspect(parts.uri.path().as_bytes()) {
+            Escapes::Canonical => {}
+            Escapes::Normalise => match normalised(&parts.uri) {
+                Some(uri) => parts.uri = uri,
+                None => return RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST)),
+            },
+            Escapes::Malformed => {
+                return RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST));
+            }
+        }
+        let bit = table.methods.bit(&parts.method);
+        let host = table
+            .needs_host()
+            .then(|| host::requested(&parts.uri, &parts.headers));
+        match table.look_up(host.flatten(), bit, parts.uri.path()) {
+            Found::Endpoint {
+                endpoint,
+                route,
+                spans,
+            } => {
+                let head = bit == methods::HEAD;
+                let matched = Matched {
+                    table: &table,
+                    id: RouteId(route),
+                    spans,
+                    source: None,
+                };
+                let future = endpoint.call(parts, body, matched);
+                // SAFETY: what it borrows is in this `Arc`, where nothing moves; `Running` keeps that.
+                let future = unsafe { future.forget_lifetime() };
+                RouteFuture::running(future, RouteTable(table), RouteId(route), head)
+            }
+            Found::Options { allow, route } => {
+                let response = with_header(StatusCode::NO_CONTENT, (ALLOW, allow));
+                RouteFuture::ready_at(response, &table, RouteId(route))
+            }
+            Found::NotAllowed { allow, route } => {
+                let status = match table.methods.is_known(bit) {
+                    true => StatusCode::METHOD_NOT_ALLOWED,
+                    false => StatusCode::NOT_IMPLEMENTED,
+                };
+                RouteFuture::ready_at(with_header(status, (ALLOW, allow)), &table, RouteId(route))
+            }
+            Found::Nothing => not_found(table, parts, body, bit),
+        }
+    }
+}
+
+/// Nothing matched: the other side of a slash, a fallback, or 404.
+#[cold]
+fn not_found(table: Arc<Compiled>, mut parts: Parts, body: Body, bit: u32) -> RouteFuture {
+    let head = bit == methods::HEAD;
+    let path = parts.uri.path();
+    if path == "*" && bit == methods::OPTIONS {
+        let response = with_header(StatusCode::NO_CONTENT, (ALLOW, table.allow_all.clone()));
+        return RouteFuture::ready(response);
+    }
+    let host = host::requested(&parts.uri, &parts.headers);
+    if table.slash != SlashPolicy::Strict && path.len() > 1 {
+        let other = match path.strip_suffix('/') {
+            Some(shorter) => shorter.to_owned(),
+            None => format!("{path}/"),
+        };
+        if let Found::Endpoint {
+            endpoint,
+            route,
+            spans,
+        } = table.look_up(host, bit, &other)
+        {
+            let Some(uri) = with_path(&parts.uri, &other) else {
+                return RouteFuture::ready(reply::status(StatusCode::URI_TOO_LONG));
+            };
+            if table.slash == SlashPolicy::Redirect {
+                return RouteFuture::ready_at(redirect(&uri), &table, RouteId(route));
+            }
+            parts.uri = uri;
+            let matched = Matched {
+                table: &table,
+                id: RouteId(route),
+                spans,
+                source: None,
+            };
+            let future = endpoint.call(parts, body, matched);
+            // SAFETY: what it borrows is in this `Arc`, where nothing moves; `Running` keeps that.
+            let future = unsafe { future.forget_lifetime() };
+            return RouteFuture::running(future, RouteTable(table), RouteId(route), head);
+        }
+    }
+    if let Some(endpoint) = table.fallback(host, path) {
+        let (id, spans) = (RouteId::NONE, Spans::EMPTY);
+        let future = endpoint.call(
+            parts,
+            body,
+            Matched {
+                table: &table,
+                id,
+                spans,
+                source: None,
+            },
+        );
+        // SAFETY: as above.
+        let future = unsafe { future.forget_lifetime() };
+        return RouteFuture::running(future, RouteTable(table), id, head);
+    }
+    let status = match table.methods.is_known(bit) {
+        true => StatusCode::NOT_FOUND,
+        false => StatusCode::NOT_IMPLEMENTED,
+    };
+    RouteFuture::ready(reply::status(status))
+}
+
+fn redirect(uri: &Uri) -> Response<Body> {
+    // Never `//host`, which a browser reads as another site.
+    let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let target = format!("/{}", target.trim_start_matches('/'));
+    match HeaderValue::try_from(target) {
+        Ok(target) => with_header(StatusCode::PERMANENT_REDIRECT, (LOCATION, target)),
+        Err(_) => reply::status(StatusCode::NOT_FOUND),
+    }
+}
+
+fn with_header(
+    status: StatusCode,
+    (name, value): (http::HeaderName, HeaderValue),
+) -> Response<Body> {
+    let mut response = reply::status(status);
+    response.headers_mut().insert(name, value);
+    response
+}
+
+/// The URI with its path in canonical form.
+#[cold]
+fn normalised(uri: &Uri) -> Option<Uri> {
+    let path = escape::normalise(uri.path().as_bytes())?;
+    with_path(uri, std::str::from_utf8(&path).ok()?)
+}
+
+/// The same URI with another path; `None` if that is too long.
+fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
+    let path_and_query = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut parts: UriParts = uri.clone().into_parts();
+    parts.path_and_query = Some(path_and_query.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+impl<B> Service<Request<B>> for Router
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = RouteFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> RouteFuture {
+        self.dispatch(request)
+    }
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Router").field(&self.table()).finish()
+    }
+}
+
+/// The future of a [`Router`].
+#[derive(Debug)]
+pub struct RouteFuture(State);
+
+enum State {
+    /// No handler was called. In a slot, so that the other state is small.
+    Ready(Slot<Response<Body>>),
+    Running(Running),
+    Done,
+}
+
+struct Running {
+    /// Borrows from the table, so it comes first: it is dropped first.
+    future: SlotFuture<'static, Response<Body>>,
+    table: RouteTable,
+    route: RouteId,
+    head: bool,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready(_) => "Ready",
+            Self::Running(_) => "Running",
+            Self::Done => "Done",
+        })
+    }
+}
+
+impl RouteFuture {
+    fn ready(response: Response<Body>) -> Self {
+        Self(State::Ready(Slot::new(response)))
+    }
+
+    fn ready_at(mut response: Response<Body>, table: &Arc<Compiled>, id: RouteId) -> Self {
+        let table = RouteTable(Arc::clone(table));
+        response.body_mut().set_route(RouteInfo { table, id });
+        Self::ready(response)
+    }
+
+    const fn running(
+        future: SlotFuture<'static, Response<Body>>,
+        table: RouteTable,
+        route: RouteId,
+        head: bool,
+    ) -> Self {
+        Self(State::Running(Running {
+            future,
+            table,
+            route,
+            head,
+        }))
+    }
+}
+
+impl Future for RouteFuture {
+    type Output = Result<Response<Body>, Infallible>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = match &mut self.0 {
+            State::Running(running) => {
+                let Poll::Ready(response) = Pin::new(&mut running.future).poll(cx) else {
+                    return Poll::Pending;
+                };
+                Some(response)
+            }
+            _ => None,
+        };
+        match (std::mem::replace(&mut self.0, State::Done), response) {
+            (State::Running(running), Some(mut response)) => {
+                running.finish(&mut response);
+                Poll::Ready(Ok(response))
+            }
+            (State::Ready(response), _) => Poll::Ready(Ok(response.into_inner())),
+            _ => panic!("polled after completion"),
+        }
+    }
+}
+
+impl Running {
+    #[inline]
+    fn finish(self, response: &mut Response<Body>) {
+        let Self {
+            future,
+            table,
+            route,
+            head,
+        } = self;
+        drop(future);
+        if head {
+            without_body(response);
+        }
+        if route != RouteId::NONE {
+            // Moved here: all cores share the count.
+            response
+                .body_mut()
+                .set_route(RouteInfo { table, id: route });
+        }
+    }
+}
+
+/// What `HEAD` gets: the headers of the response, its length among them.
+fn without_body(response: &mut Response<Body>) {
+    let body = std::mem::take(response.body_mut());
+    if let (Some(len), false) = (
+        body.size_hint().exact(),
+        response.headers().contains_key(CONTENT_LENGTH),
+    ) {
+        response.headers_mut().insert(CONTENT_LENGTH, len.into());
+    }
+}
