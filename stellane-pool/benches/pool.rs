@@ -1,7 +1,7 @@
 //! Take and return against other pools and against plain mimalloc, all in one process.
 //!
 //! Every pool gives an owned guard, as a value that lives across an `await` needs, and clears the value.
-//! `cargo bench -p stellane-pool --bench pool`
+//! `cargo bench -p stellane-pool --features http --bench pool`
 
 use std::{
     hint::black_box,
@@ -93,6 +93,22 @@ fn small(c: &mut Criterion) {
     group.bench_function("stellane", |b| {
         b.iter(|| black_box(&mut pool.take()).push(1))
     });
+    group.finish();
+}
+
+fn headers(c: &mut Criterion) {
+    let mut group = c.benchmark_group("header map with room for 24");
+    let make = || http::HeaderMap::<http::HeaderValue>::with_capacity(24);
+    let fill = |map: &mut http::HeaderMap| {
+        map.insert(
+            http::header::HOST,
+            http::HeaderValue::from_static("localhost"),
+        );
+        black_box(map);
+    };
+    group.bench_function("mimalloc", |b| b.iter(|| fill(&mut make())));
+    let pool = Pool::builder(make).build().expect("the defaults are valid");
+    group.bench_function("stellane", |b| b.iter(|| fill(&mut pool.take())));
     group.finish();
 }
 
@@ -212,6 +228,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_millis(700))
         .sample_size(30);
-    targets = object, small, buffers, across_threads
+    targets = object, small, headers, buffers, across_threads
 }
 criterion_main!(benches);

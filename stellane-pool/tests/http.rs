@@ -307,4 +307,6 @@ fn ticks_follow_the_clock_they_are_given() {
     assert_eq!(at(5).map(|trimmed| trimmed.objects), Some(0));
     assert_eq!(at(9), None);
     assert_eq!(at(10).map(|trimmed| trimmed.objects), Some(1));
+    pools.set_trim_interval(std::time::Duration::ZERO);
+    assert_eq!(at(1_000), None, "zero is never");
 }

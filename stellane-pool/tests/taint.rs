@@ -4,7 +4,7 @@
 //! at random awaits, panic, answer, keep their answer for a while and return things on other threads;
 //! whatever a request is given is searched for the token of another.
 //!
-//! `STELLANE_TEST_REQUESTS=10000000 cargo test --release -p stellane-pool --all-features --test taint` for
+//! `STELLANE_TEST_TAINT_REQUESTS=10000000 cargo test --release -p stellane-pool --all-features --test taint` for
 //! the long run, `STELLANE_TEST_SEED=…` to repeat one.
 #![cfg(feature = "http")]
 
@@ -223,7 +223,7 @@ fn variable(name: &str) -> Option<u64> {
 
 #[test]
 fn no_request_sees_a_byte_of_another() {
-    let requests = variable("STELLANE_TEST_REQUESTS").unwrap_or(1_000_000);
+    let requests = variable("STELLANE_TEST_TAINT_REQUESTS").unwrap_or(1_000_000);
     let seed =
         variable("STELLANE_TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 8 | 1);
     println!("STELLANE_TEST_SEED={seed}");

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::Pooled;
 
-/// A growable buffer from a [`BufPool`]; it returns when dropped, or after [`freeze`](Self::freeze) when
+/// A growable buffer from a [`BufPool`](super::BufPool); it returns when dropped, or after [`freeze`](Self::freeze) when
 /// the last of the `Bytes` is dropped.
 ///
 /// Write through [`BufMut`], [`io::Write`], [`fmt::Write`] or

@@ -9,6 +9,7 @@ mod stats;
 use std::{fmt, sync::Arc};
 
 use self::shared::{Anchor, Shared};
+pub(crate) use self::stats::Trims;
 pub use self::{
     builder::PoolBuilder,
     guard::Pooled,

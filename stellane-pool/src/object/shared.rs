@@ -1,12 +1,9 @@
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use super::{
     PoolBuilder, PoolStats, Trimmed,
     magazine::{Leaving, Magazine, Refused, Slot},
-    stats::Drops,
+    stats::{Drops, Trims},
 };
 use crate::{
     Budget, DropReason, Fate, Recycle, RecycleCx,
@@ -46,8 +43,7 @@ struct Counters {
     /// Values that left the pool's care: dropped on return, or detached.
     gone: AtomicU64,
     drops: [AtomicU64; DropReason::ALL.len()],
-    trims: AtomicU64,
-    last_trim_ns: AtomicU64,
+    trims: Trims,
 }
 
 impl<T: Recycle> Shared<T> {
@@ -72,8 +68,7 @@ impl<T: Recycle> Shared<T> {
                 steals: AtomicU64::new(0),
                 gone: AtomicU64::new(0),
                 drops: std::array::from_fn(|_| AtomicU64::new(0)),
-                trims: AtomicU64::new(0),
-                last_trim_ns: AtomicU64::new(0),
+                trims: Trims::default(),
             }),
         };
         shared.set_max_idle(builder.max_idle);
@@ -266,23 +261,28 @@ impl<T: Recycle> Shared<T> {
 
     pub(super) fn tick(&self) -> Trimmed {
         let percent = self.retain_percent();
-        let mut trimmed = self.sweep(DropReason::Aged, |magazine, _, leaving| {
-            magazine.tick(percent, &self.budget, leaving);
-        });
-        let excess = self.budget.excess();
-        if excess > 0 {
-            trimmed += self.trim_bytes(excess);
-        }
-        trimmed
-    }
-
-    pub(super) fn trim(&self) -> Trimmed {
-        self.sweep(DropReason::Aged, |magazine, _, leaving| {
-            magazine.clear(&self.budget, leaving)
+        self.counters.0.trims.time(|| {
+            let mut trimmed = self.sweep(DropReason::Aged, |magazine, _, leaving| {
+                magazine.tick(percent, &self.budget, leaving);
+            });
+            trimmed += self.trim_bytes(self.budget.excess());
+            trimmed
         })
     }
 
+    pub(super) fn trim(&self) -> Trimmed {
+        self.counters.0.trims.time(|| {
+            self.sweep(DropReason::Aged, |magazine, _, leaving| {
+                magazine.clear(&self.budget, leaving);
+            })
+        })
+    }
+
+    /// Frees at least `bytes`, if there is as much.
     pub(super) fn trim_bytes(&self, bytes: usize) -> Trimmed {
+        if bytes == 0 {
+            return Trimmed::default();
+        }
         let mut bytes = bytes;
         self.sweep(DropReason::Budget, |magazine, _, leaving| {
             bytes = bytes.saturating_sub(magazine.trim(bytes, &self.budget, leaving));
@@ -327,19 +327,10 @@ impl<T: Recycle> Shared<T> {
         reason: DropReason,
         mut each: impl FnMut(&mut Magazine<T>, usize, &mut Leaving<T>),
     ) -> Trimmed {
-        let start = Instant::now();
         let mut trimmed = Trimmed::default();
-        let knobs = &self.knobs;
-        let magazines = self
-            .magazines
-            .iter()
-            .map(|magazine| (magazine, &knobs.magazine));
-        for (magazine, max) in magazines.chain(std::iter::once((&self.exchange, &knobs.exchange))) {
+        for (magazine, max) in self.places() {
             let mut leaving = Leaving::new();
-            let max = max.load(Ordering::Relaxed);
-            magazine
-                .0
-                .with(|magazine| each(magazine, max, &mut leaving));
+            magazine.with(|magazine| each(magazine, max, &mut leaving));
             self.count(reason, leaving.aged.len());
             self.count(DropReason::Lent, leaving.lent.len());
             for slot in leaving.aged.iter().chain(&leaving.lent) {
@@ -347,9 +338,6 @@ impl<T: Recycle> Shared<T> {
                 trimmed.bytes += slot.bytes;
             }
         }
-        let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.counters.0.trims.fetch_add(1, Ordering::Relaxed);
-        self.counters.0.last_trim_ns.store(took, Ordering::Relaxed);
         trimmed
     }
 
@@ -365,8 +353,8 @@ impl<T: Recycle> Shared<T> {
             misses: load(&counters.misses),
             steals: load(&counters.steals),
             drops,
-            trims: load(&counters.trims),
-            last_trim: Duration::from_nanos(load(&counters.last_trim_ns)),
+            trims: counters.trims.count(),
+            last_trim: counters.trims.last(),
             ..PoolStats::default()
         };
         let mut back = load(&counters.gone);

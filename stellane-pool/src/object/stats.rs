@@ -1,6 +1,12 @@
-use std::{ops::AddAssign, time::Duration};
+use std::{
+    ops::AddAssign,
+    time::{Duration, Instant},
+};
 
-use crate::DropReason;
+use crate::{
+    DropReason,
+    sync::{AtomicU64, Ordering},
+};
 
 /// The numbers of one pool, from [`Pool::stats`](super::Pool::stats).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,6 +100,32 @@ pub struct Trimmed {
     pub objects: usize,
     /// What they held, in bytes.
     pub bytes: usize,
+}
+
+/// Counts and times ticks and trims.
+#[derive(Debug, Default)]
+pub(crate) struct Trims {
+    count: AtomicU64,
+    last_ns: AtomicU64,
+}
+
+impl Trims {
+    pub(crate) fn time(&self, trim: impl FnOnce() -> Trimmed) -> Trimmed {
+        let start = Instant::now();
+        let trimmed = trim();
+        let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.last_ns.store(took, Ordering::Relaxed);
+        trimmed
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn last(&self) -> Duration {
+        Duration::from_nanos(self.last_ns.load(Ordering::Relaxed))
+    }
 }
 
 impl AddAssign for Trimmed {

@@ -5,7 +5,7 @@ mod stats;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use ::http::{Extensions, HeaderMap};
 pub use self::{config::PoolConfig, stats::PoolsStats};
 use crate::{
     Budget, BufPool, BuildError, Trimmed,
+    object::Trims,
     sync::{AtomicU64, AtomicUsize, Ordering},
 };
 #[cfg(feature = "http")]
@@ -53,13 +54,17 @@ struct Shared {
     extensions: Pool<Extensions>,
     budget: Budget,
     sizes: Mutex<Sizes>,
-    trim_interval: Duration,
-    last_tick: Mutex<Option<Instant>>,
+    clock: Mutex<Clock>,
     max_body_bytes: AtomicUsize,
-    trims: AtomicU64,
-    last_trim_ns: AtomicU64,
+    trims: Trims,
     bodies: AtomicU64,
     bodies_too_large: AtomicU64,
+}
+
+/// When [`Pools::tick_at`] ticks.
+struct Clock {
+    interval: Duration,
+    last: Option<Instant>,
 }
 
 struct Sizes {
@@ -120,8 +125,8 @@ impl Pools {
             idle: pools.idle,
             retained_bytes: pools.retained_bytes,
             budget_bytes: shared.budget.limit(),
-            trims: shared.trims.load(Ordering::Relaxed),
-            last_trim: Duration::from_nanos(shared.last_trim_ns.load(Ordering::Relaxed)),
+            trims: shared.trims.count(),
+            last_trim: shared.trims.last(),
             bodies: shared.bodies.load(Ordering::Relaxed),
             bodies_too_large: shared.bodies_too_large.load(Ordering::Relaxed),
         }
@@ -130,14 +135,14 @@ impl Pools {
     /// Ages what is idle: with the default retain percentage, what no request used over two ticks is
     /// freed. Call it every [`PoolConfig::trim_interval`], or as often as your load changes.
     pub fn tick(&self) -> Trimmed {
-        self.timed(|| {
+        self.shared.trims.time(|| {
+            #[cfg_attr(not(feature = "http"), expect(unused_mut, reason = "one pool only"))]
             let mut trimmed = self.shared.buf.tick();
             #[cfg(feature = "http")]
             {
                 trimmed += self.shared.headers.tick();
                 trimmed += self.shared.extensions.tick();
             }
-            trimmed += Trimmed::default();
             trimmed
         })
     }
@@ -146,24 +151,20 @@ impl Pools {
     /// for a loop that runs more often. The first call only starts the clock.
     pub fn tick_at(&self, now: Instant) -> Option<Trimmed> {
         {
-            let mut last = self
-                .shared
-                .last_tick
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let before = *last.get_or_insert(now);
-            let interval = self.shared.trim_interval;
-            if interval.is_zero() || now.saturating_duration_since(before) < interval {
+            let mut clock = self.clock();
+            let last = *clock.last.get_or_insert(now);
+            let interval = clock.interval;
+            if interval.is_zero() || now.saturating_duration_since(last) < interval {
                 return None;
             }
-            *last = Some(now);
+            clock.last = Some(now);
         }
         Some(self.tick())
     }
 
     /// Frees everything idle now, for example under memory pressure.
     pub fn trim(&self) -> Trimmed {
-        self.timed(|| {
+        self.shared.trims.time(|| {
             #[cfg_attr(not(feature = "http"), expect(unused_mut, reason = "one pool only"))]
             let mut trimmed = self.shared.buf.trim();
             #[cfg(feature = "http")]
@@ -177,7 +178,12 @@ impl Pools {
 
     /// How often the pools want to be [ticked](Self::tick); zero is never.
     pub fn trim_interval(&self) -> Duration {
-        self.shared.trim_interval
+        self.clock().interval
+    }
+
+    /// See [`PoolConfig::trim_interval`].
+    pub fn set_trim_interval(&self, interval: Duration) {
+        self.clock().interval = interval;
     }
 
     /// Changes the budget and frees what is beyond it, the largest buffers first. Too low and requests
@@ -186,7 +192,7 @@ impl Pools {
         let budget = &self.shared.budget;
         budget.set_limit(bytes);
         if budget.excess() > 0 {
-            self.timed(|| {
+            self.shared.trims.time(|| {
                 #[cfg_attr(not(feature = "http"), expect(unused_mut, reason = "one pool only"))]
                 let mut trimmed = self.shared.buf.trim_bytes(budget.excess());
                 #[cfg(feature = "http")]
@@ -250,6 +256,13 @@ impl Pools {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        self.shared
+            .clock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn resize(&self, change: impl FnOnce(&mut Sizes)) {
         let mut sizes = self
             .shared
@@ -264,15 +277,6 @@ impl Pools {
             self.shared.headers.set_max_idle(of(sizes.request));
             self.shared.extensions.set_max_idle(of(sizes.request));
         }
-    }
-
-    fn timed(&self, trim: impl FnOnce() -> Trimmed) -> Trimmed {
-        let start = Instant::now();
-        let trimmed = trim();
-        let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.shared.trims.fetch_add(1, Ordering::Relaxed);
-        self.shared.last_trim_ns.store(took, Ordering::Relaxed);
-        trimmed
     }
 }
 
@@ -335,11 +339,12 @@ impl PoolsBuilder {
                 request: config.request_pool_size,
                 response: config.response_pool_size,
             }),
-            trim_interval: config.trim_interval,
-            last_tick: Mutex::new(None),
+            clock: Mutex::new(Clock {
+                interval: config.trim_interval,
+                last: None,
+            }),
             max_body_bytes: AtomicUsize::new(config.max_body_bytes),
-            trims: AtomicU64::new(0),
-            last_trim_ns: AtomicU64::new(0),
+            trims: Trims::default(),
             bodies: AtomicU64::new(0),
             bodies_too_large: AtomicU64::new(0),
         };
