@@ -1,6 +1,6 @@
 //! The heap profile names who holds memory, and forgets what was freed. In a process of its own: it
 //! takes the global allocator.
-#![cfg(feature = "profiling")]
+#![cfg(all(feature = "profiling", not(miri)))]
 
 use std::{alloc::System, hint::black_box, sync::Mutex};
 
@@ -26,7 +26,6 @@ fn bytes_of(name: &str) -> u64 {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "looks up symbols")]
 fn the_function_that_holds_memory_is_named_with_about_how_much_until_it_is_freed() {
     let _alone = ALONE.lock();
     ALLOCATOR.start(64 << 10);
@@ -57,7 +56,7 @@ fn the_function_that_holds_memory_is_named_with_about_how_much_until_it_is_freed
 fn threads_that_allocate_grow_and_free_each_other_s_memory_while_a_profile_is_taken() {
     let _alone = ALONE.lock();
     ALLOCATOR.start(1);
-    let (rounds, profiles) = if cfg!(miri) { (20, 0) } else { (300, 2) };
+    let (rounds, profiles) = (300, 2);
     let (sender, receiver) = std::sync::mpsc::sync_channel::<Vec<usize>>(16);
     let freeing = std::thread::spawn(move || receiver.into_iter().map(|v| v.len()).sum::<usize>());
     let growing: Vec<_> = (0..2)

@@ -259,3 +259,43 @@ fn names(stack: &[usize], functions: &mut HashMap<usize, Vec<String>>) -> Vec<St
     names.reverse();
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use std::alloc::System;
+
+    use super::*;
+
+    // Also for Miri: `cargo +nightly miri test -p stellane-core --no-default-features --features profiling heap`.
+    #[test]
+    fn a_sample_lives_as_long_as_its_memory_and_moves_with_it() {
+        static PROFILER: HeapProfiler<System> = HeapProfiler::new(System);
+        let live = || PROFILER.samples().as_ref().map_or(0, HashMap::len);
+        let layout = Layout::from_size_align(1000, 8).expect("valid");
+        let grown = Layout::from_size_align(5000, 8).expect("valid");
+        // SAFETY: the layouts are not empty; each pointer is used with the layout it has now, and freed once.
+        unsafe {
+            let unseen = PROFILER.alloc(layout);
+            PROFILER.start(1);
+            let a = PROFILER.alloc(layout);
+            let b = PROFILER.alloc_zeroed(layout);
+            assert_eq!(live(), 2);
+            assert_eq!(b.add(999).read(), 0);
+            a.write_bytes(7, 1000);
+            let a = PROFILER.realloc(a, layout, grown.size());
+            assert_eq!((a.add(999).read(), live()), (7, 2));
+            PROFILER.dealloc(unseen, layout);
+            assert_eq!(live(), 2);
+            PROFILER.dealloc(a, grown);
+            PROFILER.stop();
+            PROFILER.dealloc(b, layout);
+        }
+        assert_eq!(live(), 0);
+        assert!(
+            PROFILER
+                .filter
+                .iter()
+                .all(|place| place.load(Ordering::Relaxed) == 0)
+        );
+    }
+}

@@ -31,7 +31,12 @@ impl Snapshot {
     /// The sum of the numbers of a map, such as the reasons of sheds.
     pub(super) fn sum(&self, path: &str) -> Option<f64> {
         match self.value(path)? {
-            Value::Object(map) => Some(map.values().filter_map(Value::as_f64).sum()),
+            // From zero: the sum of nothing is -0 otherwise.
+            Value::Object(map) => Some(
+                map.values()
+                    .filter_map(Value::as_f64)
+                    .fold(0.0, |a, b| a + b),
+            ),
             value => value.as_f64(),
         }
     }

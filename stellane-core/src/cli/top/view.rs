@@ -61,11 +61,22 @@ fn title(history: &History) -> Line<'_> {
         (None, Some(false)) => "not ready".yellow(),
         (None, _) => "ready".green(),
     };
+    let up = history
+        .now
+        .number("uptime")
+        .map_or(String::new(), |seconds| {
+            let up = std::time::Duration::from_secs(seconds as u64);
+            format!(
+                "  up {}",
+                humantime_serde::re::humantime::format_duration(up)
+            )
+        });
     Line::from(vec![
         "stellane top ".bold(),
         history.address.as_str().into(),
         "  ".into(),
         state,
+        up.into(),
         "  q ends".dim(),
     ])
 }
@@ -199,11 +210,9 @@ fn tuning(now: &Snapshot) -> Vec<Line<'static>> {
         serde_json::Value::String(text) => text.clone(),
         value => value.to_string(),
     };
-    // Either the list itself, or an object that has it.
-    let actions = match now.value("tuning") {
-        Some(serde_json::Value::Object(map)) => map.values().find_map(serde_json::Value::as_array),
-        other => other.and_then(serde_json::Value::as_array),
-    };
+    let actions = now
+        .value("tuning.actions")
+        .and_then(serde_json::Value::as_array);
     actions
         .into_iter()
         .flatten()
@@ -211,7 +220,12 @@ fn tuning(now: &Snapshot) -> Vec<Line<'static>> {
         .map(|action| {
             Line::from(vec![
                 text(action, "parameter").bold(),
-                format!(" {} -> {}  ", text(action, "old"), text(action, "new")).into(),
+                format!(
+                    " {} -> {}  ",
+                    text(action, "old_value"),
+                    text(action, "new_value")
+                )
+                .into(),
                 text(action, "reason").dim(),
             ])
         })
@@ -256,13 +270,14 @@ mod tests {
         let mut history = History::new(
             "127.0.0.1:9090",
             Snapshot::new(json!({
-                "requests_per_second": 12345.6, "requests_in_flight": 7, "latency_p99": 0.0021,
+                "uptime": 61.5, "requests_per_second": 12345.6, "requests_in_flight": 7, "latency_p99": 0.0021,
                 "connections_parked": 1500, "rss": 52428800, "shed_total": { "limit": 3, "queue": 4 },
-                "tuning": [{ "parameter": "limit", "old": 20, "new": 24, "reason": "latency is flat" }],
+                "tuning": { "actions": [{ "parameter": "limit", "old_value": 20, "new_value": 24, "reason": "latency is flat" }] },
             })),
         );
         let shown = screen(&history, 120, 32);
         for part in [
+            "up 1m 1s",
             "12.3k /s",
             "7 in flight",
             "2.10 ms p99",
