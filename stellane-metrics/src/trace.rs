@@ -99,7 +99,7 @@ impl<S, Q: Clone> Layer<S> for TraceLayer<Q> {
 }
 
 /// A log filter that can be changed while the process runs: the filter for the subscriber, and the two functions that
-/// [`AdminBuilder::log_level`](https://docs.rs/stellane-metrics) takes.
+/// `AdminBuilder::log_level` takes.
 ///
 /// ```
 /// use stellane_metrics::LogLevel;

@@ -51,6 +51,7 @@ fn setup() -> Setup {
         .build()
         .unwrap();
     let runtime = RuntimeMetrics::builder()
+        .config(MetricsConfig::default())
         .http(&http)
         .clock(clock.read())
         .build()

@@ -3,7 +3,7 @@
 use super::{
     HttpMetrics,
     labels::METHODS,
-    registry::{Layout, SIZE_BOUNDS},
+    layout::{Layout, SIZE_BOUNDS},
 };
 use crate::catalogue as names;
 use crate::sink::{HistogramValue, Sink};

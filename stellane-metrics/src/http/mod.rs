@@ -4,6 +4,7 @@ pub(crate) mod export;
 pub(crate) mod guard;
 pub(crate) mod histogram;
 pub(crate) mod labels;
+mod layout;
 mod registry;
 mod routes;
 mod slot;
@@ -13,7 +14,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use crate::{BuildError, MetricsConfig};
 use histogram::Totals;
 #[cfg(feature = "prometheus")]
-pub(crate) use registry::SIZE_BOUNDS;
+pub(crate) use layout::SIZE_BOUNDS;
 pub(crate) use registry::Table;
 pub use routes::RouteStats;
 

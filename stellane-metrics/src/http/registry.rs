@@ -12,6 +12,7 @@ use super::{
     Clock,
     histogram::{self, Histogram, Totals},
     labels::{METHODS, Outcome, SeriesKey},
+    layout::{Layout, SIZE_BOUNDS, size_bucket},
     slot,
 };
 use crate::MetricsConfig;
@@ -22,19 +23,6 @@ pub(crate) const UNMATCHED: RouteId = 0;
 const OVERFLOW: RouteId = 1;
 /// No request has this key: its outcome is none of the five.
 const OVERFLOW_KEY: u64 = u64::MAX;
-
-pub(crate) const SIZE_BOUNDS: [f64; 10] = [
-    256.0,
-    1024.0,
-    4096.0,
-    16384.0,
-    65536.0,
-    262_144.0,
-    1_048_576.0,
-    4_194_304.0,
-    16_777_216.0,
-    67_108_864.0,
-];
 
 const CACHE: usize = 256;
 
@@ -52,35 +40,6 @@ pub(crate) struct Table {
     /// For each cell of the fine histogram the bucket that its smallest value falls into.
     bucket_of_cell: Box<[u8]>,
     layout: Layout,
-}
-
-/// Where the four histograms of a series lie in its cells: buckets, then the sum.
-#[derive(Clone, Copy)]
-pub(crate) struct Layout {
-    pub(crate) durations: usize,
-    pub(crate) sizes: usize,
-}
-
-impl Layout {
-    pub(crate) fn full(self) -> usize {
-        0
-    }
-
-    pub(crate) fn head(self) -> usize {
-        self.durations + 2
-    }
-
-    pub(crate) fn request(self) -> usize {
-        2 * (self.durations + 2)
-    }
-
-    pub(crate) fn response(self) -> usize {
-        self.request() + self.sizes + 2
-    }
-
-    fn cells(self) -> usize {
-        self.response() + self.sizes + 2
-    }
 }
 
 enum TableClock {
@@ -455,16 +414,6 @@ impl Shard {
     }
 }
 
-/// The bucket of [`SIZE_BOUNDS`], whose bounds are 4^4, 4^5, ...: the bound itself belongs to the bucket.
-#[inline]
-fn size_bucket(bytes: u64) -> usize {
-    if bytes <= 256 {
-        return 0;
-    }
-    let log4 = (63 - (bytes - 1).leading_zeros()) as usize / 2;
-    (log4 - 3).min(SIZE_BOUNDS.len())
-}
-
 /// Spreads a key over the cache.
 #[inline]
 fn mix(key: u64) -> usize {
@@ -494,17 +443,5 @@ mod tests {
                 assert_eq!(table.duration_bucket(ns), expected, "{ns} ns");
             }
         }
-    }
-
-    #[test]
-    fn a_size_falls_into_the_first_bucket_whose_bound_is_not_smaller() {
-        for bound in SIZE_BOUNDS {
-            for size in [bound as u64 - 1, bound as u64, bound as u64 + 1] {
-                let expected = SIZE_BOUNDS.partition_point(|bound| *bound < size as f64);
-                assert_eq!(size_bucket(size), expected, "{size} bytes");
-            }
-        }
-        assert_eq!(size_bucket(0), 0);
-        assert_eq!(size_bucket(u64::MAX), SIZE_BOUNDS.len());
     }
 }

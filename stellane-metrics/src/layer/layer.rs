@@ -57,11 +57,7 @@ impl<Q, R> MetricsLayer<Q, R> {
     where
         F: for<'a> Fn(&'a Request<B>) -> Option<&'a str>,
     {
-        MetricsLayer {
-            http: self.http,
-            request_route: find,
-            response_route: self.response_route,
-        }
+        self.with_request_route(find)
     }
 
     /// Takes the route template from the response: an extension, or its body.
@@ -70,6 +66,45 @@ impl<Q, R> MetricsLayer<Q, R> {
     where
         F: for<'a> Fn(&'a Response<B>) -> Option<&'a str>,
     {
+        self.with_response_route(find)
+    }
+
+    /// As [`route_from_request`](Self::route_from_request), with a type that knows requests of any body.
+    #[must_use]
+    pub fn with_request_route<F>(self, find: F) -> MetricsLayer<F, R> {
+        MetricsLayer {
+            http: self.http,
+            request_route: find,
+            response_route: self.response_route,
+        }
+    }
+
+    /// As [`route_from_response`](Self::route_from_response), with a type that knows responses of any body.
+    ///
+    /// ```
+    /// use http::Response;
+    /// use stellane_metrics::{HttpMetrics, MetricsLayer, ResponseRoute};
+    ///
+    /// #[derive(Clone)]
+    /// struct Template(&'static str);
+    ///
+    /// #[derive(Clone)]
+    /// struct FromExtension;
+    ///
+    /// impl<B> ResponseRoute<B> for FromExtension {
+    ///     fn route<'a>(&self, response: &'a Response<B>) -> Option<&'a str> {
+    ///         response.extensions().get::<Template>().map(|template| template.0)
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> Result<(), stellane_metrics::BuildError> {
+    /// let layer = MetricsLayer::new(&HttpMetrics::builder().build()?).with_response_route(FromExtension);
+    /// # let _ = layer;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_response_route<F>(self, find: F) -> MetricsLayer<Q, F> {
         MetricsLayer {
             http: self.http,
             request_route: self.request_route,
@@ -83,11 +118,7 @@ impl<Q, R> MetricsLayer<Q, R> {
     #[cfg(feature = "axum")]
     #[must_use]
     pub fn route_from_axum(self) -> MetricsLayer<super::route::AxumRoute, R> {
-        MetricsLayer {
-            http: self.http,
-            request_route: super::route::AxumRoute,
-            response_route: self.response_route,
-        }
+        self.with_request_route(super::route::AxumRoute)
     }
 }
 

@@ -162,7 +162,7 @@ impl RuntimeMetrics {
 
     /// The snapshot in the Prometheus text format.
     ///
-    /// [`prometheus()`](https://docs.rs/stellane-metrics) renders it together with everything else.
+    /// `prometheus()` renders it together with everything else.
     pub fn render(&self) -> String {
         let mut text = crate::text::TextSink::default();
         self.export(&mut text);
