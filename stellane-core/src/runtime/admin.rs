@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use serde_json::{Value, json};
-use stellane_autotune::TunerMode;
+use stellane_autotune::{TunerMode, TuningAction};
 use stellane_metrics::{Admin, AdminService, BuildError};
 
 use super::Components;
@@ -46,7 +46,7 @@ pub(super) fn service(
             json!({
                 "mode": tuner.mode(),
                 "stats": tuner.stats(),
-                "actions": tuner.history(),
+                "actions": tuner.history().iter().map(action).collect::<Vec<_>>(),
             })
         })
         .post("/tuning/mode", move |mode| {
@@ -63,4 +63,12 @@ pub(super) fn service(
         );
     }
     admin.build()
+}
+
+/// An action as the live page reads it: with the short names beside the full ones.
+fn action(action: &TuningAction) -> Value {
+    let mut shown = serde_json::to_value(action).unwrap_or_default();
+    shown["old"] = json!(action.old_value);
+    shown["new"] = json!(action.new_value);
+    shown
 }

@@ -1,0 +1,258 @@
+//! What Stellane costs beside what you would use instead, in one run: idle memory for each keep-alive
+//! connection, and CPU time for each request.
+//!
+//! Run with `cargo run --release -p stellane-examples --bin side_by_side [connections]`. Each server is a
+//! process of its own, with the same allocator, one worker thread and the same answer. Memory: every
+//! connection sends one request, and after two seconds the resident memory of the server is compared with
+//! that before the first connection. CPU: the servers take turns, and the median of their turns counts.
+
+use std::{
+    convert::Infallible,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use stellane_core::{
+    BoxError, Runtime, RuntimeConfig, connection::ConnectionManager, router::Router,
+};
+use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const SERVERS: [&str; 4] = [
+    "hyper",
+    "axum",
+    "stellane, connections only",
+    "stellane, full preset",
+];
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+/// Turns of each server in the measurement of CPU time, requests in each turn, connections used.
+const TURNS: usize = 7;
+const REQUESTS: usize = 60_000;
+const CONNECTIONS: usize = 64;
+/// The kernel counts the CPU time of a process in hundredths of a second.
+const TICK_MICROS: f64 = 10_000.0;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["serve", name] => serve(name),
+        [] => compare(10_000),
+        [connections] => connections.parse().map_err(Into::into).and_then(compare),
+        _ => Err("usage: side_by_side [connections]".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn compare(connections: usize) -> Result<(), BoxError> {
+    let mut turns = vec![Vec::new(); SERVERS.len()];
+    let mut servers = SERVERS
+        .iter()
+        .map(|name| Server::start(name))
+        .collect::<Result<Vec<_>, _>>()?;
+    for turn in 0..=TURNS {
+        for (server, turns) in servers.iter_mut().zip(&mut turns) {
+            let cost = server.cpu_for_each_request()?;
+            // The first turn warms up.
+            if turn > 0 {
+                turns.push(cost);
+            }
+        }
+    }
+    drop(servers);
+    println!(
+        "| server | user CPU µs for each request | kernel CPU µs for each request | \
+         KB for each of {connections} idle connections |\n|---|---|---|---|"
+    );
+    for (name, turns) in SERVERS.iter().zip(turns) {
+        let (user, system): (Vec<f64>, Vec<f64>) = turns.into_iter().unzip();
+        let memory = Server::start(name)?.memory_for_each_connection(connections)?;
+        println!(
+            "| {name} | {:.2} | {:.2} | {memory:.2} |",
+            median(user),
+            median(system)
+        );
+    }
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A server in a process of its own; killed when dropped.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    fn start(name: &str) -> Result<Self, BoxError> {
+        let child = Command::new(std::env::current_exe()?)
+            .args(["serve", name])
+            .env("TOKIO_WORKER_THREADS", "1")
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut server = Self {
+            child,
+            address: String::new(),
+        };
+        let stdout = server.child.stdout.take().ok_or("no output")?;
+        BufReader::new(stdout).read_line(&mut server.address)?;
+        server.address = server.address.trim().to_owned();
+        Ok(server)
+    }
+
+    /// User and kernel time in microseconds, with all connections busy.
+    fn cpu_for_each_request(&self) -> Result<(f64, f64), BoxError> {
+        let mut open = (0..CONNECTIONS)
+            .map(|_| TcpStream::connect(&self.address))
+            .collect::<Result<Vec<_>, _>>()?;
+        for stream in &mut open {
+            request(stream)?;
+        }
+        let before = self.cpu()?;
+        for _ in 0..REQUESTS / CONNECTIONS {
+            for stream in &mut open {
+                stream.write_all(GET)?;
+            }
+            for stream in &mut open {
+                answer(stream)?;
+            }
+        }
+        let after = self.cpu()?;
+        let each = |from: u64, to: u64| (to - from) as f64 * TICK_MICROS / REQUESTS as f64;
+        Ok((each(before.0, after.0), each(before.1, after.1)))
+    }
+
+    fn memory_for_each_connection(&self, connections: usize) -> Result<f64, BoxError> {
+        // What is paid once, whatever the number of connections.
+        for _ in 0..100 {
+            request(&mut TcpStream::connect(&self.address)?)?;
+        }
+        std::thread::sleep(Duration::from_secs(2));
+        let before = self.resident()?;
+        let mut open = Vec::with_capacity(connections);
+        for _ in 0..connections {
+            let mut stream = TcpStream::connect(&self.address)?;
+            request(&mut stream)?;
+            open.push(stream);
+        }
+        std::thread::sleep(Duration::from_secs(2));
+        let after = self.resident()?;
+        // They must still be served.
+        for stream in &mut open {
+            request(stream)?;
+        }
+        Ok((after as f64 - before as f64) / 1024.0 / connections as f64)
+    }
+
+    /// User and kernel time so far, in ticks.
+    fn cpu(&self) -> Result<(u64, u64), BoxError> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name in parentheses may hold anything; the fields after it are numbers.
+        let (_, fields) = stat.rsplit_once(')').ok_or("no stat")?;
+        let mut fields = fields.split_whitespace().skip(11).map(str::parse);
+        Ok((
+            fields.next().ok_or("no utime")??,
+            fields.next().ok_or("no stime")??,
+        ))
+    }
+
+    /// Resident bytes.
+    fn resident(&self) -> Result<u64, BoxError> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .ok_or("no VmRSS")?;
+        let kilobytes: u64 = line.split_whitespace().nth(1).ok_or("no value")?.parse()?;
+        Ok(kilobytes * 1024)
+    }
+}
+
+fn request(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(GET)?;
+    answer(stream)
+}
+
+fn answer(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut answer = [0; 512];
+    let mut filled = 0;
+    while !answer[..filled].ends_with(b"hello") {
+        match stream.read(&mut answer[filled..])? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            n => filled += n,
+        }
+    }
+    Ok(())
+}
+
+#[tokio::main]
+async fn serve(name: &str) -> Result<(), BoxError> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    if name != SERVERS[3] {
+        println!("{}", listener.local_addr()?);
+    }
+    match name {
+        "hyper" => loop {
+            let (stream, _) = listener.accept().await?;
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(
+                hyper_util::rt::TokioIo::new(stream),
+                hyper::service::service_fn(hello),
+            ));
+        },
+        "axum" => {
+            let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+            Ok(axum::serve(listener, app).await?)
+        }
+        "stellane, connections only" => {
+            let manager = ConnectionManager::builder()
+                .purge_hook(stellane_examples::purge)
+                .build()?;
+            Ok(manager.serve(listener, tower::service_fn(hello)).await?)
+        }
+        "stellane, full preset" => {
+            drop(listener);
+            let mut config = RuntimeConfig::default();
+            config.connection.max_connections = 0;
+            config.server.admin_address = String::new();
+            let router = Router::builder().get("/", || async { "hello" }).build()?;
+            let runtime = Runtime::builder()
+                .config(config)
+                .purge_hook(stellane_examples::purge)
+                .service(router)
+                .build()?;
+            let bound = runtime.bind("127.0.0.1:0").await?;
+            println!("{}", bound.local_addr());
+            bound.serve().await?;
+            Ok(())
+        }
+        other => Err(format!("no server named {other}").into()),
+    }
+}
+
+async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(Response::new(Full::new(Bytes::from_static(b"hello"))))
+}
