@@ -4,13 +4,22 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::{net::TcpListener, task::JoinSet};
+#[cfg(feature = "profiling")]
+use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Components, RequestBody, Runtime, RuntimeError, admin, builder::Signal, stack};
+#[cfg(feature = "profiling")]
+use crate::profiling::{ProfileLayer, ProfileService};
 use crate::{
     BoxError,
-    config::{ServerConfig, is_socket_address},
+    config::{RuntimeConfig, ServerConfig, is_socket_address},
     connection::{ConnectionManager, DrainReport},
+};
+#[cfg(feature = "reload")]
+use crate::{
+    config::{ConfigErrors, ConfigWatcher, LiveTargets, Loader, Reload},
+    logging::LogHandle,
 };
 
 /// A server that listens on its addresses; [`serve`](Self::serve) begins to answer.
@@ -33,7 +42,10 @@ pub struct RunReport {
 
 pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, RuntimeError> {
     let server = &runtime.config.server;
-    let listener = listen("server.address", &server.address).await?;
+    let listener = match inherited(&runtime.config)? {
+        Some(listener) => listener,
+        None => listen("server.address", &server.address).await?,
+    };
     let admin = match server.admin_address.as_str() {
         "" => None,
         address => Some(listen("server.admin_address", address).await?),
@@ -61,6 +73,60 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         local_addr,
         admin_addr,
     })
+}
+
+/// The socket that `stellane dev` keeps open, if it started this process.
+#[cfg(feature = "hot-reload")]
+fn inherited(config: &RuntimeConfig) -> Result<Option<TcpListener>, RuntimeError> {
+    if !config.dev.hot_reload {
+        return Ok(None);
+    }
+    let listener = crate::hot_reload::inherited_listener();
+    listener
+        .and_then(|listener| listener.map(TcpListener::from_std).transpose())
+        .map_err(|source| {
+            let address = config.server.address.clone();
+            RuntimeError::Bind {
+                key: "server.address",
+                address,
+                source,
+            }
+        })
+}
+
+#[cfg(not(feature = "hot-reload"))]
+fn inherited(_: &RuntimeConfig) -> Result<Option<TcpListener>, RuntimeError> {
+    Ok(None)
+}
+
+/// Applies what can change at run time when the configuration file changes, or on SIGHUP.
+#[cfg(feature = "reload")]
+async fn follow(components: Components, log: Option<LogHandle>) {
+    let loader = Loader::from_process();
+    if loader.path().is_none() {
+        // Nothing to follow: SIGHUP keeps its usual meaning.
+        return;
+    }
+    // The process started with it; what is wrong now is told when it changes.
+    let Ok(watcher) = ConfigWatcher::new(loader) else {
+        return;
+    };
+    let targets = LiveTargets {
+        log,
+        connections: Some(components.connections),
+        workers: Some(components.workers),
+        pools: Some(components.pools),
+        limit: Some(components.limit),
+        tuner: Some(components.tuner),
+    };
+    let outcome = move |outcome: &Result<Reload, ConfigErrors>| match outcome {
+        Ok(reload) => {
+            targets.apply(reload);
+            tracing::info!("{reload}");
+        }
+        Err(errors) => tracing::warn!("the old configuration stays: {errors}"),
+    };
+    watcher.run(outcome).await;
 }
 
 async fn listen(key: &'static str, address: &str) -> Result<TcpListener, RuntimeError> {
@@ -120,14 +186,24 @@ where
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
+        #[cfg(feature = "reload")]
+        background.spawn(follow(components.clone(), log.clone()));
         let admin_manager = Components::admin_manager()?;
         if let (Some(listener), Some(address)) = (self.admin, self.admin_addr) {
-            let admin = admin::service(&components, &config, log, address).map_err(|error| {
-                RuntimeError::Component {
-                    name: "admin",
-                    source: error.into(),
-                }
-            })?;
+            let admin =
+                admin::service(&components, &config, log.clone(), address).map_err(|error| {
+                    RuntimeError::Component {
+                        name: "admin",
+                        source: error.into(),
+                    }
+                })?;
+            #[cfg(feature = "profiling")]
+            let admin = {
+                let profiles = ProfileService::builder()
+                    .cpu(config.dev.profile_cpu)
+                    .build();
+                ProfileLayer::new(profiles.listening_on(address)).layer(admin)
+            };
             background.spawn(ignore_end(admin_manager.serve(listener, admin)));
         }
 
