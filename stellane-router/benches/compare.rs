@@ -59,6 +59,7 @@ fn main() {
     for corpus in corpora() {
         contenders.extend(matchers(&corpus));
     }
+    contenders.extend(long_paths());
     contenders.extend(dispatchers());
     contenders.extend(interners());
 
@@ -264,6 +265,38 @@ fn matchers(corpus: &Corpus) -> Vec<Contender> {
             }),
         ),
     ]
+}
+
+/// Paths that every template looks at and only the last takes: double the length, double the work.
+fn long_paths() -> Vec<Contender> {
+    let templates = [
+        "/{a}-{b}.c/{*rest}",
+        "/{a}.json",
+        "/{a:alpha}/x",
+        "/x{y}/z",
+        "/{a}-x",
+        "/{+rest}",
+    ];
+    let sizes = [
+        ("16-KiB", 16 << 10),
+        ("32-KiB", 32 << 10),
+        ("64-KiB", (64 << 10) - 4),
+    ];
+    sizes
+        .map(|(name, len)| {
+            let table = RouteTable::new(templates).expect("valid");
+            let path = format!("/{}-", "x".repeat(len));
+            let work = move || assert!(black_box(table.find(black_box(&path))).is_some());
+            let (prepare, work) = (Box::new(|| ()), Box::new(work));
+            Contender {
+                group: "long",
+                name,
+                operations: 1,
+                prepare,
+                work,
+            }
+        })
+        .into()
 }
 
 // ===== dispatch =====

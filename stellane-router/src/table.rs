@@ -512,9 +512,13 @@ impl Compiled {
 fn compile(entries: &[Entry], problems: &mut Vec<Problem>) -> Tree {
     let before = problems.len();
     let mut shapes = BTreeMap::new();
+    let mut distinct = Vec::with_capacity(entries.len());
     for entry in entries {
         let shape = entry.pattern.shape();
-        if let Some(first) = shapes.insert(shape, entry) {
+        let first = *shapes.entry(shape).or_insert(entry);
+        if std::ptr::eq(first, entry) {
+            distinct.push(entry);
+        } else {
             problems.push(Problem::Conflict {
                 first: first.template.to_string(),
                 second: entry.template.to_string(),
@@ -523,16 +527,13 @@ fn compile(entries: &[Entry], problems: &mut Vec<Problem>) -> Tree {
             });
         }
     }
-    if shapes.len() < entries.len() {
-        return Tree::default();
-    }
-    let mut tree = Tree::compile(entries.iter().map(|e| &e.pattern));
+    let mut tree = Tree::compile(distinct.iter().map(|e| &e.pattern));
     for (left, right) in tree.take_rivals() {
         for (a, b) in left
             .iter()
             .flat_map(|a| right.iter().map(move |b| (*a, *b)))
         {
-            let (a, b) = (&entries[a as usize], &entries[b as usize]);
+            let (a, b) = (distinct[a as usize], distinct[b as usize]);
             let overlap = a.methods & b.methods != 0 || a.takes_any || b.takes_any;
             let Some(witness) = overlap
                 .then(|| witness::common(&a.pattern, &b.pattern))

@@ -505,3 +505,67 @@ fn a_panic_in_a_handler_leaves_the_router_sound() {
 }
 
 use std::future::Future;
+
+#[test]
+fn the_longest_path_a_uri_can_hold_is_matched() {
+    let router = Router::builder()
+        .get(
+            "/{a}-{b}/{*rest}",
+            async |Path((a, b, _)): Path<(String, String, String)>| {
+                format!("{} {}", a.len(), b.len())
+            },
+        )
+        .get("/{+rest}", async |Path(rest): Path<String>| {
+            rest.len().to_string()
+        })
+        .build()
+        .unwrap();
+    let long = "x".repeat(65_000);
+    assert_eq!(get(&router, &format!("/{long}")), ok("65000"));
+    assert_eq!(get(&router, &format!("/{long}-y/z")), ok("65000 1"));
+    assert_eq!(
+        get(&router, &format!("/{}", "/".repeat(65_000))),
+        ok("65000")
+    );
+}
+
+#[test]
+fn every_problem_is_reported_at_once() {
+    let report = Router::builder()
+        .get("no-slash", async || "")
+        .get("/a/{x", async || "")
+        .get("/b/{x}{y}", async || "")
+        .get("/c/{x:u65}", async || "")
+        .get("/d/{x}", async || "")
+        .get("/d/{y}", async || "")
+        .get("/e/{x}-{y}", async || "")
+        .get("/e/{x}.{y}", async || "")
+        .get("/f", async || "")
+        .get("/f", async || "")
+        .host("a b", Router::builder().get("/", async || ""))
+        .build()
+        .unwrap_err();
+    let text = report.to_string();
+    for expected in [
+        "`no-slash`, byte 0",
+        "`/a/{x`, byte 3",
+        "`/b/{x}{y}`, byte 7",
+        "unknown constraint `u65`",
+        "`/d/{x}` and `/d/{y}` both match",
+        "`/e/{x}-{y}` and `/e/{x}.{y}` both match",
+        "registered twice",
+        "host `a b`",
+    ] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+    let report = Router::builder()
+        .get("/{x:one(a|b)}", async || "")
+        .get("/a", async || "")
+        .get("/b", async || "")
+        .build()
+        .unwrap_err();
+    assert!(
+        report.to_string().contains("`/{x:one(a|b)}` never answers"),
+        "{report}"
+    );
+}
