@@ -35,7 +35,7 @@ const SERVERS: [&str; 4] = [
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 /// Turns of each server in the measurement of CPU time, requests in each turn, connections used.
 const TURNS: usize = 7;
-const REQUESTS: usize = 60_000;
+const REQUESTS: usize = 160_000;
 const CONNECTIONS: usize = 64;
 /// The kernel counts the CPU time of a process in hundredths of a second.
 const TICK_MICROS: f64 = 10_000.0;
