@@ -133,3 +133,53 @@ async fn routes_that_conflict_are_an_error_of_the_build() {
         .expect_err("wrong");
     assert!(error.to_string().contains("/{"), "{error}");
 }
+
+#[tokio::test]
+async fn the_admin_token_guards_changes_and_is_never_shown() {
+    let mut config = config();
+    config.server.admin_token = "open sesame".to_owned();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let service = tower::service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new(String::new()))
+    });
+    let runtime = Runtime::builder()
+        .config(config)
+        .service(service)
+        .shutdown_signal(async {
+            let _ = stopped.await;
+        });
+    let bound = runtime
+        .build()
+        .expect("builds")
+        .bind("127.0.0.1:0")
+        .await
+        .expect("binds");
+    let admin = bound.admin_addr().expect("on");
+    let serving = tokio::spawn(bound.serve());
+
+    let shown = get(admin, "/config").await;
+    assert!(
+        shown.contains("admin_token") && !shown.contains("open sesame"),
+        "{shown}"
+    );
+    for (header, status) in [
+        ("", "401"),
+        ("authorization: Bearer open sesame\r\n", "200"),
+    ] {
+        let mut stream = TcpStream::connect(admin).await.expect("connects");
+        let request = format!(
+            "POST /tuning/mode HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{header}\
+             content-length: 5\r\n\r\napply"
+        );
+        stream.write_all(request.as_bytes()).await.expect("writes");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("reads");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+    }
+    assert!(get(admin, "/tuning").await.contains("\"mode\":\"apply\""));
+    stop.send(()).expect("still serving");
+    serving.await.expect("no panic").expect("no error");
+}

@@ -14,6 +14,9 @@ pub struct ServerConfig {
     /// Address of the admin service (`/metrics`, `/healthz`, `/readyz`, …); empty turns it off.
     /// Default `127.0.0.1:9090`: loopback, since what it shows is nobody else's business.
     pub admin_address: String,
+    /// Bearer token for the admin pages that change something; without one they answer only on a
+    /// loopback address. Default empty: none.
+    pub admin_token: String,
     /// How long a drain waits for requests in progress before it aborts them. Too short cuts off slow
     /// requests, too long delays a deployment. Default `30s`.
     #[serde(with = "humantime_serde")]
@@ -31,6 +34,7 @@ impl Default for ServerConfig {
         Self {
             address: "127.0.0.1:3000".to_owned(),
             admin_address: "127.0.0.1:9090".to_owned(),
+            admin_token: String::new(),
             drain_timeout: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
             max_body_bytes: 2 << 20,

@@ -18,11 +18,13 @@ pub(super) fn service(
     log: Option<LogHandle>,
     address: SocketAddr,
 ) -> Result<AdminService, BuildError> {
+    let token = config.server.admin_token.clone();
     let config = serde_json::to_value(config).unwrap_or_default();
     let connections = components.connections.clone();
     let (tuner, chosen) = (components.tuner.clone(), components.tuner.clone());
     let mut admin = Admin::builder()
         .bound_to(address)
+        .token(token)
         .prometheus(components.prometheus.clone())
         .runtime(components.runtime_metrics.clone())
         .readiness(components.readiness.clone())
