@@ -1,5 +1,5 @@
 use std::{
-    fmt, io,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -10,11 +10,12 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    CloseReason, ConfigError, ConnectionConfig, ConnectionInfo, ConnectionState,
+    CloseReason, ConnectionConfig, ConnectionInfo, ConnectionState,
     accept::{self, Listener},
     entry::Command,
     service::HttpService,
     signal::HeadWait,
+    stats::{BuildError, ConnectionStats, DrainReport, ServeError},
     table::{Clock, Slot, Table},
 };
 
@@ -501,124 +502,5 @@ impl Shared {
 
     fn ended(&self) -> [u64; CloseReason::ALL.len()] {
         std::array::from_fn(|i| self.ended[i].load(Relaxed))
-    }
-}
-
-/// What a [`ConnectionManager`] has seen; totals are since it was built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConnectionStats {
-    /// Connections that are open: the sum of the next four.
-    pub open: u64,
-    /// Open, nothing sent yet.
-    pub new: u64,
-    /// Open, between two requests, ready at once.
-    pub idle: u64,
-    /// Open, between two requests, taken apart.
-    pub parked: u64,
-    /// Open, with a request, a part of one, or closing.
-    pub active: u64,
-    /// Connections accepted, refused ones included.
-    pub accepted_total: u64,
-    /// Failed accepts, such as those for lack of open files.
-    pub accept_errors_total: u64,
-    /// Connections ended, by `CloseReason as usize`; see [`closed`](Self::closed).
-    closed_total: [u64; CloseReason::ALL.len()],
-    /// Requests begun.
-    pub requests_total: u64,
-    /// Requests whose response head is not made yet.
-    pub requests_in_flight: u64,
-    /// Requests whose client left before the response head.
-    pub requests_cancelled_total: u64,
-    /// Times a parked connection was put together again.
-    pub unparked_total: u64,
-    /// Bytes read from all sockets.
-    pub bytes_read_total: u64,
-    /// Bytes written to all sockets.
-    pub bytes_written_total: u64,
-}
-
-impl Default for ConnectionStats {
-    fn default() -> Self {
-        Self {
-            open: 0,
-            new: 0,
-            idle: 0,
-            parked: 0,
-            active: 0,
-            accepted_total: 0,
-            accept_errors_total: 0,
-            closed_total: [0; CloseReason::ALL.len()],
-            requests_total: 0,
-            requests_in_flight: 0,
-            requests_cancelled_total: 0,
-            unparked_total: 0,
-            bytes_read_total: 0,
-            bytes_written_total: 0,
-        }
-    }
-}
-
-impl ConnectionStats {
-    /// How many connections ended for this reason.
-    #[must_use]
-    pub fn closed(&self, reason: CloseReason) -> u64 {
-        self.closed_total[reason as usize]
-    }
-
-    /// How many connections ended.
-    #[must_use]
-    pub fn closed_total(&self) -> u64 {
-        self.closed_total.iter().sum()
-    }
-}
-
-/// How a drain went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DrainReport {
-    /// Connections that ended during the drain, the aborted ones included.
-    pub closed: u64,
-    /// Connections that were still busy at the deadline.
-    pub aborted: u64,
-    /// Connections that could not even be aborted, since their handler blocks its thread.
-    pub left: usize,
-}
-
-/// The settings are out of range.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BuildError {
-    /// Every setting that is.
-    pub errors: Vec<ConfigError>,
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("connection manager: ")?;
-        for (i, error) in self.errors.iter().enumerate() {
-            write!(f, "{}{error}", if i > 0 { "; " } else { "" })?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for BuildError {}
-
-/// The listener is broken for good.
-#[derive(Debug)]
-pub struct ServeError {
-    pub(super) source: io::Error,
-}
-
-impl fmt::Display for ServeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the listener failed: {}", self.source)
-    }
-}
-
-impl std::error::Error for ServeError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
     }
 }

@@ -41,7 +41,7 @@
 //! hyper calls the `Timer` of its header timeout exactly when it begins to wait for a request head, and
 //! drops that timer when the head is there. The manager installs a timer of its own that never fires
 //! and so learns, through public API only, that a connection is between messages. A test
-//! (`tests/connection_parking.rs`) fails loudly should hyper ever change that.
+//! (`tests/connection_basics.rs`) fails loudly should hyper ever change that.
 
 mod accept;
 mod config;
@@ -51,6 +51,7 @@ mod manager;
 mod reason;
 mod service;
 mod signal;
+mod stats;
 mod table;
 mod task;
 
@@ -58,10 +59,8 @@ pub use self::{
     accept::Listener,
     config::{ConfigError, ConnectionConfig},
     entry::{ConnectionInfo, ConnectionState},
-    manager::{
-        BuildError, ConnectionManager, ConnectionManagerBuilder, ConnectionStats, DrainReport,
-        ServeError,
-    },
+    manager::{ConnectionManager, ConnectionManagerBuilder},
     reason::CloseReason,
     service::HttpService,
+    stats::{BuildError, ConnectionStats, DrainReport, ServeError},
 };

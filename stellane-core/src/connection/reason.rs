@@ -38,8 +38,6 @@ reasons! {
     HeadTimeout = "head_timeout",
     /// No further request came in time.
     IdleTimeout = "idle_timeout",
-    /// A request body came too slowly.
-    SlowBody = "slow_body",
     /// The client read the response too slowly.
     SlowRead = "slow_read",
     /// It reached its greatest age.

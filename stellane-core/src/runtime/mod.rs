@@ -1,9 +1,9 @@
 //! [`Runtime`]: every component in one working server, the full-stack preset.
 //!
 //! ```text
-//! socket ─▶ ConnectionManager ─▶ StrictHttp1 ─▶ Metrics ─▶ AdaptiveLimit ─▶ Pool ─▶ Fault ─▶ body limit ─▶ your service
-//!                 ▲                                 │            ▲           ▲
-//!                 └────────────── knobs ◀── AutoTuner ◀── signals┴───────────┘
+//! socket ─▶ ConnectionManager ─▶ metrics ─▶ AdaptiveLimit ─▶ pools ─▶ FaultLayer ─▶ body limit ─▶ your service
+//!                  ▲                             ▲             ▲
+//!                  └────────── knobs ── AutoTuner ── knobs ────┘
 //! ```
 //!
 //! It takes any `Service<Request<RequestBody>>` that is `Clone`: an axum `Router`, a tonic `Routes`, a
