@@ -1,0 +1,54 @@
+//! tonic's `Routes` in the preset: HTTP/2 without TLS, and the gRPC status as a label.
+#![cfg(feature = "full")]
+
+use stellane_core::{Runtime, RuntimeConfig};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+#[tokio::test]
+async fn tonic_routes_are_served_and_their_status_is_counted() {
+    let (_reporter, health) = tonic_health::server::health_reporter();
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = String::new();
+    let runtime = Runtime::builder()
+        .config(config)
+        .service(tonic::service::Routes::new(health))
+        .build()
+        .expect("builds");
+    let components = runtime.components().clone();
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = format!("http://{}", bound.local_addr());
+    tokio::spawn(bound.serve());
+
+    let channel = tonic::transport::Endpoint::from_shared(address).expect("an address");
+    let mut client = HealthClient::new(channel.connect().await.expect("connects"));
+    for _ in 0..3 {
+        let answer = client
+            .check(HealthCheckRequest {
+                service: String::new(),
+            })
+            .await;
+        assert_eq!(answer.expect("healthy").into_inner().status, 1);
+    }
+    let unknown = client
+        .check(HealthCheckRequest {
+            service: "nobody".to_owned(),
+        })
+        .await;
+    assert_eq!(unknown.expect_err("unknown").code(), tonic::Code::NotFound);
+
+    let scrape = components.prometheus.render();
+    for (status, count) in [("OK", 3), ("NOT_FOUND", 1)] {
+        let counted = scrape.lines().any(|line| {
+            line.contains("_duration_seconds_count")
+                && line.contains(&format!("rpc_response_status_code=\"{status}\""))
+                && line.ends_with(&format!(" {count}"))
+        });
+        assert!(counted, "{status} in {scrape}");
+    }
+    assert_eq!(components.connections.stats().requests_total, 4);
+    assert_eq!(
+        components.connections.stats().open,
+        1,
+        "one HTTP/2 connection"
+    );
+}
