@@ -45,6 +45,8 @@ pub struct Components {
     pub faults: Faults,
     /// What `/readyz` says; a service may hold it back with a latch until its own parts are there.
     pub readiness: Readiness,
+    /// Through it the snapshot finds the tuner; held here only, see `with_purge_hook`.
+    _tuner_cell: Arc<OnceLock<AutoTuner>>,
 }
 
 impl Components {
@@ -90,7 +92,8 @@ impl Components {
         let readiness = Readiness::new();
         readiness.set_ready(false);
 
-        // The tuner reads the snapshot, and the snapshot counts the tuner's actions: the cell ties the knot.
+        // The tuner reads the snapshot, and the snapshot counts the tuner's actions. The snapshot's way back
+        // is weak: otherwise each would keep the other, and all the components with them, for ever.
         let tuner_cell = Arc::new(OnceLock::<AutoTuner>::new());
         let panics = Arc::new(OnceLock::<metrics::Counter>::new());
         let runtime_metrics = RuntimeMetrics::builder()
@@ -101,14 +104,14 @@ impl Components {
                 let (connections, limit, workers) =
                     (connections.clone(), limit.clone(), workers.clone());
                 let (pools, interner, faults) = (pools.clone(), interner.clone(), faults.clone());
-                let (tuner, panics) = (Arc::clone(&tuner_cell), Arc::clone(&panics));
+                let (tuner, panics) = (Arc::downgrade(&tuner_cell), Arc::clone(&panics));
                 move |snapshot| {
                     read_connections(snapshot, &connections);
                     read_limit(snapshot, &limit);
                     read_workers(snapshot, &workers);
                     read_pools(snapshot, &pools);
                     read_interner(snapshot, &interner);
-                    if let Some(tuner) = tuner.get() {
+                    if let Some(tuner) = tuner.upgrade().as_deref().and_then(OnceLock::get) {
                         for (parameter, _, count) in tuner.stats().actions {
                             let total = &mut snapshot.tuning_actions_total;
                             *total.entry(parameter.into()).or_default() += count;
@@ -168,6 +171,7 @@ impl Components {
             tuner,
             faults,
             readiness,
+            _tuner_cell: tuner_cell,
         })
     }
 

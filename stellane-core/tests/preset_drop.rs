@@ -1,0 +1,46 @@
+//! A runtime that is dropped leaves nothing behind. Alone in its file: it counts the process's threads.
+#![cfg(all(feature = "full", target_os = "linux"))]
+
+use std::{convert::Infallible, time::Duration};
+
+use http::{Request, Response};
+use stellane_core::{RequestBody, Runtime, RuntimeConfig};
+
+fn workers() -> usize {
+    let threads = std::fs::read_dir("/proc/self/task").expect("readable");
+    threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok())
+        .filter(|name| name.starts_with("stellane-worker"))
+        .count()
+}
+
+#[tokio::test]
+async fn the_workers_end_with_the_runtime_that_was_never_served() {
+    let mut config = RuntimeConfig::default();
+    config.workers.min_workers = 3;
+    let service = tower::service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new(String::new()))
+    });
+    let runtime = Runtime::builder()
+        .config(config)
+        .service(service)
+        .build()
+        .expect("builds");
+    let started = async {
+        while workers() != 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), started)
+        .await
+        .expect("three workers");
+    drop(runtime);
+    let ended = async {
+        while workers() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), ended)
+        .await
+        .expect("no worker is left");
+}
