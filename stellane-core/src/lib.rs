@@ -1,5 +1,5 @@
-//! The production runtime for axum, tonic and hyper: connection manager, engines, configuration and
-//! the full-stack preset of Stellane.
+//! The production runtime for axum, tonic and hyper: connection manager, configuration and the
+//! full-stack preset of Stellane.
 
 #[cfg(feature = "cli")]
 pub mod cli;

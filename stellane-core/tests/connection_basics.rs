@@ -81,6 +81,17 @@ async fn until(
     }
 }
 
+/// A connection whose request is being served.
+async fn busy(manager: &ConnectionManager, address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    stream
+        .write_all(b"GET /sleep HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .expect("writes");
+    until(manager, "busy", |m| m.stats().requests_in_flight == 1).await;
+    stream
+}
+
 fn state(manager: &ConnectionManager, state: ConnectionState) -> bool {
     manager
         .list()
@@ -201,12 +212,7 @@ async fn a_client_that_does_not_read_is_closed() {
 #[tokio::test]
 async fn a_client_that_leaves_cancels_its_request() {
     let (manager, address, _serving) = start(quick()).await;
-    let mut stream = TcpStream::connect(address).await.expect("connects");
-    stream
-        .write_all(b"GET /sleep HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .expect("writes");
-    until(&manager, "in flight", |m| m.stats().requests_in_flight == 1).await;
+    let stream = busy(&manager, address).await;
     drop(stream);
     until(&manager, "cancelled", |m| {
         m.stats().requests_cancelled_total == 1
@@ -224,11 +230,7 @@ async fn a_full_table_makes_room_by_closing_the_idlest() {
     let mut oldest = TcpStream::connect(address).await.expect("connects");
     exchange(&mut oldest, GET).await;
     until(&manager, "parked", |m| state(m, ConnectionState::Parked)).await;
-    let mut busy = TcpStream::connect(address).await.expect("connects");
-    busy.write_all(b"GET /sleep HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .expect("writes");
-    until(&manager, "busy", |m| m.stats().requests_in_flight == 1).await;
+    let mut busy = busy(&manager, address).await;
 
     let mut newest = TcpStream::connect(address).await.expect("connects");
     exchange(&mut newest, GET).await;
@@ -290,11 +292,7 @@ async fn a_drain_answers_what_is_under_way_and_says_close() {
     let (manager, address, serving) = start(quick()).await;
     let mut parked = TcpStream::connect(address).await.expect("connects");
     exchange(&mut parked, GET).await;
-    let mut busy = TcpStream::connect(address).await.expect("connects");
-    busy.write_all(b"GET /sleep HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .expect("writes");
-    until(&manager, "busy", |m| m.stats().requests_in_flight == 1).await;
+    let mut busy = busy(&manager, address).await;
 
     let drain = tokio::spawn({
         let manager = manager.clone();
@@ -320,11 +318,7 @@ async fn a_drain_answers_what_is_under_way_and_says_close() {
 #[tokio::test]
 async fn a_drain_ends_at_its_deadline() {
     let (manager, address, serving) = start(quick()).await;
-    let mut busy = TcpStream::connect(address).await.expect("connects");
-    busy.write_all(b"GET /sleep HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .expect("writes");
-    until(&manager, "busy", |m| m.stats().requests_in_flight == 1).await;
+    let mut busy = busy(&manager, address).await;
     let report = manager.drain(Duration::from_millis(50)).await;
     assert_eq!((report.aborted, report.left), (1, 0));
     assert_eq!(busy.read(&mut [0; 8]).await.expect("reads"), 0);
