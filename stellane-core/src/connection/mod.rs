@@ -47,11 +47,13 @@ mod accept;
 mod config;
 mod entry;
 mod io;
+mod lot;
 mod manager;
 mod reason;
 mod service;
 mod signal;
 mod stats;
+mod sweep;
 mod table;
 mod task;
 
