@@ -252,6 +252,7 @@ impl<S: HttpService> Task<S> {
             rewind,
             Arc::clone(&self.entry),
             self.served.shared.clock.clone(),
+            !sniff,
         );
         self.entry
             .enter(ConnectionState::Head, self.served.shared.clock.now());
