@@ -15,7 +15,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{ConnectionState, entry::Entry, table::Clock};
+use super::{
+    ConnectionState,
+    entry::{Entry, NO_TURN},
+    table::Clock,
+};
 
 /// A socket that connections are accepted on.
 #[derive(Debug)]
@@ -132,6 +136,9 @@ pub(super) struct Io {
     /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
     /// answer wait for a turn of its poller.
     unparked: bool,
+    /// The turn of its task in which the socket had nothing to read: hyper asks up to three times in one,
+    /// and the waker stays the same.
+    blocked_in: u32,
 }
 
 /// How much a client may still send to a connection that is closing.
@@ -152,6 +159,7 @@ impl Io {
             clock,
             lingered: 0,
             unparked,
+            blocked_in: NO_TURN,
         }
     }
 
@@ -172,8 +180,7 @@ impl Io {
                 // The end, or an error: nobody is left to be told.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
-                    let expects_more =
-                        self.lingered > 0 || self.entry.had_body.load(Ordering::Relaxed);
+                    let expects_more = self.lingered > 0 || self.entry.had_body();
                     if !expects_more {
                         return Poll::Ready(Ok(()));
                     }
@@ -214,10 +221,17 @@ impl AsyncRead for Io {
             buffer.put_slice(&this.rewind.split_to(n));
             return Poll::Ready(Ok(()));
         }
+        let entry = &this.entry;
+        // Somebody else polls it, with another waker, once it is upgraded.
+        if this.blocked_in == entry.turn() && !entry.upgraded.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut this.socket).poll_read(cx, buffer);
         if polled.is_ready() {
             this.entry.add_read(buffer.filled().len() - before);
+        } else {
+            this.blocked_in = this.entry.turn();
         }
         polled
     }
