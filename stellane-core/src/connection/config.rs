@@ -49,6 +49,15 @@ pub struct ConnectionConfig {
     /// its answer. Default `1s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub drain_idle: Duration,
+    /// Whether bytes of an HTTP/1 connection that two parties could read differently are refused with 400
+    /// where hyper would repair them in silence: a bare line feed as the end of a line, a `Content-Length`
+    /// beside a `Transfer-Encoding` or given twice, a `Transfer-Encoding` other than `chunked`. For
+    /// clients that can't be mended, `false` leaves it to hyper. Default `true`.
+    pub strict_http1: bool,
+    /// Largest request head of HTTP/1, request line and all; a larger one is answered with 431. It also
+    /// bounds what is read ahead of a slow handler. Too low refuses clients with many cookies, too high lets
+    /// each connection take as much memory. Default 64 KiB.
+    pub max_head_bytes: usize,
     /// Whether small writes are sent at once (`TCP_NODELAY`). Default `true`.
     pub nodelay: bool,
 }
@@ -68,6 +77,8 @@ impl Default for ConnectionConfig {
             park: true,
             park_after: Duration::from_millis(100),
             drain_idle: Duration::from_secs(1),
+            strict_http1: true,
+            max_head_bytes: 64 << 10,
             nodelay: true,
         }
     }
@@ -80,7 +91,7 @@ impl ConnectionConfig {
     /// Every value that is out of range.
     pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
         let day = Duration::from_secs(86_400);
-        let errors: Vec<_> = [
+        let mut errors: Vec<_> = [
             ("first_byte_timeout", self.first_byte_timeout),
             ("head_timeout", self.head_timeout),
             ("idle_timeout", self.idle_timeout),
@@ -97,6 +108,14 @@ impl ConnectionConfig {
             expected: "0s to 1 day".to_owned(),
         })
         .collect();
+        // hyper's own least; more than 1 MiB is no head.
+        if !(8 << 10..=1 << 20).contains(&self.max_head_bytes) {
+            errors.push(ConfigError {
+                key: "max_head_bytes",
+                value: self.max_head_bytes.to_string(),
+                expected: "8192 to 1048576".to_owned(),
+            });
+        }
         if errors.is_empty() {
             Ok(())
         } else {

@@ -13,7 +13,12 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{ConnectionState, entry::Entry, table::Clock};
+use super::{
+    ConnectionState,
+    entry::Entry,
+    framing::{Guard, Verdict},
+    table::Clock,
+};
 
 /// A socket that connections are accepted on.
 #[derive(Debug)]
@@ -109,6 +114,7 @@ pub(super) struct Io {
     pub(super) socket: Socket,
     /// Read before the socket.
     pub(super) rewind: Bytes,
+    guard: Guard,
     entry: Arc<Entry>,
     clock: Clock,
     /// Bytes read and dropped while closing.
@@ -119,10 +125,17 @@ pub(super) struct Io {
 const MAX_LINGER: usize = 1 << 20;
 
 impl Io {
-    pub(super) fn new(socket: Socket, rewind: Bytes, entry: Arc<Entry>, clock: Clock) -> Self {
+    pub(super) fn new(
+        socket: Socket,
+        rewind: Bytes,
+        guard: Guard,
+        entry: Arc<Entry>,
+        clock: Clock,
+    ) -> Self {
         Self {
             socket,
             rewind,
+            guard,
             entry,
             clock,
             lingered: 0,
@@ -158,6 +171,26 @@ impl Io {
         }
     }
 
+    /// Looks at bytes on their way to hyper.
+    fn look(&mut self, bytes: &mut [u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.guard.is_held() {
+            let upgraded = self.entry.upgraded.load(Ordering::Relaxed);
+            if upgraded || self.entry.in_flight() == 0 {
+                self.guard.decide(upgraded);
+            }
+        }
+        match self.guard.look(bytes) {
+            Verdict::Fine => {}
+            // The end of a head makes hyper answer now.
+            Verdict::Spoilt => self.rewind = Bytes::from_static(b"\r\n\r\n"),
+            // Not to be taken for a request, should the handler decline the upgrade.
+            Verdict::Held => self.entry.retire.store(true, Ordering::Relaxed),
+        }
+    }
+
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Ready(Ok(n)) => self.entry.add_written(*n),
@@ -175,17 +208,16 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.rewind.is_empty() {
+        let before = buffer.filled().len();
+        if this.rewind.is_empty() {
+            ready!(Pin::new(&mut this.socket).poll_read(cx, buffer))?;
+            this.entry.add_read(buffer.filled().len() - before);
+        } else {
             let n = this.rewind.len().min(buffer.remaining());
             buffer.put_slice(&this.rewind.split_to(n));
-            return Poll::Ready(Ok(()));
         }
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut this.socket).poll_read(cx, buffer);
-        if polled.is_ready() {
-            this.entry.add_read(buffer.filled().len() - before);
-        }
-        polled
+        this.look(&mut buffer.filled_mut()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 

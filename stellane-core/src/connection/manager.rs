@@ -131,6 +131,8 @@ impl ConnectionManagerBuilder {
                 epoch: epoch.into_std(),
             })
             .header_read_timeout(Duration::from_secs(1))
+            .max_header_size(config.max_head_bytes)
+            .max_buf_size(config.max_head_bytes)
             .pipeline_flush(false);
         Ok(ConnectionManager {
             shared: Arc::new(Shared {

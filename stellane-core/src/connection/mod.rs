@@ -46,6 +46,7 @@
 mod accept;
 mod config;
 mod entry;
+mod framing;
 mod io;
 mod manager;
 mod reason;

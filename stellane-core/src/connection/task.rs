@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use super::{
     CloseReason, ConnectionState,
     entry::{Command, Entry},
+    framing::Guard,
     io::{Io, Socket},
     manager::Shared,
     service::{Adapter, HttpService},
@@ -181,9 +182,14 @@ impl<S: HttpService> Task<S> {
         let http2 = sniff && rewind.starts_with(b"PRI");
         #[cfg(not(feature = "http2"))]
         let _ = sniff;
+        #[cfg(feature = "http2")]
+        let strict = self.shared.config.strict_http1 && !http2;
+        #[cfg(not(feature = "http2"))]
+        let strict = self.shared.config.strict_http1;
         let io = Io::new(
             socket,
             rewind,
+            if strict { Guard::new() } else { Guard::off() },
             Arc::clone(&self.entry),
             self.shared.clock.clone(),
         );
