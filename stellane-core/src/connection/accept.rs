@@ -5,12 +5,10 @@ use std::{
     time::Duration,
 };
 
-#[cfg(unix)]
-use tokio::net::UnixListener;
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 use super::{
-    CloseReason, ConnectionState, ServeError,
+    CloseReason, ConnectionState, Listener, ServeError, WhenFull,
     entry::{Command, Entry},
     io::Socket,
     manager::{Shared, millis},
@@ -27,44 +25,25 @@ const LINGER: u64 = 1000;
 /// How many idle connections make room at once when the limit is reached.
 const RECLAIM: usize = 32;
 
-/// Where connections come from.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
-    /// Unix sockets.
-    #[cfg(unix)]
-    Unix(UnixListener),
-}
-
-impl From<TcpListener> for Listener {
-    fn from(listener: TcpListener) -> Self {
-        Self::Tcp(listener)
+pub(super) async fn serve_all<S: HttpService>(
+    shared: Arc<Shared>,
+    listeners: Vec<Listener>,
+    service: S,
+) -> Result<(), ServeError> {
+    let mut loops = JoinSet::new();
+    for listener in listeners {
+        loops.spawn(serve(Arc::clone(&shared), listener, service.clone()));
     }
-}
-
-#[cfg(unix)]
-impl From<UnixListener> for Listener {
-    fn from(listener: UnixListener) -> Self {
-        Self::Unix(listener)
-    }
-}
-
-impl Listener {
-    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
-        match self {
-            Self::Tcp(listener) => {
-                let (socket, peer) = listener.accept().await?;
-                Ok((Socket::Tcp(socket), Some(peer)))
-            }
-            #[cfg(unix)]
-            Self::Unix(listener) => {
-                let (socket, _) = listener.accept().await?;
-                Ok((Socket::Unix(socket), None))
-            }
+    drop(service);
+    while let Some(ended) = loops.join_next().await {
+        match ended {
+            Ok(served) => served?,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is shutting down.
+            Err(_) => {}
         }
     }
+    Ok(())
 }
 
 pub(super) async fn serve<S: HttpService>(
@@ -75,6 +54,7 @@ pub(super) async fn serve<S: HttpService>(
     let group = Group {
         shared: Arc::clone(&shared),
         id: shared.next_group(),
+        tell_nodelay: shared.config.nodelay && !listener.set_nodelay(),
     };
     let open = Open::new(&shared);
     let template = Arc::new(Mutex::new(service));
@@ -83,9 +63,16 @@ pub(super) async fn serve<S: HttpService>(
     let mut drain = std::pin::pin!(shared.drain_begun());
 
     loop {
+        let accept = async {
+            shared.pace.wait().await;
+            listener.accept().await
+        };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((socket, peer)) => group.admit(socket, peer, &template).await,
+            accepted = accept => match accepted {
+                Ok((socket, peer)) => {
+                    shared.pace.take();
+                    group.admit(socket, peer, &template).await;
+                }
                 Err(error) => group.survive(error).await?,
             },
             _ = sweep.tick() => shared.sweep(),
@@ -126,6 +113,8 @@ impl Drop for Open {
 struct Group {
     shared: Arc<Shared>,
     id: u16,
+    /// Whether each connection is to be told not to hold small writes back.
+    tell_nodelay: bool,
 }
 
 impl Group {
@@ -137,7 +126,7 @@ impl Group {
     ) {
         let shared = &self.shared;
         let knobs = &shared.knobs;
-        if let (Socket::Tcp(socket), true) = (&socket, shared.config.nodelay) {
+        if let (Socket::Tcp(socket), true) = (&socket, self.tell_nodelay) {
             // A socket that is gone already says so at its first read.
             let _ = socket.set_nodelay(true);
         }
@@ -166,10 +155,7 @@ impl Group {
     /// Whether there is room for one more connection, after closing idle ones if need be.
     async fn make_room(&self) -> bool {
         let shared = &self.shared;
-        let full = || {
-            let max = shared.knobs.max_connections.load(Relaxed);
-            max > 0 && shared.open() >= max
-        };
+        let full = || shared.open() >= shared.most_connections();
         if !full() {
             return true;
         }
@@ -237,15 +223,27 @@ fn out_of_resources(error: &io::Error) -> bool {
     )
 }
 
-/// Says 503 as far as the socket takes it at once, and closes.
+/// Says 503, unless it is to be silent, as far as the socket takes it at once, and closes.
 fn refuse(shared: &Shared, socket: &Socket) {
     shared.count_refused();
+    if shared.config.when_full == WhenFull::Close {
+        return;
+    }
     let _ = socket.try_write(
         b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
     );
 }
 
 impl Shared {
+    /// How many connections there may be: as configured, and no more than the limit of open files has room
+    /// for besides the reserve.
+    fn most_connections(&self) -> usize {
+        match self.knobs.max_connections.load(Relaxed) {
+            0 => self.file_limit,
+            max => max.min(self.file_limit),
+        }
+    }
+
     /// Looks at every connection's deadlines.
     pub(super) fn sweep(&self) {
         let now = self.tick();
@@ -348,4 +346,21 @@ fn spread(age: u64, id: u64) -> u64 {
     let parts = u128::from(id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let fifth = u128::from(age / 5);
     age - age / 10 + ((fifth * parts) >> 64) as u64
+}
+
+/// How many files connections may open.
+#[cfg(unix)]
+pub(super) fn file_limit(reserve: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let files = limit.current.map_or(usize::MAX, |files| {
+        usize::try_from(files).unwrap_or(usize::MAX)
+    });
+    // However few there are, the service answers somebody.
+    files.saturating_sub(reserve).max(1)
+}
+
+/// How many files connections may open.
+#[cfg(not(unix))]
+pub(super) fn file_limit(_: usize) -> usize {
+    usize::MAX
 }

@@ -1,5 +1,7 @@
 use std::{fmt, time::Duration};
 
+use super::{ListenConfig, WhenFull};
+
 /// Settings of a [`ConnectionManager`](super::ConnectionManager) (section `[connection]`).
 ///
 /// A timeout of `0s` and a limit of `0` are off.
@@ -18,6 +20,15 @@ pub struct ConnectionConfig {
     /// Most connections that may be idle; beyond it, the one idle longest is closed (the seed's
     /// `max_idle_conns`). Parked connections are cheap: default `0`, off.
     pub max_idle_connections: usize,
+    /// Most connections accepted in a second; a tenth of it at once after a pause. More wait in the queue of
+    /// the listening socket. Too low delays users, too high lets a burst of handshakes take all CPU. Default
+    /// `0`: off.
+    pub max_accepts_per_second: u32,
+    /// Open files that connections leave to everything else: the admin address, files, databases. There are
+    /// never more connections than the process's limit of open files less this. Default 64.
+    pub reserve_files: usize,
+    /// What happens to a new connection when there is no room: `respond` (503) or `close`. Default `respond`.
+    pub when_full: WhenFull,
     /// How long a new connection may take to send its first byte. Default `10s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub first_byte_timeout: Duration,
@@ -60,6 +71,8 @@ pub struct ConnectionConfig {
     pub max_head_bytes: usize,
     /// Whether small writes are sent at once (`TCP_NODELAY`). Default `true`.
     pub nodelay: bool,
+    /// Options of listening sockets.
+    pub listen: ListenConfig,
 }
 
 impl Default for ConnectionConfig {
@@ -68,6 +81,9 @@ impl Default for ConnectionConfig {
             max_connections: 10_000,
             max_connections_per_peer: 0,
             max_idle_connections: 0,
+            max_accepts_per_second: 0,
+            reserve_files: 64,
+            when_full: WhenFull::default(),
             first_byte_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
@@ -80,6 +96,7 @@ impl Default for ConnectionConfig {
             strict_http1: true,
             max_head_bytes: 64 << 10,
             nodelay: true,
+            listen: ListenConfig::default(),
         }
     }
 }
@@ -116,6 +133,7 @@ impl ConnectionConfig {
                 expected: "8192 to 1048576".to_owned(),
             });
         }
+        errors.extend(self.listen.validate().err().into_iter().flatten());
         if errors.is_empty() {
             Ok(())
         } else {

@@ -48,6 +48,7 @@ mod config;
 mod entry;
 mod framing;
 mod io;
+mod listener;
 mod manager;
 mod reason;
 mod service;
@@ -57,9 +58,9 @@ mod table;
 mod task;
 
 pub use self::{
-    accept::Listener,
     config::{ConfigError, ConnectionConfig},
     entry::{ConnectionInfo, ConnectionState},
+    listener::{ListenConfig, Listener, WhenFull},
     manager::{ConnectionManager, ConnectionManagerBuilder},
     reason::CloseReason,
     service::HttpService,
