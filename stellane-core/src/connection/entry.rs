@@ -1,14 +1,14 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
-        OnceLock,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
     time::Duration,
 };
 
-use super::CloseReason;
+use super::{CloseReason, lot::ParkedSocket};
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,7 +96,19 @@ pub(super) struct Entry {
     pub(super) retire: AtomicBool,
     /// Which call of `serve` it belongs to.
     pub(super) group: u16,
-    waker: OnceLock<Waker>,
+    /// Its place in the table.
+    pub(super) slot: u32,
+    holder: Mutex<Holder>,
+}
+
+/// Who holds the socket.
+#[derive(Debug)]
+pub(super) enum Holder {
+    /// A task that was not polled yet.
+    Starting,
+    Task(Waker),
+    /// Nobody: it waits for bytes in the [lot](super::lot).
+    Lot(ParkedSocket),
 }
 
 /// Hundredths of a second on the manager's coarse clock: half the size of milliseconds, enough for a
@@ -125,6 +137,7 @@ const CLOSE_BASE: u8 = 2;
 impl Entry {
     pub(super) fn new(
         id: u64,
+        slot: u32,
         peer: Option<SocketAddr>,
         counted: bool,
         group: u16,
@@ -147,7 +160,8 @@ impl Entry {
             had_body: AtomicBool::new(false),
             retire: AtomicBool::new(false),
             group,
-            waker: OnceLock::new(),
+            slot,
+            holder: Mutex::new(Holder::Starting),
         }
     }
 
@@ -173,8 +187,11 @@ impl Entry {
 
     /// Enters a state; parking continues the idle time it came from.
     pub(super) fn enter(&self, state: ConnectionState, now: u64) {
-        let old = ConnectionState::from_u8(self.state.swap(state as u8, Relaxed));
-        if old != state && state != ConnectionState::Parked {
+        if self.state() == state {
+            return;
+        }
+        self.state.store(state as u8, Relaxed);
+        if state != ConnectionState::Parked {
             self.since.store(ticks(now), Relaxed);
         }
     }
@@ -236,31 +253,27 @@ impl Entry {
         from_ticks(self.write_stalled.load(Relaxed))
     }
 
-    /// Called by the task's first poll: the waker of a spawned task stays the same.
-    pub(super) fn set_waker(&self, waker: &Waker) {
-        self.waker.get_or_init(|| waker.clone());
+    pub(super) fn holder(&self) -> MutexGuard<'_, Holder> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the task for something and wakes it. A close is never taken back by a later command.
-    pub(super) fn command(&self, command: Command) {
+    /// Asks the task for something; it sees it when it is polled. A close is never taken back by a later
+    /// command. False if that is asked already.
+    pub(super) fn set_command(&self, command: Command) -> bool {
         let new = match command {
             Command::None => 0,
             Command::Park => 1,
             Command::Close(reason) => CLOSE_BASE + reason as u8,
         };
-        let changed = self
-            .command
+        self.command
             .fetch_update(Relaxed, Relaxed, |old| {
                 (old < CLOSE_BASE && old != new).then_some(new)
             })
-            .is_ok();
-        if changed {
-            self.wake();
-        }
+            .is_ok()
     }
 
     pub(super) fn wake(&self) {
-        if let Some(waker) = self.waker.get() {
+        if let Holder::Task(waker) = &*self.holder() {
             waker.wake_by_ref();
         }
     }

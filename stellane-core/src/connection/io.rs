@@ -7,6 +7,8 @@ use std::{
 
 use bytes::Bytes;
 #[cfg(unix)]
+use socket2::SockRef;
+#[cfg(unix)]
 use tokio::net::UnixStream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -45,6 +47,20 @@ impl Socket {
             #[cfg(unix)]
             Self::Unix(socket) => socket.try_read(buffer),
         }
+    }
+
+    /// Writes without asking tokio whether the socket takes anything.
+    #[cfg(unix)]
+    fn write_now(&self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => SockRef::from(socket).send_vectored(buffers),
+            Self::Unix(socket) => SockRef::from(socket).send_vectored(buffers),
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn write_now(&self, _: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Writes what the socket takes now.
@@ -119,6 +135,9 @@ pub(super) struct Io {
     clock: Clock,
     /// Bytes read and dropped while closing.
     lingered: usize,
+    /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
+    /// answer wait for a turn of its poller.
+    unparked: bool,
 }
 
 /// How much a client may still send to a connection that is closing.
@@ -131,6 +150,7 @@ impl Io {
         guard: Guard,
         entry: Arc<Entry>,
         clock: Clock,
+        unparked: bool,
     ) -> Self {
         Self {
             socket,
@@ -139,6 +159,7 @@ impl Io {
             entry,
             clock,
             lingered: 0,
+            unparked,
         }
     }
 
@@ -191,6 +212,14 @@ impl Io {
         }
     }
 
+    /// Writes past tokio, once; what goes wrong is left to the usual way.
+    fn write_unparked(&mut self, buffers: &[io::IoSlice<'_>]) -> Option<usize> {
+        if !std::mem::take(&mut self.unparked) {
+            return None;
+        }
+        self.socket.write_now(buffers).ok().filter(|n| *n > 0)
+    }
+
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Ready(Ok(n)) => self.entry.add_written(*n),
@@ -228,7 +257,10 @@ impl AsyncWrite for Io {
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.socket).poll_write(cx, buffer);
+        let polled = match this.write_unparked(&[io::IoSlice::new(buffer)]) {
+            Some(n) => Poll::Ready(Ok(n)),
+            None => Pin::new(&mut this.socket).poll_write(cx, buffer),
+        };
         this.wrote(polled)
     }
 
@@ -250,7 +282,10 @@ impl AsyncWrite for Io {
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.socket).poll_write_vectored(cx, buffers);
+        let polled = match this.write_unparked(buffers) {
+            Some(n) => Poll::Ready(Ok(n)),
+            None => Pin::new(&mut this.socket).poll_write_vectored(cx, buffers),
+        };
         this.wrote(polled)
     }
 

@@ -11,12 +11,12 @@ use tokio::sync::watch;
 
 use super::{
     CloseReason, ConnectionConfig, ConnectionInfo, ConnectionState, accept,
-    entry::Command,
+    entry::{Command, Entry, Holder},
     listener::{Listener, Pace},
     service::HttpService,
     signal::HeadWait,
     stats::{BuildError, ConnectionStats, DrainReport, ServeError},
-    table::{Clock, Slot, Table},
+    table::{Clock, Table},
 };
 
 /// Serves connections and owns them; a cheap handle. See the [module docs](super).
@@ -247,13 +247,11 @@ impl ConnectionManager {
             .await;
         shared.drain_began.store(shared.tick(), Relaxed);
         shared.draining.store(true, Relaxed);
-        shared.table.for_each(super::entry::Entry::wake);
+        shared.table.for_each(|entry| entry.wake());
         let before = shared.ended();
         let drained = shared.quiet_when(|shared| shared.open.load(Relaxed) == 0);
         if tokio::time::timeout(deadline, drained).await.is_err() {
-            shared
-                .table
-                .for_each(|entry| entry.command(Command::Close(CloseReason::Aborted)));
+            shared.command_each(|_| Command::Close(CloseReason::Aborted));
             // Each ends at its next poll; a handler that blocks its thread is not waited for.
             let gone = async {
                 while shared.open.load(Relaxed) > 0 {
@@ -327,11 +325,12 @@ impl ConnectionManager {
     /// Closes one connection, whatever it is doing; false if there is none with this id.
     pub fn close(&self, id: u64) -> bool {
         let mut found = false;
-        self.shared.table.for_each(|entry| {
+        self.shared.command_each(|entry| {
             if entry.id == id {
                 found = true;
-                entry.command(Command::Close(CloseReason::Killed));
+                return Command::Close(CloseReason::Killed);
             }
+            Command::None
         });
         found
     }
@@ -504,8 +503,8 @@ impl Shared {
     }
 
     /// A connection ended.
-    pub(super) fn end(&self, slot: Slot, entry: &super::entry::Entry, reason: CloseReason) {
-        self.table.remove(slot);
+    pub(super) fn end(&self, entry: &Entry, reason: CloseReason) {
+        self.table.remove(entry);
         let (read, written) = entry.bytes();
         self.ended_requests.fetch_add(entry.requests(), Relaxed);
         self.ended_read.fetch_add(read, Relaxed);
@@ -518,9 +517,47 @@ impl Shared {
     pub(super) fn reclaim(&self, count: usize) -> usize {
         let idlest = self.table.idlest(count);
         for entry in &idlest {
-            entry.command(Command::Close(CloseReason::Reclaimed));
+            self.command(entry, Command::Close(CloseReason::Reclaimed));
         }
         idlest.len()
+    }
+
+    /// Gives each connection the command that `judge` finds for it.
+    pub(super) fn command_each(&self, mut judge: impl FnMut(&Entry) -> Command) {
+        let mut commands = Vec::new();
+        self.table.for_each(|entry| match judge(entry) {
+            Command::None => {}
+            command => commands.push((Arc::clone(entry), command)),
+        });
+        // Outside of the table's lock, since an end takes it.
+        for (entry, command) in commands {
+            self.command(&entry, command);
+        }
+    }
+
+    /// Asks a connection's task for something. A parked connection has none: it is closed here.
+    fn command(&self, entry: &Entry, command: Command) {
+        let mut holder = entry.holder();
+        match (&*holder, command) {
+            (Holder::Lot(socket), Command::Close(reason)) => {
+                if reason.spares_use() && socket.has_bytes() {
+                    // The client was faster; the lot has noticed.
+                    return;
+                }
+                *holder = Holder::Starting;
+                drop(holder);
+                self.end(entry, reason);
+            }
+            (Holder::Lot(_), _) => {}
+            (Holder::Task(waker), command) => {
+                if entry.set_command(command) {
+                    waker.wake_by_ref();
+                }
+            }
+            (Holder::Starting, command) => {
+                entry.set_command(command);
+            }
+        }
     }
 
     /// Moves the coarse clock on.

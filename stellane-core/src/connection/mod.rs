@@ -49,11 +49,13 @@ mod entry;
 mod framing;
 mod io;
 mod listener;
+mod lot;
 mod manager;
 mod reason;
 mod service;
 mod signal;
 mod stats;
+mod sweep;
 mod table;
 mod task;
 

@@ -63,6 +63,18 @@ reasons! {
 }
 
 impl CloseReason {
+    /// Whether a connection that turns out to be in use is spared.
+    pub(super) fn spares_use(self) -> bool {
+        matches!(
+            self,
+            Self::IdleTimeout
+                | Self::Reclaimed
+                | Self::Drained
+                | Self::MaxAge
+                | Self::FirstByteTimeout
+        )
+    }
+
     /// The reverse of `self as u8`.
     pub(super) fn from_u8(n: u8) -> Option<Self> {
         Self::ALL.get(usize::from(n)).copied()
