@@ -8,7 +8,7 @@
 //! ```
 //!
 //! once with 20000 and once with 40000 requests; the difference is what 20000 requests take. The first
-//! argument is `lax` (the manager, nothing checked), `bytes` (the manager's own check) or `layer` (both),
+//! argument is `lax` (the manager, nothing checked), `bytes` (the manager's own check), `idle` (and the layer, told to check nothing) or `layer` (both),
 //! the second `hello` or `browser`.
 
 use std::{convert::Infallible, future::ready, net::SocketAddr, time::Instant};
@@ -19,7 +19,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use stellane_core::{
     connection::{ConnectionConfig, ConnectionManager},
-    strict_http1::{Http1Rules, StrictHttp1Layer},
+    strict_http1::{Http1Rules, StrictHttp1Config, StrictHttp1Layer},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -54,8 +54,11 @@ async fn serve(server: &str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("an address");
     let service = tower::service_fn(answer);
-    if server == "layer" {
-        let service = StrictHttp1Layer::new(&Http1Rules::default()).layer(service);
+    if server == "layer" || server == "idle" {
+        let mut rules = StrictHttp1Config::default();
+        rules.enabled = server == "layer";
+        let rules = Http1Rules::builder().config(rules).build().expect("valid");
+        let service = StrictHttp1Layer::new(&rules).layer(service);
         tokio::spawn(manager.serve(listener, service));
     } else {
         tokio::spawn(manager.serve(listener, service));

@@ -25,7 +25,7 @@ pub struct ConnectionConfig {
     /// `0`: off.
     pub max_accepts_per_second: u32,
     /// Open files that connections leave to everything else: the admin address, files, databases. There are
-    /// never more connections than the process's limit of open files less this. Default 64.
+    /// never more connections than the process's limit of open files less this. Default 128.
     pub reserve_files: usize,
     /// What happens to a new connection when there is no room: `respond` (503) or `close`. Default `respond`.
     pub when_full: WhenFull,
@@ -82,7 +82,7 @@ impl Default for ConnectionConfig {
             max_connections_per_peer: 0,
             max_idle_connections: 0,
             max_accepts_per_second: 0,
-            reserve_files: 64,
+            reserve_files: 128,
             when_full: WhenFull::default(),
             first_byte_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(30),

@@ -205,6 +205,8 @@ impl Components {
     pub(super) fn admin_manager() -> Result<ConnectionManager, RuntimeError> {
         let config = ConnectionConfig {
             max_connections: 100,
+            // It is what the service's reserve is for.
+            reserve_files: 0,
             ..ConnectionConfig::default()
         };
         ConnectionManager::builder()

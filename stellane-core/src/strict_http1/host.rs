@@ -19,20 +19,19 @@ pub(super) fn is_valid(value: &[u8]) -> bool {
     if let Some(rest) = value.strip_prefix(b"[") {
         return is_ip_literal(rest);
     }
-    let mut rest = value;
-    loop {
-        let name = rest.iter().take_while(|b| NAME[usize::from(**b)]).count();
-        match &rest[name..] {
-            [] => return !value.is_empty(),
-            [b':', port @ ..] => return value[0] != b':' && is_port(port),
-            [b'%', high, low, after @ ..]
-                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-            {
-                rest = after;
-            }
+    let mut at = 0;
+    while let Some(byte) = value.get(at) {
+        if NAME[usize::from(*byte)] {
+            at += 1;
+            continue;
+        }
+        match &value[at..] {
+            [b':', port @ ..] => return at > 0 && is_port(port),
+            [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => at += 3,
             _ => return false,
         }
     }
+    !value.is_empty()
 }
 
 fn is_ip_literal(rest: &[u8]) -> bool {
@@ -50,13 +49,14 @@ fn is_ip_literal(rest: &[u8]) -> bool {
 
 /// A port may be empty, says the grammar.
 fn is_port(port: &[u8]) -> bool {
-    port.len() <= 5
-        && port
-            .iter()
-            .try_fold(0_u32, |n, b| {
-                b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0'))
-            })
-            .is_some_and(|port| port <= 0xFFFF)
+    let mut number = 0;
+    for digit in port {
+        if port.len() > 5 || !digit.is_ascii_digit() {
+            return false;
+        }
+        number = number * 10 + u32::from(digit - b'0');
+    }
+    number <= 0xFFFF
 }
 
 /// Whether two authorities are the same: in any case, and with or without the port that goes without saying.
