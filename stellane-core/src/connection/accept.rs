@@ -8,6 +8,8 @@ use std::{
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
+#[cfg(feature = "tls")]
+use super::tls;
 use super::{
     CloseReason, Listener, ServeError, WhenFull,
     entry::{Command, Entry, Holder},
@@ -60,6 +62,8 @@ pub(super) async fn serve<S: HttpService>(
         }),
         id: shared.next_group(),
         tell_nodelay: shared.config.nodelay && !listener.set_nodelay(),
+        #[cfg(feature = "tls")]
+        tls: listener.acceptor(),
     };
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -121,6 +125,8 @@ struct Group<S: HttpService> {
     id: u16,
     /// Whether each connection is to be told not to hold small writes back.
     tell_nodelay: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<super::TlsAcceptor>,
 }
 
 impl<S: HttpService> Group<S> {
@@ -132,18 +138,41 @@ impl<S: HttpService> Group<S> {
             let _ = socket.set_nodelay(true);
         }
         if !self.make_room().await {
-            return refuse(shared, &socket);
+            return self.refuse(socket);
         }
         let per_peer = knobs.max_connections_per_peer.load(Relaxed);
-        match shared
-            .table
-            .insert(peer, self.id, shared.clock.now(), per_peer)
-        {
-            Some(entry) => {
-                shared.count_accepted();
-                tokio::spawn(Task::new(Arc::clone(&self.served), entry, socket));
+        let now = shared.clock.now();
+        let Some(entry) = shared.table.insert(peer, self.id, now, per_peer) else {
+            return self.refuse(socket);
+        };
+        shared.count_accepted();
+        let served = Arc::clone(&self.served);
+        #[cfg(feature = "tls")]
+        let socket = match (socket, &self.tls) {
+            (Socket::Tcp(socket), Some(acceptor)) => {
+                let (acceptor, shared) = (acceptor.clone(), Arc::clone(shared));
+                let opening = tls::handshake(acceptor, socket, shared, Arc::clone(&entry));
+                tokio::spawn(Task::opening(served, entry, Box::pin(opening)));
+                return;
             }
-            None => refuse(shared, &socket),
+            (socket, _) => socket,
+        };
+        tokio::spawn(Task::new(served, entry, socket));
+    }
+
+    /// Says 503 as far as the socket takes it at once, unless it is to be silent, and closes.
+    fn refuse(&self, mut socket: Socket) {
+        let shared = &self.served.shared;
+        shared.count_refused();
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            // Plain text would be no answer, and a handshake is what a full server can't afford.
+            return;
+        }
+        if shared.config.when_full == WhenFull::Respond {
+            socket.try_write(
+                b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            );
         }
     }
 
@@ -265,17 +294,6 @@ fn out_of_resources(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(EMFILE | ENFILE | ENOMEM | ENOBUFS)
     )
-}
-
-/// Says 503, unless it is to be silent, as far as the socket takes it at once, and closes.
-fn refuse(shared: &Shared, socket: &Socket) {
-    shared.count_refused();
-    if shared.config.when_full == WhenFull::Close {
-        return;
-    }
-    let _ = socket.try_write(
-        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-    );
 }
 
 impl Shared {

@@ -1,5 +1,7 @@
 use std::{fmt, time::Duration};
 
+#[cfg(feature = "tls")]
+use super::TlsConfig;
 use super::{ListenConfig, WhenFull};
 
 /// Settings of a [`ConnectionManager`](super::ConnectionManager) (section `[connection]`).
@@ -73,6 +75,9 @@ pub struct ConnectionConfig {
     pub nodelay: bool,
     /// Options of listening sockets.
     pub listen: ListenConfig,
+    /// TLS.
+    #[cfg(feature = "tls")]
+    pub tls: TlsConfig,
 }
 
 impl Default for ConnectionConfig {
@@ -97,6 +102,8 @@ impl Default for ConnectionConfig {
             max_head_bytes: 64 << 10,
             nodelay: true,
             listen: ListenConfig::default(),
+            #[cfg(feature = "tls")]
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -133,6 +140,8 @@ impl ConnectionConfig {
                 expected: "8192 to 1048576".to_owned(),
             });
         }
+        #[cfg(feature = "tls")]
+        self.tls.check(&mut errors);
         errors.extend(self.listen.validate().err().into_iter().flatten());
         if errors.is_empty() {
             Ok(())

@@ -28,33 +28,20 @@ pub(super) enum Socket {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
+    /// Its handshake is done.
+    #[cfg(feature = "tls")]
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
 }
 
 impl Socket {
-    /// Ready when there is something to read: bytes, the end, or an error.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(socket) => socket.poll_read_ready(cx),
-            #[cfg(unix)]
-            Self::Unix(socket) => socket.poll_read_ready(cx),
-        }
-    }
-
-    /// Reads what is there now.
-    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.try_read(buffer),
-            #[cfg(unix)]
-            Self::Unix(socket) => socket.try_read(buffer),
-        }
-    }
-
     /// Writes without asking tokio whether the socket takes anything.
     #[cfg(unix)]
     fn write_now(&self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => SockRef::from(socket).send_vectored(buffers),
             Self::Unix(socket) => SockRef::from(socket).send_vectored(buffers),
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -64,12 +51,11 @@ impl Socket {
     }
 
     /// Writes what the socket takes now.
-    pub(super) fn try_write(&self, buffer: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.try_write(buffer),
-            #[cfg(unix)]
-            Self::Unix(socket) => socket.try_write(buffer),
-        }
+    pub(super) fn try_write(&mut self, buffer: &[u8]) {
+        // Nobody waits for the rest.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let _ = Pin::new(&mut *self).poll_write(&mut cx, buffer);
+        let _ = Pin::new(self).poll_flush(&mut cx);
     }
 }
 
@@ -79,6 +65,8 @@ macro_rules! delegate {
             Socket::Tcp($socket) => $call,
             #[cfg(unix)]
             Socket::Unix($socket) => $call,
+            #[cfg(feature = "tls")]
+            Socket::Tls($socket) => $call,
         }
     };
 }
@@ -265,7 +253,17 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.socket).poll_flush(cx);
+        // TLS holds back what the socket does not take; a plain socket is always flushed.
+        #[cfg(feature = "tls")]
+        if matches!(this.socket, Socket::Tls(_)) {
+            match &polled {
+                Poll::Pending => this.entry.stall_write(this.clock.now()),
+                Poll::Ready(_) => this.entry.add_written(0),
+            }
+        }
+        polled
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) pace: Pace,
     /// How many connections the limit of open files has room for.
     pub(super) file_limit: usize,
+    #[cfg(feature = "tls")]
+    pub(super) handshakes: tokio::sync::Semaphore,
     pub(super) purge: Option<Purge>,
     pub(super) http1: hyper::server::conn::http1::Builder,
     #[cfg(feature = "http2")]
@@ -152,6 +154,8 @@ impl ConnectionManagerBuilder {
                 },
                 pace: Pace::new(config.max_accepts_per_second),
                 file_limit: accept::file_limit(config.reserve_files),
+                #[cfg(feature = "tls")]
+                handshakes: super::tls::places(&config.tls),
                 config,
                 purge: self.purge,
                 http1,
@@ -303,7 +307,10 @@ impl ConnectionManager {
                 ConnectionState::New => stats.new += 1,
                 ConnectionState::Idle => stats.idle += 1,
                 ConnectionState::Parked => stats.parked += 1,
-                ConnectionState::Head | ConnectionState::Active | ConnectionState::Closing => {
+                ConnectionState::Handshake
+                | ConnectionState::Head
+                | ConnectionState::Active
+                | ConnectionState::Closing => {
                     stats.active += 1;
                 }
             }

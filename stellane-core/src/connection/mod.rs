@@ -58,7 +58,11 @@ mod stats;
 mod sweep;
 mod table;
 mod task;
+#[cfg(feature = "tls")]
+mod tls;
 
+#[cfg(feature = "tls")]
+pub use self::tls::{TlsAcceptor, TlsConfig, TlsError};
 pub use self::{
     config::{ConfigError, ConnectionConfig},
     entry::{ConnectionInfo, ConnectionState},

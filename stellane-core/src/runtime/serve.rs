@@ -14,7 +14,7 @@ use crate::profiling::{ProfileLayer, ProfileService};
 use crate::{
     BoxError,
     config::{ServerConfig, is_socket_address},
-    connection::{ConnectionManager, DrainReport, ListenConfig, Listener},
+    connection::{ConnectionManager, DrainReport, ListenConfig, Listener, TlsAcceptor},
 };
 #[cfg(feature = "reload")]
 use crate::{
@@ -28,6 +28,7 @@ pub struct BoundRuntime<S> {
     runtime: Runtime<S>,
     listeners: Vec<Listener>,
     admin: Option<Listener>,
+    tls: Option<TlsAcceptor>,
     local_addr: SocketAddr,
     admin_addr: Option<SocketAddr>,
 }
@@ -51,6 +52,20 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
     if listeners.is_empty() {
         listeners = listen("server.address", &server.address, options).await?;
     }
+    let files = &runtime.config.connection.tls;
+    // One without the other is an error of its own.
+    let tls = if files.certificate.is_empty() && files.key.is_empty() {
+        None
+    } else {
+        let tls = TlsAcceptor::from_files(&files.certificate, &files.key);
+        Some(tls.map_err(|error| RuntimeError::Component {
+            name: "connection.tls",
+            source: error.into(),
+        })?)
+    };
+    if let Some(tls) = &tls {
+        listeners = listeners.into_iter().map(|l| l.tls(tls)).collect();
+    }
     let admin = match server.admin_address.as_str() {
         "" => None,
         address => {
@@ -71,6 +86,7 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         runtime,
         listeners,
         admin,
+        tls,
         local_addr,
         admin_addr,
     })
@@ -172,6 +188,10 @@ where
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
+        if let Some(tls) = self.tls {
+            let interval = config.connection.tls.reload_interval;
+            background.spawn(async move { tls.follow_files(interval).await });
+        }
         #[cfg(feature = "reload")]
         background.spawn(follow(components.clone(), log.clone()));
         let admin_manager = Components::admin_manager()?;

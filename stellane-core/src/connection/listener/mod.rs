@@ -21,6 +21,8 @@ use super::io::Socket;
 #[derive(Debug)]
 pub struct Listener {
     kind: Kind,
+    #[cfg(feature = "tls")]
+    tls: Option<super::TlsAcceptor>,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,14 @@ impl Listener {
         bind::inherited()
     }
 
+    /// Speaks TLS with whoever connects by TCP; Unix sockets stay as they are.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, acceptor: &super::TlsAcceptor) -> Self {
+        self.tls = Some(acceptor.clone());
+        self
+    }
+
     /// The address, for TCP.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
@@ -67,6 +77,11 @@ impl Listener {
             #[cfg(unix)]
             Kind::Unix(_) => None,
         }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn acceptor(&self) -> Option<super::TlsAcceptor> {
+        self.tls.clone()
     }
 
     pub(super) async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
@@ -103,6 +118,8 @@ impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
         Self {
             kind: Kind::Tcp(listener),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -112,6 +129,8 @@ impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
         Self {
             kind: Kind::Unix(listener),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
