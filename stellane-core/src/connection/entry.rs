@@ -27,16 +27,19 @@ pub enum ConnectionState {
     Active,
     /// All is said; what the client still sends is read and dropped, so that it can read the answer.
     Closing,
+    /// In its TLS handshake.
+    Handshake,
 }
 
 impl ConnectionState {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::New,
         Self::Idle,
         Self::Parked,
         Self::Head,
         Self::Active,
         Self::Closing,
+        Self::Handshake,
     ];
 
     fn from_u8(n: u8) -> Self {

@@ -2,7 +2,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -10,9 +10,9 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    CloseReason, ConnectionConfig, ConnectionInfo, ConnectionState,
-    accept::{self, Listener},
+    CloseReason, ConnectionConfig, ConnectionInfo, ConnectionState, accept,
     entry::{Command, Entry, Holder},
+    listener::{Listener, Pace},
     service::HttpService,
     signal::HeadWait,
     stats::{BuildError, ConnectionStats, DrainReport, ServeError},
@@ -32,6 +32,11 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) knobs: Knobs,
     pub(super) config: ConnectionConfig,
+    pub(super) pace: Pace,
+    /// How many connections the limit of open files has room for.
+    pub(super) file_limit: usize,
+    #[cfg(feature = "tls")]
+    pub(super) handshakes: tokio::sync::Semaphore,
     pub(super) purge: Option<Purge>,
     pub(super) http1: hyper::server::conn::http1::Builder,
     #[cfg(feature = "http2")]
@@ -69,6 +74,7 @@ pub(super) struct Knobs {
     pub(super) max_connections: AtomicUsize,
     pub(super) max_connections_per_peer: AtomicUsize,
     pub(super) max_idle_connections: AtomicUsize,
+    max_accepts_per_second: AtomicU32,
     pub(super) idle_timeout: AtomicU64,
     pub(super) park_after: AtomicU64,
 }
@@ -131,6 +137,8 @@ impl ConnectionManagerBuilder {
                 epoch: epoch.into_std(),
             })
             .header_read_timeout(Duration::from_secs(1))
+            .max_header_size(config.max_head_bytes)
+            .max_buf_size(config.max_head_bytes)
             .pipeline_flush(false);
         Ok(ConnectionManager {
             shared: Arc::new(Shared {
@@ -140,9 +148,14 @@ impl ConnectionManagerBuilder {
                     max_connections: AtomicUsize::new(config.max_connections),
                     max_connections_per_peer: AtomicUsize::new(config.max_connections_per_peer),
                     max_idle_connections: AtomicUsize::new(config.max_idle_connections),
+                    max_accepts_per_second: AtomicU32::new(config.max_accepts_per_second),
                     idle_timeout: AtomicU64::new(millis(config.idle_timeout)),
                     park_after: AtomicU64::new(millis(config.park_after)),
                 },
+                pace: Pace::new(config.max_accepts_per_second),
+                file_limit: accept::file_limit(config.reserve_files),
+                #[cfg(feature = "tls")]
+                handshakes: super::tls::places(&config.tls),
                 config,
                 purge: self.purge,
                 http1,
@@ -208,6 +221,19 @@ impl ConnectionManager {
         service: S,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
         accept::serve(Arc::clone(&self.shared), listener.into(), service)
+    }
+
+    /// Serves `service` on several listeners, each with an accept loop in a task of its own: see
+    /// [`Listener::bind_all`].
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve), for the first listener that fails; the others end with it.
+    pub fn serve_all<S: HttpService>(
+        &self,
+        listeners: Vec<Listener>,
+        service: S,
+    ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
+        accept::serve_all(Arc::clone(&self.shared), listeners, service)
     }
 
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.
@@ -281,7 +307,10 @@ impl ConnectionManager {
                 ConnectionState::New => stats.new += 1,
                 ConnectionState::Idle => stats.idle += 1,
                 ConnectionState::Parked => stats.parked += 1,
-                ConnectionState::Head | ConnectionState::Active | ConnectionState::Closing => {
+                ConnectionState::Handshake
+                | ConnectionState::Head
+                | ConnectionState::Active
+                | ConnectionState::Closing => {
                     stats.active += 1;
                 }
             }
@@ -326,6 +355,7 @@ impl ConnectionManager {
             max_connections: knobs.max_connections.load(Relaxed),
             max_connections_per_peer: knobs.max_connections_per_peer.load(Relaxed),
             max_idle_connections: knobs.max_idle_connections.load(Relaxed),
+            max_accepts_per_second: knobs.max_accepts_per_second.load(Relaxed),
             idle_timeout: Duration::from_millis(knobs.idle_timeout.load(Relaxed)),
             park_after: Duration::from_millis(knobs.park_after.load(Relaxed)),
             ..self.shared.config.clone()
@@ -335,6 +365,12 @@ impl ConnectionManager {
     /// Changes [`ConnectionConfig::max_connections`].
     pub fn set_max_connections(&self, max: usize) {
         self.shared.knobs.max_connections.store(max, Relaxed);
+    }
+
+    /// Changes [`ConnectionConfig::max_accepts_per_second`].
+    pub fn set_max_accepts_per_second(&self, max: u32) {
+        self.shared.pace.set(max);
+        self.shared.knobs.max_accepts_per_second.store(max, Relaxed);
     }
 
     /// Changes [`ConnectionConfig::max_connections_per_peer`] for connections to come.

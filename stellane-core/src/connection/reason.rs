@@ -34,6 +34,10 @@ reasons! {
     Upgraded = "upgraded",
     /// Nothing was sent after the connect.
     FirstByteTimeout = "first_byte_timeout",
+    /// The TLS handshake failed.
+    HandshakeFailed = "handshake_failed",
+    /// The TLS handshake took too long.
+    HandshakeTimeout = "handshake_timeout",
     /// A request head was not complete in time; the client got 408.
     HeadTimeout = "head_timeout",
     /// No further request came in time.

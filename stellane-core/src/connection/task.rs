@@ -9,10 +9,12 @@ use std::{
 use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{
     CloseReason, ConnectionState,
     entry::{Command, Entry, Holder},
+    framing::Guard,
     io::{Io, Socket},
     lot::Lot,
     manager::Shared,
@@ -47,7 +49,13 @@ pub(super) struct Task<S: HttpService> {
     reason: Option<CloseReason>,
 }
 
+#[cfg(feature = "tls")]
+/// What comes before a socket can be read: a TLS handshake.
+type Opening = Pin<Box<dyn Future<Output = Result<Socket, CloseReason>> + Send>>;
+
 enum Stage<S: HttpService> {
+    #[cfg(feature = "tls")]
+    Opening(Opening),
     /// Only the socket: new, or idle and taken apart.
     Waiting(Socket),
     /// The socket, and the bytes that ended its wait.
@@ -80,6 +88,12 @@ impl<S: HttpService> Task<S> {
     /// A connection of which nothing was read yet.
     pub(super) fn new(served: Arc<Served<S>>, entry: Arc<Entry>, socket: Socket) -> Self {
         Self::with(served, entry, Stage::Waiting(socket))
+    }
+
+    /// A connection whose socket is not ready to be read yet.
+    #[cfg(feature = "tls")]
+    pub(super) fn opening(served: Arc<Served<S>>, entry: Arc<Entry>, opening: Opening) -> Self {
+        Self::with(served, entry, Stage::Opening(opening))
     }
 
     /// A connection that was parked until these bytes came.
@@ -133,6 +147,18 @@ impl<S: HttpService> Future for Task<S> {
         this.entry.begin_turn();
         loop {
             let step = match &mut this.stage {
+                #[cfg(feature = "tls")]
+                Stage::Opening(opening) => match opening.as_mut().poll(cx) {
+                    Poll::Ready(Ok(socket)) => {
+                        this.stage = Stage::Waiting(socket);
+                        Step::Again
+                    }
+                    Poll::Ready(Err(reason)) => Step::End(reason),
+                    Poll::Pending => match this.entry.take_command() {
+                        Command::Close(reason) => Step::End(reason),
+                        Command::Park | Command::None => Step::Wait,
+                    },
+                },
                 Stage::Waiting(_) => this.poll_waiting(cx),
                 Stage::Resumed(..) => this.resume_serving(),
                 Stage::Http1(_) => this.poll_http1(cx),
@@ -161,29 +187,29 @@ enum Step {
 
 impl<S: HttpService> Task<S> {
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Step {
-        let Stage::Waiting(socket) = &self.stage else {
+        let Stage::Waiting(socket) = &mut self.stage else {
             return Step::Again;
         };
-        // Read on the stack: a connection that only wants to close never costs a buffer.
+        // Read on the stack: a connection that only wants to close never costs a buffer. Through TLS this
+        // also finds what rustls has decrypted already, before it waits for more.
         let mut buffer = [0; FIRST_READ];
-        let read = loop {
-            match socket.poll_readable(cx) {
-                Poll::Pending => {
-                    return match self.entry.take_command() {
-                        Command::Close(reason) => Step::End(reason),
-                        Command::Park => self.leave(),
-                        Command::None => Step::Wait,
-                    };
-                }
-                Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
-                Poll::Ready(Ok(())) => match socket.try_read(&mut buffer) {
-                    Ok(0) => return Step::End(CloseReason::ClientClosed),
-                    Ok(n) => break n,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Step::End(CloseReason::IoError),
-                },
+        let mut unread = ReadBuf::new(&mut buffer);
+        let read = match Pin::new(socket).poll_read(cx, &mut unread) {
+            Poll::Pending => {
+                return match self.entry.take_command() {
+                    Command::Close(reason) => Step::End(reason),
+                    Command::Park => self.leave(),
+                    Command::None => Step::Wait,
+                };
             }
+            Poll::Ready(Ok(())) => unread.filled().len(),
+            // TLS without its goodbye.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
         };
+        if read == 0 {
+            return Step::End(CloseReason::ClientClosed);
+        }
         match self.entry.take_command() {
             Command::Close(reason) if !reason.spares_use() => return Step::End(reason),
             // The client was faster than the close.
@@ -248,9 +274,14 @@ impl<S: HttpService> Task<S> {
         let http2 = sniff && rewind.starts_with(b"PRI");
         #[cfg(not(feature = "http2"))]
         let _ = sniff;
+        #[cfg(feature = "http2")]
+        let strict = self.served.shared.config.strict_http1 && !http2;
+        #[cfg(not(feature = "http2"))]
+        let strict = self.served.shared.config.strict_http1;
         let io = Io::new(
             socket,
             rewind,
+            if strict { Guard::new() } else { Guard::off() },
             Arc::clone(&self.entry),
             self.served.shared.clock.clone(),
             !sniff,
@@ -379,8 +410,8 @@ impl<S: HttpService> Task<S> {
 
     /// Says 408 and closes.
     fn request_timeout(&mut self) -> Step {
-        if let Some((socket, _)) = self.dismantle() {
-            let _ = socket.try_write(
+        if let Some((mut socket, _)) = self.dismantle() {
+            socket.try_write(
                 b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
             );
         }
