@@ -1,5 +1,7 @@
 use std::{fmt, time::Duration};
 
+#[cfg(feature = "proxy-protocol")]
+use super::ProxyProtocolConfig;
 #[cfg(feature = "tls")]
 use super::TlsConfig;
 use super::{ListenConfig, WhenFull};
@@ -75,6 +77,9 @@ pub struct ConnectionConfig {
     pub nodelay: bool,
     /// Options of listening sockets.
     pub listen: ListenConfig,
+    /// The PROXY protocol.
+    #[cfg(feature = "proxy-protocol")]
+    pub proxy_protocol: ProxyProtocolConfig,
     /// TLS.
     #[cfg(feature = "tls")]
     pub tls: TlsConfig,
@@ -102,6 +107,8 @@ impl Default for ConnectionConfig {
             max_head_bytes: 64 << 10,
             nodelay: true,
             listen: ListenConfig::default(),
+            #[cfg(feature = "proxy-protocol")]
+            proxy_protocol: ProxyProtocolConfig::default(),
             #[cfg(feature = "tls")]
             tls: TlsConfig::default(),
         }
@@ -140,6 +147,8 @@ impl ConnectionConfig {
                 expected: "8192 to 1048576".to_owned(),
             });
         }
+        #[cfg(feature = "proxy-protocol")]
+        self.proxy_protocol.check(&mut errors);
         #[cfg(feature = "tls")]
         self.tls.check(&mut errors);
         errors.extend(self.listen.validate().err().into_iter().flatten());

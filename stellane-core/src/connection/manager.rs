@@ -499,10 +499,10 @@ impl Shared {
         self.open.fetch_add(1, Relaxed);
     }
 
-    /// A connection that was accepted and turned away at once.
-    pub(super) fn count_refused(&self) {
+    /// A connection that was accepted and ended before it had a record.
+    pub(super) fn count_refused(&self, reason: CloseReason) {
         self.accepted.fetch_add(1, Relaxed);
-        self.ended[CloseReason::Refused as usize].fetch_add(1, Relaxed);
+        self.ended[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(super) fn open(&self) -> usize {

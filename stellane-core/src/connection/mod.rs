@@ -51,6 +51,8 @@ mod io;
 mod listener;
 mod lot;
 mod manager;
+#[cfg(feature = "proxy-protocol")]
+mod proxy;
 mod reason;
 mod service;
 mod signal;
@@ -61,6 +63,8 @@ mod task;
 #[cfg(feature = "tls")]
 mod tls;
 
+#[cfg(feature = "proxy-protocol")]
+pub use self::proxy::{ProxyProtocol, ProxyProtocolConfig};
 #[cfg(feature = "tls")]
 pub use self::tls::{TlsAcceptor, TlsConfig, TlsError};
 pub use self::{

@@ -34,6 +34,8 @@ reasons! {
     Upgraded = "upgraded",
     /// Nothing was sent after the connect.
     FirstByteTimeout = "first_byte_timeout",
+    /// A proxy did not say in time, or not as the PROXY protocol asks, whose connection it was.
+    ProxyHeader = "proxy_header",
     /// The TLS handshake failed.
     HandshakeFailed = "handshake_failed",
     /// The TLS handshake took too long.
