@@ -290,7 +290,8 @@ impl<S: HttpService> Group<S> {
         let reason = match socket.try_read(&mut buffer) {
             Ok(0) => CloseReason::ClientClosed,
             Ok(read) => {
-                let Holder::Lot(socket) = std::mem::replace(&mut *holder, Holder::Starting) else {
+                let Holder::Lot(socket) = std::mem::replace(&mut *holder, Holder::starting())
+                else {
                     return None;
                 };
                 drop(holder);
@@ -308,7 +309,7 @@ impl<S: HttpService> Group<S> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
             Err(_) => CloseReason::IoError,
         };
-        *holder = Holder::Starting;
+        *holder = Holder::starting();
         Some(reason)
     }
 

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     ConnectionState,
-    entry::Entry,
+    entry::{Entry, NO_TURN},
     framing::{Guard, Verdict},
     table::Clock,
 };
@@ -126,6 +126,9 @@ pub(super) struct Io {
     /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
     /// answer wait for a turn of its poller.
     unparked: bool,
+    /// The turn of its task in which the socket had nothing to read: hyper asks up to three times in one,
+    /// and the waker stays the same.
+    blocked_in: u32,
 }
 
 /// How much a client may still send to a connection that is closing.
@@ -148,6 +151,7 @@ impl Io {
             clock,
             lingered: 0,
             unparked,
+            blocked_in: NO_TURN,
         }
     }
 
@@ -168,8 +172,7 @@ impl Io {
                 // The end, or an error: nobody is left to be told.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
-                    let expects_more =
-                        self.lingered > 0 || self.entry.had_body.load(Ordering::Relaxed);
+                    let expects_more = self.lingered > 0 || self.entry.had_body();
                     if !expects_more {
                         return Poll::Ready(Ok(()));
                     }
@@ -227,7 +230,16 @@ impl AsyncRead for Io {
         let this = self.get_mut();
         let before = buffer.filled().len();
         if this.rewind.is_empty() {
-            ready!(Pin::new(&mut this.socket).poll_read(cx, buffer))?;
+            let turn = this.entry.turn();
+            // Somebody else polls it, with another waker, once it is upgraded.
+            if this.blocked_in == turn && !this.entry.upgraded.load(Ordering::Relaxed) {
+                return Poll::Pending;
+            }
+            let Poll::Ready(read) = Pin::new(&mut this.socket).poll_read(cx, buffer) else {
+                this.blocked_in = turn;
+                return Poll::Pending;
+            };
+            read?;
             this.entry.add_read(buffer.filled().len() - before);
         } else {
             let n = this.rewind.len().min(buffer.remaining());

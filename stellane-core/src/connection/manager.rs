@@ -551,7 +551,7 @@ impl Shared {
                     // The client was faster; the lot has noticed.
                     return;
                 }
-                *holder = Holder::Starting;
+                *holder = Holder::starting();
                 drop(holder);
                 self.end(entry, reason);
             }
@@ -560,9 +560,6 @@ impl Shared {
                 if entry.set_command(command) {
                     waker.wake_by_ref();
                 }
-            }
-            (Holder::Starting, command) => {
-                entry.set_command(command);
             }
         }
     }

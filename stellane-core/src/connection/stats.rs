@@ -26,7 +26,7 @@ pub struct ConnectionStats {
     pub(super) closed_total: [u64; CloseReason::ALL.len()],
     /// Requests begun.
     pub requests_total: u64,
-    /// Requests whose response head is not made yet.
+    /// Requests whose handler waits for something.
     pub requests_in_flight: u64,
     /// Requests whose client left before the response head.
     pub requests_cancelled_total: u64,
