@@ -47,6 +47,8 @@ mod accept;
 mod config;
 mod entry;
 mod framing;
+#[cfg(feature = "http2")]
+mod http2;
 mod io;
 mod listener;
 mod lot;
@@ -63,6 +65,8 @@ mod task;
 #[cfg(feature = "tls")]
 mod tls;
 
+#[cfg(feature = "http2")]
+pub use self::http2::Http2Config;
 #[cfg(feature = "proxy-protocol")]
 pub use self::proxy::{ProxyProtocol, ProxyProtocolConfig};
 #[cfg(feature = "tls")]

@@ -56,6 +56,8 @@ reasons! {
     Refused = "refused",
     /// The client broke the protocol.
     ProtocolError = "protocol_error",
+    /// The client made work without asking for anything: see `Http2Config::abuse_burst`.
+    Abuse = "abuse",
     /// The socket failed, for example because the client reset it.
     IoError = "io_error",
     /// The service failed, so that no response could be made.
