@@ -338,3 +338,63 @@ async fn a_drain_ends_tls_connections_too() {
     let report = manager.drain(Duration::from_secs(5)).await;
     assert_eq!((report.closed, report.aborted), (1, 0));
 }
+
+/// `cargo test --release -p stellane-core --test connection_tls -- --ignored --nocapture memory`;
+/// with `STELLANE_TEST_TLS_UNPARKED=1` for comparison.
+#[tokio::test]
+#[ignore = "prints a figure: process memory of a parked TLS connection"]
+async fn memory_of_a_parked_connection() {
+    const CONNECTIONS: usize = 2000;
+    let files = Files::new("memory");
+    if let Ok(address) = std::env::var("STELLANE_TEST_TLS_CLIENT") {
+        // The clients, in a process of their own.
+        let (address, certificate) = address.split_once(' ').expect("address and file");
+        let trusted = Files {
+            certificate: certificate.into(),
+            key: PathBuf::new(),
+        };
+        let client = trusted.client(&[]);
+        std::mem::forget(trusted);
+        let mut streams = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let address = address.parse().expect("an address");
+            let mut stream = connect(&client, address).await.expect("connects");
+            get(&mut stream).await;
+            streams.push(stream);
+        }
+        std::future::pending::<()>().await;
+    }
+    let mut config = quick();
+    config.park = std::env::var_os("STELLANE_TEST_TLS_UNPARKED").is_none();
+    let (manager, address) = start(config, &files.acceptor()).await;
+    get(&mut connect(&files.client(&[]), address)
+        .await
+        .expect("connects"))
+    .await;
+    let resident = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+        let pages = statm
+            .split(' ')
+            .nth(1)
+            .and_then(|n| n.parse::<usize>().ok());
+        pages.expect("a number") * 4096
+    };
+    let before = resident();
+    let mut clients = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args(["--ignored", "memory_of_a_parked_connection"])
+        .env(
+            "STELLANE_TEST_TLS_CLIENT",
+            format!("{address} {}", files.certificate.display()),
+        )
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("starts");
+    while manager.stats().parked + manager.stats().idle < CONNECTIONS as u64 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let each = (resident() - before) as f64 / CONNECTIONS as f64 / 1024.0;
+    println!("{each:.2} KiB for each of {CONNECTIONS} idle TLS connections");
+    clients.kill().expect("ends");
+    clients.wait().expect("ends");
+}

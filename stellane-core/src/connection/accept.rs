@@ -65,6 +65,7 @@ pub(super) async fn serve<S: HttpService>(
         #[cfg(feature = "tls")]
         tls: listener.acceptor(),
     };
+    let mut heralds = Heralds::new(&shared);
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drain = std::pin::pin!(shared.drain_begun());
@@ -78,10 +79,13 @@ pub(super) async fn serve<S: HttpService>(
             accepted = accept => match accepted {
                 Ok((socket, peer)) => {
                     shared.pace.take();
-                    group.admit(socket, peer).await;
+                    if let Some((socket, peer)) = heralds.receive(socket, peer) {
+                        group.admit(socket, peer).await;
+                    }
                 }
                 Err(error) => group.survive(error).await?,
             },
+            (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_all(readable)?,
             _ = sweep.tick() => shared.sweep(),
             () = &mut drain => break,
@@ -90,17 +94,104 @@ pub(super) async fn serve<S: HttpService>(
     // Clients whose handshake the system has already finished believe they are connected: take them too.
     while let Ok(Ok((socket, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await
     {
-        group.admit(socket, peer).await;
+        if let Some((socket, peer)) = heralds.receive(socket, peer) {
+            group.admit(socket, peer).await;
+        }
     }
     drop(listener);
     drop(open);
     while group.is_busy() {
         tokio::select! {
+            (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_all(readable)?,
             _ = sweep.tick() => shared.sweep(),
         }
     }
     Ok(())
+}
+
+/// Connections of proxies that have not said yet whose they are.
+struct Heralds {
+    #[cfg(feature = "proxy-protocol")]
+    shared: Arc<Shared>,
+    #[cfg(feature = "proxy-protocol")]
+    trust: super::proxy::Trust,
+    #[cfg(feature = "proxy-protocol")]
+    waiting: JoinSet<Option<(Socket, Option<SocketAddr>)>>,
+}
+
+#[cfg(feature = "proxy-protocol")]
+impl Heralds {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            trust: super::proxy::Trust::new(&shared.config.proxy_protocol),
+            waiting: JoinSet::new(),
+        }
+    }
+
+    /// Gives the connection back if it speaks for itself.
+    fn receive(
+        &mut self,
+        mut socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Socket, Option<SocketAddr>)> {
+        use super::proxy::{self, Verdict};
+        let shared = Arc::clone(&self.shared);
+        match self.trust.judge(peer) {
+            Verdict::Direct => return Some((socket, peer)),
+            Verdict::Refused => shared.count_refused(CloseReason::Refused),
+            Verdict::Header if shared.open() + self.waiting.len() >= shared.most_connections() => {
+                shared.count_refused(CloseReason::Refused);
+            }
+            Verdict::Header => {
+                self.waiting.spawn(async move {
+                    let header = proxy::read_header(&mut socket);
+                    let timeout = shared.config.proxy_protocol.timeout;
+                    match tokio::time::timeout(timeout, header).await {
+                        Ok(Ok(proxied)) => Some((socket, proxied.or(peer))),
+                        Ok(Err(_)) | Err(_) => {
+                            tracing::debug!(?peer, "no PROXY header");
+                            shared.count_refused(CloseReason::ProxyHeader);
+                            None
+                        }
+                    }
+                });
+            }
+        }
+        None
+    }
+
+    /// The next connection whose client is known.
+    async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+        loop {
+            match self.waiting.join_next().await {
+                Some(Ok(Some(known))) => return known,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "proxy-protocol"))]
+impl Heralds {
+    fn new(_: &Arc<Shared>) -> Self {
+        Self {}
+    }
+
+    #[expect(clippy::unused_self, reason = "as with the feature `proxy-protocol`")]
+    fn receive(
+        &mut self,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Socket, Option<SocketAddr>)> {
+        Some((socket, peer))
+    }
+
+    async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+        std::future::pending().await
+    }
 }
 
 /// A listener that is open, until this is dropped.
@@ -163,7 +254,7 @@ impl<S: HttpService> Group<S> {
     /// Says 503 as far as the socket takes it at once, unless it is to be silent, and closes.
     fn refuse(&self, mut socket: Socket) {
         let shared = &self.served.shared;
-        shared.count_refused();
+        shared.count_refused(CloseReason::Refused);
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
             // Plain text would be no answer, and a handshake is what a full server can't afford.

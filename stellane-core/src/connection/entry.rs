@@ -98,6 +98,9 @@ pub(super) struct Entry {
     had_body: AtomicBool,
     /// Its next response is to be its last.
     pub(super) retire: AtomicBool,
+    /// Its client makes work without asking for anything.
+    #[cfg(feature = "http2")]
+    pub(super) abusive: AtomicBool,
     /// Which call of `serve` it belongs to.
     pub(super) group: u16,
     /// Its place in the table.
@@ -172,6 +175,8 @@ impl Entry {
             upgraded: AtomicBool::new(false),
             had_body: AtomicBool::new(false),
             retire: AtomicBool::new(false),
+            #[cfg(feature = "http2")]
+            abusive: AtomicBool::new(false),
             group,
             slot,
             holder: Mutex::new(Holder::starting()),

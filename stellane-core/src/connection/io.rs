@@ -15,6 +15,8 @@ use tokio::{
     net::TcpStream,
 };
 
+#[cfg(feature = "http2")]
+use super::http2::{Abuse, Meter};
 use super::{
     ConnectionState,
     entry::{Entry, NO_TURN},
@@ -118,7 +120,7 @@ pub(super) struct Io {
     pub(super) socket: Socket,
     /// Read before the socket.
     pub(super) rewind: Bytes,
-    guard: Guard,
+    watch: Watch,
     entry: Arc<Entry>,
     clock: Clock,
     /// Bytes read and dropped while closing.
@@ -131,6 +133,19 @@ pub(super) struct Io {
     blocked_in: u32,
 }
 
+/// What looks at the bytes that a client sends.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is boxed with the connection, one for each"
+)]
+pub(super) enum Watch {
+    Nothing,
+    Http1(Guard),
+    #[cfg(feature = "http2")]
+    Http2(Meter),
+}
+
 /// How much a client may still send to a connection that is closing.
 const MAX_LINGER: usize = 1 << 20;
 
@@ -138,7 +153,7 @@ impl Io {
     pub(super) fn new(
         socket: Socket,
         rewind: Bytes,
-        guard: Guard,
+        watch: Watch,
         entry: Arc<Entry>,
         clock: Clock,
         unparked: bool,
@@ -146,7 +161,7 @@ impl Io {
         Self {
             socket,
             rewind,
-            guard,
+            watch,
             entry,
             clock,
             lingered: 0,
@@ -184,23 +199,37 @@ impl Io {
     }
 
     /// Looks at bytes on their way to hyper.
-    fn look(&mut self, bytes: &mut [u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        if self.guard.is_held() {
+    fn look(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        let guard = match &mut self.watch {
+            _ if bytes.is_empty() => return Ok(()),
+            Watch::Nothing => return Ok(()),
+            Watch::Http1(guard) => guard,
+            #[cfg(feature = "http2")]
+            Watch::Http2(meter) => {
+                let abuse = meter.look(bytes, self.entry.requests(), self.clock.now());
+                if abuse != Abuse::None {
+                    self.entry.abusive.store(true, Ordering::Relaxed);
+                }
+                return match abuse {
+                    Abuse::Hard => Err(io::ErrorKind::ConnectionAborted.into()),
+                    Abuse::Soft | Abuse::None => Ok(()),
+                };
+            }
+        };
+        if guard.is_held() {
             let upgraded = self.entry.upgraded.load(Ordering::Relaxed);
             if upgraded || self.entry.in_flight() == 0 {
-                self.guard.decide(upgraded);
+                guard.decide(upgraded);
             }
         }
-        match self.guard.look(bytes) {
+        match guard.look(bytes) {
             Verdict::Fine => {}
             // The end of a head makes hyper answer now.
             Verdict::Spoilt => self.rewind = Bytes::from_static(b"\r\n\r\n"),
             // Not to be taken for a request, should the handler decline the upgrade.
             Verdict::Held => self.entry.retire.store(true, Ordering::Relaxed),
         }
+        Ok(())
     }
 
     /// Writes past tokio, once; what goes wrong is left to the usual way.
@@ -245,8 +274,7 @@ impl AsyncRead for Io {
             let n = this.rewind.len().min(buffer.remaining());
             buffer.put_slice(&this.rewind.split_to(n));
         }
-        this.look(&mut buffer.filled_mut()[before..]);
-        Poll::Ready(Ok(()))
+        Poll::Ready(this.look(&mut buffer.filled_mut()[before..]))
     }
 }
 

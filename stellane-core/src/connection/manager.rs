@@ -140,6 +140,8 @@ impl ConnectionManagerBuilder {
             .max_header_size(config.max_head_bytes)
             .max_buf_size(config.max_head_bytes)
             .pipeline_flush(false);
+        #[cfg(feature = "http2")]
+        let http2 = super::http2::builder(&config.http2);
         Ok(ConnectionManager {
             shared: Arc::new(Shared {
                 table: Table::default(),
@@ -160,7 +162,7 @@ impl ConnectionManagerBuilder {
                 purge: self.purge,
                 http1,
                 #[cfg(feature = "http2")]
-                http2: http2(),
+                http2,
                 open: AtomicUsize::new(0),
                 accepted: AtomicU64::new(0),
                 accept_errors: AtomicU64::new(0),
@@ -183,17 +185,6 @@ impl ConnectionManagerBuilder {
             }),
         })
     }
-}
-
-/// hyper's defaults are safe against resets and floods; pings find out that a client is gone.
-#[cfg(feature = "http2")]
-fn http2() -> hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor> {
-    let mut http2 = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
-    http2
-        .timer(hyper_util::rt::TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10));
-    http2
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -499,10 +490,10 @@ impl Shared {
         self.open.fetch_add(1, Relaxed);
     }
 
-    /// A connection that was accepted and turned away at once.
-    pub(super) fn count_refused(&self) {
+    /// A connection that was accepted and ended before it had a record.
+    pub(super) fn count_refused(&self, reason: CloseReason) {
         self.accepted.fetch_add(1, Relaxed);
-        self.ended[CloseReason::Refused as usize].fetch_add(1, Relaxed);
+        self.ended[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(super) fn open(&self) -> usize {

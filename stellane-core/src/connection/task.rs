@@ -11,11 +11,13 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 
+#[cfg(feature = "http2")]
+use super::http2::{self, Meter};
 use super::{
     CloseReason, ConnectionState,
     entry::{Command, Entry, Holder},
     framing::Guard,
-    io::{Io, Socket},
+    io::{Io, Socket, Watch},
     lot::Lot,
     manager::Shared,
     service::{Adapter, HttpService},
@@ -274,14 +276,19 @@ impl<S: HttpService> Task<S> {
         let http2 = sniff && rewind.starts_with(b"PRI");
         #[cfg(not(feature = "http2"))]
         let _ = sniff;
-        #[cfg(feature = "http2")]
-        let strict = self.served.shared.config.strict_http1 && !http2;
-        #[cfg(not(feature = "http2"))]
-        let strict = self.served.shared.config.strict_http1;
+        let watch = match self.served.shared.config.strict_http1 {
+            #[cfg(feature = "http2")]
+            _ if http2 => {
+                let shared = &self.served.shared;
+                Watch::Http2(Meter::new(&shared.config.http2, shared.clock.now()))
+            }
+            true => Watch::Http1(Guard::new()),
+            false => Watch::Nothing,
+        };
         let io = Io::new(
             socket,
             rewind,
-            if strict { Guard::new() } else { Guard::off() },
+            watch,
             Arc::clone(&self.entry),
             self.served.shared.clock.clone(),
             !sniff,
@@ -441,7 +448,10 @@ impl<S: HttpService> Task<S> {
                 true
             }
             // HTTP/2 has state that can't be rebuilt: it is not parked.
-            Command::Park | Command::None => self.served.shared.draining() || last,
+            Command::Park | Command::None => {
+                let retired = self.entry.retire.load(Relaxed) || self.entry.abusive.load(Relaxed);
+                self.served.shared.draining() || last || retired
+            }
         };
         if goaway && !active.goaway {
             // Two-phase: streams already begun are served to their end.
@@ -453,6 +463,14 @@ impl<S: HttpService> Task<S> {
     }
 
     fn finished(&self, result: hyper::Result<()>) -> CloseReason {
+        #[cfg(feature = "http2")]
+        if self.entry.abusive.load(Relaxed) {
+            return CloseReason::Abuse;
+        }
+        #[cfg(feature = "http2")]
+        if let Some(reason) = result.as_ref().err().and_then(http2::blame) {
+            return reason;
+        }
         match result {
             Ok(()) if self.entry.upgraded.load(Relaxed) => CloseReason::Upgraded,
             Ok(()) if self.served.shared.draining() => CloseReason::Drained,
