@@ -74,29 +74,28 @@ impl Router {
         self.table.store(with.table.load_full());
     }
 
-    fn dispatch<B>(&self, request: Request<B>) -> RouteFuture
+    #[inline]
+    fn dispatch<B>(&self, mut request: Request<B>) -> RouteFuture
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let table = self.table.load_full();
-        let (mut parts, body) = request.into_parts();
-        let body = Body::new(body);
-        match escape::inspect(parts.uri.path().as_bytes()) {
+        match escape::inspect(request.uri().path().as_bytes()) {
             Escapes::Canonical => {}
-            Escapes::Normalise => match normalised(&parts.uri) {
-                Some(uri) => parts.uri = uri,
+            Escapes::Normalise => match normalised(request.uri()) {
+                Some(uri) => *request.uri_mut() = uri,
                 None => return RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST)),
             },
             Escapes::Malformed => {
                 return RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST));
             }
         }
-        let bit = table.methods.bit(&parts.method);
+        let bit = table.methods.bit(request.method());
         let host = table
             .needs_host()
-            .then(|| host::requested(&parts.uri, &parts.headers));
-        match table.look_up(host.flatten(), bit, parts.uri.path()) {
+            .then(|| host::requested(request.uri(), request.headers()));
+        match table.look_up(host.flatten(), bit, request.uri().path()) {
             Found::Endpoint {
                 endpoint,
                 route,
@@ -109,7 +108,8 @@ impl Router {
                     spans,
                     source: None,
                 };
-                let future = endpoint.call(parts, body, matched);
+                let (parts, body) = request.into_parts();
+                let future = endpoint.call(parts, Body::new(body), matched);
                 // SAFETY: what it borrows is in this `Arc`, where nothing moves; `Running` keeps that.
                 let future = unsafe { future.forget_lifetime() };
                 RouteFuture::running(future, RouteTable(table), RouteId(route), head)
@@ -125,7 +125,10 @@ impl Router {
                 };
                 RouteFuture::ready_at(with_header(status, (ALLOW, allow)), &table, RouteId(route))
             }
-            Found::Nothing => not_found(table, parts, body, bit),
+            Found::Nothing => {
+                let (parts, body) = request.into_parts();
+                not_found(table, parts, Body::new(body), bit)
+            }
         }
     }
 }
