@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::compiled::Entry;
 use crate::matcher::pattern::{Pattern, Tail, Token};
 use crate::methods::Methods;
-use crate::table::Entry;
 
 /// The most paths tried for a template.
 const MAX_PATHS: usize = 1024;

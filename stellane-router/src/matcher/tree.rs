@@ -88,6 +88,14 @@ impl Tree {
         tree
     }
 
+    /// What it takes of memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.nodes.len() * size_of::<Node>()
+            + self.params.len() * size_of::<ParamEdge>()
+            + self.bytes.len()
+            + size_of_val(&*self.jumps)
+    }
+
     /// Pairs of leaf sets whose templates may both fit a path, with nothing to prefer one by.
     pub(crate) fn take_rivals(&mut self) -> Vec<(Vec<u32>, Vec<u32>)> {
         std::mem::take(&mut self.rivals)
