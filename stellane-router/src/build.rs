@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use http::HeaderValue;
 
-use crate::compiled::{Definition, Entry, Offset, Routes, Search};
+use crate::compiled::{Definition, Entry, Routes};
 use crate::host::HostPattern;
 use crate::matcher::pattern::Pattern;
-use crate::matcher::tree::Tree;
+use crate::matcher::tree::{Tree, Visit};
 use crate::methods::{self, Methods};
 use crate::report::Problem;
 use crate::table::SlashPolicy;
@@ -68,7 +68,6 @@ impl Routes {
 
 /// Compiles the routes of one host and tells what is wrong with them.
 fn compile(entries: &[Entry], problems: &mut Vec<Problem>) -> Tree {
-    let before = problems.len();
     let mut shapes = BTreeMap::new();
     let mut distinct = Vec::with_capacity(entries.len());
     for entry in entries {
@@ -86,11 +85,13 @@ fn compile(entries: &[Entry], problems: &mut Vec<Problem>) -> Tree {
         }
     }
     let mut tree = Tree::compile(distinct.iter().map(|e| &e.pattern));
+    let mut ambiguous = Vec::new();
     for (left, right) in tree.take_rivals() {
         for (a, b) in left
             .iter()
             .flat_map(|a| right.iter().map(move |b| (*a, *b)))
         {
+            let leaves = [a, b];
             let (a, b) = (distinct[a as usize], distinct[b as usize]);
             let overlap = a.methods & b.methods != 0 || a.takes_any || b.takes_any;
             let Some(witness) = overlap
@@ -99,6 +100,7 @@ fn compile(entries: &[Entry], problems: &mut Vec<Problem>) -> Tree {
             else {
                 continue;
             };
+            ambiguous.extend(leaves);
             problems.push(Problem::Conflict {
                 first: a.template.to_string(),
                 second: b.template.to_string(),
@@ -107,15 +109,17 @@ fn compile(entries: &[Entry], problems: &mut Vec<Problem>) -> Tree {
             });
         }
     }
-    if problems.len() == before {
-        problems.extend(unreachable_routes(entries, &tree));
-    }
+    problems.extend(unreachable_routes(&distinct, &ambiguous, &tree));
     tree
 }
 
-fn unreachable_routes(entries: &[Entry], tree: &Tree) -> Vec<Problem> {
+/// Routes that others are preferred to wherever they match; `ambiguous` ones are left out.
+fn unreachable_routes(entries: &[&Entry], ambiguous: &[u32], tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (leaf, entry) in entries.iter().enumerate() {
+        if ambiguous.contains(&(leaf as u32)) {
+            continue;
+        }
         let bits = if entry.takes_any {
             methods::UNNAMED
         } else {
@@ -127,17 +131,8 @@ fn unreachable_routes(entries: &[Entry], tree: &Tree) -> Vec<Problem> {
                 .map(|shift| 1 << shift)
                 .filter(|bit| bits & bit != 0)
                 .any(|bit| {
-                    let mut search = Search {
-                        entries,
-                        bit,
-                        allow: 0,
-                        first: None,
-                    };
-                    let mut visit = Offset {
-                        offset: 0,
-                        visit: &mut search,
-                    };
-                    match tree.walk(path.as_bytes(), &mut visit) {
+                    let mut first = WithMethod { entries, bit };
+                    match tree.walk(path.as_bytes(), &mut first) {
                         Some((found, _)) if found as usize == leaf => true,
                         Some((found, _)) => {
                             shadow.get_or_insert((found, path.clone()));
@@ -156,6 +151,18 @@ fn unreachable_routes(entries: &[Entry], tree: &Tree) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// Takes the first route with a method.
+struct WithMethod<'t> {
+    entries: &'t [&'t Entry],
+    bit: u32,
+}
+
+impl Visit for WithMethod<'_> {
+    fn leaf(&mut self, leaf: u32) -> bool {
+        self.entries[leaf as usize].takes(self.bit)
+    }
 }
 
 impl Entry {

@@ -267,9 +267,9 @@ pub(crate) trait ByRoute {
 }
 
 /// Leaves are numbered within a host, routes within the table.
-pub(crate) struct Offset<'v, V> {
-    pub(crate) offset: u32,
-    pub(crate) visit: &'v mut V,
+struct Offset<'v, V> {
+    offset: u32,
+    visit: &'v mut V,
 }
 
 impl<V: ByRoute> Visit for Offset<'_, V> {
@@ -280,11 +280,11 @@ impl<V: ByRoute> Visit for Offset<'_, V> {
 }
 
 /// Takes the first route with the method, and remembers what others allow.
-pub(crate) struct Search<'t> {
-    pub(crate) entries: &'t [Entry],
-    pub(crate) bit: u32,
-    pub(crate) allow: u32,
-    pub(crate) first: Option<u32>,
+struct Search<'t> {
+    entries: &'t [Entry],
+    bit: u32,
+    allow: u32,
+    first: Option<u32>,
 }
 
 impl ByRoute for Search<'_> {

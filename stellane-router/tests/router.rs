@@ -641,6 +641,9 @@ fn every_problem_is_reported_at_once() {
         .get("/f", async || "")
         .get("/f", async || "")
         .host("a b", Router::builder().get("/", async || ""))
+        .get("/g/{x:one(a|b)}", async || "")
+        .get("/g/a", async || "")
+        .get("/g/b", async || "")
         .build()
         .unwrap_err();
     let text = report.to_string();
@@ -653,17 +656,8 @@ fn every_problem_is_reported_at_once() {
         "`/e/{x}-{y}` and `/e/{x}.{y}` both match",
         "registered twice",
         "host `a b`",
+        "`/g/{x:one(a|b)}` never answers",
     ] {
         assert!(text.contains(expected), "{expected} in {text}");
     }
-    let report = Router::builder()
-        .get("/{x:one(a|b)}", async || "")
-        .get("/a", async || "")
-        .get("/b", async || "")
-        .build()
-        .unwrap_err();
-    assert!(
-        report.to_string().contains("`/{x:one(a|b)}` never answers"),
-        "{report}"
-    );
 }
