@@ -46,19 +46,27 @@
 mod accept;
 mod config;
 mod entry;
+mod framing;
 mod io;
+mod listener;
+mod lot;
 mod manager;
 mod reason;
 mod service;
 mod signal;
 mod stats;
+mod sweep;
 mod table;
 mod task;
+#[cfg(feature = "tls")]
+mod tls;
 
+#[cfg(feature = "tls")]
+pub use self::tls::{TlsAcceptor, TlsConfig, TlsError};
 pub use self::{
-    accept::Listener,
     config::{ConfigError, ConnectionConfig},
     entry::{ConnectionInfo, ConnectionState},
+    listener::{ListenConfig, Listener, WhenFull},
     manager::{ConnectionManager, ConnectionManagerBuilder},
     reason::CloseReason,
     service::HttpService,

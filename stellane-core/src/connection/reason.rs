@@ -34,6 +34,10 @@ reasons! {
     Upgraded = "upgraded",
     /// Nothing was sent after the connect.
     FirstByteTimeout = "first_byte_timeout",
+    /// The TLS handshake failed.
+    HandshakeFailed = "handshake_failed",
+    /// The TLS handshake took too long.
+    HandshakeTimeout = "handshake_timeout",
     /// A request head was not complete in time; the client got 408.
     HeadTimeout = "head_timeout",
     /// No further request came in time.
@@ -63,6 +67,18 @@ reasons! {
 }
 
 impl CloseReason {
+    /// Whether a connection that turns out to be in use is spared.
+    pub(super) fn spares_use(self) -> bool {
+        matches!(
+            self,
+            Self::IdleTimeout
+                | Self::Reclaimed
+                | Self::Drained
+                | Self::MaxAge
+                | Self::FirstByteTimeout
+        )
+    }
+
     /// The reverse of `self as u8`.
     pub(super) fn from_u8(n: u8) -> Option<Self> {
         Self::ALL.get(usize::from(n)).copied()

@@ -19,7 +19,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Components, RequestBody};
-use crate::{BoxError, config::ServerConfig, connection::HttpService, fault::FaultLayer};
+use crate::{
+    BoxError, config::ServerConfig, connection::HttpService, fault::FaultLayer,
+    strict_http1::StrictHttp1Layer,
+};
 
 /// Outermost first: metrics see every answer, refusals too; a fault below the limit gives its place back.
 pub(super) fn around<S, B>(
@@ -43,6 +46,7 @@ where
     let service = PoolLayer::new(&components.pools).layer(service);
     let service = AdaptiveLimitLayer::new(&components.limit).layer(service);
     let service = RequestBytesLayer::new().layer(service);
+    let service = StrictHttp1Layer::new(&components.http1_rules).layer(service);
     MetricsLayer::new(&components.metrics).layer(service)
 }
 
