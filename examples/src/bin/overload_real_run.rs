@@ -79,9 +79,13 @@ async fn compare() -> Result<bool, BoxError> {
     let seconds: usize = arguments.next().map_or(Ok(60), |seconds| seconds.parse())?;
     let server = build()?;
 
-    println!("offered: {rate} requests per second, {} of 10 block a worker for 20 ms\n", 
-        MIX.iter().filter(|path| path.starts_with("/block")).count());
-    println!("| configuration | answers/s | p50 | p99 | refused/s | failed/s |\n|---|---|---|---|---|---|");
+    println!(
+        "offered: {rate} requests per second, {} of 10 block a worker for 20 ms\n",
+        MIX.iter().filter(|path| path.starts_with("/block")).count()
+    );
+    println!(
+        "| configuration | answers/s | p50 | p99 | refused/s | failed/s |\n|---|---|---|---|---|---|"
+    );
     let mut best = 0.0_f64;
     for (workers, limit) in [(16, 64), (64, 256), (128, 256), (256, 1000)] {
         let (count, limit) = (workers.to_string(), limit.to_string());
@@ -117,16 +121,21 @@ async fn compare() -> Result<bool, BoxError> {
     println!("\nThe story of `/tuning`:\n\n{}", story(&tuning));
 
     let advised = Running::start(&server, &[WRONG, &[("TUNER__MODE", "recommend")]].concat())?;
-    let before = advised.tuning()?;
     load(advised.address, rate, 15).await?;
-    let after = advised.tuning()?;
+    let tuning = advised.tuning()?;
     drop(advised);
-    println!("With applying off:\n\n{}", story(&after));
-    let moved = !before["stats"]["knobs"].is_null() && knobs(&before) != knobs(&after);
+    println!("With applying off:\n\n{}", story(&tuning));
+    let moved = knobs(&tuning, "value") != knobs(&tuning, "initial");
 
     let part = reached / best;
-    println!("Tuned, it reached {:.1} % of the best ({reached:.0} of {best:.0} per second).", 100.0 * part);
-    println!("With applying off it turned {} knob.", if moved { "a" } else { "no" });
+    println!(
+        "Tuned, it reached {:.1} % of the best ({reached:.0} of {best:.0} per second).",
+        100.0 * part
+    );
+    println!(
+        "With applying off it turned {} knob.",
+        if moved { "a" } else { "no" }
+    );
     Ok(part >= 0.9 && !moved)
 }
 
@@ -134,29 +143,47 @@ async fn compare() -> Result<bool, BoxError> {
 fn story(tuning: &Value) -> String {
     let line = |action: &Value| {
         let text = |key: &str| action[key].as_str().unwrap_or_default().to_owned();
-        format!("- {} [{}] {}\n", text("at"), text("outcome"), text("reason"))
+        format!(
+            "- {} [{}] {}\n",
+            text("at"),
+            text("outcome"),
+            text("reason")
+        )
     };
     let actions = tuning["actions"].as_array().into_iter().flatten();
-    let values: Vec<_> = knobs(tuning)
+    let values: Vec<_> = knobs(tuning, "value")
         .into_iter()
         .map(|(name, value)| format!("{name} {value}"))
         .collect();
-    format!("{}\nKnobs: {}.\n", actions.map(line).collect::<String>(), values.join(", "))
+    format!(
+        "{}\nKnobs: {}.\n",
+        actions.map(line).collect::<String>(),
+        values.join(", ")
+    )
 }
 
-fn knobs(tuning: &Value) -> Vec<(String, f64)> {
+/// The knobs by name, as they are now (`value`) or as they were at the first tick (`initial`).
+fn knobs(tuning: &Value, when: &str) -> Vec<(String, f64)> {
     let knobs = tuning["stats"]["knobs"].as_array().into_iter().flatten();
     knobs
-        .filter_map(|knob| Some((knob["name"].as_str()?.to_owned(), knob["value"].as_f64()?)))
+        .filter_map(|knob| Some((knob["name"].as_str()?.to_owned(), knob[when].as_f64()?)))
         .collect()
 }
 
 /// Builds the server with the cargo that runs this, and says where it is.
 fn build() -> Result<PathBuf, BoxError> {
-    let server = env::current_exe()?.with_file_name(format!("full_stack{}", env::consts::EXE_SUFFIX));
+    let server =
+        env::current_exe()?.with_file_name(format!("full_stack{}", env::consts::EXE_SUFFIX));
     if let Some(cargo) = env::var_os("CARGO") {
         let mut command = Command::new(cargo);
-        command.args(["build", "-q", "-p", "stellane-examples", "--bin", "full_stack"]);
+        command.args([
+            "build",
+            "-q",
+            "-p",
+            "stellane-examples",
+            "--bin",
+            "full_stack",
+        ]);
         if !cfg!(debug_assertions) {
             command.arg("--release");
         }
@@ -197,7 +224,11 @@ impl Running {
                 addresses.push(rest.split('/').next().unwrap_or(rest).trim().parse()?);
             }
             if let [address, admin] = addresses[..] {
-                return Ok(Self { child, address, admin });
+                return Ok(Self {
+                    child,
+                    address,
+                    admin,
+                });
             }
         }
         let _ = child.kill();
@@ -206,7 +237,8 @@ impl Running {
 
     fn tuning(&self) -> Result<Value, BoxError> {
         let mut stream = TcpStream::connect(self.admin)?;
-        stream.write_all(b"GET /tuning HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        stream
+            .write_all(b"GET /tuning HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let body = answer.split_once("\r\n\r\n").ok_or("no body")?.1;
@@ -272,7 +304,10 @@ async fn load(address: SocketAddr, rate: f64, seconds: usize) -> Result<Vec<Seco
     let idle = Idle::default();
     let in_flight = Arc::new(tokio::sync::Semaphore::new(MAX_IN_FLIGHT));
     let ticks = Arc::new(Mutex::new(vec![
-        Second { seconds: 1.0, ..Second::default() };
+        Second {
+            seconds: 1.0,
+            ..Second::default()
+        };
         seconds
     ]));
     let start = Instant::now();
@@ -320,7 +355,9 @@ async fn ask(address: SocketAddr, idle: &Idle, path: &str) -> Result<StatusCode,
             sender
         }
     };
-    let request = Request::get(path).header("host", "localhost").body(Empty::new())?;
+    let request = Request::get(path)
+        .header("host", "localhost")
+        .body(Empty::new())?;
     connection.ready().await?;
     let response = connection.send_request(request).await?;
     let status = response.status();

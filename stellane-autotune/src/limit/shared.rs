@@ -395,6 +395,13 @@ impl Shared {
             .sum()
     }
 
+    /// All latencies so far.
+    pub(super) fn readings(&self) -> Box<[u32; BUCKETS]> {
+        let mut control = self.control();
+        self.read_recorders(&mut control);
+        control.latest.clone()
+    }
+
     pub(super) fn totals(&self) -> Totals {
         let mut control = self.control();
         self.read_recorders(&mut control);

@@ -108,10 +108,7 @@ async fn user(Path(id): Path<u32>, State(app): State<App>) -> Result<Json<User>,
 
 /// Blocks a thread without burning CPU, as a slow database driver does: what a pool with too few workers
 /// is bad at.
-async fn block(
-    Path(millis): Path<u32>,
-    State(app): State<App>,
-) -> Result<&'static str, Failure> {
+async fn block(Path(millis): Path<u32>, State(app): State<App>) -> Result<&'static str, Failure> {
     if millis > 10_000 {
         return Err(Failure::TooMuch);
     }
