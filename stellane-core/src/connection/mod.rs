@@ -62,7 +62,7 @@ mod task;
 pub use self::{
     config::{ConfigError, ConnectionConfig},
     entry::{ConnectionInfo, ConnectionState},
-    listener::{ListenConfig, Listener, WhenFull},
+    listener::{DetachedListener, ListenConfig, Listener, WhenFull},
     manager::{ConnectionManager, ConnectionManagerBuilder},
     reason::CloseReason,
     service::HttpService,
