@@ -156,3 +156,40 @@ async fn a_makers_panic_ends_serving_with_an_error() {
     });
     serving.await.expect_err("there is no service");
 }
+
+#[cfg(feature = "full")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_preset_serves_on_the_engine_that_is_configured() {
+    use stellane_core::{RequestBody, Runtime, RuntimeConfig, engine::EngineKind};
+
+    for (kind, thread) in [
+        (EngineKind::Shared, "tokio-"),
+        (EngineKind::PerCore, "stellane-core-"),
+    ] {
+        let mut config = RuntimeConfig::default();
+        config.engine.kind = kind;
+        config.engine.cores = 2;
+        config.server.admin_address = String::new();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let service = tower::service_fn(|_: Request<RequestBody>| async {
+            let name = std::thread::current().name().map(str::to_owned);
+            Ok::<_, Infallible>(Response::new(name.unwrap_or_default()))
+        });
+        let runtime = Runtime::builder()
+            .config(config)
+            .service(service)
+            .shutdown_signal(async { drop(stopped.await) })
+            .build()
+            .expect("builds");
+        let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+        let address = bound.local_addr();
+        let running = tokio::spawn(bound.serve());
+        let mut client = Client::connect(address).await.expect("connects");
+        let answer = client.request("GET", "/", b"").await.expect("answers");
+        let name = String::from_utf8(answer.body).expect("text");
+        assert!(name.starts_with(thread), "{name} for {kind:?}");
+        stop.send(()).expect("is served");
+        let report = running.await.expect("no panic").expect("serves");
+        assert_eq!(report.drain.aborted, 0);
+    }
+}

@@ -8,7 +8,8 @@ use std::fmt;
 pub struct EngineConfig {
     /// `"shared"`: one runtime whose threads steal work from each other. `"per_core"`: a runtime for each
     /// core, each with a listening socket of its own; faster for short and even requests, but a slow request
-    /// delays the others of its core. Default `"shared"`.
+    /// delays the others of its core. With it, `connection.listen.sockets` of 1 means one for each core.
+    /// Default `"shared"`.
     pub kind: EngineKind,
     /// How many cores a `per_core` engine uses; `0` is all that the process may use. Too few leave cores idle, too many
     /// take turns on the same ones. Default `0`.
