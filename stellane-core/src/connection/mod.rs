@@ -74,7 +74,7 @@ pub use self::tls::{TlsAcceptor, TlsConfig, TlsError};
 pub use self::{
     config::{ConfigError, ConnectionConfig},
     entry::{ConnectionInfo, ConnectionState},
-    listener::{ListenConfig, Listener, WhenFull},
+    listener::{DetachedListener, ListenConfig, Listener, WhenFull},
     manager::{ConnectionManager, ConnectionManagerBuilder},
     reason::CloseReason,
     service::HttpService,
