@@ -96,6 +96,8 @@ pub(super) struct Entry {
     pub(super) upgraded: AtomicBool,
     /// Its latest request had a body, which may not have been read to its end.
     had_body: AtomicBool,
+    /// It is being taken apart: hyper's end is not the socket's.
+    pub(super) parking: AtomicBool,
     /// Its next response is to be its last.
     pub(super) retire: AtomicBool,
     /// Its client makes work without asking for anything.
@@ -174,6 +176,7 @@ impl Entry {
             command: AtomicU8::new(0),
             upgraded: AtomicBool::new(false),
             had_body: AtomicBool::new(false),
+            parking: AtomicBool::new(false),
             retire: AtomicBool::new(false),
             #[cfg(feature = "http2")]
             abusive: AtomicBool::new(false),

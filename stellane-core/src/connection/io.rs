@@ -308,6 +308,9 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.entry.parking.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
         if this.entry.state() != ConnectionState::Closing {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }

@@ -14,7 +14,6 @@ use super::{
     entry::{Command, Entry, Holder},
     listener::{Listener, Pace},
     service::HttpService,
-    signal::HeadWait,
     stats::{BuildError, ConnectionStats, DrainReport, ServeError},
     table::{Clock, Table},
 };
@@ -131,12 +130,9 @@ impl ConnectionManagerBuilder {
         let config = self.config;
         let epoch = tokio::time::Instant::now();
         let mut http1 = hyper::server::conn::http1::Builder::new();
-        // Never fires: its timer only tells when hyper waits for a head.
+        // Deadlines are the sweep's business.
         http1
-            .timer(HeadWait {
-                epoch: epoch.into_std(),
-            })
-            .header_read_timeout(Duration::from_secs(1))
+            .header_read_timeout(None)
             .max_header_size(config.max_head_bytes)
             .max_buf_size(config.max_head_bytes)
             .pipeline_flush(false);

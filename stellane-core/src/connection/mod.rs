@@ -38,12 +38,14 @@
 //!
 //! # What parking relies on
 //!
-//! hyper calls the `Timer` of its header timeout exactly when it begins to wait for a request head, and
-//! drops that timer when the head is there. The manager installs a timer of its own that never fires
-//! and so learns, through public API only, that a connection is between messages. A test
-//! (`tests/connection_basics.rs`) fails loudly should hyper ever change that.
+//! A connection is idle when no handler runs and no response body is open, which the manager counts. To
+//! take it apart, it asks hyper for a graceful shutdown: hyper ends an idle connection at once, and gives
+//! back the socket, which the manager has not let it close, with what was read and not used. A connection
+//! that hyper does not end at once was not idle (a client may still be sending a body that nobody reads)
+//! and is served on. `tests/connection_parking.rs` fails loudly should hyper ever change that.
 
 mod accept;
+mod body;
 mod config;
 mod entry;
 mod framing;
@@ -57,7 +59,6 @@ mod manager;
 mod proxy;
 mod reason;
 mod service;
-mod signal;
 mod stats;
 mod sweep;
 mod table;

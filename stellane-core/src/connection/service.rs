@@ -11,7 +11,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tower_service::Service;
 
-use super::{entry::Entry, manager::Shared};
+use super::{body::OpenBody, entry::Entry, manager::Shared};
 use crate::BoxError;
 
 /// A tower service that a [`ConnectionManager`](super::ConnectionManager) serves: short for the bounds
@@ -97,7 +97,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
-    type Response = Response<S::ResBody>;
+    type Response = Response<OpenBody<S::ResBody>>;
     type Error = S::ServiceError;
     type Future = ResponseFuture<S>;
 
@@ -120,11 +120,9 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
                 slot.set(Some(service.call(request)));
                 // Many handlers are done at their first poll. Polled here, they drop the request before
                 // hyper reads on, and hyper can use its read buffer again instead of taking a new one.
-                if let Poll::Ready(mut result) = poll_slot(&mut slot, &mut cx) {
+                if let Poll::Ready(result) = poll_slot(&mut slot, &mut cx) {
                     self.spare.replace(Some(slot));
-                    if let Ok(response) = &mut result {
-                        self.owner.finish(terms, response);
-                    }
+                    let result = result.map(|response| self.owner.finish(terms, response));
                     return ResponseFuture::Done(Some(result));
                 }
                 Stage::Running(Some(slot))
@@ -153,7 +151,7 @@ fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Out
 
 /// The response of a service behind a [`ConnectionManager`](super::ConnectionManager).
 pub(super) enum ResponseFuture<S: HttpService> {
-    Done(Option<Result<Response<S::ResBody>, S::ServiceError>>),
+    Done(Option<Result<Response<OpenBody<S::ResBody>>, S::ServiceError>>),
     Pending {
         stage: Stage<S>,
         terms: Terms,
@@ -172,7 +170,7 @@ pub(super) enum Stage<S: HttpService> {
 }
 
 impl<S: HttpService> Future for ResponseFuture<S> {
-    type Output = Result<Response<S::ResBody>, S::ServiceError>;
+    type Output = Result<Response<OpenBody<S::ResBody>>, S::ServiceError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
@@ -197,22 +195,20 @@ impl<S: HttpService> Future for ResponseFuture<S> {
                 let Stage::Running(Some(slot)) = stage else {
                     return Poll::Pending;
                 };
-                let mut result = ready!(poll_slot(slot, cx));
+                let result = ready!(poll_slot(slot, cx));
                 if let Stage::Running(slot) = stage {
                     *lock(returned) = slot.take();
                 }
                 guard.answered = true;
-                if let Ok(response) = &mut result {
-                    guard.owner.finish(*terms, response);
-                }
-                Poll::Ready(result)
+                Poll::Ready(result.map(|response| guard.owner.finish(*terms, response)))
             }
         }
     }
 }
 
 impl Owner {
-    fn finish<B>(&self, terms: Terms, response: &mut Response<B>) {
+    #[inline]
+    fn finish<B>(&self, terms: Terms, mut response: Response<B>) -> Response<OpenBody<B>> {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
             self.entry.upgraded.store(true, Relaxed);
@@ -223,6 +219,7 @@ impl Owner {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
+        response.map(OpenBody::new)
     }
 }
 

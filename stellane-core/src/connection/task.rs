@@ -14,14 +14,13 @@ use tokio::io::{AsyncRead, ReadBuf};
 #[cfg(feature = "http2")]
 use super::http2::{self, Meter};
 use super::{
-    CloseReason, ConnectionState,
+    CloseReason, ConnectionState, body,
     entry::{Command, Entry, Holder},
     framing::Guard,
     io::{Io, Socket, Watch},
     lot::Lot,
     manager::Shared,
     service::{Adapter, HttpService},
-    signal,
 };
 
 /// How much of a first read fits on the stack.
@@ -70,9 +69,9 @@ enum Stage<S: HttpService> {
 
 struct Active<S: HttpService> {
     connection: Http1<S>,
-    /// Above zero while hyper waits for a request head.
-    waiting: i32,
-    /// The count of requests and of bytes when that wait began.
+    /// Response bodies that are not sent to their end.
+    open_bodies: i32,
+    /// The count of requests and of bytes when the wait for a head began.
     idle_since: (u64, u64),
     /// The count of requests when hyper was put together.
     requests_before: u64,
@@ -318,7 +317,7 @@ impl<S: HttpService> Task<S> {
         let idle_since = (u64::MAX, 0);
         self.stage = Stage::Http1(Box::new(Active {
             connection,
-            waiting: 0,
+            open_bodies: 0,
             idle_since,
             requests_before: self.entry.requests(),
         }));
@@ -328,8 +327,8 @@ impl<S: HttpService> Task<S> {
         let Stage::Http1(active) = &mut self.stage else {
             return Step::Again;
         };
-        let (polled, change) = signal::observe(|| Pin::new(&mut active.connection).poll(cx));
-        active.waiting += change;
+        let (polled, change) = body::observe(|| Pin::new(&mut active.connection).poll(cx));
+        active.open_bodies += change;
         if let Poll::Ready(result) = polled {
             return Step::End(self.finished(result));
         }
@@ -340,7 +339,7 @@ impl<S: HttpService> Task<S> {
                 Command::Park | Command::None => Step::Wait,
             };
         }
-        let waiting = active.waiting > 0 && self.entry.in_flight() == 0;
+        let waiting = active.open_bodies == 0 && self.entry.in_flight() == 0;
         let (requests, read) = (self.entry.requests(), self.entry.bytes().0);
         if !waiting {
             self.entry
@@ -363,11 +362,11 @@ impl<S: HttpService> Task<S> {
 
         match self.entry.take_command() {
             Command::None => Step::Wait,
-            Command::Park => self.park(),
+            Command::Park => self.park(cx, None),
             Command::Close(reason) if reason.spares_use() => {
                 if self.entry.state() == ConnectionState::Idle {
                     // Parked first, it is closed only if no byte is there.
-                    return self.park();
+                    return self.park(cx, Some(reason));
                 }
                 self.entry.retire.store(true, Relaxed);
                 self.entry.forget_command();
@@ -378,10 +377,26 @@ impl<S: HttpService> Task<S> {
         }
     }
 
-    /// Takes an idle connection apart.
-    fn park(&mut self) -> Step {
+    /// Takes an idle connection apart, to park it or to close it for a reason.
+    fn park(&mut self, cx: &mut Context<'_>, close: Option<CloseReason>) -> Step {
         if self.entry.state() != ConnectionState::Idle || self.entry.write_stalled() != 0 {
             return Step::Wait;
+        }
+        let Stage::Http1(active) = &mut self.stage else {
+            return Step::Again;
+        };
+        self.entry.parking.store(true, Relaxed);
+        let mut connection = Pin::new(&mut active.connection);
+        connection.as_mut().graceful_shutdown();
+        let polled = connection.poll(cx);
+        self.entry.parking.store(false, Relaxed);
+        match (polled, close) {
+            (Poll::Ready(Ok(())), _) => {}
+            (Poll::Ready(Err(_)), _) => return Step::End(CloseReason::IoError),
+            // A client that has its answer and still sends the body of its request; hyper ends the
+            // connection after it.
+            (Poll::Pending, None) => return Step::Wait,
+            (Poll::Pending, Some(reason)) => return Step::End(reason),
         }
         let Some((socket, unread)) = self.dismantle() else {
             return Step::Again;
@@ -395,7 +410,10 @@ impl<S: HttpService> Task<S> {
             .enter(ConnectionState::Parked, self.served.shared.clock.now());
         self.served.shared.count_parked();
         self.stage = Stage::Waiting(socket);
-        self.leave()
+        match close {
+            None => self.leave(),
+            Some(_) => Step::Again,
+        }
     }
 
     /// The socket, and what was read from it but not used.
