@@ -45,6 +45,7 @@
 
 mod accept;
 mod config;
+mod connect_info;
 mod entry;
 mod framing;
 #[cfg(feature = "http2")]
@@ -65,6 +66,8 @@ mod task;
 #[cfg(feature = "tls")]
 mod tls;
 
+#[cfg(feature = "tls")]
+pub use self::connect_info::TlsInfo;
 #[cfg(feature = "http2")]
 pub use self::http2::Http2Config;
 #[cfg(feature = "proxy-protocol")]
@@ -73,6 +76,7 @@ pub use self::proxy::{ProxyProtocol, ProxyProtocolConfig};
 pub use self::tls::{TlsAcceptor, TlsConfig, TlsError};
 pub use self::{
     config::{ConfigError, ConnectionConfig},
+    connect_info::ConnectInfo,
     entry::{ConnectionInfo, ConnectionState},
     listener::{ListenConfig, Listener, WhenFull},
     manager::{ConnectionManager, ConnectionManagerBuilder},

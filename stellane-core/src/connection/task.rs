@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 #[cfg(feature = "http2")]
 use super::http2::{self, Meter};
 use super::{
-    CloseReason, ConnectionState,
+    CloseReason, ConnectInfo, ConnectionState,
     entry::{Command, Entry, Holder},
     framing::Guard,
     io::{Io, Socket, Watch},
@@ -123,6 +123,12 @@ impl<S: HttpService> Drop for Task<S> {
     fn drop(&mut self) {
         if matches!(self.stage, Stage::Ended) && self.reason.is_none() {
             // It lives on in the lot.
+            return;
+        }
+        if self.reason == Some(CloseReason::Upgraded) {
+            if self.entry.leave_upgraded() {
+                self.served.shared.end_upgraded(&self.entry);
+            }
             return;
         }
         // Dropped unfinished: the runtime shuts down, or a handler's panic came through.
@@ -267,11 +273,10 @@ impl<S: HttpService> Task<S> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let adapter = Adapter::new(
-            service,
-            Arc::clone(&self.entry),
-            Arc::clone(&self.served.shared),
-        );
+        let shared = &self.served.shared;
+        let info = shared.config.connect_info;
+        let info = info.then(|| ConnectInfo::new(&socket, &self.entry, shared));
+        let adapter = Adapter::new(service, Arc::clone(&self.entry), Arc::clone(shared), info);
         #[cfg(feature = "http2")]
         let http2 = sniff && rewind.starts_with(b"PRI");
         #[cfg(not(feature = "http2"))]
@@ -290,7 +295,7 @@ impl<S: HttpService> Task<S> {
             rewind,
             watch,
             Arc::clone(&self.entry),
-            self.served.shared.clock.clone(),
+            Arc::clone(&self.served.shared),
             !sniff,
         );
         self.entry
@@ -472,7 +477,11 @@ impl<S: HttpService> Task<S> {
             return reason;
         }
         match result {
-            Ok(()) if self.entry.upgraded.load(Relaxed) => CloseReason::Upgraded,
+            Ok(()) if self.entry.upgraded.load(Relaxed) => {
+                let now = self.served.shared.clock.now();
+                self.entry.enter(ConnectionState::Upgraded, now);
+                CloseReason::Upgraded
+            }
             Ok(()) if self.served.shared.draining() => CloseReason::Drained,
             Ok(()) if self.served.shared.is_last(self.entry.requests()) => CloseReason::MaxRequests,
             Ok(()) if self.entry.retire.load(Relaxed) => CloseReason::MaxAge,
