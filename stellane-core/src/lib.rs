@@ -7,6 +7,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "connection")]
 pub mod connection;
+#[cfg(feature = "engine")]
+pub mod engine;
 #[cfg(feature = "fault")]
 pub mod fault;
 #[cfg(feature = "hot-reload")]

@@ -14,6 +14,8 @@ use stellane_router::InternerConfig;
 use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, ServerConfig};
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
+#[cfg(feature = "engine")]
+use crate::engine::EngineConfig;
 #[cfg(feature = "strict-http1")]
 use crate::strict_http1::StrictHttp1Config;
 
@@ -30,6 +32,9 @@ pub struct RuntimeConfig {
     /// Which HTTP/1 requests are refused as ambiguous or too large.
     #[cfg(feature = "strict-http1")]
     pub strict_http1: StrictHttp1Config,
+    /// Which engine runs the service: one runtime for all cores, or one for each.
+    #[cfg(feature = "engine")]
+    pub engine: EngineConfig,
     /// The worker pool for CPU-heavy work.
     #[cfg(feature = "pool")]
     pub workers: WorkerPoolConfig,
@@ -70,6 +75,8 @@ impl Default for RuntimeConfig {
             connection: ConnectionConfig::default(),
             #[cfg(feature = "strict-http1")]
             strict_http1: StrictHttp1Config::default(),
+            #[cfg(feature = "engine")]
+            engine: EngineConfig::default(),
             #[cfg(feature = "pool")]
             workers: WorkerPoolConfig::default(),
             #[cfg(feature = "pool")]
@@ -166,6 +173,7 @@ impl RuntimeConfig {
         }
         section!("connection", connection);
         section!("strict-http1", strict_http1);
+        section!("engine", engine);
         section!("pool", workers);
         section!("pool", pool);
         section!("router", interner);

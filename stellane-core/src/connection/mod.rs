@@ -78,7 +78,7 @@ pub use self::{
     config::{ConfigError, ConnectionConfig},
     connect_info::ConnectInfo,
     entry::{ConnectionInfo, ConnectionState},
-    listener::{ListenConfig, Listener, WhenFull},
+    listener::{DetachedListener, ListenConfig, Listener, WhenFull},
     manager::{ConnectionManager, ConnectionManagerBuilder},
     reason::CloseReason,
     service::HttpService,

@@ -111,6 +111,12 @@ pub struct ServeError {
     pub(super) source: io::Error,
 }
 
+impl From<io::Error> for ServeError {
+    fn from(source: io::Error) -> Self {
+        Self { source }
+    }
+}
+
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the listener failed: {}", self.source)

@@ -14,7 +14,8 @@ use crate::profiling::{ProfileLayer, ProfileService};
 use crate::{
     BoxError,
     config::{ServerConfig, is_socket_address},
-    connection::{ConnectionManager, DrainReport, ListenConfig, Listener, TlsAcceptor},
+    connection::{ListenConfig, Listener, TlsAcceptor},
+    engine::{Engine, EngineKind, PerCoreEngine, SharedEngine, StopReport},
 };
 #[cfg(feature = "reload")]
 use crate::{
@@ -38,19 +39,23 @@ pub struct BoundRuntime<S> {
 #[non_exhaustive]
 pub struct RunReport {
     /// The drain of the connections.
-    pub drain: DrainReport,
+    pub drain: StopReport,
 }
 
 pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, RuntimeError> {
     let server = &runtime.config.server;
-    let options = &runtime.config.connection.listen;
+    let mut options = runtime.config.connection.listen.clone();
+    if runtime.config.engine.kind == EngineKind::PerCore && options.sockets == 1 {
+        // Each core accepts what the system deals it.
+        options.sockets = runtime.config.engine.threads();
+    }
     let mut listeners = Listener::inherited().map_err(|source| RuntimeError::Bind {
         key: "server.address",
         address: server.address.clone(),
         source,
     })?;
     if listeners.is_empty() {
-        listeners = listen("server.address", &server.address, options).await?;
+        listeners = listen("server.address", &server.address, &options).await?;
     }
     let files = &runtime.config.connection.tls;
     // One without the other is an error of its own.
@@ -71,7 +76,7 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         address => {
             let one = ListenConfig {
                 sockets: 1,
-                ..options.clone()
+                ..options
             };
             listen("server.admin_address", address, &one).await?.pop()
         }
@@ -179,6 +184,29 @@ where
     /// # Errors
     /// A listener that fails for good.
     pub async fn serve(self) -> Result<RunReport, RuntimeError> {
+        let connections = &self.components().connections;
+        match self.runtime.config.engine.kind {
+            EngineKind::Shared => {
+                let engine = SharedEngine::new(connections);
+                self.serve_on(engine).await
+            }
+            EngineKind::PerCore => {
+                let engine = PerCoreEngine::builder()
+                    .connections(connections)
+                    .config(self.runtime.config.engine.clone())
+                    .build();
+                self.serve_on(engine).await
+            }
+        }
+    }
+
+    /// As [`serve`](Self::serve), on an engine of your own. Connections are limited, tuned and shown on the
+    /// admin address if it serves through the [`ConnectionManager`](crate::connection::ConnectionManager) of the
+    /// [`components`](Self::components).
+    ///
+    /// # Errors
+    /// A listener that fails for good, or an engine that can't start.
+    pub async fn serve_on<E: Engine>(self, engine: E) -> Result<RunReport, RuntimeError> {
         let Runtime {
             config,
             components,
@@ -213,12 +241,11 @@ where
             background.spawn(ignore_end(admin_manager.serve(listener, admin)));
         }
 
-        let connections = components.connections.clone();
         let service = stack::around(service, &components, &config.server);
-        let serving = connections.serve_all(self.listeners, service);
-        let ending = drain_after(signal, &components, &connections, &config.server);
+        let serving = engine.serve(self.listeners, service);
+        let ending = drain_after(signal, &components, &engine, &config.server);
         components.readiness.set_ready(true);
-        tracing::info!(address = %self.local_addr, admin = ?self.admin_addr, "serving");
+        tracing::info!(engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr, "serving");
 
         let (mut serving, mut ending) = (pin!(serving), pin!(ending));
         let failed = |error| RuntimeError::Serve(Box::new(error));
@@ -243,9 +270,9 @@ where
 async fn drain_after(
     signal: Option<Signal>,
     components: &Components,
-    connections: &ConnectionManager,
+    engine: &impl Engine,
     server: &ServerConfig,
-) -> DrainReport {
+) -> StopReport {
     match signal {
         Some(signal) => signal.await,
         None => terminated().await,
@@ -253,7 +280,7 @@ async fn drain_after(
     tracing::info!(delay = ?server.drain_delay, deadline = ?server.drain_timeout, "draining");
     components.readiness.set_ready(false);
     tokio::time::sleep(server.drain_delay).await;
-    connections.drain(server.drain_timeout).await
+    engine.stop(server.drain_timeout).await
 }
 
 async fn ignore_end<T>(future: impl Future<Output = T>) {

@@ -2,6 +2,7 @@
 
 mod bind;
 mod config;
+mod detached;
 mod rate;
 
 use std::{io, net::SocketAddr};
@@ -10,8 +11,11 @@ use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 
-pub use self::config::{ListenConfig, WhenFull};
 pub(super) use self::rate::Pace;
+pub use self::{
+    config::{ListenConfig, WhenFull},
+    detached::DetachedListener,
+};
 use super::io::Socket;
 
 /// Where connections come from: a TCP or a Unix socket that listens.
