@@ -164,7 +164,8 @@ impl<S: HttpService> Future for Task<S> {
                     Poll::Ready(Err(reason)) => Step::End(reason),
                     Poll::Pending => match this.entry.take_command() {
                         Command::Close(reason) => Step::End(reason),
-                        Command::Park | Command::None => Step::Wait,
+                        Command::Park => this.refuse_to_park(),
+                        Command::None => Step::Wait,
                     },
                 },
                 Stage::Waiting(_) => this.poll_waiting(cx),
@@ -206,6 +207,10 @@ impl<S: HttpService> Task<S> {
             Poll::Pending => {
                 return match self.entry.take_command() {
                     Command::Close(reason) => Step::End(reason),
+                    #[cfg(feature = "tls")]
+                    Command::Park if matches!(self.stage, Stage::Waiting(Socket::Tls(_))) => {
+                        self.refuse_to_park()
+                    }
                     Command::Park => self.leave(),
                     Command::None => Step::Wait,
                 };
@@ -228,6 +233,13 @@ impl<S: HttpService> Task<S> {
             self.stage = Stage::Resumed(socket, Bytes::copy_from_slice(&buffer[..read]));
         }
         Step::Again
+    }
+
+    /// Leaves the command standing, so that the sweep does not wake the task for it again and again.
+    #[cfg(feature = "tls")]
+    fn refuse_to_park(&self) -> Step {
+        self.entry.set_command(Command::Park);
+        Step::Wait
     }
 
     /// Leaves the socket to the lot, and ends without ending the connection.
