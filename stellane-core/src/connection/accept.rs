@@ -110,6 +110,10 @@ pub(super) async fn serve<S: HttpService>(
     Ok(())
 }
 
+/// How many connections may wait for their PROXY header: trusted proxies send it at once.
+#[cfg(feature = "proxy-protocol")]
+const MOST_HERALDS: usize = 4096;
+
 /// Connections of proxies that have not said yet whose they are.
 struct Heralds {
     #[cfg(feature = "proxy-protocol")]
@@ -141,7 +145,7 @@ impl Heralds {
         match self.trust.judge(peer) {
             Verdict::Direct => return Some((socket, peer)),
             Verdict::Refused => shared.count_refused(CloseReason::Refused),
-            Verdict::Header if shared.open() + self.waiting.len() >= shared.most_connections() => {
+            Verdict::Header if self.waiting.len() >= MOST_HERALDS => {
                 shared.count_refused(CloseReason::Refused);
             }
             Verdict::Header => {
