@@ -72,12 +72,16 @@ async fn handle(mut request: Request<Incoming>) -> Answer {
             };
             *response.body_mut() = events.boxed();
         }
-        path @ ("/polite" | "/stubborn") => {
-            let polite = path == "/polite";
+        path @ ("/polite" | "/stubborn" | "/flood") => {
+            let (polite, flood) = (path == "/polite", path == "/flood");
             let upgrade = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
                 let mut socket = TokioIo::new(upgrade.await.expect("upgrades"));
                 let mut buffer = [0; 64];
+                if flood {
+                    while socket.write_all(&[b'x'; 4096]).await.is_ok() {}
+                    return;
+                }
                 loop {
                     tokio::select! {
                         read = socket.read(&mut buffer) => match read {
@@ -119,6 +123,7 @@ async fn start() -> (ConnectionManager, SocketAddr) {
     config.connect_info = true;
     config.park_after = Duration::from_millis(1);
     config.drain_idle = Duration::from_millis(50);
+    config.write_timeout = Duration::from_millis(300);
     let manager = ConnectionManager::builder()
         .config(config)
         .build()
@@ -245,4 +250,16 @@ async fn an_upgraded_connection_ends_with_its_client_or_by_hand() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(manager.stats().closed(CloseReason::Killed), 1);
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_whose_client_does_not_read_is_closed() {
+    let (manager, address) = start().await;
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    let request = "GET /flood HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.expect("writes");
+    while manager.stats().closed_total() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(manager.stats().closed(CloseReason::SlowRead), 1);
 }

@@ -270,13 +270,16 @@ impl Io {
         }
     }
 
-    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn wrote(&self, polled: Poll<io::Result<usize>>, cx: &Context<'_>) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Ready(Ok(n)) => self.entry.add_written(*n),
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.entry.stall_write(self.clock.now()),
         }
         if self.entry.upgraded.load(Ordering::Relaxed) {
+            if polled.is_pending() {
+                self.entry.hear_commands(cx.waker());
+            }
             self.obey()?;
         }
         polled
@@ -327,7 +330,7 @@ impl AsyncWrite for Io {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write(cx, buffer),
         };
-        this.wrote(polled)
+        this.wrote(polled, cx)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -362,7 +365,7 @@ impl AsyncWrite for Io {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write_vectored(cx, buffers),
         };
-        this.wrote(polled)
+        this.wrote(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
