@@ -73,6 +73,7 @@ mod config;
 mod connect_info;
 mod entry;
 mod framing;
+mod herald;
 #[cfg(feature = "http2")]
 mod http2;
 mod io;
