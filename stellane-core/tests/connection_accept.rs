@@ -314,3 +314,34 @@ async fn who_is_not_trusted_can_claim_nothing() {
     let _ = claims.read_to_string(&mut answer).await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
 }
+
+#[cfg(all(unix, feature = "listenfd"))]
+#[tokio::test]
+async fn sockets_are_taken_over_from_systemd() {
+    const CHILD: &str = "STELLANE_TEST_INHERITS";
+    if std::env::var_os(CHILD).is_some() {
+        let listeners = Listener::inherited().expect("good sockets");
+        assert_eq!(listeners.len(), 1);
+        assert!(Listener::inherited().expect("no sockets").is_empty());
+        let manager = manager(ConnectionConfig::default());
+        let serving = manager.serve_all(listeners, tower::service_fn(hello));
+        return serving.await.expect("serves until it is killed");
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = listener.local_addr().expect("an address");
+    // As systemd does it: the third file descriptor, and who it is for.
+    let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; exec "$@""#;
+    let mut child = std::process::Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(std::env::current_exe().expect("a path"))
+        .args(["--exact", "sockets_are_taken_over_from_systemd"])
+        .env(CHILD, "1")
+        .stdin(std::os::fd::OwnedFd::from(listener))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("starts");
+    let mut client = TcpStream::connect(address).await.expect("connects");
+    get(&mut client).await;
+    child.kill().expect("ends");
+    child.wait().expect("ends");
+}

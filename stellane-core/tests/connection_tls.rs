@@ -398,3 +398,27 @@ async fn memory_of_a_parked_connection() {
     clients.kill().expect("ends");
     clients.wait().expect("ends");
 }
+
+#[cfg(feature = "full")]
+#[tokio::test]
+async fn the_preset_serves_tls_by_configuration() {
+    use stellane_core::{Runtime, RuntimeConfig, router::Router};
+    let files = Files::new("preset");
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = String::new();
+    config.connection.tls.certificate = files.certificate.display().to_string();
+    config.connection.tls.key = files.key.display().to_string();
+    let router = Router::builder().get("/", || async { "one" }).build();
+    let runtime = Runtime::builder()
+        .config(config)
+        .service(router.expect("no conflicts"))
+        .build()
+        .expect("builds");
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = bound.local_addr();
+    let _serving = tokio::spawn(bound.serve());
+    let mut stream = connect(&files.client(&[]), address)
+        .await
+        .expect("connects");
+    assert!(get(&mut stream).await.starts_with("HTTP/1.1 200"));
+}

@@ -183,3 +183,45 @@ async fn the_admin_token_guards_changes_and_is_never_shown() {
     stop.send(()).expect("still serving");
     serving.await.expect("no panic").expect("no error");
 }
+
+#[tokio::test]
+async fn an_ambiguous_request_is_refused_and_counted() {
+    let runtime = Runtime::builder()
+        .config(config())
+        .service(tower::service_fn(|_: Request<RequestBody>| async {
+            Ok::<_, Infallible>(Response::new(String::new()))
+        }))
+        .build()
+        .expect("builds");
+    let rules = runtime.components().http1_rules.clone();
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let (address, admin) = (bound.local_addr(), bound.admin_addr().expect("on"));
+    let _serving = tokio::spawn(bound.serve());
+    for request in ["GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nhost: x\n\r\n"] {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(request.as_bytes()).await.expect("writes");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("reads");
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request"), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+    assert_eq!(rules.stats().refused_total(), 1);
+    let metrics = get(admin, "/metrics").await;
+    assert!(
+        metrics.contains(r#"http_response_status_code="400""#),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_certificate_is_told_before_anything_is_served() {
+    let mut config = config();
+    config.connection.tls.certificate = "/nowhere/server.pem".to_owned();
+    let runtime = Runtime::builder()
+        .config(config)
+        .service(Router::builder().build().expect("no conflicts"))
+        .build()
+        .expect("builds");
+    let error = runtime.bind("127.0.0.1:0").await.expect_err("no such file");
+    assert!(error.to_string().contains("/nowhere/server.pem"), "{error}");
+}

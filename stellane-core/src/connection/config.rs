@@ -75,6 +75,9 @@ pub struct ConnectionConfig {
     /// bounds what is read ahead of a slow handler. Too low refuses clients with many cookies, too high lets
     /// each connection take as much memory. Default 64 KiB.
     pub max_head_bytes: usize,
+    /// Whether each request carries a `ConnectInfo` in its extensions: who the client is, what TLS agreed on, and
+    /// when a drain begins. It costs each request three small allocations. Default `false`.
+    pub connect_info: bool,
     /// Whether small writes are sent at once (`TCP_NODELAY`). Default `true`.
     pub nodelay: bool,
     /// Options of listening sockets.
@@ -110,6 +113,7 @@ impl Default for ConnectionConfig {
             drain_idle: Duration::from_secs(1),
             strict_http1: true,
             max_head_bytes: 64 << 10,
+            connect_info: false,
             nodelay: true,
             listen: ListenConfig::default(),
             #[cfg(feature = "http2")]

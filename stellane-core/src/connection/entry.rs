@@ -2,7 +2,10 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Relaxed},
+        },
     },
     task::Waker,
     time::Duration,
@@ -29,10 +32,12 @@ pub enum ConnectionState {
     Closing,
     /// In its TLS handshake.
     Handshake,
+    /// Handed over to another protocol.
+    Upgraded,
 }
 
 impl ConnectionState {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::New,
         Self::Idle,
         Self::Parked,
@@ -40,6 +45,7 @@ impl ConnectionState {
         Self::Active,
         Self::Closing,
         Self::Handshake,
+        Self::Upgraded,
     ];
 
     fn from_u8(n: u8) -> Self {
@@ -100,6 +106,8 @@ pub(super) struct Entry {
     pub(super) parking: AtomicBool,
     /// Its next response is to be its last.
     pub(super) retire: AtomicBool,
+    /// Of its task and its socket, the first is done with an upgraded connection.
+    half_left: AtomicBool,
     /// Its client makes work without asking for anything.
     #[cfg(feature = "http2")]
     pub(super) abusive: AtomicBool,
@@ -178,6 +186,7 @@ impl Entry {
             had_body: AtomicBool::new(false),
             parking: AtomicBool::new(false),
             retire: AtomicBool::new(false),
+            half_left: AtomicBool::new(false),
             #[cfg(feature = "http2")]
             abusive: AtomicBool::new(false),
             group,
@@ -196,6 +205,23 @@ impl Entry {
             bytes_read: self.read.load(Relaxed),
             bytes_written: self.written.load(Relaxed),
         }
+    }
+
+    /// Commands wake this task from now on.
+    pub(super) fn hear_commands(&self, waker: &Waker) {
+        let mut holder = self.holder();
+        if !matches!(&*holder, Holder::Task(old) if old.will_wake(waker)) {
+            *holder = Holder::Task(waker.clone());
+        }
+    }
+
+    /// True for the second who is done with an upgraded connection.
+    pub(super) fn leave_upgraded(&self) -> bool {
+        self.half_left.swap(true, AcqRel)
+    }
+
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.peer.map(SocketAddr::from)
     }
 
     pub(super) fn peer_ip(&self) -> Option<IpAddr> {

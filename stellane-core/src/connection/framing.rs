@@ -167,8 +167,8 @@ impl Guard {
     #[inline]
     fn head(&mut self, bytes: &[u8], mut start: usize) -> Result<usize, usize> {
         let mut at = start;
-        while at < bytes.len() {
-            let (mut feeds, width) = line_feeds(&bytes[at..]);
+        for block in bytes[start..].chunks(BLOCK) {
+            let mut feeds = line_feeds(block);
             while feeds != 0 {
                 let end = at + feeds.trailing_zeros() as usize;
                 feeds &= feeds - 1;
@@ -187,7 +187,7 @@ impl Guard {
                     return Ok(start);
                 }
             }
-            at += width;
+            at += BLOCK;
         }
         self.begun.push(&bytes[start..]);
         Ok(bytes.len())
@@ -338,24 +338,30 @@ impl Guard {
     }
 }
 
-/// Where the line feeds are among the next bytes, and how many bytes that is.
+/// How many bytes are looked at together.
+const BLOCK: usize = 32;
+
+/// Where the line feeds are: one bit for each byte of a block.
 #[inline]
-fn line_feeds(bytes: &[u8]) -> (u32, usize) {
+fn line_feeds(block: &[u8]) -> u32 {
     #[cfg(target_arch = "x86_64")]
-    if let Some(block) = bytes.first_chunk::<16>() {
-        use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set_epi64x, _mm_set1_epi8};
-        let block = u128::from_le_bytes(*block);
-        // SAFETY: SSE2 belongs to every x86-64; no memory is touched.
-        let feeds = unsafe {
-            let block = _mm_set_epi64x((block >> 64) as i64, block as i64);
-            _mm_movemask_epi8(_mm_cmpeq_epi8(block, _mm_set1_epi8(b'\n' as i8)))
+    if let Ok(block) = <&[u8; BLOCK]>::try_from(block) {
+        use std::arch::x86_64::{
+            _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8,
         };
-        return (feeds as u32, 16);
+        let half = block.as_ptr();
+        // SAFETY: both halves lie within the block; SSE2 belongs to every x86-64.
+        let [low, high] = unsafe {
+            let feed = _mm_set1_epi8(b'\n' as i8);
+            [half, half.add(BLOCK / 2)].map(|half| {
+                let half = _mm_loadu_si128(half.cast());
+                _mm_movemask_epi8(_mm_cmpeq_epi8(half, feed)) as u32
+            })
+        };
+        return low | high << (BLOCK / 2);
     }
-    let width = bytes.len().min(16);
-    let bits = bytes[..width].iter().enumerate();
-    let feeds = bits.fold(0, |feeds, (i, b)| feeds | u32::from(*b == b'\n') << i);
-    (feeds, width)
+    let bits = block.iter().enumerate();
+    bits.fold(0, |feeds, (i, b)| feeds | u32::from(*b == b'\n') << i)
 }
 
 /// First bytes of the fields that say how a message is framed, and of lines that go on with the one before.
@@ -500,6 +506,22 @@ mod tests {
         let mut answers = Vec::new();
         let _ = client.read_to_end(&mut answers).await;
         *requests.lock().expect("not poisoned")
+    }
+
+    /// Under Miri: `cargo +nightly miri test -p stellane-core --no-default-features --features connection
+    /// line_feeds`.
+    #[test]
+    fn line_feeds_are_found_wherever_they_stand() {
+        for length in 0..=BLOCK {
+            for at in 0..length {
+                let mut block = vec![b'\r'; length];
+                block[at] = b'\n';
+                block[length - 1] = b'\n';
+                let expected = 1 << at | 1 << (length - 1);
+                assert_eq!(line_feeds(&block), expected, "{at} of {length}");
+            }
+        }
+        assert_eq!(line_feeds(&[b'\n'; BLOCK]), u32::MAX);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -19,8 +20,10 @@ use tokio::{
 use super::http2::{Abuse, Meter};
 use super::{
     ConnectionState,
-    entry::{Entry, NO_TURN},
+    connect_info::Tracked,
+    entry::{Command, Entry, NO_TURN},
     framing::{Guard, Verdict},
+    manager::Shared,
     table::Clock,
 };
 
@@ -36,6 +39,24 @@ pub(super) enum Socket {
 }
 
 impl Socket {
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok(),
+            #[cfg(unix)]
+            Self::Unix(_) => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_ref().0.local_addr().ok(),
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn tls(&self) -> Option<&tokio_rustls::rustls::ServerConnection> {
+        match self {
+            Self::Tls(stream) => Some(stream.get_ref().1),
+            _ => None,
+        }
+    }
+
     /// Writes without asking tokio whether the socket takes anything.
     #[cfg(unix)]
     fn write_now(&self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
@@ -122,6 +143,7 @@ pub(super) struct Io {
     pub(super) rewind: Bytes,
     watch: Watch,
     entry: Arc<Entry>,
+    _tracked: Tracked,
     clock: Clock,
     /// Bytes read and dropped while closing.
     lingered: usize,
@@ -135,10 +157,6 @@ pub(super) struct Io {
 
 /// What looks at the bytes that a client sends.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is boxed with the connection, one for each"
-)]
 pub(super) enum Watch {
     Nothing,
     Http1(Guard),
@@ -155,15 +173,19 @@ impl Io {
         rewind: Bytes,
         watch: Watch,
         entry: Arc<Entry>,
-        clock: Clock,
+        shared: Arc<Shared>,
         unparked: bool,
     ) -> Self {
         Self {
             socket,
             rewind,
             watch,
+            clock: shared.clock.clone(),
+            _tracked: Tracked {
+                entry: Arc::clone(&entry),
+                shared,
+            },
             entry,
-            clock,
             lingered: 0,
             unparked,
             blocked_in: NO_TURN,
@@ -240,11 +262,25 @@ impl Io {
         self.socket.write_now(buffers).ok().filter(|n| *n > 0)
     }
 
-    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// An upgraded connection that is told to end fails.
+    fn obey(&self) -> io::Result<()> {
+        match self.entry.take_command() {
+            Command::Close(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Command::Park | Command::None => Ok(()),
+        }
+    }
+
+    fn wrote(&self, polled: Poll<io::Result<usize>>, cx: &Context<'_>) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Ready(Ok(n)) => self.entry.add_written(*n),
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.entry.stall_write(self.clock.now()),
+        }
+        if self.entry.upgraded.load(Ordering::Relaxed) {
+            if polled.is_pending() {
+                self.entry.hear_commands(cx.waker());
+            }
+            self.obey()?;
         }
         polled
     }
@@ -266,6 +302,11 @@ impl AsyncRead for Io {
             }
             let Poll::Ready(read) = Pin::new(&mut this.socket).poll_read(cx, buffer) else {
                 this.blocked_in = turn;
+                if this.entry.upgraded.load(Ordering::Relaxed) {
+                    // No task of the manager's hears a command any more.
+                    this.entry.hear_commands(cx.waker());
+                    this.obey()?;
+                }
                 return Poll::Pending;
             };
             read?;
@@ -289,7 +330,7 @@ impl AsyncWrite for Io {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write(cx, buffer),
         };
-        this.wrote(polled)
+        this.wrote(polled, cx)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -327,7 +368,7 @@ impl AsyncWrite for Io {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write_vectored(cx, buffers),
         };
-        this.wrote(polled)
+        this.wrote(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -230,6 +230,7 @@ impl ConnectionManager {
     /// What is not done after `deadline` is aborted.
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
         let shared = &self.shared;
+        let before = shared.ended();
         // The listeners close before the first response says "close": a client that comes back at once
         // must be refused, not taken into a queue that nobody empties.
         shared.drain.send_replace(true);
@@ -239,7 +240,6 @@ impl ConnectionManager {
         shared.drain_began.store(shared.tick(), Relaxed);
         shared.draining.store(true, Relaxed);
         shared.table.for_each(|entry| entry.wake());
-        let before = shared.ended();
         let drained = shared.quiet_when(|shared| shared.open.load(Relaxed) == 0);
         if tokio::time::timeout(deadline, drained).await.is_err() {
             shared.command_each(|_| Command::Close(CloseReason::Aborted));
@@ -297,6 +297,7 @@ impl ConnectionManager {
                 ConnectionState::Handshake
                 | ConnectionState::Head
                 | ConnectionState::Active
+                | ConnectionState::Upgraded
                 | ConnectionState::Closing => {
                     stats.active += 1;
                 }
@@ -506,6 +507,15 @@ impl Shared {
         self.ended[reason as usize].fetch_add(1, Relaxed);
         self.open.fetch_sub(1, Relaxed);
         self.quiet.notify_waiters();
+    }
+
+    /// An upgraded connection ended, by itself or because it was told to.
+    pub(super) fn end_upgraded(&self, entry: &Entry) {
+        let reason = match entry.take_command() {
+            Command::Close(reason) => reason,
+            Command::Park | Command::None => CloseReason::Upgraded,
+        };
+        self.end(entry, reason);
     }
 
     pub(super) fn reclaim(&self, count: usize) -> usize {

@@ -36,6 +36,31 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Sockets
+//!
+//! A [`Listener`] is made from one of tokio's, or by [`Listener::bind`] with the options of a
+//! [`ListenConfig`]: `HOST:PORT` or `unix:PATH`, one socket or several on one address. With the feature `listenfd`
+//! sockets of systemd are taken over, with `tls` rustls speaks on them, with `proxy-protocol` a trusted
+//! proxy says whose a connection is. Handshakes and PROXY headers are waited for off the accept loop.
+//!
+//! # What a client may not do
+//!
+//! | attack | what ends it | reason |
+//! |---|---|---|
+//! | connect and say nothing | [`first_byte_timeout`](ConnectionConfig::first_byte_timeout) | [`FirstByteTimeout`](CloseReason::FirstByteTimeout) |
+//! | a head, byte by byte | [`head_timeout`](ConnectionConfig::head_timeout) | [`HeadTimeout`](CloseReason::HeadTimeout) |
+//! | a head without end | [`max_head_bytes`](ConnectionConfig::max_head_bytes) | [`ProtocolError`](CloseReason::ProtocolError) |
+//! | requests that a proxy reads differently | [`strict_http1`](ConnectionConfig::strict_http1), `StrictHttp1Layer` | [`ProtocolError`](CloseReason::ProtocolError), or [`Finished`](CloseReason::Finished) after the layer's answer |
+//! | a TLS handshake that stands still | `tls.handshake_timeout` | [`HandshakeTimeout`](CloseReason::HandshakeTimeout) |
+//! | HTTP/2: resets, pings, settings, empty frames | `http2.abuse_burst` and h2's own limits | [`Abuse`](CloseReason::Abuse) |
+//! | more connections than one should have | [`max_connections_per_peer`](ConnectionConfig::max_connections_per_peer), [`max_accepts_per_second`](ConnectionConfig::max_accepts_per_second) | [`Refused`](CloseReason::Refused) |
+//!
+//! # Streams and upgrades
+//!
+//! What has no end of its own ends with the drain if its handler wants it to: see [`ConnectInfo::draining`].
+//! An upgraded connection stays in the table, counted and subject to [`close`](ConnectionManager::close), until
+//! its socket is dropped.
+//!
 //! # What parking relies on
 //!
 //! A connection is idle when no handler runs and no response body is open, which the manager counts. To
@@ -47,8 +72,10 @@
 mod accept;
 mod body;
 mod config;
+mod connect_info;
 mod entry;
 mod framing;
+mod herald;
 #[cfg(feature = "http2")]
 mod http2;
 mod io;
@@ -66,6 +93,8 @@ mod task;
 #[cfg(feature = "tls")]
 mod tls;
 
+#[cfg(feature = "tls")]
+pub use self::connect_info::TlsInfo;
 #[cfg(feature = "http2")]
 pub use self::http2::Http2Config;
 #[cfg(feature = "proxy-protocol")]
@@ -74,6 +103,7 @@ pub use self::proxy::{ProxyProtocol, ProxyProtocolConfig};
 pub use self::tls::{TlsAcceptor, TlsConfig, TlsError};
 pub use self::{
     config::{ConfigError, ConnectionConfig},
+    connect_info::ConnectInfo,
     entry::{ConnectionInfo, ConnectionState},
     listener::{DetachedListener, ListenConfig, Listener, WhenFull},
     manager::{ConnectionManager, ConnectionManagerBuilder},

@@ -30,7 +30,7 @@ reasons! {
     ClientClosed = "client_closed",
     /// One side asked for `Connection: close`, and the last response was sent.
     Finished = "finished",
-    /// The connection was handed over to another protocol.
+    /// The connection was handed over to another protocol, and that has ended.
     Upgraded = "upgraded",
     /// Nothing was sent after the connect.
     FirstByteTimeout = "first_byte_timeout",

@@ -11,7 +11,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tower_service::Service;
 
-use super::{body::OpenBody, entry::Entry, manager::Shared};
+use super::{ConnectInfo, body::OpenBody, entry::Entry, manager::Shared};
 use crate::BoxError;
 
 /// A tower service that a [`ConnectionManager`](super::ConnectionManager) serves: short for the bounds
@@ -57,6 +57,7 @@ pub(super) struct Adapter<S: HttpService> {
     spare: RefCell<Option<Slot<S::ResFuture>>>,
     returned: Returned<S::ResFuture>,
     owner: Owner,
+    info: Option<ConnectInfo>,
 }
 
 /// The connection that a request belongs to.
@@ -75,8 +76,14 @@ pub(super) struct Terms {
 }
 
 impl<S: HttpService> Adapter<S> {
-    pub(super) fn new(service: S, entry: Arc<Entry>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        service: S,
+        entry: Arc<Entry>,
+        shared: Arc<Shared>,
+        info: Option<ConnectInfo>,
+    ) -> Self {
         Self {
+            info,
             service: RefCell::new(service),
             spare: RefCell::default(),
             returned: Arc::default(),
@@ -101,7 +108,10 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
     type Error = S::ServiceError;
     type Future = ResponseFuture<S>;
 
-    fn call(&self, request: Request<Incoming>) -> ResponseFuture<S> {
+    fn call(&self, mut request: Request<Incoming>) -> ResponseFuture<S> {
+        if let Some(info) = &self.info {
+            request.extensions_mut().insert(info.clone());
+        }
         let Owner { entry, shared } = &self.owner;
         let number = entry.begin_request(!request.body().is_end_stream(), shared.clock.now());
         let terms = Terms {

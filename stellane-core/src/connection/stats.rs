@@ -16,7 +16,7 @@ pub struct ConnectionStats {
     pub idle: u64,
     /// Open, between two requests, taken apart.
     pub parked: u64,
-    /// Open, with a request, a part of one, in a TLS handshake, or closing.
+    /// Open, with a request, a part of one, in a TLS handshake, upgraded, or closing.
     pub active: u64,
     /// Connections accepted, refused ones included.
     pub accepted_total: u64,

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 #[cfg(feature = "http2")]
 use super::http2::{self, Meter};
 use super::{
-    CloseReason, ConnectionState, body,
+    CloseReason, ConnectInfo, ConnectionState, body,
     entry::{Command, Entry, Holder},
     framing::Guard,
     io::{Io, Socket, Watch},
@@ -124,6 +124,12 @@ impl<S: HttpService> Drop for Task<S> {
             // It lives on in the lot.
             return;
         }
+        if self.reason == Some(CloseReason::Upgraded) {
+            if self.entry.leave_upgraded() {
+                self.served.shared.end_upgraded(&self.entry);
+            }
+            return;
+        }
         // Dropped unfinished: the runtime shuts down, or a handler's panic came through.
         let unfinished = if std::thread::panicking() {
             CloseReason::ServiceError
@@ -157,7 +163,8 @@ impl<S: HttpService> Future for Task<S> {
                     Poll::Ready(Err(reason)) => Step::End(reason),
                     Poll::Pending => match this.entry.take_command() {
                         Command::Close(reason) => Step::End(reason),
-                        Command::Park | Command::None => Step::Wait,
+                        Command::Park => this.refuse_to_park(),
+                        Command::None => Step::Wait,
                     },
                 },
                 Stage::Waiting(_) => this.poll_waiting(cx),
@@ -199,6 +206,10 @@ impl<S: HttpService> Task<S> {
             Poll::Pending => {
                 return match self.entry.take_command() {
                     Command::Close(reason) => Step::End(reason),
+                    #[cfg(feature = "tls")]
+                    Command::Park if matches!(self.stage, Stage::Waiting(Socket::Tls(_))) => {
+                        self.refuse_to_park()
+                    }
                     Command::Park => self.leave(),
                     Command::None => Step::Wait,
                 };
@@ -221,6 +232,13 @@ impl<S: HttpService> Task<S> {
             self.stage = Stage::Resumed(socket, Bytes::copy_from_slice(&buffer[..read]));
         }
         Step::Again
+    }
+
+    /// Leaves the command standing, so that the sweep does not wake the task for it again and again.
+    #[cfg(feature = "tls")]
+    fn refuse_to_park(&self) -> Step {
+        self.entry.set_command(Command::Park);
+        Step::Wait
     }
 
     /// Leaves the socket to the lot, and ends without ending the connection.
@@ -266,11 +284,10 @@ impl<S: HttpService> Task<S> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let adapter = Adapter::new(
-            service,
-            Arc::clone(&self.entry),
-            Arc::clone(&self.served.shared),
-        );
+        let shared = &self.served.shared;
+        let info = shared.config.connect_info;
+        let info = info.then(|| ConnectInfo::new(&socket, &self.entry, shared));
+        let adapter = Adapter::new(service, Arc::clone(&self.entry), Arc::clone(shared), info);
         #[cfg(feature = "http2")]
         let http2 = sniff && rewind.starts_with(b"PRI");
         #[cfg(not(feature = "http2"))]
@@ -289,7 +306,7 @@ impl<S: HttpService> Task<S> {
             rewind,
             watch,
             Arc::clone(&self.entry),
-            self.served.shared.clock.clone(),
+            Arc::clone(&self.served.shared),
             !sniff,
         );
         self.entry
@@ -490,7 +507,11 @@ impl<S: HttpService> Task<S> {
             return reason;
         }
         match result {
-            Ok(()) if self.entry.upgraded.load(Relaxed) => CloseReason::Upgraded,
+            Ok(()) if self.entry.upgraded.load(Relaxed) => {
+                let now = self.served.shared.clock.now();
+                self.entry.enter(ConnectionState::Upgraded, now);
+                CloseReason::Upgraded
+            }
             Ok(()) if self.served.shared.draining() => CloseReason::Drained,
             Ok(()) if self.served.shared.is_last(self.entry.requests()) => CloseReason::MaxRequests,
             Ok(()) if self.entry.retire.load(Relaxed) => CloseReason::MaxAge,

@@ -107,27 +107,31 @@ impl Http1Rules {
         if headers.len() > config.max_headers {
             return Err(Violation::TooManyHeaders);
         }
-        let mut hosts = headers.get_all(header::HOST).iter();
-        match (hosts.next(), hosts.next()) {
-            (Some(_), Some(_)) => return Err(Violation::HostRepeated),
-            (Some(host), None) if !host::is_valid(host.as_bytes()) => {
-                return Err(Violation::HostInvalid);
-            }
-            (None, _) if request.version() == Version::HTTP_11 => {
-                return Err(Violation::HostMissing);
-            }
-            (host, _) => {
-                if let Some(authority) = uri.authority() {
-                    let authority = authority.as_str().as_bytes();
-                    let differs = host.is_some_and(|host| !host::same(host.as_bytes(), authority));
-                    let targets_itself = request.method() != Method::CONNECT;
-                    if differs || (targets_itself && authority.contains(&b'@')) {
-                        return Err(Violation::HostContradicted);
-                    }
+        // One walk: cheaper than two look-ups, unless there are very many.
+        let (mut host, mut encoded) = (None, false);
+        for (name, value) in headers {
+            if *name == header::HOST {
+                if host.replace(value.as_bytes()).is_some() {
+                    return Err(Violation::HostRepeated);
                 }
+            } else {
+                encoded |= *name == header::TRANSFER_ENCODING;
             }
         }
-        if headers.contains_key(header::TRANSFER_ENCODING) {
+        match host {
+            Some(host) if !host::is_valid(host) => return Err(Violation::HostInvalid),
+            None if request.version() == Version::HTTP_11 => return Err(Violation::HostMissing),
+            _ => {}
+        }
+        if let Some(authority) = uri.authority() {
+            let authority = authority.as_str().as_bytes();
+            let differs = host.is_some_and(|host| !host::same(host, authority));
+            let targets_itself = request.method() != Method::CONNECT;
+            if differs || (targets_itself && authority.contains(&b'@')) {
+                return Err(Violation::HostContradicted);
+            }
+        }
+        if encoded {
             return check_encoding(headers);
         }
         Ok(())
