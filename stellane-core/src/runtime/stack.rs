@@ -41,6 +41,8 @@ where
         Ok(bytes) => bytes,
     };
     let service = Innermost { service };
+    #[cfg(feature = "profiling")]
+    let service = components.slow_polls.layer().layer(service);
     let service = RequestBodyLimitLayer::new(limit).layer(service);
     let service = FaultLayer::new(&components.faults).layer(service);
     let service = PoolLayer::new(&components.pools).layer(service);
