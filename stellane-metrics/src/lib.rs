@@ -82,7 +82,8 @@ pub use http_metrics::{HttpMetrics, HttpMetricsBuilder, HttpStats, RouteStats};
 pub use layer::AxumRoute;
 pub use layer::{
     Metrics, MetricsLayer, NoRoute, RequestBody, RequestBytes, RequestBytesLayer, RequestRoute,
-    ResponseBody, ResponseFuture, ResponseRoute, RouteLabel, RouteLabelLayer, label_route,
+    ResponseBody, ResponseFuture, ResponseRoute, RouteLabel, RouteLabelLayer, current_route,
+    label_route,
 };
 /// The facade this crate publishes to: use this one, so that both are the same version.
 #[cfg(feature = "facade")]

@@ -20,7 +20,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Channel, Empty, Full, StreamBody};
 use stellane_metrics::{
-    HttpMetrics, MetricsConfig, MetricsLayer, RequestBody, RequestBytesLayer, label_route,
+    HttpMetrics, MetricsConfig, MetricsLayer, RequestBody, RequestBytesLayer, current_route,
+    label_route,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -123,7 +124,9 @@ async fn an_inner_layer_and_the_response_can_name_the_route() {
     let http = http();
     let inner = service_fn(|_| async {
         tokio::task::yield_now().await;
+        assert_eq!(current_route(), None);
         label_route("/from/inside");
+        assert_eq!(current_route(), Some("/from/inside"));
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     });
     MetricsLayer::new(&http)
@@ -140,6 +143,7 @@ async fn an_inner_layer_and_the_response_can_name_the_route() {
 
     // Outside of any layer it is harmless.
     label_route("/nobody/listens");
+    assert_eq!(current_route(), None);
     assert_eq!(http.stats().routes, 2);
 }
 

@@ -8,7 +8,9 @@ use crate::table::SlashPolicy;
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct RouterConfig {
-    /// What a path with one slash too many or too few at its end gets. Default: `strict`.
+    /// What a path with one slash too many or too few at its end gets, where a scope has no policy of
+    /// its own: `strict` is 404, `redirect` is 308 to the path that exists, `ignore` is the answer of
+    /// the path that exists. Default `strict`.
     pub slash: SlashPolicy,
 }
 

@@ -9,7 +9,7 @@ use stellane_metrics::MetricsConfig;
 #[cfg(feature = "pool")]
 use stellane_pool::{PoolConfig, WorkerPoolConfig};
 #[cfg(feature = "router")]
-use stellane_router::InternerConfig;
+use stellane_router::{InternerConfig, RouterConfig};
 
 use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, ServerConfig};
 #[cfg(feature = "connection")]
@@ -44,6 +44,10 @@ pub struct RuntimeConfig {
     /// The bounded string interner; `max_bytes` of 0 turns it off.
     #[cfg(feature = "router")]
     pub interner: InternerConfig,
+    /// The router. The application makes it, so this is for
+    /// [`RouterBuilder::config`](stellane_router::RouterBuilder::config).
+    #[cfg(feature = "router")]
+    pub router: RouterConfig,
     /// Request metrics and the collector of all others.
     #[cfg(feature = "metrics")]
     pub metrics: MetricsConfig,
@@ -83,6 +87,8 @@ impl Default for RuntimeConfig {
             pool: PoolConfig::default(),
             #[cfg(feature = "router")]
             interner: InternerConfig::default(),
+            #[cfg(feature = "router")]
+            router: RouterConfig::default(),
             #[cfg(feature = "metrics")]
             metrics: MetricsConfig::default(),
             #[cfg(feature = "autotune")]
@@ -157,6 +163,7 @@ impl RuntimeConfig {
         let mut problems = Vec::new();
         self.server.problems(&mut problems);
         self.log.problems(&mut problems);
+        self.dev.problems(&mut problems);
         // Each component checks its own section; here its keys get their full names.
         macro_rules! section {
             ($feature:literal, $name:ident) => {
@@ -177,6 +184,7 @@ impl RuntimeConfig {
         section!("pool", workers);
         section!("pool", pool);
         section!("router", interner);
+        section!("router", router);
         section!("metrics", metrics);
         section!("autotune", limit);
         section!("autotune", tuner);

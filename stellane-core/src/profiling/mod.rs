@@ -8,6 +8,10 @@
 //! | `/debug/profile/heap` | live memory by the stack that allocated it, for pprof: see [`HeapProfiler`] and [`ProfileServiceBuilder::heap`] |
 //! | `/debug/profile/block` | polls that held a worker too long, by route: see [`SlowPollLayer`] |
 //!
+//! The preset offers them on its admin address as `dev.profile_cpu`, `dev.profile_mem` and
+//! `dev.profile_block` say (or `STELLANE_PROFILE_CPU`, `_MEM`, `_BLOCK`); heap profiles want the program's
+//! allocator, see `RuntimeBuilder::heap_profiler`. By hand, in front of any admin service:
+//!
 //! ```
 //! use stellane_core::profiling::{ProfileLayer, ProfileService, SlowPolls};
 //!

@@ -6,8 +6,16 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{BoundRuntime, Components, RequestBody, RunReport, RuntimeError, serve};
+#[cfg(feature = "profiling")]
+use crate::profiling::HeapProfiler;
 use crate::{BoxError, config::RuntimeConfig, logging::LogHandle};
 
+/// Gives heap profiles.
+#[cfg(feature = "profiling")]
+pub(super) type HeapProfile = Box<dyn Fn() -> Result<Vec<u8>, BoxError> + Send + Sync>;
+/// Begins to sample about every so many bytes.
+#[cfg(feature = "profiling")]
+pub(super) type HeapSource = Box<dyn FnOnce(u64) -> HeapProfile + Send + Sync>;
 pub(super) type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Builds a [`Runtime`].
@@ -19,6 +27,8 @@ pub struct RuntimeBuilder<F> {
     signal: Option<Signal>,
     purge: Option<Box<dyn Fn() + Send + Sync>>,
     log: Option<LogHandle>,
+    #[cfg(feature = "profiling")]
+    heap: Option<HeapSource>,
 }
 
 /// A server that is ready to listen. See the [module docs](super).
@@ -28,6 +38,8 @@ pub struct Runtime<S> {
     pub(super) service: S,
     pub(super) signal: Option<Signal>,
     pub(super) log: Option<LogHandle>,
+    #[cfg(feature = "profiling")]
+    pub(super) heap: Option<HeapSource>,
 }
 
 impl Runtime<()> {
@@ -40,6 +52,8 @@ impl Runtime<()> {
             signal: None,
             purge: None,
             log: None,
+            #[cfg(feature = "profiling")]
+            heap: None,
         }
     }
 }
@@ -86,6 +100,8 @@ impl<F> RuntimeBuilder<F> {
             signal,
             purge,
             log,
+            #[cfg(feature = "profiling")]
+            heap,
         } = self;
         let make_service = |components: &Components| make(components).map_err(Into::into);
         RuntimeBuilder {
@@ -95,6 +111,8 @@ impl<F> RuntimeBuilder<F> {
             signal,
             purge,
             log,
+            #[cfg(feature = "profiling")]
+            heap,
         }
     }
 
@@ -114,6 +132,39 @@ impl<F> RuntimeBuilder<F> {
     /// Lets the admin service change the log level.
     pub fn log_handle(mut self, log: LogHandle) -> Self {
         self.log = Some(log);
+        self
+    }
+
+    /// The program's allocator, for `/debug/profile/heap` on the admin address. It samples if
+    /// `dev.profile_mem` is set, about every `dev.heap_sample_bytes`.
+    ///
+    /// ```
+    /// use std::alloc::System;
+    /// use stellane_core::{Runtime, profiling::HeapProfiler};
+    ///
+    /// #[global_allocator]
+    /// static ALLOCATOR: HeapProfiler<System> = HeapProfiler::new(System);
+    ///
+    /// let builder = Runtime::builder().heap_profiler(&ALLOCATOR);
+    /// # drop(builder);
+    /// ```
+    #[cfg(feature = "profiling")]
+    pub fn heap_profiler<A: Sync>(mut self, allocator: &'static HeapProfiler<A>) -> Self {
+        self.heap = Some(Box::new(move |sample_bytes| {
+            allocator.start(usize::try_from(sample_bytes).unwrap_or(usize::MAX));
+            Box::new(|| Ok(allocator.pprof()))
+        }));
+        self
+    }
+
+    /// Another source of heap profiles for `go tool pprof`, such as jemalloc's; called for each
+    /// profile, on a thread that may block, and only if `dev.profile_mem` is set.
+    #[cfg(feature = "profiling")]
+    pub fn heap_source(
+        mut self,
+        source: impl Fn() -> Result<Vec<u8>, BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        self.heap = Some(Box::new(move |_| Box::new(source)));
         self
     }
 
@@ -137,6 +188,8 @@ impl<F> RuntimeBuilder<F> {
             service,
             signal: self.signal,
             log: self.log,
+            #[cfg(feature = "profiling")]
+            heap: self.heap,
         })
     }
 }

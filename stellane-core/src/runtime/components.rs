@@ -1,3 +1,5 @@
+#[cfg(feature = "profiling")]
+use std::time::Duration;
 use std::{
     borrow::Cow,
     sync::{Arc, OnceLock},
@@ -19,6 +21,8 @@ use crate::{
     fault::Faults,
     strict_http1::Http1Rules,
 };
+#[cfg(feature = "profiling")]
+use crate::{config::DevConfig, profiling::SlowPolls};
 
 /// The components of a [`Runtime`](super::Runtime): cheap handles, all of them.
 #[derive(Debug, Clone)]
@@ -46,6 +50,9 @@ pub struct Components {
     pub faults: Faults,
     /// Counts requests that were refused as ambiguous.
     pub http1_rules: Http1Rules,
+    /// The block profile; its threshold is zero, which is off, without `dev.profile_block`.
+    #[cfg(feature = "profiling")]
+    pub slow_polls: SlowPolls,
     /// What `/readyz` says; a service may hold it back with a latch until its own parts are there.
     pub readiness: Readiness,
     /// Through it the snapshot finds the tuner; held here only, see `with_purge_hook`.
@@ -178,6 +185,8 @@ impl Components {
             tuner,
             faults,
             http1_rules,
+            #[cfg(feature = "profiling")]
+            slow_polls: slow_polls(&config.dev),
             readiness,
             _tuner_cell: tuner_cell,
         })
@@ -214,6 +223,18 @@ impl Components {
             .build()
             .map_err(failed("connection"))
     }
+}
+
+/// Routes are named as the metrics name them: by our router itself, by axum through `RouteLabelLayer`.
+#[cfg(feature = "profiling")]
+fn slow_polls(config: &DevConfig) -> SlowPolls {
+    let threshold = match config.profile_block {
+        true => config.block_threshold,
+        false => Duration::ZERO,
+    };
+    SlowPolls::with_route(threshold, |_| {
+        stellane_metrics::current_route().map(str::to_owned)
+    })
 }
 
 fn failed<E: Into<BoxError>>(name: &'static str) -> impl Fn(E) -> RuntimeError {

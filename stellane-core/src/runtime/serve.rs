@@ -1,21 +1,30 @@
-use std::{net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::task::JoinSet;
-#[cfg(feature = "profiling")]
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Components, RequestBody, Runtime, RuntimeError, admin, builder::Signal, stack};
 #[cfg(feature = "profiling")]
-use crate::profiling::{ProfileLayer, ProfileService};
+use super::builder::HeapSource;
+use super::{Components, RequestBody, Runtime, RuntimeError, admin, builder::Signal, stack};
 use crate::{
     BoxError,
     config::{ServerConfig, is_socket_address},
     connection::{ListenConfig, Listener, TlsAcceptor},
-    engine::{Engine, EngineKind, PerCoreEngine, SharedEngine, StopReport},
+    engine::{Engine, EngineError, EngineKind, PerCoreEngine, SharedEngine, StopReport},
+    hot_reload::LiveReloadLayer,
+};
+#[cfg(feature = "profiling")]
+use crate::{
+    config::DevConfig,
+    profiling::{ProfileLayer, ProfileService},
 };
 #[cfg(feature = "reload")]
 use crate::{
@@ -213,6 +222,8 @@ where
             service,
             signal,
             log,
+            #[cfg(feature = "profiling")]
+            heap,
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
@@ -233,21 +244,23 @@ where
                 })?;
             #[cfg(feature = "profiling")]
             let admin = {
-                let profiles = ProfileService::builder()
-                    .cpu(config.dev.profile_cpu)
-                    .build();
+                let profiles = profiles(&config.dev, heap, &components);
                 ProfileLayer::new(profiles.listening_on(address)).layer(admin)
             };
             background.spawn(ignore_end(admin_manager.serve(listener, admin)));
         }
 
         let service = stack::around(service, &components, &config.server);
-        let serving = engine.serve(self.listeners, service);
+        // The answer to "which process is this?" is no request of the application: outside of all.
+        let serving: Serving = match config.dev.hot_reload {
+            true => Box::pin(engine.serve(self.listeners, LiveReloadLayer::new().layer(service))),
+            false => Box::pin(engine.serve(self.listeners, service)),
+        };
         let ending = drain_after(signal, &components, &engine, &config.server);
         components.readiness.set_ready(true);
         tracing::info!(engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr, "serving");
 
-        let (mut serving, mut ending) = (pin!(serving), pin!(ending));
+        let (mut serving, mut ending) = (serving, pin!(ending));
         let failed = |error| RuntimeError::Serve(Box::new(error));
         let drain = tokio::select! {
             // A listener that fails ends the run now, not at the next signal.
@@ -265,6 +278,27 @@ where
         tracing::info!(?drain, "ended");
         Ok(RunReport { drain })
     }
+}
+
+type Serving = Pin<Box<dyn Future<Output = Result<(), EngineError>> + Send>>;
+
+/// The kinds of profile that the configuration asks for.
+#[cfg(feature = "profiling")]
+fn profiles(
+    config: &DevConfig,
+    heap: Option<HeapSource>,
+    components: &Components,
+) -> ProfileService {
+    let mut profiles = ProfileService::builder().cpu(config.profile_cpu);
+    if config.profile_mem
+        && let Some(heap) = heap
+    {
+        profiles = profiles.heap(heap(config.heap_sample_bytes));
+    }
+    if config.profile_block {
+        profiles = profiles.block(components.slow_polls.clone());
+    }
+    profiles.build()
 }
 
 async fn drain_after(

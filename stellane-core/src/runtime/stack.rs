@@ -46,6 +46,8 @@ where
             Ok(bytes) => bytes,
         },
     };
+    #[cfg(feature = "profiling")]
+    let service = components.slow_polls.layer().layer(service);
     let service = FaultLayer::new(&components.faults).layer(service);
     let service = PoolLayer::new(&components.pools).layer(service);
     let service = AdaptiveLimitLayer::new(&components.limit).layer(service);

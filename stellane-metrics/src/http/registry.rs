@@ -148,6 +148,12 @@ impl Table {
         id
     }
 
+    /// The template of an id; `None` for requests that nothing named.
+    pub(crate) fn template(&self, id: RouteId) -> Option<&str> {
+        let template = self.routes.get(id as usize)?.get()?;
+        (id != UNMATCHED).then_some(template)
+    }
+
     #[cold]
     fn find_or_add_route(&self, template: &str) -> RouteId {
         let known = |index: &HashMap<Box<str>, RouteId>| index.get(template).copied();

@@ -37,6 +37,17 @@ pub fn label_route(template: &str) {
     });
 }
 
+/// The route that [`label_route`] gave the request that is being called or polled on this thread.
+///
+/// `None` before it is named, and outside of a [`MetricsLayer`](crate::MetricsLayer).
+#[must_use]
+pub fn current_route() -> Option<&'static str> {
+    SCOPE
+        .try_with(|scope| scope.table.get()?.template(scope.route.get()))
+        .ok()
+        .flatten()
+}
+
 /// Hands the counter of a streamed request body to the request being called.
 pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
     SCOPE

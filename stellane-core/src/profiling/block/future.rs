@@ -16,28 +16,40 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        table: SlowPolls,
-        route: Option<String>,
-        polls: Polls,
+        watch: Option<Watch>,
     }
+}
 
-    impl<F> PinnedDrop for ResponseFuture<F> {
-        fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            if this.polls.slow > 0 {
-                this.table.record(this.route.as_deref(), this.polls);
-            }
+/// What is kept while the measuring is on.
+#[derive(Debug)]
+struct Watch {
+    table: SlowPolls,
+    route: Option<String>,
+    polls: Polls,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if self.polls.slow > 0 {
+            self.table.record(self.route.as_deref(), &self.polls);
         }
     }
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn new(inner: F, table: SlowPolls, route: Option<String>) -> Self {
-        Self {
-            inner,
+    pub(super) fn unwatched(inner: F) -> Self {
+        Self { inner, watch: None }
+    }
+
+    pub(super) fn watched(inner: F, table: SlowPolls, route: Option<String>) -> Self {
+        let watch = Watch {
             table,
             route,
             polls: Polls::default(),
+        };
+        Self {
+            inner,
+            watch: Some(watch),
         }
     }
 }
@@ -50,21 +62,21 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let threshold = this.table.threshold();
-        if threshold == Duration::ZERO {
+        let Some(watch) = this.watch else {
             return this.inner.poll(cx);
-        }
+        };
         let started = Instant::now();
         let poll = this.inner.poll(cx);
         let took = started.elapsed();
-        if took > threshold {
-            this.polls.add(took);
+        let threshold = watch.table.threshold();
+        if threshold != Duration::ZERO && took > threshold {
+            watch.polls.add(took);
         }
         if let Poll::Ready(Ok(response)) = &poll
-            && this.polls.slow > 0
-            && this.route.is_none()
+            && watch.polls.slow > 0
+            && watch.route.is_none()
         {
-            *this.route = this.table.route_of(response.extensions());
+            watch.route = watch.table.route_of(response.extensions());
         }
         poll
     }

@@ -25,7 +25,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        if self.polls.threshold().is_zero() {
+            return ResponseFuture::unwatched(self.inner.call(request));
+        }
         let route = self.polls.route_of(request.extensions());
-        ResponseFuture::new(self.inner.call(request), self.polls.clone(), route)
+        ResponseFuture::watched(self.inner.call(request), self.polls.clone(), route)
     }
 }

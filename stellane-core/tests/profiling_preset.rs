@@ -1,0 +1,130 @@
+//! What the preset offers a developer over real sockets: profiles on the admin address, pages that reload.
+#![cfg(all(feature = "full", feature = "profiling"))]
+
+use std::{alloc::System, net::SocketAddr, thread, time::Duration};
+
+use axum::{response::Html, routing::get};
+use stellane_core::{
+    Runtime, RuntimeConfig, hot_reload::LIVE_PATH, metrics::RouteLabelLayer,
+    profiling::HeapProfiler, router::Router,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+};
+
+#[global_allocator]
+static ALLOCATOR: HeapProfiler<System> = HeapProfiler::new(System);
+
+fn config() -> RuntimeConfig {
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = "127.0.0.1:0".to_owned();
+    config.server.drain_timeout = Duration::from_millis(100);
+    config.connection.drain_idle = Duration::ZERO;
+    config
+}
+
+async fn fetch(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("writes");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("reads");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Asks the service for `paths`, then the admin service for `admin_path`; the last answer of each.
+macro_rules! served {
+    ($config:expr, $service:expr, $paths:expr, $admin_path:expr) => {{
+        let (stop, stopped) = oneshot::channel::<()>();
+        let bound = Runtime::builder()
+            .config($config)
+            .service($service)
+            .heap_profiler(&ALLOCATOR)
+            .shutdown_signal(async {
+                let _ = stopped.await;
+            })
+            .build()
+            .expect("builds")
+            .bind("127.0.0.1:0")
+            .await
+            .expect("binds");
+        let (address, admin) = (bound.local_addr(), bound.admin_addr().expect("on"));
+        let serving = tokio::spawn(bound.serve());
+        let mut answer = String::new();
+        for path in $paths {
+            answer = fetch(address, path).await;
+        }
+        let said = fetch(admin, $admin_path).await;
+        stop.send(()).expect("still serving");
+        serving.await.expect("no panic").expect("no error");
+        (answer, said)
+    }};
+}
+
+async fn blocks() -> &'static str {
+    thread::sleep(Duration::from_millis(250));
+    "blocked"
+}
+
+async fn waits() -> &'static str {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    "waited"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_block_profile_names_the_route_that_blocks_of_either_router() {
+    let mut config = config();
+    config.dev.profile_block = true;
+    // Far above what another process may take from this one.
+    config.dev.block_threshold = Duration::from_millis(200);
+    let paths = ["/block/1", "/wait"];
+    let ours = Router::builder()
+        .get("/block/{n}", blocks)
+        .get("/wait", waits)
+        .build()
+        .expect("no conflicts");
+    let axum = axum::Router::new()
+        .route("/block/{n}", get(blocks))
+        .route("/wait", get(waits))
+        .route_layer(RouteLabelLayer::axum());
+    let (_, said) = served!(config.clone(), ours, paths, "/debug/profile/block");
+    let (_, of_axum) = served!(config, axum, paths, "/debug/profile/block");
+    for said in [said, of_axum] {
+        assert!(said.contains("  /block/{n}\n"), "{said}");
+        assert!(
+            !said.contains("/wait") && !said.contains("unknown"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_heap_profile_is_there_if_it_is_asked_for() {
+    let mut on = config();
+    on.dev.profile_mem = true;
+    // Rarely: every test of this process allocates here, and another one measures time.
+    on.dev.heap_sample_bytes = 1 << 20;
+    let app = axum::Router::<()>::new().route("/", get(waits));
+    let (_, profile) = served!(on, app.clone(), ["/"], "/debug/profile/heap");
+    assert!(profile.starts_with("HTTP/1.1 200"), "{profile}");
+    let (_, refused) = served!(config(), app, ["/"], "/debug/profile/heap");
+    assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
+}
+
+#[tokio::test]
+async fn pages_reload_with_hot_reload_and_are_left_alone_without() {
+    let app = axum::Router::<()>::new().route("/", get(async || Html("<p>page</p>")));
+    let mut on = config();
+    on.dev.hot_reload = true;
+    let (page, metrics) = served!(on, app.clone(), [LIVE_PATH, "/"], "/metrics");
+    assert!(page.contains("<p>page</p><script>"), "{page}");
+    // Asking who answers is no request of the application.
+    assert!(
+        metrics.contains("_count{") && !metrics.contains("status_code=\"404\""),
+        "{metrics}"
+    );
+    let (page, _) = served!(config(), app, ["/"], "/metrics");
+    assert!(page.ends_with("<p>page</p>"), "{page}");
+}
