@@ -1,11 +1,10 @@
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use super::gate::Gate;
 use super::histogram::{BUCKETS, Shard};
-use super::wait::Waiter;
+use super::wait::Waiters;
 use super::{Algorithm, Class, Latencies, LimitMode, Outcome, Shed, Window};
 use crate::clock::{Clock, mix, saturating_nanos};
 
@@ -29,7 +28,7 @@ pub(crate) struct Shared {
     recorders: Box<[Recorder]>,
     pub(super) classes: Box<[ClassState]>,
     pub(super) waiting: AtomicU32,
-    pub(super) waiters: Mutex<VecDeque<Arc<Waiter>>>,
+    pub(super) waiters: Mutex<Waiters>,
     control: Mutex<Control>,
     pub(super) clock: Clock,
 }
