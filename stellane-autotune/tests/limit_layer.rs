@@ -188,6 +188,8 @@ async fn a_request_waits_for_a_place_up_to_the_bound() {
     let stats = limit.stats();
     assert_eq!((stats.shed_wait_timeout, stats.shed_queue_full), (1, 1));
     assert_eq!((stats.in_flight, stats.waiting), (0, 0));
+    // Those who gave up are in nobody's way.
+    assert!(limit.try_acquire().is_ok());
 }
 
 /// Two wait for the only place, which becomes free after `pause`: the order in which they are served.

@@ -88,14 +88,14 @@ impl Queued {
         });
         {
             let mut waiters = shared.lock_waiters();
-            if shared.waiting.load(Ordering::Relaxed) >= max_waiters {
+            if waiters.queue.len() >= max_waiters as usize {
                 return None;
             }
             if waiters.queue.is_empty() {
                 waiters.since = shared.clock.nanos();
+                shared.gate.set_waiters(true);
             }
             waiters.queue.push_back(Arc::clone(&waiter));
-            shared.waiting.fetch_add(1, Ordering::SeqCst);
         }
         let queued = Self {
             shared: Arc::clone(shared),
@@ -133,12 +133,12 @@ impl Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         if self.waiter.leave_waiting(GONE) {
-            self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
             // The queue may hold many that left: forget them here, so that it stays bounded.
             let mut waiters = self.shared.lock_waiters();
             waiters
                 .queue
                 .retain(|other| !Arc::ptr_eq(other, &self.waiter));
+            self.shared.note_empty(&waiters);
         } else if self.waiter.state.load(Ordering::Acquire) == GRANTED {
             self.shared.release(self.waiter.class);
         }
@@ -148,6 +148,17 @@ impl Drop for Queued {
 impl Shared {
     fn lock_waiters(&self) -> MutexGuard<'_, Waiters> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> u32 {
+        self.lock_waiters().queue.len() as u32
+    }
+
+    fn note_empty(&self, waiters: &Waiters) {
+        if waiters.queue.is_empty() {
+            self.gate.set_waiters(false);
+        }
     }
 
     /// Hands free places to those who wait.
@@ -169,9 +180,9 @@ impl Shared {
             let Some(waiter) = admitted else {
                 return;
             };
+            self.note_empty(&waiters);
             drop(waiters);
             if waiter.leave_waiting(GRANTED) {
-                self.waiting.fetch_sub(1, Ordering::SeqCst);
                 if let Some(waker) = waiter.waker().take() {
                     waker.wake();
                 }
