@@ -14,8 +14,8 @@ use crate::clock::Rng;
 ///   Small errors of the median move the limit little, large ones at once: noise does not.
 /// - The baseline is re-probed after 8 s, doubling to 64 s while nothing changes; sooner when
 ///   throughput no longer answers to the limit, when latency or throughput have jumped, and after 6
-///   cuts in a row. The limit then steps down by 0.7 per window until the median stops falling: that
-///   is the latency without a queue. The baseline thus follows a service that became slower or
+///   cuts in a row. The limit then steps down by 0.7 per window until the median stops falling or
+///   throughput begins to: that is the latency without a queue. The baseline thus follows a service that became slower or
 ///   faster, without ever pinning the limit to a few requests. A probe that costs half of the
 ///   throughput in a step is given up; one that goes deep shows that the limit itself was far too
 ///   high, and it stays lower.
