@@ -188,6 +188,49 @@ async fn a_request_waits_for_a_place_up_to_the_bound() {
     let stats = limit.stats();
     assert_eq!((stats.shed_wait_timeout, stats.shed_queue_full), (1, 1));
     assert_eq!((stats.in_flight, stats.waiting), (0, 0));
+    // Those who gave up are in nobody's way.
+    assert!(limit.try_acquire().is_ok());
+}
+
+/// Two wait for the only place, which becomes free after `pause`: the order in which they are served.
+#[cfg(feature = "tokio")]
+async fn served_after(pause: Duration) -> Vec<u32> {
+    let mut config = fixed(1);
+    config.max_wait = Duration::from_secs(10);
+    let limit = AdaptiveLimit::builder()
+        .config(config)
+        .clock(stellane_autotune::Clock::tokio())
+        .build()
+        .unwrap();
+    let held = limit.try_acquire().unwrap();
+    let served = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut calls = Vec::new();
+    for caller in [1, 2] {
+        let served = served.clone();
+        let service = service_fn(move |_: Request<Body>| {
+            served.lock().unwrap().push(caller);
+            std::future::ready(Ok::<_, Infallible>(Response::new(Body::default())))
+        });
+        let service = AdaptiveLimitLayer::new(&limit).layer(service);
+        calls.push(tokio::spawn(service.oneshot(request())));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(limit.stats().waiting, 2);
+    tokio::time::sleep(pause).await;
+    drop(held);
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    std::sync::Arc::into_inner(served)
+        .map(|served| served.into_inner().unwrap())
+        .unwrap_or_default()
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn a_burst_is_served_in_order_and_a_standing_queue_newest_first() {
+    assert_eq!(served_after(Duration::from_millis(50)).await, [1, 2]);
+    assert_eq!(served_after(Duration::from_millis(500)).await, [2, 1]);
 }
 
 #[tokio::test(start_paused = true)]

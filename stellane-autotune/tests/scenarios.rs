@@ -1,6 +1,7 @@
 //! The limiters in the simulator: closed-loop, seeded, against an oracle.
 //!
-//! Two seeds by default; `STELLANE_SIM_SEEDS=10` for the figures in `report.md`.
+//! Two seeds by default; `STELLANE_SIM_SEEDS=10` for the figures in `report.md`. The constants of the
+//! default were chosen on the seeds 101 to 110 and 201 to 210, never on those that are asserted here.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -48,8 +49,7 @@ fn the_default_is_near_the_oracle_in_every_scenario() {
         scores.sort_by(f64::total_cmp);
         let (worst, median) = (scores[0], scores[scores.len() / 2]);
         println!("{:16} worst {worst:.3} median {median:.3}", scenario.name);
-        // The worst of 10 seeds is 0.89; all but two of the 21 scenarios stay above 0.90.
-        assert!(worst >= 0.88, "{}: {scores:?}", scenario.name);
+        assert!(worst >= 0.90, "{}: {scores:?}", scenario.name);
         medians.push(median);
     }
     medians.sort_by(f64::total_cmp);

@@ -38,8 +38,9 @@ pub struct LimitConfig {
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub latency_target: Duration,
     /// How long a request may wait for a place before it is refused. Default: `"0s"`, refuse at
-    /// once. Needs the feature `tokio`. Too long and clients give up on requests that are then
-    /// served for nobody.
+    /// once. Needs the feature `tokio`. They are served in order, but newest first while there has been
+    /// somebody waiting for 100 ms: otherwise, in an overload, everyone would wait as long as this. Too
+    /// long and clients give up on requests that are then served for nobody.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub max_wait: Duration,
     /// How many requests may wait. Default: 100. Only matters with `max_wait`.

@@ -1,7 +1,10 @@
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Requests in flight and the limit in one word, so that admission is one compare-and-swap and
-/// never exceeds the limit by a race.
+/// Requests in flight, the limit, and whether somebody waits, in one word: admission is one
+/// compare-and-swap and never exceeds the limit by a race, and a release can't miss who waits.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Gate {
@@ -11,11 +14,14 @@ pub(crate) struct Gate {
 }
 
 const ONE: u64 = 1 << 32;
+const WAITERS: u64 = 1 << 31;
+/// The highest limit there is.
+const LIMIT: u64 = WAITERS - 1;
 
 impl Gate {
     pub(super) fn new(limit: u32) -> Self {
         Self {
-            word: AtomicU64::new(u64::from(limit)),
+            word: AtomicU64::new(u64::from(limit).min(LIMIT)),
             peak: AtomicU32::new(0),
         }
     }
@@ -23,22 +29,22 @@ impl Gate {
     /// In flight, limit.
     #[inline]
     pub(crate) fn load(&self) -> (u32, u32) {
-        split(self.word.load(Ordering::SeqCst))
+        split(self.word.load(Ordering::Acquire))
     }
 
+    /// Takes a place if there is one and nobody waits for it; with `queued`, it is for one who waits.
     #[inline]
-    pub(super) fn try_enter(&self) -> bool {
+    pub(super) fn try_enter(&self, queued: bool) -> bool {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             let (in_flight, limit) = split(word);
-            if in_flight >= limit {
+            if in_flight >= limit || !queued && word & WAITERS != 0 {
                 return false;
             }
-            // The order matters to those who wait: see `Shared::release`.
             match self.word.compare_exchange_weak(
                 word,
                 word + ONE,
-                Ordering::SeqCst,
+                Ordering::Acquire,
                 Ordering::Relaxed,
             ) {
                 Ok(_) => break self.note_peak(in_flight + 1),
@@ -49,21 +55,36 @@ impl Gate {
     }
 
     pub(super) fn enter_beyond_limit(&self) {
-        let (in_flight, _) = split(self.word.fetch_add(ONE, Ordering::SeqCst));
+        let (in_flight, _) = split(self.word.fetch_add(ONE, Ordering::Acquire));
         self.note_peak(in_flight + 1);
     }
 
+    /// Gives a place back; whether somebody waits for it. Who begins to wait later finds it free.
     #[inline]
-    pub(super) fn leave(&self) {
-        self.word.fetch_sub(ONE, Ordering::SeqCst);
+    pub(super) fn leave(&self) -> bool {
+        self.word.fetch_sub(ONE, Ordering::Release) & WAITERS != 0
+    }
+
+    pub(super) fn has_waiters(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & WAITERS != 0
+    }
+
+    /// Called with the lock of the queue, when it is no longer empty or has become so.
+    pub(super) fn set_waiters(&self, waiters: bool) {
+        if waiters {
+            self.word.fetch_or(WAITERS, Ordering::AcqRel);
+        } else {
+            self.word.fetch_and(!WAITERS, Ordering::AcqRel);
+        }
     }
 
     pub(super) fn set_limit(&self, limit: u32) {
-        let change = |word| Some(word & !u64::from(u32::MAX) | u64::from(limit));
+        let limit = u64::from(limit).min(LIMIT);
+        let change = |word| Some(word & !LIMIT | limit);
         // The closure never refuses, so neither does this.
         let _ = self
             .word
-            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, change);
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, change);
     }
 
     #[inline]
@@ -75,5 +96,5 @@ impl Gate {
 }
 
 fn split(word: u64) -> (u32, u32) {
-    ((word >> 32) as u32, word as u32)
+    ((word >> 32) as u32, (word & LIMIT) as u32)
 }

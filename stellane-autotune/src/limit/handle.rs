@@ -128,7 +128,7 @@ impl AdaptiveLimit {
             min: totals.min,
             max: totals.max,
             in_flight,
-            waiting: shared.waiting.load(Ordering::Relaxed),
+            waiting: shared.waiting(),
             admitted: finished + u64::from(in_flight),
             successes: totals.successes,
             overloads: totals.overloads,

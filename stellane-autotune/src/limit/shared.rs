@@ -1,11 +1,10 @@
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use super::gate::Gate;
 use super::histogram::{BUCKETS, Shard};
-use super::wait::Waiter;
+use super::wait::Waiters;
 use super::{Algorithm, Class, Latencies, LimitMode, Outcome, Shed, Window};
 use crate::clock::{Clock, mix, saturating_nanos};
 
@@ -28,8 +27,7 @@ pub(crate) struct Shared {
     timed_one_of: AtomicU32,
     recorders: Box<[Recorder]>,
     pub(super) classes: Box<[ClassState]>,
-    pub(super) waiting: AtomicU32,
-    pub(super) waiters: Mutex<VecDeque<Arc<Waiter>>>,
+    pub(super) waiters: Mutex<Waiters>,
     control: Mutex<Control>,
     pub(super) clock: Clock,
 }
@@ -150,7 +148,6 @@ impl Shared {
                 .map(|_| recorder())
                 .collect(),
             classes,
-            waiting: AtomicU32::new(0),
             waiters: Mutex::default(),
             control: Mutex::new(Control {
                 algorithm,
@@ -190,8 +187,7 @@ impl Shared {
     /// Takes a place if there is one. With `queued`, those who already wait are not in the way.
     #[inline]
     pub(super) fn try_enter(&self, class: Class, queued: bool) -> bool {
-        let must_queue = !queued && self.waiting.load(Ordering::Relaxed) > 0;
-        if !must_queue && self.gate.try_enter() {
+        if self.gate.try_enter(queued) {
             if self.has_classes() {
                 self.class(class).in_flight.fetch_add(1, Ordering::Relaxed);
             }
@@ -249,23 +245,21 @@ impl Shared {
         }
     }
 
-    /// Gives a place back. A waiter that registered before the count fell is seen here; one that
-    /// registers after it sees the free place: both sides are sequentially consistent.
+    /// Gives a place back, to one who waits if there is one.
     #[inline]
     pub(super) fn release(&self, class: Class) {
-        self.leave(class);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        if self.leave(class) {
             self.grant_waiters();
         }
     }
 
-    /// Gives a place back without looking for who waits for it.
+    /// Gives a place back; whether somebody waits for it.
     #[inline]
-    pub(super) fn leave(&self, class: Class) {
+    pub(super) fn leave(&self, class: Class) -> bool {
         if self.has_classes() {
             self.class(class).in_flight.fetch_sub(1, Ordering::Relaxed);
         }
-        self.gate.leave();
+        self.gate.leave()
     }
 
     /// The time, if this request is one that is timed; else [`UNTIMED`].
@@ -351,7 +345,7 @@ impl Shared {
             _ => self.start_window(&mut control, now),
         }
         drop(control);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        if self.gate.has_waiters() {
             self.grant_waiters();
         }
     }

@@ -14,8 +14,8 @@ use crate::clock::Rng;
 ///   Small errors of the median move the limit little, large ones at once: noise does not.
 /// - The baseline is re-probed after 8 s, doubling to 64 s while nothing changes; sooner when
 ///   throughput no longer answers to the limit, when latency or throughput have jumped, and after 6
-///   cuts in a row. The limit then steps down by 0.7 per window until the median stops falling: that
-///   is the latency without a queue. The baseline thus follows a service that became slower or
+///   cuts in a row. The limit then steps down by 0.7 per window until the median stops falling or
+///   throughput begins to: that is the latency without a queue. The baseline thus follows a service that became slower or
 ///   faster, without ever pinning the limit to a few requests. A probe that costs half of the
 ///   throughput in a step is given up; one that goes deep shows that the limit itself was far too
 ///   high, and it stays lower.
@@ -64,6 +64,8 @@ struct Probe {
     steps: i32,
     /// The median one step before.
     before: f64,
+    /// The throughput one step before.
+    throughput: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +80,9 @@ const DITHER: f64 = 0.10;
 const PROBE_STEP: f64 = 0.7;
 /// A step of a probe that gains less than this found the bottom.
 const PROBE_GAIN: f64 = 0.93;
+/// So does one that leaves less than this of the throughput: what is gone was no queue. The median of
+/// a small window alone falls by chance now and then, several times in a row.
+const PROBE_LOSS: f64 = 0.9;
 /// A probe of so many steps did not just shed the queue that the tolerance allows.
 const DEEP_PROBE: i32 = 6;
 const PROBE_EVERY: f64 = 8.0;
@@ -152,10 +157,12 @@ impl Adaptive {
     }
 
     fn step_probe(&mut self, probe: Probe, median: f64, window: &Window<'_>) {
-        if median <= probe.before * PROBE_GAIN && window.limit > self.min.max(4) {
+        let idles = self.throughput < PROBE_LOSS * probe.throughput;
+        if median <= probe.before * PROBE_GAIN && !idles && window.limit > self.min.max(4) {
             self.probe = Some(Probe {
                 steps: probe.steps + 1,
                 before: median,
+                throughput: self.throughput,
             });
             return;
         }
@@ -202,7 +209,7 @@ impl Adaptive {
         {
             let slope = (measured.ln_throughput - before.ln_throughput)
                 / (measured.ln_limit - before.ln_limit);
-            self.elasticity += 0.2 * (slope.clamp(-1.0, 2.0) - self.elasticity);
+            self.elasticity += 0.15 * (slope.clamp(-1.0, 2.0) - self.elasticity);
             let factor = (0.15 * (self.elasticity - WORTH)).exp();
             self.tolerance = (self.tolerance * factor).clamp(*TOLERANCE.start(), *TOLERANCE.end());
         }
@@ -210,7 +217,9 @@ impl Adaptive {
     }
 
     fn adjust(&mut self, baseline: f64, median: f64, window: &Window<'_>) {
-        let gradient = (baseline * (1.0 + self.tolerance) / median).clamp(0.7, 1.3);
+        // The median of few samples is off by about this: a chance is no queue.
+        let chance = 1.0 / (window.latencies.len() as f64).sqrt();
+        let gradient = (baseline * (1.0 + self.tolerance.max(chance)) / median).clamp(0.7, 1.3);
         // Where more concurrency costs throughput, room to spare only hurts.
         let headroom = HEADROOM * (1.0 + 1.5 * self.elasticity).clamp(0.1, 1.0);
         let aim = self.limit * gradient + headroom * self.limit.sqrt();
@@ -237,6 +246,7 @@ impl Adaptive {
             self.probe = Some(Probe {
                 steps: 1,
                 before: median,
+                throughput: self.throughput,
             });
             self.cuts = 0;
         }
@@ -318,6 +328,7 @@ impl Algorithm for Adaptive {
                 self.probe = Some(Probe {
                     steps: 1,
                     before: median,
+                    throughput,
                 });
             }
             return self.next();
