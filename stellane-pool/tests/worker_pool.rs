@@ -12,7 +12,7 @@ use std::{
 
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use stellane_pool::{JobError, WorkerPool, WorkerPoolConfig, WorkerPoolLayer};
+use stellane_pool::{JobError, Scale, WorkerPool, WorkerPoolConfig, WorkerPoolLayer};
 use tower::{Layer, ServiceExt, service_fn};
 
 fn pool(min: usize, max: usize, queue: usize) -> WorkerPool {
@@ -21,6 +21,7 @@ fn pool(min: usize, max: usize, queue: usize) -> WorkerPool {
     config.max_workers = max;
     config.queue_size = queue;
     config.idle_timeout = Duration::from_millis(20);
+    config.scale = Scale::Queue;
     WorkerPool::builder().config(config).build().expect("valid")
 }
 
