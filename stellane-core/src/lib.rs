@@ -7,6 +7,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "connection")]
 pub mod connection;
+#[cfg(feature = "engine")]
+pub mod engine;
 #[cfg(feature = "fault")]
 pub mod fault;
 #[cfg(feature = "hot-reload")]
@@ -17,6 +19,8 @@ pub mod logging;
 pub mod profiling;
 #[cfg(feature = "full")]
 pub mod runtime;
+#[cfg(feature = "strict-http1")]
+pub mod strict_http1;
 
 #[cfg(feature = "config")]
 #[doc(inline)]

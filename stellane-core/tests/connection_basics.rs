@@ -113,6 +113,34 @@ async fn an_idle_connection_is_parked_and_answers_again() {
     assert_eq!(connection.bytes_read, 3 * GET.len() as u64);
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_connection_that_waits_has_no_task() {
+    let (manager, address, _serving) = start(quick()).await;
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        exchange(&mut stream, GET).await;
+        idle.push(stream);
+        // One that never says anything.
+        idle.push(TcpStream::connect(address).await.expect("connects"));
+    }
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    until(&manager, "without tasks", |_| tasks() <= 1).await;
+    assert_eq!((manager.stats().parked, manager.stats().new), (20, 20));
+    for stream in &mut idle {
+        exchange(stream, GET).await;
+    }
+    // A client that leaves is noticed as well, in either state.
+    idle.clear();
+    until(&manager, "empty", |m| m.stats().open == 0).await;
+    assert_eq!(manager.stats().closed(CloseReason::ClientClosed), 40);
+}
+
 #[tokio::test]
 async fn a_head_in_pieces_is_read_whole_from_every_state() {
     let (manager, address, _serving) = start(quick()).await;

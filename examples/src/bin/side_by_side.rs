@@ -5,6 +5,7 @@
 //! process of its own, with the same allocator, one worker thread and the same answer. Memory: every
 //! connection sends one request, and after two seconds the resident memory of the server is compared with
 //! that before the first connection. CPU: the servers take turns, and the median of their turns counts.
+//! Last comes what it costs to park a connection and to serve its next request.
 
 use std::{
     convert::Infallible,
@@ -19,7 +20,9 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use stellane_core::{
-    BoxError, Runtime, RuntimeConfig, connection::ConnectionManager, router::Router,
+    BoxError, Runtime, RuntimeConfig,
+    connection::{ConnectionConfig, ConnectionManager},
+    router::Router,
 };
 use tokio::net::TcpListener;
 
@@ -32,6 +35,7 @@ const SERVERS: [&str; 4] = [
     "stellane, connections only",
     "stellane, full preset",
 ];
+const NEVER_PARKED: &str = "stellane, connections only, never parked";
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 /// Turns of each server in the measurement of CPU time, requests in each turn, connections used.
 const TURNS: usize = 7;
@@ -86,6 +90,13 @@ fn compare(connections: usize) -> Result<(), BoxError> {
             median(system)
         );
     }
+    let [parked, kept] =
+        [SERVERS[2], NEVER_PARKED].map(|name| Server::start(name)?.cpu_after_a_pause());
+    let (parked, kept) = (parked?, kept?);
+    println!(
+        "\nA request after a pause costs {parked:.1} µs of CPU time on a parked connection and {kept:.1} µs \
+         on one that was not parked."
+    );
     Ok(())
 }
 
@@ -144,6 +155,30 @@ impl Server {
         let after = self.cpu()?;
         let each = |from: u64, to: u64| (to - from) as f64 * TICK_MICROS / REQUESTS as f64;
         Ok((each(before.0, after.0), each(before.1, after.1)))
+    }
+
+    /// User and kernel time in microseconds of a request on a connection that was idle before.
+    fn cpu_after_a_pause(&self) -> Result<f64, BoxError> {
+        const IDLE: usize = 1000;
+        const ROUNDS: usize = 20;
+        let mut open = (0..IDLE)
+            .map(|_| TcpStream::connect(&self.address))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut spent = 0;
+        for _ in 0..ROUNDS {
+            let before = self.cpu()?;
+            for stream in &mut open {
+                stream.write_all(GET)?;
+            }
+            for stream in &mut open {
+                answer(stream)?;
+            }
+            // Long enough for all to be parked, so that parking is counted as well.
+            std::thread::sleep(Duration::from_millis(400));
+            let after = self.cpu()?;
+            spent += after.0 + after.1 - before.0 - before.1;
+        }
+        Ok(spent as f64 * TICK_MICROS / (IDLE * ROUNDS) as f64)
     }
 
     fn memory_for_each_connection(&self, connections: usize) -> Result<f64, BoxError> {
@@ -227,11 +262,15 @@ async fn serve(name: &str) -> Result<(), BoxError> {
             let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
             Ok(axum::serve(listener, app).await?)
         }
-        "stellane, connections only" => {
+        "stellane, connections only" | NEVER_PARKED => {
+            let mut config = ConnectionConfig::default();
+            config.park = name != NEVER_PARKED;
             let manager = ConnectionManager::builder()
+                .config(config)
                 .purge_hook(stellane_examples::purge)
                 .build()?;
-            Ok(manager.serve(listener, tower::service_fn(hello)).await?)
+            // On the worker, where the connections are, and not on the thread of `main`.
+            Ok(tokio::spawn(manager.serve(listener, tower::service_fn(hello))).await??)
         }
         "stellane, full preset" => {
             drop(listener);

@@ -14,6 +14,10 @@ use stellane_router::InternerConfig;
 use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, ServerConfig};
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
+#[cfg(feature = "engine")]
+use crate::engine::EngineConfig;
+#[cfg(feature = "strict-http1")]
+use crate::strict_http1::StrictHttp1Config;
 
 /// The configuration of the whole runtime: one section for each component.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +29,12 @@ pub struct RuntimeConfig {
     /// Connections: their limits, deadlines and parking.
     #[cfg(feature = "connection")]
     pub connection: ConnectionConfig,
+    /// Which HTTP/1 requests are refused as ambiguous or too large.
+    #[cfg(feature = "strict-http1")]
+    pub strict_http1: StrictHttp1Config,
+    /// Which engine runs the service: one runtime for all cores, or one for each.
+    #[cfg(feature = "engine")]
+    pub engine: EngineConfig,
     /// The worker pool for CPU-heavy work.
     #[cfg(feature = "pool")]
     pub workers: WorkerPoolConfig,
@@ -63,6 +73,10 @@ impl Default for RuntimeConfig {
             server: ServerConfig::default(),
             #[cfg(feature = "connection")]
             connection: ConnectionConfig::default(),
+            #[cfg(feature = "strict-http1")]
+            strict_http1: StrictHttp1Config::default(),
+            #[cfg(feature = "engine")]
+            engine: EngineConfig::default(),
             #[cfg(feature = "pool")]
             workers: WorkerPoolConfig::default(),
             #[cfg(feature = "pool")]
@@ -158,6 +172,8 @@ impl RuntimeConfig {
             };
         }
         section!("connection", connection);
+        section!("strict-http1", strict_http1);
+        section!("engine", engine);
         section!("pool", workers);
         section!("pool", pool);
         section!("router", interner);

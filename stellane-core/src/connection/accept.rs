@@ -5,66 +5,46 @@ use std::{
     time::Duration,
 };
 
-#[cfg(unix)]
-use tokio::net::UnixListener;
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use bytes::Bytes;
+use tokio::{task::JoinSet, time::MissedTickBehavior};
 
+#[cfg(feature = "tls")]
+use super::tls;
 use super::{
-    CloseReason, ConnectionState, ServeError,
-    entry::{Command, Entry},
+    CloseReason, Listener, ServeError, WhenFull,
+    entry::{Command, Entry, Holder},
     io::Socket,
-    manager::{Shared, millis},
+    lot::Lot,
+    manager::Shared,
     service::HttpService,
-    task::Task,
+    sweep::SWEEP,
+    task::{FIRST_READ, Served, Task},
 };
 
-/// How often deadlines are looked at: every timeout is exact to this.
-const SWEEP: Duration = Duration::from_millis(100);
 /// How long accepting rests when there are no more open files.
 const REST: Duration = Duration::from_millis(50);
-/// How long a closing connection waits for its client to end, in milliseconds.
-const LINGER: u64 = 1000;
 /// How many idle connections make room at once when the limit is reached.
 const RECLAIM: usize = 32;
 
-/// Where connections come from.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
-    /// Unix sockets.
-    #[cfg(unix)]
-    Unix(UnixListener),
-}
-
-impl From<TcpListener> for Listener {
-    fn from(listener: TcpListener) -> Self {
-        Self::Tcp(listener)
+pub(super) async fn serve_all<S: HttpService>(
+    shared: Arc<Shared>,
+    listeners: Vec<Listener>,
+    service: S,
+) -> Result<(), ServeError> {
+    let mut loops = JoinSet::new();
+    for listener in listeners {
+        loops.spawn(serve(Arc::clone(&shared), listener, service.clone()));
     }
-}
-
-#[cfg(unix)]
-impl From<UnixListener> for Listener {
-    fn from(listener: UnixListener) -> Self {
-        Self::Unix(listener)
-    }
-}
-
-impl Listener {
-    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
-        match self {
-            Self::Tcp(listener) => {
-                let (socket, peer) = listener.accept().await?;
-                Ok((Socket::Tcp(socket), Some(peer)))
-            }
-            #[cfg(unix)]
-            Self::Unix(listener) => {
-                let (socket, _) = listener.accept().await?;
-                Ok((Socket::Unix(socket), None))
-            }
+    drop(service);
+    while let Some(ended) = loops.join_next().await {
+        match ended {
+            Ok(served) => served?,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is shutting down.
+            Err(_) => {}
         }
     }
+    Ok(())
 }
 
 pub(super) async fn serve<S: HttpService>(
@@ -72,22 +52,41 @@ pub(super) async fn serve<S: HttpService>(
     listener: Listener,
     service: S,
 ) -> Result<(), ServeError> {
-    let group = Group {
-        shared: Arc::clone(&shared),
-        id: shared.next_group(),
-    };
     let open = Open::new(&shared);
-    let template = Arc::new(Mutex::new(service));
+    let (lot, mut attendant) = Lot::new().map_err(|source| ServeError { source })?;
+    let group = Group {
+        served: Arc::new(Served {
+            shared: Arc::clone(&shared),
+            template: Mutex::new(service),
+            lot,
+        }),
+        id: shared.next_group(),
+        tell_nodelay: shared.config.nodelay && !listener.set_nodelay(),
+        #[cfg(feature = "tls")]
+        tls: listener.acceptor(),
+    };
+    let mut heralds = Heralds::new(&shared);
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drain = std::pin::pin!(shared.drain_begun());
 
     loop {
+        let accept = async {
+            shared.pace.wait().await;
+            listener.accept().await
+        };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((socket, peer)) => group.admit(socket, peer, &template).await,
+            accepted = accept => match accepted {
+                Ok((socket, peer)) => {
+                    shared.pace.take();
+                    if let Some((socket, peer)) = heralds.receive(socket, peer) {
+                        group.admit(socket, peer).await;
+                    }
+                }
                 Err(error) => group.survive(error).await?,
             },
+            (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
+            readable = attendant.readable() => group.unpark_all(readable)?,
             _ = sweep.tick() => shared.sweep(),
             () = &mut drain => break,
         }
@@ -95,15 +94,104 @@ pub(super) async fn serve<S: HttpService>(
     // Clients whose handshake the system has already finished believe they are connected: take them too.
     while let Ok(Ok((socket, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await
     {
-        group.admit(socket, peer, &template).await;
+        if let Some((socket, peer)) = heralds.receive(socket, peer) {
+            group.admit(socket, peer).await;
+        }
     }
     drop(listener);
     drop(open);
     while group.is_busy() {
-        sweep.tick().await;
-        shared.sweep();
+        tokio::select! {
+            (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
+            readable = attendant.readable() => group.unpark_all(readable)?,
+            _ = sweep.tick() => shared.sweep(),
+        }
     }
     Ok(())
+}
+
+/// Connections of proxies that have not said yet whose they are.
+struct Heralds {
+    #[cfg(feature = "proxy-protocol")]
+    shared: Arc<Shared>,
+    #[cfg(feature = "proxy-protocol")]
+    trust: super::proxy::Trust,
+    #[cfg(feature = "proxy-protocol")]
+    waiting: JoinSet<Option<(Socket, Option<SocketAddr>)>>,
+}
+
+#[cfg(feature = "proxy-protocol")]
+impl Heralds {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            trust: super::proxy::Trust::new(&shared.config.proxy_protocol),
+            waiting: JoinSet::new(),
+        }
+    }
+
+    /// Gives the connection back if it speaks for itself.
+    fn receive(
+        &mut self,
+        mut socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Socket, Option<SocketAddr>)> {
+        use super::proxy::{self, Verdict};
+        let shared = Arc::clone(&self.shared);
+        match self.trust.judge(peer) {
+            Verdict::Direct => return Some((socket, peer)),
+            Verdict::Refused => shared.count_refused(CloseReason::Refused),
+            Verdict::Header if shared.open() + self.waiting.len() >= shared.most_connections() => {
+                shared.count_refused(CloseReason::Refused);
+            }
+            Verdict::Header => {
+                self.waiting.spawn(async move {
+                    let header = proxy::read_header(&mut socket);
+                    let timeout = shared.config.proxy_protocol.timeout;
+                    match tokio::time::timeout(timeout, header).await {
+                        Ok(Ok(proxied)) => Some((socket, proxied.or(peer))),
+                        Ok(Err(_)) | Err(_) => {
+                            tracing::debug!(?peer, "no PROXY header");
+                            shared.count_refused(CloseReason::ProxyHeader);
+                            None
+                        }
+                    }
+                });
+            }
+        }
+        None
+    }
+
+    /// The next connection whose client is known.
+    async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+        loop {
+            match self.waiting.join_next().await {
+                Some(Ok(Some(known))) => return known,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "proxy-protocol"))]
+impl Heralds {
+    fn new(_: &Arc<Shared>) -> Self {
+        Self {}
+    }
+
+    #[expect(clippy::unused_self, reason = "as with the feature `proxy-protocol`")]
+    fn receive(
+        &mut self,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Socket, Option<SocketAddr>)> {
+        Some((socket, peer))
+    }
+
+    async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+        std::future::pending().await
+    }
 }
 
 /// A listener that is open, until this is dropped.
@@ -123,53 +211,112 @@ impl Drop for Open {
 }
 
 /// The connections of one call of `serve`; closed when it is dropped.
-struct Group {
-    shared: Arc<Shared>,
+struct Group<S: HttpService> {
+    served: Arc<Served<S>>,
     id: u16,
+    /// Whether each connection is to be told not to hold small writes back.
+    tell_nodelay: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<super::TlsAcceptor>,
 }
 
-impl Group {
-    async fn admit<S: HttpService>(
-        &self,
-        socket: Socket,
-        peer: Option<SocketAddr>,
-        template: &Arc<Mutex<S>>,
-    ) {
-        let shared = &self.shared;
+impl<S: HttpService> Group<S> {
+    async fn admit(&self, socket: Socket, peer: Option<SocketAddr>) {
+        let shared = &self.served.shared;
         let knobs = &shared.knobs;
-        if let (Socket::Tcp(socket), true) = (&socket, shared.config.nodelay) {
+        if let (Socket::Tcp(socket), true) = (&socket, self.tell_nodelay) {
             // A socket that is gone already says so at its first read.
             let _ = socket.set_nodelay(true);
         }
         if !self.make_room().await {
-            return refuse(shared, &socket);
+            return self.refuse(socket);
         }
         let per_peer = knobs.max_connections_per_peer.load(Relaxed);
-        match shared
-            .table
-            .insert(peer, self.id, shared.clock.now(), per_peer)
-        {
-            Some((slot, entry)) => {
-                shared.count_accepted();
-                tokio::spawn(Task::new(
-                    socket,
-                    Arc::clone(shared),
-                    slot,
-                    entry,
-                    Arc::clone(template),
-                ));
+        let now = shared.clock.now();
+        let Some(entry) = shared.table.insert(peer, self.id, now, per_peer) else {
+            return self.refuse(socket);
+        };
+        shared.count_accepted();
+        let served = Arc::clone(&self.served);
+        #[cfg(feature = "tls")]
+        let socket = match (socket, &self.tls) {
+            (Socket::Tcp(socket), Some(acceptor)) => {
+                let (acceptor, shared) = (acceptor.clone(), Arc::clone(shared));
+                let opening = tls::handshake(acceptor, socket, shared, Arc::clone(&entry));
+                tokio::spawn(Task::opening(served, entry, Box::pin(opening)));
+                return;
             }
-            None => refuse(shared, &socket),
+            (socket, _) => socket,
+        };
+        tokio::spawn(Task::new(served, entry, socket));
+    }
+
+    /// Says 503 as far as the socket takes it at once, unless it is to be silent, and closes.
+    fn refuse(&self, mut socket: Socket) {
+        let shared = &self.served.shared;
+        shared.count_refused(CloseReason::Refused);
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            // Plain text would be no answer, and a handshake is what a full server can't afford.
+            return;
         }
+        if shared.config.when_full == WhenFull::Respond {
+            socket.try_write(
+                b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            );
+        }
+    }
+
+    fn unpark_all(&self, readable: io::Result<Vec<usize>>) -> Result<(), ServeError> {
+        for slot in readable.map_err(|source| ServeError { source })? {
+            // Another connection may stand there by now; then there is nothing to read, which is fine.
+            if let Some(entry) = self.served.shared.table.at(slot)
+                && entry.group == self.id
+                && let Some(reason) = self.unpark(&entry)
+            {
+                self.served.shared.end(&entry, reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a parked connection that has something to read to a task of its own, or tells how it ended.
+    fn unpark(&self, entry: &Arc<Entry>) -> Option<CloseReason> {
+        let mut buffer = [0; FIRST_READ];
+        let mut holder = entry.holder();
+        let Holder::Lot(socket) = &*holder else {
+            return None;
+        };
+        let reason = match socket.try_read(&mut buffer) {
+            Ok(0) => CloseReason::ClientClosed,
+            Ok(read) => {
+                let Holder::Lot(socket) = std::mem::replace(&mut *holder, Holder::starting())
+                else {
+                    return None;
+                };
+                drop(holder);
+                entry.forget_command();
+                entry.add_read(read);
+                let socket = match self.served.lot.unpark(socket) {
+                    Ok(socket) => socket,
+                    Err(_) => return Some(CloseReason::IoError),
+                };
+                let bytes = Bytes::copy_from_slice(&buffer[..read]);
+                let served = Arc::clone(&self.served);
+                tokio::spawn(Task::resume(served, Arc::clone(entry), socket, bytes));
+                return None;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(_) => CloseReason::IoError,
+        };
+        *holder = Holder::starting();
+        Some(reason)
     }
 
     /// Whether there is room for one more connection, after closing idle ones if need be.
     async fn make_room(&self) -> bool {
-        let shared = &self.shared;
-        let full = || {
-            let max = shared.knobs.max_connections.load(Relaxed);
-            max > 0 && shared.open() >= max
-        };
+        let shared = &self.served.shared;
+        let full = || shared.open() >= shared.most_connections();
         if !full() {
             return true;
         }
@@ -190,14 +337,14 @@ impl Group {
         use io::ErrorKind::{
             ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, WouldBlock,
         };
-        self.shared.count_accept_error();
+        self.served.shared.count_accept_error();
         match error.kind() {
             // The client's doing, and over.
             ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | WouldBlock => {
                 Ok(())
             }
             _ if out_of_resources(&error) => {
-                let reclaimed = self.shared.reclaim(RECLAIM);
+                let reclaimed = self.served.shared.reclaim(RECLAIM);
                 tracing::warn!(%error, reclaimed, "can't accept, resting");
                 tokio::time::sleep(REST).await;
                 Ok(())
@@ -208,18 +355,22 @@ impl Group {
 
     fn is_busy(&self) -> bool {
         let mut busy = false;
-        self.shared
+        self.served
+            .shared
             .table
             .for_each(|entry| busy |= entry.group == self.id);
         busy
     }
 }
 
-impl Drop for Group {
+impl<S: HttpService> Drop for Group<S> {
     fn drop(&mut self) {
-        self.shared.table.for_each(|entry| {
-            if entry.group == self.id {
-                entry.command(Command::Close(CloseReason::Aborted));
+        let group = self.id;
+        self.served.shared.command_each(|entry| {
+            if entry.group == group {
+                Command::Close(CloseReason::Aborted)
+            } else {
+                Command::None
             }
         });
     }
@@ -237,115 +388,30 @@ fn out_of_resources(error: &io::Error) -> bool {
     )
 }
 
-/// Says 503 as far as the socket takes it at once, and closes.
-fn refuse(shared: &Shared, socket: &Socket) {
-    shared.count_refused();
-    let _ = socket.try_write(
-        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-    );
-}
-
 impl Shared {
-    /// Looks at every connection's deadlines.
-    pub(super) fn sweep(&self) {
-        let now = self.tick();
-        let interval = millis(SWEEP) / 2;
-        if !self.take_sweep(now, interval) {
-            return;
-        }
-        let limits = Limits::of(self, now);
-        let mut idle = 0;
-        self.table.for_each(|entry| {
-            idle += usize::from(matches!(
-                entry.state(),
-                ConnectionState::Idle | ConnectionState::Parked
-            ));
-            let command = limits.judge(entry, now);
-            if command != Command::None {
-                entry.command(command);
-            }
-        });
-        let max_idle = self.knobs.max_idle_connections.load(Relaxed);
-        if max_idle > 0 && idle > max_idle {
-            self.reclaim(idle - max_idle);
-        }
-        self.purge(now);
-    }
-}
-
-/// The deadlines of one sweep, in milliseconds; `u64::MAX` is off.
-struct Limits {
-    first_byte: u64,
-    head: u64,
-    idle: u64,
-    write: u64,
-    max_age: u64,
-    park: u64,
-    /// Idle connections end now.
-    drained: bool,
-}
-
-impl Limits {
-    fn of(shared: &Shared, now: u64) -> Self {
-        let config = &shared.config;
-        let or_never = |limit: u64| if limit == 0 { u64::MAX } else { limit };
-        Self {
-            first_byte: or_never(millis(config.first_byte_timeout)),
-            head: or_never(millis(config.head_timeout)),
-            idle: or_never(shared.knobs.idle_timeout.load(Relaxed)),
-            write: or_never(millis(config.write_timeout)),
-            max_age: or_never(millis(config.max_age)),
-            park: if config.park {
-                shared.knobs.park_after.load(Relaxed)
-            } else {
-                u64::MAX
-            },
-            drained: shared
-                .drain_elapsed(now)
-                .is_some_and(|ms| ms >= millis(config.drain_idle)),
-        }
-    }
-
-    fn judge(&self, entry: &Entry, now: u64) -> Command {
-        use CloseReason::{
-            Drained, Finished, FirstByteTimeout, HeadTimeout, IdleTimeout, MaxAge, SlowRead,
-        };
-        let stalled = entry.write_stalled();
-        if stalled != 0 && now.saturating_sub(stalled) >= self.write {
-            return Command::Close(SlowRead);
-        }
-        let state = entry.state();
-        let waited = now.saturating_sub(entry.since());
-        let between_requests = matches!(
-            state,
-            ConnectionState::New | ConnectionState::Idle | ConnectionState::Parked
-        );
-        if self.drained && between_requests {
-            return Command::Close(Drained);
-        }
-        if self.max_age < u64::MAX && entry.age(now) >= spread(self.max_age, entry.id) {
-            entry.retire.store(true, Relaxed);
-            if between_requests {
-                return Command::Close(MaxAge);
-            }
-        }
-        match state {
-            ConnectionState::New if waited >= self.first_byte => Command::Close(FirstByteTimeout),
-            ConnectionState::Head if waited >= self.head => Command::Close(HeadTimeout),
-            ConnectionState::Idle | ConnectionState::Parked if waited >= self.idle => {
-                Command::Close(IdleTimeout)
-            }
-            ConnectionState::Closing if waited >= LINGER => Command::Close(Finished),
-            ConnectionState::Idle if waited >= self.park => Command::Park,
-            _ => Command::None,
+    /// How many connections there may be: as configured, and no more than the limit of open files has room
+    /// for besides the reserve.
+    fn most_connections(&self) -> usize {
+        match self.knobs.max_connections.load(Relaxed) {
+            0 => self.file_limit,
+            max => max.min(self.file_limit),
         }
     }
 }
 
-/// `age` give or take a tenth, the same for the same connection.
-fn spread(age: u64, id: u64) -> u64 {
-    // The golden ratio spreads consecutive numbers evenly.
-    let parts = u128::from(id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    let fifth = u128::from(age / 5);
-    age - age / 10 + ((fifth * parts) >> 64) as u64
+/// How many files connections may open.
+#[cfg(unix)]
+pub(super) fn file_limit(reserve: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let files = limit.current.map_or(usize::MAX, |files| {
+        usize::try_from(files).unwrap_or(usize::MAX)
+    });
+    // However few there are, the service answers somebody.
+    files.saturating_sub(reserve).max(1)
+}
+
+/// How many files connections may open.
+#[cfg(not(unix))]
+pub(super) fn file_limit(_: usize) -> usize {
+    usize::MAX
 }

@@ -2,7 +2,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -10,13 +10,13 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    CloseReason, ConnectionConfig, ConnectionInfo, ConnectionState,
-    accept::{self, Listener},
-    entry::Command,
+    CloseReason, ConnectionConfig, ConnectionInfo, ConnectionState, accept,
+    entry::{Command, Entry, Holder},
+    listener::{Listener, Pace},
     service::HttpService,
     signal::HeadWait,
     stats::{BuildError, ConnectionStats, DrainReport, ServeError},
-    table::{Clock, Slot, Table},
+    table::{Clock, Table},
 };
 
 /// Serves connections and owns them; a cheap handle. See the [module docs](super).
@@ -32,6 +32,11 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) knobs: Knobs,
     pub(super) config: ConnectionConfig,
+    pub(super) pace: Pace,
+    /// How many connections the limit of open files has room for.
+    pub(super) file_limit: usize,
+    #[cfg(feature = "tls")]
+    pub(super) handshakes: tokio::sync::Semaphore,
     pub(super) purge: Option<Purge>,
     pub(super) http1: hyper::server::conn::http1::Builder,
     #[cfg(feature = "http2")]
@@ -69,6 +74,7 @@ pub(super) struct Knobs {
     pub(super) max_connections: AtomicUsize,
     pub(super) max_connections_per_peer: AtomicUsize,
     pub(super) max_idle_connections: AtomicUsize,
+    max_accepts_per_second: AtomicU32,
     pub(super) idle_timeout: AtomicU64,
     pub(super) park_after: AtomicU64,
 }
@@ -131,7 +137,11 @@ impl ConnectionManagerBuilder {
                 epoch: epoch.into_std(),
             })
             .header_read_timeout(Duration::from_secs(1))
+            .max_header_size(config.max_head_bytes)
+            .max_buf_size(config.max_head_bytes)
             .pipeline_flush(false);
+        #[cfg(feature = "http2")]
+        let http2 = super::http2::builder(&config.http2);
         Ok(ConnectionManager {
             shared: Arc::new(Shared {
                 table: Table::default(),
@@ -140,14 +150,19 @@ impl ConnectionManagerBuilder {
                     max_connections: AtomicUsize::new(config.max_connections),
                     max_connections_per_peer: AtomicUsize::new(config.max_connections_per_peer),
                     max_idle_connections: AtomicUsize::new(config.max_idle_connections),
+                    max_accepts_per_second: AtomicU32::new(config.max_accepts_per_second),
                     idle_timeout: AtomicU64::new(millis(config.idle_timeout)),
                     park_after: AtomicU64::new(millis(config.park_after)),
                 },
+                pace: Pace::new(config.max_accepts_per_second),
+                file_limit: accept::file_limit(config.reserve_files),
+                #[cfg(feature = "tls")]
+                handshakes: super::tls::places(&config.tls),
                 config,
                 purge: self.purge,
                 http1,
                 #[cfg(feature = "http2")]
-                http2: http2(),
+                http2,
                 open: AtomicUsize::new(0),
                 accepted: AtomicU64::new(0),
                 accept_errors: AtomicU64::new(0),
@@ -170,17 +185,6 @@ impl ConnectionManagerBuilder {
             }),
         })
     }
-}
-
-/// hyper's defaults are safe against resets and floods; pings find out that a client is gone.
-#[cfg(feature = "http2")]
-fn http2() -> hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor> {
-    let mut http2 = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
-    http2
-        .timer(hyper_util::rt::TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10));
-    http2
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -210,6 +214,19 @@ impl ConnectionManager {
         accept::serve(Arc::clone(&self.shared), listener.into(), service)
     }
 
+    /// Serves `service` on several listeners, each with an accept loop in a task of its own: see
+    /// [`Listener::bind_all`].
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve), for the first listener that fails; the others end with it.
+    pub fn serve_all<S: HttpService>(
+        &self,
+        listeners: Vec<Listener>,
+        service: S,
+    ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
+        accept::serve_all(Arc::clone(&self.shared), listeners, service)
+    }
+
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.
     ///
     /// Accepting stops at once. Responses then say `Connection: close`; idle connections stay open for
@@ -225,13 +242,11 @@ impl ConnectionManager {
             .await;
         shared.drain_began.store(shared.tick(), Relaxed);
         shared.draining.store(true, Relaxed);
-        shared.table.for_each(super::entry::Entry::wake);
+        shared.table.for_each(|entry| entry.wake());
         let before = shared.ended();
         let drained = shared.quiet_when(|shared| shared.open.load(Relaxed) == 0);
         if tokio::time::timeout(deadline, drained).await.is_err() {
-            shared
-                .table
-                .for_each(|entry| entry.command(Command::Close(CloseReason::Aborted)));
+            shared.command_each(|_| Command::Close(CloseReason::Aborted));
             // Each ends at its next poll; a handler that blocks its thread is not waited for.
             let gone = async {
                 while shared.open.load(Relaxed) > 0 {
@@ -283,7 +298,10 @@ impl ConnectionManager {
                 ConnectionState::New => stats.new += 1,
                 ConnectionState::Idle => stats.idle += 1,
                 ConnectionState::Parked => stats.parked += 1,
-                ConnectionState::Head | ConnectionState::Active | ConnectionState::Closing => {
+                ConnectionState::Handshake
+                | ConnectionState::Head
+                | ConnectionState::Active
+                | ConnectionState::Closing => {
                     stats.active += 1;
                 }
             }
@@ -305,11 +323,12 @@ impl ConnectionManager {
     /// Closes one connection, whatever it is doing; false if there is none with this id.
     pub fn close(&self, id: u64) -> bool {
         let mut found = false;
-        self.shared.table.for_each(|entry| {
+        self.shared.command_each(|entry| {
             if entry.id == id {
                 found = true;
-                entry.command(Command::Close(CloseReason::Killed));
+                return Command::Close(CloseReason::Killed);
             }
+            Command::None
         });
         found
     }
@@ -327,6 +346,7 @@ impl ConnectionManager {
             max_connections: knobs.max_connections.load(Relaxed),
             max_connections_per_peer: knobs.max_connections_per_peer.load(Relaxed),
             max_idle_connections: knobs.max_idle_connections.load(Relaxed),
+            max_accepts_per_second: knobs.max_accepts_per_second.load(Relaxed),
             idle_timeout: Duration::from_millis(knobs.idle_timeout.load(Relaxed)),
             park_after: Duration::from_millis(knobs.park_after.load(Relaxed)),
             ..self.shared.config.clone()
@@ -336,6 +356,12 @@ impl ConnectionManager {
     /// Changes [`ConnectionConfig::max_connections`].
     pub fn set_max_connections(&self, max: usize) {
         self.shared.knobs.max_connections.store(max, Relaxed);
+    }
+
+    /// Changes [`ConnectionConfig::max_accepts_per_second`].
+    pub fn set_max_accepts_per_second(&self, max: u32) {
+        self.shared.pace.set(max);
+        self.shared.knobs.max_accepts_per_second.store(max, Relaxed);
     }
 
     /// Changes [`ConnectionConfig::max_connections_per_peer`] for connections to come.
@@ -464,10 +490,10 @@ impl Shared {
         self.open.fetch_add(1, Relaxed);
     }
 
-    /// A connection that was accepted and turned away at once.
-    pub(super) fn count_refused(&self) {
+    /// A connection that was accepted and ended before it had a record.
+    pub(super) fn count_refused(&self, reason: CloseReason) {
         self.accepted.fetch_add(1, Relaxed);
-        self.ended[CloseReason::Refused as usize].fetch_add(1, Relaxed);
+        self.ended[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(super) fn open(&self) -> usize {
@@ -475,8 +501,8 @@ impl Shared {
     }
 
     /// A connection ended.
-    pub(super) fn end(&self, slot: Slot, entry: &super::entry::Entry, reason: CloseReason) {
-        self.table.remove(slot);
+    pub(super) fn end(&self, entry: &Entry, reason: CloseReason) {
+        self.table.remove(entry);
         let (read, written) = entry.bytes();
         self.ended_requests.fetch_add(entry.requests(), Relaxed);
         self.ended_read.fetch_add(read, Relaxed);
@@ -489,9 +515,44 @@ impl Shared {
     pub(super) fn reclaim(&self, count: usize) -> usize {
         let idlest = self.table.idlest(count);
         for entry in &idlest {
-            entry.command(Command::Close(CloseReason::Reclaimed));
+            self.command(entry, Command::Close(CloseReason::Reclaimed));
         }
         idlest.len()
+    }
+
+    /// Gives each connection the command that `judge` finds for it.
+    pub(super) fn command_each(&self, mut judge: impl FnMut(&Entry) -> Command) {
+        let mut commands = Vec::new();
+        self.table.for_each(|entry| match judge(entry) {
+            Command::None => {}
+            command => commands.push((Arc::clone(entry), command)),
+        });
+        // Outside of the table's lock, since an end takes it.
+        for (entry, command) in commands {
+            self.command(&entry, command);
+        }
+    }
+
+    /// Asks a connection's task for something. A parked connection has none: it is closed here.
+    fn command(&self, entry: &Entry, command: Command) {
+        let mut holder = entry.holder();
+        match (&*holder, command) {
+            (Holder::Lot(socket), Command::Close(reason)) => {
+                if reason.spares_use() && socket.has_bytes() {
+                    // The client was faster; the lot has noticed.
+                    return;
+                }
+                *holder = Holder::starting();
+                drop(holder);
+                self.end(entry, reason);
+            }
+            (Holder::Lot(_), _) => {}
+            (Holder::Task(waker), command) => {
+                if entry.set_command(command) {
+                    waker.wake_by_ref();
+                }
+            }
+        }
     }
 
     /// Moves the coarse clock on.

@@ -40,10 +40,6 @@ struct Inner {
     next_id: u64,
 }
 
-/// Where an entry stands in the table.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Slot(u32);
-
 impl Table {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -56,7 +52,7 @@ impl Table {
         group: u16,
         now: u64,
         per_peer: usize,
-    ) -> Option<(Slot, Arc<Entry>)> {
+    ) -> Option<Arc<Entry>> {
         let mut inner = self.lock();
         let counted = per_peer > 0 && peer.is_some();
         if let (Some(peer), true) = (peer, counted) {
@@ -67,7 +63,6 @@ impl Table {
             *count += 1;
         }
         inner.next_id += 1;
-        let entry = Arc::new(Entry::new(inner.next_id, peer, counted, group, now));
         let slot = match inner.holes.pop() {
             Some(hole) => hole,
             None => {
@@ -76,20 +71,22 @@ impl Table {
                 u32::try_from(inner.entries.len() - 1).unwrap_or(u32::MAX)
             }
         };
+        let entry = Arc::new(Entry::new(inner.next_id, slot, peer, counted, group, now));
         inner.entries[slot as usize] = Some(Arc::clone(&entry));
-        Some((Slot(slot), entry))
+        Some(entry)
     }
 
-    pub(super) fn remove(&self, slot: Slot) {
+    /// The connection at a place.
+    pub(super) fn at(&self, slot: usize) -> Option<Arc<Entry>> {
+        self.lock().entries.get(slot)?.clone()
+    }
+
+    pub(super) fn remove(&self, entry: &Entry) {
         let mut inner = self.lock();
-        let Some(entry) = inner
-            .entries
-            .get_mut(slot.0 as usize)
-            .and_then(Option::take)
-        else {
-            return;
-        };
-        inner.holes.push(slot.0);
+        if let Some(place) = inner.entries.get_mut(entry.slot as usize) {
+            *place = None;
+        }
+        inner.holes.push(entry.slot);
         if entry.counted
             && let Some(peer) = entry.peer_ip().map(prefix)
             && let Some(count) = inner.peers.get_mut(&peer)
@@ -109,12 +106,8 @@ impl Table {
     }
 
     /// Visits every connection.
-    pub(super) fn for_each(&self, mut visit: impl FnMut(&Entry)) {
-        self.lock()
-            .entries
-            .iter()
-            .flatten()
-            .for_each(|entry| visit(entry));
+    pub(super) fn for_each(&self, mut visit: impl FnMut(&Arc<Entry>)) {
+        self.lock().entries.iter().flatten().for_each(&mut visit);
     }
 
     /// The `count` connections that have been idle longest.

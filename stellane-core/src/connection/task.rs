@@ -9,35 +9,59 @@ use std::{
 use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
 
+#[cfg(feature = "http2")]
+use super::http2::{self, Meter};
 use super::{
     CloseReason, ConnectionState,
-    entry::{Command, Entry},
-    io::{Io, Socket},
+    entry::{Command, Entry, Holder},
+    framing::Guard,
+    io::{Io, Socket, Watch},
+    lot::Lot,
     manager::Shared,
     service::{Adapter, HttpService},
     signal,
-    table::Slot,
 };
+
+/// How much of a first read fits on the stack.
+pub(super) const FIRST_READ: usize = 2048;
+
 type Http1<S> = http1::UpgradeableConnection<TokioIo<Io>, Adapter<S>>;
 #[cfg(feature = "http2")]
 type Http2<S> =
     hyper::server::conn::http2::Connection<TokioIo<Io>, Adapter<S>, hyper_util::rt::TokioExecutor>;
 
-/// One connection, from its accept to its end. Small while it is parked: what serves requests is boxed.
+/// What the connections of one call of `serve` share.
+pub(super) struct Served<S> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) template: Mutex<S>,
+    pub(super) lot: Lot,
+}
+
+/// A connection that somebody serves, or that was just accepted. A parked one has no task: see
+/// [`lot`](super::lot).
 pub(super) struct Task<S: HttpService> {
-    shared: Arc<Shared>,
+    served: Arc<Served<S>>,
     entry: Arc<Entry>,
-    template: Arc<Mutex<S>>,
     stage: Stage<S>,
-    slot: Slot,
+    /// Whether commands reach it.
+    registered: bool,
     /// Why it ends, once that is known.
     reason: Option<CloseReason>,
 }
 
+#[cfg(feature = "tls")]
+/// What comes before a socket can be read: a TLS handshake.
+type Opening = Pin<Box<dyn Future<Output = Result<Socket, CloseReason>> + Send>>;
+
 enum Stage<S: HttpService> {
+    #[cfg(feature = "tls")]
+    Opening(Opening),
     /// Only the socket: new, or idle and taken apart.
-    Parked(Socket),
+    Waiting(Socket),
+    /// The socket, and the bytes that ended its wait.
+    Resumed(Socket, Bytes),
     Http1(Box<Active<S>>),
     #[cfg(feature = "http2")]
     Http2(Box<ActiveHttp2<S>>),
@@ -50,6 +74,8 @@ struct Active<S: HttpService> {
     waiting: i32,
     /// The count of requests and of bytes when that wait began.
     idle_since: (u64, u64),
+    /// The count of requests when hyper was put together.
+    requests_before: u64,
 }
 
 #[cfg(feature = "http2")]
@@ -61,40 +87,53 @@ struct ActiveHttp2<S: HttpService> {
 impl<S: HttpService> Unpin for Task<S> {}
 
 impl<S: HttpService> Task<S> {
-    pub(super) fn new(
-        socket: Socket,
-        shared: Arc<Shared>,
-        slot: Slot,
-        entry: Arc<Entry>,
-        template: Arc<Mutex<S>>,
-    ) -> Self {
-        Self {
-            shared,
-            entry,
-            template,
-            stage: Stage::Parked(socket),
-            slot,
-            reason: None,
-        }
+    /// A connection of which nothing was read yet.
+    pub(super) fn new(served: Arc<Served<S>>, entry: Arc<Entry>, socket: Socket) -> Self {
+        Self::with(served, entry, Stage::Waiting(socket))
     }
 
-    fn end(&mut self, reason: CloseReason) -> Poll<()> {
-        self.reason.get_or_insert(reason);
-        self.stage = Stage::Ended;
-        Poll::Ready(())
+    /// A connection whose socket is not ready to be read yet.
+    #[cfg(feature = "tls")]
+    pub(super) fn opening(served: Arc<Served<S>>, entry: Arc<Entry>, opening: Opening) -> Self {
+        Self::with(served, entry, Stage::Opening(opening))
+    }
+
+    /// A connection that was parked until these bytes came.
+    pub(super) fn resume(
+        served: Arc<Served<S>>,
+        entry: Arc<Entry>,
+        socket: Socket,
+        bytes: Bytes,
+    ) -> Self {
+        Self::with(served, entry, Stage::Resumed(socket, bytes))
+    }
+
+    fn with(served: Arc<Served<S>>, entry: Arc<Entry>, stage: Stage<S>) -> Self {
+        Self {
+            served,
+            entry,
+            stage,
+            registered: false,
+            reason: None,
+        }
     }
 }
 
 impl<S: HttpService> Drop for Task<S> {
     fn drop(&mut self) {
+        if matches!(self.stage, Stage::Ended) && self.reason.is_none() {
+            // It lives on in the lot.
+            return;
+        }
         // Dropped unfinished: the runtime shuts down, or a handler's panic came through.
         let unfinished = if std::thread::panicking() {
             CloseReason::ServiceError
         } else {
             CloseReason::Aborted
         };
-        self.shared
-            .end(self.slot, &self.entry, self.reason.unwrap_or(unfinished));
+        self.served
+            .shared
+            .end(&self.entry, self.reason.unwrap_or(unfinished));
     }
 }
 
@@ -103,10 +142,27 @@ impl<S: HttpService> Future for Task<S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.entry.set_waker(cx.waker());
+        if !this.registered {
+            this.registered = true;
+            *this.entry.holder() = Holder::Task(cx.waker().clone());
+        }
+        this.entry.begin_turn();
         loop {
             let step = match &mut this.stage {
-                Stage::Parked(_) => this.poll_parked(cx),
+                #[cfg(feature = "tls")]
+                Stage::Opening(opening) => match opening.as_mut().poll(cx) {
+                    Poll::Ready(Ok(socket)) => {
+                        this.stage = Stage::Waiting(socket);
+                        Step::Again
+                    }
+                    Poll::Ready(Err(reason)) => Step::End(reason),
+                    Poll::Pending => match this.entry.take_command() {
+                        Command::Close(reason) => Step::End(reason),
+                        Command::Park | Command::None => Step::Wait,
+                    },
+                },
+                Stage::Waiting(_) => this.poll_waiting(cx),
+                Stage::Resumed(..) => this.resume_serving(),
                 Stage::Http1(_) => this.poll_http1(cx),
                 #[cfg(feature = "http2")]
                 Stage::Http2(_) => this.poll_http2(cx),
@@ -115,7 +171,10 @@ impl<S: HttpService> Future for Task<S> {
             match step {
                 Step::Again => {}
                 Step::Wait => return Poll::Pending,
-                Step::End(reason) => return this.end(reason),
+                Step::End(reason) => {
+                    this.reason.get_or_insert(reason);
+                    this.stage = Stage::Ended;
+                }
             }
         }
     }
@@ -129,69 +188,117 @@ enum Step {
 }
 
 impl<S: HttpService> Task<S> {
-    fn poll_parked(&mut self, cx: &mut Context<'_>) -> Step {
-        let Stage::Parked(socket) = &self.stage else {
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Step {
+        let Stage::Waiting(socket) = &mut self.stage else {
             return Step::Again;
         };
-        // Read on the stack: a connection that only wants to close never costs a buffer.
-        let mut buffer = [0; 2048];
-        let read = loop {
-            match socket.poll_readable(cx) {
-                Poll::Pending => {
-                    return match self.entry.take_command() {
-                        Command::Close(reason) => Step::End(reason),
-                        Command::Park | Command::None => Step::Wait,
-                    };
-                }
-                Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
-                Poll::Ready(Ok(())) => match socket.try_read(&mut buffer) {
-                    Ok(0) => return Step::End(CloseReason::ClientClosed),
-                    Ok(n) => break n,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Step::End(CloseReason::IoError),
-                },
+        // Read on the stack: a connection that only wants to close never costs a buffer. Through TLS this
+        // also finds what rustls has decrypted already, before it waits for more.
+        let mut buffer = [0; FIRST_READ];
+        let mut unread = ReadBuf::new(&mut buffer);
+        let read = match Pin::new(socket).poll_read(cx, &mut unread) {
+            Poll::Pending => {
+                return match self.entry.take_command() {
+                    Command::Close(reason) => Step::End(reason),
+                    Command::Park => self.leave(),
+                    Command::None => Step::Wait,
+                };
             }
+            Poll::Ready(Ok(())) => unread.filled().len(),
+            // TLS without its goodbye.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
         };
+        if read == 0 {
+            return Step::End(CloseReason::ClientClosed);
+        }
         match self.entry.take_command() {
-            Command::Close(reason) if !is_soft(reason) => return Step::End(reason),
+            Command::Close(reason) if !reason.spares_use() => return Step::End(reason),
             // The client was faster than the close.
             _ => self.entry.forget_command(),
         }
         self.entry.add_read(read);
-        let Stage::Parked(socket) = std::mem::replace(&mut self.stage, Stage::Ended) else {
+        if let Stage::Waiting(socket) = std::mem::replace(&mut self.stage, Stage::Ended) {
+            self.stage = Stage::Resumed(socket, Bytes::copy_from_slice(&buffer[..read]));
+        }
+        Step::Again
+    }
+
+    /// Leaves the socket to the lot, and ends without ending the connection.
+    fn leave(&mut self) -> Step {
+        let Stage::Waiting(socket) = std::mem::replace(&mut self.stage, Stage::Ended) else {
             return Step::Again;
         };
-        let first = self.entry.state() == ConnectionState::New;
-        if !first {
-            self.shared.count_unparked();
+        // Held to the end, so that no command and no byte is missed.
+        let mut holder = self.entry.holder();
+        match self.served.lot.park(socket, self.entry.slot) {
+            Ok(Ok(parked)) => {
+                *holder = Holder::Lot(parked);
+                Step::Again
+            }
+            Ok(Err(socket)) => {
+                drop(holder);
+                self.stage = Stage::Waiting(socket);
+                Step::Again
+            }
+            Err(_) => {
+                drop(holder);
+                Step::End(CloseReason::IoError)
+            }
         }
-        self.activate(socket, Bytes::copy_from_slice(&buffer[..read]), first);
+    }
+
+    fn resume_serving(&mut self) -> Step {
+        if let Stage::Resumed(socket, bytes) = std::mem::replace(&mut self.stage, Stage::Ended) {
+            let first = self.entry.state() == ConnectionState::New;
+            if !first {
+                self.served.shared.count_unparked();
+            }
+            self.activate(socket, bytes, first);
+        }
         Step::Again
     }
 
     /// Puts hyper's state together around a socket and the bytes already read from it.
     fn activate(&mut self, socket: Socket, rewind: Bytes, sniff: bool) {
         let service = self
+            .served
             .template
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let adapter = Adapter::new(service, Arc::clone(&self.entry), Arc::clone(&self.shared));
+        let adapter = Adapter::new(
+            service,
+            Arc::clone(&self.entry),
+            Arc::clone(&self.served.shared),
+        );
         #[cfg(feature = "http2")]
         let http2 = sniff && rewind.starts_with(b"PRI");
         #[cfg(not(feature = "http2"))]
         let _ = sniff;
+        let watch = match self.served.shared.config.strict_http1 {
+            #[cfg(feature = "http2")]
+            _ if http2 => {
+                let shared = &self.served.shared;
+                Watch::Http2(Meter::new(&shared.config.http2, shared.clock.now()))
+            }
+            true => Watch::Http1(Guard::new()),
+            false => Watch::Nothing,
+        };
         let io = Io::new(
             socket,
             rewind,
+            watch,
             Arc::clone(&self.entry),
-            self.shared.clock.clone(),
+            self.served.shared.clock.clone(),
+            !sniff,
         );
         self.entry
-            .enter(ConnectionState::Head, self.shared.clock.now());
+            .enter(ConnectionState::Head, self.served.shared.clock.now());
         #[cfg(feature = "http2")]
         if http2 {
             let connection = self
+                .served
                 .shared
                 .http2
                 .serve_connection(TokioIo::new(io), adapter);
@@ -202,6 +309,7 @@ impl<S: HttpService> Task<S> {
             return;
         }
         let connection = self
+            .served
             .shared
             .http1
             .serve_connection(TokioIo::new(io), adapter)
@@ -212,6 +320,7 @@ impl<S: HttpService> Task<S> {
             connection,
             waiting: 0,
             idle_since,
+            requests_before: self.entry.requests(),
         }));
     }
 
@@ -219,7 +328,6 @@ impl<S: HttpService> Task<S> {
         let Stage::Http1(active) = &mut self.stage else {
             return Step::Again;
         };
-        let begun_before = self.entry.requests();
         let (polled, change) = signal::observe(|| Pin::new(&mut active.connection).poll(cx));
         active.waiting += change;
         if let Poll::Ready(result) = polled {
@@ -236,33 +344,27 @@ impl<S: HttpService> Task<S> {
         let (requests, read) = (self.entry.requests(), self.entry.bytes().0);
         if !waiting {
             self.entry
-                .enter(ConnectionState::Active, self.shared.clock.now());
+                .enter(ConnectionState::Active, self.served.shared.clock.now());
         } else if active.idle_since.0 != requests {
             // Head before any request on this hyper connection: the bytes it was built around were
             // not a whole head.
-            let fresh = active.idle_since.0 == u64::MAX && begun_before == requests;
+            let fresh = active.requests_before == requests;
             active.idle_since = (requests, read);
             let state = if fresh {
                 ConnectionState::Head
             } else {
                 ConnectionState::Idle
             };
-            let now = self.shared.clock.now();
-            if state == ConnectionState::Idle {
-                // Leaving `Active` first restarts the idle time, also after a request that began and
-                // ended within one poll.
-                self.entry.enter(ConnectionState::Active, now);
-            }
-            self.entry.enter(state, now);
+            self.entry.enter(state, self.served.shared.clock.now());
         } else if read > active.idle_since.1 {
             self.entry
-                .enter(ConnectionState::Head, self.shared.clock.now());
+                .enter(ConnectionState::Head, self.served.shared.clock.now());
         }
 
         match self.entry.take_command() {
             Command::None => Step::Wait,
             Command::Park => self.park(),
-            Command::Close(reason) if is_soft(reason) => {
+            Command::Close(reason) if reason.spares_use() => {
                 if self.entry.state() == ConnectionState::Idle {
                     // Parked first, it is closed only if no byte is there.
                     return self.park();
@@ -290,10 +392,10 @@ impl<S: HttpService> Task<S> {
             return Step::Again;
         }
         self.entry
-            .enter(ConnectionState::Parked, self.shared.clock.now());
-        self.shared.count_parked();
-        self.stage = Stage::Parked(socket);
-        Step::Again
+            .enter(ConnectionState::Parked, self.served.shared.clock.now());
+        self.served.shared.count_parked();
+        self.stage = Stage::Waiting(socket);
+        self.leave()
     }
 
     /// The socket, and what was read from it but not used.
@@ -315,8 +417,8 @@ impl<S: HttpService> Task<S> {
 
     /// Says 408 and closes.
     fn request_timeout(&mut self) -> Step {
-        if let Some((socket, _)) = self.dismantle() {
-            let _ = socket.try_write(
+        if let Some((mut socket, _)) = self.dismantle() {
+            socket.try_write(
                 b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
             );
         }
@@ -337,16 +439,19 @@ impl<S: HttpService> Task<S> {
         } else {
             ConnectionState::Active
         };
-        self.entry.enter(state, self.shared.clock.now());
-        let last = self.entry.requests() > 0 && self.shared.is_last(self.entry.requests());
+        self.entry.enter(state, self.served.shared.clock.now());
+        let last = self.entry.requests() > 0 && self.served.shared.is_last(self.entry.requests());
         let goaway = match self.entry.take_command() {
-            Command::Close(reason) if !is_soft(reason) => return Step::End(reason),
+            Command::Close(reason) if !reason.spares_use() => return Step::End(reason),
             Command::Close(reason) => {
                 self.reason.get_or_insert(reason);
                 true
             }
             // HTTP/2 has state that can't be rebuilt: it is not parked.
-            Command::Park | Command::None => self.shared.draining() || last,
+            Command::Park | Command::None => {
+                let retired = self.entry.retire.load(Relaxed) || self.entry.abusive.load(Relaxed);
+                self.served.shared.draining() || last || retired
+            }
         };
         if goaway && !active.goaway {
             // Two-phase: streams already begun are served to their end.
@@ -358,10 +463,18 @@ impl<S: HttpService> Task<S> {
     }
 
     fn finished(&self, result: hyper::Result<()>) -> CloseReason {
+        #[cfg(feature = "http2")]
+        if self.entry.abusive.load(Relaxed) {
+            return CloseReason::Abuse;
+        }
+        #[cfg(feature = "http2")]
+        if let Some(reason) = result.as_ref().err().and_then(http2::blame) {
+            return reason;
+        }
         match result {
             Ok(()) if self.entry.upgraded.load(Relaxed) => CloseReason::Upgraded,
-            Ok(()) if self.shared.draining() => CloseReason::Drained,
-            Ok(()) if self.shared.is_last(self.entry.requests()) => CloseReason::MaxRequests,
+            Ok(()) if self.served.shared.draining() => CloseReason::Drained,
+            Ok(()) if self.served.shared.is_last(self.entry.requests()) => CloseReason::MaxRequests,
             Ok(()) if self.entry.retire.load(Relaxed) => CloseReason::MaxAge,
             Ok(()) if self.entry.state() == ConnectionState::Idle => CloseReason::ClientClosed,
             Ok(()) => CloseReason::Finished,
@@ -369,40 +482,5 @@ impl<S: HttpService> Task<S> {
             Err(error) if error.is_user() => CloseReason::ServiceError,
             Err(_) => CloseReason::IoError,
         }
-    }
-}
-
-/// Whether a connection that turns out to be in use is spared.
-fn is_soft(reason: CloseReason) -> bool {
-    matches!(
-        reason,
-        CloseReason::IdleTimeout
-            | CloseReason::Reclaimed
-            | CloseReason::Drained
-            | CloseReason::MaxAge
-            | CloseReason::FirstByteTimeout
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use http::{Request, Response};
-    use hyper::body::Incoming;
-
-    use super::*;
-
-    fn size<S: HttpService>(_: S) -> usize {
-        size_of::<Task<S>>()
-    }
-
-    #[test]
-    fn a_parked_task_is_small() {
-        let service = tower::service_fn(|_: Request<Incoming>| async {
-            Ok::<_, Infallible>(Response::new(String::new()))
-        });
-        // tokio adds about a hundred bytes and rounds up to a multiple of 128.
-        assert!(size(service) <= 96, "{}", size(service));
     }
 }

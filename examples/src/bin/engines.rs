@@ -1,0 +1,281 @@
+//! What each engine costs beside what you would use instead: CPU time for each request and throughput, with connections
+//! that are kept and with connections made anew every 25 requests, in paired turns.
+//!
+//! Run with `cargo run --release -p stellane-examples --bin engines [turns]`. Each server is a process of its own with
+//! the same allocator and the same answer; servers and client use the same cores, and take turns. A ratio compares the
+//! turns of the same round; its median counts.
+
+use std::{
+    convert::Infallible,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use stellane_core::{
+    BoxError,
+    connection::{ConnectionManager, ListenConfig, Listener},
+    engine::{Engine, PerCoreEngine, SharedEngine},
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The first is what the others are compared with.
+const SERVERS: [&str; 4] = [
+    "bare hyper, thread per core",
+    "PerCoreEngine",
+    "SharedEngine",
+    "axum",
+];
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+const CONNECTIONS: usize = 64;
+const REQUESTS: usize = 128_000;
+const RECONNECT: usize = 25;
+/// The kernel counts the CPU time of a process in hundredths of a second.
+const TICK_MICROS: f64 = 10_000.0;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["serve", name] => serve(name),
+        [] => compare(9),
+        [turns] => turns.parse().map_err(Into::into).and_then(compare),
+        _ => Err("usage: engines [turns]".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Turn {
+    cpu_micros: f64,
+    per_second: f64,
+}
+
+fn compare(turns: usize) -> Result<(), BoxError> {
+    for (what, every) in [("kept", usize::MAX), ("every 25 requests", RECONNECT)] {
+        let mut servers = SERVERS
+            .iter()
+            .map(|name| Server::start(name))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut measured = vec![Vec::new(); SERVERS.len()];
+        for turn in 0..=turns {
+            // Each goes first as often as the others.
+            for i in 0..SERVERS.len() {
+                let i = (i + turn) % SERVERS.len();
+                let result = servers[i].turn(every)?;
+                // The first turn warms up.
+                if turn > 0 {
+                    measured[i].push(result);
+                }
+            }
+        }
+        println!(
+            "connections: {what}\n\n\
+             | server | CPU µs for each request | requests/s | CPU ratio | throughput ratio (quartiles) |\n\
+             |---|---|---|---|---|"
+        );
+        for (name, turns) in SERVERS.iter().zip(&measured) {
+            let pairs = || turns.iter().zip(&measured[0]);
+            let throughput = pairs().map(|(a, b)| a.per_second / b.per_second);
+            let [low, mid, high] = quartiles(throughput.collect());
+            let cpu = quartiles(pairs().map(|(a, b)| a.cpu_micros / b.cpu_micros).collect())[1];
+            println!(
+                "| {name} | {:.2} | {:.0} | {cpu:.3} | {mid:.3} ({low:.3}-{high:.3}) |",
+                quartiles(turns.iter().map(|turn| turn.cpu_micros).collect())[1],
+                quartiles(turns.iter().map(|turn| turn.per_second).collect())[1],
+            );
+        }
+        println!();
+    }
+    Ok(())
+}
+
+fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| values[(values.len() - 1) * quarter / 4])
+}
+
+/// A server in a process of its own; killed when dropped.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    fn start(name: &str) -> Result<Self, BoxError> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["serve", name])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        let stdout = child.stdout.take().ok_or("no output")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        let address = line.trim().parse()?;
+        Ok(Self { child, address })
+    }
+
+    fn turn(&mut self, reconnect: usize) -> Result<Turn, BoxError> {
+        let before = self.cpu()?;
+        let began = Instant::now();
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                let address = self.address;
+                std::thread::spawn(move || client(address, reconnect))
+            })
+            .collect();
+        for client in clients {
+            client.join().map_err(|_| "a client panicked")??;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let requests = REQUESTS as f64;
+        Ok(Turn {
+            cpu_micros: (self.cpu()? - before) as f64 * TICK_MICROS / requests,
+            per_second: requests / seconds,
+        })
+    }
+
+    /// User and kernel time so far, in ticks.
+    fn cpu(&self) -> Result<u64, BoxError> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name in parentheses may hold anything; the fields after it are numbers.
+        let (_, fields) = stat.rsplit_once(')').ok_or("no stat")?;
+        let mut fields = fields.split_whitespace().skip(11).map(str::parse::<u64>);
+        Ok(fields.next().ok_or("no utime")?? + fields.next().ok_or("no stime")??)
+    }
+}
+
+/// Half of the requests, over half of the connections: all are written, then all are read.
+fn client(address: SocketAddr, reconnect: usize) -> std::io::Result<()> {
+    let connect = || {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Ok::<_, std::io::Error>(stream)
+    };
+    let mut open = (0..CONNECTIONS / 2)
+        .map(|i| Ok((connect()?, i)))
+        .collect::<Result<Vec<_>, std::io::Error>>()?;
+    for _ in 0..REQUESTS / CONNECTIONS {
+        for (stream, _) in &mut open {
+            stream.write_all(GET)?;
+        }
+        for (stream, requests) in &mut open {
+            answer(stream)?;
+            *requests += 1;
+            if *requests % reconnect == 0 {
+                *stream = connect()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn answer(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut answer = [0; 512];
+    let mut filled = 0;
+    while !answer[..filled].ends_with(b"hello") {
+        match stream.read(&mut answer[filled..])? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            n => filled += n,
+        }
+    }
+    Ok(())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Hyper as its users do it when they want all of it: a thread, a runtime and a listener for each core.
+fn bare_hyper() -> Result<(), BoxError> {
+    let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut threads = Vec::new();
+    for _ in 0..cores() {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        socket.set_reuseport(true)?;
+        socket.bind(address)?;
+        let guard = runtime.enter();
+        let listener = socket.listen(1024)?;
+        drop(guard);
+        address = listener.local_addr()?;
+        threads.push(std::thread::spawn(move || {
+            runtime.block_on(async {
+                let mut http = hyper::server::conn::http1::Builder::new();
+                http.pipeline_flush(false);
+                while let Ok((stream, _)) = listener.accept().await {
+                    let _ = stream.set_nodelay(true);
+                    let io = hyper_util::rt::TokioIo::new(stream);
+                    let service = hyper::service::service_fn(hello);
+                    tokio::spawn(http.serve_connection(io, service));
+                }
+            });
+        }));
+    }
+    println!("{address}");
+    for thread in threads {
+        let _ = thread.join();
+    }
+    Ok(())
+}
+
+fn serve(name: &str) -> Result<(), BoxError> {
+    if name == SERVERS[0] {
+        return bare_hyper();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let connections = ConnectionManager::builder()
+            .purge_hook(stellane_examples::purge)
+            .build()?;
+        match name {
+            "PerCoreEngine" => {
+                let engine = PerCoreEngine::builder().connections(&connections).build();
+                answer_on(&engine, cores()).await
+            }
+            "SharedEngine" => answer_on(&SharedEngine::new(&connections), 1).await,
+            "axum" => {
+                let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+                println!("{}", listener.local_addr()?);
+                Ok(axum::serve(listener, app).await?)
+            }
+            other => Err(format!("no server named {other}").into()),
+        }
+    })
+}
+
+async fn answer_on(engine: &impl Engine, sockets: usize) -> Result<(), BoxError> {
+    let mut options = ListenConfig::default();
+    options.sockets = sockets;
+    let listeners = Listener::bind_all("127.0.0.1:0", &options).await?;
+    let address = listeners.first().and_then(Listener::local_addr);
+    println!("{}", address.ok_or("no address")?);
+    Ok(engine.serve(listeners, tower::service_fn(hello)).await?)
+}
+
+async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(Response::new(Full::new(Bytes::from_static(b"hello"))))
+}

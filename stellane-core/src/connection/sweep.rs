@@ -1,0 +1,125 @@
+//! The deadlines: one walk over all connections, instead of a timer for each.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use super::{
+    CloseReason, ConnectionState,
+    entry::{Command, Entry},
+    manager::{Shared, millis},
+};
+
+/// How often deadlines are looked at: every timeout is exact to this.
+pub(super) const SWEEP: Duration = Duration::from_millis(100);
+/// How long a closing connection waits for its client to end, in milliseconds.
+const LINGER: u64 = 1000;
+
+impl Shared {
+    /// Looks at every connection's deadlines.
+    pub(super) fn sweep(&self) {
+        let now = self.tick();
+        let interval = millis(SWEEP) / 2;
+        if !self.take_sweep(now, interval) {
+            return;
+        }
+        let limits = Limits::of(self, now);
+        let mut idle = 0;
+        self.command_each(|entry| {
+            idle += usize::from(matches!(
+                entry.state(),
+                ConnectionState::Idle | ConnectionState::Parked
+            ));
+            limits.judge(entry, now)
+        });
+        let max_idle = self.knobs.max_idle_connections.load(Relaxed);
+        if max_idle > 0 && idle > max_idle {
+            self.reclaim(idle - max_idle);
+        }
+        self.purge(now);
+    }
+}
+
+/// The deadlines of one sweep, in milliseconds; `u64::MAX` is off.
+struct Limits {
+    first_byte: u64,
+    handshake: u64,
+    head: u64,
+    idle: u64,
+    write: u64,
+    max_age: u64,
+    park: u64,
+    /// Idle connections end now.
+    drained: bool,
+}
+
+impl Limits {
+    fn of(shared: &Shared, now: u64) -> Self {
+        let config = &shared.config;
+        let or_never = |limit: u64| if limit == 0 { u64::MAX } else { limit };
+        Self {
+            first_byte: or_never(millis(config.first_byte_timeout)),
+            #[cfg(feature = "tls")]
+            handshake: or_never(millis(config.tls.handshake_timeout)),
+            #[cfg(not(feature = "tls"))]
+            handshake: u64::MAX,
+            head: or_never(millis(config.head_timeout)),
+            idle: or_never(shared.knobs.idle_timeout.load(Relaxed)),
+            write: or_never(millis(config.write_timeout)),
+            max_age: or_never(millis(config.max_age)),
+            park: if config.park {
+                shared.knobs.park_after.load(Relaxed)
+            } else {
+                u64::MAX
+            },
+            drained: shared
+                .drain_elapsed(now)
+                .is_some_and(|ms| ms >= millis(config.drain_idle)),
+        }
+    }
+
+    fn judge(&self, entry: &Entry, now: u64) -> Command {
+        use CloseReason::{
+            Drained, Finished, FirstByteTimeout, HandshakeTimeout, HeadTimeout, IdleTimeout,
+            MaxAge, SlowRead,
+        };
+        let stalled = entry.write_stalled();
+        if stalled != 0 && now.saturating_sub(stalled) >= self.write {
+            return Command::Close(SlowRead);
+        }
+        let state = entry.state();
+        let waited = now.saturating_sub(entry.since());
+        let between_requests = matches!(
+            state,
+            ConnectionState::New | ConnectionState::Idle | ConnectionState::Parked
+        );
+        if self.drained && between_requests {
+            return Command::Close(Drained);
+        }
+        if self.max_age < u64::MAX && entry.age(now) >= spread(self.max_age, entry.id) {
+            entry.retire.store(true, Relaxed);
+            if between_requests {
+                return Command::Close(MaxAge);
+            }
+        }
+        match state {
+            ConnectionState::New if waited >= self.first_byte => Command::Close(FirstByteTimeout),
+            ConnectionState::Handshake if waited >= self.handshake => {
+                Command::Close(HandshakeTimeout)
+            }
+            ConnectionState::Head if waited >= self.head => Command::Close(HeadTimeout),
+            ConnectionState::Idle | ConnectionState::Parked if waited >= self.idle => {
+                Command::Close(IdleTimeout)
+            }
+            ConnectionState::Closing if waited >= LINGER => Command::Close(Finished),
+            ConnectionState::New | ConnectionState::Idle if waited >= self.park => Command::Park,
+            _ => Command::None,
+        }
+    }
+}
+
+/// `age` give or take a tenth, the same for the same connection.
+fn spread(age: u64, id: u64) -> u64 {
+    // The golden ratio spreads consecutive numbers evenly.
+    let parts = u128::from(id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let fifth = u128::from(age / 5);
+    age - age / 10 + ((fifth * parts) >> 64) as u64
+}

@@ -1,0 +1,78 @@
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::runtime::Handle;
+
+use super::{CoreMetrics, Engine, EngineError, EngineMetrics, StopReport};
+use crate::connection::{ConnectionManager, HttpService, Listener};
+
+/// Serves on the tokio runtime on which it is started. See the [module docs](super).
+#[derive(Debug)]
+pub struct SharedEngine {
+    connections: ConnectionManager,
+    runtime: OnceLock<Handle>,
+    stopped: AtomicBool,
+}
+
+impl SharedEngine {
+    /// An engine that serves through `connections`.
+    #[must_use]
+    pub fn new(connections: &ConnectionManager) -> Self {
+        Self {
+            connections: connections.clone(),
+            runtime: OnceLock::new(),
+            stopped: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Engine for SharedEngine {
+    fn name(&self) -> &'static str {
+        "shared"
+    }
+
+    fn start(&self) -> Result<(), EngineError> {
+        if self.stopped.load(Relaxed) {
+            return Err(EngineError::Stopped);
+        }
+        if self.runtime.get().is_none() {
+            let handle = Handle::try_current().map_err(|_| EngineError::NoRuntime)?;
+            self.runtime.get_or_init(|| handle);
+        }
+        Ok(())
+    }
+
+    fn serve<S: HttpService>(
+        &self,
+        listeners: Vec<Listener>,
+        service: S,
+    ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static {
+        let started = self.start();
+        let serving = self.connections.serve_all(listeners, service);
+        async move {
+            started?;
+            serving
+                .await
+                .map_err(|error| EngineError::Serve(error.into()))
+        }
+    }
+
+    async fn stop(&self, deadline: Duration) -> StopReport {
+        self.stopped.store(true, Relaxed);
+        self.connections.drain(deadline).await.into()
+    }
+
+    fn metrics(&self) -> EngineMetrics {
+        let cores = self.runtime.get().map_or_else(Vec::new, |runtime| {
+            (0..runtime.metrics().num_workers())
+                .map(|worker| CoreMetrics::of(runtime, worker))
+                .collect()
+        });
+        EngineMetrics::of(&self.connections.stats(), cores)
+    }
+}

@@ -1,0 +1,195 @@
+//! The engines of this crate pass the public suite; what is theirs alone is tested here.
+#![cfg(feature = "engine-testing")]
+
+use std::{
+    cell::Cell, collections::HashSet, convert::Infallible, rc::Rc, sync::mpsc, time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use stellane_core::{
+    connection::{CloseReason, ConnectionManager, ListenConfig, Listener},
+    engine::{
+        Engine, PerCoreEngine, SharedEngine,
+        testing::{self, Client},
+    },
+};
+
+fn connections() -> ConnectionManager {
+    ConnectionManager::builder()
+        .build()
+        .expect("the defaults are valid")
+}
+
+fn per_core(cores: usize) -> PerCoreEngine {
+    PerCoreEngine::builder()
+        .connections(&connections())
+        .cores(cores)
+        .build()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shared_engine_passes_the_suite() {
+    testing::check_engine(|| SharedEngine::new(&connections()))
+        .await
+        .expect("passes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_per_core_engine_passes_the_suite() {
+    testing::check_engine(|| per_core(3)).await.expect("passes");
+    let pinned = || {
+        PerCoreEngine::builder()
+            .connections(&connections())
+            .cores(1)
+            .pin(true)
+            .build()
+    };
+    testing::check_engine(pinned).await.expect("passes");
+}
+
+async fn reuse_port(sockets: usize) -> Vec<Listener> {
+    let mut options = ListenConfig::default();
+    options.sockets = sockets;
+    Listener::bind_all("127.0.0.1:0", &options)
+        .await
+        .expect("binds")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_not_send_is_made_once_on_each_core_and_stays_there() {
+    let engine = per_core(3);
+    let listeners = reuse_port(3).await;
+    let address = listeners[0].local_addr().expect("tcp");
+    let (made, makers) = mpsc::channel();
+    let serving = tokio::spawn(engine.serve_local(listeners, move || {
+        let home = std::thread::current().id();
+        made.send(home).expect("the test waits");
+        let count = Rc::new(Cell::new(0));
+        tower::service_fn(move |_: Request<Incoming>| {
+            let count = Rc::clone(&count);
+            async move {
+                // What is spawned here may be bound to the thread too.
+                let counted = Rc::clone(&count);
+                let spawned = tokio::task::spawn_local(async move {
+                    tokio::task::yield_now().await;
+                    counted.set(counted.get() + 1);
+                    std::thread::current().id()
+                });
+                assert_eq!(spawned.await.expect("runs"), home);
+                Ok::<_, Infallible>(Response::new(count.get().to_string()))
+            }
+        })
+    }));
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        clients.push(Client::connect(address).await.expect("connects"));
+    }
+    let mut last_counts = 0;
+    for _ in 0..10 {
+        for client in &mut clients {
+            let answer = client.request("GET", "/", b"").await.expect("answers");
+            assert_eq!(answer.status, 200);
+            last_counts = last_counts.max(
+                String::from_utf8(answer.body)
+                    .expect("text")
+                    .parse()
+                    .expect("a number"),
+            );
+        }
+    }
+    assert!(last_counts >= 100, "one core of three has a third at least");
+    assert_eq!(engine.metrics().requests_total, 300);
+    engine.stop(Duration::from_secs(5)).await;
+    serving.await.expect("no panic").expect("serves");
+    let makers: Vec<_> = makers.iter().collect();
+    assert_eq!(makers.len(), 3);
+    assert_eq!(makers.iter().collect::<HashSet<_>>().len(), 3);
+}
+
+#[tokio::test]
+async fn the_statistics_and_the_limit_of_the_manager_cover_all_cores() {
+    let connections = connections();
+    connections.set_max_connections(4);
+    let engine = PerCoreEngine::builder()
+        .connections(&connections)
+        .cores(2)
+        .build();
+    let listeners = reuse_port(2).await;
+    let address = listeners[0].local_addr().expect("tcp");
+    let hello = tower::service_fn(|_: Request<Incoming>| async {
+        Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    });
+    let serving = tokio::spawn(engine.serve(listeners, hello));
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client::connect(address).await.expect("connects");
+        client.request("GET", "/", b"").await.expect("answers");
+        clients.push(client);
+    }
+    // A connection that is ending is counted a moment later.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let stats = connections.stats();
+    assert!(stats.open <= 4, "{stats:?}");
+    assert_eq!(stats.accepted_total, 20);
+    // Those for whom no room could be made have been told so.
+    assert_eq!(
+        stats.requests_total + stats.closed(CloseReason::Refused),
+        20
+    );
+    assert_eq!(engine.metrics().cores.len(), 2);
+    engine.stop(Duration::from_secs(5)).await;
+    serving.await.expect("no panic").expect("serves");
+}
+
+#[tokio::test]
+async fn a_makers_panic_ends_serving_with_an_error() {
+    let engine = per_core(2);
+    let listeners = reuse_port(2).await;
+    let serving = engine.serve_local(listeners, || {
+        if true {
+            panic!("no service today");
+        }
+        tower::service_fn(|_: Request<Incoming>| async {
+            Ok::<_, Infallible>(Response::new(String::new()))
+        })
+    });
+    serving.await.expect_err("there is no service");
+}
+
+#[cfg(feature = "full")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_preset_serves_on_the_engine_that_is_configured() {
+    use stellane_core::{RequestBody, Runtime, RuntimeConfig, engine::EngineKind};
+
+    for (kind, thread) in [
+        (EngineKind::Shared, "tokio-"),
+        (EngineKind::PerCore, "stellane-core-"),
+    ] {
+        let mut config = RuntimeConfig::default();
+        config.engine.kind = kind;
+        config.engine.cores = 2;
+        config.server.admin_address = String::new();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let service = tower::service_fn(|_: Request<RequestBody>| async {
+            let name = std::thread::current().name().map(str::to_owned);
+            Ok::<_, Infallible>(Response::new(name.unwrap_or_default()))
+        });
+        let runtime = Runtime::builder()
+            .config(config)
+            .service(service)
+            .shutdown_signal(async { drop(stopped.await) })
+            .build()
+            .expect("builds");
+        let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+        let address = bound.local_addr();
+        let running = tokio::spawn(bound.serve());
+        let mut client = Client::connect(address).await.expect("connects");
+        let answer = client.request("GET", "/", b"").await.expect("answers");
+        let name = String::from_utf8(answer.body).expect("text");
+        assert!(name.starts_with(thread), "{name} for {kind:?}");
+        stop.send(()).expect("is served");
+        let report = running.await.expect("no panic").expect("serves");
+        assert_eq!(report.drain.aborted, 0);
+    }
+}
