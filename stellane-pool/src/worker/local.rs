@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 
 use super::{
     JobError,
-    histogram::Recorder,
+    histogram::{Recorder, bump},
     job::Stage,
     shared::{Shared, Task},
 };
@@ -85,19 +85,11 @@ pub(super) struct Local {
 
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Outcome {
-    pub(super) ending: Ending,
+    pub(super) ended: bool,
     /// Nanoseconds of its polls before the last.
     pub(super) ran_before: u64,
     /// The future has been dropped.
     pub(super) gone: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Ending {
-    #[default]
-    None,
-    Completed,
-    Panicked,
 }
 
 thread_local! {
@@ -226,7 +218,7 @@ impl<F: Future> Future for Run<F> {
             let _entered = this.runtime.as_ref().map(Handle::enter);
             catch_unwind(AssertUnwindSafe(|| future.poll(cx)))
         };
-        let (ending, result) = match polled {
+        let (completed, result) = match polled {
             Ok(Poll::Pending) => {
                 let ran = current(|local| {
                     let began = local.poll_began.get();
@@ -235,18 +227,28 @@ impl<F: Future> Future for Run<F> {
                 *this.ran += ran.unwrap_or(0);
                 return Poll::Pending;
             }
-            Ok(Poll::Ready(output)) => (Ending::Completed, Ok(output)),
+            Ok(Poll::Ready(output)) => (true, Ok(output)),
             Err(payload) => {
                 let error = JobError::panicked(&*payload);
                 // A payload may panic when dropped, like anything else.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-                (Ending::Panicked, Err(error))
+                (false, Err(error))
             }
         };
         let ran_before = *this.ran;
         current(|local| {
+            // Before the caller is woken, who may look at the counts.
+            let slot = &local.slot;
+            bump(
+                if completed {
+                    &slot.completed
+                } else {
+                    &slot.panics
+                },
+                1,
+            );
             local.note(|outcome| {
-                outcome.ending = ending;
+                outcome.ended = true;
                 outcome.ran_before = ran_before;
             });
         });

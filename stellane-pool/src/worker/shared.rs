@@ -23,7 +23,7 @@ use super::{
     histogram::bump,
     idle::Idle,
     job::{Meta, Stage},
-    local::{Ending, Local, Run, Slot, current, refuse},
+    local::{Local, Run, Slot, current, refuse},
     queue::{Entry, Popped, Queue, Rules},
 };
 
@@ -500,12 +500,9 @@ impl Shared {
             bump(&slot.gone, 1);
             self.classes.ends(class);
         }
-        match outcome.ending {
-            Ending::None => return ended,
-            Ending::Completed => bump(&slot.completed, 1),
-            Ending::Panicked => bump(&slot.panics, 1),
+        if outcome.ended {
+            slot.run.record(outcome.ran_before + ran);
         }
-        slot.run.record(outcome.ran_before + ran);
         ended
     }
 
