@@ -7,8 +7,9 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{
-        Arc, mpsc,
+        Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
     },
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
