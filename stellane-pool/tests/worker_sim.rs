@@ -65,12 +65,14 @@ fn under_ten_times_the_load_lifo_and_codel_keep_their_goodput_and_fifo_collapses
     let peak = 4000 / 5;
     for discipline in [Discipline::AdaptiveLifo, Discipline::CoDel] {
         let useful = useful(discipline, 10);
+        println!("{discipline:?}: {useful} of {peak}");
         assert!(
             useful * 100 >= peak * 95,
             "{discipline:?}: {useful} of {peak}"
         );
     }
     let fifo = useful(Discipline::Fifo, 10);
+    println!("fifo: {fifo} of {peak}");
     assert!(fifo * 2 < peak, "fifo: {fifo} of {peak}");
 }
 
