@@ -32,6 +32,11 @@ impl Clock {
         (clock, nanos)
     }
 
+    #[cfg(feature = "sim")]
+    pub(super) const fn is_virtual(&self) -> bool {
+        self.virtual_nanos.is_some()
+    }
+
     pub(super) fn now(&self) -> u64 {
         match &self.virtual_nanos {
             None => nanos(self.epoch.elapsed()).max(1),

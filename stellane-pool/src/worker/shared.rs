@@ -493,7 +493,12 @@ impl Shared {
         slot.polling_since.store(0, Relaxed);
         let ran = ended.saturating_sub(now);
         #[cfg(feature = "sim")]
-        let ran = ran + super::sim::taken();
+        let ran = ran
+            + if self.clock.is_virtual() {
+                super::sim::taken()
+            } else {
+                0
+            };
         bump(&slot.busy, ran);
         self.classes.ran(class, ran);
         if outcome.gone {
