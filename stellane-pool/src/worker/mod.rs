@@ -25,6 +25,7 @@
 //!
 //! [`WorkerPoolLayer`] moves a route onto the pool, always or [once it is slow](WorkerPoolLayer::threshold).
 
+mod admit;
 mod body;
 mod class;
 mod clock;

@@ -10,10 +10,11 @@ use std::{
 use super::{
     BlockedWorker, Class, ClassStats, Histogram, Hooks, Job, OnDrop, Scale, WorkerPoolConfig,
     WorkerPoolError, WorkerPoolStats,
+    admit::Options,
     clock::{Clock, nanos},
     queue::Rules,
     scale::{LoadRule, QueueRule, ScalePolicy},
-    shared::{Limits, Options, Phase, Shared},
+    shared::{Limits, Phase, Shared},
     stats::Recent,
     threads::{self, ThreadSettings},
     watch::Watch,
