@@ -58,7 +58,8 @@ pub mod worker;
 
 #[cfg(feature = "worker")]
 pub use self::worker::{
-    Job, JobError, WorkerPool, WorkerPoolConfig, WorkerPoolLayer, WorkerPoolStats,
+    Class, Discipline, Job, JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig, WorkerPoolLayer,
+    WorkerPoolStats,
 };
 pub use self::{
     budget::Budget,

@@ -12,7 +12,9 @@ use std::{
 
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use stellane_pool::{JobError, WorkerPool, WorkerPoolConfig, WorkerPoolLayer};
+use stellane_pool::{
+    JobError, Scale, WorkerPool, WorkerPoolConfig, WorkerPoolLayer, worker::Placed,
+};
 use tower::{Layer, ServiceExt, service_fn};
 
 fn pool(min: usize, max: usize, queue: usize) -> WorkerPool {
@@ -21,6 +23,7 @@ fn pool(min: usize, max: usize, queue: usize) -> WorkerPool {
     config.max_workers = max;
     config.queue_size = queue;
     config.idle_timeout = Duration::from_millis(20);
+    config.scale = Scale::Queue;
     WorkerPool::builder().config(config).build().expect("valid")
 }
 
@@ -204,6 +207,33 @@ async fn the_layer_answers_503_and_500_as_problem_documents() {
     release.send(()).expect("the job waits");
     running.await.expect("runs").expect("released");
     waiting.await.expect("runs");
+}
+
+#[tokio::test]
+async fn a_layer_with_a_threshold_moves_a_slow_route_to_the_pool_and_says_so() {
+    let pool = pool(1, 1, 10);
+    let (said, moves) = mpsc::channel();
+    let threshold = Duration::from_millis(1);
+    let layer = WorkerPoolLayer::new(&pool)
+        .class("/slow", 1)
+        .threshold_with(threshold, move |moved| {
+            said.send(moved.clone()).expect("the test listens");
+        });
+    let service = layer.layer(service_fn(async |_: Request<()>| {
+        std::thread::sleep(Duration::from_millis(20));
+        let thread = std::thread::current().name().map(str::to_owned);
+        Ok::<_, std::convert::Infallible>(Response::new(thread.unwrap_or_default()))
+    }));
+    let ask = async || {
+        let response = service.clone().oneshot(Request::new(())).await;
+        let body = response.expect("infallible").into_body();
+        body.collect().await.expect("a body").to_bytes()
+    };
+    assert!(!ask().await.starts_with(b"stellane-worker"));
+    let moved = moves.try_recv().expect("one call was enough");
+    assert_eq!((&*moved.class, moved.to), ("/slow", Placed::Pool));
+    assert!(ask().await.starts_with(b"stellane-worker"));
+    assert!(moves.try_recv().is_err(), "said once");
 }
 
 #[test]

@@ -291,9 +291,14 @@ fn read_workers(snapshot: &mut RuntimeSnapshot, workers: &WorkerPool) {
     snapshot.workers_idle = stats.idle as u64;
     snapshot.queue_depth = stats.queue_depth as u64;
     snapshot.queue_wait_p99 = stats.wait_p99;
-    snapshot
-        .shed_total
-        .insert(Cow::Borrowed("workers_full"), stats.shed);
+    snapshot.jobs_stolen_total = stats.stolen;
+    for (reason, count) in [
+        ("workers_full", stats.shed_full),
+        ("workers_waited", stats.shed_waited),
+        ("workers_deadline", stats.shed_expired),
+    ] {
+        snapshot.shed_total.insert(Cow::Borrowed(reason), count);
+    }
 }
 
 fn read_pools(snapshot: &mut RuntimeSnapshot, pools: &Pools) {

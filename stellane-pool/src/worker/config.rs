@@ -10,7 +10,7 @@ use crate::ConfigError;
 pub struct WorkerPoolConfig {
     /// Threads that are always there. Default: 4.
     pub min_workers: usize,
-    /// Threads there may be when the queue grows. More threads than CPUs help only work that blocks.
+    /// Threads there may be. More threads than CPUs help only work that blocks: see `scale`.
     /// Default: 1024.
     pub max_workers: usize,
     /// Jobs that may wait; further ones are refused. Too small refuses bursts, too large makes everyone
@@ -19,6 +19,80 @@ pub struct WorkerPoolConfig {
     /// How long a thread beyond `min_workers` waits for work before it ends. Default: `10s`.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub idle_timeout: Duration,
+    /// Who is served first, and who not at all, when a queue stands. Default: `adaptive-lifo`.
+    pub discipline: Discipline,
+    /// A queue whose oldest job waits longer than this, or than a job of its class takes, for a whole
+    /// `queue_interval` is standing. Too low takes bursts for overload, too high reacts late.
+    /// Default: `5ms`.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub queue_target: Duration,
+    /// See `queue_target`. Default: `100ms`.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub queue_interval: Duration,
+    /// A job that finds the queue full may wait this long for its turn instead of being refused at once; as
+    /// many as `queue_size` more may do so. `0s` refuses at once. Default: `0s`.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub full_wait: Duration,
+    /// How many workers there are between `min_workers` and `max_workers`. Default: `load`.
+    pub scale: Scale,
+    /// A worker that is in one poll for longer than this is reported, and another one added in its
+    /// place while jobs wait. Too low adds workers for jobs that merely compute. `0s` is never.
+    /// Default: `1s`.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub blocked_after: Duration,
+    /// What happens to accepted jobs when the last handle is dropped. Default: `abort`.
+    pub on_drop: OnDrop,
+    /// How much the workers give way to other threads when the CPUs are busy, 0 (not at all) to 19;
+    /// Linux only. Too low lets them delay the threads that answer, too high starves them on a busy
+    /// machine. Default: 10.
+    pub nice: u8,
+}
+
+/// The order in which waiting jobs are served. Jobs whose deadline has passed or whose caller has left are
+/// never run, whatever the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Discipline {
+    /// In the order of their arrival. Under overload every job waits as long as the queue is.
+    Fifo,
+    /// In the order of their arrival; the newest first while the queue stands, and the oldest make room
+    /// when it is full.
+    #[default]
+    AdaptiveLifo,
+    /// In the order of their arrival; while the queue stands, jobs that have waited twice
+    /// [`queue_target`](WorkerPoolConfig::queue_target) are refused.
+    #[cfg_attr(feature = "serde", serde(rename = "codel"))]
+    CoDel,
+}
+
+/// The [`ScalePolicy`](super::scale::ScalePolicy) of a pool; one's own is given to
+/// [`WorkerPoolBuilder::scale_policy`](super::WorkerPoolBuilder::scale_policy).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Scale {
+    /// [`LoadRule`](super::scale::LoadRule): by measured load, up to the number of CPUs. For work that
+    /// computes.
+    #[default]
+    Load,
+    /// [`QueueRule`](super::scale::QueueRule): by the length of the queue. For work that blocks.
+    Queue,
+}
+
+/// What happens to the jobs of a pool nobody holds any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum OnDrop {
+    /// Waiting ones are dropped, running ones go on to their next `.await`.
+    #[default]
+    Abort,
+    /// All come to their end.
+    Drain,
 }
 
 impl Default for WorkerPoolConfig {
@@ -28,6 +102,14 @@ impl Default for WorkerPoolConfig {
             max_workers: 1024,
             queue_size: 10_000,
             idle_timeout: Duration::from_secs(10),
+            discipline: Discipline::default(),
+            queue_target: Duration::from_millis(5),
+            queue_interval: Duration::from_millis(100),
+            full_wait: Duration::ZERO,
+            scale: Scale::default(),
+            blocked_after: Duration::from_secs(1),
+            on_drop: OnDrop::default(),
+            nice: 10,
         }
     }
 }
@@ -64,12 +146,21 @@ impl WorkerPoolConfig {
             "1 to 10000000".into(),
         );
         let day = Duration::from_secs(86_400);
-        check(
-            self.idle_timeout <= day,
-            "idle_timeout",
-            &self.idle_timeout,
-            "0s to 1 day".into(),
-        );
+        for (key, value, least) in [
+            ("idle_timeout", self.idle_timeout, Duration::ZERO),
+            ("queue_target", self.queue_target, Duration::from_micros(1)),
+            (
+                "queue_interval",
+                self.queue_interval,
+                Duration::from_micros(1),
+            ),
+            ("full_wait", self.full_wait, Duration::ZERO),
+            ("blocked_after", self.blocked_after, Duration::ZERO),
+        ] {
+            let expected = format!("{least:?} to 1 day");
+            check(value >= least && value <= day, key, &value, expected);
+        }
+        check(self.nice <= 19, "nice", &self.nice, "0 to 19".into());
         if errors.is_empty() {
             Ok(())
         } else {

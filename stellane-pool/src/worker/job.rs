@@ -3,43 +3,95 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU8,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
+    },
     task::{Context, Poll, ready},
 };
 
-use super::pool::Counts;
+use super::shared::Shared;
+
+/// What the pool knows of a job, beside its future.
+#[derive(Debug)]
+pub(super) struct Meta {
+    pub(super) shared: Arc<Shared>,
+    pub(super) queued: u64,
+    pub(super) deadline: u64,
+    pub(super) class: u16,
+    /// The shard it waits in; none for jobs that jobs submit.
+    pub(super) shard: Option<u16>,
+    pub(super) stage: AtomicU8,
+}
+
+/// A job leaves its queue once: it begins, or one of the others happens to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Stage {
+    Waiting,
+    Begun,
+    Cancelled,
+    Expired,
+    Waited,
+    Full,
+    Closed,
+}
+
+impl Stage {
+    /// What the caller is told.
+    pub(super) const fn error(self) -> JobError {
+        match self {
+            Self::Expired => JobError::Expired,
+            Self::Waited => JobError::Shed,
+            Self::Full => JobError::Overloaded,
+            Self::Waiting | Self::Begun | Self::Cancelled | Self::Closed => JobError::Closed,
+        }
+    }
+}
+
+impl Meta {
+    /// Takes the job out of the waiting ones; only the first to try does.
+    pub(super) fn leave(&self, to: Stage) -> bool {
+        let left = self
+            .stage
+            .compare_exchange(Stage::Waiting as u8, to as u8, AcqRel, Acquire)
+            .is_ok();
+        if left {
+            self.shared.left(to);
+        }
+        left
+    }
+
+    pub(super) fn is(&self, stage: Stage) -> bool {
+        self.stage.load(Acquire) == stage as u8
+    }
+}
 
 /// The result of work on a [`WorkerPool`](super::WorkerPool). Dropping it cancels the work: at once if it
 /// waits, at its next `.await` if it runs.
 #[must_use = "dropping a job cancels it"]
 pub struct Job<T> {
     state: State<T>,
-    counts: Arc<Counts>,
 }
 
 enum State<T> {
-    Running(async_task::FallibleTask<Result<T, JobError>>),
-    Refused,
+    Accepted(async_task::Task<Result<T, JobError>, Meta>),
+    Refused(JobError),
     Done,
 }
 
 impl<T> Job<T> {
-    pub(super) fn running(
-        task: async_task::Task<Result<T, JobError>>,
-        counts: Arc<Counts>,
-    ) -> Self {
-        Self {
-            state: State::Running(task.fallible()),
-            counts,
-        }
+    pub(super) fn accepted(task: async_task::Task<Result<T, JobError>, Meta>) -> Self {
+        let state = State::Accepted(task);
+        Self { state }
     }
 
-    pub(super) fn refused(counts: Arc<Counts>) -> Self {
-        counts.shed.fetch_add(1, Relaxed);
-        Self {
-            state: State::Refused,
-            counts,
-        }
+    pub(super) const fn refused(error: JobError) -> Self {
+        let state = State::Refused(error);
+        Self { state }
     }
 }
 
@@ -48,10 +100,8 @@ impl<T> Future for Job<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = match &mut self.state {
-            State::Running(task) => {
-                ready!(Pin::new(task).poll(cx)).unwrap_or(Err(JobError::Closed))
-            }
-            State::Refused => Err(JobError::Overloaded),
+            State::Accepted(task) => ready!(Pin::new(task).poll(cx)),
+            State::Refused(error) => Err(error.clone()),
             State::Done => return Poll::Pending,
         };
         self.state = State::Done;
@@ -61,10 +111,13 @@ impl<T> Future for Job<T> {
 
 impl<T> Drop for Job<T> {
     fn drop(&mut self) {
-        if let State::Running(task) = &self.state
-            && !task.is_finished()
-        {
-            self.counts.cancelled.fetch_add(1, Relaxed);
+        if let State::Accepted(task) = &self.state {
+            let meta = task.metadata();
+            if meta.leave(Stage::Cancelled) {
+                meta.shared.cancelled_in(meta.shard);
+            } else if meta.is(Stage::Begun) && !task.is_finished() {
+                meta.shared.cancelled.fetch_add(1, Relaxed);
+            }
         }
     }
 }
@@ -81,6 +134,10 @@ impl<T> fmt::Debug for Job<T> {
 pub enum JobError {
     /// As many jobs as may wait do so already: try again later.
     Overloaded,
+    /// It had waited too long while the queue stood: try again later.
+    Shed,
+    /// Its deadline passed before it began.
+    Expired,
     /// The job panicked; the text is the panic's.
     Panicked(String),
     /// The pool was shut down before the job had finished.
@@ -101,6 +158,8 @@ impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Overloaded => f.write_str("the queue of the worker pool is full"),
+            Self::Shed => f.write_str("the job waited too long for a worker"),
+            Self::Expired => f.write_str("the deadline of the job passed before it began"),
             Self::Panicked(text) => write!(f, "the job panicked: {text}"),
             Self::Closed => f.write_str("the worker pool was shut down"),
         }

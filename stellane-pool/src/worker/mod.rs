@@ -15,25 +15,65 @@
 //! # })?;
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # How jobs reach a worker
+//!
+//! A new job goes to the shorter one of two random queues. Those are not bound to a worker: a job never waits
+//! behind a long one while another worker is free. The [`Discipline`] orders each, [`Class`]es share them by
+//! weight, and [deadlines](JobBuilder::deadline) bound the wait. A job that a worker wakes or submits stays
+//! with that worker, where others without work steal it. Who finds nothing yields a few times and sleeps.
+//!
+//! [`WorkerPoolLayer`] moves a route onto the pool, always or [once it is slow](WorkerPoolLayer::threshold).
 
+mod admit;
 mod body;
+mod class;
+mod clock;
 mod config;
 mod error;
 mod future;
+mod histogram;
+mod idle;
 mod job;
 mod layer;
+mod local;
+mod placement;
 mod pool;
+mod queue;
+pub mod scale;
 mod service;
+mod shared;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod stats;
 mod threads;
-mod wait;
+mod watch;
 
 pub use self::{
     body::WorkerBody,
-    config::WorkerPoolConfig,
+    class::{Class, ClassStats},
+    config::{Discipline, OnDrop, Scale, WorkerPoolConfig},
     error::WorkerPoolError,
     future::WorkerFuture,
+    histogram::Histogram,
     job::{Job, JobError},
     layer::WorkerPoolLayer,
-    pool::{WorkerPool, WorkerPoolBuilder, WorkerPoolStats},
+    placement::{Moved, Placed},
+    pool::{JobBuilder, WorkerPool, WorkerPoolBuilder},
     service::WorkerPoolService,
+    stats::WorkerPoolStats,
+    watch::BlockedWorker,
 };
+
+/// What a pool calls.
+struct Hooks {
+    on_blocked: Box<dyn Fn(&BlockedWorker) + Send + Sync>,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self {
+            on_blocked: Box::new(|_| {}),
+        }
+    }
+}

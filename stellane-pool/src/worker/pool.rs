@@ -1,21 +1,23 @@
 use std::{
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::Poll,
     time::{Duration, Instant},
 };
 
-use tokio::runtime::Handle;
-
 use super::{
-    Job, JobError, WorkerPoolConfig, WorkerPoolError,
-    threads::{Settings, Threads},
-    wait::WaitTimes,
+    BlockedWorker, Class, ClassStats, Histogram, Hooks, Job, OnDrop, Scale, WorkerPoolConfig,
+    WorkerPoolError, WorkerPoolStats,
+    admit::Options,
+    clock::{Clock, nanos},
+    queue::Rules,
+    scale::{LoadRule, QueueRule, ScalePolicy},
+    shared::{Limits, Phase, Shared},
+    stats::Recent,
+    threads::{self, ThreadSettings},
+    watch::Watch,
 };
 
 /// A pool of threads for CPU-heavy work; a cheap handle. The threads end when the last handle is dropped.
@@ -27,31 +29,27 @@ pub struct WorkerPool {
 
 #[derive(Debug)]
 struct Inner {
-    threads: Arc<Threads>,
-    counts: Arc<Counts>,
+    shared: Arc<Shared>,
+    on_drop: OnDrop,
+    recent: Mutex<Recent>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.threads.close();
+        self.shared.end(match self.on_drop {
+            OnDrop::Abort => Phase::Closed,
+            OnDrop::Drain => Phase::Draining,
+        });
     }
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) submitted: AtomicU64,
-    pub(super) completed: AtomicU64,
-    pub(super) panics: AtomicU64,
-    pub(super) cancelled: AtomicU64,
-    pub(super) shed: AtomicU64,
-    waits: WaitTimes,
-}
-
 /// Builds a [`WorkerPool`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[must_use]
 pub struct WorkerPoolBuilder {
     config: WorkerPoolConfig,
+    policy: Option<Box<dyn ScalePolicy>>,
+    hooks: Hooks,
 }
 
 impl WorkerPoolBuilder {
@@ -61,53 +59,105 @@ impl WorkerPoolBuilder {
         self
     }
 
-    /// Starts `min_workers` threads.
+    /// How many workers there are. Default: as [`WorkerPoolConfig::scale`] says.
+    pub fn scale_policy(mut self, policy: impl ScalePolicy) -> Self {
+        self.policy = Some(Box::new(policy));
+        self
+    }
+
+    /// Called once for every poll that has taken longer than [`WorkerPoolConfig::blocked_after`], from the
+    /// thread that watches the workers: it must not block. Default: nothing.
+    pub fn on_blocked(mut self, hook: impl Fn(&BlockedWorker) + Send + Sync + 'static) -> Self {
+        self.hooks.on_blocked = Box::new(hook);
+        self
+    }
+
+    /// Starts `min_workers` threads and one that watches them.
     ///
     /// # Errors
     /// Every setting that is out of range, or that a thread could not be started.
     pub fn build(self) -> Result<WorkerPool, WorkerPoolError> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let shards = cpus.next_power_of_two().min(8);
+        let settings = ThreadSettings {
+            idle_timeout: self.config.idle_timeout,
+            nice: self.config.nice,
+        };
+        let (pool, watch) = self.assemble(Clock::system(), shards, None)?;
+        threads::start(&pool.inner.shared, watch, settings).map_err(WorkerPoolError::Thread)?;
+        Ok(pool)
+    }
+
+    /// A pool without threads.
+    pub(super) fn assemble(
+        self,
+        clock: Clock,
+        shards: usize,
+        cpus: Option<usize>,
+    ) -> Result<(WorkerPool, Watch), WorkerPoolError> {
         let config = self.config;
         config.validate().map_err(WorkerPoolError::Config)?;
-        let threads = Threads::start(Settings {
-            min: config.min_workers,
-            max: config.max_workers,
-            queue: config.queue_size,
-            idle_timeout: config.idle_timeout,
-        })
-        .map_err(WorkerPoolError::Thread)?;
-        Ok(WorkerPool {
-            inner: Arc::new(Inner {
-                threads,
-                counts: Arc::default(),
-            }),
-        })
+        let rules = Rules {
+            discipline: config.discipline,
+            target: nanos(config.queue_target),
+            interval: nanos(config.queue_interval),
+        };
+        let limits = Limits {
+            min: AtomicUsize::new(config.min_workers),
+            max: AtomicUsize::new(config.max_workers),
+            queue: AtomicUsize::new(config.queue_size),
+            target: AtomicUsize::new(config.min_workers),
+            workers: AtomicUsize::new(0),
+        };
+        let full_wait = nanos(config.full_wait);
+        let shared = Arc::new(Shared::new(clock, shards, rules, full_wait, limits));
+        let policy = self.policy.unwrap_or_else(|| match config.scale {
+            Scale::Load => Box::new(LoadRule::default()),
+            Scale::Queue => Box::new(QueueRule),
+        });
+        let blocked_after = nanos(config.blocked_after);
+        let watch = Watch::new(Arc::clone(&shared), policy, self.hooks, blocked_after, cpus);
+        let inner = Inner {
+            shared,
+            on_drop: config.on_drop,
+            recent: Mutex::default(),
+        };
+        let pool = WorkerPool {
+            inner: Arc::new(inner),
+        };
+        Ok((pool, watch))
+    }
+}
+
+impl std::fmt::Debug for WorkerPoolBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerPoolBuilder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
 impl WorkerPool {
+    #[cfg(feature = "sim")]
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
     /// A builder with the default settings.
     pub fn builder() -> WorkerPoolBuilder {
         WorkerPoolBuilder::default()
     }
 
     /// Runs a future on the pool's threads. Called within a tokio runtime, the future has that runtime's
-    /// timers and sockets. A full queue refuses it at once: the job then says [`JobError::Overloaded`].
+    /// timers and sockets. A full queue refuses it at once: the job then says
+    /// [`JobError::Overloaded`](super::JobError::Overloaded). Called by one of the pool's own jobs, it is
+    /// part of work that was admitted, and never refused.
     pub fn spawn<F>(&self, future: F) -> Job<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let counts = Arc::clone(&self.inner.counts);
-        if !self.inner.threads.has_room() {
-            return Job::refused(counts);
-        }
-        counts.submitted.fetch_add(1, Relaxed);
-        let threads = Arc::clone(&self.inner.threads);
-        let runtime = Handle::try_current().ok();
-        let job = run(future, runtime, Arc::clone(&counts), Instant::now());
-        let (runnable, task) = async_task::spawn(job, move |runnable| threads.push(runnable));
-        runnable.schedule();
-        Job::running(task, counts)
+        self.inner.shared.submit(future, Options::default())
     }
 
     /// Runs a closure that blocks or computes.
@@ -118,107 +168,148 @@ impl WorkerPool {
         self.spawn(async move { work() })
     }
 
+    /// A job with a class or a deadline.
+    pub fn job(&self) -> JobBuilder<'_> {
+        JobBuilder {
+            shared: &self.inner.shared,
+            options: Options::default(),
+        }
+    }
+
+    /// The class of that name; made on first use, with that weight (at least 1), and kept for the pool's
+    /// life. The name is what a blocked worker is reported with: take the route's. After 63 of them, all
+    /// others are the default one.
+    #[must_use]
+    pub fn class(&self, name: &str, weight: u32) -> Class {
+        self.inner.shared.classes.add(name, weight)
+    }
+
     /// What the pool does and did.
     #[must_use]
     pub fn stats(&self) -> WorkerPoolStats {
-        let counts = &self.inner.counts;
-        let census = self.inner.threads.census();
-        WorkerPoolStats {
-            active: census.total - census.idle,
-            idle: census.idle,
-            queue_depth: census.queued,
-            min_workers: census.settings.min,
-            max_workers: census.settings.max,
-            queue_size: census.settings.queue,
-            submitted: counts.submitted.load(Relaxed),
-            completed: counts.completed.load(Relaxed),
-            panics: counts.panics.load(Relaxed),
-            cancelled: counts.cancelled.load(Relaxed),
-            shed: counts.shed.load(Relaxed),
-            wait_p50: counts.waits.quantile(0.5),
-            wait_p99: counts.waits.quantile(0.99),
+        let (wait, run) = self.histograms();
+        let mut recent = self
+            .inner
+            .recent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now = self.inner.shared.clock.now();
+        let (wait, run) = recent.since_lately(now, wait, run);
+        WorkerPoolStats::read(&self.inner.shared, &wait, &run)
+    }
+
+    /// The classes, the default one first.
+    #[must_use]
+    pub fn class_stats(&self) -> Vec<ClassStats> {
+        self.inner.shared.classes.stats()
+    }
+
+    /// How long jobs waited for a worker, and how long they ran, since the pool was built.
+    #[must_use]
+    pub fn histograms(&self) -> (Histogram, Histogram) {
+        let (mut wait, mut run) = (Histogram::default(), Histogram::default());
+        for slot in self.inner.shared.slots().iter() {
+            wait.add(&slot.wait);
+            run.add(&slot.run);
         }
+        (wait, run)
     }
 
     /// Changes [`WorkerPoolConfig::min_workers`]; at least 1.
     pub fn set_min_workers(&self, min: usize) {
-        self.inner.threads.set(|settings| settings.min = min);
+        let limits = &self.inner.shared.limits;
+        limits.min.store(min.max(1), Relaxed);
+        limits.max.fetch_max(min.max(1), Relaxed);
+        self.settings_changed();
     }
 
     /// Changes [`WorkerPoolConfig::max_workers`]; at least `min_workers`.
     pub fn set_max_workers(&self, max: usize) {
-        self.inner.threads.set(|settings| settings.max = max);
+        let limits = &self.inner.shared.limits;
+        limits.max.store(max.max(limits.min.load(Relaxed)), Relaxed);
+        self.settings_changed();
     }
 
     /// Changes [`WorkerPoolConfig::queue_size`].
     pub fn set_queue_size(&self, size: usize) {
-        self.inner.threads.set(|settings| settings.queue = size);
+        self.inner.shared.limits.queue.store(size, Relaxed);
+    }
+
+    fn settings_changed(&self) {
+        self.inner.shared.idle.notify_all();
+        self.inner.shared.watch.tell(true);
     }
 
     /// Ends the pool: running jobs go on to their next `.await`, waiting ones are dropped and say
-    /// [`JobError::Closed`].
+    /// [`JobError::Closed`](super::JobError::Closed).
     pub fn shutdown(&self) {
-        self.inner.threads.close();
+        self.inner.shared.end(Phase::Closed);
+    }
+
+    /// Ends the pool when all accepted jobs have come to their end; further ones say
+    /// [`JobError::Closed`](super::JobError::Closed).
+    pub fn drain(&self) {
+        self.inner.shared.end(Phase::Draining);
     }
 }
 
-/// One job: enters the submitter's runtime for each poll, and turns a panic into an error.
-async fn run<F: Future>(
-    future: F,
-    runtime: Option<Handle>,
-    counts: Arc<Counts>,
-    submitted: Instant,
-) -> Result<F::Output, JobError> {
-    let mut future = pin!(future);
-    let mut submitted = Some(submitted);
-    let result = std::future::poll_fn(|cx| {
-        if let Some(submitted) = submitted.take() {
-            counts.waits.record(submitted.elapsed());
-        }
-        let _entered = runtime.as_ref().map(Handle::enter);
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Ok(Poll::Pending) => Poll::Pending,
-            Err(payload) => Poll::Ready(Err(JobError::panicked(&*payload))),
-        }
-    })
-    .await;
-    match &result {
-        Ok(_) => counts.completed.fetch_add(1, Relaxed),
-        Err(_) => counts.panics.fetch_add(1, Relaxed),
-    };
-    result
+/// A job to be: see [`WorkerPool::job`].
+///
+/// ```
+/// use std::time::Duration;
+/// use stellane_pool::{JobError, WorkerPool};
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let workers = WorkerPool::builder().build()?;
+/// let thumbnails = workers.class("/thumbnails/{id}", 1);
+/// let job = workers.job().class(thumbnails).timeout(Duration::from_secs(2));
+/// assert_eq!(job.spawn_blocking(|| 1 + 1).await, Ok(2));
+/// let late = workers.job().timeout(Duration::ZERO).spawn_blocking(|| unreachable!());
+/// assert_eq!(late.await, Err::<(), _>(JobError::Expired));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+#[must_use = "a job begins with `spawn` or `spawn_blocking`"]
+pub struct JobBuilder<'a> {
+    shared: &'a Arc<Shared>,
+    options: Options,
 }
 
-/// What a [`WorkerPool`] does and did; counts are since it was built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct WorkerPoolStats {
-    /// Threads that run a job.
-    pub active: usize,
-    /// Threads that wait for one.
-    pub idle: usize,
-    /// Jobs that wait for a thread.
-    pub queue_depth: usize,
-    /// The setting in force.
-    pub min_workers: usize,
-    /// The setting in force.
-    pub max_workers: usize,
-    /// The setting in force.
-    pub queue_size: usize,
-    /// Jobs accepted.
-    pub submitted: u64,
-    /// Jobs that came to their end.
-    pub completed: u64,
-    /// Jobs that panicked.
-    pub panics: u64,
-    /// Jobs that were dropped before their end.
-    pub cancelled: u64,
-    /// Jobs refused because the queue was full.
-    pub shed: u64,
-    /// Median time a job waited for a thread, exact to a factor of two.
-    pub wait_p50: Duration,
-    /// 99th percentile of the same.
-    pub wait_p99: Duration,
+impl JobBuilder<'_> {
+    /// Whose share of the workers it takes. Default: the default class.
+    pub const fn class(mut self, class: Class) -> Self {
+        self.options.class = class.0;
+        self
+    }
+
+    /// When it is too late to begin. Default: never.
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.options.deadline = self.shared.clock.at(deadline);
+        self
+    }
+
+    /// How long from now it may begin. Default: without end.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.deadline = self.shared.clock.now().saturating_add(nanos(timeout));
+        self
+    }
+
+    /// As [`WorkerPool::spawn`].
+    pub fn spawn<F>(self, future: F) -> Job<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.shared.submit(future, self.options)
+    }
+
+    /// As [`WorkerPool::spawn_blocking`].
+    pub fn spawn_blocking<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Job<T> {
+        self.spawn(async move { work() })
+    }
 }

@@ -1,20 +1,24 @@
-use std::task::{Context, Poll};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::{WorkerBody, WorkerFuture, WorkerPool};
+use super::{Placed, WorkerBody, WorkerFuture, WorkerPoolLayer, future::Kind, placement::Measured};
 
-/// The service of [`WorkerPoolLayer`](super::WorkerPoolLayer).
+/// The service of [`WorkerPoolLayer`].
 #[derive(Debug, Clone)]
 pub struct WorkerPoolService<S> {
     inner: S,
-    pool: WorkerPool,
+    layer: WorkerPoolLayer,
 }
 
 impl<S> WorkerPoolService<S> {
-    pub(super) const fn new(inner: S, pool: WorkerPool) -> Self {
-        Self { inner, pool }
+    pub(super) const fn new(inner: S, layer: WorkerPoolLayer) -> Self {
+        Self { inner, layer }
     }
 }
 
@@ -28,16 +32,31 @@ where
 {
     type Response = Response<WorkerBody<RB>>;
     type Error = S::Error;
-    type Future = WorkerFuture<Response<RB>, S::Error>;
+    type Future = WorkerFuture<S::Future, Response<RB>, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let placement = self.layer.placement.clone();
+        if self.layer.placed() == Placed::Inline {
+            let began = Instant::now();
+            let call = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
+            return WorkerFuture::new(match call {
+                Ok(call) => Kind::Inline {
+                    call: Measured::new(call, began.elapsed(), placement),
+                },
+                Err(_) => Kind::Panicked,
+            });
+        }
         // The one that is ready goes to the pool; the clone that stays must become ready first.
         let fresh = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, fresh);
-        WorkerFuture::new(self.pool.spawn(async move { ready.call(request).await }))
+        let call = async move { ready.call(request).await };
+        let measured = Measured::new(call, Duration::ZERO, placement);
+        WorkerFuture::new(Kind::Pooled {
+            job: self.layer.job().spawn(measured),
+        })
     }
 }

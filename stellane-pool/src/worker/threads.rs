@@ -1,179 +1,187 @@
-//! The threads and their queue.
+//! The workers' threads, and the one that watches them.
 
 use std::{
-    collections::VecDeque,
     io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
+    thread::{Builder, yield_now},
     time::Duration,
 };
 
-use async_task::Runnable;
-
-/// What the threads share. Jobs hold it too, to put themselves back into the queue when woken.
-#[derive(Debug)]
-pub(super) struct Threads {
-    state: Mutex<State>,
-    /// Told of a job that came, of a change of settings and of the end.
-    changed: Condvar,
-}
-
-#[derive(Debug)]
-struct State {
-    queue: VecDeque<Runnable>,
-    total: usize,
-    idle: usize,
-    started: u64,
-    settings: Settings,
-    closed: bool,
-}
+use super::{
+    idle::Wake,
+    local::Local,
+    shared::{Phase, Shared},
+    watch::Watch,
+};
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Settings {
-    pub(super) min: usize,
-    pub(super) max: usize,
-    pub(super) queue: usize,
+pub(super) struct ThreadSettings {
     pub(super) idle_timeout: Duration,
+    pub(super) nice: u8,
 }
 
-/// A moment of the threads.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Census {
-    pub(super) total: usize,
-    pub(super) idle: usize,
-    pub(super) queued: usize,
-    pub(super) settings: Settings,
+/// How often a worker that finds nothing lets others run before it sleeps: waking it costs the submitter some
+/// microseconds, and the next job is often near.
+const YIELDS: u32 = 16;
+
+/// Starts the workers and the watch.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    watch: Watch,
+    settings: ThreadSettings,
+) -> io::Result<()> {
+    for _ in 0..shared.limits.min.load(Relaxed) {
+        if let Err(error) = add_worker(shared, settings) {
+            shared.end(Phase::Closed);
+            return Err(error);
+        }
+    }
+    let watched = Arc::clone(shared);
+    let spawned = Builder::new()
+        .name("stellane-watch".to_owned())
+        .spawn(move || keep_watch(&watched, watch, settings));
+    match spawned {
+        Ok(thread) => {
+            let _ = shared.watch.thread.set(thread.thread().clone());
+            Ok(())
+        }
+        Err(error) => {
+            shared.end(Phase::Closed);
+            Err(error)
+        }
+    }
 }
 
-impl Threads {
-    pub(super) fn start(settings: Settings) -> io::Result<Arc<Self>> {
-        let threads = Arc::new(Self {
-            state: Mutex::new(State {
-                queue: VecDeque::new(),
-                total: 0,
-                idle: 0,
-                started: 0,
-                settings,
-                closed: false,
-            }),
-            changed: Condvar::new(),
+fn keep_watch(shared: &Arc<Shared>, mut watch: Watch, settings: ThreadSettings) {
+    loop {
+        shared.watch.hurry.store(false, SeqCst);
+        let now = shared.clock.now();
+        for _ in 0..watch.look(now) {
+            // Without another thread the jobs only wait longer; the next look tries again.
+            if add_worker(shared, settings).is_err() {
+                break;
+            }
+        }
+        match shared.phase() {
+            Phase::Open => {}
+            Phase::Draining if shared.outstanding() == 0 => {
+                shared.end(Phase::Closed);
+                return;
+            }
+            Phase::Draining => {}
+            Phase::Closed => return,
+        }
+        if watch.quiet(now) {
+            shared.watch.asleep.store(true, SeqCst);
+            if shared.queued() == 0 && !shared.watch.hurry.load(SeqCst) {
+                std::thread::park();
+            }
+            shared.watch.asleep.store(false, SeqCst);
+        } else if !shared.watch.hurry.load(SeqCst) {
+            std::thread::park_timeout(Watch::INTERVAL);
+        }
+    }
+}
+
+fn add_worker(shared: &Arc<Shared>, settings: ThreadSettings) -> io::Result<()> {
+    let workers = shared.limits.workers.fetch_add(1, SeqCst);
+    let owned = Arc::clone(shared);
+    let started = Builder::new()
+        .name(format!("stellane-worker-{workers}"))
+        .spawn(move || {
+            if let Some(local) = owned.claim_slot() {
+                yield_to_others(settings.nice);
+                let id = thread_id().unwrap_or(0);
+                local.slot.thread.store(id, Relaxed);
+                let local = Rc::new(local);
+                local.enter(|| work(&local, settings.idle_timeout));
+                owned.hand_back(&local);
+                local.slot.thread.store(0, Relaxed);
+                Local::give_back(local);
+            }
         });
-        for _ in 0..settings.min {
-            if let Err(error) = threads.add(&mut threads.lock()) {
-                threads.close();
-                return Err(error);
+    if started.is_err() {
+        shared.limits.workers.fetch_sub(1, SeqCst);
+    }
+    started.map(drop)
+}
+
+fn work(local: &Local, idle_timeout: Duration) {
+    let shared = &*local.shared;
+    let mut searching = false;
+    let mut yields = 0;
+    let mut now = shared.clock.now();
+    loop {
+        if surplus(shared, false) {
+            break;
+        }
+        if let Some(task) = shared.next(local, now) {
+            if searching {
+                searching = false;
+                shared.idle.found(|| shared.has_work());
             }
+            now = shared.run(local, task, now);
+            continue;
         }
-        Ok(threads)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
-        let threads = Arc::clone(self);
-        std::thread::Builder::new()
-            .name(format!("stellane-worker-{}", state.started))
-            .spawn(move || threads.work())?;
-        state.total += 1;
-        state.started += 1;
-        Ok(())
-    }
-
-    /// Whether a new job may wait.
-    pub(super) fn has_room(&self) -> bool {
-        let state = self.lock();
-        !state.closed && state.queue.len() < state.settings.queue
-    }
-
-    /// Queues a job, and adds a thread when the seed's rule says so: more than twice as many jobs wait
-    /// as there are threads.
-    pub(super) fn push(self: &Arc<Self>, job: Runnable) {
-        let mut state = self.lock();
-        if state.closed {
-            drop(state);
-            // Dropping it wakes whoever waits for it, with an error.
-            drop(job);
-            return;
-        }
-        state.queue.push_back(job);
-        let crowded = state.idle == 0 && state.queue.len() > 2 * state.total;
-        if crowded && state.total < state.settings.max {
-            // Without another thread the job only waits longer.
-            let _ = self.add(&mut state);
-        }
-        drop(state);
-        self.changed.notify_one();
-    }
-
-    pub(super) fn census(&self) -> Census {
-        let state = self.lock();
-        Census {
-            total: state.total,
-            idle: state.idle,
-            queued: state.queue.len(),
-            settings: state.settings,
-        }
-    }
-
-    /// Changes the settings; threads beyond the new maximum end when they are idle.
-    pub(super) fn set(self: &Arc<Self>, change: impl FnOnce(&mut Settings)) {
-        let mut state = self.lock();
-        change(&mut state.settings);
-        let settings = &mut state.settings;
-        settings.min = settings.min.max(1);
-        settings.max = settings.max.max(settings.min);
-        while state.total < state.settings.min && !state.closed {
-            if self.add(&mut state).is_err() {
+        if !searching {
+            searching = true;
+            yields = 0;
+            shared.idle.search();
+        } else if yields < YIELDS {
+            yields += 1;
+            yield_now();
+        } else {
+            yields = 0;
+            let ending = || shared.phase() == Phase::Closed;
+            let wake = shared
+                .idle
+                .sleep(idle_timeout, || ending() || shared.has_work());
+            if wake == Wake::TimedOut && surplus(shared, true) {
                 break;
             }
         }
-        drop(state);
-        self.changed.notify_all();
+        now = shared.clock.now();
     }
+    if searching {
+        shared.idle.found(|| shared.has_work());
+    }
+}
 
-    /// Ends the threads when they have finished what they are running; what waits is dropped.
-    pub(super) fn close(&self) {
-        let dropped = {
-            let mut state = self.lock();
-            state.closed = true;
-            std::mem::take(&mut state.queue)
-        };
-        self.changed.notify_all();
-        // Without the lock: dropping a job runs its destructors, which may call back.
-        drop(dropped);
-    }
+/// Whether the calling worker is one too many; it is no longer counted then.
+fn surplus(shared: &Shared, idle: bool) -> bool {
+    let limits = &shared.limits;
+    let closed = shared.phase() == Phase::Closed;
+    let most = if closed {
+        0
+    } else if idle {
+        limits.target.load(Relaxed)
+    } else {
+        limits.max.load(Relaxed)
+    };
+    let fewer = |workers: usize| (workers > most).then(|| workers - 1);
+    limits.workers.load(Relaxed) > most
+        && limits.workers.fetch_update(SeqCst, Relaxed, fewer).is_ok()
+}
 
-    fn work(self: Arc<Self>) {
-        let mut state = self.lock();
-        loop {
-            if let Some(job) = state.queue.pop_front() {
-                drop(state);
-                // Panics are caught inside of the job.
-                job.run();
-                state = self.lock();
-                continue;
-            }
-            let Settings {
-                min,
-                max,
-                idle_timeout,
-                ..
-            } = state.settings;
-            if state.closed || state.total > max {
-                break;
-            }
-            state.idle += 1;
-            let (woken, timeout) = self
-                .changed
-                .wait_timeout(state, idle_timeout)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = woken;
-            state.idle -= 1;
-            if timeout.timed_out() && state.queue.is_empty() && state.total > min {
-                break;
-            }
-        }
-        state.total -= 1;
+/// The calling thread's share of a busy machine.
+fn yield_to_others(nice: u8) {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    if nice > 0 {
+        // Of the thread alone, on Linux. Refused, the work is merely less polite.
+        let _ = rustix::process::setpriority_process(None, i32::from(nice));
     }
+    #[cfg(not(all(target_os = "linux", not(miri))))]
+    let _ = nice;
+}
+
+fn thread_id() -> Option<u32> {
+    if !cfg!(target_os = "linux") || cfg!(miri) {
+        return None;
+    }
+    let link = std::fs::read_link("/proc/thread-self").ok()?;
+    link.file_name()?.to_str()?.parse().ok()
 }

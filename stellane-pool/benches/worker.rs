@@ -1,0 +1,38 @@
+//! What the worker pool costs and what it is worth, beside the alternatives, in one process.
+//!
+//! `cargo bench -p stellane-pool --features worker --bench worker -- [dispatch|growth|layer|isolation|overload]`
+
+mod worker_parts;
+
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+fn main() {
+    // Cargo adds `--bench`.
+    let asked: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
+    let wanted = |name: &str| asked.is_empty() || asked.iter().any(|arg| arg == name);
+    if std::env::args().any(|arg| arg == "--test") {
+        return;
+    }
+    if wanted("dispatch") {
+        worker_parts::dispatch::round_trip();
+        worker_parts::dispatch::producers();
+    }
+    if wanted("growth") {
+        worker_parts::dispatch::growth();
+    }
+    if wanted("layer") {
+        worker_parts::dispatch::layer();
+    }
+    if wanted("isolation") {
+        worker_parts::isolation::run();
+    }
+    if wanted("overload") {
+        worker_parts::overload::run();
+    }
+}

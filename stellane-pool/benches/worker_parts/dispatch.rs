@@ -1,0 +1,185 @@
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use http::{Request, Response};
+use stellane_pool::{WorkerPool, WorkerPoolConfig, WorkerPoolLayer};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use super::{Offload, cpu, median};
+
+const ROUNDS: usize = 9;
+
+fn runtime(threads: usize, blocking: usize) -> tokio::runtime::Runtime {
+    let mut builder = if threads == 0 {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    if threads > 0 {
+        builder.worker_threads(threads);
+    }
+    builder
+        .max_blocking_threads(blocking)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// One tiny job after the other, each awaited.
+pub(crate) fn round_trip() {
+    println!("\n| round trip, 1 job at a time | µs | CPU µs | ");
+    println!("|---|---|---|");
+    let jobs = 20_000;
+    for threads in [1, 4] {
+        compare(threads, 0, jobs, |offload| {
+            Box::pin(async move {
+                for i in 0..jobs {
+                    black_box(offload.run(move || i).await);
+                }
+            })
+        });
+    }
+}
+
+/// Eight tasks with 1000 jobs each, submitted before the first is awaited.
+pub(crate) fn producers() {
+    println!("\n| 8 producers, 1000 jobs each | µs per job | CPU µs |");
+    println!("|---|---|---|");
+    for threads in [2, 4] {
+        compare(threads, 2, 8000, |offload| {
+            Box::pin(async move {
+                let producers = (0..8).map(|_| {
+                    let offload = Arc::clone(&offload);
+                    tokio::spawn(async move {
+                        let jobs: Vec<_> = (0..1000).map(|i| offload.run(move || i)).collect();
+                        black_box(join_all(jobs).await.len())
+                    })
+                });
+                for producer in producers.collect::<Vec<_>>() {
+                    producer.await.expect("it does not panic");
+                }
+            })
+        });
+    }
+}
+
+/// The same for more and more workers.
+pub(crate) fn growth() {
+    println!("\n| workers | 1 job at a time, µs | 8 producers, µs per job |");
+    println!("|---|---|---|");
+    for threads in [1, 2, 4, 8, 16, 32, 64] {
+        let mut times = [Vec::new(), Vec::new()];
+        let offload = Arc::new(Offload::new("stellane", threads, 0));
+        let runtime = runtime(2, 1);
+        for _ in 0..ROUNDS {
+            let began = Instant::now();
+            runtime.block_on(async {
+                for i in 0..5000 {
+                    black_box(offload.run(move || i).await);
+                }
+            });
+            times[0].push(began.elapsed().as_secs_f64() * 1e6 / 5000.0);
+            let began = Instant::now();
+            runtime.block_on(async {
+                let producers = (0..8).map(|_| {
+                    let offload = Arc::clone(&offload);
+                    tokio::spawn(async move {
+                        let jobs: Vec<_> = (0..1000).map(|i| offload.run(move || i)).collect();
+                        join_all(jobs).await.len()
+                    })
+                });
+                join_all(producers.collect::<Vec<_>>()).await
+            });
+            times[1].push(began.elapsed().as_secs_f64() * 1e6 / 8000.0);
+        }
+        let [one, eight] = times.map(median);
+        println!("| {threads} | {one:.2} | {eight:.3} |");
+    }
+}
+
+/// What the layer adds to a handler that is ready at once.
+pub(crate) fn layer() {
+    println!("\n| the layer around a ready handler | ns per call |");
+    println!("|---|---|");
+    let mut config = WorkerPoolConfig::default();
+    config.min_workers = 1;
+    config.max_workers = 1;
+    config.nice = 0;
+    let pool = WorkerPool::builder().config(config).build().expect("valid");
+    let hello = service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(http_body_util::Full::<bytes::Bytes>::from(
+            "hello",
+        )))
+    });
+    let time = async |service: &mut dyn FnMut() -> Batch| {
+        let began = Instant::now();
+        for _ in 0..20_000 {
+            service().await;
+        }
+        began.elapsed().as_secs_f64() * 1e9 / 20_000.0
+    };
+    let mut bare = hello;
+    let mut inline = WorkerPoolLayer::new(&pool)
+        .threshold(Duration::from_millis(1))
+        .layer(hello);
+    let mut pooled = WorkerPoolLayer::new(&pool).layer(hello);
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    runtime(0, 1).block_on(async {
+        for _ in 0..ROUNDS {
+            times[0].push(time(&mut || call(&mut bare)).await);
+            times[1].push(time(&mut || call(&mut inline)).await);
+            times[2].push(time(&mut || call(&mut pooled)).await);
+        }
+    });
+    let [bare, inline, pooled] = times.map(median);
+    println!(
+        "| without | {bare:.0} |\n| with a threshold, inline | {inline:.0} |\n| on the pool | {pooled:.0} |"
+    );
+}
+
+fn call<S>(service: &mut S) -> Batch
+where
+    S: Service<Request<()>> + Clone + 'static,
+{
+    let service = service.clone();
+    Box::pin(async move {
+        drop(black_box(service.oneshot(Request::new(())).await));
+    })
+}
+
+type Batch = std::pin::Pin<Box<dyn Future<Output = ()>>>;
+
+/// Alternates between all, and prints medians.
+fn compare(threads: usize, producers: usize, jobs: usize, batch: impl Fn(Arc<Offload>) -> Batch) {
+    let names = &Offload::NAMES[1..];
+    let offloads: Vec<_> = names
+        .iter()
+        .map(|name| Arc::new(Offload::new(name, threads, 0)))
+        .collect();
+    let runtime = runtime(producers, threads);
+    let mut times = vec![Vec::new(); names.len()];
+    let mut cpus = vec![Duration::ZERO; names.len()];
+    for round in 0..=ROUNDS {
+        for (at, offload) in offloads.iter().enumerate() {
+            let (began, before) = (Instant::now(), cpu());
+            runtime.block_on(batch(Arc::clone(offload)));
+            // The first warms up.
+            if round > 0 {
+                times[at].push(began.elapsed().as_secs_f64() * 1e6 / jobs as f64);
+                cpus[at] += cpu() - before;
+            }
+        }
+    }
+    for ((name, times), cpu) in names.iter().zip(times).zip(cpus) {
+        let cpu = cpu.as_secs_f64() * 1e6 / (jobs * ROUNDS) as f64;
+        println!(
+            "| {name}, {threads} threads | {:.3} | {cpu:.2} |",
+            median(times)
+        );
+    }
+}

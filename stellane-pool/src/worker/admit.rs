@@ -1,0 +1,216 @@
+//! Admission and placement: how jobs come in, and how they come back when they are woken.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU8,
+            Ordering::{Relaxed, SeqCst},
+            fence,
+        },
+    },
+};
+
+use async_task::Builder;
+
+use super::{
+    Job, JobError,
+    histogram::bump,
+    job::{Meta, Stage},
+    local::Run,
+    queue::Entry,
+    shared::{Phase, Shared, Task},
+};
+
+/// How a job is to be run.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Options {
+    pub(super) class: u16,
+    /// By the pool's clock; zero is none.
+    pub(super) deadline: u64,
+}
+
+impl Shared {
+    /// Accepts a future or refuses it at once.
+    pub(super) fn submit<F>(self: &Arc<Self>, future: F, options: Options) -> Job<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let now = self.clock.now();
+        let deadline = match options.deadline {
+            0 => u64::MAX,
+            at => at,
+        };
+        let nested = self.on_worker(|_| ()).is_some();
+        let (shard, expires) = match self.admit(now, deadline, options.class, nested) {
+            Ok(admitted) => admitted,
+            Err(error) => return Job::refused(error),
+        };
+        let meta = Meta {
+            shared: Arc::clone(self),
+            queued: now,
+            deadline,
+            class: options.class,
+            shard,
+            stage: AtomicU8::new(Stage::Waiting as u8),
+        };
+        let (task, handle) = Builder::new()
+            .metadata(meta)
+            .spawn(move |_| Run::new(future), resume);
+        self.place(task, shard, expires);
+        Job::accepted(handle)
+    }
+
+    /// Counts a job as waiting, in which shard, and until when.
+    fn admit(
+        &self,
+        now: u64,
+        deadline: u64,
+        class: u16,
+        nested: bool,
+    ) -> Result<(Option<u16>, u64), JobError> {
+        if self.phase() != Phase::Open && !nested || self.phase() == Phase::Closed {
+            return Err(JobError::Closed);
+        }
+        if deadline <= now {
+            self.left[Stage::Expired as usize].fetch_add(1, Relaxed);
+            self.refused.fetch_add(1, Relaxed);
+            return Err(JobError::Expired);
+        }
+        let ahead = self.queued.fetch_add(1, SeqCst);
+        if nested {
+            self.nested.fetch_add(1, Relaxed);
+            // Part of work that was admitted: refusing it could block what makes room.
+            return Ok((None, deadline));
+        }
+        let shard = self.least_loaded();
+        let bound = self.limits.queue.load(Relaxed);
+        if ahead < bound {
+            return Ok((Some(shard), deadline));
+        }
+        if self.full_wait > 0 && ahead < 2 * bound {
+            return Ok((Some(shard), deadline.min(now + self.full_wait)));
+        }
+        if self.make_room(shard, class) {
+            return Ok((Some(shard), deadline));
+        }
+        self.queued.fetch_sub(1, SeqCst);
+        self.left[Stage::Full as usize].fetch_add(1, Relaxed);
+        self.refused.fetch_add(1, Relaxed);
+        Err(JobError::Overloaded)
+    }
+
+    /// The shorter one of two random shards.
+    fn least_loaded(&self) -> u16 {
+        let n = self.shards.len();
+        if n == 1 {
+            return 0;
+        }
+        let random = random();
+        let (a, b) = (random % n, (random >> 16) % n);
+        let len = |at: usize| self.shards[at].len.load(Relaxed);
+        (if len(a) <= len(b) { a } else { b }) as u16
+    }
+
+    fn make_room(&self, shard: u16, class: u16) -> bool {
+        let shard = &self.shards[usize::from(shard)];
+        loop {
+            let mut queue = shard.lock();
+            let given_up = queue.make_room(class, &self.rules, &self.classes);
+            shard.len.store(queue.len(), Relaxed);
+            drop(queue);
+            let Some(task) = given_up else {
+                return false;
+            };
+            let live = task.metadata().leave(Stage::Full);
+            self.discard(task, Stage::Full);
+            if live {
+                return true;
+            }
+        }
+    }
+
+    fn place(&self, task: Task, shard: Option<u16>, expires: u64) {
+        let Some(at) = shard else {
+            resume(task);
+            return;
+        };
+        let shard = &self.shards[usize::from(at)];
+        let (queued, class) = (task.metadata().queued, task.metadata().class);
+        let mut queue = shard.lock();
+        bump(&shard.pushed, 1);
+        if self.phase() == Phase::Closed {
+            drop(queue);
+            self.close(task);
+            return;
+        }
+        let entry = Entry {
+            item: task,
+            queued,
+            expires,
+        };
+        queue.push(class, entry, &self.classes);
+        let len = queue.len();
+        shard.len.store(len, SeqCst);
+        // So that those whose callers have left do not pile up beyond the bound.
+        let dead = shard.dead.load(Relaxed);
+        let swept = if dead > 64 && dead > len / 2 {
+            self.sweep_locked(shard, &mut queue, 0)
+        } else {
+            Vec::new()
+        };
+        drop(queue);
+        self.give_up(swept);
+        self.announce();
+    }
+
+    /// Work was published.
+    pub(super) fn announce(&self) {
+        self.idle.notify();
+        let waiting = self.queued.load(Relaxed);
+        let workers = self.limits.workers.load(Relaxed);
+        let crowded = waiting > 2 * workers && workers < self.limits.max.load(Relaxed);
+        self.watch
+            .tell(crowded && self.idle.asleep() == 0 && waiting % 8 == 1);
+        self.watch.tell(false);
+    }
+}
+
+/// A job was woken, or was submitted by another: it goes to the worker that did it, or to all.
+fn resume(task: Task) {
+    let shared = Arc::clone(&task.metadata().shared);
+    let mut task = Some(task);
+    let local = shared.on_worker(|local| {
+        if let Some(task) = task.take() {
+            local.deque.push(task);
+        }
+    });
+    if local.is_none()
+        && let Some(task) = task.take()
+    {
+        shared.resumed.push(task);
+        fence(SeqCst);
+        if shared.phase() == Phase::Closed {
+            shared.close_resumed();
+        }
+    }
+    shared.announce();
+}
+
+/// One of a sequence that is random enough to place jobs.
+fn random() -> usize {
+    thread_local! {
+        static STATE: std::cell::Cell<u32> = const { std::cell::Cell::new(0x9E37_79B9) };
+    }
+    let next = |state: &std::cell::Cell<u32>| {
+        let mut x = state.get();
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        state.set(x);
+        x as usize
+    };
+    STATE.try_with(next).unwrap_or(0)
+}

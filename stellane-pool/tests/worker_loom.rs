@@ -1,0 +1,161 @@
+//! The sleeping and waking of workers under every interleaving of up to two preemptions:
+//! `RUSTFLAGS="--cfg loom" cargo test -p stellane-pool --test worker_loom --release --target-dir target/loom`
+#![cfg(loom)]
+
+#[path = "../src/worker/idle.rs"]
+mod idle;
+
+use std::time::Duration;
+
+use idle::{Idle, Wake};
+use loom::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::*},
+    },
+    thread,
+};
+
+const NEVER: Duration = Duration::MAX;
+
+/// Work is a number that goes down. A lost wake-up is a deadlock, which loom reports.
+#[derive(Default)]
+struct Model {
+    idle: Idle,
+    work: AtomicUsize,
+    left: AtomicUsize,
+}
+
+impl Model {
+    fn publish(&self) {
+        self.work.fetch_add(1, Release);
+        self.idle.notify();
+    }
+
+    fn has_work(&self) -> bool {
+        self.work.load(Acquire) > 0
+    }
+
+    fn take(&self) -> bool {
+        let work = self.work.load(Acquire);
+        work > 0
+            && self
+                .work
+                .compare_exchange(work, work - 1, AcqRel, Relaxed)
+                .is_ok()
+    }
+
+    /// Ends when nothing is left to do for anybody; like the worker's own loop.
+    fn work(&self) {
+        let mut searching = false;
+        while self.left.load(Acquire) > 0 {
+            if self.take() {
+                if searching {
+                    searching = false;
+                    self.idle.found(|| self.has_work());
+                }
+                if self.left.fetch_sub(1, AcqRel) == 1 {
+                    self.idle.notify_all();
+                }
+            } else if !searching {
+                searching = true;
+                self.idle.search();
+            } else {
+                self.idle
+                    .sleep(NEVER, || self.has_work() || self.left.load(Acquire) == 0);
+            }
+        }
+        if searching {
+            self.idle.found(|| self.has_work());
+        }
+    }
+}
+
+fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound.get_or_insert(2);
+    builder.check(model);
+}
+
+#[test]
+fn work_published_while_a_worker_falls_asleep_is_done() {
+    explore(|| {
+        let model = Arc::new(Model::default());
+        model.left.store(2, Release);
+        let worker = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.work()
+        });
+        model.publish();
+        model.publish();
+        worker.join().expect("it does not panic");
+    });
+}
+
+#[test]
+fn two_workers_share_what_is_published_at_once() {
+    explore(|| {
+        let model = Arc::new(Model::default());
+        model.left.store(2, Release);
+        let workers = [(); 2].map(|()| {
+            let model = Arc::clone(&model);
+            thread::spawn(move || model.work())
+        });
+        model.publish();
+        model.publish();
+        for worker in workers {
+            worker.join().expect("it does not panic");
+        }
+        assert_eq!(model.idle.asleep(), 0);
+    });
+}
+
+/// A woken worker that ends instead of looking (a pool that shrinks) hands its wake-up on.
+#[test]
+fn a_worker_that_ends_when_woken_passes_the_work_on() {
+    explore(|| {
+        let model = Arc::new(Model::default());
+        model.left.store(1, Release);
+        let worker = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.work()
+        });
+        let leaver = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                model.idle.search();
+                let left = || model.left.load(Acquire) == 0;
+                let _ = model.idle.sleep(NEVER, || model.has_work() || left());
+                model.idle.found(|| model.has_work());
+            }
+        });
+        model.publish();
+        worker.join().expect("it does not panic");
+        leaver.join().expect("it does not panic");
+    });
+}
+
+#[test]
+fn a_sleep_that_times_out_while_it_is_woken_loses_nothing() {
+    explore(|| {
+        let model = Arc::new(Model::default());
+        model.left.store(1, Release);
+        let worker = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.work()
+        });
+        let sleeper = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                model.idle.search();
+                let wake = model.idle.sleep(Duration::ZERO, || model.has_work());
+                model.idle.found(|| model.has_work());
+                wake
+            }
+        });
+        model.publish();
+        worker.join().expect("it does not panic");
+        let wake = sleeper.join().expect("it does not panic");
+        assert!(matches!(wake, Wake::Work | Wake::TimedOut));
+    });
+}
