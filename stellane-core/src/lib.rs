@@ -9,12 +9,16 @@ pub mod config;
 pub mod connection;
 #[cfg(feature = "engine")]
 pub mod engine;
+#[cfg(feature = "engine-selector")]
+pub mod engine_selector;
 #[cfg(feature = "fault")]
 pub mod fault;
 #[cfg(feature = "hot-reload")]
 pub mod hot_reload;
 #[cfg(feature = "logging")]
 pub mod logging;
+#[cfg(feature = "prepared")]
+pub mod prepared;
 #[cfg(feature = "profiling")]
 pub mod profiling;
 #[cfg(feature = "full")]
