@@ -21,6 +21,8 @@ pub mod logging;
 pub mod prepared;
 #[cfg(feature = "profiling")]
 pub mod profiling;
+#[cfg(all(unix, feature = "restart"))]
+pub mod restart;
 #[cfg(feature = "full")]
 pub mod runtime;
 #[cfg(feature = "strict-http1")]

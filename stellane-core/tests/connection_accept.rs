@@ -7,6 +7,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
+#[cfg(feature = "proxy-protocol")]
+use stellane_core::connection::ProxyProtocol;
 use stellane_core::connection::{
     CloseReason, ConnectionConfig, ConnectionManager, ListenConfig, Listener, WhenFull,
 };
@@ -183,4 +185,132 @@ async fn who_finds_no_room_hears_503_or_nothing() {
         assert_eq!(answer.get(..12).unwrap_or(""), heard);
         assert_eq!(manager.stats().closed(CloseReason::Refused), 1);
     }
+}
+
+#[cfg(feature = "proxy-protocol")]
+fn behind_a_proxy(mode: ProxyProtocol, trusted: &str) -> ConnectionConfig {
+    let mut config = ConnectionConfig::default();
+    config.proxy_protocol.mode = mode;
+    config.proxy_protocol.trusted = vec![trusted.to_owned()];
+    config.proxy_protocol.timeout = Duration::from_millis(200);
+    config
+}
+
+/// Version 2, `PROXY`, TCP over IPv4, from 192.0.2.7:4711, with an extension of three bytes.
+#[cfg(feature = "proxy-protocol")]
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x12\xC0\x00\x02\x07\xC0\x00\x02\x01\x12\x67\x00\x50\x04\x00\x03abc";
+
+#[cfg(feature = "proxy-protocol")]
+#[tokio::test]
+async fn a_trusted_proxy_says_who_its_client_is() {
+    let (manager, address) = start(behind_a_proxy(ProxyProtocol::Required, "127.0.0.0/8")).await;
+    let headers: [(&[u8], &str); 4] = [
+        (
+            b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\n",
+            "192.0.2.7:4711",
+        ),
+        (
+            b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 80\r\n",
+            "[2001:db8::7]:4711",
+        ),
+        (V2, "192.0.2.7:4711"),
+        // A health check of the proxy's own.
+        (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
+    ];
+    for (header, expected) in headers {
+        // At once with the request, and byte by byte.
+        for piece in [1000, 1] {
+            let mut stream = TcpStream::connect(address).await.expect("connects");
+            stream.set_nodelay(true).expect("sets");
+            for piece in header.chunks(piece) {
+                stream.write_all(piece).await.expect("writes");
+                tokio::task::yield_now().await;
+            }
+            get(&mut stream).await;
+            let peer = manager.list()[0].peer.expect("TCP").to_string();
+            assert!(peer.starts_with(expected), "{peer}, expected {expected}");
+            drop(stream);
+            while !manager.list().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+    assert_eq!(manager.stats().closed_total(), 8);
+}
+
+#[cfg(feature = "proxy-protocol")]
+#[tokio::test]
+async fn limits_are_those_of_the_client_behind_the_proxy() {
+    let mut config = behind_a_proxy(ProxyProtocol::Required, "127.0.0.1");
+    config.max_connections_per_peer = 1;
+    let (manager, address) = start(config).await;
+    let mut clients = Vec::new();
+    for client in 1..=3 {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        let header = format!("PROXY TCP4 192.0.2.{client} 192.0.2.1 4711 80\r\n");
+        stream.write_all(header.as_bytes()).await.expect("writes");
+        get(&mut stream).await;
+        clients.push(stream);
+    }
+    let mut second = TcpStream::connect(address).await.expect("connects");
+    let header = b"PROXY TCP4 192.0.2.1 192.0.2.1 4712 80\r\n";
+    second.write_all(header).await.expect("writes");
+    let mut answer = String::new();
+    second.read_to_string(&mut answer).await.expect("reads");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_eq!(manager.stats().open, 3);
+}
+
+#[cfg(feature = "proxy-protocol")]
+#[tokio::test]
+async fn what_is_no_header_in_time_is_closed_unanswered() {
+    let (manager, address) = start(behind_a_proxy(ProxyProtocol::Required, "127.0.0.1")).await;
+    let long = ["PROXY ", &"A".repeat(200)].concat();
+    let far_too_long = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff";
+    let wrong: [&[u8]; 6] = [
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"PROXY TCP4 192.0.2.7 192.0.2.1 99999 80\r\n",
+        b"PROXY TCP4 192.0.2.7\r\n",
+        long.as_bytes(),
+        far_too_long,
+        b"PROXY T", // and no more
+    ];
+    for (i, bytes) in wrong.into_iter().enumerate() {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(bytes).await.expect("writes");
+        // Closed or reset, with what was not read.
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert_eq!(answer, b"", "{bytes:?}");
+        let stats = manager.stats();
+        assert_eq!(
+            stats.closed(CloseReason::ProxyHeader),
+            i as u64 + 1,
+            "{bytes:?}"
+        );
+        assert_eq!(stats.accepted_total, stats.closed_total());
+    }
+}
+
+#[cfg(feature = "proxy-protocol")]
+#[tokio::test]
+async fn who_is_not_trusted_can_claim_nothing() {
+    let (_, address) = start(behind_a_proxy(ProxyProtocol::Required, "10.0.0.0/8")).await;
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert_eq!(answer, b"");
+
+    let (manager, address) = start(behind_a_proxy(ProxyProtocol::Trusted, "10.0.0.0/8")).await;
+    let mut direct = TcpStream::connect(address).await.expect("connects");
+    get(&mut direct).await;
+    assert!(manager.list()[0].peer.expect("TCP").ip().is_loopback());
+    let mut claims = TcpStream::connect(address).await.expect("connects");
+    claims
+        .write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\n")
+        .await
+        .expect("writes");
+    let mut answer = String::new();
+    let _ = claims.read_to_string(&mut answer).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
 }

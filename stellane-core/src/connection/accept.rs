@@ -8,6 +8,8 @@ use std::{
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
+#[cfg(feature = "tls")]
+use super::tls;
 use super::{
     CloseReason, Listener, ServeError, WhenFull,
     entry::{Command, Entry, Holder},
@@ -60,7 +62,10 @@ pub(super) async fn serve<S: HttpService>(
         }),
         id: shared.next_group(),
         tell_nodelay: shared.config.nodelay && !listener.set_nodelay(),
+        #[cfg(feature = "tls")]
+        tls: listener.acceptor(),
     };
+    let mut heralds = Heralds::new(&shared);
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drain = std::pin::pin!(shared.drain_begun());
@@ -74,10 +79,13 @@ pub(super) async fn serve<S: HttpService>(
             accepted = accept => match accepted {
                 Ok((socket, peer)) => {
                     shared.pace.take();
-                    group.admit(socket, peer).await;
+                    if let Some((socket, peer)) = heralds.receive(socket, peer) {
+                        group.admit(socket, peer).await;
+                    }
                 }
                 Err(error) => group.survive(error).await?,
             },
+            (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_all(readable)?,
             _ = sweep.tick() => shared.sweep(),
             () = &mut drain => break,
@@ -86,17 +94,104 @@ pub(super) async fn serve<S: HttpService>(
     // Clients whose handshake the system has already finished believe they are connected: take them too.
     while let Ok(Ok((socket, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await
     {
-        group.admit(socket, peer).await;
+        if let Some((socket, peer)) = heralds.receive(socket, peer) {
+            group.admit(socket, peer).await;
+        }
     }
     drop(listener);
     drop(open);
     while group.is_busy() {
         tokio::select! {
+            (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_all(readable)?,
             _ = sweep.tick() => shared.sweep(),
         }
     }
     Ok(())
+}
+
+/// Connections of proxies that have not said yet whose they are.
+struct Heralds {
+    #[cfg(feature = "proxy-protocol")]
+    shared: Arc<Shared>,
+    #[cfg(feature = "proxy-protocol")]
+    trust: super::proxy::Trust,
+    #[cfg(feature = "proxy-protocol")]
+    waiting: JoinSet<Option<(Socket, Option<SocketAddr>)>>,
+}
+
+#[cfg(feature = "proxy-protocol")]
+impl Heralds {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            trust: super::proxy::Trust::new(&shared.config.proxy_protocol),
+            waiting: JoinSet::new(),
+        }
+    }
+
+    /// Gives the connection back if it speaks for itself.
+    fn receive(
+        &mut self,
+        mut socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Socket, Option<SocketAddr>)> {
+        use super::proxy::{self, Verdict};
+        let shared = Arc::clone(&self.shared);
+        match self.trust.judge(peer) {
+            Verdict::Direct => return Some((socket, peer)),
+            Verdict::Refused => shared.count_refused(CloseReason::Refused),
+            Verdict::Header if shared.open() + self.waiting.len() >= shared.most_connections() => {
+                shared.count_refused(CloseReason::Refused);
+            }
+            Verdict::Header => {
+                self.waiting.spawn(async move {
+                    let header = proxy::read_header(&mut socket);
+                    let timeout = shared.config.proxy_protocol.timeout;
+                    match tokio::time::timeout(timeout, header).await {
+                        Ok(Ok(proxied)) => Some((socket, proxied.or(peer))),
+                        Ok(Err(_)) | Err(_) => {
+                            tracing::debug!(?peer, "no PROXY header");
+                            shared.count_refused(CloseReason::ProxyHeader);
+                            None
+                        }
+                    }
+                });
+            }
+        }
+        None
+    }
+
+    /// The next connection whose client is known.
+    async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+        loop {
+            match self.waiting.join_next().await {
+                Some(Ok(Some(known))) => return known,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "proxy-protocol"))]
+impl Heralds {
+    fn new(_: &Arc<Shared>) -> Self {
+        Self {}
+    }
+
+    #[expect(clippy::unused_self, reason = "as with the feature `proxy-protocol`")]
+    fn receive(
+        &mut self,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Socket, Option<SocketAddr>)> {
+        Some((socket, peer))
+    }
+
+    async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+        std::future::pending().await
+    }
 }
 
 /// A listener that is open, until this is dropped.
@@ -121,6 +216,8 @@ struct Group<S: HttpService> {
     id: u16,
     /// Whether each connection is to be told not to hold small writes back.
     tell_nodelay: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<super::TlsAcceptor>,
 }
 
 impl<S: HttpService> Group<S> {
@@ -132,18 +229,41 @@ impl<S: HttpService> Group<S> {
             let _ = socket.set_nodelay(true);
         }
         if !self.make_room().await {
-            return refuse(shared, &socket);
+            return self.refuse(socket);
         }
         let per_peer = knobs.max_connections_per_peer.load(Relaxed);
-        match shared
-            .table
-            .insert(peer, self.id, shared.clock.now(), per_peer)
-        {
-            Some(entry) => {
-                shared.count_accepted();
-                tokio::spawn(Task::new(Arc::clone(&self.served), entry, socket));
+        let now = shared.clock.now();
+        let Some(entry) = shared.table.insert(peer, self.id, now, per_peer) else {
+            return self.refuse(socket);
+        };
+        shared.count_accepted();
+        let served = Arc::clone(&self.served);
+        #[cfg(feature = "tls")]
+        let socket = match (socket, &self.tls) {
+            (Socket::Tcp(socket), Some(acceptor)) => {
+                let (acceptor, shared) = (acceptor.clone(), Arc::clone(shared));
+                let opening = tls::handshake(acceptor, socket, shared, Arc::clone(&entry));
+                tokio::spawn(Task::opening(served, entry, Box::pin(opening)));
+                return;
             }
-            None => refuse(shared, &socket),
+            (socket, _) => socket,
+        };
+        tokio::spawn(Task::new(served, entry, socket));
+    }
+
+    /// Says 503 as far as the socket takes it at once, unless it is to be silent, and closes.
+    fn refuse(&self, mut socket: Socket) {
+        let shared = &self.served.shared;
+        shared.count_refused(CloseReason::Refused);
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            // Plain text would be no answer, and a handshake is what a full server can't afford.
+            return;
+        }
+        if shared.config.when_full == WhenFull::Respond {
+            socket.try_write(
+                b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            );
         }
     }
 
@@ -170,7 +290,8 @@ impl<S: HttpService> Group<S> {
         let reason = match socket.try_read(&mut buffer) {
             Ok(0) => CloseReason::ClientClosed,
             Ok(read) => {
-                let Holder::Lot(socket) = std::mem::replace(&mut *holder, Holder::Starting) else {
+                let Holder::Lot(socket) = std::mem::replace(&mut *holder, Holder::starting())
+                else {
                     return None;
                 };
                 drop(holder);
@@ -188,7 +309,7 @@ impl<S: HttpService> Group<S> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
             Err(_) => CloseReason::IoError,
         };
-        *holder = Holder::Starting;
+        *holder = Holder::starting();
         Some(reason)
     }
 
@@ -265,17 +386,6 @@ fn out_of_resources(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(EMFILE | ENFILE | ENOMEM | ENOBUFS)
     )
-}
-
-/// Says 503, unless it is to be silent, as far as the socket takes it at once, and closes.
-fn refuse(shared: &Shared, socket: &Socket) {
-    shared.count_refused();
-    if shared.config.when_full == WhenFull::Close {
-        return;
-    }
-    let _ = socket.try_write(
-        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-    );
 }
 
 impl Shared {

@@ -1,5 +1,11 @@
 use std::{fmt, time::Duration};
 
+#[cfg(feature = "http2")]
+use super::Http2Config;
+#[cfg(feature = "proxy-protocol")]
+use super::ProxyProtocolConfig;
+#[cfg(feature = "tls")]
+use super::TlsConfig;
 use super::{ListenConfig, WhenFull};
 
 /// Settings of a [`ConnectionManager`](super::ConnectionManager) (section `[connection]`).
@@ -73,6 +79,15 @@ pub struct ConnectionConfig {
     pub nodelay: bool,
     /// Options of listening sockets.
     pub listen: ListenConfig,
+    /// HTTP/2.
+    #[cfg(feature = "http2")]
+    pub http2: Http2Config,
+    /// The PROXY protocol.
+    #[cfg(feature = "proxy-protocol")]
+    pub proxy_protocol: ProxyProtocolConfig,
+    /// TLS.
+    #[cfg(feature = "tls")]
+    pub tls: TlsConfig,
 }
 
 impl Default for ConnectionConfig {
@@ -97,6 +112,12 @@ impl Default for ConnectionConfig {
             max_head_bytes: 64 << 10,
             nodelay: true,
             listen: ListenConfig::default(),
+            #[cfg(feature = "http2")]
+            http2: Http2Config::default(),
+            #[cfg(feature = "proxy-protocol")]
+            proxy_protocol: ProxyProtocolConfig::default(),
+            #[cfg(feature = "tls")]
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -133,6 +154,12 @@ impl ConnectionConfig {
                 expected: "8192 to 1048576".to_owned(),
             });
         }
+        #[cfg(feature = "http2")]
+        self.http2.check(&mut errors);
+        #[cfg(feature = "proxy-protocol")]
+        self.proxy_protocol.check(&mut errors);
+        #[cfg(feature = "tls")]
+        self.tls.check(&mut errors);
         errors.extend(self.listen.validate().err().into_iter().flatten());
         if errors.is_empty() {
             Ok(())

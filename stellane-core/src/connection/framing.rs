@@ -100,14 +100,6 @@ impl Guard {
         }
     }
 
-    /// Looks at nothing.
-    pub(super) fn off() -> Self {
-        Self {
-            part: Part::Over,
-            ..Self::new()
-        }
-    }
-
     /// Whether the latest request asked for an upgrade, and [`decide`](Self::decide) was not called since.
     pub(super) fn is_held(&self) -> bool {
         self.part == Part::Held

@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) pace: Pace,
     /// How many connections the limit of open files has room for.
     pub(super) file_limit: usize,
+    #[cfg(feature = "tls")]
+    pub(super) handshakes: tokio::sync::Semaphore,
     pub(super) purge: Option<Purge>,
     pub(super) http1: hyper::server::conn::http1::Builder,
     #[cfg(feature = "http2")]
@@ -138,6 +140,8 @@ impl ConnectionManagerBuilder {
             .max_header_size(config.max_head_bytes)
             .max_buf_size(config.max_head_bytes)
             .pipeline_flush(false);
+        #[cfg(feature = "http2")]
+        let http2 = super::http2::builder(&config.http2);
         Ok(ConnectionManager {
             shared: Arc::new(Shared {
                 table: Table::default(),
@@ -152,11 +156,13 @@ impl ConnectionManagerBuilder {
                 },
                 pace: Pace::new(config.max_accepts_per_second),
                 file_limit: accept::file_limit(config.reserve_files),
+                #[cfg(feature = "tls")]
+                handshakes: super::tls::places(&config.tls),
                 config,
                 purge: self.purge,
                 http1,
                 #[cfg(feature = "http2")]
-                http2: http2(),
+                http2,
                 open: AtomicUsize::new(0),
                 accepted: AtomicU64::new(0),
                 accept_errors: AtomicU64::new(0),
@@ -179,17 +185,6 @@ impl ConnectionManagerBuilder {
             }),
         })
     }
-}
-
-/// hyper's defaults are safe against resets and floods; pings find out that a client is gone.
-#[cfg(feature = "http2")]
-fn http2() -> hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor> {
-    let mut http2 = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
-    http2
-        .timer(hyper_util::rt::TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10));
-    http2
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -303,7 +298,10 @@ impl ConnectionManager {
                 ConnectionState::New => stats.new += 1,
                 ConnectionState::Idle => stats.idle += 1,
                 ConnectionState::Parked => stats.parked += 1,
-                ConnectionState::Head | ConnectionState::Active | ConnectionState::Closing => {
+                ConnectionState::Handshake
+                | ConnectionState::Head
+                | ConnectionState::Active
+                | ConnectionState::Closing => {
                     stats.active += 1;
                 }
             }
@@ -492,10 +490,10 @@ impl Shared {
         self.open.fetch_add(1, Relaxed);
     }
 
-    /// A connection that was accepted and turned away at once.
-    pub(super) fn count_refused(&self) {
+    /// A connection that was accepted and ended before it had a record.
+    pub(super) fn count_refused(&self, reason: CloseReason) {
         self.accepted.fetch_add(1, Relaxed);
-        self.ended[CloseReason::Refused as usize].fetch_add(1, Relaxed);
+        self.ended[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(super) fn open(&self) -> usize {
@@ -544,7 +542,7 @@ impl Shared {
                     // The client was faster; the lot has noticed.
                     return;
                 }
-                *holder = Holder::Starting;
+                *holder = Holder::starting();
                 drop(holder);
                 self.end(entry, reason);
             }
@@ -553,9 +551,6 @@ impl Shared {
                 if entry.set_command(command) {
                     waker.wake_by_ref();
                 }
-            }
-            (Holder::Starting, command) => {
-                entry.set_command(command);
             }
         }
     }

@@ -135,7 +135,7 @@ impl Http1Rules {
 
     /// Checks a request and counts what it breaks.
     #[inline]
-    pub(super) fn judge<B>(&self, request: &Request<B>) -> Result<(), Violation> {
+    pub(crate) fn judge<B>(&self, request: &Request<B>) -> Result<(), Violation> {
         self.check(request).inspect_err(|violation| {
             self.shared.refused[*violation as usize].fetch_add(1, Relaxed);
             tracing::debug!(%violation, "request refused");

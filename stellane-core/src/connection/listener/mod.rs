@@ -25,6 +25,8 @@ use super::io::Socket;
 #[derive(Debug)]
 pub struct Listener {
     kind: Kind,
+    #[cfg(feature = "tls")]
+    tls: Option<super::TlsAcceptor>,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,14 @@ impl Listener {
         bind::inherited()
     }
 
+    /// Speaks TLS with whoever connects by TCP; Unix sockets stay as they are.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, acceptor: &super::TlsAcceptor) -> Self {
+        self.tls = Some(acceptor.clone());
+        self
+    }
+
     /// The address, for TCP.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
@@ -71,6 +81,11 @@ impl Listener {
             #[cfg(unix)]
             Kind::Unix(_) => None,
         }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn acceptor(&self) -> Option<super::TlsAcceptor> {
+        self.tls.clone()
     }
 
     pub(super) async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
@@ -107,6 +122,8 @@ impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
         Self {
             kind: Kind::Tcp(listener),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -116,6 +133,8 @@ impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
         Self {
             kind: Kind::Unix(listener),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
