@@ -115,7 +115,9 @@ where
                 } => {
                     let cause = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
                         Ok(Poll::Ready(Ok(response))) => {
-                            attempt.take().map(Attempt::succeed);
+                            if let Some(attempt) = attempt.take() {
+                                attempt.succeed();
+                            }
                             // The native service is not needed: others may have its place.
                             *this.native = None;
                             return Poll::Ready(Ok(response.map(SelectedBody::accelerated)));
