@@ -14,10 +14,10 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use stellane_core::{
     engine_selector::Declined,
-    prepared::{Encoding, Outcome, PrepareError, Prepared, PreparedResponse},
+    prepared::{Encoding, Outcome, PrepareError, Prepared, PreparedLayer, PreparedResponse},
 };
 use tokio::sync::Notify;
-use tower::{ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn};
 
 async fn ask(
     prepared: &Prepared,
@@ -216,5 +216,26 @@ async fn what_is_for_one_client_is_not_prepared_for_all() {
         });
         let error = prepared.prepare("/page", native).await;
         assert!(matches!(error, Err(PrepareError::Personal)), "{value}");
+    }
+}
+
+#[tokio::test]
+async fn the_layer_lets_the_service_within_answer_the_rest_as_it_was_asked() {
+    let native = service_fn(|request: Request<&'static str>| async move {
+        let asked = &request.headers()["x-asked"];
+        let said = format!("{asked:?} {} {}", request.uri(), request.body());
+        Ok::<_, Infallible>(Response::new(said))
+    });
+    let service = PreparedLayer::new(&hello()).layer(native);
+    for (uri, said) in [
+        ("/hello", "hello hello hello"),
+        ("/other", "\"yes\" /other body"),
+        ("/hello?x", "\"yes\" /hello?x body"),
+    ] {
+        let request = Request::get(uri).header("x-asked", "yes");
+        let request = request.body("body").expect("a request");
+        let response = service.clone().oneshot(request).await.expect("an answer");
+        let body = response.into_body().collect().await.expect("a body");
+        assert_eq!(body.to_bytes(), said);
     }
 }

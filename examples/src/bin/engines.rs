@@ -22,7 +22,7 @@ use stellane_core::{
     connection::{ConnectionManager, HttpService, ListenConfig, Listener},
     engine::{Engine, PerCoreEngine, SharedEngine},
     engine_selector::{EngineSelector, EngineSelectorLayer},
-    prepared::Prepared,
+    prepared::{Prepared, PreparedLayer},
 };
 use tower::Layer;
 
@@ -30,11 +30,12 @@ use tower::Layer;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The first is what the others are compared with.
-const SERVERS: [&str; 6] = [
+const SERVERS: [&str; 7] = [
     "bare hyper, thread per core",
     "PerCoreEngine",
     "PerCoreEngine, axum handler",
     "PerCoreEngine, the same prepared",
+    "PerCoreEngine, the same prepared, selector",
     "SharedEngine",
     "axum",
 ];
@@ -272,10 +273,11 @@ fn serve(name: &str) -> Result<(), BoxError> {
                     "PerCoreEngine" => answer_on(&engine, cores(), tower::service_fn(hello)).await,
                     "PerCoreEngine, axum handler" => answer_on(&engine, cores(), app()).await,
                     "PerCoreEngine, the same prepared" => {
-                        let prepared = Prepared::new();
-                        prepared
-                            .prepare::<_, axum::body::Body, _>("/", app())
-                            .await?;
+                        let fast = PreparedLayer::new(&prepared().await?);
+                        answer_on(&engine, cores(), fast.layer(app())).await
+                    }
+                    "PerCoreEngine, the same prepared, selector" => {
+                        let prepared = prepared().await?;
                         let selector = EngineSelector::builder().route("/").build()?;
                         let fast = EngineSelectorLayer::new(&selector, prepared.service());
                         answer_on(&engine, cores(), fast.layer(app())).await
@@ -285,6 +287,14 @@ fn serve(name: &str) -> Result<(), BoxError> {
             }
         }
     })
+}
+
+async fn prepared() -> Result<Prepared, BoxError> {
+    let prepared = Prepared::new();
+    prepared
+        .prepare::<_, axum::body::Body, _>("/", app())
+        .await?;
+    Ok(prepared)
 }
 
 fn app() -> axum::Router {

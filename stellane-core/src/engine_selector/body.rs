@@ -29,13 +29,13 @@ pin_project! {
 }
 
 impl<A, N> SelectedBody<A, N> {
-    pub(super) fn accelerated(body: A) -> Self {
+    pub(crate) fn accelerated(body: A) -> Self {
         Self {
             kind: Kind::Accelerated { body },
         }
     }
 
-    pub(super) fn native(body: N) -> Self {
+    pub(crate) fn native(body: N) -> Self {
         Self {
             kind: Kind::Native { body },
         }

@@ -1,5 +1,5 @@
-//! [`Prepared`]: responses rendered once and served with no handler, for an
-//! [`EngineSelectorLayer`](crate::engine_selector::EngineSelectorLayer).
+//! [`Prepared`]: responses rendered once and served with no handler, by a [`PreparedLayer`] or as the accelerated service
+//! of an [`EngineSelectorLayer`](crate::engine_selector::EngineSelectorLayer).
 //!
 //! - `GET` and `HEAD` of a path that is prepared are answered from memory; everything else is
 //!   [declined](crate::engine_selector::Declined), so that the native service answers.
@@ -39,12 +39,14 @@
 
 mod encoding;
 mod handle;
+mod layer;
 mod response;
 mod service;
 
 pub use self::{
     encoding::Encoding,
     handle::{Outcome, PrepareError, Prepared, PreparedStats},
+    layer::{PreparedLayer, PreparedOr, ResponseFuture},
     response::PreparedResponse,
     service::PreparedService,
 };

@@ -21,42 +21,49 @@ impl PreparedService {
     pub(super) const fn new(prepared: Prepared) -> Self {
         Self { prepared }
     }
+}
 
-    fn answer<B>(&self, request: Request<B>) -> Result<Response<Full<Bytes>>, Declined> {
+impl Prepared {
+    /// The response, or the request as it was.
+    pub(super) fn answer<B>(
+        &self,
+        mut request: Request<B>,
+    ) -> Result<Response<Full<Bytes>>, Request<B>> {
         let head = request.method() == Method::HEAD;
         if !(head || request.method() == Method::GET) || request.uri().query().is_some() {
-            self.prepared.count_declined();
-            return Err(Declined);
+            self.count_declined();
+            return Err(request);
         }
-        let (mut parts, _) = request.into_parts();
         // The request's own map is used again: it has the room already.
-        let headers = std::mem::take(&mut parts.headers);
-        self.prepared.with(parts.uri.path(), |prepared| {
-            let Some(prepared) = prepared else {
-                self.prepared.count_declined();
-                return Err(Declined);
-            };
-            let (status, headers, body) = respond(prepared, headers, head);
-            if status == StatusCode::NOT_MODIFIED {
-                self.prepared.count_not_modified();
-            } else {
-                self.prepared.count_served();
-            }
-            let mut response = Response::new(Full::new(body));
-            *response.status_mut() = status;
-            *response.headers_mut() = headers;
-            Ok(response)
-        })
+        let mut headers = std::mem::take(request.headers_mut());
+        let found = self.with(request.uri().path(), |prepared| {
+            prepared.map(|prepared| respond(prepared, &mut headers, head))
+        });
+        let Some((status, body)) = found else {
+            *request.headers_mut() = headers;
+            self.count_declined();
+            return Err(request);
+        };
+        if status == StatusCode::NOT_MODIFIED {
+            self.count_not_modified();
+        } else {
+            self.count_served();
+        }
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
     }
 }
 
+/// Turns the headers of the request into those of its response.
 fn respond(
     prepared: &PreparedResponse,
-    mut headers: HeaderMap,
+    headers: &mut HeaderMap,
     head: bool,
-) -> (StatusCode, HeaderMap, Bytes) {
-    let (coding, variant) = prepared.choose(&headers);
-    let unmodified = encoding::none_match(&headers, &variant.etag);
+) -> (StatusCode, Bytes) {
+    let (coding, variant) = prepared.choose(headers);
+    let unmodified = encoding::none_match(headers, &variant.etag);
     headers.clear();
     headers.insert(header::ETAG, variant.etag.clone());
     for (name, value) in prepared.headers() {
@@ -67,7 +74,7 @@ fn respond(
         }
     }
     if unmodified {
-        return (StatusCode::NOT_MODIFIED, headers, Bytes::new());
+        return (StatusCode::NOT_MODIFIED, Bytes::new());
     }
     if let Some(coding) = coding {
         let coding = HeaderValue::from_static(coding.as_str());
@@ -75,9 +82,9 @@ fn respond(
     }
     if head {
         headers.insert(header::CONTENT_LENGTH, variant.bytes.len().into());
-        return (StatusCode::OK, headers, Bytes::new());
+        return (StatusCode::OK, Bytes::new());
     }
-    (StatusCode::OK, headers, variant.bytes.clone())
+    (StatusCode::OK, variant.bytes.clone())
 }
 
 impl<B> Service<Request<B>> for PreparedService {
@@ -90,6 +97,6 @@ impl<B> Service<Request<B>> for PreparedService {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        ready(self.answer(request))
+        ready(self.prepared.answer(request).map_err(|_| Declined))
     }
 }
