@@ -308,7 +308,7 @@ async fn under_fault_injection_clients_see_no_error_and_nothing_is_done_twice() 
         let work = work.clone();
         service_fn(move |request: Request<ReplayBody<Body>>| {
             let dice = next(&mut faults.lock().expect("no panic inside")) % 100;
-            let after = dice % 2 == 0;
+            let after = dice.is_multiple_of(2);
             let work = work.clone();
             async move {
                 if after {

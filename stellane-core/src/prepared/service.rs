@@ -25,6 +25,10 @@ impl PreparedService {
 
 impl Prepared {
     /// The response, or the request as it was.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the request goes on to who answers it"
+    )]
     pub(super) fn answer<B>(
         &self,
         mut request: Request<B>,
