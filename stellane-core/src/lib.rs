@@ -9,14 +9,20 @@ pub mod config;
 pub mod connection;
 #[cfg(feature = "engine")]
 pub mod engine;
+#[cfg(feature = "engine-selector")]
+pub mod engine_selector;
 #[cfg(feature = "fault")]
 pub mod fault;
 #[cfg(feature = "hot-reload")]
 pub mod hot_reload;
 #[cfg(feature = "logging")]
 pub mod logging;
+#[cfg(feature = "prepared")]
+pub mod prepared;
 #[cfg(feature = "profiling")]
 pub mod profiling;
+#[cfg(all(unix, feature = "restart"))]
+pub mod restart;
 #[cfg(feature = "full")]
 pub mod runtime;
 #[cfg(feature = "strict-http1")]

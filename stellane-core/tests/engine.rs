@@ -193,3 +193,44 @@ async fn the_preset_serves_on_the_engine_that_is_configured() {
         assert_eq!(report.drain.aborted, 0);
     }
 }
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_tls_listener_stays_one_on_every_core() {
+    use stellane_core::connection::TlsAcceptor;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let folder = std::env::temp_dir().join(format!("stellane-engine-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("makes");
+    let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    std::fs::write(&certificate, made.cert.pem()).expect("writes");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
+    let tls = TlsAcceptor::from_files(&certificate, &key).expect("good files");
+    std::fs::remove_dir_all(&folder).expect("removes");
+
+    let engine = per_core(2);
+    // One socket, so that the second core has a clone of it.
+    let listeners: Vec<_> = reuse_port(1)
+        .await
+        .into_iter()
+        .map(|l| l.tls(&tls))
+        .collect();
+    let address = listeners[0].local_addr().expect("tcp");
+    let hello = tower::service_fn(|_: Request<Incoming>| async {
+        Ok::<_, Infallible>(Response::new("secret".to_owned()))
+    });
+    let serving = tokio::spawn(engine.serve(listeners, hello));
+    for _ in 0..20 {
+        let mut socket = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("connects");
+        let plain = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        socket.write_all(plain).await.expect("writes");
+        let mut said = Vec::new();
+        let _ = socket.read_to_end(&mut said).await;
+        assert!(!said.starts_with(b"HTTP"), "answered without TLS");
+    }
+    engine.stop(Duration::from_secs(5)).await;
+    serving.await.expect("no panic").expect("serves");
+}

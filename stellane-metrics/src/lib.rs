@@ -92,7 +92,8 @@ pub use metrics;
 pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Latch, Readiness};
 pub use runtime::{
-    MigrationReadiness, ReadinessCheck, RuntimeMetrics, RuntimeMetricsBuilder, RuntimeSnapshot,
+    Advice, MigrationReadiness, ReadinessCheck, RuntimeMetrics, RuntimeMetricsBuilder,
+    RuntimeSnapshot,
 };
 #[cfg(feature = "tracing")]
 pub use trace::{LogLevel, Trace, TraceBody, TraceContext, TraceFuture, TraceLayer};

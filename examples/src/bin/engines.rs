@@ -19,17 +19,23 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use stellane_core::{
     BoxError,
-    connection::{ConnectionManager, ListenConfig, Listener},
+    connection::{ConnectionManager, HttpService, ListenConfig, Listener},
     engine::{Engine, PerCoreEngine, SharedEngine},
+    engine_selector::{EngineSelector, EngineSelectorLayer},
+    prepared::{Prepared, PreparedLayer},
 };
+use tower::Layer;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The first is what the others are compared with.
-const SERVERS: [&str; 4] = [
+const SERVERS: [&str; 7] = [
     "bare hyper, thread per core",
     "PerCoreEngine",
+    "PerCoreEngine, axum handler",
+    "PerCoreEngine, the same prepared",
+    "PerCoreEngine, the same prepared, selector",
     "SharedEngine",
     "axum",
 ];
@@ -251,29 +257,61 @@ fn serve(name: &str) -> Result<(), BoxError> {
             .purge_hook(stellane_examples::purge)
             .build()?;
         match name {
-            "PerCoreEngine" => {
-                let engine = PerCoreEngine::builder().connections(&connections).build();
-                answer_on(&engine, cores()).await
+            "SharedEngine" => {
+                let engine = SharedEngine::new(&connections);
+                answer_on(&engine, 1, tower::service_fn(hello)).await
             }
-            "SharedEngine" => answer_on(&SharedEngine::new(&connections), 1).await,
             "axum" => {
-                let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+                let app = app();
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
                 println!("{}", listener.local_addr()?);
                 Ok(axum::serve(listener, app).await?)
             }
-            other => Err(format!("no server named {other}").into()),
+            per_core => {
+                let engine = PerCoreEngine::builder().connections(&connections).build();
+                match per_core {
+                    "PerCoreEngine" => answer_on(&engine, cores(), tower::service_fn(hello)).await,
+                    "PerCoreEngine, axum handler" => answer_on(&engine, cores(), app()).await,
+                    "PerCoreEngine, the same prepared" => {
+                        let fast = PreparedLayer::new(&prepared().await?);
+                        answer_on(&engine, cores(), fast.layer(app())).await
+                    }
+                    "PerCoreEngine, the same prepared, selector" => {
+                        let prepared = prepared().await?;
+                        let selector = EngineSelector::builder().route("/").build()?;
+                        let fast = EngineSelectorLayer::new(&selector, prepared.service());
+                        answer_on(&engine, cores(), fast.layer(app())).await
+                    }
+                    other => Err(format!("no server named {other}").into()),
+                }
+            }
         }
     })
 }
 
-async fn answer_on(engine: &impl Engine, sockets: usize) -> Result<(), BoxError> {
+async fn prepared() -> Result<Prepared, BoxError> {
+    let prepared = Prepared::new();
+    prepared
+        .prepare::<_, axum::body::Body, _>("/", app())
+        .await?;
+    Ok(prepared)
+}
+
+fn app() -> axum::Router {
+    axum::Router::new().route("/", axum::routing::get(|| async { "hello" }))
+}
+
+async fn answer_on(
+    engine: &impl Engine,
+    sockets: usize,
+    service: impl HttpService,
+) -> Result<(), BoxError> {
     let mut options = ListenConfig::default();
     options.sockets = sockets;
     let listeners = Listener::bind_all("127.0.0.1:0", &options).await?;
     let address = listeners.first().and_then(Listener::local_addr);
     println!("{}", address.ok_or("no address")?);
-    Ok(engine.serve(listeners, tower::service_fn(hello)).await?)
+    Ok(engine.serve(listeners, service).await?)
 }
 
 async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -16,6 +16,8 @@ use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, Server
 use crate::connection::ConnectionConfig;
 #[cfg(feature = "engine")]
 use crate::engine::EngineConfig;
+#[cfg(feature = "engine-selector")]
+use crate::engine_selector::SelectorConfig;
 #[cfg(feature = "strict-http1")]
 use crate::strict_http1::StrictHttp1Config;
 
@@ -35,6 +37,9 @@ pub struct RuntimeConfig {
     /// Which engine runs the service: one runtime for all cores, or one for each.
     #[cfg(feature = "engine")]
     pub engine: EngineConfig,
+    /// Accelerated routes, for a service that adds an `EngineSelectorLayer`.
+    #[cfg(feature = "engine-selector")]
+    pub selector: SelectorConfig,
     /// The worker pool for CPU-heavy work.
     #[cfg(feature = "pool")]
     pub workers: WorkerPoolConfig,
@@ -81,6 +86,8 @@ impl Default for RuntimeConfig {
             strict_http1: StrictHttp1Config::default(),
             #[cfg(feature = "engine")]
             engine: EngineConfig::default(),
+            #[cfg(feature = "engine-selector")]
+            selector: SelectorConfig::default(),
             #[cfg(feature = "pool")]
             workers: WorkerPoolConfig::default(),
             #[cfg(feature = "pool")]
@@ -181,6 +188,7 @@ impl RuntimeConfig {
         section!("connection", connection);
         section!("strict-http1", strict_http1);
         section!("engine", engine);
+        section!("engine-selector", selector);
         section!("pool", workers);
         section!("pool", pool);
         section!("router", interner);

@@ -25,6 +25,11 @@ pub struct ServerConfig {
     /// notice first. Default `0s`.
     #[serde(with = "humantime_serde")]
     pub drain_delay: Duration,
+    /// How long the new process that `SIGUSR2` starts may take to become ready, before it is given up and this one
+    /// goes on. Too short for a service that warms up first gives up every restart. `0s` turns `SIGUSR2` off. Default
+    /// `30s`.
+    #[serde(with = "humantime_serde")]
+    pub restart_timeout: Duration,
     /// Largest request body; a larger one is answered with 413. `0` means no limit. Default 2 MiB.
     pub max_body_bytes: u64,
 }
@@ -37,6 +42,7 @@ impl Default for ServerConfig {
             admin_token: String::new(),
             drain_timeout: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
+            restart_timeout: Duration::from_secs(30),
             max_body_bytes: 2 << 20,
         }
     }

@@ -14,6 +14,8 @@ use tower_service::Service;
 #[cfg(feature = "profiling")]
 use super::builder::HeapSource;
 use super::{Components, RequestBody, Runtime, RuntimeError, admin, builder::Signal, stack};
+#[cfg(unix)]
+use crate::restart::Restart;
 use crate::{
     BoxError,
     config::{ServerConfig, is_socket_address},
@@ -63,6 +65,7 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         address: server.address.clone(),
         source,
     })?;
+    let mut admin = take_admin(&mut listeners);
     if listeners.is_empty() {
         listeners = listen("server.address", &server.address, &options).await?;
     }
@@ -80,16 +83,17 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
     if let Some(tls) = &tls {
         listeners = listeners.into_iter().map(|l| l.tls(tls)).collect();
     }
-    let admin = match server.admin_address.as_str() {
-        "" => None,
-        address => {
+    match server.admin_address.as_str() {
+        "" => admin = None,
+        address if admin.is_none() => {
             let one = ListenConfig {
                 sockets: 1,
                 ..options
             };
-            listen("server.admin_address", address, &one).await?.pop()
+            admin = listen("server.admin_address", address, &one).await?.pop();
         }
-    };
+        _ => {}
+    }
     // Only a Unix socket that was handed over has none.
     let local_addr = listeners
         .iter()
@@ -104,6 +108,18 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         local_addr,
         admin_addr,
     })
+}
+
+/// The socket named `admin` among those that were handed over.
+fn take_admin(listeners: &mut Vec<Listener>) -> Option<Listener> {
+    #[cfg(unix)]
+    if let Some(at) = crate::restart::names().iter().position(|n| n == ADMIN)
+        && at < listeners.len()
+    {
+        return Some(listeners.remove(at));
+    }
+    let _ = listeners;
+    None
 }
 
 /// Applies what can change at run time when the configuration file changes, or on SIGHUP.
@@ -234,6 +250,18 @@ where
         #[cfg(feature = "reload")]
         background.spawn(follow(components.clone(), log.clone()));
         let admin_manager = Components::admin_manager()?;
+        #[cfg(unix)]
+        let end = {
+            let admin = self.admin.as_ref();
+            let successor = match signal {
+                // Who brings a signal of their own has their own way to restart.
+                Some(_) => None,
+                None => Successor::new(&config.server, &self.listeners, admin),
+            };
+            end_of_service(signal, successor)
+        };
+        #[cfg(not(unix))]
+        let end = end_of_service(signal);
         if let (Some(listener), Some(address)) = (self.admin, self.admin_addr) {
             let admin =
                 admin::service(&components, &config, log.clone(), address).map_err(|error| {
@@ -250,13 +278,28 @@ where
             background.spawn(ignore_end(admin_manager.serve(listener, admin)));
         }
 
+        #[cfg(unix)]
+        background.spawn(tell_ready(components.readiness.clone()));
         let service = stack::around(service, &components, &config.server);
         // The answer to "which process is this?" is no request of the application: outside of all.
         let serving: Serving = match config.dev.hot_reload {
             true => Box::pin(engine.serve(self.listeners, LiveReloadLayer::new().layer(service))),
             false => Box::pin(engine.serve(self.listeners, service)),
         };
-        let ending = drain_after(signal, &components, &engine, &config.server);
+        let ending = async {
+            let delay = match end.await {
+                End::Asked => config.server.drain_delay,
+                // The new process answers on both addresses: nobody has to notice anything.
+                End::HandedOver => {
+                    admin_manager.drain(Duration::from_secs(1)).await;
+                    Duration::ZERO
+                }
+            };
+            tracing::info!(?delay, deadline = ?config.server.drain_timeout, "draining");
+            components.readiness.set_ready(false);
+            tokio::time::sleep(delay).await;
+            engine.stop(config.server.drain_timeout).await
+        };
         components.readiness.set_ready(true);
         tracing::info!(engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr, "serving");
 
@@ -301,20 +344,97 @@ fn profiles(
     profiles.build()
 }
 
-async fn drain_after(
-    signal: Option<Signal>,
-    components: &Components,
-    engine: &impl Engine,
-    server: &ServerConfig,
-) -> StopReport {
+/// The name by which the socket of the admin address is handed over.
+#[cfg(unix)]
+const ADMIN: &str = "admin";
+
+enum End {
+    Asked,
+    #[cfg(unix)]
+    HandedOver,
+}
+
+/// What a new process needs, and the signal that asks for it.
+#[cfg(unix)]
+struct Successor {
+    restart: Restart,
+    asked: tokio::signal::unix::Signal,
+    patience: Duration,
+}
+
+#[cfg(unix)]
+impl Successor {
+    /// None if it is turned off. From here on `SIGUSR2` does not end the process.
+    fn new(
+        server: &ServerConfig,
+        listeners: &[Listener],
+        admin: Option<&Listener>,
+    ) -> Option<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        if server.restart_timeout.is_zero() {
+            return None;
+        }
+        let restart = || {
+            let restart = Restart::from_process()?.with_listeners("http", listeners)?;
+            Ok::<_, std::io::Error>(Self {
+                restart: restart.with_listeners(ADMIN, admin)?,
+                asked: signal(SignalKind::user_defined2())?,
+                patience: server.restart_timeout,
+            })
+        };
+        restart()
+            .inspect_err(|error| tracing::warn!(%error, "SIGUSR2 will not restart"))
+            .ok()
+    }
+
+    /// Resolves when a new process has taken over.
+    async fn takes_over(mut self) {
+        loop {
+            self.asked.recv().await;
+            tracing::info!("a new process is to take over");
+            match self.restart.hand_over(self.patience).await {
+                Ok(pid) => {
+                    tracing::info!(pid, "a new process has taken over");
+                    return;
+                }
+                Err(error) => tracing::error!(%error, "this process goes on"),
+            }
+        }
+    }
+}
+
+/// Waits until this process is to end. What it holds of the sockets is closed by then.
+#[cfg(unix)]
+async fn end_of_service(signal: Option<Signal>, successor: Option<Successor>) -> End {
+    match (signal, successor) {
+        (Some(signal), _) => signal.await,
+        (None, None) => terminated().await,
+        (None, Some(successor)) => tokio::select! {
+            () = terminated() => {}
+            () = successor.takes_over() => return End::HandedOver,
+        },
+    }
+    End::Asked
+}
+
+#[cfg(not(unix))]
+async fn end_of_service(signal: Option<Signal>) -> End {
     match signal {
         Some(signal) => signal.await,
         None => terminated().await,
     }
-    tracing::info!(delay = ?server.drain_delay, deadline = ?server.drain_timeout, "draining");
-    components.readiness.set_ready(false);
-    tokio::time::sleep(server.drain_delay).await;
-    engine.stop(server.drain_timeout).await
+    End::Asked
+}
+
+/// Tells those who wait for this process, once it is ready.
+#[cfg(unix)]
+async fn tell_ready(readiness: stellane_metrics::Readiness) {
+    while !readiness.is_ready() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    if let Err(error) = crate::restart::ready() {
+        tracing::warn!(%error, "nobody could be told that this process is ready");
+    }
 }
 
 async fn ignore_end<T>(future: impl Future<Output = T>) {

@@ -13,7 +13,7 @@ use std::{
 
 #[cfg(feature = "serde")]
 pub(crate) use snapshot::seconds;
-pub use snapshot::{MigrationReadiness, ReadinessCheck, RuntimeSnapshot};
+pub use snapshot::{Advice, MigrationReadiness, ReadinessCheck, RuntimeSnapshot};
 
 use crate::{
     BuildError, HttpMetrics, MetricsConfig,

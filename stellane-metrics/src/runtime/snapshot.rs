@@ -153,6 +153,19 @@ pub struct MigrationReadiness {
     pub scale: ReadinessCheck,
     /// How many of the indicators are reached.
     pub reached: u8,
+    /// What to change, with the figures that speak for it; empty while nothing does.
+    pub advice: Vec<Advice>,
+}
+
+/// A change that the figures of a server speak for.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Advice {
+    /// What to change, as it stands in the configuration: `engine.kind = "per_core"`.
+    pub change: &'static str,
+    /// The figures.
+    pub reason: String,
 }
 
 /// One indicator.
@@ -189,6 +202,7 @@ impl RuntimeSnapshot {
             cpu: ReadinessCheck::new(self.cpu_usage, cores * 0.8),
             scale: ReadinessCheck::new(connections as f64, 10_000.0),
             reached: 0,
+            advice: self.advice(cores),
         };
         let all = [
             migration.performance_ceiling,
@@ -202,6 +216,52 @@ impl RuntimeSnapshot {
     }
 }
 
+/// More connections than these in a second, for each core: one task that accepts for all becomes what others wait for.
+const CHURN: f64 = 1000.0;
+/// A server with a greater share of its cores busy has outgrown something.
+const BUSY: f64 = 0.8;
+/// Requests are even if the slowest hundredth takes less than so many medians: then none delays the others of its core.
+const EVEN: f64 = 10.0;
+/// From so many requests a second and core the cost of a handler shows.
+const FREQUENT: f64 = 10_000.0;
+
+impl RuntimeSnapshot {
+    fn advice(&self, cores: f64) -> Vec<Advice> {
+        let mut advice = Vec::new();
+        let busy = self.cpu_usage / cores;
+        if !(cores > 0.0 && busy > BUSY) {
+            return advice;
+        }
+        let cpu = format!("{:.0}% of {cores:.1} cores are busy", busy * 100.0);
+        let median = self.latency_head_p50.as_secs_f64();
+        let slowest = self.latency_head_p99.as_secs_f64() / median;
+        // Stealing work helps where requests differ, and one core has nobody to steal from.
+        if cores >= 2.0 && median > 0.0 && slowest < EVEN {
+            let churn = self.connections_per_second / cores;
+            if churn > CHURN {
+                advice.push(Advice {
+                    change: "engine.kind = \"per_core\"",
+                    reason: format!(
+                        "{cpu}; {churn:.0} connections are made a second for each (from {CHURN}), and requests are \
+                         even: the slowest hundredth takes {slowest:.1} medians (below {EVEN})"
+                    ),
+                });
+            }
+        }
+        let rate = self.requests_per_second / cores;
+        if rate > FREQUENT {
+            advice.push(Advice {
+                change: "selector.accelerated_routes",
+                reason: format!(
+                    "{cpu}; {rate:.0} requests are answered a second for each (from {FREQUENT}): prepare the \
+                     responses of the busiest routes that are the same for everybody"
+                ),
+            });
+        }
+        advice
+    }
+}
+
 /// Serialises a duration in seconds.
 #[cfg(feature = "serde")]
 pub(crate) fn seconds<S: serde::Serializer>(
@@ -209,4 +269,65 @@ pub(crate) fn seconds<S: serde::Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four cores, three and a half of them busy with short connections and even requests.
+    fn outgrown() -> RuntimeSnapshot {
+        RuntimeSnapshot {
+            cpu_usage: 3.5,
+            connections_per_second: 8000.0,
+            requests_per_second: 30_000.0,
+            latency_head_p50: Duration::from_micros(20),
+            latency_head_p99: Duration::from_micros(100),
+            ..RuntimeSnapshot::default()
+        }
+    }
+
+    fn changes(mut snapshot: RuntimeSnapshot, cores: f64) -> Vec<&'static str> {
+        snapshot.judge(0, cores);
+        let advice = &snapshot.migration.advice;
+        advice.iter().map(|advice| advice.change).collect()
+    }
+
+    #[test]
+    fn a_busy_server_with_short_connections_and_even_requests_is_told_to_go_per_core() {
+        let mut snapshot = outgrown();
+        snapshot.judge(0, 4.0);
+        let [advice] = &snapshot.migration.advice[..] else {
+            panic!("{:?}", snapshot.migration.advice);
+        };
+        assert_eq!(advice.change, "engine.kind = \"per_core\"");
+        for figure in ["88% of 4.0 cores", "2000 connections", "5.0 medians"] {
+            assert!(advice.reason.contains(figure), "{}", advice.reason);
+        }
+    }
+
+    #[test]
+    fn uneven_requests_idle_cores_or_a_single_core_are_reasons_not_to() {
+        let mut uneven = outgrown();
+        uneven.latency_head_p99 = Duration::from_millis(1);
+        let mut idle = outgrown();
+        idle.cpu_usage = 1.0;
+        for (snapshot, cores) in [
+            (uneven, 4.0),
+            (idle, 4.0),
+            (outgrown(), 1.0),
+            (outgrown(), 0.0),
+        ] {
+            let told = changes(snapshot, cores);
+            assert!(!told.contains(&"engine.kind = \"per_core\""), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn frequent_requests_on_a_busy_server_are_a_reason_to_prepare_responses() {
+        let mut frequent = outgrown();
+        frequent.connections_per_second = 0.0;
+        frequent.requests_per_second = 50_000.0;
+        assert_eq!(changes(frequent, 4.0), ["selector.accelerated_routes"]);
+    }
 }

@@ -9,6 +9,8 @@ use super::{Kind, Listener};
 #[derive(Debug)]
 pub struct DetachedListener {
     kind: Detached,
+    #[cfg(feature = "tls")]
+    tls: Option<super::super::TlsAcceptor>,
 }
 
 #[derive(Debug)]
@@ -29,7 +31,11 @@ impl Listener {
             #[cfg(unix)]
             Kind::Unix(listener) => Detached::Unix(listener.into_std()?),
         };
-        Ok(DetachedListener { kind })
+        Ok(DetachedListener {
+            kind,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
+        })
     }
 }
 
@@ -42,10 +48,15 @@ impl DetachedListener {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn attach(self) -> io::Result<Listener> {
-        Ok(match self.kind {
-            Detached::Tcp(listener) => tokio::net::TcpListener::from_std(listener)?.into(),
+        let kind = match self.kind {
+            Detached::Tcp(listener) => Kind::Tcp(tokio::net::TcpListener::from_std(listener)?),
             #[cfg(unix)]
-            Detached::Unix(listener) => tokio::net::UnixListener::from_std(listener)?.into(),
+            Detached::Unix(listener) => Kind::Unix(tokio::net::UnixListener::from_std(listener)?),
+        };
+        Ok(Listener {
+            kind,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
         })
     }
 
@@ -59,7 +70,11 @@ impl DetachedListener {
             #[cfg(unix)]
             Detached::Unix(listener) => Detached::Unix(listener.try_clone()?),
         };
-        Ok(Self { kind })
+        Ok(Self {
+            kind,
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
+        })
     }
 
     /// The address, for TCP.
@@ -78,6 +93,8 @@ impl From<std::net::TcpListener> for DetachedListener {
     fn from(listener: std::net::TcpListener) -> Self {
         Self {
             kind: Detached::Tcp(listener),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
