@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::{
-    BoxError,
+    BoxError, go, nginx,
     peers::PEERS,
     server::{Cores, Launch, Server},
 };
@@ -35,10 +35,10 @@ pub(crate) struct Contestant {
 }
 
 impl Contestant {
-    pub(crate) fn missing(name: &str, version: &str, why: impl ToString) -> Self {
+    pub(crate) fn missing(name: &str, why: impl ToString) -> Self {
         Self {
             name: name.to_owned(),
-            version: version.to_owned(),
+            version: String::new(),
             missing: Some(why.to_string()),
             scope: Scope::All,
             launch: None,
@@ -105,5 +105,8 @@ pub(crate) fn home() -> &'static Path {
 
 /// Everyone, present or missing.
 pub(crate) fn all() -> Result<Vec<Contestant>, BoxError> {
-    rust()
+    let mut all = rust()?;
+    all.extend(go::contestants());
+    all.push(nginx::contestant());
+    Ok(all)
 }

@@ -2,9 +2,11 @@
 
 mod cli;
 mod contestants;
+mod go;
 mod load;
 mod machine;
 mod measure;
+mod nginx;
 mod peers;
 mod report;
 mod server;
