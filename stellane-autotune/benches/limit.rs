@@ -31,7 +31,12 @@ fn fixed(limit: u32) -> AdaptiveLimit {
 }
 
 fn answer(_: Request<Body>) -> Answer {
-    ready(Ok(Response::new(Body::new(Bytes::from_static(b"hello")))))
+    let mut response = Response::new(Body::new(Bytes::from_static(b"hello")));
+    let kind = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, kind);
+    ready(Ok(response))
 }
 
 fn request() -> Request<Body> {

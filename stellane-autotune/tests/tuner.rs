@@ -129,8 +129,12 @@ fn a_change_that_made_things_worse_is_undone_within_two_windows_and_not_repeated
         "{}",
         history[1].reason
     );
-    run(&tuner, 10..60);
+    run(&tuner, 10..20);
     assert_eq!(tuner.history().len(), 2);
+    // Tried again after a while, and each time that is longer: 15 s, 30 s, 60 s, …
+    run(&tuner, 20..600);
+    let rolled_back = tuner.history().len() / 2;
+    assert!((3..=6).contains(&rolled_back), "{rolled_back}");
 }
 
 #[test]
@@ -474,10 +478,16 @@ impl Fluid {
     }
     fn tuner(&self, mode: TunerMode) -> AutoTuner {
         type Read = fn(&Fluid) -> f64;
-        let signals: [(&'static str, Read); 6] = [
+        let signals: [(&'static str, Read); 9] = [
             (names::LATENCY_P99, Self::latency),
             (names::QUEUE_DEPTH, Self::depth),
             (names::SHED_RATE, Self::shed),
+            (names::QUEUE_SHED_RATE, |fluid| {
+                let queue_refuses = fluid.inside() < fluid.limit.get();
+                fluid.shed() * f64::from(u8::from(queue_refuses))
+            }),
+            (names::JOB_RATE, Self::served),
+            (names::LIMIT, |fluid| fluid.limit.get()),
             (names::THROUGHPUT, Self::served),
             (names::CPU, |fluid| fluid.served() / 4000.0),
             (names::WORKER_UTILIZATION, |fluid| {
@@ -585,7 +595,7 @@ fn bounds_and_steps_always_hold_and_recordings_replay() {
                 "seed {seed}: {now}"
             );
             assert!(
-                (now - before).abs() <= (0.5 * before.max(now)).max(1.0) + 0.5,
+                (now - before).abs() <= (0.75 * before.max(now)).max(1.0) + 0.5,
                 "seed {seed}: {before} -> {now}"
             );
             before = now;

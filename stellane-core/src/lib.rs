@@ -17,6 +17,8 @@ pub mod logging;
 pub mod profiling;
 #[cfg(feature = "full")]
 pub mod runtime;
+#[cfg(feature = "strict-http1")]
+pub mod strict_http1;
 
 #[cfg(feature = "config")]
 #[doc(inline)]

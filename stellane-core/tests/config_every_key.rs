@@ -62,6 +62,7 @@ fn candidates(defaults: &Table, path: &[String], default: &Value) -> Vec<Value> 
         Value::Boolean(b) => vec![Value::Boolean(!b)],
         Value::Array(_) => vec![
             Value::Array(vec!["/a".into(), "/b".into()]),
+            Value::Array(vec!["10.0.0.0/8".into()]),
             Value::Array(vec![0.25.into(), 0.75.into()]),
             Value::Array(vec![1.into(), 2.into()]),
         ],

@@ -12,6 +12,7 @@ use std::future::Future;
 use std::hint::black_box;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -408,10 +409,14 @@ fn interners() -> Vec<Contender> {
     let dynamic = Interner::builder().admit_after(1).build().expect("valid");
     let mut reader = lasso::Rodeo::default();
     let rodeo = lasso::ThreadedRodeo::default();
+    // What people write by hand: a concurrent map of shared strings.
+    let map = dashmap::DashMap::<Arc<str>, Arc<str>>::new();
     for word in &words {
         drop(dynamic.intern(word));
         reader.get_or_intern(word);
         rodeo.get_or_intern(word);
+        let shared = Arc::<str>::from(&**word);
+        map.insert(Arc::clone(&shared), shared);
     }
     let reader = reader.into_reader();
     let contender = |name, mut each: Box<dyn FnMut(&str)>| {
@@ -445,6 +450,10 @@ fn interners() -> Vec<Contender> {
             Box::new(move |w| {
                 black_box(rodeo.get_or_intern(w));
             }),
+        ),
+        contender(
+            "dashmap",
+            Box::new(move |w| drop(black_box(map.get(w).map(|found| Arc::clone(&found))))),
         ),
     ]
 }

@@ -11,12 +11,13 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::body::Body;
+use crate::compiled::{Compiled, Definition};
 use crate::config::RouterConfig;
 use crate::endpoint::{Endpoint, Route, ServiceEndpoint};
 use crate::handler::{Handler, HandlerEndpoint};
 use crate::report::BuildReport;
 use crate::router::Router;
-use crate::table::{Compiled, Definition, SlashPolicy};
+use crate::table::SlashPolicy;
 
 /// Collects routes; the order in which they are added means nothing.
 ///
@@ -29,7 +30,7 @@ pub struct RouterBuilder<S = ()> {
     routes: Vec<Definition>,
     fallbacks: Vec<Definition>,
     layers: Vec<Box<dyn Fn(Route) -> Route + Send + Sync>>,
-    slash: SlashPolicy,
+    slash: Option<SlashPolicy>,
 }
 
 impl RouterBuilder {
@@ -39,7 +40,7 @@ impl RouterBuilder {
             routes: Vec::new(),
             fallbacks: Vec::new(),
             layers: Vec::new(),
-            slash: SlashPolicy::default(),
+            slash: None,
         }
     }
 }
@@ -109,13 +110,14 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
             host: None,
             method: None,
             endpoint: Some(endpoint),
+            slash: None,
         });
         self
     }
 
     /// Adds all routes of another scope below a prefix; its `/` becomes the prefix itself.
     ///
-    /// Handlers see the whole path and template. The slash policy is that of the outermost scope.
+    /// Handlers see the whole path and template.
     ///
     /// ```
     /// use stellane_router::Router;
@@ -214,10 +216,20 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
         }
     }
 
-    /// What a path with one slash too many or too few at its end gets; [`SlashPolicy::Strict`] by
-    /// default.
+    /// What a path with one slash too many or too few at its end gets, in this scope and in those
+    /// inside it that have no policy of their own; [`SlashPolicy::Strict`] by default.
+    ///
+    /// ```
+    /// use stellane_router::{Router, SlashPolicy};
+    ///
+    /// let pages = Router::builder().slash(SlashPolicy::Redirect).get("/about", async || "about");
+    /// let api = Router::builder().get("/users", async || "users");
+    /// let router = Router::builder().merge(pages).nest("/api", api).build()?;
+    /// // `/about/` is redirected to `/about`, `/api/users/` is not found.
+    /// # Ok::<(), stellane_router::BuildReport>(())
+    /// ```
     pub const fn slash(mut self, policy: SlashPolicy) -> Self {
-        self.slash = policy;
+        self.slash = Some(policy);
         self
     }
 
@@ -233,10 +245,9 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     /// Everything wrong with them at once: templates that cannot be read, conflicts with a path
     /// that proves each, routes that can never answer.
     pub fn build(self) -> Result<Router, BuildReport> {
-        let slash = self.slash;
         let (routes, fallbacks) = self.flatten();
         let fallbacks = fallbacks.into_iter().flat_map(whole_scope).collect();
-        Compiled::build(routes, fallbacks, slash).map(Router::from_compiled)
+        Compiled::build(routes, fallbacks).map(Router::from_compiled)
     }
 
     fn add(
@@ -250,6 +261,7 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
             host: None,
             method,
             endpoint: Some(endpoint(Arc::clone(&self.state))),
+            slash: None,
         });
         self
     }
@@ -260,9 +272,11 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
             mut routes,
             mut fallbacks,
             layers,
-            ..
+            slash,
+            state: _,
         } = self;
         for definition in routes.iter_mut().chain(&mut fallbacks) {
+            definition.slash = definition.slash.or(slash);
             let Some(endpoint) = definition.endpoint.take() else {
                 continue;
             };

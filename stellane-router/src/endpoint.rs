@@ -16,9 +16,10 @@ use tower_service::Service;
 
 use crate::block::{Slot, SlotFuture};
 use crate::body::Body;
+use crate::compiled::Compiled;
 use crate::matcher::tree::Spans;
 use crate::params::{RouteMatch, WithMatch, current_match};
-use crate::table::{Compiled, RouteId, RouteTable};
+use crate::table::{RouteId, RouteTable};
 
 /// A match, borrowed from the table that found it.
 #[derive(Clone, Copy)]

@@ -2,11 +2,14 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use axum_core::extract::{FromRequest, FromRequestParts};
 use http::request::Parts;
 use http::{HeaderMap, Request};
+use pin_project_lite::pin_project;
 
 use crate::block::{Slot, SlotFuture};
 use crate::body::Body;
@@ -76,6 +79,7 @@ const MAX_ROOM: usize = 64;
 
 /// Empties the headers of a request, so that the response can use their memory; hyper takes it
 /// back from there for the next request of the connection.
+#[inline]
 fn spent(mut headers: HeaderMap) -> HeaderMap {
     if headers.capacity() > MAX_ROOM {
         return HeaderMap::new();
@@ -87,8 +91,9 @@ fn spent(mut headers: HeaderMap) -> HeaderMap {
 impl<F, Fut, R, MR, S> Handler<(OnlyParts, MR), S> for F
 where
     F: Fn() -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = R> + Send,
+    Fut: Future<Output = R> + Send + 'static,
     R: IntoReply<MR>,
+    MR: 'static,
     S: Send + Sync + 'static,
 {
     fn call<'a>(
@@ -99,11 +104,36 @@ where
         _: &'a S,
     ) -> impl Future<Output = Answer> + Send + 'a {
         // Nothing is extracted, so nothing else need be moved to where the future lives.
-        let headers = spent(parts.headers);
-        async move {
-            let _unread = body;
-            Ok(self().await.into_reply(headers))
+        Bare {
+            future: self(),
+            headers: Some(spent(parts.headers)),
+            _unread: body,
+            reply: PhantomData,
         }
+    }
+}
+
+pin_project! {
+    /// The future of a handler without arguments. Not an `async` block, which would move the
+    /// headers once more.
+    struct Bare<Fut, M> {
+        #[pin]
+        future: Fut,
+        headers: Option<HeaderMap>,
+        _unread: Body,
+        reply: PhantomData<fn() -> M>,
+    }
+}
+
+impl<Fut: Future<Output: IntoReply<M>>, M> Future for Bare<Fut, M> {
+    type Output = Answer;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let this = self.project();
+        let value = ready!(this.future.poll(cx));
+        let headers = this.headers.take().unwrap_or_default();
+        Poll::Ready(Ok(value.into_reply(headers)))
     }
 }
 

@@ -10,8 +10,10 @@ use http::uri::PathAndQuery;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::compiled::{AnyLeaf, Compiled};
 use crate::params::RouteMatch;
-use crate::table::{AnyLeaf, Compiled, RouteId, RouteTable};
+use crate::stats::{Count, RouteLayerStats};
+use crate::table::{RouteId, RouteTable};
 use crate::{escape, host};
 
 /// Matches the path of every request and leaves one [`RouteMatch`] extension for the service inside:
@@ -43,7 +45,13 @@ use crate::{escape, host};
 /// ```
 #[derive(Clone)]
 pub struct RouteLayer {
-    table: Arc<ArcSwap<Compiled>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    table: ArcSwap<Compiled>,
+    swaps: Count,
+    unmatched: Count,
 }
 
 impl RouteLayer {
@@ -51,13 +59,36 @@ impl RouteLayer {
     #[must_use]
     pub fn new(table: RouteTable) -> Self {
         Self {
-            table: Arc::new(ArcSwap::new(table.0)),
+            shared: Arc::new(Shared {
+                table: ArcSwap::new(table.0),
+                swaps: Count::default(),
+                unmatched: Count::default(),
+            }),
         }
+    }
+
+    /// The table that requests are matched against now.
+    #[must_use]
+    pub fn table(&self) -> RouteTable {
+        RouteTable(self.shared.table.load_full())
     }
 
     /// Replaces the table of all services this layer and its clones have made.
     pub fn replace(&self, table: RouteTable) {
-        self.table.store(table.0);
+        self.shared.table.store(table.0);
+        self.shared.swaps.add();
+    }
+
+    /// The state of all services this layer and its clones have made.
+    #[must_use]
+    pub fn stats(&self) -> RouteLayerStats {
+        let table = self.table();
+        RouteLayerStats {
+            routes: table.len() as u64,
+            table_bytes: table.bytes() as u64,
+            swaps: self.shared.swaps.read(),
+            unmatched: self.shared.unmatched.read(),
+        }
     }
 }
 
@@ -67,16 +98,14 @@ impl<S> Layer<S> for RouteLayer {
     fn layer(&self, inner: S) -> RouteService<S> {
         RouteService {
             inner,
-            table: Arc::clone(&self.table),
+            shared: Arc::clone(&self.shared),
         }
     }
 }
 
 impl fmt::Debug for RouteLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RouteLayer")
-            .field(&RouteTable(self.table.load_full()))
-            .finish()
+        f.debug_tuple("RouteLayer").field(&self.table()).finish()
     }
 }
 
@@ -84,7 +113,7 @@ impl fmt::Debug for RouteLayer {
 #[derive(Clone)]
 pub struct RouteService<S> {
     inner: S,
-    table: Arc<ArcSwap<Compiled>>,
+    shared: Arc<Shared>,
 }
 
 impl<S, B> Service<Request<B>> for RouteService<S>
@@ -100,9 +129,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        let table = self.table.load_full();
-        if let Some(found) = find(&table, &request) {
-            request.extensions_mut().insert(found);
+        let table = self.shared.table.load_full();
+        match find(&table, &request) {
+            Some(found) => {
+                request.extensions_mut().insert(found);
+            }
+            None => self.shared.unmatched.add(),
         }
         self.inner.call(request)
     }

@@ -78,7 +78,11 @@ mod block;
 #[cfg(feature = "router")]
 mod body;
 #[cfg(feature = "router")]
+mod build;
+#[cfg(feature = "router")]
 mod builder;
+#[cfg(feature = "router")]
+mod compiled;
 #[cfg(feature = "router")]
 mod config;
 #[cfg(feature = "router")]
@@ -112,6 +116,8 @@ mod router;
 #[cfg(feature = "router")]
 mod scan;
 #[cfg(feature = "router")]
+mod stats;
+#[cfg(feature = "router")]
 mod table;
 #[cfg(feature = "router")]
 mod witness;
@@ -135,5 +141,6 @@ pub use {
     reply::IntoReply,
     report::{BuildReport, Problem},
     router::{RouteFuture, Router},
+    stats::{RouteLayerStats, RouterStats},
     table::{Located, RouteId, RouteInfo, RouteTable, SlashPolicy},
 };

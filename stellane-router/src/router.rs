@@ -21,20 +21,27 @@ use tower_service::Service;
 use crate::block::{Slot, SlotFuture};
 use crate::body::Body;
 use crate::builder::RouterBuilder;
+use crate::compiled::{Compiled, Found};
 use crate::endpoint::{Answer, Matched};
 use crate::escape::{self, Escapes};
 use crate::host;
 use crate::matcher::tree::Spans;
 use crate::methods;
 use crate::reply;
-use crate::table::{Compiled, Found, RouteId, RouteInfo, RouteTable, SlashPolicy};
+use crate::stats::{Counts, RouterStats};
+use crate::table::{RouteId, RouteInfo, RouteTable, SlashPolicy};
 
 /// A tower service that finds the handler of a request and calls it.
 ///
 /// Cloning is one reference count, and clones are always ready. See the [crate docs](crate).
 #[derive(Clone)]
 pub struct Router {
-    table: Arc<ArcSwap<Compiled>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    table: ArcSwap<Compiled>,
+    counts: Counts,
 }
 
 impl Router {
@@ -45,14 +52,17 @@ impl Router {
 
     pub(crate) fn from_compiled(table: Arc<Compiled>) -> Self {
         Self {
-            table: Arc::new(ArcSwap::new(table)),
+            shared: Arc::new(Shared {
+                table: ArcSwap::new(table),
+                counts: Counts::default(),
+            }),
         }
     }
 
     /// The table that requests are matched against now.
     #[must_use]
     pub fn table(&self) -> RouteTable {
-        RouteTable(self.table.load_full())
+        RouteTable(self.shared.table.load_full())
     }
 
     /// All routes, in the order of their ids.
@@ -71,32 +81,50 @@ impl Router {
     ///
     /// Requests that have begun end with the handlers they began with.
     pub fn replace(&self, with: &Self) {
-        self.table.store(with.table.load_full());
+        self.shared.table.store(with.shared.table.load_full());
+        self.shared.counts.swaps.add();
     }
 
-    fn dispatch<B>(&self, request: Request<B>) -> RouteFuture
+    /// The state of this router and all its clones.
+    #[must_use]
+    pub fn stats(&self) -> RouterStats {
+        let table = self.table();
+        let counts = &self.shared.counts;
+        RouterStats {
+            routes: table.len() as u64,
+            table_bytes: table.bytes() as u64,
+            swaps: counts.swaps.read(),
+            bad_paths: counts.bad_paths.read(),
+            not_found: counts.not_found.read(),
+            fallbacks: counts.fallbacks.read(),
+            not_allowed: counts.not_allowed.read(),
+            not_implemented: counts.not_implemented.read(),
+            redirects: counts.redirects.read(),
+            options: counts.options.read(),
+        }
+    }
+
+    #[inline]
+    fn dispatch<B>(&self, mut request: Request<B>) -> RouteFuture
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let table = self.table.load_full();
-        let (mut parts, body) = request.into_parts();
-        let body = Body::new(body);
-        match escape::inspect(parts.uri.path().as_bytes()) {
+        let Shared { table, counts } = &*self.shared;
+        let table = table.load_full();
+        match escape::inspect(request.uri().path().as_bytes()) {
             Escapes::Canonical => {}
-            Escapes::Normalise => match normalised(&parts.uri) {
-                Some(uri) => parts.uri = uri,
-                None => return RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST)),
+            Escapes::Normalise => match normalised(request.uri()) {
+                Some(uri) => *request.uri_mut() = uri,
+                None => return bad_path(counts),
             },
-            Escapes::Malformed => {
-                return RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST));
-            }
+            Escapes::Malformed => return bad_path(counts),
         }
-        let bit = table.methods.bit(&parts.method);
+        let bit = table.methods.bit(request.method());
         let host = table
             .needs_host()
-            .then(|| host::requested(&parts.uri, &parts.headers));
-        match table.look_up(host.flatten(), bit, parts.uri.path()) {
+            .then(|| host::requested(request.uri(), request.headers()));
+        match table.look_up(host.flatten(), bit, request.uri().path()) {
             Found::Endpoint {
                 endpoint,
                 route,
@@ -109,38 +137,51 @@ impl Router {
                     spans,
                     source: None,
                 };
-                let future = endpoint.call(parts, body, matched);
+                let (parts, body) = request.into_parts();
+                let future = endpoint.call(parts, Body::new(body), matched);
                 // SAFETY: what it borrows is in this `Arc`, where nothing moves; `Running` keeps that.
                 let future = unsafe { future.forget_lifetime() };
                 RouteFuture::running(future, RouteTable(table), RouteId(route), head)
             }
             Found::Options { allow, route } => {
+                counts.options.add();
                 let response = with_header(StatusCode::NO_CONTENT, (ALLOW, allow));
                 RouteFuture::ready_at(response, &table, RouteId(route))
             }
             Found::NotAllowed { allow, route } => {
-                let status = match table.methods.is_known(bit) {
-                    true => StatusCode::METHOD_NOT_ALLOWED,
-                    false => StatusCode::NOT_IMPLEMENTED,
+                let (status, count) = match table.methods.is_known(bit) {
+                    true => (StatusCode::METHOD_NOT_ALLOWED, &counts.not_allowed),
+                    false => (StatusCode::NOT_IMPLEMENTED, &counts.not_implemented),
                 };
+                count.add();
                 RouteFuture::ready_at(with_header(status, (ALLOW, allow)), &table, RouteId(route))
             }
-            Found::Nothing => not_found(table, parts, body, bit),
+            Found::Nothing => {
+                let (parts, body) = request.into_parts();
+                not_found(table, counts, parts, Body::new(body), bit)
+            }
         }
     }
 }
 
 /// Nothing matched: the other side of a slash, a fallback, or 404.
 #[cold]
-fn not_found(table: Arc<Compiled>, mut parts: Parts, body: Body, bit: u32) -> RouteFuture {
+fn not_found(
+    table: Arc<Compiled>,
+    counts: &Counts,
+    mut parts: Parts,
+    body: Body,
+    bit: u32,
+) -> RouteFuture {
     let head = bit == methods::HEAD;
     let path = parts.uri.path();
     if path == "*" && bit == methods::OPTIONS {
+        counts.options.add();
         let response = with_header(StatusCode::NO_CONTENT, (ALLOW, table.allow_all.clone()));
         return RouteFuture::ready(response);
     }
     let host = host::requested(&parts.uri, &parts.headers);
-    if table.slash != SlashPolicy::Strict && path.len() > 1 {
+    if table.lenient && path.len() > 1 {
         let other = match path.strip_suffix('/') {
             Some(shorter) => shorter.to_owned(),
             None => format!("{path}/"),
@@ -150,11 +191,14 @@ fn not_found(table: Arc<Compiled>, mut parts: Parts, body: Body, bit: u32) -> Ro
             route,
             spans,
         } = table.look_up(host, bit, &other)
+            && let policy @ (SlashPolicy::Redirect | SlashPolicy::Ignore) =
+                table.entry(RouteId(route)).slash
         {
             let Some(uri) = with_path(&parts.uri, &other) else {
                 return RouteFuture::ready(reply::status(StatusCode::URI_TOO_LONG));
             };
-            if table.slash == SlashPolicy::Redirect {
+            if policy == SlashPolicy::Redirect {
+                counts.redirects.add();
                 return RouteFuture::ready_at(redirect(&uri), &table, RouteId(route));
             }
             parts.uri = uri;
@@ -171,6 +215,7 @@ fn not_found(table: Arc<Compiled>, mut parts: Parts, body: Body, bit: u32) -> Ro
         }
     }
     if let Some(endpoint) = table.fallback(host, path) {
+        counts.fallbacks.add();
         let (id, spans) = (RouteId::NONE, Spans::EMPTY);
         let future = endpoint.call(
             parts,
@@ -186,11 +231,18 @@ fn not_found(table: Arc<Compiled>, mut parts: Parts, body: Body, bit: u32) -> Ro
         let future = unsafe { future.forget_lifetime() };
         return RouteFuture::running(future, RouteTable(table), id, head);
     }
-    let status = match table.methods.is_known(bit) {
-        true => StatusCode::NOT_FOUND,
-        false => StatusCode::NOT_IMPLEMENTED,
+    let (status, count) = match table.methods.is_known(bit) {
+        true => (StatusCode::NOT_FOUND, &counts.not_found),
+        false => (StatusCode::NOT_IMPLEMENTED, &counts.not_implemented),
     };
+    count.add();
     RouteFuture::ready(reply::status(status))
+}
+
+#[cold]
+fn bad_path(counts: &Counts) -> RouteFuture {
+    counts.bad_paths.add();
+    RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST))
 }
 
 fn redirect(uri: &Uri) -> Response<Body> {

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::compiled::Entry;
 use crate::matcher::pattern::{Pattern, Tail, Token};
 use crate::methods::Methods;
-use crate::table::Entry;
 
 /// The most paths tried for a template.
 const MAX_PATHS: usize = 1024;
@@ -138,10 +138,14 @@ fn explain_miss(entries: &[Entry], path: &str, out: &mut String) {
     out.push_str("\nno route matches");
     let mut near: Vec<_> = entries
         .iter()
-        .map(|e| (e.pattern.progress(path.as_bytes()), &e.template))
+        .map(|e| (e.pattern.progress(path.as_bytes()), e))
         .collect();
-    near.sort_by(|(a, x), (b, y)| b.0.cmp(&a.0).then_with(|| x.cmp(y)));
-    for ((at, why), template) in near.into_iter().take(3) {
-        let _ = write!(out, "\n  {template}: at byte {at}, {why}");
+    near.sort_by(|(a, x), (b, y)| b.0.cmp(&a.0).then_with(|| x.template.cmp(&y.template)));
+    for ((at, why), entry) in near.into_iter().take(3) {
+        let _ = write!(out, "\n  {}", entry.template);
+        if let Some(host) = &entry.host {
+            let _ = write!(out, " (host {host})");
+        }
+        let _ = write!(out, ": at byte {at}, {why}");
     }
 }

@@ -58,12 +58,47 @@ impl ResponseHead<'_> {
     /// overload; other errors say nothing, and their latency would only mislead; the rest counts.
     #[must_use]
     pub fn default_outcome(self) -> Outcome {
+        self.outcome_of(self.kind())
+    }
+
+    /// Whether this begins something that lives on its own: an upgrade or an event stream.
+    #[must_use]
+    pub fn is_stream(self) -> bool {
+        self.is_stream_of(self.kind())
+    }
+
+    /// Both at once: looking for a header is most of what either costs.
+    pub(super) fn default_outcome_and_is_stream(self) -> (Outcome, bool) {
+        let kind = self.kind();
+        (self.outcome_of(kind), self.is_stream_of(kind))
+    }
+
+    fn kind(self) -> Kind {
+        let Some(value) = self.headers.get(CONTENT_TYPE) else {
+            return Kind::Other;
+        };
+        let begins_with = |prefix: &[u8]| {
+            let start = value.as_bytes().get(..prefix.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        if begins_with(b"text/event-stream") {
+            Kind::EventStream
+        } else if begins_with(b"application/grpc") {
+            Kind::Grpc
+        } else {
+            Kind::Other
+        }
+    }
+
+    fn outcome_of(self, kind: Kind) -> Outcome {
         match self.status {
             StatusCode::TOO_MANY_REQUESTS
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => Outcome::Overload,
             status if status.is_client_error() || status.is_server_error() => Outcome::Ignore,
             StatusCode::SWITCHING_PROTOCOLS => Outcome::Ignore,
+            // Only gRPC knows the header.
+            _ if kind != Kind::Grpc => Outcome::Success,
             _ => match self
                 .headers
                 .get("grpc-status")
@@ -76,16 +111,17 @@ impl ResponseHead<'_> {
         }
     }
 
-    /// Whether this begins something that lives on its own: an upgrade or an event stream.
-    #[must_use]
-    pub fn is_stream(self) -> bool {
-        let is_event_stream = |value: &http::HeaderValue| {
-            let value = value.as_bytes();
-            value.len() >= 17 && value[..17].eq_ignore_ascii_case(b"text/event-stream")
-        };
-        self.status == StatusCode::SWITCHING_PROTOCOLS
-            || self.headers.get(CONTENT_TYPE).is_some_and(is_event_stream)
+    fn is_stream_of(self, kind: Kind) -> bool {
+        self.status == StatusCode::SWITCHING_PROTOCOLS || kind == Kind::EventStream
     }
+}
+
+/// What the content type says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    EventStream,
+    Grpc,
+    Other,
 }
 
 pub(super) type OutcomeFn = Arc<dyn Fn(ResponseHead<'_>) -> Outcome + Send + Sync>;

@@ -243,13 +243,13 @@ impl Finish {
             }
         };
         let head = ResponseHead::from(&response);
-        permit.record(match &self.outcome {
-            Some(outcome) => outcome(head),
-            None => head.default_outcome(),
-        });
-        let released = self.hold == Hold::Headers
-            || head.is_stream()
-            || self.tunnel && head.status.is_success();
+        let (outcome, is_stream) = match &self.outcome {
+            Some(outcome) => (outcome(head), head.is_stream()),
+            None => head.default_outcome_and_is_stream(),
+        };
+        permit.record(outcome);
+        let released =
+            self.hold == Hold::Headers || is_stream || self.tunnel && head.status.is_success();
         let permit = Some(permit).filter(|_| !released);
         Ok(response.map(|body| LimitBody::new(body, permit)))
     }

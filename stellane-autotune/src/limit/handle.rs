@@ -1,11 +1,11 @@
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::algorithm::{Adaptive, Aimd, Algorithm, AlgorithmKind, Fixed, Gradient2, Vegas};
 use super::shared::{ClassState, Shared, scale_share};
-use super::{Class, Hold, LimitConfig, LimitMode, Permit, Shed};
-use crate::{BuildError, Clock};
+use super::{Class, Hold, Latencies, LimitConfig, LimitMode, Permit, Shed};
+use crate::{BuildError, Clock, Signal};
 
 /// A concurrency limit that finds its own value. A cheap clone; all clones are the same limit.
 ///
@@ -88,6 +88,23 @@ impl AdaptiveLimit {
     #[must_use]
     pub fn latency_p50(&self) -> Duration {
         self.shared.median()
+    }
+
+    /// A signal for a tuner: the `q`-quantile of the latency of the answers since the tick before, in
+    /// seconds. Missing when there were none.
+    #[must_use]
+    pub fn latency_signal(&self, name: impl Into<String>, q: f64) -> Signal {
+        let limit = self.clone();
+        let before = Mutex::new(limit.shared.readings());
+        Signal::new(name, move || {
+            let mut before = before.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = limit.shared.readings();
+            let mut latencies = Latencies::default();
+            let count = latencies.set_difference(&now, &before);
+            *before = now;
+            (count > 0).then(|| latencies.quantile(q))
+        })
+        .unit("s")
     }
 
     /// Counts a request that another layer refused.

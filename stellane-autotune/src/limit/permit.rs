@@ -17,7 +17,7 @@ pub struct Permit {
 impl Permit {
     #[inline]
     pub(super) fn new(shared: Arc<Shared>, class: Class) -> Self {
-        let start = shared.clock.nanos();
+        let start = shared.start();
         Self {
             shared,
             start,

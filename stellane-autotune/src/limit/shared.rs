@@ -23,6 +23,9 @@ pub(crate) struct Shared {
     /// The median of the latest window, in nanoseconds.
     median: AtomicU64,
     mode: AtomicU8,
+    /// One of so many requests is timed: a power of two. The clock is most of what admission costs, and
+    /// a busy service has more latencies than a median needs.
+    timed_one_of: AtomicU32,
     recorders: Box<[Recorder]>,
     pub(super) classes: Box<[ClassState]>,
     pub(super) waiting: AtomicU32,
@@ -34,6 +37,10 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 struct Recorder {
     latencies: Shard,
+    /// Answers that count but were not timed.
+    untimed: AtomicU64,
+    /// Counts admissions, to choose which are timed; it may lose some, so it needs no lock.
+    turn: AtomicU32,
     overloads: AtomicU64,
     ignored: AtomicU64,
     cancelled: AtomicU64,
@@ -72,6 +79,12 @@ pub(super) fn scale_share(share: f64) -> u64 {
     (share.clamp(0.0, 1.0) * (1_u64 << 32) as f64) as u64
 }
 
+/// The start of a request that is not timed.
+pub(super) const UNTIMED: u64 = u64::MAX;
+/// From so many timed answers in a window on, fewer are timed.
+const ENOUGH: u64 = 1000;
+const MOST_UNTIMED: u32 = 64;
+
 /// What only the thread that closes a window touches.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -81,7 +94,9 @@ pub(super) struct Control {
     phase: Phase,
     at_start: Box<[u32; BUCKETS]>,
     latest: Box<[u32; BUCKETS]>,
-    successes: u64,
+    /// Answers that were timed.
+    timed: u64,
+    untimed_at_start: u64,
     refused_at_start: u64,
     overloads_at_start: u64,
     window: Latencies,
@@ -118,6 +133,8 @@ impl Shared {
         let shards = std::thread::available_parallelism().map_or(1, usize::from);
         let recorder = || Recorder {
             latencies: Shard::new(),
+            untimed: AtomicU64::new(0),
+            turn: AtomicU32::new(0),
             overloads: AtomicU64::new(0),
             ignored: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
@@ -128,6 +145,7 @@ impl Shared {
             overload_quiet: AtomicU64::new(0),
             median: AtomicU64::new(0),
             mode: AtomicU8::new(mode as u8),
+            timed_one_of: AtomicU32::new(1),
             recorders: (0..shards.next_power_of_two().min(16))
                 .map(|_| recorder())
                 .collect(),
@@ -141,7 +159,8 @@ impl Shared {
                 phase: Phase::Settling,
                 at_start: Box::new([0; BUCKETS]),
                 latest: Box::new([0; BUCKETS]),
-                successes: 0,
+                timed: 0,
+                untimed_at_start: 0,
                 refused_at_start: 0,
                 overloads_at_start: 0,
                 window: Latencies::default(),
@@ -249,10 +268,29 @@ impl Shared {
         self.gate.leave();
     }
 
+    /// The time, if this request is one that is timed; else [`UNTIMED`].
+    #[inline]
+    pub(super) fn start(&self) -> u64 {
+        let one_of = self.timed_one_of.load(Ordering::Relaxed);
+        if one_of > 1 {
+            let turn = &self.recorder().turn;
+            let next = turn.load(Ordering::Relaxed).wrapping_add(1);
+            turn.store(next, Ordering::Relaxed);
+            if next & (one_of - 1) != 0 {
+                return UNTIMED;
+            }
+        }
+        self.clock.nanos()
+    }
+
     #[inline]
     pub(super) fn record(&self, start: u64, outcome: Outcome) {
-        let now = self.clock.nanos();
         let recorder = self.recorder();
+        if start == UNTIMED && outcome == Outcome::Success {
+            recorder.untimed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let now = self.clock.nanos();
         match outcome {
             Outcome::Success => recorder.latencies.record(now.saturating_sub(start)),
             Outcome::Overload => {
@@ -264,7 +302,7 @@ impl Shared {
             }
         }
         // A start in the future means that the clock went back: the window must begin anew.
-        if now >= self.due.load(Ordering::Relaxed) || now < start {
+        if now >= self.due.load(Ordering::Relaxed) || now < start && start != UNTIMED {
             self.look(now);
         }
     }
@@ -328,6 +366,10 @@ impl Shared {
         let elapsed = now - start;
         let complete = samples >= size.samples || elapsed >= saturating_nanos(size.patience);
         if !complete || elapsed < saturating_nanos(size.duration) {
+            if elapsed >= saturating_nanos(size.duration) {
+                // The load fell: every latency counts again.
+                self.timed_one_of.store(1, Ordering::Relaxed);
+            }
             let pause = saturating_nanos(size.duration) / 10;
             return self.due.store(now.saturating_add(pause), Ordering::Relaxed);
         }
@@ -339,8 +381,10 @@ impl Shared {
             in_flight,
             refused: self.refused() - control.refused_at_start,
             overloads: self.overloads() - control.overloads_at_start,
+            answers: samples + self.untimed() - control.untimed_at_start,
             latencies: &control.window,
         });
+        self.choose_timed(samples);
         control.windows += 1;
         let median = Duration::from_secs_f64(control.window.quantile(0.5));
         self.median
@@ -360,6 +404,7 @@ impl Shared {
         self.read_recorders(control);
         control.at_start.copy_from_slice(&*control.latest);
         control.refused_at_start = self.refused();
+        control.untimed_at_start = self.untimed();
         control.overloads_at_start = self.overloads();
         control.phase = Phase::Measuring { start: now };
         let (in_flight, limit) = self.gate.load();
@@ -369,13 +414,33 @@ impl Shared {
             .store(now.saturating_add(duration), Ordering::Relaxed);
     }
 
+    /// Times as many requests as give a window from [`ENOUGH`] latencies to twice that, if there are so many.
+    fn choose_timed(&self, samples: u64) {
+        let one_of = self.timed_one_of.load(Ordering::Relaxed);
+        let next = if samples >= 2 * ENOUGH {
+            (2 * one_of).min(MOST_UNTIMED)
+        } else if samples < ENOUGH {
+            (one_of / 2).max(1)
+        } else {
+            one_of
+        };
+        self.timed_one_of.store(next, Ordering::Relaxed);
+    }
+
+    fn untimed(&self) -> u64 {
+        self.recorders
+            .iter()
+            .map(|r| r.untimed.load(Ordering::Relaxed))
+            .sum()
+    }
+
     fn read_recorders(&self, control: &mut Control) {
         let mut sums = [0; BUCKETS];
         for recorder in &self.recorders {
             recorder.latencies.add_to(&mut sums);
         }
         for (sum, latest) in sums.iter().zip(control.latest.iter_mut()) {
-            control.successes += u64::from(sum.wrapping_sub(*latest));
+            control.timed += u64::from(sum.wrapping_sub(*latest));
             *latest = *sum;
         }
     }
@@ -395,6 +460,13 @@ impl Shared {
             .sum()
     }
 
+    /// All latencies so far.
+    pub(super) fn readings(&self) -> Box<[u32; BUCKETS]> {
+        let mut control = self.control();
+        self.read_recorders(&mut control);
+        control.latest.clone()
+    }
+
     pub(super) fn totals(&self) -> Totals {
         let mut control = self.control();
         self.read_recorders(&mut control);
@@ -408,7 +480,7 @@ impl Shared {
             algorithm: control.algorithm.name(),
             min: control.min,
             max: control.max,
-            successes: control.successes,
+            successes: control.timed + self.untimed(),
             overloads: self.overloads(),
             ignored: sum(|r| &r.ignored),
             cancelled: sum(|r| &r.cancelled),

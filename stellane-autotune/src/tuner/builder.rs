@@ -194,6 +194,9 @@ impl AutoTunerBuilder {
         }
         for target in &rule.moves {
             self.check_name("knob", &target.knob, rule.name())?;
+            for signal in target.change.signals() {
+                self.check_name("signal", signal, rule.name())?;
+            }
         }
         match &rule.objective {
             Some(objective) => self.check_name("signal", &objective.signal, rule.name()),

@@ -21,8 +21,8 @@ pub struct TunerConfig {
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub cooldown: Duration,
     /// The largest change of a knob at once: up to `1 + max_change` times its value, or down to its
-    /// value divided by that (or one step of the knob, if that is more). Default: 1, so at most twice
-    /// or half. Too large and a wrong decision hurts before it is undone; too small and a value that
+    /// value divided by that (or one step of the knob, if that is more). Default: 3, so at most four
+    /// times or a quarter. Too large and a wrong decision hurts before it is undone; too small and a value that
     /// is far off takes minutes.
     pub max_change: f64,
     /// Ticks over which the objective is averaged before and after a change. Default: 3. Too few and
@@ -48,7 +48,7 @@ impl Default for TunerConfig {
             interval: Duration::from_secs(1),
             warm_up: 3,
             cooldown: Duration::from_secs(3),
-            max_change: 1.0,
+            max_change: 3.0,
             evaluate: 3,
             tolerance: 0.05,
             max_reversals: 4,

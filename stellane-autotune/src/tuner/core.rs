@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::action::Short;
-use super::controller::{Controller, Memory, View};
+use super::controller::{Controller, Memory};
 use super::knob::KnobSpec;
-use super::rule::{Change, Condition, Objective, Rule};
+use super::rule::{Objective, Rule};
 use super::signal::SignalSpec;
-use super::state::{KnobState, LONGEST_BACKOFF, RuleState, SignalState, State, Trial};
-use super::{ActionOutcome, Evidence, TunerConfig, TunerMode, TuningAction};
+use super::state::{KnobState, RuleState, SignalState, State};
+use super::{ActionOutcome, TunerConfig, TunerMode, TuningAction};
 
 /// Everything the core is told at one tick. A list of these replays a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,18 +43,6 @@ pub(super) struct Plan {
     pub(super) objective: Option<Objective>,
 }
 
-#[derive(Debug)]
-struct Proposal {
-    knob: usize,
-    to: f64,
-    rule: String,
-    because: String,
-    evidence: Vec<Evidence>,
-    priority: i32,
-    urgent: bool,
-    objective: Option<(usize, bool)>,
-}
-
 /// What one tick decided.
 #[derive(Debug, Default)]
 pub(super) struct Decisions {
@@ -63,8 +50,6 @@ pub(super) struct Decisions {
     /// Earlier actions whose outcome is now known.
     pub(super) resolved: Vec<(u64, ActionOutcome)>,
 }
-
-const RECENT: usize = 16;
 
 impl Plan {
     pub(super) fn start(&self) -> State {
@@ -122,13 +107,11 @@ impl Plan {
             let raw = snapshot.signals.get(index).copied().flatten();
             let signal = &mut state.signals[index];
             signal.read(spec, raw, elapsed);
+            let seconds = elapsed.filter(|_| spec.is_counter);
+            let events = |value| seconds.map(|elapsed| value * elapsed.as_secs_f64());
             match signal.value {
-                Some(value) => {
-                    if signal.recent.len() == RECENT {
-                        signal.recent.pop_front();
-                    }
-                    signal.recent.push_back(value);
-                }
+                // What a trial does to a signal is not its noise.
+                Some(value) => signal.remember(value, events(value), state.trial.is_none()),
                 None => signal.recent.clear(),
             }
         }
@@ -165,59 +148,6 @@ impl Plan {
         }
     }
 
-    fn propose(&self, state: &mut State, snapshot: &Snapshot) -> Vec<Proposal> {
-        let mut proposals = Vec::new();
-        let mut rules = std::mem::take(&mut state.rules);
-        for (rule, memory) in self.rules.iter().zip(&mut rules) {
-            if self.fires(rule, memory, state) {
-                self.propose_rule(rule, state, &mut proposals);
-            }
-        }
-        state.rules = rules;
-        let mut memories = std::mem::take(&mut state.memories);
-        for (controller, memory) in self.controllers.iter().zip(&mut memories) {
-            self.propose_controller(&**controller, memory, state, snapshot, &mut proposals);
-        }
-        state.memories = memories;
-        proposals.sort_by_key(|proposal| std::cmp::Reverse(proposal.priority));
-        proposals
-    }
-
-    fn fires(&self, rule: &Rule, memory: &mut RuleState, state: &State) -> bool {
-        let mut all = !rule.when.is_empty();
-        for (condition, active) in rule.when.iter().zip(&mut memory.active) {
-            let Some((left, right, clear)) = self.sides(condition, state) else {
-                // Never on a missing signal; the dead band begins anew.
-                *active = false;
-                all = false;
-                continue;
-            };
-            let threshold = if *active { clear } else { right };
-            *active = if condition.above {
-                left > threshold
-            } else {
-                left < threshold
-            };
-            all &= *active;
-        }
-        memory.held = if all {
-            memory.held.saturating_add(1)
-        } else {
-            0
-        };
-        memory.held >= rule.hold
-    }
-
-    /// The value, the threshold, and the threshold at which the condition ceases to hold.
-    fn sides(&self, condition: &Condition, state: &State) -> Option<(f64, f64, f64)> {
-        let left = self.value(&condition.signal, state)?;
-        let of = match &condition.of {
-            Some(of) => self.value(of, state)?,
-            None => 1.0,
-        };
-        Some((left, condition.factor * of, condition.clear * of))
-    }
-
     /// A healthy signal, or a knob, by name.
     pub(super) fn value(&self, name: &str, state: &State) -> Option<f64> {
         if let Some(index) = self.signals.iter().position(|spec| spec.name == name) {
@@ -226,11 +156,11 @@ impl Plan {
         self.knob(name).and_then(|index| state.knobs[index].value)
     }
 
-    fn knob(&self, name: &str) -> Option<usize> {
+    pub(super) fn knob(&self, name: &str) -> Option<usize> {
         self.knobs.iter().position(|spec| spec.name == name)
     }
 
-    fn unit(&self, name: &str) -> &'static str {
+    pub(super) fn unit(&self, name: &str) -> &'static str {
         let signal = self
             .signals
             .iter()
@@ -245,7 +175,7 @@ impl Plan {
         signal.or_else(knob).unwrap_or_default()
     }
 
-    fn objective(&self, objective: Option<&Objective>) -> Option<(usize, bool)> {
+    pub(super) fn objective(&self, objective: Option<&Objective>) -> Option<(usize, bool)> {
         let objective = objective.or(self.objective.as_ref())?;
         let index = self
             .signals
@@ -253,346 +183,4 @@ impl Plan {
             .position(|spec| spec.name == objective.signal)?;
         Some((index, objective.maximize))
     }
-
-    fn propose_rule(&self, rule: &Rule, state: &State, proposals: &mut Vec<Proposal>) {
-        let mut because = String::new();
-        let mut evidence = Vec::new();
-        for condition in &rule.when {
-            let Some((left, right, _)) = self.sides(condition, state) else {
-                return;
-            };
-            if !because.is_empty() {
-                because.push_str(" and ");
-            }
-            let unit = self.unit(&condition.signal);
-            let side = if condition.above { "above" } else { "below" };
-            let (name, left_text, right_text) = (&condition.signal, Short(left), Short(right));
-            because += &format!("{name} is {left_text}{unit} ({side} {right_text}{unit}");
-            if let Some(of) = &condition.of {
-                because += &format!(", {} x {of}", Short(condition.factor));
-            }
-            because.push(')');
-            evidence.push(Evidence {
-                signal: condition.signal.to_string(),
-                value: left,
-            });
-        }
-        if !rule.because.is_empty() {
-            because = format!("{}: {because}", rule.because);
-        }
-        for target in &rule.moves {
-            let Some(knob) = self.knob(&target.knob) else {
-                continue;
-            };
-            let Some(value) = state.knobs[knob].value else {
-                continue;
-            };
-            let to = match target.change {
-                Change::Steps(steps) => value + steps * self.knobs[knob].step,
-                Change::Scale(factor) => value * factor,
-                Change::Towards(to) => to,
-            };
-            proposals.push(Proposal {
-                knob,
-                to,
-                rule: rule.name.to_string(),
-                because: because.clone(),
-                evidence: evidence.clone(),
-                priority: rule.priority,
-                urgent: rule.urgent,
-                objective: self.objective(rule.objective.as_ref()),
-            });
-        }
-    }
-
-    fn propose_controller(
-        &self,
-        controller: &dyn Controller,
-        memory: &mut Memory,
-        state: &State,
-        snapshot: &Snapshot,
-        proposals: &mut Vec<Proposal>,
-    ) {
-        let view = View {
-            plan: self,
-            state,
-            now: snapshot.at,
-        };
-        let Some(wish) = controller.propose(&view, memory) else {
-            return;
-        };
-        let Some(knob) = self.knob(controller.knob()) else {
-            return;
-        };
-        let evidence = wish.evidence.into_iter().filter_map(|name| {
-            let value = self.value(name, state)?;
-            Some(Evidence {
-                signal: name.to_owned(),
-                value,
-            })
-        });
-        proposals.push(Proposal {
-            knob,
-            to: wish.to,
-            rule: controller.name().to_owned(),
-            because: wish.because,
-            evidence: evidence.collect(),
-            priority: controller.priority(),
-            urgent: false,
-            objective: self.objective(controller.objective().as_ref()),
-        });
-    }
-
-    /// A trial whose measuring was disturbed proves nothing: the change stays.
-    fn forget_trial(&self, state: &mut State, decisions: &mut Decisions) {
-        if let Some(trial) = state.trial.take() {
-            decisions.resolved.push((trial.seq, ActionOutcome::Kept));
-        }
-    }
-
-    /// Confirms the change under trial, or rolls it back.
-    fn judge(&self, state: &mut State, snapshot: &Snapshot, decisions: &mut Decisions) {
-        let is_pinned = |knob: usize| snapshot.pinned.get(knob).copied().unwrap_or(false);
-        let by_hand = state
-            .trial
-            .as_ref()
-            .is_some_and(|trial| is_pinned(trial.knob));
-        if by_hand || snapshot.mode != TunerMode::Apply {
-            return self.forget_trial(state, decisions);
-        }
-        let Some(mut trial) = state.trial.take() else {
-            return;
-        };
-        trial.ticks += 1;
-        trial.after.extend(state.signals[trial.signal].value);
-        let evaluate = self.config.evaluate;
-        let missing = trial.ticks >= 2 * evaluate;
-        if trial.after.len() < evaluate as usize && !missing {
-            state.trial = Some(trial);
-            return;
-        }
-        let name = &self.signals[trial.signal].name;
-        let unit = self.signals[trial.signal].unit;
-        let verdict = if trial.after.is_empty() {
-            Some(format!("{name} could not be read after the change"))
-        } else {
-            let (after, _) = mean_and_noise(trial.after.iter().copied());
-            let change = (after - trial.before) / trial.before.abs().max(1e-9);
-            let harm = if trial.maximize { -change } else { change };
-            let allowed = self.config.tolerance + 2.0 * trial.noise;
-            (harm > allowed).then(|| {
-                format!(
-                    "{name} went from {}{unit} to {}{unit} ({:+.0} %, allowed {:.0} %)",
-                    Short(trial.before),
-                    Short(after),
-                    100.0 * change,
-                    100.0 * allowed
-                )
-            })
-        };
-        let direction = usize::from(trial.new > trial.old);
-        let knob = &mut state.knobs[trial.knob];
-        let Some(why) = verdict else {
-            knob.rollbacks[direction] = 0;
-            decisions.resolved.push((trial.seq, ActionOutcome::Kept));
-            return;
-        };
-        let doubled = knob.rollbacks[direction].min(LONGEST_BACKOFF);
-        let pause = self.config.freeze.saturating_mul(1 << doubled);
-        knob.rollbacks[direction] += 1;
-        knob.blocked_until[direction] = snapshot.at.saturating_add(pause);
-        knob.changed = Some((snapshot.at, direction == 0));
-        knob.last_set = Some(trial.old);
-        state.seq += 1;
-        decisions
-            .resolved
-            .push((trial.seq, ActionOutcome::RolledBack));
-        decisions.actions.push(TuningAction {
-            seq: state.seq,
-            parameter: self.knobs[trial.knob].name.clone(),
-            old_value: trial.new,
-            new_value: trial.old,
-            reason: format!("undoes action {} because {why}", trial.seq),
-            rule: trial.rule,
-            evidence: trial
-                .after
-                .last()
-                .map(|value| Evidence {
-                    signal: name.clone(),
-                    value: *value,
-                })
-                .into_iter()
-                .collect(),
-            at: snapshot.at,
-            mode: snapshot.mode,
-            outcome: ActionOutcome::RollBack,
-        });
-    }
-
-    fn act(
-        &self,
-        state: &mut State,
-        snapshot: &Snapshot,
-        proposals: Vec<Proposal>,
-        decisions: &mut Decisions,
-    ) {
-        if snapshot.mode == TunerMode::Observe || !decisions.actions.is_empty() {
-            return;
-        }
-        let mut moved = vec![false; self.knobs.len()];
-        for proposal in proposals {
-            // One change at a time, so that its effect can be told; an urgent one does not wait.
-            let busy = state.trial.is_some() || !decisions.actions.is_empty();
-            if moved[proposal.knob] || busy && !proposal.urgent {
-                continue;
-            }
-            let Some(new) = self.allow(state, snapshot, &proposal) else {
-                continue;
-            };
-            if proposal.urgent {
-                // Its effect covers that of the change under trial.
-                self.forget_trial(state, decisions);
-            }
-            moved[proposal.knob] = true;
-            let action = self.take(state, snapshot, proposal, new);
-            decisions.actions.push(action);
-        }
-    }
-
-    /// The bounded new value, if the guard rails let this knob move now.
-    fn allow(&self, state: &State, snapshot: &Snapshot, proposal: &Proposal) -> Option<f64> {
-        let spec = &self.knobs[proposal.knob];
-        let knob = &state.knobs[proposal.knob];
-        let old = knob.value?;
-        if snapshot.pinned.get(proposal.knob).copied().unwrap_or(false) {
-            return None;
-        }
-        let new = bounded(spec, old, proposal.to, self.config.max_change)?;
-        let up = new > old;
-        let at = snapshot.at;
-        if at < knob.frozen_until || at < knob.blocked_until[usize::from(up)] {
-            return None;
-        }
-        if let Some((changed, was_up)) = knob.changed {
-            let cooldown = spec.cooldown.unwrap_or(self.config.cooldown);
-            // Going down after having gone up waits longer, unless it cannot wait.
-            let factor = if was_up && !up && !proposal.urgent {
-                4
-            } else {
-                1
-            };
-            if at < changed.saturating_add(cooldown.saturating_mul(factor)) {
-                return None;
-            }
-        }
-        if snapshot.mode == TunerMode::Recommend && knob.recommended == Some(new) {
-            return None;
-        }
-        Some(new)
-    }
-
-    fn take(
-        &self,
-        state: &mut State,
-        snapshot: &Snapshot,
-        proposal: Proposal,
-        new: f64,
-    ) -> TuningAction {
-        let spec = &self.knobs[proposal.knob];
-        state.seq += 1;
-        let seq = state.seq;
-        let knob = &mut state.knobs[proposal.knob];
-        let old = knob.value.unwrap_or(new);
-        let verb = if new > old { "raise" } else { "lower" };
-        let (name, unit) = (&spec.name, spec.unit);
-        let mut reason = format!(
-            "{}: {verb} {name} from {}{unit} to {}{unit}",
-            proposal.because,
-            Short(old),
-            Short(new)
-        );
-        let outcome = if snapshot.mode == TunerMode::Recommend {
-            knob.recommended = Some(new);
-            knob.changed = Some((snapshot.at, new > old));
-            ActionOutcome::Recommended
-        } else if knob.turns_back(new > old, self.config.max_reversals) {
-            knob.freeze(snapshot.at, self.config.freeze);
-            reason += &format!(
-                ", but it has turned back too often and is frozen until {:?}",
-                knob.frozen_until
-            );
-            ActionOutcome::Frozen
-        } else {
-            knob.changed = Some((snapshot.at, new > old));
-            knob.last_set = Some(new);
-            match proposal.objective.filter(|_| !proposal.urgent) {
-                None => ActionOutcome::Kept,
-                Some((signal, maximize)) => {
-                    let recent = &state.signals[signal].recent;
-                    let window = self.config.evaluate as usize;
-                    let (before, _) = mean_and_noise(recent.iter().rev().take(window).copied());
-                    let (_, noise) = mean_and_noise(recent.iter().copied());
-                    if recent.is_empty() {
-                        // Nothing to compare with: the rule saw signals that it could believe.
-                        ActionOutcome::Kept
-                    } else {
-                        state.trial = Some(Trial {
-                            seq,
-                            knob: proposal.knob,
-                            old,
-                            new,
-                            rule: proposal.rule.clone(),
-                            signal,
-                            maximize,
-                            before,
-                            noise: noise / (window as f64).sqrt(),
-                            after: Vec::new(),
-                            ticks: 0,
-                        });
-                        ActionOutcome::Pending
-                    }
-                }
-            }
-        };
-        TuningAction {
-            seq,
-            parameter: spec.name.clone(),
-            old_value: old,
-            new_value: new,
-            reason,
-            rule: proposal.rule,
-            evidence: proposal.evidence,
-            at: snapshot.at,
-            mode: snapshot.mode,
-            outcome,
-        }
-    }
-}
-
-/// The value nearest to `to` that range, step and step bound allow; `None` if that is no change.
-fn bounded(spec: &KnobSpec, old: f64, to: f64, max_change: f64) -> Option<f64> {
-    if !to.is_finite() || to == old {
-        return None;
-    }
-    let up = (old.abs() * max_change).max(spec.step);
-    let down = (old.abs() * max_change / (1.0 + max_change)).max(spec.step);
-    let to = to.clamp(old - down, old + up);
-    let steps = ((to - old) / spec.step).round();
-    // Less than half a step is still the wish to move.
-    let steps = if steps == 0.0 {
-        (to - old).signum()
-    } else {
-        steps
-    };
-    // A value from outside the range may come in at once.
-    let new = (old + steps * spec.step).clamp(spec.min, spec.max);
-    ((new - old).abs() > spec.step * 1e-6).then_some(new)
-}
-
-/// The mean, and the standard deviation as a fraction of it.
-fn mean_and_noise(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
-    let count = values.clone().count().max(1) as f64;
-    let mean = values.clone().sum::<f64>() / count;
-    let variance = values.map(|value| (value - mean).powi(2)).sum::<f64>() / count;
-    (mean, variance.sqrt() / mean.abs().max(1e-9))
 }

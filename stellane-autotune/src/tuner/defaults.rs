@@ -9,18 +9,28 @@ pub mod names {
     pub const LATENCY_P99: &str = "latency_p99";
     /// Signal: jobs that wait for a worker.
     pub const QUEUE_DEPTH: &str = "queue_depth";
-    /// Signal: busy workers as a fraction of all.
+    /// Signal: busy workers as a fraction of how many there may be, [`WORKERS_MAX`].
     pub const WORKER_UTILIZATION: &str = "worker_utilization";
+    /// Signal: busy workers as a fraction of those that run.
+    pub const WORKERS_BUSY: &str = "workers_busy";
     /// Signal: process CPU as a fraction of what the process may use.
     pub const CPU: &str = "cpu";
     /// Signal: memory in use as a fraction of its limit.
     pub const MEMORY: &str = "memory";
-    /// Signal: completed requests per second.
+    /// Signal: requests answered per second; refusals are no answers.
     pub const THROUGHPUT: &str = "throughput";
-    /// Signal: requests refused per second.
+    /// Signal: requests refused per second, for any reason.
     pub const SHED_RATE: &str = "shed_rate";
+    /// Signal: jobs refused per second because the queue of the workers was full.
+    pub const QUEUE_SHED_RATE: &str = "queue_shed_rate";
+    /// Signal: jobs that the workers finished per second.
+    pub const JOB_RATE: &str = "job_rate";
+    /// Signal: the concurrency limit in force.
+    pub const LIMIT: &str = "limit";
     /// Knob: how many workers there may be.
     pub const WORKERS_MAX: &str = "workers.max";
+    /// Knob: how many workers always run.
+    pub const WORKERS_MIN: &str = "workers.min";
     /// Knob: how many jobs may wait.
     pub const QUEUE_BOUND: &str = "workers.queue";
     /// Knob: idle pooled memory that may stay, in per cent of the live.
@@ -71,27 +81,46 @@ pub(super) fn rules() -> Vec<Rule> {
             .scale(WORKERS_MAX, 2.0)
             .objective(Objective::minimize(LATENCY_P99))
             .priority(50),
-        Rule::new("busy_and_refusing")
+        Rule::new("workers_short")
             .because("all workers are busy and requests are refused while there is CPU to spare")
             .when(Condition::above(WORKER_UTILIZATION, 0.90))
-            .when(Condition::above(SHED_RATE, 0.0).clear_at(0.0))
+            .when(refusing())
             .when(Condition::below(CPU, 0.80))
-            .scale(WORKERS_MAX, 2.0)
-            .objective(Objective::maximize(THROUGHPUT))
-            .priority(45),
-        Rule::new("queue_refuses")
-            .because("requests are refused while there is CPU and memory to spare")
-            .when(Condition::above(SHED_RATE, 0.0).clear_at(0.0))
+            .meet(WORKERS_MAX, SHED_RATE, THROUGHPUT)
+            .objective(Objective::maximize(JOB_RATE))
+            .priority(48),
+        Rule::new("workers_late")
+            .because("jobs wait for busy workers although there may be more")
+            .when(Condition::above(WORKERS_BUSY, 0.90))
+            .when(Condition::above_times(QUEUE_DEPTH, 0.5, WORKERS_MIN))
+            .when(Condition::below_times(WORKERS_MIN, 0.90, WORKERS_MAX))
+            .when(Condition::below(CPU, 0.80))
+            .scale(WORKERS_MIN, 4.0)
+            .objective(Objective::maximize(JOB_RATE))
+            .priority(46),
+        Rule::new("queue_short")
+            .because("the queue refuses jobs while there are workers and CPU to spare")
+            .when(Condition::above_times(QUEUE_SHED_RATE, 0.01, THROUGHPUT))
+            .when(Condition::below(WORKER_UTILIZATION, 0.90))
             .when(Condition::below(CPU, 0.80))
             .when(Condition::below(MEMORY, 0.70))
-            .scale(LIMIT_MAX, 2.0)
-            .scale(QUEUE_BOUND, 2.0)
+            .meet(QUEUE_BOUND, QUEUE_SHED_RATE, JOB_RATE)
+            .objective(Objective::maximize(JOB_RATE))
+            .priority(45),
+        Rule::new("limit_short")
+            .because("the limit is as high as it may be and refuses requests while there is CPU to spare")
+            .when(refusing())
+            .when(Condition::above_times(LIMIT, 0.90, LIMIT_MAX))
+            .when(Condition::below(CPU, 0.80))
+            .when(Condition::below(MEMORY, 0.70))
+            .meet(LIMIT_MAX, SHED_RATE, THROUGHPUT)
             .objective(Objective::maximize(THROUGHPUT))
             .priority(40),
         Rule::new("workers_idle")
             .because("most workers have nothing to do")
             .when(Condition::below(WORKER_UTILIZATION, 0.30))
             .when(Condition::below(QUEUE_DEPTH, 1.0))
+            .step(WORKERS_MIN, -1.0)
             .step(WORKERS_MAX, -1.0)
             .hold(30)
             .objective(Objective::minimize(LATENCY_P99))
@@ -104,4 +133,9 @@ pub(super) fn rules() -> Vec<Rule> {
             .hold(30)
             .priority(-20),
     ]
+}
+
+/// More than one of a hundred requests.
+fn refusing() -> Condition {
+    Condition::above_times(SHED_RATE, 0.01, THROUGHPUT)
 }

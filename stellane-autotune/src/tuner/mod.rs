@@ -1,5 +1,6 @@
 //! A tuner that changes one thing at a time, says why, and undoes what did not help.
 
+mod act;
 mod action;
 mod builder;
 mod config;
@@ -9,11 +10,13 @@ mod core;
 mod defaults;
 mod handle;
 mod knob;
+mod propose;
 mod rule;
 mod signal;
 mod state;
 mod stats;
 mod subscription;
+mod trial;
 
 pub use action::{ActionOutcome, Evidence, TuningAction};
 pub use builder::AutoTunerBuilder;

@@ -71,6 +71,22 @@ impl Rule {
         self.moves(knob, Change::Towards(value))
     }
 
+    /// Multiplies `knob` by how much more is asked for than answered, `1 + refused / answered`, by
+    /// `max_change` at most. Both are signals.
+    #[must_use]
+    pub fn meet(
+        self,
+        knob: impl Into<Cow<'static, str>>,
+        refused: impl Into<Cow<'static, str>>,
+        answered: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let change = Change::Meet {
+            refused: refused.into(),
+            answered: answered.into(),
+        };
+        self.moves(knob, change)
+    }
+
     /// For how many ticks in a row the conditions must hold. Default: 2. 1 answers to noise.
     #[must_use]
     pub fn hold(mut self, ticks: u32) -> Self {
@@ -216,9 +232,24 @@ pub(super) struct Move {
     pub(super) change: Change,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Change {
     Steps(f64),
     Scale(f64),
     Towards(f64),
+    Meet {
+        refused: Cow<'static, str>,
+        answered: Cow<'static, str>,
+    },
+}
+
+impl Change {
+    /// The signals that it reads.
+    pub(super) fn signals(&self) -> impl Iterator<Item = &str> {
+        let names = match self {
+            Self::Meet { refused, answered } => [Some(&**refused), Some(&**answered)],
+            _ => [None, None],
+        };
+        names.into_iter().flatten()
+    }
 }

@@ -35,7 +35,10 @@ pub(super) struct SignalState {
     pub(super) value: Option<f64>,
     pub(super) raw: Option<f64>,
     pub(super) equal: u32,
+    /// The latest values since the last change of a knob.
     pub(super) recent: VecDeque<f64>,
+    /// Of its noise, as a fraction of the value.
+    pub(super) variance: Option<f64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -44,6 +47,8 @@ pub(super) struct KnobState {
     pub(super) initial: Option<f64>,
     pub(super) last_set: Option<f64>,
     pub(super) changed: Option<(Duration, bool)>,
+    /// The direction of the latest change, if that was clearly for the better.
+    pub(super) proved: Option<bool>,
     /// The directions of the latest changes, the newest in the lowest bit.
     pub(super) directions: u8,
     pub(super) direction_count: u32,
@@ -72,12 +77,27 @@ pub(super) struct Trial {
     pub(super) signal: usize,
     pub(super) maximize: bool,
     pub(super) before: f64,
-    pub(super) noise: f64,
+    /// Of how many values that is the mean.
+    pub(super) before_count: f64,
+    /// Of one value, as a fraction; `None` while its noise is not known.
+    pub(super) variance: Option<f64>,
     pub(super) after: Vec<f64>,
     pub(super) ticks: u32,
 }
 
+/// Of how many values a signal keeps.
+const RECENT: usize = 16;
+/// How much of the noise a new value decides.
+const NOISE_GAIN: f64 = 0.1;
+
 impl State {
+    /// A knob was turned: what was measured before belongs to another service.
+    pub(super) fn forget_recent(&mut self) {
+        for signal in &mut self.signals {
+            signal.recent.clear();
+        }
+    }
+
     /// Actions that put back the first value of every knob.
     pub(super) fn restore(&mut self, plan: &Plan, now: Duration) -> Vec<TuningAction> {
         let mut actions = Vec::new();
@@ -147,6 +167,22 @@ impl SignalState {
             }
             _ => SignalHealth::Missing,
         };
+    }
+
+    /// Keeps a value, and learns from how it differs from the one before how noisy the signal is;
+    /// a count of `events` is at least as noisy as chance makes it.
+    pub(super) fn remember(&mut self, value: f64, events: Option<f64>, is_steady: bool) {
+        if let Some(before) = self.recent.back().filter(|_| is_steady) {
+            let middle = (0.5 * (value + before)).abs().max(1e-9);
+            let square = 0.5 * ((value - before) / middle).powi(2);
+            let square = square.max(events.map_or(0.0, |events| 1.0 / events.max(1.0)));
+            let known = self.variance.unwrap_or(square);
+            self.variance = Some(known + NOISE_GAIN * (square - known));
+        }
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(value);
     }
 }
 

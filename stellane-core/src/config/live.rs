@@ -89,6 +89,7 @@ live! {
     "connection" connections:
         connection.max_connections => ConnectionManager::set_max_connections,
         connection.max_connections_per_peer => ConnectionManager::set_max_connections_per_peer,
+        connection.max_accepts_per_second => ConnectionManager::set_max_accepts_per_second,
         connection.max_idle_connections => ConnectionManager::set_max_idle_connections,
         connection.idle_timeout => ConnectionManager::set_idle_timeout,
         connection.park_after => ConnectionManager::set_park_after,

@@ -14,6 +14,8 @@ use stellane_router::InternerConfig;
 use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, ServerConfig};
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
+#[cfg(feature = "strict-http1")]
+use crate::strict_http1::StrictHttp1Config;
 
 /// The configuration of the whole runtime: one section for each component.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub struct RuntimeConfig {
     /// Connections: their limits, deadlines and parking.
     #[cfg(feature = "connection")]
     pub connection: ConnectionConfig,
+    /// Which HTTP/1 requests are refused as ambiguous or too large.
+    #[cfg(feature = "strict-http1")]
+    pub strict_http1: StrictHttp1Config,
     /// The worker pool for CPU-heavy work.
     #[cfg(feature = "pool")]
     pub workers: WorkerPoolConfig,
@@ -63,6 +68,8 @@ impl Default for RuntimeConfig {
             server: ServerConfig::default(),
             #[cfg(feature = "connection")]
             connection: ConnectionConfig::default(),
+            #[cfg(feature = "strict-http1")]
+            strict_http1: StrictHttp1Config::default(),
             #[cfg(feature = "pool")]
             workers: WorkerPoolConfig::default(),
             #[cfg(feature = "pool")]
@@ -158,6 +165,7 @@ impl RuntimeConfig {
             };
         }
         section!("connection", connection);
+        section!("strict-http1", strict_http1);
         section!("pool", workers);
         section!("pool", pool);
         section!("router", interner);

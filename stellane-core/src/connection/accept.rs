@@ -6,12 +6,12 @@ use std::{
 };
 
 use bytes::Bytes;
-#[cfg(unix)]
-use tokio::net::UnixListener;
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio::{task::JoinSet, time::MissedTickBehavior};
 
+#[cfg(feature = "tls")]
+use super::tls;
 use super::{
-    CloseReason, ServeError,
+    CloseReason, Listener, ServeError, WhenFull,
     entry::{Command, Entry, Holder},
     io::Socket,
     lot::Lot,
@@ -26,44 +26,25 @@ const REST: Duration = Duration::from_millis(50);
 /// How many idle connections make room at once when the limit is reached.
 const RECLAIM: usize = 32;
 
-/// Where connections come from.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
-    /// Unix sockets.
-    #[cfg(unix)]
-    Unix(UnixListener),
-}
-
-impl From<TcpListener> for Listener {
-    fn from(listener: TcpListener) -> Self {
-        Self::Tcp(listener)
+pub(super) async fn serve_all<S: HttpService>(
+    shared: Arc<Shared>,
+    listeners: Vec<Listener>,
+    service: S,
+) -> Result<(), ServeError> {
+    let mut loops = JoinSet::new();
+    for listener in listeners {
+        loops.spawn(serve(Arc::clone(&shared), listener, service.clone()));
     }
-}
-
-#[cfg(unix)]
-impl From<UnixListener> for Listener {
-    fn from(listener: UnixListener) -> Self {
-        Self::Unix(listener)
-    }
-}
-
-impl Listener {
-    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
-        match self {
-            Self::Tcp(listener) => {
-                let (socket, peer) = listener.accept().await?;
-                Ok((Socket::Tcp(socket), Some(peer)))
-            }
-            #[cfg(unix)]
-            Self::Unix(listener) => {
-                let (socket, _) = listener.accept().await?;
-                Ok((Socket::Unix(socket), None))
-            }
+    drop(service);
+    while let Some(ended) = loops.join_next().await {
+        match ended {
+            Ok(served) => served?,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is shutting down.
+            Err(_) => {}
         }
     }
+    Ok(())
 }
 
 pub(super) async fn serve<S: HttpService>(
@@ -80,17 +61,31 @@ pub(super) async fn serve<S: HttpService>(
             lot,
         }),
         id: shared.next_group(),
+        tell_nodelay: shared.config.nodelay && !listener.set_nodelay(),
+        #[cfg(feature = "tls")]
+        tls: listener.acceptor(),
     };
+    let mut heralds = Heralds::new(&shared);
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drain = std::pin::pin!(shared.drain_begun());
 
     loop {
+        let accept = async {
+            shared.pace.wait().await;
+            listener.accept().await
+        };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((socket, peer)) => group.admit(socket, peer).await,
+            accepted = accept => match accepted {
+                Ok((socket, peer)) => {
+                    shared.pace.take();
+                    if let Some((socket, peer)) = heralds.receive(socket, peer) {
+                        group.admit(socket, peer).await;
+                    }
+                }
                 Err(error) => group.survive(error).await?,
             },
+            (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_all(readable)?,
             _ = sweep.tick() => shared.sweep(),
             () = &mut drain => break,
@@ -99,17 +94,104 @@ pub(super) async fn serve<S: HttpService>(
     // Clients whose handshake the system has already finished believe they are connected: take them too.
     while let Ok(Ok((socket, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await
     {
-        group.admit(socket, peer).await;
+        if let Some((socket, peer)) = heralds.receive(socket, peer) {
+            group.admit(socket, peer).await;
+        }
     }
     drop(listener);
     drop(open);
     while group.is_busy() {
         tokio::select! {
+            (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_all(readable)?,
             _ = sweep.tick() => shared.sweep(),
         }
     }
     Ok(())
+}
+
+/// Connections of proxies that have not said yet whose they are.
+struct Heralds {
+    #[cfg(feature = "proxy-protocol")]
+    shared: Arc<Shared>,
+    #[cfg(feature = "proxy-protocol")]
+    trust: super::proxy::Trust,
+    #[cfg(feature = "proxy-protocol")]
+    waiting: JoinSet<Option<(Socket, Option<SocketAddr>)>>,
+}
+
+#[cfg(feature = "proxy-protocol")]
+impl Heralds {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            trust: super::proxy::Trust::new(&shared.config.proxy_protocol),
+            waiting: JoinSet::new(),
+        }
+    }
+
+    /// Gives the connection back if it speaks for itself.
+    fn receive(
+        &mut self,
+        mut socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Socket, Option<SocketAddr>)> {
+        use super::proxy::{self, Verdict};
+        let shared = Arc::clone(&self.shared);
+        match self.trust.judge(peer) {
+            Verdict::Direct => return Some((socket, peer)),
+            Verdict::Refused => shared.count_refused(CloseReason::Refused),
+            Verdict::Header if shared.open() + self.waiting.len() >= shared.most_connections() => {
+                shared.count_refused(CloseReason::Refused);
+            }
+            Verdict::Header => {
+                self.waiting.spawn(async move {
+                    let header = proxy::read_header(&mut socket);
+                    let timeout = shared.config.proxy_protocol.timeout;
+                    match tokio::time::timeout(timeout, header).await {
+                        Ok(Ok(proxied)) => Some((socket, proxied.or(peer))),
+                        Ok(Err(_)) | Err(_) => {
+                            tracing::debug!(?peer, "no PROXY header");
+                            shared.count_refused(CloseReason::ProxyHeader);
+                            None
+                        }
+                    }
+                });
+            }
+        }
+        None
+    }
+
+    /// The next connection whose client is known.
+    async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+        loop {
+            match self.waiting.join_next().await {
+                Some(Ok(Some(known))) => return known,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "proxy-protocol"))]
+impl Heralds {
+    fn new(_: &Arc<Shared>) -> Self {
+        Self {}
+    }
+
+    #[expect(clippy::unused_self, reason = "as with the feature `proxy-protocol`")]
+    fn receive(
+        &mut self,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Socket, Option<SocketAddr>)> {
+        Some((socket, peer))
+    }
+
+    async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+        std::future::pending().await
+    }
 }
 
 /// A listener that is open, until this is dropped.
@@ -132,29 +214,56 @@ impl Drop for Open {
 struct Group<S: HttpService> {
     served: Arc<Served<S>>,
     id: u16,
+    /// Whether each connection is to be told not to hold small writes back.
+    tell_nodelay: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<super::TlsAcceptor>,
 }
 
 impl<S: HttpService> Group<S> {
     async fn admit(&self, socket: Socket, peer: Option<SocketAddr>) {
         let shared = &self.served.shared;
         let knobs = &shared.knobs;
-        if let (Socket::Tcp(socket), true) = (&socket, shared.config.nodelay) {
+        if let (Socket::Tcp(socket), true) = (&socket, self.tell_nodelay) {
             // A socket that is gone already says so at its first read.
             let _ = socket.set_nodelay(true);
         }
         if !self.make_room().await {
-            return refuse(shared, &socket);
+            return self.refuse(socket);
         }
         let per_peer = knobs.max_connections_per_peer.load(Relaxed);
-        match shared
-            .table
-            .insert(peer, self.id, shared.clock.now(), per_peer)
-        {
-            Some(entry) => {
-                shared.count_accepted();
-                tokio::spawn(Task::new(Arc::clone(&self.served), entry, socket));
+        let now = shared.clock.now();
+        let Some(entry) = shared.table.insert(peer, self.id, now, per_peer) else {
+            return self.refuse(socket);
+        };
+        shared.count_accepted();
+        let served = Arc::clone(&self.served);
+        #[cfg(feature = "tls")]
+        let socket = match (socket, &self.tls) {
+            (Socket::Tcp(socket), Some(acceptor)) => {
+                let (acceptor, shared) = (acceptor.clone(), Arc::clone(shared));
+                let opening = tls::handshake(acceptor, socket, shared, Arc::clone(&entry));
+                tokio::spawn(Task::opening(served, entry, Box::pin(opening)));
+                return;
             }
-            None => refuse(shared, &socket),
+            (socket, _) => socket,
+        };
+        tokio::spawn(Task::new(served, entry, socket));
+    }
+
+    /// Says 503 as far as the socket takes it at once, unless it is to be silent, and closes.
+    fn refuse(&self, mut socket: Socket) {
+        let shared = &self.served.shared;
+        shared.count_refused(CloseReason::Refused);
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            // Plain text would be no answer, and a handshake is what a full server can't afford.
+            return;
+        }
+        if shared.config.when_full == WhenFull::Respond {
+            socket.try_write(
+                b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            );
         }
     }
 
@@ -181,7 +290,8 @@ impl<S: HttpService> Group<S> {
         let reason = match socket.try_read(&mut buffer) {
             Ok(0) => CloseReason::ClientClosed,
             Ok(read) => {
-                let Holder::Lot(socket) = std::mem::replace(&mut *holder, Holder::Starting) else {
+                let Holder::Lot(socket) = std::mem::replace(&mut *holder, Holder::starting())
+                else {
                     return None;
                 };
                 drop(holder);
@@ -199,17 +309,14 @@ impl<S: HttpService> Group<S> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
             Err(_) => CloseReason::IoError,
         };
-        *holder = Holder::Starting;
+        *holder = Holder::starting();
         Some(reason)
     }
 
     /// Whether there is room for one more connection, after closing idle ones if need be.
     async fn make_room(&self) -> bool {
         let shared = &self.served.shared;
-        let full = || {
-            let max = shared.knobs.max_connections.load(Relaxed);
-            max > 0 && shared.open() >= max
-        };
+        let full = || shared.open() >= shared.most_connections();
         if !full() {
             return true;
         }
@@ -281,10 +388,30 @@ fn out_of_resources(error: &io::Error) -> bool {
     )
 }
 
-/// Says 503 as far as the socket takes it at once, and closes.
-fn refuse(shared: &Shared, socket: &Socket) {
-    shared.count_refused();
-    let _ = socket.try_write(
-        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-    );
+impl Shared {
+    /// How many connections there may be: as configured, and no more than the limit of open files has room
+    /// for besides the reserve.
+    fn most_connections(&self) -> usize {
+        match self.knobs.max_connections.load(Relaxed) {
+            0 => self.file_limit,
+            max => max.min(self.file_limit),
+        }
+    }
+}
+
+/// How many files connections may open.
+#[cfg(unix)]
+pub(super) fn file_limit(reserve: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let files = limit.current.map_or(usize::MAX, |files| {
+        usize::try_from(files).unwrap_or(usize::MAX)
+    });
+    // However few there are, the service answers somebody.
+    files.saturating_sub(reserve).max(1)
+}
+
+/// How many files connections may open.
+#[cfg(not(unix))]
+pub(super) fn file_limit(_: usize) -> usize {
+    usize::MAX
 }

@@ -1,5 +1,13 @@
 use std::{fmt, time::Duration};
 
+#[cfg(feature = "http2")]
+use super::Http2Config;
+#[cfg(feature = "proxy-protocol")]
+use super::ProxyProtocolConfig;
+#[cfg(feature = "tls")]
+use super::TlsConfig;
+use super::{ListenConfig, WhenFull};
+
 /// Settings of a [`ConnectionManager`](super::ConnectionManager) (section `[connection]`).
 ///
 /// A timeout of `0s` and a limit of `0` are off.
@@ -18,6 +26,15 @@ pub struct ConnectionConfig {
     /// Most connections that may be idle; beyond it, the one idle longest is closed (the seed's
     /// `max_idle_conns`). Parked connections are cheap: default `0`, off.
     pub max_idle_connections: usize,
+    /// Most connections accepted in a second; a tenth of it at once after a pause. More wait in the queue of
+    /// the listening socket. Too low delays users, too high lets a burst of handshakes take all CPU. Default
+    /// `0`: off.
+    pub max_accepts_per_second: u32,
+    /// Open files that connections leave to everything else: the admin address, files, databases. There are
+    /// never more connections than the process's limit of open files less this. Default 128.
+    pub reserve_files: usize,
+    /// What happens to a new connection when there is no room: `respond` (503) or `close`. Default `respond`.
+    pub when_full: WhenFull,
     /// How long a new connection may take to send its first byte. Default `10s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub first_byte_timeout: Duration,
@@ -49,8 +66,28 @@ pub struct ConnectionConfig {
     /// its answer. Default `1s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub drain_idle: Duration,
+    /// Whether bytes of an HTTP/1 connection that two parties could read differently are refused with 400
+    /// where hyper would repair them in silence: a bare line feed as the end of a line, a `Content-Length`
+    /// beside a `Transfer-Encoding` or given twice, a `Transfer-Encoding` other than `chunked`. For
+    /// clients that can't be mended, `false` leaves it to hyper. Default `true`.
+    pub strict_http1: bool,
+    /// Largest request head of HTTP/1, request line and all; a larger one is answered with 431. It also
+    /// bounds what is read ahead of a slow handler. Too low refuses clients with many cookies, too high lets
+    /// each connection take as much memory. Default 64 KiB.
+    pub max_head_bytes: usize,
     /// Whether small writes are sent at once (`TCP_NODELAY`). Default `true`.
     pub nodelay: bool,
+    /// Options of listening sockets.
+    pub listen: ListenConfig,
+    /// HTTP/2.
+    #[cfg(feature = "http2")]
+    pub http2: Http2Config,
+    /// The PROXY protocol.
+    #[cfg(feature = "proxy-protocol")]
+    pub proxy_protocol: ProxyProtocolConfig,
+    /// TLS.
+    #[cfg(feature = "tls")]
+    pub tls: TlsConfig,
 }
 
 impl Default for ConnectionConfig {
@@ -59,6 +96,9 @@ impl Default for ConnectionConfig {
             max_connections: 10_000,
             max_connections_per_peer: 0,
             max_idle_connections: 0,
+            max_accepts_per_second: 0,
+            reserve_files: 128,
+            when_full: WhenFull::default(),
             first_byte_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
@@ -68,7 +108,16 @@ impl Default for ConnectionConfig {
             park: true,
             park_after: Duration::from_millis(100),
             drain_idle: Duration::from_secs(1),
+            strict_http1: true,
+            max_head_bytes: 64 << 10,
             nodelay: true,
+            listen: ListenConfig::default(),
+            #[cfg(feature = "http2")]
+            http2: Http2Config::default(),
+            #[cfg(feature = "proxy-protocol")]
+            proxy_protocol: ProxyProtocolConfig::default(),
+            #[cfg(feature = "tls")]
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -80,7 +129,7 @@ impl ConnectionConfig {
     /// Every value that is out of range.
     pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
         let day = Duration::from_secs(86_400);
-        let errors: Vec<_> = [
+        let mut errors: Vec<_> = [
             ("first_byte_timeout", self.first_byte_timeout),
             ("head_timeout", self.head_timeout),
             ("idle_timeout", self.idle_timeout),
@@ -97,6 +146,21 @@ impl ConnectionConfig {
             expected: "0s to 1 day".to_owned(),
         })
         .collect();
+        // hyper's own least; more than 1 MiB is no head.
+        if !(8 << 10..=1 << 20).contains(&self.max_head_bytes) {
+            errors.push(ConfigError {
+                key: "max_head_bytes",
+                value: self.max_head_bytes.to_string(),
+                expected: "8192 to 1048576".to_owned(),
+            });
+        }
+        #[cfg(feature = "http2")]
+        self.http2.check(&mut errors);
+        #[cfg(feature = "proxy-protocol")]
+        self.proxy_protocol.check(&mut errors);
+        #[cfg(feature = "tls")]
+        self.tls.check(&mut errors);
+        errors.extend(self.listen.validate().err().into_iter().flatten());
         if errors.is_empty() {
             Ok(())
         } else {

@@ -27,16 +27,19 @@ pub enum ConnectionState {
     Active,
     /// All is said; what the client still sends is read and dropped, so that it can read the answer.
     Closing,
+    /// In its TLS handshake.
+    Handshake,
 }
 
 impl ConnectionState {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::New,
         Self::Idle,
         Self::Parked,
         Self::Head,
         Self::Active,
         Self::Closing,
+        Self::Handshake,
     ];
 
     fn from_u8(n: u8) -> Self {
@@ -87,13 +90,17 @@ pub(super) struct Entry {
     read: AtomicU64,
     written: AtomicU64,
     in_flight: AtomicU32,
+    turn: AtomicU32,
     state: AtomicU8,
     command: AtomicU8,
     pub(super) upgraded: AtomicBool,
     /// Its latest request had a body, which may not have been read to its end.
-    pub(super) had_body: AtomicBool,
+    had_body: AtomicBool,
     /// Its next response is to be its last.
     pub(super) retire: AtomicBool,
+    /// Its client makes work without asking for anything.
+    #[cfg(feature = "http2")]
+    pub(super) abusive: AtomicBool,
     /// Which call of `serve` it belongs to.
     pub(super) group: u16,
     /// Its place in the table.
@@ -104,11 +111,16 @@ pub(super) struct Entry {
 /// Who holds the socket.
 #[derive(Debug)]
 pub(super) enum Holder {
-    /// A task that was not polled yet.
-    Starting,
     Task(Waker),
     /// Nobody: it waits for bytes in the [lot](super::lot).
     Lot(ParkedSocket),
+}
+
+impl Holder {
+    /// A task that was not polled yet: it sees its commands when it is.
+    pub(super) fn starting() -> Self {
+        Self::Task(Waker::noop().clone())
+    }
 }
 
 /// Hundredths of a second on the manager's coarse clock: half the size of milliseconds, enough for a
@@ -132,6 +144,9 @@ pub(super) enum Command {
     Close(CloseReason),
 }
 
+/// No poll of a task has this number.
+pub(super) const NO_TURN: u32 = 0;
+
 const CLOSE_BASE: u8 = 2;
 
 impl Entry {
@@ -154,14 +169,17 @@ impl Entry {
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            turn: AtomicU32::new(NO_TURN),
             state: AtomicU8::new(ConnectionState::New as u8),
             command: AtomicU8::new(0),
             upgraded: AtomicBool::new(false),
             had_body: AtomicBool::new(false),
             retire: AtomicBool::new(false),
+            #[cfg(feature = "http2")]
+            abusive: AtomicBool::new(false),
             group,
             slot,
-            holder: Mutex::new(Holder::Starting),
+            holder: Mutex::new(Holder::starting()),
         }
     }
 
@@ -212,21 +230,46 @@ impl Entry {
         (self.read.load(Relaxed), self.written.load(Relaxed))
     }
 
+    /// Whether the latest request had a body, which may not have been read to its end.
+    pub(super) fn had_body(&self) -> bool {
+        self.had_body.load(Relaxed)
+    }
+
+    /// Requests whose handlers wait.
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
     }
 
-    /// A request begins: its number on this connection, from one.
-    pub(super) fn begin_request(&self) -> u64 {
-        self.in_flight.fetch_add(1, Relaxed);
-        self.requests.fetch_add(1, Relaxed) + 1
+    // The task is the only writer of what follows, handlers that wait apart: a load and a store are enough.
+
+    /// The task is polled: a new turn.
+    pub(super) fn begin_turn(&self) {
+        let next = self.turn().wrapping_add(1);
+        self.turn.store(next.max(NO_TURN + 1), Relaxed);
     }
 
-    pub(super) fn end_request(&self) {
+    /// Names the latest poll of the task.
+    pub(super) fn turn(&self) -> u32 {
+        self.turn.load(Relaxed)
+    }
+
+    /// A request begins: its number on this connection, from one.
+    pub(super) fn begin_request(&self, has_body: bool, now: u64) -> u64 {
+        self.enter(ConnectionState::Active, now);
+        self.had_body.store(has_body, Relaxed);
+        let number = self.requests.load(Relaxed) + 1;
+        self.requests.store(number, Relaxed);
+        number
+    }
+
+    /// A handler was not done at once. HTTP/2 runs several, on any thread.
+    pub(super) fn wait_begins(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn wait_ends(&self) {
         self.in_flight.fetch_sub(1, Relaxed);
     }
-
-    // The task is the only writer of the counters below: a load and a store are enough.
 
     pub(super) fn add_read(&self, n: usize) {
         self.read.store(self.read.load(Relaxed) + n as u64, Relaxed);

@@ -15,7 +15,14 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{ConnectionState, entry::Entry, table::Clock};
+#[cfg(feature = "http2")]
+use super::http2::{Abuse, Meter};
+use super::{
+    ConnectionState,
+    entry::{Entry, NO_TURN},
+    framing::{Guard, Verdict},
+    table::Clock,
+};
 
 /// A socket that connections are accepted on.
 #[derive(Debug)]
@@ -23,33 +30,20 @@ pub(super) enum Socket {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
+    /// Its handshake is done.
+    #[cfg(feature = "tls")]
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
 }
 
 impl Socket {
-    /// Ready when there is something to read: bytes, the end, or an error.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(socket) => socket.poll_read_ready(cx),
-            #[cfg(unix)]
-            Self::Unix(socket) => socket.poll_read_ready(cx),
-        }
-    }
-
-    /// Reads what is there now.
-    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.try_read(buffer),
-            #[cfg(unix)]
-            Self::Unix(socket) => socket.try_read(buffer),
-        }
-    }
-
     /// Writes without asking tokio whether the socket takes anything.
     #[cfg(unix)]
     fn write_now(&self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => SockRef::from(socket).send_vectored(buffers),
             Self::Unix(socket) => SockRef::from(socket).send_vectored(buffers),
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -59,12 +53,11 @@ impl Socket {
     }
 
     /// Writes what the socket takes now.
-    pub(super) fn try_write(&self, buffer: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.try_write(buffer),
-            #[cfg(unix)]
-            Self::Unix(socket) => socket.try_write(buffer),
-        }
+    pub(super) fn try_write(&mut self, buffer: &[u8]) {
+        // Nobody waits for the rest.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let _ = Pin::new(&mut *self).poll_write(&mut cx, buffer);
+        let _ = Pin::new(self).poll_flush(&mut cx);
     }
 }
 
@@ -74,6 +67,8 @@ macro_rules! delegate {
             Socket::Tcp($socket) => $call,
             #[cfg(unix)]
             Socket::Unix($socket) => $call,
+            #[cfg(feature = "tls")]
+            Socket::Tls($socket) => $call,
         }
     };
 }
@@ -125,6 +120,7 @@ pub(super) struct Io {
     pub(super) socket: Socket,
     /// Read before the socket.
     pub(super) rewind: Bytes,
+    watch: Watch,
     entry: Arc<Entry>,
     clock: Clock,
     /// Bytes read and dropped while closing.
@@ -132,6 +128,22 @@ pub(super) struct Io {
     /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
     /// answer wait for a turn of its poller.
     unparked: bool,
+    /// The turn of its task in which the socket had nothing to read: hyper asks up to three times in one,
+    /// and the waker stays the same.
+    blocked_in: u32,
+}
+
+/// What looks at the bytes that a client sends.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is boxed with the connection, one for each"
+)]
+pub(super) enum Watch {
+    Nothing,
+    Http1(Guard),
+    #[cfg(feature = "http2")]
+    Http2(Meter),
 }
 
 /// How much a client may still send to a connection that is closing.
@@ -141,6 +153,7 @@ impl Io {
     pub(super) fn new(
         socket: Socket,
         rewind: Bytes,
+        watch: Watch,
         entry: Arc<Entry>,
         clock: Clock,
         unparked: bool,
@@ -148,10 +161,12 @@ impl Io {
         Self {
             socket,
             rewind,
+            watch,
             entry,
             clock,
             lingered: 0,
             unparked,
+            blocked_in: NO_TURN,
         }
     }
 
@@ -172,8 +187,7 @@ impl Io {
                 // The end, or an error: nobody is left to be told.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
-                    let expects_more =
-                        self.lingered > 0 || self.entry.had_body.load(Ordering::Relaxed);
+                    let expects_more = self.lingered > 0 || self.entry.had_body();
                     if !expects_more {
                         return Poll::Ready(Ok(()));
                     }
@@ -182,6 +196,40 @@ impl Io {
                 }
             }
         }
+    }
+
+    /// Looks at bytes on their way to hyper.
+    fn look(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        let guard = match &mut self.watch {
+            _ if bytes.is_empty() => return Ok(()),
+            Watch::Nothing => return Ok(()),
+            Watch::Http1(guard) => guard,
+            #[cfg(feature = "http2")]
+            Watch::Http2(meter) => {
+                let abuse = meter.look(bytes, self.entry.requests(), self.clock.now());
+                if abuse != Abuse::None {
+                    self.entry.abusive.store(true, Ordering::Relaxed);
+                }
+                return match abuse {
+                    Abuse::Hard => Err(io::ErrorKind::ConnectionAborted.into()),
+                    Abuse::Soft | Abuse::None => Ok(()),
+                };
+            }
+        };
+        if guard.is_held() {
+            let upgraded = self.entry.upgraded.load(Ordering::Relaxed);
+            if upgraded || self.entry.in_flight() == 0 {
+                guard.decide(upgraded);
+            }
+        }
+        match guard.look(bytes) {
+            Verdict::Fine => {}
+            // The end of a head makes hyper answer now.
+            Verdict::Spoilt => self.rewind = Bytes::from_static(b"\r\n\r\n"),
+            // Not to be taken for a request, should the handler decline the upgrade.
+            Verdict::Held => self.entry.retire.store(true, Ordering::Relaxed),
+        }
+        Ok(())
     }
 
     /// Writes past tokio, once; what goes wrong is left to the usual way.
@@ -209,17 +257,24 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.rewind.is_empty() {
+        let before = buffer.filled().len();
+        if this.rewind.is_empty() {
+            let turn = this.entry.turn();
+            // Somebody else polls it, with another waker, once it is upgraded.
+            if this.blocked_in == turn && !this.entry.upgraded.load(Ordering::Relaxed) {
+                return Poll::Pending;
+            }
+            let Poll::Ready(read) = Pin::new(&mut this.socket).poll_read(cx, buffer) else {
+                this.blocked_in = turn;
+                return Poll::Pending;
+            };
+            read?;
+            this.entry.add_read(buffer.filled().len() - before);
+        } else {
             let n = this.rewind.len().min(buffer.remaining());
             buffer.put_slice(&this.rewind.split_to(n));
-            return Poll::Ready(Ok(()));
         }
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut this.socket).poll_read(cx, buffer);
-        if polled.is_ready() {
-            this.entry.add_read(buffer.filled().len() - before);
-        }
-        polled
+        Poll::Ready(this.look(&mut buffer.filled_mut()[before..]))
     }
 }
 
@@ -238,7 +293,17 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.socket).poll_flush(cx);
+        // TLS holds back what the socket does not take; a plain socket is always flushed.
+        #[cfg(feature = "tls")]
+        if matches!(this.socket, Socket::Tls(_)) {
+            match &polled {
+                Poll::Pending => this.entry.stall_write(this.clock.now()),
+                Poll::Ready(_) => this.entry.add_written(0),
+            }
+        }
+        polled
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

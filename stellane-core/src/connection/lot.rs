@@ -71,6 +71,9 @@ mod unix {
             let parked = match socket {
                 Socket::Tcp(socket) => ParkedSocket::Tcp(socket.into_std()?),
                 Socket::Unix(socket) => ParkedSocket::Unix(socket.into_std()?),
+                // Its session can't leave tokio-rustls; without hyper's buffers it waits in its task.
+                #[cfg(feature = "tls")]
+                socket @ Socket::Tls(_) => return Ok(Err(socket)),
             };
             // What has arrived before is reported as well.
             let registered = self.registry.register(

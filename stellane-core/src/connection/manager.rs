@@ -2,7 +2,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -10,9 +10,9 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    CloseReason, ConnectionConfig, ConnectionInfo, ConnectionState,
-    accept::{self, Listener},
+    CloseReason, ConnectionConfig, ConnectionInfo, ConnectionState, accept,
     entry::{Command, Entry, Holder},
+    listener::{Listener, Pace},
     service::HttpService,
     signal::HeadWait,
     stats::{BuildError, ConnectionStats, DrainReport, ServeError},
@@ -32,6 +32,11 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) knobs: Knobs,
     pub(super) config: ConnectionConfig,
+    pub(super) pace: Pace,
+    /// How many connections the limit of open files has room for.
+    pub(super) file_limit: usize,
+    #[cfg(feature = "tls")]
+    pub(super) handshakes: tokio::sync::Semaphore,
     pub(super) purge: Option<Purge>,
     pub(super) http1: hyper::server::conn::http1::Builder,
     #[cfg(feature = "http2")]
@@ -69,6 +74,7 @@ pub(super) struct Knobs {
     pub(super) max_connections: AtomicUsize,
     pub(super) max_connections_per_peer: AtomicUsize,
     pub(super) max_idle_connections: AtomicUsize,
+    max_accepts_per_second: AtomicU32,
     pub(super) idle_timeout: AtomicU64,
     pub(super) park_after: AtomicU64,
 }
@@ -131,7 +137,11 @@ impl ConnectionManagerBuilder {
                 epoch: epoch.into_std(),
             })
             .header_read_timeout(Duration::from_secs(1))
+            .max_header_size(config.max_head_bytes)
+            .max_buf_size(config.max_head_bytes)
             .pipeline_flush(false);
+        #[cfg(feature = "http2")]
+        let http2 = super::http2::builder(&config.http2);
         Ok(ConnectionManager {
             shared: Arc::new(Shared {
                 table: Table::default(),
@@ -140,14 +150,19 @@ impl ConnectionManagerBuilder {
                     max_connections: AtomicUsize::new(config.max_connections),
                     max_connections_per_peer: AtomicUsize::new(config.max_connections_per_peer),
                     max_idle_connections: AtomicUsize::new(config.max_idle_connections),
+                    max_accepts_per_second: AtomicU32::new(config.max_accepts_per_second),
                     idle_timeout: AtomicU64::new(millis(config.idle_timeout)),
                     park_after: AtomicU64::new(millis(config.park_after)),
                 },
+                pace: Pace::new(config.max_accepts_per_second),
+                file_limit: accept::file_limit(config.reserve_files),
+                #[cfg(feature = "tls")]
+                handshakes: super::tls::places(&config.tls),
                 config,
                 purge: self.purge,
                 http1,
                 #[cfg(feature = "http2")]
-                http2: http2(),
+                http2,
                 open: AtomicUsize::new(0),
                 accepted: AtomicU64::new(0),
                 accept_errors: AtomicU64::new(0),
@@ -170,17 +185,6 @@ impl ConnectionManagerBuilder {
             }),
         })
     }
-}
-
-/// hyper's defaults are safe against resets and floods; pings find out that a client is gone.
-#[cfg(feature = "http2")]
-fn http2() -> hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor> {
-    let mut http2 = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
-    http2
-        .timer(hyper_util::rt::TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10));
-    http2
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -208,6 +212,19 @@ impl ConnectionManager {
         service: S,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
         accept::serve(Arc::clone(&self.shared), listener.into(), service)
+    }
+
+    /// Serves `service` on several listeners, each with an accept loop in a task of its own: see
+    /// [`Listener::bind_all`].
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve), for the first listener that fails; the others end with it.
+    pub fn serve_all<S: HttpService>(
+        &self,
+        listeners: Vec<Listener>,
+        service: S,
+    ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
+        accept::serve_all(Arc::clone(&self.shared), listeners, service)
     }
 
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.
@@ -281,7 +298,10 @@ impl ConnectionManager {
                 ConnectionState::New => stats.new += 1,
                 ConnectionState::Idle => stats.idle += 1,
                 ConnectionState::Parked => stats.parked += 1,
-                ConnectionState::Head | ConnectionState::Active | ConnectionState::Closing => {
+                ConnectionState::Handshake
+                | ConnectionState::Head
+                | ConnectionState::Active
+                | ConnectionState::Closing => {
                     stats.active += 1;
                 }
             }
@@ -326,6 +346,7 @@ impl ConnectionManager {
             max_connections: knobs.max_connections.load(Relaxed),
             max_connections_per_peer: knobs.max_connections_per_peer.load(Relaxed),
             max_idle_connections: knobs.max_idle_connections.load(Relaxed),
+            max_accepts_per_second: knobs.max_accepts_per_second.load(Relaxed),
             idle_timeout: Duration::from_millis(knobs.idle_timeout.load(Relaxed)),
             park_after: Duration::from_millis(knobs.park_after.load(Relaxed)),
             ..self.shared.config.clone()
@@ -335,6 +356,12 @@ impl ConnectionManager {
     /// Changes [`ConnectionConfig::max_connections`].
     pub fn set_max_connections(&self, max: usize) {
         self.shared.knobs.max_connections.store(max, Relaxed);
+    }
+
+    /// Changes [`ConnectionConfig::max_accepts_per_second`].
+    pub fn set_max_accepts_per_second(&self, max: u32) {
+        self.shared.pace.set(max);
+        self.shared.knobs.max_accepts_per_second.store(max, Relaxed);
     }
 
     /// Changes [`ConnectionConfig::max_connections_per_peer`] for connections to come.
@@ -463,10 +490,10 @@ impl Shared {
         self.open.fetch_add(1, Relaxed);
     }
 
-    /// A connection that was accepted and turned away at once.
-    pub(super) fn count_refused(&self) {
+    /// A connection that was accepted and ended before it had a record.
+    pub(super) fn count_refused(&self, reason: CloseReason) {
         self.accepted.fetch_add(1, Relaxed);
-        self.ended[CloseReason::Refused as usize].fetch_add(1, Relaxed);
+        self.ended[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(super) fn open(&self) -> usize {
@@ -515,7 +542,7 @@ impl Shared {
                     // The client was faster; the lot has noticed.
                     return;
                 }
-                *holder = Holder::Starting;
+                *holder = Holder::starting();
                 drop(holder);
                 self.end(entry, reason);
             }
@@ -524,9 +551,6 @@ impl Shared {
                 if entry.set_command(command) {
                     waker.wake_by_ref();
                 }
-            }
-            (Holder::Starting, command) => {
-                entry.set_command(command);
             }
         }
     }

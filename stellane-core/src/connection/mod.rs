@@ -46,9 +46,15 @@
 mod accept;
 mod config;
 mod entry;
+mod framing;
+#[cfg(feature = "http2")]
+mod http2;
 mod io;
+mod listener;
 mod lot;
 mod manager;
+#[cfg(feature = "proxy-protocol")]
+mod proxy;
 mod reason;
 mod service;
 mod signal;
@@ -56,11 +62,19 @@ mod stats;
 mod sweep;
 mod table;
 mod task;
+#[cfg(feature = "tls")]
+mod tls;
 
+#[cfg(feature = "http2")]
+pub use self::http2::Http2Config;
+#[cfg(feature = "proxy-protocol")]
+pub use self::proxy::{ProxyProtocol, ProxyProtocolConfig};
+#[cfg(feature = "tls")]
+pub use self::tls::{TlsAcceptor, TlsConfig, TlsError};
 pub use self::{
-    accept::Listener,
     config::{ConfigError, ConnectionConfig},
     entry::{ConnectionInfo, ConnectionState},
+    listener::{ListenConfig, Listener, WhenFull},
     manager::{ConnectionManager, ConnectionManagerBuilder},
     reason::CloseReason,
     service::HttpService,

@@ -34,6 +34,12 @@ reasons! {
     Upgraded = "upgraded",
     /// Nothing was sent after the connect.
     FirstByteTimeout = "first_byte_timeout",
+    /// A proxy did not say in time, or not as the PROXY protocol asks, whose connection it was.
+    ProxyHeader = "proxy_header",
+    /// The TLS handshake failed.
+    HandshakeFailed = "handshake_failed",
+    /// The TLS handshake took too long.
+    HandshakeTimeout = "handshake_timeout",
     /// A request head was not complete in time; the client got 408.
     HeadTimeout = "head_timeout",
     /// No further request came in time.
@@ -50,6 +56,8 @@ reasons! {
     Refused = "refused",
     /// The client broke the protocol.
     ProtocolError = "protocol_error",
+    /// The client made work without asking for anything: see `Http2Config::abuse_burst`.
+    Abuse = "abuse",
     /// The socket failed, for example because the client reset it.
     IoError = "io_error",
     /// The service failed, so that no response could be made.

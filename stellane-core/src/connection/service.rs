@@ -2,7 +2,7 @@ use std::{
     cell::RefCell,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker, ready},
 };
 
@@ -48,24 +48,52 @@ where
 
 /// The future of one request, kept in a box that the connection uses again for its next request.
 type Slot<F> = Pin<Box<Option<F>>>;
+/// Where a slot comes back that left with a response future, which may live on another thread.
+type Returned<F> = Arc<Mutex<Option<Slot<F>>>>;
 
 /// A tower service as hyper calls it: one for each connection.
 pub(super) struct Adapter<S: HttpService> {
     service: RefCell<S>,
-    spare: Arc<Mutex<Option<Slot<S::ResFuture>>>>,
+    spare: RefCell<Option<Slot<S::ResFuture>>>,
+    returned: Returned<S::ResFuture>,
+    owner: Owner,
+}
+
+/// The connection that a request belongs to.
+#[derive(Debug, Clone)]
+struct Owner {
     entry: Arc<Entry>,
     shared: Arc<Shared>,
+}
+
+/// What the response has to say about its connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    connect: bool,
+    http1: bool,
+    last: bool,
 }
 
 impl<S: HttpService> Adapter<S> {
     pub(super) fn new(service: S, entry: Arc<Entry>, shared: Arc<Shared>) -> Self {
         Self {
             service: RefCell::new(service),
-            spare: Arc::default(),
-            entry,
-            shared,
+            spare: RefCell::default(),
+            returned: Arc::default(),
+            owner: Owner { entry, shared },
         }
     }
+
+    fn slot(&self) -> Slot<S::ResFuture> {
+        let spare = self.spare.take();
+        spare
+            .or_else(|| lock(&self.returned).take())
+            .unwrap_or_else(|| Box::pin(None))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
@@ -74,53 +102,44 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
     type Future = ResponseFuture<S>;
 
     fn call(&self, request: Request<Incoming>) -> ResponseFuture<S> {
-        let number = self.entry.begin_request();
-        self.entry
-            .had_body
-            .store(!request.body().is_end_stream(), Relaxed);
-        let guard = Guard {
-            entry: Arc::clone(&self.entry),
-            shared: Arc::clone(&self.shared),
+        let Owner { entry, shared } = &self.owner;
+        let number = entry.begin_request(!request.body().is_end_stream(), shared.clock.now());
+        let terms = Terms {
             connect: request.method() == Method::CONNECT,
             http1: request.version() < Version::HTTP_2,
-            last: self.shared.is_last(number),
-            done: false,
+            last: shared.is_last(number),
         };
         let mut service = self.service.borrow_mut();
         // With a waker that wakes nobody: hyper polls the returned future at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
         let stage = match service.poll_ready(&mut cx) {
-            Poll::Ready(Err(error)) => Stage::Done(Some(Err(error))),
-            Poll::Pending => Stage::NotReady {
-                service: service.clone(),
-                request: Some(request),
-            },
+            Poll::Ready(Err(error)) => return ResponseFuture::Done(Some(Err(error))),
+            Poll::Pending => Stage::NotReady(Box::new((service.clone(), Some(request)))),
             Poll::Ready(Ok(())) => {
-                let mut slot = self
-                    .spare
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take()
-                    .unwrap_or_else(|| Box::pin(None));
+                let mut slot = self.slot();
                 slot.set(Some(service.call(request)));
                 // Many handlers are done at their first poll. Polled here, they drop the request before
                 // hyper reads on, and hyper can use its read buffer again instead of taking a new one.
-                match poll_slot(&mut slot, &mut cx) {
-                    Poll::Ready(result) => {
-                        give_back(&self.spare, slot);
-                        Stage::Done(Some(result))
+                if let Poll::Ready(mut result) = poll_slot(&mut slot, &mut cx) {
+                    self.spare.replace(Some(slot));
+                    if let Ok(response) = &mut result {
+                        self.owner.finish(terms, response);
                     }
-                    Poll::Pending => Stage::Running {
-                        slot: Some(slot),
-                        spare: self.spare.clone(),
-                    },
+                    return ResponseFuture::Done(Some(result));
                 }
+                Stage::Running(Some(slot))
             }
         };
-        ResponseFuture { stage, guard }
+        ResponseFuture::Pending {
+            stage,
+            terms,
+            returned: Arc::clone(&self.returned),
+            guard: InFlight::new(self.owner.clone()),
+        }
     }
 }
 
+#[inline]
 fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Output> {
     match slot.as_mut().as_pin_mut() {
         Some(future) => {
@@ -132,109 +151,103 @@ fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Out
     }
 }
 
-fn give_back<F>(spare: &Mutex<Option<Slot<F>>>, slot: Slot<F>) {
-    *spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(slot);
-}
-
 /// The response of a service behind a [`ConnectionManager`](super::ConnectionManager).
-pub(super) struct ResponseFuture<S: HttpService> {
-    stage: Stage<S>,
-    guard: Guard,
+pub(super) enum ResponseFuture<S: HttpService> {
+    Done(Option<Result<Response<S::ResBody>, S::ServiceError>>),
+    Pending {
+        stage: Stage<S>,
+        terms: Terms,
+        returned: Returned<S::ResFuture>,
+        guard: InFlight,
+    },
 }
 
 // Every future inside is boxed or not polled in place.
 impl<S: HttpService> Unpin for ResponseFuture<S> {}
 
-enum Stage<S: HttpService> {
+pub(super) enum Stage<S: HttpService> {
     /// The service has no room yet. A clone waits for it, so that the connection pins nothing.
-    NotReady {
-        service: S,
-        request: Option<Request<Incoming>>,
-    },
-    Running {
-        slot: Option<Slot<S::ResFuture>>,
-        spare: Arc<Mutex<Option<Slot<S::ResFuture>>>>,
-    },
-    Done(Option<Result<Response<S::ResBody>, S::ServiceError>>),
+    NotReady(Box<(S, Option<Request<Incoming>>)>),
+    Running(Option<Slot<S::ResFuture>>),
 }
 
 impl<S: HttpService> Future for ResponseFuture<S> {
     type Output = Result<Response<S::ResBody>, S::ServiceError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        loop {
-            let result = match &mut this.stage {
-                Stage::NotReady { service, request } => match ready!(service.poll_ready(cx)) {
-                    Ok(()) => {
-                        let Some(request) = request.take() else {
-                            return Poll::Pending;
-                        };
-                        let slot = Some(Box::pin(Some(service.call(request))));
-                        this.stage = Stage::Running {
-                            slot,
-                            spare: Arc::default(),
-                        };
-                        continue;
+        match self.get_mut() {
+            Self::Done(result) => match result.take() {
+                Some(result) => Poll::Ready(result),
+                None => Poll::Pending,
+            },
+            Self::Pending {
+                stage,
+                terms,
+                returned,
+                guard,
+            } => {
+                if let Stage::NotReady(waiting) = stage {
+                    let (service, request) = &mut **waiting;
+                    if let Err(error) = ready!(service.poll_ready(cx)) {
+                        return Poll::Ready(Err(error));
                     }
-                    Err(error) => Err(error),
-                },
-                Stage::Running {
-                    slot: current,
-                    spare,
-                } => {
-                    let Some(slot) = current else {
-                        return Poll::Pending;
-                    };
-                    let result = ready!(poll_slot(slot, cx));
-                    if let Some(slot) = current.take() {
-                        give_back(spare, slot);
-                    }
-                    result
+                    let future = request.take().map(|request| service.call(request));
+                    *stage = Stage::Running(Some(Box::pin(future)));
                 }
-                Stage::Done(result) => match result.take() {
-                    Some(result) => result,
-                    None => return Poll::Pending,
-                },
-            };
-            return Poll::Ready(result.map(|response| this.guard.finish(response)));
+                let Stage::Running(Some(slot)) = stage else {
+                    return Poll::Pending;
+                };
+                let mut result = ready!(poll_slot(slot, cx));
+                if let Stage::Running(slot) = stage {
+                    *lock(returned) = slot.take();
+                }
+                guard.answered = true;
+                if let Ok(response) = &mut result {
+                    guard.owner.finish(*terms, response);
+                }
+                Poll::Ready(result)
+            }
         }
     }
 }
 
-/// Counts the request as ended, and as cancelled if it was dropped before its response.
-#[derive(Debug)]
-struct Guard {
-    entry: Arc<Entry>,
-    shared: Arc<Shared>,
-    connect: bool,
-    http1: bool,
-    last: bool,
-    done: bool,
-}
-
-impl Guard {
-    fn finish<B>(&mut self, mut response: Response<B>) -> Response<B> {
-        self.done = true;
+impl Owner {
+    fn finish<B>(&self, terms: Terms, response: &mut Response<B>) {
         let status = response.status();
-        if status == StatusCode::SWITCHING_PROTOCOLS || (self.connect && status.is_success()) {
+        if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
             self.entry.upgraded.store(true, Relaxed);
-        } else if self.http1
-            && (self.last || self.shared.draining() || self.entry.retire.load(Relaxed))
+        } else if terms.http1
+            && (terms.last || self.shared.draining() || self.entry.retire.load(Relaxed))
         {
             // hyper sees it and closes after this response; the client knows before it sends another.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
-        response
     }
 }
 
-impl Drop for Guard {
+/// Counts a request whose handler waits, and that it was cancelled if it is dropped before its response.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    owner: Owner,
+    answered: bool,
+}
+
+impl InFlight {
+    fn new(owner: Owner) -> Self {
+        owner.entry.wait_begins();
+        Self {
+            owner,
+            answered: false,
+        }
+    }
+}
+
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.entry.end_request();
-        if !self.done {
-            self.shared.count_cancelled();
+        self.owner.entry.wait_ends();
+        if !self.answered {
+            self.owner.shared.count_cancelled();
         }
     }
 }

@@ -16,7 +16,7 @@ pub struct ConnectionStats {
     pub idle: u64,
     /// Open, between two requests, taken apart.
     pub parked: u64,
-    /// Open, with a request, a part of one, or closing.
+    /// Open, with a request, a part of one, in a TLS handshake, or closing.
     pub active: u64,
     /// Connections accepted, refused ones included.
     pub accepted_total: u64,
@@ -26,7 +26,7 @@ pub struct ConnectionStats {
     pub(super) closed_total: [u64; CloseReason::ALL.len()],
     /// Requests begun.
     pub requests_total: u64,
-    /// Requests whose response head is not made yet.
+    /// Requests whose handler waits for something.
     pub requests_in_flight: u64,
     /// Requests whose client left before the response head.
     pub requests_cancelled_total: u64,

@@ -41,6 +41,7 @@ impl Shared {
 /// The deadlines of one sweep, in milliseconds; `u64::MAX` is off.
 struct Limits {
     first_byte: u64,
+    handshake: u64,
     head: u64,
     idle: u64,
     write: u64,
@@ -56,6 +57,10 @@ impl Limits {
         let or_never = |limit: u64| if limit == 0 { u64::MAX } else { limit };
         Self {
             first_byte: or_never(millis(config.first_byte_timeout)),
+            #[cfg(feature = "tls")]
+            handshake: or_never(millis(config.tls.handshake_timeout)),
+            #[cfg(not(feature = "tls"))]
+            handshake: u64::MAX,
             head: or_never(millis(config.head_timeout)),
             idle: or_never(shared.knobs.idle_timeout.load(Relaxed)),
             write: or_never(millis(config.write_timeout)),
@@ -73,7 +78,8 @@ impl Limits {
 
     fn judge(&self, entry: &Entry, now: u64) -> Command {
         use CloseReason::{
-            Drained, Finished, FirstByteTimeout, HeadTimeout, IdleTimeout, MaxAge, SlowRead,
+            Drained, Finished, FirstByteTimeout, HandshakeTimeout, HeadTimeout, IdleTimeout,
+            MaxAge, SlowRead,
         };
         let stalled = entry.write_stalled();
         if stalled != 0 && now.saturating_sub(stalled) >= self.write {
@@ -96,6 +102,9 @@ impl Limits {
         }
         match state {
             ConnectionState::New if waited >= self.first_byte => Command::Close(FirstByteTimeout),
+            ConnectionState::Handshake if waited >= self.handshake => {
+                Command::Close(HandshakeTimeout)
+            }
             ConnectionState::Head if waited >= self.head => Command::Close(HeadTimeout),
             ConnectionState::Idle | ConnectionState::Parked if waited >= self.idle => {
                 Command::Close(IdleTimeout)

@@ -9,11 +9,15 @@ use std::{
 use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
 
+#[cfg(feature = "http2")]
+use super::http2::{self, Meter};
 use super::{
     CloseReason, ConnectionState,
     entry::{Command, Entry, Holder},
-    io::{Io, Socket},
+    framing::Guard,
+    io::{Io, Socket, Watch},
     lot::Lot,
     manager::Shared,
     service::{Adapter, HttpService},
@@ -47,7 +51,13 @@ pub(super) struct Task<S: HttpService> {
     reason: Option<CloseReason>,
 }
 
+#[cfg(feature = "tls")]
+/// What comes before a socket can be read: a TLS handshake.
+type Opening = Pin<Box<dyn Future<Output = Result<Socket, CloseReason>> + Send>>;
+
 enum Stage<S: HttpService> {
+    #[cfg(feature = "tls")]
+    Opening(Opening),
     /// Only the socket: new, or idle and taken apart.
     Waiting(Socket),
     /// The socket, and the bytes that ended its wait.
@@ -80,6 +90,12 @@ impl<S: HttpService> Task<S> {
     /// A connection of which nothing was read yet.
     pub(super) fn new(served: Arc<Served<S>>, entry: Arc<Entry>, socket: Socket) -> Self {
         Self::with(served, entry, Stage::Waiting(socket))
+    }
+
+    /// A connection whose socket is not ready to be read yet.
+    #[cfg(feature = "tls")]
+    pub(super) fn opening(served: Arc<Served<S>>, entry: Arc<Entry>, opening: Opening) -> Self {
+        Self::with(served, entry, Stage::Opening(opening))
     }
 
     /// A connection that was parked until these bytes came.
@@ -130,8 +146,21 @@ impl<S: HttpService> Future for Task<S> {
             this.registered = true;
             *this.entry.holder() = Holder::Task(cx.waker().clone());
         }
+        this.entry.begin_turn();
         loop {
             let step = match &mut this.stage {
+                #[cfg(feature = "tls")]
+                Stage::Opening(opening) => match opening.as_mut().poll(cx) {
+                    Poll::Ready(Ok(socket)) => {
+                        this.stage = Stage::Waiting(socket);
+                        Step::Again
+                    }
+                    Poll::Ready(Err(reason)) => Step::End(reason),
+                    Poll::Pending => match this.entry.take_command() {
+                        Command::Close(reason) => Step::End(reason),
+                        Command::Park | Command::None => Step::Wait,
+                    },
+                },
                 Stage::Waiting(_) => this.poll_waiting(cx),
                 Stage::Resumed(..) => this.resume_serving(),
                 Stage::Http1(_) => this.poll_http1(cx),
@@ -160,29 +189,29 @@ enum Step {
 
 impl<S: HttpService> Task<S> {
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Step {
-        let Stage::Waiting(socket) = &self.stage else {
+        let Stage::Waiting(socket) = &mut self.stage else {
             return Step::Again;
         };
-        // Read on the stack: a connection that only wants to close never costs a buffer.
+        // Read on the stack: a connection that only wants to close never costs a buffer. Through TLS this
+        // also finds what rustls has decrypted already, before it waits for more.
         let mut buffer = [0; FIRST_READ];
-        let read = loop {
-            match socket.poll_readable(cx) {
-                Poll::Pending => {
-                    return match self.entry.take_command() {
-                        Command::Close(reason) => Step::End(reason),
-                        Command::Park => self.leave(),
-                        Command::None => Step::Wait,
-                    };
-                }
-                Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
-                Poll::Ready(Ok(())) => match socket.try_read(&mut buffer) {
-                    Ok(0) => return Step::End(CloseReason::ClientClosed),
-                    Ok(n) => break n,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Step::End(CloseReason::IoError),
-                },
+        let mut unread = ReadBuf::new(&mut buffer);
+        let read = match Pin::new(socket).poll_read(cx, &mut unread) {
+            Poll::Pending => {
+                return match self.entry.take_command() {
+                    Command::Close(reason) => Step::End(reason),
+                    Command::Park => self.leave(),
+                    Command::None => Step::Wait,
+                };
             }
+            Poll::Ready(Ok(())) => unread.filled().len(),
+            // TLS without its goodbye.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
         };
+        if read == 0 {
+            return Step::End(CloseReason::ClientClosed);
+        }
         match self.entry.take_command() {
             Command::Close(reason) if !reason.spares_use() => return Step::End(reason),
             // The client was faster than the close.
@@ -247,9 +276,19 @@ impl<S: HttpService> Task<S> {
         let http2 = sniff && rewind.starts_with(b"PRI");
         #[cfg(not(feature = "http2"))]
         let _ = sniff;
+        let watch = match self.served.shared.config.strict_http1 {
+            #[cfg(feature = "http2")]
+            _ if http2 => {
+                let shared = &self.served.shared;
+                Watch::Http2(Meter::new(&shared.config.http2, shared.clock.now()))
+            }
+            true => Watch::Http1(Guard::new()),
+            false => Watch::Nothing,
+        };
         let io = Io::new(
             socket,
             rewind,
+            watch,
             Arc::clone(&self.entry),
             self.served.shared.clock.clone(),
             !sniff,
@@ -316,13 +355,7 @@ impl<S: HttpService> Task<S> {
             } else {
                 ConnectionState::Idle
             };
-            let now = self.served.shared.clock.now();
-            if state == ConnectionState::Idle {
-                // Leaving `Active` first restarts the idle time, also after a request that began and
-                // ended within one poll.
-                self.entry.enter(ConnectionState::Active, now);
-            }
-            self.entry.enter(state, now);
+            self.entry.enter(state, self.served.shared.clock.now());
         } else if read > active.idle_since.1 {
             self.entry
                 .enter(ConnectionState::Head, self.served.shared.clock.now());
@@ -384,8 +417,8 @@ impl<S: HttpService> Task<S> {
 
     /// Says 408 and closes.
     fn request_timeout(&mut self) -> Step {
-        if let Some((socket, _)) = self.dismantle() {
-            let _ = socket.try_write(
+        if let Some((mut socket, _)) = self.dismantle() {
+            socket.try_write(
                 b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
             );
         }
@@ -415,7 +448,10 @@ impl<S: HttpService> Task<S> {
                 true
             }
             // HTTP/2 has state that can't be rebuilt: it is not parked.
-            Command::Park | Command::None => self.served.shared.draining() || last,
+            Command::Park | Command::None => {
+                let retired = self.entry.retire.load(Relaxed) || self.entry.abusive.load(Relaxed);
+                self.served.shared.draining() || last || retired
+            }
         };
         if goaway && !active.goaway {
             // Two-phase: streams already begun are served to their end.
@@ -427,6 +463,14 @@ impl<S: HttpService> Task<S> {
     }
 
     fn finished(&self, result: hyper::Result<()>) -> CloseReason {
+        #[cfg(feature = "http2")]
+        if self.entry.abusive.load(Relaxed) {
+            return CloseReason::Abuse;
+        }
+        #[cfg(feature = "http2")]
+        if let Some(reason) = result.as_ref().err().and_then(http2::blame) {
+            return reason;
+        }
         match result {
             Ok(()) if self.entry.upgraded.load(Relaxed) => CloseReason::Upgraded,
             Ok(()) if self.served.shared.draining() => CloseReason::Drained,
@@ -438,28 +482,5 @@ impl<S: HttpService> Task<S> {
             Err(error) if error.is_user() => CloseReason::ServiceError,
             Err(_) => CloseReason::IoError,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use http::{Request, Response};
-    use hyper::body::Incoming;
-
-    use super::*;
-
-    fn size<S: HttpService>(_: S) -> usize {
-        size_of::<Task<S>>()
-    }
-
-    #[test]
-    fn a_task_that_waits_is_small() {
-        let service = tower::service_fn(|_: Request<Incoming>| async {
-            Ok::<_, Infallible>(Response::new(String::new()))
-        });
-        // tokio adds about a hundred bytes and rounds up to a multiple of 128.
-        assert!(size(service) <= 96, "{}", size(service));
     }
 }

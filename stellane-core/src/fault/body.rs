@@ -25,14 +25,14 @@ pin_project! {
     #[project = KindProj]
     #[derive(Debug)]
     enum Kind<B> {
-        Inner { #[pin] body: B, faults: Faults },
+        Inner { #[pin] body: B, faults: Option<Faults> },
         // `None` once it was sent, or after the inner body panicked.
         Plain { text: Option<Bytes> },
     }
 }
 
 impl<B> FaultBody<B> {
-    pub(super) fn new(body: B, faults: Faults) -> Self {
+    pub(super) fn new(body: B, faults: Option<Faults>) -> Self {
         Self {
             kind: Kind::Inner { body, faults },
         }
@@ -85,7 +85,9 @@ where
                 match catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) {
                     Ok(polled) => return polled.map_err(Into::into),
                     Err(payload) => {
-                        faults.panicked("response body", &*payload);
+                        if let Some(faults) = faults {
+                            faults.panicked("response body", &*payload);
+                        }
                         payload
                     }
                 }

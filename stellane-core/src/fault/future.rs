@@ -8,7 +8,7 @@ use std::{
 use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
-use super::{FaultBody, Faults};
+use super::{FaultBody, Faults, Refusal};
 use crate::BoxError;
 
 pin_project! {
@@ -17,7 +17,8 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: Option<F>,
-        faults: Faults,
+        // Moves on to the body.
+        faults: Option<Faults>,
     }
 }
 
@@ -25,14 +26,14 @@ impl<F> ResponseFuture<F> {
     pub(super) fn running(inner: F, faults: Faults) -> Self {
         Self {
             inner: Some(inner),
-            faults,
+            faults: Some(faults),
         }
     }
 
-    pub(super) fn panicked(faults: Faults) -> Self {
+    pub(super) fn panicked() -> Self {
         Self {
             inner: None,
-            faults,
+            faults: None,
         }
     }
 }
@@ -46,34 +47,38 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+        let (Some(inner), Some(faults)) = (this.inner.as_mut().as_pin_mut(), &this.faults) else {
             return Poll::Ready(Ok(FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)));
         };
-        match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
-            Ok(polled) => match ready!(polled) {
-                Ok(response) => Poll::Ready(Ok(
-                    response.map(|body| FaultBody::new(body, this.faults.clone()))
-                )),
-                Err(error) => {
-                    Poll::Ready(Ok(FaultBody::plain(status_of(&error.into(), this.faults))))
-                }
-            },
+        let result = match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
+            Ok(polled) => ready!(polled),
             Err(payload) => {
                 // Dropped now: a future that panicked must not be polled again.
+                faults.panicked("future", &*payload);
                 this.inner.set(None);
-                this.faults.panicked("future", &*payload);
-                Poll::Ready(Ok(FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)))
+                return Poll::Ready(Ok(FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)));
             }
-        }
+        };
+        Poll::Ready(Ok(match result {
+            Ok(response) => {
+                let faults = this.faults.take();
+                response.map(|body| FaultBody::new(body, faults))
+            }
+            Err(error) => answer_to(&error.into(), faults),
+        }))
     }
 }
 
-fn status_of(error: &BoxError, faults: &Faults) -> StatusCode {
+#[cold]
+fn answer_to<B>(error: &BoxError, faults: &Faults) -> Response<FaultBody<B>> {
+    if let Some(refusal) = error.downcast_ref::<Refusal>() {
+        return refusal.response();
+    }
     if over_body_limit(&**error) {
-        return StatusCode::PAYLOAD_TOO_LARGE;
+        return FaultBody::plain(StatusCode::PAYLOAD_TOO_LARGE);
     }
     faults.failed(error);
-    StatusCode::INTERNAL_SERVER_ERROR
+    FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 fn over_body_limit(error: &(dyn std::error::Error + 'static)) -> bool {

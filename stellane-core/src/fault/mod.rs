@@ -3,7 +3,8 @@
 //! - A panic while the service is called, while its future is polled or while its response body is
 //!   polled is caught. Before the response head the client gets 500; later only its response is cut
 //!   short. The connection and the server live on.
-//! - An error of the service becomes a response: 413 when a body limit stands behind it, else 500.
+//! - An error of the service becomes a response: what a [`Refusal`] says, 413 when a body limit stands
+//!   behind it, else 500.
 //!
 //! Both are counted and logged, so a service with faults looks like one.
 //!
@@ -29,11 +30,13 @@
 mod body;
 mod future;
 mod layer;
+mod refusal;
 mod service;
 
 pub use self::{
     body::FaultBody,
     future::ResponseFuture,
     layer::{FaultLayer, FaultStats, Faults},
+    refusal::Refusal,
     service::Fault,
 };

@@ -50,7 +50,7 @@ where
             Ok(future) => ResponseFuture::running(future, faults),
             Err(payload) => {
                 faults.panicked("call", &*payload);
-                ResponseFuture::panicked(faults)
+                ResponseFuture::panicked()
             }
         }
     }

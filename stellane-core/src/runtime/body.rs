@@ -6,9 +6,9 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Limited;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
-use tower_http::body::Limited;
 
 use crate::BoxError;
 
@@ -24,8 +24,10 @@ pin_project! {
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Limited<stellane_metrics::RequestBody<Incoming>>) -> Self {
-        Self { inner }
+    pub(super) fn new(body: stellane_metrics::RequestBody<Incoming>, max_bytes: usize) -> Self {
+        Self {
+            inner: Limited::new(body, max_bytes),
+        }
     }
 }
 

@@ -173,7 +173,8 @@ where
         self.bind_configured().await
     }
 
-    /// Listens on the configured `server.address`: see [`bind`](Self::bind).
+    /// Listens on the configured `server.address`, with the options of `connection.listen`: see
+    /// [`bind`](Self::bind). Sockets that systemd or `stellane dev` handed over (`LISTEN_FDS`) take its place.
     ///
     /// # Errors
     /// An address that can't be listened on.

@@ -17,6 +17,7 @@ use crate::{
     config::RuntimeConfig,
     connection::{CloseReason, ConnectionConfig, ConnectionManager},
     fault::Faults,
+    strict_http1::Http1Rules,
 };
 
 /// The components of a [`Runtime`](super::Runtime): cheap handles, all of them.
@@ -43,6 +44,8 @@ pub struct Components {
     pub tuner: AutoTuner,
     /// Counts panics and errors of handlers.
     pub faults: Faults,
+    /// Counts requests that were refused as ambiguous.
+    pub http1_rules: Http1Rules,
     /// What `/readyz` says; a service may hold it back with a latch until its own parts are there.
     pub readiness: Readiness,
     /// Through it the snapshot finds the tuner; held here only, see `with_purge_hook`.
@@ -89,6 +92,10 @@ impl Components {
             .build()
             .map_err(|errors| failed("interner")(join(&errors)))?;
         let faults = Faults::new();
+        let http1_rules = Http1Rules::builder()
+            .config(config.strict_http1.clone())
+            .build()
+            .map_err(failed("strict_http1"))?;
         let readiness = Readiness::new();
         readiness.set_ready(false);
 
@@ -170,6 +177,7 @@ impl Components {
             interner,
             tuner,
             faults,
+            http1_rules,
             readiness,
             _tuner_cell: tuner_cell,
         })
@@ -197,6 +205,8 @@ impl Components {
     pub(super) fn admin_manager() -> Result<ConnectionManager, RuntimeError> {
         let config = ConnectionConfig {
             max_connections: 100,
+            // It is what the service's reserve is for.
+            reserve_files: 0,
             ..ConnectionConfig::default()
         };
         ConnectionManager::builder()

@@ -1,9 +1,9 @@
-use std::{io, net::SocketAddr, pin::pin, time::Duration};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 #[cfg(feature = "profiling")]
 use tower_layer::Layer;
 use tower_service::Service;
@@ -13,8 +13,8 @@ use super::{Components, RequestBody, Runtime, RuntimeError, admin, builder::Sign
 use crate::profiling::{ProfileLayer, ProfileService};
 use crate::{
     BoxError,
-    config::{RuntimeConfig, ServerConfig, is_socket_address},
-    connection::{ConnectionManager, DrainReport},
+    config::{ServerConfig, is_socket_address},
+    connection::{ConnectionManager, DrainReport, ListenConfig, Listener, TlsAcceptor},
 };
 #[cfg(feature = "reload")]
 use crate::{
@@ -26,8 +26,9 @@ use crate::{
 #[derive(Debug)]
 pub struct BoundRuntime<S> {
     runtime: Runtime<S>,
-    listener: TcpListener,
-    admin: Option<TcpListener>,
+    listeners: Vec<Listener>,
+    admin: Option<Listener>,
+    tls: Option<TlsAcceptor>,
     local_addr: SocketAddr,
     admin_addr: Option<SocketAddr>,
 }
@@ -42,61 +43,53 @@ pub struct RunReport {
 
 pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, RuntimeError> {
     let server = &runtime.config.server;
-    let listener = match inherited(&runtime.config)? {
-        Some(listener) => listener,
-        None => listen("server.address", &server.address).await?,
+    let options = &runtime.config.connection.listen;
+    let mut listeners = Listener::inherited().map_err(|source| RuntimeError::Bind {
+        key: "server.address",
+        address: server.address.clone(),
+        source,
+    })?;
+    if listeners.is_empty() {
+        listeners = listen("server.address", &server.address, options).await?;
+    }
+    let files = &runtime.config.connection.tls;
+    // One without the other is an error of its own.
+    let tls = if files.certificate.is_empty() && files.key.is_empty() {
+        None
+    } else {
+        let tls = TlsAcceptor::from_files(&files.certificate, &files.key);
+        Some(tls.map_err(|error| RuntimeError::Component {
+            name: "connection.tls",
+            source: error.into(),
+        })?)
     };
+    if let Some(tls) = &tls {
+        listeners = listeners.into_iter().map(|l| l.tls(tls)).collect();
+    }
     let admin = match server.admin_address.as_str() {
         "" => None,
-        address => Some(listen("server.admin_address", address).await?),
-    };
-    let error = |key, address: &str| {
-        let address = address.to_owned();
-        move |source: io::Error| RuntimeError::Bind {
-            key,
-            address,
-            source,
+        address => {
+            let one = ListenConfig {
+                sockets: 1,
+                ..options.clone()
+            };
+            listen("server.admin_address", address, &one).await?.pop()
         }
     };
-    let local_addr = listener
-        .local_addr()
-        .map_err(error("server.address", &server.address))?;
-    let admin_addr = admin
-        .as_ref()
-        .map(TcpListener::local_addr)
-        .transpose()
-        .map_err(error("server.admin_address", &server.admin_address))?;
+    // Only a Unix socket that was handed over has none.
+    let local_addr = listeners
+        .iter()
+        .find_map(Listener::local_addr)
+        .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+    let admin_addr = admin.as_ref().and_then(Listener::local_addr);
     Ok(BoundRuntime {
         runtime,
-        listener,
+        listeners,
         admin,
+        tls,
         local_addr,
         admin_addr,
     })
-}
-
-/// The socket that `stellane dev` keeps open, if it started this process.
-#[cfg(feature = "hot-reload")]
-fn inherited(config: &RuntimeConfig) -> Result<Option<TcpListener>, RuntimeError> {
-    if !config.dev.hot_reload {
-        return Ok(None);
-    }
-    let listener = crate::hot_reload::inherited_listener();
-    listener
-        .and_then(|listener| listener.map(TcpListener::from_std).transpose())
-        .map_err(|source| {
-            let address = config.server.address.clone();
-            RuntimeError::Bind {
-                key: "server.address",
-                address,
-                source,
-            }
-        })
-}
-
-#[cfg(not(feature = "hot-reload"))]
-fn inherited(_: &RuntimeConfig) -> Result<Option<TcpListener>, RuntimeError> {
-    Ok(None)
 }
 
 /// Applies what can change at run time when the configuration file changes, or on SIGHUP.
@@ -129,14 +122,18 @@ async fn follow(components: Components, log: Option<LogHandle>) {
     watcher.run(outcome).await;
 }
 
-async fn listen(key: &'static str, address: &str) -> Result<TcpListener, RuntimeError> {
+async fn listen(
+    key: &'static str,
+    address: &str,
+    options: &ListenConfig,
+) -> Result<Vec<Listener>, RuntimeError> {
     if !is_socket_address(address) {
         return Err(RuntimeError::Address {
             key,
             address: address.to_owned(),
         });
     }
-    TcpListener::bind(address)
+    Listener::bind_all(address, options)
         .await
         .map_err(|source| RuntimeError::Bind {
             key,
@@ -146,6 +143,11 @@ async fn listen(key: &'static str, address: &str) -> Result<TcpListener, Runtime
 }
 
 impl<S> BoundRuntime<S> {
+    /// Serves on this as well, for example on a Unix socket for a proxy on the same machine.
+    pub fn listen_also(&mut self, listener: impl Into<Listener>) {
+        self.listeners.push(listener.into());
+    }
+
     /// The address of the service, with the port that the system chose if it was 0.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -186,6 +188,10 @@ where
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
+        if let Some(tls) = self.tls {
+            let interval = config.connection.tls.reload_interval;
+            background.spawn(async move { tls.follow_files(interval).await });
+        }
         #[cfg(feature = "reload")]
         background.spawn(follow(components.clone(), log.clone()));
         let admin_manager = Components::admin_manager()?;
@@ -209,7 +215,7 @@ where
 
         let connections = components.connections.clone();
         let service = stack::around(service, &components, &config.server);
-        let serving = connections.serve(self.listener, service);
+        let serving = connections.serve_all(self.listeners, service);
         let ending = drain_after(signal, &components, &connections, &config.server);
         components.readiness.set_ready(true);
         tracing::info!(address = %self.local_addr, admin = ?self.admin_addr, "serving");

@@ -7,19 +7,24 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use stellane_autotune::AdaptiveLimitLayer;
 use stellane_metrics::{MetricsLayer, RequestBytesLayer};
 use stellane_pool::PoolLayer;
-use tower_http::{body::Limited, limit::RequestBodyLimitLayer};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Components, RequestBody};
-use crate::{BoxError, config::ServerConfig, connection::HttpService, fault::FaultLayer};
+use crate::{
+    BoxError,
+    config::ServerConfig,
+    connection::HttpService,
+    fault::{FaultLayer, Refusal},
+    strict_http1::Http1Rules,
+};
 
 /// Outermost first: metrics see every answer, refusals too; a fault below the limit gives its place back.
 pub(super) fn around<S, B>(
@@ -33,12 +38,14 @@ where
     S::Error: Into<BoxError> + Send,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let limit = match usize::try_from(server.max_body_bytes) {
-        Ok(0) | Err(_) => usize::MAX,
-        Ok(bytes) => bytes,
+    let service = Admission {
+        service,
+        rules: components.http1_rules.clone(),
+        max_body_bytes: match usize::try_from(server.max_body_bytes) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(bytes) => bytes,
+        },
     };
-    let service = Innermost { service };
-    let service = RequestBodyLimitLayer::new(limit).layer(service);
     let service = FaultLayer::new(&components.faults).layer(service);
     let service = PoolLayer::new(&components.pools).layer(service);
     let service = AdaptiveLimitLayer::new(&components.limit).layer(service);
@@ -46,50 +53,78 @@ where
     MetricsLayer::new(&components.metrics).layer(service)
 }
 
-/// Gives the user's service the runtime's body type, and tells the metrics which route it took.
+/// What stands right before the user's service. One service, since each layer of its own would move the
+/// request and the response once more: it checks what [`StrictHttp1Layer`](crate::strict_http1::StrictHttp1Layer)
+/// checks, limits the body, and tells the metrics which route the user's service took.
 #[derive(Debug, Clone)]
-struct Innermost<S> {
+struct Admission<S> {
     service: S,
+    rules: Http1Rules,
+    max_body_bytes: usize,
 }
 
-type Measured = Limited<stellane_metrics::RequestBody<Incoming>>;
+impl<S> Admission<S> {
+    fn refusal(&self, request: &Request<Measured>) -> Option<Refusal> {
+        if let Err(violation) = self.rules.judge(request) {
+            return Some(Refusal::new(violation.status()).closing());
+        }
+        let declared = request.body().size_hint().lower();
+        let too_large = usize::try_from(declared).map_or(true, |n| n > self.max_body_bytes);
+        too_large.then(|| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE))
+    }
+}
 
-impl<S, B> Service<Request<Measured>> for Innermost<S>
+type Measured = stellane_metrics::RequestBody<Incoming>;
+
+impl<S, B> Service<Request<Measured>> for Admission<S>
 where
     S: Service<Request<RequestBody>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
     B: 'static,
 {
     type Response = S::Response;
-    type Error = S::Error;
-    type Future = Labelling<S::Future>;
+    type Error = BoxError;
+    type Future = AdmissionFuture<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.service.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.service.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<Measured>) -> Self::Future {
-        Labelling {
-            inner: self.service.call(request.map(RequestBody::new)),
+        if let Some(refusal) = self.refusal(&request) {
+            return AdmissionFuture::Refused { refusal };
+        }
+        let limited = |body| RequestBody::new(body, self.max_body_bytes);
+        AdmissionFuture::Running {
+            inner: self.service.call(request.map(limited)),
         }
     }
 }
 
 pin_project! {
-    struct Labelling<F> {
-        #[pin]
-        inner: F,
+    #[project = AdmissionProjection]
+    enum AdmissionFuture<F> {
+        Running { #[pin] inner: F },
+        Refused { refusal: Refusal },
     }
 }
 
-impl<F, B, E> Future for Labelling<F>
+impl<F, B, E> Future for AdmissionFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
     B: 'static,
 {
-    type Output = Result<Response<B>, E>;
+    type Output = Result<Response<B>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(self.project().inner.poll(cx))?;
+        let inner = match self.project() {
+            AdmissionProjection::Running { inner } => inner,
+            AdmissionProjection::Refused { refusal } => {
+                return Poll::Ready(Err((*refusal).into()));
+            }
+        };
+        let response = ready!(inner.poll(cx)).map_err(Into::into)?;
         // Our own router says on its body which route it took. Other routers say it by a layer of
         // their own, such as `RouteLabelLayer::axum`.
         if let Some(body) = (response.body() as &dyn Any).downcast_ref::<stellane_router::Body>()

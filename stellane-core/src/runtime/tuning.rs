@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use stellane_autotune::{
     AdaptiveLimit, AutoTuner, BuildError, Clock, Knob, Signal, TunerConfig, names,
+    overload::sources,
 };
 use stellane_metrics::{RuntimeMetrics, RuntimeSnapshot};
 use stellane_pool::{Pools, WorkerPool};
@@ -25,6 +26,7 @@ pub(super) fn tuner(config: &TunerConfig, parts: &Parts<'_>) -> Result<AutoTuner
             AutoTuner::builder(),
             stellane_autotune::AutoTunerBuilder::signal,
         )
+        .knob(min_workers(parts.workers))
         .knob(max_workers(parts.workers))
         .knob(queue_size(parts.workers))
         .knob(retain_percent(parts.pools))
@@ -35,36 +37,59 @@ pub(super) fn tuner(config: &TunerConfig, parts: &Parts<'_>) -> Result<AutoTuner
         .build()
 }
 
+/// Each says what happened since the tick before: an average over a longer time would judge a change by
+/// what was before it.
 fn signals(parts: &Parts<'_>) -> Vec<Signal> {
     let metrics = parts.metrics;
-    let read = |read: fn(&RuntimeSnapshot) -> Option<f64>| {
-        let metrics = metrics.clone();
-        move || read(&metrics.snapshot())
-    };
+    let cpus = cpus(&metrics.snapshot());
+    let (fresh, answered, refused) = (metrics.clone(), parts.limit.clone(), metrics.clone());
+    let running = parts.workers.clone();
+    let (limit, depth) = (parts.limit.clone(), parts.workers.clone());
+    let (busy, shed, done) = (
+        parts.workers.clone(),
+        parts.workers.clone(),
+        parts.workers.clone(),
+    );
     vec![
-        Signal::new(
-            names::LATENCY_P99,
-            read(|s| (s.requests_per_second > 0.0).then_some(s.latency_p99.as_secs_f64())),
-        )
-        .unit("s"),
-        Signal::new(names::QUEUE_DEPTH, read(|s| Some(s.queue_depth as f64))),
-        Signal::new(
-            names::WORKER_UTILIZATION,
-            read(|s| {
-                let workers = s.workers_active + s.workers_idle;
-                (workers > 0).then(|| s.workers_active as f64 / workers as f64)
-            }),
-        ),
-        Signal::new(names::CPU, read(|s| Some(s.cpu_usage / cpus(s)))),
-        Signal::new(names::MEMORY, read(memory)),
-        Signal::new(names::THROUGHPUT, read(|s| Some(s.requests_per_second))).unit("/s"),
-        // May rightly stand still for hours.
-        Signal::counter(
-            names::SHED_RATE,
-            read(|s| Some(s.shed_total.values().sum::<u64>() as f64)),
-        )
+        // The first signal: what the others read is as old as this. A counter may rightly stand still
+        // for hours, in a service that nobody asks.
+        Signal::counter(names::CPU, move || {
+            Some(fresh.collect().cpu_time.as_secs_f64() / cpus)
+        })
+        .stuck_after(0),
+        parts.limit.latency_signal(names::LATENCY_P99, 0.99),
+        Signal::new(names::QUEUE_DEPTH, move || {
+            Some(depth.stats().queue_depth as f64)
+        }),
+        Signal::new(names::WORKER_UTILIZATION, move || {
+            let stats = busy.stats();
+            Some(stats.active as f64 / stats.max_workers as f64)
+        }),
+        Signal::new(names::WORKERS_BUSY, move || {
+            let stats = running.stats();
+            let running = stats.active + stats.idle;
+            (running > 0).then(|| stats.active as f64 / running as f64)
+        }),
+        Signal::new(names::MEMORY, sources::memory),
+        Signal::counter(names::THROUGHPUT, move || {
+            Some(answered.stats().successes as f64)
+        })
         .stuck_after(0)
         .unit("/s"),
+        Signal::counter(names::SHED_RATE, move || {
+            Some(refused.snapshot().shed_total.values().sum::<u64>() as f64)
+        })
+        .stuck_after(0)
+        .unit("/s"),
+        Signal::counter(names::QUEUE_SHED_RATE, move || {
+            Some(shed.stats().shed as f64)
+        })
+        .stuck_after(0)
+        .unit("/s"),
+        Signal::counter(names::JOB_RATE, move || Some(done.stats().completed as f64))
+            .stuck_after(0)
+            .unit("/s"),
+        Signal::new(names::LIMIT, move || Some(f64::from(limit.stats().limit))),
     ]
 }
 
@@ -76,10 +101,16 @@ fn cpus(snapshot: &RuntimeSnapshot) -> f64 {
     std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64)
 }
 
-/// Memory in use as a fraction of the container's limit; none without a container.
-fn memory(snapshot: &RuntimeSnapshot) -> Option<f64> {
-    let limit = snapshot.cgroup_memory_limit;
-    (limit > 0).then(|| snapshot.rss as f64 / limit as f64)
+fn min_workers(workers: &WorkerPool) -> Knob {
+    let (get, set) = (workers.clone(), workers.clone());
+    Knob::new(
+        names::WORKERS_MIN,
+        1.0..=1024.0,
+        1.0,
+        move || get.stats().min_workers as f64,
+        move |value| set.set_min_workers(value as usize),
+    )
+    .unit(" workers")
 }
 
 fn max_workers(workers: &WorkerPool) -> Knob {

@@ -56,7 +56,9 @@ struct Node {
     literal: u32,
     literal_len: u16,
     /// How many literal children; they are contiguous, and so are their first bytes.
-    children_len: u16,
+    children_len: u8,
+    /// Nothing but literals goes on from here: the common case.
+    only_literals: bool,
     children: u32,
     /// Index into `bytes` of the children's first bytes, or into `jumps`.
     keys: u32,
@@ -86,6 +88,14 @@ impl Tree {
         tree.nodes.push(Node::EMPTY);
         tree.freeze(0, root);
         tree
+    }
+
+    /// What it takes of memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.nodes.len() * size_of::<Node>()
+            + self.params.len() * size_of::<ParamEdge>()
+            + self.bytes.len()
+            + size_of_val(&*self.jumps)
     }
 
     /// Pairs of leaf sets whose templates may both fit a path, with nothing to prefer one by.
@@ -133,11 +143,11 @@ impl Tree {
                 return None;
             };
             let child = self.child(node, first);
-            let last_resort = node.plus & node.star == NONE;
-            if node.params_len == 0 && last_resort {
+            if node.only_literals {
                 index = child?;
                 continue;
             }
+            let last_resort = node.plus & node.star == NONE;
             let before = spans.len;
             if let Some(child) = child {
                 if let Some(leaf) = self.descend(child, path, at, spans, visit) {
@@ -222,7 +232,9 @@ impl Tree {
         let mut node = Node {
             literal: self.bytes.len() as u32,
             literal_len: draft.literal.len() as u16,
-            children_len: draft.children.len() as u16,
+            // Literals are URI text, ASCII: at most 127 children, so slot + 1 fits below too.
+            children_len: draft.children.len() as u8,
+            only_literals: draft.params.is_empty() && draft.plus & draft.star == NONE,
             children: self.nodes.len() as u32,
             keys: 0,
             params: self.params.len() as u32,
@@ -237,7 +249,6 @@ impl Tree {
             self.bytes
                 .extend(draft.children.iter().map(|c| c.literal[0]));
         } else {
-            // Literals are URI text, ASCII: at most 127 children, so slot + 1 fits.
             node.keys = self.jumps.len() as u32;
             let mut jump = [0; 256];
             for (slot, child) in draft.children.iter().enumerate() {
@@ -276,6 +287,7 @@ impl Node {
         literal: 0,
         literal_len: 0,
         children_len: 0,
+        only_literals: true,
         children: 0,
         keys: 0,
         params: 0,

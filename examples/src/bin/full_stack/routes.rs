@@ -43,6 +43,7 @@ pub(crate) fn router(components: &Components, database: &Database) -> Result<Rou
         .get("/hello/{name}", hello_name)
         .get("/primes/{below:u32}", primes)
         .get("/users/{id}", user)
+        .get("/block/{millis:u32}", block)
         .get("/events", events)
         .post("/upload", upload)
         .get("/sleep", sleep)
@@ -103,6 +104,19 @@ async fn user(Path(id): Path<u32>, State(app): State<App>) -> Result<Json<User>,
         .spawn_blocking(move || database.user(id))
         .await??;
     user.map(Json).ok_or(Failure::NoSuchUser)
+}
+
+/// Blocks a thread without burning CPU, as a slow database driver does: what a pool with too few workers
+/// is bad at.
+async fn block(Path(millis): Path<u32>, State(app): State<App>) -> Result<&'static str, Failure> {
+    if millis > 10_000 {
+        return Err(Failure::TooMuch);
+    }
+    let pause = Duration::from_millis(millis.into());
+    app.workers
+        .spawn_blocking(move || std::thread::sleep(pause))
+        .await?;
+    Ok("blocked")
 }
 
 /// Counts the ticks of a clock until the client leaves or the server drains.

@@ -73,7 +73,9 @@ pub struct Window<'a> {
     pub refused: u64,
     /// Answers that said "overloaded".
     pub overloads: u64,
-    /// The latencies of the answers that count.
+    /// Answers that count.
+    pub answers: u64,
+    /// Their latencies, or those of a sample of them.
     pub latencies: &'a Latencies,
 }
 
@@ -89,7 +91,7 @@ impl Window<'_> {
     pub fn throughput(&self) -> f64 {
         let seconds = self.end.saturating_sub(self.start).as_secs_f64();
         if seconds > 0.0 {
-            self.latencies.len() as f64 / seconds
+            self.answers as f64 / seconds
         } else {
             0.0
         }

@@ -1,0 +1,76 @@
+use std::fmt;
+
+/// Settings of a [`StrictHttp1Layer`](super::StrictHttp1Layer) (section `[strict_http1]`).
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct StrictHttp1Config {
+    /// Whether requests are checked. Default `true`.
+    pub enabled: bool,
+    /// Longest request target (path and query); a longer one is answered with 414. Too low refuses long
+    /// queries, too high gives an attacker room. hyper's own end is at 64 KiB. Default 8 KiB.
+    pub max_target_bytes: usize,
+    /// Most header lines; more are answered with 431. Too low refuses clients behind several proxies; above
+    /// 100, hyper's own end, there is no effect. Default 100.
+    pub max_headers: usize,
+}
+
+impl Default for StrictHttp1Config {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_target_bytes: 8 << 10,
+            max_headers: 100,
+        }
+    }
+}
+
+impl StrictHttp1Config {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// Every value that is out of range.
+    pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
+        let mut errors = Vec::new();
+        let mut check = |key, value: usize, min: usize, max: usize| {
+            if !(min..=max).contains(&value) {
+                errors.push(ConfigError {
+                    key,
+                    value: value.to_string(),
+                    expected: format!("{min} to {max}"),
+                });
+            }
+        };
+        check("max_target_bytes", self.max_target_bytes, 64, 65_534);
+        check("max_headers", self.max_headers, 1, 100);
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+}
+
+/// A setting that is out of range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The field of [`StrictHttp1Config`].
+    pub key: &'static str,
+    /// The value as it was given.
+    pub value: String,
+    /// What would be valid.
+    pub expected: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` = {}: expected {}",
+            self.key, self.value, self.expected
+        )
+    }
+}
+
+impl std::error::Error for ConfigError {}

@@ -1,0 +1,217 @@
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use http::{Method, Request, Version, header};
+use tower_layer::Layer;
+
+use super::{ConfigError, StrictHttp1, StrictHttp1Config, Violation, host};
+
+/// What a request must keep to, and how often one did not; a cheap handle.
+#[derive(Debug, Clone)]
+pub struct Http1Rules {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: StrictHttp1Config,
+    refused: [AtomicU64; Violation::ALL.len()],
+}
+
+/// What [`Http1Rules`] have refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StrictHttp1Stats {
+    refused: [u64; Violation::ALL.len()],
+}
+
+/// Builds [`Http1Rules`].
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Http1RulesBuilder {
+    config: StrictHttp1Config,
+}
+
+/// The settings are out of range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BuildError {
+    /// Every setting that is.
+    pub errors: Vec<ConfigError>,
+}
+
+impl Http1RulesBuilder {
+    /// The settings. Default: [`StrictHttp1Config::default`].
+    pub fn config(mut self, config: StrictHttp1Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Builds the rules.
+    ///
+    /// # Errors
+    /// Every setting that is out of range.
+    pub fn build(self) -> Result<Http1Rules, BuildError> {
+        self.config
+            .validate()
+            .map_err(|errors| BuildError { errors })?;
+        Ok(Http1Rules::with(self.config))
+    }
+}
+
+impl Http1Rules {
+    /// A builder with the default settings.
+    pub fn builder() -> Http1RulesBuilder {
+        Http1RulesBuilder::default()
+    }
+
+    fn with(config: StrictHttp1Config) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                refused: std::array::from_fn(|_| AtomicU64::new(0)),
+            }),
+        }
+    }
+
+    /// How often each rule was broken.
+    #[must_use]
+    pub fn stats(&self) -> StrictHttp1Stats {
+        StrictHttp1Stats {
+            refused: std::array::from_fn(|i| self.shared.refused[i].load(Relaxed)),
+        }
+    }
+
+    /// Checks a request without counting it.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    #[inline]
+    pub fn check<B>(&self, request: &Request<B>) -> Result<(), Violation> {
+        let config = &self.shared.config;
+        if request.version() > Version::HTTP_11 || !config.enabled {
+            return Ok(());
+        }
+        let (uri, headers) = (request.uri(), request.headers());
+        let target = uri
+            .path_and_query()
+            .map_or(0, |target| target.as_str().len());
+        if target > config.max_target_bytes {
+            return Err(Violation::TargetTooLong);
+        }
+        if headers.len() > config.max_headers {
+            return Err(Violation::TooManyHeaders);
+        }
+        let mut hosts = headers.get_all(header::HOST).iter();
+        match (hosts.next(), hosts.next()) {
+            (Some(_), Some(_)) => return Err(Violation::HostRepeated),
+            (Some(host), None) if !host::is_valid(host.as_bytes()) => {
+                return Err(Violation::HostInvalid);
+            }
+            (None, _) if request.version() == Version::HTTP_11 => {
+                return Err(Violation::HostMissing);
+            }
+            (host, _) => {
+                if let Some(authority) = uri.authority() {
+                    let authority = authority.as_str().as_bytes();
+                    let differs = host.is_some_and(|host| !host::same(host.as_bytes(), authority));
+                    let targets_itself = request.method() != Method::CONNECT;
+                    if differs || (targets_itself && authority.contains(&b'@')) {
+                        return Err(Violation::HostContradicted);
+                    }
+                }
+            }
+        }
+        if headers.contains_key(header::TRANSFER_ENCODING) {
+            return check_encoding(headers);
+        }
+        Ok(())
+    }
+
+    /// Checks a request and counts what it breaks.
+    #[inline]
+    pub(crate) fn judge<B>(&self, request: &Request<B>) -> Result<(), Violation> {
+        self.check(request).inspect_err(|violation| {
+            self.shared.refused[*violation as usize].fetch_add(1, Relaxed);
+            tracing::debug!(%violation, "request refused");
+        })
+    }
+}
+
+#[cold]
+fn check_encoding(headers: &http::HeaderMap) -> Result<(), Violation> {
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(Violation::LengthAndEncoding);
+    }
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = encodings
+        .next()
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if chunked && encodings.next().is_none() {
+        Ok(())
+    } else {
+        Err(Violation::EncodingUnknown)
+    }
+}
+
+impl Default for Http1Rules {
+    /// The rules with the default settings.
+    fn default() -> Self {
+        Self::with(StrictHttp1Config::default())
+    }
+}
+
+impl StrictHttp1Stats {
+    /// How many requests were refused for this.
+    #[must_use]
+    pub fn refused(&self, violation: Violation) -> u64 {
+        self.refused[violation as usize]
+    }
+
+    /// How many requests were refused.
+    #[must_use]
+    pub fn refused_total(&self) -> u64 {
+        self.refused.iter().sum()
+    }
+}
+
+/// Applies [`StrictHttp1`]. See the [module docs](super) for an example.
+#[derive(Debug, Clone)]
+pub struct StrictHttp1Layer {
+    rules: Http1Rules,
+}
+
+impl StrictHttp1Layer {
+    /// A layer that keeps to `rules` and counts into them.
+    #[must_use]
+    pub fn new(rules: &Http1Rules) -> Self {
+        Self {
+            rules: rules.clone(),
+        }
+    }
+}
+
+impl<S> Layer<S> for StrictHttp1Layer {
+    type Service = StrictHttp1<S>;
+
+    fn layer(&self, inner: S) -> StrictHttp1<S> {
+        StrictHttp1::new(inner, self.rules.clone())
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("strict HTTP/1: ")?;
+        for (i, error) in self.errors.iter().enumerate() {
+            write!(f, "{}{error}", if i > 0 { "; " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for BuildError {}

@@ -1,0 +1,45 @@
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::{Http1Rules, ResponseFuture, StrictBody};
+
+/// Refuses ambiguous HTTP/1 requests. See the [module docs](super).
+#[derive(Debug, Clone)]
+pub struct StrictHttp1<S> {
+    inner: S,
+    rules: Http1Rules,
+}
+
+impl<S> StrictHttp1<S> {
+    /// Guards `inner` by `rules`.
+    pub const fn new(inner: S, rules: Http1Rules) -> Self {
+        Self { inner, rules }
+    }
+
+    /// The guarded service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B, RB> Service<Request<B>> for StrictHttp1<S>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+{
+    type Response = Response<StrictBody<RB>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match self.rules.judge(&request) {
+            Ok(()) => ResponseFuture::running(self.inner.call(request)),
+            Err(violation) => ResponseFuture::refused(violation),
+        }
+    }
+}
