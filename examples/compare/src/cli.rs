@@ -1,0 +1,149 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Instant};
+
+use crate::{
+    BoxError, contestants,
+    machine::Machine,
+    measure::Rounds,
+    report::Report,
+    server::Cores,
+    workloads::{Plan, WORKLOADS, Workload},
+};
+
+const USAGE: &str = "usage: stellane-compare [--quick] [options]
+
+  --quick            fewer workloads and shorter turns: under 3 minutes
+  --only A,B         only these workloads
+  --peers A,B        only these servers
+  --rounds N         turns of each server in each workload (7; quick: 3)
+  --seconds S        length of a turn (0.7; quick: 0.4)
+  --workers N        threads, and cores, of each server (1)
+  --out FOLDER       where the results go (results/DATE-FORM beside the sources)";
+
+#[derive(Debug, Default)]
+struct Options {
+    quick: bool,
+    only: Option<Vec<String>>,
+    peers: Option<Vec<String>>,
+    rounds: Option<usize>,
+    seconds: Option<f64>,
+    workers: Option<usize>,
+    out: Option<PathBuf>,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self, BoxError> {
+        let mut options = Self::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let mut value = || {
+                arguments
+                    .next()
+                    .ok_or(format!("{argument}: a value is missing"))
+            };
+            let list = |value: &str| value.split(',').map(str::to_owned).collect();
+            match argument.as_str() {
+                "--quick" => options.quick = true,
+                "--only" => options.only = Some(list(value()?)),
+                "--peers" => options.peers = Some(list(value()?)),
+                "--rounds" => options.rounds = Some(value()?.parse()?),
+                "--seconds" => options.seconds = Some(value()?.parse()?),
+                "--workers" => options.workers = Some(value()?.parse()?),
+                "--out" => options.out = Some(value()?.into()),
+                other => return Err(format!("{other} is not known\n{USAGE}").into()),
+            }
+        }
+        Ok(options)
+    }
+
+    fn workloads(&self) -> Result<Vec<&'static Workload>, BoxError> {
+        let Some(only) = &self.only else {
+            let fits = |workload: &&Workload| workload.quick || !self.quick;
+            return Ok(WORKLOADS.iter().filter(fits).collect());
+        };
+        let known = || WORKLOADS.map(|workload| workload.name).join(", ");
+        only.iter()
+            .map(|name| {
+                let found = WORKLOADS.iter().find(|workload| workload.name == name);
+                Ok(found.ok_or_else(|| format!("no workload {name}; there are {}", known()))?)
+            })
+            .collect()
+    }
+}
+
+pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
+    if arguments.iter().any(|argument| argument == "--help") {
+        println!("{USAGE}");
+        return Ok(());
+    }
+    let options = Options::parse(arguments)?;
+    let workloads = options.workloads()?;
+    let started = Instant::now();
+    let machine = Machine::describe();
+    let form = if options.quick { "quick" } else { "standard" };
+
+    let mut contestants = contestants::all()?;
+    if let Some(peers) = &options.peers {
+        contestants.retain(|contestant| peers.contains(&contestant.name));
+    }
+    for contestant in &contestants {
+        if let Some(why) = &contestant.missing {
+            eprintln!("{} is missing: {why}", contestant.name);
+        }
+    }
+    let workers = options.workers.unwrap_or(1);
+    let uploads = std::env::temp_dir().to_string_lossy().into_owned();
+    let plan = Plan {
+        contestants,
+        cores: Cores::split(workers),
+        rounds: Rounds {
+            count: options.rounds.unwrap_or(if options.quick { 3 } else { 7 }),
+            seconds: options
+                .seconds
+                .unwrap_or(if options.quick { 0.4 } else { 0.7 }),
+        },
+        idle_connections: 10_000,
+        environment: vec![
+            ("COMPARE_WORKERS".to_owned(), workers.to_string()),
+            ("COMPARE_UPLOADS".to_owned(), uploads),
+        ],
+    };
+
+    let mut sections = Vec::new();
+    for workload in workloads {
+        eprintln!(
+            "[{:>4.0} s] {}",
+            started.elapsed().as_secs_f64(),
+            workload.name
+        );
+        sections.push(workload.run(&plan)?);
+    }
+    let report = Report {
+        form: form.to_owned(),
+        command: command(arguments),
+        seconds: started.elapsed().as_secs_f64(),
+        rounds: plan.rounds,
+        workers,
+        cores: plan.cores.clone(),
+        machine,
+        contestants: plan.contestants,
+        sections,
+    };
+    let out = options.out.unwrap_or_else(|| {
+        let folder = format!("{}-{form}", report.machine.date);
+        contestants::home().join("results").join(folder)
+    });
+    report.write(&out)?;
+    eprintln!("[{:>4.0} s] {}", report.seconds, out.display());
+    Ok(())
+}
+
+/// What reproduces the run.
+fn command(arguments: &[String]) -> String {
+    let base = "cargo run --release --manifest-path examples/compare/Cargo.toml";
+    if arguments.is_empty() {
+        return base.to_owned();
+    }
+    format!("{base} -- {}", arguments.join(" "))
+}

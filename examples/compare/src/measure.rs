@@ -1,0 +1,174 @@
+//! Turns: every server is asked in every round, there and back again, so that what changes on the machine
+//! meets all of them alike. Ratios are taken within a round.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use crate::{
+    BoxError,
+    contestants::{Contestant, REFERENCE},
+    load::{Answers, Generator, Load},
+    server::{Cores, Server},
+};
+
+/// One server's figures in one round.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Turn {
+    pub per_second: f64,
+    /// Microseconds.
+    pub p50: f64,
+    pub p99: f64,
+    pub p999: f64,
+    /// The server's CPU time for each good answer, in microseconds.
+    pub user: f64,
+    pub kernel: f64,
+    /// How much of its cores' time the server used: below about 0.95 the load generator was the limit.
+    pub busy: f64,
+    pub failures: BTreeMap<String, u64>,
+    pub good: u64,
+}
+
+/// The median of several values, with the least and the greatest.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Spread {
+    pub median: f64,
+    pub least: f64,
+    pub greatest: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let median = match values.len() {
+            0 => return None,
+            n if n % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
+            _ => values[middle],
+        };
+        Some(Self {
+            median,
+            least: values[0],
+            greatest: values[values.len() - 1],
+        })
+    }
+}
+
+/// One server in one workload.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Row {
+    pub peer: String,
+    pub turns: Vec<Turn>,
+    /// Why there are no turns, or fewer.
+    pub error: Option<String>,
+}
+
+impl Row {
+    pub(crate) fn median(&self, value: impl Fn(&Turn) -> f64) -> Option<f64> {
+        Spread::of(self.turns.iter().map(value)).map(|spread| spread.median)
+    }
+
+    pub(crate) fn failures(&self) -> BTreeMap<&str, u64> {
+        let mut sum = BTreeMap::new();
+        for (what, count) in self.turns.iter().flat_map(|turn| &turn.failures) {
+            *sum.entry(what.as_str()).or_default() += count;
+        }
+        sum
+    }
+}
+
+/// What is measured of the reference, divided by the same of `row`, round by round.
+pub(crate) fn ratio(rows: &[Row], row: &Row, value: impl Fn(&Turn) -> f64) -> Option<Spread> {
+    let reference = rows.iter().find(|row| row.peer == REFERENCE)?;
+    let rounds = reference.turns.iter().zip(&row.turns);
+    Spread::of(rounds.map(|(ours, theirs)| value(ours) / value(theirs)))
+}
+
+/// How long and how often.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Rounds {
+    pub count: usize,
+    /// Seconds of each turn.
+    pub seconds: f64,
+}
+
+/// Runs `load` against each contestant in turn.
+pub(crate) fn rounds(
+    contestants: &[&Contestant],
+    load: &Load,
+    rounds: Rounds,
+    cores: &Cores,
+    environment: &[(String, String)],
+) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut servers = Vec::new();
+    for contestant in contestants {
+        let started = contestant.start(cores, environment).and_then(|server| {
+            // Not counted: caches, allocators and branch predictors warm up.
+            let warm = Duration::from_secs_f64((rounds.seconds / 2.0).min(0.5));
+            turn(&server, load, warm, cores)?;
+            Ok(server)
+        });
+        let error = started.as_ref().err().map(ToString::to_string);
+        servers.push(started.ok());
+        rows.push(Row {
+            peer: contestant.name.clone(),
+            turns: Vec::new(),
+            error,
+        });
+    }
+    let duration = Duration::from_secs_f64(rounds.seconds);
+    for round in 0..rounds.count {
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for number in order {
+            let Some(server) = &servers[number] else {
+                continue;
+            };
+            match turn(server, load, duration, cores) {
+                Ok(turn) => rows[number].turns.push(turn),
+                Err(error) => {
+                    rows[number].error = Some(error.to_string());
+                    servers[number] = None;
+                }
+            }
+        }
+    }
+    rows
+}
+
+fn turn(server: &Server, load: &Load, duration: Duration, cores: &Cores) -> Result<Turn, BoxError> {
+    let mut generator = Generator::connect(server.address, load.clone())?;
+    let before = server.cpu()?;
+    let answers = generator.run(duration)?;
+    let cpu = server.cpu()?.since(before);
+    if answers.good == 0 {
+        return Err(format!("no good answer: {:?}", answers.failures).into());
+    }
+    Ok(Turn::new(&answers, cpu, cores))
+}
+
+impl Turn {
+    pub(crate) fn new(answers: &Answers, (user, kernel): (f64, f64), cores: &Cores) -> Self {
+        let each = |micros: f64| micros / answers.good as f64;
+        let available = answers.elapsed.as_micros() as f64 * cores.server.len() as f64;
+        Self {
+            per_second: answers.per_second(),
+            p50: answers.quantile(0.5),
+            p99: answers.quantile(0.99),
+            p999: answers.quantile(0.999),
+            user: each(user),
+            kernel: each(kernel),
+            busy: (user + kernel) / available,
+            failures: answers.failures.clone(),
+            good: answers.good,
+        }
+    }
+
+    pub(crate) fn cpu(&self) -> f64 {
+        self.user + self.kernel
+    }
+}

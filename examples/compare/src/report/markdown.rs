@@ -1,0 +1,166 @@
+//! The report to read, and the table for the project's README.
+
+use std::fmt::{self, Write};
+
+use super::Report;
+use crate::{
+    contestants::REFERENCE,
+    measure::{Row, Spread, Turn, ratio},
+    workloads::{Figures, IdleRow, Section},
+};
+
+pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    let machine = &report.machine;
+    writeln!(out, "# Stellane side by side, {}\n", machine.date)?;
+    writeln!(
+        out,
+        "{}, {} CPUs, {:.0} GiB, Linux {}; {}; Stellane {}. Load of the machine when it began: {}. \
+         {} worker thread(s) for each server on core(s) {:?}, the load generator on core {:?}; \
+         {} rounds of {} s; the whole run took {:.0} s. Reproduce it with\n\n```sh\n{}\n```\n",
+        machine.cpu,
+        machine.cpus,
+        machine.memory_gib,
+        machine.kernel,
+        machine.rustc,
+        machine.commit,
+        machine.load,
+        report.workers,
+        report.cores.server,
+        report.cores.load,
+        report.rounds.count,
+        report.rounds.seconds,
+        report.seconds,
+        report.command,
+    )?;
+    writeln!(
+        out,
+        "Every answer's status and body were checked. Ratios are {REFERENCE}'s figure divided by the other's, \
+         taken within each round: the median, and in brackets the least and the greatest. CPU is the server's \
+         own, for each request. Where `busy` is well below 100 % the load generator was the limit, so that \
+         requests for each second say little and CPU says more.\n"
+    )?;
+    let present = report.contestants.iter().filter(|c| c.missing.is_none());
+    let names: Vec<String> = present
+        .map(|c| format!("{} {}", c.name, c.version))
+        .collect();
+    writeln!(out, "Servers: {}.\n", names.join(", "))?;
+    for contestant in &report.contestants {
+        if let Some(why) = &contestant.missing {
+            writeln!(out, "**Missing: {}**: {why}\n", contestant.name)?;
+        }
+    }
+    for section in &report.sections {
+        writeln!(out, "## {}\n\n{}\n", section.title, section.what)?;
+        figures(&mut out, section)?;
+        out.push('\n');
+    }
+    Ok(out)
+}
+
+fn figures(out: &mut String, section: &Section) -> fmt::Result {
+    match &section.figures {
+        Figures::Rates(rows) => rates(out, rows),
+        Figures::Idle(rows) => idle(out, rows),
+    }
+}
+
+fn rates(out: &mut String, rows: &[Row]) -> fmt::Result {
+    writeln!(
+        out,
+        "| server | requests/s | ratio | CPU µs: user | kernel | ratio | busy | p50 µs | p99 | p99.9 | failures |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"
+    )?;
+    for row in rows {
+        let figure = |value: fn(&Turn) -> f64, digits| number(row.median(value), digits);
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} % | {} | {} | {} | {} |",
+            row.peer,
+            figure(|t| t.per_second, 0),
+            spread(ratio(rows, row, |t| t.per_second)),
+            figure(|t| t.user, 2),
+            figure(|t| t.kernel, 2),
+            spread(ratio(rows, row, Turn::cpu)),
+            figure(|t| t.busy * 100.0, 0),
+            figure(|t| t.p50, 0),
+            figure(|t| t.p99, 0),
+            figure(|t| t.p999, 0),
+            failures(row),
+        )?;
+    }
+    Ok(())
+}
+
+fn failures(row: &Row) -> String {
+    let mut all: Vec<String> = row
+        .failures()
+        .iter()
+        .map(|(what, count)| format!("{count} {what}"))
+        .collect();
+    all.extend(row.error.clone());
+    all.join(", ")
+}
+
+fn idle(out: &mut String, rows: &[IdleRow]) -> fmt::Result {
+    writeln!(
+        out,
+        "| server | KB for each connection (resident) | (proportional) | MB before | idle CPU ms/s | \
+         first request afterwards: p50 µs | p99 | failures |\n|---|--:|--:|--:|--:|--:|--:|---|"
+    )?;
+    for row in rows {
+        if let Some(error) = &row.error {
+            writeln!(out, "| {} | | | | | | | {error} |", row.peer)?;
+            continue;
+        }
+        writeln!(
+            out,
+            "| {} | {:.2} | {:.2} | {:.1} | {:.2} | {:.0} | {:.0} | {} |",
+            row.peer,
+            row.resident / 1024.0,
+            row.proportional / 1024.0,
+            row.before as f64 / f64::from(1 << 20),
+            row.idle_cpu / 1000.0,
+            row.wake_p50,
+            row.wake_p99,
+            if row.failures > 0 {
+                row.failures.to_string()
+            } else {
+                String::new()
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// With thousands set apart where there are any.
+fn number(value: Option<f64>, digits: usize) -> String {
+    let Some(value) = value else {
+        return String::new();
+    };
+    let text = format!("{value:.digits$}");
+    let whole = text.find('.').unwrap_or(text.len());
+    let mut out = String::new();
+    for (place, digit) in text.chars().enumerate() {
+        if place > 0 && place < whole && (whole - place) % 3 == 0 && whole > 4 {
+            out.push('\u{202f}');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn spread(value: Option<Spread>) -> String {
+    let Some(Spread {
+        median,
+        least,
+        greatest,
+    }) = value
+    else {
+        return String::new();
+    };
+    if least == greatest {
+        return format!("{median:.2}");
+    }
+    format!("{median:.2} [{least:.2}–{greatest:.2}]")
+}

@@ -1,0 +1,36 @@
+//! What a run says: JSON with every turn, Markdown to read, a chart.
+
+mod chart;
+mod markdown;
+
+use std::{fs, path::Path};
+
+use serde::Serialize;
+
+use crate::{
+    BoxError, contestants::Contestant, machine::Machine, measure::Rounds, server::Cores,
+    workloads::Section,
+};
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Report {
+    pub form: String,
+    pub command: String,
+    pub seconds: f64,
+    pub rounds: Rounds,
+    pub workers: usize,
+    pub cores: Cores,
+    pub machine: Machine,
+    pub contestants: Vec<Contestant>,
+    pub sections: Vec<Section>,
+}
+
+impl Report {
+    pub(crate) fn write(&self, folder: &Path) -> Result<(), BoxError> {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("report.json"), serde_json::to_vec_pretty(self)?)?;
+        fs::write(folder.join("report.md"), markdown::report(self)?)?;
+        fs::write(folder.join("chart.svg"), chart::draw(self)?)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+//! The requests, byte for byte, and the bodies that must come back.
+
+use std::sync::Arc;
+
+use crate::load::Exchange;
+
+/// Different clients ask for different things.
+const VARIANTS: usize = 64;
+
+fn get(path: &str, headers: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").into_bytes()
+}
+
+const HELLO: &[u8] = b"Hello, world!";
+
+pub(super) fn hello() -> Arc<[Exchange]> {
+    [Exchange::new(&get("/hello", ""), HELLO)].into()
+}
+
+pub(super) fn pipelined(times: usize) -> Arc<[Exchange]> {
+    [Exchange::new(&get("/hello", ""), HELLO).repeated(times)].into()
+}
+
+pub(super) fn json() -> Arc<[Exchange]> {
+    (0..VARIANTS)
+        .map(|n| {
+            let name = format!("user-{:06}", n * 7919);
+            let body = format!("{{\"hello\":\"{name}\"}}");
+            Exchange::new(&get(&format!("/hello/{name}"), ""), body.as_bytes())
+        })
+        .collect()
+}
+
+pub(super) fn browser() -> Arc<[Exchange]> {
+    const HEADERS: &str = "Connection: keep-alive\r\n\
+        Cache-Control: max-age=0\r\n\
+        sec-ch-ua: \"Not)A;Brand\";v=\"8\", \"Chromium\";v=\"138\", \"Google Chrome\";v=\"138\"\r\n\
+        sec-ch-ua-mobile: ?0\r\n\
+        sec-ch-ua-platform: \"Linux\"\r\n\
+        Upgrade-Insecure-Requests: 1\r\n\
+        User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/138.0.0.0 Safari/537.36\r\n\
+        Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8\r\n\
+        Sec-Fetch-Site: same-origin\r\n\
+        Sec-Fetch-Mode: navigate\r\n\
+        Sec-Fetch-User: ?1\r\n\
+        Sec-Fetch-Dest: document\r\n\
+        Referer: http://localhost/account/orders?page=3\r\n\
+        Accept-Encoding: gzip, deflate, br, zstd\r\n\
+        Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\n\
+        Cookie: session=9f8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d; theme=dark; consent=all; \
+        _ga=GA1.1.1234567890.1700000000; _ga_ABCDEFGHIJ=GS1.1.1700000000.12.1.1700000300.0.0.0\r\n";
+    [Exchange::new(&get("/hello", HEADERS), HELLO)].into()
+}
+
+pub(super) fn upload(path: &str) -> Arc<[Exchange]> {
+    const LENGTH: usize = 1 << 20;
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LENGTH}\r\n\r\n");
+    let mut request = head.into_bytes();
+    request.extend((0..LENGTH).map(|n| n as u8));
+    let body = format!("{{\"received\":{LENGTH}}}");
+    [Exchange::new(&request, body.as_bytes())].into()
+}
