@@ -159,9 +159,13 @@ fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Out
     }
 }
 
+/// What hyper gets for a request.
+type Answer<S> =
+    Result<Response<OpenBody<<S as HttpService>::ResBody>>, <S as HttpService>::ServiceError>;
+
 /// The response of a service behind a [`ConnectionManager`](super::ConnectionManager).
 pub(super) enum ResponseFuture<S: HttpService> {
-    Done(Option<Result<Response<OpenBody<S::ResBody>>, S::ServiceError>>),
+    Done(Option<Answer<S>>),
     Pending {
         stage: Stage<S>,
         terms: Terms,
@@ -180,7 +184,7 @@ pub(super) enum Stage<S: HttpService> {
 }
 
 impl<S: HttpService> Future for ResponseFuture<S> {
-    type Output = Result<Response<OpenBody<S::ResBody>>, S::ServiceError>;
+    type Output = Answer<S>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
