@@ -4,10 +4,11 @@ use std::{path::PathBuf, time::Instant};
 
 use crate::{
     BoxError, contestants,
+    databases::{self, Postgres},
     machine::Machine,
     measure::Rounds,
     report::Report,
-    server::Cores,
+    server::{Cores, pin},
     workloads::{Plan, WORKLOADS, Workload},
 };
 
@@ -17,7 +18,7 @@ const USAGE: &str = "usage: stellane-compare [--quick] [options]
   --only A,B         only these workloads
   --peers A,B        only these servers
   --rounds N         turns of each server in each workload (7; quick: 3)
-  --seconds S        length of a turn (0.7; quick: 0.4)
+  --seconds S        length of a turn (0.5; quick: 0.4)
   --workers N        threads, and cores, of each server (1)
   --out FOLDER       where the results go (results/DATE-FORM beside the sources)";
 
@@ -79,7 +80,6 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
     }
     let options = Options::parse(arguments)?;
     let workloads = options.workloads()?;
-    let started = Instant::now();
     let machine = Machine::describe();
     let form = if options.quick { "quick" } else { "standard" };
 
@@ -93,7 +93,22 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
         }
     }
     let workers = options.workers.unwrap_or(1);
+    let started = Instant::now();
+    pin(&Cores::split(workers).load)?;
+    let mut environment = vec![
+        ("COMPARE_WORKERS".to_owned(), workers.to_string()),
+        (
+            "COMPARE_SQLITE".to_owned(),
+            databases::sqlite()?.to_string_lossy().into_owned(),
+        ),
+    ];
+    let uses_postgres = workloads.iter().any(|workload| workload.name == "postgres");
+    let postgres = uses_postgres.then(Postgres::start).transpose();
+    if let Ok(Some(postgres)) = &postgres {
+        environment.push(("COMPARE_POSTGRES".to_owned(), postgres.url.clone()));
+    }
     let uploads = std::env::temp_dir().to_string_lossy().into_owned();
+    environment.push(("COMPARE_UPLOADS".to_owned(), uploads));
     let plan = Plan {
         contestants,
         cores: Cores::split(workers),
@@ -101,13 +116,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
             count: options.rounds.unwrap_or(if options.quick { 3 } else { 7 }),
             seconds: options
                 .seconds
-                .unwrap_or(if options.quick { 0.4 } else { 0.7 }),
+                .unwrap_or(if options.quick { 0.4 } else { 0.5 }),
         },
         idle_connections: 10_000,
-        environment: vec![
-            ("COMPARE_WORKERS".to_owned(), workers.to_string()),
-            ("COMPARE_UPLOADS".to_owned(), uploads),
-        ],
+        no_postgres: postgres.as_ref().err().map(ToString::to_string),
+        environment,
     };
 
     let mut sections = Vec::new();
@@ -118,6 +131,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
             workload.name
         );
         sections.push(workload.run(&plan)?);
+    }
+    let mut machine = machine;
+    if let Ok(Some(postgres)) = &postgres {
+        machine.postgres = Some(postgres.version.clone());
     }
     let report = Report {
         form: form.to_owned(),

@@ -81,7 +81,11 @@ fn rust() -> Result<Vec<Contestant>, BoxError> {
             Launch {
                 program: program.clone(),
                 arguments: vec!["serve".to_owned(), peer.name.to_owned()],
-                environment: Vec::new(),
+                environment: peer
+                    .environment
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                    .collect(),
                 address: None,
             },
         )

@@ -20,6 +20,7 @@ pub(crate) struct Machine {
     pub commit: String,
     /// What else the machine was doing when it began: its load of the last minute.
     pub load: String,
+    pub postgres: Option<String>,
 }
 
 impl Machine {
@@ -45,6 +46,7 @@ impl Machine {
                 .next()
                 .unwrap_or("?")
                 .to_owned(),
+            postgres: None,
         }
     }
 }

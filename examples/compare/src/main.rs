@@ -1,7 +1,9 @@
 //! Stellane measured against what you would use instead. `README.md` beside this crate says how.
 
+mod allocator;
 mod cli;
 mod contestants;
+mod databases;
 mod go;
 mod load;
 mod machine;
@@ -16,15 +18,16 @@ use std::process::ExitCode;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-// The same for every server in Rust.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Counting = allocator::Counting;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match &arguments[..] {
         // The harness starts itself for each server in Rust.
-        [command, name] if command == "serve" => peers::serve(name),
+        [command, name] if command == "serve" => allocator::count_if_asked()
+            .map_err(Into::into)
+            .and_then(|()| peers::serve(name)),
         _ => cli::run(&arguments),
     };
     match result {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     BoxError,
     contestants::{Contestant, REFERENCE},
-    load::{Answers, Generator, Load},
+    load::{Answers, Generator, Load, wrk},
     server::{Cores, Server},
 };
 
@@ -93,10 +93,17 @@ pub(crate) struct Rounds {
     pub seconds: f64,
 }
 
-/// Runs `load` against each contestant in turn.
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Driver<'a> {
+    Ours(&'a Load),
+    Wrk { path: &'a str, connections: usize },
+}
+
+/// Asks each contestant in turn.
 pub(crate) fn rounds(
     contestants: &[&Contestant],
-    load: &Load,
+    driver: Driver<'_>,
     rounds: Rounds,
     cores: &Cores,
     environment: &[(String, String)],
@@ -107,7 +114,7 @@ pub(crate) fn rounds(
         let started = contestant.start(cores, environment).and_then(|server| {
             // Not counted: caches, allocators and branch predictors warm up.
             let warm = Duration::from_secs_f64((rounds.seconds / 2.0).min(0.5));
-            turn(&server, load, warm, cores)?;
+            turn(&server, driver, warm, cores)?;
             Ok(server)
         });
         let error = started.as_ref().err().map(ToString::to_string);
@@ -128,7 +135,7 @@ pub(crate) fn rounds(
             let Some(server) = &servers[number] else {
                 continue;
             };
-            match turn(server, load, duration, cores) {
+            match turn(server, driver, duration, cores) {
                 Ok(turn) => rows[number].turns.push(turn),
                 Err(error) => {
                     rows[number].error = Some(error.to_string());
@@ -140,15 +147,41 @@ pub(crate) fn rounds(
     rows
 }
 
-fn turn(server: &Server, load: &Load, duration: Duration, cores: &Cores) -> Result<Turn, BoxError> {
-    let mut generator = Generator::connect(server.address, load.clone())?;
-    let before = server.cpu()?;
-    let answers = generator.run(duration)?;
-    let cpu = server.cpu()?.since(before);
-    if answers.good == 0 {
-        return Err(format!("no good answer: {:?}", answers.failures).into());
+fn turn(
+    server: &Server,
+    driver: Driver<'_>,
+    duration: Duration,
+    cores: &Cores,
+) -> Result<Turn, BoxError> {
+    let turn = match driver {
+        Driver::Ours(load) => {
+            let mut generator = Generator::connect(server.address, load.clone())?;
+            let before = server.cpu()?;
+            let answers = generator.run(duration)?;
+            let cpu = server.cpu()?.since(before);
+            drop(generator);
+            if load.connections > 1000 {
+                // The server is still closing them; the next one's turn would pay for it.
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            Turn::new(&answers, cpu, cores)
+        }
+        Driver::Wrk { path, connections } => {
+            let before = server.cpu()?;
+            let (answers, counted) = wrk::run(server, path, connections, duration)?;
+            let cpu = server.cpu()?.since(before);
+            Turn {
+                p50: counted.p50,
+                p99: counted.p99,
+                p999: counted.p999,
+                ..Turn::new(&answers, cpu, cores)
+            }
+        }
+    };
+    if turn.good == 0 {
+        return Err(format!("no good answer: {:?}", turn.failures).into());
     }
-    Ok(Turn::new(&answers, cpu, cores))
+    Ok(turn)
 }
 
 impl Turn {

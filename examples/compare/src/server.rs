@@ -111,7 +111,14 @@ impl Server {
     /// Starts it on `cores` and waits until it listens.
     pub(crate) fn start(launch: &Launch, cores: &Cores) -> Result<Self, BoxError> {
         pin(&cores.server)?;
-        let child = Command::new(&launch.program)
+        let mut command = Command::new(&launch.program);
+        for (name, _) in std::env::vars_os() {
+            // What configures a developer's own server must not configure these.
+            if name.to_string_lossy().starts_with("STELLANE_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
             .args(&launch.arguments)
             .envs(launch.environment.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())

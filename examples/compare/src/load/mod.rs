@@ -5,6 +5,7 @@
 //! due, so that a server that stalls can't hide it.
 
 mod connection;
+pub(crate) mod wrk;
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -33,6 +33,7 @@ pub(crate) struct Peer {
     /// The package in `Cargo.lock` that gives it its version.
     pub package: &'static str,
     pub hello_only: bool,
+    pub environment: &'static [(&'static str, &'static str)],
     serve: fn(&Settings) -> Result<(), BoxError>,
 }
 
@@ -45,12 +46,17 @@ const fn peer(
         name,
         package,
         hello_only: false,
+        environment: &[],
         serve,
     }
 }
 
-pub(crate) const PEERS: [Peer; 8] = [
+pub(crate) const PEERS: [Peer; 9] = [
     peer("stellane-preset", "stellane-core", preset::serve),
+    Peer {
+        environment: &[("STELLANE__ENGINE__KIND", "per_core")],
+        ..peer("stellane-per-core", "stellane-core", preset::serve)
+    },
     peer("stellane-manager", "stellane-core", bare::serve_managed),
     peer("hyper", "hyper", bare::serve),
     peer("hyper-shared", "hyper", bare::serve_shared),

@@ -25,9 +25,11 @@ struct App {
 
 pub(super) fn serve(settings: &Settings) -> Result<(), BoxError> {
     shared_runtime(settings.workers)?.block_on(async {
-        let mut config = RuntimeConfig::default();
+        let mut config = RuntimeConfig::from_env()?;
         config.server.admin_address = "127.0.0.1:0".to_owned();
         config.connection.max_connections = 0;
+        config.connection.listen.reuse_port = true;
+        config.connection.listen.backlog = 4096;
         let runtime = Runtime::builder()
             .config(config)
             .purge_hook(crate::purge)

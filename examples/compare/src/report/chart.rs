@@ -127,6 +127,7 @@ fn panel(section: &Section) -> Option<Panel> {
             });
             ("KB for each connection", bars.collect())
         }
+        _ => return None,
     };
     let sum = |bar: &Bar| bar.parts.iter().sum::<f64>();
     bars.sort_by(|a, b| sum(a).total_cmp(&sum(b)));

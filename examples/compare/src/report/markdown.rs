@@ -6,7 +6,7 @@ use super::Report;
 use crate::{
     contestants::REFERENCE,
     measure::{Row, Spread, Turn, ratio},
-    workloads::{Figures, IdleRow, Section},
+    workloads::{AllocationRow, Figures, IdleRow, OverloadRow, RestartRow, Section},
 };
 
 pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
@@ -45,6 +45,9 @@ pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
         .map(|c| format!("{} {}", c.name, c.version))
         .collect();
     writeln!(out, "Servers: {}.\n", names.join(", "))?;
+    if let Some(postgres) = &machine.postgres {
+        writeln!(out, "Database: {postgres}.\n")?;
+    }
     for contestant in &report.contestants {
         if let Some(why) = &contestant.missing {
             writeln!(out, "**Missing: {}**: {why}\n", contestant.name)?;
@@ -61,7 +64,16 @@ pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
 fn figures(out: &mut String, section: &Section) -> fmt::Result {
     match &section.figures {
         Figures::Rates(rows) => rates(out, rows),
+        Figures::Levels(levels) => levels.iter().try_for_each(|level| {
+            writeln!(out, "### {}\n", level.level)?;
+            rates(out, &level.rows)?;
+            out.write_char('\n')
+        }),
         Figures::Idle(rows) => idle(out, rows),
+        Figures::Allocations(rows) => allocations(out, rows),
+        Figures::Overload(rows) => overload(out, rows),
+        Figures::Restart(rows) => restart(out, rows),
+        Figures::Missing(why) => writeln!(out, "**Not measured**: {why}"),
     }
 }
 
@@ -128,6 +140,74 @@ fn idle(out: &mut String, rows: &[IdleRow]) -> fmt::Result {
             } else {
                 String::new()
             },
+        )?;
+    }
+    Ok(())
+}
+
+fn allocations(out: &mut String, rows: &[AllocationRow]) -> fmt::Result {
+    writeln!(out, "| server | hello | JSON |\n|---|--:|--:|")?;
+    for row in rows {
+        let (hello, json) = (number(row.hello, 2), number(row.json, 2));
+        writeln!(out, "| {} | {hello} | {json} |", row.peer)?;
+    }
+    Ok(())
+}
+
+fn overload(out: &mut String, rows: &[OverloadRow]) -> fmt::Result {
+    writeln!(
+        out,
+        "| server | capacity/s | offered/s | good answers/s | of capacity | p50 ms | p99 ms | refused/s | lost/s | |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|---|"
+    )?;
+    for row in rows {
+        let rate = |value: f64| number(Some(value), 0);
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {:.0} % | {:.0} | {:.0} | {} | {} | {} |",
+            row.peer,
+            rate(row.capacity),
+            rate(row.offered),
+            rate(row.goodput),
+            row.goodput / row.capacity * 100.0,
+            row.p50 / 1000.0,
+            row.p99 / 1000.0,
+            rate(row.refused),
+            rate(row.lost),
+            row.error.as_deref().unwrap_or(""),
+        )?;
+    }
+    Ok(())
+}
+
+fn restart(out: &mut String, rows: &[RestartRow]) -> fmt::Result {
+    writeln!(
+        out,
+        "| server | answered | lost | longest wait ms | old process ended after ms |\n|---|--:|---|--:|--:|"
+    )?;
+    for row in rows {
+        if let Some(error) = &row.error {
+            writeln!(out, "| {} | | {error} | | |", row.peer)?;
+            continue;
+        }
+        let lost = row
+            .lost
+            .iter()
+            .map(|(what, count)| format!("{count} {what}"));
+        let lost: Vec<String> = lost.collect();
+        let ended = row
+            .ended
+            .map_or("killed".to_owned(), |ms| format!("{ms:.0}"));
+        let lost = if lost.is_empty() {
+            "0".to_owned()
+        } else {
+            lost.join(", ")
+        };
+        let answered = number(Some(row.answered as f64), 0);
+        writeln!(
+            out,
+            "| {} | {answered} | {lost} | {:.1} | {ended} |",
+            row.peer, row.worst
         )?;
     }
     Ok(())

@@ -1,17 +1,23 @@
 //! What is done to the servers.
 
+mod allocations;
 mod idle;
+mod overload;
 mod requests;
+mod restart;
 
 use serde::Serialize;
 
+pub(crate) use allocations::AllocationRow;
 pub(crate) use idle::IdleRow;
+pub(crate) use overload::OverloadRow;
+pub(crate) use restart::RestartRow;
 
 use crate::{
     BoxError,
     contestants::{Contestant, Scope},
     load::{Load, Pace},
-    measure::{Rounds, Row, rounds},
+    measure::{Driver, Rounds, Row, rounds},
     server::Cores,
 };
 
@@ -22,6 +28,8 @@ pub(crate) struct Plan {
     pub cores: Cores,
     pub rounds: Rounds,
     pub idle_connections: usize,
+    /// Why there is no PostgreSQL.
+    pub no_postgres: Option<String>,
     /// Told to every server.
     pub environment: Vec<(String, String)>,
 }
@@ -39,7 +47,20 @@ pub(crate) struct Section {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Figures {
     Rates(Vec<Row>),
+    /// The same at several levels of something.
+    Levels(Vec<Level>),
     Idle(Vec<IdleRow>),
+    Allocations(Vec<AllocationRow>),
+    Overload(Vec<OverloadRow>),
+    Restart(Vec<RestartRow>),
+    /// It could not be measured here, and why.
+    Missing(String),
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Level {
+    pub level: String,
+    pub rows: Vec<Row>,
 }
 
 /// A workload by its name.
@@ -58,15 +79,24 @@ const fn workload(
     Workload { name, quick, run }
 }
 
-pub(crate) const WORKLOADS: [Workload; 8] = [
+pub(crate) const WORKLOADS: [Workload; 17] = [
     workload("hello", true, hello),
     workload("json", true, json),
     workload("idle", true, idle::run),
+    workload("allocations", true, allocations::run),
+    workload("hello-wrk", false, hello_wrk),
+    workload("latency", false, latency),
     workload("reconnect", false, reconnect),
     workload("pipelining", false, pipelining),
     workload("headers", false, headers),
+    workload("sqlite", false, sqlite),
+    workload("postgres", false, postgres),
     workload("upload", false, upload),
     workload("upload-to-disk", false, upload_to_disk),
+    workload("connections", false, connections),
+    workload("workers", false, workers),
+    workload("overload", false, overload::run),
+    workload("restart", false, restart::run),
 ];
 
 impl Workload {
@@ -87,20 +117,43 @@ impl Plan {
         scope: Scope,
         load: &Load,
     ) -> Result<Section, BoxError> {
-        let contestants = self.taking(scope);
-        let rows = rounds(
-            &contestants,
-            load,
-            self.rounds,
-            &self.cores,
-            &self.environment,
-        );
-        Ok(Section {
-            name,
-            title: title.to_owned(),
-            what: what.to_owned(),
-            figures: Figures::Rates(rows),
-        })
+        let rows = self.rows(&self.taking(scope), Driver::Ours(load), self.rounds);
+        Ok(section((name, title, what), Figures::Rates(rows)))
+    }
+
+    fn rows(&self, contestants: &[&Contestant], driver: Driver<'_>, form: Rounds) -> Vec<Row> {
+        rounds(contestants, driver, form, &self.cores, &self.environment)
+    }
+
+    /// For what is asked at several levels: a choice of servers, and fewer rounds.
+    fn few(&self) -> (Vec<&Contestant>, Rounds) {
+        const FEW: [&str; 6] = [
+            "stellane-preset",
+            "stellane-per-core",
+            "stellane-manager",
+            "hyper",
+            "axum",
+            "net/http",
+        ];
+        let mut few = self.taking(Scope::All);
+        few.retain(|contestant| FEW.contains(&contestant.name.as_str()));
+        let count = self.rounds.count.min(3);
+        (
+            few,
+            Rounds {
+                count,
+                ..self.rounds
+            },
+        )
+    }
+}
+
+fn section((name, title, what): (&'static str, &str, &str), figures: Figures) -> Section {
+    Section {
+        name,
+        title: title.to_owned(),
+        what: what.to_owned(),
+        figures,
     }
 }
 
@@ -153,4 +206,96 @@ fn upload_to_disk(name: &'static str, plan: &Plan) -> Result<Section, BoxError> 
     let what = "1 MiB is posted and written to a file as it comes, on 8 connections.";
     let load = Load::closed(8, requests::upload("/upload/disk"));
     plan.rates((name, "Upload of 1 MiB to disk", what), Scope::All, &load)
+}
+
+fn sqlite(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "`GET /sqlite/{id}` reads one row by its key and answers with it as JSON, on 64 connections.";
+    let load = Load::closed(CONNECTIONS, requests::users("sqlite"));
+    plan.rates((name, "SQLite", what), Scope::All, &load)
+}
+
+fn postgres(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "The same with PostgreSQL and at most 16 connections to it. The database shares the load \
+        generator's core and is the limit; CPU tells what the servers add.";
+    let about = (name, "PostgreSQL", what);
+    if let Some(why) = &plan.no_postgres {
+        return Ok(section(about, Figures::Missing(why.clone())));
+    }
+    let load = Load::closed(CONNECTIONS, requests::users("postgres"));
+    plan.rates(about, Scope::All, &load)
+}
+
+fn hello_wrk(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "Hello again, with wrk as a second opinion on our load generator. wrk does not compare bodies.";
+    let about = (name, "Hello, measured with wrk", what);
+    if std::process::Command::new("wrk")
+        .arg("-v")
+        .output()
+        .is_err()
+    {
+        return Ok(section(
+            about,
+            Figures::Missing("wrk is not installed".to_owned()),
+        ));
+    }
+    let driver = Driver::Wrk {
+        path: "/hello",
+        connections: CONNECTIONS,
+    };
+    let (few, form) = plan.few();
+    Ok(section(
+        about,
+        Figures::Rates(plan.rows(&few, driver, form)),
+    ))
+}
+
+fn latency(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "JSON at 20 000 requests a second on 64 connections, whether or not the server keeps up; \
+        latency counts from when a request was due.";
+    let mut load = Load::closed(CONNECTIONS, requests::json());
+    load.pace = Pace::Open { rate: 20_000.0 };
+    plan.rates((name, "Latency at a fixed rate", what), Scope::All, &load)
+}
+
+fn connections(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "JSON on more and more connections that are all in use: as fast as it goes, and at 20 000 \
+        requests a second, so that latencies can be compared.";
+    let (few, form) = plan.few();
+    let mut levels = Vec::new();
+    for rate in [None, Some(20_000.0)] {
+        for connections in [100, 1000, 5000, 10_000] {
+            let mut load = Load::closed(connections, requests::json());
+            let mut level = format!("{connections} connections, as fast as it goes");
+            if let Some(rate) = rate {
+                load.pace = Pace::Open { rate };
+                level = format!("{connections} connections, {rate} requests a second");
+            }
+            let rows = plan.rows(&few, Driver::Ours(&load), form);
+            levels.push(Level { level, rows });
+        }
+    }
+    Ok(section(
+        (name, "Active connections", what),
+        Figures::Levels(levels),
+    ))
+}
+
+fn workers(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "JSON on 64 connections with one worker thread, and with two. Where there are only two cores \
+        the load generator has to share the second one, so that only CPU can be compared.";
+    let (few, form) = plan.few();
+    let mut levels = Vec::new();
+    for workers in [1, 2] {
+        let mut environment = plan.environment.clone();
+        environment.push(("COMPARE_WORKERS".to_owned(), workers.to_string()));
+        let load = Load::closed(CONNECTIONS, requests::json());
+        let cores = Cores::split(workers);
+        let rows = rounds(&few, Driver::Ours(&load), form, &cores, &environment);
+        let level = format!("{workers} worker(s)");
+        levels.push(Level { level, rows });
+    }
+    Ok(section(
+        (name, "Worker threads", what),
+        Figures::Levels(levels),
+    ))
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::load::Exchange;
+use crate::{
+    databases::{USERS, user},
+    load::Exchange,
+};
 
 /// Different clients ask for different things.
 const VARIANTS: usize = 64;
@@ -60,4 +63,21 @@ pub(super) fn upload(path: &str) -> Arc<[Exchange]> {
     request.extend((0..LENGTH).map(|n| n as u8));
     let body = format!("{{\"received\":{LENGTH}}}");
     [Exchange::new(&request, body.as_bytes())].into()
+}
+
+pub(super) fn cpu() -> Arc<[Exchange]> {
+    // There are 2262 primes below 20 000.
+    [Exchange::new(&get("/cpu/20000", ""), b"{\"primes\":2262}")].into()
+}
+
+/// One user of a database, `sqlite` or `postgres`; each client asks for another.
+pub(super) fn users(database: &str) -> Arc<[Exchange]> {
+    (0..VARIANTS as u32)
+        .map(|n| {
+            let id = 1 + n * 149 % USERS;
+            let (name, region) = user(id);
+            let body = format!("{{\"id\":{id},\"name\":\"{name}\",\"region\":\"{region}\"}}");
+            Exchange::new(&get(&format!("/{database}/{id}"), ""), body.as_bytes())
+        })
+        .collect()
 }

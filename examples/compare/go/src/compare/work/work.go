@@ -5,6 +5,7 @@ package work
 import (
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -145,6 +146,9 @@ func Serve(handler http.Handler) {
 		}
 		return set
 	}}
+	if path := os.Getenv("COMPARE_ALLOCATIONS"); path != "" {
+		go countAllocations(path)
+	}
 	listener, err := shared.Listen(context.Background(), "tcp4", address)
 	check(err)
 	server := http.Server{Handler: handler}
@@ -163,6 +167,21 @@ func Serve(handler http.Handler) {
 		check(err)
 	}
 	<-ended
+}
+
+// countAllocations writes how often memory was allocated, again and again.
+func countAllocations(path string) {
+	file, err := os.Create(path)
+	check(err)
+	var count [8]byte
+	var stats runtime.MemStats
+	for {
+		runtime.ReadMemStats(&stats)
+		binary.LittleEndian.PutUint64(count[:], stats.Mallocs)
+		_, err := file.WriteAt(count[:], 0)
+		check(err)
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 func check(err error) {

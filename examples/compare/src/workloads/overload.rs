@@ -1,0 +1,85 @@
+//! Ten times as many requests as the server can answer.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Figures, Plan, Section, requests};
+use crate::{
+    BoxError,
+    contestants::{Contestant, Scope},
+    load::{Generator, Load, Pace},
+};
+
+/// With so many the capacity is measured.
+const CLIENTS: usize = 8;
+const CONNECTIONS: usize = 1000;
+const TIMES: f64 = 10.0;
+/// When a client gives up.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct OverloadRow {
+    pub peer: String,
+    /// Answers a second with as many clients as it likes best.
+    pub capacity: f64,
+    pub offered: f64,
+    /// Good answers a second that came in time.
+    pub goodput: f64,
+    /// Of those, in microseconds.
+    pub p50: f64,
+    pub p99: f64,
+    /// Requests a second that were refused with 503 or 429.
+    pub refused: f64,
+    /// Requests a second whose client gave up, or that failed otherwise.
+    pub lost: f64,
+    pub error: Option<String>,
+}
+
+pub(super) fn run(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let rows = plan.taking(Scope::All).into_iter().map(|contestant| {
+        measure(plan, contestant).unwrap_or_else(|error| OverloadRow {
+            peer: contestant.name.clone(),
+            error: Some(error.to_string()),
+            ..OverloadRow::default()
+        })
+    });
+    Ok(Section {
+        name,
+        title: "Overload".to_owned(),
+        what: format!(
+            "`GET /cpu/20000` counts primes. First the capacity: answers a second for {CLIENTS} clients. Then \
+             {TIMES} times as many requests are sent in an open loop on {CONNECTIONS} connections; a client that has \
+             no answer after {PATIENCE:?} closes its connection and comes again."
+        ),
+        figures: Figures::Overload(rows.collect()),
+    })
+}
+
+fn measure(plan: &Plan, contestant: &Contestant) -> Result<OverloadRow, BoxError> {
+    let server = contestant.start(&plan.cores, &plan.environment)?;
+    let mut load = Load::closed(CLIENTS, requests::cpu());
+    let capacity = Generator::connect(server.address, load.clone())?
+        .run(Duration::from_secs(1))?
+        .per_second();
+    let offered = capacity * TIMES;
+    load.connections = CONNECTIONS;
+    load.pace = Pace::Open { rate: offered };
+    load.patience = PATIENCE;
+    load.accepted = &[503, 429];
+    let mut generator = Generator::connect(server.address, load)?;
+    let answers = generator.run(Duration::from_secs(3))?;
+    let seconds = answers.elapsed.as_secs_f64();
+    let refused: u64 = answers.statuses.values().sum();
+    Ok(OverloadRow {
+        peer: contestant.name.clone(),
+        capacity,
+        offered,
+        goodput: answers.per_second(),
+        p50: answers.quantile(0.5),
+        p99: answers.quantile(0.99),
+        refused: refused as f64 / seconds,
+        lost: answers.failed() as f64 / seconds,
+        error: None,
+    })
+}
