@@ -1,0 +1,200 @@
+//! Parking can't be seen by a client: whatever it sends, in whatever pieces and pauses, the bytes it gets are
+//! those of a manager that never parks.
+#![cfg(feature = "connection")]
+
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use stellane_core::connection::{ConnectionConfig, ConnectionManager};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// Longer than a sweep, so that whatever may be parked is parked.
+const PAUSE: Duration = Duration::from_millis(230);
+const SEEDS: u64 = 96;
+
+/// A small generator of its own, so that a seed means the same for ever.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        usize::try_from(self.0 >> 33).expect("31 bits") % n
+    }
+}
+
+/// What a client does.
+#[derive(Debug)]
+enum Step {
+    Send(Vec<u8>),
+    Pause,
+}
+
+/// Requests of every kind, cut into pieces at random places, with pauses between some; the last says close
+/// or asks for an upgrade, which ends by a half-close.
+fn script(seed: u64) -> (Vec<Step>, bool) {
+    let random = &mut Random(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let mut bytes = Vec::new();
+    for n in 0..2 + random.below(4) {
+        let path = ["/now", "/later"][random.below(2)];
+        let text = "x".repeat(random.below(40));
+        match random.below(3) {
+            0 => bytes.extend(format!("GET {path}?{n} HTTP/1.1\r\nhost: x\r\n\r\n").bytes()),
+            1 => bytes.extend(
+                format!(
+                    "POST {path}?{n} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{text}",
+                    text.len()
+                )
+                .bytes(),
+            ),
+            _ => bytes.extend(
+                format!(
+                    "POST {path}?{n} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n\
+                     2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n"
+                )
+                .bytes(),
+            ),
+        }
+    }
+    let upgrade = random.below(4) == 0;
+    if upgrade {
+        bytes.extend(
+            b"GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n",
+        );
+    } else {
+        bytes.extend(b"GET /end HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    }
+    let mut steps = Vec::new();
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        // A whole request, or a piece.
+        let end = rest
+            .windows(4)
+            .position(|w| w == b"\r\n\r\n")
+            .map_or(rest.len(), |at| at + 4);
+        let n = match random.below(8) {
+            0 => rest.len(),
+            1 | 2 => 1 + random.below(rest.len().min(60)),
+            _ => end,
+        };
+        let (piece, after) = rest.split_at(n.min(rest.len()));
+        steps.push(Step::Send(piece.to_vec()));
+        rest = after;
+        if random.below(4) > 0 {
+            steps.push(Step::Pause);
+        }
+    }
+    (steps, upgrade)
+}
+
+async fn start(park: bool) -> (ConnectionManager, SocketAddr) {
+    let mut config = ConnectionConfig::default();
+    config.park = park;
+    config.park_after = Duration::from_millis(1);
+    let manager = ConnectionManager::builder()
+        .config(config)
+        .build()
+        .expect("valid");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(manager.serve(listener, tower::service_fn(answer)));
+    (manager, address)
+}
+
+async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.uri().path() == "/upgrade" {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut io = hyper_util::rt::TokioIo::new(upgrade.await.expect("upgraded"));
+            let mut buffer = [0; 64];
+            // The pause is where a connection that was not upgraded would be parked.
+            while let Ok(n @ 1..) = io.read(&mut buffer).await {
+                tokio::time::sleep(PAUSE).await;
+                io.write_all(&buffer[..n]).await.expect("writes");
+            }
+        });
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response
+            .headers_mut()
+            .insert(header::UPGRADE, header::HeaderValue::from_static("echo"));
+        return Ok(response);
+    }
+    let line = format!("{} {} ", request.method(), request.uri());
+    if request.uri().path() == "/later" {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let body = request
+        .into_body()
+        .collect()
+        .await
+        .map_or_else(|e| e.to_string().into(), |b| b.to_bytes());
+    Ok(Response::new(Full::new(
+        [line.as_bytes(), &body[..]].concat().into(),
+    )))
+}
+
+/// Everything the client got, without the lines that tell the time.
+async fn transcript(address: SocketAddr, seed: u64) -> String {
+    let (steps, upgrade) = script(seed);
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    stream.set_nodelay(true).expect("sets");
+    let (mut reader, mut writer) = stream.split();
+    let send = async {
+        for step in steps {
+            match step {
+                Step::Send(bytes) => writer.write_all(&bytes).await.expect("writes"),
+                Step::Pause => tokio::time::sleep(PAUSE).await,
+            }
+        }
+        if upgrade {
+            tokio::time::sleep(PAUSE).await;
+            writer
+                .write_all(b"behind the upgrade")
+                .await
+                .expect("writes");
+            tokio::time::sleep(4 * PAUSE).await;
+            writer.shutdown().await.expect("half-closes");
+        }
+    };
+    let mut got = Vec::new();
+    let (read, ()) = tokio::join!(reader.read_to_end(&mut got), send);
+    read.expect("an end, not a reset");
+    let text = String::from_utf8(got).expect("text");
+    text.split_inclusive("\r\n")
+        .filter(|line| !line.starts_with("date: "))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_gets_the_same_bytes_whether_its_connection_is_parked_or_not() {
+    let (parking, parked) = start(true).await;
+    let (keeping, kept) = start(false).await;
+    let runs: Vec<_> = (0..SEEDS)
+        .map(|seed| {
+            tokio::spawn(
+                async move { tokio::join!(transcript(parked, seed), transcript(kept, seed)) },
+            )
+        })
+        .collect();
+    for (seed, run) in runs.into_iter().enumerate() {
+        let (parked, kept) = run.await.expect("no panic");
+        assert!(!kept.is_empty(), "seed {seed}");
+        assert_eq!(parked, kept, "seed {seed}: {:?}", script(seed as u64));
+    }
+    // Neither was idle: the test would prove nothing.
+    assert!(
+        parking.stats().unparked_total >= SEEDS / 2,
+        "{:?}",
+        parking.stats()
+    );
+    assert_eq!(keeping.stats().unparked_total, 0);
+}
