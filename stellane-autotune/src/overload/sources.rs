@@ -34,7 +34,11 @@ pub fn open_files() -> Option<f64> {
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"))?;
     let limit: f64 = line.split_whitespace().next()?.parse().ok()?;
-    let open = fs::read_dir("/proc/self/fd").ok()?.count() as f64;
+    // Linux tells their number as the directory's size since 6.2; counting takes a microsecond for each.
+    let open = match fs::metadata("/proc/self/fd").ok()?.len() {
+        0 => fs::read_dir("/proc/self/fd").ok()?.count() as f64,
+        n => n as f64,
+    };
     (limit > 0.0).then_some(open / limit)
 }
 
