@@ -5,6 +5,12 @@
 pub mod cli;
 #[cfg(feature = "config")]
 pub mod config;
+#[cfg(any(
+    feature = "connection",
+    feature = "engine-selector",
+    feature = "strict-http1"
+))]
+mod config_error;
 #[cfg(feature = "connection")]
 pub mod connection;
 #[cfg(feature = "engine")]

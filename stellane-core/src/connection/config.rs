@@ -1,4 +1,4 @@
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 #[cfg(feature = "http2")]
 use super::Http2Config;
@@ -6,7 +6,7 @@ use super::Http2Config;
 use super::ProxyProtocolConfig;
 #[cfg(feature = "tls")]
 use super::TlsConfig;
-use super::{ListenConfig, WhenFull};
+use super::{ConfigError, ListenConfig, WhenFull};
 
 /// Settings of a [`ConnectionManager`](super::ConnectionManager) (section `[connection]`).
 ///
@@ -132,8 +132,8 @@ impl ConnectionConfig {
     /// # Errors
     /// Every value that is out of range.
     pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
-        let day = Duration::from_secs(86_400);
-        let mut errors: Vec<_> = [
+        let mut errors = Vec::new();
+        for (key, value) in [
             ("first_byte_timeout", self.first_byte_timeout),
             ("head_timeout", self.head_timeout),
             ("idle_timeout", self.idle_timeout),
@@ -141,23 +141,12 @@ impl ConnectionConfig {
             ("max_age", self.max_age),
             ("park_after", self.park_after),
             ("drain_idle", self.drain_idle),
-        ]
-        .into_iter()
-        .filter(|(_, value)| *value > day)
-        .map(|(key, value)| ConfigError {
-            key,
-            value: format!("{value:?}"),
-            expected: "0s to 1 day".to_owned(),
-        })
-        .collect();
-        // hyper's own least; more than 1 MiB is no head.
-        if !(8 << 10..=1 << 20).contains(&self.max_head_bytes) {
-            errors.push(ConfigError {
-                key: "max_head_bytes",
-                value: self.max_head_bytes.to_string(),
-                expected: "8192 to 1048576".to_owned(),
-            });
+        ] {
+            check_up_to_a_day(&mut errors, key, value);
         }
+        // hyper's own least; more than 1 MiB is no head.
+        let heads = 8 << 10..=1 << 20;
+        ConfigError::check(&mut errors, "max_head_bytes", self.max_head_bytes, heads);
         #[cfg(feature = "http2")]
         self.http2.check(&mut errors);
         #[cfg(feature = "proxy-protocol")]
@@ -165,33 +154,16 @@ impl ConnectionConfig {
         #[cfg(feature = "tls")]
         self.tls.check(&mut errors);
         errors.extend(self.listen.validate().err().into_iter().flatten());
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        ConfigError::all(errors)
     }
 }
 
-/// A setting that is out of range.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    /// The field of [`ConnectionConfig`].
-    pub key: &'static str,
-    /// The value as it was given.
-    pub value: String,
-    /// What would be valid.
-    pub expected: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`{}` = {}: expected {}",
-            self.key, self.value, self.expected
-        )
+pub(super) fn check_up_to_a_day(errors: &mut Vec<ConfigError>, key: &'static str, value: Duration) {
+    if value > Duration::from_secs(86_400) {
+        errors.push(ConfigError {
+            key,
+            value: format!("{value:?}"),
+            expected: "0s to 1 day".to_owned(),
+        });
     }
 }
-
-impl std::error::Error for ConfigError {}

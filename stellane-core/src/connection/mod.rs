@@ -102,7 +102,7 @@ pub use self::proxy::{ProxyProtocol, ProxyProtocolConfig};
 #[cfg(feature = "tls")]
 pub use self::tls::{TlsAcceptor, TlsConfig, TlsError};
 pub use self::{
-    config::{ConfigError, ConnectionConfig},
+    config::ConnectionConfig,
     connect_info::ConnectInfo,
     entry::{ConnectionInfo, ConnectionState},
     listener::{DetachedListener, ListenConfig, Listener, WhenFull},
@@ -111,3 +111,4 @@ pub use self::{
     service::HttpService,
     stats::{BuildError, ConnectionStats, DrainReport, ServeError},
 };
+pub use crate::config_error::ConfigError;

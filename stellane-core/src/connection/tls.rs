@@ -12,7 +12,10 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use super::{CloseReason, ConfigError, ConnectionState, entry::Entry, io::Socket, manager::Shared};
+use super::{
+    CloseReason, ConfigError, ConnectionState, config::check_up_to_a_day, entry::Entry, io::Socket,
+    manager::Shared,
+};
 
 /// Settings of TLS (section `[connection.tls]`).
 #[derive(Debug, Clone, PartialEq)]
@@ -52,29 +55,10 @@ impl Default for TlsConfig {
 
 impl TlsConfig {
     pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
-        let mut wrong = |key, value: String, expected: &str| {
-            errors.push(ConfigError {
-                key,
-                value,
-                expected: expected.to_owned(),
-            });
-        };
-        let day = Duration::from_secs(86_400);
-        for (key, value) in [
-            ("tls.reload_interval", self.reload_interval),
-            ("tls.handshake_timeout", self.handshake_timeout),
-        ] {
-            if value > day {
-                wrong(key, format!("{value:?}"), "0s to 1 day");
-            }
-        }
-        if !(1..=1 << 20).contains(&self.max_handshakes) {
-            wrong(
-                "tls.max_handshakes",
-                self.max_handshakes.to_string(),
-                "1 to 1048576",
-            );
-        }
+        check_up_to_a_day(errors, "tls.reload_interval", self.reload_interval);
+        check_up_to_a_day(errors, "tls.handshake_timeout", self.handshake_timeout);
+        let places = 1..=1 << 20;
+        ConfigError::check(errors, "tls.max_handshakes", self.max_handshakes, places);
     }
 }
 

@@ -1,4 +1,4 @@
-use std::fmt;
+use super::ConfigError;
 
 /// On what the preset runs the service (section `[engine]`).
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -38,36 +38,8 @@ impl EngineConfig {
     /// # Errors
     /// Every value that is out of range.
     pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
-        if self.cores <= 1024 {
-            return Ok(());
-        }
-        Err(vec![ConfigError {
-            key: "cores",
-            value: self.cores.to_string(),
-            expected: "0 to 1024".to_owned(),
-        }])
+        let mut errors = Vec::new();
+        ConfigError::check(&mut errors, "cores", self.cores, 0..=1024);
+        ConfigError::all(errors)
     }
 }
-
-/// A setting that is out of range.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    /// The field of [`EngineConfig`].
-    pub key: &'static str,
-    /// The value as it was given.
-    pub value: String,
-    /// What would be valid.
-    pub expected: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`{}` = {}: expected {}",
-            self.key, self.value, self.expected
-        )
-    }
-}
-
-impl std::error::Error for ConfigError {}

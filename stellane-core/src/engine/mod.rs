@@ -54,13 +54,14 @@ mod thread;
 use std::{fmt, time::Duration};
 
 pub use self::{
-    config::{ConfigError, EngineConfig, EngineKind},
+    config::{EngineConfig, EngineKind},
     error::EngineError,
     local::LocalHttpService,
     metrics::{CoreMetrics, EngineMetrics, StopReport},
     per_core::{PerCoreEngine, PerCoreEngineBuilder},
     shared::SharedEngine,
 };
+pub use crate::config_error::ConfigError;
 use crate::connection::{HttpService, Listener};
 
 /// Runs a service on listeners.

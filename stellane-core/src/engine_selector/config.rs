@@ -1,4 +1,6 @@
-use std::{fmt, time::Duration};
+use std::time::Duration;
+
+use super::ConfigError;
 
 /// Which routes are accelerated, and when the native service answers (section `[selector]`), for services that add an
 /// [`EngineSelectorLayer`](super::EngineSelectorLayer).
@@ -70,46 +72,14 @@ impl SelectorConfig {
     /// # Errors
     /// Every value that is out of range.
     pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
-        let errors: Vec<_> = [
+        let mut errors = Vec::new();
+        for (key, value, range) in [
             ("breaker_percent", self.breaker_percent, 1..=100),
             ("breaker_min_requests", self.breaker_min_requests, 1..=64),
             ("breaker_probes", self.breaker_probes, 1..=1000),
-        ]
-        .into_iter()
-        .filter(|(_, value, range)| !range.contains(value))
-        .map(|(key, value, range)| ConfigError {
-            key,
-            value: value.to_string(),
-            expected: format!("{} to {}", range.start(), range.end()),
-        })
-        .collect();
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
+        ] {
+            ConfigError::check(&mut errors, key, value, range);
         }
+        ConfigError::all(errors)
     }
 }
-
-/// A setting that is out of range.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    /// The field of [`SelectorConfig`].
-    pub key: &'static str,
-    /// The value as it was given.
-    pub value: String,
-    /// What would be valid.
-    pub expected: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`{}` = {}: expected {}",
-            self.key, self.value, self.expected
-        )
-    }
-}
-
-impl std::error::Error for ConfigError {}

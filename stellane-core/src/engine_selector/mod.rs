@@ -50,13 +50,14 @@ mod service;
 pub use self::{
     body::SelectedBody,
     breaker::BreakerState,
-    config::{ConfigError, FallbackMode, SelectorConfig},
+    config::{FallbackMode, SelectorConfig},
     future::ResponseFuture,
     handle::{BuildError, EngineSelector, EngineSelectorBuilder, SelectorStats},
     layer::EngineSelectorLayer,
     replay::ReplayBody,
     service::Selected,
 };
+pub use crate::config_error::ConfigError;
 
 /// The error by which an accelerated service hands a request back that is not for it: the native service answers, and
 /// the circuit breaker does not mind.

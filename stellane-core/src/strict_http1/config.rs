@@ -1,4 +1,4 @@
-use std::fmt;
+use super::ConfigError;
 
 /// Settings of a [`StrictHttp1Layer`](super::StrictHttp1Layer) (section `[strict_http1]`).
 #[derive(Debug, Clone, PartialEq)]
@@ -33,44 +33,14 @@ impl StrictHttp1Config {
     /// Every value that is out of range.
     pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
-        let mut check = |key, value: usize, min: usize, max: usize| {
-            if !(min..=max).contains(&value) {
-                errors.push(ConfigError {
-                    key,
-                    value: value.to_string(),
-                    expected: format!("{min} to {max}"),
-                });
-            }
-        };
-        check("max_target_bytes", self.max_target_bytes, 64, 65_534);
-        check("max_headers", self.max_headers, 1, 100);
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        let target = 64..=65_534;
+        ConfigError::check(
+            &mut errors,
+            "max_target_bytes",
+            self.max_target_bytes,
+            target,
+        );
+        ConfigError::check(&mut errors, "max_headers", self.max_headers, 1..=100);
+        ConfigError::all(errors)
     }
 }
-
-/// A setting that is out of range.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    /// The field of [`StrictHttp1Config`].
-    pub key: &'static str,
-    /// The value as it was given.
-    pub value: String,
-    /// What would be valid.
-    pub expected: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`{}` = {}: expected {}",
-            self.key, self.value, self.expected
-        )
-    }
-}
-
-impl std::error::Error for ConfigError {}

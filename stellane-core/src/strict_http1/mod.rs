@@ -48,9 +48,10 @@ mod violation;
 
 pub use self::{
     body::StrictBody,
-    config::{ConfigError, StrictHttp1Config},
+    config::StrictHttp1Config,
     future::ResponseFuture,
     layer::{BuildError, Http1Rules, Http1RulesBuilder, StrictHttp1Layer, StrictHttp1Stats},
     service::StrictHttp1,
     violation::Violation,
 };
+pub use crate::config_error::ConfigError;

@@ -65,14 +65,8 @@ impl Default for Http2Config {
 
 impl Http2Config {
     pub(in super::super) fn check(&self, errors: &mut Vec<ConfigError>) {
-        let mut check = |key, value: u64, min: u64, max: u64| {
-            if !(min..=max).contains(&value) {
-                errors.push(ConfigError {
-                    key,
-                    value: value.to_string(),
-                    expected: format!("{min} to {max}"),
-                });
-            }
+        let mut check = |key, value: u64, min, max| {
+            ConfigError::check(errors, key, value, min..=max);
         };
         let window = u64::from(u32::MAX / 2);
         check(

@@ -51,33 +51,16 @@ impl ListenConfig {
     /// Every value that is out of range; its key is that of the section `[connection]`.
     pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
-        let mut check = |key, value: u64, max: u64, expected: &str| {
-            if value > max {
-                errors.push(ConfigError {
-                    key,
-                    value: value.to_string(),
-                    expected: expected.to_owned(),
-                });
-            }
-        };
-        check("listen.sockets", self.sockets as u64, 1024, "0 to 1024");
-        check(
-            "listen.backlog",
-            self.backlog.into(),
-            1 << 20,
-            "0 to 1048576",
-        );
-        check(
-            "listen.keepalive",
-            self.keepalive.as_secs(),
-            32_767,
-            "0s to 32767s",
-        );
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
+        ConfigError::check(&mut errors, "listen.sockets", self.sockets, 0..=1024);
+        ConfigError::check(&mut errors, "listen.backlog", self.backlog, 0..=1 << 20);
+        if self.keepalive.as_secs() > 32_767 {
+            errors.push(ConfigError {
+                key: "listen.keepalive",
+                value: self.keepalive.as_secs().to_string(),
+                expected: "0s to 32767s".to_owned(),
+            });
         }
+        ConfigError::all(errors)
     }
 }
 
