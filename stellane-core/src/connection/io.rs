@@ -24,7 +24,6 @@ use super::{
     entry::{Command, Entry, NO_TURN},
     framing::{Guard, Verdict},
     manager::Shared,
-    table::Clock,
 };
 
 /// A socket that connections are accepted on.
@@ -142,9 +141,7 @@ pub(super) struct Io {
     /// Read before the socket.
     pub(super) rewind: Bytes,
     watch: Watch,
-    entry: Arc<Entry>,
-    _tracked: Tracked,
-    clock: Clock,
+    owner: Tracked,
     /// Bytes read and dropped while closing.
     lingered: usize,
     /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
@@ -180,16 +177,15 @@ impl Io {
             socket,
             rewind,
             watch,
-            clock: shared.clock.clone(),
-            _tracked: Tracked {
-                entry: Arc::clone(&entry),
-                shared,
-            },
-            entry,
+            owner: Tracked { entry, shared },
             lingered: 0,
             unparked,
             blocked_in: NO_TURN,
         }
+    }
+
+    fn now(&self) -> u64 {
+        self.owner.shared.clock.now()
     }
 
     /// Closing a socket with unread bytes resets it, and the client may never see the answer: what it
@@ -201,7 +197,7 @@ impl Io {
             match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     self.lingered += buffer.filled().len();
-                    self.entry.enter(ConnectionState::Closing, self.clock.now());
+                    self.owner.entry.enter(ConnectionState::Closing, self.now());
                     if self.lingered > MAX_LINGER {
                         return Poll::Ready(Ok(()));
                     }
@@ -209,11 +205,11 @@ impl Io {
                 // The end, or an error: nobody is left to be told.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
-                    let expects_more = self.lingered > 0 || self.entry.had_body();
+                    let expects_more = self.lingered > 0 || self.owner.entry.had_body();
                     if !expects_more {
                         return Poll::Ready(Ok(()));
                     }
-                    self.entry.enter(ConnectionState::Closing, self.clock.now());
+                    self.owner.entry.enter(ConnectionState::Closing, self.now());
                     return Poll::Pending;
                 }
             }
@@ -222,15 +218,16 @@ impl Io {
 
     /// Looks at bytes on their way to hyper.
     fn look(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        let entry = &self.owner.entry;
         let guard = match &mut self.watch {
             _ if bytes.is_empty() => return Ok(()),
             Watch::Nothing => return Ok(()),
             Watch::Http1(guard) => guard,
             #[cfg(feature = "http2")]
             Watch::Http2(meter) => {
-                let abuse = meter.look(bytes, self.entry.requests(), self.clock.now());
+                let abuse = meter.look(bytes, entry.requests(), self.owner.shared.clock.now());
                 if abuse != Abuse::None {
-                    self.entry.abusive.store(true, Ordering::Relaxed);
+                    entry.abusive.store(true, Ordering::Relaxed);
                 }
                 return match abuse {
                     Abuse::Hard => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -239,8 +236,8 @@ impl Io {
             }
         };
         if guard.is_held() {
-            let upgraded = self.entry.upgraded.load(Ordering::Relaxed);
-            if upgraded || self.entry.in_flight() == 0 {
+            let upgraded = entry.upgraded.load(Ordering::Relaxed);
+            if upgraded || entry.in_flight() == 0 {
                 guard.decide(upgraded);
             }
         }
@@ -249,7 +246,7 @@ impl Io {
             // The end of a head makes hyper answer now.
             Verdict::Spoilt => self.rewind = Bytes::from_static(b"\r\n\r\n"),
             // Not to be taken for a request, should the handler decline the upgrade.
-            Verdict::Held => self.entry.retire.store(true, Ordering::Relaxed),
+            Verdict::Held => entry.retire.store(true, Ordering::Relaxed),
         }
         Ok(())
     }
@@ -264,7 +261,7 @@ impl Io {
 
     /// An upgraded connection that is told to end fails.
     fn obey(&self) -> io::Result<()> {
-        match self.entry.take_command() {
+        match self.owner.entry.take_command() {
             Command::Close(_) => Err(io::ErrorKind::ConnectionAborted.into()),
             Command::Park | Command::None => Ok(()),
         }
@@ -272,13 +269,13 @@ impl Io {
 
     fn wrote(&self, polled: Poll<io::Result<usize>>, cx: &Context<'_>) -> Poll<io::Result<usize>> {
         match &polled {
-            Poll::Ready(Ok(n)) => self.entry.add_written(*n),
+            Poll::Ready(Ok(n)) => self.owner.entry.add_written(*n),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.entry.stall_write(self.clock.now()),
+            Poll::Pending => self.owner.entry.stall_write(self.now()),
         }
-        if self.entry.upgraded.load(Ordering::Relaxed) {
+        if self.owner.entry.upgraded.load(Ordering::Relaxed) {
             if polled.is_pending() {
-                self.entry.hear_commands(cx.waker());
+                self.owner.entry.hear_commands(cx.waker());
             }
             self.obey()?;
         }
@@ -295,22 +292,22 @@ impl AsyncRead for Io {
         let this = self.get_mut();
         let before = buffer.filled().len();
         if this.rewind.is_empty() {
-            let turn = this.entry.turn();
+            let turn = this.owner.entry.turn();
             // Somebody else polls it, with another waker, once it is upgraded.
-            if this.blocked_in == turn && !this.entry.upgraded.load(Ordering::Relaxed) {
+            if this.blocked_in == turn && !this.owner.entry.upgraded.load(Ordering::Relaxed) {
                 return Poll::Pending;
             }
             let Poll::Ready(read) = Pin::new(&mut this.socket).poll_read(cx, buffer) else {
                 this.blocked_in = turn;
-                if this.entry.upgraded.load(Ordering::Relaxed) {
+                if this.owner.entry.upgraded.load(Ordering::Relaxed) {
                     // No task of the manager's hears a command any more.
-                    this.entry.hear_commands(cx.waker());
+                    this.owner.entry.hear_commands(cx.waker());
                     this.obey()?;
                 }
                 return Poll::Pending;
             };
             read?;
-            this.entry.add_read(buffer.filled().len() - before);
+            this.owner.entry.add_read(buffer.filled().len() - before);
         } else {
             let n = this.rewind.len().min(buffer.remaining());
             buffer.put_slice(&this.rewind.split_to(n));
@@ -340,8 +337,8 @@ impl AsyncWrite for Io {
         #[cfg(feature = "tls")]
         if matches!(this.socket, Socket::Tls(_)) {
             match &polled {
-                Poll::Pending => this.entry.stall_write(this.clock.now()),
-                Poll::Ready(_) => this.entry.add_written(0),
+                Poll::Pending => this.owner.entry.stall_write(this.now()),
+                Poll::Ready(_) => this.owner.entry.add_written(0),
             }
         }
         polled
@@ -349,10 +346,10 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.entry.parking.load(Ordering::Relaxed) {
+        if this.owner.entry.parking.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
-        if this.entry.state() != ConnectionState::Closing {
+        if this.owner.entry.state() != ConnectionState::Closing {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
         this.poll_linger(cx)

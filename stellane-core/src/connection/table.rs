@@ -10,9 +10,9 @@ use std::{
 use super::{ConnectionInfo, ConnectionState, entry::Entry};
 
 /// Milliseconds since the manager was built, as of the latest sweep: free to read, exact to a tick.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Clock {
-    now: Arc<AtomicU64>,
+    now: AtomicU64,
 }
 
 impl Clock {
