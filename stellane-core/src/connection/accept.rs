@@ -16,8 +16,8 @@ use super::{
     herald::Heralds,
     io::Socket,
     lot::Lot,
-    manager::Shared,
     service::HttpService,
+    shared::Shared,
     sweep::SWEEP,
     task::{FIRST_READ, Served, Task},
 };

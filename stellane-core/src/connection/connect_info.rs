@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{entry::Entry, io::Socket, manager::Shared};
+use super::{entry::Entry, io::Socket, shared::Shared};
 
 /// The connection that a request came by, in the request's extensions when
 /// [`ConnectionConfig::connect_info`](super::ConnectionConfig::connect_info) is on; a cheap handle, good for

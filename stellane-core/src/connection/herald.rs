@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 #[cfg(feature = "proxy-protocol")]
 use super::CloseReason;
-use super::{io::Socket, manager::Shared};
+use super::{io::Socket, shared::Shared};
 
 /// How many connections may wait for their PROXY header: trusted proxies send it at once.
 #[cfg(feature = "proxy-protocol")]

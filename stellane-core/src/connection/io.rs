@@ -23,7 +23,7 @@ use super::{
     connect_info::Tracked,
     entry::{Command, Entry, NO_TURN},
     framing::{Guard, Verdict},
-    manager::Shared,
+    shared::Shared,
 };
 
 /// A socket that connections are accepted on.

@@ -86,6 +86,7 @@ mod manager;
 mod proxy;
 mod reason;
 mod service;
+mod shared;
 mod stats;
 mod sweep;
 mod table;

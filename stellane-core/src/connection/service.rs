@@ -11,7 +11,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tower_service::Service;
 
-use super::{ConnectInfo, body::OpenBody, entry::Entry, manager::Shared};
+use super::{ConnectInfo, body::OpenBody, entry::Entry, shared::Shared};
 use crate::BoxError;
 
 /// A tower service that a [`ConnectionManager`](super::ConnectionManager) serves: short for the bounds

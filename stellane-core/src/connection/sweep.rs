@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use super::{
     CloseReason, ConnectionState,
     entry::{Command, Entry},
-    manager::{Shared, millis},
+    shared::{Shared, millis},
 };
 
 /// How often deadlines are looked at: every timeout is exact to this.

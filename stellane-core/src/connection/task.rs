@@ -19,8 +19,8 @@ use super::{
     framing::Guard,
     io::{Io, Socket, Watch},
     lot::Lot,
-    manager::Shared,
     service::{Adapter, HttpService},
+    shared::Shared,
 };
 
 /// How much of a first read fits on the stack.

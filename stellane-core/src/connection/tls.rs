@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{
 
 use super::{
     CloseReason, ConfigError, ConnectionState, config::check_up_to_a_day, entry::Entry, io::Socket,
-    manager::Shared,
+    shared::Shared,
 };
 
 /// Settings of TLS (section `[connection.tls]`).

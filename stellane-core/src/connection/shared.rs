@@ -1,0 +1,401 @@
+//! The state behind a manager's handle: what it counts, and how it reaches every connection.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::{
+    CloseReason, ConnectionConfig, ConnectionState, accept,
+    entry::{Command, Entry, Holder},
+    listener::Pace,
+    stats::{ConnectionStats, DrainReport},
+    table::{Clock, Table},
+};
+
+/// What the handle, the accept loops and the connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) table: Table,
+    pub(super) clock: Clock,
+    pub(super) knobs: Knobs,
+    pub(super) config: ConnectionConfig,
+    pub(super) pace: Pace,
+    /// How many connections the limit of open files has room for.
+    pub(super) file_limit: usize,
+    #[cfg(feature = "tls")]
+    pub(super) handshakes: tokio::sync::Semaphore,
+    pub(super) purge: Option<Purge>,
+    pub(super) http1: hyper::server::conn::http1::Builder,
+    #[cfg(feature = "http2")]
+    pub(super) http2: hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor>,
+    open: AtomicUsize,
+    accepted: AtomicU64,
+    accept_errors: AtomicU64,
+    ended: [AtomicU64; CloseReason::ALL.len()],
+    /// Of connections that have ended; the live ones are added when asked.
+    ended_requests: AtomicU64,
+    ended_read: AtomicU64,
+    ended_written: AtomicU64,
+    cancelled: AtomicU64,
+    unparked: AtomicU64,
+    drain: watch::Sender<bool>,
+    /// The same as a flag, since every response asks.
+    draining: AtomicBool,
+    /// When the drain began, on the coarse clock.
+    drain_began: AtomicU64,
+    parked_since_purge: AtomicU64,
+    purged: AtomicU64,
+    /// When the last sweep was, so that several listeners do not sweep more often than one.
+    swept: AtomicU64,
+    groups: AtomicU16,
+    /// Listeners that are open.
+    listeners: AtomicUsize,
+    /// Woken when a connection ends or a listener closes.
+    quiet: tokio::sync::Notify,
+    epoch: tokio::time::Instant,
+}
+
+/// The settings that can be changed while serving, in milliseconds where they are times.
+#[derive(Debug)]
+pub(super) struct Knobs {
+    pub(super) max_connections: AtomicUsize,
+    pub(super) max_connections_per_peer: AtomicUsize,
+    pub(super) max_idle_connections: AtomicUsize,
+    pub(super) max_accepts_per_second: AtomicU32,
+    pub(super) idle_timeout: AtomicU64,
+    pub(super) park_after: AtomicU64,
+}
+
+/// Shortest time between two calls of the purge hook, in milliseconds.
+const PURGE_INTERVAL: u64 = 500;
+
+/// Called when a wave of connections has parked, to give their memory back to the system.
+#[derive(Clone)]
+pub(super) struct Purge(pub(super) Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Purge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Purge")
+    }
+}
+
+impl Purge {
+    pub(super) fn call(&self) {
+        (self.0)();
+    }
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Shared {
+    pub(super) fn new(config: ConnectionConfig, purge: Option<Purge>) -> Self {
+        let epoch = tokio::time::Instant::now();
+        let mut http1 = hyper::server::conn::http1::Builder::new();
+        // Deadlines are the sweep's business.
+        http1
+            .header_read_timeout(None)
+            .max_header_size(config.max_head_bytes)
+            .max_buf_size(config.max_head_bytes)
+            .pipeline_flush(false);
+        #[cfg(feature = "http2")]
+        let http2 = super::http2::builder(&config.http2);
+        Self {
+            table: Table::default(),
+            clock: Clock::default(),
+            knobs: Knobs {
+                max_connections: AtomicUsize::new(config.max_connections),
+                max_connections_per_peer: AtomicUsize::new(config.max_connections_per_peer),
+                max_idle_connections: AtomicUsize::new(config.max_idle_connections),
+                max_accepts_per_second: AtomicU32::new(config.max_accepts_per_second),
+                idle_timeout: AtomicU64::new(millis(config.idle_timeout)),
+                park_after: AtomicU64::new(millis(config.park_after)),
+            },
+            pace: Pace::new(config.max_accepts_per_second),
+            file_limit: accept::file_limit(config.reserve_files),
+            #[cfg(feature = "tls")]
+            handshakes: super::tls::places(&config.tls),
+            config,
+            purge,
+            http1,
+            #[cfg(feature = "http2")]
+            http2,
+            open: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
+            accept_errors: AtomicU64::new(0),
+            ended: std::array::from_fn(|_| AtomicU64::new(0)),
+            ended_requests: AtomicU64::new(0),
+            ended_read: AtomicU64::new(0),
+            ended_written: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            unparked: AtomicU64::new(0),
+            drain: watch::Sender::new(false),
+            draining: AtomicBool::new(false),
+            drain_began: AtomicU64::new(0),
+            parked_since_purge: AtomicU64::new(0),
+            purged: AtomicU64::new(0),
+            swept: AtomicU64::new(0),
+            groups: AtomicU16::new(0),
+            listeners: AtomicUsize::new(0),
+            quiet: tokio::sync::Notify::new(),
+            epoch,
+        }
+    }
+
+    /// See [`ConnectionManager::drain`](super::ConnectionManager::drain).
+    pub(super) async fn drain(&self, deadline: Duration) -> DrainReport {
+        let before = self.ended();
+        // The listeners close before the first response says "close": a client that comes back at once
+        // must be refused, not taken into a queue that nobody empties.
+        self.drain.send_replace(true);
+        self.quiet_when(|this| this.listeners.load(Relaxed) == 0)
+            .await;
+        self.drain_began.store(self.tick(), Relaxed);
+        self.draining.store(true, Relaxed);
+        self.table.for_each(|entry| entry.wake());
+        let drained = self.quiet_when(|this| this.open.load(Relaxed) == 0);
+        if tokio::time::timeout(deadline, drained).await.is_err() {
+            self.command_each(|_| Command::Close(CloseReason::Aborted));
+            // Each ends at its next poll; a handler that blocks its thread is not waited for.
+            let gone = async {
+                while self.open.load(Relaxed) > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
+        }
+        let after = self.ended();
+        let count = |reason: CloseReason| after[reason as usize] - before[reason as usize];
+        DrainReport {
+            closed: after.iter().sum::<u64>() - before.iter().sum::<u64>(),
+            aborted: count(CloseReason::Aborted),
+            left: self.open.load(Relaxed),
+        }
+    }
+
+    /// See [`ConnectionManager::stats`](super::ConnectionManager::stats).
+    pub(super) fn stats(&self) -> ConnectionStats {
+        let mut stats = ConnectionStats {
+            accepted_total: self.accepted.load(Relaxed),
+            accept_errors_total: self.accept_errors.load(Relaxed),
+            closed_total: self.ended(),
+            requests_total: self.ended_requests.load(Relaxed),
+            requests_cancelled_total: self.cancelled.load(Relaxed),
+            unparked_total: self.unparked.load(Relaxed),
+            bytes_read_total: self.ended_read.load(Relaxed),
+            bytes_written_total: self.ended_written.load(Relaxed),
+            ..ConnectionStats::default()
+        };
+        self.table.for_each(|entry| {
+            stats.open += 1;
+            match entry.state() {
+                ConnectionState::New => stats.new += 1,
+                ConnectionState::Idle => stats.idle += 1,
+                ConnectionState::Parked => stats.parked += 1,
+                ConnectionState::Handshake
+                | ConnectionState::Head
+                | ConnectionState::Active
+                | ConnectionState::Upgraded
+                | ConnectionState::Closing => {
+                    stats.active += 1;
+                }
+            }
+            stats.requests_in_flight += u64::from(entry.in_flight());
+            stats.requests_total += entry.requests();
+            let (read, written) = entry.bytes();
+            stats.bytes_read_total += read;
+            stats.bytes_written_total += written;
+        });
+        stats
+    }
+
+    pub(super) fn draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// How long the drain has been going on, in milliseconds.
+    pub(super) fn drain_elapsed(&self, now: u64) -> Option<u64> {
+        self.draining()
+            .then(|| now.saturating_sub(self.drain_began.load(Relaxed)))
+    }
+
+    /// Waits until `holds`, which may change when a connection ends or a listener closes.
+    async fn quiet_when(&self, holds: impl Fn(&Self) -> bool) {
+        loop {
+            let quiet = self.quiet.notified();
+            if holds(self) {
+                return;
+            }
+            quiet.await;
+        }
+    }
+
+    pub(super) fn listener_opened(&self) {
+        self.listeners.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn listener_closed(&self) {
+        self.listeners.fetch_sub(1, Relaxed);
+        self.quiet.notify_waiters();
+    }
+
+    pub(super) fn next_group(&self) -> u16 {
+        self.groups.fetch_add(1, Relaxed)
+    }
+
+    /// True if nobody has swept for `interval` milliseconds; then the caller does.
+    pub(super) fn take_sweep(&self, now: u64, interval: u64) -> bool {
+        let last = self.swept.load(Relaxed);
+        now >= last + interval
+            && self
+                .swept
+                .compare_exchange(last, now, Relaxed, Relaxed)
+                .is_ok()
+    }
+
+    pub(super) fn count_parked(&self) {
+        self.parked_since_purge.fetch_add(1, Relaxed);
+    }
+
+    /// Calls the purge hook on every worker if connections have parked since it was called last:
+    /// allocators with a heap for each thread give back only what the calling thread holds.
+    pub(super) fn purge(&self, now: u64) {
+        let Some(purge) = &self.purge else { return };
+        let due = now >= self.purged.load(Relaxed) + PURGE_INTERVAL;
+        if !due || self.parked_since_purge.swap(0, Relaxed) == 0 {
+            return;
+        }
+        self.purged.store(now, Relaxed);
+        let workers = tokio::runtime::Handle::current().metrics().num_workers();
+        for _ in 1..workers {
+            let purge = purge.clone();
+            tokio::spawn(async move {
+                purge.call();
+                // Keeps this worker busy for the moment in which the others take the other tasks.
+                std::thread::sleep(Duration::from_micros(100));
+            });
+        }
+        purge.call();
+    }
+
+    pub(super) fn drain_begun(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
+        let mut drain = self.drain.subscribe();
+        async move {
+            // An error means that the manager is gone, which is the end of serving as well.
+            let _ = drain.wait_for(|draining| *draining).await;
+        }
+    }
+
+    pub(super) fn is_last(&self, request: u64) -> bool {
+        self.config.max_requests > 0 && request >= self.config.max_requests
+    }
+
+    pub(super) fn count_cancelled(&self) {
+        self.cancelled.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_unparked(&self) {
+        self.unparked.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_accept_error(&self) {
+        self.accept_errors.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_accepted(&self) {
+        self.accepted.fetch_add(1, Relaxed);
+        self.open.fetch_add(1, Relaxed);
+    }
+
+    /// A connection that was accepted and ended before it had a record.
+    pub(super) fn count_refused(&self, reason: CloseReason) {
+        self.accepted.fetch_add(1, Relaxed);
+        self.ended[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// A connection ended.
+    pub(super) fn end(&self, entry: &Entry, reason: CloseReason) {
+        self.table.remove(entry);
+        let (read, written) = entry.bytes();
+        self.ended_requests.fetch_add(entry.requests(), Relaxed);
+        self.ended_read.fetch_add(read, Relaxed);
+        self.ended_written.fetch_add(written, Relaxed);
+        self.ended[reason as usize].fetch_add(1, Relaxed);
+        self.open.fetch_sub(1, Relaxed);
+        self.quiet.notify_waiters();
+    }
+
+    /// An upgraded connection ended, by itself or because it was told to.
+    pub(super) fn end_upgraded(&self, entry: &Entry) {
+        let reason = match entry.take_command() {
+            Command::Close(reason) => reason,
+            Command::Park | Command::None => CloseReason::Upgraded,
+        };
+        self.end(entry, reason);
+    }
+
+    pub(super) fn reclaim(&self, count: usize) -> usize {
+        let idlest = self.table.idlest(count);
+        for entry in &idlest {
+            self.command(entry, Command::Close(CloseReason::Reclaimed));
+        }
+        idlest.len()
+    }
+
+    /// Gives each connection the command that `judge` finds for it.
+    pub(super) fn command_each(&self, mut judge: impl FnMut(&Entry) -> Command) {
+        let mut commands = Vec::new();
+        self.table.for_each(|entry| match judge(entry) {
+            Command::None => {}
+            command => commands.push((Arc::clone(entry), command)),
+        });
+        // Outside of the table's lock, since an end takes it.
+        for (entry, command) in commands {
+            self.command(&entry, command);
+        }
+    }
+
+    /// Asks a connection's task for something. A parked connection has none: it is closed here.
+    fn command(&self, entry: &Entry, command: Command) {
+        let mut holder = entry.holder();
+        match (&*holder, command) {
+            (Holder::Lot(socket), Command::Close(reason)) => {
+                if reason.spares_use() && socket.has_bytes() {
+                    // The client was faster; the lot has noticed.
+                    return;
+                }
+                *holder = Holder::starting();
+                drop(holder);
+                self.end(entry, reason);
+            }
+            (Holder::Lot(_), _) => {}
+            (Holder::Task(waker), command) => {
+                if entry.set_command(command) {
+                    waker.wake_by_ref();
+                }
+            }
+        }
+    }
+
+    /// Moves the coarse clock on.
+    pub(super) fn tick(&self) -> u64 {
+        self.clock.set(millis(self.epoch.elapsed()));
+        self.clock.now()
+    }
+
+    fn ended(&self) -> [u64; CloseReason::ALL.len()] {
+        std::array::from_fn(|i| self.ended[i].load(Relaxed))
+    }
+}
