@@ -27,6 +27,12 @@ struct Model {
 }
 
 impl Model {
+    fn with_left(left: usize) -> Arc<Self> {
+        let model = Arc::new(Self::default());
+        model.left.store(left, Release);
+        model
+    }
+
     fn publish(&self) {
         self.work.fetch_add(1, Release);
         self.idle.notify();
@@ -77,15 +83,19 @@ fn explore(model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
+fn spawn<T: 'static>(
+    model: &Arc<Model>,
+    run: impl FnOnce(&Model) -> T + 'static,
+) -> thread::JoinHandle<T> {
+    let model = Arc::clone(model);
+    thread::spawn(move || run(&model))
+}
+
 #[test]
 fn work_published_while_a_worker_falls_asleep_is_done() {
     explore(|| {
-        let model = Arc::new(Model::default());
-        model.left.store(2, Release);
-        let worker = thread::spawn({
-            let model = Arc::clone(&model);
-            move || model.work()
-        });
+        let model = Model::with_left(2);
+        let worker = spawn(&model, Model::work);
         model.publish();
         model.publish();
         worker.join().expect("it does not panic");
@@ -95,12 +105,8 @@ fn work_published_while_a_worker_falls_asleep_is_done() {
 #[test]
 fn two_workers_share_what_is_published_at_once() {
     explore(|| {
-        let model = Arc::new(Model::default());
-        model.left.store(2, Release);
-        let workers = [(); 2].map(|()| {
-            let model = Arc::clone(&model);
-            thread::spawn(move || model.work())
-        });
+        let model = Model::with_left(2);
+        let workers = [(); 2].map(|()| spawn(&model, Model::work));
         model.publish();
         model.publish();
         for worker in workers {
@@ -114,20 +120,13 @@ fn two_workers_share_what_is_published_at_once() {
 #[test]
 fn a_worker_that_ends_when_woken_passes_the_work_on() {
     explore(|| {
-        let model = Arc::new(Model::default());
-        model.left.store(1, Release);
-        let worker = thread::spawn({
-            let model = Arc::clone(&model);
-            move || model.work()
-        });
-        let leaver = thread::spawn({
-            let model = Arc::clone(&model);
-            move || {
-                model.idle.search();
-                let left = || model.left.load(Acquire) == 0;
-                let _ = model.idle.sleep(NEVER, || model.has_work() || left());
-                model.idle.found(|| model.has_work());
-            }
+        let model = Model::with_left(1);
+        let worker = spawn(&model, Model::work);
+        let leaver = spawn(&model, |model| {
+            model.idle.search();
+            let left = || model.left.load(Acquire) == 0;
+            let _ = model.idle.sleep(NEVER, || model.has_work() || left());
+            model.idle.found(|| model.has_work());
         });
         model.publish();
         worker.join().expect("it does not panic");
@@ -138,20 +137,13 @@ fn a_worker_that_ends_when_woken_passes_the_work_on() {
 #[test]
 fn a_sleep_that_times_out_while_it_is_woken_loses_nothing() {
     explore(|| {
-        let model = Arc::new(Model::default());
-        model.left.store(1, Release);
-        let worker = thread::spawn({
-            let model = Arc::clone(&model);
-            move || model.work()
-        });
-        let sleeper = thread::spawn({
-            let model = Arc::clone(&model);
-            move || {
-                model.idle.search();
-                let wake = model.idle.sleep(Duration::ZERO, || model.has_work());
-                model.idle.found(|| model.has_work());
-                wake
-            }
+        let model = Model::with_left(1);
+        let worker = spawn(&model, Model::work);
+        let sleeper = spawn(&model, |model| {
+            model.idle.search();
+            let wake = model.idle.sleep(Duration::ZERO, || model.has_work());
+            model.idle.found(|| model.has_work());
+            wake
         });
         model.publish();
         worker.join().expect("it does not panic");
