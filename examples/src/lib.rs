@@ -1,5 +1,7 @@
 //! What several examples share.
 
+pub mod measure;
+
 /// Hands memory that is free back to the system; the connection manager calls it when a wave of
 /// connections has parked.
 pub fn purge() {

@@ -16,7 +16,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// Notes a number that is out of its range.
-    pub(crate) fn check<T: PartialOrd + Display>(
+    pub(crate) fn check<T: PartialOrd + Display + Copy>(
         errors: &mut Vec<Self>,
         key: &'static str,
         value: T,

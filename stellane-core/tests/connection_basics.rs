@@ -1,6 +1,9 @@
 //! The manager over real sockets.
 #![cfg(feature = "connection")]
 
+#[path = "support/until.rs"]
+mod until;
+
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
@@ -15,6 +18,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
+use until::until;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
@@ -60,25 +64,6 @@ async fn read_hello(stream: &mut TcpStream) -> String {
         assert!(n > 0, "closed after {:?}", String::from_utf8_lossy(&answer));
     }
     String::from_utf8(answer).expect("text")
-}
-
-/// Waits until the manager agrees; a test that waits in vain fails by its own timeout.
-async fn until(
-    manager: &ConnectionManager,
-    what: &str,
-    holds: impl Fn(&ConnectionManager) -> bool,
-) {
-    let waiting = async {
-        while !holds(manager) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    if tokio::time::timeout(Duration::from_secs(10), waiting)
-        .await
-        .is_err()
-    {
-        panic!("never {what}: {:?} {:?}", manager.stats(), manager.list());
-    }
 }
 
 /// A connection whose request is being served.

@@ -1,6 +1,9 @@
 //! HTTP/2 under attack, frame by frame, over real sockets.
 #![cfg(feature = "http2")]
 
+#[path = "support/served.rs"]
+mod served;
+
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
@@ -8,28 +11,20 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager, Listener};
+use served::served;
+use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
 async fn start(config: ConnectionConfig) -> (ConnectionManager, SocketAddr) {
-    let manager = ConnectionManager::builder()
-        .config(config)
-        .build()
-        .expect("valid");
-    let listener = Listener::bind("127.0.0.1:0", &manager.config().listen)
-        .await
-        .expect("binds");
-    let address = listener.local_addr().expect("TCP");
     let service = tower::service_fn(|request: Request<Incoming>| async move {
         let body = request.into_body().collect().await.map(|b| b.to_bytes());
         tokio::time::sleep(Duration::from_millis(1)).await;
         Ok::<_, Infallible>(Response::new(Full::new(body.unwrap_or_default())))
     });
-    tokio::spawn(manager.serve(listener, service));
-    (manager, address)
+    served(config, service, |listener| listener).await
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -2,6 +2,9 @@
 //! and how a drain ends them.
 #![cfg(feature = "connection")]
 
+#[path = "support/served.rs"]
+mod served;
+
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -16,8 +19,9 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, combinators::BoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use served::served;
 use stellane_core::connection::{
-    CloseReason, ConnectInfo, ConnectionConfig, ConnectionManager, ConnectionState, Listener,
+    CloseReason, ConnectInfo, ConnectionConfig, ConnectionManager, ConnectionState,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -124,16 +128,7 @@ async fn start() -> (ConnectionManager, SocketAddr) {
     config.park_after = Duration::from_millis(1);
     config.drain_idle = Duration::from_millis(50);
     config.write_timeout = Duration::from_millis(300);
-    let manager = ConnectionManager::builder()
-        .config(config)
-        .build()
-        .expect("valid");
-    let listener = Listener::bind("127.0.0.1:0", &manager.config().listen)
-        .await
-        .expect("binds");
-    let address = listener.local_addr().expect("TCP");
-    tokio::spawn(manager.serve(listener, tower::service_fn(handle)));
-    (manager, address)
+    served(config, tower::service_fn(handle), |listener| listener).await
 }
 
 async fn ask(stream: &mut TcpStream, path: &str, end: &str) -> String {

@@ -2,16 +2,20 @@
 //! those of a manager that never parks.
 #![cfg(feature = "connection")]
 
+#[path = "support/served.rs"]
+mod served;
+
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use served::served;
 use stellane_core::connection::{ConnectionConfig, ConnectionManager};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 
 /// Longer than a sweep, so that whatever may be parked is parked.
@@ -99,14 +103,7 @@ async fn start(park: bool) -> (ConnectionManager, SocketAddr) {
     let mut config = ConnectionConfig::default();
     config.park = park;
     config.park_after = Duration::from_millis(1);
-    let manager = ConnectionManager::builder()
-        .config(config)
-        .build()
-        .expect("valid");
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let address = listener.local_addr().expect("an address");
-    tokio::spawn(manager.serve(listener, tower::service_fn(answer)));
-    (manager, address)
+    served(config, tower::service_fn(answer), |listener| listener).await
 }
 
 async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -1,6 +1,11 @@
 //! TLS over real sockets, with rustls as the client.
 #![cfg(all(feature = "tls", feature = "http2"))]
 
+#[path = "support/served.rs"]
+mod served;
+#[path = "support/until.rs"]
+mod until;
+
 use std::{convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -8,8 +13,9 @@ use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use served::served;
 use stellane_core::connection::{
-    CloseReason, ConnectionConfig, ConnectionManager, ConnectionState, Listener, TlsAcceptor,
+    CloseReason, ConnectionConfig, ConnectionManager, ConnectionState, TlsAcceptor,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -23,6 +29,7 @@ use tokio_rustls::{
         pki_types::{CertificateDer, ServerName, pem::PemObject},
     },
 };
+use until::until;
 
 /// A certificate of its own in two files, which end with it.
 struct Files {
@@ -80,15 +87,6 @@ async fn start(
     config: ConnectionConfig,
     acceptor: &TlsAcceptor,
 ) -> (ConnectionManager, SocketAddr) {
-    let manager = ConnectionManager::builder()
-        .config(config)
-        .build()
-        .expect("valid");
-    let listener = Listener::bind("127.0.0.1:0", &manager.config().listen)
-        .await
-        .expect("binds")
-        .tls(acceptor);
-    let address = listener.local_addr().expect("TCP");
     let service = tower::service_fn(|request: Request<Incoming>| async move {
         let version = request.version();
         let body = request.into_body().collect().await.map(|b| b.to_bytes());
@@ -99,8 +97,7 @@ async fn start(
         let echoed = body.ok().filter(|body| !body.is_empty());
         Ok::<_, Infallible>(Response::new(Full::new(echoed.unwrap_or(text))))
     });
-    tokio::spawn(manager.serve(listener, service));
-    (manager, address)
+    served(config, service, |listener| listener.tls(acceptor)).await
 }
 
 async fn connect(
@@ -122,24 +119,6 @@ async fn get(stream: &mut TlsStream<TcpStream>) -> String {
         assert!(stream.read_buf(&mut answer).await.expect("reads") > 0);
     }
     String::from_utf8(answer).expect("text")
-}
-
-async fn until(
-    manager: &ConnectionManager,
-    what: &str,
-    holds: impl Fn(&ConnectionManager) -> bool,
-) {
-    let waiting = async {
-        while !holds(manager) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    if tokio::time::timeout(Duration::from_secs(10), waiting)
-        .await
-        .is_err()
-    {
-        panic!("never {what}: {:?} {:?}", manager.stats(), manager.list());
-    }
 }
 
 fn quick() -> ConnectionConfig {

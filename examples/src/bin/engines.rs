@@ -7,9 +7,9 @@
 
 use std::{
     convert::Infallible,
-    io::{BufRead, BufReader, Read, Write},
+    io::Write,
     net::{SocketAddr, TcpStream},
-    process::{Child, Command, ExitCode, Stdio},
+    process::ExitCode,
     time::Instant,
 };
 
@@ -24,6 +24,7 @@ use stellane_core::{
     engine_selector::{EngineSelector, EngineSelectorLayer},
     prepared::{Prepared, PreparedLayer},
 };
+use stellane_examples::measure::{self, GET, Server, TICK_MICROS, answer};
 use tower::Layer;
 
 #[global_allocator]
@@ -39,28 +40,12 @@ const SERVERS: [&str; 7] = [
     "SharedEngine",
     "axum",
 ];
-const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 const CONNECTIONS: usize = 64;
 const REQUESTS: usize = 128_000;
 const RECONNECT: usize = 25;
-/// The kernel counts the CPU time of a process in hundredths of a second.
-const TICK_MICROS: f64 = 10_000.0;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["serve", name] => serve(name),
-        [] => compare(9),
-        [turns] => turns.parse().map_err(Into::into).and_then(compare),
-        _ => Err("usage: engines [turns]".into()),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(2)
-        }
-    }
+    measure::run(serve, compare, 9, "engines [turns]")
 }
 
 #[derive(Clone, Copy)]
@@ -71,16 +56,16 @@ struct Turn {
 
 fn compare(turns: usize) -> Result<(), BoxError> {
     for (what, every) in [("kept", usize::MAX), ("every 25 requests", RECONNECT)] {
-        let mut servers = SERVERS
+        let servers = SERVERS
             .iter()
-            .map(|name| Server::start(name))
+            .map(|name| Server::start(name, &[]))
             .collect::<Result<Vec<_>, _>>()?;
         let mut measured = vec![Vec::new(); SERVERS.len()];
         for turn in 0..=turns {
             // Each goes first as often as the others.
             for i in 0..SERVERS.len() {
                 let i = (i + turn) % SERVERS.len();
-                let result = servers[i].turn(every)?;
+                let result = turn_of(&servers[i], every)?;
                 // The first turn warms up.
                 if turn > 0 {
                     measured[i].push(result);
@@ -113,60 +98,25 @@ fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     [1, 2, 3].map(|quarter| values[(values.len() - 1) * quarter / 4])
 }
 
-/// A server in a process of its own; killed when dropped.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Server {
-    fn start(name: &str) -> Result<Self, BoxError> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["serve", name])
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        let stdout = child.stdout.take().ok_or("no output")?;
-        BufReader::new(stdout).read_line(&mut line)?;
-        let address = line.trim().parse()?;
-        Ok(Self { child, address })
-    }
-
-    fn turn(&mut self, reconnect: usize) -> Result<Turn, BoxError> {
-        let before = self.cpu()?;
-        let began = Instant::now();
-        let clients: Vec<_> = (0..2)
-            .map(|_| {
-                let address = self.address;
-                std::thread::spawn(move || client(address, reconnect))
-            })
-            .collect();
-        for client in clients {
-            client.join().map_err(|_| "a client panicked")??;
-        }
-        let seconds = began.elapsed().as_secs_f64();
-        let requests = REQUESTS as f64;
-        Ok(Turn {
-            cpu_micros: (self.cpu()? - before) as f64 * TICK_MICROS / requests,
-            per_second: requests / seconds,
+fn turn_of(server: &Server, reconnect: usize) -> Result<Turn, BoxError> {
+    let before = server.cpu()?;
+    let began = Instant::now();
+    let clients: Vec<_> = (0..2)
+        .map(|_| {
+            let address = server.address;
+            std::thread::spawn(move || client(address, reconnect))
         })
+        .collect();
+    for client in clients {
+        client.join().map_err(|_| "a client panicked")??;
     }
-
-    /// User and kernel time so far, in ticks.
-    fn cpu(&self) -> Result<u64, BoxError> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name in parentheses may hold anything; the fields after it are numbers.
-        let (_, fields) = stat.rsplit_once(')').ok_or("no stat")?;
-        let mut fields = fields.split_whitespace().skip(11).map(str::parse::<u64>);
-        Ok(fields.next().ok_or("no utime")?? + fields.next().ok_or("no stime")??)
-    }
+    let seconds = began.elapsed().as_secs_f64();
+    let after = server.cpu()?;
+    let requests = REQUESTS as f64;
+    Ok(Turn {
+        cpu_micros: (after.0 + after.1 - before.0 - before.1) as f64 * TICK_MICROS / requests,
+        per_second: requests / seconds,
+    })
 }
 
 /// Half of the requests, over half of the connections: all are written, then all are read.
@@ -189,18 +139,6 @@ fn client(address: SocketAddr, reconnect: usize) -> std::io::Result<()> {
             if *requests % reconnect == 0 {
                 *stream = connect()?;
             }
-        }
-    }
-    Ok(())
-}
-
-fn answer(stream: &mut TcpStream) -> std::io::Result<()> {
-    let mut answer = [0; 512];
-    let mut filled = 0;
-    while !answer[..filled].ends_with(b"hello") {
-        match stream.read(&mut answer[filled..])? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            n => filled += n,
         }
     }
     Ok(())

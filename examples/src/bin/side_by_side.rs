@@ -7,13 +7,7 @@
 //! that before the first connection. CPU: the servers take turns, and the median of their turns counts.
 //! Last comes what it costs to park a connection and to serve its next request.
 
-use std::{
-    convert::Infallible,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
-    process::{Child, Command, ExitCode, Stdio},
-    time::Duration,
-};
+use std::{convert::Infallible, io::Write, net::TcpStream, process::ExitCode, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -24,6 +18,7 @@ use stellane_core::{
     connection::{ConnectionConfig, ConnectionManager},
     router::Router,
 };
+use stellane_examples::measure::{self, GET, Server, TICK_MICROS, answer, request};
 use tokio::net::TcpListener;
 
 #[global_allocator]
@@ -36,40 +31,24 @@ const SERVERS: [&str; 4] = [
     "stellane, full preset",
 ];
 const NEVER_PARKED: &str = "stellane, connections only, never parked";
-const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 /// Turns of each server in the measurement of CPU time, requests in each turn, connections used.
 const TURNS: usize = 7;
 const REQUESTS: usize = 160_000;
 const CONNECTIONS: usize = 64;
-/// The kernel counts the CPU time of a process in hundredths of a second.
-const TICK_MICROS: f64 = 10_000.0;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["serve", name] => serve(name),
-        [] => compare(10_000),
-        [connections] => connections.parse().map_err(Into::into).and_then(compare),
-        _ => Err("usage: side_by_side [connections]".into()),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(2)
-        }
-    }
+    measure::run(serve, compare, 10_000, "side_by_side [connections]")
 }
 
 fn compare(connections: usize) -> Result<(), BoxError> {
     let mut turns = vec![Vec::new(); SERVERS.len()];
-    let mut servers = SERVERS
+    let servers = SERVERS
         .iter()
-        .map(|name| Server::start(name))
+        .map(|name| start(name))
         .collect::<Result<Vec<_>, _>>()?;
     for turn in 0..=TURNS {
-        for (server, turns) in servers.iter_mut().zip(&mut turns) {
-            let cost = server.cpu_for_each_request()?;
+        for (server, turns) in servers.iter().zip(&mut turns) {
+            let cost = cpu_for_each_request(server)?;
             // The first turn warms up.
             if turn > 0 {
                 turns.push(cost);
@@ -83,15 +62,14 @@ fn compare(connections: usize) -> Result<(), BoxError> {
     );
     for (name, turns) in SERVERS.iter().zip(turns) {
         let (user, system): (Vec<f64>, Vec<f64>) = turns.into_iter().unzip();
-        let memory = Server::start(name)?.memory_for_each_connection(connections)?;
+        let memory = memory_for_each_connection(&start(name)?, connections)?;
         println!(
             "| {name} | {:.2} | {:.2} | {memory:.2} |",
             median(user),
             median(system)
         );
     }
-    let [parked, kept] =
-        [SERVERS[2], NEVER_PARKED].map(|name| Server::start(name)?.cpu_after_a_pause());
+    let [parked, kept] = [SERVERS[2], NEVER_PARKED].map(|name| cpu_after_a_pause(&start(name)?));
     let (parked, kept) = (parked?, kept?);
     println!(
         "\nA request after a pause costs {parked:.1} µs of CPU time on a parked connection and {kept:.1} µs \
@@ -105,143 +83,77 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// A server in a process of its own; killed when dropped.
-struct Server {
-    child: Child,
-    address: String,
+/// With one worker thread, whatever it is.
+fn start(name: &str) -> Result<Server, BoxError> {
+    Server::start(name, &[("TOKIO_WORKER_THREADS", "1")])
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+/// User and kernel time in microseconds, with all connections busy.
+fn cpu_for_each_request(server: &Server) -> Result<(f64, f64), BoxError> {
+    let mut open = (0..CONNECTIONS)
+        .map(|_| TcpStream::connect(server.address))
+        .collect::<Result<Vec<_>, _>>()?;
+    for stream in &mut open {
+        request(stream)?;
     }
-}
-
-impl Server {
-    fn start(name: &str) -> Result<Self, BoxError> {
-        let child = Command::new(std::env::current_exe()?)
-            .args(["serve", name])
-            .env("TOKIO_WORKER_THREADS", "1")
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut server = Self {
-            child,
-            address: String::new(),
-        };
-        let stdout = server.child.stdout.take().ok_or("no output")?;
-        BufReader::new(stdout).read_line(&mut server.address)?;
-        server.address = server.address.trim().to_owned();
-        Ok(server)
-    }
-
-    /// User and kernel time in microseconds, with all connections busy.
-    fn cpu_for_each_request(&self) -> Result<(f64, f64), BoxError> {
-        let mut open = (0..CONNECTIONS)
-            .map(|_| TcpStream::connect(&self.address))
-            .collect::<Result<Vec<_>, _>>()?;
+    let before = server.cpu()?;
+    for _ in 0..REQUESTS / CONNECTIONS {
         for stream in &mut open {
-            request(stream)?;
+            stream.write_all(GET)?;
         }
-        let before = self.cpu()?;
-        for _ in 0..REQUESTS / CONNECTIONS {
-            for stream in &mut open {
-                stream.write_all(GET)?;
-            }
-            for stream in &mut open {
-                answer(stream)?;
-            }
-        }
-        let after = self.cpu()?;
-        let each = |from: u64, to: u64| (to - from) as f64 * TICK_MICROS / REQUESTS as f64;
-        Ok((each(before.0, after.0), each(before.1, after.1)))
-    }
-
-    /// User and kernel time in microseconds of a request on a connection that was idle before.
-    fn cpu_after_a_pause(&self) -> Result<f64, BoxError> {
-        const IDLE: usize = 1000;
-        const ROUNDS: usize = 20;
-        let mut open = (0..IDLE)
-            .map(|_| TcpStream::connect(&self.address))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut spent = 0;
-        for _ in 0..ROUNDS {
-            let before = self.cpu()?;
-            for stream in &mut open {
-                stream.write_all(GET)?;
-            }
-            for stream in &mut open {
-                answer(stream)?;
-            }
-            // Long enough for all to be parked, so that parking is counted as well.
-            std::thread::sleep(Duration::from_millis(400));
-            let after = self.cpu()?;
-            spent += after.0 + after.1 - before.0 - before.1;
-        }
-        Ok(spent as f64 * TICK_MICROS / (IDLE * ROUNDS) as f64)
-    }
-
-    fn memory_for_each_connection(&self, connections: usize) -> Result<f64, BoxError> {
-        // What is paid once, whatever the number of connections.
-        for _ in 0..100 {
-            request(&mut TcpStream::connect(&self.address)?)?;
-        }
-        std::thread::sleep(Duration::from_secs(2));
-        let before = self.resident()?;
-        let mut open = Vec::with_capacity(connections);
-        for _ in 0..connections {
-            let mut stream = TcpStream::connect(&self.address)?;
-            request(&mut stream)?;
-            open.push(stream);
-        }
-        std::thread::sleep(Duration::from_secs(2));
-        let after = self.resident()?;
-        // They must still be served.
         for stream in &mut open {
-            request(stream)?;
-        }
-        Ok((after as f64 - before as f64) / 1024.0 / connections as f64)
-    }
-
-    /// User and kernel time so far, in ticks.
-    fn cpu(&self) -> Result<(u64, u64), BoxError> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name in parentheses may hold anything; the fields after it are numbers.
-        let (_, fields) = stat.rsplit_once(')').ok_or("no stat")?;
-        let mut fields = fields.split_whitespace().skip(11).map(str::parse);
-        Ok((
-            fields.next().ok_or("no utime")??,
-            fields.next().ok_or("no stime")??,
-        ))
-    }
-
-    /// Resident bytes.
-    fn resident(&self) -> Result<u64, BoxError> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .ok_or("no VmRSS")?;
-        let kilobytes: u64 = line.split_whitespace().nth(1).ok_or("no value")?.parse()?;
-        Ok(kilobytes * 1024)
-    }
-}
-
-fn request(stream: &mut TcpStream) -> std::io::Result<()> {
-    stream.write_all(GET)?;
-    answer(stream)
-}
-
-fn answer(stream: &mut TcpStream) -> std::io::Result<()> {
-    let mut answer = [0; 512];
-    let mut filled = 0;
-    while !answer[..filled].ends_with(b"hello") {
-        match stream.read(&mut answer[filled..])? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            n => filled += n,
+            answer(stream)?;
         }
     }
-    Ok(())
+    let after = server.cpu()?;
+    let each = |from: u64, to: u64| (to - from) as f64 * TICK_MICROS / REQUESTS as f64;
+    Ok((each(before.0, after.0), each(before.1, after.1)))
+}
+
+/// User and kernel time in microseconds of a request on a connection that was idle before.
+fn cpu_after_a_pause(server: &Server) -> Result<f64, BoxError> {
+    const IDLE: usize = 1000;
+    const ROUNDS: usize = 20;
+    let mut open = (0..IDLE)
+        .map(|_| TcpStream::connect(server.address))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut spent = 0;
+    for _ in 0..ROUNDS {
+        let before = server.cpu()?;
+        for stream in &mut open {
+            stream.write_all(GET)?;
+        }
+        for stream in &mut open {
+            answer(stream)?;
+        }
+        // Long enough for all to be parked, so that parking is counted as well.
+        std::thread::sleep(Duration::from_millis(400));
+        let after = server.cpu()?;
+        spent += after.0 + after.1 - before.0 - before.1;
+    }
+    Ok(spent as f64 * TICK_MICROS / (IDLE * ROUNDS) as f64)
+}
+
+fn memory_for_each_connection(server: &Server, connections: usize) -> Result<f64, BoxError> {
+    // What is paid once, whatever the number of connections.
+    for _ in 0..100 {
+        request(&mut TcpStream::connect(server.address)?)?;
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let before = server.resident()?;
+    let mut open = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        let mut stream = TcpStream::connect(server.address)?;
+        request(&mut stream)?;
+        open.push(stream);
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let after = server.resident()?;
+    // They must still be served.
+    for stream in &mut open {
+        request(stream)?;
+    }
+    Ok((after as f64 - before as f64) / 1024.0 / connections as f64)
 }
 
 #[tokio::main]
