@@ -1,4 +1,7 @@
 //! What a user of `Interner` sees.
+//!
+//! Under Miri, which also runs `--test router`; the frozen vocabulary is never freed, by design:
+//! `MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-ignore-leaks" cargo +nightly miri test -p stellane-router --test interner`
 
 use stellane_router::{Atom, Interner, InternerConfig};
 

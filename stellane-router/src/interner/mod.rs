@@ -169,7 +169,8 @@ impl fmt::Debug for Interner {
 }
 
 impl InternerBuilder {
-    /// Adds words to the frozen vocabulary.
+    /// Adds words to the frozen vocabulary. They are never freed, even when the interner is dropped: an
+    /// [`Atom`] of theirs is a `&'static str`. So they have to be words of the program, not of its clients.
     pub fn vocabulary<T: AsRef<str>>(mut self, words: impl IntoIterator<Item = T>) -> Self {
         self.vocabulary
             .extend(words.into_iter().map(|word| word.as_ref().into()));
