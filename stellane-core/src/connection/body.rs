@@ -10,16 +10,21 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 thread_local! {
-    /// Response bodies begun minus those dropped on this thread since [`observe`] began.
-    static CHANGE: Cell<i32> = const { Cell::new(0) };
+    /// Open bodies of the connection that this thread polls.
+    static OPEN: Cell<i32> = const { Cell::new(0) };
 }
 
-/// Runs `poll`, which polls one HTTP/1 connection, and returns how its number of open bodies changed. hyper
-/// makes, polls and drops them there, so that no counter has to be shared.
-pub(super) fn observe<T>(poll: impl FnOnce() -> T) -> (T, i32) {
-    CHANGE.set(0);
+/// Runs `poll`, which polls one HTTP/1 connection with that many open bodies, and returns how many there are
+/// after it. hyper makes, polls and drops them there, so that no counter has to be shared.
+pub(super) fn observe<T>(before: i32, poll: impl FnOnce() -> T) -> (T, i32) {
+    OPEN.set(before);
     let result = poll();
-    (result, CHANGE.get())
+    (result, OPEN.get())
+}
+
+/// Whether no response is being sent by the connection that [`observe`] polls.
+pub(super) fn none_open() -> bool {
+    OPEN.get() == 0
 }
 
 pin_project! {
@@ -33,7 +38,7 @@ pin_project! {
 
 impl<B> OpenBody<B> {
     pub(super) fn new(inner: B) -> Self {
-        CHANGE.set(CHANGE.get() + 1);
+        OPEN.set(OPEN.get() + 1);
         Self { inner, open: Open }
     }
 }
@@ -43,7 +48,7 @@ struct Open;
 impl Drop for Open {
     fn drop(&mut self) {
         // A thread that is ending observes nothing any more.
-        let _ = CHANGE.try_with(|change| change.set(change.get() - 1));
+        let _ = OPEN.try_with(|open| open.set(open.get() - 1));
     }
 }
 

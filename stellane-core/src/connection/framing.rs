@@ -12,8 +12,7 @@ pub(super) struct Guard {
     /// Of the head being read.
     framing: Option<Framing>,
     upgrade: bool,
-    #[cfg(test)]
-    heads: usize,
+    heads: u64,
     /// The line that an earlier read ended within.
     begun: Begun,
 }
@@ -94,10 +93,14 @@ impl Guard {
             part: Part::RequestLine,
             framing: None,
             upgrade: false,
-            #[cfg(test)]
             heads: 0,
             begun: Begun::default(),
         }
+    }
+
+    /// Whole heads so far.
+    pub(super) fn heads(&self) -> u64 {
+        self.heads
     }
 
     /// Whether the latest request asked for an upgrade, and [`decide`](Self::decide) was not called since.
@@ -297,10 +300,7 @@ impl Guard {
     }
 
     fn end_of_head(&mut self) {
-        #[cfg(test)]
-        {
-            self.heads += 1;
-        }
+        self.heads += 1;
         self.part = match self.framing {
             None | Some(Framing::Length(0)) => {
                 self.end_of_message();
@@ -465,7 +465,7 @@ mod tests {
     }
 
     /// Looks at the bytes in random pieces; what hyper gets, and how many heads were seen.
-    fn guarded(bytes: &[u8], random: &mut Random) -> (Vec<u8>, usize) {
+    fn guarded(bytes: &[u8], random: &mut Random) -> (Vec<u8>, u64) {
         let mut guard = Guard::new();
         let mut bytes = bytes.to_vec();
         let whole = random.below(2) == 0;
@@ -486,7 +486,7 @@ mod tests {
     }
 
     /// How many requests hyper makes of the bytes.
-    async fn with_hyper(bytes: &[u8]) -> usize {
+    async fn with_hyper(bytes: &[u8]) -> u64 {
         let (mut client, server) = tokio::io::duplex(1 << 16);
         client.write_all(bytes).await.expect("fits");
         client.shutdown().await.expect("ends");

@@ -1,5 +1,6 @@
 use std::{
     io,
+    mem::MaybeUninit,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -19,7 +20,7 @@ use tokio::{
 #[cfg(feature = "http2")]
 use super::http2::{Abuse, Meter};
 use super::{
-    ConnectionState,
+    ConnectionState, body,
     connect_info::Tracked,
     entry::{Command, Entry, NO_TURN},
     framing::{Guard, Verdict},
@@ -150,6 +151,10 @@ pub(super) struct Io {
     /// The turn of its task in which the socket had nothing to read: hyper asks up to three times in one,
     /// and the waker stays the same.
     blocked_in: u32,
+    /// Requests of the connection before hyper was there.
+    requests_before: u64,
+    /// Answers to pipelined requests, sent together with the one to the last of them.
+    held: Vec<u8>,
 }
 
 /// What looks at the bytes that a client sends.
@@ -163,6 +168,11 @@ pub(super) enum Watch {
 
 /// How much a client may still send to a connection that is closing.
 const MAX_LINGER: usize = 1 << 20;
+/// Up to here a head and its body are copied into one buffer, since `send` costs less CPU time than `writev`:
+/// 0.2 of 3.6 microseconds on Linux 6, over loopback.
+const SMALL_WRITE: usize = 1024;
+/// How much of the answers to pipelined requests is held back.
+const MAX_HELD: usize = 16 << 10;
 
 impl Io {
     pub(super) fn new(
@@ -177,10 +187,12 @@ impl Io {
             socket,
             rewind,
             watch,
+            requests_before: entry.requests(),
             owner: Tracked { entry, shared },
             lingered: 0,
             unparked,
             blocked_in: NO_TURN,
+            held: Vec::new(),
         }
     }
 
@@ -251,6 +263,77 @@ impl Io {
         Ok(())
     }
 
+    /// Whether hyper has the whole head of another request and nothing to do before it reads that: it will
+    /// write again without waiting for anybody.
+    fn another_follows(&self) -> bool {
+        let Watch::Http1(guard) = &self.watch else {
+            return false;
+        };
+        let entry = &self.owner.entry;
+        self.requests_before + guard.heads() > entry.requests()
+            && entry.in_flight() == 0
+            && body::none_open()
+            // hyper waits until the body of a request is read.
+            && !entry.had_body()
+    }
+
+    /// Writes, or holds back what can be sent together with the next answer.
+    #[inline]
+    fn poll_write_or_hold(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let another = self.another_follows();
+        if !another && self.held.is_empty() {
+            return self.poll_write_now(cx, buffer);
+        }
+        if self.held.len() + buffer.len() > MAX_HELD {
+            ready!(self.poll_send_held(cx))?;
+            return self.poll_write_now(cx, buffer);
+        }
+        self.held.extend_from_slice(buffer);
+        if !another && let Poll::Ready(Err(error)) = self.poll_send_held(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(buffer.len()))
+    }
+
+    fn poll_send_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut held = std::mem::take(&mut self.held);
+        let mut sent = 0;
+        let polled = loop {
+            if sent == held.len() {
+                break Poll::Ready(Ok(()));
+            }
+            match self.poll_write_now(cx, &held[sent..]) {
+                Poll::Ready(Ok(0)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => sent += n,
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        held.drain(..sent);
+        self.held = held;
+        polled
+    }
+
+    /// For an end that hyper does not announce.
+    pub(super) fn send_what_it_takes(&mut self) {
+        if !self.held.is_empty() {
+            self.socket.try_write(&self.held);
+            self.held.clear();
+        }
+    }
+
+    fn poll_write_now(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = match self.write_unparked(&[io::IoSlice::new(buffer)]) {
+            Some(n) => Poll::Ready(Ok(n)),
+            None => Pin::new(&mut self.socket).poll_write(cx, buffer),
+        };
+        self.wrote(polled, cx)
+    }
+
     /// Writes past tokio, once; what goes wrong is left to the usual way.
     fn write_unparked(&mut self, buffers: &[io::IoSlice<'_>]) -> Option<usize> {
         if !std::mem::take(&mut self.unparked) {
@@ -294,6 +377,9 @@ impl AsyncRead for Io {
         if this.rewind.is_empty() {
             let turn = this.owner.entry.turn();
             // Somebody else polls it, with another waker, once it is upgraded.
+            if !this.held.is_empty() {
+                let _: Poll<()> = this.poll_send_held(cx)?;
+            }
             if this.blocked_in == turn && !this.owner.entry.upgraded.load(Ordering::Relaxed) {
                 return Poll::Pending;
             }
@@ -322,16 +408,14 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = match this.write_unparked(&[io::IoSlice::new(buffer)]) {
-            Some(n) => Poll::Ready(Ok(n)),
-            None => Pin::new(&mut this.socket).poll_write(cx, buffer),
-        };
-        this.wrote(polled, cx)
+        self.get_mut().poll_write_or_hold(cx, buffer)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.held.is_empty() && !this.another_follows() {
+            ready!(this.poll_send_held(cx))?;
+        }
         let polled = Pin::new(&mut this.socket).poll_flush(cx);
         // TLS holds back what the socket does not take; a plain socket is always flushed.
         #[cfg(feature = "tls")]
@@ -349,6 +433,7 @@ impl AsyncWrite for Io {
         if this.owner.entry.parking.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
+        ready!(this.poll_send_held(cx))?;
         if this.owner.entry.state() != ConnectionState::Closing {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
@@ -361,6 +446,16 @@ impl AsyncWrite for Io {
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        let total: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if total <= SMALL_WRITE {
+            let mut joined = [MaybeUninit::uninit(); SMALL_WRITE];
+            let mut joined = ReadBuf::uninit(&mut joined);
+            for buffer in buffers {
+                joined.put_slice(buffer);
+            }
+            return this.poll_write_or_hold(cx, joined.filled());
+        }
+        ready!(this.poll_send_held(cx))?;
         let polled = match this.write_unparked(buffers) {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write_vectored(cx, buffers),

@@ -344,9 +344,14 @@ impl<S: HttpService> Task<S> {
         let Stage::Http1(active) = &mut self.stage else {
             return Step::Again;
         };
-        let (polled, change) = body::observe(|| Pin::new(&mut active.connection).poll(cx));
-        active.open_bodies += change;
+        let connection = Pin::new(&mut active.connection);
+        let (polled, open_bodies) = body::observe(active.open_bodies, || connection.poll(cx));
+        active.open_bodies = open_bodies;
         if let Poll::Ready(result) = polled {
+            if result.is_err() {
+                // For the answers to the requests before the one that failed.
+                self.dismantle();
+            }
             return Step::End(self.finished(result));
         }
 
@@ -440,7 +445,8 @@ impl<S: HttpService> Task<S> {
         };
         // `None` after an upgrade, and then the connection's future has ended.
         let parts = active.connection.into_parts()?;
-        let io = parts.io.into_inner();
+        let mut io = parts.io.into_inner();
+        io.send_what_it_takes();
         // What hyper has read comes before what it has not asked for yet.
         let unread = if io.rewind.is_empty() {
             parts.read_buf
