@@ -181,8 +181,9 @@ async fn an_answer_does_not_wait_for_the_rest_of_a_head() {
 #[tokio::test]
 async fn an_answer_does_not_wait_for_a_body_nobody_reads() {
     let (mut stream, _) = connect(ConnectionConfig::default()).await;
-    let post = "POST /unread HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody";
-    let requests = [get("/1"), post.into(), get("/3")].concat();
+    let post = "POST /unread HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let body = "4\r\nbody\r\n".repeat(9) + "0\r\n\r\n";
+    let requests = [get("/1"), post.into(), body, get("/3")].concat();
     stream.write_all(requests.as_bytes()).await.expect("sends");
     read_until(&mut stream, "unread").await;
 }
