@@ -24,9 +24,9 @@ pin_project! {
 }
 
 impl RequestBody {
-    pub(super) fn new(body: stellane_metrics::RequestBody<Incoming>, max_bytes: usize) -> Self {
+    pub(super) fn new(body: Incoming, max_bytes: usize) -> Self {
         Self {
-            inner: Limited::new(body, max_bytes),
+            inner: Limited::new(stellane_metrics::RequestBody::counted(body), max_bytes),
         }
     }
 }

@@ -83,7 +83,7 @@ impl Components {
             .map_err(failed("metrics"))?;
         let limit = AdaptiveLimit::builder()
             .config(config.limit.clone())
-            .clock(Clock::tokio())
+            .clock(Clock::counter())
             .build()
             .map_err(failed("limit"))?;
         let workers = WorkerPool::builder()

@@ -12,7 +12,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use stellane_autotune::AdaptiveLimitLayer;
-use stellane_metrics::{MetricsLayer, RequestBytesLayer};
+use stellane_metrics::MetricsLayer;
 use stellane_pool::PoolLayer;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -51,7 +51,6 @@ where
     let service = FaultLayer::new(&components.faults).layer(service);
     let service = PoolLayer::new(&components.pools).layer(service);
     let service = AdaptiveLimitLayer::new(&components.limit).layer(service);
-    let service = RequestBytesLayer::new().layer(service);
     MetricsLayer::new(&components.metrics).layer(service)
 }
 
@@ -66,7 +65,7 @@ struct Admission<S> {
 }
 
 impl<S> Admission<S> {
-    fn refusal(&self, request: &Request<Measured>) -> Option<Refusal> {
+    fn refusal(&self, request: &Request<Incoming>) -> Option<Refusal> {
         if let Err(violation) = self.rules.judge(request) {
             return Some(Refusal::new(violation.status()).closing());
         }
@@ -76,9 +75,7 @@ impl<S> Admission<S> {
     }
 }
 
-type Measured = stellane_metrics::RequestBody<Incoming>;
-
-impl<S, B> Service<Request<Measured>> for Admission<S>
+impl<S, B> Service<Request<Incoming>> for Admission<S>
 where
     S: Service<Request<RequestBody>, Response = Response<B>>,
     S::Error: Into<BoxError>,
@@ -92,7 +89,7 @@ where
         self.service.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<Measured>) -> Self::Future {
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         if let Some(refusal) = self.refusal(&request) {
             return AdmissionFuture::Refused { refusal };
         }

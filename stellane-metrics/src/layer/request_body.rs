@@ -63,15 +63,7 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> S::Future {
-        self.inner.call(request.map(|inner| {
-            let known = inner.size_hint().exact().is_some();
-            let counter = if known {
-                None
-            } else {
-                scope::count_request_bytes()
-            };
-            RequestBody { inner, counter }
-        }))
+        self.inner.call(request.map(RequestBody::counted))
     }
 }
 
@@ -82,6 +74,21 @@ pin_project! {
         #[pin]
         inner: B,
         counter: Option<Arc<AtomicU64>>,
+    }
+}
+
+impl<B: Body> RequestBody<B> {
+    /// What [`RequestBytesLayer`] makes of a body, for a service that wraps it anyway: called inside the `call` of
+    /// a service behind a [`MetricsLayer`](super::MetricsLayer), elsewhere it counts nothing.
+    #[inline]
+    pub fn counted(inner: B) -> Self {
+        let known = inner.size_hint().exact().is_some();
+        let counter = if known {
+            None
+        } else {
+            scope::count_request_bytes()
+        };
+        Self { inner, counter }
     }
 }
 
