@@ -93,8 +93,9 @@ impl ConnectionManager {
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.
     ///
     /// Accepting stops at once. Responses then say `Connection: close`; idle connections stay open for
-    /// [`drain_idle`](ConnectionConfig::drain_idle), so that a request on its way is still answered.
-    /// What is not done after `deadline` is aborted.
+    /// [`drain_idle`](ConnectionConfig::drain_idle), so that a request on its way is still answered. Many
+    /// connections come to their turn one after the other, within [`drain_spread`](ConnectionConfig::drain_spread).
+    /// What is not done after `deadline` is aborted. See [How a drain goes](super#how-a-drain-goes).
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
         self.shared.drain(deadline).await
     }

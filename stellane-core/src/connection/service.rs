@@ -227,7 +227,7 @@ impl Owner {
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
             self.entry.upgraded.store(true, Relaxed);
         } else if terms.http1
-            && (terms.last || self.shared.draining() || self.entry.retire.load(Relaxed))
+            && (terms.last || self.entry.retire.load(Relaxed) || self.shared.ends(&self.entry))
         {
             // hyper sees it and closes after this response; the client knows before it sends another.
             let close = HeaderValue::from_static("close");

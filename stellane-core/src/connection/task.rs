@@ -344,6 +344,7 @@ impl<S: HttpService> Task<S> {
         let Stage::Http1(active) = &mut self.stage else {
             return Step::Again;
         };
+        let read_before = self.entry.bytes().0;
         let connection = Pin::new(&mut active.connection);
         let (polled, open_bodies) = body::observe(active.open_bodies, || connection.poll(cx));
         active.open_bodies = open_bodies;
@@ -394,7 +395,14 @@ impl<S: HttpService> Task<S> {
                 self.entry.forget_command();
                 Step::Wait
             }
-            Command::Close(CloseReason::HeadTimeout) => self.request_timeout(),
+            // Of several polls that are due, this one may have come before the client's bytes were seen.
+            Command::Close(CloseReason::SlowBody) if self.entry.bytes().0 > read_before => {
+                self.entry.forget_command();
+                Step::Wait
+            }
+            Command::Close(reason @ (CloseReason::HeadTimeout | CloseReason::SlowBody)) => {
+                self.request_timeout(reason)
+            }
             Command::Close(reason) => Step::End(reason),
         }
     }
@@ -456,14 +464,19 @@ impl<S: HttpService> Task<S> {
         Some((io.socket, unread))
     }
 
-    /// Says 408 and closes.
-    fn request_timeout(&mut self) -> Step {
+    /// Says 408, unless an answer has begun, and closes.
+    fn request_timeout(&mut self, reason: CloseReason) -> Step {
+        let answering = matches!(&self.stage, Stage::Http1(active) if active.open_bodies > 0);
+        let answered = reason == CloseReason::SlowBody && self.entry.in_flight() == 0;
+        if answering || answered {
+            return Step::End(reason);
+        }
         if let Some((mut socket, _)) = self.dismantle() {
             socket.try_write(
                 b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
             );
         }
-        Step::End(CloseReason::HeadTimeout)
+        Step::End(reason)
     }
 
     #[cfg(feature = "http2")]
@@ -491,7 +504,7 @@ impl<S: HttpService> Task<S> {
             // HTTP/2 has state that can't be rebuilt: it is not parked.
             Command::Park | Command::None => {
                 let retired = self.entry.retire.load(Relaxed) || self.entry.abusive.load(Relaxed);
-                self.served.shared.draining() || last || retired
+                last || retired || self.served.shared.ends(&self.entry)
             }
         };
         if goaway && !active.goaway {
