@@ -102,6 +102,7 @@ mod proxy;
 mod rates;
 mod reason;
 mod service;
+mod services;
 mod shared;
 mod stats;
 mod sweep;

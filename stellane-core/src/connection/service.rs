@@ -91,6 +91,10 @@ impl<S: HttpService> Adapter<S> {
         }
     }
 
+    pub(super) fn into_inner(self) -> S {
+        self.service.into_inner()
+    }
+
     fn slot(&self) -> Slot<S::ResFuture> {
         let spare = self.spare.take();
         spare

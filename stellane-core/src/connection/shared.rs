@@ -16,6 +16,7 @@ use super::{
     entry::{Command, Entry, Holder},
     listener::Pace,
     rates::Rates,
+    services::Keepers,
     stats::{ConnectionStats, DrainReport},
     sweep::{SWEEP, part_of},
     table::{Clock, Table},
@@ -60,6 +61,7 @@ pub(super) struct Shared {
     /// When the last sweep was, so that several listeners do not sweep more often than one.
     swept: AtomicU64,
     groups: AtomicU16,
+    pub(super) keepers: Keepers,
     /// Listeners that are open.
     listeners: AtomicUsize,
     /// Woken when a connection ends or a listener closes.
@@ -152,6 +154,7 @@ impl Shared {
             purged: AtomicU64::new(0),
             swept: AtomicU64::new(0),
             groups: AtomicU16::new(0),
+            keepers: Keepers::default(),
             listeners: AtomicUsize::new(0),
             quiet: tokio::sync::Notify::new(),
             epoch,
@@ -382,6 +385,7 @@ impl Shared {
     /// A connection ended.
     pub(super) fn end(&self, entry: &Entry, reason: CloseReason) {
         self.table.remove(entry);
+        self.keepers.forget(entry);
         let (read, written) = entry.bytes();
         self.ended_requests.fetch_add(entry.requests(), Relaxed);
         self.ended_read.fetch_add(read, Relaxed);
