@@ -46,6 +46,11 @@ pub struct ConnectionConfig {
     /// open files. Default `60s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub idle_timeout: Duration,
+    /// Whether responses of HTTP/1.1 say how long the connection may be idle, in whole seconds, by
+    /// `Keep-Alive: timeout=60`; it is then closed one second after that. A client that heeds it never sends a request
+    /// into a connection that is just being closed; worth the 23 bytes where a proxy or a pool of connections is the
+    /// client. Room for new connections is made, and drains go on, as without it. Default `false`.
+    pub keep_alive_header: bool,
     /// How long a response may stand still because the client does not read (the seed's
     /// `write_timeout`). Default `30s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
@@ -124,6 +129,7 @@ impl Default for ConnectionConfig {
             first_byte_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
+            keep_alive_header: false,
             write_timeout: Duration::from_secs(30),
             min_body_rate_bytes: 240,
             min_response_rate_bytes: 240,

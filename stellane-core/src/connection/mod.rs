@@ -94,6 +94,7 @@ mod herald;
 #[cfg(feature = "http2")]
 mod http2;
 mod io;
+mod keep_alive;
 mod listener;
 mod lot;
 mod manager;

@@ -274,6 +274,11 @@ impl Shared {
         }
     }
 
+    /// In milliseconds; `0` is off.
+    pub(super) fn idle_timeout(&self) -> u64 {
+        self.knobs.idle_timeout.load(Relaxed)
+    }
+
     pub(super) fn rates(&self) -> MutexGuard<'_, Rates> {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }

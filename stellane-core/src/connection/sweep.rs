@@ -13,6 +13,8 @@ use super::{
 pub(super) const SWEEP: Duration = Duration::from_millis(100);
 /// How long a closing connection waits for its client to end, in milliseconds.
 const LINGER: u64 = 1000;
+/// How much later than it says a connection is closed for being idle: a request may be on its way for as long.
+const LATE: u64 = 1000;
 
 impl Shared {
     /// Looks at every connection's deadlines.
@@ -60,6 +62,7 @@ struct Limits {
 impl Limits {
     fn of(shared: &Shared, now: u64) -> Self {
         let config = &shared.config;
+        let late = if config.keep_alive_header { LATE } else { 0 };
         let or_never = |limit: u64| if limit == 0 { u64::MAX } else { limit };
         Self {
             first_byte: or_never(millis(config.first_byte_timeout)),
@@ -68,7 +71,7 @@ impl Limits {
             #[cfg(not(feature = "tls"))]
             handshake: u64::MAX,
             head: or_never(millis(config.head_timeout)),
-            idle: or_never(shared.knobs.idle_timeout.load(Relaxed)),
+            idle: or_never(shared.idle_timeout()).saturating_add(late),
             write: or_never(millis(config.write_timeout)),
             max_age: or_never(millis(config.max_age)),
             park: if config.park {
