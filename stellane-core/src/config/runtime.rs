@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "autotune")]
-use stellane_autotune::{LimitConfig, TunerConfig};
+use stellane_autotune::{LimitConfig, OverloadConfig, TunerConfig};
 #[cfg(feature = "metrics")]
 use stellane_metrics::MetricsConfig;
 #[cfg(feature = "pool")]
@@ -60,6 +60,10 @@ pub struct RuntimeConfig {
     /// being refused at once: `max_wait` is `500ms` and `max_waiters` is 1000.
     #[cfg(feature = "autotune")]
     pub limit: LimitConfig,
+    /// Deadlines that requests bring along, for a service that adds the layer
+    /// [`Components::overload`](crate::runtime::Components::overload).
+    #[cfg(feature = "autotune")]
+    pub overload: OverloadConfig,
     /// The tuner that turns the knobs of the other sections.
     #[cfg(feature = "autotune")]
     pub tuner: TunerConfig,
@@ -100,6 +104,8 @@ impl Default for RuntimeConfig {
             metrics: MetricsConfig::default(),
             #[cfg(feature = "autotune")]
             limit,
+            #[cfg(feature = "autotune")]
+            overload: OverloadConfig::default(),
             #[cfg(feature = "autotune")]
             tuner: TunerConfig::default(),
             log: LogConfig::default(),
@@ -195,6 +201,7 @@ impl RuntimeConfig {
         section!("router", router);
         section!("metrics", metrics);
         section!("autotune", limit);
+        section!("autotune", overload);
         section!("autotune", tuner);
         problems
     }

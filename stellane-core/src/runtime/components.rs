@@ -1,11 +1,10 @@
-#[cfg(feature = "profiling")]
-use std::time::Duration;
 use std::{
     borrow::Cow,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use stellane_autotune::{AdaptiveLimit, AutoTuner, Clock};
+use stellane_autotune::{AdaptiveLimit, AutoTuner, Clock, OverloadLayer, overload::Pressure};
 use stellane_metrics::{
     HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot, metrics,
 };
@@ -24,6 +23,9 @@ use crate::{
 #[cfg(feature = "profiling")]
 use crate::{config::DevConfig, profiling::SlowPolls};
 
+/// How often the pressure is read.
+const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The components of a [`Runtime`](super::Runtime): cheap handles, all of them.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -38,6 +40,11 @@ pub struct Components {
     pub prometheus: Prometheus,
     /// The adaptive concurrency limit at the edge.
     pub limit: AdaptiveLimit,
+    /// Deadlines, configured by the section `overload` and told by the limit what can still be answered in
+    /// time. Not part of the preset, where it would cost every request: put it around the service.
+    pub overload: OverloadLayer,
+    /// What shortens the deadlines: memory and open files. Read while requests with deadlines come.
+    pub pressure: Pressure,
     /// Runs CPU-heavy work off the reactor.
     pub workers: WorkerPool,
     /// Buffers and header maps to use again.
@@ -86,6 +93,14 @@ impl Components {
             .clock(Clock::counter())
             .build()
             .map_err(failed("limit"))?;
+        let pressure = Pressure::builder().system().build();
+        let overload = OverloadLayer::builder()
+            .config(config.overload.clone())
+            .clock(Clock::tokio())
+            .limit(&limit)
+            .pressure(&pressure)
+            .build()
+            .map_err(failed("overload"))?;
         let workers = WorkerPool::builder()
             .config(config.workers.clone())
             .build()
@@ -179,6 +194,8 @@ impl Components {
             runtime_metrics,
             prometheus,
             limit,
+            overload,
+            pressure,
             workers,
             pools,
             interner,
@@ -197,6 +214,20 @@ impl Components {
         tasks.spawn(self.runtime_metrics.clone().run());
         let tuner = self.tuner.clone();
         tasks.spawn(async move { tuner.run().await });
+        let (overload, pressure) = (self.overload.clone(), self.pressure.clone());
+        tasks.spawn(async move {
+            let mut seen = 0;
+            loop {
+                tokio::time::sleep(PRESSURE_INTERVAL).await;
+                let asked = overload.stats().with_deadline;
+                if asked != seen {
+                    seen = asked;
+                    let pressure = pressure.clone();
+                    // It reads files.
+                    let _ = tokio::task::spawn_blocking(move || pressure.refresh()).await;
+                }
+            }
+        });
         let pools = self.pools.clone();
         tasks.spawn(async move {
             let interval = pools.trim_interval();

@@ -2,6 +2,8 @@
 //!
 //! Run with `cargo run --release -p stellane-examples --bin full_stack`. Settings come from the
 //! environment and from the file that `STELLANE_CONFIG` names: `STELLANE__SERVER__ADDRESS=127.0.0.1:8080`.
+//! With `--features profiling` the admin address offers the profiles that `STELLANE_PROFILE_CPU`,
+//! `STELLANE_PROFILE_MEM` and `STELLANE_PROFILE_BLOCK` turn on.
 
 mod database;
 mod routes;
@@ -15,8 +17,14 @@ use std::{
 use stellane_core::{BoxError, Runtime, RuntimeConfig, logging};
 
 // Idle connections give their memory back only if the allocator does.
+#[cfg(not(feature = "profiling"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+// Off, the profiler costs one load for each call.
+#[cfg(feature = "profiling")]
+#[global_allocator]
+static ALLOCATOR: stellane_core::profiling::HeapProfiler<mimalloc::MiMalloc> =
+    stellane_core::profiling::HeapProfiler::new(mimalloc::MiMalloc);
 
 const USERS: u32 = 10_000;
 
@@ -36,7 +44,10 @@ async fn run() -> Result<(), BoxError> {
     let log = logging::init(&config.log)?;
     let database = database::Database::seeded(USERS)?;
 
-    let runtime = Runtime::builder()
+    let runtime = Runtime::builder();
+    #[cfg(feature = "profiling")]
+    let runtime = runtime.heap_profiler(&ALLOCATOR);
+    let runtime = runtime
         .config(config)
         .purge_hook(stellane_examples::purge)
         .log_handle(log)
