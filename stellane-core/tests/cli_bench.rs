@@ -107,6 +107,22 @@ fn a_stall_is_charged_to_every_request_that_was_due_meanwhile() {
 }
 
 #[test]
+fn each_request_has_the_whole_timeout_and_a_late_one_is_counted_with_its_wait() {
+    // The third is answered long after the timeout, all others well within, but later than a timer that
+    // had started with the first.
+    let address = server(|n| {
+        thread::sleep(Duration::from_millis(if n == 2 { 5000 } else { 600 }));
+        OK.to_vec()
+    });
+    let arguments = ["-c", "1", "-d", "1900ms", "--timeout", "1s", "--json"];
+    let result = json(&bench(&format!("http://{address}/"), &arguments));
+    assert_eq!(result["statuses"]["200"], 2, "{result}");
+    assert_eq!(result["errors"]["timed out"], 1, "{result}");
+    let longest = result["latency_seconds"]["max"].as_f64().expect("a number");
+    assert!(longest >= 1.0, "{result}");
+}
+
+#[test]
 fn a_closed_loop_and_its_svg() {
     let address = server(|_| OK.to_vec());
     let svg = std::env::temp_dir().join(format!("stellane-bench-{}.svg", std::process::id()));

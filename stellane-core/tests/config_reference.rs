@@ -17,7 +17,7 @@ const HEAD: &str = "# Every key of a Stellane configuration, with its default.\n
 fn the_reference_holds_every_key_with_its_default_and_its_documentation() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut structs = BTreeMap::new();
-    for krate in ["autotune", "core", "metrics", "pool", "router"] {
+    for krate in CRATES {
         read_structs(
             &workspace.join(format!("stellane-{krate}/src")),
             &mut structs,
@@ -47,6 +47,31 @@ fn the_reference_loads_to_the_defaults() {
     let loaded = Loader::new().text("reference.toml", REFERENCE).load();
     assert_eq!(loaded, Ok(RuntimeConfig::default()));
 }
+
+#[test]
+fn every_component_has_its_section() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut structs = BTreeMap::new();
+    for krate in CRATES {
+        read_structs(
+            &workspace.join(format!("stellane-{krate}/src")),
+            &mut structs,
+        );
+    }
+    let mut reached = vec!["RuntimeConfig"];
+    let mut next = 0;
+    while let Some(name) = reached.get(next) {
+        let fields = structs.get(*name).into_iter().flatten();
+        reached.extend(fields.map(|field| field.type_name.as_str()));
+        next += 1;
+    }
+    for name in structs.keys().filter(|name| name.ends_with("Config")) {
+        assert!(reached.contains(&name.as_str()), "no section has {name}");
+    }
+}
+
+/// Whose configuration the runtime holds.
+const CRATES: [&str; 5] = ["autotune", "core", "metrics", "pool", "router"];
 
 struct Field {
     name: String,

@@ -1,15 +1,18 @@
 //! The preset serves any service: an axum router, our router, a plain `service_fn`; over a real socket.
 #![cfg(feature = "full")]
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::Full;
 use stellane_core::{RequestBody, Runtime, RuntimeConfig, router::Router};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::oneshot,
 };
+use tower::service_fn;
 
 fn config() -> RuntimeConfig {
     let mut config = RuntimeConfig::default();
@@ -97,13 +100,34 @@ async fn our_router_is_served_and_labels_its_routes_by_itself() {
 
 #[tokio::test]
 async fn a_service_fn_is_served() {
-    let (answer, metrics) = served!(tower::service_fn(
-        |request: Request<RequestBody>| async move {
-            Ok::<_, Infallible>(Response::new(request.uri().path().to_owned()))
-        }
-    ));
+    let (answer, metrics) = served!(service_fn(|request: Request<RequestBody>| async move {
+        Ok::<_, Infallible>(Response::new(request.uri().path().to_owned()))
+    }));
     assert!(answer.ends_with("/users/7"), "{answer}");
     assert_counted(&metrics, "_UNMATCHED");
+}
+
+#[tokio::test]
+async fn a_request_ends_at_the_deadline_that_the_configuration_gives_it() {
+    let mut config = config();
+    config.overload.default_timeout = Duration::from_millis(20);
+    let never = |_: Request<RequestBody>| {
+        std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
+    };
+    let runtime = Runtime::builder()
+        .config(config)
+        .service(service_fn(never))
+        .build()
+        .expect("builds");
+    let components = runtime.components().clone();
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = bound.local_addr();
+    let serving = tokio::spawn(bound.serve());
+    let answer = get(address, "/").await;
+    assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+    assert_eq!(components.overload.stats().timed_out, 1);
+    assert_eq!(components.limit.stats().in_flight, 0);
+    serving.abort();
 }
 
 #[tokio::test]
@@ -111,7 +135,7 @@ async fn a_wrong_configuration_is_refused_before_anything_starts() {
     let mut config = config();
     config.workers.min_workers = 0;
     config.server.address = "here".to_owned();
-    let service = tower::service_fn(|_: Request<RequestBody>| async {
+    let service = service_fn(|_: Request<RequestBody>| async {
         Ok::<_, Infallible>(Response::new(String::new()))
     });
     let error = Runtime::builder()
@@ -139,7 +163,7 @@ async fn the_admin_token_guards_changes_and_is_never_shown() {
     let mut config = config();
     config.server.admin_token = "open sesame".to_owned();
     let (stop, stopped) = oneshot::channel::<()>();
-    let service = tower::service_fn(|_: Request<RequestBody>| async {
+    let service = service_fn(|_: Request<RequestBody>| async {
         Ok::<_, Infallible>(Response::new(String::new()))
     });
     let runtime = Runtime::builder()
@@ -188,7 +212,7 @@ async fn the_admin_token_guards_changes_and_is_never_shown() {
 async fn an_ambiguous_request_is_refused_and_counted() {
     let runtime = Runtime::builder()
         .config(config())
-        .service(tower::service_fn(|_: Request<RequestBody>| async {
+        .service(service_fn(|_: Request<RequestBody>| async {
             Ok::<_, Infallible>(Response::new(String::new()))
         }))
         .build()

@@ -72,6 +72,10 @@ pub struct RuntimeConfig {
     pub dev: DevConfig,
 }
 
+#[cfg_attr(
+    not(feature = "autotune"),
+    expect(clippy::derivable_impls, reason = "the limit's defaults differ")
+)]
 impl Default for RuntimeConfig {
     fn default() -> Self {
         #[cfg(feature = "autotune")]

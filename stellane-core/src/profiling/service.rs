@@ -168,8 +168,8 @@ impl ProfileService {
         if self.kinds.heap.is_none() {
             return Answer::refused(
                 StatusCode::NOT_FOUND,
-                "heap profiles are off: set `dev.profile_mem` or STELLANE_PROFILE_MEM=true in a program whose \
-                 allocator can be profiled",
+                "heap profiles are off: set `dev.profile_mem` or STELLANE_PROFILE_MEM=true, in a program that \
+                 has a `HeapProfiler` for its global allocator and gives it to `RuntimeBuilder::heap_profiler`",
             );
         }
         let Some(turn) = Turn::take(&self.kinds.busy) else {

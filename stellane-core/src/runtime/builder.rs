@@ -191,6 +191,17 @@ impl<F> RuntimeBuilder<F> {
             None => Components::with_purge_hook(&self.config, self.purge)?,
         };
         let service = (self.make_service)(&components).map_err(RuntimeError::Service)?;
+        let dev = &self.config.dev;
+        #[cfg(not(feature = "profiling"))]
+        if dev.profile_cpu || dev.profile_mem || dev.profile_block {
+            tracing::warn!("no profiles: build with the feature `profiling` of `stellane-core`");
+        }
+        #[cfg(feature = "profiling")]
+        if dev.profile_mem && self.heap.is_none() {
+            tracing::warn!(
+                "no heap profile: give the global allocator to `RuntimeBuilder::heap_profiler`"
+            );
+        }
         Ok(Runtime {
             config: self.config,
             components,

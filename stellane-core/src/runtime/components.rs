@@ -94,7 +94,7 @@ impl Components {
             .clock(Clock::counter())
             .build()
             .map_err(failed("limit"))?;
-        let pressure = pressure::measured();
+        let pressure = Pressure::builder().system().build();
         let overload = OverloadLayer::builder()
             .config(config.overload.clone())
             .clock(Clock::counter())

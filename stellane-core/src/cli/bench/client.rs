@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     net::{SocketAddr, ToSocketAddrs},
     str::FromStr,
 };
@@ -299,10 +300,10 @@ enum Body {
 
 /// The head and its length; `None` if it is not complete.
 fn parse_head(buffer: &[u8]) -> io::Result<Option<(Head, usize)>> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    let length = match response
-        .parse(buffer)
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut []);
+    let length = match httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut response, buffer, &mut headers)
         .map_err(|_| invalid("not an HTTP/1 response"))?
     {
         httparse::Status::Partial => return Ok(None),

@@ -3,18 +3,21 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
+    future::poll_fn,
     io::{self, IsTerminal, Write},
+    pin::{Pin, pin},
     sync::{
         Barrier, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::Poll,
     thread,
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use hdrhistogram::Histogram;
-use tokio::{runtime, sync::Semaphore, time::error::Elapsed};
+use tokio::{runtime, sync::Semaphore, time::Sleep};
 
 use super::client::{Answer, Connection, Target};
 
@@ -65,7 +68,7 @@ impl Outcome {
     /// Counts one exchange that ends now; whether it was answered.
     fn record(
         &mut self,
-        exchange: Result<io::Result<Answer>, Elapsed>,
+        exchange: Option<io::Result<Answer>>,
         start: Instant,
         lateness: Option<Duration>,
         due: Instant,
@@ -76,14 +79,14 @@ impl Outcome {
             self.lateness.saturating_record(nanoseconds(lateness));
         }
         let error = match exchange {
-            Ok(Ok(answer)) => {
+            Some(Ok(answer)) => {
                 *self.statuses.entry(answer.status).or_default() += 1;
                 self.bytes += answer.bytes;
                 self.latency.saturating_record(nanoseconds(now - due));
                 return true;
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => {
+            Some(Err(error)) => error.to_string(),
+            None => {
                 // It waited that long at least: to leave it out would flatter.
                 self.latency.saturating_record(nanoseconds(now - due));
                 "timed out".to_owned()
@@ -293,6 +296,7 @@ async fn drive(
     mut connection: Connection,
     outcome: &RefCell<Outcome>,
 ) {
+    let mut timer = pin!(tokio::time::sleep(plan.timeout));
     loop {
         let due = match &shared.schedule {
             Some(schedule) => match schedule.next(start).await {
@@ -304,8 +308,12 @@ async fn drive(
         if shared.schedule.is_none() && due >= end {
             return;
         }
-        let sent = Instant::now();
-        let exchange = tokio::time::timeout(plan.timeout, connection.exchange(&plan.target)).await;
+        let sent = match shared.schedule {
+            Some(_) => Instant::now(),
+            None => due,
+        };
+        let exchange = connection.exchange(&plan.target);
+        let exchange = within(timer.as_mut(), sent + plan.timeout, exchange).await;
         let lateness = shared.schedule.as_ref().map(|_| sent - due);
         let answered = outcome.borrow_mut().record(exchange, start, lateness, due);
         if answered {
@@ -319,6 +327,29 @@ async fn drive(
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// `None` if it takes longer. The timer is one for all exchanges of a connection and is moved only when it
+/// fires: a timer for each would cost more than to read the answer.
+async fn within<F: Future>(
+    mut timer: Pin<&mut Sleep>,
+    deadline: Instant,
+    exchange: F,
+) -> Option<F::Output> {
+    let mut exchange = pin!(exchange);
+    poll_fn(|context| {
+        if let Poll::Ready(output) = exchange.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        while timer.as_mut().poll(context).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(None);
+            }
+            timer.as_mut().reset(deadline.into());
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
