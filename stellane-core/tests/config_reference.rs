@@ -15,14 +15,7 @@ const HEAD: &str = "# Every key of a Stellane configuration, with its default.\n
 
 #[test]
 fn the_reference_holds_every_key_with_its_default_and_its_documentation() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut structs = BTreeMap::new();
-    for krate in CRATES {
-        read_structs(
-            &workspace.join(format!("stellane-{krate}/src")),
-            &mut structs,
-        );
-    }
+    let structs = structs();
     let defaults = Table::try_from(RuntimeConfig::default()).expect("serialises");
     let mut text = HEAD.to_owned();
     write_section(&mut text, &structs, "RuntimeConfig", "", &defaults);
@@ -50,14 +43,7 @@ fn the_reference_loads_to_the_defaults() {
 
 #[test]
 fn every_component_has_its_section() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut structs = BTreeMap::new();
-    for krate in CRATES {
-        read_structs(
-            &workspace.join(format!("stellane-{krate}/src")),
-            &mut structs,
-        );
-    }
+    let structs = structs();
     let mut reached = vec!["RuntimeConfig"];
     let mut next = 0;
     while let Some(name) = reached.get(next) {
@@ -70,8 +56,16 @@ fn every_component_has_its_section() {
     }
 }
 
-/// Whose configuration the runtime holds.
-const CRATES: [&str; 5] = ["autotune", "core", "metrics", "pool", "router"];
+/// The structs of the crates whose configuration the runtime holds.
+fn structs() -> BTreeMap<String, Vec<Field>> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut structs = BTreeMap::new();
+    for krate in ["autotune", "core", "metrics", "pool", "router"] {
+        let sources = workspace.join(format!("stellane-{krate}/src"));
+        read_structs(&sources, &mut structs);
+    }
+    structs
+}
 
 struct Field {
     name: String,
