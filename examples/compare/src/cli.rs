@@ -7,7 +7,7 @@ use crate::{
     databases::{self, Postgres},
     machine::Machine,
     measure::Rounds,
-    report::Report,
+    report::{self, Report},
     server::{Cores, pin},
     workloads::{Plan, WORKLOADS, Workload},
 };
@@ -20,7 +20,10 @@ const USAGE: &str = "usage: stellane-compare [--quick] [options]
   --rounds N         turns of each server in each workload (7; quick: 3)
   --seconds S        length of a turn (0.5; quick: 0.4)
   --workers N        threads, and cores, of each server (1)
-  --out FOLDER       where the results go (results/DATE-FORM beside the sources)";
+  --out FOLDER       where the results go (results/DATE-FORM beside the sources)
+
+       stellane-compare --agree FOLDER FOLDER   whether two runs agree within their spreads
+       stellane-compare --readme FOLDER         puts the table of a run into the project's README";
 
 #[derive(Debug, Default)]
 struct Options {
@@ -77,6 +80,15 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
     if arguments.iter().any(|argument| argument == "--help") {
         println!("{USAGE}");
         return Ok(());
+    }
+    match arguments {
+        [agree, first, second] if agree == "--agree" => {
+            return report::agree(first.as_ref(), second.as_ref());
+        }
+        [readme, folder] if readme == "--readme" => {
+            return report::put_into_readme(folder.as_ref());
+        }
+        _ => {}
     }
     let options = Options::parse(arguments)?;
     let workloads = options.workloads()?;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     BoxError,
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// One server's figures in one round.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Turn {
     pub per_second: f64,
     /// Microseconds.
@@ -56,7 +56,7 @@ impl Spread {
 }
 
 /// One server in one workload.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub peer: String,
     pub turns: Vec<Turn>,

@@ -1,4 +1,4 @@
-//! The report to read, and the table for the project's README.
+//! The report to read.
 
 use std::fmt::{self, Write};
 

@@ -1,9 +1,14 @@
-//! What a run says: JSON with every turn, Markdown to read, a chart.
+//! What a run says: JSON with every turn, Markdown to read, a chart, and the table of the project's README.
 
+mod agree;
 mod chart;
 mod markdown;
+mod readme;
 
 use std::{fs, path::Path};
+
+pub(crate) use agree::agree;
+pub(crate) use readme::put_into_readme;
 
 use serde::Serialize;
 
@@ -30,6 +35,7 @@ impl Report {
         fs::create_dir_all(folder)?;
         fs::write(folder.join("report.json"), serde_json::to_vec_pretty(self)?)?;
         fs::write(folder.join("report.md"), markdown::report(self)?)?;
+        fs::write(folder.join("readme.md"), readme::table(self)?)?;
         fs::write(folder.join("chart.svg"), chart::draw(self)?)?;
         Ok(())
     }
