@@ -47,7 +47,7 @@ pub(super) struct Task<S: HttpService> {
     /// Whether commands reach it.
     registered: bool,
     /// Why it ends, once that is known.
-    reason: Option<CloseReason>,
+    pub(super) reason: Option<CloseReason>,
 }
 
 #[cfg(feature = "tls")]
@@ -202,14 +202,11 @@ impl<S: HttpService> Task<S> {
         // also finds what rustls has decrypted already, before it waits for more.
         let mut buffer = [0; FIRST_READ];
         let mut unread = ReadBuf::new(&mut buffer);
-        let read = match Pin::new(socket).poll_read(cx, &mut unread) {
+        let read = match Pin::new(&mut *socket).poll_read(cx, &mut unread) {
             Poll::Pending => {
                 return match self.entry.take_command() {
                     Command::Close(reason) => Step::End(reason),
-                    #[cfg(feature = "tls")]
-                    Command::Park if matches!(self.stage, Stage::Waiting(Socket::Tls(_))) => {
-                        self.refuse_to_park()
-                    }
+                    Command::Park if socket.stays_with_task() => self.refuse_to_park(),
                     Command::Park => self.leave(),
                     Command::None => Step::Wait,
                 };
@@ -235,7 +232,6 @@ impl<S: HttpService> Task<S> {
     }
 
     /// Leaves the command standing, so that the sweep does not wake the task for it again and again.
-    #[cfg(feature = "tls")]
     fn refuse_to_park(&self) -> Step {
         self.entry.set_command(Command::Park);
         Step::Wait
