@@ -3,11 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Either, Full};
 use stellane_autotune::{
     AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig, LimitMode,
 };
@@ -233,18 +236,36 @@ async fn a_burst_is_served_in_order_and_a_standing_queue_newest_first() {
     assert_eq!(served_after(Duration::from_millis(500)).await, [2, 1]);
 }
 
+/// A body whose length nobody knows.
+struct Endless;
+
+impl http_body::Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn client_errors_and_streams_do_not_count() {
     let limit = build(fixed(5));
     let service =
         AdaptiveLimitLayer::new(&limit).layer(service_fn(|request: Request<Body>| async move {
             let response = Response::builder();
-            let response = match request.uri().path() {
-                "/bad" => response.status(400),
-                "/busy" => response.status(429),
-                _ => response.header("content-type", "text/event-stream"),
+            let (response, body) = match request.uri().path() {
+                "/bad" => (response.status(400), Either::Left(Body::from("x"))),
+                "/busy" => (response.status(429), Either::Left(Body::from("x"))),
+                _ => {
+                    let events = response.header("content-type", "text/event-stream");
+                    (events, Either::Right(Endless))
+                }
             };
-            Ok::<_, Infallible>(response.body(Body::from("x")).unwrap())
+            Ok::<_, Infallible>(response.body(body).unwrap())
         }));
     let mut held = Vec::new();
     for path in ["/bad", "/busy", "/stream"] {

@@ -25,39 +25,75 @@ fn service() -> impl Service<Request<Body>, Response = Response<Body>, Error = I
     })
 }
 
-async fn ask(layer: &OverloadLayer, header: &str, value: &str) -> (u16, String) {
+/// Around the service, or as a part of a limit there: both are the same to a client.
+async fn ask_either(
+    layer: &OverloadLayer,
+    header: &str,
+    value: &str,
+    fused: bool,
+) -> (u16, String) {
     let request = Request::builder()
         .header(header, value)
         .body(Body::default())
         .unwrap();
-    let response = layer.layer(service()).oneshot(request).await.unwrap();
+    let response = if fused {
+        let limit = AdaptiveLimit::builder().build().unwrap();
+        let limit = AdaptiveLimitLayer::new(&limit).overload(layer);
+        limit.layer(service()).oneshot(request).await.unwrap()
+    } else {
+        layer.layer(service()).oneshot(request).await.unwrap()
+    };
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
+async fn ask(layer: &OverloadLayer, header: &str, value: &str) -> (u16, String) {
+    ask_either(layer, header, value, false).await
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_deadline_is_read_passed_on_and_enforced() {
+    deadlines(false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_reads_and_enforces_deadlines_just_so() {
+    deadlines(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_too_long_gives_its_place_back_at_the_deadline() {
+    let limit = AdaptiveLimit::builder().build().unwrap();
+    let overload = OverloadLayer::builder().clock(Clock::tokio()).build();
+    let layer = AdaptiveLimitLayer::new(&limit).overload(&overload.unwrap());
+    let request = Request::builder()
+        .header("grpc-timeout", "50m")
+        .body(Body::default());
+    let mut call = Box::pin(layer.layer(service()).oneshot(request.unwrap()));
+    let response = (&mut call).await.unwrap();
+    assert_eq!(response.status(), 504);
+    // Although the future is still there.
+    assert_eq!(limit.stats().in_flight, 0);
+    drop(call);
+}
+
+async fn deadlines(fused: bool) {
     let layer = OverloadLayer::builder()
         .clock(Clock::tokio())
         .build()
         .unwrap();
+    let ask = async |header, value| ask_either(&layer, header, value, fused).await;
+    assert_eq!(ask("grpc-timeout", "2S").await, (200, "2000".into()));
     assert_eq!(
-        ask(&layer, "grpc-timeout", "2S").await,
-        (200, "2000".into())
-    );
-    assert_eq!(
-        ask(&layer, "x-request-timeout-ms", "150").await,
+        ask("x-request-timeout-ms", "150").await,
         (200, "150".into())
     );
-    assert_eq!(
-        ask(&layer, "grpc-timeout", "garbage").await,
-        (200, "0".into())
-    );
-    let (status, body) = ask(&layer, "grpc-timeout", "50m").await;
+    assert_eq!(ask("grpc-timeout", "garbage").await, (200, "0".into()));
+    let (status, body) = ask("grpc-timeout", "50m").await;
     assert_eq!(status, 504);
     assert!(body.contains(r#""reason":"deadline""#), "{body}");
-    let (status, _) = ask(&layer, "grpc-timeout", "0m").await;
+    let (status, _) = ask("grpc-timeout", "0m").await;
     assert_eq!(status, 503);
     let stats = layer.stats();
     assert_eq!(

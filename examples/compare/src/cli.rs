@@ -94,7 +94,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
     }
     let workers = options.workers.unwrap_or(1);
     let started = Instant::now();
-    pin(&Cores::split(workers).load)?;
+    // Before this process is pinned: afterwards it would seem to have no other core.
+    let cores = Cores::split(machine.cpus, workers);
+    pin(&cores.load)?;
     let mut environment = vec![
         ("COMPARE_WORKERS".to_owned(), workers.to_string()),
         (
@@ -111,7 +113,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
     environment.push(("COMPARE_UPLOADS".to_owned(), uploads));
     let plan = Plan {
         contestants,
-        cores: Cores::split(workers),
+        cpus: machine.cpus,
+        cores,
         rounds: Rounds {
             count: options.rounds.unwrap_or(if options.quick { 3 } else { 7 }),
             seconds: options

@@ -29,11 +29,10 @@ pub(crate) struct Cores {
 
 impl Cores {
     /// One core for the load generator, `workers` for the server; they share what there is too little of.
-    pub(crate) fn split(workers: usize) -> Self {
-        let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    pub(crate) fn split(cpus: usize, workers: usize) -> Self {
         Self {
-            server: (0..workers.min(count)).collect(),
-            load: vec![count - 1],
+            server: (0..workers.min(cpus)).collect(),
+            load: vec![cpus - 1],
         }
     }
 }

@@ -67,9 +67,14 @@ impl ResponseHead<'_> {
         self.is_stream_of(self.kind())
     }
 
-    /// Both at once: looking for a header is most of what either costs.
-    pub(super) fn default_outcome_and_is_stream(self) -> (Outcome, bool) {
-        let kind = self.kind();
+    /// Both at once. Of a body of known length, only the status need be looked at: a stream has none, and a gRPC
+    /// call that failed at once has no body.
+    #[inline]
+    pub(super) fn default_outcome_and_is_stream(self, length: Option<u64>) -> (Outcome, bool) {
+        let kind = match length {
+            None | Some(0) => self.kind(),
+            Some(_) => Kind::Other,
+        };
         (self.outcome_of(kind), self.is_stream_of(kind))
     }
 

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -11,7 +13,7 @@ use tower_service::Service;
 use super::classify::OutcomeFn;
 use super::wait::Queued;
 use super::{AdaptiveLimit, Hold, LimitBody, Outcome, Permit, ResponseHead, Shed};
-use crate::overload::Deadline;
+use crate::overload::{self, Deadline, Timer};
 
 pin_project! {
     /// The future of an [`AdaptiveLimitService`](super::AdaptiveLimitService).
@@ -21,6 +23,8 @@ pin_project! {
     {
         #[pin]
         state: State<S, B, S::Future>,
+        // Of a request whose deadline is enforced.
+        timed: Option<Box<Timed>>,
     }
 }
 
@@ -43,6 +47,12 @@ pub(super) struct Finish {
     pub(super) outcome: Option<OutcomeFn>,
 }
 
+/// When a request is answered with 504.
+struct Timed {
+    timer: Pin<Box<Timer>>,
+    overload: Arc<overload::Shared>,
+}
+
 struct Waiting<S, B> {
     service: S,
     request: Request<B>,
@@ -60,6 +70,7 @@ where
     pub(super) fn exempt(future: S::Future) -> Self {
         Self {
             state: State::Exempt { future },
+            timed: None,
         }
     }
 
@@ -70,7 +81,15 @@ where
                 permit: Some(permit),
                 finish,
             },
+            timed: None,
         }
+    }
+
+    /// Ends it with 504 after that time.
+    pub(super) fn timed(mut self, timeout: Duration, overload: Arc<overload::Shared>) -> Self {
+        let timer = Box::pin(overload::timer(timeout));
+        self.timed = Some(Box::new(Timed { timer, overload }));
+        self
     }
 
     pub(super) fn refused(response: Response<Bytes>) -> Self {
@@ -78,6 +97,7 @@ where
             state: State::Refused {
                 response: Some(response),
             },
+            timed: None,
         }
     }
 
@@ -113,6 +133,7 @@ where
             state: State::Waiting {
                 waiting: Some(Box::new(waiting)),
             },
+            timed: None,
         }
     }
 }
@@ -126,6 +147,32 @@ where
     type Output = Result<Response<LimitBody<RB>>, S::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.as_mut().poll_limited(cx);
+        if polled.is_ready() || self.timed.is_none() {
+            return polled;
+        }
+        let mut this = self.project();
+        let Some(timed) = this.timed else {
+            return Poll::Pending;
+        };
+        ready!(timed.timer.as_mut().poll(cx));
+        // What takes too long ends now, not when the answer is dropped.
+        this.state.set(State::Refused { response: None });
+        Poll::Ready(Ok(timed.overload.time_out().map(LimitBody::refusal)))
+    }
+}
+
+impl<S, B, RB> LimitFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    RB: Body,
+    RB::Data: From<Bytes>,
+{
+    #[inline]
+    fn poll_limited(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<<Self as Future>::Output> {
         loop {
             let next = match self.as_mut().project().state.project() {
                 StateProjection::Exempt { future } => {
@@ -245,7 +292,7 @@ impl Finish {
         let head = ResponseHead::from(&response);
         let (outcome, is_stream) = match &self.outcome {
             Some(outcome) => (outcome(head), head.is_stream()),
-            None => head.default_outcome_and_is_stream(),
+            None => head.default_outcome_and_is_stream(response.body().size_hint().exact()),
         };
         permit.record(outcome);
         let released =

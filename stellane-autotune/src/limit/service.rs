@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -10,24 +11,18 @@ use super::classify::Classifiers;
 use super::future::{Finish, LimitFuture};
 use super::wait::Queued;
 use super::{AdaptiveLimit, Class, LimitBody, Permit, RequestHead, Shed};
+use crate::overload::{OverloadLayer, Shared};
 
 /// A service behind an [`AdaptiveLimit`]; made by [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer).
 #[derive(Debug, Clone)]
 pub struct AdaptiveLimitService<S> {
-    inner: S,
-    limit: AdaptiveLimit,
-    classifiers: Arc<Classifiers>,
+    pub(super) inner: S,
+    pub(super) limit: AdaptiveLimit,
+    pub(super) classifiers: Arc<Classifiers>,
+    pub(super) overload: Option<OverloadLayer>,
 }
 
 impl<S> AdaptiveLimitService<S> {
-    pub(super) fn new(inner: S, limit: AdaptiveLimit, classifiers: Arc<Classifiers>) -> Self {
-        Self {
-            inner,
-            limit,
-            classifiers,
-        }
-    }
-
     /// The limit in front of the service.
     pub fn limit(&self) -> &AdaptiveLimit {
         &self.limit
@@ -73,6 +68,44 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> LimitFuture<S, B> {
+        let overload = self.overload.as_ref().map(|overload| &overload.shared);
+        let timed = overload.and_then(|overload| {
+            let timeout = overload.timeout(request.headers())?;
+            Some((Arc::clone(overload), timeout))
+        });
+        match timed {
+            None => self.call_limited(request),
+            Some((overload, timeout)) => self.call_timed(request, overload, timeout),
+        }
+    }
+}
+
+impl<S> AdaptiveLimitService<S> {
+    /// For a request with a deadline.
+    #[cold]
+    fn call_timed<B>(
+        &mut self,
+        request: Request<B>,
+        overload: Arc<Shared>,
+        timeout: Duration,
+    ) -> LimitFuture<S, B>
+    where
+        S: Service<Request<B>> + Clone,
+    {
+        match overload.admit(request, timeout) {
+            Err(refusal) => LimitFuture::refused(refusal),
+            Ok(request) if overload.enforces() => {
+                self.call_limited(request).timed(timeout, overload)
+            }
+            Ok(request) => self.call_limited(request),
+        }
+    }
+
+    #[inline]
+    fn call_limited<B>(&mut self, request: Request<B>) -> LimitFuture<S, B>
+    where
+        S: Service<Request<B>> + Clone,
+    {
         let head = RequestHead::from(&request);
         if self.classifiers.is_exempt(head) {
             return LimitFuture::exempt(self.inner.call(request));

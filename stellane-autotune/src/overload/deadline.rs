@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::Clock;
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(super) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Until when somebody waits for the answer. In the extensions of a request; queues and clients
 /// further in should look at [`Deadline::remaining`] before they begin.
@@ -39,14 +39,34 @@ impl Deadline {
         let millis = self.remaining().as_millis().min(99_999_999);
         // Digits and a letter are always a header value.
         if let Ok(value) = HeaderValue::try_from(format!("{millis}m")) {
-            headers.insert(GRPC_TIMEOUT, value);
+            headers.insert(&GRPC_TIMEOUT, value);
         }
     }
 }
 
-/// The timeout that `grpc-timeout` asks for. What cannot be read is ignored, as gRPC asks.
-pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let (unit, digits) = headers.get(GRPC_TIMEOUT)?.as_bytes().split_last()?;
+/// The timeout that a client asks for, in gRPC's header before the other one. In one walk: most requests have
+/// few headers and neither of these, and looking up a name costs more than comparing some.
+#[inline]
+pub(super) fn asked(
+    headers: &HeaderMap,
+    grpc: Option<&HeaderName>,
+    other: Option<&HeaderName>,
+) -> Option<Duration> {
+    let mut asked = None;
+    for (name, value) in headers {
+        if grpc == Some(name) {
+            if let Some(timeout) = grpc_timeout(value) {
+                return Some(timeout);
+            }
+        } else if asked.is_none() && other == Some(name) {
+            asked = header_timeout(value);
+        }
+    }
+    asked
+}
+
+fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
+    let (unit, digits) = value.as_bytes().split_last()?;
     if digits.len() > 8 {
         return None;
     }
@@ -62,9 +82,8 @@ pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// The timeout in milliseconds that `header` asks for.
-pub(super) fn header_timeout(headers: &HeaderMap, header: &HeaderName) -> Option<Duration> {
-    let digits = headers.get(header)?.as_bytes().trim_ascii();
+fn header_timeout(value: &HeaderValue) -> Option<Duration> {
+    let digits = value.as_bytes().trim_ascii();
     if digits.len() > 12 {
         return None;
     }
@@ -88,8 +107,8 @@ mod tests {
 
     fn of(value: &str) -> Option<Duration> {
         let mut headers = HeaderMap::new();
-        headers.insert(GRPC_TIMEOUT, HeaderValue::try_from(value).unwrap());
-        grpc_timeout(&headers)
+        headers.insert(&GRPC_TIMEOUT, HeaderValue::try_from(value).unwrap());
+        asked(&headers, Some(&GRPC_TIMEOUT), None)
     }
 
     #[test]

@@ -1,17 +1,16 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::layer::Shared;
-use crate::{LimitBody, Shed};
+use crate::LimitBody;
 
 pin_project! {
     /// The future of an [`OverloadService`](super::OverloadService).
@@ -31,9 +30,19 @@ pin_project! {
 }
 
 #[cfg(feature = "tokio")]
-type Timer = tokio::time::Sleep;
+pub(crate) type Timer = tokio::time::Sleep;
 #[cfg(not(feature = "tokio"))]
-type Timer = std::future::Pending<()>;
+pub(crate) type Timer = std::future::Pending<()>;
+
+pub(crate) fn timer(timeout: Duration) -> Timer {
+    #[cfg(feature = "tokio")]
+    return tokio::time::sleep(timeout);
+    #[cfg(not(feature = "tokio"))]
+    {
+        let _ = timeout;
+        std::future::pending()
+    }
+}
 
 impl<F> OverloadFuture<F> {
     pub(super) fn open(future: F) -> Self {
@@ -43,17 +52,10 @@ impl<F> OverloadFuture<F> {
     }
 
     pub(super) fn timed(future: F, timeout: Duration, shared: Arc<Shared>) -> Self {
-        #[cfg(feature = "tokio")]
-        let timer = tokio::time::sleep(timeout);
-        #[cfg(not(feature = "tokio"))]
-        let timer = {
-            let _ = timeout;
-            std::future::pending()
-        };
         Self {
             state: State::Timed {
                 future,
-                timer,
+                timer: timer(timeout),
                 shared,
             },
         }
@@ -88,10 +90,7 @@ where
                     return Poll::Ready(result.map(admitted));
                 }
                 ready!(timer.poll(cx));
-                shared.timed_out.fetch_add(1, Ordering::Relaxed);
-                let mut response = shared.refusals.response(Shed::Deadline, HeaderMap::new());
-                *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-                *response.body_mut() = Bytes::from_static(TIMED_OUT.as_bytes());
+                let response = shared.time_out();
                 return Poll::Ready(Ok(response.map(LimitBody::refusal)));
             }
             StateProjection::Refused { response } => {
@@ -103,8 +102,6 @@ where
         Poll::Ready(ready!(future.poll(cx)).map(admitted))
     }
 }
-
-const TIMED_OUT: &str = r#"{"type":"about:blank","title":"Gateway Timeout","status":504,"reason":"deadline","detail":"The deadline of the request has passed."}"#;
 
 fn admitted<RB: Body>(response: Response<RB>) -> Response<LimitBody<RB>> {
     response.map(|body| LimitBody::new(body, None))

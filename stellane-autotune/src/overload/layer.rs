@@ -2,11 +2,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use tower_layer::Layer;
 
-use super::deadline::{grpc_timeout, header_timeout};
-use super::{OverloadConfig, OverloadService, Pressure};
+use super::deadline::{GRPC_TIMEOUT, asked};
+use super::{Deadline, OverloadConfig, OverloadService, Pressure};
 use crate::limit::Refusals;
 use crate::{AdaptiveLimit, BuildError, Clock, Shed};
 
@@ -35,24 +36,25 @@ use crate::{AdaptiveLimit, BuildError, Clock, Shed};
 /// ```
 #[derive(Debug, Clone)]
 pub struct OverloadLayer {
-    pub(super) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     config: OverloadConfig,
     header: Option<HeaderName>,
-    pub(super) clock: Clock,
+    clock: Clock,
     limit: Option<AdaptiveLimit>,
     pressure: Option<Pressure>,
-    pub(super) refusals: Refusals,
+    refusals: Refusals,
     with_deadline: AtomicU64,
     /// Requests whose time left was below the median, refused or not.
     hopeless: AtomicU64,
     refused: AtomicU64,
-    pub(super) timed_out: AtomicU64,
+    timed_out: AtomicU64,
 }
 
+const TIMED_OUT: &str = r#"{"type":"about:blank","title":"Gateway Timeout","status":504,"reason":"deadline","detail":"The deadline of the request has passed."}"#;
 /// Every so many hopeless requests one is tried all the same.
 const TRIAL: u64 = 16;
 
@@ -78,13 +80,11 @@ impl OverloadLayer {
 
 impl Shared {
     /// The timeout of a request, if it has one.
-    pub(super) fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {
+    #[inline]
+    pub(crate) fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {
         let config = &self.config;
-        let asked = config
-            .grpc_timeout
-            .then(|| grpc_timeout(headers))
-            .flatten()
-            .or_else(|| header_timeout(headers, self.header.as_ref()?))
+        let grpc = config.grpc_timeout.then_some(&GRPC_TIMEOUT);
+        let asked = asked(headers, grpc, self.header.as_ref())
             .or_else(|| Some(config.default_timeout).filter(|timeout| !timeout.is_zero()))?;
         self.with_deadline.fetch_add(1, Ordering::Relaxed);
         // Pressure shortens how long the server is willing to work, not what the client asked for
@@ -97,7 +97,7 @@ impl Shared {
     }
 
     /// Whether there is no hope to answer within `timeout`.
-    pub(super) fn is_hopeless(&self, timeout: Duration) -> bool {
+    fn is_hopeless(&self, timeout: Duration) -> bool {
         let needed = self
             .limit
             .as_ref()
@@ -116,8 +116,32 @@ impl Shared {
         true
     }
 
-    pub(super) fn enforces(&self) -> bool {
+    pub(crate) fn enforces(&self) -> bool {
         cfg!(feature = "tokio") && self.config.enforce
+    }
+
+    /// The request with its deadline, or the refusal where there is no hope to meet it.
+    pub(crate) fn admit<B>(
+        &self,
+        mut request: Request<B>,
+        timeout: Duration,
+    ) -> Result<Request<B>, Response<Bytes>> {
+        if self.is_hopeless(timeout) {
+            let (parts, _) = request.into_parts();
+            return Err(self.refusals.response(Shed::Deadline, parts.headers));
+        }
+        let deadline = Deadline::new(&self.clock, timeout);
+        request.extensions_mut().insert(deadline);
+        Ok(request)
+    }
+
+    /// The answer to a request whose deadline has passed.
+    pub(crate) fn time_out(&self) -> Response<Bytes> {
+        self.timed_out.fetch_add(1, Ordering::Relaxed);
+        let mut response = self.refusals.response(Shed::Deadline, HeaderMap::new());
+        *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+        *response.body_mut() = Bytes::from_static(TIMED_OUT.as_bytes());
+        response
     }
 }
 

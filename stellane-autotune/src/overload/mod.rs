@@ -16,6 +16,8 @@ pub mod sources;
 pub use config::OverloadConfig;
 pub use deadline::Deadline;
 pub use future::OverloadFuture;
+pub(crate) use future::{Timer, timer};
+pub(crate) use layer::Shared;
 pub use layer::{OverloadLayer, OverloadLayerBuilder, OverloadStats};
 pub use pressure::{Pressure, PressureBuilder};
 pub use service::OverloadService;

@@ -6,9 +6,9 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use super::OverloadFuture;
 use super::layer::Shared;
-use super::{Deadline, OverloadFuture};
-use crate::{LimitBody, Shed};
+use crate::LimitBody;
 
 /// A service with deadlines; made by [`OverloadLayer`](super::OverloadLayer).
 #[derive(Debug, Clone)]
@@ -37,18 +37,14 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let Some(timeout) = self.shared.timeout(request.headers()) else {
             return OverloadFuture::open(self.inner.call(request));
         };
-        if self.shared.is_hopeless(timeout) {
-            let (parts, _) = request.into_parts();
-            let response = self.shared.refusals.response(Shed::Deadline, parts.headers);
-            return OverloadFuture::refused(response);
-        }
-        request
-            .extensions_mut()
-            .insert(Deadline::new(&self.shared.clock, timeout));
+        let request = match self.shared.admit(request, timeout) {
+            Ok(request) => request,
+            Err(refusal) => return OverloadFuture::refused(refusal),
+        };
         let future = self.inner.call(request);
         if self.shared.enforces() {
             OverloadFuture::timed(future, timeout, Arc::clone(&self.shared))

@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "autotune")]
-use stellane_autotune::{LimitConfig, TunerConfig};
+use stellane_autotune::{LimitConfig, TunerConfig, overload::OverloadConfig};
 #[cfg(feature = "metrics")]
 use stellane_metrics::MetricsConfig;
 #[cfg(feature = "pool")]
@@ -60,6 +60,9 @@ pub struct RuntimeConfig {
     /// being refused at once: `max_wait` is `500ms` and `max_waiters` is 1000.
     #[cfg(feature = "autotune")]
     pub limit: LimitConfig,
+    /// Deadlines that requests bring along, and how far pressure shortens them.
+    #[cfg(feature = "autotune")]
+    pub overload: OverloadConfig,
     /// The tuner that turns the knobs of the other sections.
     #[cfg(feature = "autotune")]
     pub tuner: TunerConfig,
@@ -100,6 +103,8 @@ impl Default for RuntimeConfig {
             metrics: MetricsConfig::default(),
             #[cfg(feature = "autotune")]
             limit,
+            #[cfg(feature = "autotune")]
+            overload: OverloadConfig::default(),
             #[cfg(feature = "autotune")]
             tuner: TunerConfig::default(),
             log: LogConfig::default(),
@@ -195,6 +200,7 @@ impl RuntimeConfig {
         section!("router", router);
         section!("metrics", metrics);
         section!("autotune", limit);
+        section!("autotune", overload);
         section!("autotune", tuner);
         problems
     }

@@ -2,7 +2,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use super::{
     io::Socket,
     lot::Lot,
     service::HttpService,
+    services::Services,
     shared::Shared,
     sweep::SWEEP,
     task::{FIRST_READ, Served, Task},
@@ -37,7 +38,8 @@ pub(super) async fn serve_all<S: HttpService>(
 ) -> Result<(), ServeError> {
     let mut loops = JoinSet::new();
     for listener in listeners {
-        loops.spawn(serve(Arc::clone(&shared), listener, service.clone()));
+        let services = Services::shared(service.clone());
+        loops.spawn(serve(Arc::clone(&shared), listener, services));
     }
     drop(service);
     while let Some(ended) = loops.join_next().await {
@@ -54,17 +56,21 @@ pub(super) async fn serve_all<S: HttpService>(
 pub(super) async fn serve<S: HttpService>(
     shared: Arc<Shared>,
     listener: Listener,
-    service: S,
+    services: Services<S>,
 ) -> Result<(), ServeError> {
     let open = Open::new(&shared);
     let (lot, mut attendant) = Lot::new().map_err(|source| ServeError { source })?;
+    let id = shared.next_group();
+    if let Some(keeper) = services.keeper() {
+        shared.keepers.add(id, keeper);
+    }
     let group = Group {
         served: Arc::new(Served {
             shared: Arc::clone(&shared),
-            template: Mutex::new(service),
+            services,
             lot,
         }),
-        id: shared.next_group(),
+        id,
         tell_nodelay: shared.config.nodelay && !listener.set_nodelay(),
         #[cfg(feature = "tls")]
         tls: listener.acceptor(),
@@ -131,7 +137,7 @@ pub(super) async fn serve_connection<S: HttpService>(
     };
     let served = Arc::new(Served {
         shared: Arc::clone(&shared),
-        template: Mutex::new(service),
+        services: Services::shared(service),
         lot: Lot::closed(),
     });
     let mut task = Task::new(served, Arc::clone(&entry), socket);

@@ -46,10 +46,29 @@ pub struct ConnectionConfig {
     /// open files. Default `60s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub idle_timeout: Duration,
+    /// Whether responses of HTTP/1.1 say how long the connection may be idle, in whole seconds, by
+    /// `Keep-Alive: timeout=60`; it is then closed one second after that. A client that heeds it never sends a request
+    /// into a connection that is just being closed; worth the 23 bytes where a proxy or a pool of connections is the
+    /// client. Room for new connections is made, and drains go on, as without it. Default `false`.
+    pub keep_alive_header: bool,
     /// How long a response may stand still because the client does not read (the seed's
     /// `write_timeout`). Default `30s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub write_timeout: Duration,
+    /// How many bytes of a request's body a client has to send in a second, on average over
+    /// [`rate_grace`](Self::rate_grace) in which the server has room for them; a service that does not take what was
+    /// sent is no fault of the client's. Of HTTP/1 with [`strict_http1`](Self::strict_http1), which follows the bodies. Too low
+    /// lets a few clients hold requests open for hours, too high refuses uploads over bad networks. Default 240,
+    /// `0`: off.
+    pub min_body_rate_bytes: u64,
+    /// How many bytes of a response a client has to take in a second, on average over
+    /// [`rate_grace`](Self::rate_grace) in which the socket is full. Sockets take bytes by the tens of kilobytes:
+    /// much more than 1 KiB needs a longer grace. Default 240, `0`: off.
+    pub min_response_rate_bytes: u64,
+    /// For how long a client may send or take nothing before it is slower than the two rates above; one of half
+    /// the rate lasts twice as long. Default `30s`, `0s`: both rates are off.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub rate_grace: Duration,
     /// Greatest age of a connection, give or take a tenth, so that connections spread over new servers
     /// behind a load balancer. Default `0s`: off.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
@@ -66,6 +85,11 @@ pub struct ConnectionConfig {
     /// its answer. Default `1s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub drain_idle: Duration,
+    /// Over how long a drain of a thousand connections or more spreads its closing, so that their clients do not
+    /// come back elsewhere in one instant; fewer take that much less, and none more than half of what the drain's
+    /// deadline leaves. Default `2s`, `0s`: all at once.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub drain_spread: Duration,
     /// Whether bytes of an HTTP/1 connection that two parties could read differently are refused with 400
     /// where hyper would repair them in silence: a bare line feed as the end of a line, a `Content-Length`
     /// beside a `Transfer-Encoding` or given twice, a `Transfer-Encoding` other than `chunked`. For
@@ -105,12 +129,17 @@ impl Default for ConnectionConfig {
             first_byte_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
+            keep_alive_header: false,
             write_timeout: Duration::from_secs(30),
+            min_body_rate_bytes: 240,
+            min_response_rate_bytes: 240,
+            rate_grace: Duration::from_secs(30),
             max_age: Duration::ZERO,
             max_requests: 0,
             park: true,
             park_after: Duration::from_millis(100),
             drain_idle: Duration::from_secs(1),
+            drain_spread: Duration::from_secs(2),
             strict_http1: true,
             max_head_bytes: 64 << 10,
             connect_info: false,
@@ -138,15 +167,23 @@ impl ConnectionConfig {
             ("head_timeout", self.head_timeout),
             ("idle_timeout", self.idle_timeout),
             ("write_timeout", self.write_timeout),
+            ("rate_grace", self.rate_grace),
             ("max_age", self.max_age),
             ("park_after", self.park_after),
             ("drain_idle", self.drain_idle),
+            ("drain_spread", self.drain_spread),
         ] {
             check_up_to_a_day(&mut errors, key, value);
         }
         // hyper's own least; more than 1 MiB is no head.
         let heads = 8 << 10..=1 << 20;
         ConfigError::check(&mut errors, "max_head_bytes", self.max_head_bytes, heads);
+        for (key, value) in [
+            ("min_body_rate_bytes", self.min_body_rate_bytes),
+            ("min_response_rate_bytes", self.min_response_rate_bytes),
+        ] {
+            ConfigError::check(&mut errors, key, value, 0..=1 << 30);
+        }
         #[cfg(feature = "http2")]
         self.http2.check(&mut errors);
         #[cfg(feature = "proxy-protocol")]

@@ -96,6 +96,7 @@ pub(super) struct Entry {
     read: AtomicU64,
     written: AtomicU64,
     in_flight: AtomicU32,
+    /// The number of the latest poll, and in its lowest bit whether it ended waiting for bytes of a body.
     turn: AtomicU32,
     state: AtomicU8,
     command: AtomicU8,
@@ -156,6 +157,8 @@ pub(super) enum Command {
 
 /// No poll of a task has this number.
 pub(super) const NO_TURN: u32 = 0;
+
+const STARVED: u32 = 1;
 
 const CLOSE_BASE: u8 = 2;
 
@@ -273,13 +276,23 @@ impl Entry {
 
     /// The task is polled: a new turn.
     pub(super) fn begin_turn(&self) {
-        let next = self.turn().wrapping_add(1);
-        self.turn.store(next.max(NO_TURN + 1), Relaxed);
+        let next = (self.turn.load(Relaxed) | STARVED).wrapping_add(1);
+        self.turn.store(next.max(NO_TURN + 2), Relaxed);
     }
 
     /// Names the latest poll of the task.
     pub(super) fn turn(&self) -> u32 {
-        self.turn.load(Relaxed)
+        self.turn.load(Relaxed) & !STARVED
+    }
+
+    /// hyper wants more of a body than the client has sent, until the next turn.
+    pub(super) fn starve(&self) {
+        self.turn.store(self.turn.load(Relaxed) | STARVED, Relaxed);
+    }
+
+    /// Whether the service waits for the client's bytes.
+    pub(super) fn starved(&self) -> bool {
+        self.turn.load(Relaxed) & STARVED != 0
     }
 
     /// A request begins: its number on this connection, from one.

@@ -103,6 +103,11 @@ impl Guard {
         self.heads
     }
 
+    /// Whether the next byte belongs to a body.
+    pub(super) fn in_body(&self) -> bool {
+        matches!(self.part, Part::Skip(..) | Part::ChunkSize | Part::Trailer)
+    }
+
     /// Whether the latest request asked for an upgrade, and [`decide`](Self::decide) was not called since.
     pub(super) fn is_held(&self) -> bool {
         self.part == Part::Held

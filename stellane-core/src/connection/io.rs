@@ -414,6 +414,12 @@ impl AsyncRead for Io {
             }
             let Poll::Ready(read) = Pin::new(&mut this.socket).poll_read(cx, buffer) else {
                 this.blocked_in = turn;
+                // hyper reads when a service takes what it reads, and not before.
+                if let Watch::Http1(guard) = &this.watch
+                    && guard.in_body()
+                {
+                    this.owner.entry.starve();
+                }
                 if this.owner.entry.upgraded.load(Ordering::Relaxed) {
                     // No task of the manager's hears a command any more.
                     this.owner.entry.hear_commands(cx.waker());

@@ -7,11 +7,12 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    CloseReason, ConnectionConfig, ConnectionInfo, accept,
+    CloseReason, ConnectInfo, ConnectionConfig, ConnectionInfo, accept,
     entry::Command,
     io::Socket,
     listener::Listener,
     service::HttpService,
+    services::Services,
     shared::{Purge, Shared, millis},
     stats::{BuildError, ConnectionStats, DrainReport, ServeError},
 };
@@ -78,7 +79,49 @@ impl ConnectionManager {
         listener: impl Into<Listener>,
         service: S,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
-        accept::serve(Arc::clone(&self.shared), listener.into(), service)
+        let services = Services::shared(service);
+        accept::serve(Arc::clone(&self.shared), listener.into(), services)
+    }
+
+    /// As [`serve`](Self::serve), with a service of its own for each connection: a place for what belongs to the
+    /// connection, such as who has logged in by it, or a limit on its requests.
+    ///
+    /// `make` is called when the first bytes of a connection arrive, once, and not at all for one that says nothing.
+    /// The service stays while the connection is parked, and is dropped when it ends. That is what it costs: a
+    /// parked connection takes the size of its service, with all it holds, and about 20 bytes to find it.
+    ///
+    /// ```
+    /// use std::{convert::Infallible, sync::{Arc, atomic::{AtomicU64, Ordering}}};
+    ///
+    /// use http::{Request, Response};
+    /// use hyper::body::Incoming;
+    /// use stellane_core::connection::{ConnectInfo, ConnectionManager};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let manager = ConnectionManager::builder().build()?;
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    /// let serving = manager.serve_with(listener, |connection: &ConnectInfo| {
+    ///     let (peer, count) = (connection.peer(), Arc::new(AtomicU64::new(0)));
+    ///     tower::service_fn(move |_: Request<Incoming>| {
+    ///         let nth = count.fetch_add(1, Ordering::Relaxed) + 1;
+    ///         async move { Ok::<_, Infallible>(Response::new(format!("{peer:?}: {nth}"))) }
+    ///     })
+    /// });
+    /// # drop(serving);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub fn serve_with<S: HttpService>(
+        &self,
+        listener: impl Into<Listener>,
+        make: impl Fn(&ConnectInfo) -> S + Send + Sync + 'static,
+    ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
+        let services = Services::own(make);
+        accept::serve(Arc::clone(&self.shared), listener.into(), services)
     }
 
     /// Serves `service` on several listeners, each with an accept loop in a task of its own: see
@@ -139,8 +182,9 @@ impl ConnectionManager {
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.
     ///
     /// Accepting stops at once. Responses then say `Connection: close`; idle connections stay open for
-    /// [`drain_idle`](ConnectionConfig::drain_idle), so that a request on its way is still answered.
-    /// What is not done after `deadline` is aborted.
+    /// [`drain_idle`](ConnectionConfig::drain_idle), so that a request on its way is still answered. Many
+    /// connections come to their turn one after the other, within [`drain_spread`](ConnectionConfig::drain_spread).
+    /// What is not done after `deadline` is aborted. See [How a drain goes](super#how-a-drain-goes).
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
         self.shared.drain(deadline).await
     }

@@ -49,11 +49,26 @@
 //! |---|---|---|
 //! | connect and say nothing | [`first_byte_timeout`](ConnectionConfig::first_byte_timeout) | [`FirstByteTimeout`](CloseReason::FirstByteTimeout) |
 //! | a head, byte by byte | [`head_timeout`](ConnectionConfig::head_timeout) | [`HeadTimeout`](CloseReason::HeadTimeout) |
+//! | a body, byte by byte | [`min_body_rate_bytes`](ConnectionConfig::min_body_rate_bytes) | [`SlowBody`](CloseReason::SlowBody) |
+//! | a response, taken byte by byte | [`write_timeout`](ConnectionConfig::write_timeout), [`min_response_rate_bytes`](ConnectionConfig::min_response_rate_bytes) | [`SlowRead`](CloseReason::SlowRead) |
 //! | a head without end | [`max_head_bytes`](ConnectionConfig::max_head_bytes) | [`ProtocolError`](CloseReason::ProtocolError) |
 //! | requests that a proxy reads differently | [`strict_http1`](ConnectionConfig::strict_http1), `StrictHttp1Layer` | [`ProtocolError`](CloseReason::ProtocolError), or [`Finished`](CloseReason::Finished) after the layer's answer |
 //! | a TLS handshake that stands still | `tls.handshake_timeout` | [`HandshakeTimeout`](CloseReason::HandshakeTimeout) |
 //! | HTTP/2: resets, pings, settings, empty frames | `http2.abuse_burst` and h2's own limits | [`Abuse`](CloseReason::Abuse) |
 //! | more connections than one should have | [`max_connections_per_peer`](ConnectionConfig::max_connections_per_peer), [`max_accepts_per_second`](ConnectionConfig::max_accepts_per_second) | [`Refused`](CloseReason::Refused) |
+//!
+//! # How a drain goes
+//!
+//! 1. [`draining`](ConnectionManager::draining) resolves, for handlers whose response has no end; the listeners take
+//!    in what the system has accepted already, and close.
+//! 2. Each connection has its moment within [`drain_spread`](ConnectionConfig::drain_spread). From then on its
+//!    responses say `Connection: close`; one of HTTP/2 gets GOAWAY.
+//! 3. [`drain_idle`](ConnectionConfig::drain_idle) after that moment it is closed if it is idle: a request that was on
+//!    its way has been answered by then.
+//! 4. What is busy at the deadline is aborted.
+//!
+//! The `Runtime` says on its admin address that it is not ready before all this, and waits for
+//! `server.drain_delay`.
 //!
 //! # Streams and upgrades
 //!
@@ -79,13 +94,16 @@ mod herald;
 #[cfg(feature = "http2")]
 mod http2;
 mod io;
+mod keep_alive;
 mod listener;
 mod lot;
 mod manager;
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
+mod rates;
 mod reason;
 mod service;
+mod services;
 mod shared;
 mod stats;
 mod sweep;

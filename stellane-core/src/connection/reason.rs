@@ -42,6 +42,8 @@ reasons! {
     HandshakeTimeout = "handshake_timeout",
     /// A request head was not complete in time; the client got 408.
     HeadTimeout = "head_timeout",
+    /// The client sent the body of its request too slowly; if nothing was answered yet, it got 408.
+    SlowBody = "slow_body",
     /// No further request came in time.
     IdleTimeout = "idle_timeout",
     /// The client read the response too slowly.

@@ -11,7 +11,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tower_service::Service;
 
-use super::{ConnectInfo, body::OpenBody, entry::Entry, shared::Shared};
+use super::{ConnectInfo, body::OpenBody, entry::Entry, keep_alive, shared::Shared};
 use crate::BoxError;
 
 /// A tower service that a [`ConnectionManager`](super::ConnectionManager) serves: short for the bounds
@@ -73,6 +73,8 @@ pub(super) struct Terms {
     connect: bool,
     http1: bool,
     last: bool,
+    /// Whether it says how long the connection may be idle.
+    tells_idle: bool,
 }
 
 impl<S: HttpService> Adapter<S> {
@@ -89,6 +91,10 @@ impl<S: HttpService> Adapter<S> {
             returned: Arc::default(),
             owner: Owner { entry, shared },
         }
+    }
+
+    pub(super) fn into_inner(self) -> S {
+        self.service.into_inner()
     }
 
     fn slot(&self) -> Slot<S::ResFuture> {
@@ -118,6 +124,7 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
             connect: request.method() == Method::CONNECT,
             http1: request.version() < Version::HTTP_2,
             last: shared.is_last(number),
+            tells_idle: shared.config.keep_alive_header && keep_alive::is_for(&request),
         };
         let mut service = self.service.borrow_mut();
         // With a waker that wakes nobody: hyper polls the returned future at once, with the real one.
@@ -227,11 +234,13 @@ impl Owner {
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
             self.entry.upgraded.store(true, Relaxed);
         } else if terms.http1
-            && (terms.last || self.shared.draining() || self.entry.retire.load(Relaxed))
+            && (terms.last || self.entry.retire.load(Relaxed) || self.shared.ends(&self.entry))
         {
             // hyper sees it and closes after this response; the client knows before it sends another.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
+        } else if terms.tells_idle {
+            keep_alive::tell(response.headers_mut(), self.shared.idle_timeout());
         }
         response.map(OpenBody::new)
     }

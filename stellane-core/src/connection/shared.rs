@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -15,7 +15,10 @@ use super::{
     CloseReason, ConnectionConfig, ConnectionState, accept,
     entry::{Command, Entry, Holder},
     listener::Pace,
+    rates::Rates,
+    services::Keepers,
     stats::{ConnectionStats, DrainReport},
+    sweep::{SWEEP, part_of},
     table::{Clock, Table},
 };
 
@@ -50,11 +53,15 @@ pub(super) struct Shared {
     draining: AtomicBool,
     /// When the drain began, on the coarse clock.
     drain_began: AtomicU64,
+    /// Over how many milliseconds this drain spreads its closing.
+    drain_spread: AtomicU64,
+    rates: Mutex<Rates>,
     parked_since_purge: AtomicU64,
     purged: AtomicU64,
     /// When the last sweep was, so that several listeners do not sweep more often than one.
     swept: AtomicU64,
     groups: AtomicU16,
+    pub(super) keepers: Keepers,
     /// Listeners that are open.
     listeners: AtomicUsize,
     /// Woken when a connection ends or a listener closes.
@@ -99,6 +106,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 impl Shared {
     pub(super) fn new(config: ConnectionConfig, purge: Option<Purge>) -> Self {
         let epoch = tokio::time::Instant::now();
+        let rates = Rates::new(&config);
         let mut http1 = hyper::server::conn::http1::Builder::new();
         // Deadlines are the sweep's business.
         http1
@@ -140,10 +148,13 @@ impl Shared {
             drain: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             drain_began: AtomicU64::new(0),
+            drain_spread: AtomicU64::new(0),
+            rates: Mutex::new(rates),
             parked_since_purge: AtomicU64::new(0),
             purged: AtomicU64::new(0),
             swept: AtomicU64::new(0),
             groups: AtomicU16::new(0),
+            keepers: Keepers::default(),
             listeners: AtomicUsize::new(0),
             quiet: tokio::sync::Notify::new(),
             epoch,
@@ -158,9 +169,10 @@ impl Shared {
         self.drain.send_replace(true);
         self.quiet_when(|this| this.listeners.load(Relaxed) == 0)
             .await;
+        self.drain_spread.store(self.spread(deadline), Relaxed);
         self.drain_began.store(self.tick(), Relaxed);
         self.draining.store(true, Relaxed);
-        self.table.for_each(|entry| entry.wake());
+        self.end_those_due();
         let drained = self.quiet_when(|this| this.open.load(Relaxed) == 0);
         if tokio::time::timeout(deadline, drained).await.is_err() {
             self.command_each(|_| Command::Close(CloseReason::Aborted));
@@ -219,6 +231,56 @@ impl Shared {
 
     pub(super) fn draining(&self) -> bool {
         self.draining.load(Relaxed)
+    }
+
+    /// Whether the drain has come to this connection: its next response is its last.
+    pub(super) fn ends(&self, entry: &Entry) -> bool {
+        self.draining() && self.ends_by(entry, self.clock.now())
+    }
+
+    #[cold]
+    fn ends_by(&self, entry: &Entry, now: u64) -> bool {
+        let elapsed = now.saturating_sub(self.drain_began.load(Relaxed));
+        elapsed >= part_of(self.drain_spread(), entry.id)
+    }
+
+    /// Tells connections that the drain has come to them; without anything to do they would not notice.
+    pub(super) fn end_those_due(&self) {
+        if !self.draining() {
+            return;
+        }
+        self.table.for_each(|entry| {
+            if self.ends(entry) && !entry.retire.swap(true, Relaxed) {
+                entry.wake();
+            }
+        });
+    }
+
+    pub(super) fn drain_spread(&self) -> u64 {
+        self.drain_spread.load(Relaxed)
+    }
+
+    /// How long a drain that has to end within `deadline` may take for its closing.
+    fn spread(&self, deadline: Duration) -> u64 {
+        /// So many reconnect at once without doing harm.
+        const MANY: u64 = 1000;
+        let open = (self.open() as u64).min(MANY);
+        let room = deadline.saturating_sub(self.config.drain_idle) / 2;
+        let spread = millis(self.config.drain_spread) * open / MANY;
+        match spread.min(millis(room)) {
+            // The sweep is no more exact than that.
+            short if short < millis(SWEEP) => 0,
+            spread => spread,
+        }
+    }
+
+    /// In milliseconds; `0` is off.
+    pub(super) fn idle_timeout(&self) -> u64 {
+        self.knobs.idle_timeout.load(Relaxed)
+    }
+
+    pub(super) fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long the drain has been going on, in milliseconds.
@@ -328,6 +390,7 @@ impl Shared {
     /// A connection ended.
     pub(super) fn end(&self, entry: &Entry, reason: CloseReason) {
         self.table.remove(entry);
+        self.keepers.forget(entry);
         let (read, written) = entry.bytes();
         self.ended_requests.fetch_add(entry.requests(), Relaxed);
         self.ended_read.fetch_add(read, Relaxed);

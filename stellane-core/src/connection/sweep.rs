@@ -5,6 +5,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use super::{
     CloseReason, ConnectionState,
     entry::{Command, Entry},
+    rates::Round,
     shared::{Shared, millis},
 };
 
@@ -12,6 +13,8 @@ use super::{
 pub(super) const SWEEP: Duration = Duration::from_millis(100);
 /// How long a closing connection waits for its client to end, in milliseconds.
 const LINGER: u64 = 1000;
+/// How much later than it says a connection is closed for being idle: a request may be on its way for as long.
+const LATE: u64 = 1000;
 
 impl Shared {
     /// Looks at every connection's deadlines.
@@ -21,15 +24,19 @@ impl Shared {
         if !self.take_sweep(now, interval) {
             return;
         }
+        self.end_those_due();
         let limits = Limits::of(self, now);
+        let mut rates = self.rates();
+        let mut round = rates.round(now);
         let mut idle = 0;
         self.command_each(|entry| {
             idle += usize::from(matches!(
                 entry.state(),
                 ConnectionState::Idle | ConnectionState::Parked
             ));
-            limits.judge(entry, now)
+            limits.judge(entry, now, &mut round)
         });
+        drop(rates);
         let max_idle = self.knobs.max_idle_connections.load(Relaxed);
         if max_idle > 0 && idle > max_idle {
             self.reclaim(idle - max_idle);
@@ -47,13 +54,15 @@ struct Limits {
     write: u64,
     max_age: u64,
     park: u64,
-    /// Idle connections end now.
-    drained: bool,
+    /// How long ago the moment passed at which the first connections are closed for being idle in a drain.
+    drained: Option<u64>,
+    drain_spread: u64,
 }
 
 impl Limits {
     fn of(shared: &Shared, now: u64) -> Self {
         let config = &shared.config;
+        let late = if config.keep_alive_header { LATE } else { 0 };
         let or_never = |limit: u64| if limit == 0 { u64::MAX } else { limit };
         Self {
             first_byte: or_never(millis(config.first_byte_timeout)),
@@ -62,7 +71,7 @@ impl Limits {
             #[cfg(not(feature = "tls"))]
             handshake: u64::MAX,
             head: or_never(millis(config.head_timeout)),
-            idle: or_never(shared.knobs.idle_timeout.load(Relaxed)),
+            idle: or_never(shared.idle_timeout()).saturating_add(late),
             write: or_never(millis(config.write_timeout)),
             max_age: or_never(millis(config.max_age)),
             park: if config.park {
@@ -72,11 +81,12 @@ impl Limits {
             },
             drained: shared
                 .drain_elapsed(now)
-                .is_some_and(|ms| ms >= millis(config.drain_idle)),
+                .and_then(|elapsed| elapsed.checked_sub(millis(config.drain_idle))),
+            drain_spread: shared.drain_spread(),
         }
     }
 
-    fn judge(&self, entry: &Entry, now: u64) -> Command {
+    fn judge(&self, entry: &Entry, now: u64, rates: &mut Round<'_>) -> Command {
         use CloseReason::{
             Drained, Finished, FirstByteTimeout, HandshakeTimeout, HeadTimeout, IdleTimeout,
             MaxAge, SlowRead,
@@ -86,12 +96,16 @@ impl Limits {
             return Command::Close(SlowRead);
         }
         let state = entry.state();
+        if let Some(reason) = rates.judge(entry, state) {
+            return Command::Close(reason);
+        }
         let waited = now.saturating_sub(entry.since());
         let between_requests = matches!(
             state,
             ConnectionState::New | ConnectionState::Idle | ConnectionState::Parked
         );
-        if self.drained && between_requests {
+        let drained = |passed| passed >= part_of(self.drain_spread, entry.id);
+        if between_requests && self.drained.is_some_and(drained) {
             return Command::Close(Drained);
         }
         if self.max_age < u64::MAX && entry.age(now) >= spread(self.max_age, entry.id) {
@@ -118,8 +132,12 @@ impl Limits {
 
 /// `age` give or take a tenth, the same for the same connection.
 fn spread(age: u64, id: u64) -> u64 {
+    age - age / 10 + part_of(age / 5, id)
+}
+
+/// The place of a connection within `span`, always the same.
+pub(super) fn part_of(span: u64, id: u64) -> u64 {
     // The golden ratio spreads consecutive numbers evenly.
     let parts = u128::from(id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    let fifth = u128::from(age / 5);
-    age - age / 10 + ((fifth * parts) >> 64) as u64
+    ((u128::from(span) * parts) >> 64) as u64
 }

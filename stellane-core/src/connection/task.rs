@@ -2,7 +2,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
 };
 
@@ -20,6 +20,7 @@ use super::{
     io::{Io, Socket, Watch},
     lot::Lot,
     service::{Adapter, HttpService},
+    services::Services,
     shared::Shared,
 };
 
@@ -34,7 +35,7 @@ type Http2<S> =
 /// What the connections of one call of `serve` share.
 pub(super) struct Served<S> {
     pub(super) shared: Arc<Shared>,
-    pub(super) template: Mutex<S>,
+    pub(super) services: Services<S>,
     pub(super) lot: Lot,
 }
 
@@ -64,6 +65,8 @@ enum Stage<S: HttpService> {
     Http1(Box<Active<S>>),
     #[cfg(feature = "http2")]
     Http2(Box<ActiveHttp2<S>>),
+    /// The socket went to the lot.
+    Left,
     Ended,
 }
 
@@ -120,8 +123,7 @@ impl<S: HttpService> Task<S> {
 
 impl<S: HttpService> Drop for Task<S> {
     fn drop(&mut self) {
-        if matches!(self.stage, Stage::Ended) && self.reason.is_none() {
-            // It lives on in the lot.
+        if matches!(self.stage, Stage::Left) {
             return;
         }
         if self.reason == Some(CloseReason::Upgraded) {
@@ -172,7 +174,7 @@ impl<S: HttpService> Future for Task<S> {
                 Stage::Http1(_) => this.poll_http1(cx),
                 #[cfg(feature = "http2")]
                 Stage::Http2(_) => this.poll_http2(cx),
-                Stage::Ended => return Poll::Ready(()),
+                Stage::Left | Stage::Ended => return Poll::Ready(()),
             };
             match step {
                 Step::Again => {}
@@ -247,6 +249,7 @@ impl<S: HttpService> Task<S> {
         match self.served.lot.park(socket, self.entry.slot) {
             Ok(Ok(parked)) => {
                 *holder = Holder::Lot(parked);
+                self.stage = Stage::Left;
                 Step::Again
             }
             Ok(Err(socket)) => {
@@ -274,15 +277,10 @@ impl<S: HttpService> Task<S> {
 
     /// Puts hyper's state together around a socket and the bytes already read from it.
     fn activate(&mut self, socket: Socket, rewind: Bytes, sniff: bool) {
-        let service = self
-            .served
-            .template
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
         let shared = &self.served.shared;
-        let info = shared.config.connect_info;
-        let info = info.then(|| ConnectInfo::new(&socket, &self.entry, shared));
+        let info = || ConnectInfo::new(&socket, &self.entry, shared);
+        let service = self.served.services.of(&self.entry, info);
+        let info = shared.config.connect_info.then(info);
         let adapter = Adapter::new(service, Arc::clone(&self.entry), Arc::clone(shared), info);
         #[cfg(feature = "http2")]
         let http2 = sniff && rewind.starts_with(b"PRI");
@@ -340,6 +338,7 @@ impl<S: HttpService> Task<S> {
         let Stage::Http1(active) = &mut self.stage else {
             return Step::Again;
         };
+        let read_before = self.entry.bytes().0;
         let connection = Pin::new(&mut active.connection);
         let (polled, open_bodies) = body::observe(active.open_bodies, || connection.poll(cx));
         active.open_bodies = open_bodies;
@@ -390,7 +389,14 @@ impl<S: HttpService> Task<S> {
                 self.entry.forget_command();
                 Step::Wait
             }
-            Command::Close(CloseReason::HeadTimeout) => self.request_timeout(),
+            // Of several polls that are due, this one may have come before the client's bytes were seen.
+            Command::Close(CloseReason::SlowBody) if self.entry.bytes().0 > read_before => {
+                self.entry.forget_command();
+                Step::Wait
+            }
+            Command::Close(reason @ (CloseReason::HeadTimeout | CloseReason::SlowBody)) => {
+                self.request_timeout(reason)
+            }
             Command::Close(reason) => Step::End(reason),
         }
     }
@@ -416,9 +422,10 @@ impl<S: HttpService> Task<S> {
             (Poll::Pending, None) => return Step::Wait,
             (Poll::Pending, Some(reason)) => return Step::End(reason),
         }
-        let Some((socket, unread)) = self.dismantle() else {
+        let Some((socket, unread, service)) = self.dismantle() else {
             return Step::Again;
         };
+        self.served.services.keep(&self.entry, service);
         if !unread.is_empty() {
             // A pipelined part of a head, which hyper had read already.
             self.activate(socket, unread, false);
@@ -434,8 +441,8 @@ impl<S: HttpService> Task<S> {
         }
     }
 
-    /// The socket, and what was read from it but not used.
-    fn dismantle(&mut self) -> Option<(Socket, Bytes)> {
+    /// The socket, what was read from it but not used, and the service.
+    fn dismantle(&mut self) -> Option<(Socket, Bytes, S)> {
         let Stage::Http1(active) = std::mem::replace(&mut self.stage, Stage::Ended) else {
             return None;
         };
@@ -449,17 +456,22 @@ impl<S: HttpService> Task<S> {
         } else {
             [&parts.read_buf[..], &io.rewind[..]].concat().into()
         };
-        Some((io.socket, unread))
+        Some((io.socket, unread, parts.service.into_inner()))
     }
 
-    /// Says 408 and closes.
-    fn request_timeout(&mut self) -> Step {
-        if let Some((mut socket, _)) = self.dismantle() {
+    /// Says 408, unless an answer has begun, and closes.
+    fn request_timeout(&mut self, reason: CloseReason) -> Step {
+        let answering = matches!(&self.stage, Stage::Http1(active) if active.open_bodies > 0);
+        let answered = reason == CloseReason::SlowBody && self.entry.in_flight() == 0;
+        if answering || answered {
+            return Step::End(reason);
+        }
+        if let Some((mut socket, ..)) = self.dismantle() {
             socket.try_write(
                 b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
             );
         }
-        Step::End(CloseReason::HeadTimeout)
+        Step::End(reason)
     }
 
     #[cfg(feature = "http2")]
@@ -487,7 +499,7 @@ impl<S: HttpService> Task<S> {
             // HTTP/2 has state that can't be rebuilt: it is not parked.
             Command::Park | Command::None => {
                 let retired = self.entry.retire.load(Relaxed) || self.entry.abusive.load(Relaxed);
-                self.served.shared.draining() || last || retired
+                last || retired || self.served.shared.ends(&self.entry)
             }
         };
         if goaway && !active.goaway {

@@ -102,6 +102,16 @@ impl EngineConfig {
 }
 
 impl PerCoreEngine {
+    /// The tokio runtimes of the cores, once they have started: for what reads runtimes, such as
+    /// `RuntimeMetrics::add_tokio`.
+    #[must_use]
+    pub fn runtimes(&self) -> Vec<tokio::runtime::Handle> {
+        match &*self.lock() {
+            State::Running(cores) => cores.iter().map(Core::runtime).collect(),
+            State::New | State::Stopped => Vec::new(),
+        }
+    }
+
     /// As [`serve`](Engine::serve), for services that are not `Send`: `make` is called once on each core, and what
     /// it makes never leaves that core. Its responses, futures and bodies need not be `Send` either, and handlers
     /// may use `tokio::task::spawn_local`.

@@ -75,6 +75,10 @@ impl Core {
         self.ended
     }
 
+    pub(super) fn runtime(&self) -> Handle {
+        self.runtime.clone()
+    }
+
     pub(super) fn metrics(&self) -> CoreMetrics {
         CoreMetrics {
             cpu: self.cpu,

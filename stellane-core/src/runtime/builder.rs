@@ -37,6 +37,9 @@ pub struct Runtime<S> {
     pub(super) components: Components,
     pub(super) service: S,
     pub(super) signal: Option<Signal>,
+    /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
+    #[cfg(unix)]
+    pub(super) restart: Option<tokio::signal::unix::Signal>,
     pub(super) log: Option<LogHandle>,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
@@ -177,6 +180,12 @@ impl<F> RuntimeBuilder<F> {
         F: FnOnce(&Components) -> Result<S, BoxError>,
     {
         self.config.validate()?;
+        // Who brings a signal of their own has their own way to restart.
+        #[cfg(unix)]
+        let restart = match &self.signal {
+            None if !self.config.server.restart_timeout.is_zero() => restart_signal(),
+            _ => None,
+        };
         let components = match self.components {
             Some(components) => components,
             None => Components::with_purge_hook(&self.config, self.purge)?,
@@ -187,11 +196,21 @@ impl<F> RuntimeBuilder<F> {
             components,
             service,
             signal: self.signal,
+            #[cfg(unix)]
+            restart,
             log: self.log,
             #[cfg(feature = "profiling")]
             heap: self.heap,
         })
     }
+}
+
+#[cfg(unix)]
+fn restart_signal() -> Option<tokio::signal::unix::Signal> {
+    use tokio::signal::unix::{SignalKind, signal};
+    signal(SignalKind::user_defined2())
+        .inspect_err(|error| tracing::warn!(%error, "SIGUSR2 will not restart"))
+        .ok()
 }
 
 impl<S, B> Runtime<S>

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use stellane_autotune::{AdaptiveLimit, AutoTuner, Clock};
+use stellane_autotune::{
+    AdaptiveLimit, AutoTuner, Clock,
+    overload::{OverloadLayer, Pressure},
+};
 use stellane_metrics::{
     HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot, metrics,
 };
@@ -13,7 +16,7 @@ use stellane_pool::{Pools, WorkerPool};
 use stellane_router::Interner;
 use tokio::task::JoinSet;
 
-use super::{RuntimeError, tuning};
+use super::{RuntimeError, pressure, tuning};
 use crate::{
     BoxError,
     config::RuntimeConfig,
@@ -38,6 +41,11 @@ pub struct Components {
     pub prometheus: Prometheus,
     /// The adaptive concurrency limit at the edge.
     pub limit: AdaptiveLimit,
+    /// Ends requests at their deadlines.
+    pub overload: OverloadLayer,
+    /// How scarce memory and open files are, from 0 to 1, twice a second. Timeouts of requests shrink with it,
+    /// and idle connections are closed.
+    pub pressure: Pressure,
     /// Runs CPU-heavy work off the reactor.
     pub workers: WorkerPool,
     /// Buffers and header maps to use again.
@@ -86,6 +94,14 @@ impl Components {
             .clock(Clock::counter())
             .build()
             .map_err(failed("limit"))?;
+        let pressure = pressure::measured();
+        let overload = OverloadLayer::builder()
+            .config(config.overload.clone())
+            .clock(Clock::counter())
+            .limit(&limit)
+            .pressure(&pressure)
+            .build()
+            .map_err(failed("overload"))?;
         let workers = WorkerPool::builder()
             .config(config.workers.clone())
             .build()
@@ -117,11 +133,15 @@ impl Components {
             .source({
                 let (connections, limit, workers) =
                     (connections.clone(), limit.clone(), workers.clone());
+                let overload = overload.clone();
                 let (pools, interner, faults) = (pools.clone(), interner.clone(), faults.clone());
                 let (tuner, panics) = (Arc::downgrade(&tuner_cell), Arc::clone(&panics));
                 move |snapshot| {
                     read_connections(snapshot, &connections);
                     read_limit(snapshot, &limit);
+                    let timed_out = overload.stats().timed_out;
+                    let shed = &mut snapshot.shed_total;
+                    shed.insert(Cow::Borrowed("timed_out"), timed_out);
                     read_workers(snapshot, &workers);
                     read_pools(snapshot, &pools);
                     read_interner(snapshot, &interner);
@@ -179,6 +199,8 @@ impl Components {
             runtime_metrics,
             prometheus,
             limit,
+            overload,
+            pressure,
             workers,
             pools,
             interner,
@@ -197,6 +219,10 @@ impl Components {
         tasks.spawn(self.runtime_metrics.clone().run());
         let tuner = self.tuner.clone();
         tasks.spawn(async move { tuner.run().await });
+        tasks.spawn(pressure::relieve(
+            self.pressure.clone(),
+            self.connections.clone(),
+        ));
         let pools = self.pools.clone();
         tasks.spawn(async move {
             let interval = pools.trim_interval();

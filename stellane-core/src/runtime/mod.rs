@@ -37,6 +37,7 @@ mod body;
 mod builder;
 mod components;
 mod error;
+mod pressure;
 mod serve;
 mod stack;
 mod tuning;

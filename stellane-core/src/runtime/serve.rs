@@ -18,7 +18,7 @@ use super::{Components, RequestBody, Runtime, RuntimeError, admin, builder::Sign
 use crate::restart::Restart;
 use crate::{
     BoxError,
-    config::{ServerConfig, is_socket_address},
+    config::is_socket_address,
     connection::{ListenConfig, Listener, TlsAcceptor},
     engine::{Engine, EngineError, EngineKind, PerCoreEngine, SharedEngine, StopReport},
     hot_reload::LiveReloadLayer,
@@ -220,6 +220,12 @@ where
                     .connections(connections)
                     .config(self.runtime.config.engine.clone())
                     .build();
+                engine
+                    .start()
+                    .map_err(|error| RuntimeError::Serve(Box::new(error)))?;
+                for runtime in engine.runtimes() {
+                    self.components().runtime_metrics.add_tokio(&runtime);
+                }
                 self.serve_on(engine).await
             }
         }
@@ -237,6 +243,8 @@ where
             components,
             service,
             signal,
+            #[cfg(unix)]
+            restart,
             log,
             #[cfg(feature = "profiling")]
             heap,
@@ -253,11 +261,10 @@ where
         #[cfg(unix)]
         let end = {
             let admin = self.admin.as_ref();
-            let successor = match signal {
-                // Who brings a signal of their own has their own way to restart.
-                Some(_) => None,
-                None => Successor::new(&config.server, &self.listeners, admin),
-            };
+            let successor = restart.and_then(|asked| {
+                let patience = config.server.restart_timeout;
+                Successor::new(asked, patience, &self.listeners, admin)
+            });
             end_of_service(signal, successor)
         };
         #[cfg(not(unix))]
@@ -364,27 +371,24 @@ struct Successor {
 
 #[cfg(unix)]
 impl Successor {
-    /// None if it is turned off. From here on `SIGUSR2` does not end the process.
     fn new(
-        server: &ServerConfig,
+        asked: tokio::signal::unix::Signal,
+        patience: Duration,
         listeners: &[Listener],
         admin: Option<&Listener>,
     ) -> Option<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        if server.restart_timeout.is_zero() {
-            return None;
-        }
         let restart = || {
             let restart = Restart::from_process()?.with_listeners("http", listeners)?;
-            Ok::<_, std::io::Error>(Self {
-                restart: restart.with_listeners(ADMIN, admin)?,
-                asked: signal(SignalKind::user_defined2())?,
-                patience: server.restart_timeout,
-            })
+            restart.with_listeners(ADMIN, admin)
         };
-        restart()
+        let restart = restart()
             .inspect_err(|error| tracing::warn!(%error, "SIGUSR2 will not restart"))
-            .ok()
+            .ok()?;
+        Some(Self {
+            restart,
+            asked,
+            patience,
+        })
     }
 
     /// Resolves when a new process has taken over.

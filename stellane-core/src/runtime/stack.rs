@@ -50,7 +50,9 @@ where
     let service = components.slow_polls.layer().layer(service);
     let service = FaultLayer::new(&components.faults).layer(service);
     let service = PoolLayer::new(&components.pools).layer(service);
-    let service = AdaptiveLimitLayer::new(&components.limit).layer(service);
+    let service = AdaptiveLimitLayer::new(&components.limit)
+        .overload(&components.overload)
+        .layer(service);
     MetricsLayer::new(&components.metrics).layer(service)
 }
 

@@ -28,6 +28,17 @@ pub struct RouteStats {
     pub response_bytes: u64,
 }
 
+impl RouteStats {
+    /// For an advice: how much of all requests it has answered, and how long each took.
+    pub(crate) fn share_of(&self, all: u64) -> String {
+        let share = self.requests as f64 / all.max(1) as f64 * 100.0;
+        format!(
+            "{} ({share:.0}% of all requests, {:.0?} each)",
+            self.route, self.latency_avg
+        )
+    }
+}
+
 pub(super) fn collect(table: &Table) -> Vec<RouteStats> {
     struct Sum {
         stats: RouteStats,

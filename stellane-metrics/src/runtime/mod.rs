@@ -7,7 +7,7 @@ mod snapshot;
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, PoisonError, TryLockError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
 
@@ -54,7 +54,7 @@ struct Inner {
     sources: Vec<Source>,
     machine: process::Machine,
     #[cfg(feature = "tokio")]
-    tokio: Option<tokio::runtime::Handle>,
+    tokio: Mutex<Vec<tokio::runtime::Handle>>,
     clock: Clock,
     state: Mutex<State>,
     latest: Mutex<Arc<RuntimeSnapshot>>,
@@ -125,7 +125,8 @@ impl RuntimeMetrics {
             source(&mut snapshot);
         }
         state.advance(inner, now, busy, &mut snapshot);
-        snapshot.judge(inner.machine.memory, inner.machine.cores);
+        let routes = || inner.http.map(|http| http.routes()).unwrap_or_default();
+        snapshot.judge(inner.machine.memory, inner.machine.cores, routes);
         let snapshot = Arc::new(snapshot);
         *inner.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
         let mut history = inner.history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,19 +202,31 @@ impl RuntimeMetrics {
     /// Returns how long the workers were busy, all added up.
     #[cfg(feature = "tokio")]
     fn fill_tokio(&self, snapshot: &mut RuntimeSnapshot) -> Duration {
-        let Some(handle) = &self.inner.tokio else {
-            return Duration::ZERO;
-        };
-        let metrics = handle.metrics();
-        snapshot.tokio_workers = metrics.num_workers() as u64;
-        snapshot.tokio_alive_tasks = metrics.num_alive_tasks() as u64;
-        snapshot.tokio_queue_depth = metrics.global_queue_depth() as u64;
-        #[cfg(target_has_atomic = "64")]
-        return (0..metrics.num_workers())
-            .map(|w| metrics.worker_total_busy_duration(w))
-            .sum();
-        #[cfg(not(target_has_atomic = "64"))]
-        Duration::ZERO
+        let mut busy = Duration::ZERO;
+        for handle in self.tokio_runtimes().iter() {
+            let metrics = handle.metrics();
+            snapshot.tokio_workers += metrics.num_workers() as u64;
+            snapshot.tokio_alive_tasks += metrics.num_alive_tasks() as u64;
+            snapshot.tokio_queue_depth += metrics.global_queue_depth() as u64;
+            #[cfg(target_has_atomic = "64")]
+            for worker in 0..metrics.num_workers() {
+                busy += metrics.worker_total_busy_duration(worker);
+            }
+        }
+        busy
+    }
+
+    #[cfg(feature = "tokio")]
+    fn tokio_runtimes(&self) -> MutexGuard<'_, Vec<tokio::runtime::Handle>> {
+        let runtimes = self.inner.tokio.lock();
+        runtimes.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads another tokio runtime as well, for a server with one for each core: their workers, tasks and busy time
+    /// are added up.
+    #[cfg(feature = "tokio")]
+    pub fn add_tokio(&self, handle: &tokio::runtime::Handle) {
+        self.tokio_runtimes().push(handle.clone());
     }
 
     #[cfg(not(feature = "tokio"))]
@@ -331,7 +344,7 @@ pub struct RuntimeMetricsBuilder {
     http: Option<HttpMetrics>,
     sources: Vec<Source>,
     #[cfg(feature = "tokio")]
-    tokio: Option<tokio::runtime::Handle>,
+    tokio: Vec<tokio::runtime::Handle>,
     clock: Option<Clock>,
 }
 
@@ -362,7 +375,7 @@ impl RuntimeMetricsBuilder {
     /// Reads the metrics of this tokio runtime.
     #[cfg(feature = "tokio")]
     pub fn tokio(mut self, handle: &tokio::runtime::Handle) -> Self {
-        self.tokio = Some(handle.clone());
+        self.tokio = vec![handle.clone()];
         self
     }
 
@@ -393,7 +406,7 @@ impl RuntimeMetricsBuilder {
             sources: self.sources,
             machine: process::Machine::read(),
             #[cfg(feature = "tokio")]
-            tokio: self.tokio,
+            tokio: Mutex::new(self.tokio),
             clock,
             state: Mutex::new(State::new()),
             latest: Mutex::default(),

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
+use crate::RouteStats;
+
 /// Counters by a label.
 pub(crate) type ByLabel = BTreeMap<Cow<'static, str>, u64>;
 
@@ -193,7 +195,12 @@ impl ReadinessCheck {
 
 impl RuntimeSnapshot {
     /// Fills in [`migration`](Self::migration) from the other fields.
-    pub(super) fn judge(&mut self, memory: u64, cores: f64) {
+    pub(super) fn judge(
+        &mut self,
+        memory: u64,
+        cores: f64,
+        routes: impl FnOnce() -> Vec<RouteStats>,
+    ) {
         let connections = self.connections_active + self.connections_idle + self.connections_parked;
         let mut migration = MigrationReadiness {
             performance_ceiling: ReadinessCheck::new(self.requests_per_second, 400_000.0),
@@ -202,7 +209,7 @@ impl RuntimeSnapshot {
             cpu: ReadinessCheck::new(self.cpu_usage, cores * 0.8),
             scale: ReadinessCheck::new(connections as f64, 10_000.0),
             reached: 0,
-            advice: self.advice(cores),
+            advice: self.advice(cores, routes),
         };
         let all = [
             migration.performance_ceiling,
@@ -226,7 +233,7 @@ const EVEN: f64 = 10.0;
 const FREQUENT: f64 = 10_000.0;
 
 impl RuntimeSnapshot {
-    fn advice(&self, cores: f64) -> Vec<Advice> {
+    fn advice(&self, cores: f64, routes: impl FnOnce() -> Vec<RouteStats>) -> Vec<Advice> {
         let mut advice = Vec::new();
         let busy = self.cpu_usage / cores;
         if !(cores > 0.0 && busy > BUSY) {
@@ -250,11 +257,19 @@ impl RuntimeSnapshot {
         }
         let rate = self.requests_per_second / cores;
         if rate > FREQUENT {
+            let routes = routes();
+            let all: u64 = routes.iter().map(|route| route.requests).sum();
+            let busiest: Vec<_> = routes
+                .iter()
+                .take(3)
+                .map(|route| route.share_of(all))
+                .collect();
             advice.push(Advice {
                 change: "selector.accelerated_routes",
                 reason: format!(
                     "{cpu}; {rate:.0} requests are answered a second for each (from {FREQUENT}): prepare the \
-                     responses of the busiest routes that are the same for everybody"
+                     responses that are the same for everybody. The busiest routes are {}",
+                    busiest.join(", ")
                 ),
             });
         }
@@ -287,8 +302,21 @@ mod tests {
         }
     }
 
+    fn routes() -> Vec<RouteStats> {
+        let route = |route: &str, requests| RouteStats {
+            route: route.to_owned(),
+            requests,
+            failed: 0,
+            cancelled: 0,
+            latency_avg: Duration::from_micros(20),
+            latency_p99_bound: Duration::ZERO,
+            response_bytes: 0,
+        };
+        vec![route("/hello", 750), route("/users/{id}", 250)]
+    }
+
     fn changes(mut snapshot: RuntimeSnapshot, cores: f64) -> Vec<&'static str> {
-        snapshot.judge(0, cores);
+        snapshot.judge(0, cores, routes);
         let advice = &snapshot.migration.advice;
         advice.iter().map(|advice| advice.change).collect()
     }
@@ -296,7 +324,7 @@ mod tests {
     #[test]
     fn a_busy_server_with_short_connections_and_even_requests_is_told_to_go_per_core() {
         let mut snapshot = outgrown();
-        snapshot.judge(0, 4.0);
+        snapshot.judge(0, 4.0, routes);
         let [advice] = &snapshot.migration.advice[..] else {
             panic!("{:?}", snapshot.migration.advice);
         };
@@ -328,6 +356,16 @@ mod tests {
         let mut frequent = outgrown();
         frequent.connections_per_second = 0.0;
         frequent.requests_per_second = 50_000.0;
-        assert_eq!(changes(frequent, 4.0), ["selector.accelerated_routes"]);
+        frequent.judge(0, 4.0, routes);
+        let [advice] = &frequent.migration.advice[..] else {
+            panic!("{:?}", frequent.migration.advice);
+        };
+        assert_eq!(advice.change, "selector.accelerated_routes");
+        for figure in [
+            "12500 requests",
+            "/hello (75% of all requests, 20µs each), /users/{id} (25%",
+        ] {
+            assert!(advice.reason.contains(figure), "{}", advice.reason);
+        }
     }
 }

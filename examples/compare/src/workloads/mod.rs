@@ -25,6 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub contestants: Vec<Contestant>,
+    pub cpus: usize,
     pub cores: Cores,
     pub rounds: Rounds,
     pub idle_connections: usize,
@@ -289,7 +290,7 @@ fn workers(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
         let mut environment = plan.environment.clone();
         environment.push(("COMPARE_WORKERS".to_owned(), workers.to_string()));
         let load = Load::closed(CONNECTIONS, requests::json());
-        let cores = Cores::split(workers);
+        let cores = Cores::split(plan.cpus, workers);
         let rows = rounds(&few, Driver::Ours(&load), form, &cores, &environment);
         let level = format!("{workers} worker(s)");
         levels.push(Level { level, rows });

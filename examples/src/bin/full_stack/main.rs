@@ -2,6 +2,8 @@
 //!
 //! Run with `cargo run --release -p stellane-examples --bin full_stack`. Settings come from the
 //! environment and from the file that `STELLANE_CONFIG` names: `STELLANE__SERVER__ADDRESS=127.0.0.1:8080`.
+//! With `--features profiling` the admin address gives CPU, heap and block profiles, as `STELLANE_PROFILE_CPU=1`,
+//! `STELLANE_PROFILE_MEM=1` and `STELLANE_PROFILE_BLOCK=1` allow.
 
 mod database;
 mod routes;
@@ -12,11 +14,17 @@ use std::{
     process::ExitCode,
 };
 
+#[cfg(feature = "profiling")]
+use stellane_core::profiling::HeapProfiler;
 use stellane_core::{BoxError, Runtime, RuntimeConfig, logging};
 
 // Idle connections give their memory back only if the allocator does.
+#[cfg(not(feature = "profiling"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[cfg(feature = "profiling")]
+#[global_allocator]
+static ALLOCATOR: HeapProfiler<mimalloc::MiMalloc> = HeapProfiler::new(mimalloc::MiMalloc);
 
 const USERS: u32 = 10_000;
 
@@ -36,7 +44,10 @@ async fn run() -> Result<(), BoxError> {
     let log = logging::init(&config.log)?;
     let database = database::Database::seeded(USERS)?;
 
-    let runtime = Runtime::builder()
+    let builder = Runtime::builder();
+    #[cfg(feature = "profiling")]
+    let builder = builder.heap_profiler(&ALLOCATOR);
+    let runtime = builder
         .config(config)
         .purge_hook(stellane_examples::purge)
         .log_handle(log)
