@@ -49,6 +49,8 @@ pub(super) struct Task<S: HttpService> {
     registered: bool,
     /// Why it ends, once that is known.
     pub(super) reason: Option<CloseReason>,
+    /// Why it ends after its next answer, which it was not closed before since it was in use.
+    spared_from: Option<CloseReason>,
 }
 
 #[cfg(feature = "tls")]
@@ -117,6 +119,7 @@ impl<S: HttpService> Task<S> {
             stage,
             registered: false,
             reason: None,
+            spared_from: None,
         }
     }
 }
@@ -356,7 +359,10 @@ impl<S: HttpService> Task<S> {
                 Command::Park | Command::None => Step::Wait,
             };
         }
-        let waiting = active.open_bodies == 0 && self.entry.in_flight() == 0;
+        // What hyper holds of an answer that the client takes slowly is not sent yet.
+        let waiting = active.open_bodies == 0
+            && self.entry.in_flight() == 0
+            && self.entry.write_stalled() == 0;
         let (requests, read) = (self.entry.requests(), self.entry.bytes().0);
         if !waiting {
             self.entry
@@ -385,6 +391,7 @@ impl<S: HttpService> Task<S> {
                     // Parked first, it is closed only if no byte is there.
                     return self.park(cx, Some(reason));
                 }
+                self.spared_from = Some(reason);
                 self.entry.retire.store(true, Relaxed);
                 self.entry.forget_command();
                 Step::Wait
@@ -528,7 +535,9 @@ impl<S: HttpService> Task<S> {
             }
             Ok(()) if self.served.shared.draining() => CloseReason::Drained,
             Ok(()) if self.served.shared.is_last(self.entry.requests()) => CloseReason::MaxRequests,
-            Ok(()) if self.entry.retire.load(Relaxed) => CloseReason::MaxAge,
+            Ok(()) if self.entry.retire.load(Relaxed) => {
+                self.spared_from.unwrap_or(CloseReason::MaxAge)
+            }
             Ok(()) if self.entry.state() == ConnectionState::Idle => CloseReason::ClientClosed,
             Ok(()) => CloseReason::Finished,
             Err(error) if error.is_parse() => CloseReason::ProtocolError,
