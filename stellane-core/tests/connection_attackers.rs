@@ -84,7 +84,7 @@ where
     Ok(Response::new(Full::new(body)))
 }
 
-/// Short deadlines; the least rates of `rates` only where no other deadline is looked at.
+/// Short deadlines.
 fn config() -> ConnectionConfig {
     let mut config = ConnectionConfig::default();
     config.first_byte_timeout = Duration::from_millis(1500);
@@ -313,6 +313,8 @@ async fn a_crowd_that_says_nothing() {
     let mut config = config();
     // All are there before the first one ends.
     config.first_byte_timeout = Duration::from_secs(10);
+    // As many as there may be open files.
+    config.max_connections = 0;
     let (manager, address) = served(config, tower::service_fn(answer), |listener| listener).await;
     let resident = resident_kib();
     let (end, told) = tokio::sync::oneshot::channel();
