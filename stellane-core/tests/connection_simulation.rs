@@ -52,6 +52,8 @@ struct Faults {
     short: u64,
     pending: u64,
     resets: u64,
+    /// Connections that came back from being parked, which is no fault.
+    unparked: u64,
 }
 
 /// The server's end of a connection: it reads and writes less than it could, makes wait for nothing, and
@@ -174,6 +176,8 @@ struct Plan {
     answers: Vec<Vec<u8>>,
     /// How many of them an orderly client gets: hyper closes after a body that nobody read.
     certain: usize,
+    /// Where requests end: a pause there is one that a connection is parked in.
+    cuts: Vec<usize>,
     end: End,
     meddling: Meddling,
     /// The transport fails.
@@ -185,6 +189,7 @@ fn plan(random: &mut Random) -> Plan {
     let (mut bytes, mut answers) = (Vec::new(), Vec::new());
     let count = 1 + random.below(4);
     let mut certain = count;
+    let mut cuts = Vec::new();
     for n in 0..count {
         let path = ["/now", "/later", "/big", "/unread"][random.below(4)];
         let close = if n + 1 == count {
@@ -210,6 +215,7 @@ fn plan(random: &mut Random) -> Plan {
             ),
         };
         bytes.extend(format!("{method} {path}?{n} HTTP/1.1\r\nhost: x\r\n{close}{sent}").bytes());
+        cuts.push(bytes.len());
         if path == "/unread" && !body.is_empty() {
             certain = certain.min(n + 1);
         }
@@ -235,6 +241,7 @@ fn plan(random: &mut Random) -> Plan {
         bytes,
         answers,
         certain,
+        cuts,
     }
 }
 
@@ -282,12 +289,21 @@ async fn client(stream: DuplexStream, plan: &Plan, random: &mut Random) -> Vec<u
         let mut rest = bytes;
         while !rest.is_empty() {
             let most = [8, 80, 800][random.below(3)];
-            let n = (1 + random.below(most)).min(rest.len());
+            let mut n = (1 + random.below(most)).min(rest.len());
+            let sent = bytes.len() - rest.len();
+            if let Some(cut) = plan.cuts.iter().find(|cut| **cut > sent)
+                && random.below(2) == 0
+            {
+                n = n.min(cut - sent);
+            }
             if writer.write_all(&rest[..n]).await.is_err() {
                 break;
             }
             rest = &rest[n..];
-            if random.below(3) == 0 {
+            let sent = bytes.len() - rest.len();
+            if plan.cuts.contains(&sent) && random.below(2) == 0 {
+                sleep(Duration::from_millis(200) + random.millis(800)).await;
+            } else if random.below(3) == 0 {
                 sleep(random.millis(400)).await;
             }
         }
@@ -367,7 +383,7 @@ async fn simulate(seed: u64, faults: Arc<Mutex<Faults>>) -> CloseReason {
     let faulty = Faulty {
         inner: far,
         random: Random::new(!seed),
-        faults,
+        faults: Arc::clone(&faults),
         waits: [0, 3, 10, 50][random.below(4)],
         at_once: [1 << 20, 1000, 100][random.below(3)],
         left: if plan.reset {
@@ -418,6 +434,7 @@ async fn simulate(seed: u64, faults: Arc<Mutex<Faults>>) -> CloseReason {
     let stats = manager.stats();
     assert_eq!((stats.accepted_total, stats.open), (1, 0), "{plan:?}");
     assert_eq!(stats.requests_in_flight, 0, "{plan:?}");
+    faults.lock().expect("no panic").unparked += stats.unparked_total;
     assert_eq!(
         (stats.closed(reason), stats.closed_total()),
         (1, 1),
@@ -482,7 +499,10 @@ fn a_connection_ends_once_and_leaves_nothing_whatever_its_transport_and_client_d
     if many {
         let faults = faults.lock().expect("no panic");
         assert!(
-            faults.short > 1000 && faults.pending > 1000 && faults.resets > 100,
+            faults.short > 1000
+                && faults.pending > 1000
+                && faults.resets > 100
+                && faults.unparked > 100,
             "the faults did not happen: {faults:?}"
         );
         use CloseReason::{
