@@ -35,6 +35,14 @@ impl Random {
     }
 }
 
+/// How a client ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Close,
+    Upgrade,
+    HalfClose,
+}
+
 /// What a client does.
 #[derive(Debug)]
 enum Step {
@@ -42,9 +50,9 @@ enum Step {
     Pause,
 }
 
-/// Requests of every kind, cut into pieces at random places, with pauses between some; the last says close
-/// or asks for an upgrade, which ends by a half-close.
-fn script(seed: u64) -> (Vec<Step>, bool) {
+/// Requests of every kind, cut into pieces at random places, with pauses between some; the last says close,
+/// or asks for an upgrade, or nothing; the latter two end by a half-close.
+fn script(seed: u64) -> (Vec<Step>, End) {
     let random = &mut Random(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut bytes = Vec::new();
     for n in 0..2 + random.below(4) {
@@ -68,26 +76,28 @@ fn script(seed: u64) -> (Vec<Step>, bool) {
             ),
         }
     }
-    let upgrade = random.below(4) == 0;
-    if upgrade {
-        bytes.extend(
+    let end = [End::Close, End::Close, End::Upgrade, End::HalfClose][random.below(4)];
+    match end {
+        End::Close => {
+            bytes.extend(b"GET /end HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        }
+        End::Upgrade => bytes.extend(
             b"GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n",
-        );
-    } else {
-        bytes.extend(b"GET /end HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        ),
+        End::HalfClose => {}
     }
     let mut steps = Vec::new();
     let mut rest = &bytes[..];
     while !rest.is_empty() {
         // A whole request, or a piece.
-        let end = rest
+        let whole = rest
             .windows(4)
             .position(|w| w == b"\r\n\r\n")
             .map_or(rest.len(), |at| at + 4);
         let n = match random.below(8) {
             0 => rest.len(),
             1 | 2 => 1 + random.below(rest.len().min(60)),
-            _ => end,
+            _ => whole,
         };
         let (piece, after) = rest.split_at(n.min(rest.len()));
         steps.push(Step::Send(piece.to_vec()));
@@ -96,13 +106,13 @@ fn script(seed: u64) -> (Vec<Step>, bool) {
             steps.push(Step::Pause);
         }
     }
-    (steps, upgrade)
+    (steps, end)
 }
 
 async fn start(park: bool) -> (ConnectionManager, SocketAddr) {
     let mut config = ConnectionConfig::default();
     config.park = park;
-    config.park_after = Duration::from_millis(1);
+    config.park_after = Duration::ZERO;
     served(config, tower::service_fn(answer), |listener| listener).await
 }
 
@@ -141,7 +151,7 @@ async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>,
 
 /// Everything the client got, without the lines that tell the time.
 async fn transcript(address: SocketAddr, seed: u64) -> String {
-    let (steps, upgrade) = script(seed);
+    let (steps, end) = script(seed);
     let mut stream = TcpStream::connect(address).await.expect("connects");
     stream.set_nodelay(true).expect("sets");
     let (mut reader, mut writer) = stream.split();
@@ -152,12 +162,15 @@ async fn transcript(address: SocketAddr, seed: u64) -> String {
                 Step::Pause => tokio::time::sleep(PAUSE).await,
             }
         }
-        if upgrade {
+        if end == End::Upgrade {
             tokio::time::sleep(PAUSE).await;
             writer
                 .write_all(b"behind the upgrade")
                 .await
                 .expect("writes");
+        }
+        if end != End::Close {
+            // hyper takes the end for a client that is gone, and drops what it has not answered.
             tokio::time::sleep(4 * PAUSE).await;
             writer.shutdown().await.expect("half-closes");
         }

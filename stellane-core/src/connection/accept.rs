@@ -1,6 +1,7 @@
 use std::{
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -27,6 +28,8 @@ use super::{
 const REST: Duration = Duration::from_millis(50);
 /// How many idle connections make room at once when the limit is reached.
 const RECLAIM: usize = 32;
+/// The group of connections that came by themselves.
+const NO_LISTENER: u16 = u16::MAX;
 
 pub(super) async fn serve_all<S: HttpService>(
     shared: Arc<Shared>,
@@ -117,6 +120,39 @@ pub(super) async fn serve<S: HttpService>(
     Ok(())
 }
 
+/// Serves a connection that no listener of ours accepted.
+pub(super) async fn serve_connection<S: HttpService>(
+    shared: Arc<Shared>,
+    socket: Socket,
+    peer: Option<SocketAddr>,
+    service: S,
+) -> CloseReason {
+    // There may be no listener to do it.
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    shared.sweep();
+    let Some(entry) = shared.take_in(peer, NO_LISTENER).await else {
+        shared.refuse(socket);
+        return CloseReason::Refused;
+    };
+    let served = Arc::new(Served {
+        shared: Arc::clone(&shared),
+        services: Services::shared(service),
+        lot: Lot::closed(),
+    });
+    let mut task = Task::new(served, Arc::clone(&entry), socket);
+    std::future::poll_fn(|cx| {
+        while sweep.poll_tick(cx).is_ready() {
+            shared.sweep();
+        }
+        // The caller may poll it by another task than before.
+        entry.hear_commands(cx.waker());
+        Pin::new(&mut task).poll(cx)
+    })
+    .await;
+    task.reason.unwrap_or(CloseReason::Aborted)
+}
+
 /// A listener that is open, until this is dropped.
 struct Open(Arc<Shared>);
 
@@ -146,20 +182,13 @@ struct Group<S: HttpService> {
 impl<S: HttpService> Group<S> {
     async fn admit(&self, socket: Socket, peer: Option<SocketAddr>) {
         let shared = &self.served.shared;
-        let knobs = &shared.knobs;
         if let (Socket::Tcp(socket), true) = (&socket, self.tell_nodelay) {
             // A socket that is gone already says so at its first read.
             let _ = socket.set_nodelay(true);
         }
-        if !self.make_room().await {
-            return self.refuse(socket);
-        }
-        let per_peer = knobs.max_connections_per_peer.load(Relaxed);
-        let now = shared.clock.now();
-        let Some(entry) = shared.table.insert(peer, self.id, now, per_peer) else {
+        let Some(entry) = shared.take_in(peer, self.id).await else {
             return self.refuse(socket);
         };
-        shared.count_accepted();
         let served = Arc::clone(&self.served);
         #[cfg(feature = "tls")]
         let socket = match (socket, &self.tls) {
@@ -174,20 +203,13 @@ impl<S: HttpService> Group<S> {
         tokio::spawn(Task::new(served, entry, socket));
     }
 
-    /// Says 503 as far as the socket takes it at once, unless it is to be silent, and closes.
-    fn refuse(&self, mut socket: Socket) {
-        let shared = &self.served.shared;
-        shared.count_refused(CloseReason::Refused);
+    fn refuse(&self, socket: Socket) {
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
             // Plain text would be no answer, and a handshake is what a full server can't afford.
-            return;
+            return self.served.shared.count_refused(CloseReason::Refused);
         }
-        if shared.config.when_full == WhenFull::Respond {
-            socket.try_write(
-                b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-            );
-        }
+        self.served.shared.refuse(socket);
     }
 
     fn unpark_all(&self, readable: io::Result<Vec<usize>>) -> Result<(), ServeError> {
@@ -234,25 +256,6 @@ impl<S: HttpService> Group<S> {
         };
         *holder = Holder::starting();
         Some(reason)
-    }
-
-    /// Whether there is room for one more connection, after closing idle ones if need be.
-    async fn make_room(&self) -> bool {
-        let shared = &self.served.shared;
-        let full = || shared.open() >= shared.most_connections();
-        if !full() {
-            return true;
-        }
-        if shared.reclaim(RECLAIM) > 0 {
-            // They end when their tasks are polled: at once, unless the process is very busy.
-            for _ in 0..20 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                if !full() {
-                    return true;
-                }
-            }
-        }
-        false
     }
 
     /// Decides whether accepting goes on after an error.
@@ -312,6 +315,46 @@ fn out_of_resources(error: &io::Error) -> bool {
 }
 
 impl Shared {
+    /// A record for one more connection, if there is room for it.
+    async fn take_in(&self, peer: Option<SocketAddr>, group: u16) -> Option<Arc<Entry>> {
+        if !self.make_room().await {
+            return None;
+        }
+        let per_peer = self.knobs.max_connections_per_peer.load(Relaxed);
+        let now = self.clock.now();
+        let entry = self.table.insert(peer, group, now, per_peer)?;
+        self.count_accepted();
+        Some(entry)
+    }
+
+    /// Whether there is room for one more connection, after closing idle ones if need be.
+    async fn make_room(&self) -> bool {
+        let full = || self.open() >= self.most_connections();
+        if !full() {
+            return true;
+        }
+        if self.reclaim(RECLAIM) > 0 {
+            // They end when their tasks are polled: at once, unless the process is very busy.
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                if !full() {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Says 503 as far as the socket takes it at once, unless it is to be silent, and closes.
+    fn refuse(&self, mut socket: Socket) {
+        self.count_refused(CloseReason::Refused);
+        if self.config.when_full == WhenFull::Respond {
+            socket.try_write(
+                b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            );
+        }
+    }
+
     /// How many connections there may be: as configured, and no more than the limit of open files has room
     /// for besides the reserve.
     fn most_connections(&self) -> usize {

@@ -1,5 +1,5 @@
 use std::{
-    io,
+    fmt, io,
     mem::MaybeUninit,
     net::SocketAddr,
     pin::Pin,
@@ -36,6 +36,19 @@ pub(super) enum Socket {
     /// Its handshake is done.
     #[cfg(feature = "tls")]
     Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    /// In memory, through a tunnel, or whatever else its owner brought.
+    Other(Box<dyn Transport>),
+}
+
+/// Anything that carries a connection.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+impl fmt::Debug for dyn Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Transport")
+    }
 }
 
 impl Socket {
@@ -46,6 +59,20 @@ impl Socket {
             Self::Unix(_) => None,
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.get_ref().0.local_addr().ok(),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// Whether it waits in its task and never in the [lot](super::lot): the system does not know it, or only
+    /// what lies beneath it.
+    pub(super) fn stays_with_task(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            #[cfg(unix)]
+            Self::Unix(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => true,
+            Self::Other(_) => true,
         }
     }
 
@@ -65,6 +92,7 @@ impl Socket {
             Self::Unix(socket) => SockRef::from(socket).send_vectored(buffers),
             #[cfg(feature = "tls")]
             Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Other(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -90,6 +118,7 @@ macro_rules! delegate {
             Socket::Unix($socket) => $call,
             #[cfg(feature = "tls")]
             Socket::Tls($socket) => $call,
+            Socket::Other($socket) => $call,
         }
     };
 }
@@ -424,8 +453,7 @@ impl AsyncWrite for Io {
         }
         let polled = Pin::new(&mut this.socket).poll_flush(cx);
         // TLS holds back what the socket does not take; a plain socket is always flushed.
-        #[cfg(feature = "tls")]
-        if matches!(this.socket, Socket::Tls(_)) {
+        if this.socket.stays_with_task() {
             match &polled {
                 Poll::Pending => this.owner.entry.stall_write(this.now()),
                 Poll::Ready(_) => this.owner.entry.add_written(0),

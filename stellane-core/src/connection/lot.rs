@@ -28,7 +28,8 @@ mod unix {
     /// Where sockets are put.
     #[derive(Debug)]
     pub(in super::super) struct Lot {
-        registry: Registry,
+        /// `None`: nothing is taken in.
+        registry: Option<Registry>,
     }
 
     /// Tells which parked sockets have something to read.
@@ -55,7 +56,13 @@ mod unix {
             )]
             let poll = AsyncFd::with_interest(poll, TokioInterest::READABLE)?;
             let events = Events::with_capacity(256);
+            let registry = Some(registry);
             Ok((Self { registry }, Attendant { poll, events }))
+        }
+
+        /// A lot that takes nothing in.
+        pub(in super::super) const fn closed() -> Self {
+            Self { registry: None }
         }
 
         /// Takes the socket in under a number, or gives it back if it is of a kind that can't be parked or
@@ -68,15 +75,19 @@ mod unix {
             socket: Socket,
             number: u32,
         ) -> io::Result<Result<ParkedSocket, Socket>> {
+            let Some(registry) = &self.registry else {
+                return Ok(Err(socket));
+            };
             let parked = match socket {
                 Socket::Tcp(socket) => ParkedSocket::Tcp(socket.into_std()?),
                 Socket::Unix(socket) => ParkedSocket::Unix(socket.into_std()?),
                 // Its session can't leave tokio-rustls; without hyper's buffers it waits in its task.
                 #[cfg(feature = "tls")]
                 socket @ Socket::Tls(_) => return Ok(Err(socket)),
+                socket @ Socket::Other(_) => return Ok(Err(socket)),
             };
             // What has arrived before is reported as well.
-            let registered = self.registry.register(
+            let registered = registry.register(
                 &mut SourceFd(&parked.raw()),
                 Token(number as usize),
                 Interest::READABLE,
@@ -89,7 +100,9 @@ mod unix {
 
         /// Hands a parked socket back to tokio.
         pub(in super::super) fn unpark(&self, parked: ParkedSocket) -> io::Result<Socket> {
-            self.registry.deregister(&mut SourceFd(&parked.raw()))?;
+            if let Some(registry) = &self.registry {
+                registry.deregister(&mut SourceFd(&parked.raw()))?;
+            }
             parked.into_tokio()
         }
     }
@@ -168,6 +181,10 @@ mod none {
     impl Lot {
         pub(in super::super) fn new() -> io::Result<(Self, Attendant)> {
             Ok((Self, Attendant))
+        }
+
+        pub(in super::super) const fn closed() -> Self {
+            Self
         }
 
         pub(in super::super) fn park(

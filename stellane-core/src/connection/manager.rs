@@ -1,11 +1,15 @@
 use std::{
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use tokio::io::{AsyncRead, AsyncWrite};
+
 use super::{
     CloseReason, ConnectInfo, ConnectionConfig, ConnectionInfo, accept,
     entry::Command,
+    io::Socket,
     listener::Listener,
     service::HttpService,
     services::Services,
@@ -131,6 +135,48 @@ impl ConnectionManager {
         service: S,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
         accept::serve_all(Arc::clone(&self.shared), listeners, service)
+    }
+
+    /// Serves `service` on one connection that came by other ways than a [`Listener`]: in memory, through a
+    /// tunnel, on a socket of another kind. It has a place in the table, counts against the limits, keeps to the
+    /// deadlines and is drained like any other; the future resolves to why it ended. An upgraded connection
+    /// lives on after that.
+    ///
+    /// When idle it is parked in the future: hyper's buffers are given back, and what `io` holds stays.
+    /// Dropping the future closes the connection at once.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use http::{Request, Response};
+    /// use hyper::body::Incoming;
+    /// use stellane_core::connection::{CloseReason, ConnectionManager};
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let manager = ConnectionManager::builder().build()?;
+    /// let (mut client, server) = tokio::io::duplex(4096);
+    /// let service = tower::service_fn(async |_: Request<Incoming>| {
+    ///     Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    /// });
+    /// let serving = tokio::spawn(manager.serve_connection(server, None, service));
+    /// client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+    /// let mut answer = String::new();
+    /// client.read_to_string(&mut answer).await?;
+    /// assert!(answer.ends_with("hello"));
+    /// assert_eq!(serving.await?, CloseReason::Finished);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn serve_connection<S: HttpService>(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Option<SocketAddr>,
+        service: S,
+    ) -> impl Future<Output = CloseReason> + Send + 'static {
+        let socket = Socket::Other(Box::new(io));
+        accept::serve_connection(Arc::clone(&self.shared), socket, peer, service)
     }
 
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.

@@ -48,7 +48,9 @@ pub(super) struct Task<S: HttpService> {
     /// Whether commands reach it.
     registered: bool,
     /// Why it ends, once that is known.
-    reason: Option<CloseReason>,
+    pub(super) reason: Option<CloseReason>,
+    /// Why it ends after its next answer, which it was not closed before since it was in use.
+    spared_from: Option<CloseReason>,
 }
 
 #[cfg(feature = "tls")]
@@ -117,6 +119,7 @@ impl<S: HttpService> Task<S> {
             stage,
             registered: false,
             reason: None,
+            spared_from: None,
         }
     }
 }
@@ -204,14 +207,11 @@ impl<S: HttpService> Task<S> {
         // also finds what rustls has decrypted already, before it waits for more.
         let mut buffer = [0; FIRST_READ];
         let mut unread = ReadBuf::new(&mut buffer);
-        let read = match Pin::new(socket).poll_read(cx, &mut unread) {
+        let read = match Pin::new(&mut *socket).poll_read(cx, &mut unread) {
             Poll::Pending => {
                 return match self.entry.take_command() {
                     Command::Close(reason) => Step::End(reason),
-                    #[cfg(feature = "tls")]
-                    Command::Park if matches!(self.stage, Stage::Waiting(Socket::Tls(_))) => {
-                        self.refuse_to_park()
-                    }
+                    Command::Park if socket.stays_with_task() => self.refuse_to_park(),
                     Command::Park => self.leave(),
                     Command::None => Step::Wait,
                 };
@@ -237,7 +237,6 @@ impl<S: HttpService> Task<S> {
     }
 
     /// Leaves the command standing, so that the sweep does not wake the task for it again and again.
-    #[cfg(feature = "tls")]
     fn refuse_to_park(&self) -> Step {
         self.entry.set_command(Command::Park);
         Step::Wait
@@ -360,7 +359,10 @@ impl<S: HttpService> Task<S> {
                 Command::Park | Command::None => Step::Wait,
             };
         }
-        let waiting = active.open_bodies == 0 && self.entry.in_flight() == 0;
+        // What hyper holds of an answer that the client takes slowly is not sent yet.
+        let waiting = active.open_bodies == 0
+            && self.entry.in_flight() == 0
+            && self.entry.write_stalled() == 0;
         let (requests, read) = (self.entry.requests(), self.entry.bytes().0);
         if !waiting {
             self.entry
@@ -389,6 +391,7 @@ impl<S: HttpService> Task<S> {
                     // Parked first, it is closed only if no byte is there.
                     return self.park(cx, Some(reason));
                 }
+                self.spared_from = Some(reason);
                 self.entry.retire.store(true, Relaxed);
                 self.entry.forget_command();
                 Step::Wait
@@ -532,7 +535,9 @@ impl<S: HttpService> Task<S> {
             }
             Ok(()) if self.served.shared.draining() => CloseReason::Drained,
             Ok(()) if self.served.shared.is_last(self.entry.requests()) => CloseReason::MaxRequests,
-            Ok(()) if self.entry.retire.load(Relaxed) => CloseReason::MaxAge,
+            Ok(()) if self.entry.retire.load(Relaxed) => {
+                self.spared_from.unwrap_or(CloseReason::MaxAge)
+            }
             Ok(()) if self.entry.state() == ConnectionState::Idle => CloseReason::ClientClosed,
             Ok(()) => CloseReason::Finished,
             Err(error) if error.is_parse() => CloseReason::ProtocolError,
