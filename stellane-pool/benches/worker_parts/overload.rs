@@ -13,9 +13,9 @@ use super::{burn, median};
 const SERVICE: Duration = Duration::from_millis(5);
 const DEADLINE: Duration = Duration::from_millis(100);
 /// What is counted, and how long before: the first jobs meet an empty queue.
-const TURN: Duration = Duration::from_millis(600);
-const WARM_UP: Duration = Duration::from_millis(400);
-const ROUNDS: usize = 9;
+const TURN: Duration = Duration::from_millis(500);
+const WARM_UP: Duration = Duration::from_millis(300);
+const ROUNDS: usize = 5;
 
 /// Jobs of 5 ms that are useful within 100 ms, offered at a multiple of what one worker can do: the other CPU is the
 /// callers', or the cost of offering would be taken for collapse.
