@@ -18,6 +18,7 @@ fn workers() -> usize {
 async fn the_workers_end_with_the_runtime_that_was_never_served() {
     let mut config = RuntimeConfig::default();
     config.workers.min_workers = 3;
+    config.workers.scale = stellane_core::pool::Scale::Queue;
     let service = tower::service_fn(|_: Request<RequestBody>| async {
         Ok::<_, Infallible>(Response::new(String::new()))
     });

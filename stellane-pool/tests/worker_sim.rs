@@ -254,6 +254,20 @@ fn the_load_rule_follows_the_load_and_stops_at_the_cpus() {
 }
 
 #[test]
+fn more_workers_than_cpus_only_when_asked_at_run_time() {
+    let virt = VirtualPool::new(&config(8, Discipline::Fifo), 2).expect("valid");
+    assert_eq!((virt.workers(), virt.pool().stats().min_workers), (2, 2));
+    virt.pool().set_min_workers(3);
+    let mut virt = virt;
+    virt.advance(ms(20));
+    assert_eq!(virt.workers(), 3);
+    let mut config = config(8, Discipline::Fifo);
+    config.scale = Scale::Queue;
+    let virt = VirtualPool::new(&config, 2).expect("valid");
+    assert_eq!(virt.workers(), 8);
+}
+
+#[test]
 fn the_queue_rule_adds_workers_without_regard_to_cpus() {
     let mut config = config(1, Discipline::Fifo);
     config.scale = Scale::Queue;
@@ -262,6 +276,75 @@ fn the_queue_rule_adds_workers_without_regard_to_cpus() {
     assert!(forty.last() > Some(&16), "{forty:?}");
     let none = scale(&mut virt, 0, 12);
     assert_eq!(none.last(), Some(&1), "after the idle timeout");
+}
+
+/// Jobs of 10 ms that are useful within 100 ms, for 5 s of virtual time on 2 CPUs. Computing ones share the CPUs:
+/// with more workers than CPUs at it, each takes longer. Blocking ones only wait.
+fn in_time(scale: Scale, computes: bool, per_second: u64) -> (u64, usize) {
+    const CPUS: usize = 2;
+    let mut config = config(1, Discipline::AdaptiveLifo);
+    config.scale = scale;
+    let mut virt = VirtualPool::new(&config, CPUS).expect("valid");
+    let pool = virt.pool().clone();
+    let useful = Arc::new(AtomicU64::new(0));
+    let (mut jobs, mut most) = (Vec::new(), 0);
+    let now = Arc::new(AtomicU64::new(0));
+    for step in 0..5000 {
+        now.store(step, SeqCst);
+        for _ in 0..(per_second * (step + 1) / 1000 - per_second * step / 1000) {
+            let (pool, useful, now) = (pool.clone(), Arc::clone(&useful), Arc::clone(&now));
+            jobs.push(pool.clone().job().timeout(ms(100)).spawn_blocking(move || {
+                // Itself included; it counts as running already.
+                let at_it = pool.stats().active.max(1) as u64;
+                let slower = if computes {
+                    at_it.div_ceil(CPUS as u64)
+                } else {
+                    1
+                };
+                take(ms(10 * slower));
+                useful.fetch_add(
+                    u64::from(now.load(SeqCst) + 10 * slower <= step + 100),
+                    SeqCst,
+                );
+            }));
+        }
+        virt.advance(ms(1));
+        most = most.max(virt.workers());
+        if step % 100 == 0 {
+            jobs.retain_mut(|job| job.now_or_never().is_none());
+        }
+    }
+    (useful.load(SeqCst), most)
+}
+
+/// Why the default is what it is: for work that computes, the queue's rule is never better and collapses under
+/// overload; for work that blocks, it is the one to choose.
+#[test]
+fn the_load_rule_wins_for_work_that_computes_and_the_queue_rule_for_work_that_blocks() {
+    println!("| jobs | offered | load rule | queue rule |\n|---|---|---|---|");
+    for (computes, per_second) in [
+        (true, 100),
+        (true, 180),
+        (true, 400),
+        (true, 2000),
+        (false, 100),
+        (false, 400),
+        (false, 2000),
+    ] {
+        let load = in_time(Scale::Load, computes, per_second);
+        let queue = in_time(Scale::Queue, computes, per_second);
+        let kind = if computes { "compute" } else { "block" };
+        println!("| {kind} | {per_second}/s | {load:?} | {queue:?} |");
+        let (better, worse) = if computes {
+            (load, queue)
+        } else {
+            (queue, load)
+        };
+        assert!(better.0 * 100 >= worse.0 * 99, "{kind} {per_second}/s");
+        if per_second == 2000 {
+            assert!(better.0 > 2 * worse.0, "{kind} {per_second}/s");
+        }
+    }
 }
 
 #[test]

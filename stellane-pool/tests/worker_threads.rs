@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use stellane_pool::{JobError, OnDrop, WorkerPool, WorkerPoolConfig};
+use stellane_pool::{JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig};
 
 const JOBS: usize = if cfg!(miri) { 60 } else { 6000 };
 
@@ -24,6 +24,8 @@ fn config(workers: usize) -> WorkerPoolConfig {
     let mut config = WorkerPoolConfig::default();
     config.min_workers = workers;
     config.max_workers = workers;
+    // So many, however few the CPUs.
+    config.scale = Scale::Queue;
     config.queue_size = 100_000;
     config
 }

@@ -92,6 +92,8 @@ async fn compare() -> Result<bool, BoxError> {
         let by_hand = [
             ("WORKERS__MIN_WORKERS", &*count),
             ("WORKERS__MAX_WORKERS", &*count),
+            // So many, however few the CPUs: the work sleeps.
+            ("WORKERS__SCALE", "queue"),
             ("WORKERS__QUEUE_SIZE", "1000"),
             ("LIMIT__ALGORITHM", "fixed"),
             ("LIMIT__INITIAL", &*limit),

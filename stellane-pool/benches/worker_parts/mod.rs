@@ -1,6 +1,6 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
-use stellane_pool::{WorkerPool, WorkerPoolConfig};
+use stellane_pool::{Scale, WorkerPool, WorkerPoolConfig};
 
 pub(crate) mod dispatch;
 pub(crate) mod isolation;
@@ -38,6 +38,7 @@ impl Offload {
                 let mut config = WorkerPoolConfig::default();
                 config.min_workers = threads;
                 config.max_workers = threads;
+                config.scale = Scale::Queue;
                 config.queue_size = 1_000_000;
                 // The others run at the usual priority: on a busy machine it would decide.
                 config.nice = nice;

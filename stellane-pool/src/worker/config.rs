@@ -8,7 +8,8 @@ use crate::ConfigError;
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct WorkerPoolConfig {
-    /// Threads that are always there. Default: 4.
+    /// Threads that are always there; with `scale = "load"` no more than there are CPUs when the pool is built.
+    /// Default: 4.
     pub min_workers: usize,
     /// Threads there may be. More threads than CPUs help only work that blocks: see `scale`.
     /// Default: 1024.

@@ -17,7 +17,7 @@ use super::{
     shared::{Limits, Phase, Shared},
     stats::Recent,
     threads::{self, ThreadSettings},
-    watch::Watch,
+    watch::{Watch, available_cpus},
 };
 
 /// A pool of threads for CPU-heavy work; a cheap handle. The threads end when the last handle is dropped.
@@ -72,13 +72,12 @@ impl WorkerPoolBuilder {
         self
     }
 
-    /// Starts `min_workers` threads and one that watches them.
+    /// Starts `min_workers` threads (see there) and one that watches them.
     ///
     /// # Errors
     /// Every setting that is out of range, or that a thread could not be started.
     pub fn build(self) -> Result<WorkerPool, WorkerPoolError> {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = cpus.next_power_of_two().min(8);
+        let shards = available_cpus().next_power_of_two().min(8);
         let settings = ThreadSettings {
             idle_timeout: self.config.idle_timeout,
             nice: self.config.nice,
@@ -102,11 +101,16 @@ impl WorkerPoolBuilder {
             target: nanos(config.queue_target),
             interval: nanos(config.queue_interval),
         };
+        let min = match (&self.policy, config.scale) {
+            // Not more than the policy would add: two that compute on one CPU hold up everything else.
+            (None, Scale::Load) => config.min_workers.min(cpus.unwrap_or_else(available_cpus)),
+            _ => config.min_workers,
+        };
         let limits = Limits {
-            min: AtomicUsize::new(config.min_workers),
+            min: AtomicUsize::new(min),
             max: AtomicUsize::new(config.max_workers),
             queue: AtomicUsize::new(config.queue_size),
-            target: AtomicUsize::new(config.min_workers),
+            target: AtomicUsize::new(min),
             workers: AtomicUsize::new(0),
         };
         let full_wait = nanos(config.full_wait);
@@ -215,7 +219,7 @@ impl WorkerPool {
         (wait, run)
     }
 
-    /// Changes [`WorkerPoolConfig::min_workers`]; at least 1.
+    /// Changes [`WorkerPoolConfig::min_workers`]; at least 1, and more than there are CPUs if so asked.
     pub fn set_min_workers(&self, min: usize) {
         let limits = &self.inner.shared.limits;
         limits.min.store(min.max(1), Relaxed);

@@ -99,7 +99,8 @@ impl VirtualPool {
             idle_timeout: nanos(config.idle_timeout),
             next_look: 0,
         };
-        virt.add_workers(config.min_workers);
+        let min = virt.shared.limits.min.load(Relaxed);
+        virt.add_workers(min);
         Ok(virt)
     }
 

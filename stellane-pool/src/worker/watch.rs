@@ -177,7 +177,7 @@ impl Watch {
 }
 
 /// Affinity and the cgroup's quota included.
-fn available_cpus() -> usize {
+pub(super) fn available_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
