@@ -177,19 +177,19 @@ impl Attack {
             Self::ResetParked => {
                 stream.read_buf(&mut Vec::new()).await.expect("an answer");
                 tokio::time::sleep(Duration::from_millis(500)).await;
-                reset(stream);
+                reset(&stream);
             }
-            Self::ResetStorm => reset(stream),
+            Self::ResetStorm => reset(&stream),
             _ => {
                 tokio::time::sleep(Duration::from_millis(300)).await;
-                reset(stream);
+                reset(&stream);
             }
         }
     }
 }
 
-fn reset(stream: TcpStream) {
-    socket2::SockRef::from(&stream)
+fn reset(stream: &TcpStream) {
+    socket2::SockRef::from(stream)
         .set_linger(Some(Duration::ZERO))
         .expect("sets");
 }
