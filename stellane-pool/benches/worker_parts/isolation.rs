@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::{Router, routing::get};
-use stellane_pool::{WorkerPool, WorkerPoolLayer};
+use stellane_pool::{WorkerPool, WorkerPoolConfig, WorkerPoolLayer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -25,6 +25,7 @@ const WARM_UP: Duration = Duration::from_millis(150);
 /// are answered. One knob: where the work runs. Clients and server share the machine.
 ///
 /// The variants take short turns and the median turn counts, so that whatever else the machine is at meets all.
+/// `ISOLATION_PAUSE_MS=0` lets the greeters ask without a pause, until the CPUs are full: what is left for the work?
 /// `ISOLATION_ROUNDS` says how many turns each has, `ISOLATION_ONLY` which have any: those with this in their name.
 pub(crate) fn run() {
     burn(Duration::from_millis(1));
@@ -65,8 +66,8 @@ enum Work {
     None,
     /// In the handler, by name, with so many threads and that `nice`.
     Offload(&'static str, usize, u8),
-    /// By the layer, on a pool with the default settings.
-    Layer,
+    /// By the layer, on a pool with the default settings but for `nice`.
+    Layer(u8),
 }
 
 fn variants() -> Vec<Variant> {
@@ -87,10 +88,12 @@ fn variants() -> Vec<Variant> {
             ));
         }
     }
-    all.push(variant(
-        "the stellane layer, defaults".to_owned(),
-        Work::Layer,
-    ));
+    for nice in [10, 19] {
+        all.push(variant(
+            format!("the stellane layer, `nice = {nice}`"),
+            Work::Layer(nice),
+        ));
+    }
     all
 }
 
@@ -119,8 +122,10 @@ fn measure(work: &Work) -> Measured {
     let app = Router::new().route("/hello", get(|| async { "hello" }));
     let app = match *work {
         Work::None => app,
-        Work::Layer => {
-            let pool = WorkerPool::builder().build().expect("valid");
+        Work::Layer(nice) => {
+            let mut config = WorkerPoolConfig::default();
+            config.nice = nice;
+            let pool = WorkerPool::builder().config(config).build().expect("valid");
             let work = get(|| async {
                 burn(HEAVY);
                 "done"
@@ -152,6 +157,8 @@ fn measure(work: &Work) -> Measured {
     let measured = clients.block_on(async {
         let stop = Arc::new(AtomicBool::new(false));
         let counts = Instant::now() + WARM_UP;
+        let pause = std::env::var("ISOLATION_PAUSE_MS").ok();
+        let pause = Duration::from_millis(pause.and_then(|ms| ms.parse().ok()).unwrap_or(32));
         let hello: Vec<_> = (0..32)
             .map(|i| {
                 let stop = Arc::clone(&stop);
@@ -166,7 +173,9 @@ fn measure(work: &Work) -> Measured {
                         if began >= counts {
                             times.push(began.elapsed());
                         }
-                        tokio::time::sleep(Duration::from_millis(32)).await;
+                        if !pause.is_zero() {
+                            tokio::time::sleep(pause).await;
+                        }
                     }
                     times
                 })

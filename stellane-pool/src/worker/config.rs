@@ -45,7 +45,7 @@ pub struct WorkerPoolConfig {
     pub on_drop: OnDrop,
     /// How much the workers give way to other threads when the CPUs are busy, 0 (not at all) to 19;
     /// Linux only. Too low lets them delay the threads that answer, too high starves them on a busy
-    /// machine. Default: 10.
+    /// machine. Default: 19.
     pub nice: u8,
 }
 
@@ -110,7 +110,7 @@ impl Default for WorkerPoolConfig {
             scale: Scale::default(),
             blocked_after: Duration::from_secs(1),
             on_drop: OnDrop::default(),
-            nice: 10,
+            nice: 19,
         }
     }
 }
