@@ -93,7 +93,7 @@ impl<S> AdaptiveLimitService<S> {
         S: Service<Request<B>> + Clone,
     {
         match overload.admit(request, timeout) {
-            Err(refusal) => LimitFuture::refused(refusal),
+            Err(refusal) => LimitFuture::refused(*refusal),
             Ok(request) if overload.enforces() => {
                 self.call_limited(request).timed(timeout, overload)
             }

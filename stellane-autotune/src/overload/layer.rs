@@ -125,10 +125,11 @@ impl Shared {
         &self,
         mut request: Request<B>,
         timeout: Duration,
-    ) -> Result<Request<B>, Response<Bytes>> {
+    ) -> Result<Request<B>, Box<Response<Bytes>>> {
         if self.is_hopeless(timeout) {
             let (parts, _) = request.into_parts();
-            return Err(self.refusals.response(Shed::Deadline, parts.headers));
+            let refusal = self.refusals.response(Shed::Deadline, parts.headers);
+            return Err(Box::new(refusal));
         }
         let deadline = Deadline::new(&self.clock, timeout);
         request.extensions_mut().insert(deadline);

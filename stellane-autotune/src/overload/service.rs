@@ -43,7 +43,7 @@ where
         };
         let request = match self.shared.admit(request, timeout) {
             Ok(request) => request,
-            Err(refusal) => return OverloadFuture::refused(refusal),
+            Err(refusal) => return OverloadFuture::refused(*refusal),
         };
         let future = self.inner.call(request);
         if self.shared.enforces() {

@@ -7,7 +7,7 @@ mod snapshot;
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{Arc, Mutex, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
 
@@ -217,7 +217,7 @@ impl RuntimeMetrics {
     }
 
     #[cfg(feature = "tokio")]
-    fn tokio_runtimes(&self) -> MutexGuard<'_, Vec<tokio::runtime::Handle>> {
+    fn tokio_runtimes(&self) -> std::sync::MutexGuard<'_, Vec<tokio::runtime::Handle>> {
         let runtimes = self.inner.tokio.lock();
         runtimes.unwrap_or_else(PoisonError::into_inner)
     }
