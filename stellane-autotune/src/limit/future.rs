@@ -146,10 +146,29 @@ where
 {
     type Output = Result<Response<LimitBody<RB>>, S::Error>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let polled = self.as_mut().poll_limited(cx);
-        if polled.is_ready() || self.timed.is_none() {
-            return polled;
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Most have no deadline: their answer is handed out without being moved once more.
+        if self.timed.is_some() {
+            return self.poll_timed(cx);
+        }
+        self.poll_limited(cx)
+    }
+}
+
+impl<S, B, RB> LimitFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    RB: Body,
+    RB::Data: From<Bytes>,
+{
+    #[cold]
+    fn poll_timed(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<<Self as Future>::Output> {
+        if let Poll::Ready(result) = self.as_mut().poll_limited(cx) {
+            return Poll::Ready(result);
         }
         let mut this = self.project();
         let Some(timed) = this.timed else {
@@ -160,14 +179,7 @@ where
         this.state.set(State::Refused { response: None });
         Poll::Ready(Ok(timed.overload.time_out().map(LimitBody::refusal)))
     }
-}
 
-impl<S, B, RB> LimitFuture<S, B>
-where
-    S: Service<Request<B>, Response = Response<RB>>,
-    RB: Body,
-    RB::Data: From<Bytes>,
-{
     #[inline]
     fn poll_limited(
         mut self: Pin<&mut Self>,
