@@ -73,7 +73,10 @@ impl<B: Body> Body for ResponseBody<B> {
         let Some(guard) = this.guard else {
             return this.inner.poll_frame(cx);
         };
-        let frame = ready!(scope::watch(guard, || this.inner.as_mut().poll_frame(cx)));
+        let watched = scope::watch(guard);
+        let polled = this.inner.as_mut().poll_frame(cx);
+        watched.leave();
+        let frame = ready!(polled);
         let outcome = match &frame {
             None => Some(Outcome::Complete),
             Some(Err(_)) => Some(Outcome::BodyError),

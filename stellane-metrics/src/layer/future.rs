@@ -50,7 +50,10 @@ where
                 .poll(cx)
                 .map_ok(|response| response.map(ResponseBody::finished));
         };
-        let result = ready!(scope::enter(guard, || this.inner.poll(cx)));
+        let entered = scope::enter(guard);
+        let polled = this.inner.poll(cx);
+        entered.leave();
+        let result = ready!(polled);
         let Some(mut guard) = this.guard.take() else {
             unreachable!("borrowed just above")
         };

@@ -61,31 +61,10 @@ pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
         .flatten()
 }
 
-/// Makes `guard` the request of this thread while `f` runs, also when it unwinds.
+/// Makes the request of `guard` the current one until [`Entered::leave`]. If what runs between panics instead,
+/// so says the guard. No closure: that would move a request, or a response, once more.
 #[inline]
-pub(super) fn enter<T>(guard: &mut Guard, f: impl FnOnce() -> T) -> T {
-    struct Entered<'a> {
-        guard: &'a mut Guard,
-        outer: (Option<&'static Table>, u32),
-    }
-
-    impl Entered<'_> {
-        #[inline]
-        fn leave(&mut self) {
-            let _ = SCOPE.try_with(|scope| {
-                scope.table.set(self.outer.0);
-                self.guard.route = scope.route.replace(self.outer.1);
-            });
-        }
-    }
-
-    impl Drop for Entered<'_> {
-        fn drop(&mut self) {
-            self.leave();
-            self.guard.panicked();
-        }
-    }
-
+pub(super) fn enter(guard: &mut Guard) -> Entered<'_> {
     let outer = SCOPE
         .try_with(|scope| {
             (
@@ -94,29 +73,56 @@ pub(super) fn enter<T>(guard: &mut Guard, f: impl FnOnce() -> T) -> T {
             )
         })
         .unwrap_or_default();
-    let mut entered = Entered { guard, outer };
-    let result = f();
-    // Dropped only when `f` unwinds.
-    entered.leave();
-    std::mem::forget(entered);
-    result
+    Entered { guard, outer }
 }
 
-/// Notices if `f` unwinds: the drop of the guard may come after the panic was caught.
-#[inline]
-pub(super) fn watch<T>(guard: &mut Guard, f: impl FnOnce() -> T) -> T {
-    struct Watched<'a>(&'a mut Guard);
+pub(super) struct Entered<'a> {
+    guard: &'a mut Guard,
+    outer: (Option<&'static Table>, u32),
+}
 
-    impl Drop for Watched<'_> {
-        fn drop(&mut self) {
-            self.0.panicked();
-        }
+impl Entered<'_> {
+    #[inline]
+    pub(super) fn leave(mut self) {
+        self.restore();
+        std::mem::forget(self);
     }
 
-    let watched = Watched(guard);
-    let result = f();
-    std::mem::forget(watched);
-    result
+    #[inline]
+    fn restore(&mut self) {
+        let _ = SCOPE.try_with(|scope| {
+            scope.table.set(self.outer.0);
+            self.guard.route = scope.route.replace(self.outer.1);
+        });
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.restore();
+        self.guard.panicked();
+    }
+}
+
+/// As [`enter`] for the body, which names no route.
+#[inline]
+pub(super) fn watch(guard: &mut Guard) -> Watched<'_> {
+    Watched(guard)
+}
+
+pub(super) struct Watched<'a>(&'a mut Guard);
+
+impl Watched<'_> {
+    #[inline]
+    pub(super) fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        self.0.panicked();
+    }
 }
 
 /// The counter that an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left for the request that was just called.

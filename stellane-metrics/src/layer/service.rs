@@ -43,7 +43,9 @@ where
         if let Some(route) = self.request_route.route(&request) {
             guard.route = guard.table().route_id(route);
         }
-        let future = scope::enter(&mut guard, || self.inner.call(request));
+        let entered = scope::enter(&mut guard);
+        let future = self.inner.call(request);
+        entered.leave();
         guard.count_request(scope::take_request_bytes());
         ResponseFuture::new(future, guard, self.response_route.clone())
     }

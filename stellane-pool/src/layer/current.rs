@@ -27,16 +27,15 @@ impl Pools {
     }
 }
 
-/// Runs `f` with `pools` as the current ones. They are moved there and back, so no reference count is
-/// touched.
-pub(super) fn enter<R>(pools: &mut Option<Pools>, f: impl FnOnce() -> R) -> R {
+/// Makes `pools` the current ones until the result is dropped, and puts them back into their place then, also
+/// when what runs between panics. No closure: that would move a request, or a response, once more.
+#[inline]
+pub(super) fn enter(pools: &mut Option<Pools>) -> Leave<'_> {
     let outer = swap(pools.take());
-    let _leave = Leave { pools, outer };
-    f()
+    Leave { pools, outer }
 }
 
-/// Puts the outer pools back, also when the handler panics.
-struct Leave<'a> {
+pub(super) struct Leave<'a> {
     pools: &'a mut Option<Pools>,
     outer: Option<Pools>,
 }

@@ -24,6 +24,7 @@ impl<F: Future> Future for PoolFuture<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        enter(this.pools, || this.future.poll(cx))
+        let _entered = enter(this.pools);
+        this.future.poll(cx)
     }
 }

@@ -31,7 +31,9 @@ where
             request.extensions_mut().insert(self.pools.clone());
         }
         let mut pools = Some(self.pools.clone());
-        let future = enter(&mut pools, || self.inner.call(request));
+        let entered = enter(&mut pools);
+        let future = self.inner.call(request);
+        drop(entered);
         PoolFuture { future, pools }
     }
 }
