@@ -137,9 +137,12 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
                 slot.set(Some(service.call(request)));
                 // Many handlers are done at their first poll. Polled here, they drop the request before
                 // hyper reads on, and hyper can use its read buffer again instead of taking a new one.
-                if let Poll::Ready(result) = poll_slot(&mut slot, &mut cx) {
+                if let Poll::Ready(mut result) = poll_slot(&mut slot, &mut cx) {
                     self.spare.replace(Some(slot));
-                    let result = result.map(|response| self.owner.finish(terms, response));
+                    if let Ok(response) = &mut result {
+                        self.owner.finish(terms, response);
+                    }
+                    let result = result.map(|response| response.map(OpenBody::new));
                     return ResponseFuture::Done(Some(result));
                 }
                 Stage::Running(Some(slot))
@@ -216,20 +219,25 @@ impl<S: HttpService> Future for ResponseFuture<S> {
                 let Stage::Running(Some(slot)) = stage else {
                     return Poll::Pending;
                 };
-                let result = ready!(poll_slot(slot, cx));
+                let mut result = ready!(poll_slot(slot, cx));
                 if let Stage::Running(slot) = stage {
                     *lock(returned) = slot.take();
                 }
                 guard.answered = true;
-                Poll::Ready(result.map(|response| guard.owner.finish(*terms, response)))
+                if let Ok(response) = &mut result {
+                    guard.owner.finish(*terms, response);
+                }
+                Poll::Ready(result.map(|response| response.map(OpenBody::new)))
             }
         }
     }
 }
 
 impl Owner {
+    /// Says on a response what becomes of its connection. In place: the body is wrapped where the response is
+    /// moved anyway.
     #[inline]
-    fn finish<B>(&self, terms: Terms, mut response: Response<B>) -> Response<OpenBody<B>> {
+    fn finish<B>(&self, terms: Terms, response: &mut Response<B>) {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
             self.entry.upgraded.store(true, Relaxed);
@@ -242,7 +250,6 @@ impl Owner {
         } else if terms.tells_idle {
             keep_alive::tell(response.headers_mut(), self.shared.idle_timeout());
         }
-        response.map(OpenBody::new)
     }
 }
 
