@@ -5,7 +5,7 @@
 //! process of its own, with the same allocator, one worker thread and the same answer. Memory: every
 //! connection sends one request, and after two seconds the resident memory of the server is compared with
 //! that before the first connection. CPU: the servers take turns, and the median of their turns counts.
-//! Last comes what it costs to park a connection and to serve its next request.
+//! Last comes what the first request after a pause costs on a connection that was parked, and what parking costs.
 
 use std::{convert::Infallible, io::Write, net::TcpStream, process::ExitCode, time::Duration};
 
@@ -32,7 +32,7 @@ const SERVERS: [&str; 4] = [
 ];
 const NEVER_PARKED: &str = "stellane, connections only, never parked";
 /// Turns of each server in the measurement of CPU time, requests in each turn, connections used.
-const TURNS: usize = 7;
+const TURNS: usize = 15;
 const REQUESTS: usize = 160_000;
 const CONNECTIONS: usize = 64;
 
@@ -57,23 +57,32 @@ fn compare(connections: usize) -> Result<(), BoxError> {
     }
     drop(servers);
     println!(
-        "| server | user CPU µs for each request | kernel CPU µs for each request | \
-         KB for each of {connections} idle connections |\n|---|---|---|---|"
+        "| server | user CPU µs for each request | kernel CPU µs for each request | both, of axum's in the same turn | \
+         KB for each of {connections} idle connections |\n|---|---|---|---|---|"
     );
+    let axum: Vec<f64> = turns[1]
+        .iter()
+        .map(|(user, kernel)| user + kernel)
+        .collect();
     for (name, turns) in SERVERS.iter().zip(turns) {
-        let (user, system): (Vec<f64>, Vec<f64>) = turns.into_iter().unzip();
+        let ratios = turns
+            .iter()
+            .zip(&axum)
+            .map(|((user, kernel), axum)| (user + kernel) / axum);
+        let ratio = median(ratios.collect());
+        let (user, kernel): (Vec<f64>, Vec<f64>) = turns.into_iter().unzip();
         let memory = memory_for_each_connection(&start(name)?, connections)?;
         println!(
-            "| {name} | {:.2} | {:.2} | {memory:.2} |",
+            "| {name} | {:.2} | {:.2} | {ratio:.3} | {memory:.2} |",
             median(user),
-            median(system)
+            median(kernel)
         );
     }
     let [parked, kept] = [SERVERS[2], NEVER_PARKED].map(|name| cpu_after_a_pause(&start(name)?));
-    let (parked, kept) = (parked?, kept?);
+    let ((parked, parking), (kept, pausing)) = (parked?, kept?);
     println!(
-        "\nA request after a pause costs {parked:.1} µs of CPU time on a parked connection and {kept:.1} µs \
-         on one that was not parked."
+        "\nThe first request after a pause costs {parked:.1} µs of CPU time on a parked connection and {kept:.1} µs \
+         on one that was not parked; the pause itself {parking:.1} µs where it is parked, and {pausing:.1} µs."
     );
     Ok(())
 }
@@ -110,28 +119,34 @@ fn cpu_for_each_request(server: &Server) -> Result<(f64, f64), BoxError> {
     Ok((each(before.0, after.0), each(before.1, after.1)))
 }
 
-/// User and kernel time in microseconds of a request on a connection that was idle before.
-fn cpu_after_a_pause(server: &Server) -> Result<f64, BoxError> {
+/// User and kernel time in microseconds of a request on a connection that was idle before, and of the pause after it.
+fn cpu_after_a_pause(server: &Server) -> Result<(f64, f64), BoxError> {
     const IDLE: usize = 1000;
-    const ROUNDS: usize = 20;
+    const ROUNDS: usize = 40;
     let mut open = (0..IDLE)
         .map(|_| TcpStream::connect(server.address))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut spent = 0;
-    for _ in 0..ROUNDS {
-        let before = server.cpu()?;
+    let cpu = || server.cpu().map(|(user, kernel)| user + kernel);
+    let (mut asking, mut pausing) = (0, 0);
+    // The first round begins with connections that have not sent anything.
+    for round in 0..=ROUNDS {
+        let before = cpu()?;
         for stream in &mut open {
             stream.write_all(GET)?;
         }
         for stream in &mut open {
             answer(stream)?;
         }
-        // Long enough for all to be parked, so that parking is counted as well.
+        let answered = cpu()?;
+        // Long enough for all to be parked.
         std::thread::sleep(Duration::from_millis(400));
-        let after = server.cpu()?;
-        spent += after.0 + after.1 - before.0 - before.1;
+        if round > 0 {
+            asking += answered - before;
+            pausing += cpu()? - answered;
+        }
     }
-    Ok(spent as f64 * TICK_MICROS / (IDLE * ROUNDS) as f64)
+    let each = |ticks| ticks as f64 * TICK_MICROS / (IDLE * ROUNDS) as f64;
+    Ok((each(asking), each(pausing)))
 }
 
 fn memory_for_each_connection(server: &Server, connections: usize) -> Result<f64, BoxError> {
