@@ -394,3 +394,22 @@ async fn unix_sockets_are_served_the_same() {
     }
     std::fs::remove_file(&path).expect("removes");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn totals_never_go_down_while_connections_end() {
+    let (manager, address, _serving) = start(quick()).await;
+    let clients = tokio::spawn(async move {
+        for _ in 0..1000 {
+            let mut stream = TcpStream::connect(address).await.expect("connects");
+            exchange(&mut stream, GET).await;
+        }
+    });
+    let mut last = 0;
+    while !clients.is_finished() {
+        let total = manager.stats().requests_total;
+        assert!(total >= last, "{total} after {last}");
+        last = total;
+    }
+    clients.await.expect("no panic");
+    assert_eq!(manager.stats().requests_total, 1000);
+}

@@ -195,7 +195,8 @@ impl Shared {
 
     /// See [`ConnectionManager::stats`](super::ConnectionManager::stats).
     pub(super) fn stats(&self) -> ConnectionStats {
-        let mut stats = ConnectionStats {
+        let mut open = ConnectionStats::default();
+        let ended = || ConnectionStats {
             accepted_total: self.accepted.load(Relaxed),
             accept_errors_total: self.accept_errors.load(Relaxed),
             closed_total: self.ended(),
@@ -206,27 +207,38 @@ impl Shared {
             bytes_written_total: self.ended_written.load(Relaxed),
             ..ConnectionStats::default()
         };
-        self.table.for_each(|entry| {
-            stats.open += 1;
+        let ended = self.table.for_each_after(ended, |entry| {
+            open.open += 1;
             match entry.state() {
-                ConnectionState::New => stats.new += 1,
-                ConnectionState::Idle => stats.idle += 1,
-                ConnectionState::Parked => stats.parked += 1,
+                ConnectionState::New => open.new += 1,
+                ConnectionState::Idle => open.idle += 1,
+                ConnectionState::Parked => open.parked += 1,
                 ConnectionState::Handshake
                 | ConnectionState::Head
                 | ConnectionState::Active
                 | ConnectionState::Upgraded
                 | ConnectionState::Closing => {
-                    stats.active += 1;
+                    open.active += 1;
                 }
             }
-            stats.requests_in_flight += u64::from(entry.in_flight());
-            stats.requests_total += entry.requests();
+            open.requests_in_flight += u64::from(entry.in_flight());
+            open.requests_total += entry.requests();
             let (read, written) = entry.bytes();
-            stats.bytes_read_total += read;
-            stats.bytes_written_total += written;
+            open.bytes_read_total += read;
+            open.bytes_written_total += written;
         });
-        stats
+        ConnectionStats {
+            requests_total: ended.requests_total + open.requests_total,
+            bytes_read_total: ended.bytes_read_total + open.bytes_read_total,
+            bytes_written_total: ended.bytes_written_total + open.bytes_written_total,
+            open: open.open,
+            new: open.new,
+            idle: open.idle,
+            parked: open.parked,
+            active: open.active,
+            requests_in_flight: open.requests_in_flight,
+            ..ended
+        }
     }
 
     pub(super) fn draining(&self) -> bool {
@@ -389,14 +401,15 @@ impl Shared {
 
     /// A connection ended.
     pub(super) fn end(&self, entry: &Entry, reason: CloseReason) {
-        self.table.remove(entry);
+        self.table.remove(entry, || {
+            let (read, written) = entry.bytes();
+            self.ended_requests.fetch_add(entry.requests(), Relaxed);
+            self.ended_read.fetch_add(read, Relaxed);
+            self.ended_written.fetch_add(written, Relaxed);
+            self.ended[reason as usize].fetch_add(1, Relaxed);
+            self.open.fetch_sub(1, Relaxed);
+        });
         self.keepers.forget(entry);
-        let (read, written) = entry.bytes();
-        self.ended_requests.fetch_add(entry.requests(), Relaxed);
-        self.ended_read.fetch_add(read, Relaxed);
-        self.ended_written.fetch_add(written, Relaxed);
-        self.ended[reason as usize].fetch_add(1, Relaxed);
-        self.open.fetch_sub(1, Relaxed);
         self.quiet.notify_waiters();
     }
 

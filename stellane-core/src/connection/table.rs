@@ -81,8 +81,10 @@ impl Table {
         self.lock().entries.get(slot)?.clone()
     }
 
-    pub(super) fn remove(&self, entry: &Entry) {
+    /// Removes a connection. Nobody sees the table between that and `count_end`.
+    pub(super) fn remove(&self, entry: &Entry, count_end: impl FnOnce()) {
         let mut inner = self.lock();
+        count_end();
         if let Some(place) = inner.entries.get_mut(entry.slot as usize) {
             *place = None;
         }
@@ -106,8 +108,20 @@ impl Table {
     }
 
     /// Visits every connection.
-    pub(super) fn for_each(&self, mut visit: impl FnMut(&Arc<Entry>)) {
-        self.lock().entries.iter().flatten().for_each(&mut visit);
+    pub(super) fn for_each(&self, visit: impl FnMut(&Arc<Entry>)) {
+        self.for_each_after(|| (), visit);
+    }
+
+    /// Visits every connection; none begins or ends between `first` and that.
+    pub(super) fn for_each_after<T>(
+        &self,
+        first: impl FnOnce() -> T,
+        mut visit: impl FnMut(&Arc<Entry>),
+    ) -> T {
+        let inner = self.lock();
+        let first = first();
+        inner.entries.iter().flatten().for_each(&mut visit);
+        first
     }
 
     /// The `count` connections that have been idle longest.
