@@ -44,8 +44,8 @@ pub struct WorkerPoolConfig {
     /// What happens to accepted jobs when the last handle is dropped. Default: `abort`.
     pub on_drop: OnDrop,
     /// How much the workers give way to other threads when the CPUs are busy, 0 (not at all) to 19;
-    /// Linux only. Too low lets them delay the threads that answer; too high starves them on a busy
-    /// machine, and many short jobs then cost more for being interrupted. Default: 10.
+    /// Linux only. Too low lets them delay the threads that answer, too high starves them on a busy
+    /// machine. Default: 19.
     pub nice: u8,
 }
 
@@ -110,7 +110,7 @@ impl Default for WorkerPoolConfig {
             scale: Scale::default(),
             blocked_after: Duration::from_secs(1),
             on_drop: OnDrop::default(),
-            nice: 10,
+            nice: 19,
         }
     }
 }
