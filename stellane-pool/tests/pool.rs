@@ -281,6 +281,37 @@ fn values_taken_on_one_thread_and_returned_on_others_are_found_again() {
 }
 
 #[test]
+fn numbers_read_while_values_move_between_threads_stay_within_the_budget() {
+    const READS: usize = if cfg!(miri) { 50 } else { 20_000 };
+    const BUDGET: usize = 100 * 256;
+    let (make, _) = counted(100);
+    let pool = Pool::builder(make)
+        .budget(&Budget::new(BUDGET))
+        .magazines(16)
+        .build()
+        .unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let values: Vec<_> = (0..256).map(|_| pool.take()).collect();
+                    thread::yield_now();
+                    drop(values);
+                    thread::yield_now();
+                }
+            });
+        }
+        let most = (0..READS)
+            .map(|_| pool.stats().retained_bytes)
+            .max()
+            .unwrap_or_default();
+        done.store(true, Ordering::Relaxed);
+        assert!(most <= BUDGET, "{most} bytes of {BUDGET}");
+    });
+}
+
+#[test]
 fn a_struct_is_recycled_field_by_field() {
     struct Scratch {
         spans: Vec<(u16, u16)>,

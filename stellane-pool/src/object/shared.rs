@@ -366,6 +366,9 @@ impl<T: Recycle> Shared<T> {
                 back += magazine.returns;
             });
         }
+        // Values that move between two places while they are read one by one are seen twice; the charge
+        // is one number, and never less than what is kept.
+        stats.retained_bytes = stats.retained_bytes.min(self.budget.used());
         let taken = stats.hits + stats.misses;
         stats.outstanding = usize::try_from(taken.saturating_sub(back)).unwrap_or(usize::MAX);
         stats

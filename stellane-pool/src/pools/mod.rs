@@ -123,7 +123,8 @@ impl Pools {
             drops: pools.drops,
             outstanding: pools.outstanding,
             idle: pools.idle,
-            retained_bytes: pools.retained_bytes,
+            // Each pool's share is bounded by the charge, their sum is not.
+            retained_bytes: pools.retained_bytes.min(shared.budget.used()),
             budget_bytes: shared.budget.limit(),
             trims: shared.trims.count(),
             last_trim: shared.trims.last(),
