@@ -2,7 +2,12 @@
 #![cfg(feature = "engine-testing")]
 
 use std::{
-    cell::Cell, collections::HashSet, convert::Infallible, rc::Rc, sync::mpsc, time::Duration,
+    cell::Cell,
+    collections::HashSet,
+    convert::Infallible,
+    rc::Rc,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -140,6 +145,44 @@ async fn the_statistics_and_the_limit_of_the_manager_cover_all_cores() {
     assert_eq!(engine.metrics().cores.len(), 2);
     engine.stop(Duration::from_secs(5)).await;
     serving.await.expect("no panic").expect("serves");
+}
+
+#[tokio::test]
+async fn a_wave_of_parked_connections_gives_memory_back_on_every_core() {
+    let purged = Arc::new(Mutex::new(HashSet::new()));
+    let connections = ConnectionManager::builder()
+        .purge_hook({
+            let purged = Arc::clone(&purged);
+            move || {
+                let core = std::thread::current().id();
+                purged.lock().expect("no panic").insert(core);
+            }
+        })
+        .build()
+        .expect("the defaults are valid");
+    connections.set_park_after(Duration::ZERO);
+    let engine = PerCoreEngine::builder()
+        .connections(&connections)
+        .cores(3)
+        .build();
+    let listeners = reuse_port(3).await;
+    let address = listeners[0].local_addr().expect("tcp");
+    let hello = tower::service_fn(|_: Request<Incoming>| async {
+        Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    });
+    let serving = tokio::spawn(engine.serve(listeners, hello));
+    let mut client = Client::connect(address).await.expect("connects");
+    client.request("GET", "/", b"").await.expect("answers");
+    // One connection on one core is a wave for all of them.
+    let all = async {
+        while purged.lock().expect("no panic").len() < 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let all = tokio::time::timeout(Duration::from_secs(20), all).await;
+    engine.stop(Duration::from_secs(5)).await;
+    serving.await.expect("no panic").expect("serves");
+    all.expect("each core's thread is purged");
 }
 
 #[tokio::test]

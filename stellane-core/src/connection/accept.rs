@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{task::JoinSet, time::MissedTickBehavior};
+use tokio::task::JoinSet;
 
 #[cfg(feature = "tls")]
 use super::tls;
@@ -20,7 +20,7 @@ use super::{
     service::HttpService,
     services::Services,
     shared::Shared,
-    sweep::SWEEP,
+    sweep::Sweeper,
     task::{FIRST_READ, Served, Task},
 };
 
@@ -76,8 +76,7 @@ pub(super) async fn serve<S: HttpService>(
         tls: listener.acceptor(),
     };
     let mut heralds = Heralds::new(&shared);
-    let mut sweep = tokio::time::interval(SWEEP);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweeper = Sweeper::new();
     let mut drain = std::pin::pin!(shared.drain_begun());
 
     loop {
@@ -97,7 +96,7 @@ pub(super) async fn serve<S: HttpService>(
             },
             (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_all(readable)?,
-            _ = sweep.tick() => shared.sweep(),
+            () = sweeper.tick() => sweeper.sweep(&shared),
             () = &mut drain => break,
         }
     }
@@ -114,7 +113,7 @@ pub(super) async fn serve<S: HttpService>(
         tokio::select! {
             (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_all(readable)?,
-            _ = sweep.tick() => shared.sweep(),
+            () = sweeper.tick() => sweeper.sweep(&shared),
         }
     }
     Ok(())
@@ -128,9 +127,8 @@ pub(super) async fn serve_connection<S: HttpService>(
     service: S,
 ) -> CloseReason {
     // There may be no listener to do it.
-    let mut sweep = tokio::time::interval(SWEEP);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    shared.sweep();
+    let mut sweeper = Sweeper::new();
+    sweeper.sweep(&shared);
     let Some(entry) = shared.take_in(peer, NO_LISTENER).await else {
         shared.refuse(socket);
         return CloseReason::Refused;
@@ -142,8 +140,8 @@ pub(super) async fn serve_connection<S: HttpService>(
     });
     let mut task = Task::new(served, Arc::clone(&entry), socket);
     std::future::poll_fn(|cx| {
-        while sweep.poll_tick(cx).is_ready() {
-            shared.sweep();
+        while sweeper.poll_tick(cx).is_ready() {
+            sweeper.sweep(&shared);
         }
         // The caller may poll it by another task than before.
         entry.hear_commands(cx.waker());

@@ -58,6 +58,8 @@ pub(super) struct Shared {
     rates: Mutex<Rates>,
     parked_since_purge: AtomicU64,
     purged: AtomicU64,
+    /// How many waves of parked connections were to be purged.
+    purges: AtomicU64,
     /// When the last sweep was, so that several listeners do not sweep more often than one.
     swept: AtomicU64,
     groups: AtomicU16,
@@ -152,6 +154,7 @@ impl Shared {
             rates: Mutex::new(rates),
             parked_since_purge: AtomicU64::new(0),
             purged: AtomicU64::new(0),
+            purges: AtomicU64::new(0),
             swept: AtomicU64::new(0),
             groups: AtomicU16::new(0),
             keepers: Keepers::default(),
@@ -339,15 +342,23 @@ impl Shared {
         self.parked_since_purge.fetch_add(1, Relaxed);
     }
 
-    /// Calls the purge hook on every worker if connections have parked since it was called last:
-    /// allocators with a heap for each thread give back only what the calling thread holds.
-    pub(super) fn purge(&self, now: u64) {
-        let Some(purge) = &self.purge else { return };
+    /// Asks every listener for [`purge_here`](Self::purge_here) if connections have parked since the last call.
+    pub(super) fn call_for_purge(&self, now: u64) {
         let due = now >= self.purged.load(Relaxed) + PURGE_INTERVAL;
-        if !due || self.parked_since_purge.swap(0, Relaxed) == 0 {
+        if due && self.parked_since_purge.swap(0, Relaxed) > 0 {
+            self.purged.store(now, Relaxed);
+            self.purges.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Calls the purge hook on every worker of this runtime, unless that was done since the last call for it:
+    /// allocators with a heap for each thread give back only what the calling thread holds.
+    pub(super) fn purge_here(&self, seen: &mut u64) {
+        let Some(purge) = &self.purge else { return };
+        let purges = self.purges.load(Relaxed);
+        if std::mem::replace(seen, purges) == purges {
             return;
         }
-        self.purged.store(now, Relaxed);
         let workers = tokio::runtime::Handle::current().metrics().num_workers();
         for _ in 1..workers {
             let purge = purge.clone();

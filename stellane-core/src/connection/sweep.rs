@@ -1,6 +1,12 @@
 //! The deadlines: one walk over all connections, instead of a timer for each.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::{
     CloseReason, ConnectionState,
@@ -15,6 +21,36 @@ pub(super) const SWEEP: Duration = Duration::from_millis(100);
 const LINGER: u64 = 1000;
 /// How much later than it says a connection is closed for being idle: a request may be on its way for as long.
 const LATE: u64 = 1000;
+
+/// When a listener sweeps, and what it knows of the waves whose memory was given back.
+pub(super) struct Sweeper {
+    interval: Interval,
+    purges: u64,
+}
+
+impl Sweeper {
+    pub(super) fn new() -> Self {
+        let mut interval = tokio::time::interval(SWEEP);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            interval,
+            purges: 0,
+        }
+    }
+
+    pub(super) async fn tick(&mut self) {
+        self.interval.tick().await;
+    }
+
+    pub(super) fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
+        self.interval.poll_tick(cx)
+    }
+
+    pub(super) fn sweep(&mut self, shared: &Shared) {
+        shared.sweep();
+        shared.purge_here(&mut self.purges);
+    }
+}
 
 impl Shared {
     /// Looks at every connection's deadlines.
@@ -41,7 +77,7 @@ impl Shared {
         if max_idle > 0 && idle > max_idle {
             self.reclaim(idle - max_idle);
         }
-        self.purge(now);
+        self.call_for_purge(now);
     }
 }
 
