@@ -95,10 +95,14 @@ pub struct ConnectionConfig {
     /// beside a `Transfer-Encoding` or given twice, a `Transfer-Encoding` other than `chunked`. For
     /// clients that can't be mended, `false` leaves it to hyper. Default `true`.
     pub strict_http1: bool,
-    /// Largest request head of HTTP/1, request line and all; a larger one is answered with 431. It also
-    /// bounds what is read ahead of a slow handler. Too low refuses clients with many cookies, too high lets
-    /// each connection take as much memory. Default 64 KiB.
+    /// Largest request head of HTTP/1, request line and all; a larger one is answered with 431. Too low refuses
+    /// clients with many cookies, too high lets each connection take as much memory. Default 64 KiB.
     pub max_head_bytes: usize,
+    /// How far the read buffer of an HTTP/1 connection may grow, and so what is read ahead of a slow handler; never
+    /// less than `max_head_bytes`. It grows only for clients that keep filling it. Too low and uploads cost many
+    /// reads (64 KiB: 17 for a MiB, and as many writes to disk), too high and a client whose body nobody reads
+    /// takes as much memory. Default 400 KiB.
+    pub read_buffer_bytes: usize,
     /// Whether each request carries a `ConnectInfo` in its extensions: who the client is, what TLS agreed on, and
     /// when a drain begins. It costs each request three small allocations. Default `false`.
     pub connect_info: bool,
@@ -142,6 +146,7 @@ impl Default for ConnectionConfig {
             drain_spread: Duration::from_secs(2),
             strict_http1: true,
             max_head_bytes: 64 << 10,
+            read_buffer_bytes: 400 << 10,
             connect_info: false,
             nodelay: true,
             listen: ListenConfig::default(),
@@ -178,6 +183,13 @@ impl ConnectionConfig {
         // hyper's own least; more than 1 MiB is no head.
         let heads = 8 << 10..=1 << 20;
         ConfigError::check(&mut errors, "max_head_bytes", self.max_head_bytes, heads);
+        let buffers = 8 << 10..=16 << 20;
+        ConfigError::check(
+            &mut errors,
+            "read_buffer_bytes",
+            self.read_buffer_bytes,
+            buffers,
+        );
         for (key, value) in [
             ("min_body_rate_bytes", self.min_body_rate_bytes),
             ("min_response_rate_bytes", self.min_response_rate_bytes),

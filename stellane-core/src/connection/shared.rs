@@ -114,7 +114,7 @@ impl Shared {
         http1
             .header_read_timeout(None)
             .max_header_size(config.max_head_bytes)
-            .max_buf_size(config.max_head_bytes)
+            .max_buf_size(config.max_head_bytes.max(config.read_buffer_bytes))
             .pipeline_flush(false);
         #[cfg(feature = "http2")]
         let http2 = super::http2::builder(&config.http2);
