@@ -1,6 +1,8 @@
 //! The manager over real sockets.
 #![cfg(feature = "connection")]
 
+#[path = "support/served.rs"]
+mod served;
 #[path = "support/until.rs"]
 mod until;
 
@@ -8,8 +10,9 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use served::served;
 use stellane_core::connection::{
     CloseReason, ConnectionConfig, ConnectionManager, ConnectionState, ServeError,
 };
@@ -412,4 +415,48 @@ async fn totals_never_go_down_while_connections_end() {
     }
     clients.await.expect("no panic");
     assert_eq!(manager.stats().requests_total, 1000);
+}
+
+/// The largest piece in which a handler that is slow to read gets a body of 8 MiB, in bytes.
+async fn largest_piece(config: ConnectionConfig) -> usize {
+    const BODY: usize = 8 << 20;
+    let slow = tower::service_fn(|request: Request<Incoming>| async move {
+        let mut body = request.into_body();
+        let mut largest = 0;
+        while let Some(frame) = body.frame().await {
+            largest = frame
+                .expect("arrives")
+                .into_data()
+                .map_or(0, |data| data.len())
+                .max(largest);
+            // The client is faster, so what may be read at once is there.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(largest.to_string()))))
+    });
+    let (_manager, address) = served(config, slow, |listener| listener).await;
+    let mut client = TcpStream::connect(address).await.expect("connects");
+    let head = format!(
+        "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {BODY}\r\n\r\n"
+    );
+    client.write_all(head.as_bytes()).await.expect("writes");
+    client.write_all(&vec![b'x'; BODY]).await.expect("writes");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.expect("answers");
+    let (_, largest) = answer.split_once("\r\n\r\n").expect("a head");
+    largest.parse().expect("a number")
+}
+
+#[tokio::test]
+async fn an_upload_is_read_in_pieces_as_large_as_the_buffer_may_grow() {
+    let mut config = ConnectionConfig::default();
+    let largest = largest_piece(config.clone()).await;
+    assert!(
+        largest > 200 << 10,
+        "{largest} bytes: small heads are no reason for small reads"
+    );
+    config.read_buffer_bytes = 64 << 10;
+    let largest = largest_piece(config).await;
+    // Two reads may have met before the handler took them.
+    assert!(largest <= 128 << 10, "{largest} bytes");
 }
