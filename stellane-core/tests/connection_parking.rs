@@ -4,8 +4,18 @@
 
 #[path = "support/served.rs"]
 mod served;
+#[path = "support/until.rs"]
+mod until;
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -17,6 +27,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use until::until;
 
 /// Longer than a sweep, so that whatever may be parked is parked.
 const PAUSE: Duration = Duration::from_millis(230);
@@ -207,4 +218,44 @@ async fn a_client_gets_the_same_bytes_whether_its_connection_is_parked_or_not() 
         parking.stats()
     );
     assert_eq!(keeping.stats().unparked_total, 0);
+}
+
+/// Allocators take long for it, and those that come after a wave have nothing to give back.
+#[tokio::test]
+async fn a_wave_is_purged_once_however_many_connections_come_later() {
+    let purged = Arc::new(AtomicUsize::new(0));
+    let manager = ConnectionManager::builder()
+        .purge_hook({
+            let purged = Arc::clone(&purged);
+            move || {
+                purged.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+        .build()
+        .expect("valid");
+    manager.set_park_after(Duration::ZERO);
+    let hello = tower::service_fn(|_: Request<Incoming>| async {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
+    });
+    let (mut first, server) = tokio::io::duplex(1024);
+    tokio::spawn(manager.serve_connection(server, None, hello));
+    let get = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    first.write_all(get).await.expect("writes");
+    let once = |manager: &ConnectionManager| {
+        manager.stats().parked == 1 && purged.load(Ordering::Relaxed) == 1
+    };
+    until(&manager, "parked and purged", once).await;
+    let later: Vec<_> = (0..20)
+        .map(|_| {
+            let (client, server) = tokio::io::duplex(1024);
+            tokio::spawn(manager.serve_connection(server, None, hello));
+            client
+        })
+        .collect();
+    tokio::time::sleep(PAUSE).await;
+    assert_eq!(manager.stats().open, 21);
+    // They may be a second wave; they are not twenty.
+    let purged = purged.load(Ordering::Relaxed);
+    assert!(purged <= 2, "{purged} times");
+    drop(later);
 }

@@ -5,6 +5,7 @@ use std::{
     cell::Cell,
     collections::HashSet,
     convert::Infallible,
+    net::SocketAddr,
     rc::Rc,
     sync::{Arc, Mutex, mpsc},
     time::Duration,
@@ -15,10 +16,11 @@ use hyper::body::Incoming;
 use stellane_core::{
     connection::{CloseReason, ConnectionManager, ListenConfig, Listener},
     engine::{
-        Engine, PerCoreEngine, SharedEngine,
+        Engine, EngineError, PerCoreEngine, SharedEngine,
         testing::{self, Client},
     },
 };
+use tokio::task::JoinHandle;
 
 fn connections() -> ConnectionManager {
     ConnectionManager::builder()
@@ -59,6 +61,19 @@ async fn reuse_port(sockets: usize) -> Vec<Listener> {
     Listener::bind_all("127.0.0.1:0", &options)
         .await
         .expect("binds")
+}
+
+/// Serves a text in the background.
+fn serve_text(
+    engine: &PerCoreEngine,
+    listeners: Vec<Listener>,
+    text: &'static str,
+) -> (SocketAddr, JoinHandle<Result<(), EngineError>>) {
+    let address = listeners[0].local_addr().expect("tcp");
+    let service = tower::service_fn(move |_: Request<Incoming>| async move {
+        Ok::<_, Infallible>(Response::new(text.to_owned()))
+    });
+    (address, tokio::spawn(engine.serve(listeners, service)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,12 +135,7 @@ async fn the_statistics_and_the_limit_of_the_manager_cover_all_cores() {
         .connections(&connections)
         .cores(2)
         .build();
-    let listeners = reuse_port(2).await;
-    let address = listeners[0].local_addr().expect("tcp");
-    let hello = tower::service_fn(|_: Request<Incoming>| async {
-        Ok::<_, Infallible>(Response::new("hello".to_owned()))
-    });
-    let serving = tokio::spawn(engine.serve(listeners, hello));
+    let (address, serving) = serve_text(&engine, reuse_port(2).await, "hello");
     let mut clients = Vec::new();
     for _ in 0..20 {
         let mut client = Client::connect(address).await.expect("connects");
@@ -165,12 +175,7 @@ async fn a_wave_of_parked_connections_gives_memory_back_on_every_core() {
         .connections(&connections)
         .cores(3)
         .build();
-    let listeners = reuse_port(3).await;
-    let address = listeners[0].local_addr().expect("tcp");
-    let hello = tower::service_fn(|_: Request<Incoming>| async {
-        Ok::<_, Infallible>(Response::new("hello".to_owned()))
-    });
-    let serving = tokio::spawn(engine.serve(listeners, hello));
+    let (address, serving) = serve_text(&engine, reuse_port(3).await, "hello");
     let mut client = Client::connect(address).await.expect("connects");
     client.request("GET", "/", b"").await.expect("answers");
     // One connection on one core is a wave for all of them.
@@ -259,11 +264,7 @@ async fn a_tls_listener_stays_one_on_every_core() {
         .into_iter()
         .map(|l| l.tls(&tls))
         .collect();
-    let address = listeners[0].local_addr().expect("tcp");
-    let hello = tower::service_fn(|_: Request<Incoming>| async {
-        Ok::<_, Infallible>(Response::new("secret".to_owned()))
-    });
-    let serving = tokio::spawn(engine.serve(listeners, hello));
+    let (address, serving) = serve_text(&engine, listeners, "secret");
     for _ in 0..20 {
         let mut socket = tokio::net::TcpStream::connect(address)
             .await

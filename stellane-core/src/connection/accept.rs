@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 #[cfg(feature = "tls")]
 use super::tls;
@@ -20,7 +20,7 @@ use super::{
     service::HttpService,
     services::Services,
     shared::Shared,
-    sweep::Sweeper,
+    sweep::SWEEP,
     task::{FIRST_READ, Served, Task},
 };
 
@@ -76,7 +76,8 @@ pub(super) async fn serve<S: HttpService>(
         tls: listener.acceptor(),
     };
     let mut heralds = Heralds::new(&shared);
-    let mut sweeper = Sweeper::new();
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drain = std::pin::pin!(shared.drain_begun());
 
     loop {
@@ -96,7 +97,7 @@ pub(super) async fn serve<S: HttpService>(
             },
             (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_all(readable)?,
-            () = sweeper.tick() => sweeper.sweep(&shared),
+            _ = sweep.tick() => shared.sweep(),
             () = &mut drain => break,
         }
     }
@@ -113,7 +114,7 @@ pub(super) async fn serve<S: HttpService>(
         tokio::select! {
             (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_all(readable)?,
-            () = sweeper.tick() => sweeper.sweep(&shared),
+            _ = sweep.tick() => shared.sweep(),
         }
     }
     Ok(())
@@ -127,8 +128,9 @@ pub(super) async fn serve_connection<S: HttpService>(
     service: S,
 ) -> CloseReason {
     // There may be no listener to do it.
-    let mut sweeper = Sweeper::new();
-    sweeper.sweep(&shared);
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    shared.sweep();
     let Some(entry) = shared.take_in(peer, NO_LISTENER).await else {
         shared.refuse(socket);
         return CloseReason::Refused;
@@ -140,8 +142,8 @@ pub(super) async fn serve_connection<S: HttpService>(
     });
     let mut task = Task::new(served, Arc::clone(&entry), socket);
     std::future::poll_fn(|cx| {
-        while sweeper.poll_tick(cx).is_ready() {
-            sweeper.sweep(&shared);
+        while sweep.poll_tick(cx).is_ready() {
+            shared.sweep();
         }
         // The caller may poll it by another task than before.
         entry.hear_commands(cx.waker());

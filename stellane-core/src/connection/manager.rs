@@ -11,9 +11,10 @@ use super::{
     entry::Command,
     io::Socket,
     listener::Listener,
+    purge::Hook,
     service::HttpService,
     services::Services,
-    shared::{Purge, Shared, millis},
+    shared::{Shared, millis},
     stats::{BuildError, ConnectionStats, DrainReport, ServeError},
 };
 
@@ -28,7 +29,7 @@ pub struct ConnectionManager {
 #[must_use]
 pub struct ConnectionManagerBuilder {
     config: ConnectionConfig,
-    purge: Option<Purge>,
+    purge: Option<Hook>,
 }
 
 impl ConnectionManagerBuilder {
@@ -41,7 +42,7 @@ impl ConnectionManagerBuilder {
     /// Called on every worker, at most twice a second, after connections have parked: the place to hand freed memory
     /// back to the system (`mi_collect`, jemalloc's purge). The library never chooses the allocator.
     pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
-        self.purge = Some(Purge(Arc::new(hook)));
+        self.purge = Some(Hook::new(hook));
         self
     }
 

@@ -100,6 +100,7 @@ mod lot;
 mod manager;
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
+mod purge;
 mod rates;
 mod reason;
 mod service;

@@ -1,7 +1,6 @@
 //! The state behind a manager's handle: what it counts, and how it reaches every connection.
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -15,6 +14,7 @@ use super::{
     CloseReason, ConnectionConfig, ConnectionState, accept,
     entry::{Command, Entry, Holder},
     listener::Pace,
+    purge::{Hook, Purge},
     rates::Rates,
     services::Keepers,
     stats::{ConnectionStats, DrainReport},
@@ -34,7 +34,7 @@ pub(super) struct Shared {
     pub(super) file_limit: usize,
     #[cfg(feature = "tls")]
     pub(super) handshakes: tokio::sync::Semaphore,
-    pub(super) purge: Option<Purge>,
+    pub(super) purge: Purge,
     pub(super) http1: hyper::server::conn::http1::Builder,
     #[cfg(feature = "http2")]
     pub(super) http2: hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor>,
@@ -56,10 +56,6 @@ pub(super) struct Shared {
     /// Over how many milliseconds this drain spreads its closing.
     drain_spread: AtomicU64,
     rates: Mutex<Rates>,
-    parked_since_purge: AtomicU64,
-    purged: AtomicU64,
-    /// How many waves of parked connections were to be purged.
-    purges: AtomicU64,
     /// When the last sweep was, so that several listeners do not sweep more often than one.
     swept: AtomicU64,
     groups: AtomicU16,
@@ -82,31 +78,12 @@ pub(super) struct Knobs {
     pub(super) park_after: AtomicU64,
 }
 
-/// Shortest time between two calls of the purge hook, in milliseconds.
-const PURGE_INTERVAL: u64 = 500;
-
-/// Called when a wave of connections has parked, to give their memory back to the system.
-#[derive(Clone)]
-pub(super) struct Purge(pub(super) Arc<dyn Fn() + Send + Sync>);
-
-impl fmt::Debug for Purge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Purge")
-    }
-}
-
-impl Purge {
-    pub(super) fn call(&self) {
-        (self.0)();
-    }
-}
-
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Shared {
-    pub(super) fn new(config: ConnectionConfig, purge: Option<Purge>) -> Self {
+    pub(super) fn new(config: ConnectionConfig, purge: Option<Hook>) -> Self {
         let epoch = tokio::time::Instant::now();
         let rates = Rates::new(&config);
         let mut http1 = hyper::server::conn::http1::Builder::new();
@@ -134,7 +111,7 @@ impl Shared {
             #[cfg(feature = "tls")]
             handshakes: super::tls::places(&config.tls),
             config,
-            purge,
+            purge: Purge::new(purge),
             http1,
             #[cfg(feature = "http2")]
             http2,
@@ -152,9 +129,6 @@ impl Shared {
             drain_began: AtomicU64::new(0),
             drain_spread: AtomicU64::new(0),
             rates: Mutex::new(rates),
-            parked_since_purge: AtomicU64::new(0),
-            purged: AtomicU64::new(0),
-            purges: AtomicU64::new(0),
             swept: AtomicU64::new(0),
             groups: AtomicU16::new(0),
             keepers: Keepers::default(),
@@ -336,39 +310,6 @@ impl Shared {
                 .swept
                 .compare_exchange(last, now, Relaxed, Relaxed)
                 .is_ok()
-    }
-
-    pub(super) fn count_parked(&self) {
-        self.parked_since_purge.fetch_add(1, Relaxed);
-    }
-
-    /// Asks every listener for [`purge_here`](Self::purge_here) if connections have parked since the last call.
-    pub(super) fn call_for_purge(&self, now: u64) {
-        let due = now >= self.purged.load(Relaxed) + PURGE_INTERVAL;
-        if due && self.parked_since_purge.swap(0, Relaxed) > 0 {
-            self.purged.store(now, Relaxed);
-            self.purges.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// Calls the purge hook on every worker of this runtime, unless that was done since the last call for it:
-    /// allocators with a heap for each thread give back only what the calling thread holds.
-    pub(super) fn purge_here(&self, seen: &mut u64) {
-        let Some(purge) = &self.purge else { return };
-        let purges = self.purges.load(Relaxed);
-        if std::mem::replace(seen, purges) == purges {
-            return;
-        }
-        let workers = tokio::runtime::Handle::current().metrics().num_workers();
-        for _ in 1..workers {
-            let purge = purge.clone();
-            tokio::spawn(async move {
-                purge.call();
-                // Keeps this worker busy for the moment in which the others take the other tasks.
-                std::thread::sleep(Duration::from_micros(100));
-            });
-        }
-        purge.call();
     }
 
     pub(super) fn drain_begun(&self) -> impl Future<Output = ()> + Send + Sync + use<> {

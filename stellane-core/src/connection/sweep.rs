@@ -1,12 +1,6 @@
 //! The deadlines: one walk over all connections, instead of a timer for each.
 
-use std::{
-    sync::atomic::Ordering::Relaxed,
-    task::{Context, Poll},
-    time::Duration,
-};
-
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{
     CloseReason, ConnectionState,
@@ -22,44 +16,18 @@ const LINGER: u64 = 1000;
 /// How much later than it says a connection is closed for being idle: a request may be on its way for as long.
 const LATE: u64 = 1000;
 
-/// When a listener sweeps, and what it knows of the waves whose memory was given back.
-pub(super) struct Sweeper {
-    interval: Interval,
-    purges: u64,
-}
-
-impl Sweeper {
-    pub(super) fn new() -> Self {
-        let mut interval = tokio::time::interval(SWEEP);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self {
-            interval,
-            purges: 0,
-        }
-    }
-
-    pub(super) async fn tick(&mut self) {
-        self.interval.tick().await;
-    }
-
-    pub(super) fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
-        self.interval.poll_tick(cx)
-    }
-
-    pub(super) fn sweep(&mut self, shared: &Shared) {
-        shared.sweep();
-        shared.purge_here(&mut self.purges);
-    }
-}
-
 impl Shared {
-    /// Looks at every connection's deadlines.
+    /// Looks at every connection's deadlines, unless another listener has just done so.
     pub(super) fn sweep(&self) {
         let now = self.tick();
-        let interval = millis(SWEEP) / 2;
-        if !self.take_sweep(now, interval) {
-            return;
+        if self.take_sweep(now, millis(SWEEP) / 2) {
+            self.look(now);
+            self.purge.end_wave(now);
         }
+        self.purge.here();
+    }
+
+    fn look(&self, now: u64) {
         self.end_those_due();
         let limits = Limits::of(self, now);
         let mut rates = self.rates();
@@ -77,7 +45,6 @@ impl Shared {
         if max_idle > 0 && idle > max_idle {
             self.reclaim(idle - max_idle);
         }
-        self.call_for_purge(now);
     }
 }
 

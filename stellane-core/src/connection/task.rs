@@ -440,7 +440,7 @@ impl<S: HttpService> Task<S> {
         }
         self.entry
             .enter(ConnectionState::Parked, self.served.shared.clock.now());
-        self.served.shared.count_parked();
+        self.served.shared.purge.count_parked();
         self.stage = Stage::Waiting(socket);
         match close {
             None => self.leave(),
