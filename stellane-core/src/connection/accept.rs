@@ -322,9 +322,8 @@ impl Shared {
         }
         let per_peer = self.knobs.max_connections_per_peer.load(Relaxed);
         let now = self.clock.now();
-        let entry = self.table.insert(peer, group, now, per_peer)?;
-        self.count_accepted();
-        Some(entry)
+        self.table
+            .insert(peer, group, now, per_peer, || self.count_accepted())
     }
 
     /// Whether there is room for one more connection, after closing idle ones if need be.

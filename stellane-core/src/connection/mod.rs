@@ -106,6 +106,7 @@ mod reason;
 mod service;
 mod services;
 mod shared;
+mod speed;
 mod stats;
 mod sweep;
 mod table;

@@ -17,6 +17,7 @@ use super::{
     purge::{Hook, Purge},
     rates::Rates,
     services::Keepers,
+    speed::Speed,
     stats::{ConnectionStats, DrainReport},
     sweep::{SWEEP, part_of},
     table::{Clock, Table},
@@ -56,6 +57,7 @@ pub(super) struct Shared {
     /// Over how many milliseconds this drain spreads its closing.
     drain_spread: AtomicU64,
     rates: Mutex<Rates>,
+    speed: Mutex<Speed>,
     /// When the last sweep was, so that several listeners do not sweep more often than one.
     swept: AtomicU64,
     groups: AtomicU16,
@@ -129,6 +131,7 @@ impl Shared {
             drain_began: AtomicU64::new(0),
             drain_spread: AtomicU64::new(0),
             rates: Mutex::new(rates),
+            speed: Mutex::default(),
             swept: AtomicU64::new(0),
             groups: AtomicU16::new(0),
             keepers: Keepers::default(),
@@ -215,6 +218,19 @@ impl Shared {
             active: open.active,
             requests_in_flight: open.requests_in_flight,
             ..ended
+        }
+        .with(*self.speed())
+    }
+
+    fn speed(&self) -> MutexGuard<'_, Speed> {
+        self.speed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Measures how fast it goes, if a second has passed since the last time.
+    pub(super) fn measure_speed(&self, now: u64) {
+        if self.speed().is_due(now) {
+            let stats = self.stats();
+            self.speed().measure(now, &stats);
         }
     }
 
@@ -336,6 +352,7 @@ impl Shared {
         self.accept_errors.fetch_add(1, Relaxed);
     }
 
+    /// To be called where nobody sees the table, so that what was accepted is open or has ended at all times.
     pub(super) fn count_accepted(&self) {
         self.accepted.fetch_add(1, Relaxed);
         self.open.fetch_add(1, Relaxed);
@@ -343,8 +360,10 @@ impl Shared {
 
     /// A connection that was accepted and ended before it had a record.
     pub(super) fn count_refused(&self, reason: CloseReason) {
-        self.accepted.fetch_add(1, Relaxed);
-        self.ended[reason as usize].fetch_add(1, Relaxed);
+        self.table.unseen(|| {
+            self.accepted.fetch_add(1, Relaxed);
+            self.ended[reason as usize].fetch_add(1, Relaxed);
+        });
     }
 
     pub(super) fn open(&self) -> usize {

@@ -20,12 +20,16 @@ pub struct ConnectionStats {
     pub active: u64,
     /// Connections accepted, refused ones included.
     pub accepted_total: u64,
+    /// Connections accepted, refused ones included, in the latest whole second in which anything was served.
+    pub accepted_per_second: u64,
     /// Failed accepts, such as those for lack of open files.
     pub accept_errors_total: u64,
     /// Connections ended, by `CloseReason as usize`; see [`closed`](Self::closed).
     pub(super) closed_total: [u64; CloseReason::ALL.len()],
     /// Requests begun.
     pub requests_total: u64,
+    /// Requests begun in the latest whole second in which anything was served.
+    pub requests_per_second: u64,
     /// Requests whose handler waits for something.
     pub requests_in_flight: u64,
     /// Requests whose client left before the response head.
@@ -47,9 +51,11 @@ impl Default for ConnectionStats {
             parked: 0,
             active: 0,
             accepted_total: 0,
+            accepted_per_second: 0,
             accept_errors_total: 0,
             closed_total: [0; CloseReason::ALL.len()],
             requests_total: 0,
+            requests_per_second: 0,
             requests_in_flight: 0,
             requests_cancelled_total: 0,
             unparked_total: 0,

@@ -22,6 +22,7 @@ impl Shared {
         let now = self.tick();
         if self.take_sweep(now, millis(SWEEP) / 2) {
             self.look(now);
+            self.measure_speed(now);
             self.purge.end_wave(now);
         }
         self.purge.here();

@@ -45,13 +45,15 @@ impl Table {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection, unless its peer has `per_peer` already (`0`: no limit).
+    /// Adds a connection, unless its peer has `per_peer` already (`0`: no limit). Nobody sees the table between
+    /// that and `count_begin`.
     pub(super) fn insert(
         &self,
         peer: Option<SocketAddr>,
         group: u16,
         now: u64,
         per_peer: usize,
+        count_begin: impl FnOnce(),
     ) -> Option<Arc<Entry>> {
         let mut inner = self.lock();
         let counted = per_peer > 0 && peer.is_some();
@@ -62,6 +64,7 @@ impl Table {
             }
             *count += 1;
         }
+        count_begin();
         inner.next_id += 1;
         let slot = match inner.holes.pop() {
             Some(hole) => hole,
@@ -105,6 +108,12 @@ impl Table {
                 ..Inner::default()
             };
         }
+    }
+
+    /// Runs `count` while nobody sees the table.
+    pub(super) fn unseen(&self, count: impl FnOnce()) {
+        let _inner = self.lock();
+        count();
     }
 
     /// Visits every connection.

@@ -1,0 +1,44 @@
+//! How many connections and requests there are in a second, as the sweep sees their totals.
+
+use super::ConnectionStats;
+
+/// Over how many milliseconds it is measured, at least.
+const SECOND: u64 = 1000;
+
+/// The totals of the last measurement, and what came of it.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Speed {
+    measured: u64,
+    accepted_total: u64,
+    requests_total: u64,
+    accepted: u64,
+    requests: u64,
+}
+
+impl Speed {
+    pub(super) fn is_due(&self, now: u64) -> bool {
+        now.saturating_sub(self.measured) >= SECOND
+    }
+
+    pub(super) fn measure(&mut self, now: u64, stats: &ConnectionStats) {
+        let elapsed = now.saturating_sub(self.measured).max(1);
+        let each_second = |count: u64| (count.saturating_mul(1000) + elapsed / 2) / elapsed;
+        *self = Self {
+            measured: now,
+            accepted: each_second(stats.accepted_total.saturating_sub(self.accepted_total)),
+            requests: each_second(stats.requests_total.saturating_sub(self.requests_total)),
+            accepted_total: stats.accepted_total,
+            requests_total: stats.requests_total,
+        };
+    }
+}
+
+impl ConnectionStats {
+    pub(super) fn with(self, speed: Speed) -> Self {
+        Self {
+            accepted_per_second: speed.accepted,
+            requests_per_second: speed.requests,
+            ..self
+        }
+    }
+}
