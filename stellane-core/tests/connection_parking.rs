@@ -37,6 +37,10 @@ const SEEDS: u64 = 96;
 struct Random(u64);
 
 impl Random {
+    fn seeded(seed: u64) -> Self {
+        Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
     fn below(&mut self, n: usize) -> usize {
         self.0 = self
             .0
@@ -61,11 +65,10 @@ enum Step {
     Pause,
 }
 
-/// Requests of every kind, cut into pieces at random places, with pauses between some; the last says close,
-/// or asks for an upgrade, or nothing; the latter two end by a half-close.
-fn script(seed: u64) -> (Vec<Step>, End) {
-    let random = &mut Random(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    let mut bytes = Vec::new();
+/// Requests of every kind, and after how many bytes each has been sent; the last says close, or asks for an
+/// upgrade, or nothing; the latter two end by a half-close.
+fn requests(random: &mut Random) -> (Vec<u8>, Vec<usize>, End) {
+    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
     for n in 0..2 + random.below(4) {
         let path = ["/now", "/later"][random.below(2)];
         let text = "x".repeat(random.below(40));
@@ -86,6 +89,7 @@ fn script(seed: u64) -> (Vec<Step>, End) {
                 .bytes(),
             ),
         }
+        ends.push(bytes.len());
     }
     let end = [End::Close, End::Close, End::Upgrade, End::HalfClose][random.below(4)];
     match end {
@@ -95,8 +99,16 @@ fn script(seed: u64) -> (Vec<Step>, End) {
         End::Upgrade => bytes.extend(
             b"GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n",
         ),
-        End::HalfClose => {}
+        End::HalfClose => return (bytes, ends, end),
     }
+    ends.push(bytes.len());
+    (bytes, ends, end)
+}
+
+/// Requests, cut into pieces at random places, with pauses between some.
+fn script(seed: u64) -> (Vec<Step>, End) {
+    let random = &mut Random::seeded(seed);
+    let (bytes, _, end) = requests(random);
     let mut steps = Vec::new();
     let mut rest = &bytes[..];
     while !rest.is_empty() {
@@ -189,10 +201,90 @@ async fn transcript(address: SocketAddr, seed: u64) -> String {
     let mut got = Vec::new();
     let (read, ()) = tokio::join!(reader.read_to_end(&mut got), send);
     read.expect("an end, not a reset");
+    timeless(got)
+}
+
+fn timeless(got: Vec<u8>) -> String {
     let text = String::from_utf8(got).expect("text");
     text.split_inclusive("\r\n")
         .filter(|line| !line.starts_with("date: "))
         .collect()
+}
+
+/// Everything a client gets that sends so many bytes at once, in simulated time, with a pause behind each
+/// piece; and how often its connection came back from being parked. Who leaves early says so in the moment of
+/// the last piece, while its answer may still be on its way.
+async fn simulated(park: bool, pieces: Vec<&[u8]>, upgraded: bool, early: bool) -> (String, u64) {
+    let mut config = ConnectionConfig::default();
+    config.park = park;
+    config.park_after = Duration::ZERO;
+    // A byte at a time takes longer than servers allow.
+    config.head_timeout = Duration::ZERO;
+    config.min_body_rate_bytes = 0;
+    let manager = ConnectionManager::builder()
+        .config(config)
+        .build()
+        .expect("valid");
+    let (client, server) = tokio::io::duplex(1 << 16);
+    tokio::spawn(manager.serve_connection(server, None, tower::service_fn(answer)));
+    let (mut reader, mut writer) = tokio::io::split(client);
+    let send = async {
+        let count = pieces.len();
+        for (n, piece) in pieces.into_iter().enumerate() {
+            // Not taken any more after `Connection: close`.
+            let _ = writer.write_all(piece).await;
+            if n + 1 < count || !early {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        if upgraded {
+            writer
+                .write_all(b"behind the upgrade")
+                .await
+                .expect("upgraded");
+        }
+        let _ = writer.shutdown().await;
+    };
+    let mut got = Vec::new();
+    let (read, ()) = tokio::join!(reader.read_to_end(&mut got), send);
+    read.expect("an end, not a reset");
+    (timeless(got), manager.stats().unparked_total)
+}
+
+/// A pause behind every byte, so that the connection is parked wherever that is allowed at all, exactly once
+/// between every two requests; and the client's end at every place, whatever is unanswered then.
+#[tokio::test(start_paused = true)]
+async fn parked_at_every_legal_point_and_ended_at_every_point_a_connection_says_the_same() {
+    for seed in 0..40 {
+        let random = &mut Random::seeded(seed);
+        let (bytes, ends, end) = requests(random);
+        let upgraded = end == End::Upgrade;
+        let each = || bytes.chunks(1).collect::<Vec<_>>();
+        let (parked, times) = simulated(true, each(), upgraded, false).await;
+        let (kept, never) = simulated(false, each(), upgraded, false).await;
+        assert_eq!(parked, kept, "seed {seed}");
+        assert_eq!(kept.contains("behind the upgrade"), upgraded, "seed {seed}");
+        let between = ends.len() as u64 - 1;
+        assert_eq!((times, never), (between, 0), "seed {seed}");
+
+        // Whole requests behind each other at once, and the end in the middle of whatever it is.
+        for _ in 0..30 {
+            let gone = 1 + random.below(bytes.len());
+            let cut = ends[random.below(ends.len())].min(gone);
+            let pieces = || {
+                let (first, rest) = bytes[..gone].split_at(cut);
+                [first, rest].into_iter().filter(|piece| !piece.is_empty())
+            };
+            let (parked, _) = simulated(true, pieces().collect(), false, true).await;
+            let (kept, _) = simulated(false, pieces().collect(), false, true).await;
+            assert_eq!(
+                parked,
+                kept,
+                "seed {seed}: {cut}, {gone} of {}",
+                bytes.len()
+            );
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,3 +1,9 @@
+//! What drives a connection from its first byte to its end.
+
+mod http1;
+#[cfg(feature = "http2")]
+mod http2;
+
 use std::{
     future::Future,
     io,
@@ -7,14 +13,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 
+use self::http1::Active;
 #[cfg(feature = "http2")]
-use super::http2::{self, Meter};
+use self::http2::ActiveHttp2;
+
+#[cfg(feature = "http2")]
+use super::http2::{Meter, blame};
+
 use super::{
-    CloseReason, ConnectInfo, ConnectionState, body,
+    CloseReason, ConnectInfo, ConnectionState,
     entry::{Command, Entry, Holder},
     framing::Guard,
     io::{Io, Socket, Watch},
@@ -26,11 +36,6 @@ use super::{
 
 /// How much of a first read fits on the stack.
 pub(super) const FIRST_READ: usize = 2048;
-
-type Http1<S> = http1::UpgradeableConnection<TokioIo<Io>, Adapter<S>>;
-#[cfg(feature = "http2")]
-type Http2<S> =
-    hyper::server::conn::http2::Connection<TokioIo<Io>, Adapter<S>, hyper_util::rt::TokioExecutor>;
 
 /// What the connections of one call of `serve` share.
 pub(super) struct Served<S> {
@@ -70,22 +75,6 @@ enum Stage<S: HttpService> {
     /// The socket went to the lot.
     Left,
     Ended,
-}
-
-struct Active<S: HttpService> {
-    connection: Http1<S>,
-    /// Response bodies that are not sent to their end.
-    open_bodies: i32,
-    /// The count of requests and of bytes when the wait for a head began.
-    idle_since: (u64, u64),
-    /// The count of requests when hyper was put together.
-    requests_before: u64,
-}
-
-#[cfg(feature = "http2")]
-struct ActiveHttp2<S: HttpService> {
-    connection: Http2<S>,
-    goaway: bool,
 }
 
 impl<S: HttpService> Unpin for Task<S> {}
@@ -315,10 +304,7 @@ impl<S: HttpService> Task<S> {
                 .shared
                 .http2
                 .serve_connection(TokioIo::new(io), adapter);
-            self.stage = Stage::Http2(Box::new(ActiveHttp2 {
-                connection,
-                goaway: false,
-            }));
+            self.stage = Stage::Http2(Box::new(ActiveHttp2::new(connection)));
             return;
         }
         let connection = self
@@ -327,195 +313,7 @@ impl<S: HttpService> Task<S> {
             .http1
             .serve_connection(TokioIo::new(io), adapter)
             .with_upgrades();
-        // Never equal to what is counted, so that the next wait for a head begins anew.
-        let idle_since = (u64::MAX, 0);
-        self.stage = Stage::Http1(Box::new(Active {
-            connection,
-            open_bodies: 0,
-            idle_since,
-            requests_before: self.entry.requests(),
-        }));
-    }
-
-    fn poll_http1(&mut self, cx: &mut Context<'_>) -> Step {
-        let Stage::Http1(active) = &mut self.stage else {
-            return Step::Again;
-        };
-        let read_before = self.entry.bytes().0;
-        let connection = Pin::new(&mut active.connection);
-        let (polled, open_bodies) = body::observe(active.open_bodies, || connection.poll(cx));
-        active.open_bodies = open_bodies;
-        if let Poll::Ready(result) = polled {
-            if result.is_err() {
-                // For the answers to the requests before the one that failed.
-                self.dismantle();
-            }
-            return Step::End(self.finished(result));
-        }
-
-        if self.entry.state() == ConnectionState::Closing {
-            return match self.entry.take_command() {
-                Command::Close(reason) => Step::End(reason),
-                Command::Park | Command::None => Step::Wait,
-            };
-        }
-        // What hyper holds of an answer that the client takes slowly is not sent yet.
-        let waiting = active.open_bodies == 0
-            && self.entry.in_flight() == 0
-            && self.entry.write_stalled() == 0;
-        let (requests, read) = (self.entry.requests(), self.entry.bytes().0);
-        if !waiting {
-            self.entry
-                .enter(ConnectionState::Active, self.served.shared.clock.now());
-        } else if active.idle_since.0 != requests {
-            // Head before any request on this hyper connection: the bytes it was built around were
-            // not a whole head.
-            let fresh = active.requests_before == requests;
-            active.idle_since = (requests, read);
-            let state = if fresh {
-                ConnectionState::Head
-            } else {
-                ConnectionState::Idle
-            };
-            self.entry.enter(state, self.served.shared.clock.now());
-        } else if read > active.idle_since.1 {
-            self.entry
-                .enter(ConnectionState::Head, self.served.shared.clock.now());
-        }
-
-        match self.entry.take_command() {
-            Command::None => Step::Wait,
-            Command::Park => self.park(cx, None),
-            Command::Close(reason) if reason.spares_use() => {
-                if self.entry.state() == ConnectionState::Idle {
-                    // Parked first, it is closed only if no byte is there.
-                    return self.park(cx, Some(reason));
-                }
-                self.spared_from = Some(reason);
-                self.entry.retire.store(true, Relaxed);
-                self.entry.forget_command();
-                Step::Wait
-            }
-            // Of several polls that are due, this one may have come before the client's bytes were seen.
-            Command::Close(CloseReason::SlowBody) if self.entry.bytes().0 > read_before => {
-                self.entry.forget_command();
-                Step::Wait
-            }
-            Command::Close(reason @ (CloseReason::HeadTimeout | CloseReason::SlowBody)) => {
-                self.request_timeout(reason)
-            }
-            Command::Close(reason) => Step::End(reason),
-        }
-    }
-
-    /// Takes an idle connection apart, to park it or to close it for a reason.
-    fn park(&mut self, cx: &mut Context<'_>, close: Option<CloseReason>) -> Step {
-        if self.entry.state() != ConnectionState::Idle || self.entry.write_stalled() != 0 {
-            return Step::Wait;
-        }
-        let Stage::Http1(active) = &mut self.stage else {
-            return Step::Again;
-        };
-        self.entry.parking.store(true, Relaxed);
-        let mut connection = Pin::new(&mut active.connection);
-        connection.as_mut().graceful_shutdown();
-        let polled = connection.poll(cx);
-        self.entry.parking.store(false, Relaxed);
-        match (polled, close) {
-            (Poll::Ready(Ok(())), _) => {}
-            (Poll::Ready(Err(_)), _) => return Step::End(CloseReason::IoError),
-            // A client that has its answer and still sends the body of its request; hyper ends the
-            // connection after it.
-            (Poll::Pending, None) => return Step::Wait,
-            (Poll::Pending, Some(reason)) => return Step::End(reason),
-        }
-        let Some((socket, unread, service)) = self.dismantle() else {
-            return Step::Again;
-        };
-        self.served.services.keep(&self.entry, service);
-        if !unread.is_empty() {
-            // A pipelined part of a head, which hyper had read already.
-            self.activate(socket, unread, false);
-            return Step::Again;
-        }
-        self.entry
-            .enter(ConnectionState::Parked, self.served.shared.clock.now());
-        self.served.shared.purge.count_parked();
-        self.stage = Stage::Waiting(socket);
-        match close {
-            None => self.leave(),
-            Some(_) => Step::Again,
-        }
-    }
-
-    /// The socket, what was read from it but not used, and the service.
-    fn dismantle(&mut self) -> Option<(Socket, Bytes, S)> {
-        let Stage::Http1(active) = std::mem::replace(&mut self.stage, Stage::Ended) else {
-            return None;
-        };
-        // `None` after an upgrade, and then the connection's future has ended.
-        let parts = active.connection.into_parts()?;
-        let mut io = parts.io.into_inner();
-        io.send_what_it_takes();
-        // What hyper has read comes before what it has not asked for yet.
-        let unread = if io.rewind.is_empty() {
-            parts.read_buf
-        } else {
-            [&parts.read_buf[..], &io.rewind[..]].concat().into()
-        };
-        Some((io.socket, unread, parts.service.into_inner()))
-    }
-
-    /// Says 408, unless an answer has begun, and closes.
-    fn request_timeout(&mut self, reason: CloseReason) -> Step {
-        let answering = matches!(&self.stage, Stage::Http1(active) if active.open_bodies > 0);
-        let answered = reason == CloseReason::SlowBody && self.entry.in_flight() == 0;
-        if answering || answered {
-            return Step::End(reason);
-        }
-        if let Some((mut socket, ..)) = self.dismantle() {
-            socket.try_write(
-                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-            );
-        }
-        Step::End(reason)
-    }
-
-    #[cfg(feature = "http2")]
-    fn poll_http2(&mut self, cx: &mut Context<'_>) -> Step {
-        let Stage::Http2(active) = &mut self.stage else {
-            return Step::Again;
-        };
-        if let Poll::Ready(result) = Pin::new(&mut active.connection).poll(cx) {
-            return Step::End(self.finished(result));
-        }
-        let idle = self.entry.in_flight() == 0;
-        let state = if idle {
-            ConnectionState::Idle
-        } else {
-            ConnectionState::Active
-        };
-        self.entry.enter(state, self.served.shared.clock.now());
-        let last = self.entry.requests() > 0 && self.served.shared.is_last(self.entry.requests());
-        let goaway = match self.entry.take_command() {
-            Command::Close(reason) if !reason.spares_use() => return Step::End(reason),
-            Command::Close(reason) => {
-                self.reason.get_or_insert(reason);
-                true
-            }
-            // HTTP/2 has state that can't be rebuilt: it is not parked.
-            Command::Park | Command::None => {
-                let retired = self.entry.retire.load(Relaxed) || self.entry.abusive.load(Relaxed);
-                last || retired || self.served.shared.ends(&self.entry)
-            }
-        };
-        if goaway && !active.goaway {
-            // Two-phase: streams already begun are served to their end.
-            active.goaway = true;
-            Pin::new(&mut active.connection).graceful_shutdown();
-            return Step::Again;
-        }
-        Step::Wait
+        self.stage = Stage::Http1(Box::new(Active::new(connection, self.entry.requests())));
     }
 
     fn finished(&self, result: hyper::Result<()>) -> CloseReason {
@@ -524,7 +322,7 @@ impl<S: HttpService> Task<S> {
             return CloseReason::Abuse;
         }
         #[cfg(feature = "http2")]
-        if let Some(reason) = result.as_ref().err().and_then(http2::blame) {
+        if let Some(reason) = result.as_ref().err().and_then(blame) {
             return reason;
         }
         match result {
