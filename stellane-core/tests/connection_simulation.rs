@@ -4,148 +4,27 @@
 //! `STELLANE_SIMULATIONS=100000` runs more of them; `STELLANE_SEED=17` runs one.
 #![cfg(feature = "connection")]
 
+#[path = "support/faulty.rs"]
+mod faulty;
+
 use std::{
     convert::Infallible,
-    io,
-    pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
+use faulty::{Faults, Faulty, Random, simulate_all};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
-    time::{Sleep, sleep},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    time::sleep,
 };
 
 const SIMULATIONS: u64 = 3000;
-
-/// A small generator of its own, so that a seed means the same for ever.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        usize::try_from(self.0 >> 33).expect("31 bits") % n
-    }
-
-    fn millis(&mut self, n: usize) -> Duration {
-        Duration::from_millis(self.below(n) as u64)
-    }
-}
-
-/// What a simulation had to bear, to prove that the faults were not idle.
-#[derive(Debug, Default)]
-struct Faults {
-    short: u64,
-    pending: u64,
-    resets: u64,
-    /// Connections that came back from being parked, which is no fault.
-    unparked: u64,
-}
-
-/// The server's end of a connection: it reads and writes less than it could, makes wait for nothing, and
-/// fails.
-struct Faulty {
-    inner: DuplexStream,
-    random: Random,
-    faults: Arc<Mutex<Faults>>,
-    /// One in so many calls has to wait; 0 for none.
-    waits: usize,
-    /// How many bytes go through at once, at most.
-    at_once: usize,
-    /// How many bytes go through before it is reset.
-    left: usize,
-    pause: Option<Pin<Box<Sleep>>>,
-}
-
-impl Faulty {
-    /// How many bytes may go through now, of so many.
-    fn poll_fate(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
-        if let Some(pause) = &mut self.pause {
-            std::task::ready!(pause.as_mut().poll(cx));
-            self.pause = None;
-        } else if self.waits > 0 && self.random.below(self.waits) == 0 {
-            self.faults().pending += 1;
-            if self.random.below(4) > 0 {
-                // A storm: woken at once, for nothing.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            let mut pause = Box::pin(sleep(self.random.millis(400)));
-            if pause.as_mut().poll(cx).is_pending() {
-                self.pause = Some(pause);
-                return Poll::Pending;
-            }
-        }
-        if self.left == 0 {
-            self.faults().resets += 1;
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        let n = 1 + self.random.below(self.at_once);
-        if n < wanted {
-            self.faults().short += 1;
-        }
-        Poll::Ready(Ok(n.min(wanted).min(self.left)))
-    }
-
-    fn faults(&self) -> std::sync::MutexGuard<'_, Faults> {
-        self.faults.lock().expect("no panic")
-    }
-}
-
-impl AsyncRead for Faulty {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let n = std::task::ready!(this.poll_fate(cx, buffer.remaining()))?;
-        let mut piece = vec![0; n];
-        let mut piece = ReadBuf::new(&mut piece);
-        std::task::ready!(Pin::new(&mut this.inner).poll_read(cx, &mut piece))?;
-        this.left -= piece.filled().len();
-        buffer.put_slice(piece.filled());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Faulty {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let n = std::task::ready!(this.poll_fate(cx, buffer.len()))?;
-        let n = std::task::ready!(Pin::new(&mut this.inner).poll_write(cx, &buffer[..n]))?;
-        this.left -= n;
-        Poll::Ready(Ok(n))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        std::task::ready!(this.poll_fate(cx, 0))?;
-        Pin::new(&mut this.inner).poll_shutdown(cx)
-    }
-}
 
 /// How a client ends its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,8 +53,11 @@ struct Plan {
     bytes: Vec<u8>,
     /// The bodies of the answers.
     answers: Vec<Vec<u8>>,
+    /// What is said behind an upgrade, and comes back.
+    echo: Option<Vec<u8>>,
     /// How many of them an orderly client gets: hyper closes after a body that nobody read.
     certain: usize,
+    all_read: bool,
     /// Where requests end: a pause there is one that a connection is parked in.
     cuts: Vec<usize>,
     end: End,
@@ -188,11 +70,12 @@ struct Plan {
 fn plan(random: &mut Random) -> Plan {
     let (mut bytes, mut answers) = (Vec::new(), Vec::new());
     let count = 1 + random.below(4);
-    let mut certain = count;
+    let upgrades = random.below(6) == 0;
+    let (mut certain, mut all_read) = (count, true);
     let mut cuts = Vec::new();
     for n in 0..count {
         let path = ["/now", "/later", "/big", "/unread"][random.below(4)];
-        let close = if n + 1 == count {
+        let close = if n + 1 == count && !upgrades {
             "connection: close\r\n"
         } else {
             ""
@@ -218,12 +101,22 @@ fn plan(random: &mut Random) -> Plan {
         cuts.push(bytes.len());
         if path == "/unread" && !body.is_empty() {
             certain = certain.min(n + 1);
+            all_read = false;
         }
         let body = if path == "/unread" { "" } else { &body };
         answers.push(answer_to(path, &format!("{path}?{n}"), body.as_bytes()));
     }
+    let echo = upgrades.then(|| {
+        bytes.extend(
+            b"GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n",
+        );
+        let echo = vec![b'e'; random.below(2000)];
+        bytes.extend(&echo);
+        echo
+    });
     let at = random.below(bytes.len() + 1);
     Plan {
+        echo,
         end: match random.below(7) {
             0 => End::HalfClose(at),
             1 => End::Vanish(at),
@@ -241,6 +134,7 @@ fn plan(random: &mut Random) -> Plan {
         bytes,
         answers,
         certain,
+        all_read,
         cuts,
     }
 }
@@ -253,7 +147,18 @@ fn answer_to(path: &str, uri: &str, body: &[u8]) -> Vec<u8> {
     answer
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.uri().path() == "/upgrade" {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            // It may fail before, and at any byte.
+            let Ok(upgraded) = upgrade.await else { return };
+            let (mut from, mut to) = tokio::io::split(hyper_util::rt::TokioIo::new(upgraded));
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+        });
+        let switching = Response::builder().status(101).header("upgrade", "echo");
+        return Ok(switching.body(Full::default()).expect("valid"));
+    }
     let uri = request.uri().to_string();
     let path = request.uri().path().to_owned();
     if path == "/later" {
@@ -308,8 +213,8 @@ async fn client(stream: DuplexStream, plan: &Plan, random: &mut Random) -> Vec<u
             }
         }
         match plan.end {
-            End::Orderly => {}
-            End::HalfClose(_) => {
+            End::Orderly if plan.echo.is_none() => {}
+            End::Orderly | End::HalfClose(_) => {
                 let _ = writer.shutdown().await;
             }
             End::Vanish(_) => vanished.notify_one(),
@@ -330,11 +235,14 @@ async fn client(stream: DuplexStream, plan: &Plan, random: &mut Random) -> Vec<u
     got
 }
 
-/// The bodies of the whole answers that say 200, and whether nothing else came.
-fn whole_answers(mut got: &[u8]) -> Vec<Vec<u8>> {
+/// The bodies of the whole answers that say 200, and what came behind an upgrade.
+fn whole_answers(mut got: &[u8]) -> (Vec<Vec<u8>>, Option<&[u8]>) {
     let mut answers = Vec::new();
     while let Some(head) = got.windows(4).position(|w| w == b"\r\n\r\n") {
         let text = std::str::from_utf8(&got[..head]).expect("a head");
+        if text.starts_with("HTTP/1.1 101") {
+            return (answers, Some(&got[head + 4..]));
+        }
         if !text.starts_with("HTTP/1.1 200") {
             let status = text.split(' ').nth(1);
             assert!(matches!(status, Some("400" | "408")), "{text}");
@@ -352,7 +260,7 @@ fn whole_answers(mut got: &[u8]) -> Vec<Vec<u8>> {
         answers.push(body.to_vec());
         got = &got[head + 4 + length..];
     }
-    answers
+    (answers, None)
 }
 
 async fn simulate(seed: u64, faults: Arc<Mutex<Faults>>) -> CloseReason {
@@ -380,19 +288,12 @@ async fn simulate(seed: u64, faults: Arc<Mutex<Faults>>) -> CloseReason {
         .expect("valid");
 
     let (near, far) = tokio::io::duplex([16, 300, 5000, 100_000][random.below(4)]);
-    let faulty = Faulty {
-        inner: far,
-        random: Random::new(!seed),
-        faults: Arc::clone(&faults),
-        waits: [0, 3, 10, 50][random.below(4)],
-        at_once: [1 << 20, 1000, 100][random.below(3)],
-        left: if plan.reset {
-            random.below(2 * plan.bytes.len())
-        } else {
-            usize::MAX
-        },
-        pause: None,
+    let left = if plan.reset {
+        random.below(2 * plan.bytes.len())
+    } else {
+        usize::MAX
     };
+    let faulty = Faulty::new(far, !seed, left, &faults);
     let alive = Arc::new(());
     let service = {
         let alive = Arc::clone(&alive);
@@ -431,18 +332,24 @@ async fn simulate(seed: u64, faults: Arc<Mutex<Faults>>) -> CloseReason {
     });
     let reason = served.expect("an end").expect("no panic");
 
+    if reason == CloseReason::Upgraded {
+        // It lives on for as long as the other protocol wants it.
+        while manager.stats().open > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     let stats = manager.stats();
     assert_eq!((stats.accepted_total, stats.open), (1, 0), "{plan:?}");
     assert_eq!(stats.requests_in_flight, 0, "{plan:?}");
     faults.lock().expect("no panic").unparked += stats.unparked_total;
-    assert_eq!(
-        (stats.closed(reason), stats.closed_total()),
-        (1, 1),
-        "{plan:?}"
-    );
+    assert_eq!(stats.closed_total(), 1, "{plan:?}");
+    if reason != CloseReason::Upgraded || plan.meddling == Meddling::None {
+        assert_eq!(stats.closed(reason), 1, "{plan:?}");
+    }
     assert_eq!(Arc::strong_count(&alive), 1, "something is left: {plan:?}");
 
-    let answers = whole_answers(&got);
+    let (answers, echo) = whole_answers(&got);
     assert!(
         plan.answers.starts_with(&answers),
         "{:.400} {plan:?}",
@@ -458,45 +365,35 @@ async fn simulate(seed: u64, faults: Arc<Mutex<Faults>>) -> CloseReason {
             "{reason} {:.400} {plan:?}",
             String::from_utf8_lossy(&got)
         );
+        if plan.all_read && plan.max_requests == 0 {
+            assert_eq!(
+                echo,
+                plan.echo.as_deref(),
+                "{reason} {:.400} {plan:?}",
+                String::from_utf8_lossy(&got)
+            );
+        }
+    }
+    if let Some(echo) = echo {
+        assert!(
+            plan.echo.as_ref().is_some_and(|all| all.starts_with(echo)),
+            "{plan:?}"
+        );
     }
     reason
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name)
-        .ok()
-        .map(|text| text.parse().expect("a number"))
-}
-
 #[test]
 fn a_connection_ends_once_and_leaves_nothing_whatever_its_transport_and_client_do() {
-    let seeds = match number("STELLANE_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("STELLANE_SIMULATIONS").unwrap_or(SIMULATIONS),
-    };
-    let many = seeds.end - seeds.start > 1000;
     let faults = Arc::default();
     let mut ends = std::collections::BTreeMap::<_, u64>::new();
-    for seed in seeds {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .expect("a runtime");
-        let faults = Arc::clone(&faults);
-        let simulated = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            runtime.block_on(simulate(seed, faults))
-        }));
-        match simulated {
-            Ok(reason) => *ends.entry(reason).or_default() += 1,
-            Err(panic) => {
-                eprintln!("STELLANE_SEED={seed} shows it again");
-                std::panic::resume_unwind(panic);
-            }
-        }
+    for reason in simulate_all(SIMULATIONS, async |seed| {
+        simulate(seed, Arc::clone(&faults)).await
+    }) {
+        *ends.entry(reason).or_default() += 1;
     }
     println!("{ends:?}\n{faults:?}");
-    if many {
+    if ends.values().sum::<u64>() > 1000 {
         let faults = faults.lock().expect("no panic");
         assert!(
             faults.short > 1000
@@ -507,7 +404,7 @@ fn a_connection_ends_once_and_leaves_nothing_whatever_its_transport_and_client_d
         );
         use CloseReason::{
             ClientClosed, Drained, FirstByteTimeout, IdleTimeout, IoError, Killed, MaxRequests,
-            Reclaimed,
+            Reclaimed, Upgraded,
         };
         for reason in [
             ClientClosed,
@@ -519,6 +416,7 @@ fn a_connection_ends_once_and_leaves_nothing_whatever_its_transport_and_client_d
             Killed,
             MaxRequests,
             Reclaimed,
+            Upgraded,
         ] {
             assert!(ends.contains_key(&reason), "no {reason} in {ends:?}");
         }

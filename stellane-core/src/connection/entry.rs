@@ -107,6 +107,8 @@ pub(super) struct Entry {
     pub(super) parking: AtomicBool,
     /// Its next response is to be its last.
     pub(super) retire: AtomicBool,
+    /// The response to a request for an upgrade is to be, since bytes behind the request are waiting.
+    pub(super) retire_at_upgrade: AtomicBool,
     /// Of its task and its socket, the first is done with an upgraded connection.
     half_left: AtomicBool,
     /// Its client makes work without asking for anything.
@@ -189,6 +191,7 @@ impl Entry {
             had_body: AtomicBool::new(false),
             parking: AtomicBool::new(false),
             retire: AtomicBool::new(false),
+            retire_at_upgrade: AtomicBool::new(false),
             half_left: AtomicBool::new(false),
             #[cfg(feature = "http2")]
             abusive: AtomicBool::new(false),

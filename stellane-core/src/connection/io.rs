@@ -287,6 +287,9 @@ impl Io {
             // The end of a head makes hyper answer now.
             Verdict::Spoilt => self.rewind = Bytes::from_static(b"\r\n\r\n"),
             // Not to be taken for a request, should the handler decline the upgrade.
+            Verdict::Held if self.requests_before + guard.heads() > entry.requests() => {
+                entry.retire_at_upgrade.store(true, Ordering::Relaxed);
+            }
             Verdict::Held => entry.retire.store(true, Ordering::Relaxed),
         }
         Ok(())

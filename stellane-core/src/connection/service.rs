@@ -120,6 +120,9 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
         }
         let Owner { entry, shared } = &self.owner;
         let number = entry.begin_request(!request.body().is_end_stream(), shared.clock.now());
+        if entry.retire_at_upgrade.load(Relaxed) && asks_for_upgrade(&request) {
+            entry.retire.store(true, Relaxed);
+        }
         let terms = Terms {
             connect: request.method() == Method::CONNECT,
             http1: request.version() < Version::HTTP_2,
@@ -155,6 +158,11 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
             guard: InFlight::new(self.owner.clone()),
         }
     }
+}
+
+#[cold]
+fn asks_for_upgrade(request: &Request<Incoming>) -> bool {
+    request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
 }
 
 #[inline]
