@@ -7,12 +7,16 @@ mod served;
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use served::served;
-use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager};
+use stellane_core::connection::{
+    CloseReason, ConnectionConfig, ConnectionManager, ConnectionState,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -222,6 +226,171 @@ async fn who_is_odd_is_asked_to_go_before_he_is_closed() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(manager.stats().closed(CloseReason::Abuse), 1);
+}
+
+#[tokio::test]
+async fn the_first_bytes_may_come_one_by_one() {
+    let (manager, address) = start(ConnectionConfig::default()).await;
+    let greeting = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+    for (protocol, sent, answer) in [
+        ("HTTP/2", &greeting[..], [0, 0, 24, SETTINGS]),
+        ("HTTP/1", b"PUT / HTTP/1.1\r\nhost: x\r\n\r\n", *b"HTTP"),
+        (
+            "HTTP/1",
+            b"PROPFIND / HTTP/1.1\r\nhost: x\r\n\r\n",
+            *b"HTTP",
+        ),
+    ] {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.set_nodelay(true).expect("a socket");
+        for byte in sent {
+            stream.write_all(&[*byte]).await.expect("writes");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut got = [0; 4];
+        stream.read_exact(&mut got).await.expect("an answer");
+        assert_eq!(got, answer, "{protocol}");
+    }
+    // Who says no more is waited for no longer than for any head.
+    let mut config = ConnectionConfig::default();
+    config.head_timeout = Duration::from_millis(200);
+    let (quick, address) = start(config).await;
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    stream.write_all(b"P").await.expect("writes");
+    assert_eq!(stream.read(&mut [0; 100]).await.expect("an end"), 0);
+    assert_eq!(quick.stats().closed(CloseReason::HeadTimeout), 1);
+    assert_eq!(manager.stats().accepted_total, 3);
+}
+
+/// A client that takes ten bytes of its answer, which comes at once or in pieces; whether it was asked to go before
+/// the end.
+async fn with_little_room(config: ConnectionConfig, pieces: usize) -> (ConnectionManager, bool) {
+    let service = tower::service_fn(move |_: Request<Incoming>| async move {
+        let piece = Bytes::from_static(&[b'x'; 10_000]);
+        let body = match pieces {
+            1 => Full::new(piece).boxed(),
+            _ => {
+                let pieces = vec![piece; pieces]
+                    .into_iter()
+                    .map(|piece| Ok(Frame::data(piece)));
+                BodyExt::boxed(StreamBody::new(futures_util::stream::iter(pieces)))
+            }
+        };
+        Ok::<_, Infallible>(Response::new(body))
+    });
+    let (manager, address) = served(config, service, |listener| listener).await;
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    // SETTINGS_INITIAL_WINDOW_SIZE = 10.
+    let begin = [
+        PREFACE,
+        &frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 10]),
+        &frame(HEADERS, END_HEADERS | END_STREAM, 1, POST),
+    ]
+    .concat();
+    stream.write_all(&begin).await.expect("writes");
+    let drained = tokio::spawn({
+        let manager = manager.clone();
+        async move {
+            while manager.stats().requests_total == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            if manager.config().idle_timeout.is_zero() {
+                let report = manager.drain(Duration::from_millis(500)).await;
+                assert_eq!((report.aborted, report.left), (1, 0));
+            }
+        }
+    });
+    // It answers what is asked of it, so that it is not taken for gone.
+    let (mut asked_to_go, mut got) = (false, Vec::new());
+    while stream.read_buf(&mut got).await.is_ok_and(|n| n > 0) {
+        while got.len() >= 9 && got.len() >= 9 + usize::from(got[2]) {
+            let rest = got.split_off(9 + usize::from(got[2]));
+            asked_to_go |= got[3] == GOAWAY;
+            if got[3] == PING && got[4] == 0 {
+                let _ = stream.write_all(&frame(PING, 1, 0, &got[9..])).await;
+            }
+            got = rest;
+        }
+    }
+    drained.await.expect("reports");
+    while manager.stats().open > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    (manager, asked_to_go)
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_makes_no_room_is_ended() {
+    let mut config = ConnectionConfig::default();
+    config.idle_timeout = Duration::from_millis(200);
+    config.write_timeout = Duration::from_millis(300);
+    config.rate_grace = Duration::from_millis(1000);
+    // What h2 holds back no longer concerns the handler: the connection counts as idle, and is asked to go.
+    let (manager, asked_to_go) = with_little_room(config.clone(), 1).await;
+    assert_eq!(manager.stats().closed(CloseReason::SlowRead), 1);
+    assert!(asked_to_go);
+    // A response that goes on is no idle time.
+    let (manager, asked_to_go) = with_little_room(config, 100).await;
+    assert_eq!(manager.stats().closed(CloseReason::SlowRead), 1);
+    assert!(!asked_to_go);
+}
+
+#[tokio::test]
+async fn a_drain_ends_in_time_whatever_its_clients_take() {
+    let mut config = ConnectionConfig::default();
+    config.idle_timeout = Duration::ZERO;
+    config.drain_idle = Duration::ZERO;
+    for pieces in [1, 100] {
+        let (manager, asked_to_go) = with_little_room(config.clone(), pieces).await;
+        assert_eq!(manager.stats().closed(CloseReason::Aborted), 1);
+        assert!(asked_to_go);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_answers_is_not_idle_and_one_that_has_answered_is() {
+    let mut config = ConnectionConfig::default();
+    config.idle_timeout = Duration::from_secs(3);
+    let manager = ConnectionManager::builder()
+        .config(config)
+        .build()
+        .expect("valid");
+    let service = tower::service_fn(|_: Request<Incoming>| async {
+        let ticks = (0..10).map(|n| async move {
+            tokio::time::sleep(Duration::from_secs(n.min(1))).await;
+            Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"tick")))
+        });
+        let ticks = futures_util::stream::iter(ticks).then(|tick| tick);
+        Ok::<_, Infallible>(Response::new(StreamBody::new(ticks)))
+    });
+    let (near, far) = tokio::io::duplex(10_000);
+    let serving = tokio::spawn(manager.serve_connection(far, None, service));
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near))
+            .await
+            .expect("speaks");
+    let connection = tokio::spawn(connection);
+    let get = || Request::get("http://x/").body(Empty::<Bytes>::new());
+    let first = client.send_request(get().expect("valid")).await;
+    let first = tokio::spawn(first.expect("answers").into_body().collect());
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(manager.list()[0].state, ConnectionState::Active);
+    assert_eq!(manager.stats().requests_in_flight, 1);
+    let second = client.send_request(get().expect("valid")).await;
+    let second = second.expect("was not asked to go").into_body().collect();
+    assert_eq!(second.await.expect("a body").to_bytes().len(), 40);
+    assert_eq!(
+        first.await.expect("ends").expect("a body").to_bytes().len(),
+        40
+    );
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(manager.list()[0].state, ConnectionState::Idle);
+    let ends = tokio::time::timeout(Duration::from_secs(4), serving).await;
+    assert_eq!(
+        ends.expect("in time").expect("no panic"),
+        CloseReason::IdleTimeout
+    );
+    connection.await.expect("no panic").expect("in peace");
 }
 
 #[tokio::test]

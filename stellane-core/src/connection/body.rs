@@ -3,11 +3,14 @@
 use std::{
     cell::Cell,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+
+use super::entry::Entry;
 
 thread_local! {
     /// Open bodies of the connection that this thread polls.
@@ -37,18 +40,62 @@ pin_project! {
 }
 
 impl<B> OpenBody<B> {
+    /// Of HTTP/1.
     pub(super) fn new(inner: B) -> Self {
         OPEN.set(OPEN.get() + 1);
-        Self { inner, open: Open }
+        let open = Open::Observed;
+        Self { inner, open }
+    }
+
+    /// Of a stream of HTTP/2, which has a task of its own.
+    pub(super) fn of_stream(inner: B, entry: Arc<Entry>) -> Self {
+        entry.wait_begins();
+        entry.block_stream();
+        let open = Open::Stream {
+            entry,
+            blocked: true,
+        };
+        Self { inner, open }
     }
 }
 
-struct Open;
+enum Open {
+    Observed,
+    Stream {
+        entry: Arc<Entry>,
+        /// hyper asks for the next piece when the client has room for more than the last.
+        blocked: bool,
+    },
+}
+
+impl Open {
+    #[inline]
+    fn set_blocked(&mut self, now: bool) {
+        if let Self::Stream { entry, blocked } = self
+            && *blocked != now
+        {
+            *blocked = now;
+            if now {
+                entry.block_stream();
+            } else {
+                entry.unblock_stream();
+            }
+        }
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // A thread that is ending observes nothing any more.
-        let _ = OPEN.try_with(|open| open.set(open.get() - 1));
+        self.set_blocked(false);
+        match self {
+            Self::Observed => {
+                // A thread that is ending observes nothing any more.
+                let _ = OPEN.try_with(|open| open.set(open.get() - 1));
+            }
+            // The connection's task may have sent the last frame already, and would not look again.
+            Self::Stream { entry, .. } if entry.wait_ends() == 0 => entry.wake(),
+            Self::Stream { .. } => {}
+        }
     }
 }
 
@@ -60,7 +107,12 @@ impl<B: Body> Body for OpenBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().inner.poll_frame(cx)
+        let this = self.project();
+        this.open.set_blocked(false);
+        let polled = this.inner.poll_frame(cx);
+        this.open
+            .set_blocked(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

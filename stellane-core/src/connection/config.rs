@@ -62,8 +62,8 @@ pub struct ConnectionConfig {
     /// `0`: off.
     pub min_body_rate_bytes: u64,
     /// How many bytes of a response a client has to take in a second, on average over
-    /// [`rate_grace`](Self::rate_grace) in which the socket is full. Sockets take bytes by the tens of kilobytes:
-    /// much more than 1 KiB needs a longer grace. Default 240, `0`: off.
+    /// [`rate_grace`](Self::rate_grace) in which the socket is full, or of HTTP/2 a stream may send no more. Sockets take
+    /// bytes by the tens of kilobytes: much more than 1 KiB needs a longer grace. Default 240, `0`: off.
     pub min_response_rate_bytes: u64,
     /// For how long a client may send or take nothing before it is slower than the two rates above; one of half
     /// the rate lasts twice as long. Default `30s`, `0s`: both rates are off.

@@ -3,7 +3,7 @@ use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicBool, AtomicU8, AtomicU32, AtomicU64,
+            AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
             Ordering::{AcqRel, Relaxed},
         },
     },
@@ -96,6 +96,8 @@ pub(super) struct Entry {
     read: AtomicU64,
     written: AtomicU64,
     in_flight: AtomicU32,
+    /// Streams of HTTP/2 that take no more of their responses.
+    blocked: AtomicU16,
     /// The number of the latest poll, and in its lowest bit whether it ended waiting for bytes of a body.
     turn: AtomicU32,
     state: AtomicU8,
@@ -184,6 +186,7 @@ impl Entry {
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            blocked: AtomicU16::new(0),
             turn: AtomicU32::new(NO_TURN),
             state: AtomicU8::new(ConnectionState::New as u8),
             command: AtomicU8::new(0),
@@ -270,7 +273,7 @@ impl Entry {
         self.had_body.load(Relaxed)
     }
 
-    /// Requests whose handlers wait.
+    /// Requests whose handlers wait, and streams of HTTP/2 whose responses are not sent.
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
     }
@@ -312,8 +315,23 @@ impl Entry {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn wait_ends(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
+    /// How many are left.
+    pub(super) fn wait_ends(&self) -> u32 {
+        self.in_flight.fetch_sub(1, Relaxed) - 1
+    }
+
+    /// A stream has been given a piece of its response, and asks for no other.
+    pub(super) fn block_stream(&self) {
+        self.blocked.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn unblock_stream(&self) {
+        self.blocked.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether the client has room for no more of a response.
+    pub(super) fn unread(&self) -> bool {
+        self.write_stalled.load(Relaxed) != 0 || self.blocked.load(Relaxed) != 0
     }
 
     pub(super) fn add_read(&self, n: usize) {
@@ -345,8 +363,8 @@ impl Entry {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the task for something; it sees it when it is polled. A close is never taken back by a later
-    /// command. False if that is asked already.
+    /// Asks the task for something; it sees it when it is polled. A close gives way only to one that spares
+    /// less. False if that is asked already.
     pub(super) fn set_command(&self, command: Command) -> bool {
         let new = match command {
             Command::None => 0,
@@ -355,7 +373,14 @@ impl Entry {
         };
         self.command
             .fetch_update(Relaxed, Relaxed, |old| {
-                (old < CLOSE_BASE && old != new).then_some(new)
+                let stronger = match (as_command(old), command) {
+                    (Command::Close(old), Command::Close(new)) => {
+                        old.spares_use() && !new.spares_use()
+                    }
+                    (Command::Close(_), _) => false,
+                    (old, new) => old != new,
+                };
+                stronger.then_some(new)
             })
             .is_ok()
     }
@@ -373,14 +398,19 @@ impl Entry {
 
     /// What was asked; a park is answered by asking.
     pub(super) fn take_command(&self) -> Command {
-        match self.command.load(Relaxed) {
-            0 => Command::None,
-            1 => {
-                let _ = self.command.compare_exchange(1, 0, Relaxed, Relaxed);
-                Command::Park
-            }
-            n => CloseReason::from_u8(n - CLOSE_BASE).map_or(Command::None, Command::Close),
+        let command = as_command(self.command.load(Relaxed));
+        if command == Command::Park {
+            let _ = self.command.compare_exchange(1, 0, Relaxed, Relaxed);
         }
+        command
+    }
+}
+
+fn as_command(n: u8) -> Command {
+    match n {
+        0 => Command::None,
+        1 => Command::Park,
+        n => CloseReason::from_u8(n - CLOSE_BASE).map_or(Command::None, Command::Close),
     }
 }
 

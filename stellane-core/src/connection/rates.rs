@@ -70,7 +70,7 @@ impl Round<'_> {
     /// Whether this connection owes too much.
     pub(super) fn judge(&mut self, entry: &Entry, state: ConnectionState) -> Option<CloseReason> {
         let starved = entry.starved() && state != ConnectionState::Upgraded;
-        let stalled = entry.write_stalled() != 0;
+        let stalled = entry.unread();
         if !starved && !stalled && self.old.is_empty() {
             return None;
         }

@@ -145,8 +145,7 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
                     if let Ok(response) = &mut result {
                         self.owner.finish(terms, response);
                     }
-                    let result = result.map(|response| response.map(OpenBody::new));
-                    return ResponseFuture::Done(Some(result));
+                    return ResponseFuture::Done(Some(self.owner.open(terms, result)));
                 }
                 Stage::Running(Some(slot))
             }
@@ -235,13 +234,29 @@ impl<S: HttpService> Future for ResponseFuture<S> {
                 if let Ok(response) = &mut result {
                     guard.owner.finish(*terms, response);
                 }
-                Poll::Ready(result.map(|response| response.map(OpenBody::new)))
+                Poll::Ready(guard.owner.open(*terms, result))
             }
         }
     }
 }
 
 impl Owner {
+    #[inline]
+    fn open<B, E>(
+        &self,
+        terms: Terms,
+        result: Result<Response<B>, E>,
+    ) -> Result<Response<OpenBody<B>>, E> {
+        let open = |body| {
+            if terms.http1 {
+                OpenBody::new(body)
+            } else {
+                OpenBody::of_stream(body, Arc::clone(&self.entry))
+            }
+        };
+        result.map(|response| response.map(open))
+    }
+
     /// Says on a response what becomes of its connection. In place: the body is wrapped where the response is
     /// moved anyway.
     #[inline]

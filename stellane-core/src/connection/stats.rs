@@ -30,7 +30,7 @@ pub struct ConnectionStats {
     pub requests_total: u64,
     /// Requests begun in the latest whole second in which anything was served.
     pub requests_per_second: u64,
-    /// Requests whose handler waits for something.
+    /// Requests whose handler waits for something, and those of HTTP/2 whose response is not sent to its end.
     pub requests_in_flight: u64,
     /// Requests whose client left before the response head.
     pub requests_cancelled_total: u64,

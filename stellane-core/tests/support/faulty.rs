@@ -40,8 +40,6 @@ pub(crate) struct Faults {
     pub(crate) short: u64,
     pub(crate) pending: u64,
     pub(crate) resets: u64,
-    /// Connections that came back from being parked, which is no fault.
-    pub(crate) unparked: u64,
 }
 
 /// The server's end of a connection: it reads and writes less than it could, makes wait for nothing, and

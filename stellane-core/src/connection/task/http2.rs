@@ -5,14 +5,28 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{Stage, Step, Task};
 use crate::connection::{
-    ConnectionState,
+    CloseReason, ConnectionState,
     entry::Command,
     io::Io,
     service::{Adapter, HttpService},
 };
+
+/// No method of HTTP/1 begins like this.
+const PREFACE: &[u8] = b"PRI";
+
+/// Whether the first bytes of a connection are those of HTTP/2.
+pub(super) fn is_preface(bytes: &[u8]) -> bool {
+    bytes.starts_with(PREFACE)
+}
+
+/// Whether more bytes have to tell.
+pub(super) fn may_become_preface(bytes: &[u8]) -> bool {
+    bytes.len() < PREFACE.len() && PREFACE.starts_with(bytes)
+}
 
 type Http2<S> =
     hyper::server::conn::http2::Connection<TokioIo<Io>, Adapter<S>, hyper_util::rt::TokioExecutor>;
@@ -33,6 +47,34 @@ impl<S: HttpService> ActiveHttp2<S> {
 }
 
 impl<S: HttpService> Task<S> {
+    pub(super) fn poll_sniffing(&mut self, cx: &mut Context<'_>) -> Step {
+        let Stage::Sniffing(socket, bytes) = &mut self.stage else {
+            return Step::Again;
+        };
+        let mut buffer = [0; PREFACE.len()];
+        let mut unread = ReadBuf::new(&mut buffer);
+        match Pin::new(&mut *socket).poll_read(cx, &mut unread) {
+            Poll::Pending => {
+                return match self.entry.take_command() {
+                    Command::Close(reason) => Step::End(reason),
+                    Command::Park | Command::None => Step::Wait,
+                };
+            }
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
+        }
+        let read = unread.filled();
+        self.entry.add_read(read.len());
+        bytes.extend_from_slice(read);
+        // At the end of all bytes it is hyper's to say what is wrong with them.
+        if (read.is_empty() || !may_become_preface(bytes))
+            && let Stage::Sniffing(socket, bytes) = std::mem::replace(&mut self.stage, Stage::Ended)
+        {
+            self.activate(socket, bytes.into(), true);
+        }
+        Step::Again
+    }
+
     pub(super) fn poll_http2(&mut self, cx: &mut Context<'_>) -> Step {
         let Stage::Http2(active) = &mut self.stage else {
             return Step::Again;
@@ -40,7 +82,8 @@ impl<S: HttpService> Task<S> {
         if let Poll::Ready(result) = Pin::new(&mut active.connection).poll(cx) {
             return Step::End(self.finished(result));
         }
-        let idle = self.entry.in_flight() == 0;
+        // What h2 holds of an answer that the client takes slowly is not sent yet.
+        let idle = self.entry.in_flight() == 0 && self.entry.write_stalled() == 0;
         let state = if idle {
             ConnectionState::Idle
         } else {
@@ -49,7 +92,11 @@ impl<S: HttpService> Task<S> {
         self.entry.enter(state, self.served.shared.clock.now());
         let last = self.entry.requests() > 0 && self.served.shared.is_last(self.entry.requests());
         let goaway = match self.entry.take_command() {
-            Command::Close(reason) if !reason.spares_use() => return Step::End(reason),
+            Command::Close(reason) if !reason.spares_use() => {
+                // Also of one that was asked to go before.
+                self.reason = Some(reason);
+                return Step::End(reason);
+            }
             Command::Close(reason) => {
                 self.reason.get_or_insert(reason);
                 true

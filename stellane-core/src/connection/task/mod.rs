@@ -69,6 +69,9 @@ enum Stage<S: HttpService> {
     Waiting(Socket),
     /// The socket, and the bytes that ended its wait.
     Resumed(Socket, Bytes),
+    /// The socket of a new connection, and so few bytes that they can be the beginning of either protocol.
+    #[cfg(feature = "http2")]
+    Sniffing(Socket, Vec<u8>),
     Http1(Box<Active<S>>),
     #[cfg(feature = "http2")]
     Http2(Box<ActiveHttp2<S>>),
@@ -163,6 +166,8 @@ impl<S: HttpService> Future for Task<S> {
                 },
                 Stage::Waiting(_) => this.poll_waiting(cx),
                 Stage::Resumed(..) => this.resume_serving(),
+                #[cfg(feature = "http2")]
+                Stage::Sniffing(..) => this.poll_sniffing(cx),
                 Stage::Http1(_) => this.poll_http1(cx),
                 #[cfg(feature = "http2")]
                 Stage::Http2(_) => this.poll_http2(cx),
@@ -262,6 +267,13 @@ impl<S: HttpService> Task<S> {
             if !first {
                 self.served.shared.count_unparked();
             }
+            #[cfg(feature = "http2")]
+            if first && http2::may_become_preface(&bytes) {
+                let now = self.served.shared.clock.now();
+                self.entry.enter(ConnectionState::Head, now);
+                self.stage = Stage::Sniffing(socket, bytes.to_vec());
+                return Step::Again;
+            }
             self.activate(socket, bytes, first);
         }
         Step::Again
@@ -275,7 +287,7 @@ impl<S: HttpService> Task<S> {
         let info = shared.config.connect_info.then(info);
         let adapter = Adapter::new(service, Arc::clone(&self.entry), Arc::clone(shared), info);
         #[cfg(feature = "http2")]
-        let http2 = sniff && rewind.starts_with(b"PRI");
+        let http2 = sniff && http2::is_preface(&rewind);
         #[cfg(not(feature = "http2"))]
         let _ = sniff;
         let watch = match self.served.shared.config.strict_http1 {
