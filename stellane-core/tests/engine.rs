@@ -3,7 +3,7 @@
 
 use std::{
     cell::Cell,
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     convert::Infallible,
     net::SocketAddr,
     rc::Rc,
@@ -74,6 +74,41 @@ fn serve_text(
         Ok::<_, Infallible>(Response::new(text.to_owned()))
     });
     (address, tokio::spawn(engine.serve(listeners, service)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cores_that_share_a_socket_share_its_connections_evenly() {
+    let engine = per_core(3);
+    let listeners = reuse_port(1).await;
+    let address = listeners[0].local_addr().expect("tcp");
+    let service = tower::service_fn(|_: Request<Incoming>| async {
+        let core = std::thread::current().name().map(str::to_owned);
+        Ok::<_, Infallible>(Response::new(core.unwrap_or_default()))
+    });
+    let serving = tokio::spawn(engine.serve(listeners, service));
+    let mut of_each = BTreeMap::new();
+    let mut clients = Vec::new();
+    for n in 0..60 {
+        let mut client = Client::connect(address).await.expect("connects");
+        let answer = client.request("GET", "/", b"").await.expect("answers");
+        clients.push((answer.body.clone(), client));
+        *of_each.entry(answer.body).or_insert(0) += 1;
+        // One core loses all it has, and is given the next ones.
+        if n == 29 {
+            let core = clients[0].0.clone();
+            of_each.remove(&core);
+            clients.retain(|(of, _)| *of != core);
+            while engine.metrics().connections_open > clients.len() as u64 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+    let counts: Vec<usize> = of_each.into_values().collect();
+    let even = clients.len() / 3;
+    assert_eq!(counts.len(), 3);
+    assert!(counts.iter().all(|n| n.abs_diff(even) <= 3), "{counts:?}");
+    assert_eq!(engine.stop(Duration::from_secs(5)).await.aborted, 0);
+    serving.await.expect("no panic").expect("served");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

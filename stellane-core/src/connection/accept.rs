@@ -16,6 +16,7 @@ use super::{
     entry::{Command, Entry, Holder},
     herald::Heralds,
     io::Socket,
+    listener::Seat,
     lot::Lot,
     service::HttpService,
     services::Services,
@@ -55,7 +56,7 @@ pub(super) async fn serve_all<S: HttpService>(
 
 pub(super) async fn serve<S: HttpService>(
     shared: Arc<Shared>,
-    listener: Listener,
+    mut listener: Listener,
     services: Services<S>,
 ) -> Result<(), ServeError> {
     let open = Open::new(&shared);
@@ -76,6 +77,7 @@ pub(super) async fn serve<S: HttpService>(
         tls: listener.acceptor(),
     };
     let mut heralds = Heralds::new(&shared);
+    let mut seat = listener.join(id);
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drain = std::pin::pin!(shared.drain_begun());
@@ -89,12 +91,15 @@ pub(super) async fn serve<S: HttpService>(
             accepted = accept => match accepted {
                 Ok((socket, peer)) => {
                     shared.pace.take();
-                    if let Some((socket, peer)) = heralds.receive(socket, peer) {
+                    if let Some((socket, peer)) = group.keep(seat.as_ref(), socket, peer)
+                        && let Some((socket, peer)) = heralds.receive(socket, peer)
+                    {
                         group.admit(socket, peer).await;
                     }
                 }
                 Err(error) => group.survive(error).await?,
             },
+            Some(handed) = handed(&mut seat) => group.receive(&mut heralds, handed).await,
             (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_all(readable)?,
             _ = sweep.tick() => shared.sweep(),
@@ -108,6 +113,12 @@ pub(super) async fn serve<S: HttpService>(
             group.admit(socket, peer).await;
         }
     }
+    if let Some(seat) = &mut seat {
+        seat.close();
+    }
+    while let Some(socket) = handed(&mut seat).await {
+        group.receive(&mut heralds, socket).await;
+    }
     drop(listener);
     drop(open);
     while group.is_busy() {
@@ -118,6 +129,11 @@ pub(super) async fn serve<S: HttpService>(
         }
     }
     Ok(())
+}
+
+/// The next connection from a loop that shares the listening socket; `None` if there is none to come.
+async fn handed(seat: &mut Option<Seat>) -> Option<io::Result<(Socket, Option<SocketAddr>)>> {
+    seat.as_mut()?.handed().await
 }
 
 /// Serves a connection that no listener of ours accepted.
@@ -180,6 +196,40 @@ struct Group<S: HttpService> {
 }
 
 impl<S: HttpService> Group<S> {
+    /// A new connection, unless it went to another loop.
+    fn keep(
+        &self,
+        seat: Option<&Seat>,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Socket, Option<SocketAddr>)> {
+        let Some(seat) = seat else {
+            return Some((socket, peer));
+        };
+        let shared = &self.served.shared;
+        let kept = seat.hand_over(&shared.table, socket, peer);
+        kept.unwrap_or_else(|_| {
+            shared.count_refused(CloseReason::IoError);
+            None
+        })
+    }
+
+    /// Takes in a connection that another loop has accepted.
+    async fn receive(
+        &self,
+        heralds: &mut Heralds,
+        handed: io::Result<(Socket, Option<SocketAddr>)>,
+    ) {
+        match handed {
+            Ok((socket, peer)) => {
+                if let Some((socket, peer)) = heralds.receive(socket, peer) {
+                    self.admit(socket, peer).await;
+                }
+            }
+            Err(_) => self.served.shared.count_refused(CloseReason::IoError),
+        }
+    }
+
     async fn admit(&self, socket: Socket, peer: Option<SocketAddr>) {
         let shared = &self.served.shared;
         if let (Socket::Tcp(socket), true) = (&socket, self.tell_nodelay) {

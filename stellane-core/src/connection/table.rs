@@ -37,6 +37,8 @@ struct Inner {
     entries: Vec<Option<Arc<Entry>>>,
     holes: Vec<u32>,
     peers: HashMap<IpAddr, usize>,
+    /// How many there are of each call of `serve`.
+    groups: HashMap<u16, usize>,
     next_id: u64,
 }
 
@@ -65,6 +67,7 @@ impl Table {
             *count += 1;
         }
         count_begin();
+        *inner.groups.entry(group).or_default() += 1;
         inner.next_id += 1;
         let slot = match inner.holes.pop() {
             Some(hole) => hole,
@@ -92,6 +95,9 @@ impl Table {
             *place = None;
         }
         inner.holes.push(entry.slot);
+        if let Some(count) = inner.groups.get_mut(&entry.group) {
+            *count -= 1;
+        }
         if entry.counted
             && let Some(peer) = entry.peer_ip().map(prefix)
             && let Some(count) = inner.peers.get_mut(&peer)
@@ -108,6 +114,11 @@ impl Table {
                 ..Inner::default()
             };
         }
+    }
+
+    /// How many connections this call of `serve` has.
+    pub(super) fn open_in(&self, group: u16) -> usize {
+        self.lock().groups.get(&group).copied().unwrap_or(0)
     }
 
     /// Runs `count` while nobody sees the table.

@@ -239,7 +239,8 @@ async fn serve_here<S: HttpService>(
     connections.serve_all(listeners, service).await
 }
 
-/// Deals the listeners out. When there are fewer than cores, some are shared: whichever core is free accepts.
+/// Deals the listeners out. When there are fewer than cores, some are shared: whichever core is free accepts, and
+/// gives what it has too many of to the core that has the fewest.
 fn share(listeners: Vec<Listener>, cores: usize) -> std::io::Result<Vec<Vec<DetachedListener>>> {
     let listeners = listeners
         .into_iter()

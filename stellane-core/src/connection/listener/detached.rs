@@ -1,6 +1,10 @@
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
-use super::{Kind, Listener};
+use super::{Balance, Kind, Listener};
 
 /// A [`Listener`] that belongs to no runtime: to be moved to another thread's runtime, to be shared by
 /// several, or to be handed over to another process.
@@ -9,6 +13,7 @@ use super::{Kind, Listener};
 #[derive(Debug)]
 pub struct DetachedListener {
     kind: Detached,
+    balance: OnceLock<Arc<Balance>>,
     #[cfg(feature = "tls")]
     tls: Option<super::super::TlsAcceptor>,
 }
@@ -33,6 +38,7 @@ impl Listener {
         };
         Ok(DetachedListener {
             kind,
+            balance: self.balance.map(OnceLock::from).unwrap_or_default(),
             #[cfg(feature = "tls")]
             tls: self.tls,
         })
@@ -55,12 +61,14 @@ impl DetachedListener {
         };
         Ok(Listener {
             kind,
+            balance: self.balance.into_inner(),
             #[cfg(feature = "tls")]
             tls: self.tls,
         })
     }
 
-    /// A second handle of the same socket: both accept from one queue.
+    /// A second handle of the same socket: both accept from one queue, and each gives a new TCP connection to
+    /// the one that has fewer, if it has clearly more itself.
     ///
     /// # Errors
     /// There are no more open files.
@@ -70,8 +78,10 @@ impl DetachedListener {
             #[cfg(unix)]
             Detached::Unix(listener) => Detached::Unix(listener.try_clone()?),
         };
+        let balance = Arc::clone(self.balance.get_or_init(Arc::default));
         Ok(Self {
             kind,
+            balance: balance.into(),
             #[cfg(feature = "tls")]
             tls: self.tls.clone(),
         })
@@ -93,6 +103,7 @@ impl From<std::net::TcpListener> for DetachedListener {
     fn from(listener: std::net::TcpListener) -> Self {
         Self {
             kind: Detached::Tcp(listener),
+            balance: OnceLock::new(),
             #[cfg(feature = "tls")]
             tls: None,
         }

@@ -1,17 +1,19 @@
 //! Where connections come from.
 
+mod balance;
 mod bind;
 mod config;
 mod detached;
 mod rate;
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 
-pub(super) use self::rate::Pace;
+use self::balance::Balance;
+pub(super) use self::{balance::Seat, rate::Pace};
 pub use self::{
     config::{ListenConfig, WhenFull},
     detached::DetachedListener,
@@ -25,6 +27,7 @@ use super::io::Socket;
 #[derive(Debug)]
 pub struct Listener {
     kind: Kind,
+    balance: Option<Arc<Balance>>,
     #[cfg(feature = "tls")]
     tls: Option<super::TlsAcceptor>,
 }
@@ -88,6 +91,11 @@ impl Listener {
         self.tls.clone()
     }
 
+    /// The place among the loops that accept from the same socket, if there are others.
+    pub(super) fn join(&mut self, group: u16) -> Option<Seat> {
+        Some(self.balance.take()?.join(group))
+    }
+
     pub(super) async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
         match &self.kind {
             Kind::Tcp(listener) => {
@@ -122,6 +130,7 @@ impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
         Self {
             kind: Kind::Tcp(listener),
+            balance: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -133,6 +142,7 @@ impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
         Self {
             kind: Kind::Unix(listener),
+            balance: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
