@@ -93,6 +93,7 @@ mod framing;
 mod herald;
 #[cfg(feature = "http2")]
 mod http2;
+mod hysteresis;
 mod io;
 mod keep_alive;
 mod listener;

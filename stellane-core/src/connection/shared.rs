@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::{
     CloseReason, ConnectionConfig, ConnectionState, accept,
     entry::{Command, Entry, Holder},
+    hysteresis::Hysteresis,
     listener::Pace,
     purge::{Hook, Purge},
     rates::Rates,
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     #[cfg(feature = "tls")]
     pub(super) handshakes: tokio::sync::Semaphore,
     pub(super) purge: Purge,
+    pub(super) hysteresis: Hysteresis,
     pub(super) http1: hyper::server::conn::http1::Builder,
     #[cfg(feature = "http2")]
     pub(super) http2: hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor>,
@@ -114,6 +116,7 @@ impl Shared {
             handshakes: super::tls::places(&config.tls),
             config,
             purge: Purge::new(purge),
+            hysteresis: Hysteresis::default(),
             http1,
             #[cfg(feature = "http2")]
             http2,
@@ -183,6 +186,7 @@ impl Shared {
             requests_total: self.ended_requests.load(Relaxed),
             requests_cancelled_total: self.cancelled.load(Relaxed),
             unparked_total: self.unparked.load(Relaxed),
+            park_after: Duration::from_millis(self.park_after()),
             bytes_read_total: self.ended_read.load(Relaxed),
             bytes_written_total: self.ended_written.load(Relaxed),
             ..ConnectionStats::default()
@@ -344,8 +348,17 @@ impl Shared {
         self.cancelled.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn count_unparked(&self) {
+    /// How long a connection is idle now before it is parked, in milliseconds.
+    pub(super) fn park_after(&self) -> u64 {
+        self.hysteresis.wait(self.knobs.park_after.load(Relaxed))
+    }
+
+    /// A parked connection comes back.
+    pub(super) fn count_unparked(&self, entry: &Entry) {
         self.unparked.fetch_add(1, Relaxed);
+        let idle = self.clock.now().saturating_sub(entry.since());
+        self.hysteresis
+            .came_back(idle, self.knobs.park_after.load(Relaxed));
     }
 
     pub(super) fn count_accept_error(&self) {

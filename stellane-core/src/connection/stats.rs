@@ -1,6 +1,6 @@
 //! What the manager reports: its statistics, a drain, its errors.
 
-use std::{fmt, io};
+use std::{fmt, io, time::Duration};
 
 use super::{CloseReason, ConfigError};
 
@@ -36,6 +36,9 @@ pub struct ConnectionStats {
     pub requests_cancelled_total: u64,
     /// Times a parked connection was put together again.
     pub unparked_total: u64,
+    /// How long a connection is idle now before it is parked: see
+    /// [`park_after`](super::ConnectionConfig::park_after).
+    pub park_after: Duration,
     /// Bytes read from all sockets.
     pub bytes_read_total: u64,
     /// Bytes written to all sockets.
@@ -59,6 +62,7 @@ impl Default for ConnectionStats {
             requests_in_flight: 0,
             requests_cancelled_total: 0,
             unparked_total: 0,
+            park_after: Duration::ZERO,
             bytes_read_total: 0,
             bytes_written_total: 0,
         }

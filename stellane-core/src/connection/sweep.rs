@@ -24,6 +24,7 @@ impl Shared {
             self.look(now);
             self.measure_speed(now);
             self.purge.end_wave(now);
+            self.hysteresis.look(now);
         }
         self.purge.here();
     }
@@ -79,7 +80,7 @@ impl Limits {
             write: or_never(millis(config.write_timeout)),
             max_age: or_never(millis(config.max_age)),
             park: if config.park {
-                shared.knobs.park_after.load(Relaxed)
+                shared.park_after()
             } else {
                 u64::MAX
             },

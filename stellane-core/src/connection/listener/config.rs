@@ -12,7 +12,8 @@ use super::super::ConfigError;
 #[non_exhaustive]
 pub struct ListenConfig {
     /// How many sockets listen on the same address, each with an accept loop of its own; `0` is one for each
-    /// CPU. One socket is fair: every new connection goes to whoever is free. Several (`SO_REUSEPORT`) accept in
+    /// CPU. One socket is fair: every new connection goes to whoever is free, and threads of a `per_core` engine
+    /// give it to the one that has the fewest, which costs a wake-up. Several (`SO_REUSEPORT`) accept in
     /// parallel, which pays above some ten thousand new connections per second; but the system spreads
     /// connections by a hash, whatever each loop has to do, and what waits in the queue of a socket that
     /// closes is reset. Default 1.

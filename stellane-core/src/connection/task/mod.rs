@@ -265,7 +265,7 @@ impl<S: HttpService> Task<S> {
         if let Stage::Resumed(socket, bytes) = std::mem::replace(&mut self.stage, Stage::Ended) {
             let first = self.entry.state() == ConnectionState::New;
             if !first {
-                self.served.shared.count_unparked();
+                self.served.shared.count_unparked(&self.entry);
             }
             #[cfg(feature = "http2")]
             if first && http2::may_become_preface(&bytes) {
