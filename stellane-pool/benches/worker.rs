@@ -1,6 +1,6 @@
 //! What the worker pool costs and what it is worth, beside the alternatives, in one process.
 //!
-//! `cargo bench -p stellane-pool --features worker --bench worker -- [dispatch|growth|layer|isolation|overload]`
+//! `cargo bench -p stellane-pool --features worker --bench worker -- [dispatch|round-trip|producers|growth|layer|isolation|overload]`
 
 mod worker_parts;
 
@@ -19,8 +19,10 @@ fn main() {
     if std::env::args().any(|arg| arg == "--test") {
         return;
     }
-    if wanted("dispatch") {
+    if wanted("dispatch") || wanted("round-trip") {
         worker_parts::dispatch::round_trip();
+    }
+    if wanted("dispatch") || wanted("producers") {
         worker_parts::dispatch::producers();
     }
     if wanted("growth") {

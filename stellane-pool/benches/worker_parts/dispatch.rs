@@ -156,8 +156,13 @@ where
 type Batch = std::pin::Pin<Box<dyn Future<Output = ()>>>;
 
 /// Alternates between all, and prints medians: of each, and of its times in relation to ours in the same round.
+/// `DISPATCH_ONLY` says which are there besides ours: those with this in their name; what a profile needs.
 fn compare(threads: usize, producers: usize, jobs: usize, batch: impl Fn(Arc<Offload>) -> Batch) {
-    let names = &Offload::NAMES[1..];
+    let only = std::env::var("DISPATCH_ONLY").unwrap_or_default();
+    let names: Vec<_> = Offload::NAMES[1..]
+        .iter()
+        .filter(|name| name.contains(&only) || **name == "stellane")
+        .collect();
     let offloads: Vec<_> = names
         .iter()
         .map(|name| Arc::new(Offload::new(name, threads, 0)))
@@ -167,12 +172,14 @@ fn compare(threads: usize, producers: usize, jobs: usize, batch: impl Fn(Arc<Off
     let mut cpus = vec![Duration::ZERO; names.len()];
     for round in 0..=ROUNDS {
         for (at, offload) in offloads.iter().enumerate() {
-            let (began, before) = (Instant::now(), cpu());
+            // In this order: reading the CPU time of all threads takes a while.
+            let (before, began) = (cpu(), Instant::now());
             runtime.block_on(batch(Arc::clone(offload)));
             // The first warms up.
             if round > 0 {
                 times[at].push(began.elapsed().as_secs_f64() * 1e6 / jobs as f64);
-                cpus[at] += cpu() - before;
+                // Threads may have ended meanwhile.
+                cpus[at] += cpu().saturating_sub(before);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Admission and placement: how jobs come in, and how they come back when they are woken.
 
 use std::{
+    cell::Cell,
     future::Future,
     sync::{
         Arc,
@@ -13,9 +14,11 @@ use std::{
 };
 
 use async_task::Builder;
+use tokio::runtime::Handle;
 
 use super::{
     Job, JobError,
+    glance::SHORT,
     histogram::bump,
     job::{Meta, Stage},
     local::Run,
@@ -55,12 +58,14 @@ impl Shared {
             class: options.class,
             shard,
             stage: AtomicU8::new(Stage::Waiting as u8),
+            runtime: Handle::try_current().ok(),
         };
         let (task, handle) = Builder::new()
             .metadata(meta)
             .spawn(move |_| Run::new(future), resume);
-        self.place(task, shard, expires);
-        Job::accepted(handle)
+        let soon = self.place(task, shard, expires);
+        let glances = if soon { self.glances.grant() } else { 0 };
+        Job::accepted(handle, glances)
     }
 
     /// Counts a job as waiting, in which shard, and until when.
@@ -102,16 +107,28 @@ impl Shared {
         Err(JobError::Overloaded)
     }
 
-    /// The shorter one of two random shards.
+    /// The shorter one of two random shards. The calling thread stays with it for a few jobs: to and fro between
+    /// threads costs more than a queue that is a little longer.
     fn least_loaded(&self) -> u16 {
+        const STAY: u32 = 8;
+        thread_local! {
+            static LAST: Cell<(u32, u16)> = const { Cell::new((0, 0)) };
+        }
         let n = self.shards.len();
         if n == 1 {
             return 0;
         }
-        let random = random();
-        let (a, b) = (random % n, (random >> 16) % n);
-        let len = |at: usize| self.shards[at].len.load(Relaxed);
-        (if len(a) <= len(b) { a } else { b }) as u16
+        let (left, last) = LAST.try_with(Cell::get).unwrap_or_default();
+        let chosen = if left > 0 && usize::from(last) < n {
+            (left - 1, last)
+        } else {
+            let random = random();
+            let (a, b) = (random % n, (random >> 16) % n);
+            let len = |at: usize| self.shards[at].len.load(Relaxed);
+            (STAY - 1, (if len(a) <= len(b) { a } else { b }) as u16)
+        };
+        let _ = LAST.try_with(|last| last.set(chosen));
+        chosen.1
     }
 
     fn make_room(&self, shard: u16, class: u16) -> bool {
@@ -132,10 +149,11 @@ impl Shared {
         }
     }
 
-    fn place(&self, task: Task, shard: Option<u16>, expires: u64) {
+    /// Puts it where the workers find it. Returns whether one is looking, and will be done with it in no time.
+    fn place(&self, task: Task, shard: Option<u16>, expires: u64) -> bool {
         let Some(at) = shard else {
             resume(task);
-            return;
+            return false;
         };
         let shard = &self.shards[usize::from(at)];
         let (queued, class) = (task.metadata().queued, task.metadata().class);
@@ -144,7 +162,7 @@ impl Shared {
         if self.phase() == Phase::Closed {
             drop(queue);
             self.close(task);
-            return;
+            return false;
         }
         let entry = Entry {
             item: task,
@@ -153,7 +171,8 @@ impl Shared {
         };
         queue.push(class, entry, &self.classes);
         let len = queue.len();
-        shard.len.store(len, SeqCst);
+        // Ordered by the fence in `notify`.
+        shard.len.store(len, Relaxed);
         // So that those whose callers have left do not pile up beyond the bound.
         let dead = shard.dead.load(Relaxed);
         let swept = if dead > 64 && dead > len / 2 {
@@ -163,7 +182,11 @@ impl Shared {
         };
         drop(queue);
         self.give_up(swept);
+        let run = self.classes.mean_run(usize::from(class));
+        // Zero is not known yet. Read before the announcement, which may make a sleeper one that looks.
+        let soon = len == 1 && (1..=SHORT).contains(&run) && self.idle.searching() > 0;
         self.announce();
+        soon
     }
 
     /// Work was published.
@@ -202,9 +225,9 @@ fn resume(task: Task) {
 /// One of a sequence that is random enough to place jobs.
 fn random() -> usize {
     thread_local! {
-        static STATE: std::cell::Cell<u32> = const { std::cell::Cell::new(0x9E37_79B9) };
+        static STATE: Cell<u32> = const { Cell::new(0x9E37_79B9) };
     }
-    let next = |state: &std::cell::Cell<u32>| {
+    let next = |state: &Cell<u32>| {
         let mut x = state.get();
         x ^= x << 13;
         x ^= x >> 17;

@@ -94,7 +94,10 @@ impl Classes {
     }
 
     /// Of the lanes with jobs, the one whose class is furthest behind.
-    pub(super) fn pick(&self, lanes: impl Iterator<Item = usize>) -> Option<usize> {
+    pub(super) fn pick(&self, mut lanes: impl Iterator<Item = usize>) -> Option<usize> {
+        if self.single() {
+            return lanes.next();
+        }
         lanes.min_by_key(|lane| {
             self.state(*lane as u16).map_or(0, |class| {
                 let running = class.running.load(Relaxed) * class.mean_run.load(Relaxed);

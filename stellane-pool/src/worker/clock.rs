@@ -32,7 +32,6 @@ impl Clock {
         (clock, nanos)
     }
 
-    #[cfg(feature = "sim")]
     pub(super) const fn is_virtual(&self) -> bool {
         self.virtual_nanos.is_some()
     }

@@ -60,19 +60,31 @@ impl Idle {
         self.asleep.load(Relaxed)
     }
 
+    /// How many workers look for work.
+    pub(super) fn searching(&self) -> usize {
+        self.searching.load(Relaxed)
+    }
+
     /// Work was published: wakes a worker unless one is searching.
     pub(super) fn notify(&self) {
         fence(SeqCst);
         if self.searching.load(Relaxed) == 0 && self.asleep.load(Relaxed) > 0 {
-            self.wake_one();
+            self.wake_one(false);
         }
     }
 
-    fn wake_one(&self) {
+    /// Wakes a worker although others search: work has waited for long, so they seem to be held up.
+    pub(super) fn wake_another(&self) {
+        if self.asleep.load(Relaxed) > 0 {
+            self.wake_one(true);
+        }
+    }
+
+    fn wake_one(&self, another: bool) {
         let sleeper = {
             let mut sleepers = self.lock();
             // Another publisher may have woken one since; that one searches.
-            if self.searching.load(Relaxed) > 0 {
+            if !another && self.searching.load(Relaxed) > 0 {
                 return;
             }
             let Some(sleeper) = sleepers.pop() else {
@@ -102,7 +114,7 @@ impl Idle {
         }
     }
 
-    /// The calling worker has nothing to do and begins to look.
+    /// The calling worker has nothing to do and begins to look; or will as soon as it has delivered a result.
     pub(super) fn search(&self) {
         self.searching.fetch_add(1, SeqCst);
     }

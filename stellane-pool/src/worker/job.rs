@@ -13,7 +13,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use super::shared::Shared;
+use tokio::runtime::{self, Handle};
+
+use super::{
+    glance::{glance, poll_again},
+    shared::Shared,
+};
 
 /// What the pool knows of a job, beside its future.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub(super) struct Meta {
     /// The shard it waits in; none for jobs that jobs submit.
     pub(super) shard: Option<u16>,
     pub(super) stage: AtomicU8,
+    /// Whose timers and sockets it has; entered by the worker, for as many jobs in a row as have the same.
+    pub(super) runtime: Option<Handle>,
 }
 
 /// A job leaves its queue once: it begins, or one of the others happens to it.
@@ -65,6 +72,10 @@ impl Meta {
         left
     }
 
+    pub(super) fn runtime_id(&self) -> Option<runtime::Id> {
+        self.runtime.as_ref().map(Handle::id)
+    }
+
     pub(super) fn is(&self, stage: Stage) -> bool {
         self.stage.load(Acquire) == stage as u8
     }
@@ -75,6 +86,8 @@ impl Meta {
 #[must_use = "dropping a job cancels it"]
 pub struct Job<T> {
     state: State<T>,
+    /// How often it looks for the result before it has itself woken.
+    glances: u8,
 }
 
 enum State<T> {
@@ -84,14 +97,14 @@ enum State<T> {
 }
 
 impl<T> Job<T> {
-    pub(super) fn accepted(task: async_task::Task<Result<T, JobError>, Meta>) -> Self {
+    pub(super) fn accepted(task: async_task::Task<Result<T, JobError>, Meta>, glances: u8) -> Self {
         let state = State::Accepted(task);
-        Self { state }
+        Self { state, glances }
     }
 
     pub(super) const fn refused(error: JobError) -> Self {
         let state = State::Refused(error);
-        Self { state }
+        Self { state, glances: 0 }
     }
 }
 
@@ -99,8 +112,24 @@ impl<T> Future for Job<T> {
     type Output = Result<T, JobError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = match &mut self.state {
-            State::Accepted(task) => ready!(Pin::new(task).poll(cx)),
+        let job = &mut *self;
+        let result = match &mut job.state {
+            State::Accepted(task) => {
+                if job.glances > 0 {
+                    let glances = &task.metadata().shared.glances;
+                    if glance(|| task.is_finished()) {
+                        glances.succeeded();
+                    } else {
+                        job.glances -= 1;
+                        if job.glances > 0 {
+                            poll_again(cx);
+                            return Poll::Pending;
+                        }
+                        glances.failed();
+                    }
+                }
+                ready!(Pin::new(task).poll(cx))
+            }
             State::Refused(error) => Err(error.clone()),
             State::Done => return Poll::Pending,
         };

@@ -15,7 +15,6 @@ use std::{
 
 use crossbeam_deque::{Stealer, Worker};
 use pin_project_lite::pin_project;
-use tokio::runtime::Handle;
 
 use super::{
     JobError,
@@ -77,6 +76,10 @@ pub(super) struct Local {
     /// All slots, as of when there were as many.
     pub(super) others: RefCell<Vec<Arc<Slot>>>,
     pub(super) ticks: Cell<u32>,
+    /// Where it looked first the last time.
+    pub(super) shard: Cell<usize>,
+    /// It counts as one that looks for work.
+    searching: Cell<bool>,
     random: Cell<u32>,
     /// What came of the poll that runs.
     outcome: Cell<Outcome>,
@@ -126,6 +129,8 @@ impl Local {
             deque,
             others: RefCell::default(),
             ticks: Cell::new(0),
+            shard: Cell::new(index),
+            searching: Cell::new(false),
             random: Cell::new(index as u32 + 1),
             outcome: Cell::default(),
             poll_began: Cell::new(0),
@@ -147,6 +152,20 @@ impl Local {
             && let Ok(mut deque) = slot.deque.lock()
         {
             *deque = Some(local.deque);
+        }
+    }
+
+    /// It has nothing to do, or will have in a moment.
+    pub(super) fn search(&self) {
+        if !self.searching.replace(true) {
+            self.shared.idle.search();
+        }
+    }
+
+    /// It has work, or ends.
+    pub(super) fn found(&self) {
+        if self.searching.replace(false) {
+            self.shared.idle.found(|| self.shared.has_work());
         }
     }
 
@@ -180,7 +199,6 @@ pin_project! {
         // Taken out where its destructor's panic can be caught.
         #[pin]
         future: Option<F>,
-        runtime: Option<Handle>,
         ran: u64,
     }
 
@@ -197,7 +215,6 @@ impl<F> Run<F> {
     pub(super) fn new(future: F) -> Self {
         Self {
             future: Some(future),
-            runtime: Handle::try_current().ok(),
             ran: 0,
         }
     }
@@ -214,10 +231,7 @@ impl<F: Future> Future for Run<F> {
         let Some(future) = this.future.as_mut().as_pin_mut() else {
             return Poll::Pending;
         };
-        let polled = {
-            let _entered = this.runtime.as_ref().map(Handle::enter);
-            catch_unwind(AssertUnwindSafe(|| future.poll(cx)))
-        };
+        let polled = catch_unwind(AssertUnwindSafe(|| future.poll(cx)));
         let (completed, result) = match polled {
             Ok(Poll::Pending) => {
                 let ran = current(|local| {
@@ -236,6 +250,8 @@ impl<F: Future> Future for Run<F> {
             }
         };
         let ran_before = *this.ran;
+        // Here and not later, for the sake of what follows.
+        let _ = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
         current(|local| {
             // Before the caller is woken, who may look at the counts.
             let slot = &local.slot;
@@ -251,6 +267,11 @@ impl<F: Future> Future for Run<F> {
                 outcome.ended = true;
                 outcome.ran_before = ran_before;
             });
+            // And before the caller is woken: its next job then wakes no other worker, since this one is about to
+            // look. Nothing but the caller's waker runs in between.
+            if !local.shared.something_waits(local) {
+                local.search();
+            }
         });
         Poll::Ready(result)
     }

@@ -32,6 +32,7 @@ mod clock;
 mod config;
 mod error;
 mod future;
+mod glance;
 mod histogram;
 mod idle;
 mod job;
@@ -41,6 +42,7 @@ mod placement;
 mod pool;
 mod queue;
 pub mod scale;
+mod serve;
 mod service;
 mod shared;
 #[cfg(feature = "sim")]

@@ -59,6 +59,12 @@ impl<T> Queue<T> {
         self.len
     }
 
+    /// Whether all jobs are of that class.
+    pub(super) fn holds_only(&self, class: u16) -> bool {
+        let lane = self.lanes.get(usize::from(class));
+        lane.is_some_and(|lane| lane.entries.len() == self.len)
+    }
+
     pub(super) fn push(&mut self, class: u16, entry: Entry<T>, classes: &Classes) {
         let class = usize::from(class);
         while self.lanes.len() <= class {

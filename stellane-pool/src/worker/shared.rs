@@ -1,4 +1,4 @@
-//! What handles, jobs and workers share, and the search for work.
+//! What handles, jobs and workers share.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -10,17 +10,18 @@ use std::sync::{
 };
 
 use async_task::Runnable;
-use crossbeam_deque::{Injector, Steal};
+use crossbeam_deque::Injector;
 use crossbeam_utils::CachePadded;
 
 use super::{
     class::Classes,
     clock::Clock,
-    histogram::bump,
+    glance::Glances,
     idle::Idle,
     job::{Meta, Stage},
     local::{Local, Slot, current, refuse},
-    queue::{Popped, Queue, Rules},
+    queue::{Queue, Rules},
+    watch::available_cpus,
 };
 
 pub(super) type Task = Runnable<Meta>;
@@ -50,6 +51,7 @@ pub(super) struct Shared {
     pub(super) refused: AtomicU64,
     /// Jobs submitted by jobs.
     pub(super) nested: AtomicU64,
+    pub(super) glances: Glances,
     /// Wakes the watch; called when jobs pile up and when the first comes after a pause.
     pub(super) watch: Watcher,
 }
@@ -122,8 +124,11 @@ impl Shared {
                 pushed: AtomicU64::new(0),
             })
         };
+        // In virtual time a look would never find anything.
+        let glances = Glances::new(!clock.is_virtual() && available_cpus() > 1);
         Self {
             clock,
+            glances,
             rules,
             full_wait,
             shards: (0..shards).map(|_| shard()).collect(),
@@ -180,7 +185,7 @@ impl Shared {
     }
 
     /// Its deadline passed, or it waited for room as long as it may, or its caller left.
-    fn expire(&self, task: Task) {
+    pub(super) fn expire(&self, task: Task) {
         let meta = task.metadata();
         let overdue = meta.deadline != u64::MAX && meta.deadline <= self.clock.now();
         let why = if overdue { Stage::Expired } else { Stage::Full };
@@ -197,7 +202,7 @@ impl Shared {
         }
     }
 
-    fn buried(&self, shard: Option<u16>) {
+    pub(super) fn buried(&self, shard: Option<u16>) {
         if let Some(shard) = shard {
             let dead = &self.shards[usize::from(shard)].dead;
             // The caller may not have counted it yet.
@@ -222,139 +227,6 @@ impl Shared {
     pub(super) fn close(&self, task: Task) {
         task.metadata().leave(Stage::Closed);
         self.discard(task, Stage::Closed);
-    }
-
-    // Going out.
-
-    /// The next job for a worker. Jobs that have begun come first, but every 61st time a new one does.
-    pub(super) fn next(&self, local: &Local, now: u64) -> Option<Task> {
-        let tick = local.ticks.get().wrapping_add(1);
-        local.ticks.set(tick);
-        if tick.is_multiple_of(61)
-            && let Some(task) = self.pop(local, now)
-        {
-            return Some(task);
-        }
-        local
-            .deque
-            .pop()
-            .or_else(|| self.take_resumed())
-            .or_else(|| self.pop(local, now))
-            .or_else(|| self.steal(local))
-    }
-
-    fn take_resumed(&self) -> Option<Task> {
-        while !self.resumed.is_empty() {
-            match self.resumed.steal() {
-                Steal::Success(task) => return Some(task),
-                Steal::Empty => break,
-                Steal::Retry => {}
-            }
-        }
-        None
-    }
-
-    fn pop(&self, local: &Local, now: u64) -> Option<Task> {
-        let n = self.shards.len();
-        for offset in 0..n {
-            let shard = &self.shards[(local.index + offset) % n];
-            while shard.len.load(Relaxed) > 0 {
-                let mut queue = shard.lock();
-                let popped = queue.pop(now, &self.rules, &self.classes);
-                shard.len.store(queue.len(), Relaxed);
-                drop(queue);
-                match popped {
-                    Some(Popped::Run(task)) => return Some(task),
-                    Some(Popped::Expired(task)) => self.expire(task),
-                    Some(Popped::Waited(task)) => {
-                        if !task.metadata().leave(Stage::Waited) {
-                            self.buried(task.metadata().shard);
-                        }
-                        self.discard(task, Stage::Waited);
-                    }
-                    None => break,
-                }
-            }
-        }
-        None
-    }
-
-    /// Half of what another worker has to do, the others in random order.
-    fn steal(&self, local: &Local) -> Option<Task> {
-        let mut others = local.others.borrow_mut();
-        if others.len() != self.slot_count.load(SeqCst) {
-            others.clone_from(&self.slots());
-        }
-        let n = others.len();
-        let first = local.random() % n.max(1);
-        for offset in 0..n {
-            let at = (first + offset) % n;
-            if at == local.index {
-                continue;
-            }
-            let victim = &others[at].stealer;
-            while !victim.is_empty() {
-                match victim.steal_batch_and_pop(&local.deque) {
-                    Steal::Success(task) => {
-                        bump(&local.slot.stolen, 1 + local.deque.len() as u64);
-                        return Some(task);
-                    }
-                    Steal::Empty => break,
-                    Steal::Retry => {}
-                }
-            }
-        }
-        None
-    }
-
-    /// Whether a worker that looks now might find something.
-    pub(super) fn has_work(&self) -> bool {
-        self.shards.iter().any(|shard| shard.len.load(SeqCst) > 0)
-            || !self.resumed.is_empty()
-            || self.slots().iter().any(|slot| !slot.stealer.is_empty())
-    }
-
-    /// Runs one poll of a job, unless nobody wants it any more. Returns the time after it.
-    pub(super) fn run(&self, local: &Local, task: Task, now: u64) -> u64 {
-        let meta = task.metadata();
-        let slot = &local.slot;
-        if !meta.is(Stage::Begun) {
-            if meta.deadline <= now {
-                self.expire(task);
-                return now;
-            }
-            if !meta.leave(Stage::Begun) {
-                self.buried(meta.shard);
-                self.discard(task, Stage::Cancelled);
-                return now;
-            }
-            slot.wait.record(now.saturating_sub(meta.queued));
-            self.classes.begins(meta.class);
-        }
-        let class = meta.class;
-        slot.class.store(class, Relaxed);
-        slot.polling_since.store(now, Relaxed);
-        let outcome = local.poll(task, now);
-        let ended = self.clock.now();
-        slot.polling_since.store(0, Relaxed);
-        let ran = ended.saturating_sub(now);
-        #[cfg(feature = "sim")]
-        let ran = ran
-            + if self.clock.is_virtual() {
-                super::sim::taken()
-            } else {
-                0
-            };
-        bump(&slot.busy, ran);
-        self.classes.ran(class, ran);
-        if outcome.gone {
-            bump(&slot.gone, 1);
-            self.classes.ends(class);
-        }
-        if outcome.ended {
-            slot.run.record(outcome.ran_before + ran);
-        }
-        ended
     }
 
     // The workers.

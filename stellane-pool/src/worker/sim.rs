@@ -34,6 +34,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::runtime::Handle;
+
 use super::{
     WorkerPool, WorkerPoolBuilder, WorkerPoolConfig, WorkerPoolError,
     clock::{Clock, nanos},
@@ -174,7 +176,10 @@ impl VirtualPool {
         let Some(task) = shared.next(local, now) else {
             return false;
         };
+        local.found();
         TAKEN.set(0);
+        let runtime = task.metadata().runtime.clone();
+        let _entered = runtime.as_ref().map(Handle::enter);
         // The poll's time is charged in advance; its end is when the clock gets there.
         local.enter(|| shared.run(local, task, now));
         let taken = TAKEN.replace(0);

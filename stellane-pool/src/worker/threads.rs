@@ -1,6 +1,7 @@
 //! The workers' threads, and the one that watches them.
 
 use std::{
+    hint::spin_loop,
     io,
     rc::Rc,
     sync::{
@@ -11,10 +12,12 @@ use std::{
     time::Duration,
 };
 
+use tokio::runtime::{self, Handle};
+
 use super::{
     idle::Wake,
     local::Local,
-    shared::{Phase, Shared},
+    shared::{Phase, Shared, Task},
     watch::Watch,
 };
 
@@ -24,8 +27,12 @@ pub(super) struct ThreadSettings {
     pub(super) nice: u8,
 }
 
-/// How often a worker that finds nothing lets others run before it sleeps: waking it costs the submitter some
-/// microseconds, and the next job is often near.
+/// How often a worker that finds nothing looks again at once: some hundred nanoseconds, less than it costs to let
+/// others run.
+const LOOKS: u32 = 8;
+
+/// How often it lets others run after that, before it sleeps: waking it costs the submitter some microseconds, and
+/// the next job is often near. Of several only one does.
 const YIELDS: u32 = 16;
 
 /// Starts the workers and the watch.
@@ -110,44 +117,76 @@ fn add_worker(shared: &Arc<Shared>, settings: ThreadSettings) -> io::Result<()> 
     started.map(drop)
 }
 
+/// Why a worker stops running jobs.
+enum Pause {
+    /// The next job has another runtime than the one that is entered.
+    Other(Task),
+    Idle,
+    /// There are too many workers.
+    Surplus,
+}
+
 fn work(local: &Local, idle_timeout: Duration) {
     let shared = &*local.shared;
-    let mut searching = false;
-    let mut yields = 0;
+    let mut first = None;
+    loop {
+        let pause = {
+            let runtime = first
+                .as_ref()
+                .and_then(|task: &Task| task.metadata().runtime.clone());
+            let _entered = runtime.as_ref().map(Handle::enter);
+            let id = runtime.as_ref().map(Handle::id);
+            run_jobs(local, id, first.take())
+        };
+        match pause {
+            Pause::Other(task) => first = Some(task),
+            Pause::Surplus => break,
+            Pause::Idle => {
+                let ending = || shared.phase() == Phase::Closed;
+                let wake = shared
+                    .idle
+                    .sleep(idle_timeout, || ending() || shared.has_work());
+                if wake == Wake::TimedOut && surplus(shared, true) {
+                    break;
+                }
+            }
+        }
+    }
+    local.found();
+}
+
+/// Runs jobs as long as there are any of that runtime, and waits a little for more.
+fn run_jobs(local: &Local, runtime: Option<runtime::Id>, first: Option<Task>) -> Pause {
+    let shared = &*local.shared;
     let mut now = shared.clock.now();
+    if let Some(task) = first {
+        now = shared.run(local, task, now);
+    }
+    let mut looks = 0;
     loop {
         if surplus(shared, false) {
-            break;
+            return Pause::Surplus;
         }
         if let Some(task) = shared.next(local, now) {
-            if searching {
-                searching = false;
-                shared.idle.found(|| shared.has_work());
+            local.found();
+            if task.metadata().runtime_id() != runtime {
+                return Pause::Other(task);
             }
             now = shared.run(local, task, now);
+            looks = 0;
             continue;
         }
-        if !searching {
-            searching = true;
-            yields = 0;
-            shared.idle.search();
-        } else if yields < YIELDS {
-            yields += 1;
+        // Once more after it has told of it.
+        local.search();
+        if looks < LOOKS {
+            spin_loop();
+        } else if looks < LOOKS + YIELDS && shared.idle.searching() == 1 {
             yield_now();
         } else {
-            yields = 0;
-            let ending = || shared.phase() == Phase::Closed;
-            let wake = shared
-                .idle
-                .sleep(idle_timeout, || ending() || shared.has_work());
-            if wake == Wake::TimedOut && surplus(shared, true) {
-                break;
-            }
+            return Pause::Idle;
         }
+        looks += 1;
         now = shared.clock.now();
-    }
-    if searching {
-        shared.idle.found(|| shared.has_work());
     }
 }
 

@@ -49,6 +49,8 @@ struct Seen {
 impl Watch {
     /// Between two looks while there is work.
     pub(super) const INTERVAL: Duration = Duration::from_millis(10);
+    /// A job that waits longer while workers sleep is not going to be found by those that are awake.
+    const HELD_UP: Duration = Duration::from_millis(5);
     const CPUS_INTERVAL: u64 = 10_000_000_000;
     const QUIET: u64 = 1_000_000_000;
 
@@ -87,6 +89,9 @@ impl Watch {
         let workers = limits.workers.load(Relaxed);
         let load = self.load(now, active, workers, min, max);
         let waiting = load.queued > 0;
+        if load.queue_delay > Self::HELD_UP {
+            shared.idle.wake_another();
+        }
         let target = self.policy.target(&load).clamp(min, max);
         // A stuck worker is none.
         let target = target
