@@ -195,45 +195,167 @@ async fn a_request_waits_for_a_place_up_to_the_bound() {
     assert!(limit.try_acquire().is_ok());
 }
 
-/// Two wait for the only place, which becomes free after `pause`: the order in which they are served.
+/// One place, which is held, and callers who wait for it for up to a second.
 #[cfg(feature = "tokio")]
-async fn served_after(pause: Duration) -> Vec<u32> {
-    let mut config = fixed(1);
-    config.max_wait = Duration::from_secs(10);
+struct Line {
+    limit: AdaptiveLimit,
+    held: Option<stellane_autotune::Permit>,
+    calls: Vec<tokio::task::JoinHandle<u16>>,
+    served: std::sync::Arc<std::sync::Mutex<Vec<u32>>>,
+}
+
+#[cfg(feature = "tokio")]
+impl Line {
+    fn new() -> Self {
+        let mut config = fixed(1);
+        config.max_wait = Duration::from_secs(1);
+        let limit = AdaptiveLimit::builder()
+            .config(config)
+            .clock(stellane_autotune::Clock::tokio())
+            .build()
+            .unwrap();
+        let held = limit.try_acquire().ok();
+        Self {
+            limit,
+            held,
+            calls: Vec::new(),
+            served: std::sync::Arc::default(),
+        }
+    }
+
+    /// Further callers, who are numbered as they come.
+    async fn join(&mut self, callers: u32) {
+        for _ in 0..callers {
+            let (served, caller) = (self.served.clone(), self.calls.len() as u32);
+            let service = service_fn(move |_: Request<Body>| {
+                served.lock().unwrap().push(caller);
+                std::future::ready(Ok::<_, Infallible>(Response::new(Body::default())))
+            });
+            let service = AdaptiveLimitLayer::new(&self.limit).layer(service);
+            let call = service.oneshot(request());
+            self.calls.push(tokio::spawn(async {
+                call.await.unwrap().status().as_u16()
+            }));
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn pass(&self, millis: u64) {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+    }
+
+    /// Gives the place to those who wait, and lets them be served: in which order they are.
+    async fn serve(&mut self) -> Vec<u32> {
+        self.held = None;
+        self.pass(1).await;
+        self.held = self.limit.try_acquire().ok();
+        assert!(self.held.is_some(), "somebody still waits");
+        std::mem::take(&mut self.served.lock().unwrap())
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_serves_nobody_in_time_serves_the_newest_first_until_it_does() {
+    let mut line = Line::new();
+    line.join(3).await;
+    line.pass(900).await;
+    assert_eq!(line.serve().await, [0, 1, 2], "all in time: in order");
+
+    line.join(4).await;
+    line.pass(60).await;
+    // Somebody has left after a twentieth of the longest wait.
+    line.calls[6].abort();
+    line.pass(10).await;
+    assert_eq!(line.serve().await, [5, 4, 3]);
+
+    line.join(2).await;
+    line.pass(60).await;
+    line.join(1).await;
+    line.pass(50).await;
+    assert_eq!(line.limit.stats().waiting, 3);
+    // Whoever comes next finds the oldest waiting for a tenth of the longest wait, which is too long.
+    line.join(1).await;
+    line.pass(1).await;
+    assert_eq!(line.limit.stats().waiting, 1, "three were refused");
+    assert_eq!(line.serve().await, [10]);
+    assert_eq!(line.limit.stats().shed_wait_timeout, 3);
+
+    // For as long as the longest wait nobody had to go.
+    line.pass(1001).await;
+    line.join(2).await;
+    line.pass(900).await;
+    assert_eq!(line.serve().await, [11, 12]);
+
+    let mut statuses = Vec::new();
+    for call in line.calls {
+        statuses.push(call.await.unwrap_or(0));
+    }
+    assert_eq!(
+        statuses,
+        [
+            200, 200, 200, 200, 200, 200, 0, 503, 503, 503, 200, 200, 200
+        ]
+    );
+    assert_eq!(
+        (line.limit.stats().in_flight, line.limit.stats().waiting),
+        (1, 0)
+    );
+}
+
+/// What a service does in a tenth of a second, all at once and beside its usual load.
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn a_burst_is_absorbed() {
+    let mut config = fixed(10);
+    (config.max_wait, config.max_waiters) = (Duration::from_millis(500), 1000);
     let limit = AdaptiveLimit::builder()
         .config(config)
         .clock(stellane_autotune::Clock::tokio())
         .build()
         .unwrap();
-    let held = limit.try_acquire().unwrap();
-    let served = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    // Ten at a time and 10 ms each: a thousand in a second.
+    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Body>| async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        Ok::<_, Infallible>(Response::new(Body::default()))
+    }));
     let mut calls = Vec::new();
-    for caller in [1, 2] {
-        let served = served.clone();
-        let service = service_fn(move |_: Request<Body>| {
-            served.lock().unwrap().push(caller);
-            std::future::ready(Ok::<_, Infallible>(Response::new(Body::default())))
-        });
-        let service = AdaptiveLimitLayer::new(&limit).layer(service);
-        calls.push(tokio::spawn(service.oneshot(request())));
-        tokio::task::yield_now().await;
+    for millisecond in 0..1000 {
+        let burst = if millisecond == 300 { 100 } else { 0 };
+        for _ in 0..burst + millisecond % 2 {
+            calls.push(tokio::spawn(service.clone().oneshot(request())));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(limit.stats().waiting, 2);
-    tokio::time::sleep(pause).await;
-    drop(held);
     for call in calls {
         assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
     }
-    std::sync::Arc::into_inner(served)
-        .map(|served| served.into_inner().unwrap())
-        .unwrap_or_default()
+    assert_eq!((limit.stats().shed, limit.stats().admitted), (0, 600));
 }
 
-#[cfg(feature = "tokio")]
-#[tokio::test(start_paused = true)]
-async fn a_burst_is_served_in_order_and_a_standing_queue_newest_first() {
-    assert_eq!(served_after(Duration::from_millis(50)).await, [1, 2]);
-    assert_eq!(served_after(Duration::from_millis(500)).await, [2, 1]);
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ten_thousand_clones_at_once_never_exceed_the_limit() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static INSIDE: AtomicU32 = AtomicU32::new(0);
+    static PEAK: AtomicU32 = AtomicU32::new(0);
+    let limit = build(fixed(5));
+    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Body>| async {
+        PEAK.fetch_max(INSIDE.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        INSIDE.fetch_sub(1, Ordering::SeqCst);
+        Ok::<_, Infallible>(Response::new(Body::default()))
+    }));
+    let calls: Vec<_> = (0..10_000)
+        .map(|_| tokio::spawn(service.clone().oneshot(request())))
+        .collect();
+    let mut answered = 0;
+    for call in calls {
+        answered += u64::from(call.await.unwrap().unwrap().status() == StatusCode::OK);
+    }
+    let stats = limit.stats();
+    assert!((1..=5).contains(&PEAK.load(Ordering::SeqCst)));
+    assert_eq!((stats.admitted, stats.in_flight), (answered, 0));
+    assert_eq!(stats.admitted + stats.shed, 10_000);
 }
 
 /// A body whose length nobody knows.

@@ -38,9 +38,11 @@ pub struct LimitConfig {
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub latency_target: Duration,
     /// How long a request may wait for a place before it is refused. Default: `"0s"`, refuse at
-    /// once. Needs the feature `tokio`. They are served in order, but newest first while there has been
-    /// somebody waiting for 100 ms: otherwise, in an overload, everyone would wait as long as this. Too
-    /// long and clients give up on requests that are then served for nobody.
+    /// once. Needs the feature `tokio`. They are served in order as long as that serves all in time. Once
+    /// one has left after a twentieth of this without a place, and until none has for as long as this, the
+    /// newest are served first and who has waited for a tenth of it is refused: otherwise, in an overload,
+    /// everyone would wait as long as clients do, for nothing. Too long and clients give up on requests that
+    /// are then served for nobody.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub max_wait: Duration,
     /// How many requests may wait. Default: 100. Only matters with `max_wait`.

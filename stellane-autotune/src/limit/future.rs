@@ -223,8 +223,8 @@ where
 impl<S, B> Waiting<S, B> {
     /// Whether a place was granted; false when the time is over.
     fn poll_granted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.queued.poll_granted(cx).is_ready() {
-            return Poll::Ready(true);
+        if let Poll::Ready(granted) = self.queued.poll_granted(cx) {
+            return Poll::Ready(granted);
         }
         #[cfg(feature = "tokio")]
         if self.timeout.as_mut().poll(cx).is_ready() {

@@ -251,7 +251,15 @@ impl AdaptiveLimitBuilder {
                     .map(|(name, share)| ClassState::new(name, *share)),
             )
             .collect();
-        let shared = Shared::new(algorithm, (min, max), config.mode, classes, self.clock);
+        let range = (min, max);
+        let shared = Shared::new(
+            algorithm,
+            range,
+            config.mode,
+            classes,
+            config.max_wait,
+            self.clock,
+        );
         Ok(AdaptiveLimit {
             shared: Arc::new(shared),
             settings: Arc::new(Settings {

@@ -5,6 +5,7 @@ mod body;
 mod class;
 mod classify;
 mod config;
+mod control;
 mod future;
 mod gate;
 mod handle;

@@ -1,12 +1,13 @@
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use super::control::Control;
 use super::gate::Gate;
-use super::histogram::{BUCKETS, Shard};
+use super::histogram::Shard;
 use super::wait::Waiters;
-use super::{Algorithm, Class, Latencies, LimitMode, Outcome, Shed, Window};
-use crate::clock::{Clock, mix, saturating_nanos};
+use super::{Algorithm, Class, LimitMode, Outcome, Shed};
+use crate::clock::{Clock, mix};
 
 /// All state of one limit.
 ///
@@ -16,32 +17,32 @@ use crate::clock::{Clock, mix, saturating_nanos};
 pub(crate) struct Shared {
     pub(crate) gate: Gate,
     /// When somebody should look whether the window is complete, in nanoseconds.
-    due: AtomicU64,
+    pub(super) due: AtomicU64,
     /// Until when further overloads change nothing.
-    overload_quiet: AtomicU64,
+    pub(super) overload_quiet: AtomicU64,
     /// The median of the latest window, in nanoseconds.
-    median: AtomicU64,
+    pub(super) median: AtomicU64,
     mode: AtomicU8,
     /// One of so many requests is timed: a power of two. The clock is most of what admission costs, and
     /// a busy service has more latencies than a median needs.
-    timed_one_of: AtomicU32,
-    recorders: Box<[Recorder]>,
+    pub(super) timed_one_of: AtomicU32,
+    pub(super) recorders: Box<[Recorder]>,
     pub(super) classes: Box<[ClassState]>,
     pub(super) waiters: Mutex<Waiters>,
-    control: Mutex<Control>,
+    pub(super) control: Mutex<Control>,
     pub(super) clock: Clock,
 }
 
 #[derive(Debug)]
-struct Recorder {
-    latencies: Shard,
+pub(super) struct Recorder {
+    pub(super) latencies: Shard,
     /// Answers that count but were not timed.
-    untimed: AtomicU64,
+    pub(super) untimed: AtomicU64,
     /// Counts admissions, to choose which are timed; it may lose some, so it needs no lock.
     turn: AtomicU32,
-    overloads: AtomicU64,
-    ignored: AtomicU64,
-    cancelled: AtomicU64,
+    pub(super) overloads: AtomicU64,
+    pub(super) ignored: AtomicU64,
+    pub(super) cancelled: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -79,45 +80,6 @@ pub(super) fn scale_share(share: f64) -> u64 {
 
 /// The start of a request that is not timed.
 pub(super) const UNTIMED: u64 = u64::MAX;
-/// From so many timed answers in a window on, fewer are timed.
-const ENOUGH: u64 = 1000;
-const MOST_UNTIMED: u32 = 64;
-
-/// What only the thread that closes a window touches.
-#[derive(Debug)]
-pub(super) struct Control {
-    algorithm: Box<dyn Algorithm>,
-    min: u32,
-    max: u32,
-    phase: Phase,
-    at_start: Box<[u32; BUCKETS]>,
-    latest: Box<[u32; BUCKETS]>,
-    /// Answers that were timed.
-    timed: u64,
-    untimed_at_start: u64,
-    refused_at_start: u64,
-    overloads_at_start: u64,
-    window: Latencies,
-    windows: u64,
-}
-
-#[derive(Debug)]
-enum Phase {
-    Settling,
-    Measuring { start: u64 },
-}
-
-/// Numbers that need the control lock.
-pub(super) struct Totals {
-    pub(super) algorithm: &'static str,
-    pub(super) min: u32,
-    pub(super) max: u32,
-    pub(super) successes: u64,
-    pub(super) overloads: u64,
-    pub(super) ignored: u64,
-    pub(super) cancelled: u64,
-    pub(super) windows: u64,
-}
 
 impl Shared {
     pub(super) fn new(
@@ -125,6 +87,7 @@ impl Shared {
         (min, max): (u32, u32),
         mode: LimitMode,
         classes: Box<[ClassState]>,
+        max_wait: Duration,
         clock: Clock,
     ) -> Self {
         algorithm.set_range(min, max);
@@ -148,21 +111,8 @@ impl Shared {
                 .map(|_| recorder())
                 .collect(),
             classes,
-            waiters: Mutex::default(),
-            control: Mutex::new(Control {
-                algorithm,
-                min,
-                max,
-                phase: Phase::Settling,
-                at_start: Box::new([0; BUCKETS]),
-                latest: Box::new([0; BUCKETS]),
-                timed: 0,
-                untimed_at_start: 0,
-                refused_at_start: 0,
-                overloads_at_start: 0,
-                window: Latencies::default(),
-                windows: 0,
-            }),
+            waiters: Mutex::new(Waiters::new(max_wait)),
+            control: Mutex::new(Control::new(algorithm, (min, max))),
             clock,
         }
     }
@@ -313,130 +263,11 @@ impl Shared {
         &self.recorders[mix(address) as usize & (self.recorders.len() - 1)]
     }
 
-    #[cold]
-    fn on_overload(&self, now: u64) {
-        let quiet = self.overload_quiet.load(Ordering::Relaxed);
-        if now < quiet && quiet - now < 1_000_000_000 {
-            return;
-        }
-        let Some(mut control) = self.try_control() else {
-            return;
-        };
-        self.overload_quiet
-            .store(now.saturating_add(1_000_000), Ordering::Relaxed);
-        let (in_flight, limit) = self.gate.load();
-        let next = control
-            .algorithm
-            .on_overload(Duration::from_nanos(now), in_flight);
-        if let Some(next) = next.filter(|next| *next != limit) {
-            self.gate.set_limit(next.clamp(control.min, control.max));
-            self.start_window(&mut control, now);
-        }
-    }
-
-    /// Looks whether the settling or the measuring is over. Whoever comes second passes by.
-    #[cold]
-    fn look(&self, now: u64) {
-        let Some(mut control) = self.try_control() else {
-            return;
-        };
-        match control.phase {
-            Phase::Measuring { start } if now >= start => self.measure(&mut control, start, now),
-            _ => self.start_window(&mut control, now),
-        }
-        drop(control);
-        if self.gate.has_waiters() {
-            self.grant_waiters();
-        }
-    }
-
-    fn measure(&self, control: &mut Control, start: u64, now: u64) {
-        let (in_flight, limit) = self.gate.load();
-        let size = control.algorithm.window(limit);
-        self.read_recorders(control);
-        let samples = control
-            .window
-            .set_difference(&control.latest, &control.at_start);
-        let elapsed = now - start;
-        let complete = samples >= size.samples || elapsed >= saturating_nanos(size.patience);
-        if !complete || elapsed < saturating_nanos(size.duration) {
-            if elapsed >= saturating_nanos(size.duration) {
-                // The load fell: every latency counts again.
-                self.timed_one_of.store(1, Ordering::Relaxed);
-            }
-            let pause = saturating_nanos(size.duration) / 10;
-            return self.due.store(now.saturating_add(pause), Ordering::Relaxed);
-        }
-        let next = control.algorithm.on_window(&Window {
-            start: Duration::from_nanos(start),
-            end: Duration::from_nanos(now),
-            limit,
-            max_in_flight: self.gate.peak.load(Ordering::Relaxed),
-            in_flight,
-            refused: self.refused() - control.refused_at_start,
-            overloads: self.overloads() - control.overloads_at_start,
-            answers: samples + self.untimed() - control.untimed_at_start,
-            latencies: &control.window,
-        });
-        self.choose_timed(samples);
-        control.windows += 1;
-        let median = Duration::from_secs_f64(control.window.quantile(0.5));
-        self.median
-            .store(saturating_nanos(median), Ordering::Relaxed);
-        self.gate
-            .set_limit(next.limit.clamp(control.min, control.max));
-        if next.settle.is_zero() {
-            self.start_window(control, now);
-        } else {
-            control.phase = Phase::Settling;
-            let until = now.saturating_add(saturating_nanos(next.settle));
-            self.due.store(until, Ordering::Relaxed);
-        }
-    }
-
-    fn start_window(&self, control: &mut Control, now: u64) {
-        self.read_recorders(control);
-        control.at_start.copy_from_slice(&*control.latest);
-        control.refused_at_start = self.refused();
-        control.untimed_at_start = self.untimed();
-        control.overloads_at_start = self.overloads();
-        control.phase = Phase::Measuring { start: now };
-        let (in_flight, limit) = self.gate.load();
-        self.gate.peak.store(in_flight, Ordering::Relaxed);
-        let duration = saturating_nanos(control.algorithm.window(limit).duration);
-        self.due
-            .store(now.saturating_add(duration), Ordering::Relaxed);
-    }
-
-    /// Times as many requests as give a window from [`ENOUGH`] latencies to twice that, if there are so many.
-    fn choose_timed(&self, samples: u64) {
-        let one_of = self.timed_one_of.load(Ordering::Relaxed);
-        let next = if samples >= 2 * ENOUGH {
-            (2 * one_of).min(MOST_UNTIMED)
-        } else if samples < ENOUGH {
-            (one_of / 2).max(1)
-        } else {
-            one_of
-        };
-        self.timed_one_of.store(next, Ordering::Relaxed);
-    }
-
-    fn untimed(&self) -> u64 {
+    pub(super) fn untimed(&self) -> u64 {
         self.recorders
             .iter()
             .map(|r| r.untimed.load(Ordering::Relaxed))
             .sum()
-    }
-
-    fn read_recorders(&self, control: &mut Control) {
-        let mut sums = [0; BUCKETS];
-        for recorder in &self.recorders {
-            recorder.latencies.add_to(&mut sums);
-        }
-        for (sum, latest) in sums.iter().zip(control.latest.iter_mut()) {
-            control.timed += u64::from(sum.wrapping_sub(*latest));
-            *latest = *sum;
-        }
     }
 
     pub(super) fn refused(&self) -> u64 {
@@ -447,72 +278,10 @@ impl Shared {
             .sum()
     }
 
-    fn overloads(&self) -> u64 {
+    pub(super) fn overloads(&self) -> u64 {
         self.recorders
             .iter()
             .map(|r| r.overloads.load(Ordering::Relaxed))
             .sum()
-    }
-
-    /// All latencies so far.
-    pub(super) fn readings(&self) -> Box<[u32; BUCKETS]> {
-        let mut control = self.control();
-        self.read_recorders(&mut control);
-        control.latest.clone()
-    }
-
-    pub(super) fn totals(&self) -> Totals {
-        let mut control = self.control();
-        self.read_recorders(&mut control);
-        let sum = |of: fn(&Recorder) -> &AtomicU64| {
-            self.recorders
-                .iter()
-                .map(|r| of(r).load(Ordering::Relaxed))
-                .sum()
-        };
-        Totals {
-            algorithm: control.algorithm.name(),
-            min: control.min,
-            max: control.max,
-            successes: control.timed + self.untimed(),
-            overloads: self.overloads(),
-            ignored: sum(|r| &r.ignored),
-            cancelled: sum(|r| &r.cancelled),
-            windows: control.windows,
-        }
-    }
-
-    pub(super) fn set_range(&self, change: impl FnOnce(u32, u32) -> (u32, u32)) {
-        let mut control = self.control();
-        let (min, max) = change(control.min, control.max);
-        (control.min, control.max) = (min.max(1), max.max(min).max(1));
-        let (min, max) = (control.min, control.max);
-        control.algorithm.set_range(min, max);
-        self.gate.set_limit(self.gate.load().1.clamp(min, max));
-        drop(control);
-        self.grant_waiters();
-    }
-
-    pub(super) fn set_algorithm(&self, mut algorithm: Box<dyn Algorithm>) {
-        let mut control = self.control();
-        algorithm.set_range(control.min, control.max);
-        self.gate
-            .set_limit(algorithm.initial().clamp(control.min, control.max));
-        control.algorithm = algorithm;
-        self.start_window(&mut control, self.clock.nanos());
-        drop(control);
-        self.grant_waiters();
-    }
-
-    fn control(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn try_control(&self) -> Option<MutexGuard<'_, Control>> {
-        match self.control.try_lock() {
-            Ok(control) => Some(control),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
     }
 }

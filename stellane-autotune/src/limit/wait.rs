@@ -14,27 +14,72 @@ use crate::clock::saturating_nanos;
 pub(super) struct Waiter {
     state: AtomicU8,
     class: Class,
+    /// Since when, in nanoseconds.
+    since: u64,
     waker: Mutex<Option<Waker>>,
 }
 
 /// Those who wait, oldest first.
 ///
-/// A queue that empties now and then absorbs bursts, and is served in order. One that has not been empty
-/// for [`STANDING`] serves nobody in order: everyone would wait as long as it is, and leave. Then the newest
-/// is served first, so that what is served is served soon, and the oldest reach `max_wait`.
-#[derive(Debug, Default)]
+/// They are served in order as long as that serves them all in time. Once somebody has left after a long wait,
+/// order serves nobody: everyone would wait as long as the queue is, and leave. Then the queue is pressed: the
+/// newest is served first, so that what is served is served soon, and who has waited for long is refused.
+///
+/// Those are refused together, when the oldest has waited twice as long: on a service that has no CPU to spare,
+/// a hundred refusals at once cost less than half of what they cost one by one. Refusing newcomers on arrival would
+/// be one by one, and a client that asks again at once would be back at once.
+#[derive(Debug)]
 pub(super) struct Waiters {
     queue: VecDeque<Arc<Waiter>>,
-    /// Since when there has been somebody, in nanoseconds.
-    since: u64,
+    /// What a long wait is, in nanoseconds.
+    long: u64,
+    /// Until when the queue is pressed, in nanoseconds.
+    pressed_until: u64,
 }
 
-/// From when on a queue that was never empty is a standing one.
-const STANDING: Duration = Duration::from_millis(100);
+/// A long wait, as a part of `max_wait`.
+const LONG: u32 = 20;
+/// How many are refused at a time, so that nobody holds the lock for long.
+const AT_A_TIME: usize = 64;
 
 impl Waiters {
-    fn is_standing(&self, now: u64) -> bool {
-        now.saturating_sub(self.since) > saturating_nanos(STANDING)
+    pub(super) fn new(max_wait: Duration) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            long: saturating_nanos(max_wait / LONG),
+            pressed_until: 0,
+        }
+    }
+
+    fn is_pressed(&self, now: u64) -> bool {
+        // No longer than that, also when the clock went back.
+        now < self.pressed_until && self.pressed_until - now <= self.pause()
+    }
+
+    fn pause(&self) -> u64 {
+        u64::from(LONG).saturating_mul(self.long)
+    }
+
+    /// Somebody left without a place.
+    fn note_unserved(&mut self, waiter: &Waiter, now: u64) {
+        if now.saturating_sub(waiter.since) >= self.long {
+            self.pressed_until = now.saturating_add(self.pause());
+        }
+    }
+
+    /// Takes some who have waited too long for a queue that is pressed.
+    fn take_late(&mut self, now: u64) -> [Option<Arc<Waiter>>; AT_A_TIME] {
+        let mut late = [const { None }; AT_A_TIME];
+        let long = self.long;
+        let waited = |waiter: &Waiter| now.saturating_sub(waiter.since);
+        let is_due = self.queue.front().is_some_and(|w| waited(w) >= 2 * long);
+        if is_due && self.is_pressed(now) {
+            for slot in &mut late {
+                *slot = self.queue.pop_front_if(|w| waited(w) >= long);
+            }
+            self.pressed_until = now.saturating_add(self.pause());
+        }
+        late
     }
 
     /// Takes the first in line whom `admit` lets in, of so many `candidates`.
@@ -45,7 +90,7 @@ impl Waiters {
         admit: impl Fn(&Waiter) -> bool,
     ) -> Option<Arc<Waiter>> {
         let mut line = self.queue.iter().enumerate();
-        let admitted = if self.is_standing(now) {
+        let admitted = if self.is_pressed(now) {
             line.rev().take(candidates).find(|(_, w)| admit(w))
         } else {
             line.by_ref().take(candidates).find(|(_, w)| admit(w))
@@ -57,7 +102,8 @@ impl Waiters {
 
 const WAITING: u8 = 0;
 const GRANTED: u8 = 1;
-const GONE: u8 = 2;
+const REFUSED: u8 = 2;
+const GONE: u8 = 3;
 
 impl Waiter {
     fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
@@ -68,6 +114,15 @@ impl Waiter {
         self.state
             .compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
+    }
+
+    /// Ends the waiting; whether it was not over before.
+    fn end(&self, how: u8) -> bool {
+        let ended = self.leave_waiting(how);
+        if ended && let Some(waker) = self.waker().take() {
+            waker.wake();
+        }
+        ended
     }
 }
 
@@ -81,9 +136,11 @@ pub(super) struct Queued {
 impl Queued {
     /// Joins the queue unless it is full.
     pub(super) fn join(shared: &Arc<Shared>, class: Class, max_waiters: u32) -> Option<Self> {
+        let now = shared.clock.nanos();
         let waiter = Arc::new(Waiter {
             state: AtomicU8::new(WAITING),
             class,
+            since: now,
             waker: Mutex::new(None),
         });
         {
@@ -92,7 +149,6 @@ impl Queued {
                 return None;
             }
             if waiters.queue.is_empty() {
-                waiters.since = shared.clock.nanos();
                 shared.gate.set_waiters(true);
             }
             waiters.queue.push_back(Arc::clone(&waiter));
@@ -106,11 +162,12 @@ impl Queued {
         Some(queued)
     }
 
-    /// Ready when a place was granted: see [`Self::into_permit`].
-    pub(super) fn poll_granted(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the waiting is over, with whether a place was granted: see [`Self::into_permit`].
+    pub(super) fn poll_granted(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut waker = self.waiter.waker();
-        if self.waiter.state.load(Ordering::Acquire) == GRANTED {
-            return Poll::Ready(());
+        match self.waiter.state.load(Ordering::Acquire) {
+            WAITING => {}
+            state => return Poll::Ready(state == GRANTED),
         }
         match &mut *waker {
             Some(known) if known.will_wake(cx.waker()) => {}
@@ -134,10 +191,12 @@ impl Drop for Queued {
     fn drop(&mut self) {
         if self.waiter.leave_waiting(GONE) {
             // The queue may hold many that left: forget them here, so that it stays bounded.
+            let now = self.shared.clock.nanos();
             let mut waiters = self.shared.lock_waiters();
             waiters
                 .queue
                 .retain(|other| !Arc::ptr_eq(other, &self.waiter));
+            waiters.note_unserved(&self.waiter, now);
             self.shared.note_empty(&waiters);
         } else if self.waiter.state.load(Ordering::Acquire) == GRANTED {
             self.shared.release(self.waiter.class);
@@ -169,25 +228,28 @@ impl Shared {
             if waiters.queue.is_empty() {
                 return;
             }
+            let now = self.clock.nanos();
+            let late = waiters.take_late(now);
             // Behind a head that must wait, only a guaranteed share can let somebody in.
             let candidates = if self.has_classes() {
                 waiters.queue.len()
             } else {
                 1
             };
-            let now = self.clock.nanos();
             let admitted = waiters.take(now, candidates, |w| self.try_enter(w.class, true));
-            let Some(waiter) = admitted else {
-                return;
-            };
             self.note_empty(&waiters);
             drop(waiters);
-            if waiter.leave_waiting(GRANTED) {
-                if let Some(waker) = waiter.waker().take() {
-                    waker.wake();
-                }
-            } else {
+            let is_over = admitted.is_none() && late[AT_A_TIME - 1].is_none();
+            for waiter in late.into_iter().flatten() {
+                waiter.end(REFUSED);
+            }
+            if let Some(waiter) = admitted
+                && !waiter.end(GRANTED)
+            {
                 self.leave(waiter.class);
+            }
+            if is_over {
+                return;
             }
         }
     }

@@ -9,9 +9,21 @@ use super::{Controller, Memory, Objective, View, Wish};
 
 type Name = Cow<'static, str>;
 
-/// Whether a value is far enough from the wish to be worth a change.
-fn is_off(value: f64, wish: f64) -> bool {
-    (wish - value).abs() > 0.1 * value.abs()
+/// Keeps a knob where one signal says it should be: `aim` gives the value and why, from the signal and the
+/// range of the knob. What is near enough is left alone.
+fn follow(
+    view: &View<'_>,
+    knob: &str,
+    signal: &'static str,
+    aim: impl FnOnce(f64, (f64, f64)) -> (f64, String),
+) -> Option<Wish> {
+    let value = view.value(knob)?;
+    let (to, because) = aim(view.value(signal)?, view.range(knob)?);
+    ((to - value).abs() > 0.1 * value.abs()).then(|| Wish {
+        to,
+        because,
+        evidence: vec![signal],
+    })
 }
 
 /// As many workers as the offered load needs: the load in Erlangs (arrivals per second times the
@@ -145,21 +157,15 @@ impl Controller for Proportional {
     }
 
     fn propose(&self, view: &View<'_>, _memory: &mut Memory) -> Option<Wish> {
-        let value = view.value(&self.knob)?;
-        let signal = view.value(self.signal)?;
-        let (min, max) = view.range(&self.knob)?;
-        let to = (self.factor * signal).clamp(min, max);
-        let because = format!(
-            "{} is {}, and {} should be {} times as much",
-            self.signal,
-            Short(signal),
-            self.knob,
-            Short(self.factor)
-        );
-        is_off(value, to).then(|| Wish {
-            to,
-            because,
-            evidence: vec![self.signal],
+        follow(view, &self.knob, self.signal, |signal, (min, max)| {
+            let because = format!(
+                "{} is {}, and {} should be {} times as much",
+                self.signal,
+                Short(signal),
+                self.knob,
+                Short(self.factor)
+            );
+            ((self.factor * signal).clamp(min, max), because)
         })
     }
 }
@@ -197,22 +203,16 @@ impl Controller for Scaled {
     }
 
     fn propose(&self, view: &View<'_>, _memory: &mut Memory) -> Option<Wish> {
-        let value = view.value(&self.knob)?;
-        let signal = view.value(self.signal)?;
-        let (min, max) = view.range(&self.knob)?;
-        let pressed = ((signal - self.low) / (self.high - self.low).max(1e-9)).clamp(0.0, 1.0);
-        let to = max - pressed * (max - min);
-        let because = format!(
-            "{} is {}, where {} counts as full room and {} as none",
-            self.signal,
-            Short(signal),
-            Short(self.low),
-            Short(self.high)
-        );
-        is_off(value, to).then(|| Wish {
-            to,
-            because,
-            evidence: vec![self.signal],
+        follow(view, &self.knob, self.signal, |signal, (min, max)| {
+            let pressed = ((signal - self.low) / (self.high - self.low).max(1e-9)).clamp(0.0, 1.0);
+            let because = format!(
+                "{} is {}, where {} counts as full room and {} as none",
+                self.signal,
+                Short(signal),
+                Short(self.low),
+                Short(self.high)
+            );
+            (max - pressed * (max - min), because)
         })
     }
 
