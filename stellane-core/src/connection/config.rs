@@ -78,8 +78,8 @@ pub struct ConnectionConfig {
     /// Whether idle connections are taken apart until bytes arrive. Default `true`.
     pub park: bool,
     /// How long a connection is idle before it is parked. Too short parks connections that are busy and
-    /// costs a few microseconds for each request, too long keeps 16 KiB each. While more than 500 in a second come
-    /// back soon after, the wait is doubled, up to four times. Default `100ms`.
+    /// costs a few microseconds for each request, too long keeps 16 KiB each. When more than 500 in a second come
+    /// back soon after, it becomes sixteen times as long, and half of that again every 10 s. Default `100ms`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub park_after: Duration,
     /// How long a drain leaves an idle connection open, so that a request that is on its way still gets

@@ -3,8 +3,8 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// So many times the wait is doubled at most.
-pub(super) const MOST_DOUBLINGS: u32 = 4;
+/// So many times the wait is doubled.
+const MOST_DOUBLINGS: u32 = 4;
 /// More returns in a second than this are dear: taking a connection apart and putting it together again costs some
 /// 15 µs, so these cost about one per cent of a core.
 const DEAR: u64 = 500;
@@ -40,7 +40,8 @@ impl Hysteresis {
         let returned = self.returned.swap(0, Relaxed);
         let doublings = self.doublings.load(Relaxed);
         let next = if returned * 1000 > DEAR * elapsed {
-            (doublings + 1).min(MOST_DOUBLINGS)
+            // At once: with ten thousand connections, half a second of it is dear enough.
+            MOST_DOUBLINGS
         } else if now.saturating_sub(self.changed.load(Relaxed)) >= CALM {
             doublings.saturating_sub(1)
         } else {
