@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use stellane_pool::{JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig};
+use stellane_pool::{Discipline, JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig};
 
 const JOBS: usize = if cfg!(miri) { 60 } else { 6000 };
 
@@ -163,6 +163,49 @@ fn jobs_of_jobs_are_never_refused_and_idle_workers_steal_them() {
     }));
     assert_eq!(sum, Ok(190));
     assert!(pool.stats().stolen > 0);
+}
+
+#[test]
+fn the_oldest_jobs_have_their_turn_while_new_ones_keep_coming() {
+    let mut config = config(1);
+    config.discipline = Discipline::Fifo;
+    let pool = WorkerPool::builder().config(config).build().expect("valid");
+    let (done, ran) = mpsc::channel();
+    let submit = |id: usize| {
+        let done = done.clone();
+        pool.spawn_blocking(move || done.send(id).expect("the test listens"))
+    };
+    let (release, wait) = mpsc::channel::<()>();
+    let running = pool.spawn_blocking(move || wait.recv().is_ok());
+    const WAITING: usize = 64;
+    let mut jobs: Vec<_> = (0..WAITING).map(submit).collect();
+    release.send(()).expect("it runs");
+    let mut old = 0;
+    while old < WAITING {
+        old += usize::from(ran.recv().expect("a job") < WAITING);
+        jobs.push(submit(jobs.len()));
+        assert!(jobs.len() < 100 * WAITING, "{old} of {WAITING}");
+    }
+    assert_eq!(block_on(running), Ok(true));
+}
+
+#[test]
+fn callers_of_one_tiny_job_after_the_other_are_all_told() {
+    let pool = pool(2);
+    let callers: Vec<_> = (0..2)
+        .map(|_| {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                for i in 0..JOBS / 6 {
+                    assert_eq!(block_on(pool.spawn_blocking(move || i)), Ok(i));
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.join().expect("it does not panic");
+    }
+    until("quiet", || pool.stats().outstanding == 0);
 }
 
 #[test]

@@ -268,7 +268,8 @@ impl<F: Future> Future for Run<F> {
                 outcome.ran_before = ran_before;
             });
             // And before the caller is woken: its next job then wakes no other worker, since this one is about to
-            // look. Nothing but the caller's waker runs in between.
+            // look. Only the caller's waker runs in between, or the result's destructor if the caller has left;
+            // if that takes long, the watch wakes another worker.
             if !local.shared.something_waits(local) {
                 local.search();
             }

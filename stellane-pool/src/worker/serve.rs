@@ -1,6 +1,6 @@
 //! How jobs go out: the search for work, and the run of what was found.
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use crossbeam_deque::Steal;
 
@@ -56,7 +56,8 @@ impl Shared {
             while shard.len.load(Relaxed) > 0 {
                 let mut queue = shard.lock();
                 let (first, given_up) = self.take(local, &mut queue, now);
-                shard.len.store(queue.len(), Relaxed);
+                // Who sees that there is nothing here sees what went into the deque.
+                shard.len.store(queue.len(), Release);
                 drop(queue);
                 let empty = given_up.is_none();
                 match given_up {
