@@ -53,12 +53,21 @@ impl Model {
 
     /// Ends when nothing is left to do for anybody; like the worker's own loop.
     fn work(&self) {
+        self.work_and_tell(false);
+    }
+
+    /// `early`: tells of its search before a job is quite done, as a worker does that sees no other.
+    fn work_and_tell(&self, early: bool) {
         let mut searching = false;
         while self.left.load(Acquire) > 0 {
             if self.take() {
                 if searching {
                     searching = false;
                     self.idle.found(|| self.has_work());
+                }
+                if early && !self.has_work() {
+                    searching = true;
+                    self.idle.search();
                 }
                 if self.left.fetch_sub(1, AcqRel) == 1 {
                     self.idle.notify_all();
@@ -112,7 +121,36 @@ fn two_workers_share_what_is_published_at_once() {
         for worker in workers {
             worker.join().expect("it does not panic");
         }
-        assert_eq!(model.idle.asleep(), 0);
+        assert_eq!((model.idle.asleep(), model.idle.searching()), (0, 0));
+    });
+}
+
+#[test]
+fn a_worker_that_tells_of_its_search_before_a_job_is_done_loses_nothing() {
+    explore(|| {
+        let model = Model::with_left(2);
+        let workers = [(); 2].map(|()| spawn(&model, |model| model.work_and_tell(true)));
+        model.publish();
+        model.publish();
+        for worker in workers {
+            worker.join().expect("it does not panic");
+        }
+        assert_eq!((model.idle.asleep(), model.idle.searching()), (0, 0));
+    });
+}
+
+/// The watch may wake one more at any time.
+#[test]
+fn a_worker_that_is_woken_although_another_searches_does_no_harm() {
+    explore(|| {
+        let model = Model::with_left(1);
+        let workers = [(); 2].map(|()| spawn(&model, Model::work));
+        model.publish();
+        model.idle.wake_another();
+        for worker in workers {
+            worker.join().expect("it does not panic");
+        }
+        assert_eq!((model.idle.asleep(), model.idle.searching()), (0, 0));
     });
 }
 

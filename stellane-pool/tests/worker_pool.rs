@@ -55,6 +55,61 @@ async fn jobs_run_on_the_pools_threads_with_the_submitters_runtime() {
     assert_eq!(pool.stats().completed, 1);
 }
 
+#[test]
+fn every_job_has_the_runtime_it_was_submitted_from_or_none() {
+    let pool = pool(1, 1, 1000);
+    let runtimes = [(); 2].map(|()| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().expect("a runtime")
+    });
+    let seen = || tokio::runtime::Handle::try_current().map(|handle| handle.id());
+    for turn in 0..200_usize {
+        let [first, second] = &runtimes;
+        // From none, and by turns one and several in a row from the others.
+        let outside = pool.spawn_blocking(seen);
+        let inside: Vec<_> = [first, second, second, first]
+            .into_iter()
+            .skip(turn % 3)
+            .map(|runtime| {
+                let _entered = runtime.enter();
+                (runtime.handle().id(), pool.spawn_blocking(seen))
+            })
+            .collect();
+        first.block_on(async {
+            for (id, job) in inside {
+                assert_eq!(job.await.expect("runs").ok(), Some(id));
+            }
+            assert!(outside.await.expect("runs").is_err());
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_of_one_tiny_job_after_the_other_are_all_told() {
+    let pool = pool(2, 2, 1000);
+    let callers: Vec<_> = (0..8_usize)
+        .map(|caller| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                for i in 0..500 {
+                    let job = pool.spawn_blocking(move || i);
+                    // Some leave before they are told.
+                    if (i + caller) % 7 == 0 {
+                        let _ = tokio::time::timeout(Duration::ZERO, job).await;
+                    } else {
+                        assert_eq!(job.await, Ok(i));
+                    }
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.expect("it does not panic");
+    }
+    until("quiet", || pool.stats().outstanding == 0).await;
+    assert_eq!(pool.stats().queue_depth, 0);
+}
+
 #[tokio::test]
 async fn a_panic_is_an_error_and_the_worker_lives_on() {
     let pool = pool(1, 1, 10);

@@ -7,7 +7,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
         mpsc,
     },
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use stellane_pool::{JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig};
+use stellane_pool::{Discipline, JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig};
 
 const JOBS: usize = if cfg!(miri) { 60 } else { 6000 };
 
@@ -163,6 +163,53 @@ fn jobs_of_jobs_are_never_refused_and_idle_workers_steal_them() {
     }));
     assert_eq!(sum, Ok(190));
     assert!(pool.stats().stolen > 0);
+}
+
+#[test]
+fn the_oldest_jobs_have_their_turn_while_new_ones_keep_coming() {
+    const WAITING: usize = 64;
+    let mut config = config(1);
+    config.discipline = Discipline::Fifo;
+    let pool = WorkerPool::builder().config(config).build().expect("valid");
+    let (done, ran) = mpsc::channel();
+    let (release, go_on) = mpsc::channel::<()>();
+    let go_on = Arc::new(Mutex::new(go_on));
+    // Each ends when the next has been submitted, so that as many wait all the time.
+    let submit = |id: usize| {
+        let (done, go_on) = (done.clone(), Arc::clone(&go_on));
+        pool.spawn_blocking(move || {
+            done.send(id).expect("the test listens");
+            go_on.lock().expect("not poisoned").recv().is_ok()
+        })
+    };
+    let mut jobs: Vec<_> = (0..WAITING).map(submit).collect();
+    let mut old = 0;
+    while old < WAITING {
+        old += usize::from(ran.recv().expect("a job") < WAITING);
+        jobs.push(submit(jobs.len()));
+        assert!(jobs.len() < 3 * WAITING, "{old} of {WAITING} have run");
+        release.send(()).expect("it runs");
+    }
+    drop(release);
+}
+
+#[test]
+fn callers_of_one_tiny_job_after_the_other_are_all_told() {
+    let pool = pool(2);
+    let callers: Vec<_> = (0..2)
+        .map(|_| {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                for i in 0..JOBS / 6 {
+                    assert_eq!(block_on(pool.spawn_blocking(move || i)), Ok(i));
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.join().expect("it does not panic");
+    }
+    until("quiet", || pool.stats().outstanding == 0);
 }
 
 #[test]

@@ -136,7 +136,7 @@ impl Shared {
         loop {
             let mut queue = shard.lock();
             let given_up = queue.make_room(class, &self.rules, &self.classes);
-            shard.len.store(queue.len(), Relaxed);
+            shard.tell(&queue);
             drop(queue);
             let Some(task) = given_up else {
                 return false;
@@ -171,8 +171,7 @@ impl Shared {
         };
         queue.push(class, entry, &self.classes);
         let len = queue.len();
-        // Ordered by the fence in `notify`.
-        shard.len.store(len, Relaxed);
+        shard.tell(&queue);
         // So that those whose callers have left do not pile up beyond the bound.
         let dead = shard.dead.load(Relaxed);
         let swept = if dead > 64 && dead > len / 2 {

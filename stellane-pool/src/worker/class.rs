@@ -32,6 +32,7 @@ pub(super) struct ClassState {
     /// Nanoseconds of worker time it has had, divided by its weight.
     served: AtomicU64,
     running: AtomicU64,
+    /// Zero before the first.
     mean_run: AtomicU64,
     pub(super) blocked: AtomicU64,
 }
@@ -130,10 +131,10 @@ impl Classes {
             return;
         };
         let mean = class.mean_run.load(Relaxed);
-        // Written only when it says something new: all workers share it.
-        if nanos.abs_diff(mean) > mean / 4 {
+        // Written only when it says something new: all workers and callers read it.
+        if mean == 0 || nanos.abs_diff(mean) > (mean / 4).max(500) {
             let mean = mean as i64 + (nanos as i64 - mean as i64) / 8;
-            class.mean_run.store(mean as u64, Relaxed);
+            class.mean_run.store(mean.max(1) as u64, Relaxed);
         }
         if !self.single() {
             let nanos = nanos / u64::from(class.weight);

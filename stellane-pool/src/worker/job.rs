@@ -115,18 +115,13 @@ impl<T> Future for Job<T> {
         let job = &mut *self;
         let result = match &mut job.state {
             State::Accepted(task) => {
-                if job.glances > 0 {
-                    let glances = &task.metadata().shared.glances;
-                    if glance(|| task.is_finished()) {
-                        glances.succeeded();
-                    } else {
-                        job.glances -= 1;
-                        if job.glances > 0 {
-                            poll_again(cx);
-                            return Poll::Pending;
-                        }
-                        glances.failed();
+                if job.glances > 0 && !glance(|| task.is_finished()) {
+                    job.glances -= 1;
+                    if job.glances > 0 {
+                        poll_again(cx);
+                        return Poll::Pending;
                     }
+                    task.metadata().shared.glances.failed();
                 }
                 ready!(Pin::new(task).poll(cx))
             }

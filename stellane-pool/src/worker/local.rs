@@ -76,8 +76,6 @@ pub(super) struct Local {
     /// All slots, as of when there were as many.
     pub(super) others: RefCell<Vec<Arc<Slot>>>,
     pub(super) ticks: Cell<u32>,
-    /// Where it looked first the last time.
-    pub(super) shard: Cell<usize>,
     /// It counts as one that looks for work.
     searching: Cell<bool>,
     random: Cell<u32>,
@@ -129,7 +127,6 @@ impl Local {
             deque,
             others: RefCell::default(),
             ticks: Cell::new(0),
-            shard: Cell::new(index),
             searching: Cell::new(false),
             random: Cell::new(index as u32 + 1),
             outcome: Cell::default(),
@@ -268,7 +265,8 @@ impl<F: Future> Future for Run<F> {
                 outcome.ran_before = ran_before;
             });
             // And before the caller is woken: its next job then wakes no other worker, since this one is about to
-            // look. Nothing but the caller's waker runs in between.
+            // look. Only the caller's waker runs in between, or the result's destructor if the caller has left;
+            // if that takes long, the watch wakes another worker.
             if !local.shared.something_waits(local) {
                 local.search();
             }

@@ -18,10 +18,15 @@
 //!
 //! # How jobs reach a worker
 //!
-//! A new job goes to the shorter one of two random queues. Those are not bound to a worker: a job never waits
-//! behind a long one while another worker is free. The [`Discipline`] orders each, [`Class`]es share them by
-//! weight, and [deadlines](JobBuilder::deadline) bound the wait. A job that a worker wakes or submits stays
-//! with that worker, where others without work steal it. Who finds nothing yields a few times and sleeps.
+//! A new job goes to the shorter one of two random queues. Those are not bound to a worker, which takes from the
+//! one whose oldest has waited longest: a job never waits behind a long one while another worker is free. The
+//! [`Discipline`] orders each, [`Class`]es share them by weight, and [deadlines](JobBuilder::deadline) bound the
+//! wait. Very short jobs are taken by the handful. A job that a worker wakes or submits stays with that worker,
+//! where others without work steal it.
+//!
+//! Who finds nothing looks again for about half a microsecond, lets others run a few times and sleeps. The caller of
+//! a very short job that is about to run looks for the result in up to three turns of its reactor before it has
+//! itself woken, as long as that pays.
 //!
 //! [`WorkerPoolLayer`] moves a route onto the pool, always or [once it is slow](WorkerPoolLayer::threshold).
 

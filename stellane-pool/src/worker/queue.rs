@@ -163,13 +163,10 @@ impl<T> Queue<T> {
         self.next_expiry
     }
 
-    /// How long the oldest has waited.
-    pub(super) fn delay(&self, now: u64) -> u64 {
+    /// When the oldest came; `u64::MAX` without any.
+    pub(super) fn oldest(&self) -> u64 {
         let oldest = self.lanes.iter().filter_map(|lane| lane.entries.front());
-        oldest
-            .map(|entry| entry.queued)
-            .min()
-            .map_or(0, |oldest| now.saturating_sub(oldest))
+        oldest.map(|entry| entry.queued).min().unwrap_or(u64::MAX)
     }
 
     pub(super) fn clear(&mut self) -> Vec<T> {

@@ -46,38 +46,33 @@ impl Shared {
         None
     }
 
+    /// A job from the shard whose oldest has waited longest: so all of them together keep an order, and see the same
+    /// delay, which tells overload from a burst.
     fn pop(&self, local: &Local, now: u64) -> Option<Task> {
-        let n = self.shards.len();
-        // Each time another first: with fewer workers than shards some would never have their turn.
-        let first = local.shard.get().wrapping_add(1);
-        local.shard.set(first);
-        for offset in 0..n {
-            let shard = &self.shards[first.wrapping_add(offset) % n];
-            while shard.len.load(Relaxed) > 0 {
-                let mut queue = shard.lock();
-                let (first, given_up) = self.take(local, &mut queue, now);
-                shard.len.store(queue.len(), Relaxed);
-                drop(queue);
-                let empty = given_up.is_none();
-                match given_up {
-                    Some(Popped::Expired(task)) => self.expire(task),
-                    Some(Popped::Waited(task)) => {
-                        if !task.metadata().leave(Stage::Waited) {
-                            self.buried(task.metadata().shard);
-                        }
-                        self.discard(task, Stage::Waited);
+        loop {
+            let filled = self
+                .shards
+                .iter()
+                .filter(|shard| shard.len.load(Relaxed) > 0);
+            let shard = filled.min_by_key(|shard| shard.oldest.load(Relaxed))?;
+            let mut queue = shard.lock();
+            let (first, given_up) = self.take(local, &mut queue, now);
+            shard.tell(&queue);
+            drop(queue);
+            match given_up {
+                Some(Popped::Expired(task)) => self.expire(task),
+                Some(Popped::Waited(task)) => {
+                    if !task.metadata().leave(Stage::Waited) {
+                        self.buried(task.metadata().shard);
                     }
-                    Some(Popped::Run(_)) | None => {}
+                    self.discard(task, Stage::Waited);
                 }
-                if first.is_some() {
-                    return first;
-                }
-                if empty {
-                    break;
-                }
+                Some(Popped::Run(_)) | None => {}
+            }
+            if first.is_some() {
+                return first;
             }
         }
-        None
     }
 
     /// The job that is next; if it is short, a few more go into the worker's deque, where others steal them. The

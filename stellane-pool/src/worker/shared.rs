@@ -4,7 +4,7 @@ use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{
         AtomicU8, AtomicU64, AtomicUsize,
-        Ordering::{Relaxed, SeqCst},
+        Ordering::{Relaxed, Release, SeqCst},
         fence,
     },
 };
@@ -60,6 +60,8 @@ pub(super) struct Shared {
 pub(super) struct Shard {
     pub(super) queue: Mutex<Queue<Task>>,
     pub(super) len: AtomicUsize,
+    /// When the oldest job came; `u64::MAX` without any.
+    pub(super) oldest: AtomicU64,
     /// Those among them whose caller has left.
     pub(super) dead: AtomicUsize,
     pub(super) pushed: AtomicU64,
@@ -120,6 +122,7 @@ impl Shared {
             CachePadded::new(Shard {
                 queue: Mutex::default(),
                 len: AtomicUsize::new(0),
+                oldest: AtomicU64::new(u64::MAX),
                 dead: AtomicUsize::new(0),
                 pushed: AtomicU64::new(0),
             })
@@ -158,7 +161,7 @@ impl Shared {
         now: u64,
     ) -> Vec<Task> {
         let swept = queue.sweep(now, |task| task.metadata().is(Stage::Cancelled));
-        shard.len.store(queue.len(), Relaxed);
+        shard.tell(queue);
         shard.dead.store(0, Relaxed);
         swept
     }
@@ -269,7 +272,7 @@ impl Shared {
             for shard in &self.shards {
                 let mut queue = shard.lock();
                 let waiting = queue.clear();
-                shard.len.store(0, SeqCst);
+                shard.tell(&queue);
                 drop(queue);
                 for task in waiting {
                     self.close(task);
@@ -329,18 +332,20 @@ impl Shared {
     }
 
     pub(super) fn queue_delay(&self, now: u64) -> u64 {
-        let filled = self
-            .shards
-            .iter()
-            .filter(|shard| shard.len.load(Relaxed) > 0);
-        filled
-            .map(|shard| shard.lock().delay(now))
-            .max()
-            .unwrap_or(0)
+        let oldest = self.shards.iter().map(|shard| shard.oldest.load(Relaxed));
+        oldest.min().map_or(0, |oldest| now.saturating_sub(oldest))
     }
 }
 
 impl Shard {
+    /// Tells those who have no lock; to be called with it.
+    pub(super) fn tell(&self, queue: &Queue<Task>) {
+        self.oldest.store(queue.oldest(), Relaxed);
+        // Who sees that there is nothing here sees what a worker took into its deque before; ordered with what
+        // follows by the fence in `notify`.
+        self.len.store(queue.len(), Release);
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Queue<Task>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
