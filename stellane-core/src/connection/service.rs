@@ -140,15 +140,18 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
                 slot.set(Some(service.call(request)));
                 // Many handlers are done at their first poll. Polled here, they drop the request before
                 // hyper reads on, and hyper can use its read buffer again instead of taking a new one.
-                if let Poll::Ready(mut result) = poll_slot(&mut slot, &mut cx) {
-                    self.spare.replace(Some(slot));
-                    if let Ok(response) = &mut result {
-                        self.owner.finish(terms, response);
+                match poll_slot(&mut slot, &mut cx) {
+                    Poll::Pending => Stage::Running(Some(slot)),
+                    Poll::Ready(Ok(mut response)) => {
+                        self.spare.replace(Some(slot));
+                        self.owner.finish(terms, &mut response);
+                        return ResponseFuture::Done(Some(Ok(response.map(OpenBody::new))));
                     }
-                    let result = result.map(|response| response.map(OpenBody::new));
-                    return ResponseFuture::Done(Some(result));
+                    Poll::Ready(Err(error)) => {
+                        self.spare.replace(Some(slot));
+                        return ResponseFuture::Done(Some(Err(error)));
+                    }
                 }
-                Stage::Running(Some(slot))
             }
         };
         ResponseFuture::Pending {
@@ -167,14 +170,15 @@ fn asks_for_upgrade(request: &Request<Incoming>) -> bool {
 
 #[inline]
 fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-    match slot.as_mut().as_pin_mut() {
-        Some(future) => {
-            let output = ready!(future.poll(cx));
-            slot.set(None);
-            Poll::Ready(output)
-        }
-        None => Poll::Pending,
+    let Some(future) = slot.as_mut().as_pin_mut() else {
+        return Poll::Pending;
+    };
+    // Returned from where it is written: a response is large to move.
+    let polled = future.poll(cx);
+    if polled.is_ready() {
+        slot.set(None);
     }
+    polled
 }
 
 /// What hyper gets for a request.
