@@ -6,6 +6,7 @@ use std::future::Future;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -34,13 +35,17 @@ use crate::table::{RouteId, RouteInfo, RouteTable, SlashPolicy};
 /// A tower service that finds the handler of a request and calls it.
 ///
 /// Cloning is one reference count, and clones are always ready. See the [crate docs](crate).
-#[derive(Clone)]
 pub struct Router {
     shared: Arc<Shared>,
+    /// The table that this clone used last, and its version. Asking for the version is cheaper than for
+    /// the table, and a clone that is never called keeps no table from being dropped.
+    seen: Option<(u64, Arc<Compiled>)>,
 }
 
 struct Shared {
     table: ArcSwap<Compiled>,
+    /// Counts the tables before this one.
+    version: AtomicU64,
     counts: Counts,
 }
 
@@ -54,8 +59,10 @@ impl Router {
         Self {
             shared: Arc::new(Shared {
                 table: ArcSwap::new(table),
+                version: AtomicU64::new(0),
                 counts: Counts::default(),
             }),
+            seen: None,
         }
     }
 
@@ -79,9 +86,11 @@ impl Router {
 
     /// Replaces the routes of this router and all its clones by those of another, while serving.
     ///
-    /// Requests that have begun end with the handlers they began with.
+    /// Requests that have begun end with the handlers they began with. The old routes are dropped when every
+    /// clone that has served them is gone or has been called again.
     pub fn replace(&self, with: &Self) {
         self.shared.table.store(with.shared.table.load_full());
+        self.shared.version.fetch_add(1, Ordering::Release);
         self.shared.counts.swaps.add();
     }
 
@@ -104,14 +113,32 @@ impl Router {
         }
     }
 
+    /// The current table.
     #[inline]
-    fn dispatch<B>(&self, mut request: Request<B>) -> RouteFuture
+    fn current(&mut self) -> Arc<Compiled> {
+        // Before the table: that of a later version is only asked for once more.
+        let version = self.shared.version.load(Ordering::Acquire);
+        match &self.seen {
+            Some((seen, table)) if *seen == version => Arc::clone(table),
+            _ => self.look_again(version),
+        }
+    }
+
+    #[cold]
+    fn look_again(&mut self, version: u64) -> Arc<Compiled> {
+        let table = self.shared.table.load_full();
+        self.seen = Some((version, Arc::clone(&table)));
+        table
+    }
+
+    #[inline]
+    fn dispatch<B>(&mut self, mut request: Request<B>) -> RouteFuture
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Shared { table, counts } = &*self.shared;
-        let table = table.load_full();
+        let table = self.current();
+        let counts = &self.shared.counts;
         match escape::inspect(request.uri().path().as_bytes()) {
             Escapes::Canonical => {}
             Escapes::Normalise => match normalised(request.uri()) {
@@ -300,6 +327,15 @@ where
     }
 }
 
+impl Clone for Router {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            seen: None,
+        }
+    }
+}
+
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Router").field(&self.table()).finish()
@@ -366,21 +402,29 @@ impl Future for RouteFuture {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut answer = match &mut self.0 {
-            State::Running(running) => Pin::new(&mut running.future).poll(cx),
-            _ => return self.0.take_ready(),
+        match &mut self.0 {
+            State::Running(_) => self.0.poll_running(cx),
+            _ => self.0.take_ready(),
+        }
+    }
+}
+
+impl State {
+    #[inline]
+    fn poll_running(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
+        // One variable, returned at the end: it stands where the caller wants it, and is never moved.
+        let mut answer = match self {
+            Self::Running(running) => Pin::new(&mut running.future).poll(cx),
+            _ => Poll::Pending,
         };
-        // In place: a response is large to move.
         if let Poll::Ready(Ok(response)) = &mut answer
-            && let State::Running(running) = mem::replace(&mut self.0, State::Done)
+            && let Self::Running(running) = mem::replace(self, Self::Done)
         {
             running.finish(response);
         }
         answer
     }
-}
 
-impl State {
     #[cold]
     fn take_ready(&mut self) -> Poll<Answer> {
         match mem::replace(self, Self::Done) {

@@ -3,6 +3,7 @@
 mod support;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::response::IntoResponse;
@@ -582,6 +583,33 @@ fn routes_can_be_replaced_while_a_request_is_under_way() {
     assert_eq!(get(&router, "/"), ok("new"));
     let Ok(response) = now(under_way);
     assert_eq!(text(response), "old");
+}
+
+#[test]
+fn a_clone_that_has_served_takes_the_new_routes_and_lets_go_of_the_old() {
+    let held = Arc::new(());
+    let alive = Arc::downgrade(&held);
+    let old = move || {
+        let _held = Arc::clone(&held);
+        async { "old" }
+    };
+    let router = Router::builder().get("/", old).build().unwrap();
+    let mut clone = router.clone();
+    let mut serve = || {
+        let Ok(response) = now(clone.call(request(Method::GET, "/")));
+        text(response)
+    };
+    assert_eq!([serve(), serve()], ["old", "old"]);
+    for text in ["new", "newer"] {
+        router.replace(
+            &Router::builder()
+                .get("/", move || async move { text })
+                .build()
+                .unwrap(),
+        );
+        assert_eq!([serve(), serve()], [text, text]);
+    }
+    assert!(alive.upgrade().is_none());
 }
 
 #[test]

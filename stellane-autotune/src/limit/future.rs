@@ -188,16 +188,31 @@ where
         loop {
             let next = match self.as_mut().project().state.project() {
                 StateProjection::Exempt { future } => {
-                    let response = ready!(future.poll(cx))?;
-                    return Poll::Ready(Ok(response.map(|body| LimitBody::new(body, None))));
+                    return future
+                        .poll(cx)
+                        .map_ok(|response| response.map(|body| LimitBody::new(body, None)));
                 }
                 StateProjection::Admitted {
                     future,
                     permit,
                     finish,
                 } => {
-                    let result = ready!(future.poll(cx));
-                    return Poll::Ready(finish.apply(result, permit.take()));
+                    // One match: each step of several would move the response once more.
+                    return match future.poll(cx) {
+                        Poll::Pending => Poll::Pending,
+                        Poll::Ready(Ok(response)) => {
+                            let permit = finish.answered(&response, permit.take());
+                            Poll::Ready(Ok(response.map(|body| LimitBody::new(body, permit))))
+                        }
+                        Poll::Ready(Err(error)) => {
+                            // A service that fails instead of answering timed out or is broken:
+                            // for the load both mean "less".
+                            if let Some(permit) = permit.take() {
+                                permit.finish(Outcome::Overload);
+                            }
+                            Poll::Ready(Err(error))
+                        }
+                    };
                 }
                 StateProjection::Refused { response } => {
                     return response.take().map_or(Poll::Pending, |response| {
@@ -284,24 +299,14 @@ impl Finish {
         }
     }
 
-    fn apply<RB: Body, E>(
+    /// Records the outcome; the permit, if the body is to hold it.
+    fn answered<RB: Body>(
         &self,
-        result: Result<Response<RB>, E>,
+        response: &Response<RB>,
         permit: Option<Permit>,
-    ) -> Result<Response<LimitBody<RB>>, E> {
-        let Some(mut permit) = permit else {
-            return result.map(|response| response.map(|body| LimitBody::new(body, None)));
-        };
-        let response = match result {
-            Ok(response) => response,
-            Err(error) => {
-                // A service that fails instead of answering timed out or is broken: for the load
-                // both mean "less".
-                permit.finish(Outcome::Overload);
-                return Err(error);
-            }
-        };
-        let head = ResponseHead::from(&response);
+    ) -> Option<Permit> {
+        let mut permit = permit?;
+        let head = ResponseHead::from(response);
         let (outcome, is_stream) = match &self.outcome {
             Some(outcome) => (outcome(head), head.is_stream()),
             None => head.default_outcome_and_is_stream(response.body().size_hint().exact()),
@@ -309,8 +314,7 @@ impl Finish {
         permit.record(outcome);
         let released =
             self.hold == Hold::Headers || is_stream || self.tunnel && head.status.is_success();
-        let permit = Some(permit).filter(|_| !released);
-        Ok(response.map(|body| LimitBody::new(body, permit)))
+        Some(permit).filter(|_| !released)
     }
 }
 

@@ -44,14 +44,20 @@ impl Deadline {
     }
 }
 
-/// The timeout that a client asks for, in gRPC's header before the other one. In one walk: most requests have
-/// few headers and neither of these, and looking up a name costs more than comparing some.
+/// Up to so many headers, comparing each with two names costs less than looking these up.
+const FEW: usize = 6;
+
+/// The timeout that a client asks for, in gRPC's header before the other one.
 #[inline]
 pub(super) fn asked(
     headers: &HeaderMap,
     grpc: Option<&HeaderName>,
     other: Option<&HeaderName>,
 ) -> Option<Duration> {
+    if headers.len() > FEW {
+        return look_up(headers, grpc, grpc_timeout)
+            .or_else(|| look_up(headers, other, header_timeout));
+    }
     let mut asked = None;
     for (name, value) in headers {
         if grpc == Some(name) {
@@ -63,6 +69,14 @@ pub(super) fn asked(
         }
     }
     asked
+}
+
+fn look_up(
+    headers: &HeaderMap,
+    name: Option<&HeaderName>,
+    read: impl Fn(&HeaderValue) -> Option<Duration>,
+) -> Option<Duration> {
+    headers.get_all(name?).iter().find_map(read)
 }
 
 fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
@@ -125,6 +139,32 @@ mod tests {
         }
         assert_eq!(of("7u"), Some(Duration::from_micros(7)));
         assert_eq!(of("99999999n"), Some(Duration::from_nanos(99_999_999)));
+    }
+
+    #[test]
+    fn few_and_many_headers_ask_for_the_same() {
+        let other = HeaderName::from_static("x-timeout");
+        let ask = |lines: &[(&HeaderName, &'static str)], more: usize| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            for i in 0..more {
+                let name = HeaderName::try_from(format!("x-{i}")).unwrap();
+                headers.insert(name, HeaderValue::from_static("5S"));
+            }
+            asked(&headers, Some(&GRPC_TIMEOUT), Some(&other))
+        };
+        for lines in [
+            &[][..],
+            &[(&other, "7")],
+            &[(&other, "none"), (&other, "7")],
+            &[(&other, "7"), (&GRPC_TIMEOUT, "5S")],
+            &[(&GRPC_TIMEOUT, "none"), (&GRPC_TIMEOUT, "5S")],
+            &[(&GRPC_TIMEOUT, "none"), (&other, "7")],
+        ] {
+            assert_eq!(ask(lines, 0), ask(lines, 2 * FEW), "{lines:?}");
+        }
     }
 
     #[test]

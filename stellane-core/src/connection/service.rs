@@ -140,14 +140,19 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
                 slot.set(Some(service.call(request)));
                 // Many handlers are done at their first poll. Polled here, they drop the request before
                 // hyper reads on, and hyper can use its read buffer again instead of taking a new one.
-                if let Poll::Ready(mut result) = poll_slot(&mut slot, &mut cx) {
-                    self.spare.replace(Some(slot));
-                    if let Ok(response) = &mut result {
-                        self.owner.finish(terms, response);
+                match poll_slot(&mut slot, &mut cx) {
+                    Poll::Pending => Stage::Running(Some(slot)),
+                    Poll::Ready(Ok(mut response)) => {
+                        self.spare.replace(Some(slot));
+                        self.owner.finish(terms, &mut response);
+                        let response = response.map(|body| self.owner.open(terms, body));
+                        return ResponseFuture::Done(Some(Ok(response)));
                     }
-                    return ResponseFuture::Done(Some(self.owner.open(terms, result)));
+                    Poll::Ready(Err(error)) => {
+                        self.spare.replace(Some(slot));
+                        return ResponseFuture::Done(Some(Err(error)));
+                    }
                 }
-                Stage::Running(Some(slot))
             }
         };
         ResponseFuture::Pending {
@@ -166,14 +171,15 @@ fn asks_for_upgrade(request: &Request<Incoming>) -> bool {
 
 #[inline]
 fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-    match slot.as_mut().as_pin_mut() {
-        Some(future) => {
-            let output = ready!(future.poll(cx));
-            slot.set(None);
-            Poll::Ready(output)
-        }
-        None => Poll::Pending,
+    let Some(future) = slot.as_mut().as_pin_mut() else {
+        return Poll::Pending;
+    };
+    // Returned from where it is written: a response is large to move.
+    let polled = future.poll(cx);
+    if polled.is_ready() {
+        slot.set(None);
     }
+    polled
 }
 
 /// What hyper gets for a request.
@@ -234,7 +240,8 @@ impl<S: HttpService> Future for ResponseFuture<S> {
                 if let Ok(response) = &mut result {
                     guard.owner.finish(*terms, response);
                 }
-                Poll::Ready(guard.owner.open(*terms, result))
+                let open = |body| guard.owner.open(*terms, body);
+                Poll::Ready(result.map(|response| response.map(open)))
             }
         }
     }
@@ -242,19 +249,12 @@ impl<S: HttpService> Future for ResponseFuture<S> {
 
 impl Owner {
     #[inline]
-    fn open<B, E>(
-        &self,
-        terms: Terms,
-        result: Result<Response<B>, E>,
-    ) -> Result<Response<OpenBody<B>>, E> {
-        let open = |body| {
-            if terms.http1 {
-                OpenBody::new(body)
-            } else {
-                OpenBody::of_stream(body, Arc::clone(&self.entry))
-            }
-        };
-        result.map(|response| response.map(open))
+    fn open<B>(&self, terms: Terms, body: B) -> OpenBody<B> {
+        if terms.http1 {
+            OpenBody::new(body)
+        } else {
+            OpenBody::of_stream(body, Arc::clone(&self.entry))
+        }
     }
 
     /// Says on a response what becomes of its connection. In place: the body is wrapped where the response is

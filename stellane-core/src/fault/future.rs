@@ -2,7 +2,7 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use http::{Response, StatusCode};
@@ -50,22 +50,23 @@ where
         let (Some(inner), Some(faults)) = (this.inner.as_mut().as_pin_mut(), &this.faults) else {
             return Poll::Ready(Ok(FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)));
         };
-        let result = match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
-            Ok(polled) => ready!(polled),
-            Err(payload) => {
-                // Dropped now: a future that panicked must not be polled again.
-                faults.panicked("future", &*payload);
-                this.inner.set(None);
-                return Poll::Ready(Ok(FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)));
-            }
-        };
-        Poll::Ready(Ok(match result {
-            Ok(response) => {
-                let faults = this.faults.take();
-                response.map(|body| FaultBody::new(body, faults))
-            }
-            Err(error) => answer_to(&error.into(), faults),
-        }))
+        // One match: each step of several would move the response once more.
+        Poll::Ready(Ok(
+            match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(Ok(response))) => {
+                    let faults = this.faults.take();
+                    response.map(|body| FaultBody::new(body, faults))
+                }
+                Ok(Poll::Ready(Err(error))) => answer_to(&error.into(), faults),
+                Err(payload) => {
+                    // Dropped now: a future that panicked must not be polled again.
+                    faults.panicked("future", &*payload);
+                    this.inner.set(None);
+                    FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)
+                }
+            },
+        ))
     }
 }
 

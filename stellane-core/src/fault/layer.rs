@@ -1,9 +1,6 @@
 use std::{
     any::Any,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use tower_layer::Layer;
@@ -11,10 +8,11 @@ use tower_layer::Layer;
 use super::Fault;
 use crate::BoxError;
 
-/// Counts what went wrong in handlers; a cheap handle.
-#[derive(Debug, Clone, Default)]
+/// Counts what went wrong in handlers; a cheap handle. The two counters are never freed.
+#[derive(Debug, Clone)]
 pub struct Faults {
-    counts: Arc<Counts>,
+    // Not shared by reference count: every request would change it twice.
+    counts: &'static Counts,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +35,9 @@ impl Faults {
     /// A new counter.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            counts: Box::leak(Box::default()),
+        }
     }
 
     /// The counts so far.
@@ -62,6 +62,12 @@ impl Faults {
     pub(super) fn failed(&self, error: &BoxError) {
         self.counts.errors.fetch_add(1, Ordering::Relaxed);
         tracing::error!(error = %**error, "service failed");
+    }
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

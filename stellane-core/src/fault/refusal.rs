@@ -48,7 +48,7 @@ impl Refusal {
         self
     }
 
-    pub(super) fn response<B>(self) -> Response<FaultBody<B>> {
+    pub(crate) fn response<B>(self) -> Response<FaultBody<B>> {
         let mut response = FaultBody::plain(self.status);
         if self.close {
             let close = HeaderValue::from_static("close");

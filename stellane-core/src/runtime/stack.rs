@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use crate::{
     BoxError,
     config::ServerConfig,
     connection::HttpService,
-    fault::{FaultLayer, Refusal},
+    fault::{FaultBody, FaultLayer, Refusal},
     strict_http1::Http1Rules,
 };
 
@@ -39,7 +39,7 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let service = Admission {
-        service,
+        service: FaultLayer::new(&components.faults).layer(service),
         rules: components.http1_rules.clone(),
         max_body_bytes: match usize::try_from(server.max_body_bytes) {
             Ok(0) | Err(_) => usize::MAX,
@@ -48,7 +48,6 @@ where
     };
     #[cfg(feature = "profiling")]
     let service = components.slow_polls.layer().layer(service);
-    let service = FaultLayer::new(&components.faults).layer(service);
     let service = PoolLayer::new(&components.pools).layer(service);
     let service = AdaptiveLimitLayer::new(&components.limit)
         .overload(&components.overload)
@@ -56,8 +55,8 @@ where
     MetricsLayer::new(&components.metrics).layer(service)
 }
 
-/// What stands right before the user's service. One service, since each layer of its own would move the
-/// request and the response once more: it checks what [`StrictHttp1Layer`](crate::strict_http1::StrictHttp1Layer)
+/// What stands before the user's service and its [`FaultLayer`]. One service, since each layer of its own would move
+/// the request and the response once more: it checks what [`StrictHttp1Layer`](crate::strict_http1::StrictHttp1Layer)
 /// checks, limits the body, and tells the metrics which route the user's service took.
 #[derive(Debug, Clone)]
 struct Admission<S> {
@@ -79,16 +78,15 @@ impl<S> Admission<S> {
 
 impl<S, B> Service<Request<Incoming>> for Admission<S>
 where
-    S: Service<Request<RequestBody>, Response = Response<B>>,
-    S::Error: Into<BoxError>,
+    S: Service<Request<RequestBody>, Response = Response<FaultBody<B>>>,
     B: 'static,
 {
     type Response = S::Response;
-    type Error = BoxError;
+    type Error = S::Error;
     type Future = AdmissionFuture<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.service.poll_ready(cx).map_err(Into::into)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
@@ -112,27 +110,36 @@ pin_project! {
 
 impl<F, B, E> Future for AdmissionFuture<F>
 where
-    F: Future<Output = Result<Response<B>, E>>,
-    E: Into<BoxError>,
+    F: Future<Output = Result<Response<FaultBody<B>>, E>>,
     B: 'static,
 {
-    type Output = Result<Response<B>, BoxError>;
+    type Output = F::Output;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let inner = match self.project() {
-            AdmissionProjection::Running { inner } => inner,
-            AdmissionProjection::Refused { refusal } => {
-                return Poll::Ready(Err((*refusal).into()));
-            }
-        };
-        let response = ready!(inner.poll(cx)).map_err(Into::into)?;
-        // Our own router says on its body which route it took. Other routers say it by a layer of
-        // their own, such as `RouteLabelLayer::axum`.
-        if let Some(body) = (response.body() as &dyn Any).downcast_ref::<stellane_router::Body>()
-            && let Some(route) = body.route()
-        {
-            stellane_metrics::label_route(route.template());
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        match self.project() {
+            AdmissionProjection::Running { inner } => poll_labelled(inner, cx),
+            AdmissionProjection::Refused { refusal } => Poll::Ready(Ok(refusal.response())),
         }
-        Poll::Ready(Ok(response))
     }
+}
+
+/// Polls, and tells the metrics the route of the answer. The answer is not moved.
+#[inline]
+fn poll_labelled<F, B, E>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output>
+where
+    F: Future<Output = Result<Response<FaultBody<B>>, E>>,
+    B: 'static,
+{
+    let polled = future.poll(cx);
+    // Our own router says on its body which route it took. Other routers say it by a layer of
+    // their own, such as `RouteLabelLayer::axum`.
+    if let Poll::Ready(Ok(response)) = &polled
+        && let Some(body) = response.body().inner()
+        && let Some(body) = (body as &dyn Any).downcast_ref::<stellane_router::Body>()
+        && let Some(route) = body.route()
+    {
+        stellane_metrics::label_route(route.template());
+    }
+    polled
 }

@@ -34,8 +34,8 @@ pin_project! {
 
 impl<B: Body> ResponseBody<B> {
     #[inline]
-    pub(super) fn new(inner: B, guard: Guard) -> Self {
-        let guard = (!guard.is_finished()).then_some(guard);
+    pub(super) fn new(inner: B, guard: Option<Guard>) -> Self {
+        let guard = guard.filter(|guard| !guard.is_finished());
         let expected = guard.as_ref().and_then(|_| inner.size_hint().exact());
         Self {
             inner,

@@ -1,7 +1,7 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use http::Response;
@@ -53,20 +53,20 @@ where
         let entered = scope::enter(guard);
         let polled = this.inner.poll(cx);
         entered.leave();
-        let result = ready!(polled);
-        let Some(mut guard) = this.guard.take() else {
-            unreachable!("borrowed just above")
-        };
-        match result {
-            Ok(response) => {
+        // One match: each step of several would move the response once more.
+        match polled {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(response)) => {
                 if let Some(route) = this.response_route.route(&response) {
                     guard.route = guard.table().route_id(route);
                 }
                 guard.head(&response);
+                let guard = this.guard.take();
                 Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, guard))))
             }
-            Err(error) => {
+            Poll::Ready(Err(error)) => {
                 guard.finish(Outcome::ServiceError);
+                *this.guard = None;
                 Poll::Ready(Err(error))
             }
         }

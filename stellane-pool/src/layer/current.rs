@@ -1,11 +1,11 @@
-use std::cell::RefCell;
+use std::cell::Cell;
 
 use http::Extensions;
 
 use crate::Pools;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Pools>> = const { RefCell::new(None) };
+    static CURRENT: Cell<Option<Pools>> = const { Cell::new(None) };
 }
 
 impl Pools {
@@ -16,7 +16,11 @@ impl Pools {
     /// There, take them before, or use [`PoolLayer::with_extension`](crate::PoolLayer::with_extension).
     pub fn current() -> Option<Self> {
         CURRENT
-            .try_with(|current| current.borrow().clone())
+            .try_with(|current| {
+                let pools = current.take();
+                current.set(pools.clone());
+                pools
+            })
             .ok()
             .flatten()
     }
@@ -46,6 +50,7 @@ impl Drop for Leave<'_> {
     }
 }
 
+#[inline]
 fn swap(pools: Option<Pools>) -> Option<Pools> {
     // A thread that is ending has no handler to serve.
     CURRENT

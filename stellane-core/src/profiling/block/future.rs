@@ -16,7 +16,8 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        watch: Option<Watch>,
+        // Boxed: off is the rule, and this future lies within others.
+        watch: Option<Box<Watch>>,
     }
 }
 
@@ -49,7 +50,7 @@ impl<F> ResponseFuture<F> {
         };
         Self {
             inner,
-            watch: Some(watch),
+            watch: Some(Box::new(watch)),
         }
     }
 }
