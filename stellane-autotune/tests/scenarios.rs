@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use stellane_autotune::AlgorithmKind::{Adaptive, Aimd, Fixed, Gradient2, Vegas};
-use stellane_autotune::sim::{self, Contender, Scenario};
+use stellane_autotune::algorithm::Window;
+use stellane_autotune::sim::{self, Contender, Plant, Scenario};
 use stellane_autotune::{
-    AdaptiveLimit, Algorithm, AlgorithmKind, Class, LimitConfig, LimitMode, ManualClock, Outcome,
-    algorithm,
+    AdaptiveLimit, Algorithm, AlgorithmKind, Class, Latencies, LimitConfig, LimitMode, ManualClock,
+    Outcome, algorithm,
 };
 
 fn scenario(name: &str) -> Scenario {
@@ -79,6 +80,61 @@ fn goodput_does_not_oscillate_at_steady_state() {
             assert!(off.abs() < 0.15, "{name} at {at}: {off}");
             at += 2.0;
         }
+    }
+}
+
+/// Over two minutes, of which the second counts.
+#[test]
+fn the_limit_does_not_oscillate_at_steady_state() {
+    let mut bands = Vec::new();
+    for name in STEADY {
+        let mut scenario = scenario(name);
+        scenario.duration = 120.0;
+        for seed in seeds() {
+            let run = sim::run(&scenario, &Contender::Kind(Adaptive, 20), seed);
+            let band = run.limit_band(60.0, 120.0);
+            println!("{name:16} seed {seed}: {band:.3}");
+            bands.push((band, name, seed));
+        }
+    }
+    bands.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // Not all: see `report.md`.
+    assert!(bands[bands.len() * 8 / 10].0 <= 0.15, "{bands:?}");
+    assert!(bands[bands.len() - 1].0 <= 0.25, "{bands:?}");
+}
+
+/// Services in which nothing changes.
+const STEADY: [&str; 8] = [
+    "overload_2x",
+    "overload_10x",
+    "overload_1.2x",
+    "bimodal",
+    "pareto",
+    "fifo",
+    "knee",
+    "bad_requests",
+];
+
+#[test]
+fn ten_minutes_of_slight_overload_move_nothing() {
+    let mut scenario = scenario("overload_1.2x");
+    scenario.duration = 600.0;
+    let run = sim::run(&scenario, &Contender::Kind(Adaptive, 20), 1);
+    let (early, late) = (run.limits(20.0, 120.0).0, run.limits(500.0, 600.0).0);
+    assert!((late / early - 1.0).abs() < 0.3, "{early} -> {late}");
+    let goodput = [20.0, 500.0].map(|from| run.goodput(from, from + 100.0));
+    assert!(goodput[1] > 0.95 * goodput[0], "{goodput:?}");
+}
+
+#[test]
+fn two_limits_in_series_serve_as_much_as_one() {
+    let scenario = scenario("overload_2x");
+    for seed in seeds() {
+        let kind = Contender::Kind(Adaptive, 20);
+        let one = sim::run(&scenario, &kind, seed).goodput(10.0, 30.0);
+        let two = sim::run_in_series(&scenario, [&kind, &kind], seed).goodput(10.0, 30.0);
+        println!("seed {seed}: one {one}, two {two}");
+        assert!(two > 0.9 * one, "seed {seed}: {one} alone, {two} in series");
     }
 }
 
@@ -160,6 +216,59 @@ mod known_failures_of_others {
         assert!(limit < 20.0, "{limit}");
     }
 
+    /// Of a limiter whose baseline is an average of what it sees (failsafe-go#127).
+    #[test]
+    fn a_long_incident_does_not_become_the_normal_state() {
+        let mut scenario = scenario("slow_dependency");
+        scenario.duration = 130.0;
+        scenario.plant = |t| Plant {
+            delay: if (20.0..100.0).contains(&t) {
+                0.04
+            } else {
+                0.0
+            },
+            ..Plant::healthy()
+        };
+        let run = sim::run(&scenario, &Contender::Kind(Adaptive, 20), 1);
+        let (before, after) = (run.goodput(10.0, 20.0), run.goodput(110.0, 130.0));
+        assert!(after > 0.95 * before, "{before} -> {after}");
+        let (before, after) = (run.limits(10.0, 20.0).0, run.limits(115.0, 130.0).0);
+        assert!(after < 1.5 * before, "{before} -> {after}");
+    }
+
+    /// Of a probe that lets only a few requests in (Envoy#8337).
+    #[test]
+    fn probing_the_baseline_costs_little() {
+        let mut scenario = scenario("overload_2x");
+        scenario.duration = 60.0;
+        let run = sim::run(&scenario, &Contender::Kind(Adaptive, 20), 1);
+        let mean = run.goodput(5.0, 60.0);
+        for second in 5..60 {
+            let goodput = run.goodput(f64::from(second), f64::from(second) + 1.0);
+            assert!(goodput > 0.75 * mean, "{goodput} of {mean} at {second} s");
+        }
+    }
+
+    /// Of a window without answers that becomes a baseline (Envoy#14997).
+    #[test]
+    fn a_window_without_answers_says_nothing() {
+        let mut adaptive = algorithm::Adaptive::new(20, 4, 1000, 1);
+        for second in 0..100 {
+            let next = adaptive.on_window(&Window {
+                start: Duration::from_secs(second),
+                end: Duration::from_secs(second + 1),
+                limit: 20,
+                max_in_flight: 20,
+                in_flight: 20,
+                refused: 1000,
+                overloads: 0,
+                answers: 0,
+                latencies: &Latencies::default(),
+            });
+            assert_eq!(next.limit, 20);
+        }
+    }
+
     #[test]
     fn a_limit_does_not_grow_while_idle() {
         let mut scenario = scenario("spike");
@@ -172,26 +281,30 @@ mod known_failures_of_others {
 #[test]
 fn a_retry_storm_ends_within_three_seconds_of_its_cause() {
     let scenario = scenario("retry_storm");
-    let after = |contender: &Contender| {
-        let run = sim::run(&scenario, contender, 1);
+    let after = |contender: &Contender, seed| {
+        let run = sim::run(&scenario, contender, seed);
         run.goodput(18.0, 20.0) / run.goodput(5.0, 10.0).max(1.0)
     };
-    assert!(after(&Contender::Kind(Adaptive, 20)) > 0.95);
-    // The overload outlives its cause where nothing is refused.
-    assert!(after(&Contender::NoLimit) < 0.1);
+    for seed in seeds() {
+        let recovered = after(&Contender::Kind(Adaptive, 20), seed);
+        assert!(recovered > 0.95, "seed {seed}: {recovered}");
+        // The overload outlives its cause where nothing is refused.
+        assert!(after(&Contender::NoLimit, seed) < 0.1, "seed {seed}");
+    }
 }
 
 #[test]
 fn clients_that_share_a_service_get_equal_parts() {
-    let scenario = scenario("overload_2x");
+    let mut scenario = scenario("overload_2x");
+    scenario.duration = 60.0;
     let clients = vec![Contender::Kind(Adaptive, 20); 2];
     for seed in seeds() {
         let runs = sim::run_shared(&scenario, &clients, seed);
-        let x: Vec<f64> = runs.iter().map(|run| run.goodput(10.0, 30.0)).collect();
+        let x: Vec<f64> = runs.iter().map(|run| run.goodput(20.0, 60.0)).collect();
         let jain = x.iter().sum::<f64>().powi(2) / (2.0 * x.iter().map(|x| x * x).sum::<f64>());
         assert!(jain >= 0.9, "seed {seed}: {x:?}");
         // Together they are well below the 1590 of a single limit: see `algorithm::Adaptive`.
-        assert!(x.iter().sum::<f64>() > 600.0, "seed {seed}: {x:?}");
+        assert!(x.iter().sum::<f64>() > 450.0, "seed {seed}: {x:?}");
     }
 }
 

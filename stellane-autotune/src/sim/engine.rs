@@ -3,6 +3,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::scenario::{Discipline, Plant, Scenario, exponential};
+use super::sharing::Sharing;
 use crate::clock::Rng;
 use crate::{AdaptiveLimit, Algorithm, AlgorithmKind, LimitConfig, ManualClock, Outcome, Permit};
 
@@ -98,6 +99,21 @@ impl Run {
         f64::from(latencies[((latencies.len() - 1) as f64 * q) as usize])
     }
 
+    /// How far the limit strays from its median between two moments, as a fraction of it: nine in ten of its means
+    /// over a second are within this.
+    #[must_use]
+    pub fn limit_band(&self, from: f64, to: f64) -> f64 {
+        let seconds = (0..(to - from) as u32).map(|second| from + f64::from(second));
+        let mut means: Vec<f64> = seconds.map(|at| self.limits(at, at + 1.0).0).collect();
+        means.sort_by(f64::total_cmp);
+        let Some(median) = means.get(means.len() / 2).copied() else {
+            return 0.0;
+        };
+        let mut off: Vec<f64> = means.iter().map(|m| (m / median - 1.0).abs()).collect();
+        off.sort_by(f64::total_cmp);
+        off[(off.len() - 1) * 9 / 10]
+    }
+
     /// The mean, lowest and highest limit between two moments.
     #[must_use]
     pub fn limits(&self, from: f64, to: f64) -> (f64, u32, u32) {
@@ -129,13 +145,26 @@ pub fn run_shared(scenario: &Scenario, contenders: &[Contender], seed: u64) -> V
         .zip(seed..)
         .map(|(c, seed)| c.build(&clock, seed))
         .collect();
-    Engine::new(scenario, clock, limits, seed).run()
+    Engine::new(scenario, clock, limits, None, seed).run()
+}
+
+/// Runs one scenario behind two limits, one after the other, as of a client and of the service itself. The run
+/// shows the limit of the first.
+#[must_use]
+pub fn run_in_series(scenario: &Scenario, contenders: [&Contender; 2], seed: u64) -> Run {
+    let clock = ManualClock::default();
+    let [first, second] = contenders.map(|contender| contender.build(&clock, seed));
+    Engine::new(scenario, clock, vec![first], Some(second), seed)
+        .run()
+        .remove(0)
 }
 
 struct Engine<'a> {
     scenario: &'a Scenario,
     clock: ManualClock,
     limits: Vec<AdaptiveLimit>,
+    /// Stands behind each of the others.
+    second: Option<AdaptiveLimit>,
     rng: Rng,
     now: f64,
     plant: Plant,
@@ -153,6 +182,7 @@ struct Engine<'a> {
 
 struct Job {
     permit: Option<Permit>,
+    second: Option<Permit>,
     generation: u32,
     arrived: f64,
     work: f64,
@@ -207,52 +237,6 @@ impl PartialOrd for Event {
     }
 }
 
-/// Processor sharing in virtual time: a job is done when the virtual clock reaches its mark.
-#[derive(Default)]
-struct Sharing {
-    virtual_now: f64,
-    marks: BinaryHeap<Reverse<Mark>>,
-}
-
-#[derive(PartialEq)]
-struct Mark(f64, usize);
-
-impl Eq for Mark {}
-
-impl Ord for Mark {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0).then(self.1.cmp(&other.1))
-    }
-}
-
-impl PartialOrd for Mark {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Sharing {
-    fn rate(&self, plant: &Plant) -> f64 {
-        let jobs = self.marks.len() as f64;
-        if plant.stalled {
-            0.0
-        } else if jobs <= plant.cores {
-            1.0
-        } else {
-            let excess = (jobs - plant.cores) / plant.cores;
-            plant.cores / jobs / (1.0 + plant.contention * excess)
-        }
-    }
-
-    fn next(&self, now: f64, plant: &Plant) -> f64 {
-        let rate = self.rate(plant);
-        match self.marks.peek() {
-            Some(Reverse(mark)) if rate > 0.0 => now + (mark.0 - self.virtual_now).max(0.0) / rate,
-            _ => f64::INFINITY,
-        }
-    }
-}
-
 /// How often the functions of time are looked at, at least.
 const RESOLUTION: f64 = 0.005;
 
@@ -261,6 +245,7 @@ impl<'a> Engine<'a> {
         scenario: &'a Scenario,
         clock: ManualClock,
         limits: Vec<AdaptiveLimit>,
+        second: Option<AdaptiveLimit>,
         seed: u64,
     ) -> Self {
         let runs = vec![
@@ -274,6 +259,7 @@ impl<'a> Engine<'a> {
             scenario,
             clock,
             limits,
+            second,
             rng: Rng::new(seed ^ 0x5eed_0f10_ad5e_ed00),
             now: 0.0,
             plant: (scenario.plant)(0.0),
@@ -305,13 +291,12 @@ impl<'a> Engine<'a> {
             if at > self.scenario.duration {
                 return self.runs;
             }
-            let passed = (at - self.now) * self.sharing.rate(&self.plant);
-            self.sharing.virtual_now += passed;
+            self.sharing.pass(at - self.now, &self.plant);
             self.now = at;
             self.clock.set(Duration::from_secs_f64(at));
             if at == next_done {
-                if let Some(Reverse(mark)) = self.sharing.marks.pop() {
-                    self.finish(mark.1, Outcome::Success);
+                if let Some(job) = self.sharing.pop() {
+                    self.finish(job, Outcome::Success);
                 }
             } else if at == next_event
                 && let Some(Reverse(event)) = self.events.pop()
@@ -375,11 +360,22 @@ impl<'a> Engine<'a> {
             self.runs[client].refused += 1;
             return self.retry(attempt, client);
         };
+        let second = match self.second.as_ref().map(AdaptiveLimit::try_acquire) {
+            None => None,
+            Some(Ok(permit)) => Some(permit),
+            Some(Err(_)) => {
+                // Which the first one hears as an overload of what is behind it.
+                permit.finish(Outcome::Overload);
+                self.runs[client].refused += 1;
+                return self.retry(attempt, client);
+            }
+        };
         let (in_flight, _) = self.limits[client].shared.gate.load();
         self.runs[client].peak = self.runs[client].peak.max(in_flight);
         let job = self.free.pop().unwrap_or_else(|| {
             self.jobs.push(Job {
                 permit: None,
+                second: None,
                 generation: 0,
                 arrived: 0.0,
                 work: 0.0,
@@ -394,7 +390,7 @@ impl<'a> Engine<'a> {
         let work = self.scenario.work.draw(&mut self.rng);
         let lost = plant.black_hole > 0.0 && self.rng.between(0.0, 1.0) < plant.black_hole;
         let slot = &mut self.jobs[job];
-        slot.permit = Some(permit);
+        (slot.permit, slot.second) = (Some(permit), second);
         slot.generation = slot.generation.wrapping_add(1);
         (slot.arrived, slot.work, slot.attempt, slot.client) = (self.now, work, attempt, client);
         (slot.wanted, slot.lost) = (true, lost);
@@ -409,7 +405,8 @@ impl<'a> Engine<'a> {
         if plant.bad_requests > 0.0 && self.rng.between(0.0, 1.0) < plant.bad_requests {
             return self.schedule(self.now + 0.001, What::Answer(job, Reply::BadRequest));
         }
-        if plant.quota.is_finite() && !self.take_token(plant.quota) {
+        let is_full = self.sharing.len() + self.busy + self.queue.len() >= plant.places;
+        if is_full || plant.quota.is_finite() && !self.take_token(plant.quota) {
             return self.schedule(self.now + 0.005, What::Answer(job, Reply::TooMany));
         }
         if plant.delay > 0.0 {
@@ -431,8 +428,7 @@ impl<'a> Engine<'a> {
     fn begin(&mut self, job: usize) {
         match self.scenario.discipline {
             Discipline::Sharing => {
-                let mark = self.sharing.virtual_now + self.jobs[job].work;
-                self.sharing.marks.push(Reverse(Mark(mark, job)));
+                self.sharing.begin(job, self.jobs[job].work);
             }
             Discipline::Fifo => {
                 self.queue.push_back(job);
@@ -453,7 +449,10 @@ impl<'a> Engine<'a> {
 
     fn finish(&mut self, job: usize, outcome: Outcome) {
         let slot = &mut self.jobs[job];
-        if let Some(permit) = slot.permit.take() {
+        for permit in [slot.permit.take(), slot.second.take()]
+            .into_iter()
+            .flatten()
+        {
             permit.finish(outcome);
         }
         if outcome == Outcome::Success {
@@ -475,7 +474,7 @@ impl<'a> Engine<'a> {
         let (attempt, client) = (slot.attempt, slot.client);
         if self.scenario.clients.cancels || slot.lost {
             // Dropping the permit: the request counts as cancelled. Its work goes on.
-            slot.permit = None;
+            (slot.permit, slot.second) = (None, None);
         }
         if slot.lost {
             slot.generation = slot.generation.wrapping_add(1);

@@ -17,7 +17,8 @@
 mod engine;
 mod report;
 mod scenario;
+mod sharing;
 
-pub use engine::{Contender, Run, Sample, run, run_shared};
+pub use engine::{Contender, Run, Sample, run, run_in_series, run_shared};
 pub use report::{Cell, Row, Table, oracle, score};
 pub use scenario::{Clients, Discipline, Plant, Scenario, Work, scenarios};

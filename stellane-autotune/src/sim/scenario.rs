@@ -40,6 +40,8 @@ pub struct Plant {
     pub bad_requests: f64,
     /// The rate beyond which the service answers "too many requests"; infinite for none.
     pub quota: f64,
+    /// With so many in service it answers "too many requests"; the largest number for no bound.
+    pub places: usize,
     /// The fraction of requests that are never answered until the client gives up.
     pub black_hole: f64,
 }
@@ -55,6 +57,7 @@ impl Plant {
             stalled: false,
             bad_requests: 0.0,
             quota: f64::INFINITY,
+            places: usize::MAX,
             black_hole: 0.0,
         }
     }
@@ -326,6 +329,14 @@ pub fn scenarios() -> Vec<Scenario> {
             name: "quota",
             plant: |_| Plant {
                 quota: 800.0,
+                ..Plant::healthy()
+            },
+            ..base.clone()
+        },
+        Scenario {
+            name: "few_places",
+            plant: |_| Plant {
+                places: 20,
                 ..Plant::healthy()
             },
             ..base.clone()

@@ -9,12 +9,13 @@ use crate::clock::Rng;
 /// - It acts only while the limit is what holds the load back; otherwise it holds, and keeps the
 ///   limit within a few times what is really in flight, so that a spike does not meet a limit
 ///   that grew while idle.
-/// - The limit is dithered by ±10 % on alternate windows. If throughput follows the dither
+/// - The limit is dithered on alternate windows, by ±12 % while the service is not known yet and ±5 % later. If throughput follows the dither
 ///   (elasticity), more concurrency is worth its latency and the tolerance grows; else it shrinks.
 ///   Small errors of the median move the limit little, large ones at once: noise does not.
-/// - The baseline is re-probed after 8 s, doubling to 64 s while nothing changes; sooner when
+/// - What one window decides is much at first and after a change, and little once the service is known.
+/// - The baseline is re-probed after 8 s, doubling to 32 s while nothing changes; sooner when
 ///   throughput no longer answers to the limit, when latency or throughput have jumped, and after 6
-///   cuts in a row. The limit then steps down by 0.7 per window until the median stops falling or
+///   cuts in a row. Probes that find much the same are averaged. The limit then steps down by 0.7 per window until the median stops falling or
 ///   throughput begins to: that is the latency without a queue. The baseline thus follows a service that became slower or
 ///   faster, without ever pinning the limit to a few requests. A probe that costs half of the
 ///   throughput in a step is given up; one that goes deep shows that the limit itself was far too
@@ -22,7 +23,7 @@ use crate::clock::Rng;
 ///
 /// Limit a service where it serves, not where many clients call it: a client that raises its limit
 /// takes throughput from the others, which looks as if concurrency were worth its latency. Clients
-/// that share a service share it fairly, but together reach only half to three quarters of what one
+/// that share a service share it fairly, but together reach only a third to three quarters of what one
 /// limit in front of it reaches.
 ///
 /// ```
@@ -48,6 +49,13 @@ pub struct Adaptive {
     /// The smoothed median and throughput, and how many windows in a row were far off.
     usual: Option<(f64, f64)>,
     jumps: u32,
+    /// By how much throughput differs from window to window, as a fraction.
+    noise: f64,
+    throughput_before: f64,
+    /// By how much it has fallen short of the usual of late, in windows.
+    missing: f64,
+    /// Windows since the service seemed to be another one.
+    age: u32,
     dither_up: bool,
     previous: Option<Measured>,
     target: Option<f64>,
@@ -76,7 +84,33 @@ struct Measured {
     ln_limit: f64,
 }
 
-const DITHER: f64 = 0.10;
+/// A gain that is `new` for a service that is not known yet, and `settled` after [`SETTLED`] windows.
+#[derive(Debug, Clone, Copy)]
+struct Fading {
+    new: f64,
+    settled: f64,
+}
+
+const SETTLED: u32 = 25;
+const DITHER: Fading = Fading {
+    new: 0.12,
+    settled: 0.05,
+};
+/// How much one window decides of the elasticity.
+const LEARN: Fading = Fading {
+    new: 0.3,
+    settled: 0.08,
+};
+/// How much the elasticity decides of the tolerance.
+const ADAPT: Fading = Fading {
+    new: 0.3,
+    settled: 0.15,
+};
+/// How much one window decides of the usual throughput.
+const USUAL: Fading = Fading {
+    new: 0.3,
+    settled: 0.05,
+};
 const PROBE_STEP: f64 = 0.7;
 /// A step of a probe that gains less than this found the bottom.
 const PROBE_GAIN: f64 = 0.93;
@@ -86,13 +120,14 @@ const PROBE_LOSS: f64 = 0.9;
 /// A probe of so many steps did not just shed the queue that the tolerance allows.
 const DEEP_PROBE: i32 = 6;
 const PROBE_EVERY: f64 = 8.0;
-const PROBE_SELDOM: f64 = 64.0;
-/// When throughput does not answer to the limit, a stale baseline may be why.
-const PROBE_WHEN_FLAT: f64 = 3.0;
-/// A median that is so many times the usual, or a throughput that is so small a part of it, twice in
-/// a row, is another service.
+const PROBE_SELDOM: f64 = 32.0;
+/// When throughput does not answer to the limit, a stale baseline may be why: the probe comes after this part
+/// of its pause.
+const WHEN_FLAT: f64 = 0.375;
+/// A probe that finds the baseline within this found the same service.
+const UNCHANGED: f64 = 0.35;
+/// A median that is so many times the usual, twice in a row, is another service.
 const JUMP: f64 = 2.5;
-const FALL: f64 = 0.87;
 const CUTS_BEFORE_PROBE: u32 = 6;
 /// Places beyond the gradient, in square roots of the limit: what keeps a service busy.
 const HEADROOM: f64 = 0.7;
@@ -124,6 +159,10 @@ impl Adaptive {
             cuts: 0,
             usual: None,
             jumps: 0,
+            noise: 0.05,
+            throughput_before: 0.0,
+            missing: 0.0,
+            age: 0,
             dither_up: false,
             previous: None,
             target: None,
@@ -146,14 +185,20 @@ impl Adaptive {
     fn next(&self) -> Next {
         let factor = match self.probe {
             Some(probe) => PROBE_STEP.powi(probe.steps),
-            None if self.dither_up => 1.0 + DITHER,
-            None => 1.0 - DITHER,
+            None if self.dither_up => 1.0 + self.fading(DITHER),
+            None => 1.0 - self.fading(DITHER),
         };
         let limit = round(clamp_limit(self.limit * factor, self.min, self.max));
         Next {
             limit,
             settle: Duration::from_secs_f64(self.median.min(0.5)),
         }
+    }
+
+    /// What is large while little is known and becomes smaller as more is.
+    fn fading(&self, range: Fading) -> f64 {
+        let rest = 1.0 - f64::from(self.age.min(SETTLED)) / f64::from(SETTLED);
+        range.settled + (range.new - range.settled) * rest
     }
 
     fn step_probe(&mut self, probe: Probe, median: f64, window: &Window<'_>) {
@@ -179,13 +224,15 @@ impl Adaptive {
 
     fn finish_probe(&mut self, steps: i32, fresh: f64) {
         let stale = self.baseline.unwrap_or(fresh);
-        let unchanged = (fresh / stale - 1.0).abs() < 0.15;
-        self.probe_every = if unchanged {
-            (2.0 * self.probe_every).min(PROBE_SELDOM)
+        if (fresh / stale - 1.0).abs() < UNCHANGED {
+            // One probe measures little: all of them together tell the latency without a queue.
+            self.baseline = Some(stale + 0.3 * (fresh - stale));
+            self.probe_every = (2.0 * self.probe_every).min(PROBE_SELDOM);
         } else {
-            PROBE_EVERY
-        };
-        self.baseline = Some(fresh);
+            self.baseline = Some(fresh);
+            self.probe_every = PROBE_EVERY;
+            self.age = 0;
+        }
         if steps >= DEEP_PROBE {
             // Every step but the last still shed a queue: the limit itself was far too high.
             let knee = self.limit * PROBE_STEP.powi(steps - 2);
@@ -209,8 +256,10 @@ impl Adaptive {
         {
             let slope = (measured.ln_throughput - before.ln_throughput)
                 / (measured.ln_limit - before.ln_limit);
-            self.elasticity += 0.15 * (slope.clamp(-1.0, 2.0) - self.elasticity);
-            let factor = (0.15 * (self.elasticity - WORTH)).exp();
+            // Both ways alike: what is cut off of noise must not become a trend.
+            let slope = slope.clamp(WORTH - 1.2, WORTH + 1.2);
+            self.elasticity += self.fading(LEARN) * (slope - self.elasticity);
+            let factor = (self.fading(ADAPT) * (self.elasticity - WORTH)).exp();
             self.tolerance = (self.tolerance * factor).clamp(*TOLERANCE.start(), *TOLERANCE.end());
         }
         self.previous = Some(measured);
@@ -240,7 +289,7 @@ impl Adaptive {
 
         let due = self.next_probe.as_secs_f64();
         let now = window.end.as_secs_f64();
-        let flat = self.elasticity < 0.0 && now > due - self.probe_every + PROBE_WHEN_FLAT;
+        let flat = self.elasticity < 0.0 && now > due - (1.0 - WHEN_FLAT) * self.probe_every;
         let jumped = self.has_jumped(median);
         if now >= due || flat || jumped || self.cuts >= CUTS_BEFORE_PROBE {
             self.probe = Some(Probe {
@@ -252,21 +301,30 @@ impl Adaptive {
         }
     }
 
-    /// Whether two windows in a row were far slower than usual, or answered far less under the limit
-    /// as it is: another service than the one that the baseline was measured on.
+    /// Whether two windows in a row were far slower than usual, or answers have become fewer under the limit as
+    /// it is, by more than chance makes them: another service than the one that the baseline was measured on.
     fn has_jumped(&mut self, median: f64) -> bool {
         let (usual_median, usual_throughput) = self.usual.unwrap_or((median, self.throughput));
-        let odd = median > JUMP * usual_median || self.throughput < FALL * usual_throughput;
+        let fall = 1.0 - self.throughput / usual_throughput;
+        let step = (self.throughput - self.throughput_before).abs() / usual_throughput;
+        self.noise += 0.1 * (0.7 * step.min(0.5) - self.noise);
+        self.throughput_before = self.throughput;
+        // The sum of what is missing, less what chance takes: it stays near zero while nothing changes.
+        self.missing = (self.missing + fall - (1.1 * self.noise).max(0.05)).max(0.0);
+        let odd = median > JUMP * usual_median;
         self.jumps = if odd { self.jumps + 1 } else { 0 };
-        if self.jumps >= 2 {
+        if self.jumps >= 2 || self.missing > (5.0 * self.noise).max(0.3) {
             self.jumps = 0;
+            self.missing = 0.0;
+            self.age = 0;
             self.usual = None;
             return true;
         }
         if !odd {
-            let smooth = |usual: f64, latest: f64| usual + 0.2 * (latest - usual);
-            let median = smooth(usual_median, median);
-            self.usual = Some((median, smooth(usual_throughput, self.throughput)));
+            let smooth = |usual: f64, latest: f64, gain: f64| usual + gain * (latest - usual);
+            let median = smooth(usual_median, median, 0.2);
+            let gain = self.fading(USUAL);
+            self.usual = Some((median, smooth(usual_throughput, self.throughput, gain)));
         }
         false
     }
@@ -324,11 +382,12 @@ impl Algorithm for Adaptive {
             self.baseline = Some(median);
             self.end_probe(window.end);
             if window.is_limit_bound() {
-                // Born under load: this median already contains a queue.
+                // Born under load: this median already contains a queue, which was still growing. No step may
+                // be judged by it.
                 self.probe = Some(Probe {
                     steps: 1,
-                    before: median,
-                    throughput,
+                    before: f64::MAX,
+                    throughput: 0.0,
                 });
             }
             return self.next();
@@ -337,8 +396,9 @@ impl Algorithm for Adaptive {
             self.step_probe(probe, median, window);
             return self.next();
         }
-        // Slowly, so that the luckiest window does not become the measure of all.
-        let baseline = baseline + 0.2 * (median - baseline).min(0.0);
+        // Slowly, and by more than luck explains: the luckiest window must not become the measure of all.
+        let lucky = 1.0 + 1.0 / (window.latencies.len() as f64).sqrt();
+        let baseline = baseline + 0.2 * (lucky * median - baseline).min(0.0);
         self.baseline = Some(baseline);
         let bound = window.is_limit_bound();
         self.learn(Measured {
@@ -349,6 +409,7 @@ impl Algorithm for Adaptive {
         });
         self.dither_up = !self.dither_up;
         if bound {
+            self.age = self.age.saturating_add(1);
             self.adjust(baseline, median, window);
         } else {
             let cap = self.initial.max(IDLE_CAP * f64::from(window.max_in_flight));
