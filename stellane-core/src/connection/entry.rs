@@ -95,7 +95,8 @@ pub(super) struct Entry {
     requests: AtomicU64,
     read: AtomicU64,
     written: AtomicU64,
-    in_flight: AtomicU32,
+    /// At most two for each of `Http2Config::MOST_STREAMS`.
+    in_flight: AtomicU16,
     /// Streams of HTTP/2 that take no more of their responses.
     blocked: AtomicU16,
     /// The number of the latest poll, and in its lowest bit whether it ended waiting for bytes of a body.
@@ -185,7 +186,7 @@ impl Entry {
             requests: AtomicU64::new(0),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            in_flight: AtomicU32::new(0),
+            in_flight: AtomicU16::new(0),
             blocked: AtomicU16::new(0),
             turn: AtomicU32::new(NO_TURN),
             state: AtomicU8::new(ConnectionState::New as u8),
@@ -274,7 +275,7 @@ impl Entry {
     }
 
     /// Requests whose handlers wait, and streams of HTTP/2 whose responses are not sent.
-    pub(super) fn in_flight(&self) -> u32 {
+    pub(super) fn in_flight(&self) -> u16 {
         self.in_flight.load(Relaxed)
     }
 
@@ -316,7 +317,7 @@ impl Entry {
     }
 
     /// How many are left.
-    pub(super) fn wait_ends(&self) -> u32 {
+    pub(super) fn wait_ends(&self) -> u16 {
         self.in_flight.fetch_sub(1, Relaxed) - 1
     }
 

@@ -9,15 +9,17 @@ use crate::clock::Rng;
 /// - It acts only while the limit is what holds the load back; otherwise it holds, and keeps the
 ///   limit within a few times what is really in flight, so that a spike does not meet a limit
 ///   that grew while idle.
-/// - The limit is dithered on alternate windows, by ±12 % while the service is not known yet and ±5 % later. If throughput follows the dither
-///   (elasticity), more concurrency is worth its latency and the tolerance grows; else it shrinks.
+/// - The limit is dithered on alternate windows, by ±12 % while the service is not known yet and ±5 %
+///   later. If throughput follows the dither (elasticity), more concurrency is worth its latency and the
+///   tolerance grows; else it shrinks.
 ///   Small errors of the median move the limit little, large ones at once: noise does not.
 /// - What one window decides is much at first and after a change, and little once the service is known.
 /// - The baseline is re-probed after 8 s, doubling to 32 s while nothing changes; sooner when
 ///   throughput no longer answers to the limit, when latency or throughput have jumped, and after 6
-///   cuts in a row. Probes that find much the same are averaged. The limit then steps down by 0.7 per window until the median stops falling or
-///   throughput begins to: that is the latency without a queue. The baseline thus follows a service that became slower or
-///   faster, without ever pinning the limit to a few requests. A probe that costs half of the
+///   cuts in a row. Probes that find much the same are averaged. The limit then steps down by 0.7 per
+///   window until the median stops falling or throughput begins to: that is the latency without a queue.
+///   The baseline thus follows a service that became slower or faster, without ever pinning the limit to a
+///   few requests. A probe that costs half of the
 ///   throughput in a step is given up; one that goes deep shows that the limit itself was far too
 ///   high, and it stays lower.
 ///

@@ -13,7 +13,7 @@ use super::super::ConfigError;
 #[non_exhaustive]
 pub struct Http2Config {
     /// Most requests in progress on one connection. Too few slow down pages with many parts, too many let one
-    /// client take every place. Default 100.
+    /// client take every place. At most 16 384; default 100.
     pub max_concurrent_streams: u32,
     /// Most streams that a client may open and reset before they were begun; then the connection ends
     /// (rapid reset, CVE-2023-44487). Default 20.
@@ -64,6 +64,9 @@ impl Default for Http2Config {
 }
 
 impl Http2Config {
+    /// What the record of a connection can count.
+    const MOST_STREAMS: u64 = 1 << 14;
+
     pub(in super::super) fn check(&self, errors: &mut Vec<ConfigError>) {
         let mut check = |key, value: u64, min, max| {
             ConfigError::check(errors, key, value, min..=max);
@@ -73,7 +76,7 @@ impl Http2Config {
             "http2.max_concurrent_streams",
             self.max_concurrent_streams.into(),
             1,
-            1 << 20,
+            Self::MOST_STREAMS,
         );
         check(
             "http2.max_pending_accept_reset_streams",
