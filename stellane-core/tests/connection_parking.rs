@@ -351,3 +351,42 @@ async fn a_wave_is_purged_once_however_many_connections_come_later() {
     assert!(purged <= 2, "{purged} times");
     drop(later);
 }
+
+#[test]
+fn a_wave_is_purged_on_the_worker_as_well_where_block_on_serves() {
+    let (purged, threads) = std::sync::mpsc::channel();
+    let manager = ConnectionManager::builder()
+        .purge_hook(move || {
+            let _ = purged.send(std::thread::current().id());
+        })
+        .build()
+        .expect("valid");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let serve = async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let client = tokio::spawn(async move {
+            let mut client = TcpStream::connect(address).await.expect("connects");
+            let get = client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+            get.expect("writes");
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            std::thread::current().id()
+        });
+        tokio::select! {
+            served = manager.serve(listener, tower::service_fn(answer)) => panic!("{served:?}"),
+            worker = client => worker.expect("no panic"),
+        }
+    };
+    let worker = runtime.block_on(serve);
+    let threads: Vec<_> = threads.try_iter().collect();
+    assert!(threads.contains(&worker), "{threads:?}");
+    assert!(
+        threads.contains(&std::thread::current().id()),
+        "{threads:?}"
+    );
+}

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::{Handle, Id};
+use tokio::runtime::{Handle, Id, RuntimeFlavor};
 
 /// Shortest time between two waves, in milliseconds.
 const INTERVAL: u64 = 500;
@@ -74,7 +74,12 @@ impl Purge {
         if !self.claim(runtime.id()) {
             return;
         }
-        for _ in 1..runtime.metrics().num_workers() {
+        let others = match runtime.runtime_flavor() {
+            RuntimeFlavor::CurrentThread => 0,
+            // What `block_on` drives is on no worker.
+            _ => runtime.metrics().num_workers() - usize::from(tokio::task::try_id().is_some()),
+        };
+        for _ in 0..others {
             let Hook(hook) = hook.clone();
             runtime.spawn(async move {
                 hook();
