@@ -37,6 +37,8 @@ impl Server {
     pub fn start(name: &str, env: &[(&str, &str)]) -> Result<Self, BoxError> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["serve", name])
+            // Huge pages of mimalloc's are not what is measured.
+            .env("MIMALLOC_ALLOW_THP", "0")
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .spawn()?;
