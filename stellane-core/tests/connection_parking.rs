@@ -374,7 +374,7 @@ fn a_wave_is_purged_on_the_worker_as_well_where_block_on_serves() {
             let mut client = TcpStream::connect(address).await.expect("connects");
             let get = client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
             get.expect("writes");
-            tokio::time::sleep(Duration::from_millis(1500)).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
             std::thread::current().id()
         });
         tokio::select! {
