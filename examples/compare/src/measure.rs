@@ -93,6 +93,9 @@ pub(crate) struct Rounds {
     pub seconds: f64,
 }
 
+/// How fast first requests are sent, for each second. The slowest open loop is not slower.
+const FIRST_RATE: f64 = 20_000.0;
+
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Driver<'a> {
@@ -156,6 +159,12 @@ fn turn(
     let turn = match driver {
         Driver::Ours(load) => {
             let mut generator = Generator::connect(server.address, load.clone())?;
+            // Each connection is used before it counts: what the first request on a connection costs is not
+            // what a request costs.
+            let once = Duration::from_secs_f64(load.connections as f64 / FIRST_RATE);
+            generator.run(once)?;
+            // Long enough for several requests on each.
+            let duration = duration.max(2 * once);
             let before = server.cpu()?;
             let answers = generator.run(duration)?;
             let cpu = server.cpu()?.since(before);

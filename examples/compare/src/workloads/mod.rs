@@ -80,7 +80,7 @@ const fn workload(
     Workload { name, quick, run }
 }
 
-pub(crate) const WORKLOADS: [Workload; 17] = [
+pub(crate) const WORKLOADS: [Workload; 18] = [
     workload("hello", true, hello),
     workload("json", true, json),
     workload("idle", true, idle::run),
@@ -96,7 +96,8 @@ pub(crate) const WORKLOADS: [Workload; 17] = [
     workload("upload-to-disk", false, upload_to_disk),
     workload("connections", false, connections),
     workload("workers", false, workers),
-    workload("overload", false, overload::run),
+    workload("overload", false, overload::short),
+    workload("overload-long", false, overload::long),
     workload("restart", false, restart::run),
 ];
 

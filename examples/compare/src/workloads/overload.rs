@@ -15,6 +15,7 @@ use crate::{
 const CLIENTS: usize = 8;
 const CONNECTIONS: usize = 1000;
 const TIMES: f64 = 10.0;
+const SENDING: Duration = Duration::from_secs(5);
 /// When a client gives up.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -36,9 +37,25 @@ pub(crate) struct OverloadRow {
     pub error: Option<String>,
 }
 
-pub(super) fn run(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+/// Of short requests: to refuse nine of them costs about as much as to serve one.
+pub(super) fn short(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    run(name, "Overload", (20_000, 2262), plan)
+}
+
+/// Of long requests, for which an overload of CPU is what one thinks of first.
+pub(super) fn long(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    run(name, "Overload with long requests", (200_000, 17_984), plan)
+}
+
+/// `work` is the number below which primes are counted, and how many there are.
+fn run(
+    name: &'static str,
+    title: &str,
+    work: (u32, u32),
+    plan: &Plan,
+) -> Result<Section, BoxError> {
     let rows = plan.taking(Scope::All).into_iter().map(|contestant| {
-        measure(plan, contestant).unwrap_or_else(|error| OverloadRow {
+        measure(plan, contestant, work).unwrap_or_else(|error| OverloadRow {
             peer: contestant.name.clone(),
             error: Some(error.to_string()),
             ..OverloadRow::default()
@@ -46,19 +63,24 @@ pub(super) fn run(name: &'static str, plan: &Plan) -> Result<Section, BoxError> 
     });
     Ok(Section {
         name,
-        title: "Overload".to_owned(),
+        title: title.to_owned(),
         what: format!(
-            "`GET /cpu/20000` counts primes. First the capacity: answers a second for {CLIENTS} clients. Then \
+            "`GET /cpu/{}` counts primes. First the capacity: answers a second for {CLIENTS} clients. Then \
              {TIMES} times as many requests are sent in an open loop on {CONNECTIONS} connections; a client that has \
-             no answer after {PATIENCE:?} closes its connection and comes again."
+             no answer after {PATIENCE:?} closes its connection and comes again.",
+            work.0
         ),
         figures: Figures::Overload(rows.collect()),
     })
 }
 
-fn measure(plan: &Plan, contestant: &Contestant) -> Result<OverloadRow, BoxError> {
+fn measure(
+    plan: &Plan,
+    contestant: &Contestant,
+    (below, primes): (u32, u32),
+) -> Result<OverloadRow, BoxError> {
     let server = contestant.start(&plan.cores, &plan.environment)?;
-    let mut load = Load::closed(CLIENTS, requests::cpu());
+    let mut load = Load::closed(CLIENTS, requests::cpu(below, primes));
     let capacity = Generator::connect(server.address, load.clone())?
         .run(Duration::from_secs(1))?
         .per_second();
@@ -68,7 +90,7 @@ fn measure(plan: &Plan, contestant: &Contestant) -> Result<OverloadRow, BoxError
     load.patience = PATIENCE;
     load.accepted = &[503, 429];
     let mut generator = Generator::connect(server.address, load)?;
-    let answers = generator.run(Duration::from_secs(3))?;
+    let answers = generator.run(SENDING)?;
     let seconds = answers.elapsed.as_secs_f64();
     let refused: u64 = answers.statuses.values().sum();
     Ok(OverloadRow {

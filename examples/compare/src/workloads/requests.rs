@@ -65,9 +65,13 @@ pub(super) fn upload(path: &str) -> Arc<[Exchange]> {
     [Exchange::new(&request, body.as_bytes())].into()
 }
 
-pub(super) fn cpu() -> Arc<[Exchange]> {
-    // There are 2262 primes below 20 000.
-    [Exchange::new(&get("/cpu/20000", ""), b"{\"primes\":2262}")].into()
+pub(super) fn cpu(below: u32, primes: u32) -> Arc<[Exchange]> {
+    let body = format!("{{\"primes\":{primes}}}");
+    [Exchange::new(
+        &get(&format!("/cpu/{below}"), ""),
+        body.as_bytes(),
+    )]
+    .into()
 }
 
 /// One user of a database, `sqlite` or `postgres`; each client asks for another.
