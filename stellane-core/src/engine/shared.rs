@@ -12,6 +12,11 @@ use super::{CoreMetrics, Engine, EngineError, EngineMetrics, StopReport};
 use crate::connection::{ConnectionManager, HttpService, Listener};
 
 /// Serves on the tokio runtime on which it is started. See the [module docs](super).
+///
+/// With more than some hundred busy connections for each worker thread, tokio's multi-thread runtime as it comes
+/// serves some of them again and again and lets others wait: with 1000 on one thread the median was 4 ms and the
+/// 99th percentile 168 ms. `Builder::event_interval(256)` and `Builder::max_io_events_per_tick(256)` make it serve
+/// all that are ready before it asks for more: 30 and 44 ms.
 #[derive(Debug)]
 pub struct SharedEngine {
     connections: ConnectionManager,

@@ -127,8 +127,13 @@ fn ready(address: SocketAddr) -> io::Result<()> {
 
 /// The shared runtime of tokio, as `#[tokio::main]` would make it.
 fn shared_runtime(workers: usize) -> io::Result<tokio::runtime::Runtime> {
+    // Whatever became ready is served before anybody asks what else is: by default, with more than some hundred
+    // busy connections for each thread, those that are served come back first and the others wait for long.
+    const FAIR: u32 = 256; // tasks fit into a worker's queue
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
+        .event_interval(FAIR)
+        .max_io_events_per_tick(FAIR as usize)
         .enable_all()
         .build()
 }
