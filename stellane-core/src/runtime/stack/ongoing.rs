@@ -48,8 +48,10 @@ impl Parts {
 /// How many boxes a thread keeps.
 const KEPT: usize = 64;
 
+type Stock = Vec<Box<Held>>; // the boxes are what is kept
+
 thread_local! {
-    static STOCK: RefCell<Vec<Box<Held>>> = const { RefCell::new(Vec::new()) };
+    static STOCK: RefCell<Stock> = const { RefCell::new(Vec::new()) };
 }
 
 /// A request under way: its place under the limit and its record, until the answer has been sent; or nothing, after
