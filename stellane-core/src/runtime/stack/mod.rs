@@ -9,6 +9,8 @@
 mod body;
 mod future;
 mod label;
+#[cfg(feature = "profiling")]
+mod labelled;
 mod limited;
 mod ongoing;
 mod service;
@@ -50,6 +52,6 @@ where
     };
     #[cfg(feature = "profiling")]
     let service =
-        tower_layer::Layer::layer(&components.slow_polls.layer(), label::Labelled(service));
+        tower_layer::Layer::layer(&components.slow_polls.layer(), labelled::Labelled(service));
     Preset::new(service, Arc::new(parts))
 }
