@@ -77,13 +77,13 @@ pub use catalogue::{Kind, Metric, catalogue};
 pub use config::{BuildError, ConfigError, DurationBuckets, MetricsConfig};
 #[cfg(feature = "facade")]
 pub use facade::FacadePublisher;
-pub use http_metrics::{HttpMetrics, HttpMetricsBuilder, HttpStats, RouteStats};
+pub use http_metrics::{HttpMetrics, HttpMetricsBuilder, HttpStats, Recording, RouteStats};
 #[cfg(feature = "axum")]
 pub use layer::AxumRoute;
 pub use layer::{
-    Metrics, MetricsLayer, NoRoute, RequestBody, RequestBytes, RequestBytesLayer, RequestRoute,
-    ResponseBody, ResponseFuture, ResponseRoute, RouteLabel, RouteLabelLayer, current_route,
-    label_route,
+    Entered, Metrics, MetricsLayer, NoRoute, RequestBody, RequestBytes, RequestBytesLayer,
+    RequestRoute, ResponseBody, ResponseFuture, ResponseRoute, RouteLabel, RouteLabelLayer,
+    current_route, label_route,
 };
 /// The facade this crate publishes to: use this one, so that both are the same version.
 #[cfg(feature = "facade")]

@@ -73,5 +73,5 @@ pub use self::{
 #[cfg(feature = "http")]
 pub use self::{
     http::{CollectError, PooledBody},
-    layer::{PoolFuture, PoolLayer, PoolService},
+    layer::{InPoolScope, PoolFuture, PoolLayer, PoolScope, PoolService},
 };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use http::header::CONTENT_TYPE;
 use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
 
+use super::shared::Shared;
 use super::{Class, Outcome};
 
 /// A request without its body, for those who classify.
@@ -141,7 +142,17 @@ pub(super) struct Classifiers {
 }
 
 impl Classifiers {
-    pub(super) fn class(&self, head: RequestHead<'_>) -> Class {
+    /// Without classes all are the default class; nobody need look into the extensions.
+    #[inline]
+    pub(super) fn class_for(&self, shared: &Shared, head: RequestHead<'_>) -> Class {
+        if shared.has_classes() {
+            self.class(head)
+        } else {
+            Class::DEFAULT
+        }
+    }
+
+    fn class(&self, head: RequestHead<'_>) -> Class {
         match &self.class {
             Some(class) => class(head),
             None => head.extensions.get::<Class>().copied().unwrap_or_default(),

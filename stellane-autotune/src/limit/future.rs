@@ -306,15 +306,25 @@ impl Finish {
         permit: Option<Permit>,
     ) -> Option<Permit> {
         let mut permit = permit?;
-        let head = ResponseHead::from(response);
-        let (outcome, is_stream) = match &self.outcome {
-            Some(outcome) => (outcome(head), head.is_stream()),
-            None => head.default_outcome_and_is_stream(response.body().size_hint().exact()),
-        };
+        let (outcome, is_stream) = answer_of(self.outcome.as_ref(), response);
         permit.record(outcome);
-        let released =
-            self.hold == Hold::Headers || is_stream || self.tunnel && head.status.is_success();
+        let released = self.hold == Hold::Headers
+            || is_stream
+            || self.tunnel && response.status().is_success();
         Some(permit).filter(|_| !released)
+    }
+}
+
+/// What an answer says about the load, and whether it begins something that lives on its own.
+#[inline]
+pub(super) fn answer_of<RB: Body>(
+    outcome: Option<&OutcomeFn>,
+    response: &Response<RB>,
+) -> (Outcome, bool) {
+    let head = ResponseHead::from(response);
+    match outcome {
+        Some(outcome) => (outcome(head), head.is_stream()),
+        None => head.default_outcome_and_is_stream(response.body().size_hint().exact()),
     }
 }
 

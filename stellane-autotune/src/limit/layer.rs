@@ -30,9 +30,9 @@ use crate::overload::OverloadLayer;
 /// ```
 #[derive(Debug, Clone)]
 pub struct AdaptiveLimitLayer {
-    limit: AdaptiveLimit,
-    classifiers: Arc<Classifiers>,
-    overload: Option<OverloadLayer>,
+    pub(super) limit: AdaptiveLimit,
+    pub(super) classifiers: Arc<Classifiers>,
+    pub(super) overload: Option<OverloadLayer>,
 }
 
 impl AdaptiveLimitLayer {

@@ -15,6 +15,7 @@ mod permit;
 mod refusal;
 mod service;
 mod shared;
+mod visit;
 mod wait;
 
 pub use algorithm::{Algorithm, AlgorithmKind};
@@ -28,6 +29,7 @@ pub use histogram::Latencies;
 pub use layer::AdaptiveLimitLayer;
 pub use permit::Permit;
 pub use service::AdaptiveLimitService;
+pub use visit::Visit;
 
 pub(crate) use algorithm::Window;
 pub(crate) use refusal::Refusals;

@@ -110,12 +110,7 @@ impl<S> AdaptiveLimitService<S> {
         if self.classifiers.is_exempt(head) {
             return LimitFuture::exempt(self.inner.call(request));
         }
-        // Without classes all are the default class; nobody need look into the extensions.
-        let class = if self.limit.shared.has_classes() {
-            self.classifiers.class(head)
-        } else {
-            Class::DEFAULT
-        };
+        let class = self.classifiers.class_for(&self.limit.shared, head);
         let finish = || {
             let outcome = self.classifiers.outcome.as_ref();
             Finish::new(self.limit.settings.hold, request.method(), outcome)

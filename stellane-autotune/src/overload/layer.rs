@@ -79,12 +79,24 @@ impl OverloadLayer {
 }
 
 impl Shared {
+    /// Whether a request has a timeout; counts nothing.
+    #[inline]
+    pub(crate) fn has_timeout(&self, headers: &HeaderMap) -> bool {
+        !self.config.default_timeout.is_zero() || self.asked(headers).is_some()
+    }
+
+    #[inline]
+    fn asked(&self, headers: &HeaderMap) -> Option<Duration> {
+        let grpc = self.config.grpc_timeout.then_some(&GRPC_TIMEOUT);
+        asked(headers, grpc, self.header.as_ref())
+    }
+
     /// The timeout of a request, if it has one.
     #[inline]
     pub(crate) fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {
         let config = &self.config;
-        let grpc = config.grpc_timeout.then_some(&GRPC_TIMEOUT);
-        let asked = asked(headers, grpc, self.header.as_ref())
+        let asked = self
+            .asked(headers)
             .or_else(|| Some(config.default_timeout).filter(|timeout| !timeout.is_zero()))?;
         self.with_deadline.fetch_add(1, Ordering::Relaxed);
         // Pressure shortens how long the server is willing to work, not what the client asked for

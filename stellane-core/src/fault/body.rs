@@ -1,5 +1,4 @@
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -25,14 +24,15 @@ pin_project! {
     #[project = KindProj]
     #[derive(Debug)]
     enum Kind<B> {
-        Inner { #[pin] body: B, faults: Option<Faults> },
+        Inner { #[pin] body: B, faults: Faults },
         // `None` once it was sent, or after the inner body panicked.
         Plain { text: Option<Bytes> },
     }
 }
 
 impl<B> FaultBody<B> {
-    pub(super) fn new(body: B, faults: Option<Faults>) -> Self {
+    #[inline]
+    pub(crate) fn new(body: B, faults: Faults) -> Self {
         Self {
             kind: Kind::Inner { body, faults },
         }
@@ -77,23 +77,18 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut kind = self.project().kind;
-        let payload = match kind.as_mut().project() {
+        match kind.as_mut().project() {
             KindProj::Plain { text } => {
                 return Poll::Ready(text.take().map(|t| Ok(Frame::data(t))));
             }
             KindProj::Inner { body, faults } => {
-                match catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) {
-                    Ok(polled) => return polled.map_err(Into::into),
-                    Err(payload) => {
-                        if let Some(faults) = faults {
-                            faults.panicked("response body", &*payload);
-                        }
-                        payload
-                    }
+                let mut polled = Poll::Pending;
+                let poll = || polled = body.poll_frame(cx);
+                if faults.catch("response body", poll).is_some() {
+                    return polled.map_err(Into::into);
                 }
             }
-        };
-        drop(payload);
+        }
         kind.set(Kind::Plain { text: None });
         Poll::Ready(Some(Err("the response body panicked".into())))
     }

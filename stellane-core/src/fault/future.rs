@@ -1,6 +1,5 @@
 use std::{
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -17,7 +16,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: Option<F>,
-        // Moves on to the body.
+        // None after a panic of the call.
         faults: Option<Faults>,
     }
 }
@@ -51,35 +50,35 @@ where
             return Poll::Ready(Ok(FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)));
         };
         // One match: each step of several would move the response once more.
-        Poll::Ready(Ok(
-            match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
-                Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(Ok(response))) => {
-                    let faults = this.faults.take();
-                    response.map(|body| FaultBody::new(body, faults))
-                }
-                Ok(Poll::Ready(Err(error))) => answer_to(&error.into(), faults),
-                Err(payload) => {
-                    // Dropped now: a future that panicked must not be polled again.
-                    faults.panicked("future", &*payload);
-                    this.inner.set(None);
-                    FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)
-                }
-            },
-        ))
+        Poll::Ready(Ok(match faults.catch("future", || inner.poll(cx)) {
+            Some(Poll::Pending) => return Poll::Pending,
+            Some(Poll::Ready(Ok(response))) => {
+                let faults = faults.clone();
+                response.map(|body| FaultBody::new(body, faults))
+            }
+            Some(Poll::Ready(Err(error))) => faults.answer_to(&error.into()).response(),
+            None => {
+                // Dropped now: a future that panicked must not be polled again.
+                this.inner.set(None);
+                FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        }))
     }
 }
 
-#[cold]
-fn answer_to<B>(error: &BoxError, faults: &Faults) -> Response<FaultBody<B>> {
-    if let Some(refusal) = error.downcast_ref::<Refusal>() {
-        return refusal.response();
+impl Faults {
+    /// How an error of a service is answered; counts it as one unless it is a refusal.
+    #[cold]
+    pub(crate) fn answer_to(&self, error: &BoxError) -> Refusal {
+        if let Some(refusal) = error.downcast_ref::<Refusal>() {
+            return *refusal;
+        }
+        if over_body_limit(&**error) {
+            return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        self.failed(error);
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR)
     }
-    if over_body_limit(&**error) {
-        return FaultBody::plain(StatusCode::PAYLOAD_TOO_LARGE);
-    }
-    faults.failed(error);
-    FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 fn over_body_limit(error: &(dyn std::error::Error + 'static)) -> bool {

@@ -1,5 +1,6 @@
 use std::{
     any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -49,7 +50,22 @@ impl Faults {
         }
     }
 
-    pub(super) fn panicked(&self, place: &'static str, payload: &(dyn Any + Send)) {
+    /// What `run` returns, unless it panics.
+    #[inline]
+    pub(crate) fn catch<T>(&self, place: &'static str, run: impl FnOnce() -> T) -> Option<T> {
+        // What it works on may be left half-way through a change by a panic. It is the user's own, who
+        // asked for exactly this; Rust's types keep it memory-safe.
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(value) => Some(value),
+            Err(payload) => {
+                self.panicked(place, &*payload);
+                None
+            }
+        }
+    }
+
+    #[cold]
+    fn panicked(&self, place: &'static str, payload: &(dyn Any + Send)) {
         self.counts.panics.fetch_add(1, Ordering::Relaxed);
         let message = payload
             .downcast_ref::<&'static str>()

@@ -1,7 +1,4 @@
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tower_service::Service;
@@ -44,14 +41,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let faults = self.faults.clone();
-        // The service may be left half-way through a change by a panic. It is the user's own, who
-        // asked for exactly this; Rust's types keep it memory-safe.
-        match catch_unwind(AssertUnwindSafe(|| self.inner.call(request))) {
-            Ok(future) => ResponseFuture::running(future, faults),
-            Err(payload) => {
-                faults.panicked("call", &*payload);
-                ResponseFuture::panicked()
-            }
+        match faults.catch("call", || self.inner.call(request)) {
+            Some(future) => ResponseFuture::running(future, faults),
+            None => ResponseFuture::panicked(),
         }
     }
 }

@@ -57,9 +57,10 @@ impl Histogram {
         }
     }
 
+    /// Adds a duration that lies in this [cell](cell_of).
     #[inline]
-    pub(crate) fn record(&self, ns: u64, exclusive: bool) {
-        slot::add(&self.cells[cell_of(ns)], 1, exclusive);
+    pub(crate) fn record(&self, cell: usize, ns: u64, exclusive: bool) {
+        slot::add(&self.cells[cell], 1, exclusive);
         slot::add(&self.sum_ns, ns, exclusive);
     }
 

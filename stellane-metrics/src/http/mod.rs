@@ -1,10 +1,10 @@
 //! The table of HTTP series: written per thread without shared atomics, read by whoever exports.
 
 pub(crate) mod export;
-pub(crate) mod guard;
 pub(crate) mod histogram;
 pub(crate) mod labels;
 mod layout;
+pub(crate) mod recording;
 mod registry;
 mod routes;
 mod slot;
@@ -15,6 +15,7 @@ use crate::{BuildError, MetricsConfig};
 use histogram::Totals;
 #[cfg(feature = "prometheus")]
 pub(crate) use layout::SIZE_BOUNDS;
+pub use recording::Recording;
 pub(crate) use registry::Table;
 pub use routes::RouteStats;
 

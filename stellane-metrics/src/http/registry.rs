@@ -194,13 +194,23 @@ impl Table {
     #[inline]
     pub(crate) fn record(&self, record: &Record) {
         let (shard, exclusive) = self.shard();
+        // Asked once, not for each of a dozen cells.
+        if exclusive {
+            self.record_in::<true>(shard, record);
+        } else {
+            self.record_in::<false>(shard, record);
+        }
+    }
+
+    #[inline]
+    fn record_in<const EXCLUSIVE: bool>(&self, shard: &Shard, record: &Record) {
         let key = record.key.pack();
         let entry = &shard.series_cache[mix(key)];
         let mut index = entry.load(Relaxed) as usize;
         if self.series.get(index).and_then(OnceLock::get) != Some(&key) {
             index = self.find_or_add_series(key);
             if index == 0 {
-                slot::add(&shard.overflow, 1, exclusive);
+                slot::add(&shard.overflow, 1, EXCLUSIVE);
             } else {
                 entry.store(index as u32, Relaxed);
             }
@@ -211,20 +221,20 @@ impl Table {
                 .collect()
         });
 
-        let add = |at: usize, n: u64| slot::add(&cells[at], n, exclusive);
-        let durations = |at: usize, ns: u64| {
-            add(at + self.duration_bucket(ns), 1);
+        let add = |at: usize, n: u64| slot::add(&cells[at], n, EXCLUSIVE);
+        let durations = |at: usize, ns: u64, all: &Histogram| {
+            let cell = histogram::cell_of(ns);
+            all.record(cell, ns, EXCLUSIVE);
+            add(at + self.duration_bucket(cell, ns), 1);
             add(at + self.layout.durations + 1, ns);
         };
         let sizes = |at: usize, bytes: u64| {
             add(at + size_bucket(bytes), 1);
             add(at + self.layout.sizes + 1, bytes);
         };
-        durations(self.layout.full(), record.full_ns);
-        shard.full.record(record.full_ns, exclusive);
+        durations(self.layout.full(), record.full_ns, &shard.full);
         if let Some(ns) = record.head_ns {
-            durations(self.layout.head(), ns);
-            shard.head.record(ns, exclusive);
+            durations(self.layout.head(), ns, &shard.head);
         }
         if let Some(bytes) = record.request_bytes {
             sizes(self.layout.request(), bytes);
@@ -234,22 +244,22 @@ impl Table {
         }
 
         match record.key.outcome {
-            Outcome::Cancelled => slot::add(&shard.cancelled, 1, exclusive),
+            Outcome::Cancelled => slot::add(&shard.cancelled, 1, EXCLUSIVE),
             Outcome::Complete if record.key.status < 500 => {}
-            _ => slot::add(&shard.failed, 1, exclusive),
+            _ => slot::add(&shard.failed, 1, EXCLUSIVE),
         }
         // Last, so that a request is never counted as ended before its series has it.
         slot::add(
             &shard.finished[usize::from(record.key.method)],
             1,
-            exclusive,
+            EXCLUSIVE,
         );
     }
 
-    /// The first bucket whose bound is not below the duration.
+    /// The first bucket whose bound is not below the duration, which lies in this cell.
     #[inline]
-    fn duration_bucket(&self, ns: u64) -> usize {
-        let mut bucket = usize::from(self.bucket_of_cell[histogram::cell_of(ns)]);
+    fn duration_bucket(&self, cell: usize, ns: u64) -> usize {
+        let mut bucket = usize::from(self.bucket_of_cell[cell]);
         // A cell that a bound divides begins in the bucket below.
         while self
             .duration_bounds_ns
@@ -446,7 +456,8 @@ mod tests {
                 .flat_map(|bound| [bound - 1, *bound, bound + 1]);
             for ns in near.chain((0..40).map(|bit| 3 << bit)).chain([0, u64::MAX]) {
                 let expected = bounds.partition_point(|bound| *bound < ns);
-                assert_eq!(table.duration_bucket(ns), expected, "{ns} ns");
+                let cell = histogram::cell_of(ns);
+                assert_eq!(table.duration_bucket(cell, ns), expected, "{ns} ns");
             }
         }
     }

@@ -4,12 +4,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::scope;
-use crate::http_metrics::{guard::Guard, labels::Outcome};
+use crate::Recording;
 
 pin_project! {
     /// A response body that tells [`HttpMetrics`](crate::HttpMetrics) how it ended.
@@ -17,38 +16,21 @@ pin_project! {
         #[pin]
         inner: B,
         // Gone once the request is counted.
-        guard: Option<Guard>,
-        // How long the body said it would be; an HTTP server stops polling there.
-        expected: Option<u64>,
-    }
-
-    impl<B> PinnedDrop for ResponseBody<B> {
-        fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            if let Some(guard) = this.guard && *this.expected == Some(guard.response_bytes) {
-                guard.finish(Outcome::Complete);
-            }
-        }
+        recording: Option<Recording>,
     }
 }
 
 impl<B: Body> ResponseBody<B> {
     #[inline]
-    pub(super) fn new(inner: B, guard: Option<Guard>) -> Self {
-        let guard = guard.filter(|guard| !guard.is_finished());
-        let expected = guard.as_ref().and_then(|_| inner.size_hint().exact());
-        Self {
-            inner,
-            guard,
-            expected,
-        }
+    pub(super) fn new(inner: B, recording: Option<Recording>) -> Self {
+        let recording = recording.filter(|recording| !recording.is_finished());
+        Self { inner, recording }
     }
 
     pub(super) fn finished(inner: B) -> Self {
         Self {
             inner,
-            guard: None,
-            expected: None,
+            recording: None,
         }
     }
 }
@@ -70,28 +52,15 @@ impl<B: Body> Body for ResponseBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let Some(guard) = this.guard else {
+        let Some(recording) = this.recording else {
             return this.inner.poll_frame(cx);
         };
-        let watched = scope::watch(guard);
+        let watched = scope::watch(recording);
         let polled = this.inner.as_mut().poll_frame(cx);
         watched.leave();
         let frame = ready!(polled);
-        let outcome = match &frame {
-            None => Some(Outcome::Complete),
-            Some(Err(_)) => Some(Outcome::BodyError),
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    guard.response_bytes += data.remaining() as u64;
-                } else if let Some(trailers) = frame.trailers_ref() {
-                    guard.trailers(trailers);
-                }
-                (frame.is_trailers() || this.inner.is_end_stream()).then_some(Outcome::Complete)
-            }
-        };
-        if let Some(outcome) = outcome {
-            guard.finish(outcome);
-            *this.guard = None;
+        if recording.frame(frame.as_ref(), || this.inner.is_end_stream()) {
+            *this.recording = None;
         }
         Poll::Ready(frame)
     }
@@ -110,7 +79,7 @@ impl<B: Body> Body for ResponseBody<B> {
 impl<B> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody")
-            .field("open", &self.guard.is_some())
+            .field("open", &self.recording.is_some())
             .finish_non_exhaustive()
     }
 }

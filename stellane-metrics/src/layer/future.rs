@@ -7,8 +7,8 @@ use std::{
 use http::Response;
 use pin_project_lite::pin_project;
 
-use super::{body::ResponseBody, route::ResponseRoute, scope};
-use crate::http_metrics::{guard::Guard, labels::Outcome};
+use super::{body::ResponseBody, route::ResponseRoute};
+use crate::Recording;
 
 pin_project! {
     /// The future of [`Metrics`](crate::Metrics). Dropping it counts the request as cancelled.
@@ -16,17 +16,17 @@ pin_project! {
         #[pin]
         inner: F,
         // Gone once the response was handed over.
-        guard: Option<Guard>,
+        recording: Option<Recording>,
         response_route: R,
     }
 }
 
 impl<F, R> ResponseFuture<F, R> {
     #[inline]
-    pub(super) fn new(inner: F, guard: Guard, response_route: R) -> Self {
+    pub(super) fn new(inner: F, recording: Recording, response_route: R) -> Self {
         Self {
             inner,
-            guard: Some(guard),
+            recording: Some(recording),
             response_route,
         }
     }
@@ -43,14 +43,14 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Some(guard) = this.guard else {
+        let Some(recording) = this.recording else {
             // Polled again after it was ready: the inner future's answer to that is as good as any.
             return this
                 .inner
                 .poll(cx)
                 .map_ok(|response| response.map(ResponseBody::finished));
         };
-        let entered = scope::enter(guard);
+        let entered = recording.enter();
         let polled = this.inner.poll(cx);
         entered.leave();
         // One match: each step of several would move the response once more.
@@ -58,15 +58,15 @@ where
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(response)) => {
                 if let Some(route) = this.response_route.route(&response) {
-                    guard.route = guard.table().route_id(route);
+                    recording.route = recording.table().route_id(route);
                 }
-                guard.head(&response);
-                let guard = this.guard.take();
-                Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, guard))))
+                recording.head(&response);
+                let recording = this.recording.take();
+                Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, recording))))
             }
             Poll::Ready(Err(error)) => {
-                guard.finish(Outcome::ServiceError);
-                *this.guard = None;
+                recording.failed();
+                *this.recording = None;
                 Poll::Ready(Err(error))
             }
         }

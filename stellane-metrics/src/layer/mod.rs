@@ -9,7 +9,7 @@ mod future;
 mod layer;
 mod request_body;
 mod route;
-mod scope;
+pub(crate) mod scope;
 mod service;
 
 pub use body::ResponseBody;
@@ -19,5 +19,5 @@ pub use request_body::{RequestBody, RequestBytes, RequestBytesLayer};
 #[cfg(feature = "axum")]
 pub use route::AxumRoute;
 pub use route::{NoRoute, RequestRoute, ResponseRoute, RouteLabel, RouteLabelLayer};
-pub use scope::{current_route, label_route};
+pub use scope::{Entered, current_route, label_route};
 pub use service::Metrics;

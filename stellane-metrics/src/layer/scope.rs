@@ -2,22 +2,24 @@
 
 use std::{
     cell::Cell,
+    fmt,
     sync::{Arc, atomic::AtomicU64},
 };
 
-use crate::http_metrics::{Table, guard::Guard};
+use crate::http_metrics::{Recording, Table};
 
 /// What inner layers told about the request being polled.
 struct Scope {
     table: Cell<Option<&'static Table>>,
     route: Cell<u32>,
-    request_bytes: Cell<Option<Arc<AtomicU64>>>,
 }
 
 thread_local! {
     static SCOPE: Scope = const {
-        Scope { table: Cell::new(None), route: Cell::new(0), request_bytes: Cell::new(None) }
+        Scope { table: Cell::new(None), route: Cell::new(0) }
     };
+    /// The counter of a streamed request body. Apart, since what has to be dropped costs a look at every access.
+    static REQUEST_BYTES: Cell<Option<Arc<AtomicU64>>> = const { Cell::new(None) };
 }
 
 /// Sets the route of the request that is being called or polled on this thread, for the innermost [`MetricsLayer`](crate::MetricsLayer) around.
@@ -54,37 +56,52 @@ pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
         .try_with(|scope| {
             scope.table.get()?;
             let counter = Arc::new(AtomicU64::new(0));
-            scope.request_bytes.set(Some(Arc::clone(&counter)));
+            let left = Some(Arc::clone(&counter));
+            REQUEST_BYTES.try_with(|bytes| bytes.set(left)).ok()?;
             Some(counter)
         })
         .ok()
         .flatten()
 }
 
-/// Makes the request of `guard` the current one until [`Entered::leave`]. If what runs between panics instead,
-/// so says the guard. No closure: that would move a request, or a response, once more.
+/// Makes the request of `recording` the current one until [`Entered::leave`]. If what runs between panics instead,
+/// so says the record. No closure: that would move a request, or a response, once more.
 #[inline]
-pub(super) fn enter(guard: &mut Guard) -> Entered<'_> {
+pub(crate) fn enter(recording: &mut Recording) -> Entered<'_> {
     let outer = SCOPE
         .try_with(|scope| {
             (
-                scope.table.replace(Some(guard.table())),
-                scope.route.replace(guard.route),
+                scope.table.replace(Some(recording.table())),
+                scope.route.replace(recording.route),
             )
         })
         .unwrap_or_default();
-    Entered { guard, outer }
+    Entered { recording, outer }
 }
 
-pub(super) struct Entered<'a> {
-    guard: &'a mut Guard,
+/// While it lives, what runs on this thread belongs to a [`Recording`]; made by [`Recording::enter`].
+///
+/// Dropped instead of [left](Self::leave), as by a panic, it says that what ran has panicked.
+#[must_use = "a drop instead of `leave` counts as a panic"]
+pub struct Entered<'a> {
+    recording: &'a mut Recording,
     outer: (Option<&'static Table>, u32),
 }
 
 impl Entered<'_> {
+    /// What ran has returned.
     #[inline]
-    pub(super) fn leave(mut self) {
+    pub fn leave(mut self) {
         self.restore();
+        std::mem::forget(self);
+    }
+
+    /// As [`leave`](Self::leave), after the `call` of a service: takes the counter that a
+    /// [`RequestBody`](crate::RequestBody) made there for a body that does not say its size.
+    #[inline]
+    pub fn leave_call(mut self) {
+        self.restore();
+        self.recording.count_request(take_request_bytes());
         std::mem::forget(self);
     }
 
@@ -92,25 +109,31 @@ impl Entered<'_> {
     fn restore(&mut self) {
         let _ = SCOPE.try_with(|scope| {
             scope.table.set(self.outer.0);
-            self.guard.route = scope.route.replace(self.outer.1);
+            self.recording.route = scope.route.replace(self.outer.1);
         });
+    }
+}
+
+impl fmt::Debug for Entered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Entered").field(&self.recording).finish()
     }
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.restore();
-        self.guard.panicked();
+        self.recording.panicked();
     }
 }
 
 /// As [`enter`] for the body, which names no route.
 #[inline]
-pub(super) fn watch(guard: &mut Guard) -> Watched<'_> {
-    Watched(guard)
+pub(super) fn watch(recording: &mut Recording) -> Watched<'_> {
+    Watched(recording)
 }
 
-pub(super) struct Watched<'a>(&'a mut Guard);
+pub(super) struct Watched<'a>(&'a mut Recording);
 
 impl Watched<'_> {
     #[inline]
@@ -127,9 +150,6 @@ impl Drop for Watched<'_> {
 
 /// The counter that an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left for the request that was just called.
 #[inline]
-pub(super) fn take_request_bytes() -> Option<Arc<AtomicU64>> {
-    SCOPE
-        .try_with(|scope| scope.request_bytes.take())
-        .ok()
-        .flatten()
+fn take_request_bytes() -> Option<Arc<AtomicU64>> {
+    REQUEST_BYTES.try_with(Cell::take).ok().flatten()
 }

@@ -7,9 +7,8 @@ use super::{
     body::ResponseBody,
     future::ResponseFuture,
     route::{RequestRoute, ResponseRoute},
-    scope,
 };
-use crate::{HttpMetrics, http_metrics::guard::Guard};
+use crate::HttpMetrics;
 
 /// The service of [`MetricsLayer`](crate::MetricsLayer).
 #[derive(Debug, Clone)]
@@ -39,14 +38,13 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let mut guard = Guard::open(self.http, &request);
+        let mut recording = self.http.begin(&request);
         if let Some(route) = self.request_route.route(&request) {
-            guard.route = guard.table().route_id(route);
+            recording.route = recording.table().route_id(route);
         }
-        let entered = scope::enter(&mut guard);
+        let entered = recording.enter();
         let future = self.inner.call(request);
-        entered.leave();
-        guard.count_request(scope::take_request_bytes());
-        ResponseFuture::new(future, guard, self.response_route.clone())
+        entered.leave_call();
+        ResponseFuture::new(future, recording, self.response_route.clone())
     }
 }

@@ -31,22 +31,55 @@ impl Pools {
     }
 }
 
-/// Makes `pools` the current ones until the result is dropped, and puts them back into their place then, also
-/// when what runs between panics. No closure: that would move a request, or a response, once more.
-#[inline]
-pub(super) fn enter(pools: &mut Option<Pools>) -> Leave<'_> {
-    let outer = swap(pools.take());
-    Leave { pools, outer }
+/// Makes pools the current ones, again and again: what [`PoolLayer`](crate::PoolLayer) does, for a service that
+/// wraps futures anyway. Only making one changes the reference count of the pools.
+///
+/// ```
+/// use stellane_pool::{PoolScope, Pools};
+///
+/// let pools = Pools::builder().build()?;
+/// let mut scope = PoolScope::new(&pools);
+/// let entered = scope.enter(); // around the call, and around each poll of the future
+/// assert!(Pools::current().is_some());
+/// drop(entered);
+/// assert!(Pools::current().is_none());
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct PoolScope {
+    // There except while somebody is inside.
+    pools: Option<Pools>,
 }
 
-pub(super) struct Leave<'a> {
-    pools: &'a mut Option<Pools>,
+impl PoolScope {
+    /// A scope of these pools.
+    pub fn new(pools: &Pools) -> Self {
+        Self {
+            pools: Some(pools.clone()),
+        }
+    }
+
+    /// Makes the pools the current ones until the result is dropped, and puts them back into their place then, also
+    /// when what runs between panics. No closure: that would move a request, or a response, once more.
+    #[inline]
+    pub fn enter(&mut self) -> InPoolScope<'_> {
+        let outer = swap(self.pools.take());
+        InPoolScope { scope: self, outer }
+    }
+}
+
+/// While it lives, the pools of a [`PoolScope`] are the current ones.
+#[derive(Debug)]
+#[must_use = "the pools are the current ones only while it lives"]
+pub struct InPoolScope<'a> {
+    scope: &'a mut PoolScope,
     outer: Option<Pools>,
 }
 
-impl Drop for Leave<'_> {
+impl Drop for InPoolScope<'_> {
+    #[inline]
     fn drop(&mut self) {
-        *self.pools = swap(self.outer.take());
+        self.scope.pools = swap(self.outer.take());
     }
 }
 

@@ -5,8 +5,7 @@ use std::{
 
 use pin_project_lite::pin_project;
 
-use super::current::enter;
-use crate::Pools;
+use crate::PoolScope;
 
 pin_project! {
     /// The future of [`PoolService`](super::PoolService).
@@ -14,8 +13,7 @@ pin_project! {
     pub struct PoolFuture<F> {
         #[pin]
         pub(super) future: F,
-        // There except while `future` runs.
-        pub(super) pools: Option<Pools>,
+        pub(super) scope: PoolScope,
     }
 }
 
@@ -24,7 +22,7 @@ impl<F: Future> Future for PoolFuture<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let _entered = enter(this.pools);
+        let _entered = this.scope.enter();
         this.future.poll(cx)
     }
 }

@@ -9,4 +9,9 @@ mod future;
 mod layer;
 mod service;
 
-pub use self::{future::PoolFuture, layer::PoolLayer, service::PoolService};
+pub use self::{
+    current::{InPoolScope, PoolScope},
+    future::PoolFuture,
+    layer::PoolLayer,
+    service::PoolService,
+};

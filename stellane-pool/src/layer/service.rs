@@ -3,8 +3,8 @@ use std::task::{Context, Poll};
 use http::Request;
 use tower_service::Service;
 
-use super::{PoolFuture, current::enter};
-use crate::Pools;
+use super::PoolFuture;
+use crate::{PoolScope, Pools};
 
 /// The service of [`PoolLayer`](super::PoolLayer).
 #[derive(Debug, Clone)]
@@ -30,10 +30,10 @@ where
         if self.extension {
             request.extensions_mut().insert(self.pools.clone());
         }
-        let mut pools = Some(self.pools.clone());
-        let entered = enter(&mut pools);
+        let mut scope = PoolScope::new(&self.pools);
+        let entered = scope.enter();
         let future = self.inner.call(request);
         drop(entered);
-        PoolFuture { future, pools }
+        PoolFuture { future, scope }
     }
 }

@@ -1,26 +1,57 @@
 //! The life of one request: opened in `call`, moved into the body, closed exactly once.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
+use bytes::Buf;
 use http::{Response, StatusCode};
+use http_body::Frame;
 
 use super::{
     labels::{self, NO_GRPC, Outcome, SeriesKey},
     registry::{Record, RouteId, Table, UNMATCHED},
 };
-use crate::HttpMetrics;
+use crate::{
+    HttpMetrics,
+    layer::{Entered, scope},
+};
 
-/// Counts a request as in flight until it is finished or dropped.
-pub(crate) struct Guard {
+/// The record of one request, for a service that wraps futures and bodies anyway: what
+/// [`MetricsLayer`](crate::MetricsLayer) does, without a future and a body of its own.
+///
+/// The request counts as in flight until its record is finished or dropped. A drop is a cancellation, unless the
+/// response said how long its body is and all of it was handed over: an HTTP server stops polling there.
+///
+/// ```
+/// use http::{Request, Response};
+/// use stellane_metrics::HttpMetrics;
+///
+/// let http = HttpMetrics::builder().build()?;
+/// let mut recording = http.begin(&Request::new(String::new()));
+/// let entered = recording.enter(); // around the call, and around each poll of the future
+/// stellane_metrics::label_route("/");
+/// entered.leave();
+/// let response = Response::new(String::new());
+/// recording.head(&response); // its body is empty, so nothing can follow
+/// assert!(recording.is_finished());
+/// assert_eq!(http.routes()[0].route, "/");
+/// # Ok::<_, stellane_metrics::BuildError>(())
+/// ```
+#[must_use = "dropping the record counts the request as cancelled"]
+pub struct Recording {
     table: &'static Table,
     start: u64,
     head_ns: Option<u64>,
     request_bytes: Option<u64>,
     request_counter: Option<Arc<AtomicU64>>,
-    pub(crate) response_bytes: u64,
+    response_bytes: u64,
+    /// How long the body said it would be.
+    expected: Option<u64>,
     pub(crate) route: RouteId,
     status: u16,
     method: u8,
@@ -31,9 +62,17 @@ pub(crate) struct Guard {
     finished: bool,
 }
 
-impl Guard {
+impl HttpMetrics {
+    /// Begins the record of a request.
     #[inline]
-    pub(crate) fn open<B: http_body::Body>(http: HttpMetrics, request: &http::Request<B>) -> Self {
+    pub fn begin<B: http_body::Body>(&self, request: &http::Request<B>) -> Recording {
+        Recording::open(*self, request)
+    }
+}
+
+impl Recording {
+    #[inline]
+    fn open<B: http_body::Body>(http: HttpMetrics, request: &http::Request<B>) -> Self {
         let table = http.table;
         let method = labels::method_index(request.method());
         table.started(method);
@@ -44,6 +83,7 @@ impl Guard {
             request_bytes: request.body().size_hint().exact(),
             request_counter: None,
             response_bytes: 0,
+            expected: None,
             route: UNMATCHED,
             status: 0,
             method,
@@ -62,9 +102,9 @@ impl Guard {
         self.table
     }
 
-    /// The head of the response is there. Finishes the request if nothing of a body can follow.
+    /// The head of the response is there. Finishes the record if nothing of a body can follow.
     #[inline]
-    pub(crate) fn head<B: http_body::Body>(&mut self, response: &Response<B>) {
+    pub fn head<B: http_body::Body>(&mut self, response: &Response<B>) {
         self.head_ns = Some(self.table.elapsed_ns(self.start));
         self.status = response.status().as_u16();
         // gRPC needs HTTP/2, so HTTP/1 need not look for its header (the status of a call that failed at once).
@@ -75,7 +115,47 @@ impl Guard {
         }
         if response.body().is_end_stream() || self.has_no_body(response.status()) {
             self.close(Outcome::Complete, self.head_ns);
+        } else {
+            self.expected = response.body().size_hint().exact();
         }
+    }
+
+    /// The service failed instead of answering.
+    pub fn failed(&mut self) {
+        self.finish(Outcome::ServiceError);
+    }
+
+    /// A frame of the response body, or its end; `ended` says that no other follows. Whether the record is finished.
+    #[inline]
+    pub fn frame<D: Buf, E>(
+        &mut self,
+        frame: Option<&Result<Frame<D>, E>>,
+        ended: impl FnOnce() -> bool,
+    ) -> bool {
+        let outcome = match frame {
+            None => Outcome::Complete,
+            Some(Err(_)) => Outcome::BodyError,
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.response_bytes += data.remaining() as u64;
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.trailers(trailers);
+                }
+                if !frame.is_trailers() && !ended() {
+                    return false;
+                }
+                Outcome::Complete
+            }
+        };
+        self.finish(outcome);
+        true
+    }
+
+    /// Makes this request the one that [`label_route`](crate::label_route) names, until
+    /// [`Entered::leave`].
+    #[inline]
+    pub fn enter(&mut self) -> Entered<'_> {
+        scope::enter(self)
     }
 
     /// The server never polls the body of such a response.
@@ -88,7 +168,7 @@ impl Guard {
             || (self.method == labels::CONNECT && status.is_success())
     }
 
-    pub(crate) fn trailers(&mut self, trailers: &http::HeaderMap) {
+    fn trailers(&mut self, trailers: &http::HeaderMap) {
         if let Some(status) = trailers.get("grpc-status") {
             self.grpc = labels::grpc_index(status);
         }
@@ -105,12 +185,29 @@ impl Guard {
         self.request_counter = counter;
     }
 
-    pub(crate) fn is_finished(&self) -> bool {
+    /// Ends the record as a drop does.
+    #[inline]
+    pub fn end(&mut self) {
+        if self.finished {
+            return;
+        }
+        self.finish(if self.expected == Some(self.response_bytes) {
+            Outcome::Complete
+        } else if self.panicked {
+            Outcome::Panic
+        } else {
+            Outcome::Cancelled
+        });
+    }
+
+    /// Whether the request is counted as ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
         self.finished
     }
 
     #[inline]
-    pub(crate) fn finish(&mut self, outcome: Outcome) {
+    fn finish(&mut self, outcome: Outcome) {
         self.close(outcome, None);
     }
 
@@ -147,13 +244,17 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for Recording {
+    #[inline]
     fn drop(&mut self) {
-        let outcome = if self.panicked {
-            Outcome::Panic
-        } else {
-            Outcome::Cancelled
-        };
-        self.finish(outcome);
+        self.end();
+    }
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recording")
+            .field("finished", &self.finished)
+            .finish_non_exhaustive()
     }
 }

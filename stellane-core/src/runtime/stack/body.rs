@@ -1,0 +1,102 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use stellane_autotune::LimitBody;
+
+use super::ongoing::Ongoing;
+use crate::{BoxError, fault::FaultBody};
+
+pin_project! {
+    /// The body of an answer; it ends the request.
+    pub(super) struct PresetBody<B> {
+        #[pin]
+        kind: Kind<B>,
+        // After it: the place is given back when the work has ended.
+        ongoing: Ongoing,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<B> {
+        Plain { #[pin] body: FaultBody<B> },
+        Limited { body: Pin<Box<LimitBody<FaultBody<B>>>> },
+    }
+}
+
+impl<B> PresetBody<B> {
+    #[inline]
+    pub(super) fn new(body: FaultBody<B>, ongoing: Ongoing) -> Self {
+        Self {
+            kind: Kind::Plain { body },
+            ongoing,
+        }
+    }
+
+    /// Of a request that went through the layer of the limit.
+    pub(super) fn limited(body: Pin<Box<LimitBody<FaultBody<B>>>>, ongoing: Ongoing) -> Self {
+        Self {
+            kind: Kind::Limited { body },
+            ongoing,
+        }
+    }
+}
+
+impl<B> Body for PresetBody<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let frame = ready!(match this.kind.as_mut().project() {
+            KindProjection::Plain { body } => body.poll_frame(cx),
+            KindProjection::Limited { body } => body.as_mut().poll_frame(cx),
+        });
+        if let Some(held) = this.ongoing.held()
+            && held
+                .recording
+                .frame(frame.as_ref(), || this.kind.is_end_stream())
+        {
+            this.ongoing.end();
+        }
+        Poll::Ready(frame)
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.kind.is_end_stream()
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Plain { body } => body.size_hint(),
+            Kind::Limited { body } => body.size_hint(),
+        }
+    }
+}
+
+impl<B> Kind<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Plain { body } => body.is_end_stream(),
+            Self::Limited { body } => body.is_end_stream(),
+        }
+    }
+}

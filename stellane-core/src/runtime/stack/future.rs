@@ -1,0 +1,102 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use stellane_autotune::LimitBody;
+
+use super::{body::PresetBody, label, ongoing::Ongoing};
+use crate::{
+    BoxError,
+    fault::{FaultBody, Refusal},
+};
+
+pin_project! {
+    /// The future of the preset: `F` is the user's own, `L` that of the layers.
+    pub(super) struct PresetFuture<F, L> {
+        #[pin]
+        state: State<F, L>,
+        // After it: the place is given back when the work has ended.
+        ongoing: Ongoing,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    pub(super) enum State<F, L> {
+        Running { #[pin] future: F },
+        Refused { refusal: Refusal },
+        Limited { future: Pin<Box<L>> },
+    }
+}
+
+impl<F, L> PresetFuture<F, L> {
+    #[inline]
+    pub(super) fn new(state: State<F, L>, ongoing: Ongoing) -> Self {
+        Self { state, ongoing }
+    }
+}
+
+impl<F, L, B, E> Future for PresetFuture<F, L>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    L: Future<Output = Result<Response<LimitBody<FaultBody<B>>>, E>>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<PresetBody<B>>, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        // Nothing is held once it was ready.
+        let Some(held) = this.ongoing.held() else {
+            return Poll::Pending;
+        };
+        let entered = held.recording.enter();
+        let refusal = match this.state.as_mut().project() {
+            StateProjection::Running { future } => {
+                let pools = held.pools.enter();
+                let polled = held.parts.faults.catch("future", || future.poll(cx));
+                drop(pools);
+                if let Some(Poll::Ready(Ok(response))) = &polled {
+                    label::tell(response.body());
+                }
+                entered.leave();
+                // One match: each step of several would move the response once more.
+                match polled {
+                    Some(Poll::Pending) => return Poll::Pending,
+                    Some(Poll::Ready(Ok(response))) => {
+                        let faults = held.parts.faults.clone();
+                        let ongoing = this.ongoing.answered(&response);
+                        return Poll::Ready(Ok(response
+                            .map(|body| PresetBody::new(FaultBody::new(body, faults), ongoing))));
+                    }
+                    Some(Poll::Ready(Err(error))) => held.parts.faults.answer_to(&error.into()),
+                    None => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR),
+                }
+            }
+            StateProjection::Refused { refusal } => {
+                entered.leave();
+                *refusal
+            }
+            StateProjection::Limited { future } => {
+                let polled = future.as_mut().poll(cx);
+                entered.leave();
+                let response = ready!(polled)?;
+                let ongoing = this.ongoing.answered(&response);
+                let limited = |body| PresetBody::limited(Box::pin(body), ongoing);
+                return Poll::Ready(Ok(response.map(limited)));
+            }
+        };
+        // Dropped now: a future that panicked must not be polled again.
+        this.state.set(State::Refused { refusal });
+        let response = refusal.response();
+        let ongoing = this.ongoing.answered(&response);
+        Poll::Ready(Ok(response.map(|body| PresetBody::new(body, ongoing))))
+    }
+}

@@ -1,0 +1,146 @@
+//! What is kept for a request under way.
+
+use std::{cell::RefCell, mem, sync::Arc};
+
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use stellane_autotune::{AdaptiveLimitLayer, Visit};
+use stellane_metrics::{HttpMetrics, Recording};
+use stellane_pool::{PoolScope, Pools};
+
+use crate::{
+    fault::{Faults, Refusal},
+    runtime::RequestBody,
+    strict_http1::Http1Rules,
+};
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) metrics: HttpMetrics,
+    pub(super) limit: AdaptiveLimitLayer,
+    pub(super) pools: Pools,
+    pub(super) faults: Faults,
+    pub(super) rules: Http1Rules,
+    pub(super) max_body_bytes: usize,
+}
+
+impl Parts {
+    /// Whether the request goes no further: what [`StrictHttp1Layer`](crate::strict_http1::StrictHttp1Layer)
+    /// checks, and the size that its body says it has.
+    #[inline]
+    pub(super) fn refusal(&self, request: &Request<Incoming>) -> Option<Refusal> {
+        if let Err(violation) = self.rules.judge(request) {
+            return Some(Refusal::new(violation.status()).closing());
+        }
+        let declared = request.body().size_hint().lower();
+        let too_large = usize::try_from(declared).map_or(true, |n| n > self.max_body_bytes);
+        too_large.then(|| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE))
+    }
+
+    #[inline]
+    pub(super) fn limit_body(&self, request: Request<Incoming>) -> Request<RequestBody> {
+        request.map(|body| RequestBody::new(body, self.max_body_bytes))
+    }
+}
+
+/// How many boxes a thread keeps.
+const KEPT: usize = 64;
+
+type Stock = Vec<Box<Held>>; // the boxes are what is kept
+
+thread_local! {
+    static STOCK: RefCell<Stock> = const { RefCell::new(Vec::new()) };
+}
+
+/// A request under way: its place under the limit and its record, until the answer has been sent; or nothing, after
+/// that. Dropped before, it counts as cancelled.
+///
+/// In a box, so that futures and bodies are small to move. The box comes from the thread's stock with its references
+/// in it, so that a request neither allocates nor counts references.
+#[derive(Debug, Default)]
+pub(super) struct Ongoing(Option<Box<Held>>);
+
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) parts: Arc<Parts>,
+    pub(super) pools: PoolScope,
+    pub(super) recording: Recording,
+    /// None of a request that went through the layer of the limit.
+    visit: Option<Visit>,
+}
+
+impl Ongoing {
+    #[inline]
+    pub(super) fn new(parts: &Arc<Parts>, recording: Recording, visit: Option<Visit>) -> Self {
+        let kept = STOCK.try_with(|stock| stock.try_borrow_mut().ok()?.pop());
+        let held = match kept {
+            Ok(Some(mut held)) if Arc::ptr_eq(&held.parts, parts) => {
+                held.recording = recording;
+                held.visit = visit;
+                held
+            }
+            _ => Box::new(Held {
+                parts: Arc::clone(parts),
+                pools: PoolScope::new(&parts.pools),
+                recording,
+                visit,
+            }),
+        };
+        Self(Some(held))
+    }
+
+    #[inline]
+    pub(super) fn held(&mut self) -> Option<&mut Held> {
+        self.0.as_deref_mut()
+    }
+
+    /// The head of the answer is there: what its body is to hold.
+    #[inline]
+    pub(super) fn answered<B: Body>(&mut self, response: &Response<B>) -> Self {
+        if let Some(held) = &mut self.0 {
+            let Held {
+                parts,
+                recording,
+                visit,
+                ..
+            } = &mut **held;
+            recording.head(response);
+            if let Some(visit) = visit {
+                parts.limit.answered(visit, response);
+            }
+            if recording.is_finished() && !visit.as_ref().is_some_and(Visit::is_inside) {
+                self.end();
+            }
+        }
+        mem::take(self)
+    }
+
+    /// The answer has been sent, or nobody waits for it.
+    #[inline]
+    pub(super) fn end(&mut self) {
+        let Some(mut held) = self.0.take() else {
+            return;
+        };
+        if let Some(mut visit) = held.visit.take() {
+            held.parts.limit.leave(&mut visit);
+        }
+        held.recording.end();
+        // A thread that is ending keeps nothing.
+        let _ = STOCK.try_with(|stock| {
+            if let Ok(mut stock) = stock.try_borrow_mut()
+                && stock.len() < KEPT
+            {
+                stock.push(held);
+            }
+        });
+    }
+}
+
+impl Drop for Ongoing {
+    #[inline]
+    fn drop(&mut self) {
+        self.end();
+    }
+}
