@@ -90,7 +90,7 @@ impl Classes {
     }
 
     /// One class needs no accounts.
-    fn single(&self) -> bool {
+    pub(super) fn single(&self) -> bool {
         self.count.load(Relaxed) == 1
     }
 
@@ -125,11 +125,12 @@ impl Classes {
         }
     }
 
-    /// Its time on a worker counts when the poll has ended, whether the job is finished or not.
-    pub(super) fn ran(&self, class: u16, nanos: u64) {
+    /// The time of its polls on a worker counts when they have ended, whether the jobs are finished or not.
+    pub(super) fn ran(&self, class: u16, polls: u64, all: u64) {
         let Some(class) = self.state(class) else {
             return;
         };
+        let nanos = all / polls;
         let mean = class.mean_run.load(Relaxed);
         // Written only when it says something new: all workers and callers read it.
         if mean == 0 || nanos.abs_diff(mean) > (mean / 4).max(500) {
@@ -137,8 +138,8 @@ impl Classes {
             class.mean_run.store(mean.max(1) as u64, Relaxed);
         }
         if !self.single() {
-            let nanos = nanos / u64::from(class.weight);
-            class.served.fetch_add(nanos, Relaxed);
+            let share = all / u64::from(class.weight);
+            class.served.fetch_add(share, Relaxed);
         }
     }
 

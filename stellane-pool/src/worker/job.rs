@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{
             AtomicU8,
-            Ordering::{AcqRel, Acquire, Relaxed},
+            Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
         },
     },
     task::{Context, Poll, ready},
@@ -17,6 +17,8 @@ use tokio::runtime::{self, Handle};
 
 use super::{
     glance::{glance, poll_again},
+    histogram::bump,
+    local::Slot,
     shared::Shared,
 };
 
@@ -26,6 +28,8 @@ pub(super) struct Meta {
     pub(super) shared: Arc<Shared>,
     pub(super) queued: u64,
     pub(super) deadline: u64,
+    /// When it is no longer to be run: at its deadline, or before where it waits for room; `u64::MAX` is never.
+    pub(super) expires: u64,
     pub(super) class: u16,
     /// The shard it waits in; none for jobs that jobs submit.
     pub(super) shard: Option<u16>,
@@ -60,16 +64,31 @@ impl Stage {
 }
 
 impl Meta {
-    /// Takes the job out of the waiting ones; only the first to try does.
+    /// Takes the job out of the waiting ones, not to be run; only the first to try does.
     pub(super) fn leave(&self, to: Stage) -> bool {
-        let left = self
-            .stage
-            .compare_exchange(Stage::Waiting as u8, to as u8, AcqRel, Acquire)
-            .is_ok();
+        let left = self.change(to);
         if left {
             self.shared.left(to);
         }
         left
+    }
+
+    /// Takes the job out of the waiting ones, to be run by that worker; only the first to try does.
+    pub(super) fn begin(&self, slot: &Slot) -> bool {
+        let begins = self.change(Stage::Begun);
+        if begins {
+            // In this order: see `Shared::arrived`.
+            bump(&slot.begun, 1);
+            self.shared.queued.fetch_sub(1, SeqCst);
+        }
+        begins
+    }
+
+    fn change(&self, to: Stage) -> bool {
+        let waiting = Stage::Waiting as u8;
+        self.stage
+            .compare_exchange(waiting, to as u8, AcqRel, Acquire)
+            .is_ok()
     }
 
     pub(super) fn runtime_id(&self) -> Option<runtime::Id> {
