@@ -16,6 +16,7 @@ use std::{
 use tokio::runtime::{self, Handle};
 
 use super::{
+    burst::later,
     glance::{glance, poll_again},
     histogram::bump,
     local::Slot,
@@ -142,7 +143,14 @@ impl<T> Future for Job<T> {
                     }
                     task.metadata().shared.glances.failed();
                 }
-                ready!(Pin::new(task).poll(cx))
+                let shared = &task.metadata().shared;
+                if shared.burst.enabled() {
+                    shared.burst.deliver();
+                    let later = later(shared, cx.waker());
+                    ready!(Pin::new(task).poll(&mut Context::from_waker(&later)))
+                } else {
+                    ready!(Pin::new(task).poll(cx))
+                }
             }
             State::Refused(error) => Err(error.clone()),
             State::Done => return Poll::Pending,

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crossbeam_deque::Steal;
 
 use super::{
+    burst::Burst,
     histogram::bump,
     job::Stage,
     local::{Local, Outcome},
@@ -30,7 +31,7 @@ impl Shared {
         if let Some(task) = local.deque.pop() {
             return Some(task);
         }
-        self.settle(local);
+        self.rest(local);
         self.take_resumed()
             .or_else(|| self.pop(local))
             .or_else(|| self.steal(local))
@@ -135,7 +136,16 @@ impl Shared {
         if run == 0 || !local.deque.is_empty() {
             return 0;
         }
+        if self.burst.enabled() {
+            // The others have no CPU, and what is done in one go saves turns.
+            return waiting.min((Burst::TIME / run) as usize);
+        }
         (waiting / 2).min((TIME / run).min(MOST) as usize)
+    }
+
+    /// Whether results may wait for such a job's.
+    fn is_short(&self, class: u16) -> bool {
+        (1..=Burst::TIME / 4).contains(&self.classes.mean_run(usize::from(class)))
     }
 
     /// Half of what another worker has to do, the others in random order.
@@ -208,6 +218,9 @@ impl Shared {
             slot.class.store(class, Relaxed);
             slot.polling_since.store(now, Relaxed);
         }
+        if !self.is_short(class) {
+            self.burst.deliver();
+        }
         let outcome = local.poll(task, now);
         if outcome.gone {
             bump(&slot.gone, 1);
@@ -230,8 +243,14 @@ impl Shared {
             && !self.clock.is_virtual()
     }
 
+    /// Nothing is left in hand, or a pause is to come: ends what was put off.
+    pub(super) fn rest(&self, local: &Local) {
+        self.settle(local);
+        self.burst.deliver();
+    }
+
     /// Accounts for the polls since the clock was read last, if there are any.
-    pub(super) fn settle(&self, local: &Local) {
+    fn settle(&self, local: &Local) {
         if local.unsettled.get() > 0 {
             let ended = Outcome {
                 ended: true,

@@ -14,6 +14,7 @@ use crossbeam_deque::{Injector, Steal, Worker};
 use crossbeam_utils::CachePadded;
 
 use super::{
+    burst::Burst,
     class::Classes,
     clock::Clock,
     glance::Glances,
@@ -50,6 +51,7 @@ pub(super) struct Shared {
     pub(super) gone: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) glances: Glances,
+    pub(super) burst: Burst,
     /// Wakes the watch; called when jobs pile up and when the first comes after a pause.
     pub(super) watch: Watcher,
 }
@@ -135,9 +137,11 @@ impl Shared {
         };
         // In virtual time a look would never find anything.
         let glances = Glances::new(!clock.is_virtual() && available_cpus() > 1);
+        let burst = Burst::new(!clock.is_virtual() && available_cpus() == 1);
         Self {
             clock,
             glances,
+            burst,
             rules,
             full_wait,
             shards: (0..shards).map(|_| shard()).collect(),

@@ -165,13 +165,13 @@ fn run_jobs(local: &Local, runtime: Option<runtime::Id>, first: Option<Task>) ->
     let mut looks = 0;
     loop {
         if surplus(shared, false) {
-            shared.settle(local);
+            shared.rest(local);
             return Pause::Surplus;
         }
         if let Some(task) = shared.next(local) {
             local.found();
             if task.metadata().runtime_id() != runtime {
-                shared.settle(local);
+                shared.rest(local);
                 return Pause::Other(task);
             }
             shared.run(local, task);
