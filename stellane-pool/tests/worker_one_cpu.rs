@@ -4,7 +4,7 @@
 use std::{
     hint::black_box,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -21,13 +21,16 @@ use tokio::{
 const CALLERS: usize = 64;
 const JOBS: usize = 100;
 
-/// The calling thread, and what it starts from now on, has one CPU.
-fn on_one_cpu() {
+/// The calling thread, and what it starts from now on, has one CPU; one test at a time.
+fn on_one_cpu() -> MutexGuard<'static, ()> {
+    static CPU: Mutex<()> = Mutex::new(());
+    let guard = CPU.lock().unwrap_or_else(PoisonError::into_inner);
     let allowed = sched_getaffinity(None).expect("Linux tells");
     let first = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu));
     let mut one = CpuSet::new();
     one.set(first.expect("a CPU"));
     sched_setaffinity(None, &one).expect("it is allowed");
+    guard
 }
 
 fn pool() -> WorkerPool {
@@ -56,7 +59,7 @@ fn short() -> u64 {
 
 #[test]
 fn results_of_short_jobs_wake_the_reactor_together() {
-    on_one_cpu();
+    let _cpu = on_one_cpu();
     let (pool, (runtime, sleeps)) = (pool(), runtime());
     runtime.block_on(async {
         let callers = (0..CALLERS).map(|_| async {
@@ -72,7 +75,7 @@ fn results_of_short_jobs_wake_the_reactor_together() {
 
 #[test]
 fn callers_that_leave_keep_no_result_from_others() {
-    on_one_cpu();
+    let _cpu = on_one_cpu();
     let (pool, (runtime, _)) = (pool(), runtime());
     let told = runtime.block_on(async {
         let callers = (0..CALLERS).map(|caller| {

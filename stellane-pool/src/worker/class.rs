@@ -126,12 +126,19 @@ impl Classes {
     }
 
     /// The time of its polls on a worker counts when they have ended, whether the jobs are finished or not.
-    pub(super) fn ran(&self, class: u16, polls: u64, all: u64) {
+    ///
+    /// `preempted`: the threads take turns on one CPU, so that a poll may seem far longer than it was.
+    pub(super) fn ran(&self, class: u16, polls: u64, all: u64, preempted: bool) {
         let Some(class) = self.state(class) else {
             return;
         };
-        let nanos = all / polls;
         let mean = class.mean_run.load(Relaxed);
+        let most = if preempted && mean > 0 {
+            4 * mean
+        } else {
+            u64::MAX
+        };
+        let nanos = (all / polls).min(most);
         // Written only when it says something new: all workers and callers read it.
         if mean == 0 || nanos.abs_diff(mean) > (mean / 4).max(500) {
             let mean = mean as i64 + (nanos as i64 - mean as i64) / 8;

@@ -285,6 +285,6 @@ impl Shared {
         if last.ended {
             slot.run.record(last.ran_before + ran - others * each);
         }
-        self.classes.ran(class, polls, ran);
+        self.classes.ran(class, polls, ran, self.burst.enabled());
     }
 }
