@@ -32,13 +32,15 @@ pub(crate) fn run() {
     let mut measured = variants.map(|_| [const { Vec::new() }; 3]);
     for round in 0..=ROUNDS {
         for (offload, [cpus, times, turns]) in offloads.iter().zip(&mut measured) {
-            let (before, switched, began) = (cpu(), switches(), Instant::now());
+            // In this order: reading the CPU time of all threads takes a while.
+            let (switched, before, began) = (switches(), cpu(), Instant::now());
             runtime.block_on(callers(offload));
             let elapsed = began.elapsed();
+            let used = cpu().saturating_sub(before);
             // The first warms up.
             if round > 0 {
                 let per_job = |time: Duration| time.as_secs_f64() * 1e6 / JOBS as f64;
-                cpus.push(per_job(cpu().saturating_sub(before)));
+                cpus.push(per_job(used));
                 times.push(per_job(elapsed));
                 turns.push(switches().saturating_sub(switched) as f64 / JOBS as f64);
             }

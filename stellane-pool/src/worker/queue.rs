@@ -84,14 +84,21 @@ impl<T> Queue<T> {
 
     /// Whether jobs of that class, the oldest of which came then, may be run as they come: nothing else waits, and
     /// not for long.
-    pub(super) fn calm(&mut self, class: u16, oldest: u64, now: u64, rules: &Rules) -> bool {
+    pub(super) fn calm(
+        &mut self,
+        class: u16,
+        oldest: u64,
+        now: u64,
+        rules: &Rules,
+        classes: &Classes,
+    ) -> bool {
         if self.len > 0 {
             return false;
         }
         let delay = now.saturating_sub(oldest);
+        let target = rules.target.max(classes.mean_run(usize::from(class)));
         let codel = &mut self.lane(class).codel;
-        rules.discipline == Discipline::Fifo
-            || !codel.standing(now, delay, rules.target, rules.interval)
+        rules.discipline == Discipline::Fifo || !codel.standing(now, delay, target, rules.interval)
     }
 
     /// The next job, from the class that is furthest behind.

@@ -91,7 +91,7 @@ impl Shared {
         let waiting = shard.unsorted();
         if waiting == 0
             || !self.classes.single()
-            || !queue.calm(CLASS, shard.oldest(), now, &self.rules)
+            || !queue.calm(CLASS, shard.oldest(), now, &self.rules, &self.classes)
         {
             return None;
         }

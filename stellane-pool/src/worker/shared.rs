@@ -60,8 +60,10 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Shard {
     inbox: Injector<Task>,
-    /// When the inbox was emptied last or, since, got its first job.
+    /// No job in the inbox came before.
     inbox_since: AtomicU64,
+    /// When a worker took from here last or, since, the first job came.
+    last_turn: AtomicU64,
     queue: Mutex<Queue<Task>>,
     /// Of the queue.
     len: AtomicUsize,
@@ -128,6 +130,7 @@ impl Shared {
             CachePadded::new(Shard {
                 inbox: Injector::new(),
                 inbox_since: AtomicU64::new(0),
+                last_turn: AtomicU64::new(0),
                 queue: Mutex::default(),
                 len: AtomicUsize::new(0),
                 oldest: AtomicU64::new(u64::MAX),
@@ -385,9 +388,10 @@ impl Shard {
         if self.inbox.is_empty() {
             let now = clock.now();
             self.inbox_since.store(now, Relaxed);
+            self.last_turn.store(now, Relaxed);
             now
         } else if short {
-            self.inbox_since.load(Relaxed)
+            self.last_turn.load(Relaxed)
         } else {
             clock.now()
         }
@@ -415,6 +419,7 @@ impl Shard {
         // Before it leaves the inbox: see `is_empty`.
         self.len.store(queue.len() + new, Release);
         self.inbox_since.fetch_max(now, Relaxed);
+        self.last_turn.fetch_max(now, Relaxed);
         let mut sorted = 0;
         while sorted < new {
             match self.inbox.steal() {
@@ -445,7 +450,7 @@ impl Shard {
     pub(super) fn take_unsorted(&self, deque: &Worker<Task>, n: usize, now: u64) -> Option<Task> {
         // Seen in the queue until they are in the deque: see `is_empty`.
         self.len.store(n, Release);
-        self.inbox_since.fetch_max(now, Relaxed);
+        self.last_turn.fetch_max(now, Relaxed);
         let first = loop {
             match self.inbox.steal_batch_with_limit_and_pop(deque, n) {
                 Steal::Success(task) => break Some(task),
@@ -454,6 +459,11 @@ impl Shard {
             }
         };
         self.len.store(0, Release);
+        if let Some(first) = &first {
+            // Those that are left came after it.
+            let came = first.metadata().queued;
+            self.inbox_since.fetch_max(came, Relaxed);
+        }
         first
     }
 
