@@ -92,10 +92,10 @@ impl Shared {
         let shard = &self.shards[usize::from(at)];
         let bound = self.limits.queue.load(Relaxed);
         if ahead < bound {
-            let queued = now.unwrap_or_else(|| shard.arrival(&self.clock, self.short(class)));
+            let queued = shard.arrival(now, &self.clock, now.is_none() && self.short(class));
             return Ok((Some(at), queued, deadline));
         }
-        let now = now.unwrap_or_else(|| self.clock.now());
+        let now = shard.arrival(now, &self.clock, false);
         if self.full_wait > 0 && ahead < 2 * bound {
             return Ok((Some(at), now, deadline.min(now + self.full_wait)));
         }

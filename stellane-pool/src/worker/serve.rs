@@ -79,7 +79,8 @@ impl Shared {
         }
     }
 
-    /// As `take`, without sorting: with one class, and as long as the queue does not stand, jobs run as they come.
+    /// As `take`, without sorting: with one class of short jobs, and as long as the queue does not stand, they run as
+    /// they come.
     fn take_unsorted(
         &self,
         local: &Local,
@@ -88,14 +89,14 @@ impl Shared {
         now: u64,
     ) -> Option<Task> {
         const CLASS: u16 = 0;
-        let waiting = shard.unsorted();
-        if waiting == 0
+        let more = self.handful(local, CLASS, shard.unsorted());
+        if more == 0
             || !self.classes.single()
             || !queue.calm(CLASS, shard.oldest(), now, &self.rules, &self.classes)
         {
             return None;
         }
-        shard.take_unsorted(&local.deque, 1 + self.handful(local, CLASS, waiting), now)
+        shard.take_unsorted(&local.deque, 1 + more, now)
     }
 
     /// The job that is next; if it is short, a few more go into the worker's deque, where others steal them. The

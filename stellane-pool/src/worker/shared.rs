@@ -384,16 +384,18 @@ impl Shard {
 
     /// When a job comes that comes now. Reading the clock costs as much as all the rest of it: very short jobs that
     /// come in between two turns of the workers may as well have come together.
-    pub(super) fn arrival(&self, clock: &Clock, short: bool) -> u64 {
+    /// `now` is the time where it is known.
+    pub(super) fn arrival(&self, now: Option<u64>, clock: &Clock, short: bool) -> u64 {
+        let now = || now.unwrap_or_else(|| clock.now());
         if self.inbox.is_empty() {
-            let now = clock.now();
+            let now = now();
             self.inbox_since.store(now, Relaxed);
             self.last_turn.store(now, Relaxed);
             now
         } else if short {
             self.last_turn.load(Relaxed)
         } else {
-            clock.now()
+            now()
         }
     }
 
