@@ -1,6 +1,6 @@
 //! What the worker pool costs and what it is worth, beside the alternatives, in one process.
 //!
-//! `cargo bench -p stellane-pool --features worker --bench worker -- [dispatch|round-trip|producers|growth|layer|isolation|overload]`
+//! `cargo bench -p stellane-pool --features worker --bench worker -- [dispatch|round-trip|producers|growth|one-cpu|layer|isolation|overload]`
 
 mod worker_parts;
 
@@ -27,6 +27,9 @@ fn main() {
     }
     if wanted("growth") {
         worker_parts::dispatch::growth();
+    }
+    if wanted("one-cpu") {
+        worker_parts::one_cpu::run();
     }
     if wanted("layer") {
         worker_parts::dispatch::layer();

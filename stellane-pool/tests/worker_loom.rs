@@ -10,7 +10,7 @@ use std::time::Duration;
 use idle::{Idle, Wake};
 use loom::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::*},
     },
     thread,
@@ -18,11 +18,14 @@ use loom::{
 
 const NEVER: Duration = Duration::MAX;
 
-/// Work is a number that goes down. A lost wake-up is a deadlock, which loom reports.
+/// Work is a number that goes down; it comes into an inbox, from which whoever has the lock sorts it into the queue, as
+/// in `Shard`. A lost wake-up is a deadlock, which loom reports.
 #[derive(Default)]
 struct Model {
     idle: Idle,
-    work: AtomicUsize,
+    inbox: AtomicUsize,
+    queue: Mutex<()>,
+    len: AtomicUsize,
     left: AtomicUsize,
 }
 
@@ -34,21 +37,25 @@ impl Model {
     }
 
     fn publish(&self) {
-        self.work.fetch_add(1, Release);
+        self.inbox.fetch_add(1, SeqCst);
         self.idle.notify();
     }
 
     fn has_work(&self) -> bool {
-        self.work.load(Acquire) > 0
+        self.inbox.load(SeqCst) > 0 || self.len.load(Acquire) > 0
     }
 
     fn take(&self) -> bool {
-        let work = self.work.load(Acquire);
-        work > 0
-            && self
-                .work
-                .compare_exchange(work, work - 1, AcqRel, Relaxed)
-                .is_ok()
+        if !self.has_work() {
+            return false;
+        }
+        let _queue = self.queue.lock();
+        let new = self.inbox.load(SeqCst);
+        let len = self.len.load(Relaxed) + new;
+        self.len.store(len, Release);
+        self.inbox.fetch_sub(new, SeqCst);
+        self.len.store(len.saturating_sub(1), Release);
+        len > 0
     }
 
     /// Ends when nothing is left to do for anybody; like the worker's own loop.

@@ -4,6 +4,7 @@ use stellane_pool::{Scale, WorkerPool, WorkerPoolConfig};
 
 pub(crate) mod dispatch;
 pub(crate) mod isolation;
+pub(crate) mod one_cpu;
 pub(crate) mod overload;
 
 /// Where a closure runs.
@@ -69,6 +70,21 @@ impl Offload {
             }
         }
     }
+}
+
+/// How often the threads there are gave up a CPU, so far.
+pub(crate) fn switches() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let counts = tasks.filter_map(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+        let counts = lines.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok());
+        Some(counts.sum::<u64>())
+    });
+    counts.sum()
 }
 
 /// CPU time of the threads there are, so far.

@@ -19,19 +19,26 @@ use tokio::runtime::Handle;
 use super::{
     Job, JobError,
     glance::SHORT,
-    histogram::bump,
     job::{Meta, Stage},
     local::Run,
-    queue::Entry,
-    shared::{Phase, Shared, Task},
+    shared::{Phase, Shard, Shared, Task},
 };
 
 /// How a job is to be run.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
     pub(super) class: u16,
-    /// By the pool's clock; zero is none.
+    /// By the pool's clock; `u64::MAX` is none.
     pub(super) deadline: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            class: 0,
+            deadline: u64::MAX,
+        }
+    }
 }
 
 impl Shared {
@@ -41,20 +48,16 @@ impl Shared {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let now = self.clock.now();
-        let deadline = match options.deadline {
-            0 => u64::MAX,
-            at => at,
-        };
         let nested = self.on_worker(|_| ()).is_some();
-        let (shard, expires) = match self.admit(now, deadline, options.class, nested) {
+        let (shard, queued, expires) = match self.admit(options, nested) {
             Ok(admitted) => admitted,
             Err(error) => return Job::refused(error),
         };
         let meta = Meta {
             shared: Arc::clone(self),
-            queued: now,
-            deadline,
+            queued,
+            deadline: options.deadline,
+            expires,
             class: options.class,
             shard,
             stage: AtomicU8::new(Stage::Waiting as u8),
@@ -63,43 +66,41 @@ impl Shared {
         let (task, handle) = Builder::new()
             .metadata(meta)
             .spawn(move |_| Run::new(future), resume);
-        let soon = self.place(task, shard, expires);
+        let soon = self.place(task, shard);
         let glances = if soon { self.glances.grant() } else { 0 };
         Job::accepted(handle, glances)
     }
 
-    /// Counts a job as waiting, in which shard, and until when.
-    fn admit(
-        &self,
-        now: u64,
-        deadline: u64,
-        class: u16,
-        nested: bool,
-    ) -> Result<(Option<u16>, u64), JobError> {
+    /// Counts a job as waiting: in which shard, since when, and until when.
+    fn admit(&self, options: Options, nested: bool) -> Result<(Option<u16>, u64, u64), JobError> {
+        let Options { class, deadline } = options;
         if self.phase() != Phase::Open && !nested || self.phase() == Phase::Closed {
             return Err(JobError::Closed);
         }
-        if deadline <= now {
+        let now = (deadline != u64::MAX).then(|| self.clock.now());
+        if now.is_some_and(|now| deadline <= now) {
             self.left[Stage::Expired as usize].fetch_add(1, Relaxed);
             self.refused.fetch_add(1, Relaxed);
             return Err(JobError::Expired);
         }
         let ahead = self.queued.fetch_add(1, SeqCst);
         if nested {
-            self.nested.fetch_add(1, Relaxed);
             // Part of work that was admitted: refusing it could block what makes room.
-            return Ok((None, deadline));
+            return Ok((None, now.unwrap_or_else(|| self.clock.now()), deadline));
         }
-        let shard = self.least_loaded();
+        let at = self.least_loaded();
+        let shard = &self.shards[usize::from(at)];
         let bound = self.limits.queue.load(Relaxed);
         if ahead < bound {
-            return Ok((Some(shard), deadline));
+            let queued = shard.arrival(now, &self.clock, now.is_none() && self.short(class));
+            return Ok((Some(at), queued, deadline));
         }
+        let now = shard.arrival(now, &self.clock, false);
         if self.full_wait > 0 && ahead < 2 * bound {
-            return Ok((Some(shard), deadline.min(now + self.full_wait)));
+            return Ok((Some(at), now, deadline.min(now + self.full_wait)));
         }
-        if self.make_room(shard, class) {
-            return Ok((Some(shard), deadline));
+        if self.make_room(shard, class, now) {
+            return Ok((Some(at), now, deadline));
         }
         self.queued.fetch_sub(1, SeqCst);
         self.left[Stage::Full as usize].fetch_add(1, Relaxed);
@@ -124,17 +125,16 @@ impl Shared {
         } else {
             let random = random();
             let (a, b) = (random % n, (random >> 16) % n);
-            let len = |at: usize| self.shards[at].len.load(Relaxed);
+            let len = |at: usize| self.shards[at].len();
             (STAY - 1, (if len(a) <= len(b) { a } else { b }) as u16)
         };
         let _ = LAST.try_with(|last| last.set(chosen));
         chosen.1
     }
 
-    fn make_room(&self, shard: u16, class: u16) -> bool {
-        let shard = &self.shards[usize::from(shard)];
+    fn make_room(&self, shard: &Shard, class: u16, now: u64) -> bool {
         loop {
-            let mut queue = shard.lock();
+            let mut queue = shard.lock(now, &self.classes);
             let given_up = queue.make_room(class, &self.rules, &self.classes);
             shard.tell(&queue);
             drop(queue);
@@ -150,42 +150,35 @@ impl Shared {
     }
 
     /// Puts it where the workers find it. Returns whether one is looking, and will be done with it in no time.
-    fn place(&self, task: Task, shard: Option<u16>, expires: u64) -> bool {
+    fn place(&self, task: Task, shard: Option<u16>) -> bool {
         let Some(at) = shard else {
             resume(task);
             return false;
         };
         let shard = &self.shards[usize::from(at)];
         let (queued, class) = (task.metadata().queued, task.metadata().class);
-        let mut queue = shard.lock();
-        bump(&shard.pushed, 1);
-        if self.phase() == Phase::Closed {
-            drop(queue);
-            self.close(task);
-            return false;
-        }
-        let entry = Entry {
-            item: task,
-            queued,
-            expires,
-        };
-        queue.push(class, entry, &self.classes);
-        let len = queue.len();
-        shard.tell(&queue);
+        let alone = shard.is_empty();
+        shard.push(task);
         // So that those whose callers have left do not pile up beyond the bound.
         let dead = shard.dead.load(Relaxed);
-        let swept = if dead > 64 && dead > len / 2 {
-            self.sweep_locked(shard, &mut queue, 0)
-        } else {
-            Vec::new()
-        };
-        drop(queue);
-        self.give_up(swept);
-        let run = self.classes.mean_run(usize::from(class));
-        // Zero is not known yet. Read before the announcement, which may make a sleeper one that looks.
-        let soon = len == 1 && (1..=SHORT).contains(&run) && self.idle.searching() > 0;
+        if dead > 64 && dead > shard.len() / 2 {
+            let mut queue = shard.lock(queued, &self.classes);
+            let swept = self.sweep_locked(shard, &mut queue, 0);
+            drop(queue);
+            self.give_up(swept);
+        }
+        // Read before the announcement, which may make a sleeper one that looks.
+        let soon = alone && self.short(class) && self.idle.searching() > 0;
         self.announce();
+        if self.phase() == Phase::Closed {
+            self.close_shard(shard);
+        }
         soon
+    }
+
+    /// Whether such jobs are known to be very short.
+    fn short(&self, class: u16) -> bool {
+        (1..=SHORT).contains(&self.classes.mean_run(usize::from(class)))
     }
 
     /// Work was published.

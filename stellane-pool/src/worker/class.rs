@@ -90,7 +90,7 @@ impl Classes {
     }
 
     /// One class needs no accounts.
-    fn single(&self) -> bool {
+    pub(super) fn single(&self) -> bool {
         self.count.load(Relaxed) == 1
     }
 
@@ -125,20 +125,28 @@ impl Classes {
         }
     }
 
-    /// Its time on a worker counts when the poll has ended, whether the job is finished or not.
-    pub(super) fn ran(&self, class: u16, nanos: u64) {
+    /// The time of its polls on a worker counts when they have ended, whether the jobs are finished or not.
+    ///
+    /// `preempted`: the threads take turns on one CPU, so that a poll may seem far longer than it was.
+    pub(super) fn ran(&self, class: u16, polls: u64, all: u64, preempted: bool) {
         let Some(class) = self.state(class) else {
             return;
         };
         let mean = class.mean_run.load(Relaxed);
+        let most = if preempted && mean > 0 {
+            4 * mean
+        } else {
+            u64::MAX
+        };
+        let nanos = (all / polls).min(most);
         // Written only when it says something new: all workers and callers read it.
         if mean == 0 || nanos.abs_diff(mean) > (mean / 4).max(500) {
             let mean = mean as i64 + (nanos as i64 - mean as i64) / 8;
             class.mean_run.store(mean.max(1) as u64, Relaxed);
         }
         if !self.single() {
-            let nanos = nanos / u64::from(class.weight);
-            class.served.fetch_add(nanos, Relaxed);
+            let share = all / u64::from(class.weight);
+            class.served.fetch_add(share, Relaxed);
         }
     }
 

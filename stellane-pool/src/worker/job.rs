@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{
             AtomicU8,
-            Ordering::{AcqRel, Acquire, Relaxed},
+            Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
         },
     },
     task::{Context, Poll, ready},
@@ -16,7 +16,10 @@ use std::{
 use tokio::runtime::{self, Handle};
 
 use super::{
+    burst::later,
     glance::{glance, poll_again},
+    histogram::bump,
+    local::Slot,
     shared::Shared,
 };
 
@@ -26,6 +29,8 @@ pub(super) struct Meta {
     pub(super) shared: Arc<Shared>,
     pub(super) queued: u64,
     pub(super) deadline: u64,
+    /// When it is no longer to be run: at its deadline, or before where it waits for room; `u64::MAX` is never.
+    pub(super) expires: u64,
     pub(super) class: u16,
     /// The shard it waits in; none for jobs that jobs submit.
     pub(super) shard: Option<u16>,
@@ -60,16 +65,31 @@ impl Stage {
 }
 
 impl Meta {
-    /// Takes the job out of the waiting ones; only the first to try does.
+    /// Takes the job out of the waiting ones, not to be run; only the first to try does.
     pub(super) fn leave(&self, to: Stage) -> bool {
-        let left = self
-            .stage
-            .compare_exchange(Stage::Waiting as u8, to as u8, AcqRel, Acquire)
-            .is_ok();
+        let left = self.change(to);
         if left {
             self.shared.left(to);
         }
         left
+    }
+
+    /// Takes the job out of the waiting ones, to be run by that worker; only the first to try does.
+    pub(super) fn begin(&self, slot: &Slot) -> bool {
+        let begins = self.change(Stage::Begun);
+        if begins {
+            // In this order: see `Shared::arrived`.
+            bump(&slot.begun, 1);
+            self.shared.queued.fetch_sub(1, SeqCst);
+        }
+        begins
+    }
+
+    fn change(&self, to: Stage) -> bool {
+        let waiting = Stage::Waiting as u8;
+        self.stage
+            .compare_exchange(waiting, to as u8, AcqRel, Acquire)
+            .is_ok()
     }
 
     pub(super) fn runtime_id(&self) -> Option<runtime::Id> {
@@ -123,7 +143,14 @@ impl<T> Future for Job<T> {
                     }
                     task.metadata().shared.glances.failed();
                 }
-                ready!(Pin::new(task).poll(cx))
+                let shared = &task.metadata().shared;
+                if shared.burst.enabled() {
+                    shared.burst.deliver();
+                    let later = later(shared, cx.waker());
+                    ready!(Pin::new(task).poll(&mut Context::from_waker(&later)))
+                } else {
+                    ready!(Pin::new(task).poll(cx))
+                }
             }
             State::Refused(error) => Err(error.clone()),
             State::Done => return Poll::Pending,

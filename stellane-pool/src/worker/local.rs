@@ -40,6 +40,7 @@ pub(super) struct Slot {
     pub(super) run: Recorder,
     /// Nanoseconds in polls that have ended.
     pub(super) busy: AtomicU64,
+    pub(super) begun: AtomicU64,
     pub(super) completed: AtomicU64,
     pub(super) panics: AtomicU64,
     /// Futures that are gone, for whatever reason.
@@ -59,6 +60,7 @@ impl Slot {
             wait: Recorder::default(),
             run: Recorder::default(),
             busy: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             completed: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             gone: AtomicU64::new(0),
@@ -76,6 +78,10 @@ pub(super) struct Local {
     /// All slots, as of when there were as many.
     pub(super) others: RefCell<Vec<Arc<Slot>>>,
     pub(super) ticks: Cell<u32>,
+    /// As the clock was read last.
+    pub(super) now: Cell<u64>,
+    /// Polls since then.
+    pub(super) unsettled: Cell<u64>,
     /// It counts as one that looks for work.
     searching: Cell<bool>,
     random: Cell<u32>,
@@ -127,6 +133,8 @@ impl Local {
             deque,
             others: RefCell::default(),
             ticks: Cell::new(0),
+            now: Cell::new(0),
+            unsettled: Cell::new(0),
             searching: Cell::new(false),
             random: Cell::new(index as u32 + 1),
             outcome: Cell::default(),

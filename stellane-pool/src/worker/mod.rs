@@ -32,6 +32,7 @@
 
 mod admit;
 mod body;
+mod burst;
 mod class;
 mod clock;
 mod config;

@@ -9,8 +9,6 @@ use super::{Discipline, class::Classes};
 pub(super) struct Queue<T> {
     lanes: Vec<Lane<T>>,
     len: usize,
-    /// Nothing expires before.
-    next_expiry: u64,
 }
 
 #[derive(Debug)]
@@ -49,7 +47,6 @@ impl<T> Default for Queue<T> {
         Self {
             lanes: Vec::new(),
             len: 0,
-            next_expiry: u64::MAX,
         }
     }
 }
@@ -66,6 +63,15 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn push(&mut self, class: u16, entry: Entry<T>, classes: &Classes) {
+        let lane = &mut self.lane(class).entries;
+        if lane.is_empty() {
+            classes.returns(class);
+        }
+        lane.push_back(entry);
+        self.len += 1;
+    }
+
+    fn lane(&mut self, class: u16) -> &mut Lane<T> {
         let class = usize::from(class);
         while self.lanes.len() <= class {
             self.lanes.push(Lane {
@@ -73,13 +79,26 @@ impl<T> Queue<T> {
                 codel: Codel::default(),
             });
         }
-        let lane = &mut self.lanes[class].entries;
-        if lane.is_empty() {
-            classes.returns(class as u16);
+        &mut self.lanes[class]
+    }
+
+    /// Whether jobs of that class, the oldest of which came then, may be run as they come: nothing else waits, and
+    /// not for long.
+    pub(super) fn calm(
+        &mut self,
+        class: u16,
+        oldest: u64,
+        now: u64,
+        rules: &Rules,
+        classes: &Classes,
+    ) -> bool {
+        if self.len > 0 {
+            return false;
         }
-        self.next_expiry = self.next_expiry.min(entry.expires);
-        lane.push_back(entry);
-        self.len += 1;
+        let delay = now.saturating_sub(oldest);
+        let target = rules.target.max(classes.mean_run(usize::from(class)));
+        let codel = &mut self.lane(class).codel;
+        rules.discipline == Discipline::Fifo || !codel.standing(now, delay, target, rules.interval)
     }
 
     /// The next job, from the class that is furthest behind.
@@ -139,9 +158,9 @@ impl<T> Queue<T> {
         Some(entry.item)
     }
 
-    /// Takes out what has expired, and what `dead` says.
-    pub(super) fn sweep(&mut self, now: u64, dead: impl Fn(&T) -> bool) -> Vec<T> {
-        self.next_expiry = u64::MAX;
+    /// Takes out what has expired, and what `dead` says. Returns also when the next one expires.
+    pub(super) fn sweep(&mut self, now: u64, dead: impl Fn(&T) -> bool) -> (Vec<T>, u64) {
+        let mut next_expiry = u64::MAX;
         let mut out = Vec::new();
         for lane in &mut self.lanes {
             let mut kept = VecDeque::with_capacity(lane.entries.len());
@@ -149,18 +168,14 @@ impl<T> Queue<T> {
                 if entry.expires <= now || dead(&entry.item) {
                     out.push(entry.item);
                 } else {
-                    self.next_expiry = self.next_expiry.min(entry.expires);
+                    next_expiry = next_expiry.min(entry.expires);
                     kept.push_back(entry);
                 }
             }
             lane.entries = kept;
         }
         self.len -= out.len();
-        out
-    }
-
-    pub(super) fn next_expiry(&self) -> u64 {
-        self.next_expiry
+        (out, next_expiry)
     }
 
     /// When the oldest came; `u64::MAX` without any.

@@ -5,33 +5,35 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crossbeam_deque::Steal;
 
 use super::{
+    burst::Burst,
     histogram::bump,
     job::Stage,
-    local::Local,
+    local::{Local, Outcome},
     queue::{Popped, Queue},
-    shared::{Shared, Task},
+    shared::{Shard, Shared, Task},
 };
 
 impl Shared {
     /// The next job for a worker. What it has in hand comes first, but every 61st time a new one does, and as
     /// often another worker's: what that one took in hand must not wait for the end of a long poll while
     /// new jobs keep all others busy.
-    pub(super) fn next(&self, local: &Local, now: u64) -> Option<Task> {
+    pub(super) fn next(&self, local: &Local) -> Option<Task> {
         let tick = local.ticks.get().wrapping_add(1);
         local.ticks.set(tick);
         let turn = match tick % 61 {
-            0 => self.pop(local, now),
+            0 => self.pop(local),
             30 => self.steal(local),
             _ => None,
         };
         if turn.is_some() {
             return turn;
         }
-        local
-            .deque
-            .pop()
-            .or_else(|| self.take_resumed())
-            .or_else(|| self.pop(local, now))
+        if let Some(task) = local.deque.pop() {
+            return Some(task);
+        }
+        self.rest(local);
+        self.take_resumed()
+            .or_else(|| self.pop(local))
             .or_else(|| self.steal(local))
     }
 
@@ -48,14 +50,16 @@ impl Shared {
 
     /// A job from the shard whose oldest has waited longest: so all of them together keep an order, and see the same
     /// delay, which tells overload from a burst.
-    fn pop(&self, local: &Local, now: u64) -> Option<Task> {
+    fn pop(&self, local: &Local) -> Option<Task> {
+        let now = local.now.get();
         loop {
-            let filled = self
-                .shards
-                .iter()
-                .filter(|shard| shard.len.load(Relaxed) > 0);
-            let shard = filled.min_by_key(|shard| shard.oldest.load(Relaxed))?;
-            let mut queue = shard.lock();
+            let filled = self.shards.iter().filter(|shard| !shard.is_empty());
+            let shard = filled.min_by_key(|shard| shard.oldest())?;
+            let mut queue = shard.plain_lock();
+            if let Some(task) = self.take_unsorted(local, shard, &mut queue, now) {
+                return Some(task);
+            }
+            shard.sort(&mut queue, now, &self.classes);
             let (first, given_up) = self.take(local, &mut queue, now);
             shard.tell(&queue);
             drop(queue);
@@ -75,6 +79,26 @@ impl Shared {
         }
     }
 
+    /// As `take`, without sorting: with one class of short jobs, and as long as the queue does not stand, they run as
+    /// they come.
+    fn take_unsorted(
+        &self,
+        local: &Local,
+        shard: &Shard,
+        queue: &mut Queue<Task>,
+        now: u64,
+    ) -> Option<Task> {
+        const CLASS: u16 = 0;
+        let more = self.handful(local, CLASS, shard.unsorted());
+        if more == 0
+            || !self.classes.single()
+            || !queue.calm(CLASS, shard.oldest(), now, &self.rules, &self.classes)
+        {
+            return None;
+        }
+        shard.take_unsorted(&local.deque, 1 + more, now)
+    }
+
     /// The job that is next; if it is short, a few more go into the worker's deque, where others steal them. The
     /// second is one that is not to be run.
     fn take(
@@ -87,7 +111,13 @@ impl Shared {
             Some(Popped::Run(task)) => task,
             other => return (None, other),
         };
-        for _ in 0..self.handful(local, first.metadata().class, queue) {
+        let class = first.metadata().class;
+        let more = if queue.holds_only(class) {
+            self.handful(local, class, queue.len())
+        } else {
+            0
+        };
+        for _ in 0..more {
             match queue.pop(now, &self.rules, &self.classes) {
                 Some(Popped::Run(task)) => local.deque.push(task),
                 None => break,
@@ -98,16 +128,25 @@ impl Shared {
     }
 
     /// How many more jobs a worker takes while it has the lock: no more than it does within some 30 µs, of one class
-    /// only, so that neither order nor shares suffer, and half of what there is, so that the others find some.
-    fn handful(&self, local: &Local, class: u16, queue: &Queue<Task>) -> usize {
+    /// only, so that neither order nor shares suffer, and half of what waits, so that the others find some.
+    fn handful(&self, local: &Local, class: u16, waiting: usize) -> usize {
         const TIME: u64 = 30_000;
         const MOST: u64 = 15;
         let run = self.classes.mean_run(usize::from(class));
         // Zero is not known yet.
-        if run == 0 || !local.deque.is_empty() || !queue.holds_only(class) {
+        if run == 0 || !local.deque.is_empty() {
             return 0;
         }
-        (queue.len() / 2).min((TIME / run).min(MOST) as usize)
+        if self.burst.enabled() {
+            // The others have no CPU, and what is done in one go saves turns.
+            return waiting.min((Burst::TIME / run) as usize);
+        }
+        (waiting / 2).min((TIME / run).min(MOST) as usize)
+    }
+
+    /// Whether results may wait for such a job's.
+    fn is_short(&self, class: u16) -> bool {
+        (1..=Burst::TIME / 4).contains(&self.classes.mean_run(usize::from(class)))
     }
 
     /// Half of what another worker has to do, the others in random order.
@@ -143,41 +182,93 @@ impl Shared {
     /// Whether there is work within the calling worker's sight; cheaper than `has_work`, and a hint only.
     pub(super) fn something_waits(&self, local: &Local) -> bool {
         !local.deque.is_empty()
-            || self.shards.iter().any(|shard| shard.len.load(Relaxed) > 0)
+            || self.shards.iter().any(|shard| !shard.is_empty())
             || !self.resumed.is_empty()
     }
 
     /// Whether a worker that looks now might find something.
     pub(super) fn has_work(&self) -> bool {
-        self.shards.iter().any(|shard| shard.len.load(SeqCst) > 0)
+        self.shards.iter().any(|shard| !shard.is_empty())
             || !self.resumed.is_empty()
             || self.slots().iter().any(|slot| !slot.stealer.is_empty())
     }
 
-    /// Runs one poll of a job, unless nobody wants it any more. Returns the time after it.
-    pub(super) fn run(&self, local: &Local, task: Task, now: u64) -> u64 {
+    /// Runs one poll of a job, unless nobody wants it any more.
+    pub(super) fn run(&self, local: &Local, task: Task) {
         let meta = task.metadata();
         let slot = &local.slot;
+        let class = meta.class;
+        if meta.expires != u64::MAX || class != slot.class.load(Relaxed) {
+            self.settle(local);
+        }
+        let now = local.now.get();
         if !meta.is(Stage::Begun) {
-            if meta.deadline <= now {
+            if meta.expires <= now {
                 self.expire(task);
-                return now;
+                return;
             }
-            if !meta.leave(Stage::Begun) {
+            if !meta.begin(slot) {
                 self.buried(meta.shard);
                 self.discard(task, Stage::Cancelled);
-                return now;
+                return;
             }
             slot.wait.record(now.saturating_sub(meta.queued));
-            self.classes.begins(meta.class);
+            self.classes.begins(class);
         }
-        let class = meta.class;
-        slot.class.store(class, Relaxed);
-        slot.polling_since.store(now, Relaxed);
+        if local.unsettled.get() == 0 {
+            slot.class.store(class, Relaxed);
+            slot.polling_since.store(now, Relaxed);
+        }
+        if !self.is_short(class) {
+            self.burst.deliver();
+        }
         let outcome = local.poll(task, now);
+        if outcome.gone {
+            bump(&slot.gone, 1);
+            self.classes.ends(class);
+        }
+        local.unsettled.set(local.unsettled.get() + 1);
+        if !outcome.ended || outcome.ran_before > 0 || !self.may_wait(local, class) {
+            self.account(local, outcome);
+        }
+    }
+
+    /// Whether the clock need not be read after each job: they are shorter than that takes, or little longer, and the
+    /// next is at hand.
+    fn may_wait(&self, local: &Local, class: u16) -> bool {
+        const TINY: u64 = 1_000;
+        const MOST: u64 = 16;
+        (1..=TINY).contains(&self.classes.mean_run(usize::from(class)))
+            && local.unsettled.get() < MOST
+            && !local.deque.is_empty()
+            && !self.clock.is_virtual()
+    }
+
+    /// Nothing is left in hand, or a pause is to come: ends what was put off.
+    pub(super) fn rest(&self, local: &Local) {
+        self.settle(local);
+        self.burst.deliver();
+    }
+
+    /// Accounts for the polls since the clock was read last, if there are any.
+    fn settle(&self, local: &Local) {
+        if local.unsettled.get() > 0 {
+            let ended = Outcome {
+                ended: true,
+                ..Outcome::default()
+            };
+            self.account(local, ended);
+        }
+    }
+
+    /// `last` is what came of the last of them; the others have ended.
+    fn account(&self, local: &Local, last: Outcome) {
+        let slot = &local.slot;
+        let polls = local.unsettled.replace(0);
+        let class = slot.class.load(Relaxed);
         let ended = self.clock.now();
+        let ran = ended.saturating_sub(local.now.replace(ended));
         slot.polling_since.store(0, Relaxed);
-        let ran = ended.saturating_sub(now);
         #[cfg(feature = "sim")]
         let ran = ran
             + if self.clock.is_virtual() {
@@ -186,14 +277,15 @@ impl Shared {
                 0
             };
         bump(&slot.busy, ran);
-        self.classes.ran(class, ran);
-        if outcome.gone {
-            bump(&slot.gone, 1);
-            self.classes.ends(class);
+        // If they took longer than such jobs do, one of them did.
+        let each = (ran / polls).min(2 * self.classes.mean_run(usize::from(class)));
+        let others = polls - 1;
+        for _ in 0..others {
+            slot.run.record(each);
         }
-        if outcome.ended {
-            slot.run.record(outcome.ran_before + ran);
+        if last.ended {
+            slot.run.record(last.ran_before + ran - others * each);
         }
-        ended
+        self.classes.ran(class, polls, ran, self.burst.enabled());
     }
 }

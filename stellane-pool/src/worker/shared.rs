@@ -4,23 +4,24 @@ use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{
         AtomicU8, AtomicU64, AtomicUsize,
-        Ordering::{Relaxed, Release, SeqCst},
+        Ordering::{Acquire, Relaxed, Release, SeqCst},
         fence,
     },
 };
 
 use async_task::Runnable;
-use crossbeam_deque::Injector;
+use crossbeam_deque::{Injector, Steal, Worker};
 use crossbeam_utils::CachePadded;
 
 use super::{
+    burst::Burst,
     class::Classes,
     clock::Clock,
     glance::Glances,
     idle::Idle,
     job::{Meta, Stage},
     local::{Local, Slot, current, refuse},
-    queue::{Queue, Rules},
+    queue::{Entry, Queue, Rules},
     watch::available_cpus,
 };
 
@@ -49,22 +50,29 @@ pub(super) struct Shared {
     /// Futures dropped by others than workers.
     pub(super) gone: AtomicU64,
     pub(super) refused: AtomicU64,
-    /// Jobs submitted by jobs.
-    pub(super) nested: AtomicU64,
     pub(super) glances: Glances,
+    pub(super) burst: Burst,
     /// Wakes the watch; called when jobs pile up and when the first comes after a pause.
     pub(super) watch: Watcher,
 }
 
+/// Jobs come in without a lock, and are sorted in by whoever takes the lock next.
 #[derive(Debug)]
 pub(super) struct Shard {
-    pub(super) queue: Mutex<Queue<Task>>,
-    pub(super) len: AtomicUsize,
-    /// When the oldest job came; `u64::MAX` without any.
-    pub(super) oldest: AtomicU64,
-    /// Those among them whose caller has left.
+    inbox: Injector<Task>,
+    /// No job in the inbox came before.
+    inbox_since: AtomicU64,
+    /// When a worker took from here last or, since, the first job came.
+    last_turn: AtomicU64,
+    queue: Mutex<Queue<Task>>,
+    /// Of the queue.
+    len: AtomicUsize,
+    /// When the oldest job in the queue came; `u64::MAX` without any.
+    oldest: AtomicU64,
+    /// Nothing expires before.
+    next_expiry: AtomicU64,
+    /// Jobs whose caller has left.
     pub(super) dead: AtomicUsize,
-    pub(super) pushed: AtomicU64,
 }
 
 /// The settings that change at run time, and what there is of it.
@@ -120,18 +128,23 @@ impl Shared {
     ) -> Self {
         let shard = || {
             CachePadded::new(Shard {
+                inbox: Injector::new(),
+                inbox_since: AtomicU64::new(0),
+                last_turn: AtomicU64::new(0),
                 queue: Mutex::default(),
                 len: AtomicUsize::new(0),
                 oldest: AtomicU64::new(u64::MAX),
+                next_expiry: AtomicU64::new(u64::MAX),
                 dead: AtomicUsize::new(0),
-                pushed: AtomicU64::new(0),
             })
         };
         // In virtual time a look would never find anything.
         let glances = Glances::new(!clock.is_virtual() && available_cpus() > 1);
+        let burst = Burst::new(!clock.is_virtual() && available_cpus() == 1);
         Self {
             clock,
             glances,
+            burst,
             rules,
             full_wait,
             shards: (0..shards).map(|_| shard()).collect(),
@@ -147,7 +160,6 @@ impl Shared {
             cancelled: AtomicU64::new(0),
             gone: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            nested: AtomicU64::new(0),
             watch: Watcher::default(),
         }
     }
@@ -160,7 +172,8 @@ impl Shared {
         queue: &mut Queue<Task>,
         now: u64,
     ) -> Vec<Task> {
-        let swept = queue.sweep(now, |task| task.metadata().is(Stage::Cancelled));
+        let (swept, next_expiry) = queue.sweep(now, |task| task.metadata().is(Stage::Cancelled));
+        shard.next_expiry.fetch_min(next_expiry, Relaxed);
         shard.tell(queue);
         shard.dead.store(0, Relaxed);
         swept
@@ -169,15 +182,15 @@ impl Shared {
     /// Drops what has expired, so that its callers learn of it before a worker has time.
     pub(super) fn sweep(&self, now: u64) {
         for shard in &self.shards {
-            if shard.len.load(Relaxed) == 0 {
+            if shard.next_expiry.load(Relaxed) > now {
                 continue;
             }
-            let mut queue = shard.lock();
-            if queue.next_expiry() <= now {
-                let swept = self.sweep_locked(shard, &mut queue, now);
-                drop(queue);
-                self.give_up(swept);
-            }
+            // Before the look: who pushes tells of it afterwards.
+            shard.next_expiry.store(u64::MAX, SeqCst);
+            let mut queue = shard.lock(now, &self.classes);
+            let swept = self.sweep_locked(shard, &mut queue, now);
+            drop(queue);
+            self.give_up(swept);
         }
     }
 
@@ -213,12 +226,11 @@ impl Shared {
         }
     }
 
-    /// Called once for every job that was counted as waiting.
+    /// Called once for every job that was counted as waiting and does not begin.
     pub(super) fn left(&self, stage: Stage) {
+        // In this order: see `arrived`.
+        self.left[stage as usize].fetch_add(1, Relaxed);
         self.queued.fetch_sub(1, SeqCst);
-        if stage != Stage::Begun {
-            self.left[stage as usize].fetch_add(1, Relaxed);
-        }
     }
 
     /// Drops the future without running it, and tells the caller why.
@@ -270,18 +282,22 @@ impl Shared {
         self.phase.fetch_max(phase as u8, SeqCst);
         if phase == Phase::Closed {
             for shard in &self.shards {
-                let mut queue = shard.lock();
-                let waiting = queue.clear();
-                shard.tell(&queue);
-                drop(queue);
-                for task in waiting {
-                    self.close(task);
-                }
+                self.close_shard(shard);
             }
             self.close_resumed();
         }
         self.idle.notify_all();
         self.watch.tell(true);
+    }
+
+    pub(super) fn close_shard(&self, shard: &Shard) {
+        let mut queue = shard.lock(self.clock.now(), &self.classes);
+        let waiting = queue.clear();
+        shard.tell(&queue);
+        drop(queue);
+        for task in waiting {
+            self.close(task);
+        }
     }
 
     pub(super) fn close_resumed(&self) {
@@ -312,41 +328,148 @@ impl Shared {
         self.left[stage as usize].load(Relaxed)
     }
 
-    /// Jobs accepted, and jobs refused.
+    /// Jobs accepted, and jobs refused. Those that leave their queue meanwhile may be counted twice, but none is
+    /// missed.
     pub(super) fn arrived(&self) -> (u64, u64) {
-        let pushed = self.shards.iter().map(|shard| shard.pushed.load(Relaxed));
-        let accepted = pushed.sum::<u64>() + self.nested.load(Relaxed);
-        (accepted, self.refused.load(Relaxed))
+        let refused = self.refused.load(SeqCst);
+        let waiting = self.queued.load(SeqCst) as u64;
+        let left: u64 = self.left.iter().map(|left| left.load(Relaxed)).sum();
+        let slots = self.slots();
+        let begun: u64 = slots.iter().map(|slot| slot.begun.load(Relaxed)).sum();
+        ((waiting + begun + left).saturating_sub(refused), refused)
     }
 
     /// Futures that have not been dropped yet.
     pub(super) fn outstanding(&self) -> u64 {
-        let gone: u64 = self
-            .slots()
-            .iter()
-            .map(|slot| slot.gone.load(Relaxed))
-            .sum();
-        self.arrived()
-            .0
-            .saturating_sub(gone + self.gone.load(Relaxed))
+        let slots = self.slots().clone();
+        let gone: u64 = slots.iter().map(|slot| slot.gone.load(SeqCst)).sum();
+        let gone = gone + self.gone.load(SeqCst);
+        self.arrived().0.saturating_sub(gone)
     }
 
     pub(super) fn queue_delay(&self, now: u64) -> u64 {
-        let oldest = self.shards.iter().map(|shard| shard.oldest.load(Relaxed));
+        let oldest = self.shards.iter().map(|shard| shard.oldest());
         oldest.min().map_or(0, |oldest| now.saturating_sub(oldest))
     }
 }
 
 impl Shard {
+    /// A new job. Whoever has put it there makes sure that the pool has not been closed meanwhile.
+    pub(super) fn push(&self, task: Task) {
+        let expires = task.metadata().expires;
+        self.inbox.push(task);
+        if expires != u64::MAX {
+            self.next_expiry.fetch_min(expires, SeqCst);
+        }
+    }
+
+    /// Whether nothing waits here. Who is told so by others than the one with the lock sees what that one took into
+    /// its deque before; ordered with what follows by the fence in `notify`.
+    pub(super) fn is_empty(&self) -> bool {
+        // In this order: jobs on their way from one to the other are seen in both.
+        self.inbox.is_empty() && self.len.load(Acquire) == 0
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.inbox.len() + self.len.load(Relaxed)
+    }
+
+    /// When the oldest job came; `u64::MAX` without any.
+    pub(super) fn oldest(&self) -> u64 {
+        match self.oldest.load(Relaxed) {
+            u64::MAX if !self.inbox.is_empty() => self.inbox_since.load(Relaxed),
+            oldest => oldest,
+        }
+    }
+
+    /// When a job comes that comes now. Reading the clock costs as much as all the rest of it: very short jobs that
+    /// come in between two turns of the workers may as well have come together.
+    /// `now` is the time where it is known.
+    pub(super) fn arrival(&self, now: Option<u64>, clock: &Clock, short: bool) -> u64 {
+        let now = || now.unwrap_or_else(|| clock.now());
+        if self.inbox.is_empty() {
+            let now = now();
+            self.inbox_since.store(now, Relaxed);
+            self.last_turn.store(now, Relaxed);
+            now
+        } else if short {
+            self.last_turn.load(Relaxed)
+        } else {
+            now()
+        }
+    }
+
     /// Tells those who have no lock; to be called with it.
     pub(super) fn tell(&self, queue: &Queue<Task>) {
         self.oldest.store(queue.oldest(), Relaxed);
-        // Who sees that there is nothing here sees what a worker took into its deque before; ordered with what
-        // follows by the fence in `notify`.
         self.len.store(queue.len(), Release);
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Queue<Task>> {
+    /// The queue with all that has come. Who changes it calls [`tell`](Self::tell).
+    pub(super) fn lock(&self, now: u64, classes: &Classes) -> MutexGuard<'_, Queue<Task>> {
+        let mut queue = self.plain_lock();
+        self.sort(&mut queue, now, classes);
+        queue
+    }
+
+    /// Sorts in what has come.
+    pub(super) fn sort(&self, queue: &mut Queue<Task>, now: u64, classes: &Classes) {
+        let new = self.inbox.len();
+        if new == 0 {
+            return;
+        }
+        // Before it leaves the inbox: see `is_empty`.
+        self.len.store(queue.len() + new, Release);
+        self.inbox_since.fetch_max(now, Relaxed);
+        self.last_turn.fetch_max(now, Relaxed);
+        let mut sorted = 0;
+        while sorted < new {
+            match self.inbox.steal() {
+                Steal::Success(task) => {
+                    let meta = task.metadata();
+                    let (class, queued, expires) = (meta.class, meta.queued, meta.expires);
+                    let entry = Entry {
+                        item: task,
+                        queued,
+                        expires,
+                    };
+                    queue.push(class, entry, classes);
+                    sorted += 1;
+                }
+                Steal::Retry => {}
+                Steal::Empty => break,
+            }
+        }
+        self.tell(queue);
+    }
+
+    /// How many are in the inbox.
+    pub(super) fn unsorted(&self) -> usize {
+        self.inbox.len()
+    }
+
+    /// Takes some from the inbox as they came, the first to be run; with the lock and an empty queue only.
+    pub(super) fn take_unsorted(&self, deque: &Worker<Task>, n: usize, now: u64) -> Option<Task> {
+        // Seen in the queue until they are in the deque: see `is_empty`.
+        self.len.store(n, Release);
+        self.last_turn.fetch_max(now, Relaxed);
+        let first = loop {
+            match self.inbox.steal_batch_with_limit_and_pop(deque, n) {
+                Steal::Success(task) => break Some(task),
+                Steal::Empty => break None,
+                Steal::Retry => {}
+            }
+        };
+        self.len.store(0, Release);
+        if let Some(first) = &first {
+            // Those that are left came after it.
+            let came = first.metadata().queued;
+            self.inbox_since.fetch_max(came, Relaxed);
+        }
+        first
+    }
+
+    pub(super) fn plain_lock(&self) -> MutexGuard<'_, Queue<Task>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -173,7 +173,8 @@ impl VirtualPool {
     fn run_one(&mut self, at: usize, now: u64) -> bool {
         let worker = &mut self.workers[at];
         let (shared, local) = (&self.shared, &worker.local);
-        let Some(task) = shared.next(local, now) else {
+        local.now.set(now);
+        let Some(task) = shared.next(local) else {
             return false;
         };
         local.found();
@@ -181,7 +182,7 @@ impl VirtualPool {
         let runtime = task.metadata().runtime.clone();
         let _entered = runtime.as_ref().map(Handle::enter);
         // The poll's time is charged in advance; its end is when the clock gets there.
-        local.enter(|| shared.run(local, task, now));
+        local.enter(|| shared.run(local, task));
         let taken = TAKEN.replace(0);
         worker.until = now + taken;
         worker.busy = taken > 0;

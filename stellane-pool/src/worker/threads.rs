@@ -158,21 +158,23 @@ fn work(local: &Local, idle_timeout: Duration) {
 /// Runs jobs as long as there are any of that runtime, and waits a little for more.
 fn run_jobs(local: &Local, runtime: Option<runtime::Id>, first: Option<Task>) -> Pause {
     let shared = &*local.shared;
-    let mut now = shared.clock.now();
+    local.now.set(shared.clock.now());
     if let Some(task) = first {
-        now = shared.run(local, task, now);
+        shared.run(local, task);
     }
     let mut looks = 0;
     loop {
         if surplus(shared, false) {
+            shared.rest(local);
             return Pause::Surplus;
         }
-        if let Some(task) = shared.next(local, now) {
+        if let Some(task) = shared.next(local) {
             local.found();
             if task.metadata().runtime_id() != runtime {
+                shared.rest(local);
                 return Pause::Other(task);
             }
-            now = shared.run(local, task, now);
+            shared.run(local, task);
             looks = 0;
             continue;
         }
@@ -186,7 +188,7 @@ fn run_jobs(local: &Local, runtime: Option<runtime::Id>, first: Option<Task>) ->
             return Pause::Idle;
         }
         looks += 1;
-        now = shared.clock.now();
+        local.now.set(shared.clock.now());
     }
 }
 

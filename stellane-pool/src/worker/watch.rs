@@ -78,6 +78,7 @@ impl Watch {
     /// One look; returns how many workers are to be added.
     pub(super) fn look(&mut self, now: u64) -> usize {
         self.shared.sweep(now);
+        self.shared.burst.deliver();
         if self.cpus_read != u64::MAX && now >= self.cpus_read + Self::CPUS_INTERVAL {
             self.cpus = available_cpus();
             self.cpus_read = now;
