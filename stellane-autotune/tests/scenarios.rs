@@ -60,7 +60,7 @@ fn the_default_is_near_the_oracle_in_every_scenario() {
 /// From no matter which initial limit.
 #[test]
 fn the_default_finds_its_limit_within_five_seconds_from_far_off() {
-    for initial in [4, 200] {
+    for initial in [4, 200, 1000] {
         let score = worst("overload_2x", Adaptive, initial);
         println!("from {initial}: {score}");
         assert!(score > 0.9, "from {initial}: {score}");
@@ -98,9 +98,7 @@ fn the_limit_does_not_oscillate_at_steady_state() {
         }
     }
     bands.sort_by(|a, b| a.0.total_cmp(&b.0));
-    // Not all: see `report.md`.
-    assert!(bands[bands.len() * 8 / 10].0 <= 0.15, "{bands:?}");
-    assert!(bands[bands.len() - 1].0 <= 0.25, "{bands:?}");
+    assert!(bands[bands.len() - 1].0 <= 0.15, "{bands:?}");
 }
 
 /// Services in which nothing changes.
@@ -303,8 +301,8 @@ fn clients_that_share_a_service_get_equal_parts() {
         let x: Vec<f64> = runs.iter().map(|run| run.goodput(20.0, 60.0)).collect();
         let jain = x.iter().sum::<f64>().powi(2) / (2.0 * x.iter().map(|x| x * x).sum::<f64>());
         assert!(jain >= 0.9, "seed {seed}: {x:?}");
-        // Together they are well below the 1590 of a single limit: see `algorithm::Adaptive`.
-        assert!(x.iter().sum::<f64>() > 450.0, "seed {seed}: {x:?}");
+        // Together they may be below the 1590 of a single limit: see `algorithm::Adaptive`.
+        assert!(x.iter().sum::<f64>() > 700.0, "seed {seed}: {x:?}");
     }
 }
 
