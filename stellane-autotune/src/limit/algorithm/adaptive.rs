@@ -26,8 +26,8 @@ use crate::clock::Rng;
 ///
 /// Limit a service where it serves rather than where many clients call it: to a client, the others' requests are
 /// a queue that it cannot shed, and a limit that it raises takes throughput from them. Two clients that
-/// share a service share it fairly and together reach most of what one limit in front of it reaches; with four the
-/// limits grow too high, and it may be a third.
+/// share a service share it fairly and together reach from half to nearly all of what one limit in front of it
+/// reaches; with four the limits grow too high, and it may be a third or less.
 ///
 /// ```
 /// use stellane_autotune::algorithm::{Adaptive, Algorithm};
