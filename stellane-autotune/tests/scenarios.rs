@@ -1,7 +1,7 @@
 //! The limiters in the simulator: closed-loop, seeded, against an oracle.
 //!
 //! Two seeds by default; `STELLANE_SIM_SEEDS=10` for the figures in `report.md`. The constants of the
-//! default were chosen on the seeds 101 to 110 and 201 to 210, never on those that are asserted here.
+//! default were chosen on the seeds 101 to 110 and 201 to 210; what is asserted here was looked at last.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -60,7 +60,7 @@ fn the_default_is_near_the_oracle_in_every_scenario() {
 /// From no matter which initial limit.
 #[test]
 fn the_default_finds_its_limit_within_five_seconds_from_far_off() {
-    for initial in [4, 200] {
+    for initial in [4, 200, 1000] {
         let score = worst("overload_2x", Adaptive, initial);
         println!("from {initial}: {score}");
         assert!(score > 0.9, "from {initial}: {score}");
@@ -98,9 +98,7 @@ fn the_limit_does_not_oscillate_at_steady_state() {
         }
     }
     bands.sort_by(|a, b| a.0.total_cmp(&b.0));
-    // Not all: see `report.md`.
-    assert!(bands[bands.len() * 8 / 10].0 <= 0.15, "{bands:?}");
-    assert!(bands[bands.len() - 1].0 <= 0.25, "{bands:?}");
+    assert!(bands[bands.len() - 1].0 <= 0.15, "{bands:?}");
 }
 
 /// Services in which nothing changes.
@@ -303,8 +301,8 @@ fn clients_that_share_a_service_get_equal_parts() {
         let x: Vec<f64> = runs.iter().map(|run| run.goodput(20.0, 60.0)).collect();
         let jain = x.iter().sum::<f64>().powi(2) / (2.0 * x.iter().map(|x| x * x).sum::<f64>());
         assert!(jain >= 0.9, "seed {seed}: {x:?}");
-        // Together they are well below the 1590 of a single limit: see `algorithm::Adaptive`.
-        assert!(x.iter().sum::<f64>() > 450.0, "seed {seed}: {x:?}");
+        // Together they may be below the 1590 of a single limit: see `algorithm::Adaptive`.
+        assert!(x.iter().sum::<f64>() > 700.0, "seed {seed}: {x:?}");
     }
 }
 
@@ -446,6 +444,74 @@ fn a_high_class_is_served_while_a_low_one_takes_all_it_can() {
         f64::from(served) / f64::from(served + refused) >= 0.99,
         "{served} of {refused}"
     );
+}
+
+/// Two classes of one limit of 20 places, at ten times what it serves.
+struct Classes {
+    name: &'static str,
+    /// The guaranteed share of the high class; the low one has none.
+    share: f64,
+    /// Requests per hundred milliseconds, of the high class and of the low.
+    load: [u32; 2],
+    /// How many milliseconds each holds its place.
+    hold: [u32; 2],
+    /// The least part of each that is served.
+    served: [f64; 2],
+}
+
+const CLASSES: [Classes; 3] = [
+    Classes {
+        name: "priority inversion: low requests hold their places for long",
+        share: 0.3,
+        load: [20, 1000],
+        hold: [10, 1000],
+        served: [0.99, 0.0],
+    },
+    Classes {
+        name: "a high class in excess of its share leaves the low one its part of the rest",
+        share: 0.3,
+        load: [1800, 200],
+        hold: [10, 10],
+        served: [0.07, 0.07],
+    },
+    Classes {
+        name: "a share of all places is all there is for the low one to lose",
+        share: 1.0,
+        load: [100, 1000],
+        hold: [10, 10],
+        served: [0.99, 0.05],
+    },
+];
+
+#[test]
+fn classes_neither_invert_nor_starve() {
+    for case in CLASSES {
+        let mut config = fixed(20);
+        config.classes.insert("high".into(), case.share);
+        let limit = AdaptiveLimit::builder().config(config).build().unwrap();
+        let classes = [limit.class("high").unwrap(), Class::DEFAULT];
+        let (mut asked, mut served) = ([0_u32; 2], [0_u32; 2]);
+        let mut held = std::collections::BTreeMap::<u32, Vec<_>>::new();
+        for now in 0..20_000 {
+            drop(held.remove(&now));
+            // In turn, so that neither is always the first to find a free place.
+            for class in if now % 2 == 0 { [0, 1] } else { [1, 0] } {
+                let due = (now + 1) * case.load[class] / 100;
+                while asked[class] < due {
+                    asked[class] += 1;
+                    if let Ok(permit) = limit.try_acquire_for(classes[class]) {
+                        served[class] += 1;
+                        held.entry(now + case.hold[class]).or_default().push(permit);
+                    }
+                }
+            }
+        }
+        let parts = [0, 1].map(|class| f64::from(served[class]) / f64::from(asked[class]));
+        println!("{}: {parts:?}", case.name);
+        for (part, least) in parts.iter().zip(case.served) {
+            assert!(*part >= least, "{}: {parts:?}", case.name);
+        }
+    }
 }
 
 #[test]

@@ -406,6 +406,10 @@ impl<'a> Engine<'a> {
             return self.schedule(self.now + 0.001, What::Answer(job, Reply::BadRequest));
         }
         let is_full = self.sharing.len() + self.busy + self.queue.len() >= plant.places;
+        if is_full && plant.drops {
+            self.jobs[job].lost = true;
+            return;
+        }
         if is_full || plant.quota.is_finite() && !self.take_token(plant.quota) {
             return self.schedule(self.now + 0.005, What::Answer(job, Reply::TooMany));
         }

@@ -42,6 +42,8 @@ pub struct Plant {
     pub quota: f64,
     /// With so many in service it answers "too many requests"; the largest number for no bound.
     pub places: usize,
+    /// With all places taken it does not answer at all.
+    pub drops: bool,
     /// The fraction of requests that are never answered until the client gives up.
     pub black_hole: f64,
 }
@@ -58,6 +60,7 @@ impl Plant {
             bad_requests: 0.0,
             quota: f64::INFINITY,
             places: usize::MAX,
+            drops: false,
             black_hole: 0.0,
         }
     }
@@ -280,6 +283,16 @@ pub fn scenarios() -> Vec<Scenario> {
             ..base.clone()
         },
         Scenario {
+            name: "shallow_knee",
+            duration: 40.0,
+            plant: |_| Plant {
+                cores: 10.0,
+                contention: 0.2,
+                ..Plant::healthy()
+            },
+            ..base.clone()
+        },
+        Scenario {
             name: "gc_pauses",
             duration: 40.0,
             plant: |t| Plant {
@@ -326,6 +339,18 @@ pub fn scenarios() -> Vec<Scenario> {
             ..base.clone()
         },
         Scenario {
+            name: "jittery_link",
+            load: |_| 500.0,
+            plant: |_| Plant {
+                cores: 1e9,
+                delay: 0.05,
+                ..Plant::healthy()
+            },
+            work: Work::Exponential(0.05),
+            slo: 0.5,
+            ..base.clone()
+        },
+        Scenario {
             name: "quota",
             plant: |_| Plant {
                 quota: 800.0,
@@ -338,6 +363,20 @@ pub fn scenarios() -> Vec<Scenario> {
             plant: |_| Plant {
                 places: 20,
                 ..Plant::healthy()
+            },
+            ..base.clone()
+        },
+        Scenario {
+            name: "drops",
+            plant: |_| Plant {
+                places: 24,
+                drops: true,
+                ..Plant::healthy()
+            },
+            clients: Clients {
+                timeout: 0.5,
+                cancels: true,
+                ..Clients::patient()
             },
             ..base.clone()
         },
@@ -382,6 +421,25 @@ pub fn scenarios() -> Vec<Scenario> {
                 retries: 3,
                 backoff: 0.1,
                 cancels: false,
+            },
+            grace: 3.0,
+            ..base.clone()
+        },
+        Scenario {
+            name: "deadline_storm",
+            duration: 30.0,
+            steps: vec![10.0, 20.0],
+            load: |t| {
+                if (10.0..20.0).contains(&t) {
+                    5.0 * CAPACITY
+                } else {
+                    0.7 * CAPACITY
+                }
+            },
+            slo: 0.06,
+            clients: Clients {
+                timeout: 0.06,
+                ..Clients::patient()
             },
             grace: 3.0,
             ..base

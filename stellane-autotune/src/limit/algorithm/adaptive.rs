@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::elasticity::{Elasticity, Measured};
 use super::{Algorithm, Next, Window, WindowSize, clamp_limit, round};
 use crate::clock::Rng;
 
@@ -11,22 +12,22 @@ use crate::clock::Rng;
 ///   that grew while idle.
 /// - The limit is dithered on alternate windows, by ±12 % while the service is not known yet and ±5 %
 ///   later. If throughput follows the dither (elasticity), more concurrency is worth its latency and the
-///   tolerance grows; else it shrinks.
-///   Small errors of the median move the limit little, large ones at once: noise does not.
-/// - What one window decides is much at first and after a change, and little once the service is known.
-/// - The baseline is re-probed after 8 s, doubling to 32 s while nothing changes; sooner when
-///   throughput no longer answers to the limit, when latency or throughput have jumped, and after 6
-///   cuts in a row. Probes that find much the same are averaged. The limit then steps down by 0.7 per
-///   window until the median stops falling or throughput begins to: that is the latency without a queue.
+///   tolerance grows; else it shrinks. Elasticity is read from throughput and from latency, and whichever
+///   is the quieter counts for more.
+/// - Small errors of the median move the limit little, large ones at once: noise does not. What one
+///   window decides is much at first and after a change, and little once the service is known.
+/// - The baseline is re-probed after 8 s, doubling to 32 s while nothing changes; sooner when latency or
+///   throughput have jumped, when the median is far above the baseline although nothing seems to queue,
+///   and after 6 cuts in a row. The limit then steps down by 0.7 per window until throughput goes with it,
+///   and what it takes there is the latency without a queue. Probes that find much the same are averaged.
 ///   The baseline thus follows a service that became slower or faster, without ever pinning the limit to a
-///   few requests. A probe that costs half of the
-///   throughput in a step is given up; one that goes deep shows that the limit itself was far too
-///   high, and it stays lower.
+///   few requests. A probe that costs most of the throughput in a step is given up; one that goes
+///   deep shows that the limit itself was far too high, and it stays lower.
 ///
-/// Limit a service where it serves, not where many clients call it: a client that raises its limit
-/// takes throughput from the others, which looks as if concurrency were worth its latency. Clients
-/// that share a service share it fairly, but together reach only a third to three quarters of what one
-/// limit in front of it reaches.
+/// Limit a service where it serves rather than where many clients call it: to a client, the others' requests are
+/// a queue that it cannot shed, and a limit that it raises takes throughput from them. Two clients that
+/// share a service share it fairly and together reach from half to nearly all of what one limit in front of it
+/// reaches; with four the limits grow too high, and it may be a third or less.
 ///
 /// ```
 /// use stellane_autotune::algorithm::{Adaptive, Algorithm};
@@ -41,8 +42,7 @@ pub struct Adaptive {
     max: u32,
     /// How much above the baseline the median may be, as a fraction.
     tolerance: f64,
-    /// By how many per cent throughput grows with one per cent of limit.
-    elasticity: f64,
+    elasticity: Elasticity,
     baseline: Option<f64>,
     probe: Option<Probe>,
     probe_every: f64,
@@ -59,6 +59,7 @@ pub struct Adaptive {
     /// Windows since the service seemed to be another one.
     age: u32,
     dither_up: bool,
+    /// The window before, with the other dither, if the limit held the load back.
     previous: Option<Measured>,
     target: Option<f64>,
     quiet_until: Duration,
@@ -72,18 +73,10 @@ pub struct Adaptive {
 #[derive(Debug, Clone, Copy)]
 struct Probe {
     steps: i32,
-    /// The median one step before.
-    before: f64,
-    /// The throughput one step before.
-    throughput: f64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Measured {
-    up: bool,
-    bound: bool,
-    ln_throughput: f64,
-    ln_limit: f64,
+    /// One step before; none of a service that was met under load, whose first window tells nothing.
+    before: Option<Measured>,
+    /// The bottom is reached: its latency is measured.
+    at_bottom: bool,
 }
 
 /// A gain that is `new` for a service that is not known yet, and `settled` after [`SETTLED`] windows.
@@ -114,32 +107,48 @@ const USUAL: Fading = Fading {
     settled: 0.05,
 };
 const PROBE_STEP: f64 = 0.7;
-/// A step of a probe that gains less than this found the bottom.
-const PROBE_GAIN: f64 = 0.93;
-/// So does one that leaves less than this of the throughput: what is gone was no queue. The median of
-/// a small window alone falls by chance now and then, several times in a row.
-const PROBE_LOSS: f64 = 0.9;
+/// A step that throughput follows so far left no queue: the bottom.
+const BOTTOM: f64 = 0.7;
+/// One that it hardly follows still shed a queue, whatever the median of requests that began before it says.
+const STEEP: f64 = 0.3;
+/// A step that leaves less than this of the throughput is given up: what holds the places now does not queue.
+const PROBE_LOSS: f64 = 0.4;
+/// How much one probe decides of the baseline: one alone measures little.
+const AVERAGE: Fading = Fading {
+    new: 0.5,
+    settled: 0.2,
+};
 /// A probe of so many steps did not just shed the queue that the tolerance allows.
-const DEEP_PROBE: i32 = 6;
+const DEEP_PROBE: i32 = 5;
 const PROBE_EVERY: f64 = 8.0;
+/// After a deep one: on such a way down one step may be mistaken for the last.
+const PROBE_AGAIN: f64 = 1.0;
 const PROBE_SELDOM: f64 = 32.0;
-/// When throughput does not answer to the limit, a stale baseline may be why: the probe comes after this part
-/// of its pause.
-const WHEN_FLAT: f64 = 0.375;
+/// The part of its pause that a probe keeps at least, unless the service has jumped.
+const REST: f64 = 0.375;
 /// A probe that finds the baseline within this found the same service.
 const UNCHANGED: f64 = 0.35;
 /// A median that is so many times the usual, twice in a row, is another service.
 const JUMP: f64 = 2.5;
 const CUTS_BEFORE_PROBE: u32 = 6;
 /// Places beyond the gradient, in square roots of the limit: what keeps a service busy.
-const HEADROOM: f64 = 0.7;
-/// The elasticity that is worth its latency.
-const WORTH: f64 = 0.2;
+const HEADROOM: f64 = 0.75;
+/// The elasticity that is worth its latency. Two clients that share a full service see a half.
+const WORTH: f64 = 0.6;
+/// Throughput that follows the limit so far leaves no queue to explain a latency this much above the baseline,
+/// as the gradient sees it.
+const NO_QUEUE: (f64, f64) = (0.75, 0.75);
+/// How many times the error of a median explains one below the baseline.
+const LUCK: f64 = 3.0;
 const TOLERANCE: std::ops::RangeInclusive<f64> = 0.03..=0.4;
 const IDLE_CAP: f64 = 4.0;
 const MIN_SAMPLES: u64 = 60;
 /// So that a limit that is far too high is not measured for ever.
-const MAX_SAMPLES: u64 = 450;
+const MAX_SAMPLES: u64 = 150;
+/// At the bottom of a probe, for a baseline that lasts.
+const BOTTOM_SAMPLES: u64 = 200;
+/// Those of the steps towards it, and of the very first window.
+const QUICK_SAMPLES: u64 = 120;
 
 impl Adaptive {
     /// Starts at `initial` and stays within `min..=max`. Processes that must not probe together
@@ -153,7 +162,7 @@ impl Adaptive {
             min,
             max,
             tolerance: 0.25,
-            elasticity: 0.5,
+            elasticity: Elasticity::new(),
             baseline: None,
             probe: None,
             probe_every: PROBE_EVERY,
@@ -183,18 +192,34 @@ impl Adaptive {
         self
     }
 
+    fn next(&self, window: &Window<'_>) -> Next {
+        let limit = self.limit_now();
+        let seconds = match self.probe {
+            None => self.median,
+            Some(Probe { at_bottom, .. }) => {
+                let left = if at_bottom { 0 } else { limit };
+                let surplus = f64::from(window.in_flight.saturating_sub(left));
+                // Throughput is that of the new limit as soon as the surplus is done; requests that began
+                // before tell of the old one, but to wait for all of them takes too long where it matters most.
+                let drained = 1.3 * surplus / self.throughput;
+                drained.max(self.median.min(0.1))
+            }
+        };
+        // A minimum of NaN and a number is the number.
+        Next {
+            limit,
+            settle: Duration::from_secs_f64(seconds.min(0.5)),
+        }
+    }
+
     /// The limit with the dither, or with the steps of the probe.
-    fn next(&self) -> Next {
+    fn limit_now(&self) -> u32 {
         let factor = match self.probe {
             Some(probe) => PROBE_STEP.powi(probe.steps),
             None if self.dither_up => 1.0 + self.fading(DITHER),
             None => 1.0 - self.fading(DITHER),
         };
-        let limit = round(clamp_limit(self.limit * factor, self.min, self.max));
-        Next {
-            limit,
-            settle: Duration::from_secs_f64(self.median.min(0.5)),
-        }
+        round(clamp_limit(self.limit * factor, self.min, self.max))
     }
 
     /// What is large while little is known and becomes smaller as more is.
@@ -203,32 +228,63 @@ impl Adaptive {
         range.settled + (range.new - range.settled) * rest
     }
 
-    fn step_probe(&mut self, probe: Probe, median: f64, window: &Window<'_>) {
-        let idles = self.throughput < PROBE_LOSS * probe.throughput;
-        if median <= probe.before * PROBE_GAIN && !idles && window.limit > self.min.max(4) {
-            self.probe = Some(Probe {
-                steps: probe.steps + 1,
-                before: median,
-                throughput: self.throughput,
-            });
-            return;
+    fn start_probe(&mut self, before: Option<Measured>) {
+        self.cuts = 0;
+        self.probe = Some(Probe {
+            steps: 1,
+            before,
+            at_bottom: false,
+        });
+    }
+
+    fn step_probe(&mut self, probe: Probe, measured: Measured, window: &Window<'_>) {
+        if probe.at_bottom {
+            self.finish_probe(probe.steps, self.median);
+            return self.end_probe(window.end);
         }
-        // The last two steps measured the same: their mean is the better estimate.
-        let same = (median / probe.before - 1.0).abs() < 0.3;
-        let fresh = if same {
-            0.5 * (median + probe.before)
+        let slopes = probe.before.and_then(|before| measured.slopes(before));
+        let queues = slopes.is_none_or(|slopes| {
+            // One step alone may end by chance, and that of one client among several tells little.
+            let steep = if probe.steps < 2 { 1.0 } else { STEEP };
+            slopes[0] < steep || self.elasticity.weigh(slopes) < BOTTOM
+        });
+        self.probe = Some(if queues && window.limit > self.min.max(4) {
+            Probe {
+                steps: probe.steps + 1,
+                before: Some(measured),
+                at_bottom: false,
+            }
         } else {
-            median.min(probe.before)
-        };
-        self.finish_probe(probe.steps, fresh);
-        self.end_probe(window.end);
+            Probe {
+                at_bottom: true,
+                ..probe
+            }
+        });
+    }
+
+    /// Whether the step of a probe cost more than a queue explains. After a jump throughput may have fallen by
+    /// itself.
+    fn is_lost(&self, probe: Probe, window: &Window<'_>) -> bool {
+        let before = probe.before.map_or(0.0, Measured::throughput);
+        let fell = self.age > 0 && window.throughput() < PROBE_LOSS * before;
+        fell || window.latencies.len() < 20
+    }
+
+    fn give_up_probe(&mut self, probe: Probe, now: Duration) {
+        self.probe_every = PROBE_EVERY;
+        if let Some(before) = probe.before
+            && probe.steps > DEEP_PROBE
+        {
+            // Too much has been learnt for that: what the step before measured must do.
+            self.finish_probe(probe.steps - 1, before.median());
+        }
+        self.end_probe(now);
     }
 
     fn finish_probe(&mut self, steps: i32, fresh: f64) {
         let stale = self.baseline.unwrap_or(fresh);
         if (fresh / stale - 1.0).abs() < UNCHANGED {
-            // One probe measures little: all of them together tell the latency without a queue.
-            self.baseline = Some(stale + 0.3 * (fresh - stale));
+            self.baseline = Some(stale + self.fading(AVERAGE) * (fresh - stale));
             self.probe_every = (2.0 * self.probe_every).min(PROBE_SELDOM);
         } else {
             self.baseline = Some(fresh);
@@ -237,8 +293,9 @@ impl Adaptive {
         }
         if steps >= DEEP_PROBE {
             // Every step but the last still shed a queue: the limit itself was far too high.
-            let knee = self.limit * PROBE_STEP.powi(steps - 2);
+            let knee = self.limit * PROBE_STEP.powi(steps - 1);
             self.limit = clamp_limit(knee, self.min, self.max);
+            self.probe_every = PROBE_AGAIN;
         }
     }
 
@@ -249,33 +306,29 @@ impl Adaptive {
         self.next_probe = now.saturating_add(Duration::from_secs_f64(seconds));
     }
 
-    fn learn(&mut self, measured: Measured) {
+    fn learn(&mut self, measured: Measured, bound: bool) {
         if let Some(before) = self.previous
-            && before.bound
-            && measured.bound
-            && before.up != measured.up
-            && (measured.ln_limit - before.ln_limit).abs() > 1e-9
+            && bound
+            && let Some(slopes) = measured.slopes(before)
         {
-            let slope = (measured.ln_throughput - before.ln_throughput)
-                / (measured.ln_limit - before.ln_limit);
-            // Both ways alike: what is cut off of noise must not become a trend.
-            let slope = slope.clamp(WORTH - 1.2, WORTH + 1.2);
-            self.elasticity += self.fading(LEARN) * (slope - self.elasticity);
-            let factor = (self.fading(ADAPT) * (self.elasticity - WORTH)).exp();
+            self.elasticity.learn(slopes, self.fading(LEARN), WORTH);
+            let factor = (self.fading(ADAPT) * (self.elasticity.value() - WORTH)).exp();
             self.tolerance = (self.tolerance * factor).clamp(*TOLERANCE.start(), *TOLERANCE.end());
         }
-        self.previous = Some(measured);
+        self.previous = bound.then_some(measured);
     }
 
     fn adjust(&mut self, baseline: f64, median: f64, window: &Window<'_>) {
         // The median of few samples is off by about this: a chance is no queue.
         let chance = 1.0 / (window.latencies.len() as f64).sqrt();
         let gradient = (baseline * (1.0 + self.tolerance.max(chance)) / median).clamp(0.7, 1.3);
+        let elasticity = self.elasticity.value();
         // Where more concurrency costs throughput, room to spare only hurts.
-        let headroom = HEADROOM * (1.0 + 1.5 * self.elasticity).clamp(0.1, 1.0);
-        let aim = self.limit * gradient + headroom * self.limit.sqrt();
-        let gain = (2.0 * (aim / self.limit - 1.0).abs()).clamp(0.1, 0.5);
-        let mut next = self.limit + gain * (aim - self.limit);
+        let headroom = HEADROOM * (1.0 + 2.0 * elasticity).clamp(0.1, 1.0);
+        // The logarithm, so that a median half as long and one twice as long weigh the same.
+        let off = (gradient + headroom / self.limit.sqrt()).ln();
+        let gain = (2.0 * off.abs()).clamp(0.1, 0.5);
+        let mut next = self.limit * (1.0 + gain * off);
         if self
             .target
             .is_some_and(|target| window.latencies.quantile(0.99) > 2.0 * target)
@@ -291,15 +344,11 @@ impl Adaptive {
 
         let due = self.next_probe.as_secs_f64();
         let now = window.end.as_secs_f64();
-        let flat = self.elasticity < 0.0 && now > due - (1.0 - WHEN_FLAT) * self.probe_every;
+        let rested = now > due - (1.0 - REST) * self.probe_every;
+        let stale = rested && elasticity > NO_QUEUE.0 && gradient < NO_QUEUE.1;
         let jumped = self.has_jumped(median);
-        if now >= due || flat || jumped || self.cuts >= CUTS_BEFORE_PROBE {
-            self.probe = Some(Probe {
-                steps: 1,
-                before: median,
-                throughput: self.throughput,
-            });
-            self.cuts = 0;
+        if now >= due || stale || jumped || self.cuts >= CUTS_BEFORE_PROBE {
+            self.start_probe(self.previous);
         }
     }
 
@@ -307,7 +356,8 @@ impl Adaptive {
     /// it is, by more than chance makes them: another service than the one that the baseline was measured on.
     fn has_jumped(&mut self, median: f64) -> bool {
         let (usual_median, usual_throughput) = self.usual.unwrap_or((median, self.throughput));
-        let fall = 1.0 - self.throughput / usual_throughput;
+        // One window without answers is a pause of the service, not another service.
+        let fall = (1.0 - self.throughput / usual_throughput).min(0.3);
         let step = (self.throughput - self.throughput_before).abs() / usual_throughput;
         self.noise += 0.1 * (0.7 * step.min(0.5) - self.noise);
         self.throughput_before = self.throughput;
@@ -343,6 +393,13 @@ impl Algorithm for Adaptive {
 
     fn window(&self, limit: u32) -> WindowSize {
         let samples = (3 * u64::from(limit)).clamp(MIN_SAMPLES, MAX_SAMPLES);
+        let samples = match self.probe {
+            Some(Probe {
+                at_bottom: true, ..
+            }) => BOTTOM_SAMPLES,
+            None if self.baseline.is_some() => samples,
+            _ => samples.min(QUICK_SAMPLES),
+        };
         if self.probe.is_none() {
             let duration = Duration::from_millis(200);
             return WindowSize {
@@ -364,14 +421,10 @@ impl Algorithm for Adaptive {
         let median = window.latencies.quantile(0.5);
         let throughput = window.throughput();
         if let Some(probe) = self.probe
-            && (window.latencies.len() < 20 || throughput < 0.5 * self.throughput)
+            && self.is_lost(probe, window)
         {
-            // Too much lost: what the step before measured must do.
-            if probe.steps > 1 {
-                self.finish_probe(probe.steps - 1, probe.before);
-            }
-            self.end_probe(window.end);
-            return self.next();
+            self.give_up_probe(probe, window.end);
+            return self.next(window);
         }
         if !(median > 0.0 && throughput > 0.0) {
             return Next {
@@ -382,33 +435,23 @@ impl Algorithm for Adaptive {
         (self.median, self.throughput) = (median, throughput);
         let Some(baseline) = self.baseline else {
             self.baseline = Some(median);
-            self.end_probe(window.end);
             if window.is_limit_bound() {
-                // Born under load: this median already contains a queue, which was still growing. No step may
-                // be judged by it.
-                self.probe = Some(Probe {
-                    steps: 1,
-                    before: f64::MAX,
-                    throughput: 0.0,
-                });
+                // Born under load: this median already contains a queue.
+                self.start_probe(None);
             }
-            return self.next();
+            return self.next(window);
         };
+        let measured = Measured::new(window.limit, throughput, median);
         if let Some(probe) = self.probe {
-            self.step_probe(probe, median, window);
-            return self.next();
+            self.step_probe(probe, measured, window);
+            return self.next(window);
         }
         // Slowly, and by more than luck explains: the luckiest window must not become the measure of all.
-        let lucky = 1.0 + 1.0 / (window.latencies.len() as f64).sqrt();
+        let lucky = 1.0 + LUCK / (window.latencies.len() as f64).sqrt();
         let baseline = baseline + 0.2 * (lucky * median - baseline).min(0.0);
         self.baseline = Some(baseline);
         let bound = window.is_limit_bound();
-        self.learn(Measured {
-            up: self.dither_up,
-            bound,
-            ln_throughput: throughput.ln(),
-            ln_limit: f64::from(window.limit).ln(),
-        });
+        self.learn(measured, bound);
         self.dither_up = !self.dither_up;
         if bound {
             self.age = self.age.saturating_add(1);
@@ -417,7 +460,7 @@ impl Algorithm for Adaptive {
             let cap = self.initial.max(IDLE_CAP * f64::from(window.max_in_flight));
             self.limit = clamp_limit(self.limit.min(cap), self.min, self.max);
         }
-        self.next()
+        self.next(window)
     }
 
     fn on_overload(&mut self, now: Duration, _in_flight: u32) -> Option<u32> {
@@ -428,7 +471,7 @@ impl Algorithm for Adaptive {
         }
         self.quiet_until = now.saturating_add(pause);
         self.limit = clamp_limit(self.limit * 0.9, self.min, self.max);
-        Some(self.next().limit)
+        Some(self.limit_now())
     }
 
     fn set_range(&mut self, min: u32, max: u32) {

@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod aimd;
+mod elasticity;
 mod fixed;
 mod gradient2;
 mod vegas;
