@@ -89,14 +89,17 @@ impl Shared {
         now: u64,
     ) -> Option<Task> {
         const CLASS: u16 = 0;
-        let more = self.handful(local, CLASS, shard.unsorted());
-        if more == 0
+        const SHORT: u64 = 30_000;
+        let short = (1..=SHORT).contains(&self.classes.mean_run(usize::from(CLASS)));
+        let waiting = shard.unsorted();
+        if waiting == 0
+            || !short
             || !self.classes.single()
             || !queue.calm(CLASS, shard.oldest(), now, &self.rules, &self.classes)
         {
             return None;
         }
-        shard.take_unsorted(&local.deque, 1 + more, now)
+        shard.take_unsorted(&local.deque, 1 + self.handful(local, CLASS, waiting), now)
     }
 
     /// The job that is next; if it is short, a few more go into the worker's deque, where others steal them. The
