@@ -42,7 +42,8 @@ pub(super) fn table(report: &Report) -> Result<String, fmt::Error> {
     writeln!(
         out,
         "| server | hello requests/s | CPU µs for each | its ratio | p99 µs | KB for each idle connection | \
-         allocations: hello | JSON | good answers at 10 × overload |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+         allocations: hello | JSON | good answers at 10 × overload | of long requests |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     )?;
     let figures = |name: &str| {
         let section = report.sections.iter().find(|section| section.name == name);
@@ -76,23 +77,27 @@ pub(super) fn table(report: &Report) -> Result<String, fmt::Error> {
             Some(Figures::Allocations(rows)) => rows.iter().find(|row| row.peer == *name),
             _ => None,
         };
-        let overload = match figures("overload") {
-            Some(Figures::Overload(rows)) => rows.iter().find(|row| row.peer == *name),
-            _ => None,
+        let overload = |section| {
+            let rows = match figures(section) {
+                Some(Figures::Overload(rows)) => rows.iter(),
+                _ => [].iter(),
+            };
+            let mut good = rows.filter(|row| row.peer == *name && row.error.is_none());
+            good.next().map_or(String::new(), |row| {
+                format!("{:.0} %", row.goodput / row.capacity * 100.0)
+            })
         };
-        let overload = overload.filter(|row| row.error.is_none());
         writeln!(
             out,
-            "| {name} | {} | {} | {against} | {} | {} | {} | {} | {} |",
+            "| {name} | {} | {} | {against} | {} | {} | {} | {} | {} | {} |",
             number(of(&|turn| turn.per_second), 0),
             number(of(&cpu), 2),
             number(of(&|turn| turn.p99), 0),
             number(idle.map(|row| row.resident / 1024.0), 2),
             number(allocations.and_then(|row| row.hello), 2),
             number(allocations.and_then(|row| row.json), 2),
-            overload.map_or(String::new(), |row| {
-                format!("{:.0} %", row.goodput / row.capacity * 100.0)
-            }),
+            overload("overload"),
+            overload("overload-long"),
         )?;
     }
     writeln!(
