@@ -9,6 +9,9 @@ use crate::{
     measure::{Row, Spread, Turn, ratio},
 };
 
+/// What is compared, by its name.
+type Measure = (&'static str, fn(&Turn) -> f64);
+
 /// Compares every ratio of two runs: they agree where the spreads meet. An error names those that do not.
 pub(crate) fn agree(first: &Path, second: &Path) -> Result<(), BoxError> {
     let [first, second] = [ratios(first)?, ratios(second)?];
@@ -53,7 +56,7 @@ fn ratios(folder: &Path) -> Result<Vec<(String, Spread)>, BoxError> {
 
 fn add(name: &str, rows: &Value, all: &mut Vec<(String, Spread)>) -> Result<(), BoxError> {
     let rows: Vec<Row> = serde_json::from_value(rows.clone())?;
-    let measures: [(&str, fn(&Turn) -> f64); 2] = [
+    let measures: [Measure; 2] = [
         ("requests/s", |turn| turn.per_second),
         ("CPU", |turn| turn.user + turn.kernel),
     ];
