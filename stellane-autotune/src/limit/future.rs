@@ -306,26 +306,28 @@ impl Finish {
         permit: Option<Permit>,
     ) -> Option<Permit> {
         let mut permit = permit?;
-        let (outcome, is_stream) = answer_of(self.outcome.as_ref(), response);
+        let (outcome, holds) = answer_of(self.outcome.as_ref(), self.hold, self.tunnel, response);
         permit.record(outcome);
-        let released = self.hold == Hold::Headers
-            || is_stream
-            || self.tunnel && response.status().is_success();
-        Some(permit).filter(|_| !released)
+        Some(permit).filter(|_| holds)
     }
 }
 
-/// What an answer says about the load, and whether it begins something that lives on its own.
+/// What an answer says about the load, and whether its body holds the place: not if the place is held until the
+/// headers only, nor if the answer begins something that lives on its own.
 #[inline]
 pub(super) fn answer_of<RB: Body>(
     outcome: Option<&OutcomeFn>,
+    hold: Hold,
+    tunnel: bool,
     response: &Response<RB>,
 ) -> (Outcome, bool) {
     let head = ResponseHead::from(response);
-    match outcome {
+    let (outcome, is_stream) = match outcome {
         Some(outcome) => (outcome(head), head.is_stream()),
         None => head.default_outcome_and_is_stream(response.body().size_hint().exact()),
-    }
+    };
+    let released = hold == Hold::Headers || is_stream || tunnel && head.status.is_success();
+    (outcome, !released)
 }
 
 impl<S, B> fmt::Debug for LimitFuture<S, B>

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::shared::Shared;
-use super::{Class, Outcome};
+use super::{Class, Outcome, Visit};
 
 /// A place under an [`AdaptiveLimit`](super::AdaptiveLimit). Dropping it gives the place back; if no outcome was
 /// recorded before, the request counts as cancelled and its latency does not count.
@@ -9,31 +9,21 @@ use super::{Class, Outcome};
 #[must_use = "dropping a permit gives the place back at once"]
 pub struct Permit {
     shared: Arc<Shared>,
-    start: u64,
-    class: Class,
-    recorded: bool,
+    visit: Visit,
 }
 
 impl Permit {
     #[inline]
     pub(super) fn new(shared: Arc<Shared>, class: Class) -> Self {
-        let start = shared.start();
-        Self {
-            shared,
-            start,
-            class,
-            recorded: false,
-        }
+        let visit = Visit::new(&shared, class, false);
+        Self { shared, visit }
     }
 
     /// Records the outcome and the time since admission, and keeps the place. Only the first
     /// record counts.
     #[inline]
     pub fn record(&mut self, outcome: Outcome) {
-        if !self.recorded {
-            self.recorded = true;
-            self.shared.record(self.start, outcome);
-        }
+        self.visit.record(&self.shared, outcome);
     }
 
     /// Records the outcome and gives the place back.
@@ -46,9 +36,6 @@ impl Permit {
 impl Drop for Permit {
     #[inline]
     fn drop(&mut self) {
-        if !self.recorded {
-            self.shared.record_cancelled();
-        }
-        self.shared.release(self.class);
+        self.visit.leave(&self.shared);
     }
 }

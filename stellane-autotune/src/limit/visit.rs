@@ -2,7 +2,8 @@ use http::{Method, Request, Response};
 use http_body::Body;
 
 use super::future::answer_of;
-use super::{AdaptiveLimitLayer, Class, Hold, RequestHead};
+use super::shared::Shared;
+use super::{AdaptiveLimitLayer, Class, Outcome, RequestHead};
 
 /// A request that an [`AdaptiveLimitLayer`] let in by [`enter`](AdaptiveLimitLayer::enter).
 ///
@@ -20,10 +21,43 @@ pub struct Visit {
 }
 
 impl Visit {
+    /// Of a request that was let in just now.
+    #[inline]
+    pub(super) fn new(shared: &Shared, class: Class, tunnel: bool) -> Self {
+        Self {
+            start: shared.start(),
+            class,
+            tunnel,
+            recorded: false,
+            left: false,
+        }
+    }
+
     /// Whether it has not left.
     #[must_use]
     pub fn is_inside(&self) -> bool {
         !self.left
+    }
+
+    /// Only the first record counts.
+    #[inline]
+    pub(super) fn record(&mut self, shared: &Shared, outcome: Outcome) {
+        if !self.recorded {
+            self.recorded = true;
+            shared.record(self.start, outcome);
+        }
+    }
+
+    #[inline]
+    pub(super) fn leave(&mut self, shared: &Shared) {
+        if self.left {
+            return;
+        }
+        self.left = true;
+        if !self.recorded {
+            shared.record_cancelled();
+        }
+        shared.release(self.class);
     }
 }
 
@@ -60,28 +94,19 @@ impl AdaptiveLimitLayer {
         }
         let shared = &*self.limit.shared;
         let class = self.classifiers.class_for(shared, head);
-        shared.try_enter(class, false).then(|| Visit {
-            start: shared.start(),
-            class,
-            tunnel: head.method == Method::CONNECT,
-            recorded: false,
-            left: false,
-        })
+        let tunnel = head.method == Method::CONNECT;
+        let entered = shared.try_enter(class, false);
+        entered.then(|| Visit::new(shared, class, tunnel))
     }
 
     /// Records what an answer says about the load, and gives the place back unless its body is to hold it.
     #[inline]
     pub fn answered<B: Body>(&self, visit: &mut Visit, response: &Response<B>) {
-        let outcome = self.classifiers.outcome.as_ref();
-        let (outcome, is_stream) = answer_of(outcome, response);
-        if !std::mem::replace(&mut visit.recorded, true) {
-            self.limit.shared.record(visit.start, outcome);
-        }
-        if is_stream
-            || self.limit.settings.hold == Hold::Headers
-            || visit.tunnel && response.status().is_success()
-            || response.body().is_end_stream()
-        {
+        let classify = self.classifiers.outcome.as_ref();
+        let hold = self.limit.settings.hold;
+        let (outcome, holds) = answer_of(classify, hold, visit.tunnel, response);
+        visit.record(&self.limit.shared, outcome);
+        if !holds || response.body().is_end_stream() {
             self.leave(visit);
         }
     }
@@ -89,13 +114,6 @@ impl AdaptiveLimitLayer {
     /// Gives the place back. A request that was not answered before counts as cancelled.
     #[inline]
     pub fn leave(&self, visit: &mut Visit) {
-        if std::mem::replace(&mut visit.left, true) {
-            return;
-        }
-        let shared = &*self.limit.shared;
-        if !visit.recorded {
-            shared.record_cancelled();
-        }
-        shared.release(visit.class);
+        visit.leave(&self.limit.shared);
     }
 }
