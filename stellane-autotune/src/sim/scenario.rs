@@ -163,6 +163,11 @@ impl Scenario {
     }
 }
 
+/// One value during a span of time, another outside of it.
+fn during(t: f64, span: std::ops::Range<f64>, value: f64, otherwise: f64) -> f64 {
+    if span.contains(&t) { value } else { otherwise }
+}
+
 const CAPACITY: f64 = 1600.0;
 
 /// The standard scenarios.
@@ -202,7 +207,7 @@ pub fn scenarios() -> Vec<Scenario> {
             duration: 60.0,
             steps: vec![20.0, 40.0],
             plant: |t| Plant {
-                cores: if (20.0..40.0).contains(&t) { 8.0 } else { 16.0 },
+                cores: during(t, 20.0..40.0, 8.0, 16.0),
                 ..Plant::healthy()
             },
             ..base.clone()
@@ -213,7 +218,7 @@ pub fn scenarios() -> Vec<Scenario> {
             steps: vec![20.0, 55.0],
             load: |_| 1.5 * CAPACITY,
             plant: |t| Plant {
-                delay: if (20.0..55.0).contains(&t) { 0.04 } else { 0.0 },
+                delay: during(t, 20.0..55.0, 0.04, 0.0),
                 ..Plant::healthy()
             },
             slo: 0.15,
@@ -395,7 +400,7 @@ pub fn scenarios() -> Vec<Scenario> {
             steps: vec![15.0, 25.0],
             load: |_| 1.2 * CAPACITY,
             plant: |t| Plant {
-                black_hole: if (15.0..25.0).contains(&t) { 0.05 } else { 0.0 },
+                black_hole: during(t, 15.0..25.0, 0.05, 0.0),
                 ..Plant::healthy()
             },
             clients: Clients {
@@ -409,13 +414,7 @@ pub fn scenarios() -> Vec<Scenario> {
             name: "retry_storm",
             duration: 30.0,
             steps: vec![10.0, 15.0],
-            load: |t| {
-                if (10.0..15.0).contains(&t) {
-                    3.0 * CAPACITY
-                } else {
-                    0.8 * CAPACITY
-                }
-            },
+            load: |t| during(t, 10.0..15.0, 3.0, 0.8) * CAPACITY,
             clients: Clients {
                 timeout: 0.5,
                 retries: 3,
@@ -429,13 +428,7 @@ pub fn scenarios() -> Vec<Scenario> {
             name: "deadline_storm",
             duration: 30.0,
             steps: vec![10.0, 20.0],
-            load: |t| {
-                if (10.0..20.0).contains(&t) {
-                    5.0 * CAPACITY
-                } else {
-                    0.7 * CAPACITY
-                }
-            },
+            load: |t| during(t, 10.0..20.0, 5.0, 0.7) * CAPACITY,
             slo: 0.06,
             clients: Clients {
                 timeout: 0.06,
