@@ -54,14 +54,6 @@ impl<B> FaultBody<B> {
         );
         response
     }
-
-    /// The body of the guarded service, unless it was replaced.
-    pub fn inner(&self) -> Option<&B> {
-        match &self.kind {
-            Kind::Inner { body, .. } => Some(body),
-            Kind::Plain { .. } => None,
-        }
-    }
 }
 
 impl<B> Body for FaultBody<B>

@@ -17,7 +17,7 @@ use stellane_pool::{PoolLayer, PoolService};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{label, ongoing::Parts};
+use super::{label::Labelled, ongoing::Parts};
 use crate::{
     BoxError,
     fault::{Fault, FaultBody, Refusal},
@@ -39,7 +39,7 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
 {
     let admission = Admission {
-        service: Fault::new(service, parts.faults.clone()),
+        service: Fault::new(Labelled(service), parts.faults.clone()),
         parts: Arc::clone(parts),
     };
     let pooled = PoolLayer::new(&parts.pools).layer(admission);
@@ -49,7 +49,7 @@ where
 /// The checks of a request before the user's service and its [`Fault`].
 #[derive(Debug, Clone)]
 pub(super) struct Admission<S> {
-    service: Fault<S>,
+    service: Fault<Labelled<S>>,
     parts: Arc<Parts>,
 }
 
@@ -61,7 +61,7 @@ where
 {
     type Response = Response<FaultBody<B>>;
     type Error = S::Error;
-    type Future = AdmissionFuture<<Fault<S> as Service<Request<RequestBody>>>::Future>;
+    type Future = AdmissionFuture<<Fault<Labelled<S>> as Service<Request<RequestBody>>>::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Service::<Request<RequestBody>>::poll_ready(&mut self.service, cx)
@@ -94,15 +94,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         match self.project() {
-            AdmissionProjection::Running { inner } => {
-                let polled = inner.poll(cx);
-                if let Poll::Ready(Ok(response)) = &polled
-                    && let Some(body) = response.body().inner()
-                {
-                    label::tell(body);
-                }
-                polled
-            }
+            AdmissionProjection::Running { inner } => inner.poll(cx),
             AdmissionProjection::Refused { refusal } => Poll::Ready(Ok(refusal.response())),
         }
     }

@@ -9,8 +9,6 @@
 mod body;
 mod future;
 mod label;
-#[cfg(feature = "profiling")]
-mod labelled;
 mod limited;
 mod ongoing;
 mod service;
@@ -52,6 +50,6 @@ where
     };
     #[cfg(feature = "profiling")]
     let service =
-        tower_layer::Layer::layer(&components.slow_polls.layer(), labelled::Labelled(service));
+        tower_layer::Layer::layer(&components.slow_polls.layer(), label::Labelled(service));
     Preset::new(service, Arc::new(parts))
 }
