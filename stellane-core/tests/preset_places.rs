@@ -1,6 +1,9 @@
 //! Whatever becomes of a request of the preset, it is counted once and gives its place under the limit back.
 #![cfg(feature = "full")]
 
+#[path = "support/until.rs"]
+mod until;
+
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -11,6 +14,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use stellane_core::{
     Components, RequestBody, Runtime, RuntimeConfig,
     autotune::{AlgorithmKind, LimitConfig},
+    connection::ConnectionManager,
     pool::Pools,
 };
 use tokio::{
@@ -19,6 +23,7 @@ use tokio::{
     sync::{Notify, oneshot},
 };
 use tower::service_fn;
+use until::until;
 
 /// One place, for which the next request waits.
 fn config() -> RuntimeConfig {
@@ -69,16 +74,6 @@ async fn receive(mut stream: TcpStream) -> String {
     answer
 }
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..2000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("never: {what}");
-}
-
 fn in_flight(components: &Components) -> (u32, u64) {
     let recorded = components.metrics.stats().requests_in_flight;
     (components.limit.stats().in_flight, recorded)
@@ -104,7 +99,9 @@ async fn every_request_is_counted_once_and_gives_its_place_back() {
         .expect("binds");
     let (address, components) = (bound.local_addr(), bound.components().clone());
     let serving = tokio::spawn(bound.serve());
-    let all_left = || in_flight(&components) == (0, 0);
+    let connections = &components.connections;
+    let all_left = |_: &ConnectionManager| in_flight(&components) == (0, 0);
+    let one_inside = |_: &ConnectionManager| in_flight(&components) == (1, 1);
 
     // At once.
     assert!(
@@ -112,18 +109,21 @@ async fn every_request_is_counted_once_and_gives_its_place_back() {
             .await
             .ends_with("the answer")
     );
-    eventually("the first is over", all_left).await;
+    until(connections, "over: the first", all_left).await;
 
     // One that waits for the place of another.
     let first = send(address, "/wait").await;
-    eventually("it is inside", || in_flight(&components) == (1, 1)).await;
+    until(connections, "inside", one_inside).await;
     let second = send(address, "/").await;
-    eventually("it waits", || components.limit.stats().waiting == 1).await;
+    until(connections, "waiting", |_| {
+        components.limit.stats().waiting == 1
+    })
+    .await;
     notice.notify_one();
     for stream in [first, second] {
         assert!(receive(stream).await.ends_with("the answer"));
     }
-    eventually("both are over", all_left).await;
+    until(connections, "over: both", all_left).await;
 
     // The place is held until the body has ended.
     let mut streamed = send(address, "/stream").await;
@@ -133,18 +133,18 @@ async fn every_request_is_counted_once_and_gives_its_place_back() {
     assert_eq!(in_flight(&components), (1, 1));
     notice.notify_one();
     assert!(receive(streamed).await.contains("the answer"));
-    eventually("the stream is over", all_left).await;
+    until(connections, "over: the stream", all_left).await;
 
     let panicked = receive(send(address, "/panic").await).await;
     assert!(panicked.starts_with("HTTP/1.1 500"), "{panicked}");
-    eventually("the panic is over", all_left).await;
+    until(connections, "over: the panic", all_left).await;
 
     // Clients that go away, before the answer and in the middle of it.
     for path in ["/wait", "/stream"] {
         let gone = send(address, path).await;
-        eventually("it is inside", || in_flight(&components) == (1, 1)).await;
+        until(connections, "inside", one_inside).await;
         drop(gone);
-        eventually("it is cancelled", all_left).await;
+        until(connections, "cancelled", all_left).await;
     }
 
     let (limit, http) = (components.limit.stats(), components.metrics.stats());
