@@ -74,30 +74,29 @@ impl Offload {
 
 /// How often the threads there are gave up a CPU, so far.
 pub(crate) fn switches() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let counts = tasks.filter_map(|task| {
-        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+    sum_of_threads("status", |status| {
         let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
         let counts = lines.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok());
-        Some(counts.sum::<u64>())
-    });
-    counts.sum()
+        Some(counts.sum())
+    })
 }
 
 /// CPU time of the threads there are, so far.
 pub(crate) fn cpu() -> Duration {
-    let tasks = std::fs::read_dir("/proc/self/task")
+    Duration::from_nanos(sum_of_threads("schedstat", |stat| {
+        stat.split(' ').next()?.parse().ok()
+    }))
+}
+
+/// What `read` finds in that file of each thread there is, in all.
+fn sum_of_threads(file: &str, read: impl Fn(&str) -> Option<u64>) -> u64 {
+    let threads = std::fs::read_dir("/proc/self/task")
         .into_iter()
         .flatten()
         .flatten();
-    let nanos = tasks.filter_map(|task| {
-        let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        stat.split(' ').next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanos.sum())
+    threads
+        .filter_map(|thread| read(&std::fs::read_to_string(thread.path().join(file)).ok()?))
+        .sum()
 }
 
 /// Burns a CPU for about so long, by work and not by the clock: a preempted burner does not finish sooner.
