@@ -17,8 +17,8 @@ const USAGE: &str = "usage: stellane-compare [--quick] [options]
   --quick            fewer workloads and shorter turns: under 3 minutes
   --only A,B         only these workloads
   --peers A,B        only these servers
-  --rounds N         turns of each server in each workload (7; quick: 3)
-  --seconds S        length of a turn (0.5; quick: 0.4)
+  --rounds N         turns of each server in each workload (15; quick: 5)
+  --seconds S        length of a turn (0.25)
   --workers N        threads, and cores, of each server (1)
   --out FOLDER       where the results go (results/DATE-FORM beside the sources)
 
@@ -128,10 +128,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
         cpus: machine.cpus,
         cores,
         rounds: Rounds {
-            count: options.rounds.unwrap_or(if options.quick { 3 } else { 7 }),
-            seconds: options
-                .seconds
-                .unwrap_or(if options.quick { 0.4 } else { 0.5 }),
+            count: options.rounds.unwrap_or(if options.quick { 5 } else { 15 }),
+            seconds: options.seconds.unwrap_or(0.25),
         },
         idle_connections: 10_000,
         no_postgres: postgres.as_ref().err().map(ToString::to_string),

@@ -81,8 +81,13 @@ impl Row {
 /// What is measured of the reference, divided by the same of `row`, round by round.
 pub(crate) fn ratio(rows: &[Row], row: &Row, value: impl Fn(&Turn) -> f64) -> Option<Spread> {
     let reference = rows.iter().find(|row| row.peer == REFERENCE)?;
-    let rounds = reference.turns.iter().zip(&row.turns);
-    Spread::of(rounds.map(|(ours, theirs)| value(ours) / value(theirs)))
+    quotient(reference, row, value)
+}
+
+/// What is measured in one row, divided by the same in another, round by round.
+pub(crate) fn quotient(a: &Row, b: &Row, value: impl Fn(&Turn) -> f64) -> Option<Spread> {
+    let rounds = a.turns.iter().zip(&b.turns);
+    Spread::of(rounds.map(|(a, b)| value(a) / value(b)))
 }
 
 /// How long and how often.
@@ -111,37 +116,57 @@ pub(crate) fn rounds(
     cores: &Cores,
     environment: &[(String, String)],
 ) -> Vec<Row> {
-    let mut rows = Vec::new();
+    let levels = levels(contestants, &[driver], rounds, cores, environment);
+    levels.into_iter().flatten().collect()
+}
+
+/// Asks each contestant in turn at all levels, one right after the other, so that they can be compared as well:
+/// the rows of each level.
+pub(crate) fn levels(
+    contestants: &[&Contestant],
+    levels: &[Driver<'_>],
+    rounds: Rounds,
+    cores: &Cores,
+    environment: &[(String, String)],
+) -> Vec<Vec<Row>> {
+    let mut rows = vec![Vec::new(); levels.len()];
     let mut servers = Vec::new();
     for contestant in contestants {
         let started = contestant.start(cores, environment).and_then(|server| {
             // Not counted: caches, allocators and branch predictors warm up.
             let warm = Duration::from_secs_f64((rounds.seconds / 2.0).min(0.5));
-            turn(&server, driver, warm, cores)?;
+            for driver in levels {
+                turn(&server, *driver, warm, cores)?;
+            }
             Ok(server)
         });
         let error = started.as_ref().err().map(ToString::to_string);
         servers.push(started.ok());
-        rows.push(Row {
-            peer: contestant.name.clone(),
-            turns: Vec::new(),
-            error,
-        });
+        for rows in &mut rows {
+            rows.push(Row {
+                peer: contestant.name.clone(),
+                turns: Vec::new(),
+                error: error.clone(),
+            });
+        }
     }
     let duration = Duration::from_secs_f64(rounds.seconds);
     for round in 0..rounds.count {
-        let mut order: Vec<usize> = (0..rows.len()).collect();
+        let mut order: Vec<(usize, usize)> = (0..servers.len())
+            .flat_map(|server| (0..levels.len()).map(move |level| (server, level)))
+            .collect();
         if round % 2 == 1 {
             order.reverse();
         }
-        for number in order {
+        for (number, level) in order {
             let Some(server) = &servers[number] else {
                 continue;
             };
-            match turn(server, driver, duration, cores) {
-                Ok(turn) => rows[number].turns.push(turn),
+            let row = &mut rows[level][number];
+            match turn(server, levels[level], duration, cores) {
+                Ok(turn) => row.turns.push(turn),
                 Err(error) => {
-                    rows[number].error = Some(error.to_string());
+                    row.error = Some(error.to_string());
                     servers[number] = None;
                 }
             }

@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 use super::Report;
 use crate::{
     contestants::REFERENCE,
-    measure::{Row, Spread, Turn, ratio},
-    workloads::{AllocationRow, Figures, IdleRow, OverloadRow, RestartRow, Section},
+    measure::{Row, Spread, Turn, quotient, ratio},
+    workloads::{AllocationRow, Base, Figures, IdleRow, OverloadRow, RestartRow, Section},
 };
 
 pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
@@ -67,7 +67,11 @@ fn figures(out: &mut String, section: &Section) -> fmt::Result {
         Figures::Levels(levels) => levels.iter().try_for_each(|level| {
             writeln!(out, "### {}\n", level.level)?;
             rates(out, &level.rows)?;
-            out.write_char('\n')
+            out.write_char('\n')?;
+            level
+                .base
+                .iter()
+                .try_for_each(|base| growth(out, &level.rows, base))
         }),
         Figures::Idle(rows) => idle(out, rows),
         Figures::Allocations(rows) => allocations(out, rows),
@@ -102,6 +106,21 @@ fn rates(out: &mut String, rows: &[Row]) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// What a request costs more than at another level.
+fn growth(out: &mut String, rows: &[Row], base: &Base) -> fmt::Result {
+    writeln!(
+        out,
+        "The same divided by the figures of {}, within each round:\n\n| server | CPU | p50 | p99 |\n|---|--:|--:|--:|",
+        base.level
+    )?;
+    for (row, base) in rows.iter().zip(&base.rows) {
+        let times = |value: fn(&Turn) -> f64| spread(quotient(row, base, value));
+        let (cpu, p50, p99) = (times(Turn::cpu), times(|t| t.p50), times(|t| t.p99));
+        writeln!(out, "| {} | {cpu} | {p50} | {p99} |", row.peer)?;
+    }
+    out.write_char('\n')
 }
 
 fn failures(row: &Row) -> String {

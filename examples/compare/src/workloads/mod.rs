@@ -17,7 +17,7 @@ use crate::{
     BoxError,
     contestants::{Contestant, Scope},
     load::{Load, Pace},
-    measure::{Driver, Rounds, Row, rounds},
+    measure::{Driver, Rounds, Row, levels, rounds},
     server::Cores,
 };
 
@@ -60,6 +60,15 @@ pub(crate) enum Figures {
 
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Level {
+    pub level: String,
+    pub rows: Vec<Row>,
+    /// What the same servers showed in the same rounds at the level that this one is compared with.
+    #[serde(skip)]
+    pub base: Option<Base>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Base {
     pub level: String,
     pub rows: Vec<Row>,
 }
@@ -129,9 +138,8 @@ impl Plan {
 
     /// For what is asked at several levels: a choice of servers, and fewer rounds.
     fn few(&self) -> (Vec<&Contestant>, Rounds) {
-        const FEW: [&str; 6] = [
+        const FEW: [&str; 5] = [
             "stellane-preset",
-            "stellane-per-core",
             "stellane-manager",
             "hyper",
             "axum",
@@ -139,7 +147,7 @@ impl Plan {
         ];
         let mut few = self.taking(Scope::All);
         few.retain(|contestant| FEW.contains(&contestant.name.as_str()));
-        let count = self.rounds.count.min(3);
+        let count = self.rounds.count.min(5);
         (
             few,
             Rounds {
@@ -260,25 +268,40 @@ fn latency(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
 }
 
 fn connections(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    const BASE: usize = 1000;
     let what = "JSON on more and more connections that are all in use: as fast as it goes, and at 20 000 \
-        requests a second, so that latencies can be compared.";
+        requests a second, so that latencies can be compared. Each server goes through all numbers of \
+        connections in each round.";
     let (few, form) = plan.few();
-    let mut levels = Vec::new();
+    let mut all = Vec::new();
     for rate in [None, Some(20_000.0)] {
-        for connections in [100, 1000, 5000, 10_000] {
+        let level = |connections: usize| match rate {
+            None => format!("{connections} connections, as fast as it goes"),
+            Some(rate) => format!("{connections} connections, {rate} requests a second"),
+        };
+        let counts = [100, BASE, 5000, 10_000];
+        let loads = counts.map(|connections| {
             let mut load = Load::closed(connections, requests::json());
-            let mut level = format!("{connections} connections, as fast as it goes");
             if let Some(rate) = rate {
                 load.pace = Pace::Open { rate };
-                level = format!("{connections} connections, {rate} requests a second");
             }
-            let rows = plan.rows(&few, Driver::Ours(&load), form);
-            levels.push(Level { level, rows });
-        }
+            load
+        });
+        let drivers = loads.each_ref().map(Driver::Ours);
+        let rows = levels(&few, &drivers, form, &plan.cores, &plan.environment);
+        let base = Base {
+            level: level(BASE),
+            rows: rows[1].clone(),
+        };
+        all.extend(counts.into_iter().zip(rows).map(|(count, rows)| Level {
+            level: level(count),
+            rows,
+            base: (count > BASE).then(|| base.clone()),
+        }));
     }
     Ok(section(
         (name, "Active connections", what),
-        Figures::Levels(levels),
+        Figures::Levels(all),
     ))
 }
 
@@ -294,7 +317,11 @@ fn workers(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
         let cores = Cores::split(plan.cpus, workers);
         let rows = rounds(&few, Driver::Ours(&load), form, &cores, &environment);
         let level = format!("{workers} worker(s)");
-        levels.push(Level { level, rows });
+        levels.push(Level {
+            level,
+            rows,
+            base: None,
+        });
     }
     Ok(section(
         (name, "Worker threads", what),
