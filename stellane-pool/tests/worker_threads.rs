@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use stellane_pool::{Discipline, JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig};
+use stellane_pool::{Discipline, Job, JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig};
 
 const JOBS: usize = if cfg!(miri) { 60 } else { 6000 };
 
@@ -163,6 +163,37 @@ fn jobs_of_jobs_are_never_refused_and_idle_workers_steal_them() {
     }));
     assert_eq!(sum, Ok(190));
     assert!(pool.stats().stolen > 0);
+}
+
+/// A thread's jobs stay with one queue, but the queue with no worker.
+#[test]
+fn all_workers_run_the_jobs_of_one_thread() {
+    const WORKERS: usize = 4;
+    let pool = pool(WORKERS);
+    let running = Arc::new(AtomicUsize::new(0));
+    let held = Arc::new(Mutex::new(()));
+    let jobs: Vec<_> = {
+        let _hold = held.lock().expect("nobody panics");
+        let jobs = (0..WORKERS).map(|_| {
+            let (running, held) = (Arc::clone(&running), Arc::clone(&held));
+            pool.spawn_blocking(move || {
+                running.fetch_add(1, SeqCst);
+                drop(held.lock());
+            })
+        });
+        let jobs = jobs.collect();
+        until("all run at once", || running.load(SeqCst) == WORKERS);
+        jobs
+    };
+    for job in jobs {
+        assert_eq!(block_on(job), Ok(()));
+    }
+}
+
+/// Thousands may wait, and what holds them holds their handles.
+#[test]
+fn the_handle_of_a_job_is_two_words() {
+    assert_eq!(size_of::<Job<[u64; 8]>>(), 2 * size_of::<usize>());
 }
 
 #[test]

@@ -17,7 +17,7 @@ use async_task::Builder;
 use tokio::runtime::Handle;
 
 use super::{
-    Job, JobError,
+    Job,
     glance::SHORT,
     job::{Meta, Stage},
     local::Run,
@@ -51,13 +51,17 @@ impl Shared {
         let nested = self.on_worker(|_| ()).is_some();
         let (shard, queued, expires) = match self.admit(options, nested) {
             Ok(admitted) => admitted,
-            Err(error) => return Job::refused(error),
+            Err(why) => return Job::refused(why),
         };
         let meta = Meta {
             shared: Arc::clone(self),
             queued,
-            deadline: options.deadline,
             expires,
+            late: if expires < options.deadline {
+                Stage::Full
+            } else {
+                Stage::Expired
+            },
             class: options.class,
             shard,
             stage: AtomicU8::new(Stage::Waiting as u8),
@@ -72,23 +76,23 @@ impl Shared {
     }
 
     /// Counts a job as waiting: in which shard, since when, and until when.
-    fn admit(&self, options: Options, nested: bool) -> Result<(Option<u16>, u64, u64), JobError> {
+    fn admit(&self, options: Options, nested: bool) -> Result<(Option<u8>, u64, u64), Stage> {
         let Options { class, deadline } = options;
         if self.phase() != Phase::Open && !nested || self.phase() == Phase::Closed {
-            return Err(JobError::Closed);
+            return Err(Stage::Closed);
         }
         let now = (deadline != u64::MAX).then(|| self.clock.now());
         if now.is_some_and(|now| deadline <= now) {
             self.left[Stage::Expired as usize].fetch_add(1, Relaxed);
             self.refused.fetch_add(1, Relaxed);
-            return Err(JobError::Expired);
+            return Err(Stage::Expired);
         }
         let ahead = self.queued.fetch_add(1, SeqCst);
         if nested {
             // Part of work that was admitted: refusing it could block what makes room.
             return Ok((None, now.unwrap_or_else(|| self.clock.now()), deadline));
         }
-        let at = self.least_loaded();
+        let at = self.home();
         let shard = &self.shards[usize::from(at)];
         let bound = self.limits.queue.load(Relaxed);
         if ahead < bound {
@@ -105,30 +109,38 @@ impl Shared {
         self.queued.fetch_sub(1, SeqCst);
         self.left[Stage::Full as usize].fetch_add(1, Relaxed);
         self.refused.fetch_add(1, Relaxed);
-        Err(JobError::Overloaded)
+        Err(Stage::Full)
     }
 
-    /// The shorter one of two random shards. The calling thread stays with it for a few jobs: to and fro between
-    /// threads costs more than a queue that is a little longer.
-    fn least_loaded(&self) -> u16 {
-        const STAY: u32 = 8;
+    /// Where the calling thread's jobs go: to one shard for as long as no other is much shorter. So those of one thread
+    /// meet one worker, mostly; to and fro costs both more than a queue that is longer than another.
+    fn home(&self) -> u8 {
+        const LOOK: u32 = 8;
         thread_local! {
-            static LAST: Cell<(u32, u16)> = const { Cell::new((0, 0)) };
+            static HOME: Cell<(u32, u8)> = const { Cell::new((0, u8::MAX)) };
         }
         let n = self.shards.len();
         if n == 1 {
             return 0;
         }
-        let (left, last) = LAST.try_with(Cell::get).unwrap_or_default();
-        let chosen = if left > 0 && usize::from(last) < n {
-            (left - 1, last)
+        let (left, home) = HOME.try_with(Cell::get).unwrap_or((0, u8::MAX));
+        let home = usize::from(home);
+        let len = |at: usize| self.shards[at].len();
+        let chosen = if left > 0 && home < n {
+            (left - 1, home)
         } else {
             let random = random();
-            let (a, b) = (random % n, (random >> 16) % n);
-            let len = |at: usize| self.shards[at].len();
-            (STAY - 1, (if len(a) <= len(b) { a } else { b }) as u16)
+            let (other, another) = (random % n, (random >> 16) % n);
+            let stays = home < n && len(home) <= 2 * len(other) + 16;
+            let shorter = if len(other) <= len(another) {
+                other
+            } else {
+                another
+            };
+            (LOOK - 1, if stays { home } else { shorter })
         };
-        let _ = LAST.try_with(|last| last.set(chosen));
+        let chosen = (chosen.0, chosen.1 as u8);
+        let _ = HOME.try_with(|home| home.set(chosen));
         chosen.1
     }
 
@@ -150,7 +162,7 @@ impl Shared {
     }
 
     /// Puts it where the workers find it. Returns whether one is looking, and will be done with it in no time.
-    fn place(&self, task: Task, shard: Option<u16>) -> bool {
+    fn place(&self, task: Task, shard: Option<u8>) -> bool {
         let Some(at) = shard else {
             resume(task);
             return false;

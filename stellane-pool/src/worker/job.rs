@@ -23,17 +23,19 @@ use super::{
     shared::Shared,
 };
 
-/// What the pool knows of a job, beside its future.
+/// What the pool knows of a job, beside its future. Small, as all of a job is: thousands may wait, and each crosses
+/// from one CPU to the other and back.
 #[derive(Debug)]
 pub(super) struct Meta {
     pub(super) shared: Arc<Shared>,
     pub(super) queued: u64,
-    pub(super) deadline: u64,
-    /// When it is no longer to be run: at its deadline, or before where it waits for room; `u64::MAX` is never.
+    /// When it is no longer to be run; `u64::MAX` is never.
     pub(super) expires: u64,
+    /// What has happened to it then: its deadline, or it has waited for room as long as it may.
+    pub(super) late: Stage,
     pub(super) class: u16,
     /// The shard it waits in; none for jobs that jobs submit.
-    pub(super) shard: Option<u16>,
+    pub(super) shard: Option<u8>,
     pub(super) stage: AtomicU8,
     /// Whose timers and sockets it has; entered by the worker, for as many jobs in a row as have the same.
     pub(super) runtime: Option<Handle>,
@@ -104,27 +106,28 @@ impl Meta {
 /// The result of work on a [`WorkerPool`](super::WorkerPool). Dropping it cancels the work: at once if it
 /// waits, at its next `.await` if it runs.
 #[must_use = "dropping a job cancels it"]
-pub struct Job<T> {
-    state: State<T>,
-    /// How often it looks for the result before it has itself woken.
-    glances: u8,
-}
+pub struct Job<T>(State<T>);
 
 enum State<T> {
-    Accepted(async_task::Task<Result<T, JobError>, Meta>),
-    Refused(JobError),
+    Accepted {
+        task: async_task::Task<Result<T, JobError>, Meta>,
+        /// How often it looks for the result before it has itself woken.
+        glances: u8,
+    },
+    Refused(Stage),
     Done,
 }
 
 impl<T> Job<T> {
-    pub(super) fn accepted(task: async_task::Task<Result<T, JobError>, Meta>, glances: u8) -> Self {
-        let state = State::Accepted(task);
-        Self { state, glances }
+    pub(super) const fn accepted(
+        task: async_task::Task<Result<T, JobError>, Meta>,
+        glances: u8,
+    ) -> Self {
+        Self(State::Accepted { task, glances })
     }
 
-    pub(super) const fn refused(error: JobError) -> Self {
-        let state = State::Refused(error);
-        Self { state, glances: 0 }
+    pub(super) const fn refused(why: Stage) -> Self {
+        Self(State::Refused(why))
     }
 }
 
@@ -132,12 +135,11 @@ impl<T> Future for Job<T> {
     type Output = Result<T, JobError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let job = &mut *self;
-        let result = match &mut job.state {
-            State::Accepted(task) => {
-                if job.glances > 0 && !glance(|| task.is_finished()) {
-                    job.glances -= 1;
-                    if job.glances > 0 {
+        let result = match &mut self.0 {
+            State::Accepted { task, glances } => {
+                if *glances > 0 && !glance(|| task.is_finished()) {
+                    *glances -= 1;
+                    if *glances > 0 {
                         poll_again(cx);
                         return Poll::Pending;
                     }
@@ -152,17 +154,17 @@ impl<T> Future for Job<T> {
                     ready!(Pin::new(task).poll(cx))
                 }
             }
-            State::Refused(error) => Err(error.clone()),
+            State::Refused(why) => Err(why.error()),
             State::Done => return Poll::Pending,
         };
-        self.state = State::Done;
+        self.0 = State::Done;
         Poll::Ready(result)
     }
 }
 
 impl<T> Drop for Job<T> {
     fn drop(&mut self) {
-        if let State::Accepted(task) = &self.state {
+        if let State::Accepted { task, .. } = &self.0 {
             let meta = task.metadata();
             if meta.leave(Stage::Cancelled) {
                 meta.shared.cancelled_in(meta.shard);

@@ -18,8 +18,9 @@
 //!
 //! # How jobs reach a worker
 //!
-//! A new job goes to the shorter one of two random queues. Those are not bound to a worker, which takes from the
-//! one whose oldest has waited longest: a job never waits behind a long one while another worker is free. The
+//! The new jobs of a thread go to one queue, or to another that is much shorter. Those are not bound to a worker, which
+//! takes from the one whose oldest has waited longest, and from its own where they differ by less than 100 µs: a job
+//! never waits behind a long one while another worker is free. The
 //! [`Discipline`] orders each, [`Class`]es share them by weight, and [deadlines](JobBuilder::deadline) bound the
 //! wait. Very short jobs are taken by the handful. A job that a worker wakes or submits stays with that worker,
 //! where others without work steal it.

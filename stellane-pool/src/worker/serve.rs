@@ -49,12 +49,18 @@ impl Shared {
     }
 
     /// A job from the shard whose oldest has waited longest: so all of them together keep an order, and see the same
-    /// delay, which tells overload from a burst.
+    /// delay, which tells overload from a burst. Where they differ by little, each worker has one of its own: whose
+    /// jobs it runs, and whom it wakes, is then at hand.
     fn pop(&self, local: &Local) -> Option<Task> {
+        const LITTLE: u64 = 100_000;
         let now = local.now.get();
         loop {
-            let filled = self.shards.iter().filter(|shard| !shard.is_empty());
-            let shard = filled.min_by_key(|shard| shard.oldest())?;
+            let filled = self.shards.iter().enumerate();
+            let filled = filled.filter(|(_, shard)| !shard.is_empty());
+            let (_, shard) = filled.min_by_key(|(at, shard)| {
+                let own = *at == local.index % self.shards.len();
+                shard.oldest().saturating_add(if own { 0 } else { LITTLE })
+            })?;
             let mut queue = shard.plain_lock();
             if let Some(task) = self.take_unsorted(local, shard, &mut queue, now) {
                 return Some(task);

@@ -203,8 +203,7 @@ impl Shared {
     /// Its deadline passed, or it waited for room as long as it may, or its caller left.
     pub(super) fn expire(&self, task: Task) {
         let meta = task.metadata();
-        let overdue = meta.deadline != u64::MAX && meta.deadline <= self.clock.now();
-        let why = if overdue { Stage::Expired } else { Stage::Full };
+        let why = meta.late;
         if !meta.leave(why) {
             self.buried(meta.shard);
         }
@@ -212,13 +211,13 @@ impl Shared {
     }
 
     /// A job's caller left while it waited in that shard.
-    pub(super) fn cancelled_in(&self, shard: Option<u16>) {
+    pub(super) fn cancelled_in(&self, shard: Option<u8>) {
         if let Some(shard) = shard {
             self.shards[usize::from(shard)].dead.fetch_add(1, Relaxed);
         }
     }
 
-    pub(super) fn buried(&self, shard: Option<u16>) {
+    pub(super) fn buried(&self, shard: Option<u8>) {
         if let Some(shard) = shard {
             let dead = &self.shards[usize::from(shard)].dead;
             // The caller may not have counted it yet.
