@@ -139,19 +139,29 @@ impl Router {
     {
         let table = self.current();
         let counts = &self.shared.counts;
-        match escape::inspect(request.uri().path().as_bytes()) {
-            Escapes::Canonical => {}
-            Escapes::Normalise => match normalised(request.uri()) {
-                Some(uri) => *request.uri_mut() = uri,
-                None => return bad_path(counts),
-            },
-            Escapes::Malformed => return bad_path(counts),
-        }
         let bit = table.methods.bit(request.method());
-        let host = table
-            .needs_host()
-            .then(|| host::requested(request.uri(), request.headers()));
-        match table.look_up(host.flatten(), bit, request.uri().path()) {
+        let found = match table.look_up_exact(bit, request.uri().path()) {
+            Some((endpoint, route)) => Found::Endpoint {
+                endpoint,
+                route,
+                spans: Spans::EMPTY,
+            },
+            None => {
+                match escape::inspect(request.uri().path().as_bytes()) {
+                    Escapes::Canonical => {}
+                    Escapes::Normalise => match normalised(request.uri()) {
+                        Some(uri) => *request.uri_mut() = uri,
+                        None => return bad_path(counts),
+                    },
+                    Escapes::Malformed => return bad_path(counts),
+                }
+                let host = table
+                    .needs_host()
+                    .then(|| host::requested(request.uri(), request.headers()));
+                table.look_up(host.flatten(), bit, request.uri().path())
+            }
+        };
+        match found {
             Found::Endpoint {
                 endpoint,
                 route,

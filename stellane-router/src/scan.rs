@@ -7,19 +7,26 @@ const LOW: u64 = 0x0101_0101_0101_0101;
 #[inline]
 pub(crate) fn find(byte: u8, text: &[u8]) -> usize {
     let wanted = LOW * u64::from(byte);
+    let in_word = |at| {
+        // Zero where the byte stands. The lowest zero is found exactly; what borrows makes of those
+        // above it does not matter.
+        let zero = word(text, at) ^ wanted;
+        let found = zero.wrapping_sub(LOW) & !zero & (LOW << 7);
+        (found != 0).then(|| at + (found.trailing_zeros() / 8) as usize)
+    };
     let mut at = 0;
     while at + 8 <= text.len() {
         if at == 32 {
             return memchr::memchr(byte, &text[at..]).map_or(text.len(), |more| at + more);
         }
-        // Zero where the byte stands. The lowest zero is found exactly; what borrows makes of those
-        // above it does not matter.
-        let zero = word(text, at) ^ wanted;
-        let found = zero.wrapping_sub(LOW) & !zero & (LOW << 7);
-        if found != 0 {
-            return at + (found.trailing_zeros() / 8) as usize;
+        if let Some(found) = in_word(at) {
+            return found;
         }
         at += 8;
+    }
+    if at > 0 && at < text.len() {
+        // What of it was looked at before does not hold the byte.
+        return in_word(text.len() - 8).unwrap_or(text.len());
     }
     while at < text.len() && text[at] != byte {
         at += 1;
@@ -45,6 +52,20 @@ pub(crate) fn begins(text: &[u8], literal: &[u8]) -> bool {
         }
         _ => head == literal,
     }
+}
+
+/// A hash of the length and the ends of a text: what differs in the middle only has the same.
+#[inline]
+pub(crate) fn digest(text: &[u8]) -> u64 {
+    let len = text.len();
+    let (head, tail) = match len {
+        0 => (0, 0),
+        1..4 => (u64::from(text[0]), u64::from(text[len - 1])),
+        4..8 => (half(text, 0).into(), half(text, len - 4).into()),
+        _ => (word(text, 0), word(text, len - 8)),
+    };
+    let mixed = (head ^ tail.rotate_left(29)).wrapping_add(len as u64);
+    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[inline]
