@@ -131,8 +131,22 @@ impl Router {
         table
     }
 
+    /// For a path that is not in canonical form.
+    #[cold]
+    fn dispatch_normalised<B>(&mut self, mut request: Request<B>) -> RouteFuture
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        match normalised(request.uri()) {
+            Some(uri) => *request.uri_mut() = uri,
+            None => return bad_path(&self.shared.counts),
+        }
+        self.dispatch(request)
+    }
+
     #[inline]
-    fn dispatch<B>(&mut self, mut request: Request<B>) -> RouteFuture
+    fn dispatch<B>(&mut self, request: Request<B>) -> RouteFuture
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -140,26 +154,23 @@ impl Router {
         let table = self.current();
         let counts = &self.shared.counts;
         let bit = table.methods.bit(request.method());
-        let found = match table.look_up_exact(bit, request.uri().path()) {
+        let path = request.uri().path();
+        let found = match table.look_up_exact(bit, path) {
             Some((endpoint, route)) => Found::Endpoint {
                 endpoint,
                 route,
                 spans: Spans::EMPTY,
             },
-            None => {
-                match escape::inspect(request.uri().path().as_bytes()) {
-                    Escapes::Canonical => {}
-                    Escapes::Normalise => match normalised(request.uri()) {
-                        Some(uri) => *request.uri_mut() = uri,
-                        None => return bad_path(counts),
-                    },
-                    Escapes::Malformed => return bad_path(counts),
+            None => match escape::inspect(path.as_bytes()) {
+                Escapes::Canonical => {
+                    let host = table
+                        .needs_host()
+                        .then(|| host::requested(request.uri(), request.headers()));
+                    table.look_up(host.flatten(), bit, path)
                 }
-                let host = table
-                    .needs_host()
-                    .then(|| host::requested(request.uri(), request.headers()));
-                table.look_up(host.flatten(), bit, request.uri().path())
-            }
+                Escapes::Normalise => return self.dispatch_normalised(request),
+                Escapes::Malformed => return bad_path(counts),
+            },
         };
         match found {
             Found::Endpoint {

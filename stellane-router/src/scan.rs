@@ -7,26 +7,19 @@ const LOW: u64 = 0x0101_0101_0101_0101;
 #[inline]
 pub(crate) fn find(byte: u8, text: &[u8]) -> usize {
     let wanted = LOW * u64::from(byte);
-    let in_word = |at| {
-        // Zero where the byte stands. The lowest zero is found exactly; what borrows makes of those
-        // above it does not matter.
-        let zero = word(text, at) ^ wanted;
-        let found = zero.wrapping_sub(LOW) & !zero & (LOW << 7);
-        (found != 0).then(|| at + (found.trailing_zeros() / 8) as usize)
-    };
     let mut at = 0;
     while at + 8 <= text.len() {
         if at == 32 {
             return memchr::memchr(byte, &text[at..]).map_or(text.len(), |more| at + more);
         }
-        if let Some(found) = in_word(at) {
-            return found;
+        // Zero where the byte stands. The lowest zero is found exactly; what borrows makes of those
+        // above it does not matter.
+        let zero = word(text, at) ^ wanted;
+        let found = zero.wrapping_sub(LOW) & !zero & (LOW << 7);
+        if found != 0 {
+            return at + (found.trailing_zeros() / 8) as usize;
         }
         at += 8;
-    }
-    if at > 0 && at < text.len() {
-        // What of it was looked at before does not hold the byte.
-        return in_word(text.len() - 8).unwrap_or(text.len());
     }
     while at < text.len() && text[at] != byte {
         at += 1;

@@ -99,7 +99,10 @@ mod tests {
             }
             for other in [format!("{text}/"), format!("{text}x"), text[1..].to_owned()] {
                 let leaf = exact.find(other.as_bytes());
-                assert!(leaf.is_none_or(|leaf| texts[leaf as usize] == other), "{other}");
+                assert!(
+                    leaf.is_none_or(|leaf| texts[leaf as usize] == other),
+                    "{other}"
+                );
             }
         }
         assert!(found >= 200, "only {found} of 300 found");
