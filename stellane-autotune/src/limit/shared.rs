@@ -79,9 +79,6 @@ pub(super) fn scale_share(share: f64) -> u64 {
     (share.clamp(0.0, 1.0) * (1_u64 << 32) as f64) as u64
 }
 
-/// How many threads have a recorder of their own, at most.
-const MOST_RECORDERS: usize = 32;
-
 /// The start of a request that is not timed.
 pub(super) const UNTIMED: u64 = u64::MAX;
 
@@ -111,7 +108,7 @@ impl Shared {
             median: AtomicU64::new(0),
             mode: AtomicU8::new(mode as u8),
             timed_one_of: AtomicU32::new(1),
-            recorders: (0..=(2 * threads).min(MOST_RECORDERS))
+            recorders: (0..=(2 * threads).min(slot::NUMBERS))
                 .map(|_| recorder())
                 .collect(),
             classes,

@@ -1,10 +1,16 @@
 //! Which recorder the current thread may write to without a locked instruction.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
 
-/// The number of the current thread: the smallest that no other living thread has which asked.
+/// How many threads have a number at the same time.
+pub(super) const NUMBERS: usize = u32::BITS as usize;
+
+/// The number of the current thread: below [`NUMBERS`], and no other living thread has it. Or [`NUMBERS`] itself, when
+/// there was none left.
 #[inline]
 pub(super) fn current() -> usize {
     match NUMBER.get() {
@@ -16,7 +22,7 @@ pub(super) fn current() -> usize {
 #[cold]
 fn claim() -> usize {
     // While thread-locals are torn down the number may be another thread's already.
-    let number = SLOT.try_with(|slot| slot.0).unwrap_or(NONE);
+    let number = SLOT.try_with(|slot| slot.0).unwrap_or(NUMBERS);
     NUMBER.set(number);
     number
 }
@@ -25,8 +31,8 @@ fn claim() -> usize {
 #[inline]
 pub(super) fn add(cell: &AtomicU64, exclusive: bool) {
     if exclusive {
-        // Nobody else writes between the load and the store. The mutex of the numbers orders the last owner's
-        // writes before this one's reads.
+        // Nobody else writes between the load and the store. Passing on the number orders the last owner's writes
+        // before this one's reads.
         cell.store(cell.load(Relaxed).wrapping_add(1), Relaxed);
     } else {
         cell.fetch_add(1, Relaxed);
@@ -47,29 +53,30 @@ struct Slot(usize);
 
 impl Slot {
     fn claim() -> Self {
-        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = taken.iter().position(|taken| !taken);
-        let number = free.unwrap_or_else(|| {
-            taken.push(false);
-            taken.len() - 1
-        });
-        taken[number] = true;
+        let mut number = NUMBERS;
+        let take = |taken: u32| {
+            number = taken.trailing_ones() as usize;
+            Some(taken | taken.wrapping_add(1))
+        };
+        // The closure never refuses, so neither does this.
+        let _ = TAKEN.fetch_update(AcqRel, Acquire, take);
         Self(number)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        NUMBER.set(NONE);
-        TAKEN.lock().unwrap_or_else(PoisonError::into_inner)[self.0] = false;
+        NUMBER.set(NUMBERS);
+        if self.0 < NUMBERS {
+            TAKEN.fetch_and(!(1 << self.0), Release);
+        }
     }
 }
 
-static TAKEN: Mutex<Vec<bool>> = Mutex::new(Vec::new());
+/// The numbers that threads have, as bits.
+static TAKEN: AtomicU32 = AtomicU32::new(0);
 
-const UNCLAIMED: usize = usize::MAX;
-/// Larger than the number of any thread.
-const NONE: usize = usize::MAX - 1;
+const UNCLAIMED: usize = NUMBERS + 1;
 
 thread_local! {
     static SLOT: Slot = Slot::claim();
@@ -87,9 +94,10 @@ mod tests {
         let mine = current();
         assert_eq!(current(), mine);
         let ask = || thread::spawn(current).join().expect("does not panic");
-        let theirs: Vec<usize> = (0..100).map(|_| ask()).collect();
-        assert!(theirs.iter().all(|number| *number != mine));
-        // Other tests run at the same time, but not a hundred.
-        assert!(theirs.iter().all(|number| *number < 100), "{theirs:?}");
+        for _ in 0..10 * NUMBERS {
+            let theirs = ask();
+            // Other tests run at the same time, but not so many.
+            assert!(theirs != mine && theirs < NUMBERS, "{theirs}");
+        }
     }
 }
