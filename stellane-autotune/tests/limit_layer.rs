@@ -12,7 +12,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Either, Full};
 use stellane_autotune::{
-    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig, LimitMode,
+    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig, LimitMode, Outcome,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -371,6 +371,33 @@ impl http_body::Body for Endless {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Pending
     }
+}
+
+#[test]
+fn more_threads_than_have_counters_of_their_own_lose_no_answer() {
+    const EACH: u64 = 2000;
+    let limit = build(fixed(1000));
+    // Twice, so that counters pass from threads that have ended to others.
+    for _ in 0..2 {
+        let threads: Vec<_> = (0..48)
+            .map(|_| {
+                let limit = limit.clone();
+                std::thread::spawn(move || {
+                    for _ in 0..EACH {
+                        limit.try_acquire().unwrap().finish(Outcome::Success);
+                        drop(limit.try_acquire().unwrap());
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+    let stats = limit.stats();
+    let all = 2 * 48 * EACH;
+    assert_eq!((stats.successes, stats.cancelled), (all, all));
+    assert_eq!(stats.in_flight, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use http::HeaderValue;
 
 use crate::compiled::{Definition, Entry, Routes};
 use crate::host::HostPattern;
+use crate::matcher::exact::Exact;
 use crate::matcher::pattern::Pattern;
 use crate::matcher::tree::{Tree, Visit};
 use crate::methods::{self, Methods};
@@ -50,7 +51,10 @@ impl Routes {
             let group = &this.entries[start..start + same];
             let tree = compile(group, problems);
             match host {
-                None => this.tree = tree,
+                None => {
+                    this.exact = Exact::new(group.iter().map(|entry| &entry.pattern));
+                    this.tree = tree;
+                }
                 Some(host) => match HostPattern::parse(&host) {
                     Some(pattern) => this.hosts.push((pattern, tree, start as u32)),
                     None => problems.push(Problem::Host {

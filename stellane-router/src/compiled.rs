@@ -6,6 +6,7 @@ use http::{HeaderValue, Method};
 
 use crate::endpoint::Endpoint;
 use crate::host::{HostPattern, host_of};
+use crate::matcher::exact::Exact;
 use crate::matcher::pattern::{Pattern, Token};
 use crate::matcher::tree::{Spans, Tree, Visit};
 use crate::methods::{self, Methods};
@@ -98,6 +99,19 @@ impl Compiled {
             .unwrap_or(&self.unmatched)
     }
 
+    /// The endpoint whose template is the path itself: there is none better, and no escape in the path. `None` says
+    /// nothing.
+    #[inline]
+    pub(crate) fn look_up_exact(&self, bit: u32, path: &str) -> Option<(&dyn Endpoint, u32)> {
+        // Routes of a host come before these.
+        if self.routes.has_hosts() {
+            return None;
+        }
+        let route = self.routes.exact.find(path.as_bytes())?;
+        let endpoint = self.routes.entries.get(route as usize)?.endpoint(bit)?;
+        Some((endpoint, route))
+    }
+
     /// The answer to a request: one walk, unless the method is not there.
     #[inline]
     pub(crate) fn look_up(&self, host: Option<&str>, bit: u32, path: &str) -> Found<'_> {
@@ -159,6 +173,8 @@ pub(crate) struct Routes {
     /// Hosts, the most specific first, and the id of the first route of each.
     pub(crate) hosts: Vec<(HostPattern, Tree, u32)>,
     pub(crate) tree: Tree,
+    /// Of the routes without a host.
+    pub(crate) exact: Exact,
 }
 
 pub(crate) struct Entry {
@@ -205,7 +221,11 @@ impl Entry {
         if self.methods & bit == 0 {
             return self.any.as_deref();
         }
-        let below = (self.methods & (bit - 1)).count_ones();
+        let below = match self.methods & (bit - 1) {
+            // Counting bits takes a dozen instructions, and `GET` is the lowest.
+            0 => 0,
+            below => below.count_ones(),
+        };
         self.endpoints[below as usize].as_deref()
     }
 }
@@ -253,7 +273,7 @@ impl Routes {
     fn bytes(&self) -> usize {
         let entries: usize = self.entries.iter().map(Entry::bytes).sum();
         let hosts: usize = self.hosts.iter().map(|(_, tree, _)| tree.bytes()).sum();
-        entries + hosts + self.tree.bytes()
+        entries + hosts + self.tree.bytes() + self.exact.bytes()
     }
 
     pub(crate) fn has_hosts(&self) -> bool {

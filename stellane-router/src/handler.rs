@@ -156,7 +156,8 @@ macro_rules! handlers {
                 state: &'a S,
             ) -> impl Future<Output = Answer> + Send + 'a {
                 async move {
-                    let _unread = body;
+                    // By reference: it stays where it is until the future is dropped.
+                    let _unread = &body;
                     $(
                         let extracted = $arg::from_request_parts(&mut parts, state);
                         let $arg = match WithMatch::new(&matched, extracted).await {

@@ -12,6 +12,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 
 use crate::params::{NoRoute, Params, with_match};
+use crate::scan;
 
 /// The parameters of the path, decoded and parsed: one value, a tuple in the order of the template,
 /// or a struct by name.
@@ -338,6 +339,10 @@ struct Value<'a> {
 
 impl<'a> Value<'a> {
     fn new((name, raw): (&'a str, &'a str)) -> Result<Self, Error> {
+        if scan::find(b'%', raw.as_bytes()) == raw.len() {
+            let text = Cow::Borrowed(raw);
+            return Ok(Self { name, text });
+        }
         match percent_decode_str(raw).decode_utf8() {
             Ok(text) => Ok(Self { name, text }),
             Err(_) => Err(<Error as de::Error>::custom("escaped bytes are not UTF-8").at(name)),

@@ -131,27 +131,48 @@ impl Router {
         table
     }
 
+    /// For a path that is not in canonical form.
+    #[cold]
+    fn dispatch_normalised<B>(&mut self, mut request: Request<B>) -> RouteFuture
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        match normalised(request.uri()) {
+            Some(uri) => *request.uri_mut() = uri,
+            None => return bad_path(&self.shared.counts),
+        }
+        self.dispatch(request)
+    }
+
     #[inline]
-    fn dispatch<B>(&mut self, mut request: Request<B>) -> RouteFuture
+    fn dispatch<B>(&mut self, request: Request<B>) -> RouteFuture
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let table = self.current();
         let counts = &self.shared.counts;
-        match escape::inspect(request.uri().path().as_bytes()) {
-            Escapes::Canonical => {}
-            Escapes::Normalise => match normalised(request.uri()) {
-                Some(uri) => *request.uri_mut() = uri,
-                None => return bad_path(counts),
-            },
-            Escapes::Malformed => return bad_path(counts),
-        }
         let bit = table.methods.bit(request.method());
-        let host = table
-            .needs_host()
-            .then(|| host::requested(request.uri(), request.headers()));
-        match table.look_up(host.flatten(), bit, request.uri().path()) {
+        let path = request.uri().path();
+        let found = match table.look_up_exact(bit, path) {
+            Some((endpoint, route)) => Found::Endpoint {
+                endpoint,
+                route,
+                spans: Spans::EMPTY,
+            },
+            None => match escape::inspect(path.as_bytes()) {
+                Escapes::Canonical => {
+                    let host = table
+                        .needs_host()
+                        .then(|| host::requested(request.uri(), request.headers()));
+                    table.look_up(host.flatten(), bit, path)
+                }
+                Escapes::Normalise => return self.dispatch_normalised(request),
+                Escapes::Malformed => return bad_path(counts),
+            },
+        };
+        match found {
             Found::Endpoint {
                 endpoint,
                 route,

@@ -47,6 +47,20 @@ pub(crate) fn begins(text: &[u8], literal: &[u8]) -> bool {
     }
 }
 
+/// A hash of the length and the ends of a text: what differs in the middle only has the same.
+#[inline]
+pub(crate) fn digest(text: &[u8]) -> u64 {
+    let len = text.len();
+    let (head, tail) = match len {
+        0 => (0, 0),
+        1..4 => (u64::from(text[0]), u64::from(text[len - 1])),
+        4..8 => (half(text, 0).into(), half(text, len - 4).into()),
+        _ => (word(text, 0), word(text, len - 8)),
+    };
+    let mixed = (head ^ tail.rotate_left(29)).wrapping_add(len as u64);
+    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 #[inline]
 fn half(text: &[u8], at: usize) -> u32 {
     let mut bytes = [0; 4];

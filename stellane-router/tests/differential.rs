@@ -3,7 +3,10 @@
 //! `STELLANE_FUZZ=10000000 cargo test --release -p stellane-router --test differential` is the full
 //! form; `STELLANE_SEED` repeats a run.
 
-use stellane_router::RouteTable;
+mod support;
+
+use http::{Method, StatusCode};
+use stellane_router::{RouteTable, Router};
 
 fn cases() -> u64 {
     std::env::var("STELLANE_FUZZ")
@@ -189,6 +192,44 @@ fn the_tree_agrees_with_the_oracle() {
     println!("{done} cases, {matched} matched, {refused} tables refused");
     assert!(matched > done / 10, "the generators no longer meet");
     assert!(refused < done / 64, "most tables are refused");
+}
+
+#[test]
+fn the_router_answers_by_the_route_that_the_oracle_prefers_among_those_with_the_method() {
+    let mut rng = random();
+    let (mut done, mut matched, mut literal) = (0, 0, 0);
+    while done < cases() / 4 {
+        let templates = templates(&mut rng, &KINDS, &["/{*rest}", "/{+more}"]);
+        let (get, post): (Vec<_>, Vec<_>) = templates.into_iter().partition(|_| rng.bool());
+        let builder = Router::builder();
+        let builder = get.iter().fold(builder, |b, t| b.get(t, async || "get"));
+        let builder = post.iter().fold(builder, |b, t| b.post(t, async || "post"));
+        let Ok(router) = builder.build() else {
+            continue;
+        };
+        for _ in 0..16 {
+            let path = path(&mut rng);
+            for (method, templates) in [(Method::GET, &get), (Method::POST, &post)] {
+                let response = support::send(&router, method, &path);
+                let expected = expected(templates, &path).map(|(template, _)| template);
+                let route = response.body().route();
+                let found = route.filter(|_| response.status() == StatusCode::OK);
+                assert_eq!(
+                    found.map(|r| r.template()),
+                    expected,
+                    "{path} in {templates:?}"
+                );
+                matched += u64::from(expected.is_some());
+                literal += u64::from(expected == Some(&*path));
+            }
+            done += 1;
+        }
+    }
+    println!("{done} cases, {matched} matched, {literal} literally");
+    assert!(
+        literal > 0 && matched > literal,
+        "the generators no longer meet"
+    );
 }
 
 #[test]

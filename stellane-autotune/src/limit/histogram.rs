@@ -1,6 +1,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::slot;
+
 /// Sub-buckets per octave: a bucket is 3 % wide.
 const SUB_BITS: u32 = 5;
 const SUB: usize = 1 << SUB_BITS;
@@ -25,8 +27,8 @@ impl Shard {
     }
 
     #[inline]
-    pub(crate) fn record(&self, nanos: u64) {
-        self.buckets[bucket_of(nanos)].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn record(&self, nanos: u64, exclusive: bool) {
+        slot::add_short(&self.buckets[bucket_of(nanos)], exclusive);
     }
 
     pub(crate) fn add_to(&self, sums: &mut [u32; BUCKETS]) {

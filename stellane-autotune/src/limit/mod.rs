@@ -15,6 +15,7 @@ mod permit;
 mod refusal;
 mod service;
 mod shared;
+mod slot;
 mod visit;
 mod wait;
 

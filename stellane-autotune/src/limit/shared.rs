@@ -6,8 +6,8 @@ use super::control::Control;
 use super::gate::Gate;
 use super::histogram::Shard;
 use super::wait::Waiters;
-use super::{Algorithm, Class, LimitMode, Outcome, Shed};
-use crate::clock::{Clock, mix};
+use super::{Algorithm, Class, LimitMode, Outcome, Shed, slot};
+use crate::clock::Clock;
 
 /// All state of one limit.
 ///
@@ -26,6 +26,7 @@ pub(crate) struct Shared {
     /// One of so many requests is timed: a power of two. The clock is most of what admission costs, and
     /// a busy service has more latencies than a median needs.
     pub(super) timed_one_of: AtomicU32,
+    /// One for each of the first threads, then one that the others share.
     pub(super) recorders: Box<[Recorder]>,
     pub(super) classes: Box<[ClassState]>,
     pub(super) waiters: Mutex<Waiters>,
@@ -91,7 +92,7 @@ impl Shared {
         clock: Clock,
     ) -> Self {
         algorithm.set_range(min, max);
-        let shards = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let recorder = || Recorder {
             latencies: Shard::new(),
             untimed: AtomicU64::new(0),
@@ -107,7 +108,7 @@ impl Shared {
             median: AtomicU64::new(0),
             mode: AtomicU8::new(mode as u8),
             timed_one_of: AtomicU32::new(1),
-            recorders: (0..shards.next_power_of_two().min(16))
+            recorders: (0..=(2 * threads).min(slot::NUMBERS))
                 .map(|_| recorder())
                 .collect(),
             classes,
@@ -217,7 +218,7 @@ impl Shared {
     pub(super) fn start(&self) -> u64 {
         let one_of = self.timed_one_of.load(Ordering::Relaxed);
         if one_of > 1 {
-            let turn = &self.recorder().turn;
+            let turn = &self.recorder().0.turn;
             let next = turn.load(Ordering::Relaxed).wrapping_add(1);
             turn.store(next, Ordering::Relaxed);
             if next & (one_of - 1) != 0 {
@@ -229,21 +230,21 @@ impl Shared {
 
     #[inline]
     pub(super) fn record(&self, start: u64, outcome: Outcome) {
-        let recorder = self.recorder();
+        let (recorder, exclusive) = self.recorder();
         if start == UNTIMED && outcome == Outcome::Success {
-            recorder.untimed.fetch_add(1, Ordering::Relaxed);
-            return;
+            return slot::add(&recorder.untimed, exclusive);
         }
         let now = self.clock.nanos();
         match outcome {
-            Outcome::Success => recorder.latencies.record(now.saturating_sub(start)),
+            Outcome::Success => {
+                let latency = now.saturating_sub(start);
+                recorder.latencies.record(latency, exclusive);
+            }
             Outcome::Overload => {
-                recorder.overloads.fetch_add(1, Ordering::Relaxed);
+                slot::add(&recorder.overloads, exclusive);
                 self.on_overload(now);
             }
-            Outcome::Ignore => {
-                recorder.ignored.fetch_add(1, Ordering::Relaxed);
-            }
+            Outcome::Ignore => slot::add(&recorder.ignored, exclusive),
         }
         // A start in the future means that the clock went back: the window must begin anew.
         if now >= self.due.load(Ordering::Relaxed) || now < start && start != UNTIMED {
@@ -252,15 +253,15 @@ impl Shared {
     }
 
     pub(super) fn record_cancelled(&self) {
-        self.recorder().cancelled.fetch_add(1, Ordering::Relaxed);
+        let (recorder, exclusive) = self.recorder();
+        slot::add(&recorder.cancelled, exclusive);
     }
 
-    /// Threads spread over the recorders by the address of a thread-local.
+    /// The recorder of this thread, and whether no other thread writes to it.
     #[inline]
-    fn recorder(&self) -> &Recorder {
-        thread_local!(static MARK: u8 = const { 0 });
-        let address = MARK.with(|mark| std::ptr::from_ref(mark) as u64);
-        &self.recorders[mix(address) as usize & (self.recorders.len() - 1)]
+    fn recorder(&self) -> (&Recorder, bool) {
+        let (thread, shared) = (slot::current(), self.recorders.len() - 1);
+        (&self.recorders[thread.min(shared)], thread < shared)
     }
 
     pub(super) fn untimed(&self) -> u64 {

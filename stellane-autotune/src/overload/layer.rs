@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use tower_layer::Layer;
 
-use super::deadline::{GRPC_TIMEOUT, asked};
+use super::deadline::{GRPC_TIMEOUT, asked, may_ask};
 use super::{Deadline, OverloadConfig, OverloadService, Pressure};
 use crate::limit::Refusals;
 use crate::{AdaptiveLimit, BuildError, Clock, Shed};
@@ -42,6 +42,9 @@ pub struct OverloadLayer {
 #[derive(Debug)]
 pub(crate) struct Shared {
     config: OverloadConfig,
+    has_default: bool,
+    /// The headers in which a client may ask for a timeout: gRPC's and another.
+    grpc: Option<HeaderName>,
     header: Option<HeaderName>,
     clock: Clock,
     limit: Option<AdaptiveLimit>,
@@ -82,13 +85,19 @@ impl Shared {
     /// Whether a request has a timeout; counts nothing.
     #[inline]
     pub(crate) fn has_timeout(&self, headers: &HeaderMap) -> bool {
-        !self.config.default_timeout.is_zero() || self.asked(headers).is_some()
+        let (grpc, other) = self.names();
+        self.has_default || may_ask(headers, grpc, other) && self.asked(headers).is_some()
     }
 
     #[inline]
+    fn names(&self) -> (Option<&HeaderName>, Option<&HeaderName>) {
+        (self.grpc.as_ref(), self.header.as_ref())
+    }
+
+    #[cold]
     fn asked(&self, headers: &HeaderMap) -> Option<Duration> {
-        let grpc = self.config.grpc_timeout.then_some(&GRPC_TIMEOUT);
-        asked(headers, grpc, self.header.as_ref())
+        let (grpc, other) = self.names();
+        asked(headers, grpc, other)
     }
 
     /// The timeout of a request, if it has one.
@@ -212,6 +221,8 @@ impl OverloadLayerBuilder {
     pub fn build(self) -> Result<OverloadLayer, BuildError> {
         self.config.validate()?;
         let shared = Shared {
+            has_default: !self.config.default_timeout.is_zero(),
+            grpc: self.config.grpc_timeout.then_some(GRPC_TIMEOUT),
             header: HeaderName::try_from(&self.config.header).ok(),
             config: self.config,
             clock: self.clock,

@@ -14,8 +14,18 @@ pub(crate) const EXCLUSIVE: usize = 128;
 /// The slot of the current thread: an index below [`EXCLUSIVE`] that no other living thread has, or [`EXCLUSIVE`] itself, which is shared.
 #[inline]
 pub(crate) fn current() -> usize {
+    match NUMBER.get() {
+        UNCLAIMED => claim(),
+        number => number,
+    }
+}
+
+#[cold]
+fn claim() -> usize {
     // While thread-locals are torn down the slot may be another thread's already: use the shared one.
-    SLOT.try_with(|slot| slot.0.get()).unwrap_or(EXCLUSIVE)
+    let number = SLOT.try_with(|slot| slot.0).unwrap_or(EXCLUSIVE);
+    NUMBER.set(number);
+    number
 }
 
 /// A counter that is cheap for the one thread that owns it.
@@ -30,7 +40,7 @@ pub(crate) fn add(cell: &AtomicU64, n: u64, exclusive: bool) {
     }
 }
 
-struct Slot(Cell<usize>);
+struct Slot(usize);
 
 impl Slot {
     fn claim() -> Self {
@@ -40,18 +50,18 @@ impl Slot {
             free.next = next + 1;
             next
         });
-        Self(Cell::new(index))
+        Self(index)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let index = self.0.get();
-        if index < EXCLUSIVE {
+        NUMBER.set(EXCLUSIVE);
+        if self.0 < EXCLUSIVE {
             FREE.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .returned
-                .push(index);
+                .push(self.0);
         }
     }
 }
@@ -66,6 +76,10 @@ static FREE: Mutex<Free> = Mutex::new(Free {
     returned: Vec::new(),
 });
 
+const UNCLAIMED: usize = EXCLUSIVE + 1;
+
 thread_local! {
     static SLOT: Slot = Slot::claim();
+    /// What [`current`] answers. Apart, since what has to be dropped costs a look at every access.
+    static NUMBER: Cell<usize> = const { Cell::new(UNCLAIMED) };
 }

@@ -47,7 +47,7 @@ impl Pools {
 /// ```
 #[derive(Debug)]
 pub struct PoolScope {
-    // There except while somebody is inside.
+    // While somebody is inside, those that were the current ones before.
     pools: Option<Pools>,
 }
 
@@ -63,8 +63,17 @@ impl PoolScope {
     /// when what runs between panics. No closure: that would move a request, or a response, once more.
     #[inline]
     pub fn enter(&mut self) -> InPoolScope<'_> {
-        let outer = swap(self.pools.take());
-        InPoolScope { scope: self, outer }
+        self.swap();
+        InPoolScope { scope: self }
+    }
+
+    #[inline]
+    fn swap(&mut self) {
+        let pools = self.pools.take();
+        // A thread that is ending has no handler to serve.
+        if let Ok(outer) = CURRENT.try_with(|current| current.replace(pools)) {
+            self.pools = outer;
+        }
     }
 }
 
@@ -73,21 +82,11 @@ impl PoolScope {
 #[must_use = "the pools are the current ones only while it lives"]
 pub struct InPoolScope<'a> {
     scope: &'a mut PoolScope,
-    outer: Option<Pools>,
 }
 
 impl Drop for InPoolScope<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.scope.pools = swap(self.outer.take());
+        self.scope.swap();
     }
-}
-
-#[inline]
-fn swap(pools: Option<Pools>) -> Option<Pools> {
-    // A thread that is ending has no handler to serve.
-    CURRENT
-        .try_with(|current| current.replace(pools))
-        .ok()
-        .flatten()
 }

@@ -67,16 +67,19 @@ where
                     label::tell(response.body());
                 }
                 entered.leave();
-                // One match: each step of several would move the response once more.
+                let faults = held.parts.faults.clone();
+                // Before the answer is taken out: what others look at must be moved to where they look.
+                let ongoing = match &polled {
+                    Some(Poll::Ready(Ok(response))) => this.ongoing.answered(response),
+                    _ => Ongoing::default(),
+                };
                 match polled {
                     Some(Poll::Pending) => return Poll::Pending,
                     Some(Poll::Ready(Ok(response))) => {
-                        let faults = held.parts.faults.clone();
-                        let ongoing = this.ongoing.answered(&response);
                         return Poll::Ready(Ok(response
                             .map(|body| PresetBody::new(FaultBody::new(body, faults), ongoing))));
                     }
-                    Some(Poll::Ready(Err(error))) => held.parts.faults.answer_to(&error.into()),
+                    Some(Poll::Ready(Err(error))) => faults.answer_to(&error.into()),
                     None => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR),
                 }
             }

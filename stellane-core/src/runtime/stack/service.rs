@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
+use stellane_metrics::Recording;
 use tower_service::Service;
 
 use super::{
@@ -50,46 +51,52 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<Incoming>) -> PresetFuture<S::Future, LimitedFuture<S>> {
-        let recording = self.parts.metrics.begin(&request);
-        let visit = self.parts.limit.enter(&request);
-        let is_inside = visit.is_some();
-        let mut ongoing = Ongoing::new(&self.parts, recording, visit);
-        let state = match ongoing.held() {
-            Some(held) => {
-                let entered = held.recording.enter();
-                let state = if is_inside {
-                    let _pools = held.pools.enter();
-                    self.begin(request)
-                } else {
-                    let next = self.service.clone();
-                    let ready = mem::replace(&mut self.service, next);
-                    State::Limited {
-                        future: limited::call(ready, &self.parts, request),
-                    }
-                };
-                entered.leave_call();
-                state
-            }
-            None => State::Refused { refusal: FAILED },
+        let Self { service, parts } = self;
+        let recording = parts.metrics.begin(&request);
+        let Some(visit) = parts.limit.enter(&request) else {
+            return self.call_limited(request, recording);
         };
+        let mut ongoing = Ongoing::new(parts, recording, Some(visit));
+        let Some(held) = ongoing.held() else {
+            return PresetFuture::new(State::Refused { refusal: FAILED }, ongoing);
+        };
+        let entered = held.recording.enter();
+        let pools = held.pools.enter();
+        let state = match parts.refusal(&request) {
+            Some(refusal) => State::Refused { refusal },
+            None => {
+                let request = parts.limit_body(request);
+                match parts.faults.catch("call", || service.call(request)) {
+                    Some(future) => State::Running { future },
+                    None => State::Refused { refusal: FAILED },
+                }
+            }
+        };
+        drop(pools);
+        entered.leave_call();
         PresetFuture::new(state, ongoing)
     }
 }
 
 impl<S> Preset<S> {
-    #[inline]
-    fn begin<L>(&mut self, request: Request<Incoming>) -> State<S::Future, L>
+    /// For a request that must go through the layers one by one.
+    #[cold]
+    fn call_limited<B>(
+        &mut self,
+        request: Request<Incoming>,
+        mut recording: Recording,
+    ) -> PresetFuture<S::Future, LimitedFuture<S>>
     where
-        S: Service<Request<RequestBody>>,
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
     {
-        let Self { service, parts } = self;
-        if let Some(refusal) = parts.refusal(&request) {
-            return State::Refused { refusal };
-        }
-        let request = parts.limit_body(request);
-        match parts.faults.catch("call", || service.call(request)) {
-            Some(future) => State::Running { future },
-            None => State::Refused { refusal: FAILED },
-        }
+        let entered = recording.enter();
+        let next = self.service.clone();
+        let ready = mem::replace(&mut self.service, next);
+        let future = limited::call(ready, &self.parts, request);
+        entered.leave_call();
+        let ongoing = Ongoing::new(&self.parts, recording, None);
+        PresetFuture::new(State::Limited { future }, ongoing)
     }
 }

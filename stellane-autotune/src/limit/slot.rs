@@ -1,0 +1,103 @@
+//! Which recorder the current thread may write to without a locked instruction.
+
+use std::cell::Cell;
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+
+/// How many threads have a number at the same time.
+pub(super) const NUMBERS: usize = u32::BITS as usize;
+
+/// The number of the current thread: below [`NUMBERS`], and no other living thread has it. Or [`NUMBERS`] itself, when
+/// there was none left.
+#[inline]
+pub(super) fn current() -> usize {
+    match NUMBER.get() {
+        UNCLAIMED => claim(),
+        number => number,
+    }
+}
+
+#[cold]
+fn claim() -> usize {
+    // While thread-locals are torn down the number may be another thread's already.
+    let number = SLOT.try_with(|slot| slot.0).unwrap_or(NUMBERS);
+    NUMBER.set(number);
+    number
+}
+
+/// A counter that is cheap for the one thread that owns it.
+#[inline]
+pub(super) fn add(cell: &AtomicU64, exclusive: bool) {
+    if exclusive {
+        // Nobody else writes between the load and the store. Passing on the number orders the last owner's writes
+        // before this one's reads.
+        cell.store(cell.load(Relaxed).wrapping_add(1), Relaxed);
+    } else {
+        cell.fetch_add(1, Relaxed);
+    }
+}
+
+/// As [`add`].
+#[inline]
+pub(super) fn add_short(cell: &AtomicU32, exclusive: bool) {
+    if exclusive {
+        cell.store(cell.load(Relaxed).wrapping_add(1), Relaxed);
+    } else {
+        cell.fetch_add(1, Relaxed);
+    }
+}
+
+struct Slot(usize);
+
+impl Slot {
+    fn claim() -> Self {
+        let mut number = NUMBERS;
+        let take = |taken: u32| {
+            number = taken.trailing_ones() as usize;
+            Some(taken | taken.wrapping_add(1))
+        };
+        // The closure never refuses, so neither does this.
+        let _ = TAKEN.fetch_update(AcqRel, Acquire, take);
+        Self(number)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        NUMBER.set(NUMBERS);
+        if self.0 < NUMBERS {
+            TAKEN.fetch_and(!(1 << self.0), Release);
+        }
+    }
+}
+
+/// The numbers that threads have, as bits.
+static TAKEN: AtomicU32 = AtomicU32::new(0);
+
+const UNCLAIMED: usize = NUMBERS + 1;
+
+thread_local! {
+    static SLOT: Slot = Slot::claim();
+    /// What [`current`] answers. Apart, since what has to be dropped costs a look at every access.
+    static NUMBER: Cell<usize> = const { Cell::new(UNCLAIMED) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn no_two_living_threads_have_the_same_number_and_that_of_an_ended_one_is_used_again() {
+        let mine = current();
+        assert_eq!(current(), mine);
+        let ask = || thread::spawn(current).join().expect("does not panic");
+        for _ in 0..10 * NUMBERS {
+            let theirs = ask();
+            // Other tests run at the same time, but not so many.
+            assert!(theirs != mine && theirs < NUMBERS, "{theirs}");
+        }
+    }
+}
