@@ -139,6 +139,8 @@ const REST: f64 = 0.375;
 const UNCHANGED: f64 = 0.35;
 /// A median that is so many times the usual, twice in a row, is another service.
 const JUMP: f64 = 2.5;
+/// What an answer that says "overloaded" leaves of the limit, at most once per median.
+const OVERLOADED: f64 = 0.95;
 const CUTS_BEFORE_PROBE: u32 = 6;
 /// Places beyond the gradient, in square roots of the limit: what keeps a service busy.
 const HEADROOM: f64 = 0.75;
@@ -492,7 +494,7 @@ impl Algorithm for Adaptive {
             return None;
         }
         self.quiet_until = now.saturating_add(pause);
-        self.limit = clamp_limit(self.limit * 0.9, self.min, self.max);
+        self.limit = clamp_limit(self.limit * OVERLOADED, self.min, self.max);
         Some(self.limit_now())
     }
 
