@@ -15,7 +15,8 @@ use crate::clock::Rng;
 ///   tolerance grows; else it shrinks. Elasticity is read from throughput and from latency, and whichever
 ///   is the quieter counts for more.
 /// - Small errors of the median move the limit little, large ones at once: noise does not. What one
-///   window decides is much at first and after a change, and little once the service is known.
+///   window decides is much at first and after a change, and little once the service is known. Past the
+///   point where more concurrency costs throughput nothing is left to chance: the limit goes down.
 /// - The baseline is re-probed after 8 s, doubling to 32 s while nothing changes; sooner when latency or
 ///   throughput have jumped, when the median is far above the baseline although nothing seems to queue,
 ///   and after 6 cuts in a row. The limit then steps down by 0.7 per window until throughput goes with it,
@@ -23,6 +24,8 @@ use crate::clock::Rng;
 ///   The baseline thus follows a service that became slower or faster, without ever pinning the limit to a
 ///   few requests. A probe that costs most of the throughput in a step is given up; one that goes
 ///   deep shows that the limit itself was far too high, and it stays lower.
+///
+/// An answer that says "overloaded" takes a twentieth of the limit, at most once per median.
 ///
 /// Limit a service where it serves rather than where many clients call it: to a client, the others' requests are
 /// a queue that it cannot shed, and a limit that it raises takes throughput from them. Two clients that
