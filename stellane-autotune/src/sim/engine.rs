@@ -175,6 +175,8 @@ struct Engine<'a> {
     sharing: Sharing,
     queue: VecDeque<usize>,
     busy: usize,
+    /// Requests whose work has not begun.
+    delayed: usize,
     tokens: f64,
     tokens_at: f64,
     runs: Vec<Run>,
@@ -270,6 +272,7 @@ impl<'a> Engine<'a> {
             sharing: Sharing::default(),
             queue: VecDeque::new(),
             busy: 0,
+            delayed: 0,
             tokens: 0.0,
             tokens_at: 0.0,
             runs,
@@ -331,7 +334,10 @@ impl<'a> Engine<'a> {
                 }
             }
             What::Retry { attempt, client } => self.arrive(attempt, client),
-            What::Begin(job) => self.begin(job),
+            What::Begin(job) => {
+                self.delayed -= 1;
+                self.begin(job);
+            }
             What::Done(job) => {
                 self.finish(job, Outcome::Success);
                 self.busy -= 1;
@@ -405,15 +411,18 @@ impl<'a> Engine<'a> {
         if plant.bad_requests > 0.0 && self.rng.between(0.0, 1.0) < plant.bad_requests {
             return self.schedule(self.now + 0.001, What::Answer(job, Reply::BadRequest));
         }
-        let is_full = self.sharing.len() + self.busy + self.queue.len() >= plant.places;
+        let inside = self.delayed + self.sharing.len() + self.busy + self.queue.len();
+        let is_full = inside >= plant.places;
         if is_full && plant.drops {
             self.jobs[job].lost = true;
             return;
         }
         if is_full || plant.quota.is_finite() && !self.take_token(plant.quota) {
-            return self.schedule(self.now + 0.005, What::Answer(job, Reply::TooMany));
+            let at = self.now + plant.refusal;
+            return self.schedule(at, What::Answer(job, Reply::TooMany));
         }
         if plant.delay > 0.0 {
+            self.delayed += 1;
             self.schedule(self.now + plant.delay, What::Begin(job));
         } else {
             self.begin(job);

@@ -42,6 +42,8 @@ pub struct Plant {
     pub quota: f64,
     /// With so many in service it answers "too many requests"; the largest number for no bound.
     pub places: usize,
+    /// Seconds until it has said so.
+    pub refusal: f64,
     /// With all places taken it does not answer at all.
     pub drops: bool,
     /// The fraction of requests that are never answered until the client gives up.
@@ -60,6 +62,7 @@ impl Plant {
             bad_requests: 0.0,
             quota: f64::INFINITY,
             places: usize::MAX,
+            refusal: 0.005,
             drops: false,
             black_hole: 0.0,
         }
@@ -168,6 +171,15 @@ fn during(t: f64, span: std::ops::Range<f64>, value: f64, otherwise: f64) -> f64
     if span.contains(&t) { value } else { otherwise }
 }
 
+/// A tenth of a second for every request, however many there are.
+fn constant_delay() -> Plant {
+    Plant {
+        cores: 1e9,
+        delay: 0.1,
+        ..Plant::healthy()
+    }
+}
+
 const CAPACITY: f64 = 1600.0;
 
 /// The standard scenarios.
@@ -184,6 +196,14 @@ pub fn scenarios() -> Vec<Scenario> {
         slo: 0.1,
         clients: Clients::patient(),
         grace: 5.0,
+    };
+    let link = Scenario {
+        name: "constant_link",
+        load: |_| 500.0,
+        plant: |_| constant_delay(),
+        work: Work::Constant(1e-6),
+        slo: 0.3,
+        ..base.clone()
     };
     vec![
         Scenario {
@@ -331,18 +351,7 @@ pub fn scenarios() -> Vec<Scenario> {
             slo: 1.0,
             ..base.clone()
         },
-        Scenario {
-            name: "constant_link",
-            load: |_| 500.0,
-            plant: |_| Plant {
-                cores: 1e9,
-                delay: 0.1,
-                ..Plant::healthy()
-            },
-            work: Work::Constant(1e-6),
-            slo: 0.3,
-            ..base.clone()
-        },
+        link.clone(),
         Scenario {
             name: "jittery_link",
             load: |_| 500.0,
@@ -354,6 +363,47 @@ pub fn scenarios() -> Vec<Scenario> {
             work: Work::Exponential(0.05),
             slo: 0.5,
             ..base.clone()
+        },
+        Scenario {
+            name: "slow_link",
+            load: |_| 400.0,
+            plant: |_| Plant {
+                cores: 1.0,
+                contention: 0.0,
+                ..Plant::healthy()
+            },
+            work: Work::Constant(0.005),
+            ..base.clone()
+        },
+        Scenario {
+            name: "slow_send",
+            load: |_| 10.0,
+            ..link.clone()
+        },
+        Scenario {
+            name: "medium_send",
+            load: |_| 40.0,
+            ..link.clone()
+        },
+        Scenario {
+            name: "defers",
+            load: |_| 800.0,
+            plant: |_| Plant {
+                places: 40,
+                refusal: 0.1,
+                ..constant_delay()
+            },
+            ..link.clone()
+        },
+        Scenario {
+            name: "defers_at_rate",
+            load: |_| 800.0,
+            plant: |_| Plant {
+                quota: 400.0,
+                refusal: 0.1,
+                ..constant_delay()
+            },
+            ..link.clone()
         },
         Scenario {
             name: "quota",

@@ -15,7 +15,8 @@ use crate::clock::Rng;
 ///   tolerance grows; else it shrinks. Elasticity is read from throughput and from latency, and whichever
 ///   is the quieter counts for more.
 /// - Small errors of the median move the limit little, large ones at once: noise does not. What one
-///   window decides is much at first and after a change, and little once the service is known.
+///   window decides is much at first and after a change, and little once the service is known. Past the
+///   point where more concurrency costs throughput nothing is left to chance: the limit goes down.
 /// - The baseline is re-probed after 8 s, doubling to 32 s while nothing changes; sooner when latency or
 ///   throughput have jumped, when the median is far above the baseline although nothing seems to queue,
 ///   and after 6 cuts in a row. The limit then steps down by 0.7 per window until throughput goes with it,
@@ -23,6 +24,8 @@ use crate::clock::Rng;
 ///   The baseline thus follows a service that became slower or faster, without ever pinning the limit to a
 ///   few requests. A probe that costs most of the throughput in a step is given up; one that goes
 ///   deep shows that the limit itself was far too high, and it stays lower.
+///
+/// An answer that says "overloaded" takes a twentieth of the limit, at most once per median.
 ///
 /// Limit a service where it serves rather than where many clients call it: to a client, the others' requests are
 /// a queue that it cannot shed, and a limit that it raises takes throughput from them. Two clients that
@@ -77,6 +80,8 @@ struct Probe {
     before: Option<Measured>,
     /// The bottom is reached: its latency is measured.
     at_bottom: bool,
+    /// The median before the first step.
+    median: f64,
 }
 
 /// A gain that is `new` for a service that is not known yet, and `settled` after [`SETTLED`] windows.
@@ -101,6 +106,11 @@ const ADAPT: Fading = Fading {
     new: 0.3,
     settled: 0.15,
 };
+/// How much of an error of the median one window corrects, times the error.
+const GAIN: Fading = Fading {
+    new: 2.0,
+    settled: 1.0,
+};
 /// How much one window decides of the usual throughput.
 const USUAL: Fading = Fading {
     new: 0.3,
@@ -120,6 +130,8 @@ const AVERAGE: Fading = Fading {
 };
 /// A probe of so many steps did not just shed the queue that the tolerance allows.
 const DEEP_PROBE: i32 = 5;
+/// It sheds at least such a queue, as a multiple of the latency without one; else it went so deep by chance.
+const LONG_QUEUE: f64 = 2.0;
 const PROBE_EVERY: f64 = 8.0;
 /// After a deep one: on such a way down one step may be mistaken for the last.
 const PROBE_AGAIN: f64 = 1.0;
@@ -130,6 +142,8 @@ const REST: f64 = 0.375;
 const UNCHANGED: f64 = 0.35;
 /// A median that is so many times the usual, twice in a row, is another service.
 const JUMP: f64 = 2.5;
+/// What an answer that says "overloaded" leaves of the limit, at most once per median.
+const OVERLOADED: f64 = 0.95;
 const CUTS_BEFORE_PROBE: u32 = 6;
 /// Places beyond the gradient, in square roots of the limit: what keeps a service busy.
 const HEADROOM: f64 = 0.75;
@@ -234,15 +248,23 @@ impl Adaptive {
             steps: 1,
             before,
             at_bottom: false,
+            median: self.median,
         });
     }
 
     fn step_probe(&mut self, probe: Probe, measured: Measured, window: &Window<'_>) {
-        if probe.at_bottom {
-            self.finish_probe(probe.steps, self.median);
-            return self.end_probe(window.end);
-        }
         let slopes = probe.before.and_then(|before| measured.slopes(before));
+        if probe.at_bottom {
+            let shed = slopes.is_some_and(|slopes| slopes[0] < STEEP);
+            let odd = self
+                .baseline
+                .is_some_and(|known| self.median > (1.0 + UNCHANGED) * known);
+            // A bottom that chance has made is another service only if throughput says so once more.
+            if !(odd && shed) {
+                self.finish_probe(probe, self.median);
+                return self.end_probe(window.end);
+            }
+        }
         let queues = slopes.is_none_or(|slopes| {
             // One step alone may end by chance, and that of one client among several tells little.
             let steep = if probe.steps < 2 { 1.0 } else { STEEP };
@@ -253,6 +275,7 @@ impl Adaptive {
                 steps: probe.steps + 1,
                 before: Some(measured),
                 at_bottom: false,
+                ..probe
             }
         } else {
             Probe {
@@ -276,12 +299,13 @@ impl Adaptive {
             && probe.steps > DEEP_PROBE
         {
             // Too much has been learnt for that: what the step before measured must do.
-            self.finish_probe(probe.steps - 1, before.median());
+            let steps = probe.steps - 1;
+            self.finish_probe(Probe { steps, ..probe }, before.median());
         }
         self.end_probe(now);
     }
 
-    fn finish_probe(&mut self, steps: i32, fresh: f64) {
+    fn finish_probe(&mut self, probe: Probe, fresh: f64) {
         let stale = self.baseline.unwrap_or(fresh);
         if (fresh / stale - 1.0).abs() < UNCHANGED {
             self.baseline = Some(stale + self.fading(AVERAGE) * (fresh - stale));
@@ -291,9 +315,9 @@ impl Adaptive {
             self.probe_every = PROBE_EVERY;
             self.age = 0;
         }
-        if steps >= DEEP_PROBE {
+        if probe.steps >= DEEP_PROBE && probe.median > LONG_QUEUE * fresh {
             // Every step but the last still shed a queue: the limit itself was far too high.
-            let knee = self.limit * PROBE_STEP.powi(steps - 1);
+            let knee = self.limit * PROBE_STEP.powi(probe.steps - 1);
             self.limit = clamp_limit(knee, self.min, self.max);
             self.probe_every = PROBE_AGAIN;
         }
@@ -319,15 +343,15 @@ impl Adaptive {
     }
 
     fn adjust(&mut self, baseline: f64, median: f64, window: &Window<'_>) {
-        // The median of few samples is off by about this: a chance is no queue.
-        let chance = 1.0 / (window.latencies.len() as f64).sqrt();
-        let gradient = (baseline * (1.0 + self.tolerance.max(chance)) / median).clamp(0.7, 1.3);
         let elasticity = self.elasticity.value();
         // Where more concurrency costs throughput, room to spare only hurts.
-        let headroom = HEADROOM * (1.0 + 2.0 * elasticity).clamp(0.1, 1.0);
+        let room = (1.0 + 2.0 * elasticity).clamp(-0.5, 1.0);
+        // The median of few samples is off by about this: a chance is no queue.
+        let chance = 0.5 * (1.0 + room) / (window.latencies.len() as f64).sqrt();
+        let gradient = (baseline * (1.0 + self.tolerance.max(chance)) / median).clamp(0.7, 1.3);
         // The logarithm, so that a median half as long and one twice as long weigh the same.
-        let off = (gradient + headroom / self.limit.sqrt()).ln();
-        let gain = (2.0 * off.abs()).clamp(0.1, 0.5);
+        let off = (gradient + HEADROOM * room / self.limit.sqrt()).ln();
+        let gain = (self.fading(GAIN) * off.abs()).clamp(0.1, 0.5);
         let mut next = self.limit * (1.0 + gain * off);
         if self
             .target
@@ -346,7 +370,7 @@ impl Adaptive {
         let now = window.end.as_secs_f64();
         let rested = now > due - (1.0 - REST) * self.probe_every;
         let stale = rested && elasticity > NO_QUEUE.0 && gradient < NO_QUEUE.1;
-        let jumped = self.has_jumped(median);
+        let jumped = self.has_jumped(median, window);
         if now >= due || stale || jumped || self.cuts >= CUTS_BEFORE_PROBE {
             self.start_probe(self.previous);
         }
@@ -354,10 +378,13 @@ impl Adaptive {
 
     /// Whether two windows in a row were far slower than usual, or answers have become fewer under the limit as
     /// it is, by more than chance makes them: another service than the one that the baseline was measured on.
-    fn has_jumped(&mut self, median: f64) -> bool {
+    fn has_jumped(&mut self, median: f64, window: &Window<'_>) -> bool {
         let (usual_median, usual_throughput) = self.usual.unwrap_or((median, self.throughput));
-        // One window without answers is a pause of the service, not another service.
-        let fall = (1.0 - self.throughput / usual_throughput).min(0.3);
+        // Fewer answers than usual are the doing of the service only as far as others were refused; and one window
+        // without answers is a pause of it, not another service.
+        let refused = window.refused as f64 / window.answers as f64 * self.throughput;
+        let fall = (usual_throughput - self.throughput).min(refused) / usual_throughput;
+        let fall = fall.min(0.3);
         let step = (self.throughput - self.throughput_before).abs() / usual_throughput;
         self.noise += 0.1 * (0.7 * step.min(0.5) - self.noise);
         self.throughput_before = self.throughput;
@@ -470,7 +497,7 @@ impl Algorithm for Adaptive {
             return None;
         }
         self.quiet_until = now.saturating_add(pause);
-        self.limit = clamp_limit(self.limit * 0.9, self.min, self.max);
+        self.limit = clamp_limit(self.limit * OVERLOADED, self.min, self.max);
         Some(self.limit_now())
     }
 
