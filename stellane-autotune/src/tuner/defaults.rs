@@ -98,6 +98,16 @@ pub(super) fn rules() -> Vec<Rule> {
             .scale(WORKERS_MIN, 4.0)
             .objective(Objective::maximize(JOB_RATE))
             .priority(46),
+        // A limit that holds the queue short hides that jobs would wait.
+        Rule::new("workers_held_back")
+            .because("all workers are busy and requests are refused although there may be more workers")
+            .when(Condition::above(WORKERS_BUSY, 0.90))
+            .when(refusing())
+            .when(Condition::below_times(WORKERS_MIN, 0.90, WORKERS_MAX))
+            .when(Condition::below(CPU, 0.80))
+            .scale(WORKERS_MIN, 4.0)
+            .objective(Objective::maximize(JOB_RATE))
+            .priority(44),
         Rule::new("queue_short")
             .because("the queue refuses jobs while there are workers and CPU to spare")
             .when(Condition::above_times(QUEUE_SHED_RATE, 0.01, THROUGHPUT))

@@ -130,8 +130,9 @@ const AVERAGE: Fading = Fading {
 };
 /// A probe of so many steps did not just shed the queue that the tolerance allows.
 const DEEP_PROBE: i32 = 5;
-/// It sheds at least such a queue, as a multiple of the latency without one; else it went so deep by chance.
-const LONG_QUEUE: f64 = 2.0;
+/// It sheds at least such a queue, as a multiple of the latency without one: five steps are four times the places.
+/// Else it went so deep by chance.
+const LONG_QUEUE: f64 = 3.0;
 const PROBE_EVERY: f64 = 8.0;
 /// After a deep one: on such a way down one step may be mistaken for the last.
 const PROBE_AGAIN: f64 = 1.0;
