@@ -432,6 +432,33 @@ fn memory_wins_over_a_long_queue() {
     assert!(retain.get() < 10.0, "{}", retain.get());
 }
 
+/// A limit that refuses keeps the queue empty: nothing waits, and still the workers are too few.
+#[test]
+fn workers_that_a_limit_holds_back_become_more() {
+    let fewest = |shed: f64, cpu: f64| {
+        let workers = Cell::new(1.0);
+        let tuner = builder(TunerMode::Apply)
+            .signal(Signal::new(names::WORKERS_BUSY, || Some(1.0)))
+            .signal(Signal::new(names::QUEUE_DEPTH, || Some(0.0)))
+            .signal(Signal::new(names::THROUGHPUT, || Some(100.0)))
+            .signal(Signal::new(names::SHED_RATE, move || Some(shed)))
+            .signal(Signal::new(names::CPU, move || Some(cpu)))
+            .signal(Signal::new(names::JOB_RATE, {
+                let workers = workers.clone();
+                move || Some(100.0 * workers.get())
+            }))
+            .knob(workers.knob(names::WORKERS_MIN))
+            .knob(Cell::new(16.0).knob(names::WORKERS_MAX))
+            .build()
+            .unwrap();
+        run(&tuner, 0..60);
+        workers.get()
+    };
+    assert!(fewest(50.0, 0.3) >= 4.0, "{}", fewest(50.0, 0.3));
+    assert_eq!(fewest(0.0, 0.3), 1.0, "nothing is refused");
+    assert_eq!(fewest(50.0, 0.95), 1.0, "there is no CPU for more");
+}
+
 #[test]
 fn restoring_puts_every_knob_back() {
     let (workers, tuner) = deep(TunerMode::Apply);
