@@ -4,6 +4,8 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -87,6 +89,46 @@ async fn a_request_beyond_the_limit_is_refused_with_a_problem_and_retry_after() 
         service.oneshot(request()).await.unwrap().status(),
         StatusCode::OK
     );
+}
+
+/// The body of a request, which says whether anybody looked at it.
+struct Watched(Arc<AtomicUsize>);
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Poll::Ready(None)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_does_not_read_the_body_of_the_request() {
+    let limit = build(fixed(1));
+    let service =
+        AdaptiveLimitLayer::new(&limit).layer(service_fn(|request: Request<Watched>| async {
+            request.into_body().collect().await.unwrap();
+            Ok::<_, Infallible>(Response::new(Body::default()))
+        }));
+    let reads = Arc::new(AtomicUsize::new(0));
+    let send = || {
+        let request = Request::new(Watched(Arc::clone(&reads)));
+        service.clone().oneshot(request)
+    };
+    let permit = limit.try_acquire().unwrap();
+    assert_eq!(
+        send().await.unwrap().status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_eq!(reads.load(Ordering::SeqCst), 0);
+    drop(permit);
+    assert_eq!(send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(reads.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,7 +243,7 @@ struct Line {
     limit: AdaptiveLimit,
     held: Option<stellane_autotune::Permit>,
     calls: Vec<tokio::task::JoinHandle<u16>>,
-    served: std::sync::Arc<std::sync::Mutex<Vec<u32>>>,
+    served: Arc<std::sync::Mutex<Vec<u32>>>,
 }
 
 #[cfg(feature = "tokio")]
@@ -219,7 +261,7 @@ impl Line {
             limit,
             held,
             calls: Vec::new(),
-            served: std::sync::Arc::default(),
+            served: Arc::default(),
         }
     }
 
