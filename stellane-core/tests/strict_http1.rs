@@ -714,8 +714,7 @@ async fn send(address: SocketAddr, bytes: &str, piece: usize) -> (String, bool) 
     let mut answer = Vec::new();
     // A reset after the answer is the end of it as well.
     let end = read.read_to_end(&mut answer);
-    // Far longer than a busy machine takes.
-    if tokio::time::timeout(Duration::from_secs(20), end)
+    if tokio::time::timeout(Duration::from_secs(3), end)
         .await
         .is_err()
     {
