@@ -6,7 +6,7 @@ use super::Report;
 use crate::{
     contestants::REFERENCE,
     measure::{Row, Spread, Turn, quotient, ratio},
-    workloads::{AllocationRow, Base, Figures, IdleRow, OverloadRow, RestartRow, Section},
+    workloads::{AllocationRow, Figures, IdleRow, Level, OverloadRow, RestartRow, Section},
 };
 
 pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
@@ -68,10 +68,8 @@ fn figures(out: &mut String, section: &Section) -> fmt::Result {
             writeln!(out, "### {}\n", level.level)?;
             rates(out, &level.rows)?;
             out.write_char('\n')?;
-            level
-                .base
-                .iter()
-                .try_for_each(|base| growth(out, &level.rows, base))
+            let base = level.base.and_then(|base| levels.get(base));
+            base.map_or(Ok(()), |base| growth(out, level, base))
         }),
         Figures::Idle(rows) => idle(out, rows),
         Figures::Allocations(rows) => allocations(out, rows),
@@ -109,13 +107,13 @@ fn rates(out: &mut String, rows: &[Row]) -> fmt::Result {
 }
 
 /// What a request costs more than at another level.
-fn growth(out: &mut String, rows: &[Row], base: &Base) -> fmt::Result {
+fn growth(out: &mut String, level: &Level, base: &Level) -> fmt::Result {
     writeln!(
         out,
         "The same divided by the figures of {}, within each round:\n\n| server | CPU | p50 | p99 |\n|---|--:|--:|--:|",
         base.level
     )?;
-    for (row, base) in rows.iter().zip(&base.rows) {
+    for (row, base) in level.rows.iter().zip(&base.rows) {
         let times = |value: fn(&Turn) -> f64| spread(quotient(row, base, value));
         let (cpu, p50, p99) = (times(Turn::cpu), times(|t| t.p50), times(|t| t.p99));
         writeln!(out, "| {} | {cpu} | {p50} | {p99} |", row.peer)?;

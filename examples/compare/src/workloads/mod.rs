@@ -62,15 +62,9 @@ pub(crate) enum Figures {
 pub(crate) struct Level {
     pub level: String,
     pub rows: Vec<Row>,
-    /// What the same servers showed in the same rounds at the level that this one is compared with.
+    /// The place of the level, of the same rounds, that this one is compared with.
     #[serde(skip)]
-    pub base: Option<Base>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Base {
-    pub level: String,
-    pub rows: Vec<Row>,
+    pub base: Option<usize>,
 }
 
 /// A workload by its name.
@@ -289,14 +283,12 @@ fn connections(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
         });
         let drivers = loads.each_ref().map(Driver::Ours);
         let rows = levels(&few, &drivers, form, &plan.cores, &plan.environment);
-        let base = Base {
-            level: level(BASE),
-            rows: rows[1].clone(),
-        };
+        // The second of them is `BASE`.
+        let base = all.len() + 1;
         all.extend(counts.into_iter().zip(rows).map(|(count, rows)| Level {
             level: level(count),
             rows,
-            base: (count > BASE).then(|| base.clone()),
+            base: (count > BASE).then_some(base),
         }));
     }
     Ok(section(
