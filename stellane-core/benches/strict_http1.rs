@@ -16,7 +16,7 @@ use std::{convert::Infallible, future::ready, net::SocketAddr, time::Instant};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use stellane_core::connection::Incoming;
 use stellane_core::{
     connection::{ConnectionConfig, ConnectionManager},
     strict_http1::{Http1Rules, StrictHttp1Config, StrictHttp1Layer},

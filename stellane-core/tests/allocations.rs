@@ -16,7 +16,6 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use stellane_core::{
     BoxError, RequestBody, Runtime, RuntimeConfig,
@@ -104,7 +103,9 @@ const HELLO_BODY: &str = "Hello, world!";
 
 /// Bare hyper at its best: the request is dropped before the response is made, or hyper would need a new
 /// read buffer while the request still holds on to the old one.
-fn hyper_hello(request: Request<Incoming>) -> Ready<Result<Response<Full<Bytes>>, Infallible>> {
+fn hyper_hello(
+    request: Request<hyper::body::Incoming>,
+) -> Ready<Result<Response<Full<Bytes>>, Infallible>> {
     drop(request);
     let mut response = Response::new(Full::from(HELLO_BODY));
     let text = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -6,11 +6,10 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
 #[cfg(feature = "proxy-protocol")]
 use stellane_core::connection::ProxyProtocol;
 use stellane_core::connection::{
-    CloseReason, ConnectionConfig, ConnectionManager, ListenConfig, Listener, WhenFull,
+    CloseReason, ConnectionConfig, ConnectionManager, Incoming, ListenConfig, Listener, WhenFull,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

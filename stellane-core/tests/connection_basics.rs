@@ -11,10 +11,9 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use served::served;
 use stellane_core::connection::{
-    CloseReason, ConnectionConfig, ConnectionManager, ConnectionState, ServeError,
+    CloseReason, ConnectionConfig, ConnectionManager, ConnectionState, Incoming, ServeError,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

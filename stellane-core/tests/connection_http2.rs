@@ -11,11 +11,10 @@ use futures_util::StreamExt;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use served::served;
 use stellane_core::connection::{
-    CloseReason, ConnectionConfig, ConnectionManager, ConnectionState,
+    CloseReason, ConnectionConfig, ConnectionManager, ConnectionState, Incoming,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -4,8 +4,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use stellane_core::connection::{ConnectionManager, ConnectionStats};
+use stellane_core::connection::{ConnectionManager, ConnectionStats, Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::sleep,

@@ -11,9 +11,8 @@ use std::{convert::Infallible, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use served::served;
-use stellane_core::connection::{CloseReason, ConnectionConfig};
+use stellane_core::connection::{CloseReason, ConnectionConfig, Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -17,11 +17,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, combinators::BoxBody};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use served::served;
 use stellane_core::connection::{
-    CloseReason, ConnectInfo, ConnectionConfig, ConnectionManager, ConnectionState,
+    CloseReason, ConnectInfo, ConnectionConfig, ConnectionManager, ConnectionState, Incoming,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

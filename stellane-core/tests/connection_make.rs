@@ -18,8 +18,9 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use stellane_core::connection::{CloseReason, ConnectInfo, ConnectionConfig, ConnectionManager};
+use stellane_core::connection::{
+    CloseReason, ConnectInfo, ConnectionConfig, ConnectionManager, Incoming,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -20,9 +20,8 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use served::served;
-use stellane_core::connection::{ConnectionConfig, ConnectionManager};
+use stellane_core::connection::{ConnectionConfig, ConnectionManager, Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -277,10 +276,11 @@ async fn parked_at_every_legal_point_and_ended_at_every_point_a_connection_says_
             };
             let (parked, _) = simulated(true, pieces().collect(), false, true).await;
             let (kept, _) = simulated(false, pieces().collect(), false, true).await;
-            assert_eq!(
-                parked,
-                kept,
-                "seed {seed}: {cut}, {gone} of {}",
+            // A request that comes together with the client's end is answered or not: hyper, if it has the
+            // connection, sees the end first.
+            assert!(
+                parked.starts_with(&kept),
+                "seed {seed}: {cut}, {gone} of {}: {parked:?}, {kept:?}",
                 bytes.len()
             );
         }

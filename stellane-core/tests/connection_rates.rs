@@ -11,9 +11,8 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use served::served;
-use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager};
+use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager, Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -17,8 +17,7 @@ use bytes::Bytes;
 use faulty::{Faults, Faulty, Random, simulate_all};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager};
+use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager, Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::sleep,

@@ -17,9 +17,9 @@ use bytes::Bytes;
 use faulty::{Faults, Faulty, Random, simulate_all};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, client::conn::http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager};
+use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager, Incoming};
 use tokio::{
     io::DuplexStream,
     time::{sleep, timeout},

@@ -16,9 +16,10 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use served::served;
-use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager, WhenFull};
+use stellane_core::connection::{
+    CloseReason, ConnectionConfig, ConnectionManager, Incoming, WhenFull,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

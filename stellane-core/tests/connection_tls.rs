@@ -11,11 +11,10 @@ use std::{convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc, time::
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use served::served;
 use stellane_core::connection::{
-    CloseReason, ConnectionConfig, ConnectionManager, ConnectionState, TlsAcceptor,
+    CloseReason, ConnectionConfig, ConnectionManager, ConnectionState, Incoming, TlsAcceptor,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

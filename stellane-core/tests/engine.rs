@@ -12,9 +12,8 @@ use std::{
 };
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use stellane_core::{
-    connection::{CloseReason, ConnectionManager, ListenConfig, Listener},
+    connection::{CloseReason, ConnectionManager, Incoming, ListenConfig, Listener},
     engine::{
         Engine, EngineError, PerCoreEngine, SharedEngine,
         testing::{self, Client},

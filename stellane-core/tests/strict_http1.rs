@@ -14,8 +14,8 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use stellane_core::connection::Incoming;
 use stellane_core::{
     connection::{CloseReason, ConnectionConfig, ConnectionManager},
     strict_http1::{Http1Rules, StrictHttp1Layer},
@@ -663,8 +663,9 @@ async fn serve_hyper() -> (SocketAddr, Seen) {
             loop {
                 let (stream, _) = listener.accept().await.expect("accepts");
                 let seen = seen.clone();
-                let service =
-                    hyper::service::service_fn(move |request| handler(seen.clone(), request));
+                let service = hyper::service::service_fn(move |request: Request<_>| {
+                    handler(seen.clone(), request.map(Incoming::from))
+                });
                 tokio::spawn(
                     hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service),

@@ -13,11 +13,11 @@ use std::{
 };
 
 use http::{HeaderValue, Request, header};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use stellane_core::{
     BoxError,
-    connection::{HttpService, Listener},
+    connection::{HttpService, Incoming, Listener},
     engine::{Engine, EngineError, EngineMetrics, StopReport},
 };
 use tokio::{
@@ -185,7 +185,7 @@ async fn connection<S: HttpService>(shared: Arc<Shared>, socket: TcpStream, serv
     let mut phase = shared.phase.subscribe();
     // Services are `Send`, not `Sync`: a lock that nobody else wants.
     let service = Mutex::new(service);
-    let answer = service_fn(|request: Request<Incoming>| {
+    let answer = service_fn(|request: Request<_>| {
         let mut service = service
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -195,7 +195,7 @@ async fn connection<S: HttpService>(shared: Arc<Shared>, socket: TcpStream, serv
             shared.requests.fetch_add(1, Relaxed);
             let _in_flight = Counted::new(&shared.in_flight);
             poll_fn(|cx| service.poll_ready(cx)).await?;
-            let mut response = service.call(request).await?;
+            let mut response = service.call(request.map(Incoming::from)).await?;
             if *shared.phase.borrow() >= Phase::LastResponses {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);

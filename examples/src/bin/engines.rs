@@ -16,7 +16,6 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use stellane_core::{
     BoxError,
     connection::{ConnectionManager, HttpService, ListenConfig, Listener},
@@ -252,6 +251,6 @@ async fn answer_on(
     Ok(engine.serve(listeners, service).await?)
 }
 
-async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn hello<B>(_: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
     Ok(Response::new(Full::new(Bytes::from_static(b"hello"))))
 }

@@ -12,7 +12,6 @@ use std::{convert::Infallible, io::Write, net::TcpStream, process::ExitCode, tim
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use stellane_core::{
     BoxError, Runtime, RuntimeConfig,
     connection::{ConnectionConfig, ConnectionManager},
@@ -219,6 +218,6 @@ async fn serve(name: &str) -> Result<(), BoxError> {
     }
 }
 
-async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn hello<B>(_: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
     Ok(Response::new(Full::new(Bytes::from_static(b"hello"))))
 }

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::entry::Entry;
+use crate::BoxError;
 
 thread_local! {
     /// Open bodies of the connection that this thread polls.
@@ -31,20 +32,49 @@ pub(super) fn none_open() -> bool {
 }
 
 pin_project! {
-    /// A response body that hyper has not sent to its end.
-    pub(super) struct OpenBody<B> {
-        #[pin]
-        inner: B,
-        open: Open,
+    /// A response body that has not been sent to its end.
+    #[project = OpenBodyProjection]
+    pub(super) enum OpenBody<B: Body> {
+        Whole {
+            #[pin]
+            inner: B,
+            open: Open,
+        },
+        Begun {
+            begun: Box<Begun<B>>,
+        },
+        /// Its bytes went elsewhere.
+        Sent,
     }
 }
 
-impl<B> OpenBody<B> {
+/// A body that was asked for its first frame.
+pub(super) struct Begun<B: Body> {
+    length: u64,
+    frame: Option<Result<Frame<B::Data>, BoxError>>,
+    rest: Pin<Box<Option<OpenBody<B>>>>,
+}
+
+impl<B: Body> OpenBody<B> {
     /// Of HTTP/1.
     pub(super) fn new(inner: B) -> Self {
         OPEN.set(OPEN.get() + 1);
         let open = Open::Observed;
-        Self { inner, open }
+        Self::Whole { inner, open }
+    }
+
+    /// Of this length altogether, with what came of asking for the first frame.
+    pub(super) fn begun(
+        length: u64,
+        frame: Option<Result<Frame<B::Data>, BoxError>>,
+        rest: Pin<Box<Option<Self>>>,
+    ) -> Self {
+        let begun = Box::new(Begun {
+            length,
+            frame,
+            rest,
+        });
+        Self::Begun { begun }
     }
 
     /// Of a stream of HTTP/2, which has a task of its own.
@@ -55,11 +85,11 @@ impl<B> OpenBody<B> {
             entry,
             blocked: true,
         };
-        Self { inner, open }
+        Self::Whole { inner, open }
     }
 }
 
-enum Open {
+pub(super) enum Open {
     Observed,
     Stream {
         entry: Arc<Entry>,
@@ -99,27 +129,48 @@ impl Drop for Open {
     }
 }
 
-impl<B: Body> Body for OpenBody<B> {
+impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
     type Data = B::Data;
-    type Error = B::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let this = self.project();
-        this.open.set_blocked(false);
-        let polled = this.inner.poll_frame(cx);
-        this.open
-            .set_blocked(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        polled
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        match self.project() {
+            OpenBodyProjection::Whole { inner, open } => {
+                open.set_blocked(false);
+                let polled = inner.poll_frame(cx);
+                open.set_blocked(matches!(polled, Poll::Ready(Some(Ok(_)))));
+                polled.map_err(Into::into)
+            }
+            OpenBodyProjection::Begun { begun } => match begun.frame.take() {
+                Some(frame) => Poll::Ready(Some(frame)),
+                None => match begun.rest.as_mut().as_pin_mut() {
+                    Some(rest) => rest.poll_frame(cx),
+                    None => Poll::Ready(None),
+                },
+            },
+            OpenBodyProjection::Sent => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match self {
+            Self::Whole { inner, .. } => inner.is_end_stream(),
+            Self::Begun { begun } => {
+                begun.frame.is_none() && (*begun.rest).as_ref().is_none_or(Self::is_end_stream)
+            }
+            Self::Sent => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match self {
+            Self::Whole { inner, .. } => inner.size_hint(),
+            // As it was at the beginning: hyper asks before it reads.
+            Self::Begun { begun } => SizeHint::with_exact(begun.length),
+            Self::Sent => SizeHint::with_exact(0),
+        }
     }
 }

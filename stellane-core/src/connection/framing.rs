@@ -176,15 +176,7 @@ impl Guard {
     fn head(&mut self, bytes: &[u8], mut start: usize) -> Result<usize, usize> {
         let mut at = start;
         while at < bytes.len() {
-            let mut feeds = match bytes[at..].first_chunk() {
-                Some(block) => line_feeds(block),
-                None => {
-                    // Padded, so that the end of a read costs no more than the rest of it.
-                    let mut block = [0; BLOCK];
-                    block[..bytes.len() - at].copy_from_slice(&bytes[at..]);
-                    line_feeds(&block)
-                }
-            };
+            let mut feeds = in_block(bytes, at, |block| places(block, b'\n'));
             while feeds != 0 {
                 let end = at + feeds.trailing_zeros() as usize;
                 feeds &= feeds - 1;
@@ -351,12 +343,45 @@ impl Guard {
     }
 }
 
+/// Whether every line of a head ends with CR and LF.
+#[inline]
+pub(super) fn ends_its_lines(head: &[u8]) -> bool {
+    let mut at = 0;
+    // What the block before ended with, as the lowest bit.
+    let mut returned = 0;
+    while at < head.len() {
+        let (feeds, returns) = in_block(head, at, |block| {
+            (places(block, b'\n'), places(block, b'\r'))
+        });
+        if feeds & !(returns << 1 | returned) != 0 {
+            return false;
+        }
+        returned = returns >> (BLOCK - 1);
+        at += BLOCK;
+    }
+    true
+}
+
 /// How many bytes are looked at together.
 const BLOCK: usize = 64;
 
-/// Where the line feeds are: one bit for each byte of a block.
+/// Looks at the block of `bytes` that begins at `at`, padded if fewer are left: so the end of a read costs no more
+/// than the rest of it.
 #[inline]
-fn line_feeds(block: &[u8; BLOCK]) -> u64 {
+fn in_block<T>(bytes: &[u8], at: usize, look: impl Fn(&[u8; BLOCK]) -> T) -> T {
+    match bytes[at..].first_chunk() {
+        Some(block) => look(block),
+        None => {
+            let mut block = [0; BLOCK];
+            block[..bytes.len() - at].copy_from_slice(&bytes[at..]);
+            look(&block)
+        }
+    }
+}
+
+/// Where a byte is: one bit for each byte of a block.
+#[inline]
+fn places(block: &[u8; BLOCK], byte: u8) -> u64 {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{
@@ -365,10 +390,10 @@ fn line_feeds(block: &[u8; BLOCK]) -> u64 {
         let start = block.as_ptr();
         // SAFETY: all quarters lie within the block; SSE2 belongs to every x86-64.
         let quarters = unsafe {
-            let feed = _mm_set1_epi8(b'\n' as i8);
+            let wanted = _mm_set1_epi8(byte as i8);
             [0, 16, 32, 48].map(|quarter| {
                 let bytes = _mm_loadu_si128(start.add(quarter).cast());
-                u64::from(_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, feed)) as u16) << quarter
+                u64::from(_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, wanted)) as u16) << quarter
             })
         };
         quarters[0] | quarters[1] | quarters[2] | quarters[3]
@@ -376,7 +401,7 @@ fn line_feeds(block: &[u8; BLOCK]) -> u64 {
     #[cfg(not(target_arch = "x86_64"))]
     {
         let bits = block.iter().enumerate();
-        bits.fold(0, |feeds, (i, b)| feeds | u64::from(*b == b'\n') << i)
+        bits.fold(0, |found, (i, b)| found | u64::from(*b == byte) << i)
     }
 }
 
@@ -400,7 +425,7 @@ fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     start.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
 }
 
-fn decimal(digits: &[u8]) -> Option<u64> {
+pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }
@@ -534,11 +559,11 @@ mod tests {
                 block[first] = b'\n';
                 block[second] = b'\n';
                 let expected = 1 << first | 1 << second;
-                assert_eq!(line_feeds(&block), expected, "{first} and {second}");
+                assert_eq!(places(&block, b'\n'), expected, "{first} and {second}");
             }
         }
-        assert_eq!(line_feeds(&[b'\n'; BLOCK]), u64::MAX);
-        assert_eq!(line_feeds(&[0; BLOCK]), 0);
+        assert_eq!(places(&[b'\n'; BLOCK], b'\n'), u64::MAX);
+        assert_eq!(places(&[0; BLOCK], b'\n'), 0);
     }
 
     #[tokio::test]

@@ -374,6 +374,45 @@ impl Io {
         self.socket.write_now(buffers).ok().filter(|n| *n > 0)
     }
 
+    /// Reads what came, which nobody has looked at yet.
+    #[inline]
+    pub(super) fn poll_socket(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.socket).poll_read(cx, buffer);
+        let entry = &self.owner.entry;
+        match &polled {
+            Poll::Ready(Ok(())) => entry.add_read(buffer.filled().len() - before),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.blocked_in = entry.turn(),
+        }
+        polled
+    }
+
+    /// Sends these bytes, and holds what the socket does not take. False if it did not take all.
+    #[inline]
+    pub(super) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<bool> {
+        let sent = match self.poll_write_now(cx, bytes)? {
+            Poll::Ready(n) => n,
+            Poll::Pending => 0,
+        };
+        self.held.extend_from_slice(&bytes[sent..]);
+        Ok(self.held.is_empty() && Pin::new(self).poll_flush(cx)?.is_ready())
+    }
+
+    /// Goes over to hyper, at the beginning of a request: these bytes were read and not used.
+    pub(super) fn begin_anew(&mut self, unread: Bytes, requests_before: u64) {
+        self.rewind = unread;
+        self.requests_before = requests_before;
+        self.blocked_in = NO_TURN;
+        if let Watch::Http1(guard) = &mut self.watch {
+            *guard = Guard::new();
+        }
+    }
+
     /// An upgraded connection that is told to end fails.
     fn obey(&self) -> io::Result<()> {
         match self.owner.entry.take_command() {
@@ -407,31 +446,28 @@ impl AsyncRead for Io {
         let this = self.get_mut();
         let before = buffer.filled().len();
         if this.rewind.is_empty() {
-            let turn = this.owner.entry.turn();
             // Somebody else polls it, with another waker, once it is upgraded.
             if !this.held.is_empty() {
                 let _: Poll<()> = this.poll_send_held(cx)?;
             }
-            if this.blocked_in == turn && !this.owner.entry.upgraded.load(Ordering::Relaxed) {
+            let upgraded = this.owner.entry.upgraded.load(Ordering::Relaxed);
+            if this.blocked_in == this.owner.entry.turn() && !upgraded {
                 return Poll::Pending;
             }
-            let Poll::Ready(read) = Pin::new(&mut this.socket).poll_read(cx, buffer) else {
-                this.blocked_in = turn;
+            if this.poll_socket(cx, buffer)?.is_pending() {
                 // hyper reads when a service takes what it reads, and not before.
                 if let Watch::Http1(guard) = &this.watch
                     && guard.in_body()
                 {
                     this.owner.entry.starve();
                 }
-                if this.owner.entry.upgraded.load(Ordering::Relaxed) {
+                if upgraded {
                     // No task of the manager's hears a command any more.
                     this.owner.entry.hear_commands(cx.waker());
                     this.obey()?;
                 }
                 return Poll::Pending;
-            };
-            read?;
-            this.owner.entry.add_read(buffer.filled().len() - before);
+            }
         } else {
             let n = this.rewind.len().min(buffer.remaining());
             buffer.put_slice(&this.rewind.split_to(n));

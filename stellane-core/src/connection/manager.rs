@@ -95,7 +95,7 @@ impl ConnectionManager {
     /// use std::{convert::Infallible, sync::{Arc, atomic::{AtomicU64, Ordering}}};
     ///
     /// use http::{Request, Response};
-    /// use hyper::body::Incoming;
+    /// use stellane_core::connection::Incoming;
     /// use stellane_core::connection::{ConnectInfo, ConnectionManager};
     ///
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -150,7 +150,7 @@ impl ConnectionManager {
     /// use std::convert::Infallible;
     ///
     /// use http::{Request, Response};
-    /// use hyper::body::Incoming;
+    /// use stellane_core::connection::Incoming;
     /// use stellane_core::connection::{CloseReason, ConnectionManager};
     /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
     ///

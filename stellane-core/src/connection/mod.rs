@@ -14,8 +14,7 @@
 //! use std::{convert::Infallible, time::Duration};
 //!
 //! use http::{Request, Response};
-//! use hyper::body::Incoming;
-//! use stellane_core::connection::{ConnectionConfig, ConnectionManager};
+//! use stellane_core::connection::{Incoming, ConnectionConfig, ConnectionManager};
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
 //! let mut config = ConnectionConfig::default();
@@ -94,6 +93,7 @@ mod herald;
 #[cfg(feature = "http2")]
 mod http2;
 mod hysteresis;
+mod incoming;
 mod io;
 mod keep_alive;
 mod listener;
@@ -107,6 +107,7 @@ mod reason;
 mod service;
 mod services;
 mod shared;
+mod simple;
 mod speed;
 mod stats;
 mod sweep;
@@ -127,6 +128,7 @@ pub use self::{
     config::ConnectionConfig,
     connect_info::ConnectInfo,
     entry::{ConnectionInfo, ConnectionState},
+    incoming::Incoming,
     listener::{DetachedListener, ListenConfig, Listener, WhenFull},
     manager::{ConnectionManager, ConnectionManagerBuilder},
     reason::CloseReason,

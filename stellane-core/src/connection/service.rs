@@ -1,5 +1,5 @@
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
@@ -8,10 +8,9 @@ use std::{
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
-use hyper::body::Incoming;
 use tower_service::Service;
 
-use super::{ConnectInfo, body::OpenBody, entry::Entry, keep_alive, shared::Shared};
+use super::{ConnectInfo, Incoming, body::OpenBody, entry::Entry, keep_alive, shared::Shared};
 use crate::BoxError;
 
 /// A tower service that a [`ConnectionManager`](super::ConnectionManager) serves: short for the bounds
@@ -51,13 +50,15 @@ type Slot<F> = Pin<Box<Option<F>>>;
 /// Where a slot comes back that left with a response future, which may live on another thread.
 type Returned<F> = Arc<Mutex<Option<Slot<F>>>>;
 
-/// A tower service as hyper calls it: one for each connection.
+/// A tower service as a connection calls it: one for each.
 pub(super) struct Adapter<S: HttpService> {
     service: RefCell<S>,
     spare: RefCell<Option<Slot<S::ResFuture>>>,
     returned: Returned<S::ResFuture>,
     owner: Owner,
     info: Option<ConnectInfo>,
+    /// The answer to the next request that hyper brings, which was called for before.
+    begun: Cell<Option<Box<ResponseFuture<S>>>>,
 }
 
 /// The connection that a request belongs to.
@@ -90,7 +91,13 @@ impl<S: HttpService> Adapter<S> {
             spare: RefCell::default(),
             returned: Arc::default(),
             owner: Owner { entry, shared },
+            begun: Cell::new(None),
         }
+    }
+
+    /// The next request from hyper has this answer.
+    pub(super) fn answer_with(&mut self, begun: Option<ResponseFuture<S>>) {
+        self.begun = Cell::new(begun.map(Box::new));
     }
 
     pub(super) fn into_inner(self) -> S {
@@ -109,12 +116,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
+impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for Adapter<S> {
     type Response = Response<OpenBody<S::ResBody>>;
     type Error = S::ServiceError;
     type Future = ResponseFuture<S>;
 
-    fn call(&self, mut request: Request<Incoming>) -> ResponseFuture<S> {
+    fn call(&self, request: Request<hyper::body::Incoming>) -> ResponseFuture<S> {
+        match self.begun.take() {
+            Some(answer) => *answer,
+            None => self.answer(request.map(Incoming::from)),
+        }
+    }
+}
+
+impl<S: HttpService> Adapter<S> {
+    /// Calls the service.
+    #[inline]
+    pub(super) fn answer(&self, mut request: Request<Incoming>) -> ResponseFuture<S> {
         if let Some(info) = &self.info {
             request.extensions_mut().insert(info.clone());
         }
@@ -130,7 +148,7 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Adapter<S> {
             tells_idle: shared.config.keep_alive_header && keep_alive::is_for(&request),
         };
         let mut service = self.service.borrow_mut();
-        // With a waker that wakes nobody: hyper polls the returned future at once, with the real one.
+        // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
         let stage = match service.poll_ready(&mut cx) {
             Poll::Ready(Err(error)) => return ResponseFuture::Done(Some(Err(error))),
@@ -249,7 +267,7 @@ impl<S: HttpService> Future for ResponseFuture<S> {
 
 impl Owner {
     #[inline]
-    fn open<B>(&self, terms: Terms, body: B) -> OpenBody<B> {
+    fn open<B: Body>(&self, terms: Terms, body: B) -> OpenBody<B> {
         if terms.http1 {
             OpenBody::new(body)
         } else {

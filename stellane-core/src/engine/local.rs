@@ -7,11 +7,11 @@ use std::{
 
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use send_wrapper::SendWrapper;
 use tower_service::Service;
 
 use crate::BoxError;
+use crate::connection::Incoming;
 
 /// A tower service that [`PerCoreEngine::serve_local`](super::PerCoreEngine::serve_local) serves: an
 /// [`HttpService`](crate::connection::HttpService) of which nothing needs to be `Send` but the data and errors of its

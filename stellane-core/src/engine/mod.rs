@@ -14,7 +14,7 @@
 //! use std::{convert::Infallible, time::Duration};
 //!
 //! use http::{Request, Response};
-//! use hyper::body::Incoming;
+//! use stellane_core::connection::Incoming;
 //! use stellane_core::{
 //!     connection::{ConnectionManager, ListenConfig, Listener},
 //!     engine::{Engine, PerCoreEngine},

@@ -120,7 +120,7 @@ impl PerCoreEngine {
     /// use std::{cell::Cell, convert::Infallible, rc::Rc};
     ///
     /// use http::{Request, Response};
-    /// use hyper::body::Incoming;
+    /// use stellane_core::connection::Incoming;
     /// # use stellane_core::{connection::{ConnectionManager, Listener}, engine::{Engine, PerCoreEngine}};
     ///
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {

@@ -7,10 +7,10 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Limited;
-use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
 use crate::BoxError;
+use crate::connection::Incoming;
 
 pin_project! {
     /// The body of a request in the [`Runtime`](super::Runtime): hyper's, measured and limited.

@@ -12,8 +12,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::Either;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body::Body;
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use serde::Serialize;
 use stellane_core::connection::ConnectionManager;
@@ -128,7 +129,10 @@ fn leak(settings: &Settings) -> Result<&'static App, BoxError> {
 }
 
 /// Answers at once what can be answered at once; only the rest is boxed.
-fn answer(app: &'static App, request: Request<Incoming>) -> Either<Ready<Answer>, Boxed> {
+fn answer<B>(app: &'static App, request: Request<B>) -> Either<Ready<Answer>, Boxed>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
+{
     let path = request.uri().path();
     if request.method() == Method::POST {
         let to_disk = match path {

@@ -24,18 +24,18 @@ pub(super) struct Active<S: HttpService> {
     open_bodies: i32,
     /// The count of requests and of bytes when the wait for a head began.
     idle_since: (u64, u64),
-    /// The count of requests when hyper was put together.
-    requests_before: u64,
+    /// The count of requests when hyper was put together, if it was around the beginning of a head.
+    head_after: Option<u64>,
 }
 
 impl<S: HttpService> Active<S> {
-    pub(super) fn new(connection: Http1<S>, requests: u64) -> Self {
+    pub(super) fn new(connection: Http1<S>, head_after: Option<u64>, open_bodies: i32) -> Self {
         Self {
             connection,
-            open_bodies: 0,
+            open_bodies,
             // Never equal to what is counted, so that the next wait for a head begins anew.
             idle_since: (u64::MAX, 0),
-            requests_before: requests,
+            head_after,
         }
     }
 }
@@ -72,9 +72,8 @@ impl<S: HttpService> Task<S> {
             self.entry
                 .enter(ConnectionState::Active, self.served.shared.clock.now());
         } else if active.idle_since.0 != requests {
-            // Head before any request on this hyper connection: the bytes it was built around were
-            // not a whole head.
-            let fresh = active.requests_before == requests;
+            // The bytes that it was built around were not a whole head.
+            let fresh = active.head_after == Some(requests);
             active.idle_since = (requests, read);
             let state = if fresh {
                 ConnectionState::Head
@@ -136,12 +135,23 @@ impl<S: HttpService> Task<S> {
         let Some((socket, unread, service)) = self.dismantle() else {
             return Step::Again;
         };
-        self.served.services.keep(&self.entry, service);
         if !unread.is_empty() {
+            self.served.services.keep(&self.entry, service);
             // A pipelined part of a head, which hyper had read already.
             self.activate(socket, unread, false);
             return Step::Again;
         }
+        self.put_away(socket, service, close)
+    }
+
+    /// Parks what is left of an idle connection, or closes it for a reason.
+    pub(super) fn put_away(
+        &mut self,
+        socket: Socket,
+        service: S,
+        close: Option<CloseReason>,
+    ) -> Step {
+        self.served.services.keep(&self.entry, service);
         self.entry
             .enter(ConnectionState::Parked, self.served.shared.clock.now());
         self.served.shared.purge.count_parked();

@@ -3,6 +3,7 @@
 mod http1;
 #[cfg(feature = "http2")]
 mod http2;
+mod simple;
 
 use std::{
     future::Future,
@@ -16,9 +17,9 @@ use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use self::http1::Active;
 #[cfg(feature = "http2")]
 use self::http2::ActiveHttp2;
+use self::{http1::Active, simple::Simple};
 
 #[cfg(feature = "http2")]
 use super::http2::{Meter, blame};
@@ -72,6 +73,8 @@ enum Stage<S: HttpService> {
     /// The socket of a new connection, and so few bytes that they can be the beginning of either protocol.
     #[cfg(feature = "http2")]
     Sniffing(Socket, Vec<u8>),
+    /// HTTP/1 without hyper.
+    Simple(Box<Simple<S>>),
     Http1(Box<Active<S>>),
     #[cfg(feature = "http2")]
     Http2(Box<ActiveHttp2<S>>),
@@ -168,6 +171,7 @@ impl<S: HttpService> Future for Task<S> {
                 Stage::Resumed(..) => this.resume_serving(),
                 #[cfg(feature = "http2")]
                 Stage::Sniffing(..) => this.poll_sniffing(cx),
+                Stage::Simple(_) => this.poll_simple(cx),
                 Stage::Http1(_) => this.poll_http1(cx),
                 #[cfg(feature = "http2")]
                 Stage::Http2(_) => this.poll_http2(cx),
@@ -279,7 +283,7 @@ impl<S: HttpService> Task<S> {
         Step::Again
     }
 
-    /// Puts hyper's state together around a socket and the bytes already read from it.
+    /// Begins to serve a socket from which these bytes were read.
     fn activate(&mut self, socket: Socket, rewind: Bytes, sniff: bool) {
         let shared = &self.served.shared;
         let info = || ConnectInfo::new(&socket, &self.entry, shared);
@@ -319,13 +323,7 @@ impl<S: HttpService> Task<S> {
             self.stage = Stage::Http2(Box::new(ActiveHttp2::new(connection)));
             return;
         }
-        let connection = self
-            .served
-            .shared
-            .http1
-            .serve_connection(TokioIo::new(io), adapter)
-            .with_upgrades();
-        self.stage = Stage::Http1(Box::new(Active::new(connection, self.entry.requests())));
+        self.stage = Stage::Simple(Box::new(Simple::new(io, adapter)));
     }
 
     fn finished(&self, result: hyper::Result<()>) -> CloseReason {

@@ -10,12 +10,11 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tower_service::Service;
 
 use super::{Client, Outcome};
-use crate::{BoxError, connection::Listener, engine::Engine};
+use crate::{BoxError, connection::Incoming, connection::Listener, engine::Engine};
 
 type Check<E> = (&'static str, fn(E) -> Outcome);
 

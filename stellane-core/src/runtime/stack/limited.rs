@@ -10,7 +10,6 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use stellane_autotune::LimitFuture;
 use stellane_pool::{PoolLayer, PoolService};
@@ -20,6 +19,7 @@ use tower_service::Service;
 use super::{label::Labelled, ongoing::Parts};
 use crate::{
     BoxError,
+    connection::Incoming,
     fault::{Fault, FaultBody, Refusal},
     runtime::RequestBody,
 };

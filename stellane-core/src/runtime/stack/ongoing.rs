@@ -4,12 +4,12 @@ use std::{cell::RefCell, mem, sync::Arc};
 
 use http::{Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
 use stellane_autotune::{AdaptiveLimitLayer, Visit};
 use stellane_metrics::{HttpMetrics, Recording};
 use stellane_pool::{PoolScope, Pools};
 
 use crate::{
+    connection::Incoming,
     fault::{Faults, Refusal},
     runtime::RequestBody,
     strict_http1::Http1Rules,

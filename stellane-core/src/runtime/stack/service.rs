@@ -7,7 +7,6 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
 use stellane_metrics::Recording;
 use tower_service::Service;
 
@@ -17,7 +16,7 @@ use super::{
     limited::{self, LimitedFuture},
     ongoing::{Ongoing, Parts},
 };
-use crate::{BoxError, fault::Refusal, runtime::RequestBody};
+use crate::{BoxError, connection::Incoming, fault::Refusal, runtime::RequestBody};
 
 /// All that stands before the user's service; see the [module docs](super).
 #[derive(Debug, Clone)]

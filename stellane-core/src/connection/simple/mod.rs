@@ -1,0 +1,52 @@
+//! Simple requests, which are answered without hyper.
+//!
+//! Most requests come whole, in one read, have no body and ask for nothing special of their connection; and most
+//! of their answers are ready at once, whole and short. For these hyper's state machine is most of what an HTTP/1
+//! connection costs. Here is the little that such a [request] and its [answer](response) need. All else goes to
+//! hyper, with the bytes as they came, and with the answer if there is one already: whatever is wrong with a request,
+//! what takes its time, streams, or ends its connection is hyper's to handle, and what is sent is the same in both
+//! cases.
+
+mod date;
+pub(super) mod request;
+pub(super) mod response;
+
+use std::cell::{Cell, RefCell};
+
+use bytes::{Bytes, BytesMut};
+
+/// How much is read at once, and with it the longest head of a simple request.
+pub(super) const MAX_READ: usize = 8 << 10;
+/// The longest body of a simple answer, which is copied behind its head.
+pub(super) const MAX_BODY: usize = 8 << 10;
+/// How much of the answers to pipelined requests is sent together.
+pub(super) const MAX_HELD: usize = 16 << 10;
+
+// What a thread uses again for each of its reads.
+thread_local! {
+    static READ: RefCell<Option<BytesMut>> = const { RefCell::new(None) };
+    static WRITTEN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Copies what was read to where parts of it can be shared.
+pub(super) fn share(bytes: &[u8]) -> Bytes {
+    READ.with_borrow_mut(|read| {
+        let read = read.get_or_insert_default();
+        if read.capacity() < bytes.len() {
+            // Gives the same memory again if no request holds any of it.
+            read.reserve(MAX_READ);
+        }
+        read.extend_from_slice(bytes);
+        read.split().freeze()
+    })
+}
+
+/// A buffer to write answers to.
+pub(super) fn take_buffer() -> Vec<u8> {
+    WRITTEN.take()
+}
+
+pub(super) fn give_back(mut buffer: Vec<u8>) {
+    buffer.clear();
+    WRITTEN.set(buffer);
+}

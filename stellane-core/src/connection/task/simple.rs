@@ -1,0 +1,270 @@
+use std::{
+    io,
+    mem::{self, MaybeUninit},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, BufMut, Bytes};
+use http::{HeaderMap, Response};
+use http_body::{Body, Frame};
+use hyper_util::rt::TokioIo;
+use tokio::io::ReadBuf;
+
+use super::{Stage, Step, Task, http1::Active};
+use crate::connection::{
+    CloseReason, ConnectionState,
+    body::{self, OpenBody},
+    entry::Command,
+    io::Io,
+    service::{Adapter, HttpService, ResponseFuture},
+    shared::Shared,
+    simple::{self, MAX_BODY, MAX_HELD, MAX_READ},
+};
+
+/// An HTTP/1 connection that hyper knows nothing of, with [simple](simple) requests so far.
+pub(super) struct Simple<S: HttpService> {
+    pub(super) io: Io,
+    adapter: Adapter<S>,
+    /// Where the body of an answer is read.
+    body: Pin<Box<Option<OpenBody<S::ResBody>>>>,
+    /// A map of headers, used again for the next request.
+    headers: HeaderMap,
+}
+
+/// What became of the bytes that were read.
+enum Outcome<S: HttpService> {
+    /// All requests in them are answered.
+    Answered,
+    /// The first of these bytes begin a request that is hyper's, or nothing does and the socket takes no more of the
+    /// answers.
+    Left(Bytes),
+    /// They begin with a request whose answer is hyper's to send.
+    Begun(Bytes, ResponseFuture<S>),
+    Failed,
+}
+
+impl<S: HttpService> Simple<S> {
+    pub(super) fn new(io: Io, adapter: Adapter<S>) -> Self {
+        Self {
+            io,
+            adapter,
+            body: Box::pin(None),
+            headers: HeaderMap::new(),
+        }
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if !self.io.rewind.is_empty() {
+            return Poll::Ready(Ok(mem::take(&mut self.io.rewind)));
+        }
+        let mut space = [MaybeUninit::uninit(); MAX_READ];
+        let mut read = ReadBuf::uninit(&mut space);
+        self.io
+            .poll_socket(cx, &mut read)
+            .map_ok(|()| simple::share(read.filled()))
+    }
+
+    /// Answers the simple requests at the beginning of `bytes`.
+    fn answer(&mut self, cx: &mut Context<'_>, bytes: Bytes, shared: &Shared) -> Outcome<S> {
+        let mut out = simple::take_buffer();
+        let outcome = self.answer_into(cx, bytes, shared, &mut out);
+        let sent = if out.is_empty() {
+            Ok(true)
+        } else {
+            self.io.send(cx, &out)
+        };
+        simple::give_back(out);
+        match (sent, outcome) {
+            (Ok(true), outcome) => outcome,
+            (Ok(false), Outcome::Answered) => Outcome::Left(Bytes::new()),
+            (Ok(false), outcome) => outcome,
+            (Err(_), _) => Outcome::Failed,
+        }
+    }
+
+    fn answer_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut bytes: Bytes,
+        shared: &Shared,
+        out: &mut Vec<u8>,
+    ) -> Outcome<S> {
+        while !bytes.is_empty() {
+            let max_head = shared.config.max_head_bytes;
+            let parsed = simple::request::parse(&bytes, max_head, &mut self.headers);
+            let Some((request, length)) = parsed else {
+                return Outcome::Left(bytes);
+            };
+            let mut answer = self.adapter.answer(request);
+            let begun = out.len();
+            if !self.write(cx, &mut answer, out) {
+                out.truncate(begun);
+                return Outcome::Begun(bytes, answer);
+            }
+            bytes.advance(length);
+            if out.len() > MAX_HELD && !bytes.is_empty() {
+                match self.io.send(cx, out) {
+                    Ok(true) => out.clear(),
+                    Ok(false) => {
+                        out.clear();
+                        return Outcome::Left(bytes);
+                    }
+                    Err(_) => return Outcome::Failed,
+                }
+            }
+        }
+        Outcome::Answered
+    }
+
+    /// Writes an answer if it is simple, and otherwise leaves it as it was.
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        answer: &mut ResponseFuture<S>,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let ResponseFuture::Done(Some(Ok(response))) = answer else {
+            return false;
+        };
+        let length = match response.body() {
+            body if body.is_end_stream() => 0,
+            body => match body.size_hint().exact() {
+                Some(n) if n <= MAX_BODY as u64 => n as usize,
+                _ => return false,
+            },
+        };
+        let is_simple = simple::response::write_head(response, length, out)
+            && (length == 0 || self.write_body(cx, response, length, out));
+        if is_simple {
+            self.headers = mem::take(response.headers_mut());
+            self.headers.clear();
+        }
+        is_simple
+    }
+
+    /// Writes a body that is ready and whole.
+    fn write_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        response: &mut Response<OpenBody<S::ResBody>>,
+        length: usize,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        self.body
+            .set(Some(mem::replace(response.body_mut(), OpenBody::Sent)));
+        let Some(body) = self.body.as_mut().as_pin_mut() else {
+            return false;
+        };
+        let begun = match body.poll_frame(cx).map(|frame| frame.map(into_data)) {
+            Poll::Ready(Some(Ok(data))) if data.remaining() == length => {
+                out.put(data);
+                self.body.set(None);
+                return true;
+            }
+            Poll::Ready(Some(Ok(data))) => Some(Ok(Frame::data(data))),
+            Poll::Ready(Some(Err(frame))) => Some(frame),
+            // It is asked again.
+            Poll::Ready(None) | Poll::Pending => None,
+        };
+        let rest = mem::replace(&mut self.body, Box::pin(None));
+        *response.body_mut() = OpenBody::begun(length as u64, begun, rest);
+        false
+    }
+}
+
+/// The data of a frame, or what it is otherwise.
+fn into_data<D, E>(frame: Result<Frame<D>, E>) -> Result<D, Result<Frame<D>, E>> {
+    match frame {
+        Ok(frame) => frame.into_data().map_err(Ok),
+        Err(error) => Err(Err(error)),
+    }
+}
+
+impl<S: HttpService> Task<S> {
+    pub(super) fn poll_simple(&mut self, cx: &mut Context<'_>) -> Step {
+        loop {
+            let Stage::Simple(simple) = &mut self.stage else {
+                return Step::Again;
+            };
+            let bytes = match simple.poll_bytes(cx) {
+                Poll::Pending => return self.rest(),
+                Poll::Ready(Ok(bytes)) if bytes.is_empty() => {
+                    return Step::End(self.finished(Ok(())));
+                }
+                Poll::Ready(Ok(bytes)) => bytes,
+                // TLS without its goodbye.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Step::End(CloseReason::ClientClosed);
+                }
+                Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
+            };
+            let shared = &self.served.shared;
+            let (outcome, open_bodies) = body::observe(0, || simple.answer(cx, bytes, shared));
+            match outcome {
+                Outcome::Answered => {}
+                Outcome::Left(bytes) => return self.go_over(bytes, None, open_bodies),
+                Outcome::Begun(bytes, answer) => {
+                    return self.go_over(bytes, Some(answer), open_bodies);
+                }
+                Outcome::Failed => return Step::End(CloseReason::IoError),
+            }
+        }
+    }
+
+    /// Every request is answered, and no byte of another is there.
+    fn rest(&mut self) -> Step {
+        self.entry
+            .enter(ConnectionState::Idle, self.served.shared.clock.now());
+        match self.entry.take_command() {
+            Command::None => Step::Wait,
+            Command::Park => self.put_away_simple(None),
+            // Parked first, it is closed only if no byte is there.
+            Command::Close(reason) if reason.spares_use() => self.put_away_simple(Some(reason)),
+            // The client was faster.
+            Command::Close(CloseReason::HeadTimeout | CloseReason::SlowBody) => {
+                self.entry.forget_command();
+                Step::Wait
+            }
+            Command::Close(reason) => Step::End(reason),
+        }
+    }
+
+    fn put_away_simple(&mut self, close: Option<CloseReason>) -> Step {
+        let Stage::Simple(simple) = mem::replace(&mut self.stage, Stage::Ended) else {
+            return Step::Again;
+        };
+        let Simple { io, adapter, .. } = *simple;
+        self.put_away(io.socket, adapter.into_inner(), close)
+    }
+
+    /// Gives the connection to hyper: these bytes were read, and the first request in them may have its answer.
+    #[cold]
+    fn go_over(
+        &mut self,
+        unread: Bytes,
+        answer: Option<ResponseFuture<S>>,
+        open_bodies: i32,
+    ) -> Step {
+        let Stage::Simple(simple) = mem::replace(&mut self.stage, Stage::Ended) else {
+            return Step::Again;
+        };
+        let Simple {
+            mut io,
+            mut adapter,
+            ..
+        } = *simple;
+        // hyper comes to ask for the answer that is there as for another.
+        let requests = self.entry.requests() - u64::from(answer.is_some());
+        let begins_a_head = answer.is_none() && !unread.is_empty();
+        io.begin_anew(unread, requests);
+        adapter.answer_with(answer);
+        let http1 = &self.served.shared.http1;
+        let connection = http1
+            .serve_connection(TokioIo::new(io), adapter)
+            .with_upgrades();
+        let head_after = begins_a_head.then_some(requests);
+        self.stage = Stage::Http1(Box::new(Active::new(connection, head_after, open_bodies)));
+        Step::Again
+    }
+}

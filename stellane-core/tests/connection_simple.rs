@@ -1,0 +1,333 @@
+//! Most requests are answered without hyper. Nobody can tell: whatever a request and its answer are like, the
+//! service sees and the client gets what they see and get with hyper alone.
+#![cfg(feature = "connection")]
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::ext::ReasonPhrase;
+use hyper_util::rt::TokioIo;
+use stellane_core::connection::{ConnectionConfig, ConnectionManager};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+/// A small generator of its own, so that a seed means the same for ever.
+struct Random(u64);
+
+impl Random {
+    fn seeded(seed: u64) -> Self {
+        Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        usize::try_from(self.0 >> 33).expect("31 bits") % n
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())].clone()
+    }
+}
+
+/// What a body has to say, one poll after the other.
+#[derive(Debug, Clone)]
+enum Said {
+    Data(usize),
+    Trailers,
+    Nothing,
+    Error,
+}
+
+struct Odd {
+    says: VecDeque<Said>,
+    length: Option<u64>,
+    tells_its_end: bool,
+}
+
+impl Body for Odd {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Poll::Ready(match self.says.pop_front() {
+            None => None,
+            Some(Said::Data(n)) => {
+                self.length = self.length.map(|length| length - n as u64);
+                Some(Ok(Frame::data(Bytes::from("abcdefghij".repeat(n / 10)))))
+            }
+            Some(Said::Trailers) => {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("x-end", HeaderValue::from_static("yes"));
+                Some(Ok(Frame::trailers(trailers)))
+            }
+            Some(Said::Error) => Some(Err(io::Error::other("broken"))),
+            Some(Said::Nothing) => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.tells_its_end && self.says.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::new, SizeHint::with_exact)
+    }
+}
+
+const BODIES: [(&[Said], Option<u64>); 14] = [
+    (&[], Some(0)),
+    (&[Said::Data(10)], Some(10)),
+    (&[Said::Data(10)], Some(10)),
+    (&[Said::Data(8000)], Some(8000)),
+    (&[Said::Data(90_000)], Some(90_000)),
+    (&[Said::Nothing, Said::Data(20)], Some(20)),
+    (&[Said::Data(10), Said::Data(20)], Some(30)),
+    (&[Said::Data(10), Said::Nothing, Said::Data(20)], Some(30)),
+    (&[Said::Data(10), Said::Trailers], Some(10)),
+    (&[Said::Trailers], Some(10)),
+    (&[Said::Error], Some(10)),
+    (&[Said::Data(10), Said::Error], Some(20)),
+    (&[Said::Data(10), Said::Nothing, Said::Data(20)], None),
+    (&[Said::Data(10), Said::Trailers], None),
+];
+
+/// Answers as the query asks.
+async fn answer<B>(seen: Arc<Mutex<Vec<String>>>, request: Request<B>) -> io::Result<Response<Odd>>
+where
+    B: Body<Data = Bytes, Error: std::fmt::Debug>,
+{
+    let (head, body) = request.into_parts();
+    let wish: u64 = head
+        .uri
+        .query()
+        .and_then(|query| query.parse().ok())
+        .unwrap_or_default();
+    let random = &mut Random::seeded(wish);
+    if random.below(5) == 0 {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    let body = body.collect().await.map(|body| body.to_bytes());
+    seen.lock().expect("not poisoned").push(format!(
+        "{} {} {:?} {:?} {body:?}",
+        head.method, head.uri, head.version, head.headers
+    ));
+    if random.below(30) == 0 {
+        return Err(io::Error::other("no answer"));
+    }
+
+    let (says, length) = random.pick(&BODIES);
+    let mut response = Response::new(Odd {
+        says: says.iter().cloned().collect(),
+        length,
+        tells_its_end: random.below(2) == 0,
+    });
+    *response.status_mut() = random.pick(
+        &[200, 200, 200, 201, 204, 304, 404, 500, 599]
+            .map(|n| StatusCode::from_u16(n).expect("a status")),
+    );
+    for _ in 0..random.below(4) {
+        let (name, value) = random.pick(&[
+            (header::CONTENT_TYPE, "text/plain"),
+            (header::SET_COOKIE, "a=b"),
+            (header::SET_COOKIE, "c=d"),
+            (header::SERVER, ""),
+            (header::DATE, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (header::TRAILER, "x-end"),
+            (header::CONNECTION, "keep-alive"),
+            (header::UPGRADE, "h2c"),
+        ]);
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().append(name, value);
+    }
+    match random.below(24) {
+        0 => close(&mut response),
+        1 => *response.version_mut() = Version::HTTP_10,
+        2 => {
+            let reason = ReasonPhrase::from_static(b"Because");
+            response.extensions_mut().insert(reason);
+        }
+        3 => {
+            let chunked = HeaderValue::from_static("chunked");
+            response
+                .headers_mut()
+                .insert(header::TRANSFER_ENCODING, chunked);
+        }
+        4 | 5 if length > Some(0) => {
+            let length = length.expect("known").into();
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, length);
+        }
+        _ => {}
+    }
+    Ok(response)
+}
+
+fn close<B>(response: &mut Response<B>) {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+}
+
+/// A few requests behind each other, most of them simple.
+fn requests(random: &mut Random) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..=random.below(4) {
+        let method = random.pick(&[
+            "GET", "GET", "GET", "GET", "DELETE", "POST", "HEAD", "OPTIONS", "X-Y", "G(T",
+        ]);
+        let place = random.pick(&["/", "/", "/", "/a%20b", "http://x/", "x", "/\u{7f}", "/a b"]);
+        let wish = random.below(100_000);
+        let version = random.pick(&["1.1", "1.1", "1.1", "1.1", "1.1", "1.1", "1.0", "2.0"]);
+        bytes.extend(format!("{method} {place}?{wish} HTTP/{version}\r\n").bytes());
+        let mut body = "";
+        for _ in 0..random.below(4) {
+            let field: &[u8] = random.pick(&[
+                b"Host: x\r\n",
+                b"host:x\r\n",
+                b"ACCEPT: \t text/html, */* \t\r\n",
+                b"Cookie: a=b\r\n",
+                b"cookie: c=d\r\n",
+                b"Empty:\r\n",
+                b"Bytes: \x80\xff\t\r\n",
+                b"Connection: keep-alive\r\n",
+                b"Connection: Keep-Alive, TE\r\n",
+                b"TE: trailers\r\n",
+                b"Content-Length: 0\r\n",
+                b"Expect: 100-continue\r\n",
+                b"Upgrade: h2c\r\n",
+                b"Expect: nothing\r\n",
+                b"Accept-Encoding: gzip\n",
+            ]);
+            bytes.extend(field);
+        }
+        match random.below(40) {
+            0 => bytes.extend(b"Connection: close\r\n"),
+            1 => bytes.extend(b"Bad Name: x\r\n"),
+            2 => bytes.extend(b"Bad-Value: \x01\r\n"),
+            3 => bytes.extend(b" folded\r\n"),
+            4 => bytes.extend(format!("Long: {}\r\n", "x".repeat(9000)).bytes()),
+            5 => (0..70).for_each(|n| bytes.extend(format!("Field-{n}: x\r\n").bytes())),
+            6 | 7 => {
+                bytes.extend(b"Content-Length: 3\r\n");
+                body = "abc";
+            }
+            8 | 9 => {
+                bytes.extend(b"Transfer-Encoding: chunked\r\n");
+                body = "3\r\nabc\r\n0\r\n\r\n";
+            }
+            _ => {}
+        }
+        bytes.extend(b"\r\n");
+        bytes.extend(body.bytes());
+    }
+    bytes
+}
+
+/// Sends the bytes in pieces of this size, and returns all that comes back but the lines that tell the time.
+async fn ask(stream: DuplexStream, bytes: &[u8], piece: usize) -> String {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let send = async {
+        for piece in bytes.chunks(piece) {
+            // Not taken any more after the last answer.
+            let _ = writer.write_all(piece).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // hyper takes the end for a client that is gone, and drops what it has not answered.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _ = writer.shutdown().await;
+    };
+    let mut got = Vec::new();
+    let (_, ()) = tokio::join!(reader.read_to_end(&mut got), send);
+    let text = String::from_utf8_lossy(&got);
+    let lines = text.split_inclusive("\r\n");
+    lines
+        .filter(|line| !line.starts_with("date: ") || line.contains("1994"))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_can_tell_who_answers() {
+    let mut config = ConnectionConfig::default();
+    config.strict_http1 = false;
+    config.park = false;
+    let manager = ConnectionManager::builder()
+        .config(config)
+        .build()
+        .expect("valid");
+    let mut answered = 0;
+    for seed in 0..4000 {
+        let random = &mut Random::seeded(seed);
+        let bytes = requests(random);
+        let piece = random.pick(&[usize::MAX, usize::MAX, usize::MAX, 40, 7]);
+        // With little room, answers are not taken at once.
+        let room = random.pick(&[1 << 20, 1 << 20, 100]);
+
+        let seen = Arc::default();
+        let (client, server) = tokio::io::duplex(room);
+        let service = {
+            let seen = Arc::clone(&seen);
+            tower::service_fn(move |request: Request<_>| answer(Arc::clone(&seen), request))
+        };
+        tokio::spawn(manager.serve_connection(server, None, service));
+        let got = ask(client, &bytes, piece).await;
+
+        let seen_by_hyper = Arc::default();
+        let (client, server) = tokio::io::duplex(room);
+        let service = {
+            let seen = Arc::clone(&seen_by_hyper);
+            hyper::service::service_fn(move |request| answer(Arc::clone(&seen), request))
+        };
+        let connection = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(server), service);
+        tokio::spawn(connection.with_upgrades());
+        let expected = ask(client, &bytes, piece).await;
+
+        let sent = String::from_utf8_lossy(&bytes);
+        assert_eq!(got, expected, "seed {seed}, pieces of {piece}: {sent}");
+        assert_eq!(
+            *seen.lock().expect("not poisoned"),
+            *seen_by_hyper.lock().expect("not poisoned"),
+            "seed {seed}, pieces of {piece}: {sent}"
+        );
+        answered += got.matches("HTTP/1.1 ").count();
+    }
+    assert!(answered > 4000, "{answered}");
+    assert_eq!(manager.stats().requests_in_flight, 0);
+}
+
+/// hyper would take the end for a client that is gone.
+#[tokio::test]
+async fn a_request_that_comes_with_the_end_of_the_client_is_answered() {
+    let manager = ConnectionManager::builder().build().expect("valid");
+    let (mut client, server) = tokio::io::duplex(1 << 16);
+    client
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .expect("writes");
+    client.shutdown().await.expect("half-closes");
+    let hello = tower::service_fn(async |_: Request<_>| {
+        Ok::<_, io::Error>(Response::new("hello".to_owned()))
+    });
+    tokio::spawn(manager.serve_connection(server, None, hello));
+    let mut got = String::new();
+    client.read_to_string(&mut got).await.expect("an end");
+    assert!(got.ends_with("\r\n\r\nhello"), "{got}");
+}
