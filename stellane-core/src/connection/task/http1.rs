@@ -94,9 +94,7 @@ impl<S: HttpService> Task<S> {
                     // Parked first, it is closed only if no byte is there.
                     return self.park(cx, Some(reason));
                 }
-                self.spared_from = Some(reason);
-                self.entry.retire.store(true, Relaxed);
-                self.entry.forget_command();
+                self.spare(reason);
                 Step::Wait
             }
             // Of several polls that are due, this one may have come before the client's bytes were seen.
@@ -109,6 +107,13 @@ impl<S: HttpService> Task<S> {
             }
             Command::Close(reason) => Step::End(reason),
         }
+    }
+
+    /// A connection in use is closed after its next answer.
+    pub(super) fn spare(&mut self, reason: CloseReason) {
+        self.spared_from = Some(reason);
+        self.entry.retire.store(true, Relaxed);
+        self.entry.forget_command();
     }
 
     /// Takes an idle connection apart, to park it or to close it for a reason.

@@ -24,24 +24,63 @@ use crate::connection::{
 
 /// An HTTP/1 connection that hyper knows nothing of, with [simple](simple) requests so far.
 pub(super) struct Simple<S: HttpService> {
-    pub(super) io: Io,
+    io: Io,
     adapter: Adapter<S>,
+    under_way: Option<UnderWay<S>>,
     /// Where the body of an answer is read.
     body: Pin<Box<Option<OpenBody<S::ResBody>>>>,
     /// A map of headers, used again for the next request.
     headers: HeaderMap,
 }
 
-/// What became of the bytes that were read.
+/// A request that has no answer yet.
+struct UnderWay<S: HttpService> {
+    /// Its head, and what was read with it.
+    bytes: Bytes,
+    head: usize,
+    answer: ResponseFuture<S>,
+    /// What was read since.
+    ahead: Bytes,
+}
+
+/// What became of what was read.
 enum Outcome<S: HttpService> {
-    /// All requests in them are answered.
+    /// All requests are answered.
     Answered,
-    /// The first of these bytes begin a request that is hyper's, or nothing does and the socket takes no more of the
-    /// answers.
+    /// One has to wait for its answer.
+    Waits,
+    /// The first of these bytes begin a request that is hyper's; or there are none, and the socket does not take all
+    /// of the answers.
     Left(Bytes),
     /// They begin with a request whose answer is hyper's to send.
     Begun(Bytes, ResponseFuture<S>),
     Failed,
+}
+
+impl<S: HttpService> UnderWay<S> {
+    /// Whether the answer is there.
+    fn settle(&mut self, cx: &mut Context<'_>) -> bool {
+        if let ResponseFuture::Pending { .. } = &self.answer {
+            let Poll::Ready(answer) = Pin::new(&mut self.answer).poll(cx) else {
+                return false;
+            };
+            self.answer = ResponseFuture::Done(Some(answer));
+        }
+        true
+    }
+
+    /// Whether nothing was read behind it.
+    fn is_last(&self) -> bool {
+        self.ahead.is_empty() && self.bytes.len() == self.head
+    }
+
+    fn into_unread(self) -> (Bytes, ResponseFuture<S>) {
+        let bytes = match self.ahead.is_empty() {
+            true => self.bytes,
+            false => [&self.bytes[..], &self.ahead[..]].concat().into(),
+        };
+        (bytes, self.answer)
+    }
 }
 
 impl<S: HttpService> Simple<S> {
@@ -49,6 +88,7 @@ impl<S: HttpService> Simple<S> {
         Self {
             io,
             adapter,
+            under_way: None,
             body: Box::pin(None),
             headers: HeaderMap::new(),
         }
@@ -65,7 +105,7 @@ impl<S: HttpService> Simple<S> {
             .map_ok(|()| simple::share(read.filled()))
     }
 
-    /// Answers the simple requests at the beginning of `bytes`.
+    /// Answers the request under way, and the simple ones at the beginning of `bytes`.
     fn answer(&mut self, cx: &mut Context<'_>, bytes: Bytes, shared: &Shared) -> Outcome<S> {
         let mut out = simple::take_buffer();
         let outcome = self.answer_into(cx, bytes, shared, &mut out);
@@ -76,9 +116,9 @@ impl<S: HttpService> Simple<S> {
         };
         simple::give_back(out);
         match (sent, outcome) {
-            (Ok(true), outcome) => outcome,
             (Ok(false), Outcome::Answered) => Outcome::Left(Bytes::new()),
-            (Ok(false), outcome) => outcome,
+            (Ok(false), Outcome::Waits) => self.begun(),
+            (Ok(_), outcome) => outcome,
             (Err(_), _) => Outcome::Failed,
         }
     }
@@ -90,31 +130,66 @@ impl<S: HttpService> Simple<S> {
         shared: &Shared,
         out: &mut Vec<u8>,
     ) -> Outcome<S> {
-        while !bytes.is_empty() {
-            let max_head = shared.config.max_head_bytes;
-            let parsed = simple::request::parse(&bytes, max_head, &mut self.headers);
-            let Some((request, length)) = parsed else {
-                return Outcome::Left(bytes);
+        // Polled where it lies: it is large to move.
+        if let Some(under_way) = &mut self.under_way
+            && !under_way.settle(cx)
+        {
+            return Outcome::Waits;
+        }
+        loop {
+            let mut under_way = match self.under_way.take() {
+                Some(under_way) => under_way,
+                None if bytes.is_empty() => return Outcome::Answered,
+                None => {
+                    let max_head = shared.config.max_head_bytes;
+                    let parsed = simple::request::parse(&bytes, max_head, &mut self.headers);
+                    let Some((request, head)) = parsed else {
+                        return Outcome::Left(bytes);
+                    };
+                    UnderWay {
+                        bytes,
+                        head,
+                        answer: self.adapter.answer(request),
+                        ahead: Bytes::new(),
+                    }
+                }
             };
-            let mut answer = self.adapter.answer(request);
+            if !under_way.settle(cx) {
+                self.under_way = Some(under_way);
+                return Outcome::Waits;
+            }
             let begun = out.len();
-            if !self.write(cx, &mut answer, out) {
+            if !self.write(cx, &mut under_way.answer, out) {
                 out.truncate(begun);
+                let (bytes, answer) = under_way.into_unread();
                 return Outcome::Begun(bytes, answer);
             }
-            bytes.advance(length);
+            bytes = under_way.bytes;
+            bytes.advance(under_way.head);
+            if bytes.is_empty() {
+                bytes = under_way.ahead;
+            }
             if out.len() > MAX_HELD && !bytes.is_empty() {
-                match self.io.send(cx, out) {
-                    Ok(true) => out.clear(),
-                    Ok(false) => {
-                        out.clear();
-                        return Outcome::Left(bytes);
-                    }
+                let sent = self.io.send(cx, out);
+                out.clear();
+                match sent {
+                    Ok(true) => {}
+                    Ok(false) => return Outcome::Left(bytes),
                     Err(_) => return Outcome::Failed,
                 }
             }
         }
-        Outcome::Answered
+    }
+
+    /// Leaves the request under way to hyper.
+    fn begun(&mut self) -> Outcome<S> {
+        match self.under_way.take() {
+            Some(under_way) => {
+                let (bytes, answer) = under_way.into_unread();
+                Outcome::Begun(bytes, answer)
+            }
+            None => Outcome::Left(Bytes::new()),
+        }
     }
 
     /// Writes an answer if it is simple, and otherwise leaves it as it was.
@@ -183,50 +258,83 @@ fn into_data<D, E>(frame: Result<Frame<D>, E>) -> Result<D, Result<Frame<D>, E>>
 
 impl<S: HttpService> Task<S> {
     pub(super) fn poll_simple(&mut self, cx: &mut Context<'_>) -> Step {
+        let mut bytes = Bytes::new();
         loop {
             let Stage::Simple(simple) = &mut self.stage else {
                 return Step::Again;
             };
-            let bytes = match simple.poll_bytes(cx) {
-                Poll::Pending => return self.rest(),
-                Poll::Ready(Ok(bytes)) if bytes.is_empty() => {
-                    return Step::End(self.finished(Ok(())));
+            if simple.under_way.is_some() || !bytes.is_empty() {
+                let bytes = mem::take(&mut bytes);
+                let shared = &self.served.shared;
+                let (outcome, open_bodies) = body::observe(0, || simple.answer(cx, bytes, shared));
+                match outcome {
+                    Outcome::Answered | Outcome::Waits => {}
+                    Outcome::Left(bytes) => return self.go_over(bytes, None, open_bodies),
+                    Outcome::Begun(bytes, answer) => {
+                        return self.go_over(bytes, Some(answer), open_bodies);
+                    }
+                    Outcome::Failed => return Step::End(CloseReason::IoError),
                 }
-                Poll::Ready(Ok(bytes)) => bytes,
+            }
+
+            let waits = match &simple.under_way {
+                // No more is read than what belongs together: it is the client that waits.
+                Some(under_way) if !under_way.is_last() => return self.wait_for_answer(),
+                Some(_) => true,
+                None => false,
+            };
+            match simple.poll_bytes(cx) {
+                Poll::Pending if waits => return self.wait_for_answer(),
+                Poll::Pending => return self.wait_for_request(),
+                Poll::Ready(Ok(read)) if !read.is_empty() => match &mut simple.under_way {
+                    Some(under_way) => under_way.ahead = read,
+                    None => bytes = read,
+                },
+                // The client is gone, and nobody waits for the answer.
+                Poll::Ready(_) if waits => return Step::End(CloseReason::IoError),
+                Poll::Ready(Ok(_)) => return Step::End(self.finished(Ok(()))),
                 // TLS without its goodbye.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Step::End(CloseReason::ClientClosed);
                 }
                 Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
-            };
-            let shared = &self.served.shared;
-            let (outcome, open_bodies) = body::observe(0, || simple.answer(cx, bytes, shared));
-            match outcome {
-                Outcome::Answered => {}
-                Outcome::Left(bytes) => return self.go_over(bytes, None, open_bodies),
-                Outcome::Begun(bytes, answer) => {
-                    return self.go_over(bytes, Some(answer), open_bodies);
-                }
-                Outcome::Failed => return Step::End(CloseReason::IoError),
             }
         }
     }
 
     /// Every request is answered, and no byte of another is there.
-    fn rest(&mut self) -> Step {
-        self.entry
-            .enter(ConnectionState::Idle, self.served.shared.clock.now());
+    fn wait_for_request(&mut self) -> Step {
+        let now = self.served.shared.clock.now();
+        self.entry.enter(ConnectionState::Idle, now);
         match self.entry.take_command() {
             Command::None => Step::Wait,
             Command::Park => self.put_away_simple(None),
             // Parked first, it is closed only if no byte is there.
             Command::Close(reason) if reason.spares_use() => self.put_away_simple(Some(reason)),
-            // The client was faster.
-            Command::Close(CloseReason::HeadTimeout | CloseReason::SlowBody) => {
+            Command::Close(reason) => self.close_simple(reason),
+        }
+    }
+
+    /// A handler is at work.
+    fn wait_for_answer(&mut self) -> Step {
+        match self.entry.take_command() {
+            Command::None | Command::Park => Step::Wait,
+            Command::Close(reason) if reason.spares_use() => {
+                self.spare(reason);
+                Step::Wait
+            }
+            Command::Close(reason) => self.close_simple(reason),
+        }
+    }
+
+    fn close_simple(&mut self, reason: CloseReason) -> Step {
+        match reason {
+            // The whole request came in that moment.
+            CloseReason::HeadTimeout | CloseReason::SlowBody => {
                 self.entry.forget_command();
                 Step::Wait
             }
-            Command::Close(reason) => Step::End(reason),
+            reason => Step::End(reason),
         }
     }
 
