@@ -6,7 +6,10 @@ use std::{
     collections::VecDeque,
     io,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -330,4 +333,61 @@ async fn a_request_that_comes_with_the_end_of_the_client_is_answered() {
     let mut got = String::new();
     client.read_to_string(&mut got).await.expect("an end");
     assert!(got.ends_with("\r\n\r\nhello"), "{got}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_taken_slowly_is_whole_though_the_next_one_fails() {
+    let manager = ConnectionManager::builder().build().expect("valid");
+    let (client, server) = tokio::io::duplex(50);
+    let service = tower::service_fn(async |request: Request<_>| {
+        if request.uri() == "/broken" {
+            return Err(io::Error::other("no answer"));
+        }
+        Ok(Response::new("whole".repeat(100)))
+    });
+    tokio::spawn(manager.serve_connection(server, None, service));
+    let requests = "GET / HTTP/1.1\r\nhost: x\r\n\r\nGET /broken HTTP/1.1\r\nhost: x\r\n\r\n";
+    let got = ask(client, requests.as_bytes(), usize::MAX).await;
+    assert!(got.ends_with(&"whole".repeat(100)), "{got}");
+}
+
+#[tokio::test]
+async fn who_sends_many_requests_at_once_leaves_others_their_turn() {
+    const REQUESTS: usize = 1000;
+    let manager = ConnectionManager::builder().build().expect("valid");
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let answered = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&answered);
+    let hello = tower::service_fn(move |_: Request<_>| {
+        counted.fetch_add(1, Relaxed);
+        std::future::ready(Ok::<_, io::Error>(Response::new(String::new())))
+    });
+    tokio::spawn(manager.serve_connection(server, None, hello));
+    let requests = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(REQUESTS);
+    client.write_all(&requests).await.expect("writes");
+    let other = tokio::spawn(async move {
+        let (mut before, mut most) = (0, 0);
+        while before < REQUESTS {
+            one_turn().await;
+            let now = answered.load(Relaxed);
+            most = most.max(now - before);
+            before = now;
+        }
+        most
+    });
+    let most = other.await.expect("no panic");
+    assert!(most <= 100, "{most} in one turn");
+}
+
+/// Unlike tokio's `yield_now`, does not wait for the sockets to be looked at.
+async fn one_turn() {
+    let mut over = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut over, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -469,6 +469,10 @@ impl AsyncRead for Io {
                 return Poll::Pending;
             }
         } else {
+            // No request is begun before the answers to those before it are sent.
+            if !this.held.is_empty() {
+                ready!(this.poll_send_held(cx))?;
+            }
             let n = this.rewind.len().min(buffer.remaining());
             buffer.put_slice(&this.rewind.split_to(n));
         }

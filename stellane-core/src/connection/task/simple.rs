@@ -33,6 +33,9 @@ pub(super) struct Simple<S: HttpService> {
     headers: HeaderMap,
 }
 
+/// How many requests are answered before others on the thread have their turn.
+const TURN: usize = 32;
+
 /// A request that has no answer yet.
 struct UnderWay<S: HttpService> {
     /// Its head, and what was read with it.
@@ -52,6 +55,8 @@ enum Outcome<S: HttpService> {
     /// The first of these bytes begin a request that is hyper's; or there are none, and the socket does not take all
     /// of the answers.
     Left(Bytes),
+    /// Others are to have their turn before these.
+    Enough(Bytes),
     /// They begin with a request whose answer is hyper's to send.
     Begun(Bytes, ResponseFuture<S>),
     Failed,
@@ -105,10 +110,16 @@ impl<S: HttpService> Simple<S> {
             .map_ok(|()| simple::share(read.filled()))
     }
 
-    /// Answers the request under way, and the simple ones at the beginning of `bytes`.
-    fn answer(&mut self, cx: &mut Context<'_>, bytes: Bytes, shared: &Shared) -> Outcome<S> {
+    /// Answers the request under way, and the simple ones at the beginning of `bytes`; not more than `left`.
+    fn answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: Bytes,
+        left: &mut usize,
+        shared: &Shared,
+    ) -> Outcome<S> {
         let mut out = simple::take_buffer();
-        let outcome = self.answer_into(cx, bytes, shared, &mut out);
+        let outcome = self.answer_into(cx, bytes, left, shared, &mut out);
         let sent = if out.is_empty() {
             Ok(true)
         } else {
@@ -117,6 +128,7 @@ impl<S: HttpService> Simple<S> {
         simple::give_back(out);
         match (sent, outcome) {
             (Ok(false), Outcome::Answered) => Outcome::Left(Bytes::new()),
+            (Ok(false), Outcome::Enough(bytes)) => Outcome::Left(bytes),
             (Ok(false), Outcome::Waits) => self.begun(),
             (Ok(_), outcome) => outcome,
             (Err(_), _) => Outcome::Failed,
@@ -127,6 +139,7 @@ impl<S: HttpService> Simple<S> {
         &mut self,
         cx: &mut Context<'_>,
         mut bytes: Bytes,
+        left: &mut usize,
         shared: &Shared,
         out: &mut Vec<u8>,
     ) -> Outcome<S> {
@@ -140,6 +153,7 @@ impl<S: HttpService> Simple<S> {
             let mut under_way = match self.under_way.take() {
                 Some(under_way) => under_way,
                 None if bytes.is_empty() => return Outcome::Answered,
+                None if *left == 0 => return Outcome::Enough(bytes),
                 None => {
                     let max_head = shared.config.max_head_bytes;
                     let parsed = simple::request::parse(&bytes, max_head, &mut self.headers);
@@ -164,6 +178,7 @@ impl<S: HttpService> Simple<S> {
                 let (bytes, answer) = under_way.into_unread();
                 return Outcome::Begun(bytes, answer);
             }
+            *left = left.saturating_sub(1);
             bytes = under_way.bytes;
             bytes.advance(under_way.head);
             if bytes.is_empty() {
@@ -259,6 +274,7 @@ fn into_data<D, E>(frame: Result<Frame<D>, E>) -> Result<D, Result<Frame<D>, E>>
 impl<S: HttpService> Task<S> {
     pub(super) fn poll_simple(&mut self, cx: &mut Context<'_>) -> Step {
         let mut bytes = Bytes::new();
+        let mut left = TURN;
         loop {
             let Stage::Simple(simple) = &mut self.stage else {
                 return Step::Again;
@@ -266,9 +282,19 @@ impl<S: HttpService> Task<S> {
             if simple.under_way.is_some() || !bytes.is_empty() {
                 let bytes = mem::take(&mut bytes);
                 let shared = &self.served.shared;
-                let (outcome, open_bodies) = body::observe(0, || simple.answer(cx, bytes, shared));
+                let (outcome, open_bodies) =
+                    body::observe(0, || simple.answer(cx, bytes, &mut left, shared));
                 match outcome {
+                    Outcome::Answered if left == 0 => {
+                        cx.waker().wake_by_ref();
+                        return Step::Wait;
+                    }
                     Outcome::Answered | Outcome::Waits => {}
+                    Outcome::Enough(bytes) => {
+                        simple.io.rewind = bytes;
+                        cx.waker().wake_by_ref();
+                        return Step::Wait;
+                    }
                     Outcome::Left(bytes) => return self.go_over(bytes, None, open_bodies),
                     Outcome::Begun(bytes, answer) => {
                         return self.go_over(bytes, Some(answer), open_bodies);
