@@ -169,7 +169,7 @@ impl Shared {
         };
         let shard = &self.shards[usize::from(at)];
         let (queued, class) = (task.metadata().queued, task.metadata().class);
-        let alone = shard.is_empty();
+        let ahead = shard.len();
         shard.push(task);
         // So that those whose callers have left do not pile up beyond the bound.
         let dead = shard.dead.load(Relaxed);
@@ -180,8 +180,8 @@ impl Shared {
             self.give_up(swept);
         }
         // Read before the announcement, which may make a sleeper one that looks.
-        let soon = alone && self.short(class) && self.idle.searching() > 0;
-        self.announce(shard.len());
+        let soon = ahead == 0 && self.short(class) && self.idle.searching() > 0;
+        self.announce(ahead + 1);
         if self.phase() == Phase::Closed {
             self.close_shard(shard);
         }
