@@ -190,6 +190,25 @@ fn all_workers_run_the_jobs_of_one_thread() {
     }
 }
 
+/// Workers tell of tiny jobs by the handful that they no longer wait: never of too few, and never too late to count.
+#[test]
+fn tiny_jobs_that_have_ended_take_no_room() {
+    const WAIT: usize = 496;
+    for workers in [1, 2] {
+        let mut config = config(workers);
+        config.queue_size = 512;
+        let builder = WorkerPool::builder().config(config);
+        let pool = builder.build().expect("valid");
+        for _ in 0..JOBS / 60 {
+            let jobs: Vec<_> = (0..WAIT).map(|i| pool.spawn_blocking(move || i)).collect();
+            for (i, job) in jobs.into_iter().enumerate() {
+                assert_eq!(block_on(job), Ok(i));
+            }
+            assert_eq!(pool.stats().queue_depth, 0);
+        }
+    }
+}
+
 /// Thousands may wait, and what holds them holds their handles.
 #[test]
 fn the_handle_of_a_job_is_two_words() {

@@ -14,13 +14,13 @@ use std::{
 };
 
 use async_task::Builder;
-use tokio::runtime::Handle;
 
 use super::{
     Job,
     glance::SHORT,
     job::{Meta, Stage},
     local::Run,
+    origin::Origin,
     shared::{Phase, Shard, Shared, Task},
 };
 
@@ -54,7 +54,7 @@ impl Shared {
             Err(why) => return Job::refused(why),
         };
         let meta = Meta {
-            shared: Arc::clone(self),
+            origin: Origin::here(self),
             queued,
             expires,
             late: if expires < options.deadline {
@@ -65,14 +65,13 @@ impl Shared {
             class: options.class,
             shard,
             stage: AtomicU8::new(Stage::Waiting as u8),
-            runtime: Handle::try_current().ok(),
         };
         let (task, handle) = Builder::new()
             .metadata(meta)
             .spawn(move |_| Run::new(future), resume);
         let soon = self.place(task, shard);
         let glances = if soon { self.glances.grant() } else { 0 };
-        Job::accepted(handle, glances)
+        Job::accepted(handle, glances, self.burst.enabled())
     }
 
     /// Counts a job as waiting: in which shard, since when, and until when.
@@ -87,7 +86,7 @@ impl Shared {
             self.refused.fetch_add(1, Relaxed);
             return Err(Stage::Expired);
         }
-        let ahead = self.queued.fetch_add(1, SeqCst);
+        let accepted = self.accepted.fetch_add(1, SeqCst);
         if nested {
             // Part of work that was admitted: refusing it could block what makes room.
             return Ok((None, now.unwrap_or_else(|| self.clock.now()), deadline));
@@ -95,6 +94,7 @@ impl Shared {
         let at = self.home();
         let shard = &self.shards[usize::from(at)];
         let bound = self.limits.queue.load(Relaxed);
+        let ahead = accepted.saturating_sub(self.departed.load(SeqCst)) as usize;
         if ahead < bound {
             let queued = shard.arrival(now, &self.clock, now.is_none() && self.short(class));
             return Ok((Some(at), queued, deadline));
@@ -106,7 +106,7 @@ impl Shared {
         if self.make_room(shard, class, now) {
             return Ok((Some(at), now, deadline));
         }
-        self.queued.fetch_sub(1, SeqCst);
+        self.accepted.fetch_sub(1, SeqCst);
         self.left[Stage::Full as usize].fetch_add(1, Relaxed);
         self.refused.fetch_add(1, Relaxed);
         Err(Stage::Full)
@@ -169,7 +169,7 @@ impl Shared {
         };
         let shard = &self.shards[usize::from(at)];
         let (queued, class) = (task.metadata().queued, task.metadata().class);
-        let alone = shard.is_empty();
+        let ahead = shard.len();
         shard.push(task);
         // So that those whose callers have left do not pile up beyond the bound.
         let dead = shard.dead.load(Relaxed);
@@ -180,8 +180,8 @@ impl Shared {
             self.give_up(swept);
         }
         // Read before the announcement, which may make a sleeper one that looks.
-        let soon = alone && self.short(class) && self.idle.searching() > 0;
-        self.announce();
+        let soon = ahead == 0 && self.short(class) && self.idle.searching() > 0;
+        self.announce(ahead + 1);
         if self.phase() == Phase::Closed {
             self.close_shard(shard);
         }
@@ -193,37 +193,42 @@ impl Shared {
         (1..=SHORT).contains(&self.classes.mean_run(usize::from(class)))
     }
 
-    /// Work was published.
-    pub(super) fn announce(&self) {
+    /// Work was published, in a place where so much of it waits.
+    pub(super) fn announce(&self, there: usize) {
+        const HANDFUL: usize = 16;
         self.idle.notify();
-        let waiting = self.queued.load(Relaxed);
-        let workers = self.limits.workers.load(Relaxed);
-        let crowded = waiting > 2 * workers && workers < self.limits.max.load(Relaxed);
-        self.watch
-            .tell(crowded && self.idle.asleep() == 0 && waiting % 8 == 1);
+        if self.idle.asleep() > 0 {
+            // Who was woken has no CPU yet, or cannot keep up.
+            if there > HANDFUL * self.idle.searching() {
+                self.idle.wake_another();
+            }
+        } else if there % 8 == 1 {
+            let workers = self.limits.workers.load(Relaxed);
+            let more = workers < self.limits.max.load(Relaxed);
+            self.watch.tell(more && self.waiting() > 2 * workers);
+        }
         self.watch.tell(false);
     }
 }
 
 /// A job was woken, or was submitted by another: it goes to the worker that did it, or to all.
 fn resume(task: Task) {
-    let shared = Arc::clone(&task.metadata().shared);
+    let shared = Arc::clone(&task.metadata().origin.shared);
     let mut task = Some(task);
-    let local = shared.on_worker(|local| {
+    let there = shared.on_worker(|local| {
         if let Some(task) = task.take() {
             local.deque.push(task);
         }
+        local.deque.len()
     });
-    if local.is_none()
-        && let Some(task) = task.take()
-    {
+    if let Some(task) = task.take() {
         shared.resumed.push(task);
         fence(SeqCst);
         if shared.phase() == Phase::Closed {
             shared.close_resumed();
         }
     }
-    shared.announce();
+    shared.announce(there.unwrap_or_else(|| shared.resumed.len()));
 }
 
 /// One of a sequence that is random enough to place jobs.

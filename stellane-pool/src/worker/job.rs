@@ -7,27 +7,25 @@ use std::{
         Arc,
         atomic::{
             AtomicU8,
-            Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
+            Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
     task::{Context, Poll, ready},
 };
-
-use tokio::runtime::{self, Handle};
 
 use super::{
     burst::later,
     glance::{glance, poll_again},
     histogram::bump,
     local::Slot,
-    shared::Shared,
+    origin::Origin,
 };
 
 /// What the pool knows of a job, beside its future. Small, as all of a job is: thousands may wait, and each crosses
 /// from one CPU to the other and back.
 #[derive(Debug)]
 pub(super) struct Meta {
-    pub(super) shared: Arc<Shared>,
+    pub(super) origin: Arc<Origin>,
     pub(super) queued: u64,
     /// When it is no longer to be run; `u64::MAX` is never.
     pub(super) expires: u64,
@@ -37,8 +35,6 @@ pub(super) struct Meta {
     /// The shard it waits in; none for jobs that jobs submit.
     pub(super) shard: Option<u8>,
     pub(super) stage: AtomicU8,
-    /// Whose timers and sockets it has; entered by the worker, for as many jobs in a row as have the same.
-    pub(super) runtime: Option<Handle>,
 }
 
 /// A job leaves its queue once: it begins, or one of the others happens to it.
@@ -71,7 +67,7 @@ impl Meta {
     pub(super) fn leave(&self, to: Stage) -> bool {
         let left = self.change(to);
         if left {
-            self.shared.left(to);
+            self.origin.shared.left(to);
         }
         left
     }
@@ -80,9 +76,7 @@ impl Meta {
     pub(super) fn begin(&self, slot: &Slot) -> bool {
         let begins = self.change(Stage::Begun);
         if begins {
-            // In this order: see `Shared::arrived`.
             bump(&slot.begun, 1);
-            self.shared.queued.fetch_sub(1, SeqCst);
         }
         begins
     }
@@ -92,10 +86,6 @@ impl Meta {
         self.stage
             .compare_exchange(waiting, to as u8, AcqRel, Acquire)
             .is_ok()
-    }
-
-    pub(super) fn runtime_id(&self) -> Option<runtime::Id> {
-        self.runtime.as_ref().map(Handle::id)
     }
 
     pub(super) fn is(&self, stage: Stage) -> bool {
@@ -113,6 +103,8 @@ enum State<T> {
         task: async_task::Task<Result<T, JobError>, Meta>,
         /// How often it looks for the result before it has itself woken.
         glances: u8,
+        /// Its caller is woken together with others.
+        together: bool,
     },
     Refused(Stage),
     Done,
@@ -122,8 +114,13 @@ impl<T> Job<T> {
     pub(super) const fn accepted(
         task: async_task::Task<Result<T, JobError>, Meta>,
         glances: u8,
+        together: bool,
     ) -> Self {
-        Self(State::Accepted { task, glances })
+        Self(State::Accepted {
+            task,
+            glances,
+            together,
+        })
     }
 
     pub(super) const fn refused(why: Stage) -> Self {
@@ -136,17 +133,21 @@ impl<T> Future for Job<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = match &mut self.0 {
-            State::Accepted { task, glances } => {
+            State::Accepted {
+                task,
+                glances,
+                together,
+            } => {
                 if *glances > 0 && !glance(|| task.is_finished()) {
                     *glances -= 1;
                     if *glances > 0 {
                         poll_again(cx);
                         return Poll::Pending;
                     }
-                    task.metadata().shared.glances.failed();
+                    task.metadata().origin.shared.glances.failed();
                 }
-                let shared = &task.metadata().shared;
-                if shared.burst.enabled() {
+                if *together {
+                    let shared = &task.metadata().origin.shared;
                     shared.burst.deliver();
                     let later = later(shared, cx.waker());
                     ready!(Pin::new(task).poll(&mut Context::from_waker(&later)))
@@ -167,9 +168,9 @@ impl<T> Drop for Job<T> {
         if let State::Accepted { task, .. } = &self.0 {
             let meta = task.metadata();
             if meta.leave(Stage::Cancelled) {
-                meta.shared.cancelled_in(meta.shard);
+                meta.origin.shared.cancelled_in(meta.shard);
             } else if meta.is(Stage::Begun) && !task.is_finished() {
-                meta.shared.cancelled.fetch_add(1, Relaxed);
+                meta.origin.shared.cancelled.fetch_add(1, Relaxed);
             }
         }
     }

@@ -82,6 +82,8 @@ pub(super) struct Local {
     pub(super) now: Cell<u64>,
     /// Polls since then.
     pub(super) unsettled: Cell<u64>,
+    /// Jobs that have begun, of which those who submit have not been told.
+    pub(super) untold: Cell<u64>,
     /// It counts as one that looks for work.
     searching: Cell<bool>,
     random: Cell<u32>,
@@ -135,6 +137,7 @@ impl Local {
             ticks: Cell::new(0),
             now: Cell::new(0),
             unsettled: Cell::new(0),
+            untold: Cell::new(0),
             searching: Cell::new(false),
             random: Cell::new(index as u32 + 1),
             outcome: Cell::default(),

@@ -45,6 +45,7 @@ mod idle;
 mod job;
 mod layer;
 mod local;
+mod origin;
 mod placement;
 mod pool;
 mod queue;

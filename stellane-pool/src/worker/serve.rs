@@ -221,6 +221,10 @@ impl Shared {
                 self.discard(task, Stage::Cancelled);
                 return;
             }
+            local.untold.set(local.untold.get() + 1);
+            if !self.may_wait(local, class) || !self.roomy() {
+                self.tell(local);
+            }
             slot.wait.record(now.saturating_sub(meta.queued));
             self.classes.begins(class);
         }
@@ -253,6 +257,21 @@ impl Shared {
             && !self.clock.is_virtual()
     }
 
+    /// Whether those who submit may learn late that some jobs of a handful no longer wait: together less than a
+    /// sixteenth of what may.
+    fn roomy(&self) -> bool {
+        let limits = &self.limits;
+        limits.queue.load(Relaxed) >= 256 * limits.workers.load(Relaxed)
+    }
+
+    /// Those that have begun no longer wait.
+    fn tell(&self, local: &Local) {
+        let begun = local.untold.take();
+        if begun > 0 {
+            self.departed.fetch_add(begun, SeqCst);
+        }
+    }
+
     /// Nothing is left in hand, or a pause is to come: ends what was put off.
     pub(super) fn rest(&self, local: &Local) {
         self.settle(local);
@@ -278,6 +297,7 @@ impl Shared {
         let ended = self.clock.now();
         let ran = ended.saturating_sub(local.now.replace(ended));
         slot.polling_since.store(0, Relaxed);
+        self.tell(local);
         #[cfg(feature = "sim")]
         let ran = ran
             + if self.clock.is_virtual() {

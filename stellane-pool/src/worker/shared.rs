@@ -36,8 +36,10 @@ pub(super) struct Shared {
     /// Jobs that were woken by another thread than a worker.
     pub(super) resumed: Injector<Task>,
     pub(super) idle: Idle,
-    /// Jobs that wait, without those whose caller has left.
-    pub(super) queued: CachePadded<AtomicUsize>,
+    /// Jobs that came in; those who submit write it.
+    pub(super) accepted: CachePadded<AtomicU64>,
+    /// Of those, jobs that no longer wait; workers write it, for some tiny ones together.
+    pub(super) departed: CachePadded<AtomicU64>,
     pub(super) limits: Limits,
     pub(super) classes: Classes,
     pub(super) slots: Mutex<Vec<Arc<Slot>>>,
@@ -150,7 +152,8 @@ impl Shared {
             shards: (0..shards).map(|_| shard()).collect(),
             resumed: Injector::new(),
             idle: Idle::default(),
-            queued: CachePadded::new(AtomicUsize::new(0)),
+            accepted: CachePadded::default(),
+            departed: CachePadded::default(),
             limits,
             classes: Classes::default(),
             slots: Mutex::default(),
@@ -227,9 +230,8 @@ impl Shared {
 
     /// Called once for every job that was counted as waiting and does not begin.
     pub(super) fn left(&self, stage: Stage) {
-        // In this order: see `arrived`.
         self.left[stage as usize].fetch_add(1, Relaxed);
-        self.queued.fetch_sub(1, SeqCst);
+        self.departed.fetch_add(1, SeqCst);
     }
 
     /// Drops the future without running it, and tells the caller why.
@@ -314,28 +316,35 @@ impl Shared {
         if self.phase() == Phase::Closed {
             self.close_resumed();
         }
-        self.announce();
+        self.announce(self.resumed.len());
     }
 
     // Figures.
 
+    /// Jobs that wait, without those whose caller has left.
     pub(super) fn queued(&self) -> usize {
-        self.queued.load(Relaxed)
+        // In this order: those that leave meanwhile are still counted.
+        let left: u64 = self.left.iter().map(|left| left.load(SeqCst)).sum();
+        let refused = self.refused.load(SeqCst);
+        let slots = self.slots();
+        let begun: u64 = slots.iter().map(|slot| slot.begun.load(SeqCst)).sum();
+        let gone = begun + left.saturating_sub(refused);
+        self.accepted.load(SeqCst).saturating_sub(gone) as usize
+    }
+
+    /// The same in haste: some tiny jobs may have begun already.
+    pub(super) fn waiting(&self) -> usize {
+        let departed = self.departed.load(Relaxed);
+        self.accepted.load(Relaxed).saturating_sub(departed) as usize
     }
 
     pub(super) fn left_as(&self, stage: Stage) -> u64 {
         self.left[stage as usize].load(Relaxed)
     }
 
-    /// Jobs accepted, and jobs refused. Those that leave their queue meanwhile may be counted twice, but none is
-    /// missed.
+    /// Jobs accepted, and jobs refused.
     pub(super) fn arrived(&self) -> (u64, u64) {
-        let refused = self.refused.load(SeqCst);
-        let waiting = self.queued.load(SeqCst) as u64;
-        let left: u64 = self.left.iter().map(|left| left.load(Relaxed)).sum();
-        let slots = self.slots();
-        let begun: u64 = slots.iter().map(|slot| slot.begun.load(Relaxed)).sum();
-        ((waiting + begun + left).saturating_sub(refused), refused)
+        (self.accepted.load(SeqCst), self.refused.load(SeqCst))
     }
 
     /// Futures that have not been dropped yet.

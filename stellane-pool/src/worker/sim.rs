@@ -179,7 +179,7 @@ impl VirtualPool {
         };
         local.found();
         TAKEN.set(0);
-        let runtime = task.metadata().runtime.clone();
+        let runtime = task.metadata().origin.runtime.clone();
         let _entered = runtime.as_ref().map(Handle::enter);
         // The poll's time is charged in advance; its end is when the clock gets there.
         local.enter(|| shared.run(local, task));

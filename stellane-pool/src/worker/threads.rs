@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::{self, Handle};
+use tokio::runtime::Handle;
 
 use super::{
     idle::Wake,
     local::Local,
+    origin::Origin,
     shared::{Phase, Shared, Task},
     watch::Watch,
 };
@@ -32,8 +33,11 @@ pub(super) struct ThreadSettings {
 const LOOKS: u32 = 8;
 
 /// How often it lets others run after that, before it sleeps: waking it costs the submitter some microseconds, and
-/// the next job is often near. Of several only one does.
+/// the next job is often near.
 const YIELDS: u32 = 16;
+
+/// The same when others look, too.
+const YIELDS_OF_MANY: u32 = 4;
 
 /// Starts the workers and the watch.
 pub(super) fn start(
@@ -131,12 +135,12 @@ fn work(local: &Local, idle_timeout: Duration) {
     let mut first = None;
     loop {
         let pause = {
-            let runtime = first
+            let origin = first
                 .as_ref()
-                .and_then(|task: &Task| task.metadata().runtime.clone());
+                .map(|task: &Task| Arc::clone(&task.metadata().origin));
+            let runtime = origin.as_ref().and_then(|origin| origin.runtime.clone());
             let _entered = runtime.as_ref().map(Handle::enter);
-            let id = runtime.as_ref().map(Handle::id);
-            run_jobs(local, id, first.take())
+            run_jobs(local, origin, first.take())
         };
         match pause {
             Pause::Other(task) => first = Some(task),
@@ -156,7 +160,7 @@ fn work(local: &Local, idle_timeout: Duration) {
 }
 
 /// Runs jobs as long as there are any of that runtime, and waits a little for more.
-fn run_jobs(local: &Local, runtime: Option<runtime::Id>, first: Option<Task>) -> Pause {
+fn run_jobs(local: &Local, mut origin: Option<Arc<Origin>>, first: Option<Task>) -> Pause {
     let shared = &*local.shared;
     local.now.set(shared.clock.now());
     if let Some(task) = first {
@@ -170,9 +174,14 @@ fn run_jobs(local: &Local, runtime: Option<runtime::Id>, first: Option<Task>) ->
         }
         if let Some(task) = shared.next(local) {
             local.found();
-            if task.metadata().runtime_id() != runtime {
-                shared.rest(local);
-                return Pause::Other(task);
+            let its = &task.metadata().origin;
+            if !origin.as_ref().is_some_and(|last| Arc::ptr_eq(last, its)) {
+                let same = |last: &Arc<Origin>| last.runtime_id() == its.runtime_id();
+                if !origin.as_ref().is_some_and(same) {
+                    shared.rest(local);
+                    return Pause::Other(task);
+                }
+                origin = Some(Arc::clone(its));
             }
             shared.run(local, task);
             looks = 0;
@@ -182,10 +191,13 @@ fn run_jobs(local: &Local, runtime: Option<runtime::Id>, first: Option<Task>) ->
         local.search();
         if looks < LOOKS {
             spin_loop();
-        } else if looks < LOOKS + YIELDS && shared.idle.searching() == 1 {
-            yield_now();
         } else {
-            return Pause::Idle;
+            let alone = shared.idle.searching() == 1;
+            let yields = if alone { YIELDS } else { YIELDS_OF_MANY };
+            if looks >= LOOKS + yields {
+                return Pause::Idle;
+            }
+            yield_now();
         }
         looks += 1;
         local.now.set(shared.clock.now());
