@@ -199,7 +199,7 @@ impl Router {
                 };
                 let (parts, body) = request.into_parts();
                 let future = endpoint.call(parts, Body::new(body), matched);
-                // SAFETY: what it borrows is kept by this `Arc`, and nothing in there moves; `Running` keeps that.
+                // SAFETY: what it borrows is in this `Arc`, where nothing moves; `Running` keeps that.
                 let future = unsafe { future.forget_lifetime() };
                 RouteFuture::running(future, RouteTable(table), RouteId(route), head)
             }
@@ -269,7 +269,7 @@ fn not_found(
                 source: None,
             };
             let future = endpoint.call(parts, body, matched);
-            // SAFETY: what it borrows is kept by this `Arc`, and nothing in there moves; `Running` keeps that.
+            // SAFETY: what it borrows is in this `Arc`, where nothing moves; `Running` keeps that.
             let future = unsafe { future.forget_lifetime() };
             return RouteFuture::running(future, RouteTable(table), RouteId(route), head);
         }
