@@ -68,6 +68,7 @@ impl Gate {
         self.take(word, queued) || self.take_kept(queued)
     }
 
+    #[inline]
     fn take(&self, mut word: u64, queued: bool) -> bool {
         loop {
             let (taken, limit) = split(word);
