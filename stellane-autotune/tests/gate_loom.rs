@@ -17,12 +17,12 @@ use gate::Gate;
 #[test]
 fn threads_never_exceed_the_limit() {
     loom::model(|| {
-        let shared = Arc::new((Gate::new(1, 0), AtomicU32::new(0)));
+        let shared = Arc::new((Gate::new(1), AtomicU32::new(0)));
         let work = |(gate, inside): &(Gate, AtomicU32)| {
-            if gate.try_enter(0, false) {
+            if gate.try_enter(false) {
                 assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0);
                 inside.fetch_sub(1, Ordering::Relaxed);
-                gate.leave(0);
+                gate.leave();
             }
         };
         let threads = [(); 2].map(|()| {
@@ -47,7 +47,7 @@ struct Queue {
 fn grant(gate: &Gate, queue: &Mutex<Queue>) {
     loop {
         let mut queue = queue.lock().unwrap();
-        if queue.waiting == 0 || !gate.try_enter(0, true) {
+        if queue.waiting == 0 || !gate.try_enter(true) {
             return;
         }
         queue.waiting -= 1;
@@ -71,13 +71,13 @@ fn wait(gate: &Gate, queue: &Mutex<Queue>) {
 #[test]
 fn a_place_that_comes_back_is_never_missed_by_who_waits_for_it() {
     loom::model(|| {
-        let shared = Arc::new((Gate::new(1, 0), Mutex::new(Queue::default())));
-        assert!(shared.0.try_enter(0, false));
+        let shared = Arc::new((Gate::new(1), Mutex::new(Queue::default())));
+        assert!(shared.0.try_enter(false));
         let waiter = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || wait(&shared.0, &shared.1))
         };
-        if shared.0.leave(0) {
+        if shared.0.leave() {
             grant(&shared.0, &shared.1);
         }
         waiter.join().unwrap();
@@ -88,96 +88,17 @@ fn a_place_that_comes_back_is_never_missed_by_who_waits_for_it() {
     });
 }
 
-/// As [`loom::model`], with so few switches between threads that many steps can be tried.
-fn bounded(test: impl Fn() + Send + Sync + 'static) {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
-    model.check(test);
-}
-
-#[test]
-fn places_that_threads_keep_count_as_taken() {
-    bounded(|| {
-        let shared = Arc::new((Gate::new(2, 2), AtomicU32::new(0)));
-        let work = |(gate, inside): &(Gate, AtomicU32), thread| {
-            if gate.try_enter(thread, false) {
-                assert!(inside.fetch_add(1, Ordering::Relaxed) < 2);
-                inside.fetch_sub(1, Ordering::Relaxed);
-                gate.leave(thread);
-            }
-        };
-        // Kept.
-        work(&shared, 0);
-        let other = {
-            let shared = Arc::clone(&shared);
-            thread::spawn(move || work(&shared, 1))
-        };
-        work(&shared, 0);
-        // One that may keep nothing.
-        assert!(shared.0.try_enter(2, false));
-        other.join().unwrap();
-        assert_eq!(shared.0.load(), (1, 2));
-        assert!(shared.0.try_enter(2, false));
-        assert!(!shared.0.try_enter(2, false));
-        assert_eq!(shared.0.load(), (2, 2));
-    });
-}
-
-#[test]
-fn a_place_that_a_thread_keeps_is_never_missed_by_who_waits() {
-    bounded(|| {
-        let shared = Arc::new((Gate::new(2, 1), Mutex::new(Queue::default())));
-        assert!(shared.0.try_enter(0, false));
-        let waiter = {
-            let shared = Arc::clone(&shared);
-            thread::spawn(move || {
-                assert!(shared.0.try_enter(1, false));
-                wait(&shared.0, &shared.1);
-            })
-        };
-        if shared.0.leave(0) {
-            grant(&shared.0, &shared.1);
-        }
-        waiter.join().unwrap();
-        let queue = shared.1.lock().unwrap();
-        assert_eq!((queue.waiting, queue.granted), (0, 1));
-        assert_eq!(shared.0.load(), (2, 2));
-    });
-}
-
-#[test]
-fn a_limit_that_fell_is_not_exceeded_by_places_that_were_kept() {
-    bounded(|| {
-        let gate = Arc::new(Gate::new(4, 2));
-        for thread in [0, 1] {
-            assert!(gate.try_enter(thread, false));
-        }
-        for thread in [0, 1] {
-            gate.leave(thread);
-        }
-        assert_eq!(gate.load(), (0, 4));
-        gate.set_limit(1);
-        let other = {
-            let gate = Arc::clone(&gate);
-            thread::spawn(move || gate.try_enter(1, false))
-        };
-        let mine = gate.try_enter(0, false);
-        assert!(!(mine && other.join().unwrap()), "two in one place");
-        assert!(gate.load().0 <= 1);
-    });
-}
-
 #[test]
 fn nobody_who_comes_later_takes_the_place_of_who_waits() {
     loom::model(|| {
-        let shared = Arc::new((Gate::new(1, 0), Mutex::new(Queue::default())));
-        assert!(shared.0.try_enter(0, false));
+        let shared = Arc::new((Gate::new(1), Mutex::new(Queue::default())));
+        assert!(shared.0.try_enter(false));
         wait(&shared.0, &shared.1);
         let late = {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || shared.0.try_enter(0, false))
+            thread::spawn(move || shared.0.try_enter(false))
         };
-        assert!(shared.0.leave(0), "somebody waits");
+        assert!(shared.0.leave(), "somebody waits");
         grant(&shared.0, &shared.1);
         assert!(!late.join().unwrap());
         assert_eq!(shared.1.lock().unwrap().granted, 1);

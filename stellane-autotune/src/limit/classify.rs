@@ -96,7 +96,6 @@ impl ResponseHead<'_> {
         }
     }
 
-    #[inline]
     fn outcome_of(self, kind: Kind) -> Outcome {
         match self.status {
             StatusCode::TOO_MANY_REQUESTS
@@ -118,7 +117,6 @@ impl ResponseHead<'_> {
         }
     }
 
-    #[inline]
     fn is_stream_of(self, kind: Kind) -> bool {
         self.status == StatusCode::SWITCHING_PROTOCOLS || kind == Kind::EventStream
     }

@@ -11,8 +11,8 @@ use crate::clock::Clock;
 
 /// All state of one limit.
 ///
-/// The hot path reads `gate` and writes what is its thread's own, unless more than half of the places are taken; the
-/// mutexes are for closing a window (one thread, ten times a second, the others pass by) and for those who wait.
+/// The hot path touches `gate` twice and one shard of its own; the mutexes are for closing a
+/// window (one thread, ten times a second, the others pass by) and for those who wait.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) gate: Gate,
@@ -93,7 +93,6 @@ impl Shared {
     ) -> Self {
         algorithm.set_range(min, max);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = (2 * threads).min(slot::NUMBERS);
         let recorder = || Recorder {
             latencies: Shard::new(),
             untimed: AtomicU64::new(0),
@@ -103,13 +102,15 @@ impl Shared {
             cancelled: AtomicU64::new(0),
         };
         Self {
-            gate: Gate::new(algorithm.initial(), threads),
+            gate: Gate::new(algorithm.initial()),
             due: AtomicU64::new(0),
             overload_quiet: AtomicU64::new(0),
             median: AtomicU64::new(0),
             mode: AtomicU8::new(mode as u8),
             timed_one_of: AtomicU32::new(1),
-            recorders: (0..=threads).map(|_| recorder()).collect(),
+            recorders: (0..=(2 * threads).min(slot::NUMBERS))
+                .map(|_| recorder())
+                .collect(),
             classes,
             waiters: Mutex::new(Waiters::new(max_wait)),
             control: Mutex::new(Control::new(algorithm, (min, max))),
@@ -137,7 +138,7 @@ impl Shared {
     /// Takes a place if there is one. With `queued`, those who already wait are not in the way.
     #[inline]
     pub(super) fn try_enter(&self, class: Class, queued: bool) -> bool {
-        if self.gate.try_enter(slot::current(), queued) {
+        if self.gate.try_enter(queued) {
             if self.has_classes() {
                 self.class(class).in_flight.fetch_add(1, Ordering::Relaxed);
             }
@@ -209,7 +210,7 @@ impl Shared {
         if self.has_classes() {
             self.class(class).in_flight.fetch_sub(1, Ordering::Relaxed);
         }
-        self.gate.leave(slot::current())
+        self.gate.leave()
     }
 
     /// The time, if this request is one that is timed; else [`UNTIMED`].
