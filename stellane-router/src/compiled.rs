@@ -1,6 +1,5 @@
 //! The compiled, immutable form of the routes: what a request meets.
 
-use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 use http::{HeaderValue, Method};
@@ -26,14 +25,9 @@ pub(crate) struct Definition {
     pub(crate) slash: Option<SlashPolicy>,
 }
 
-/// The tables, as those who serve requests by them count their references: see [`Compiled::apart`].
 pub(crate) struct Compiled {
     /// Itself, for what must outlive a borrow.
     pub(crate) me: Weak<Self>,
-    tables: Arc<Tables>,
-}
-
-pub(crate) struct Tables {
     pub(crate) methods: Methods,
     /// Whether any route is other than strict about its last slash.
     pub(crate) lenient: bool,
@@ -83,7 +77,8 @@ impl Compiled {
         }
         let every = routes.entries.iter().fold(0, |set, e| set | e.methods);
         let allow_all = methods.allow(every);
-        Ok(Self::of(Arc::new(Tables {
+        Ok(Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
             methods,
             lenient: routes
                 .entries
@@ -93,33 +88,9 @@ impl Compiled {
             fallbacks,
             unmatched: Entry::unmatched(),
             allow_all,
-        })))
+        }))
     }
 
-    fn of(tables: Arc<Tables>) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self {
-            me: Weak::clone(me),
-            tables,
-        })
-    }
-
-    /// The same tables, with a count of references of their own: a count that all cores write costs each request
-    /// more than finding its route.
-    pub(crate) fn apart(&self) -> Arc<Self> {
-        Self::of(Arc::clone(&self.tables))
-    }
-}
-
-impl Deref for Compiled {
-    type Target = Tables;
-
-    #[inline]
-    fn deref(&self) -> &Tables {
-        &self.tables
-    }
-}
-
-impl Tables {
     #[inline]
     pub(crate) fn entry(&self, id: RouteId) -> &Entry {
         self.routes

@@ -37,16 +37,9 @@ use crate::table::{RouteId, RouteInfo, RouteTable, SlashPolicy};
 /// Cloning is one reference count, and clones are always ready. See the [crate docs](crate).
 pub struct Router {
     shared: Arc<Shared>,
-    seen: Seen,
-}
-
-/// The table that a clone used last, and its version. Asking for the version is cheaper than for the table, and a
-/// clone that is never called keeps no table from being dropped.
-enum Seen {
-    Nothing,
-    /// Many clones are called once only: those share the count of references.
-    Once,
-    Table(u64, Arc<Compiled>),
+    /// The table that this clone used last, and its version. Asking for the version is cheaper than for
+    /// the table, and a clone that is never called keeps no table from being dropped.
+    seen: Option<(u64, Arc<Compiled>)>,
 }
 
 struct Shared {
@@ -69,7 +62,7 @@ impl Router {
                 version: AtomicU64::new(0),
                 counts: Counts::default(),
             }),
-            seen: Seen::Nothing,
+            seen: None,
         }
     }
 
@@ -126,7 +119,7 @@ impl Router {
         // Before the table: that of a later version is only asked for once more.
         let version = self.shared.version.load(Ordering::Acquire);
         match &self.seen {
-            Seen::Table(seen, table) if *seen == version => Arc::clone(table),
+            Some((seen, table)) if *seen == version => Arc::clone(table),
             _ => self.look_again(version),
         }
     }
@@ -134,12 +127,7 @@ impl Router {
     #[cold]
     fn look_again(&mut self, version: u64) -> Arc<Compiled> {
         let table = self.shared.table.load_full();
-        if let Seen::Nothing = self.seen {
-            self.seen = Seen::Once;
-            return table;
-        }
-        let table = table.apart();
-        self.seen = Seen::Table(version, Arc::clone(&table));
+        self.seen = Some((version, Arc::clone(&table)));
         table
     }
 
@@ -364,7 +352,7 @@ impl Clone for Router {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            seen: Seen::Nothing,
+            seen: None,
         }
     }
 }
