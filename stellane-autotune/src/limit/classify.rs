@@ -96,6 +96,7 @@ impl ResponseHead<'_> {
         }
     }
 
+    #[inline]
     fn outcome_of(self, kind: Kind) -> Outcome {
         match self.status {
             StatusCode::TOO_MANY_REQUESTS
@@ -117,6 +118,7 @@ impl ResponseHead<'_> {
         }
     }
 
+    #[inline]
     fn is_stream_of(self, kind: Kind) -> bool {
         self.status == StatusCode::SWITCHING_PROTOCOLS || kind == Kind::EventStream
     }

@@ -45,14 +45,14 @@ fn octave_of(cell: usize) -> u32 {
 
 /// One shard's histogram, written by its thread.
 pub(crate) struct Histogram {
-    cells: Box<[AtomicU64]>,
+    cells: Box<[AtomicU64; CELLS]>,
     sum_ns: AtomicU64,
 }
 
 impl Histogram {
     pub(crate) fn new() -> Self {
         Self {
-            cells: (0..CELLS).map(|_| AtomicU64::new(0)).collect(),
+            cells: Box::new([const { AtomicU64::new(0) }; CELLS]),
             sum_ns: AtomicU64::new(0),
         }
     }
@@ -65,7 +65,7 @@ impl Histogram {
     }
 
     pub(crate) fn add_to(&self, totals: &mut Totals) {
-        for (total, cell) in totals.cells.iter_mut().zip(&self.cells) {
+        for (total, cell) in totals.cells.iter_mut().zip(&*self.cells) {
             *total += cell.load(Relaxed);
         }
         totals.sum_ns = totals.sum_ns.wrapping_add(self.sum_ns.load(Relaxed));

@@ -13,32 +13,34 @@ pub(crate) const SIZE_BOUNDS: [f64; 10] = [
     67_108_864.0,
 ];
 
-/// Where the four histograms of a series lie in its cells: buckets, then the sum.
+/// Where the four histograms of a series lie in its cells: buckets, then the sum. Those of sizes come first, where they
+/// are in the same place whatever the buckets of durations.
 #[derive(Clone, Copy)]
 pub(crate) struct Layout {
     pub(crate) durations: usize,
-    pub(crate) sizes: usize,
 }
 
 impl Layout {
-    pub(crate) fn full(self) -> usize {
+    pub(crate) const SIZES: usize = SIZE_BOUNDS.len();
+
+    pub(crate) const fn request(self) -> usize {
         0
     }
 
-    pub(crate) fn head(self) -> usize {
-        self.durations + 2
+    pub(crate) const fn response(self) -> usize {
+        Self::SIZES + 2
     }
 
-    pub(crate) fn request(self) -> usize {
-        2 * (self.durations + 2)
+    pub(crate) const fn full(self) -> usize {
+        2 * (Self::SIZES + 2)
     }
 
-    pub(crate) fn response(self) -> usize {
-        self.request() + self.sizes + 2
+    pub(crate) const fn head(self) -> usize {
+        self.full() + self.durations + 2
     }
 
-    pub(crate) fn cells(self) -> usize {
-        self.response() + self.sizes + 2
+    pub(crate) const fn cells(self) -> usize {
+        self.head() + self.durations + 2
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     Clock,
     histogram::{self, Histogram, Totals},
     labels::{METHODS, Outcome, SeriesKey},
-    layout::{Layout, SIZE_BOUNDS, size_bucket},
+    layout::{Layout, size_bucket},
     slot,
 };
 use crate::MetricsConfig;
@@ -38,7 +38,7 @@ pub(crate) struct Table {
     shards: Box<[OnceLock<Box<Shard>>]>,
     duration_bounds_ns: Box<[u64]>,
     /// For each cell of the fine histogram the bucket that its smallest value falls into.
-    bucket_of_cell: Box<[u8]>,
+    bucket_of_cell: Box<[u8; histogram::CELLS]>,
     layout: Layout,
 }
 
@@ -77,7 +77,6 @@ impl Table {
         let bounds_ns: Box<[u64]> = bounds.iter().map(|b| (b * 1e9).round() as u64).collect();
         let layout = Layout {
             durations: bounds.len(),
-            sizes: SIZE_BOUNDS.len(),
         };
         let table = Self {
             routes: (0..config.max_routes + 2)
@@ -89,9 +88,9 @@ impl Table {
             series_len: AtomicUsize::new(1),
             routes_len: AtomicUsize::new(2),
             shards: (0..=slot::EXCLUSIVE).map(|_| OnceLock::new()).collect(),
-            bucket_of_cell: (0..histogram::CELLS)
-                .map(|cell| bounds_ns.partition_point(|b| *b < histogram::lowest_of(cell)) as u8)
-                .collect(),
+            bucket_of_cell: Box::new(std::array::from_fn(|cell| {
+                bounds_ns.partition_point(|b| *b < histogram::lowest_of(cell)) as u8
+            })),
             duration_bounds_ns: bounds_ns,
             layout,
             clock: clock.map_or_else(
@@ -230,7 +229,7 @@ impl Table {
         };
         let sizes = |at: usize, bytes: u64| {
             add(at + size_bucket(bytes), 1);
-            add(at + self.layout.sizes + 1, bytes);
+            add(at + Layout::SIZES + 1, bytes);
         };
         durations(self.layout.full(), record.full_ns, &shard.full);
         if let Some(ns) = record.head_ns {
@@ -393,7 +392,11 @@ impl Table {
                     }
                 }
             }
-            if cells[..=self.layout.durations].iter().any(|n| *n > 0) {
+            let full = self.layout.full();
+            if cells[full..=full + self.layout.durations]
+                .iter()
+                .any(|n| *n > 0)
+            {
                 f(
                     (key != OVERFLOW_KEY).then(|| SeriesKey::unpack(key)),
                     &cells,

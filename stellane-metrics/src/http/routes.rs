@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::labels::Outcome;
+use super::layout::Layout;
 use super::registry::Table;
 
 /// What one route has done since the start.
@@ -77,7 +78,7 @@ pub(super) fn collect(table: &Table) -> Vec<RouteStats> {
             Some(_) => sum.stats.failed += count,
             None => {}
         }
-        sum.stats.response_bytes += cells[layout.response() + layout.sizes + 1];
+        sum.stats.response_bytes += cells[layout.response() + Layout::SIZES + 1];
         sum.sum_ns += cells[layout.full() + layout.durations + 1];
         for (total, n) in sum.buckets.iter_mut().zip(buckets) {
             *total += n;

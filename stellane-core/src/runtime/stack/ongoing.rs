@@ -71,22 +71,36 @@ pub(super) struct Held {
     visit: Option<Visit>,
 }
 
-impl Ongoing {
+impl Held {
+    #[cold]
+    fn new(parts: &Arc<Parts>, request: &Request<Incoming>) -> Box<Self> {
+        Box::new(Self {
+            parts: Arc::clone(parts),
+            pools: PoolScope::new(&parts.pools),
+            recording: parts.metrics.begin(request),
+            visit: parts.limit.enter(request),
+        })
+    }
+
+    /// Whether it must go through the layer of the limit.
     #[inline]
-    pub(super) fn new(parts: &Arc<Parts>, recording: Recording, visit: Option<Visit>) -> Self {
+    pub(super) fn is_limited(&self) -> bool {
+        self.visit.is_none()
+    }
+}
+
+impl Ongoing {
+    /// A request begins, and takes its place unless it must go through the layer of the limit.
+    #[inline]
+    pub(super) fn begin(parts: &Arc<Parts>, request: &Request<Incoming>) -> Self {
         let kept = STOCK.try_with(|stock| stock.try_borrow_mut().ok()?.pop());
         let held = match kept {
             Ok(Some(mut held)) if Arc::ptr_eq(&held.parts, parts) => {
-                held.recording = recording;
-                held.visit = visit;
+                held.recording = parts.metrics.begin(request);
+                held.visit = parts.limit.enter(request);
                 held
             }
-            _ => Box::new(Held {
-                parts: Arc::clone(parts),
-                pools: PoolScope::new(&parts.pools),
-                recording,
-                visit,
-            }),
+            _ => Held::new(parts, request),
         };
         Self(Some(held))
     }

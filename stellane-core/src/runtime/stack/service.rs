@@ -1,5 +1,6 @@
 use std::{
     mem,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -7,14 +8,13 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
-use stellane_metrics::Recording;
 use tower_service::Service;
 
 use super::{
     body::PresetBody,
     future::{PresetFuture, State},
     limited::{self, LimitedFuture},
-    ongoing::{Ongoing, Parts},
+    ongoing::{Held, Ongoing, Parts},
 };
 use crate::{BoxError, connection::Incoming, fault::Refusal, runtime::RequestBody};
 
@@ -51,14 +51,14 @@ where
     #[inline]
     fn call(&mut self, request: Request<Incoming>) -> PresetFuture<S::Future, LimitedFuture<S>> {
         let Self { service, parts } = self;
-        let recording = parts.metrics.begin(&request);
-        let Some(visit) = parts.limit.enter(&request) else {
-            return self.call_limited(request, recording);
-        };
-        let mut ongoing = Ongoing::new(parts, recording, Some(visit));
+        let mut ongoing = Ongoing::begin(parts, &request);
         let Some(held) = ongoing.held() else {
             return PresetFuture::new(State::Refused { refusal: FAILED }, ongoing);
         };
+        if held.is_limited() {
+            let future = self.call_limited(request, held);
+            return PresetFuture::new(State::Limited { future }, ongoing);
+        }
         let entered = held.recording.enter();
         let pools = held.pools.enter();
         let state = match parts.refusal(&request) {
@@ -83,19 +83,18 @@ impl<S> Preset<S> {
     fn call_limited<B>(
         &mut self,
         request: Request<Incoming>,
-        mut recording: Recording,
-    ) -> PresetFuture<S::Future, LimitedFuture<S>>
+        held: &mut Held,
+    ) -> Pin<Box<LimitedFuture<S>>>
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
         S::Error: Into<BoxError>,
         B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
     {
-        let entered = recording.enter();
+        let entered = held.recording.enter();
         let next = self.service.clone();
         let ready = mem::replace(&mut self.service, next);
         let future = limited::call(ready, &self.parts, request);
         entered.leave_call();
-        let ongoing = Ongoing::new(&self.parts, recording, None);
-        PresetFuture::new(State::Limited { future }, ongoing)
+        future
     }
 }
