@@ -1,11 +1,10 @@
 //! Simple requests, which are answered without hyper.
 //!
 //! Most requests come whole, in one read, have no body and ask for nothing special of their connection; and most
-//! of their answers are ready at once, whole and short. For these hyper's state machine is most of what an HTTP/1
-//! connection costs. Here is the little that such a [request] and its [answer](response) need. All else goes to
-//! hyper, with the bytes as they came, and with the answer if there is one already: whatever is wrong with a request,
-//! what takes its time, streams, or ends its connection is hyper's to handle, and what is sent is the same in both
-//! cases.
+//! of their answers are whole and short. For these hyper's state machine is most of what an HTTP/1 connection costs.
+//! Here is the little that such a [request] and its [answer](response) need. All else goes to hyper, with the bytes as
+//! they came, and with the answer if there is one already: whatever is wrong with a request, what streams, or ends its
+//! connection is hyper's to handle, and what is sent is the same in both cases.
 
 mod date;
 pub(super) mod request;

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+#[cfg(feature = "http2")]
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 
