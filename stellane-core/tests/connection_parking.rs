@@ -21,7 +21,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use served::served;
-use stellane_core::connection::{ConnectionConfig, ConnectionManager, Incoming};
+use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager, Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -389,4 +389,18 @@ fn a_wave_is_purged_on_the_worker_as_well_where_block_on_serves() {
         threads.contains(&std::thread::current().id()),
         "{threads:?}"
     );
+}
+
+#[tokio::test]
+async fn an_idle_connection_whose_upgrade_was_declined_is_not_aborted() {
+    let (manager, address) = start(true).await;
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    stream
+        .write_all(b"GET /now HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n")
+        .await
+        .expect("writes");
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).await.expect("an end");
+    until(&manager, "counted", |m| m.stats().closed_total() == 1).await;
+    assert_eq!(manager.stats().closed(CloseReason::Finished), 1);
 }

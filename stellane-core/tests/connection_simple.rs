@@ -20,7 +20,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::ext::ReasonPhrase;
 use hyper_util::rt::TokioIo;
-use stellane_core::connection::{ConnectionConfig, ConnectionManager};
+use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 /// A small generator of its own, so that a seed means the same for ever.
@@ -333,6 +333,7 @@ async fn a_request_that_comes_with_the_end_of_the_client_is_answered() {
     let mut got = String::new();
     client.read_to_string(&mut got).await.expect("an end");
     assert!(got.ends_with("\r\n\r\nhello"), "{got}");
+    assert_eq!(manager.stats().closed(CloseReason::ClientClosed), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -138,7 +138,8 @@ impl<S: HttpService> Task<S> {
             (Poll::Pending, Some(reason)) => return Step::End(reason),
         }
         let Some((socket, unread, service)) = self.dismantle() else {
-            return Step::Again;
+            // hyper gives nothing back after a request for an upgrade, also of one that was declined.
+            return Step::End(CloseReason::Finished);
         };
         if !unread.is_empty() {
             self.served.services.keep(&self.entry, service);

@@ -318,7 +318,11 @@ impl<S: HttpService> Task<S> {
                 },
                 // The client is gone, and nobody waits for the answer.
                 Poll::Ready(_) if waits => return Step::End(CloseReason::IoError),
-                Poll::Ready(Ok(_)) => return Step::End(self.finished(Ok(()))),
+                Poll::Ready(Ok(_)) => {
+                    let now = self.served.shared.clock.now();
+                    self.entry.enter(ConnectionState::Idle, now);
+                    return Step::End(self.finished(Ok(())));
+                }
                 // TLS without its goodbye.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Step::End(CloseReason::ClientClosed);
