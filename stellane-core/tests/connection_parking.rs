@@ -2,6 +2,8 @@
 //! those of a manager that never parks.
 #![cfg(feature = "connection")]
 
+#[path = "support/random.rs"]
+mod random;
 #[path = "support/served.rs"]
 mod served;
 #[path = "support/until.rs"]
@@ -20,6 +22,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
+use random::Random;
 use served::served;
 use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager, Incoming};
 use tokio::{
@@ -31,23 +34,6 @@ use until::until;
 /// Longer than a sweep, so that whatever may be parked is parked.
 const PAUSE: Duration = Duration::from_millis(230);
 const SEEDS: u64 = 96;
-
-/// A small generator of its own, so that a seed means the same for ever.
-struct Random(u64);
-
-impl Random {
-    fn seeded(seed: u64) -> Self {
-        Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        usize::try_from(self.0 >> 33).expect("31 bits") % n
-    }
-}
 
 /// How a client ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +92,7 @@ fn requests(random: &mut Random) -> (Vec<u8>, Vec<usize>, End) {
 
 /// Requests, cut into pieces at random places, with pauses between some.
 fn script(seed: u64) -> (Vec<Step>, End) {
-    let random = &mut Random::seeded(seed);
+    let random = &mut Random::new(seed);
     let (bytes, _, end) = requests(random);
     let mut steps = Vec::new();
     let mut rest = &bytes[..];
@@ -255,7 +241,7 @@ async fn simulated(park: bool, pieces: Vec<&[u8]>, upgraded: bool, early: bool) 
 #[tokio::test(start_paused = true)]
 async fn parked_at_every_legal_point_and_ended_at_every_point_a_connection_says_the_same() {
     for seed in 0..40 {
-        let random = &mut Random::seeded(seed);
+        let random = &mut Random::new(seed);
         let (bytes, ends, end) = requests(random);
         let upgraded = end == End::Upgrade;
         let each = || bytes.chunks(1).collect::<Vec<_>>();

@@ -2,6 +2,9 @@
 //! service sees and the client gets what they see and get with hyper alone.
 #![cfg(feature = "connection")]
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::{
     collections::VecDeque,
     io,
@@ -20,25 +23,11 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::ext::ReasonPhrase;
 use hyper_util::rt::TokioIo;
+use random::Random;
 use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-/// A small generator of its own, so that a seed means the same for ever.
-struct Random(u64);
-
 impl Random {
-    fn seeded(seed: u64) -> Self {
-        Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        usize::try_from(self.0 >> 33).expect("31 bits") % n
-    }
-
     fn pick<T: Clone>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())].clone()
     }
@@ -123,7 +112,7 @@ where
         .query()
         .and_then(|query| query.parse().ok())
         .unwrap_or_default();
-    let random = &mut Random::seeded(wish);
+    let random = &mut Random::new(wish);
     if random.below(5) == 0 {
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
@@ -277,7 +266,7 @@ async fn nobody_can_tell_who_answers() {
         .expect("valid");
     let mut answered = 0;
     for seed in 0..4000 {
-        let random = &mut Random::seeded(seed);
+        let random = &mut Random::new(seed);
         let bytes = requests(random);
         let piece = random.pick(&[usize::MAX, usize::MAX, usize::MAX, 40, 7]);
         // With little room, answers are not taken at once.
