@@ -201,7 +201,7 @@ const MAX_LINGER: usize = 1 << 20;
 /// 0.2 of 3.6 microseconds on Linux 6, over loopback.
 const SMALL_WRITE: usize = 1024;
 /// How much of the answers to pipelined requests is held back.
-const MAX_HELD: usize = 16 << 10;
+pub(super) const MAX_HELD: usize = 16 << 10;
 
 impl Io {
     pub(super) fn new(

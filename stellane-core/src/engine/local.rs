@@ -10,8 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use send_wrapper::SendWrapper;
 use tower_service::Service;
 
-use crate::BoxError;
-use crate::connection::Incoming;
+use crate::{BoxError, connection::Incoming};
 
 /// A tower service that [`PerCoreEngine::serve_local`](super::PerCoreEngine::serve_local) serves: an
 /// [`HttpService`](crate::connection::HttpService) of which nothing needs to be `Send` but the data and errors of its

@@ -9,11 +9,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Limited;
 use pin_project_lite::pin_project;
 
-use crate::BoxError;
-use crate::connection::Incoming;
+use crate::{BoxError, connection::Incoming};
 
 pin_project! {
-    /// The body of a request in the [`Runtime`](super::Runtime): hyper's, measured and limited.
+    /// The body of a request in the [`Runtime`](super::Runtime): an [`Incoming`], measured and limited.
     ///
     /// Reading past `server.max_body_bytes` is an error with `http_body_util::LengthLimitError` in its
     /// chain; axum's extractors and the runtime itself answer it with 413.

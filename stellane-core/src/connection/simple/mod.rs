@@ -18,8 +18,6 @@ use bytes::{Bytes, BytesMut};
 pub(super) const MAX_READ: usize = 8 << 10;
 /// The longest body of a simple answer, which is copied behind its head.
 pub(super) const MAX_BODY: usize = 8 << 10;
-/// How much of the answers to pipelined requests is sent together.
-pub(super) const MAX_HELD: usize = 16 << 10;
 
 // What a thread uses again for each of its reads.
 thread_local! {

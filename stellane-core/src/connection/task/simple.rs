@@ -16,10 +16,10 @@ use crate::connection::{
     CloseReason, ConnectionState,
     body::{self, OpenBody},
     entry::Command,
-    io::Io,
+    io::{Io, MAX_HELD},
     service::{Adapter, HttpService, ResponseFuture},
     shared::Shared,
-    simple::{self, MAX_BODY, MAX_HELD, MAX_READ},
+    simple::{self, MAX_BODY, MAX_READ},
 };
 
 /// An HTTP/1 connection that hyper knows nothing of, with [simple](simple) requests so far.
@@ -55,7 +55,7 @@ enum Outcome<S: HttpService> {
     /// The first of these bytes begin a request that is hyper's; or there are none, and the socket does not take all
     /// of the answers.
     Left(Bytes),
-    /// Others are to have their turn before these.
+    /// Others are to have their turn before these, and before more is read.
     Enough(Bytes),
     /// They begin with a request whose answer is hyper's to send.
     Begun(Bytes, ResponseFuture<S>),
@@ -152,8 +152,8 @@ impl<S: HttpService> Simple<S> {
         loop {
             let mut under_way = match self.under_way.take() {
                 Some(under_way) => under_way,
-                None if bytes.is_empty() => return Outcome::Answered,
                 None if *left == 0 => return Outcome::Enough(bytes),
+                None if bytes.is_empty() => return Outcome::Answered,
                 None => {
                     let max_head = shared.config.max_head_bytes;
                     let parsed = simple::request::parse(&bytes, max_head, &mut self.headers);
@@ -285,10 +285,6 @@ impl<S: HttpService> Task<S> {
                 let (outcome, open_bodies) =
                     body::observe(0, || simple.answer(cx, bytes, &mut left, shared));
                 match outcome {
-                    Outcome::Answered if left == 0 => {
-                        cx.waker().wake_by_ref();
-                        return Step::Wait;
-                    }
                     Outcome::Answered | Outcome::Waits => {}
                     Outcome::Enough(bytes) => {
                         simple.io.rewind = bytes;

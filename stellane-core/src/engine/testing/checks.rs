@@ -14,7 +14,11 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tower_service::Service;
 
 use super::{Client, Outcome};
-use crate::{BoxError, connection::Incoming, connection::Listener, engine::Engine};
+use crate::{
+    BoxError,
+    connection::{Incoming, Listener},
+    engine::Engine,
+};
 
 type Check<E> = (&'static str, fn(E) -> Outcome);
 
