@@ -97,3 +97,27 @@ async fn speeds_are_those_of_the_latest_second() {
     assert_eq!((stats.requests_per_second, stats.requests_total), (0, 40));
     assert_eq!((stats.accepted_per_second, stats.accepted_total), (0, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_the_whole_process_makes_no_idle_client_a_slow_one() {
+    let mut config = ConnectionConfig::default();
+    config.park = false;
+    let long = 2 * (config.idle_timeout + config.write_timeout);
+    let manager = ConnectionManager::builder()
+        .config(config)
+        .build()
+        .expect("valid");
+    let (mut near, far) = tokio::io::duplex(1000);
+    let service = tower::service_fn(hello);
+    let serving = tokio::spawn(manager.serve_connection(far, None, service));
+    let get = near.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    get.expect("writes");
+    let mut got = Vec::new();
+    while !got.ends_with(b"hello") {
+        assert!(near.read_buf(&mut got).await.expect("reads") > 0);
+    }
+    tokio::time::advance(long).await;
+    serving.await.expect("no panic");
+    let stats = manager.stats();
+    assert_eq!(stats.closed(CloseReason::IdleTimeout), 1, "{stats:?}");
+}

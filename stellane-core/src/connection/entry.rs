@@ -397,6 +397,10 @@ impl Entry {
         self.command.store(0, Relaxed);
     }
 
+    pub(super) fn asked_to_close(&self) -> bool {
+        self.command.load(Relaxed) >= CLOSE_BASE
+    }
+
     /// What was asked; a park is answered by asking.
     pub(super) fn take_command(&self) -> Command {
         let command = as_command(self.command.load(Relaxed));

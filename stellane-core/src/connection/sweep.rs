@@ -125,8 +125,10 @@ impl Limits {
                 Command::Close(HandshakeTimeout)
             }
             ConnectionState::Head if waited >= self.head => Command::Close(HeadTimeout),
-            // One of HTTP/2 that was asked to go: it has not taken all of its answers, and doesn't.
-            ConnectionState::Idle if waited >= self.idle.saturating_add(self.write) => {
+            // One of HTTP/2, which has not taken all of its answers, and doesn't.
+            ConnectionState::Idle
+                if entry.asked_to_close() && waited >= self.idle.saturating_add(self.write) =>
+            {
                 Command::Close(SlowRead)
             }
             ConnectionState::Idle | ConnectionState::Parked if waited >= self.idle => {
