@@ -120,8 +120,8 @@ pub(crate) fn rounds(
     levels.into_iter().flatten().collect()
 }
 
-/// Asks each contestant in turn at all levels, one right after the other, so that they can be compared as well:
-/// the rows of each level.
+/// Asks each contestant in turn, at each of the levels in every round, so that levels can be compared as well: the
+/// rows of each level.
 pub(crate) fn levels(
     contestants: &[&Contestant],
     levels: &[Driver<'_>],
@@ -152,8 +152,8 @@ pub(crate) fn levels(
     }
     let duration = Duration::from_secs_f64(rounds.seconds);
     for round in 0..rounds.count {
-        let mut order: Vec<(usize, usize)> = (0..servers.len())
-            .flat_map(|server| (0..levels.len()).map(move |level| (server, level)))
+        let mut order: Vec<(usize, usize)> = (0..levels.len())
+            .flat_map(|level| (0..servers.len()).map(move |server| (server, level)))
             .collect();
         if round % 2 == 1 {
             order.reverse();

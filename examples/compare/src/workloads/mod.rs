@@ -141,7 +141,7 @@ impl Plan {
         ];
         let mut few = self.taking(Scope::All);
         few.retain(|contestant| FEW.contains(&contestant.name.as_str()));
-        let count = self.rounds.count.min(5);
+        let count = self.rounds.count.min(7);
         (
             few,
             Rounds {
@@ -264,8 +264,7 @@ fn latency(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
 fn connections(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
     const BASE: usize = 1000;
     let what = "JSON on more and more connections that are all in use: as fast as it goes, and at 20 000 \
-        requests a second, so that latencies can be compared. Each server goes through all numbers of \
-        connections in each round.";
+        requests a second, so that latencies can be compared. Every round has all numbers of connections.";
     let (few, form) = plan.few();
     let mut all = Vec::new();
     for rate in [None, Some(20_000.0)] {
