@@ -96,8 +96,8 @@ impl<S: HttpService> Adapter<S> {
     }
 
     /// The next request from hyper has this answer.
-    pub(super) fn answer_with(&mut self, begun: Option<ResponseFuture<S>>) {
-        self.begun = Cell::new(begun.map(Box::new));
+    pub(super) fn answer_with(&mut self, begun: Option<Box<ResponseFuture<S>>>) {
+        self.begun = Cell::new(begun);
     }
 
     pub(super) fn into_inner(self) -> S {
@@ -122,17 +122,26 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
     type Future = ResponseFuture<S>;
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> ResponseFuture<S> {
-        match self.begun.take() {
-            Some(answer) => *answer,
-            None => self.answer(request.map(Incoming::from)),
+        if let Some(answer) = self.begun.take() {
+            return *answer;
+        }
+        let http1 = request.version() < Version::HTTP_2;
+        // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.answer(request.map(Incoming::from), &mut cx) {
+            Called::Answered(answer) => {
+                let open = |body| self.owner.open(http1, body);
+                ResponseFuture::Done(Some(answer.map(|response| response.map(open))))
+            }
+            Called::Waits(answer) => ResponseFuture::Pending(answer),
         }
     }
 }
 
 impl<S: HttpService> Adapter<S> {
-    /// Calls the service.
+    /// Calls the service, and polls its answer once.
     #[inline]
-    pub(super) fn answer(&self, mut request: Request<Incoming>) -> ResponseFuture<S> {
+    pub(super) fn answer(&self, mut request: Request<Incoming>, cx: &mut Context<'_>) -> Called<S> {
         if let Some(info) = &self.info {
             request.extensions_mut().insert(info.clone());
         }
@@ -148,32 +157,48 @@ impl<S: HttpService> Adapter<S> {
             tells_idle: shared.config.keep_alive_header && keep_alive::is_for(&request),
         };
         let mut service = self.service.borrow_mut();
-        // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
-        let mut cx = Context::from_waker(Waker::noop());
-        let stage = match service.poll_ready(&mut cx) {
-            Poll::Ready(Err(error)) => return ResponseFuture::Done(Some(Err(error))),
-            Poll::Pending => Stage::NotReady(Box::new((service.clone(), Some(request)))),
+        let stage = match service.poll_ready(cx) {
+            Poll::Ready(Err(error)) => return Called::Answered(Err(error)),
+            Poll::Pending => return self.wait_for_service(service.clone(), request, terms, cx),
             Poll::Ready(Ok(())) => {
                 let mut slot = self.slot();
                 slot.set(Some(service.call(request)));
                 // Many handlers are done at their first poll. Polled here, they drop the request before
                 // hyper reads on, and hyper can use its read buffer again instead of taking a new one.
-                match poll_slot(&mut slot, &mut cx) {
+                match poll_slot(&mut slot, cx) {
                     Poll::Pending => Stage::Running(Some(slot)),
-                    Poll::Ready(Ok(mut response)) => {
+                    Poll::Ready(mut answer) => {
                         self.spare.replace(Some(slot));
-                        self.owner.finish(terms, &mut response);
-                        let response = response.map(|body| self.owner.open(terms, body));
-                        return ResponseFuture::Done(Some(Ok(response)));
-                    }
-                    Poll::Ready(Err(error)) => {
-                        self.spare.replace(Some(slot));
-                        return ResponseFuture::Done(Some(Err(error)));
+                        if let Ok(response) = &mut answer {
+                            self.owner.finish(terms, response);
+                        }
+                        return Called::Answered(answer);
                     }
                 }
             }
         };
-        ResponseFuture::Pending {
+        Called::Waits(self.waiting(stage, terms))
+    }
+
+    /// The service has no room: a clone waits for it, so that the connection pins nothing.
+    #[cold]
+    fn wait_for_service(
+        &self,
+        service: S,
+        request: Request<Incoming>,
+        terms: Terms,
+        cx: &mut Context<'_>,
+    ) -> Called<S> {
+        let stage = Stage::NotReady(Box::new((service, Some(request))));
+        let mut waiting = self.waiting(stage, terms);
+        match Pin::new(&mut waiting).poll(cx) {
+            Poll::Pending => Called::Waits(waiting),
+            Poll::Ready(answer) => Called::Answered(answer),
+        }
+    }
+
+    fn waiting(&self, stage: Stage<S>, terms: Terms) -> Waiting<S> {
+        Waiting {
             stage,
             terms,
             returned: Arc::clone(&self.returned),
@@ -200,32 +225,41 @@ fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Out
     polled
 }
 
-/// What hyper gets for a request.
-type Answer<S> =
-    Result<Response<OpenBody<<S as HttpService>::ResBody>>, <S as HttpService>::ServiceError>;
+/// What a service makes of a request.
+pub(super) type Answer<S> =
+    Result<Response<<S as HttpService>::ResBody>, <S as HttpService>::ServiceError>;
 
-/// The response of a service behind a [`ConnectionManager`](super::ConnectionManager).
-pub(super) enum ResponseFuture<S: HttpService> {
-    Done(Option<Answer<S>>),
-    Pending {
-        stage: Stage<S>,
-        terms: Terms,
-        returned: Returned<S::ResFuture>,
-        guard: InFlight,
-    },
+/// What became of a call at once.
+pub(super) enum Called<S: HttpService> {
+    Answered(Answer<S>),
+    Waits(Waiting<S>),
 }
 
-// Every future inside is boxed or not polled in place.
-impl<S: HttpService> Unpin for ResponseFuture<S> {}
+/// The response of a service behind a [`ConnectionManager`](super::ConnectionManager), for hyper.
+pub(super) enum ResponseFuture<S: HttpService> {
+    Done(Option<Result<Response<OpenBody<S::ResBody>>, S::ServiceError>>),
+    Pending(Waiting<S>),
+}
 
-pub(super) enum Stage<S: HttpService> {
-    /// The service has no room yet. A clone waits for it, so that the connection pins nothing.
+/// An answer that was not there at once.
+pub(super) struct Waiting<S: HttpService> {
+    stage: Stage<S>,
+    terms: Terms,
+    returned: Returned<S::ResFuture>,
+    guard: InFlight,
+}
+
+enum Stage<S: HttpService> {
     NotReady(Box<(S, Option<Request<Incoming>>)>),
     Running(Option<Slot<S::ResFuture>>),
 }
 
+// Every future inside is boxed or not polled in place.
+impl<S: HttpService> Unpin for ResponseFuture<S> {}
+impl<S: HttpService> Unpin for Waiting<S> {}
+
 impl<S: HttpService> Future for ResponseFuture<S> {
-    type Output = Answer<S>;
+    type Output = Result<Response<OpenBody<S::ResBody>>, S::ServiceError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
@@ -233,42 +267,52 @@ impl<S: HttpService> Future for ResponseFuture<S> {
                 Some(result) => Poll::Ready(result),
                 None => Poll::Pending,
             },
-            Self::Pending {
-                stage,
-                terms,
-                returned,
-                guard,
-            } => {
-                if let Stage::NotReady(waiting) = stage {
-                    let (service, request) = &mut **waiting;
-                    if let Err(error) = ready!(service.poll_ready(cx)) {
-                        return Poll::Ready(Err(error));
-                    }
-                    let future = request.take().map(|request| service.call(request));
-                    *stage = Stage::Running(Some(Box::pin(future)));
-                }
-                let Stage::Running(Some(slot)) = stage else {
-                    return Poll::Pending;
-                };
-                let mut result = ready!(poll_slot(slot, cx));
-                if let Stage::Running(slot) = stage {
-                    *lock(returned) = slot.take();
-                }
-                guard.answered = true;
-                if let Ok(response) = &mut result {
-                    guard.owner.finish(*terms, response);
-                }
-                let open = |body| guard.owner.open(*terms, body);
-                Poll::Ready(result.map(|response| response.map(open)))
+            Self::Pending(waiting) => {
+                let answer = ready!(Pin::new(&mut *waiting).poll(cx));
+                let open = |body| waiting.guard.owner.open(waiting.terms.http1, body);
+                Poll::Ready(answer.map(|response| response.map(open)))
             }
         }
     }
 }
 
+impl<S: HttpService> Future for Waiting<S> {
+    type Output = Answer<S>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer<S>> {
+        let Self {
+            stage,
+            terms,
+            returned,
+            guard,
+        } = self.get_mut();
+        if let Stage::NotReady(waiting) = stage {
+            let (service, request) = &mut **waiting;
+            if let Err(error) = ready!(service.poll_ready(cx)) {
+                return Poll::Ready(Err(error));
+            }
+            let future = request.take().map(|request| service.call(request));
+            *stage = Stage::Running(Some(Box::pin(future)));
+        }
+        let Stage::Running(Some(slot)) = stage else {
+            return Poll::Pending;
+        };
+        let mut answer = ready!(poll_slot(slot, cx));
+        if let Stage::Running(slot) = stage {
+            *lock(returned) = slot.take();
+        }
+        guard.answered = true;
+        if let Ok(response) = &mut answer {
+            guard.owner.finish(*terms, response);
+        }
+        Poll::Ready(answer)
+    }
+}
+
 impl Owner {
     #[inline]
-    fn open<B: Body>(&self, terms: Terms, body: B) -> OpenBody<B> {
-        if terms.http1 {
+    fn open<B: Body>(&self, http1: bool, body: B) -> OpenBody<B> {
+        if http1 {
             OpenBody::new(body)
         } else {
             OpenBody::of_stream(body, Arc::clone(&self.entry))

@@ -35,7 +35,12 @@ pub(in crate::connection) fn parse(
     }
     let uri = Uri::from_maybe_shared(bytes.slice_ref(head.path?.as_bytes())).ok()?;
 
-    let mut headers = mem::take(spare);
+    let mut request = Request::new(Incoming::default());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    let headers = request.headers_mut();
+    // The empty map that it has costs as much to drop as a small one.
+    mem::swap(headers, spare);
     headers.reserve(head.headers.len());
     for field in &*head.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
@@ -49,9 +54,5 @@ pub(in crate::connection) fn parse(
         headers.append(name, value);
     }
 
-    let mut request = Request::new(Incoming::default());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
     Some((request, length))
 }
