@@ -128,20 +128,27 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         let http1 = request.version() < Version::HTTP_2;
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
-        match self.answer(request.map(Incoming::from), &mut cx) {
-            Called::Answered(answer) => {
+        let mut waiting = None;
+        match self.answer(request.map(Incoming::from), &mut cx, &mut waiting) {
+            Poll::Ready(answer) => {
                 let open = |body| self.owner.open(http1, body);
                 ResponseFuture::Done(Some(answer.map(|response| response.map(open))))
             }
-            Called::Waits(answer) => ResponseFuture::Pending(answer),
+            Poll::Pending => waiting.map_or(ResponseFuture::Done(None), ResponseFuture::Pending),
         }
     }
 }
 
 impl<S: HttpService> Adapter<S> {
-    /// Calls the service, and polls its answer once.
+    /// Calls the service, and polls its answer once. One that is not there is left in `waiting`: one that is, is large
+    /// to move, and so is returned as it comes.
     #[inline]
-    pub(super) fn answer(&self, mut request: Request<Incoming>, cx: &mut Context<'_>) -> Called<S> {
+    pub(super) fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        cx: &mut Context<'_>,
+        waiting: &mut Option<Waiting<S>>,
+    ) -> Poll<Answer<S>> {
         if let Some(info) = &self.info {
             request.extensions_mut().insert(info.clone());
         }
@@ -157,44 +164,43 @@ impl<S: HttpService> Adapter<S> {
             tells_idle: shared.config.keep_alive_header && keep_alive::is_for(&request),
         };
         let mut service = self.service.borrow_mut();
-        let stage = match service.poll_ready(cx) {
-            Poll::Ready(Err(error)) => return Called::Answered(Err(error)),
-            Poll::Pending => return self.wait_for_service(service.clone(), request, terms, cx),
-            Poll::Ready(Ok(())) => {
-                let mut slot = self.slot();
-                slot.set(Some(service.call(request)));
-                // Many handlers are done at their first poll. Polled here, they drop the request before
-                // hyper reads on, and hyper can use its read buffer again instead of taking a new one.
-                match poll_slot(&mut slot, cx) {
-                    Poll::Pending => Stage::Running(Some(slot)),
-                    Poll::Ready(mut answer) => {
-                        self.spare.replace(Some(slot));
-                        if let Ok(response) = &mut answer {
-                            self.owner.finish(terms, response);
-                        }
-                        return Called::Answered(answer);
-                    }
+        match service.poll_ready(cx) {
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {
+                // A clone waits for it, so that the connection pins nothing.
+                let stage = Stage::NotReady(Box::new((service.clone(), Some(request))));
+                return self.wait(stage, terms, waiting, cx);
+            }
+            Poll::Ready(Ok(())) => {}
+        }
+        let mut slot = self.slot();
+        slot.set(Some(service.call(request)));
+        // Many handlers are done at their first poll. Polled here, they drop the request before hyper reads on, and
+        // hyper can use its read buffer again instead of taking a new one.
+        let mut polled = poll_slot(&mut slot, cx);
+        match &mut polled {
+            Poll::Pending => {
+                *waiting = Some(self.waiting(Stage::Running(Some(slot)), terms));
+            }
+            Poll::Ready(answer) => {
+                self.spare.replace(Some(slot));
+                if let Ok(response) = answer {
+                    self.owner.finish(terms, response);
                 }
             }
-        };
-        Called::Waits(self.waiting(stage, terms))
+        }
+        polled
     }
 
-    /// The service has no room: a clone waits for it, so that the connection pins nothing.
     #[cold]
-    fn wait_for_service(
+    fn wait(
         &self,
-        service: S,
-        request: Request<Incoming>,
+        stage: Stage<S>,
         terms: Terms,
+        waiting: &mut Option<Waiting<S>>,
         cx: &mut Context<'_>,
-    ) -> Called<S> {
-        let stage = Stage::NotReady(Box::new((service, Some(request))));
-        let mut waiting = self.waiting(stage, terms);
-        match Pin::new(&mut waiting).poll(cx) {
-            Poll::Pending => Called::Waits(waiting),
-            Poll::Ready(answer) => Called::Answered(answer),
-        }
+    ) -> Poll<Answer<S>> {
+        Pin::new(waiting.insert(self.waiting(stage, terms))).poll(cx)
     }
 
     fn waiting(&self, stage: Stage<S>, terms: Terms) -> Waiting<S> {
@@ -228,12 +234,6 @@ fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Out
 /// What a service makes of a request.
 pub(super) type Answer<S> =
     Result<Response<<S as HttpService>::ResBody>, <S as HttpService>::ServiceError>;
-
-/// What became of a call at once.
-pub(super) enum Called<S: HttpService> {
-    Answered(Answer<S>),
-    Waits(Waiting<S>),
-}
 
 /// The response of a service behind a [`ConnectionManager`](super::ConnectionManager), for hyper.
 pub(super) enum ResponseFuture<S: HttpService> {

@@ -6,18 +6,18 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
 use hyper_util::rt::TokioIo;
 use tokio::io::ReadBuf;
 
 use super::{Stage, Step, Task, http1::Active};
 use crate::connection::{
-    CloseReason, ConnectionState,
+    CloseReason, ConnectionState, Incoming,
     body::{self, OpenBody},
     entry::Command,
     io::{Io, MAX_HELD},
-    service::{Adapter, Answer, Called, HttpService, ResponseFuture, Waiting},
+    service::{Adapter, Answer, HttpService, ResponseFuture, Waiting},
     shared::Shared,
     simple::{self, MAX_BODY, MAX_READ},
 };
@@ -185,22 +185,21 @@ impl<S: HttpService> Simple<S> {
                 }
             }
             let max_head = shared.config.max_head_bytes;
-            let parsed = simple::request::parse(&bytes, max_head, &mut self.headers);
-            let Some((request, head)) = parsed else {
+            let mut request = Request::new(Incoming::default());
+            mem::swap(request.headers_mut(), &mut self.headers);
+            let Some(head) = simple::request::parse(&bytes, max_head, &mut request) else {
                 return Outcome::Left(bytes);
             };
-            match self.adapter.answer(request, cx) {
-                Called::Answered(answer) => {
-                    if let Err(answer) = self.write(cx, answer, out) {
-                        return Outcome::Begun(bytes, answer);
-                    }
+            let mut waiting = None;
+            if let Poll::Ready(answer) = self.adapter.answer(request, cx, &mut waiting) {
+                if let Err(answer) = self.write(cx, answer, out) {
+                    return Outcome::Begun(bytes, answer);
                 }
-                Called::Waits(answer) => {
-                    let ahead = Bytes::new();
-                    let read = Read { bytes, head, ahead };
-                    self.under_way = Some(UnderWay { read, answer });
-                    return Outcome::Waits;
-                }
+            } else if let Some(answer) = waiting {
+                let ahead = Bytes::new();
+                let read = Read { bytes, head, ahead };
+                self.under_way = Some(UnderWay { read, answer });
+                return Outcome::Waits;
             }
             bytes.advance(head);
             *left -= 1;
