@@ -183,6 +183,7 @@ impl<S: HttpService> Adapter<S> {
                 *waiting = Some(self.waiting(Stage::Running(Some(slot)), terms));
             }
             Poll::Ready(answer) => {
+                slot.set(None);
                 self.spare.replace(Some(slot));
                 if let Ok(response) = answer {
                     self.owner.finish(terms, response);
@@ -223,12 +224,7 @@ fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Out
     let Some(future) = slot.as_mut().as_pin_mut() else {
         return Poll::Pending;
     };
-    // Returned from where it is written: a response is large to move.
-    let polled = future.poll(cx);
-    if polled.is_ready() {
-        slot.set(None);
-    }
-    polled
+    future.poll(cx)
 }
 
 /// What a service makes of a request.
@@ -298,6 +294,7 @@ impl<S: HttpService> Future for Waiting<S> {
             return Poll::Pending;
         };
         let mut answer = ready!(poll_slot(slot, cx));
+        slot.set(None);
         if let Stage::Running(slot) = stage {
             *lock(returned) = slot.take();
         }
