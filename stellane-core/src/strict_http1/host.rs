@@ -19,17 +19,17 @@ pub(super) fn is_valid(value: &[u8]) -> bool {
     if let Some(rest) = value.strip_prefix(b"[") {
         return is_ip_literal(rest);
     }
-    let mut rest = value;
-    while let Some(at) = rest.iter().position(|byte| !NAME[usize::from(*byte)]) {
-        rest = match &rest[at..] {
-            [b':', port @ ..] => return value[0] != b':' && is_port(port),
-            [b'%', high, low, after @ ..]
-                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-            {
-                after
-            }
+    let mut at = 0;
+    while let Some(byte) = value.get(at) {
+        if NAME[usize::from(*byte)] {
+            at += 1;
+            continue;
+        }
+        match &value[at..] {
+            [b':', port @ ..] => return at > 0 && is_port(port),
+            [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => at += 3,
             _ => return false,
-        };
+        }
     }
     !value.is_empty()
 }
