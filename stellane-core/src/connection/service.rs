@@ -231,9 +231,13 @@ fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Out
 pub(super) type Answer<S> =
     Result<Response<<S as HttpService>::ResBody>, <S as HttpService>::ServiceError>;
 
+/// What hyper gets for a request.
+type OpenAnswer<S> =
+    Result<Response<OpenBody<<S as HttpService>::ResBody>>, <S as HttpService>::ServiceError>;
+
 /// The response of a service behind a [`ConnectionManager`](super::ConnectionManager), for hyper.
 pub(super) enum ResponseFuture<S: HttpService> {
-    Done(Option<Result<Response<OpenBody<S::ResBody>>, S::ServiceError>>),
+    Done(Option<OpenAnswer<S>>),
     Pending(Waiting<S>),
 }
 
@@ -255,7 +259,7 @@ impl<S: HttpService> Unpin for ResponseFuture<S> {}
 impl<S: HttpService> Unpin for Waiting<S> {}
 
 impl<S: HttpService> Future for ResponseFuture<S> {
-    type Output = Result<Response<OpenBody<S::ResBody>>, S::ServiceError>;
+    type Output = OpenAnswer<S>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {

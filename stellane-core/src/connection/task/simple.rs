@@ -191,15 +191,18 @@ impl<S: HttpService> Simple<S> {
                 return Outcome::Left(bytes);
             };
             let mut waiting = None;
-            if let Poll::Ready(answer) = self.adapter.answer(request, cx, &mut waiting) {
-                if let Err(answer) = self.write(cx, answer, out) {
-                    return Outcome::Begun(bytes, answer);
+            match self.adapter.answer(request, cx, &mut waiting) {
+                Poll::Ready(answer) => {
+                    if let Err(answer) = self.write(cx, answer, out) {
+                        return Outcome::Begun(bytes, answer);
+                    }
                 }
-            } else if let Some(answer) = waiting {
-                let ahead = Bytes::new();
-                let read = Read { bytes, head, ahead };
-                self.under_way = Some(UnderWay { read, answer });
-                return Outcome::Waits;
+                Poll::Pending => {
+                    let ahead = Bytes::new();
+                    let read = Read { bytes, head, ahead };
+                    self.under_way = waiting.map(|answer| UnderWay { read, answer });
+                    return Outcome::Waits;
+                }
             }
             bytes.advance(head);
             *left -= 1;
