@@ -43,8 +43,6 @@ pin_project! {
         Begun {
             begun: Box<Begun<B>>,
         },
-        /// Its bytes went elsewhere.
-        Sent,
     }
 }
 
@@ -52,27 +50,28 @@ pin_project! {
 pub(super) struct Begun<B: Body> {
     length: u64,
     frame: Option<Result<Frame<B::Data>, BoxError>>,
-    rest: Pin<Box<Option<OpenBody<B>>>>,
+    rest: Pin<Box<Option<B>>>,
+    _open: Open,
 }
 
 impl<B: Body> OpenBody<B> {
     /// Of HTTP/1.
     pub(super) fn new(inner: B) -> Self {
-        OPEN.set(OPEN.get() + 1);
-        let open = Open::Observed;
+        let open = Open::observed();
         Self::Whole { inner, open }
     }
 
-    /// Of this length altogether, with what came of asking for the first frame.
+    /// Of HTTP/1, of this length altogether, with what came of asking for the first frame.
     pub(super) fn begun(
         length: u64,
         frame: Option<Result<Frame<B::Data>, BoxError>>,
-        rest: Pin<Box<Option<Self>>>,
+        rest: Pin<Box<Option<B>>>,
     ) -> Self {
         let begun = Box::new(Begun {
             length,
             frame,
             rest,
+            _open: Open::observed(),
         });
         Self::Begun { begun }
     }
@@ -99,6 +98,11 @@ pub(super) enum Open {
 }
 
 impl Open {
+    fn observed() -> Self {
+        OPEN.set(OPEN.get() + 1);
+        Self::Observed
+    }
+
     #[inline]
     fn set_blocked(&mut self, now: bool) {
         if let Self::Stream { entry, blocked } = self
@@ -147,11 +151,10 @@ impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
             OpenBodyProjection::Begun { begun } => match begun.frame.take() {
                 Some(frame) => Poll::Ready(Some(frame)),
                 None => match begun.rest.as_mut().as_pin_mut() {
-                    Some(rest) => rest.poll_frame(cx),
+                    Some(rest) => rest.poll_frame(cx).map_err(Into::into),
                     None => Poll::Ready(None),
                 },
             },
-            OpenBodyProjection::Sent => Poll::Ready(None),
         }
     }
 
@@ -159,9 +162,8 @@ impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
         match self {
             Self::Whole { inner, .. } => inner.is_end_stream(),
             Self::Begun { begun } => {
-                begun.frame.is_none() && (*begun.rest).as_ref().is_none_or(Self::is_end_stream)
+                begun.frame.is_none() && (*begun.rest).as_ref().is_none_or(B::is_end_stream)
             }
-            Self::Sent => true,
         }
     }
 
@@ -170,7 +172,6 @@ impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
             Self::Whole { inner, .. } => inner.size_hint(),
             // As it was at the beginning: hyper asks before it reads.
             Self::Begun { begun } => SizeHint::with_exact(begun.length),
-            Self::Sent => SizeHint::with_exact(0),
         }
     }
 }

@@ -77,11 +77,11 @@
 //!
 //! # Simple requests
 //!
-//! Most requests come whole, have no body and ask for nothing of their connection, and most answers are short and
-//! whole when they come. Such a request is parsed by `httparse` and its answer written at once, without hyper's state
-//! machine, which is most of what an HTTP/1 connection costs. Everything else is hyper's: the bytes of what is not
-//! simple go to it as they came, and an answer that turns out long, in pieces or the last goes to it to be sent. From
-//! then on the connection is hyper's until it is idle and taken apart.
+//! Most requests come whole, are for a path, have no body and ask for nothing of their connection, and most answers
+//! are short and whole when they come. Such a request is parsed by `httparse` and its answer written at once, without
+//! hyper's state machine, which is most of what an HTTP/1 connection costs. Everything else is hyper's: the bytes of
+//! what is not simple go to it as they came, and an answer that turns out long, in pieces or the last goes to it to be
+//! sent. From then on the connection is hyper's until it is idle and taken apart.
 //!
 //! A client can't tell (`tests/connection_simple.rs`), but for one thing: if it closes its side right behind a request
 //! that is whole, the answer still comes, where hyper takes it for a client that is gone.

@@ -96,8 +96,8 @@ impl<S: HttpService> Adapter<S> {
     }
 
     /// The next request from hyper has this answer.
-    pub(super) fn answer_with(&mut self, begun: Option<ResponseFuture<S>>) {
-        self.begun = Cell::new(begun.map(Box::new));
+    pub(super) fn answer_with(&mut self, begun: Option<Box<ResponseFuture<S>>>) {
+        self.begun = Cell::new(begun);
     }
 
     pub(super) fn into_inner(self) -> S {
@@ -122,17 +122,33 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
     type Future = ResponseFuture<S>;
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> ResponseFuture<S> {
-        match self.begun.take() {
-            Some(answer) => *answer,
-            None => self.answer(request.map(Incoming::from)),
+        if let Some(answer) = self.begun.take() {
+            return *answer;
+        }
+        let http1 = request.version() < Version::HTTP_2;
+        // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut waiting = None;
+        match self.answer(request.map(Incoming::from), &mut cx, &mut waiting) {
+            Poll::Ready(answer) => {
+                let open = |body| self.owner.open(http1, body);
+                ResponseFuture::Done(Some(answer.map(|response| response.map(open))))
+            }
+            Poll::Pending => waiting.map_or(ResponseFuture::Done(None), ResponseFuture::Pending),
         }
     }
 }
 
 impl<S: HttpService> Adapter<S> {
-    /// Calls the service.
+    /// Calls the service, and polls its answer once. One that is not there is left in `waiting`: one that is, is large
+    /// to move, and so is returned as it comes.
     #[inline]
-    pub(super) fn answer(&self, mut request: Request<Incoming>) -> ResponseFuture<S> {
+    pub(super) fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        cx: &mut Context<'_>,
+        waiting: &mut Option<Waiting<S>>,
+    ) -> Poll<Answer<S>> {
         if let Some(info) = &self.info {
             request.extensions_mut().insert(info.clone());
         }
@@ -148,32 +164,48 @@ impl<S: HttpService> Adapter<S> {
             tells_idle: shared.config.keep_alive_header && keep_alive::is_for(&request),
         };
         let mut service = self.service.borrow_mut();
-        // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
-        let mut cx = Context::from_waker(Waker::noop());
-        let stage = match service.poll_ready(&mut cx) {
-            Poll::Ready(Err(error)) => return ResponseFuture::Done(Some(Err(error))),
-            Poll::Pending => Stage::NotReady(Box::new((service.clone(), Some(request)))),
-            Poll::Ready(Ok(())) => {
-                let mut slot = self.slot();
-                slot.set(Some(service.call(request)));
-                // Many handlers are done at their first poll. Polled here, they drop the request before
-                // hyper reads on, and hyper can use its read buffer again instead of taking a new one.
-                match poll_slot(&mut slot, &mut cx) {
-                    Poll::Pending => Stage::Running(Some(slot)),
-                    Poll::Ready(Ok(mut response)) => {
-                        self.spare.replace(Some(slot));
-                        self.owner.finish(terms, &mut response);
-                        let response = response.map(|body| self.owner.open(terms, body));
-                        return ResponseFuture::Done(Some(Ok(response)));
-                    }
-                    Poll::Ready(Err(error)) => {
-                        self.spare.replace(Some(slot));
-                        return ResponseFuture::Done(Some(Err(error)));
-                    }
+        match service.poll_ready(cx) {
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {
+                // A clone waits for it, so that the connection pins nothing.
+                let stage = Stage::NotReady(Box::new((service.clone(), Some(request))));
+                return self.wait(stage, terms, waiting, cx);
+            }
+            Poll::Ready(Ok(())) => {}
+        }
+        let mut slot = self.slot();
+        slot.set(Some(service.call(request)));
+        // Many handlers are done at their first poll. Polled here, they drop the request before hyper reads on, and
+        // hyper can use its read buffer again instead of taking a new one.
+        let mut polled = poll_slot(&mut slot, cx);
+        match &mut polled {
+            Poll::Pending => {
+                *waiting = Some(self.waiting(Stage::Running(Some(slot)), terms));
+            }
+            Poll::Ready(answer) => {
+                slot.set(None);
+                self.spare.replace(Some(slot));
+                if let Ok(response) = answer {
+                    self.owner.finish(terms, response);
                 }
             }
-        };
-        ResponseFuture::Pending {
+        }
+        polled
+    }
+
+    #[cold]
+    fn wait(
+        &self,
+        stage: Stage<S>,
+        terms: Terms,
+        waiting: &mut Option<Waiting<S>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Answer<S>> {
+        Pin::new(waiting.insert(self.waiting(stage, terms))).poll(cx)
+    }
+
+    fn waiting(&self, stage: Stage<S>, terms: Terms) -> Waiting<S> {
+        Waiting {
             stage,
             terms,
             returned: Arc::clone(&self.returned),
@@ -192,40 +224,42 @@ fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Out
     let Some(future) = slot.as_mut().as_pin_mut() else {
         return Poll::Pending;
     };
-    // Returned from where it is written: a response is large to move.
-    let polled = future.poll(cx);
-    if polled.is_ready() {
-        slot.set(None);
-    }
-    polled
+    future.poll(cx)
 }
+
+/// What a service makes of a request.
+pub(super) type Answer<S> =
+    Result<Response<<S as HttpService>::ResBody>, <S as HttpService>::ServiceError>;
 
 /// What hyper gets for a request.
-type Answer<S> =
+type OpenAnswer<S> =
     Result<Response<OpenBody<<S as HttpService>::ResBody>>, <S as HttpService>::ServiceError>;
 
-/// The response of a service behind a [`ConnectionManager`](super::ConnectionManager).
+/// The response of a service behind a [`ConnectionManager`](super::ConnectionManager), for hyper.
 pub(super) enum ResponseFuture<S: HttpService> {
-    Done(Option<Answer<S>>),
-    Pending {
-        stage: Stage<S>,
-        terms: Terms,
-        returned: Returned<S::ResFuture>,
-        guard: InFlight,
-    },
+    Done(Option<OpenAnswer<S>>),
+    Pending(Waiting<S>),
 }
 
-// Every future inside is boxed or not polled in place.
-impl<S: HttpService> Unpin for ResponseFuture<S> {}
+/// An answer that was not there at once.
+pub(super) struct Waiting<S: HttpService> {
+    stage: Stage<S>,
+    terms: Terms,
+    returned: Returned<S::ResFuture>,
+    guard: InFlight,
+}
 
-pub(super) enum Stage<S: HttpService> {
-    /// The service has no room yet. A clone waits for it, so that the connection pins nothing.
+enum Stage<S: HttpService> {
     NotReady(Box<(S, Option<Request<Incoming>>)>),
     Running(Option<Slot<S::ResFuture>>),
 }
 
+// Every future inside is boxed or not polled in place.
+impl<S: HttpService> Unpin for ResponseFuture<S> {}
+impl<S: HttpService> Unpin for Waiting<S> {}
+
 impl<S: HttpService> Future for ResponseFuture<S> {
-    type Output = Answer<S>;
+    type Output = OpenAnswer<S>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
@@ -233,42 +267,53 @@ impl<S: HttpService> Future for ResponseFuture<S> {
                 Some(result) => Poll::Ready(result),
                 None => Poll::Pending,
             },
-            Self::Pending {
-                stage,
-                terms,
-                returned,
-                guard,
-            } => {
-                if let Stage::NotReady(waiting) = stage {
-                    let (service, request) = &mut **waiting;
-                    if let Err(error) = ready!(service.poll_ready(cx)) {
-                        return Poll::Ready(Err(error));
-                    }
-                    let future = request.take().map(|request| service.call(request));
-                    *stage = Stage::Running(Some(Box::pin(future)));
-                }
-                let Stage::Running(Some(slot)) = stage else {
-                    return Poll::Pending;
-                };
-                let mut result = ready!(poll_slot(slot, cx));
-                if let Stage::Running(slot) = stage {
-                    *lock(returned) = slot.take();
-                }
-                guard.answered = true;
-                if let Ok(response) = &mut result {
-                    guard.owner.finish(*terms, response);
-                }
-                let open = |body| guard.owner.open(*terms, body);
-                Poll::Ready(result.map(|response| response.map(open)))
+            Self::Pending(waiting) => {
+                let answer = ready!(Pin::new(&mut *waiting).poll(cx));
+                let open = |body| waiting.guard.owner.open(waiting.terms.http1, body);
+                Poll::Ready(answer.map(|response| response.map(open)))
             }
         }
     }
 }
 
+impl<S: HttpService> Future for Waiting<S> {
+    type Output = Answer<S>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer<S>> {
+        let Self {
+            stage,
+            terms,
+            returned,
+            guard,
+        } = self.get_mut();
+        if let Stage::NotReady(waiting) = stage {
+            let (service, request) = &mut **waiting;
+            if let Err(error) = ready!(service.poll_ready(cx)) {
+                return Poll::Ready(Err(error));
+            }
+            let future = request.take().map(|request| service.call(request));
+            *stage = Stage::Running(Some(Box::pin(future)));
+        }
+        let Stage::Running(Some(slot)) = stage else {
+            return Poll::Pending;
+        };
+        let mut answer = ready!(poll_slot(slot, cx));
+        slot.set(None);
+        if let Stage::Running(slot) = stage {
+            *lock(returned) = slot.take();
+        }
+        guard.answered = true;
+        if let Ok(response) = &mut answer {
+            guard.owner.finish(*terms, response);
+        }
+        Poll::Ready(answer)
+    }
+}
+
 impl Owner {
     #[inline]
-    fn open<B: Body>(&self, terms: Terms, body: B) -> OpenBody<B> {
-        if terms.http1 {
+    fn open<B: Body>(&self, http1: bool, body: B) -> OpenBody<B> {
+        if http1 {
             OpenBody::new(body)
         } else {
             OpenBody::of_stream(body, Arc::clone(&self.entry))

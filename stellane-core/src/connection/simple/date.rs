@@ -6,24 +6,24 @@ use std::{
 
 use httpdate::HttpDate;
 
-/// The date of a second as a header field, and when that second is over.
+/// The date of a second as the last field of a head, with the ends of the lines around it; and when that second is over.
 struct Date {
-    field: Vec<u8>,
+    last: Vec<u8>,
     until: SystemTime,
 }
 
 thread_local! {
-    static DATE: RefCell<Date> = const { RefCell::new(Date { field: Vec::new(), until: UNIX_EPOCH }) };
+    static DATE: RefCell<Date> = const { RefCell::new(Date { last: Vec::new(), until: UNIX_EPOCH }) };
 }
 
-/// Writes the field `date`.
-pub(super) fn write(out: &mut Vec<u8>) {
+/// Writes the field `date` and the end of the head, where a line has no end yet.
+pub(super) fn write_last(out: &mut Vec<u8>) {
     DATE.with_borrow_mut(|date| {
         let now = SystemTime::now();
-        if now >= date.until || date.field.is_empty() {
+        if now >= date.until || date.last.is_empty() {
             date.render(now);
         }
-        out.extend_from_slice(&date.field);
+        out.extend_from_slice(&date.last);
     });
 }
 
@@ -32,8 +32,8 @@ impl Date {
     fn render(&mut self, now: SystemTime) {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.until = UNIX_EPOCH + Duration::from_secs(since.as_secs() + 1);
-        self.field.clear();
+        self.last.clear();
         // Writing to memory does not fail.
-        let _ = write!(self.field, "date: {}\r\n", HttpDate::from(now));
+        let _ = write!(self.last, "\r\ndate: {}\r\n\r\n", HttpDate::from(now));
     }
 }

@@ -1,7 +1,7 @@
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use http::{HeaderName, HeaderValue, Method, Request, header, uri::PathAndQuery};
 use httparse::{ParserConfig, Status};
 
 use crate::connection::{Incoming, framing};
@@ -9,13 +9,13 @@ use crate::connection::{Incoming, framing};
 /// A request with more fields than this is not simple.
 const MAX_FIELDS: usize = 64;
 
-/// The request that these bytes begin with, and the length of its head; `None` if it is not simple. `spare` is a map
-/// to use again.
+/// Reads the request that these bytes begin with into a new one, and returns the length of its head; `None` if it is
+/// not simple, and then a part may have been read.
 pub(in crate::connection) fn parse(
     bytes: &Bytes,
     max_head: usize,
-    spare: &mut HeaderMap,
-) -> Option<(Request<Incoming>, usize)> {
+    request: &mut Request<Incoming>,
+) -> Option<usize> {
     let mut fields = [MaybeUninit::uninit(); MAX_FIELDS];
     let mut head = httparse::Request::new(&mut []);
     let parsed =
@@ -33,9 +33,13 @@ pub(in crate::connection) fn parse(
     if matches!(method, Method::CONNECT | Method::HEAD) {
         return None;
     }
-    let uri = Uri::from_maybe_shared(bytes.slice_ref(head.path?.as_bytes())).ok()?;
+    // Other targets are for proxies.
+    let target = head.path.filter(|target| target.starts_with('/'))?;
+    let target = PathAndQuery::from_maybe_shared(bytes.slice_ref(target.as_bytes())).ok()?;
+    *request.method_mut() = method;
+    *request.uri_mut() = target.into();
 
-    let mut headers = mem::take(spare);
+    let headers = request.headers_mut();
     headers.reserve(head.headers.len());
     for field in &*head.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
@@ -49,9 +53,5 @@ pub(in crate::connection) fn parse(
         headers.append(name, value);
     }
 
-    let mut request = Request::new(Incoming::default());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
-    Some((request, length))
+    Some(length)
 }

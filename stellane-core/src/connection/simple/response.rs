@@ -7,7 +7,7 @@ use crate::connection::framing;
 /// then a part may have been written.
 pub(in crate::connection) fn write_head<B>(
     response: &Response<B>,
-    length: usize,
+    length: u64,
     out: &mut Vec<u8>,
 ) -> bool {
     let status = response.status();
@@ -19,11 +19,14 @@ pub(in crate::connection) fn write_head<B>(
         return false;
     }
 
+    // Each line is ended by the next one.
     if status == StatusCode::OK {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        out.extend_from_slice(b"HTTP/1.1 200 OK");
     } else {
         let reason = status.canonical_reason().unwrap_or("<none>");
-        write_all(out, ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"]);
+        for part in ["HTTP/1.1 ", status.as_str(), " ", reason] {
+            out.extend_from_slice(part.as_bytes());
+        }
     }
     let mut has_length = false;
     let mut has_date = false;
@@ -31,7 +34,7 @@ pub(in crate::connection) fn write_head<B>(
         match *name {
             header::CONNECTION | header::TRANSFER_ENCODING | header::TRAILER => return false,
             header::CONTENT_LENGTH => {
-                if has_length || framing::decimal(value.as_bytes()) != Some(length as u64) {
+                if has_length || framing::decimal(value.as_bytes()) != Some(length) {
                     return false;
                 }
                 has_length = true;
@@ -39,24 +42,20 @@ pub(in crate::connection) fn write_head<B>(
             header::DATE => has_date = true,
             _ => {}
         }
-        write_all(out, [name.as_str(), ": "]);
-        out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
     }
     if !has_length {
+        out.extend_from_slice(b"\r\ncontent-length: ");
         let mut digits = itoa::Buffer::new();
-        write_all(out, ["content-length: ", digits.format(length), "\r\n"]);
+        out.extend_from_slice(digits.format(length).as_bytes());
     }
-    if !has_date {
-        date::write(out);
+    if has_date {
+        out.extend_from_slice(b"\r\n\r\n");
+    } else {
+        date::write_last(out);
     }
-    out.extend_from_slice(b"\r\n");
     true
-}
-
-#[inline]
-fn write_all<const N: usize>(out: &mut Vec<u8>, parts: [&str; N]) {
-    for part in parts {
-        out.extend_from_slice(part.as_bytes());
-    }
 }

@@ -6,18 +6,18 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
 use hyper_util::rt::TokioIo;
 use tokio::io::ReadBuf;
 
 use super::{Stage, Step, Task, http1::Active};
 use crate::connection::{
-    CloseReason, ConnectionState,
+    CloseReason, ConnectionState, Incoming,
     body::{self, OpenBody},
     entry::Command,
     io::{Io, MAX_HELD},
-    service::{Adapter, HttpService, ResponseFuture},
+    service::{Adapter, Answer, HttpService, ResponseFuture, Waiting},
     shared::Shared,
     simple::{self, MAX_BODY, MAX_READ},
 };
@@ -28,7 +28,7 @@ pub(super) struct Simple<S: HttpService> {
     adapter: Adapter<S>,
     under_way: Option<UnderWay<S>>,
     /// Where the body of an answer is read.
-    body: Pin<Box<Option<OpenBody<S::ResBody>>>>,
+    body: Pin<Box<Option<S::ResBody>>>,
     /// A map of headers, used again for the next request.
     headers: HeaderMap,
 }
@@ -38,13 +38,21 @@ const TURN: usize = 32;
 
 /// A request that has no answer yet.
 struct UnderWay<S: HttpService> {
+    read: Read,
+    answer: Waiting<S>,
+}
+
+/// What was read around a request.
+struct Read {
     /// Its head, and what was read with it.
     bytes: Bytes,
     head: usize,
-    answer: ResponseFuture<S>,
-    /// What was read since.
+    /// What was read while its handler waited.
     ahead: Bytes,
 }
+
+/// An answer for hyper to send.
+type ForHyper<S> = Box<ResponseFuture<S>>;
 
 /// What became of what was read.
 enum Outcome<S: HttpService> {
@@ -58,33 +66,38 @@ enum Outcome<S: HttpService> {
     /// Others are to have their turn before these, and before more is read.
     Enough(Bytes),
     /// They begin with a request whose answer is hyper's to send.
-    Begun(Bytes, ResponseFuture<S>),
+    Begun(Bytes, ForHyper<S>),
     Failed,
 }
 
-impl<S: HttpService> UnderWay<S> {
-    /// Whether the answer is there.
-    fn settle(&mut self, cx: &mut Context<'_>) -> bool {
-        if let ResponseFuture::Pending { .. } = &self.answer {
-            let Poll::Ready(answer) = Pin::new(&mut self.answer).poll(cx) else {
-                return false;
-            };
-            self.answer = ResponseFuture::Done(Some(answer));
-        }
-        true
-    }
-
-    /// Whether nothing was read behind it.
+impl Read {
+    /// Whether nothing was read behind the request.
     fn is_last(&self) -> bool {
         self.ahead.is_empty() && self.bytes.len() == self.head
     }
 
-    fn into_unread(self) -> (Bytes, ResponseFuture<S>) {
-        let bytes = match self.ahead.is_empty() {
+    /// What was read behind the request.
+    fn rest(mut self) -> Bytes {
+        self.bytes.advance(self.head);
+        match self.bytes.is_empty() {
+            true => self.ahead,
+            false => self.bytes,
+        }
+    }
+
+    /// The request, and all that was read behind it.
+    fn whole(self) -> Bytes {
+        match self.ahead.is_empty() {
             true => self.bytes,
             false => [&self.bytes[..], &self.ahead[..]].concat().into(),
-        };
-        (bytes, self.answer)
+        }
+    }
+}
+
+impl<S: HttpService> UnderWay<S> {
+    fn for_hyper(self) -> Outcome<S> {
+        let answer = ResponseFuture::Pending(self.answer);
+        Outcome::Begun(self.read.whole(), Box::new(answer))
     }
 }
 
@@ -129,7 +142,10 @@ impl<S: HttpService> Simple<S> {
         match (sent, outcome) {
             (Ok(false), Outcome::Answered) => Outcome::Left(Bytes::new()),
             (Ok(false), Outcome::Enough(bytes)) => Outcome::Left(bytes),
-            (Ok(false), Outcome::Waits) => self.begun(),
+            (Ok(false), Outcome::Waits) => match self.under_way.take() {
+                Some(under_way) => under_way.for_hyper(),
+                None => Outcome::Left(Bytes::new()),
+            },
             (Ok(_), outcome) => outcome,
             (Err(_), _) => Outcome::Failed,
         }
@@ -143,48 +159,23 @@ impl<S: HttpService> Simple<S> {
         shared: &Shared,
         out: &mut Vec<u8>,
     ) -> Outcome<S> {
-        // Polled where it lies: it is large to move.
-        if let Some(under_way) = &mut self.under_way
-            && !under_way.settle(cx)
-        {
-            return Outcome::Waits;
-        }
-        loop {
-            let mut under_way = match self.under_way.take() {
-                Some(under_way) => under_way,
-                None if *left == 0 => return Outcome::Enough(bytes),
-                None if bytes.is_empty() => return Outcome::Answered,
-                None => {
-                    let max_head = shared.config.max_head_bytes;
-                    let parsed = simple::request::parse(&bytes, max_head, &mut self.headers);
-                    let Some((request, head)) = parsed else {
-                        return Outcome::Left(bytes);
-                    };
-                    UnderWay {
-                        bytes,
-                        head,
-                        answer: self.adapter.answer(request),
-                        ahead: Bytes::new(),
-                    }
-                }
-            };
-            if !under_way.settle(cx) {
-                self.under_way = Some(under_way);
+        if let Some(UnderWay { answer, .. }) = &mut self.under_way {
+            let Poll::Ready(answer) = Pin::new(answer).poll(cx) else {
                 return Outcome::Waits;
+            };
+            if let Some(UnderWay { read, .. }) = self.under_way.take() {
+                if let Err(answer) = self.write(cx, answer, out) {
+                    return Outcome::Begun(read.whole(), answer);
+                }
+                bytes = read.rest();
+                *left = left.saturating_sub(1);
             }
-            let begun = out.len();
-            if !self.write(cx, &mut under_way.answer, out) {
-                out.truncate(begun);
-                let (bytes, answer) = under_way.into_unread();
-                return Outcome::Begun(bytes, answer);
+        }
+        while !bytes.is_empty() {
+            if *left == 0 {
+                return Outcome::Enough(bytes);
             }
-            *left = left.saturating_sub(1);
-            bytes = under_way.bytes;
-            bytes.advance(under_way.head);
-            if bytes.is_empty() {
-                bytes = under_way.ahead;
-            }
-            if out.len() > MAX_HELD && !bytes.is_empty() {
+            if out.len() > MAX_HELD {
                 let sent = self.io.send(cx, out);
                 out.clear();
                 match sent {
@@ -193,73 +184,92 @@ impl<S: HttpService> Simple<S> {
                     Err(_) => return Outcome::Failed,
                 }
             }
-        }
-    }
-
-    /// Leaves the request under way to hyper.
-    fn begun(&mut self) -> Outcome<S> {
-        match self.under_way.take() {
-            Some(under_way) => {
-                let (bytes, answer) = under_way.into_unread();
-                Outcome::Begun(bytes, answer)
+            let max_head = shared.config.max_head_bytes;
+            let mut request = Request::new(Incoming::default());
+            mem::swap(request.headers_mut(), &mut self.headers);
+            let Some(head) = simple::request::parse(&bytes, max_head, &mut request) else {
+                return Outcome::Left(bytes);
+            };
+            let mut waiting = None;
+            match self.adapter.answer(request, cx, &mut waiting) {
+                Poll::Ready(answer) => {
+                    if let Err(answer) = self.write(cx, answer, out) {
+                        return Outcome::Begun(bytes, answer);
+                    }
+                }
+                Poll::Pending => {
+                    let ahead = Bytes::new();
+                    let read = Read { bytes, head, ahead };
+                    self.under_way = waiting.map(|answer| UnderWay { read, answer });
+                    return Outcome::Waits;
+                }
             }
-            None => Outcome::Left(Bytes::new()),
+            bytes.advance(head);
+            *left -= 1;
         }
+        Outcome::Answered
     }
 
-    /// Writes an answer if it is simple, and otherwise leaves it as it was.
+    /// Writes an answer if it is simple, and otherwise gives it back.
     fn write(
         &mut self,
         cx: &mut Context<'_>,
-        answer: &mut ResponseFuture<S>,
+        answer: Answer<S>,
         out: &mut Vec<u8>,
-    ) -> bool {
-        let ResponseFuture::Done(Some(Ok(response))) = answer else {
-            return false;
+    ) -> Result<(), ForHyper<S>> {
+        let for_hyper = |answer| Err(Box::new(ResponseFuture::Done(Some(answer))));
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) => return for_hyper(Err(error)),
         };
+        let begun = out.len();
         let length = match response.body() {
             body if body.is_end_stream() => 0,
-            body => match body.size_hint().exact() {
-                Some(n) if n <= MAX_BODY as u64 => n as usize,
-                _ => return false,
-            },
+            body => body.size_hint().exact().unwrap_or(u64::MAX),
         };
-        let is_simple = simple::response::write_head(response, length, out)
-            && (length == 0 || self.write_body(cx, response, length, out));
-        if is_simple {
-            self.headers = mem::take(response.headers_mut());
-            self.headers.clear();
+        let is_simple =
+            length <= MAX_BODY as u64 && simple::response::write_head(&response, length, out);
+        if !is_simple {
+            out.truncate(begun);
+            return for_hyper(Ok(response.map(OpenBody::new)));
         }
-        is_simple
+        let (mut head, body) = response.into_parts();
+        if length > 0
+            && let Err(body) = self.write_body(cx, body, length, out)
+        {
+            out.truncate(begun);
+            return for_hyper(Ok(Response::from_parts(head, body)));
+        }
+        mem::swap(&mut self.headers, &mut head.headers);
+        self.headers.clear();
+        Ok(())
     }
 
     /// Writes a body that is ready and whole.
     fn write_body(
         &mut self,
         cx: &mut Context<'_>,
-        response: &mut Response<OpenBody<S::ResBody>>,
-        length: usize,
+        body: S::ResBody,
+        length: u64,
         out: &mut Vec<u8>,
-    ) -> bool {
-        self.body
-            .set(Some(mem::replace(response.body_mut(), OpenBody::Sent)));
+    ) -> Result<(), OpenBody<S::ResBody>> {
+        self.body.set(Some(body));
         let Some(body) = self.body.as_mut().as_pin_mut() else {
-            return false;
+            return Ok(());
         };
         let begun = match body.poll_frame(cx).map(|frame| frame.map(into_data)) {
-            Poll::Ready(Some(Ok(data))) if data.remaining() == length => {
+            Poll::Ready(Some(Ok(data))) if data.remaining() as u64 == length => {
                 out.put(data);
                 self.body.set(None);
-                return true;
+                return Ok(());
             }
             Poll::Ready(Some(Ok(data))) => Some(Ok(Frame::data(data))),
-            Poll::Ready(Some(Err(frame))) => Some(frame),
+            Poll::Ready(Some(Err(frame))) => Some(frame.map_err(Into::into)),
             // It is asked again.
             Poll::Ready(None) | Poll::Pending => None,
         };
         let rest = mem::replace(&mut self.body, Box::pin(None));
-        *response.body_mut() = OpenBody::begun(length as u64, begun, rest);
-        false
+        Err(OpenBody::begun(length, begun, rest))
     }
 }
 
@@ -301,7 +311,7 @@ impl<S: HttpService> Task<S> {
 
             let waits = match &simple.under_way {
                 // No more is read than what belongs together: it is the client that waits.
-                Some(under_way) if !under_way.is_last() => return self.wait_for_answer(),
+                Some(under_way) if !under_way.read.is_last() => return self.wait_for_answer(),
                 Some(_) => true,
                 None => false,
             };
@@ -309,7 +319,7 @@ impl<S: HttpService> Task<S> {
                 Poll::Pending if waits => return self.wait_for_answer(),
                 Poll::Pending => return self.wait_for_request(),
                 Poll::Ready(Ok(read)) if !read.is_empty() => match &mut simple.under_way {
-                    Some(under_way) => under_way.ahead = read,
+                    Some(under_way) => under_way.read.ahead = read,
                     None => bytes = read,
                 },
                 // The client is gone, and nobody waits for the answer.
@@ -374,12 +384,7 @@ impl<S: HttpService> Task<S> {
 
     /// Gives the connection to hyper: these bytes were read, and the first request in them may have its answer.
     #[cold]
-    fn go_over(
-        &mut self,
-        unread: Bytes,
-        answer: Option<ResponseFuture<S>>,
-        open_bodies: i32,
-    ) -> Step {
+    fn go_over(&mut self, unread: Bytes, answer: Option<ForHyper<S>>, open_bodies: i32) -> Step {
         let Stage::Simple(simple) = mem::replace(&mut self.stage, Stage::Ended) else {
             return Step::Again;
         };

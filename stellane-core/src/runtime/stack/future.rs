@@ -61,26 +61,29 @@ where
         let refusal = match this.state.as_mut().project() {
             StateProjection::Running { future } => {
                 let pools = held.pools.enter();
-                let polled = held.parts.faults.catch("future", || future.poll(cx));
+                // Not what the closure returns, which is moved.
+                let mut polled = Poll::Pending;
+                let poll = || polled = future.poll(cx);
+                let panicked = held.parts.faults.catch("future", poll).is_none();
                 drop(pools);
-                if let Some(Poll::Ready(Ok(response))) = &polled {
+                if let Poll::Ready(Ok(response)) = &polled {
                     label::tell(response.body());
                 }
                 entered.leave();
                 let faults = held.parts.faults.clone();
                 // Before the answer is taken out: what others look at must be moved to where they look.
                 let ongoing = match &polled {
-                    Some(Poll::Ready(Ok(response))) => this.ongoing.answered(response),
+                    Poll::Ready(Ok(response)) => this.ongoing.answered(response),
                     _ => Ongoing::default(),
                 };
                 match polled {
-                    Some(Poll::Pending) => return Poll::Pending,
-                    Some(Poll::Ready(Ok(response))) => {
+                    Poll::Pending if panicked => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR),
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(response)) => {
                         return Poll::Ready(Ok(response
                             .map(|body| PresetBody::new(FaultBody::new(body, faults), ongoing))));
                     }
-                    Some(Poll::Ready(Err(error))) => faults.answer_to(&error.into()),
-                    None => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR),
+                    Poll::Ready(Err(error)) => faults.answer_to(&error.into()),
                 }
             }
             StateProjection::Refused { refusal } => {

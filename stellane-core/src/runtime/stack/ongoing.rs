@@ -155,6 +155,8 @@ impl Ongoing {
 impl Drop for Ongoing {
     #[inline]
     fn drop(&mut self) {
-        self.end();
+        if self.0.is_some() {
+            self.end();
+        }
     }
 }
