@@ -83,6 +83,10 @@
 //! what is not simple go to it as they came, and an answer that turns out long, in pieces or the last goes to it to be
 //! sent. From then on the connection is hyper's until it is idle and taken apart.
 //!
+//! On a runtime with one worker thread, such as each of `PerCoreEngine`'s, answers to many connections that are ready
+//! together are sent together, after all of their handlers have run: it costs less CPU time. Where handlers take long,
+//! each is sent at once.
+//!
 //! A client can't tell (`tests/connection_simple.rs`), but for one thing: if it closes its side right behind a request
 //! that is whole, the answer still comes, where hyper takes it for a client that is gone.
 //!

@@ -9,8 +9,9 @@
 mod date;
 pub(super) mod request;
 pub(super) mod response;
+pub(super) mod round;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use bytes::{Bytes, BytesMut};
 
@@ -22,7 +23,6 @@ pub(super) const MAX_BODY: usize = 8 << 10;
 // What a thread uses again for each of its reads.
 thread_local! {
     static READ: RefCell<Option<BytesMut>> = const { RefCell::new(None) };
-    static WRITTEN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// Copies what was read to where parts of it can be shared.
@@ -36,14 +36,4 @@ pub(super) fn share(bytes: &[u8]) -> Bytes {
         read.extend_from_slice(bytes);
         read.split().freeze()
     })
-}
-
-/// A buffer to write answers to.
-pub(super) fn take_buffer() -> Vec<u8> {
-    WRITTEN.take()
-}
-
-pub(super) fn give_back(mut buffer: Vec<u8>) {
-    buffer.clear();
-    WRITTEN.set(buffer);
 }

@@ -122,8 +122,10 @@ impl<S: HttpService> Task<S> {
 
 impl<S: HttpService> Drop for Task<S> {
     fn drop(&mut self) {
-        if matches!(self.stage, Stage::Left) {
-            return;
+        match &mut self.stage {
+            Stage::Left => return,
+            Stage::Simple(simple) => simple.send_deferred(),
+            _ => {}
         }
         if self.reason == Some(CloseReason::Upgraded) {
             if self.entry.leave_upgraded() {

@@ -19,7 +19,10 @@ use crate::connection::{
     io::{Io, MAX_HELD},
     service::{Adapter, Answer, HttpService, ResponseFuture, Waiting},
     shared::Shared,
-    simple::{self, MAX_BODY, MAX_READ},
+    simple::{
+        self, MAX_BODY, MAX_READ,
+        round::{self, Deferred},
+    },
 };
 
 /// An HTTP/1 connection that hyper knows nothing of, with [simple](simple) requests so far.
@@ -27,6 +30,7 @@ pub(super) struct Simple<S: HttpService> {
     io: Io,
     adapter: Adapter<S>,
     under_way: Option<UnderWay<S>>,
+    deferred: Option<Deferred>,
     /// Where the body of an answer is read.
     body: Pin<Box<Option<S::ResBody>>>,
     /// A map of headers, used again for the next request.
@@ -58,6 +62,8 @@ type ForHyper<S> = Box<ResponseFuture<S>>;
 enum Outcome<S: HttpService> {
     /// All requests are answered.
     Answered,
+    /// They are, and the answers are to be sent in the next turn.
+    Deferred,
     /// One has to wait for its answer.
     Waits,
     /// The first of these bytes begin a request that is hyper's; or there are none, and the socket does not take all
@@ -107,8 +113,16 @@ impl<S: HttpService> Simple<S> {
             io,
             adapter,
             under_way: None,
+            deferred: None,
             body: Box::pin(None),
             headers: HeaderMap::new(),
+        }
+    }
+
+    /// For an end before the next turn.
+    pub(super) fn send_deferred(&mut self) {
+        if let Some(deferred) = self.deferred.take() {
+            self.io.socket.try_write(&deferred.over());
         }
     }
 
@@ -131,14 +145,30 @@ impl<S: HttpService> Simple<S> {
         left: &mut usize,
         shared: &Shared,
     ) -> Outcome<S> {
-        let mut out = simple::take_buffer();
+        let mut out = round::take_buffer();
         let outcome = self.answer_into(cx, bytes, left, shared, &mut out);
+        if let Outcome::Answered = outcome
+            && !out.is_empty()
+        {
+            match round::defer(out) {
+                Ok(deferred) => {
+                    self.deferred = Some(deferred);
+                    return Outcome::Deferred;
+                }
+                Err(now) => out = now,
+            }
+        }
+        self.send(cx, out, outcome)
+    }
+
+    /// Sends answers, all that there are so far.
+    fn send(&mut self, cx: &mut Context<'_>, out: Vec<u8>, outcome: Outcome<S>) -> Outcome<S> {
         let sent = if out.is_empty() {
             Ok(true)
         } else {
             self.io.send(cx, &out)
         };
-        simple::give_back(out);
+        round::give_back(out);
         match (sent, outcome) {
             (Ok(false), Outcome::Answered) => Outcome::Left(Bytes::new()),
             (Ok(false), Outcome::Enough(bytes)) => Outcome::Left(bytes),
@@ -289,13 +319,19 @@ impl<S: HttpService> Task<S> {
             let Stage::Simple(simple) = &mut self.stage else {
                 return Step::Again;
             };
-            if simple.under_way.is_some() || !bytes.is_empty() {
+            if simple.deferred.is_some() || simple.under_way.is_some() || !bytes.is_empty() {
                 let bytes = mem::take(&mut bytes);
                 let shared = &self.served.shared;
-                let (outcome, open_bodies) =
-                    body::observe(0, || simple.answer(cx, bytes, &mut left, shared));
+                let (outcome, open_bodies) = body::observe(0, || match simple.deferred.take() {
+                    Some(deferred) => simple.send(cx, deferred.over(), Outcome::Answered),
+                    None => simple.answer(cx, bytes, &mut left, shared),
+                });
                 match outcome {
                     Outcome::Answered | Outcome::Waits => {}
+                    Outcome::Deferred => {
+                        cx.waker().wake_by_ref();
+                        return Step::Wait;
+                    }
                     Outcome::Enough(bytes) => {
                         simple.io.rewind = bytes;
                         cx.waker().wake_by_ref();
