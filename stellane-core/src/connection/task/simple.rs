@@ -122,7 +122,7 @@ impl<S: HttpService> Simple<S> {
     /// For an end before the next turn.
     pub(super) fn send_deferred(&mut self) {
         if let Some(deferred) = self.deferred.take() {
-            self.io.socket.try_write(&deferred.over());
+            self.io.socket.try_write(&deferred.answer);
         }
     }
 
