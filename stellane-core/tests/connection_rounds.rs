@@ -67,7 +67,7 @@ impl AsyncWrite for Noted {
     }
 }
 
-/// Connections with so much room for what is sent, and what happens on them.
+/// `CLIENTS` connections, and what happens on them.
 struct Server {
     clients: Vec<DuplexStream>,
     serving: JoinSet<CloseReason>,
@@ -75,7 +75,8 @@ struct Server {
 }
 
 impl Server {
-    fn new(clients: usize, room: usize, burn: Duration) -> Self {
+    /// With so much room for what is sent, and handlers that take so long.
+    fn new(room: usize, burn: Duration) -> Self {
         let log = Log::default();
         let manager = ConnectionManager::builder().build().expect("valid");
         let served = Arc::clone(&log);
@@ -85,7 +86,7 @@ impl Server {
             async { Ok::<_, Infallible>(Response::new("hello".to_owned())) }
         });
         let mut serving = JoinSet::new();
-        let clients = (0..clients).map(|_| {
+        let clients = (0..CLIENTS).map(|_| {
             let (near, stream) = tokio::io::duplex(room);
             let log = Arc::clone(&log);
             let noted = Noted { stream, log };
@@ -120,7 +121,7 @@ fn deferred(events: &[Event]) -> usize {
 }
 
 async fn warm() -> Server {
-    let mut server = Server::new(CLIENTS, 1000, Duration::ZERO);
+    let mut server = Server::new(1000, Duration::ZERO);
     for _ in 0..20 {
         server.round().await;
     }
@@ -137,7 +138,7 @@ async fn all_handlers_of_a_round_run_before_the_first_answer_is_sent() {
 
 #[tokio::test]
 async fn no_answer_waits_for_handlers_that_burn_cpu() {
-    let mut server = Server::new(CLIENTS, 1000, Duration::from_millis(1));
+    let mut server = Server::new(1000, Duration::from_millis(1));
     server.round().await;
     for _ in 0..3 {
         let events = server.round().await;
@@ -148,7 +149,7 @@ async fn no_answer_waits_for_handlers_that_burn_cpu() {
 #[tokio::test(start_paused = true)]
 async fn a_deferred_answer_comes_whole_to_a_client_with_little_room() {
     warm().await;
-    let mut server = Server::new(CLIENTS, 40, Duration::ZERO);
+    let mut server = Server::new(40, Duration::ZERO);
     let events = server.round().await;
     assert_eq!(deferred(&events), CLIENTS - 1, "{events:?}");
     for _ in 0..3 {
