@@ -4,7 +4,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use http::{Request, Response};
-use stellane_core::connection::{ConnectionManager, ConnectionStats, Incoming};
+use stellane_core::connection::{ConnectionConfig, ConnectionManager, ConnectionStats, Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::sleep,
@@ -42,9 +42,12 @@ async fn ask(manager: &ConnectionManager, pause: Duration, times: usize) {
 }
 
 fn manager() -> ConnectionManager {
-    let manager = ConnectionManager::builder().build().expect("valid");
-    assert_eq!(manager.config().park_after, PARK_AFTER);
-    manager
+    let mut config = ConnectionConfig::default();
+    config.park_after = PARK_AFTER;
+    ConnectionManager::builder()
+        .config(config)
+        .build()
+        .expect("valid")
 }
 
 fn new_since(before: &ConnectionStats, after: &ConnectionStats) -> (u64, u64) {

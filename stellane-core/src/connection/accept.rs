@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{task::JoinSet, time::MissedTickBehavior};
+use tokio::{
+    task::{JoinSet, yield_now},
+    time::MissedTickBehavior,
+};
 
 #[cfg(feature = "tls")]
 use super::tls;
@@ -18,6 +21,7 @@ use super::{
     io::Socket,
     listener::Seat,
     lot::Lot,
+    orders::Orders,
     service::HttpService,
     services::Services,
     shared::Shared,
@@ -80,9 +84,11 @@ pub(super) async fn serve<S: HttpService>(
     let mut seat = listener.join(id);
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut orders = Orders::default();
     let mut drain = std::pin::pin!(shared.drain_begun());
 
     loop {
+        orders.give_some(&shared);
         let accept = async {
             shared.pace.wait().await;
             listener.accept().await
@@ -101,8 +107,9 @@ pub(super) async fn serve<S: HttpService>(
             },
             Some(handed) = handed(&mut seat) => group.receive(&mut heralds, handed).await,
             (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
-            readable = attendant.readable() => group.unpark_all(readable)?,
-            _ = sweep.tick() => shared.sweep(),
+            readable = attendant.readable() => group.unpark_some(readable).await?,
+            _ = sweep.tick() => shared.sweep(&mut orders),
+            () = yield_now(), if !orders.is_empty() => {}
             () = &mut drain => break,
         }
     }
@@ -121,14 +128,18 @@ pub(super) async fn serve<S: HttpService>(
     }
     drop(listener);
     drop(open);
-    while group.is_busy() {
+    loop {
+        orders.give_some(&shared);
+        if !group.is_busy() {
+            return Ok(());
+        }
         tokio::select! {
             (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
-            readable = attendant.readable() => group.unpark_all(readable)?,
-            _ = sweep.tick() => shared.sweep(),
+            readable = attendant.readable() => group.unpark_some(readable).await?,
+            _ = sweep.tick() => shared.sweep(&mut orders),
+            () = yield_now(), if !orders.is_empty() => {}
         }
     }
-    Ok(())
 }
 
 /// The next connection from a loop that shares the listening socket; `None` if there is none to come.
@@ -146,7 +157,9 @@ pub(super) async fn serve_connection<S: HttpService>(
     // There may be no listener to do it.
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    shared.sweep();
+    let mut orders = Orders::default();
+    shared.sweep(&mut orders);
+    orders.give_all(&shared);
     let Some(entry) = shared.take_in(peer, NO_LISTENER).await else {
         shared.refuse(socket);
         return CloseReason::Refused;
@@ -159,7 +172,8 @@ pub(super) async fn serve_connection<S: HttpService>(
     let mut task = Task::new(served, Arc::clone(&entry), socket);
     std::future::poll_fn(|cx| {
         while sweep.poll_tick(cx).is_ready() {
-            shared.sweep();
+            shared.sweep(&mut orders);
+            orders.give_all(&shared);
         }
         // The caller may poll it by another task than before.
         entry.hear_commands(cx.waker());
@@ -262,7 +276,7 @@ impl<S: HttpService> Group<S> {
         self.served.shared.refuse(socket);
     }
 
-    fn unpark_all(&self, readable: io::Result<Vec<usize>>) -> Result<(), ServeError> {
+    async fn unpark_some(&self, readable: io::Result<Vec<usize>>) -> Result<(), ServeError> {
         for slot in readable.map_err(|source| ServeError { source })? {
             // Another connection may stand there by now; then there is nothing to read, which is fine.
             if let Some(entry) = self.served.shared.table.at(slot)
@@ -272,6 +286,8 @@ impl<S: HttpService> Group<S> {
                 self.served.shared.end(&entry, reason);
             }
         }
+        // So that these and others have a turn before the next ones.
+        yield_now().await;
         Ok(())
     }
 
@@ -330,12 +346,7 @@ impl<S: HttpService> Group<S> {
     }
 
     fn is_busy(&self) -> bool {
-        let mut busy = false;
-        self.served
-            .shared
-            .table
-            .for_each(|entry| busy |= entry.group == self.id);
-        busy
+        self.served.shared.table.open_in(self.id) > 0
     }
 }
 

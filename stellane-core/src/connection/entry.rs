@@ -397,6 +397,12 @@ impl Entry {
         self.command.store(0, Relaxed);
     }
 
+    /// Whether asking it to park changes nothing.
+    pub(super) fn parked_or_asked(&self) -> bool {
+        as_command(self.command.load(Relaxed)) == Command::Park
+            || matches!(&*self.holder(), Holder::Lot(_))
+    }
+
     pub(super) fn asked_to_close(&self) -> bool {
         self.command.load(Relaxed) >= CLOSE_BASE
     }

@@ -25,6 +25,9 @@ mod unix {
 
     use super::super::io::Socket;
 
+    /// So many sockets are told of at once.
+    const MOST: usize = 32;
+
     /// Where sockets are put.
     #[derive(Debug)]
     pub(in super::super) struct Lot {
@@ -55,7 +58,7 @@ mod unix {
                 reason = "its safe form is only wrong for types that do not own their file descriptor"
             )]
             let poll = AsyncFd::with_interest(poll, TokioInterest::READABLE)?;
-            let events = Events::with_capacity(256);
+            let events = Events::with_capacity(MOST);
             let registry = Some(registry);
             Ok((Self { registry }, Attendant { poll, events }))
         }

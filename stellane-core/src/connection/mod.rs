@@ -114,6 +114,7 @@ mod keep_alive;
 mod listener;
 mod lot;
 mod manager;
+mod orders;
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
 mod purge;

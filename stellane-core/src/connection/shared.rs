@@ -428,7 +428,7 @@ impl Shared {
     }
 
     /// Asks a connection's task for something. A parked connection has none: it is closed here.
-    fn command(&self, entry: &Entry, command: Command) {
+    pub(super) fn command(&self, entry: &Entry, command: Command) {
         let mut holder = entry.holder();
         match (&*holder, command) {
             (Holder::Lot(socket), Command::Close(reason)) => {

@@ -5,6 +5,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use super::{
     CloseReason, ConnectionState,
     entry::{Command, Entry},
+    orders::Orders,
     rates::Round,
     shared::{Shared, millis},
 };
@@ -18,10 +19,10 @@ const LATE: u64 = 1000;
 
 impl Shared {
     /// Looks at every connection's deadlines, unless another listener has just done so.
-    pub(super) fn sweep(&self) {
+    pub(super) fn sweep(&self, orders: &mut Orders) {
         let now = self.tick();
         if self.take_sweep(now, millis(SWEEP) / 2) {
-            self.look(now);
+            self.look(now, orders);
             self.measure_speed(now);
             self.purge.end_wave(now);
             self.hysteresis.look(now);
@@ -29,18 +30,19 @@ impl Shared {
         self.purge.here();
     }
 
-    fn look(&self, now: u64) {
+    fn look(&self, now: u64, orders: &mut Orders) {
+        orders.clear();
         self.end_those_due();
         let limits = Limits::of(self, now);
         let mut rates = self.rates();
         let mut round = rates.round(now);
         let mut idle = 0;
-        self.command_each(|entry| {
+        self.table.for_each(|entry| {
             idle += usize::from(matches!(
                 entry.state(),
                 ConnectionState::Idle | ConnectionState::Parked
             ));
-            limits.judge(entry, now, &mut round)
+            orders.add(entry, limits.judge(entry, now, &mut round));
         });
         drop(rates);
         let max_idle = self.knobs.max_idle_connections.load(Relaxed);
