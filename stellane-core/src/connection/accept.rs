@@ -21,7 +21,6 @@ use super::{
     io::Socket,
     listener::Seat,
     lot::Lot,
-    orders::Orders,
     service::HttpService,
     services::Services,
     shared::Shared,
@@ -84,11 +83,11 @@ pub(super) async fn serve<S: HttpService>(
     let mut seat = listener.join(id);
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut orders = Orders::default();
+    // Whether the sweep is on its way.
+    let mut sweeping = false;
     let mut drain = std::pin::pin!(shared.drain_begun());
 
     loop {
-        orders.give_some(&shared);
         let accept = async {
             shared.pace.wait().await;
             listener.accept().await
@@ -108,8 +107,8 @@ pub(super) async fn serve<S: HttpService>(
             Some(handed) = handed(&mut seat) => group.receive(&mut heralds, handed).await,
             (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_some(readable).await?,
-            _ = sweep.tick() => shared.sweep(&mut orders),
-            () = yield_now(), if !orders.is_empty() => {}
+            _ = sweep.tick() => sweeping = shared.sweep(),
+            () = yield_now(), if sweeping => sweeping = shared.go_on(),
             () = &mut drain => break,
         }
     }
@@ -128,18 +127,15 @@ pub(super) async fn serve<S: HttpService>(
     }
     drop(listener);
     drop(open);
-    loop {
-        orders.give_some(&shared);
-        if !group.is_busy() {
-            return Ok(());
-        }
+    while group.is_busy() {
         tokio::select! {
             (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
             readable = attendant.readable() => group.unpark_some(readable).await?,
-            _ = sweep.tick() => shared.sweep(&mut orders),
-            () = yield_now(), if !orders.is_empty() => {}
+            _ = sweep.tick() => sweeping = shared.sweep(),
+            () = yield_now(), if sweeping => sweeping = shared.go_on(),
         }
     }
+    Ok(())
 }
 
 /// The next connection from a loop that shares the listening socket; `None` if there is none to come.
@@ -157,9 +153,7 @@ pub(super) async fn serve_connection<S: HttpService>(
     // There may be no listener to do it.
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut orders = Orders::default();
-    shared.sweep(&mut orders);
-    orders.give_all(&shared);
+    shared.sweep_all();
     let Some(entry) = shared.take_in(peer, NO_LISTENER).await else {
         shared.refuse(socket);
         return CloseReason::Refused;
@@ -172,8 +166,7 @@ pub(super) async fn serve_connection<S: HttpService>(
     let mut task = Task::new(served, Arc::clone(&entry), socket);
     std::future::poll_fn(|cx| {
         while sweep.poll_tick(cx).is_ready() {
-            shared.sweep(&mut orders);
-            orders.give_all(&shared);
+            shared.sweep_all();
         }
         // The caller may poll it by another task than before.
         entry.hear_commands(cx.waker());

@@ -398,7 +398,7 @@ impl Entry {
     }
 
     /// Whether asking it to park changes nothing.
-    pub(super) fn parked_or_asked(&self) -> bool {
+    pub(super) fn is_parked_or_asked(&self) -> bool {
         as_command(self.command.load(Relaxed)) == Command::Park
             || matches!(&*self.holder(), Holder::Lot(_))
     }

@@ -114,7 +114,6 @@ mod keep_alive;
 mod listener;
 mod lot;
 mod manager;
-mod orders;
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
 mod purge;

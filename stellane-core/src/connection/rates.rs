@@ -16,7 +16,11 @@ pub(super) struct Rates {
     /// The greatest debt.
     grace: u64,
     debts: HashMap<(u64, Side), Debt>,
-    swept: u64,
+    /// Those of the last round, in this one.
+    old: HashMap<(u64, Side), Debt>,
+    /// When this round began, and how long after the last one.
+    began: u64,
+    elapsed: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,14 +36,6 @@ struct Debt {
     bytes: u64,
 }
 
-/// One sweep.
-pub(super) struct Round<'a> {
-    rates: &'a mut Rates,
-    /// Since the last one.
-    elapsed: u64,
-    old: HashMap<(u64, Side), Debt>,
-}
-
 impl Rates {
     pub(super) fn new(config: &ConnectionConfig) -> Self {
         let grace = millis(config.rate_grace);
@@ -49,24 +45,24 @@ impl Rates {
             response: rate(config.min_response_rate_bytes),
             grace,
             debts: HashMap::new(),
-            swept: 0,
+            old: HashMap::new(),
+            began: 0,
+            elapsed: 0,
         }
     }
 
     /// Begins a sweep. Debts that are not looked at in it are forgotten.
-    pub(super) fn round(&mut self, now: u64) -> Round<'_> {
+    pub(super) fn begin_round(&mut self, now: u64) {
         // A sweep that is late was held up by this process: no client pays for that.
-        let elapsed = now.saturating_sub(self.swept).min(2 * millis(SWEEP));
-        self.swept = now;
-        Round {
-            old: std::mem::take(&mut self.debts),
-            rates: self,
-            elapsed,
-        }
+        self.elapsed = now.saturating_sub(self.began).min(2 * millis(SWEEP));
+        self.began = now;
+        self.old = std::mem::take(&mut self.debts);
     }
-}
 
-impl Round<'_> {
+    pub(super) fn end_round(&mut self) {
+        self.old = HashMap::new();
+    }
+
     /// Whether this connection owes too much.
     pub(super) fn judge(&mut self, entry: &Entry, state: ConnectionState) -> Option<CloseReason> {
         let starved = entry.starved() && state != ConnectionState::Upgraded;
@@ -75,7 +71,7 @@ impl Round<'_> {
             return None;
         }
         let (read, written) = entry.bytes();
-        let (body, response) = (self.rates.body, self.rates.response);
+        let (body, response) = (self.body, self.response);
         // Both are looked at, since both have to be remembered.
         let slow_body = self.owes((entry.id, Side::Body), body, starved, read);
         let slow_read = self.owes((entry.id, Side::Response), response, stalled, written);
@@ -94,7 +90,7 @@ impl Round<'_> {
             Some(debt) => *debt,
             // Since when is not known: from now on it counts.
             None if waits => {
-                self.rates.debts.insert(key, Debt { millis: 0, bytes });
+                self.debts.insert(key, Debt { millis: 0, bytes });
                 return false;
             }
             None => return false,
@@ -106,8 +102,8 @@ impl Round<'_> {
             bytes,
         };
         if waits || debt.millis > 0 {
-            self.rates.debts.insert(key, debt);
+            self.debts.insert(key, debt);
         }
-        waits && debt.millis >= self.rates.grace
+        waits && debt.millis >= self.grace
     }
 }

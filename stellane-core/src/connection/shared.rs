@@ -16,11 +16,10 @@ use super::{
     hysteresis::Hysteresis,
     listener::Pace,
     purge::{Hook, Purge},
-    rates::Rates,
     services::Keepers,
     speed::Speed,
     stats::{ConnectionStats, DrainReport},
-    sweep::{SWEEP, part_of},
+    sweep::{SWEEP, Walk, part_of},
     table::{Clock, Table},
 };
 
@@ -58,7 +57,7 @@ pub(super) struct Shared {
     drain_began: AtomicU64,
     /// Over how many milliseconds this drain spreads its closing.
     drain_spread: AtomicU64,
-    rates: Mutex<Rates>,
+    walk: Mutex<Walk>,
     speed: Mutex<Speed>,
     /// When the last sweep was, so that several listeners do not sweep more often than one.
     swept: AtomicU64,
@@ -89,7 +88,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 impl Shared {
     pub(super) fn new(config: ConnectionConfig, purge: Option<Hook>) -> Self {
         let epoch = tokio::time::Instant::now();
-        let rates = Rates::new(&config);
+        let walk = Walk::new(&config);
         let mut http1 = hyper::server::conn::http1::Builder::new();
         // Deadlines are the sweep's business.
         http1
@@ -133,7 +132,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             drain_began: AtomicU64::new(0),
             drain_spread: AtomicU64::new(0),
-            rates: Mutex::new(rates),
+            walk: Mutex::new(walk),
             speed: Mutex::default(),
             swept: AtomicU64::new(0),
             groups: AtomicU16::new(0),
@@ -288,8 +287,8 @@ impl Shared {
         self.knobs.idle_timeout.load(Relaxed)
     }
 
-    pub(super) fn rates(&self) -> MutexGuard<'_, Rates> {
-        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn walk(&self) -> MutexGuard<'_, Walk> {
+        self.walk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long the drain has been going on, in milliseconds.

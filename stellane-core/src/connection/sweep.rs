@@ -1,12 +1,15 @@
-//! The deadlines: one walk over all connections, instead of a timer for each.
+//! The deadlines: one walk over all connections, instead of a timer for each. It goes in pieces: ten thousand that are
+//! looked at, parked or closed at once would keep requests waiting for a tenth of a second.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use super::{
-    CloseReason, ConnectionState,
+    CloseReason, ConnectionConfig, ConnectionState,
     entry::{Command, Entry},
-    orders::Orders,
-    rates::Round,
+    rates::Rates,
     shared::{Shared, millis},
 };
 
@@ -17,37 +20,99 @@ const LINGER: u64 = 1000;
 /// How much later than it says a connection is closed for being idle: a request may be on its way for as long.
 const LATE: u64 = 1000;
 
+/// So many connections are looked at before others have a turn,
+const LOOKED_AT: usize = 512;
+/// or as many as it takes to ask so many for something: to park one costs as much as a request or two.
+const ASKED: usize = 32;
+
+/// Where the sweep is on its walk over the connections.
+#[derive(Debug)]
+pub(super) struct Walk {
+    rates: Rates,
+    /// The place in the table that is next, until the walk is done.
+    next: Option<usize>,
+    /// Idle connections so far.
+    idle: usize,
+}
+
+impl Walk {
+    pub(super) fn new(config: &ConnectionConfig) -> Self {
+        Self {
+            rates: Rates::new(config),
+            next: None,
+            idle: 0,
+        }
+    }
+
+    fn begin(&mut self, now: u64) {
+        if self.next.is_none() {
+            self.next = Some(0);
+            self.idle = 0;
+            self.rates.begin_round(now);
+        }
+    }
+}
+
 impl Shared {
-    /// Looks at every connection's deadlines, unless another listener has just done so.
-    pub(super) fn sweep(&self, orders: &mut Orders) {
+    /// Begins to look at every connection's deadlines, unless another listener has just done so. Whether
+    /// [`go_on`](Self::go_on) is to be called, when others have had a turn.
+    pub(super) fn sweep(&self) -> bool {
         let now = self.tick();
         if self.take_sweep(now, millis(SWEEP) / 2) {
-            self.look(now, orders);
+            self.end_those_due();
             self.measure_speed(now);
             self.purge.end_wave(now);
             self.hysteresis.look(now);
+            self.walk().begin(now);
         }
         self.purge.here();
+        self.go_on()
     }
 
-    fn look(&self, now: u64, orders: &mut Orders) {
-        orders.clear();
-        self.end_those_due();
+    /// Looks at some of the connections; whether there are more.
+    pub(super) fn go_on(&self) -> bool {
+        let mut walk = self.walk();
+        let Walk { rates, next, idle } = &mut *walk;
+        let Some(from) = *next else {
+            return false;
+        };
+        let now = self.clock.now();
         let limits = Limits::of(self, now);
-        let mut rates = self.rates();
-        let mut round = rates.round(now);
-        let mut idle = 0;
-        self.table.for_each(|entry| {
-            idle += usize::from(matches!(
+        let mut commands = Vec::new();
+        *next = self.table.visit(from, LOOKED_AT, |entry| {
+            *idle += usize::from(matches!(
                 entry.state(),
                 ConnectionState::Idle | ConnectionState::Parked
             ));
-            orders.add(entry, limits.judge(entry, now, &mut round));
+            match limits.judge(entry, now, rates) {
+                Command::None => {}
+                Command::Park if entry.is_parked_or_asked() => {}
+                command => commands.push((Arc::clone(entry), command)),
+            }
+            commands.len() < ASKED
         });
-        drop(rates);
+        let more = next.is_some();
+        if !more {
+            rates.end_round();
+        }
+        let idle = *idle;
+        drop(walk);
+        // Outside of the locks, since an end takes the table's.
+        for (entry, command) in commands {
+            self.command(&entry, command);
+        }
         let max_idle = self.knobs.max_idle_connections.load(Relaxed);
-        if max_idle > 0 && idle > max_idle {
+        if !more && max_idle > 0 && idle > max_idle {
             self.reclaim(idle - max_idle);
+        }
+        more
+    }
+
+    /// A whole sweep at once.
+    pub(super) fn sweep_all(&self) {
+        let mut more = self.sweep();
+        while more {
+            more = self.go_on();
         }
     }
 }
@@ -93,7 +158,7 @@ impl Limits {
         }
     }
 
-    fn judge(&self, entry: &Entry, now: u64, rates: &mut Round<'_>) -> Command {
+    fn judge(&self, entry: &Entry, now: u64, rates: &mut Rates) -> Command {
         use CloseReason::{
             Drained, Finished, FirstByteTimeout, HandshakeTimeout, HeadTimeout, IdleTimeout,
             MaxAge, SlowRead,

@@ -144,6 +144,27 @@ impl Table {
         first
     }
 
+    /// Visits connections in order, from a place on, until `visit` says that it is enough or `most` places are
+    /// passed: the next place, if there is one.
+    pub(super) fn visit(
+        &self,
+        from: usize,
+        most: usize,
+        mut visit: impl FnMut(&Arc<Entry>) -> bool,
+    ) -> Option<usize> {
+        let inner = self.lock();
+        let end = inner.entries.len().min(from + most);
+        let mut next = from;
+        while next < end {
+            let entry = inner.entries[next].as_ref();
+            next += 1;
+            if entry.is_some_and(|entry| !visit(entry)) {
+                break;
+            }
+        }
+        (next < inner.entries.len()).then_some(next)
+    }
+
     /// The `count` connections that have been idle longest.
     pub(super) fn idlest(&self, count: usize) -> Vec<Arc<Entry>> {
         use ConnectionState::{Idle, New, Parked};
