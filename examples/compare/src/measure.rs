@@ -108,6 +108,21 @@ pub(crate) enum Driver<'a> {
     Wrk { path: &'a str, connections: usize },
 }
 
+impl Driver<'_> {
+    /// How long a turn is at least: long enough for several requests on each connection.
+    fn least(&self) -> Duration {
+        match self {
+            Self::Ours(load) => 2 * once(load),
+            Self::Wrk { .. } => Duration::ZERO,
+        }
+    }
+}
+
+/// How long it takes to use each connection once.
+fn once(load: &Load) -> Duration {
+    Duration::from_secs_f64(load.connections as f64 / FIRST_RATE)
+}
+
 /// Asks each contestant in turn.
 pub(crate) fn rounds(
     contestants: &[&Contestant],
@@ -150,7 +165,11 @@ pub(crate) fn levels(
             });
         }
     }
-    let duration = Duration::from_secs_f64(rounds.seconds);
+    // As long at each level: the longer a turn, the more likely is a pause of the machine in it.
+    let duration = levels
+        .iter()
+        .map(|driver| driver.least())
+        .fold(Duration::from_secs_f64(rounds.seconds), Duration::max);
     for round in 0..rounds.count {
         let mut order: Vec<(usize, usize)> = (0..levels.len())
             .flat_map(|level| (0..servers.len()).map(move |server| (server, level)))
@@ -186,10 +205,7 @@ fn turn(
             let mut generator = Generator::connect(server.address, load.clone())?;
             // Each connection is used before it counts: what the first request on a connection costs is not
             // what a request costs.
-            let once = Duration::from_secs_f64(load.connections as f64 / FIRST_RATE);
-            generator.run(once)?;
-            // Long enough for several requests on each.
-            let duration = duration.max(2 * once);
+            generator.run(once(load))?;
             let before = server.cpu()?;
             let answers = generator.run(duration)?;
             let cpu = server.cpu()?.since(before);
