@@ -148,6 +148,7 @@ async fn serve_preset() -> SocketAddr {
     config.server.admin_address = String::new();
     let router = Router::builder()
         .get("/hello", || async { HELLO_BODY })
+        .get("/page", || async { Bytes::from_static(&PAGE_BODY) })
         .get("/users/{id}", |Path(id): Path<u64>| async move {
             Json(User { id })
         })
@@ -197,6 +198,9 @@ struct User {
 const USER: &[u8] = b"GET /users/7 HTTP/1.1\r\nhost: localhost\r\n\r\n";
 const USER_BODY: &str = r#"{"id":7}"#;
 
+const PAGE: &[u8] = b"GET /page HTTP/1.1\r\nhost: localhost\r\n\r\n";
+static PAGE_BODY: [u8; 8192] = [b'p'; 8192];
+
 const ECHO_HEAD: &[u8] = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16384\r\n\r\n";
 static ECHO_BODY: LazyLock<String> = LazyLock::new(|| "0123456789abcdef".repeat(1024));
 
@@ -207,14 +211,17 @@ async fn a_request_costs_no_more_than_with_bare_hyper() {
     let preset = serve_preset().await;
     let hello = measure(preset, HELLO, HELLO_BODY).await;
     let user = measure(preset, USER, USER_BODY).await;
+    let page = measure(preset, PAGE, str::from_utf8(&PAGE_BODY).expect("text")).await;
     let echo = [ECHO_HEAD, ECHO_BODY.as_bytes()].concat();
     let echo = measure(serve_echo().await, &echo, &ECHO_BODY).await;
     println!(
         "allocations for each request: hello with hyper {hyper}, axum {axum}, the preset {hello}"
     );
     println!("allocations for each request: JSON with a parameter, the preset {user}");
+    println!("allocations for each request: a page of 8 KiB, the preset {page}");
     println!("allocations for each request: echo of 16 KiB, the preset {echo}");
     assert!(hello <= hyper, "the preset {hello}, hyper {hyper}");
     assert!(user <= 4, "{user}");
+    assert_eq!(page, 0);
     assert!(echo <= 3, "{echo}");
 }

@@ -21,7 +21,8 @@ const ROUND: u32 = 2;
 const QUICK: Duration = Duration::from_micros(50);
 /// So many buffers of this size are kept by a thread.
 const MOST_KEPT: usize = 64;
-const MOST_BYTES_KEPT: usize = 8 << 10;
+/// What the largest body and its head need, when memory is doubled.
+const MOST_BYTES_KEPT: usize = 16 << 10;
 
 thread_local! {
     static THREAD: RefCell<Thread> = const { RefCell::new(Thread::new()) };
