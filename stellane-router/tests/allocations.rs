@@ -254,5 +254,5 @@ fn header_maps_go_round_between_hyper_and_the_router() {
     );
     // hyper alone makes a map for every request; here the response gives it back.
     assert!(hello + 2 <= bare_hello);
-    assert!(user + 1 <= bare_user);
+    assert!(user < bare_user);
 }
