@@ -44,10 +44,10 @@ async fn ask(manager: &ConnectionManager, pause: Duration, times: usize) {
 fn manager() -> ConnectionManager {
     let mut config = ConnectionConfig::default();
     config.park_after = PARK_AFTER;
-    ConnectionManager::builder()
-        .config(config)
-        .build()
-        .expect("valid")
+    let manager = ConnectionManager::builder().config(config).build();
+    let manager = manager.expect("valid");
+    assert_eq!(manager.config().park_after, PARK_AFTER);
+    manager
 }
 
 fn new_since(before: &ConnectionStats, after: &ConnectionStats) -> (u64, u64) {
