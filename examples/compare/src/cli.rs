@@ -9,7 +9,7 @@ use crate::{
     measure::Rounds,
     report::{self, Report},
     server::{Cores, pin},
-    workloads::{Plan, WORKLOADS, Workload},
+    workloads::{Plan, Section, WORKLOADS, Workload},
 };
 
 const USAGE: &str = "usage: stellane-compare [--quick] [options]
@@ -123,27 +123,38 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
     }
     let uploads = std::env::temp_dir().to_string_lossy().into_owned();
     environment.push(("COMPARE_UPLOADS".to_owned(), uploads));
-    let plan = Plan {
+    let count = options.rounds.unwrap_or(if options.quick { 5 } else { 15 });
+    let passes = if options.quick { 1 } else { 3 };
+    let mut plan = Plan {
         contestants,
         cpus: machine.cpus,
         cores,
         rounds: Rounds {
-            count: options.rounds.unwrap_or(if options.quick { 5 } else { 15 }),
+            count,
             seconds: options.seconds.unwrap_or(0.25),
+            passes: count.clamp(1, passes),
+            pass: 0,
         },
         idle_connections: 10_000,
         no_postgres: postgres.as_ref().err().map(ToString::to_string),
         environment,
     };
 
-    let mut sections = Vec::new();
-    for workload in workloads {
-        eprintln!(
-            "[{:>4.0} s] {}",
-            started.elapsed().as_secs_f64(),
-            workload.name
-        );
-        sections.push(workload.run(&plan)?);
+    let mut sections: Vec<Section> = Vec::new();
+    for pass in 0..plan.rounds.passes {
+        plan.rounds.pass = pass;
+        for (at, workload) in workloads.iter().enumerate() {
+            if pass > 0 && !sections[at].figures.has_rounds() {
+                continue;
+            }
+            let since = started.elapsed().as_secs_f64();
+            eprintln!("[{since:>4.0} s] {}", workload.name);
+            let section = workload.run(&plan)?;
+            match sections.get_mut(at) {
+                Some(first) => first.figures.append(section.figures),
+                None => sections.push(section),
+            }
+        }
     }
     let mut machine = machine;
     if let Ok(Some(postgres)) = &postgres {

@@ -1,7 +1,7 @@
 //! Turns: every server is asked in every round, there and back again, so that what changes on the machine
 //! meets all of them alike. Ratios are taken within a round.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,10 @@ pub(crate) struct Turn {
     pub kernel: f64,
     /// How much of its cores' time the server used: below about 0.95 the load generator was the limit.
     pub busy: f64,
+    /// How much of its core's time the load generator used, in the closed loop: above about 0.95 it may have been the
+    /// limit although the server was busy.
+    #[serde(default)]
+    pub clients: Option<f64>,
     pub failures: BTreeMap<String, u64>,
     pub good: u64,
 }
@@ -69,6 +73,14 @@ impl Row {
         Spread::of(self.turns.iter().map(value)).map(|spread| spread.median)
     }
 
+    /// Adds the turns of a later pass. After an error there are none: turns of one round have one place in all rows.
+    pub(crate) fn append(&mut self, later: Self) {
+        if self.error.is_none() {
+            self.turns.extend(later.turns);
+            self.error = later.error;
+        }
+    }
+
     pub(crate) fn failures(&self) -> BTreeMap<&str, u64> {
         let mut sum = BTreeMap::new();
         for (what, count) in self.turns.iter().flat_map(|turn| &turn.failures) {
@@ -96,6 +108,18 @@ pub(crate) struct Rounds {
     pub count: usize,
     /// Seconds of each turn.
     pub seconds: f64,
+    /// A run goes so many times over all workloads, with a part of the rounds each time: what changes on the machine
+    /// within minutes then shows in every workload's range.
+    pub passes: usize,
+    #[serde(skip)]
+    pub pass: usize,
+}
+
+impl Rounds {
+    fn of_this_pass(&self) -> Range<usize> {
+        let until = |passes| self.count * passes / self.passes;
+        until(self.pass)..until(self.pass + 1)
+    }
 }
 
 /// How fast first requests are sent, for each second. The slowest open loop is not slower.
@@ -170,7 +194,7 @@ pub(crate) fn levels(
         .iter()
         .map(|driver| driver.least())
         .fold(Duration::from_secs_f64(rounds.seconds), Duration::max);
-    for round in 0..rounds.count {
+    for round in rounds.of_this_pass() {
         let mut order: Vec<(usize, usize)> = (0..levels.len())
             .flat_map(|level| (0..servers.len()).map(move |server| (server, level)))
             .collect();
@@ -246,6 +270,7 @@ impl Turn {
             user: each(user),
             kernel: each(kernel),
             busy: (user + kernel) / available,
+            clients: answers.busy,
             failures: answers.failures.clone(),
             good: answers.good,
         }

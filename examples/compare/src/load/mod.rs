@@ -17,6 +17,7 @@ use std::{
 
 use hdrhistogram::Histogram;
 use mio::{Events, Poll, Token};
+use rustix::time::{ClockId, clock_gettime};
 
 use connection::{Connection, Outcome};
 
@@ -101,6 +102,8 @@ pub(crate) struct Answers {
     /// Of good answers, in nanoseconds.
     pub latency: Histogram<u64>,
     pub elapsed: Duration,
+    /// How much of a core's time the generator used; none where it waits by looking again and again.
+    pub busy: Option<f64>,
 }
 
 impl Answers {
@@ -125,6 +128,7 @@ impl Answers {
             failures: BTreeMap::new(),
             latency: latency.expect("the bounds are constant and right"),
             elapsed: Duration::ZERO,
+            busy: None,
         }
     }
 
@@ -176,7 +180,7 @@ impl Generator {
     pub(crate) fn run(&mut self, duration: Duration) -> io::Result<Answers> {
         let mut answers = Answers::new();
         let mut events = Events::with_capacity(1024);
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), thread_cpu());
         let end = start + duration;
         let (mut next_due, mut next_sweep) = (start, start);
         let mut now = start;
@@ -220,6 +224,10 @@ impl Generator {
         }
         // With what came after the last was sent: it is counted, and so is the CPU time it took.
         answers.elapsed = start.elapsed();
+        if let Pace::Closed { .. } = self.load.pace {
+            let used = thread_cpu().saturating_sub(cpu);
+            answers.busy = Some(used.as_secs_f64() / answers.elapsed.as_secs_f64());
+        }
         Ok(answers)
     }
 
@@ -325,4 +333,10 @@ impl Generator {
             }
         }
     }
+}
+
+/// CPU time of the calling thread so far.
+fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }

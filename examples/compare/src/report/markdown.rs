@@ -17,7 +17,7 @@ pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
         out,
         "{}, {} CPUs, {:.0} GiB, Linux {}; {}; Stellane {}. Load of the machine when it began: {}. \
          {} worker thread(s) for each server on core(s) {:?}, the load generator on core {:?}; \
-         {} rounds of {} s; the whole run took {:.0} s. Reproduce it with\n\n```sh\n{}\n```\n",
+         {} rounds of {} s in {} passes over all workloads; the whole run took {:.0} s. Reproduce it with\n\n```sh\n{}\n```\n",
         machine.cpu,
         machine.cpus,
         machine.memory_gib,
@@ -30,6 +30,7 @@ pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
         report.cores.load,
         report.rounds.count,
         report.rounds.seconds,
+        report.rounds.passes,
         report.seconds,
         report.command,
     )?;
@@ -37,8 +38,8 @@ pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
         out,
         "Every answer's status and body were checked. Ratios are {REFERENCE}'s figure divided by the other's, \
          taken within each round: the median, and in brackets the least and the greatest. CPU is the server's \
-         own, for each request. Where `busy` is well below 100 % the load generator was the limit, so that \
-         requests for each second say little and CPU says more.\n"
+         own, for each request. Where `busy` is well below 100 %, or `clients` near it, the load generator was the \
+         limit, so that requests for each second say little and CPU says more.\n"
     )?;
     let present = report.contestants.iter().filter(|c| c.missing.is_none());
     let names: Vec<String> = present
@@ -82,21 +83,22 @@ fn figures(out: &mut String, section: &Section) -> fmt::Result {
 fn rates(out: &mut String, rows: &[Row]) -> fmt::Result {
     writeln!(
         out,
-        "| server | requests/s | ratio | CPU µs: user | kernel | ratio | busy | p50 µs | p99 | p99.9 | failures |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"
+        "| server | requests/s | ratio | CPU µs: user | kernel | ratio | busy | clients | p50 µs | p99 | p99.9 | failures |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"
     )?;
     for row in rows {
         let figure = |value: fn(&Turn) -> f64, digits| number(row.median(value), digits);
         writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {} % | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.peer,
             figure(|t| t.per_second, 0),
             spread(ratio(rows, row, |t| t.per_second)),
             figure(|t| t.user, 2),
             figure(|t| t.kernel, 2),
             spread(ratio(rows, row, Turn::cpu)),
-            figure(|t| t.busy * 100.0, 0),
+            percent(row.median(|t| t.busy)),
+            percent(row.median(|t| t.clients.unwrap_or(f64::NAN))),
             figure(|t| t.p50, 0),
             figure(|t| t.p99, 0),
             figure(|t| t.p999, 0),
@@ -245,6 +247,10 @@ fn number(value: Option<f64>, digits: usize) -> String {
         out.push(digit);
     }
     out
+}
+
+fn percent(value: Option<f64>) -> String {
+    value.map_or(String::new(), |value| format!("{:.0} %", value * 100.0))
 }
 
 fn spread(value: Option<Spread>) -> String {

@@ -58,6 +58,31 @@ pub(crate) enum Figures {
     Missing(String),
 }
 
+impl Figures {
+    /// Whether they are made of rounds, which passes share.
+    pub(crate) fn has_rounds(&self) -> bool {
+        matches!(self, Self::Rates(_) | Self::Levels(_))
+    }
+
+    /// Adds what a later pass showed.
+    pub(crate) fn append(&mut self, later: Self) {
+        let append = |rows: &mut [Row], later: Vec<Row>| {
+            for (row, later) in rows.iter_mut().zip(later) {
+                row.append(later);
+            }
+        };
+        match (self, later) {
+            (Self::Rates(rows), Self::Rates(later)) => append(rows, later),
+            (Self::Levels(levels), Self::Levels(later)) => {
+                for (level, later) in levels.iter_mut().zip(later) {
+                    append(&mut level.rows, later.rows);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Level {
     pub level: String,
@@ -264,7 +289,8 @@ fn latency(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
 fn connections(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
     const BASE: usize = 1000;
     let what = "JSON on more and more connections that are all in use: as fast as it goes, and at 20 000 \
-        requests a second, so that latencies can be compared. Every round has all numbers of connections.";
+        requests a second, so that latencies can be compared. Every round has all numbers of connections, each for as \
+        long as the most of them need: 1 s at least.";
     let (few, form) = plan.few();
     let mut all = Vec::new();
     for rate in [None, Some(20_000.0)] {
@@ -299,14 +325,14 @@ fn connections(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
 fn workers(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
     let what = "JSON on 64 connections with one worker thread, and with two. Where there are only two cores \
         the load generator has to share the second one, so that only CPU can be compared.";
-    let (few, form) = plan.few();
+    let (few, _) = plan.few();
     let mut levels = Vec::new();
     for workers in [1, 2] {
         let mut environment = plan.environment.clone();
         environment.push(("COMPARE_WORKERS".to_owned(), workers.to_string()));
         let load = Load::closed(CONNECTIONS, requests::json());
         let cores = Cores::split(plan.cpus, workers);
-        let rows = rounds(&few, Driver::Ours(&load), form, &cores, &environment);
+        let rows = rounds(&few, Driver::Ours(&load), plan.rounds, &cores, &environment);
         let level = format!("{workers} worker(s)");
         levels.push(Level {
             level,
