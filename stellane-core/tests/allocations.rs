@@ -201,6 +201,11 @@ const USER_BODY: &str = r#"{"id":7}"#;
 const PAGE: &[u8] = b"GET /page HTTP/1.1\r\nhost: localhost\r\n\r\n";
 static PAGE_BODY: [u8; 8192] = [b'p'; 8192];
 
+/// With names that are not among the usual ones.
+const BROWSER: &[u8] = b"GET /hello HTTP/1.1\r\nhost: localhost\r\nsec-ch-ua-mobile: ?0\r\n\
+    sec-ch-ua-platform: \"Linux\"\r\nsec-fetch-site: none\r\nsec-fetch-mode: navigate\r\n\
+    accept-encoding: gzip, br\r\ncookie: session=0123456789abcdef\r\n\r\n";
+
 const ECHO_HEAD: &[u8] = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16384\r\n\r\n";
 static ECHO_BODY: LazyLock<String> = LazyLock::new(|| "0123456789abcdef".repeat(1024));
 
@@ -210,6 +215,7 @@ async fn a_request_costs_no_more_than_with_bare_hyper() {
     let axum = measure(serve_axum().await, HELLO, HELLO_BODY).await;
     let preset = serve_preset().await;
     let hello = measure(preset, HELLO, HELLO_BODY).await;
+    let browser = measure(preset, BROWSER, HELLO_BODY).await;
     let user = measure(preset, USER, USER_BODY).await;
     let page = measure(preset, PAGE, str::from_utf8(&PAGE_BODY).expect("text")).await;
     let echo = [ECHO_HEAD, ECHO_BODY.as_bytes()].concat();
@@ -217,10 +223,12 @@ async fn a_request_costs_no_more_than_with_bare_hyper() {
     println!(
         "allocations for each request: hello with hyper {hyper}, axum {axum}, the preset {hello}"
     );
+    println!("allocations for each request: a browser's hello, the preset {browser}");
     println!("allocations for each request: JSON with a parameter, the preset {user}");
     println!("allocations for each request: a page of 8 KiB, the preset {page}");
     println!("allocations for each request: echo of 16 KiB, the preset {echo}");
     assert!(hello <= hyper, "the preset {hello}, hyper {hyper}");
+    assert_eq!(browser, 0);
     assert!(user <= 4, "{user}");
     assert_eq!(page, 0);
     assert!(echo <= 3, "{echo}");

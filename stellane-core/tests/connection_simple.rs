@@ -101,7 +101,7 @@ const BODIES: [(&[Said], Option<u64>); 14] = [
     (&[Said::Data(10), Said::Trailers], None),
 ];
 
-/// Answers as the query asks.
+/// Answers as path and query ask.
 async fn answer<B>(seen: Arc<Mutex<Vec<String>>>, request: Request<B>) -> io::Result<Response<Odd>>
 where
     B: Body<Data = Bytes, Error: std::fmt::Debug>,
@@ -121,6 +121,13 @@ where
         "{} {} {:?} {:?} {body:?}",
         head.method, head.uri, head.version, head.headers
     ));
+    if head.uri.path() == "/plain" {
+        return Ok(Response::new(Odd {
+            says: [Said::Data(10)].into(),
+            length: Some(10),
+            tells_its_end: true,
+        }));
+    }
     if random.below(30) == 0 {
         return Err(io::Error::other("no answer"));
     }
@@ -178,58 +185,81 @@ fn close<B>(response: &mut Response<B>) {
     response.headers_mut().insert(header::CONNECTION, close);
 }
 
-/// A few requests behind each other, most of them simple.
+/// A few requests behind each other, most of them simple, and half of them with the fields of the one before.
 fn requests(random: &mut Random) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for _ in 0..=random.below(4) {
-        let method = random.pick(&[
-            "GET", "GET", "GET", "GET", "DELETE", "POST", "HEAD", "OPTIONS", "X-Y", "G(T",
-        ]);
-        let place = random.pick(&["/", "/", "/", "/a%20b", "http://x/", "x", "/\u{7f}", "/a b"]);
+    let odd = random.below(2) == 0;
+    let mut rest = fields_and_body(random, odd);
+    for _ in 0..=random.below(6) {
+        if random.below(2) == 0 {
+            rest = fields_and_body(random, odd);
+        }
         let wish = random.below(100_000);
-        let version = random.pick(&["1.1", "1.1", "1.1", "1.1", "1.1", "1.1", "1.0", "2.0"]);
-        bytes.extend(format!("{method} {place}?{wish} HTTP/{version}\r\n").bytes());
-        let mut body = "";
-        for _ in 0..random.below(4) {
-            let field: &[u8] = random.pick(&[
-                b"Host: x\r\n",
-                b"host:x\r\n",
-                b"ACCEPT: \t text/html, */* \t\r\n",
-                b"Cookie: a=b\r\n",
-                b"cookie: c=d\r\n",
-                b"Empty:\r\n",
-                b"Bytes: \x80\xff\t\r\n",
-                b"Connection: keep-alive\r\n",
-                b"Connection: Keep-Alive, TE\r\n",
-                b"TE: trailers\r\n",
-                b"Content-Length: 0\r\n",
-                b"Expect: 100-continue\r\n",
-                b"Upgrade: h2c\r\n",
-                b"Expect: nothing\r\n",
-                b"Accept-Encoding: gzip\n",
+        if odd {
+            let method = random.pick(&[
+                "GET", "GET", "GET", "GET", "DELETE", "POST", "HEAD", "OPTIONS", "X-Y", "G(T",
             ]);
-            bytes.extend(field);
+            let place =
+                random.pick(&["/", "/", "/", "/a%20b", "http://x/", "x", "/\u{7f}", "/a b"]);
+            let version = random.pick(&["1.1", "1.1", "1.1", "1.1", "1.1", "1.1", "1.0", "2.0"]);
+            let before = if random.below(15) == 0 { "\r\n" } else { "" };
+            let end = if random.below(30) == 0 { "\n" } else { "\r\n" };
+            bytes.extend(format!("{before}{method} {place}?{wish} HTTP/{version}{end}").bytes());
+        } else {
+            let place = random.pick(&["/", "/plain", "/plain", "/plain"]);
+            bytes.extend(format!("GET {place}?{wish} HTTP/1.1\r\n").bytes());
         }
-        match random.below(40) {
-            0 => bytes.extend(b"Connection: close\r\n"),
-            1 => bytes.extend(b"Bad Name: x\r\n"),
-            2 => bytes.extend(b"Bad-Value: \x01\r\n"),
-            3 => bytes.extend(b" folded\r\n"),
-            4 => bytes.extend(format!("Long: {}\r\n", "x".repeat(9000)).bytes()),
-            5 => (0..70).for_each(|n| bytes.extend(format!("Field-{n}: x\r\n").bytes())),
-            6 | 7 => {
-                bytes.extend(b"Content-Length: 3\r\n");
-                body = "abc";
-            }
-            8 | 9 => {
-                bytes.extend(b"Transfer-Encoding: chunked\r\n");
-                body = "3\r\nabc\r\n0\r\n\r\n";
-            }
-            _ => {}
-        }
-        bytes.extend(b"\r\n");
-        bytes.extend(body.bytes());
+        bytes.extend(&rest);
     }
+    bytes
+}
+
+/// What follows the first line of a request.
+fn fields_and_body(random: &mut Random, odd: bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut body = "";
+    for _ in 0..random.below(4) {
+        let fields: [&[u8]; 15] = [
+            b"Host: x\r\n",
+            b"host:x\r\n",
+            b"ACCEPT: \t text/html, */* \t\r\n",
+            b"Cookie: a=b\r\n",
+            b"cookie: c=d\r\n",
+            b"Empty:\r\n",
+            b"Bytes: \x80\xff\t\r\n",
+            b"Connection: keep-alive\r\n",
+            b"Connection: Keep-Alive, TE\r\n",
+            b"TE: trailers\r\n",
+            b"Content-Length: 0\r\n",
+            b"Expect: 100-continue\r\n",
+            b"Upgrade: h2c\r\n",
+            b"Expect: nothing\r\n",
+            b"Accept-Encoding: gzip\n",
+        ];
+        let of = if odd { fields.len() } else { 8 };
+        bytes.extend(random.pick(&fields[..of]));
+    }
+    match random.below(40) {
+        _ if !odd => {}
+        0 => bytes.extend(b"Connection: close\r\n"),
+        1 => bytes.extend(b"Bad Name: x\r\n"),
+        2 => bytes.extend(b"Bad-Value: \x01\r\n"),
+        3 => bytes.extend(b" folded\r\n"),
+        4 => bytes.extend(format!("Long: {}\r\n", "x".repeat(9000)).bytes()),
+        5 => (0..70).for_each(|n| bytes.extend(format!("Field-{n}: x\r\n").bytes())),
+        6 | 7 => {
+            bytes.extend(b"Content-Length: 3\r\n");
+            body = "abc";
+        }
+        8 | 9 => {
+            bytes.extend(b"Transfer-Encoding: chunked\r\n");
+            body = "3\r\nabc\r\n0\r\n\r\n";
+        }
+        10 => bytes.extend(format!("Quite-Long: {}\r\n", "x".repeat(5000)).bytes()),
+        _ => {}
+    }
+    bytes.extend(b"\r\n");
+    bytes.extend(body.bytes());
     bytes
 }
 
@@ -323,6 +353,72 @@ async fn a_request_that_comes_with_the_end_of_the_client_is_answered() {
     client.read_to_string(&mut got).await.expect("an end");
     assert!(got.ends_with("\r\n\r\nhello"), "{got}");
     assert_eq!(manager.stats().closed(CloseReason::ClientClosed), 1);
+}
+
+/// Fields that a connection knows are not read anew; who sends others is heard.
+#[tokio::test]
+async fn each_request_has_its_own_fields() {
+    let manager = ConnectionManager::builder().build().expect("valid");
+    let (mut client, server) = tokio::io::duplex(1 << 16);
+    let echo = tower::service_fn(async |request: Request<_>| {
+        Ok::<_, io::Error>(Response::new(format!(
+            "{} {:?}\n",
+            request.uri(),
+            request.headers()
+        )))
+    });
+    tokio::spawn(manager.serve_connection(server, None, echo));
+
+    let [one, other] = ["host: x\r\ncookie: a\r\ncookie: b", "host: x\r\ncookie: a"];
+    // Begins like known fields, and has more.
+    let longer = "host: x\r\ncookie: a\r\ncookie: b\r\ncookie: c";
+    let mut expected = String::new();
+    for (at, fields) in [one, one, one, other, one, other, other, other, longer, one]
+        .into_iter()
+        .enumerate()
+    {
+        let request = format!("GET /{at} HTTP/1.1\r\n{fields}\r\n\r\n");
+        client.write_all(request.as_bytes()).await.expect("writes");
+        let mut headers = HeaderMap::new();
+        for line in fields.split("\r\n") {
+            let (name, value) = line.split_once(": ").expect("a field");
+            let name: header::HeaderName = name.parse().expect("a name");
+            headers.append(name, value.parse().expect("a value"));
+        }
+        expected.push_str(&format!("/{at} {headers:?}\n"));
+    }
+    client.shutdown().await.expect("half-closes");
+    let mut got = String::new();
+    client.read_to_string(&mut got).await.expect("an end");
+    let got: String = got
+        .split_inclusive('\n')
+        .filter(|line| line.starts_with('/'))
+        .collect();
+    assert_eq!(got, expected);
+}
+
+/// An empty line before a request belongs to no fields, nor does the line behind it.
+#[tokio::test]
+async fn a_line_that_begins_a_request_is_no_field() {
+    let manager = ConnectionManager::builder().build().expect("valid");
+    let (mut client, server) = tokio::io::duplex(1 << 16);
+    let hello = tower::service_fn(async |_: Request<_>| {
+        Ok::<_, io::Error>(Response::new("hello\n".to_owned()))
+    });
+    tokio::spawn(manager.serve_connection(server, None, hello));
+    let request = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    for before in ["\r\n", "\r\n", "GET /hidden HTTP/1.1\r\n"] {
+        let bytes = format!("{before}{request}");
+        client.write_all(bytes.as_bytes()).await.expect("writes");
+    }
+    client.shutdown().await.expect("half-closes");
+    let mut got = String::new();
+    client.read_to_string(&mut got).await.expect("an end");
+    let statuses: Vec<_> = got
+        .lines()
+        .filter_map(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3))
+        .collect();
+    assert_eq!(statuses, ["200", "200", "400"]);
 }
 
 #[tokio::test(start_paused = true)]

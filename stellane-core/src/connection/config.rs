@@ -78,7 +78,7 @@ pub struct ConnectionConfig {
     /// Whether idle connections are taken apart until bytes arrive. Default `true`.
     pub park: bool,
     /// How long a connection is idle before it is parked. Too short parks connections that are busy and
-    /// costs some 15 µs for each request, too long keeps about 2 KiB each, or 16 KiB where hyper serves it. When more than
+    /// costs some 15 µs for each request, too long keeps 2 to 7 KiB each, or 16 KiB where hyper serves it. When more than
     /// 500 in a second come back soon after, it becomes sixteen times as long, and half of that again every 10 s.
     /// Default `1s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]

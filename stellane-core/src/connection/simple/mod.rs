@@ -7,6 +7,7 @@
 //! connection is hyper's to handle, and what is sent is the same in both cases.
 
 mod date;
+pub(super) mod known;
 pub(super) mod request;
 pub(super) mod response;
 pub(super) mod round;

@@ -4,27 +4,39 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, header, uri::PathAndQuery};
 use httparse::{ParserConfig, Status};
 
+use super::known::Known;
 use crate::connection::{Incoming, framing};
 
 /// A request with more fields than this is not simple.
-const MAX_FIELDS: usize = 64;
+pub(super) const MAX_FIELDS: usize = 64;
 
 /// Reads the request that these bytes begin with into a new one, and returns the length of its head; `None` if it is
 /// not simple, and then a part may have been read.
 pub(in crate::connection) fn parse(
     bytes: &Bytes,
     max_head: usize,
+    known: &mut Known,
     request: &mut Request<Incoming>,
 ) -> Option<usize> {
+    let line = bytes.iter().position(|byte| *byte == b'\n')? + 1;
+    let taken = known.take(&bytes[line..], request.headers_mut());
+    let unread = match taken {
+        Some(_) => &bytes[..line],
+        None => bytes,
+    };
     let mut fields = [MaybeUninit::uninit(); MAX_FIELDS];
     let mut head = httparse::Request::new(&mut []);
     let parsed =
-        ParserConfig::default().parse_request_with_uninit_headers(&mut head, bytes, &mut fields);
-    let Ok(Status::Complete(length)) = parsed else {
-        return None;
+        ParserConfig::default().parse_request_with_uninit_headers(&mut head, unread, &mut fields);
+    let length = match (parsed, taken) {
+        (Ok(Status::Complete(length)), None) => length,
+        // A line without its fields.
+        (Ok(Status::Partial), Some(fields)) => line + fields,
+        _ => return None,
     };
-    let is_simple =
-        head.version == Some(1) && length <= max_head && framing::ends_its_lines(&bytes[..length]);
+    let is_simple = head.version == Some(1)
+        && length <= max_head
+        && framing::ends_its_lines(&unread[..length.min(unread.len())]);
     if !is_simple {
         return None;
     }
@@ -39,19 +51,31 @@ pub(in crate::connection) fn parse(
     *request.method_mut() = method;
     *request.uri_mut() = target.into();
 
+    if taken.is_some() {
+        return Some(length);
+    }
     let headers = request.headers_mut();
     headers.reserve(head.headers.len());
-    for field in &*head.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+    for read in &*head.headers {
+        let (name, value) = field(bytes, read)?;
         match name {
             // A body, or another protocol.
             header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::UPGRADE => return None,
-            header::CONNECTION if !field.value.eq_ignore_ascii_case(b"keep-alive") => return None,
+            header::CONNECTION if !read.value.eq_ignore_ascii_case(b"keep-alive") => return None,
             _ => {}
         }
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?;
         headers.append(name, value);
     }
-
+    known.learn(&bytes[line..length]);
     Some(length)
+}
+
+/// A field that was read from these bytes.
+pub(super) fn field(
+    bytes: &Bytes,
+    read: &httparse::Header<'_>,
+) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(read.name.as_bytes()).ok()?;
+    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(read.value)).ok()?;
+    Some((name, value))
 }

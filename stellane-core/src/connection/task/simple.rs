@@ -21,6 +21,8 @@ use crate::connection::{
     shared::Shared,
     simple::{
         self, MAX_BODY, MAX_READ,
+        known::Known,
+        request,
         round::{self, Deferred},
     },
 };
@@ -35,6 +37,7 @@ pub(super) struct Simple<S: HttpService> {
     body: Pin<Box<Option<S::ResBody>>>,
     /// A map of headers, used again for the next request.
     headers: HeaderMap,
+    known: Known,
 }
 
 /// How many requests are answered before others on the thread have their turn.
@@ -116,6 +119,7 @@ impl<S: HttpService> Simple<S> {
             deferred: None,
             body: Box::pin(None),
             headers: HeaderMap::new(),
+            known: Known::default(),
         }
     }
 
@@ -217,7 +221,8 @@ impl<S: HttpService> Simple<S> {
             let max_head = shared.config.max_head_bytes;
             let mut request = Request::new(Incoming::default());
             mem::swap(request.headers_mut(), &mut self.headers);
-            let Some(head) = simple::request::parse(&bytes, max_head, &mut request) else {
+            let parsed = request::parse(&bytes, max_head, &mut self.known, &mut request);
+            let Some(head) = parsed else {
                 return Outcome::Left(bytes);
             };
             let mut waiting = None;
