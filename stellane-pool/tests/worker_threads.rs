@@ -193,10 +193,10 @@ fn all_workers_run_the_jobs_of_one_thread() {
 /// Workers tell of tiny jobs by the handful that they no longer wait: never of too few, and never too late to count.
 #[test]
 fn tiny_jobs_that_have_ended_take_no_room() {
-    const WAIT: usize = 496;
+    const WAIT: usize = if cfg!(miri) { 48 } else { 496 };
     for workers in [1, 2] {
         let mut config = config(workers);
-        config.queue_size = 512;
+        config.queue_size = WAIT + 16;
         let builder = WorkerPool::builder().config(config);
         let pool = builder.build().expect("valid");
         for _ in 0..JOBS / 60 {
@@ -301,13 +301,14 @@ fn a_pool_that_aborts_tells_everybody_who_waits() {
 
 #[test]
 fn callers_that_leave_while_workers_are_stuck_do_not_fill_the_queue() {
+    const LEAVE: usize = if cfg!(miri) { 240 } else { 60_000 };
     let mut config = config(1);
     config.queue_size = 10;
     let pool = WorkerPool::builder().config(config).build().expect("valid");
     let (release, wait) = mpsc::channel::<()>();
     let running = pool.spawn_blocking(move || wait.recv().is_ok());
     until("begun", || pool.stats().queue_depth == 0);
-    for _ in 0..10 * JOBS {
+    for _ in 0..LEAVE {
         drop(pool.spawn_blocking(|| unreachable!("its caller has left")));
     }
     assert_eq!(pool.stats().shed, 0);
@@ -315,5 +316,5 @@ fn callers_that_leave_while_workers_are_stuck_do_not_fill_the_queue() {
     release.send(()).expect("it runs");
     assert_eq!(block_on(running), Ok(true));
     until("quiet", || pool.stats().outstanding == 0);
-    assert_eq!(pool.stats().cancelled_waiting, 10 * JOBS as u64);
+    assert_eq!(pool.stats().cancelled_waiting, LEAVE as u64);
 }
