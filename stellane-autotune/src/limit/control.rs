@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use super::algorithm::Tick;
 use super::histogram::BUCKETS;
 use super::shared::{Recorder, Shared};
 use super::{Algorithm, Latencies, Window};
@@ -29,6 +30,9 @@ pub(super) struct Control {
     overloads_at_start: u64,
     window: Latencies,
     windows: u64,
+    /// See [`Shared::left`], when the window began; and how many were in flight.
+    left: (u64, u64),
+    began_with: u32,
 }
 
 #[derive(Debug)]
@@ -52,6 +56,8 @@ impl Control {
             overloads_at_start: 0,
             window: Latencies::default(),
             windows: 0,
+            left: (0, 0),
+            began_with: 0,
         }
     }
 }
@@ -81,11 +87,16 @@ impl Shared {
         self.overload_quiet
             .store(now.saturating_add(1_000_000), Ordering::Relaxed);
         let (in_flight, limit) = self.gate.load();
+        let parked = self.parked.load(Ordering::Relaxed);
+        let in_flight = in_flight.saturating_sub(parked);
+        let limit = limit.saturating_sub(self.lent.load(Ordering::Relaxed));
         let next = control
             .algorithm
             .on_overload(Duration::from_nanos(now), in_flight);
         if let Some(next) = next.filter(|next| *next != limit) {
-            self.gate.set_limit(next.clamp(control.min, control.max));
+            self.lent.store(parked, Ordering::Relaxed);
+            self.gate
+                .set_limit(next.clamp(control.min, control.max).saturating_add(parked));
             self.start_window(&mut control, now);
         }
     }
@@ -108,6 +119,8 @@ impl Shared {
 
     fn measure(&self, control: &mut Control, start: u64, now: u64) {
         let (in_flight, limit) = self.gate.load();
+        let parked = self.parked.load(Ordering::Relaxed);
+        let limit = limit.saturating_sub(self.lent.load(Ordering::Relaxed));
         let size = control.algorithm.window(limit);
         self.read_recorders(control);
         let samples = control
@@ -120,6 +133,32 @@ impl Shared {
                 // The load fell: every latency counts again.
                 self.timed_one_of.store(1, Ordering::Relaxed);
             }
+            let refused = self.refused() - control.refused_at_start;
+            if refused > 0 {
+                self.age_places(control.timed + self.untimed(), limit, now);
+                let parked = self.parked.load(Ordering::Relaxed);
+                self.lent.store(parked, Ordering::Relaxed);
+                self.gate.set_limit(limit.saturating_add(parked));
+            }
+            let run_queue = self.run_queue();
+            let tick = control.algorithm.on_tick(Tick {
+                now: Duration::from_nanos(now),
+                passed: Duration::from_nanos(elapsed),
+                answers: samples + self.untimed() - control.untimed_at_start,
+                in_flight: in_flight.saturating_sub(parked),
+                began_with: control.began_with,
+                run_queue,
+            });
+            if let Some(next) = tick {
+                self.lent.store(parked, Ordering::Relaxed);
+                let raised = next.clamp(control.min, control.max).saturating_add(parked);
+                let lowered = raised < self.gate.load().1;
+                self.gate.set_limit(raised);
+                // A limit that only rises changes nothing of what is measured.
+                if lowered {
+                    return self.start_window(control, now);
+                }
+            }
             let pause = saturating_nanos(size.duration) / 10;
             return self.due.store(now.saturating_add(pause), Ordering::Relaxed);
         }
@@ -127,8 +166,15 @@ impl Shared {
             start: Duration::from_nanos(start),
             end: Duration::from_nanos(now),
             limit,
-            max_in_flight: self.gate.peak.load(Ordering::Relaxed),
-            in_flight,
+            max_in_flight: self
+                .gate
+                .peak
+                .load(Ordering::Relaxed)
+                .saturating_sub(parked),
+            in_flight: in_flight.saturating_sub(parked),
+            mean_in_flight: self.mean_in_flight(control) - f64::from(parked),
+            parked,
+            run_queue: self.run_queue(),
             refused: self.refused() - control.refused_at_start,
             overloads: self.overloads() - control.overloads_at_start,
             answers: samples + self.untimed() - control.untimed_at_start,
@@ -139,8 +185,14 @@ impl Shared {
         let median = Duration::from_secs_f64(control.window.quantile(0.5));
         self.median
             .store(saturating_nanos(median), Ordering::Relaxed);
-        self.gate
-            .set_limit(next.limit.clamp(control.min, control.max));
+        self.age_places(control.timed + self.untimed(), limit, now);
+        let parked = self.parked.load(Ordering::Relaxed);
+        self.lent.store(parked, Ordering::Relaxed);
+        self.gate.set_limit(
+            next.limit
+                .clamp(control.min, control.max)
+                .saturating_add(parked),
+        );
         if next.settle.is_zero() {
             self.start_window(control, now);
         } else {
@@ -148,6 +200,20 @@ impl Shared {
             let until = now.saturating_add(saturating_nanos(next.settle));
             self.due.store(until, Ordering::Relaxed);
         }
+    }
+
+    fn left(&self) -> (u64, u64) {
+        (
+            self.left.0.load(Ordering::Relaxed),
+            self.left.1.load(Ordering::Relaxed),
+        )
+    }
+
+    /// As those saw it who left.
+    fn mean_in_flight(&self, control: &Control) -> f64 {
+        let (count, sum) = self.left();
+        let count = count.wrapping_sub(control.left.0).max(1);
+        sum.wrapping_sub(control.left.1) as f64 / count as f64
     }
 
     fn start_window(&self, control: &mut Control, now: u64) {
@@ -159,6 +225,9 @@ impl Shared {
         control.phase = Phase::Measuring { start: now };
         let (in_flight, limit) = self.gate.load();
         self.gate.peak.store(in_flight, Ordering::Relaxed);
+        let limit = limit.saturating_sub(self.lent.load(Ordering::Relaxed));
+        control.left = self.left();
+        control.began_with = in_flight.saturating_sub(self.parked.load(Ordering::Relaxed));
         let duration = saturating_nanos(control.algorithm.window(limit).duration);
         self.due
             .store(now.saturating_add(duration), Ordering::Relaxed);

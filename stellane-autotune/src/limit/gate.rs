@@ -61,8 +61,9 @@ impl Gate {
 
     /// Gives a place back; whether somebody waits for it. Who begins to wait later finds it free.
     #[inline]
-    pub(super) fn leave(&self) -> bool {
-        self.word.fetch_sub(ONE, Ordering::Release) & WAITERS != 0
+    pub(super) fn leave(&self) -> (bool, u32) {
+        let word = self.word.fetch_sub(ONE, Ordering::Release);
+        (word & WAITERS != 0, split(word).0)
     }
 
     pub(super) fn has_waiters(&self) -> bool {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::algorithm::{Adaptive, Aimd, Algorithm, AlgorithmKind, Fixed, Gradient2, Vegas};
 use super::shared::{ClassState, Shared, scale_share};
-use super::{Class, Hold, Latencies, LimitConfig, LimitMode, Permit, Shed};
+use super::{Class, Hold, Latencies, LimitConfig, LimitMode, LocalSignal, Permit, Shed};
 use crate::{BuildError, Clock, Signal};
 
 /// A concurrency limit that finds its own value. A cheap clone; all clones are the same limit.
@@ -183,6 +183,7 @@ pub struct AdaptiveLimitBuilder {
     config: LimitConfig,
     clock: Clock,
     seed: u64,
+    local_signal: LocalSignal,
     algorithm: Option<Box<dyn Algorithm>>,
 }
 
@@ -205,6 +206,13 @@ impl AdaptiveLimitBuilder {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// What the machine under the service says of itself. Default: nothing.
+    #[must_use]
+    pub fn local_signal(mut self, signal: &LocalSignal) -> Self {
+        self.local_signal = signal.clone();
         self
     }
 
@@ -259,6 +267,7 @@ impl AdaptiveLimitBuilder {
             classes,
             config.max_wait,
             self.clock,
+            self.local_signal,
         );
         Ok(AdaptiveLimit {
             shared: Arc::new(shared),

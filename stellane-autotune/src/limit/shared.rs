@@ -32,7 +32,26 @@ pub(crate) struct Shared {
     pub(super) waiters: Mutex<Waiters>,
     pub(super) control: Mutex<Control>,
     pub(super) clock: Clock,
+    /// Requests in flight by the generation they were let in with, oldest gone: see [`Shared::age_places`].
+    generations: [AtomicU32; GENERATIONS],
+    generation: AtomicU32,
+    generation_ends: AtomicU64,
+    /// In flight, and older than all generations.
+    pub(super) parked: AtomicU32,
+    /// What the limit of the gate was raised by for them.
+    pub(super) lent: AtomicU32,
+    pub(crate) local_signal: super::LocalSignal,
+    answered: AtomicU64,
+    silent_since: AtomicU64,
+    silences: AtomicU32,
+    /// How many left, and the sum of those in flight when they did.
+    pub(super) left: (AtomicU64, AtomicU64),
 }
+
+/// A request that is still there when so many generations have come and gone is parked.
+const GENERATIONS: usize = 4;
+/// A generation lasts for so many answers, in limits.
+const OVERTAKEN: u64 = 8;
 
 #[derive(Debug)]
 pub(super) struct Recorder {
@@ -90,6 +109,7 @@ impl Shared {
         classes: Box<[ClassState]>,
         max_wait: Duration,
         clock: Clock,
+        local_signal: super::LocalSignal,
     ) -> Self {
         algorithm.set_range(min, max);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -115,7 +135,74 @@ impl Shared {
             waiters: Mutex::new(Waiters::new(max_wait)),
             control: Mutex::new(Control::new(algorithm, (min, max))),
             clock,
+            generations: [const { AtomicU32::new(0) }; GENERATIONS],
+            generation: AtomicU32::new(0),
+            generation_ends: AtomicU64::new(0),
+            parked: AtomicU32::new(0),
+            lent: AtomicU32::new(0),
+            local_signal,
+            answered: AtomicU64::new(0),
+            silent_since: AtomicU64::new(0),
+            silences: AtomicU32::new(0),
+            left: (AtomicU64::new(0), AtomicU64::new(0)),
         }
+    }
+
+    pub(super) fn run_queue(&self) -> Option<f64> {
+        self.local_signal.tasks_per_core()
+    }
+
+    /// Counts a request in; the generation it belongs to.
+    pub(super) fn be_born(&self) -> u32 {
+        let generation = self.generation.load(Ordering::Relaxed);
+        self.generations[generation as usize % GENERATIONS].fetch_add(1, Ordering::Relaxed);
+        generation
+    }
+
+    pub(super) fn pass_away(&self, generation: u32) {
+        let age = self
+            .generation
+            .load(Ordering::Relaxed)
+            .wrapping_sub(generation);
+        let of = if (age as usize) < GENERATIONS {
+            &self.generations[generation as usize % GENERATIONS]
+        } else {
+            &self.parked
+        };
+        of.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whoever has been overtaken by many times as many answers as there are places waits for something else than
+    /// the others do, be it a client, an event or a slow upstream: it no longer counts. Nobody is overtaken in a
+    /// service that answers nothing.
+    pub(super) fn age_places(&self, answers: u64, limit: u32, now: u64) {
+        let before = self.answered.swap(answers, Ordering::Relaxed);
+        if answers != before {
+            self.silent_since.store(now, Ordering::Relaxed);
+            self.silences.store(0, Ordering::Relaxed);
+        }
+        // Or nothing at all is answered while others are refused: a few more are let in, ever more seldom.
+        let silence = now.saturating_sub(self.silent_since.load(Ordering::Relaxed));
+        let silences = self.silences.load(Ordering::Relaxed);
+        let patience =
+            (16 * self.median.load(Ordering::Relaxed)).max(250_000_000) << silences.min(8);
+        let silent = silence > patience;
+        if silent {
+            self.silences.store(silences + 1, Ordering::Relaxed);
+            self.silent_since.store(now, Ordering::Relaxed);
+        }
+        let (in_flight, _) = self.gate.load();
+        let active = in_flight.saturating_sub(self.parked.load(Ordering::Relaxed));
+        if !silent && answers < self.generation_ends.load(Ordering::Relaxed) {
+            return;
+        }
+        let size = OVERTAKEN * u64::from(limit.min(active)).max(8);
+        self.generation_ends
+            .store(answers + size, Ordering::Relaxed);
+        let next = self.generation.load(Ordering::Relaxed).wrapping_add(1);
+        let left = self.generations[next as usize % GENERATIONS].swap(0, Ordering::Relaxed);
+        self.parked.fetch_add(left, Ordering::Relaxed);
+        self.generation.store(next, Ordering::Relaxed);
     }
 
     pub(super) fn median(&self) -> Duration {
@@ -210,7 +297,13 @@ impl Shared {
         if self.has_classes() {
             self.class(class).in_flight.fetch_sub(1, Ordering::Relaxed);
         }
-        self.gate.leave()
+        let (waiters, in_flight) = self.gate.leave();
+        // Of the prototype: one of each thread in the end.
+        self.left.0.fetch_add(1, Ordering::Relaxed);
+        self.left
+            .1
+            .fetch_add(u64::from(in_flight), Ordering::Relaxed);
+        waiters
     }
 
     /// The time, if this request is one that is timed; else [`UNTIMED`].

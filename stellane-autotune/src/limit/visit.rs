@@ -14,6 +14,7 @@ use super::{AdaptiveLimitLayer, Class, Outcome, RequestHead};
 pub struct Visit {
     start: u64,
     class: Class,
+    generation: u32,
     /// Whether a successful answer turns the connection into a tunnel.
     tunnel: bool,
     recorded: bool,
@@ -27,6 +28,7 @@ impl Visit {
         Self {
             start: shared.start(),
             class,
+            generation: shared.be_born(),
             tunnel,
             recorded: false,
             left: false,
@@ -57,6 +59,7 @@ impl Visit {
         if !self.recorded {
             shared.record_cancelled();
         }
+        shared.pass_away(self.generation);
         shared.release(self.class);
     }
 }

@@ -16,6 +16,8 @@ pub enum Contender {
     Kind(AlgorithmKind, u32),
     /// An algorithm of your own, from a seed.
     Own(fn(u64) -> Box<dyn Algorithm>),
+    /// The same with a limit that may become this high.
+    Wide(fn(u64) -> Box<dyn Algorithm>, u32),
 }
 
 impl Contender {
@@ -33,6 +35,10 @@ impl Contender {
                 config.initial = *initial;
                 config.min = config.min.min(*initial);
                 builder
+            }
+            Self::Wide(build, max) => {
+                config.max = *max;
+                builder.boxed_algorithm(build(seed))
             }
             Self::Own(build) => builder.boxed_algorithm(build(seed)),
         };
@@ -54,6 +60,8 @@ pub struct Run {
     pub arrived: u64,
     /// Requests that were refused.
     pub refused: u64,
+    /// When.
+    pub refused_at: Vec<f32>,
     /// The most requests in flight at a time.
     pub peak: u32,
     slo: f64,
@@ -190,6 +198,8 @@ struct Job {
     work: f64,
     attempt: u32,
     client: usize,
+    user: Option<usize>,
+    stream: bool,
     wanted: bool,
     lost: bool,
 }
@@ -204,6 +214,9 @@ struct Event {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum What {
     Arrival,
+    /// A client of a closed loop asks.
+    User(usize),
+    Stream(u32),
     Retry {
         attempt: u32,
         client: usize,
@@ -214,6 +227,7 @@ enum What {
     Done(usize),
     Answer(usize, Reply),
     Timeout(usize, u32),
+    Again(u32, usize, Option<usize>, f64),
     Sample,
 }
 
@@ -282,11 +296,29 @@ impl<'a> Engine<'a> {
     fn run(mut self) -> Vec<Run> {
         self.schedule(0.0, What::Arrival);
         self.schedule(0.0, What::Sample);
+        if let Some(closed) = self.scenario.closed {
+            for user in 0..closed.clients {
+                let at = self.rng.between(0.0, closed.within.max(1e-9));
+                self.schedule(at, What::User(user));
+            }
+        }
+        if let Some((from, _, _)) = self.scenario.streams {
+            self.schedule(from, What::Stream(1));
+        }
         let mut looked = 0.0;
         loop {
             if self.now - looked >= RESOLUTION {
                 looked = self.now;
                 self.plant = (self.scenario.plant)(self.now);
+                if self.scenario.run_queue {
+                    let tasks = self.sharing.len() + self.busy + self.queue.len();
+                    for limit in &self.limits {
+                        limit
+                            .shared
+                            .local_signal
+                            .report(tasks as f64 / self.plant.cores);
+                    }
+                }
             }
             let next_event = self.events.peek().map_or(f64::INFINITY, |event| event.0.at);
             let next_done = self.sharing.next(self.now, &self.plant);
@@ -321,7 +353,7 @@ impl<'a> Engine<'a> {
     fn happen(&mut self, what: What) {
         match what {
             What::Arrival => {
-                let rate = (self.scenario.load)(self.now);
+                let rate = self.scenario.scale * (self.scenario.load)(self.now);
                 let pause = if rate > 0.0 {
                     exponential(&mut self.rng, 1.0 / rate)
                 } else {
@@ -329,11 +361,35 @@ impl<'a> Engine<'a> {
                 };
                 self.schedule(self.now + pause, What::Arrival);
                 if rate > 0.0 {
-                    let client = self.rng.next() as usize % self.limits.len();
-                    self.arrive(0, client);
+                    let n = self.limits.len();
+                    let mut client = self.rng.next() as usize % n;
+                    if !self.scenario.equal {
+                        // As 1, 1/2, 1/3 and so on.
+                        let sum: f64 = (1..=n).map(|i| 1.0 / i as f64).sum();
+                        let mut left = self.rng.between(0.0, sum);
+                        client = (0..n)
+                            .find(|i| {
+                                left -= 1.0 / (*i as f64 + 1.0);
+                                left <= 0.0
+                            })
+                            .unwrap_or(0);
+                    }
+                    self.arrive(0, client, None, false);
                 }
             }
-            What::Retry { attempt, client } => self.arrive(attempt, client),
+            What::Retry { attempt, client } => self.arrive(attempt, client, None, false),
+            What::User(user) => {
+                let client = user % self.limits.len();
+                self.arrive(0, client, Some(user), false);
+            }
+            What::Stream(n) => {
+                self.arrive(0, 0, None, true);
+                if let Some((_, rate, most)) = self.scenario.streams
+                    && n < most
+                {
+                    self.schedule(self.now + 1.0 / rate, What::Stream(n + 1));
+                }
+            }
             What::Begin(job) => {
                 self.delayed -= 1;
                 self.begin(job);
@@ -346,6 +402,9 @@ impl<'a> Engine<'a> {
             What::Answer(job, Reply::BadRequest) => self.finish(job, Outcome::Ignore),
             What::Answer(job, Reply::TooMany) => self.finish(job, Outcome::Overload),
             What::Timeout(job, generation) => self.give_up(job, generation),
+            What::Again(attempt, client, user, since) => {
+                self.arrive_since(attempt, client, user, false, since)
+            }
             What::Sample => {
                 for (run, limit) in self.runs.iter_mut().zip(&self.limits) {
                     let (in_flight, limit) = limit.shared.gate.load();
@@ -360,10 +419,51 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn arrive(&mut self, attempt: u32, client: usize) {
+    fn ask_again(&mut self, user: usize, refused: bool) {
+        let Some(closed) = self.scenario.closed else {
+            return;
+        };
+        let mean = if refused {
+            closed.backoff
+        } else {
+            closed.think
+        };
+        let pause = exponential(&mut self.rng, mean.max(1e-9));
+        self.schedule(self.now + pause, What::User(user));
+    }
+
+    fn arrive(&mut self, attempt: u32, client: usize, user: Option<usize>, stream: bool) {
         self.runs[client].arrived += 1;
-        let Ok(permit) = self.limits[client].try_acquire() else {
+        let now = self.now;
+        self.arrive_since(attempt, client, user, stream, now);
+    }
+
+    fn arrive_since(
+        &mut self,
+        attempt: u32,
+        client: usize,
+        user: Option<usize>,
+        stream: bool,
+        since: f64,
+    ) {
+        let acquired = self.limits[client].try_acquire();
+        if acquired.is_err() && !stream {
+            let (_, limit) = self.limits[client].shared.gate.load();
+            let wait: f64 = std::env::var("WAIT")
+                .ok()
+                .and_then(|w| w.parse().ok())
+                .unwrap_or(0.0);
+            if limit >= 256 && self.now - since < wait {
+                let pause = 0.005 * (0.5 + self.rng.between(0.0, 1.0));
+                return self.schedule(self.now + pause, What::Again(attempt, client, user, since));
+            }
+        }
+        let Ok(permit) = acquired else {
             self.runs[client].refused += 1;
+            self.runs[client].refused_at.push(self.now as f32);
+            if let Some(user) = user {
+                return self.ask_again(user, true);
+            }
             return self.retry(attempt, client);
         };
         let second = match self.second.as_ref().map(AdaptiveLimit::try_acquire) {
@@ -387,6 +487,8 @@ impl<'a> Engine<'a> {
                 work: 0.0,
                 attempt: 0,
                 client: 0,
+                user: None,
+                stream: false,
                 wanted: false,
                 lost: false,
             });
@@ -398,14 +500,15 @@ impl<'a> Engine<'a> {
         let slot = &mut self.jobs[job];
         (slot.permit, slot.second) = (Some(permit), second);
         slot.generation = slot.generation.wrapping_add(1);
-        (slot.arrived, slot.work, slot.attempt, slot.client) = (self.now, work, attempt, client);
+        (slot.arrived, slot.work, slot.attempt, slot.client) = (since, work, attempt, client);
         (slot.wanted, slot.lost) = (true, lost);
+        (slot.user, slot.stream) = (user, stream);
         let generation = slot.generation;
         if self.scenario.clients.timeout.is_finite() {
             let at = self.now + self.scenario.clients.timeout;
             self.schedule(at, What::Timeout(job, generation));
         }
-        if lost {
+        if lost || stream {
             return;
         }
         if plant.bad_requests > 0.0 && self.rng.between(0.0, 1.0) < plant.bad_requests {
@@ -475,7 +578,11 @@ impl<'a> Engine<'a> {
                 .push((self.now, latency, slot.wanted));
         }
         slot.generation = slot.generation.wrapping_add(1);
+        let user = slot.user.take();
         self.free.push(job);
+        if let Some(user) = user {
+            self.ask_again(user, outcome == Outcome::Overload);
+        }
     }
 
     fn give_up(&mut self, job: usize, generation: u32) {

@@ -21,4 +21,4 @@ mod sharing;
 
 pub use engine::{Contender, Run, Sample, run, run_in_series, run_shared};
 pub use report::{Cell, Row, Table, oracle, score};
-pub use scenario::{Clients, Discipline, Plant, Scenario, Work, scenarios};
+pub use scenario::{Clients, Closed, Discipline, Plant, Scenario, Work, scenarios};

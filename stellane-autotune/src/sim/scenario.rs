@@ -9,8 +9,18 @@ pub struct Scenario {
     pub duration: f64,
     /// When something changes: what follows is judged on its own, from [`Self::grace`] after it.
     pub steps: Vec<f64>,
+    /// Clients that ask, wait for the answer, think and ask again, besides the open load.
+    pub closed: Option<Closed>,
+    /// Whether the limit hears of the tasks per core.
+    pub run_queue: bool,
+    /// Requests that stay for ever, and when they come: so many per second from a moment on until there are so many.
+    pub streams: Option<(f64, f64, u32)>,
     /// Requests per second.
     pub load: fn(f64) -> f64,
+    /// Whether several clients have equal parts of the load; else the first has half, the second a quarter and so on.
+    pub equal: bool,
+    /// Times the load.
+    pub scale: f64,
     /// The service.
     pub plant: fn(f64) -> Plant,
     /// What a request costs.
@@ -23,6 +33,19 @@ pub struct Scenario {
     pub clients: Clients,
     /// Seconds after a step that are not judged.
     pub grace: f64,
+}
+
+/// Clients in a closed loop.
+#[derive(Debug, Clone, Copy)]
+pub struct Closed {
+    /// How many.
+    pub clients: usize,
+    /// The mean time between an answer and the next request, exponential; 0 for none.
+    pub think: f64,
+    /// The mean pause after a refusal.
+    pub backoff: f64,
+    /// They all come within this time.
+    pub within: f64,
 }
 
 /// A service at a moment.
@@ -187,6 +210,11 @@ const CAPACITY: f64 = 1600.0;
 pub fn scenarios() -> Vec<Scenario> {
     let base = Scenario {
         name: "",
+        closed: None,
+        scale: 1.0,
+        equal: true,
+        run_queue: false,
+        streams: None,
         duration: 30.0,
         steps: Vec::new(),
         load: |_| 2.0 * CAPACITY,

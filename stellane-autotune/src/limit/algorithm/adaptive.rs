@@ -1,8 +1,9 @@
 use std::time::Duration;
 
 use super::elasticity::{Elasticity, Measured};
-use super::{Algorithm, Next, Window, WindowSize, clamp_limit, round};
-use crate::clock::Rng;
+use super::open::Curve;
+use super::{Algorithm, Next, Tick, Window, WindowSize, clamp_limit, round};
+use crate::clock::{Rng, mix};
 
 /// The default: a gradient on the window median against a baseline that is actively re-probed,
 /// with a tolerance learned from how much throughput answers to the limit.
@@ -70,6 +71,51 @@ pub struct Adaptive {
     median: f64,
     throughput: f64,
     rng: Rng,
+    options: Options,
+    /// There is no limit: nothing says that the service is full.
+    open: bool,
+    curve: Curve,
+    /// Ticks in a row that the machine's own queue was long.
+    queued: u32,
+    /// Since when the limit has held nothing back.
+    unbound_since: Option<Duration>,
+    /// It has just begun to limit; and whether the limit it began with is known to leave no queue.
+    closing: bool,
+    known: bool,
+    /// What was answered before; and how much more evidence it takes, as it was wrong of late.
+    before: (f64, f64),
+    doubt: f64,
+    doubled_at: Duration,
+    /// Windows in a row that had nothing queued.
+    roomy: u32,
+    /// Sums over the slots since the last decision, by the dither: down, up.
+    slots: [Slots; 2],
+    slot_left: Duration,
+    probed_in: f64,
+    discard: bool,
+    clock_error: f64,
+}
+
+/// What is tried.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// No limit before there is evidence.
+    pub open: bool,
+    /// The run queue is evidence.
+    pub run_queue: bool,
+    /// So many may be in flight at once, and twice as many every tenth of a second; without, there is no limit at all.
+    pub surge: Option<u32>,
+    /// The phase of dithers and probes is that of the wall clock, which is off by up to so many seconds.
+    pub aligned: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Slots {
+    count: f64,
+    limits: f64,
+    answers: f64,
+    seconds: f64,
+    ln_median: f64,
 }
 
 /// A probe under way.
@@ -82,6 +128,8 @@ struct Probe {
     at_bottom: bool,
     /// The median before the first step.
     median: f64,
+    /// Of a service that nothing is known of.
+    first: bool,
 }
 
 /// A gain that is `new` for a service that is not known yet, and `settled` after [`SETTLED`] windows.
@@ -156,6 +204,28 @@ const NO_QUEUE: (f64, f64) = (0.75, 0.75);
 /// How many times the error of a median explains one below the baseline.
 const LUCK: f64 = 3.0;
 const TOLERANCE: std::ops::RangeInclusive<f64> = 0.03..=0.4;
+/// Seconds that a limit must have held nothing back.
+const REOPEN: f64 = 4.0;
+/// Nothing queues: the median is within this of the baseline.
+const EASY: f64 = 2.0;
+/// Throughput follows the limit.
+const ROOM: f64 = 0.88;
+/// Tasks for each that the machine can run, from which on it is full.
+const RUN_QUEUE: f64 = 2.5;
+/// What a limit that leaves so little of the answers was.
+const MISTAKE: f64 = 0.7;
+/// The most that it becomes.
+const DOUBT: f64 = 3.0;
+/// Natural logarithms of concurrency that brought nothing: enough to act on.
+const ENOUGH: f64 = 0.9;
+/// Seconds.
+const DOUBLE_EVERY: f64 = 0.1;
+/// Seconds of one dither of those that are aligned, and by how much the limit swings.
+const SLOT: f64 = 0.25;
+const SWING: f64 = 0.12;
+const SLOT_ANSWERS: f64 = 60.0;
+/// Seconds from one aligned probe to the next.
+const PROBE_SLOT: f64 = 16.0;
 const IDLE_CAP: f64 = 4.0;
 const MIN_SAMPLES: u64 = 60;
 /// So that a limit that is far too high is not measured for ever.
@@ -196,7 +266,142 @@ impl Adaptive {
             median: 0.0,
             throughput: 0.0,
             rng: Rng::new(seed),
+            options: Options::default(),
+            open: false,
+            curve: Curve::new(),
+            queued: 0,
+            unbound_since: None,
+            roomy: 0,
+            closing: false,
+            doubled_at: Duration::ZERO,
+            known: false,
+            before: (0.0, 0.0),
+            doubt: 1.0,
+            slots: [Slots::default(); 2],
+            slot_left: Duration::ZERO,
+            probed_in: 0.0,
+            discard: true,
+            clock_error: 0.0,
         }
+    }
+
+    /// For the prototype.
+    #[must_use]
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        if let Some(error) = options.aligned {
+            self.clock_error = self.rng.between(-error, error + 1e-12);
+        }
+        self.open = options.open;
+        self
+    }
+
+    /// While nothing says that the service is full, the limit is what keeps a surge from being let in at once: twice
+    /// as much may come in every tenth of a second.
+    fn open_limit(&mut self, now: Duration, in_flight: f64) -> u32 {
+        let Some(surge) = self.options.surge else {
+            return self.max;
+        };
+        let least = f64::from(surge);
+        if now.saturating_sub(self.doubled_at).as_secs_f64() >= DOUBLE_EVERY {
+            self.doubled_at = now;
+            self.limit = if 2.0 * in_flight >= self.limit {
+                2.0 * self.limit
+            } else {
+                (0.9 * self.limit).max(4.0 * in_flight)
+            };
+        }
+        self.limit = clamp_limit(self.limit.max(least), self.min, self.max);
+        round(self.limit)
+    }
+
+    fn open_next(&mut self, window: &Window<'_>) -> Next {
+        let in_flight = f64::from(window.max_in_flight).max(window.mean_in_flight);
+        Next {
+            limit: self.open_limit(window.end, in_flight),
+            settle: Duration::ZERO,
+        }
+    }
+
+    /// A window while there is no limit.
+    fn on_open_window(&mut self, window: &Window<'_>, median: f64, throughput: f64) -> Next {
+        (self.median, self.throughput) = (median, throughput);
+        let quartile = window.latencies.quantile(0.25);
+        let evidence = self.curve.add(window, quartile);
+        let enough = if self.is_idle(window.run_queue) {
+            2.0 * ENOUGH
+        } else {
+            ENOUGH
+        };
+        let full = evidence > self.doubt * enough && window.mean_in_flight > self.initial;
+        // A twentieth of all answers says so.
+        let told = window.overloads > 2 && 20 * window.overloads > window.answers;
+        if full || told {
+            let (knee, known) = self.curve.knee(window.end);
+            let (limit, known) = if told {
+                (0.8 * window.mean_in_flight, true)
+            } else {
+                (knee, known)
+            };
+            self.begin_to_limit(limit, known);
+            return self.next(window);
+        }
+        self.open_next(window)
+    }
+
+    /// Whether the machine is known to have nothing to do: then what is slow is slow elsewhere.
+    fn is_idle(&self, run_queue: Option<f64>) -> bool {
+        self.options.run_queue && run_queue.is_some_and(|tasks| tasks < 0.5)
+    }
+
+    /// From a limit that leaves no queue, if that is known.
+    fn begin_to_limit(&mut self, limit: f64, known: bool) {
+        self.open = false;
+        self.unbound_since = None;
+        self.roomy = 0;
+        self.queued = 0;
+        self.curve.forget();
+        self.limit = clamp_limit(limit, self.min, self.max);
+        self.age = 0;
+        self.usual = None;
+        self.previous = None;
+        self.baseline = None;
+        self.probe = None;
+        self.known = known;
+        self.closing = true;
+        self.before = self.curve.latest_point();
+    }
+
+    /// Whether it may do without a limit again: none was needed for a while, or more places are all that is missing.
+    fn may_open(&mut self, window: &Window<'_>, bound: bool) -> bool {
+        if !self.options.open || self.probe.is_some() {
+            return false;
+        }
+        if window
+            .run_queue
+            .is_some_and(|tasks| self.options.run_queue && tasks > 1.0)
+        {
+            self.unbound_since = None;
+            self.roomy = 0;
+            return false;
+        }
+        if bound {
+            self.unbound_since = None;
+        } else {
+            self.unbound_since.get_or_insert(window.start);
+        }
+        let quiet = self.unbound_since.is_some_and(|since| {
+            (window.end.saturating_sub(since)).as_secs_f64() > REOPEN.max(10.0 * self.median)
+        });
+        let easy = self
+            .baseline
+            .is_some_and(|baseline| self.median < EASY * baseline);
+        self.roomy = if bound && easy && self.elasticity.value() > ROOM {
+            self.roomy + 1
+        } else {
+            0
+        };
+        quiet
     }
 
     /// Cuts by a fifth whenever the 99th percentile of a window exceeds twice this latency. Zero is
@@ -207,7 +412,10 @@ impl Adaptive {
         self
     }
 
-    fn next(&self, window: &Window<'_>) -> Next {
+    fn next(&mut self, window: &Window<'_>) -> Next {
+        if self.is_aligned() && self.probe.is_none() && self.baseline.is_some() {
+            return self.next_slot(window.end);
+        }
         let limit = self.limit_now();
         let seconds = match self.probe {
             None => self.median,
@@ -227,10 +435,73 @@ impl Adaptive {
         }
     }
 
+    fn is_aligned(&self) -> bool {
+        self.options.aligned.is_some()
+    }
+
+    /// As this limiter sees it.
+    fn wall(&self, now: Duration) -> f64 {
+        now.as_secs_f64() + 1000.0 + self.clock_error
+    }
+
+    /// In which slot of the wall clock the next window lies, and with it the dither: all that share a service move
+    /// together, so that each sees what all of them do.
+    fn next_slot(&mut self, now: Duration) -> Next {
+        let slots = self.wall(now) / SLOT;
+        let (mut slot, mut part) = (slots.floor(), slots.fract());
+        if part > 0.9 {
+            (slot, part) = (slot + 1.0, part - 1.0);
+        }
+        self.discard = part > 0.3;
+        // In pairs whose order is by chance, and the same for all, so that no period of the load is mistaken for it.
+        let (pair, second) = (slot as u64 / 2, slot as u64 % 2 == 1);
+        self.dither_up = second ^ (mix(pair) & 1 == 1);
+        let settle = (0.35 - part).max(0.0);
+        self.slot_left = Duration::from_secs_f64(SLOT * (0.97 - part - settle).max(0.05));
+        Next {
+            limit: self.limit_now(),
+            settle: Duration::from_secs_f64(SLOT * settle),
+        }
+    }
+
+    /// Adds a slot; what both dithers measured, once there is enough.
+    fn add_slot(&mut self, window: &Window<'_>, median: f64) -> Option<[Measured; 2]> {
+        if self.discard {
+            return None;
+        }
+        let sum = &mut self.slots[usize::from(self.dither_up)];
+        let answers = window.answers as f64;
+        sum.answers += answers;
+        sum.seconds += window.end.saturating_sub(window.start).as_secs_f64();
+        sum.limits += f64::from(window.limit);
+        sum.count += 1.0;
+        if median > 0.0 {
+            sum.ln_median += answers * median.ln();
+        }
+        if self.slots.iter().any(|sum| sum.answers < SLOT_ANSWERS) {
+            return None;
+        }
+        let measured = self.slots.map(|sum| {
+            let (throughput, median) = (
+                sum.answers / sum.seconds,
+                (sum.ln_median / sum.answers).exp(),
+            );
+            Measured::of(sum.limits / sum.count, throughput, median)
+        });
+        self.slots = [Slots::default(); 2];
+        Some(measured)
+    }
+
     /// The limit with the dither, or with the steps of the probe.
     fn limit_now(&self) -> u32 {
         let factor = match self.probe {
             Some(probe) => PROBE_STEP.powi(probe.steps),
+            None if self.is_aligned() => {
+                // By one place at least, so that small limits have a phase too.
+                let by = (SWING * self.limit).max(0.5);
+                let limit = self.limit + if self.dither_up { by } else { -by };
+                return round(clamp_limit(limit, self.min, self.max));
+            }
             None if self.dither_up => 1.0 + self.fading(DITHER),
             None => 1.0 - self.fading(DITHER),
         };
@@ -250,7 +521,9 @@ impl Adaptive {
             before,
             at_bottom: false,
             median: self.median,
+            first: self.closing,
         });
+        self.closing = false;
     }
 
     fn step_probe(&mut self, probe: Probe, measured: Measured, window: &Window<'_>) {
@@ -316,7 +589,8 @@ impl Adaptive {
             self.probe_every = PROBE_EVERY;
             self.age = 0;
         }
-        if probe.steps >= DEEP_PROBE && probe.median > LONG_QUEUE * fresh {
+        let deep = probe.steps >= DEEP_PROBE && probe.median > LONG_QUEUE * fresh;
+        if deep || probe.first && probe.steps > 1 && self.options.open {
             // Every step but the last still shed a queue: the limit itself was far too high.
             let knee = self.limit * PROBE_STEP.powi(probe.steps - 1);
             self.limit = clamp_limit(knee, self.min, self.max);
@@ -329,6 +603,55 @@ impl Adaptive {
         self.previous = None;
         let seconds = self.probe_every * self.rng.between(0.85, 1.15);
         self.next_probe = now.saturating_add(Duration::from_secs_f64(seconds));
+    }
+
+    fn on_slot(&mut self, window: &Window<'_>, median: f64) -> Next {
+        let bound = window.is_limit_bound();
+        if !bound {
+            let cap = self.initial.max(IDLE_CAP * f64::from(window.max_in_flight));
+            self.limit = clamp_limit(self.limit.min(cap), self.min, self.max);
+            self.slots = [Slots::default(); 2];
+            if self.may_open(window, bound) {
+                self.open = true;
+                self.curve.forget();
+                return self.open_next(window);
+            }
+            return self.next_slot(window.end);
+        }
+        let pair = self.add_slot(window, median);
+        if let Some([down, up]) = pair {
+            self.previous = Some(down);
+            self.learn(up, true);
+        }
+        // The elasticity needs both; the median alone says where to go as soon as it is known.
+        if self.discard || window.latencies.len() < 20 && pair.is_none() {
+            return self.next_slot(window.end);
+        }
+        let sides = pair.map(|[down, up]| (down.median() * up.median()).sqrt());
+        self.median = sides.unwrap_or(median);
+        self.throughput = pair.map_or(window.throughput(), |[down, up]| {
+            (down.throughput() * up.throughput()).sqrt()
+        });
+        let baseline = self.baseline.unwrap_or(self.median);
+        let lucky = 1.0 + LUCK / (window.latencies.len().max(60) as f64).sqrt();
+        let baseline = baseline + 0.2 * (lucky * self.median - baseline).min(0.0);
+        self.baseline = Some(baseline);
+        if self.may_open(window, bound) {
+            self.open = true;
+            self.curve.forget();
+            return self.open_next(window);
+        }
+        self.age = self.age.saturating_add(1);
+        // All that share a service probe at the same time.
+        let period = (self.wall(window.end) / PROBE_SLOT).floor();
+        self.next_probe = if self.probed_in < period {
+            Duration::ZERO
+        } else {
+            Duration::MAX
+        };
+        self.probed_in = period;
+        self.adjust(baseline, self.median, window);
+        self.next(window)
     }
 
     fn learn(&mut self, measured: Measured, bound: bool) {
@@ -359,6 +682,10 @@ impl Adaptive {
             .is_some_and(|target| window.latencies.quantile(0.99) > 2.0 * target)
         {
             next = next.min(0.8 * self.limit);
+        }
+        if self.roomy >= 2 && next > self.limit {
+            // Nothing queues, and more places are all that is missing.
+            next = 1.5 * self.limit;
         }
         self.cuts = if next < 0.97 * self.limit {
             self.cuts + 1
@@ -416,10 +743,27 @@ impl Algorithm for Adaptive {
     }
 
     fn initial(&self) -> u32 {
+        if self.open {
+            return self.options.surge.unwrap_or(self.max);
+        }
         round(self.limit)
     }
 
     fn window(&self, limit: u32) -> WindowSize {
+        if self.open {
+            return WindowSize {
+                duration: Duration::from_millis(5),
+                samples: 8,
+                patience: Duration::MAX,
+            };
+        }
+        if self.is_aligned() && self.probe.is_none() && self.baseline.is_some() {
+            return WindowSize {
+                duration: self.slot_left,
+                samples: 0,
+                patience: Duration::MAX,
+            };
+        }
         let samples = (3 * u64::from(limit)).clamp(MIN_SAMPLES, MAX_SAMPLES);
         let samples = match self.probe {
             Some(Probe {
@@ -454,16 +798,49 @@ impl Algorithm for Adaptive {
             self.give_up_probe(probe, window.end);
             return self.next(window);
         }
-        if !(median > 0.0 && throughput > 0.0) {
+        let slotted =
+            self.is_aligned() && !self.open && self.probe.is_none() && self.baseline.is_some();
+        if !(slotted || median > 0.0 && throughput > 0.0) {
             return Next {
                 limit: window.limit,
                 settle: Duration::ZERO,
             };
         }
+        if self.open {
+            return self.on_open_window(window, median, throughput);
+        }
+        if self.closing && f64::from(window.in_flight) > 1.25 * f64::from(window.limit) {
+            // What was let in while there was no limit is not done yet, and tells of another concurrency.
+            let seconds = 1.1 * f64::from(window.in_flight - window.limit) / throughput;
+            return Next {
+                limit: window.limit,
+                settle: Duration::from_secs_f64(seconds.min(0.3)),
+            };
+        }
+        if slotted {
+            return self.on_slot(window, median);
+        }
         (self.median, self.throughput) = (median, throughput);
         let Some(baseline) = self.baseline else {
+            if self.closing && window.is_limit_bound() && throughput < MISTAKE * self.before.0 {
+                // Less in flight, and that much less answered: the guess was too low, or nothing was full.
+                let most = self.before.1.max(self.limit);
+                let next = (2.0 * self.limit).min(most);
+                if next > 1.1 * self.limit {
+                    self.limit = clamp_limit(next, self.min, self.max);
+                    return self.next(window);
+                }
+                self.doubt = (2.0 * self.doubt).min(DOUBT);
+                self.known = true;
+            } else {
+                self.doubt = (0.5 * self.doubt).max(1.0);
+            }
             self.baseline = Some(median);
-            if window.is_limit_bound() {
+            if self.closing && self.known {
+                self.closing = false;
+                self.next_probe =
+                    window.end + Duration::from_secs_f64(PROBE_AGAIN.max(20.0 * median));
+            } else if window.is_limit_bound() {
                 // Born under load: this median already contains a queue.
                 self.start_probe(None);
             }
@@ -480,6 +857,11 @@ impl Algorithm for Adaptive {
         self.baseline = Some(baseline);
         let bound = window.is_limit_bound();
         self.learn(measured, bound);
+        if self.may_open(window, bound) {
+            self.open = true;
+            self.curve.forget();
+            return self.open_next(window);
+        }
         self.dither_up = !self.dither_up;
         if bound {
             self.age = self.age.saturating_add(1);
@@ -491,7 +873,52 @@ impl Algorithm for Adaptive {
         self.next(window)
     }
 
-    fn on_overload(&mut self, now: Duration, _in_flight: u32) -> Option<u32> {
+    fn on_tick(&mut self, tick: Tick) -> Option<u32> {
+        if !self.open {
+            return None;
+        }
+        // Many come and hardly anything is answered any more, of a service that answered before.
+        if let Some(usual) = self.curve.latest() {
+            let grew = tick.in_flight.saturating_sub(tick.began_with);
+            let stalled = 4.0 * (tick.answers as f64) < f64::from(grew)
+                && tick.passed.as_secs_f64() > 8.0 * self.median
+                && f64::from(tick.in_flight) > 2.0 * usual.max(self.initial);
+            if stalled && !self.is_idle(tick.run_queue) {
+                self.begin_to_limit(usual, false);
+                return Some(self.limit_now());
+            }
+        }
+        let before = self.limit;
+        if self.options.surge.is_some() {
+            let next = self.open_limit(tick.now, f64::from(tick.in_flight));
+            if self.limit > before {
+                return Some(next);
+            }
+        }
+        let Tick {
+            in_flight,
+            run_queue,
+            ..
+        } = tick;
+        if !self.options.run_queue {
+            return None;
+        }
+        let long = run_queue.is_some_and(|tasks| tasks > RUN_QUEUE);
+        self.queued = if long { self.queued + 1 } else { 0 };
+        // As many as the machine can run.
+        let limit = f64::from(in_flight) / run_queue?.max(1.0);
+        (self.queued >= 5).then(|| {
+            self.begin_to_limit(1.25 * limit, false);
+            self.limit_now()
+        })
+    }
+
+    fn on_overload(&mut self, now: Duration, in_flight: u32) -> Option<u32> {
+        if self.open {
+            // One answer alone says little: the window tells.
+            let _ = in_flight;
+            return None;
+        }
         // A pause that a clock which went back cannot prolong.
         let pause = Duration::from_secs_f64(self.median.clamp(0.001, 1.0));
         if now < self.quiet_until && self.quiet_until - now <= pause {

@@ -8,9 +8,10 @@ mod aimd;
 mod elasticity;
 mod fixed;
 mod gradient2;
+mod open;
 mod vegas;
 
-pub use adaptive::Adaptive;
+pub use adaptive::{Adaptive, Options};
 pub use aimd::Aimd;
 pub use fixed::Fixed;
 pub use gradient2::Gradient2;
@@ -42,6 +43,11 @@ pub trait Algorithm: fmt::Debug + Send {
         None
     }
 
+    /// A window is not complete yet. Returns the new limit if it should change at once.
+    fn on_tick(&mut self, _tick: Tick) -> Option<u32> {
+        None
+    }
+
     /// The range the limit must stay in has changed.
     fn set_range(&mut self, min: u32, max: u32);
 }
@@ -57,6 +63,23 @@ pub struct WindowSize {
     pub patience: Duration,
 }
 
+/// A window that is not complete.
+#[derive(Debug, Clone, Copy)]
+pub struct Tick {
+    /// The time.
+    pub now: Duration,
+    /// For how long it has lasted.
+    pub passed: Duration,
+    /// Answers so far.
+    pub answers: u64,
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// Requests in flight when it began.
+    pub began_with: u32,
+    /// See [`Window::run_queue`].
+    pub run_queue: Option<f64>,
+}
+
 /// What happened between two moments under one limit.
 #[derive(Debug, Clone, Copy)]
 pub struct Window<'a> {
@@ -70,6 +93,12 @@ pub struct Window<'a> {
     pub max_in_flight: u32,
     /// Requests in flight when it ended.
     pub in_flight: u32,
+    /// Requests in flight on average, of those that may still be in the way of others.
+    pub mean_in_flight: f64,
+    /// Of those in flight when it ended, so many were overtaken so often that they wait for something else.
+    pub parked: u32,
+    /// How many tasks there are for each that the machine can run, if that is known: above 1 something queues here.
+    pub run_queue: Option<f64>,
     /// Requests that found the limit reached.
     pub refused: u64,
     /// Answers that said "overloaded".

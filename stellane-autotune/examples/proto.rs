@@ -1,0 +1,642 @@
+//! The tables of the prototype.
+#![allow(clippy::all, missing_docs, clippy::unwrap_used)]
+use stellane_autotune::algorithm::{Adaptive, Options};
+use stellane_autotune::sim::{self, Clients, Closed, Contender, Discipline, Plant, Scenario, Work};
+use stellane_autotune::{Algorithm, AlgorithmKind};
+
+const MAX: u32 = 100_000;
+fn shared(seed: u64, open: bool, aligned: Option<f64>) -> Box<dyn Algorithm> {
+    Box::new(Adaptive::new(20, 1, 1000, seed).options(Options {
+        open,
+        surge: Some(256),
+        aligned,
+        ..Options::default()
+    }))
+}
+fn sh_before(seed: u64) -> Box<dyn Algorithm> {
+    shared(seed, false, None)
+}
+fn sh_open(seed: u64) -> Box<dyn Algorithm> {
+    shared(seed, true, None)
+}
+fn al0(seed: u64) -> Box<dyn Algorithm> {
+    shared(seed, false, Some(0.0))
+}
+fn al20(seed: u64) -> Box<dyn Algorithm> {
+    shared(seed, false, Some(0.02))
+}
+fn al200(seed: u64) -> Box<dyn Algorithm> {
+    shared(seed, false, Some(0.2))
+}
+fn alo20(seed: u64) -> Box<dyn Algorithm> {
+    shared(seed, true, Some(0.02))
+}
+fn quarter(seed: u64) -> Box<dyn Algorithm> {
+    if seed % 4 == 0 {
+        sh_before(seed)
+    } else {
+        al20(seed)
+    }
+}
+
+fn own(seed: u64, options: Options) -> Box<dyn Algorithm> {
+    Box::new(Adaptive::new(20, 4, MAX, seed).options(options))
+}
+fn open(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            open: true,
+            ..Options::default()
+        },
+    )
+}
+fn open_rq(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            open: true,
+            run_queue: true,
+            ..Options::default()
+        },
+    )
+}
+fn s500(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            open: true,
+            surge: Some(500),
+            ..Options::default()
+        },
+    )
+}
+fn s200(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            open: true,
+            surge: Some(200),
+            ..Options::default()
+        },
+    )
+}
+fn s256(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            open: true,
+            surge: Some(256),
+            ..Options::default()
+        },
+    )
+}
+fn s500_rq(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            open: true,
+            surge: Some(500),
+            run_queue: true,
+            ..Options::default()
+        },
+    )
+}
+fn s200_rq(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            open: true,
+            surge: Some(200),
+            run_queue: true,
+            ..Options::default()
+        },
+    )
+}
+
+fn s256a(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            open: true,
+            surge: Some(256),
+            aligned: Some(0.02),
+            ..Options::default()
+        },
+    )
+}
+fn s256rqa(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            open: true,
+            surge: Some(256),
+            run_queue: true,
+            aligned: Some(0.02),
+            ..Options::default()
+        },
+    )
+}
+fn s256rq(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            open: true,
+            surge: Some(256),
+            run_queue: true,
+            ..Options::default()
+        },
+    )
+}
+fn alone(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            aligned: Some(0.02),
+            ..Options::default()
+        },
+    )
+}
+fn s64(seed: u64) -> Box<dyn Algorithm> {
+    own(
+        seed,
+        Options {
+            open: true,
+            surge: Some(64),
+            ..Options::default()
+        },
+    )
+}
+fn contenders(which: &str) -> Vec<(&'static str, Contender)> {
+    let all = vec![
+        ("before", Contender::Kind(AlgorithmKind::Adaptive, 20)),
+        ("before1000", Contender::Kind(AlgorithmKind::Adaptive, 1000)),
+        ("open", Contender::Wide(open, MAX)),
+        ("open+rq", Contender::Wide(open_rq, MAX)),
+        ("s500", Contender::Wide(s500, MAX)),
+        ("s200", Contender::Wide(s200, MAX)),
+        ("s256", Contender::Wide(s256, MAX)),
+        ("s256a", Contender::Wide(s256a, MAX)),
+        ("s256+rq+a", Contender::Wide(s256rqa, MAX)),
+        ("s256+rq", Contender::Wide(s256rq, MAX)),
+        ("aligned", Contender::Wide(alone, MAX)),
+        ("s64", Contender::Wide(s64, MAX)),
+        ("s500+rq", Contender::Wide(s500_rq, MAX)),
+        ("s200+rq", Contender::Wide(s200_rq, MAX)),
+    ];
+    let which: Vec<&str> = which.split(',').collect();
+    all.into_iter().filter(|(n, _)| which.contains(n)).collect()
+}
+
+fn honest_base() -> Scenario {
+    let mut s = sim::scenarios().into_iter().next().unwrap();
+    s.name = "honest";
+    s.plant = |_| Plant {
+        cores: 1e9,
+        contention: 0.0,
+        ..Plant::healthy()
+    };
+    s.load = |_| 1.0;
+    s.steps = vec![];
+    s.slo = 1e9;
+    s.discipline = Discipline::Sharing;
+    s.clients = Clients::patient();
+    s
+}
+
+fn oracles(s: &Scenario, seed: u64) -> Vec<f64> {
+    sim::oracle(s, seed)
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let what = args[1].as_str();
+    let cs = contenders(&args[2]);
+    let seeds: u64 = args.get(3).map_or(2, |s| s.parse().unwrap());
+    match what {
+        "scen" => {
+            let only = args.get(4).cloned().unwrap_or_default();
+            println!(
+                "| scenario | oracle | {} |",
+                cs.iter().map(|c| c.0).collect::<Vec<_>>().join(" | ")
+            );
+            let mut all: Vec<Vec<f64>> = vec![vec![]; cs.len()];
+            for mut s in sim::scenarios() {
+                if !only.is_empty() && !only.split(',').any(|o| o == s.name) {
+                    continue;
+                }
+                s.run_queue = true;
+                let os: Vec<_> = (1..=seeds).map(|x| oracles(&s, x)).collect();
+                print!("| {} | {:.0} |", s.name, os[0][0]);
+                for (k, (_, c)) in cs.iter().enumerate() {
+                    let mut v = vec![];
+                    let mut p99 = 0f64;
+                    for seed in 1..=seeds {
+                        let r = sim::run(&s, c, seed);
+                        v.extend(sim::score(&s, &os[(seed - 1) as usize], &r));
+                        for (a, b) in s.judged() {
+                            p99 = p99.max(r.latency(0.99, a, b));
+                        }
+                    }
+                    v.sort_by(f64::total_cmp);
+                    print!(
+                        " {:.1} / {:.1}, {:.0} |",
+                        100.0 * v[0],
+                        100.0 * v[v.len() / 2],
+                        1000.0 * p99
+                    );
+                    all[k].extend(v);
+                }
+                println!();
+            }
+            for (k, v) in all.iter_mut().enumerate() {
+                v.sort_by(f64::total_cmp);
+                println!(
+                    "{}: worst {:.3} median {:.3}",
+                    cs[k].0,
+                    v[0],
+                    v[v.len() / 2]
+                );
+            }
+        }
+        "cold" => {
+            // Cold starts, judged from t = 0.
+            for factor in [1.2, 2.0, 10.0] {
+                for (pname, mode) in [
+                    ("ps cpu", 0),
+                    ("ps remote", 1),
+                    ("fifo", 2),
+                    ("knee", 3),
+                    ("slow 1s", 4),
+                ] {
+                    let mut s = sim::scenarios().into_iter().next().unwrap();
+                    s.load = |_| 1600.0;
+                    s.scale = factor;
+                    s.duration = 20.0;
+                    s.run_queue = mode != 1 && mode != 4;
+                    if mode == 2 {
+                        s.discipline = Discipline::Fifo;
+                    }
+                    if mode == 3 {
+                        s.plant = |_| Plant {
+                            cores: 10.0,
+                            contention: 0.2,
+                            ..Plant::healthy()
+                        };
+                        s.scale = factor * 0.6;
+                    }
+                    if mode == 4 {
+                        s.work = Work::Exponential(1.0);
+                        s.plant = |_| Plant {
+                            cores: 200.0,
+                            ..Plant::healthy()
+                        };
+                        s.scale = factor * 0.125;
+                        s.slo = 5.0;
+                        s.duration = 60.0;
+                    }
+                    print!("{factor:>4}x {pname:<10}");
+                    let d = s.duration;
+                    for (name, c) in &cs {
+                        let (mut rec, mut dip, mut lost, mut peak) = (0f64, 1f64, 0f64, 0u32);
+                        for seed in 1..=seeds {
+                            let best = sim::run(
+                                &s,
+                                &Contender::Kind(
+                                    AlgorithmKind::Fixed,
+                                    if mode == 4 { 220 } else { 22 },
+                                ),
+                                seed,
+                            )
+                            .goodput(d / 2.0, d);
+                            let r = sim::run(&s, c, seed);
+                            let k = if mode == 4 { 8.0 } else { 1.0 };
+                            let step = 0.1 * k;
+                            // Recovered: from here on 1 s and 3 s (8 and 24) are at 90 %.
+                            let mut last = d;
+                            let mut t = 0.0;
+                            while t + 3.0 * k <= d {
+                                if r.goodput(t, t + k) / best >= 0.9
+                                    && r.goodput(t, t + 3.0 * k) / best >= 0.9
+                                    && r.goodput(t, t + 0.3 * k) / best >= 0.7
+                                {
+                                    last = t;
+                                    break;
+                                }
+                                t += step;
+                            }
+                            let sum = (1.0 - r.goodput(0.0, 5.0 * k) / best) * 5.0 * k;
+                            dip = dip.min(
+                                (0..9)
+                                    .map(|i| {
+                                        r.goodput(0.5 * k * i as f64, 0.5 * k * (i as f64 + 1.0))
+                                            / best
+                                    })
+                                    .fold(1.0, f64::min),
+                            );
+                            rec = rec.max(last);
+                            lost = lost.max(sum);
+                            peak = peak.max(r.peak);
+                        }
+                        print!(
+                            " | {name}: rec {rec:.2}s lost {lost:.2}s dip {:.0}% peak {peak}",
+                            100.0 * dip
+                        );
+                    }
+                    println!();
+                }
+            }
+        }
+        "honest" => {
+            let lat = [0.001, 0.01, 0.05, 0.2, 1.0, 5.0, 20.0, 60.0];
+            let inf = [5.0, 20.0, 60.0, 200.0, 1000.0];
+            let shapes = ["fixed", "exp", "bimodal", "mix50"];
+            for (name, c) in &cs {
+                println!("## {name}: refused per cent (cells with any refusal)");
+                let (mut cells, mut bad, mut refused, mut asked) = (0, 0, 0u64, 0u64);
+                for closed in [false, true] {
+                    for shape in shapes {
+                        for w in lat {
+                            let mut row = String::new();
+                            for n in inf {
+                                let mut s = honest_base();
+                                s.run_queue = true;
+                                s.work = match shape {
+                                    "fixed" => Work::Constant(w),
+                                    "exp" => Work::Exponential(w),
+                                    "bimodal" => Work::Bimodal(0.9, w / 2.9, 20.0 * w / 2.9),
+                                    _ => Work::Bimodal(0.5, w / 50.0, w * 99.0 / 50.0),
+                                };
+                                // At most some 300 000 requests; ten latencies at least.
+                                s.duration =
+                                    (20.0f64).max(10.0 * w).min((60_000.0 * w / n).max(3.0));
+                                if closed {
+                                    s.scale = 0.0;
+                                    s.closed = Some(Closed {
+                                        clients: n as usize,
+                                        think: 0.0,
+                                        backoff: 1.0,
+                                        within: 0.1,
+                                    });
+                                } else {
+                                    s.scale = n / w;
+                                }
+                                let (mut a, mut r) = (0, 0);
+                                for seed in 1..=seeds {
+                                    let run = sim::run(&s, c, seed);
+                                    a += run.arrived;
+                                    r += run.refused;
+                                }
+                                cells += 1;
+                                asked += a;
+                                refused += r;
+                                if r > 0 {
+                                    bad += 1;
+                                }
+                                row += &format!(" {:>6.2}", 100.0 * r as f64 / a.max(1) as f64);
+                            }
+                            if row.split_whitespace().any(|x| x != "0.00") {
+                                println!(
+                                    "{} {shape:<8} {w:>6}: {row}",
+                                    if closed { "closed" } else { "open  " }
+                                );
+                            }
+                        }
+                    }
+                }
+                println!(
+                    "{name}: {bad} of {cells} cells with refusals; {refused} of {asked} requests = {:.3} %",
+                    100.0 * refused as f64 / asked as f64
+                );
+            }
+        }
+        "streams" => {
+            // Honest load beside them.
+            // 20, 100 streams come within 2 s beside hello of 10 ms at 200/s, unsaturated; then overloaded 2x.
+            for (most, over) in [
+                (20u32, false),
+                (100, false),
+                (20, true),
+                (100, true),
+                (500, true),
+            ] {
+                for (name, c) in &cs {
+                    let mut s = sim::scenarios().into_iter().next().unwrap();
+                    s.duration = 40.0;
+                    s.streams = Some((1.0, 50.0, most));
+                    s.run_queue = false;
+                    s.load = |_| 1600.0;
+                    s.scale = if over { 2.0 } else { 0.2 };
+                    let r = sim::run(&s, c, 1);
+                    println!(
+                        "{most} streams over={over} {name}: refused {:.2} %, goodput 10..40 {:.0}/s, first 5s {:.0}/s, limit {:?}",
+                        100.0 * r.refused as f64 / r.arrived as f64,
+                        r.goodput(10.0, 40.0),
+                        r.goodput(0.0, 5.0),
+                        r.limits(20.0, 40.0)
+                    );
+                }
+            }
+        }
+        "shared" => {
+            let kinds: Vec<(&str, fn(u64) -> Box<dyn Algorithm>)> = vec![
+                ("before", sh_before),
+                ("open", sh_open),
+                ("aligned 0", al0),
+                ("aligned 20ms", al20),
+                ("aligned 200ms", al200),
+                ("open+aligned 20ms", alo20),
+                ("3/4 aligned 20ms", quarter),
+            ];
+            for factor in [2.0, 10.0] {
+                for n in [1usize, 2, 4, 16, 64] {
+                    for equal in [true, false] {
+                        if n == 1 && !equal {
+                            continue;
+                        }
+                        let mut s = sim::scenarios().into_iter().next().unwrap();
+                        s.duration = 60.0;
+                        s.equal = equal;
+                        let cores: f64 = if n == 16 {
+                            64.0
+                        } else if n == 64 {
+                            256.0
+                        } else {
+                            16.0
+                        };
+                        s.plant = if n == 16 {
+                            |_| Plant {
+                                cores: 64.0,
+                                ..Plant::healthy()
+                            }
+                        } else if n == 64 {
+                            |_| Plant {
+                                cores: 256.0,
+                                ..Plant::healthy()
+                            }
+                        } else {
+                            |_| Plant::healthy()
+                        };
+                        s.load = |_| 100.0;
+                        s.scale = factor * cores;
+                        print!(
+                            "{factor}x n={n} {}",
+                            if equal { "equal" } else { "unequal" }
+                        );
+                        for (name, k) in &kinds {
+                            let (mut g, mut j, mut sl) = (vec![], 1f64, 0.0);
+                            for seed in 1..=seeds {
+                                let cs = vec![Contender::Wide(*k, 1000); n];
+                                let runs = sim::run_shared(&s, &cs, 1000 * seed);
+                                let x: Vec<f64> =
+                                    runs.iter().map(|r| r.goodput(20.0, 60.0)).collect();
+                                let sum: f64 = x.iter().sum();
+                                g.push(sum / (cores * 100.0));
+                                sl = runs.iter().map(|r| r.limits(20.0, 60.0).0).sum::<f64>();
+                                if equal {
+                                    j = j.min(
+                                        sum * sum
+                                            / (n as f64 * x.iter().map(|x| x * x).sum::<f64>())
+                                                .max(1e-9),
+                                    );
+                                }
+                            }
+                            g.sort_by(f64::total_cmp);
+                            print!(
+                                " | {name} {:.0}/{:.0}% L{:.0} J{:.2}",
+                                100.0 * g[0],
+                                100.0 * g[g.len() / 2],
+                                sl,
+                                j
+                            );
+                        }
+                        println!();
+                    }
+                }
+            }
+        }
+        "f3" => {
+            for (name, w, scale, clients, dur, exp) in [
+                ("60 in flight x 5 s, open", 5.0, 12.0, 0usize, 600.0, true),
+                ("3/s x 20 s, open", 20.0, 3.0, 0, 600.0, true),
+                ("100 clients x 1 s, closed", 1.0, 0.0, 100, 30.0, false),
+                ("40 clients x 3 s, closed", 3.0, 0.0, 40, 30.0, false),
+                ("100 clients x 200 ms, closed", 0.2, 0.0, 100, 15.0, false),
+                (
+                    "300 users, think 5 s, LLM 10 s",
+                    10.0,
+                    0.0,
+                    300,
+                    120.0,
+                    true,
+                ),
+            ] {
+                print!("{name}");
+                for (cn, c) in &cs {
+                    let mut s = honest_base();
+                    s.run_queue = true;
+                    s.work = if exp {
+                        Work::Exponential(w)
+                    } else {
+                        Work::Constant(w)
+                    };
+                    s.duration = dur;
+                    s.scale = scale;
+                    if clients > 0 {
+                        s.closed = Some(Closed {
+                            clients,
+                            think: if clients == 300 { 5.0 } else { 0.0 },
+                            backoff: 0.9,
+                            within: 0.1,
+                        });
+                    }
+                    let (mut a, mut r, mut last) = (0, 0, 0f32);
+                    for seed in 1..=seeds {
+                        let run = sim::run(&s, c, seed);
+                        a += run.arrived;
+                        r += run.refused;
+                        last = last.max(run.refused_at.last().copied().unwrap_or(0.0));
+                    }
+                    print!(
+                        " | {cn}: {:.1} % refused, last at {last:.0} s",
+                        100.0 * r as f64 / a as f64
+                    );
+                }
+                println!();
+            }
+        }
+        "tstream" => {
+            let mut s = sim::scenarios().into_iter().next().unwrap();
+            s.duration = 12.0;
+            s.streams = Some((1.0, 50.0, args[4].parse().unwrap()));
+            s.load = |_| 1600.0;
+            s.scale = 0.2;
+            let r = sim::run(&s, &cs[0].1, 1);
+            for x in r.samples.iter().step_by(2) {
+                println!(
+                    "{:.1} limit {} in {} good {:.0}",
+                    x.at,
+                    x.limit,
+                    x.in_flight,
+                    r.goodput(x.at, x.at + 0.2)
+                );
+            }
+        }
+        "tcold" => {
+            let mut s = sim::scenarios().into_iter().next().unwrap();
+            s.load = |_| 1600.0;
+            s.run_queue = true;
+            s.scale = args[4].parse().unwrap();
+            if args[5] == "slow" {
+                s.work = Work::Exponential(1.0);
+                s.plant = |_| Plant {
+                    cores: 200.0,
+                    ..Plant::healthy()
+                };
+                s.scale *= 0.125;
+                s.slo = 5.0;
+                s.duration = 60.0;
+            }
+            if args[5] == "knee" {
+                s.plant = |_| Plant {
+                    cores: 10.0,
+                    contention: 0.2,
+                    ..Plant::healthy()
+                };
+                s.scale *= 0.6;
+            }
+            let r = sim::run(&s, &cs[0].1, seeds);
+            let step: usize = args[6].parse().unwrap();
+            for x in r.samples.iter().step_by(step) {
+                println!(
+                    "{:.1} limit {} in {} good {:.0}",
+                    x.at,
+                    x.limit,
+                    x.in_flight,
+                    r.goodput(x.at, x.at + 0.1 * step as f64)
+                );
+            }
+        }
+        "trace" => {
+            let name = &args[4];
+            let mut s = sim::scenarios()
+                .into_iter()
+                .find(|s| s.name == name)
+                .unwrap();
+            s.run_queue = true;
+            let from: f64 = args[5].parse().unwrap();
+            let to: f64 = args[6].parse().unwrap();
+            let r = sim::run(&s, &cs[0].1, seeds);
+            for x in r.samples.iter().filter(|x| x.at >= from && x.at < to) {
+                println!(
+                    "{:.1} limit {} in {} good {:.0}",
+                    x.at,
+                    x.limit,
+                    x.in_flight,
+                    r.goodput(x.at, x.at + 0.1)
+                );
+            }
+        }
+        _ => {}
+    }
+}
