@@ -1,6 +1,7 @@
 //! A concurrency limit that finds its own value.
 
 pub mod algorithm;
+mod aside;
 mod body;
 mod class;
 mod classify;
@@ -18,9 +19,9 @@ mod service;
 mod shared;
 mod slot;
 mod visit;
-mod wait;
+pub(crate) mod wait;
 
-pub use algorithm::{Algorithm, AlgorithmKind};
+pub use algorithm::{Algorithm, AlgorithmKind, LimitEvidence, LimitState};
 pub use body::LimitBody;
 pub use class::{Class, Outcome, Shed};
 pub use classify::{RequestHead, ResponseHead};

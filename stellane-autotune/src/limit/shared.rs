@@ -1,12 +1,13 @@
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::aside::Ages;
 use super::control::Control;
 use super::gate::Gate;
 use super::histogram::Shard;
 use super::wait::Waiters;
-use super::{Algorithm, Class, LimitMode, Outcome, Shed, slot};
+use super::{Algorithm, Class, LimitMode, LimitState, LocalSignal, Outcome, Shed, slot};
 use crate::clock::Clock;
 
 /// All state of one limit.
@@ -32,26 +33,23 @@ pub(crate) struct Shared {
     pub(super) waiters: Mutex<Waiters>,
     pub(super) control: Mutex<Control>,
     pub(super) clock: Clock,
-    /// Requests in flight by the generation they were let in with, oldest gone: see [`Shared::age_places`].
-    generations: [AtomicU32; GENERATIONS],
-    generation: AtomicU32,
-    generation_ends: AtomicU64,
-    /// In flight, and older than all generations.
-    pub(super) parked: AtomicU32,
-    /// What the limit of the gate was raised by for them.
-    pub(super) lent: AtomicU32,
-    pub(crate) local_signal: super::LocalSignal,
-    answered: AtomicU64,
-    silent_since: AtomicU64,
-    silences: AtomicU32,
-    /// How many left, and the sum of those in flight when they did.
-    pub(super) left: (AtomicU64, AtomicU64),
+    /// That of those who come now: see [`Aside`](super::aside::Aside).
+    pub(super) generation: AtomicU32,
+    /// What the limit of the gate is raised by for those who are set aside.
+    pub(super) raised: AtomicU32,
+    /// Whether the limit is not one yet: see [`LimitState::Open`](super::LimitState::Open).
+    pub(super) open: AtomicBool,
+    /// When it may rise by nothing but the time, in nanoseconds.
+    pub(super) next_step: AtomicU64,
+    /// How long a request may wait while there is a limit, and whether it may while there is none.
+    #[cfg_attr(
+        not(any(feature = "sim", feature = "tokio")),
+        expect(dead_code, reason = "nobody can wait")
+    )]
+    pub(super) max_wait: Duration,
+    pub(super) can_wait: bool,
+    pub(crate) local_signal: LocalSignal,
 }
-
-/// A request that is still there when so many generations have come and gone is parked.
-const GENERATIONS: usize = 4;
-/// A generation lasts for so many answers, in limits.
-const OVERTAKEN: u64 = 8;
 
 #[derive(Debug)]
 pub(super) struct Recorder {
@@ -63,6 +61,10 @@ pub(super) struct Recorder {
     pub(super) overloads: AtomicU64,
     pub(super) ignored: AtomicU64,
     pub(super) cancelled: AtomicU64,
+    pub(super) ages: Ages,
+    /// How many gave a place back, and the sum of those in flight when they did.
+    left: AtomicU64,
+    in_flight_then: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -109,9 +111,9 @@ impl Shared {
         classes: Box<[ClassState]>,
         max_wait: Duration,
         clock: Clock,
-        local_signal: super::LocalSignal,
     ) -> Self {
         algorithm.set_range(min, max);
+        let is_open = algorithm.state() == LimitState::Open;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let recorder = || Recorder {
             latencies: Shard::new(),
@@ -120,6 +122,9 @@ impl Shared {
             overloads: AtomicU64::new(0),
             ignored: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
+            ages: Ages::default(),
+            left: AtomicU64::new(0),
+            in_flight_then: AtomicU64::new(0),
         };
         Self {
             gate: Gate::new(algorithm.initial()),
@@ -135,74 +140,21 @@ impl Shared {
             waiters: Mutex::new(Waiters::new(max_wait)),
             control: Mutex::new(Control::new(algorithm, (min, max))),
             clock,
-            generations: [const { AtomicU32::new(0) }; GENERATIONS],
             generation: AtomicU32::new(0),
-            generation_ends: AtomicU64::new(0),
-            parked: AtomicU32::new(0),
-            lent: AtomicU32::new(0),
-            local_signal,
-            answered: AtomicU64::new(0),
-            silent_since: AtomicU64::new(0),
-            silences: AtomicU32::new(0),
-            left: (AtomicU64::new(0), AtomicU64::new(0)),
+            raised: AtomicU32::new(0),
+            open: AtomicBool::new(is_open),
+            next_step: AtomicU64::new(0),
+            max_wait,
+            can_wait: true,
+            local_signal: LocalSignal::new(),
         }
     }
 
-    pub(super) fn run_queue(&self) -> Option<f64> {
-        self.local_signal.tasks_per_core()
-    }
-
-    /// Counts a request in; the generation it belongs to.
-    pub(super) fn be_born(&self) -> u32 {
-        let generation = self.generation.load(Ordering::Relaxed);
-        self.generations[generation as usize % GENERATIONS].fetch_add(1, Ordering::Relaxed);
-        generation
-    }
-
-    pub(super) fn pass_away(&self, generation: u32) {
-        let age = self
-            .generation
-            .load(Ordering::Relaxed)
-            .wrapping_sub(generation);
-        let of = if (age as usize) < GENERATIONS {
-            &self.generations[generation as usize % GENERATIONS]
-        } else {
-            &self.parked
-        };
-        of.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Whoever has been overtaken by many times as many answers as there are places waits for something else than
-    /// the others do, be it a client, an event or a slow upstream: it no longer counts. Nobody is overtaken in a
-    /// service that answers nothing.
-    pub(super) fn age_places(&self, answers: u64, limit: u32, now: u64) {
-        let before = self.answered.swap(answers, Ordering::Relaxed);
-        if answers != before {
-            self.silent_since.store(now, Ordering::Relaxed);
-            self.silences.store(0, Ordering::Relaxed);
-        }
-        // Or nothing at all is answered while others are refused: a few more are let in, ever more seldom.
-        let silence = now.saturating_sub(self.silent_since.load(Ordering::Relaxed));
-        let silences = self.silences.load(Ordering::Relaxed);
-        let patience =
-            (16 * self.median.load(Ordering::Relaxed)).max(250_000_000) << silences.min(8);
-        let silent = silence > patience;
-        if silent {
-            self.silences.store(silences + 1, Ordering::Relaxed);
-            self.silent_since.store(now, Ordering::Relaxed);
-        }
-        let (in_flight, _) = self.gate.load();
-        let active = in_flight.saturating_sub(self.parked.load(Ordering::Relaxed));
-        if !silent && answers < self.generation_ends.load(Ordering::Relaxed) {
-            return;
-        }
-        let size = OVERTAKEN * u64::from(limit.min(active)).max(8);
-        self.generation_ends
-            .store(answers + size, Ordering::Relaxed);
-        let next = self.generation.load(Ordering::Relaxed).wrapping_add(1);
-        let left = self.generations[next as usize % GENERATIONS].swap(0, Ordering::Relaxed);
-        self.parked.fetch_add(left, Ordering::Relaxed);
-        self.generation.store(next, Ordering::Relaxed);
+    /// The requests in flight, and the limit without those who are set aside.
+    pub(crate) fn load(&self) -> (u32, u32) {
+        let (in_flight, limit) = self.gate.load();
+        let raised = self.raised.load(Ordering::Relaxed);
+        (in_flight, limit.saturating_sub(raised))
     }
 
     pub(super) fn median(&self) -> Duration {
@@ -243,7 +195,7 @@ impl Shared {
     #[cold]
     fn enter_full(&self, class: Class) -> bool {
         let state = self.class(class);
-        let guaranteed = state.guaranteed(self.gate.load().1);
+        let guaranteed = state.guaranteed(self.load().1);
         let take = |taken| (taken < guaranteed).then_some(taken + 1);
         if state
             .in_flight
@@ -297,13 +249,20 @@ impl Shared {
         if self.has_classes() {
             self.class(class).in_flight.fetch_sub(1, Ordering::Relaxed);
         }
-        let (waiters, in_flight) = self.gate.leave();
-        // Of the prototype: one of each thread in the end.
-        self.left.0.fetch_add(1, Ordering::Relaxed);
-        self.left
-            .1
-            .fetch_add(u64::from(in_flight), Ordering::Relaxed);
-        waiters
+        let (is_awaited, in_flight) = self.gate.leave();
+        let (recorder, exclusive) = self.recorder();
+        slot::add(&recorder.left, exclusive);
+        slot::change(&recorder.in_flight_then, u64::from(in_flight), exclusive);
+        is_awaited
+    }
+
+    /// How many gave a place back so far, and the sum of those in flight when they did.
+    pub(super) fn departures(&self) -> (u64, u64) {
+        let sum = |of: fn(&Recorder) -> &AtomicU64| {
+            let counts = self.recorders.iter().map(|r| of(r).load(Ordering::Relaxed));
+            counts.fold(0, u64::wrapping_add)
+        };
+        (sum(|r| &r.left), sum(|r| &r.in_flight_then))
     }
 
     /// The time, if this request is one that is timed; else [`UNTIMED`].
@@ -352,7 +311,7 @@ impl Shared {
 
     /// The recorder of this thread, and whether no other thread writes to it.
     #[inline]
-    fn recorder(&self) -> (&Recorder, bool) {
+    pub(super) fn recorder(&self) -> (&Recorder, bool) {
         let (thread, shared) = (slot::current(), self.recorders.len() - 1);
         (&self.recorders[thread.min(shared)], thread < shared)
     }
