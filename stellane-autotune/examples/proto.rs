@@ -360,7 +360,11 @@ fn main() {
                 };
                 s.scale *= 0.6;
             }
+            s.run_queue = cs[0].2;
             let r = sim::run(&s, &cs[0].1, seeds);
+            for x in &r.said {
+                println!("{x:?}");
+            }
             let step: usize = args[6].parse().unwrap();
             for x in r.samples.iter().step_by(step) {
                 println!(
@@ -381,7 +385,11 @@ fn main() {
             s.run_queue = true;
             let from: f64 = args[5].parse().unwrap();
             let to: f64 = args[6].parse().unwrap();
+            s.run_queue = cs[0].2;
             let r = sim::run(&s, &cs[0].1, seeds);
+            for x in &r.said {
+                println!("{x:?}");
+            }
             for x in r.samples.iter().filter(|x| x.at >= from && x.at < to) {
                 println!(
                     "{:.1} limit {} in {} good {:.0}",

@@ -65,6 +65,8 @@ pub struct Run {
     pub refused_at: Vec<f32>,
     /// The most requests in flight at a time.
     pub peak: u32,
+    /// What the limit said of itself whenever that was something new, and when.
+    pub said: Vec<(f64, String)>,
     slo: f64,
 }
 
@@ -434,12 +436,21 @@ impl<'a> Engine<'a> {
             }
             What::Sample => {
                 for (run, limit) in self.runs.iter_mut().zip(&self.limits) {
-                    let (in_flight, limit) = limit.shared.load();
+                    let (in_flight, now) = limit.shared.load();
                     run.samples.push(Sample {
                         at: self.now,
-                        limit,
+                        limit: now,
                         in_flight,
                     });
+                    let state = limit.explain();
+                    let topic = |text: &str| text.split(' ').next().map(str::to_owned);
+                    if run
+                        .said
+                        .last()
+                        .is_none_or(|(_, last)| topic(last) != topic(&state))
+                    {
+                        run.said.push((self.now, state));
+                    }
                 }
                 self.schedule(self.now + 0.1, What::Sample);
             }

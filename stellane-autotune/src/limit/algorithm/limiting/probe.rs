@@ -38,6 +38,8 @@ pub(super) const PROBE_EVERY: f64 = 8.0;
 pub(super) const PROBE_AGAIN: f64 = 1.0;
 /// and while nothing changes.
 const PROBE_SELDOM: f64 = 32.0;
+/// Medians between two at least: it takes a dozen, which cost a slow service a third of its throughput.
+pub(super) const RARE: f64 = 50.0;
 /// The part of its pause that a probe keeps at least, unless the service has jumped.
 pub(super) const REST: f64 = 0.375;
 /// A probe that finds the baseline within this found the same service.
@@ -130,7 +132,8 @@ impl Limiting {
     fn end_probe(&mut self, now: Duration) {
         self.probe = None;
         self.previous = None;
-        let seconds = self.probe_every * self.rng.between(0.85, 1.15);
+        let pause = self.probe_every.max(RARE * self.median);
+        let seconds = pause * self.rng.between(0.85, 1.15);
         self.next_probe = now.saturating_add(Duration::from_secs_f64(seconds));
     }
 }
