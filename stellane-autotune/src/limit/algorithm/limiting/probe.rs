@@ -121,12 +121,19 @@ impl Limiting {
             self.age = 0;
         }
         let deep = probe.steps >= DEEP_PROBE && probe.median > LONG_QUEUE * fresh;
-        if deep || probe.first && probe.steps > 1 {
+        if deep {
             // Every step but the last still shed a queue: the limit itself was far too high.
-            let knee = self.limit * PROBE_STEP.powi(probe.steps - 1);
-            self.limit = clamp_limit(knee, self.min, self.max);
+            self.step_down(probe.steps - 1);
             self.probe_every = PROBE_AGAIN;
+        } else if probe.first {
+            // It was a guess; one step less, as what chance keeps busy is above what is needed on average.
+            self.step_down(probe.steps - 2);
         }
+    }
+
+    fn step_down(&mut self, steps: i32) {
+        let limit = self.limit * PROBE_STEP.powi(steps.max(0));
+        self.limit = clamp_limit(limit, self.min, self.max);
     }
 
     fn end_probe(&mut self, now: Duration) {
