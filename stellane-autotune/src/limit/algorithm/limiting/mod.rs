@@ -322,26 +322,6 @@ impl Limiting {
         (self.median, self.throughput) = (median, throughput);
         let held = (throughput * window.latencies.mean() / window.mean_in_flight.max(1.0)).min(1.0);
         self.answered += if self.guess.is_some() { 1.0 } else { 0.3 } * (held - self.answered);
-        if std::env::var("DBG").is_ok() {
-            println!(
-                "{:.2}+{:.2} lim {} base {:.0} in {} X {:.0} med {:.4} bl {:?} el {:.2} tol {:.2} age {} probe {:?} aside n {} guess {:?} roomy {}",
-                window.start.as_secs_f64(),
-                (window.end - window.start).as_secs_f64(),
-                window.limit,
-                self.limit,
-                window.in_flight,
-                throughput,
-                median,
-                self.baseline,
-                self.elasticity.value(),
-                self.tolerance,
-                self.age,
-                self.probe.map(|p| (p.steps, p.at_bottom)),
-                window.latencies.len(),
-                self.guess.is_some(),
-                self.roomy
-            );
-        }
         let Some(baseline) = self.baseline else {
             self.on_first_window(window);
             return Some(self.next(window));
@@ -366,7 +346,7 @@ impl Limiting {
             if self.is_answered() {
                 self.adjust(baseline, window);
             } else {
-                self.adjust_unanswered();
+                self.adjust_unanswered(baseline);
             }
         } else {
             let cap = IDLE.0.max(IDLE.1 * f64::from(window.max_in_flight));
@@ -442,12 +422,17 @@ impl Limiting {
         seconds > REOPEN.0.max(REOPEN.1 * self.median)
     }
 
-    fn adjust_unanswered(&mut self) {
+    /// Where most places are held by what is not answered.
+    fn adjust_unanswered(&mut self, baseline: f64) {
         self.most = self.throughput.max(0.98 * self.most);
-        let off = if self.throughput < 0.85 * self.most {
+        let worth = UNANSWERED * (self.elasticity.value() - WORTH);
+        let off = if self.median > ROOM.1 * baseline {
+            // What is answered queues all the same.
+            worth.min(-0.1)
+        } else if self.throughput < 0.85 * self.most {
             0.15
         } else {
-            (UNANSWERED * (self.elasticity.value() - WORTH)).max(-0.05)
+            worth.max(-0.05)
         };
         self.limit = clamp_limit(self.limit * off.exp(), self.min, self.max);
     }
