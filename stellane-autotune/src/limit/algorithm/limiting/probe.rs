@@ -106,6 +106,12 @@ impl Limiting {
             // Too much has been learnt for that: what the step before measured must do.
             let steps = probe.steps - 1;
             self.finish_probe(Probe { steps, ..probe }, before.median());
+        } else if let (Some(before), Some(baseline)) = (probe.before, self.baseline)
+            && (1.0 + UNCHANGED) * before.median() < baseline
+        {
+            // Nor is it a baseline what takes longer than that.
+            self.baseline = Some(before.median());
+            self.age = 0;
         }
         self.end_probe(now);
     }
