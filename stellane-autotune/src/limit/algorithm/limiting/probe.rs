@@ -118,8 +118,10 @@ impl Limiting {
 
     fn finish_probe(&mut self, probe: Probe, fresh: f64) {
         let stale = self.baseline.unwrap_or(fresh);
+        let assumed = std::mem::take(&mut self.assumed);
         if (fresh / stale - 1.0).abs() < UNCHANGED {
-            self.baseline = Some(stale + self.fading(AVERAGE) * (fresh - stale));
+            let gain = if assumed { 1.0 } else { self.fading(AVERAGE) };
+            self.baseline = Some(stale + gain * (fresh - stale));
             self.probe_every = (2.0 * self.probe_every).min(PROBE_SELDOM);
         } else {
             self.baseline = Some(fresh);
