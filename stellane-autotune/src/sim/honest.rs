@@ -253,14 +253,6 @@ pub fn honest_services() -> Vec<Scenario> {
                 ..Others::quick()
             },
         ),
-        beside(
-            "100 uploads whose last bytes come at once",
-            Others {
-                sends: f64::INFINITY,
-                together: 10.0,
-                ..Others::quick()
-            },
-        ),
     ]
 }
 
@@ -350,6 +342,15 @@ pub fn hostile() -> Vec<Scenario> {
     vec![
         beside("100 streams without end, 2 x", double, endless(100)),
         beside("500 streams without end, 2 x", double, endless(500)),
+        beside(
+            "100 uploads whose last bytes come at once",
+            honest,
+            Others {
+                sends: f64::INFINITY,
+                together: 10.0,
+                ..Others::quick()
+            },
+        ),
         beside(
             "2000 uploads whose last bytes come at once",
             honest,
