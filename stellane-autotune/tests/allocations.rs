@@ -49,16 +49,16 @@ fn fixed(limit: u32) -> AdaptiveLimit {
     AdaptiveLimit::builder().config(config).build().unwrap()
 }
 
-fn answer(_: Request<Full<Bytes>>) -> Ready<Result<Response<Full<Bytes>>, Infallible>> {
+fn answer<B>(_: Request<B>) -> Ready<Result<Response<Full<Bytes>>, Infallible>> {
     ready(Ok(Response::new(Full::new(Bytes::from_static(b"hello")))))
 }
 
-fn request() -> Request<Full<Bytes>> {
+fn request(body: &'static [u8]) -> Request<Full<Bytes>> {
     Request::builder()
         .uri("/some/where")
         .header("host", "example.org")
         .header("accept", "*/*")
-        .body(Full::new(Bytes::from_static(b"body")))
+        .body(Full::new(Bytes::from_static(body)))
         .unwrap()
 }
 
@@ -75,22 +75,24 @@ fn admission_and_release_allocate_nothing() {
 }
 
 #[test]
-fn a_layered_call_allocates_no_more_than_the_service_alone() {
-    let limit = fixed(10);
-    let mut service = AdaptiveLimitLayer::new(&limit).layer(service_fn(answer));
-    let mut cx = Context::from_waker(Waker::noop());
-    let requests: Vec<_> = (0..1000).map(|_| request()).collect();
-    let count = allocations(|| {
-        for request in requests {
-            let mut future = std::pin::pin!(service.call(request));
-            let Poll::Ready(response) = future.as_mut().poll(&mut cx) else {
-                panic!("not ready")
-            };
-            black_box(response).unwrap();
-        }
-    });
-    assert_eq!(count, 0);
-    assert_eq!(limit.stats().successes, 1000);
+fn a_layered_call_allocates_no_more_than_the_service_alone_and_one_for_the_body_of_a_request() {
+    for (body, expected) in [(&b""[..], 0), (b"body", 1)] {
+        let limit = fixed(10);
+        let mut service = AdaptiveLimitLayer::new(&limit).layer(service_fn(answer));
+        let mut cx = Context::from_waker(Waker::noop());
+        let requests: Vec<_> = (0..1000).map(|_| request(body)).collect();
+        let count = allocations(|| {
+            for request in requests {
+                let mut future = std::pin::pin!(service.call(request));
+                let Poll::Ready(response) = future.as_mut().poll(&mut cx) else {
+                    panic!("not ready")
+                };
+                black_box(response).unwrap();
+            }
+        });
+        assert_eq!(count, 1000 * expected);
+        assert_eq!(limit.stats().successes, 1000);
+    }
 }
 
 #[test]
@@ -99,7 +101,7 @@ fn a_refusal_allocates_nothing() {
     let _permit = limit.try_acquire().unwrap();
     let mut service = AdaptiveLimitLayer::new(&limit).layer(service_fn(answer));
     let mut cx = Context::from_waker(Waker::noop());
-    let requests: Vec<_> = (0..1000).map(|_| request()).collect();
+    let requests: Vec<_> = (0..1000).map(|_| request(b"body")).collect();
     let count = allocations(|| {
         for request in requests {
             let mut future = std::pin::pin!(service.call(request));

@@ -14,11 +14,14 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Either, Full, combinators::BoxBody};
 use stellane_autotune::{
-    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig, LimitMode, Outcome,
+    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig, LimitMode,
+    LimitRequestBody, Outcome,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 type Body = Full<Bytes>;
+/// The body that a service behind the layer gets.
+type Limited = LimitRequestBody<Body>;
 
 fn fixed(limit: u32) -> LimitConfig {
     let mut config = LimitConfig::default();
@@ -41,9 +44,9 @@ fn request() -> Request<Body> {
 
 /// A service that answers when told to.
 fn slow()
--> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone
+-> impl Service<Request<Limited>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone
 {
-    service_fn(|_: Request<Body>| async {
+    service_fn(|_: Request<Limited>| async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(Response::new(Body::from("done")))
     })
@@ -95,7 +98,7 @@ async fn a_request_beyond_the_limit_is_refused_with_a_problem_and_retry_after() 
 async fn a_refusal_does_not_read_the_body_of_the_request() {
     let limit = build(fixed(1));
     let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(
-        |request: Request<BoxBody<Bytes, Infallible>>| async {
+        |request: Request<LimitRequestBody<BoxBody<Bytes, Infallible>>>| async {
             request.into_body().collect().await.unwrap();
             Ok::<_, Infallible>(Response::new(Body::default()))
         },
@@ -258,7 +261,7 @@ impl Line {
     async fn join(&mut self, callers: u32) {
         for _ in 0..callers {
             let (served, caller) = (self.served.clone(), self.calls.len() as u32);
-            let service = service_fn(move |_: Request<Body>| {
+            let service = service_fn(move |_: Request<Limited>| {
                 served.lock().unwrap().push(caller);
                 std::future::ready(Ok::<_, Infallible>(Response::new(Body::default())))
             });
@@ -346,7 +349,7 @@ async fn a_burst_is_absorbed() {
         .build()
         .unwrap();
     // Ten at a time and 10 ms each: a thousand in a second.
-    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Body>| async {
+    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Limited>| async {
         tokio::time::sleep(Duration::from_millis(10)).await;
         Ok::<_, Infallible>(Response::new(Body::default()))
     }));
@@ -370,7 +373,7 @@ async fn ten_thousand_clones_at_once_never_exceed_the_limit() {
     static INSIDE: AtomicU32 = AtomicU32::new(0);
     static PEAK: AtomicU32 = AtomicU32::new(0);
     let limit = build(fixed(5));
-    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Body>| async {
+    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Limited>| async {
         PEAK.fetch_max(INSIDE.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         tokio::task::yield_now().await;
         INSIDE.fetch_sub(1, Ordering::SeqCst);
@@ -435,7 +438,7 @@ fn more_threads_than_have_counters_of_their_own_lose_no_answer() {
 async fn client_errors_and_streams_do_not_count() {
     let limit = build(fixed(5));
     let service =
-        AdaptiveLimitLayer::new(&limit).layer(service_fn(|request: Request<Body>| async move {
+        AdaptiveLimitLayer::new(&limit).layer(service_fn(|request: Request<Limited>| async move {
             let response = Response::builder();
             let (response, body) = match request.uri().path() {
                 "/bad" => (response.status(400), Either::Left(Body::from("x"))),
@@ -497,7 +500,7 @@ async fn waiting_loses_nobody_when_some_give_up_and_the_limit_moves() {
     (config.max_wait, config.max_waiters) = (Duration::from_secs(60), 1000);
     let limit = build(config);
     let vip = limit.class("vip").unwrap();
-    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Body>| async {
+    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Limited>| async {
         tokio::task::yield_now().await;
         Ok::<_, Infallible>(Response::new(Body::from("done")))
     }));

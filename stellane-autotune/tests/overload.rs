@@ -16,8 +16,8 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 type Body = Full<Bytes>;
 
 /// Takes 100 ms and answers with the milliseconds that were left on arrival.
-fn service() -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone {
-    service_fn(|request: Request<Body>| async move {
+fn service<B>() -> impl Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone {
+    service_fn(|request: Request<B>| async move {
         let deadline = request.extensions().get::<Deadline>();
         let left = deadline.map_or(0, |deadline| deadline.remaining().as_millis());
         tokio::time::sleep(Duration::from_millis(100)).await;

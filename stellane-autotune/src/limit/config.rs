@@ -51,8 +51,9 @@ pub struct LimitConfig {
     /// whole seconds, so that clients do not return together. Default: `"2s"`.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub retry_after: Duration,
-    /// How long a request occupies its place: until its response `headers` or until the end of its
-    /// `body`. Default: `body`.
+    /// How long a request occupies its place: while the service does `work` for it, until its response `headers`, or
+    /// until the end of its `body`. With each of them streams (`101`, `text/event-stream`, answers to `CONNECT`) give it
+    /// back with their headers. Default: `work`.
     pub hold: Hold,
     /// Classes of requests and the share of the limit each is guaranteed, from 0 to 1. A class
     /// below its share is admitted even when the limit is reached; unused shares are free for
@@ -162,10 +163,15 @@ pub enum LimitMode {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Hold {
-    /// Until the response body ended or was dropped. Streams (`101`, `text/event-stream`, answers
-    /// to `CONNECT`) give their place back with their headers all the same.
+    /// While the service works: until the response body has ended or was dropped, but for the times in which the
+    /// handler waits for bytes of the request that are not there, or the response for its client. The place is then
+    /// taken again at once, even if it is no longer free: what was let in is never delayed. So slow clients, and hostile
+    /// ones, keep nobody out.
     #[default]
+    Work,
+    /// Until the response body ended or was dropped, whatever it waits for: for a service that guards something
+    /// which a stream uses to its last byte. Slow clients then hold places.
     Body,
-    /// Until the response headers.
+    /// Until the response headers. What a body costs is not limited.
     Headers,
 }

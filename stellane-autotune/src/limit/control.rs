@@ -86,17 +86,12 @@ impl Shared {
         };
         self.overload_quiet
             .store(now.saturating_add(1_000_000), Ordering::Relaxed);
-        let (in_flight, limit) = self.gate.load();
-        let parked = self.parked.load(Ordering::Relaxed);
-        let in_flight = in_flight.saturating_sub(parked);
-        let limit = limit.saturating_sub(self.lent.load(Ordering::Relaxed));
+        let (in_flight, limit) = self.held();
         let next = control
             .algorithm
             .on_overload(Duration::from_nanos(now), in_flight);
         if let Some(next) = next.filter(|next| *next != limit) {
-            self.lent.store(parked, Ordering::Relaxed);
-            self.gate
-                .set_limit(next.clamp(control.min, control.max).saturating_add(parked));
+            self.set_limit(next.clamp(control.min, control.max));
             self.start_window(&mut control, now);
         }
     }
@@ -107,6 +102,8 @@ impl Shared {
         let Some(mut control) = self.try_control() else {
             return;
         };
+        self.fairness.look(now);
+        self.age_handed(now);
         match control.phase {
             Phase::Measuring { start } if now >= start => self.measure(&mut control, start, now),
             _ => self.start_window(&mut control, now),
@@ -118,9 +115,8 @@ impl Shared {
     }
 
     fn measure(&self, control: &mut Control, start: u64, now: u64) {
-        let (in_flight, limit) = self.gate.load();
-        let parked = self.parked.load(Ordering::Relaxed);
-        let limit = limit.saturating_sub(self.lent.load(Ordering::Relaxed));
+        let (in_flight, limit) = self.held();
+        let outside = self.outside();
         let size = control.algorithm.window(limit);
         self.read_recorders(control);
         let samples = control
@@ -136,24 +132,21 @@ impl Shared {
             let refused = self.refused() - control.refused_at_start;
             if refused > 0 {
                 self.age_places(control.timed + self.untimed(), limit, now);
-                let parked = self.parked.load(Ordering::Relaxed);
-                self.lent.store(parked, Ordering::Relaxed);
-                self.gate.set_limit(limit.saturating_add(parked));
+                self.set_aside_changed();
             }
             let run_queue = self.run_queue();
             let tick = control.algorithm.on_tick(Tick {
                 now: Duration::from_nanos(now),
                 passed: Duration::from_nanos(elapsed),
                 answers: samples + self.untimed() - control.untimed_at_start,
-                in_flight: in_flight.saturating_sub(parked),
+                in_flight,
                 began_with: control.began_with,
                 run_queue,
             });
             if let Some(next) = tick {
-                self.lent.store(parked, Ordering::Relaxed);
-                let raised = next.clamp(control.min, control.max).saturating_add(parked);
-                let lowered = raised < self.gate.load().1;
-                self.gate.set_limit(raised);
+                let next = next.clamp(control.min, control.max);
+                let lowered = next < limit;
+                self.set_limit(next);
                 // A limit that only rises changes nothing of what is measured.
                 if lowered {
                     return self.start_window(control, now);
@@ -170,10 +163,10 @@ impl Shared {
                 .gate
                 .peak
                 .load(Ordering::Relaxed)
-                .saturating_sub(parked),
-            in_flight: in_flight.saturating_sub(parked),
-            mean_in_flight: self.mean_in_flight(control) - f64::from(parked),
-            parked,
+                .saturating_sub(outside),
+            in_flight,
+            mean_in_flight: self.mean_in_flight(control) - f64::from(outside),
+            parked: outside,
             run_queue: self.run_queue(),
             refused: self.refused() - control.refused_at_start,
             overloads: self.overloads() - control.overloads_at_start,
@@ -186,13 +179,7 @@ impl Shared {
         self.median
             .store(saturating_nanos(median), Ordering::Relaxed);
         self.age_places(control.timed + self.untimed(), limit, now);
-        let parked = self.parked.load(Ordering::Relaxed);
-        self.lent.store(parked, Ordering::Relaxed);
-        self.gate.set_limit(
-            next.limit
-                .clamp(control.min, control.max)
-                .saturating_add(parked),
-        );
+        self.set_limit(next.limit.clamp(control.min, control.max));
         if next.settle.is_zero() {
             self.start_window(control, now);
         } else {
@@ -223,11 +210,10 @@ impl Shared {
         control.untimed_at_start = self.untimed();
         control.overloads_at_start = self.overloads();
         control.phase = Phase::Measuring { start: now };
-        let (in_flight, limit) = self.gate.load();
-        self.gate.peak.store(in_flight, Ordering::Relaxed);
-        let limit = limit.saturating_sub(self.lent.load(Ordering::Relaxed));
+        let (in_flight, limit) = self.held();
+        self.gate.peak.store(self.gate.load().0, Ordering::Relaxed);
         control.left = self.left();
-        control.began_with = in_flight.saturating_sub(self.parked.load(Ordering::Relaxed));
+        control.began_with = in_flight;
         let duration = saturating_nanos(control.algorithm.window(limit).duration);
         self.due
             .store(now.saturating_add(duration), Ordering::Relaxed);
@@ -291,7 +277,8 @@ impl Shared {
         (control.min, control.max) = (min.max(1), max.max(min).max(1));
         let (min, max) = (control.min, control.max);
         control.algorithm.set_range(min, max);
-        self.gate.set_limit(self.gate.load().1.clamp(min, max));
+        self.max_lent.store(max, Ordering::Relaxed);
+        self.set_limit(self.held().1.clamp(min, max));
         drop(control);
         self.grant_waiters();
     }
@@ -299,8 +286,7 @@ impl Shared {
     pub(super) fn set_algorithm(&self, mut algorithm: Box<dyn Algorithm>) {
         let mut control = self.control();
         algorithm.set_range(control.min, control.max);
-        self.gate
-            .set_limit(algorithm.initial().clamp(control.min, control.max));
+        self.set_limit(algorithm.initial().clamp(control.min, control.max));
         control.algorithm = algorithm;
         self.start_window(&mut control, self.clock.nanos());
         drop(control);

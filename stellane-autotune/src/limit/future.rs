@@ -12,14 +12,16 @@ use tower_service::Service;
 
 use super::classify::OutcomeFn;
 use super::wait::Queued;
-use super::{AdaptiveLimit, Hold, LimitBody, Outcome, Permit, ResponseHead, Shed};
+use super::{
+    AdaptiveLimit, Hold, LimitBody, LimitRequestBody, Outcome, Permit, ResponseHead, Shed,
+};
 use crate::overload::{self, Deadline, Timer};
 
 pin_project! {
     /// The future of an [`AdaptiveLimitService`](super::AdaptiveLimitService).
     pub struct LimitFuture<S, B>
     where
-        S: Service<Request<B>>,
+        S: Service<Request<LimitRequestBody<B>>>,
     {
         #[pin]
         state: State<S, B, S::Future>,
@@ -65,7 +67,7 @@ struct Waiting<S, B> {
 
 impl<S, B> LimitFuture<S, B>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<LimitRequestBody<B>>>,
 {
     pub(super) fn exempt(future: S::Future) -> Self {
         Self {
@@ -140,7 +142,8 @@ where
 
 impl<S, B, RB> Future for LimitFuture<S, B>
 where
-    S: Service<Request<B>, Response = Response<RB>>,
+    S: Service<Request<LimitRequestBody<B>>, Response = Response<RB>>,
+    B: Body,
     RB: Body,
     RB::Data: From<Bytes>,
 {
@@ -158,7 +161,8 @@ where
 
 impl<S, B, RB> LimitFuture<S, B>
 where
-    S: Service<Request<B>, Response = Response<RB>>,
+    S: Service<Request<LimitRequestBody<B>>, Response = Response<RB>>,
+    B: Body,
     RB: Body,
     RB::Data: From<Bytes>,
 {
@@ -198,8 +202,16 @@ where
                     finish,
                 } => {
                     // One match: each step of several would move the response once more.
+                    if let Some((shared, visit)) = permit.as_mut().map(Permit::parts) {
+                        visit.resume(shared);
+                    }
                     return match future.poll(cx) {
-                        Poll::Pending => Poll::Pending,
+                        Poll::Pending => {
+                            if let Some((_, visit)) = permit.as_mut().map(Permit::parts) {
+                                visit.pause();
+                            }
+                            Poll::Pending
+                        }
                         Poll::Ready(Ok(response)) => {
                             let permit = finish.answered(&response, permit.take());
                             Poll::Ready(Ok(response.map(|body| LimitBody::new(body, permit))))
@@ -250,7 +262,8 @@ impl<S, B> Waiting<S, B> {
 
     fn proceed(self, granted: bool) -> State<S, B, S::Future>
     where
-        S: Service<Request<B>>,
+        S: Service<Request<LimitRequestBody<B>>>,
+        B: Body,
     {
         let Self {
             mut service,
@@ -265,8 +278,8 @@ impl<S, B> Waiting<S, B> {
             .get::<Deadline>()
             .is_some_and(Deadline::is_expired);
         if granted && !expired {
-            let permit = queued.into_permit();
-            let future = service.call(request);
+            let mut permit = queued.into_permit();
+            let future = service.call(finish.begun(request, &mut permit));
             return State::Admitted {
                 future,
                 permit: Some(permit),
@@ -297,6 +310,18 @@ impl Finish {
             tunnel: method == Method::CONNECT,
             outcome: outcome.cloned(),
         }
+    }
+
+    /// The request as the service gets it.
+    #[inline]
+    pub(super) fn begun<B: Body>(
+        &self,
+        request: Request<B>,
+        permit: &mut Permit,
+    ) -> Request<LimitRequestBody<B>> {
+        let (shared, visit) = permit.parts();
+        visit.note_head(&request, self.hold);
+        request.map(|body| visit.wrap(body, shared))
     }
 
     /// Records the outcome; the permit, if the body is to hold it.
@@ -332,7 +357,7 @@ pub(super) fn answer_of<RB: Body>(
 
 impl<S, B> fmt::Debug for LimitFuture<S, B>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<LimitRequestBody<B>>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.state {

@@ -3,8 +3,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::algorithm::{Adaptive, Aimd, Algorithm, AlgorithmKind, Fixed, Gradient2, Vegas};
+use super::keys::Keys;
 use super::shared::{ClassState, Shared, scale_share};
-use super::{Class, Hold, Latencies, LimitConfig, LimitMode, LocalSignal, Permit, Shed};
+use super::{Class, Hold, Key, Latencies, LimitConfig, LimitMode, LocalSignal, Permit, Shed};
 use crate::{BuildError, Clock, Signal};
 
 /// A concurrency limit that finds its own value. A cheap clone; all clones are the same limit.
@@ -65,8 +66,31 @@ impl AdaptiveLimit {
     /// [`Shed::Limit`] if the limit is reached and so is the share of the class.
     #[inline]
     pub fn try_acquire_for(&self, class: Class) -> Result<Permit, Shed> {
-        if self.shared.try_enter(class, false) {
-            return Ok(Permit::new(Arc::clone(&self.shared), class));
+        self.acquire(class, Keys::default())
+    }
+
+    /// The same for a request of `key`, which can't take all the places: see [`AdaptiveLimitLayer::key`].
+    ///
+    /// # Errors
+    ///
+    /// [`Shed::Limit`] if the limit is reached, or what of it this key may take.
+    ///
+    /// [`AdaptiveLimitLayer::key`]: super::AdaptiveLimitLayer::key
+    pub fn try_acquire_of(&self, class: Class, key: Key) -> Result<Permit, Shed> {
+        let chosen = Some(key);
+        self.acquire(
+            class,
+            Keys {
+                chosen,
+                ..Keys::default()
+            },
+        )
+    }
+
+    #[inline]
+    fn acquire(&self, class: Class, keys: Keys) -> Result<Permit, Shed> {
+        if self.shared.try_enter(class, keys, false) {
+            return Ok(Permit::new(Arc::clone(&self.shared), class, keys));
         }
         self.shared.shed(class, Shed::Limit);
         Err(Shed::Limit)
@@ -117,7 +141,9 @@ impl AdaptiveLimit {
     pub fn stats(&self) -> LimitStats {
         let shared = &self.shared;
         let totals = shared.totals();
-        let (in_flight, limit) = shared.gate.load();
+        let (in_flight, limit) = shared.held();
+        let lent = shared.lending.lent();
+        let inside = u64::from(shared.gate.load().0) + u64::from(shared.lending.given_back());
         let classes: Vec<_> = shared.classes.iter().map(ClassStats::of).collect();
         let shed_of = |reason: Shed| classes.iter().map(|class| class.shed_by(reason)).sum();
         let finished = totals.successes + totals.overloads + totals.ignored + totals.cancelled;
@@ -129,7 +155,8 @@ impl AdaptiveLimit {
             max: totals.max,
             in_flight,
             waiting: shared.waiting(),
-            admitted: finished + u64::from(in_flight),
+            lent,
+            admitted: finished + inside,
             successes: totals.successes,
             overloads: totals.overloads,
             ignored: totals.ignored,
@@ -298,6 +325,8 @@ pub struct LimitStats {
     pub max: u32,
     /// Requests that hold a place.
     pub in_flight: u32,
+    /// Requests that were let in and hold none at the moment, since their client is waited for.
+    pub lent: u32,
     /// Requests that wait for one.
     pub waiting: u32,
     /// Requests that got a place.

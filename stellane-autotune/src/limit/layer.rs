@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tower_layer::Layer;
 
 use super::classify::Classifiers;
-use super::{AdaptiveLimit, AdaptiveLimitService, Class, Outcome, RequestHead, ResponseHead};
+use super::{AdaptiveLimit, AdaptiveLimitService, Class, Key, Outcome, RequestHead, ResponseHead};
 use crate::overload::OverloadLayer;
 
 /// Puts an [`AdaptiveLimit`] in front of a service.
@@ -70,6 +70,20 @@ impl AdaptiveLimitLayer {
         outcome: impl Fn(ResponseHead<'_>) -> Outcome + Send + Sync + 'static,
     ) -> Self {
         Arc::make_mut(&mut self.classifiers).outcome = Some(Arc::new(outcome));
+        self
+    }
+
+    /// Who a request belongs to, such as its tenant. Under pressure the last quarter of the places is for keys that
+    /// hold less than a quarter, as long as any such key asks. Default: nobody, each request is its own.
+    ///
+    /// Who can choose a key can choose many: take what the client can't, such as the connection or its address, unless
+    /// something before this layer has checked it.
+    #[must_use]
+    pub fn key(
+        mut self,
+        key: impl Fn(RequestHead<'_>) -> Option<Key> + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.classifiers).key = Some(Arc::new(key));
         self
     }
 

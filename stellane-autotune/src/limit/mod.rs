@@ -1,19 +1,25 @@
 //! A concurrency limit that finds its own value.
 
+mod aging;
 pub mod algorithm;
 mod body;
 mod class;
 mod classify;
 mod config;
 mod control;
+mod fairness;
 mod future;
 mod gate;
 mod handle;
 mod histogram;
+mod keys;
 mod layer;
+mod lending;
+mod loan;
 mod local_signal;
 mod permit;
 mod refusal;
+mod request_body;
 mod service;
 mod shared;
 mod slot;
@@ -28,9 +34,11 @@ pub use config::{Hold, LimitConfig, LimitMode};
 pub use future::LimitFuture;
 pub use handle::{AdaptiveLimit, AdaptiveLimitBuilder, ClassStats, LimitStats};
 pub use histogram::Latencies;
+pub use keys::Key;
 pub use layer::AdaptiveLimitLayer;
 pub use local_signal::LocalSignal;
 pub use permit::Permit;
+pub use request_body::LimitRequestBody;
 pub use service::AdaptiveLimitService;
 pub use visit::Visit;
 

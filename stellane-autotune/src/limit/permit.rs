@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use super::keys::Keys;
 use super::shared::Shared;
 use super::{Class, Outcome, Visit};
 
@@ -14,9 +15,24 @@ pub struct Permit {
 
 impl Permit {
     #[inline]
-    pub(super) fn new(shared: Arc<Shared>, class: Class) -> Self {
-        let visit = Visit::new(&shared, class, false);
+    pub(super) fn new(shared: Arc<Shared>, class: Class, keys: Keys) -> Self {
+        let visit = Visit::new(&shared, class, keys);
         Self { shared, visit }
+    }
+
+    pub(super) fn parts(&mut self) -> (&Arc<Shared>, &mut Visit) {
+        (&self.shared, &mut self.visit)
+    }
+
+    /// Gives the place back while the request waits for its client, until [`retake`](Self::retake). As much as may be
+    /// lent at a time is bounded; beyond that the place is kept.
+    pub fn lend(&mut self) {
+        self.visit.lend(&self.shared);
+    }
+
+    /// Takes the place again, at once, also when it is no longer free. Nothing if it was not lent.
+    pub fn retake(&mut self) {
+        self.visit.retake(&self.shared);
     }
 
     /// Records the outcome and the time since admission, and keeps the place. Only the first

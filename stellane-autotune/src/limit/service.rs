@@ -9,8 +9,9 @@ use tower_service::Service;
 
 use super::classify::Classifiers;
 use super::future::{Finish, LimitFuture};
+use super::keys::Keys;
 use super::wait::Queued;
-use super::{AdaptiveLimit, Class, LimitBody, Permit, RequestHead, Shed};
+use super::{AdaptiveLimit, Class, Key, LimitBody, LimitRequestBody, Permit, RequestHead, Shed};
 use crate::overload::{OverloadLayer, Shared};
 
 /// A service behind an [`AdaptiveLimit`]; made by [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer).
@@ -28,16 +29,16 @@ impl<S> AdaptiveLimitService<S> {
         &self.limit
     }
 
-    fn admit(&self, class: Class) -> Admission {
+    fn admit(&self, class: Class, keys: Keys) -> Admission {
         let AdaptiveLimit { shared, settings } = &self.limit;
-        if shared.try_enter(class, false) {
-            return Admission::Now(Permit::new(Arc::clone(shared), class));
+        if shared.try_enter(class, keys, false) {
+            return Admission::Now(Permit::new(Arc::clone(shared), class, keys));
         }
         if settings.max_wait.is_zero() {
             shared.shed(class, Shed::Limit);
             return Admission::Never(Shed::Limit);
         }
-        match Queued::join(shared, class, settings.max_waiters) {
+        match Queued::join(shared, class, keys, settings.max_waiters) {
             Some(queued) => Admission::Later(queued),
             None => {
                 shared.shed(class, Shed::QueueFull);
@@ -55,7 +56,8 @@ enum Admission {
 
 impl<S, B, RB> Service<Request<B>> for AdaptiveLimitService<S>
 where
-    S: Service<Request<B>, Response = Response<RB>> + Clone,
+    S: Service<Request<LimitRequestBody<B>>, Response = Response<RB>> + Clone,
+    B: Body,
     RB: Body,
     RB::Data: From<Bytes>,
 {
@@ -90,7 +92,8 @@ impl<S> AdaptiveLimitService<S> {
         timeout: Duration,
     ) -> LimitFuture<S, B>
     where
-        S: Service<Request<B>> + Clone,
+        S: Service<Request<LimitRequestBody<B>>> + Clone,
+        B: Body,
     {
         match overload.admit(request, timeout) {
             Err(refusal) => LimitFuture::refused(*refusal),
@@ -104,20 +107,25 @@ impl<S> AdaptiveLimitService<S> {
     #[inline]
     fn call_limited<B>(&mut self, request: Request<B>) -> LimitFuture<S, B>
     where
-        S: Service<Request<B>> + Clone,
+        S: Service<Request<LimitRequestBody<B>>> + Clone,
+        B: Body,
     {
         let head = RequestHead::from(&request);
         if self.classifiers.is_exempt(head) {
+            let request = request.map(LimitRequestBody::from);
             return LimitFuture::exempt(self.inner.call(request));
         }
         let class = self.classifiers.class_for(&self.limit.shared, head);
+        let connection = head.extensions.get::<Key>().copied();
+        let keys = self.classifiers.keys_for(head, connection);
         let finish = || {
             let outcome = self.classifiers.outcome.as_ref();
             Finish::new(self.limit.settings.hold, request.method(), outcome)
         };
-        match self.admit(class) {
-            Admission::Now(permit) => {
+        match self.admit(class, keys) {
+            Admission::Now(mut permit) => {
                 let finish = finish();
+                let request = finish.begun(request, &mut permit);
                 LimitFuture::admitted(self.inner.call(request), permit, finish)
             }
             Admission::Never(shed) => {

@@ -1,10 +1,14 @@
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::control::Control;
+use super::fairness::Fairness;
 use super::gate::Gate;
 use super::histogram::Shard;
+use super::keys::{HELD, KeyCounts, Keys};
+use super::lending::Lending;
 use super::wait::Waiters;
 use super::{Algorithm, Class, LimitMode, Outcome, Shed, slot};
 use crate::clock::Clock;
@@ -38,8 +42,12 @@ pub(crate) struct Shared {
     generation_ends: AtomicU64,
     /// In flight, and older than all generations.
     pub(super) parked: AtomicU32,
-    /// What the limit of the gate was raised by for them.
-    pub(super) lent: AtomicU32,
+    /// The limit for those who hold a place; that of the gate is higher by those inside who hold none.
+    limit: AtomicU32,
+    pub(super) keys: KeyCounts,
+    pub(super) lending: Lending,
+    pub(super) fairness: Fairness,
+    pub(super) max_lent: AtomicU32,
     pub(crate) local_signal: super::LocalSignal,
     answered: AtomicU64,
     silent_since: AtomicU64,
@@ -112,6 +120,7 @@ impl Shared {
         local_signal: super::LocalSignal,
     ) -> Self {
         algorithm.set_range(min, max);
+        let algorithm_limit = algorithm.initial();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let recorder = || Recorder {
             latencies: Shard::new(),
@@ -122,7 +131,7 @@ impl Shared {
             cancelled: AtomicU64::new(0),
         };
         Self {
-            gate: Gate::new(algorithm.initial()),
+            gate: Gate::new(algorithm_limit),
             due: AtomicU64::new(0),
             overload_quiet: AtomicU64::new(0),
             median: AtomicU64::new(0),
@@ -139,7 +148,11 @@ impl Shared {
             generation: AtomicU32::new(0),
             generation_ends: AtomicU64::new(0),
             parked: AtomicU32::new(0),
-            lent: AtomicU32::new(0),
+            limit: AtomicU32::new(algorithm_limit),
+            keys: KeyCounts::new(RandomState::new().hash_one(0)),
+            lending: Lending::new(),
+            fairness: Fairness::default(),
+            max_lent: AtomicU32::new(max),
             local_signal,
             answered: AtomicU64::new(0),
             silent_since: AtomicU64::new(0),
@@ -222,16 +235,76 @@ impl Shared {
         self.grant_waiters();
     }
 
+    /// Those who hold a place, and the limit for them.
+    pub(super) fn held(&self) -> (u32, u32) {
+        let (inside, _) = self.gate.load();
+        (
+            inside.saturating_sub(self.outside()),
+            self.limit.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Those inside who hold no place.
+    pub(super) fn outside(&self) -> u32 {
+        self.parked
+            .load(Ordering::Relaxed)
+            .saturating_add(self.lending.stalled())
+    }
+
+    pub(super) fn set_limit(&self, limit: u32) {
+        self.limit.store(limit, Ordering::Relaxed);
+        self.set_aside_changed();
+    }
+
+    /// There are more or fewer inside who hold no place.
+    pub(super) fn set_aside_changed(&self) {
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.gate.set_limit(limit.saturating_add(self.outside()));
+    }
+
+    pub(super) fn quarter(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed) / 4
+    }
+
+    pub(super) fn max_lent(&self) -> u32 {
+        self.max_lent.load(Ordering::Relaxed)
+    }
+
+    /// Whether more are inside than may be.
+    pub(super) fn is_over(&self) -> bool {
+        let (inside, limit) = self.gate.load();
+        inside > limit
+    }
+
+    /// Gives a place back that is going to be taken again.
+    pub(super) fn lend(&self) {
+        if self.gate.leave().0 {
+            self.grant_waiters();
+        }
+    }
+
+    /// Takes a place again; whether that is one too many.
+    pub(super) fn retake(&self) -> bool {
+        self.gate.enter_beyond_limit();
+        self.is_over()
+    }
+
     /// Takes a place if there is one. With `queued`, those who already wait are not in the way.
     #[inline]
-    pub(super) fn try_enter(&self, class: Class, queued: bool) -> bool {
-        if self.gate.try_enter(queued) {
+    pub(super) fn try_enter(&self, class: Class, keys: Keys, queued: bool) -> bool {
+        let entered = if self.keys.is_used() || !keys.is_none() {
+            self.try_enter_fairly(keys, queued)
+        } else {
+            self.gate.try_enter(queued, |limit| limit)
+        };
+        if entered {
             if self.has_classes() {
                 self.class(class).in_flight.fetch_add(1, Ordering::Relaxed);
             }
+            self.keys.add(keys, HELD);
             return true;
         }
-        self.enter_full(class)
+        self.enter_full(class, keys, queued)
     }
 
     /// Whether a class may be admitted although those before it in the queue may not.
@@ -239,29 +312,40 @@ impl Shared {
         self.classes.len() > 1
     }
 
-    /// The limit is reached: a guaranteed share or shadow mode may still let the request in.
+    /// The limit is reached: places may have been lent meanwhile, and a guaranteed share or shadow mode may still let
+    /// the request in.
     #[cold]
-    fn enter_full(&self, class: Class) -> bool {
+    fn enter_full(&self, class: Class, keys: Keys, queued: bool) -> bool {
         let state = self.class(class);
-        let guaranteed = state.guaranteed(self.gate.load().1);
+        if self.lending.may_age() && self.age_handed(self.clock.nanos())
+            || self.fairness.may_go_beyond(self.lending.debt())
+        {
+            if self.try_enter_fairly(keys, queued) {
+                if self.has_classes() {
+                    state.in_flight.fetch_add(1, Ordering::Relaxed);
+                }
+                self.keys.add(keys, HELD);
+                return true;
+            }
+        }
+        let guaranteed = state.guaranteed(self.limit.load(Ordering::Relaxed));
         let take = |taken| (taken < guaranteed).then_some(taken + 1);
-        if state
+        let is_guaranteed = state
             .in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .is_ok()
-        {
-            self.gate.enter_beyond_limit();
-            return true;
-        }
-        if self.mode() == LimitMode::Shadow {
+            .is_ok();
+        if !is_guaranteed {
+            if self.mode() != LimitMode::Shadow {
+                return false;
+            }
             state.would_shed.fetch_add(1, Ordering::Relaxed);
             if self.has_classes() {
                 state.in_flight.fetch_add(1, Ordering::Relaxed);
             }
-            self.gate.enter_beyond_limit();
-            return true;
         }
-        false
+        self.gate.enter_beyond_limit();
+        self.keys.add(keys, HELD);
+        true
     }
 
     #[inline]
@@ -285,18 +369,24 @@ impl Shared {
 
     /// Gives a place back, to one who waits if there is one.
     #[inline]
-    pub(super) fn release(&self, class: Class) {
-        if self.leave(class) {
+    pub(super) fn release(&self, class: Class, keys: Keys) {
+        if self.leave(class, keys) {
             self.grant_waiters();
         }
     }
 
-    /// Gives a place back; whether somebody waits for it.
-    #[inline]
-    pub(super) fn leave(&self, class: Class) -> bool {
+    /// Forgets a request that holds no place.
+    pub(super) fn forget(&self, class: Class, keys: Keys) {
         if self.has_classes() {
             self.class(class).in_flight.fetch_sub(1, Ordering::Relaxed);
         }
+        self.keys.sub(keys, HELD);
+    }
+
+    /// Gives a place back; whether somebody waits for it.
+    #[inline]
+    pub(super) fn leave(&self, class: Class, keys: Keys) -> bool {
+        self.forget(class, keys);
         let (waiters, in_flight) = self.gate.leave();
         // Of the prototype: one of each thread in the end.
         self.left.0.fetch_add(1, Ordering::Relaxed);

@@ -1,9 +1,14 @@
-use http::{Method, Request, Response};
+use std::sync::Arc;
+
+use http::{Method, Request, Response, Version};
 use http_body::Body;
 
+use super::aging::Epoch;
 use super::future::answer_of;
-use super::shared::Shared;
-use super::{AdaptiveLimitLayer, Class, Outcome, RequestHead};
+use super::keys::Keys;
+use super::lending::Loan;
+use super::shared::{Shared, UNTIMED};
+use super::{AdaptiveLimitLayer, Class, Hold, Key, LimitRequestBody, Outcome, RequestHead};
 
 /// A request that an [`AdaptiveLimitLayer`] let in by [`enter`](AdaptiveLimitLayer::enter).
 ///
@@ -14,25 +19,63 @@ use super::{AdaptiveLimitLayer, Class, Outcome, RequestHead};
 pub struct Visit {
     start: u64,
     class: Class,
+    keys: Keys,
     generation: u32,
     /// Whether a successful answer turns the connection into a tunnel.
     tunnel: bool,
+    /// Whether the head of its answer may wait for the client: that of a stream of HTTP/2 may, that of a connection is
+    /// followed by the body at once.
+    multiplexed: bool,
+    /// Whether the place is lent while the client is waited for.
+    lends: bool,
     recorded: bool,
     left: bool,
+    /// Since when the place is given back by hand, in nanoseconds.
+    lent: Option<u64>,
+    /// The place was taken back when it was no longer free.
+    owes: bool,
+    /// When its latest frame was handed out.
+    handed: Option<Epoch>,
+    /// What it shares with the body of the request.
+    loan: Option<Arc<Loan>>,
 }
 
 impl Visit {
     /// Of a request that was let in just now.
     #[inline]
-    pub(super) fn new(shared: &Shared, class: Class, tunnel: bool) -> Self {
+    pub(super) fn new(shared: &Shared, class: Class, keys: Keys) -> Self {
         Self {
             start: shared.start(),
             class,
+            keys,
             generation: shared.be_born(),
-            tunnel,
+            tunnel: false,
+            multiplexed: false,
+            lends: false,
             recorded: false,
             left: false,
+            lent: None,
+            owes: false,
+            handed: None,
+            loan: None,
         }
+    }
+
+    /// What is known from the head of its request.
+    #[inline]
+    pub(super) fn note_head<B>(&mut self, request: &Request<B>, hold: Hold) {
+        self.tunnel = request.method() == Method::CONNECT;
+        self.multiplexed = request.version() >= Version::HTTP_2;
+        self.lends = hold == Hold::Work;
+    }
+
+    /// The body that the service gets.
+    #[inline]
+    pub(super) fn wrap<B: Body>(&mut self, body: B, shared: &Arc<Shared>) -> LimitRequestBody<B> {
+        let lends = self.lends && !body.is_end_stream();
+        let new = || Arc::new(Loan::new(shared, self.keys));
+        let loan = lends.then(|| Arc::clone(self.loan.get_or_insert_with(new)));
+        LimitRequestBody::new(body, loan)
     }
 
     /// Whether it has not left.
@@ -41,12 +84,85 @@ impl Visit {
         !self.left
     }
 
+    /// The handler, or the body of the answer, goes on.
+    #[inline]
+    pub(super) fn resume(&mut self, shared: &Shared) {
+        if let Some(epoch) = self.handed.take() {
+            self.owes |= shared.take_back(self.keys, epoch);
+        }
+        if let Some(loan) = &self.loan {
+            loan.resume();
+        }
+    }
+
+    /// It has nothing to do.
+    #[inline]
+    pub(super) fn pause(&self) {
+        if let Some(loan) = &self.loan {
+            loan.pause();
+        }
+    }
+
+    /// The client has got a frame, and may not want the next one yet.
+    #[inline]
+    pub(super) fn hand_over(&mut self, shared: &Shared) {
+        if self.lends && self.handed.is_none() {
+            self.pay(shared);
+            self.handed = shared.hand_over(self.keys);
+        }
+    }
+
+    /// The head of the answer is there.
+    #[inline]
+    pub(super) fn hand_over_head(&mut self, shared: &Shared) {
+        if self.multiplexed {
+            self.hand_over(shared);
+        }
+    }
+
+    /// Gives the place back until [`retake`](Self::retake).
+    pub(super) fn lend(&mut self, shared: &Shared) {
+        if self.lent.is_none() && self.loan.is_none() && shared.reserve_loan(self.keys) {
+            self.lent = Some(shared.clock.nanos());
+            self.pay(shared);
+            shared.lend();
+        }
+    }
+
+    pub(super) fn retake(&mut self, shared: &Shared) {
+        if let Some(since) = self.lent.take() {
+            self.forget_time(shared.clock.nanos().saturating_sub(since));
+            shared.end_loan(self.keys);
+            if shared.retake() {
+                shared.owe(self.keys);
+                self.owes = true;
+            }
+        }
+    }
+
+    fn pay(&mut self, shared: &Shared) {
+        if std::mem::take(&mut self.owes) {
+            shared.pay(self.keys);
+        }
+    }
+
     /// Only the first record counts.
     #[inline]
     pub(super) fn record(&mut self, shared: &Shared, outcome: Outcome) {
-        if !self.recorded {
-            self.recorded = true;
-            shared.record(self.start, outcome);
+        if self.recorded {
+            return;
+        }
+        self.recorded = true;
+        if let Some(loan) = &self.loan {
+            self.forget_time(loan.lent_for());
+        }
+        shared.record(self.start, outcome);
+    }
+
+    /// The client's time is not the service's.
+    fn forget_time(&mut self, nanos: u64) {
+        if self.start != UNTIMED {
+            self.start = self.start.saturating_add(nanos);
         }
     }
 
@@ -60,7 +176,22 @@ impl Visit {
             shared.record_cancelled();
         }
         shared.pass_away(self.generation);
-        shared.release(self.class);
+        if let Some(epoch) = self.handed.take() {
+            shared.forget_handed(self.keys, epoch);
+        }
+        self.pay(shared);
+        let mut holds = self.lent.is_none();
+        if !holds {
+            shared.end_loan(self.keys);
+        }
+        if let Some(loan) = self.loan.take() {
+            holds &= loan.end();
+        }
+        if holds {
+            shared.release(self.class, self.keys);
+        } else {
+            shared.forget(self.class, self.keys);
+        }
     }
 }
 
@@ -88,6 +219,12 @@ impl AdaptiveLimitLayer {
     /// nothing is counted, and the layer's service does all that.
     #[inline]
     pub fn enter<B>(&self, request: &Request<B>) -> Option<Visit> {
+        self.enter_from(request, None)
+    }
+
+    /// The same for a request from `connection`.
+    #[inline]
+    pub fn enter_from<B>(&self, request: &Request<B>, connection: Option<Key>) -> Option<Visit> {
         let head = RequestHead::from(request);
         let overload = self.overload.as_ref();
         if overload.is_some_and(|overload| overload.shared.has_timeout(head.headers))
@@ -97,9 +234,39 @@ impl AdaptiveLimitLayer {
         }
         let shared = &*self.limit.shared;
         let class = self.classifiers.class_for(shared, head);
-        let tunnel = head.method == Method::CONNECT;
-        let entered = shared.try_enter(class, false);
-        entered.then(|| Visit::new(shared, class, tunnel))
+        let keys = self.classifiers.keys_for(head, connection);
+        shared.try_enter(class, keys, false).then(|| {
+            let mut visit = Visit::new(shared, class, keys);
+            visit.note_head(request, self.limit.settings.hold);
+            visit
+        })
+    }
+
+    /// The body that the service gets: while it has nothing, and the service waits, the place is lent. Without a body
+    /// there is nothing to wait for, and nothing is allocated.
+    #[inline]
+    pub fn request_body<B: Body>(&self, visit: &mut Visit, body: B) -> LimitRequestBody<B> {
+        visit.wrap(body, &self.limit.shared)
+    }
+
+    /// To be told before the service's future, or the body of its answer, is polled.
+    #[inline]
+    pub fn resume(&self, visit: &mut Visit) {
+        visit.resume(&self.limit.shared);
+    }
+
+    /// To be told when what was polled is pending.
+    #[inline]
+    pub fn pause(&self, visit: &mut Visit) {
+        visit.pause();
+    }
+
+    /// To be told when the body of the answer has given a frame, unless it was the last.
+    #[inline]
+    pub fn hand_over(&self, visit: &mut Visit) {
+        if visit.is_inside() {
+            visit.hand_over(&self.limit.shared);
+        }
     }
 
     /// Records what an answer says about the load, and gives the place back unless its body is to hold it.
@@ -111,6 +278,8 @@ impl AdaptiveLimitLayer {
         visit.record(&self.limit.shared, outcome);
         if !holds || response.body().is_end_stream() {
             self.leave(visit);
+        } else {
+            visit.hand_over_head(&self.limit.shared);
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::keys::Keys;
 use super::shared::Shared;
 use super::{Class, Permit};
 use crate::clock::saturating_nanos;
@@ -14,6 +15,7 @@ use crate::clock::saturating_nanos;
 pub(super) struct Waiter {
     state: AtomicU8,
     class: Class,
+    keys: Keys,
     /// Since when, in nanoseconds.
     since: u64,
     waker: Mutex<Option<Waker>>,
@@ -135,11 +137,17 @@ pub(super) struct Queued {
 
 impl Queued {
     /// Joins the queue unless it is full.
-    pub(super) fn join(shared: &Arc<Shared>, class: Class, max_waiters: u32) -> Option<Self> {
+    pub(super) fn join(
+        shared: &Arc<Shared>,
+        class: Class,
+        keys: Keys,
+        max_waiters: u32,
+    ) -> Option<Self> {
         let now = shared.clock.nanos();
         let waiter = Arc::new(Waiter {
             state: AtomicU8::new(WAITING),
             class,
+            keys,
             since: now,
             waker: Mutex::new(None),
         });
@@ -179,7 +187,11 @@ impl Queued {
     /// Turns the granted place into a permit.
     pub(super) fn into_permit(self) -> Permit {
         self.waiter.state.store(GONE, Ordering::Release);
-        Permit::new(Arc::clone(&self.shared), self.waiter.class)
+        Permit::new(
+            Arc::clone(&self.shared),
+            self.waiter.class,
+            self.waiter.keys,
+        )
     }
 
     pub(super) fn class(&self) -> Class {
@@ -199,7 +211,7 @@ impl Drop for Queued {
             waiters.note_unserved(&self.waiter, now);
             self.shared.note_empty(&waiters);
         } else if self.waiter.state.load(Ordering::Acquire) == GRANTED {
-            self.shared.release(self.waiter.class);
+            self.shared.release(self.waiter.class, self.waiter.keys);
         }
     }
 }
@@ -230,13 +242,13 @@ impl Shared {
             }
             let now = self.clock.nanos();
             let late = waiters.take_late(now);
-            // Behind a head that must wait, only a guaranteed share can let somebody in.
-            let candidates = if self.has_classes() {
+            // Behind a head that must wait, only a guaranteed share or another key can let somebody in.
+            let candidates = if self.has_classes() || self.keys.is_used() {
                 waiters.queue.len()
             } else {
                 1
             };
-            let admitted = waiters.take(now, candidates, |w| self.try_enter(w.class, true));
+            let admitted = waiters.take(now, candidates, |w| self.try_enter(w.class, w.keys, true));
             self.note_empty(&waiters);
             drop(waiters);
             let is_over = admitted.is_none() && late[AT_A_TIME - 1].is_none();
@@ -246,7 +258,7 @@ impl Shared {
             if let Some(waiter) = admitted
                 && !waiter.end(GRANTED)
             {
-                self.leave(waiter.class);
+                self.leave(waiter.class, waiter.keys);
             }
             if is_over {
                 return;
