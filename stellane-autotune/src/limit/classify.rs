@@ -5,7 +5,7 @@ use http::header::CONTENT_TYPE;
 use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
 
 use super::shared::Shared;
-use super::{Class, Outcome};
+use super::{Class, OnRefusal, Outcome};
 
 /// A request without its body, for those who classify.
 #[derive(Debug, Clone, Copy)]
@@ -141,6 +141,7 @@ pub(super) struct Classifiers {
     pub(super) class: Option<RequestFn<Class>>,
     pub(super) exempt: Option<RequestFn<bool>>,
     pub(super) outcome: Option<OutcomeFn>,
+    pub(super) on_refusal: OnRefusal,
 }
 
 impl Classifiers {
@@ -172,6 +173,7 @@ impl fmt::Debug for Classifiers {
             .field("class", &self.class.is_some())
             .field("exempt", &self.exempt.is_some())
             .field("outcome", &self.outcome.is_some())
+            .field("on_refusal", &self.on_refusal)
             .finish()
     }
 }

@@ -1,6 +1,5 @@
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,8 +11,8 @@ use tower_service::Service;
 
 use super::classify::OutcomeFn;
 use super::wait::Queued;
-use super::{AdaptiveLimit, Hold, LimitBody, Outcome, Permit, ResponseHead, Shed};
-use crate::overload::{self, Deadline, Timer};
+use super::{AdaptiveLimit, Hold, LimitBody, OnRefusal, Outcome, Permit, ResponseHead, Shed};
+use crate::overload::{self, Deadline, TimeOut, Timer};
 
 pin_project! {
     /// The future of an [`AdaptiveLimitService`](super::AdaptiveLimitService).
@@ -50,7 +49,7 @@ pub(super) struct Finish {
 /// When a request is answered with 504.
 struct Timed {
     timer: Pin<Box<Timer>>,
-    overload: Arc<overload::Shared>,
+    end: TimeOut,
 }
 
 struct Waiting<S, B> {
@@ -61,6 +60,7 @@ struct Waiting<S, B> {
     timeout: Pin<Box<tokio::time::Sleep>>,
     limit: AdaptiveLimit,
     finish: Finish,
+    on_refusal: OnRefusal,
 }
 
 impl<S, B> LimitFuture<S, B>
@@ -86,9 +86,9 @@ where
     }
 
     /// Ends it with 504 after that time.
-    pub(super) fn timed(mut self, timeout: Duration, overload: Arc<overload::Shared>) -> Self {
+    pub(super) fn timed(mut self, timeout: Duration, end: TimeOut) -> Self {
         let timer = Box::pin(overload::timer(timeout));
-        self.timed = Some(Box::new(Timed { timer, overload }));
+        self.timed = Some(Box::new(Timed { timer, end }));
         self
     }
 
@@ -107,6 +107,7 @@ where
         queued: Queued,
         limit: AdaptiveLimit,
         finish: Finish,
+        on_refusal: OnRefusal,
     ) -> Self {
         #[cfg(feature = "tokio")]
         let timeout = {
@@ -128,6 +129,7 @@ where
             timeout,
             limit,
             finish,
+            on_refusal,
         };
         Self {
             state: State::Waiting {
@@ -177,7 +179,7 @@ where
         ready!(timed.timer.as_mut().poll(cx));
         // What takes too long ends now, not when the answer is dropped.
         this.state.set(State::Refused { response: None });
-        Poll::Ready(Ok(timed.overload.time_out().map(LimitBody::refusal)))
+        Poll::Ready(Ok(timed.end.response().map(LimitBody::refusal)))
     }
 
     #[inline]
@@ -258,6 +260,7 @@ impl<S, B> Waiting<S, B> {
             queued,
             limit,
             finish,
+            on_refusal,
             ..
         } = self;
         let expired = request
@@ -279,11 +282,7 @@ impl<S, B> Waiting<S, B> {
             Shed::WaitTimeout
         };
         limit.shared.shed(queued.class(), reason);
-        let (parts, _) = request.into_parts();
-        let response = limit
-            .settings
-            .refusals
-            .response(Shed::WaitTimeout, parts.headers);
+        let response = on_refusal.refuse(reason, request, &limit.settings.refusals);
         State::Refused {
             response: Some(response),
         }
