@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
 use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, LimitConfig, Outcome};
 use tower::{Layer, Service, service_fn};
@@ -101,16 +101,24 @@ fn a_refusal_allocates_nothing() {
     let _permit = limit.try_acquire().unwrap();
     let mut service = AdaptiveLimitLayer::new(&limit).layer(service_fn(answer));
     let mut cx = Context::from_waker(Waker::noop());
-    let requests: Vec<_> = (0..1000).map(|_| request(b"body")).collect();
-    let count = allocations(|| {
-        for request in requests {
-            let mut future = std::pin::pin!(service.call(request));
-            let Poll::Ready(response) = future.as_mut().poll(&mut cx) else {
-                panic!("not ready")
-            };
-            assert_eq!(black_box(response).unwrap().status(), 503);
-        }
-    });
-    assert_eq!(count, 0);
-    assert_eq!(limit.stats().shed_limit, 1000);
+    for (content_type, status) in [("text/plain", 503), ("application/grpc+proto", 200)] {
+        let request = |_| {
+            let mut request = request(b"body");
+            let content_type = HeaderValue::from_static(content_type);
+            request.headers_mut().insert("content-type", content_type);
+            request
+        };
+        let requests: Vec<_> = (0..1000).map(request).collect();
+        let count = allocations(|| {
+            for request in requests {
+                let mut future = std::pin::pin!(service.call(request));
+                let Poll::Ready(response) = future.as_mut().poll(&mut cx) else {
+                    panic!("not ready")
+                };
+                assert_eq!(black_box(response).unwrap().status(), status);
+            }
+        });
+        assert_eq!(count, 0);
+    }
+    assert_eq!(limit.stats().shed_limit, 2000);
 }

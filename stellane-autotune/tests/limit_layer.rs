@@ -95,6 +95,61 @@ async fn a_request_beyond_the_limit_is_refused_with_a_problem_and_retry_after() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn grpc_is_refused_in_headers_and_nothing_else() {
+    let limit = build(fixed(1));
+    let service = AdaptiveLimitLayer::new(&limit).layer(slow());
+    let _permit = limit.try_acquire().unwrap();
+    for content_type in [
+        "application/grpc",
+        "application/grpc+proto",
+        "application/grpc-web",
+        "application/grpc-web-text+proto",
+    ] {
+        let mut request = request();
+        let value = content_type.parse().unwrap();
+        request.headers_mut().insert("content-type", value);
+        let refused = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(refused.status(), StatusCode::OK);
+        let headers = refused.headers();
+        assert_eq!(headers["content-type"], content_type);
+        assert_eq!(headers["grpc-status"], "14");
+        assert!(headers.contains_key("grpc-message"));
+        let pushback = headers["grpc-retry-pushback-ms"].to_str().unwrap();
+        assert!((1000..=3000).contains(&pushback.parse::<u32>().unwrap()));
+        assert_eq!(headers.len(), 4);
+        assert!(http_body::Body::is_end_stream(refused.body()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_may_answer_what_is_refused_oneself() {
+    let mut config = fixed(1);
+    (config.max_wait, config.max_waiters) = (Duration::from_millis(10), 1);
+    let limit = build(config);
+    let service = AdaptiveLimitLayer::new(&limit)
+        .on_refusal(|shed, head| {
+            let mut response = Response::new(format!("{shed} {}", head.uri).into());
+            *response.status_mut() = StatusCode::IM_A_TEAPOT;
+            (head.method == Method::POST).then_some(response)
+        })
+        .layer(slow());
+    let _permit = limit.try_acquire().unwrap();
+    let ask = async |method: Method| {
+        let mut request = request();
+        *request.method_mut() = method;
+        let refused = service.clone().oneshot(request).await.unwrap();
+        let status = refused.status().as_u16();
+        let body = refused.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.into()).unwrap())
+    };
+    // The first waits, and there is no room for the second.
+    let (first, second) = tokio::join!(ask(Method::POST), ask(Method::POST));
+    assert_eq!(first, (418, "wait_timeout /x".to_owned()));
+    assert_eq!(second, (418, "queue_full /x".to_owned()));
+    assert_eq!(ask(Method::GET).await.0, 503);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_does_not_read_the_body_of_the_request() {
     let limit = build(fixed(1));
     let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(

@@ -6,7 +6,7 @@ use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
 
 use super::keys::Keys;
 use super::shared::Shared;
-use super::{Class, Key, Outcome};
+use super::{Class, Key, OnRefusal, Outcome};
 
 /// A request without its body, for those who classify.
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +143,7 @@ pub(super) struct Classifiers {
     pub(super) exempt: Option<RequestFn<bool>>,
     pub(super) key: Option<RequestFn<Option<Key>>>,
     pub(super) outcome: Option<OutcomeFn>,
+    pub(super) on_refusal: OnRefusal,
 }
 
 impl Classifiers {
@@ -183,6 +184,7 @@ impl fmt::Debug for Classifiers {
             .field("exempt", &self.exempt.is_some())
             .field("key", &self.key.is_some())
             .field("outcome", &self.outcome.is_some())
+            .field("on_refusal", &self.on_refusal)
             .finish()
     }
 }

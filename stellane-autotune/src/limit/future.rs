@@ -1,6 +1,5 @@
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,9 +12,10 @@ use tower_service::Service;
 use super::classify::OutcomeFn;
 use super::wait::Queued;
 use super::{
-    AdaptiveLimit, Hold, LimitBody, LimitRequestBody, Outcome, Permit, ResponseHead, Shed,
+    AdaptiveLimit, Hold, LimitBody, LimitRequestBody, OnRefusal, Outcome, Permit, ResponseHead,
+    Shed,
 };
-use crate::overload::{self, Deadline, Timer};
+use crate::overload::{self, Deadline, TimeOut, Timer};
 
 pin_project! {
     /// The future of an [`AdaptiveLimitService`](super::AdaptiveLimitService).
@@ -52,7 +52,7 @@ pub(super) struct Finish {
 /// When a request is answered with 504.
 struct Timed {
     timer: Pin<Box<Timer>>,
-    overload: Arc<overload::Shared>,
+    end: TimeOut,
 }
 
 struct Waiting<S, B> {
@@ -63,6 +63,7 @@ struct Waiting<S, B> {
     timeout: Pin<Box<tokio::time::Sleep>>,
     limit: AdaptiveLimit,
     finish: Finish,
+    on_refusal: OnRefusal,
 }
 
 impl<S, B> LimitFuture<S, B>
@@ -88,9 +89,9 @@ where
     }
 
     /// Ends it with 504 after that time.
-    pub(super) fn timed(mut self, timeout: Duration, overload: Arc<overload::Shared>) -> Self {
+    pub(super) fn timed(mut self, timeout: Duration, end: TimeOut) -> Self {
         let timer = Box::pin(overload::timer(timeout));
-        self.timed = Some(Box::new(Timed { timer, overload }));
+        self.timed = Some(Box::new(Timed { timer, end }));
         self
     }
 
@@ -109,6 +110,7 @@ where
         queued: Queued,
         limit: AdaptiveLimit,
         finish: Finish,
+        on_refusal: OnRefusal,
     ) -> Self {
         #[cfg(feature = "tokio")]
         let timeout = {
@@ -130,6 +132,7 @@ where
             timeout,
             limit,
             finish,
+            on_refusal,
         };
         Self {
             state: State::Waiting {
@@ -181,7 +184,7 @@ where
         ready!(timed.timer.as_mut().poll(cx));
         // What takes too long ends now, not when the answer is dropped.
         this.state.set(State::Refused { response: None });
-        Poll::Ready(Ok(timed.overload.time_out().map(LimitBody::refusal)))
+        Poll::Ready(Ok(timed.end.response().map(LimitBody::refusal)))
     }
 
     #[inline]
@@ -271,6 +274,7 @@ impl<S, B> Waiting<S, B> {
             queued,
             limit,
             finish,
+            on_refusal,
             ..
         } = self;
         let expired = request
@@ -292,11 +296,7 @@ impl<S, B> Waiting<S, B> {
             Shed::WaitTimeout
         };
         limit.shared.shed(queued.class(), reason);
-        let (parts, _) = request.into_parts();
-        let response = limit
-            .settings
-            .refusals
-            .response(Shed::WaitTimeout, parts.headers);
+        let response = on_refusal.refuse(reason, request, &limit.settings.refusals);
         State::Refused {
             response: Some(response),
         }

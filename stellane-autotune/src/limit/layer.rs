@@ -1,16 +1,23 @@
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::Response;
 use tower_layer::Layer;
 
 use super::classify::Classifiers;
-use super::{AdaptiveLimit, AdaptiveLimitService, Class, Key, Outcome, RequestHead, ResponseHead};
+use super::{
+    AdaptiveLimit, AdaptiveLimitService, Class, Key, OnRefusal, Outcome, RequestHead, ResponseHead,
+    Shed,
+};
 use crate::overload::OverloadLayer;
 
 /// Puts an [`AdaptiveLimit`] in front of a service.
 ///
 /// Admission is decided in `call`, never in `poll_ready`: an idle connection holds no place. A
 /// refused request is answered with 503, `Retry-After` and an RFC 9457 body, before its own
-/// body is read and without an allocation.
+/// body is read and without an allocation. gRPC and gRPC-Web, by the content type of the request, are told in their
+/// own way: no body, status 200, `grpc-status` 14 (8 where a class is full, 4 where a deadline can't be met),
+/// `grpc-message`, and `grpc-retry-pushback-ms`. What else it should be is [`on_refusal`](Self::on_refusal)'s to say.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -84,6 +91,36 @@ impl AdaptiveLimitLayer {
         key: impl Fn(RequestHead<'_>) -> Option<Key> + Send + Sync + 'static,
     ) -> Self {
         Arc::make_mut(&mut self.classifiers).key = Some(Arc::new(key));
+        self
+    }
+
+    /// Answers of one's own to what this layer refuses; `None` is the usual answer. Asked before the body of the request
+    /// is read, or instead of its end when [its time](Shed::TimedOut) is over. Default: none.
+    ///
+    /// The heads of requests with a deadline are copied for it.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::{Response, StatusCode};
+    /// use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer};
+    ///
+    /// let limit = AdaptiveLimit::builder().build()?;
+    /// let layer = AdaptiveLimitLayer::new(&limit).on_refusal(|_, head| {
+    ///     let wants_text = head.headers.get("accept")? == "text/plain";
+    ///     wants_text.then(|| {
+    ///         let mut response = Response::new(Bytes::from("too much to do"));
+    ///         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    ///         response
+    ///     })
+    /// });
+    /// # Ok::<_, stellane_autotune::BuildError>(())
+    /// ```
+    #[must_use]
+    pub fn on_refusal(
+        mut self,
+        answer: impl Fn(Shed, RequestHead<'_>) -> Option<Response<Bytes>> + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.classifiers).on_refusal = OnRefusal::new(answer);
         self
     }
 

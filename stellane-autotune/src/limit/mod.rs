@@ -43,4 +43,4 @@ pub use service::AdaptiveLimitService;
 pub use visit::Visit;
 
 pub(crate) use algorithm::Window;
-pub(crate) use refusal::Refusals;
+pub(crate) use refusal::{OnRefusal, Refusals};

@@ -12,7 +12,7 @@ use super::future::{Finish, LimitFuture};
 use super::keys::Keys;
 use super::wait::Queued;
 use super::{AdaptiveLimit, Class, Key, LimitBody, LimitRequestBody, Permit, RequestHead, Shed};
-use crate::overload::{OverloadLayer, Shared};
+use crate::overload::{OverloadLayer, Shared, TimeOut};
 
 /// A service behind an [`AdaptiveLimit`]; made by [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer).
 #[derive(Debug, Clone)]
@@ -95,10 +95,16 @@ impl<S> AdaptiveLimitService<S> {
         S: Service<Request<LimitRequestBody<B>>> + Clone,
         B: Body,
     {
-        match overload.admit(request, timeout) {
+        // Those of the layer, unless only the deadlines have some.
+        let on_refusal = match &self.classifiers.on_refusal {
+            of_limit if of_limit.is_set() => of_limit,
+            _ => &overload.on_refusal,
+        };
+        match overload.admit(request, timeout, on_refusal) {
             Err(refusal) => LimitFuture::refused(*refusal),
             Ok(request) if overload.enforces() => {
-                self.call_limited(request).timed(timeout, overload)
+                let end = TimeOut::new(&request, on_refusal.clone(), overload);
+                self.call_limited(request).timed(timeout, end)
             }
             Ok(request) => self.call_limited(request),
         }
@@ -129,14 +135,22 @@ impl<S> AdaptiveLimitService<S> {
                 LimitFuture::admitted(self.inner.call(request), permit, finish)
             }
             Admission::Never(shed) => {
-                let (parts, _) = request.into_parts();
-                LimitFuture::refused(self.limit.settings.refusals.response(shed, parts.headers))
+                let (on_refusal, settings) = (&self.classifiers.on_refusal, &self.limit.settings);
+                LimitFuture::refused(on_refusal.refuse(shed, request, &settings.refusals))
             }
             Admission::Later(queued) => {
                 let finish = finish();
                 let ready = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, ready);
-                LimitFuture::waiting(ready, request, queued, self.limit.clone(), finish)
+                let on_refusal = self.classifiers.on_refusal.clone();
+                LimitFuture::waiting(
+                    ready,
+                    request,
+                    queued,
+                    self.limit.clone(),
+                    finish,
+                    on_refusal,
+                )
             }
         }
     }

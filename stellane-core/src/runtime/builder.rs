@@ -1,11 +1,15 @@
-use std::{fmt, future::Future, pin::Pin};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use stellane_autotune::RequestHead;
 use tower_service::Service;
 
-use super::{BoundRuntime, Components, RequestBody, RunReport, RuntimeError, serve};
+use super::{
+    BoundRuntime, Components, RefusalKind, RequestBody, RunReport, RuntimeError, refusal::AnswerFn,
+    serve,
+};
 #[cfg(feature = "profiling")]
 use crate::profiling::HeapProfiler;
 use crate::{BoxError, config::RuntimeConfig, logging::LogHandle};
@@ -25,6 +29,7 @@ pub struct RuntimeBuilder<F> {
     components: Option<Components>,
     make_service: F,
     signal: Option<Signal>,
+    on_refusal: Option<Arc<AnswerFn>>,
     purge: Option<Box<dyn Fn() + Send + Sync>>,
     log: Option<LogHandle>,
     #[cfg(feature = "profiling")]
@@ -37,6 +42,7 @@ pub struct Runtime<S> {
     pub(super) components: Components,
     pub(super) service: S,
     pub(super) signal: Option<Signal>,
+    pub(super) on_refusal: Option<Arc<AnswerFn>>,
     /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
     #[cfg(unix)]
     pub(super) restart: Option<tokio::signal::unix::Signal>,
@@ -53,6 +59,7 @@ impl Runtime<()> {
             components: None,
             make_service: (),
             signal: None,
+            on_refusal: None,
             purge: None,
             log: None,
             #[cfg(feature = "profiling")]
@@ -101,6 +108,7 @@ impl<F> RuntimeBuilder<F> {
             components,
             make_service: _,
             signal,
+            on_refusal,
             purge,
             log,
             #[cfg(feature = "profiling")]
@@ -112,6 +120,7 @@ impl<F> RuntimeBuilder<F> {
             components,
             make_service,
             signal,
+            on_refusal,
             purge,
             log,
             #[cfg(feature = "profiling")]
@@ -122,6 +131,36 @@ impl<F> RuntimeBuilder<F> {
     /// What begins the drain. Default: `SIGTERM` or `SIGINT` (Ctrl-C elsewhere).
     pub fn shutdown_signal(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.signal = Some(Box::pin(signal));
+        self
+    }
+
+    /// Answers of one's own to what is refused or fails in the preset, from the limit to a panic of the service; `None`
+    /// is the usual answer. What is no request yet is not asked about: a head that can't be read or is not sent in
+    /// time, a connection too many.
+    ///
+    /// While it is set, the head of each request is copied for it, and no request is refused
+    /// [before it becomes one](crate::connection#early-refusals).
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::Response;
+    /// use stellane_core::{RefusalKind, Runtime};
+    ///
+    /// let builder = Runtime::builder().on_refusal(|kind, head| {
+    ///     if kind != RefusalKind::BodyTooLarge || !head.uri.path().starts_with("/api/") {
+    ///         return None;
+    ///     }
+    ///     let mut response = Response::new(Bytes::from(r#"{"error":"at most 2 MiB"}"#));
+    ///     *response.status_mut() = kind.status();
+    ///     Some(response)
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn on_refusal(
+        mut self,
+        answer: impl Fn(RefusalKind, RequestHead<'_>) -> Option<Response<Bytes>> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_refusal = Some(Arc::new(answer));
         self
     }
 
@@ -207,6 +246,7 @@ impl<F> RuntimeBuilder<F> {
             components,
             service,
             signal: self.signal,
+            on_refusal: self.on_refusal,
             #[cfg(unix)]
             restart,
             log: self.log,

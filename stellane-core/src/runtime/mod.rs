@@ -38,6 +38,7 @@ mod builder;
 mod components;
 mod error;
 mod pressure;
+mod refusal;
 mod serve;
 mod stack;
 mod tuning;
@@ -47,5 +48,6 @@ pub use self::{
     builder::{Runtime, RuntimeBuilder},
     components::Components,
     error::RuntimeError,
+    refusal::RefusalKind,
     serve::{BoundRuntime, RunReport},
 };

@@ -13,7 +13,10 @@ use tower_service::Service;
 
 #[cfg(feature = "profiling")]
 use super::builder::HeapSource;
-use super::{Components, RequestBody, Runtime, RuntimeError, admin, builder::Signal, stack};
+use super::{
+    Components, RequestBody, Runtime, RuntimeError, admin, builder::Signal, refusal::OnRefusal,
+    stack,
+};
 #[cfg(unix)]
 use crate::restart::Restart;
 use crate::{
@@ -243,6 +246,7 @@ where
             components,
             service,
             signal,
+            on_refusal,
             #[cfg(unix)]
             restart,
             log,
@@ -287,7 +291,8 @@ where
 
         #[cfg(unix)]
         background.spawn(tell_ready(components.readiness.clone()));
-        let service = stack::around(service, &components, &config.server);
+        let on_refusal = OnRefusal::new(on_refusal, &components.faults);
+        let service = stack::around(service, &components, &config.server, on_refusal);
         // The answer to "which process is this?" is no request of the application: outside of all.
         let serving: Serving = match config.dev.hot_reload {
             true => Box::pin(engine.serve(self.listeners, LiveReloadLayer::new().layer(service))),

@@ -2,16 +2,18 @@
 
 use std::{cell::RefCell, mem, sync::Arc};
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body;
 use stellane_autotune::{AdaptiveLimitLayer, Visit};
 use stellane_metrics::{HttpMetrics, Recording};
 use stellane_pool::{PoolScope, Pools};
 
+use tower_service::Service;
+
 use crate::{
     connection::Incoming,
-    fault::{Faults, Refusal},
-    runtime::RequestBody,
+    fault::Faults,
+    runtime::{RefusalKind, RequestBody, refusal::OnRefusal},
     strict_http1::Http1Rules,
 };
 
@@ -24,24 +26,38 @@ pub(super) struct Parts {
     pub(super) faults: Faults,
     pub(super) rules: Http1Rules,
     pub(super) max_body_bytes: usize,
+    pub(super) on_refusal: OnRefusal,
 }
 
 impl Parts {
     /// Whether the request goes no further: what [`StrictHttp1Layer`](crate::strict_http1::StrictHttp1Layer)
     /// checks, and the size that its body says it has.
     #[inline]
-    pub(super) fn refusal(&self, request: &Request<Incoming>) -> Option<Refusal> {
+    fn refusal(&self, request: &Request<Incoming>) -> Option<RefusalKind> {
         if let Err(violation) = self.rules.judge(request) {
-            return Some(Refusal::new(violation.status()).closing());
+            return Some(RefusalKind::Violation(violation));
         }
         let declared = request.body().size_hint().lower();
         let too_large = usize::try_from(declared).map_or(true, |n| n > self.max_body_bytes);
-        too_large.then(|| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE))
+        too_large.then_some(RefusalKind::BodyTooLarge)
     }
 
+    /// Calls the user's service, unless the request goes no further.
     #[inline]
-    pub(super) fn limit_body(&self, request: Request<Incoming>) -> Request<RequestBody> {
-        request.map(|body| RequestBody::new(body, self.max_body_bytes))
+    pub(super) fn call<S>(
+        &self,
+        service: &mut S,
+        request: Request<Incoming>,
+    ) -> Result<S::Future, RefusalKind>
+    where
+        S: Service<Request<RequestBody>>,
+    {
+        if let Some(kind) = self.refusal(&request) {
+            return Err(kind);
+        }
+        let request = request.map(|body| RequestBody::new(body, self.max_body_bytes));
+        let called = self.faults.catch("call", || service.call(request));
+        called.ok_or(RefusalKind::Panic)
     }
 }
 
@@ -69,6 +85,8 @@ pub(super) struct Held {
     pub(super) recording: Recording,
     /// None of a request that went through the layer of the limit.
     visit: Option<Visit>,
+    /// For one's own answer should the service fail, if there is to be one.
+    pub(super) head: Option<Box<Request<()>>>,
 }
 
 impl Held {
@@ -79,6 +97,7 @@ impl Held {
             pools: PoolScope::new(&parts.pools),
             recording: parts.metrics.begin(request),
             visit: parts.limit.enter(request),
+            head: parts.on_refusal.remember(request),
         })
     }
 
@@ -98,6 +117,7 @@ impl Ongoing {
             Ok(Some(mut held)) if Arc::ptr_eq(&held.parts, parts) => {
                 held.recording = parts.metrics.begin(request);
                 held.visit = parts.limit.enter(request);
+                held.head = parts.on_refusal.remember(request);
                 held
             }
             _ => Held::new(parts, request),
@@ -141,6 +161,7 @@ impl Ongoing {
             held.parts.limit.leave(&mut visit);
         }
         held.recording.end();
+        held.head = None;
         // A thread that is ending keeps nothing.
         let _ = STOCK.try_with(|stock| {
             if let Ok(mut stock) = stock.try_borrow_mut()
