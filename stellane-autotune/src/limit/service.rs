@@ -70,14 +70,30 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> LimitFuture<S, B> {
+        let connection = request.extensions().get::<Key>().copied();
+        self.call_from(request, connection)
+    }
+}
+
+impl<S> AdaptiveLimitService<S> {
+    /// Calls it with a request from `connection`; [`call`](Service::call) takes the [`Key`] in the extensions of the
+    /// request for that.
+    pub fn call_from<B: Body>(
+        &mut self,
+        request: Request<B>,
+        connection: Option<Key>,
+    ) -> LimitFuture<S, B>
+    where
+        S: Service<Request<LimitRequestBody<B>>> + Clone,
+    {
         let overload = self.overload.as_ref().map(|overload| &overload.shared);
         let timed = overload.and_then(|overload| {
             let timeout = overload.timeout(request.headers())?;
             Some((Arc::clone(overload), timeout))
         });
         match timed {
-            None => self.call_limited(request),
-            Some((overload, timeout)) => self.call_timed(request, overload, timeout),
+            None => self.call_limited(request, connection),
+            Some((overload, timeout)) => self.call_timed(request, connection, overload, timeout),
         }
     }
 }
@@ -88,6 +104,7 @@ impl<S> AdaptiveLimitService<S> {
     fn call_timed<B>(
         &mut self,
         request: Request<B>,
+        connection: Option<Key>,
         overload: Arc<Shared>,
         timeout: Duration,
     ) -> LimitFuture<S, B>
@@ -104,14 +121,14 @@ impl<S> AdaptiveLimitService<S> {
             Err(refusal) => LimitFuture::refused(*refusal),
             Ok(request) if overload.enforces() => {
                 let end = TimeOut::new(&request, on_refusal.clone(), overload);
-                self.call_limited(request).timed(timeout, end)
+                self.call_limited(request, connection).timed(timeout, end)
             }
-            Ok(request) => self.call_limited(request),
+            Ok(request) => self.call_limited(request, connection),
         }
     }
 
     #[inline]
-    fn call_limited<B>(&mut self, request: Request<B>) -> LimitFuture<S, B>
+    fn call_limited<B>(&mut self, request: Request<B>, connection: Option<Key>) -> LimitFuture<S, B>
     where
         S: Service<Request<LimitRequestBody<B>>> + Clone,
         B: Body,
@@ -122,7 +139,6 @@ impl<S> AdaptiveLimitService<S> {
             return LimitFuture::exempt(self.inner.call(request));
         }
         let class = self.classifiers.class_for(&self.limit.shared, head);
-        let connection = head.extensions.get::<Key>().copied();
         let keys = self.classifiers.keys_for(head, connection);
         let finish = || {
             let outcome = self.classifiers.outcome.as_ref();

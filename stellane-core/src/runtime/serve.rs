@@ -226,8 +226,15 @@ where
                 engine
                     .start()
                     .map_err(|error| RuntimeError::Serve(Box::new(error)))?;
+                let Components {
+                    runtime_metrics,
+                    local_signal,
+                    ..
+                } = self.components();
                 for runtime in engine.runtimes() {
-                    self.components().runtime_metrics.add_tokio(&runtime);
+                    runtime_metrics.add_tokio(&runtime);
+                    // It ends with the runtime.
+                    runtime.spawn(local_signal.watch_tokio());
                 }
                 self.serve_on(engine).await
             }
@@ -255,6 +262,9 @@ where
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
+        if !components.local_signal.is_watched() {
+            background.spawn(components.local_signal.watch_tokio());
+        }
         if let Some(tls) = self.tls {
             let interval = config.connection.tls.reload_interval;
             background.spawn(async move { tls.follow_files(interval).await });

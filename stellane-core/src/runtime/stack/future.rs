@@ -54,6 +54,7 @@ where
         let Some(held) = this.ongoing.held() else {
             return Poll::Pending;
         };
+        held.resume();
         let entered = held.recording.enter();
         let kind = match this.state.as_mut().project() {
             StateProjection::Running { future } => {
@@ -67,6 +68,9 @@ where
                     label::tell(response.body());
                 }
                 entered.leave();
+                if polled.is_pending() {
+                    held.pause();
+                }
                 let faults = held.parts.faults.clone();
                 // Before the answer is taken out: what others look at must be moved to where they look.
                 let ongoing = match &polled {

@@ -11,12 +11,15 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use stellane_autotune::LimitFuture;
+use stellane_autotune::{LimitFuture, LimitRequestBody};
 use stellane_pool::{PoolLayer, PoolService};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{label::Labelled, ongoing::Parts};
+use super::{
+    label::Labelled,
+    ongoing::{Parts, connection},
+};
 use crate::{
     BoxError,
     connection::Incoming,
@@ -43,7 +46,8 @@ where
         parts: Arc::clone(parts),
     };
     let pooled = PoolLayer::new(&parts.pools).layer(admission);
-    Box::pin(parts.limit.layer(pooled).call(request))
+    let connection = connection(&request);
+    Box::pin(parts.limit.layer(pooled).call_from(request, connection))
 }
 
 /// What is left to do with a request that has its place: the checks before the user's service, and what becomes of its
@@ -54,7 +58,7 @@ pub(super) struct Admission<S> {
     parts: Arc<Parts>,
 }
 
-impl<S, B> Service<Request<Incoming>> for Admission<S>
+impl<S, B> Service<Request<LimitRequestBody<Incoming>>> for Admission<S>
 where
     S: Service<Request<RequestBody>, Response = Response<B>>,
     S::Error: Into<BoxError>,
@@ -68,7 +72,7 @@ where
         Service::<Request<RequestBody>>::poll_ready(&mut self.service, cx)
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<LimitRequestBody<Incoming>>) -> Self::Future {
         let head = self.parts.on_refusal.remember(&request);
         let state = match self.parts.call(&mut self.service, request) {
             Ok(inner) => State::Running { inner },

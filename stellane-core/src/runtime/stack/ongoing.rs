@@ -4,7 +4,7 @@ use std::{cell::RefCell, mem, sync::Arc};
 
 use http::{Request, Response};
 use http_body::Body;
-use stellane_autotune::{AdaptiveLimitLayer, Visit};
+use stellane_autotune::{AdaptiveLimitLayer, Key, LimitRequestBody, Visit};
 use stellane_metrics::{HttpMetrics, Recording};
 use stellane_pool::{PoolScope, Pools};
 
@@ -33,7 +33,7 @@ impl Parts {
     /// Whether the request goes no further: what [`StrictHttp1Layer`](crate::strict_http1::StrictHttp1Layer)
     /// checks, and the size that its body says it has.
     #[inline]
-    fn refusal(&self, request: &Request<Incoming>) -> Option<RefusalKind> {
+    fn refusal<B: Body>(&self, request: &Request<B>) -> Option<RefusalKind> {
         if let Err(violation) = self.rules.judge(request) {
             return Some(RefusalKind::Violation(violation));
         }
@@ -47,7 +47,7 @@ impl Parts {
     pub(super) fn call<S>(
         &self,
         service: &mut S,
-        request: Request<Incoming>,
+        request: Request<LimitRequestBody<Incoming>>,
     ) -> Result<S::Future, RefusalKind>
     where
         S: Service<Request<RequestBody>>,
@@ -96,16 +96,60 @@ impl Held {
             parts: Arc::clone(parts),
             pools: PoolScope::new(&parts.pools),
             recording: parts.metrics.begin(request),
-            visit: parts.limit.enter(request),
+            visit: enter(parts, request),
             head: parts.on_refusal.remember(request),
         })
     }
 
-    /// Whether it must go through the layer of the limit.
+    /// The request as the service gets it; the other way round if it must go through the layer of the limit.
     #[inline]
-    pub(super) fn is_limited(&self) -> bool {
-        self.visit.is_none()
+    pub(super) fn limit(
+        &mut self,
+        request: Request<Incoming>,
+    ) -> Result<Request<LimitRequestBody<Incoming>>, Request<Incoming>> {
+        match &mut self.visit {
+            Some(visit) => {
+                let limit = &self.parts.limit;
+                Ok(request.map(|body| limit.request_body(visit, body)))
+            }
+            None => Err(request),
+        }
     }
+
+    /// What the service does is polled now.
+    #[inline]
+    pub(super) fn resume(&mut self) {
+        if let Some(visit) = &mut self.visit {
+            self.parts.limit.resume(visit);
+        }
+    }
+
+    /// It has nothing to do.
+    #[inline]
+    pub(super) fn pause(&mut self) {
+        if let Some(visit) = &mut self.visit {
+            self.parts.limit.pause(visit);
+        }
+    }
+
+    /// A frame of the answer is out, which was not the last.
+    #[inline]
+    pub(super) fn hand_over(&mut self) {
+        if let Some(visit) = &mut self.visit {
+            self.parts.limit.hand_over(visit);
+        }
+    }
+}
+
+/// A connection with many streams is one client; one without has but one request at a time.
+#[inline]
+fn enter(parts: &Parts, request: &Request<Incoming>) -> Option<Visit> {
+    parts.limit.enter_from(request, connection(request))
+}
+
+#[inline]
+pub(super) fn connection(request: &Request<Incoming>) -> Option<Key> {
+    request.body().shared_connection().map(Key::from_number)
 }
 
 impl Ongoing {
@@ -116,7 +160,7 @@ impl Ongoing {
         let held = match kept {
             Ok(Some(mut held)) if Arc::ptr_eq(&held.parts, parts) => {
                 held.recording = parts.metrics.begin(request);
-                held.visit = parts.limit.enter(request);
+                held.visit = enter(parts, request);
                 held.head = parts.on_refusal.remember(request);
                 held
             }
