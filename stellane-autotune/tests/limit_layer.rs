@@ -219,7 +219,7 @@ async fn shadow_mode_admits_and_counts_what_it_would_have_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_class_gets_its_share_while_others_hold_the_limit() {
     let mut config = fixed(4);
-    config.classes.insert("vip".into(), 0.5);
+    config.classes.insert("vip".into(), 0.5.into());
     let limit = build(config);
     let vip = limit.class("vip").unwrap();
     let service = AdaptiveLimitLayer::new(&limit)
@@ -551,7 +551,7 @@ async fn ten_thousand_ready_clones_hold_no_place() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn waiting_loses_nobody_when_some_give_up_and_the_limit_moves() {
     let mut config = fixed(3);
-    config.classes.insert("vip".into(), 0.4);
+    config.classes.insert("vip".into(), 0.4.into());
     (config.max_wait, config.max_waiters) = (Duration::from_secs(60), 1000);
     let limit = build(config);
     let vip = limit.class("vip").unwrap();
@@ -642,7 +642,7 @@ fn shares_can_be_changed_and_nothing_leaks_without_classes() {
     );
 
     let mut config = fixed(10);
-    config.classes.insert("vip".into(), 0.0);
+    config.classes.insert("vip".into(), 0.0.into());
     let limit = build(config);
     let vip = limit.class("vip").unwrap();
     let _full: Vec<_> = (0..10).map(|_| limit.try_acquire().unwrap()).collect();

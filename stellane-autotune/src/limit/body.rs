@@ -28,11 +28,7 @@ pin_project! {
 
 impl<B: Body> LimitBody<B> {
     pub(crate) fn new(body: B, permit: Option<Permit>) -> Self {
-        let mut permit = permit.filter(|_| !body.is_end_stream());
-        if let Some(permit) = &mut permit {
-            let (shared, visit) = permit.parts();
-            visit.hand_over_head(shared);
-        }
+        let permit = permit.filter(|_| !body.is_end_stream());
         Self {
             inner: Inner::Response { body },
             permit,

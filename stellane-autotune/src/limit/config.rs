@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::AlgorithmKind;
+use super::{AlgorithmKind, ClassConfig};
 use crate::ConfigError;
 
 /// Settings of an [`AdaptiveLimit`](super::AdaptiveLimit).
@@ -55,10 +55,10 @@ pub struct LimitConfig {
     /// until the end of its `body`. With each of them streams (`101`, `text/event-stream`, answers to `CONNECT`) give it
     /// back with their headers. Default: `work`.
     pub hold: Hold,
-    /// Classes of requests and the share of the limit each is guaranteed, from 0 to 1. A class
-    /// below its share is admitted even when the limit is reached; unused shares are free for
-    /// everyone. Default: none. The sum may not exceed 1.
-    pub classes: BTreeMap<String, f64>,
+    /// Classes of requests: the share of the limit that each is guaranteed, from 0 to 1, or a table of `share`,
+    /// `limit`, `adaptive`, `hold`, `paths`, `methods` and `grpc`, as [`ClassConfig`] documents them. Default: none. The
+    /// sum of the shares may not exceed 1.
+    pub classes: BTreeMap<String, ClassConfig>,
 }
 
 impl Default for LimitConfig {
@@ -124,12 +124,12 @@ impl LimitConfig {
             &format_args!("{:?}", self.max_wait),
             "0s, or the feature `tokio` of stellane-autotune".into(),
         );
-        let shares = self.classes.values();
+        let shares = self.classes.values().map(|class| class.share);
         check(
-            shares.clone().all(|share| (0.0..=1.0).contains(share))
-                && shares.sum::<f64>() <= 1.0 + 1e-9,
+            shares.clone().all(|share| (0.0..=1.0).contains(&share))
+                && shares.clone().sum::<f64>() <= 1.0 + 1e-9,
             "classes",
-            &format_args!("{:?}", self.classes),
+            &format_args!("{:?}", shares.collect::<Vec<_>>()),
             "shares from 0 to 1 that add up to at most 1".into(),
         );
         check(

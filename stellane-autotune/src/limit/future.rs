@@ -9,8 +9,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::admit::{Admission, Turn};
 use super::classify::OutcomeFn;
-use super::wait::Queued;
 use super::{
     AdaptiveLimit, Hold, LimitBody, LimitRequestBody, OnRefusal, Outcome, Permit, ResponseHead,
     Shed,
@@ -58,9 +58,9 @@ struct Timed {
 struct Waiting<S, B> {
     service: S,
     request: Request<B>,
-    queued: Queued,
+    turn: Turn,
     #[cfg(feature = "tokio")]
-    timeout: Pin<Box<tokio::time::Sleep>>,
+    timer: Timing,
     limit: AdaptiveLimit,
     finish: Finish,
     on_refusal: OnRefusal,
@@ -107,29 +107,17 @@ where
     pub(super) fn waiting(
         service: S,
         request: Request<B>,
-        queued: Queued,
+        turn: Turn,
         limit: AdaptiveLimit,
         finish: Finish,
         on_refusal: OnRefusal,
     ) -> Self {
-        #[cfg(feature = "tokio")]
-        let timeout = {
-            // Nobody waits for a place longer than somebody waits for the answer.
-            let left = request
-                .extensions()
-                .get::<Deadline>()
-                .map(Deadline::remaining);
-            let max_wait = limit.settings.max_wait;
-            Box::pin(tokio::time::sleep(
-                left.map_or(max_wait, |left| left.min(max_wait)),
-            ))
-        };
         let waiting = Waiting {
             service,
-            request,
-            queued,
             #[cfg(feature = "tokio")]
-            timeout,
+            timer: Timing::new(&turn, &limit, &request),
+            request,
+            turn,
             limit,
             finish,
             on_refusal,
@@ -253,12 +241,20 @@ where
 impl<S, B> Waiting<S, B> {
     /// Whether a place was granted; false when the time is over.
     fn poll_granted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if let Poll::Ready(granted) = self.queued.poll_granted(cx) {
+        if let Poll::Ready(granted) = self.turn.poll_granted(cx) {
             return Poll::Ready(granted);
         }
         #[cfg(feature = "tokio")]
-        if self.timeout.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(false);
+        while self.timer.sleep.as_mut().poll(cx).is_ready() {
+            if self.timer.is_over() {
+                return Poll::Ready(false);
+            }
+            let queue = self.turn.queue_of(&self.limit);
+            queue.step();
+            self.timer.arm(queue.next_step());
+            if let Poll::Ready(granted) = self.turn.poll_granted(cx) {
+                return Poll::Ready(granted);
+            }
         }
         Poll::Pending
     }
@@ -271,7 +267,7 @@ impl<S, B> Waiting<S, B> {
         let Self {
             mut service,
             request,
-            queued,
+            turn,
             limit,
             finish,
             on_refusal,
@@ -281,25 +277,79 @@ impl<S, B> Waiting<S, B> {
             .extensions()
             .get::<Deadline>()
             .is_some_and(Deadline::is_expired);
-        if granted && !expired {
-            let mut permit = queued.into_permit();
-            let future = service.call(finish.begun(request, &mut permit));
-            return State::Admitted {
-                future,
-                permit: Some(permit),
-                finish,
+        let class = turn.class();
+        let reason = if !granted || expired {
+            let reason = if expired {
+                Shed::Deadline
+            } else {
+                turn.reason()
             };
-        }
-        let reason = if expired {
-            Shed::Deadline
+            limit.shared.shed(class, reason);
+            reason
         } else {
-            Shed::WaitTimeout
+            match turn.proceed(&limit) {
+                Admission::Now(mut permit) => {
+                    let future = service.call(finish.begun(request, &mut permit));
+                    return State::Admitted {
+                        future,
+                        permit: Some(permit),
+                        finish,
+                    };
+                }
+                Admission::Later(turn) => {
+                    let waiting = Self {
+                        service,
+                        #[cfg(feature = "tokio")]
+                        timer: Timing::new(&turn, &limit, &request),
+                        request,
+                        turn,
+                        limit,
+                        finish,
+                        on_refusal,
+                    };
+                    return State::Waiting {
+                        waiting: Some(Box::new(waiting)),
+                    };
+                }
+                Admission::Never(reason) => reason,
+            }
         };
-        limit.shared.shed(queued.class(), reason);
         let response = on_refusal.refuse(reason, request, &limit.settings.refusals);
         State::Refused {
             response: Some(response),
         }
+    }
+}
+
+/// Until when a request waits, and when its limit may rise by the time alone.
+#[cfg(feature = "tokio")]
+struct Timing {
+    sleep: Pin<Box<tokio::time::Sleep>>,
+    end: tokio::time::Instant,
+}
+
+#[cfg(feature = "tokio")]
+impl Timing {
+    fn new<B>(turn: &Turn, limit: &AdaptiveLimit, request: &Request<B>) -> Self {
+        // Nobody waits for a place longer than somebody waits for the answer.
+        let deadline = request.extensions().get::<Deadline>();
+        let left = deadline.map_or(Duration::MAX, Deadline::remaining);
+        let end = tokio::time::Instant::now() + turn.may_wait(limit).min(left);
+        let mut timing = Self {
+            sleep: Box::pin(tokio::time::sleep_until(end)),
+            end,
+        };
+        timing.arm(turn.queue_of(limit).next_step());
+        timing
+    }
+
+    fn arm(&mut self, step: Duration) {
+        let next = tokio::time::Instant::now() + step;
+        self.sleep.as_mut().reset(next.min(self.end));
+    }
+
+    fn is_over(&self) -> bool {
+        self.sleep.deadline() >= self.end
     }
 }
 
@@ -332,8 +382,13 @@ impl Finish {
     ) -> Option<Permit> {
         let mut permit = permit?;
         let (outcome, holds) = answer_of(self.outcome.as_ref(), self.hold, self.tunnel, response);
-        permit.record(outcome);
-        Some(permit).filter(|_| holds)
+        let (shared, visit) = permit.parts();
+        if response.body().is_end_stream() {
+            visit.record(shared, outcome);
+            return None;
+        }
+        visit.answered(shared, outcome, holds);
+        visit.is_inside().then_some(permit)
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::algorithm::{Adaptive, Aimd, Algorithm, AlgorithmKind, Fixed, Gradient2, Vegas};
 use super::keys::Keys;
 use super::shared::{ClassState, Shared, scale_share};
-use super::{Class, Hold, Key, Latencies, LimitConfig, LimitMode, LocalSignal, Permit, Shed};
+use super::{
+    Class, ClassConfig, Key, Latencies, LimitConfig, LimitMode, LocalSignal, Permit, Shed,
+};
 use crate::{BuildError, Clock, Signal};
 
 /// A concurrency limit that finds its own value. A cheap clone; all clones are the same limit.
@@ -36,9 +38,7 @@ pub struct AdaptiveLimit {
 /// What does not change after the build.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) max_wait: Duration,
     pub(super) max_waiters: u32,
-    pub(super) hold: Hold,
     pub(super) refusals: super::refusal::Refusals,
 }
 
@@ -89,8 +89,20 @@ impl AdaptiveLimit {
 
     #[inline]
     fn acquire(&self, class: Class, keys: Keys) -> Result<Permit, Shed> {
+        let mut seat = None;
+        if let Some(seats) = self.shared.seats(class) {
+            if !seats.try_enter(Class::DEFAULT, Keys::default(), false) {
+                self.shared.shed(class, Shed::ClassFull);
+                return Err(Shed::ClassFull);
+            }
+            seat = Some(Permit::new(
+                Arc::clone(seats),
+                Class::DEFAULT,
+                Keys::default(),
+            ));
+        }
         if self.shared.try_enter(class, keys, false) {
-            return Ok(Permit::new(Arc::clone(&self.shared), class, keys));
+            return Ok(Permit::new(Arc::clone(&self.shared), class, keys).with_seat(seat));
         }
         self.shared.shed(class, Shed::Limit);
         Err(Shed::Limit)
@@ -262,6 +274,7 @@ impl AdaptiveLimitBuilder {
     pub fn build(self) -> Result<AdaptiveLimit, BuildError> {
         let config = self.config;
         config.validate()?;
+        let (seed, clock) = (self.seed, self.clock);
         let (initial, min, max) = (config.initial, config.min, config.max);
         let algorithm = self.algorithm.unwrap_or_else(|| match config.algorithm {
             AlgorithmKind::Adaptive => Box::new(
@@ -278,30 +291,45 @@ impl AdaptiveLimitBuilder {
             AlgorithmKind::Vegas => Box::new(Vegas::new(initial, min, max, self.seed)),
             AlgorithmKind::Gradient2 => Box::new(Gradient2::new(initial, min, max)),
         });
-        let classes = std::iter::once(ClassState::new("default", 0.0))
-            .chain(
-                config
-                    .classes
-                    .iter()
-                    .map(|(name, share)| ClassState::new(name, *share)),
-            )
+        let seats = |class: &ClassConfig| {
+            let most = class.limit;
+            let algorithm: Box<dyn Algorithm> = match class.adaptive {
+                true => Box::new(Adaptive::new(most, 1, max, seed)),
+                false => Box::new(Fixed::new(most)),
+            };
+            let range = if class.adaptive {
+                (1, max)
+            } else {
+                (most, most)
+            };
+            let classes = [ClassState::new("default", 0.0, class.hold, None)];
+            let (mode, wait, clock) = (config.mode, config.max_wait, clock.clone());
+            let signal = LocalSignal::new();
+            let classes = Box::new(classes);
+            Arc::new(Shared::new(
+                algorithm, range, mode, classes, wait, clock, signal,
+            ))
+        };
+        let class = |(name, class): (&String, &ClassConfig)| {
+            let seats = (class.limit > 0).then(|| seats(class));
+            ClassState::new(name, class.share, class.hold, seats)
+        };
+        let classes = std::iter::once(ClassState::new("default", 0.0, config.hold, None))
+            .chain(config.classes.iter().map(class))
             .collect();
-        let range = (min, max);
         let shared = Shared::new(
             algorithm,
-            range,
+            (min, max),
             config.mode,
             classes,
             config.max_wait,
-            self.clock,
+            clock.clone(),
             self.local_signal,
         );
         Ok(AdaptiveLimit {
             shared: Arc::new(shared),
             settings: Arc::new(Settings {
-                max_wait: config.max_wait,
                 max_waiters: config.max_waiters,
-                hold: config.hold,
                 refusals: super::refusal::Refusals::new(config.retry_after),
             }),
         })

@@ -1,9 +1,11 @@
 //! A concurrency limit that finds its own value.
 
+mod admit;
 mod aging;
 pub mod algorithm;
 mod body;
 mod class;
+mod class_config;
 mod classify;
 mod config;
 mod control;
@@ -29,6 +31,7 @@ mod wait;
 pub use algorithm::{Algorithm, AlgorithmKind};
 pub use body::LimitBody;
 pub use class::{Class, Outcome, Shed};
+pub use class_config::ClassConfig;
 pub use classify::{RequestHead, ResponseHead};
 pub use config::{Hold, LimitConfig, LimitMode};
 pub use future::LimitFuture;

@@ -20,6 +20,12 @@ impl Permit {
         Self { shared, visit }
     }
 
+    /// It keeps a seat of its class as well.
+    pub(super) fn with_seat(mut self, seat: Option<Self>) -> Self {
+        self.visit.sit_down(&self.shared, seat);
+        self
+    }
+
     pub(super) fn parts(&mut self) -> (&Arc<Shared>, &mut Visit) {
         (&self.shared, &mut self.visit)
     }

@@ -7,11 +7,10 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use super::admit::Admission;
 use super::classify::Classifiers;
 use super::future::{Finish, LimitFuture};
-use super::keys::Keys;
-use super::wait::Queued;
-use super::{AdaptiveLimit, Class, Key, LimitBody, LimitRequestBody, Permit, RequestHead, Shed};
+use super::{AdaptiveLimit, Key, LimitBody, LimitRequestBody, RequestHead};
 use crate::overload::{OverloadLayer, Shared, TimeOut};
 
 /// A service behind an [`AdaptiveLimit`]; made by [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer).
@@ -28,30 +27,6 @@ impl<S> AdaptiveLimitService<S> {
     pub fn limit(&self) -> &AdaptiveLimit {
         &self.limit
     }
-
-    fn admit(&self, class: Class, keys: Keys) -> Admission {
-        let AdaptiveLimit { shared, settings } = &self.limit;
-        if shared.try_enter(class, keys, false) {
-            return Admission::Now(Permit::new(Arc::clone(shared), class, keys));
-        }
-        if settings.max_wait.is_zero() {
-            shared.shed(class, Shed::Limit);
-            return Admission::Never(Shed::Limit);
-        }
-        match Queued::join(shared, class, keys, settings.max_waiters) {
-            Some(queued) => Admission::Later(queued),
-            None => {
-                shared.shed(class, Shed::QueueFull);
-                Admission::Never(Shed::QueueFull)
-            }
-        }
-    }
-}
-
-enum Admission {
-    Now(Permit),
-    Later(Queued),
-    Never(Shed),
 }
 
 impl<S, B, RB> Service<Request<B>> for AdaptiveLimitService<S>
@@ -142,9 +117,10 @@ impl<S> AdaptiveLimitService<S> {
         let keys = self.classifiers.keys_for(head, connection);
         let finish = || {
             let outcome = self.classifiers.outcome.as_ref();
-            Finish::new(self.limit.settings.hold, request.method(), outcome)
+            let hold = self.limit.shared.hold_of(class);
+            Finish::new(hold, request.method(), outcome)
         };
-        match self.admit(class, keys) {
+        match self.limit.admit(class, keys) {
             Admission::Now(mut permit) => {
                 let finish = finish();
                 let request = finish.begun(request, &mut permit);
@@ -154,19 +130,12 @@ impl<S> AdaptiveLimitService<S> {
                 let (on_refusal, settings) = (&self.classifiers.on_refusal, &self.limit.settings);
                 LimitFuture::refused(on_refusal.refuse(shed, request, &settings.refusals))
             }
-            Admission::Later(queued) => {
+            Admission::Later(turn) => {
                 let finish = finish();
                 let ready = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, ready);
                 let on_refusal = self.classifiers.on_refusal.clone();
-                LimitFuture::waiting(
-                    ready,
-                    request,
-                    queued,
-                    self.limit.clone(),
-                    finish,
-                    on_refusal,
-                )
+                LimitFuture::waiting(ready, request, turn, self.limit.clone(), finish, on_refusal)
             }
         }
     }

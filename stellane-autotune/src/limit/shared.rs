@@ -1,6 +1,6 @@
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::control::Control;
@@ -10,7 +10,7 @@ use super::histogram::Shard;
 use super::keys::{HELD, KeyCounts, Keys};
 use super::lending::Lending;
 use super::wait::Waiters;
-use super::{Algorithm, Class, LimitMode, Outcome, Shed, slot};
+use super::{Algorithm, Class, Hold, LimitMode, Outcome, Shed, slot};
 use crate::clock::Clock;
 
 /// All state of one limit.
@@ -36,6 +36,7 @@ pub(crate) struct Shared {
     pub(super) waiters: Mutex<Waiters>,
     pub(super) control: Mutex<Control>,
     pub(super) clock: Clock,
+    pub(super) max_wait: Duration,
     /// Requests in flight by the generation they were let in with, oldest gone: see [`Shared::age_places`].
     generations: [AtomicU32; GENERATIONS],
     generation: AtomicU32,
@@ -82,12 +83,18 @@ pub(super) struct ClassState {
     /// By [`Shed`].
     pub(super) shed: [AtomicU64; Shed::COUNT],
     pub(super) would_shed: AtomicU64,
+    /// How long its requests keep their seats, or else their places.
+    pub(super) hold: Hold,
+    /// The limit of its own.
+    pub(super) seats: Option<Arc<Shared>>,
 }
 
 impl ClassState {
-    pub(super) fn new(name: &str, share: f64) -> Self {
+    pub(super) fn new(name: &str, share: f64, hold: Hold, seats: Option<Arc<Shared>>) -> Self {
         Self {
             name: name.into(),
+            hold,
+            seats,
             share: AtomicU64::new(scale_share(share)),
             in_flight: AtomicU32::new(0),
             shed: [const { AtomicU64::new(0) }; Shed::COUNT],
@@ -144,6 +151,7 @@ impl Shared {
             waiters: Mutex::new(Waiters::new(max_wait)),
             control: Mutex::new(Control::new(algorithm, (min, max))),
             clock,
+            max_wait,
             generations: [const { AtomicU32::new(0) }; GENERATIONS],
             generation: AtomicU32::new(0),
             generation_ends: AtomicU64::new(0),
@@ -354,6 +362,22 @@ impl Shared {
         self.classes
             .get(usize::from(class.0))
             .unwrap_or(&self.classes[0])
+    }
+
+    /// The limit of the class's own, if it has one.
+    #[inline]
+    pub(super) fn seats(&self, class: Class) -> Option<&Arc<Self>> {
+        self.class(class).seats.as_ref()
+    }
+
+    /// How long a request of the class holds its place.
+    #[inline]
+    pub(super) fn hold_of(&self, class: Class) -> Hold {
+        let state = self.class(class);
+        match state.seats {
+            Some(_) => self.classes[0].hold,
+            None => state.hold,
+        }
     }
 
     pub(super) fn shed(&self, class: Class, reason: Shed) {

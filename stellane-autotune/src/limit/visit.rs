@@ -8,7 +8,7 @@ use super::future::answer_of;
 use super::keys::Keys;
 use super::lending::Loan;
 use super::shared::{Shared, UNTIMED};
-use super::{AdaptiveLimitLayer, Class, Hold, Key, LimitRequestBody, Outcome, RequestHead};
+use super::{AdaptiveLimitLayer, Class, Hold, Key, LimitRequestBody, Outcome, Permit, RequestHead};
 
 /// A request that an [`AdaptiveLimitLayer`] let in by [`enter`](AdaptiveLimitLayer::enter).
 ///
@@ -38,6 +38,14 @@ pub struct Visit {
     handed: Option<Epoch>,
     /// What it shares with the body of the request.
     loan: Option<Arc<Loan>>,
+    /// Its place under the limit of its class.
+    seat: Option<Seat>,
+}
+
+#[derive(Debug)]
+struct Seat {
+    permit: Box<Permit>,
+    hold: Hold,
 }
 
 impl Visit {
@@ -58,6 +66,7 @@ impl Visit {
             owes: false,
             handed: None,
             loan: None,
+            seat: None,
         }
     }
 
@@ -78,10 +87,35 @@ impl Visit {
         LimitRequestBody::new(body, loan)
     }
 
-    /// Whether it has not left.
+    /// Whether it has not left, or keeps a seat of its class.
     #[must_use]
     pub fn is_inside(&self) -> bool {
-        !self.left
+        !self.left || self.seat.is_some()
+    }
+
+    pub(super) fn sit_down(&mut self, shared: &Shared, seat: Option<Permit>) {
+        self.seat = seat.map(|permit| Seat {
+            permit: Box::new(permit),
+            hold: shared.class(self.class).hold,
+        });
+    }
+
+    /// The head of the answer is there: `holds` if its body is to hold the place.
+    #[inline]
+    pub(super) fn answered(&mut self, shared: &Shared, outcome: Outcome, holds: bool) {
+        self.record(shared, outcome);
+        if self
+            .seat
+            .as_ref()
+            .is_some_and(|seat| seat.hold == Hold::Headers)
+        {
+            self.seat = None;
+        }
+        if !holds {
+            self.give_back(shared);
+        } else if self.multiplexed {
+            self.hand_over(shared);
+        }
     }
 
     /// The handler, or the body of the answer, goes on.
@@ -106,17 +140,9 @@ impl Visit {
     /// The client has got a frame, and may not want the next one yet.
     #[inline]
     pub(super) fn hand_over(&mut self, shared: &Shared) {
-        if self.lends && self.handed.is_none() {
+        if self.lends && !self.left && self.handed.is_none() {
             self.pay(shared);
             self.handed = shared.hand_over(self.keys);
-        }
-    }
-
-    /// The head of the answer is there.
-    #[inline]
-    pub(super) fn hand_over_head(&mut self, shared: &Shared) {
-        if self.multiplexed {
-            self.hand_over(shared);
         }
     }
 
@@ -157,6 +183,9 @@ impl Visit {
             self.forget_time(loan.lent_for());
         }
         shared.record(self.start, outcome);
+        if let Some(seat) = &mut self.seat {
+            seat.permit.record(outcome);
+        }
     }
 
     /// The client's time is not the service's.
@@ -168,6 +197,12 @@ impl Visit {
 
     #[inline]
     pub(super) fn leave(&mut self, shared: &Shared) {
+        self.give_back(shared);
+        self.seat = None;
+    }
+
+    #[inline]
+    fn give_back(&mut self, shared: &Shared) {
         if self.left {
             return;
         }
@@ -235,11 +270,13 @@ impl AdaptiveLimitLayer {
         let shared = &*self.limit.shared;
         let class = self.classifiers.class_for(shared, head);
         let keys = self.classifiers.keys_for(head, connection);
-        shared.try_enter(class, keys, false).then(|| {
-            let mut visit = Visit::new(shared, class, keys);
-            visit.note_head(request, self.limit.settings.hold);
-            visit
-        })
+        // One that needs a seat of its class may have to wait for it.
+        if shared.seats(class).is_some() || !shared.try_enter(class, keys, false) {
+            return None;
+        }
+        let mut visit = Visit::new(shared, class, keys);
+        visit.note_head(request, shared.hold_of(class));
+        Some(visit)
     }
 
     /// The body that the service gets: while it has nothing, and the service waits, the place is lent. Without a body
@@ -264,23 +301,21 @@ impl AdaptiveLimitLayer {
     /// To be told when the body of the answer has given a frame, unless it was the last.
     #[inline]
     pub fn hand_over(&self, visit: &mut Visit) {
-        if visit.is_inside() {
-            visit.hand_over(&self.limit.shared);
-        }
+        visit.hand_over(&self.limit.shared);
     }
 
     /// Records what an answer says about the load, and gives the place back unless its body is to hold it.
     #[inline]
     pub fn answered<B: Body>(&self, visit: &mut Visit, response: &Response<B>) {
         let classify = self.classifiers.outcome.as_ref();
-        let hold = self.limit.settings.hold;
+        let shared = &self.limit.shared;
+        let hold = shared.hold_of(visit.class);
         let (outcome, holds) = answer_of(classify, hold, visit.tunnel, response);
-        visit.record(&self.limit.shared, outcome);
-        if !holds || response.body().is_end_stream() {
-            self.leave(visit);
-        } else {
-            visit.hand_over_head(&self.limit.shared);
+        if response.body().is_end_stream() {
+            visit.record(shared, outcome);
+            return self.leave(visit);
         }
+        visit.answered(shared, outcome, holds);
     }
 
     /// Gives the place back. A request that was not answered before counts as cancelled.

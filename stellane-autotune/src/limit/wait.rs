@@ -193,10 +193,6 @@ impl Queued {
             self.waiter.keys,
         )
     }
-
-    pub(super) fn class(&self) -> Class {
-        self.waiter.class
-    }
 }
 
 impl Drop for Queued {
@@ -220,6 +216,14 @@ impl Shared {
     fn lock_waiters(&self) -> MutexGuard<'_, Waiters> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    pub(super) fn may_wait(&self) -> Option<Duration> {
+        Some(self.max_wait).filter(|wait| !wait.is_zero())
+    }
+    pub(super) fn next_step(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+    pub(super) fn step(&self) {}
 
     /// How many wait.
     pub(super) fn waiting(&self) -> u32 {
