@@ -55,6 +55,9 @@ pub struct LimitConfig {
     /// until the end of its `body`. With each of them streams (`101`, `text/event-stream`, answers to `CONNECT`) give it
     /// back with their headers. Default: `work`.
     pub hold: Hold,
+    /// Requests that are neither limited nor counted, by templates of their paths in the syntax of the router; read by
+    /// the preset. Of one connection up to 16 at a time. Default: health checks and reflection of gRPC.
+    pub exempt: Vec<String>,
     /// Classes of requests: the share of the limit that each is guaranteed, from 0 to 1, or a table of `share`,
     /// `limit`, `adaptive`, `hold`, `paths`, `methods` and `grpc`, as [`ClassConfig`] documents them. Default: none. The
     /// sum of the shares may not exceed 1.
@@ -74,6 +77,13 @@ impl Default for LimitConfig {
             max_waiters: 100,
             retry_after: Duration::from_secs(2),
             hold: Hold::default(),
+            exempt: [
+                "/grpc.health.v1.Health/{method}",
+                "/grpc.reflection.v1.ServerReflection/{method}",
+                "/grpc.reflection.v1alpha.ServerReflection/{method}",
+            ]
+            .map(str::to_owned)
+            .into(),
             classes: BTreeMap::new(),
         }
     }

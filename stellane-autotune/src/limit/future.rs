@@ -33,7 +33,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S, B, F> {
-        Exempt { #[pin] future: F },
+        Exempt { #[pin] future: F, permit: Option<Permit> },
         Admitted { #[pin] future: F, permit: Option<Permit>, finish: Finish },
         Refused { response: Option<Response<Bytes>> },
         Waiting { waiting: Option<Box<Waiting<S, B>>> },
@@ -70,9 +70,12 @@ impl<S, B> LimitFuture<S, B>
 where
     S: Service<Request<LimitRequestBody<B>>>,
 {
-    pub(super) fn exempt(future: S::Future) -> Self {
+    pub(super) fn exempt(future: S::Future, permit: Permit) -> Self {
         Self {
-            state: State::Exempt { future },
+            state: State::Exempt {
+                future,
+                permit: Some(permit),
+            },
             timed: None,
         }
     }
@@ -182,10 +185,10 @@ where
     ) -> Poll<<Self as Future>::Output> {
         loop {
             let next = match self.as_mut().project().state.project() {
-                StateProjection::Exempt { future } => {
-                    return future
-                        .poll(cx)
-                        .map_ok(|response| response.map(|body| LimitBody::new(body, None)));
+                StateProjection::Exempt { future, permit } => {
+                    return future.poll(cx).map_ok(|response| {
+                        response.map(|body| LimitBody::new(body, permit.take()))
+                    });
                 }
                 StateProjection::Admitted {
                     future,

@@ -76,6 +76,7 @@ pub(super) struct Cell {
     held: AtomicU32,
     lent: AtomicU32,
     debt: AtomicU32,
+    exempt: AtomicU32,
 }
 
 /// What is counted.
@@ -85,6 +86,8 @@ pub(super) type Count = fn(&Cell) -> &AtomicU32;
 pub(super) const HELD: Count = |cell| &cell.held;
 /// Those whose place is given back meanwhile.
 pub(super) const LENT: Count = |cell| &cell.lent;
+/// Those that are exempt.
+pub(super) const EXEMPT: Count = |cell| &cell.exempt;
 /// Those that took a place back which was no longer free.
 pub(super) const DEBT: Count = |cell| &cell.debt;
 

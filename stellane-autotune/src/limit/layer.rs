@@ -124,7 +124,8 @@ impl AdaptiveLimitLayer {
         self
     }
 
-    /// Requests that are neither limited nor counted, such as health checks. Default: none.
+    /// Requests that are neither limited nor counted, such as health checks, up to 16 at a time of one key. Default:
+    /// none.
     #[must_use]
     pub fn exempt(
         mut self,

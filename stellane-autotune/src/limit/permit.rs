@@ -1,8 +1,11 @@
 use std::sync::Arc;
 
-use super::keys::Keys;
+use super::keys::{EXEMPT, Keys};
 use super::shared::Shared;
 use super::{Class, Outcome, Visit};
+
+/// More than a client of health checks has at a time, and no more than one can do harm with.
+const EXEMPT_OF_ONE: u32 = 16;
 
 /// A place under an [`AdaptiveLimit`](super::AdaptiveLimit). Dropping it gives the place back; if no outcome was
 /// recorded before, the request counts as cancelled and its latency does not count.
@@ -18,6 +21,18 @@ impl Permit {
     pub(super) fn new(shared: Arc<Shared>, class: Class, keys: Keys) -> Self {
         let visit = Visit::new(&shared, class, keys);
         Self { shared, visit }
+    }
+
+    /// Of a request that needs no place, as long as its key has few of these.
+    pub(super) fn exempt(shared: &Arc<Shared>, keys: Keys) -> Option<Self> {
+        if shared.keys.get(keys, EXEMPT) >= EXEMPT_OF_ONE {
+            return None;
+        }
+        shared.keys.add(keys, EXEMPT);
+        Some(Self {
+            shared: Arc::clone(shared),
+            visit: Visit::exempt(keys),
+        })
     }
 
     /// It keeps a seat of its class as well.

@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::admit::Admission;
 use super::classify::Classifiers;
 use super::future::{Finish, LimitFuture};
-use super::{AdaptiveLimit, Key, LimitBody, LimitRequestBody, RequestHead};
+use super::{AdaptiveLimit, Key, LimitBody, LimitRequestBody, Permit, RequestHead};
 use crate::overload::{OverloadLayer, Shared, TimeOut};
 
 /// A service behind an [`AdaptiveLimit`]; made by [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer).
@@ -109,12 +109,14 @@ impl<S> AdaptiveLimitService<S> {
         B: Body,
     {
         let head = RequestHead::from(&request);
-        if self.classifiers.is_exempt(head) {
+        let keys = self.classifiers.keys_for(head, connection);
+        if self.classifiers.is_exempt(head)
+            && let Some(permit) = Permit::exempt(&self.limit.shared, keys)
+        {
             let request = request.map(LimitRequestBody::from);
-            return LimitFuture::exempt(self.inner.call(request));
+            return LimitFuture::exempt(self.inner.call(request), permit);
         }
         let class = self.classifiers.class_for(&self.limit.shared, head);
-        let keys = self.classifiers.keys_for(head, connection);
         let finish = || {
             let outcome = self.classifiers.outcome.as_ref();
             let hold = self.limit.shared.hold_of(class);

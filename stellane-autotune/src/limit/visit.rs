@@ -5,7 +5,7 @@ use http_body::Body;
 
 use super::aging::Epoch;
 use super::future::answer_of;
-use super::keys::Keys;
+use super::keys::{EXEMPT, Keys};
 use super::lending::Loan;
 use super::shared::{Shared, UNTIMED};
 use super::{AdaptiveLimitLayer, Class, Hold, Key, LimitRequestBody, Outcome, Permit, RequestHead};
@@ -34,6 +34,8 @@ pub struct Visit {
     lent: Option<u64>,
     /// The place was taken back when it was no longer free.
     owes: bool,
+    /// It needs no place, but is one of few that its key has.
+    exempt: bool,
     /// When its latest frame was handed out.
     handed: Option<Epoch>,
     /// What it shares with the body of the request.
@@ -54,9 +56,28 @@ impl Visit {
     pub(super) fn new(shared: &Shared, class: Class, keys: Keys) -> Self {
         Self {
             start: shared.start(),
+            generation: shared.be_born(),
+            ..Self::blank(class, keys)
+        }
+    }
+
+    /// Of a request that needs no place.
+    pub(super) fn exempt(keys: Keys) -> Self {
+        Self {
+            recorded: true,
+            left: true,
+            exempt: true,
+            ..Self::blank(Class::DEFAULT, keys)
+        }
+    }
+
+    #[inline]
+    fn blank(class: Class, keys: Keys) -> Self {
+        Self {
+            start: UNTIMED,
             class,
             keys,
-            generation: shared.be_born(),
+            generation: 0,
             tunnel: false,
             multiplexed: false,
             lends: false,
@@ -64,6 +85,7 @@ impl Visit {
             left: false,
             lent: None,
             owes: false,
+            exempt: false,
             handed: None,
             loan: None,
             seat: None,
@@ -199,6 +221,9 @@ impl Visit {
     pub(super) fn leave(&mut self, shared: &Shared) {
         self.give_back(shared);
         self.seat = None;
+        if std::mem::take(&mut self.exempt) {
+            shared.keys.sub(self.keys, EXEMPT);
+        }
     }
 
     #[inline]

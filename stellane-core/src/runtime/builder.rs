@@ -3,12 +3,12 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use stellane_autotune::RequestHead;
+use stellane_autotune::{AdaptiveLimitLayer, RequestHead};
 use tower_service::Service;
 
 use super::{
-    BoundRuntime, Components, RefusalKind, RequestBody, RunReport, RuntimeError, refusal::AnswerFn,
-    serve,
+    BoundRuntime, Components, RefusalKind, RequestBody, RunReport, RuntimeError, classes::Classes,
+    refusal::AnswerFn, serve,
 };
 #[cfg(feature = "profiling")]
 use crate::profiling::HeapProfiler;
@@ -20,6 +20,7 @@ pub(super) type HeapProfile = Box<dyn Fn() -> Result<Vec<u8>, BoxError> + Send +
 /// Begins to sample about every so many bytes.
 #[cfg(feature = "profiling")]
 pub(super) type HeapSource = Box<dyn FnOnce(u64) -> HeapProfile + Send + Sync>;
+type ChangeLimit = Box<dyn FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLimitLayer + Send>;
 pub(super) type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Builds a [`Runtime`].
@@ -30,6 +31,7 @@ pub struct RuntimeBuilder<F> {
     make_service: F,
     signal: Option<Signal>,
     on_refusal: Option<Arc<AnswerFn>>,
+    limit_layer: Option<ChangeLimit>,
     purge: Option<Box<dyn Fn() + Send + Sync>>,
     log: Option<LogHandle>,
     #[cfg(feature = "profiling")]
@@ -43,6 +45,7 @@ pub struct Runtime<S> {
     pub(super) service: S,
     pub(super) signal: Option<Signal>,
     pub(super) on_refusal: Option<Arc<AnswerFn>>,
+    pub(super) limit_layer: AdaptiveLimitLayer,
     /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
     #[cfg(unix)]
     pub(super) restart: Option<tokio::signal::unix::Signal>,
@@ -60,6 +63,7 @@ impl Runtime<()> {
             make_service: (),
             signal: None,
             on_refusal: None,
+            limit_layer: None,
             purge: None,
             log: None,
             #[cfg(feature = "profiling")]
@@ -109,6 +113,7 @@ impl<F> RuntimeBuilder<F> {
             make_service: _,
             signal,
             on_refusal,
+            limit_layer,
             purge,
             log,
             #[cfg(feature = "profiling")]
@@ -121,6 +126,7 @@ impl<F> RuntimeBuilder<F> {
             make_service,
             signal,
             on_refusal,
+            limit_layer,
             purge,
             log,
             #[cfg(feature = "profiling")]
@@ -161,6 +167,26 @@ impl<F> RuntimeBuilder<F> {
         answer: impl Fn(RefusalKind, RequestHead<'_>) -> Option<Response<Bytes>> + Send + Sync + 'static,
     ) -> Self {
         self.on_refusal = Some(Arc::new(answer));
+        self
+    }
+
+    /// Changes the layer of the limit: what class a request is of, whose it is, what is exempt, what an answer says about
+    /// the load. It comes with what the configuration says of classes and exemptions, which a closure of one's own
+    /// takes the place of.
+    ///
+    /// ```
+    /// use stellane_core::{Runtime, autotune::Key};
+    ///
+    /// // No tenant takes all places, however many connections it has.
+    /// let builder = Runtime::builder()
+    ///     .limit_layer(|layer, _| layer.key(|head| head.headers.get("x-tenant").map(Key::of)));
+    /// # drop(builder);
+    /// ```
+    pub fn limit_layer(
+        mut self,
+        change: impl FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLimitLayer + Send + 'static,
+    ) -> Self {
+        self.limit_layer = Some(Box::new(change));
         self
     }
 
@@ -229,6 +255,15 @@ impl<F> RuntimeBuilder<F> {
             Some(components) => components,
             None => Components::with_purge_hook(&self.config, self.purge)?,
         };
+        let classes = Classes::new(&self.config.limit, &components.limit);
+        let classes = classes.map_err(|report| RuntimeError::Component {
+            name: "limit",
+            source: report.into(),
+        })?;
+        let mut limit_layer = classes.apply(AdaptiveLimitLayer::new(&components.limit));
+        if let Some(change) = self.limit_layer {
+            limit_layer = change(limit_layer, &components);
+        }
         let service = (self.make_service)(&components).map_err(RuntimeError::Service)?;
         let dev = &self.config.dev;
         #[cfg(not(feature = "profiling"))]
@@ -247,6 +282,7 @@ impl<F> RuntimeBuilder<F> {
             service,
             signal: self.signal,
             on_refusal: self.on_refusal,
+            limit_layer,
             #[cfg(unix)]
             restart,
             log: self.log,

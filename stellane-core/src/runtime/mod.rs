@@ -35,6 +35,7 @@
 mod admin;
 mod body;
 mod builder;
+mod classes;
 mod components;
 mod error;
 mod pressure;

@@ -254,6 +254,7 @@ where
             service,
             signal,
             on_refusal,
+            limit_layer,
             #[cfg(unix)]
             restart,
             log,
@@ -302,7 +303,13 @@ where
         #[cfg(unix)]
         background.spawn(tell_ready(components.readiness.clone()));
         let on_refusal = OnRefusal::new(on_refusal, &components.faults);
-        let service = stack::around(service, &components, &config.server, on_refusal);
+        let service = stack::around(
+            service,
+            &components,
+            &config.server,
+            limit_layer,
+            on_refusal,
+        );
         // The answer to "which process is this?" is no request of the application: outside of all.
         let serving: Serving = match config.dev.hot_reload {
             true => Box::pin(engine.serve(self.listeners, LiveReloadLayer::new().layer(service))),

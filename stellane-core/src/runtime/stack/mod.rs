@@ -30,6 +30,7 @@ pub(super) fn around<S, B>(
     service: S,
     components: &Components,
     server: &ServerConfig,
+    limit: AdaptiveLimitLayer,
     on_refusal: OnRefusal,
 ) -> impl HttpService
 where
@@ -38,7 +39,7 @@ where
     S::Error: Into<BoxError> + Send,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let limit = AdaptiveLimitLayer::new(&components.limit).overload(&components.overload);
+    let limit = limit.overload(&components.overload);
     let parts = Parts {
         metrics: components.metrics,
         limit: on_refusal.of_limit(limit),
