@@ -12,7 +12,7 @@ use crate::ConfigError;
 /// let mut config = LimitConfig::default();
 /// config.max = 200;
 /// let limit = AdaptiveLimit::builder().config(config).build()?;
-/// assert_eq!(limit.stats().limit, 20);
+/// assert_eq!(limit.stats().limit, 200);
 /// # Ok::<_, stellane_autotune::BuildError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -25,12 +25,16 @@ pub struct LimitConfig {
     /// Whether to refuse (`enforce`) or only to count what would be refused (`shadow`).
     /// Default: `enforce`.
     pub mode: LimitMode,
-    /// The limit to start with. Default: 20. Too low costs a second of refusals after a start under
-    /// load; too high, a second of latency.
+    /// What may begin at once while nothing is known, within `min` and `max`. Default: 256. `adaptive` doubles it each
+    /// tenth of a second while it is used, and what exceeds it waits for that, up to two seconds, instead of being refused;
+    /// without the feature `tokio` nobody can wait, and there is no limit until there is evidence. Too low and a surge of
+    /// honest requests waits; too high and a cold start into an overload is one second late more per doubling or two.
+    /// `fixed` stays there; the other algorithms start there, but not above 20.
     pub initial: u32,
     /// The limit never falls below. Default: 4. Too high and a slow service stays overloaded.
     pub min: u32,
-    /// The limit never exceeds. Default: 1000. Too low and it, not the service, is the bottleneck.
+    /// The limit never exceeds. Default: 100 000, which no service is expected to reach. Too low and it, not the
+    /// service, is the bottleneck, and the only limit that refuses without evidence.
     pub max: u32,
     /// Cut the limit while the 99th percentile exceeds twice this. `"0s"`, the default, is off:
     /// the shape of the latency alone decides. A target below what the service needs when idle
@@ -69,9 +73,9 @@ impl Default for LimitConfig {
         Self {
             algorithm: AlgorithmKind::default(),
             mode: LimitMode::default(),
-            initial: 20,
+            initial: 256,
             min: 4,
-            max: 1000,
+            max: 100_000,
             latency_target: Duration::ZERO,
             max_wait: Duration::ZERO,
             max_waiters: 100,
@@ -110,10 +114,10 @@ impl LimitConfig {
             format!("at least `min`, {}", self.min),
         );
         check(
-            (self.min..=self.max).contains(&self.initial),
+            self.initial >= 1,
             "initial",
             &self.initial,
-            format!("from `min` to `max`, {} to {}", self.min, self.max),
+            "at least 1".into(),
         );
         let day = Duration::from_secs(86_400);
         for (key, value) in [

@@ -62,14 +62,15 @@ impl Gate {
         self.note_peak(in_flight + 1);
     }
 
-    /// Gives a place back; whether somebody waits for it. Who begins to wait later finds it free.
+    /// Gives a place back; whether somebody waits for it, and how many were in flight with it. Who begins to wait later
+    /// finds it free.
     #[inline]
     pub(super) fn leave(&self) -> (bool, u32) {
         let word = self.word.fetch_sub(ONE, Ordering::Release);
         (word & WAITERS != 0, split(word).0)
     }
 
-    pub(super) fn has_waiters(&self) -> bool {
+    pub(crate) fn has_waiters(&self) -> bool {
         self.word.load(Ordering::Relaxed) & WAITERS != 0
     }
 

@@ -38,7 +38,7 @@ impl Key {
 /// The keys of one request: that of its connection, which nobody can choose, and another that the client may have
 /// chosen. It is held to what both hold, so that a chosen key never gives it more than its connection has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Keys {
+pub(crate) struct Keys {
     pub(super) connection: Option<Key>,
     pub(super) chosen: Option<Key>,
 }

@@ -23,14 +23,16 @@ use crate::overload::OverloadLayer;
 /// use bytes::Bytes;
 /// use http::{Request, Response};
 /// use http_body_util::Full;
-/// use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer};
+/// use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, LimitRequestBody};
 /// use tower::{Layer, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let limit = AdaptiveLimit::builder().build()?;
-/// let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Full<Bytes>>| async {
+/// // Its body is one that knows when the client is waited for.
+/// let hello = service_fn(|_: Request<LimitRequestBody<Full<Bytes>>>| async {
 ///     Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("hello"))))
-/// }));
+/// });
+/// let service = AdaptiveLimitLayer::new(&limit).layer(hello);
 /// let response = service.oneshot(Request::new(Full::default())).await?;
 /// assert_eq!(response.status(), 200);
 /// # Ok(()) }

@@ -140,7 +140,7 @@ impl Shared {
         }
         let held_none = self.lending.handed.go(epoch);
         if held_none {
-            self.set_aside_changed();
+            self.set_gate();
         }
         held_none
     }
@@ -169,7 +169,7 @@ impl Shared {
             .is_ok();
         if won {
             lending.handed.next_epoch();
-            self.set_aside_changed();
+            self.set_gate();
         }
         won
     }

@@ -3,6 +3,7 @@
 mod admit;
 mod aging;
 pub mod algorithm;
+mod aside;
 mod body;
 mod class;
 mod class_config;
@@ -26,9 +27,9 @@ mod service;
 mod shared;
 mod slot;
 mod visit;
-mod wait;
+pub(crate) mod wait;
 
-pub use algorithm::{Algorithm, AlgorithmKind};
+pub use algorithm::{Algorithm, AlgorithmKind, LimitEvidence, LimitState};
 pub use body::LimitBody;
 pub use class::{Class, Outcome, Shed};
 pub use class_config::ClassConfig;

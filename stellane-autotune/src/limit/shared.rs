@@ -1,8 +1,9 @@
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::aside::Ages;
 use super::control::Control;
 use super::fairness::Fairness;
 use super::gate::Gate;
@@ -10,7 +11,7 @@ use super::histogram::Shard;
 use super::keys::{HELD, KeyCounts, Keys};
 use super::lending::Lending;
 use super::wait::Waiters;
-use super::{Algorithm, Class, Hold, LimitMode, Outcome, Shed, slot};
+use super::{Algorithm, Class, Hold, LimitMode, LimitState, LocalSignal, Outcome, Shed, slot};
 use crate::clock::Clock;
 
 /// All state of one limit.
@@ -36,31 +37,29 @@ pub(crate) struct Shared {
     pub(super) waiters: Mutex<Waiters>,
     pub(super) control: Mutex<Control>,
     pub(super) clock: Clock,
-    pub(super) max_wait: Duration,
-    /// Requests in flight by the generation they were let in with, oldest gone: see [`Shared::age_places`].
-    generations: [AtomicU32; GENERATIONS],
-    generation: AtomicU32,
-    generation_ends: AtomicU64,
-    /// In flight, and older than all generations.
-    pub(super) parked: AtomicU32,
+    /// That of those who come now: see [`Aside`](super::aside::Aside).
+    pub(super) generation: AtomicU32,
     /// The limit for those who hold a place; that of the gate is higher by those inside who hold none.
-    limit: AtomicU32,
+    pub(super) limit: AtomicU32,
+    /// Those who are set aside.
+    pub(super) aside: AtomicU32,
     pub(super) keys: KeyCounts,
     pub(super) lending: Lending,
     pub(super) fairness: Fairness,
     pub(super) max_lent: AtomicU32,
-    pub(crate) local_signal: super::LocalSignal,
-    answered: AtomicU64,
-    silent_since: AtomicU64,
-    silences: AtomicU32,
-    /// How many left, and the sum of those in flight when they did.
-    pub(super) left: (AtomicU64, AtomicU64),
+    /// Whether the limit is not one yet: see [`LimitState::Open`](super::LimitState::Open).
+    pub(super) open: AtomicBool,
+    /// When it may rise by nothing but the time, in nanoseconds.
+    pub(super) next_step: AtomicU64,
+    /// How long a request may wait while there is a limit, and whether it may while there is none.
+    #[cfg_attr(
+        not(any(feature = "sim", feature = "tokio")),
+        expect(dead_code, reason = "nobody can wait")
+    )]
+    pub(super) max_wait: Duration,
+    pub(super) can_wait: bool,
+    pub(crate) local_signal: LocalSignal,
 }
-
-/// A request that is still there when so many generations have come and gone is parked.
-const GENERATIONS: usize = 4;
-/// A generation lasts for so many answers, in limits.
-const OVERTAKEN: u64 = 8;
 
 #[derive(Debug)]
 pub(super) struct Recorder {
@@ -72,6 +71,10 @@ pub(super) struct Recorder {
     pub(super) overloads: AtomicU64,
     pub(super) ignored: AtomicU64,
     pub(super) cancelled: AtomicU64,
+    pub(super) ages: Ages,
+    /// How many gave a place back, and the sum of those in flight when they did.
+    left: AtomicU64,
+    in_flight_then: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -124,10 +127,10 @@ impl Shared {
         classes: Box<[ClassState]>,
         max_wait: Duration,
         clock: Clock,
-        local_signal: super::LocalSignal,
     ) -> Self {
         algorithm.set_range(min, max);
-        let algorithm_limit = algorithm.initial();
+        let initial = algorithm.initial();
+        let is_open = algorithm.state() == LimitState::Open;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let recorder = || Recorder {
             latencies: Shard::new(),
@@ -136,9 +139,12 @@ impl Shared {
             overloads: AtomicU64::new(0),
             ignored: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
+            ages: Ages::default(),
+            left: AtomicU64::new(0),
+            in_flight_then: AtomicU64::new(0),
         };
         Self {
-            gate: Gate::new(algorithm_limit),
+            gate: Gate::new(initial),
             due: AtomicU64::new(0),
             overload_quiet: AtomicU64::new(0),
             median: AtomicU64::new(0),
@@ -151,79 +157,34 @@ impl Shared {
             waiters: Mutex::new(Waiters::new(max_wait)),
             control: Mutex::new(Control::new(algorithm, (min, max))),
             clock,
-            max_wait,
-            generations: [const { AtomicU32::new(0) }; GENERATIONS],
             generation: AtomicU32::new(0),
-            generation_ends: AtomicU64::new(0),
-            parked: AtomicU32::new(0),
-            limit: AtomicU32::new(algorithm_limit),
+            limit: AtomicU32::new(initial),
+            aside: AtomicU32::new(0),
             keys: KeyCounts::new(RandomState::new().hash_one(0)),
             lending: Lending::new(),
             fairness: Fairness::default(),
             max_lent: AtomicU32::new(max),
-            local_signal,
-            answered: AtomicU64::new(0),
-            silent_since: AtomicU64::new(0),
-            silences: AtomicU32::new(0),
-            left: (AtomicU64::new(0), AtomicU64::new(0)),
+            open: AtomicBool::new(is_open),
+            next_step: AtomicU64::new(0),
+            max_wait,
+            can_wait: true,
+            local_signal: LocalSignal::new(),
         }
     }
 
-    pub(super) fn run_queue(&self) -> Option<f64> {
-        self.local_signal.tasks_per_core()
+    /// Those who are inside and no client keeps waiting, and the limit for those who hold a place.
+    pub(crate) fn load(&self) -> (u32, u32) {
+        let (inside, _) = self.gate.load();
+        let in_flight = inside.saturating_sub(self.lending.stalled());
+        (in_flight, self.limit.load(Ordering::Relaxed))
     }
 
-    /// Counts a request in; the generation it belongs to.
-    pub(super) fn be_born(&self) -> u32 {
-        let generation = self.generation.load(Ordering::Relaxed);
-        self.generations[generation as usize % GENERATIONS].fetch_add(1, Ordering::Relaxed);
-        generation
-    }
-
-    pub(super) fn pass_away(&self, generation: u32) {
-        let age = self
-            .generation
-            .load(Ordering::Relaxed)
-            .wrapping_sub(generation);
-        let of = if (age as usize) < GENERATIONS {
-            &self.generations[generation as usize % GENERATIONS]
-        } else {
-            &self.parked
-        };
-        of.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Whoever has been overtaken by many times as many answers as there are places waits for something else than
-    /// the others do, be it a client, an event or a slow upstream: it no longer counts. Nobody is overtaken in a
-    /// service that answers nothing.
-    pub(super) fn age_places(&self, answers: u64, limit: u32, now: u64) {
-        let before = self.answered.swap(answers, Ordering::Relaxed);
-        if answers != before {
-            self.silent_since.store(now, Ordering::Relaxed);
-            self.silences.store(0, Ordering::Relaxed);
-        }
-        // Or nothing at all is answered while others are refused: a few more are let in, ever more seldom.
-        let silence = now.saturating_sub(self.silent_since.load(Ordering::Relaxed));
-        let silences = self.silences.load(Ordering::Relaxed);
-        let patience =
-            (16 * self.median.load(Ordering::Relaxed)).max(250_000_000) << silences.min(8);
-        let silent = silence > patience;
-        if silent {
-            self.silences.store(silences + 1, Ordering::Relaxed);
-            self.silent_since.store(now, Ordering::Relaxed);
-        }
-        let (in_flight, _) = self.gate.load();
-        let active = in_flight.saturating_sub(self.parked.load(Ordering::Relaxed));
-        if !silent && answers < self.generation_ends.load(Ordering::Relaxed) {
-            return;
-        }
-        let size = OVERTAKEN * u64::from(limit.min(active)).max(8);
-        self.generation_ends
-            .store(answers + size, Ordering::Relaxed);
-        let next = self.generation.load(Ordering::Relaxed).wrapping_add(1);
-        let left = self.generations[next as usize % GENERATIONS].swap(0, Ordering::Relaxed);
-        self.parked.fetch_add(left, Ordering::Relaxed);
-        self.generation.store(next, Ordering::Relaxed);
+    /// The limit has changed, or those inside who hold no place.
+    pub(super) fn set_gate(&self) {
+        let aside = self.aside.load(Ordering::Relaxed);
+        let beside = aside.saturating_add(self.lending.stalled());
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.gate.set_limit(limit.saturating_add(beside));
     }
 
     pub(super) fn median(&self) -> Duration {
@@ -241,33 +202,6 @@ impl Shared {
     pub(super) fn set_mode(&self, mode: LimitMode) {
         self.mode.store(mode as u8, Ordering::Relaxed);
         self.grant_waiters();
-    }
-
-    /// Those who hold a place, and the limit for them.
-    pub(super) fn held(&self) -> (u32, u32) {
-        let (inside, _) = self.gate.load();
-        (
-            inside.saturating_sub(self.outside()),
-            self.limit.load(Ordering::Relaxed),
-        )
-    }
-
-    /// Those inside who hold no place.
-    pub(super) fn outside(&self) -> u32 {
-        self.parked
-            .load(Ordering::Relaxed)
-            .saturating_add(self.lending.stalled())
-    }
-
-    pub(super) fn set_limit(&self, limit: u32) {
-        self.limit.store(limit, Ordering::Relaxed);
-        self.set_aside_changed();
-    }
-
-    /// There are more or fewer inside who hold no place.
-    pub(super) fn set_aside_changed(&self) {
-        let limit = self.limit.load(Ordering::Relaxed);
-        self.gate.set_limit(limit.saturating_add(self.outside()));
     }
 
     pub(super) fn quarter(&self) -> u32 {
@@ -411,13 +345,20 @@ impl Shared {
     #[inline]
     pub(super) fn leave(&self, class: Class, keys: Keys) -> bool {
         self.forget(class, keys);
-        let (waiters, in_flight) = self.gate.leave();
-        // Of the prototype: one of each thread in the end.
-        self.left.0.fetch_add(1, Ordering::Relaxed);
-        self.left
-            .1
-            .fetch_add(u64::from(in_flight), Ordering::Relaxed);
-        waiters
+        let (is_awaited, in_flight) = self.gate.leave();
+        let (recorder, exclusive) = self.recorder();
+        slot::add(&recorder.left, exclusive);
+        slot::change(&recorder.in_flight_then, u64::from(in_flight), exclusive);
+        is_awaited
+    }
+
+    /// How many gave a place back so far, and the sum of those in flight when they did.
+    pub(super) fn departures(&self) -> (u64, u64) {
+        let sum = |of: fn(&Recorder) -> &AtomicU64| {
+            let counts = self.recorders.iter().map(|r| of(r).load(Ordering::Relaxed));
+            counts.fold(0, u64::wrapping_add)
+        };
+        (sum(|r| &r.left), sum(|r| &r.in_flight_then))
     }
 
     /// The time, if this request is one that is timed; else [`UNTIMED`].
@@ -466,7 +407,7 @@ impl Shared {
 
     /// The recorder of this thread, and whether no other thread writes to it.
     #[inline]
-    fn recorder(&self) -> (&Recorder, bool) {
+    pub(super) fn recorder(&self) -> (&Recorder, bool) {
         let (thread, shared) = (slot::current(), self.recorders.len() - 1);
         (&self.recorders[thread.min(shared)], thread < shared)
     }
