@@ -327,7 +327,7 @@ impl Shared {
         (control.min, control.max) = (min.max(1), max.max(min).max(1));
         let (min, max) = (control.min, control.max);
         control.algorithm.set_range(min, max);
-        self.max_lent.store(max, Ordering::Relaxed);
+        self.max.store(max, Ordering::Relaxed);
         let limit = self.load().1;
         self.set_limit(&mut control, limit, self.clock.nanos());
         drop(control);
