@@ -40,7 +40,12 @@ impl ConnectionManagerBuilder {
     }
 
     /// Called on every worker, at most twice a second, after connections have parked: the place to hand freed memory
-    /// back to the system (`mi_collect`, jemalloc's purge). The library never chooses the allocator.
+    /// back to the system (`mi_collect`, jemalloc's purge). One worker at a time, so that the others go on serving; one
+    /// that is busy comes to it later, or not at all if it is busy for seconds. The library never chooses the allocator.
+    ///
+    /// Version 3 of mimalloc asks the system for huge pages, and then one small allocation takes two megabytes of what
+    /// was given back: where idle memory counts, switch them off for the process (`MIMALLOC_ALLOW_THP=0`, or
+    /// `PR_SET_THP_DISABLE`).
     pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.purge = Some(Hook::new(hook));
         self

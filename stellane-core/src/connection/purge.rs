@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    thread::{self, ThreadId},
     time::Duration,
 };
 
@@ -13,6 +14,10 @@ use tokio::runtime::{Handle, Id, RuntimeFlavor};
 
 /// Shortest time between two waves, in milliseconds.
 const INTERVAL: u64 = 500;
+/// So many sweeps in a row ask for workers that had no turn, since they are busy, and purge none.
+const MOST_TRIES: u32 = 20;
+/// Keeps a worker that has been purged busy for the moment in which others take the tasks that are for them.
+const ASIDE: Duration = Duration::from_micros(100);
 
 /// What the user wants to be called.
 #[derive(Clone)]
@@ -31,7 +36,8 @@ impl fmt::Debug for Hook {
 }
 
 /// Calls the hook after each wave of connections that have parked, once on every worker of every runtime that
-/// serves: allocators with a heap for each thread give back only what the calling thread holds.
+/// serves: allocators with a heap for each thread give back only what the calling thread holds. One worker at a time:
+/// mimalloc leaves out what it would give back while another thread does, and the others can go on serving.
 #[derive(Debug)]
 pub(super) struct Purge {
     hook: Option<Hook>,
@@ -39,8 +45,50 @@ pub(super) struct Purge {
     parked: AtomicU64,
     last_wave: AtomicU64,
     waves: AtomicU64,
-    /// After which wave each runtime was purged.
-    purged: Mutex<Vec<(Id, u64)>>,
+    /// How far each runtime is.
+    rounds: Mutex<Vec<Round>>,
+    /// Held by the thread that is being purged. Of tokio, since a hook that panics does not poison it.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// Which threads of a runtime were purged since a wave.
+#[derive(Debug)]
+struct Round {
+    runtime: Id,
+    wave: u64,
+    purged: Vec<ThreadId>,
+    /// How often threads were asked for since the last one was purged.
+    tries: u32,
+}
+
+impl Round {
+    fn new(runtime: Id, wave: u64) -> Self {
+        Self {
+            runtime,
+            wave,
+            purged: Vec::new(),
+            tries: 0,
+        }
+    }
+
+    /// How many of these threads are to be asked for.
+    fn missing(&mut self, threads: usize) -> usize {
+        // Nothing has parked before the first wave.
+        if self.wave == 0 || self.tries == MOST_TRIES {
+            return 0;
+        }
+        self.tries += 1;
+        threads.saturating_sub(self.purged.len())
+    }
+
+    fn has(&self, thread: ThreadId) -> bool {
+        self.purged.contains(&thread)
+    }
+
+    fn add(&mut self, thread: ThreadId) {
+        self.purged.push(thread);
+        self.tries = 0;
+    }
 }
 
 impl Purge {
@@ -50,7 +98,8 @@ impl Purge {
             parked: AtomicU64::new(0),
             last_wave: AtomicU64::new(0),
             waves: AtomicU64::new(0),
-            purged: Mutex::default(),
+            rounds: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
@@ -67,37 +116,97 @@ impl Purge {
         }
     }
 
-    /// Purges this runtime, unless that was done since the last wave.
-    pub(super) fn here(&self) {
-        let Some(hook) = &self.hook else { return };
-        let runtime = Handle::current();
-        if !self.claim(runtime.id()) {
+    /// Purges the threads of this runtime that were not purged since the last wave, this one at once. Those that have
+    /// no time now, or come while another is at it, are asked for by the next sweep.
+    pub(super) fn here(self: &Arc<Self>) {
+        if self.hook.is_none() {
             return;
         }
-        let others = match runtime.runtime_flavor() {
-            RuntimeFlavor::CurrentThread => 0,
-            // What `block_on` drives is on no worker.
-            _ => runtime.metrics().num_workers() - usize::from(tokio::task::try_id().is_some()),
-        };
-        for _ in 0..others {
-            let Hook(hook) = hook.clone();
+        let runtime = Handle::current();
+        let id = runtime.id();
+        let alone = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
+        // What `block_on` drives is on no worker.
+        let outside = !alone && tokio::task::try_id().is_none();
+        let threads = runtime.metrics().num_workers() + usize::from(outside);
+        let missing = self.with_round(id, |round| round.missing(threads));
+        if missing == 0 {
+            return;
+        }
+        let missing = missing - usize::from(self.this_thread(id));
+        if alone || missing == 0 {
+            return;
+        }
+        // The last task that a worker spawns stays with it: one more lets the others go.
+        for _ in 0..=missing {
+            let purge = Arc::clone(self);
             runtime.spawn(async move {
-                hook();
-                // Keeps this worker busy for the moment in which the others take the other tasks.
-                std::thread::sleep(Duration::from_micros(100));
+                if !purge.this_thread(id) {
+                    thread::sleep(ASIDE);
+                }
             });
         }
-        (hook.0)();
     }
 
-    fn claim(&self, runtime: Id) -> bool {
-        let waves = self.waves.load(Relaxed);
-        let mut purged = self.purged.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = purged.iter().position(|(id, _)| *id == runtime);
-        let at = at.unwrap_or_else(|| {
-            purged.push((runtime, 0));
-            purged.len() - 1
+    /// Purges this thread, unless that was done, or another one is at it; whether it did.
+    fn this_thread(&self, runtime: Id) -> bool {
+        let thread = thread::current().id();
+        let (Some(Hook(hook)), Ok(_turn)) = (&self.hook, self.turn.try_lock()) else {
+            return false;
+        };
+        let claimed = self.with_round(runtime, |round| {
+            let new = !round.has(thread);
+            if new {
+                round.add(thread);
+            }
+            new
         });
-        std::mem::replace(&mut purged[at].1, waves) != waves
+        if claimed {
+            hook();
+        }
+        claimed
+    }
+
+    /// The round of a runtime since the last wave.
+    fn with_round<T>(&self, runtime: Id, with: impl FnOnce(&mut Round) -> T) -> T {
+        let wave = self.waves.load(Relaxed);
+        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = rounds.iter().position(|round| round.runtime == runtime);
+        let at = at.unwrap_or_else(|| {
+            rounds.push(Round::new(runtime, wave));
+            rounds.len() - 1
+        });
+        let round = &mut rounds[at];
+        if round.wave != wave {
+            *round = Round::new(runtime, wave);
+        }
+        with(round)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_round_asks_for_those_it_misses_and_gives_up_on_those_that_never_come() {
+        let runtime = Handle::current().id();
+        let (one, other) = (thread::current().id(), thread::spawn(|| {}).thread().id());
+        assert_eq!(
+            Round::new(runtime, 0).missing(2),
+            0,
+            "before the first wave"
+        );
+        let mut round = Round::new(runtime, 1);
+        for _ in 1..MOST_TRIES {
+            assert_eq!(round.missing(2), 2);
+        }
+        round.add(one);
+        assert!(round.has(one) && !round.has(other));
+        for _ in 0..MOST_TRIES {
+            assert_eq!(round.missing(2), 1);
+        }
+        assert_eq!(round.missing(2), 0, "it has tried long enough");
+        round.add(other);
+        assert_eq!(round.missing(2), 0, "all were purged");
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct Shared {
     pub(super) file_limit: usize,
     #[cfg(feature = "tls")]
     pub(super) handshakes: tokio::sync::Semaphore,
-    pub(super) purge: Purge,
+    pub(super) purge: Arc<Purge>,
     pub(super) hysteresis: Hysteresis,
     pub(super) http1: hyper::server::conn::http1::Builder,
     #[cfg(feature = "http2")]
@@ -114,7 +114,7 @@ impl Shared {
             #[cfg(feature = "tls")]
             handshakes: super::tls::places(&config.tls),
             config,
-            purge: Purge::new(purge),
+            purge: Arc::new(Purge::new(purge)),
             hysteresis: Hysteresis::default(),
             http1,
             #[cfg(feature = "http2")]
