@@ -90,6 +90,13 @@
 //! A client can't tell (`tests/connection_simple.rs`), but for one thing: if it closes its side right behind a request
 //! that is whole, the answer still comes, where hyper takes it for a client that is gone.
 //!
+//! # Streams of HTTP/2
+//!
+//! On a runtime of one or two worker threads, such as each of `PerCoreEngine`'s, a connection polls the streams that it
+//! begins once itself, in their order, and writes the answers of those that are ready at once together. Only a stream that
+//! has to wait gets a task of its own. On larger runtimes each has one from the beginning, so that threads can take work
+//! over from each other. Either way the panic of a handler ends its own stream and no other.
+//!
 //! # What parking relies on
 //!
 //! A connection is idle when no handler runs and no response body is open, which the manager counts. To

@@ -1,6 +1,8 @@
 use std::{
+    any::Any,
     cell::{Cell, RefCell},
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker, ready},
@@ -129,12 +131,18 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
         let mut waiting = None;
-        match self.answer(request.map(Incoming::from), &mut cx, &mut waiting) {
-            Poll::Ready(answer) => {
+        let request = request.map(Incoming::from);
+        let answer = AssertUnwindSafe(|| self.answer(request, &mut cx, &mut waiting));
+        match catch_unwind(answer) {
+            Ok(Poll::Ready(answer)) => {
                 let open = |body| self.owner.open(http1, body);
                 ResponseFuture::Done(Some(answer.map(|response| response.map(open))))
             }
-            Poll::Pending => waiting.map_or(ResponseFuture::Done(None), ResponseFuture::Pending),
+            Ok(Poll::Pending) => {
+                waiting.map_or(ResponseFuture::Done(None), ResponseFuture::Pending)
+            }
+            // Goes on where hyper polls it: for HTTP/2 in the stream, and not in the connection of all of them.
+            Err(panic) => ResponseFuture::Panicked(Some(panic)),
         }
     }
 }
@@ -239,6 +247,7 @@ type OpenAnswer<S> =
 pub(super) enum ResponseFuture<S: HttpService> {
     Done(Option<OpenAnswer<S>>),
     Pending(Waiting<S>),
+    Panicked(Option<Box<dyn Any + Send>>),
 }
 
 /// An answer that was not there at once.
@@ -272,6 +281,10 @@ impl<S: HttpService> Future for ResponseFuture<S> {
                 let open = |body| waiting.guard.owner.open(waiting.terms.http1, body);
                 Poll::Ready(answer.map(|response| response.map(open)))
             }
+            Self::Panicked(panic) => match panic.take() {
+                Some(panic) => resume_unwind(panic),
+                None => Poll::Pending,
+            },
         }
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Shared {
     pub(super) hysteresis: Hysteresis,
     pub(super) http1: hyper::server::conn::http1::Builder,
     #[cfg(feature = "http2")]
-    pub(super) http2: hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor>,
+    pub(super) http2: hyper::server::conn::http2::Builder<super::http2::StreamExecutor>,
     open: AtomicUsize,
     accepted: AtomicU64,
     accept_errors: AtomicU64,

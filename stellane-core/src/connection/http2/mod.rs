@@ -2,14 +2,18 @@
 
 mod config;
 mod meter;
+mod streams;
 
 use std::{error::Error, time::Duration};
 
 use hyper::server::conn::http2::Builder;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 
 pub use self::config::Http2Config;
-pub(super) use self::meter::{Abuse, Meter};
+pub(super) use self::{
+    meter::{Abuse, Meter},
+    streams::{BegunStreams, StreamExecutor},
+};
 use super::CloseReason;
 
 /// What a client did that h2 ended its connection for.
@@ -25,8 +29,8 @@ pub(super) fn blame(error: &hyper::Error) -> Option<CloseReason> {
 }
 
 /// A builder with these settings.
-pub(super) fn builder(config: &Http2Config) -> Builder<TokioExecutor> {
-    let mut http2 = Builder::new(TokioExecutor::new());
+pub(super) fn builder(config: &Http2Config) -> Builder<StreamExecutor> {
+    let mut http2 = Builder::new(StreamExecutor);
     let pings = |interval: Duration| (!interval.is_zero()).then_some(interval);
     http2
         .timer(TokioTimer::new())

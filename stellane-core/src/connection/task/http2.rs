@@ -11,6 +11,7 @@ use super::{Stage, Step, Task};
 use crate::connection::{
     CloseReason, ConnectionState,
     entry::Command,
+    http2::{BegunStreams, StreamExecutor},
     io::Io,
     service::{Adapter, HttpService},
 };
@@ -28,13 +29,13 @@ pub(super) fn may_become_preface(bytes: &[u8]) -> bool {
     bytes.len() < PREFACE.len() && PREFACE.starts_with(bytes)
 }
 
-type Http2<S> =
-    hyper::server::conn::http2::Connection<TokioIo<Io>, Adapter<S>, hyper_util::rt::TokioExecutor>;
+type Http2<S> = hyper::server::conn::http2::Connection<TokioIo<Io>, Adapter<S>, StreamExecutor>;
 
 /// An HTTP/2 connection.
 pub(super) struct ActiveHttp2<S: HttpService> {
     connection: Http2<S>,
     goaway: bool,
+    begun: BegunStreams,
 }
 
 impl<S: HttpService> ActiveHttp2<S> {
@@ -42,7 +43,24 @@ impl<S: HttpService> ActiveHttp2<S> {
         Self {
             connection,
             goaway: false,
+            begun: BegunStreams::new(),
         }
+    }
+
+    /// Polls the connection, answers the streams that it begins, and has it write all their answers together.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        let connection = &mut self.connection;
+        let polled = self.begun.gather(|| Pin::new(&mut *connection).poll(cx));
+        if polled.is_ready() || self.begun.is_empty() {
+            return polled;
+        }
+        self.begun.run(cx);
+        let polled = self.begun.gather(|| Pin::new(connection).poll(cx));
+        if !self.begun.is_empty() {
+            // They have begun since: others have their turn before them.
+            cx.waker().wake_by_ref();
+        }
+        polled
     }
 }
 
@@ -79,7 +97,7 @@ impl<S: HttpService> Task<S> {
         let Stage::Http2(active) = &mut self.stage else {
             return Step::Again;
         };
-        if let Poll::Ready(result) = Pin::new(&mut active.connection).poll(cx) {
+        if let Poll::Ready(result) = active.poll(cx) {
             return Step::End(self.finished(result));
         }
         // What h2 holds of an answer that the client takes slowly is not sent yet.
