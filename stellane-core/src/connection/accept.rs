@@ -13,17 +13,18 @@ use tokio::{
 };
 
 #[cfg(feature = "tls")]
-use super::tls;
-use super::{
-    CloseReason, Listener, ServeError, WhenFull,
+use crate::connection::tls;
+use crate::connection::{
     entry::{Command, Entry, Holder},
     herald::Heralds,
     io::Socket,
-    listener::Seat,
+    listener::{Listener, balance::Seat, config::WhenFull},
     lot::Lot,
+    reason::CloseReason,
     service::HttpService,
     services::Services,
     shared::Shared,
+    stats::ServeError,
     sweep::SWEEP,
     task::{FIRST_READ, Served, Task},
 };
@@ -35,7 +36,7 @@ const RECLAIM: usize = 32;
 /// The group of connections that came by themselves.
 const NO_LISTENER: u16 = u16::MAX;
 
-pub(super) async fn serve_all<S: HttpService>(
+pub(crate) async fn serve_all<S: HttpService>(
     shared: Arc<Shared>,
     listeners: Vec<Listener>,
     service: S,
@@ -57,7 +58,7 @@ pub(super) async fn serve_all<S: HttpService>(
     Ok(())
 }
 
-pub(super) async fn serve<S: HttpService>(
+pub(crate) async fn serve<S: HttpService>(
     shared: Arc<Shared>,
     mut listener: Listener,
     services: Services<S>,
@@ -144,7 +145,7 @@ async fn handed(seat: &mut Option<Seat>) -> Option<io::Result<(Socket, Option<So
 }
 
 /// Serves a connection that no listener of ours accepted.
-pub(super) async fn serve_connection<S: HttpService>(
+pub(crate) async fn serve_connection<S: HttpService>(
     shared: Arc<Shared>,
     socket: Socket,
     peer: Option<SocketAddr>,
@@ -199,7 +200,7 @@ struct Group<S: HttpService> {
     /// Whether each connection is to be told not to hold small writes back.
     tell_nodelay: bool,
     #[cfg(feature = "tls")]
-    tls: Option<super::TlsAcceptor>,
+    tls: Option<tls::TlsAcceptor>,
 }
 
 impl<S: HttpService> Group<S> {
@@ -420,7 +421,7 @@ impl Shared {
 
 /// How many files connections may open.
 #[cfg(unix)]
-pub(super) fn file_limit(reserve: usize) -> usize {
+pub(crate) fn file_limit(reserve: usize) -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let files = limit.current.map_or(usize::MAX, |files| {
         usize::try_from(files).unwrap_or(usize::MAX)
@@ -431,6 +432,6 @@ pub(super) fn file_limit(reserve: usize) -> usize {
 
 /// How many files connections may open.
 #[cfg(not(unix))]
-pub(super) fn file_limit(_: usize) -> usize {
+pub(crate) fn file_limit(_: usize) -> usize {
     usize::MAX
 }

@@ -10,8 +10,7 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::entry::Entry;
-use crate::BoxError;
+use crate::{BoxError, connection::entry::Entry};
 
 thread_local! {
     /// Open bodies of the connection that this thread polls.
@@ -20,21 +19,21 @@ thread_local! {
 
 /// Runs `poll`, which polls one HTTP/1 connection with that many open bodies, and returns how many there are
 /// after it. hyper makes, polls and drops them there, so that no counter has to be shared.
-pub(super) fn observe<T>(before: i32, poll: impl FnOnce() -> T) -> (T, i32) {
+pub(crate) fn observe<T>(before: i32, poll: impl FnOnce() -> T) -> (T, i32) {
     OPEN.set(before);
     let result = poll();
     (result, OPEN.get())
 }
 
 /// Whether no response is being sent by the connection that [`observe`] polls.
-pub(super) fn none_open() -> bool {
+pub(crate) fn none_open() -> bool {
     OPEN.get() == 0
 }
 
 pin_project! {
     /// A response body that has not been sent to its end.
     #[project = OpenBodyProjection]
-    pub(super) enum OpenBody<B: Body> {
+    pub(crate) enum OpenBody<B: Body> {
         Whole {
             #[pin]
             inner: B,
@@ -47,7 +46,7 @@ pin_project! {
 }
 
 /// A body that was asked for its first frame.
-pub(super) struct Begun<B: Body> {
+pub(crate) struct Begun<B: Body> {
     length: u64,
     frame: Option<Result<Frame<B::Data>, BoxError>>,
     rest: Pin<Box<Option<B>>>,
@@ -56,13 +55,13 @@ pub(super) struct Begun<B: Body> {
 
 impl<B: Body> OpenBody<B> {
     /// Of HTTP/1.
-    pub(super) fn new(inner: B) -> Self {
+    pub(crate) fn new(inner: B) -> Self {
         let open = Open::observed();
         Self::Whole { inner, open }
     }
 
     /// Of HTTP/1, of this length altogether, with what came of asking for the first frame.
-    pub(super) fn begun(
+    pub(crate) fn begun(
         length: u64,
         frame: Option<Result<Frame<B::Data>, BoxError>>,
         rest: Pin<Box<Option<B>>>,
@@ -77,7 +76,7 @@ impl<B: Body> OpenBody<B> {
     }
 
     /// Of a stream of HTTP/2, which has a task of its own.
-    pub(super) fn of_stream(inner: B, entry: Arc<Entry>) -> Self {
+    pub(crate) fn of_stream(inner: B, entry: Arc<Entry>) -> Self {
         entry.wait_begins();
         entry.block_stream();
         let open = Open::Stream {
@@ -88,7 +87,7 @@ impl<B: Body> OpenBody<B> {
     }
 }
 
-pub(super) enum Open {
+pub(crate) enum Open {
     Observed,
     Stream {
         entry: Arc<Entry>,

@@ -1,14 +1,17 @@
 use std::time::Duration;
 
 #[cfg(feature = "http2")]
-use super::Http2Config;
+use crate::connection::http2::config::Http2Config;
 #[cfg(feature = "proxy-protocol")]
-use super::ProxyProtocolConfig;
+use crate::connection::proxy::ProxyProtocolConfig;
 #[cfg(feature = "tls")]
-use super::TlsConfig;
-use super::{ConfigError, ListenConfig, WhenFull};
+use crate::connection::tls::TlsConfig;
+use crate::{
+    config_error::ConfigError,
+    connection::listener::config::{ListenConfig, WhenFull},
+};
 
-/// Settings of a [`ConnectionManager`](super::ConnectionManager) (section `[connection]`).
+/// Settings of a [`ConnectionManager`](crate::connection::ConnectionManager) (section `[connection]`).
 ///
 /// A timeout of `0s` and a limit of `0` are off.
 #[derive(Debug, Clone, PartialEq)]
@@ -209,7 +212,7 @@ impl ConnectionConfig {
     }
 }
 
-pub(super) fn check_up_to_a_day(errors: &mut Vec<ConfigError>, key: &'static str, value: Duration) {
+pub(crate) fn check_up_to_a_day(errors: &mut Vec<ConfigError>, key: &'static str, value: Duration) {
     if value > Duration::from_secs(86_400) {
         errors.push(ConfigError {
             key,

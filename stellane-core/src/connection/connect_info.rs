@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use super::{entry::Entry, io::Socket, shared::Shared};
+use crate::connection::{entry::Entry, io::Socket, shared::Shared};
 
 /// The connection that a request came by, in the request's extensions when
-/// [`ConnectionConfig::connect_info`](super::ConnectionConfig::connect_info) is on; a cheap handle, good for
+/// [`ConnectionConfig::connect_info`](crate::connection::ConnectionConfig::connect_info) is on; a cheap handle, good for
 /// as long as the connection lives.
 ///
 /// A handler whose response has no end of its own, such as server-sent events, a long poll or an upgraded
@@ -57,7 +57,7 @@ pub struct TlsInfo {
 }
 
 impl ConnectInfo {
-    pub(super) fn new(socket: &Socket, entry: &Arc<Entry>, shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(socket: &Socket, entry: &Arc<Entry>, shared: &Arc<Shared>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 local: socket.local_addr(),
@@ -69,7 +69,7 @@ impl ConnectInfo {
         }
     }
 
-    /// Names it to [`ConnectionManager::close`](super::ConnectionManager::close).
+    /// Names it to [`ConnectionManager::close`](crate::connection::ConnectionManager::close).
     #[must_use]
     pub fn id(&self) -> u64 {
         self.inner.entry.id
@@ -151,9 +151,9 @@ impl TlsInfo {
 /// Ends an upgraded connection when both its task and its socket are done with it. The socket goes to whoever
 /// asked for the upgrade, and may come to its end before or after the task.
 #[derive(Debug)]
-pub(super) struct Tracked {
-    pub(super) entry: Arc<Entry>,
-    pub(super) shared: Arc<Shared>,
+pub(crate) struct Tracked {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Drop for Tracked {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{CloseReason, lot::ParkedSocket};
+use crate::connection::{lot::ParkedSocket, reason::CloseReason};
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,11 +56,11 @@ impl ConnectionState {
     }
 }
 
-/// A connection as [`ConnectionManager::list`](super::ConnectionManager::list) shows it.
+/// A connection as [`ConnectionManager::list`](crate::connection::ConnectionManager::list) shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// Names it to [`ConnectionManager::close`](super::ConnectionManager::close).
+    /// Names it to [`ConnectionManager::close`](crate::connection::ConnectionManager::close).
     pub id: u64,
     /// The client's address; `None` for Unix sockets.
     pub peer: Option<SocketAddr>,
@@ -81,12 +81,12 @@ pub struct ConnectionInfo {
 /// All loads and stores are relaxed: each field stands alone, and a reader that is a moment late only
 /// acts a moment late.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) id: u64,
+pub(crate) struct Entry {
+    pub(crate) id: u64,
     /// Address and port: a `SocketAddr` is half as large again.
     peer: Option<(IpAddr, u16)>,
     /// Whether it is counted among its peer's.
-    pub(super) counted: bool,
+    pub(crate) counted: bool,
     opened: Ticks,
     /// When the state began.
     since: AtomicTicks,
@@ -103,38 +103,38 @@ pub(super) struct Entry {
     turn: AtomicU32,
     state: AtomicU8,
     command: AtomicU8,
-    pub(super) upgraded: AtomicBool,
+    pub(crate) upgraded: AtomicBool,
     /// Its latest request had a body, which may not have been read to its end.
     had_body: AtomicBool,
     /// It is being taken apart: hyper's end is not the socket's.
-    pub(super) parking: AtomicBool,
+    pub(crate) parking: AtomicBool,
     /// Its next response is to be its last.
-    pub(super) retire: AtomicBool,
+    pub(crate) retire: AtomicBool,
     /// The response to a request for an upgrade is to be, since bytes behind the request are waiting.
-    pub(super) retire_at_upgrade: AtomicBool,
+    pub(crate) retire_at_upgrade: AtomicBool,
     /// Of its task and its socket, the first is done with an upgraded connection.
     half_left: AtomicBool,
     /// Its client makes work without asking for anything.
     #[cfg(feature = "http2")]
-    pub(super) abusive: AtomicBool,
+    pub(crate) abusive: AtomicBool,
     /// Which call of `serve` it belongs to.
-    pub(super) group: u16,
+    pub(crate) group: u16,
     /// Its place in the table.
-    pub(super) slot: u32,
+    pub(crate) slot: u32,
     holder: Mutex<Holder>,
 }
 
 /// Who holds the socket.
 #[derive(Debug)]
-pub(super) enum Holder {
+pub(crate) enum Holder {
     Task(Waker),
-    /// Nobody: it waits for bytes in the [lot](super::lot).
+    /// Nobody: it waits for bytes in the [lot](crate::connection::lot).
     Lot(ParkedSocket),
 }
 
 impl Holder {
     /// A task that was not polled yet: it sees its commands when it is.
-    pub(super) fn starting() -> Self {
+    pub(crate) fn starting() -> Self {
         Self::Task(Waker::noop().clone())
     }
 }
@@ -154,21 +154,21 @@ fn from_ticks(ticks: Ticks) -> u64 {
 
 /// What the sweep or the handle asks of a connection's task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Command {
+pub(crate) enum Command {
     None,
     Park,
     Close(CloseReason),
 }
 
 /// No poll of a task has this number.
-pub(super) const NO_TURN: u32 = 0;
+pub(crate) const NO_TURN: u32 = 0;
 
 const STARVED: u32 = 1;
 
 const CLOSE_BASE: u8 = 2;
 
 impl Entry {
-    pub(super) fn new(
+    pub(crate) fn new(
         id: u64,
         slot: u32,
         peer: Option<SocketAddr>,
@@ -205,7 +205,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn info(&self, now: u64) -> ConnectionInfo {
+    pub(crate) fn info(&self, now: u64) -> ConnectionInfo {
         ConnectionInfo {
             id: self.id,
             peer: self.peer.map(SocketAddr::from),
@@ -218,7 +218,7 @@ impl Entry {
     }
 
     /// Commands wake this task from now on.
-    pub(super) fn hear_commands(&self, waker: &Waker) {
+    pub(crate) fn hear_commands(&self, waker: &Waker) {
         let mut holder = self.holder();
         if !matches!(&*holder, Holder::Task(old) if old.will_wake(waker)) {
             *holder = Holder::Task(waker.clone());
@@ -226,24 +226,24 @@ impl Entry {
     }
 
     /// True for the second who is done with an upgraded connection.
-    pub(super) fn leave_upgraded(&self) -> bool {
+    pub(crate) fn leave_upgraded(&self) -> bool {
         self.half_left.swap(true, AcqRel)
     }
 
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
         self.peer.map(SocketAddr::from)
     }
 
-    pub(super) fn peer_ip(&self) -> Option<IpAddr> {
+    pub(crate) fn peer_ip(&self) -> Option<IpAddr> {
         self.peer.map(|(ip, _)| ip)
     }
 
-    pub(super) fn state(&self) -> ConnectionState {
+    pub(crate) fn state(&self) -> ConnectionState {
         ConnectionState::from_u8(self.state.load(Relaxed))
     }
 
     /// Enters a state; parking continues the idle time it came from.
-    pub(super) fn enter(&self, state: ConnectionState, now: u64) {
+    pub(crate) fn enter(&self, state: ConnectionState, now: u64) {
         if self.state() == state {
             return;
         }
@@ -253,57 +253,57 @@ impl Entry {
         }
     }
 
-    pub(super) fn since(&self) -> u64 {
+    pub(crate) fn since(&self) -> u64 {
         from_ticks(self.since.load(Relaxed))
     }
 
-    pub(super) fn age(&self, now: u64) -> u64 {
+    pub(crate) fn age(&self, now: u64) -> u64 {
         now.saturating_sub(from_ticks(self.opened))
     }
 
-    pub(super) fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
 
-    pub(super) fn bytes(&self) -> (u64, u64) {
+    pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.read.load(Relaxed), self.written.load(Relaxed))
     }
 
     /// Whether the latest request had a body, which may not have been read to its end.
-    pub(super) fn had_body(&self) -> bool {
+    pub(crate) fn had_body(&self) -> bool {
         self.had_body.load(Relaxed)
     }
 
     /// Requests whose handlers wait, and streams of HTTP/2 whose responses are not sent.
-    pub(super) fn in_flight(&self) -> u16 {
+    pub(crate) fn in_flight(&self) -> u16 {
         self.in_flight.load(Relaxed)
     }
 
     // The task is the only writer of what follows, handlers that wait apart: a load and a store are enough.
 
     /// The task is polled: a new turn.
-    pub(super) fn begin_turn(&self) {
+    pub(crate) fn begin_turn(&self) {
         let next = (self.turn.load(Relaxed) | STARVED).wrapping_add(1);
         self.turn.store(next.max(NO_TURN + 2), Relaxed);
     }
 
     /// Names the latest poll of the task.
-    pub(super) fn turn(&self) -> u32 {
+    pub(crate) fn turn(&self) -> u32 {
         self.turn.load(Relaxed) & !STARVED
     }
 
     /// hyper wants more of a body than the client has sent, until the next turn.
-    pub(super) fn starve(&self) {
+    pub(crate) fn starve(&self) {
         self.turn.store(self.turn.load(Relaxed) | STARVED, Relaxed);
     }
 
     /// Whether the service waits for the client's bytes.
-    pub(super) fn starved(&self) -> bool {
+    pub(crate) fn starved(&self) -> bool {
         self.turn.load(Relaxed) & STARVED != 0
     }
 
     /// A request begins: its number on this connection, from one.
-    pub(super) fn begin_request(&self, has_body: bool, now: u64) -> u64 {
+    pub(crate) fn begin_request(&self, has_body: bool, now: u64) -> u64 {
         self.enter(ConnectionState::Active, now);
         self.had_body.store(has_body, Relaxed);
         let number = self.requests.load(Relaxed) + 1;
@@ -312,34 +312,34 @@ impl Entry {
     }
 
     /// A handler was not done at once. HTTP/2 runs several, on any thread.
-    pub(super) fn wait_begins(&self) {
+    pub(crate) fn wait_begins(&self) {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
     /// How many are left.
-    pub(super) fn wait_ends(&self) -> u16 {
+    pub(crate) fn wait_ends(&self) -> u16 {
         self.in_flight.fetch_sub(1, Relaxed) - 1
     }
 
     /// A stream has been given a piece of its response, and asks for no other.
-    pub(super) fn block_stream(&self) {
+    pub(crate) fn block_stream(&self) {
         self.blocked.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn unblock_stream(&self) {
+    pub(crate) fn unblock_stream(&self) {
         self.blocked.fetch_sub(1, Relaxed);
     }
 
     /// Whether the client has room for no more of a response.
-    pub(super) fn unread(&self) -> bool {
+    pub(crate) fn unread(&self) -> bool {
         self.write_stalled.load(Relaxed) != 0 || self.blocked.load(Relaxed) != 0
     }
 
-    pub(super) fn add_read(&self, n: usize) {
+    pub(crate) fn add_read(&self, n: usize) {
         self.read.store(self.read.load(Relaxed) + n as u64, Relaxed);
     }
 
-    pub(super) fn add_written(&self, n: usize) {
+    pub(crate) fn add_written(&self, n: usize) {
         self.written
             .store(self.written.load(Relaxed) + n as u64, Relaxed);
         if self.write_stalled.load(Relaxed) != 0 {
@@ -348,7 +348,7 @@ impl Entry {
     }
 
     /// The socket took no more.
-    pub(super) fn stall_write(&self, now: u64) {
+    pub(crate) fn stall_write(&self, now: u64) {
         if self.write_stalled.load(Relaxed) == 0 {
             // Zero means "not stalled", also at the very start.
             self.write_stalled.store(ticks(now).max(1), Relaxed);
@@ -356,17 +356,17 @@ impl Entry {
     }
 
     /// Since when the client has not read, or 0.
-    pub(super) fn write_stalled(&self) -> u64 {
+    pub(crate) fn write_stalled(&self) -> u64 {
         from_ticks(self.write_stalled.load(Relaxed))
     }
 
-    pub(super) fn holder(&self) -> MutexGuard<'_, Holder> {
+    pub(crate) fn holder(&self) -> MutexGuard<'_, Holder> {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the task for something; it sees it when it is polled. A close gives way only to one that spares
     /// less. False if that is asked already.
-    pub(super) fn set_command(&self, command: Command) -> bool {
+    pub(crate) fn set_command(&self, command: Command) -> bool {
         let new = match command {
             Command::None => 0,
             Command::Park => 1,
@@ -386,29 +386,29 @@ impl Entry {
             .is_ok()
     }
 
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if let Holder::Task(waker) = &*self.holder() {
             waker.wake_by_ref();
         }
     }
 
     /// Takes a close back, when the connection turned out to be in use.
-    pub(super) fn forget_command(&self) {
+    pub(crate) fn forget_command(&self) {
         self.command.store(0, Relaxed);
     }
 
     /// Whether asking it to park changes nothing.
-    pub(super) fn is_parked_or_asked(&self) -> bool {
+    pub(crate) fn is_parked_or_asked(&self) -> bool {
         as_command(self.command.load(Relaxed)) == Command::Park
             || matches!(&*self.holder(), Holder::Lot(_))
     }
 
-    pub(super) fn asked_to_close(&self) -> bool {
+    pub(crate) fn asked_to_close(&self) -> bool {
         self.command.load(Relaxed) >= CLOSE_BASE
     }
 
     /// What was asked; a park is answered by asking.
-    pub(super) fn take_command(&self) -> Command {
+    pub(crate) fn take_command(&self) -> Command {
         let command = as_command(self.command.load(Relaxed));
         if command == Command::Park {
             let _ = self.command.compare_exchange(1, 0, Relaxed, Relaxed);

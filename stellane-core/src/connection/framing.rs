@@ -7,7 +7,7 @@
 
 /// Follows one connection's bytes.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     part: Part,
     /// Of the head being read.
     framing: Option<Framing>,
@@ -46,7 +46,7 @@ enum Framing {
 
 /// What a read turned out to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Fine,
     /// A byte was spoilt; hyper may be waiting for the end of that head still.
     Spoilt,
@@ -88,7 +88,7 @@ impl Begun {
 
 impl Guard {
     /// Begins with a head.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             part: Part::RequestLine,
             framing: None,
@@ -99,22 +99,22 @@ impl Guard {
     }
 
     /// Whole heads so far.
-    pub(super) fn heads(&self) -> u64 {
+    pub(crate) fn heads(&self) -> u64 {
         self.heads
     }
 
     /// Whether the next byte belongs to a body.
-    pub(super) fn in_body(&self) -> bool {
+    pub(crate) fn in_body(&self) -> bool {
         matches!(self.part, Part::Skip(..) | Part::ChunkSize | Part::Trailer)
     }
 
     /// Whether the latest request asked for an upgrade, and [`decide`](Self::decide) was not called since.
-    pub(super) fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         self.part == Part::Held
     }
 
     /// What came of the upgrade: without it, what follows is HTTP.
-    pub(super) fn decide(&mut self, upgraded: bool) {
+    pub(crate) fn decide(&mut self, upgraded: bool) {
         self.part = if upgraded {
             Part::Over
         } else {
@@ -123,7 +123,7 @@ impl Guard {
     }
 
     /// Looks at the bytes of one read, which hyper gets next.
-    pub(super) fn look(&mut self, bytes: &mut [u8]) -> Verdict {
+    pub(crate) fn look(&mut self, bytes: &mut [u8]) -> Verdict {
         let mut at = 0;
         while at < bytes.len() {
             match self.part {
@@ -345,7 +345,7 @@ impl Guard {
 
 /// Whether every line of a head ends with CR and LF.
 #[inline]
-pub(super) fn ends_its_lines(head: &[u8]) -> bool {
+pub(crate) fn ends_its_lines(head: &[u8]) -> bool {
     let mut at = 0;
     // What the block before ended with, as the lowest bit.
     let mut returned = 0;
@@ -425,7 +425,7 @@ fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     start.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
 }
 
-pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }

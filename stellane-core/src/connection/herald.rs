@@ -6,40 +6,40 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::task::JoinSet;
 
 #[cfg(feature = "proxy-protocol")]
-use super::CloseReason;
-use super::{io::Socket, shared::Shared};
+use crate::connection::reason::CloseReason;
+use crate::connection::{io::Socket, shared::Shared};
 
 /// How many connections may wait for their PROXY header: trusted proxies send it at once.
 #[cfg(feature = "proxy-protocol")]
 const MOST_HERALDS: usize = 4096;
 
 /// Connections of proxies that have not said yet whose they are.
-pub(super) struct Heralds {
+pub(crate) struct Heralds {
     #[cfg(feature = "proxy-protocol")]
     shared: Arc<Shared>,
     #[cfg(feature = "proxy-protocol")]
-    trust: super::proxy::Trust,
+    trust: crate::connection::proxy::Trust,
     #[cfg(feature = "proxy-protocol")]
     waiting: JoinSet<Option<(Socket, Option<SocketAddr>)>>,
 }
 
 #[cfg(feature = "proxy-protocol")]
 impl Heralds {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         Self {
             shared: Arc::clone(shared),
-            trust: super::proxy::Trust::new(&shared.config.proxy_protocol),
+            trust: crate::connection::proxy::Trust::new(&shared.config.proxy_protocol),
             waiting: JoinSet::new(),
         }
     }
 
     /// Gives the connection back if it speaks for itself.
-    pub(super) fn receive(
+    pub(crate) fn receive(
         &mut self,
         mut socket: Socket,
         peer: Option<SocketAddr>,
     ) -> Option<(Socket, Option<SocketAddr>)> {
-        use super::proxy::{self, Verdict};
+        use crate::connection::proxy::{self, Verdict};
         let shared = Arc::clone(&self.shared);
         match self.trust.judge(peer) {
             Verdict::Direct => return Some((socket, peer)),
@@ -66,7 +66,7 @@ impl Heralds {
     }
 
     /// The next connection whose client is known.
-    pub(super) async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+    pub(crate) async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
         loop {
             match self.waiting.join_next().await {
                 Some(Ok(Some(known))) => return known,
@@ -79,12 +79,12 @@ impl Heralds {
 
 #[cfg(not(feature = "proxy-protocol"))]
 impl Heralds {
-    pub(super) fn new(_: &Arc<Shared>) -> Self {
+    pub(crate) fn new(_: &Arc<Shared>) -> Self {
         Self {}
     }
 
     #[expect(clippy::unused_self, reason = "as with the feature `proxy-protocol`")]
-    pub(super) fn receive(
+    pub(crate) fn receive(
         &mut self,
         socket: Socket,
         peer: Option<SocketAddr>,
@@ -92,7 +92,7 @@ impl Heralds {
         Some((socket, peer))
     }
 
-    pub(super) async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+    pub(crate) async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
         std::future::pending().await
     }
 }

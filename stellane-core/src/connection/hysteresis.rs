@@ -12,7 +12,7 @@ const DEAR: u64 = 500;
 const CALM: u64 = 10_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Hysteresis {
+pub(crate) struct Hysteresis {
     doublings: AtomicU32,
     /// Connections that came back so soon that a longer wait would have kept them, since the last look.
     returned: AtomicU64,
@@ -23,19 +23,19 @@ pub(super) struct Hysteresis {
 
 impl Hysteresis {
     /// What the configured wait has become, in milliseconds.
-    pub(super) fn wait(&self, configured: u64) -> u64 {
+    pub(crate) fn wait(&self, configured: u64) -> u64 {
         configured.saturating_mul(1 << self.doublings.load(Relaxed))
     }
 
     /// A connection comes back that was parked, after so much idle time.
-    pub(super) fn came_back(&self, idle: u64, configured: u64) {
+    pub(crate) fn came_back(&self, idle: u64, configured: u64) {
         if idle < configured.saturating_mul(1 << MOST_DOUBLINGS) {
             self.returned.fetch_add(1, Relaxed);
         }
     }
 
     /// Decides anew. For one caller at a time.
-    pub(super) fn look(&self, now: u64) {
+    pub(crate) fn look(&self, now: u64) {
         let elapsed = now.saturating_sub(self.looked.swap(now, Relaxed));
         let returned = self.returned.swap(0, Relaxed);
         let doublings = self.doublings.load(Relaxed);

@@ -18,18 +18,18 @@ use tokio::{
 };
 
 #[cfg(feature = "http2")]
-use super::http2::{Abuse, Meter};
-use super::{
-    ConnectionState, body,
+use crate::connection::http2::meter::{Abuse, Meter};
+use crate::connection::{
+    body,
     connect_info::Tracked,
-    entry::{Command, Entry, NO_TURN},
+    entry::{Command, ConnectionState, Entry, NO_TURN},
     framing::{Guard, Verdict},
     shared::Shared,
 };
 
 /// A socket that connections are accepted on.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
@@ -41,7 +41,7 @@ pub(super) enum Socket {
 }
 
 /// Anything that carries a connection.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
@@ -52,7 +52,7 @@ impl fmt::Debug for dyn Transport {
 }
 
 impl Socket {
-    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(socket) => socket.local_addr().ok(),
             #[cfg(unix)]
@@ -63,9 +63,9 @@ impl Socket {
         }
     }
 
-    /// Whether it waits in its task and never in the [lot](super::lot): the system does not know it, or only
+    /// Whether it waits in its task and never in the [lot](crate::connection::lot): the system does not know it, or only
     /// what lies beneath it.
-    pub(super) fn stays_with_task(&self) -> bool {
+    pub(crate) fn stays_with_task(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
             #[cfg(unix)]
@@ -77,7 +77,7 @@ impl Socket {
     }
 
     #[cfg(feature = "tls")]
-    pub(super) fn tls(&self) -> Option<&tokio_rustls::rustls::ServerConnection> {
+    pub(crate) fn tls(&self) -> Option<&tokio_rustls::rustls::ServerConnection> {
         match self {
             Self::Tls(stream) => Some(stream.get_ref().1),
             _ => None,
@@ -102,7 +102,7 @@ impl Socket {
     }
 
     /// Writes what the socket takes now.
-    pub(super) fn try_write(&mut self, buffer: &[u8]) {
+    pub(crate) fn try_write(&mut self, buffer: &[u8]) {
         // Nobody waits for the rest.
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let _ = Pin::new(&mut *self).poll_write(&mut cx, buffer);
@@ -166,10 +166,10 @@ impl AsyncWrite for Socket {
 /// What hyper reads and writes: the socket, bytes that were read before hyper was there, and an eye on
 /// the progress of both directions.
 #[derive(Debug)]
-pub(super) struct Io {
-    pub(super) socket: Socket,
+pub(crate) struct Io {
+    pub(crate) socket: Socket,
     /// Read before the socket.
-    pub(super) rewind: Bytes,
+    pub(crate) rewind: Bytes,
     watch: Watch,
     owner: Tracked,
     /// Bytes read and dropped while closing.
@@ -188,7 +188,7 @@ pub(super) struct Io {
 
 /// What looks at the bytes that a client sends.
 #[derive(Debug)]
-pub(super) enum Watch {
+pub(crate) enum Watch {
     Nothing,
     Http1(Guard),
     #[cfg(feature = "http2")]
@@ -201,10 +201,10 @@ const MAX_LINGER: usize = 1 << 20;
 /// 0.2 of 3.6 microseconds on Linux 6, over loopback.
 const SMALL_WRITE: usize = 1024;
 /// How much of the answers to pipelined requests is held back.
-pub(super) const MAX_HELD: usize = 16 << 10;
+pub(crate) const MAX_HELD: usize = 16 << 10;
 
 impl Io {
-    pub(super) fn new(
+    pub(crate) fn new(
         socket: Socket,
         rewind: Bytes,
         watch: Watch,
@@ -351,7 +351,7 @@ impl Io {
     }
 
     /// For an end that hyper does not announce.
-    pub(super) fn send_what_it_takes(&mut self) {
+    pub(crate) fn send_what_it_takes(&mut self) {
         if !self.held.is_empty() {
             self.socket.try_write(&self.held);
             self.held.clear();
@@ -376,7 +376,7 @@ impl Io {
 
     /// Reads what came, which nobody has looked at yet.
     #[inline]
-    pub(super) fn poll_socket(
+    pub(crate) fn poll_socket(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
@@ -394,7 +394,7 @@ impl Io {
 
     /// Sends these bytes, and holds what the socket does not take. False if it did not take all.
     #[inline]
-    pub(super) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<bool> {
+    pub(crate) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<bool> {
         let sent = match self.poll_write_now(cx, bytes)? {
             Poll::Ready(n) => n,
             Poll::Pending => 0,
@@ -404,7 +404,7 @@ impl Io {
     }
 
     /// Goes over to hyper, at the beginning of a request: these bytes were read and not used.
-    pub(super) fn begin_anew(&mut self, unread: Bytes, requests_before: u64) {
+    pub(crate) fn begin_anew(&mut self, unread: Bytes, requests_before: u64) {
         self.rewind = unread;
         self.requests_before = requests_before;
         self.blocked_in = NO_TURN;

@@ -13,7 +13,7 @@ thread_local! {
 
 /// Whether the connection may be used again after this request.
 #[cold]
-pub(super) fn is_for<B>(request: &Request<B>) -> bool {
+pub(crate) fn is_for<B>(request: &Request<B>) -> bool {
     let closes = |value: &HeaderValue| {
         let mut words = value.as_bytes().split(|b| *b == b',');
         words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
@@ -24,7 +24,7 @@ pub(super) fn is_for<B>(request: &Request<B>) -> bool {
 
 /// Tells it, unless the service has said something of its own, or there is no whole second to tell.
 #[cold]
-pub(super) fn tell(headers: &mut HeaderMap, idle_timeout: u64) {
+pub(crate) fn tell(headers: &mut HeaderMap, idle_timeout: u64) {
     let seconds = idle_timeout / 1000;
     if seconds == 0 || headers.contains_key(header::CONNECTION) {
         return;

@@ -2,10 +2,10 @@
 //! no registration with tokio. It stands in tokio's poller as one file descriptor.
 
 #[cfg(unix)]
-pub(super) use self::unix::{Lot, ParkedSocket};
+pub(crate) use self::unix::{Lot, ParkedSocket};
 
 #[cfg(not(unix))]
-pub(super) use self::none::{Lot, ParkedSocket};
+pub(crate) use self::none::{Lot, ParkedSocket};
 
 #[cfg(unix)]
 mod unix {
@@ -23,34 +23,34 @@ mod unix {
         net::{TcpStream, UnixStream},
     };
 
-    use super::super::io::Socket;
+    use crate::connection::io::Socket;
 
     /// So many sockets are told of at once.
     const MOST: usize = 32;
 
     /// Where sockets are put.
     #[derive(Debug)]
-    pub(in super::super) struct Lot {
+    pub(crate) struct Lot {
         /// `None`: nothing is taken in.
         registry: Option<Registry>,
     }
 
     /// Tells which parked sockets have something to read.
     #[derive(Debug)]
-    pub(in super::super) struct Attendant {
+    pub(crate) struct Attendant {
         poll: AsyncFd<Poll>,
         events: Events,
     }
 
     /// A socket that tokio does not know.
     #[derive(Debug)]
-    pub(in super::super) enum ParkedSocket {
+    pub(crate) enum ParkedSocket {
         Tcp(std::net::TcpStream),
         Unix(net::UnixStream),
     }
 
     impl Lot {
-        pub(in super::super) fn new() -> io::Result<(Self, Attendant)> {
+        pub(crate) fn new() -> io::Result<(Self, Attendant)> {
             let poll = Poll::new()?;
             let registry = poll.registry().try_clone()?;
             #[expect(
@@ -64,7 +64,7 @@ mod unix {
         }
 
         /// A lot that takes nothing in.
-        pub(in super::super) const fn closed() -> Self {
+        pub(crate) const fn closed() -> Self {
             Self { registry: None }
         }
 
@@ -73,7 +73,7 @@ mod unix {
         ///
         /// # Errors
         /// The socket is lost.
-        pub(in super::super) fn park(
+        pub(crate) fn park(
             &self,
             socket: Socket,
             number: u32,
@@ -102,7 +102,7 @@ mod unix {
         }
 
         /// Hands a parked socket back to tokio.
-        pub(in super::super) fn unpark(&self, parked: ParkedSocket) -> io::Result<Socket> {
+        pub(crate) fn unpark(&self, parked: ParkedSocket) -> io::Result<Socket> {
             if let Some(registry) = &self.registry {
                 registry.deregister(&mut SourceFd(&parked.raw()))?;
             }
@@ -112,7 +112,7 @@ mod unix {
 
     impl Attendant {
         /// The numbers of sockets that have something to read: bytes, the end, or an error.
-        pub(in super::super) async fn readable(&mut self) -> io::Result<Vec<usize>> {
+        pub(crate) async fn readable(&mut self) -> io::Result<Vec<usize>> {
             loop {
                 let mut guard = self.poll.readable_mut().await?;
                 let polled = guard
@@ -139,7 +139,7 @@ mod unix {
         }
 
         /// Whether its client has sent something.
-        pub(in super::super) fn has_bytes(&self) -> bool {
+        pub(crate) fn has_bytes(&self) -> bool {
             let mut byte = [MaybeUninit::uninit()];
             let peeked = match self {
                 Self::Tcp(socket) => SockRef::from(socket).peek(&mut byte),
@@ -156,7 +156,7 @@ mod unix {
         }
 
         /// Reads what is there now.
-        pub(in super::super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
             match self {
                 Self::Tcp(socket) => (&mut &*socket).read(buffer),
                 Self::Unix(socket) => (&mut &*socket).read(buffer),
@@ -170,27 +170,27 @@ mod unix {
 mod none {
     use std::{convert::Infallible, io};
 
-    use super::super::io::Socket;
+    use crate::connection::io::Socket;
 
     #[derive(Debug)]
-    pub(in super::super) struct Lot;
+    pub(crate) struct Lot;
 
     #[derive(Debug)]
-    pub(in super::super) struct Attendant;
+    pub(crate) struct Attendant;
 
     #[derive(Debug)]
-    pub(in super::super) struct ParkedSocket(Infallible);
+    pub(crate) struct ParkedSocket(Infallible);
 
     impl Lot {
-        pub(in super::super) fn new() -> io::Result<(Self, Attendant)> {
+        pub(crate) fn new() -> io::Result<(Self, Attendant)> {
             Ok((Self, Attendant))
         }
 
-        pub(in super::super) const fn closed() -> Self {
+        pub(crate) const fn closed() -> Self {
             Self
         }
 
-        pub(in super::super) fn park(
+        pub(crate) fn park(
             &self,
             socket: Socket,
             _: u32,
@@ -198,23 +198,23 @@ mod none {
             Ok(Err(socket))
         }
 
-        pub(in super::super) fn unpark(&self, parked: ParkedSocket) -> io::Result<Socket> {
+        pub(crate) fn unpark(&self, parked: ParkedSocket) -> io::Result<Socket> {
             match parked.0 {}
         }
     }
 
     impl Attendant {
-        pub(in super::super) async fn readable(&mut self) -> io::Result<Vec<usize>> {
+        pub(crate) async fn readable(&mut self) -> io::Result<Vec<usize>> {
             std::future::pending().await
         }
     }
 
     impl ParkedSocket {
-        pub(in super::super) fn has_bytes(&self) -> bool {
+        pub(crate) fn has_bytes(&self) -> bool {
             match self.0 {}
         }
 
-        pub(in super::super) fn try_read(&self, _: &mut [u8]) -> io::Result<usize> {
+        pub(crate) fn try_read(&self, _: &mut [u8]) -> io::Result<usize> {
             match self.0 {}
         }
     }

@@ -6,12 +6,15 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{
-    CloseReason, ConnectInfo, ConnectionConfig, ConnectionInfo, accept,
-    entry::Command,
+use crate::connection::{
+    accept,
+    config::ConnectionConfig,
+    connect_info::ConnectInfo,
+    entry::{Command, ConnectionInfo},
     io::Socket,
     listener::Listener,
     purge::Hook,
+    reason::CloseReason,
     service::HttpService,
     services::Services,
     shared::{Shared, millis},

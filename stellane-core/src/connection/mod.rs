@@ -141,7 +141,7 @@ mod tls;
 #[cfg(feature = "tls")]
 pub use self::connect_info::TlsInfo;
 #[cfg(feature = "http2")]
-pub use self::http2::Http2Config;
+pub use self::http2::config::Http2Config;
 #[cfg(feature = "proxy-protocol")]
 pub use self::proxy::{ProxyProtocol, ProxyProtocolConfig};
 #[cfg(feature = "tls")]
@@ -151,7 +151,11 @@ pub use self::{
     connect_info::ConnectInfo,
     entry::{ConnectionInfo, ConnectionState},
     incoming::Incoming,
-    listener::{DetachedListener, ListenConfig, Listener, WhenFull},
+    listener::{
+        Listener,
+        config::{ListenConfig, WhenFull},
+        detached::DetachedListener,
+    },
     manager::{ConnectionManager, ConnectionManagerBuilder},
     reason::CloseReason,
     service::HttpService,

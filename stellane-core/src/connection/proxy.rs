@@ -11,7 +11,7 @@ use std::{
 use ppp::{v1, v2};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::{ConfigError, io::Socket};
+use crate::{config_error::ConfigError, connection::io::Socket};
 
 /// Settings of the PROXY protocol, versions 1 and 2 (section `[connection.proxy_protocol]`).
 ///
@@ -58,7 +58,7 @@ impl Default for ProxyProtocolConfig {
 }
 
 impl ProxyProtocolConfig {
-    pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
+    pub(crate) fn check(&self, errors: &mut Vec<ConfigError>) {
         for network in &self.trusted {
             if Network::parse(network).is_none() {
                 errors.push(ConfigError {
@@ -81,7 +81,7 @@ impl ProxyProtocolConfig {
 
 /// What is to happen with a connection before it is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Direct,
     Header,
     Refused,
@@ -89,13 +89,13 @@ pub(super) enum Verdict {
 
 /// The configuration, parsed.
 #[derive(Debug)]
-pub(super) struct Trust {
+pub(crate) struct Trust {
     mode: ProxyProtocol,
     networks: Vec<Network>,
 }
 
 impl Trust {
-    pub(super) fn new(config: &ProxyProtocolConfig) -> Self {
+    pub(crate) fn new(config: &ProxyProtocolConfig) -> Self {
         let networks = config.trusted.iter();
         Self {
             mode: config.mode,
@@ -104,7 +104,7 @@ impl Trust {
     }
 
     /// `None` is the peer of a Unix socket.
-    pub(super) fn judge(&self, peer: Option<SocketAddr>) -> Verdict {
+    pub(crate) fn judge(&self, peer: Option<SocketAddr>) -> Verdict {
         let trusted = || {
             peer.is_none_or(|peer| {
                 let ip = peer.ip().to_canonical();
@@ -156,7 +156,7 @@ const LONGEST: usize = 4096;
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Reads the header, and not a byte more. `None` for a connection of the proxy's own, such as a health check.
-pub(super) async fn read_header(socket: &mut Socket) -> io::Result<Option<SocketAddr>> {
+pub(crate) async fn read_header(socket: &mut Socket) -> io::Result<Option<SocketAddr>> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     let mut header = vec![0; 12];
     read_exact(socket, &mut header).await?;

@@ -21,10 +21,10 @@ const ASIDE: Duration = Duration::from_micros(100);
 
 /// What the user wants to be called.
 #[derive(Clone)]
-pub(super) struct Hook(Arc<dyn Fn() + Send + Sync>);
+pub(crate) struct Hook(Arc<dyn Fn() + Send + Sync>);
 
 impl Hook {
-    pub(super) fn new(hook: impl Fn() + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(hook: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Arc::new(hook))
     }
 }
@@ -39,7 +39,7 @@ impl fmt::Debug for Hook {
 /// serves: allocators with a heap for each thread give back only what the calling thread holds. One worker at a time:
 /// mimalloc leaves out what it would give back while another thread does, and the others can go on serving.
 #[derive(Debug)]
-pub(super) struct Purge {
+pub(crate) struct Purge {
     hook: Option<Hook>,
     /// Connections parked since the last wave.
     parked: AtomicU64,
@@ -92,7 +92,7 @@ impl Round {
 }
 
 impl Purge {
-    pub(super) fn new(hook: Option<Hook>) -> Self {
+    pub(crate) fn new(hook: Option<Hook>) -> Self {
         Self {
             hook,
             parked: AtomicU64::new(0),
@@ -103,12 +103,12 @@ impl Purge {
         }
     }
 
-    pub(super) fn count_parked(&self) {
+    pub(crate) fn count_parked(&self) {
         self.parked.fetch_add(1, Relaxed);
     }
 
     /// Ends a wave, unless nothing has parked or the last one is too near. For one caller at a time.
-    pub(super) fn end_wave(&self, now: u64) {
+    pub(crate) fn end_wave(&self, now: u64) {
         let due = now >= self.last_wave.load(Relaxed) + INTERVAL;
         if due && self.parked.swap(0, Relaxed) > 0 {
             self.last_wave.store(now, Relaxed);
@@ -118,7 +118,7 @@ impl Purge {
 
     /// Purges the threads of this runtime that were not purged since the last wave, this one at once. Those that have
     /// no time now, or come while another is at it, are asked for by the next sweep.
-    pub(super) fn here(self: &Arc<Self>) {
+    pub(crate) fn here(self: &Arc<Self>) {
         if self.hook.is_none() {
             return;
         }

@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 
-use super::{
-    CloseReason, ConnectionConfig, ConnectionState, entry::Entry, shared::millis, sweep::SWEEP,
+use crate::connection::{
+    config::ConnectionConfig,
+    entry::{ConnectionState, Entry},
+    reason::CloseReason,
+    shared::millis,
+    sweep::SWEEP,
 };
 
 /// How long clients have kept the server waiting, less what the bytes that came since are worth. Of a
 /// connection that keeps nobody waiting nothing is remembered.
 #[derive(Debug)]
-pub(super) struct Rates {
+pub(crate) struct Rates {
     /// Bytes in a second; `0` is off.
     body: u64,
     response: u64,
@@ -37,7 +41,7 @@ struct Debt {
 }
 
 impl Rates {
-    pub(super) fn new(config: &ConnectionConfig) -> Self {
+    pub(crate) fn new(config: &ConnectionConfig) -> Self {
         let grace = millis(config.rate_grace);
         let rate = |bytes: u64| if grace == 0 { 0 } else { bytes };
         Self {
@@ -52,19 +56,19 @@ impl Rates {
     }
 
     /// Begins a sweep. Debts that are not looked at in it are forgotten.
-    pub(super) fn begin_round(&mut self, now: u64) {
+    pub(crate) fn begin_round(&mut self, now: u64) {
         // A sweep that is late was held up by this process: no client pays for that.
         self.elapsed = now.saturating_sub(self.began).min(2 * millis(SWEEP));
         self.began = now;
         self.old = std::mem::take(&mut self.debts);
     }
 
-    pub(super) fn end_round(&mut self) {
+    pub(crate) fn end_round(&mut self) {
         self.old = HashMap::new();
     }
 
     /// Whether this connection owes too much.
-    pub(super) fn judge(&mut self, entry: &Entry, state: ConnectionState) -> Option<CloseReason> {
+    pub(crate) fn judge(&mut self, entry: &Entry, state: ConnectionState) -> Option<CloseReason> {
         let starved = entry.starved() && state != ConnectionState::Upgraded;
         let stalled = entry.unread();
         if !starved && !stalled && self.old.is_empty() {

@@ -12,10 +12,15 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use tower_service::Service;
 
-use super::{ConnectInfo, Incoming, body::OpenBody, entry::Entry, keep_alive, shared::Shared};
-use crate::BoxError;
+use crate::{
+    BoxError,
+    connection::{
+        body::OpenBody, connect_info::ConnectInfo, entry::Entry, incoming::Incoming, keep_alive,
+        shared::Shared,
+    },
+};
 
-/// A tower service that a [`ConnectionManager`](super::ConnectionManager) serves: short for the bounds
+/// A tower service that a [`ConnectionManager`](crate::connection::ConnectionManager) serves: short for the bounds
 /// below, and implemented for every service that meets them.
 pub trait HttpService:
     Service<
@@ -53,7 +58,7 @@ type Slot<F> = Pin<Box<Option<F>>>;
 type Returned<F> = Arc<Mutex<Option<Slot<F>>>>;
 
 /// A tower service as a connection calls it: one for each.
-pub(super) struct Adapter<S: HttpService> {
+pub(crate) struct Adapter<S: HttpService> {
     service: RefCell<S>,
     spare: RefCell<Option<Slot<S::ResFuture>>>,
     returned: Returned<S::ResFuture>,
@@ -72,7 +77,7 @@ struct Owner {
 
 /// What the response has to say about its connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
+pub(crate) struct Terms {
     connect: bool,
     http1: bool,
     last: bool,
@@ -81,7 +86,7 @@ pub(super) struct Terms {
 }
 
 impl<S: HttpService> Adapter<S> {
-    pub(super) fn new(
+    pub(crate) fn new(
         service: S,
         entry: Arc<Entry>,
         shared: Arc<Shared>,
@@ -98,11 +103,11 @@ impl<S: HttpService> Adapter<S> {
     }
 
     /// The next request from hyper has this answer.
-    pub(super) fn answer_with(&mut self, begun: Option<Box<ResponseFuture<S>>>) {
+    pub(crate) fn answer_with(&mut self, begun: Option<Box<ResponseFuture<S>>>) {
         self.begun = Cell::new(begun);
     }
 
-    pub(super) fn into_inner(self) -> S {
+    pub(crate) fn into_inner(self) -> S {
         self.service.into_inner()
     }
 
@@ -151,7 +156,7 @@ impl<S: HttpService> Adapter<S> {
     /// Calls the service, and polls its answer once. One that is not there is left in `waiting`: one that is, is large
     /// to move, and so is returned as it comes.
     #[inline]
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &self,
         mut request: Request<Incoming>,
         cx: &mut Context<'_>,
@@ -236,22 +241,22 @@ fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Out
 }
 
 /// What a service makes of a request.
-pub(super) type Answer<S> =
+pub(crate) type Answer<S> =
     Result<Response<<S as HttpService>::ResBody>, <S as HttpService>::ServiceError>;
 
 /// What hyper gets for a request.
 type OpenAnswer<S> =
     Result<Response<OpenBody<<S as HttpService>::ResBody>>, <S as HttpService>::ServiceError>;
 
-/// The response of a service behind a [`ConnectionManager`](super::ConnectionManager), for hyper.
-pub(super) enum ResponseFuture<S: HttpService> {
+/// The response of a service behind a [`ConnectionManager`](crate::connection::ConnectionManager), for hyper.
+pub(crate) enum ResponseFuture<S: HttpService> {
     Done(Option<OpenAnswer<S>>),
     Pending(Waiting<S>),
     Panicked(Option<Box<dyn Any + Send>>),
 }
 
 /// An answer that was not there at once.
-pub(super) struct Waiting<S: HttpService> {
+pub(crate) struct Waiting<S: HttpService> {
     stage: Stage<S>,
     terms: Terms,
     returned: Returned<S::ResFuture>,
@@ -354,7 +359,7 @@ impl Owner {
 
 /// Counts a request whose handler waits, and that it was cancelled if it is dropped before its response.
 #[derive(Debug)]
-pub(super) struct InFlight {
+pub(crate) struct InFlight {
     owner: Owner,
     answered: bool,
 }

@@ -5,10 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use super::{ConnectInfo, entry::Entry};
+use crate::connection::{connect_info::ConnectInfo, entry::Entry};
 
 /// The services of one call of `serve`.
-pub(super) enum Services<S> {
+pub(crate) enum Services<S> {
     /// One for all: cloned each time a connection becomes active.
     Shared(Mutex<S>),
     /// One for each connection, made when its first bytes arrive.
@@ -18,14 +18,14 @@ pub(super) enum Services<S> {
 type Make<S> = Box<dyn Fn(&ConnectInfo) -> S + Send + Sync>;
 
 /// Of parked connections, by their ids.
-pub(super) struct Kept<S>(Mutex<HashMap<u64, S>>);
+pub(crate) struct Kept<S>(Mutex<HashMap<u64, S>>);
 
 impl<S: Clone + Send + 'static> Services<S> {
-    pub(super) fn shared(service: S) -> Self {
+    pub(crate) fn shared(service: S) -> Self {
         Self::Shared(Mutex::new(service))
     }
 
-    pub(super) fn own(make: impl Fn(&ConnectInfo) -> S + Send + Sync + 'static) -> Self {
+    pub(crate) fn own(make: impl Fn(&ConnectInfo) -> S + Send + Sync + 'static) -> Self {
         Self::Own {
             make: Box::new(make),
             kept: Arc::new(Kept(Mutex::default())),
@@ -33,7 +33,7 @@ impl<S: Clone + Send + 'static> Services<S> {
     }
 
     /// The service for a connection that becomes active.
-    pub(super) fn of(&self, entry: &Entry, info: impl FnOnce() -> ConnectInfo) -> S {
+    pub(crate) fn of(&self, entry: &Entry, info: impl FnOnce() -> ConnectInfo) -> S {
         match self {
             Self::Shared(service) => lock(service).clone(),
             Self::Own { make, kept } => {
@@ -45,14 +45,14 @@ impl<S: Clone + Send + 'static> Services<S> {
     }
 
     /// Takes the service of a connection that is taken apart.
-    pub(super) fn keep(&self, entry: &Entry, service: S) {
+    pub(crate) fn keep(&self, entry: &Entry, service: S) {
         if let Self::Own { kept, .. } = self {
             lock(&kept.0).insert(entry.id, service);
         }
     }
 
     /// Who has to know when a connection ends.
-    pub(super) fn keeper(&self) -> Option<Weak<dyn Keeper>> {
+    pub(crate) fn keeper(&self) -> Option<Weak<dyn Keeper>> {
         match self {
             Self::Shared(_) => None,
             Self::Own { kept, .. } => {
@@ -64,7 +64,7 @@ impl<S: Clone + Send + 'static> Services<S> {
 }
 
 /// What keeps something of parked connections.
-pub(super) trait Keeper: Send + Sync {
+pub(crate) trait Keeper: Send + Sync {
     /// The connection has ended.
     fn forget(&self, id: u64);
 }
@@ -87,16 +87,16 @@ impl<S: Send> Keeper for Kept<S> {
 
 /// The keepers of a manager, by the call of `serve`.
 #[derive(Default)]
-pub(super) struct Keepers(Mutex<HashMap<u16, Weak<dyn Keeper>>>);
+pub(crate) struct Keepers(Mutex<HashMap<u16, Weak<dyn Keeper>>>);
 
 impl Keepers {
-    pub(super) fn add(&self, group: u16, keeper: Weak<dyn Keeper>) {
+    pub(crate) fn add(&self, group: u16, keeper: Weak<dyn Keeper>) {
         let mut keepers = lock(&self.0);
         keepers.retain(|_, keeper| keeper.strong_count() > 0);
         keepers.insert(group, keeper);
     }
 
-    pub(super) fn forget(&self, entry: &Entry) {
+    pub(crate) fn forget(&self, entry: &Entry) {
         let keeper = lock(&self.0).get(&entry.group).and_then(Weak::upgrade);
         if let Some(keeper) = keeper {
             keeper.forget(entry.id);

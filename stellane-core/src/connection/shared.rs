@@ -10,12 +10,14 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{
-    CloseReason, ConnectionConfig, ConnectionState, accept,
-    entry::{Command, Entry, Holder},
+use crate::connection::{
+    accept,
+    config::ConnectionConfig,
+    entry::{Command, ConnectionState, Entry, Holder},
     hysteresis::Hysteresis,
-    listener::Pace,
+    listener::rate::Pace,
     purge::{Hook, Purge},
+    reason::CloseReason,
     services::Keepers,
     speed::Speed,
     stats::{ConnectionStats, DrainReport},
@@ -25,21 +27,22 @@ use super::{
 
 /// What the handle, the accept loops and the connections share.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) table: Table,
-    pub(super) clock: Clock,
-    pub(super) knobs: Knobs,
-    pub(super) config: ConnectionConfig,
-    pub(super) pace: Pace,
+pub(crate) struct Shared {
+    pub(crate) table: Table,
+    pub(crate) clock: Clock,
+    pub(crate) knobs: Knobs,
+    pub(crate) config: ConnectionConfig,
+    pub(crate) pace: Pace,
     /// How many connections the limit of open files has room for.
-    pub(super) file_limit: usize,
+    pub(crate) file_limit: usize,
     #[cfg(feature = "tls")]
-    pub(super) handshakes: tokio::sync::Semaphore,
-    pub(super) purge: Arc<Purge>,
-    pub(super) hysteresis: Hysteresis,
-    pub(super) http1: hyper::server::conn::http1::Builder,
+    pub(crate) handshakes: tokio::sync::Semaphore,
+    pub(crate) purge: Arc<Purge>,
+    pub(crate) hysteresis: Hysteresis,
+    pub(crate) http1: hyper::server::conn::http1::Builder,
     #[cfg(feature = "http2")]
-    pub(super) http2: hyper::server::conn::http2::Builder<super::http2::StreamExecutor>,
+    pub(crate) http2:
+        hyper::server::conn::http2::Builder<crate::connection::http2::streams::StreamExecutor>,
     open: AtomicUsize,
     accepted: AtomicU64,
     accept_errors: AtomicU64,
@@ -62,7 +65,7 @@ pub(super) struct Shared {
     /// When the last sweep was, so that several listeners do not sweep more often than one.
     swept: AtomicU64,
     groups: AtomicU16,
-    pub(super) keepers: Keepers,
+    pub(crate) keepers: Keepers,
     /// Listeners that are open.
     listeners: AtomicUsize,
     /// Woken when a connection ends or a listener closes.
@@ -72,21 +75,21 @@ pub(super) struct Shared {
 
 /// The settings that can be changed while serving, in milliseconds where they are times.
 #[derive(Debug)]
-pub(super) struct Knobs {
-    pub(super) max_connections: AtomicUsize,
-    pub(super) max_connections_per_peer: AtomicUsize,
-    pub(super) max_idle_connections: AtomicUsize,
-    pub(super) max_accepts_per_second: AtomicU32,
-    pub(super) idle_timeout: AtomicU64,
-    pub(super) park_after: AtomicU64,
+pub(crate) struct Knobs {
+    pub(crate) max_connections: AtomicUsize,
+    pub(crate) max_connections_per_peer: AtomicUsize,
+    pub(crate) max_idle_connections: AtomicUsize,
+    pub(crate) max_accepts_per_second: AtomicU32,
+    pub(crate) idle_timeout: AtomicU64,
+    pub(crate) park_after: AtomicU64,
 }
 
-pub(super) fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Shared {
-    pub(super) fn new(config: ConnectionConfig, purge: Option<Hook>) -> Self {
+    pub(crate) fn new(config: ConnectionConfig, purge: Option<Hook>) -> Self {
         let epoch = tokio::time::Instant::now();
         let walk = Walk::new(&config);
         let mut http1 = hyper::server::conn::http1::Builder::new();
@@ -97,7 +100,7 @@ impl Shared {
             .max_buf_size(config.max_head_bytes.max(config.read_buffer_bytes))
             .pipeline_flush(false);
         #[cfg(feature = "http2")]
-        let http2 = super::http2::builder(&config.http2);
+        let http2 = crate::connection::http2::builder(&config.http2);
         Self {
             table: Table::default(),
             clock: Clock::default(),
@@ -112,7 +115,7 @@ impl Shared {
             pace: Pace::new(config.max_accepts_per_second),
             file_limit: accept::file_limit(config.reserve_files),
             #[cfg(feature = "tls")]
-            handshakes: super::tls::places(&config.tls),
+            handshakes: crate::connection::tls::places(&config.tls),
             config,
             purge: Arc::new(Purge::new(purge)),
             hysteresis: Hysteresis::default(),
@@ -143,8 +146,8 @@ impl Shared {
         }
     }
 
-    /// See [`ConnectionManager::drain`](super::ConnectionManager::drain).
-    pub(super) async fn drain(&self, deadline: Duration) -> DrainReport {
+    /// See [`ConnectionManager::drain`](crate::connection::ConnectionManager::drain).
+    pub(crate) async fn drain(&self, deadline: Duration) -> DrainReport {
         let before = self.ended();
         // The listeners close before the first response says "close": a client that comes back at once
         // must be refused, not taken into a queue that nobody empties.
@@ -175,8 +178,8 @@ impl Shared {
         }
     }
 
-    /// See [`ConnectionManager::stats`](super::ConnectionManager::stats).
-    pub(super) fn stats(&self) -> ConnectionStats {
+    /// See [`ConnectionManager::stats`](crate::connection::ConnectionManager::stats).
+    pub(crate) fn stats(&self) -> ConnectionStats {
         let mut open = ConnectionStats::default();
         let ended = || ConnectionStats {
             accepted_total: self.accepted.load(Relaxed),
@@ -230,19 +233,19 @@ impl Shared {
     }
 
     /// Measures how fast it goes, if a second has passed since the last time.
-    pub(super) fn measure_speed(&self, now: u64) {
+    pub(crate) fn measure_speed(&self, now: u64) {
         if self.speed().is_due(now) {
             let stats = self.stats();
             self.speed().measure(now, &stats);
         }
     }
 
-    pub(super) fn draining(&self) -> bool {
+    pub(crate) fn draining(&self) -> bool {
         self.draining.load(Relaxed)
     }
 
     /// Whether the drain has come to this connection: its next response is its last.
-    pub(super) fn ends(&self, entry: &Entry) -> bool {
+    pub(crate) fn ends(&self, entry: &Entry) -> bool {
         self.draining() && self.ends_by(entry, self.clock.now())
     }
 
@@ -253,7 +256,7 @@ impl Shared {
     }
 
     /// Tells connections that the drain has come to them; without anything to do they would not notice.
-    pub(super) fn end_those_due(&self) {
+    pub(crate) fn end_those_due(&self) {
         if !self.draining() {
             return;
         }
@@ -264,7 +267,7 @@ impl Shared {
         });
     }
 
-    pub(super) fn drain_spread(&self) -> u64 {
+    pub(crate) fn drain_spread(&self) -> u64 {
         self.drain_spread.load(Relaxed)
     }
 
@@ -283,16 +286,16 @@ impl Shared {
     }
 
     /// In milliseconds; `0` is off.
-    pub(super) fn idle_timeout(&self) -> u64 {
+    pub(crate) fn idle_timeout(&self) -> u64 {
         self.knobs.idle_timeout.load(Relaxed)
     }
 
-    pub(super) fn walk(&self) -> MutexGuard<'_, Walk> {
+    pub(crate) fn walk(&self) -> MutexGuard<'_, Walk> {
         self.walk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long the drain has been going on, in milliseconds.
-    pub(super) fn drain_elapsed(&self, now: u64) -> Option<u64> {
+    pub(crate) fn drain_elapsed(&self, now: u64) -> Option<u64> {
         self.draining()
             .then(|| now.saturating_sub(self.drain_began.load(Relaxed)))
     }
@@ -308,21 +311,21 @@ impl Shared {
         }
     }
 
-    pub(super) fn listener_opened(&self) {
+    pub(crate) fn listener_opened(&self) {
         self.listeners.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn listener_closed(&self) {
+    pub(crate) fn listener_closed(&self) {
         self.listeners.fetch_sub(1, Relaxed);
         self.quiet.notify_waiters();
     }
 
-    pub(super) fn next_group(&self) -> u16 {
+    pub(crate) fn next_group(&self) -> u16 {
         self.groups.fetch_add(1, Relaxed)
     }
 
     /// True if nobody has swept for `interval` milliseconds; then the caller does.
-    pub(super) fn take_sweep(&self, now: u64, interval: u64) -> bool {
+    pub(crate) fn take_sweep(&self, now: u64, interval: u64) -> bool {
         let last = self.swept.load(Relaxed);
         now >= last + interval
             && self
@@ -331,7 +334,7 @@ impl Shared {
                 .is_ok()
     }
 
-    pub(super) fn drain_begun(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
+    pub(crate) fn drain_begun(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
         let mut drain = self.drain.subscribe();
         async move {
             // An error means that the manager is gone, which is the end of serving as well.
@@ -339,51 +342,51 @@ impl Shared {
         }
     }
 
-    pub(super) fn is_last(&self, request: u64) -> bool {
+    pub(crate) fn is_last(&self, request: u64) -> bool {
         self.config.max_requests > 0 && request >= self.config.max_requests
     }
 
-    pub(super) fn count_cancelled(&self) {
+    pub(crate) fn count_cancelled(&self) {
         self.cancelled.fetch_add(1, Relaxed);
     }
 
     /// How long a connection is idle now before it is parked, in milliseconds.
-    pub(super) fn park_after(&self) -> u64 {
+    pub(crate) fn park_after(&self) -> u64 {
         self.hysteresis.wait(self.knobs.park_after.load(Relaxed))
     }
 
     /// A parked connection comes back.
-    pub(super) fn count_unparked(&self, entry: &Entry) {
+    pub(crate) fn count_unparked(&self, entry: &Entry) {
         self.unparked.fetch_add(1, Relaxed);
         let idle = self.clock.now().saturating_sub(entry.since());
         self.hysteresis
             .came_back(idle, self.knobs.park_after.load(Relaxed));
     }
 
-    pub(super) fn count_accept_error(&self) {
+    pub(crate) fn count_accept_error(&self) {
         self.accept_errors.fetch_add(1, Relaxed);
     }
 
     /// To be called where nobody sees the table, so that what was accepted is open or has ended at all times.
-    pub(super) fn count_accepted(&self) {
+    pub(crate) fn count_accepted(&self) {
         self.accepted.fetch_add(1, Relaxed);
         self.open.fetch_add(1, Relaxed);
     }
 
     /// A connection that was accepted and ended before it had a record.
-    pub(super) fn count_refused(&self, reason: CloseReason) {
+    pub(crate) fn count_refused(&self, reason: CloseReason) {
         self.table.unseen(|| {
             self.accepted.fetch_add(1, Relaxed);
             self.ended[reason as usize].fetch_add(1, Relaxed);
         });
     }
 
-    pub(super) fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
     /// A connection ended.
-    pub(super) fn end(&self, entry: &Entry, reason: CloseReason) {
+    pub(crate) fn end(&self, entry: &Entry, reason: CloseReason) {
         self.table.remove(entry, || {
             let (read, written) = entry.bytes();
             self.ended_requests.fetch_add(entry.requests(), Relaxed);
@@ -397,7 +400,7 @@ impl Shared {
     }
 
     /// An upgraded connection ended, by itself or because it was told to.
-    pub(super) fn end_upgraded(&self, entry: &Entry) {
+    pub(crate) fn end_upgraded(&self, entry: &Entry) {
         let reason = match entry.take_command() {
             Command::Close(reason) => reason,
             Command::Park | Command::None => CloseReason::Upgraded,
@@ -405,7 +408,7 @@ impl Shared {
         self.end(entry, reason);
     }
 
-    pub(super) fn reclaim(&self, count: usize) -> usize {
+    pub(crate) fn reclaim(&self, count: usize) -> usize {
         let idlest = self.table.idlest(count);
         for entry in &idlest {
             self.command(entry, Command::Close(CloseReason::Reclaimed));
@@ -414,7 +417,7 @@ impl Shared {
     }
 
     /// Gives each connection the command that `judge` finds for it.
-    pub(super) fn command_each(&self, mut judge: impl FnMut(&Entry) -> Command) {
+    pub(crate) fn command_each(&self, mut judge: impl FnMut(&Entry) -> Command) {
         let mut commands = Vec::new();
         self.table.for_each(|entry| match judge(entry) {
             Command::None => {}
@@ -427,7 +430,7 @@ impl Shared {
     }
 
     /// Asks a connection's task for something. A parked connection has none: it is closed here.
-    pub(super) fn command(&self, entry: &Entry, command: Command) {
+    pub(crate) fn command(&self, entry: &Entry, command: Command) {
         let mut holder = entry.holder();
         match (&*holder, command) {
             (Holder::Lot(socket), Command::Close(reason)) => {
@@ -449,7 +452,7 @@ impl Shared {
     }
 
     /// Moves the coarse clock on.
-    pub(super) fn tick(&self) -> u64 {
+    pub(crate) fn tick(&self) -> u64 {
         self.clock.set(millis(self.epoch.elapsed()));
         self.clock.now()
     }

@@ -1,13 +1,13 @@
 //! How many connections and requests there are in a second, as the sweep sees their totals.
 
-use super::ConnectionStats;
+use crate::connection::stats::ConnectionStats;
 
 /// Over how many milliseconds it is measured, at least.
 const SECOND: u64 = 1000;
 
 /// The totals of the last measurement, and what came of it.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Speed {
+pub(crate) struct Speed {
     measured: u64,
     accepted_total: u64,
     requests_total: u64,
@@ -16,11 +16,11 @@ pub(super) struct Speed {
 }
 
 impl Speed {
-    pub(super) fn is_due(&self, now: u64) -> bool {
+    pub(crate) fn is_due(&self, now: u64) -> bool {
         now.saturating_sub(self.measured) >= SECOND
     }
 
-    pub(super) fn measure(&mut self, now: u64, stats: &ConnectionStats) {
+    pub(crate) fn measure(&mut self, now: u64, stats: &ConnectionStats) {
         let elapsed = now.saturating_sub(self.measured).max(1);
         let each_second = |count: u64| (count.saturating_mul(1000) + elapsed / 2) / elapsed;
         *self = Self {
@@ -34,7 +34,7 @@ impl Speed {
 }
 
 impl ConnectionStats {
-    pub(super) fn with(self, speed: Speed) -> Self {
+    pub(crate) fn with(self, speed: Speed) -> Self {
         Self {
             accepted_per_second: speed.accepted,
             requests_per_second: speed.requests,

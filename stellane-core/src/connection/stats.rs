@@ -2,9 +2,9 @@
 
 use std::{fmt, io, time::Duration};
 
-use super::{CloseReason, ConfigError};
+use crate::{config_error::ConfigError, connection::reason::CloseReason};
 
-/// What a [`ConnectionManager`](super::ConnectionManager) has seen; totals are since it was built.
+/// What a [`ConnectionManager`](crate::connection::ConnectionManager) has seen; totals are since it was built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionStats {
@@ -25,7 +25,7 @@ pub struct ConnectionStats {
     /// Failed accepts, such as those for lack of open files.
     pub accept_errors_total: u64,
     /// Connections ended, by `CloseReason as usize`; see [`closed`](Self::closed).
-    pub(super) closed_total: [u64; CloseReason::ALL.len()],
+    pub(crate) closed_total: [u64; CloseReason::ALL.len()],
     /// Requests begun.
     pub requests_total: u64,
     /// Requests begun in the latest whole second in which anything was served.
@@ -37,7 +37,7 @@ pub struct ConnectionStats {
     /// Times a parked connection was put together again.
     pub unparked_total: u64,
     /// How long a connection is idle now before it is parked: see
-    /// [`park_after`](super::ConnectionConfig::park_after).
+    /// [`park_after`](crate::connection::ConnectionConfig::park_after).
     pub park_after: Duration,
     /// Bytes read from all sockets.
     pub bytes_read_total: u64,
@@ -118,7 +118,7 @@ impl std::error::Error for BuildError {}
 /// The listener is broken for good.
 #[derive(Debug)]
 pub struct ServeError {
-    pub(super) source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 impl From<io::Error> for ServeError {

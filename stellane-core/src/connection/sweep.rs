@@ -6,15 +6,16 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    CloseReason, ConnectionConfig, ConnectionState,
-    entry::{Command, Entry},
+use crate::connection::{
+    config::ConnectionConfig,
+    entry::{Command, ConnectionState, Entry},
     rates::Rates,
+    reason::CloseReason,
     shared::{Shared, millis},
 };
 
 /// How often deadlines are looked at: every timeout is exact to this.
-pub(super) const SWEEP: Duration = Duration::from_millis(100);
+pub(crate) const SWEEP: Duration = Duration::from_millis(100);
 /// How long a closing connection waits for its client to end, in milliseconds.
 const LINGER: u64 = 1000;
 /// How much later than it says a connection is closed for being idle: a request may be on its way for as long.
@@ -27,7 +28,7 @@ const ASKED: usize = 32;
 
 /// Where the sweep is on its walk over the connections.
 #[derive(Debug)]
-pub(super) struct Walk {
+pub(crate) struct Walk {
     rates: Rates,
     /// The place in the table that is next, until the walk is done.
     next: Option<usize>,
@@ -36,7 +37,7 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(config: &ConnectionConfig) -> Self {
+    pub(crate) fn new(config: &ConnectionConfig) -> Self {
         Self {
             rates: Rates::new(config),
             next: None,
@@ -56,7 +57,7 @@ impl Walk {
 impl Shared {
     /// Begins to look at every connection's deadlines, unless another listener has just done so. Whether
     /// [`go_on`](Self::go_on) is to be called, when others have had a turn.
-    pub(super) fn sweep(&self) -> bool {
+    pub(crate) fn sweep(&self) -> bool {
         let now = self.tick();
         if self.take_sweep(now, millis(SWEEP) / 2) {
             self.end_those_due();
@@ -70,7 +71,7 @@ impl Shared {
     }
 
     /// Looks at some of the connections; whether there are more.
-    pub(super) fn go_on(&self) -> bool {
+    pub(crate) fn go_on(&self) -> bool {
         let mut walk = self.walk();
         let Walk { rates, next, idle } = &mut *walk;
         let Some(from) = *next else {
@@ -109,7 +110,7 @@ impl Shared {
     }
 
     /// A whole sweep at once.
-    pub(super) fn sweep_all(&self) {
+    pub(crate) fn sweep_all(&self) {
         let mut more = self.sweep();
         while more {
             more = self.go_on();
@@ -214,7 +215,7 @@ fn spread(age: u64, id: u64) -> u64 {
 }
 
 /// The place of a connection within `span`, always the same.
-pub(super) fn part_of(span: u64, id: u64) -> u64 {
+pub(crate) fn part_of(span: u64, id: u64) -> u64 {
     // The golden ratio spreads consecutive numbers evenly.
     let parts = u128::from(id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     ((u128::from(span) * parts) >> 64) as u64

@@ -7,27 +7,27 @@ use std::{
     },
 };
 
-use super::{ConnectionInfo, ConnectionState, entry::Entry};
+use crate::connection::entry::{ConnectionInfo, ConnectionState, Entry};
 
 /// Milliseconds since the manager was built, as of the latest sweep: free to read, exact to a tick.
 #[derive(Debug, Default)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     now: AtomicU64,
 }
 
 impl Clock {
-    pub(super) fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.now.load(Relaxed)
     }
 
-    pub(super) fn set(&self, now: u64) {
+    pub(crate) fn set(&self, now: u64) {
         self.now.fetch_max(now, Relaxed);
     }
 }
 
 /// The live connections. Locked once for each accept and end, and by the sweep; never for a request.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     inner: Mutex<Inner>,
 }
 
@@ -49,7 +49,7 @@ impl Table {
 
     /// Adds a connection, unless its peer has `per_peer` already (`0`: no limit). Nobody sees the table between
     /// that and `count_begin`.
-    pub(super) fn insert(
+    pub(crate) fn insert(
         &self,
         peer: Option<SocketAddr>,
         group: u16,
@@ -83,12 +83,12 @@ impl Table {
     }
 
     /// The connection at a place.
-    pub(super) fn at(&self, slot: usize) -> Option<Arc<Entry>> {
+    pub(crate) fn at(&self, slot: usize) -> Option<Arc<Entry>> {
         self.lock().entries.get(slot)?.clone()
     }
 
     /// Removes a connection. Nobody sees the table between that and `count_end`.
-    pub(super) fn remove(&self, entry: &Entry, count_end: impl FnOnce()) {
+    pub(crate) fn remove(&self, entry: &Entry, count_end: impl FnOnce()) {
         let mut inner = self.lock();
         count_end();
         if let Some(place) = inner.entries.get_mut(entry.slot as usize) {
@@ -117,23 +117,23 @@ impl Table {
     }
 
     /// How many connections this call of `serve` has.
-    pub(super) fn open_in(&self, group: u16) -> usize {
+    pub(crate) fn open_in(&self, group: u16) -> usize {
         self.lock().groups.get(&group).copied().unwrap_or(0)
     }
 
     /// Runs `count` while nobody sees the table.
-    pub(super) fn unseen(&self, count: impl FnOnce()) {
+    pub(crate) fn unseen(&self, count: impl FnOnce()) {
         let _inner = self.lock();
         count();
     }
 
     /// Visits every connection.
-    pub(super) fn for_each(&self, visit: impl FnMut(&Arc<Entry>)) {
+    pub(crate) fn for_each(&self, visit: impl FnMut(&Arc<Entry>)) {
         self.for_each_after(|| (), visit);
     }
 
     /// Visits every connection; none begins or ends between `first` and that.
-    pub(super) fn for_each_after<T>(
+    pub(crate) fn for_each_after<T>(
         &self,
         first: impl FnOnce() -> T,
         mut visit: impl FnMut(&Arc<Entry>),
@@ -146,7 +146,7 @@ impl Table {
 
     /// Visits connections in order, from a place on, until `visit` says that it is enough or `most` places are
     /// passed: the next place, if there is one.
-    pub(super) fn visit(
+    pub(crate) fn visit(
         &self,
         from: usize,
         most: usize,
@@ -166,7 +166,7 @@ impl Table {
     }
 
     /// The `count` connections that have been idle longest.
-    pub(super) fn idlest(&self, count: usize) -> Vec<Arc<Entry>> {
+    pub(crate) fn idlest(&self, count: usize) -> Vec<Arc<Entry>> {
         use ConnectionState::{Idle, New, Parked};
         let mut idle: Vec<_> = self
             .lock()
@@ -183,7 +183,7 @@ impl Table {
         idle.into_iter().map(|(_, entry)| entry).collect()
     }
 
-    pub(super) fn list(&self, now: u64) -> Vec<ConnectionInfo> {
+    pub(crate) fn list(&self, now: u64) -> Vec<ConnectionInfo> {
         self.lock()
             .entries
             .iter()

@@ -12,9 +12,15 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use super::{
-    CloseReason, ConfigError, ConnectionState, config::check_up_to_a_day, entry::Entry, io::Socket,
-    shared::Shared,
+use crate::{
+    config_error::ConfigError,
+    connection::{
+        config::check_up_to_a_day,
+        entry::{ConnectionState, Entry},
+        io::Socket,
+        reason::CloseReason,
+        shared::Shared,
+    },
 };
 
 /// Settings of TLS (section `[connection.tls]`).
@@ -54,7 +60,7 @@ impl Default for TlsConfig {
 }
 
 impl TlsConfig {
-    pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
+    pub(crate) fn check(&self, errors: &mut Vec<ConfigError>) {
         check_up_to_a_day(errors, "tls.reload_interval", self.reload_interval);
         check_up_to_a_day(errors, "tls.handshake_timeout", self.handshake_timeout);
         let places = 1..=1 << 20;
@@ -64,7 +70,7 @@ impl TlsConfig {
 
 /// Certificate, key and everything else a server says in a TLS handshake; a cheap handle.
 ///
-/// Given to a [`Listener`](super::Listener) by [`tls`](super::Listener::tls). What is changed counts for the
+/// Given to a [`Listener`](crate::connection::Listener) by [`tls`](crate::connection::Listener::tls). What is changed counts for the
 /// handshakes that begin afterwards; no connection notices.
 ///
 /// ```no_run
@@ -257,7 +263,7 @@ impl std::error::Error for TlsError {
 }
 
 /// One handshake, off the accept loop. Its deadline is the sweep's business.
-pub(super) async fn handshake(
+pub(crate) async fn handshake(
     acceptor: TlsAcceptor,
     socket: TcpStream,
     shared: Arc<Shared>,
@@ -292,6 +298,6 @@ pub(super) async fn handshake(
     }
 }
 
-pub(super) fn places(config: &TlsConfig) -> Semaphore {
+pub(crate) fn places(config: &TlsConfig) -> Semaphore {
     Semaphore::new(config.max_handshakes.min(Semaphore::MAX_PERMITS))
 }

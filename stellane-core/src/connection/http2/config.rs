@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::super::ConfigError;
+use crate::config_error::ConfigError;
 
 /// Settings of HTTP/2 (section `[connection.http2]`).
 ///
@@ -67,7 +67,7 @@ impl Http2Config {
     /// What the record of a connection can count.
     const MOST_STREAMS: u64 = 1 << 14;
 
-    pub(in super::super) fn check(&self, errors: &mut Vec<ConfigError>) {
+    pub(crate) fn check(&self, errors: &mut Vec<ConfigError>) {
         let mut check = |key, value: u64, min, max| {
             ConfigError::check(errors, key, value, min..=max);
         };

@@ -1,10 +1,10 @@
 //! Counts what a client does that makes work and asks for nothing, frame by frame, before hyper reads them.
 
-use super::Http2Config;
+use crate::connection::http2::config::Http2Config;
 
 /// Follows the frames that a client sends: their heads only, nothing of what they hold.
 #[derive(Debug)]
-pub(in super::super) struct Meter {
+pub(crate) struct Meter {
     /// Bytes until the next head of a frame; the preface, at first.
     skip: usize,
     head: [u8; HEAD],
@@ -20,7 +20,7 @@ pub(in super::super) struct Meter {
 
 /// How a client behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in super::super) enum Abuse {
+pub(crate) enum Abuse {
     None,
     /// It should go.
     Soft,
@@ -36,7 +36,7 @@ const ONE: u64 = 4;
 const BODY: u64 = 4096;
 
 impl Meter {
-    pub(in super::super) fn new(config: &Http2Config, now: u64) -> Self {
+    pub(crate) fn new(config: &Http2Config, now: u64) -> Self {
         let full = u64::from(config.abuse_burst) * ONE;
         Self {
             skip: PREFACE,
@@ -51,7 +51,7 @@ impl Meter {
     }
 
     /// Looks at the bytes of one read, with the count of requests begun so far.
-    pub(in super::super) fn look(&mut self, mut bytes: &[u8], requests: u64, now: u64) -> Abuse {
+    pub(crate) fn look(&mut self, mut bytes: &[u8], requests: u64, now: u64) -> Abuse {
         if self.full == 0 {
             return Abuse::None;
         }

@@ -1,23 +1,21 @@
 //! HTTP/2: its settings, and an eye on clients that abuse it.
 
-mod config;
-mod meter;
-mod streams;
+pub(crate) mod config;
+pub(crate) mod meter;
+pub(crate) mod streams;
 
 use std::{error::Error, time::Duration};
 
 use hyper::server::conn::http2::Builder;
 use hyper_util::rt::TokioTimer;
 
-pub use self::config::Http2Config;
-pub(super) use self::{
-    meter::{Abuse, Meter},
-    streams::{BegunStreams, StreamExecutor},
+use crate::connection::{
+    http2::{config::Http2Config, streams::StreamExecutor},
+    reason::CloseReason,
 };
-use super::CloseReason;
 
 /// What a client did that h2 ended its connection for.
-pub(super) fn blame(error: &hyper::Error) -> Option<CloseReason> {
+pub(crate) fn blame(error: &hyper::Error) -> Option<CloseReason> {
     let error = error.source()?.downcast_ref::<h2::Error>()?;
     if !error.is_library() {
         return None;
@@ -29,7 +27,7 @@ pub(super) fn blame(error: &hyper::Error) -> Option<CloseReason> {
 }
 
 /// A builder with these settings.
-pub(super) fn builder(config: &Http2Config) -> Builder<StreamExecutor> {
+pub(crate) fn builder(config: &Http2Config) -> Builder<StreamExecutor> {
     let mut http2 = Builder::new(StreamExecutor);
     let pings = |interval: Duration| (!interval.is_zero()).then_some(interval);
     http2

@@ -38,7 +38,7 @@ thread_local! {
 
 /// Takes the streams that hyper begins: for the connection that is being polled, or to a task.
 #[derive(Debug, Clone, Copy)]
-pub(in super::super) struct StreamExecutor;
+pub(crate) struct StreamExecutor;
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
@@ -52,7 +52,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
 }
 
 /// The streams of one connection that have begun and were not polled yet.
-pub(in super::super) struct BegunStreams {
+pub(crate) struct BegunStreams {
     streams: Vec<Stream>,
     /// Whether the connection polls them.
     here: bool,
@@ -60,7 +60,7 @@ pub(in super::super) struct BegunStreams {
 
 impl BegunStreams {
     /// For a connection on the runtime of the caller.
-    pub(in super::super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let runtime = Handle::try_current();
         Self {
             streams: Vec::new(),
@@ -69,7 +69,7 @@ impl BegunStreams {
     }
 
     /// Runs `poll`, which polls the connection, and gathers the streams that it begins.
-    pub(in super::super) fn gather<T>(&mut self, poll: impl FnOnce() -> T) -> T {
+    pub(crate) fn gather<T>(&mut self, poll: impl FnOnce() -> T) -> T {
         if !self.here {
             return poll();
         }
@@ -79,12 +79,12 @@ impl BegunStreams {
         polled
     }
 
-    pub(in super::super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.streams.is_empty()
     }
 
     /// Polls each once; those that have to wait get a task.
-    pub(in super::super) fn run(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn run(&mut self, cx: &mut Context<'_>) {
         for mut stream in self.streams.drain(..) {
             // As in a task of its own: a panic, also one of what it drops, is the end of this stream only.
             let polled = catch_unwind(AssertUnwindSafe(|| {

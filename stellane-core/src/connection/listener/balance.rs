@@ -11,12 +11,12 @@ use std::{
 
 use tokio::{net::TcpStream, sync::mpsc};
 
-use super::super::{io::Socket, table::Table};
+use crate::connection::{io::Socket, table::Table};
 
 /// The loops that accept from one socket. Without it, the loop that is woken first takes what comes, and a few
 /// connections that stay for long may all be on one core.
 #[derive(Debug, Default)]
-pub(in super::super) struct Balance {
+pub(crate) struct Balance {
     loops: Mutex<Vec<Arc<Loop>>>,
 }
 
@@ -32,7 +32,7 @@ type Handed = (std::net::TcpStream, Option<SocketAddr>);
 
 /// The place of one loop; it is given up when it is dropped.
 #[derive(Debug)]
-pub(in super::super) struct Seat {
+pub(crate) struct Seat {
     balance: Arc<Balance>,
     own: Arc<Loop>,
     inbox: mpsc::UnboundedReceiver<Handed>,
@@ -44,7 +44,7 @@ impl Balance {
     }
 
     /// The loop that serves this group of connections joins in.
-    pub(in super::super) fn join(self: Arc<Self>, group: u16) -> Seat {
+    pub(crate) fn join(self: Arc<Self>, group: u16) -> Seat {
         let (sender, inbox) = mpsc::unbounded_channel();
         let own = Arc::new(Loop {
             group,
@@ -71,7 +71,7 @@ impl Seat {
     ///
     /// # Errors
     /// The socket is lost.
-    pub(in super::super) fn hand_over(
+    pub(crate) fn hand_over(
         &self,
         table: &Table,
         socket: Socket,
@@ -103,16 +103,14 @@ impl Seat {
     ///
     /// # Errors
     /// The socket is lost.
-    pub(in super::super) async fn handed(
-        &mut self,
-    ) -> Option<io::Result<(Socket, Option<SocketAddr>)>> {
+    pub(crate) async fn handed(&mut self) -> Option<io::Result<(Socket, Option<SocketAddr>)>> {
         let (socket, peer) = self.inbox.recv().await?;
         self.own.coming.fetch_sub(1, Relaxed);
         Some(TcpStream::from_std(socket).map(|socket| (Socket::Tcp(socket), peer)))
     }
 
     /// Takes no more from others; what they have handed over already is still to be received.
-    pub(in super::super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.inbox.close();
     }
 }

@@ -3,9 +3,9 @@ use std::{io, net::SocketAddr};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 
-use super::{ListenConfig, Listener};
+use crate::connection::listener::{Listener, config::ListenConfig};
 
-pub(super) async fn bind(address: &str, config: &ListenConfig) -> io::Result<Listener> {
+pub(crate) async fn bind(address: &str, config: &ListenConfig) -> io::Result<Listener> {
     #[cfg(unix)]
     if let Some(path) = address.strip_prefix("unix:") {
         return unix(path.as_ref(), config).await;
@@ -21,7 +21,7 @@ pub(super) async fn bind(address: &str, config: &ListenConfig) -> io::Result<Lis
     Err(failure.unwrap_or_else(nothing))
 }
 
-pub(super) async fn bind_all(address: &str, config: &ListenConfig) -> io::Result<Vec<Listener>> {
+pub(crate) async fn bind_all(address: &str, config: &ListenConfig) -> io::Result<Vec<Listener>> {
     let sockets = match config.sockets {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         n => n,
@@ -96,7 +96,7 @@ async fn unix(path: &std::path::Path, config: &ListenConfig) -> io::Result<Liste
 }
 
 #[cfg(feature = "listenfd")]
-pub(super) fn inherited() -> io::Result<Vec<Listener>> {
+pub(crate) fn inherited() -> io::Result<Vec<Listener>> {
     let mut handed = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
     for i in 0..handed.len() {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::super::ConfigError;
+use crate::config_error::ConfigError;
 
 /// Options of listening sockets (section `[connection.listen]`).
 ///

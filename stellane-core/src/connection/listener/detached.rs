@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::{Balance, Kind, Listener};
+use crate::connection::listener::{Kind, Listener, balance::Balance};
 
 /// A [`Listener`] that belongs to no runtime: to be moved to another thread's runtime, to be shared by
 /// several, or to be handed over to another process.
@@ -15,7 +15,7 @@ pub struct DetachedListener {
     kind: Detached,
     balance: OnceLock<Arc<Balance>>,
     #[cfg(feature = "tls")]
-    tls: Option<super::super::TlsAcceptor>,
+    tls: Option<crate::connection::tls::TlsAcceptor>,
 }
 
 #[derive(Debug)]

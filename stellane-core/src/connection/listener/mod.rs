@@ -1,10 +1,10 @@
 //! Where connections come from.
 
-mod balance;
+pub(crate) mod balance;
 mod bind;
-mod config;
-mod detached;
-mod rate;
+pub(crate) mod config;
+pub(crate) mod detached;
+pub(crate) mod rate;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -12,13 +12,13 @@ use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 
-use self::balance::Balance;
-pub(super) use self::{balance::Seat, rate::Pace};
-pub use self::{
-    config::{ListenConfig, WhenFull},
-    detached::DetachedListener,
+use crate::connection::{
+    io::Socket,
+    listener::{
+        balance::{Balance, Seat},
+        config::ListenConfig,
+    },
 };
-use super::io::Socket;
 
 /// Where connections come from: a TCP or a Unix socket that listens.
 ///
@@ -29,7 +29,7 @@ pub struct Listener {
     kind: Kind,
     balance: Option<Arc<Balance>>,
     #[cfg(feature = "tls")]
-    tls: Option<super::TlsAcceptor>,
+    tls: Option<crate::connection::tls::TlsAcceptor>,
 }
 
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Listener {
     /// Speaks TLS with whoever connects by TCP; Unix sockets stay as they are.
     #[cfg(feature = "tls")]
     #[must_use]
-    pub fn tls(mut self, acceptor: &super::TlsAcceptor) -> Self {
+    pub fn tls(mut self, acceptor: &crate::connection::tls::TlsAcceptor) -> Self {
         self.tls = Some(acceptor.clone());
         self
     }
@@ -87,16 +87,16 @@ impl Listener {
     }
 
     #[cfg(feature = "tls")]
-    pub(super) fn acceptor(&self) -> Option<super::TlsAcceptor> {
+    pub(crate) fn acceptor(&self) -> Option<crate::connection::tls::TlsAcceptor> {
         self.tls.clone()
     }
 
     /// The place among the loops that accept from the same socket, if there are others.
-    pub(super) fn join(&mut self, group: u16) -> Option<Seat> {
+    pub(crate) fn join(&mut self, group: u16) -> Option<Seat> {
         Some(self.balance.take()?.join(group))
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
         match &self.kind {
             Kind::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
@@ -112,7 +112,7 @@ impl Listener {
 
     /// Sets `TCP_NODELAY` for all connections to come, where they inherit it: one call less for each.
     /// False if each has to be told.
-    pub(super) fn set_nodelay(&self) -> bool {
+    pub(crate) fn set_nodelay(&self) -> bool {
         match &self.kind {
             Kind::Tcp(listener) => {
                 cfg!(target_os = "linux")

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// A token bucket as one number: the moment by which all that was taken is paid for.
 #[derive(Debug)]
-pub(in super::super) struct Pace {
+pub(crate) struct Pace {
     /// Of one token; 0 for no limit.
     nanos: AtomicU64,
     paid_by: AtomicU64,
@@ -19,7 +19,7 @@ const BURST: u64 = 100_000_000;
 
 impl Pace {
     /// So many tokens for each second; 0 for no limit. Takes its time from tokio.
-    pub(in super::super) fn new(per_second: u32) -> Self {
+    pub(crate) fn new(per_second: u32) -> Self {
         let pace = Self {
             nanos: AtomicU64::new(0),
             paid_by: AtomicU64::new(0),
@@ -29,13 +29,13 @@ impl Pace {
         pace
     }
 
-    pub(in super::super) fn set(&self, per_second: u32) {
+    pub(crate) fn set(&self, per_second: u32) {
         let nanos = 1_000_000_000_u64.checked_div(per_second.into());
         self.nanos.store(nanos.unwrap_or(0), Relaxed);
     }
 
     /// Waits until there is a token. Takes none: that is for [`take`](Self::take), once it is used.
-    pub(in super::super) async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         loop {
             let nanos = self.nanos.load(Relaxed);
             if nanos == 0 {
@@ -50,7 +50,7 @@ impl Pace {
         }
     }
 
-    pub(in super::super) fn take(&self) {
+    pub(crate) fn take(&self) {
         let nanos = self.nanos.load(Relaxed);
         if nanos > 0 {
             let now = self.now();

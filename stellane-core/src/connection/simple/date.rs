@@ -17,7 +17,7 @@ thread_local! {
 }
 
 /// Writes the field `date` and the end of the head, where a line has no end yet.
-pub(super) fn write_last(out: &mut Vec<u8>) {
+pub(crate) fn write_last(out: &mut Vec<u8>) {
     DATE.with_borrow_mut(|date| {
         let now = SystemTime::now();
         if now >= date.until || date.last.is_empty() {

@@ -4,14 +4,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::Status;
 
-use super::request::{self, MAX_FIELDS};
+use crate::connection::simple::request::{self, MAX_FIELDS};
 
 /// Longer ones are not kept: each connection in use keeps its own.
 const MAX_KEPT: usize = 4 << 10;
 
 /// The header fields that a client sends again and again on its connection: they need not be read anew.
 #[derive(Default)]
-pub(in crate::connection) struct Known {
+pub(crate) struct Known {
     /// As they come, with the empty line behind them.
     block: Bytes,
     fields: Vec<(HeaderName, HeaderValue)>,
@@ -21,7 +21,7 @@ pub(in crate::connection) struct Known {
 
 impl Known {
     /// Takes the known fields if these bytes begin with them, and returns their length.
-    pub(super) fn take(&self, bytes: &[u8], headers: &mut HeaderMap) -> Option<usize> {
+    pub(crate) fn take(&self, bytes: &[u8], headers: &mut HeaderMap) -> Option<usize> {
         if self.fields.is_empty() || !bytes.starts_with(&self.block) {
             return None;
         }
@@ -33,7 +33,7 @@ impl Known {
     }
 
     /// Remembers the fields of a simple request. They are known when they come twice in a row.
-    pub(super) fn learn(&mut self, block: &[u8]) {
+    pub(crate) fn learn(&mut self, block: &[u8]) {
         if block.len() > MAX_KEPT {
             return;
         }

@@ -7,19 +7,19 @@
 //! connection is hyper's to handle, and what is sent is the same in both cases.
 
 mod date;
-pub(super) mod known;
-pub(super) mod request;
-pub(super) mod response;
-pub(super) mod round;
+pub(crate) mod known;
+pub(crate) mod request;
+pub(crate) mod response;
+pub(crate) mod round;
 
 use std::cell::RefCell;
 
 use bytes::{Bytes, BytesMut};
 
 /// How much is read at once, and with it the longest head of a simple request.
-pub(super) const MAX_READ: usize = 8 << 10;
+pub(crate) const MAX_READ: usize = 8 << 10;
 /// The longest body of a simple answer, which is copied behind its head.
-pub(super) const MAX_BODY: usize = 8 << 10;
+pub(crate) const MAX_BODY: usize = 8 << 10;
 
 // What a thread uses again for each of its reads.
 thread_local! {
@@ -27,7 +27,7 @@ thread_local! {
 }
 
 /// Copies what was read to where parts of it can be shared.
-pub(super) fn share(bytes: &[u8]) -> Bytes {
+pub(crate) fn share(bytes: &[u8]) -> Bytes {
     READ.with_borrow_mut(|read| {
         let read = read.get_or_insert_default();
         if read.capacity() < bytes.len() {

@@ -4,15 +4,14 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, header, uri::PathAndQuery};
 use httparse::{ParserConfig, Status};
 
-use super::known::Known;
-use crate::connection::{Incoming, framing};
+use crate::connection::{framing, incoming::Incoming, simple::known::Known};
 
 /// A request with more fields than this is not simple.
-pub(super) const MAX_FIELDS: usize = 64;
+pub(crate) const MAX_FIELDS: usize = 64;
 
 /// Reads the request that these bytes begin with into a new one, and returns the length of its head; `None` if it is
 /// not simple, and then a part may have been read.
-pub(in crate::connection) fn parse(
+pub(crate) fn parse(
     bytes: &Bytes,
     max_head: usize,
     known: &mut Known,
@@ -71,7 +70,7 @@ pub(in crate::connection) fn parse(
 }
 
 /// A field that was read from these bytes.
-pub(super) fn field(
+pub(crate) fn field(
     bytes: &Bytes,
     read: &httparse::Header<'_>,
 ) -> Option<(HeaderName, HeaderValue)> {

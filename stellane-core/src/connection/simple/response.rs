@@ -1,15 +1,10 @@
 use http::{Response, StatusCode, Version, header};
 
-use super::date;
-use crate::connection::framing;
+use crate::connection::{framing, simple::date};
 
 /// Writes the head of an answer with a body of this length, in hyper's way; false if the answer is not simple, and
 /// then a part may have been written.
-pub(in crate::connection) fn write_head<B>(
-    response: &Response<B>,
-    length: u64,
-    out: &mut Vec<u8>,
-) -> bool {
+pub(crate) fn write_head<B>(response: &Response<B>, length: u64, out: &mut Vec<u8>) -> bool {
     let status = response.status();
     let may_have_body = !status.is_informational()
         && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);

@@ -39,18 +39,18 @@ struct Thread {
 }
 
 /// An answer that is written and not sent.
-pub(in super::super) struct Deferred {
-    pub(in super::super) answer: Vec<u8>,
+pub(crate) struct Deferred {
+    pub(crate) answer: Vec<u8>,
     /// For a look: the turn, and when it was.
     look: Option<(u32, Instant)>,
 }
 
 /// A buffer to write answers to.
-pub(in super::super) fn take_buffer() -> Vec<u8> {
+pub(crate) fn take_buffer() -> Vec<u8> {
     THREAD.with_borrow_mut(|thread| thread.buffers.pop().unwrap_or_default())
 }
 
-pub(in super::super) fn give_back(mut buffer: Vec<u8>) {
+pub(crate) fn give_back(mut buffer: Vec<u8>) {
     THREAD.with_borrow_mut(|thread| {
         if thread.buffers.len() < MOST_KEPT && buffer.capacity() <= MOST_BYTES_KEPT {
             buffer.clear();
@@ -60,7 +60,7 @@ pub(in super::super) fn give_back(mut buffer: Vec<u8>) {
 }
 
 /// Takes an answer that others on the thread are to come before, or gives it back to be sent at once.
-pub(in super::super) fn defer(answer: Vec<u8>) -> Result<Deferred, Vec<u8>> {
+pub(crate) fn defer(answer: Vec<u8>) -> Result<Deferred, Vec<u8>> {
     THREAD.with_borrow_mut(|thread| {
         thread.turns = thread.turns.wrapping_add(1);
         let look = match thread.left.checked_sub(1) {
@@ -113,7 +113,7 @@ fn is_alone() -> bool {
 
 impl Deferred {
     /// The thread has come back to it.
-    pub(in super::super) fn over(self) -> Vec<u8> {
+    pub(crate) fn over(self) -> Vec<u8> {
         THREAD.with_borrow_mut(|thread| {
             if let Some((turn, since)) = self.look {
                 let round = thread.turns.wrapping_sub(turn);

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use super::{Stage, Step, Task};
 use crate::connection::{
-    CloseReason, ConnectionState, body,
-    entry::Command,
+    body,
+    entry::{Command, ConnectionState},
     io::{Io, Socket},
+    reason::CloseReason,
     service::{Adapter, HttpService},
+    task::{Stage, Step, Task},
 };
 
 type Http1<S> = http1::UpgradeableConnection<TokioIo<Io>, Adapter<S>>;

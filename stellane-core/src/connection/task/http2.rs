@@ -7,13 +7,13 @@ use std::{
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::{Stage, Step, Task};
 use crate::connection::{
-    CloseReason, ConnectionState,
-    entry::Command,
-    http2::{BegunStreams, StreamExecutor},
+    entry::{Command, ConnectionState},
+    http2::streams::{BegunStreams, StreamExecutor},
     io::Io,
+    reason::CloseReason,
     service::{Adapter, HttpService},
+    task::{Stage, Step, Task},
 };
 
 /// No method of HTTP/1 begins like this.

@@ -18,44 +18,44 @@ use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 
-#[cfg(feature = "http2")]
-use self::http2::ActiveHttp2;
-use self::{http1::Active, simple::Simple};
-
-#[cfg(feature = "http2")]
-use super::http2::{Meter, blame};
-
-use super::{
-    CloseReason, ConnectInfo, ConnectionState,
-    entry::{Command, Entry, Holder},
+use crate::connection::{
+    connect_info::ConnectInfo,
+    entry::{Command, ConnectionState, Entry, Holder},
     framing::Guard,
     io::{Io, Socket, Watch},
     lot::Lot,
+    reason::CloseReason,
     service::{Adapter, HttpService},
     services::Services,
     shared::Shared,
+    task::{http1::Active, simple::Simple},
+};
+#[cfg(feature = "http2")]
+use crate::connection::{
+    http2::{blame, meter::Meter},
+    task::http2::ActiveHttp2,
 };
 
 /// How much of a first read fits on the stack.
-pub(super) const FIRST_READ: usize = 2048;
+pub(crate) const FIRST_READ: usize = 2048;
 
 /// What the connections of one call of `serve` share.
-pub(super) struct Served<S> {
-    pub(super) shared: Arc<Shared>,
-    pub(super) services: Services<S>,
-    pub(super) lot: Lot,
+pub(crate) struct Served<S> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) services: Services<S>,
+    pub(crate) lot: Lot,
 }
 
 /// A connection that somebody serves, or that was just accepted. A parked one has no task: see
-/// [`lot`](super::lot).
-pub(super) struct Task<S: HttpService> {
+/// [`lot`](crate::connection::lot).
+pub(crate) struct Task<S: HttpService> {
     served: Arc<Served<S>>,
     entry: Arc<Entry>,
     stage: Stage<S>,
     /// Whether commands reach it.
     registered: bool,
     /// Why it ends, once that is known.
-    pub(super) reason: Option<CloseReason>,
+    pub(crate) reason: Option<CloseReason>,
     /// Why it ends after its next answer, which it was not closed before since it was in use.
     spared_from: Option<CloseReason>,
 }
@@ -88,18 +88,18 @@ impl<S: HttpService> Unpin for Task<S> {}
 
 impl<S: HttpService> Task<S> {
     /// A connection of which nothing was read yet.
-    pub(super) fn new(served: Arc<Served<S>>, entry: Arc<Entry>, socket: Socket) -> Self {
+    pub(crate) fn new(served: Arc<Served<S>>, entry: Arc<Entry>, socket: Socket) -> Self {
         Self::with(served, entry, Stage::Waiting(socket))
     }
 
     /// A connection whose socket is not ready to be read yet.
     #[cfg(feature = "tls")]
-    pub(super) fn opening(served: Arc<Served<S>>, entry: Arc<Entry>, opening: Opening) -> Self {
+    pub(crate) fn opening(served: Arc<Served<S>>, entry: Arc<Entry>, opening: Opening) -> Self {
         Self::with(served, entry, Stage::Opening(opening))
     }
 
     /// A connection that was parked until these bytes came.
-    pub(super) fn resume(
+    pub(crate) fn resume(
         served: Arc<Served<S>>,
         entry: Arc<Entry>,
         socket: Socket,

@@ -11,12 +11,12 @@ use http_body::{Body, Frame};
 use hyper_util::rt::TokioIo;
 use tokio::io::ReadBuf;
 
-use super::{Stage, Step, Task, http1::Active};
 use crate::connection::{
-    CloseReason, ConnectionState, Incoming,
     body::{self, OpenBody},
-    entry::Command,
+    entry::{Command, ConnectionState},
+    incoming::Incoming,
     io::{Io, MAX_HELD},
+    reason::CloseReason,
     service::{Adapter, Answer, HttpService, ResponseFuture, Waiting},
     shared::Shared,
     simple::{
@@ -25,6 +25,7 @@ use crate::connection::{
         request,
         round::{self, Deferred},
     },
+    task::{Stage, Step, Task, http1::Active},
 };
 
 /// An HTTP/1 connection that hyper knows nothing of, with [simple](simple) requests so far.
