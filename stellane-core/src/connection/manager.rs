@@ -9,16 +9,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::connection::{
     accept,
     config::ConnectionConfig,
-    connect_info::ConnectInfo,
-    entry::{Command, ConnectionInfo},
-    io::Socket,
-    listener::Listener,
-    purge::Hook,
+    lifecycle::{Shared, memory::Hook, millis},
+    protocol::{
+        adapter::HttpService, connect_info::ConnectInfo, io::Socket, service_source::Services,
+    },
     reason::CloseReason,
-    service::HttpService,
-    services::Services,
-    shared::{Shared, millis},
     stats::{BuildError, ConnectionStats, DrainReport, ServeError},
+    table::record::{Command, ConnectionInfo},
+    transport::listener::Listener,
 };
 
 /// Serves connections and owns them; a cheap handle. See the [module docs](super).

@@ -106,59 +106,36 @@
 //! and is served on. `tests/connection_parking.rs` fails loudly should hyper ever change that.
 
 mod accept;
-mod body;
 mod config;
-mod connect_info;
-mod entry;
-mod framing;
-mod herald;
-#[cfg(feature = "http2")]
-mod http2;
-mod hysteresis;
 mod incoming;
-mod io;
-mod keep_alive;
-mod listener;
-mod lot;
+mod lifecycle;
 mod manager;
-#[cfg(feature = "proxy-protocol")]
-mod proxy;
-mod purge;
-mod rates;
+mod policy;
+mod protocol;
 mod reason;
-mod service;
-mod services;
-mod shared;
-mod simple;
-mod speed;
 mod stats;
-mod sweep;
 mod table;
-mod task;
-#[cfg(feature = "tls")]
-mod tls;
+mod transport;
 
-#[cfg(feature = "tls")]
-pub use self::connect_info::TlsInfo;
 #[cfg(feature = "http2")]
-pub use self::http2::config::Http2Config;
-#[cfg(feature = "proxy-protocol")]
-pub use self::proxy::{ProxyProtocol, ProxyProtocolConfig};
+pub use self::config::http2::Http2Config;
 #[cfg(feature = "tls")]
-pub use self::tls::{TlsAcceptor, TlsConfig, TlsError};
+pub use self::protocol::connect_info::TlsInfo;
+#[cfg(feature = "proxy-protocol")]
+pub use self::transport::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
+#[cfg(feature = "tls")]
+pub use self::transport::tls::{TlsAcceptor, TlsConfig, TlsError};
 pub use self::{
-    config::ConnectionConfig,
-    connect_info::ConnectInfo,
-    entry::{ConnectionInfo, ConnectionState},
-    incoming::Incoming,
-    listener::{
-        Listener,
-        config::{ListenConfig, WhenFull},
-        detached::DetachedListener,
+    config::{
+        ConnectionConfig,
+        listen::{ListenConfig, WhenFull},
     },
+    incoming::Incoming,
     manager::{ConnectionManager, ConnectionManagerBuilder},
+    protocol::{adapter::HttpService, connect_info::ConnectInfo},
     reason::CloseReason,
-    service::HttpService,
     stats::{BuildError, ConnectionStats, DrainReport, ServeError},
+    table::record::{ConnectionInfo, ConnectionState},
+    transport::listener::{Listener, detached::DetachedListener},
 };
 pub use crate::config_error::ConfigError;

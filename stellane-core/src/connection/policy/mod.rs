@@ -1,0 +1,5 @@
+//! Who may come and who must go: functions of a record, the settings and a time. No I/O, no lock, no task.
+
+pub(crate) mod accept_rate;
+pub(crate) mod min_rates;
+pub(crate) mod park_delay;

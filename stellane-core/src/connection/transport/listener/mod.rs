@@ -1,0 +1,146 @@
+//! Where connections come from.
+
+pub(crate) mod balance;
+mod bind;
+pub(crate) mod detached;
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
+
+use crate::connection::{
+    config::listen::ListenConfig,
+    protocol::io::Socket,
+    transport::listener::balance::{Balance, Seat},
+};
+
+/// Where connections come from: a TCP or a Unix socket that listens.
+///
+/// Made from one of tokio's, by [`bind`](Self::bind) with the options of a [`ListenConfig`], or taken over from
+/// the process that started this one (systemd and others) by `inherited`.
+#[derive(Debug)]
+pub struct Listener {
+    kind: Kind,
+    balance: Option<Arc<Balance>>,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::connection::transport::tls::TlsAcceptor>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Listens on `HOST:PORT`, or on `unix:PATH`.
+    ///
+    /// A file that an ended process left at `PATH` is replaced; one that is still listened on is not.
+    ///
+    /// # Errors
+    /// The address can't be resolved or listened on.
+    pub async fn bind(address: &str, config: &ListenConfig) -> io::Result<Self> {
+        bind::bind(address, config).await
+    }
+
+    /// Listens on the same address with [`ListenConfig::sockets`] sockets.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn bind_all(address: &str, config: &ListenConfig) -> io::Result<Vec<Self>> {
+        bind::bind_all(address, config).await
+    }
+
+    /// Every listening socket that the parent process handed over by the protocol of systemd
+    /// (`LISTEN_FDS`); none if there are none. A second call finds nothing.
+    ///
+    /// # Errors
+    /// What was handed over is neither a TCP nor a Unix socket that listens.
+    #[cfg(feature = "listenfd")]
+    pub fn inherited() -> io::Result<Vec<Self>> {
+        bind::inherited()
+    }
+
+    /// Speaks TLS with whoever connects by TCP; Unix sockets stay as they are.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, acceptor: &crate::connection::transport::tls::TlsAcceptor) -> Self {
+        self.tls = Some(acceptor.clone());
+        self
+    }
+
+    /// The address, for TCP.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.kind {
+            Kind::Tcp(listener) => listener.local_addr().ok(),
+            #[cfg(unix)]
+            Kind::Unix(_) => None,
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn acceptor(&self) -> Option<crate::connection::transport::tls::TlsAcceptor> {
+        self.tls.clone()
+    }
+
+    /// The place among the loops that accept from the same socket, if there are others.
+    pub(crate) fn join(&mut self, group: u16) -> Option<Seat> {
+        Some(self.balance.take()?.join(group))
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        match &self.kind {
+            Kind::Tcp(listener) => {
+                let (socket, peer) = listener.accept().await?;
+                Ok((Socket::Tcp(socket), Some(peer)))
+            }
+            #[cfg(unix)]
+            Kind::Unix(listener) => {
+                let (socket, _) = listener.accept().await?;
+                Ok((Socket::Unix(socket), None))
+            }
+        }
+    }
+
+    /// Sets `TCP_NODELAY` for all connections to come, where they inherit it: one call less for each.
+    /// False if each has to be told.
+    pub(crate) fn set_nodelay(&self) -> bool {
+        match &self.kind {
+            Kind::Tcp(listener) => {
+                cfg!(target_os = "linux")
+                    && socket2::SockRef::from(listener)
+                        .set_tcp_nodelay(true)
+                        .is_ok()
+            }
+            #[cfg(unix)]
+            Kind::Unix(_) => true,
+        }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self {
+            kind: Kind::Tcp(listener),
+            balance: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixListener> for Listener {
+    fn from(listener: UnixListener) -> Self {
+        Self {
+            kind: Kind::Unix(listener),
+            balance: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Sockets, listeners, TLS and the PROXY header: what carries bytes, and knows no connection.
+
+pub(crate) mod listener;
+pub(crate) mod parked;
+#[cfg(feature = "proxy-protocol")]
+pub(crate) mod proxy_protocol;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
