@@ -11,7 +11,7 @@ use crate::connection::{
     config::ConnectionConfig,
     lifecycle::{Shared, memory::Hook, millis},
     protocol::{
-        adapter::HttpService, connect_info::ConnectInfo, io::Socket, service_source::Services,
+        adapter::HttpService, connect_info::ConnectInfo, io::Socket, service_source::ServiceSource,
     },
     reason::CloseReason,
     stats::{BuildError, ConnectionStats, DrainReport, ServeError},
@@ -86,7 +86,7 @@ impl ConnectionManager {
         listener: impl Into<Listener>,
         service: S,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
-        let services = Services::shared(service);
+        let services = ServiceSource::shared(service);
         accept::serve(Arc::clone(&self.shared), listener.into(), services)
     }
 
@@ -127,7 +127,7 @@ impl ConnectionManager {
         listener: impl Into<Listener>,
         make: impl Fn(&ConnectInfo) -> S + Send + Sync + 'static,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
-        let services = Services::own(make);
+        let services = ServiceSource::own(make);
         accept::serve(Arc::clone(&self.shared), listener.into(), services)
     }
 
@@ -224,8 +224,8 @@ impl ConnectionManager {
     /// Closes one connection, whatever it is doing; false if there is none with this id.
     pub fn close(&self, id: u64) -> bool {
         let mut found = false;
-        self.shared.command_each(|entry| {
-            if entry.id == id {
+        self.shared.command_each(|record| {
+            if record.id == id {
                 found = true;
                 return Command::Close(CloseReason::Killed);
             }
@@ -242,52 +242,61 @@ impl ConnectionManager {
     /// The settings as they are now, changes at run time included.
     #[must_use]
     pub fn config(&self) -> ConnectionConfig {
-        let knobs = &self.shared.knobs;
+        let settings = &self.shared.settings;
         ConnectionConfig {
-            max_connections: knobs.max_connections.load(Relaxed),
-            max_connections_per_peer: knobs.max_connections_per_peer.load(Relaxed),
-            max_idle_connections: knobs.max_idle_connections.load(Relaxed),
-            max_accepts_per_second: knobs.max_accepts_per_second.load(Relaxed),
-            idle_timeout: Duration::from_millis(knobs.idle_timeout.load(Relaxed)),
-            park_after: Duration::from_millis(knobs.park_after.load(Relaxed)),
+            max_connections: settings.max_connections.load(Relaxed),
+            max_connections_per_peer: settings.max_connections_per_peer.load(Relaxed),
+            max_idle_connections: settings.max_idle_connections.load(Relaxed),
+            max_accepts_per_second: settings.max_accepts_per_second.load(Relaxed),
+            idle_timeout: Duration::from_millis(settings.idle_timeout.load(Relaxed)),
+            park_after: Duration::from_millis(settings.park_after.load(Relaxed)),
             ..self.shared.config.clone()
         }
     }
 
     /// Changes [`ConnectionConfig::max_connections`].
     pub fn set_max_connections(&self, max: usize) {
-        self.shared.knobs.max_connections.store(max, Relaxed);
+        self.shared.settings.max_connections.store(max, Relaxed);
     }
 
     /// Changes [`ConnectionConfig::max_accepts_per_second`].
     pub fn set_max_accepts_per_second(&self, max: u32) {
         self.shared.pace.set(max);
-        self.shared.knobs.max_accepts_per_second.store(max, Relaxed);
+        self.shared
+            .settings
+            .max_accepts_per_second
+            .store(max, Relaxed);
     }
 
     /// Changes [`ConnectionConfig::max_connections_per_peer`] for connections to come.
     pub fn set_max_connections_per_peer(&self, max: usize) {
         self.shared
-            .knobs
+            .settings
             .max_connections_per_peer
             .store(max, Relaxed);
     }
 
     /// Changes [`ConnectionConfig::max_idle_connections`].
     pub fn set_max_idle_connections(&self, max: usize) {
-        self.shared.knobs.max_idle_connections.store(max, Relaxed);
+        self.shared
+            .settings
+            .max_idle_connections
+            .store(max, Relaxed);
     }
 
     /// Changes [`ConnectionConfig::idle_timeout`], for connections that are idle already too.
     pub fn set_idle_timeout(&self, timeout: Duration) {
         self.shared
-            .knobs
+            .settings
             .idle_timeout
             .store(millis(timeout), Relaxed);
     }
 
     /// Changes [`ConnectionConfig::park_after`].
     pub fn set_park_after(&self, after: Duration) {
-        self.shared.knobs.park_after.store(millis(after), Relaxed);
+        self.shared
+            .settings
+            .park_after
+            .store(millis(after), Relaxed);
     }
 }

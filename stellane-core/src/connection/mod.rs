@@ -75,7 +75,7 @@
 //! An upgraded connection stays in the table, counted and subject to [`close`](ConnectionManager::close), until
 //! its socket is dropped.
 //!
-//! # Simple requests
+//! # FastPath requests
 //!
 //! Most requests come whole, are for a path, have no body and ask for nothing of their connection, and most answers
 //! are short and whole when they come. Such a request is parsed by `httparse` and its answer written at once, without

@@ -74,7 +74,7 @@ reasons! {
 
 impl CloseReason {
     /// Whether a connection that turns out to be in use is spared.
-    pub(crate) fn spares_use(self) -> bool {
+    pub(crate) fn yields_to_a_request(self) -> bool {
         matches!(
             self,
             Self::IdleTimeout

@@ -17,21 +17,21 @@ use tokio::{
 #[cfg(feature = "tls")]
 use crate::connection::transport::tls;
 use crate::connection::{
-    accept::proxied::Heralds,
+    accept::proxied::PendingProxyHeaders,
     config::listen::WhenFull,
     lifecycle::{Shared, sweep::SWEEP},
     protocol::{
         adapter::HttpService,
         io::Socket,
-        service_source::Services,
+        service_source::ServiceSource,
         task::{FIRST_READ, Served, Task},
     },
     reason::CloseReason,
     stats::ServeError,
-    table::record::{Command, Entry, Holder},
+    table::record::{Command, Record, SocketOwner},
     transport::{
-        listener::{Listener, balance::Seat},
-        parked::Lot,
+        listener::{Listener, balance::LoopHandle},
+        parked::ParkedPoller,
     },
 };
 
@@ -49,7 +49,7 @@ pub(crate) async fn serve_all<S: HttpService>(
 ) -> Result<(), ServeError> {
     let mut loops = JoinSet::new();
     for listener in listeners {
-        let services = Services::shared(service.clone());
+        let services = ServiceSource::shared(service.clone());
         loops.spawn(serve(Arc::clone(&shared), listener, services));
     }
     drop(service);
@@ -67,27 +67,28 @@ pub(crate) async fn serve_all<S: HttpService>(
 pub(crate) async fn serve<S: HttpService>(
     shared: Arc<Shared>,
     mut listener: Listener,
-    services: Services<S>,
+    services: ServiceSource<S>,
 ) -> Result<(), ServeError> {
     let open = Open::new(&shared);
-    let (lot, mut attendant) = Lot::new().map_err(|source| ServeError { source })?;
+    let (parked, mut parked_events) =
+        ParkedPoller::new().map_err(|source| ServeError { source })?;
     let id = shared.next_group();
-    if let Some(keeper) = services.keeper() {
-        shared.keepers.add(id, keeper);
+    if let Some(on_end) = services.on_end() {
+        shared.end_hooks.add(id, on_end);
     }
     let group = Group {
         served: Arc::new(Served {
             shared: Arc::clone(&shared),
             services,
-            lot,
+            parked,
         }),
         id,
         tell_nodelay: shared.config.nodelay && !listener.set_nodelay(),
         #[cfg(feature = "tls")]
         tls: listener.acceptor(),
     };
-    let mut heralds = Heralds::new(&shared);
-    let mut seat = listener.join(id);
+    let mut pending = PendingProxyHeaders::new(&shared);
+    let mut loop_handle = listener.join(id);
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Whether the sweep is on its way.
@@ -103,51 +104,53 @@ pub(crate) async fn serve<S: HttpService>(
             accepted = accept => match accepted {
                 Ok((socket, peer)) => {
                     shared.pace.take();
-                    if let Some((socket, peer)) = group.keep(seat.as_ref(), socket, peer)
-                        && let Some((socket, peer)) = heralds.receive(socket, peer)
+                    if let Some((socket, peer)) = group.keep(loop_handle.as_ref(), socket, peer)
+                        && let Some((socket, peer)) = pending.receive(socket, peer)
                     {
                         group.admit(socket, peer).await;
                     }
                 }
                 Err(error) => group.survive(error).await?,
             },
-            Some(handed) = handed(&mut seat) => group.receive(&mut heralds, handed).await,
-            (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
-            readable = attendant.readable() => group.unpark_some(readable).await?,
+            Some(handed) = handed(&mut loop_handle) => group.receive(&mut pending, handed).await,
+            (socket, peer) = pending.next() => group.admit(socket, peer).await,
+            readable = parked_events.readable() => group.unpark_some(readable).await?,
             _ = sweep.tick() => sweeping = shared.sweep(),
-            () = yield_now(), if sweeping => sweeping = shared.go_on(),
+            () = yield_now(), if sweeping => sweeping = shared.continue_sweep(),
             () = &mut drain => break,
         }
     }
     // Clients whose handshake the system has already finished believe they are connected: take them too.
     while let Ok(Ok((socket, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await
     {
-        if let Some((socket, peer)) = heralds.receive(socket, peer) {
+        if let Some((socket, peer)) = pending.receive(socket, peer) {
             group.admit(socket, peer).await;
         }
     }
-    if let Some(seat) = &mut seat {
-        seat.close();
+    if let Some(loop_handle) = &mut loop_handle {
+        loop_handle.close();
     }
-    while let Some(socket) = handed(&mut seat).await {
-        group.receive(&mut heralds, socket).await;
+    while let Some(socket) = handed(&mut loop_handle).await {
+        group.receive(&mut pending, socket).await;
     }
     drop(listener);
     drop(open);
     while group.is_busy() {
         tokio::select! {
-            (socket, peer) = heralds.announced() => group.admit(socket, peer).await,
-            readable = attendant.readable() => group.unpark_some(readable).await?,
+            (socket, peer) = pending.next() => group.admit(socket, peer).await,
+            readable = parked_events.readable() => group.unpark_some(readable).await?,
             _ = sweep.tick() => sweeping = shared.sweep(),
-            () = yield_now(), if sweeping => sweeping = shared.go_on(),
+            () = yield_now(), if sweeping => sweeping = shared.continue_sweep(),
         }
     }
     Ok(())
 }
 
 /// The next connection from a loop that shares the listening socket; `None` if there is none to come.
-async fn handed(seat: &mut Option<Seat>) -> Option<io::Result<(Socket, Option<SocketAddr>)>> {
-    seat.as_mut()?.handed().await
+async fn handed(
+    loop_handle: &mut Option<LoopHandle>,
+) -> Option<io::Result<(Socket, Option<SocketAddr>)>> {
+    loop_handle.as_mut()?.receive().await
 }
 
 /// Serves a connection that no listener of ours accepted.
@@ -161,22 +164,22 @@ pub(crate) async fn serve_connection<S: HttpService>(
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     shared.sweep_all();
-    let Some(entry) = shared.take_in(peer, NO_LISTENER).await else {
+    let Some(record) = shared.admit(peer, NO_LISTENER).await else {
         shared.refuse(socket);
         return CloseReason::Refused;
     };
     let served = Arc::new(Served {
         shared: Arc::clone(&shared),
-        services: Services::shared(service),
-        lot: Lot::closed(),
+        services: ServiceSource::shared(service),
+        parked: ParkedPoller::closed(),
     });
-    let mut task = Task::new(served, Arc::clone(&entry), socket);
+    let mut task = Task::new(served, Arc::clone(&record), socket);
     std::future::poll_fn(|cx| {
         while sweep.poll_tick(cx).is_ready() {
             shared.sweep_all();
         }
         // The caller may poll it by another task than before.
-        entry.hear_commands(cx.waker());
+        record.hear_commands(cx.waker());
         Pin::new(&mut task).poll(cx)
     })
     .await;
@@ -213,15 +216,15 @@ impl<S: HttpService> Group<S> {
     /// A new connection, unless it went to another loop.
     fn keep(
         &self,
-        seat: Option<&Seat>,
+        loop_handle: Option<&LoopHandle>,
         socket: Socket,
         peer: Option<SocketAddr>,
     ) -> Option<(Socket, Option<SocketAddr>)> {
-        let Some(seat) = seat else {
+        let Some(loop_handle) = loop_handle else {
             return Some((socket, peer));
         };
         let shared = &self.served.shared;
-        let kept = seat.hand_over(&shared.table, socket, peer);
+        let kept = loop_handle.offer(&shared.table, socket, peer);
         kept.unwrap_or_else(|_| {
             shared.count_refused(CloseReason::IoError);
             None
@@ -231,12 +234,12 @@ impl<S: HttpService> Group<S> {
     /// Takes in a connection that another loop has accepted.
     async fn receive(
         &self,
-        heralds: &mut Heralds,
+        pending: &mut PendingProxyHeaders,
         handed: io::Result<(Socket, Option<SocketAddr>)>,
     ) {
         match handed {
             Ok((socket, peer)) => {
-                if let Some((socket, peer)) = heralds.receive(socket, peer) {
+                if let Some((socket, peer)) = pending.receive(socket, peer) {
                     self.admit(socket, peer).await;
                 }
             }
@@ -250,7 +253,7 @@ impl<S: HttpService> Group<S> {
             // A socket that is gone already says so at its first read.
             let _ = socket.set_nodelay(true);
         }
-        let Some(entry) = shared.take_in(peer, self.id).await else {
+        let Some(record) = shared.admit(peer, self.id).await else {
             return self.refuse(socket);
         };
         let served = Arc::clone(&self.served);
@@ -258,13 +261,13 @@ impl<S: HttpService> Group<S> {
         let socket = match (socket, &self.tls) {
             (Socket::Tcp(socket), Some(acceptor)) => {
                 let (acceptor, shared) = (acceptor.clone(), Arc::clone(shared));
-                let opening = tls::handshake(acceptor, socket, shared, Arc::clone(&entry));
-                tokio::spawn(Task::opening(served, entry, Box::pin(opening)));
+                let opening = tls::handshake(acceptor, socket, shared, Arc::clone(&record));
+                tokio::spawn(Task::opening(served, record, Box::pin(opening)));
                 return;
             }
             (socket, _) => socket,
         };
-        tokio::spawn(Task::new(served, entry, socket));
+        tokio::spawn(Task::new(served, record, socket));
     }
 
     fn refuse(&self, socket: Socket) {
@@ -279,11 +282,11 @@ impl<S: HttpService> Group<S> {
     async fn unpark_some(&self, readable: io::Result<Vec<usize>>) -> Result<(), ServeError> {
         for slot in readable.map_err(|source| ServeError { source })? {
             // Another connection may stand there by now; then there is nothing to read, which is fine.
-            if let Some(entry) = self.served.shared.table.at(slot)
-                && entry.group == self.id
-                && let Some(reason) = self.unpark(&entry)
+            if let Some(record) = self.served.shared.table.at(slot)
+                && record.group == self.id
+                && let Some(reason) = self.unpark(&record)
             {
-                self.served.shared.end(&entry, reason);
+                self.served.shared.end(&record, reason);
             }
         }
         // So that these and others have a turn before the next ones.
@@ -292,35 +295,36 @@ impl<S: HttpService> Group<S> {
     }
 
     /// Gives a parked connection that has something to read to a task of its own, or tells how it ended.
-    fn unpark(&self, entry: &Arc<Entry>) -> Option<CloseReason> {
+    fn unpark(&self, record: &Arc<Record>) -> Option<CloseReason> {
         let mut buffer = [0; FIRST_READ];
-        let mut holder = entry.holder();
-        let Holder::Lot(socket) = &*holder else {
+        let mut owner = record.socket_owner();
+        let SocketOwner::Parked(socket) = &*owner else {
             return None;
         };
         let reason = match socket.try_read(&mut buffer) {
             Ok(0) => CloseReason::ClientClosed,
             Ok(read) => {
-                let Holder::Lot(socket) = std::mem::replace(&mut *holder, Holder::starting())
+                let SocketOwner::Parked(socket) =
+                    std::mem::replace(&mut *owner, SocketOwner::starting())
                 else {
                     return None;
                 };
-                drop(holder);
-                entry.forget_command();
-                entry.add_read(read);
-                let socket = match self.served.lot.unpark(socket) {
+                drop(owner);
+                record.forget_command();
+                record.add_read(read);
+                let socket = match self.served.parked.unpark(socket) {
                     Ok(socket) => socket,
                     Err(_) => return Some(CloseReason::IoError),
                 };
                 let bytes = Bytes::copy_from_slice(&buffer[..read]);
                 let served = Arc::clone(&self.served);
-                tokio::spawn(Task::resume(served, Arc::clone(entry), socket, bytes));
+                tokio::spawn(Task::resume(served, Arc::clone(record), socket, bytes));
                 return None;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
             Err(_) => CloseReason::IoError,
         };
-        *holder = Holder::starting();
+        *owner = SocketOwner::starting();
         Some(reason)
     }
 
@@ -353,8 +357,8 @@ impl<S: HttpService> Group<S> {
 impl<S: HttpService> Drop for Group<S> {
     fn drop(&mut self) {
         let group = self.id;
-        self.served.shared.command_each(|entry| {
-            if entry.group == group {
+        self.served.shared.command_each(|record| {
+            if record.group == group {
                 Command::Close(CloseReason::Aborted)
             } else {
                 Command::None
@@ -377,18 +381,18 @@ fn out_of_resources(error: &io::Error) -> bool {
 
 impl Shared {
     /// A record for one more connection, if there is room for it.
-    async fn take_in(&self, peer: Option<SocketAddr>, group: u16) -> Option<Arc<Entry>> {
-        if !self.make_room().await {
+    async fn admit(&self, peer: Option<SocketAddr>, group: u16) -> Option<Arc<Record>> {
+        if !self.reclaim_for_one().await {
             return None;
         }
-        let per_peer = self.knobs.max_connections_per_peer.load(Relaxed);
+        let per_peer = self.settings.max_connections_per_peer.load(Relaxed);
         let now = self.clock.now();
         self.table
             .insert(peer, group, now, per_peer, || self.count_accepted())
     }
 
     /// Whether there is room for one more connection, after closing idle ones if need be.
-    async fn make_room(&self) -> bool {
+    async fn reclaim_for_one(&self) -> bool {
         let full = || self.open() >= self.most_connections();
         if !full() {
             return true;
@@ -418,7 +422,7 @@ impl Shared {
     /// How many connections there may be: as configured, and no more than the limit of open files has room
     /// for besides the reserve.
     fn most_connections(&self) -> usize {
-        match self.knobs.max_connections.load(Relaxed) {
+        match self.settings.max_connections.load(Relaxed) {
             0 => self.file_limit,
             max => max.min(self.file_limit),
         }

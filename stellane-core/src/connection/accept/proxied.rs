@@ -11,10 +11,10 @@ use crate::connection::{lifecycle::Shared, protocol::io::Socket};
 
 /// How many connections may wait for their PROXY header: trusted proxies send it at once.
 #[cfg(feature = "proxy-protocol")]
-const MOST_HERALDS: usize = 4096;
+const MOST_PENDING: usize = 4096;
 
 /// Connections of proxies that have not said yet whose they are.
-pub(crate) struct Heralds {
+pub(crate) struct PendingProxyHeaders {
     #[cfg(feature = "proxy-protocol")]
     shared: Arc<Shared>,
     #[cfg(feature = "proxy-protocol")]
@@ -24,7 +24,7 @@ pub(crate) struct Heralds {
 }
 
 #[cfg(feature = "proxy-protocol")]
-impl Heralds {
+impl PendingProxyHeaders {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         Self {
             shared: Arc::clone(shared),
@@ -46,7 +46,7 @@ impl Heralds {
         match self.trust.judge(peer) {
             Verdict::Direct => return Some((socket, peer)),
             Verdict::Refused => shared.count_refused(CloseReason::Refused),
-            Verdict::Header if self.waiting.len() >= MOST_HERALDS => {
+            Verdict::Header if self.waiting.len() >= MOST_PENDING => {
                 shared.count_refused(CloseReason::Refused);
             }
             Verdict::Header => {
@@ -68,7 +68,7 @@ impl Heralds {
     }
 
     /// The next connection whose client is known.
-    pub(crate) async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+    pub(crate) async fn next(&mut self) -> (Socket, Option<SocketAddr>) {
         loop {
             match self.waiting.join_next().await {
                 Some(Ok(Some(known))) => return known,
@@ -80,7 +80,7 @@ impl Heralds {
 }
 
 #[cfg(not(feature = "proxy-protocol"))]
-impl Heralds {
+impl PendingProxyHeaders {
     pub(crate) fn new(_: &Arc<Shared>) -> Self {
         Self {}
     }
@@ -94,7 +94,7 @@ impl Heralds {
         Some((socket, peer))
     }
 
-    pub(crate) async fn announced(&mut self) -> (Socket, Option<SocketAddr>) {
+    pub(crate) async fn next(&mut self) -> (Socket, Option<SocketAddr>) {
         std::future::pending().await
     }
 }

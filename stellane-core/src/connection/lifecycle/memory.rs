@@ -39,7 +39,7 @@ impl fmt::Debug for Hook {
 /// serves: allocators with a heap for each thread give back only what the calling thread holds. One worker at a time:
 /// mimalloc leaves out what it would give back while another thread does, and the others can go on serving.
 #[derive(Debug)]
-pub(crate) struct Purge {
+pub(crate) struct MemoryRelease {
     hook: Option<Hook>,
     /// Connections parked since the last wave.
     parked: AtomicU64,
@@ -91,7 +91,7 @@ impl Round {
     }
 }
 
-impl Purge {
+impl MemoryRelease {
     pub(crate) fn new(hook: Option<Hook>) -> Self {
         Self {
             hook,

@@ -17,17 +17,17 @@ use crate::connection::{
     accept,
     config::ConnectionConfig,
     lifecycle::{
-        memory::{Hook, Purge},
-        sweep::{SWEEP, Walk, part_of},
+        memory::{Hook, MemoryRelease},
+        sweep::{SWEEP, Sweep, part_of},
     },
-    policy::{accept_rate::Pace, park_delay::Hysteresis},
-    protocol::service_source::Keepers,
+    policy::{accept_rate::AcceptRate, park_delay::ParkDelay},
+    protocol::service_source::EndHooks,
     reason::CloseReason,
     stats::{ConnectionStats, DrainReport},
     table::{
         Clock, Table,
-        record::{Command, ConnectionState, Entry, Holder},
-        throughput::Speed,
+        record::{Command, ConnectionState, Record, SocketOwner},
+        throughput::Throughput,
     },
 };
 
@@ -36,15 +36,15 @@ use crate::connection::{
 pub(crate) struct Shared {
     pub(crate) table: Table,
     pub(crate) clock: Clock,
-    pub(crate) knobs: Knobs,
+    pub(crate) settings: LiveSettings,
     pub(crate) config: ConnectionConfig,
-    pub(crate) pace: Pace,
+    pub(crate) pace: AcceptRate,
     /// How many connections the limit of open files has room for.
     pub(crate) file_limit: usize,
     #[cfg(feature = "tls")]
     pub(crate) handshakes: tokio::sync::Semaphore,
-    pub(crate) purge: Arc<Purge>,
-    pub(crate) hysteresis: Hysteresis,
+    pub(crate) purge: Arc<MemoryRelease>,
+    pub(crate) park_delay: ParkDelay,
     pub(crate) http1: hyper::server::conn::http1::Builder,
     #[cfg(feature = "http2")]
     pub(crate) http2: hyper::server::conn::http2::Builder<
@@ -67,12 +67,12 @@ pub(crate) struct Shared {
     drain_began: AtomicU64,
     /// Over how many milliseconds this drain spreads its closing.
     drain_spread: AtomicU64,
-    walk: Mutex<Walk>,
-    speed: Mutex<Speed>,
+    walk: Mutex<Sweep>,
+    speed: Mutex<Throughput>,
     /// When the last sweep was, so that several listeners do not sweep more often than one.
     swept: AtomicU64,
     groups: AtomicU16,
-    pub(crate) keepers: Keepers,
+    pub(crate) end_hooks: EndHooks,
     /// Listeners that are open.
     listeners: AtomicUsize,
     /// Woken when a connection ends or a listener closes.
@@ -82,7 +82,7 @@ pub(crate) struct Shared {
 
 /// The settings that can be changed while serving, in milliseconds where they are times.
 #[derive(Debug)]
-pub(crate) struct Knobs {
+pub(crate) struct LiveSettings {
     pub(crate) max_connections: AtomicUsize,
     pub(crate) max_connections_per_peer: AtomicUsize,
     pub(crate) max_idle_connections: AtomicUsize,
@@ -98,7 +98,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 impl Shared {
     pub(crate) fn new(config: ConnectionConfig, purge: Option<Hook>) -> Self {
         let epoch = tokio::time::Instant::now();
-        let walk = Walk::new(&config);
+        let walk = Sweep::new(&config);
         let mut http1 = hyper::server::conn::http1::Builder::new();
         // Deadlines are the sweep's business.
         http1
@@ -111,7 +111,7 @@ impl Shared {
         Self {
             table: Table::default(),
             clock: Clock::default(),
-            knobs: Knobs {
+            settings: LiveSettings {
                 max_connections: AtomicUsize::new(config.max_connections),
                 max_connections_per_peer: AtomicUsize::new(config.max_connections_per_peer),
                 max_idle_connections: AtomicUsize::new(config.max_idle_connections),
@@ -119,13 +119,13 @@ impl Shared {
                 idle_timeout: AtomicU64::new(millis(config.idle_timeout)),
                 park_after: AtomicU64::new(millis(config.park_after)),
             },
-            pace: Pace::new(config.max_accepts_per_second),
+            pace: AcceptRate::new(config.max_accepts_per_second),
             file_limit: accept::file_limit(config.reserve_files),
             #[cfg(feature = "tls")]
             handshakes: crate::connection::transport::tls::places(&config.tls),
             config,
-            purge: Arc::new(Purge::new(purge)),
-            hysteresis: Hysteresis::default(),
+            purge: Arc::new(MemoryRelease::new(purge)),
+            park_delay: ParkDelay::default(),
             http1,
             #[cfg(feature = "http2")]
             http2,
@@ -146,7 +146,7 @@ impl Shared {
             speed: Mutex::default(),
             swept: AtomicU64::new(0),
             groups: AtomicU16::new(0),
-            keepers: Keepers::default(),
+            end_hooks: EndHooks::default(),
             listeners: AtomicUsize::new(0),
             quiet: tokio::sync::Notify::new(),
             epoch,
@@ -200,9 +200,9 @@ impl Shared {
             bytes_written_total: self.ended_written.load(Relaxed),
             ..ConnectionStats::default()
         };
-        let ended = self.table.for_each_after(ended, |entry| {
+        let ended = self.table.for_each_after(ended, |record| {
             open.open += 1;
-            match entry.state() {
+            match record.state() {
                 ConnectionState::New => open.new += 1,
                 ConnectionState::Idle => open.idle += 1,
                 ConnectionState::Parked => open.parked += 1,
@@ -214,9 +214,9 @@ impl Shared {
                     open.active += 1;
                 }
             }
-            open.requests_in_flight += u64::from(entry.in_flight());
-            open.requests_total += entry.requests();
-            let (read, written) = entry.bytes();
+            open.requests_in_flight += u64::from(record.in_flight());
+            open.requests_total += record.requests();
+            let (read, written) = record.bytes();
             open.bytes_read_total += read;
             open.bytes_written_total += written;
         });
@@ -235,7 +235,7 @@ impl Shared {
         .with(*self.speed())
     }
 
-    fn speed(&self) -> MutexGuard<'_, Speed> {
+    fn speed(&self) -> MutexGuard<'_, Throughput> {
         self.speed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -252,14 +252,14 @@ impl Shared {
     }
 
     /// Whether the drain has come to this connection: its next response is its last.
-    pub(crate) fn ends(&self, entry: &Entry) -> bool {
-        self.draining() && self.ends_by(entry, self.clock.now())
+    pub(crate) fn ends(&self, record: &Record) -> bool {
+        self.draining() && self.ends_by(record, self.clock.now())
     }
 
     #[cold]
-    fn ends_by(&self, entry: &Entry, now: u64) -> bool {
+    fn ends_by(&self, record: &Record, now: u64) -> bool {
         let elapsed = now.saturating_sub(self.drain_began.load(Relaxed));
-        elapsed >= part_of(self.drain_spread(), entry.id)
+        elapsed >= part_of(self.drain_spread(), record.id)
     }
 
     /// Tells connections that the drain has come to them; without anything to do they would not notice.
@@ -267,9 +267,9 @@ impl Shared {
         if !self.draining() {
             return;
         }
-        self.table.for_each(|entry| {
-            if self.ends(entry) && !entry.retire.swap(true, Relaxed) {
-                entry.wake();
+        self.table.for_each(|record| {
+            if self.ends(record) && record.close_after_response() {
+                record.wake();
             }
         });
     }
@@ -294,10 +294,10 @@ impl Shared {
 
     /// In milliseconds; `0` is off.
     pub(crate) fn idle_timeout(&self) -> u64 {
-        self.knobs.idle_timeout.load(Relaxed)
+        self.settings.idle_timeout.load(Relaxed)
     }
 
-    pub(crate) fn walk(&self) -> MutexGuard<'_, Walk> {
+    pub(crate) fn walk(&self) -> MutexGuard<'_, Sweep> {
         self.walk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -359,15 +359,15 @@ impl Shared {
 
     /// How long a connection is idle now before it is parked, in milliseconds.
     pub(crate) fn park_after(&self) -> u64 {
-        self.hysteresis.wait(self.knobs.park_after.load(Relaxed))
+        self.park_delay.wait(self.settings.park_after.load(Relaxed))
     }
 
     /// A parked connection comes back.
-    pub(crate) fn count_unparked(&self, entry: &Entry) {
+    pub(crate) fn count_unparked(&self, record: &Record) {
         self.unparked.fetch_add(1, Relaxed);
-        let idle = self.clock.now().saturating_sub(entry.since());
-        self.hysteresis
-            .came_back(idle, self.knobs.park_after.load(Relaxed));
+        let idle = self.clock.now().saturating_sub(record.since());
+        self.park_delay
+            .came_back(idle, self.settings.park_after.load(Relaxed));
     }
 
     pub(crate) fn count_accept_error(&self) {
@@ -393,65 +393,65 @@ impl Shared {
     }
 
     /// A connection ended.
-    pub(crate) fn end(&self, entry: &Entry, reason: CloseReason) {
-        self.table.remove(entry, || {
-            let (read, written) = entry.bytes();
-            self.ended_requests.fetch_add(entry.requests(), Relaxed);
+    pub(crate) fn end(&self, record: &Record, reason: CloseReason) {
+        self.table.remove(record, || {
+            let (read, written) = record.bytes();
+            self.ended_requests.fetch_add(record.requests(), Relaxed);
             self.ended_read.fetch_add(read, Relaxed);
             self.ended_written.fetch_add(written, Relaxed);
             self.ended[reason as usize].fetch_add(1, Relaxed);
             self.open.fetch_sub(1, Relaxed);
         });
-        self.keepers.forget(entry);
+        self.end_hooks.forget(record);
         self.quiet.notify_waiters();
     }
 
     /// An upgraded connection ended, by itself or because it was told to.
-    pub(crate) fn end_upgraded(&self, entry: &Entry) {
-        let reason = match entry.take_command() {
+    pub(crate) fn end_upgraded(&self, record: &Record) {
+        let reason = match record.take_command() {
             Command::Close(reason) => reason,
             Command::Park | Command::None => CloseReason::Upgraded,
         };
-        self.end(entry, reason);
+        self.end(record, reason);
     }
 
     pub(crate) fn reclaim(&self, count: usize) -> usize {
         let idlest = self.table.idlest(count);
-        for entry in &idlest {
-            self.command(entry, Command::Close(CloseReason::Reclaimed));
+        for record in &idlest {
+            self.command(record, Command::Close(CloseReason::Reclaimed));
         }
         idlest.len()
     }
 
     /// Gives each connection the command that `judge` finds for it.
-    pub(crate) fn command_each(&self, mut judge: impl FnMut(&Entry) -> Command) {
+    pub(crate) fn command_each(&self, mut judge: impl FnMut(&Record) -> Command) {
         let mut commands = Vec::new();
-        self.table.for_each(|entry| match judge(entry) {
+        self.table.for_each(|record| match judge(record) {
             Command::None => {}
-            command => commands.push((Arc::clone(entry), command)),
+            command => commands.push((Arc::clone(record), command)),
         });
         // Outside of the table's lock, since an end takes it.
-        for (entry, command) in commands {
-            self.command(&entry, command);
+        for (record, command) in commands {
+            self.command(&record, command);
         }
     }
 
     /// Asks a connection's task for something. A parked connection has none: it is closed here.
-    pub(crate) fn command(&self, entry: &Entry, command: Command) {
-        let mut holder = entry.holder();
-        match (&*holder, command) {
-            (Holder::Lot(socket), Command::Close(reason)) => {
-                if reason.spares_use() && socket.has_bytes() {
+    pub(crate) fn command(&self, record: &Record, command: Command) {
+        let mut owner = record.socket_owner();
+        match (&*owner, command) {
+            (SocketOwner::Parked(socket), Command::Close(reason)) => {
+                if reason.yields_to_a_request() && socket.has_bytes() {
                     // The client was faster; the lot has noticed.
                     return;
                 }
-                *holder = Holder::starting();
-                drop(holder);
-                self.end(entry, reason);
+                *owner = SocketOwner::starting();
+                drop(owner);
+                self.end(record, reason);
             }
-            (Holder::Lot(_), _) => {}
-            (Holder::Task(waker), command) => {
-                if entry.set_command(command) {
+            (SocketOwner::Parked(_), _) => {}
+            (SocketOwner::Task(waker), command) => {
+                if record.set_command(command) {
                     waker.wake_by_ref();
                 }
             }

@@ -9,9 +9,9 @@ use std::{
 use crate::connection::{
     config::ConnectionConfig,
     lifecycle::{Shared, millis},
-    policy::min_rates::Rates,
+    policy::min_rates::MinRates,
     reason::CloseReason,
-    table::record::{Command, ConnectionState, Entry},
+    table::record::{Command, ConnectionState, Record},
 };
 
 /// How often deadlines are looked at: every timeout is exact to this.
@@ -28,18 +28,18 @@ const ASKED: usize = 32;
 
 /// Where the sweep is on its walk over the connections.
 #[derive(Debug)]
-pub(crate) struct Walk {
-    rates: Rates,
+pub(crate) struct Sweep {
+    rates: MinRates,
     /// The place in the table that is next, until the walk is done.
     next: Option<usize>,
     /// Idle connections so far.
     idle: usize,
 }
 
-impl Walk {
+impl Sweep {
     pub(crate) fn new(config: &ConnectionConfig) -> Self {
         Self {
-            rates: Rates::new(config),
+            rates: MinRates::new(config),
             next: None,
             idle: 0,
         }
@@ -56,39 +56,39 @@ impl Walk {
 
 impl Shared {
     /// Begins to look at every connection's deadlines, unless another listener has just done so. Whether
-    /// [`go_on`](Self::go_on) is to be called, when others have had a turn.
+    /// [`continue_sweep`](Self::continue_sweep) is to be called, when others have had a turn.
     pub(crate) fn sweep(&self) -> bool {
         let now = self.tick();
         if self.take_sweep(now, millis(SWEEP) / 2) {
             self.end_those_due();
             self.measure_speed(now);
             self.purge.end_wave(now);
-            self.hysteresis.look(now);
+            self.park_delay.look(now);
             self.walk().begin(now);
         }
         self.purge.here();
-        self.go_on()
+        self.continue_sweep()
     }
 
     /// Looks at some of the connections; whether there are more.
-    pub(crate) fn go_on(&self) -> bool {
+    pub(crate) fn continue_sweep(&self) -> bool {
         let mut walk = self.walk();
-        let Walk { rates, next, idle } = &mut *walk;
+        let Sweep { rates, next, idle } = &mut *walk;
         let Some(from) = *next else {
             return false;
         };
         let now = self.clock.now();
-        let limits = Limits::of(self, now);
+        let limits = Deadlines::of(self, now);
         let mut commands = Vec::new();
-        *next = self.table.visit(from, LOOKED_AT, |entry| {
+        *next = self.table.visit(from, LOOKED_AT, |record| {
             *idle += usize::from(matches!(
-                entry.state(),
+                record.state(),
                 ConnectionState::Idle | ConnectionState::Parked
             ));
-            match limits.judge(entry, now, rates) {
+            match limits.judge(record, now, rates) {
                 Command::None => {}
-                Command::Park if entry.is_parked_or_asked() => {}
-                command => commands.push((Arc::clone(entry), command)),
+                Command::Park if record.is_parked_or_asked() => {}
+                command => commands.push((Arc::clone(record), command)),
             }
             commands.len() < ASKED
         });
@@ -99,10 +99,10 @@ impl Shared {
         let idle = *idle;
         drop(walk);
         // Outside of the locks, since an end takes the table's.
-        for (entry, command) in commands {
-            self.command(&entry, command);
+        for (record, command) in commands {
+            self.command(&record, command);
         }
-        let max_idle = self.knobs.max_idle_connections.load(Relaxed);
+        let max_idle = self.settings.max_idle_connections.load(Relaxed);
         if !more && max_idle > 0 && idle > max_idle {
             self.reclaim(idle - max_idle);
         }
@@ -113,13 +113,13 @@ impl Shared {
     pub(crate) fn sweep_all(&self) {
         let mut more = self.sweep();
         while more {
-            more = self.go_on();
+            more = self.continue_sweep();
         }
     }
 }
 
 /// The deadlines of one sweep, in milliseconds; `u64::MAX` is off.
-struct Limits {
+struct Deadlines {
     first_byte: u64,
     handshake: u64,
     head: u64,
@@ -132,7 +132,7 @@ struct Limits {
     drain_spread: u64,
 }
 
-impl Limits {
+impl Deadlines {
     fn of(shared: &Shared, now: u64) -> Self {
         let config = &shared.config;
         let late = if config.keep_alive_header { LATE } else { 0 };
@@ -159,30 +159,30 @@ impl Limits {
         }
     }
 
-    fn judge(&self, entry: &Entry, now: u64, rates: &mut Rates) -> Command {
+    fn judge(&self, record: &Record, now: u64, rates: &mut MinRates) -> Command {
         use CloseReason::{
             Drained, Finished, FirstByteTimeout, HandshakeTimeout, HeadTimeout, IdleTimeout,
             MaxAge, SlowRead,
         };
-        let stalled = entry.write_stalled();
+        let stalled = record.write_stalled();
         if stalled != 0 && now.saturating_sub(stalled) >= self.write {
             return Command::Close(SlowRead);
         }
-        let state = entry.state();
-        if let Some(reason) = rates.judge(entry, state) {
+        let state = record.state();
+        if let Some(reason) = rates.judge(record, state) {
             return Command::Close(reason);
         }
-        let waited = now.saturating_sub(entry.since());
+        let waited = now.saturating_sub(record.since());
         let between_requests = matches!(
             state,
             ConnectionState::New | ConnectionState::Idle | ConnectionState::Parked
         );
-        let drained = |passed| passed >= part_of(self.drain_spread, entry.id);
+        let drained = |passed| passed >= part_of(self.drain_spread, record.id);
         if between_requests && self.drained.is_some_and(drained) {
             return Command::Close(Drained);
         }
-        if self.max_age < u64::MAX && entry.age(now) >= spread(self.max_age, entry.id) {
-            entry.retire.store(true, Relaxed);
+        if self.max_age < u64::MAX && record.age(now) >= spread(self.max_age, record.id) {
+            record.close_after_response();
             if between_requests {
                 return Command::Close(MaxAge);
             }
@@ -195,7 +195,7 @@ impl Limits {
             ConnectionState::Head if waited >= self.head => Command::Close(HeadTimeout),
             // One of HTTP/2, which has not taken all of its answers, and doesn't.
             ConnectionState::Idle
-                if entry.asked_to_close() && waited >= self.idle.saturating_add(self.write) =>
+                if record.asked_to_close() && waited >= self.idle.saturating_add(self.write) =>
             {
                 Command::Close(SlowRead)
             }

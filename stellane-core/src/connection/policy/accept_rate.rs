@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// A token bucket as one number: the moment by which all that was taken is paid for.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct AcceptRate {
     /// Of one token; 0 for no limit.
     nanos: AtomicU64,
     paid_by: AtomicU64,
@@ -17,7 +17,7 @@ pub(crate) struct Pace {
 /// How much may be taken at once after a pause: what the rate gives in this time.
 const BURST: u64 = 100_000_000;
 
-impl Pace {
+impl AcceptRate {
     /// So many tokens for each second; 0 for no limit. Takes its time from tokio.
     pub(crate) fn new(per_second: u32) -> Self {
         let pace = Self {
@@ -71,7 +71,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rate_holds_over_time_and_a_pause_saves_up_a_tenth_of_a_second() {
-        let pace = Pace::new(100);
+        let pace = AcceptRate::new(100);
         tokio::time::advance(Duration::from_secs(60)).await;
         let begin = Instant::now();
         let mut at_once = 0;

@@ -6,21 +6,21 @@ use crate::connection::{
     config::ConnectionConfig,
     lifecycle::{millis, sweep::SWEEP},
     reason::CloseReason,
-    table::record::{ConnectionState, Entry},
+    table::record::{ConnectionState, Record},
 };
 
 /// How long clients have kept the server waiting, less what the bytes that came since are worth. Of a
 /// connection that keeps nobody waiting nothing is remembered.
 #[derive(Debug)]
-pub(crate) struct Rates {
+pub(crate) struct MinRates {
     /// Bytes in a second; `0` is off.
     body: u64,
     response: u64,
     /// The greatest debt.
     grace: u64,
-    debts: HashMap<(u64, Side), Debt>,
+    debts: HashMap<(u64, Side), Arrears>,
     /// Those of the last round, in this one.
-    old: HashMap<(u64, Side), Debt>,
+    old: HashMap<(u64, Side), Arrears>,
     /// When this round began, and how long after the last one.
     began: u64,
     elapsed: u64,
@@ -33,13 +33,13 @@ enum Side {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Debt {
+struct Arrears {
     millis: u64,
     /// Of the connection, when it was looked at last.
     bytes: u64,
 }
 
-impl Rates {
+impl MinRates {
     pub(crate) fn new(config: &ConnectionConfig) -> Self {
         let grace = millis(config.rate_grace);
         let rate = |bytes: u64| if grace == 0 { 0 } else { bytes };
@@ -67,17 +67,17 @@ impl Rates {
     }
 
     /// Whether this connection owes too much.
-    pub(crate) fn judge(&mut self, entry: &Entry, state: ConnectionState) -> Option<CloseReason> {
-        let starved = entry.starved() && state != ConnectionState::Upgraded;
-        let stalled = entry.unread();
+    pub(crate) fn judge(&mut self, record: &Record, state: ConnectionState) -> Option<CloseReason> {
+        let starved = record.starved() && state != ConnectionState::Upgraded;
+        let stalled = record.unread();
         if !starved && !stalled && self.old.is_empty() {
             return None;
         }
-        let (read, written) = entry.bytes();
+        let (read, written) = record.bytes();
         let (body, response) = (self.body, self.response);
         // Both are looked at, since both have to be remembered.
-        let slow_body = self.owes((entry.id, Side::Body), body, starved, read);
-        let slow_read = self.owes((entry.id, Side::Response), response, stalled, written);
+        let slow_body = self.owes((record.id, Side::Body), body, starved, read);
+        let slow_read = self.owes((record.id, Side::Response), response, stalled, written);
         match (slow_body, slow_read) {
             (_, true) => Some(CloseReason::SlowRead),
             (true, _) => Some(CloseReason::SlowBody),
@@ -93,14 +93,14 @@ impl Rates {
             Some(debt) => *debt,
             // Since when is not known: from now on it counts.
             None if waits => {
-                self.debts.insert(key, Debt { millis: 0, bytes });
+                self.debts.insert(key, Arrears { millis: 0, bytes });
                 return false;
             }
             None => return false,
         };
         let paid = bytes.wrapping_sub(debt.bytes).saturating_mul(1000) / rate;
         let waited = if waits { self.elapsed } else { 0 };
-        debt = Debt {
+        debt = Arrears {
             millis: (debt.millis + waited).saturating_sub(paid),
             bytes,
         };

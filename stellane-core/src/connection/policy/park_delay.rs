@@ -12,7 +12,7 @@ const DEAR: u64 = 500;
 const CALM: u64 = 10_000;
 
 #[derive(Debug, Default)]
-pub(crate) struct Hysteresis {
+pub(crate) struct ParkDelay {
     doublings: AtomicU32,
     /// Connections that came back so soon that a longer wait would have kept them, since the last look.
     returned: AtomicU64,
@@ -21,7 +21,7 @@ pub(crate) struct Hysteresis {
     changed: AtomicU64,
 }
 
-impl Hysteresis {
+impl ParkDelay {
     /// What the configured wait has become, in milliseconds.
     pub(crate) fn wait(&self, configured: u64) -> u64 {
         configured.saturating_mul(1 << self.doublings.load(Relaxed))

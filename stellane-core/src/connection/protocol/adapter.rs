@@ -18,7 +18,7 @@ use crate::{
         incoming::Incoming,
         lifecycle::Shared,
         protocol::{connect_info::ConnectInfo, keep_alive, open_body::OpenBody},
-        table::record::Entry,
+        table::record::Record,
     },
 };
 
@@ -73,7 +73,7 @@ pub(crate) struct Adapter<S: HttpService> {
 /// The connection that a request belongs to.
 #[derive(Debug, Clone)]
 struct Owner {
-    entry: Arc<Entry>,
+    record: Arc<Record>,
     shared: Arc<Shared>,
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct Terms {
 impl<S: HttpService> Adapter<S> {
     pub(crate) fn new(
         service: S,
-        entry: Arc<Entry>,
+        record: Arc<Record>,
         shared: Arc<Shared>,
         info: Option<ConnectInfo>,
     ) -> Self {
@@ -99,7 +99,7 @@ impl<S: HttpService> Adapter<S> {
             service: RefCell::new(service),
             spare: RefCell::default(),
             returned: Arc::default(),
-            owner: Owner { entry, shared },
+            owner: Owner { record, shared },
             begun: Cell::new(None),
         }
     }
@@ -167,10 +167,10 @@ impl<S: HttpService> Adapter<S> {
         if let Some(info) = &self.info {
             request.extensions_mut().insert(info.clone());
         }
-        let Owner { entry, shared } = &self.owner;
-        let number = entry.begin_request(!request.body().is_end_stream(), shared.clock.now());
-        if entry.retire_at_upgrade.load(Relaxed) && asks_for_upgrade(&request) {
-            entry.retire.store(true, Relaxed);
+        let Owner { record, shared } = &self.owner;
+        let number = record.begin_request(!request.body().is_end_stream(), shared.clock.now());
+        if record.close_after_upgrade_response.load(Relaxed) && asks_for_upgrade(&request) {
+            record.close_after_response();
         }
         let terms = Terms {
             connect: request.method() == Method::CONNECT,
@@ -336,7 +336,7 @@ impl Owner {
         if http1 {
             OpenBody::new(body)
         } else {
-            OpenBody::of_stream(body, Arc::clone(&self.entry))
+            OpenBody::of_stream(body, Arc::clone(&self.record))
         }
     }
 
@@ -346,9 +346,9 @@ impl Owner {
     fn finish<B>(&self, terms: Terms, response: &mut Response<B>) {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
-            self.entry.upgraded.store(true, Relaxed);
+            self.record.upgraded.store(true, Relaxed);
         } else if terms.http1
-            && (terms.last || self.entry.retire.load(Relaxed) || self.shared.ends(&self.entry))
+            && (terms.last || self.record.closes_after_response() || self.shared.ends(&self.record))
         {
             // hyper sees it and closes after this response; the client knows before it sends another.
             let close = HeaderValue::from_static("close");
@@ -368,7 +368,7 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     fn new(owner: Owner) -> Self {
-        owner.entry.wait_begins();
+        owner.record.wait_begins();
         Self {
             owner,
             answered: false,
@@ -378,7 +378,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.owner.entry.wait_ends();
+        self.owner.record.wait_ends();
         if !self.answered {
             self.owner.shared.count_cancelled();
         }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::connection::{lifecycle::Shared, protocol::io::Socket, table::record::Entry};
+use crate::connection::{lifecycle::Shared, protocol::io::Socket, table::record::Record};
 
 /// The connection that a request came by, in the request's extensions when
 /// [`ConnectionConfig::connect_info`](crate::connection::ConnectionConfig::connect_info) is on; a cheap handle, good for
@@ -37,7 +37,7 @@ struct Inner {
     local: Option<SocketAddr>,
     #[cfg(feature = "tls")]
     tls: Option<TlsInfo>,
-    entry: Arc<Entry>,
+    record: Arc<Record>,
     shared: Arc<Shared>,
 }
 
@@ -57,13 +57,13 @@ pub struct TlsInfo {
 }
 
 impl ConnectInfo {
-    pub(crate) fn new(socket: &Socket, entry: &Arc<Entry>, shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(socket: &Socket, record: &Arc<Record>, shared: &Arc<Shared>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 local: socket.local_addr(),
                 #[cfg(feature = "tls")]
                 tls: socket.tls().map(TlsInfo::new),
-                entry: Arc::clone(entry),
+                record: Arc::clone(record),
                 shared: Arc::clone(shared),
             }),
         }
@@ -72,13 +72,13 @@ impl ConnectInfo {
     /// Names it to [`ConnectionManager::close`](crate::connection::ConnectionManager::close).
     #[must_use]
     pub fn id(&self) -> u64 {
-        self.inner.entry.id
+        self.inner.record.id
     }
 
     /// The client's address, as a trusted proxy said it if there is one; `None` for Unix sockets.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.inner.entry.peer()
+        self.inner.record.peer()
     }
 
     /// The address it was accepted on; `None` for Unix sockets.
@@ -98,18 +98,18 @@ impl ConnectInfo {
     #[must_use]
     pub fn age(&self) -> Duration {
         let now = self.inner.shared.clock.now();
-        Duration::from_millis(self.inner.entry.age(now))
+        Duration::from_millis(self.inner.record.age(now))
     }
 
     /// Requests begun on it, this one included.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.inner.entry.requests()
+        self.inner.record.requests()
     }
 
     /// Makes the next response the last: `Connection: close`, or GOAWAY.
     pub fn close_after_response(&self) {
-        self.inner.entry.retire.store(true, Relaxed);
+        self.inner.record.close_after_response();
     }
 
     /// Resolves when a drain has begun. Nothing is shared between requests until this is awaited.
@@ -152,14 +152,14 @@ impl TlsInfo {
 /// asked for the upgrade, and may come to its end before or after the task.
 #[derive(Debug)]
 pub(crate) struct Tracked {
-    pub(crate) entry: Arc<Entry>,
+    pub(crate) record: Arc<Record>,
     pub(crate) shared: Arc<Shared>,
 }
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        if self.entry.upgraded.load(Relaxed) && self.entry.leave_upgraded() {
-            self.shared.end_upgraded(&self.entry);
+        if self.record.upgraded.load(Relaxed) && self.record.leave_upgraded() {
+            self.shared.end_upgraded(&self.record);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{BoxError, connection::table::record::Entry};
+use crate::{BoxError, connection::table::record::Record};
 
 thread_local! {
     /// Open bodies of the connection that this thread polls.
@@ -76,11 +76,11 @@ impl<B: Body> OpenBody<B> {
     }
 
     /// Of a stream of HTTP/2, which has a task of its own.
-    pub(crate) fn of_stream(inner: B, entry: Arc<Entry>) -> Self {
-        entry.wait_begins();
-        entry.block_stream();
+    pub(crate) fn of_stream(inner: B, record: Arc<Record>) -> Self {
+        record.wait_begins();
+        record.block_stream();
         let open = Open::Stream {
-            entry,
+            record,
             blocked: true,
         };
         Self::Whole { inner, open }
@@ -90,7 +90,7 @@ impl<B: Body> OpenBody<B> {
 pub(crate) enum Open {
     Observed,
     Stream {
-        entry: Arc<Entry>,
+        record: Arc<Record>,
         /// hyper asks for the next piece when the client has room for more than the last.
         blocked: bool,
     },
@@ -104,14 +104,14 @@ impl Open {
 
     #[inline]
     fn set_blocked(&mut self, now: bool) {
-        if let Self::Stream { entry, blocked } = self
+        if let Self::Stream { record, blocked } = self
             && *blocked != now
         {
             *blocked = now;
             if now {
-                entry.block_stream();
+                record.block_stream();
             } else {
-                entry.unblock_stream();
+                record.unblock_stream();
             }
         }
     }
@@ -126,7 +126,7 @@ impl Drop for Open {
                 let _ = OPEN.try_with(|open| open.set(open.get() - 1));
             }
             // The connection's task may have sent the last frame already, and would not look again.
-            Self::Stream { entry, .. } if entry.wait_ends() == 0 => entry.wake(),
+            Self::Stream { record, .. } if record.wait_ends() == 0 => record.wake(),
             Self::Stream { .. } => {}
         }
     }

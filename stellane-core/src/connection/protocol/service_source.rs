@@ -5,22 +5,25 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use crate::connection::{protocol::connect_info::ConnectInfo, table::record::Entry};
+use crate::connection::{protocol::connect_info::ConnectInfo, table::record::Record};
 
 /// The services of one call of `serve`.
-pub(crate) enum Services<S> {
+pub(crate) enum ServiceSource<S> {
     /// One for all: cloned each time a connection becomes active.
     Shared(Mutex<S>),
     /// One for each connection, made when its first bytes arrive.
-    Own { make: Make<S>, kept: Arc<Kept<S>> },
+    Own {
+        make: Make<S>,
+        kept: Arc<ParkedServices<S>>,
+    },
 }
 
 type Make<S> = Box<dyn Fn(&ConnectInfo) -> S + Send + Sync>;
 
 /// Of parked connections, by their ids.
-pub(crate) struct Kept<S>(Mutex<HashMap<u64, S>>);
+pub(crate) struct ParkedServices<S>(Mutex<HashMap<u64, S>>);
 
-impl<S: Clone + Send + 'static> Services<S> {
+impl<S: Clone + Send + 'static> ServiceSource<S> {
     pub(crate) fn shared(service: S) -> Self {
         Self::Shared(Mutex::new(service))
     }
@@ -28,35 +31,35 @@ impl<S: Clone + Send + 'static> Services<S> {
     pub(crate) fn own(make: impl Fn(&ConnectInfo) -> S + Send + Sync + 'static) -> Self {
         Self::Own {
             make: Box::new(make),
-            kept: Arc::new(Kept(Mutex::default())),
+            kept: Arc::new(ParkedServices(Mutex::default())),
         }
     }
 
     /// The service for a connection that becomes active.
-    pub(crate) fn of(&self, entry: &Entry, info: impl FnOnce() -> ConnectInfo) -> S {
+    pub(crate) fn of(&self, record: &Record, info: impl FnOnce() -> ConnectInfo) -> S {
         match self {
             Self::Shared(service) => lock(service).clone(),
             Self::Own { make, kept } => {
                 // Its own statement: nothing is made under the lock.
-                let service = lock(&kept.0).remove(&entry.id);
+                let service = lock(&kept.0).remove(&record.id);
                 service.unwrap_or_else(|| make(&info()))
             }
         }
     }
 
     /// Takes the service of a connection that is taken apart.
-    pub(crate) fn keep(&self, entry: &Entry, service: S) {
+    pub(crate) fn keep(&self, record: &Record, service: S) {
         if let Self::Own { kept, .. } = self {
-            lock(&kept.0).insert(entry.id, service);
+            lock(&kept.0).insert(record.id, service);
         }
     }
 
     /// Who has to know when a connection ends.
-    pub(crate) fn keeper(&self) -> Option<Weak<dyn Keeper>> {
+    pub(crate) fn on_end(&self) -> Option<Weak<dyn OnEnd>> {
         match self {
             Self::Shared(_) => None,
             Self::Own { kept, .. } => {
-                let kept: Arc<dyn Keeper> = kept.clone();
+                let kept: Arc<dyn OnEnd> = kept.clone();
                 Some(Arc::downgrade(&kept))
             }
         }
@@ -64,12 +67,12 @@ impl<S: Clone + Send + 'static> Services<S> {
 }
 
 /// What keeps something of parked connections.
-pub(crate) trait Keeper: Send + Sync {
+pub(crate) trait OnEnd: Send + Sync {
     /// The connection has ended.
     fn forget(&self, id: u64);
 }
 
-impl<S: Send> Keeper for Kept<S> {
+impl<S: Send> OnEnd for ParkedServices<S> {
     fn forget(&self, id: u64) {
         let service = {
             let mut kept = lock(&self.0);
@@ -85,28 +88,28 @@ impl<S: Send> Keeper for Kept<S> {
     }
 }
 
-/// The keepers of a manager, by the call of `serve`.
+/// The end_hooks of a manager, by the call of `serve`.
 #[derive(Default)]
-pub(crate) struct Keepers(Mutex<HashMap<u16, Weak<dyn Keeper>>>);
+pub(crate) struct EndHooks(Mutex<HashMap<u16, Weak<dyn OnEnd>>>);
 
-impl Keepers {
-    pub(crate) fn add(&self, group: u16, keeper: Weak<dyn Keeper>) {
-        let mut keepers = lock(&self.0);
-        keepers.retain(|_, keeper| keeper.strong_count() > 0);
-        keepers.insert(group, keeper);
+impl EndHooks {
+    pub(crate) fn add(&self, group: u16, on_end: Weak<dyn OnEnd>) {
+        let mut end_hooks = lock(&self.0);
+        end_hooks.retain(|_, on_end| on_end.strong_count() > 0);
+        end_hooks.insert(group, on_end);
     }
 
-    pub(crate) fn forget(&self, entry: &Entry) {
-        let keeper = lock(&self.0).get(&entry.group).and_then(Weak::upgrade);
-        if let Some(keeper) = keeper {
-            keeper.forget(entry.id);
+    pub(crate) fn forget(&self, record: &Record) {
+        let on_end = lock(&self.0).get(&record.group).and_then(Weak::upgrade);
+        if let Some(on_end) = on_end {
+            on_end.forget(record.id);
         }
     }
 }
 
-impl std::fmt::Debug for Keepers {
+impl std::fmt::Debug for EndHooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Keepers")
+        f.write_str("EndHooks")
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use crate::connection::table::record::{ConnectionInfo, ConnectionState, Entry};
+use crate::connection::table::record::{ConnectionInfo, ConnectionState, Record};
 
 /// Milliseconds since the manager was built, as of the latest sweep: free to read, exact to a tick.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub(crate) struct Table {
 #[derive(Debug, Default)]
 struct Inner {
     /// Holes are reused, so that the sweep walks a dense list.
-    entries: Vec<Option<Arc<Entry>>>,
+    records: Vec<Option<Arc<Record>>>,
     holes: Vec<u32>,
     peers: HashMap<IpAddr, usize>,
     /// How many there are of each call of `serve`.
@@ -59,7 +59,7 @@ impl Table {
         now: u64,
         per_peer: usize,
         count_begin: impl FnOnce(),
-    ) -> Option<Arc<Entry>> {
+    ) -> Option<Arc<Record>> {
         let mut inner = self.lock();
         let counted = per_peer > 0 && peer.is_some();
         if let (Some(peer), true) = (peer, counted) {
@@ -75,34 +75,34 @@ impl Table {
         let slot = match inner.holes.pop() {
             Some(hole) => hole,
             None => {
-                inner.entries.push(None);
+                inner.records.push(None);
                 // Bounded by the number of open files, far below.
-                u32::try_from(inner.entries.len() - 1).unwrap_or(u32::MAX)
+                u32::try_from(inner.records.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        let entry = Arc::new(Entry::new(inner.next_id, slot, peer, counted, group, now));
-        inner.entries[slot as usize] = Some(Arc::clone(&entry));
-        Some(entry)
+        let record = Arc::new(Record::new(inner.next_id, slot, peer, counted, group, now));
+        inner.records[slot as usize] = Some(Arc::clone(&record));
+        Some(record)
     }
 
     /// The connection at a place.
-    pub(crate) fn at(&self, slot: usize) -> Option<Arc<Entry>> {
-        self.lock().entries.get(slot)?.clone()
+    pub(crate) fn at(&self, slot: usize) -> Option<Arc<Record>> {
+        self.lock().records.get(slot)?.clone()
     }
 
     /// Removes a connection. Nobody sees the table between that and `count_end`.
-    pub(crate) fn remove(&self, entry: &Entry, count_end: impl FnOnce()) {
+    pub(crate) fn remove(&self, record: &Record, count_end: impl FnOnce()) {
         let mut inner = self.lock();
         count_end();
-        if let Some(place) = inner.entries.get_mut(entry.slot as usize) {
+        if let Some(place) = inner.records.get_mut(record.slot as usize) {
             *place = None;
         }
-        inner.holes.push(entry.slot);
-        if let Some(count) = inner.groups.get_mut(&entry.group) {
+        inner.holes.push(record.slot);
+        if let Some(count) = inner.groups.get_mut(&record.group) {
             *count -= 1;
         }
-        if entry.counted
-            && let Some(peer) = entry.peer_ip().map(prefix)
+        if record.counted
+            && let Some(peer) = record.peer_ip().map(prefix)
             && let Some(count) = inner.peers.get_mut(&peer)
         {
             *count -= 1;
@@ -110,7 +110,7 @@ impl Table {
                 inner.peers.remove(&peer);
             }
         }
-        if inner.holes.len() == inner.entries.len() {
+        if inner.holes.len() == inner.records.len() {
             // The last one left: give the memory of the busiest hour back.
             *inner = Inner {
                 next_id: inner.next_id,
@@ -131,7 +131,7 @@ impl Table {
     }
 
     /// Visits every connection.
-    pub(crate) fn for_each(&self, visit: impl FnMut(&Arc<Entry>)) {
+    pub(crate) fn for_each(&self, visit: impl FnMut(&Arc<Record>)) {
         self.for_each_after(|| (), visit);
     }
 
@@ -139,11 +139,11 @@ impl Table {
     pub(crate) fn for_each_after<T>(
         &self,
         first: impl FnOnce() -> T,
-        mut visit: impl FnMut(&Arc<Entry>),
+        mut visit: impl FnMut(&Arc<Record>),
     ) -> T {
         let inner = self.lock();
         let first = first();
-        inner.entries.iter().flatten().for_each(&mut visit);
+        inner.records.iter().flatten().for_each(&mut visit);
         first
     }
 
@@ -153,45 +153,45 @@ impl Table {
         &self,
         from: usize,
         most: usize,
-        mut visit: impl FnMut(&Arc<Entry>) -> bool,
+        mut visit: impl FnMut(&Arc<Record>) -> bool,
     ) -> Option<usize> {
         let inner = self.lock();
-        let end = inner.entries.len().min(from + most);
+        let end = inner.records.len().min(from + most);
         let mut next = from;
         while next < end {
-            let entry = inner.entries[next].as_ref();
+            let record = inner.records[next].as_ref();
             next += 1;
-            if entry.is_some_and(|entry| !visit(entry)) {
+            if record.is_some_and(|record| !visit(record)) {
                 break;
             }
         }
-        (next < inner.entries.len()).then_some(next)
+        (next < inner.records.len()).then_some(next)
     }
 
     /// The `count` connections that have been idle longest.
-    pub(crate) fn idlest(&self, count: usize) -> Vec<Arc<Entry>> {
+    pub(crate) fn idlest(&self, count: usize) -> Vec<Arc<Record>> {
         use ConnectionState::{Idle, New, Parked};
         let mut idle: Vec<_> = self
             .lock()
-            .entries
+            .records
             .iter()
             .flatten()
-            .filter(|entry| matches!(entry.state(), Idle | Parked | New))
-            .map(|entry| (entry.since(), Arc::clone(entry)))
+            .filter(|record| matches!(record.state(), Idle | Parked | New))
+            .map(|record| (record.since(), Arc::clone(record)))
             .collect();
         if idle.len() > count {
             idle.select_nth_unstable_by_key(count, |(since, _)| *since);
             idle.truncate(count);
         }
-        idle.into_iter().map(|(_, entry)| entry).collect()
+        idle.into_iter().map(|(_, record)| record).collect()
     }
 
     pub(crate) fn list(&self, now: u64) -> Vec<ConnectionInfo> {
         self.lock()
-            .entries
+            .records
             .iter()
             .flatten()
-            .map(|entry| entry.info(now))
+            .map(|record| record.info(now))
             .collect()
     }
 }

@@ -32,7 +32,7 @@ pub enum ConnectionState {
     Closing,
     /// In its TLS handshake.
     Handshake,
-    /// Handed over to another protocol.
+    /// Offered over to another protocol.
     Upgraded,
 }
 
@@ -81,7 +81,7 @@ pub struct ConnectionInfo {
 /// All loads and stores are relaxed: each field stands alone, and a reader that is a moment late only
 /// acts a moment late.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Record {
     pub(crate) id: u64,
     /// Address and port: a `SocketAddr` is half as large again.
     peer: Option<(IpAddr, u16)>,
@@ -109,9 +109,9 @@ pub(crate) struct Entry {
     /// It is being taken apart: hyper's end is not the socket's.
     pub(crate) parking: AtomicBool,
     /// Its next response is to be its last.
-    pub(crate) retire: AtomicBool,
+    close_after_response: AtomicBool,
     /// The response to a request for an upgrade is to be, since bytes behind the request are waiting.
-    pub(crate) retire_at_upgrade: AtomicBool,
+    pub(crate) close_after_upgrade_response: AtomicBool,
     /// Of its task and its socket, the first is done with an upgraded connection.
     half_left: AtomicBool,
     /// Its client makes work without asking for anything.
@@ -121,18 +121,18 @@ pub(crate) struct Entry {
     pub(crate) group: u16,
     /// Its place in the table.
     pub(crate) slot: u32,
-    holder: Mutex<Holder>,
+    owner: Mutex<SocketOwner>,
 }
 
 /// Who holds the socket.
 #[derive(Debug)]
-pub(crate) enum Holder {
+pub(crate) enum SocketOwner {
     Task(Waker),
     /// Nobody: it waits for bytes in the [lot](crate::connection::transport::parked).
-    Lot(ParkedSocket),
+    Parked(ParkedSocket),
 }
 
-impl Holder {
+impl SocketOwner {
     /// A task that was not polled yet: it sees its commands when it is.
     pub(crate) fn starting() -> Self {
         Self::Task(Waker::noop().clone())
@@ -167,7 +167,7 @@ const STARVED: u32 = 1;
 
 const CLOSE_BASE: u8 = 2;
 
-impl Entry {
+impl Record {
     pub(crate) fn new(
         id: u64,
         slot: u32,
@@ -194,14 +194,14 @@ impl Entry {
             upgraded: AtomicBool::new(false),
             had_body: AtomicBool::new(false),
             parking: AtomicBool::new(false),
-            retire: AtomicBool::new(false),
-            retire_at_upgrade: AtomicBool::new(false),
+            close_after_response: AtomicBool::new(false),
+            close_after_upgrade_response: AtomicBool::new(false),
             half_left: AtomicBool::new(false),
             #[cfg(feature = "http2")]
             abusive: AtomicBool::new(false),
             group,
             slot,
-            holder: Mutex::new(Holder::starting()),
+            owner: Mutex::new(SocketOwner::starting()),
         }
     }
 
@@ -219,15 +219,24 @@ impl Entry {
 
     /// Commands wake this task from now on.
     pub(crate) fn hear_commands(&self, waker: &Waker) {
-        let mut holder = self.holder();
-        if !matches!(&*holder, Holder::Task(old) if old.will_wake(waker)) {
-            *holder = Holder::Task(waker.clone());
+        let mut owner = self.socket_owner();
+        if !matches!(&*owner, SocketOwner::Task(old) if old.will_wake(waker)) {
+            *owner = SocketOwner::Task(waker.clone());
         }
     }
 
     /// True for the second who is done with an upgraded connection.
     pub(crate) fn leave_upgraded(&self) -> bool {
         self.half_left.swap(true, AcqRel)
+    }
+
+    /// Makes the next response the last; whether it was not to be before.
+    pub(crate) fn close_after_response(&self) -> bool {
+        !self.close_after_response.swap(true, Relaxed)
+    }
+
+    pub(crate) fn closes_after_response(&self) -> bool {
+        self.close_after_response.load(Relaxed)
     }
 
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
@@ -360,8 +369,8 @@ impl Entry {
         from_ticks(self.write_stalled.load(Relaxed))
     }
 
-    pub(crate) fn holder(&self) -> MutexGuard<'_, Holder> {
-        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn socket_owner(&self) -> MutexGuard<'_, SocketOwner> {
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the task for something; it sees it when it is polled. A close gives way only to one that spares
@@ -376,7 +385,7 @@ impl Entry {
             .fetch_update(Relaxed, Relaxed, |old| {
                 let stronger = match (as_command(old), command) {
                     (Command::Close(old), Command::Close(new)) => {
-                        old.spares_use() && !new.spares_use()
+                        old.yields_to_a_request() && !new.yields_to_a_request()
                     }
                     (Command::Close(_), _) => false,
                     (old, new) => old != new,
@@ -387,7 +396,7 @@ impl Entry {
     }
 
     pub(crate) fn wake(&self) {
-        if let Holder::Task(waker) = &*self.holder() {
+        if let SocketOwner::Task(waker) = &*self.socket_owner() {
             waker.wake_by_ref();
         }
     }
@@ -400,7 +409,7 @@ impl Entry {
     /// Whether asking it to park changes nothing.
     pub(crate) fn is_parked_or_asked(&self) -> bool {
         as_command(self.command.load(Relaxed)) == Command::Park
-            || matches!(&*self.holder(), Holder::Lot(_))
+            || matches!(&*self.socket_owner(), SocketOwner::Parked(_))
     }
 
     pub(crate) fn asked_to_close(&self) -> bool {
@@ -431,6 +440,6 @@ mod tests {
 
     #[test]
     fn a_record_with_its_reference_count_fits_in_128_bytes() {
-        assert!(size_of::<Entry>() + 16 <= 128, "{}", size_of::<Entry>());
+        assert!(size_of::<Record>() + 16 <= 128, "{}", size_of::<Record>());
     }
 }

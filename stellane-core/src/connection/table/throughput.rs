@@ -7,7 +7,7 @@ const SECOND: u64 = 1000;
 
 /// The totals of the last measurement, and what came of it.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Speed {
+pub(crate) struct Throughput {
     measured: u64,
     accepted_total: u64,
     requests_total: u64,
@@ -15,7 +15,7 @@ pub(crate) struct Speed {
     requests: u64,
 }
 
-impl Speed {
+impl Throughput {
     pub(crate) fn is_due(&self, now: u64) -> bool {
         now.saturating_sub(self.measured) >= SECOND
     }
@@ -34,7 +34,7 @@ impl Speed {
 }
 
 impl ConnectionStats {
-    pub(crate) fn with(self, speed: Speed) -> Self {
+    pub(crate) fn with(self, speed: Throughput) -> Self {
         Self {
             accepted_per_second: speed.accepted,
             requests_per_second: speed.requests,

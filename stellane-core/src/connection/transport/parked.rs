@@ -2,10 +2,10 @@
 //! no registration with tokio. It stands in tokio's poller as one file descriptor.
 
 #[cfg(unix)]
-pub(crate) use self::unix::{Lot, ParkedSocket};
+pub(crate) use self::unix::{ParkedPoller, ParkedSocket};
 
 #[cfg(not(unix))]
-pub(crate) use self::none::{Lot, ParkedSocket};
+pub(crate) use self::none::{ParkedPoller, ParkedSocket};
 
 #[cfg(unix)]
 mod unix {
@@ -30,14 +30,14 @@ mod unix {
 
     /// Where sockets are put.
     #[derive(Debug)]
-    pub(crate) struct Lot {
+    pub(crate) struct ParkedPoller {
         /// `None`: nothing is taken in.
         registry: Option<Registry>,
     }
 
     /// Tells which parked sockets have something to read.
     #[derive(Debug)]
-    pub(crate) struct Attendant {
+    pub(crate) struct ParkedEvents {
         poll: AsyncFd<Poll>,
         events: Events,
     }
@@ -49,8 +49,8 @@ mod unix {
         Unix(net::UnixStream),
     }
 
-    impl Lot {
-        pub(crate) fn new() -> io::Result<(Self, Attendant)> {
+    impl ParkedPoller {
+        pub(crate) fn new() -> io::Result<(Self, ParkedEvents)> {
             let poll = Poll::new()?;
             let registry = poll.registry().try_clone()?;
             #[expect(
@@ -60,7 +60,7 @@ mod unix {
             let poll = AsyncFd::with_interest(poll, TokioInterest::READABLE)?;
             let events = Events::with_capacity(MOST);
             let registry = Some(registry);
-            Ok((Self { registry }, Attendant { poll, events }))
+            Ok((Self { registry }, ParkedEvents { poll, events }))
         }
 
         /// A lot that takes nothing in.
@@ -110,7 +110,7 @@ mod unix {
         }
     }
 
-    impl Attendant {
+    impl ParkedEvents {
         /// The numbers of sockets that have something to read: bytes, the end, or an error.
         pub(crate) async fn readable(&mut self) -> io::Result<Vec<usize>> {
             loop {
@@ -173,17 +173,17 @@ mod none {
     use crate::connection::protocol::io::Socket;
 
     #[derive(Debug)]
-    pub(crate) struct Lot;
+    pub(crate) struct ParkedPoller;
 
     #[derive(Debug)]
-    pub(crate) struct Attendant;
+    pub(crate) struct ParkedEvents;
 
     #[derive(Debug)]
     pub(crate) struct ParkedSocket(Infallible);
 
-    impl Lot {
-        pub(crate) fn new() -> io::Result<(Self, Attendant)> {
-            Ok((Self, Attendant))
+    impl ParkedPoller {
+        pub(crate) fn new() -> io::Result<(Self, ParkedEvents)> {
+            Ok((Self, ParkedEvents))
         }
 
         pub(crate) const fn closed() -> Self {
@@ -203,7 +203,7 @@ mod none {
         }
     }
 
-    impl Attendant {
+    impl ParkedEvents {
         pub(crate) async fn readable(&mut self) -> io::Result<Vec<usize>> {
             std::future::pending().await
         }

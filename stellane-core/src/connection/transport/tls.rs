@@ -19,7 +19,7 @@ use crate::{
         lifecycle::Shared,
         protocol::io::Socket,
         reason::CloseReason,
-        table::record::{ConnectionState, Entry},
+        table::record::{ConnectionState, Record},
     },
 };
 
@@ -267,7 +267,7 @@ pub(crate) async fn handshake(
     acceptor: TlsAcceptor,
     socket: TcpStream,
     shared: Arc<Shared>,
-    entry: Arc<Entry>,
+    record: Arc<Record>,
 ) -> Result<Socket, CloseReason> {
     // Until the client speaks there are no buffers. Readiness alone may be a false alarm.
     match socket.peek(&mut [0]).await {
@@ -275,7 +275,7 @@ pub(crate) async fn handshake(
         Ok(_) => {}
         Err(_) => return Err(CloseReason::IoError),
     }
-    entry.enter(ConnectionState::Handshake, shared.clock.now());
+    record.enter(ConnectionState::Handshake, shared.clock.now());
     let Ok(_place) = shared.handshakes.acquire().await else {
         return Err(CloseReason::Aborted);
     };
@@ -283,7 +283,7 @@ pub(crate) async fn handshake(
     // In a box of its own, or the wait for the client would take up as much.
     match Box::pin(accepting).await {
         Ok(stream) => {
-            entry.enter(ConnectionState::New, shared.clock.now());
+            record.enter(ConnectionState::New, shared.clock.now());
             Ok(Socket::Tls(Box::new(stream)))
         }
         Err(error) => {

@@ -7,14 +7,14 @@
 
 /// Follows one connection's bytes.
 #[derive(Debug)]
-pub(crate) struct Guard {
+pub(crate) struct FramingGuard {
     part: Part,
     /// Of the head being read.
     framing: Option<Framing>,
     upgrade: bool,
     heads: u64,
     /// The line that an earlier read ended within.
-    begun: Begun,
+    partial: PartialLine,
 }
 
 /// What the next byte belongs to.
@@ -56,13 +56,13 @@ pub(crate) enum Verdict {
 
 /// As much of a line as a decision needs.
 #[derive(Debug)]
-struct Begun {
+struct PartialLine {
     bytes: [u8; Self::CAPACITY],
     len: usize,
     last: u8,
 }
 
-impl Default for Begun {
+impl Default for PartialLine {
     fn default() -> Self {
         Self {
             bytes: [0; Self::CAPACITY],
@@ -72,7 +72,7 @@ impl Default for Begun {
     }
 }
 
-impl Begun {
+impl PartialLine {
     /// `Transfer-Encoding: chunked` and `Content-Length: 18446744073709551615`, with some white space.
     const CAPACITY: usize = 64;
 
@@ -86,7 +86,7 @@ impl Begun {
     }
 }
 
-impl Guard {
+impl FramingGuard {
     /// Begins with a head.
     pub(crate) fn new() -> Self {
         Self {
@@ -94,7 +94,7 @@ impl Guard {
             framing: None,
             upgrade: false,
             heads: 0,
-            begun: Begun::default(),
+            partial: PartialLine::default(),
         }
     }
 
@@ -142,7 +142,7 @@ impl Guard {
                         Then::ChunkSize => self.part = Part::ChunkSize,
                     }
                 }
-                Part::RequestLine | Part::Field if self.begun.len == 0 => {
+                Part::RequestLine | Part::Field if self.partial.len == 0 => {
                     match self.head(bytes, at) {
                         Ok(end) => at = end,
                         Err(refused) => {
@@ -154,7 +154,7 @@ impl Guard {
                 }
                 Part::RequestLine | Part::Field | Part::ChunkSize | Part::Trailer => {
                     let Some(length) = bytes[at..].iter().position(|b| *b == b'\n') else {
-                        self.begun.push(&bytes[at..]);
+                        self.partial.push(&bytes[at..]);
                         return Verdict::Fine;
                     };
                     let end = at + length;
@@ -197,14 +197,14 @@ impl Guard {
             }
             at += BLOCK;
         }
-        self.begun.push(&bytes[start..]);
+        self.partial.push(&bytes[start..]);
         Ok(bytes.len())
     }
 
     /// Reads a line, its line feed left out; false if it is refused.
     #[inline]
     fn line(&mut self, line: &[u8]) -> bool {
-        if self.begun.len == 0 {
+        if self.partial.len == 0 {
             return match line {
                 [line @ .., b'\r'] => self.whole_line(line),
                 _ => self.bare_line_feed(),
@@ -215,12 +215,12 @@ impl Guard {
 
     #[cold]
     fn joined_line(&mut self, rest: &[u8]) -> bool {
-        self.begun.push(rest);
-        let Begun { bytes, len, last } = std::mem::take(&mut self.begun);
+        self.partial.push(rest);
+        let PartialLine { bytes, len, last } = std::mem::take(&mut self.partial);
         if last != b'\r' {
             return self.bare_line_feed();
         }
-        self.whole_line(&bytes[..(len - 1).min(Begun::CAPACITY)])
+        self.whole_line(&bytes[..(len - 1).min(PartialLine::CAPACITY)])
     }
 
     #[cold]
@@ -266,13 +266,13 @@ impl Guard {
         };
         match first | 0x20 {
             b'c' => match value_of(line, b"content-length") {
-                Some(value) if line.len() < Begun::CAPACITY => self.length(value),
+                Some(value) if line.len() < PartialLine::CAPACITY => self.length(value),
                 // Of a line in pieces, the end is not known.
                 Some(_) => false,
                 None => true,
             },
             b't' => match value_of(line, b"transfer-encoding") {
-                Some(value) if line.len() < Begun::CAPACITY => self.encoding(value),
+                Some(value) if line.len() < PartialLine::CAPACITY => self.encoding(value),
                 Some(_) => false,
                 None => true,
             },
@@ -332,7 +332,7 @@ impl Guard {
             size.checked_mul(16)?.checked_add(digit.into())
         });
         // More digits may not all be known.
-        let known = (1..Begun::CAPACITY).contains(&digits);
+        let known = (1..PartialLine::CAPACITY).contains(&digits);
         self.part = match size {
             Some(0) if known => Part::Trailer,
             // With the line end behind it.
@@ -507,7 +507,7 @@ mod tests {
 
     /// Looks at the bytes in random pieces; what hyper gets, and how many heads were seen.
     fn guarded(bytes: &[u8], random: &mut Random) -> (Vec<u8>, u64) {
-        let mut guard = Guard::new();
+        let mut guard = FramingGuard::new();
         let mut bytes = bytes.to_vec();
         let whole = random.below(2) == 0;
         let mut rest = &mut bytes[..];

@@ -4,7 +4,7 @@ use crate::connection::config::http2::Http2Config;
 
 /// Follows the frames that a client sends: their heads only, nothing of what they hold.
 #[derive(Debug)]
-pub(crate) struct Meter {
+pub(crate) struct AbuseMeter {
     /// Bytes until the next head of a frame; the preface, at first.
     skip: usize,
     head: [u8; HEAD],
@@ -35,7 +35,7 @@ const ONE: u64 = 4;
 /// So many bytes of a body pay one off.
 const BODY: u64 = 4096;
 
-impl Meter {
+impl AbuseMeter {
     pub(crate) fn new(config: &Http2Config, now: u64) -> Self {
         let full = u64::from(config.abuse_burst) * ONE;
         Self {
@@ -140,8 +140,8 @@ mod tests {
         frame
     }
 
-    fn meter() -> Meter {
-        let mut meter = Meter::new(&Http2Config::default(), 0);
+    fn meter() -> AbuseMeter {
+        let mut meter = AbuseMeter::new(&Http2Config::default(), 0);
         assert_eq!(meter.look(&[0; PREFACE], 0, 0), Abuse::None);
         meter
     }

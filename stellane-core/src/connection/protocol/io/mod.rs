@@ -18,15 +18,15 @@ use tokio::{
 };
 
 #[cfg(feature = "http2")]
-use crate::connection::protocol::http2::abuse::{Abuse, Meter};
+use crate::connection::protocol::http2::abuse::{Abuse, AbuseMeter};
 use crate::connection::{
     lifecycle::Shared,
     protocol::{
         connect_info::Tracked,
-        http1::guard::{Guard, Verdict},
+        http1::guard::{FramingGuard, Verdict},
         open_body,
     },
-    table::record::{Command, ConnectionState, Entry, NO_TURN},
+    table::record::{Command, ConnectionState, NO_TURN, Record},
 };
 
 /// A socket that connections are accepted on.
@@ -192,9 +192,9 @@ pub(crate) struct Io {
 #[derive(Debug)]
 pub(crate) enum Watch {
     Nothing,
-    Http1(Guard),
+    Http1(FramingGuard),
     #[cfg(feature = "http2")]
-    Http2(Meter),
+    Http2(AbuseMeter),
 }
 
 /// How much a client may still send to a connection that is closing.
@@ -210,7 +210,7 @@ impl Io {
         socket: Socket,
         rewind: Bytes,
         watch: Watch,
-        entry: Arc<Entry>,
+        record: Arc<Record>,
         shared: Arc<Shared>,
         unparked: bool,
     ) -> Self {
@@ -218,8 +218,8 @@ impl Io {
             socket,
             rewind,
             watch,
-            requests_before: entry.requests(),
-            owner: Tracked { entry, shared },
+            requests_before: record.requests(),
+            owner: Tracked { record, shared },
             lingered: 0,
             unparked,
             blocked_in: NO_TURN,
@@ -240,7 +240,9 @@ impl Io {
             match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     self.lingered += buffer.filled().len();
-                    self.owner.entry.enter(ConnectionState::Closing, self.now());
+                    self.owner
+                        .record
+                        .enter(ConnectionState::Closing, self.now());
                     if self.lingered > MAX_LINGER {
                         return Poll::Ready(Ok(()));
                     }
@@ -248,11 +250,13 @@ impl Io {
                 // The end, or an error: nobody is left to be told.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
-                    let expects_more = self.lingered > 0 || self.owner.entry.had_body();
+                    let expects_more = self.lingered > 0 || self.owner.record.had_body();
                     if !expects_more {
                         return Poll::Ready(Ok(()));
                     }
-                    self.owner.entry.enter(ConnectionState::Closing, self.now());
+                    self.owner
+                        .record
+                        .enter(ConnectionState::Closing, self.now());
                     return Poll::Pending;
                 }
             }
@@ -261,16 +265,16 @@ impl Io {
 
     /// Looks at bytes on their way to hyper.
     fn look(&mut self, bytes: &mut [u8]) -> io::Result<()> {
-        let entry = &self.owner.entry;
+        let record = &self.owner.record;
         let guard = match &mut self.watch {
             _ if bytes.is_empty() => return Ok(()),
             Watch::Nothing => return Ok(()),
             Watch::Http1(guard) => guard,
             #[cfg(feature = "http2")]
             Watch::Http2(meter) => {
-                let abuse = meter.look(bytes, entry.requests(), self.owner.shared.clock.now());
+                let abuse = meter.look(bytes, record.requests(), self.owner.shared.clock.now());
                 if abuse != Abuse::None {
-                    entry.abusive.store(true, Ordering::Relaxed);
+                    record.abusive.store(true, Ordering::Relaxed);
                 }
                 return match abuse {
                     Abuse::Hard => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -279,8 +283,8 @@ impl Io {
             }
         };
         if guard.is_held() {
-            let upgraded = entry.upgraded.load(Ordering::Relaxed);
-            if upgraded || entry.in_flight() == 0 {
+            let upgraded = record.upgraded.load(Ordering::Relaxed);
+            if upgraded || record.in_flight() == 0 {
                 guard.decide(upgraded);
             }
         }
@@ -289,10 +293,14 @@ impl Io {
             // The end of a head makes hyper answer now.
             Verdict::Spoilt => self.rewind = Bytes::from_static(b"\r\n\r\n"),
             // Not to be taken for a request, should the handler decline the upgrade.
-            Verdict::Held if self.requests_before + guard.heads() > entry.requests() => {
-                entry.retire_at_upgrade.store(true, Ordering::Relaxed);
+            Verdict::Held if self.requests_before + guard.heads() > record.requests() => {
+                record
+                    .close_after_upgrade_response
+                    .store(true, Ordering::Relaxed);
             }
-            Verdict::Held => entry.retire.store(true, Ordering::Relaxed),
+            Verdict::Held => {
+                record.close_after_response();
+            }
         }
         Ok(())
     }
@@ -303,12 +311,12 @@ impl Io {
         let Watch::Http1(guard) = &self.watch else {
             return false;
         };
-        let entry = &self.owner.entry;
-        self.requests_before + guard.heads() > entry.requests()
-            && entry.in_flight() == 0
+        let record = &self.owner.record;
+        self.requests_before + guard.heads() > record.requests()
+            && record.in_flight() == 0
             && open_body::none_open()
             // hyper waits until the body of a request is read.
-            && !entry.had_body()
+            && !record.had_body()
     }
 
     /// Writes, or holds back what can be sent together with the next answer.
@@ -385,11 +393,11 @@ impl Io {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(cx, buffer);
-        let entry = &self.owner.entry;
+        let record = &self.owner.record;
         match &polled {
-            Poll::Ready(Ok(())) => entry.add_read(buffer.filled().len() - before),
+            Poll::Ready(Ok(())) => record.add_read(buffer.filled().len() - before),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.blocked_in = entry.turn(),
+            Poll::Pending => self.blocked_in = record.turn(),
         }
         polled
     }
@@ -411,13 +419,13 @@ impl Io {
         self.requests_before = requests_before;
         self.blocked_in = NO_TURN;
         if let Watch::Http1(guard) = &mut self.watch {
-            *guard = Guard::new();
+            *guard = FramingGuard::new();
         }
     }
 
     /// An upgraded connection that is told to end fails.
     fn obey(&self) -> io::Result<()> {
-        match self.owner.entry.take_command() {
+        match self.owner.record.take_command() {
             Command::Close(_) => Err(io::ErrorKind::ConnectionAborted.into()),
             Command::Park | Command::None => Ok(()),
         }
@@ -425,13 +433,13 @@ impl Io {
 
     fn wrote(&self, polled: Poll<io::Result<usize>>, cx: &Context<'_>) -> Poll<io::Result<usize>> {
         match &polled {
-            Poll::Ready(Ok(n)) => self.owner.entry.add_written(*n),
+            Poll::Ready(Ok(n)) => self.owner.record.add_written(*n),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.owner.entry.stall_write(self.now()),
+            Poll::Pending => self.owner.record.stall_write(self.now()),
         }
-        if self.owner.entry.upgraded.load(Ordering::Relaxed) {
+        if self.owner.record.upgraded.load(Ordering::Relaxed) {
             if polled.is_pending() {
-                self.owner.entry.hear_commands(cx.waker());
+                self.owner.record.hear_commands(cx.waker());
             }
             self.obey()?;
         }
@@ -452,8 +460,8 @@ impl AsyncRead for Io {
             if !this.held.is_empty() {
                 let _: Poll<()> = this.poll_send_held(cx)?;
             }
-            let upgraded = this.owner.entry.upgraded.load(Ordering::Relaxed);
-            if this.blocked_in == this.owner.entry.turn() && !upgraded {
+            let upgraded = this.owner.record.upgraded.load(Ordering::Relaxed);
+            if this.blocked_in == this.owner.record.turn() && !upgraded {
                 return Poll::Pending;
             }
             if this.poll_socket(cx, buffer)?.is_pending() {
@@ -461,11 +469,11 @@ impl AsyncRead for Io {
                 if let Watch::Http1(guard) = &this.watch
                     && guard.in_body()
                 {
-                    this.owner.entry.starve();
+                    this.owner.record.starve();
                 }
                 if upgraded {
                     // No task of the manager's hears a command any more.
-                    this.owner.entry.hear_commands(cx.waker());
+                    this.owner.record.hear_commands(cx.waker());
                     this.obey()?;
                 }
                 return Poll::Pending;
@@ -500,8 +508,8 @@ impl AsyncWrite for Io {
         // TLS holds back what the socket does not take; a plain socket is always flushed.
         if this.socket.stays_with_task() {
             match &polled {
-                Poll::Pending => this.owner.entry.stall_write(this.now()),
-                Poll::Ready(_) => this.owner.entry.add_written(0),
+                Poll::Pending => this.owner.record.stall_write(this.now()),
+                Poll::Ready(_) => this.owner.record.add_written(0),
             }
         }
         polled
@@ -509,11 +517,11 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.owner.entry.parking.load(Ordering::Relaxed) {
+        if this.owner.record.parking.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
         ready!(this.poll_send_held(cx))?;
-        if this.owner.entry.state() != ConnectionState::Closing {
+        if this.owner.record.state() != ConnectionState::Closing {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
         this.poll_linger(cx)

@@ -18,9 +18,9 @@ use crate::connection::{
         adapter::{Adapter, Answer, HttpService, ResponseFuture, Waiting},
         http1::fast_path::{
             self, MAX_BODY, MAX_READ,
-            header_cache::Known,
+            header_cache::HeaderCache,
             request, response,
-            write_batch::{self, Deferred},
+            write_batch::{self, DelayedWrite},
         },
         io::{Io, MAX_HELD},
         open_body::{self, OpenBody},
@@ -31,16 +31,16 @@ use crate::connection::{
 };
 
 /// An HTTP/1 connection that hyper knows nothing of, with simple requests so far.
-pub(super) struct Simple<S: HttpService> {
+pub(super) struct FastPath<S: HttpService> {
     io: Io,
     adapter: Adapter<S>,
     under_way: Option<UnderWay<S>>,
-    deferred: Option<Deferred>,
+    delayed: Option<DelayedWrite>,
     /// Where the body of an answer is read.
     body: Pin<Box<Option<S::ResBody>>>,
     /// A map of headers, used again for the next request.
     headers: HeaderMap,
-    known: Known,
+    known: HeaderCache,
 }
 
 /// How many requests are answered before others on the thread have their turn.
@@ -69,7 +69,7 @@ enum Outcome<S: HttpService> {
     /// All requests are answered.
     Answered,
     /// They are, and the answers are to be sent in the next turn.
-    Deferred,
+    DelayedWrite,
     /// One has to wait for its answer.
     Waits,
     /// The first of these bytes begin a request that is hyper's; or there are none, and the socket does not take all
@@ -113,23 +113,23 @@ impl<S: HttpService> UnderWay<S> {
     }
 }
 
-impl<S: HttpService> Simple<S> {
+impl<S: HttpService> FastPath<S> {
     pub(super) fn new(io: Io, adapter: Adapter<S>) -> Self {
         Self {
             io,
             adapter,
             under_way: None,
-            deferred: None,
+            delayed: None,
             body: Box::pin(None),
             headers: HeaderMap::new(),
-            known: Known::default(),
+            known: HeaderCache::default(),
         }
     }
 
     /// For an end before the next turn.
-    pub(super) fn send_deferred(&mut self) {
-        if let Some(deferred) = self.deferred.take() {
-            self.io.socket.try_write(&deferred.answer);
+    pub(super) fn send_delayed(&mut self) {
+        if let Some(delayed) = self.delayed.take() {
+            self.io.socket.try_write(&delayed.answer);
         }
     }
 
@@ -157,10 +157,10 @@ impl<S: HttpService> Simple<S> {
         if let Outcome::Answered = outcome
             && !out.is_empty()
         {
-            match write_batch::defer(out) {
-                Ok(deferred) => {
-                    self.deferred = Some(deferred);
-                    return Outcome::Deferred;
+            match write_batch::delay(out) {
+                Ok(delayed) => {
+                    self.delayed = Some(delayed);
+                    return Outcome::DelayedWrite;
                 }
                 Err(now) => out = now,
             }
@@ -319,24 +319,24 @@ fn into_data<D, E>(frame: Result<Frame<D>, E>) -> Result<D, Result<Frame<D>, E>>
 }
 
 impl<S: HttpService> Task<S> {
-    pub(super) fn poll_simple(&mut self, cx: &mut Context<'_>) -> Step {
+    pub(super) fn poll_fast_path(&mut self, cx: &mut Context<'_>) -> Step {
         let mut bytes = Bytes::new();
         let mut left = TURN;
         loop {
-            let Stage::Simple(simple) = &mut self.stage else {
+            let Stage::FastPath(simple) = &mut self.stage else {
                 return Step::Again;
             };
-            if simple.deferred.is_some() || simple.under_way.is_some() || !bytes.is_empty() {
+            if simple.delayed.is_some() || simple.under_way.is_some() || !bytes.is_empty() {
                 let bytes = mem::take(&mut bytes);
                 let shared = &self.served.shared;
                 let (outcome, open_bodies) =
-                    open_body::observe(0, || match simple.deferred.take() {
-                        Some(deferred) => simple.send(cx, deferred.over(), Outcome::Answered),
+                    open_body::observe(0, || match simple.delayed.take() {
+                        Some(delayed) => simple.send(cx, delayed.over(), Outcome::Answered),
                         None => simple.answer(cx, bytes, &mut left, shared),
                     });
                 match outcome {
                     Outcome::Answered | Outcome::Waits => {}
-                    Outcome::Deferred => {
+                    Outcome::DelayedWrite => {
                         cx.waker().wake_by_ref();
                         return Step::Wait;
                     }
@@ -345,9 +345,9 @@ impl<S: HttpService> Task<S> {
                         cx.waker().wake_by_ref();
                         return Step::Wait;
                     }
-                    Outcome::Left(bytes) => return self.go_over(bytes, None, open_bodies),
+                    Outcome::Left(bytes) => return self.hand_to_hyper(bytes, None, open_bodies),
                     Outcome::Begun(bytes, answer) => {
-                        return self.go_over(bytes, Some(answer), open_bodies);
+                        return self.hand_to_hyper(bytes, Some(answer), open_bodies);
                     }
                     Outcome::Failed => return Step::End(CloseReason::IoError),
                 }
@@ -370,7 +370,7 @@ impl<S: HttpService> Task<S> {
                 Poll::Ready(_) if waits => return Step::End(CloseReason::IoError),
                 Poll::Ready(Ok(_)) => {
                     let now = self.served.shared.clock.now();
-                    self.entry.enter(ConnectionState::Idle, now);
+                    self.record.enter(ConnectionState::Idle, now);
                     return Step::End(self.finished(Ok(())));
                 }
                 // TLS without its goodbye.
@@ -385,60 +385,67 @@ impl<S: HttpService> Task<S> {
     /// Every request is answered, and no byte of another is there.
     fn wait_for_request(&mut self) -> Step {
         let now = self.served.shared.clock.now();
-        self.entry.enter(ConnectionState::Idle, now);
-        match self.entry.take_command() {
+        self.record.enter(ConnectionState::Idle, now);
+        match self.record.take_command() {
             Command::None => Step::Wait,
-            Command::Park => self.put_away_simple(None),
+            Command::Park => self.park_or_close_fast_path(None),
             // Parked first, it is closed only if no byte is there.
-            Command::Close(reason) if reason.spares_use() => self.put_away_simple(Some(reason)),
-            Command::Close(reason) => self.close_simple(reason),
+            Command::Close(reason) if reason.yields_to_a_request() => {
+                self.park_or_close_fast_path(Some(reason))
+            }
+            Command::Close(reason) => self.close_fast_path(reason),
         }
     }
 
     /// A handler is at work.
     fn wait_for_answer(&mut self) -> Step {
-        match self.entry.take_command() {
+        match self.record.take_command() {
             Command::None | Command::Park => Step::Wait,
-            Command::Close(reason) if reason.spares_use() => {
+            Command::Close(reason) if reason.yields_to_a_request() => {
                 self.spare(reason);
                 Step::Wait
             }
-            Command::Close(reason) => self.close_simple(reason),
+            Command::Close(reason) => self.close_fast_path(reason),
         }
     }
 
-    fn close_simple(&mut self, reason: CloseReason) -> Step {
+    fn close_fast_path(&mut self, reason: CloseReason) -> Step {
         match reason {
             // The whole request came in that moment.
             CloseReason::HeadTimeout | CloseReason::SlowBody => {
-                self.entry.forget_command();
+                self.record.forget_command();
                 Step::Wait
             }
             reason => Step::End(reason),
         }
     }
 
-    fn put_away_simple(&mut self, close: Option<CloseReason>) -> Step {
-        let Stage::Simple(simple) = mem::replace(&mut self.stage, Stage::Ended) else {
+    fn park_or_close_fast_path(&mut self, close: Option<CloseReason>) -> Step {
+        let Stage::FastPath(simple) = mem::replace(&mut self.stage, Stage::Ended) else {
             return Step::Again;
         };
-        let Simple { io, adapter, .. } = *simple;
-        self.put_away(io.socket, adapter.into_inner(), close)
+        let FastPath { io, adapter, .. } = *simple;
+        self.park_or_close(io.socket, adapter.into_inner(), close)
     }
 
     /// Gives the connection to hyper: these bytes were read, and the first request in them may have its answer.
     #[cold]
-    fn go_over(&mut self, unread: Bytes, answer: Option<ForHyper<S>>, open_bodies: i32) -> Step {
-        let Stage::Simple(simple) = mem::replace(&mut self.stage, Stage::Ended) else {
+    fn hand_to_hyper(
+        &mut self,
+        unread: Bytes,
+        answer: Option<ForHyper<S>>,
+        open_bodies: i32,
+    ) -> Step {
+        let Stage::FastPath(simple) = mem::replace(&mut self.stage, Stage::Ended) else {
             return Step::Again;
         };
-        let Simple {
+        let FastPath {
             mut io,
             mut adapter,
             ..
         } = *simple;
         // hyper comes to ask for the answer that is there as for another.
-        let requests = self.entry.requests() - u64::from(answer.is_some());
+        let requests = self.record.requests() - u64::from(answer.is_some());
         let begins_a_head = answer.is_none() && !unread.is_empty();
         io.begin_anew(unread, requests);
         adapter.answer_with(answer);

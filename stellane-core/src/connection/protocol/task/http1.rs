@@ -48,7 +48,7 @@ impl<S: HttpService> Task<S> {
         let Stage::Http1(active) = &mut self.stage else {
             return Step::Again;
         };
-        let read_before = self.entry.bytes().0;
+        let read_before = self.record.bytes().0;
         let connection = Pin::new(&mut active.connection);
         let (polled, open_bodies) = open_body::observe(active.open_bodies, || connection.poll(cx));
         active.open_bodies = open_bodies;
@@ -60,19 +60,19 @@ impl<S: HttpService> Task<S> {
             return Step::End(self.finished(result));
         }
 
-        if self.entry.state() == ConnectionState::Closing {
-            return match self.entry.take_command() {
+        if self.record.state() == ConnectionState::Closing {
+            return match self.record.take_command() {
                 Command::Close(reason) => Step::End(reason),
                 Command::Park | Command::None => Step::Wait,
             };
         }
         // What hyper holds of an answer that the client takes slowly is not sent yet.
         let waiting = active.open_bodies == 0
-            && self.entry.in_flight() == 0
-            && self.entry.write_stalled() == 0;
-        let (requests, read) = (self.entry.requests(), self.entry.bytes().0);
+            && self.record.in_flight() == 0
+            && self.record.write_stalled() == 0;
+        let (requests, read) = (self.record.requests(), self.record.bytes().0);
         if !waiting {
-            self.entry
+            self.record
                 .enter(ConnectionState::Active, self.served.shared.clock.now());
         } else if active.idle_since.0 != requests {
             // The bytes that it was built around were not a whole head.
@@ -83,17 +83,17 @@ impl<S: HttpService> Task<S> {
             } else {
                 ConnectionState::Idle
             };
-            self.entry.enter(state, self.served.shared.clock.now());
+            self.record.enter(state, self.served.shared.clock.now());
         } else if read > active.idle_since.1 {
-            self.entry
+            self.record
                 .enter(ConnectionState::Head, self.served.shared.clock.now());
         }
 
-        match self.entry.take_command() {
+        match self.record.take_command() {
             Command::None => Step::Wait,
             Command::Park => self.park(cx, None),
-            Command::Close(reason) if reason.spares_use() => {
-                if self.entry.state() == ConnectionState::Idle {
+            Command::Close(reason) if reason.yields_to_a_request() => {
+                if self.record.state() == ConnectionState::Idle {
                     // Parked first, it is closed only if no byte is there.
                     return self.park(cx, Some(reason));
                 }
@@ -101,8 +101,8 @@ impl<S: HttpService> Task<S> {
                 Step::Wait
             }
             // Of several polls that are due, this one may have come before the client's bytes were seen.
-            Command::Close(CloseReason::SlowBody) if self.entry.bytes().0 > read_before => {
-                self.entry.forget_command();
+            Command::Close(CloseReason::SlowBody) if self.record.bytes().0 > read_before => {
+                self.record.forget_command();
                 Step::Wait
             }
             Command::Close(reason @ (CloseReason::HeadTimeout | CloseReason::SlowBody)) => {
@@ -115,23 +115,23 @@ impl<S: HttpService> Task<S> {
     /// A connection in use is closed after its next answer.
     pub(super) fn spare(&mut self, reason: CloseReason) {
         self.spared_from = Some(reason);
-        self.entry.retire.store(true, Relaxed);
-        self.entry.forget_command();
+        self.record.close_after_response();
+        self.record.forget_command();
     }
 
     /// Takes an idle connection apart, to park it or to close it for a reason.
     fn park(&mut self, cx: &mut Context<'_>, close: Option<CloseReason>) -> Step {
-        if self.entry.state() != ConnectionState::Idle || self.entry.write_stalled() != 0 {
+        if self.record.state() != ConnectionState::Idle || self.record.write_stalled() != 0 {
             return Step::Wait;
         }
         let Stage::Http1(active) = &mut self.stage else {
             return Step::Again;
         };
-        self.entry.parking.store(true, Relaxed);
+        self.record.parking.store(true, Relaxed);
         let mut connection = Pin::new(&mut active.connection);
         connection.as_mut().graceful_shutdown();
         let polled = connection.poll(cx);
-        self.entry.parking.store(false, Relaxed);
+        self.record.parking.store(false, Relaxed);
         match (polled, close) {
             (Poll::Ready(Ok(())), _) => {}
             (Poll::Ready(Err(_)), _) => return Step::End(CloseReason::IoError),
@@ -145,23 +145,23 @@ impl<S: HttpService> Task<S> {
             return Step::End(CloseReason::Finished);
         };
         if !unread.is_empty() {
-            self.served.services.keep(&self.entry, service);
+            self.served.services.keep(&self.record, service);
             // A pipelined part of a head, which hyper had read already.
             self.activate(socket, unread, false);
             return Step::Again;
         }
-        self.put_away(socket, service, close)
+        self.park_or_close(socket, service, close)
     }
 
     /// Parks what is left of an idle connection, or closes it for a reason.
-    pub(super) fn put_away(
+    pub(super) fn park_or_close(
         &mut self,
         socket: Socket,
         service: S,
         close: Option<CloseReason>,
     ) -> Step {
-        self.served.services.keep(&self.entry, service);
-        self.entry
+        self.served.services.keep(&self.record, service);
+        self.record
             .enter(ConnectionState::Parked, self.served.shared.clock.now());
         self.served.shared.purge.count_parked();
         self.stage = Stage::Waiting(socket);
@@ -192,7 +192,7 @@ impl<S: HttpService> Task<S> {
     /// Says 408, unless an answer has begun, and closes.
     fn request_timeout(&mut self, reason: CloseReason) -> Step {
         let answering = matches!(&self.stage, Stage::Http1(active) if active.open_bodies > 0);
-        let answered = reason == CloseReason::SlowBody && self.entry.in_flight() == 0;
+        let answered = reason == CloseReason::SlowBody && self.record.in_flight() == 0;
         if answering || answered {
             return Step::End(reason);
         }

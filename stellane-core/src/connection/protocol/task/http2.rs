@@ -75,7 +75,7 @@ impl<S: HttpService> Task<S> {
         let mut unread = ReadBuf::new(&mut buffer);
         match Pin::new(&mut *socket).poll_read(cx, &mut unread) {
             Poll::Pending => {
-                return match self.entry.take_command() {
+                return match self.record.take_command() {
                     Command::Close(reason) => Step::End(reason),
                     Command::Park | Command::None => Step::Wait,
                 };
@@ -84,7 +84,7 @@ impl<S: HttpService> Task<S> {
             Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
         }
         let read = unread.filled();
-        self.entry.add_read(read.len());
+        self.record.add_read(read.len());
         bytes.extend_from_slice(read);
         // At the end of all bytes it is hyper's to say what is wrong with them.
         if (read.is_empty() || !may_become_preface(bytes))
@@ -103,16 +103,16 @@ impl<S: HttpService> Task<S> {
             return Step::End(self.finished(result));
         }
         // What h2 holds of an answer that the client takes slowly is not sent yet.
-        let idle = self.entry.in_flight() == 0 && self.entry.write_stalled() == 0;
+        let idle = self.record.in_flight() == 0 && self.record.write_stalled() == 0;
         let state = if idle {
             ConnectionState::Idle
         } else {
             ConnectionState::Active
         };
-        self.entry.enter(state, self.served.shared.clock.now());
-        let last = self.entry.requests() > 0 && self.served.shared.is_last(self.entry.requests());
-        let goaway = match self.entry.take_command() {
-            Command::Close(reason) if !reason.spares_use() => {
+        self.record.enter(state, self.served.shared.clock.now());
+        let last = self.record.requests() > 0 && self.served.shared.is_last(self.record.requests());
+        let goaway = match self.record.take_command() {
+            Command::Close(reason) if !reason.yields_to_a_request() => {
                 // Also of one that was asked to go before.
                 self.reason = Some(reason);
                 return Step::End(reason);
@@ -123,8 +123,9 @@ impl<S: HttpService> Task<S> {
             }
             // HTTP/2 has state that can't be rebuilt: it is not parked.
             Command::Park | Command::None => {
-                let retired = self.entry.retire.load(Relaxed) || self.entry.abusive.load(Relaxed);
-                last || retired || self.served.shared.ends(&self.entry)
+                let retired =
+                    self.record.closes_after_response() || self.record.abusive.load(Relaxed);
+                last || retired || self.served.shared.ends(&self.record)
             }
         };
         if goaway && !active.goaway {

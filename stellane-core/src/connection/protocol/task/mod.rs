@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 #[cfg(feature = "http2")]
 use crate::connection::protocol::{
-    http2::{abuse::Meter, blame},
+    http2::{abuse::AbuseMeter, blame},
     task::http2::ActiveHttp2,
 };
 use crate::connection::{
@@ -28,14 +28,14 @@ use crate::connection::{
     protocol::{
         adapter::{Adapter, HttpService},
         connect_info::ConnectInfo,
-        http1::guard::Guard,
+        http1::guard::FramingGuard,
         io::{Io, Socket, Watch},
-        service_source::Services,
-        task::{fast_path::Simple, http1::Active},
+        service_source::ServiceSource,
+        task::{fast_path::FastPath, http1::Active},
     },
     reason::CloseReason,
-    table::record::{Command, ConnectionState, Entry, Holder},
-    transport::parked::Lot,
+    table::record::{Command, ConnectionState, Record, SocketOwner},
+    transport::parked::ParkedPoller,
 };
 
 /// How much of a first read fits on the stack.
@@ -44,15 +44,15 @@ pub(crate) const FIRST_READ: usize = 2048;
 /// What the connections of one call of `serve` share.
 pub(crate) struct Served<S> {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) services: Services<S>,
-    pub(crate) lot: Lot,
+    pub(crate) services: ServiceSource<S>,
+    pub(crate) parked: ParkedPoller,
 }
 
 /// A connection that somebody serves, or that was just accepted. A parked one has no task: see
 /// [`lot`](crate::connection::transport::parked).
 pub(crate) struct Task<S: HttpService> {
     served: Arc<Served<S>>,
-    entry: Arc<Entry>,
+    record: Arc<Record>,
     stage: Stage<S>,
     /// Whether commands reach it.
     registered: bool,
@@ -77,7 +77,7 @@ enum Stage<S: HttpService> {
     #[cfg(feature = "http2")]
     Sniffing(Socket, Vec<u8>),
     /// HTTP/1 without hyper.
-    Simple(Box<Simple<S>>),
+    FastPath(Box<FastPath<S>>),
     Http1(Box<Active<S>>),
     #[cfg(feature = "http2")]
     Http2(Box<ActiveHttp2<S>>),
@@ -90,30 +90,30 @@ impl<S: HttpService> Unpin for Task<S> {}
 
 impl<S: HttpService> Task<S> {
     /// A connection of which nothing was read yet.
-    pub(crate) fn new(served: Arc<Served<S>>, entry: Arc<Entry>, socket: Socket) -> Self {
-        Self::with(served, entry, Stage::Waiting(socket))
+    pub(crate) fn new(served: Arc<Served<S>>, record: Arc<Record>, socket: Socket) -> Self {
+        Self::with(served, record, Stage::Waiting(socket))
     }
 
     /// A connection whose socket is not ready to be read yet.
     #[cfg(feature = "tls")]
-    pub(crate) fn opening(served: Arc<Served<S>>, entry: Arc<Entry>, opening: Opening) -> Self {
-        Self::with(served, entry, Stage::Opening(opening))
+    pub(crate) fn opening(served: Arc<Served<S>>, record: Arc<Record>, opening: Opening) -> Self {
+        Self::with(served, record, Stage::Opening(opening))
     }
 
     /// A connection that was parked until these bytes came.
     pub(crate) fn resume(
         served: Arc<Served<S>>,
-        entry: Arc<Entry>,
+        record: Arc<Record>,
         socket: Socket,
         bytes: Bytes,
     ) -> Self {
-        Self::with(served, entry, Stage::Resumed(socket, bytes))
+        Self::with(served, record, Stage::Resumed(socket, bytes))
     }
 
-    fn with(served: Arc<Served<S>>, entry: Arc<Entry>, stage: Stage<S>) -> Self {
+    fn with(served: Arc<Served<S>>, record: Arc<Record>, stage: Stage<S>) -> Self {
         Self {
             served,
-            entry,
+            record,
             stage,
             registered: false,
             reason: None,
@@ -126,12 +126,12 @@ impl<S: HttpService> Drop for Task<S> {
     fn drop(&mut self) {
         match &mut self.stage {
             Stage::Left => return,
-            Stage::Simple(simple) => simple.send_deferred(),
+            Stage::FastPath(simple) => simple.send_delayed(),
             _ => {}
         }
         if self.reason == Some(CloseReason::Upgraded) {
-            if self.entry.leave_upgraded() {
-                self.served.shared.end_upgraded(&self.entry);
+            if self.record.leave_upgraded() {
+                self.served.shared.end_upgraded(&self.record);
             }
             return;
         }
@@ -143,7 +143,7 @@ impl<S: HttpService> Drop for Task<S> {
         };
         self.served
             .shared
-            .end(&self.entry, self.reason.unwrap_or(unfinished));
+            .end(&self.record, self.reason.unwrap_or(unfinished));
     }
 }
 
@@ -154,9 +154,9 @@ impl<S: HttpService> Future for Task<S> {
         let this = self.get_mut();
         if !this.registered {
             this.registered = true;
-            *this.entry.holder() = Holder::Task(cx.waker().clone());
+            *this.record.socket_owner() = SocketOwner::Task(cx.waker().clone());
         }
-        this.entry.begin_turn();
+        this.record.begin_turn();
         loop {
             let step = match &mut this.stage {
                 #[cfg(feature = "tls")]
@@ -166,7 +166,7 @@ impl<S: HttpService> Future for Task<S> {
                         Step::Again
                     }
                     Poll::Ready(Err(reason)) => Step::End(reason),
-                    Poll::Pending => match this.entry.take_command() {
+                    Poll::Pending => match this.record.take_command() {
                         Command::Close(reason) => Step::End(reason),
                         Command::Park => this.refuse_to_park(),
                         Command::None => Step::Wait,
@@ -176,7 +176,7 @@ impl<S: HttpService> Future for Task<S> {
                 Stage::Resumed(..) => this.resume_serving(),
                 #[cfg(feature = "http2")]
                 Stage::Sniffing(..) => this.poll_sniffing(cx),
-                Stage::Simple(_) => this.poll_simple(cx),
+                Stage::FastPath(_) => this.poll_fast_path(cx),
                 Stage::Http1(_) => this.poll_http1(cx),
                 #[cfg(feature = "http2")]
                 Stage::Http2(_) => this.poll_http2(cx),
@@ -212,7 +212,7 @@ impl<S: HttpService> Task<S> {
         let mut unread = ReadBuf::new(&mut buffer);
         let read = match Pin::new(&mut *socket).poll_read(cx, &mut unread) {
             Poll::Pending => {
-                return match self.entry.take_command() {
+                return match self.record.take_command() {
                     Command::Close(reason) => Step::End(reason),
                     Command::Park if socket.stays_with_task() => self.refuse_to_park(),
                     Command::Park => self.leave(),
@@ -227,12 +227,12 @@ impl<S: HttpService> Task<S> {
         if read == 0 {
             return Step::End(CloseReason::ClientClosed);
         }
-        match self.entry.take_command() {
-            Command::Close(reason) if !reason.spares_use() => return Step::End(reason),
+        match self.record.take_command() {
+            Command::Close(reason) if !reason.yields_to_a_request() => return Step::End(reason),
             // The client was faster than the close.
-            _ => self.entry.forget_command(),
+            _ => self.record.forget_command(),
         }
-        self.entry.add_read(read);
+        self.record.add_read(read);
         if let Stage::Waiting(socket) = std::mem::replace(&mut self.stage, Stage::Ended) {
             self.stage = Stage::Resumed(socket, Bytes::copy_from_slice(&buffer[..read]));
         }
@@ -241,7 +241,7 @@ impl<S: HttpService> Task<S> {
 
     /// Leaves the command standing, so that the sweep does not wake the task for it again and again.
     fn refuse_to_park(&self) -> Step {
-        self.entry.set_command(Command::Park);
+        self.record.set_command(Command::Park);
         Step::Wait
     }
 
@@ -251,20 +251,20 @@ impl<S: HttpService> Task<S> {
             return Step::Again;
         };
         // Held to the end, so that no command and no byte is missed.
-        let mut holder = self.entry.holder();
-        match self.served.lot.park(socket, self.entry.slot) {
+        let mut owner = self.record.socket_owner();
+        match self.served.parked.park(socket, self.record.slot) {
             Ok(Ok(parked)) => {
-                *holder = Holder::Lot(parked);
+                *owner = SocketOwner::Parked(parked);
                 self.stage = Stage::Left;
                 Step::Again
             }
             Ok(Err(socket)) => {
-                drop(holder);
+                drop(owner);
                 self.stage = Stage::Waiting(socket);
                 Step::Again
             }
             Err(_) => {
-                drop(holder);
+                drop(owner);
                 Step::End(CloseReason::IoError)
             }
         }
@@ -272,14 +272,14 @@ impl<S: HttpService> Task<S> {
 
     fn resume_serving(&mut self) -> Step {
         if let Stage::Resumed(socket, bytes) = std::mem::replace(&mut self.stage, Stage::Ended) {
-            let first = self.entry.state() == ConnectionState::New;
+            let first = self.record.state() == ConnectionState::New;
             if !first {
-                self.served.shared.count_unparked(&self.entry);
+                self.served.shared.count_unparked(&self.record);
             }
             #[cfg(feature = "http2")]
             if first && http2::may_become_preface(&bytes) {
                 let now = self.served.shared.clock.now();
-                self.entry.enter(ConnectionState::Head, now);
+                self.record.enter(ConnectionState::Head, now);
                 self.stage = Stage::Sniffing(socket, bytes.to_vec());
                 return Step::Again;
             }
@@ -291,10 +291,10 @@ impl<S: HttpService> Task<S> {
     /// Begins to serve a socket from which these bytes were read.
     fn activate(&mut self, socket: Socket, rewind: Bytes, sniff: bool) {
         let shared = &self.served.shared;
-        let info = || ConnectInfo::new(&socket, &self.entry, shared);
-        let service = self.served.services.of(&self.entry, info);
+        let info = || ConnectInfo::new(&socket, &self.record, shared);
+        let service = self.served.services.of(&self.record, info);
         let info = shared.config.connect_info.then(info);
-        let adapter = Adapter::new(service, Arc::clone(&self.entry), Arc::clone(shared), info);
+        let adapter = Adapter::new(service, Arc::clone(&self.record), Arc::clone(shared), info);
         #[cfg(feature = "http2")]
         let http2 = sniff && http2::is_preface(&rewind);
         #[cfg(not(feature = "http2"))]
@@ -303,20 +303,20 @@ impl<S: HttpService> Task<S> {
             #[cfg(feature = "http2")]
             _ if http2 => {
                 let shared = &self.served.shared;
-                Watch::Http2(Meter::new(&shared.config.http2, shared.clock.now()))
+                Watch::Http2(AbuseMeter::new(&shared.config.http2, shared.clock.now()))
             }
-            true => Watch::Http1(Guard::new()),
+            true => Watch::Http1(FramingGuard::new()),
             false => Watch::Nothing,
         };
         let io = Io::new(
             socket,
             rewind,
             watch,
-            Arc::clone(&self.entry),
+            Arc::clone(&self.record),
             Arc::clone(&self.served.shared),
             !sniff,
         );
-        self.entry
+        self.record
             .enter(ConnectionState::Head, self.served.shared.clock.now());
         #[cfg(feature = "http2")]
         if http2 {
@@ -328,12 +328,12 @@ impl<S: HttpService> Task<S> {
             self.stage = Stage::Http2(Box::new(ActiveHttp2::new(connection)));
             return;
         }
-        self.stage = Stage::Simple(Box::new(Simple::new(io, adapter)));
+        self.stage = Stage::FastPath(Box::new(FastPath::new(io, adapter)));
     }
 
     fn finished(&self, result: hyper::Result<()>) -> CloseReason {
         #[cfg(feature = "http2")]
-        if self.entry.abusive.load(Relaxed) {
+        if self.record.abusive.load(Relaxed) {
             return CloseReason::Abuse;
         }
         #[cfg(feature = "http2")]
@@ -341,17 +341,19 @@ impl<S: HttpService> Task<S> {
             return reason;
         }
         match result {
-            Ok(()) if self.entry.upgraded.load(Relaxed) => {
+            Ok(()) if self.record.upgraded.load(Relaxed) => {
                 let now = self.served.shared.clock.now();
-                self.entry.enter(ConnectionState::Upgraded, now);
+                self.record.enter(ConnectionState::Upgraded, now);
                 CloseReason::Upgraded
             }
             Ok(()) if self.served.shared.draining() => CloseReason::Drained,
-            Ok(()) if self.served.shared.is_last(self.entry.requests()) => CloseReason::MaxRequests,
-            Ok(()) if self.entry.retire.load(Relaxed) => {
+            Ok(()) if self.served.shared.is_last(self.record.requests()) => {
+                CloseReason::MaxRequests
+            }
+            Ok(()) if self.record.closes_after_response() => {
                 self.spared_from.unwrap_or(CloseReason::MaxAge)
             }
-            Ok(()) if self.entry.state() == ConnectionState::Idle => CloseReason::ClientClosed,
+            Ok(()) if self.record.state() == ConnectionState::Idle => CloseReason::ClientClosed,
             Ok(()) => CloseReason::Finished,
             Err(error) if error.is_parse() => CloseReason::ProtocolError,
             Err(error) if error.is_user() => CloseReason::ServiceError,

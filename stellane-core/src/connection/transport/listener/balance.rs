@@ -16,35 +16,35 @@ use crate::connection::{protocol::io::Socket, table::Table};
 /// The loops that accept from one socket. Without it, the loop that is woken first takes what comes, and a few
 /// connections that stay for long may all be on one core.
 #[derive(Debug, Default)]
-pub(crate) struct Balance {
+pub(crate) struct LoopBalance {
     loops: Mutex<Vec<Arc<Loop>>>,
 }
 
 #[derive(Debug)]
 struct Loop {
     group: u16,
-    inbox: mpsc::UnboundedSender<Handed>,
-    /// Handed over and not received yet.
+    inbox: mpsc::UnboundedSender<Offered>,
+    /// Offered over and not received yet.
     coming: AtomicUsize,
 }
 
-type Handed = (std::net::TcpStream, Option<SocketAddr>);
+type Offered = (std::net::TcpStream, Option<SocketAddr>);
 
 /// The place of one loop; it is given up when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    balance: Arc<Balance>,
+pub(crate) struct LoopHandle {
+    balance: Arc<LoopBalance>,
     own: Arc<Loop>,
-    inbox: mpsc::UnboundedReceiver<Handed>,
+    inbox: mpsc::UnboundedReceiver<Offered>,
 }
 
-impl Balance {
+impl LoopBalance {
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Loop>>> {
         self.loops.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The loop that serves this group of connections joins in.
-    pub(crate) fn join(self: Arc<Self>, group: u16) -> Seat {
+    pub(crate) fn join(self: Arc<Self>, group: u16) -> LoopHandle {
         let (sender, inbox) = mpsc::unbounded_channel();
         let own = Arc::new(Loop {
             group,
@@ -52,7 +52,7 @@ impl Balance {
             coming: AtomicUsize::new(0),
         });
         self.lock().push(Arc::clone(&own));
-        Seat {
+        LoopHandle {
             balance: self,
             own,
             inbox,
@@ -66,12 +66,12 @@ impl Loop {
     }
 }
 
-impl Seat {
+impl LoopHandle {
     /// Gives a new connection to the loop that has the fewest, unless this one has hardly more.
     ///
     /// # Errors
     /// The socket is lost.
-    pub(crate) fn hand_over(
+    pub(crate) fn offer(
         &self,
         table: &Table,
         socket: Socket,
@@ -103,7 +103,7 @@ impl Seat {
     ///
     /// # Errors
     /// The socket is lost.
-    pub(crate) async fn handed(&mut self) -> Option<io::Result<(Socket, Option<SocketAddr>)>> {
+    pub(crate) async fn receive(&mut self) -> Option<io::Result<(Socket, Option<SocketAddr>)>> {
         let (socket, peer) = self.inbox.recv().await?;
         self.own.coming.fetch_sub(1, Relaxed);
         Some(TcpStream::from_std(socket).map(|socket| (Socket::Tcp(socket), peer)))
@@ -115,7 +115,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for LoopHandle {
     fn drop(&mut self) {
         self.balance
             .lock()

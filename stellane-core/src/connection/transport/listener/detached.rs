@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use crate::connection::transport::listener::{Kind, Listener, balance::Balance};
+use crate::connection::transport::listener::{Kind, Listener, balance::LoopBalance};
 
 /// A [`Listener`] that belongs to no runtime: to be moved to another thread's runtime, to be shared by
 /// several, or to be handed over to another process.
@@ -13,7 +13,7 @@ use crate::connection::transport::listener::{Kind, Listener, balance::Balance};
 #[derive(Debug)]
 pub struct DetachedListener {
     kind: Detached,
-    balance: OnceLock<Arc<Balance>>,
+    balance: OnceLock<Arc<LoopBalance>>,
     #[cfg(feature = "tls")]
     tls: Option<crate::connection::transport::tls::TlsAcceptor>,
 }

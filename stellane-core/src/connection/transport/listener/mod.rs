@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 use crate::connection::{
     config::listen::ListenConfig,
     protocol::io::Socket,
-    transport::listener::balance::{Balance, Seat},
+    transport::listener::balance::{LoopBalance, LoopHandle},
 };
 
 /// Where connections come from: a TCP or a Unix socket that listens.
@@ -23,7 +23,7 @@ use crate::connection::{
 #[derive(Debug)]
 pub struct Listener {
     kind: Kind,
-    balance: Option<Arc<Balance>>,
+    balance: Option<Arc<LoopBalance>>,
     #[cfg(feature = "tls")]
     tls: Option<crate::connection::transport::tls::TlsAcceptor>,
 }
@@ -88,7 +88,7 @@ impl Listener {
     }
 
     /// The place among the loops that accept from the same socket, if there are others.
-    pub(crate) fn join(&mut self, group: u16) -> Option<Seat> {
+    pub(crate) fn join(&mut self, group: u16) -> Option<LoopHandle> {
         Some(self.balance.take()?.join(group))
     }
 

@@ -11,7 +11,7 @@ const MAX_KEPT: usize = 4 << 10;
 
 /// The header fields that a client sends again and again on its connection: they need not be read anew.
 #[derive(Default)]
-pub(crate) struct Known {
+pub(crate) struct HeaderCache {
     /// As they come, with the empty line behind them.
     block: Bytes,
     fields: Vec<(HeaderName, HeaderValue)>,
@@ -19,7 +19,7 @@ pub(crate) struct Known {
     once: Vec<u8>,
 }
 
-impl Known {
+impl HeaderCache {
     /// Takes the known fields if these bytes begin with them, and returns their length.
     pub(crate) fn take(&self, bytes: &[u8], headers: &mut HeaderMap) -> Option<usize> {
         if self.fields.is_empty() || !bytes.starts_with(&self.block) {

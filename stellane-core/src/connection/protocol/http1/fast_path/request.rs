@@ -6,7 +6,7 @@ use httparse::{ParserConfig, Status};
 
 use crate::connection::{
     incoming::Incoming,
-    protocol::http1::{fast_path::header_cache::Known, guard},
+    protocol::http1::{fast_path::header_cache::HeaderCache, guard},
 };
 
 /// A request with more fields than this is not simple.
@@ -17,7 +17,7 @@ pub(crate) const MAX_FIELDS: usize = 64;
 pub(crate) fn parse(
     bytes: &Bytes,
     max_head: usize,
-    known: &mut Known,
+    known: &mut HeaderCache,
     request: &mut Request<Incoming>,
 ) -> Option<usize> {
     let line = bytes.iter().position(|byte| *byte == b'\n')? + 1;

@@ -3,8 +3,8 @@
 //!
 //! A client on another CPU is then woken once for many answers and not for each, and what the sockets need stays in the
 //! CPU's cache: a busy thread spends 3 to 13 % less for a request. An answer that is alone has nothing of it, and where
-//! handlers burn CPU the others' answers would wait for them. So a thread looks now and then what a deferral would
-//! bring, by one, and defers more only while it pays. Where threads steal work from each other it does not: whatever
+//! handlers burn CPU the others' answers would wait for them. So a thread looks now and then what a delay would
+//! bring, by one, and delays more only while it pays. Where threads steal work from each other it does not: whatever
 //! waits for its turn wakes a thread that has nothing to do.
 
 use std::{cell::RefCell, time::Duration};
@@ -29,17 +29,17 @@ thread_local! {
 }
 
 struct Thread {
-    /// Counts the turns of connections: an answer, or the sending of one that was deferred.
+    /// Counts the turns of connections: an answer, or the sending of one that was delayed.
     turns: u32,
-    /// So many answers are deferred, or not, until the next look.
+    /// So many answers are delayed, or not, until the next look.
     left: u32,
-    defers: bool,
+    delays: bool,
     doublings: u32,
     buffers: Vec<Vec<u8>>,
 }
 
 /// An answer that is written and not sent.
-pub(crate) struct Deferred {
+pub(crate) struct DelayedWrite {
     pub(crate) answer: Vec<u8>,
     /// For a look: the turn, and when it was.
     look: Option<(u32, Instant)>,
@@ -60,13 +60,13 @@ pub(crate) fn give_back(mut buffer: Vec<u8>) {
 }
 
 /// Takes an answer that others on the thread are to come before, or gives it back to be sent at once.
-pub(crate) fn defer(answer: Vec<u8>) -> Result<Deferred, Vec<u8>> {
+pub(crate) fn delay(answer: Vec<u8>) -> Result<DelayedWrite, Vec<u8>> {
     THREAD.with_borrow_mut(|thread| {
         thread.turns = thread.turns.wrapping_add(1);
         let look = match thread.left.checked_sub(1) {
             Some(left) => {
                 thread.left = left;
-                if !thread.defers {
+                if !thread.delays {
                     return Err(answer);
                 }
                 None
@@ -81,7 +81,7 @@ pub(crate) fn defer(answer: Vec<u8>) -> Result<Deferred, Vec<u8>> {
                 Some((thread.turns, Instant::now()))
             }
         };
-        Ok(Deferred { answer, look })
+        Ok(DelayedWrite { answer, look })
     })
 }
 
@@ -90,14 +90,14 @@ impl Thread {
         Self {
             turns: 0,
             left: 0,
-            defers: false,
+            delays: false,
             doublings: 0,
             buffers: Vec::new(),
         }
     }
 
     fn learn(&mut self, pays: bool) {
-        self.defers = pays;
+        self.delays = pays;
         self.doublings = match pays {
             true => 0,
             false => (self.doublings + 1).min(MOST_DOUBLINGS),
@@ -111,7 +111,7 @@ fn is_alone() -> bool {
     Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() == 1)
 }
 
-impl Deferred {
+impl DelayedWrite {
     /// The thread has come back to it.
     pub(crate) fn over(self) -> Vec<u8> {
         THREAD.with_borrow_mut(|thread| {
