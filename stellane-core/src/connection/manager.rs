@@ -9,14 +9,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::connection::{
     accept,
     config::ConnectionConfig,
+    error::{BuildError, ServeError},
+    http_service::HttpService,
     lifecycle::{Shared, memory::Hook, millis},
-    protocol::{
-        adapter::HttpService, connect_info::ConnectInfo, io::Socket, service_source::ServiceSource,
-    },
+    protocol::{connect_info::ConnectInfo, service_source::ServiceSource},
     reason::CloseReason,
-    stats::{BuildError, ConnectionStats, DrainReport, ServeError},
-    table::record::{Command, ConnectionInfo},
-    transport::listener::Listener,
+    state::ConnectionInfo,
+    stats::{ConnectionStats, DrainReport},
+    table::record::Command,
+    transport::{listener::Listener, socket::Socket},
 };
 
 /// Serves connections and owns them; a cheap handle. See the [module docs](super).

@@ -75,7 +75,7 @@
 //! An upgraded connection stays in the table, counted and subject to [`close`](ConnectionManager::close), until
 //! its socket is dropped.
 //!
-//! # FastPath requests
+//! # Simple requests
 //!
 //! Most requests come whole, are for a path, have no body and ask for nothing of their connection, and most answers
 //! are short and whole when they come. Such a request is parsed by `httparse` and its answer written at once, without
@@ -107,35 +107,42 @@
 
 mod accept;
 mod config;
+mod error;
+mod http_service;
 mod incoming;
 mod lifecycle;
 mod manager;
 mod policy;
 mod protocol;
 mod reason;
+mod state;
 mod stats;
 mod table;
 mod transport;
 
 #[cfg(feature = "http2")]
 pub use self::config::http2::Http2Config;
-#[cfg(feature = "tls")]
-pub use self::protocol::connect_info::TlsInfo;
 #[cfg(feature = "proxy-protocol")]
-pub use self::transport::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
+pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
 #[cfg(feature = "tls")]
-pub use self::transport::tls::{TlsAcceptor, TlsConfig, TlsError};
+pub use self::{
+    config::tls::TlsConfig,
+    protocol::connect_info::TlsInfo,
+    transport::tls::{TlsAcceptor, TlsError},
+};
 pub use self::{
     config::{
         ConnectionConfig,
         listen::{ListenConfig, WhenFull},
     },
+    error::{BuildError, ServeError},
+    http_service::HttpService,
     incoming::Incoming,
     manager::{ConnectionManager, ConnectionManagerBuilder},
-    protocol::{adapter::HttpService, connect_info::ConnectInfo},
+    protocol::connect_info::ConnectInfo,
     reason::CloseReason,
-    stats::{BuildError, ConnectionStats, DrainReport, ServeError},
-    table::record::{ConnectionInfo, ConnectionState},
+    state::{ConnectionInfo, ConnectionState},
+    stats::{ConnectionStats, DrainReport},
     transport::listener::{Listener, detached::DetachedListener},
 };
 pub use crate::config_error::ConfigError;

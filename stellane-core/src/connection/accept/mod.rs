@@ -1,3 +1,5 @@
+#[cfg(feature = "tls")]
+pub(crate) mod handshake;
 pub(crate) mod proxied;
 
 use std::{
@@ -15,23 +17,23 @@ use tokio::{
 };
 
 #[cfg(feature = "tls")]
-use crate::connection::transport::tls;
+use crate::connection::transport::tls::TlsAcceptor;
 use crate::connection::{
     accept::proxied::PendingProxyHeaders,
     config::listen::WhenFull,
+    error::ServeError,
+    http_service::HttpService,
     lifecycle::{Shared, sweep::SWEEP},
     protocol::{
-        adapter::HttpService,
-        io::Socket,
         service_source::ServiceSource,
         task::{FIRST_READ, Served, Task},
     },
     reason::CloseReason,
-    stats::ServeError,
     table::record::{Command, Record, SocketOwner},
     transport::{
         listener::{Listener, balance::LoopHandle},
         parked::ParkedPoller,
+        socket::Socket,
     },
 };
 
@@ -209,7 +211,7 @@ struct Group<S: HttpService> {
     /// Whether each connection is to be told not to hold small writes back.
     tell_nodelay: bool,
     #[cfg(feature = "tls")]
-    tls: Option<tls::TlsAcceptor>,
+    tls: Option<TlsAcceptor>,
 }
 
 impl<S: HttpService> Group<S> {
@@ -224,7 +226,7 @@ impl<S: HttpService> Group<S> {
             return Some((socket, peer));
         };
         let shared = &self.served.shared;
-        let kept = loop_handle.offer(&shared.table, socket, peer);
+        let kept = loop_handle.offer(|group| shared.table.open_in(group), socket, peer);
         kept.unwrap_or_else(|_| {
             shared.count_refused(CloseReason::IoError);
             None
@@ -261,7 +263,7 @@ impl<S: HttpService> Group<S> {
         let socket = match (socket, &self.tls) {
             (Socket::Tcp(socket), Some(acceptor)) => {
                 let (acceptor, shared) = (acceptor.clone(), Arc::clone(shared));
-                let opening = tls::handshake(acceptor, socket, shared, Arc::clone(&record));
+                let opening = handshake::handshake(acceptor, socket, shared, Arc::clone(&record));
                 tokio::spawn(Task::opening(served, record, Box::pin(opening)));
                 return;
             }

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 #[cfg(feature = "proxy-protocol")]
 use crate::connection::reason::CloseReason;
-use crate::connection::{lifecycle::Shared, protocol::io::Socket};
+use crate::connection::{lifecycle::Shared, transport::socket::Socket};
 
 /// How many connections may wait for their PROXY header: trusted proxies send it at once.
 #[cfg(feature = "proxy-protocol")]

@@ -1,18 +1,26 @@
+pub(crate) mod check;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
 pub(crate) mod listen;
+#[cfg(feature = "proxy-protocol")]
+pub(crate) mod proxy_protocol;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 use std::time::Duration;
 
 #[cfg(feature = "http2")]
 use crate::connection::config::http2::Http2Config;
 #[cfg(feature = "proxy-protocol")]
-use crate::connection::transport::proxy_protocol::ProxyProtocolConfig;
+use crate::connection::config::proxy_protocol::ProxyProtocolConfig;
 #[cfg(feature = "tls")]
-use crate::connection::transport::tls::TlsConfig;
+use crate::connection::config::tls::TlsConfig;
 use crate::{
     config_error::ConfigError,
-    connection::config::listen::{ListenConfig, WhenFull},
+    connection::config::{
+        check::check_up_to_a_day,
+        listen::{ListenConfig, WhenFull},
+    },
 };
 
 /// Settings of a [`ConnectionManager`](crate::connection::ConnectionManager) (section `[connection]`).
@@ -213,15 +221,5 @@ impl ConnectionConfig {
         self.tls.check(&mut errors);
         errors.extend(self.listen.validate().err().into_iter().flatten());
         ConfigError::all(errors)
-    }
-}
-
-pub(crate) fn check_up_to_a_day(errors: &mut Vec<ConfigError>, key: &'static str, value: Duration) {
-    if value > Duration::from_secs(86_400) {
-        errors.push(ConfigError {
-            key,
-            value: format!("{value:?}"),
-            expected: "0s to 1 day".to_owned(),
-        });
     }
 }

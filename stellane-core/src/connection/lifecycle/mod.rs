@@ -23,10 +23,11 @@ use crate::connection::{
     policy::{accept_rate::AcceptRate, park_delay::ParkDelay},
     protocol::service_source::EndHooks,
     reason::CloseReason,
+    state::ConnectionState,
     stats::{ConnectionStats, DrainReport},
     table::{
         Clock, Table,
-        record::{Command, ConnectionState, Record, SocketOwner},
+        record::{Command, Record, SocketOwner},
         throughput::Throughput,
     },
 };
@@ -122,7 +123,7 @@ impl Shared {
             pace: AcceptRate::new(config.max_accepts_per_second),
             file_limit: accept::file_limit(config.reserve_files),
             #[cfg(feature = "tls")]
-            handshakes: crate::connection::transport::tls::places(&config.tls),
+            handshakes: accept::handshake::places(&config.tls),
             config,
             purge: Arc::new(MemoryRelease::new(purge)),
             park_delay: ParkDelay::default(),

@@ -11,7 +11,8 @@ use crate::connection::{
     lifecycle::{Shared, millis},
     policy::min_rates::MinRates,
     reason::CloseReason,
-    table::record::{Command, ConnectionState, Record},
+    state::ConnectionState,
+    table::record::{Command, Record},
 };
 
 /// How often deadlines are looked at: every timeout is exact to this.

@@ -6,7 +6,8 @@ use crate::connection::{
     config::ConnectionConfig,
     lifecycle::{millis, sweep::SWEEP},
     reason::CloseReason,
-    table::record::{ConnectionState, Record},
+    state::ConnectionState,
+    table::record::Record,
 };
 
 /// How long clients have kept the server waiting, less what the bytes that came since are worth. Of a

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::connection::{lifecycle::Shared, protocol::io::Socket, table::record::Record};
+use crate::connection::{lifecycle::Shared, table::record::Record, transport::socket::Socket};
 
 /// The connection that a request came by, in the request's extensions when
 /// [`ConnectionConfig::connect_info`](crate::connection::ConnectionConfig::connect_info) is on; a cheap handle, good for

@@ -88,7 +88,7 @@ impl<S: Send> OnEnd for ParkedServices<S> {
     }
 }
 
-/// The end_hooks of a manager, by the call of `serve`.
+/// Those of a manager, by the call of `serve`.
 #[derive(Default)]
 pub(crate) struct EndHooks(Mutex<HashMap<u16, Weak<dyn OnEnd>>>);
 

@@ -10,7 +10,10 @@ use std::{
     },
 };
 
-use crate::connection::table::record::{ConnectionInfo, ConnectionState, Record};
+use crate::connection::{
+    state::{ConnectionInfo, ConnectionState},
+    table::record::Record,
+};
 
 /// Milliseconds since the manager was built, as of the latest sweep: free to read, exact to a tick.
 #[derive(Debug, Default)]

@@ -23,7 +23,7 @@ mod unix {
         net::{TcpStream, UnixStream},
     };
 
-    use crate::connection::protocol::io::Socket;
+    use crate::connection::transport::socket::Socket;
 
     /// So many sockets are told of at once.
     const MOST: usize = 32;
@@ -170,7 +170,7 @@ mod unix {
 mod none {
     use std::{convert::Infallible, io};
 
-    use crate::connection::protocol::io::Socket;
+    use crate::connection::transport::socket::Socket;
 
     #[derive(Debug)]
     pub(crate) struct ParkedPoller;

@@ -1,72 +1,15 @@
 use std::{
-    fmt, io,
+    fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
-use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_rustls::rustls::{
     self, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-
-use crate::{
-    config_error::ConfigError,
-    connection::{
-        config::check_up_to_a_day,
-        lifecycle::Shared,
-        protocol::io::Socket,
-        reason::CloseReason,
-        table::record::{ConnectionState, Record},
-    },
-};
-
-/// Settings of TLS (section `[connection.tls]`).
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]
-#[non_exhaustive]
-pub struct TlsConfig {
-    /// File with the certificate and those that sign it, in PEM; the preset then serves TLS on
-    /// `server.address`. Default empty: no TLS.
-    pub certificate: String,
-    /// File with the private key, in PEM. Default empty.
-    pub key: String,
-    /// How often the preset looks whether the two files have changed, and loads them anew. `0s` is off.
-    /// Default `1m`.
-    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
-    pub reload_interval: Duration,
-    /// How long a handshake may take from its first byte, its wait for a place included. Too short refuses
-    /// clients far away, too long lets those that do nothing keep theirs. Default `10s`.
-    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
-    pub handshake_timeout: Duration,
-    /// Most handshakes at once; more wait. A handshake is a thousand times the work of a request: too many
-    /// at once, and those in progress all end too late. Default 256.
-    pub max_handshakes: usize,
-}
-
-impl Default for TlsConfig {
-    fn default() -> Self {
-        Self {
-            certificate: String::new(),
-            key: String::new(),
-            reload_interval: Duration::from_secs(60),
-            handshake_timeout: Duration::from_secs(10),
-            max_handshakes: 256,
-        }
-    }
-}
-
-impl TlsConfig {
-    pub(crate) fn check(&self, errors: &mut Vec<ConfigError>) {
-        check_up_to_a_day(errors, "tls.reload_interval", self.reload_interval);
-        check_up_to_a_day(errors, "tls.handshake_timeout", self.handshake_timeout);
-        let places = 1..=1 << 20;
-        ConfigError::check(errors, "tls.max_handshakes", self.max_handshakes, places);
-    }
-}
 
 /// Certificate, key and everything else a server says in a TLS handshake; a cheap handle.
 ///
@@ -183,7 +126,8 @@ impl TlsAcceptor {
         }
     }
 
-    fn current(&self) -> Arc<ServerConfig> {
+    /// What counts for a handshake that begins now.
+    pub(crate) fn current(&self) -> Arc<ServerConfig> {
         let current = self
             .inner
             .current
@@ -260,44 +204,4 @@ impl std::error::Error for TlsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&*self.source)
     }
-}
-
-/// One handshake, off the accept loop. Its deadline is the sweep's business.
-pub(crate) async fn handshake(
-    acceptor: TlsAcceptor,
-    socket: TcpStream,
-    shared: Arc<Shared>,
-    record: Arc<Record>,
-) -> Result<Socket, CloseReason> {
-    // Until the client speaks there are no buffers. Readiness alone may be a false alarm.
-    match socket.peek(&mut [0]).await {
-        Ok(0) => return Err(CloseReason::ClientClosed),
-        Ok(_) => {}
-        Err(_) => return Err(CloseReason::IoError),
-    }
-    record.enter(ConnectionState::Handshake, shared.clock.now());
-    let Ok(_place) = shared.handshakes.acquire().await else {
-        return Err(CloseReason::Aborted);
-    };
-    let accepting = tokio_rustls::TlsAcceptor::from(acceptor.current()).accept(socket);
-    // In a box of its own, or the wait for the client would take up as much.
-    match Box::pin(accepting).await {
-        Ok(stream) => {
-            record.enter(ConnectionState::New, shared.clock.now());
-            Ok(Socket::Tls(Box::new(stream)))
-        }
-        Err(error) => {
-            tracing::debug!(%error, "TLS handshake failed");
-            Err(match error.kind() {
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
-                    CloseReason::ClientClosed
-                }
-                _ => CloseReason::HandshakeFailed,
-            })
-        }
-    }
-}
-
-pub(crate) fn places(config: &TlsConfig) -> Semaphore {
-    Semaphore::new(config.max_handshakes.min(Semaphore::MAX_PERMITS))
 }

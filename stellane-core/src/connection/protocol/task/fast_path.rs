@@ -12,10 +12,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::ReadBuf;
 
 use crate::connection::{
+    http_service::HttpService,
     incoming::Incoming,
     lifecycle::Shared,
     protocol::{
-        adapter::{Adapter, Answer, HttpService, ResponseFuture, Waiting},
+        adapter::{Adapter, Answer, ResponseFuture, Waiting},
         http1::fast_path::{
             self, MAX_BODY, MAX_READ,
             header_cache::HeaderCache,
@@ -27,7 +28,8 @@ use crate::connection::{
         task::{Stage, Step, Task, http1::Active},
     },
     reason::CloseReason,
-    table::record::{Command, ConnectionState},
+    state::ConnectionState,
+    table::record::Command,
 };
 
 /// An HTTP/1 connection that hyper knows nothing of, with simple requests so far.

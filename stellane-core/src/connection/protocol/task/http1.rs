@@ -9,14 +9,17 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use crate::connection::{
+    http_service::HttpService,
     protocol::{
-        adapter::{Adapter, HttpService},
-        io::{Io, Socket},
+        adapter::Adapter,
+        io::Io,
         open_body,
         task::{Stage, Step, Task},
     },
     reason::CloseReason,
-    table::record::{Command, ConnectionState},
+    state::ConnectionState,
+    table::record::Command,
+    transport::socket::Socket,
 };
 
 type Http1<S> = http1::UpgradeableConnection<TokioIo<Io>, Adapter<S>>;

@@ -8,14 +8,16 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::connection::{
+    http_service::HttpService,
     protocol::{
-        adapter::{Adapter, HttpService},
+        adapter::Adapter,
         http2::streams::{BegunStreams, StreamExecutor},
         io::Io,
         task::{Stage, Step, Task},
     },
     reason::CloseReason,
-    table::record::{Command, ConnectionState},
+    state::ConnectionState,
+    table::record::Command,
 };
 
 /// No method of HTTP/1 begins like this.

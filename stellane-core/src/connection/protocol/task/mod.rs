@@ -24,18 +24,20 @@ use crate::connection::protocol::{
     task::http2::ActiveHttp2,
 };
 use crate::connection::{
+    http_service::HttpService,
     lifecycle::Shared,
     protocol::{
-        adapter::{Adapter, HttpService},
+        adapter::Adapter,
         connect_info::ConnectInfo,
         http1::guard::FramingGuard,
-        io::{Io, Socket, Watch},
+        io::{Io, Watch},
         service_source::ServiceSource,
         task::{fast_path::FastPath, http1::Active},
     },
     reason::CloseReason,
-    table::record::{Command, ConnectionState, Record, SocketOwner},
-    transport::parked::ParkedPoller,
+    state::ConnectionState,
+    table::record::{Command, Record, SocketOwner},
+    transport::{parked::ParkedPoller, socket::Socket},
 };
 
 /// How much of a first read fits on the stack.

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{net::TcpStream, sync::mpsc};
 
-use crate::connection::{protocol::io::Socket, table::Table};
+use crate::connection::transport::socket::Socket;
 
 /// The loops that accept from one socket. Without it, the loop that is woken first takes what comes, and a few
 /// connections that stay for long may all be on one core.
@@ -24,7 +24,7 @@ pub(crate) struct LoopBalance {
 struct Loop {
     group: u16,
     inbox: mpsc::UnboundedSender<Offered>,
-    /// Offered over and not received yet.
+    /// Offered and not received yet.
     coming: AtomicUsize,
 }
 
@@ -61,27 +61,28 @@ impl LoopBalance {
 }
 
 impl Loop {
-    fn load(&self, table: &Table) -> usize {
-        table.open_in(self.group) + self.coming.load(Relaxed)
+    fn load(&self, open_in: &impl Fn(u16) -> usize) -> usize {
+        open_in(self.group) + self.coming.load(Relaxed)
     }
 }
 
 impl LoopHandle {
-    /// Gives a new connection to the loop that has the fewest, unless this one has hardly more.
+    /// Gives a new connection to the loop that has the fewest, unless this one has hardly more. `open_in` tells how
+    /// many connections a group has.
     ///
     /// # Errors
     /// The socket is lost.
     pub(crate) fn offer(
         &self,
-        table: &Table,
+        open_in: impl Fn(u16) -> usize,
         socket: Socket,
         peer: Option<SocketAddr>,
     ) -> io::Result<Option<(Socket, Option<SocketAddr>)>> {
         let other = {
             let loops = self.balance.lock();
-            let least = loops.iter().map(|other| (other.load(table), other));
+            let least = loops.iter().map(|other| (other.load(&open_in), other));
             match least.min_by_key(|(load, _)| *load) {
-                Some((least, other)) if self.own.load(table) > least + least / 8 => {
+                Some((least, other)) if self.own.load(&open_in) > least + least / 8 => {
                     Arc::clone(other)
                 }
                 _ => return Ok(Some((socket, peer))),

@@ -5,7 +5,37 @@ use tokio::net::TcpListener;
 
 use crate::connection::{config::listen::ListenConfig, transport::listener::Listener};
 
-pub(crate) async fn bind(address: &str, config: &ListenConfig) -> io::Result<Listener> {
+impl Listener {
+    /// Listens on `HOST:PORT`, or on `unix:PATH`.
+    ///
+    /// A file that an ended process left at `PATH` is replaced; one that is still listened on is not.
+    ///
+    /// # Errors
+    /// The address can't be resolved or listened on.
+    pub async fn bind(address: &str, config: &ListenConfig) -> io::Result<Self> {
+        bind(address, config).await
+    }
+
+    /// Listens on the same address with [`ListenConfig::sockets`] sockets.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn bind_all(address: &str, config: &ListenConfig) -> io::Result<Vec<Self>> {
+        bind_all(address, config).await
+    }
+
+    /// Every listening socket that the parent process handed over by the protocol of systemd
+    /// (`LISTEN_FDS`); none if there are none. A second call finds nothing.
+    ///
+    /// # Errors
+    /// What was handed over is neither a TCP nor a Unix socket that listens.
+    #[cfg(feature = "listenfd")]
+    pub fn inherited() -> io::Result<Vec<Self>> {
+        inherited()
+    }
+}
+
+async fn bind(address: &str, config: &ListenConfig) -> io::Result<Listener> {
     #[cfg(unix)]
     if let Some(path) = address.strip_prefix("unix:") {
         return unix(path.as_ref(), config).await;
@@ -21,7 +51,7 @@ pub(crate) async fn bind(address: &str, config: &ListenConfig) -> io::Result<Lis
     Err(failure.unwrap_or_else(nothing))
 }
 
-pub(crate) async fn bind_all(address: &str, config: &ListenConfig) -> io::Result<Vec<Listener>> {
+async fn bind_all(address: &str, config: &ListenConfig) -> io::Result<Vec<Listener>> {
     let sockets = match config.sockets {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         n => n,
@@ -96,7 +126,7 @@ async fn unix(path: &std::path::Path, config: &ListenConfig) -> io::Result<Liste
 }
 
 #[cfg(feature = "listenfd")]
-pub(crate) fn inherited() -> io::Result<Vec<Listener>> {
+fn inherited() -> io::Result<Vec<Listener>> {
     let mut handed = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
     for i in 0..handed.len() {

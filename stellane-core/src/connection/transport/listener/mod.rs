@@ -10,10 +10,9 @@ use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 
-use crate::connection::{
-    config::listen::ListenConfig,
-    protocol::io::Socket,
-    transport::listener::balance::{LoopBalance, LoopHandle},
+use crate::connection::transport::{
+    listener::balance::{LoopBalance, LoopHandle},
+    socket::Socket,
 };
 
 /// Where connections come from: a TCP or a Unix socket that listens.
@@ -36,34 +35,6 @@ enum Kind {
 }
 
 impl Listener {
-    /// Listens on `HOST:PORT`, or on `unix:PATH`.
-    ///
-    /// A file that an ended process left at `PATH` is replaced; one that is still listened on is not.
-    ///
-    /// # Errors
-    /// The address can't be resolved or listened on.
-    pub async fn bind(address: &str, config: &ListenConfig) -> io::Result<Self> {
-        bind::bind(address, config).await
-    }
-
-    /// Listens on the same address with [`ListenConfig::sockets`] sockets.
-    ///
-    /// # Errors
-    /// As [`bind`](Self::bind).
-    pub async fn bind_all(address: &str, config: &ListenConfig) -> io::Result<Vec<Self>> {
-        bind::bind_all(address, config).await
-    }
-
-    /// Every listening socket that the parent process handed over by the protocol of systemd
-    /// (`LISTEN_FDS`); none if there are none. A second call finds nothing.
-    ///
-    /// # Errors
-    /// What was handed over is neither a TCP nor a Unix socket that listens.
-    #[cfg(feature = "listenfd")]
-    pub fn inherited() -> io::Result<Vec<Self>> {
-        bind::inherited()
-    }
-
     /// Speaks TLS with whoever connects by TCP; Unix sockets stay as they are.
     #[cfg(feature = "tls")]
     #[must_use]

@@ -1,4 +1,4 @@
-//! FastPath requests, which are answered without hyper.
+//! Simple requests, which are answered without hyper.
 //!
 //! Most requests come whole, in one read, have no body and ask for nothing special of their connection; and most
 //! of their answers are whole and short. For these hyper's state machine is most of what an HTTP/1 connection costs.
