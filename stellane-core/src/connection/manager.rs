@@ -1,8 +1,4 @@
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -11,12 +7,12 @@ use crate::connection::{
     config::ConnectionConfig,
     error::{BuildError, ServeError},
     http_service::HttpService,
-    lifecycle::{Shared, memory::Hook, millis},
-    protocol::{connect_info::ConnectInfo, service_source::ServiceSource},
+    lifecycle::{Shared, memory::Hook},
+    protocol::{builders::HyperBuilders, connect_info::ConnectInfo, service_source::ServiceSource},
     reason::CloseReason,
     state::ConnectionInfo,
     stats::{ConnectionStats, DrainReport},
-    table::record::Command,
+    table::command::Command,
     transport::{listener::Listener, socket::Socket},
 };
 
@@ -24,6 +20,7 @@ use crate::connection::{
 #[derive(Debug, Clone)]
 pub struct ConnectionManager {
     shared: Arc<Shared>,
+    builders: Arc<HyperBuilders>,
 }
 
 /// Builds a [`ConnectionManager`].
@@ -62,6 +59,7 @@ impl ConnectionManagerBuilder {
             .validate()
             .map_err(|errors| BuildError { errors })?;
         Ok(ConnectionManager {
+            builders: Arc::new(HyperBuilders::new(&self.config)),
             shared: Arc::new(Shared::new(self.config, self.purge)),
         })
     }
@@ -88,7 +86,8 @@ impl ConnectionManager {
         service: S,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
         let services = ServiceSource::shared(service);
-        accept::serve(Arc::clone(&self.shared), listener.into(), services)
+        let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
+        accept::serve(shared, builders, listener.into(), services)
     }
 
     /// As [`serve`](Self::serve), with a service of its own for each connection: a place for what belongs to the
@@ -129,7 +128,8 @@ impl ConnectionManager {
         make: impl Fn(&ConnectInfo) -> S + Send + Sync + 'static,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
         let services = ServiceSource::own(make);
-        accept::serve(Arc::clone(&self.shared), listener.into(), services)
+        let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
+        accept::serve(shared, builders, listener.into(), services)
     }
 
     /// Serves `service` on several listeners, each with an accept loop in a task of its own: see
@@ -142,7 +142,8 @@ impl ConnectionManager {
         listeners: Vec<Listener>,
         service: S,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
-        accept::serve_all(Arc::clone(&self.shared), listeners, service)
+        let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
+        accept::serve_all(shared, builders, listeners, service)
     }
 
     /// Serves `service` on one connection that came by other ways than a [`Listener`]: in memory, through a
@@ -184,7 +185,8 @@ impl ConnectionManager {
         service: S,
     ) -> impl Future<Output = CloseReason> + Send + 'static {
         let socket = Socket::Other(Box::new(io));
-        accept::serve_connection(Arc::clone(&self.shared), socket, peer, service)
+        let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
+        accept::serve_connection(shared, builders, socket, peer, service)
     }
 
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.
@@ -200,13 +202,13 @@ impl ConnectionManager {
     /// Resolves when a drain has begun. Handlers of streams that never end by themselves (server-sent
     /// events, long polls) end them when it does.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
-        self.shared.drain_begun()
+        self.shared.drain.announced()
     }
 
     /// Whether a drain has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.shared.draining()
+        self.shared.drain.has_begun()
     }
 
     /// What the connections are doing and did. Walks the table: for a few times a second, not for each
@@ -226,7 +228,7 @@ impl ConnectionManager {
     pub fn close(&self, id: u64) -> bool {
         let mut found = false;
         self.shared.command_each(|record| {
-            if record.id == id {
+            if record.id() == id {
                 found = true;
                 return Command::Close(CloseReason::Killed);
             }
@@ -243,61 +245,37 @@ impl ConnectionManager {
     /// The settings as they are now, changes at run time included.
     #[must_use]
     pub fn config(&self) -> ConnectionConfig {
-        let settings = &self.shared.settings;
-        ConnectionConfig {
-            max_connections: settings.max_connections.load(Relaxed),
-            max_connections_per_peer: settings.max_connections_per_peer.load(Relaxed),
-            max_idle_connections: settings.max_idle_connections.load(Relaxed),
-            max_accepts_per_second: settings.max_accepts_per_second.load(Relaxed),
-            idle_timeout: Duration::from_millis(settings.idle_timeout.load(Relaxed)),
-            park_after: Duration::from_millis(settings.park_after.load(Relaxed)),
-            ..self.shared.config.clone()
-        }
+        self.shared.settings.tell(self.shared.config.clone())
     }
 
     /// Changes [`ConnectionConfig::max_connections`].
     pub fn set_max_connections(&self, max: usize) {
-        self.shared.settings.max_connections.store(max, Relaxed);
+        self.shared.settings.set_max_connections(max);
     }
 
     /// Changes [`ConnectionConfig::max_accepts_per_second`].
     pub fn set_max_accepts_per_second(&self, max: u32) {
-        self.shared.pace.set(max);
-        self.shared
-            .settings
-            .max_accepts_per_second
-            .store(max, Relaxed);
+        self.shared.admission.rate.set(max);
+        self.shared.settings.set_max_accepts_per_second(max);
     }
 
     /// Changes [`ConnectionConfig::max_connections_per_peer`] for connections to come.
     pub fn set_max_connections_per_peer(&self, max: usize) {
-        self.shared
-            .settings
-            .max_connections_per_peer
-            .store(max, Relaxed);
+        self.shared.settings.set_max_connections_per_peer(max);
     }
 
     /// Changes [`ConnectionConfig::max_idle_connections`].
     pub fn set_max_idle_connections(&self, max: usize) {
-        self.shared
-            .settings
-            .max_idle_connections
-            .store(max, Relaxed);
+        self.shared.settings.set_max_idle_connections(max);
     }
 
     /// Changes [`ConnectionConfig::idle_timeout`], for connections that are idle already too.
     pub fn set_idle_timeout(&self, timeout: Duration) {
-        self.shared
-            .settings
-            .idle_timeout
-            .store(millis(timeout), Relaxed);
+        self.shared.settings.set_idle_timeout(timeout);
     }
 
     /// Changes [`ConnectionConfig::park_after`].
     pub fn set_park_after(&self, after: Duration) {
-        self.shared
-            .settings
-            .park_after
-            .store(millis(after), Relaxed);
+        self.shared.settings.set_park_after(after);
     }
 }

@@ -2,10 +2,9 @@
 
 use std::{io, sync::Arc};
 
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::net::TcpStream;
 
 use crate::connection::{
-    config::tls::TlsConfig,
     lifecycle::Shared,
     reason::CloseReason,
     state::ConnectionState,
@@ -27,7 +26,7 @@ pub(crate) async fn handshake(
         Err(_) => return Err(CloseReason::IoError),
     }
     record.enter(ConnectionState::Handshake, shared.clock.now());
-    let Ok(_place) = shared.handshakes.acquire().await else {
+    let Some(_place) = shared.admission.place_for_a_handshake().await else {
         return Err(CloseReason::Aborted);
     };
     let accepting = tokio_rustls::TlsAcceptor::from(acceptor.current()).accept(socket);
@@ -47,8 +46,4 @@ pub(crate) async fn handshake(
             })
         }
     }
-}
-
-pub(crate) fn places(config: &TlsConfig) -> Semaphore {
-    Semaphore::new(config.max_handshakes.min(Semaphore::MAX_PERMITS))
 }

@@ -1,35 +1,34 @@
+//! The loop that takes connections in, hands them to others or serves them, wakes parked ones, and sweeps.
+
+pub(crate) mod group;
 #[cfg(feature = "tls")]
 pub(crate) mod handshake;
 pub(crate) mod proxied;
+pub(crate) mod room;
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tokio::{
     task::{JoinSet, yield_now},
     time::MissedTickBehavior,
 };
 
-#[cfg(feature = "tls")]
-use crate::connection::transport::tls::TlsAcceptor;
 use crate::connection::{
-    accept::proxied::PendingProxyHeaders,
-    config::listen::WhenFull,
+    accept::{
+        group::Group,
+        proxied::PendingProxyHeaders,
+        room::{admit, refuse},
+    },
     error::ServeError,
     http_service::HttpService,
-    lifecycle::{Shared, sweep::SWEEP},
+    lifecycle::Shared,
     protocol::{
+        builders::HyperBuilders,
         service_source::ServiceSource,
-        task::{FIRST_READ, Served, Task},
+        task::{Served, Task},
     },
     reason::CloseReason,
-    table::record::{Command, Record, SocketOwner},
+    table::clock::SWEEP_INTERVAL,
     transport::{
         listener::{Listener, balance::LoopHandle},
         parked::ParkedPoller,
@@ -37,22 +36,24 @@ use crate::connection::{
     },
 };
 
-/// How long accepting rests when there are no more open files.
-const REST: Duration = Duration::from_millis(50);
-/// How many idle connections make room at once when the limit is reached.
-const RECLAIM: usize = 32;
 /// The group of connections that came by themselves.
 const NO_LISTENER: u16 = u16::MAX;
 
 pub(crate) async fn serve_all<S: HttpService>(
     shared: Arc<Shared>,
+    builders: Arc<HyperBuilders>,
     listeners: Vec<Listener>,
     service: S,
 ) -> Result<(), ServeError> {
     let mut loops = JoinSet::new();
     for listener in listeners {
         let services = ServiceSource::shared(service.clone());
-        loops.spawn(serve(Arc::clone(&shared), listener, services));
+        loops.spawn(serve(
+            Arc::clone(&shared),
+            Arc::clone(&builders),
+            listener,
+            services,
+        ));
     }
     drop(service);
     while let Some(ended) = loops.join_next().await {
@@ -68,19 +69,21 @@ pub(crate) async fn serve_all<S: HttpService>(
 
 pub(crate) async fn serve<S: HttpService>(
     shared: Arc<Shared>,
+    builders: Arc<HyperBuilders>,
     mut listener: Listener,
     services: ServiceSource<S>,
 ) -> Result<(), ServeError> {
-    let open = Open::new(&shared);
+    let open = shared.quiet.open_listener();
     let (parked, mut parked_events) =
         ParkedPoller::new().map_err(|source| ServeError { source })?;
-    let id = shared.next_group();
+    let id = shared.table.next_group();
     if let Some(on_end) = services.on_end() {
         shared.end_hooks.add(id, on_end);
     }
     let group = Group {
         served: Arc::new(Served {
             shared: Arc::clone(&shared),
+            builders,
             services,
             parked,
         }),
@@ -91,31 +94,33 @@ pub(crate) async fn serve<S: HttpService>(
     };
     let mut pending = PendingProxyHeaders::new(&shared);
     let mut loop_handle = listener.join(id);
-    let mut sweep = tokio::time::interval(SWEEP);
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Whether the sweep is on its way.
     let mut sweeping = false;
-    let mut drain = std::pin::pin!(shared.drain_begun());
+    let mut drain = std::pin::pin!(shared.drain.announced());
 
     loop {
         let accept = async {
-            shared.pace.wait().await;
+            wait_for_the_rate(&shared).await;
             listener.accept().await
         };
         tokio::select! {
             accepted = accept => match accepted {
                 Ok((socket, peer)) => {
-                    shared.pace.take();
+                    if shared.admission.rate.is_limited() {
+                        shared.admission.rate.take(shared.clock.elapsed());
+                    }
                     if let Some((socket, peer)) = group.keep(loop_handle.as_ref(), socket, peer)
                         && let Some((socket, peer)) = pending.receive(socket, peer)
                     {
-                        group.admit(socket, peer).await;
+                        group.serve(socket, peer).await;
                     }
                 }
                 Err(error) => group.survive(error).await?,
             },
-            Some(handed) = handed(&mut loop_handle) => group.receive(&mut pending, handed).await,
-            (socket, peer) = pending.next() => group.admit(socket, peer).await,
+            Some(offer) = next_offer(&mut loop_handle) => group.receive(&mut pending, offer).await,
+            (socket, peer) = pending.next() => group.serve(socket, peer).await,
             readable = parked_events.readable() => group.unpark_some(readable).await?,
             _ = sweep.tick() => sweeping = shared.sweep(),
             () = yield_now(), if sweeping => sweeping = shared.continue_sweep(),
@@ -126,20 +131,20 @@ pub(crate) async fn serve<S: HttpService>(
     while let Ok(Ok((socket, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await
     {
         if let Some((socket, peer)) = pending.receive(socket, peer) {
-            group.admit(socket, peer).await;
+            group.serve(socket, peer).await;
         }
     }
     if let Some(loop_handle) = &mut loop_handle {
         loop_handle.close();
     }
-    while let Some(socket) = handed(&mut loop_handle).await {
-        group.receive(&mut pending, socket).await;
+    while let Some(offer) = next_offer(&mut loop_handle).await {
+        group.receive(&mut pending, offer).await;
     }
     drop(listener);
     drop(open);
     while group.is_busy() {
         tokio::select! {
-            (socket, peer) = pending.next() => group.admit(socket, peer).await,
+            (socket, peer) = pending.next() => group.serve(socket, peer).await,
             readable = parked_events.readable() => group.unpark_some(readable).await?,
             _ = sweep.tick() => sweeping = shared.sweep(),
             () = yield_now(), if sweeping => sweeping = shared.continue_sweep(),
@@ -149,29 +154,41 @@ pub(crate) async fn serve<S: HttpService>(
 }
 
 /// The next connection from a loop that shares the listening socket; `None` if there is none to come.
-async fn handed(
+async fn next_offer(
     loop_handle: &mut Option<LoopHandle>,
 ) -> Option<io::Result<(Socket, Option<SocketAddr>)>> {
     loop_handle.as_mut()?.receive().await
 }
 
+/// Waits until the configured rate lets another connection in.
+async fn wait_for_the_rate(shared: &Shared) {
+    let rate = &shared.admission.rate;
+    while rate.is_limited()
+        && let Some(pause) = rate.pause(shared.clock.elapsed())
+    {
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// Serves a connection that no listener of ours accepted.
 pub(crate) async fn serve_connection<S: HttpService>(
     shared: Arc<Shared>,
+    builders: Arc<HyperBuilders>,
     socket: Socket,
     peer: Option<SocketAddr>,
     service: S,
 ) -> CloseReason {
     // There may be no listener to do it.
-    let mut sweep = tokio::time::interval(SWEEP);
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     shared.sweep_all();
-    let Some(record) = shared.admit(peer, NO_LISTENER).await else {
-        shared.refuse(socket);
+    let Some(record) = admit(&shared, peer, NO_LISTENER).await else {
+        refuse(&shared, socket);
         return CloseReason::Refused;
     };
     let served = Arc::new(Served {
         shared: Arc::clone(&shared),
+        builders,
         services: ServiceSource::shared(service),
         parked: ParkedPoller::closed(),
     });
@@ -181,269 +198,9 @@ pub(crate) async fn serve_connection<S: HttpService>(
             shared.sweep_all();
         }
         // The caller may poll it by another task than before.
-        record.hear_commands(cx.waker());
+        record.owner().hear(cx.waker());
         Pin::new(&mut task).poll(cx)
     })
     .await;
     task.reason.unwrap_or(CloseReason::Aborted)
-}
-
-/// A listener that is open, until this is dropped.
-struct Open(Arc<Shared>);
-
-impl Open {
-    fn new(shared: &Arc<Shared>) -> Self {
-        shared.listener_opened();
-        Self(Arc::clone(shared))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.listener_closed();
-    }
-}
-
-/// The connections of one call of `serve`; closed when it is dropped.
-struct Group<S: HttpService> {
-    served: Arc<Served<S>>,
-    id: u16,
-    /// Whether each connection is to be told not to hold small writes back.
-    tell_nodelay: bool,
-    #[cfg(feature = "tls")]
-    tls: Option<TlsAcceptor>,
-}
-
-impl<S: HttpService> Group<S> {
-    /// A new connection, unless it went to another loop.
-    fn keep(
-        &self,
-        loop_handle: Option<&LoopHandle>,
-        socket: Socket,
-        peer: Option<SocketAddr>,
-    ) -> Option<(Socket, Option<SocketAddr>)> {
-        let Some(loop_handle) = loop_handle else {
-            return Some((socket, peer));
-        };
-        let shared = &self.served.shared;
-        let kept = loop_handle.offer(|group| shared.table.open_in(group), socket, peer);
-        kept.unwrap_or_else(|_| {
-            shared.count_refused(CloseReason::IoError);
-            None
-        })
-    }
-
-    /// Takes in a connection that another loop has accepted.
-    async fn receive(
-        &self,
-        pending: &mut PendingProxyHeaders,
-        handed: io::Result<(Socket, Option<SocketAddr>)>,
-    ) {
-        match handed {
-            Ok((socket, peer)) => {
-                if let Some((socket, peer)) = pending.receive(socket, peer) {
-                    self.admit(socket, peer).await;
-                }
-            }
-            Err(_) => self.served.shared.count_refused(CloseReason::IoError),
-        }
-    }
-
-    async fn admit(&self, socket: Socket, peer: Option<SocketAddr>) {
-        let shared = &self.served.shared;
-        if let (Socket::Tcp(socket), true) = (&socket, self.tell_nodelay) {
-            // A socket that is gone already says so at its first read.
-            let _ = socket.set_nodelay(true);
-        }
-        let Some(record) = shared.admit(peer, self.id).await else {
-            return self.refuse(socket);
-        };
-        let served = Arc::clone(&self.served);
-        #[cfg(feature = "tls")]
-        let socket = match (socket, &self.tls) {
-            (Socket::Tcp(socket), Some(acceptor)) => {
-                let (acceptor, shared) = (acceptor.clone(), Arc::clone(shared));
-                let opening = handshake::handshake(acceptor, socket, shared, Arc::clone(&record));
-                tokio::spawn(Task::opening(served, record, Box::pin(opening)));
-                return;
-            }
-            (socket, _) => socket,
-        };
-        tokio::spawn(Task::new(served, record, socket));
-    }
-
-    fn refuse(&self, socket: Socket) {
-        #[cfg(feature = "tls")]
-        if self.tls.is_some() {
-            // Plain text would be no answer, and a handshake is what a full server can't afford.
-            return self.served.shared.count_refused(CloseReason::Refused);
-        }
-        self.served.shared.refuse(socket);
-    }
-
-    async fn unpark_some(&self, readable: io::Result<Vec<usize>>) -> Result<(), ServeError> {
-        for slot in readable.map_err(|source| ServeError { source })? {
-            // Another connection may stand there by now; then there is nothing to read, which is fine.
-            if let Some(record) = self.served.shared.table.at(slot)
-                && record.group == self.id
-                && let Some(reason) = self.unpark(&record)
-            {
-                self.served.shared.end(&record, reason);
-            }
-        }
-        // So that these and others have a turn before the next ones.
-        yield_now().await;
-        Ok(())
-    }
-
-    /// Gives a parked connection that has something to read to a task of its own, or tells how it ended.
-    fn unpark(&self, record: &Arc<Record>) -> Option<CloseReason> {
-        let mut buffer = [0; FIRST_READ];
-        let mut owner = record.socket_owner();
-        let SocketOwner::Parked(socket) = &*owner else {
-            return None;
-        };
-        let reason = match socket.try_read(&mut buffer) {
-            Ok(0) => CloseReason::ClientClosed,
-            Ok(read) => {
-                let SocketOwner::Parked(socket) =
-                    std::mem::replace(&mut *owner, SocketOwner::starting())
-                else {
-                    return None;
-                };
-                drop(owner);
-                record.forget_command();
-                record.add_read(read);
-                let socket = match self.served.parked.unpark(socket) {
-                    Ok(socket) => socket,
-                    Err(_) => return Some(CloseReason::IoError),
-                };
-                let bytes = Bytes::copy_from_slice(&buffer[..read]);
-                let served = Arc::clone(&self.served);
-                tokio::spawn(Task::resume(served, Arc::clone(record), socket, bytes));
-                return None;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-            Err(_) => CloseReason::IoError,
-        };
-        *owner = SocketOwner::starting();
-        Some(reason)
-    }
-
-    /// Decides whether accepting goes on after an error.
-    async fn survive(&self, error: io::Error) -> Result<(), ServeError> {
-        use io::ErrorKind::{
-            ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, WouldBlock,
-        };
-        self.served.shared.count_accept_error();
-        match error.kind() {
-            // The client's doing, and over.
-            ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | WouldBlock => {
-                Ok(())
-            }
-            _ if out_of_resources(&error) => {
-                let reclaimed = self.served.shared.reclaim(RECLAIM);
-                tracing::warn!(%error, reclaimed, "can't accept, resting");
-                tokio::time::sleep(REST).await;
-                Ok(())
-            }
-            _ => Err(ServeError { source: error }),
-        }
-    }
-
-    fn is_busy(&self) -> bool {
-        self.served.shared.table.open_in(self.id) > 0
-    }
-}
-
-impl<S: HttpService> Drop for Group<S> {
-    fn drop(&mut self) {
-        let group = self.id;
-        self.served.shared.command_each(|record| {
-            if record.group == group {
-                Command::Close(CloseReason::Aborted)
-            } else {
-                Command::None
-            }
-        });
-    }
-}
-
-/// `EMFILE`, `ENFILE`, `ENOBUFS` and `ENOMEM`: they pass.
-fn out_of_resources(error: &io::Error) -> bool {
-    const EMFILE: i32 = 24;
-    const ENFILE: i32 = 23;
-    const ENOMEM: i32 = 12;
-    const ENOBUFS: i32 = if cfg!(target_os = "linux") { 105 } else { 55 };
-    matches!(
-        error.raw_os_error(),
-        Some(EMFILE | ENFILE | ENOMEM | ENOBUFS)
-    )
-}
-
-impl Shared {
-    /// A record for one more connection, if there is room for it.
-    async fn admit(&self, peer: Option<SocketAddr>, group: u16) -> Option<Arc<Record>> {
-        if !self.reclaim_for_one().await {
-            return None;
-        }
-        let per_peer = self.settings.max_connections_per_peer.load(Relaxed);
-        let now = self.clock.now();
-        self.table
-            .insert(peer, group, now, per_peer, || self.count_accepted())
-    }
-
-    /// Whether there is room for one more connection, after closing idle ones if need be.
-    async fn reclaim_for_one(&self) -> bool {
-        let full = || self.open() >= self.most_connections();
-        if !full() {
-            return true;
-        }
-        if self.reclaim(RECLAIM) > 0 {
-            // They end when their tasks are polled: at once, unless the process is very busy.
-            for _ in 0..20 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                if !full() {
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
-    /// Says 503 as far as the socket takes it at once, unless it is to be silent, and closes.
-    fn refuse(&self, mut socket: Socket) {
-        self.count_refused(CloseReason::Refused);
-        if self.config.when_full == WhenFull::Respond {
-            socket.try_write(
-                b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-            );
-        }
-    }
-
-    /// How many connections there may be: as configured, and no more than the limit of open files has room
-    /// for besides the reserve.
-    fn most_connections(&self) -> usize {
-        match self.settings.max_connections.load(Relaxed) {
-            0 => self.file_limit,
-            max => max.min(self.file_limit),
-        }
-    }
-}
-
-/// How many files connections may open.
-#[cfg(unix)]
-pub(crate) fn file_limit(reserve: usize) -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let files = limit.current.map_or(usize::MAX, |files| {
-        usize::try_from(files).unwrap_or(usize::MAX)
-    });
-    // However few there are, the service answers somebody.
-    files.saturating_sub(reserve).max(1)
-}
-
-/// How many files connections may open.
-#[cfg(not(unix))]
-pub(crate) fn file_limit(_: usize) -> usize {
-    usize::MAX
 }

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::runtime::{Handle, Id, RuntimeFlavor};
 
-/// Shortest time between two waves, in milliseconds.
+/// Shortest time between two rounds, in milliseconds.
 const INTERVAL: u64 = 500;
 /// So many sweeps in a row ask for workers that had no turn, since they are busy, and purge none.
 const MOST_TRIES: u32 = 20;
@@ -35,37 +35,37 @@ impl fmt::Debug for Hook {
     }
 }
 
-/// Calls the hook after each wave of connections that have parked, once on every worker of every runtime that
+/// Calls the hook after each round of connections that have parked, once on every worker of every runtime that
 /// serves: allocators with a heap for each thread give back only what the calling thread holds. One worker at a time:
 /// mimalloc leaves out what it would give back while another thread does, and the others can go on serving.
 #[derive(Debug)]
 pub(crate) struct MemoryRelease {
     hook: Option<Hook>,
-    /// Connections parked since the last wave.
+    /// Connections parked since the last round ended.
     parked: AtomicU64,
-    last_wave: AtomicU64,
-    waves: AtomicU64,
+    last_round: AtomicU64,
+    rounds: AtomicU64,
     /// How far each runtime is.
-    rounds: Mutex<Vec<Round>>,
+    runtimes: Mutex<Vec<Round>>,
     /// Held by the thread that is being purged. Of tokio, since a hook that panics does not poison it.
     turn: tokio::sync::Mutex<()>,
 }
 
-/// Which threads of a runtime were purged since a wave.
+/// Which threads of a runtime had their turn since a round ended.
 #[derive(Debug)]
 struct Round {
     runtime: Id,
-    wave: u64,
+    number: u64,
     purged: Vec<ThreadId>,
     /// How often threads were asked for since the last one was purged.
     tries: u32,
 }
 
 impl Round {
-    fn new(runtime: Id, wave: u64) -> Self {
+    fn new(runtime: Id, number: u64) -> Self {
         Self {
             runtime,
-            wave,
+            number,
             purged: Vec::new(),
             tries: 0,
         }
@@ -73,8 +73,8 @@ impl Round {
 
     /// How many of these threads are to be asked for.
     fn missing(&mut self, threads: usize) -> usize {
-        // Nothing has parked before the first wave.
-        if self.wave == 0 || self.tries == MOST_TRIES {
+        // Nothing has parked before the first round ends.
+        if self.number == 0 || self.tries == MOST_TRIES {
             return 0;
         }
         self.tries += 1;
@@ -96,9 +96,9 @@ impl MemoryRelease {
         Self {
             hook,
             parked: AtomicU64::new(0),
-            last_wave: AtomicU64::new(0),
-            waves: AtomicU64::new(0),
-            rounds: Mutex::default(),
+            last_round: AtomicU64::new(0),
+            rounds: AtomicU64::new(0),
+            runtimes: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }
     }
@@ -107,18 +107,18 @@ impl MemoryRelease {
         self.parked.fetch_add(1, Relaxed);
     }
 
-    /// Ends a wave, unless nothing has parked or the last one is too near. For one caller at a time.
-    pub(crate) fn end_wave(&self, now: u64) {
-        let due = now >= self.last_wave.load(Relaxed) + INTERVAL;
+    /// Ends a round, unless nothing has parked or the last one is too near. For one caller at a time.
+    pub(crate) fn end_round(&self, now: u64) {
+        let due = now >= self.last_round.load(Relaxed) + INTERVAL;
         if due && self.parked.swap(0, Relaxed) > 0 {
-            self.last_wave.store(now, Relaxed);
-            self.waves.fetch_add(1, Relaxed);
+            self.last_round.store(now, Relaxed);
+            self.rounds.fetch_add(1, Relaxed);
         }
     }
 
-    /// Purges the threads of this runtime that were not purged since the last wave, this one at once. Those that have
+    /// Purges the threads of this runtime that were not purged since the last round ended, this one at once. Those that have
     /// no time now, or come while another is at it, are asked for by the next sweep.
-    pub(crate) fn here(self: &Arc<Self>) {
+    pub(crate) fn release_here(self: &Arc<Self>) {
         if self.hook.is_none() {
             return;
         }
@@ -166,18 +166,18 @@ impl MemoryRelease {
         claimed
     }
 
-    /// The round of a runtime since the last wave.
+    /// Where a runtime is since the last round ended.
     fn with_round<T>(&self, runtime: Id, with: impl FnOnce(&mut Round) -> T) -> T {
-        let wave = self.waves.load(Relaxed);
-        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = rounds.iter().position(|round| round.runtime == runtime);
+        let number = self.rounds.load(Relaxed);
+        let mut runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = runtimes.iter().position(|round| round.runtime == runtime);
         let at = at.unwrap_or_else(|| {
-            rounds.push(Round::new(runtime, wave));
-            rounds.len() - 1
+            runtimes.push(Round::new(runtime, number));
+            runtimes.len() - 1
         });
-        let round = &mut rounds[at];
-        if round.wave != wave {
-            *round = Round::new(runtime, wave);
+        let round = &mut runtimes[at];
+        if round.number != number {
+            *round = Round::new(runtime, number);
         }
         with(round)
     }
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(
             Round::new(runtime, 0).missing(2),
             0,
-            "before the first wave"
+            "before the first round ends"
         );
         let mut round = Round::new(runtime, 1);
         for _ in 1..MOST_TRIES {

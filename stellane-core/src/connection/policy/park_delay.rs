@@ -51,3 +51,32 @@ impl ParkDelay {
         self.doublings.store(next, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_grows_while_connections_come_back_at_once_and_is_halved_in_calm() {
+        let delay = ParkDelay::default();
+        let wait = |now, returns, idle| {
+            (0..returns).for_each(|_| delay.came_back(idle, 1000));
+            delay.look(now);
+            delay.wait(1000)
+        };
+        for (now, returns, idle, expected) in [
+            (100, 50, 2000, 1000),
+            // Fewer would not have come back sooner with any wait.
+            (200, 1000, 16_000, 1000),
+            (300, 51, 2000, 16_000),
+            (400, 0, 0, 16_000),
+            (10_299, 0, 0, 16_000),
+            (10_300, 0, 0, 8000),
+            (20_300, 0, 0, 4000),
+            (40_300, 0, 0, 2000),
+            (50_300, 0, 0, 1000),
+        ] {
+            assert_eq!(wait(now, returns, idle), expected, "at {now}");
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
 
@@ -134,8 +134,8 @@ impl<S: HttpService> Adapter<S> {
         }
         let Owner { record, shared } = &self.owner;
         let number = record.begin_request(!request.body().is_end_stream(), shared.clock.now());
-        if record.close_after_upgrade_response.load(Relaxed) && asks_for_upgrade(&request) {
-            record.close_after_response();
+        if record.flags().closes_after_upgrade_response() && asks_for_upgrade(&request) {
+            record.flags().close_after_response();
         }
         let terms = Terms {
             connect: request.method() == Method::CONNECT,
@@ -311,15 +311,17 @@ impl Owner {
     fn finish<B>(&self, terms: Terms, response: &mut Response<B>) {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
-            self.record.upgraded.store(true, Relaxed);
+            self.record.flags().set_upgraded();
         } else if terms.http1
-            && (terms.last || self.record.closes_after_response() || self.shared.ends(&self.record))
+            && (terms.last
+                || self.record.flags().closes_after_response()
+                || self.shared.drains(&self.record))
         {
             // hyper sees it and closes after this response; the client knows before it sends another.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         } else if terms.tells_idle {
-            keep_alive::tell(response.headers_mut(), self.shared.idle_timeout());
+            keep_alive::tell(response.headers_mut(), self.shared.settings.idle_timeout());
         }
     }
 }
@@ -333,7 +335,7 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     fn new(owner: Owner) -> Self {
-        owner.record.wait_begins();
+        owner.record.answers().wait_begins();
         Self {
             owner,
             answered: false,
@@ -343,9 +345,9 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.owner.record.wait_ends();
+        self.owner.record.answers().wait_ends();
         if !self.answered {
-            self.owner.shared.count_cancelled();
+            self.owner.shared.totals.count_cancelled();
         }
     }
 }

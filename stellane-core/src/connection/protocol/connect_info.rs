@@ -1,9 +1,4 @@
-use std::{
-    fmt,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::connection::{lifecycle::Shared, table::record::Record, transport::socket::Socket};
 
@@ -72,7 +67,7 @@ impl ConnectInfo {
     /// Names it to [`ConnectionManager::close`](crate::connection::ConnectionManager::close).
     #[must_use]
     pub fn id(&self) -> u64 {
-        self.inner.record.id
+        self.inner.record.id()
     }
 
     /// The client's address, as a trusted proxy said it if there is one; `None` for Unix sockets.
@@ -109,18 +104,18 @@ impl ConnectInfo {
 
     /// Makes the next response the last: `Connection: close`, or GOAWAY.
     pub fn close_after_response(&self) {
-        self.inner.record.close_after_response();
+        self.inner.record.flags().close_after_response();
     }
 
     /// Resolves when a drain has begun. Nothing is shared between requests until this is awaited.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
-        self.inner.shared.drain_begun()
+        self.inner.shared.drain.announced()
     }
 
     /// Whether a drain has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.inner.shared.draining()
+        self.inner.shared.drain.has_begun()
     }
 }
 
@@ -158,7 +153,7 @@ pub(crate) struct Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        if self.record.upgraded.load(Relaxed) && self.record.leave_upgraded() {
+        if self.record.flags().is_upgraded() && self.record.flags().leave_upgraded() {
             self.shared.end_upgraded(&self.record);
         }
     }

@@ -1,6 +1,7 @@
 //! What drives one connection from its first byte to its last.
 
 pub(crate) mod adapter;
+pub(crate) mod builders;
 pub(crate) mod connect_info;
 pub(crate) mod http1;
 #[cfg(feature = "http2")]

@@ -77,8 +77,8 @@ impl<B: Body> OpenBody<B> {
 
     /// Of a stream of HTTP/2, which has a task of its own.
     pub(crate) fn of_stream(inner: B, record: Arc<Record>) -> Self {
-        record.wait_begins();
-        record.block_stream();
+        record.answers().wait_begins();
+        record.answers().block_stream();
         let open = Open::Stream {
             record,
             blocked: true,
@@ -109,9 +109,9 @@ impl Open {
         {
             *blocked = now;
             if now {
-                record.block_stream();
+                record.answers().block_stream();
             } else {
-                record.unblock_stream();
+                record.answers().unblock_stream();
             }
         }
     }
@@ -126,7 +126,9 @@ impl Drop for Open {
                 let _ = OPEN.try_with(|open| open.set(open.get() - 1));
             }
             // The connection's task may have sent the last frame already, and would not look again.
-            Self::Stream { record, .. } if record.wait_ends() == 0 => record.wake(),
+            Self::Stream { record, .. } if record.answers().wait_ends() == 0 => {
+                record.owner().wake()
+            }
             Self::Stream { .. } => {}
         }
     }

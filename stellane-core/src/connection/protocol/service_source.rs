@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use crate::connection::{protocol::connect_info::ConnectInfo, table::record::Record};
+use crate::connection::{
+    protocol::connect_info::ConnectInfo,
+    table::{end_hooks::OnEnd, record::Record},
+};
 
 /// The services of one call of `serve`.
 pub(crate) enum ServiceSource<S> {
@@ -41,7 +44,7 @@ impl<S: Clone + Send + 'static> ServiceSource<S> {
             Self::Shared(service) => lock(service).clone(),
             Self::Own { make, kept } => {
                 // Its own statement: nothing is made under the lock.
-                let service = lock(&kept.0).remove(&record.id);
+                let service = lock(&kept.0).remove(&record.id());
                 service.unwrap_or_else(|| make(&info()))
             }
         }
@@ -50,7 +53,7 @@ impl<S: Clone + Send + 'static> ServiceSource<S> {
     /// Takes the service of a connection that is taken apart.
     pub(crate) fn keep(&self, record: &Record, service: S) {
         if let Self::Own { kept, .. } = self {
-            lock(&kept.0).insert(record.id, service);
+            lock(&kept.0).insert(record.id(), service);
         }
     }
 
@@ -66,14 +69,8 @@ impl<S: Clone + Send + 'static> ServiceSource<S> {
     }
 }
 
-/// What keeps something of parked connections.
-pub(crate) trait OnEnd: Send + Sync {
-    /// The connection has ended.
-    fn forget(&self, id: u64);
-}
-
 impl<S: Send> OnEnd for ParkedServices<S> {
-    fn forget(&self, id: u64) {
+    fn ended(&self, id: u64) {
         let service = {
             let mut kept = lock(&self.0);
             let service = kept.remove(&id);
@@ -85,31 +82,6 @@ impl<S: Send> OnEnd for ParkedServices<S> {
         };
         // What it holds may take its time.
         drop(service);
-    }
-}
-
-/// Those of a manager, by the call of `serve`.
-#[derive(Default)]
-pub(crate) struct EndHooks(Mutex<HashMap<u16, Weak<dyn OnEnd>>>);
-
-impl EndHooks {
-    pub(crate) fn add(&self, group: u16, on_end: Weak<dyn OnEnd>) {
-        let mut end_hooks = lock(&self.0);
-        end_hooks.retain(|_, on_end| on_end.strong_count() > 0);
-        end_hooks.insert(group, on_end);
-    }
-
-    pub(crate) fn forget(&self, record: &Record) {
-        let on_end = lock(&self.0).get(&record.group).and_then(Weak::upgrade);
-        if let Some(on_end) = on_end {
-            on_end.forget(record.id);
-        }
-    }
-}
-
-impl std::fmt::Debug for EndHooks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("EndHooks")
     }
 }
 

@@ -1,12 +1,17 @@
+pub(crate) mod clock;
+pub(crate) mod command;
+pub(crate) mod end_hooks;
+pub(crate) mod owner;
 pub(crate) mod record;
 pub(crate) mod throughput;
+pub(crate) mod totals;
 
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU16, Ordering::Relaxed},
     },
 };
 
@@ -15,26 +20,12 @@ use crate::connection::{
     table::record::Record,
 };
 
-/// Milliseconds since the manager was built, as of the latest sweep: free to read, exact to a tick.
-#[derive(Debug, Default)]
-pub(crate) struct Clock {
-    now: AtomicU64,
-}
-
-impl Clock {
-    pub(crate) fn now(&self) -> u64 {
-        self.now.load(Relaxed)
-    }
-
-    pub(crate) fn set(&self, now: u64) {
-        self.now.fetch_max(now, Relaxed);
-    }
-}
-
 /// The live connections. Locked once for each accept and end, and by the sweep; never for a request.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     inner: Mutex<Inner>,
+    /// For the next call of `serve`.
+    next_group: AtomicU16,
 }
 
 #[derive(Debug, Default)]
@@ -97,15 +88,15 @@ impl Table {
     pub(crate) fn remove(&self, record: &Record, count_end: impl FnOnce()) {
         let mut inner = self.lock();
         count_end();
-        if let Some(place) = inner.records.get_mut(record.slot as usize) {
+        if let Some(place) = inner.records.get_mut(record.slot() as usize) {
             *place = None;
         }
-        inner.holes.push(record.slot);
-        if let Some(count) = inner.groups.get_mut(&record.group) {
+        inner.holes.push(record.slot());
+        if let Some(count) = inner.groups.get_mut(&record.group()) {
             *count -= 1;
         }
-        if record.counted
-            && let Some(peer) = record.peer_ip().map(prefix)
+        if record.is_counted()
+            && let Some(peer) = record.peer().map(|peer| prefix(peer.ip()))
             && let Some(count) = inner.peers.get_mut(&peer)
         {
             *count -= 1;
@@ -120,6 +111,11 @@ impl Table {
                 ..Inner::default()
             };
         }
+    }
+
+    /// A number for a call of `serve`.
+    pub(crate) fn next_group(&self) -> u16 {
+        self.next_group.fetch_add(1, Relaxed)
     }
 
     /// How many connections this call of `serve` has.

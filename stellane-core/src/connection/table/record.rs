@@ -1,112 +1,52 @@
+//! The record of one connection. Its task writes it; the sweep and the handle read it.
+
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-            Ordering::{AcqRel, Relaxed},
-        },
+    sync::atomic::{
+        AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Relaxed},
     },
-    task::Waker,
     time::Duration,
 };
 
 use crate::connection::{
-    reason::CloseReason,
     state::{ConnectionInfo, ConnectionState},
-    transport::parked::ParkedSocket,
+    table::{
+        clock::Moment,
+        command::{Command, Commands},
+        owner::Owner,
+    },
 };
 
-/// The record of one connection. Its task writes it; the sweep and the handle read it.
+/// The record of one connection, of parts. An idle connection is little more than this and its socket: with its
+/// reference count it fits in 128 bytes.
 ///
-/// All loads and stores are relaxed: each field stands alone, and a reader that is a moment late only
-/// acts a moment late.
+/// All loads and stores are relaxed: each field stands alone, and a reader that is a moment late only acts a moment late.
 #[derive(Debug)]
 pub(crate) struct Record {
-    pub(crate) id: u64,
+    identity: Identity,
+    traffic: Traffic,
+    phase: Phase,
+    answers: Answers,
+    turn: Turn,
+    flags: Flags,
+    commands: Commands,
+    owner: Owner,
+}
+
+const _: () = assert!(size_of::<Record>() + 2 * size_of::<usize>() <= 128);
+
+/// What stays as it is from the accept to the end.
+#[derive(Debug)]
+struct Identity {
+    id: u64,
     /// Address and port: a `SocketAddr` is half as large again.
     peer: Option<(IpAddr, u16)>,
-    /// Whether it is counted among its peer's.
-    pub(crate) counted: bool,
-    opened: Ticks,
-    /// When the state began.
-    since: AtomicTicks,
-    /// When the socket first took no more, or 0.
-    write_stalled: AtomicTicks,
-    requests: AtomicU64,
-    read: AtomicU64,
-    written: AtomicU64,
-    /// At most two for each of `Http2Config::MOST_STREAMS`.
-    in_flight: AtomicU16,
-    /// Streams of HTTP/2 that take no more of their responses.
-    blocked: AtomicU16,
-    /// The number of the latest poll, and in its lowest bit whether it ended waiting for bytes of a body.
-    turn: AtomicU32,
-    state: AtomicU8,
-    command: AtomicU8,
-    pub(crate) upgraded: AtomicBool,
-    /// Its latest request had a body, which may not have been read to its end.
-    had_body: AtomicBool,
-    /// It is being taken apart: hyper's end is not the socket's.
-    pub(crate) parking: AtomicBool,
-    /// Its next response is to be its last.
-    close_after_response: AtomicBool,
-    /// The response to a request for an upgrade is to be, since bytes behind the request are waiting.
-    pub(crate) close_after_upgrade_response: AtomicBool,
-    /// Of its task and its socket, the first is done with an upgraded connection.
-    half_left: AtomicBool,
-    /// Its client makes work without asking for anything.
-    #[cfg(feature = "http2")]
-    pub(crate) abusive: AtomicBool,
-    /// Which call of `serve` it belongs to.
-    pub(crate) group: u16,
-    /// Its place in the table.
-    pub(crate) slot: u32,
-    owner: Mutex<SocketOwner>,
+    opened: Moment,
+    slot: u32,
+    group: u16,
+    counted: bool,
 }
-
-/// Who holds the socket.
-#[derive(Debug)]
-pub(crate) enum SocketOwner {
-    Task(Waker),
-    /// Nobody: it waits for bytes in the [lot](crate::connection::transport::parked).
-    Parked(ParkedSocket),
-}
-
-impl SocketOwner {
-    /// A task that was not polled yet: it sees its commands when it is.
-    pub(crate) fn starting() -> Self {
-        Self::Task(Waker::noop().clone())
-    }
-}
-
-/// Hundredths of a second on the manager's coarse clock: half the size of milliseconds, enough for a
-/// year, and the record of a connection fits in 128 bytes.
-type Ticks = u32;
-type AtomicTicks = AtomicU32;
-
-fn ticks(millis: u64) -> Ticks {
-    Ticks::try_from(millis / 10).unwrap_or(Ticks::MAX)
-}
-
-fn from_ticks(ticks: Ticks) -> u64 {
-    u64::from(ticks) * 10
-}
-
-/// What the sweep or the handle asks of a connection's task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Command {
-    None,
-    Park,
-    Close(CloseReason),
-}
-
-/// No poll of a task has this number.
-pub(crate) const NO_TURN: u32 = 0;
-
-const STARVED: u32 = 1;
-
-const CLOSE_BASE: u8 = 2;
 
 impl Record {
     pub(crate) fn new(
@@ -118,147 +58,211 @@ impl Record {
         now: u64,
     ) -> Self {
         Self {
-            id,
-            peer: peer.map(|peer| (peer.ip(), peer.port())),
-            counted,
-            opened: ticks(now),
-            since: AtomicTicks::new(ticks(now)),
-            write_stalled: AtomicTicks::new(0),
-            requests: AtomicU64::new(0),
-            read: AtomicU64::new(0),
-            written: AtomicU64::new(0),
-            in_flight: AtomicU16::new(0),
-            blocked: AtomicU16::new(0),
-            turn: AtomicU32::new(NO_TURN),
-            state: AtomicU8::new(ConnectionState::New as u8),
-            command: AtomicU8::new(0),
-            upgraded: AtomicBool::new(false),
-            had_body: AtomicBool::new(false),
-            parking: AtomicBool::new(false),
-            close_after_response: AtomicBool::new(false),
-            close_after_upgrade_response: AtomicBool::new(false),
-            half_left: AtomicBool::new(false),
-            #[cfg(feature = "http2")]
-            abusive: AtomicBool::new(false),
-            group,
-            slot,
-            owner: Mutex::new(SocketOwner::starting()),
+            identity: Identity {
+                id,
+                peer: peer.map(|peer| (peer.ip(), peer.port())),
+                opened: Moment::at(now),
+                slot,
+                group,
+                counted,
+            },
+            traffic: Traffic::default(),
+            phase: Phase::new(now),
+            answers: Answers::default(),
+            turn: Turn(AtomicU32::new(NO_TURN)),
+            flags: Flags::default(),
+            commands: Commands::new(),
+            owner: Owner::new(),
         }
     }
 
-    pub(crate) fn info(&self, now: u64) -> ConnectionInfo {
-        ConnectionInfo {
-            id: self.id,
-            peer: self.peer.map(SocketAddr::from),
-            state: self.state(),
-            age: Duration::from_millis(self.age(now)),
-            requests: self.requests(),
-            bytes_read: self.read.load(Relaxed),
-            bytes_written: self.written.load(Relaxed),
-        }
+    pub(crate) fn id(&self) -> u64 {
+        self.identity.id
     }
 
-    /// Commands wake this task from now on.
-    pub(crate) fn hear_commands(&self, waker: &Waker) {
-        let mut owner = self.socket_owner();
-        if !matches!(&*owner, SocketOwner::Task(old) if old.will_wake(waker)) {
-            *owner = SocketOwner::Task(waker.clone());
-        }
+    /// Its place in the table.
+    pub(crate) fn slot(&self) -> u32 {
+        self.identity.slot
     }
 
-    /// True for the second who is done with an upgraded connection.
-    pub(crate) fn leave_upgraded(&self) -> bool {
-        self.half_left.swap(true, AcqRel)
+    /// Which call of `serve` it belongs to.
+    pub(crate) fn group(&self) -> u16 {
+        self.identity.group
     }
 
-    /// Makes the next response the last; whether it was not to be before.
-    pub(crate) fn close_after_response(&self) -> bool {
-        !self.close_after_response.swap(true, Relaxed)
-    }
-
-    pub(crate) fn closes_after_response(&self) -> bool {
-        self.close_after_response.load(Relaxed)
+    /// Whether it is counted among its peer's.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.identity.counted
     }
 
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        self.peer.map(SocketAddr::from)
+        self.identity.peer.map(SocketAddr::from)
     }
 
-    pub(crate) fn peer_ip(&self) -> Option<IpAddr> {
-        self.peer.map(|(ip, _)| ip)
+    pub(crate) fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.identity.opened.millis())
+    }
+
+    pub(crate) fn info(&self, now: u64) -> ConnectionInfo {
+        let (bytes_read, bytes_written) = self.traffic.bytes();
+        ConnectionInfo {
+            id: self.id(),
+            peer: self.peer(),
+            state: self.state(),
+            age: Duration::from_millis(self.age(now)),
+            requests: self.traffic.requests(),
+            bytes_read,
+            bytes_written,
+        }
+    }
+
+    /// What its task is asked.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// Who is to be woken for that.
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// Whether asking it to park changes nothing.
+    pub(crate) fn is_parked_or_asked(&self) -> bool {
+        self.commands.asked() == Command::Park || self.owner.is_parked()
+    }
+
+    pub(crate) fn flags(&self) -> &Flags {
+        &self.flags
+    }
+
+    pub(crate) fn turn(&self) -> &Turn {
+        &self.turn
+    }
+
+    pub(crate) fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
-        ConnectionState::from_u8(self.state.load(Relaxed))
+        self.phase.state()
+    }
+
+    /// When its state began.
+    pub(crate) fn since(&self) -> u64 {
+        self.phase.since.millis()
     }
 
     /// Enters a state; parking continues the idle time it came from.
     pub(crate) fn enter(&self, state: ConnectionState, now: u64) {
+        self.phase.enter(state, now);
+    }
+
+    /// Whether the latest request had a body, which may not have been read to its end.
+    pub(crate) fn had_body(&self) -> bool {
+        self.phase.had_body.load(Relaxed)
+    }
+
+    /// Requests begun.
+    pub(crate) fn requests(&self) -> u64 {
+        self.traffic.requests()
+    }
+
+    /// Bytes read and written.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        self.traffic.bytes()
+    }
+
+    // The task is the only writer of what follows: a load and a store are enough.
+
+    /// A request begins: its number on this connection, from one.
+    pub(crate) fn begin_request(&self, has_body: bool, now: u64) -> u64 {
+        self.phase.enter(ConnectionState::Active, now);
+        self.phase.had_body.store(has_body, Relaxed);
+        add(&self.traffic.requests, 1)
+    }
+
+    pub(crate) fn add_read(&self, n: usize) {
+        add(&self.traffic.read, n as u64);
+    }
+
+    pub(crate) fn add_written(&self, n: usize) {
+        add(&self.traffic.written, n as u64);
+        self.answers.write_goes_on();
+    }
+}
+
+/// What it is doing.
+#[derive(Debug)]
+struct Phase {
+    since: Moment,
+    state: AtomicU8,
+    had_body: AtomicBool,
+}
+
+impl Phase {
+    fn new(now: u64) -> Self {
+        Self {
+            since: Moment::at(now),
+            state: AtomicU8::new(ConnectionState::New as u8),
+            had_body: AtomicBool::new(false),
+        }
+    }
+
+    fn state(&self) -> ConnectionState {
+        ConnectionState::from_u8(self.state.load(Relaxed))
+    }
+
+    fn enter(&self, state: ConnectionState, now: u64) {
         if self.state() == state {
             return;
         }
         self.state.store(state as u8, Relaxed);
         if state != ConnectionState::Parked {
-            self.since.store(ticks(now), Relaxed);
+            self.since.set(now);
         }
     }
+}
 
-    pub(crate) fn since(&self) -> u64 {
-        from_ticks(self.since.load(Relaxed))
-    }
+/// What has passed over it.
+#[derive(Debug, Default)]
+struct Traffic {
+    requests: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+}
 
-    pub(crate) fn age(&self, now: u64) -> u64 {
-        now.saturating_sub(from_ticks(self.opened))
-    }
-
-    pub(crate) fn requests(&self) -> u64 {
+impl Traffic {
+    fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
 
-    pub(crate) fn bytes(&self) -> (u64, u64) {
+    fn bytes(&self) -> (u64, u64) {
         (self.read.load(Relaxed), self.written.load(Relaxed))
     }
+}
 
-    /// Whether the latest request had a body, which may not have been read to its end.
-    pub(crate) fn had_body(&self) -> bool {
-        self.had_body.load(Relaxed)
-    }
+/// Adds to a number that nobody else writes, and returns it.
+fn add(to: &AtomicU64, n: u64) -> u64 {
+    let sum = to.load(Relaxed) + n;
+    to.store(sum, Relaxed);
+    sum
+}
 
+/// What is under way to the client.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    /// When the socket first took no more, if it takes none.
+    write_stalled: Moment,
+    /// At most two for each of `Http2Config::MOST_STREAMS`.
+    in_flight: AtomicU16,
+    /// Streams of HTTP/2 that take no more of their responses.
+    blocked: AtomicU16,
+}
+
+impl Answers {
     /// Requests whose handlers wait, and streams of HTTP/2 whose responses are not sent.
     pub(crate) fn in_flight(&self) -> u16 {
         self.in_flight.load(Relaxed)
-    }
-
-    // The task is the only writer of what follows, handlers that wait apart: a load and a store are enough.
-
-    /// The task is polled: a new turn.
-    pub(crate) fn begin_turn(&self) {
-        let next = (self.turn.load(Relaxed) | STARVED).wrapping_add(1);
-        self.turn.store(next.max(NO_TURN + 2), Relaxed);
-    }
-
-    /// Names the latest poll of the task.
-    pub(crate) fn turn(&self) -> u32 {
-        self.turn.load(Relaxed) & !STARVED
-    }
-
-    /// hyper wants more of a body than the client has sent, until the next turn.
-    pub(crate) fn starve(&self) {
-        self.turn.store(self.turn.load(Relaxed) | STARVED, Relaxed);
-    }
-
-    /// Whether the service waits for the client's bytes.
-    pub(crate) fn starved(&self) -> bool {
-        self.turn.load(Relaxed) & STARVED != 0
-    }
-
-    /// A request begins: its number on this connection, from one.
-    pub(crate) fn begin_request(&self, has_body: bool, now: u64) -> u64 {
-        self.enter(ConnectionState::Active, now);
-        self.had_body.store(has_body, Relaxed);
-        let number = self.requests.load(Relaxed) + 1;
-        self.requests.store(number, Relaxed);
-        number
     }
 
     /// A handler was not done at once. HTTP/2 runs several, on any thread.
@@ -281,97 +285,137 @@ impl Record {
     }
 
     /// Whether the client has room for no more of a response.
-    pub(crate) fn unread(&self) -> bool {
-        self.write_stalled.load(Relaxed) != 0 || self.blocked.load(Relaxed) != 0
-    }
-
-    pub(crate) fn add_read(&self, n: usize) {
-        self.read.store(self.read.load(Relaxed) + n as u64, Relaxed);
-    }
-
-    pub(crate) fn add_written(&self, n: usize) {
-        self.written
-            .store(self.written.load(Relaxed) + n as u64, Relaxed);
-        if self.write_stalled.load(Relaxed) != 0 {
-            self.write_stalled.store(0, Relaxed);
-        }
+    pub(crate) fn are_unread(&self) -> bool {
+        self.write_stalled.is_some() || self.blocked.load(Relaxed) != 0
     }
 
     /// The socket took no more.
     pub(crate) fn stall_write(&self, now: u64) {
-        if self.write_stalled.load(Relaxed) == 0 {
-            // Zero means "not stalled", also at the very start.
-            self.write_stalled.store(ticks(now).max(1), Relaxed);
+        if !self.write_stalled.is_some() {
+            self.write_stalled.set_some(now);
         }
     }
 
     /// Since when the client has not read, or 0.
     pub(crate) fn write_stalled(&self) -> u64 {
-        from_ticks(self.write_stalled.load(Relaxed))
+        self.write_stalled.millis()
     }
 
-    pub(crate) fn socket_owner(&self) -> MutexGuard<'_, SocketOwner> {
-        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks the task for something; it sees it when it is polled. A close gives way only to one that spares
-    /// less. False if that is asked already.
-    pub(crate) fn set_command(&self, command: Command) -> bool {
-        let new = match command {
-            Command::None => 0,
-            Command::Park => 1,
-            Command::Close(reason) => CLOSE_BASE + reason as u8,
-        };
-        self.command
-            .fetch_update(Relaxed, Relaxed, |old| {
-                let stronger = match (as_command(old), command) {
-                    (Command::Close(old), Command::Close(new)) => {
-                        old.yields_to_a_request() && !new.yields_to_a_request()
-                    }
-                    (Command::Close(_), _) => false,
-                    (old, new) => old != new,
-                };
-                stronger.then_some(new)
-            })
-            .is_ok()
-    }
-
-    pub(crate) fn wake(&self) {
-        if let SocketOwner::Task(waker) = &*self.socket_owner() {
-            waker.wake_by_ref();
+    fn write_goes_on(&self) {
+        if self.write_stalled.is_some() {
+            self.write_stalled.set(0);
         }
-    }
-
-    /// Takes a close back, when the connection turned out to be in use.
-    pub(crate) fn forget_command(&self) {
-        self.command.store(0, Relaxed);
-    }
-
-    /// Whether asking it to park changes nothing.
-    pub(crate) fn is_parked_or_asked(&self) -> bool {
-        as_command(self.command.load(Relaxed)) == Command::Park
-            || matches!(&*self.socket_owner(), SocketOwner::Parked(_))
-    }
-
-    pub(crate) fn asked_to_close(&self) -> bool {
-        self.command.load(Relaxed) >= CLOSE_BASE
-    }
-
-    /// What was asked; a park is answered by asking.
-    pub(crate) fn take_command(&self) -> Command {
-        let command = as_command(self.command.load(Relaxed));
-        if command == Command::Park {
-            let _ = self.command.compare_exchange(1, 0, Relaxed, Relaxed);
-        }
-        command
     }
 }
 
-fn as_command(n: u8) -> Command {
-    match n {
-        0 => Command::None,
-        1 => Command::Park,
-        n => CloseReason::from_u8(n - CLOSE_BASE).map_or(Command::None, Command::Close),
+/// No poll of a task has this number.
+pub(crate) const NO_TURN: u32 = 0;
+
+/// The number of the latest poll, and in its lowest bit whether it ended waiting for bytes of a body.
+#[derive(Debug)]
+pub(crate) struct Turn(AtomicU32);
+
+const STARVED: u32 = 1;
+
+impl Turn {
+    /// The task is polled.
+    pub(crate) fn begin(&self) {
+        let next = (self.0.load(Relaxed) | STARVED).wrapping_add(1);
+        self.0.store(next.max(NO_TURN + 2), Relaxed);
+    }
+
+    /// Names the latest poll of the task.
+    pub(crate) fn number(&self) -> u32 {
+        self.0.load(Relaxed) & !STARVED
+    }
+
+    /// hyper wants more of a body than the client has sent, until the next turn.
+    pub(crate) fn starve(&self) {
+        self.0.store(self.0.load(Relaxed) | STARVED, Relaxed);
+    }
+
+    /// Whether the service waits for the client's bytes.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.0.load(Relaxed) & STARVED != 0
+    }
+}
+
+/// What has been found out about it, or decided.
+#[derive(Debug, Default)]
+pub(crate) struct Flags(AtomicU8);
+
+const UPGRADED: u8 = 1;
+const PARKING: u8 = 1 << 1;
+const CLOSE_AFTER_RESPONSE: u8 = 1 << 2;
+const CLOSE_AFTER_UPGRADE_RESPONSE: u8 = 1 << 3;
+const HALF_LEFT: u8 = 1 << 4;
+#[cfg(feature = "http2")]
+const ABUSIVE: u8 = 1 << 5;
+
+impl Flags {
+    fn has(&self, flag: u8) -> bool {
+        self.0.load(Relaxed) & flag != 0
+    }
+
+    /// Whether it was not set before.
+    fn set(&self, flag: u8) -> bool {
+        self.0.fetch_or(flag, AcqRel) & flag == 0
+    }
+
+    pub(crate) fn is_upgraded(&self) -> bool {
+        self.has(UPGRADED)
+    }
+
+    pub(crate) fn set_upgraded(&self) {
+        self.set(UPGRADED);
+    }
+
+    /// Of the task and the socket of an upgraded connection one is done with it; true for the second.
+    pub(crate) fn leave_upgraded(&self) -> bool {
+        !self.set(HALF_LEFT)
+    }
+
+    /// Whether it is being taken apart: hyper's end is not the socket's.
+    pub(crate) fn is_parking(&self) -> bool {
+        self.has(PARKING)
+    }
+
+    pub(crate) fn begin_parking(&self) {
+        self.set(PARKING);
+    }
+
+    pub(crate) fn end_parking(&self) {
+        self.0.fetch_and(!PARKING, Relaxed);
+    }
+
+    /// Whether its next response is its last.
+    pub(crate) fn closes_after_response(&self) -> bool {
+        self.has(CLOSE_AFTER_RESPONSE)
+    }
+
+    /// Makes its next response the last; whether it was not to be before.
+    pub(crate) fn close_after_response(&self) -> bool {
+        self.set(CLOSE_AFTER_RESPONSE)
+    }
+
+    /// Whether the response to a request for an upgrade is its last, since bytes behind the request are waiting.
+    pub(crate) fn closes_after_upgrade_response(&self) -> bool {
+        self.has(CLOSE_AFTER_UPGRADE_RESPONSE)
+    }
+
+    pub(crate) fn close_after_upgrade_response(&self) {
+        self.set(CLOSE_AFTER_UPGRADE_RESPONSE);
+    }
+
+    /// Whether its client makes work without asking for anything.
+    #[cfg(feature = "http2")]
+    pub(crate) fn is_abusive(&self) -> bool {
+        self.has(ABUSIVE)
+    }
+
+    #[cfg(feature = "http2")]
+    pub(crate) fn set_abusive(&self) {
+        self.set(ABUSIVE);
     }
 }
 
@@ -379,8 +423,86 @@ fn as_command(n: u8) -> Command {
 mod tests {
     use super::*;
 
+    fn record() -> Record {
+        let peer = SocketAddr::from(([192, 0, 2, 1], 4711));
+        Record::new(7, 3, Some(peer), true, 2, 1000)
+    }
+
     #[test]
-    fn a_record_with_its_reference_count_fits_in_128_bytes() {
-        assert!(size_of::<Record>() + 16 <= 128, "{}", size_of::<Record>());
+    fn a_state_begins_when_it_is_entered_and_parking_goes_on_with_the_idle_time() {
+        use ConnectionState::{Active, Idle, Parked};
+        let record = record();
+        for (state, now, since) in [
+            (Active, 2000, 2000),
+            (Active, 2500, 2000),
+            (Idle, 3000, 3000),
+            (Parked, 9000, 3000),
+            (Active, 9500, 9500),
+        ] {
+            record.enter(state, now);
+            assert_eq!((record.state(), record.since()), (state, since));
+        }
+        assert_eq!(record.age(11_000), 10_000);
+    }
+
+    #[test]
+    fn requests_and_bytes_are_counted() {
+        let record = record();
+        assert_eq!(record.begin_request(true, 2000), 1);
+        assert_eq!(record.begin_request(false, 2000), 2);
+        assert!(!record.had_body());
+        record.add_read(10);
+        record.add_written(20);
+        let info = record.info(2000);
+        assert_eq!(
+            (info.requests, info.bytes_read, info.bytes_written),
+            (2, 10, 20)
+        );
+        assert_eq!(info.state, ConnectionState::Active);
+    }
+
+    #[test]
+    fn a_write_is_stalled_from_the_first_time_that_the_socket_takes_nothing_until_it_takes_something()
+     {
+        let record = record();
+        record.answers().stall_write(0);
+        assert!(record.answers().are_unread(), "also at the very start");
+        record.add_written(1);
+        assert!(!record.answers().are_unread());
+        record.answers().stall_write(5000);
+        record.answers().stall_write(6000);
+        assert_eq!(record.answers().write_stalled(), 5000);
+        record.add_written(0);
+        assert_eq!(record.answers().write_stalled(), 0);
+        record.answers().block_stream();
+        assert!(record.answers().are_unread());
+    }
+
+    #[test]
+    fn a_turn_has_a_number_of_its_own_and_ends_the_hunger_of_the_one_before() {
+        for start in [NO_TURN, u32::MAX - 3] {
+            let turn = Turn(AtomicU32::new(start));
+            let mut before = turn.number();
+            for _ in 0..5 {
+                turn.begin();
+                assert!(turn.number() != before && turn.number() != NO_TURN);
+                assert!(!turn.is_starved());
+                before = turn.number();
+                turn.starve();
+                assert!(turn.is_starved());
+                assert_eq!(turn.number(), before);
+            }
+        }
+    }
+
+    #[test]
+    fn a_flag_stands_alone() {
+        let flags = Flags::default();
+        assert!(flags.close_after_response() && !flags.close_after_response());
+        flags.begin_parking();
+        assert!(!flags.leave_upgraded() && flags.leave_upgraded());
+        flags.end_parking();
+        assert!(flags.closes_after_response() && !flags.is_parking());
+        assert!(!flags.is_upgraded() && !flags.closes_after_upgrade_response());
     }
 }

@@ -31,14 +31,36 @@ impl Throughput {
             requests_total: stats.requests_total,
         };
     }
+
+    /// The statistics with what it measured.
+    pub(crate) fn tell(&self, stats: ConnectionStats) -> ConnectionStats {
+        ConnectionStats {
+            accepted_per_second: self.accepted,
+            requests_per_second: self.requests,
+            ..stats
+        }
+    }
 }
 
-impl ConnectionStats {
-    pub(crate) fn with(self, speed: Throughput) -> Self {
-        Self {
-            accepted_per_second: speed.accepted,
-            requests_per_second: speed.requests,
-            ..self
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_those_of_the_time_that_has_passed() {
+        let mut throughput = Throughput::default();
+        assert!(!throughput.is_due(999) && throughput.is_due(1000));
+        for (now, requests_total, per_second) in [(1000, 10, 10), (3000, 30, 10), (4000, 30, 0)] {
+            let stats = ConnectionStats {
+                requests_total,
+                ..ConnectionStats::default()
+            };
+            throughput.measure(now, &stats);
+            assert_eq!(
+                throughput.tell(stats).requests_per_second,
+                per_second,
+                "{now}"
+            );
         }
     }
 }

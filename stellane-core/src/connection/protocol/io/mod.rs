@@ -2,7 +2,7 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -19,7 +19,10 @@ use crate::connection::{
         open_body,
     },
     state::ConnectionState,
-    table::record::{Command, NO_TURN, Record},
+    table::{
+        command::Command,
+        record::{NO_TURN, Record},
+    },
     transport::socket::Socket,
 };
 
@@ -132,7 +135,7 @@ impl Io {
             Watch::Http2(meter) => {
                 let abuse = meter.look(bytes, record.requests(), self.owner.shared.clock.now());
                 if abuse != Abuse::None {
-                    record.abusive.store(true, Ordering::Relaxed);
+                    record.flags().set_abusive();
                 }
                 return match abuse {
                     Abuse::Hard => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -141,8 +144,8 @@ impl Io {
             }
         };
         if guard.is_held() {
-            let upgraded = record.upgraded.load(Ordering::Relaxed);
-            if upgraded || record.in_flight() == 0 {
+            let upgraded = record.flags().is_upgraded();
+            if upgraded || record.answers().in_flight() == 0 {
                 guard.decide(upgraded);
             }
         }
@@ -152,12 +155,10 @@ impl Io {
             Verdict::Spoilt => self.rewind = Bytes::from_static(b"\r\n\r\n"),
             // Not to be taken for a request, should the handler decline the upgrade.
             Verdict::Held if self.requests_before + guard.heads() > record.requests() => {
-                record
-                    .close_after_upgrade_response
-                    .store(true, Ordering::Relaxed);
+                record.flags().close_after_upgrade_response();
             }
             Verdict::Held => {
-                record.close_after_response();
+                record.flags().close_after_response();
             }
         }
         Ok(())
@@ -171,7 +172,7 @@ impl Io {
         };
         let record = &self.owner.record;
         self.requests_before + guard.heads() > record.requests()
-            && record.in_flight() == 0
+            && record.answers().in_flight() == 0
             && open_body::none_open()
             // hyper waits until the body of a request is read.
             && !record.had_body()
@@ -255,7 +256,7 @@ impl Io {
         match &polled {
             Poll::Ready(Ok(())) => record.add_read(buffer.filled().len() - before),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.blocked_in = record.turn(),
+            Poll::Pending => self.blocked_in = record.turn().number(),
         }
         polled
     }
@@ -283,7 +284,7 @@ impl Io {
 
     /// An upgraded connection that is told to end fails.
     fn obey(&self) -> io::Result<()> {
-        match self.owner.record.take_command() {
+        match self.owner.record.commands().take() {
             Command::Close(_) => Err(io::ErrorKind::ConnectionAborted.into()),
             Command::Park | Command::None => Ok(()),
         }
@@ -293,11 +294,11 @@ impl Io {
         match &polled {
             Poll::Ready(Ok(n)) => self.owner.record.add_written(*n),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.owner.record.stall_write(self.now()),
+            Poll::Pending => self.owner.record.answers().stall_write(self.now()),
         }
-        if self.owner.record.upgraded.load(Ordering::Relaxed) {
+        if self.owner.record.flags().is_upgraded() {
             if polled.is_pending() {
-                self.owner.record.hear_commands(cx.waker());
+                self.owner.record.owner().hear(cx.waker());
             }
             self.obey()?;
         }
@@ -318,8 +319,8 @@ impl AsyncRead for Io {
             if !this.held.is_empty() {
                 let _: Poll<()> = this.poll_send_held(cx)?;
             }
-            let upgraded = this.owner.record.upgraded.load(Ordering::Relaxed);
-            if this.blocked_in == this.owner.record.turn() && !upgraded {
+            let upgraded = this.owner.record.flags().is_upgraded();
+            if this.blocked_in == this.owner.record.turn().number() && !upgraded {
                 return Poll::Pending;
             }
             if this.poll_socket(cx, buffer)?.is_pending() {
@@ -327,11 +328,11 @@ impl AsyncRead for Io {
                 if let Watch::Http1(guard) = &this.watch
                     && guard.in_body()
                 {
-                    this.owner.record.starve();
+                    this.owner.record.turn().starve();
                 }
                 if upgraded {
                     // No task of the manager's hears a command any more.
-                    this.owner.record.hear_commands(cx.waker());
+                    this.owner.record.owner().hear(cx.waker());
                     this.obey()?;
                 }
                 return Poll::Pending;
@@ -366,7 +367,7 @@ impl AsyncWrite for Io {
         // TLS holds back what the socket does not take; a plain socket is always flushed.
         if this.socket.stays_with_task() {
             match &polled {
-                Poll::Pending => this.owner.record.stall_write(this.now()),
+                Poll::Pending => this.owner.record.answers().stall_write(this.now()),
                 Poll::Ready(_) => this.owner.record.add_written(0),
             }
         }
@@ -375,7 +376,7 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.owner.record.parking.load(Ordering::Relaxed) {
+        if this.owner.record.flags().is_parking() {
             return Poll::Ready(Ok(()));
         }
         ready!(this.poll_send_held(cx))?;

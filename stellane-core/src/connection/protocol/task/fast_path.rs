@@ -29,7 +29,7 @@ use crate::connection::{
     },
     reason::CloseReason,
     state::ConnectionState,
-    table::record::Command,
+    table::command::Command,
 };
 
 /// An HTTP/1 connection that hyper knows nothing of, with simple requests so far.
@@ -388,7 +388,7 @@ impl<S: HttpService> Task<S> {
     fn wait_for_request(&mut self) -> Step {
         let now = self.served.shared.clock.now();
         self.record.enter(ConnectionState::Idle, now);
-        match self.record.take_command() {
+        match self.record.commands().take() {
             Command::None => Step::Wait,
             Command::Park => self.park_or_close_fast_path(None),
             // Parked first, it is closed only if no byte is there.
@@ -401,7 +401,7 @@ impl<S: HttpService> Task<S> {
 
     /// A handler is at work.
     fn wait_for_answer(&mut self) -> Step {
-        match self.record.take_command() {
+        match self.record.commands().take() {
             Command::None | Command::Park => Step::Wait,
             Command::Close(reason) if reason.yields_to_a_request() => {
                 self.spare(reason);
@@ -415,7 +415,7 @@ impl<S: HttpService> Task<S> {
         match reason {
             // The whole request came in that moment.
             CloseReason::HeadTimeout | CloseReason::SlowBody => {
-                self.record.forget_command();
+                self.record.commands().forget();
                 Step::Wait
             }
             reason => Step::End(reason),
@@ -451,7 +451,7 @@ impl<S: HttpService> Task<S> {
         let begins_a_head = answer.is_none() && !unread.is_empty();
         io.begin_anew(unread, requests);
         adapter.answer_with(answer);
-        let http1 = &self.served.shared.http1;
+        let http1 = &self.served.builders.http1;
         let connection = http1
             .serve_connection(TokioIo::new(io), adapter)
             .with_upgrades();

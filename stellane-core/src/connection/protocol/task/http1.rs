@@ -1,6 +1,5 @@
 use std::{
     pin::Pin,
-    sync::atomic::Ordering::Relaxed,
     task::{Context, Poll},
 };
 
@@ -18,7 +17,7 @@ use crate::connection::{
     },
     reason::CloseReason,
     state::ConnectionState,
-    table::record::Command,
+    table::command::Command,
     transport::socket::Socket,
 };
 
@@ -64,15 +63,15 @@ impl<S: HttpService> Task<S> {
         }
 
         if self.record.state() == ConnectionState::Closing {
-            return match self.record.take_command() {
+            return match self.record.commands().take() {
                 Command::Close(reason) => Step::End(reason),
                 Command::Park | Command::None => Step::Wait,
             };
         }
         // What hyper holds of an answer that the client takes slowly is not sent yet.
         let waiting = active.open_bodies == 0
-            && self.record.in_flight() == 0
-            && self.record.write_stalled() == 0;
+            && self.record.answers().in_flight() == 0
+            && self.record.answers().write_stalled() == 0;
         let (requests, read) = (self.record.requests(), self.record.bytes().0);
         if !waiting {
             self.record
@@ -92,7 +91,7 @@ impl<S: HttpService> Task<S> {
                 .enter(ConnectionState::Head, self.served.shared.clock.now());
         }
 
-        match self.record.take_command() {
+        match self.record.commands().take() {
             Command::None => Step::Wait,
             Command::Park => self.park(cx, None),
             Command::Close(reason) if reason.yields_to_a_request() => {
@@ -105,7 +104,7 @@ impl<S: HttpService> Task<S> {
             }
             // Of several polls that are due, this one may have come before the client's bytes were seen.
             Command::Close(CloseReason::SlowBody) if self.record.bytes().0 > read_before => {
-                self.record.forget_command();
+                self.record.commands().forget();
                 Step::Wait
             }
             Command::Close(reason @ (CloseReason::HeadTimeout | CloseReason::SlowBody)) => {
@@ -118,23 +117,25 @@ impl<S: HttpService> Task<S> {
     /// A connection in use is closed after its next answer.
     pub(super) fn spare(&mut self, reason: CloseReason) {
         self.spared_from = Some(reason);
-        self.record.close_after_response();
-        self.record.forget_command();
+        self.record.flags().close_after_response();
+        self.record.commands().forget();
     }
 
     /// Takes an idle connection apart, to park it or to close it for a reason.
     fn park(&mut self, cx: &mut Context<'_>, close: Option<CloseReason>) -> Step {
-        if self.record.state() != ConnectionState::Idle || self.record.write_stalled() != 0 {
+        if self.record.state() != ConnectionState::Idle
+            || self.record.answers().write_stalled() != 0
+        {
             return Step::Wait;
         }
         let Stage::Http1(active) = &mut self.stage else {
             return Step::Again;
         };
-        self.record.parking.store(true, Relaxed);
+        self.record.flags().begin_parking();
         let mut connection = Pin::new(&mut active.connection);
         connection.as_mut().graceful_shutdown();
         let polled = connection.poll(cx);
-        self.record.parking.store(false, Relaxed);
+        self.record.flags().end_parking();
         match (polled, close) {
             (Poll::Ready(Ok(())), _) => {}
             (Poll::Ready(Err(_)), _) => return Step::End(CloseReason::IoError),
@@ -166,7 +167,7 @@ impl<S: HttpService> Task<S> {
         self.served.services.keep(&self.record, service);
         self.record
             .enter(ConnectionState::Parked, self.served.shared.clock.now());
-        self.served.shared.purge.count_parked();
+        self.served.shared.memory.count_parked();
         self.stage = Stage::Waiting(socket);
         match close {
             None => self.leave(),
@@ -195,7 +196,7 @@ impl<S: HttpService> Task<S> {
     /// Says 408, unless an answer has begun, and closes.
     fn request_timeout(&mut self, reason: CloseReason) -> Step {
         let answering = matches!(&self.stage, Stage::Http1(active) if active.open_bodies > 0);
-        let answered = reason == CloseReason::SlowBody && self.record.in_flight() == 0;
+        let answered = reason == CloseReason::SlowBody && self.record.answers().in_flight() == 0;
         if answering || answered {
             return Step::End(reason);
         }

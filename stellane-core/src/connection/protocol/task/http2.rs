@@ -1,6 +1,5 @@
 use std::{
     pin::Pin,
-    sync::atomic::Ordering::Relaxed,
     task::{Context, Poll},
 };
 
@@ -17,7 +16,7 @@ use crate::connection::{
     },
     reason::CloseReason,
     state::ConnectionState,
-    table::record::Command,
+    table::command::Command,
 };
 
 /// No method of HTTP/1 begins like this.
@@ -77,7 +76,7 @@ impl<S: HttpService> Task<S> {
         let mut unread = ReadBuf::new(&mut buffer);
         match Pin::new(&mut *socket).poll_read(cx, &mut unread) {
             Poll::Pending => {
-                return match self.record.take_command() {
+                return match self.record.commands().take() {
                     Command::Close(reason) => Step::End(reason),
                     Command::Park | Command::None => Step::Wait,
                 };
@@ -105,7 +104,8 @@ impl<S: HttpService> Task<S> {
             return Step::End(self.finished(result));
         }
         // What h2 holds of an answer that the client takes slowly is not sent yet.
-        let idle = self.record.in_flight() == 0 && self.record.write_stalled() == 0;
+        let idle =
+            self.record.answers().in_flight() == 0 && self.record.answers().write_stalled() == 0;
         let state = if idle {
             ConnectionState::Idle
         } else {
@@ -113,7 +113,7 @@ impl<S: HttpService> Task<S> {
         };
         self.record.enter(state, self.served.shared.clock.now());
         let last = self.record.requests() > 0 && self.served.shared.is_last(self.record.requests());
-        let goaway = match self.record.take_command() {
+        let goaway = match self.record.commands().take() {
             Command::Close(reason) if !reason.yields_to_a_request() => {
                 // Also of one that was asked to go before.
                 self.reason = Some(reason);
@@ -126,8 +126,8 @@ impl<S: HttpService> Task<S> {
             // HTTP/2 has state that can't be rebuilt: it is not parked.
             Command::Park | Command::None => {
                 let retired =
-                    self.record.closes_after_response() || self.record.abusive.load(Relaxed);
-                last || retired || self.served.shared.ends(&self.record)
+                    self.record.flags().closes_after_response() || self.record.flags().is_abusive();
+                last || retired || self.served.shared.drains(&self.record)
             }
         };
         if goaway && !active.goaway {

@@ -9,7 +9,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -28,6 +28,7 @@ use crate::connection::{
     lifecycle::Shared,
     protocol::{
         adapter::Adapter,
+        builders::HyperBuilders,
         connect_info::ConnectInfo,
         http1::guard::FramingGuard,
         io::{Io, Watch},
@@ -36,7 +37,7 @@ use crate::connection::{
     },
     reason::CloseReason,
     state::ConnectionState,
-    table::record::{Command, Record, SocketOwner},
+    table::{command::Command, owner::SocketOwner, record::Record},
     transport::{parked::ParkedPoller, socket::Socket},
 };
 
@@ -46,6 +47,7 @@ pub(crate) const FIRST_READ: usize = 2048;
 /// What the connections of one call of `serve` share.
 pub(crate) struct Served<S> {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) builders: Arc<HyperBuilders>,
     pub(crate) services: ServiceSource<S>,
     pub(crate) parked: ParkedPoller,
 }
@@ -132,7 +134,7 @@ impl<S: HttpService> Drop for Task<S> {
             _ => {}
         }
         if self.reason == Some(CloseReason::Upgraded) {
-            if self.record.leave_upgraded() {
+            if self.record.flags().leave_upgraded() {
                 self.served.shared.end_upgraded(&self.record);
             }
             return;
@@ -156,9 +158,9 @@ impl<S: HttpService> Future for Task<S> {
         let this = self.get_mut();
         if !this.registered {
             this.registered = true;
-            *this.record.socket_owner() = SocketOwner::Task(cx.waker().clone());
+            *this.record.owner().lock() = SocketOwner::Task(cx.waker().clone());
         }
-        this.record.begin_turn();
+        this.record.turn().begin();
         loop {
             let step = match &mut this.stage {
                 #[cfg(feature = "tls")]
@@ -168,7 +170,7 @@ impl<S: HttpService> Future for Task<S> {
                         Step::Again
                     }
                     Poll::Ready(Err(reason)) => Step::End(reason),
-                    Poll::Pending => match this.record.take_command() {
+                    Poll::Pending => match this.record.commands().take() {
                         Command::Close(reason) => Step::End(reason),
                         Command::Park => this.refuse_to_park(),
                         Command::None => Step::Wait,
@@ -214,7 +216,7 @@ impl<S: HttpService> Task<S> {
         let mut unread = ReadBuf::new(&mut buffer);
         let read = match Pin::new(&mut *socket).poll_read(cx, &mut unread) {
             Poll::Pending => {
-                return match self.record.take_command() {
+                return match self.record.commands().take() {
                     Command::Close(reason) => Step::End(reason),
                     Command::Park if socket.stays_with_task() => self.refuse_to_park(),
                     Command::Park => self.leave(),
@@ -229,10 +231,10 @@ impl<S: HttpService> Task<S> {
         if read == 0 {
             return Step::End(CloseReason::ClientClosed);
         }
-        match self.record.take_command() {
+        match self.record.commands().take() {
             Command::Close(reason) if !reason.yields_to_a_request() => return Step::End(reason),
             // The client was faster than the close.
-            _ => self.record.forget_command(),
+            _ => self.record.commands().forget(),
         }
         self.record.add_read(read);
         if let Stage::Waiting(socket) = std::mem::replace(&mut self.stage, Stage::Ended) {
@@ -243,7 +245,7 @@ impl<S: HttpService> Task<S> {
 
     /// Leaves the command standing, so that the sweep does not wake the task for it again and again.
     fn refuse_to_park(&self) -> Step {
-        self.record.set_command(Command::Park);
+        self.record.commands().ask(Command::Park);
         Step::Wait
     }
 
@@ -253,8 +255,8 @@ impl<S: HttpService> Task<S> {
             return Step::Again;
         };
         // Held to the end, so that no command and no byte is missed.
-        let mut owner = self.record.socket_owner();
-        match self.served.parked.park(socket, self.record.slot) {
+        let mut owner = self.record.owner().lock();
+        match self.served.parked.park(socket, self.record.slot()) {
             Ok(Ok(parked)) => {
                 *owner = SocketOwner::Parked(parked);
                 self.stage = Stage::Left;
@@ -324,7 +326,7 @@ impl<S: HttpService> Task<S> {
         if http2 {
             let connection = self
                 .served
-                .shared
+                .builders
                 .http2
                 .serve_connection(TokioIo::new(io), adapter);
             self.stage = Stage::Http2(Box::new(ActiveHttp2::new(connection)));
@@ -335,7 +337,7 @@ impl<S: HttpService> Task<S> {
 
     fn finished(&self, result: hyper::Result<()>) -> CloseReason {
         #[cfg(feature = "http2")]
-        if self.record.abusive.load(Relaxed) {
+        if self.record.flags().is_abusive() {
             return CloseReason::Abuse;
         }
         #[cfg(feature = "http2")]
@@ -343,16 +345,16 @@ impl<S: HttpService> Task<S> {
             return reason;
         }
         match result {
-            Ok(()) if self.record.upgraded.load(Relaxed) => {
+            Ok(()) if self.record.flags().is_upgraded() => {
                 let now = self.served.shared.clock.now();
                 self.record.enter(ConnectionState::Upgraded, now);
                 CloseReason::Upgraded
             }
-            Ok(()) if self.served.shared.draining() => CloseReason::Drained,
+            Ok(()) if self.served.shared.drain.has_begun() => CloseReason::Drained,
             Ok(()) if self.served.shared.is_last(self.record.requests()) => {
                 CloseReason::MaxRequests
             }
-            Ok(()) if self.record.closes_after_response() => {
+            Ok(()) if self.record.flags().closes_after_response() => {
                 self.spared_from.unwrap_or(CloseReason::MaxAge)
             }
             Ok(()) if self.record.state() == ConnectionState::Idle => CloseReason::ClientClosed,
