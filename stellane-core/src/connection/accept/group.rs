@@ -15,7 +15,7 @@ use crate::connection::{
     error::ServeError,
     http_service::HttpService,
     policy::admission::RECLAIM,
-    protocol::task::{FIRST_READ, Served, Task},
+    protocol::task::{FIRST_READ, Task, connection::Served},
     reason::CloseReason,
     table::{command::Command, owner::SocketOwner, record::Record},
     transport::{listener::balance::LoopHandle, socket::Socket},

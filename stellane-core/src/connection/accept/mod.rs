@@ -25,7 +25,7 @@ use crate::connection::{
     protocol::{
         builders::HyperBuilders,
         service_source::ServiceSource,
-        task::{Served, Task},
+        task::{Task, connection::Served},
     },
     reason::CloseReason,
     table::clock::SWEEP_INTERVAL,
@@ -202,5 +202,5 @@ pub(crate) async fn serve_connection<S: HttpService>(
         Pin::new(&mut task).poll(cx)
     })
     .await;
-    task.reason.unwrap_or(CloseReason::Aborted)
+    task.reason().unwrap_or(CloseReason::Aborted)
 }

@@ -11,3 +11,4 @@ pub(crate) mod keep_alive;
 pub(crate) mod open_body;
 pub(crate) mod service_source;
 pub(crate) mod task;
+pub(crate) mod upgraded;

@@ -5,9 +5,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, Request, Response};
-use http_body::{Body, Frame};
+use http_body::Body;
 use hyper_util::rt::TokioIo;
 use tokio::io::ReadBuf;
 
@@ -19,21 +19,27 @@ use crate::connection::{
         adapter::{Adapter, Answer, ResponseFuture, Waiting},
         http1::fast_path::{
             self, MAX_BODY, MAX_READ,
+            body::write_body,
             header_cache::HeaderCache,
             request, response,
             write_batch::{self, DelayedWrite},
         },
-        io::{Io, MAX_HELD},
+        io::{Io, pipeline::MAX_HELD},
         open_body::{self, OpenBody},
-        task::{Stage, Step, Task, http1::Active},
+        task::{
+            connection::{Connection, Step},
+            http1::ActiveHttp1,
+            read_ahead::ReadAhead,
+        },
     },
     reason::CloseReason,
     state::ConnectionState,
     table::command::Command,
+    transport::socket::Socket,
 };
 
 /// An HTTP/1 connection that hyper knows nothing of, with simple requests so far.
-pub(super) struct FastPath<S: HttpService> {
+pub(crate) struct FastPath<S: HttpService> {
     io: Io,
     adapter: Adapter<S>,
     under_way: Option<UnderWay<S>>,
@@ -50,28 +56,34 @@ const TURN: usize = 32;
 
 /// A request that has no answer yet.
 struct UnderWay<S: HttpService> {
-    read: Read,
+    read: ReadAhead,
     answer: Waiting<S>,
 }
 
-/// What was read around a request.
-struct Read {
-    /// Its head, and what was read with it.
-    bytes: Bytes,
-    head: usize,
-    /// What was read while its handler waited.
-    ahead: Bytes,
+/// An answer for hyper to send.
+type AnswerForHyper<S> = Box<ResponseFuture<S>>;
+
+/// What comes after the fast path.
+pub(crate) enum Next<S: HttpService> {
+    /// The connection is idle: to be parked, or to be closed for a reason.
+    Idle(Option<CloseReason>),
+    Hyper(ForHyper<S>),
 }
 
-/// An answer for hyper to send.
-type ForHyper<S> = Box<ResponseFuture<S>>;
+/// What hyper is to go on with.
+pub(crate) struct ForHyper<S: HttpService> {
+    /// What was read and not used. The first request in it may have its answer.
+    unread: Bytes,
+    answer: Option<AnswerForHyper<S>>,
+    open_bodies: i32,
+}
 
 /// What became of what was read.
 enum Outcome<S: HttpService> {
     /// All requests are answered.
     Answered,
     /// They are, and the answers are to be sent in the next turn.
-    DelayedWrite,
+    Delayed,
     /// One has to wait for its answer.
     Waits,
     /// The first of these bytes begin a request that is hyper's; or there are none, and the socket does not take all
@@ -80,32 +92,8 @@ enum Outcome<S: HttpService> {
     /// Others are to have their turn before these, and before more is read.
     Enough(Bytes),
     /// They begin with a request whose answer is hyper's to send.
-    Begun(Bytes, ForHyper<S>),
+    Begun(Bytes, AnswerForHyper<S>),
     Failed,
-}
-
-impl Read {
-    /// Whether nothing was read behind the request.
-    fn is_last(&self) -> bool {
-        self.ahead.is_empty() && self.bytes.len() == self.head
-    }
-
-    /// What was read behind the request.
-    fn rest(mut self) -> Bytes {
-        self.bytes.advance(self.head);
-        match self.bytes.is_empty() {
-            true => self.ahead,
-            false => self.bytes,
-        }
-    }
-
-    /// The request, and all that was read behind it.
-    fn whole(self) -> Bytes {
-        match self.ahead.is_empty() {
-            true => self.bytes,
-            false => [&self.bytes[..], &self.ahead[..]].concat().into(),
-        }
-    }
 }
 
 impl<S: HttpService> UnderWay<S> {
@@ -116,7 +104,7 @@ impl<S: HttpService> UnderWay<S> {
 }
 
 impl<S: HttpService> FastPath<S> {
-    pub(super) fn new(io: Io, adapter: Adapter<S>) -> Self {
+    pub(crate) fn new(io: Io, adapter: Adapter<S>) -> Self {
         Self {
             io,
             adapter,
@@ -129,7 +117,7 @@ impl<S: HttpService> FastPath<S> {
     }
 
     /// For an end before the next turn.
-    pub(super) fn send_delayed(&mut self) {
+    pub(crate) fn send_delayed(&mut self) {
         if let Some(delayed) = self.delayed.take() {
             self.io.socket.try_write(&delayed.answer);
         }
@@ -162,7 +150,7 @@ impl<S: HttpService> FastPath<S> {
             match write_batch::delay(out) {
                 Ok(delayed) => {
                     self.delayed = Some(delayed);
-                    return Outcome::DelayedWrite;
+                    return Outcome::Delayed;
                 }
                 Err(now) => out = now,
             }
@@ -238,8 +226,7 @@ impl<S: HttpService> FastPath<S> {
                     }
                 }
                 Poll::Pending => {
-                    let ahead = Bytes::new();
-                    let read = Read { bytes, head, ahead };
+                    let read = ReadAhead::new(bytes, head);
                     self.under_way = waiting.map(|answer| UnderWay { read, answer });
                     return Outcome::Waits;
                 }
@@ -256,7 +243,7 @@ impl<S: HttpService> FastPath<S> {
         cx: &mut Context<'_>,
         answer: Answer<S>,
         out: &mut Vec<u8>,
-    ) -> Result<(), ForHyper<S>> {
+    ) -> Result<(), AnswerForHyper<S>> {
         let for_hyper = |answer| Err(Box::new(ResponseFuture::Done(Some(answer))));
         let response = match answer {
             Ok(response) => response,
@@ -274,7 +261,7 @@ impl<S: HttpService> FastPath<S> {
         }
         let (mut head, body) = response.into_parts();
         if length > 0
-            && let Err(body) = self.write_body(cx, body, length, out)
+            && let Err(body) = write_body(&mut self.body, cx, body, length, out)
         {
             out.truncate(begun);
             return for_hyper(Ok(Response::from_parts(head, body)));
@@ -283,97 +270,63 @@ impl<S: HttpService> FastPath<S> {
         self.headers.clear();
         Ok(())
     }
+}
 
-    /// Writes a body that is ready and whole.
-    fn write_body(
+impl<S: HttpService> FastPath<S> {
+    pub(crate) fn poll(
         &mut self,
+        connection: &mut Connection<S>,
         cx: &mut Context<'_>,
-        body: S::ResBody,
-        length: u64,
-        out: &mut Vec<u8>,
-    ) -> Result<(), OpenBody<S::ResBody>> {
-        self.body.set(Some(body));
-        let Some(body) = self.body.as_mut().as_pin_mut() else {
-            return Ok(());
-        };
-        let begun = match body.poll_frame(cx).map(|frame| frame.map(into_data)) {
-            Poll::Ready(Some(Ok(data))) if data.remaining() as u64 == length => {
-                out.put(data);
-                self.body.set(None);
-                return Ok(());
-            }
-            Poll::Ready(Some(Ok(data))) => Some(Ok(Frame::data(data))),
-            Poll::Ready(Some(Err(frame))) => Some(frame.map_err(Into::into)),
-            // It is asked again.
-            Poll::Ready(None) | Poll::Pending => None,
-        };
-        let rest = mem::replace(&mut self.body, Box::pin(None));
-        Err(OpenBody::begun(length, begun, rest))
-    }
-}
-
-/// The data of a frame, or what it is otherwise.
-fn into_data<D, E>(frame: Result<Frame<D>, E>) -> Result<D, Result<Frame<D>, E>> {
-    match frame {
-        Ok(frame) => frame.into_data().map_err(Ok),
-        Err(error) => Err(Err(error)),
-    }
-}
-
-impl<S: HttpService> Task<S> {
-    pub(super) fn poll_fast_path(&mut self, cx: &mut Context<'_>) -> Step {
+    ) -> Step<Next<S>> {
         let mut bytes = Bytes::new();
         let mut left = TURN;
         loop {
-            let Stage::FastPath(simple) = &mut self.stage else {
-                return Step::Again;
-            };
-            if simple.delayed.is_some() || simple.under_way.is_some() || !bytes.is_empty() {
+            if self.delayed.is_some() || self.under_way.is_some() || !bytes.is_empty() {
                 let bytes = mem::take(&mut bytes);
-                let shared = &self.served.shared;
-                let (outcome, open_bodies) =
-                    open_body::observe(0, || match simple.delayed.take() {
-                        Some(delayed) => simple.send(cx, delayed.over(), Outcome::Answered),
-                        None => simple.answer(cx, bytes, &mut left, shared),
-                    });
+                let shared = &connection.served.shared;
+                let (outcome, open_bodies) = open_body::observe(0, || match self.delayed.take() {
+                    Some(delayed) => self.send(cx, delayed.over(), Outcome::Answered),
+                    None => self.answer(cx, bytes, &mut left, shared),
+                });
                 match outcome {
                     Outcome::Answered | Outcome::Waits => {}
-                    Outcome::DelayedWrite => {
+                    Outcome::Delayed => {
                         cx.waker().wake_by_ref();
                         return Step::Wait;
                     }
                     Outcome::Enough(bytes) => {
-                        simple.io.rewind = bytes;
+                        self.io.rewind = bytes;
                         cx.waker().wake_by_ref();
                         return Step::Wait;
                     }
-                    Outcome::Left(bytes) => return self.hand_to_hyper(bytes, None, open_bodies),
+                    Outcome::Left(bytes) => return to_hyper(bytes, None, open_bodies),
                     Outcome::Begun(bytes, answer) => {
-                        return self.hand_to_hyper(bytes, Some(answer), open_bodies);
+                        return to_hyper(bytes, Some(answer), open_bodies);
                     }
                     Outcome::Failed => return Step::End(CloseReason::IoError),
                 }
             }
 
-            let waits = match &simple.under_way {
+            let waits = match &self.under_way {
                 // No more is read than what belongs together: it is the client that waits.
-                Some(under_way) if !under_way.read.is_last() => return self.wait_for_answer(),
+                Some(under_way) if !under_way.read.is_last() => {
+                    return wait_for_answer(connection);
+                }
                 Some(_) => true,
                 None => false,
             };
-            match simple.poll_bytes(cx) {
-                Poll::Pending if waits => return self.wait_for_answer(),
-                Poll::Pending => return self.wait_for_request(),
-                Poll::Ready(Ok(read)) if !read.is_empty() => match &mut simple.under_way {
-                    Some(under_way) => under_way.read.ahead = read,
+            match self.poll_bytes(cx) {
+                Poll::Pending if waits => return wait_for_answer(connection),
+                Poll::Pending => return wait_for_request(connection),
+                Poll::Ready(Ok(read)) if !read.is_empty() => match &mut self.under_way {
+                    Some(under_way) => under_way.read.add(read),
                     None => bytes = read,
                 },
                 // The client is gone, and nobody waits for the answer.
                 Poll::Ready(_) if waits => return Step::End(CloseReason::IoError),
                 Poll::Ready(Ok(_)) => {
-                    let now = self.served.shared.clock.now();
-                    self.record.enter(ConnectionState::Idle, now);
-                    return Step::End(self.finished(Ok(())));
+                    connection.enter(ConnectionState::Idle);
+                    return Step::End(connection.finished(Ok(())));
                 }
                 // TLS without its goodbye.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -384,79 +337,87 @@ impl<S: HttpService> Task<S> {
         }
     }
 
-    /// Every request is answered, and no byte of another is there.
-    fn wait_for_request(&mut self) -> Step {
-        let now = self.served.shared.clock.now();
-        self.record.enter(ConnectionState::Idle, now);
-        match self.record.commands().take() {
-            Command::None => Step::Wait,
-            Command::Park => self.park_or_close_fast_path(None),
-            // Parked first, it is closed only if no byte is there.
-            Command::Close(reason) if reason.yields_to_a_request() => {
-                self.park_or_close_fast_path(Some(reason))
-            }
-            Command::Close(reason) => self.close_fast_path(reason),
-        }
+    /// What is left of a connection that is idle.
+    pub(crate) fn into_parts(self) -> (Socket, S) {
+        (self.io.socket, self.adapter.into_inner())
     }
 
-    /// A handler is at work.
-    fn wait_for_answer(&mut self) -> Step {
-        match self.record.commands().take() {
-            Command::None | Command::Park => Step::Wait,
-            Command::Close(reason) if reason.yields_to_a_request() => {
-                self.spare(reason);
-                Step::Wait
-            }
-            Command::Close(reason) => self.close_fast_path(reason),
-        }
-    }
-
-    fn close_fast_path(&mut self, reason: CloseReason) -> Step {
-        match reason {
-            // The whole request came in that moment.
-            CloseReason::HeadTimeout | CloseReason::SlowBody => {
-                self.record.commands().forget();
-                Step::Wait
-            }
-            reason => Step::End(reason),
-        }
-    }
-
-    fn park_or_close_fast_path(&mut self, close: Option<CloseReason>) -> Step {
-        let Stage::FastPath(simple) = mem::replace(&mut self.stage, Stage::Ended) else {
-            return Step::Again;
-        };
-        let FastPath { io, adapter, .. } = *simple;
-        self.park_or_close(io.socket, adapter.into_inner(), close)
-    }
-
-    /// Gives the connection to hyper: these bytes were read, and the first request in them may have its answer.
+    /// Gives the connection to hyper.
     #[cold]
-    fn hand_to_hyper(
-        &mut self,
-        unread: Bytes,
-        answer: Option<ForHyper<S>>,
-        open_bodies: i32,
-    ) -> Step {
-        let Stage::FastPath(simple) = mem::replace(&mut self.stage, Stage::Ended) else {
-            return Step::Again;
-        };
-        let FastPath {
+    pub(crate) fn hand_to_hyper(
+        self,
+        connection: &Connection<S>,
+        for_hyper: ForHyper<S>,
+    ) -> ActiveHttp1<S> {
+        let Self {
             mut io,
             mut adapter,
             ..
-        } = *simple;
+        } = self;
+        let ForHyper {
+            unread,
+            answer,
+            open_bodies,
+        } = for_hyper;
         // hyper comes to ask for the answer that is there as for another.
-        let requests = self.record.requests() - u64::from(answer.is_some());
+        let requests = connection.record.requests() - u64::from(answer.is_some());
         let begins_a_head = answer.is_none() && !unread.is_empty();
         io.begin_anew(unread, requests);
         adapter.answer_with(answer);
-        let http1 = &self.served.builders.http1;
-        let connection = http1
+        let http1 = &connection.served.builders.http1;
+        let hyper = http1
             .serve_connection(TokioIo::new(io), adapter)
             .with_upgrades();
-        let head_after = begins_a_head.then_some(requests);
-        self.stage = Stage::Http1(Box::new(Active::new(connection, head_after, open_bodies)));
-        Step::Again
+        ActiveHttp1::new(hyper, begins_a_head.then_some(requests), open_bodies)
+    }
+}
+
+#[cold]
+fn to_hyper<S: HttpService>(
+    unread: Bytes,
+    answer: Option<AnswerForHyper<S>>,
+    open_bodies: i32,
+) -> Step<Next<S>> {
+    Step::Next(Next::Hyper(ForHyper {
+        unread,
+        answer,
+        open_bodies,
+    }))
+}
+
+/// Every request is answered, and no byte of another is there.
+fn wait_for_request<S: HttpService>(connection: &Connection<S>) -> Step<Next<S>> {
+    connection.enter(ConnectionState::Idle);
+    match connection.record.commands().take() {
+        Command::None => Step::Wait,
+        Command::Park => Step::Next(Next::Idle(None)),
+        // Parked first, it is closed only if no byte is there.
+        Command::Close(reason) if reason.yields_to_a_request() => {
+            Step::Next(Next::Idle(Some(reason)))
+        }
+        Command::Close(reason) => close(connection, reason),
+    }
+}
+
+/// A handler is at work.
+fn wait_for_answer<S: HttpService>(connection: &mut Connection<S>) -> Step<Next<S>> {
+    match connection.record.commands().take() {
+        Command::None | Command::Park => Step::Wait,
+        Command::Close(reason) if reason.yields_to_a_request() => {
+            connection.spare(reason);
+            Step::Wait
+        }
+        Command::Close(reason) => close(connection, reason),
+    }
+}
+
+fn close<S: HttpService>(connection: &Connection<S>, reason: CloseReason) -> Step<Next<S>> {
+    match reason {
+        // The whole request came in that moment.
+        CloseReason::HeadTimeout | CloseReason::SlowBody => {
+            connection.record.commands().forget();
+            Step::Wait
+        }
+        reason => Step::End(reason),
     }
 }

@@ -13,7 +13,7 @@ use crate::connection::{
         adapter::Adapter,
         io::Io,
         open_body,
-        task::{Stage, Step, Task},
+        task::connection::{Connection, Step},
     },
     reason::CloseReason,
     state::ConnectionState,
@@ -22,9 +22,10 @@ use crate::connection::{
 };
 
 type Http1<S> = http1::UpgradeableConnection<TokioIo<Io>, Adapter<S>>;
+
 /// An HTTP/1 connection while hyper has it.
-pub(super) struct Active<S: HttpService> {
-    connection: Http1<S>,
+pub(crate) struct ActiveHttp1<S: HttpService> {
+    hyper: Http1<S>,
     /// Response bodies that are not sent to their end.
     open_bodies: i32,
     /// The count of requests and of bytes when the wait for a head began.
@@ -33,155 +34,164 @@ pub(super) struct Active<S: HttpService> {
     head_after: Option<u64>,
 }
 
-impl<S: HttpService> Active<S> {
-    pub(super) fn new(connection: Http1<S>, head_after: Option<u64>, open_bodies: i32) -> Self {
+/// Why hyper is to give back what it has.
+pub(crate) enum TakeApart {
+    /// The connection is idle: to be parked, or to be closed for a reason.
+    Idle(Option<CloseReason>),
+    /// It ends, with answers that are not sent yet to the requests before the one that failed.
+    Ended(CloseReason),
+    /// A request took too long, and no answer to it has begun: it is told 408.
+    TimedOut(CloseReason),
+}
+
+/// What hyper has given back.
+pub(crate) enum TakenApart<S> {
+    Idle {
+        socket: Socket,
+        /// What was read from it and not used.
+        unread: Bytes,
+        service: S,
+        close: Option<CloseReason>,
+    },
+    Ended(CloseReason),
+}
+
+impl<S: HttpService> ActiveHttp1<S> {
+    pub(crate) fn new(hyper: Http1<S>, head_after: Option<u64>, open_bodies: i32) -> Self {
         Self {
-            connection,
+            hyper,
             open_bodies,
             // Never equal to what is counted, so that the next wait for a head begins anew.
             idle_since: (u64::MAX, 0),
             head_after,
         }
     }
-}
 
-impl<S: HttpService> Task<S> {
-    pub(super) fn poll_http1(&mut self, cx: &mut Context<'_>) -> Step {
-        let Stage::Http1(active) = &mut self.stage else {
-            return Step::Again;
-        };
-        let read_before = self.record.bytes().0;
-        let connection = Pin::new(&mut active.connection);
-        let (polled, open_bodies) = open_body::observe(active.open_bodies, || connection.poll(cx));
-        active.open_bodies = open_bodies;
+    pub(crate) fn poll(
+        &mut self,
+        connection: &mut Connection<S>,
+        cx: &mut Context<'_>,
+    ) -> Step<TakeApart> {
+        let read_before = connection.record.bytes().0;
+        let hyper = Pin::new(&mut self.hyper);
+        let (polled, open_bodies) = open_body::observe(self.open_bodies, || hyper.poll(cx));
+        self.open_bodies = open_bodies;
         if let Poll::Ready(result) = polled {
-            if result.is_err() {
-                // For the answers to the requests before the one that failed.
-                self.dismantle();
-            }
-            return Step::End(self.finished(result));
+            let failed = result.is_err();
+            let reason = connection.finished(result);
+            return match failed {
+                true => Step::Next(TakeApart::Ended(reason)),
+                false => Step::End(reason),
+            };
         }
 
-        if self.record.state() == ConnectionState::Closing {
-            return match self.record.commands().take() {
+        let record = &connection.record;
+        if record.state() == ConnectionState::Closing {
+            return match record.commands().take() {
                 Command::Close(reason) => Step::End(reason),
                 Command::Park | Command::None => Step::Wait,
             };
         }
         // What hyper holds of an answer that the client takes slowly is not sent yet.
-        let waiting = active.open_bodies == 0
-            && self.record.answers().in_flight() == 0
-            && self.record.answers().write_stalled() == 0;
-        let (requests, read) = (self.record.requests(), self.record.bytes().0);
+        let waiting = self.open_bodies == 0
+            && record.answers().in_flight() == 0
+            && record.answers().write_stalled() == 0;
+        let (requests, read) = (record.requests(), record.bytes().0);
         if !waiting {
-            self.record
-                .enter(ConnectionState::Active, self.served.shared.clock.now());
-        } else if active.idle_since.0 != requests {
+            connection.enter(ConnectionState::Active);
+        } else if self.idle_since.0 != requests {
             // The bytes that it was built around were not a whole head.
-            let fresh = active.head_after == Some(requests);
-            active.idle_since = (requests, read);
-            let state = if fresh {
+            let fresh = self.head_after == Some(requests);
+            self.idle_since = (requests, read);
+            connection.enter(if fresh {
                 ConnectionState::Head
             } else {
                 ConnectionState::Idle
-            };
-            self.record.enter(state, self.served.shared.clock.now());
-        } else if read > active.idle_since.1 {
-            self.record
-                .enter(ConnectionState::Head, self.served.shared.clock.now());
+            });
+        } else if read > self.idle_since.1 {
+            connection.enter(ConnectionState::Head);
         }
 
-        match self.record.commands().take() {
+        match record.commands().take() {
             Command::None => Step::Wait,
-            Command::Park => self.park(cx, None),
+            Command::Park => self.park(connection, cx, None),
             Command::Close(reason) if reason.yields_to_a_request() => {
-                if self.record.state() == ConnectionState::Idle {
+                if record.state() == ConnectionState::Idle {
                     // Parked first, it is closed only if no byte is there.
-                    return self.park(cx, Some(reason));
+                    return self.park(connection, cx, Some(reason));
                 }
-                self.spare(reason);
+                connection.spare(reason);
                 Step::Wait
             }
             // Of several polls that are due, this one may have come before the client's bytes were seen.
-            Command::Close(CloseReason::SlowBody) if self.record.bytes().0 > read_before => {
-                self.record.commands().forget();
+            Command::Close(CloseReason::SlowBody) if record.bytes().0 > read_before => {
+                record.commands().forget();
                 Step::Wait
             }
             Command::Close(reason @ (CloseReason::HeadTimeout | CloseReason::SlowBody)) => {
-                self.request_timeout(reason)
+                let answered = reason == CloseReason::SlowBody && record.answers().in_flight() == 0;
+                if self.open_bodies > 0 || answered {
+                    return Step::End(reason);
+                }
+                Step::Next(TakeApart::TimedOut(reason))
             }
             Command::Close(reason) => Step::End(reason),
         }
     }
 
-    /// A connection in use is closed after its next answer.
-    pub(super) fn spare(&mut self, reason: CloseReason) {
-        self.spared_from = Some(reason);
-        self.record.flags().close_after_response();
-        self.record.commands().forget();
-    }
-
-    /// Takes an idle connection apart, to park it or to close it for a reason.
-    fn park(&mut self, cx: &mut Context<'_>, close: Option<CloseReason>) -> Step {
-        if self.record.state() != ConnectionState::Idle
-            || self.record.answers().write_stalled() != 0
-        {
+    /// Has hyper end an idle connection without its socket, to park it or to close it for a reason.
+    fn park(
+        &mut self,
+        connection: &Connection<S>,
+        cx: &mut Context<'_>,
+        close: Option<CloseReason>,
+    ) -> Step<TakeApart> {
+        let record = &connection.record;
+        if record.state() != ConnectionState::Idle || record.answers().write_stalled() != 0 {
             return Step::Wait;
         }
-        let Stage::Http1(active) = &mut self.stage else {
-            return Step::Again;
-        };
-        self.record.flags().begin_parking();
-        let mut connection = Pin::new(&mut active.connection);
-        connection.as_mut().graceful_shutdown();
-        let polled = connection.poll(cx);
-        self.record.flags().end_parking();
+        record.flags().begin_parking();
+        let mut hyper = Pin::new(&mut self.hyper);
+        hyper.as_mut().graceful_shutdown();
+        let polled = hyper.poll(cx);
+        record.flags().end_parking();
         match (polled, close) {
-            (Poll::Ready(Ok(())), _) => {}
-            (Poll::Ready(Err(_)), _) => return Step::End(CloseReason::IoError),
+            (Poll::Ready(Ok(())), _) => Step::Next(TakeApart::Idle(close)),
+            (Poll::Ready(Err(_)), _) => Step::End(CloseReason::IoError),
             // A client that has its answer and still sends the body of its request; hyper ends the
             // connection after it.
-            (Poll::Pending, None) => return Step::Wait,
-            (Poll::Pending, Some(reason)) => return Step::End(reason),
+            (Poll::Pending, None) => Step::Wait,
+            (Poll::Pending, Some(reason)) => Step::End(reason),
         }
-        let Some((socket, unread, service)) = self.dismantle() else {
-            // hyper gives nothing back after a request for an upgrade, also of one that was declined.
-            return Step::End(CloseReason::Finished);
-        };
-        if !unread.is_empty() {
-            self.served.services.keep(&self.record, service);
-            // A pipelined part of a head, which hyper had read already.
-            self.activate(socket, unread, false);
-            return Step::Again;
-        }
-        self.park_or_close(socket, service, close)
     }
 
-    /// Parks what is left of an idle connection, or closes it for a reason.
-    pub(super) fn park_or_close(
-        &mut self,
-        socket: Socket,
-        service: S,
-        close: Option<CloseReason>,
-    ) -> Step {
-        self.served.services.keep(&self.record, service);
-        self.record
-            .enter(ConnectionState::Parked, self.served.shared.clock.now());
-        self.served.shared.memory.count_parked();
-        self.stage = Stage::Waiting(socket);
-        match close {
-            None => self.leave(),
-            Some(_) => Step::Again,
+    pub(crate) fn take_apart(self, why: TakeApart) -> TakenApart<S> {
+        let parts = self.dismantle();
+        match (why, parts) {
+            (TakeApart::Idle(close), Some((socket, unread, service))) => TakenApart::Idle {
+                socket,
+                unread,
+                service,
+                close,
+            },
+            // hyper gives nothing back after a request for an upgrade, also of one that was declined.
+            (TakeApart::Idle(_), None) => TakenApart::Ended(CloseReason::Finished),
+            (TakeApart::Ended(reason), _) => TakenApart::Ended(reason),
+            (TakeApart::TimedOut(reason), parts) => {
+                if let Some((mut socket, ..)) = parts {
+                    socket.try_write(
+                        b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+                    );
+                }
+                TakenApart::Ended(reason)
+            }
         }
     }
 
     /// The socket, what was read from it but not used, and the service.
-    fn dismantle(&mut self) -> Option<(Socket, Bytes, S)> {
-        let Stage::Http1(active) = std::mem::replace(&mut self.stage, Stage::Ended) else {
-            return None;
-        };
+    fn dismantle(self) -> Option<(Socket, Bytes, S)> {
         // `None` after an upgrade, and then the connection's future has ended.
-        let parts = active.connection.into_parts()?;
+        let parts = self.hyper.into_parts()?;
         let mut io = parts.io.into_inner();
         io.send_what_it_takes();
         // What hyper has read comes before what it has not asked for yet.
@@ -191,20 +201,5 @@ impl<S: HttpService> Task<S> {
             [&parts.read_buf[..], &io.rewind[..]].concat().into()
         };
         Some((io.socket, unread, parts.service.into_inner()))
-    }
-
-    /// Says 408, unless an answer has begun, and closes.
-    fn request_timeout(&mut self, reason: CloseReason) -> Step {
-        let answering = matches!(&self.stage, Stage::Http1(active) if active.open_bodies > 0);
-        let answered = reason == CloseReason::SlowBody && self.record.answers().in_flight() == 0;
-        if answering || answered {
-            return Step::End(reason);
-        }
-        if let Some((mut socket, ..)) = self.dismantle() {
-            socket.try_write(
-                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-            );
-        }
-        Step::End(reason)
     }
 }

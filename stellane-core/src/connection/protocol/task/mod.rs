@@ -1,13 +1,14 @@
-//! What drives a connection from its first byte to its end.
+//! The state machine of one connection.
 
-mod fast_path;
-mod http1;
+pub(crate) mod connection;
+pub(crate) mod fast_path;
+pub(crate) mod http1;
 #[cfg(feature = "http2")]
-mod http2;
+pub(crate) mod http2;
+pub(crate) mod read_ahead;
 
 use std::{
-    future::Future,
-    io,
+    io, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -20,50 +21,38 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 #[cfg(feature = "http2")]
 use crate::connection::protocol::{
-    http2::{abuse::AbuseMeter, blame},
-    task::http2::ActiveHttp2,
+    http2::abuse::AbuseMeter,
+    task::http2::{ActiveHttp2, Sniffing, is_preface, may_become_preface},
 };
 use crate::connection::{
     http_service::HttpService,
-    lifecycle::Shared,
     protocol::{
         adapter::Adapter,
-        builders::HyperBuilders,
         connect_info::ConnectInfo,
         http1::guard::FramingGuard,
-        io::{Io, Watch},
-        service_source::ServiceSource,
-        task::{fast_path::FastPath, http1::Active},
+        io::{Io, inspect::Watch},
+        task::{
+            connection::{Connection, Served, Step},
+            fast_path::{FastPath, Next},
+            http1::{ActiveHttp1, TakenApart},
+        },
     },
     reason::CloseReason,
     state::ConnectionState,
     table::{command::Command, owner::SocketOwner, record::Record},
-    transport::{parked::ParkedPoller, socket::Socket},
+    transport::socket::Socket,
 };
 
 /// How much of a first read fits on the stack.
 pub(crate) const FIRST_READ: usize = 2048;
 
-/// What the connections of one call of `serve` share.
-pub(crate) struct Served<S> {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) builders: Arc<HyperBuilders>,
-    pub(crate) services: ServiceSource<S>,
-    pub(crate) parked: ParkedPoller,
-}
-
 /// A connection that somebody serves, or that was just accepted. A parked one has no task: see
-/// [`lot`](crate::connection::transport::parked).
+/// [`parked`](crate::connection::transport::parked).
 pub(crate) struct Task<S: HttpService> {
-    served: Arc<Served<S>>,
-    record: Arc<Record>,
+    connection: Connection<S>,
     stage: Stage<S>,
     /// Whether commands reach it.
     registered: bool,
-    /// Why it ends, once that is known.
-    pub(crate) reason: Option<CloseReason>,
-    /// Why it ends after its next answer, which it was not closed before since it was in use.
-    spared_from: Option<CloseReason>,
 }
 
 #[cfg(feature = "tls")]
@@ -77,15 +66,14 @@ enum Stage<S: HttpService> {
     Waiting(Socket),
     /// The socket, and the bytes that ended its wait.
     Resumed(Socket, Bytes),
-    /// The socket of a new connection, and so few bytes that they can be the beginning of either protocol.
     #[cfg(feature = "http2")]
-    Sniffing(Socket, Vec<u8>),
+    Sniffing(Sniffing),
     /// HTTP/1 without hyper.
     FastPath(Box<FastPath<S>>),
-    Http1(Box<Active<S>>),
+    Http1(Box<ActiveHttp1<S>>),
     #[cfg(feature = "http2")]
     Http2(Box<ActiveHttp2<S>>),
-    /// The socket went to the lot.
+    /// The socket is parked, and needs no task.
     Left,
     Ended,
 }
@@ -116,13 +104,15 @@ impl<S: HttpService> Task<S> {
 
     fn with(served: Arc<Served<S>>, record: Arc<Record>, stage: Stage<S>) -> Self {
         Self {
-            served,
-            record,
+            connection: Connection::new(served, record),
             stage,
             registered: false,
-            reason: None,
-            spared_from: None,
         }
+    }
+
+    /// Why it ended, once it has.
+    pub(crate) fn reason(&self) -> Option<CloseReason> {
+        self.connection.reason
     }
 }
 
@@ -130,12 +120,14 @@ impl<S: HttpService> Drop for Task<S> {
     fn drop(&mut self) {
         match &mut self.stage {
             Stage::Left => return,
-            Stage::FastPath(simple) => simple.send_delayed(),
+            Stage::FastPath(fast_path) => fast_path.send_delayed(),
             _ => {}
         }
-        if self.reason == Some(CloseReason::Upgraded) {
-            if self.record.flags().leave_upgraded() {
-                self.served.shared.end_upgraded(&self.record);
+        let Connection { record, reason, .. } = &self.connection;
+        let shared = self.connection.shared();
+        if *reason == Some(CloseReason::Upgraded) {
+            if record.flags().leave_upgraded() {
+                shared.end_upgraded(record);
             }
             return;
         }
@@ -145,9 +137,7 @@ impl<S: HttpService> Drop for Task<S> {
         } else {
             CloseReason::Aborted
         };
-        self.served
-            .shared
-            .end(&self.record, self.reason.unwrap_or(unfinished));
+        shared.end(record, reason.unwrap_or(unfinished));
     }
 }
 
@@ -158,65 +148,85 @@ impl<S: HttpService> Future for Task<S> {
         let this = self.get_mut();
         if !this.registered {
             this.registered = true;
-            *this.record.owner().lock() = SocketOwner::Task(cx.waker().clone());
+            *this.connection.record.owner().lock() = SocketOwner::Task(cx.waker().clone());
         }
-        this.record.turn().begin();
+        this.connection.record.turn().begin();
         loop {
-            let step = match &mut this.stage {
-                #[cfg(feature = "tls")]
-                Stage::Opening(opening) => match opening.as_mut().poll(cx) {
-                    Poll::Ready(Ok(socket)) => {
-                        this.stage = Stage::Waiting(socket);
-                        Step::Again
-                    }
-                    Poll::Ready(Err(reason)) => Step::End(reason),
-                    Poll::Pending => match this.record.commands().take() {
-                        Command::Close(reason) => Step::End(reason),
-                        Command::Park => this.refuse_to_park(),
-                        Command::None => Step::Wait,
-                    },
-                },
-                Stage::Waiting(_) => this.poll_waiting(cx),
-                Stage::Resumed(..) => this.resume_serving(),
-                #[cfg(feature = "http2")]
-                Stage::Sniffing(..) => this.poll_sniffing(cx),
-                Stage::FastPath(_) => this.poll_fast_path(cx),
-                Stage::Http1(_) => this.poll_http1(cx),
-                #[cfg(feature = "http2")]
-                Stage::Http2(_) => this.poll_http2(cx),
-                Stage::Left | Stage::Ended => return Poll::Ready(()),
-            };
-            match step {
-                Step::Again => {}
+            match this.step(cx) {
+                Step::Next(()) => {}
                 Step::Wait => return Poll::Pending,
                 Step::End(reason) => {
-                    this.reason.get_or_insert(reason);
+                    this.connection.reason.get_or_insert(reason);
                     this.stage = Stage::Ended;
                 }
+            }
+            if matches!(this.stage, Stage::Left | Stage::Ended) {
+                return Poll::Ready(());
             }
         }
     }
 }
 
-enum Step {
-    /// The stage has changed.
-    Again,
-    Wait,
-    End(CloseReason),
-}
-
 impl<S: HttpService> Task<S> {
-    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Step {
+    fn step(&mut self, cx: &mut Context<'_>) -> Step<()> {
+        let connection = &mut self.connection;
+        match &mut self.stage {
+            #[cfg(feature = "tls")]
+            Stage::Opening(opening) => match opening.as_mut().poll(cx) {
+                Poll::Ready(Ok(socket)) => {
+                    self.stage = Stage::Waiting(socket);
+                    Step::Next(())
+                }
+                Poll::Ready(Err(reason)) => Step::End(reason),
+                Poll::Pending => match connection.record.commands().take() {
+                    Command::Close(reason) => Step::End(reason),
+                    Command::Park => self.refuse_to_park(),
+                    Command::None => Step::Wait,
+                },
+            },
+            Stage::Waiting(_) => self.poll_waiting(cx),
+            Stage::Resumed(..) => self.resume_serving(),
+            #[cfg(feature = "http2")]
+            Stage::Sniffing(sniffing) => match sniffing.poll(connection, cx) {
+                Step::Wait => Step::Wait,
+                Step::End(reason) => Step::End(reason),
+                Step::Next(()) => self.sniffed(),
+            },
+            Stage::FastPath(fast_path) => match fast_path.poll(connection, cx) {
+                Step::Wait => Step::Wait,
+                Step::End(reason) => Step::End(reason),
+                Step::Next(next) => self.after_fast_path(next),
+            },
+            Stage::Http1(active) => match active.poll(connection, cx) {
+                Step::Wait => Step::Wait,
+                Step::End(reason) => Step::End(reason),
+                Step::Next(why) => match mem::replace(&mut self.stage, Stage::Ended) {
+                    Stage::Http1(active) => self.after_hyper(active.take_apart(why)),
+                    _ => Step::Next(()),
+                },
+            },
+            #[cfg(feature = "http2")]
+            Stage::Http2(active) => match active.poll(connection, cx) {
+                Step::Wait => Step::Wait,
+                Step::End(reason) => Step::End(reason),
+                Step::Next(never) => match never {},
+            },
+            Stage::Left | Stage::Ended => Step::Wait,
+        }
+    }
+
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Step<()> {
         let Stage::Waiting(socket) = &mut self.stage else {
-            return Step::Again;
+            return Step::Next(());
         };
+        let record = &self.connection.record;
         // Read on the stack: a connection that only wants to close never costs a buffer. Through TLS this
         // also finds what rustls has decrypted already, before it waits for more.
         let mut buffer = [0; FIRST_READ];
         let mut unread = ReadBuf::new(&mut buffer);
         let read = match Pin::new(&mut *socket).poll_read(cx, &mut unread) {
             Poll::Pending => {
-                return match self.record.commands().take() {
+                return match record.commands().take() {
                     Command::Close(reason) => Step::End(reason),
                     Command::Park if socket.stays_with_task() => self.refuse_to_park(),
                     Command::Park => self.leave(),
@@ -231,137 +241,160 @@ impl<S: HttpService> Task<S> {
         if read == 0 {
             return Step::End(CloseReason::ClientClosed);
         }
-        match self.record.commands().take() {
+        match record.commands().take() {
             Command::Close(reason) if !reason.yields_to_a_request() => return Step::End(reason),
             // The client was faster than the close.
-            _ => self.record.commands().forget(),
+            _ => record.commands().forget(),
         }
-        self.record.add_read(read);
-        if let Stage::Waiting(socket) = std::mem::replace(&mut self.stage, Stage::Ended) {
+        record.add_read(read);
+        if let Stage::Waiting(socket) = mem::replace(&mut self.stage, Stage::Ended) {
             self.stage = Stage::Resumed(socket, Bytes::copy_from_slice(&buffer[..read]));
         }
-        Step::Again
+        Step::Next(())
     }
 
     /// Leaves the command standing, so that the sweep does not wake the task for it again and again.
-    fn refuse_to_park(&self) -> Step {
-        self.record.commands().ask(Command::Park);
+    fn refuse_to_park(&self) -> Step<()> {
+        self.connection.record.commands().ask(Command::Park);
         Step::Wait
     }
 
-    /// Leaves the socket to the lot, and ends without ending the connection.
-    fn leave(&mut self) -> Step {
-        let Stage::Waiting(socket) = std::mem::replace(&mut self.stage, Stage::Ended) else {
-            return Step::Again;
+    /// Leaves the socket to the poller, and ends without ending the connection.
+    fn leave(&mut self) -> Step<()> {
+        let Stage::Waiting(socket) = mem::replace(&mut self.stage, Stage::Ended) else {
+            return Step::Next(());
         };
+        let Connection { served, record, .. } = &self.connection;
         // Held to the end, so that no command and no byte is missed.
-        let mut owner = self.record.owner().lock();
-        match self.served.parked.park(socket, self.record.slot()) {
+        let mut owner = record.owner().lock();
+        match served.parked.park(socket, record.slot()) {
             Ok(Ok(parked)) => {
                 *owner = SocketOwner::Parked(parked);
                 self.stage = Stage::Left;
-                Step::Again
+                Step::Next(())
             }
             Ok(Err(socket)) => {
-                drop(owner);
                 self.stage = Stage::Waiting(socket);
-                Step::Again
+                Step::Next(())
             }
-            Err(_) => {
-                drop(owner);
-                Step::End(CloseReason::IoError)
-            }
+            Err(_) => Step::End(CloseReason::IoError),
         }
     }
 
-    fn resume_serving(&mut self) -> Step {
-        if let Stage::Resumed(socket, bytes) = std::mem::replace(&mut self.stage, Stage::Ended) {
-            let first = self.record.state() == ConnectionState::New;
+    fn resume_serving(&mut self) -> Step<()> {
+        if let Stage::Resumed(socket, bytes) = mem::replace(&mut self.stage, Stage::Ended) {
+            let record = &self.connection.record;
+            let first = record.state() == ConnectionState::New;
             if !first {
-                self.served.shared.count_unparked(&self.record);
+                self.connection.shared().count_unparked(record);
             }
             #[cfg(feature = "http2")]
-            if first && http2::may_become_preface(&bytes) {
-                let now = self.served.shared.clock.now();
-                self.record.enter(ConnectionState::Head, now);
-                self.stage = Stage::Sniffing(socket, bytes.to_vec());
-                return Step::Again;
+            if first && may_become_preface(&bytes) {
+                self.connection.enter(ConnectionState::Head);
+                self.stage = Stage::Sniffing(Sniffing::new(socket, &bytes));
+                return Step::Next(());
             }
             self.activate(socket, bytes, first);
         }
-        Step::Again
+        Step::Next(())
+    }
+
+    #[cfg(feature = "http2")]
+    fn sniffed(&mut self) -> Step<()> {
+        if let Stage::Sniffing(sniffing) = mem::replace(&mut self.stage, Stage::Ended) {
+            let (socket, bytes) = sniffing.into_parts();
+            self.activate(socket, bytes, true);
+        }
+        Step::Next(())
     }
 
     /// Begins to serve a socket from which these bytes were read.
     fn activate(&mut self, socket: Socket, rewind: Bytes, sniff: bool) {
-        let shared = &self.served.shared;
-        let info = || ConnectInfo::new(&socket, &self.record, shared);
-        let service = self.served.services.of(&self.record, info);
+        let Connection { served, record, .. } = &self.connection;
+        let shared = &served.shared;
+        let info = || ConnectInfo::new(&socket, record, shared);
+        let service = served.services.of(record, info);
         let info = shared.config.connect_info.then(info);
-        let adapter = Adapter::new(service, Arc::clone(&self.record), Arc::clone(shared), info);
+        let adapter = Adapter::new(service, Arc::clone(record), Arc::clone(shared), info);
         #[cfg(feature = "http2")]
-        let http2 = sniff && http2::is_preface(&rewind);
-        #[cfg(not(feature = "http2"))]
-        let _ = sniff;
-        let watch = match self.served.shared.config.strict_http1 {
+        let http2 = sniff && is_preface(&rewind);
+        let watch = match shared.config.strict_http1 {
             #[cfg(feature = "http2")]
-            _ if http2 => {
-                let shared = &self.served.shared;
-                Watch::Http2(AbuseMeter::new(&shared.config.http2, shared.clock.now()))
-            }
+            _ if http2 => Watch::Http2(AbuseMeter::new(&shared.config.http2, shared.clock.now())),
             true => Watch::Http1(FramingGuard::new()),
             false => Watch::Nothing,
         };
-        let io = Io::new(
-            socket,
-            rewind,
-            watch,
-            Arc::clone(&self.record),
-            Arc::clone(&self.served.shared),
-            !sniff,
-        );
-        self.record
-            .enter(ConnectionState::Head, self.served.shared.clock.now());
+        let (record, shared) = (Arc::clone(record), Arc::clone(shared));
+        let io = Io::new(socket, rewind, watch, record, shared, !sniff);
+        self.connection.enter(ConnectionState::Head);
         #[cfg(feature = "http2")]
         if http2 {
-            let connection = self
-                .served
-                .builders
-                .http2
-                .serve_connection(TokioIo::new(io), adapter);
-            self.stage = Stage::Http2(Box::new(ActiveHttp2::new(connection)));
+            let http2 = &self.connection.served.builders.http2;
+            let hyper = http2.serve_connection(TokioIo::new(io), adapter);
+            self.stage = Stage::Http2(Box::new(ActiveHttp2::new(hyper)));
             return;
         }
         self.stage = Stage::FastPath(Box::new(FastPath::new(io, adapter)));
     }
 
-    fn finished(&self, result: hyper::Result<()>) -> CloseReason {
-        #[cfg(feature = "http2")]
-        if self.record.flags().is_abusive() {
-            return CloseReason::Abuse;
+    /// What comes after the fast path.
+    fn after_fast_path(&mut self, next: Next<S>) -> Step<()> {
+        let Stage::FastPath(fast_path) = mem::replace(&mut self.stage, Stage::Ended) else {
+            return Step::Next(());
+        };
+        match next {
+            Next::Idle(close) => {
+                let (socket, service) = fast_path.into_parts();
+                self.park_or_close(socket, service, close)
+            }
+            Next::Hyper(for_hyper) => {
+                let active = fast_path.hand_to_hyper(&self.connection, for_hyper);
+                self.stage = Stage::Http1(Box::new(active));
+                Step::Next(())
+            }
         }
-        #[cfg(feature = "http2")]
-        if let Some(reason) = result.as_ref().err().and_then(blame) {
-            return reason;
+    }
+
+    /// What comes after hyper.
+    fn after_hyper(&mut self, taken_apart: TakenApart<S>) -> Step<()> {
+        match taken_apart {
+            TakenApart::Ended(reason) => Step::End(reason),
+            TakenApart::Idle {
+                socket,
+                unread,
+                service,
+                close,
+            } if unread.is_empty() => self.park_or_close(socket, service, close),
+            TakenApart::Idle {
+                socket,
+                unread,
+                service,
+                ..
+            } => {
+                // A pipelined part of a head, which hyper had read already.
+                let Connection { served, record, .. } = &self.connection;
+                served.services.keep(record, service);
+                self.activate(socket, unread, false);
+                Step::Next(())
+            }
         }
-        match result {
-            Ok(()) if self.record.flags().is_upgraded() => {
-                let now = self.served.shared.clock.now();
-                self.record.enter(ConnectionState::Upgraded, now);
-                CloseReason::Upgraded
-            }
-            Ok(()) if self.served.shared.drain.has_begun() => CloseReason::Drained,
-            Ok(()) if self.served.shared.is_last(self.record.requests()) => {
-                CloseReason::MaxRequests
-            }
-            Ok(()) if self.record.flags().closes_after_response() => {
-                self.spared_from.unwrap_or(CloseReason::MaxAge)
-            }
-            Ok(()) if self.record.state() == ConnectionState::Idle => CloseReason::ClientClosed,
-            Ok(()) => CloseReason::Finished,
-            Err(error) if error.is_parse() => CloseReason::ProtocolError,
-            Err(error) if error.is_user() => CloseReason::ServiceError,
-            Err(_) => CloseReason::IoError,
+    }
+
+    /// Parks what is left of an idle connection, or closes it for a reason.
+    fn park_or_close(
+        &mut self,
+        socket: Socket,
+        service: S,
+        close: Option<CloseReason>,
+    ) -> Step<()> {
+        let Connection { served, record, .. } = &self.connection;
+        served.services.keep(record, service);
+        self.connection.enter(ConnectionState::Parked);
+        self.connection.shared().memory.count_parked();
+        self.stage = Stage::Waiting(socket);
+        match close {
+            None => self.leave(),
+            Some(_) => Step::Next(()),
         }
     }
 }

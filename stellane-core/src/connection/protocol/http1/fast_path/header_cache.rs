@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::Status;
 
-use crate::connection::protocol::http1::fast_path::request::{self, MAX_FIELDS};
+use crate::connection::protocol::http1::fast_path::field::{MAX_FIELDS, read_field};
 
 /// Longer ones are not kept: each connection in use keeps its own.
 const MAX_KEPT: usize = 4 << 10;
@@ -47,7 +47,7 @@ impl HeaderCache {
         self.fields.clear();
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         if let Ok(Status::Complete((_, read))) = httparse::parse_headers(&self.block, &mut fields) {
-            let read = read.iter().map(|field| request::field(&self.block, field));
+            let read = read.iter().map(|field| read_field(&self.block, field));
             self.fields = read.collect::<Option<_>>().unwrap_or_default();
         }
     }

@@ -6,7 +6,9 @@
 //! they came, and with the answer if there is one already: whatever is wrong with a request, what streams, or ends its
 //! connection is hyper's to handle, and what is sent is the same in both cases.
 
+pub(crate) mod body;
 pub(crate) mod date;
+pub(crate) mod field;
 pub(crate) mod header_cache;
 pub(crate) mod request;
 pub(crate) mod response;

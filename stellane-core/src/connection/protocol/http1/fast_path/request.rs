@@ -1,16 +1,19 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, header, uri::PathAndQuery};
+use http::{Method, Request, header, uri::PathAndQuery};
 use httparse::{ParserConfig, Status};
 
 use crate::connection::{
     incoming::Incoming,
-    protocol::http1::{fast_path::header_cache::HeaderCache, guard},
+    protocol::http1::{
+        fast_path::{
+            field::{MAX_FIELDS, read_field},
+            header_cache::HeaderCache,
+        },
+        guard,
+    },
 };
-
-/// A request with more fields than this is not simple.
-pub(crate) const MAX_FIELDS: usize = 64;
 
 /// Reads the request that these bytes begin with into a new one, and returns the length of its head; `None` if it is
 /// not simple, and then a part may have been read.
@@ -59,7 +62,7 @@ pub(crate) fn parse(
     let headers = request.headers_mut();
     headers.reserve(head.headers.len());
     for read in &*head.headers {
-        let (name, value) = field(bytes, read)?;
+        let (name, value) = read_field(bytes, read)?;
         match name {
             // A body, or another protocol.
             header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::UPGRADE => return None,
@@ -70,14 +73,4 @@ pub(crate) fn parse(
     }
     known.learn(&bytes[line..length]);
     Some(length)
-}
-
-/// A field that was read from these bytes.
-pub(crate) fn field(
-    bytes: &Bytes,
-    read: &httparse::Header<'_>,
-) -> Option<(HeaderName, HeaderValue)> {
-    let name = HeaderName::from_bytes(read.name.as_bytes()).ok()?;
-    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(read.value)).ok()?;
-    Some((name, value))
 }
