@@ -28,7 +28,7 @@ pub struct ConnectionManager {
 #[must_use]
 pub struct ConnectionManagerBuilder {
     config: ConnectionConfig,
-    purge: Option<Hook>,
+    hook: Option<Hook>,
 }
 
 impl ConnectionManagerBuilder {
@@ -46,7 +46,7 @@ impl ConnectionManagerBuilder {
     /// was given back: where idle memory counts, switch them off for the process (`MIMALLOC_ALLOW_THP=0`, or
     /// `PR_SET_THP_DISABLE`).
     pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
-        self.purge = Some(Hook::new(hook));
+        self.hook = Some(Hook::new(hook));
         self
     }
 
@@ -60,7 +60,7 @@ impl ConnectionManagerBuilder {
             .map_err(|errors| BuildError { errors })?;
         Ok(ConnectionManager {
             builders: Arc::new(HyperBuilders::new(&self.config)),
-            shared: Arc::new(Shared::new(self.config, self.purge)),
+            shared: Arc::new(Shared::new(self.config, self.hook)),
         })
     }
 }

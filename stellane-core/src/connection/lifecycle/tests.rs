@@ -40,9 +40,11 @@ async fn a_sweep_asks_those_whose_time_is_over() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_connections_beyond_the_limit_are_closed_the_idlest_first() {
-    let mut config = ConnectionConfig::default();
-    config.max_idle_connections = 2;
-    config.park = false;
+    let config = ConnectionConfig {
+        max_idle_connections: 2,
+        park: false,
+        ..ConnectionConfig::default()
+    };
     let shared = shared(config);
     let idle: Vec<_> = (0..5)
         .map(|since| {

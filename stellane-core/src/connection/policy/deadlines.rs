@@ -191,12 +191,14 @@ mod tests {
     #[test]
     fn a_timeout_of_zero_is_off() {
         use ConnectionState::{Closing, Head, Idle, New};
-        let mut config = ConnectionConfig::default();
-        config.first_byte_timeout = Duration::ZERO;
-        config.head_timeout = Duration::ZERO;
-        config.idle_timeout = Duration::ZERO;
-        config.write_timeout = Duration::ZERO;
-        config.park = false;
+        let config = ConnectionConfig {
+            first_byte_timeout: Duration::ZERO,
+            head_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            write_timeout: Duration::ZERO,
+            park: false,
+            ..ConnectionConfig::default()
+        };
         for state in [New, Head, Idle] {
             let record = record(state, 0);
             record.answers().stall_write(0);
@@ -208,9 +210,11 @@ mod tests {
 
     #[test]
     fn who_is_told_how_long_it_may_be_idle_gets_a_second_more() {
-        let mut config = ConnectionConfig::default();
-        config.park = false;
-        config.keep_alive_header = true;
+        let config = ConnectionConfig {
+            park: false,
+            keep_alive_header: true,
+            ..ConnectionConfig::default()
+        };
         let record = record(ConnectionState::Idle, 0);
         assert_eq!(command(&config, &record, 60_990), Command::None);
         let close = Command::Close(CloseReason::IdleTimeout);
@@ -240,8 +244,10 @@ mod tests {
 
     #[test]
     fn an_old_connection_goes_between_two_requests_and_a_busy_one_after_its_answer() {
-        let mut config = ConnectionConfig::default();
-        config.max_age = Duration::from_secs(100);
+        let config = ConnectionConfig {
+            max_age: Duration::from_secs(100),
+            ..ConnectionConfig::default()
+        };
         let young = judge(
             &config,
             &Drain::new(),
@@ -265,8 +271,10 @@ mod tests {
 
     #[test]
     fn a_drain_closes_idle_connections_after_a_moment_and_leaves_busy_ones() {
-        let mut config = ConnectionConfig::default();
-        config.park = false;
+        let config = ConnectionConfig {
+            park: false,
+            ..ConnectionConfig::default()
+        };
         let drain = Drain::new();
         drain.begin(10_000, 0);
         for (state, now, expected) in [

@@ -154,8 +154,10 @@ mod tests {
 
     #[test]
     fn a_client_is_too_slow_after_the_grace_and_later_the_more_it_does() {
-        let mut config = ConnectionConfig::default();
-        config.rate_grace = Duration::from_secs(10);
+        let mut config = ConnectionConfig {
+            rate_grace: Duration::from_secs(10),
+            ..ConnectionConfig::default()
+        };
         for read in [true, false] {
             for (each_second, after) in [(0, Some(10_000)), (120, Some(20_000)), (240, None)] {
                 let got = too_slow_after(&config, each_second, read);

@@ -63,7 +63,7 @@ mod unix {
             Ok((Self { registry }, ParkedEvents { poll, events }))
         }
 
-        /// A lot that takes nothing in.
+        /// One that takes nothing in.
         pub(crate) const fn closed() -> Self {
             Self { registry: None }
         }

@@ -2,3 +2,4 @@
 
 pub(crate) mod fast_path;
 pub(crate) mod guard;
+pub(crate) mod lines;

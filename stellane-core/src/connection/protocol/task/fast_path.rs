@@ -48,7 +48,7 @@ pub(crate) struct FastPath<S: HttpService> {
     body: Pin<Box<Option<S::ResBody>>>,
     /// A map of headers, used again for the next request.
     headers: HeaderMap,
-    known: HeaderCache,
+    header_cache: HeaderCache,
 }
 
 /// How many requests are answered before others on the thread have their turn.
@@ -112,7 +112,7 @@ impl<S: HttpService> FastPath<S> {
             delayed: None,
             body: Box::pin(None),
             headers: HeaderMap::new(),
-            known: HeaderCache::default(),
+            header_cache: HeaderCache::default(),
         }
     }
 
@@ -214,7 +214,7 @@ impl<S: HttpService> FastPath<S> {
             let max_head = shared.config.max_head_bytes;
             let mut request = Request::new(Incoming::default());
             mem::swap(request.headers_mut(), &mut self.headers);
-            let parsed = request::parse(&bytes, max_head, &mut self.known, &mut request);
+            let parsed = request::parse(&bytes, max_head, &mut self.header_cache, &mut request);
             let Some(head) = parsed else {
                 return Outcome::Left(bytes);
             };

@@ -11,7 +11,7 @@ use crate::connection::{
             field::{MAX_FIELDS, read_field},
             header_cache::HeaderCache,
         },
-        guard,
+        lines::ends_its_lines,
     },
 };
 
@@ -20,11 +20,11 @@ use crate::connection::{
 pub(crate) fn parse(
     bytes: &Bytes,
     max_head: usize,
-    known: &mut HeaderCache,
+    cache: &mut HeaderCache,
     request: &mut Request<Incoming>,
 ) -> Option<usize> {
     let line = bytes.iter().position(|byte| *byte == b'\n')? + 1;
-    let taken = known.take(&bytes[line..], request.headers_mut());
+    let taken = cache.take(&bytes[line..], request.headers_mut());
     let unread = match taken {
         Some(_) => &bytes[..line],
         None => bytes,
@@ -41,7 +41,7 @@ pub(crate) fn parse(
     };
     let is_simple = head.version == Some(1)
         && length <= max_head
-        && guard::ends_its_lines(&unread[..length.min(unread.len())]);
+        && ends_its_lines(&unread[..length.min(unread.len())]);
     if !is_simple {
         return None;
     }
@@ -71,6 +71,6 @@ pub(crate) fn parse(
         }
         headers.append(name, value);
     }
-    known.learn(&bytes[line..length]);
+    cache.learn(&bytes[line..length]);
     Some(length)
 }
