@@ -113,7 +113,7 @@ impl AdaptiveLimit {
     #[cfg(feature = "sim")]
     pub(crate) fn retake(&self) -> Permit {
         self.shared.gate.enter_beyond_limit();
-        Permit::new(Arc::clone(&self.shared), Class::DEFAULT)
+        Permit::new(Arc::clone(&self.shared), Class::DEFAULT, Keys::default())
     }
 
     /// The class configured under `name`.
