@@ -24,6 +24,7 @@ use super::{
     service::HttpService,
     services::Services,
     shared::Shared,
+    simple::refusal::Early,
     sweep::SWEEP,
     task::{FIRST_READ, Served, Task},
 };
@@ -73,6 +74,7 @@ pub(super) async fn serve<S: HttpService>(
             shared: Arc::clone(&shared),
             services,
             lot,
+            early: listener.early.clone(),
         }),
         id,
         tell_nodelay: shared.config.nodelay && !listener.set_nodelay(),
@@ -162,6 +164,7 @@ pub(super) async fn serve_connection<S: HttpService>(
         shared: Arc::clone(&shared),
         services: Services::shared(service),
         lot: Lot::closed(),
+        early: Early::default(),
     });
     let mut task = Task::new(served, Arc::clone(&entry), socket);
     std::future::poll_fn(|cx| {

@@ -90,6 +90,14 @@
 //! A client can't tell (`tests/connection_simple.rs`), but for one thing: if it closes its side right behind a request
 //! that is whole, the answer still comes, where hyper takes it for a client that is gone.
 //!
+//! # Early refusals
+//!
+//! In the `Runtime`, a simple request that the limit refuses at once is answered where it was read, in the buffer of the
+//! answers: the service is not asked whether it is ready, and no future, body or box is made for the request. It is
+//! counted, and answered to the byte, as by the limit's layer. What stands outside of the limit has to see each request,
+//! and so these take the longer way: with pages that reload while developing, and while
+//! `RuntimeBuilder::on_refusal` is set. So do requests with a body, a deadline or a class of its own, and HTTP/2.
+//!
 //! # What parking relies on
 //!
 //! A connection is idle when no handler runs and no response body is open, which the manager counts. To
@@ -137,6 +145,8 @@ pub use self::connect_info::TlsInfo;
 pub use self::http2::Http2Config;
 #[cfg(feature = "proxy-protocol")]
 pub use self::proxy::{ProxyProtocol, ProxyProtocolConfig};
+#[cfg(feature = "full")]
+pub(crate) use self::simple::refusal::{Early, EarlyRefusals};
 #[cfg(feature = "tls")]
 pub use self::tls::{TlsAcceptor, TlsConfig, TlsError};
 pub use self::{

@@ -144,6 +144,21 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
 }
 
 impl<S: HttpService> Adapter<S> {
+    /// Whether the answer to the next request, if it is a simple one, has nothing to say about its connection.
+    pub(super) fn may_be_passed_by(&self) -> bool {
+        let Owner { entry, shared } = &self.owner;
+        !(shared.config.keep_alive_header
+            || shared.is_last(entry.requests() + 1)
+            || entry.retire.load(Relaxed)
+            || shared.ends(entry))
+    }
+
+    /// Counts a request that the service does not hear of.
+    pub(super) fn pass_by(&self) {
+        let Owner { entry, shared } = &self.owner;
+        entry.begin_request(false, shared.clock.now());
+    }
+
     /// Calls the service, and polls its answer once. One that is not there is left in `waiting`: one that is, is large
     /// to move, and so is returned as it comes.
     #[inline]

@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::{Balance, Kind, Listener};
+use super::{Balance, Early, Kind, Listener};
 
 /// A [`Listener`] that belongs to no runtime: to be moved to another thread's runtime, to be shared by
 /// several, or to be handed over to another process.
@@ -16,6 +16,7 @@ pub struct DetachedListener {
     balance: OnceLock<Arc<Balance>>,
     #[cfg(feature = "tls")]
     tls: Option<super::super::TlsAcceptor>,
+    early: Early,
 }
 
 #[derive(Debug)]
@@ -41,6 +42,7 @@ impl Listener {
             balance: self.balance.map(OnceLock::from).unwrap_or_default(),
             #[cfg(feature = "tls")]
             tls: self.tls,
+            early: self.early,
         })
     }
 }
@@ -64,6 +66,7 @@ impl DetachedListener {
             balance: self.balance.into_inner(),
             #[cfg(feature = "tls")]
             tls: self.tls,
+            early: self.early,
         })
     }
 
@@ -84,6 +87,7 @@ impl DetachedListener {
             balance: balance.into(),
             #[cfg(feature = "tls")]
             tls: self.tls.clone(),
+            early: self.early.clone(),
         })
     }
 
@@ -106,6 +110,7 @@ impl From<std::net::TcpListener> for DetachedListener {
             balance: OnceLock::new(),
             #[cfg(feature = "tls")]
             tls: None,
+            early: Early::default(),
         }
     }
 }

@@ -18,7 +18,7 @@ pub use self::{
     config::{ListenConfig, WhenFull},
     detached::DetachedListener,
 };
-use super::io::Socket;
+use super::{io::Socket, simple::refusal::Early};
 
 /// Where connections come from: a TCP or a Unix socket that listens.
 ///
@@ -30,6 +30,7 @@ pub struct Listener {
     balance: Option<Arc<Balance>>,
     #[cfg(feature = "tls")]
     tls: Option<super::TlsAcceptor>,
+    pub(super) early: Early,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,13 @@ impl Listener {
         }
     }
 
+    /// What is served here refuses some requests before it is called.
+    #[cfg(feature = "full")]
+    pub(crate) fn refuse_early(mut self, early: &Early) -> Self {
+        self.early = early.clone();
+        self
+    }
+
     #[cfg(feature = "tls")]
     pub(super) fn acceptor(&self) -> Option<super::TlsAcceptor> {
         self.tls.clone()
@@ -133,6 +141,7 @@ impl From<TcpListener> for Listener {
             balance: None,
             #[cfg(feature = "tls")]
             tls: None,
+            early: Early::default(),
         }
     }
 }
@@ -145,6 +154,7 @@ impl From<UnixListener> for Listener {
             balance: None,
             #[cfg(feature = "tls")]
             tls: None,
+            early: Early::default(),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod date;
 pub(super) mod known;
+pub(crate) mod refusal;
 pub(super) mod request;
 pub(super) mod response;
 pub(super) mod round;

@@ -34,6 +34,7 @@ use super::{
     service::{Adapter, HttpService},
     services::Services,
     shared::Shared,
+    simple::refusal::Early,
 };
 
 /// How much of a first read fits on the stack.
@@ -44,6 +45,7 @@ pub(super) struct Served<S> {
     pub(super) shared: Arc<Shared>,
     pub(super) services: Services<S>,
     pub(super) lot: Lot,
+    pub(super) early: Early,
 }
 
 /// A connection that somebody serves, or that was just accepted. A parked one has no task: see
@@ -326,7 +328,11 @@ impl<S: HttpService> Task<S> {
             self.stage = Stage::Http2(Box::new(ActiveHttp2::new(connection)));
             return;
         }
-        self.stage = Stage::Simple(Box::new(Simple::new(io, adapter)));
+        self.stage = Stage::Simple(Box::new(Simple::new(
+            io,
+            adapter,
+            self.served.early.clone(),
+        )));
     }
 
     fn finished(&self, result: hyper::Result<()>) -> CloseReason {

@@ -22,6 +22,7 @@ use crate::connection::{
     simple::{
         self, MAX_BODY, MAX_READ,
         known::Known,
+        refusal::{self, Early},
         request,
         round::{self, Deferred},
     },
@@ -38,6 +39,7 @@ pub(super) struct Simple<S: HttpService> {
     /// A map of headers, used again for the next request.
     headers: HeaderMap,
     known: Known,
+    early: Early,
 }
 
 /// How many requests are answered before others on the thread have their turn.
@@ -111,7 +113,7 @@ impl<S: HttpService> UnderWay<S> {
 }
 
 impl<S: HttpService> Simple<S> {
-    pub(super) fn new(io: Io, adapter: Adapter<S>) -> Self {
+    pub(super) fn new(io: Io, adapter: Adapter<S>, early: Early) -> Self {
         Self {
             io,
             adapter,
@@ -120,6 +122,7 @@ impl<S: HttpService> Simple<S> {
             body: Box::pin(None),
             headers: HeaderMap::new(),
             known: Known::default(),
+            early,
         }
     }
 
@@ -225,6 +228,16 @@ impl<S: HttpService> Simple<S> {
             let Some(head) = parsed else {
                 return Outcome::Left(bytes);
             };
+            if let Some(early) = self.early.who_may()
+                && self.adapter.may_be_passed_by()
+                && let Some(refusal) = early.refuse(&mut request)
+            {
+                self.adapter.pass_by();
+                self.headers = refusal::write(refusal, out);
+                bytes.advance(head);
+                *left -= 1;
+                continue;
+            }
             let mut waiting = None;
             match self.adapter.answer(request, cx, &mut waiting) {
                 Poll::Ready(answer) => {
