@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     BoxError, Scale, Server,
-    client::{Client, empty},
+    client::{Client, WINDOW, empty},
     tally::{Answer, Tally},
 };
 
@@ -42,7 +42,7 @@ pub(super) async fn stalled(
     streams: usize,
     scale: Scale,
 ) -> Result<Tally, BoxError> {
-    let client = Client::http2(server, 65_535).await?;
+    let client = Client::http2(server, WINDOW).await?;
     let mut asking = JoinSet::new();
     for _ in 0..streams {
         let mut client = client.share();
@@ -216,7 +216,7 @@ pub(super) async fn greedy(server: &Arc<Server>, scale: Scale) -> Result<Tally, 
     for _ in 0..10 {
         others.push(Client::http1(server, None).await?);
     }
-    let client = Client::http2(server, 65_535).await?;
+    let client = Client::http2(server, WINDOW).await?;
     // Long enough to be found out.
     let end = Instant::now() + scale.of(LONG).max(Duration::from_secs(3));
     let asking =
