@@ -1,191 +1,18 @@
 //! The tables of the prototype.
 #![allow(clippy::all, missing_docs, clippy::unwrap_used)]
-use stellane_autotune::algorithm::{Adaptive, Options};
+use stellane_autotune::AlgorithmKind;
 use stellane_autotune::sim::{self, Clients, Closed, Contender, Discipline, Plant, Scenario, Work};
-use stellane_autotune::{Algorithm, AlgorithmKind};
 
-const MAX: u32 = 100_000;
-fn shared(seed: u64, open: bool, aligned: Option<f64>) -> Box<dyn Algorithm> {
-    Box::new(Adaptive::new(20, 1, 1000, seed).options(Options {
-        open,
-        surge: Some(256),
-        aligned,
-        ..Options::default()
-    }))
-}
-fn sh_before(seed: u64) -> Box<dyn Algorithm> {
-    shared(seed, false, None)
-}
-fn sh_open(seed: u64) -> Box<dyn Algorithm> {
-    shared(seed, true, None)
-}
-fn al0(seed: u64) -> Box<dyn Algorithm> {
-    shared(seed, false, Some(0.0))
-}
-fn al20(seed: u64) -> Box<dyn Algorithm> {
-    shared(seed, false, Some(0.02))
-}
-fn al200(seed: u64) -> Box<dyn Algorithm> {
-    shared(seed, false, Some(0.2))
-}
-fn alo20(seed: u64) -> Box<dyn Algorithm> {
-    shared(seed, true, Some(0.02))
-}
-fn quarter(seed: u64) -> Box<dyn Algorithm> {
-    if seed % 4 == 0 {
-        sh_before(seed)
-    } else {
-        al20(seed)
-    }
-}
-
-fn own(seed: u64, options: Options) -> Box<dyn Algorithm> {
-    Box::new(Adaptive::new(20, 4, MAX, seed).options(options))
-}
-fn open(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            open: true,
-            ..Options::default()
-        },
-    )
-}
-fn open_rq(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            open: true,
-            run_queue: true,
-            ..Options::default()
-        },
-    )
-}
-fn s500(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            open: true,
-            surge: Some(500),
-            ..Options::default()
-        },
-    )
-}
-fn s200(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            open: true,
-            surge: Some(200),
-            ..Options::default()
-        },
-    )
-}
-fn s256(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            open: true,
-            surge: Some(256),
-            ..Options::default()
-        },
-    )
-}
-fn s500_rq(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            open: true,
-            surge: Some(500),
-            run_queue: true,
-            ..Options::default()
-        },
-    )
-}
-fn s200_rq(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            open: true,
-            surge: Some(200),
-            run_queue: true,
-            ..Options::default()
-        },
-    )
-}
-
-fn s256a(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            open: true,
-            surge: Some(256),
-            aligned: Some(0.02),
-            ..Options::default()
-        },
-    )
-}
-fn s256rqa(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            open: true,
-            surge: Some(256),
-            run_queue: true,
-            aligned: Some(0.02),
-            ..Options::default()
-        },
-    )
-}
-fn s256rq(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            open: true,
-            surge: Some(256),
-            run_queue: true,
-            ..Options::default()
-        },
-    )
-}
-fn alone(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            aligned: Some(0.02),
-            ..Options::default()
-        },
-    )
-}
-fn s64(seed: u64) -> Box<dyn Algorithm> {
-    own(
-        seed,
-        Options {
-            open: true,
-            surge: Some(64),
-            ..Options::default()
-        },
-    )
-}
-fn contenders(which: &str) -> Vec<(&'static str, Contender)> {
+fn contenders(which: &str) -> Vec<(&'static str, Contender, bool)> {
     let all = vec![
-        ("before", Contender::Kind(AlgorithmKind::Adaptive, 20)),
-        ("before1000", Contender::Kind(AlgorithmKind::Adaptive, 1000)),
-        ("open", Contender::Wide(open, MAX)),
-        ("open+rq", Contender::Wide(open_rq, MAX)),
-        ("s500", Contender::Wide(s500, MAX)),
-        ("s200", Contender::Wide(s200, MAX)),
-        ("s256", Contender::Wide(s256, MAX)),
-        ("s256a", Contender::Wide(s256a, MAX)),
-        ("s256+rq+a", Contender::Wide(s256rqa, MAX)),
-        ("s256+rq", Contender::Wide(s256rq, MAX)),
-        ("aligned", Contender::Wide(alone, MAX)),
-        ("s64", Contender::Wide(s64, MAX)),
-        ("s500+rq", Contender::Wide(s500_rq, MAX)),
-        ("s200+rq", Contender::Wide(s200_rq, MAX)),
+        ("rq", Contender::Default, true),
+        ("none", Contender::Default, false),
+        ("nolimit", Contender::NoLimit, false),
     ];
     let which: Vec<&str> = which.split(',').collect();
-    all.into_iter().filter(|(n, _)| which.contains(n)).collect()
+    all.into_iter()
+        .filter(|(n, _, _)| which.contains(n))
+        .collect()
 }
 
 fn honest_base() -> Scenario {
@@ -213,6 +40,9 @@ fn main() {
     let what = args[1].as_str();
     let cs = contenders(&args[2]);
     let seeds: u64 = args.get(3).map_or(2, |s| s.parse().unwrap());
+    let first: u64 = std::env::var("FIRST")
+        .ok()
+        .map_or(1, |s| s.parse().unwrap());
     match what {
         "scen" => {
             let only = args.get(4).cloned().unwrap_or_default();
@@ -225,15 +55,16 @@ fn main() {
                 if !only.is_empty() && !only.split(',').any(|o| o == s.name) {
                     continue;
                 }
-                s.run_queue = true;
-                let os: Vec<_> = (1..=seeds).map(|x| oracles(&s, x)).collect();
+                s.run_queue = false;
+                let os: Vec<_> = (first..first + seeds).map(|x| oracles(&s, x)).collect();
                 print!("| {} | {:.0} |", s.name, os[0][0]);
-                for (k, (_, c)) in cs.iter().enumerate() {
+                for (k, (_, c, rq)) in cs.iter().enumerate() {
                     let mut v = vec![];
                     let mut p99 = 0f64;
-                    for seed in 1..=seeds {
+                    for seed in first..first + seeds {
+                        s.run_queue = *rq;
                         let r = sim::run(&s, c, seed);
-                        v.extend(sim::score(&s, &os[(seed - 1) as usize], &r));
+                        v.extend(sim::score(&s, &os[(seed - first) as usize], &r));
                         for (a, b) in s.judged() {
                             p99 = p99.max(r.latency(0.99, a, b));
                         }
@@ -273,7 +104,7 @@ fn main() {
                     s.load = |_| 1600.0;
                     s.scale = factor;
                     s.duration = 20.0;
-                    s.run_queue = mode != 1 && mode != 4;
+                    let hears = mode != 1 && mode != 4;
                     if mode == 2 {
                         s.discipline = Discipline::Fifo;
                     }
@@ -297,9 +128,9 @@ fn main() {
                     }
                     print!("{factor:>4}x {pname:<10}");
                     let d = s.duration;
-                    for (name, c) in &cs {
+                    for (name, c, rq) in &cs {
                         let (mut rec, mut dip, mut lost, mut peak) = (0f64, 1f64, 0f64, 0u32);
-                        for seed in 1..=seeds {
+                        for seed in first..first + seeds {
                             let best = sim::run(
                                 &s,
                                 &Contender::Kind(
@@ -309,6 +140,7 @@ fn main() {
                                 seed,
                             )
                             .goodput(d / 2.0, d);
+                            s.run_queue = *rq && hears;
                             let r = sim::run(&s, c, seed);
                             let k = if mode == 4 { 8.0 } else { 1.0 };
                             let step = 0.1 * k;
@@ -351,7 +183,7 @@ fn main() {
             let lat = [0.001, 0.01, 0.05, 0.2, 1.0, 5.0, 20.0, 60.0];
             let inf = [5.0, 20.0, 60.0, 200.0, 1000.0];
             let shapes = ["fixed", "exp", "bimodal", "mix50"];
-            for (name, c) in &cs {
+            for (name, c, rq) in &cs {
                 println!("## {name}: refused per cent (cells with any refusal)");
                 let (mut cells, mut bad, mut refused, mut asked) = (0, 0, 0u64, 0u64);
                 for closed in [false, true] {
@@ -360,7 +192,7 @@ fn main() {
                             let mut row = String::new();
                             for n in inf {
                                 let mut s = honest_base();
-                                s.run_queue = true;
+                                s.run_queue = *rq;
                                 s.work = match shape {
                                     "fixed" => Work::Constant(w),
                                     "exp" => Work::Exponential(w),
@@ -382,7 +214,7 @@ fn main() {
                                     s.scale = n / w;
                                 }
                                 let (mut a, mut r) = (0, 0);
-                                for seed in 1..=seeds {
+                                for seed in first..first + seeds {
                                     let run = sim::run(&s, c, seed);
                                     a += run.arrived;
                                     r += run.refused;
@@ -420,11 +252,11 @@ fn main() {
                 (100, true),
                 (500, true),
             ] {
-                for (name, c) in &cs {
+                for (name, c, rq) in &cs {
                     let mut s = sim::scenarios().into_iter().next().unwrap();
                     s.duration = 40.0;
                     s.streams = Some((1.0, 50.0, most));
-                    s.run_queue = false;
+                    s.run_queue = *rq;
                     s.load = |_| 1600.0;
                     s.scale = if over { 2.0 } else { 0.2 };
                     let r = sim::run(&s, c, 1);
@@ -435,83 +267,6 @@ fn main() {
                         r.goodput(0.0, 5.0),
                         r.limits(20.0, 40.0)
                     );
-                }
-            }
-        }
-        "shared" => {
-            let kinds: Vec<(&str, fn(u64) -> Box<dyn Algorithm>)> = vec![
-                ("before", sh_before),
-                ("open", sh_open),
-                ("aligned 0", al0),
-                ("aligned 20ms", al20),
-                ("aligned 200ms", al200),
-                ("open+aligned 20ms", alo20),
-                ("3/4 aligned 20ms", quarter),
-            ];
-            for factor in [2.0, 10.0] {
-                for n in [1usize, 2, 4, 16, 64] {
-                    for equal in [true, false] {
-                        if n == 1 && !equal {
-                            continue;
-                        }
-                        let mut s = sim::scenarios().into_iter().next().unwrap();
-                        s.duration = 60.0;
-                        s.equal = equal;
-                        let cores: f64 = if n == 16 {
-                            64.0
-                        } else if n == 64 {
-                            256.0
-                        } else {
-                            16.0
-                        };
-                        s.plant = if n == 16 {
-                            |_| Plant {
-                                cores: 64.0,
-                                ..Plant::healthy()
-                            }
-                        } else if n == 64 {
-                            |_| Plant {
-                                cores: 256.0,
-                                ..Plant::healthy()
-                            }
-                        } else {
-                            |_| Plant::healthy()
-                        };
-                        s.load = |_| 100.0;
-                        s.scale = factor * cores;
-                        print!(
-                            "{factor}x n={n} {}",
-                            if equal { "equal" } else { "unequal" }
-                        );
-                        for (name, k) in &kinds {
-                            let (mut g, mut j, mut sl) = (vec![], 1f64, 0.0);
-                            for seed in 1..=seeds {
-                                let cs = vec![Contender::Wide(*k, 1000); n];
-                                let runs = sim::run_shared(&s, &cs, 1000 * seed);
-                                let x: Vec<f64> =
-                                    runs.iter().map(|r| r.goodput(20.0, 60.0)).collect();
-                                let sum: f64 = x.iter().sum();
-                                g.push(sum / (cores * 100.0));
-                                sl = runs.iter().map(|r| r.limits(20.0, 60.0).0).sum::<f64>();
-                                if equal {
-                                    j = j.min(
-                                        sum * sum
-                                            / (n as f64 * x.iter().map(|x| x * x).sum::<f64>())
-                                                .max(1e-9),
-                                    );
-                                }
-                            }
-                            g.sort_by(f64::total_cmp);
-                            print!(
-                                " | {name} {:.0}/{:.0}% L{:.0} J{:.2}",
-                                100.0 * g[0],
-                                100.0 * g[g.len() / 2],
-                                sl,
-                                j
-                            );
-                        }
-                        println!();
-                    }
                 }
             }
         }
@@ -532,9 +287,9 @@ fn main() {
                 ),
             ] {
                 print!("{name}");
-                for (cn, c) in &cs {
+                for (cn, c, rq) in &cs {
                     let mut s = honest_base();
-                    s.run_queue = true;
+                    s.run_queue = *rq;
                     s.work = if exp {
                         Work::Exponential(w)
                     } else {
@@ -551,7 +306,7 @@ fn main() {
                         });
                     }
                     let (mut a, mut r, mut last) = (0, 0, 0f32);
-                    for seed in 1..=seeds {
+                    for seed in first..first + seeds {
                         let run = sim::run(&s, c, seed);
                         a += run.arrived;
                         r += run.refused;

@@ -1,12 +1,17 @@
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::aside::Ages;
 use super::control::Control;
+use super::fairness::Fairness;
 use super::gate::Gate;
 use super::histogram::Shard;
+use super::keys::{HELD, KeyCounts, Keys};
+use super::lending::Lending;
 use super::wait::Waiters;
-use super::{Algorithm, Class, LimitMode, Outcome, Shed, slot};
+use super::{Algorithm, Class, Hold, LimitMode, LimitState, LocalSignal, Outcome, Shed, slot};
 use crate::clock::Clock;
 
 /// All state of one limit.
@@ -32,26 +37,29 @@ pub(crate) struct Shared {
     pub(super) waiters: Mutex<Waiters>,
     pub(super) control: Mutex<Control>,
     pub(super) clock: Clock,
-    /// Requests in flight by the generation they were let in with, oldest gone: see [`Shared::age_places`].
-    generations: [AtomicU32; GENERATIONS],
-    generation: AtomicU32,
-    generation_ends: AtomicU64,
-    /// In flight, and older than all generations.
-    pub(super) parked: AtomicU32,
-    /// What the limit of the gate was raised by for them.
-    pub(super) lent: AtomicU32,
-    pub(crate) local_signal: super::LocalSignal,
-    answered: AtomicU64,
-    silent_since: AtomicU64,
-    silences: AtomicU32,
-    /// How many left, and the sum of those in flight when they did.
-    pub(super) left: (AtomicU64, AtomicU64),
+    /// That of those who come now: see [`Aside`](super::aside::Aside).
+    pub(super) generation: AtomicU32,
+    /// The limit for those who hold a place; that of the gate is higher by those inside who hold none.
+    pub(super) limit: AtomicU32,
+    /// Those who are set aside.
+    pub(super) aside: AtomicU32,
+    pub(super) keys: KeyCounts,
+    pub(super) lending: Lending,
+    pub(super) fairness: Fairness,
+    pub(super) max_lent: AtomicU32,
+    /// Whether the limit is not one yet: see [`LimitState::Open`](super::LimitState::Open).
+    pub(super) open: AtomicBool,
+    /// When it may rise by nothing but the time, in nanoseconds.
+    pub(super) next_step: AtomicU64,
+    /// How long a request may wait while there is a limit, and whether it may while there is none.
+    #[cfg_attr(
+        not(any(feature = "sim", feature = "tokio")),
+        expect(dead_code, reason = "nobody can wait")
+    )]
+    pub(super) max_wait: Duration,
+    pub(super) can_wait: bool,
+    pub(crate) local_signal: LocalSignal,
 }
-
-/// A request that is still there when so many generations have come and gone is parked.
-const GENERATIONS: usize = 4;
-/// A generation lasts for so many answers, in limits.
-const OVERTAKEN: u64 = 8;
 
 #[derive(Debug)]
 pub(super) struct Recorder {
@@ -63,6 +71,10 @@ pub(super) struct Recorder {
     pub(super) overloads: AtomicU64,
     pub(super) ignored: AtomicU64,
     pub(super) cancelled: AtomicU64,
+    pub(super) ages: Ages,
+    /// How many gave a place back, and the sum of those in flight when they did.
+    left: AtomicU64,
+    in_flight_then: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -74,12 +86,18 @@ pub(super) struct ClassState {
     /// By [`Shed`].
     pub(super) shed: [AtomicU64; Shed::COUNT],
     pub(super) would_shed: AtomicU64,
+    /// How long its requests keep their seats, or else their places.
+    pub(super) hold: Hold,
+    /// The limit of its own.
+    pub(super) seats: Option<Arc<Shared>>,
 }
 
 impl ClassState {
-    pub(super) fn new(name: &str, share: f64) -> Self {
+    pub(super) fn new(name: &str, share: f64, hold: Hold, seats: Option<Arc<Shared>>) -> Self {
         Self {
             name: name.into(),
+            hold,
+            seats,
             share: AtomicU64::new(scale_share(share)),
             in_flight: AtomicU32::new(0),
             shed: [const { AtomicU64::new(0) }; Shed::COUNT],
@@ -109,9 +127,10 @@ impl Shared {
         classes: Box<[ClassState]>,
         max_wait: Duration,
         clock: Clock,
-        local_signal: super::LocalSignal,
     ) -> Self {
         algorithm.set_range(min, max);
+        let initial = algorithm.initial();
+        let is_open = algorithm.state() == LimitState::Open;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let recorder = || Recorder {
             latencies: Shard::new(),
@@ -120,9 +139,12 @@ impl Shared {
             overloads: AtomicU64::new(0),
             ignored: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
+            ages: Ages::default(),
+            left: AtomicU64::new(0),
+            in_flight_then: AtomicU64::new(0),
         };
         Self {
-            gate: Gate::new(algorithm.initial()),
+            gate: Gate::new(initial),
             due: AtomicU64::new(0),
             overload_quiet: AtomicU64::new(0),
             median: AtomicU64::new(0),
@@ -135,74 +157,34 @@ impl Shared {
             waiters: Mutex::new(Waiters::new(max_wait)),
             control: Mutex::new(Control::new(algorithm, (min, max))),
             clock,
-            generations: [const { AtomicU32::new(0) }; GENERATIONS],
             generation: AtomicU32::new(0),
-            generation_ends: AtomicU64::new(0),
-            parked: AtomicU32::new(0),
-            lent: AtomicU32::new(0),
-            local_signal,
-            answered: AtomicU64::new(0),
-            silent_since: AtomicU64::new(0),
-            silences: AtomicU32::new(0),
-            left: (AtomicU64::new(0), AtomicU64::new(0)),
+            limit: AtomicU32::new(initial),
+            aside: AtomicU32::new(0),
+            keys: KeyCounts::new(RandomState::new().hash_one(0)),
+            lending: Lending::new(),
+            fairness: Fairness::default(),
+            max_lent: AtomicU32::new(max),
+            open: AtomicBool::new(is_open),
+            next_step: AtomicU64::new(0),
+            max_wait,
+            can_wait: true,
+            local_signal: LocalSignal::new(),
         }
     }
 
-    pub(super) fn run_queue(&self) -> Option<f64> {
-        self.local_signal.tasks_per_core()
+    /// Those who are inside and no client keeps waiting, and the limit for those who hold a place.
+    pub(crate) fn load(&self) -> (u32, u32) {
+        let (inside, _) = self.gate.load();
+        let in_flight = inside.saturating_sub(self.lending.stalled());
+        (in_flight, self.limit.load(Ordering::Relaxed))
     }
 
-    /// Counts a request in; the generation it belongs to.
-    pub(super) fn be_born(&self) -> u32 {
-        let generation = self.generation.load(Ordering::Relaxed);
-        self.generations[generation as usize % GENERATIONS].fetch_add(1, Ordering::Relaxed);
-        generation
-    }
-
-    pub(super) fn pass_away(&self, generation: u32) {
-        let age = self
-            .generation
-            .load(Ordering::Relaxed)
-            .wrapping_sub(generation);
-        let of = if (age as usize) < GENERATIONS {
-            &self.generations[generation as usize % GENERATIONS]
-        } else {
-            &self.parked
-        };
-        of.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Whoever has been overtaken by many times as many answers as there are places waits for something else than
-    /// the others do, be it a client, an event or a slow upstream: it no longer counts. Nobody is overtaken in a
-    /// service that answers nothing.
-    pub(super) fn age_places(&self, answers: u64, limit: u32, now: u64) {
-        let before = self.answered.swap(answers, Ordering::Relaxed);
-        if answers != before {
-            self.silent_since.store(now, Ordering::Relaxed);
-            self.silences.store(0, Ordering::Relaxed);
-        }
-        // Or nothing at all is answered while others are refused: a few more are let in, ever more seldom.
-        let silence = now.saturating_sub(self.silent_since.load(Ordering::Relaxed));
-        let silences = self.silences.load(Ordering::Relaxed);
-        let patience =
-            (16 * self.median.load(Ordering::Relaxed)).max(250_000_000) << silences.min(8);
-        let silent = silence > patience;
-        if silent {
-            self.silences.store(silences + 1, Ordering::Relaxed);
-            self.silent_since.store(now, Ordering::Relaxed);
-        }
-        let (in_flight, _) = self.gate.load();
-        let active = in_flight.saturating_sub(self.parked.load(Ordering::Relaxed));
-        if !silent && answers < self.generation_ends.load(Ordering::Relaxed) {
-            return;
-        }
-        let size = OVERTAKEN * u64::from(limit.min(active)).max(8);
-        self.generation_ends
-            .store(answers + size, Ordering::Relaxed);
-        let next = self.generation.load(Ordering::Relaxed).wrapping_add(1);
-        let left = self.generations[next as usize % GENERATIONS].swap(0, Ordering::Relaxed);
-        self.parked.fetch_add(left, Ordering::Relaxed);
-        self.generation.store(next, Ordering::Relaxed);
+    /// The limit has changed, or those inside who hold no place.
+    pub(super) fn set_gate(&self) {
+        let aside = self.aside.load(Ordering::Relaxed);
+        let beside = aside.saturating_add(self.lending.stalled());
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.gate.set_limit(limit.saturating_add(beside));
     }
 
     pub(super) fn median(&self) -> Duration {
@@ -222,16 +204,49 @@ impl Shared {
         self.grant_waiters();
     }
 
+    pub(super) fn quarter(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed) / 4
+    }
+
+    pub(super) fn max_lent(&self) -> u32 {
+        self.max_lent.load(Ordering::Relaxed)
+    }
+
+    /// Whether more are inside than may be.
+    pub(super) fn is_over(&self) -> bool {
+        let (inside, limit) = self.gate.load();
+        inside > limit
+    }
+
+    /// Gives a place back that is going to be taken again.
+    pub(super) fn lend(&self) {
+        if self.gate.leave().0 {
+            self.grant_waiters();
+        }
+    }
+
+    /// Takes a place again; whether that is one too many.
+    pub(super) fn retake(&self) -> bool {
+        self.gate.enter_beyond_limit();
+        self.is_over()
+    }
+
     /// Takes a place if there is one. With `queued`, those who already wait are not in the way.
     #[inline]
-    pub(super) fn try_enter(&self, class: Class, queued: bool) -> bool {
-        if self.gate.try_enter(queued) {
+    pub(super) fn try_enter(&self, class: Class, keys: Keys, queued: bool) -> bool {
+        let entered = if self.keys.is_used() || !keys.is_none() {
+            self.try_enter_fairly(keys, queued)
+        } else {
+            self.gate.try_enter(queued, |limit| limit)
+        };
+        if entered {
             if self.has_classes() {
                 self.class(class).in_flight.fetch_add(1, Ordering::Relaxed);
             }
+            self.keys.add(keys, HELD);
             return true;
         }
-        self.enter_full(class)
+        self.enter_full(class, keys, queued)
     }
 
     /// Whether a class may be admitted although those before it in the queue may not.
@@ -239,29 +254,40 @@ impl Shared {
         self.classes.len() > 1
     }
 
-    /// The limit is reached: a guaranteed share or shadow mode may still let the request in.
+    /// The limit is reached: places may have been lent meanwhile, and a guaranteed share or shadow mode may still let
+    /// the request in.
     #[cold]
-    fn enter_full(&self, class: Class) -> bool {
+    fn enter_full(&self, class: Class, keys: Keys, queued: bool) -> bool {
         let state = self.class(class);
-        let guaranteed = state.guaranteed(self.gate.load().1);
+        if self.lending.may_age() && self.age_handed(self.clock.nanos())
+            || self.fairness.may_go_beyond(self.lending.debt())
+        {
+            if self.try_enter_fairly(keys, queued) {
+                if self.has_classes() {
+                    state.in_flight.fetch_add(1, Ordering::Relaxed);
+                }
+                self.keys.add(keys, HELD);
+                return true;
+            }
+        }
+        let guaranteed = state.guaranteed(self.limit.load(Ordering::Relaxed));
         let take = |taken| (taken < guaranteed).then_some(taken + 1);
-        if state
+        let is_guaranteed = state
             .in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .is_ok()
-        {
-            self.gate.enter_beyond_limit();
-            return true;
-        }
-        if self.mode() == LimitMode::Shadow {
+            .is_ok();
+        if !is_guaranteed {
+            if self.mode() != LimitMode::Shadow {
+                return false;
+            }
             state.would_shed.fetch_add(1, Ordering::Relaxed);
             if self.has_classes() {
                 state.in_flight.fetch_add(1, Ordering::Relaxed);
             }
-            self.gate.enter_beyond_limit();
-            return true;
         }
-        false
+        self.gate.enter_beyond_limit();
+        self.keys.add(keys, HELD);
+        true
     }
 
     #[inline]
@@ -270,6 +296,22 @@ impl Shared {
         self.classes
             .get(usize::from(class.0))
             .unwrap_or(&self.classes[0])
+    }
+
+    /// The limit of the class's own, if it has one.
+    #[inline]
+    pub(super) fn seats(&self, class: Class) -> Option<&Arc<Self>> {
+        self.class(class).seats.as_ref()
+    }
+
+    /// How long a request of the class holds its place.
+    #[inline]
+    pub(super) fn hold_of(&self, class: Class) -> Hold {
+        let state = self.class(class);
+        match state.seats {
+            Some(_) => self.classes[0].hold,
+            None => state.hold,
+        }
     }
 
     pub(super) fn shed(&self, class: Class, reason: Shed) {
@@ -285,25 +327,38 @@ impl Shared {
 
     /// Gives a place back, to one who waits if there is one.
     #[inline]
-    pub(super) fn release(&self, class: Class) {
-        if self.leave(class) {
+    pub(super) fn release(&self, class: Class, keys: Keys) {
+        if self.leave(class, keys) {
             self.grant_waiters();
         }
     }
 
-    /// Gives a place back; whether somebody waits for it.
-    #[inline]
-    pub(super) fn leave(&self, class: Class) -> bool {
+    /// Forgets a request that holds no place.
+    pub(super) fn forget(&self, class: Class, keys: Keys) {
         if self.has_classes() {
             self.class(class).in_flight.fetch_sub(1, Ordering::Relaxed);
         }
-        let (waiters, in_flight) = self.gate.leave();
-        // Of the prototype: one of each thread in the end.
-        self.left.0.fetch_add(1, Ordering::Relaxed);
-        self.left
-            .1
-            .fetch_add(u64::from(in_flight), Ordering::Relaxed);
-        waiters
+        self.keys.sub(keys, HELD);
+    }
+
+    /// Gives a place back; whether somebody waits for it.
+    #[inline]
+    pub(super) fn leave(&self, class: Class, keys: Keys) -> bool {
+        self.forget(class, keys);
+        let (is_awaited, in_flight) = self.gate.leave();
+        let (recorder, exclusive) = self.recorder();
+        slot::add(&recorder.left, exclusive);
+        slot::change(&recorder.in_flight_then, u64::from(in_flight), exclusive);
+        is_awaited
+    }
+
+    /// How many gave a place back so far, and the sum of those in flight when they did.
+    pub(super) fn departures(&self) -> (u64, u64) {
+        let sum = |of: fn(&Recorder) -> &AtomicU64| {
+            let counts = self.recorders.iter().map(|r| of(r).load(Ordering::Relaxed));
+            counts.fold(0, u64::wrapping_add)
+        };
+        (sum(|r| &r.left), sum(|r| &r.in_flight_then))
     }
 
     /// The time, if this request is one that is timed; else [`UNTIMED`].
@@ -352,7 +407,7 @@ impl Shared {
 
     /// The recorder of this thread, and whether no other thread writes to it.
     #[inline]
-    fn recorder(&self) -> (&Recorder, bool) {
+    pub(super) fn recorder(&self) -> (&Recorder, bool) {
         let (thread, shared) = (slot::current(), self.recorders.len() - 1);
         (&self.recorders[thread.min(shared)], thread < shared)
     }

@@ -4,27 +4,32 @@ use std::time::Duration;
 
 use super::scenario::{Discipline, Plant, Scenario, exponential};
 use super::sharing::Sharing;
+use super::waiting::{Asking, Waiting};
 use crate::clock::Rng;
-use crate::{AdaptiveLimit, Algorithm, AlgorithmKind, LimitConfig, ManualClock, Outcome, Permit};
+use crate::{
+    AdaptiveLimit, Algorithm, AlgorithmKind, LimitConfig, LocalSignal, ManualClock, Outcome, Permit,
+};
 
 /// What stands in front of the service.
 #[derive(Debug, Clone)]
 pub enum Contender {
+    /// The default limit, as it is configured if nothing is.
+    Default,
     /// Nothing.
     NoLimit,
     /// One of the algorithms of this crate, with its initial limit.
     Kind(AlgorithmKind, u32),
     /// An algorithm of your own, from a seed.
     Own(fn(u64) -> Box<dyn Algorithm>),
-    /// The same with a limit that may become this high.
-    Wide(fn(u64) -> Box<dyn Algorithm>, u32),
 }
 
 impl Contender {
-    fn build(&self, clock: &ManualClock, seed: u64) -> AdaptiveLimit {
+    fn build(&self, clock: &ManualClock, seed: u64, signal: &LocalSignal) -> AdaptiveLimit {
         let mut config = LimitConfig::default();
         let builder = AdaptiveLimit::builder().clock(clock.clock()).seed(seed);
+        let builder = builder.local_signal(signal).simulated();
         let builder = match self {
+            Self::Default => builder,
             Self::NoLimit => {
                 config.algorithm = AlgorithmKind::Fixed;
                 (config.initial, config.max) = (u32::MAX, u32::MAX);
@@ -35,10 +40,6 @@ impl Contender {
                 config.initial = *initial;
                 config.min = config.min.min(*initial);
                 builder
-            }
-            Self::Wide(build, max) => {
-                config.max = *max;
-                builder.boxed_algorithm(build(seed))
             }
             Self::Own(build) => builder.boxed_algorithm(build(seed)),
         };
@@ -147,22 +148,15 @@ pub fn run(scenario: &Scenario, contender: &Contender, seed: u64) -> Run {
 /// and with an equal part of the load.
 #[must_use]
 pub fn run_shared(scenario: &Scenario, contenders: &[Contender], seed: u64) -> Vec<Run> {
-    let clock = ManualClock::default();
-    let limits = contenders
-        .iter()
-        .zip(seed..)
-        .map(|(c, seed)| c.build(&clock, seed))
-        .collect();
-    Engine::new(scenario, clock, limits, None, seed).run()
+    Engine::new(scenario, contenders, None, seed).run()
 }
 
 /// Runs one scenario behind two limits, one after the other, as of a client and of the service itself. The run
 /// shows the limit of the first.
 #[must_use]
 pub fn run_in_series(scenario: &Scenario, contenders: [&Contender; 2], seed: u64) -> Run {
-    let clock = ManualClock::default();
-    let [first, second] = contenders.map(|contender| contender.build(&clock, seed));
-    Engine::new(scenario, clock, vec![first], Some(second), seed)
+    let [first, second] = contenders;
+    Engine::new(scenario, std::slice::from_ref(first), Some(second), seed)
         .run()
         .remove(0)
 }
@@ -170,9 +164,13 @@ pub fn run_in_series(scenario: &Scenario, contenders: [&Contender; 2], seed: u64
 struct Engine<'a> {
     scenario: &'a Scenario,
     clock: ManualClock,
+    signal: LocalSignal,
     limits: Vec<AdaptiveLimit>,
     /// Stands behind each of the others.
     second: Option<AdaptiveLimit>,
+    waiting: Waiting,
+    /// For each limit, whether somebody looks when its next step is due.
+    stepping: Vec<bool>,
     rng: Rng,
     now: f64,
     plant: Plant,
@@ -227,7 +225,10 @@ enum What {
     Done(usize),
     Answer(usize, Reply),
     Timeout(usize, u32),
-    Again(u32, usize, Option<usize>, f64),
+    /// Of one who waits, in which slot, and since when.
+    WaitedTooLong(usize, f64),
+    /// What may begin at once may rise.
+    Step(usize),
     Sample,
 }
 
@@ -259,11 +260,24 @@ const RESOLUTION: f64 = 0.005;
 impl<'a> Engine<'a> {
     fn new(
         scenario: &'a Scenario,
-        clock: ManualClock,
-        limits: Vec<AdaptiveLimit>,
-        second: Option<AdaptiveLimit>,
+        contenders: &[Contender],
+        second: Option<&Contender>,
         seed: u64,
     ) -> Self {
+        let (clock, signal) = (ManualClock::default(), LocalSignal::new());
+        // Who calls the service hears nothing of its machine.
+        let none = LocalSignal::new();
+        let hears = if second.is_some() || contenders.len() > 1 {
+            &none
+        } else {
+            &signal
+        };
+        let limits: Vec<_> = contenders
+            .iter()
+            .zip(seed..)
+            .map(|(contender, seed)| contender.build(&clock, seed, hears))
+            .collect();
+        let second = second.map(|contender| contender.build(&clock, seed, &signal));
         let runs = vec![
             Run {
                 slo: scenario.slo,
@@ -274,8 +288,11 @@ impl<'a> Engine<'a> {
         Self {
             scenario,
             clock,
+            signal,
+            stepping: vec![false; limits.len()],
             limits,
             second,
+            waiting: Waiting::default(),
             rng: Rng::new(seed ^ 0x5eed_0f10_ad5e_ed00),
             now: 0.0,
             plant: (scenario.plant)(0.0),
@@ -312,12 +329,7 @@ impl<'a> Engine<'a> {
                 self.plant = (self.scenario.plant)(self.now);
                 if self.scenario.run_queue {
                     let tasks = self.sharing.len() + self.busy + self.queue.len();
-                    for limit in &self.limits {
-                        limit
-                            .shared
-                            .local_signal
-                            .report(tasks as f64 / self.plant.cores);
-                    }
+                    self.signal.report(tasks as f64 / self.plant.cores);
                 }
             }
             let next_event = self.events.peek().map_or(f64::INFINITY, |event| event.0.at);
@@ -337,6 +349,12 @@ impl<'a> Engine<'a> {
                 && let Some(Reverse(event)) = self.events.pop()
             {
                 self.happen(event.what);
+            }
+            while let Some((asking, permit)) = self.waiting.next() {
+                match permit {
+                    Some(permit) => self.enter(asking, permit),
+                    None => self.refuse(asking),
+                }
             }
         }
     }
@@ -402,12 +420,21 @@ impl<'a> Engine<'a> {
             What::Answer(job, Reply::BadRequest) => self.finish(job, Outcome::Ignore),
             What::Answer(job, Reply::TooMany) => self.finish(job, Outcome::Overload),
             What::Timeout(job, generation) => self.give_up(job, generation),
-            What::Again(attempt, client, user, since) => {
-                self.arrive_since(attempt, client, user, false, since)
+            What::WaitedTooLong(slot, since) => {
+                if let Some(asking) = self.waiting.time_out(slot, since) {
+                    self.refuse(asking);
+                }
+            }
+            What::Step(client) => {
+                self.stepping[client] = false;
+                self.limits[client].shared.step();
+                if self.limits[client].shared.gate.has_waiters() {
+                    self.await_step(client);
+                }
             }
             What::Sample => {
                 for (run, limit) in self.runs.iter_mut().zip(&self.limits) {
-                    let (in_flight, limit) = limit.shared.gate.load();
+                    let (in_flight, limit) = limit.shared.load();
                     run.samples.push(Sample {
                         at: self.now,
                         limit,
@@ -434,38 +461,53 @@ impl<'a> Engine<'a> {
 
     fn arrive(&mut self, attempt: u32, client: usize, user: Option<usize>, stream: bool) {
         self.runs[client].arrived += 1;
-        let now = self.now;
-        self.arrive_since(attempt, client, user, stream, now);
+        let asking = Asking {
+            since: self.now,
+            attempt,
+            client,
+            user,
+            stream,
+        };
+        let limit = &self.limits[client];
+        if let Ok(permit) = limit.try_acquire() {
+            return self.enter(asking, permit);
+        }
+        let Some(wait) = limit.shared.may_wait() else {
+            return self.refuse(asking);
+        };
+        let Some(slot) = self.waiting.join(limit, asking) else {
+            return self.refuse(asking);
+        };
+        let until = self.now + wait.as_secs_f64();
+        self.schedule(until, What::WaitedTooLong(slot, self.now));
+        self.await_step(client);
     }
 
-    fn arrive_since(
-        &mut self,
-        attempt: u32,
-        client: usize,
-        user: Option<usize>,
-        stream: bool,
-        since: f64,
-    ) {
-        let acquired = self.limits[client].try_acquire();
-        if acquired.is_err() && !stream {
-            let (_, limit) = self.limits[client].shared.gate.load();
-            let wait: f64 = std::env::var("WAIT")
-                .ok()
-                .and_then(|w| w.parse().ok())
-                .unwrap_or(0.0);
-            if limit >= 256 && self.now - since < wait {
-                let pause = 0.005 * (0.5 + self.rng.between(0.0, 1.0));
-                return self.schedule(self.now + pause, What::Again(attempt, client, user, since));
-            }
+    fn await_step(&mut self, client: usize) {
+        if !std::mem::replace(&mut self.stepping[client], true) {
+            let at = self.now + self.limits[client].shared.next_step().as_secs_f64();
+            self.schedule(at, What::Step(client));
         }
-        let Ok(permit) = acquired else {
-            self.runs[client].refused += 1;
-            self.runs[client].refused_at.push(self.now as f32);
-            if let Some(user) = user {
-                return self.ask_again(user, true);
-            }
-            return self.retry(attempt, client);
-        };
+    }
+
+    fn refuse(&mut self, asking: Asking) {
+        self.runs[asking.client].refused += 1;
+        self.runs[asking.client].refused_at.push(self.now as f32);
+        match asking.user {
+            Some(user) => self.ask_again(user, true),
+            None if asking.stream => {}
+            None => self.retry(asking.attempt, asking.client),
+        }
+    }
+
+    fn enter(&mut self, asking: Asking, permit: Permit) {
+        let Asking {
+            since,
+            attempt,
+            client,
+            user,
+            stream,
+        } = asking;
         let second = match self.second.as_ref().map(AdaptiveLimit::try_acquire) {
             None => None,
             Some(Ok(permit)) => Some(permit),

@@ -18,6 +18,7 @@ mod engine;
 mod report;
 mod scenario;
 mod sharing;
+mod waiting;
 
 pub use engine::{Contender, Run, Sample, run, run_in_series, run_shared};
 pub use report::{Cell, Row, Table, oracle, score};

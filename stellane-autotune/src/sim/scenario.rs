@@ -213,7 +213,7 @@ pub fn scenarios() -> Vec<Scenario> {
         closed: None,
         scale: 1.0,
         equal: true,
-        run_queue: false,
+        run_queue: true,
         streams: None,
         duration: 30.0,
         steps: Vec::new(),

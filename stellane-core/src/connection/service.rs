@@ -129,7 +129,11 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
         let mut waiting = None;
-        match self.answer(request.map(Incoming::from), &mut cx, &mut waiting) {
+        let request = request.map(|body| match http1 {
+            true => Incoming::from(body),
+            false => Incoming::of_stream(body, self.owner.entry.id),
+        });
+        match self.answer(request, &mut cx, &mut waiting) {
             Poll::Ready(answer) => {
                 let open = |body| self.owner.open(http1, body);
                 ResponseFuture::Done(Some(answer.map(|response| response.map(open))))

@@ -13,7 +13,10 @@ use tower_service::Service;
 
 #[cfg(feature = "profiling")]
 use super::builder::HeapSource;
-use super::{Components, RequestBody, Runtime, RuntimeError, admin, builder::Signal, stack};
+use super::{
+    Components, RequestBody, Runtime, RuntimeError, admin, builder::Signal, refusal::OnRefusal,
+    stack,
+};
 #[cfg(unix)]
 use crate::restart::Restart;
 use crate::{
@@ -223,8 +226,15 @@ where
                 engine
                     .start()
                     .map_err(|error| RuntimeError::Serve(Box::new(error)))?;
+                let Components {
+                    runtime_metrics,
+                    local_signal,
+                    ..
+                } = self.components();
                 for runtime in engine.runtimes() {
-                    self.components().runtime_metrics.add_tokio(&runtime);
+                    runtime_metrics.add_tokio(&runtime);
+                    // It ends with the runtime.
+                    runtime.spawn(local_signal.watch_tokio());
                 }
                 self.serve_on(engine).await
             }
@@ -243,6 +253,8 @@ where
             components,
             service,
             signal,
+            on_refusal,
+            limit_layer,
             #[cfg(unix)]
             restart,
             log,
@@ -251,6 +263,9 @@ where
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
+        if !components.local_signal.is_watched() {
+            background.spawn(components.local_signal.watch_tokio());
+        }
         if let Some(tls) = self.tls {
             let interval = config.connection.tls.reload_interval;
             background.spawn(async move { tls.follow_files(interval).await });
@@ -287,7 +302,14 @@ where
 
         #[cfg(unix)]
         background.spawn(tell_ready(components.readiness.clone()));
-        let service = stack::around(service, &components, &config.server);
+        let on_refusal = OnRefusal::new(on_refusal, &components.faults);
+        let service = stack::around(
+            service,
+            &components,
+            &config.server,
+            limit_layer,
+            on_refusal,
+        );
         // The answer to "which process is this?" is no request of the application: outside of all.
         let serving: Serving = match config.dev.hot_reload {
             true => Box::pin(engine.serve(self.listeners, LiveReloadLayer::new().layer(service))),

@@ -1,199 +1,215 @@
 use std::time::Duration;
 
-use super::Window;
-use super::elasticity::Measured;
+use super::curve::Curve;
+use super::overloads::Overloads;
+use super::{LimitEvidence, Tick, Window, clamp_limit, round};
 
-/// What a service did at which concurrency while nobody was refused, and whether that says that it is full.
+/// While nothing says that the service is full: looks for what would, and lets a surge in step by step.
 ///
-/// A service that is not full answers more when more is in flight, and no later. One that is full answers no more, and
-/// all the later. Both are compared with what was measured at half the concurrency or less, so that latencies that are
-/// long, or differ from request to request, say nothing by themselves.
+/// The steps are not there to refuse anybody: what is above them waits for the next. They keep a thousand requests that
+/// come within the same millisecond from being inside of a service that can do twenty before it is known that it can
+/// not do more.
 #[derive(Debug, Clone)]
-pub(super) struct Curve {
-    points: [Option<Point>; BINS],
-    sum: Sum,
-    evidence: f64,
-    answers: f64,
-    latest: Option<Point>,
+pub(super) struct Open {
+    /// What may begin at once.
+    cap: f64,
+    /// The lowest that it is.
+    least: f64,
+    min: u32,
+    max: u32,
+    stepped_at: Duration,
+    /// Answers since then.
+    answers: u64,
+    curve: Curve,
+    target: Option<f64>,
+    /// Of the latest window, in seconds.
+    median: f64,
+    /// Since when the machine has had more to run than it can.
+    queued_since: Option<Duration>,
 }
 
+/// From where to limit, and why.
 #[derive(Debug, Clone, Copy)]
-struct Point {
-    in_flight: f64,
-    throughput: f64,
-    latency: f64,
-    at: Duration,
-    /// Since the beginning.
-    answers: f64,
+pub(super) struct Start {
+    pub(super) limit: f64,
+    /// Whether this limit is known to leave no queue.
+    pub(super) known: bool,
+    /// Throughput and concurrency before.
+    pub(super) before: (f64, f64),
+    pub(super) evidence: LimitEvidence,
 }
 
-/// Windows that are too short to tell.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sum {
-    answers: f64,
-    seconds: f64,
-    in_flight: f64,
-    ln_latency: f64,
-    first: f64,
-}
+/// So many in flight at a time are no overload that a limit must end: a service that can't do them is one that has
+/// hardly any load. Below 10, services of one core were cut by chance; above 30, their queue became the clients' wait.
+const FEW: f64 = 20.0;
+/// The cap doubles in so many seconds, while it is used: within a second and a half from 256 to whatever there is. A
+/// pause of 50 ms let twice as much into a service that collapses, before the signal of its machine was heard; one of 200 ms made
+/// a thousand clients that come together wait for more than a second.
+const STEP: f64 = 0.1;
+/// Or when there were so many answers for each place: what is done so soon is no surge. Without it a hundred thousand
+/// wait for a service that does a million per second.
+const TURNS: f64 = 8.0;
+/// It is used if so much of it is.
+const USED: f64 = 0.5;
+/// What a step leaves of a cap that is not, down to this many times what is.
+const SHRINK: (f64, f64) = (0.9, 4.0);
+/// Natural logarithms of concurrency that brought nothing: enough to act on. The constant that matters most: below 0.8
+/// storms of retries were met too late, as honest load had to be told from them more often by chance.
+const ENOUGH: f64 = 0.9;
+/// Times that on a machine that has next to nothing to do, below this many tasks for each core: what is slow is slow
+/// elsewhere.
+const IDLE: (f64, f64) = (2.0, 0.5);
+/// Tasks ready for each core from which on the machine is full. At 1 it has just enough, and by chance twice as many
+/// for a while.
+const FULL: f64 = 2.5;
+/// For so many seconds.
+const LONG: f64 = 0.01;
+/// How many places are the machine's knee, in terms of what keeps its cores busy.
+const SPARE: f64 = 1.25;
+/// What is left of the load when the service itself says that it is overloaded. A cut to the knee, as far below as that
+/// was measured, cost a third of the throughput where refusing is all that the service does.
+const TOLD: f64 = 0.8;
+/// Nothing is answered any more: so many have come for each answer, in so many medians, and are so many times the usual.
+const STALL: (f64, f64, f64) = (4.0, 8.0, 2.0);
 
-/// Each [`RATIO`] times as wide as the one before: to 1.5^32 = 430 000 in flight.
-const BINS: usize = 32;
-const RATIO: f64 = 1.5;
-/// A point is of so many answers at least,
-const ANSWERS: f64 = 24.0;
-/// or of so many if the concurrency has doubled meanwhile.
-const FEW: f64 = 8.0;
-/// What is compared differs in concurrency by this at least.
-const APART: f64 = 1.9;
-/// Half way between a service that is not full and one that is.
-const HALF: f64 = 0.5;
-/// So many times what was answered since.
-const BURIED: f64 = 2.0;
-/// By so much it is off still.
-const CHANCE: f64 = 1.5;
-/// The part of all answers since that must be in flight more.
-const PILE: f64 = 0.01;
-/// One point alone is not to decide.
-const MOST: f64 = 0.5;
-const WORST: f64 = -0.3;
-/// What was answered so far was begun when less was in flight: its latency says less than it will.
-const LATER: f64 = 0.8;
-/// A point is forgotten after so many seconds, or so many latencies.
-const FRESH: (f64, f64) = (60.0, 40.0);
-/// What one point leaves of the evidence before.
-const KEPT: f64 = 0.9;
-
-impl Curve {
-    pub(super) fn new() -> Self {
+impl Open {
+    pub(super) fn new(initial: u32, min: u32, max: u32) -> Self {
+        let least = clamp_limit(f64::from(initial), min, max);
         Self {
-            points: [None; BINS],
-            sum: Sum::default(),
-            evidence: 0.0,
-            answers: 0.0,
-            latest: None,
+            cap: least,
+            least,
+            min,
+            max,
+            stepped_at: Duration::ZERO,
+            answers: 0,
+            curve: Curve::new(),
+            target: None,
+            median: 0.0,
+            queued_since: None,
         }
     }
 
-    pub(super) fn forget(&mut self) {
-        self.evidence = 0.0;
-        self.sum = Sum::default();
+    pub(super) fn set_range(&mut self, min: u32, max: u32) {
+        (self.min, self.max) = (min, max);
     }
 
-    /// Throughput and concurrency of the latest point.
-    pub(super) fn latest_point(&self) -> (f64, f64) {
-        self.latest
-            .map_or((0.0, 0.0), |point| (point.throughput, point.in_flight))
+    pub(super) fn set_target(&mut self, seconds: Option<f64>) {
+        self.target = seconds;
     }
 
-    /// The concurrency of the latest point.
-    pub(super) fn latest(&self) -> Option<f64> {
-        self.latest.map(|point| point.in_flight)
+    pub(super) fn cap(&self) -> u32 {
+        round(clamp_limit(self.cap, self.min, self.max))
     }
 
-    /// Adds a window; how much says that the service is full, in natural logarithms of concurrency that brought nothing.
-    pub(super) fn add(&mut self, window: &Window<'_>, latency: f64) -> f64 {
-        self.answers += window.answers as f64;
-        let sum = &mut self.sum;
-        if sum.answers == 0.0 {
-            sum.first = window.mean_in_flight;
+    pub(super) fn next_step(&self) -> Duration {
+        self.stepped_at + Duration::from_secs_f64(STEP)
+    }
+
+    /// After a time with a limit; what was measured before is still worth comparing with.
+    pub(super) fn begin(&mut self, limit: u32, now: Duration) {
+        self.curve.forget();
+        self.queued_since = None;
+        self.cap = self.least.max(f64::from(limit));
+        self.stepped_at = now;
+    }
+
+    /// By wall time, whatever is answered meanwhile, or by answers.
+    fn step(&mut self, now: Duration, in_flight: f64) {
+        // Also when the clock went back.
+        let waited = now.saturating_sub(self.stepped_at).as_secs_f64();
+        let is_due = waited >= STEP || self.answers as f64 > TURNS * self.cap;
+        if !is_due && now >= self.stepped_at {
+            return;
         }
-        let answers = window.answers as f64;
-        let seconds = window.end.saturating_sub(window.start).as_secs_f64();
-        sum.answers += answers;
-        sum.seconds += seconds;
-        sum.in_flight += seconds * window.mean_in_flight;
-        sum.ln_latency += answers * latency.ln();
-        let grew = window.mean_in_flight > 2.0 * sum.first;
-        if sum.answers < if grew { FEW } else { ANSWERS } {
-            return 0.0;
+        (self.stepped_at, self.answers) = (now, 0);
+        let cap = if in_flight >= USED * self.cap {
+            2.0 * self.cap
+        } else {
+            (SHRINK.0 * self.cap)
+                .max(SHRINK.1 * in_flight)
+                .min(self.cap)
+        };
+        self.cap = cap.max(self.least).min(f64::from(self.max));
+    }
+
+    /// Whether a window with answers says that the service is full. `doubt` is how much more evidence it takes than
+    /// usual.
+    pub(super) fn on_window(
+        &mut self,
+        window: &Window<'_>,
+        overloads: &Overloads,
+        doubt: f64,
+    ) -> Option<Start> {
+        self.median = window.latencies.quantile(0.5);
+        let flat = self.curve.add(window);
+        self.answers += window.answers;
+        self.step(window.end, f64::from(window.max_in_flight));
+        let is_idle = window.tasks_per_core.is_some_and(|tasks| tasks < IDLE.1);
+        let enough = doubt * ENOUGH * if is_idle { IDLE.0 } else { 1.0 };
+        if flat > enough && window.mean_in_flight > FEW {
+            let (knee, known) = self.curve.knee(window.end);
+            return self.full(knee, known, self.curve.evidence(window.end));
         }
-        let sum = std::mem::take(sum);
-        self.compare(Point {
-            in_flight: (sum.in_flight / sum.seconds).max(0.1),
-            throughput: sum.answers / sum.seconds,
-            latency: (sum.ln_latency / sum.answers).exp(),
-            at: window.end,
-            answers: self.answers,
+        if let Some(evidence) = overloads.evidence() {
+            return self.full(TOLD * window.mean_in_flight, true, evidence);
+        }
+        if let Some(most) = self.target.map(|target| 2.0 * target) {
+            let p99 = window.latencies.quantile(0.99);
+            if p99 > most {
+                let limit = TOLD * window.mean_in_flight;
+                return self.full(limit, true, LimitEvidence::Target { p99, most });
+            }
+        }
+        self.on_machine(
+            window.end,
+            f64::from(window.in_flight),
+            window.tasks_per_core,
+        )
+    }
+
+    pub(super) fn on_tick(&mut self, tick: Tick, overloads: &Overloads) -> Option<Start> {
+        self.step(tick.now, f64::from(tick.in_flight));
+        if tick.answers == 0
+            && let Some(evidence) = overloads.evidence()
+            && f64::from(tick.in_flight) > FEW
+        {
+            return self.full(TOLD * f64::from(tick.in_flight), true, evidence);
+        }
+        // Many come and hardly anything is answered: of a service that answered before, since all that comes to one
+        // that takes a minute looks like this for a minute.
+        if let Some((_, usual)) = self.curve.latest() {
+            let came = tick.in_flight.saturating_sub(tick.began_with);
+            let is_idle = tick.tasks_per_core.is_some_and(|tasks| tasks < IDLE.1);
+            let is_stalled = STALL.0 * (tick.answers as f64) < f64::from(came)
+                && tick.passed.as_secs_f64() > STALL.1 * self.median
+                && f64::from(tick.in_flight) > STALL.2 * usual.max(FEW);
+            if is_stalled && !is_idle {
+                let answers = tick.answers;
+                return self.full(usual, false, LimitEvidence::Stalled { came, answers });
+            }
+        }
+        self.on_machine(tick.now, f64::from(tick.in_flight), tick.tasks_per_core)
+    }
+
+    fn on_machine(&mut self, now: Duration, in_flight: f64, tasks: Option<f64>) -> Option<Start> {
+        let Some(tasks_per_core) = tasks.filter(|tasks| *tasks > FULL) else {
+            self.queued_since = None;
+            return None;
+        };
+        let since = *self.queued_since.get_or_insert(now);
+        if now.saturating_sub(since).as_secs_f64() < LONG {
+            return None;
+        }
+        let limit = SPARE * in_flight / tasks_per_core;
+        self.full(limit, false, LimitEvidence::Machine { tasks_per_core })
+    }
+
+    fn full(&self, limit: f64, known: bool, evidence: LimitEvidence) -> Option<Start> {
+        Some(Start {
+            limit,
+            known,
+            before: self.curve.latest().unwrap_or_default(),
+            evidence,
         })
     }
-
-    fn compare(&mut self, point: Point) -> f64 {
-        let bin = bin_of(point.in_flight);
-        let below = || {
-            let apart = |old: &&Point| {
-                point.in_flight > APART * old.in_flight && old.is_fresh(point.at, point.latency)
-            };
-            self.points[..=bin].iter().rev().flatten().filter(apart)
-        };
-        let reference = below().next();
-        // A quartile of few answers is often off: the slowest that was seen with less in flight is what counts.
-        let usual = below().map(|old| old.latency).fold(0.0, f64::max);
-        let evidence = reference.map_or(0.0, |old| {
-            let [throughput, latency] = point.slopes(*old);
-            // What is there more by now must be a part of what came since: else latency has changed by itself.
-            let more = point.in_flight - old.in_flight;
-            let piles_up = more > PILE * (point.answers - old.answers);
-            let slower = point.latency > CHANCE * usual;
-            // Or so much more that what is answered is but the luckiest.
-            let buried = more > BURIED * (point.answers - old.answers);
-            let full = latency < LATER && slower && piles_up || buried;
-            let elasticity = if full { throughput.max(WORST) } else { 1.0 };
-            ((point.in_flight / old.in_flight).ln().min(2.0) * (HALF - elasticity)).min(MOST)
-        });
-        self.evidence = (KEPT * self.evidence + evidence).max(0.0);
-        let old = self.points[bin].filter(|old| old.is_fresh(point.at, point.latency));
-        self.points[bin] = Some(old.map_or(point, |old| old.between(point)));
-        self.latest = Some(point);
-        self.evidence
-    }
-
-    /// The concurrency that does the most without a queue, by Little's law: the highest throughput times the shortest
-    /// stay. And whether less has been seen, so that this is no guess.
-    pub(super) fn knee(&self, now: Duration) -> (f64, bool) {
-        let Some(latest) = self.latest else {
-            return (0.0, false);
-        };
-        let fresh = self
-            .points
-            .iter()
-            .flatten()
-            .filter(|point| point.is_fresh(now, latest.latency));
-        let (mut most, mut stay, mut least) = (latest.throughput, f64::INFINITY, f64::INFINITY);
-        for point in fresh {
-            most = most.max(point.throughput);
-            stay = stay.min(point.in_flight / point.throughput);
-            least = least.min(point.in_flight);
-        }
-        let knee = (most * stay).min(latest.in_flight);
-        (knee, least < 0.6 * knee)
-    }
-}
-
-impl Point {
-    fn is_fresh(&self, now: Duration, latency: f64) -> bool {
-        let age = now.saturating_sub(self.at).as_secs_f64();
-        age < FRESH.0.max(FRESH.1 * latency)
-    }
-
-    fn slopes(&self, old: Self) -> [f64; 2] {
-        let measured = |p: &Self| Measured::of(p.in_flight, p.throughput, p.latency);
-        measured(self).slopes(measured(&old)).unwrap_or([1.0; 2])
-    }
-
-    fn between(self, new: Self) -> Self {
-        let half = |old: f64, new: f64| (old * new).sqrt();
-        Self {
-            in_flight: half(self.in_flight, new.in_flight),
-            throughput: half(self.throughput, new.throughput),
-            latency: half(self.latency, new.latency),
-            at: new.at,
-            answers: new.answers,
-        }
-    }
-}
-
-fn bin_of(in_flight: f64) -> usize {
-    // A cast saturates.
-    ((in_flight.max(1.0).ln() / RATIO.ln()) as usize).min(BINS - 1)
 }

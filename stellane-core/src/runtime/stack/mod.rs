@@ -22,7 +22,7 @@ use stellane_autotune::AdaptiveLimitLayer;
 use tower_service::Service;
 
 use self::{ongoing::Parts, service::Preset};
-use super::{Components, RequestBody};
+use super::{Components, RequestBody, refusal::OnRefusal};
 use crate::{BoxError, config::ServerConfig, connection::HttpService};
 
 /// Outermost first: metrics see every answer, refusals too; a fault below the limit gives its place back.
@@ -30,6 +30,8 @@ pub(super) fn around<S, B>(
     service: S,
     components: &Components,
     server: &ServerConfig,
+    limit: AdaptiveLimitLayer,
+    on_refusal: OnRefusal,
 ) -> impl HttpService
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
@@ -37,9 +39,10 @@ where
     S::Error: Into<BoxError> + Send,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
+    let limit = limit.overload(&components.overload);
     let parts = Parts {
         metrics: components.metrics,
-        limit: AdaptiveLimitLayer::new(&components.limit).overload(&components.overload),
+        limit: on_refusal.of_limit(limit),
         pools: components.pools.clone(),
         faults: components.faults.clone(),
         rules: components.http1_rules.clone(),
@@ -47,6 +50,7 @@ where
             Ok(0) | Err(_) => usize::MAX,
             Ok(bytes) => bytes,
         },
+        on_refusal,
     };
     #[cfg(feature = "profiling")]
     let service =
