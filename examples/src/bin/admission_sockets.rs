@@ -56,8 +56,8 @@ async fn compare() -> Result<usize, BoxError> {
         (OVERLOAD, Judge::Overload),
     ];
     println!(
-        "| server | row | requests | refused | failed | bystander | its p99 | most in flight, lent, aside, waiting | limited | grew by | |\n\
-         |---|---|--:|--:|--:|---|--:|--:|---|--:|---|"
+        "| server | row | requests | refused | failed | bystander | its p99 | in flight | most, lent, aside, waiting | limited | grew by | |\n\
+         |---|---|--:|--:|--:|---|--:|--:|--:|---|--:|---|"
     );
     let mut bad = 0;
     for kind in SERVERS {
@@ -91,7 +91,7 @@ fn print(server: &str, row: &str, report: &Report, faults: &[String]) -> Result<
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "| {} | {} | {} | {} | {} | {} | {:.0} ms | {} | {} | {:.1} MB | {} {} |",
+        "| {} | {} | {} | {} | {} | {} | {:.0} ms | {:.0} | {} | {} | {:.1} MB | {} {} |",
         server,
         row,
         load.requests,
@@ -99,6 +99,7 @@ fn print(server: &str, row: &str, report: &Report, faults: &[String]) -> Result<
         load.failed,
         answers.join(", "),
         report.bystander_p99.as_secs_f64() * 1000.0,
+        held.mean_in_flight,
         [held.in_flight, held.lent, held.aside, held.waiting]
             .map(|n| n.to_string())
             .join(", "),

@@ -113,6 +113,8 @@ pub(crate) struct Report {
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     pub(crate) in_flight: u32,
+    /// On average.
+    pub(crate) mean_in_flight: f64,
     /// Let in, without a place, since its client was waited for.
     pub(crate) lent: u32,
     /// Beside the limit, since it outlived the others.
@@ -222,10 +224,12 @@ async fn bystander(server: Arc<Server>, over: Arc<AtomicBool>) -> Result<Answers
 
 async fn watch(server: Arc<Server>, over: Arc<AtomicBool>) -> Held {
     let (before, mut held) = (resident(), Held::default());
-    let (began, mut changes) = (Instant::now(), 0);
+    let (began, mut changes, mut looks) = (Instant::now(), 0, 0.0);
     while !over.load(Relaxed) {
         let stats = server.limit.stats();
         held.in_flight = held.in_flight.max(stats.in_flight);
+        looks += 1.0;
+        held.mean_in_flight += (f64::from(stats.in_flight) - held.mean_in_flight) / looks;
         held.lent = held.lent.max(stats.lent);
         held.aside = held.aside.max(stats.aside);
         held.waiting = held.waiting.max(stats.waiting);
