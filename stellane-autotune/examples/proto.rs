@@ -44,6 +44,7 @@ fn main() {
         .ok()
         .map_or(1, |s| s.parse().unwrap());
     match what {
+        "services" => services(first..first + seeds),
         "scen" => {
             let only = args.get(4).cloned().unwrap_or_default();
             println!(
@@ -55,14 +56,14 @@ fn main() {
                 if !only.is_empty() && !only.split(',').any(|o| o == s.name) {
                     continue;
                 }
-                s.run_queue = false;
+                s.signal = false;
                 let os: Vec<_> = (first..first + seeds).map(|x| oracles(&s, x)).collect();
                 print!("| {} | {:.0} |", s.name, os[0][0]);
                 for (k, (_, c, rq)) in cs.iter().enumerate() {
                     let mut v = vec![];
                     let mut p99 = 0f64;
                     for seed in first..first + seeds {
-                        s.run_queue = *rq;
+                        s.signal = *rq;
                         let r = sim::run(&s, c, seed);
                         v.extend(sim::score(&s, &os[(seed - first) as usize], &r));
                         for (a, b) in s.judged() {
@@ -140,7 +141,7 @@ fn main() {
                                 seed,
                             )
                             .goodput(d / 2.0, d);
-                            s.run_queue = *rq && hears;
+                            s.signal = *rq && hears;
                             let r = sim::run(&s, c, seed);
                             let k = if mode == 4 { 8.0 } else { 1.0 };
                             let step = 0.1 * k;
@@ -192,7 +193,7 @@ fn main() {
                             let mut row = String::new();
                             for n in inf {
                                 let mut s = honest_base();
-                                s.run_queue = *rq;
+                                s.signal = *rq;
                                 s.work = match shape {
                                     "fixed" => Work::Constant(w),
                                     "exp" => Work::Exponential(w),
@@ -255,8 +256,13 @@ fn main() {
                 for (name, c, rq) in &cs {
                     let mut s = sim::scenarios().into_iter().next().unwrap();
                     s.duration = 40.0;
-                    s.streams = Some((1.0, 50.0, most));
-                    s.run_queue = *rq;
+                    s.others = Some(sim::Others {
+                        most,
+                        reads: f64::INFINITY,
+                        lent: false,
+                        ..sim::Others::quick()
+                    });
+                    s.signal = *rq;
                     s.load = |_| 1600.0;
                     s.scale = if over { 2.0 } else { 0.2 };
                     let r = sim::run(&s, c, 1);
@@ -289,7 +295,7 @@ fn main() {
                 print!("{name}");
                 for (cn, c, rq) in &cs {
                     let mut s = honest_base();
-                    s.run_queue = *rq;
+                    s.signal = *rq;
                     s.work = if exp {
                         Work::Exponential(w)
                     } else {
@@ -320,27 +326,10 @@ fn main() {
                 println!();
             }
         }
-        "tstream" => {
-            let mut s = sim::scenarios().into_iter().next().unwrap();
-            s.duration = 12.0;
-            s.streams = Some((1.0, 50.0, args[4].parse().unwrap()));
-            s.load = |_| 1600.0;
-            s.scale = 0.2;
-            let r = sim::run(&s, &cs[0].1, 1);
-            for x in r.samples.iter().step_by(2) {
-                println!(
-                    "{:.1} limit {} in {} good {:.0}",
-                    x.at,
-                    x.limit,
-                    x.in_flight,
-                    r.goodput(x.at, x.at + 0.2)
-                );
-            }
-        }
         "tcold" => {
             let mut s = sim::scenarios().into_iter().next().unwrap();
             s.load = |_| 1600.0;
-            s.run_queue = true;
+            s.signal = true;
             s.scale = args[4].parse().unwrap();
             if args[5] == "slow" {
                 s.work = Work::Exponential(1.0);
@@ -360,7 +349,11 @@ fn main() {
                 };
                 s.scale *= 0.6;
             }
+            s.signal = cs[0].2;
             let r = sim::run(&s, &cs[0].1, seeds);
+            for x in &r.said {
+                println!("{x:?}");
+            }
             let step: usize = args[6].parse().unwrap();
             for x in r.samples.iter().step_by(step) {
                 println!(
@@ -378,10 +371,14 @@ fn main() {
                 .into_iter()
                 .find(|s| s.name == name)
                 .unwrap();
-            s.run_queue = true;
+            s.signal = true;
             let from: f64 = args[5].parse().unwrap();
             let to: f64 = args[6].parse().unwrap();
+            s.signal = cs[0].2;
             let r = sim::run(&s, &cs[0].1, seeds);
+            for x in &r.said {
+                println!("{x:?}");
+            }
             for x in r.samples.iter().filter(|x| x.at >= from && x.at < to) {
                 println!(
                     "{:.1} limit {} in {} good {:.0}",
@@ -393,5 +390,46 @@ fn main() {
             }
         }
         _ => {}
+    }
+}
+fn services(seeds: std::ops::Range<u64>) {
+    let one = |s: &Scenario, c: &Contender, seed| sim::run(s, c, seed);
+    for s in sim::honest_services() {
+        print!("{:45}", s.name);
+        for signal in [true, false] {
+            let mut s = s.clone();
+            s.signal = signal;
+            let (mut r, mut a, mut o) = (0, 0, (0, 0, 0));
+            for seed in seeds.clone() {
+                let run = one(&s, &Contender::Default, seed);
+                r += run.refused;
+                a += run.arrived;
+                o = (o.0 + run.others.0, o.1 + run.others.1, o.2 + run.others.2);
+                if run.said.len() > 1 {
+                    print!(" {:?}", &run.said[1..run.said.len().min(3)]);
+                }
+            }
+            print!(" | {r} of {a} refused; others {o:?}");
+        }
+        println!();
+    }
+    for s in sim::hostile() {
+        print!("{:45}", s.name);
+        for signal in [true, false] {
+            let mut s = s.clone();
+            s.signal = signal;
+            for seed in seeds.clone() {
+                let run = one(&s, &Contender::Default, seed);
+                let good: Vec<_> = [0.0, 5.0, 10.0, 11.0, 13.0, 15.0, 20.0, 30.0, 40.0]
+                    .windows(2)
+                    .map(|w| run.goodput(w[0], w[1]) as u32)
+                    .collect();
+                print!(
+                    " | {good:?} others {:?}, refused {} of {}",
+                    run.others, run.refused, run.arrived
+                );
+            }
+        }
+        println!();
     }
 }

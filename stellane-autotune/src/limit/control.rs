@@ -44,10 +44,12 @@ pub(super) struct Control {
 
 #[derive(Debug)]
 enum Phase {
-    /// Until too many are no longer in flight, at most until then.
-    Settling {
-        drain_until: u64,
+    /// Until too many are no longer in flight, at most until then; and how long it settles then.
+    Draining {
+        until: u64,
+        settle: u64,
     },
+    Settling,
     Measuring {
         start: u64,
     },
@@ -60,7 +62,7 @@ impl Control {
             algorithm,
             min,
             max,
-            phase: Phase::Settling { drain_until: 0 },
+            phase: Phase::Settling,
             at_start: Box::new([0; BUCKETS]),
             latest: Box::new([0; BUCKETS]),
             timed: 0,
@@ -128,9 +130,14 @@ impl Shared {
         self.age_handed(now);
         match control.phase {
             Phase::Measuring { start } if now >= start => self.measure(&mut control, start, now),
-            Phase::Settling { drain_until } if now < drain_until && self.is_overfull(&control) => {
-                let then = now.saturating_add(DRAIN_LOOK).min(drain_until);
+            Phase::Draining { until, .. } if now < until && self.is_overfull(&control) => {
+                let then = now.saturating_add(DRAIN_LOOK).min(until);
                 self.due.store(then, Ordering::Relaxed);
+            }
+            Phase::Draining { settle, .. } if settle > 0 => {
+                control.phase = Phase::Settling;
+                self.due
+                    .store(now.saturating_add(settle), Ordering::Relaxed);
             }
             _ => self.start_window(&mut control, now),
         }
@@ -181,11 +188,11 @@ impl Shared {
                 began_with: control.in_flight_at_start,
                 tasks_per_core,
             });
-            let next = next.unwrap_or(limit);
-            self.set_limit(control, next, now);
+            let next = next.unwrap_or(Next::at_once(limit));
+            self.set_limit(control, next.limit, now);
             // A limit that only rises changes nothing of what is measured.
-            if next < limit {
-                return self.start_window(control, now);
+            if next.limit < limit {
+                return self.await_effect(control, next, now);
             }
             let pause = (duration / 10).max(1_000_000);
             return self.due.store(now.saturating_add(pause), Ordering::Relaxed);
@@ -212,15 +219,22 @@ impl Shared {
         self.median
             .store(saturating_nanos(median), Ordering::Relaxed);
         self.set_limit(control, next.limit, now);
-        if next.settle.is_zero() && next.drain.is_zero() {
-            return self.start_window(control, now);
+        self.await_effect(control, next, now);
+    }
+
+    fn await_effect(&self, control: &mut Control, next: Next, now: u64) {
+        let (drain, settle) = (saturating_nanos(next.drain), saturating_nanos(next.settle));
+        if drain > 0 {
+            let until = now.saturating_add(drain);
+            control.phase = Phase::Draining { until, settle };
+            self.due.store(now, Ordering::Relaxed);
+        } else if settle > 0 {
+            control.phase = Phase::Settling;
+            self.due
+                .store(now.saturating_add(settle), Ordering::Relaxed);
+        } else {
+            self.start_window(control, now);
         }
-        let Next { settle, drain, .. } = next;
-        let until = now.saturating_add(saturating_nanos(settle));
-        control.phase = Phase::Settling {
-            drain_until: until.saturating_add(saturating_nanos(drain)),
-        };
-        self.due.store(until, Ordering::Relaxed);
     }
 
     /// Puts a limit in force, and tells of what else may have changed.
@@ -327,7 +341,7 @@ impl Shared {
         (control.min, control.max) = (min.max(1), max.max(min).max(1));
         let (min, max) = (control.min, control.max);
         control.algorithm.set_range(min, max);
-        self.max_lent.store(max, Ordering::Relaxed);
+        self.max.store(max, Ordering::Relaxed);
         let limit = self.load().1;
         self.set_limit(&mut control, limit, self.clock.nanos());
         drop(control);

@@ -109,6 +109,13 @@ impl AdaptiveLimit {
         Err(Shed::Limit)
     }
 
+    /// Takes a place again that was given back while a client was waited for, limit or not.
+    #[cfg(feature = "sim")]
+    pub(crate) fn retake(&self) -> Permit {
+        self.shared.gate.enter_beyond_limit();
+        Permit::new(Arc::clone(&self.shared), Class::DEFAULT, Keys::default())
+    }
+
     /// The class configured under `name`.
     #[must_use]
     pub fn class(&self, name: &str) -> Option<Class> {

@@ -88,7 +88,7 @@ impl Shared {
     pub(super) fn reserve_loan(&self, keys: Keys) -> bool {
         let lending = &self.lending;
         let all = lending.given_back().saturating_add(lending.handed.count());
-        if all >= self.max_lent() || self.is_lent_out(keys) {
+        if all >= self.max() || self.is_lent_out(keys) {
             return false;
         }
         lending.given_back.fetch_add(1, Ordering::Relaxed);

@@ -46,7 +46,8 @@ pub(crate) struct Shared {
     pub(super) keys: KeyCounts,
     pub(super) lending: Lending,
     pub(super) fairness: Fairness,
-    pub(super) max_lent: AtomicU32,
+    /// The highest that the limit may be, and the most that may be lent.
+    pub(super) max: AtomicU32,
     /// Whether the limit is not one yet: see [`LimitState::Open`](super::LimitState::Open).
     pub(super) open: AtomicBool,
     /// When it may rise by nothing but the time, in nanoseconds.
@@ -163,7 +164,7 @@ impl Shared {
             keys: KeyCounts::new(RandomState::new().hash_one(0)),
             lending: Lending::new(),
             fairness: Fairness::default(),
-            max_lent: AtomicU32::new(max),
+            max: AtomicU32::new(max),
             open: AtomicBool::new(is_open),
             next_step: AtomicU64::new(0),
             max_wait,
@@ -208,8 +209,8 @@ impl Shared {
         self.limit.load(Ordering::Relaxed) / 4
     }
 
-    pub(super) fn max_lent(&self) -> u32 {
-        self.max_lent.load(Ordering::Relaxed)
+    pub(super) fn max(&self) -> u32 {
+        self.max.load(Ordering::Relaxed)
     }
 
     /// Whether more are inside than may be.

@@ -257,7 +257,8 @@ impl Shared {
     /// says that it is in vain.
     #[cfg(any(feature = "sim", feature = "tokio"))]
     pub(crate) fn may_wait(&self) -> Option<Duration> {
-        if self.is_open() {
+        // There is no next step of a limit that is as high as it may be.
+        if self.is_open() && self.load().1 < self.max() {
             return self.can_wait.then_some(OPEN_WAIT);
         }
         Some(self.max_wait).filter(|wait| !wait.is_zero())

@@ -12,9 +12,18 @@ pub(super) struct Asking {
     pub(super) since: f64,
     pub(super) attempt: u32,
     pub(super) client: usize,
+    pub(super) who: Who,
+}
+
+/// Whose request it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Who {
+    #[default]
+    Anybody,
     /// Of a closed loop.
-    pub(super) user: Option<usize>,
-    pub(super) stream: bool,
+    User(usize),
+    /// One of the [`Others`](super::Others).
+    Other,
 }
 
 /// Those who wait for a place, in the very queue that production has: what a future does there is done here.

@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 /// have seen it; see the [module docs](super).
 ///
 /// [`Default`] is the empty body, and hyper's becomes one of these by [`From`], for services that are called without
-/// a [`ConnectionManager`](super::ConnectionManager):
+/// a [`ConnectionManager`](crate::connection::ConnectionManager):
 ///
 /// ```
 /// use http_body::Body;

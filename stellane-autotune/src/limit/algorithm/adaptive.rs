@@ -147,7 +147,7 @@ impl Algorithm for Adaptive {
                 None => Next::at_once(self.open.cap()),
                 Some(start) => {
                     self.begin_to_limit(start);
-                    self.limiting.next(window)
+                    self.limiting.start(f64::from(window.in_flight))
                 }
             };
         }
@@ -159,7 +159,7 @@ impl Algorithm for Adaptive {
         })
     }
 
-    fn on_tick(&mut self, tick: Tick) -> Option<u32> {
+    fn on_tick(&mut self, tick: Tick) -> Option<Next> {
         self.overloads.add(tick.now, tick.so_far);
         if !self.is_open() {
             return None;
@@ -167,10 +167,10 @@ impl Algorithm for Adaptive {
         let before = self.open.cap();
         if let Some(start) = self.open.on_tick(tick, &self.overloads) {
             self.begin_to_limit(start);
-            return Some(self.limiting.limit());
+            return Some(self.limiting.start(f64::from(tick.in_flight)));
         }
         let cap = self.open.cap();
-        (cap > before).then_some(cap)
+        (cap > before).then(|| Next::at_once(cap))
     }
 
     fn on_overload(&mut self, now: Duration, _in_flight: u32) -> Option<u32> {

@@ -61,6 +61,8 @@ const WORST: f64 = -0.3;
 const LATER: f64 = 0.8;
 /// A point is forgotten after so many seconds, or so many latencies.
 const FRESH: (f64, f64) = (60.0, 40.0);
+/// Less than this part of the knee has been seen with nothing queued.
+const CLEAR: f64 = 0.75;
 /// What one point leaves of the evidence before.
 const KEPT: f64 = 0.9;
 
@@ -153,7 +155,7 @@ impl Curve {
         let stays = self.fresh(now).map(|p| p.in_flight / p.throughput);
         let knee = (self.most(now) * stays.fold(f64::INFINITY, f64::min)).min(latest.in_flight);
         let least = self.fresh(now).map(|p| p.in_flight);
-        (knee, least.fold(f64::INFINITY, f64::min) < 0.6 * knee)
+        (knee, least.fold(f64::INFINITY, f64::min) < CLEAR * knee)
     }
 
     pub(super) fn evidence(&self, now: Duration) -> LimitEvidence {

@@ -48,8 +48,8 @@ pub trait Algorithm: fmt::Debug + Send {
         None
     }
 
-    /// A window is not complete yet. Returns the new limit if it should change at once.
-    fn on_tick(&mut self, _tick: Tick) -> Option<u32> {
+    /// A window is not complete yet. Returns the new limit if it should change at once; a lower one ends the window.
+    fn on_tick(&mut self, _tick: Tick) -> Option<Next> {
         None
     }
 
@@ -158,10 +158,10 @@ impl Window<'_> {
 pub struct Next {
     /// The limit from now on.
     pub limit: u32,
-    /// How long to look away, so that the next window shows the effect of this limit.
-    pub settle: Duration,
-    /// For how much longer, at most, if more are in flight still than this limit allows.
+    /// How long to look away, at most, while more are in flight than this limit allows.
     pub drain: Duration,
+    /// How long to look away then, so that the next window shows the effect of this limit.
+    pub settle: Duration,
 }
 
 impl Next {

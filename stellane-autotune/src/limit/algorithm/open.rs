@@ -24,8 +24,8 @@ pub(super) struct Open {
     target: Option<f64>,
     /// Of the latest window, in seconds.
     median: f64,
-    /// Since when the machine has had more to run than it can.
-    queued_since: Option<Duration>,
+    /// When the machine was last seen to have more to run than it can, and how much that has been since it began.
+    queued: Option<(Duration, f64)>,
 }
 
 /// From where to limit, and why.
@@ -34,8 +34,9 @@ pub(super) struct Start {
     pub(super) limit: f64,
     /// Whether this limit is known to leave no queue.
     pub(super) known: bool,
-    /// Throughput and concurrency before.
+    /// Throughput and concurrency before, and the median in seconds.
     pub(super) before: (f64, f64),
+    pub(super) median: f64,
     pub(super) evidence: LimitEvidence,
 }
 
@@ -62,8 +63,13 @@ const IDLE: (f64, f64) = (2.0, 0.5);
 /// Tasks ready for each core from which on the machine is full. At 1 it has just enough, and by chance twice as many
 /// for a while.
 const FULL: f64 = 2.5;
-/// For so many seconds.
-const LONG: f64 = 0.01;
+/// How much more, as the logarithm, times how long, in seconds: twenty milliseconds of seven tasks for each core, or a
+/// fifth of a second of 2.8. With ten milliseconds of whatever it is, a service at four fifths of what it can do was
+/// limited once in some seconds, by chance.
+const MUCH: f64 = 0.02;
+/// Places beyond the knee, in square roots of it: without them chance leaves a part of the service idle. At the knee
+/// itself a service at four fifths of what it can do, limited by chance, lost a sixth for seconds.
+const ROOM: f64 = 2.0;
 /// How many places are the machine's knee, in terms of what keeps its cores busy.
 const SPARE: f64 = 1.25;
 /// What is left of the load when the service itself says that it is overloaded. A cut to the knee, as far below as that
@@ -85,7 +91,7 @@ impl Open {
             curve: Curve::new(),
             target: None,
             median: 0.0,
-            queued_since: None,
+            queued: None,
         }
     }
 
@@ -108,7 +114,7 @@ impl Open {
     /// After a time with a limit; what was measured before is still worth comparing with.
     pub(super) fn begin(&mut self, limit: u32, now: Duration) {
         self.curve.forget();
-        self.queued_since = None;
+        self.queued = None;
         self.cap = self.least.max(f64::from(limit));
         self.stepped_at = now;
     }
@@ -148,7 +154,8 @@ impl Open {
         let enough = doubt * ENOUGH * if is_idle { IDLE.0 } else { 1.0 };
         if flat > enough && window.mean_in_flight > FEW {
             let (knee, known) = self.curve.knee(window.end);
-            return self.full(knee, known, self.curve.evidence(window.end));
+            let limit = knee + ROOM * knee.sqrt();
+            return self.full(limit, known, self.curve.evidence(window.end));
         }
         if let Some(evidence) = overloads.evidence() {
             return self.full(TOLD * window.mean_in_flight, true, evidence);
@@ -193,11 +200,13 @@ impl Open {
 
     fn on_machine(&mut self, now: Duration, in_flight: f64, tasks: Option<f64>) -> Option<Start> {
         let Some(tasks_per_core) = tasks.filter(|tasks| *tasks > FULL) else {
-            self.queued_since = None;
+            self.queued = None;
             return None;
         };
-        let since = *self.queued_since.get_or_insert(now);
-        if now.saturating_sub(since).as_secs_f64() < LONG {
+        let (seen, so_far) = self.queued.unwrap_or((now, 0.0));
+        let much = so_far + (tasks_per_core / FULL).ln() * now.saturating_sub(seen).as_secs_f64();
+        self.queued = Some((now, much));
+        if much < MUCH {
             return None;
         }
         let limit = SPARE * in_flight / tasks_per_core;
@@ -209,6 +218,7 @@ impl Open {
             limit,
             known,
             before: self.curve.latest().unwrap_or_default(),
+            median: self.median,
             evidence,
         })
     }

@@ -50,10 +50,12 @@ impl Overloads {
             return;
         }
         let seconds = now.saturating_sub(since).as_secs_f64();
-        self.share += 0.2 * (overloads as f64 / asked as f64 - self.share);
-        if self.share < 0.5 * PART {
-            // While there are none everything follows, which says nothing of when there are.
-            (self.asked_asked, self.asked_served) = (0.0, 0.0);
+        let part = overloads as f64 / asked as f64;
+        self.share += 0.2 * (part - self.share);
+        if part < PART {
+            // Where there are none everything follows, which says nothing of where there are.
+            self.rates = None;
+            return;
         }
         let rates = [asked, served].map(|count| (count as f64 / seconds).ln());
         if let Some(before) = self.rates.replace(rates) {

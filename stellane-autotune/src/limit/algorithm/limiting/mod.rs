@@ -3,7 +3,7 @@ mod usual;
 
 use std::time::Duration;
 
-use self::probe::{PROBE_AGAIN, PROBE_EVERY, PROBE_STEP, Probe, REST};
+use self::probe::{PROBE_AGAIN, PROBE_EVERY, PROBE_STEP, Probe, RARE, REST};
 use self::usual::Usual;
 use super::elasticity::{Elasticity, Measured};
 use super::open::Start;
@@ -45,6 +45,10 @@ pub(super) struct Limiting {
     unbound_since: Option<Duration>,
     /// Windows in a row that had nothing queued.
     roomy: u32,
+    /// The part of the places that is held by what is answered then: throughput times latency, by Little's law.
+    answered: f64,
+    /// The most answers per second of late, where most places are held by others.
+    most: f64,
     rng: Rng,
 }
 
@@ -105,6 +109,10 @@ const NO_QUEUE: (f64, f64) = (0.75, 0.75);
 /// How many times the error of a median explains one below the baseline.
 const LUCK: f64 = 3.0;
 const TOLERANCE: std::ops::RangeInclusive<f64> = 0.03..=0.4;
+/// If not so much of the places is held by what is answered, throughput alone decides, and by so much at a time. Where a
+/// service loses requests without a word, latency stays what it is while they fill every limit.
+const ANSWERED: f64 = 0.5;
+const UNANSWERED: f64 = 0.3;
 /// An idle limit is not below this, nor above so many times what is in flight.
 const IDLE: (f64, f64) = (20.0, 4.0);
 /// Seconds, or medians, that a limit must have held nothing back to be given up. Giving it up at once when there seemed
@@ -124,6 +132,14 @@ const MISTAKE: f64 = 0.7;
 const DOUBT: f64 = 3.0;
 /// In flight still, in terms of the limit: what was let in while there was none is not done yet.
 const SURPLUS: f64 = 1.25;
+/// It is waited for what shows the effect of a limit up to so many medians, and seconds at least and at most. With half
+/// a second at most, whose answers take a second told of the limit before, and the limit went from 200 to 1000 and
+/// to 70.
+const PATIENCE: (f64, f64, f64) = (0.5, 2.0, 10.0);
+/// How long it may take at first, in terms of how long it should,
+const DRAIN: f64 = 3.0;
+/// and how many mean stays after that there is nobody left, nearly, who came before.
+const STAYS: f64 = 2.0;
 const MIN_SAMPLES: u64 = 60;
 /// So that a limit that is far too high is not measured for ever.
 const MAX_SAMPLES: u64 = 150;
@@ -157,6 +173,8 @@ impl Limiting {
             doubt: 1.0,
             unbound_since: None,
             roomy: 0,
+            answered: 1.0,
+            most: 0.0,
             rng: Rng::new(seed),
         }
     }
@@ -181,6 +199,7 @@ impl Limiting {
             known: start.known,
             before: start.before,
         });
+        (self.median, self.throughput) = (start.median, start.before.0);
         self.age = 0;
         self.usual.forget();
         self.previous = None;
@@ -188,6 +207,7 @@ impl Limiting {
         self.probe = None;
         self.unbound_since = None;
         self.roomy = 0;
+        self.answered = 1.0;
     }
 
     /// The limit with the dither, or with the steps of the probe.
@@ -229,24 +249,57 @@ impl Limiting {
         }
     }
 
-    pub(super) fn next(&self, window: &Window<'_>) -> Next {
+    /// To see what the limit that it begins with does, what was let in before must be gone, and then those must be who were
+    /// let in beside it.
+    pub(super) fn start(&self, in_flight: f64) -> Next {
         let limit = self.limit();
-        let seconds = match self.probe {
-            None => self.median,
-            Some(probe) => {
-                let left = if probe.at_bottom { 0 } else { limit };
-                let surplus = f64::from(window.in_flight.saturating_sub(left));
-                // Throughput is that of the new limit as soon as the surplus is done; requests that began
-                // before tell of the old one, but to wait for all of them takes too long where it matters most.
-                let drained = 1.3 * surplus / self.throughput;
-                drained.max(self.median.min(0.1))
-            }
-        };
-        // A minimum of NaN and a number is the number.
+        let surplus = in_flight - f64::from(limit);
+        let stay = f64::from(limit) / self.throughput;
         Next {
-            settle: Duration::from_secs_f64(seconds.min(0.5)),
-            ..Next::at_once(limit)
+            limit,
+            drain: seconds((DRAIN * surplus / self.throughput).max(PATIENCE.0)),
+            settle: seconds(STAYS * stay),
         }
+    }
+
+    fn next(&self, window: &Window<'_>) -> Next {
+        let limit = self.limit();
+        let Some(probe) = self.probe else {
+            // Who was let in before the limit changed tells of the limit before.
+            let stay = if self.is_answered() {
+                self.median
+            } else {
+                STAYS * f64::from(limit) / self.throughput
+            };
+            return Next {
+                limit,
+                drain: seconds(self.patience()),
+                settle: seconds(stay.min(self.patience())),
+            };
+        };
+        // Throughput is that of the new limit as soon as the surplus is done; requests that began
+        // before tell of the old one, but to wait for all of them takes too long where it matters most.
+        let settle = if probe.at_bottom {
+            1.3 * f64::from(window.in_flight) / self.throughput
+        } else {
+            self.median.min(0.1)
+        };
+        Next {
+            limit,
+            drain: seconds(self.patience()),
+            settle: seconds(settle.min(self.patience())),
+        }
+    }
+
+    /// Else most places are held by what is not answered, or long after its head was: latency tells nothing of what more
+    /// places do.
+    fn is_answered(&self) -> bool {
+        self.answered > ANSWERED
+    }
+
+    /// The longest that it is waited for what shows the effect of a limit, in seconds.
+    fn patience(&self) -> f64 {
+        (PATIENCE.1 * self.median).clamp(PATIENCE.0, PATIENCE.2)
     }
 
     /// The next limit; none, if there is nothing to limit any more.
@@ -264,13 +317,11 @@ impl Limiting {
         }
         if self.guess.is_some() && f64::from(window.in_flight) > SURPLUS * f64::from(window.limit) {
             // It tells of another concurrency.
-            let seconds = 1.1 * f64::from(window.in_flight - window.limit) / throughput;
-            return Some(Next {
-                settle: Duration::from_secs_f64(seconds.min(0.3)),
-                ..Next::at_once(window.limit)
-            });
+            return Some(self.start(f64::from(window.in_flight)));
         }
         (self.median, self.throughput) = (median, throughput);
+        let held = (throughput * window.latencies.mean() / window.mean_in_flight.max(1.0)).min(1.0);
+        self.answered += if self.guess.is_some() { 1.0 } else { 0.3 } * (held - self.answered);
         let Some(baseline) = self.baseline else {
             self.on_first_window(window);
             return Some(self.next(window));
@@ -292,7 +343,11 @@ impl Limiting {
         self.dither_up = !self.dither_up;
         if bound {
             self.age = self.age.saturating_add(1);
-            self.adjust(baseline, window);
+            if self.is_answered() {
+                self.adjust(baseline, window);
+            } else {
+                self.adjust_unanswered(baseline);
+            }
         } else {
             let cap = IDLE.0.max(IDLE.1 * f64::from(window.max_in_flight));
             self.limit = clamp_limit(self.limit.min(cap), self.min, self.max);
@@ -323,9 +378,9 @@ impl Limiting {
         self.baseline = Some(self.median);
         if known {
             self.guess = None;
-            let pause = PROBE_AGAIN.max(20.0 * self.median);
+            let pause = PROBE_AGAIN.max(RARE * self.median);
             self.next_probe = window.end.saturating_add(Duration::from_secs_f64(pause));
-        } else if bound {
+        } else if bound && self.is_answered() {
             // Born under load: this median already contains a queue.
             self.start_probe(None);
         }
@@ -334,8 +389,11 @@ impl Limiting {
     fn learn(&mut self, measured: Measured, bound: bool) {
         if let Some(before) = self.previous
             && bound
-            && let Some(slopes) = measured.slopes(before)
+            && let Some(mut slopes) = measured.slopes(before)
         {
+            if !self.is_answered() {
+                slopes[1] = slopes[0];
+            }
             self.elasticity.learn(slopes, self.fading(LEARN), WORTH);
             let factor = (self.fading(ADAPT) * (self.elasticity.value() - WORTH)).exp();
             self.tolerance = (self.tolerance * factor).clamp(*TOLERANCE.start(), *TOLERANCE.end());
@@ -362,6 +420,21 @@ impl Limiting {
         let since = *self.unbound_since.get_or_insert(window.start);
         let seconds = window.end.saturating_sub(since).as_secs_f64();
         seconds > REOPEN.0.max(REOPEN.1 * self.median)
+    }
+
+    /// Where most places are held by what is not answered.
+    fn adjust_unanswered(&mut self, baseline: f64) {
+        self.most = self.throughput.max(0.98 * self.most);
+        let worth = UNANSWERED * (self.elasticity.value() - WORTH);
+        let off = if self.median > ROOM.1 * baseline {
+            // What is answered queues all the same.
+            worth.min(-0.1)
+        } else if self.throughput < 0.85 * self.most {
+            0.15
+        } else {
+            worth.max(-0.05)
+        };
+        self.limit = clamp_limit(self.limit * off.exp(), self.min, self.max);
     }
 
     fn adjust(&mut self, baseline: f64, window: &Window<'_>) {
@@ -416,4 +489,9 @@ impl Limiting {
         self.limit = clamp_limit(self.limit * OVERLOADED, self.min, self.max);
         Some(self.limit())
     }
+}
+
+fn seconds(seconds: f64) -> Duration {
+    // A maximum of NaN and a number is the number.
+    Duration::from_secs_f64(seconds.max(0.0).min(PATIENCE.2))
 }

@@ -38,6 +38,8 @@ pub(super) const PROBE_EVERY: f64 = 8.0;
 pub(super) const PROBE_AGAIN: f64 = 1.0;
 /// and while nothing changes.
 const PROBE_SELDOM: f64 = 32.0;
+/// Medians between two at least: it takes a dozen, which cost a slow service a third of its throughput.
+pub(super) const RARE: f64 = 50.0;
 /// The part of its pause that a probe keeps at least, unless the service has jumped.
 pub(super) const REST: f64 = 0.375;
 /// A probe that finds the baseline within this found the same service.
@@ -119,18 +121,26 @@ impl Limiting {
             self.age = 0;
         }
         let deep = probe.steps >= DEEP_PROBE && probe.median > LONG_QUEUE * fresh;
-        if deep || probe.first && probe.steps > 1 {
+        if deep {
             // Every step but the last still shed a queue: the limit itself was far too high.
-            let knee = self.limit * PROBE_STEP.powi(probe.steps - 1);
-            self.limit = clamp_limit(knee, self.min, self.max);
+            self.step_down(probe.steps - 1);
             self.probe_every = PROBE_AGAIN;
+        } else if probe.first {
+            // It was a guess; one step less, as what chance keeps busy is above what is needed on average.
+            self.step_down(probe.steps - 2);
         }
+    }
+
+    fn step_down(&mut self, steps: i32) {
+        let limit = self.limit * PROBE_STEP.powi(steps.max(0));
+        self.limit = clamp_limit(limit, self.min, self.max);
     }
 
     fn end_probe(&mut self, now: Duration) {
         self.probe = None;
         self.previous = None;
-        let seconds = self.probe_every * self.rng.between(0.85, 1.15);
+        let pause = self.probe_every.max(RARE * self.median);
+        let seconds = pause * self.rng.between(0.85, 1.15);
         self.next_probe = now.saturating_add(Duration::from_secs_f64(seconds));
     }
 }
