@@ -21,4 +21,5 @@ rows! { hostile:
     a_window_of_zero_harms_nobody_else("axum"; Load::WindowZero { streams: 100 });
     clients_that_do_not_read_harm_nobody_else("axum"; Load::Unread { clients: 100 });
     requests_that_all_come_back_at_once_harm_nobody_else("axum"; Load::Return { connections: 20, busy: false });
+    a_class_of_few_seats_fills_no_others("axum"; Load::Seats { streams: 200 });
 }

@@ -10,7 +10,7 @@ use admission_rows::{Load, honest, hostile, rows};
 rows! { honest:
     handlers_that_wait_refuse_nobody(
         "preset", "preset-http2", "tls", "tls-http2", "per-core", "production";
-        Load::Sleep { millis: 20_000, clients: 60 }
+        Load::Sleep { millis: 10_000, clients: 60 }
     );
     more_than_may_begin_at_once_wait_a_moment("preset", "per-core"; Load::Sleep { millis: 2000, clients: 300 });
     streams_refuse_nobody("preset", "tls-http2"; Load::Lines { every_millis: 2000, clients: 100 });
@@ -28,4 +28,5 @@ rows! { hostile:
         "preset"; Load::Return { connections: 20, busy: false }
     );
     one_connection_that_asks_for_all_leaves_the_others_their_share("preset"; Load::Greedy);
+    a_class_of_few_seats_fills_no_others("preset", "preset-http2"; Load::Seats { streams: 200 });
 }

@@ -56,8 +56,8 @@ async fn compare() -> Result<usize, BoxError> {
         (OVERLOAD, Judge::Overload),
     ];
     println!(
-        "| server | row | requests | refused | failed | bystander | its p99 | in flight, waiting (most) | limit | grew by | |\n\
-         |---|---|--:|--:|--:|---|--:|--:|--:|--:|---|"
+        "| server | row | requests | refused | failed | bystander | its p99 | in flight | most, lent, aside, waiting | limited | grew by | |\n\
+         |---|---|--:|--:|--:|---|--:|--:|--:|---|--:|---|"
     );
     let mut bad = 0;
     for kind in SERVERS {
@@ -82,7 +82,7 @@ async fn compare() -> Result<usize, BoxError> {
 }
 
 fn print(server: &str, row: &str, report: &Report, faults: &[String]) -> Result<(), BoxError> {
-    let load = &report.load;
+    let (load, held) = (&report.load, &report.held);
     let answers: Vec<_> = report
         .bystander
         .iter()
@@ -91,7 +91,7 @@ fn print(server: &str, row: &str, report: &Report, faults: &[String]) -> Result<
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "| {} | {} | {} | {} | {} | {} | {:.0} ms | {}, {} | {} | {:.1} MB | {} {} |",
+        "| {} | {} | {} | {} | {} | {} | {:.0} ms | {:.0} | {} | {} | {:.1} MB | {} {} |",
         server,
         row,
         load.requests,
@@ -99,10 +99,12 @@ fn print(server: &str, row: &str, report: &Report, faults: &[String]) -> Result<
         load.failed,
         answers.join(", "),
         report.bystander_p99.as_secs_f64() * 1000.0,
-        report.held.in_flight,
-        report.held.waiting,
-        report.limit.limit,
-        report.held.bytes as f64 / 1e6,
+        held.mean_in_flight,
+        [held.in_flight, held.lent, held.aside, held.waiting]
+            .map(|n| n.to_string())
+            .join(", "),
+        held.evidence.first().map_or("never", String::as_str),
+        held.bytes as f64 / 1e6,
         load.note,
         match faults {
             [] => "ok".to_owned(),

@@ -1,13 +1,7 @@
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::stream;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::StreamBody;
 use stellane_core::autotune::LimitMode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -18,7 +12,7 @@ use tokio::{
 
 use super::{
     BoxError, Scale, Server,
-    client::{Client, empty},
+    client::{Client, WINDOW},
     tally::{Answer, Tally},
 };
 
@@ -42,7 +36,7 @@ pub(super) async fn stalled(
     streams: usize,
     scale: Scale,
 ) -> Result<Tally, BoxError> {
-    let client = Client::http2(server, 65_535).await?;
+    let client = Client::http2(server, WINDOW).await?;
     let mut asking = JoinSet::new();
     for _ in 0..streams {
         let mut client = client.share();
@@ -216,7 +210,7 @@ pub(super) async fn greedy(server: &Arc<Server>, scale: Scale) -> Result<Tally, 
     for _ in 0..10 {
         others.push(Client::http1(server, None).await?);
     }
-    let client = Client::http2(server, 65_535).await?;
+    let client = Client::http2(server, WINDOW).await?;
     // Long enough to be found out.
     let end = Instant::now() + scale.of(LONG).max(Duration::from_secs(3));
     let asking =
@@ -244,30 +238,17 @@ pub(super) async fn seats(
     scale: Scale,
 ) -> Result<Tally, BoxError> {
     let path = format!("/seats/{}/5", scale.millis(500));
-    let (seated, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let clients = Client::many(server, streams, None).await?;
     let mut tally = Tally::of(clients.into_iter().map(|mut client| {
-        let (path, seated, most) = (path.clone(), Arc::clone(&seated), Arc::clone(&most));
+        let path = path.clone();
         async move {
-            let streaming = async {
-                let response = client.send("GET", &path, empty()).await?;
-                let status = response.status();
-                let now = 1 + seated.fetch_add(1, Relaxed);
-                if status.is_success() {
-                    most.fetch_max(now, Relaxed);
-                }
-                let read = response.into_body().collect().await;
-                seated.fetch_sub(1, Relaxed);
-                read?;
-                Ok(Answer::of_status(status))
-            };
             let mut tally = Tally::default();
-            tally.add(streaming.await.into());
+            tally.add(Answer::from(client.get(&path).await));
             tally
         }
     }))
     .await?;
-    let most = most.load(Relaxed);
+    let most = server.seats.most();
     tally.note = format!("{most} at once");
     if most > 8 {
         tally.missed.push(format!("{most} had one of 8 seats"));

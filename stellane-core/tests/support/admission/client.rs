@@ -35,6 +35,8 @@ enum Sender {
     Two(http2::SendRequest<Pieces>),
 }
 
+/// Of an answer that an HTTP/2 client takes ahead: enough that it rarely has to ask for more.
+pub(super) const WINDOW: u32 = 1 << 20;
 /// How many clients share a connection of HTTP/2: as behind a proxy, and within what a server allows.
 const SHARED_BY: usize = 20;
 
@@ -75,7 +77,7 @@ impl Client {
                 Some(last) if server.kind.http2 && !clients.len().is_multiple_of(SHARED_BY) => {
                     last.share()
                 }
-                _ if server.kind.http2 => Self::http2(server, room.unwrap_or(65_535)).await?,
+                _ if server.kind.http2 => Self::http2(server, WINDOW).await?,
                 _ => Self::http1(server, room).await?,
             };
             clients.push(client);
@@ -108,7 +110,7 @@ impl Client {
         if ended {
             *self = match self.sender {
                 Sender::One(_) => Self::http1(&self.server, None).await?,
-                Sender::Two(_) => Self::http2(&self.server, 65_535).await?,
+                Sender::Two(_) => Self::http2(&self.server, WINDOW).await?,
             };
         }
         let request = Request::builder().method(method);

@@ -41,7 +41,7 @@ pub(crate) enum Load {
     /// One HTTP/2 connection that asks 100 times at once, again and again, for what there are 200 of in a second; ten
     /// honest clients want a tenth of them.
     Greedy,
-    /// 200 streams for a class that has 8 seats, if the server has such a class on `/seats`.
+    /// So many streams of a class that has 8 seats.
     Seats { streams: usize },
     /// Ten times what the server can do, half of it computing for `work_micros`, half waiting 200 ms for another service.
     Overload { work_micros: u64 },
@@ -144,7 +144,12 @@ pub(crate) async fn run(server: &str, load: Load, scale: Scale) -> Result<Report
         Load::Overload { .. } => 1,
         _ => 2,
     };
-    let server = Arc::new(Server::start(kind, threads).await?);
+    let seats = if matches!(load, Load::Seats { .. }) {
+        8
+    } else {
+        0
+    };
+    let server = Arc::new(Server::start(kind, threads, seats).await?);
     let run: Pin<Box<dyn Future<Output = Result<Tally, BoxError>> + Send>> = match load {
         Load::Sleep { millis, clients } => {
             Box::pin(honest::sleep_for(&server, millis, clients, scale))

@@ -4,7 +4,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -20,7 +20,7 @@ use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use stellane_core::{
     Runtime, RuntimeConfig,
-    autotune::{AdaptiveLimit, AdaptiveLimitLayer},
+    autotune::{AdaptiveLimit, AdaptiveLimitLayer, Class, ClassConfig, Hold, LimitConfig},
     engine::EngineKind,
 };
 use tokio::{
@@ -91,6 +91,7 @@ pub(crate) struct Server {
     pub(super) kind: ServerKind,
     pub(crate) limit: AdaptiveLimit,
     pub(super) health: HealthReporter,
+    pub(super) seats: Arc<Seats>,
     address: SocketAddr,
     tls: Option<Certificate>,
     runtime: Option<tokio::runtime::Runtime>,
@@ -109,7 +110,12 @@ pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 impl Server {
-    pub(super) async fn start(kind: ServerKind, threads: usize) -> Result<Self, BoxError> {
+    /// With so many seats for the class of `/seats`, if there are to be any.
+    pub(super) async fn start(
+        kind: ServerKind,
+        threads: usize,
+        seats: u32,
+    ) -> Result<Self, BoxError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("server")
@@ -125,15 +131,32 @@ impl Server {
             config.engine.kind = EngineKind::PerCore;
             config.engine.cores = threads;
         }
+        if seats > 0 {
+            let mut class = ClassConfig::default();
+            (class.limit, class.hold) = (seats, Hold::Body);
+            class.paths = vec!["/seats/{every}/{count}".to_owned()];
+            config.limit.classes.insert(SEATED.to_owned(), class);
+        }
         if let Some(files) = &tls {
             config.connection.tls.certificate = files.certificate.display().to_string();
             config.connection.tls.key = files.key.display().to_string();
         }
-        let (health, app) = app();
+        let taken = Arc::<Seats>::default();
+        let (health, app) = app(Arc::clone(&taken));
         let started = async move {
             if kind.base == Base::Axum {
-                let limit = AdaptiveLimit::builder().build()?;
-                let app = app.layer(AdaptiveLimitLayer::new(&limit));
+                let mut alone = LimitConfig::default();
+                alone.classes = config.limit.classes;
+                let limit = AdaptiveLimit::builder().config(alone).build()?;
+                let seated = limit.class(SEATED).unwrap_or_default();
+                let layer =
+                    AdaptiveLimitLayer::new(&limit).classify_request(move |head| {
+                        match head.uri.path().starts_with("/seats/") {
+                            true => seated,
+                            false => Class::DEFAULT,
+                        }
+                    });
+                let app = app.layer(layer);
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
                 let address = listener.local_addr()?;
                 tokio::spawn(async move { axum::serve(listener, app).await });
@@ -156,6 +179,7 @@ impl Server {
             kind,
             limit,
             health,
+            seats: taken,
             address,
             tls,
             runtime: Some(runtime),
@@ -188,7 +212,7 @@ impl Server {
 }
 
 /// What is served everywhere.
-fn app() -> (HealthReporter, Router) {
+fn app(seats: Arc<Seats>) -> (HealthReporter, Router) {
     let (reporter, health) = tonic_health::server::health_reporter();
     // 200 answers a second, whatever the machine.
     static PLACES: Semaphore = Semaphore::const_new(8);
@@ -220,8 +244,15 @@ fn app() -> (HealthReporter, Router) {
                 "yours"
             }),
         )
-        .route("/lines/{every}/{count}", get(lines))
-        .route("/seats/{every}/{count}", get(lines))
+        .route("/lines/{every}/{count}", get(|path| lines(path, || {})))
+        .route(
+            "/seats/{every}/{count}",
+            get(move |path| {
+                seats.take();
+                // It is left before the end of the body, which is what ends it for the limit.
+                lines(path, move || seats.leave())
+            }),
+        )
         .route(
             "/bytes/{count}",
             get(|Path(count): Path<usize>| async move {
@@ -245,15 +276,48 @@ fn app() -> (HealthReporter, Router) {
     (reporter, app)
 }
 
+const SEATED: &str = "seated";
 const PIECE: usize = 16 << 10;
 pub(super) const LINE: &str = "data: {\"a\":\"line\"}\n\n";
 
 /// So many lines, each after a pause of `every` milliseconds: NDJSON, server-sent events, tokens of a model.
-async fn lines(Path((every, count)): Path<(u64, usize)>) -> Body {
-    Body::from_stream(stream::iter(0..count).then(move |_| async move {
-        sleep(Duration::from_millis(every)).await;
-        Ok::<_, io::Error>(LINE)
+async fn lines(
+    Path((every, count)): Path<(u64, usize)>,
+    before_last: impl Fn() + Clone + Send + 'static,
+) -> Body {
+    Body::from_stream(stream::iter(1..=count).then(move |number| {
+        let before_last = before_last.clone();
+        async move {
+            sleep(Duration::from_millis(every)).await;
+            if number == count {
+                before_last();
+            }
+            Ok::<_, io::Error>(LINE)
+        }
     }))
+}
+
+/// What streams of a class take one of.
+#[derive(Debug, Default)]
+pub(super) struct Seats {
+    taken: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Seats {
+    fn take(&self) {
+        let taken = 1 + self.taken.fetch_add(1, Relaxed);
+        self.most.fetch_max(taken, Relaxed);
+    }
+
+    fn leave(&self) {
+        self.taken.fetch_sub(1, Relaxed);
+    }
+
+    /// At once.
+    pub(super) fn most(&self) -> usize {
+        self.most.load(Relaxed)
+    }
 }
 
 /// One of its own in two files, which end with it.

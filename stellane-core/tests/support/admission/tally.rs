@@ -113,7 +113,15 @@ pub(crate) struct Report {
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     pub(crate) in_flight: u32,
+    /// On average.
+    pub(crate) mean_in_flight: f64,
+    /// Let in, without a place, since its client was waited for.
+    pub(crate) lent: u32,
+    /// Beside the limit, since it outlived the others.
+    pub(crate) aside: u32,
     pub(crate) waiting: u32,
+    /// What was held against the server, and the limit then.
+    pub(crate) evidence: Vec<String>,
     /// By how much the process grew, clients and all.
     pub(crate) bytes: u64,
 }
@@ -147,7 +155,11 @@ impl Report {
     pub(crate) fn faults_if_hostile(&self) -> Vec<String> {
         let mut faults = self.load.missed.clone();
         if self.bystander_harmed() > 0 {
-            faults.push(format!("the bystander got {:?}", self.bystander));
+            let evidence = &self.held.evidence;
+            faults.push(format!(
+                "the bystander got {:?}, {evidence:?}",
+                self.bystander
+            ));
         }
         if self.bystander.get("200").is_none_or(|served| *served < 5) {
             faults.push(format!(
@@ -212,10 +224,23 @@ async fn bystander(server: Arc<Server>, over: Arc<AtomicBool>) -> Result<Answers
 
 async fn watch(server: Arc<Server>, over: Arc<AtomicBool>) -> Held {
     let (before, mut held) = (resident(), Held::default());
+    let (began, mut changes, mut looks) = (Instant::now(), 0, 0.0);
     while !over.load(Relaxed) {
         let stats = server.limit.stats();
         held.in_flight = held.in_flight.max(stats.in_flight);
+        looks += 1.0;
+        held.mean_in_flight += (f64::from(stats.in_flight) - held.mean_in_flight) / looks;
+        held.lent = held.lent.max(stats.lent);
+        held.aside = held.aside.max(stats.aside);
         held.waiting = held.waiting.max(stats.waiting);
+        if let Some(evidence) = stats.evidence
+            && stats.changes > changes
+        {
+            let (at, limit) = (began.elapsed().as_secs_f64(), stats.limit);
+            held.evidence
+                .push(format!("at {at:.1} s, limiting at {limit}: {evidence}"));
+        }
+        changes = stats.changes;
         held.bytes = held.bytes.max(resident().saturating_sub(before));
         sleep(Duration::from_millis(20)).await;
     }
