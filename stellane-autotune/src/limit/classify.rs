@@ -4,8 +4,9 @@ use std::sync::Arc;
 use http::header::CONTENT_TYPE;
 use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
 
+use super::keys::Keys;
 use super::shared::Shared;
-use super::{Class, Outcome};
+use super::{Class, Key, OnRefusal, Outcome};
 
 /// A request without its body, for those who classify.
 #[derive(Debug, Clone, Copy)]
@@ -140,7 +141,9 @@ type RequestFn<T> = Arc<dyn Fn(RequestHead<'_>) -> T + Send + Sync>;
 pub(super) struct Classifiers {
     pub(super) class: Option<RequestFn<Class>>,
     pub(super) exempt: Option<RequestFn<bool>>,
+    pub(super) key: Option<RequestFn<Option<Key>>>,
     pub(super) outcome: Option<OutcomeFn>,
+    pub(super) on_refusal: OnRefusal,
 }
 
 impl Classifiers {
@@ -161,6 +164,14 @@ impl Classifiers {
         }
     }
 
+    #[inline]
+    pub(super) fn keys_for(&self, head: RequestHead<'_>, connection: Option<Key>) -> Keys {
+        Keys {
+            connection,
+            chosen: self.key.as_ref().and_then(|key| key(head)),
+        }
+    }
+
     pub(super) fn is_exempt(&self, head: RequestHead<'_>) -> bool {
         self.exempt.as_ref().is_some_and(|exempt| exempt(head))
     }
@@ -171,7 +182,9 @@ impl fmt::Debug for Classifiers {
         f.debug_struct("Classifiers")
             .field("class", &self.class.is_some())
             .field("exempt", &self.exempt.is_some())
+            .field("key", &self.key.is_some())
             .field("outcome", &self.outcome.is_some())
+            .field("on_refusal", &self.on_refusal)
             .finish()
     }
 }

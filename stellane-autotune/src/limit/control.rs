@@ -4,14 +4,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use super::algorithm::{Next, Tick};
+use super::aside::Aside;
 use super::histogram::BUCKETS;
 use super::shared::{Recorder, Shared};
-use super::{Algorithm, Latencies, Window};
+use super::{Algorithm, Latencies, LimitEvidence, LimitState, Window};
 use crate::clock::saturating_nanos;
 
 /// From so many timed answers in a window on, fewer are timed.
 const ENOUGH: u64 = 1000;
 const MOST_UNTIMED: u32 = 64;
+/// In nanoseconds, how often it is looked at least whether what should leave has left.
+const DRAIN_LOOK: u64 = 5_000_000;
 
 /// What only the thread that closes a window touches.
 #[derive(Debug)]
@@ -27,19 +31,34 @@ pub(super) struct Control {
     untimed_at_start: u64,
     refused_at_start: u64,
     overloads_at_start: u64,
+    departures_at_start: (u64, u64),
+    in_flight_at_start: u32,
     window: Latencies,
     windows: u64,
+    aside: Aside,
+    state: LimitState,
+    /// How often that has changed, and when it last did, in nanoseconds.
+    changes: u64,
+    changed_at: u64,
 }
 
 #[derive(Debug)]
 enum Phase {
+    /// Until too many are no longer in flight, at most until then; and how long it settles then.
+    Draining {
+        until: u64,
+        settle: u64,
+    },
     Settling,
-    Measuring { start: u64 },
+    Measuring {
+        start: u64,
+    },
 }
 
 impl Control {
     pub(super) fn new(algorithm: Box<dyn Algorithm>, (min, max): (u32, u32)) -> Self {
         Self {
+            state: algorithm.state(),
             algorithm,
             min,
             max,
@@ -50,8 +69,13 @@ impl Control {
             untimed_at_start: 0,
             refused_at_start: 0,
             overloads_at_start: 0,
+            departures_at_start: (0, 0),
+            in_flight_at_start: 0,
             window: Latencies::default(),
             windows: 0,
+            aside: Aside::default(),
+            changes: 0,
+            changed_at: 0,
         }
     }
 }
@@ -66,6 +90,11 @@ pub(super) struct Totals {
     pub(super) ignored: u64,
     pub(super) cancelled: u64,
     pub(super) windows: u64,
+    pub(super) aside: u32,
+    pub(super) state: LimitState,
+    pub(super) evidence: Option<LimitEvidence>,
+    pub(super) changes: u64,
+    pub(super) changed_at: u64,
 }
 
 impl Shared {
@@ -80,12 +109,13 @@ impl Shared {
         };
         self.overload_quiet
             .store(now.saturating_add(1_000_000), Ordering::Relaxed);
-        let (in_flight, limit) = self.gate.load();
+        let aside = self.count_aside(&control.aside);
+        let (in_flight, limit) = self.load();
         let next = control
             .algorithm
-            .on_overload(Duration::from_nanos(now), in_flight);
+            .on_overload(Duration::from_nanos(now), in_flight.saturating_sub(aside));
         if let Some(next) = next.filter(|next| *next != limit) {
-            self.gate.set_limit(next.clamp(control.min, control.max));
+            self.set_limit(&mut control, next, now);
             self.start_window(&mut control, now);
         }
     }
@@ -96,8 +126,19 @@ impl Shared {
         let Some(mut control) = self.try_control() else {
             return;
         };
+        self.fairness.look(now);
+        self.age_handed(now);
         match control.phase {
             Phase::Measuring { start } if now >= start => self.measure(&mut control, start, now),
+            Phase::Draining { until, .. } if now < until && self.is_overfull(&control) => {
+                let then = now.saturating_add(DRAIN_LOOK).min(until);
+                self.due.store(then, Ordering::Relaxed);
+            }
+            Phase::Draining { settle, .. } if settle > 0 => {
+                control.phase = Phase::Settling;
+                self.due
+                    .store(now.saturating_add(settle), Ordering::Relaxed);
+            }
             _ => self.start_window(&mut control, now),
         }
         drop(control);
@@ -106,32 +147,70 @@ impl Shared {
         }
     }
 
+    fn is_overfull(&self, control: &Control) -> bool {
+        let (in_flight, limit) = self.load();
+        in_flight.saturating_sub(self.count_aside(&control.aside)) > limit
+    }
+
     fn measure(&self, control: &mut Control, start: u64, now: u64) {
-        let (in_flight, limit) = self.gate.load();
+        let (in_flight, limit) = self.load();
         let size = control.algorithm.window(limit);
         self.read_recorders(control);
         let samples = control
             .window
             .set_difference(&control.latest, &control.at_start);
         let elapsed = now - start;
+        let duration = saturating_nanos(size.duration);
         let complete = samples >= size.samples || elapsed >= saturating_nanos(size.patience);
-        if !complete || elapsed < saturating_nanos(size.duration) {
-            if elapsed >= saturating_nanos(size.duration) {
-                // The load fell: every latency counts again.
-                self.timed_one_of.store(1, Ordering::Relaxed);
+        let complete = complete && elapsed >= duration;
+        if !complete && elapsed >= duration {
+            // The load fell: every latency counts again.
+            self.timed_one_of.store(1, Ordering::Relaxed);
+        }
+        let answers = samples + self.untimed() - control.untimed_at_start;
+        let overloads = self.overloads() - control.overloads_at_start;
+        let so_far = (control.timed + self.untimed(), self.overloads());
+        let refused = self.refused() - control.refused_at_start;
+        let aside = self.count_aside(&control.aside);
+        let stalled = self.lending.stalled();
+        let in_flight = in_flight.saturating_sub(aside);
+        let tasks_per_core = self.local_signal.tasks_per_core();
+        if complete || refused > 0 {
+            self.age_places(&mut control.aside, so_far.0, (in_flight, limit), now);
+        }
+        if !complete {
+            let next = control.algorithm.on_tick(Tick {
+                now: Duration::from_nanos(now),
+                passed: Duration::from_nanos(elapsed),
+                answers,
+                so_far,
+                in_flight,
+                began_with: control.in_flight_at_start,
+                tasks_per_core,
+            });
+            let next = next.unwrap_or(Next::at_once(limit));
+            self.set_limit(control, next.limit, now);
+            // A limit that only rises changes nothing of what is measured.
+            if next.limit < limit {
+                return self.await_effect(control, next, now);
             }
-            let pause = saturating_nanos(size.duration) / 10;
+            let pause = (duration / 10).max(1_000_000);
             return self.due.store(now.saturating_add(pause), Ordering::Relaxed);
         }
+        let peak = self.gate.peak.load(Ordering::Relaxed);
         let next = control.algorithm.on_window(&Window {
             start: Duration::from_nanos(start),
             end: Duration::from_nanos(now),
             limit,
-            max_in_flight: self.gate.peak.load(Ordering::Relaxed),
+            max_in_flight: peak.saturating_sub(aside.saturating_add(stalled)),
             in_flight,
-            refused: self.refused() - control.refused_at_start,
-            overloads: self.overloads() - control.overloads_at_start,
-            answers: samples + self.untimed() - control.untimed_at_start,
+            mean_in_flight: (self.mean_in_flight(control) - f64::from(aside) - f64::from(stalled))
+                .max(0.0),
+            tasks_per_core,
+            refused,
+            overloads,
+            answers,
+            so_far,
             latencies: &control.window,
         });
         self.choose_timed(samples);
@@ -139,15 +218,48 @@ impl Shared {
         let median = Duration::from_secs_f64(control.window.quantile(0.5));
         self.median
             .store(saturating_nanos(median), Ordering::Relaxed);
-        self.gate
-            .set_limit(next.limit.clamp(control.min, control.max));
-        if next.settle.is_zero() {
-            self.start_window(control, now);
-        } else {
+        self.set_limit(control, next.limit, now);
+        self.await_effect(control, next, now);
+    }
+
+    fn await_effect(&self, control: &mut Control, next: Next, now: u64) {
+        let (drain, settle) = (saturating_nanos(next.drain), saturating_nanos(next.settle));
+        if drain > 0 {
+            let until = now.saturating_add(drain);
+            control.phase = Phase::Draining { until, settle };
+            self.due.store(now, Ordering::Relaxed);
+        } else if settle > 0 {
             control.phase = Phase::Settling;
-            let until = now.saturating_add(saturating_nanos(next.settle));
-            self.due.store(until, Ordering::Relaxed);
+            self.due
+                .store(now.saturating_add(settle), Ordering::Relaxed);
+        } else {
+            self.start_window(control, now);
         }
+    }
+
+    /// Puts a limit in force, and tells of what else may have changed.
+    fn set_limit(&self, control: &mut Control, limit: u32, now: u64) {
+        let aside = self.count_aside(&control.aside);
+        self.aside.store(aside, Ordering::Relaxed);
+        let limit = limit.clamp(control.min, control.max);
+        self.limit.store(limit, Ordering::Relaxed);
+        self.set_gate();
+        let state = control.algorithm.state();
+        let step = saturating_nanos(control.algorithm.next_step());
+        self.next_step.store(step, Ordering::Relaxed);
+        if state != std::mem::replace(&mut control.state, state) {
+            control.changes += 1;
+            control.changed_at = now;
+            self.set_open(state == LimitState::Open, now);
+        }
+    }
+
+    /// As those saw it who left.
+    fn mean_in_flight(&self, control: &Control) -> f64 {
+        let (count, sum) = self.departures();
+        let (count_then, sum_then) = control.departures_at_start;
+        let count = count.wrapping_sub(count_then).max(1);
+        sum.wrapping_sub(sum_then) as f64 / count as f64
     }
 
     fn start_window(&self, control: &mut Control, now: u64) {
@@ -156,9 +268,11 @@ impl Shared {
         control.refused_at_start = self.refused();
         control.untimed_at_start = self.untimed();
         control.overloads_at_start = self.overloads();
+        control.departures_at_start = self.departures();
         control.phase = Phase::Measuring { start: now };
-        let (in_flight, limit) = self.gate.load();
-        self.gate.peak.store(in_flight, Ordering::Relaxed);
+        let (in_flight, limit) = self.load();
+        self.gate.peak.store(self.gate.load().0, Ordering::Relaxed);
+        control.in_flight_at_start = in_flight.saturating_sub(self.count_aside(&control.aside));
         let duration = saturating_nanos(control.algorithm.window(limit).duration);
         self.due
             .store(now.saturating_add(duration), Ordering::Relaxed);
@@ -213,6 +327,11 @@ impl Shared {
             ignored: sum(|r| &r.ignored),
             cancelled: sum(|r| &r.cancelled),
             windows: control.windows,
+            aside: self.count_aside(&control.aside),
+            state: control.state,
+            evidence: control.algorithm.evidence(),
+            changes: control.changes,
+            changed_at: control.changed_at,
         }
     }
 
@@ -222,18 +341,21 @@ impl Shared {
         (control.min, control.max) = (min.max(1), max.max(min).max(1));
         let (min, max) = (control.min, control.max);
         control.algorithm.set_range(min, max);
-        self.gate.set_limit(self.gate.load().1.clamp(min, max));
+        self.max.store(max, Ordering::Relaxed);
+        let limit = self.load().1;
+        self.set_limit(&mut control, limit, self.clock.nanos());
         drop(control);
         self.grant_waiters();
     }
 
     pub(super) fn set_algorithm(&self, mut algorithm: Box<dyn Algorithm>) {
+        let now = self.clock.nanos();
         let mut control = self.control();
         algorithm.set_range(control.min, control.max);
-        self.gate
-            .set_limit(algorithm.initial().clamp(control.min, control.max));
+        let initial = algorithm.initial();
         control.algorithm = algorithm;
-        self.start_window(&mut control, self.clock.nanos());
+        self.set_limit(&mut control, initial, now);
+        self.start_window(&mut control, now);
         drop(control);
         self.grant_waiters();
     }

@@ -1,36 +1,51 @@
 //! A concurrency limit that finds its own value.
 
+mod admit;
+mod aging;
 pub mod algorithm;
+mod aside;
 mod body;
 mod class;
+mod class_config;
 mod classify;
 mod config;
 mod control;
+mod early;
+mod fairness;
 mod future;
 mod gate;
 mod handle;
 mod histogram;
+mod keys;
 mod layer;
+mod lending;
+mod loan;
+mod local_signal;
 mod permit;
 mod refusal;
+mod request_body;
 mod service;
 mod shared;
 mod slot;
 mod visit;
-mod wait;
+pub(crate) mod wait;
 
-pub use algorithm::{Algorithm, AlgorithmKind};
+pub use algorithm::{Algorithm, AlgorithmKind, LimitEvidence, LimitState};
 pub use body::LimitBody;
 pub use class::{Class, Outcome, Shed};
+pub use class_config::ClassConfig;
 pub use classify::{RequestHead, ResponseHead};
 pub use config::{Hold, LimitConfig, LimitMode};
 pub use future::LimitFuture;
 pub use handle::{AdaptiveLimit, AdaptiveLimitBuilder, ClassStats, LimitStats};
 pub use histogram::Latencies;
+pub use keys::Key;
 pub use layer::AdaptiveLimitLayer;
+pub use local_signal::LocalSignal;
 pub use permit::Permit;
+pub use request_body::LimitRequestBody;
 pub use service::AdaptiveLimitService;
 pub use visit::Visit;
 
 pub(crate) use algorithm::Window;
-pub(crate) use refusal::Refusals;
+pub(crate) use refusal::{OnRefusal, Refusals};

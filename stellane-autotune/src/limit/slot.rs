@@ -30,12 +30,18 @@ fn claim() -> usize {
 /// A counter that is cheap for the one thread that owns it.
 #[inline]
 pub(super) fn add(cell: &AtomicU64, exclusive: bool) {
+    change(cell, 1, exclusive);
+}
+
+/// As [`add`], by any number; it wraps, so that one can be taken off too.
+#[inline]
+pub(super) fn change(cell: &AtomicU64, by: u64, exclusive: bool) {
     if exclusive {
         // Nobody else writes between the load and the store. Passing on the number orders the last owner's writes
         // before this one's reads.
-        cell.store(cell.load(Relaxed).wrapping_add(1), Relaxed);
+        cell.store(cell.load(Relaxed).wrapping_add(by), Relaxed);
     } else {
-        cell.fetch_add(1, Relaxed);
+        cell.fetch_add(by, Relaxed);
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::keys::Keys;
 use super::shared::Shared;
 use super::{Class, Permit};
 use crate::clock::saturating_nanos;
@@ -14,6 +15,7 @@ use crate::clock::saturating_nanos;
 pub(super) struct Waiter {
     state: AtomicU8,
     class: Class,
+    keys: Keys,
     /// Since when, in nanoseconds.
     since: u64,
     waker: Mutex<Option<Waker>>,
@@ -39,6 +41,15 @@ pub(super) struct Waiters {
 
 /// A long wait, as a part of `max_wait`.
 const LONG: u32 = 20;
+/// Who has waited for so long while there is no limit is refused: seven steps let in a hundred times as many. With half
+/// a second one in 10^5 of honest requests was refused, of a thousand who came at once.
+#[cfg(any(feature = "sim", feature = "tokio"))]
+const OPEN_WAIT: Duration = Duration::from_secs(2);
+/// No more wait then, however many clients there are.
+const MOST_WAITING: usize = 100_000;
+/// Until the next step at least, for a clock that stands still or was read long ago.
+#[cfg(any(feature = "sim", feature = "tokio"))]
+const SOONEST: Duration = Duration::from_millis(1);
 /// How many are refused at a time, so that nobody holds the lock for long.
 const AT_A_TIME: usize = 64;
 
@@ -49,6 +60,11 @@ impl Waiters {
             long: saturating_nanos(max_wait / LONG),
             pressed_until: 0,
         }
+    }
+
+    /// The limit has become one: who has waited until now would wait as long as the queue is.
+    fn press(&mut self, now: u64) {
+        self.pressed_until = now.saturating_add(self.pause());
     }
 
     fn is_pressed(&self, now: u64) -> bool {
@@ -73,7 +89,8 @@ impl Waiters {
         let long = self.long;
         let waited = |waiter: &Waiter| now.saturating_sub(waiter.since);
         let is_due = self.queue.front().is_some_and(|w| waited(w) >= 2 * long);
-        if is_due && self.is_pressed(now) {
+        // Nobody may wait at all, or not for so long.
+        if is_due && (long == 0 || self.is_pressed(now)) {
             for slot in &mut late {
                 *slot = self.queue.pop_front_if(|w| waited(w) >= long);
             }
@@ -128,24 +145,30 @@ impl Waiter {
 
 /// A place in the queue; leaves it when dropped, and gives the place back if one was granted.
 #[derive(Debug)]
-pub(super) struct Queued {
+pub(crate) struct Queued {
     shared: Arc<Shared>,
     waiter: Arc<Waiter>,
 }
 
 impl Queued {
     /// Joins the queue unless it is full.
-    pub(super) fn join(shared: &Arc<Shared>, class: Class, max_waiters: u32) -> Option<Self> {
+    pub(crate) fn join(
+        shared: &Arc<Shared>,
+        class: Class,
+        keys: Keys,
+        max_waiters: u32,
+    ) -> Option<Self> {
         let now = shared.clock.nanos();
         let waiter = Arc::new(Waiter {
             state: AtomicU8::new(WAITING),
             class,
+            keys,
             since: now,
             waker: Mutex::new(None),
         });
         {
             let mut waiters = shared.lock_waiters();
-            if waiters.queue.len() >= max_waiters as usize {
+            if waiters.queue.len() >= shared.most_waiting(max_waiters) {
                 return None;
             }
             if waiters.queue.is_empty() {
@@ -163,7 +186,7 @@ impl Queued {
     }
 
     /// Ready when the waiting is over, with whether a place was granted: see [`Self::into_permit`].
-    pub(super) fn poll_granted(&self, cx: &mut Context<'_>) -> Poll<bool> {
+    pub(crate) fn poll_granted(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut waker = self.waiter.waker();
         match self.waiter.state.load(Ordering::Acquire) {
             WAITING => {}
@@ -177,13 +200,13 @@ impl Queued {
     }
 
     /// Turns the granted place into a permit.
-    pub(super) fn into_permit(self) -> Permit {
+    pub(crate) fn into_permit(self) -> Permit {
         self.waiter.state.store(GONE, Ordering::Release);
-        Permit::new(Arc::clone(&self.shared), self.waiter.class)
-    }
-
-    pub(super) fn class(&self) -> Class {
-        self.waiter.class
+        Permit::new(
+            Arc::clone(&self.shared),
+            self.waiter.class,
+            self.waiter.keys,
+        )
     }
 }
 
@@ -196,10 +219,12 @@ impl Drop for Queued {
             waiters
                 .queue
                 .retain(|other| !Arc::ptr_eq(other, &self.waiter));
-            waiters.note_unserved(&self.waiter, now);
+            if !self.shared.is_open() {
+                waiters.note_unserved(&self.waiter, now);
+            }
             self.shared.note_empty(&waiters);
         } else if self.waiter.state.load(Ordering::Acquire) == GRANTED {
-            self.shared.release(self.waiter.class);
+            self.shared.release(self.waiter.class, self.waiter.keys);
         }
     }
 }
@@ -207,6 +232,64 @@ impl Drop for Queued {
 impl Shared {
     fn lock_waiters(&self) -> MutexGuard<'_, Waiters> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_open(&self, open: bool, now: u64) {
+        let mut waiters = self.lock_waiters();
+        self.open.store(open, Ordering::Relaxed);
+        if !open {
+            waiters.press(now);
+        }
+    }
+
+    /// How long a request may wait for a place, if it may.
+    ///
+    /// While there is no limit only for the next step of what may begin at once, and whoever comes waits in order: nothing
+    /// says that it is in vain.
+    #[cfg(any(feature = "sim", feature = "tokio"))]
+    pub(crate) fn may_wait(&self) -> Option<Duration> {
+        // There is no next step of a limit that is as high as it may be.
+        if self.is_open() && self.load().1 < self.max() {
+            return self.can_wait.then_some(OPEN_WAIT);
+        }
+        Some(self.max_wait).filter(|wait| !wait.is_zero())
+    }
+
+    /// How long until the limit may rise by nothing but the time, for those who wait: whoever does then calls
+    /// [`step`](Self::step), and asks again.
+    #[cfg(any(feature = "sim", feature = "tokio"))]
+    pub(crate) fn next_step(&self) -> Duration {
+        let left = self
+            .next_step
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.clock.nanos());
+        Duration::from_nanos(left).max(SOONEST)
+    }
+
+    /// Takes the step that is due, unless another who waits has.
+    #[cfg(any(feature = "sim", feature = "tokio"))]
+    pub(crate) fn step(&self) {
+        let now = self.clock.nanos();
+        if now >= self.next_step.load(Ordering::Relaxed) {
+            self.look(now);
+        }
+    }
+
+    fn most_waiting(&self, max_waiters: u32) -> usize {
+        match self.is_open() {
+            true => MOST_WAITING,
+            false => max_waiters as usize,
+        }
+    }
+
+    /// Whether whoever comes now may wait.
+    pub(super) fn has_room(&self, max_waiters: u32) -> bool {
+        self.may_wait().is_some()
+            && self.lock_waiters().queue.len() < self.most_waiting(max_waiters)
     }
 
     /// How many wait.
@@ -229,14 +312,18 @@ impl Shared {
                 return;
             }
             let now = self.clock.nanos();
-            let late = waiters.take_late(now);
-            // Behind a head that must wait, only a guaranteed share can let somebody in.
-            let candidates = if self.has_classes() {
+            let late = if self.is_open() {
+                [const { None }; AT_A_TIME]
+            } else {
+                waiters.take_late(now)
+            };
+            // Behind a head that must wait, only a guaranteed share or another key can let somebody in.
+            let candidates = if self.has_classes() || self.keys.is_used() {
                 waiters.queue.len()
             } else {
                 1
             };
-            let admitted = waiters.take(now, candidates, |w| self.try_enter(w.class, true));
+            let admitted = waiters.take(now, candidates, |w| self.try_enter(w.class, w.keys, true));
             self.note_empty(&waiters);
             drop(waiters);
             let is_over = admitted.is_none() && late[AT_A_TIME - 1].is_none();
@@ -246,7 +333,7 @@ impl Shared {
             if let Some(waiter) = admitted
                 && !waiter.end(GRANTED)
             {
-                self.leave(waiter.class);
+                self.leave(waiter.class, waiter.keys);
             }
             if is_over {
                 return;

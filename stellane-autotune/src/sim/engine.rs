@@ -2,132 +2,13 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use super::scenario::{Discipline, Plant, Scenario, exponential};
+use super::scenario::{Plant, Scenario, exponential};
+use super::service::{Job, Seats};
 use super::sharing::Sharing;
+use super::waiting::{Asking, Waiting, Who};
+use super::{Contender, Run, Sample};
 use crate::clock::Rng;
-use crate::{AdaptiveLimit, Algorithm, AlgorithmKind, LimitConfig, ManualClock, Outcome, Permit};
-
-/// What stands in front of the service.
-#[derive(Debug, Clone)]
-pub enum Contender {
-    /// Nothing.
-    NoLimit,
-    /// One of the algorithms of this crate, with its initial limit.
-    Kind(AlgorithmKind, u32),
-    /// An algorithm of your own, from a seed.
-    Own(fn(u64) -> Box<dyn Algorithm>),
-}
-
-impl Contender {
-    fn build(&self, clock: &ManualClock, seed: u64) -> AdaptiveLimit {
-        let mut config = LimitConfig::default();
-        let builder = AdaptiveLimit::builder().clock(clock.clock()).seed(seed);
-        let builder = match self {
-            Self::NoLimit => {
-                config.algorithm = AlgorithmKind::Fixed;
-                (config.initial, config.max) = (u32::MAX, u32::MAX);
-                builder
-            }
-            Self::Kind(kind, initial) => {
-                config.algorithm = *kind;
-                config.initial = *initial;
-                config.min = config.min.min(*initial);
-                builder
-            }
-            Self::Own(build) => builder.boxed_algorithm(build(seed)),
-        };
-        builder
-            .config(config)
-            .build()
-            .unwrap_or_else(|error| unreachable!("valid: {error}"))
-    }
-}
-
-/// What happened in one run.
-#[derive(Debug, Clone, Default)]
-pub struct Run {
-    /// Every answer: when, after how long, and whether somebody still waited for it, in seconds.
-    pub answers: Vec<(f64, f32, bool)>,
-    /// The state of the limit ten times a second.
-    pub samples: Vec<Sample>,
-    /// Requests that arrived, retries included.
-    pub arrived: u64,
-    /// Requests that were refused.
-    pub refused: u64,
-    /// The most requests in flight at a time.
-    pub peak: u32,
-    slo: f64,
-}
-
-/// The state of the limit at a moment.
-#[derive(Debug, Clone, Copy)]
-pub struct Sample {
-    /// When, in seconds.
-    pub at: f64,
-    /// The limit.
-    pub limit: u32,
-    /// Requests in flight.
-    pub in_flight: u32,
-}
-
-impl Run {
-    /// Answers in time per second, between two moments.
-    #[must_use]
-    pub fn goodput(&self, from: f64, to: f64) -> f64 {
-        let good = self
-            .answers
-            .iter()
-            .filter(|(at, latency, wanted)| {
-                (from..to).contains(at) && *wanted && f64::from(*latency) <= self.slo
-            })
-            .count();
-        good as f64 / (to - from)
-    }
-
-    /// A quantile of the latency of the answers between two moments, in seconds.
-    #[must_use]
-    pub fn latency(&self, q: f64, from: f64, to: f64) -> f64 {
-        let within = self
-            .answers
-            .iter()
-            .filter(|(at, ..)| (from..to).contains(at));
-        let mut latencies: Vec<f32> = within.map(|(_, latency, _)| *latency).collect();
-        if latencies.is_empty() {
-            return 0.0;
-        }
-        latencies.sort_by(f32::total_cmp);
-        f64::from(latencies[((latencies.len() - 1) as f64 * q) as usize])
-    }
-
-    /// How far the limit strays from its median between two moments, as a fraction of it: nine in ten of its means
-    /// over a second are within this.
-    #[must_use]
-    pub fn limit_band(&self, from: f64, to: f64) -> f64 {
-        let seconds = (0..(to - from) as u32).map(|second| from + f64::from(second));
-        let mut means: Vec<f64> = seconds.map(|at| self.limits(at, at + 1.0).0).collect();
-        means.sort_by(f64::total_cmp);
-        let Some(median) = means.get(means.len() / 2).copied() else {
-            return 0.0;
-        };
-        let mut off: Vec<f64> = means.iter().map(|m| (m / median - 1.0).abs()).collect();
-        off.sort_by(f64::total_cmp);
-        off[(off.len() - 1) * 9 / 10]
-    }
-
-    /// The mean, lowest and highest limit between two moments.
-    #[must_use]
-    pub fn limits(&self, from: f64, to: f64) -> (f64, u32, u32) {
-        let within = self
-            .samples
-            .iter()
-            .filter(|sample| (from..to).contains(&sample.at));
-        let limits: Vec<u32> = within.map(|sample| sample.limit).collect();
-        let mean =
-            limits.iter().map(|limit| f64::from(*limit)).sum::<f64>() / limits.len().max(1) as f64;
-        let low = limits.iter().copied().min().unwrap_or(0);
-        (mean, low, limits.iter().copied().max().unwrap_or(0))
-    }
-}
+use crate::{AdaptiveLimit, LocalSignal, ManualClock, Outcome};
 
 /// Runs one scenario.
 #[must_use]
@@ -136,62 +17,48 @@ pub fn run(scenario: &Scenario, contender: &Contender, seed: u64) -> Run {
 }
 
 /// Runs one scenario with several clients that share the service, each behind a limit of its own
-/// and with an equal part of the load.
+/// and with an equal part of the load. They hear nothing of the machine of the service.
 #[must_use]
 pub fn run_shared(scenario: &Scenario, contenders: &[Contender], seed: u64) -> Vec<Run> {
-    let clock = ManualClock::default();
-    let limits = contenders
-        .iter()
-        .zip(seed..)
-        .map(|(c, seed)| c.build(&clock, seed))
-        .collect();
-    Engine::new(scenario, clock, limits, None, seed).run()
+    Engine::new(scenario, contenders, None, seed).run()
 }
 
 /// Runs one scenario behind two limits, one after the other, as of a client and of the service itself. The run
 /// shows the limit of the first.
 #[must_use]
 pub fn run_in_series(scenario: &Scenario, contenders: [&Contender; 2], seed: u64) -> Run {
-    let clock = ManualClock::default();
-    let [first, second] = contenders.map(|contender| contender.build(&clock, seed));
-    Engine::new(scenario, clock, vec![first], Some(second), seed)
+    let [first, second] = contenders;
+    Engine::new(scenario, std::slice::from_ref(first), Some(second), seed)
         .run()
         .remove(0)
 }
 
-struct Engine<'a> {
-    scenario: &'a Scenario,
+pub(super) struct Engine<'a> {
+    pub(super) scenario: &'a Scenario,
     clock: ManualClock,
-    limits: Vec<AdaptiveLimit>,
+    signal: LocalSignal,
+    pub(super) limits: Vec<AdaptiveLimit>,
     /// Stands behind each of the others.
-    second: Option<AdaptiveLimit>,
-    rng: Rng,
-    now: f64,
-    plant: Plant,
+    pub(super) second: Option<AdaptiveLimit>,
+    waiting: Waiting,
+    /// For each limit, whether somebody looks when its next step is due.
+    stepping: Vec<bool>,
+    pub(super) rng: Rng,
+    pub(super) now: f64,
+    pub(super) plant: Plant,
     events: BinaryHeap<Reverse<Event>>,
     sequence: u64,
-    jobs: Vec<Job>,
-    free: Vec<usize>,
-    sharing: Sharing,
-    queue: VecDeque<usize>,
-    busy: usize,
+    pub(super) jobs: Vec<Job>,
+    pub(super) free: Vec<usize>,
+    pub(super) sharing: Sharing,
+    pub(super) queue: VecDeque<usize>,
+    pub(super) busy: usize,
     /// Requests whose work has not begun.
-    delayed: usize,
-    tokens: f64,
-    tokens_at: f64,
-    runs: Vec<Run>,
-}
-
-struct Job {
-    permit: Option<Permit>,
-    second: Option<Permit>,
-    generation: u32,
-    arrived: f64,
-    work: f64,
-    attempt: u32,
-    client: usize,
-    wanted: bool,
-    lost: bool,
+    pub(super) delayed: usize,
+    pub(super) seats: Seats,
+    pub(super) tokens: f64,
+    pub(super) tokens_at: f64,
+    pub(super) runs: Vec<Run>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -202,8 +69,12 @@ struct Event {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum What {
+pub(super) enum What {
     Arrival,
+    /// A client of a closed loop asks.
+    User(usize),
+    /// One of the others, and its number.
+    Other(u32),
     Retry {
         attempt: u32,
         client: usize,
@@ -214,11 +85,19 @@ enum What {
     Done(usize),
     Answer(usize, Reply),
     Timeout(usize, u32),
+    /// One of the others has sent its request,
+    Sent(usize),
+    /// and read its answer.
+    Read(usize),
+    /// Of one who waits, in which slot, and since when.
+    WaitedTooLong(usize, f64),
+    /// What may begin at once may rise.
+    Step(usize),
     Sample,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Reply {
+pub(super) enum Reply {
     BadRequest,
     TooMany,
 }
@@ -245,11 +124,20 @@ const RESOLUTION: f64 = 0.005;
 impl<'a> Engine<'a> {
     fn new(
         scenario: &'a Scenario,
-        clock: ManualClock,
-        limits: Vec<AdaptiveLimit>,
-        second: Option<AdaptiveLimit>,
+        contenders: &[Contender],
+        second: Option<&Contender>,
         seed: u64,
     ) -> Self {
+        let (clock, signal) = (ManualClock::default(), LocalSignal::new());
+        // Who calls the service hears nothing of its machine.
+        let none = LocalSignal::new();
+        let is_there = second.is_none() && contenders.len() == 1;
+        let limits: Vec<_> = contenders
+            .iter()
+            .zip(seed..)
+            .map(|(c, seed)| c.build(&clock, seed, if is_there { &signal } else { &none }))
+            .collect();
+        let second = second.map(|contender| contender.build(&clock, seed, &signal));
         let runs = vec![
             Run {
                 slo: scenario.slo,
@@ -260,8 +148,11 @@ impl<'a> Engine<'a> {
         Self {
             scenario,
             clock,
+            signal,
+            stepping: vec![false; limits.len()],
             limits,
             second,
+            waiting: Waiting::default(),
             rng: Rng::new(seed ^ 0x5eed_0f10_ad5e_ed00),
             now: 0.0,
             plant: (scenario.plant)(0.0),
@@ -273,6 +164,7 @@ impl<'a> Engine<'a> {
             queue: VecDeque::new(),
             busy: 0,
             delayed: 0,
+            seats: Seats::default(),
             tokens: 0.0,
             tokens_at: 0.0,
             runs,
@@ -282,11 +174,24 @@ impl<'a> Engine<'a> {
     fn run(mut self) -> Vec<Run> {
         self.schedule(0.0, What::Arrival);
         self.schedule(0.0, What::Sample);
+        if let Some(closed) = self.scenario.closed {
+            for user in 0..closed.clients {
+                let at = self.rng.between(0.0, closed.within.max(1e-9));
+                self.schedule(at, What::User(user));
+            }
+        }
+        if let Some(others) = self.scenario.others {
+            self.schedule(others.from, What::Other(1));
+        }
         let mut looked = 0.0;
         loop {
             if self.now - looked >= RESOLUTION {
                 looked = self.now;
                 self.plant = (self.scenario.plant)(self.now);
+                if self.scenario.signal {
+                    let tasks = self.sharing.len() + self.busy + self.queue.len();
+                    self.signal.report(tasks as f64 / self.plant.cores);
+                }
             }
             let next_event = self.events.peek().map_or(f64::INFINITY, |event| event.0.at);
             let next_done = self.sharing.next(self.now, &self.plant);
@@ -306,22 +211,30 @@ impl<'a> Engine<'a> {
             {
                 self.happen(event.what);
             }
+            while let Some((asking, permit)) = self.waiting.next() {
+                match permit {
+                    Some(permit) => self.enter(asking, permit),
+                    None => self.refuse(asking),
+                }
+            }
         }
     }
 
-    fn schedule(&mut self, at: f64, what: What) {
-        self.sequence += 1;
-        self.events.push(Reverse(Event {
-            at,
-            sequence: self.sequence,
-            what,
-        }));
+    pub(super) fn schedule(&mut self, at: f64, what: What) {
+        if at.is_finite() {
+            self.sequence += 1;
+            self.events.push(Reverse(Event {
+                at,
+                sequence: self.sequence,
+                what,
+            }));
+        }
     }
 
     fn happen(&mut self, what: What) {
         match what {
             What::Arrival => {
-                let rate = (self.scenario.load)(self.now);
+                let rate = self.scenario.scale * (self.scenario.load)(self.now);
                 let pause = if rate > 0.0 {
                     exponential(&mut self.rng, 1.0 / rate)
                 } else {
@@ -330,10 +243,19 @@ impl<'a> Engine<'a> {
                 self.schedule(self.now + pause, What::Arrival);
                 if rate > 0.0 {
                     let client = self.rng.next() as usize % self.limits.len();
-                    self.arrive(0, client);
+                    self.arrive(0, client, Who::Anybody);
                 }
             }
-            What::Retry { attempt, client } => self.arrive(attempt, client),
+            What::Retry { attempt, client } => self.arrive(attempt, client, Who::Anybody),
+            What::User(user) => self.arrive(0, user % self.limits.len(), Who::User(user)),
+            What::Other(number) => {
+                self.arrive(0, 0, Who::Other);
+                if let Some(others) = self.scenario.others
+                    && number < others.most
+                {
+                    self.schedule(self.now + 1.0 / others.rate, What::Other(number + 1));
+                }
+            }
             What::Begin(job) => {
                 self.delayed -= 1;
                 self.begin(job);
@@ -346,157 +268,102 @@ impl<'a> Engine<'a> {
             What::Answer(job, Reply::BadRequest) => self.finish(job, Outcome::Ignore),
             What::Answer(job, Reply::TooMany) => self.finish(job, Outcome::Overload),
             What::Timeout(job, generation) => self.give_up(job, generation),
-            What::Sample => {
-                for (run, limit) in self.runs.iter_mut().zip(&self.limits) {
-                    let (in_flight, limit) = limit.shared.gate.load();
-                    run.samples.push(Sample {
-                        at: self.now,
-                        limit,
-                        in_flight,
-                    });
+            What::Sent(job) => self.sent(job),
+            What::Read(job) => self.read(job),
+            What::WaitedTooLong(slot, since) => {
+                if let Some(asking) = self.waiting.time_out(slot, since) {
+                    self.refuse(asking);
                 }
-                self.schedule(self.now + 0.1, What::Sample);
             }
+            What::Step(client) => {
+                self.stepping[client] = false;
+                self.limits[client].shared.step();
+                if self.limits[client].shared.gate.has_waiters() {
+                    self.await_step(client);
+                }
+            }
+            What::Sample => self.sample(),
         }
     }
 
-    fn arrive(&mut self, attempt: u32, client: usize) {
-        self.runs[client].arrived += 1;
-        let Ok(permit) = self.limits[client].try_acquire() else {
-            self.runs[client].refused += 1;
-            return self.retry(attempt, client);
-        };
-        let second = match self.second.as_ref().map(AdaptiveLimit::try_acquire) {
-            None => None,
-            Some(Ok(permit)) => Some(permit),
-            Some(Err(_)) => {
-                // Which the first one hears as an overload of what is behind it.
-                permit.finish(Outcome::Overload);
-                self.runs[client].refused += 1;
-                return self.retry(attempt, client);
-            }
-        };
-        let (in_flight, _) = self.limits[client].shared.gate.load();
-        self.runs[client].peak = self.runs[client].peak.max(in_flight);
-        let job = self.free.pop().unwrap_or_else(|| {
-            self.jobs.push(Job {
-                permit: None,
-                second: None,
-                generation: 0,
-                arrived: 0.0,
-                work: 0.0,
-                attempt: 0,
-                client: 0,
-                wanted: false,
-                lost: false,
+    fn sample(&mut self) {
+        for (run, limit) in self.runs.iter_mut().zip(&self.limits) {
+            let (in_flight, now) = limit.shared.load();
+            run.samples.push(Sample {
+                at: self.now,
+                limit: now,
+                in_flight,
             });
-            self.jobs.len() - 1
-        });
-        let plant = self.plant;
-        let work = self.scenario.work.draw(&mut self.rng);
-        let lost = plant.black_hole > 0.0 && self.rng.between(0.0, 1.0) < plant.black_hole;
-        let slot = &mut self.jobs[job];
-        (slot.permit, slot.second) = (Some(permit), second);
-        slot.generation = slot.generation.wrapping_add(1);
-        (slot.arrived, slot.work, slot.attempt, slot.client) = (self.now, work, attempt, client);
-        (slot.wanted, slot.lost) = (true, lost);
-        let generation = slot.generation;
-        if self.scenario.clients.timeout.is_finite() {
-            let at = self.now + self.scenario.clients.timeout;
-            self.schedule(at, What::Timeout(job, generation));
+            let stats = limit.stats();
+            if run.said.len() as u64 <= stats.changes {
+                run.said.push((self.now, limit.explain()));
+            }
         }
-        if lost {
-            return;
-        }
-        if plant.bad_requests > 0.0 && self.rng.between(0.0, 1.0) < plant.bad_requests {
-            return self.schedule(self.now + 0.001, What::Answer(job, Reply::BadRequest));
-        }
-        let inside = self.delayed + self.sharing.len() + self.busy + self.queue.len();
-        let is_full = inside >= plant.places;
-        if is_full && plant.drops {
-            self.jobs[job].lost = true;
-            return;
-        }
-        if is_full || plant.quota.is_finite() && !self.take_token(plant.quota) {
-            let at = self.now + plant.refusal;
-            return self.schedule(at, What::Answer(job, Reply::TooMany));
-        }
-        if plant.delay > 0.0 {
-            self.delayed += 1;
-            self.schedule(self.now + plant.delay, What::Begin(job));
+        self.schedule(self.now + 0.1, What::Sample);
+    }
+
+    fn arrive(&mut self, attempt: u32, client: usize, who: Who) {
+        if who == Who::Other {
+            self.runs[client].others.0 += 1;
         } else {
-            self.begin(job);
+            self.runs[client].arrived += 1;
+        }
+        let asking = Asking {
+            since: self.now,
+            attempt,
+            client,
+            who,
+        };
+        let limit = &self.limits[client];
+        if let Ok(permit) = limit.try_acquire() {
+            return self.enter(asking, permit);
+        }
+        let Some(wait) = limit.shared.may_wait() else {
+            return self.refuse(asking);
+        };
+        let Some(slot) = self.waiting.join(limit, asking) else {
+            return self.refuse(asking);
+        };
+        let until = self.now + wait.as_secs_f64();
+        self.schedule(until, What::WaitedTooLong(slot, self.now));
+        self.await_step(client);
+    }
+
+    fn await_step(&mut self, client: usize) {
+        if !std::mem::replace(&mut self.stepping[client], true) {
+            let at = self.now + self.limits[client].shared.next_step().as_secs_f64();
+            self.schedule(at, What::Step(client));
         }
     }
 
-    fn take_token(&mut self, quota: f64) -> bool {
-        let fresh = (self.now - self.tokens_at) * quota;
-        self.tokens = (self.tokens + fresh).min(quota * 0.05);
-        self.tokens_at = self.now;
-        let taken = self.tokens >= 1.0;
-        self.tokens -= f64::from(u8::from(taken));
-        taken
-    }
-
-    fn begin(&mut self, job: usize) {
-        match self.scenario.discipline {
-            Discipline::Sharing => {
-                self.sharing.begin(job, self.jobs[job].work);
-            }
-            Discipline::Fifo => {
-                self.queue.push_back(job);
-                self.start_queued();
-            }
-        }
-    }
-
-    fn start_queued(&mut self) {
-        while (self.busy as f64) < self.plant.cores {
-            let Some(job) = self.queue.pop_front() else {
-                return;
-            };
-            self.busy += 1;
-            self.schedule(self.now + self.jobs[job].work, What::Done(job));
-        }
-    }
-
-    fn finish(&mut self, job: usize, outcome: Outcome) {
-        let slot = &mut self.jobs[job];
-        for permit in [slot.permit.take(), slot.second.take()]
-            .into_iter()
-            .flatten()
-        {
-            permit.finish(outcome);
-        }
-        if outcome == Outcome::Success {
-            let latency = (self.now - slot.arrived) as f32;
-            self.runs[slot.client]
-                .answers
-                .push((self.now, latency, slot.wanted));
-        }
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(job);
-    }
-
-    fn give_up(&mut self, job: usize, generation: u32) {
-        let slot = &mut self.jobs[job];
-        if slot.generation != generation || !slot.wanted {
+    pub(super) fn refuse(&mut self, asking: Asking) {
+        let run = &mut self.runs[asking.client];
+        if asking.who == Who::Other {
+            run.others.1 += 1;
             return;
         }
-        slot.wanted = false;
-        let (attempt, client) = (slot.attempt, slot.client);
-        if self.scenario.clients.cancels || slot.lost {
-            // Dropping the permit: the request counts as cancelled. Its work goes on.
-            (slot.permit, slot.second) = (None, None);
+        run.refused += 1;
+        run.refused_at.push(self.now as f32);
+        match asking.who {
+            Who::User(user) => self.ask_again(user, true),
+            _ => self.retry(asking.attempt, asking.client),
         }
-        if slot.lost {
-            slot.generation = slot.generation.wrapping_add(1);
-            self.free.push(job);
-        }
-        self.retry(attempt, client);
     }
 
-    fn retry(&mut self, attempt: u32, client: usize) {
+    pub(super) fn ask_again(&mut self, user: usize, refused: bool) {
+        let Some(closed) = self.scenario.closed else {
+            return;
+        };
+        let mean = if refused {
+            closed.backoff
+        } else {
+            closed.think
+        };
+        let pause = exponential(&mut self.rng, mean.max(1e-9));
+        self.schedule(self.now + pause, What::User(user));
+    }
+
+    pub(super) fn retry(&mut self, attempt: u32, client: usize) {
         let clients = self.scenario.clients;
         if attempt < clients.retries {
             let pause = clients.backoff * self.rng.between(0.5, 1.5);

@@ -14,11 +14,19 @@
 //! assert!(run.goodput(4.0, 8.0) > 1000.0);
 //! ```
 
+mod contender;
 mod engine;
+mod honest;
 mod report;
+mod run;
 mod scenario;
+mod service;
 mod sharing;
+mod waiting;
 
-pub use engine::{Contender, Run, Sample, run, run_in_series, run_shared};
+pub use contender::Contender;
+pub use engine::{run, run_in_series, run_shared};
+pub use honest::{ColdStart, Honest, Load, Shape, honest_services, hostile};
 pub use report::{Cell, Row, Table, oracle, score};
-pub use scenario::{Clients, Discipline, Plant, Scenario, Work, scenarios};
+pub use run::{Run, Sample};
+pub use scenario::{Clients, Closed, Discipline, Others, Plant, Scenario, Work, scenarios};

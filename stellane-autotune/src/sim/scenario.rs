@@ -9,8 +9,16 @@ pub struct Scenario {
     pub duration: f64,
     /// When something changes: what follows is judged on its own, from [`Self::grace`] after it.
     pub steps: Vec<f64>,
+    /// Clients that ask, wait for the answer, think and ask again, besides the open load.
+    pub closed: Option<Closed>,
+    /// Requests of another kind, besides the load and the closed loop.
+    pub others: Option<Others>,
+    /// Whether the limit is given a [`LocalSignal`](crate::LocalSignal) of the machine.
+    pub signal: bool,
     /// Requests per second.
     pub load: fn(f64) -> f64,
+    /// Times the load.
+    pub scale: f64,
     /// The service.
     pub plant: fn(f64) -> Plant,
     /// What a request costs.
@@ -23,6 +31,58 @@ pub struct Scenario {
     pub clients: Clients,
     /// Seconds after a step that are not judged.
     pub grace: f64,
+}
+
+/// Clients in a closed loop.
+#[derive(Debug, Clone, Copy)]
+pub struct Closed {
+    /// How many.
+    pub clients: usize,
+    /// The mean time between an answer and the next request, exponential; 0 for none.
+    pub think: f64,
+    /// The mean pause after a refusal.
+    pub backoff: f64,
+    /// They all come within this time.
+    pub within: f64,
+}
+
+/// Requests whose clients are slow, or whose answers are streams, or that need something that there is little of.
+#[derive(Debug, Clone, Copy)]
+pub struct Others {
+    /// When the first comes.
+    pub from: f64,
+    /// How many come per second.
+    pub rate: f64,
+    /// How many come.
+    pub most: u32,
+    /// Seconds until such a request has been sent, after it was let in; then it is worked on as any other.
+    pub sends: f64,
+    /// When all of them have been sent that have not been before; infinite for never.
+    pub together: f64,
+    /// Seconds until the answer has been read; infinite for a stream that does not end.
+    pub reads: f64,
+    /// How many of them can be worked on and read at a time: a GPU's seats, a pool's connections. The rest waits for
+    /// one where it is.
+    pub seats: usize,
+    /// Whether the place under the limit is given back while the client is waited for, and taken again by force.
+    pub lent: bool,
+}
+
+impl Others {
+    /// None that are slow in any way.
+    #[must_use]
+    pub fn quick() -> Self {
+        Self {
+            from: 1.0,
+            rate: 50.0,
+            most: 100,
+            sends: 0.0,
+            together: f64::INFINITY,
+            reads: 0.0,
+            seats: usize::MAX,
+            lent: true,
+        }
+    }
 }
 
 /// A service at a moment.
@@ -38,6 +98,8 @@ pub struct Plant {
     pub stalled: bool,
     /// The fraction of requests that fail at once with a client error.
     pub bad_requests: f64,
+    /// The fraction of requests that are answered "overloaded", however few there are: a route whose database is gone.
+    pub failing: f64,
     /// The rate beyond which the service answers "too many requests"; infinite for none.
     pub quota: f64,
     /// With so many in service it answers "too many requests"; the largest number for no bound.
@@ -60,6 +122,7 @@ impl Plant {
             contention: 0.05,
             stalled: false,
             bad_requests: 0.0,
+            failing: 0.0,
             quota: f64::INFINITY,
             places: usize::MAX,
             refusal: 0.005,
@@ -182,11 +245,14 @@ fn constant_delay() -> Plant {
 
 const CAPACITY: f64 = 1600.0;
 
-/// The standard scenarios.
-#[must_use]
-pub fn scenarios() -> Vec<Scenario> {
-    let base = Scenario {
+/// Sixteen cores at twice what they can do.
+pub(super) fn base() -> Scenario {
+    Scenario {
         name: "",
+        closed: None,
+        scale: 1.0,
+        others: None,
+        signal: true,
         duration: 30.0,
         steps: Vec::new(),
         load: |_| 2.0 * CAPACITY,
@@ -196,7 +262,13 @@ pub fn scenarios() -> Vec<Scenario> {
         slo: 0.1,
         clients: Clients::patient(),
         grace: 5.0,
-    };
+    }
+}
+
+/// The standard scenarios.
+#[must_use]
+pub fn scenarios() -> Vec<Scenario> {
+    let base = base();
     let link = Scenario {
         name: "constant_link",
         load: |_| 500.0,

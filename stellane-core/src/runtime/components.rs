@@ -6,7 +6,7 @@ use std::{
 };
 
 use stellane_autotune::{
-    AdaptiveLimit, AutoTuner, Clock,
+    AdaptiveLimit, AutoTuner, Clock, LocalSignal,
     overload::{OverloadLayer, Pressure},
 };
 use stellane_metrics::{
@@ -41,6 +41,9 @@ pub struct Components {
     pub prometheus: Prometheus,
     /// The adaptive concurrency limit at the edge.
     pub limit: AdaptiveLimit,
+    /// How long the tasks of the runtimes that serve wait for their turn: what tells the limit that the process itself
+    /// is full, or is not.
+    pub local_signal: LocalSignal,
     /// Ends requests at their deadlines.
     pub overload: OverloadLayer,
     /// How scarce memory and open files are, from 0 to 1, twice a second. Timeouts of requests shrink with it,
@@ -89,8 +92,10 @@ impl Components {
             .config(config.metrics.clone())
             .build()
             .map_err(failed("metrics"))?;
+        let local_signal = LocalSignal::new();
         let limit = AdaptiveLimit::builder()
             .config(config.limit.clone())
+            .local_signal(&local_signal)
             .clock(Clock::counter())
             .build()
             .map_err(failed("limit"))?;
@@ -199,6 +204,7 @@ impl Components {
             runtime_metrics,
             prometheus,
             limit,
+            local_signal,
             overload,
             pressure,
             workers,

@@ -1,19 +1,51 @@
 use std::time::Duration;
 
-use super::elasticity::{Elasticity, Measured};
-use super::{Algorithm, Next, Window, WindowSize, clamp_limit, round};
-use crate::clock::Rng;
+use super::limiting::Limiting;
+use super::open::{Open, Start};
+use super::overloads::Overloads;
+use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize};
 
-/// The default: a gradient on the window median against a baseline that is actively re-probed,
-/// with a tolerance learned from how much throughput answers to the limit.
+/// The default: no limit while nothing says that the service is full, then one that finds its own value.
 ///
+/// ```text
+///  answers                          latency
+///  per second                                             :      /
+///       |         ___________            |                :    /
+///       |       /:                       |                :  /
+///       |     /  :                       |________________:/
+///       |   /    :                       |                :
+///       | /      :                       |                :
+///       +--------+---------- in flight   +----------------+---- in flight
+///               knee                                     knee
+/// ```
+///
+/// Left of the knee a service answers the more the more is in flight, and nobody waits for anybody: there is nothing to
+/// limit, be it five requests of a millisecond or a thousand that take a minute. Right of it more in flight is only
+/// answered later. Where the knee is nobody knows beforehand, and it moves.
+///
+/// **Open.** There is no limit, only a cap on what begins at once: 256, and twice as much each tenth of a second while
+/// it is used. What exceeds the cap waits for its next step; it is not refused. Throughput, latency and concurrency
+/// are compared with those at half the concurrency or less. If throughput has stayed what it was and latency has not, for
+/// long enough to be no chance, that is evidence. So is a machine whose own queue is long
+/// (see [`LocalSignal`](crate::LocalSignal)), a service of which many answers say that it is overloaded while the others
+/// are the same number however many ask, and one that stops answering while more and more come.
+///
+/// Without a signal of the machine the rest must do. It does for a service that queues, some tenths of a second later. It
+/// does not for a cold start into one whose throughput *collapses* under more concurrency, and that has not
+/// been seen at less: nothing is answered then, and a handler that takes a minute looks the same for a minute. A lower
+/// `initial` (64) helps there, at the price that a surge of honest requests waits for longer.
+///
+/// **Limiting.** From the knee on, as far as it is known:
+///
+/// - The limit follows a gradient on the window median against a baseline that is actively re-probed,
+///   with a tolerance learned from how much throughput answers to the limit.
 /// - It acts only while the limit is what holds the load back; otherwise it holds, and keeps the
 ///   limit within a few times what is really in flight, so that a spike does not meet a limit
-///   that grew while idle.
+///   that grew while idle. When it has held nothing back for four seconds, it is open again.
 /// - The limit is dithered on alternate windows, by ±12 % while the service is not known yet and ±5 %
 ///   later. If throughput follows the dither (elasticity), more concurrency is worth its latency and the
 ///   tolerance grows; else it shrinks. Elasticity is read from throughput and from latency, and whichever
-///   is the quieter counts for more.
+///   is the quieter counts for more. When throughput follows all the way and nothing queues, it grows by half at a time.
 /// - Small errors of the median move the limit little, large ones at once: noise does not. What one
 ///   window decides is much at first and after a change, and little once the service is known. Past the
 ///   point where more concurrency costs throughput nothing is left to chance: the limit goes down.
@@ -24,8 +56,8 @@ use crate::clock::Rng;
 ///   The baseline thus follows a service that became slower or faster, without ever pinning the limit to a
 ///   few requests. A probe that costs most of the throughput in a step is given up; one that goes
 ///   deep shows that the limit itself was far too high, and it stays lower.
-///
-/// An answer that says "overloaded" takes a twentieth of the limit, at most once per median.
+/// - An answer that says "overloaded" takes a twentieth of the limit, at most once per median, unless the other answers
+///   are seen to follow what is asked.
 ///
 /// Limit a service where it serves rather than where many clients call it: to a client, the others' requests are
 /// a queue that it cannot shed, and a limit that it raises takes throughput from them. Two clients that
@@ -35,167 +67,31 @@ use crate::clock::Rng;
 /// ```
 /// use stellane_autotune::algorithm::{Adaptive, Algorithm};
 ///
-/// assert_eq!(Adaptive::new(20, 4, 1000, 0).initial(), 20);
+/// assert_eq!(Adaptive::new(256, 4, 100_000, 0).initial(), 256);
 /// ```
 #[derive(Debug, Clone)]
 pub struct Adaptive {
-    limit: f64,
-    initial: f64,
-    min: u32,
-    max: u32,
-    /// How much above the baseline the median may be, as a fraction.
-    tolerance: f64,
-    elasticity: Elasticity,
-    baseline: Option<f64>,
-    probe: Option<Probe>,
-    probe_every: f64,
-    next_probe: Duration,
-    cuts: u32,
-    /// The smoothed median and throughput, and how many windows in a row were far off.
-    usual: Option<(f64, f64)>,
-    jumps: u32,
-    /// By how much throughput differs from window to window, as a fraction.
-    noise: f64,
-    throughput_before: f64,
-    /// By how much it has fallen short of the usual of late, in windows.
-    missing: f64,
-    /// Windows since the service seemed to be another one.
-    age: u32,
-    dither_up: bool,
-    /// The window before, with the other dither, if the limit held the load back.
-    previous: Option<Measured>,
-    target: Option<f64>,
-    quiet_until: Duration,
-    /// Of the latest window.
-    median: f64,
-    throughput: f64,
-    rng: Rng,
+    state: LimitState,
+    open: Open,
+    limiting: Limiting,
+    overloads: Overloads,
+    evidence: Option<LimitEvidence>,
 }
 
-/// A probe under way.
-#[derive(Debug, Clone, Copy)]
-struct Probe {
-    steps: i32,
-    /// One step before; none of a service that was met under load, whose first window tells nothing.
-    before: Option<Measured>,
-    /// The bottom is reached: its latency is measured.
-    at_bottom: bool,
-    /// The median before the first step.
-    median: f64,
-}
-
-/// A gain that is `new` for a service that is not known yet, and `settled` after [`SETTLED`] windows.
-#[derive(Debug, Clone, Copy)]
-struct Fading {
-    new: f64,
-    settled: f64,
-}
-
-const SETTLED: u32 = 25;
-const DITHER: Fading = Fading {
-    new: 0.12,
-    settled: 0.05,
-};
-/// How much one window decides of the elasticity.
-const LEARN: Fading = Fading {
-    new: 0.3,
-    settled: 0.08,
-};
-/// How much the elasticity decides of the tolerance.
-const ADAPT: Fading = Fading {
-    new: 0.3,
-    settled: 0.15,
-};
-/// How much of an error of the median one window corrects, times the error.
-const GAIN: Fading = Fading {
-    new: 2.0,
-    settled: 1.0,
-};
-/// How much one window decides of the usual throughput.
-const USUAL: Fading = Fading {
-    new: 0.3,
-    settled: 0.05,
-};
-const PROBE_STEP: f64 = 0.7;
-/// A step that throughput follows so far left no queue: the bottom.
-const BOTTOM: f64 = 0.7;
-/// One that it hardly follows still shed a queue, whatever the median of requests that began before it says.
-const STEEP: f64 = 0.3;
-/// A step that leaves less than this of the throughput is given up: what holds the places now does not queue.
-const PROBE_LOSS: f64 = 0.4;
-/// How much one probe decides of the baseline: one alone measures little.
-const AVERAGE: Fading = Fading {
-    new: 0.5,
-    settled: 0.2,
-};
-/// A probe of so many steps did not just shed the queue that the tolerance allows.
-const DEEP_PROBE: i32 = 5;
-/// It sheds at least such a queue, as a multiple of the latency without one: five steps are four times the places.
-/// Else it went so deep by chance.
-const LONG_QUEUE: f64 = 3.0;
-const PROBE_EVERY: f64 = 8.0;
-/// After a deep one: on such a way down one step may be mistaken for the last.
-const PROBE_AGAIN: f64 = 1.0;
-const PROBE_SELDOM: f64 = 32.0;
-/// The part of its pause that a probe keeps at least, unless the service has jumped.
-const REST: f64 = 0.375;
-/// A probe that finds the baseline within this found the same service.
-const UNCHANGED: f64 = 0.35;
-/// A median that is so many times the usual, twice in a row, is another service.
-const JUMP: f64 = 2.5;
-/// What an answer that says "overloaded" leaves of the limit, at most once per median.
-const OVERLOADED: f64 = 0.95;
-const CUTS_BEFORE_PROBE: u32 = 6;
-/// Places beyond the gradient, in square roots of the limit: what keeps a service busy.
-const HEADROOM: f64 = 0.75;
-/// The elasticity that is worth its latency. Two clients that share a full service see a half.
-const WORTH: f64 = 0.6;
-/// Throughput that follows the limit so far leaves no queue to explain a latency this much above the baseline,
-/// as the gradient sees it.
-const NO_QUEUE: (f64, f64) = (0.75, 0.75);
-/// How many times the error of a median explains one below the baseline.
-const LUCK: f64 = 3.0;
-const TOLERANCE: std::ops::RangeInclusive<f64> = 0.03..=0.4;
-const IDLE_CAP: f64 = 4.0;
-const MIN_SAMPLES: u64 = 60;
-/// So that a limit that is far too high is not measured for ever.
-const MAX_SAMPLES: u64 = 150;
-/// At the bottom of a probe, for a baseline that lasts.
-const BOTTOM_SAMPLES: u64 = 200;
-/// Those of the steps towards it, and of the very first window.
-const QUICK_SAMPLES: u64 = 120;
+/// Latencies of a window while there is no limit, and its milliseconds: many short ones, since what they say adds up.
+const OPEN_WINDOW: (u64, u64) = (8, 5);
 
 impl Adaptive {
-    /// Starts at `initial` and stays within `min..=max`. Processes that must not probe together
-    /// differ in their `seed`.
+    /// Begins open, with so many at once at first, and limits within `min..=max`. Processes that must not probe
+    /// together differ in their `seed`.
     #[must_use]
     pub fn new(initial: u32, min: u32, max: u32, seed: u64) -> Self {
-        let limit = clamp_limit(f64::from(initial), min, max);
         Self {
-            limit,
-            initial: limit,
-            min,
-            max,
-            tolerance: 0.25,
-            elasticity: Elasticity::new(),
-            baseline: None,
-            probe: None,
-            probe_every: PROBE_EVERY,
-            next_probe: Duration::ZERO,
-            cuts: 0,
-            usual: None,
-            jumps: 0,
-            noise: 0.05,
-            throughput_before: 0.0,
-            missing: 0.0,
-            age: 0,
-            dither_up: false,
-            previous: None,
-            target: None,
-            quiet_until: Duration::ZERO,
-            median: 0.0,
-            throughput: 0.0,
-            rng: Rng::new(seed),
+            state: LimitState::Open,
+            open: Open::new(initial, min, max),
+            limiting: Limiting::new(min, max, seed),
+            overloads: Overloads::default(),
+            evidence: None,
         }
     }
 
@@ -203,210 +99,20 @@ impl Adaptive {
     /// off.
     #[must_use]
     pub fn latency_target(mut self, target: Duration) -> Self {
-        self.target = Some(target.as_secs_f64()).filter(|seconds| *seconds > 0.0);
+        let target = Some(target.as_secs_f64()).filter(|seconds| *seconds > 0.0);
+        self.open.set_target(target);
+        self.limiting.set_target(target);
         self
     }
 
-    fn next(&self, window: &Window<'_>) -> Next {
-        let limit = self.limit_now();
-        let seconds = match self.probe {
-            None => self.median,
-            Some(Probe { at_bottom, .. }) => {
-                let left = if at_bottom { 0 } else { limit };
-                let surplus = f64::from(window.in_flight.saturating_sub(left));
-                // Throughput is that of the new limit as soon as the surplus is done; requests that began
-                // before tell of the old one, but to wait for all of them takes too long where it matters most.
-                let drained = 1.3 * surplus / self.throughput;
-                drained.max(self.median.min(0.1))
-            }
-        };
-        // A minimum of NaN and a number is the number.
-        Next {
-            limit,
-            settle: Duration::from_secs_f64(seconds.min(0.5)),
-        }
+    fn is_open(&self) -> bool {
+        self.state == LimitState::Open
     }
 
-    /// The limit with the dither, or with the steps of the probe.
-    fn limit_now(&self) -> u32 {
-        let factor = match self.probe {
-            Some(probe) => PROBE_STEP.powi(probe.steps),
-            None if self.dither_up => 1.0 + self.fading(DITHER),
-            None => 1.0 - self.fading(DITHER),
-        };
-        round(clamp_limit(self.limit * factor, self.min, self.max))
-    }
-
-    /// What is large while little is known and becomes smaller as more is.
-    fn fading(&self, range: Fading) -> f64 {
-        let rest = 1.0 - f64::from(self.age.min(SETTLED)) / f64::from(SETTLED);
-        range.settled + (range.new - range.settled) * rest
-    }
-
-    fn start_probe(&mut self, before: Option<Measured>) {
-        self.cuts = 0;
-        self.probe = Some(Probe {
-            steps: 1,
-            before,
-            at_bottom: false,
-            median: self.median,
-        });
-    }
-
-    fn step_probe(&mut self, probe: Probe, measured: Measured, window: &Window<'_>) {
-        let slopes = probe.before.and_then(|before| measured.slopes(before));
-        if probe.at_bottom {
-            let shed = slopes.is_some_and(|slopes| slopes[0] < STEEP);
-            let odd = self
-                .baseline
-                .is_some_and(|known| self.median > (1.0 + UNCHANGED) * known);
-            // A bottom that chance has made is another service only if throughput says so once more.
-            if !(odd && shed) {
-                self.finish_probe(probe, self.median);
-                return self.end_probe(window.end);
-            }
-        }
-        let queues = slopes.is_none_or(|slopes| {
-            // One step alone may end by chance, and that of one client among several tells little.
-            let steep = if probe.steps < 2 { 1.0 } else { STEEP };
-            slopes[0] < steep || self.elasticity.weigh(slopes) < BOTTOM
-        });
-        self.probe = Some(if queues && window.limit > self.min.max(4) {
-            Probe {
-                steps: probe.steps + 1,
-                before: Some(measured),
-                at_bottom: false,
-                ..probe
-            }
-        } else {
-            Probe {
-                at_bottom: true,
-                ..probe
-            }
-        });
-    }
-
-    /// Whether the step of a probe cost more than a queue explains. After a jump throughput may have fallen by
-    /// itself.
-    fn is_lost(&self, probe: Probe, window: &Window<'_>) -> bool {
-        let before = probe.before.map_or(0.0, Measured::throughput);
-        let fell = self.age > 0 && window.throughput() < PROBE_LOSS * before;
-        fell || window.latencies.len() < 20
-    }
-
-    fn give_up_probe(&mut self, probe: Probe, now: Duration) {
-        self.probe_every = PROBE_EVERY;
-        if let Some(before) = probe.before
-            && probe.steps > DEEP_PROBE
-        {
-            // Too much has been learnt for that: what the step before measured must do.
-            let steps = probe.steps - 1;
-            self.finish_probe(Probe { steps, ..probe }, before.median());
-        }
-        self.end_probe(now);
-    }
-
-    fn finish_probe(&mut self, probe: Probe, fresh: f64) {
-        let stale = self.baseline.unwrap_or(fresh);
-        if (fresh / stale - 1.0).abs() < UNCHANGED {
-            self.baseline = Some(stale + self.fading(AVERAGE) * (fresh - stale));
-            self.probe_every = (2.0 * self.probe_every).min(PROBE_SELDOM);
-        } else {
-            self.baseline = Some(fresh);
-            self.probe_every = PROBE_EVERY;
-            self.age = 0;
-        }
-        if probe.steps >= DEEP_PROBE && probe.median > LONG_QUEUE * fresh {
-            // Every step but the last still shed a queue: the limit itself was far too high.
-            let knee = self.limit * PROBE_STEP.powi(probe.steps - 1);
-            self.limit = clamp_limit(knee, self.min, self.max);
-            self.probe_every = PROBE_AGAIN;
-        }
-    }
-
-    fn end_probe(&mut self, now: Duration) {
-        self.probe = None;
-        self.previous = None;
-        let seconds = self.probe_every * self.rng.between(0.85, 1.15);
-        self.next_probe = now.saturating_add(Duration::from_secs_f64(seconds));
-    }
-
-    fn learn(&mut self, measured: Measured, bound: bool) {
-        if let Some(before) = self.previous
-            && bound
-            && let Some(slopes) = measured.slopes(before)
-        {
-            self.elasticity.learn(slopes, self.fading(LEARN), WORTH);
-            let factor = (self.fading(ADAPT) * (self.elasticity.value() - WORTH)).exp();
-            self.tolerance = (self.tolerance * factor).clamp(*TOLERANCE.start(), *TOLERANCE.end());
-        }
-        self.previous = bound.then_some(measured);
-    }
-
-    fn adjust(&mut self, baseline: f64, median: f64, window: &Window<'_>) {
-        let elasticity = self.elasticity.value();
-        // Where more concurrency costs throughput, room to spare only hurts.
-        let room = (1.0 + 2.0 * elasticity).clamp(-0.5, 1.0);
-        // The median of few samples is off by about this: a chance is no queue.
-        let chance = 0.5 * (1.0 + room) / (window.latencies.len() as f64).sqrt();
-        let gradient = (baseline * (1.0 + self.tolerance.max(chance)) / median).clamp(0.7, 1.3);
-        // The logarithm, so that a median half as long and one twice as long weigh the same.
-        let off = (gradient + HEADROOM * room / self.limit.sqrt()).ln();
-        let gain = (self.fading(GAIN) * off.abs()).clamp(0.1, 0.5);
-        let mut next = self.limit * (1.0 + gain * off);
-        if self
-            .target
-            .is_some_and(|target| window.latencies.quantile(0.99) > 2.0 * target)
-        {
-            next = next.min(0.8 * self.limit);
-        }
-        self.cuts = if next < 0.97 * self.limit {
-            self.cuts + 1
-        } else {
-            0
-        };
-        self.limit = clamp_limit(next, self.min, self.max);
-
-        let due = self.next_probe.as_secs_f64();
-        let now = window.end.as_secs_f64();
-        let rested = now > due - (1.0 - REST) * self.probe_every;
-        let stale = rested && elasticity > NO_QUEUE.0 && gradient < NO_QUEUE.1;
-        let jumped = self.has_jumped(median, window);
-        if now >= due || stale || jumped || self.cuts >= CUTS_BEFORE_PROBE {
-            self.start_probe(self.previous);
-        }
-    }
-
-    /// Whether two windows in a row were far slower than usual, or answers have become fewer under the limit as
-    /// it is, by more than chance makes them: another service than the one that the baseline was measured on.
-    fn has_jumped(&mut self, median: f64, window: &Window<'_>) -> bool {
-        let (usual_median, usual_throughput) = self.usual.unwrap_or((median, self.throughput));
-        // Fewer answers than usual are the doing of the service only as far as others were refused; and one window
-        // without answers is a pause of it, not another service.
-        let refused = window.refused as f64 / window.answers as f64 * self.throughput;
-        let fall = (usual_throughput - self.throughput).min(refused) / usual_throughput;
-        let fall = fall.min(0.3);
-        let step = (self.throughput - self.throughput_before).abs() / usual_throughput;
-        self.noise += 0.1 * (0.7 * step.min(0.5) - self.noise);
-        self.throughput_before = self.throughput;
-        // The sum of what is missing, less what chance takes: it stays near zero while nothing changes.
-        self.missing = (self.missing + fall - (1.1 * self.noise).max(0.05)).max(0.0);
-        let odd = median > JUMP * usual_median;
-        self.jumps = if odd { self.jumps + 1 } else { 0 };
-        if self.jumps >= 2 || self.missing > (5.0 * self.noise).max(0.3) {
-            self.jumps = 0;
-            self.missing = 0.0;
-            self.age = 0;
-            self.usual = None;
-            return true;
-        }
-        if !odd {
-            let smooth = |usual: f64, latest: f64, gain: f64| usual + gain * (latest - usual);
-            let median = smooth(usual_median, median, 0.2);
-            let gain = self.fading(USUAL);
-            self.usual = Some((median, smooth(usual_throughput, self.throughput, gain)));
-        }
-        false
+    fn begin_to_limit(&mut self, start: Start) {
+        self.state = LimitState::Limiting;
+        self.evidence = Some(start.evidence);
+        self.limiting.begin(start);
     }
 }
 
@@ -416,94 +122,83 @@ impl Algorithm for Adaptive {
     }
 
     fn initial(&self) -> u32 {
-        round(self.limit)
+        self.open.cap()
     }
 
     fn window(&self, limit: u32) -> WindowSize {
-        let samples = (3 * u64::from(limit)).clamp(MIN_SAMPLES, MAX_SAMPLES);
-        let samples = match self.probe {
-            Some(Probe {
-                at_bottom: true, ..
-            }) => BOTTOM_SAMPLES,
-            None if self.baseline.is_some() => samples,
-            _ => samples.min(QUICK_SAMPLES),
-        };
-        if self.probe.is_none() {
-            let duration = Duration::from_millis(200);
-            return WindowSize {
-                duration,
-                samples,
+        match self.state {
+            LimitState::Open => WindowSize {
+                duration: Duration::from_millis(OPEN_WINDOW.1),
+                samples: OPEN_WINDOW.0,
                 patience: Duration::MAX,
-            };
-        }
-        // If the places left are all held by requests that hang, no sample would ever end the probe.
-        let patience = Duration::from_secs_f64((4.0 * self.median).clamp(0.3, 2.0));
-        WindowSize {
-            duration: Duration::from_millis(100),
-            samples,
-            patience,
+            },
+            LimitState::Limiting => self.limiting.window_size(limit),
         }
     }
 
     fn on_window(&mut self, window: &Window<'_>) -> Next {
-        let median = window.latencies.quantile(0.5);
-        let throughput = window.throughput();
-        if let Some(probe) = self.probe
-            && self.is_lost(probe, window)
-        {
-            self.give_up_probe(probe, window.end);
-            return self.next(window);
-        }
-        if !(median > 0.0 && throughput > 0.0) {
-            return Next {
-                limit: window.limit,
-                settle: Duration::ZERO,
+        self.overloads.add(window.end, window.so_far);
+        if self.is_open() {
+            if window.latencies.is_empty() || window.answers == 0 {
+                return Next::at_once(window.limit);
+            }
+            let doubt = self.limiting.doubt();
+            return match self.open.on_window(window, &self.overloads, doubt) {
+                None => Next::at_once(self.open.cap()),
+                Some(start) => {
+                    self.begin_to_limit(start);
+                    self.limiting.start(f64::from(window.in_flight))
+                }
             };
         }
-        (self.median, self.throughput) = (median, throughput);
-        let Some(baseline) = self.baseline else {
-            self.baseline = Some(median);
-            if window.is_limit_bound() {
-                // Born under load: this median already contains a queue.
-                self.start_probe(None);
-            }
-            return self.next(window);
-        };
-        let measured = Measured::new(window.limit, throughput, median);
-        if let Some(probe) = self.probe {
-            self.step_probe(probe, measured, window);
-            return self.next(window);
+        self.limiting.on_window(window).unwrap_or_else(|| {
+            self.state = LimitState::Open;
+            self.evidence = None;
+            self.open.begin(window.limit, window.end);
+            Next::at_once(self.open.cap())
+        })
+    }
+
+    fn on_tick(&mut self, tick: Tick) -> Option<Next> {
+        self.overloads.add(tick.now, tick.so_far);
+        if !self.is_open() {
+            return None;
         }
-        // Slowly, and by more than luck explains: the luckiest window must not become the measure of all.
-        let lucky = 1.0 + LUCK / (window.latencies.len() as f64).sqrt();
-        let baseline = baseline + 0.2 * (lucky * median - baseline).min(0.0);
-        self.baseline = Some(baseline);
-        let bound = window.is_limit_bound();
-        self.learn(measured, bound);
-        self.dither_up = !self.dither_up;
-        if bound {
-            self.age = self.age.saturating_add(1);
-            self.adjust(baseline, median, window);
-        } else {
-            let cap = self.initial.max(IDLE_CAP * f64::from(window.max_in_flight));
-            self.limit = clamp_limit(self.limit.min(cap), self.min, self.max);
+        let before = self.open.cap();
+        if let Some(start) = self.open.on_tick(tick, &self.overloads) {
+            self.begin_to_limit(start);
+            return Some(self.limiting.start(f64::from(tick.in_flight)));
         }
-        self.next(window)
+        let cap = self.open.cap();
+        (cap > before).then(|| Next::at_once(cap))
     }
 
     fn on_overload(&mut self, now: Duration, _in_flight: u32) -> Option<u32> {
-        // A pause that a clock which went back cannot prolong.
-        let pause = Duration::from_secs_f64(self.median.clamp(0.001, 1.0));
-        if now < self.quiet_until && self.quiet_until - now <= pause {
+        // While there is no limit one answer says little: the window tells.
+        if self.is_open() || self.overloads.follows() {
             return None;
         }
-        self.quiet_until = now.saturating_add(pause);
-        self.limit = clamp_limit(self.limit * OVERLOADED, self.min, self.max);
-        Some(self.limit_now())
+        self.limiting.on_overload(now)
     }
 
     fn set_range(&mut self, min: u32, max: u32) {
-        (self.min, self.max) = (min, max);
-        self.limit = clamp_limit(self.limit, min, max);
+        self.open.set_range(min, max);
+        self.limiting.set_range(min, max);
+    }
+
+    fn state(&self) -> LimitState {
+        self.state
+    }
+
+    fn evidence(&self) -> Option<LimitEvidence> {
+        self.evidence
+    }
+
+    fn next_step(&self) -> Duration {
+        if self.is_open() {
+            self.open.next_step()
+        } else {
+            Duration::MAX
+        }
     }
 }

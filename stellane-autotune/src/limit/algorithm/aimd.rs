@@ -57,10 +57,7 @@ impl Algorithm for Aimd {
         } else if window.overloads == 0 && window.max_in_flight.saturating_mul(2) >= window.limit {
             self.limit = clamp_limit(self.limit + 1.0, self.min, self.max);
         }
-        Next {
-            limit: round(self.limit),
-            settle: Duration::ZERO,
-        }
+        Next::at_once(round(self.limit))
     }
 
     fn on_overload(&mut self, now: Duration, _in_flight: u32) -> Option<u32> {

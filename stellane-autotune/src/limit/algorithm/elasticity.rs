@@ -16,6 +16,15 @@ impl Measured {
         }
     }
 
+    /// The same with a concurrency that is no limit.
+    pub(super) fn of(in_flight: f64, throughput: f64, median: f64) -> Self {
+        Self {
+            ln_limit: in_flight.max(0.1).ln(),
+            ln_throughput: throughput.ln(),
+            ln_median: median.ln(),
+        }
+    }
+
     pub(super) fn throughput(self) -> f64 {
         self.ln_throughput.exp()
     }

@@ -36,10 +36,7 @@ impl Algorithm for Fixed {
     }
 
     fn on_window(&mut self, _window: &Window<'_>) -> Next {
-        Next {
-            limit: self.limit,
-            settle: Duration::ZERO,
-        }
+        Next::at_once(self.limit)
     }
 
     fn set_range(&mut self, min: u32, max: u32) {

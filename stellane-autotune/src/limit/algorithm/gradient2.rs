@@ -65,10 +65,7 @@ impl Algorithm for Gradient2 {
             let next = 0.8 * self.limit + 0.2 * (self.limit * gradient + 4.0);
             self.limit = clamp_limit(next, self.min, self.max);
         }
-        Next {
-            limit: round(self.limit),
-            settle: Duration::ZERO,
-        }
+        Next::at_once(round(self.limit))
     }
 
     fn set_range(&mut self, min: u32, max: u32) {

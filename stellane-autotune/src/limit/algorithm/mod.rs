@@ -5,13 +5,19 @@
 
 mod adaptive;
 mod aimd;
+mod curve;
 mod elasticity;
+mod evidence;
 mod fixed;
 mod gradient2;
+mod limiting;
+mod open;
+mod overloads;
 mod vegas;
 
 pub use adaptive::Adaptive;
 pub use aimd::Aimd;
+pub use evidence::{LimitEvidence, LimitState};
 pub use fixed::Fixed;
 pub use gradient2::Gradient2;
 pub use vegas::Vegas;
@@ -42,8 +48,30 @@ pub trait Algorithm: fmt::Debug + Send {
         None
     }
 
+    /// A window is not complete yet. Returns the new limit if it should change at once; a lower one ends the window.
+    fn on_tick(&mut self, _tick: Tick) -> Option<Next> {
+        None
+    }
+
     /// The range the limit must stay in has changed.
     fn set_range(&mut self, min: u32, max: u32);
+
+    /// Whether the limit is one: while it is [`LimitState::Open`], what exceeds it waits for its next step instead of
+    /// being refused.
+    fn state(&self) -> LimitState {
+        LimitState::Limiting
+    }
+
+    /// Why it limits.
+    fn evidence(&self) -> Option<LimitEvidence> {
+        None
+    }
+
+    /// When the limit may rise by nothing but the time, while it is [`LimitState::Open`]: whoever waits then has
+    /// [`on_tick`](Self::on_tick) called.
+    fn next_step(&self) -> Duration {
+        Duration::MAX
+    }
 }
 
 /// The smallest window an [`Algorithm`] can use.
@@ -55,6 +83,25 @@ pub struct WindowSize {
     pub samples: u64,
     /// After so long the window ends with fewer.
     pub patience: Duration,
+}
+
+/// A window that is not complete.
+#[derive(Debug, Clone, Copy)]
+pub struct Tick {
+    /// The time.
+    pub now: Duration,
+    /// For how long it has lasted.
+    pub passed: Duration,
+    /// Answers that count, so far.
+    pub answers: u64,
+    /// See [`Window::so_far`].
+    pub so_far: (u64, u64),
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// Requests in flight when it began.
+    pub began_with: u32,
+    /// See [`Window::tasks_per_core`].
+    pub tasks_per_core: Option<f64>,
 }
 
 /// What happened between two moments under one limit.
@@ -70,12 +117,19 @@ pub struct Window<'a> {
     pub max_in_flight: u32,
     /// Requests in flight when it ended.
     pub in_flight: u32,
+    /// Requests in flight on average, as those saw it who left. Whoever has been set aside does not count, here and
+    /// above.
+    pub mean_in_flight: f64,
+    /// See [`LocalSignal`](crate::LocalSignal).
+    pub tasks_per_core: Option<f64>,
     /// Requests that found the limit reached.
     pub refused: u64,
     /// Answers that said "overloaded".
     pub overloads: u64,
     /// Answers that count.
     pub answers: u64,
+    /// Answers that count, and answers that said "overloaded", since the beginning.
+    pub so_far: (u64, u64),
     /// Their latencies, or those of a sample of them.
     pub latencies: &'a Latencies,
 }
@@ -104,8 +158,22 @@ impl Window<'_> {
 pub struct Next {
     /// The limit from now on.
     pub limit: u32,
-    /// How long to look away, so that the next window shows the effect of this limit.
+    /// How long to look away, at most, while more are in flight than this limit allows.
+    pub drain: Duration,
+    /// How long to look away then, so that the next window shows the effect of this limit.
     pub settle: Duration,
+}
+
+impl Next {
+    /// A limit whose effect shows at once.
+    #[must_use]
+    pub fn at_once(limit: u32) -> Self {
+        Self {
+            limit,
+            settle: Duration::ZERO,
+            drain: Duration::ZERO,
+        }
+    }
 }
 
 /// Which [`Algorithm`] sets the limit.
@@ -114,7 +182,7 @@ pub struct Next {
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum AlgorithmKind {
-    /// [`Adaptive`]: a gradient on the median against a re-probed baseline. The default.
+    /// [`Adaptive`]: no limit until there is evidence, then one that finds its own value. The default.
     #[default]
     Adaptive,
     /// [`Fixed`]: the initial limit, for ever.

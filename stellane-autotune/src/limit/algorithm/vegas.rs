@@ -81,10 +81,7 @@ impl Algorithm for Vegas {
             }
             _ => self.best = Some(mean),
         }
-        Next {
-            limit: round(self.limit),
-            settle: Duration::ZERO,
-        }
+        Next::at_once(round(self.limit))
     }
 
     fn on_overload(&mut self, _now: Duration, _in_flight: u32) -> Option<u32> {

@@ -1,0 +1,208 @@
+use std::time::Duration;
+
+use super::elasticity::Measured;
+use super::{LimitEvidence, Window};
+
+/// What a service did at which concurrency while nobody was refused, and whether that says that it is full.
+///
+/// A service that is not full answers more when more is in flight, and no later. One that is full answers no more, and
+/// all the later. Both are compared with what was measured at half the concurrency or less, so that latencies that are
+/// long, or differ from request to request, say nothing by themselves.
+#[derive(Debug, Clone)]
+pub(super) struct Curve {
+    points: [Option<Point>; BINS],
+    sum: Sum,
+    evidence: f64,
+    answers: f64,
+    latest: Option<Point>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    in_flight: f64,
+    throughput: f64,
+    latency: f64,
+    at: Duration,
+    /// Since the beginning.
+    answers: f64,
+}
+
+/// Windows that are too short to tell.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    answers: f64,
+    seconds: f64,
+    in_flight: f64,
+    ln_latency: f64,
+    first: f64,
+}
+
+/// Each [`RATIO`] times as wide as the one before: to 1.5^32 = 430 000 in flight.
+const BINS: usize = 32;
+const RATIO: f64 = 1.5;
+/// A point is of so many answers at least,
+const ANSWERS: f64 = 24.0;
+/// or of so many if the concurrency has doubled meanwhile.
+const FEW: f64 = 8.0;
+/// What is compared differs in concurrency by this at least.
+const APART: f64 = 1.9;
+/// Half way between a service that is not full and one that is.
+const HALF: f64 = 0.5;
+/// So many times what was answered since.
+const BURIED: f64 = 2.0;
+/// By so much it is off still.
+const CHANCE: f64 = 1.5;
+/// The part of all answers since that must be in flight more.
+const PILE: f64 = 0.01;
+/// One point alone is not to decide.
+const MOST: f64 = 0.5;
+const WORST: f64 = -0.3;
+/// What was answered so far was begun when less was in flight: its latency says less than it will.
+const LATER: f64 = 0.8;
+/// A point is forgotten after so many seconds, or so many latencies.
+const FRESH: (f64, f64) = (60.0, 40.0);
+/// Less than this part of the knee has been seen with nothing queued.
+const CLEAR: f64 = 0.75;
+/// What one point leaves of the evidence before.
+const KEPT: f64 = 0.9;
+
+impl Curve {
+    pub(super) fn new() -> Self {
+        Self {
+            points: [None; BINS],
+            sum: Sum::default(),
+            evidence: 0.0,
+            answers: 0.0,
+            latest: None,
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.evidence = 0.0;
+        self.sum = Sum::default();
+    }
+
+    /// Throughput and concurrency of the latest point.
+    pub(super) fn latest(&self) -> Option<(f64, f64)> {
+        self.latest.map(|point| (point.throughput, point.in_flight))
+    }
+
+    /// Adds a window; how much says that the service is full, in natural logarithms of concurrency that brought nothing.
+    pub(super) fn add(&mut self, window: &Window<'_>) -> f64 {
+        // Of a mixture of two kinds of requests the median is now one's, now the other's.
+        let latency = window.latencies.quantile(0.25);
+        self.answers += window.answers as f64;
+        let sum = &mut self.sum;
+        if sum.answers == 0.0 {
+            sum.first = window.mean_in_flight;
+        }
+        let answers = window.answers as f64;
+        let seconds = window.end.saturating_sub(window.start).as_secs_f64();
+        sum.answers += answers;
+        sum.seconds += seconds;
+        sum.in_flight += seconds * window.mean_in_flight;
+        sum.ln_latency += answers * latency.ln();
+        let grew = window.mean_in_flight > 2.0 * sum.first;
+        if sum.answers < if grew { FEW } else { ANSWERS } {
+            return 0.0;
+        }
+        let sum = std::mem::take(sum);
+        self.compare(Point {
+            in_flight: (sum.in_flight / sum.seconds).max(0.1),
+            throughput: sum.answers / sum.seconds,
+            latency: (sum.ln_latency / sum.answers).exp(),
+            at: window.end,
+            answers: self.answers,
+        })
+    }
+
+    fn compare(&mut self, point: Point) -> f64 {
+        let bin = bin_of(point.in_flight);
+        let below = || {
+            let apart = |old: &&Point| {
+                point.in_flight > APART * old.in_flight && old.is_fresh(point.at, point.latency)
+            };
+            self.points[..=bin].iter().rev().flatten().filter(apart)
+        };
+        let reference = below().next();
+        // A quartile of few answers is often off: the slowest that was seen with less in flight is what counts.
+        let usual = below().map(|old| old.latency).fold(0.0, f64::max);
+        let evidence = reference.map_or(0.0, |old| {
+            let [throughput, latency] = point.slopes(*old);
+            // What is there more by now must be a part of what came since: else latency has changed by itself.
+            let more = point.in_flight - old.in_flight;
+            let piles_up = more > PILE * (point.answers - old.answers);
+            let slower = point.latency > CHANCE * usual;
+            // Or so much more that what is answered is but the luckiest.
+            let buried = more > BURIED * (point.answers - old.answers);
+            let full = latency < LATER && slower && piles_up || buried;
+            let elasticity = if full { throughput.max(WORST) } else { 1.0 };
+            ((point.in_flight / old.in_flight).ln().min(2.0) * (HALF - elasticity)).min(MOST)
+        });
+        self.evidence = (KEPT * self.evidence + evidence).max(0.0);
+        let old = self.points[bin].filter(|old| old.is_fresh(point.at, point.latency));
+        self.points[bin] = Some(old.map_or(point, |old| old.between(point)));
+        self.latest = Some(point);
+        self.evidence
+    }
+
+    /// The concurrency that does the most without a queue, by Little's law: the highest throughput times the shortest
+    /// stay. And whether less has been seen, so that this is no guess.
+    pub(super) fn knee(&self, now: Duration) -> (f64, bool) {
+        let Some(latest) = self.latest else {
+            return (0.0, false);
+        };
+        let stays = self.fresh(now).map(|p| p.in_flight / p.throughput);
+        let knee = (self.most(now) * stays.fold(f64::INFINITY, f64::min)).min(latest.in_flight);
+        let least = self.fresh(now).map(|p| p.in_flight);
+        (knee, least.fold(f64::INFINITY, f64::min) < CLEAR * knee)
+    }
+
+    pub(super) fn evidence(&self, now: Duration) -> LimitEvidence {
+        let latencies = self.fresh(now).map(|point| point.latency);
+        let shortest = latencies.fold(f64::INFINITY, f64::min);
+        LimitEvidence::Flat {
+            throughput: self.most(now),
+            from: self.knee(now).0,
+            latency: self.latest.map_or(1.0, |latest| latest.latency / shortest),
+        }
+    }
+
+    fn most(&self, now: Duration) -> f64 {
+        self.fresh(now).map(|p| p.throughput).fold(0.0, f64::max)
+    }
+
+    fn fresh(&self, now: Duration) -> impl Iterator<Item = &Point> {
+        let latency = self.latest.map_or(0.0, |latest| latest.latency);
+        let points = self.points.iter().flatten().chain(&self.latest);
+        points.filter(move |point| point.is_fresh(now, latency))
+    }
+}
+
+impl Point {
+    fn is_fresh(&self, now: Duration, latency: f64) -> bool {
+        let age = now.saturating_sub(self.at).as_secs_f64();
+        age < FRESH.0.max(FRESH.1 * latency)
+    }
+
+    fn slopes(&self, old: Self) -> [f64; 2] {
+        let measured = |p: &Self| Measured::of(p.in_flight, p.throughput, p.latency);
+        measured(self).slopes(measured(&old)).unwrap_or([1.0; 2])
+    }
+
+    fn between(self, new: Self) -> Self {
+        let half = |old: f64, new: f64| (old * new).sqrt();
+        Self {
+            in_flight: half(self.in_flight, new.in_flight),
+            throughput: half(self.throughput, new.throughput),
+            latency: half(self.latency, new.latency),
+            at: new.at,
+            answers: new.answers,
+        }
+    }
+}
+
+fn bin_of(in_flight: f64) -> usize {
+    // A cast saturates.
+    ((in_flight.max(1.0).ln() / RATIO.ln()) as usize).min(BINS - 1)
+}

@@ -1,0 +1,497 @@
+mod probe;
+mod usual;
+
+use std::time::Duration;
+
+use self::probe::{PROBE_AGAIN, PROBE_EVERY, PROBE_STEP, Probe, RARE, REST};
+use self::usual::Usual;
+use super::elasticity::{Elasticity, Measured};
+use super::open::Start;
+use super::{Next, Window, WindowSize, clamp_limit, round};
+use crate::clock::Rng;
+
+/// While the service is full: keeps the limit where more would only queue. See [`Adaptive`](super::Adaptive).
+#[derive(Debug, Clone)]
+pub(super) struct Limiting {
+    limit: f64,
+    min: u32,
+    max: u32,
+    /// How much above the baseline the median may be, as a fraction.
+    tolerance: f64,
+    elasticity: Elasticity,
+    /// The median where nothing queues, in seconds.
+    baseline: Option<f64>,
+    probe: Option<Probe>,
+    probe_every: f64,
+    next_probe: Duration,
+    /// In a row.
+    cuts: u32,
+    usual: Usual,
+    /// Windows since the service seemed to be another one.
+    age: u32,
+    dither_up: bool,
+    /// The window before, with the other dither, if the limit held the load back.
+    previous: Option<Measured>,
+    target: Option<f64>,
+    quiet_until: Duration,
+    /// Of the latest window.
+    median: f64,
+    throughput: f64,
+    /// It has just begun, from a limit that is not tried yet.
+    guess: Option<Guess>,
+    /// How much more evidence it takes next time, as it was wrong of late.
+    doubt: f64,
+    /// Since when the limit has held nothing back.
+    unbound_since: Option<Duration>,
+    /// Windows in a row that had nothing queued.
+    roomy: u32,
+    /// The part of the places that is held by what is answered then: throughput times latency, by Little's law.
+    answered: f64,
+    /// The most answers per second of late, where most places are held by others.
+    most: f64,
+    rng: Rng,
+}
+
+/// See [`Start`].
+#[derive(Debug, Clone, Copy)]
+struct Guess {
+    known: bool,
+    before: (f64, f64),
+}
+
+/// A gain that is `new` for a service that is not known yet, and `settled` after [`SETTLED`] windows.
+#[derive(Debug, Clone, Copy)]
+struct Fading {
+    new: f64,
+    settled: f64,
+}
+
+const SETTLED: u32 = 25;
+const DITHER: Fading = Fading {
+    new: 0.12,
+    settled: 0.05,
+};
+/// How much one window decides of the elasticity.
+const LEARN: Fading = Fading {
+    new: 0.3,
+    settled: 0.08,
+};
+/// How much the elasticity decides of the tolerance.
+const ADAPT: Fading = Fading {
+    new: 0.3,
+    settled: 0.15,
+};
+/// How much of an error of the median one window corrects, times the error.
+const GAIN: Fading = Fading {
+    new: 2.0,
+    settled: 1.0,
+};
+/// How much one window decides of the usual throughput.
+const USUAL: Fading = Fading {
+    new: 0.3,
+    settled: 0.05,
+};
+/// How much one probe decides of the baseline: one alone measures little.
+const AVERAGE: Fading = Fading {
+    new: 0.5,
+    settled: 0.2,
+};
+/// What an answer that says "overloaded" leaves of the limit, at most once per median.
+const OVERLOADED: f64 = 0.95;
+const CUTS_BEFORE_PROBE: u32 = 6;
+/// Places beyond the gradient, in square roots of the limit: what keeps a service busy.
+const HEADROOM: f64 = 0.75;
+/// The elasticity that is worth its latency. Two clients that share a full service see a half.
+const WORTH: f64 = 0.6;
+/// Throughput that follows the limit so far leaves no queue to explain a latency this much above the baseline,
+/// as the gradient sees it.
+const NO_QUEUE: (f64, f64) = (0.75, 0.75);
+/// How many times the error of a median explains one below the baseline.
+const LUCK: f64 = 3.0;
+const TOLERANCE: std::ops::RangeInclusive<f64> = 0.03..=0.4;
+/// If not so much of the places is held by what is answered, throughput alone decides, and by so much at a time. Where a
+/// service loses requests without a word, latency stays what it is while they fill every limit.
+const ANSWERED: f64 = 0.5;
+const UNANSWERED: f64 = 0.3;
+/// An idle limit is not below this, nor above so many times what is in flight.
+const IDLE: (f64, f64) = (20.0, 4.0);
+/// Seconds, or medians, that a limit must have held nothing back to be given up. Giving it up at once when there seemed
+/// to be room went to and fro between too much and too little: a fifth of the throughput was left.
+const REOPEN: (f64, f64) = (4.0, 10.0);
+/// And the machine has no more tasks than this for each core.
+const AT_EASE: f64 = 1.0;
+/// Twice in a row that throughput follows the limit so far, with a median below so many baselines: there is room. Without
+/// it a service that has become slower by itself took twenty seconds to have the places it needs.
+const ROOM: (f64, f64) = (0.88, 2.0);
+/// Then the limit grows by this.
+const GROW: f64 = 1.5;
+/// A first guess that leaves less than this of the answers was too low, or there was nothing to limit.
+const MISTAKE: f64 = 0.7;
+/// Each such mistake doubles the evidence that it takes next time, up to this. At 8 a service of two kinds of
+/// requests was never limited again.
+const DOUBT: f64 = 3.0;
+/// In flight still, in terms of the limit: what was let in while there was none is not done yet.
+const SURPLUS: f64 = 1.25;
+/// It is waited for what shows the effect of a limit up to so many medians, and seconds at least and at most. With half
+/// a second at most, whose answers take a second told of the limit before, and the limit went from 200 to 1000 and
+/// to 70.
+const PATIENCE: (f64, f64, f64) = (0.5, 2.0, 10.0);
+/// How long it may take at first, in terms of how long it should,
+const DRAIN: f64 = 3.0;
+/// and how many mean stays after that there is nobody left, nearly, who came before.
+const STAYS: f64 = 2.0;
+const MIN_SAMPLES: u64 = 60;
+/// So that a limit that is far too high is not measured for ever.
+const MAX_SAMPLES: u64 = 150;
+/// At the bottom of a probe, for a baseline that lasts.
+const BOTTOM_SAMPLES: u64 = 200;
+/// Those of the steps towards it, and of the very first window.
+const QUICK_SAMPLES: u64 = 120;
+
+impl Limiting {
+    pub(super) fn new(min: u32, max: u32, seed: u64) -> Self {
+        Self {
+            limit: clamp_limit(IDLE.0, min, max),
+            min,
+            max,
+            tolerance: 0.25,
+            elasticity: Elasticity::new(),
+            baseline: None,
+            probe: None,
+            probe_every: PROBE_EVERY,
+            next_probe: Duration::ZERO,
+            cuts: 0,
+            usual: Usual::new(),
+            age: 0,
+            dither_up: false,
+            previous: None,
+            target: None,
+            quiet_until: Duration::ZERO,
+            median: 0.0,
+            throughput: 0.0,
+            guess: None,
+            doubt: 1.0,
+            unbound_since: None,
+            roomy: 0,
+            answered: 1.0,
+            most: 0.0,
+            rng: Rng::new(seed),
+        }
+    }
+
+    pub(super) fn set_range(&mut self, min: u32, max: u32) {
+        (self.min, self.max) = (min, max);
+        self.limit = clamp_limit(self.limit, min, max);
+    }
+
+    pub(super) fn set_target(&mut self, seconds: Option<f64>) {
+        self.target = seconds;
+    }
+
+    pub(super) fn doubt(&self) -> f64 {
+        self.doubt
+    }
+
+    /// What was learnt of the service under a limit before is kept, but for how long it takes.
+    pub(super) fn begin(&mut self, start: Start) {
+        self.limit = clamp_limit(start.limit, self.min, self.max);
+        self.guess = Some(Guess {
+            known: start.known,
+            before: start.before,
+        });
+        (self.median, self.throughput) = (start.median, start.before.0);
+        self.age = 0;
+        self.usual.forget();
+        self.previous = None;
+        self.baseline = None;
+        self.probe = None;
+        self.unbound_since = None;
+        self.roomy = 0;
+        self.answered = 1.0;
+    }
+
+    /// The limit with the dither, or with the steps of the probe.
+    pub(super) fn limit(&self) -> u32 {
+        let factor = match self.probe {
+            Some(probe) => PROBE_STEP.powi(probe.steps),
+            None if self.dither_up => 1.0 + self.fading(DITHER),
+            None => 1.0 - self.fading(DITHER),
+        };
+        round(clamp_limit(self.limit * factor, self.min, self.max))
+    }
+
+    /// What is large while little is known and becomes smaller as more is.
+    fn fading(&self, range: Fading) -> f64 {
+        let rest = 1.0 - f64::from(self.age.min(SETTLED)) / f64::from(SETTLED);
+        range.settled + (range.new - range.settled) * rest
+    }
+
+    pub(super) fn window_size(&self, limit: u32) -> WindowSize {
+        let samples = (3 * u64::from(limit)).clamp(MIN_SAMPLES, MAX_SAMPLES);
+        let samples = match self.probe {
+            Some(probe) if probe.at_bottom => BOTTOM_SAMPLES,
+            None if self.baseline.is_some() => samples,
+            _ => samples.min(QUICK_SAMPLES),
+        };
+        if self.probe.is_none() {
+            return WindowSize {
+                duration: Duration::from_millis(200),
+                samples,
+                patience: Duration::MAX,
+            };
+        }
+        // If the places left are all held by requests that hang, no sample would ever end the probe.
+        let patience = Duration::from_secs_f64((4.0 * self.median).clamp(0.3, 2.0));
+        WindowSize {
+            duration: Duration::from_millis(100),
+            samples,
+            patience,
+        }
+    }
+
+    /// To see what the limit that it begins with does, what was let in before must be gone, and then those must be who were
+    /// let in beside it.
+    pub(super) fn start(&self, in_flight: f64) -> Next {
+        let limit = self.limit();
+        let surplus = in_flight - f64::from(limit);
+        let stay = f64::from(limit) / self.throughput;
+        Next {
+            limit,
+            drain: seconds((DRAIN * surplus / self.throughput).max(PATIENCE.0)),
+            settle: seconds(STAYS * stay),
+        }
+    }
+
+    fn next(&self, window: &Window<'_>) -> Next {
+        let limit = self.limit();
+        let Some(probe) = self.probe else {
+            // Who was let in before the limit changed tells of the limit before.
+            let stay = if self.is_answered() {
+                self.median
+            } else {
+                STAYS * f64::from(limit) / self.throughput
+            };
+            return Next {
+                limit,
+                drain: seconds(self.patience()),
+                settle: seconds(stay.min(self.patience())),
+            };
+        };
+        // Throughput is that of the new limit as soon as the surplus is done; requests that began
+        // before tell of the old one, but to wait for all of them takes too long where it matters most.
+        let settle = if probe.at_bottom {
+            1.3 * f64::from(window.in_flight) / self.throughput
+        } else {
+            self.median.min(0.1)
+        };
+        Next {
+            limit,
+            drain: seconds(self.patience()),
+            settle: seconds(settle.min(self.patience())),
+        }
+    }
+
+    /// Else most places are held by what is not answered, or long after its head was: latency tells nothing of what more
+    /// places do.
+    fn is_answered(&self) -> bool {
+        self.answered > ANSWERED
+    }
+
+    /// The longest that it is waited for what shows the effect of a limit, in seconds.
+    fn patience(&self) -> f64 {
+        (PATIENCE.1 * self.median).clamp(PATIENCE.0, PATIENCE.2)
+    }
+
+    /// The next limit; none, if there is nothing to limit any more.
+    pub(super) fn on_window(&mut self, window: &Window<'_>) -> Option<Next> {
+        let median = window.latencies.quantile(0.5);
+        let throughput = window.throughput();
+        if let Some(probe) = self.probe
+            && self.is_lost(probe, window)
+        {
+            self.give_up_probe(probe, window.end);
+            return Some(self.next(window));
+        }
+        if !(median > 0.0 && throughput > 0.0) {
+            return Some(Next::at_once(window.limit));
+        }
+        if self.guess.is_some() && f64::from(window.in_flight) > SURPLUS * f64::from(window.limit) {
+            // It tells of another concurrency.
+            return Some(self.start(f64::from(window.in_flight)));
+        }
+        (self.median, self.throughput) = (median, throughput);
+        let held = (throughput * window.latencies.mean() / window.mean_in_flight.max(1.0)).min(1.0);
+        self.answered += if self.guess.is_some() { 1.0 } else { 0.3 } * (held - self.answered);
+        let Some(baseline) = self.baseline else {
+            self.on_first_window(window);
+            return Some(self.next(window));
+        };
+        let measured = Measured::new(window.limit, throughput, median);
+        if let Some(probe) = self.probe {
+            self.step_probe(probe, measured, window);
+            return Some(self.next(window));
+        }
+        // Slowly, and by more than luck explains: the luckiest window must not become the measure of all.
+        let lucky = 1.0 + LUCK / (window.latencies.len() as f64).sqrt();
+        let baseline = baseline + 0.2 * (lucky * median - baseline).min(0.0);
+        self.baseline = Some(baseline);
+        let bound = window.is_limit_bound();
+        self.learn(measured, bound);
+        if self.may_open(window, bound) {
+            return None;
+        }
+        self.dither_up = !self.dither_up;
+        if bound {
+            self.age = self.age.saturating_add(1);
+            if self.is_answered() {
+                self.adjust(baseline, window);
+            } else {
+                self.adjust_unanswered(baseline);
+            }
+        } else {
+            let cap = IDLE.0.max(IDLE.1 * f64::from(window.max_in_flight));
+            self.limit = clamp_limit(self.limit.min(cap), self.min, self.max);
+        }
+        Some(self.next(window))
+    }
+
+    /// Tries the limit that it began with.
+    fn on_first_window(&mut self, window: &Window<'_>) {
+        let bound = window.is_limit_bound();
+        let mut known = false;
+        if let Some(guess) = self.guess {
+            known = guess.known;
+            if bound && self.throughput < MISTAKE * guess.before.0 {
+                // Less in flight, and that much less answered: the guess was too low, or nothing was full.
+                let most = guess.before.1.max(self.limit);
+                let next = (2.0 * self.limit).min(most);
+                if next > 1.1 * self.limit {
+                    self.limit = clamp_limit(next, self.min, self.max);
+                    return;
+                }
+                self.doubt = (2.0 * self.doubt).min(DOUBT);
+                known = true;
+            } else {
+                self.doubt = (0.5 * self.doubt).max(1.0);
+            }
+        }
+        self.baseline = Some(self.median);
+        if known {
+            self.guess = None;
+            let pause = PROBE_AGAIN.max(RARE * self.median);
+            self.next_probe = window.end.saturating_add(Duration::from_secs_f64(pause));
+        } else if bound && self.is_answered() {
+            // Born under load: this median already contains a queue.
+            self.start_probe(None);
+        }
+    }
+
+    fn learn(&mut self, measured: Measured, bound: bool) {
+        if let Some(before) = self.previous
+            && bound
+            && let Some(mut slopes) = measured.slopes(before)
+        {
+            if !self.is_answered() {
+                slopes[1] = slopes[0];
+            }
+            self.elasticity.learn(slopes, self.fading(LEARN), WORTH);
+            let factor = (self.fading(ADAPT) * (self.elasticity.value() - WORTH)).exp();
+            self.tolerance = (self.tolerance * factor).clamp(*TOLERANCE.start(), *TOLERANCE.end());
+        }
+        self.previous = bound.then_some(measured);
+    }
+
+    /// Whether none was needed for a while. Also notes whether more places are all that is missing.
+    fn may_open(&mut self, window: &Window<'_>, bound: bool) -> bool {
+        if window.tasks_per_core.is_some_and(|tasks| tasks > AT_EASE) {
+            self.unbound_since = None;
+            self.roomy = 0;
+            return false;
+        }
+        let easy = self
+            .baseline
+            .is_some_and(|baseline| self.median < ROOM.1 * baseline);
+        let room = bound && easy && self.elasticity.value() > ROOM.0;
+        self.roomy = if room { self.roomy + 1 } else { 0 };
+        if bound {
+            self.unbound_since = None;
+            return false;
+        }
+        let since = *self.unbound_since.get_or_insert(window.start);
+        let seconds = window.end.saturating_sub(since).as_secs_f64();
+        seconds > REOPEN.0.max(REOPEN.1 * self.median)
+    }
+
+    /// Where most places are held by what is not answered.
+    fn adjust_unanswered(&mut self, baseline: f64) {
+        self.most = self.throughput.max(0.98 * self.most);
+        let worth = UNANSWERED * (self.elasticity.value() - WORTH);
+        let off = if self.median > ROOM.1 * baseline {
+            // What is answered queues all the same.
+            worth.min(-0.1)
+        } else if self.throughput < 0.85 * self.most {
+            0.15
+        } else {
+            worth.max(-0.05)
+        };
+        self.limit = clamp_limit(self.limit * off.exp(), self.min, self.max);
+    }
+
+    fn adjust(&mut self, baseline: f64, window: &Window<'_>) {
+        let elasticity = self.elasticity.value();
+        // Where more concurrency costs throughput, room to spare only hurts.
+        let room = (1.0 + 2.0 * elasticity).clamp(-0.5, 1.0);
+        // The median of few samples is off by about this: a chance is no queue.
+        let chance = 0.5 * (1.0 + room) / (window.latencies.len() as f64).sqrt();
+        let allowed = baseline * (1.0 + self.tolerance.max(chance));
+        let gradient = (allowed / self.median).clamp(0.7, 1.3);
+        // The logarithm, so that a median half as long and one twice as long weigh the same.
+        let off = (gradient + HEADROOM * room / self.limit.sqrt()).ln();
+        let gain = (self.fading(GAIN) * off.abs()).clamp(0.1, 0.5);
+        let mut next = self.limit * (1.0 + gain * off);
+        if self
+            .target
+            .is_some_and(|target| window.latencies.quantile(0.99) > 2.0 * target)
+        {
+            next = next.min(0.8 * self.limit);
+        }
+        if self.roomy >= 2 && next > self.limit {
+            next = GROW * self.limit;
+        }
+        self.cuts = if next < 0.97 * self.limit {
+            self.cuts + 1
+        } else {
+            0
+        };
+        self.limit = clamp_limit(next, self.min, self.max);
+
+        let due = self.next_probe.as_secs_f64();
+        let now = window.end.as_secs_f64();
+        let rested = now > due - (1.0 - REST) * self.probe_every;
+        let stale = rested && elasticity > NO_QUEUE.0 && gradient < NO_QUEUE.1;
+        let latest = (self.median, self.throughput);
+        let jumped = self.usual.has_jumped(latest, window, self.fading(USUAL));
+        if jumped {
+            self.age = 0;
+        }
+        if now >= due || stale || jumped || self.cuts >= CUTS_BEFORE_PROBE {
+            self.start_probe(self.previous);
+        }
+    }
+
+    pub(super) fn on_overload(&mut self, now: Duration) -> Option<u32> {
+        // A pause that a clock which went back cannot prolong.
+        let pause = Duration::from_secs_f64(self.median.clamp(0.001, 1.0));
+        if now < self.quiet_until && self.quiet_until - now <= pause {
+            return None;
+        }
+        self.quiet_until = now.saturating_add(pause);
+        self.limit = clamp_limit(self.limit * OVERLOADED, self.min, self.max);
+        Some(self.limit())
+    }
+}
+
+fn seconds(seconds: f64) -> Duration {
+    // A maximum of NaN and a number is the number.
+    Duration::from_secs_f64(seconds.max(0.0).min(PATIENCE.2))
+}

@@ -1,0 +1,225 @@
+use std::time::Duration;
+
+use super::curve::Curve;
+use super::overloads::Overloads;
+use super::{LimitEvidence, Tick, Window, clamp_limit, round};
+
+/// While nothing says that the service is full: looks for what would, and lets a surge in step by step.
+///
+/// The steps are not there to refuse anybody: what is above them waits for the next. They keep a thousand requests that
+/// come within the same millisecond from being inside of a service that can do twenty before it is known that it can
+/// not do more.
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    /// What may begin at once.
+    cap: f64,
+    /// The lowest that it is.
+    least: f64,
+    min: u32,
+    max: u32,
+    stepped_at: Duration,
+    /// Answers since then.
+    answers: u64,
+    curve: Curve,
+    target: Option<f64>,
+    /// Of the latest window, in seconds.
+    median: f64,
+    /// When the machine was last seen to have more to run than it can, and how much that has been since it began.
+    queued: Option<(Duration, f64)>,
+}
+
+/// From where to limit, and why.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Start {
+    pub(super) limit: f64,
+    /// Whether this limit is known to leave no queue.
+    pub(super) known: bool,
+    /// Throughput and concurrency before, and the median in seconds.
+    pub(super) before: (f64, f64),
+    pub(super) median: f64,
+    pub(super) evidence: LimitEvidence,
+}
+
+/// So many in flight at a time are no overload that a limit must end: a service that can't do them is one that has
+/// hardly any load. Below 10, services of one core were cut by chance; above 30, their queue became the clients' wait.
+const FEW: f64 = 20.0;
+/// The cap doubles in so many seconds, while it is used: within a second and a half from 256 to whatever there is. A
+/// pause of 50 ms let twice as much into a service that collapses, before the signal of its machine was heard; one of 200 ms made
+/// a thousand clients that come together wait for more than a second.
+const STEP: f64 = 0.1;
+/// Or when there were so many answers for each place: what is done so soon is no surge. Without it a hundred thousand
+/// wait for a service that does a million per second.
+const TURNS: f64 = 8.0;
+/// It is used if so much of it is.
+const USED: f64 = 0.5;
+/// What a step leaves of a cap that is not, down to this many times what is.
+const SHRINK: (f64, f64) = (0.9, 4.0);
+/// Natural logarithms of concurrency that brought nothing: enough to act on. The constant that matters most: below 0.8
+/// storms of retries were met too late, as honest load had to be told from them more often by chance.
+const ENOUGH: f64 = 0.9;
+/// Times that on a machine that has next to nothing to do, below this many tasks for each core: what is slow is slow
+/// elsewhere.
+const IDLE: (f64, f64) = (2.0, 0.5);
+/// Tasks ready for each core from which on the machine is full. At 1 it has just enough, and by chance twice as many
+/// for a while.
+const FULL: f64 = 2.5;
+/// How much more, as the logarithm, times how long, in seconds: twenty milliseconds of seven tasks for each core, or a
+/// fifth of a second of 2.8. With ten milliseconds of whatever it is, a service at four fifths of what it can do was
+/// limited once in some seconds, by chance.
+const MUCH: f64 = 0.02;
+/// Places beyond the knee, in square roots of it: without them chance leaves a part of the service idle. At the knee
+/// itself a service at four fifths of what it can do, limited by chance, lost a sixth for seconds.
+const ROOM: f64 = 2.0;
+/// How many places are the machine's knee, in terms of what keeps its cores busy.
+const SPARE: f64 = 1.25;
+/// What is left of the load when the service itself says that it is overloaded. A cut to the knee, as far below as that
+/// was measured, cost a third of the throughput where refusing is all that the service does.
+const TOLD: f64 = 0.8;
+/// Nothing is answered any more: so many have come for each answer, in so many medians, and are so many times the usual.
+const STALL: (f64, f64, f64) = (4.0, 8.0, 2.0);
+
+impl Open {
+    pub(super) fn new(initial: u32, min: u32, max: u32) -> Self {
+        let least = clamp_limit(f64::from(initial), min, max);
+        Self {
+            cap: least,
+            least,
+            min,
+            max,
+            stepped_at: Duration::ZERO,
+            answers: 0,
+            curve: Curve::new(),
+            target: None,
+            median: 0.0,
+            queued: None,
+        }
+    }
+
+    pub(super) fn set_range(&mut self, min: u32, max: u32) {
+        (self.min, self.max) = (min, max);
+    }
+
+    pub(super) fn set_target(&mut self, seconds: Option<f64>) {
+        self.target = seconds;
+    }
+
+    pub(super) fn cap(&self) -> u32 {
+        round(clamp_limit(self.cap, self.min, self.max))
+    }
+
+    pub(super) fn next_step(&self) -> Duration {
+        self.stepped_at + Duration::from_secs_f64(STEP)
+    }
+
+    /// After a time with a limit; what was measured before is still worth comparing with.
+    pub(super) fn begin(&mut self, limit: u32, now: Duration) {
+        self.curve.forget();
+        self.queued = None;
+        self.cap = self.least.max(f64::from(limit));
+        self.stepped_at = now;
+    }
+
+    /// By wall time, whatever is answered meanwhile, or by answers.
+    fn step(&mut self, now: Duration, in_flight: f64) {
+        // Also when the clock went back.
+        let waited = now.saturating_sub(self.stepped_at).as_secs_f64();
+        let is_due = waited >= STEP || self.answers as f64 > TURNS * self.cap;
+        if !is_due && now >= self.stepped_at {
+            return;
+        }
+        (self.stepped_at, self.answers) = (now, 0);
+        let cap = if in_flight >= USED * self.cap {
+            2.0 * self.cap
+        } else {
+            (SHRINK.0 * self.cap)
+                .max(SHRINK.1 * in_flight)
+                .min(self.cap)
+        };
+        self.cap = cap.max(self.least).min(f64::from(self.max));
+    }
+
+    /// Whether a window with answers says that the service is full. `doubt` is how much more evidence it takes than
+    /// usual.
+    pub(super) fn on_window(
+        &mut self,
+        window: &Window<'_>,
+        overloads: &Overloads,
+        doubt: f64,
+    ) -> Option<Start> {
+        self.median = window.latencies.quantile(0.5);
+        let flat = self.curve.add(window);
+        self.answers += window.answers;
+        self.step(window.end, f64::from(window.max_in_flight));
+        let is_idle = window.tasks_per_core.is_some_and(|tasks| tasks < IDLE.1);
+        let enough = doubt * ENOUGH * if is_idle { IDLE.0 } else { 1.0 };
+        if flat > enough && window.mean_in_flight > FEW {
+            let (knee, known) = self.curve.knee(window.end);
+            let limit = knee + ROOM * knee.sqrt();
+            return self.full(limit, known, self.curve.evidence(window.end));
+        }
+        if let Some(evidence) = overloads.evidence() {
+            return self.full(TOLD * window.mean_in_flight, true, evidence);
+        }
+        if let Some(most) = self.target.map(|target| 2.0 * target) {
+            let p99 = window.latencies.quantile(0.99);
+            if p99 > most {
+                let limit = TOLD * window.mean_in_flight;
+                return self.full(limit, true, LimitEvidence::Target { p99, most });
+            }
+        }
+        self.on_machine(
+            window.end,
+            f64::from(window.in_flight),
+            window.tasks_per_core,
+        )
+    }
+
+    pub(super) fn on_tick(&mut self, tick: Tick, overloads: &Overloads) -> Option<Start> {
+        self.step(tick.now, f64::from(tick.in_flight));
+        if tick.answers == 0
+            && let Some(evidence) = overloads.evidence()
+            && f64::from(tick.in_flight) > FEW
+        {
+            return self.full(TOLD * f64::from(tick.in_flight), true, evidence);
+        }
+        // Many come and hardly anything is answered: of a service that answered before, since all that comes to one
+        // that takes a minute looks like this for a minute.
+        if let Some((_, usual)) = self.curve.latest() {
+            let came = tick.in_flight.saturating_sub(tick.began_with);
+            let is_idle = tick.tasks_per_core.is_some_and(|tasks| tasks < IDLE.1);
+            let is_stalled = STALL.0 * (tick.answers as f64) < f64::from(came)
+                && tick.passed.as_secs_f64() > STALL.1 * self.median
+                && f64::from(tick.in_flight) > STALL.2 * usual.max(FEW);
+            if is_stalled && !is_idle {
+                let answers = tick.answers;
+                return self.full(usual, false, LimitEvidence::Stalled { came, answers });
+            }
+        }
+        self.on_machine(tick.now, f64::from(tick.in_flight), tick.tasks_per_core)
+    }
+
+    fn on_machine(&mut self, now: Duration, in_flight: f64, tasks: Option<f64>) -> Option<Start> {
+        let Some(tasks_per_core) = tasks.filter(|tasks| *tasks > FULL) else {
+            self.queued = None;
+            return None;
+        };
+        let (seen, so_far) = self.queued.unwrap_or((now, 0.0));
+        let much = so_far + (tasks_per_core / FULL).ln() * now.saturating_sub(seen).as_secs_f64();
+        self.queued = Some((now, much));
+        if much < MUCH {
+            return None;
+        }
+        let limit = SPARE * in_flight / tasks_per_core;
+        self.full(limit, false, LimitEvidence::Machine { tasks_per_core })
+    }
+
+    fn full(&self, limit: f64, known: bool, evidence: LimitEvidence) -> Option<Start> {
+        Some(Start {
+            limit,
+            known,
+            before: self.curve.latest().unwrap_or_default(),
+            median: self.median,
+            evidence,
+        })
+    }
+}

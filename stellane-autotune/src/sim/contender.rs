@@ -1,0 +1,46 @@
+use crate::{AdaptiveLimit, Algorithm, AlgorithmKind, LimitConfig, LocalSignal, ManualClock};
+
+/// What stands in front of the service.
+#[derive(Debug, Clone)]
+pub enum Contender {
+    /// The default limit, as it is configured if nothing is.
+    Default,
+    /// Nothing.
+    NoLimit,
+    /// One of the algorithms of this crate, with its initial limit.
+    Kind(AlgorithmKind, u32),
+    /// An algorithm of your own, from a seed.
+    Own(fn(u64) -> Box<dyn Algorithm>),
+}
+
+impl Contender {
+    pub(super) fn build(
+        &self,
+        clock: &ManualClock,
+        seed: u64,
+        signal: &LocalSignal,
+    ) -> AdaptiveLimit {
+        let mut config = LimitConfig::default();
+        let builder = AdaptiveLimit::builder().clock(clock.clock()).seed(seed);
+        let builder = builder.local_signal(signal).simulated();
+        let builder = match self {
+            Self::Default => builder,
+            Self::NoLimit => {
+                config.algorithm = AlgorithmKind::Fixed;
+                (config.initial, config.max) = (u32::MAX, u32::MAX);
+                builder
+            }
+            Self::Kind(kind, initial) => {
+                config.algorithm = *kind;
+                config.initial = *initial;
+                config.min = config.min.min(*initial);
+                builder
+            }
+            Self::Own(build) => builder.boxed_algorithm(build(seed)),
+        };
+        builder
+            .config(config)
+            .build()
+            .unwrap_or_else(|error| unreachable!("valid: {error}"))
+    }
+}
