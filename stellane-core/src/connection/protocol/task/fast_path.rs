@@ -1,3 +1,5 @@
+//! HTTP/1 without hyper, for as long as its requests are simple.
+
 use std::{
     io,
     mem::{self, MaybeUninit},
