@@ -57,6 +57,14 @@ impl Gate {
         true
     }
 
+    /// Whether whoever comes now has to wait, unless something speaks for them.
+    #[inline]
+    pub(super) fn is_taken(&self) -> bool {
+        let word = self.word.load(Ordering::Relaxed);
+        let (in_flight, limit) = split(word);
+        in_flight >= limit || word & WAITERS != 0
+    }
+
     pub(super) fn enter_beyond_limit(&self) {
         let (in_flight, _) = split(self.word.fetch_add(ONE, Ordering::Acquire));
         self.note_peak(in_flight + 1);

@@ -10,6 +10,7 @@ mod class_config;
 mod classify;
 mod config;
 mod control;
+mod early;
 mod fairness;
 mod future;
 mod gate;

@@ -168,12 +168,7 @@ impl Queued {
         });
         {
             let mut waiters = shared.lock_waiters();
-            let most = if shared.is_open() {
-                MOST_WAITING
-            } else {
-                max_waiters as usize
-            };
-            if waiters.queue.len() >= most {
+            if waiters.queue.len() >= shared.most_waiting(max_waiters) {
                 return None;
             }
             if waiters.queue.is_empty() {
@@ -282,6 +277,19 @@ impl Shared {
         if now >= self.next_step.load(Ordering::Relaxed) {
             self.look(now);
         }
+    }
+
+    fn most_waiting(&self, max_waiters: u32) -> usize {
+        match self.is_open() {
+            true => MOST_WAITING,
+            false => max_waiters as usize,
+        }
+    }
+
+    /// Whether whoever comes now may wait.
+    pub(super) fn has_room(&self, max_waiters: u32) -> bool {
+        self.may_wait().is_some()
+            && self.lock_waiters().queue.len() < self.most_waiting(max_waiters)
     }
 
     /// How many wait.

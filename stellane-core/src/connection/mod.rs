@@ -97,6 +97,14 @@
 //! has to wait gets a task of its own. On larger runtimes each has one from the beginning, so that threads can take work
 //! over from each other. Either way the panic of a handler ends its own stream and no other.
 //!
+//! # Early refusals
+//!
+//! In the `Runtime`, a simple request that the limit refuses at once is answered where it was read, in the buffer of the
+//! answers: the service is not asked whether it is ready, and no future, body or box is made for the request. It is
+//! counted, and answered to the byte, as by the limit's layer. What stands outside of the limit has to see each request,
+//! and so these take the longer way: with pages that reload while developing, and while
+//! `RuntimeBuilder::on_refusal` is set. So do requests with a body, a deadline or a class of its own, and HTTP/2.
+//!
 //! # What parking relies on
 //!
 //! A connection is idle when no handler runs and no response body is open, which the manager counts. To
@@ -107,6 +115,7 @@
 
 mod accept;
 mod config;
+mod early;
 mod error;
 mod http_service;
 mod incoming;
@@ -124,6 +133,8 @@ mod transport;
 pub use self::config::http2::Http2Config;
 #[cfg(feature = "proxy-protocol")]
 pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
+#[cfg(feature = "full")]
+pub(crate) use self::early::{Early, EarlyRefusals};
 #[cfg(feature = "tls")]
 pub use self::{
     config::tls::TlsConfig,

@@ -1,10 +1,15 @@
-use std::{fmt, sync::Arc};
+use std::{convert::Infallible, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::Full;
 use stellane_autotune::{AdaptiveLimitLayer, RequestHead, Shed};
 
+use stellane_metrics::HttpMetrics;
+
 use crate::{
+    connection::{EarlyRefusals, Incoming},
     fault::{Failure, FaultBody, Faults, Refusal},
     strict_http1::Violation,
 };
@@ -113,6 +118,33 @@ impl OnRefusal {
             Some(own) => refusal.closed_by(own.map(FaultBody::text)),
             None => refusal.response(),
         }
+    }
+}
+
+/// The limit's refusals, where nothing stands outside of it but the metrics.
+#[derive(Debug)]
+pub(super) struct EarlyLimit {
+    pub(super) limit: AdaptiveLimitLayer,
+    pub(super) metrics: HttpMetrics,
+}
+
+impl EarlyRefusals for EarlyLimit {
+    #[inline]
+    fn may_refuse(&self) -> bool {
+        self.limit.may_refuse()
+    }
+
+    fn refuse(&self, request: &mut Request<Incoming>) -> Option<Response<Bytes>> {
+        let response = self.limit.refuse(request, None)?;
+        let text = response.body().clone();
+        let response = response.map(Full::new);
+        let mut recording = self.metrics.begin(request);
+        recording.head(&response);
+        recording.frame(
+            Some(&Ok::<_, Infallible>(Frame::data(text.clone()))),
+            || true,
+        );
+        Some(response.map(|_| text))
     }
 }
 

@@ -14,7 +14,9 @@ use tower_service::Service;
 #[cfg(feature = "profiling")]
 use super::builder::HeapSource;
 use super::{
-    Components, RequestBody, Runtime, RuntimeError, admin, builder::Signal, refusal::OnRefusal,
+    Components, RequestBody, Runtime, RuntimeError, admin,
+    builder::Signal,
+    refusal::{EarlyLimit, OnRefusal},
     stack,
 };
 #[cfg(unix)]
@@ -22,7 +24,7 @@ use crate::restart::Restart;
 use crate::{
     BoxError,
     config::is_socket_address,
-    connection::{ListenConfig, Listener, TlsAcceptor},
+    connection::{Early, ListenConfig, Listener, TlsAcceptor},
     engine::{Engine, EngineError, EngineKind, PerCoreEngine, SharedEngine, StopReport},
     hot_reload::LiveReloadLayer,
 };
@@ -303,17 +305,22 @@ where
         #[cfg(unix)]
         background.spawn(tell_ready(components.readiness.clone()));
         let on_refusal = OnRefusal::new(on_refusal, &components.faults);
-        let service = stack::around(
-            service,
-            &components,
-            &config.server,
-            limit_layer,
-            on_refusal,
-        );
+        let limit = on_refusal.of_limit(limit_layer.overload(&components.overload));
+        // Reloading pages is outside of all, and has to see each request.
+        let early = match config.dev.hot_reload {
+            true => Early::default(),
+            false => Early::new(EarlyLimit {
+                limit: limit.clone(),
+                metrics: components.metrics,
+            }),
+        };
+        let refuse_early = |listener: Listener| listener.refuse_early(&early);
+        let listeners: Vec<_> = self.listeners.into_iter().map(refuse_early).collect();
+        let service = stack::around(service, &components, &config.server, limit, on_refusal);
         // The answer to "which process is this?" is no request of the application: outside of all.
         let serving: Serving = match config.dev.hot_reload {
-            true => Box::pin(engine.serve(self.listeners, LiveReloadLayer::new().layer(service))),
-            false => Box::pin(engine.serve(self.listeners, service)),
+            true => Box::pin(engine.serve(listeners, LiveReloadLayer::new().layer(service))),
+            false => Box::pin(engine.serve(listeners, service)),
         };
         let ending = async {
             let delay = match end.await {

@@ -19,6 +19,7 @@ use crate::connection::{
         proxied::PendingProxyHeaders,
         room::{admit, refuse},
     },
+    early::Early,
     error::ServeError,
     http_service::HttpService,
     lifecycle::Shared,
@@ -86,6 +87,7 @@ pub(crate) async fn serve<S: HttpService>(
             builders,
             services,
             parked,
+            early: listener.early(),
         }),
         id,
         tell_nodelay: shared.config.nodelay && !listener.set_nodelay(),
@@ -191,6 +193,7 @@ pub(crate) async fn serve_connection<S: HttpService>(
         builders,
         services: ServiceSource::shared(service),
         parked: ParkedPoller::closed(),
+        early: Early::default(),
     });
     let mut task = Task::new(served, Arc::clone(&record), socket);
     std::future::poll_fn(|cx| {

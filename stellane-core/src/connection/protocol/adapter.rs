@@ -123,6 +123,21 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
 }
 
 impl<S: HttpService> Adapter<S> {
+    /// Whether the answer to the next request, if it is a simple one, has nothing to say about its connection.
+    pub(crate) fn may_be_passed_by(&self) -> bool {
+        let Owner { record, shared } = &self.owner;
+        !(shared.config.keep_alive_header
+            || shared.is_last(record.requests() + 1)
+            || record.flags().closes_after_response()
+            || shared.drains(record))
+    }
+
+    /// Counts a request that the service does not hear of.
+    pub(crate) fn pass_by(&self) {
+        let Owner { record, shared } = &self.owner;
+        record.begin_request(false, shared.clock.now());
+    }
+
     /// Calls the service, and polls its answer once. One that is not there is left in `waiting`: one that is, is large
     /// to move, and so is returned as it comes.
     #[inline]

@@ -39,10 +39,9 @@ where
     S::Error: Into<BoxError> + Send,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let limit = limit.overload(&components.overload);
     let parts = Parts {
         metrics: components.metrics,
-        limit: on_refusal.of_limit(limit),
+        limit,
         pools: components.pools.clone(),
         faults: components.faults.clone(),
         rules: components.http1_rules.clone(),

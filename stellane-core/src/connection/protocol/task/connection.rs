@@ -5,6 +5,7 @@ use std::sync::Arc;
 #[cfg(feature = "http2")]
 use crate::connection::protocol::http2::blame;
 use crate::connection::{
+    early::Early,
     lifecycle::Shared,
     protocol::{builders::HyperBuilders, service_source::ServiceSource},
     reason::CloseReason,
@@ -19,6 +20,7 @@ pub(crate) struct Served<S> {
     pub(crate) builders: Arc<HyperBuilders>,
     pub(crate) services: ServiceSource<S>,
     pub(crate) parked: ParkedPoller,
+    pub(crate) early: Early,
 }
 
 /// A connection, whatever drives it at the moment.

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::ReadBuf;
 
 use crate::connection::{
+    early::Early,
     http_service::HttpService,
     incoming::Incoming,
     lifecycle::Shared,
@@ -21,7 +22,7 @@ use crate::connection::{
             self, MAX_BODY, MAX_READ,
             body::write_body,
             header_cache::HeaderCache,
-            request, response,
+            refusal, request, response,
             write_batch::{self, DelayedWrite},
         },
         io::{Io, pipeline::MAX_HELD},
@@ -49,6 +50,7 @@ pub(crate) struct FastPath<S: HttpService> {
     /// A map of headers, used again for the next request.
     headers: HeaderMap,
     header_cache: HeaderCache,
+    early: Early,
 }
 
 /// How many requests are answered before others on the thread have their turn.
@@ -104,7 +106,7 @@ impl<S: HttpService> UnderWay<S> {
 }
 
 impl<S: HttpService> FastPath<S> {
-    pub(crate) fn new(io: Io, adapter: Adapter<S>) -> Self {
+    pub(crate) fn new(io: Io, adapter: Adapter<S>, early: Early) -> Self {
         Self {
             io,
             adapter,
@@ -113,6 +115,7 @@ impl<S: HttpService> FastPath<S> {
             body: Box::pin(None),
             headers: HeaderMap::new(),
             header_cache: HeaderCache::default(),
+            early,
         }
     }
 
@@ -218,6 +221,16 @@ impl<S: HttpService> FastPath<S> {
             let Some(head) = parsed else {
                 return Outcome::Left(bytes);
             };
+            if let Some(early) = self.early.who_may()
+                && self.adapter.may_be_passed_by()
+                && let Some(refusal) = early.refuse(&mut request)
+            {
+                self.adapter.pass_by();
+                self.headers = refusal::write(refusal, out);
+                bytes.advance(head);
+                *left -= 1;
+                continue;
+            }
             let mut waiting = None;
             match self.adapter.answer(request, cx, &mut waiting) {
                 Poll::Ready(answer) => {

@@ -334,7 +334,8 @@ impl<S: HttpService> Task<S> {
             self.stage = Stage::Http2(Box::new(ActiveHttp2::new(hyper)));
             return;
         }
-        self.stage = Stage::FastPath(Box::new(FastPath::new(io, adapter)));
+        let early = self.connection.served.early.clone();
+        self.stage = Stage::FastPath(Box::new(FastPath::new(io, adapter, early)));
     }
 
     /// What comes after the fast path.

@@ -4,7 +4,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use crate::connection::transport::listener::{Kind, Listener, balance::LoopBalance};
+use crate::connection::{
+    early::Early,
+    transport::listener::{Kind, Listener, balance::LoopBalance},
+};
 
 /// A [`Listener`] that belongs to no runtime: to be moved to another thread's runtime, to be shared by
 /// several, or to be handed over to another process.
@@ -16,6 +19,7 @@ pub struct DetachedListener {
     balance: OnceLock<Arc<LoopBalance>>,
     #[cfg(feature = "tls")]
     tls: Option<crate::connection::transport::tls::TlsAcceptor>,
+    early: Early,
 }
 
 #[derive(Debug)]
@@ -41,6 +45,7 @@ impl Listener {
             balance: self.balance.map(OnceLock::from).unwrap_or_default(),
             #[cfg(feature = "tls")]
             tls: self.tls,
+            early: self.early,
         })
     }
 }
@@ -64,6 +69,7 @@ impl DetachedListener {
             balance: self.balance.into_inner(),
             #[cfg(feature = "tls")]
             tls: self.tls,
+            early: self.early,
         })
     }
 
@@ -84,6 +90,7 @@ impl DetachedListener {
             balance: balance.into(),
             #[cfg(feature = "tls")]
             tls: self.tls.clone(),
+            early: self.early.clone(),
         })
     }
 
@@ -106,6 +113,7 @@ impl From<std::net::TcpListener> for DetachedListener {
             balance: OnceLock::new(),
             #[cfg(feature = "tls")]
             tls: None,
+            early: Early::default(),
         }
     }
 }

@@ -10,9 +10,12 @@ use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 
-use crate::connection::transport::{
-    listener::balance::{LoopBalance, LoopHandle},
-    socket::Socket,
+use crate::connection::{
+    early::Early,
+    transport::{
+        listener::balance::{LoopBalance, LoopHandle},
+        socket::Socket,
+    },
 };
 
 /// Where connections come from: a TCP or a Unix socket that listens.
@@ -25,6 +28,7 @@ pub struct Listener {
     balance: Option<Arc<LoopBalance>>,
     #[cfg(feature = "tls")]
     tls: Option<crate::connection::transport::tls::TlsAcceptor>,
+    early: Early,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,17 @@ impl Listener {
             #[cfg(unix)]
             Kind::Unix(_) => None,
         }
+    }
+
+    /// What is served here refuses some requests before it is called.
+    #[cfg(feature = "full")]
+    pub(crate) fn refuse_early(mut self, early: &Early) -> Self {
+        self.early = early.clone();
+        self
+    }
+
+    pub(crate) fn early(&self) -> Early {
+        self.early.clone()
     }
 
     #[cfg(feature = "tls")]
@@ -100,6 +115,7 @@ impl From<TcpListener> for Listener {
             balance: None,
             #[cfg(feature = "tls")]
             tls: None,
+            early: Early::default(),
         }
     }
 }
@@ -112,6 +128,7 @@ impl From<UnixListener> for Listener {
             balance: None,
             #[cfg(feature = "tls")]
             tls: None,
+            early: Early::default(),
         }
     }
 }
