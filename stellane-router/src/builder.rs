@@ -105,13 +105,8 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
             Arc::new(HandlerEndpoint::new(handler, Arc::clone(&self.state)));
         self.fallbacks
             .retain(|f| !f.template.is_empty() || f.host.is_some());
-        self.fallbacks.push(Definition {
-            template: String::new(),
-            host: None,
-            method: None,
-            endpoint: Some(endpoint),
-            slash: None,
-        });
+        self.fallbacks
+            .push(Definition::new(String::new(), None, Some(endpoint)));
         self
     }
 
@@ -136,6 +131,10 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         let (routes, fallbacks) = scope.flatten();
         self.routes.extend(routes.into_iter().map(|mut route| {
+            // Left alone, it is refused when built: a path begins with `/`.
+            if !route.template.starts_with('/') {
+                return route;
+            }
             let below = if route.template == "/" {
                 ""
             } else {
@@ -246,7 +245,6 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     /// that proves each, routes that can never answer.
     pub fn build(self) -> Result<Router, BuildReport> {
         let (routes, fallbacks) = self.flatten();
-        let fallbacks = fallbacks.into_iter().flat_map(whole_scope).collect();
         Compiled::build(routes, fallbacks).map(Router::from_compiled)
     }
 
@@ -256,13 +254,9 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
         path: &str,
         endpoint: impl FnOnce(Arc<S>) -> Arc<dyn Endpoint>,
     ) -> Self {
-        self.routes.push(Definition {
-            template: path.to_owned(),
-            host: None,
-            method,
-            endpoint: Some(endpoint(Arc::clone(&self.state))),
-            slash: None,
-        });
+        let endpoint = endpoint(Arc::clone(&self.state));
+        self.routes
+            .push(Definition::new(path.to_owned(), method, Some(endpoint)));
         self
     }
 
@@ -287,20 +281,6 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
             definition.endpoint = Some(route.0);
         }
         (routes, fallbacks)
-    }
-}
-
-/// The templates that hold every path of a scope: its prefix, and all below.
-fn whole_scope(fallback: Definition) -> Vec<Definition> {
-    let prefix = fallback.template.clone();
-    let below = Definition {
-        template: format!("{prefix}/{{*rest}}"),
-        ..fallback.clone()
-    };
-    if prefix.is_empty() {
-        vec![below]
-    } else {
-        vec![fallback, below]
     }
 }
 

@@ -52,6 +52,25 @@ impl fmt::Debug for Matched<'_> {
 /// What an endpoint's future yields: as the service does, so that it is written where it belongs.
 pub(crate) type Answer = Result<Response<Body>, Infallible>;
 
+/// Calls an endpoint with a match whose spans refer to a text that lives as long as the future.
+pub(crate) fn call_with_source<'a>(
+    endpoint: &'a dyn Endpoint,
+    (parts, body): (Parts, Body),
+    table: &'a Compiled,
+    (id, spans): (RouteId, Spans),
+    source: PathAndQuery,
+) -> SlotFuture<'a, Answer> {
+    Slot::future(async move {
+        let matched = Matched {
+            table,
+            id,
+            spans,
+            source: Some(&source),
+        };
+        endpoint.call(parts, body, matched).await
+    })
+}
+
 /// Answers a request; called by reference, so that nothing is cloned for a request.
 pub(crate) trait Endpoint: Send + Sync {
     fn call<'a>(&'a self, parts: Parts, body: Body, matched: Matched<'a>)

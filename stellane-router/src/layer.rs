@@ -1,5 +1,6 @@
 //! Matching in front of any other service.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -142,7 +143,7 @@ where
 
 pub(crate) fn find<B>(table: &Arc<Compiled>, request: &Request<B>) -> Option<RouteMatch> {
     let mut source = request.uri().path_and_query()?.clone();
-    if let Some(path) = escape::normalise(source.path().as_bytes()) {
+    if let Cow::Owned(path) = escape::canonical(source.path())? {
         source = PathAndQuery::try_from(path).ok()?;
     }
     let host = host::requested(request.uri(), request.headers());

@@ -151,7 +151,7 @@ impl<'a> Params<'a> {
     /// The number of parameters.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.spans.as_slice().len()
+        self.declared.len()
     }
 
     /// Whether there is none.
@@ -242,7 +242,7 @@ impl<S: Sync> FromRequestParts<S> for RouteMatch {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NoRoute> {
         current_match(&parts.uri)
-            .filter(|matched| matched.id() != RouteId::NONE)
+            .filter(|matched| matched.id().is_route())
             .or_else(|| parts.extensions.get::<Self>().cloned())
             .ok_or(NoRoute(()))
     }
