@@ -212,6 +212,19 @@ impl Entry {
         let mut takes_any = false;
         let mut twice = false;
         let mut slash = SlashPolicy::Strict;
+        // Those of the first method that has them, whatever the order.
+        let mut group = group;
+        group.sort_by_key(|d| {
+            d.method
+                .as_ref()
+                .map_or(methods::UNNAMED, |m| methods.bit(m))
+        });
+        let own = group.iter().find_map(|d| d.own.clone());
+        let not_allowed = group.iter().find_map(|d| d.not_allowed.clone());
+        let mut names: Vec<_> = group.iter().filter_map(|d| d.name.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.shrink_to_fit();
         for definition in group {
             slash = slash.max(definition.slash.unwrap_or_default());
             match definition.method {
@@ -248,6 +261,9 @@ impl Entry {
             allow: methods.allow(set),
             endpoints: by_bit.into_values().collect(),
             any,
+            own,
+            not_allowed,
+            names,
         }
     }
 
@@ -268,6 +284,9 @@ impl Entry {
             allow: HeaderValue::from_static(""),
             endpoints: Box::default(),
             any: None,
+            own: None,
+            not_allowed: None,
+            names: Vec::new(),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The compiled, immutable form of the routes: what a request meets.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use http::{HeaderValue, Method};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, OwnEndpoint};
 use crate::host::{HostPattern, host_of};
 use crate::matcher::exact::Exact;
 use crate::matcher::pattern::Pattern;
@@ -21,22 +22,39 @@ pub(crate) struct Definition {
     /// `None` takes any method.
     pub(crate) method: Option<Method>,
     pub(crate) endpoint: Option<Arc<dyn Endpoint>>,
+    /// What the router answers by itself, in the layers of the scopes around it, if there are any.
+    pub(crate) own: Option<Arc<dyn Endpoint>>,
+    /// Instead of 405, of the innermost scope that has it.
+    pub(crate) not_allowed: Option<Arc<dyn Endpoint>>,
     /// Of the innermost scope that has one.
     pub(crate) slash: Option<SlashPolicy>,
+    pub(crate) name: Option<Box<str>>,
 }
 
 impl Definition {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         template: String,
         method: Option<Method>,
-        endpoint: Option<Arc<dyn Endpoint>>,
+        endpoint: Arc<dyn Endpoint>,
     ) -> Self {
+        Self {
+            method,
+            endpoint: Some(endpoint),
+            ..Self::bare(template)
+        }
+    }
+
+    /// Of a table that only says what matches.
+    pub(crate) const fn bare(template: String) -> Self {
         Self {
             template,
             host: None,
-            method,
-            endpoint,
+            method: None,
+            endpoint: None,
+            own: None,
+            not_allowed: None,
             slash: None,
+            name: None,
         }
     }
 }
@@ -54,6 +72,8 @@ pub(crate) struct Compiled {
     unmatched: Entry,
     /// `Allow` for `OPTIONS *`.
     pub(crate) allow_all: HeaderValue,
+    /// The routes that have a name.
+    pub(crate) names: BTreeMap<Box<str>, u32>,
     /// What is likely wrong.
     pub(crate) warnings: Vec<Problem>,
 }
@@ -81,14 +101,19 @@ impl Compiled {
     pub(crate) fn build(
         routes: Vec<Definition>,
         fallbacks: Vec<Definition>,
+        problems: Vec<Problem>,
     ) -> Result<Arc<Self>, BuildReport> {
-        let mut report = BuildReport::default();
+        let mut report = BuildReport {
+            problems,
+            warnings: Vec::new(),
+        };
         let methods = Methods::new(routes.iter().filter_map(|r| r.method.as_ref()));
         let methods = methods.unwrap_or_else(|| {
             report.problems.push(Problem::TooManyMethods);
             Methods::default()
         });
         let routes = Routes::build(routes, &methods, &mut report);
+        let names = names(&routes.entries, &mut report);
         let fallbacks = Routes::of_scopes(fallbacks, &methods, &mut report);
         if !report.problems.is_empty() {
             return Err(report);
@@ -106,6 +131,7 @@ impl Compiled {
             fallbacks,
             unmatched: Entry::unmatched(),
             allow_all,
+            names,
             warnings: report.warnings,
         }))
     }
@@ -187,6 +213,24 @@ impl Compiled {
         size_of::<Self>() + self.routes.heap_bytes() + self.fallbacks.heap_bytes()
     }
 
+    /// What answers instead of the router itself, if a layer or a handler is there for it, and the values of the
+    /// path's parameters.
+    pub(crate) fn own(
+        &self,
+        host: Option<&str>,
+        path: &str,
+        route: u32,
+    ) -> Option<(&dyn Endpoint, Spans)> {
+        let mut chain = chain(&self.routes.entries, route).map(|(_, entry)| entry);
+        let endpoint = chain.find_map(|e| {
+            e.own
+                .as_deref()
+                .or(e.not_allowed.as_deref().map(|_| &OwnEndpoint as _))
+        })?;
+        let (_, spans) = self.routes.find(host, path, &mut OnlyLeaf(route))?;
+        Some((endpoint, spans))
+    }
+
     /// The fallback of the innermost scope that holds the path; what is not a path, as of `CONNECT`, is in
     /// the outermost.
     pub(crate) fn fallback(
@@ -199,6 +243,24 @@ impl Compiled {
         let endpoint = self.fallbacks.entries[route as usize].any.as_deref()?;
         Some((endpoint, RouteId::fallback(route), spans))
     }
+}
+
+fn names(entries: &[Entry], report: &mut BuildReport) -> BTreeMap<Box<str>, u32> {
+    let mut names = BTreeMap::new();
+    for (entry, route) in entries.iter().zip(0..) {
+        for name in &entry.names {
+            if names
+                .insert(name.clone(), route)
+                .is_some_and(|other| other != route)
+            {
+                report.problems.push(Problem::Name {
+                    name: name.to_string(),
+                    reason: "routes with other templates have it too: give each its own",
+                });
+            }
+        }
+    }
+    names
 }
 
 /// The templates of a table, and the trees that find them.
@@ -233,6 +295,9 @@ pub(crate) struct Entry {
     /// In the order of the bits of `methods`.
     pub(crate) endpoints: Box<[Option<Arc<dyn Endpoint>>]>,
     pub(crate) any: Option<Arc<dyn Endpoint>>,
+    pub(crate) own: Option<Arc<dyn Endpoint>>,
+    pub(crate) not_allowed: Option<Arc<dyn Endpoint>>,
+    pub(crate) names: Vec<Box<str>>,
 }
 
 impl Entry {
@@ -242,6 +307,11 @@ impl Entry {
             + self.allow.len()
             + self.pattern.heap_bytes()
             + size_of_val(&*self.endpoints)
+            + self
+                .names
+                .iter()
+                .map(|name| size_of_val(name) + name.len())
+                .sum::<usize>()
     }
 
     #[inline]
@@ -345,5 +415,14 @@ pub(crate) struct AnyLeaf;
 impl Visit for AnyLeaf {
     fn leaf(&mut self, _: u32) -> bool {
         true
+    }
+}
+
+/// Takes one leaf.
+struct OnlyLeaf(u32);
+
+impl Visit for OnlyLeaf {
+    fn leaf(&mut self, leaf: u32) -> bool {
+        leaf == self.0
     }
 }

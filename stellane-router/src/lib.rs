@@ -88,6 +88,7 @@
 //! | `json` | yes | `Json` |
 //! | `interner` | yes | the interner; alone it depends on `quick_cache` and `foldhash` only |
 //! | `serde` | no | config structs can be read and written |
+//! | `tracing` | yes | a line for every 500 of an extractor that does not fit its route |
 //! | `metrics` | no | an `Atom` becomes a `metrics::SharedString` |
 
 mod error;
@@ -107,6 +108,8 @@ mod compiled;
 mod config;
 #[cfg(feature = "router")]
 mod conflicts;
+#[cfg(feature = "router")]
+mod de;
 #[cfg(feature = "router")]
 mod endpoint;
 #[cfg(feature = "router")]
@@ -130,6 +133,8 @@ mod matcher;
 #[cfg(feature = "router")]
 mod methods;
 #[cfg(feature = "router")]
+mod openapi;
+#[cfg(feature = "router")]
 mod params;
 #[cfg(feature = "router")]
 mod path;
@@ -142,6 +147,8 @@ mod router;
 #[cfg(feature = "router")]
 mod scan;
 #[cfg(feature = "router")]
+mod scope;
+#[cfg(feature = "router")]
 mod seldom;
 #[cfg(feature = "router")]
 mod stats;
@@ -149,6 +156,8 @@ mod stats;
 mod table;
 #[cfg(feature = "router")]
 mod unreachable;
+#[cfg(feature = "router")]
+mod url;
 
 #[cfg(feature = "interner")]
 pub use interner::{Atom, Interner, InternerBuilder, InternerConfig, InternerStats};
@@ -161,10 +170,12 @@ pub use {
     body::Body,
     builder::RouterBuilder,
     config::RouterConfig,
-    endpoint::{EndpointFuture, Route},
+    endpoint::{EndpointFuture, Route, ScopeService},
     future::RouteFuture,
     handler::Handler,
     layer::{RouteLayer, RouteService},
+    methods::IntoMethods,
+    openapi::{ApiParameter, ApiRoute, ApiSchema},
     params::{NoRoute, Params, RouteMatch},
     path::{Path, PathRejection},
     reply::IntoReply,
@@ -172,4 +183,5 @@ pub use {
     router::Router,
     stats::{RouteLayerStats, RouterStats},
     table::{Located, RouteId, RouteInfo, RouteTable, SlashPolicy},
+    url::{Link, UrlError, UrlValues},
 };

@@ -64,6 +64,22 @@ pub enum Problem {
         /// What would be right.
         reason: &'static str,
     },
+    /// A handler with an extractor that cannot work: what it reads only a router of axum leaves behind.
+    Extractor {
+        /// The route, as given where it was added; empty for a fallback.
+        template: String,
+        /// The type of the argument.
+        extractor: &'static str,
+        /// What to take instead.
+        instead: &'static str,
+    },
+    /// A name that cannot be given.
+    Name {
+        /// The name as given.
+        name: String,
+        /// What is wrong, and what would be right.
+        reason: &'static str,
+    },
     /// Two fallbacks between which nothing decides.
     Fallbacks {
         /// The prefix of one scope; `/` is the outermost.
@@ -135,6 +151,15 @@ impl fmt::Display for Problem {
             } => write!(
                 f,
                 "`{template}` never answers: `{shadowed_by}` is preferred, as for `{witness}`"
+            ),
+            Self::Name { name, reason } => write!(f, "name `{name}`: {reason}"),
+            Self::Extractor {
+                template,
+                extractor,
+                instead,
+            } => write!(
+                f,
+                "the handler of `{template}` takes `{extractor}`, which works in a router of axum only: take `{instead}`"
             ),
             Self::Fallbacks { first, second } if first == second => write!(
                 f,

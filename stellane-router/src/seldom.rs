@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::{ALLOW, HeaderValue, LOCATION};
+use http::header::{HeaderValue, LOCATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri};
 
 use crate::body::Body;
 use crate::compiled::{Compiled, Found};
-use crate::endpoint::{self, Endpoint, Matched};
+use crate::endpoint::{self, Endpoint, Matched, OwnReply};
 use crate::future::RouteFuture;
 use crate::matcher::tree::Spans;
 use crate::stats::Counts;
@@ -50,7 +50,8 @@ impl Seldom<'_> {
     #[cold]
     pub(crate) fn dispatch(self, own: Option<Own>, parts: Parts, body: Body) -> RouteFuture {
         if let Some(own) = own {
-            return self.own(own);
+            let path = parts.uri.path().to_owned();
+            return self.own(own, &path, parts, body);
         }
         let sent = parts.uri.path();
         let path = match escape::canonical(sent) {
@@ -63,8 +64,11 @@ impl Seldom<'_> {
         };
         if sent == "*" && self.bit == methods::OPTIONS {
             self.counts.options.add();
-            let response = with_allow(StatusCode::NO_CONTENT, self.table.allow_all.clone());
-            return RouteFuture::ready(response);
+            let reply = OwnReply {
+                status: StatusCode::NO_CONTENT,
+                allow: self.table.allow_all.clone(),
+            };
+            return RouteFuture::ready(reply.into_response());
         }
         if let Some(path) = &path {
             let host = host::requested(&parts.uri, &parts.headers);
@@ -108,13 +112,13 @@ impl Seldom<'_> {
                 spans,
             } => self.call(endpoint, (RouteId(route), spans), Some(path), parts, body),
             found => match Own::of(found) {
-                Some(own) => self.own(own),
+                Some(own) => self.own(own, &path, parts, body),
                 None => self.nothing(Some(path), parts, body),
             },
         }
     }
 
-    fn own(&self, own: Own) -> RouteFuture {
+    fn own(&self, own: Own, path: &str, mut parts: Parts, body: Body) -> RouteFuture {
         let (counts, table) = (self.counts, &self.table);
         let Own {
             status,
@@ -127,7 +131,14 @@ impl Seldom<'_> {
             _ => (StatusCode::NOT_IMPLEMENTED, &counts.not_implemented),
         };
         count.add();
-        RouteFuture::ready_at(with_allow(status, allow), table, RouteId(route))
+        let reply = OwnReply { status, allow };
+        let host = host::requested(&parts.uri, &parts.headers);
+        let Some((endpoint, spans)) = table.own(host, path, route) else {
+            return RouteFuture::ready_at(reply.into_response(), table, RouteId(route));
+        };
+        parts.extensions.insert(reply);
+        let path = (path != parts.uri.path()).then(|| path.to_owned());
+        self.call(endpoint, (RouteId(route), spans), path, parts, body)
     }
 
     /// A fallback, or 404.
@@ -197,10 +208,4 @@ fn redirect(uri: &Uri) -> Response<Body> {
         }
         Err(_) => reply::status(StatusCode::NOT_FOUND),
     }
-}
-
-fn with_allow(status: StatusCode, allow: HeaderValue) -> Response<Body> {
-    let mut response = reply::status(status);
-    response.headers_mut().insert(ALLOW, allow);
-    response
 }

@@ -86,8 +86,8 @@ impl RouteTable {
     pub fn new<T: AsRef<str>>(templates: impl IntoIterator<Item = T>) -> Result<Self, BuildReport> {
         let routes = templates
             .into_iter()
-            .map(|template| Definition::new(template.as_ref().to_owned(), None, None));
-        Compiled::build(routes.collect(), Vec::new()).map(Self)
+            .map(|template| Definition::bare(template.as_ref().to_owned()));
+        Compiled::build(routes.collect(), Vec::new(), Vec::new()).map(Self)
     }
 
     /// All routes, in the order of their ids.
@@ -245,6 +245,11 @@ impl RouteInfo {
             .params
             .iter()
             .map(|p| &*p.name)
+    }
+
+    /// The names given to the route, in alphabetical order.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.table.0.entry(self.id).names.iter().map(|name| &**name)
     }
 
     /// The methods registered; empty if the route takes any.
