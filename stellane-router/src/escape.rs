@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 /// What a path needs before it can be matched.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Escapes {
+enum Escapes {
     /// Nothing: it is in canonical form.
     Canonical,
     /// It says something in another form than the canonical one.
@@ -21,7 +21,7 @@ pub(crate) enum Escapes {
 
 /// Looks at every escape of a path; almost every path has none, which is one look at its bytes.
 #[inline]
-pub(crate) fn inspect(path: &[u8]) -> Escapes {
+fn inspect(path: &[u8]) -> Escapes {
     if crate::scan::is_plain(path) {
         return Escapes::Canonical;
     }
@@ -52,6 +52,11 @@ fn inspect_all(path: &[u8]) -> Escapes {
         };
     }
     found
+}
+
+#[cold]
+pub(crate) fn is_canonical(path: &str) -> bool {
+    inspect(path.as_bytes()) == Escapes::Canonical
 }
 
 /// The path in canonical form; `None` if a `%` begins no escape.

@@ -16,7 +16,7 @@ use crate::body::Body;
 use crate::builder::RouterBuilder;
 use crate::compiled::{Compiled, Found};
 use crate::endpoint::Matched;
-use crate::escape::{self, Escapes};
+use crate::escape::is_canonical;
 use crate::future::RouteFuture;
 use crate::host;
 use crate::matcher::tree::Spans;
@@ -140,16 +140,20 @@ impl Router {
                 route,
                 spans: Spans::EMPTY,
             },
-            None => match escape::inspect(path.as_bytes()) {
-                Escapes::Canonical => {
-                    let host = table
-                        .needs_host()
-                        .then(|| host::requested(request.uri(), request.headers()));
-                    table.look_up(host.flatten(), bit, path)
+            None => {
+                let host = table
+                    .needs_host()
+                    .then(|| host::requested(request.uri(), request.headers()));
+                match table.look_up(host.flatten(), bit, path) {
+                    // Seldom: all that is left is in one place.
+                    Found::Endpoint { spans, .. }
+                        if !spans.are_plain(path.as_bytes()) && !is_canonical(path) =>
+                    {
+                        Found::Nothing
+                    }
+                    found => found,
                 }
-                // Seldom: all that is left is in one place.
-                _ => Found::Nothing,
-            },
+            }
         };
         match found {
             Found::Endpoint {

@@ -33,19 +33,20 @@ pub(crate) fn is_plain(text: &[u8]) -> bool {
     const PERCENT: u64 = LOW * b'%' as u64;
     let odd = |word: u64| {
         let zero = word ^ PERCENT;
-        (zero.wrapping_sub(LOW) & !zero | word) & (LOW << 7)
+        zero.wrapping_sub(LOW) & !zero | word
     };
     let len = text.len();
     if len < 8 {
         return text.iter().all(|b| b.is_ascii() && *b != b'%');
     }
-    let mut found = odd(word(text, len - 8));
+    // The last word overlaps the one before it.
+    let mut all = odd(word(text, len - 8));
     let mut at = 0;
     while at + 8 < len {
-        found |= odd(word(text, at));
+        all |= odd(word(text, at));
         at += 8;
     }
-    found == 0
+    all & (LOW << 7) == 0
 }
 
 /// `text.starts_with(literal)`.

@@ -49,10 +49,6 @@ pub(crate) struct Seldom<'r> {
 impl Seldom<'_> {
     #[cold]
     pub(crate) fn dispatch(self, own: Option<Own>, parts: Parts, body: Body) -> RouteFuture {
-        if let Some(own) = own {
-            let path = parts.uri.path().to_owned();
-            return self.own(own, &path, parts, body);
-        }
         let sent = parts.uri.path();
         let path = match escape::canonical(sent) {
             Some(Cow::Borrowed(_)) => None,
@@ -62,6 +58,11 @@ impl Seldom<'_> {
                 return RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST));
             }
         };
+        // What was found for a path in another form says nothing.
+        if let (Some(own), None) = (own, &path) {
+            let path = sent.to_owned();
+            return self.own(own, &path, parts, body);
+        }
         if sent == "*" && self.bit == methods::OPTIONS {
             self.counts.options.add();
             let reply = OwnReply {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::compiled::{AnyLeaf, Compiled, Definition};
-use crate::escape::{self, Escapes};
+use crate::escape;
 use crate::explain;
 use crate::matcher::tree::Spans;
 use crate::params::Params;
@@ -130,21 +130,37 @@ impl RouteTable {
     #[must_use]
     #[inline]
     pub fn find<'a>(&'a self, path: &'a str) -> Option<Located<'a>> {
-        match escape::inspect(path.as_bytes()) {
-            Escapes::Canonical => self.find_canonical(Cow::Borrowed(path)),
-            _ => self.find_canonical(escape::canonical(path)?),
+        let routes = &self.0.routes;
+        if let Some(route) = routes.exact.find(path.as_bytes()) {
+            return Some(self.located(route, Spans::EMPTY, Cow::Borrowed(path)));
+        }
+        match routes.tree.walk(path.as_bytes(), &mut AnyLeaf) {
+            Some((route, spans)) if spans.are_plain(path.as_bytes()) => {
+                Some(self.located(route, spans, Cow::Borrowed(path)))
+            }
+            found => self.find_odd(path, found),
         }
     }
 
+    /// What was found for a path that may not be in canonical form.
+    #[cold]
+    fn find_odd<'a>(&'a self, path: &'a str, found: Option<(u32, Spans)>) -> Option<Located<'a>> {
+        let path = escape::canonical(path)?;
+        let (route, spans) = match path {
+            Cow::Borrowed(_) => found?,
+            Cow::Owned(_) => self.0.routes.find(None, &path, &mut AnyLeaf)?,
+        };
+        Some(self.located(route, spans, path))
+    }
+
     #[inline]
-    fn find_canonical<'a>(&'a self, path: Cow<'a, str>) -> Option<Located<'a>> {
-        let (route, spans) = self.0.routes.find(None, &path, &mut AnyLeaf)?;
-        Some(Located {
+    fn located<'a>(&'a self, route: u32, spans: Spans, path: Cow<'a, str>) -> Located<'a> {
+        Located {
             table: &self.0,
             id: RouteId(route),
             spans,
             path,
-        })
+        }
     }
 
     /// Says which routes match a path and which of them is preferred, for a person to read.

@@ -26,7 +26,7 @@ impl Tree {
         }
         let mut compiler = Compiler::default();
         compiler.tree.nodes.push(Node::EMPTY);
-        compiler.freeze(0, root, 0, false);
+        compiler.freeze(0, root, &Way::default());
         let Compiler {
             mut tree, rivals, ..
         } = compiler;
@@ -46,8 +46,9 @@ impl Node {
         literal_len: 0,
         children_len: 0,
         only_literals: true,
+        keys: [0; SCAN_MAX],
         children: 0,
-        keys: 0,
+        jump: NONE,
         edges: 0,
         edges_len: 0,
         index: NONE,
@@ -160,9 +161,8 @@ struct Compiler {
 }
 
 impl Compiler {
-    /// Writes a draft to its place in the arena, its children next to each other behind it. `params`
-    /// stand before it, and perhaps one for several segments.
-    fn freeze(&mut self, index: usize, mut draft: Draft, params: usize, in_wild: bool) {
+    /// Writes a draft to its place in the arena, its children next to each other behind it.
+    fn freeze(&mut self, index: usize, mut draft: Draft, way: &Way) {
         // A node that only leads on to one literal takes that literal over.
         while draft.literal.is_empty() && draft.only_child() {
             draft = draft.children.remove(0);
@@ -173,12 +173,12 @@ impl Compiler {
             target.leaves(&mut leaves);
             leaves
         };
-        rivals::among(&draft.params, params, leaves, &mut self.rivals);
+        rivals::among(&draft.params, way.params, leaves, &mut self.rivals);
 
         let tree = &mut self.tree;
         let mut node = Node {
             literal: tree.bytes.len() as u32,
-            literal_len: draft.literal.len() as u16,
+            literal_len: (draft.literal.len() - usize::from(way.first)) as u16,
             // Literals are URI text, ASCII: at most 127 children, so slot + 1 fits below too.
             children_len: draft.children.len() as u8,
             only_literals: draft.only_literals(),
@@ -188,16 +188,20 @@ impl Compiler {
             leaf: draft.leaf,
             ..Node::EMPTY
         };
-        tree.bytes.extend_from_slice(&draft.literal);
+        tree.bytes
+            .extend_from_slice(&draft.literal[usize::from(way.first)..]);
+        let first_bytes = draft.children.iter().map(|c| c.literal[0]);
         if draft.children.len() <= SCAN_MAX {
-            node.keys = tree.bytes.len() as u32;
-            tree.bytes
-                .extend(draft.children.iter().map(|c| c.literal[0]));
+            node.keys = [first_bytes.clone().next().unwrap_or_default(); SCAN_MAX];
+            node.keys
+                .iter_mut()
+                .zip(first_bytes)
+                .for_each(|(key, byte)| *key = byte);
         } else {
-            node.keys = tree.jumps.len() as u32;
+            node.jump = tree.jumps.len() as u32;
             let mut jump = [0; 256];
-            for (slot, child) in draft.children.iter().enumerate() {
-                jump[usize::from(child.literal[0])] = slot as u8 + 1;
+            for (slot, byte) in first_bytes.enumerate() {
+                jump[usize::from(byte)] = slot as u8 + 1;
             }
             tree.jumps.push(jump);
         }
@@ -215,7 +219,7 @@ impl Compiler {
                 key,
                 node: node as u32,
             });
-            targets.push((node, target, in_wild));
+            targets.push((node, target, way.in_wild));
         }
         if targets.len() > EACH_MAX {
             node.index = tree.indexes.len() as u32;
@@ -231,8 +235,8 @@ impl Compiler {
             for (target, least) in draft.wild.into_iter().zip(LEAST) {
                 let Some(target) = target else { continue };
                 // Only one below another can be tried more often than its place in the tree says.
-                let number = in_wild.then_some(self.nested);
-                self.nested += u32::from(in_wild);
+                let number = way.in_wild.then_some(self.nested);
+                self.nested += u32::from(way.in_wild);
                 rest.wild[least as usize] = Some((tree.nodes.len() as u32, number));
                 targets.push((tree.nodes.len(), *target, true));
                 tree.nodes.push(Node::EMPTY);
@@ -241,12 +245,35 @@ impl Compiler {
         }
         tree.nodes[index] = node;
         for (i, child) in draft.children.into_iter().enumerate() {
-            self.freeze(children + i, child, params, in_wild);
+            self.freeze(
+                children + i,
+                child,
+                &Way {
+                    first: true,
+                    ..*way
+                },
+            );
         }
         for (index, target, in_wild) in targets {
-            self.freeze(index, target, params + 1, in_wild);
+            let way = Way {
+                params: way.params + 1,
+                in_wild,
+                first: false,
+            };
+            self.freeze(index, target, &way);
         }
     }
+}
+
+/// How a node is come to.
+#[derive(Default)]
+struct Way {
+    /// How many parameters stand before it.
+    params: usize,
+    /// One of them is for several segments.
+    in_wild: bool,
+    /// By its first byte, which needs no second look.
+    first: bool,
 }
 
 /// Groups many edges, which are sorted, by what finds them.

@@ -34,6 +34,17 @@ impl Spans {
         &self.spans[..usize::from(self.len)]
     }
 
+    /// Whether no value has an escape or is other than ASCII. Then the path is in canonical form: what
+    /// is literal in it is what a template says.
+    #[inline]
+    pub(crate) fn are_plain(&self, path: &[u8]) -> bool {
+        let mut values = self.as_slice().iter();
+        values.all(|&(start, end)| {
+            let value = path.get(start.into()..end.into());
+            value.is_some_and(scan::is_plain)
+        })
+    }
+
     #[inline]
     fn push(&mut self, start: usize, end: usize) {
         // Paths are at most `u16::MAX` long and templates have at most `MAX_PARAMS`, and one more
@@ -60,15 +71,18 @@ pub(crate) struct Tree {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Node {
+    /// Without the first byte, if it is a literal child: that one led here.
     pub(super) literal: u32,
     pub(super) literal_len: u16,
-    /// How many literal children; they are contiguous, and so are their first bytes.
+    /// How many literal children; they are contiguous.
     pub(super) children_len: u8,
     /// Nothing but literals goes on from here: the common case.
     pub(super) only_literals: bool,
+    /// The first bytes of the children, if they are few; what is left over is the first.
+    pub(super) keys: [u8; SCAN_MAX],
     pub(super) children: u32,
-    /// Index into `bytes` of the children's first bytes, or into `jumps`.
-    pub(super) keys: u32,
+    /// Index into `jumps`, if they are many.
+    pub(super) jump: u32,
     pub(super) edges: u32,
     pub(super) edges_len: u32,
     /// Index into `indexes`, of many edges.
@@ -141,28 +155,31 @@ impl Tree {
             visit,
             tried: Tried::default(),
         };
-        let leaf = walk.descend(0, 0)?;
+        let leaf = walk.descend(0, path)?;
         Some((leaf, walk.spans))
     }
 
     #[inline]
     fn child(&self, node: &Node, first: u8) -> Option<u32> {
-        let len = usize::from(node.children_len);
-        if len == 0 {
-            return None;
-        }
-        let offset = if len <= SCAN_MAX {
-            let keys = node.keys as usize;
-            self.bytes[keys..keys + len]
-                .iter()
-                .position(|&b| b == first)? as u32
-        } else {
-            match self.jumps[node.keys as usize][usize::from(first)] {
+        let offset = match node.children_len {
+            0 => return None,
+            1 if first == node.keys[0] => 0,
+            1 => return None,
+            len if usize::from(len) <= SCAN_MAX => {
+                node.keys.iter().position(|&key| key == first)? as u32
+            }
+            _ => match self.jumps[node.jump as usize][usize::from(first)] {
                 0 => return None,
                 slot => u32::from(slot) - 1,
-            }
+            },
         };
         Some(node.children + offset)
+    }
+
+    #[inline]
+    fn literal(&self, node: &Node) -> &[u8] {
+        let start = node.literal as usize;
+        &self.bytes[start..start + usize::from(node.literal_len)]
     }
 }
 
@@ -202,41 +219,48 @@ struct Walk<'w, V> {
 }
 
 impl<V: Visit> Walk<'_, V> {
-    fn descend(&mut self, mut index: u32, mut at: usize) -> Option<u32> {
+    /// Where what is left of the path begins.
+    #[inline]
+    fn at(&self, rest: &[u8]) -> usize {
+        self.path.len() - rest.len()
+    }
+
+    fn descend(&mut self, mut index: u32, mut rest: &[u8]) -> Option<u32> {
         let tree = self.tree;
-        let path = self.path;
         loop {
             let node = &tree.nodes[index as usize];
-            let start = node.literal as usize;
-            let literal = &tree.bytes[start..start + usize::from(node.literal_len)];
-            if !scan::begins(&path[at..], literal) {
-                return None;
+            if node.literal_len > 0 {
+                let literal = tree.literal(node);
+                if !scan::begins(rest, literal) {
+                    return None;
+                }
+                rest = &rest[literal.len()..];
             }
-            at += literal.len();
-            let rest = &path[at..];
-
-            let Some(&first) = rest.first() else {
+            let Some((&first, after)) = rest.split_first() else {
                 if node.leaf != NONE && self.visit.leaf(node.leaf) {
                     return Some(node.leaf);
                 }
-                return self.rest_of_nothing(node.rest, at);
+                return self.rest_of_nothing(node.rest);
             };
             let child = tree.child(node, first);
             if node.only_literals {
                 index = child?;
+                rest = after;
                 continue;
             }
             let before = self.spans.len;
             if let Some(child) = child {
-                if let Some(leaf) = self.descend(child, at) {
+                if let Some(leaf) = self.descend(child, after) {
                     return Some(leaf);
                 }
                 self.spans.len = before;
             }
             if node.edges_len > 0 && first != b'/' {
-                let segment = &rest[..scan::find(b'/', rest)];
+                let end = scan::find(b'/', rest);
+                let segment = &rest[..end];
                 if node.index != NONE {
-                    if let Some(leaf) = self.runs(&tree.indexes[node.index as usize], at, segment) {
+                    if let Some(leaf) = self.runs(&tree.indexes[node.index as usize], rest, segment)
+                    {
                         return Some(leaf);
                     }
                 } else {
@@ -244,17 +268,18 @@ impl<V: Visit> Walk<'_, V> {
                     let edges = &tree.edges[edges..edges + node.edges_len as usize];
                     let (last, others) = edges.split_last()?;
                     for edge in others {
-                        if let Some(leaf) = self.edge(edge, at, segment) {
+                        if let Some(leaf) = self.edge(edge, rest, segment) {
                             return Some(leaf);
                         }
                     }
                     if last.open && node.rest == NONE {
-                        self.spans.push(at, at + segment.len());
+                        let at = self.at(rest);
+                        self.spans.push(at, at + end);
                         index = last.node;
-                        at += segment.len();
+                        rest = &rest[end..];
                         continue;
                     }
-                    if let Some(leaf) = self.edge(last, at, segment) {
+                    if let Some(leaf) = self.edge(last, rest, segment) {
                         return Some(leaf);
                     }
                 }
@@ -262,21 +287,22 @@ impl<V: Visit> Walk<'_, V> {
             if node.rest == NONE {
                 return None;
             }
-            return self.rest(&tree.rests[node.rest as usize], at);
+            return self.rest(&tree.rests[node.rest as usize], rest);
         }
     }
 
     /// Leaves the spans as they were if nothing is found.
     #[inline]
-    fn edge(&mut self, edge: &Edge, at: usize, segment: &[u8]) -> Option<u32> {
+    fn edge(&mut self, edge: &Edge, rest: &[u8], segment: &[u8]) -> Option<u32> {
         let before = self.spans.len;
         let places = match edge.open {
             true => [Some((segment.len(), segment.len())), None],
             false => edge.key.places(segment),
         };
+        let at = self.at(rest);
         for (end, next) in places.into_iter().flatten() {
             self.spans.push(at, at + end);
-            if let Some(leaf) = self.descend(edge.node, at + next) {
+            if let Some(leaf) = self.descend(edge.node, rest.get(next..)?) {
                 return Some(leaf);
             }
             self.spans.len = before;
@@ -284,75 +310,72 @@ impl<V: Visit> Walk<'_, V> {
         None
     }
 
-    fn runs(&mut self, runs: &[Run], at: usize, segment: &[u8]) -> Option<u32> {
+    fn runs(&mut self, runs: &[Run], rest: &[u8], segment: &[u8]) -> Option<u32> {
         let tree = self.tree;
         runs.iter().find_map(|run| match run {
             Run::Each(range) => tree.edges[range.start as usize..range.end as usize]
                 .iter()
-                .find_map(|edge| self.edge(edge, at, segment)),
+                .find_map(|edge| self.edge(edge, rest, segment)),
             Run::Suffixes { len, by_text, same } => {
                 let end = segment.len().checked_sub(*len).filter(|&end| end > 0)?;
                 let runs = by_text.find(&segment[end..])?;
-                self.runs(&same[runs as usize], at, segment)
+                self.runs(&same[runs as usize], rest, segment)
             }
             Run::Ones { tail, by_value } => {
-                tail.places(segment)
-                    .into_iter()
-                    .flatten()
-                    .find_map(|(end, _)| {
-                        let edge = by_value.find(&segment[..end])?;
-                        self.edge(&tree.edges[edge as usize], at, segment)
-                    })
+                let places = tail.places(segment).into_iter().flatten();
+                let mut edges = places.filter_map(|(end, _)| by_value.find(&segment[..end]));
+                edges.find_map(|edge| self.edge(&tree.edges[edge as usize], rest, segment))
             }
         })
     }
 
-    fn rest_of_nothing(&mut self, rest: u32, at: usize) -> Option<u32> {
+    fn rest_of_nothing(&mut self, rest: u32) -> Option<u32> {
         let leaf = self.tree.rests.get(rest as usize)?.leaves[Least::Nothing as usize];
         if leaf == NONE || !self.visit.leaf(leaf) {
             return None;
         }
-        self.spans.push(at, at);
+        self.spans.push(self.path.len(), self.path.len());
         Some(leaf)
     }
 
     /// Something is left of the path, and goes to a parameter for several segments.
-    fn rest(&mut self, rest: &Rest, at: usize) -> Option<u32> {
-        for (wild, least) in rest.wild.iter().zip(LEAST) {
+    fn rest(&mut self, ways: &Rest, rest: &[u8]) -> Option<u32> {
+        for (wild, least) in ways.wild.iter().zip(LEAST) {
             if let Some((node, number)) = *wild
-                && let Some(leaf) = self.wild(node, number, least, at)
+                && let Some(leaf) = self.wild(node, number, least, rest)
             {
                 return Some(leaf);
             }
         }
-        let leaf = rest
+        let leaf = ways
             .leaves
             .into_iter()
             .find(|&leaf| leaf != NONE && self.visit.leaf(leaf))?;
-        self.spans.push(at, self.path.len());
+        self.spans.push(self.at(rest), self.path.len());
         Some(leaf)
     }
 
-    fn wild(&mut self, index: u32, number: Option<u32>, least: Least, at: usize) -> Option<u32> {
+    fn wild(&mut self, node: u32, number: Option<u32>, least: Least, rest: &[u8]) -> Option<u32> {
         if number.is_some_and(|number| self.tried.contains(number)) {
             return None;
         }
-        let node = &self.tree.nodes[index as usize];
-        let start = node.literal as usize;
         // It begins with `/`.
-        let literal = &self.tree.bytes[start..start + usize::from(node.literal_len)];
-        let before = self.spans.len;
+        let literal = self.tree.literal(&self.tree.nodes[node as usize]);
+        let (before, at) = (self.spans.len, self.at(rest));
         let mut from = match least {
-            Least::OneByte => at + 1,
-            Least::Nothing => at,
+            Least::OneByte => 1,
+            Least::Nothing => 0,
         };
-        while let Some(found) = memchr::memmem::find(self.path.get(from..)?, literal) {
-            self.spans.push(at, from + found);
-            if let Some(leaf) = self.descend(index, from + found) {
+        while let Some(left) = rest.get(from..)
+            && let Some(found) = memchr::memmem::find(left, literal)
+        {
+            from += found;
+            self.spans.push(at, at + from);
+            if let Some(leaf) = self.descend(node, &rest[from..]) {
                 return Some(leaf);
             }
             self.spans.len = before;
-            from += found + 1;
+            from += 1;
         }
         if let Some(number) = number {
             self.tried.insert(number);
