@@ -174,7 +174,11 @@ impl Compiled {
             allow: 0,
             first: None,
         };
-        if let Some((_, spans)) = self.routes.find(host, path, &mut search)
+        let mut spans = Spans::EMPTY;
+        if self
+            .routes
+            .find(host, path, &mut search, &mut spans)
+            .is_some()
             && let route = search.found
             && let Some(endpoint) = self.routes.entries[route as usize].endpoint(bit)
         {
@@ -227,7 +231,9 @@ impl Compiled {
                 .as_deref()
                 .or(e.not_allowed.as_deref().map(|_| &OwnEndpoint as _))
         })?;
-        let (_, spans) = self.routes.find(host, path, &mut OnlyLeaf(route))?;
+        let mut spans = Spans::EMPTY;
+        self.routes
+            .find(host, path, &mut OnlyLeaf(route), &mut spans)?;
         Some((endpoint, spans))
     }
 
@@ -239,7 +245,8 @@ impl Compiled {
         path: &str,
     ) -> Option<(&dyn Endpoint, RouteId, Spans)> {
         let path = if path.starts_with('/') { path } else { "/" };
-        let (route, spans) = self.fallbacks.find(host, path, &mut AnyLeaf)?;
+        let mut spans = Spans::EMPTY;
+        let route = self.fallbacks.find(host, path, &mut AnyLeaf, &mut spans)?;
         let endpoint = self.fallbacks.entries[route as usize].any.as_deref()?;
         Some((endpoint, RouteId::fallback(route), spans))
     }
@@ -340,21 +347,28 @@ impl Routes {
         host: Option<&str>,
         path: &str,
         visit: &mut impl Visit,
-    ) -> Option<(u32, Spans)> {
+        spans: &mut Spans,
+    ) -> Option<u32> {
         if !self.hosts.is_empty()
             && let Some(host) = host
-            && let Some(found) = self.find_in_host(host_of(host), path, visit)
+            && let Some(found) = self.find_in_host(host_of(host), path, visit, spans)
         {
             return Some(found);
         }
-        self.tree.walk(path.as_bytes(), visit)
+        self.tree.walk(path.as_bytes(), visit, spans)
     }
 
-    fn find_in_host(&self, host: &str, path: &str, visit: &mut impl Visit) -> Option<(u32, Spans)> {
+    fn find_in_host(
+        &self,
+        host: &str,
+        path: &str,
+        visit: &mut impl Visit,
+        spans: &mut Spans,
+    ) -> Option<u32> {
         self.hosts
             .iter()
             .filter(|(pattern, _)| pattern.matches(host))
-            .find_map(|(_, tree)| tree.walk(path.as_bytes(), visit))
+            .find_map(|(_, tree)| tree.walk(path.as_bytes(), visit, spans))
     }
 
     fn heap_bytes(&self) -> usize {

@@ -22,7 +22,7 @@ enum Escapes {
 /// Looks at every escape of a path; almost every path has none, which is one look at its bytes.
 #[inline]
 fn inspect(path: &[u8]) -> Escapes {
-    if crate::scan::is_plain(path) {
+    if crate::scan::is_plain(path, 0, path.len()) {
         return Escapes::Canonical;
     }
     inspect_all(path)

@@ -12,6 +12,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::compiled::{AnyLeaf, Compiled};
+use crate::matcher::tree::Spans;
 use crate::params::RouteMatch;
 use crate::stats::{Count, RouteLayerStats};
 use crate::table::{RouteId, RouteTable};
@@ -147,7 +148,10 @@ pub(crate) fn find<B>(table: &Arc<Compiled>, request: &Request<B>) -> Option<Rou
         source = PathAndQuery::try_from(path).ok()?;
     }
     let host = host::requested(request.uri(), request.headers());
-    let (route, spans) = table.routes.find(host, source.path(), &mut AnyLeaf)?;
+    let mut spans = Spans::EMPTY;
+    let route = table
+        .routes
+        .find(host, source.path(), &mut AnyLeaf, &mut spans)?;
     Some(RouteMatch::new(
         RouteTable(Arc::clone(table)),
         RouteId(route),

@@ -134,21 +134,28 @@ impl RouteTable {
         if let Some(route) = routes.exact.find(path.as_bytes()) {
             return Some(self.located(route, Spans::EMPTY, Cow::Borrowed(path)));
         }
-        match routes.tree.walk(path.as_bytes(), &mut AnyLeaf) {
-            Some((route, spans)) if spans.are_plain(path.as_bytes()) => {
+        let mut spans = Spans::EMPTY;
+        match routes.tree.walk(path.as_bytes(), &mut AnyLeaf, &mut spans) {
+            Some(route) if spans.are_plain(path.as_bytes()) => {
                 Some(self.located(route, spans, Cow::Borrowed(path)))
             }
-            found => self.find_odd(path, found),
+            found => self.find_odd(path, found, spans),
         }
     }
 
     /// What was found for a path that may not be in canonical form.
     #[cold]
-    fn find_odd<'a>(&'a self, path: &'a str, found: Option<(u32, Spans)>) -> Option<Located<'a>> {
+    fn find_odd<'a>(
+        &'a self,
+        path: &'a str,
+        found: Option<u32>,
+        mut spans: Spans,
+    ) -> Option<Located<'a>> {
         let path = escape::canonical(path)?;
-        let (route, spans) = match path {
+        let routes = &self.0.routes;
+        let route = match path {
             Cow::Borrowed(_) => found?,
-            Cow::Owned(_) => self.0.routes.find(None, &path, &mut AnyLeaf)?,
+            Cow::Owned(_) => routes.find(None, &path, &mut AnyLeaf, &mut spans)?,
         };
         Some(self.located(route, spans, path))
     }

@@ -9,7 +9,7 @@ use crate::matcher::constraint::Constraint;
 use crate::matcher::param::{ParamKey, Tail};
 use crate::matcher::pattern::{Least, Pattern, Token};
 use crate::matcher::segment::{Part, Segment, contains, sample, segments};
-use crate::matcher::tree::{Tree, Visit};
+use crate::matcher::tree::{Spans, Tree, Visit};
 use crate::report::{BuildReport, Problem};
 
 /// The most pieces of a template that are looked at; if it has more, nothing is certain.
@@ -142,7 +142,7 @@ fn taken_before(
         leaf,
         routes: Vec::new(),
     };
-    tree.walk(path.as_bytes(), &mut before)?;
+    tree.walk(path.as_bytes(), &mut before, &mut { Spans::EMPTY })?;
     let own = &entries[leaf as usize].pattern;
     before.routes.retain(|&route| {
         let other = &entries[route as usize].pattern;

@@ -8,7 +8,7 @@ use super::param::{ParamKey, Tail};
 use super::pattern::{Pattern, Token};
 use super::rivals::{self, Rivals};
 use super::texts::Texts;
-use super::tree::{Edge, LEAST, NONE, Node, Rest, Run, SCAN_MAX, Tree};
+use super::tree::{Edge, GoesOn, LEAST, NONE, Node, Rest, Run, SCAN_MAX, Tree};
 
 /// Nodes with more parameters than this find them by what stands in the path.
 const EACH_MAX: usize = 8;
@@ -45,7 +45,7 @@ impl Node {
         literal: 0,
         literal_len: 0,
         children_len: 0,
-        only_literals: true,
+        goes_on: GoesOn::Not,
         keys: [0; SCAN_MAX],
         children: 0,
         jump: NONE,
@@ -181,7 +181,10 @@ impl Compiler {
             literal_len: (draft.literal.len() - usize::from(way.first)) as u16,
             // Literals are URI text, ASCII: at most 127 children, so slot + 1 fits below too.
             children_len: draft.children.len() as u8,
-            only_literals: draft.only_literals(),
+            goes_on: match draft.only_literals() {
+                true => GoesOn::Not,
+                false => GoesOn::Otherwise,
+            },
             children: tree.nodes.len() as u32,
             edges: tree.edges.len() as u32,
             edges_len: draft.params.len() as u32,
@@ -220,6 +223,14 @@ impl Compiler {
                 node: node as u32,
             });
             targets.push((node, target, way.in_wild));
+        }
+        let ends = draft.rest == [NONE; 2] && draft.wild.iter().all(Option::is_none);
+        if let ([edge], true) = (&tree.edges[node.edges as usize..], ends)
+            && edge.open
+        {
+            node.goes_on = GoesOn::Open;
+            node.edges = edge.node;
+            tree.edges.pop();
         }
         if targets.len() > EACH_MAX {
             node.index = tree.indexes.len() as u32;

@@ -30,6 +30,7 @@ impl Spans {
         spans: [(0, 0); MAX_PARAMS + 1],
     };
 
+    #[inline]
     pub(crate) fn as_slice(&self) -> &[(u16, u16)] {
         &self.spans[..usize::from(self.len)]
     }
@@ -39,10 +40,7 @@ impl Spans {
     #[inline]
     pub(crate) fn are_plain(&self, path: &[u8]) -> bool {
         let mut values = self.as_slice().iter();
-        values.all(|&(start, end)| {
-            let value = path.get(start.into()..end.into());
-            value.is_some_and(scan::is_plain)
-        })
+        values.all(|&(start, end)| scan::is_plain(path, start.into(), end.into()))
     }
 
     #[inline]
@@ -76,13 +74,13 @@ pub(super) struct Node {
     pub(super) literal_len: u16,
     /// How many literal children; they are contiguous.
     pub(super) children_len: u8,
-    /// Nothing but literals goes on from here: the common case.
-    pub(super) only_literals: bool,
+    pub(super) goes_on: GoesOn,
     /// The first bytes of the children, if they are few; what is left over is the first.
     pub(super) keys: [u8; SCAN_MAX],
     pub(super) children: u32,
     /// Index into `jumps`, if they are many.
     pub(super) jump: u32,
+    /// Index into `edges`; into `nodes`, if it goes on by one open parameter.
     pub(super) edges: u32,
     pub(super) edges_len: u32,
     /// Index into `indexes`, of many edges.
@@ -90,6 +88,15 @@ pub(super) struct Node {
     pub(super) leaf: u32,
     /// Index into `rests`.
     pub(super) rest: u32,
+}
+
+/// How a path goes on after a node, besides by literal children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GoesOn {
+    Not,
+    /// By one parameter of any text up to the end of the segment.
+    Open,
+    Otherwise,
 }
 
 /// A parameter within a segment.
@@ -144,19 +151,24 @@ impl Tree {
 
     /// Finds the most specific leaf that `visit` takes.
     #[inline]
-    pub(crate) fn walk(&self, path: &[u8], visit: &mut impl Visit) -> Option<(u32, Spans)> {
+    pub(crate) fn walk(
+        &self,
+        path: &[u8],
+        visit: &mut impl Visit,
+        spans: &mut Spans,
+    ) -> Option<u32> {
+        *spans = Spans::EMPTY;
         if self.nodes.is_empty() || path.len() > usize::from(u16::MAX) {
             return None;
         }
         let mut walk = Walk {
             tree: self,
             path,
-            spans: Spans::EMPTY,
+            spans,
             visit,
             tried: Tried::default(),
         };
-        let leaf = walk.descend(0, path)?;
-        Some((leaf, walk.spans))
+        walk.descend(0, path)
     }
 
     #[inline]
@@ -207,13 +219,14 @@ pub(crate) fn read(pattern: &Pattern, path: &[u8]) -> Option<Spans> {
         }
     }
     let (tree, _) = Tree::compile(std::iter::once((0, pattern)));
-    tree.walk(path, &mut Any).map(|(_, spans)| spans)
+    let mut spans = Spans::EMPTY;
+    tree.walk(path, &mut Any, &mut spans).map(|_| spans)
 }
 
 struct Walk<'w, V> {
     tree: &'w Tree,
     path: &'w [u8],
-    spans: Spans,
+    spans: &'w mut Spans,
     visit: &'w mut V,
     tried: Tried,
 }
@@ -243,7 +256,7 @@ impl<V: Visit> Walk<'_, V> {
                 return self.rest_of_nothing(node.rest);
             };
             let child = tree.child(node, first);
-            if node.only_literals {
+            if node.goes_on == GoesOn::Not {
                 index = child?;
                 rest = after;
                 continue;
@@ -255,33 +268,27 @@ impl<V: Visit> Walk<'_, V> {
                 }
                 self.spans.len = before;
             }
+            if node.goes_on == GoesOn::Open {
+                // Never empty: the segment, and so the parameter.
+                if first == b'/' {
+                    return None;
+                }
+                let (at, end) = (self.at(rest), scan::find(b'/', rest));
+                self.spans.push(at, at + end);
+                index = node.edges;
+                rest = &rest[end..];
+                continue;
+            }
             if node.edges_len > 0 && first != b'/' {
-                let end = scan::find(b'/', rest);
-                let segment = &rest[..end];
-                if node.index != NONE {
-                    if let Some(leaf) = self.runs(&tree.indexes[node.index as usize], rest, segment)
-                    {
-                        return Some(leaf);
-                    }
-                } else {
-                    let edges = node.edges as usize;
-                    let edges = &tree.edges[edges..edges + node.edges_len as usize];
-                    let (last, others) = edges.split_last()?;
-                    for edge in others {
-                        if let Some(leaf) = self.edge(edge, rest, segment) {
-                            return Some(leaf);
-                        }
-                    }
-                    if last.open && node.rest == NONE {
-                        let at = self.at(rest);
-                        self.spans.push(at, at + end);
-                        index = last.node;
-                        rest = &rest[end..];
-                        continue;
-                    }
-                    if let Some(leaf) = self.edge(last, rest, segment) {
-                        return Some(leaf);
-                    }
+                let segment = &rest[..scan::find(b'/', rest)];
+                let edges = node.edges as usize;
+                let edges = &tree.edges[edges..edges + node.edges_len as usize];
+                let found = match tree.indexes.get(node.index as usize) {
+                    Some(runs) => self.runs(runs, rest, segment),
+                    None => edges.iter().find_map(|edge| self.edge(edge, rest, segment)),
+                };
+                if found.is_some() {
+                    return found;
                 }
             }
             if node.rest == NONE {
