@@ -30,7 +30,7 @@ fn fixed(limit: u32) -> AdaptiveLimit {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn answer(_: Request<Body>) -> Answer {
+fn answer<B>(_: Request<B>) -> Answer {
     let mut response = Response::new(Body::new(Bytes::from_static(b"hello")));
     let kind = http::HeaderValue::from_static("text/plain; charset=utf-8");
     response

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
 use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, LimitConfig, Outcome};
 use tower::{Layer, Service, service_fn};
@@ -49,16 +49,16 @@ fn fixed(limit: u32) -> AdaptiveLimit {
     AdaptiveLimit::builder().config(config).build().unwrap()
 }
 
-fn answer(_: Request<Full<Bytes>>) -> Ready<Result<Response<Full<Bytes>>, Infallible>> {
+fn answer<B>(_: Request<B>) -> Ready<Result<Response<Full<Bytes>>, Infallible>> {
     ready(Ok(Response::new(Full::new(Bytes::from_static(b"hello")))))
 }
 
-fn request() -> Request<Full<Bytes>> {
+fn request(body: &'static [u8]) -> Request<Full<Bytes>> {
     Request::builder()
         .uri("/some/where")
         .header("host", "example.org")
         .header("accept", "*/*")
-        .body(Full::new(Bytes::from_static(b"body")))
+        .body(Full::new(Bytes::from_static(body)))
         .unwrap()
 }
 
@@ -75,22 +75,24 @@ fn admission_and_release_allocate_nothing() {
 }
 
 #[test]
-fn a_layered_call_allocates_no_more_than_the_service_alone() {
-    let limit = fixed(10);
-    let mut service = AdaptiveLimitLayer::new(&limit).layer(service_fn(answer));
-    let mut cx = Context::from_waker(Waker::noop());
-    let requests: Vec<_> = (0..1000).map(|_| request()).collect();
-    let count = allocations(|| {
-        for request in requests {
-            let mut future = std::pin::pin!(service.call(request));
-            let Poll::Ready(response) = future.as_mut().poll(&mut cx) else {
-                panic!("not ready")
-            };
-            black_box(response).unwrap();
-        }
-    });
-    assert_eq!(count, 0);
-    assert_eq!(limit.stats().successes, 1000);
+fn a_layered_call_allocates_no_more_than_the_service_alone_and_one_for_the_body_of_a_request() {
+    for (body, expected) in [(&b""[..], 0), (b"body", 1)] {
+        let limit = fixed(10);
+        let mut service = AdaptiveLimitLayer::new(&limit).layer(service_fn(answer));
+        let mut cx = Context::from_waker(Waker::noop());
+        let requests: Vec<_> = (0..1000).map(|_| request(body)).collect();
+        let count = allocations(|| {
+            for request in requests {
+                let mut future = std::pin::pin!(service.call(request));
+                let Poll::Ready(response) = future.as_mut().poll(&mut cx) else {
+                    panic!("not ready")
+                };
+                black_box(response).unwrap();
+            }
+        });
+        assert_eq!(count, 1000 * expected);
+        assert_eq!(limit.stats().successes, 1000);
+    }
 }
 
 #[test]
@@ -99,16 +101,24 @@ fn a_refusal_allocates_nothing() {
     let _permit = limit.try_acquire().unwrap();
     let mut service = AdaptiveLimitLayer::new(&limit).layer(service_fn(answer));
     let mut cx = Context::from_waker(Waker::noop());
-    let requests: Vec<_> = (0..1000).map(|_| request()).collect();
-    let count = allocations(|| {
-        for request in requests {
-            let mut future = std::pin::pin!(service.call(request));
-            let Poll::Ready(response) = future.as_mut().poll(&mut cx) else {
-                panic!("not ready")
-            };
-            assert_eq!(black_box(response).unwrap().status(), 503);
-        }
-    });
-    assert_eq!(count, 0);
-    assert_eq!(limit.stats().shed_limit, 1000);
+    for (content_type, status) in [("text/plain", 503), ("application/grpc+proto", 200)] {
+        let request = |_| {
+            let mut request = request(b"body");
+            let content_type = HeaderValue::from_static(content_type);
+            request.headers_mut().insert("content-type", content_type);
+            request
+        };
+        let requests: Vec<_> = (0..1000).map(request).collect();
+        let count = allocations(|| {
+            for request in requests {
+                let mut future = std::pin::pin!(service.call(request));
+                let Poll::Ready(response) = future.as_mut().poll(&mut cx) else {
+                    panic!("not ready")
+                };
+                assert_eq!(black_box(response).unwrap().status(), status);
+            }
+        });
+        assert_eq!(count, 0);
+    }
+    assert_eq!(limit.stats().shed_limit, 2000);
 }

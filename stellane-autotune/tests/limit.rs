@@ -121,7 +121,7 @@ fn a_clock_that_jumps_stops_nothing() {
 fn a_high_class_is_served_while_a_low_one_takes_all_it_can() {
     let time = ManualClock::default();
     let mut config = fixed(20);
-    config.classes.insert("high".into(), 0.3);
+    config.classes.insert("high".into(), 0.3.into());
     let limit = AdaptiveLimit::builder()
         .config(config)
         .clock(time.clock())
@@ -192,7 +192,7 @@ const CLASSES: [Classes; 3] = [
 fn classes_neither_invert_nor_starve() {
     for case in CLASSES {
         let mut config = fixed(20);
-        config.classes.insert("high".into(), case.share);
+        config.classes.insert("high".into(), case.share.into());
         let limit = AdaptiveLimit::builder().config(config).build().unwrap();
         let classes = [limit.class("high").unwrap(), Class::DEFAULT];
         let (mut asked, mut served) = ([0_u32; 2], [0_u32; 2]);

@@ -14,11 +14,14 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Either, Full, combinators::BoxBody};
 use stellane_autotune::{
-    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig, LimitMode, Outcome,
+    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig, LimitMode,
+    LimitRequestBody, Outcome,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 type Body = Full<Bytes>;
+/// The body that a service behind the layer gets.
+type Limited = LimitRequestBody<Body>;
 
 fn fixed(limit: u32) -> LimitConfig {
     let mut config = LimitConfig::default();
@@ -41,9 +44,9 @@ fn request() -> Request<Body> {
 
 /// A service that answers when told to.
 fn slow()
--> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone
+-> impl Service<Request<Limited>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone
 {
-    service_fn(|_: Request<Body>| async {
+    service_fn(|_: Request<Limited>| async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(Response::new(Body::from("done")))
     })
@@ -92,10 +95,65 @@ async fn a_request_beyond_the_limit_is_refused_with_a_problem_and_retry_after() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn grpc_is_refused_in_headers_and_nothing_else() {
+    let limit = build(fixed(1));
+    let service = AdaptiveLimitLayer::new(&limit).layer(slow());
+    let _permit = limit.try_acquire().unwrap();
+    for content_type in [
+        "application/grpc",
+        "application/grpc+proto",
+        "application/grpc-web",
+        "application/grpc-web-text+proto",
+    ] {
+        let mut request = request();
+        let value = content_type.parse().unwrap();
+        request.headers_mut().insert("content-type", value);
+        let refused = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(refused.status(), StatusCode::OK);
+        let headers = refused.headers();
+        assert_eq!(headers["content-type"], content_type);
+        assert_eq!(headers["grpc-status"], "14");
+        assert!(headers.contains_key("grpc-message"));
+        let pushback = headers["grpc-retry-pushback-ms"].to_str().unwrap();
+        assert!((1000..=3000).contains(&pushback.parse::<u32>().unwrap()));
+        assert_eq!(headers.len(), 4);
+        assert!(http_body::Body::is_end_stream(refused.body()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_may_answer_what_is_refused_oneself() {
+    let mut config = fixed(1);
+    (config.max_wait, config.max_waiters) = (Duration::from_millis(10), 1);
+    let limit = build(config);
+    let service = AdaptiveLimitLayer::new(&limit)
+        .on_refusal(|shed, head| {
+            let mut response = Response::new(format!("{shed} {}", head.uri).into());
+            *response.status_mut() = StatusCode::IM_A_TEAPOT;
+            (head.method == Method::POST).then_some(response)
+        })
+        .layer(slow());
+    let _permit = limit.try_acquire().unwrap();
+    let ask = async |method: Method| {
+        let mut request = request();
+        *request.method_mut() = method;
+        let refused = service.clone().oneshot(request).await.unwrap();
+        let status = refused.status().as_u16();
+        let body = refused.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.into()).unwrap())
+    };
+    // The first waits, and there is no room for the second.
+    let (first, second) = tokio::join!(ask(Method::POST), ask(Method::POST));
+    assert_eq!(first, (418, "wait_timeout /x".to_owned()));
+    assert_eq!(second, (418, "queue_full /x".to_owned()));
+    assert_eq!(ask(Method::GET).await.0, 503);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_does_not_read_the_body_of_the_request() {
     let limit = build(fixed(1));
     let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(
-        |request: Request<BoxBody<Bytes, Infallible>>| async {
+        |request: Request<LimitRequestBody<BoxBody<Bytes, Infallible>>>| async {
             request.into_body().collect().await.unwrap();
             Ok::<_, Infallible>(Response::new(Body::default()))
         },
@@ -161,7 +219,7 @@ async fn shadow_mode_admits_and_counts_what_it_would_have_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_class_gets_its_share_while_others_hold_the_limit() {
     let mut config = fixed(4);
-    config.classes.insert("vip".into(), 0.5);
+    config.classes.insert("vip".into(), 0.5.into());
     let limit = build(config);
     let vip = limit.class("vip").unwrap();
     let service = AdaptiveLimitLayer::new(&limit)
@@ -258,7 +316,7 @@ impl Line {
     async fn join(&mut self, callers: u32) {
         for _ in 0..callers {
             let (served, caller) = (self.served.clone(), self.calls.len() as u32);
-            let service = service_fn(move |_: Request<Body>| {
+            let service = service_fn(move |_: Request<Limited>| {
                 served.lock().unwrap().push(caller);
                 std::future::ready(Ok::<_, Infallible>(Response::new(Body::default())))
             });
@@ -346,7 +404,7 @@ async fn a_burst_is_absorbed() {
         .build()
         .unwrap();
     // Ten at a time and 10 ms each: a thousand in a second.
-    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Body>| async {
+    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Limited>| async {
         tokio::time::sleep(Duration::from_millis(10)).await;
         Ok::<_, Infallible>(Response::new(Body::default()))
     }));
@@ -370,7 +428,7 @@ async fn ten_thousand_clones_at_once_never_exceed_the_limit() {
     static INSIDE: AtomicU32 = AtomicU32::new(0);
     static PEAK: AtomicU32 = AtomicU32::new(0);
     let limit = build(fixed(5));
-    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Body>| async {
+    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Limited>| async {
         PEAK.fetch_max(INSIDE.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         tokio::task::yield_now().await;
         INSIDE.fetch_sub(1, Ordering::SeqCst);
@@ -433,13 +491,19 @@ fn more_threads_than_have_counters_of_their_own_lose_no_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn client_errors_and_streams_do_not_count() {
-    let limit = build(fixed(5));
-    let service =
-        AdaptiveLimitLayer::new(&limit).layer(service_fn(|request: Request<Body>| async move {
+    // In front of one's own service one client's quota is no reason to refuse others; that of a far side is.
+    for (client, overloads) in [(false, 1), (true, 2)] {
+        let limit = build(fixed(5));
+        let mut layer = AdaptiveLimitLayer::new(&limit);
+        if client {
+            layer = layer.classify_response(|head| head.client_outcome());
+        }
+        let service = layer.layer(service_fn(|request: Request<Limited>| async move {
             let response = Response::builder();
             let (response, body) = match request.uri().path() {
                 "/bad" => (response.status(400), Either::Left(Body::from("x"))),
-                "/busy" => (response.status(429), Either::Left(Body::from("x"))),
+                "/quota" => (response.status(429), Either::Left(Body::from("x"))),
+                "/busy" => (response.status(503), Either::Left(Body::from("x"))),
                 _ => {
                     let events = response.header("content-type", "text/event-stream");
                     (events, Either::Right(Endless))
@@ -447,18 +511,20 @@ async fn client_errors_and_streams_do_not_count() {
             };
             Ok::<_, Infallible>(response.body(body).unwrap())
         }));
-    let mut held = Vec::new();
-    for path in ["/bad", "/busy", "/stream"] {
-        let request = Request::builder()
-            .method(Method::GET)
-            .uri(path)
-            .body(Body::default());
-        held.push(service.clone().oneshot(request.unwrap()).await.unwrap());
+        let mut held = Vec::new();
+        for path in ["/bad", "/quota", "/busy", "/stream"] {
+            let request = Request::builder()
+                .method(Method::GET)
+                .uri(path)
+                .body(Body::default());
+            held.push(service.clone().oneshot(request.unwrap()).await.unwrap());
+        }
+        let stats = limit.stats();
+        let counted = (stats.ignored, stats.overloads, stats.successes);
+        assert_eq!(counted, (3 - overloads, overloads, 1));
+        // The stream gave its place back although its body lives.
+        assert_eq!(stats.in_flight, 3);
     }
-    let stats = limit.stats();
-    assert_eq!((stats.ignored, stats.overloads, stats.successes), (1, 1, 1));
-    // The stream gave its place back although its body lives.
-    assert_eq!(stats.in_flight, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -493,11 +559,11 @@ async fn ten_thousand_ready_clones_hold_no_place() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn waiting_loses_nobody_when_some_give_up_and_the_limit_moves() {
     let mut config = fixed(3);
-    config.classes.insert("vip".into(), 0.4);
+    config.classes.insert("vip".into(), 0.4.into());
     (config.max_wait, config.max_waiters) = (Duration::from_secs(60), 1000);
     let limit = build(config);
     let vip = limit.class("vip").unwrap();
-    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Body>| async {
+    let service = AdaptiveLimitLayer::new(&limit).layer(service_fn(|_: Request<Limited>| async {
         tokio::task::yield_now().await;
         Ok::<_, Infallible>(Response::new(Body::from("done")))
     }));
@@ -584,7 +650,7 @@ fn shares_can_be_changed_and_nothing_leaks_without_classes() {
     );
 
     let mut config = fixed(10);
-    config.classes.insert("vip".into(), 0.0);
+    config.classes.insert("vip".into(), 0.0.into());
     let limit = build(config);
     let vip = limit.class("vip").unwrap();
     let _full: Vec<_> = (0..10).map(|_| limit.try_acquire().unwrap()).collect();

@@ -10,14 +10,16 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use stellane_autotune::overload::{Deadline, OverloadConfig, OverloadLayer, Pressure};
-use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Clock, LimitConfig};
+use stellane_autotune::{
+    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Clock, LimitConfig, RequestHead, Shed,
+};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 type Body = Full<Bytes>;
 
 /// Takes 100 ms and answers with the milliseconds that were left on arrival.
-fn service() -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone {
-    service_fn(|request: Request<Body>| async move {
+fn service<B>() -> impl Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone {
+    service_fn(|request: Request<B>| async move {
         let deadline = request.extensions().get::<Deadline>();
         let left = deadline.map_or(0, |deadline| deadline.remaining().as_millis());
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -60,6 +62,57 @@ async fn a_deadline_is_read_passed_on_and_enforced() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_reads_and_enforces_deadlines_just_so() {
     deadlines(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn grpc_is_told_of_its_deadline_by_status_4() {
+    let overload = OverloadLayer::builder().clock(Clock::tokio()).build();
+    let overload = overload.unwrap();
+    let limit = AdaptiveLimit::builder().build().unwrap();
+    let fused = AdaptiveLimitLayer::new(&limit).overload(&overload);
+    // One that passes while it is answered, and one that has passed.
+    for timeout in ["50m", "0m"] {
+        let request = || {
+            let request = Request::builder().header("grpc-timeout", timeout);
+            let request = request.header("content-type", "application/grpc");
+            request.body(Body::default()).unwrap()
+        };
+        for response in [
+            overload.layer(service()).oneshot(request()).await.unwrap(),
+            fused.layer(service()).oneshot(request()).await.unwrap(),
+        ] {
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.headers()["grpc-status"], "4");
+            assert_eq!(response.headers()["content-type"], "application/grpc");
+            assert!(http_body::Body::is_end_stream(response.body()));
+        }
+    }
+    let stats = overload.stats();
+    assert_eq!((stats.timed_out, stats.refused), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_may_answer_a_deadline_oneself() {
+    let answer = |shed: Shed, head: RequestHead<'_>| {
+        Some(Response::new(format!("{shed} {}", head.uri).into()))
+    };
+    let builder = OverloadLayer::builder().clock(Clock::tokio());
+    let overload = builder.on_refusal(answer).build().unwrap();
+    let limit = AdaptiveLimit::builder().build().unwrap();
+    let fused = AdaptiveLimitLayer::new(&limit).overload(&overload);
+    for (timeout, expected) in [("50m", "timed_out /x"), ("0m", "deadline /x")] {
+        let request = || {
+            let request = Request::get("/x").header("grpc-timeout", timeout);
+            request.body(Body::default()).unwrap()
+        };
+        for response in [
+            overload.layer(service()).oneshot(request()).await.unwrap(),
+            fused.layer(service()).oneshot(request()).await.unwrap(),
+        ] {
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, expected);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,19 +176,28 @@ async fn pressure_shortens_what_a_request_may_ask_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_cannot_be_answered_in_time_takes_no_place() {
-    let clock = Clock::tokio();
+    let limit = AdaptiveLimit::builder().clock(Clock::tokio());
+    hopeless(&limit.build().unwrap(), 504).await;
+    let mut config = LimitConfig::default();
+    (config.algorithm, config.initial) = (AlgorithmKind::Fixed, 20);
     let limit = AdaptiveLimit::builder()
-        .clock(clock.clone())
-        .build()
-        .unwrap();
+        .clock(Clock::tokio())
+        .config(config);
+    hopeless(&limit.build().unwrap(), 503).await;
+}
+
+/// While nothing says that the service is full a deadline that others would miss gets its chance, and is `answered` with
+/// 504.
+async fn hopeless(limit: &AdaptiveLimit, answered: u16) {
+    let clock = Clock::tokio();
     let layer = OverloadLayer::builder()
         .clock(clock)
-        .limit(&limit)
+        .limit(limit)
         .build()
         .unwrap();
     let stack = ServiceBuilder::new()
         .layer(&layer)
-        .layer(AdaptiveLimitLayer::new(&limit))
+        .layer(AdaptiveLimitLayer::new(limit))
         .service(service());
     let call = |timeout: &'static str| {
         let request = Request::builder()
@@ -150,7 +212,10 @@ async fn a_request_that_cannot_be_answered_in_time_takes_no_place() {
     }
     assert!(limit.latency_p50() > Duration::from_millis(95));
     let admitted = limit.stats().admitted;
-    assert_eq!(call("50m").await.unwrap().status(), 503);
+    assert_eq!(call("50m").await.unwrap().status(), answered);
+    if answered == 504 {
+        return;
+    }
     assert_eq!(
         (limit.stats().admitted, limit.stats().shed_deadline),
         (admitted, 1)

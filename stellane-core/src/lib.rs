@@ -39,7 +39,7 @@ pub mod strict_http1;
 pub use config::RuntimeConfig;
 #[cfg(feature = "full")]
 #[doc(inline)]
-pub use runtime::{Components, RequestBody, Runtime, RuntimeError};
+pub use runtime::{Components, RefusalKind, RequestBody, Runtime, RuntimeError};
 /// The crates of the components, as this version of the preset uses them.
 #[cfg(feature = "autotune")]
 pub use stellane_autotune as autotune;

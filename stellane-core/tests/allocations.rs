@@ -11,6 +11,7 @@ use std::{
     future::{Ready, ready},
     net::SocketAddr,
     sync::LazyLock,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,7 +19,8 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use stellane_core::{
-    BoxError, RequestBody, Runtime, RuntimeConfig,
+    BoxError, Components, RequestBody, Runtime, RuntimeConfig,
+    autotune::AlgorithmKind,
     pool::{PooledBody, Pools, http::reply},
     router::{Json, Path, Router},
 };
@@ -72,6 +74,12 @@ fn requests() -> usize {
 /// each; the client itself allocates nothing. The median is told, because the background (hyper's date,
 /// the preset's collector, tuner and sweep) allocates by the clock and not for a request.
 async fn measure(address: SocketAddr, request: &[u8], expect: &str) -> u64 {
+    measure_status(address, request, "200 OK", expect).await
+}
+
+async fn measure_status(address: SocketAddr, request: &[u8], status: &str, expect: &str) -> u64 {
+    let begins = format!("HTTP/1.1 {status}\r\n");
+    let expect = (&*begins, expect);
     let mut client = TcpStream::connect(address).await.expect("connects");
     let mut buffer = vec![0; 64 << 10];
     for _ in 0..200 {
@@ -87,15 +95,20 @@ async fn measure(address: SocketAddr, request: &[u8], expect: &str) -> u64 {
     *counts.select_nth_unstable(middle).1
 }
 
-async fn exchange(client: &mut TcpStream, request: &[u8], expect: &str, buffer: &mut [u8]) {
+async fn exchange(
+    client: &mut TcpStream,
+    request: &[u8],
+    (begins, ends): (&str, &str),
+    buffer: &mut [u8],
+) {
     client.write_all(request).await.expect("writes");
     let mut filled = 0;
     loop {
         let read = client.read(&mut buffer[filled..]).await.expect("reads");
         assert!(read > 0, "the server closed");
         filled += read;
-        if buffer[..filled].ends_with(expect.as_bytes()) {
-            assert!(buffer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        if buffer[..filled].ends_with(ends.as_bytes()) {
+            assert!(buffer.starts_with(begins.as_bytes()));
             return;
         }
     }
@@ -144,7 +157,10 @@ async fn serve_axum() -> SocketAddr {
 }
 
 async fn serve_preset() -> SocketAddr {
-    let mut config = RuntimeConfig::default();
+    serve_preset_with(RuntimeConfig::default()).await.0
+}
+
+async fn serve_preset_with(mut config: RuntimeConfig) -> (SocketAddr, Components) {
     config.server.admin_address = String::new();
     let router = Router::builder()
         .get("/hello", || async { HELLO_BODY })
@@ -159,10 +175,23 @@ async fn serve_preset() -> SocketAddr {
         .service(router)
         .build()
         .expect("builds");
+    let components = runtime.components().clone();
     let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
     let address = bound.local_addr();
     tokio::spawn(bound.serve());
-    address
+    (address, components)
+}
+
+/// The preset when it is full, and nobody may wait.
+async fn refusal() -> u64 {
+    let mut config = RuntimeConfig::default();
+    config.limit.algorithm = AlgorithmKind::Fixed;
+    (config.limit.initial, config.limit.min) = (1, 1);
+    config.limit.max_wait = Duration::ZERO;
+    let (address, components) = serve_preset_with(config).await;
+    let _place = components.limit.try_acquire().expect("the only one");
+    let ends = r#""The concurrency limit is reached. Retry later."}"#;
+    measure_status(address, HELLO, "503 Service Unavailable", ends).await
 }
 
 /// Echoes from pooled memory, under the headers of the request's own map.
@@ -227,6 +256,9 @@ async fn a_request_costs_no_more_than_with_bare_hyper() {
     println!("allocations for each request: JSON with a parameter, the preset {user}");
     println!("allocations for each request: a page of 8 KiB, the preset {page}");
     println!("allocations for each request: echo of 16 KiB, the preset {echo}");
+    let refusal = refusal().await;
+    println!("allocations for each request: a refusal, the preset {refusal}");
+    assert_eq!(refusal, 0);
     assert!(hello <= hyper, "the preset {hello}, hyper {hyper}");
     assert_eq!(browser, 0);
     assert!(user <= 4, "{user}");

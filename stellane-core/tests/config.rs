@@ -165,8 +165,8 @@ fn sections_of_free_names_take_any_name_and_check_its_value() {
         .env([("STELLANE__LIMIT__CLASSES__SILVER", "0.25")])
         .load()
         .expect("valid");
-    assert_eq!(config.limit.classes["gold"], 0.5);
-    assert_eq!(config.limit.classes["silver"], 0.25);
+    assert_eq!(config.limit.classes["gold"], 0.5.into());
+    assert_eq!(config.limit.classes["silver"], 0.25.into());
     let found = problems(&Loader::new().text("app.toml", "[limit.classes]\ngold = \"much\"\n"));
     assert!(
         found[0].starts_with("app.toml:2: `limit.classes.gold`"),

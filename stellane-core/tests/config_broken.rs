@@ -199,11 +199,11 @@ const BROKEN: &[(&str, &[&str])] = &[
         &["2:", "\"magic\" is not valid", "expected one of"],
     ),
     (
-        "[limit]\ninitial = 0",
+        "[limit]\nmax = 3",
         &[
             "2:",
-            "`limit.initial`",
-            "0 is out of range: expected at least 1",
+            "`limit.max`",
+            "3 is out of range: expected at least `min`",
         ],
     ),
     (

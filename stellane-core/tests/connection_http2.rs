@@ -4,12 +4,23 @@
 #[path = "support/served.rs"]
 mod served;
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    io, mem,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{Request, Response};
-use http_body::Frame;
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use served::served;
@@ -17,8 +28,9 @@ use stellane_core::connection::{
     CloseReason, ConnectionConfig, ConnectionManager, ConnectionState, Incoming,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
+    sync::Notify,
 };
 
 async fn start(config: ConnectionConfig) -> (ConnectionManager, SocketAddr) {
@@ -417,4 +429,183 @@ async fn what_the_settings_say_is_told_to_clients() {
         (value(3), value(4), value(6)),
         (Some(7), Some(70_000), Some(7000))
     );
+}
+
+/// Panics where its path says; no layer catches anything.
+fn panics(
+    path: String,
+) -> impl Future<Output = Result<Response<impl Body<Data = Bytes, Error = Infallible>>, Infallible>>
+{
+    assert_ne!(path, "/call", "on purpose");
+    async move {
+        assert_ne!(path, "/first_poll", "on purpose");
+        tokio::task::yield_now().await;
+        assert_ne!(path, "/later", "on purpose");
+        let body = Full::new(Bytes::from_static(b"hello"));
+        Ok(Response::new(body.map_frame(move |frame| {
+            assert_ne!(path, "/body", "on purpose");
+            frame
+        })))
+    }
+}
+
+fn stream_panics_alone(runtime: &tokio::runtime::Runtime) {
+    runtime.block_on(async {
+        let (waits, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let service = tower::service_fn({
+            let (waits, go) = (Arc::clone(&waits), Arc::clone(&go));
+            move |request: Request<Incoming>| {
+                let path = request.uri().path().to_owned();
+                let begun = (path == "/waits").then(|| (waits.clone(), go.clone()));
+                let answer = panics(path);
+                async move {
+                    if let Some((waits, go)) = begun {
+                        waits.notify_one();
+                        go.notified().await;
+                    }
+                    answer.await
+                }
+            }
+        });
+        let (manager, address) =
+            served(ConnectionConfig::default(), service, |listener| listener).await;
+        let stream = TcpStream::connect(address).await.expect("connects");
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .expect("speaks");
+        tokio::spawn(connection);
+        let mut get = |path: &str| {
+            let request = Request::get(format!("http://x{path}")).body(Empty::<Bytes>::new());
+            let response = client.send_request(request.expect("a request"));
+            async { Ok::<_, hyper::Error>(response.await?.into_body().collect().await?.to_bytes()) }
+        };
+        let waiting = tokio::spawn(get("/waits"));
+        waits.notified().await;
+        for path in ["/call", "/first_poll", "/later", "/body"] {
+            assert!(get(path).await.is_err(), "{path}");
+            assert_eq!(
+                get("/good").await.expect("an answer"),
+                "hello",
+                "after {path}"
+            );
+        }
+        go.notify_one();
+        assert_eq!(
+            waiting.await.expect("no panic").expect("an answer"),
+            "hello"
+        );
+        assert_eq!(
+            (manager.stats().open, manager.stats().accepted_total),
+            (1, 1)
+        );
+    });
+}
+
+/// With and without tasks of their own for all streams.
+#[test]
+fn a_handler_that_panics_ends_its_stream_and_not_its_connection() {
+    use tokio::runtime::Builder;
+    let built = |builder: &mut Builder| builder.enable_all().build().expect("a runtime");
+    stream_panics_alone(&built(&mut Builder::new_current_thread()));
+    for workers in [1, 2, 4] {
+        stream_panics_alone(&built(Builder::new_multi_thread().worker_threads(workers)));
+    }
+}
+
+/// The server's end of a client that sends as many requests again as soon as anything is answered.
+struct Insatiable {
+    unread: Vec<u8>,
+    next_stream: u32,
+    answered: bool,
+    reader: Option<Waker>,
+}
+
+/// So many at once, half of what it may.
+const AT_ONCE: u32 = 50;
+
+impl AsyncRead for Insatiable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() && mem::take(&mut self.answered) {
+            for _ in 0..AT_ONCE {
+                let post = frame(HEADERS, END_HEADERS | END_STREAM, self.next_stream, POST);
+                self.unread.extend(post);
+                self.next_stream += 2;
+            }
+        }
+        if self.unread.is_empty() {
+            self.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let n = self.unread.len().min(buffer.remaining());
+        buffer.put_slice(&self.unread[..n]);
+        self.unread.drain(..n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Insatiable {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.answered = true;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_always_has_another_stream_leaves_others_their_turns() {
+    let served = Arc::new(AtomicU32::new(0));
+    let manager = ConnectionManager::builder().build().expect("valid");
+    let counted = Arc::clone(&served);
+    let service = tower::service_fn(move |_: Request<Incoming>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello")))) }
+    });
+    let client = Insatiable {
+        unread: [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat(),
+        next_stream: 1,
+        answered: true,
+        reader: None,
+    };
+    tokio::spawn(manager.serve_connection(client, None, service));
+    // A task like any other, in the queue behind the connection: tokio's `yield_now` has others wait for longer.
+    let counting = tokio::spawn(async move {
+        let (mut before, mut largest) = (0, 0);
+        while before < 100 * AT_ONCE {
+            let mut woken = false;
+            std::future::poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                match mem::replace(&mut woken, true) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            })
+            .await;
+            let now = served.load(Ordering::Relaxed);
+            largest = largest.max(now - before);
+            before = now;
+        }
+        largest
+    });
+    let largest = tokio::time::timeout(Duration::from_secs(20), counting).await;
+    let largest = largest.expect("all served").expect("no panic");
+    assert!(largest <= 2 * AT_ONCE, "{largest} between two turns");
 }

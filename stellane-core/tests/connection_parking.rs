@@ -377,6 +377,34 @@ fn a_wave_is_purged_on_the_worker_as_well_where_block_on_serves() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wave_is_purged_on_every_worker_once_and_on_one_at_a_time() {
+    let (purged, threads) = std::sync::mpsc::channel();
+    let at_it = AtomicUsize::new(0);
+    let manager = ConnectionManager::builder()
+        .purge_hook(move || {
+            let others = at_it.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(20));
+            at_it.fetch_sub(1, Ordering::Relaxed);
+            let _ = purged.send((std::thread::current().id(), others));
+        })
+        .build()
+        .expect("valid");
+    manager.set_park_after(Duration::ZERO);
+    let (mut client, server) = tokio::io::duplex(1024);
+    tokio::spawn(manager.serve_connection(server, None, tower::service_fn(answer)));
+    let get = client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    get.expect("writes");
+    // Until well after both had their turn.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let purged: Vec<_> = threads.try_iter().collect();
+    assert!(purged.iter().all(|(_, others)| *others == 0), "{purged:?}");
+    let [(one, _), (other, _)] = purged[..] else {
+        panic!("{purged:?}");
+    };
+    assert_ne!(one, other);
+}
+
 #[tokio::test]
 async fn an_idle_connection_whose_upgrade_was_declined_is_not_aborted() {
     let (manager, address) = start(true).await;

@@ -20,7 +20,9 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig};
+use stellane_autotune::{
+    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Class, LimitConfig, LimitRequestBody,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -61,7 +63,7 @@ async fn main() -> Result<(), BoxError> {
 
 fn adaptive() -> LimitConfig {
     let mut config = LimitConfig::default();
-    config.classes.insert("high".into(), 0.3);
+    config.classes.insert("high".into(), 0.3.into());
     config
 }
 
@@ -146,7 +148,7 @@ async fn case(
 
 async fn serve(limit: AdaptiveLimit, enforce: bool) -> Result<SocketAddr, BoxError> {
     let places = Arc::new(Semaphore::new(PLACES));
-    let work = service_fn(move |_: Request<hyper::body::Incoming>| {
+    let work = service_fn(move |_: Request<LimitRequestBody<hyper::body::Incoming>>| {
         let places = Arc::clone(&places);
         async move {
             if let Ok(_place) = places.acquire().await {

@@ -1,5 +1,5 @@
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -58,11 +58,24 @@ where
         let this = self.project();
         match this.inner.project() {
             InnerProjection::Response { mut body } => {
-                let frame = ready!(body.as_mut().poll_frame(cx));
-                if !matches!(frame, Some(Ok(_))) || body.is_end_stream() {
+                if let Some((shared, visit)) = this.permit.as_mut().map(Permit::parts) {
+                    visit.resume(shared);
+                }
+                let polled = body.as_mut().poll_frame(cx);
+                let goes_on = match &polled {
+                    Poll::Ready(frame) => matches!(frame, Some(Ok(_))) && !body.is_end_stream(),
+                    Poll::Pending => true,
+                };
+                if !goes_on {
                     *this.permit = None;
                 }
-                Poll::Ready(frame)
+                if let Some((shared, visit)) = this.permit.as_mut().map(Permit::parts) {
+                    match polled {
+                        Poll::Pending => visit.pause(),
+                        Poll::Ready(_) => visit.hand_over(shared),
+                    }
+                }
+                polled
             }
             InnerProjection::Refusal { text } if text.is_empty() => Poll::Ready(None),
             InnerProjection::Refusal { text } => {

@@ -27,12 +27,17 @@ pub enum Shed {
     WaitTimeout = 2,
     /// The deadline of the request has passed, or will before it can be answered.
     Deadline = 3,
+    /// The places of the request's class are taken.
+    ClassFull = 4,
+    /// The deadline passed while the request was being answered, or while it waited for that. Counted by
+    /// [`OverloadStats`](crate::overload::OverloadStats) and not by a limit, which had let it in.
+    TimedOut = 5,
 }
 
 impl Shed {
-    pub(super) const COUNT: usize = 4;
+    pub(super) const COUNT: usize = 6;
 
-    /// As a label: `limit`, `queue_full`, `wait_timeout`, `deadline`.
+    /// As a label: `limit`, `queue_full`, `wait_timeout`, `deadline`, `class_full`, `timed_out`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -40,6 +45,8 @@ impl Shed {
             Self::QueueFull => "queue_full",
             Self::WaitTimeout => "wait_timeout",
             Self::Deadline => "deadline",
+            Self::ClassFull => "class_full",
+            Self::TimedOut => "timed_out",
         }
     }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use http::header::CONTENT_TYPE;
 use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
 
+use super::keys::Keys;
 use super::shared::Shared;
-use super::{Class, Outcome};
+use super::{Class, Key, OnRefusal, Outcome};
 
 /// A request without its body, for those who classify.
 #[derive(Debug, Clone, Copy)]
@@ -55,11 +56,36 @@ impl<'a, B> From<&'a Response<B>> for ResponseHead<'a> {
 }
 
 impl ResponseHead<'_> {
-    /// What the status says about the load: 429, 503, 504 and the gRPC codes 4, 8 and 14 are
+    /// What the status of the service behind a limit says about its load: 503, 504 and the gRPC codes 4 and 14 are
     /// overload; other errors say nothing, and their latency would only mislead; the rest counts.
     #[must_use]
     pub fn default_outcome(self) -> Outcome {
         self.outcome_of(self.kind())
+    }
+
+    /// The same where the far side is another's, and the limit stands at its client: 429 and the gRPC code 8 are overload
+    /// as well. In front of a service of one's own they speak of one client's quota, which is no reason to refuse
+    /// others.
+    ///
+    /// ```
+    /// use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer};
+    ///
+    /// let limit = AdaptiveLimit::builder().build()?;
+    /// let layer = AdaptiveLimitLayer::new(&limit).classify_response(|head| head.client_outcome());
+    /// # Ok::<_, stellane_autotune::BuildError>(())
+    /// ```
+    #[must_use]
+    pub fn client_outcome(self) -> Outcome {
+        let says_quota = self.status == StatusCode::TOO_MANY_REQUESTS
+            || self.kind() == Kind::Grpc
+                && self
+                    .headers
+                    .get("grpc-status")
+                    .is_some_and(|code| code == "8");
+        match says_quota {
+            true => Outcome::Overload,
+            false => self.default_outcome(),
+        }
     }
 
     /// Whether this begins something that lives on its own: an upgrade or an event stream.
@@ -99,9 +125,7 @@ impl ResponseHead<'_> {
     #[inline]
     fn outcome_of(self, kind: Kind) -> Outcome {
         match self.status {
-            StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => Outcome::Overload,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => Outcome::Overload,
             status if status.is_client_error() || status.is_server_error() => Outcome::Ignore,
             StatusCode::SWITCHING_PROTOCOLS => Outcome::Ignore,
             // Only gRPC knows the header.
@@ -112,7 +136,7 @@ impl ResponseHead<'_> {
                 .map(http::HeaderValue::as_bytes)
             {
                 None | Some(b"0") => Outcome::Success,
-                Some(b"4" | b"8" | b"14") => Outcome::Overload,
+                Some(b"4" | b"14") => Outcome::Overload,
                 Some(_) => Outcome::Ignore,
             },
         }
@@ -140,7 +164,9 @@ type RequestFn<T> = Arc<dyn Fn(RequestHead<'_>) -> T + Send + Sync>;
 pub(super) struct Classifiers {
     pub(super) class: Option<RequestFn<Class>>,
     pub(super) exempt: Option<RequestFn<bool>>,
+    pub(super) key: Option<RequestFn<Option<Key>>>,
     pub(super) outcome: Option<OutcomeFn>,
+    pub(super) on_refusal: OnRefusal,
 }
 
 impl Classifiers {
@@ -161,6 +187,14 @@ impl Classifiers {
         }
     }
 
+    #[inline]
+    pub(super) fn keys_for(&self, head: RequestHead<'_>, connection: Option<Key>) -> Keys {
+        Keys {
+            connection,
+            chosen: self.key.as_ref().and_then(|key| key(head)),
+        }
+    }
+
     pub(super) fn is_exempt(&self, head: RequestHead<'_>) -> bool {
         self.exempt.as_ref().is_some_and(|exempt| exempt(head))
     }
@@ -171,7 +205,9 @@ impl fmt::Debug for Classifiers {
         f.debug_struct("Classifiers")
             .field("class", &self.class.is_some())
             .field("exempt", &self.exempt.is_some())
+            .field("key", &self.key.is_some())
             .field("outcome", &self.outcome.is_some())
+            .field("on_refusal", &self.on_refusal)
             .finish()
     }
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::AlgorithmKind;
+use super::{AlgorithmKind, ClassConfig};
 use crate::ConfigError;
 
 /// Settings of an [`AdaptiveLimit`](super::AdaptiveLimit).
@@ -55,13 +55,17 @@ pub struct LimitConfig {
     /// whole seconds, so that clients do not return together. Default: `"2s"`.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub retry_after: Duration,
-    /// How long a request occupies its place: until its response `headers` or until the end of its
-    /// `body`. Default: `body`.
+    /// How long a request occupies its place: while the service does `work` for it, until its response `headers`, or
+    /// until the end of its `body`. With each of them streams (`101`, `text/event-stream`, answers to `CONNECT`) give it
+    /// back with their headers. Default: `work`.
     pub hold: Hold,
-    /// Classes of requests and the share of the limit each is guaranteed, from 0 to 1. A class
-    /// below its share is admitted even when the limit is reached; unused shares are free for
-    /// everyone. Default: none. The sum may not exceed 1.
-    pub classes: BTreeMap<String, f64>,
+    /// Requests that are neither limited nor counted, by templates of their paths in the syntax of the router; read by
+    /// the preset. Of one connection up to 16 at a time. Default: health checks and reflection of gRPC.
+    pub exempt: Vec<String>,
+    /// Classes of requests: the share of the limit that each is guaranteed, from 0 to 1, or a table of `share`,
+    /// `limit`, `adaptive`, `hold`, `paths`, `methods` and `grpc`, as [`ClassConfig`] documents them. Default: none. The
+    /// sum of the shares may not exceed 1.
+    pub classes: BTreeMap<String, ClassConfig>,
 }
 
 impl Default for LimitConfig {
@@ -77,6 +81,13 @@ impl Default for LimitConfig {
             max_waiters: 100,
             retry_after: Duration::from_secs(2),
             hold: Hold::default(),
+            exempt: [
+                "/grpc.health.v1.Health/{method}",
+                "/grpc.reflection.v1.ServerReflection/{method}",
+                "/grpc.reflection.v1alpha.ServerReflection/{method}",
+            ]
+            .map(str::to_owned)
+            .into(),
             classes: BTreeMap::new(),
         }
     }
@@ -127,12 +138,12 @@ impl LimitConfig {
             &format_args!("{:?}", self.max_wait),
             "0s, or the feature `tokio` of stellane-autotune".into(),
         );
-        let shares = self.classes.values();
+        let shares = self.classes.values().map(|class| class.share);
         check(
-            shares.clone().all(|share| (0.0..=1.0).contains(share))
-                && shares.sum::<f64>() <= 1.0 + 1e-9,
+            shares.clone().all(|share| (0.0..=1.0).contains(&share))
+                && shares.clone().sum::<f64>() <= 1.0 + 1e-9,
             "classes",
-            &format_args!("{:?}", self.classes),
+            &format_args!("{:?}", shares.collect::<Vec<_>>()),
             "shares from 0 to 1 that add up to at most 1".into(),
         );
         check(
@@ -166,10 +177,15 @@ pub enum LimitMode {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Hold {
-    /// Until the response body ended or was dropped. Streams (`101`, `text/event-stream`, answers
-    /// to `CONNECT`) give their place back with their headers all the same.
+    /// While the service works: until the response body has ended or was dropped, but for the times in which the
+    /// handler waits for bytes of the request that are not there, or the response for its client. The place is then
+    /// taken again at once, even if it is no longer free: what was let in is never delayed. So slow clients, and hostile
+    /// ones, keep nobody out.
     #[default]
+    Work,
+    /// Until the response body ended or was dropped, whatever it waits for: for a service that guards something
+    /// which a stream uses to its last byte. Slow clients then hold places.
     Body,
-    /// Until the response headers.
+    /// Until the response headers. What a body costs is not limited.
     Headers,
 }

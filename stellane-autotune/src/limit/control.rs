@@ -126,6 +126,8 @@ impl Shared {
         let Some(mut control) = self.try_control() else {
             return;
         };
+        self.fairness.look(now);
+        self.age_handed(now);
         match control.phase {
             Phase::Measuring { start } if now >= start => self.measure(&mut control, start, now),
             Phase::Draining { until, .. } if now < until && self.is_overfull(&control) => {
@@ -170,6 +172,8 @@ impl Shared {
         let so_far = (control.timed + self.untimed(), self.overloads());
         let refused = self.refused() - control.refused_at_start;
         let aside = self.count_aside(&control.aside);
+        let stalled = self.lending.stalled();
+        let answered = self.streaming().saturating_sub(stalled);
         let in_flight = in_flight.saturating_sub(aside);
         let tasks_per_core = self.local_signal.tasks_per_core();
         if complete || refused > 0 {
@@ -182,6 +186,7 @@ impl Shared {
                 answers,
                 so_far,
                 in_flight,
+                answered,
                 began_with: control.in_flight_at_start,
                 tasks_per_core,
             });
@@ -199,9 +204,13 @@ impl Shared {
             start: Duration::from_nanos(start),
             end: Duration::from_nanos(now),
             limit,
-            max_in_flight: peak.saturating_sub(aside),
+            max_in_flight: peak.saturating_sub(aside.saturating_add(stalled)),
             in_flight,
-            mean_in_flight: (self.mean_in_flight(control) - f64::from(aside)).max(0.0),
+            mean_in_flight: (self.mean_in_flight(control)
+                - f64::from(aside)
+                - f64::from(stalled)
+                - f64::from(answered))
+            .max(0.0),
             tasks_per_core,
             refused,
             overloads,
@@ -235,10 +244,11 @@ impl Shared {
 
     /// Puts a limit in force, and tells of what else may have changed.
     fn set_limit(&self, control: &mut Control, limit: u32, now: u64) {
-        let raised = self.count_aside(&control.aside);
-        self.raised.store(raised, Ordering::Relaxed);
+        let aside = self.count_aside(&control.aside);
+        self.aside.store(aside, Ordering::Relaxed);
         let limit = limit.clamp(control.min, control.max);
-        self.gate.set_limit(limit.saturating_add(raised));
+        self.limit.store(limit, Ordering::Relaxed);
+        self.set_gate();
         let state = control.algorithm.state();
         let step = saturating_nanos(control.algorithm.next_step());
         self.next_step.store(step, Ordering::Relaxed);
@@ -266,8 +276,11 @@ impl Shared {
         control.departures_at_start = self.departures();
         control.phase = Phase::Measuring { start: now };
         let (in_flight, limit) = self.load();
-        self.gate.peak.store(in_flight, Ordering::Relaxed);
-        control.in_flight_at_start = in_flight.saturating_sub(self.count_aside(&control.aside));
+        self.gate.peak.store(self.gate.load().0, Ordering::Relaxed);
+        let streaming = self.streaming().saturating_sub(self.lending.stalled());
+        control.in_flight_at_start = in_flight
+            .saturating_sub(self.count_aside(&control.aside))
+            .saturating_sub(streaming);
         let duration = saturating_nanos(control.algorithm.window(limit).duration);
         self.due
             .store(now.saturating_add(duration), Ordering::Relaxed);
@@ -336,6 +349,7 @@ impl Shared {
         (control.min, control.max) = (min.max(1), max.max(min).max(1));
         let (min, max) = (control.min, control.max);
         control.algorithm.set_range(min, max);
+        self.max.store(max, Ordering::Relaxed);
         let limit = self.load().1;
         self.set_limit(&mut control, limit, self.clock.nanos());
         drop(control);

@@ -1,6 +1,5 @@
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,16 +9,19 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::admit::{Admission, Turn};
 use super::classify::OutcomeFn;
-use super::wait::Queued;
-use super::{AdaptiveLimit, Hold, LimitBody, Outcome, Permit, ResponseHead, Shed};
-use crate::overload::{self, Deadline, Timer};
+use super::{
+    AdaptiveLimit, Hold, LimitBody, LimitRequestBody, OnRefusal, Outcome, Permit, ResponseHead,
+    Shed,
+};
+use crate::overload::{self, Deadline, TimeOut, Timer};
 
 pin_project! {
     /// The future of an [`AdaptiveLimitService`](super::AdaptiveLimitService).
     pub struct LimitFuture<S, B>
     where
-        S: Service<Request<B>>,
+        S: Service<Request<LimitRequestBody<B>>>,
     {
         #[pin]
         state: State<S, B, S::Future>,
@@ -31,7 +33,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S, B, F> {
-        Exempt { #[pin] future: F },
+        Exempt { #[pin] future: F, permit: Option<Permit> },
         Admitted { #[pin] future: F, permit: Option<Permit>, finish: Finish },
         Refused { response: Option<Response<Bytes>> },
         Waiting { waiting: Option<Box<Waiting<S, B>>> },
@@ -50,26 +52,30 @@ pub(super) struct Finish {
 /// When a request is answered with 504.
 struct Timed {
     timer: Pin<Box<Timer>>,
-    overload: Arc<overload::Shared>,
+    end: TimeOut,
 }
 
 struct Waiting<S, B> {
     service: S,
     request: Request<B>,
-    queued: Queued,
+    turn: Turn,
     #[cfg(feature = "tokio")]
-    timeout: Pin<Box<tokio::time::Sleep>>,
+    timer: Timing,
     limit: AdaptiveLimit,
     finish: Finish,
+    on_refusal: OnRefusal,
 }
 
 impl<S, B> LimitFuture<S, B>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<LimitRequestBody<B>>>,
 {
-    pub(super) fn exempt(future: S::Future) -> Self {
+    pub(super) fn exempt(future: S::Future, permit: Permit) -> Self {
         Self {
-            state: State::Exempt { future },
+            state: State::Exempt {
+                future,
+                permit: Some(permit),
+            },
             timed: None,
         }
     }
@@ -86,9 +92,9 @@ where
     }
 
     /// Ends it with 504 after that time.
-    pub(super) fn timed(mut self, timeout: Duration, overload: Arc<overload::Shared>) -> Self {
+    pub(super) fn timed(mut self, timeout: Duration, end: TimeOut) -> Self {
         let timer = Box::pin(overload::timer(timeout));
-        self.timed = Some(Box::new(Timed { timer, overload }));
+        self.timed = Some(Box::new(Timed { timer, end }));
         self
     }
 
@@ -104,30 +110,20 @@ where
     pub(super) fn waiting(
         service: S,
         request: Request<B>,
-        queued: Queued,
+        turn: Turn,
         limit: AdaptiveLimit,
         finish: Finish,
+        on_refusal: OnRefusal,
     ) -> Self {
-        #[cfg(feature = "tokio")]
-        let timeout = {
-            // Nobody waits for a place longer than somebody waits for the answer.
-            let left = request
-                .extensions()
-                .get::<Deadline>()
-                .map(Deadline::remaining);
-            let max_wait = limit.settings.max_wait;
-            Box::pin(tokio::time::sleep(
-                left.map_or(max_wait, |left| left.min(max_wait)),
-            ))
-        };
         let waiting = Waiting {
             service,
-            request,
-            queued,
             #[cfg(feature = "tokio")]
-            timeout,
+            timer: Timing::new(&turn, &limit, &request),
+            request,
+            turn,
             limit,
             finish,
+            on_refusal,
         };
         Self {
             state: State::Waiting {
@@ -140,7 +136,8 @@ where
 
 impl<S, B, RB> Future for LimitFuture<S, B>
 where
-    S: Service<Request<B>, Response = Response<RB>>,
+    S: Service<Request<LimitRequestBody<B>>, Response = Response<RB>>,
+    B: Body,
     RB: Body,
     RB::Data: From<Bytes>,
 {
@@ -158,7 +155,8 @@ where
 
 impl<S, B, RB> LimitFuture<S, B>
 where
-    S: Service<Request<B>, Response = Response<RB>>,
+    S: Service<Request<LimitRequestBody<B>>, Response = Response<RB>>,
+    B: Body,
     RB: Body,
     RB::Data: From<Bytes>,
 {
@@ -177,7 +175,7 @@ where
         ready!(timed.timer.as_mut().poll(cx));
         // What takes too long ends now, not when the answer is dropped.
         this.state.set(State::Refused { response: None });
-        Poll::Ready(Ok(timed.overload.time_out().map(LimitBody::refusal)))
+        Poll::Ready(Ok(timed.end.response().map(LimitBody::refusal)))
     }
 
     #[inline]
@@ -187,10 +185,10 @@ where
     ) -> Poll<<Self as Future>::Output> {
         loop {
             let next = match self.as_mut().project().state.project() {
-                StateProjection::Exempt { future } => {
-                    return future
-                        .poll(cx)
-                        .map_ok(|response| response.map(|body| LimitBody::new(body, None)));
+                StateProjection::Exempt { future, permit } => {
+                    return future.poll(cx).map_ok(|response| {
+                        response.map(|body| LimitBody::new(body, permit.take()))
+                    });
                 }
                 StateProjection::Admitted {
                     future,
@@ -198,8 +196,16 @@ where
                     finish,
                 } => {
                     // One match: each step of several would move the response once more.
+                    if let Some((shared, visit)) = permit.as_mut().map(Permit::parts) {
+                        visit.resume(shared);
+                    }
                     return match future.poll(cx) {
-                        Poll::Pending => Poll::Pending,
+                        Poll::Pending => {
+                            if let Some((_, visit)) = permit.as_mut().map(Permit::parts) {
+                                visit.pause();
+                            }
+                            Poll::Pending
+                        }
                         Poll::Ready(Ok(response)) => {
                             let permit = finish.answered(&response, permit.take());
                             Poll::Ready(Ok(response.map(|body| LimitBody::new(body, permit))))
@@ -238,55 +244,115 @@ where
 impl<S, B> Waiting<S, B> {
     /// Whether a place was granted; false when the time is over.
     fn poll_granted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if let Poll::Ready(granted) = self.queued.poll_granted(cx) {
+        if let Poll::Ready(granted) = self.turn.poll_granted(cx) {
             return Poll::Ready(granted);
         }
         #[cfg(feature = "tokio")]
-        if self.timeout.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(false);
+        while self.timer.sleep.as_mut().poll(cx).is_ready() {
+            if self.timer.is_over() {
+                return Poll::Ready(false);
+            }
+            let queue = self.turn.queue_of(&self.limit);
+            queue.step();
+            self.timer.arm(queue.next_step());
+            if let Poll::Ready(granted) = self.turn.poll_granted(cx) {
+                return Poll::Ready(granted);
+            }
         }
         Poll::Pending
     }
 
     fn proceed(self, granted: bool) -> State<S, B, S::Future>
     where
-        S: Service<Request<B>>,
+        S: Service<Request<LimitRequestBody<B>>>,
+        B: Body,
     {
         let Self {
             mut service,
             request,
-            queued,
+            turn,
             limit,
             finish,
+            on_refusal,
             ..
         } = self;
         let expired = request
             .extensions()
             .get::<Deadline>()
             .is_some_and(Deadline::is_expired);
-        if granted && !expired {
-            let permit = queued.into_permit();
-            let future = service.call(request);
-            return State::Admitted {
-                future,
-                permit: Some(permit),
-                finish,
+        let class = turn.class();
+        let reason = if !granted || expired {
+            let reason = if expired {
+                Shed::Deadline
+            } else {
+                turn.reason()
             };
-        }
-        let reason = if expired {
-            Shed::Deadline
+            limit.shared.shed(class, reason);
+            reason
         } else {
-            Shed::WaitTimeout
+            match turn.proceed(&limit) {
+                Admission::Now(mut permit) => {
+                    let future = service.call(finish.begun(request, &mut permit));
+                    return State::Admitted {
+                        future,
+                        permit: Some(permit),
+                        finish,
+                    };
+                }
+                Admission::Later(turn) => {
+                    let waiting = Self {
+                        service,
+                        #[cfg(feature = "tokio")]
+                        timer: Timing::new(&turn, &limit, &request),
+                        request,
+                        turn,
+                        limit,
+                        finish,
+                        on_refusal,
+                    };
+                    return State::Waiting {
+                        waiting: Some(Box::new(waiting)),
+                    };
+                }
+                Admission::Never(reason) => reason,
+            }
         };
-        limit.shared.shed(queued.class(), reason);
-        let (parts, _) = request.into_parts();
-        let response = limit
-            .settings
-            .refusals
-            .response(Shed::WaitTimeout, parts.headers);
+        let response = on_refusal.refuse(reason, request, &limit.settings.refusals);
         State::Refused {
             response: Some(response),
         }
+    }
+}
+
+/// Until when a request waits, and when its limit may rise by the time alone.
+#[cfg(feature = "tokio")]
+struct Timing {
+    sleep: Pin<Box<tokio::time::Sleep>>,
+    end: tokio::time::Instant,
+}
+
+#[cfg(feature = "tokio")]
+impl Timing {
+    fn new<B>(turn: &Turn, limit: &AdaptiveLimit, request: &Request<B>) -> Self {
+        // Nobody waits for a place longer than somebody waits for the answer.
+        let deadline = request.extensions().get::<Deadline>();
+        let left = deadline.map_or(Duration::MAX, Deadline::remaining);
+        let end = tokio::time::Instant::now() + turn.may_wait(limit).min(left);
+        let mut timing = Self {
+            sleep: Box::pin(tokio::time::sleep_until(end)),
+            end,
+        };
+        timing.arm(turn.queue_of(limit).next_step());
+        timing
+    }
+
+    fn arm(&mut self, step: Duration) {
+        let next = tokio::time::Instant::now() + step;
+        self.sleep.as_mut().reset(next.min(self.end));
+    }
+
+    fn is_over(&self) -> bool {
+        self.sleep.deadline() >= self.end
     }
 }
 
@@ -299,6 +365,18 @@ impl Finish {
         }
     }
 
+    /// The request as the service gets it.
+    #[inline]
+    pub(super) fn begun<B: Body>(
+        &self,
+        request: Request<B>,
+        permit: &mut Permit,
+    ) -> Request<LimitRequestBody<B>> {
+        let (shared, visit) = permit.parts();
+        visit.note_head(&request, self.hold);
+        request.map(|body| visit.wrap(body, shared))
+    }
+
     /// Records the outcome; the permit, if the body is to hold it.
     fn answered<RB: Body>(
         &self,
@@ -307,8 +385,13 @@ impl Finish {
     ) -> Option<Permit> {
         let mut permit = permit?;
         let (outcome, holds) = answer_of(self.outcome.as_ref(), self.hold, self.tunnel, response);
-        permit.record(outcome);
-        Some(permit).filter(|_| holds)
+        let (shared, visit) = permit.parts();
+        if response.body().is_end_stream() {
+            visit.record(shared, outcome);
+            return None;
+        }
+        visit.answered(shared, outcome, holds);
+        visit.is_inside().then_some(permit)
     }
 }
 
@@ -332,7 +415,7 @@ pub(super) fn answer_of<RB: Body>(
 
 impl<S, B> fmt::Debug for LimitFuture<S, B>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<LimitRequestBody<B>>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.state {

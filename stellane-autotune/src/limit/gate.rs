@@ -17,6 +17,8 @@ const ONE: u64 = 1 << 32;
 const WAITERS: u64 = 1 << 31;
 /// The highest limit there is.
 const LIMIT: u64 = WAITERS - 1;
+/// From here on a number in flight is one below zero: a place was given back before it was taken again, by two threads.
+const NEGATIVE: u32 = 1 << 31;
 
 impl Gate {
     pub(super) fn new(limit: u32) -> Self {
@@ -32,13 +34,14 @@ impl Gate {
         split(self.word.load(Ordering::Acquire))
     }
 
-    /// Takes a place if there is one and nobody waits for it; with `queued`, it is for one who waits.
+    /// Takes a place if there is one and nobody waits for it; with `queued`, it is for one who waits. `allowed` says
+    /// how many places there are for this one under that limit.
     #[inline]
-    pub(super) fn try_enter(&self, queued: bool) -> bool {
+    pub(super) fn try_enter(&self, queued: bool, allowed: impl Fn(u32) -> u32) -> bool {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             let (in_flight, limit) = split(word);
-            if in_flight >= limit || !queued && word & WAITERS != 0 {
+            if in_flight >= allowed(limit) || !queued && word & WAITERS != 0 {
                 return false;
             }
             match self.word.compare_exchange_weak(
@@ -52,6 +55,14 @@ impl Gate {
             }
         }
         true
+    }
+
+    /// Whether whoever comes now has to wait, unless something speaks for them.
+    #[inline]
+    pub(super) fn is_taken(&self) -> bool {
+        let word = self.word.load(Ordering::Relaxed);
+        let (in_flight, limit) = split(word);
+        in_flight >= limit || word & WAITERS != 0
     }
 
     pub(super) fn enter_beyond_limit(&self) {
@@ -98,5 +109,7 @@ impl Gate {
 }
 
 fn split(word: u64) -> (u32, u32) {
-    ((word >> 32) as u32, (word & LIMIT) as u32)
+    let in_flight = (word >> 32) as u32;
+    let in_flight = if in_flight < NEGATIVE { in_flight } else { 0 };
+    (in_flight, (word & LIMIT) as u32)
 }

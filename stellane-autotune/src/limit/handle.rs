@@ -3,10 +3,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::algorithm::{Adaptive, Aimd, Algorithm, AlgorithmKind, Fixed, Gradient2, Vegas};
+use super::keys::Keys;
 use super::shared::{ClassState, Shared, scale_share};
 use super::{
-    Class, Hold, Latencies, LimitConfig, LimitEvidence, LimitMode, LimitState, LocalSignal, Permit,
-    Shed,
+    Class, ClassConfig, Key, Latencies, LimitConfig, LimitEvidence, LimitMode, LimitState,
+    LocalSignal, Permit, Shed,
 };
 use crate::{BuildError, Clock, Signal};
 
@@ -38,9 +39,7 @@ pub struct AdaptiveLimit {
 /// What does not change after the build.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) max_wait: Duration,
     pub(super) max_waiters: u32,
-    pub(super) hold: Hold,
     pub(super) refusals: super::refusal::Refusals,
 }
 
@@ -68,8 +67,43 @@ impl AdaptiveLimit {
     /// [`Shed::Limit`] if the limit is reached and so is the share of the class.
     #[inline]
     pub fn try_acquire_for(&self, class: Class) -> Result<Permit, Shed> {
-        if self.shared.try_enter(class, false) {
-            return Ok(Permit::new(Arc::clone(&self.shared), class));
+        self.acquire(class, Keys::default())
+    }
+
+    /// The same for a request of `key`, which can't take all the places: see [`AdaptiveLimitLayer::key`].
+    ///
+    /// # Errors
+    ///
+    /// [`Shed::Limit`] if the limit is reached, or what of it this key may take.
+    ///
+    /// [`AdaptiveLimitLayer::key`]: super::AdaptiveLimitLayer::key
+    pub fn try_acquire_of(&self, class: Class, key: Key) -> Result<Permit, Shed> {
+        let chosen = Some(key);
+        self.acquire(
+            class,
+            Keys {
+                chosen,
+                ..Keys::default()
+            },
+        )
+    }
+
+    #[inline]
+    fn acquire(&self, class: Class, keys: Keys) -> Result<Permit, Shed> {
+        let mut seat = None;
+        if let Some(seats) = self.shared.seats(class) {
+            if !seats.try_enter(Class::DEFAULT, Keys::default(), false) {
+                self.shared.shed(class, Shed::ClassFull);
+                return Err(Shed::ClassFull);
+            }
+            seat = Some(Permit::new(
+                Arc::clone(seats),
+                Class::DEFAULT,
+                Keys::default(),
+            ));
+        }
+        if self.shared.try_enter(class, keys, false) {
+            return Ok(Permit::new(Arc::clone(&self.shared), class, keys).with_seat(seat));
         }
         self.shared.shed(class, Shed::Limit);
         Err(Shed::Limit)
@@ -79,7 +113,7 @@ impl AdaptiveLimit {
     #[cfg(feature = "sim")]
     pub(crate) fn retake(&self) -> Permit {
         self.shared.gate.enter_beyond_limit();
-        Permit::new(Arc::clone(&self.shared), Class::DEFAULT)
+        Permit::new(Arc::clone(&self.shared), Class::DEFAULT, Keys::default())
     }
 
     /// The class configured under `name`.
@@ -92,6 +126,12 @@ impl AdaptiveLimit {
             .skip(1)
             .position(|class| &*class.name == name)?;
         u16::try_from(index + 1).ok().map(Class)
+    }
+
+    /// Whether there is evidence that the service is full, so that the limit refuses: see [`LimitState`]. One atomic load.
+    #[must_use]
+    pub fn is_limiting(&self) -> bool {
+        !self.shared.is_open()
     }
 
     /// The median latency of the latest window; zero before the first. One atomic load.
@@ -129,6 +169,7 @@ impl AdaptiveLimit {
         let now = shared.clock.nanos();
         let totals = shared.totals();
         let (in_flight, limit) = shared.load();
+        let inside = u64::from(shared.gate.load().0) + u64::from(shared.lending.given_back());
         let classes: Vec<_> = shared.classes.iter().map(ClassStats::of).collect();
         let shed_of = |reason: Shed| classes.iter().map(|class| class.shed_by(reason)).sum();
         let finished = totals.successes + totals.overloads + totals.ignored + totals.cancelled;
@@ -140,12 +181,13 @@ impl AdaptiveLimit {
             max: totals.max,
             in_flight,
             waiting: shared.waiting(),
+            lent: shared.lending.lent(),
             aside: totals.aside,
             state: totals.state,
             evidence: totals.evidence,
             changes: totals.changes,
             since: Duration::from_nanos(now.saturating_sub(totals.changed_at)),
-            admitted: finished + u64::from(in_flight),
+            admitted: finished + inside,
             successes: totals.successes,
             overloads: totals.overloads,
             ignored: totals.ignored,
@@ -155,6 +197,7 @@ impl AdaptiveLimit {
             shed_queue_full: shed_of(Shed::QueueFull),
             shed_wait_timeout: shed_of(Shed::WaitTimeout),
             shed_deadline: shed_of(Shed::Deadline),
+            shed_class_full: shed_of(Shed::ClassFull),
             would_shed: classes.iter().map(|class| class.would_shed).sum(),
             latency_p50: shared.median(),
             windows: totals.windows,
@@ -301,24 +344,34 @@ impl AdaptiveLimitBuilder {
             AlgorithmKind::Vegas => Box::new(Vegas::new(initial.min(START), min, max, self.seed)),
             AlgorithmKind::Gradient2 => Box::new(Gradient2::new(initial.min(START), min, max)),
         });
-        let classes = std::iter::once(ClassState::new("default", 0.0))
-            .chain(
-                config
-                    .classes
-                    .iter()
-                    .map(|(name, share)| ClassState::new(name, *share)),
-            )
+        let (mode, max_wait) = (config.mode, config.max_wait);
+        let seats = |class: &ClassConfig| {
+            let most = class.limit;
+            let (algorithm, range): (Box<dyn Algorithm>, _) = match class.adaptive {
+                true => (Box::new(Adaptive::new(most, 1, max, self.seed)), (1, max)),
+                false => (Box::new(Fixed::new(most)), (most, most)),
+            };
+            let classes = Box::new([ClassState::new("default", 0.0, class.hold, None)]);
+            let clock = self.clock.clone();
+            let mut seats = Shared::new(algorithm, range, mode, classes, max_wait, clock);
+            seats.can_wait = can_wait;
+            Arc::new(seats)
+        };
+        let class = |(name, class): (&String, &ClassConfig)| {
+            let seats = (class.limit > 0).then(|| seats(class));
+            ClassState::new(name, class.share, class.hold, seats)
+        };
+        let default = ClassState::new("default", 0.0, config.hold, None);
+        let classes = std::iter::once(default)
+            .chain(config.classes.iter().map(class))
             .collect();
         let range = (min, max);
-        let max_wait = config.max_wait;
-        let mut shared = Shared::new(algorithm, range, config.mode, classes, max_wait, self.clock);
+        let mut shared = Shared::new(algorithm, range, mode, classes, max_wait, self.clock);
         (shared.local_signal, shared.can_wait) = (self.local_signal, can_wait);
         Ok(AdaptiveLimit {
             shared: Arc::new(shared),
             settings: Arc::new(Settings {
-                max_wait: config.max_wait,
                 max_waiters: config.max_waiters,
-                hold: config.hold,
                 refusals: super::refusal::Refusals::new(config.retry_after),
             }),
         })
@@ -346,6 +399,8 @@ pub struct LimitStats {
     pub max: u32,
     /// Requests that hold a place.
     pub in_flight: u32,
+    /// Requests that were let in and hold none at the moment, since their client is waited for.
+    pub lent: u32,
     /// Requests that wait for one.
     pub waiting: u32,
     /// Of those that hold a place, so many have outlived the others by far: they are beside the limit.
@@ -378,6 +433,8 @@ pub struct LimitStats {
     pub shed_wait_timeout: u64,
     /// Refused because their deadline had passed.
     pub shed_deadline: u64,
+    /// Refused because the places of their class were taken.
+    pub shed_class_full: u64,
     /// Admitted in shadow mode although the limit was reached.
     pub would_shed: u64,
     /// The median latency of the latest window; zero before the first.

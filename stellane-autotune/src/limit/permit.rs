@@ -1,7 +1,11 @@
 use std::sync::Arc;
 
+use super::keys::{EXEMPT, Keys};
 use super::shared::Shared;
 use super::{Class, Outcome, Visit};
+
+/// More than a client of health checks has at a time, and no more than one can do harm with.
+const EXEMPT_OF_ONE: u32 = 16;
 
 /// A place under an [`AdaptiveLimit`](super::AdaptiveLimit). Dropping it gives the place back; if no outcome was
 /// recorded before, the request counts as cancelled and its latency does not count.
@@ -14,9 +18,42 @@ pub struct Permit {
 
 impl Permit {
     #[inline]
-    pub(super) fn new(shared: Arc<Shared>, class: Class) -> Self {
-        let visit = Visit::new(&shared, class, false);
+    pub(super) fn new(shared: Arc<Shared>, class: Class, keys: Keys) -> Self {
+        let visit = Visit::new(&shared, class, keys);
         Self { shared, visit }
+    }
+
+    /// Of a request that needs no place, as long as its key has few of these.
+    pub(super) fn exempt(shared: &Arc<Shared>, keys: Keys) -> Option<Self> {
+        if shared.keys.get(keys, EXEMPT) >= EXEMPT_OF_ONE {
+            return None;
+        }
+        shared.keys.add(keys, EXEMPT);
+        Some(Self {
+            shared: Arc::clone(shared),
+            visit: Visit::exempt(keys),
+        })
+    }
+
+    /// It keeps a seat of its class as well.
+    pub(super) fn with_seat(mut self, seat: Option<Self>) -> Self {
+        self.visit.sit_down(&self.shared, seat);
+        self
+    }
+
+    pub(super) fn parts(&mut self) -> (&Arc<Shared>, &mut Visit) {
+        (&self.shared, &mut self.visit)
+    }
+
+    /// Gives the place back while the request waits for its client, until [`retake`](Self::retake). As much as may be
+    /// lent at a time is bounded; beyond that the place is kept.
+    pub fn lend(&mut self) {
+        self.visit.lend(&self.shared);
+    }
+
+    /// Takes the place again, at once, also when it is no longer free. Nothing if it was not lent.
+    pub fn retake(&mut self) {
+        self.visit.retake(&self.shared);
     }
 
     /// Records the outcome and the time since admission, and keeps the place. Only the first

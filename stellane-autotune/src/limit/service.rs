@@ -7,11 +7,11 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use super::admit::Admission;
 use super::classify::Classifiers;
 use super::future::{Finish, LimitFuture};
-use super::wait::Queued;
-use super::{AdaptiveLimit, Class, LimitBody, Permit, RequestHead, Shed};
-use crate::overload::{OverloadLayer, Shared};
+use super::{AdaptiveLimit, Key, LimitBody, LimitRequestBody, Permit, RequestHead};
+use crate::overload::{OverloadLayer, Shared, TimeOut};
 
 /// A service behind an [`AdaptiveLimit`]; made by [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer).
 #[derive(Debug, Clone)]
@@ -27,35 +27,12 @@ impl<S> AdaptiveLimitService<S> {
     pub fn limit(&self) -> &AdaptiveLimit {
         &self.limit
     }
-
-    fn admit(&self, class: Class) -> Admission {
-        let AdaptiveLimit { shared, settings } = &self.limit;
-        if shared.try_enter(class, false) {
-            return Admission::Now(Permit::new(Arc::clone(shared), class));
-        }
-        if settings.max_wait.is_zero() {
-            shared.shed(class, Shed::Limit);
-            return Admission::Never(Shed::Limit);
-        }
-        match Queued::join(shared, class, settings.max_waiters) {
-            Some(queued) => Admission::Later(queued),
-            None => {
-                shared.shed(class, Shed::QueueFull);
-                Admission::Never(Shed::QueueFull)
-            }
-        }
-    }
-}
-
-enum Admission {
-    Now(Permit),
-    Later(Queued),
-    Never(Shed),
 }
 
 impl<S, B, RB> Service<Request<B>> for AdaptiveLimitService<S>
 where
-    S: Service<Request<B>, Response = Response<RB>> + Clone,
+    S: Service<Request<LimitRequestBody<B>>, Response = Response<RB>> + Clone,
+    B: Body,
     RB: Body,
     RB::Data: From<Bytes>,
 {
@@ -68,14 +45,30 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> LimitFuture<S, B> {
+        let connection = request.extensions().get::<Key>().copied();
+        self.call_from(request, connection)
+    }
+}
+
+impl<S> AdaptiveLimitService<S> {
+    /// Calls it with a request from `connection`; [`call`](Service::call) takes the [`Key`] in the extensions of the
+    /// request for that.
+    pub fn call_from<B: Body>(
+        &mut self,
+        request: Request<B>,
+        connection: Option<Key>,
+    ) -> LimitFuture<S, B>
+    where
+        S: Service<Request<LimitRequestBody<B>>> + Clone,
+    {
         let overload = self.overload.as_ref().map(|overload| &overload.shared);
         let timed = overload.and_then(|overload| {
             let timeout = overload.timeout(request.headers())?;
             Some((Arc::clone(overload), timeout))
         });
         match timed {
-            None => self.call_limited(request),
-            Some((overload, timeout)) => self.call_timed(request, overload, timeout),
+            None => self.call_limited(request, connection),
+            Some((overload, timeout)) => self.call_timed(request, connection, overload, timeout),
         }
     }
 }
@@ -86,49 +79,65 @@ impl<S> AdaptiveLimitService<S> {
     fn call_timed<B>(
         &mut self,
         request: Request<B>,
+        connection: Option<Key>,
         overload: Arc<Shared>,
         timeout: Duration,
     ) -> LimitFuture<S, B>
     where
-        S: Service<Request<B>> + Clone,
+        S: Service<Request<LimitRequestBody<B>>> + Clone,
+        B: Body,
     {
-        match overload.admit(request, timeout) {
+        // Those of the layer, unless only the deadlines have some.
+        let on_refusal = match &self.classifiers.on_refusal {
+            of_limit if of_limit.is_set() => of_limit,
+            _ => &overload.on_refusal,
+        };
+        match overload.admit(request, timeout, on_refusal) {
             Err(refusal) => LimitFuture::refused(*refusal),
             Ok(request) if overload.enforces() => {
-                self.call_limited(request).timed(timeout, overload)
+                let end = TimeOut::new(&request, on_refusal.clone(), overload);
+                self.call_limited(request, connection).timed(timeout, end)
             }
-            Ok(request) => self.call_limited(request),
+            Ok(request) => self.call_limited(request, connection),
         }
     }
 
     #[inline]
-    fn call_limited<B>(&mut self, request: Request<B>) -> LimitFuture<S, B>
+    fn call_limited<B>(&mut self, request: Request<B>, connection: Option<Key>) -> LimitFuture<S, B>
     where
-        S: Service<Request<B>> + Clone,
+        S: Service<Request<LimitRequestBody<B>>> + Clone,
+        B: Body,
     {
         let head = RequestHead::from(&request);
-        if self.classifiers.is_exempt(head) {
-            return LimitFuture::exempt(self.inner.call(request));
+        let keys = self.classifiers.keys_for(head, connection);
+        if self.classifiers.is_exempt(head)
+            && let Some(permit) = Permit::exempt(&self.limit.shared, keys)
+        {
+            let request = request.map(LimitRequestBody::from);
+            return LimitFuture::exempt(self.inner.call(request), permit);
         }
         let class = self.classifiers.class_for(&self.limit.shared, head);
         let finish = || {
             let outcome = self.classifiers.outcome.as_ref();
-            Finish::new(self.limit.settings.hold, request.method(), outcome)
+            let hold = self.limit.shared.hold_of(class);
+            Finish::new(hold, request.method(), outcome)
         };
-        match self.admit(class) {
-            Admission::Now(permit) => {
+        match self.limit.admit(class, keys) {
+            Admission::Now(mut permit) => {
                 let finish = finish();
+                let request = finish.begun(request, &mut permit);
                 LimitFuture::admitted(self.inner.call(request), permit, finish)
             }
             Admission::Never(shed) => {
-                let (parts, _) = request.into_parts();
-                LimitFuture::refused(self.limit.settings.refusals.response(shed, parts.headers))
+                let (on_refusal, settings) = (&self.classifiers.on_refusal, &self.limit.settings);
+                LimitFuture::refused(on_refusal.refuse(shed, request, &settings.refusals))
             }
-            Admission::Later(queued) => {
+            Admission::Later(turn) => {
                 let finish = finish();
                 let ready = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, ready);
-                LimitFuture::waiting(ready, request, queued, self.limit.clone(), finish)
+                let on_refusal = self.classifiers.on_refusal.clone();
+                LimitFuture::waiting(ready, request, turn, self.limit.clone(), finish, on_refusal)
             }
         }
     }

@@ -1,13 +1,17 @@
-use std::sync::Mutex;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::aside::Ages;
 use super::control::Control;
+use super::fairness::Fairness;
 use super::gate::Gate;
 use super::histogram::Shard;
+use super::keys::{HELD, KeyCounts, Keys};
+use super::lending::Lending;
 use super::wait::Waiters;
-use super::{Algorithm, Class, LimitMode, LimitState, LocalSignal, Outcome, Shed, slot};
+use super::{Algorithm, Class, Hold, LimitMode, LimitState, LocalSignal, Outcome, Shed, slot};
 use crate::clock::Clock;
 
 /// All state of one limit.
@@ -35,8 +39,15 @@ pub(crate) struct Shared {
     pub(super) clock: Clock,
     /// That of those who come now: see [`Aside`](super::aside::Aside).
     pub(super) generation: AtomicU32,
-    /// What the limit of the gate is raised by for those who are set aside.
-    pub(super) raised: AtomicU32,
+    /// The limit for those who hold a place; that of the gate is higher by those inside who hold none.
+    pub(super) limit: AtomicU32,
+    /// Those who are set aside.
+    pub(super) aside: AtomicU32,
+    pub(super) keys: KeyCounts,
+    pub(super) lending: Lending,
+    pub(super) fairness: Fairness,
+    /// The highest that the limit may be, and the most that may be lent.
+    pub(super) max: AtomicU32,
     /// Whether the limit is not one yet: see [`LimitState::Open`](super::LimitState::Open).
     pub(super) open: AtomicBool,
     /// When it may rise by nothing but the time, in nanoseconds.
@@ -62,6 +73,8 @@ pub(super) struct Recorder {
     pub(super) ignored: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) ages: Ages,
+    /// Requests that are answered and hold a place, whose bodies are under way: a difference.
+    streaming: AtomicU64,
     /// How many gave a place back, and the sum of those in flight when they did.
     left: AtomicU64,
     in_flight_then: AtomicU64,
@@ -76,12 +89,18 @@ pub(super) struct ClassState {
     /// By [`Shed`].
     pub(super) shed: [AtomicU64; Shed::COUNT],
     pub(super) would_shed: AtomicU64,
+    /// How long its requests keep their seats, or else their places.
+    pub(super) hold: Hold,
+    /// The limit of its own.
+    pub(super) seats: Option<Arc<Shared>>,
 }
 
 impl ClassState {
-    pub(super) fn new(name: &str, share: f64) -> Self {
+    pub(super) fn new(name: &str, share: f64, hold: Hold, seats: Option<Arc<Shared>>) -> Self {
         Self {
             name: name.into(),
+            hold,
+            seats,
             share: AtomicU64::new(scale_share(share)),
             in_flight: AtomicU32::new(0),
             shed: [const { AtomicU64::new(0) }; Shed::COUNT],
@@ -113,6 +132,7 @@ impl Shared {
         clock: Clock,
     ) -> Self {
         algorithm.set_range(min, max);
+        let initial = algorithm.initial();
         let is_open = algorithm.state() == LimitState::Open;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let recorder = || Recorder {
@@ -123,11 +143,12 @@ impl Shared {
             ignored: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             ages: Ages::default(),
+            streaming: AtomicU64::new(0),
             left: AtomicU64::new(0),
             in_flight_then: AtomicU64::new(0),
         };
         Self {
-            gate: Gate::new(algorithm.initial()),
+            gate: Gate::new(initial),
             due: AtomicU64::new(0),
             overload_quiet: AtomicU64::new(0),
             median: AtomicU64::new(0),
@@ -141,7 +162,12 @@ impl Shared {
             control: Mutex::new(Control::new(algorithm, (min, max))),
             clock,
             generation: AtomicU32::new(0),
-            raised: AtomicU32::new(0),
+            limit: AtomicU32::new(initial),
+            aside: AtomicU32::new(0),
+            keys: KeyCounts::new(RandomState::new().hash_one(0)),
+            lending: Lending::new(),
+            fairness: Fairness::default(),
+            max: AtomicU32::new(max),
             open: AtomicBool::new(is_open),
             next_step: AtomicU64::new(0),
             max_wait,
@@ -150,11 +176,19 @@ impl Shared {
         }
     }
 
-    /// The requests in flight, and the limit without those who are set aside.
+    /// Those who are inside and no client keeps waiting, and the limit for those who hold a place.
     pub(crate) fn load(&self) -> (u32, u32) {
-        let (in_flight, limit) = self.gate.load();
-        let raised = self.raised.load(Ordering::Relaxed);
-        (in_flight, limit.saturating_sub(raised))
+        let (inside, _) = self.gate.load();
+        let in_flight = inside.saturating_sub(self.lending.stalled());
+        (in_flight, self.limit.load(Ordering::Relaxed))
+    }
+
+    /// The limit has changed, or those inside who hold no place.
+    pub(super) fn set_gate(&self) {
+        let aside = self.aside.load(Ordering::Relaxed);
+        let beside = aside.saturating_add(self.lending.stalled());
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.gate.set_limit(limit.saturating_add(beside));
     }
 
     pub(super) fn median(&self) -> Duration {
@@ -174,16 +208,49 @@ impl Shared {
         self.grant_waiters();
     }
 
+    pub(super) fn quarter(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed) / 4
+    }
+
+    pub(super) fn max(&self) -> u32 {
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Whether more are inside than may be.
+    pub(super) fn is_over(&self) -> bool {
+        let (inside, limit) = self.gate.load();
+        inside > limit
+    }
+
+    /// Gives a place back that is going to be taken again.
+    pub(super) fn lend(&self) {
+        if self.gate.leave().0 {
+            self.grant_waiters();
+        }
+    }
+
+    /// Takes a place again; whether that is one too many.
+    pub(super) fn retake(&self) -> bool {
+        self.gate.enter_beyond_limit();
+        self.is_over()
+    }
+
     /// Takes a place if there is one. With `queued`, those who already wait are not in the way.
     #[inline]
-    pub(super) fn try_enter(&self, class: Class, queued: bool) -> bool {
-        if self.gate.try_enter(queued) {
+    pub(super) fn try_enter(&self, class: Class, keys: Keys, queued: bool) -> bool {
+        let entered = if self.keys.is_used() || !keys.is_none() {
+            self.try_enter_fairly(keys, queued)
+        } else {
+            self.gate.try_enter(queued, |limit| limit)
+        };
+        if entered {
             if self.has_classes() {
                 self.class(class).in_flight.fetch_add(1, Ordering::Relaxed);
             }
+            self.keys.add(keys, HELD);
             return true;
         }
-        self.enter_full(class)
+        self.enter_full(class, keys, queued)
     }
 
     /// Whether a class may be admitted although those before it in the queue may not.
@@ -191,29 +258,40 @@ impl Shared {
         self.classes.len() > 1
     }
 
-    /// The limit is reached: a guaranteed share or shadow mode may still let the request in.
+    /// The limit is reached: places may have been lent meanwhile, and a guaranteed share or shadow mode may still let
+    /// the request in.
     #[cold]
-    fn enter_full(&self, class: Class) -> bool {
+    fn enter_full(&self, class: Class, keys: Keys, queued: bool) -> bool {
         let state = self.class(class);
-        let guaranteed = state.guaranteed(self.load().1);
+        if self.lending.may_age() && self.age_handed(self.clock.nanos())
+            || self.fairness.may_go_beyond(self.lending.debt())
+        {
+            if self.try_enter_fairly(keys, queued) {
+                if self.has_classes() {
+                    state.in_flight.fetch_add(1, Ordering::Relaxed);
+                }
+                self.keys.add(keys, HELD);
+                return true;
+            }
+        }
+        let guaranteed = state.guaranteed(self.limit.load(Ordering::Relaxed));
         let take = |taken| (taken < guaranteed).then_some(taken + 1);
-        if state
+        let is_guaranteed = state
             .in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .is_ok()
-        {
-            self.gate.enter_beyond_limit();
-            return true;
-        }
-        if self.mode() == LimitMode::Shadow {
+            .is_ok();
+        if !is_guaranteed {
+            if self.mode() != LimitMode::Shadow {
+                return false;
+            }
             state.would_shed.fetch_add(1, Ordering::Relaxed);
             if self.has_classes() {
                 state.in_flight.fetch_add(1, Ordering::Relaxed);
             }
-            self.gate.enter_beyond_limit();
-            return true;
         }
-        false
+        self.gate.enter_beyond_limit();
+        self.keys.add(keys, HELD);
+        true
     }
 
     #[inline]
@@ -222,6 +300,22 @@ impl Shared {
         self.classes
             .get(usize::from(class.0))
             .unwrap_or(&self.classes[0])
+    }
+
+    /// The limit of the class's own, if it has one.
+    #[inline]
+    pub(super) fn seats(&self, class: Class) -> Option<&Arc<Self>> {
+        self.class(class).seats.as_ref()
+    }
+
+    /// How long a request of the class holds its place.
+    #[inline]
+    pub(super) fn hold_of(&self, class: Class) -> Hold {
+        let state = self.class(class);
+        match state.seats {
+            Some(_) => self.classes[0].hold,
+            None => state.hold,
+        }
     }
 
     pub(super) fn shed(&self, class: Class, reason: Shed) {
@@ -237,23 +331,46 @@ impl Shared {
 
     /// Gives a place back, to one who waits if there is one.
     #[inline]
-    pub(super) fn release(&self, class: Class) {
-        if self.leave(class) {
+    pub(super) fn release(&self, class: Class, keys: Keys) {
+        if self.leave(class, keys) {
             self.grant_waiters();
         }
     }
 
-    /// Gives a place back; whether somebody waits for it.
-    #[inline]
-    pub(super) fn leave(&self, class: Class) -> bool {
+    /// Forgets a request that holds no place.
+    pub(super) fn forget(&self, class: Class, keys: Keys) {
         if self.has_classes() {
             self.class(class).in_flight.fetch_sub(1, Ordering::Relaxed);
         }
+        self.keys.sub(keys, HELD);
+    }
+
+    /// Gives a place back; whether somebody waits for it.
+    #[inline]
+    pub(super) fn leave(&self, class: Class, keys: Keys) -> bool {
+        self.forget(class, keys);
         let (is_awaited, in_flight) = self.gate.leave();
         let (recorder, exclusive) = self.recorder();
         slot::add(&recorder.left, exclusive);
         slot::change(&recorder.in_flight_then, u64::from(in_flight), exclusive);
         is_awaited
+    }
+
+    /// The body of an answer begins, or has ended.
+    #[inline]
+    pub(super) fn change_streaming(&self, begins: bool) {
+        let (recorder, exclusive) = self.recorder();
+        let by = if begins { 1 } else { u64::MAX };
+        slot::change(&recorder.streaming, by, exclusive);
+    }
+
+    /// Requests that are answered and whose bodies are under way.
+    pub(super) fn streaming(&self) -> u32 {
+        let counts = self
+            .recorders
+            .iter()
+            .map(|r| r.streaming.load(Ordering::Relaxed));
+        (counts.fold(0, u64::wrapping_add) as i64).clamp(0, i64::from(u32::MAX)) as u32
     }
 
     /// How many gave a place back so far, and the sum of those in flight when they did.

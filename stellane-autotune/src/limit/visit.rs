@@ -1,9 +1,14 @@
-use http::{Method, Request, Response};
+use std::sync::Arc;
+
+use http::{Method, Request, Response, Version};
 use http_body::Body;
 
+use super::aging::Epoch;
 use super::future::answer_of;
-use super::shared::Shared;
-use super::{AdaptiveLimitLayer, Class, Outcome, RequestHead};
+use super::keys::{EXEMPT, Keys};
+use super::lending::Loan;
+use super::shared::{Shared, UNTIMED};
+use super::{AdaptiveLimitLayer, Class, Hold, Key, LimitRequestBody, Outcome, Permit, RequestHead};
 
 /// A request that an [`AdaptiveLimitLayer`] let in by [`enter`](AdaptiveLimitLayer::enter).
 ///
@@ -14,53 +19,257 @@ use super::{AdaptiveLimitLayer, Class, Outcome, RequestHead};
 pub struct Visit {
     start: u64,
     class: Class,
+    keys: Keys,
     generation: u32,
     /// Whether a successful answer turns the connection into a tunnel.
     tunnel: bool,
+    /// Whether the head of its answer may wait for the client: that of a stream of HTTP/2 may, that of a connection is
+    /// followed by the body at once.
+    multiplexed: bool,
+    /// Whether the place is lent while the client is waited for.
+    lends: bool,
     recorded: bool,
+    /// Whether the body of its answer is under way.
+    streams: bool,
     left: bool,
+    /// Since when the place is given back by hand, in nanoseconds.
+    lent: Option<u64>,
+    /// The place was taken back when it was no longer free.
+    owes: bool,
+    /// It needs no place, but is one of few that its key has.
+    exempt: bool,
+    /// When its latest frame was handed out.
+    handed: Option<Epoch>,
+    /// What it shares with the body of the request.
+    loan: Option<Arc<Loan>>,
+    /// Its place under the limit of its class.
+    seat: Option<Seat>,
+    /// What another visit shared with its body, to be used again.
+    spare: Option<Arc<Loan>>,
+}
+
+#[derive(Debug)]
+struct Seat {
+    permit: Box<Permit>,
+    hold: Hold,
 }
 
 impl Visit {
     /// Of a request that was let in just now.
     #[inline]
-    pub(super) fn new(shared: &Shared, class: Class, tunnel: bool) -> Self {
+    pub(super) fn new(shared: &Shared, class: Class, keys: Keys) -> Self {
         Self {
             start: shared.start(),
-            class,
             generation: shared.be_born(),
-            tunnel,
-            recorded: false,
-            left: false,
+            ..Self::blank(class, keys)
         }
     }
 
-    /// Whether it has not left.
+    /// Of a request that needs no place.
+    pub(super) fn exempt(keys: Keys) -> Self {
+        Self {
+            recorded: true,
+            left: true,
+            exempt: true,
+            ..Self::blank(Class::DEFAULT, keys)
+        }
+    }
+
+    #[inline]
+    fn blank(class: Class, keys: Keys) -> Self {
+        Self {
+            start: UNTIMED,
+            class,
+            keys,
+            generation: 0,
+            tunnel: false,
+            multiplexed: false,
+            lends: false,
+            recorded: false,
+            streams: false,
+            left: false,
+            lent: None,
+            owes: false,
+            exempt: false,
+            handed: None,
+            loan: None,
+            seat: None,
+            spare: None,
+        }
+    }
+
+    /// What is known from the head of its request.
+    #[inline]
+    pub(super) fn note_head<B>(&mut self, request: &Request<B>, hold: Hold) {
+        self.tunnel = request.method() == Method::CONNECT;
+        self.multiplexed = request.version() >= Version::HTTP_2;
+        self.lends = hold == Hold::Work;
+    }
+
+    /// The body that the service gets.
+    #[inline]
+    pub(super) fn wrap<B: Body>(&mut self, body: B, shared: &Arc<Shared>) -> LimitRequestBody<B> {
+        if self.lends && !body.is_end_stream() {
+            self.loan = self
+                .spare
+                .take()
+                .and_then(|spare| Loan::renew(spare, self.keys));
+            let new = || Arc::new(Loan::new(shared, self.keys));
+            self.loan.get_or_insert_with(new);
+        }
+        LimitRequestBody::new(body, self.loan.clone())
+    }
+
+    /// Whether it has not left, or keeps a seat of its class.
     #[must_use]
     pub fn is_inside(&self) -> bool {
-        !self.left
+        !self.left || self.seat.is_some()
+    }
+
+    pub(super) fn sit_down(&mut self, shared: &Shared, seat: Option<Permit>) {
+        self.seat = seat.map(|permit| Seat {
+            permit: Box::new(permit),
+            hold: shared.class(self.class).hold,
+        });
+    }
+
+    /// The head of the answer is there: `holds` if its body is to hold the place.
+    #[inline]
+    pub(super) fn answered(&mut self, shared: &Shared, outcome: Outcome, holds: bool) {
+        self.record(shared, outcome);
+        if self
+            .seat
+            .as_ref()
+            .is_some_and(|seat| seat.hold == Hold::Headers)
+        {
+            self.seat = None;
+        }
+        if !holds {
+            return self.give_back(shared);
+        }
+        self.streams = true;
+        shared.change_streaming(true);
+        if self.multiplexed {
+            self.hand_over(shared);
+        }
+    }
+
+    /// The handler, or the body of the answer, goes on.
+    #[inline]
+    pub(super) fn resume(&mut self, shared: &Shared) {
+        if let Some(epoch) = self.handed.take() {
+            self.owes |= shared.take_back(self.keys, epoch);
+        }
+        if let Some(loan) = &self.loan {
+            loan.resume();
+        }
+    }
+
+    /// It has nothing to do.
+    #[inline]
+    pub(super) fn pause(&self) {
+        if let Some(loan) = &self.loan {
+            loan.pause();
+        }
+    }
+
+    /// The client has got a frame, and may not want the next one yet.
+    #[inline]
+    pub(super) fn hand_over(&mut self, shared: &Shared) {
+        if self.lends && !self.left && self.handed.is_none() {
+            self.pay(shared);
+            self.handed = shared.hand_over(self.keys);
+        }
+    }
+
+    /// Gives the place back until [`retake`](Self::retake).
+    pub(super) fn lend(&mut self, shared: &Shared) {
+        if self.lent.is_none() && self.loan.is_none() && shared.reserve_loan(self.keys) {
+            self.lent = Some(shared.clock.nanos());
+            self.pay(shared);
+            shared.lend();
+        }
+    }
+
+    pub(super) fn retake(&mut self, shared: &Shared) {
+        if let Some(since) = self.lent.take() {
+            self.forget_time(shared.clock.nanos().saturating_sub(since));
+            shared.end_loan(self.keys);
+            if shared.retake() {
+                shared.owe(self.keys);
+                self.owes = true;
+            }
+        }
+    }
+
+    fn pay(&mut self, shared: &Shared) {
+        if std::mem::take(&mut self.owes) {
+            shared.pay(self.keys);
+        }
     }
 
     /// Only the first record counts.
     #[inline]
     pub(super) fn record(&mut self, shared: &Shared, outcome: Outcome) {
-        if !self.recorded {
-            self.recorded = true;
-            shared.record(self.start, outcome);
+        if self.recorded {
+            return;
+        }
+        self.recorded = true;
+        if let Some(loan) = &self.loan {
+            self.forget_time(loan.lent_for());
+        }
+        shared.record(self.start, outcome);
+        if let Some(seat) = &mut self.seat {
+            seat.permit.record(outcome);
+        }
+    }
+
+    /// The client's time is not the service's.
+    fn forget_time(&mut self, nanos: u64) {
+        if self.start != UNTIMED {
+            self.start = self.start.saturating_add(nanos);
         }
     }
 
     #[inline]
     pub(super) fn leave(&mut self, shared: &Shared) {
+        self.give_back(shared);
+        self.seat = None;
+        if std::mem::take(&mut self.exempt) {
+            shared.keys.sub(self.keys, EXEMPT);
+        }
+    }
+
+    #[inline]
+    fn give_back(&mut self, shared: &Shared) {
         if self.left {
             return;
         }
         self.left = true;
+        if self.streams {
+            shared.change_streaming(false);
+        }
         if !self.recorded {
             shared.record_cancelled();
         }
         shared.pass_away(self.generation);
-        shared.release(self.class);
+        if let Some(epoch) = self.handed.take() {
+            shared.forget_handed(self.keys, epoch);
+        }
+        self.pay(shared);
+        let mut holds = self.lent.is_none();
+        if !holds {
+            shared.end_loan(self.keys);
+        }
+        if let Some(loan) = self.loan.take() {
+            holds &= loan.end();
+            self.spare = Some(loan);
+        }
+        if holds {
+            shared.release(self.class, self.keys);
+        } else {
+            shared.forget(self.class, self.keys);
+        }
     }
 }
 
@@ -88,6 +297,12 @@ impl AdaptiveLimitLayer {
     /// nothing is counted, and the layer's service does all that.
     #[inline]
     pub fn enter<B>(&self, request: &Request<B>) -> Option<Visit> {
+        self.enter_from(request, None)
+    }
+
+    /// The same for a request from `connection`.
+    #[inline]
+    pub fn enter_from<B>(&self, request: &Request<B>, connection: Option<Key>) -> Option<Visit> {
         let head = RequestHead::from(request);
         let overload = self.overload.as_ref();
         if overload.is_some_and(|overload| overload.shared.has_timeout(head.headers))
@@ -97,21 +312,68 @@ impl AdaptiveLimitLayer {
         }
         let shared = &*self.limit.shared;
         let class = self.classifiers.class_for(shared, head);
-        let tunnel = head.method == Method::CONNECT;
-        let entered = shared.try_enter(class, false);
-        entered.then(|| Visit::new(shared, class, tunnel))
+        let keys = self.classifiers.keys_for(head, connection);
+        // One that needs a seat of its class may have to wait for it.
+        if shared.seats(class).is_some() || !shared.try_enter(class, keys, false) {
+            return None;
+        }
+        let mut visit = Visit::new(shared, class, keys);
+        visit.note_head(request, shared.hold_of(class));
+        Some(visit)
+    }
+
+    /// The same in the place of a visit of this layer that has left: what it has allocated is used again.
+    #[inline]
+    pub fn enter_again<B>(
+        &self,
+        visit: &mut Option<Visit>,
+        request: &Request<B>,
+        connection: Option<Key>,
+    ) {
+        let spare = visit.take().and_then(|visit| visit.spare);
+        *visit = self.enter_from(request, connection);
+        if let Some(visit) = visit {
+            visit.spare = spare;
+        }
+    }
+
+    /// The body that the service gets: while it has nothing, and the service waits, the place is lent. Without a body
+    /// there is nothing to wait for, and nothing is allocated.
+    #[inline]
+    pub fn request_body<B: Body>(&self, visit: &mut Visit, body: B) -> LimitRequestBody<B> {
+        visit.wrap(body, &self.limit.shared)
+    }
+
+    /// To be told before the service's future, or the body of its answer, is polled.
+    #[inline]
+    pub fn resume(&self, visit: &mut Visit) {
+        visit.resume(&self.limit.shared);
+    }
+
+    /// To be told when what was polled is pending.
+    #[inline]
+    pub fn pause(&self, visit: &mut Visit) {
+        visit.pause();
+    }
+
+    /// To be told when the body of the answer has given a frame, unless it was the last.
+    #[inline]
+    pub fn hand_over(&self, visit: &mut Visit) {
+        visit.hand_over(&self.limit.shared);
     }
 
     /// Records what an answer says about the load, and gives the place back unless its body is to hold it.
     #[inline]
     pub fn answered<B: Body>(&self, visit: &mut Visit, response: &Response<B>) {
         let classify = self.classifiers.outcome.as_ref();
-        let hold = self.limit.settings.hold;
+        let shared = &self.limit.shared;
+        let hold = shared.hold_of(visit.class);
         let (outcome, holds) = answer_of(classify, hold, visit.tunnel, response);
-        visit.record(&self.limit.shared, outcome);
-        if !holds || response.body().is_end_stream() {
-            self.leave(visit);
+        if response.body().is_end_stream() {
+            visit.record(shared, outcome);
+            return self.leave(visit);
         }
+        visit.answered(shared, outcome, holds);
     }
 
     /// Gives the place back. A request that was not answered before counts as cancelled.

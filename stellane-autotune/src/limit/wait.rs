@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::keys::Keys;
 use super::shared::Shared;
 use super::{Class, Permit};
 use crate::clock::saturating_nanos;
@@ -14,6 +15,7 @@ use crate::clock::saturating_nanos;
 pub(super) struct Waiter {
     state: AtomicU8,
     class: Class,
+    keys: Keys,
     /// Since when, in nanoseconds.
     since: u64,
     waker: Mutex<Option<Waker>>,
@@ -150,22 +152,23 @@ pub(crate) struct Queued {
 
 impl Queued {
     /// Joins the queue unless it is full.
-    pub(crate) fn join(shared: &Arc<Shared>, class: Class, max_waiters: u32) -> Option<Self> {
+    pub(crate) fn join(
+        shared: &Arc<Shared>,
+        class: Class,
+        keys: Keys,
+        max_waiters: u32,
+    ) -> Option<Self> {
         let now = shared.clock.nanos();
         let waiter = Arc::new(Waiter {
             state: AtomicU8::new(WAITING),
             class,
+            keys,
             since: now,
             waker: Mutex::new(None),
         });
         {
             let mut waiters = shared.lock_waiters();
-            let most = if shared.is_open() {
-                MOST_WAITING
-            } else {
-                max_waiters as usize
-            };
-            if waiters.queue.len() >= most {
+            if waiters.queue.len() >= shared.most_waiting(max_waiters) {
                 return None;
             }
             if waiters.queue.is_empty() {
@@ -199,11 +202,11 @@ impl Queued {
     /// Turns the granted place into a permit.
     pub(crate) fn into_permit(self) -> Permit {
         self.waiter.state.store(GONE, Ordering::Release);
-        Permit::new(Arc::clone(&self.shared), self.waiter.class)
-    }
-
-    pub(super) fn class(&self) -> Class {
-        self.waiter.class
+        Permit::new(
+            Arc::clone(&self.shared),
+            self.waiter.class,
+            self.waiter.keys,
+        )
     }
 }
 
@@ -221,7 +224,7 @@ impl Drop for Queued {
             }
             self.shared.note_empty(&waiters);
         } else if self.waiter.state.load(Ordering::Acquire) == GRANTED {
-            self.shared.release(self.waiter.class);
+            self.shared.release(self.waiter.class, self.waiter.keys);
         }
     }
 }
@@ -249,7 +252,8 @@ impl Shared {
     /// says that it is in vain.
     #[cfg(any(feature = "sim", feature = "tokio"))]
     pub(crate) fn may_wait(&self) -> Option<Duration> {
-        if self.is_open() {
+        // There is no next step of a limit that is as high as it may be.
+        if self.is_open() && self.load().1 < self.max() {
             return self.can_wait.then_some(OPEN_WAIT);
         }
         Some(self.max_wait).filter(|wait| !wait.is_zero())
@@ -273,6 +277,19 @@ impl Shared {
         if now >= self.next_step.load(Ordering::Relaxed) {
             self.look(now);
         }
+    }
+
+    fn most_waiting(&self, max_waiters: u32) -> usize {
+        match self.is_open() {
+            true => MOST_WAITING,
+            false => max_waiters as usize,
+        }
+    }
+
+    /// Whether whoever comes now may wait.
+    pub(super) fn has_room(&self, max_waiters: u32) -> bool {
+        self.may_wait().is_some()
+            && self.lock_waiters().queue.len() < self.most_waiting(max_waiters)
     }
 
     /// How many wait.
@@ -300,13 +317,13 @@ impl Shared {
             } else {
                 waiters.take_late(now)
             };
-            // Behind a head that must wait, only a guaranteed share can let somebody in.
-            let candidates = if self.has_classes() {
+            // Behind a head that must wait, only a guaranteed share or another key can let somebody in.
+            let candidates = if self.has_classes() || self.keys.is_used() {
                 waiters.queue.len()
             } else {
                 1
             };
-            let admitted = waiters.take(now, candidates, |w| self.try_enter(w.class, true));
+            let admitted = waiters.take(now, candidates, |w| self.try_enter(w.class, w.keys, true));
             self.note_empty(&waiters);
             drop(waiters);
             let is_over = admitted.is_none() && late[AT_A_TIME - 1].is_none();
@@ -316,7 +333,7 @@ impl Shared {
             if let Some(waiter) = admitted
                 && !waiter.end(GRANTED)
             {
-                self.leave(waiter.class);
+                self.leave(waiter.class, waiter.keys);
             }
             if is_over {
                 return;

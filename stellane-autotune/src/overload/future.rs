@@ -5,12 +5,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::layer::Shared;
 use crate::LimitBody;
+use crate::limit::OnRefusal;
 
 pin_project! {
     /// The future of an [`OverloadService`](super::OverloadService).
@@ -24,7 +25,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<F> {
         Open { #[pin] future: F },
-        Timed { #[pin] future: F, #[pin] timer: Timer, shared: Arc<Shared> },
+        Timed { #[pin] future: F, #[pin] timer: Timer, end: TimeOut },
         Refused { response: Option<Response<Bytes>> },
     }
 }
@@ -44,6 +45,30 @@ pub(crate) fn timer(timeout: Duration) -> Timer {
     }
 }
 
+/// The answer to a request whose deadline passes.
+#[derive(Debug)]
+pub(crate) struct TimeOut {
+    /// See [`OnRefusal::remember`].
+    request: Option<Box<Request<()>>>,
+    on_refusal: OnRefusal,
+    shared: Arc<Shared>,
+}
+
+impl TimeOut {
+    pub(crate) fn new<B>(request: &Request<B>, on_refusal: OnRefusal, shared: Arc<Shared>) -> Self {
+        Self {
+            request: on_refusal.remember(request),
+            on_refusal,
+            shared,
+        }
+    }
+
+    pub(crate) fn response(&mut self) -> Response<Bytes> {
+        let request = self.request.take().unwrap_or_default();
+        self.shared.time_out(*request, &self.on_refusal)
+    }
+}
+
 impl<F> OverloadFuture<F> {
     pub(super) fn open(future: F) -> Self {
         Self {
@@ -51,12 +76,12 @@ impl<F> OverloadFuture<F> {
         }
     }
 
-    pub(super) fn timed(future: F, timeout: Duration, shared: Arc<Shared>) -> Self {
+    pub(super) fn timed(future: F, timeout: Duration, end: TimeOut) -> Self {
         Self {
             state: State::Timed {
                 future,
                 timer: timer(timeout),
-                shared,
+                end,
             },
         }
     }
@@ -81,17 +106,12 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let future = match self.project().state.project() {
             StateProjection::Open { future } => future,
-            StateProjection::Timed {
-                future,
-                timer,
-                shared,
-            } => {
+            StateProjection::Timed { future, timer, end } => {
                 if let Poll::Ready(result) = future.poll(cx) {
                     return Poll::Ready(result.map(admitted));
                 }
                 ready!(timer.poll(cx));
-                let response = shared.time_out();
-                return Poll::Ready(Ok(response.map(LimitBody::refusal)));
+                return Poll::Ready(Ok(end.response().map(LimitBody::refusal)));
             }
             StateProjection::Refused { response } => {
                 return response.take().map_or(Poll::Pending, |response| {

@@ -3,13 +3,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Request, Response};
 use tower_layer::Layer;
 
 use super::deadline::{GRPC_TIMEOUT, asked, may_ask};
 use super::{Deadline, OverloadConfig, OverloadService, Pressure};
-use crate::limit::Refusals;
-use crate::{AdaptiveLimit, BuildError, Clock, Shed};
+use crate::limit::{OnRefusal, Refusals};
+use crate::{AdaptiveLimit, BuildError, Clock, RequestHead, Shed};
 
 /// Reads deadlines, refuses what cannot meet them, passes them on and ends what exceeds them.
 ///
@@ -50,6 +50,7 @@ pub(crate) struct Shared {
     limit: Option<AdaptiveLimit>,
     pressure: Option<Pressure>,
     refusals: Refusals,
+    pub(crate) on_refusal: OnRefusal,
     with_deadline: AtomicU64,
     /// Requests whose time left was below the median, refused or not.
     hopeless: AtomicU64,
@@ -57,7 +58,6 @@ pub(crate) struct Shared {
     timed_out: AtomicU64,
 }
 
-const TIMED_OUT: &str = r#"{"type":"about:blank","title":"Gateway Timeout","status":504,"reason":"deadline","detail":"The deadline of the request has passed."}"#;
 /// Every so many hopeless requests one is tried all the same.
 const TRIAL: u64 = 16;
 
@@ -111,18 +111,26 @@ impl Shared {
         // Pressure shortens how long the server is willing to work, not what the client asked for
         // if that is shorter anyway.
         let most = match &self.pressure {
-            Some(pressure) => pressure.scale(config.max_timeout, config.pressed_timeout),
-            None => config.max_timeout,
+            Some(pressure) if self.is_full() => {
+                pressure.scale(config.max_timeout, config.pressed_timeout)
+            }
+            _ => config.max_timeout,
         };
         Some(asked.min(most))
     }
 
+    /// Whether anything says that the service is full; where no limit looks for that, it may be.
+    fn is_full(&self) -> bool {
+        self.limit.as_ref().is_none_or(AdaptiveLimit::is_limiting)
+    }
+
     /// Whether there is no hope to answer within `timeout`.
     fn is_hopeless(&self, timeout: Duration) -> bool {
-        let needed = self
-            .limit
-            .as_ref()
-            .map_or(Duration::ZERO, AdaptiveLimit::latency_p50);
+        let needed = match &self.limit {
+            // While nothing is full the median of others says little about this one.
+            Some(limit) if limit.is_limiting() => limit.latency_p50(),
+            _ => Duration::ZERO,
+        };
         if !timeout.is_zero() {
             // Some must be let through, or a median that was high once would stay so for ever.
             let is_trial = || self.hopeless.fetch_add(1, Ordering::Relaxed) % TRIAL == TRIAL - 1;
@@ -146,10 +154,10 @@ impl Shared {
         &self,
         mut request: Request<B>,
         timeout: Duration,
+        on_refusal: &OnRefusal,
     ) -> Result<Request<B>, Box<Response<Bytes>>> {
         if self.is_hopeless(timeout) {
-            let (parts, _) = request.into_parts();
-            let refusal = self.refusals.response(Shed::Deadline, parts.headers);
+            let refusal = on_refusal.refuse(Shed::Deadline, request, &self.refusals);
             return Err(Box::new(refusal));
         }
         let deadline = Deadline::new(&self.clock, timeout);
@@ -158,12 +166,9 @@ impl Shared {
     }
 
     /// The answer to a request whose deadline has passed.
-    pub(crate) fn time_out(&self) -> Response<Bytes> {
+    pub(crate) fn time_out(&self, request: Request<()>, on_refusal: &OnRefusal) -> Response<Bytes> {
         self.timed_out.fetch_add(1, Ordering::Relaxed);
-        let mut response = self.refusals.response(Shed::Deadline, HeaderMap::new());
-        *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-        *response.body_mut() = Bytes::from_static(TIMED_OUT.as_bytes());
-        response
+        on_refusal.refuse(Shed::TimedOut, request, &self.refusals)
     }
 }
 
@@ -182,6 +187,7 @@ pub struct OverloadLayerBuilder {
     clock: Clock,
     limit: Option<AdaptiveLimit>,
     pressure: Option<Pressure>,
+    on_refusal: OnRefusal,
 }
 
 impl OverloadLayerBuilder {
@@ -213,6 +219,17 @@ impl OverloadLayerBuilder {
         self
     }
 
+    /// Answers of one's own, as [`AdaptiveLimitLayer::on_refusal`](crate::AdaptiveLimitLayer::on_refusal): to
+    /// [`Shed::Deadline`] and [`Shed::TimedOut`].
+    #[must_use]
+    pub fn on_refusal(
+        mut self,
+        answer: impl Fn(Shed, RequestHead<'_>) -> Option<Response<Bytes>> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_refusal = OnRefusal::new(answer);
+        self
+    }
+
     /// Builds the layer.
     ///
     /// # Errors
@@ -229,6 +246,7 @@ impl OverloadLayerBuilder {
             limit: self.limit,
             pressure: self.pressure,
             refusals: Refusals::new(Duration::from_secs(1)),
+            on_refusal: self.on_refusal,
             with_deadline: AtomicU64::new(0),
             hopeless: AtomicU64::new(0),
             refused: AtomicU64::new(0),

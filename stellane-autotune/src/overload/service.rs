@@ -6,8 +6,8 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::OverloadFuture;
 use super::layer::Shared;
+use super::{OverloadFuture, TimeOut};
 use crate::LimitBody;
 
 /// A service with deadlines; made by [`OverloadLayer`](super::OverloadLayer).
@@ -41,15 +41,15 @@ where
         let Some(timeout) = self.shared.timeout(request.headers()) else {
             return OverloadFuture::open(self.inner.call(request));
         };
-        let request = match self.shared.admit(request, timeout) {
+        let on_refusal = &self.shared.on_refusal;
+        let request = match self.shared.admit(request, timeout, on_refusal) {
             Ok(request) => request,
             Err(refusal) => return OverloadFuture::refused(*refusal),
         };
-        let future = self.inner.call(request);
-        if self.shared.enforces() {
-            OverloadFuture::timed(future, timeout, Arc::clone(&self.shared))
-        } else {
-            OverloadFuture::open(future)
+        if !self.shared.enforces() {
+            return OverloadFuture::open(self.inner.call(request));
         }
+        let end = TimeOut::new(&request, on_refusal.clone(), Arc::clone(&self.shared));
+        OverloadFuture::timed(self.inner.call(request), timeout, end)
     }
 }

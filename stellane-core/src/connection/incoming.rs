@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 /// have seen it; see the [module docs](super).
 ///
 /// [`Default`] is the empty body, and hyper's becomes one of these by [`From`], for services that are called without
-/// a [`ConnectionManager`](super::ConnectionManager):
+/// a [`ConnectionManager`](crate::connection::ConnectionManager):
 ///
 /// ```
 /// use http_body::Body;
@@ -21,11 +21,34 @@ use http_body::{Body, Frame, SizeHint};
 /// # Ok::<_, http::Error>(())
 /// ```
 #[derive(Debug, Default)]
-pub struct Incoming(Option<hyper::body::Incoming>);
+pub struct Incoming {
+    body: Option<hyper::body::Incoming>,
+    /// The id of the connection that it shares with other requests.
+    shared_connection: Option<u64>,
+}
+
+impl Incoming {
+    /// Of one of the many streams of a connection.
+    pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64) -> Self {
+        Self {
+            body: Some(body),
+            shared_connection: Some(connection),
+        }
+    }
+
+    /// The id of the connection, if that has other requests at the same time.
+    #[cfg(feature = "full")]
+    pub(crate) fn shared_connection(&self) -> Option<u64> {
+        self.shared_connection
+    }
+}
 
 impl From<hyper::body::Incoming> for Incoming {
     fn from(body: hyper::body::Incoming) -> Self {
-        Self(Some(body))
+        Self {
+            body: Some(body),
+            shared_connection: None,
+        }
     }
 }
 
@@ -37,18 +60,18 @@ impl Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.get_mut().0 {
+        match &mut self.get_mut().body {
             Some(body) => Pin::new(body).poll_frame(cx),
             None => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.body {
             Some(body) => body.size_hint(),
             None => SizeHint::with_exact(0),
         }

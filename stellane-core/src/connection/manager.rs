@@ -1,27 +1,26 @@
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{
-    CloseReason, ConnectInfo, ConnectionConfig, ConnectionInfo, accept,
-    entry::Command,
-    io::Socket,
-    listener::Listener,
-    purge::Hook,
-    service::HttpService,
-    services::Services,
-    shared::{Shared, millis},
-    stats::{BuildError, ConnectionStats, DrainReport, ServeError},
+use crate::connection::{
+    accept,
+    config::ConnectionConfig,
+    error::{BuildError, ServeError},
+    http_service::HttpService,
+    lifecycle::{Shared, memory::Hook},
+    protocol::{builders::HyperBuilders, connect_info::ConnectInfo, service_source::ServiceSource},
+    reason::CloseReason,
+    state::ConnectionInfo,
+    stats::{ConnectionStats, DrainReport},
+    table::command::Command,
+    transport::{listener::Listener, socket::Socket},
 };
 
 /// Serves connections and owns them; a cheap handle. See the [module docs](super).
 #[derive(Debug, Clone)]
 pub struct ConnectionManager {
     shared: Arc<Shared>,
+    builders: Arc<HyperBuilders>,
 }
 
 /// Builds a [`ConnectionManager`].
@@ -29,7 +28,7 @@ pub struct ConnectionManager {
 #[must_use]
 pub struct ConnectionManagerBuilder {
     config: ConnectionConfig,
-    purge: Option<Hook>,
+    hook: Option<Hook>,
 }
 
 impl ConnectionManagerBuilder {
@@ -40,9 +39,14 @@ impl ConnectionManagerBuilder {
     }
 
     /// Called on every worker, at most twice a second, after connections have parked: the place to hand freed memory
-    /// back to the system (`mi_collect`, jemalloc's purge). The library never chooses the allocator.
+    /// back to the system (`mi_collect`, jemalloc's purge). One worker at a time, so that the others go on serving; one
+    /// that is busy comes to it later, or not at all if it is busy for seconds. The library never chooses the allocator.
+    ///
+    /// Version 3 of mimalloc asks the system for huge pages, and then one small allocation takes two megabytes of what
+    /// was given back: where idle memory counts, switch them off for the process (`MIMALLOC_ALLOW_THP=0`, or
+    /// `PR_SET_THP_DISABLE`).
     pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
-        self.purge = Some(Hook::new(hook));
+        self.hook = Some(Hook::new(hook));
         self
     }
 
@@ -55,7 +59,8 @@ impl ConnectionManagerBuilder {
             .validate()
             .map_err(|errors| BuildError { errors })?;
         Ok(ConnectionManager {
-            shared: Arc::new(Shared::new(self.config, self.purge)),
+            builders: Arc::new(HyperBuilders::new(&self.config)),
+            shared: Arc::new(Shared::new(self.config, self.hook)),
         })
     }
 }
@@ -80,8 +85,9 @@ impl ConnectionManager {
         listener: impl Into<Listener>,
         service: S,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
-        let services = Services::shared(service);
-        accept::serve(Arc::clone(&self.shared), listener.into(), services)
+        let services = ServiceSource::shared(service);
+        let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
+        accept::serve(shared, builders, listener.into(), services)
     }
 
     /// As [`serve`](Self::serve), with a service of its own for each connection: a place for what belongs to the
@@ -121,8 +127,9 @@ impl ConnectionManager {
         listener: impl Into<Listener>,
         make: impl Fn(&ConnectInfo) -> S + Send + Sync + 'static,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
-        let services = Services::own(make);
-        accept::serve(Arc::clone(&self.shared), listener.into(), services)
+        let services = ServiceSource::own(make);
+        let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
+        accept::serve(shared, builders, listener.into(), services)
     }
 
     /// Serves `service` on several listeners, each with an accept loop in a task of its own: see
@@ -135,7 +142,8 @@ impl ConnectionManager {
         listeners: Vec<Listener>,
         service: S,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
-        accept::serve_all(Arc::clone(&self.shared), listeners, service)
+        let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
+        accept::serve_all(shared, builders, listeners, service)
     }
 
     /// Serves `service` on one connection that came by other ways than a [`Listener`]: in memory, through a
@@ -177,7 +185,8 @@ impl ConnectionManager {
         service: S,
     ) -> impl Future<Output = CloseReason> + Send + 'static {
         let socket = Socket::Other(Box::new(io));
-        accept::serve_connection(Arc::clone(&self.shared), socket, peer, service)
+        let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
+        accept::serve_connection(shared, builders, socket, peer, service)
     }
 
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.
@@ -193,13 +202,13 @@ impl ConnectionManager {
     /// Resolves when a drain has begun. Handlers of streams that never end by themselves (server-sent
     /// events, long polls) end them when it does.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
-        self.shared.drain_begun()
+        self.shared.drain.announced()
     }
 
     /// Whether a drain has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.shared.draining()
+        self.shared.drain.has_begun()
     }
 
     /// What the connections are doing and did. Walks the table: for a few times a second, not for each
@@ -218,8 +227,8 @@ impl ConnectionManager {
     /// Closes one connection, whatever it is doing; false if there is none with this id.
     pub fn close(&self, id: u64) -> bool {
         let mut found = false;
-        self.shared.command_each(|entry| {
-            if entry.id == id {
+        self.shared.command_each(|record| {
+            if record.id() == id {
                 found = true;
                 return Command::Close(CloseReason::Killed);
             }
@@ -236,52 +245,37 @@ impl ConnectionManager {
     /// The settings as they are now, changes at run time included.
     #[must_use]
     pub fn config(&self) -> ConnectionConfig {
-        let knobs = &self.shared.knobs;
-        ConnectionConfig {
-            max_connections: knobs.max_connections.load(Relaxed),
-            max_connections_per_peer: knobs.max_connections_per_peer.load(Relaxed),
-            max_idle_connections: knobs.max_idle_connections.load(Relaxed),
-            max_accepts_per_second: knobs.max_accepts_per_second.load(Relaxed),
-            idle_timeout: Duration::from_millis(knobs.idle_timeout.load(Relaxed)),
-            park_after: Duration::from_millis(knobs.park_after.load(Relaxed)),
-            ..self.shared.config.clone()
-        }
+        self.shared.settings.tell(self.shared.config.clone())
     }
 
     /// Changes [`ConnectionConfig::max_connections`].
     pub fn set_max_connections(&self, max: usize) {
-        self.shared.knobs.max_connections.store(max, Relaxed);
+        self.shared.settings.set_max_connections(max);
     }
 
     /// Changes [`ConnectionConfig::max_accepts_per_second`].
     pub fn set_max_accepts_per_second(&self, max: u32) {
-        self.shared.pace.set(max);
-        self.shared.knobs.max_accepts_per_second.store(max, Relaxed);
+        self.shared.admission.rate.set(max);
+        self.shared.settings.set_max_accepts_per_second(max);
     }
 
     /// Changes [`ConnectionConfig::max_connections_per_peer`] for connections to come.
     pub fn set_max_connections_per_peer(&self, max: usize) {
-        self.shared
-            .knobs
-            .max_connections_per_peer
-            .store(max, Relaxed);
+        self.shared.settings.set_max_connections_per_peer(max);
     }
 
     /// Changes [`ConnectionConfig::max_idle_connections`].
     pub fn set_max_idle_connections(&self, max: usize) {
-        self.shared.knobs.max_idle_connections.store(max, Relaxed);
+        self.shared.settings.set_max_idle_connections(max);
     }
 
     /// Changes [`ConnectionConfig::idle_timeout`], for connections that are idle already too.
     pub fn set_idle_timeout(&self, timeout: Duration) {
-        self.shared
-            .knobs
-            .idle_timeout
-            .store(millis(timeout), Relaxed);
+        self.shared.settings.set_idle_timeout(timeout);
     }
 
     /// Changes [`ConnectionConfig::park_after`].
     pub fn set_park_after(&self, after: Duration) {
-        self.shared.knobs.park_after.store(millis(after), Relaxed);
+        self.shared.settings.set_park_after(after);
     }
 }

@@ -90,6 +90,21 @@
 //! A client can't tell (`tests/connection_simple.rs`), but for one thing: if it closes its side right behind a request
 //! that is whole, the answer still comes, where hyper takes it for a client that is gone.
 //!
+//! # Streams of HTTP/2
+//!
+//! On a runtime of one or two worker threads, such as each of `PerCoreEngine`'s, a connection polls the streams that it
+//! begins once itself, in their order, and writes the answers of those that are ready at once together. Only a stream that
+//! has to wait gets a task of its own. On larger runtimes each has one from the beginning, so that threads can take work
+//! over from each other. Either way the panic of a handler ends its own stream and no other.
+//!
+//! # Early refusals
+//!
+//! In the `Runtime`, a simple request that the limit refuses at once is answered where it was read, in the buffer of the
+//! answers: the service is not asked whether it is ready, and no future, body or box is made for the request. It is
+//! counted, and answered to the byte, as by the limit's layer. What stands outside of the limit has to see each request,
+//! and so these take the longer way: with pages that reload while developing, and while
+//! `RuntimeBuilder::on_refusal` is set. So do requests with a body, a deadline or a class of its own, and HTTP/2.
+//!
 //! # What parking relies on
 //!
 //! A connection is idle when no handler runs and no response body is open, which the manager counts. To
@@ -99,55 +114,46 @@
 //! and is served on. `tests/connection_parking.rs` fails loudly should hyper ever change that.
 
 mod accept;
-mod body;
 mod config;
-mod connect_info;
-mod entry;
-mod framing;
-mod herald;
-#[cfg(feature = "http2")]
-mod http2;
-mod hysteresis;
+mod early;
+mod error;
+mod http_service;
 mod incoming;
-mod io;
-mod keep_alive;
-mod listener;
-mod lot;
+mod lifecycle;
 mod manager;
-#[cfg(feature = "proxy-protocol")]
-mod proxy;
-mod purge;
-mod rates;
+mod policy;
+mod protocol;
 mod reason;
-mod service;
-mod services;
-mod shared;
-mod simple;
-mod speed;
+mod state;
 mod stats;
-mod sweep;
 mod table;
-mod task;
-#[cfg(feature = "tls")]
-mod tls;
+mod transport;
 
-#[cfg(feature = "tls")]
-pub use self::connect_info::TlsInfo;
 #[cfg(feature = "http2")]
-pub use self::http2::Http2Config;
+pub use self::config::http2::Http2Config;
 #[cfg(feature = "proxy-protocol")]
-pub use self::proxy::{ProxyProtocol, ProxyProtocolConfig};
+pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
+#[cfg(feature = "full")]
+pub(crate) use self::early::{Early, EarlyRefusals};
 #[cfg(feature = "tls")]
-pub use self::tls::{TlsAcceptor, TlsConfig, TlsError};
 pub use self::{
-    config::ConnectionConfig,
-    connect_info::ConnectInfo,
-    entry::{ConnectionInfo, ConnectionState},
+    config::tls::TlsConfig,
+    protocol::connect_info::TlsInfo,
+    transport::tls::{TlsAcceptor, TlsError},
+};
+pub use self::{
+    config::{
+        ConnectionConfig,
+        listen::{ListenConfig, WhenFull},
+    },
+    error::{BuildError, ServeError},
+    http_service::HttpService,
     incoming::Incoming,
-    listener::{DetachedListener, ListenConfig, Listener, WhenFull},
     manager::{ConnectionManager, ConnectionManagerBuilder},
+    protocol::connect_info::ConnectInfo,
     reason::CloseReason,
-    service::HttpService,
-    stats::{BuildError, ConnectionStats, DrainReport, ServeError},
+    state::{ConnectionInfo, ConnectionState},
+    stats::{ConnectionStats, DrainReport},
+    transport::listener::{Listener, detached::DetachedListener},
 };
 pub use crate::config_error::ConfigError;

@@ -74,7 +74,7 @@ reasons! {
 
 impl CloseReason {
     /// Whether a connection that turns out to be in use is spared.
-    pub(super) fn spares_use(self) -> bool {
+    pub(crate) fn yields_to_a_request(self) -> bool {
         matches!(
             self,
             Self::IdleTimeout
@@ -86,7 +86,7 @@ impl CloseReason {
     }
 
     /// The reverse of `self as u8`.
-    pub(super) fn from_u8(n: u8) -> Option<Self> {
+    pub(crate) fn from_u8(n: u8) -> Option<Self> {
         Self::ALL.get(usize::from(n)).copied()
     }
 }

@@ -1,10 +1,10 @@
-//! What the manager reports: its statistics, a drain, its errors.
+//! What the manager reports: its statistics, and a drain.
 
-use std::{fmt, io, time::Duration};
+use std::time::Duration;
 
-use super::{CloseReason, ConfigError};
+use crate::connection::reason::CloseReason;
 
-/// What a [`ConnectionManager`](super::ConnectionManager) has seen; totals are since it was built.
+/// What a [`ConnectionManager`](crate::connection::ConnectionManager) has seen; totals are since it was built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionStats {
@@ -25,7 +25,7 @@ pub struct ConnectionStats {
     /// Failed accepts, such as those for lack of open files.
     pub accept_errors_total: u64,
     /// Connections ended, by `CloseReason as usize`; see [`closed`](Self::closed).
-    pub(super) closed_total: [u64; CloseReason::ALL.len()],
+    pub(crate) closed_total: [u64; CloseReason::ALL.len()],
     /// Requests begun.
     pub requests_total: u64,
     /// Requests begun in the latest whole second in which anything was served.
@@ -37,7 +37,7 @@ pub struct ConnectionStats {
     /// Times a parked connection was put together again.
     pub unparked_total: u64,
     /// How long a connection is idle now before it is parked: see
-    /// [`park_after`](super::ConnectionConfig::park_after).
+    /// [`park_after`](crate::connection::ConnectionConfig::park_after).
     pub park_after: Duration,
     /// Bytes read from all sockets.
     pub bytes_read_total: u64,
@@ -93,48 +93,4 @@ pub struct DrainReport {
     pub aborted: u64,
     /// Connections that could not even be aborted, since their handler blocks its thread.
     pub left: usize,
-}
-
-/// The settings are out of range.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BuildError {
-    /// Every setting that is.
-    pub errors: Vec<ConfigError>,
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("connection manager: ")?;
-        for (i, error) in self.errors.iter().enumerate() {
-            write!(f, "{}{error}", if i > 0 { "; " } else { "" })?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for BuildError {}
-
-/// The listener is broken for good.
-#[derive(Debug)]
-pub struct ServeError {
-    pub(super) source: io::Error,
-}
-
-impl From<io::Error> for ServeError {
-    fn from(source: io::Error) -> Self {
-        Self { source }
-    }
-}
-
-impl fmt::Display for ServeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the listener failed: {}", self.source)
-    }
-}
-
-impl std::error::Error for ServeError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
 }

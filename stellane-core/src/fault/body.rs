@@ -38,15 +38,19 @@ impl<B> FaultBody<B> {
         }
     }
 
+    pub(crate) fn text(text: Bytes) -> Self {
+        Self {
+            kind: Kind::Plain {
+                text: Some(text).filter(|text| !text.is_empty()),
+            },
+        }
+    }
+
     /// A response that says no more than its status: what failed is for the log, not for the client.
     pub(super) fn plain(status: StatusCode) -> Response<Self> {
         let text = status.canonical_reason().unwrap_or("error");
-        let body = Self {
-            kind: Kind::Plain {
-                text: Some(Bytes::from_static(text.as_bytes())),
-            },
-        };
-        let mut response = Response::new(body);
+        let text = Bytes::from_static(text.as_bytes());
+        let mut response = Response::new(Self::text(text));
         *response.status_mut() = status;
         response.headers_mut().insert(
             header::CONTENT_TYPE,

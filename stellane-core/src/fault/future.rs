@@ -56,7 +56,7 @@ where
                 let faults = faults.clone();
                 response.map(|body| FaultBody::new(body, faults))
             }
-            Some(Poll::Ready(Err(error))) => faults.answer_to(&error.into()).response(),
+            Some(Poll::Ready(Err(error))) => faults.answer_to(&error.into()).refusal().response(),
             None => {
                 // Dropped now: a future that panicked must not be polled again.
                 this.inner.set(None);
@@ -66,18 +66,35 @@ where
     }
 }
 
+/// What an error of a service means.
+pub(crate) enum Failure {
+    Refused(Refusal),
+    BodyTooLarge,
+    Error,
+}
+
+impl Failure {
+    fn refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::BodyTooLarge => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE),
+            Self::Error => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+}
+
 impl Faults {
     /// How an error of a service is answered; counts it as one unless it is a refusal.
     #[cold]
-    pub(crate) fn answer_to(&self, error: &BoxError) -> Refusal {
+    pub(crate) fn answer_to(&self, error: &BoxError) -> Failure {
         if let Some(refusal) = error.downcast_ref::<Refusal>() {
-            return *refusal;
+            return Failure::Refused(*refusal);
         }
         if over_body_limit(&**error) {
-            return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE);
+            return Failure::BodyTooLarge;
         }
         self.failed(error);
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR)
+        Failure::Error
     }
 }
 

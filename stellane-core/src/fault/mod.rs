@@ -33,6 +33,8 @@ mod layer;
 mod refusal;
 mod service;
 
+#[cfg(feature = "full")]
+pub(crate) use self::future::Failure;
 pub use self::{
     body::FaultBody,
     future::ResponseFuture,

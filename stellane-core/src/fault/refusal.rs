@@ -48,8 +48,18 @@ impl Refusal {
         self
     }
 
+    /// The status of the answer.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        self.status
+    }
+
     pub(crate) fn response<B>(self) -> Response<FaultBody<B>> {
-        let mut response = FaultBody::plain(self.status);
+        self.closed_by(FaultBody::plain(self.status))
+    }
+
+    /// The response, which closes the connection if this does.
+    pub(crate) fn closed_by<B>(self, mut response: Response<B>) -> Response<B> {
         if self.close {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);

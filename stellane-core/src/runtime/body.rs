@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Limited;
 use pin_project_lite::pin_project;
+use stellane_autotune::LimitRequestBody;
 
 use crate::{BoxError, connection::Incoming};
 
@@ -18,12 +19,12 @@ pin_project! {
     /// chain; axum's extractors and the runtime itself answer it with 413.
     pub struct RequestBody {
         #[pin]
-        inner: Limited<stellane_metrics::RequestBody<Incoming>>,
+        inner: Limited<stellane_metrics::RequestBody<LimitRequestBody<Incoming>>>,
     }
 }
 
 impl RequestBody {
-    pub(super) fn new(body: Incoming, max_bytes: usize) -> Self {
+    pub(super) fn new(body: LimitRequestBody<Incoming>, max_bytes: usize) -> Self {
         Self {
             inner: Limited::new(stellane_metrics::RequestBody::counted(body), max_bytes),
         }

@@ -1,11 +1,15 @@
-use std::{fmt, future::Future, pin::Pin};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use stellane_autotune::{AdaptiveLimitLayer, RequestHead};
 use tower_service::Service;
 
-use super::{BoundRuntime, Components, RequestBody, RunReport, RuntimeError, serve};
+use super::{
+    BoundRuntime, Components, RefusalKind, RequestBody, RunReport, RuntimeError, classes::Classes,
+    refusal::AnswerFn, serve,
+};
 #[cfg(feature = "profiling")]
 use crate::profiling::HeapProfiler;
 use crate::{BoxError, config::RuntimeConfig, logging::LogHandle};
@@ -16,6 +20,7 @@ pub(super) type HeapProfile = Box<dyn Fn() -> Result<Vec<u8>, BoxError> + Send +
 /// Begins to sample about every so many bytes.
 #[cfg(feature = "profiling")]
 pub(super) type HeapSource = Box<dyn FnOnce(u64) -> HeapProfile + Send + Sync>;
+type ChangeLimit = Box<dyn FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLimitLayer + Send>;
 pub(super) type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Builds a [`Runtime`].
@@ -25,6 +30,8 @@ pub struct RuntimeBuilder<F> {
     components: Option<Components>,
     make_service: F,
     signal: Option<Signal>,
+    on_refusal: Option<Arc<AnswerFn>>,
+    limit_layer: Option<ChangeLimit>,
     purge: Option<Box<dyn Fn() + Send + Sync>>,
     log: Option<LogHandle>,
     #[cfg(feature = "profiling")]
@@ -37,6 +44,8 @@ pub struct Runtime<S> {
     pub(super) components: Components,
     pub(super) service: S,
     pub(super) signal: Option<Signal>,
+    pub(super) on_refusal: Option<Arc<AnswerFn>>,
+    pub(super) limit_layer: AdaptiveLimitLayer,
     /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
     #[cfg(unix)]
     pub(super) restart: Option<tokio::signal::unix::Signal>,
@@ -53,6 +62,8 @@ impl Runtime<()> {
             components: None,
             make_service: (),
             signal: None,
+            on_refusal: None,
+            limit_layer: None,
             purge: None,
             log: None,
             #[cfg(feature = "profiling")]
@@ -101,6 +112,8 @@ impl<F> RuntimeBuilder<F> {
             components,
             make_service: _,
             signal,
+            on_refusal,
+            limit_layer,
             purge,
             log,
             #[cfg(feature = "profiling")]
@@ -112,6 +125,8 @@ impl<F> RuntimeBuilder<F> {
             components,
             make_service,
             signal,
+            on_refusal,
+            limit_layer,
             purge,
             log,
             #[cfg(feature = "profiling")]
@@ -122,6 +137,56 @@ impl<F> RuntimeBuilder<F> {
     /// What begins the drain. Default: `SIGTERM` or `SIGINT` (Ctrl-C elsewhere).
     pub fn shutdown_signal(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.signal = Some(Box::pin(signal));
+        self
+    }
+
+    /// Answers of one's own to what is refused or fails in the preset, from the limit to a panic of the service; `None`
+    /// is the usual answer. What is no request yet is not asked about: a head that can't be read or is not sent in
+    /// time, a connection too many.
+    ///
+    /// While it is set, the head of each request is copied for it, and no request is refused
+    /// [before it becomes one](crate::connection#early-refusals).
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::Response;
+    /// use stellane_core::{RefusalKind, Runtime};
+    ///
+    /// let builder = Runtime::builder().on_refusal(|kind, head| {
+    ///     if kind != RefusalKind::BodyTooLarge || !head.uri.path().starts_with("/api/") {
+    ///         return None;
+    ///     }
+    ///     let mut response = Response::new(Bytes::from(r#"{"error":"at most 2 MiB"}"#));
+    ///     *response.status_mut() = kind.status();
+    ///     Some(response)
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn on_refusal(
+        mut self,
+        answer: impl Fn(RefusalKind, RequestHead<'_>) -> Option<Response<Bytes>> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_refusal = Some(Arc::new(answer));
+        self
+    }
+
+    /// Changes the layer of the limit: what class a request is of, whose it is, what is exempt, what an answer says about
+    /// the load. It comes with what the configuration says of classes and exemptions, which a closure of one's own
+    /// takes the place of.
+    ///
+    /// ```
+    /// use stellane_core::{Runtime, autotune::Key};
+    ///
+    /// // No tenant takes all places, however many connections it has.
+    /// let builder = Runtime::builder()
+    ///     .limit_layer(|layer, _| layer.key(|head| head.headers.get("x-tenant").map(Key::of)));
+    /// # drop(builder);
+    /// ```
+    pub fn limit_layer(
+        mut self,
+        change: impl FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLimitLayer + Send + 'static,
+    ) -> Self {
+        self.limit_layer = Some(Box::new(change));
         self
     }
 
@@ -190,6 +255,15 @@ impl<F> RuntimeBuilder<F> {
             Some(components) => components,
             None => Components::with_purge_hook(&self.config, self.purge)?,
         };
+        let classes = Classes::new(&self.config.limit, &components.limit);
+        let classes = classes.map_err(|report| RuntimeError::Component {
+            name: "limit",
+            source: report.into(),
+        })?;
+        let mut limit_layer = classes.apply(AdaptiveLimitLayer::new(&components.limit));
+        if let Some(change) = self.limit_layer {
+            limit_layer = change(limit_layer, &components);
+        }
         let service = (self.make_service)(&components).map_err(RuntimeError::Service)?;
         let dev = &self.config.dev;
         #[cfg(not(feature = "profiling"))]
@@ -207,6 +281,8 @@ impl<F> RuntimeBuilder<F> {
             components,
             service,
             signal: self.signal,
+            on_refusal: self.on_refusal,
+            limit_layer,
             #[cfg(unix)]
             restart,
             log: self.log,

@@ -2,11 +2,14 @@
 use std::time::Duration;
 use std::{
     borrow::Cow,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use stellane_autotune::{
-    AdaptiveLimit, AutoTuner, Clock,
+    AdaptiveLimit, AutoTuner, Clock, LocalSignal,
     overload::{OverloadLayer, Pressure},
 };
 use stellane_metrics::{
@@ -41,6 +44,9 @@ pub struct Components {
     pub prometheus: Prometheus,
     /// The adaptive concurrency limit at the edge.
     pub limit: AdaptiveLimit,
+    /// How long the tasks of the runtimes that serve wait for their turn: what tells the limit that the process itself
+    /// is full, or is not.
+    pub local_signal: LocalSignal,
     /// Ends requests at their deadlines.
     pub overload: OverloadLayer,
     /// How scarce memory and open files are, from 0 to 1, twice a second. Timeouts of requests shrink with it,
@@ -89,8 +95,10 @@ impl Components {
             .config(config.metrics.clone())
             .build()
             .map_err(failed("metrics"))?;
+        let local_signal = LocalSignal::new();
         let limit = AdaptiveLimit::builder()
             .config(config.limit.clone())
+            .local_signal(&local_signal)
             .clock(Clock::counter())
             .build()
             .map_err(failed("limit"))?;
@@ -135,10 +143,12 @@ impl Components {
                     (connections.clone(), limit.clone(), workers.clone());
                 let overload = overload.clone();
                 let (pools, interner, faults) = (pools.clone(), interner.clone(), faults.clone());
+                let told = AtomicU64::new(0);
                 let (tuner, panics) = (Arc::downgrade(&tuner_cell), Arc::clone(&panics));
                 move |snapshot| {
                     read_connections(snapshot, &connections);
                     read_limit(snapshot, &limit);
+                    tell_of_limit(&limit, &told);
                     let timed_out = overload.stats().timed_out;
                     let shed = &mut snapshot.shed_total;
                     shed.insert(Cow::Borrowed("timed_out"), timed_out);
@@ -199,6 +209,7 @@ impl Components {
             runtime_metrics,
             prometheus,
             limit,
+            local_signal,
             overload,
             pressure,
             workers,
@@ -301,13 +312,23 @@ fn read_connections(snapshot: &mut RuntimeSnapshot, connections: &ConnectionMana
 fn read_limit(snapshot: &mut RuntimeSnapshot, limit: &AdaptiveLimit) {
     let stats = limit.stats();
     snapshot.limit = u64::from(stats.limit);
+    snapshot.limit_state = limit.explain();
     for (reason, count) in [
         ("limit", stats.shed_limit),
         ("queue_full", stats.shed_queue_full),
         ("wait_timeout", stats.shed_wait_timeout),
         ("deadline", stats.shed_deadline),
+        ("class_full", stats.shed_class_full),
     ] {
         snapshot.shed_total.insert(Cow::Borrowed(reason), count);
+    }
+}
+
+/// Logs that the limit has become one, or none, with the reason: once for each change.
+fn tell_of_limit(limit: &AdaptiveLimit, told: &AtomicU64) {
+    let changes = limit.stats().changes;
+    if told.swap(changes, Relaxed) != changes {
+        tracing::info!(target: "stellane::limit", "{}", limit.explain());
     }
 }
 

@@ -35,9 +35,11 @@
 mod admin;
 mod body;
 mod builder;
+mod classes;
 mod components;
 mod error;
 mod pressure;
+mod refusal;
 mod serve;
 mod stack;
 mod tuning;
@@ -47,5 +49,6 @@ pub use self::{
     builder::{Runtime, RuntimeBuilder},
     components::Components,
     error::RuntimeError,
+    refusal::RefusalKind,
     serve::{BoundRuntime, RunReport},
 };

@@ -13,13 +13,18 @@ use tower_service::Service;
 
 #[cfg(feature = "profiling")]
 use super::builder::HeapSource;
-use super::{Components, RequestBody, Runtime, RuntimeError, admin, builder::Signal, stack};
+use super::{
+    Components, RequestBody, Runtime, RuntimeError, admin,
+    builder::Signal,
+    refusal::{EarlyLimit, OnRefusal},
+    stack,
+};
 #[cfg(unix)]
 use crate::restart::Restart;
 use crate::{
     BoxError,
     config::is_socket_address,
-    connection::{ListenConfig, Listener, TlsAcceptor},
+    connection::{Early, ListenConfig, Listener, TlsAcceptor},
     engine::{Engine, EngineError, EngineKind, PerCoreEngine, SharedEngine, StopReport},
     hot_reload::LiveReloadLayer,
 };
@@ -223,8 +228,15 @@ where
                 engine
                     .start()
                     .map_err(|error| RuntimeError::Serve(Box::new(error)))?;
+                let Components {
+                    runtime_metrics,
+                    local_signal,
+                    ..
+                } = self.components();
                 for runtime in engine.runtimes() {
-                    self.components().runtime_metrics.add_tokio(&runtime);
+                    runtime_metrics.add_tokio(&runtime);
+                    // It ends with the runtime.
+                    runtime.spawn(local_signal.watch_tokio());
                 }
                 self.serve_on(engine).await
             }
@@ -243,6 +255,8 @@ where
             components,
             service,
             signal,
+            on_refusal,
+            limit_layer,
             #[cfg(unix)]
             restart,
             log,
@@ -251,6 +265,9 @@ where
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
+        if !components.local_signal.is_watched() {
+            background.spawn(components.local_signal.watch_tokio());
+        }
         if let Some(tls) = self.tls {
             let interval = config.connection.tls.reload_interval;
             background.spawn(async move { tls.follow_files(interval).await });
@@ -287,11 +304,23 @@ where
 
         #[cfg(unix)]
         background.spawn(tell_ready(components.readiness.clone()));
-        let service = stack::around(service, &components, &config.server);
+        let on_refusal = OnRefusal::new(on_refusal, &components.faults);
+        let limit = on_refusal.of_limit(limit_layer.overload(&components.overload));
+        // Reloading pages is outside of all, and has to see each request.
+        let early = match config.dev.hot_reload {
+            true => Early::default(),
+            false => Early::new(EarlyLimit {
+                limit: limit.clone(),
+                metrics: components.metrics,
+            }),
+        };
+        let refuse_early = |listener: Listener| listener.refuse_early(&early);
+        let listeners: Vec<_> = self.listeners.into_iter().map(refuse_early).collect();
+        let service = stack::around(service, &components, &config.server, limit, on_refusal);
         // The answer to "which process is this?" is no request of the application: outside of all.
         let serving: Serving = match config.dev.hot_reload {
-            true => Box::pin(engine.serve(self.listeners, LiveReloadLayer::new().layer(service))),
-            false => Box::pin(engine.serve(self.listeners, service)),
+            true => Box::pin(engine.serve(listeners, LiveReloadLayer::new().layer(service))),
+            false => Box::pin(engine.serve(listeners, service)),
         };
         let ending = async {
             let delay = match end.await {

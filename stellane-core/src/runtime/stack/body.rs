@@ -1,6 +1,6 @@
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -60,16 +60,19 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let frame = ready!(match this.kind.as_mut().project() {
-            KindProjection::Plain { body } => body.poll_frame(cx),
-            KindProjection::Limited { body } => body.as_mut().poll_frame(cx),
-        });
-        if let Some(held) = this.ongoing.held()
-            && held
-                .recording
-                .frame(frame.as_ref(), || this.kind.is_end_stream())
-        {
+        let Some(held) = this.ongoing.held() else {
+            return this.kind.poll_frame(cx);
+        };
+        held.resume();
+        let Poll::Ready(frame) = this.kind.as_mut().poll_frame(cx) else {
+            held.pause();
+            return Poll::Pending;
+        };
+        let is_end = || this.kind.is_end_stream();
+        if held.recording.frame(frame.as_ref(), is_end) {
             this.ongoing.end();
+        } else {
+            held.hand_over();
         }
         Poll::Ready(frame)
     }
@@ -92,6 +95,17 @@ impl<B> Kind<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>>,
 {
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project() {
+            KindProjection::Plain { body } => body.poll_frame(cx),
+            KindProjection::Limited { body } => body.as_mut().poll_frame(cx),
+        }
+    }
+
     #[inline]
     fn is_end_stream(&self) -> bool {
         match self {

@@ -4,16 +4,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 use stellane_autotune::LimitBody;
 
 use super::{body::PresetBody, label, ongoing::Ongoing};
-use crate::{
-    BoxError,
-    fault::{FaultBody, Refusal},
-};
+use crate::{BoxError, fault::FaultBody, runtime::RefusalKind};
 
 pin_project! {
     /// The future of the preset: `F` is the user's own, `L` that of the layers.
@@ -29,7 +26,7 @@ pin_project! {
     #[project = StateProjection]
     pub(super) enum State<F, L> {
         Running { #[pin] future: F },
-        Refused { refusal: Refusal },
+        Refused { kind: RefusalKind },
         Limited { future: Pin<Box<L>> },
     }
 }
@@ -57,8 +54,9 @@ where
         let Some(held) = this.ongoing.held() else {
             return Poll::Pending;
         };
+        held.resume();
         let entered = held.recording.enter();
-        let refusal = match this.state.as_mut().project() {
+        let kind = match this.state.as_mut().project() {
             StateProjection::Running { future } => {
                 let pools = held.pools.enter();
                 // Not what the closure returns, which is moved.
@@ -70,6 +68,9 @@ where
                     label::tell(response.body());
                 }
                 entered.leave();
+                if polled.is_pending() {
+                    held.pause();
+                }
                 let faults = held.parts.faults.clone();
                 // Before the answer is taken out: what others look at must be moved to where they look.
                 let ongoing = match &polled {
@@ -77,18 +78,18 @@ where
                     _ => Ongoing::default(),
                 };
                 match polled {
-                    Poll::Pending if panicked => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR),
+                    Poll::Pending if panicked => RefusalKind::Panic,
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(response)) => {
                         return Poll::Ready(Ok(response
                             .map(|body| PresetBody::new(FaultBody::new(body, faults), ongoing))));
                     }
-                    Poll::Ready(Err(error)) => faults.answer_to(&error.into()),
+                    Poll::Ready(Err(error)) => faults.answer_to(&error.into()).into(),
                 }
             }
-            StateProjection::Refused { refusal } => {
+            StateProjection::Refused { kind } => {
                 entered.leave();
-                *refusal
+                *kind
             }
             StateProjection::Limited { future } => {
                 let polled = future.as_mut().poll(cx);
@@ -100,8 +101,12 @@ where
             }
         };
         // Dropped now: a future that panicked must not be polled again.
-        this.state.set(State::Refused { refusal });
-        let response = refusal.response();
+        this.state.set(State::Refused { kind });
+        let Some(held) = this.ongoing.held() else {
+            return Poll::Pending;
+        };
+        let on_refusal = &held.parts.on_refusal;
+        let response = on_refusal.answer(kind, held.head.as_deref());
         let ongoing = this.ongoing.answered(&response);
         Poll::Ready(Ok(response.map(|body| PresetBody::new(body, ongoing))))
     }

@@ -22,7 +22,7 @@ use stellane_autotune::AdaptiveLimitLayer;
 use tower_service::Service;
 
 use self::{ongoing::Parts, service::Preset};
-use super::{Components, RequestBody};
+use super::{Components, RequestBody, refusal::OnRefusal};
 use crate::{BoxError, config::ServerConfig, connection::HttpService};
 
 /// Outermost first: metrics see every answer, refusals too; a fault below the limit gives its place back.
@@ -30,6 +30,8 @@ pub(super) fn around<S, B>(
     service: S,
     components: &Components,
     server: &ServerConfig,
+    limit: AdaptiveLimitLayer,
+    on_refusal: OnRefusal,
 ) -> impl HttpService
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
@@ -39,7 +41,7 @@ where
 {
     let parts = Parts {
         metrics: components.metrics,
-        limit: AdaptiveLimitLayer::new(&components.limit).overload(&components.overload),
+        limit,
         pools: components.pools.clone(),
         faults: components.faults.clone(),
         rules: components.http1_rules.clone(),
@@ -47,6 +49,7 @@ where
             Ok(0) | Err(_) => usize::MAX,
             Ok(bytes) => bytes,
         },
+        on_refusal,
     };
     #[cfg(feature = "profiling")]
     let service =

@@ -2,16 +2,18 @@
 
 use std::{cell::RefCell, mem, sync::Arc};
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body;
-use stellane_autotune::{AdaptiveLimitLayer, Visit};
+use stellane_autotune::{AdaptiveLimitLayer, Key, LimitRequestBody, Visit};
 use stellane_metrics::{HttpMetrics, Recording};
 use stellane_pool::{PoolScope, Pools};
 
+use tower_service::Service;
+
 use crate::{
     connection::Incoming,
-    fault::{Faults, Refusal},
-    runtime::RequestBody,
+    fault::Faults,
+    runtime::{RefusalKind, RequestBody, refusal::OnRefusal},
     strict_http1::Http1Rules,
 };
 
@@ -24,24 +26,38 @@ pub(super) struct Parts {
     pub(super) faults: Faults,
     pub(super) rules: Http1Rules,
     pub(super) max_body_bytes: usize,
+    pub(super) on_refusal: OnRefusal,
 }
 
 impl Parts {
     /// Whether the request goes no further: what [`StrictHttp1Layer`](crate::strict_http1::StrictHttp1Layer)
     /// checks, and the size that its body says it has.
     #[inline]
-    pub(super) fn refusal(&self, request: &Request<Incoming>) -> Option<Refusal> {
+    fn refusal<B: Body>(&self, request: &Request<B>) -> Option<RefusalKind> {
         if let Err(violation) = self.rules.judge(request) {
-            return Some(Refusal::new(violation.status()).closing());
+            return Some(RefusalKind::Violation(violation));
         }
         let declared = request.body().size_hint().lower();
         let too_large = usize::try_from(declared).map_or(true, |n| n > self.max_body_bytes);
-        too_large.then(|| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE))
+        too_large.then_some(RefusalKind::BodyTooLarge)
     }
 
+    /// Calls the user's service, unless the request goes no further.
     #[inline]
-    pub(super) fn limit_body(&self, request: Request<Incoming>) -> Request<RequestBody> {
-        request.map(|body| RequestBody::new(body, self.max_body_bytes))
+    pub(super) fn call<S>(
+        &self,
+        service: &mut S,
+        request: Request<LimitRequestBody<Incoming>>,
+    ) -> Result<S::Future, RefusalKind>
+    where
+        S: Service<Request<RequestBody>>,
+    {
+        if let Some(kind) = self.refusal(&request) {
+            return Err(kind);
+        }
+        let request = request.map(|body| RequestBody::new(body, self.max_body_bytes));
+        let called = self.faults.catch("call", || service.call(request));
+        called.ok_or(RefusalKind::Panic)
     }
 }
 
@@ -69,6 +85,8 @@ pub(super) struct Held {
     pub(super) recording: Recording,
     /// None of a request that went through the layer of the limit.
     visit: Option<Visit>,
+    /// For one's own answer should the service fail, if there is to be one.
+    pub(super) head: Option<Box<Request<()>>>,
 }
 
 impl Held {
@@ -78,15 +96,55 @@ impl Held {
             parts: Arc::clone(parts),
             pools: PoolScope::new(&parts.pools),
             recording: parts.metrics.begin(request),
-            visit: parts.limit.enter(request),
+            visit: parts.limit.enter_from(request, connection(request)),
+            head: parts.on_refusal.remember(request),
         })
     }
 
-    /// Whether it must go through the layer of the limit.
+    /// The request as the service gets it; the other way round if it must go through the layer of the limit.
     #[inline]
-    pub(super) fn is_limited(&self) -> bool {
-        self.visit.is_none()
+    pub(super) fn limit(
+        &mut self,
+        request: Request<Incoming>,
+    ) -> Result<Request<LimitRequestBody<Incoming>>, Request<Incoming>> {
+        match &mut self.visit {
+            Some(visit) => {
+                let limit = &self.parts.limit;
+                Ok(request.map(|body| limit.request_body(visit, body)))
+            }
+            None => Err(request),
+        }
     }
+
+    /// What the service does is polled now.
+    #[inline]
+    pub(super) fn resume(&mut self) {
+        if let Some(visit) = &mut self.visit {
+            self.parts.limit.resume(visit);
+        }
+    }
+
+    /// It has nothing to do.
+    #[inline]
+    pub(super) fn pause(&mut self) {
+        if let Some(visit) = &mut self.visit {
+            self.parts.limit.pause(visit);
+        }
+    }
+
+    /// A frame of the answer is out, which was not the last.
+    #[inline]
+    pub(super) fn hand_over(&mut self) {
+        if let Some(visit) = &mut self.visit {
+            self.parts.limit.hand_over(visit);
+        }
+    }
+}
+
+/// A connection with many streams is one client; one without has but one request at a time.
+#[inline]
+pub(super) fn connection(request: &Request<Incoming>) -> Option<Key> {
+    request.body().shared_connection().map(Key::from_number)
 }
 
 impl Ongoing {
@@ -97,7 +155,9 @@ impl Ongoing {
         let held = match kept {
             Ok(Some(mut held)) if Arc::ptr_eq(&held.parts, parts) => {
                 held.recording = parts.metrics.begin(request);
-                held.visit = parts.limit.enter(request);
+                let Held { visit, .. } = &mut *held;
+                parts.limit.enter_again(visit, request, connection(request));
+                held.head = parts.on_refusal.remember(request);
                 held
             }
             _ => Held::new(parts, request),
@@ -137,10 +197,11 @@ impl Ongoing {
         let Some(mut held) = self.0.take() else {
             return;
         };
-        if let Some(mut visit) = held.visit.take() {
-            held.parts.limit.leave(&mut visit);
+        if let Some(visit) = &mut held.visit {
+            held.parts.limit.leave(visit);
         }
         held.recording.end();
+        held.head = None;
         // A thread that is ending keeps nothing.
         let _ = STOCK.try_with(|stock| {
             if let Ok(mut stock) = stock.try_borrow_mut()

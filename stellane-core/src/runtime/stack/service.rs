@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -16,7 +16,11 @@ use super::{
     limited::{self, LimitedFuture},
     ongoing::{Held, Ongoing, Parts},
 };
-use crate::{BoxError, connection::Incoming, fault::Refusal, runtime::RequestBody};
+use crate::{
+    BoxError,
+    connection::Incoming,
+    runtime::{RefusalKind, RequestBody},
+};
 
 /// All that stands before the user's service; see the [module docs](super).
 #[derive(Debug, Clone)]
@@ -24,8 +28,6 @@ pub(super) struct Preset<S> {
     service: S,
     parts: Arc<Parts>,
 }
-
-const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR);
 
 impl<S> Preset<S> {
     pub(super) fn new(service: S, parts: Arc<Parts>) -> Self {
@@ -53,23 +55,21 @@ where
         let Self { service, parts } = self;
         let mut ongoing = Ongoing::begin(parts, &request);
         let Some(held) = ongoing.held() else {
-            return PresetFuture::new(State::Refused { refusal: FAILED }, ongoing);
+            let kind = RefusalKind::Error;
+            return PresetFuture::new(State::Refused { kind }, ongoing);
         };
-        if held.is_limited() {
-            let future = self.call_limited(request, held);
-            return PresetFuture::new(State::Limited { future }, ongoing);
-        }
+        let request = match held.limit(request) {
+            Ok(request) => request,
+            Err(request) => {
+                let future = self.call_limited(request, held);
+                return PresetFuture::new(State::Limited { future }, ongoing);
+            }
+        };
         let entered = held.recording.enter();
         let pools = held.pools.enter();
-        let state = match parts.refusal(&request) {
-            Some(refusal) => State::Refused { refusal },
-            None => {
-                let request = parts.limit_body(request);
-                match parts.faults.catch("call", || service.call(request)) {
-                    Some(future) => State::Running { future },
-                    None => State::Refused { refusal: FAILED },
-                }
-            }
+        let state = match parts.call(service, request) {
+            Ok(future) => State::Running { future },
+            Err(kind) => State::Refused { kind },
         };
         drop(pools);
         entered.leave_call();

@@ -1,0 +1,251 @@
+//! What is left of a server's peak at ten times its load, and what a refusal costs: the preset on one core, keep-alive
+//! connections, requests of about 0.7 ms of computing on the worker pool.
+//!
+//! Run with `cargo run --release -p stellane-examples --bin overload_refusals [rounds]`. The server is a process of its
+//! own on the first core (by `taskset`, where there is one), the clients are on the others. Each round measures the
+//! peak, with 8 clients that ask again at once, and then the overload: 1000 connections, each asking by its own clock
+//! whatever became of the last request. A client that has heard nothing for a second comes again on a new connection.
+//!
+//! What is kept is said twice: by the clock, and by CPU time (answers a second of the server's CPU), which does not
+//! change with what else the machine does.
+
+use std::{
+    io,
+    net::SocketAddr,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use stellane_core::{
+    BoxError, RequestBody, Runtime, RuntimeConfig,
+    pool::{JobError, WorkerPool},
+};
+use stellane_examples::measure::{self, GET, Server, TICK_MICROS};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The preset as it is, and with somebody to be asked for an answer before each refusal: then it takes the longer way, as
+/// it does where something stands outside of the limit.
+const SERVERS: [&str; 2] = ["early", "late"];
+const CONNECTIONS: u32 = 1000;
+const TIMES: f64 = 10.0;
+const PATIENCE: Duration = Duration::from_secs(1);
+const PEAK: Duration = Duration::from_secs(2);
+const WARM_UP: Duration = Duration::from_secs(2);
+const OVERLOAD: Duration = Duration::from_secs(5);
+/// Primes below this are counted.
+const WORK: u32 = 24_700;
+
+fn main() -> ExitCode {
+    measure::run(serve, compare, 3, "overload_refusals [rounds]")
+}
+
+fn compare(rounds: usize) -> Result<(), BoxError> {
+    pin("1-");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    println!(
+        "| server | peak/s | good/s | of peak | of peak by CPU | p50 | p99 | refused/s | unanswered | CPU µs per refusal |\n\
+         |---|---|---|---|---|---|---|---|---|---|"
+    );
+    for _ in 0..rounds {
+        for name in SERVERS {
+            runtime.block_on(round(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Allows this process these CPUs only.
+fn pin(cpus: &str) {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus = match cpus {
+        "1-" if all > 1 => format!("1-{}", all - 1),
+        _ => "0".to_owned(),
+    };
+    let pid = std::process::id().to_string();
+    let mut command = Command::new("taskset");
+    let done = command.args(["-acp", &cpus, &pid]).output();
+    if !done.is_ok_and(|output| output.status.success()) {
+        eprintln!("not pinned: there is no taskset");
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    latencies: Vec<Duration>,
+    refused: u64,
+    unanswered: u64,
+}
+
+async fn round(name: &str) -> Result<(), BoxError> {
+    let server = Server::start(name, &[])?;
+    let cpu = |(before, after): ((u64, u64), (u64, u64))| {
+        (after.0 + after.1 - before.0 - before.1) as f64 * TICK_MICROS
+    };
+    let now = Instant::now();
+    load(&server, 8, Duration::ZERO, now, Duration::from_millis(500)).await?;
+    let before = server.cpu()?;
+    let peak = load(&server, 8, Duration::ZERO, Instant::now(), PEAK).await?;
+    let peak_cpu = cpu((before, server.cpu()?)) / peak.latencies.len() as f64;
+    let peak = peak.latencies.len() as f64 / PEAK.as_secs_f64();
+
+    let pause = Duration::from_secs_f64(f64::from(CONNECTIONS) / (TIMES * peak));
+    load(&server, CONNECTIONS, pause, Instant::now(), WARM_UP).await?;
+    let before = server.cpu()?;
+    let mut tally = load(&server, CONNECTIONS, pause, Instant::now(), OVERLOAD).await?;
+    let used = cpu((before, server.cpu()?));
+    tally.latencies.sort();
+    let good = tally.latencies.len() as f64;
+    let quantile = |q: f64| {
+        let at = ((good - 1.0).max(0.0) * q) as usize;
+        tally.latencies.get(at).copied().unwrap_or_default()
+    };
+    let seconds = OVERLOAD.as_secs_f64();
+    let asked = good + (tally.refused + tally.unanswered) as f64;
+    println!(
+        "| {name} | {peak:.0} | {:.0} | {:.1} % | {:.1} % | {:.0?} | {:.0?} | {:.0} | {:.2} of 1000 | {:.1} |",
+        good / seconds,
+        100.0 * good / seconds / peak,
+        100.0 * good * peak_cpu / used,
+        quantile(0.5),
+        quantile(0.99),
+        tally.refused as f64 / seconds,
+        1000.0 * tally.unanswered as f64 / asked,
+        (used - good * peak_cpu) / tally.refused.max(1) as f64,
+    );
+    Ok(())
+}
+
+/// That many connections from `start` on, each with a request every `pause`.
+async fn load(
+    server: &Server,
+    connections: u32,
+    pause: Duration,
+    start: Instant,
+    lasts: Duration,
+) -> Result<Tally, BoxError> {
+    let mut clients = JoinSet::new();
+    for client in 0..connections {
+        let first = start + pause.mul_f64(f64::from(client) * 0.618 % 1.0);
+        clients.spawn(ask(server.address, first, pause, start + lasts));
+    }
+    let mut all = Tally::default();
+    for tally in clients.join_all().await {
+        let tally = tally?;
+        all.latencies.extend(tally.latencies);
+        all.refused += tally.refused;
+        all.unanswered += tally.unanswered;
+    }
+    Ok(all)
+}
+
+/// One client; a late answer delays its next request.
+async fn ask(
+    address: SocketAddr,
+    mut next: Instant,
+    pause: Duration,
+    end: Instant,
+) -> io::Result<Tally> {
+    let mut tally = Tally::default();
+    let mut stream = connect(address).await?;
+    while next < end {
+        sleep_until(next).await;
+        let asked = Instant::now();
+        match timeout(PATIENCE, request(&mut stream)).await {
+            Ok(Ok(true)) => tally.latencies.push(asked.elapsed()),
+            Ok(Ok(false)) => tally.refused += 1,
+            Ok(Err(_)) | Err(_) => {
+                tally.unanswered += 1;
+                stream = connect(address).await?;
+            }
+        }
+        next = (next + pause).max(Instant::now());
+    }
+    Ok(tally)
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Whether the answer is a good one.
+async fn request(stream: &mut TcpStream) -> io::Result<bool> {
+    stream.write_all(GET).await?;
+    let mut answer = [0; 1024];
+    let mut filled = 0;
+    loop {
+        match stream.read(&mut answer[filled..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => filled += read,
+        }
+        if let Some(whole) = is_whole(&answer[..filled]) {
+            return whole;
+        }
+    }
+}
+
+fn is_whole(answer: &[u8]) -> Option<io::Result<bool>> {
+    let head = answer.windows(4).position(|end| end == b"\r\n\r\n")?;
+    let text = String::from_utf8_lossy(&answer[..head]).to_ascii_lowercase();
+    let length = text.split_once("content-length: ")?.1;
+    let length = length.split_once('\r').map_or(length, |(length, _)| length);
+    if answer.len() < head + 4 + length.parse::<usize>().ok()? {
+        return None;
+    }
+    Some(match answer.get(9..12) {
+        Some(b"200") => Ok(true),
+        Some(b"503") => Ok(false),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    })
+}
+
+fn serve(name: &str) -> Result<(), BoxError> {
+    pin("0");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut config = RuntimeConfig::from_env()?;
+        config.server.admin_address = String::new();
+        config.connection.listen.backlog = 4096;
+        let mut builder = Runtime::builder().config(config);
+        if name == "late" {
+            builder = builder.on_refusal(|_, _| None);
+        }
+        let runtime = builder
+            .service_with(|components| {
+                let workers = components.workers.clone();
+                tower::service_fn(move |_: Request<RequestBody>| primes(workers.clone()))
+            })
+            .build()?;
+        let bound = runtime.bind("127.0.0.1:0").await?;
+        println!("{}", bound.local_addr());
+        bound.serve().await?;
+        Ok(())
+    })
+}
+
+async fn primes(workers: WorkerPool) -> Result<Response<String>, JobError> {
+    let count = workers.spawn_blocking(count_primes).await?;
+    Ok(Response::new(count.to_string()))
+}
+
+fn count_primes() -> usize {
+    let divides = |n: u32| (2..n).take_while(|d| d * d <= n).any(|d| n % d == 0);
+    (2..std::hint::black_box(WORK))
+        .filter(|n| !divides(*n))
+        .count()
+}

@@ -1,0 +1,123 @@
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::keys::Keys;
+use super::shared::Shared;
+use super::wait::Queued;
+use super::{AdaptiveLimit, Class, Permit, Shed};
+
+/// What a limit says to a request.
+pub(super) enum Admission {
+    Now(Permit),
+    Later(Turn),
+    Never(Shed),
+}
+
+/// A request that waits: first for a seat of its class, if that has a limit of its own, then for a place.
+pub(super) struct Turn {
+    queued: Queued,
+    class: Class,
+    keys: Keys,
+    awaited: Awaited,
+}
+
+enum Awaited {
+    Seat(Arc<Shared>),
+    Place { seat: Option<Permit> },
+}
+
+impl AdaptiveLimit {
+    pub(super) fn admit(&self, class: Class, keys: Keys) -> Admission {
+        let Some(seats) = self.shared.seats(class) else {
+            return self.admit_seated(class, keys, None);
+        };
+        if seats.try_enter(Class::DEFAULT, Keys::default(), false) {
+            let seat = Permit::new(Arc::clone(seats), Class::DEFAULT, Keys::default());
+            return self.admit_seated(class, keys, Some(seat));
+        }
+        let awaited = Awaited::Seat(Arc::clone(seats));
+        self.queue(class, keys, awaited).unwrap_or_else(|| {
+            self.shared.shed(class, Shed::ClassFull);
+            Admission::Never(Shed::ClassFull)
+        })
+    }
+
+    fn admit_seated(&self, class: Class, keys: Keys, seat: Option<Permit>) -> Admission {
+        let shared = &self.shared;
+        if shared.try_enter(class, keys, false) {
+            let permit = Permit::new(Arc::clone(shared), class, keys);
+            return Admission::Now(permit.with_seat(seat));
+        }
+        let reason = match shared.may_wait() {
+            Some(_) => Shed::QueueFull,
+            None => Shed::Limit,
+        };
+        self.queue(class, keys, Awaited::Place { seat })
+            .unwrap_or_else(|| {
+                shared.shed(class, reason);
+                Admission::Never(reason)
+            })
+    }
+
+    /// None if it may not wait, or too many do.
+    fn queue(&self, class: Class, keys: Keys, awaited: Awaited) -> Option<Admission> {
+        let max_waiters = self.settings.max_waiters;
+        let queued = match &awaited {
+            Awaited::Seat(seats) => {
+                seats.may_wait()?;
+                Queued::join(seats, Class::DEFAULT, Keys::default(), max_waiters)
+            }
+            Awaited::Place { .. } => {
+                self.shared.may_wait()?;
+                Queued::join(&self.shared, class, keys, max_waiters)
+            }
+        };
+        Some(Admission::Later(Turn {
+            queued: queued?,
+            class,
+            keys,
+            awaited,
+        }))
+    }
+}
+
+impl Turn {
+    pub(super) fn class(&self) -> Class {
+        self.class
+    }
+
+    pub(super) fn poll_granted(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.queued.poll_granted(cx)
+    }
+
+    /// How long it may wait.
+    pub(super) fn may_wait(&self, limit: &AdaptiveLimit) -> Duration {
+        self.queue_of(limit).may_wait().unwrap_or_default()
+    }
+
+    /// Whose queue it stands in.
+    pub(super) fn queue_of<'a>(&'a self, limit: &'a AdaptiveLimit) -> &'a Shared {
+        match &self.awaited {
+            Awaited::Seat(seats) => seats,
+            Awaited::Place { .. } => &limit.shared,
+        }
+    }
+
+    /// Why it is refused if it waits no longer.
+    pub(super) fn reason(&self) -> Shed {
+        match self.awaited {
+            Awaited::Seat(_) => Shed::ClassFull,
+            Awaited::Place { .. } => Shed::WaitTimeout,
+        }
+    }
+
+    /// What comes next, once it was granted.
+    pub(super) fn proceed(self, limit: &AdaptiveLimit) -> Admission {
+        let permit = self.queued.into_permit();
+        match self.awaited {
+            Awaited::Seat(_) => limit.admit_seated(self.class, self.keys, Some(permit)),
+            Awaited::Place { seat } => Admission::Now(permit.with_seat(seat)),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+use bytes::Bytes;
+use http::{Request, Response};
+
+use super::{AdaptiveLimitLayer, Key, LimitMode, RequestHead, Shed};
+
+/// For a server that can answer a request without calling the service: most of what a refusal costs is what is made
+/// for the service, in vain.
+///
+/// ```
+/// use http::Request;
+/// use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, LimitConfig};
+///
+/// let mut config = LimitConfig::default();
+/// (config.algorithm, config.initial, config.min) = (AlgorithmKind::Fixed, 1, 1);
+/// let limit = AdaptiveLimit::builder().config(config).build()?;
+/// let layer = AdaptiveLimitLayer::new(&limit);
+/// let mut request = Request::new(());
+/// assert!(!layer.may_refuse() && layer.refuse(&mut request, None).is_none());
+/// let place = limit.try_acquire()?;
+/// assert!(layer.may_refuse());
+/// let refusal = layer.refuse(&mut request, None).ok_or("not full")?;
+/// assert_eq!(refusal.status(), 503);
+/// assert_eq!(limit.stats().shed_limit, 1);
+/// # drop(place);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+impl AdaptiveLimitLayer {
+    /// Whether a request that comes now may be refused at once: all places are taken, and nobody may wait, or no more.
+    /// Never while [one's own answers](Self::on_refusal) are to be asked for.
+    #[inline]
+    #[must_use]
+    pub fn may_refuse(&self) -> bool {
+        self.limit.shared.gate.is_taken() && self.turns_away()
+    }
+
+    fn turns_away(&self) -> bool {
+        let (shared, settings) = (&self.limit.shared, &self.limit.settings);
+        shared.mode() == LimitMode::Enforce
+            && !self.classifiers.on_refusal.is_set()
+            && !shared.has_room(settings.max_waiters)
+    }
+
+    /// The answer to a request that the service of this layer would refuse at once, if it would; the refusal is counted.
+    /// Allocates nothing: the header map of the request becomes that of the answer.
+    ///
+    /// `None` also if the request has a deadline, or is of a class with seats of its own: the service knows.
+    pub fn refuse<B>(
+        &self,
+        request: &mut Request<B>,
+        connection: Option<Key>,
+    ) -> Option<Response<Bytes>> {
+        if !self.may_refuse() {
+            return None;
+        }
+        let shared = &self.limit.shared;
+        let head = RequestHead::from(&*request);
+        let class = self.classifiers.class_for(shared, head);
+        let overload = self.overload.as_ref();
+        if overload.is_some_and(|overload| overload.shared.has_timeout(head.headers))
+            || shared.seats(class).is_some()
+            || self.classifiers.is_exempt(head)
+        {
+            return None;
+        }
+        let keys = self.classifiers.keys_for(head, connection);
+        if shared.try_enter(class, keys, false) {
+            // Something speaks for it. The service will find that too.
+            shared.release(class, keys);
+            return None;
+        }
+        let shed = match shared.may_wait() {
+            Some(_) => Shed::QueueFull,
+            None => Shed::Limit,
+        };
+        shared.shed(class, shed);
+        let headers = std::mem::take(request.headers_mut());
+        Some(self.limit.settings.refusals.response(shed, headers))
+    }
+}

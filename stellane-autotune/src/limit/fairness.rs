@@ -1,0 +1,107 @@
+//! Nobody takes all: under pressure the last quarter of the places is for keys that hold less than a quarter.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use super::keys::{DEBT, HELD, Keys};
+use super::shared::Shared;
+
+/// Whether the last quarter is kept, which only makes sense while somebody else may ask for it.
+///
+/// Both flags are of this second and, by [`Fairness::next_second`], of the one before.
+#[derive(Debug, Default)]
+pub(super) struct Fairness {
+    /// Keys that hold next to nothing have asked while less than the last quarter was free.
+    light_asked: [AtomicBool; 2],
+    /// Keys that hold a quarter have taken of the last one, since nobody else asked.
+    heavy_took: [AtomicBool; 2],
+    second_ends: AtomicU64,
+}
+
+/// In nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+/// A key that holds no more than this part of the limit is certainly another than those that press. Two clients that
+/// share all places must not take each other for one, or they would have but three quarters.
+const NEXT_TO_NOTHING: u32 = 16;
+
+impl Fairness {
+    fn is_kept(&self) -> bool {
+        is_set(&self.light_asked)
+    }
+
+    /// Whether some may go beyond the limit, since others have what was kept for them.
+    pub(super) fn may_go_beyond(&self, debt: u32) -> bool {
+        debt > 0 || is_set(&self.heavy_took)
+    }
+
+    /// Called a few times a second.
+    pub(super) fn look(&self, now: u64) {
+        let ends = self.second_ends.load(Relaxed);
+        if now < ends && ends - now <= SECOND {
+            return;
+        }
+        self.second_ends.store(now.saturating_add(SECOND), Relaxed);
+        for [this, before] in [&self.light_asked, &self.heavy_took] {
+            before.store(this.swap(false, Relaxed), Relaxed);
+        }
+    }
+}
+
+fn is_set([this, before]: &[AtomicBool; 2]) -> bool {
+    this.load(Relaxed) || before.load(Relaxed)
+}
+
+/// Without a write that all cores share where nothing changes.
+fn set([this, _]: &[AtomicBool; 2]) {
+    if !this.load(Relaxed) {
+        this.store(true, Relaxed);
+    }
+}
+
+impl Shared {
+    /// Takes a place as far as its keys may.
+    pub(super) fn try_enter_fairly(&self, keys: Keys, queued: bool) -> bool {
+        let (inside, limit) = self.gate.load();
+        let quarter = self.quarter();
+        if quarter == 0 || inside < limit.saturating_sub(quarter) {
+            return self.gate.try_enter(queued, |limit| limit);
+        }
+        let Fairness {
+            light_asked,
+            heavy_took,
+            ..
+        } = &self.fairness;
+        let (held, debt) = if keys.is_none() {
+            (0, 0)
+        } else {
+            (self.keys.get(keys, HELD), self.keys.get(keys, DEBT))
+        };
+        if held < quarter && debt == 0 {
+            if held <= quarter / (NEXT_TO_NOTHING / 4) {
+                set(light_asked);
+            }
+            let beyond = self.lending.beyond(quarter, is_set(heavy_took));
+            return self
+                .gate
+                .try_enter(queued, |limit| limit.saturating_add(beyond));
+        }
+        if self.fairness.is_kept() {
+            return self.gate.try_enter(queued, |limit| {
+                limit.saturating_sub(quarter.saturating_add(debt))
+            });
+        }
+        let entered = self
+            .gate
+            .try_enter(queued, |limit| limit.saturating_sub(debt));
+        if entered {
+            set(heavy_took);
+        }
+        entered
+    }
+
+    /// A key has taken places back that were no longer free.
+    pub(super) fn note_heavy(&self, keys: Keys) {
+        if self.keys.get(keys, HELD) >= self.quarter() {
+            set(&self.fairness.heavy_took);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The loop that takes connections in, hands them to others or serves them, wakes parked ones, and sweeps.
+
+pub(crate) mod group;
+#[cfg(feature = "tls")]
+pub(crate) mod handshake;
+pub(crate) mod proxied;
+pub(crate) mod room;
+
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{
+    task::{JoinSet, yield_now},
+    time::MissedTickBehavior,
+};
+
+use crate::connection::{
+    accept::{
+        group::Group,
+        proxied::PendingProxyHeaders,
+        room::{admit, refuse},
+    },
+    early::Early,
+    error::ServeError,
+    http_service::HttpService,
+    lifecycle::Shared,
+    protocol::{
+        builders::HyperBuilders,
+        service_source::ServiceSource,
+        task::{Task, connection::Served},
+    },
+    reason::CloseReason,
+    table::clock::SWEEP_INTERVAL,
+    transport::{
+        listener::{Listener, balance::LoopHandle},
+        parked::ParkedPoller,
+        socket::Socket,
+    },
+};
+
+/// The group of connections that came by themselves.
+const NO_LISTENER: u16 = u16::MAX;
+
+pub(crate) async fn serve_all<S: HttpService>(
+    shared: Arc<Shared>,
+    builders: Arc<HyperBuilders>,
+    listeners: Vec<Listener>,
+    service: S,
+) -> Result<(), ServeError> {
+    let mut loops = JoinSet::new();
+    for listener in listeners {
+        let services = ServiceSource::shared(service.clone());
+        loops.spawn(serve(
+            Arc::clone(&shared),
+            Arc::clone(&builders),
+            listener,
+            services,
+        ));
+    }
+    drop(service);
+    while let Some(ended) = loops.join_next().await {
+        match ended {
+            Ok(served) => served?,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is shutting down.
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn serve<S: HttpService>(
+    shared: Arc<Shared>,
+    builders: Arc<HyperBuilders>,
+    mut listener: Listener,
+    services: ServiceSource<S>,
+) -> Result<(), ServeError> {
+    let open = shared.quiet.open_listener();
+    let (parked, mut parked_events) =
+        ParkedPoller::new().map_err(|source| ServeError { source })?;
+    let id = shared.table.next_group();
+    if let Some(on_end) = services.on_end() {
+        shared.end_hooks.add(id, on_end);
+    }
+    let group = Group {
+        served: Arc::new(Served {
+            shared: Arc::clone(&shared),
+            builders,
+            services,
+            parked,
+            early: listener.early(),
+        }),
+        id,
+        tell_nodelay: shared.config.nodelay && !listener.set_nodelay(),
+        #[cfg(feature = "tls")]
+        tls: listener.acceptor(),
+    };
+    let mut pending = PendingProxyHeaders::new(&shared);
+    let mut loop_handle = listener.join(id);
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Whether the sweep is on its way.
+    let mut sweeping = false;
+    let mut drain = std::pin::pin!(shared.drain.announced());
+
+    loop {
+        let accept = async {
+            wait_for_the_rate(&shared).await;
+            listener.accept().await
+        };
+        tokio::select! {
+            accepted = accept => match accepted {
+                Ok((socket, peer)) => {
+                    if shared.admission.rate.is_limited() {
+                        shared.admission.rate.take(shared.clock.elapsed());
+                    }
+                    if let Some((socket, peer)) = group.keep(loop_handle.as_ref(), socket, peer)
+                        && let Some((socket, peer)) = pending.receive(socket, peer)
+                    {
+                        group.serve(socket, peer).await;
+                    }
+                }
+                Err(error) => group.survive(error).await?,
+            },
+            Some(offer) = next_offer(&mut loop_handle) => group.receive(&mut pending, offer).await,
+            (socket, peer) = pending.next() => group.serve(socket, peer).await,
+            readable = parked_events.readable() => group.unpark_some(readable).await?,
+            _ = sweep.tick() => sweeping = shared.sweep(),
+            () = yield_now(), if sweeping => sweeping = shared.continue_sweep(),
+            () = &mut drain => break,
+        }
+    }
+    // Clients whose handshake the system has already finished believe they are connected: take them too.
+    while let Ok(Ok((socket, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await
+    {
+        if let Some((socket, peer)) = pending.receive(socket, peer) {
+            group.serve(socket, peer).await;
+        }
+    }
+    if let Some(loop_handle) = &mut loop_handle {
+        loop_handle.close();
+    }
+    while let Some(offer) = next_offer(&mut loop_handle).await {
+        group.receive(&mut pending, offer).await;
+    }
+    drop(listener);
+    drop(open);
+    while group.is_busy() {
+        tokio::select! {
+            (socket, peer) = pending.next() => group.serve(socket, peer).await,
+            readable = parked_events.readable() => group.unpark_some(readable).await?,
+            _ = sweep.tick() => sweeping = shared.sweep(),
+            () = yield_now(), if sweeping => sweeping = shared.continue_sweep(),
+        }
+    }
+    Ok(())
+}
+
+/// The next connection from a loop that shares the listening socket; `None` if there is none to come.
+async fn next_offer(
+    loop_handle: &mut Option<LoopHandle>,
+) -> Option<io::Result<(Socket, Option<SocketAddr>)>> {
+    loop_handle.as_mut()?.receive().await
+}
+
+/// Waits until the configured rate lets another connection in.
+async fn wait_for_the_rate(shared: &Shared) {
+    let rate = &shared.admission.rate;
+    while rate.is_limited()
+        && let Some(pause) = rate.pause(shared.clock.elapsed())
+    {
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Serves a connection that no listener of ours accepted.
+pub(crate) async fn serve_connection<S: HttpService>(
+    shared: Arc<Shared>,
+    builders: Arc<HyperBuilders>,
+    socket: Socket,
+    peer: Option<SocketAddr>,
+    service: S,
+) -> CloseReason {
+    // There may be no listener to do it.
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    shared.sweep_all();
+    let Some(record) = admit(&shared, peer, NO_LISTENER).await else {
+        refuse(&shared, socket);
+        return CloseReason::Refused;
+    };
+    let served = Arc::new(Served {
+        shared: Arc::clone(&shared),
+        builders,
+        services: ServiceSource::shared(service),
+        parked: ParkedPoller::closed(),
+        early: Early::default(),
+    });
+    let mut task = Task::new(served, Arc::clone(&record), socket);
+    std::future::poll_fn(|cx| {
+        while sweep.poll_tick(cx).is_ready() {
+            shared.sweep_all();
+        }
+        // The caller may poll it by another task than before.
+        record.owner().hear(cx.waker());
+        Pin::new(&mut task).poll(cx)
+    })
+    .await;
+    task.reason().unwrap_or(CloseReason::Aborted)
+}

@@ -1,0 +1,100 @@
+//! Connections that wait to be announced: a trusted proxy says first whose they are.
+
+use std::{net::SocketAddr, sync::Arc};
+
+#[cfg(feature = "proxy-protocol")]
+use tokio::task::JoinSet;
+
+#[cfg(feature = "proxy-protocol")]
+use crate::connection::reason::CloseReason;
+use crate::connection::{lifecycle::Shared, transport::socket::Socket};
+
+/// How many connections may wait for their PROXY header: trusted proxies send it at once.
+#[cfg(feature = "proxy-protocol")]
+const MOST_PENDING: usize = 4096;
+
+/// Connections of proxies that have not said yet whose they are.
+pub(crate) struct PendingProxyHeaders {
+    #[cfg(feature = "proxy-protocol")]
+    shared: Arc<Shared>,
+    #[cfg(feature = "proxy-protocol")]
+    trust: crate::connection::transport::proxy_protocol::Trust,
+    #[cfg(feature = "proxy-protocol")]
+    waiting: JoinSet<Option<(Socket, Option<SocketAddr>)>>,
+}
+
+#[cfg(feature = "proxy-protocol")]
+impl PendingProxyHeaders {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            trust: crate::connection::transport::proxy_protocol::Trust::new(
+                &shared.config.proxy_protocol,
+            ),
+            waiting: JoinSet::new(),
+        }
+    }
+
+    /// Gives the connection back if it speaks for itself.
+    pub(crate) fn receive(
+        &mut self,
+        mut socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Socket, Option<SocketAddr>)> {
+        use crate::connection::transport::proxy_protocol::{self, Verdict};
+        let shared = Arc::clone(&self.shared);
+        match self.trust.judge(peer) {
+            Verdict::Direct => return Some((socket, peer)),
+            Verdict::Refused => shared.count_refused(CloseReason::Refused),
+            Verdict::Header if self.waiting.len() >= MOST_PENDING => {
+                shared.count_refused(CloseReason::Refused);
+            }
+            Verdict::Header => {
+                self.waiting.spawn(async move {
+                    let header = proxy_protocol::read_header(&mut socket);
+                    let timeout = shared.config.proxy_protocol.timeout;
+                    match tokio::time::timeout(timeout, header).await {
+                        Ok(Ok(proxied)) => Some((socket, proxied.or(peer))),
+                        Ok(Err(_)) | Err(_) => {
+                            tracing::debug!(?peer, "no PROXY header");
+                            shared.count_refused(CloseReason::ProxyHeader);
+                            None
+                        }
+                    }
+                });
+            }
+        }
+        None
+    }
+
+    /// The next connection whose client is known.
+    pub(crate) async fn next(&mut self) -> (Socket, Option<SocketAddr>) {
+        loop {
+            match self.waiting.join_next().await {
+                Some(Ok(Some(known))) => return known,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "proxy-protocol"))]
+impl PendingProxyHeaders {
+    pub(crate) fn new(_: &Arc<Shared>) -> Self {
+        Self {}
+    }
+
+    #[expect(clippy::unused_self, reason = "as with the feature `proxy-protocol`")]
+    pub(crate) fn receive(
+        &mut self,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Socket, Option<SocketAddr>)> {
+        Some((socket, peer))
+    }
+
+    pub(crate) async fn next(&mut self) -> (Socket, Option<SocketAddr>) {
+        std::future::pending().await
+    }
+}

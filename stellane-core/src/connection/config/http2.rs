@@ -1,0 +1,134 @@
+use std::time::Duration;
+
+use crate::config_error::ConfigError;
+
+/// Settings of HTTP/2 (section `[connection.http2]`).
+///
+/// The defaults are narrower than hyper's where that only costs attackers: what one connection can make the
+/// server hold is `max_concurrent_streams` × (`max_send_buffer_bytes` + `max_header_list_bytes`) and one
+/// `connection_window_bytes`.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Http2Config {
+    /// Most requests in progress on one connection. Too few slow down pages with many parts, too many let one
+    /// client take every place. At most 16 384; default 100.
+    pub max_concurrent_streams: u32,
+    /// Most streams that a client may open and reset before they were begun; then the connection ends
+    /// (rapid reset, CVE-2023-44487). Default 20.
+    pub max_pending_accept_reset_streams: usize,
+    /// Most streams that the server itself has to reset for the client's errors; then the connection ends
+    /// (CVE-2025-8671). Default 128.
+    pub max_local_error_reset_streams: usize,
+    /// Largest head of a request, as HTTP/2 counts it; more is refused with 431, and a flood of CONTINUATION
+    /// ends the connection. Default 16 KiB.
+    pub max_header_list_bytes: u32,
+    /// Most bytes of one response that wait for a client that does not read. Default 64 KiB.
+    pub max_send_buffer_bytes: usize,
+    /// How much of a request's body a client may send ahead of the handler. Too little slows uploads from
+    /// far away. Default 256 KiB.
+    pub stream_window_bytes: u32,
+    /// The same for all requests of a connection together. Default 1 MiB.
+    pub connection_window_bytes: u32,
+    /// How often a client is asked whether it is still there; `0s` is off. Default `30s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub ping_interval: Duration,
+    /// How long it may take to answer that. Default `10s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub ping_timeout: Duration,
+    /// What a client may cost at once: one for each of the resets, pings, settings, empty frames and others that
+    /// make work but ask for nothing. Served requests, bodies and time (`abuse_per_second`) pay it off. With a
+    /// quarter left the connection is asked to go (GOAWAY), with none it is closed. `0` is off. Default 1000.
+    pub abuse_burst: u32,
+    /// How much of that each second pays off. Default 50.
+    pub abuse_per_second: u32,
+}
+
+impl Default for Http2Config {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 100,
+            max_pending_accept_reset_streams: 20,
+            max_local_error_reset_streams: 128,
+            max_header_list_bytes: 16 << 10,
+            max_send_buffer_bytes: 64 << 10,
+            stream_window_bytes: 256 << 10,
+            connection_window_bytes: 1 << 20,
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(10),
+            abuse_burst: 1000,
+            abuse_per_second: 50,
+        }
+    }
+}
+
+impl Http2Config {
+    /// What the record of a connection can count.
+    const MOST_STREAMS: u64 = 1 << 14;
+
+    pub(crate) fn check(&self, errors: &mut Vec<ConfigError>) {
+        let mut check = |key, value: u64, min, max| {
+            ConfigError::check(errors, key, value, min..=max);
+        };
+        let window = u64::from(u32::MAX / 2);
+        check(
+            "http2.max_concurrent_streams",
+            self.max_concurrent_streams.into(),
+            1,
+            Self::MOST_STREAMS,
+        );
+        check(
+            "http2.max_pending_accept_reset_streams",
+            self.max_pending_accept_reset_streams as u64,
+            1,
+            1 << 20,
+        );
+        check(
+            "http2.max_local_error_reset_streams",
+            self.max_local_error_reset_streams as u64,
+            1,
+            1 << 20,
+        );
+        check(
+            "http2.max_header_list_bytes",
+            self.max_header_list_bytes.into(),
+            1024,
+            1 << 20,
+        );
+        check(
+            "http2.max_send_buffer_bytes",
+            self.max_send_buffer_bytes as u64,
+            1024,
+            1 << 30,
+        );
+        check(
+            "http2.stream_window_bytes",
+            self.stream_window_bytes.into(),
+            1024,
+            window,
+        );
+        check(
+            "http2.connection_window_bytes",
+            self.connection_window_bytes.into(),
+            65_535,
+            window,
+        );
+        let mut time = |key, value: Duration, min: Duration| {
+            let max = Duration::from_secs(86_400);
+            if !(min..=max).contains(&value) {
+                errors.push(ConfigError {
+                    key,
+                    value: format!("{value:?}"),
+                    expected: format!("{min:?} to 1 day"),
+                });
+            }
+        };
+        time("http2.ping_interval", self.ping_interval, Duration::ZERO);
+        time(
+            "http2.ping_timeout",
+            self.ping_timeout,
+            Duration::from_millis(1),
+        );
+    }
+}

@@ -1,0 +1,225 @@
+//! The settings of a manager, and their checks.
+
+pub(crate) mod check;
+#[cfg(feature = "http2")]
+pub(crate) mod http2;
+pub(crate) mod listen;
+#[cfg(feature = "proxy-protocol")]
+pub(crate) mod proxy_protocol;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+
+use std::time::Duration;
+
+#[cfg(feature = "http2")]
+use crate::connection::config::http2::Http2Config;
+#[cfg(feature = "proxy-protocol")]
+use crate::connection::config::proxy_protocol::ProxyProtocolConfig;
+#[cfg(feature = "tls")]
+use crate::connection::config::tls::TlsConfig;
+use crate::{
+    config_error::ConfigError,
+    connection::config::{
+        check::check_up_to_a_day,
+        listen::{ListenConfig, WhenFull},
+    },
+};
+
+/// Settings of a [`ConnectionManager`](crate::connection::ConnectionManager) (section `[connection]`).
+///
+/// A timeout of `0s` and a limit of `0` are off.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct ConnectionConfig {
+    /// Most connections at once. When it is reached, the connection that has been idle longest is closed
+    /// for a new one; when none is idle the new one is refused with 503. Too low refuses clients, too high
+    /// runs into the limit of open files. Default 10 000.
+    pub max_connections: usize,
+    /// Most connections of one peer address (of one /64 for IPv6). Too low hurts users behind one proxy,
+    /// too high lets one client take all. Default `0`: off.
+    pub max_connections_per_peer: usize,
+    /// Most connections that may be idle; beyond it, the one idle longest is closed. Parked connections are
+    /// cheap: default `0`, off.
+    pub max_idle_connections: usize,
+    /// Most connections accepted in a second; a tenth of it at once after a pause. More wait in the queue of
+    /// the listening socket. Too low delays users, too high lets a burst of handshakes take all CPU. Default
+    /// `0`: off.
+    pub max_accepts_per_second: u32,
+    /// Open files that connections leave to everything else: the admin address, files, databases. There are
+    /// never more connections than the process's limit of open files less this. Default 128.
+    pub reserve_files: usize,
+    /// What happens to a new connection when there is no room: `respond` (503) or `close`. Default `respond`.
+    pub when_full: WhenFull,
+    /// How long a new connection may take to send its first byte. Default `10s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub first_byte_timeout: Duration,
+    /// How long a request head may take from its first byte to its last; then 408. Default `30s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub head_timeout: Duration,
+    /// How long a connection may be idle between two requests. Too short costs reconnects, too long costs
+    /// open files. Default `60s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub idle_timeout: Duration,
+    /// Whether responses of HTTP/1.1 say how long the connection may be idle, in whole seconds, by
+    /// `Keep-Alive: timeout=60`; it is then closed one second after that. A client that heeds it never sends a request
+    /// into a connection that is just being closed; worth the 23 bytes where a proxy or a pool of connections is the
+    /// client. Room for new connections is made, and drains go on, as without it. Default `false`.
+    pub keep_alive_header: bool,
+    /// How long a response may stand still because the client does not read. Default `30s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub write_timeout: Duration,
+    /// How many bytes of a request's body a client has to send in a second, on average over
+    /// [`rate_grace`](Self::rate_grace) in which the server has room for them; a service that does not take what was
+    /// sent is no fault of the client's. Of HTTP/1 with [`strict_http1`](Self::strict_http1), which follows the bodies. Too low
+    /// lets a few clients hold requests open for hours, too high refuses uploads over bad networks. Default 240,
+    /// `0`: off.
+    pub min_body_rate_bytes: u64,
+    /// How many bytes of a response a client has to take in a second, on average over
+    /// [`rate_grace`](Self::rate_grace) in which the socket is full, or of HTTP/2 a stream may send no more. Sockets take
+    /// bytes by the tens of kilobytes: much more than 1 KiB needs a longer grace. Default 240, `0`: off.
+    pub min_response_rate_bytes: u64,
+    /// For how long a client may send or take nothing before it is slower than the two rates above; one of half
+    /// the rate lasts twice as long. Default `30s`, `0s`: both rates are off.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub rate_grace: Duration,
+    /// Greatest age of a connection, give or take a tenth, so that connections spread over new servers
+    /// behind a load balancer. Default `0s`: off.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub max_age: Duration,
+    /// Most requests on one connection. Default `0`: off.
+    pub max_requests: u64,
+    /// Whether idle connections are taken apart until bytes arrive. Default `true`.
+    pub park: bool,
+    /// How long a connection is idle before it is parked. Too short parks connections that are busy and
+    /// costs some 15 µs for each request, too long keeps 2 to 7 KiB each, or 16 KiB where hyper serves it. When more than
+    /// 500 in a second come back soon after, it becomes sixteen times as long, and half of that again every 10 s.
+    /// Default `1s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub park_after: Duration,
+    /// How long a drain leaves an idle connection open, so that a request that is on its way still gets
+    /// its answer. Default `1s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub drain_idle: Duration,
+    /// Over how long a drain of a thousand connections or more spreads its closing, so that their clients do not
+    /// come back elsewhere in one instant; fewer take that much less, and none more than half of what the drain's
+    /// deadline leaves. Default `2s`, `0s`: all at once.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub drain_spread: Duration,
+    /// Whether bytes of an HTTP/1 connection that two parties could read differently are refused with 400
+    /// where hyper would repair them in silence: a bare line feed as the end of a line, a `Content-Length`
+    /// beside a `Transfer-Encoding` or given twice, a `Transfer-Encoding` other than `chunked`. For
+    /// clients that can't be mended, `false` leaves it to hyper. Default `true`.
+    pub strict_http1: bool,
+    /// Largest request head of HTTP/1, request line and all; a larger one is answered with 431. Too low refuses
+    /// clients with many cookies, too high lets each connection take as much memory. Default 64 KiB.
+    pub max_head_bytes: usize,
+    /// How far the read buffer of an HTTP/1 connection may grow, and so what is read ahead of a slow handler; never
+    /// less than `max_head_bytes`. It grows only for clients that keep filling it. Too low and uploads cost many
+    /// reads (64 KiB: 17 for a MiB, and as many writes to disk), too high and a client whose body nobody reads
+    /// takes as much memory. Default 400 KiB.
+    pub read_buffer_bytes: usize,
+    /// Whether each request carries a `ConnectInfo` in its extensions: who the client is, what TLS agreed on, and
+    /// when a drain begins. It costs each request three small allocations. Default `false`.
+    pub connect_info: bool,
+    /// Whether small writes are sent at once (`TCP_NODELAY`). Default `true`.
+    pub nodelay: bool,
+    /// Options of listening sockets.
+    pub listen: ListenConfig,
+    /// HTTP/2.
+    #[cfg(feature = "http2")]
+    pub http2: Http2Config,
+    /// The PROXY protocol.
+    #[cfg(feature = "proxy-protocol")]
+    pub proxy_protocol: ProxyProtocolConfig,
+    /// TLS.
+    #[cfg(feature = "tls")]
+    pub tls: TlsConfig,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_connections_per_peer: 0,
+            max_idle_connections: 0,
+            max_accepts_per_second: 0,
+            reserve_files: 128,
+            when_full: WhenFull::default(),
+            first_byte_timeout: Duration::from_secs(10),
+            head_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(60),
+            keep_alive_header: false,
+            write_timeout: Duration::from_secs(30),
+            min_body_rate_bytes: 240,
+            min_response_rate_bytes: 240,
+            rate_grace: Duration::from_secs(30),
+            max_age: Duration::ZERO,
+            max_requests: 0,
+            park: true,
+            park_after: Duration::from_secs(1),
+            drain_idle: Duration::from_secs(1),
+            drain_spread: Duration::from_secs(2),
+            strict_http1: true,
+            max_head_bytes: 64 << 10,
+            read_buffer_bytes: 400 << 10,
+            connect_info: false,
+            nodelay: true,
+            listen: ListenConfig::default(),
+            #[cfg(feature = "http2")]
+            http2: Http2Config::default(),
+            #[cfg(feature = "proxy-protocol")]
+            proxy_protocol: ProxyProtocolConfig::default(),
+            #[cfg(feature = "tls")]
+            tls: TlsConfig::default(),
+        }
+    }
+}
+
+impl ConnectionConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// Every value that is out of range.
+    pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
+        let mut errors = Vec::new();
+        for (key, value) in [
+            ("first_byte_timeout", self.first_byte_timeout),
+            ("head_timeout", self.head_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("write_timeout", self.write_timeout),
+            ("rate_grace", self.rate_grace),
+            ("max_age", self.max_age),
+            ("park_after", self.park_after),
+            ("drain_idle", self.drain_idle),
+            ("drain_spread", self.drain_spread),
+        ] {
+            check_up_to_a_day(&mut errors, key, value);
+        }
+        // hyper's own least; more than 1 MiB is no head.
+        let heads = 8 << 10..=1 << 20;
+        ConfigError::check(&mut errors, "max_head_bytes", self.max_head_bytes, heads);
+        let buffers = 8 << 10..=16 << 20;
+        ConfigError::check(
+            &mut errors,
+            "read_buffer_bytes",
+            self.read_buffer_bytes,
+            buffers,
+        );
+        for (key, value) in [
+            ("min_body_rate_bytes", self.min_body_rate_bytes),
+            ("min_response_rate_bytes", self.min_response_rate_bytes),
+        ] {
+            ConfigError::check(&mut errors, key, value, 0..=1 << 30);
+        }
+        #[cfg(feature = "http2")]
+        self.http2.check(&mut errors);
+        #[cfg(feature = "proxy-protocol")]
+        self.proxy_protocol.check(&mut errors);
+        #[cfg(feature = "tls")]
+        self.tls.check(&mut errors);
+        errors.extend(self.listen.validate().err().into_iter().flatten());
+        ConfigError::all(errors)
+    }
+}

@@ -1,0 +1,39 @@
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::{Request, Response};
+
+use crate::connection::incoming::Incoming;
+
+/// Refuses requests before the service is called. Given to a [`Listener`](crate::connection::Listener): who knows no more
+/// of a service than its trait can't ask it for that.
+pub(crate) trait EarlyRefusals: Send + Sync + 'static {
+    /// Whether a request that comes now may be refused: asked before each.
+    fn may_refuse(&self) -> bool;
+
+    /// The answer to a request without a body, in place of the service's. May take the headers for it.
+    fn refuse(&self, request: &mut Request<Incoming>) -> Option<Response<Bytes>>;
+}
+
+/// Those of a listener, if it has any.
+#[derive(Clone, Default)]
+pub(crate) struct Early(Option<Arc<dyn EarlyRefusals>>);
+
+impl Early {
+    #[cfg(feature = "full")]
+    pub(crate) fn new(refusals: impl EarlyRefusals) -> Self {
+        Self(Some(Arc::new(refusals)))
+    }
+
+    /// Who refuses a request that comes now, perhaps.
+    #[inline]
+    pub(crate) fn who_may(&self) -> Option<&dyn EarlyRefusals> {
+        self.0.as_deref().filter(|refusals| refusals.may_refuse())
+    }
+}
+
+impl fmt::Debug for Early {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Early").field(&self.0.is_some()).finish()
+    }
+}

@@ -1,0 +1,259 @@
+//! What all connections of a manager share, how each is reached, and how all of them end.
+
+pub(crate) mod memory;
+pub(crate) mod quiet;
+pub(crate) mod sweep;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::connection::{
+    config::ConnectionConfig,
+    lifecycle::{
+        memory::{Hook, MemoryRelease},
+        quiet::Quiet,
+        sweep::Sweep,
+    },
+    policy::{
+        admission::{Admission, surplus},
+        deadlines::Deadlines,
+        drain::{Drain, spread_of},
+        park_delay::ParkDelay,
+        settings::LiveSettings,
+    },
+    reason::CloseReason,
+    stats::{ConnectionStats, DrainReport},
+    table::{
+        Table, clock::Clock, command::Command, end_hooks::EndHooks, owner::SocketOwner,
+        record::Record, totals::Totals,
+    },
+};
+
+/// What the handle, the accept loops and the connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: ConnectionConfig,
+    /// What `set_*()` changes.
+    pub(crate) settings: LiveSettings,
+    pub(crate) clock: Clock,
+    pub(crate) table: Table,
+    pub(crate) totals: Totals,
+    pub(crate) admission: Admission,
+    pub(crate) drain: Drain,
+    pub(crate) quiet: Arc<Quiet>,
+    pub(crate) memory: Arc<MemoryRelease>,
+    pub(crate) end_hooks: EndHooks,
+    park_delay: ParkDelay,
+    sweep: Mutex<Sweep>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: ConnectionConfig, hook: Option<Hook>) -> Self {
+        Self {
+            settings: LiveSettings::new(&config),
+            clock: Clock::new(),
+            table: Table::default(),
+            totals: Totals::default(),
+            admission: Admission::new(&config),
+            drain: Drain::new(),
+            quiet: Arc::default(),
+            memory: Arc::new(MemoryRelease::new(hook)),
+            end_hooks: EndHooks::default(),
+            park_delay: ParkDelay::default(),
+            sweep: Mutex::new(Sweep::new(&config)),
+            config,
+        }
+    }
+
+    /// See [`ConnectionManager::stats`](crate::connection::ConnectionManager::stats).
+    pub(crate) fn stats(&self) -> ConnectionStats {
+        let park_after = Duration::from_millis(self.park_after());
+        self.totals.stats(&self.table, park_after)
+    }
+
+    /// How long a connection is idle now before it is parked, in milliseconds.
+    fn park_after(&self) -> u64 {
+        self.park_delay.wait(self.settings.park_after())
+    }
+
+    /// A parked connection comes back.
+    pub(crate) fn count_unparked(&self, record: &Record) {
+        self.totals.count_unparked();
+        let idle = self.clock.now().saturating_sub(record.since());
+        self.park_delay.came_back(idle, self.settings.park_after());
+    }
+
+    /// A connection that was accepted and ended before it had a record.
+    pub(crate) fn count_refused(&self, reason: CloseReason) {
+        self.table.unseen(|| self.totals.count_refused(reason));
+    }
+
+    /// Whether this is the last request that its connection may have.
+    pub(crate) fn is_last(&self, request: u64) -> bool {
+        self.config.max_requests > 0 && request >= self.config.max_requests
+    }
+
+    /// Whether the drain has come to this connection: its next response is its last.
+    pub(crate) fn drains(&self, record: &Record) -> bool {
+        self.drain.has_come_to(record.id(), || self.clock.now())
+    }
+
+    /// See [`ConnectionManager::drain`](crate::connection::ConnectionManager::drain).
+    pub(crate) async fn drain(&self, deadline: Duration) -> DrainReport {
+        let before = self.totals.closed();
+        // The listeners close before the first response says "close": a client that comes back at once
+        // must be refused, not taken into a queue that nobody empties.
+        self.drain.announce();
+        let closed = || self.quiet.listeners() == 0;
+        self.quiet.wait_until(closed).await;
+        let spread = spread_of(&self.config, self.totals.open(), deadline);
+        self.drain.begin(self.clock.tick(), spread);
+        self.tell_those_that_drain();
+        let drained = self.quiet.wait_until(|| self.totals.open() == 0);
+        if tokio::time::timeout(deadline, drained).await.is_err() {
+            self.command_each(|_| Command::Close(CloseReason::Aborted));
+            // Each ends at its next poll; a handler that blocks its thread is not waited for.
+            let gone = async {
+                while self.totals.open() > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
+        }
+        let after = self.totals.closed();
+        let aborted = CloseReason::Aborted as usize;
+        DrainReport {
+            closed: after.iter().sum::<u64>() - before.iter().sum::<u64>(),
+            aborted: after[aborted] - before[aborted],
+            left: self.totals.open(),
+        }
+    }
+
+    /// Tells connections that the drain has come to them; without anything to do they would not notice.
+    fn tell_those_that_drain(&self) {
+        if !self.drain.has_begun() {
+            return;
+        }
+        self.table.for_each(|record| {
+            if self.drains(record) && record.flags().close_after_response() {
+                record.owner().wake();
+            }
+        });
+    }
+
+    /// Begins to look at every connection's deadlines, unless another listener has just done so. Whether
+    /// [`continue_sweep`](Self::continue_sweep) is to be called, when others have had a turn.
+    pub(crate) fn sweep(&self) -> bool {
+        let now = self.clock.tick();
+        if self.lock_sweep().begin(now) {
+            self.tell_those_that_drain();
+            self.totals.measure(&self.table, now);
+            self.memory.end_round(now);
+            self.park_delay.look(now);
+        }
+        self.memory.release_here();
+        self.continue_sweep()
+    }
+
+    /// Looks at some of the connections; whether there are more.
+    pub(crate) fn continue_sweep(&self) -> bool {
+        let now = self.clock.now();
+        let deadlines = || {
+            let park_after = self.park_after();
+            Deadlines::of(&self.config, &self.settings, &self.drain, park_after, now)
+        };
+        // Its own statement: commands are given outside of the locks, since an end takes the table's.
+        let piece = self.lock_sweep().go_on(&self.table, deadlines, now);
+        let Some(piece) = piece else {
+            return false;
+        };
+        for (record, command) in piece.commands {
+            self.command(&record, command);
+        }
+        if let Some(idle) = piece.idle {
+            self.reclaim(surplus(idle, &self.settings));
+        }
+        piece.idle.is_none()
+    }
+
+    /// A whole sweep at once.
+    pub(crate) fn sweep_all(&self) {
+        let mut more = self.sweep();
+        while more {
+            more = self.continue_sweep();
+        }
+    }
+
+    fn lock_sweep(&self) -> MutexGuard<'_, Sweep> {
+        self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection ended.
+    pub(crate) fn end(&self, record: &Record, reason: CloseReason) {
+        self.table
+            .remove(record, || self.totals.count_end(record, reason));
+        self.end_hooks.run(record);
+        self.quiet.look();
+    }
+
+    /// An upgraded connection ended, by itself or because it was told to.
+    pub(crate) fn end_upgraded(&self, record: &Record) {
+        let reason = match record.commands().take() {
+            Command::Close(reason) => reason,
+            Command::Park | Command::None => CloseReason::Upgraded,
+        };
+        self.end(record, reason);
+    }
+
+    /// Closes up to `count` connections, those that have been idle longest first; how many were asked.
+    pub(crate) fn reclaim(&self, count: usize) -> usize {
+        if count == 0 {
+            return 0;
+        }
+        let idlest = self.table.idlest(count);
+        for record in &idlest {
+            self.command(record, Command::Close(CloseReason::Reclaimed));
+        }
+        idlest.len()
+    }
+
+    /// Gives each connection the command that `judge` finds for it.
+    pub(crate) fn command_each(&self, mut judge: impl FnMut(&Record) -> Command) {
+        let mut commands = Vec::new();
+        self.table.for_each(|record| match judge(record) {
+            Command::None => {}
+            command => commands.push((Arc::clone(record), command)),
+        });
+        // Outside of the table's lock, since an end takes it.
+        for (record, command) in commands {
+            self.command(&record, command);
+        }
+    }
+
+    /// Asks a connection's task for something. A parked connection has none: it is closed here.
+    fn command(&self, record: &Record, command: Command) {
+        let mut owner = record.owner().lock();
+        match (&*owner, command) {
+            (SocketOwner::Parked(socket), Command::Close(reason)) => {
+                if reason.yields_to_a_request() && socket.has_bytes() {
+                    // The client was faster; the poller has noticed.
+                    return;
+                }
+                *owner = SocketOwner::starting();
+                drop(owner);
+                self.end(record, reason);
+            }
+            (SocketOwner::Parked(_), _) => {}
+            (SocketOwner::Task(waker), command) => {
+                if record.commands().ask(command) {
+                    waker.wake_by_ref();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! Every timeout of a connection.
+
+use crate::connection::{
+    config::ConnectionConfig,
+    policy::{
+        drain::Drain,
+        min_rates::MinRates,
+        settings::LiveSettings,
+        spread::{around, part_of},
+    },
+    reason::CloseReason,
+    state::ConnectionState,
+    table::{clock::millis, command::Command, record::Record},
+};
+
+/// How long a closing connection waits for its client to end, in milliseconds.
+const LINGER: u64 = 1000;
+/// How much later than it says a connection is closed for being idle: a request may be on its way for as long.
+const LATE: u64 = 1000;
+
+/// The deadlines of one sweep, in milliseconds; `u64::MAX` is off.
+#[derive(Debug)]
+pub(crate) struct Deadlines {
+    first_byte: u64,
+    handshake: u64,
+    head: u64,
+    idle: u64,
+    write: u64,
+    max_age: u64,
+    park: u64,
+    /// How long ago the moment passed at which the first connections are closed for being idle in a drain.
+    drained: Option<u64>,
+    drain_spread: u64,
+}
+
+/// What is to happen to a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Judgement {
+    pub(crate) command: Command,
+    /// Whether its next response is to be its last.
+    pub(crate) close_after_response: bool,
+}
+
+impl Deadlines {
+    /// Those at a time; `park_after` is how long a connection is idle before it is parked.
+    pub(crate) fn of(
+        config: &ConnectionConfig,
+        settings: &LiveSettings,
+        drain: &Drain,
+        park_after: u64,
+        now: u64,
+    ) -> Self {
+        let late = if config.keep_alive_header { LATE } else { 0 };
+        let or_never = |limit: u64| if limit == 0 { u64::MAX } else { limit };
+        Self {
+            first_byte: or_never(millis(config.first_byte_timeout)),
+            #[cfg(feature = "tls")]
+            handshake: or_never(millis(config.tls.handshake_timeout)),
+            #[cfg(not(feature = "tls"))]
+            handshake: u64::MAX,
+            head: or_never(millis(config.head_timeout)),
+            idle: or_never(settings.idle_timeout()).saturating_add(late),
+            write: or_never(millis(config.write_timeout)),
+            max_age: or_never(millis(config.max_age)),
+            park: if config.park { park_after } else { u64::MAX },
+            drained: drain
+                .elapsed(now)
+                .and_then(|elapsed| elapsed.checked_sub(millis(config.drain_idle))),
+            drain_spread: drain.spread(),
+        }
+    }
+
+    /// What is to happen to a connection now.
+    pub(crate) fn judge(&self, record: &Record, now: u64, rates: &mut MinRates) -> Judgement {
+        use CloseReason::{Drained, MaxAge, SlowRead};
+        let only = |command| Judgement {
+            command,
+            close_after_response: false,
+        };
+        let stalled = record.answers().write_stalled();
+        if stalled != 0 && now.saturating_sub(stalled) >= self.write {
+            return only(Command::Close(SlowRead));
+        }
+        let state = record.state();
+        if let Some(reason) = rates.judge(record, state) {
+            return only(Command::Close(reason));
+        }
+        let between_requests = matches!(
+            state,
+            ConnectionState::New | ConnectionState::Idle | ConnectionState::Parked
+        );
+        let drained = |passed| passed >= part_of(self.drain_spread, record.id());
+        if between_requests && self.drained.is_some_and(drained) {
+            return only(Command::Close(Drained));
+        }
+        let too_old =
+            self.max_age < u64::MAX && record.age(now) >= around(self.max_age, record.id());
+        Judgement {
+            command: if too_old && between_requests {
+                Command::Close(MaxAge)
+            } else {
+                self.judge_wait(record, state, now.saturating_sub(record.since()))
+            },
+            close_after_response: too_old,
+        }
+    }
+
+    /// What follows from the time since the state began.
+    fn judge_wait(&self, record: &Record, state: ConnectionState, waited: u64) -> Command {
+        use CloseReason::{
+            Finished, FirstByteTimeout, HandshakeTimeout, HeadTimeout, IdleTimeout, SlowRead,
+        };
+        use ConnectionState::{Closing, Handshake, Head, Idle, New, Parked};
+        match state {
+            New if waited >= self.first_byte => Command::Close(FirstByteTimeout),
+            Handshake if waited >= self.handshake => Command::Close(HandshakeTimeout),
+            Head if waited >= self.head => Command::Close(HeadTimeout),
+            // One of HTTP/2, which has not taken all of its answers, and doesn't.
+            Idle if record.commands().is_close()
+                && waited >= self.idle.saturating_add(self.write) =>
+            {
+                Command::Close(SlowRead)
+            }
+            Idle | Parked if waited >= self.idle => Command::Close(IdleTimeout),
+            Closing if waited >= LINGER => Command::Close(Finished),
+            New | Idle if waited >= self.park => Command::Park,
+            _ => Command::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A connection that was accepted at 0 and has been in a state since `since`.
+    fn record(state: ConnectionState, since: u64) -> Record {
+        let record = Record::new(1, 0, None, false, 0, 0);
+        record.enter(ConnectionState::Active, 0);
+        if state == ConnectionState::Parked {
+            record.enter(ConnectionState::Idle, since);
+        }
+        record.enter(state, since);
+        record
+    }
+
+    fn judge(config: &ConnectionConfig, drain: &Drain, record: &Record, now: u64) -> Judgement {
+        let settings = LiveSettings::new(config);
+        let park_after = settings.park_after();
+        Deadlines::of(config, &settings, drain, park_after, now).judge(
+            record,
+            now,
+            &mut MinRates::new(config),
+        )
+    }
+
+    fn command(config: &ConnectionConfig, record: &Record, now: u64) -> Command {
+        judge(config, &Drain::new(), record, now).command
+    }
+
+    #[test]
+    fn each_state_has_its_deadline() {
+        use CloseReason::{Finished, FirstByteTimeout, HeadTimeout, IdleTimeout};
+        use Command::{Close, None, Park};
+        use ConnectionState::{Active, Closing, Head, Idle, New, Parked, Upgraded};
+        let config = ConnectionConfig::default();
+        for (state, waited, expected) in [
+            (New, 990, None),
+            (New, 1000, Park),
+            (New, 10_000, Close(FirstByteTimeout)),
+            (Head, 29_990, None),
+            (Head, 30_000, Close(HeadTimeout)),
+            (Idle, 990, None),
+            (Idle, 1000, Park),
+            (Idle, 59_990, Park),
+            (Idle, 60_000, Close(IdleTimeout)),
+            (Parked, 59_990, None),
+            (Closing, 990, None),
+            (Closing, 1000, Close(Finished)),
+            (Active, 1_000_000, None),
+            (Upgraded, 1_000_000, None),
+        ] {
+            let record = record(state, 5000);
+            let got = command(&config, &record, 5000 + waited);
+            assert_eq!(got, expected, "{state:?} for {waited} ms");
+        }
+    }
+
+    #[test]
+    fn a_timeout_of_zero_is_off() {
+        use ConnectionState::{Closing, Head, Idle, New};
+        let config = ConnectionConfig {
+            first_byte_timeout: Duration::ZERO,
+            head_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            write_timeout: Duration::ZERO,
+            park: false,
+            ..ConnectionConfig::default()
+        };
+        for state in [New, Head, Idle] {
+            let record = record(state, 0);
+            record.answers().stall_write(0);
+            assert_eq!(command(&config, &record, u64::MAX / 2), Command::None);
+        }
+        let closing = command(&config, &record(Closing, 0), LINGER);
+        assert_eq!(closing, Command::Close(CloseReason::Finished));
+    }
+
+    #[test]
+    fn who_is_told_how_long_it_may_be_idle_gets_a_second_more() {
+        let config = ConnectionConfig {
+            park: false,
+            keep_alive_header: true,
+            ..ConnectionConfig::default()
+        };
+        let record = record(ConnectionState::Idle, 0);
+        assert_eq!(command(&config, &record, 60_990), Command::None);
+        let close = Command::Close(CloseReason::IdleTimeout);
+        assert_eq!(command(&config, &record, 61_000), close);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_closed_whatever_the_state() {
+        let config = ConnectionConfig::default();
+        for state in [ConnectionState::Active, ConnectionState::Idle] {
+            let record = record(state, 1000);
+            record.answers().stall_write(1000);
+            let close = Command::Close(CloseReason::SlowRead);
+            assert_ne!(command(&config, &record, 30_990), close);
+            assert_eq!(command(&config, &record, 31_000), close);
+        }
+        // Asked to go for being idle, it has as long again to take its answers.
+        let record = record(ConnectionState::Idle, 0);
+        record
+            .commands()
+            .ask(Command::Close(CloseReason::IdleTimeout));
+        let idle = Command::Close(CloseReason::IdleTimeout);
+        assert_eq!(command(&config, &record, 89_990), idle);
+        let slow = Command::Close(CloseReason::SlowRead);
+        assert_eq!(command(&config, &record, 90_000), slow);
+    }
+
+    #[test]
+    fn an_old_connection_goes_between_two_requests_and_a_busy_one_after_its_answer() {
+        let config = ConnectionConfig {
+            max_age: Duration::from_secs(100),
+            ..ConnectionConfig::default()
+        };
+        let young = judge(
+            &config,
+            &Drain::new(),
+            &record(ConnectionState::Active, 0),
+            89_000,
+        );
+        assert!(!young.close_after_response);
+        for (state, command) in [
+            (ConnectionState::Active, Command::None),
+            (ConnectionState::Idle, Command::Close(CloseReason::MaxAge)),
+            (ConnectionState::Parked, Command::Close(CloseReason::MaxAge)),
+        ] {
+            let old = judge(&config, &Drain::new(), &record(state, 110_000), 110_000);
+            let expected = Judgement {
+                command,
+                close_after_response: true,
+            };
+            assert_eq!(old, expected, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_drain_closes_idle_connections_after_a_moment_and_leaves_busy_ones() {
+        let config = ConnectionConfig {
+            park: false,
+            ..ConnectionConfig::default()
+        };
+        let drain = Drain::new();
+        drain.begin(10_000, 0);
+        for (state, now, expected) in [
+            (ConnectionState::Idle, 10_990, Command::None),
+            (
+                ConnectionState::Idle,
+                11_000,
+                Command::Close(CloseReason::Drained),
+            ),
+            (
+                ConnectionState::New,
+                11_000,
+                Command::Close(CloseReason::Drained),
+            ),
+            (ConnectionState::Active, 20_000, Command::None),
+        ] {
+            let record = record(state, 10_000);
+            let got = judge(&config, &drain, &record, now).command;
+            assert_eq!(got, expected, "{state:?} at {now}");
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! A tower service as a connection calls it, and hyper.
+
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
+};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body;
+
+use crate::connection::{
+    http_service::HttpService,
+    incoming::Incoming,
+    lifecycle::Shared,
+    protocol::{connect_info::ConnectInfo, keep_alive, open_body::OpenBody},
+    table::record::Record,
+};
+
+/// The future of one request, kept in a box that the connection uses again for its next request.
+type Slot<F> = Pin<Box<Option<F>>>;
+/// Where a slot comes back that left with a response future, which may live on another thread.
+type Returned<F> = Arc<Mutex<Option<Slot<F>>>>;
+
+/// A tower service as a connection calls it: one for each.
+pub(crate) struct Adapter<S: HttpService> {
+    service: RefCell<S>,
+    spare: RefCell<Option<Slot<S::ResFuture>>>,
+    returned: Returned<S::ResFuture>,
+    owner: Owner,
+    info: Option<ConnectInfo>,
+    /// The answer to the next request that hyper brings, which was called for before.
+    begun: Cell<Option<Box<ResponseFuture<S>>>>,
+}
+
+/// The connection that a request belongs to.
+#[derive(Debug, Clone)]
+struct Owner {
+    record: Arc<Record>,
+    shared: Arc<Shared>,
+}
+
+/// What the response has to say about its connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    connect: bool,
+    http1: bool,
+    last: bool,
+    /// Whether it says how long the connection may be idle.
+    tells_idle: bool,
+}
+
+impl<S: HttpService> Adapter<S> {
+    pub(crate) fn new(
+        service: S,
+        record: Arc<Record>,
+        shared: Arc<Shared>,
+        info: Option<ConnectInfo>,
+    ) -> Self {
+        Self {
+            info,
+            service: RefCell::new(service),
+            spare: RefCell::default(),
+            returned: Arc::default(),
+            owner: Owner { record, shared },
+            begun: Cell::new(None),
+        }
+    }
+
+    /// The next request from hyper has this answer.
+    pub(crate) fn answer_with(&mut self, begun: Option<Box<ResponseFuture<S>>>) {
+        self.begun = Cell::new(begun);
+    }
+
+    pub(crate) fn into_inner(self) -> S {
+        self.service.into_inner()
+    }
+
+    fn slot(&self) -> Slot<S::ResFuture> {
+        let spare = self.spare.take();
+        spare
+            .or_else(|| lock(&self.returned).take())
+            .unwrap_or_else(|| Box::pin(None))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for Adapter<S> {
+    type Response = Response<OpenBody<S::ResBody>>;
+    type Error = S::ServiceError;
+    type Future = ResponseFuture<S>;
+
+    fn call(&self, request: Request<hyper::body::Incoming>) -> ResponseFuture<S> {
+        if let Some(answer) = self.begun.take() {
+            return *answer;
+        }
+        let http1 = request.version() < Version::HTTP_2;
+        // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut waiting = None;
+        let request = request.map(|body| match http1 {
+            true => Incoming::from(body),
+            false => Incoming::of_stream(body, self.owner.record.id()),
+        });
+        let answer = AssertUnwindSafe(|| self.answer(request, &mut cx, &mut waiting));
+        match catch_unwind(answer) {
+            Ok(Poll::Ready(answer)) => {
+                let open = |body| self.owner.open(http1, body);
+                ResponseFuture::Done(Some(answer.map(|response| response.map(open))))
+            }
+            Ok(Poll::Pending) => {
+                waiting.map_or(ResponseFuture::Done(None), ResponseFuture::Pending)
+            }
+            // Goes on where hyper polls it: for HTTP/2 in the stream, and not in the connection of all of them.
+            Err(panic) => ResponseFuture::Panicked(Some(panic)),
+        }
+    }
+}
+
+impl<S: HttpService> Adapter<S> {
+    /// Whether the answer to the next request, if it is a simple one, has nothing to say about its connection.
+    pub(crate) fn may_be_passed_by(&self) -> bool {
+        let Owner { record, shared } = &self.owner;
+        !(shared.config.keep_alive_header
+            || shared.is_last(record.requests() + 1)
+            || record.flags().closes_after_response()
+            || shared.drains(record))
+    }
+
+    /// Counts a request that the service does not hear of.
+    pub(crate) fn pass_by(&self) {
+        let Owner { record, shared } = &self.owner;
+        record.begin_request(false, shared.clock.now());
+    }
+
+    /// Calls the service, and polls its answer once. One that is not there is left in `waiting`: one that is, is large
+    /// to move, and so is returned as it comes.
+    #[inline]
+    pub(crate) fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        cx: &mut Context<'_>,
+        waiting: &mut Option<Waiting<S>>,
+    ) -> Poll<Answer<S>> {
+        if let Some(info) = &self.info {
+            request.extensions_mut().insert(info.clone());
+        }
+        let Owner { record, shared } = &self.owner;
+        let number = record.begin_request(!request.body().is_end_stream(), shared.clock.now());
+        if record.flags().closes_after_upgrade_response() && asks_for_upgrade(&request) {
+            record.flags().close_after_response();
+        }
+        let terms = Terms {
+            connect: request.method() == Method::CONNECT,
+            http1: request.version() < Version::HTTP_2,
+            last: shared.is_last(number),
+            tells_idle: shared.config.keep_alive_header && keep_alive::is_for(&request),
+        };
+        let mut service = self.service.borrow_mut();
+        match service.poll_ready(cx) {
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {
+                // A clone waits for it, so that the connection pins nothing.
+                let stage = Stage::NotReady(Box::new((service.clone(), Some(request))));
+                return self.wait(stage, terms, waiting, cx);
+            }
+            Poll::Ready(Ok(())) => {}
+        }
+        let mut slot = self.slot();
+        slot.set(Some(service.call(request)));
+        // Many handlers are done at their first poll. Polled here, they drop the request before hyper reads on, and
+        // hyper can use its read buffer again instead of taking a new one.
+        let mut polled = poll_slot(&mut slot, cx);
+        match &mut polled {
+            Poll::Pending => {
+                *waiting = Some(self.waiting(Stage::Running(Some(slot)), terms));
+            }
+            Poll::Ready(answer) => {
+                slot.set(None);
+                self.spare.replace(Some(slot));
+                if let Ok(response) = answer {
+                    self.owner.finish(terms, response);
+                }
+            }
+        }
+        polled
+    }
+
+    #[cold]
+    fn wait(
+        &self,
+        stage: Stage<S>,
+        terms: Terms,
+        waiting: &mut Option<Waiting<S>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Answer<S>> {
+        Pin::new(waiting.insert(self.waiting(stage, terms))).poll(cx)
+    }
+
+    fn waiting(&self, stage: Stage<S>, terms: Terms) -> Waiting<S> {
+        Waiting {
+            stage,
+            terms,
+            returned: Arc::clone(&self.returned),
+            guard: InFlight::new(self.owner.clone()),
+        }
+    }
+}
+
+#[cold]
+fn asks_for_upgrade(request: &Request<Incoming>) -> bool {
+    request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
+}
+
+#[inline]
+fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    let Some(future) = slot.as_mut().as_pin_mut() else {
+        return Poll::Pending;
+    };
+    future.poll(cx)
+}
+
+/// What a service makes of a request.
+pub(crate) type Answer<S> =
+    Result<Response<<S as HttpService>::ResBody>, <S as HttpService>::ServiceError>;
+
+/// What hyper gets for a request.
+type OpenAnswer<S> =
+    Result<Response<OpenBody<<S as HttpService>::ResBody>>, <S as HttpService>::ServiceError>;
+
+/// The response of a service behind a [`ConnectionManager`](crate::connection::ConnectionManager), for hyper.
+pub(crate) enum ResponseFuture<S: HttpService> {
+    Done(Option<OpenAnswer<S>>),
+    Pending(Waiting<S>),
+    Panicked(Option<Box<dyn Any + Send>>),
+}
+
+/// An answer that was not there at once.
+pub(crate) struct Waiting<S: HttpService> {
+    stage: Stage<S>,
+    terms: Terms,
+    returned: Returned<S::ResFuture>,
+    guard: InFlight,
+}
+
+enum Stage<S: HttpService> {
+    NotReady(Box<(S, Option<Request<Incoming>>)>),
+    Running(Option<Slot<S::ResFuture>>),
+}
+
+// Every future inside is boxed or not polled in place.
+impl<S: HttpService> Unpin for ResponseFuture<S> {}
+impl<S: HttpService> Unpin for Waiting<S> {}
+
+impl<S: HttpService> Future for ResponseFuture<S> {
+    type Output = OpenAnswer<S>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Done(result) => match result.take() {
+                Some(result) => Poll::Ready(result),
+                None => Poll::Pending,
+            },
+            Self::Pending(waiting) => {
+                let answer = ready!(Pin::new(&mut *waiting).poll(cx));
+                let open = |body| waiting.guard.owner.open(waiting.terms.http1, body);
+                Poll::Ready(answer.map(|response| response.map(open)))
+            }
+            Self::Panicked(panic) => match panic.take() {
+                Some(panic) => resume_unwind(panic),
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl<S: HttpService> Future for Waiting<S> {
+    type Output = Answer<S>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer<S>> {
+        let Self {
+            stage,
+            terms,
+            returned,
+            guard,
+        } = self.get_mut();
+        if let Stage::NotReady(waiting) = stage {
+            let (service, request) = &mut **waiting;
+            if let Err(error) = ready!(service.poll_ready(cx)) {
+                return Poll::Ready(Err(error));
+            }
+            let future = request.take().map(|request| service.call(request));
+            *stage = Stage::Running(Some(Box::pin(future)));
+        }
+        let Stage::Running(Some(slot)) = stage else {
+            return Poll::Pending;
+        };
+        let mut answer = ready!(poll_slot(slot, cx));
+        slot.set(None);
+        if let Stage::Running(slot) = stage {
+            *lock(returned) = slot.take();
+        }
+        guard.answered = true;
+        if let Ok(response) = &mut answer {
+            guard.owner.finish(*terms, response);
+        }
+        Poll::Ready(answer)
+    }
+}
+
+impl Owner {
+    #[inline]
+    fn open<B: Body>(&self, http1: bool, body: B) -> OpenBody<B> {
+        if http1 {
+            OpenBody::new(body)
+        } else {
+            OpenBody::of_stream(body, Arc::clone(&self.record))
+        }
+    }
+
+    /// Says on a response what becomes of its connection. In place: the body is wrapped where the response is
+    /// moved anyway.
+    #[inline]
+    fn finish<B>(&self, terms: Terms, response: &mut Response<B>) {
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
+            self.record.flags().set_upgraded();
+        } else if terms.http1
+            && (terms.last
+                || self.record.flags().closes_after_response()
+                || self.shared.drains(&self.record))
+        {
+            // hyper sees it and closes after this response; the client knows before it sends another.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        } else if terms.tells_idle {
+            keep_alive::tell(response.headers_mut(), self.shared.settings.idle_timeout());
+        }
+    }
+}
+
+/// Counts a request whose handler waits, and that it was cancelled if it is dropped before its response.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    owner: Owner,
+    answered: bool,
+}
+
+impl InFlight {
+    fn new(owner: Owner) -> Self {
+        owner.record.answers().wait_begins();
+        Self {
+            owner,
+            answered: false,
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.owner.record.answers().wait_ends();
+        if !self.answered {
+            self.owner.shared.totals.count_cancelled();
+        }
+    }
+}

@@ -1,0 +1,144 @@
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::connection::{lifecycle::Shared, table::record::Record, transport::socket::Socket};
+
+/// The connection that a request came by, in the request's extensions when
+/// [`ConnectionConfig::connect_info`](crate::connection::ConnectionConfig::connect_info) is on; a cheap handle, good for
+/// as long as the connection lives.
+///
+/// A handler whose response has no end of its own, such as server-sent events, a long poll or an upgraded
+/// connection, ends it when [`draining`](Self::draining) resolves:
+///
+/// ```
+/// use stellane_core::connection::ConnectInfo;
+///
+/// async fn wait_for_news(request: http::Request<()>) -> &'static str {
+///     let Some(connection) = request.extensions().get::<ConnectInfo>() else {
+///         return "connect_info is off";
+///     };
+///     tokio::select! {
+///         () = news() => "news",
+///         () = connection.draining() => "none yet, ask again",
+///     }
+/// }
+/// # async fn news() {}
+/// ```
+#[derive(Clone)]
+pub struct ConnectInfo {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    local: Option<SocketAddr>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsInfo>,
+    record: Arc<Record>,
+    shared: Arc<Shared>,
+}
+
+/// What client and server agreed on in the TLS handshake.
+#[cfg(feature = "tls")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsInfo {
+    /// The version, such as `TLSv1_3`.
+    pub version: Option<&'static str>,
+    /// The protocol chosen by ALPN, such as `h2`.
+    pub alpn: Option<String>,
+    /// The name the client asked for (SNI).
+    pub server_name: Option<String>,
+    /// The certificate of the client in DER, if one was asked for and shown.
+    pub client_certificate: Option<Vec<u8>>,
+}
+
+impl ConnectInfo {
+    pub(crate) fn new(socket: &Socket, record: &Arc<Record>, shared: &Arc<Shared>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                local: socket.local_addr(),
+                #[cfg(feature = "tls")]
+                tls: socket.tls().map(TlsInfo::new),
+                record: Arc::clone(record),
+                shared: Arc::clone(shared),
+            }),
+        }
+    }
+
+    /// Names it to [`ConnectionManager::close`](crate::connection::ConnectionManager::close).
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.inner.record.id()
+    }
+
+    /// The client's address, as a trusted proxy said it if there is one; `None` for Unix sockets.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.inner.record.peer()
+    }
+
+    /// The address it was accepted on; `None` for Unix sockets.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.inner.local
+    }
+
+    /// What TLS agreed on; `None` without it.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.inner.tls.as_ref()
+    }
+
+    /// Time since it was accepted, exact to a tenth of a second.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let now = self.inner.shared.clock.now();
+        Duration::from_millis(self.inner.record.age(now))
+    }
+
+    /// Requests begun on it, this one included.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.inner.record.requests()
+    }
+
+    /// Makes the next response the last: `Connection: close`, or GOAWAY.
+    pub fn close_after_response(&self) {
+        self.inner.record.flags().close_after_response();
+    }
+
+    /// Resolves when a drain has begun. Nothing is shared between requests until this is awaited.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
+        self.inner.shared.drain.announced()
+    }
+
+    /// Whether a drain has begun.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.inner.shared.drain.has_begun()
+    }
+}
+
+impl fmt::Debug for ConnectInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectInfo")
+            .field("id", &self.id())
+            .field("peer", &self.peer())
+            .field("local", &self.local())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "tls")]
+impl TlsInfo {
+    fn new(connection: &tokio_rustls::rustls::ServerConnection) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let certificates = connection.peer_certificates();
+        Self {
+            version: connection.protocol_version().and_then(|v| v.as_str()),
+            alpn: connection.alpn_protocol().map(text),
+            server_name: connection.server_name().map(str::to_owned),
+            client_certificate: certificates.and_then(|all| Some(all.first()?.to_vec())),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Header fields that come again and again.
+
+use std::mem;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use httparse::Status;
+
+use crate::connection::protocol::http1::fast_path::field::{MAX_FIELDS, read_field};
+
+/// Longer ones are not kept: each connection in use keeps its own.
+const MAX_KEPT: usize = 4 << 10;
+
+/// The header fields that a client sends again and again on its connection: they need not be read anew.
+#[derive(Default)]
+pub(crate) struct HeaderCache {
+    /// As they come, with the empty line behind them.
+    block: Bytes,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    /// Other ones, which came once.
+    once: Vec<u8>,
+}
+
+impl HeaderCache {
+    /// Takes the known fields if these bytes begin with them, and returns their length.
+    pub(crate) fn take(&self, bytes: &[u8], headers: &mut HeaderMap) -> Option<usize> {
+        if self.fields.is_empty() || !bytes.starts_with(&self.block) {
+            return None;
+        }
+        headers.reserve(self.fields.len());
+        for (name, value) in &self.fields {
+            headers.append(name.clone(), value.clone());
+        }
+        Some(self.block.len())
+    }
+
+    /// Remembers the fields of a simple request. They are known when they come twice in a row.
+    pub(crate) fn learn(&mut self, block: &[u8]) {
+        if block.len() > MAX_KEPT {
+            return;
+        }
+        if self.once != block {
+            self.once.clear();
+            self.once.extend_from_slice(block);
+            return;
+        }
+        // Memory of their own: what was read must not be kept for longer than its request.
+        self.block = mem::take(&mut self.once).into();
+        self.fields.clear();
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        if let Ok(Status::Complete((_, read))) = httparse::parse_headers(&self.block, &mut fields) {
+            let read = read.iter().map(|field| read_field(&self.block, field));
+            self.fields = read.collect::<Option<_>>().unwrap_or_default();
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! HTTP/1: requests answered without hyper, and an eye on what hyper reads.
+
+pub(crate) mod fast_path;
+pub(crate) mod guard;
+pub(crate) mod lines;

@@ -1,0 +1,215 @@
+//! What looks at the bytes that a client sends, before hyper reads them.
+
+use std::io;
+
+#[cfg(feature = "http2")]
+use crate::connection::protocol::http2::abuse::{Abuse, AbuseMeter};
+use crate::connection::{
+    protocol::{
+        http1::guard::{FramingGuard, Verdict},
+        open_body,
+    },
+    table::{clock::Clock, record::Record},
+};
+
+/// What there is to look at.
+#[derive(Debug)]
+pub(crate) enum Watch {
+    Nothing,
+    Http1(FramingGuard),
+    #[cfg(feature = "http2")]
+    Http2(AbuseMeter),
+}
+
+/// Follows what hyper reads, with the requests that it has begun.
+#[derive(Debug)]
+pub(crate) struct Inspector {
+    watch: Watch,
+    /// Requests of the connection before hyper was there.
+    requests_before: u64,
+}
+
+/// What was found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    /// A byte was spoilt; the end of a head makes hyper answer now.
+    Spoilt,
+}
+
+impl Inspector {
+    pub(crate) fn new(watch: Watch, requests_before: u64) -> Self {
+        Self {
+            watch,
+            requests_before,
+        }
+    }
+
+    /// hyper begins with a request, after so many.
+    pub(crate) fn begin_anew(&mut self, requests_before: u64) {
+        self.requests_before = requests_before;
+        if let Watch::Http1(guard) = &mut self.watch {
+            *guard = FramingGuard::new();
+        }
+    }
+
+    /// Looks at bytes on their way to hyper.
+    ///
+    /// # Errors
+    /// The client is to be served no more.
+    pub(crate) fn look(
+        &mut self,
+        bytes: &mut [u8],
+        record: &Record,
+        clock: &Clock,
+    ) -> io::Result<Found> {
+        #[cfg(not(feature = "http2"))]
+        let _ = clock;
+        let guard = match &mut self.watch {
+            _ if bytes.is_empty() => return Ok(Found::Nothing),
+            Watch::Nothing => return Ok(Found::Nothing),
+            Watch::Http1(guard) => guard,
+            #[cfg(feature = "http2")]
+            Watch::Http2(meter) => {
+                let abuse = meter.look(bytes, record.requests(), clock.now());
+                if abuse != Abuse::None {
+                    record.flags().set_abusive();
+                }
+                return match abuse {
+                    Abuse::Hard => Err(io::ErrorKind::ConnectionAborted.into()),
+                    Abuse::Soft | Abuse::None => Ok(Found::Nothing),
+                };
+            }
+        };
+        if guard.is_held() {
+            let upgraded = record.flags().is_upgraded();
+            if upgraded || record.answers().in_flight() == 0 {
+                guard.decide(upgraded);
+            }
+        }
+        match guard.look(bytes) {
+            Verdict::Fine => {}
+            Verdict::Spoilt => return Ok(Found::Spoilt),
+            // Not to be taken for a request, should the handler decline the upgrade.
+            Verdict::Held if self.requests_before + guard.heads() > record.requests() => {
+                record.flags().close_after_upgrade_response();
+            }
+            Verdict::Held => {
+                record.flags().close_after_response();
+            }
+        }
+        Ok(Found::Nothing)
+    }
+
+    /// Whether the next byte belongs to a body.
+    pub(crate) fn is_in_body(&self) -> bool {
+        matches!(&self.watch, Watch::Http1(guard) if guard.in_body())
+    }
+
+    /// Whether hyper has the whole head of another request and nothing to do before it reads that: it will
+    /// write again without waiting for anybody.
+    pub(crate) fn another_follows(&self, record: &Record) -> bool {
+        let Watch::Http1(guard) = &self.watch else {
+            return false;
+        };
+        self.requests_before + guard.heads() > record.requests()
+            && record.answers().in_flight() == 0
+            && open_body::none_open()
+            // hyper waits until the body of a request is read.
+            && !record.had_body()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record::new(1, 0, None, false, 0, 0)
+    }
+
+    fn look(inspector: &mut Inspector, bytes: &[u8], record: &Record) -> io::Result<Found> {
+        inspector.look(&mut bytes.to_vec(), record, &Clock::new())
+    }
+
+    fn http1(requests_before: u64) -> Inspector {
+        Inspector::new(Watch::Http1(FramingGuard::new()), requests_before)
+    }
+
+    #[test]
+    fn another_request_follows_until_hyper_has_begun_all_whose_heads_were_read() {
+        let record = record();
+        record.begin_request(false, 0);
+        let mut inspector = http1(1);
+        let two = b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\nGET / HT";
+        assert_eq!(
+            look(&mut inspector, two, &record).expect("fine"),
+            Found::Nothing
+        );
+        for another in [true, true, false] {
+            assert_eq!(inspector.another_follows(&record), another);
+            record.begin_request(false, 0);
+        }
+        inspector.begin_anew(4);
+        assert!(!inspector.another_follows(&record));
+    }
+
+    #[test]
+    fn no_other_follows_while_a_handler_waits_or_a_body_is_read() {
+        let record = record();
+        let mut inspector = http1(0);
+        look(&mut inspector, b"GET / HTTP/1.1\r\n\r\n", &record).expect("fine");
+        record.answers().wait_begins();
+        assert!(!inspector.another_follows(&record));
+        record.answers().wait_ends();
+        assert!(inspector.another_follows(&record));
+        let post = b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nab";
+        look(&mut inspector, post, &record).expect("fine");
+        assert!(inspector.is_in_body());
+        record.begin_request(true, 0);
+        assert!(!inspector.another_follows(&record));
+    }
+
+    #[test]
+    fn bytes_behind_a_request_for_an_upgrade_make_its_response_the_last() {
+        let upgrade = b"GET / HTTP/1.1\r\nupgrade: x\r\n\r\nmore";
+        for (begun, at_upgrade) in [(false, true), (true, false)] {
+            let record = record();
+            record.answers().wait_begins();
+            if begun {
+                record.begin_request(false, 0);
+            }
+            look(&mut http1(0), upgrade, &record).expect("fine");
+            let flags = record.flags();
+            assert_eq!(flags.closes_after_upgrade_response(), at_upgrade);
+            assert_eq!(flags.closes_after_response(), !at_upgrade);
+        }
+    }
+
+    #[test]
+    fn a_bare_line_feed_is_spoilt_and_without_a_guard_it_is_not() {
+        let bare = b"GET / HTTP/1.1\n\r\n";
+        let found = look(&mut http1(0), bare, &record()).expect("an answer");
+        assert_eq!(found, Found::Spoilt);
+        let mut blind = Inspector::new(Watch::Nothing, 0);
+        assert_eq!(
+            look(&mut blind, bare, &record()).expect("fine"),
+            Found::Nothing
+        );
+    }
+
+    #[cfg(feature = "http2")]
+    #[test]
+    fn a_flood_marks_the_connection_and_then_ends_it() {
+        let record = record();
+        let meter = AbuseMeter::new(&crate::connection::config::http2::Http2Config::default(), 0);
+        let mut inspector = Inspector::new(Watch::Http2(meter), 0);
+        look(&mut inspector, &[0; 24], &record).expect("the preface");
+        assert!(!record.flags().is_abusive());
+        // Heads of PING frames, one after the other.
+        let ping = [0, 0, 0, 6, 0, 0, 0, 0, 0];
+        look(&mut inspector, &ping.repeat(800), &record).expect("still served");
+        assert!(record.flags().is_abusive());
+        look(&mut inspector, &ping.repeat(800), &record).expect_err("too many");
+    }
+}

@@ -1,0 +1,96 @@
+//! What every stage of a connection works with, and what it says of its turn.
+
+use std::sync::Arc;
+
+#[cfg(feature = "http2")]
+use crate::connection::protocol::http2::blame;
+use crate::connection::{
+    early::Early,
+    lifecycle::Shared,
+    protocol::{builders::HyperBuilders, service_source::ServiceSource},
+    reason::CloseReason,
+    state::ConnectionState,
+    table::record::Record,
+    transport::parked::ParkedPoller,
+};
+
+/// What the connections of one call of `serve` share.
+pub(crate) struct Served<S> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) builders: Arc<HyperBuilders>,
+    pub(crate) services: ServiceSource<S>,
+    pub(crate) parked: ParkedPoller,
+    pub(crate) early: Early,
+}
+
+/// A connection, whatever drives it at the moment.
+pub(crate) struct Connection<S> {
+    pub(crate) served: Arc<Served<S>>,
+    pub(crate) record: Arc<Record>,
+    /// Why it ends, once that is known.
+    pub(crate) reason: Option<CloseReason>,
+    /// Why it ends after its next answer, which it was not closed before since it was in use.
+    spared_from: Option<CloseReason>,
+}
+
+/// What comes after a turn of a stage.
+pub(crate) enum Step<N> {
+    Wait,
+    End(CloseReason),
+    /// Another stage.
+    Next(N),
+}
+
+impl<S> Connection<S> {
+    pub(crate) fn new(served: Arc<Served<S>>, record: Arc<Record>) -> Self {
+        Self {
+            served,
+            record,
+            reason: None,
+            spared_from: None,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.served.shared
+    }
+
+    pub(crate) fn enter(&self, state: ConnectionState) {
+        self.record.enter(state, self.shared().clock.now());
+    }
+
+    /// A connection in use is closed after its next answer.
+    pub(crate) fn spare(&mut self, reason: CloseReason) {
+        self.spared_from = Some(reason);
+        self.record.flags().close_after_response();
+        self.record.commands().forget();
+    }
+
+    /// Why a connection ended that hyper, or the fast path in its way, is done with.
+    pub(crate) fn finished(&self, result: hyper::Result<()>) -> CloseReason {
+        #[cfg(feature = "http2")]
+        if self.record.flags().is_abusive() {
+            return CloseReason::Abuse;
+        }
+        #[cfg(feature = "http2")]
+        if let Some(reason) = result.as_ref().err().and_then(blame) {
+            return reason;
+        }
+        match result {
+            Ok(()) if self.record.flags().is_upgraded() => {
+                self.enter(ConnectionState::Upgraded);
+                CloseReason::Upgraded
+            }
+            Ok(()) if self.shared().drain.has_begun() => CloseReason::Drained,
+            Ok(()) if self.shared().is_last(self.record.requests()) => CloseReason::MaxRequests,
+            Ok(()) if self.record.flags().closes_after_response() => {
+                self.spared_from.unwrap_or(CloseReason::MaxAge)
+            }
+            Ok(()) if self.record.state() == ConnectionState::Idle => CloseReason::ClientClosed,
+            Ok(()) => CloseReason::Finished,
+            Err(error) if error.is_parse() => CloseReason::ProtocolError,
+            Err(error) if error.is_user() => CloseReason::ServiceError,
+            Err(_) => CloseReason::IoError,
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! HTTP/1 without hyper, for as long as its requests are simple.
+
+use std::{
+    io,
+    mem::{self, MaybeUninit},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, Request, Response};
+use http_body::Body;
+use hyper_util::rt::TokioIo;
+use tokio::io::ReadBuf;
+
+use crate::connection::{
+    early::Early,
+    http_service::HttpService,
+    incoming::Incoming,
+    lifecycle::Shared,
+    protocol::{
+        adapter::{Adapter, Answer, ResponseFuture, Waiting},
+        http1::fast_path::{
+            self, MAX_BODY, MAX_READ,
+            body::write_body,
+            header_cache::HeaderCache,
+            refusal, request, response,
+            write_batch::{self, DelayedWrite},
+        },
+        io::{Io, pipeline::MAX_HELD},
+        open_body::{self, OpenBody},
+        task::{
+            connection::{Connection, Step},
+            http1::ActiveHttp1,
+            read_ahead::ReadAhead,
+        },
+    },
+    reason::CloseReason,
+    state::ConnectionState,
+    table::command::Command,
+    transport::socket::Socket,
+};
+
+/// An HTTP/1 connection that hyper knows nothing of, with simple requests so far.
+pub(crate) struct FastPath<S: HttpService> {
+    io: Io,
+    adapter: Adapter<S>,
+    under_way: Option<UnderWay<S>>,
+    delayed: Option<DelayedWrite>,
+    /// Where the body of an answer is read.
+    body: Pin<Box<Option<S::ResBody>>>,
+    /// A map of headers, used again for the next request.
+    headers: HeaderMap,
+    header_cache: HeaderCache,
+    early: Early,
+}
+
+/// How many requests are answered before others on the thread have their turn.
+const TURN: usize = 32;
+
+/// A request that has no answer yet.
+struct UnderWay<S: HttpService> {
+    read: ReadAhead,
+    answer: Waiting<S>,
+}
+
+/// An answer for hyper to send.
+type AnswerForHyper<S> = Box<ResponseFuture<S>>;
+
+/// What comes after the fast path.
+pub(crate) enum Next<S: HttpService> {
+    /// The connection is idle: to be parked, or to be closed for a reason.
+    Idle(Option<CloseReason>),
+    Hyper(ForHyper<S>),
+}
+
+/// What hyper is to go on with.
+pub(crate) struct ForHyper<S: HttpService> {
+    /// What was read and not used. The first request in it may have its answer.
+    unread: Bytes,
+    answer: Option<AnswerForHyper<S>>,
+    open_bodies: i32,
+}
+
+/// What became of what was read.
+enum Outcome<S: HttpService> {
+    /// All requests are answered.
+    Answered,
+    /// They are, and the answers are to be sent in the next turn.
+    Delayed,
+    /// One has to wait for its answer.
+    Waits,
+    /// The first of these bytes begin a request that is hyper's; or there are none, and the socket does not take all
+    /// of the answers.
+    Left(Bytes),
+    /// Others are to have their turn before these, and before more is read.
+    Enough(Bytes),
+    /// They begin with a request whose answer is hyper's to send.
+    Begun(Bytes, AnswerForHyper<S>),
+    Failed,
+}
+
+impl<S: HttpService> UnderWay<S> {
+    fn for_hyper(self) -> Outcome<S> {
+        let answer = ResponseFuture::Pending(self.answer);
+        Outcome::Begun(self.read.whole(), Box::new(answer))
+    }
+}
+
+impl<S: HttpService> FastPath<S> {
+    pub(crate) fn new(io: Io, adapter: Adapter<S>, early: Early) -> Self {
+        Self {
+            io,
+            adapter,
+            under_way: None,
+            delayed: None,
+            body: Box::pin(None),
+            headers: HeaderMap::new(),
+            header_cache: HeaderCache::default(),
+            early,
+        }
+    }
+
+    /// For an end before the next turn.
+    pub(crate) fn send_delayed(&mut self) {
+        if let Some(delayed) = self.delayed.take() {
+            self.io.socket.try_write(&delayed.answer);
+        }
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if !self.io.rewind.is_empty() {
+            return Poll::Ready(Ok(mem::take(&mut self.io.rewind)));
+        }
+        let mut space = [MaybeUninit::uninit(); MAX_READ];
+        let mut read = ReadBuf::uninit(&mut space);
+        self.io
+            .poll_socket(cx, &mut read)
+            .map_ok(|()| fast_path::share(read.filled()))
+    }
+
+    /// Answers the request under way, and the simple ones at the beginning of `bytes`; not more than `left`.
+    fn answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: Bytes,
+        left: &mut usize,
+        shared: &Shared,
+    ) -> Outcome<S> {
+        let mut out = write_batch::take_buffer();
+        let outcome = self.answer_into(cx, bytes, left, shared, &mut out);
+        if let Outcome::Answered = outcome
+            && !out.is_empty()
+        {
+            match write_batch::delay(out) {
+                Ok(delayed) => {
+                    self.delayed = Some(delayed);
+                    return Outcome::Delayed;
+                }
+                Err(now) => out = now,
+            }
+        }
+        self.send(cx, out, outcome)
+    }
+
+    /// Sends answers, all that there are so far.
+    fn send(&mut self, cx: &mut Context<'_>, out: Vec<u8>, outcome: Outcome<S>) -> Outcome<S> {
+        let sent = if out.is_empty() {
+            Ok(true)
+        } else {
+            self.io.send(cx, &out)
+        };
+        write_batch::give_back(out);
+        match (sent, outcome) {
+            (Ok(false), Outcome::Answered) => Outcome::Left(Bytes::new()),
+            (Ok(false), Outcome::Enough(bytes)) => Outcome::Left(bytes),
+            (Ok(false), Outcome::Waits) => match self.under_way.take() {
+                Some(under_way) => under_way.for_hyper(),
+                None => Outcome::Left(Bytes::new()),
+            },
+            (Ok(_), outcome) => outcome,
+            (Err(_), _) => Outcome::Failed,
+        }
+    }
+
+    fn answer_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut bytes: Bytes,
+        left: &mut usize,
+        shared: &Shared,
+        out: &mut Vec<u8>,
+    ) -> Outcome<S> {
+        if let Some(UnderWay { answer, .. }) = &mut self.under_way {
+            let Poll::Ready(answer) = Pin::new(answer).poll(cx) else {
+                return Outcome::Waits;
+            };
+            if let Some(UnderWay { read, .. }) = self.under_way.take() {
+                if let Err(answer) = self.write(cx, answer, out) {
+                    return Outcome::Begun(read.whole(), answer);
+                }
+                bytes = read.rest();
+                *left = left.saturating_sub(1);
+            }
+        }
+        while !bytes.is_empty() {
+            if *left == 0 {
+                return Outcome::Enough(bytes);
+            }
+            if out.len() > MAX_HELD {
+                let sent = self.io.send(cx, out);
+                out.clear();
+                match sent {
+                    Ok(true) => {}
+                    Ok(false) => return Outcome::Left(bytes),
+                    Err(_) => return Outcome::Failed,
+                }
+            }
+            let max_head = shared.config.max_head_bytes;
+            let mut request = Request::new(Incoming::default());
+            mem::swap(request.headers_mut(), &mut self.headers);
+            let parsed = request::parse(&bytes, max_head, &mut self.header_cache, &mut request);
+            let Some(head) = parsed else {
+                return Outcome::Left(bytes);
+            };
+            if let Some(early) = self.early.who_may()
+                && self.adapter.may_be_passed_by()
+                && let Some(refusal) = early.refuse(&mut request)
+            {
+                self.adapter.pass_by();
+                self.headers = refusal::write(refusal, out);
+                bytes.advance(head);
+                *left -= 1;
+                continue;
+            }
+            let mut waiting = None;
+            match self.adapter.answer(request, cx, &mut waiting) {
+                Poll::Ready(answer) => {
+                    if let Err(answer) = self.write(cx, answer, out) {
+                        return Outcome::Begun(bytes, answer);
+                    }
+                }
+                Poll::Pending => {
+                    let read = ReadAhead::new(bytes, head);
+                    self.under_way = waiting.map(|answer| UnderWay { read, answer });
+                    return Outcome::Waits;
+                }
+            }
+            bytes.advance(head);
+            *left -= 1;
+        }
+        Outcome::Answered
+    }
+
+    /// Writes an answer if it is simple, and otherwise gives it back.
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        answer: Answer<S>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), AnswerForHyper<S>> {
+        let for_hyper = |answer| Err(Box::new(ResponseFuture::Done(Some(answer))));
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) => return for_hyper(Err(error)),
+        };
+        let begun = out.len();
+        let length = match response.body() {
+            body if body.is_end_stream() => 0,
+            body => body.size_hint().exact().unwrap_or(u64::MAX),
+        };
+        let is_simple = length <= MAX_BODY as u64 && response::write_head(&response, length, out);
+        if !is_simple {
+            out.truncate(begun);
+            return for_hyper(Ok(response.map(OpenBody::new)));
+        }
+        let (mut head, body) = response.into_parts();
+        if length > 0
+            && let Err(body) = write_body(&mut self.body, cx, body, length, out)
+        {
+            out.truncate(begun);
+            return for_hyper(Ok(Response::from_parts(head, body)));
+        }
+        mem::swap(&mut self.headers, &mut head.headers);
+        self.headers.clear();
+        Ok(())
+    }
+}
+
+impl<S: HttpService> FastPath<S> {
+    pub(crate) fn poll(
+        &mut self,
+        connection: &mut Connection<S>,
+        cx: &mut Context<'_>,
+    ) -> Step<Next<S>> {
+        let mut bytes = Bytes::new();
+        let mut left = TURN;
+        loop {
+            if self.delayed.is_some() || self.under_way.is_some() || !bytes.is_empty() {
+                let bytes = mem::take(&mut bytes);
+                let shared = &connection.served.shared;
+                let (outcome, open_bodies) = open_body::observe(0, || match self.delayed.take() {
+                    Some(delayed) => self.send(cx, delayed.over(), Outcome::Answered),
+                    None => self.answer(cx, bytes, &mut left, shared),
+                });
+                match outcome {
+                    Outcome::Answered | Outcome::Waits => {}
+                    Outcome::Delayed => {
+                        cx.waker().wake_by_ref();
+                        return Step::Wait;
+                    }
+                    Outcome::Enough(bytes) => {
+                        self.io.rewind = bytes;
+                        cx.waker().wake_by_ref();
+                        return Step::Wait;
+                    }
+                    Outcome::Left(bytes) => return to_hyper(bytes, None, open_bodies),
+                    Outcome::Begun(bytes, answer) => {
+                        return to_hyper(bytes, Some(answer), open_bodies);
+                    }
+                    Outcome::Failed => return Step::End(CloseReason::IoError),
+                }
+            }
+
+            let waits = match &self.under_way {
+                // No more is read than what belongs together: it is the client that waits.
+                Some(under_way) if !under_way.read.is_last() => {
+                    return wait_for_answer(connection);
+                }
+                Some(_) => true,
+                None => false,
+            };
+            match self.poll_bytes(cx) {
+                Poll::Pending if waits => return wait_for_answer(connection),
+                Poll::Pending => return wait_for_request(connection),
+                Poll::Ready(Ok(read)) if !read.is_empty() => match &mut self.under_way {
+                    Some(under_way) => under_way.read.add(read),
+                    None => bytes = read,
+                },
+                // The client is gone, and nobody waits for the answer.
+                Poll::Ready(_) if waits => return Step::End(CloseReason::IoError),
+                Poll::Ready(Ok(_)) => {
+                    connection.enter(ConnectionState::Idle);
+                    return Step::End(connection.finished(Ok(())));
+                }
+                // TLS without its goodbye.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Step::End(CloseReason::ClientClosed);
+                }
+                Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
+            }
+        }
+    }
+
+    /// What is left of a connection that is idle.
+    pub(crate) fn into_parts(self) -> (Socket, S) {
+        (self.io.socket, self.adapter.into_inner())
+    }
+
+    /// Gives the connection to hyper.
+    #[cold]
+    pub(crate) fn hand_to_hyper(
+        self,
+        connection: &Connection<S>,
+        for_hyper: ForHyper<S>,
+    ) -> ActiveHttp1<S> {
+        let Self {
+            mut io,
+            mut adapter,
+            ..
+        } = self;
+        let ForHyper {
+            unread,
+            answer,
+            open_bodies,
+        } = for_hyper;
+        // hyper comes to ask for the answer that is there as for another.
+        let requests = connection.record.requests() - u64::from(answer.is_some());
+        let begins_a_head = answer.is_none() && !unread.is_empty();
+        io.begin_anew(unread, requests);
+        adapter.answer_with(answer);
+        let http1 = &connection.served.builders.http1;
+        let hyper = http1
+            .serve_connection(TokioIo::new(io), adapter)
+            .with_upgrades();
+        ActiveHttp1::new(hyper, begins_a_head.then_some(requests), open_bodies)
+    }
+}
+
+#[cold]
+fn to_hyper<S: HttpService>(
+    unread: Bytes,
+    answer: Option<AnswerForHyper<S>>,
+    open_bodies: i32,
+) -> Step<Next<S>> {
+    Step::Next(Next::Hyper(ForHyper {
+        unread,
+        answer,
+        open_bodies,
+    }))
+}
+
+/// Every request is answered, and no byte of another is there.
+fn wait_for_request<S: HttpService>(connection: &Connection<S>) -> Step<Next<S>> {
+    connection.enter(ConnectionState::Idle);
+    match connection.record.commands().take() {
+        Command::None => Step::Wait,
+        Command::Park => Step::Next(Next::Idle(None)),
+        // Parked first, it is closed only if no byte is there.
+        Command::Close(reason) if reason.yields_to_a_request() => {
+            Step::Next(Next::Idle(Some(reason)))
+        }
+        Command::Close(reason) => close(connection, reason),
+    }
+}
+
+/// A handler is at work.
+fn wait_for_answer<S: HttpService>(connection: &mut Connection<S>) -> Step<Next<S>> {
+    match connection.record.commands().take() {
+        Command::None | Command::Park => Step::Wait,
+        Command::Close(reason) if reason.yields_to_a_request() => {
+            connection.spare(reason);
+            Step::Wait
+        }
+        Command::Close(reason) => close(connection, reason),
+    }
+}
+
+fn close<S: HttpService>(connection: &Connection<S>, reason: CloseReason) -> Step<Next<S>> {
+    match reason {
+        // The whole request came in that moment.
+        CloseReason::HeadTimeout | CloseReason::SlowBody => {
+            connection.record.commands().forget();
+            Step::Wait
+        }
+        reason => Step::End(reason),
+    }
+}

@@ -1,0 +1,167 @@
+//! How HTTP/2 is told from HTTP/1, and HTTP/2 itself.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::server::conn::http2;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::connection::{
+    http_service::HttpService,
+    protocol::{
+        adapter::Adapter,
+        http2::streams::{BegunStreams, StreamExecutor},
+        io::Io,
+        task::connection::{Connection, Step},
+    },
+    reason::CloseReason,
+    state::ConnectionState,
+    table::command::Command,
+    transport::socket::Socket,
+};
+
+/// No method of HTTP/1 begins like this.
+const PREFACE: &[u8] = b"PRI";
+
+/// Whether the first bytes of a connection are those of HTTP/2.
+pub(crate) fn is_preface(bytes: &[u8]) -> bool {
+    bytes.starts_with(PREFACE)
+}
+
+/// Whether more bytes have to tell.
+pub(crate) fn may_become_preface(bytes: &[u8]) -> bool {
+    bytes.len() < PREFACE.len() && PREFACE.starts_with(bytes)
+}
+
+/// A new connection, and so few bytes of it that they can be the beginning of either protocol.
+pub(crate) struct Sniffing {
+    socket: Socket,
+    bytes: Vec<u8>,
+}
+
+impl Sniffing {
+    pub(crate) fn new(socket: Socket, bytes: &[u8]) -> Self {
+        Self {
+            socket,
+            bytes: bytes.to_vec(),
+        }
+    }
+
+    /// Reads until there are enough bytes.
+    pub(crate) fn poll<S>(&mut self, connection: &Connection<S>, cx: &mut Context<'_>) -> Step<()> {
+        loop {
+            let mut buffer = [0; PREFACE.len()];
+            let mut unread = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut self.socket).poll_read(cx, &mut unread) {
+                Poll::Pending => {
+                    return match connection.record.commands().take() {
+                        Command::Close(reason) => Step::End(reason),
+                        Command::Park | Command::None => Step::Wait,
+                    };
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
+            }
+            let read = unread.filled();
+            connection.record.add_read(read.len());
+            self.bytes.extend_from_slice(read);
+            // At the end of all bytes it is hyper's to say what is wrong with them.
+            if read.is_empty() || !may_become_preface(&self.bytes) {
+                return Step::Next(());
+            }
+        }
+    }
+
+    pub(crate) fn into_parts(self) -> (Socket, Bytes) {
+        (self.socket, self.bytes.into())
+    }
+}
+
+type Http2<S> = http2::Connection<TokioIo<Io>, Adapter<S>, StreamExecutor>;
+
+/// An HTTP/2 connection.
+pub(crate) struct ActiveHttp2<S: HttpService> {
+    hyper: Http2<S>,
+    goaway: bool,
+    begun: BegunStreams,
+}
+
+impl<S: HttpService> ActiveHttp2<S> {
+    pub(crate) fn new(hyper: Http2<S>) -> Self {
+        Self {
+            hyper,
+            goaway: false,
+            begun: BegunStreams::new(),
+        }
+    }
+
+    pub(crate) fn poll(
+        &mut self,
+        connection: &mut Connection<S>,
+        cx: &mut Context<'_>,
+    ) -> Step<Infallible> {
+        loop {
+            if let Poll::Ready(result) = self.poll_hyper(cx) {
+                return Step::End(connection.finished(result));
+            }
+            // What h2 holds of an answer that the client takes slowly is not sent yet.
+            let answers = connection.record.answers();
+            let idle = answers.in_flight() == 0 && answers.write_stalled() == 0;
+            connection.enter(if idle {
+                ConnectionState::Idle
+            } else {
+                ConnectionState::Active
+            });
+            let goaway = match connection.record.commands().take() {
+                Command::Close(reason) if !reason.yields_to_a_request() => {
+                    // Also of one that was asked to go before.
+                    connection.reason = Some(reason);
+                    return Step::End(reason);
+                }
+                Command::Close(reason) => {
+                    connection.reason.get_or_insert(reason);
+                    true
+                }
+                // HTTP/2 has state that can't be rebuilt: it is not parked.
+                Command::Park | Command::None => is_to_go(connection),
+            };
+            if !goaway || self.goaway {
+                return Step::Wait;
+            }
+            // Two-phase: streams already begun are served to their end.
+            self.goaway = true;
+            Pin::new(&mut self.hyper).graceful_shutdown();
+        }
+    }
+
+    /// Polls the connection, answers the streams that it begins, and has it write all their answers together.
+    fn poll_hyper(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        let hyper = &mut self.hyper;
+        let polled = self.begun.gather(|| Pin::new(&mut *hyper).poll(cx));
+        if polled.is_ready() || self.begun.is_empty() {
+            return polled;
+        }
+        self.begun.run(cx);
+        let polled = self.begun.gather(|| Pin::new(hyper).poll(cx));
+        if !self.begun.is_empty() {
+            // They have begun since: others have their turn before them.
+            cx.waker().wake_by_ref();
+        }
+        polled
+    }
+}
+
+/// Whether the connection is to take no more requests.
+fn is_to_go<S>(connection: &Connection<S>) -> bool {
+    let (shared, record) = (connection.shared(), &connection.record);
+    let requests = record.requests();
+    (requests > 0 && shared.is_last(requests))
+        || record.flags().closes_after_response()
+        || record.flags().is_abusive()
+        || shared.drains(record)
+}

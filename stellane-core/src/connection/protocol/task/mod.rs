@@ -1,0 +1,401 @@
+//! The state machine of one connection.
+
+pub(crate) mod connection;
+pub(crate) mod fast_path;
+pub(crate) mod http1;
+#[cfg(feature = "http2")]
+pub(crate) mod http2;
+pub(crate) mod read_ahead;
+
+use std::{
+    io, mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+#[cfg(feature = "http2")]
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
+
+#[cfg(feature = "http2")]
+use crate::connection::protocol::{
+    http2::abuse::AbuseMeter,
+    task::http2::{ActiveHttp2, Sniffing, is_preface, may_become_preface},
+};
+use crate::connection::{
+    http_service::HttpService,
+    protocol::{
+        adapter::Adapter,
+        connect_info::ConnectInfo,
+        http1::guard::FramingGuard,
+        io::{Io, inspect::Watch},
+        task::{
+            connection::{Connection, Served, Step},
+            fast_path::{FastPath, Next},
+            http1::{ActiveHttp1, TakenApart},
+        },
+    },
+    reason::CloseReason,
+    state::ConnectionState,
+    table::{command::Command, owner::SocketOwner, record::Record},
+    transport::socket::Socket,
+};
+
+/// How much of a first read fits on the stack.
+pub(crate) const FIRST_READ: usize = 2048;
+
+/// A connection that somebody serves, or that was just accepted. A parked one has no task: see
+/// [`parked`](crate::connection::transport::parked).
+pub(crate) struct Task<S: HttpService> {
+    connection: Connection<S>,
+    stage: Stage<S>,
+    /// Whether commands reach it.
+    registered: bool,
+}
+
+#[cfg(feature = "tls")]
+/// What comes before a socket can be read: a TLS handshake.
+type Opening = Pin<Box<dyn Future<Output = Result<Socket, CloseReason>> + Send>>;
+
+enum Stage<S: HttpService> {
+    #[cfg(feature = "tls")]
+    Opening(Opening),
+    /// Only the socket: new, or idle and taken apart.
+    Waiting(Socket),
+    /// The socket, and the bytes that ended its wait.
+    Resumed(Socket, Bytes),
+    #[cfg(feature = "http2")]
+    Sniffing(Sniffing),
+    /// HTTP/1 without hyper.
+    FastPath(Box<FastPath<S>>),
+    Http1(Box<ActiveHttp1<S>>),
+    #[cfg(feature = "http2")]
+    Http2(Box<ActiveHttp2<S>>),
+    /// The socket is parked, and needs no task.
+    Left,
+    Ended,
+}
+
+impl<S: HttpService> Unpin for Task<S> {}
+
+impl<S: HttpService> Task<S> {
+    /// A connection of which nothing was read yet.
+    pub(crate) fn new(served: Arc<Served<S>>, record: Arc<Record>, socket: Socket) -> Self {
+        Self::with(served, record, Stage::Waiting(socket))
+    }
+
+    /// A connection whose socket is not ready to be read yet.
+    #[cfg(feature = "tls")]
+    pub(crate) fn opening(served: Arc<Served<S>>, record: Arc<Record>, opening: Opening) -> Self {
+        Self::with(served, record, Stage::Opening(opening))
+    }
+
+    /// A connection that was parked until these bytes came.
+    pub(crate) fn resume(
+        served: Arc<Served<S>>,
+        record: Arc<Record>,
+        socket: Socket,
+        bytes: Bytes,
+    ) -> Self {
+        Self::with(served, record, Stage::Resumed(socket, bytes))
+    }
+
+    fn with(served: Arc<Served<S>>, record: Arc<Record>, stage: Stage<S>) -> Self {
+        Self {
+            connection: Connection::new(served, record),
+            stage,
+            registered: false,
+        }
+    }
+
+    /// Why it ended, once it has.
+    pub(crate) fn reason(&self) -> Option<CloseReason> {
+        self.connection.reason
+    }
+}
+
+impl<S: HttpService> Drop for Task<S> {
+    fn drop(&mut self) {
+        match &mut self.stage {
+            Stage::Left => return,
+            Stage::FastPath(fast_path) => fast_path.send_delayed(),
+            _ => {}
+        }
+        let Connection { record, reason, .. } = &self.connection;
+        let shared = self.connection.shared();
+        if *reason == Some(CloseReason::Upgraded) {
+            if record.flags().leave_upgraded() {
+                shared.end_upgraded(record);
+            }
+            return;
+        }
+        // Dropped unfinished: the runtime shuts down, or a handler's panic came through.
+        let unfinished = if std::thread::panicking() {
+            CloseReason::ServiceError
+        } else {
+            CloseReason::Aborted
+        };
+        shared.end(record, reason.unwrap_or(unfinished));
+    }
+}
+
+impl<S: HttpService> Future for Task<S> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if !this.registered {
+            this.registered = true;
+            *this.connection.record.owner().lock() = SocketOwner::Task(cx.waker().clone());
+        }
+        this.connection.record.turn().begin();
+        loop {
+            match this.step(cx) {
+                Step::Next(()) => {}
+                Step::Wait => return Poll::Pending,
+                Step::End(reason) => {
+                    this.connection.reason.get_or_insert(reason);
+                    this.stage = Stage::Ended;
+                }
+            }
+            if matches!(this.stage, Stage::Left | Stage::Ended) {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+impl<S: HttpService> Task<S> {
+    fn step(&mut self, cx: &mut Context<'_>) -> Step<()> {
+        let connection = &mut self.connection;
+        match &mut self.stage {
+            #[cfg(feature = "tls")]
+            Stage::Opening(opening) => match opening.as_mut().poll(cx) {
+                Poll::Ready(Ok(socket)) => {
+                    self.stage = Stage::Waiting(socket);
+                    Step::Next(())
+                }
+                Poll::Ready(Err(reason)) => Step::End(reason),
+                Poll::Pending => match connection.record.commands().take() {
+                    Command::Close(reason) => Step::End(reason),
+                    Command::Park => self.refuse_to_park(),
+                    Command::None => Step::Wait,
+                },
+            },
+            Stage::Waiting(_) => self.poll_waiting(cx),
+            Stage::Resumed(..) => self.resume_serving(),
+            #[cfg(feature = "http2")]
+            Stage::Sniffing(sniffing) => match sniffing.poll(connection, cx) {
+                Step::Wait => Step::Wait,
+                Step::End(reason) => Step::End(reason),
+                Step::Next(()) => self.sniffed(),
+            },
+            Stage::FastPath(fast_path) => match fast_path.poll(connection, cx) {
+                Step::Wait => Step::Wait,
+                Step::End(reason) => Step::End(reason),
+                Step::Next(next) => self.after_fast_path(next),
+            },
+            Stage::Http1(active) => match active.poll(connection, cx) {
+                Step::Wait => Step::Wait,
+                Step::End(reason) => Step::End(reason),
+                Step::Next(why) => match mem::replace(&mut self.stage, Stage::Ended) {
+                    Stage::Http1(active) => self.after_hyper(active.take_apart(why)),
+                    _ => Step::Next(()),
+                },
+            },
+            #[cfg(feature = "http2")]
+            Stage::Http2(active) => match active.poll(connection, cx) {
+                Step::Wait => Step::Wait,
+                Step::End(reason) => Step::End(reason),
+                Step::Next(never) => match never {},
+            },
+            Stage::Left | Stage::Ended => Step::Wait,
+        }
+    }
+
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Step<()> {
+        let Stage::Waiting(socket) = &mut self.stage else {
+            return Step::Next(());
+        };
+        let record = &self.connection.record;
+        // Read on the stack: a connection that only wants to close never costs a buffer. Through TLS this
+        // also finds what rustls has decrypted already, before it waits for more.
+        let mut buffer = [0; FIRST_READ];
+        let mut unread = ReadBuf::new(&mut buffer);
+        let read = match Pin::new(&mut *socket).poll_read(cx, &mut unread) {
+            Poll::Pending => {
+                return match record.commands().take() {
+                    Command::Close(reason) => Step::End(reason),
+                    Command::Park if socket.stays_with_task() => self.refuse_to_park(),
+                    Command::Park => self.leave(),
+                    Command::None => Step::Wait,
+                };
+            }
+            Poll::Ready(Ok(())) => unread.filled().len(),
+            // TLS without its goodbye.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
+        };
+        if read == 0 {
+            return Step::End(CloseReason::ClientClosed);
+        }
+        match record.commands().take() {
+            Command::Close(reason) if !reason.yields_to_a_request() => return Step::End(reason),
+            // The client was faster than the close.
+            _ => record.commands().forget(),
+        }
+        record.add_read(read);
+        if let Stage::Waiting(socket) = mem::replace(&mut self.stage, Stage::Ended) {
+            self.stage = Stage::Resumed(socket, Bytes::copy_from_slice(&buffer[..read]));
+        }
+        Step::Next(())
+    }
+
+    /// Leaves the command standing, so that the sweep does not wake the task for it again and again.
+    fn refuse_to_park(&self) -> Step<()> {
+        self.connection.record.commands().ask(Command::Park);
+        Step::Wait
+    }
+
+    /// Leaves the socket to the poller, and ends without ending the connection.
+    fn leave(&mut self) -> Step<()> {
+        let Stage::Waiting(socket) = mem::replace(&mut self.stage, Stage::Ended) else {
+            return Step::Next(());
+        };
+        let Connection { served, record, .. } = &self.connection;
+        // Held to the end, so that no command and no byte is missed.
+        let mut owner = record.owner().lock();
+        match served.parked.park(socket, record.slot()) {
+            Ok(Ok(parked)) => {
+                *owner = SocketOwner::Parked(parked);
+                self.stage = Stage::Left;
+                Step::Next(())
+            }
+            Ok(Err(socket)) => {
+                self.stage = Stage::Waiting(socket);
+                Step::Next(())
+            }
+            Err(_) => Step::End(CloseReason::IoError),
+        }
+    }
+
+    fn resume_serving(&mut self) -> Step<()> {
+        if let Stage::Resumed(socket, bytes) = mem::replace(&mut self.stage, Stage::Ended) {
+            let record = &self.connection.record;
+            let first = record.state() == ConnectionState::New;
+            if !first {
+                self.connection.shared().count_unparked(record);
+            }
+            #[cfg(feature = "http2")]
+            if first && may_become_preface(&bytes) {
+                self.connection.enter(ConnectionState::Head);
+                self.stage = Stage::Sniffing(Sniffing::new(socket, &bytes));
+                return Step::Next(());
+            }
+            self.activate(socket, bytes, first);
+        }
+        Step::Next(())
+    }
+
+    #[cfg(feature = "http2")]
+    fn sniffed(&mut self) -> Step<()> {
+        if let Stage::Sniffing(sniffing) = mem::replace(&mut self.stage, Stage::Ended) {
+            let (socket, bytes) = sniffing.into_parts();
+            self.activate(socket, bytes, true);
+        }
+        Step::Next(())
+    }
+
+    /// Begins to serve a socket from which these bytes were read.
+    fn activate(&mut self, socket: Socket, rewind: Bytes, sniff: bool) {
+        let Connection { served, record, .. } = &self.connection;
+        let shared = &served.shared;
+        let info = || ConnectInfo::new(&socket, record, shared);
+        let service = served.services.of(record, info);
+        let info = shared.config.connect_info.then(info);
+        let adapter = Adapter::new(service, Arc::clone(record), Arc::clone(shared), info);
+        #[cfg(feature = "http2")]
+        let http2 = sniff && is_preface(&rewind);
+        let watch = match shared.config.strict_http1 {
+            #[cfg(feature = "http2")]
+            _ if http2 => Watch::Http2(AbuseMeter::new(&shared.config.http2, shared.clock.now())),
+            true => Watch::Http1(FramingGuard::new()),
+            false => Watch::Nothing,
+        };
+        let (record, shared) = (Arc::clone(record), Arc::clone(shared));
+        let io = Io::new(socket, rewind, watch, record, shared, !sniff);
+        self.connection.enter(ConnectionState::Head);
+        #[cfg(feature = "http2")]
+        if http2 {
+            let http2 = &self.connection.served.builders.http2;
+            let hyper = http2.serve_connection(TokioIo::new(io), adapter);
+            self.stage = Stage::Http2(Box::new(ActiveHttp2::new(hyper)));
+            return;
+        }
+        let early = self.connection.served.early.clone();
+        self.stage = Stage::FastPath(Box::new(FastPath::new(io, adapter, early)));
+    }
+
+    /// What comes after the fast path.
+    fn after_fast_path(&mut self, next: Next<S>) -> Step<()> {
+        let Stage::FastPath(fast_path) = mem::replace(&mut self.stage, Stage::Ended) else {
+            return Step::Next(());
+        };
+        match next {
+            Next::Idle(close) => {
+                let (socket, service) = fast_path.into_parts();
+                self.park_or_close(socket, service, close)
+            }
+            Next::Hyper(for_hyper) => {
+                let active = fast_path.hand_to_hyper(&self.connection, for_hyper);
+                self.stage = Stage::Http1(Box::new(active));
+                Step::Next(())
+            }
+        }
+    }
+
+    /// What comes after hyper.
+    fn after_hyper(&mut self, taken_apart: TakenApart<S>) -> Step<()> {
+        match taken_apart {
+            TakenApart::Ended(reason) => Step::End(reason),
+            TakenApart::Idle {
+                socket,
+                unread,
+                service,
+                close,
+            } if unread.is_empty() => self.park_or_close(socket, service, close),
+            TakenApart::Idle {
+                socket,
+                unread,
+                service,
+                ..
+            } => {
+                // A pipelined part of a head, which hyper had read already.
+                let Connection { served, record, .. } = &self.connection;
+                served.services.keep(record, service);
+                self.activate(socket, unread, false);
+                Step::Next(())
+            }
+        }
+    }
+
+    /// Parks what is left of an idle connection, or closes it for a reason.
+    fn park_or_close(
+        &mut self,
+        socket: Socket,
+        service: S,
+        close: Option<CloseReason>,
+    ) -> Step<()> {
+        let Connection { served, record, .. } = &self.connection;
+        served.services.keep(record, service);
+        self.connection.enter(ConnectionState::Parked);
+        self.connection.shared().memory.count_parked();
+        self.stage = Stage::Waiting(socket);
+        match close {
+            None => self.leave(),
+            Some(_) => Step::Next(()),
+        }
+    }
+}

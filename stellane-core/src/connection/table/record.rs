@@ -1,0 +1,508 @@
+//! The record of one connection. Its task writes it; the sweep and the handle read it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{
+        AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Relaxed},
+    },
+    time::Duration,
+};
+
+use crate::connection::{
+    state::{ConnectionInfo, ConnectionState},
+    table::{
+        clock::Moment,
+        command::{Command, Commands},
+        owner::Owner,
+    },
+};
+
+/// The record of one connection, of parts. An idle connection is little more than this and its socket: with its
+/// reference count it fits in 128 bytes.
+///
+/// Loads and stores are relaxed: each field stands alone, and a reader that is a moment late only acts a moment late.
+#[derive(Debug)]
+pub(crate) struct Record {
+    identity: Identity,
+    traffic: Traffic,
+    phase: Phase,
+    answers: Answers,
+    turn: Turn,
+    flags: Flags,
+    commands: Commands,
+    owner: Owner,
+}
+
+const _: () = assert!(size_of::<Record>() + 2 * size_of::<usize>() <= 128);
+
+/// What stays as it is from the accept to the end.
+#[derive(Debug)]
+struct Identity {
+    id: u64,
+    /// Address and port: a `SocketAddr` is half as large again.
+    peer: Option<(IpAddr, u16)>,
+    opened: Moment,
+    slot: u32,
+    group: u16,
+    counted: bool,
+}
+
+impl Record {
+    pub(crate) fn new(
+        id: u64,
+        slot: u32,
+        peer: Option<SocketAddr>,
+        counted: bool,
+        group: u16,
+        now: u64,
+    ) -> Self {
+        Self {
+            identity: Identity {
+                id,
+                peer: peer.map(|peer| (peer.ip(), peer.port())),
+                opened: Moment::at(now),
+                slot,
+                group,
+                counted,
+            },
+            traffic: Traffic::default(),
+            phase: Phase::new(now),
+            answers: Answers::default(),
+            turn: Turn(AtomicU32::new(NO_TURN)),
+            flags: Flags::default(),
+            commands: Commands::new(),
+            owner: Owner::new(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.identity.id
+    }
+
+    /// Its place in the table.
+    pub(crate) fn slot(&self) -> u32 {
+        self.identity.slot
+    }
+
+    /// Which call of `serve` it belongs to.
+    pub(crate) fn group(&self) -> u16 {
+        self.identity.group
+    }
+
+    /// Whether it is counted among its peer's.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.identity.counted
+    }
+
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.identity.peer.map(SocketAddr::from)
+    }
+
+    pub(crate) fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.identity.opened.millis())
+    }
+
+    pub(crate) fn info(&self, now: u64) -> ConnectionInfo {
+        let (bytes_read, bytes_written) = self.traffic.bytes();
+        ConnectionInfo {
+            id: self.id(),
+            peer: self.peer(),
+            state: self.state(),
+            age: Duration::from_millis(self.age(now)),
+            requests: self.traffic.requests(),
+            bytes_read,
+            bytes_written,
+        }
+    }
+
+    /// What its task is asked.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// Who is to be woken for that.
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// Whether asking it to park changes nothing.
+    pub(crate) fn is_parked_or_asked(&self) -> bool {
+        self.commands.asked() == Command::Park || self.owner.is_parked()
+    }
+
+    pub(crate) fn flags(&self) -> &Flags {
+        &self.flags
+    }
+
+    pub(crate) fn turn(&self) -> &Turn {
+        &self.turn
+    }
+
+    pub(crate) fn answers(&self) -> &Answers {
+        &self.answers
+    }
+
+    pub(crate) fn state(&self) -> ConnectionState {
+        self.phase.state()
+    }
+
+    /// When its state began.
+    pub(crate) fn since(&self) -> u64 {
+        self.phase.since.millis()
+    }
+
+    /// Enters a state; parking continues the idle time it came from.
+    pub(crate) fn enter(&self, state: ConnectionState, now: u64) {
+        self.phase.enter(state, now);
+    }
+
+    /// Whether the latest request had a body, which may not have been read to its end.
+    pub(crate) fn had_body(&self) -> bool {
+        self.phase.had_body.load(Relaxed)
+    }
+
+    /// Requests begun.
+    pub(crate) fn requests(&self) -> u64 {
+        self.traffic.requests()
+    }
+
+    /// Bytes read and written.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        self.traffic.bytes()
+    }
+
+    // The task is the only writer of what follows: a load and a store are enough.
+
+    /// A request begins: its number on this connection, from one.
+    pub(crate) fn begin_request(&self, has_body: bool, now: u64) -> u64 {
+        self.phase.enter(ConnectionState::Active, now);
+        self.phase.had_body.store(has_body, Relaxed);
+        add(&self.traffic.requests, 1)
+    }
+
+    pub(crate) fn add_read(&self, n: usize) {
+        add(&self.traffic.read, n as u64);
+    }
+
+    pub(crate) fn add_written(&self, n: usize) {
+        add(&self.traffic.written, n as u64);
+        self.answers.write_goes_on();
+    }
+}
+
+/// What it is doing.
+#[derive(Debug)]
+struct Phase {
+    since: Moment,
+    state: AtomicU8,
+    had_body: AtomicBool,
+}
+
+impl Phase {
+    fn new(now: u64) -> Self {
+        Self {
+            since: Moment::at(now),
+            state: AtomicU8::new(ConnectionState::New as u8),
+            had_body: AtomicBool::new(false),
+        }
+    }
+
+    fn state(&self) -> ConnectionState {
+        ConnectionState::from_u8(self.state.load(Relaxed))
+    }
+
+    fn enter(&self, state: ConnectionState, now: u64) {
+        if self.state() == state {
+            return;
+        }
+        self.state.store(state as u8, Relaxed);
+        if state != ConnectionState::Parked {
+            self.since.set(now);
+        }
+    }
+}
+
+/// What has passed over it.
+#[derive(Debug, Default)]
+struct Traffic {
+    requests: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Traffic {
+    fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    fn bytes(&self) -> (u64, u64) {
+        (self.read.load(Relaxed), self.written.load(Relaxed))
+    }
+}
+
+/// Adds to a number that nobody else writes, and returns it.
+fn add(to: &AtomicU64, n: u64) -> u64 {
+    let sum = to.load(Relaxed) + n;
+    to.store(sum, Relaxed);
+    sum
+}
+
+/// What is under way to the client.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    /// When the socket first took no more, if it takes none.
+    write_stalled: Moment,
+    /// At most two for each of `Http2Config::MOST_STREAMS`.
+    in_flight: AtomicU16,
+    /// Streams of HTTP/2 that take no more of their responses.
+    blocked: AtomicU16,
+}
+
+impl Answers {
+    /// Requests whose handlers wait, and streams of HTTP/2 whose responses are not sent.
+    pub(crate) fn in_flight(&self) -> u16 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// A handler was not done at once. HTTP/2 runs several, on any thread.
+    pub(crate) fn wait_begins(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// How many are left.
+    pub(crate) fn wait_ends(&self) -> u16 {
+        self.in_flight.fetch_sub(1, Relaxed) - 1
+    }
+
+    /// A stream has been given a piece of its response, and asks for no other.
+    pub(crate) fn block_stream(&self) {
+        self.blocked.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn unblock_stream(&self) {
+        self.blocked.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether the client has room for no more of a response.
+    pub(crate) fn are_unread(&self) -> bool {
+        self.write_stalled.is_some() || self.blocked.load(Relaxed) != 0
+    }
+
+    /// The socket took no more.
+    pub(crate) fn stall_write(&self, now: u64) {
+        if !self.write_stalled.is_some() {
+            self.write_stalled.set_some(now);
+        }
+    }
+
+    /// Since when the client has not read, or 0.
+    pub(crate) fn write_stalled(&self) -> u64 {
+        self.write_stalled.millis()
+    }
+
+    fn write_goes_on(&self) {
+        if self.write_stalled.is_some() {
+            self.write_stalled.set(0);
+        }
+    }
+}
+
+/// No poll of a task has this number.
+pub(crate) const NO_TURN: u32 = 0;
+
+/// The number of the latest poll, and in its lowest bit whether it ended waiting for bytes of a body.
+#[derive(Debug)]
+pub(crate) struct Turn(AtomicU32);
+
+const STARVED: u32 = 1;
+
+impl Turn {
+    /// The task is polled.
+    pub(crate) fn begin(&self) {
+        let next = (self.0.load(Relaxed) | STARVED).wrapping_add(1);
+        self.0.store(next.max(NO_TURN + 2), Relaxed);
+    }
+
+    /// Names the latest poll of the task.
+    pub(crate) fn number(&self) -> u32 {
+        self.0.load(Relaxed) & !STARVED
+    }
+
+    /// hyper wants more of a body than the client has sent, until the next turn.
+    pub(crate) fn starve(&self) {
+        self.0.store(self.0.load(Relaxed) | STARVED, Relaxed);
+    }
+
+    /// Whether the service waits for the client's bytes.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.0.load(Relaxed) & STARVED != 0
+    }
+}
+
+/// What has been found out about it, or decided.
+#[derive(Debug, Default)]
+pub(crate) struct Flags(AtomicU8);
+
+const UPGRADED: u8 = 1;
+const PARKING: u8 = 1 << 1;
+const CLOSE_AFTER_RESPONSE: u8 = 1 << 2;
+const CLOSE_AFTER_UPGRADE_RESPONSE: u8 = 1 << 3;
+const HALF_LEFT: u8 = 1 << 4;
+#[cfg(feature = "http2")]
+const ABUSIVE: u8 = 1 << 5;
+
+impl Flags {
+    fn has(&self, flag: u8) -> bool {
+        self.0.load(Relaxed) & flag != 0
+    }
+
+    /// Whether it was not set before. Whoever finds it set sees what was done before that.
+    fn set(&self, flag: u8) -> bool {
+        self.0.fetch_or(flag, AcqRel) & flag == 0
+    }
+
+    pub(crate) fn is_upgraded(&self) -> bool {
+        self.has(UPGRADED)
+    }
+
+    pub(crate) fn set_upgraded(&self) {
+        self.set(UPGRADED);
+    }
+
+    /// Of the task and the socket of an upgraded connection one is done with it; true for the second.
+    pub(crate) fn leave_upgraded(&self) -> bool {
+        !self.set(HALF_LEFT)
+    }
+
+    /// Whether it is being taken apart: hyper's end is not the socket's.
+    pub(crate) fn is_parking(&self) -> bool {
+        self.has(PARKING)
+    }
+
+    pub(crate) fn begin_parking(&self) {
+        self.set(PARKING);
+    }
+
+    pub(crate) fn end_parking(&self) {
+        self.0.fetch_and(!PARKING, Relaxed);
+    }
+
+    /// Whether its next response is its last.
+    pub(crate) fn closes_after_response(&self) -> bool {
+        self.has(CLOSE_AFTER_RESPONSE)
+    }
+
+    /// Makes its next response the last; whether it was not to be before.
+    pub(crate) fn close_after_response(&self) -> bool {
+        self.set(CLOSE_AFTER_RESPONSE)
+    }
+
+    /// Whether the response to a request for an upgrade is its last, since bytes behind the request are waiting.
+    pub(crate) fn closes_after_upgrade_response(&self) -> bool {
+        self.has(CLOSE_AFTER_UPGRADE_RESPONSE)
+    }
+
+    pub(crate) fn close_after_upgrade_response(&self) {
+        self.set(CLOSE_AFTER_UPGRADE_RESPONSE);
+    }
+
+    /// Whether its client makes work without asking for anything.
+    #[cfg(feature = "http2")]
+    pub(crate) fn is_abusive(&self) -> bool {
+        self.has(ABUSIVE)
+    }
+
+    #[cfg(feature = "http2")]
+    pub(crate) fn set_abusive(&self) {
+        self.set(ABUSIVE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let peer = SocketAddr::from(([192, 0, 2, 1], 4711));
+        Record::new(7, 3, Some(peer), true, 2, 1000)
+    }
+
+    #[test]
+    fn a_state_begins_when_it_is_entered_and_parking_goes_on_with_the_idle_time() {
+        use ConnectionState::{Active, Idle, Parked};
+        let record = record();
+        for (state, now, since) in [
+            (Active, 2000, 2000),
+            (Active, 2500, 2000),
+            (Idle, 3000, 3000),
+            (Parked, 9000, 3000),
+            (Active, 9500, 9500),
+        ] {
+            record.enter(state, now);
+            assert_eq!((record.state(), record.since()), (state, since));
+        }
+        assert_eq!(record.age(11_000), 10_000);
+    }
+
+    #[test]
+    fn requests_and_bytes_are_counted() {
+        let record = record();
+        assert_eq!(record.begin_request(true, 2000), 1);
+        assert_eq!(record.begin_request(false, 2000), 2);
+        assert!(!record.had_body());
+        record.add_read(10);
+        record.add_written(20);
+        let info = record.info(2000);
+        assert_eq!(
+            (info.requests, info.bytes_read, info.bytes_written),
+            (2, 10, 20)
+        );
+        assert_eq!(info.state, ConnectionState::Active);
+    }
+
+    #[test]
+    fn a_write_is_stalled_from_the_first_time_that_the_socket_takes_nothing_until_it_takes_something()
+     {
+        let record = record();
+        record.answers().stall_write(0);
+        assert!(record.answers().are_unread(), "also at the very start");
+        record.add_written(1);
+        assert!(!record.answers().are_unread());
+        record.answers().stall_write(5000);
+        record.answers().stall_write(6000);
+        assert_eq!(record.answers().write_stalled(), 5000);
+        record.add_written(0);
+        assert_eq!(record.answers().write_stalled(), 0);
+        record.answers().block_stream();
+        assert!(record.answers().are_unread());
+    }
+
+    #[test]
+    fn a_turn_has_a_number_of_its_own_and_ends_the_hunger_of_the_one_before() {
+        for start in [NO_TURN, u32::MAX - 3] {
+            let turn = Turn(AtomicU32::new(start));
+            let mut before = turn.number();
+            for _ in 0..5 {
+                turn.begin();
+                assert!(turn.number() != before && turn.number() != NO_TURN);
+                assert!(!turn.is_starved());
+                before = turn.number();
+                turn.starve();
+                assert!(turn.is_starved());
+                assert_eq!(turn.number(), before);
+            }
+        }
+    }
+
+    #[test]
+    fn a_flag_stands_alone() {
+        let flags = Flags::default();
+        assert!(flags.close_after_response() && !flags.close_after_response());
+        flags.begin_parking();
+        assert!(!flags.leave_upgraded() && flags.leave_upgraded());
+        flags.end_parking();
+        assert!(flags.closes_after_response() && !flags.is_parking());
+        assert!(!flags.is_upgraded() && !flags.closes_after_upgrade_response());
+    }
+}

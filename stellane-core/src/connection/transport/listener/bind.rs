@@ -1,0 +1,145 @@
+use std::{io, net::SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::TcpListener;
+
+use crate::connection::{config::listen::ListenConfig, transport::listener::Listener};
+
+impl Listener {
+    /// Listens on `HOST:PORT`, or on `unix:PATH`.
+    ///
+    /// A file that an ended process left at `PATH` is replaced; one that is still listened on is not.
+    ///
+    /// # Errors
+    /// The address can't be resolved or listened on.
+    pub async fn bind(address: &str, config: &ListenConfig) -> io::Result<Self> {
+        bind(address, config).await
+    }
+
+    /// Listens on the same address with [`ListenConfig::sockets`] sockets.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn bind_all(address: &str, config: &ListenConfig) -> io::Result<Vec<Self>> {
+        bind_all(address, config).await
+    }
+
+    /// Every listening socket that the parent process handed over by the protocol of systemd
+    /// (`LISTEN_FDS`); none if there are none. A second call finds nothing.
+    ///
+    /// # Errors
+    /// What was handed over is neither a TCP nor a Unix socket that listens.
+    #[cfg(feature = "listenfd")]
+    pub fn inherited() -> io::Result<Vec<Self>> {
+        inherited()
+    }
+}
+
+async fn bind(address: &str, config: &ListenConfig) -> io::Result<Listener> {
+    #[cfg(unix)]
+    if let Some(path) = address.strip_prefix("unix:") {
+        return unix(path.as_ref(), config).await;
+    }
+    let mut failure = None;
+    for address in tokio::net::lookup_host(address).await? {
+        match tcp(address, config) {
+            Ok(listener) => return Ok(listener.into()),
+            Err(error) => failure = Some(error),
+        }
+    }
+    let nothing = || io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    Err(failure.unwrap_or_else(nothing))
+}
+
+async fn bind_all(address: &str, config: &ListenConfig) -> io::Result<Vec<Listener>> {
+    let sockets = match config.sockets {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        n => n,
+    };
+    if sockets == 1 || address.starts_with("unix:") {
+        return Ok(vec![bind(address, config).await?]);
+    }
+    let config = ListenConfig {
+        reuse_port: true,
+        ..config.clone()
+    };
+    let first = bind(address, &config).await?;
+    // The others take the port that the system may have chosen for the first.
+    let address = first.local_addr();
+    let mut listeners = vec![first];
+    while let (true, Some(address)) = (listeners.len() < sockets, address) {
+        listeners.push(tcp(address, &config)?.into());
+    }
+    Ok(listeners)
+}
+
+fn tcp(address: SocketAddr, config: &ListenConfig) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // Elsewhere it would let another process take the address over.
+    #[cfg(unix)]
+    socket.set_reuse_address(config.reuse_address)?;
+    #[cfg(unix)]
+    if config.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if !config.keepalive.is_zero() {
+        // Connections inherit it from the socket they are accepted on.
+        let keepalive = TcpKeepalive::new().with_time(config.keepalive);
+        #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
+        let keepalive = keepalive
+            .with_interval(std::time::Duration::from_secs(10))
+            .with_retries(3);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+    TcpListener::from_std(socket.into())
+}
+
+#[cfg(unix)]
+async fn unix(path: &std::path::Path, config: &ListenConfig) -> io::Result<Listener> {
+    use std::os::unix::fs::FileTypeExt;
+
+    use tokio::net::{UnixListener, UnixStream};
+
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if is_socket {
+        // Nobody answers: whoever made it is gone.
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?;
+            }
+            _ => return Err(io::ErrorKind::AddrInUse.into()),
+        }
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+    let listener = std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket));
+    Ok(UnixListener::from_std(listener)?.into())
+}
+
+#[cfg(feature = "listenfd")]
+fn inherited() -> io::Result<Vec<Listener>> {
+    let mut handed = listenfd::ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for i in 0..handed.len() {
+        if let Ok(Some(listener)) = handed.take_tcp_listener(i) {
+            listener.set_nonblocking(true)?;
+            listeners.push(TcpListener::from_std(listener)?.into());
+            continue;
+        }
+        #[cfg(unix)]
+        if let Some(listener) = handed.take_unix_listener(i)? {
+            listener.set_nonblocking(true)?;
+            listeners.push(tokio::net::UnixListener::from_std(listener)?.into());
+        }
+    }
+    Ok(listeners)
+}

@@ -1,0 +1,153 @@
+//! What carries the bytes of a connection.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+#[cfg(unix)]
+use socket2::SockRef;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// A socket that connections are accepted on.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+    /// Its handshake is done.
+    #[cfg(feature = "tls")]
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    /// In memory, through a tunnel, or whatever else its owner brought.
+    Other(Box<dyn Transport>),
+}
+
+/// Anything that carries a connection.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+impl fmt::Debug for dyn Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Transport")
+    }
+}
+
+impl Socket {
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok(),
+            #[cfg(unix)]
+            Self::Unix(_) => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_ref().0.local_addr().ok(),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// Whether it waits in its task and is never parked: the system does not know it, or only what lies
+    /// beneath it.
+    pub(crate) fn stays_with_task(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            #[cfg(unix)]
+            Self::Unix(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => true,
+            Self::Other(_) => true,
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&self) -> Option<&tokio_rustls::rustls::ServerConnection> {
+        match self {
+            Self::Tls(stream) => Some(stream.get_ref().1),
+            _ => None,
+        }
+    }
+
+    /// Writes without asking tokio whether the socket takes anything.
+    #[cfg(unix)]
+    pub(crate) fn write_now(&self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => SockRef::from(socket).send_vectored(buffers),
+            Self::Unix(socket) => SockRef::from(socket).send_vectored(buffers),
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Other(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn write_now(&self, _: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Writes what the socket takes now.
+    pub(crate) fn try_write(&mut self, buffer: &[u8]) {
+        // Nobody waits for the rest.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let _ = Pin::new(&mut *self).poll_write(&mut cx, buffer);
+        let _ = Pin::new(self).poll_flush(&mut cx);
+    }
+}
+
+macro_rules! delegate {
+    ($self:ident, $socket:ident => $call:expr) => {
+        match $self.get_mut() {
+            Socket::Tcp($socket) => $call,
+            #[cfg(unix)]
+            Socket::Unix($socket) => $call,
+            #[cfg(feature = "tls")]
+            Socket::Tls($socket) => $call,
+            Socket::Other($socket) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        delegate!(self, socket => Pin::new(socket).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self, socket => Pin::new(socket).poll_write(cx, buffer))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, socket => Pin::new(socket).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, socket => Pin::new(socket).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self, socket => Pin::new(socket).poll_write_vectored(cx, buffers))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}

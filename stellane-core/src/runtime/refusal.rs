@@ -1,0 +1,168 @@
+use std::{convert::Infallible, fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::Full;
+use stellane_autotune::{AdaptiveLimitLayer, RequestHead, Shed};
+
+use stellane_metrics::HttpMetrics;
+
+use crate::{
+    connection::{EarlyRefusals, Incoming},
+    fault::{Failure, FaultBody, Faults, Refusal},
+    strict_http1::Violation,
+};
+
+/// Why the preset answers a request in the place of the service: see
+/// [`RuntimeBuilder::on_refusal`](super::RuntimeBuilder::on_refusal).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RefusalKind {
+    /// The limit, or the deadline of the request: 503, and 504 for [`Shed::TimedOut`].
+    Shed(Shed),
+    /// An ambiguous request: 400, 414 or 431. Whatever the answer is, the connection ends with it.
+    Violation(Violation),
+    /// The body is larger than `server.max_body_bytes`, by its own account or when it was read: 413.
+    BodyTooLarge,
+    /// The service returned a [`Refusal`] as its error, which names the status.
+    Refused(Refusal),
+    /// The service returned another error: 500.
+    Error,
+    /// The service panicked: 500.
+    Panic,
+}
+
+impl RefusalKind {
+    /// The status of the usual answer. To gRPC the limit answers with 200 and a `grpc-status`.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Shed(shed) => shed.status(),
+            Self::Violation(violation) => violation.status(),
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Refused(refusal) => refusal.status(),
+            Self::Error | Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Violation(_) => Refusal::new(self.status()).closing(),
+            _ => Refusal::new(self.status()),
+        }
+    }
+}
+
+impl From<Failure> for RefusalKind {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(refusal) => Self::Refused(refusal),
+            Failure::BodyTooLarge => Self::BodyTooLarge,
+            Failure::Error => Self::Error,
+        }
+    }
+}
+
+pub(super) type AnswerFn =
+    dyn Fn(RefusalKind, RequestHead<'_>) -> Option<Response<Bytes>> + Send + Sync;
+
+/// Who is asked for an answer first, if anybody.
+#[derive(Clone, Default)]
+pub(super) struct OnRefusal {
+    answer: Option<Arc<AnswerFn>>,
+    faults: Faults,
+}
+
+impl OnRefusal {
+    pub(super) fn new(answer: Option<Arc<AnswerFn>>, faults: &Faults) -> Self {
+        Self {
+            answer,
+            faults: faults.clone(),
+        }
+    }
+
+    fn ask(&self, kind: RefusalKind, head: RequestHead<'_>) -> Option<Response<Bytes>> {
+        let answer = self.answer.as_ref()?;
+        self.faults
+            .catch("on_refusal", || answer(kind, head))
+            .flatten()
+    }
+
+    /// Has the layer ask too.
+    pub(super) fn of_limit(&self, layer: AdaptiveLimitLayer) -> AdaptiveLimitLayer {
+        if self.answer.is_none() {
+            return layer;
+        }
+        let asked = self.clone();
+        layer.on_refusal(move |shed, head| asked.ask(RefusalKind::Shed(shed), head))
+    }
+
+    /// The head of a request that the service gets, should it fail there; nothing if nobody is to be asked.
+    #[inline]
+    pub(super) fn remember<B>(&self, request: &Request<B>) -> Option<Box<Request<()>>> {
+        self.answer.as_ref().map(|_| copy_head(request))
+    }
+
+    /// The answer in the place of the service.
+    #[cold]
+    pub(super) fn answer<B>(
+        &self,
+        kind: RefusalKind,
+        remembered: Option<&Request<()>>,
+    ) -> Response<FaultBody<B>> {
+        let own = remembered.and_then(|request| self.ask(kind, RequestHead::from(request)));
+        let refusal = kind.refusal();
+        match own {
+            Some(own) => refusal.closed_by(own.map(FaultBody::text)),
+            None => refusal.response(),
+        }
+    }
+}
+
+/// The limit's refusals, where nothing stands outside of it but the metrics.
+#[derive(Debug)]
+pub(super) struct EarlyLimit {
+    pub(super) limit: AdaptiveLimitLayer,
+    pub(super) metrics: HttpMetrics,
+}
+
+impl EarlyRefusals for EarlyLimit {
+    #[inline]
+    fn may_refuse(&self) -> bool {
+        self.limit.may_refuse()
+    }
+
+    fn refuse(&self, request: &mut Request<Incoming>) -> Option<Response<Bytes>> {
+        let response = self.limit.refuse(request, None)?;
+        let text = response.body().clone();
+        let response = response.map(Full::new);
+        let mut recording = self.metrics.begin(request);
+        recording.head(&response);
+        recording.frame(
+            Some(&Ok::<_, Infallible>(Frame::data(text.clone()))),
+            || true,
+        );
+        Some(response.map(|_| text))
+    }
+}
+
+#[cold]
+fn copy_head<B>(request: &Request<B>) -> Box<Request<()>> {
+    let mut copy = Box::new(Request::new(()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}
+
+impl fmt::Debug for OnRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OnRefusal")
+            .field(&self.answer.is_some())
+            .finish()
+    }
+}
