@@ -227,11 +227,12 @@ impl Limiting {
     pub(super) fn start(&self, in_flight: f64) -> Next {
         let limit = self.limit();
         let surplus = in_flight - f64::from(limit);
-        let stay = f64::from(limit) / self.throughput;
+        // Of a service that has answered hardly anything yet nothing is known, and both are without end.
+        let stays = STAYS * f64::from(limit) / self.throughput;
         Next {
             limit,
             drain: seconds((DRAIN * surplus / self.throughput).max(PATIENCE.0)),
-            settle: seconds(STAYS * stay),
+            settle: seconds(stays.min(self.patience())),
         }
     }
 
