@@ -92,7 +92,7 @@ impl Limiting {
     pub(super) fn adjust(&mut self, baseline: f64, window: &Window<'_>) {
         let elasticity = self.elasticity.value();
         // Where more concurrency costs throughput, room to spare only hurts.
-        let room = (1.0 + 2.0 * elasticity).clamp(-0.5, 1.0);
+        let room = (1.0 + 3.0 * elasticity).clamp(-0.5, 1.0);
         // The median of few samples is off by about this: a chance is no queue.
         let chance = 0.5 * (1.0 + room) / (window.latencies.len() as f64).sqrt();
         let allowed = baseline * (1.0 + self.tolerance.max(chance));
