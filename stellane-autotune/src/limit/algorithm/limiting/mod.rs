@@ -70,6 +70,7 @@ struct Fading {
 }
 
 const SETTLED: u32 = 25;
+/// By how much the limit swings. Less, and throughput does not show it above the noise; more, and the swing itself costs.
 const DITHER: Fading = Fading {
     new: 0.12,
     settled: 0.05,
