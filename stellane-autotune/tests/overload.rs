@@ -180,7 +180,9 @@ async fn a_request_that_cannot_be_answered_in_time_takes_no_place() {
     hopeless(&limit.build().unwrap(), 504).await;
     let mut config = LimitConfig::default();
     (config.algorithm, config.initial) = (AlgorithmKind::Fixed, 20);
-    let limit = AdaptiveLimit::builder().clock(Clock::tokio()).config(config);
+    let limit = AdaptiveLimit::builder()
+        .clock(Clock::tokio())
+        .config(config);
     hopeless(&limit.build().unwrap(), 503).await;
 }
 
