@@ -199,11 +199,11 @@ const BROKEN: &[(&str, &[&str])] = &[
         &["2:", "\"magic\" is not valid", "expected one of"],
     ),
     (
-        "[limit]\nmax = 10",
+        "[limit]\nmax = 3",
         &[
             "2:",
-            "`limit.initial`",
-            "20 is out of range: expected from `min` to `max`",
+            "`limit.max`",
+            "3 is out of range: expected at least `min`",
         ],
     ),
     (

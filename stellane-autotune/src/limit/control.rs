@@ -173,6 +173,7 @@ impl Shared {
         let refused = self.refused() - control.refused_at_start;
         let aside = self.count_aside(&control.aside);
         let stalled = self.lending.stalled();
+        let answered = self.streaming().saturating_sub(stalled);
         let in_flight = in_flight.saturating_sub(aside);
         let tasks_per_core = self.local_signal.tasks_per_core();
         if complete || refused > 0 {
@@ -185,6 +186,7 @@ impl Shared {
                 answers,
                 so_far,
                 in_flight,
+                answered,
                 began_with: control.in_flight_at_start,
                 tasks_per_core,
             });
@@ -204,8 +206,11 @@ impl Shared {
             limit,
             max_in_flight: peak.saturating_sub(aside.saturating_add(stalled)),
             in_flight,
-            mean_in_flight: (self.mean_in_flight(control) - f64::from(aside) - f64::from(stalled))
-                .max(0.0),
+            mean_in_flight: (self.mean_in_flight(control)
+                - f64::from(aside)
+                - f64::from(stalled)
+                - f64::from(answered))
+            .max(0.0),
             tasks_per_core,
             refused,
             overloads,
@@ -272,7 +277,10 @@ impl Shared {
         control.phase = Phase::Measuring { start: now };
         let (in_flight, limit) = self.load();
         self.gate.peak.store(self.gate.load().0, Ordering::Relaxed);
-        control.in_flight_at_start = in_flight.saturating_sub(self.count_aside(&control.aside));
+        let streaming = self.streaming().saturating_sub(self.lending.stalled());
+        control.in_flight_at_start = in_flight
+            .saturating_sub(self.count_aside(&control.aside))
+            .saturating_sub(streaming);
         let duration = saturating_nanos(control.algorithm.window(limit).duration);
         self.due
             .store(now.saturating_add(duration), Ordering::Relaxed);

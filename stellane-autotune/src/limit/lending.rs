@@ -200,6 +200,15 @@ impl Loan {
         }
     }
 
+    /// As a new one, of the same limit, if nobody else has it any more.
+    pub(super) fn renew(mut loan: Arc<Self>, keys: Keys) -> Option<Arc<Self>> {
+        let unique = Arc::get_mut(&mut loan)?;
+        unique.keys = keys;
+        unique.state = loan::State::new();
+        unique.lent_for = AtomicU64::new(0);
+        Some(loan)
+    }
+
     /// The handler waits.
     #[inline]
     pub(super) fn pause(&self) {

@@ -73,6 +73,8 @@ pub(super) struct Recorder {
     pub(super) ignored: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) ages: Ages,
+    /// Requests that are answered and hold a place, whose bodies are under way: a difference.
+    streaming: AtomicU64,
     /// How many gave a place back, and the sum of those in flight when they did.
     left: AtomicU64,
     in_flight_then: AtomicU64,
@@ -141,6 +143,7 @@ impl Shared {
             ignored: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             ages: Ages::default(),
+            streaming: AtomicU64::new(0),
             left: AtomicU64::new(0),
             in_flight_then: AtomicU64::new(0),
         };
@@ -351,6 +354,23 @@ impl Shared {
         slot::add(&recorder.left, exclusive);
         slot::change(&recorder.in_flight_then, u64::from(in_flight), exclusive);
         is_awaited
+    }
+
+    /// The body of an answer begins, or has ended.
+    #[inline]
+    pub(super) fn change_streaming(&self, begins: bool) {
+        let (recorder, exclusive) = self.recorder();
+        let by = if begins { 1 } else { u64::MAX };
+        slot::change(&recorder.streaming, by, exclusive);
+    }
+
+    /// Requests that are answered and whose bodies are under way.
+    pub(super) fn streaming(&self) -> u32 {
+        let counts = self
+            .recorders
+            .iter()
+            .map(|r| r.streaming.load(Ordering::Relaxed));
+        (counts.fold(0, u64::wrapping_add) as i64).clamp(0, i64::from(u32::MAX)) as u32
     }
 
     /// How many gave a place back so far, and the sum of those in flight when they did.

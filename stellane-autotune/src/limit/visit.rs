@@ -29,6 +29,8 @@ pub struct Visit {
     /// Whether the place is lent while the client is waited for.
     lends: bool,
     recorded: bool,
+    /// Whether the body of its answer is under way.
+    streams: bool,
     left: bool,
     /// Since when the place is given back by hand, in nanoseconds.
     lent: Option<u64>,
@@ -42,6 +44,8 @@ pub struct Visit {
     loan: Option<Arc<Loan>>,
     /// Its place under the limit of its class.
     seat: Option<Seat>,
+    /// What another visit shared with its body, to be used again.
+    spare: Option<Arc<Loan>>,
 }
 
 #[derive(Debug)]
@@ -82,6 +86,7 @@ impl Visit {
             multiplexed: false,
             lends: false,
             recorded: false,
+            streams: false,
             left: false,
             lent: None,
             owes: false,
@@ -89,6 +94,7 @@ impl Visit {
             handed: None,
             loan: None,
             seat: None,
+            spare: None,
         }
     }
 
@@ -103,10 +109,15 @@ impl Visit {
     /// The body that the service gets.
     #[inline]
     pub(super) fn wrap<B: Body>(&mut self, body: B, shared: &Arc<Shared>) -> LimitRequestBody<B> {
-        let lends = self.lends && !body.is_end_stream();
-        let new = || Arc::new(Loan::new(shared, self.keys));
-        let loan = lends.then(|| Arc::clone(self.loan.get_or_insert_with(new)));
-        LimitRequestBody::new(body, loan)
+        if self.lends && !body.is_end_stream() {
+            self.loan = self
+                .spare
+                .take()
+                .and_then(|spare| Loan::renew(spare, self.keys));
+            let new = || Arc::new(Loan::new(shared, self.keys));
+            self.loan.get_or_insert_with(new);
+        }
+        LimitRequestBody::new(body, self.loan.clone())
     }
 
     /// Whether it has not left, or keeps a seat of its class.
@@ -134,8 +145,11 @@ impl Visit {
             self.seat = None;
         }
         if !holds {
-            self.give_back(shared);
-        } else if self.multiplexed {
+            return self.give_back(shared);
+        }
+        self.streams = true;
+        shared.change_streaming(true);
+        if self.multiplexed {
             self.hand_over(shared);
         }
     }
@@ -232,6 +246,9 @@ impl Visit {
             return;
         }
         self.left = true;
+        if self.streams {
+            shared.change_streaming(false);
+        }
         if !self.recorded {
             shared.record_cancelled();
         }
@@ -246,6 +263,7 @@ impl Visit {
         }
         if let Some(loan) = self.loan.take() {
             holds &= loan.end();
+            self.spare = Some(loan);
         }
         if holds {
             shared.release(self.class, self.keys);
@@ -302,6 +320,21 @@ impl AdaptiveLimitLayer {
         let mut visit = Visit::new(shared, class, keys);
         visit.note_head(request, shared.hold_of(class));
         Some(visit)
+    }
+
+    /// The same in the place of a visit of this layer that has left: what it has allocated is used again.
+    #[inline]
+    pub fn enter_again<B>(
+        &self,
+        visit: &mut Option<Visit>,
+        request: &Request<B>,
+        connection: Option<Key>,
+    ) {
+        let spare = visit.take().and_then(|visit| visit.spare);
+        *visit = self.enter_from(request, connection);
+        if let Some(visit) = visit {
+            visit.spare = spare;
+        }
     }
 
     /// The body that the service gets: while it has nothing, and the service waits, the place is lent. Without a body

@@ -98,7 +98,9 @@ pub struct Tick {
     pub so_far: (u64, u64),
     /// Requests in flight.
     pub in_flight: u32,
-    /// Requests in flight when it began.
+    /// Those of them that are answered, and whose bodies are under way.
+    pub answered: u32,
+    /// Requests in flight and not answered when it began.
     pub began_with: u32,
     /// See [`Window::tasks_per_core`].
     pub tasks_per_core: Option<f64>,
@@ -117,8 +119,9 @@ pub struct Window<'a> {
     pub max_in_flight: u32,
     /// Requests in flight when it ended.
     pub in_flight: u32,
-    /// Requests in flight on average, as those saw it who left. Whoever has been set aside does not count, here and
-    /// above.
+    /// Requests in flight on average, as those saw it who left, without those that are answered and whose bodies are
+    /// under way: however many streams there are, they say nothing of how long an answer takes. Whoever has been set
+    /// aside does not count, here and above.
     pub mean_in_flight: f64,
     /// See [`LocalSignal`](crate::LocalSignal).
     pub tasks_per_core: Option<f64>,

@@ -96,7 +96,7 @@ impl Held {
             parts: Arc::clone(parts),
             pools: PoolScope::new(&parts.pools),
             recording: parts.metrics.begin(request),
-            visit: enter(parts, request),
+            visit: parts.limit.enter_from(request, connection(request)),
             head: parts.on_refusal.remember(request),
         })
     }
@@ -143,11 +143,6 @@ impl Held {
 
 /// A connection with many streams is one client; one without has but one request at a time.
 #[inline]
-fn enter(parts: &Parts, request: &Request<Incoming>) -> Option<Visit> {
-    parts.limit.enter_from(request, connection(request))
-}
-
-#[inline]
 pub(super) fn connection(request: &Request<Incoming>) -> Option<Key> {
     request.body().shared_connection().map(Key::from_number)
 }
@@ -160,7 +155,8 @@ impl Ongoing {
         let held = match kept {
             Ok(Some(mut held)) if Arc::ptr_eq(&held.parts, parts) => {
                 held.recording = parts.metrics.begin(request);
-                held.visit = enter(parts, request);
+                let Held { visit, .. } = &mut *held;
+                parts.limit.enter_again(visit, request, connection(request));
                 held.head = parts.on_refusal.remember(request);
                 held
             }
@@ -201,8 +197,8 @@ impl Ongoing {
         let Some(mut held) = self.0.take() else {
             return;
         };
-        if let Some(mut visit) = held.visit.take() {
-            held.parts.limit.leave(&mut visit);
+        if let Some(visit) = &mut held.visit {
+            held.parts.limit.leave(visit);
         }
         held.recording.end();
         held.head = None;

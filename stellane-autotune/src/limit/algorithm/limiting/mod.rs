@@ -21,6 +21,8 @@ pub(super) struct Limiting {
     elasticity: Elasticity,
     /// The median where nothing queues, in seconds.
     baseline: Option<f64>,
+    /// No probe has measured it yet.
+    assumed: bool,
     probe: Option<Probe>,
     probe_every: f64,
     next_probe: Duration,
@@ -157,6 +159,7 @@ impl Limiting {
             tolerance: 0.25,
             elasticity: Elasticity::new(),
             baseline: None,
+            assumed: true,
             probe: None,
             probe_every: PROBE_EVERY,
             next_probe: Duration::ZERO,
@@ -375,7 +378,7 @@ impl Limiting {
                 self.doubt = (0.5 * self.doubt).max(1.0);
             }
         }
-        self.baseline = Some(self.median);
+        (self.baseline, self.assumed) = (Some(self.median), true);
         if known {
             self.guess = None;
             let pause = PROBE_AGAIN.max(RARE * self.median);
