@@ -345,6 +345,33 @@ impl Line {
 
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
+async fn while_a_queue_is_pressed_few_wait_with_hope_and_others_may_be_refused_on_arrival() {
+    let mut line = Line::new();
+    let layer = AdaptiveLimitLayer::new(&line.limit);
+    let refuse = |again| {
+        let refusal = layer.refuse(&mut request(), None, again)?;
+        Some(refusal.status().as_u16())
+    };
+    line.join(18).await;
+    assert!(!layer.may_refuse());
+    assert_eq!(refuse(false), None, "all may wait");
+
+    line.pass(60).await;
+    line.calls[17].abort();
+    line.pass(1).await;
+    assert!(layer.may_refuse());
+    assert_eq!(refuse(false), Some(503));
+    assert_eq!(refuse(true), None, "who asks again and again has to wait");
+    assert_eq!(line.limit.stats().shed_queue_full, 1);
+    // Whoever does not come by that way waits behind the others.
+    line.join(1).await;
+    let newest_first: Vec<_> = (0..17).rev().chain([18]).collect();
+    assert_eq!(line.serve().await, newest_first);
+    assert!(!layer.may_refuse());
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
 async fn a_queue_that_serves_nobody_in_time_serves_the_newest_first_until_it_does() {
     let mut line = Line::new();
     line.join(3).await;
