@@ -42,30 +42,33 @@ struct Sum {
 /// Each [`RATIO`] times as wide as the one before: to 1.5^32 = 430 000 in flight.
 const BINS: usize = 32;
 const RATIO: f64 = 1.5;
-/// A point is of so many answers at least,
+/// A point is of so many answers at least, so that its quartile is off by two fifths at most,
 const ANSWERS: f64 = 24.0;
-/// or of so many if the concurrency has doubled meanwhile.
+/// or of so many if the concurrency has doubled meanwhile: a cold start must be seen before it is over.
 const FEW: f64 = 8.0;
-/// What is compared differs in concurrency by this at least.
+/// What is compared differs in concurrency by this at least. Less, and chance decides of the slope between them.
 const APART: f64 = 1.9;
 /// Half way between a service that is not full and one that is.
 const HALF: f64 = 0.5;
-/// So many times what was answered since.
+/// In flight more than so many times what was answered since: then what is answered is but the luckiest, and says nothing
+/// of latency. It is what tells of a collapse.
 const BURIED: f64 = 2.0;
-/// By so much it is off still.
+/// By so much a quartile is off: later is what exceeds the slowest that was seen at lower concurrency by this. Compared
+/// with the nearest alone, twenty streams beside short requests had up to 96 % of those refused.
 const CHANCE: f64 = 1.5;
-/// The part of all answers since that must be in flight more.
+/// The part of all answers since that must be in flight more: else latency has changed by itself.
 const PILE: f64 = 0.01;
-/// One point alone is not to decide.
+/// One point alone is not to decide, of the 0.9 that it takes.
 const MOST: f64 = 0.5;
+/// Slopes below are noise.
 const WORST: f64 = -0.3;
 /// What was answered so far was begun when less was in flight: its latency says less than it will.
 const LATER: f64 = 0.8;
-/// A point is forgotten after so many seconds, or so many latencies.
+/// A point is forgotten after so many seconds, or so many latencies: the service may be another one by then.
 const FRESH: (f64, f64) = (60.0, 40.0);
 /// Less than this part of the knee has been seen with nothing queued.
 const CLEAR: f64 = 0.75;
-/// What one point leaves of the evidence before.
+/// What one point leaves of the evidence before, so that chance does not add up for ever.
 const KEPT: f64 = 0.9;
 
 impl Curve {

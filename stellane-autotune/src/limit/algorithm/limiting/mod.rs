@@ -70,6 +70,7 @@ struct Fading {
 }
 
 const SETTLED: u32 = 25;
+/// By how much the limit swings. Less, and throughput does not show it above the noise; more, and the swing itself costs.
 const DITHER: Fading = Fading {
     new: 0.12,
     settled: 0.05,
@@ -227,11 +228,12 @@ impl Limiting {
     pub(super) fn start(&self, in_flight: f64) -> Next {
         let limit = self.limit();
         let surplus = in_flight - f64::from(limit);
-        let stay = f64::from(limit) / self.throughput;
+        // Of a service that has answered hardly anything yet nothing is known, and both are without end.
+        let stays = STAYS * f64::from(limit) / self.throughput;
         Next {
             limit,
             drain: seconds((DRAIN * surplus / self.throughput).max(PATIENCE.0)),
-            settle: seconds(STAYS * stay),
+            settle: seconds(stays.min(self.patience())),
         }
     }
 
