@@ -35,17 +35,19 @@ pub(crate) fn is_plain(text: &[u8], start: usize, end: usize) -> bool {
         let zero = word ^ PERCENT;
         zero.wrapping_sub(LOW) & !zero | word
     };
-    let (Some(part), Some(head)) = (text.get(start..end), text.get(..end)) else {
+    let (Some(head), Some(len)) = (text.get(..end), end.checked_sub(start)) else {
         return false;
     };
-    let len = part.len();
+    if len < 8
+        && let Some(last) = head.last_chunk()
+    {
+        // What stands before the part is shifted out, which may be all.
+        let part = (u64::from_le_bytes(*last) >> 1) >> (63 - 8 * len);
+        return odd(part) & (LOW << 7) == 0;
+    }
+    let part = &head[start..];
     if len < 8 {
-        return match head.last_chunk() {
-            // What stands before the part is shifted out.
-            Some(_) if len == 0 => true,
-            Some(last) => odd(u64::from_le_bytes(*last) >> (64 - 8 * len)) & (LOW << 7) == 0,
-            None => part.iter().all(|b| b.is_ascii() && *b != b'%'),
-        };
+        return part.iter().all(|b| b.is_ascii() && *b != b'%');
     }
     // The last word overlaps the one before it.
     let mut all = odd(word(part, len - 8));

@@ -12,6 +12,7 @@ use crate::explain;
 use crate::matcher::tree::Spans;
 use crate::params::Params;
 use crate::report::{BuildReport, Problem};
+use crate::scan;
 
 /// The number of a route in its table; the same for the same set of routes, however they were added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,7 +140,7 @@ impl RouteTable {
             Some(route) if spans.are_plain(path.as_bytes()) => {
                 Some(self.located(route, spans, Cow::Borrowed(path)))
             }
-            found => self.find_odd(path, found, spans),
+            found => self.find_odd(path, found, &mut spans),
         }
     }
 
@@ -149,15 +150,18 @@ impl RouteTable {
         &'a self,
         path: &'a str,
         found: Option<u32>,
-        mut spans: Spans,
+        spans: &mut Spans,
     ) -> Option<Located<'a>> {
+        if found.is_none() && scan::is_plain(path.as_bytes(), 0, path.len()) {
+            return None;
+        }
         let path = escape::canonical(path)?;
         let routes = &self.0.routes;
         let route = match path {
             Cow::Borrowed(_) => found?,
-            Cow::Owned(_) => routes.find(None, &path, &mut AnyLeaf, &mut spans)?,
+            Cow::Owned(_) => routes.find(None, &path, &mut AnyLeaf, spans)?,
         };
-        Some(self.located(route, spans, path))
+        Some(self.located(route, *spans, path))
     }
 
     #[inline]

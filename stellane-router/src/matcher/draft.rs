@@ -25,7 +25,6 @@ impl Tree {
             root.insert(&pattern.tokens, leaf);
         }
         let mut compiler = Compiler::default();
-        compiler.tree.nodes.push(Node::EMPTY);
         compiler.freeze(0, root, &Way::default());
         let Compiler {
             mut tree, rivals, ..
@@ -324,6 +323,7 @@ fn runs(edges: &[Edge], range: Range<u32>) -> Vec<Run> {
                     same.push(by_constraint(edges, from..from + to));
                     from += to;
                 }
+                same.shrink_to_fit();
                 let by_text = Texts::new(&texts);
                 runs.push(Run::Suffixes { len, by_text, same });
             }
@@ -354,5 +354,6 @@ fn by_constraint(edges: &[Edge], range: Range<u32>) -> Vec<Run> {
     if !each.is_empty() {
         runs.push(Run::Each(each));
     }
+    runs.shrink_to_fit();
     runs
 }

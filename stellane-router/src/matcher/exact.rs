@@ -49,8 +49,8 @@ impl Exact {
         if self.slots.is_empty() {
             return None;
         }
-        let first = self.first(path);
-        for slot in self.slots.get(first..first + PLACES)? {
+        let places = self.slots.get(self.first(path)..)?;
+        for slot in places.first_chunk::<PLACES>()? {
             let (text, leaf) = slot.as_ref()?;
             if text.len() == path.len() && scan::begins(path, text) {
                 return Some(*leaf);

@@ -7,6 +7,7 @@ use crate::scan;
 pub(crate) struct Texts {
     /// Twice as many as texts, or more, and a power of two; or none.
     slots: Vec<Option<(Box<[u8]>, u32)>>,
+    shift: u32,
 }
 
 impl Texts {
@@ -15,8 +16,10 @@ impl Texts {
         if texts.is_empty() {
             return Self::default();
         }
+        let bits = (2 * texts.len()).next_power_of_two().trailing_zeros();
         let mut this = Self {
-            slots: vec![None; (2 * texts.len()).next_power_of_two()],
+            slots: vec![None; 1 << bits],
+            shift: u64::BITS - bits,
         };
         for &(text, number) in texts {
             if this.find(text).is_none() {
@@ -53,8 +56,8 @@ impl Texts {
 
     #[inline]
     fn first(&self, text: &[u8]) -> usize {
-        // The high bits of a product depend on all bits of its factors.
-        (scan::hash(text) >> 32) as usize & (self.slots.len() - 1)
+        // The highest bits of a product depend on all bits of its factors.
+        (scan::hash(text) >> self.shift) as usize
     }
 }
 

@@ -57,8 +57,9 @@ pub(crate) trait Visit {
     fn leaf(&mut self, leaf: u32) -> bool;
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tree {
+    /// The root first; it is always there.
     pub(super) nodes: Vec<Node>,
     pub(super) edges: Vec<Edge>,
     pub(super) rests: Vec<Rest>,
@@ -135,6 +136,19 @@ pub(super) enum Run {
     Ones { tail: Tail, by_value: Texts },
 }
 
+impl Default for Tree {
+    fn default() -> Self {
+        Self {
+            nodes: vec![Node::EMPTY],
+            edges: Vec::new(),
+            rests: Vec::new(),
+            bytes: Vec::new(),
+            jumps: Vec::new(),
+            indexes: Vec::new(),
+        }
+    }
+}
+
 impl Tree {
     /// What it takes of memory.
     pub(crate) fn heap_bytes(&self) -> usize {
@@ -157,8 +171,8 @@ impl Tree {
         visit: &mut impl Visit,
         spans: &mut Spans,
     ) -> Option<u32> {
-        *spans = Spans::EMPTY;
-        if self.nodes.is_empty() || path.len() > usize::from(u16::MAX) {
+        spans.len = 0;
+        if path.len() > usize::from(u16::MAX) {
             return None;
         }
         let mut walk = Walk {
@@ -395,33 +409,24 @@ impl<V: Visit> Walk<'_, V> {
 /// further on in the path, and what it could take then it could take before: it fails again.
 #[derive(Default)]
 struct Tried {
-    first: u64,
-    /// Of the numbers from 64.
-    more: Vec<u64>,
+    /// Of the numbers below 64.
+    bits: u64,
+    /// Of those from 64.
+    more: Option<Box<Self>>,
 }
 
 impl Tried {
     fn contains(&self, number: u32) -> bool {
-        let (word, bit) = (number / 64, 1 << (number % 64));
-        match word {
-            0 => self.first & bit != 0,
-            word => self
-                .more
-                .get(word as usize - 1)
-                .is_some_and(|w| w & bit != 0),
+        match number.checked_sub(64) {
+            None => self.bits & 1 << number != 0,
+            Some(number) => self.more.as_ref().is_some_and(|more| more.contains(number)),
         }
     }
 
     fn insert(&mut self, number: u32) {
-        let (word, bit) = (number / 64, 1 << (number % 64));
-        if word == 0 {
-            self.first |= bit;
-            return;
+        match number.checked_sub(64) {
+            None => self.bits |= 1 << number,
+            Some(number) => self.more.get_or_insert_default().insert(number),
         }
-        let at = word as usize - 1;
-        if self.more.len() <= at {
-            self.more.resize(at + 1, 0);
-        }
-        self.more[at] |= bit;
     }
 }
