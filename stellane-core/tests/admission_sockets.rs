@@ -13,6 +13,7 @@ rows! { honest:
         Load::Sleep { millis: 10_000, clients: 60 }
     );
     more_than_may_begin_at_once_wait_a_moment("preset", "per-core"; Load::Sleep { millis: 2000, clients: 300 });
+    many_that_come_after_a_quiet_time_are_let_in("preset"; Load::SleepAfterQuiet { millis: 5000, clients: 100 });
     streams_refuse_nobody("preset", "tls-http2"; Load::Lines { every_millis: 100, clients: 100 });
     grpc_streams_refuse_no_call("preset", "per-core"; Load::Grpc { streams: 100 });
     slow_downloads_refuse_nobody("preset", "preset-http2"; Load::Download { clients: 40, rate: 50_000 });
