@@ -28,12 +28,17 @@
 //!
 //! # Which limit
 //!
-//! The default, [`algorithm::Adaptive`], needs no target latency. In the simulator (feature `sim`;
+//! The default, [`algorithm::Adaptive`], needs no target latency. It refuses nobody while nothing says that the service
+//! is full ([`LimitState::Open`]), be it fast or slow; then it finds a limit ([`LimitState::Limiting`]), and
+//! [`AdaptiveLimit::explain`] says why. In the simulator (feature `sim`;
 //! figures in `report.md` beside this crate) it stays close to the best fixed limit of every
 //! scenario, where each of [`algorithm::Gradient2`], [`algorithm::Vegas`], [`algorithm::Aimd`] and
 //! [`algorithm::Fixed`] has at least one in which it loses half or more. It needs some hundred
 //! requests per second to be quick; with fewer it is slow but safe, as it only moves while the limit
 //! holds requests back.
+//!
+//! A service is full sooner than its answers tell: give the limit a [`LocalSignal`] of the machine that the service
+//! runs on. Without one, a cold start into a service that collapses under load is not always survived.
 //!
 //! Start with [`LimitMode::Shadow`], look at `would_shed`, then enforce.
 //!

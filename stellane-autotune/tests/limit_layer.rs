@@ -345,6 +345,33 @@ impl Line {
 
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
+async fn while_a_queue_is_pressed_few_wait_with_hope_and_others_may_be_refused_on_arrival() {
+    let mut line = Line::new();
+    let layer = AdaptiveLimitLayer::new(&line.limit);
+    let refuse = |again| {
+        let refusal = layer.refuse(&mut request(), None, again)?;
+        Some(refusal.status().as_u16())
+    };
+    line.join(18).await;
+    assert!(!layer.may_refuse());
+    assert_eq!(refuse(false), None, "all may wait");
+
+    line.pass(60).await;
+    line.calls[17].abort();
+    line.pass(1).await;
+    assert!(layer.may_refuse());
+    assert_eq!(refuse(false), Some(503));
+    assert_eq!(refuse(true), None, "who asks again and again has to wait");
+    assert_eq!(line.limit.stats().shed_queue_full, 1);
+    // Whoever does not come by that way waits behind the others.
+    line.join(1).await;
+    let newest_first: Vec<_> = (0..17).rev().chain([18]).collect();
+    assert_eq!(line.serve().await, newest_first);
+    assert!(!layer.may_refuse());
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
 async fn a_queue_that_serves_nobody_in_time_serves_the_newest_first_until_it_does() {
     let mut line = Line::new();
     line.join(3).await;
@@ -491,13 +518,19 @@ fn more_threads_than_have_counters_of_their_own_lose_no_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn client_errors_and_streams_do_not_count() {
-    let limit = build(fixed(5));
-    let service =
-        AdaptiveLimitLayer::new(&limit).layer(service_fn(|request: Request<Limited>| async move {
+    // In front of one's own service one client's quota is no reason to refuse others; that of a far side is.
+    for (client, overloads) in [(false, 1), (true, 2)] {
+        let limit = build(fixed(5));
+        let mut layer = AdaptiveLimitLayer::new(&limit);
+        if client {
+            layer = layer.classify_response(|head| head.client_outcome());
+        }
+        let service = layer.layer(service_fn(|request: Request<Limited>| async move {
             let response = Response::builder();
             let (response, body) = match request.uri().path() {
                 "/bad" => (response.status(400), Either::Left(Body::from("x"))),
-                "/busy" => (response.status(429), Either::Left(Body::from("x"))),
+                "/quota" => (response.status(429), Either::Left(Body::from("x"))),
+                "/busy" => (response.status(503), Either::Left(Body::from("x"))),
                 _ => {
                     let events = response.header("content-type", "text/event-stream");
                     (events, Either::Right(Endless))
@@ -505,18 +538,20 @@ async fn client_errors_and_streams_do_not_count() {
             };
             Ok::<_, Infallible>(response.body(body).unwrap())
         }));
-    let mut held = Vec::new();
-    for path in ["/bad", "/busy", "/stream"] {
-        let request = Request::builder()
-            .method(Method::GET)
-            .uri(path)
-            .body(Body::default());
-        held.push(service.clone().oneshot(request.unwrap()).await.unwrap());
+        let mut held = Vec::new();
+        for path in ["/bad", "/quota", "/busy", "/stream"] {
+            let request = Request::builder()
+                .method(Method::GET)
+                .uri(path)
+                .body(Body::default());
+            held.push(service.clone().oneshot(request.unwrap()).await.unwrap());
+        }
+        let stats = limit.stats();
+        let counted = (stats.ignored, stats.overloads, stats.successes);
+        assert_eq!(counted, (3 - overloads, overloads, 1));
+        // The stream gave its place back although its body lives.
+        assert_eq!(stats.in_flight, 3);
     }
-    let stats = limit.stats();
-    assert_eq!((stats.ignored, stats.overloads, stats.successes), (1, 1, 1));
-    // The stream gave its place back although its body lives.
-    assert_eq!(stats.in_flight, 2);
 }
 
 #[tokio::test(start_paused = true)]

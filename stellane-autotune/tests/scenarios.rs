@@ -1,20 +1,15 @@
 //! The limiters in the simulator: closed-loop, seeded, against an oracle.
 //!
-//! Two seeds by default; `STELLANE_SIM_SEEDS=10` for the figures in `report.md`. The constants of the
-//! default were chosen on the seeds 1 to 10, 101 to 110 and 201 to 210.
+//! On two seeds that no constant was chosen on; `STELLANE_SIM_SEEDS=301..321` takes others.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use stellane_autotune::AlgorithmKind::{Adaptive, Aimd, Fixed, Gradient2, Vegas};
 use stellane_autotune::algorithm::Window;
-use stellane_autotune::sim::{self, Contender, Plant, Scenario};
-use stellane_autotune::{
-    AdaptiveLimit, Algorithm, AlgorithmKind, Class, Latencies, LimitConfig, LimitMode, ManualClock,
-    Outcome, algorithm,
-};
+use stellane_autotune::sim::{self, ColdStart, Contender, Honest, Plant, Scenario};
+use stellane_autotune::{Algorithm, AlgorithmKind, Latencies, algorithm};
 
 fn scenario(name: &str) -> Scenario {
     sim::scenarios()
@@ -23,18 +18,34 @@ fn scenario(name: &str) -> Scenario {
         .unwrap()
 }
 
-fn seeds() -> std::ops::RangeInclusive<u64> {
-    let seeds = std::env::var("STELLANE_SIM_SEEDS")
-        .ok()
-        .and_then(|s| s.parse().ok());
-    1..=seeds.unwrap_or(2)
+fn seeds() -> std::ops::Range<u64> {
+    let seeds = std::env::var("STELLANE_SIM_SEEDS").ok();
+    let range = seeds.as_deref().and_then(|seeds| seeds.split_once(".."));
+    range.map_or(11..13, |(first, end)| {
+        first.parse().unwrap()..end.parse().unwrap()
+    })
+}
+
+/// Where one is enough.
+const SEED: u64 = 11;
+
+/// The default, without what the machine says of itself.
+fn deaf(scenario: Scenario) -> Scenario {
+    Scenario {
+        signal: false,
+        ..scenario
+    }
 }
 
 /// The worst score of one contender over the intervals of one scenario.
 fn worst(name: &str, kind: AlgorithmKind, initial: u32) -> f64 {
     let scenario = scenario(name);
-    let run = sim::run(&scenario, &Contender::Kind(kind, initial), 1);
-    let scores = sim::score(&scenario, &sim::oracle(&scenario, 1), &run);
+    let contender = match kind {
+        Adaptive => Contender::Default,
+        kind => Contender::Kind(kind, initial),
+    };
+    let run = sim::run(&scenario, &contender, SEED);
+    let scores = sim::score(&scenario, &sim::oracle(&scenario, SEED), &run);
     scores.into_iter().fold(f64::INFINITY, f64::min)
 }
 
@@ -51,15 +62,117 @@ fn the_default_is_near_the_oracle_in_every_scenario() {
         let (worst, median) = (scores[0], scores[scores.len() / 2]);
         println!("{:16} worst {worst:.3} median {median:.3}", scenario.name);
         assert!(worst >= 0.90, "{}: {scores:?}", scenario.name);
+        assert!(median >= 0.94, "{}: {scores:?}", scenario.name);
         medians.push(median);
     }
     medians.sort_by(f64::total_cmp);
-    assert!(medians[medians.len() / 2] >= 0.95, "{medians:?}");
+    assert!(medians[medians.len() / 2] >= 0.97, "{medians:?}");
+}
+
+/// Every eleventh cell of the matrix, so that all of its rows and columns are among them.
+#[test]
+fn honest_load_is_not_refused() {
+    for cell in Honest::matrix().into_iter().step_by(11) {
+        for seed in seeds() {
+            let run = sim::run(&cell.scenario(), &Contender::Default, seed);
+            let part = run.refused as f64 / run.arrived as f64;
+            let most = if cell.in_flight <= 200 { 0.0 } else { 1e-4 };
+            assert!(
+                part <= most,
+                "{cell}, seed {seed}: {} of {}",
+                run.refused,
+                run.arrived
+            );
+        }
+    }
+}
+
+#[test]
+fn honest_services_are_not_refused_anything_with_or_without_a_signal_of_the_machine() {
+    for scenario in sim::honest_services() {
+        for scenario in [scenario.clone(), deaf(scenario)] {
+            let run = sim::run(&scenario, &Contender::Default, SEED);
+            let refused = run.refused + run.others.1;
+            assert_eq!(
+                refused, 0,
+                "{}, {}: {:?}",
+                scenario.name, scenario.signal, run.said
+            );
+        }
+    }
+}
+
+#[test]
+fn a_cold_start_into_ten_times_the_load_is_over_in_two_seconds() {
+    let mut services = ColdStart::services(10.0);
+    // Which takes a second for everything.
+    services.pop();
+    services.extend(ColdStart::services(2.0).pop());
+    for cold in services {
+        let most = if cold.slowness > 1.0 { 30.0 } else { 2.0 };
+        for seed in seeds() {
+            let right = sim::run(&cold.scenario, &Contender::Kind(Fixed, cold.right), seed);
+            let best = right.goodput(0.5 * cold.scenario.duration, cold.scenario.duration);
+            let run = sim::run(&cold.scenario, &Contender::Default, seed);
+            let recovery = cold.recovery(&run, best);
+            println!("{}, seed {seed}: {recovery:.1} s", cold.scenario.name);
+            assert!(
+                recovery <= most,
+                "{}, seed {seed}: {recovery} s",
+                cold.scenario.name
+            );
+        }
+    }
+}
+
+#[test]
+fn a_service_full_of_streams_or_of_uploads_that_end_at_once_comes_back() {
+    for scenario in sim::hostile() {
+        let run = sim::run(&scenario, &Contender::Default, SEED);
+        let load = ((scenario.load)(30.0)).min(1580.0);
+        let goodput = run.goodput(20.0, 40.0);
+        println!("{}: {goodput} of {load}", scenario.name);
+        assert!(
+            goodput > 0.9 * load,
+            "{}: {goodput} of {load}",
+            scenario.name
+        );
+    }
+}
+
+#[test]
+fn the_limit_says_what_it_knows_and_forgets_it_when_it_is_no_longer_needed() {
+    let says = |name: &str, signal| {
+        let scenario = Scenario {
+            signal,
+            ..scenario(name)
+        };
+        let run = sim::run(&scenario, &Contender::Default, SEED);
+        let said: Vec<_> = run.said.into_iter().map(|(_, text)| text).collect();
+        println!("{name}: {said:?}");
+        assert_eq!(said[0], "open: nothing says that the service is full");
+        assert!(said[1].starts_with("limiting at "), "{said:?}");
+        said
+    };
+    assert!(says("overload_10x", true)[1].contains("tasks ready for each core"));
+    assert!(says("overload_2x", false)[1].contains("throughput flat at "));
+    assert!(says("quota", true)[1].contains("% of the answers say overloaded"));
+
+    let mut spike = scenario("spike");
+    spike.load = |t| if t < 10.0 { 3200.0 } else { 320.0 };
+    let run = sim::run(&spike, &Contender::Default, SEED);
+    let (at, last) = run.said.last().unwrap();
+    assert!(
+        last.starts_with("open: ") && (14.0..16.0).contains(at),
+        "{:?}",
+        run.said
+    );
 }
 
 /// The cases that Vector tests its adaptive concurrency with, scaled to shorter windows, and the mean limit that
-/// each must lead to. Goodput is asserted above for all scenarios; the two cases of a fixed limit need no test here.
-const OF_VECTOR: [(&str, std::ops::RangeInclusive<f64>); 9] = [
+/// each must lead to. Goodput is asserted above for all scenarios; the two cases of a fixed
+/// limit need no test here, and where requests are lost (`drops`) no limit is as good as any from 24 on.
+const OF_VECTOR: [(&str, std::ops::RangeInclusive<f64>); 8] = [
     // Where the load needs fewer places there is no limit, and what may begin at once stays.
     ("slow_send", 256.0..=256.0),
     ("medium_send", 256.0..=256.0),
@@ -71,8 +184,6 @@ const OF_VECTOR: [(&str, std::ops::RangeInclusive<f64>); 9] = [
     // Forty places, and some for a tenth of a second that are told so.
     ("defers", 34.0..=50.0),
     ("defers_at_rate", 34.0..=50.0),
-    // Twenty-four places, of which sixteen are served at full speed; what is dropped holds one of the limit.
-    ("drops", 16.0..=60.0),
 ];
 
 #[test]
@@ -102,7 +213,7 @@ fn the_default_finds_its_limit_within_five_seconds_from_far_off() {
 fn goodput_does_not_oscillate_at_steady_state() {
     for name in ["overload_2x", "overload_10x", "fifo", "pareto", "spike"] {
         let scenario = scenario(name);
-        let run = sim::run(&scenario, &Contender::Default, 1);
+        let run = sim::run(&scenario, &Contender::Default, SEED);
         let (from, to) = *scenario.judged().last().unwrap();
         let mean = run.goodput(from, to);
         let mut at = from;
@@ -148,7 +259,7 @@ const STEADY: [&str; 8] = [
 fn ten_minutes_of_slight_overload_move_nothing() {
     let mut scenario = scenario("overload_1.2x");
     scenario.duration = 600.0;
-    let run = sim::run(&scenario, &Contender::Default, 1);
+    let run = sim::run(&scenario, &Contender::Default, SEED);
     let (early, late) = (run.limits(20.0, 120.0).0, run.limits(500.0, 600.0).0);
     assert!((late / early - 1.0).abs() < 0.3, "{early} -> {late}");
     let goodput = [20.0, 500.0].map(|from| run.goodput(from, from + 100.0));
@@ -174,7 +285,7 @@ fn a_latency_target_is_kept() {
         let target = Duration::from_millis(25);
         Box::new(algorithm::Adaptive::new(200, 4, 1000, seed).latency_target(target))
     };
-    let run = sim::run(&scenario, &Contender::Own(own), 1);
+    let run = sim::run(&scenario, &Contender::Own(own), SEED);
     let (p99, goodput) = (run.latency(0.99, 5.0, 20.0), run.goodput(5.0, 20.0));
     // The work alone has a p99 of 46 ms.
     assert!(p99 <= 0.055, "{p99}");
@@ -230,7 +341,7 @@ mod known_failures_of_others {
     fn baselines_do_not_ratchet_up_under_lasting_overload() {
         let mut scenario = scenario("overload_2x");
         scenario.duration = 240.0;
-        let run = sim::run(&scenario, &Contender::Default, 1);
+        let run = sim::run(&scenario, &Contender::Default, SEED);
         let (early, ..) = run.limits(10.0, 40.0);
         let (late, ..) = run.limits(200.0, 240.0);
         assert!((late / early - 1.0).abs() < 0.3, "{early} -> {late}");
@@ -239,7 +350,7 @@ mod known_failures_of_others {
     #[test]
     fn explicit_refusals_from_below_are_heard() {
         let scenario = scenario("quota");
-        let run = sim::run(&scenario, &Contender::Default, 1);
+        let run = sim::run(&scenario, &Contender::Default, SEED);
         let (limit, ..) = run.limits(10.0, 30.0);
         assert!(limit < 20.0, "{limit}");
     }
@@ -257,7 +368,7 @@ mod known_failures_of_others {
             },
             ..Plant::healthy()
         };
-        let run = sim::run(&scenario, &Contender::Default, 1);
+        let run = sim::run(&scenario, &Contender::Default, SEED);
         let (before, after) = (run.goodput(10.0, 20.0), run.goodput(110.0, 130.0));
         assert!(after > 0.95 * before, "{before} -> {after}");
         let (before, after) = (run.limits(10.0, 20.0).0, run.limits(115.0, 130.0).0);
@@ -269,7 +380,7 @@ mod known_failures_of_others {
     fn probing_the_baseline_costs_little() {
         let mut scenario = scenario("overload_2x");
         scenario.duration = 60.0;
-        let run = sim::run(&scenario, &Contender::Default, 1);
+        let run = sim::run(&scenario, &Contender::Default, SEED);
         let mean = run.goodput(5.0, 60.0);
         for second in 5..60 {
             let goodput = run.goodput(f64::from(second), f64::from(second) + 1.0);
@@ -304,7 +415,7 @@ mod known_failures_of_others {
     fn a_limit_does_not_grow_while_idle() {
         let mut scenario = scenario("spike");
         scenario.duration = 15.0;
-        let run = sim::run(&scenario, &Contender::Default, 1);
+        let run = sim::run(&scenario, &Contender::Default, SEED);
         assert!(run.limits(5.0, 15.0).2 <= 256);
     }
 }
@@ -337,231 +448,4 @@ fn clients_that_share_a_service_get_equal_parts() {
         // Together they may be below the 1590 of a single limit: see `algorithm::Adaptive`.
         assert!(x.iter().sum::<f64>() > 700.0, "seed {seed}: {x:?}");
     }
-}
-
-fn fixed(limit: u32) -> LimitConfig {
-    let mut config = LimitConfig::default();
-    config.algorithm = Fixed;
-    (config.initial, config.min) = (limit, 1);
-    config
-}
-
-#[test]
-fn threads_never_exceed_the_limit_and_every_place_comes_back() {
-    let limit = AdaptiveLimit::builder().config(fixed(7)).build().unwrap();
-    let (inside, peak) = (AtomicU32::new(0), AtomicU32::new(0));
-    std::thread::scope(|scope| {
-        for thread in 0..8 {
-            let (limit, inside, peak) = (limit.clone(), &inside, &peak);
-            scope.spawn(move || {
-                for turn in 0..20_000 {
-                    let Ok(permit) = limit.try_acquire() else {
-                        continue;
-                    };
-                    peak.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    if turn % 16 == thread {
-                        std::thread::yield_now();
-                    }
-                    inside.fetch_sub(1, Ordering::SeqCst);
-                    if turn % 3 == 0 {
-                        drop(permit)
-                    } else {
-                        permit.finish(Outcome::Success)
-                    }
-                }
-            });
-        }
-    });
-    let stats = limit.stats();
-    assert!(peak.into_inner() <= 7);
-    assert_eq!((stats.in_flight, stats.admitted + stats.shed), (0, 160_000));
-    assert_eq!(stats.admitted, stats.successes + stats.cancelled);
-}
-
-#[test]
-fn a_lowered_limit_is_a_debt_that_is_paid_as_places_come_back() {
-    let limit = AdaptiveLimit::builder().config(fixed(10)).build().unwrap();
-    let mut permits: Vec<_> = (0..10).map(|_| limit.try_acquire().unwrap()).collect();
-    limit.set_max(4);
-    assert_eq!(limit.stats().limit, 4);
-    for left in (4..10).rev() {
-        permits.pop();
-        assert_eq!(limit.stats().in_flight, left);
-        assert!(limit.try_acquire().is_err(), "{left} in flight");
-    }
-    permits.pop();
-    assert!(limit.try_acquire().is_ok());
-}
-
-#[test]
-fn only_cancelled_requests_leave_the_limit_alone() {
-    let time = ManualClock::default();
-    let limit = AdaptiveLimit::builder()
-        .clock(time.clock())
-        .build()
-        .unwrap();
-    for _ in 0..100_000 {
-        let _permit = limit.try_acquire().unwrap();
-        time.advance(Duration::from_millis(1));
-    }
-    let stats = limit.stats();
-    assert_eq!(
-        (stats.limit, stats.cancelled, stats.windows),
-        (256, 100_000, 0)
-    );
-}
-
-/// Runs a service that takes 10 ms at a constant concurrency, across one jump of the clock.
-fn across_a_jump(to: Duration) -> AdaptiveLimit {
-    let time = ManualClock::default();
-    time.set(Duration::from_secs(1000));
-    let mut config = LimitConfig::default();
-    config.max = 1000;
-    let limit = AdaptiveLimit::builder()
-        .config(config)
-        .clock(time.clock())
-        .build()
-        .unwrap();
-    let mut permits = std::collections::VecDeque::new();
-    for turn in 0..20_000 {
-        if turn == 10_000 {
-            time.set(to);
-        }
-        time.advance(Duration::from_millis(1));
-        while let Ok(permit) = limit.try_acquire() {
-            permits.push_back(permit);
-        }
-        for _ in 0..permits.len().div_ceil(10) {
-            permits.pop_front().unwrap().finish(Outcome::Success);
-        }
-    }
-    limit
-}
-
-#[test]
-fn a_clock_that_jumps_stops_nothing() {
-    for seconds in [0, 100_000] {
-        let stats = across_a_jump(Duration::from_secs(seconds)).stats();
-        // Ten seconds of windows before the jump, ten after it.
-        assert!(stats.windows > 60, "{seconds}: {stats:?}");
-        assert!((4..=1000).contains(&stats.limit), "{seconds}: {stats:?}");
-    }
-}
-
-#[test]
-fn a_high_class_is_served_while_a_low_one_takes_all_it_can() {
-    let time = ManualClock::default();
-    let mut config = fixed(20);
-    config.classes.insert("high".into(), 0.3.into());
-    let limit = AdaptiveLimit::builder()
-        .config(config)
-        .clock(time.clock())
-        .build()
-        .unwrap();
-    let high = limit.class("high").unwrap();
-    let mut held = std::collections::VecDeque::new();
-    let (mut served, mut refused) = (0, 0);
-    for turn in 0..10_000 {
-        // Ten times what is served; of what is served, a fifth is high.
-        for request in 0..10 {
-            let is_high = turn % 5 == 0 && request == turn % 10;
-            let class = if is_high { high } else { Class::DEFAULT };
-            match limit.try_acquire_for(class) {
-                Ok(permit) => {
-                    served += u32::from(class == high);
-                    held.push_back(permit);
-                }
-                Err(_) => refused += u32::from(class == high),
-            }
-        }
-        held.pop_front();
-    }
-    assert!(
-        f64::from(served) / f64::from(served + refused) >= 0.99,
-        "{served} of {refused}"
-    );
-}
-
-/// Two classes of one limit of 20 places, at ten times what it serves.
-struct Classes {
-    name: &'static str,
-    /// The guaranteed share of the high class; the low one has none.
-    share: f64,
-    /// Requests per hundred milliseconds, of the high class and of the low.
-    load: [u32; 2],
-    /// How many milliseconds each holds its place.
-    hold: [u32; 2],
-    /// The least part of each that is served.
-    served: [f64; 2],
-}
-
-const CLASSES: [Classes; 3] = [
-    Classes {
-        name: "priority inversion: low requests hold their places for long",
-        share: 0.3,
-        load: [20, 1000],
-        hold: [10, 1000],
-        served: [0.99, 0.0],
-    },
-    Classes {
-        name: "a high class in excess of its share leaves the low one its part of the rest",
-        share: 0.3,
-        load: [1800, 200],
-        hold: [10, 10],
-        served: [0.07, 0.07],
-    },
-    Classes {
-        name: "a share of all places is all there is for the low one to lose",
-        share: 1.0,
-        load: [100, 1000],
-        hold: [10, 10],
-        served: [0.99, 0.05],
-    },
-];
-
-#[test]
-fn classes_neither_invert_nor_starve() {
-    for case in CLASSES {
-        let mut config = fixed(20);
-        config.classes.insert("high".into(), case.share.into());
-        let limit = AdaptiveLimit::builder().config(config).build().unwrap();
-        let classes = [limit.class("high").unwrap(), Class::DEFAULT];
-        let (mut asked, mut served) = ([0_u32; 2], [0_u32; 2]);
-        let mut held = std::collections::BTreeMap::<u32, Vec<_>>::new();
-        for now in 0..20_000 {
-            drop(held.remove(&now));
-            // In turn, so that neither is always the first to find a free place.
-            for class in if now % 2 == 0 { [0, 1] } else { [1, 0] } {
-                let due = (now + 1) * case.load[class] / 100;
-                while asked[class] < due {
-                    asked[class] += 1;
-                    if let Ok(permit) = limit.try_acquire_for(classes[class]) {
-                        served[class] += 1;
-                        held.entry(now + case.hold[class]).or_default().push(permit);
-                    }
-                }
-            }
-        }
-        let parts = [0, 1].map(|class| f64::from(served[class]) / f64::from(asked[class]));
-        println!("{}: {parts:?}", case.name);
-        for (part, least) in parts.iter().zip(case.served) {
-            assert!(*part >= least, "{}: {parts:?}", case.name);
-        }
-    }
-}
-
-#[test]
-fn shadow_mode_follows_the_load_and_refuses_nothing() {
-    let mut config = fixed(5);
-    config.mode = LimitMode::Shadow;
-    let limit = AdaptiveLimit::builder().config(config).build().unwrap();
-    let permits: Vec<_> = (0..50).map(|_| limit.try_acquire().unwrap()).collect();
-    assert_eq!(
-        (limit.stats().in_flight, limit.stats().would_shed),
-        (50, 45)
-    );
-    drop(permits);
-    limit.set_mode(LimitMode::Enforce);
-    let _permits: Vec<_> = (0..5).map(|_| limit.try_acquire().unwrap()).collect();
-    assert!(limit.try_acquire().is_err());
 }

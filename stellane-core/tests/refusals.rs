@@ -457,10 +457,49 @@ async fn nobody_is_refused_before_a_place_that_is_free_or_a_queue_that_has_room(
     let (address, components) = serve(config, None).await;
     let place = components.limit.try_acquire().expect("the only one");
     let waiting = tokio::spawn(async move { exchange(address, GET).await });
-    while components.limit.stats().waiting == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until_waiting(&components, 1).await;
     drop(place);
     let answer = waiting.await.expect("no panic");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_would_wait_in_vain_is_told_at_once_and_who_asks_again_and_again_waits() {
+    let mut config = config();
+    config.limit.max_wait = Duration::from_secs(20);
+    config.limit.max_waiters = 100;
+    let (address, components) = serve(config, None).await;
+    let _place = components.limit.try_acquire().expect("the only one");
+    let waits = async || {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(GET.as_bytes()).await.expect("writes");
+        stream
+    };
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        waiting.push(waits().await);
+    }
+    until_waiting(&components, 20).await;
+    // Somebody gives up after more than a twentieth of the longest wait.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    waiting.pop();
+    until_waiting(&components, 19).await;
+
+    let mut stream = waits().await;
+    let mut answer = [0; 1024];
+    let read = stream.read(&mut answer).await.expect("reads");
+    assert!(answer[..read].starts_with(b"HTTP/1.1 503"));
+    assert_eq!(components.limit.stats().shed_queue_full, 1);
+    stream.write_all(GET.as_bytes()).await.expect("writes");
+    until_waiting(&components, 20).await;
+}
+
+async fn until_waiting(components: &Components, count: u32) {
+    let waiting = async {
+        while components.limit.stats().waiting != count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+    assert!(waited.is_ok(), "{:?}", components.limit.stats());
 }

@@ -1,7 +1,7 @@
 //! Routers against each other, and the interner against its like, in one process.
 //!
-//! - `cargo bench -p stellane-router` prints nanoseconds (the best of many alternating rounds) and
-//!   allocations per operation.
+//! - `cargo bench -p stellane-router --profile default-release` prints nanoseconds (the best of many
+//!   alternating rounds) and allocations per operation, compiled as users compile who set no profile.
 //! - `stellane-router/benches/instructions.sh` runs every contender under callgrind and prints
 //!   instructions per operation, which do not depend on what else the machine does.
 
@@ -185,7 +185,27 @@ fn corpora() -> Vec<Corpus> {
         "/articles/l",
     ];
     let owned = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect();
+    let verbs = |name: &'static str| (0..300).map(move |i| format!("/v1/{name}:verb{i}"));
+    // Paths that go far and end nowhere.
+    let misses: Vec<String> = fill(&|i| format!("p{}", i % 4 + 1));
+    let longer = |path: &String| format!("{path}/zz/zz/zz");
+    let misses = misses.iter().map(longer).collect();
     vec![
+        Corpus {
+            name: "match-suffixes",
+            templates: verbs("{name}").collect(),
+            paths: verbs("projects").collect(),
+        },
+        Corpus {
+            name: "miss-suffixes",
+            templates: verbs("{name}").collect(),
+            paths: verbs("projects").map(|path| format!("{path}x")).collect(),
+        },
+        Corpus {
+            name: "miss-130",
+            paths: misses,
+            templates: github.clone(),
+        },
         Corpus {
             name: "match-130",
             paths: fill(&|i| format!("p{}", i % 4 + 1)),
@@ -211,6 +231,7 @@ fn matchers(corpus: &Corpus) -> Vec<Contender> {
         paths,
     } = corpus;
     let operations = paths.len() as u64;
+    let hits = name.starts_with("match");
     let contender = |contender, work: Box<dyn FnMut()>| Contender {
         group: name,
         name: contender,
@@ -227,7 +248,12 @@ fn matchers(corpus: &Corpus) -> Vec<Contender> {
         wayfind
             .insert(&template.replace('{', "<").replace('}', ">"), i)
             .expect("valid");
-        let _ = path_tree.insert(&template.replace('{', ":").replace('}', ""), i);
+        // It ends a parameter's name where a colon would begin another.
+        let template = template
+            .replace(":verb", "\\:verb")
+            .replace('{', ":")
+            .replace('}', "");
+        let _ = path_tree.insert(&template, i);
     }
     let wayfind = wayfind.build();
     let all = |paths: &[String]| paths.to_vec();
@@ -237,7 +263,7 @@ fn matchers(corpus: &Corpus) -> Vec<Contender> {
             "stellane",
             Box::new(move || {
                 for path in &p1 {
-                    assert!(black_box(table.find(black_box(path))).is_some());
+                    assert_eq!(black_box(table.find(black_box(path))).is_some(), hits);
                 }
             }),
         ),
@@ -245,7 +271,7 @@ fn matchers(corpus: &Corpus) -> Vec<Contender> {
             "matchit",
             Box::new(move || {
                 for path in &p2 {
-                    assert!(black_box(matchit.at(black_box(path))).is_ok());
+                    assert_eq!(black_box(matchit.at(black_box(path))).is_ok(), hits);
                 }
             }),
         ),
@@ -253,7 +279,7 @@ fn matchers(corpus: &Corpus) -> Vec<Contender> {
             "wayfind",
             Box::new(move || {
                 for path in &p3 {
-                    assert!(black_box(wayfind.search(black_box(path))).is_some());
+                    assert_eq!(black_box(wayfind.search(black_box(path))).is_some(), hits);
                 }
             }),
         ),
@@ -261,7 +287,7 @@ fn matchers(corpus: &Corpus) -> Vec<Contender> {
             "path-tree",
             Box::new(move || {
                 for path in &p4 {
-                    assert!(black_box(path_tree.find(black_box(path))).is_some());
+                    assert_eq!(black_box(path_tree.find(black_box(path))).is_some(), hits);
                 }
             }),
         ),

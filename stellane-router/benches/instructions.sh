@@ -2,7 +2,7 @@
 # Instructions per operation of every contender of `compare`, counted by callgrind.
 # Usage, from the root of the repository: stellane-router/benches/instructions.sh [group]
 set -eu
-bench=$(cargo bench -p stellane-router --bench compare --no-run 2>&1 |
+bench=$(cargo bench -p stellane-router --profile default-release --bench compare --no-run 2>&1 |
     sed -n 's/.*compare.*(\(.*\))$/\1/p')
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT

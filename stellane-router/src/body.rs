@@ -11,7 +11,7 @@ use http_body::{Frame, SizeHint};
 
 use crate::block::Slot;
 use crate::params::RouteMatch;
-use crate::table::{RouteId, RouteInfo};
+use crate::table::RouteInfo;
 
 /// The body of a request or response: empty, one piece, or a stream in a box.
 ///
@@ -83,7 +83,7 @@ impl Body {
     #[must_use]
     pub fn route_match(&self) -> Option<&RouteMatch> {
         match &self.carried {
-            Carried::In(matched) if matched.id() != RouteId::NONE => Some(matched),
+            Carried::In(matched) if matched.id().is_route() => Some(matched),
             _ => None,
         }
     }

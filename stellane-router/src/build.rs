@@ -1,28 +1,34 @@
 //! From declared routes to compiled ones, and everything that can be wrong with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use http::HeaderValue;
 
-use crate::compiled::{Definition, Entry, Routes};
+use crate::compiled::{Definition, Entry, NO_ENTRY, Routes};
+use crate::conflicts;
 use crate::host::HostPattern;
 use crate::matcher::exact::Exact;
-use crate::matcher::pattern::Pattern;
-use crate::matcher::tree::{Tree, Visit};
+use crate::matcher::pattern::{Fault, Pattern, Token};
+use crate::matcher::segment::{sample, segments};
+use crate::matcher::tree::Tree;
 use crate::methods::{self, Methods};
-use crate::report::Problem;
+use crate::report::{BuildReport, Problem};
 use crate::table::SlashPolicy;
-use crate::witness;
+use crate::unreachable;
 
 impl Routes {
     pub(crate) fn build(
         definitions: Vec<Definition>,
         methods: &Methods,
-        problems: &mut Vec<Problem>,
+        report: &mut BuildReport,
     ) -> Self {
         let mut by_template = BTreeMap::<(Option<String>, String), Vec<Definition>>::new();
         for definition in definitions {
-            let key = (definition.host.clone(), definition.template.clone());
+            let host = definition
+                .host
+                .as_ref()
+                .map(|host| host.to_ascii_lowercase());
+            let key = (host, definition.template.clone());
             by_template.entry(key).or_default().push(definition);
         }
         let mut this = Self::default();
@@ -30,34 +36,94 @@ impl Routes {
             match Pattern::parse(&template) {
                 Ok(pattern) => {
                     let (host, template) = (host.map(Into::into), template.into());
-                    this.entries.push(Entry::new(
-                        host, template, pattern, group, methods, problems,
-                    ));
+                    this.entries
+                        .push(Entry::new(host, template, pattern, group, methods, report));
                 }
-                Err(fault) => problems.push(Problem::Template {
-                    template,
-                    position: fault.position,
-                    reason: fault.reason,
-                }),
+                Err(fault) => report.problems.push(Problem::template(template, fault)),
             }
         }
+        this.compile(report, true);
+        this
+    }
+
+    /// The fallbacks of scopes, whose templates are their prefixes.
+    pub(crate) fn of_scopes(
+        fallbacks: Vec<Definition>,
+        methods: &Methods,
+        report: &mut BuildReport,
+    ) -> Self {
+        let mut by_prefix = BTreeMap::<(Option<String>, String), Vec<Definition>>::new();
+        for fallback in fallbacks {
+            let host = fallback.host.as_ref().map(|host| host.to_ascii_lowercase());
+            let key = (host, fallback.template.clone());
+            by_prefix.entry(key).or_default().push(fallback);
+        }
+        let mut this = Self::default();
+        let mut faults = BuildReport::default();
+        for ((host, prefix), group) in by_prefix {
+            if group.len() > 1 {
+                report.problems.push(Problem::fallbacks(&prefix, &prefix));
+                continue;
+            }
+            let host: Option<Box<str>> = host.map(Into::into);
+            let itself = (!prefix.is_empty()).then(|| Pattern::parse(&prefix));
+            for pattern in itself.into_iter().chain([Pattern::below(&prefix)]) {
+                match pattern {
+                    Ok(pattern) => this.entries.push(Entry::new(
+                        host.clone(),
+                        prefix.clone().into(),
+                        pattern,
+                        group.clone(),
+                        methods,
+                        &mut faults,
+                    )),
+                    Err(fault) => faults
+                        .problems
+                        .push(Problem::template(prefix.clone(), fault)),
+                }
+            }
+        }
+        this.compile(&mut faults, false);
+        for problem in faults.problems {
+            let problem = match problem {
+                Problem::Conflict { first, second, .. } => Problem::fallbacks(&first, &second),
+                problem => problem,
+            };
+            if !report.problems.contains(&problem) {
+                report.problems.push(problem);
+            }
+        }
+        this
+    }
+
+    /// Compiles the entries, which are sorted by host, and tells what is wrong with them.
+    fn compile(&mut self, report: &mut BuildReport, check_reachable: bool) {
         let mut start = 0;
-        while start < this.entries.len() {
-            let host = this.entries[start].host.clone();
-            let same = this.entries[start..]
+        while start < self.entries.len() {
+            let host = self.entries[start].host.clone();
+            let same = self.entries[start..]
                 .iter()
                 .take_while(|e| e.host == host)
                 .count();
-            let group = &this.entries[start..start + same];
-            let tree = compile(group, problems);
+            let leaves = chain_shapes(&mut self.entries, start..start + same, report);
+            let patterns = || {
+                leaves
+                    .iter()
+                    .map(|&i| (i, &self.entries[i as usize].pattern))
+            };
+            let (tree, rivals) = Tree::compile(patterns());
+            conflicts::find(&rivals, &self.entries, report);
+            if check_reachable {
+                unreachable::find(&leaves, &self.entries, &tree, report);
+            }
             match host {
                 None => {
-                    this.exact = Exact::new(group.iter().map(|entry| &entry.pattern));
-                    this.tree = tree;
+                    self.exact = Exact::new(patterns());
+                    self.tree = tree;
                 }
                 Some(host) => match HostPattern::parse(&host) {
-                    Some(pattern) => this.hosts.push((pattern, tree, start as u32)),
-                    None => problems.push(Problem::Host {
+                    Some(pattern) => self.hosts.push((pattern, tree)),
+                    None => report.problems.push(Problem::Host {
                         host: host.into(),
                         reason: "expected `name.example` or `*.example`, without a port",
                     }),
@@ -65,108 +131,71 @@ impl Routes {
             }
             start += same;
         }
-        this.hosts.sort_by(|(a, ..), (b, ..)| a.cmp(b));
-        this
+        self.hosts.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.hosts.shrink_to_fit();
+        self.entries.shrink_to_fit();
     }
 }
 
-/// Compiles the routes of one host and tells what is wrong with them.
-fn compile(entries: &[Entry], problems: &mut Vec<Problem>) -> Tree {
-    let mut shapes = BTreeMap::new();
-    let mut distinct = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let shape = entry.pattern.shape();
-        let first = *shapes.entry(shape).or_insert(entry);
-        if std::ptr::eq(first, entry) {
-            distinct.push(entry);
-        } else {
-            problems.push(Problem::Conflict {
-                first: first.template.to_string(),
-                second: entry.template.to_string(),
-                witness: witness::any(&entry.pattern),
-                remedy: "give their parameters the same names, or a constraint to one of them",
-            });
+/// Links the entries that differ only in the names of their parameters; returns the first of each.
+fn chain_shapes(
+    entries: &mut [Entry],
+    range: std::ops::Range<usize>,
+    report: &mut BuildReport,
+) -> Vec<u32> {
+    let mut shapes = HashMap::<&[Token], Vec<usize>>::new();
+    for i in range {
+        shapes
+            .entry(&entries[i].pattern.tokens)
+            .or_default()
+            .push(i);
+    }
+    let mut leaves = Vec::with_capacity(shapes.len());
+    let mut chains = Vec::new();
+    for mut chain in shapes.into_values() {
+        // The one that takes what is left comes last.
+        chain.sort_by_key(|&i| entries[i].takes_any);
+        leaves.push(chain[0] as u32);
+        if chain.len() > 1 {
+            chains.push(chain);
         }
     }
-    let mut tree = Tree::compile(distinct.iter().map(|e| &e.pattern));
-    let mut ambiguous = Vec::new();
-    for (left, right) in tree.take_rivals() {
-        for (a, b) in left
-            .iter()
-            .flat_map(|a| right.iter().map(move |b| (*a, *b)))
-        {
-            let leaves = [a, b];
-            let (a, b) = (distinct[a as usize], distinct[b as usize]);
-            let overlap = a.methods & b.methods != 0 || a.takes_any || b.takes_any;
-            let Some(witness) = overlap
-                .then(|| witness::common(&a.pattern, &b.pattern))
-                .flatten()
-            else {
-                continue;
+    leaves.sort_unstable();
+    chains.sort_unstable();
+    for chain in chains {
+        let named = chain.iter().fold(0, |set, &i| set | entries[i].methods);
+        let mut taken = 0;
+        for (at, &i) in chain.iter().enumerate() {
+            let entry = &entries[i];
+            let twice = |&&j: &&usize| {
+                let other = &entries[j];
+                entry.methods & other.methods != 0 || (entry.takes_any && other.takes_any)
             };
-            ambiguous.extend(leaves);
-            problems.push(Problem::Conflict {
-                first: a.template.to_string(),
-                second: b.template.to_string(),
-                witness,
-                remedy: "neither is more specific: give one a constraint the other does not meet",
-            });
+            if let Some(&first) = chain[..at].iter().find(twice) {
+                report.problems.push(Problem::Conflict {
+                    first: entries[first].template.to_string(),
+                    second: entry.template.to_string(),
+                    witness: sample(&segments(&entry.pattern.tokens)).unwrap_or_default(),
+                    remedy: "give their parameters the same names, or a constraint to one of them",
+                });
+            }
+            let entry = &mut entries[i];
+            entry.takes = takes(entry.methods, entry.takes_any, named) & !taken;
+            taken |= entry.takes;
+            entry.next = chain.get(at + 1).map_or(NO_ENTRY, |&next| next as u32);
         }
     }
-    problems.extend(unreachable_routes(&distinct, &ambiguous, &tree));
-    tree
+    leaves
 }
 
-/// Routes that others are preferred to wherever they match; `ambiguous` ones are left out.
-fn unreachable_routes(entries: &[&Entry], ambiguous: &[u32], tree: &Tree) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for (leaf, entry) in entries.iter().enumerate() {
-        if ambiguous.contains(&(leaf as u32)) {
-            continue;
-        }
-        let bits = if entry.takes_any {
-            methods::UNNAMED
-        } else {
-            entry.methods
-        };
-        let mut shadow = None;
-        let reached = witness::paths(&entry.pattern).into_iter().any(|path| {
-            (0..32)
-                .map(|shift| 1 << shift)
-                .filter(|bit| bits & bit != 0)
-                .any(|bit| {
-                    let mut first = WithMethod { entries, bit };
-                    match tree.walk(path.as_bytes(), &mut first) {
-                        Some((found, _)) if found as usize == leaf => true,
-                        Some((found, _)) => {
-                            shadow.get_or_insert((found, path.clone()));
-                            false
-                        }
-                        None => false,
-                    }
-                })
-        });
-        if let (false, Some((by, witness))) = (reached, shadow) {
-            problems.push(Problem::Unreachable {
-                template: entry.template.to_string(),
-                shadowed_by: entries[by as usize].template.to_string(),
-                witness,
-            });
-        }
-    }
-    problems
-}
-
-/// Takes the first route with a method.
-struct WithMethod<'t> {
-    entries: &'t [&'t Entry],
-    bit: u32,
-}
-
-impl Visit for WithMethod<'_> {
-    fn leaf(&mut self, leaf: u32) -> bool {
-        self.entries[leaf as usize].takes(self.bit)
-    }
+/// The methods that a route answers, if those of its shape name some.
+const fn takes(methods: u32, any: bool, named: u32) -> u32 {
+    let implied = match methods & methods::GET {
+        0 => 0,
+        _ => methods::HEAD & !named,
+    };
+    let others = if any { !named } else { 0 };
+    methods | implied | others
 }
 
 impl Entry {
@@ -176,13 +205,26 @@ impl Entry {
         pattern: Pattern,
         group: Vec<Definition>,
         methods: &Methods,
-        problems: &mut Vec<Problem>,
+        report: &mut BuildReport,
     ) -> Self {
         let mut by_bit = BTreeMap::new();
         let mut any = None;
         let mut takes_any = false;
         let mut twice = false;
         let mut slash = SlashPolicy::Strict;
+        // Those of the first method that has them, whatever the order.
+        let mut group = group;
+        group.sort_by_key(|d| {
+            d.method
+                .as_ref()
+                .map_or(methods::UNNAMED, |m| methods.bit(m))
+        });
+        let own = group.iter().find_map(|d| d.own.clone());
+        let not_allowed = group.iter().find_map(|d| d.not_allowed.clone());
+        let mut names: Vec<_> = group.iter().filter_map(|d| d.name.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.shrink_to_fit();
         for definition in group {
             slash = slash.max(definition.slash.unwrap_or_default());
             match definition.method {
@@ -199,10 +241,10 @@ impl Entry {
             }
         }
         if twice {
-            problems.push(Problem::Conflict {
+            report.problems.push(Problem::Conflict {
                 first: template.to_string(),
                 second: template.to_string(),
-                witness: witness::any(&pattern),
+                witness: sample(&segments(&pattern.tokens)).unwrap_or_default(),
                 remedy: "it is registered twice for one method: remove one",
             });
         }
@@ -213,10 +255,15 @@ impl Entry {
             pattern,
             methods: set,
             takes_any,
+            takes: takes(set, takes_any, set),
+            next: NO_ENTRY,
             slash,
             allow: methods.allow(set),
             endpoints: by_bit.into_values().collect(),
             any,
+            own,
+            not_allowed,
+            names,
         }
     }
 
@@ -231,10 +278,36 @@ impl Entry {
             },
             methods: 0,
             takes_any: true,
+            takes: !0,
+            next: NO_ENTRY,
             slash: SlashPolicy::Strict,
             allow: HeaderValue::from_static(""),
-            endpoints: Vec::new(),
+            endpoints: Box::default(),
             any: None,
+            own: None,
+            not_allowed: None,
+            names: Vec::new(),
+        }
+    }
+}
+
+impl Problem {
+    fn template(template: String, fault: Fault) -> Self {
+        Self::Template {
+            template,
+            position: fault.position,
+            reason: fault.reason,
+        }
+    }
+
+    fn fallbacks(first: &str, second: &str) -> Self {
+        let scope = |prefix: &str| match prefix {
+            "" => "/".to_owned(),
+            prefix => prefix.to_owned(),
+        };
+        Self::Fallbacks {
+            first: scope(first),
+            second: scope(second),
         }
     }
 }

@@ -1,22 +1,18 @@
 //! Declaring routes.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 
-use axum_core::BoxError;
-use bytes::Bytes;
-use http::{Method, Request, Response};
-use tower_layer::Layer;
-use tower_service::Service;
+use http::Method;
 
-use crate::body::Body;
 use crate::compiled::{Compiled, Definition};
 use crate::config::RouterConfig;
-use crate::endpoint::{Endpoint, Route, ServiceEndpoint};
-use crate::handler::{Handler, HandlerEndpoint};
-use crate::report::BuildReport;
+use crate::endpoint::{Endpoint, ScopeService};
+use crate::handler::{Handler, HandlerEndpoint, foreign};
+use crate::methods::IntoMethods;
+use crate::report::{BuildReport, Problem};
 use crate::router::Router;
+use crate::scope::Wrap;
 use crate::table::SlashPolicy;
 
 /// Collects routes; the order in which they are added means nothing.
@@ -27,10 +23,14 @@ use crate::table::SlashPolicy;
 #[must_use = "a builder does nothing until it is built"]
 pub struct RouterBuilder<S = ()> {
     state: Arc<S>,
-    routes: Vec<Definition>,
-    fallbacks: Vec<Definition>,
-    layers: Vec<Box<dyn Fn(Route) -> Route + Send + Sync>>,
-    slash: Option<SlashPolicy>,
+    pub(crate) routes: Vec<Definition>,
+    pub(crate) fallbacks: Vec<Definition>,
+    pub(crate) not_allowed: Option<Arc<dyn Endpoint>>,
+    pub(crate) wraps: Vec<Wrap>,
+    pub(crate) slash: Option<SlashPolicy>,
+    /// How many routes the last call added.
+    added: usize,
+    pub(crate) problems: Vec<Problem>,
 }
 
 impl RouterBuilder {
@@ -39,8 +39,11 @@ impl RouterBuilder {
             state: Arc::new(()),
             routes: Vec::new(),
             fallbacks: Vec::new(),
-            layers: Vec::new(),
+            not_allowed: None,
+            wraps: Vec::new(),
             slash: None,
+            added: 0,
+            problems: Vec::new(),
         }
     }
 }
@@ -57,61 +60,137 @@ macro_rules! methods {
 impl<S: Send + Sync + 'static> RouterBuilder<S> {
     methods! { get GET post POST put PUT patch PATCH delete DELETE head HEAD options OPTIONS trace TRACE }
 
-    /// Adds a handler for a method, also one that is not standard.
-    pub fn on<M: 'static>(self, method: Method, path: &str, handler: impl Handler<M, S>) -> Self {
-        self.add(Some(method), path, |state| {
-            Arc::new(HandlerEndpoint::new(handler, state))
-        })
+    /// Adds a handler for a method, also one that is not standard, or for several at once.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use stellane_router::Router;
+    ///
+    /// let router = Router::builder()
+    ///     .on([Method::PUT, Method::PATCH], "/users/{id}", async || "changed")
+    ///     .on(Method::from_bytes(b"PURGE")?, "/cache", async || "purged")
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on<M: 'static>(
+        self,
+        methods: impl IntoMethods,
+        path: &str,
+        handler: impl Handler<M, S>,
+    ) -> Self {
+        let methods = methods.into_methods().into_iter().map(Some);
+        let (this, endpoint) = self.handler(path, handler);
+        this.add(methods, path, &endpoint)
     }
 
     /// Adds a handler for all methods that have none of their own at this path.
     pub fn any<M: 'static>(self, path: &str, handler: impl Handler<M, S>) -> Self {
-        self.add(None, path, |state| {
-            Arc::new(HandlerEndpoint::new(handler, state))
-        })
+        let (this, endpoint) = self.handler(path, handler);
+        this.add([None], path, &endpoint)
     }
 
-    /// Adds a tower service for a method; it is cloned for every request.
+    /// Adds a tower service for a method or several; it is cloned for every request.
     ///
-    /// It finds the match in the body of its request: [`Body::route_match`].
-    pub fn route<T, B>(self, method: Method, path: &str, service: T) -> Self
-    where
-        T: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        T::Error: Into<Infallible>,
-        T::Future: Send,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        self.add(Some(method), path, |_| Arc::new(ServiceEndpoint(service)))
+    /// It finds the match in the body of its request: [`Body::route_match`](crate::Body::route_match).
+    pub fn route(self, methods: impl IntoMethods, path: &str, service: impl ScopeService) -> Self {
+        let methods = methods.into_methods().into_iter().map(Some);
+        self.add(methods, path, &service.into_route(false).0)
     }
 
     /// Adds a tower service for all methods that have nothing of their own at this path.
-    pub fn any_service<T, B>(self, path: &str, service: T) -> Self
-    where
-        T: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        T::Error: Into<Infallible>,
-        T::Future: Send,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        self.add(None, path, |_| Arc::new(ServiceEndpoint(service)))
+    ///
+    /// The service sees the whole path; see [`nest_service`](Self::nest_service).
+    pub fn any_service(self, path: &str, service: impl ScopeService) -> Self {
+        self.add([None], path, &service.into_route(false).0)
+    }
+
+    /// Adds a tower service for a prefix and all paths below it, whatever the method: a `ServeDir`, a router of
+    /// axum.
+    ///
+    /// The service sees only what follows the prefix, `/` at least. Routes of this router below the prefix
+    /// are preferred.
+    ///
+    /// ```
+    /// use http::{Request, Response};
+    /// use stellane_router::{Body, Router};
+    /// use tower::service_fn;
+    ///
+    /// let files = service_fn(async |request: Request<Body>| {
+    ///     Ok::<_, std::convert::Infallible>(Response::new(format!("file {}", request.uri().path())))
+    /// });
+    /// // `/static/css/a.css` is `/css/a.css` for the service.
+    /// let router = Router::builder().nest_service("/static", files).build()?;
+    /// # Ok::<(), stellane_router::BuildReport>(())
+    /// ```
+    pub fn nest_service(self, prefix: &str, service: impl ScopeService) -> Self {
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        // A name that the prefix does not have.
+        let mut name = "rest".to_owned();
+        while prefix.contains(&name) {
+            name.push('_');
+        }
+        let endpoint = service.into_route(true).0;
+        let below = self.add([None], &format!("{prefix}/{{*{name}}}"), &endpoint);
+        match prefix {
+            "" => below,
+            prefix => below.add([None], prefix, &endpoint),
+        }
     }
 
     /// Answers what no route of this scope matches, instead of 404; an inner scope's is preferred.
     ///
-    /// A path that exists with other methods gets its 405 all the same.
-    pub fn fallback<M: 'static>(mut self, handler: impl Handler<M, S>) -> Self {
-        let endpoint: Arc<dyn Endpoint> =
-            Arc::new(HandlerEndpoint::new(handler, Arc::clone(&self.state)));
-        self.fallbacks
+    /// It sees the parameters of the prefixes it is nested under. A path that exists with other methods gets
+    /// its 405 all the same: see [`method_not_allowed_fallback`](Self::method_not_allowed_fallback).
+    pub fn fallback<M: 'static>(self, handler: impl Handler<M, S>) -> Self {
+        let (mut this, endpoint) = self.handler("", handler);
+        this.fallbacks
             .retain(|f| !f.template.is_empty() || f.host.is_some());
-        self.fallbacks.push(Definition {
-            template: String::new(),
-            host: None,
-            method: None,
-            endpoint: Some(endpoint),
-            slash: None,
-        });
+        this.fallbacks
+            .push(Definition::new(String::new(), None, endpoint));
+        this
+    }
+
+    /// Answers instead of the 405 of paths that this scope has with other methods; an inner scope's is
+    /// preferred. `Allow` is added to a 405 that has none.
+    ///
+    /// ```
+    /// use http::StatusCode;
+    /// use stellane_router::Router;
+    ///
+    /// let router = Router::builder()
+    ///     .get("/users", async || "users")
+    ///     .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "not like that"))
+    ///     .build()?;
+    /// # Ok::<(), stellane_router::BuildReport>(())
+    /// ```
+    pub fn method_not_allowed_fallback<M: 'static>(self, handler: impl Handler<M, S>) -> Self {
+        let (mut this, endpoint) = self.handler("", handler);
+        this.not_allowed = Some(endpoint);
+        this
+    }
+
+    /// Gives the route added last a name, for [`RouteTable::url`](crate::RouteTable::url).
+    ///
+    /// ```
+    /// use stellane_router::Router;
+    ///
+    /// let users = Router::builder().get("/{id}", async || "").name("user");
+    /// let router = Router::builder().nest("/users", users).build()?;
+    /// assert_eq!(router.table().url("user", (7,))?, "/users/7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn name(mut self, name: &str) -> Self {
+        if self.added == 0 {
+            let reason = "it follows no route: name a route right after it is added";
+            self.problems.push(Problem::Name {
+                name: name.to_owned(),
+                reason,
+            });
+        }
+        let from = self.routes.len() - self.added;
+        for route in &mut self.routes[from..] {
+            route.name = Some(name.into());
+        }
         self
     }
 
@@ -134,8 +213,13 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
         scope: RouterBuilder<S2>,
     ) -> Self {
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-        let (routes, fallbacks) = scope.flatten();
+        let (routes, fallbacks) = self.take(scope);
+        self.added = 0;
         self.routes.extend(routes.into_iter().map(|mut route| {
+            // Left alone, it is refused when built: a path begins with `/`.
+            if !route.template.starts_with('/') {
+                return route;
+            }
             let below = if route.template == "/" {
                 ""
             } else {
@@ -164,33 +248,14 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     ///
     /// A path the host's routes do not have is looked for among the routes without host.
     pub fn host<S2: Send + Sync + 'static>(mut self, host: &str, scope: RouterBuilder<S2>) -> Self {
-        let (routes, fallbacks) = scope.flatten();
+        let (routes, fallbacks) = self.take(scope);
         let bound = |mut definition: Definition| {
             definition.host.get_or_insert_with(|| host.to_owned());
             definition
         };
+        self.added = 0;
         self.routes.extend(routes.into_iter().map(bound));
         self.fallbacks.extend(fallbacks.into_iter().map(bound));
-        self
-    }
-
-    /// Wraps all routes and the fallback of this scope, those added later too.
-    ///
-    /// As in a `ServiceBuilder`, the first layer added is the outermost. What the router answers by
-    /// itself (404, 405, `OPTIONS`, redirects) is outside: to wrap that, put the layer around the
-    /// router.
-    pub fn layer<L, B>(mut self, layer: L) -> Self
-    where
-        L: Layer<Route> + Send + Sync + 'static,
-        L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        <L::Service as Service<Request<Body>>>::Error: Into<Infallible>,
-        <L::Service as Service<Request<Body>>>::Future: Send,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        self.layers.push(Box::new(move |route| {
-            Route(Arc::new(ServiceEndpoint(layer.layer(route))))
-        }));
         self
     }
 
@@ -211,8 +276,11 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
             state: Arc::new(state),
             routes: self.routes,
             fallbacks: self.fallbacks,
-            layers: self.layers,
+            not_allowed: self.not_allowed,
+            wraps: self.wraps,
             slash: self.slash,
+            added: self.added,
+            problems: self.problems,
         }
     }
 
@@ -244,63 +312,39 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     ///
     /// Everything wrong with them at once: templates that cannot be read, conflicts with a path
     /// that proves each, routes that can never answer.
-    pub fn build(self) -> Result<Router, BuildReport> {
+    pub fn build(mut self) -> Result<Router, BuildReport> {
+        let problems = std::mem::take(&mut self.problems);
         let (routes, fallbacks) = self.flatten();
-        let fallbacks = fallbacks.into_iter().flat_map(whole_scope).collect();
-        Compiled::build(routes, fallbacks).map(Router::from_compiled)
+        Compiled::build(routes, fallbacks, problems).map(Router::from_compiled)
+    }
+
+    fn handler<M: 'static, H: Handler<M, S>>(
+        mut self,
+        path: &str,
+        handler: H,
+    ) -> (Self, Arc<dyn Endpoint>) {
+        if let Some((extractor, instead)) = foreign(&H::arguments()) {
+            self.problems.push(Problem::Extractor {
+                template: path.to_owned(),
+                extractor,
+                instead,
+            });
+        }
+        let endpoint = HandlerEndpoint::new(handler, Arc::clone(&self.state));
+        (self, Arc::new(endpoint))
     }
 
     fn add(
         mut self,
-        method: Option<Method>,
+        methods: impl IntoIterator<Item = Option<Method>>,
         path: &str,
-        endpoint: impl FnOnce(Arc<S>) -> Arc<dyn Endpoint>,
+        endpoint: &Arc<dyn Endpoint>,
     ) -> Self {
-        self.routes.push(Definition {
-            template: path.to_owned(),
-            host: None,
-            method,
-            endpoint: Some(endpoint(Arc::clone(&self.state))),
-            slash: None,
-        });
+        let before = self.routes.len();
+        let route = |method| Definition::new(path.to_owned(), method, Arc::clone(endpoint));
+        self.routes.extend(methods.into_iter().map(route));
+        self.added = self.routes.len() - before;
         self
-    }
-
-    /// The routes and fallbacks of this scope, its layers around them.
-    fn flatten(self) -> (Vec<Definition>, Vec<Definition>) {
-        let Self {
-            mut routes,
-            mut fallbacks,
-            layers,
-            slash,
-            state: _,
-        } = self;
-        for definition in routes.iter_mut().chain(&mut fallbacks) {
-            definition.slash = definition.slash.or(slash);
-            let Some(endpoint) = definition.endpoint.take() else {
-                continue;
-            };
-            let route = layers
-                .iter()
-                .rev()
-                .fold(Route(endpoint), |route, layer| layer(route));
-            definition.endpoint = Some(route.0);
-        }
-        (routes, fallbacks)
-    }
-}
-
-/// The templates that hold every path of a scope: its prefix, and all below.
-fn whole_scope(fallback: Definition) -> Vec<Definition> {
-    let prefix = fallback.template.clone();
-    let below = Definition {
-        template: format!("{prefix}/{{*rest}}"),
-        ..fallback.clone()
-    };
-    if prefix.is_empty() {
-        vec![below]
-    } else {
-        vec![fallback, below]
     }
 }
 

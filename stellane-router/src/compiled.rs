@@ -1,13 +1,14 @@
 //! The compiled, immutable form of the routes: what a request meets.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use http::{HeaderValue, Method};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, OwnEndpoint};
 use crate::host::{HostPattern, host_of};
 use crate::matcher::exact::Exact;
-use crate::matcher::pattern::{Pattern, Token};
+use crate::matcher::pattern::Pattern;
 use crate::matcher::tree::{Spans, Tree, Visit};
 use crate::methods::{self, Methods};
 use crate::report::{BuildReport, Problem};
@@ -21,8 +22,41 @@ pub(crate) struct Definition {
     /// `None` takes any method.
     pub(crate) method: Option<Method>,
     pub(crate) endpoint: Option<Arc<dyn Endpoint>>,
+    /// What the router answers by itself, in the layers of the scopes around it, if there are any.
+    pub(crate) own: Option<Arc<dyn Endpoint>>,
+    /// Instead of 405, of the innermost scope that has it.
+    pub(crate) not_allowed: Option<Arc<dyn Endpoint>>,
     /// Of the innermost scope that has one.
     pub(crate) slash: Option<SlashPolicy>,
+    pub(crate) name: Option<Box<str>>,
+}
+
+impl Definition {
+    pub(crate) fn new(
+        template: String,
+        method: Option<Method>,
+        endpoint: Arc<dyn Endpoint>,
+    ) -> Self {
+        Self {
+            method,
+            endpoint: Some(endpoint),
+            ..Self::bare(template)
+        }
+    }
+
+    /// Of a table that only says what matches.
+    pub(crate) const fn bare(template: String) -> Self {
+        Self {
+            template,
+            host: None,
+            method: None,
+            endpoint: None,
+            own: None,
+            not_allowed: None,
+            slash: None,
+            name: None,
+        }
+    }
 }
 
 pub(crate) struct Compiled {
@@ -38,6 +72,10 @@ pub(crate) struct Compiled {
     unmatched: Entry,
     /// `Allow` for `OPTIONS *`.
     pub(crate) allow_all: HeaderValue,
+    /// The routes that have a name.
+    pub(crate) names: BTreeMap<Box<str>, u32>,
+    /// What is likely wrong.
+    pub(crate) warnings: Vec<Problem>,
 }
 
 /// What a lookup found.
@@ -63,17 +101,22 @@ impl Compiled {
     pub(crate) fn build(
         routes: Vec<Definition>,
         fallbacks: Vec<Definition>,
+        problems: Vec<Problem>,
     ) -> Result<Arc<Self>, BuildReport> {
-        let mut problems = Vec::new();
+        let mut report = BuildReport {
+            problems,
+            warnings: Vec::new(),
+        };
         let methods = Methods::new(routes.iter().filter_map(|r| r.method.as_ref()));
         let methods = methods.unwrap_or_else(|| {
-            problems.push(Problem::TooManyMethods);
+            report.problems.push(Problem::TooManyMethods);
             Methods::default()
         });
-        let routes = Routes::build(routes, &methods, &mut problems);
-        let fallbacks = Routes::build(fallbacks, &methods, &mut problems);
-        if !problems.is_empty() {
-            return Err(BuildReport::new(problems));
+        let routes = Routes::build(routes, &methods, &mut report);
+        let names = names(&routes.entries, &mut report);
+        let fallbacks = Routes::of_scopes(fallbacks, &methods, &mut report);
+        if !report.problems.is_empty() {
+            return Err(report);
         }
         let every = routes.entries.iter().fold(0, |set, e| set | e.methods);
         let allow_all = methods.allow(every);
@@ -88,15 +131,23 @@ impl Compiled {
             fallbacks,
             unmatched: Entry::unmatched(),
             allow_all,
+            names,
+            warnings: report.warnings,
         }))
     }
 
     #[inline]
     pub(crate) fn entry(&self, id: RouteId) -> &Entry {
-        self.routes
-            .entries
-            .get(id.index())
-            .unwrap_or(&self.unmatched)
+        match self.routes.entries.get(id.index()) {
+            Some(entry) => entry,
+            None => self.fallback_entry(id),
+        }
+    }
+
+    #[cold]
+    fn fallback_entry(&self, id: RouteId) -> &Entry {
+        let entry = id.as_fallback().and_then(|i| self.fallbacks.entries.get(i));
+        entry.unwrap_or(&self.unmatched)
     }
 
     /// The endpoint whose template is the path itself: there is none better, and no escape in the path. `None` says
@@ -108,8 +159,9 @@ impl Compiled {
             return None;
         }
         let route = self.routes.exact.find(path.as_bytes())?;
-        let endpoint = self.routes.entries.get(route as usize)?.endpoint(bit)?;
-        Some((endpoint, route))
+        let entry = self.routes.entries.get(route as usize)?;
+        // Not one that has the same shape: without parameters that is the same template.
+        Some((entry.endpoint(bit)?, route))
     }
 
     /// The answer to a request: one walk, unless the method is not there.
@@ -118,10 +170,16 @@ impl Compiled {
         let mut search = Search {
             entries: &self.routes.entries,
             bit,
+            found: 0,
             allow: 0,
             first: None,
         };
-        if let Some((route, spans)) = self.routes.find(host, path, &mut search)
+        let mut spans = Spans::EMPTY;
+        if self
+            .routes
+            .find(host, path, &mut search, &mut spans)
+            .is_some()
+            && let route = search.found
             && let Some(endpoint) = self.routes.entries[route as usize].endpoint(bit)
         {
             return Found::Endpoint {
@@ -156,26 +214,75 @@ impl Compiled {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.routes.bytes() + self.fallbacks.bytes()
+        size_of::<Self>() + self.routes.heap_bytes() + self.fallbacks.heap_bytes()
     }
 
-    /// The fallback of the innermost scope that holds the path.
-    pub(crate) fn fallback(&self, host: Option<&str>, path: &str) -> Option<&dyn Endpoint> {
-        let (route, _) = self.fallbacks.find(host, path, &mut AnyLeaf)?;
-        self.fallbacks.entries[route as usize].any.as_deref()
+    /// What answers instead of the router itself, if a layer or a handler is there for it, and the values of the
+    /// path's parameters.
+    pub(crate) fn own(
+        &self,
+        host: Option<&str>,
+        path: &str,
+        route: u32,
+    ) -> Option<(&dyn Endpoint, Spans)> {
+        let mut chain = chain(&self.routes.entries, route).map(|(_, entry)| entry);
+        let endpoint = chain.find_map(|e| {
+            e.own
+                .as_deref()
+                .or(e.not_allowed.as_deref().map(|_| &OwnEndpoint as _))
+        })?;
+        let mut spans = Spans::EMPTY;
+        self.routes
+            .find(host, path, &mut OnlyLeaf(route), &mut spans)?;
+        Some((endpoint, spans))
     }
+
+    /// The fallback of the innermost scope that holds the path; what is not a path, as of `CONNECT`, is in
+    /// the outermost.
+    pub(crate) fn fallback(
+        &self,
+        host: Option<&str>,
+        path: &str,
+    ) -> Option<(&dyn Endpoint, RouteId, Spans)> {
+        let path = if path.starts_with('/') { path } else { "/" };
+        let mut spans = Spans::EMPTY;
+        let route = self.fallbacks.find(host, path, &mut AnyLeaf, &mut spans)?;
+        let endpoint = self.fallbacks.entries[route as usize].any.as_deref()?;
+        Some((endpoint, RouteId::fallback(route), spans))
+    }
+}
+
+fn names(entries: &[Entry], report: &mut BuildReport) -> BTreeMap<Box<str>, u32> {
+    let mut names = BTreeMap::new();
+    for (entry, route) in entries.iter().zip(0..) {
+        for name in &entry.names {
+            if names
+                .insert(name.clone(), route)
+                .is_some_and(|other| other != route)
+            {
+                report.problems.push(Problem::Name {
+                    name: name.to_string(),
+                    reason: "routes with other templates have it too: give each its own",
+                });
+            }
+        }
+    }
+    names
 }
 
 /// The templates of a table, and the trees that find them.
 #[derive(Default)]
 pub(crate) struct Routes {
     pub(crate) entries: Vec<Entry>,
-    /// Hosts, the most specific first, and the id of the first route of each.
-    pub(crate) hosts: Vec<(HostPattern, Tree, u32)>,
+    /// Hosts, the most specific first.
+    pub(crate) hosts: Vec<(HostPattern, Tree)>,
     pub(crate) tree: Tree,
     /// Of the routes without a host.
     pub(crate) exact: Exact,
 }
+
+/// The end of a chain of entries.
+pub(crate) const NO_ENTRY: u32 = u32::MAX;
 
 pub(crate) struct Entry {
     pub(crate) template: Box<str>,
@@ -183,33 +290,35 @@ pub(crate) struct Entry {
     pub(crate) pattern: Pattern,
     /// The methods registered.
     pub(crate) methods: u32,
-    /// Takes every method.
+    /// Takes every method that no other entry of its shape has.
     pub(crate) takes_any: bool,
+    /// All methods that are for this route, those that follow from others too.
+    pub(crate) takes: u32,
+    /// Of the templates that differ only in the names of their parameters, the next; their leaf in
+    /// the tree is the first.
+    pub(crate) next: u32,
     pub(crate) slash: SlashPolicy,
     pub(crate) allow: HeaderValue,
     /// In the order of the bits of `methods`.
-    pub(crate) endpoints: Vec<Option<Arc<dyn Endpoint>>>,
+    pub(crate) endpoints: Box<[Option<Arc<dyn Endpoint>>]>,
     pub(crate) any: Option<Arc<dyn Endpoint>>,
+    pub(crate) own: Option<Arc<dyn Endpoint>>,
+    pub(crate) not_allowed: Option<Arc<dyn Endpoint>>,
+    pub(crate) names: Vec<Box<str>>,
 }
 
 impl Entry {
-    /// Whether a request with this method is for this route.
-    #[inline]
-    pub(crate) const fn takes(&self, bit: u32) -> bool {
-        self.methods & bit != 0
-            || self.takes_any
-            || (bit == methods::HEAD && self.methods & methods::GET != 0)
-    }
-
-    fn bytes(&self) -> usize {
-        let params = self.pattern.params.iter();
-        size_of::<Self>()
-            + self.template.len()
+    fn heap_bytes(&self) -> usize {
+        self.template.len()
             + self.host.as_ref().map_or(0, |host| host.len())
             + self.allow.len()
-            + self.pattern.tokens.len() * size_of::<Token>()
-            + params.map(|p| size_of_val(p) + p.name.len()).sum::<usize>()
-            + self.endpoints.len() * size_of::<Option<Arc<dyn Endpoint>>>()
+            + self.pattern.heap_bytes()
+            + size_of_val(&*self.endpoints)
+            + self
+                .names
+                .iter()
+                .map(|name| size_of_val(name) + name.len())
+                .sum::<usize>()
     }
 
     #[inline]
@@ -231,49 +340,50 @@ impl Entry {
 }
 
 impl Routes {
-    /// The best route that `visit` takes: among those of the host first, then the others.
+    /// The leaf of the best route that `visit` takes: among those of the host first, then the others.
     #[inline]
-    pub(crate) fn find<V: ByRoute>(
+    pub(crate) fn find(
         &self,
         host: Option<&str>,
         path: &str,
-        visit: &mut V,
-    ) -> Option<(u32, Spans)> {
-        if let Some(found) = self.find_in_host(host, path, visit) {
+        visit: &mut impl Visit,
+        spans: &mut Spans,
+    ) -> Option<u32> {
+        if !self.hosts.is_empty()
+            && let Some(host) = host
+            && let Some(found) = self.find_in_host(host_of(host), path, visit, spans)
+        {
             return Some(found);
         }
-        self.tree
-            .walk(path.as_bytes(), &mut Offset { offset: 0, visit })
+        self.tree.walk(path.as_bytes(), visit, spans)
     }
 
-    #[inline]
-    fn find_in_host<V: ByRoute>(
+    fn find_in_host(
         &self,
-        host: Option<&str>,
+        host: &str,
         path: &str,
-        visit: &mut V,
-    ) -> Option<(u32, Spans)> {
-        if self.hosts.is_empty() {
-            return None;
-        }
-        let host = host_of(host?);
+        visit: &mut impl Visit,
+        spans: &mut Spans,
+    ) -> Option<u32> {
         self.hosts
             .iter()
-            .filter(|(pattern, ..)| pattern.matches(host))
-            .find_map(|(_, tree, offset)| {
-                let mut visit = Offset {
-                    offset: *offset,
-                    visit: &mut *visit,
-                };
-                let (leaf, spans) = tree.walk(path.as_bytes(), &mut visit)?;
-                Some((leaf + offset, spans))
-            })
+            .filter(|(pattern, _)| pattern.matches(host))
+            .find_map(|(_, tree)| tree.walk(path.as_bytes(), visit, spans))
     }
 
-    fn bytes(&self) -> usize {
-        let entries: usize = self.entries.iter().map(Entry::bytes).sum();
-        let hosts: usize = self.hosts.iter().map(|(_, tree, _)| tree.bytes()).sum();
-        entries + hosts + self.tree.bytes() + self.exact.bytes()
+    fn heap_bytes(&self) -> usize {
+        let entries: usize = self.entries.iter().map(Entry::heap_bytes).sum();
+        let hosts: usize = self
+            .hosts
+            .iter()
+            .map(|(host, tree)| host.heap_bytes() + tree.heap_bytes())
+            .sum();
+        size_of_val(&*self.entries)
+            + size_of_val(&*self.hosts)
+            + entries
+            + hosts
+            + self.tree.heap_bytes()
+            + self.exact.heap_bytes()
     }
 
     pub(crate) fn has_hosts(&self) -> bool {
@@ -281,41 +391,34 @@ impl Routes {
     }
 }
 
-/// [`Visit`], by the number of the route in its table.
-pub(crate) trait ByRoute {
-    fn route(&mut self, route: u32) -> bool;
-}
-
-/// Leaves are numbered within a host, routes within the table.
-struct Offset<'v, V> {
-    offset: u32,
-    visit: &'v mut V,
-}
-
-impl<V: ByRoute> Visit for Offset<'_, V> {
-    #[inline]
-    fn leaf(&mut self, leaf: u32) -> bool {
-        self.visit.route(leaf + self.offset)
-    }
+pub(crate) fn chain(entries: &[Entry], leaf: u32) -> impl Iterator<Item = (u32, &Entry)> {
+    let at = |i: u32| entries.get(i as usize).map(|entry| (i, entry));
+    std::iter::successors(at(leaf), move |(_, entry)| at(entry.next))
 }
 
 /// Takes the first route with the method, and remembers what others allow.
 struct Search<'t> {
     entries: &'t [Entry],
     bit: u32,
+    /// The route, once one was taken.
+    found: u32,
     allow: u32,
     first: Option<u32>,
 }
 
-impl ByRoute for Search<'_> {
+impl Visit for Search<'_> {
     #[inline]
-    fn route(&mut self, route: u32) -> bool {
-        let entry = &self.entries[route as usize];
-        if entry.takes(self.bit) {
-            return true;
+    fn leaf(&mut self, leaf: u32) -> bool {
+        self.first.get_or_insert(leaf);
+        let mut route = leaf;
+        while let Some(entry) = self.entries.get(route as usize) {
+            if entry.takes & self.bit != 0 {
+                self.found = route;
+                return true;
+            }
+            self.allow |= entry.methods;
+            route = entry.next;
         }
-        self.allow |= entry.methods;
-        self.first.get_or_insert(route);
         false
     }
 }
@@ -323,8 +426,17 @@ impl ByRoute for Search<'_> {
 /// Takes any route.
 pub(crate) struct AnyLeaf;
 
-impl ByRoute for AnyLeaf {
-    fn route(&mut self, _: u32) -> bool {
+impl Visit for AnyLeaf {
+    fn leaf(&mut self, _: u32) -> bool {
         true
+    }
+}
+
+/// Takes one leaf.
+struct OnlyLeaf(u32);
+
+impl Visit for OnlyLeaf {
+    fn leaf(&mut self, leaf: u32) -> bool {
+        leaf == self.0
     }
 }

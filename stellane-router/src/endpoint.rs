@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 
 use axum_core::BoxError;
 use bytes::Bytes;
+use http::header::{ALLOW, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, Uri};
 use tower_service::Service;
 
 use crate::block::{Slot, SlotFuture};
@@ -33,7 +34,7 @@ pub struct Matched<'a> {
 
 impl Matched<'_> {
     /// The match as a value of its own.
-    pub(crate) fn owned(self, uri: &http::Uri) -> Option<RouteMatch> {
+    pub(crate) fn owned(self, uri: &Uri) -> Option<RouteMatch> {
         // Borrowed from an `Arc` that is alive, so this cannot fail.
         let table = RouteTable(self.table.me.upgrade()?);
         let source = self.source.or_else(|| uri.path_and_query())?;
@@ -52,6 +53,25 @@ impl fmt::Debug for Matched<'_> {
 /// What an endpoint's future yields: as the service does, so that it is written where it belongs.
 pub(crate) type Answer = Result<Response<Body>, Infallible>;
 
+/// Calls an endpoint with a match whose spans refer to a text that lives as long as the future.
+pub(crate) fn call_with_source<'a>(
+    endpoint: &'a dyn Endpoint,
+    (parts, body): (Parts, Body),
+    table: &'a Compiled,
+    (id, spans): (RouteId, Spans),
+    source: PathAndQuery,
+) -> SlotFuture<'a, Answer> {
+    Slot::future(async move {
+        let matched = Matched {
+            table,
+            id,
+            spans,
+            source: Some(&source),
+        };
+        endpoint.call(parts, body, matched).await
+    })
+}
+
 /// Answers a request; called by reference, so that nothing is cloned for a request.
 pub(crate) trait Endpoint: Send + Sync {
     fn call<'a>(&'a self, parts: Parts, body: Body, matched: Matched<'a>)
@@ -59,25 +79,40 @@ pub(crate) trait Endpoint: Send + Sync {
 }
 
 /// A tower service as endpoint: cloned for every request, as tower demands.
-pub(crate) struct ServiceEndpoint<S>(pub(crate) S);
+pub(crate) struct ServiceEndpoint<S, F> {
+    pub(crate) service: S,
+    /// What an error of the service is answered with.
+    pub(crate) on_error: F,
+    /// Whether the service sees only what is left of the path after the prefix it is nested under.
+    pub(crate) strip: bool,
+}
 
-impl<S, B> Endpoint for ServiceEndpoint<S>
+/// For a service that never fails.
+#[expect(unreachable_code, reason = "that is what it says")]
+pub(crate) fn infallible<E: Into<Infallible>>(error: E) -> Response<Body> {
+    match error.into() {}
+}
+
+impl<S, B, F> Endpoint for ServiceEndpoint<S, F>
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
-    S::Error: Into<Infallible>,
     S::Future: Send,
+    F: Fn(S::Error) -> Response<Body> + Send + Sync,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     fn call<'a>(
         &'a self,
-        parts: Parts,
+        mut parts: Parts,
         mut body: Body,
         matched: Matched<'a>,
     ) -> SlotFuture<'a, Answer> {
-        let mut service = self.0.clone();
+        let mut service = self.service.clone();
         let owned = matched.owned(&parts.uri);
         if let Some(matched) = &owned {
+            if self.strip {
+                strip_prefix(&mut parts.uri, matched);
+            }
             body.carry(matched.clone());
         }
         let request = Request::from_parts(parts, body);
@@ -88,11 +123,130 @@ where
                 service.call(request).await
             };
             // For layers that wrap the body, and so hide what it carries.
-            match WithMatch::new(&matched, answer).await {
-                Ok(response) => Ok(response.map(Body::new)),
-                Err(error) => match error.into() {},
-            }
+            let answer = WithMatch::new(&matched, answer).await;
+            Ok(match answer {
+                Ok(response) => response.map(Body::new),
+                Err(error) => (self.on_error)(error),
+            })
         })
+    }
+}
+
+/// Leaves of the path what the last parameter took, after a `/`.
+fn strip_prefix(uri: &mut Uri, matched: &RouteMatch) {
+    // Slashes are never escaped nor unescaped, so as many stand before it in the path that was sent.
+    let slash = matched.before_rest().and_then(|before| {
+        let slashes = memchr::memchr_iter(b'/', before.as_bytes()).count();
+        memchr::memchr_iter(b'/', uri.path().as_bytes()).nth(slashes.checked_sub(1)?)
+    });
+    let rest = slash.map_or("/", |at| &uri.path()[at..]);
+    let path_and_query = match uri.query() {
+        Some(query) => format!("{rest}?{query}"),
+        None => rest.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = path_and_query.parse().ok();
+    if let Ok(stripped) = Uri::from_parts(parts) {
+        *uri = stripped;
+    }
+}
+
+/// What the router says of itself about a path that exists; on its way through the layers of the scope.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnReply {
+    pub(crate) status: StatusCode,
+    pub(crate) allow: HeaderValue,
+}
+
+impl OwnReply {
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let mut response = crate::reply::status(self.status);
+        response.headers_mut().insert(ALLOW, self.allow);
+        response
+    }
+}
+
+/// Gives the [`OwnReply`] of the request, or what the scope has for a method that is not allowed.
+pub(crate) struct OwnEndpoint;
+
+impl Endpoint for OwnEndpoint {
+    fn call<'a>(
+        &'a self,
+        mut parts: Parts,
+        body: Body,
+        matched: Matched<'a>,
+    ) -> SlotFuture<'a, Answer> {
+        let entry = matched.table.entry(matched.id);
+        let own = parts.extensions.remove().unwrap_or_else(|| OwnReply {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            allow: entry.allow.clone(),
+        });
+        Slot::future(async move {
+            let not_allowed = entry.not_allowed.as_deref();
+            let handler = not_allowed.filter(|_| own.status == StatusCode::METHOD_NOT_ALLOWED);
+            let Some(handler) = handler else {
+                return Ok(own.into_response());
+            };
+            let mut answer = handler.call(parts, body, matched).await;
+            // RFC 9110: a 405 says what is allowed.
+            if let Ok(response) = &mut answer
+                && response.status() == StatusCode::METHOD_NOT_ALLOWED
+            {
+                response.headers_mut().entry(ALLOW).or_insert(own.allow);
+            }
+            answer
+        })
+    }
+}
+
+/// A service that takes the body of axum, as one that takes ours.
+#[derive(Debug, Clone)]
+pub(crate) struct TakesAxumBody<S>(pub(crate) S);
+
+impl<S: Service<Request<axum_core::body::Body>>> Service<Request<Body>> for TakesAxumBody<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> S::Future {
+        self.0.call(request.map(Body::into_axum))
+    }
+}
+
+/// A service that may stand in a scope: it takes a request with a [`Body`], never fails and can be cloned.
+///
+/// Implemented for all that do.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no service for the routes of a scope",
+    label = "its service does not take `Request<stellane_router::Body>`, or can fail, or cannot be cloned",
+    note = "a layer for the body of axum, as `axum::middleware::from_fn` makes it, goes to `axum_layer`",
+    note = "a layer whose service can fail, as a timeout does, goes to `try_layer`"
+)]
+pub trait ScopeService: Sized {
+    /// As a route.
+    #[doc(hidden)]
+    fn into_route(self, strip: bool) -> Route;
+}
+
+#[diagnostic::do_not_recommend]
+impl<S, B> ScopeService for S
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<Infallible>,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn into_route(self, strip: bool) -> Route {
+        Route(Arc::new(ServiceEndpoint {
+            service: self,
+            on_error: infallible::<S::Error>,
+            strip,
+        }))
     }
 }
 
@@ -124,9 +278,7 @@ where
             match &carried {
                 Some(carried) => endpoint.call(parts, body, carried.as_matched()).await,
                 // The layer called the route outside of its own request.
-                None => Ok(crate::reply::status(
-                    http::StatusCode::INTERNAL_SERVER_ERROR,
-                )),
+                None => Ok(crate::reply::status(StatusCode::INTERNAL_SERVER_ERROR)),
             }
         }))
     }

@@ -35,6 +35,12 @@ pub enum TakesBody {}
             return type is `IntoResponse` or `Json`"
 )]
 pub trait Handler<M, S>: Send + Sync + 'static {
+    /// The types of the arguments, to tell those that cannot work.
+    #[doc(hidden)]
+    fn arguments() -> Vec<&'static str> {
+        Vec::new()
+    }
+
     /// Answers one request.
     #[doc(hidden)]
     fn call<'a>(
@@ -44,6 +50,24 @@ pub trait Handler<M, S>: Send + Sync + 'static {
         matched: Matched<'a>,
         state: &'a S,
     ) -> impl Future<Output = Answer> + Send + 'a;
+}
+
+/// An extractor of axum that reads what only a router of axum leaves behind, and ours to take instead.
+pub(crate) fn foreign(arguments: &[&'static str]) -> Option<(&'static str, &'static str)> {
+    let instead = |argument: &&'static str| {
+        let inner = argument
+            .strip_prefix("core::option::Option<")
+            .unwrap_or(argument);
+        let inner = inner.strip_prefix("axum::extract::")?;
+        let kind = inner.split('<').next()?.rsplit("::").next()?;
+        let instead = match kind {
+            "Path" => "stellane_router::Path",
+            "MatchedPath" | "RawPathParams" | "NestedPath" => "stellane_router::RouteMatch",
+            _ => return None,
+        };
+        Some((*argument, instead))
+    };
+    arguments.iter().find_map(instead)
 }
 
 /// A handler and its state, behind one pointer for all types.
@@ -148,6 +172,10 @@ macro_rules! handlers {
             S: Send + Sync + 'static,
             $($arg: FromRequestParts<S> + Send,)*
         {
+            fn arguments() -> Vec<&'static str> {
+                vec![$(std::any::type_name::<$arg>()),*]
+            }
+
             fn call<'a>(
                 &'a self,
                 mut parts: Parts,
@@ -187,6 +215,10 @@ macro_rules! handlers_with_body {
             $($arg: FromRequestParts<S> + Send,)*
             $last: FromRequest<S> + Send,
         {
+            fn arguments() -> Vec<&'static str> {
+                vec![$(std::any::type_name::<$arg>(),)* std::any::type_name::<$last>()]
+            }
+
             fn call<'a>(
                 &'a self,
                 mut parts: Parts,

@@ -31,6 +31,12 @@ impl HostPattern {
         })
     }
 
+    pub(crate) fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Exact(name) | Self::Below(std::cmp::Reverse((_, name))) => name.len(),
+        }
+    }
+
     pub(crate) fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => name.eq_ignore_ascii_case(host),

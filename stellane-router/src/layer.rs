@@ -1,5 +1,6 @@
 //! Matching in front of any other service.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,6 +12,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::compiled::{AnyLeaf, Compiled};
+use crate::matcher::tree::Spans;
 use crate::params::RouteMatch;
 use crate::stats::{Count, RouteLayerStats};
 use crate::table::{RouteId, RouteTable};
@@ -142,11 +144,14 @@ where
 
 pub(crate) fn find<B>(table: &Arc<Compiled>, request: &Request<B>) -> Option<RouteMatch> {
     let mut source = request.uri().path_and_query()?.clone();
-    if let Some(path) = escape::normalise(source.path().as_bytes()) {
+    if let Cow::Owned(path) = escape::canonical(source.path())? {
         source = PathAndQuery::try_from(path).ok()?;
     }
     let host = host::requested(request.uri(), request.headers());
-    let (route, spans) = table.routes.find(host, source.path(), &mut AnyLeaf)?;
+    let mut spans = Spans::EMPTY;
+    let route = table
+        .routes
+        .find(host, source.path(), &mut AnyLeaf, &mut spans)?;
     Some(RouteMatch::new(
         RouteTable(Arc::clone(table)),
         RouteId(route),

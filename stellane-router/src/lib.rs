@@ -31,30 +31,50 @@
 //! |---|---|
 //! | `/users` | itself; `{{` and `}}` are braces |
 //! | `{id}` | one segment or the part of it around which text stands, never empty: `/{name}.json`, `/v{major}.{minor}` |
-//! | `{id:u64}` | the same if it is a `u32`, `u64`, `i64`, `uuid`, `date`, `hex`, `alpha`, `alnum`, `len(2..8)` or `one(a\|b)` |
+//! | `{id:u64}` | the same if it is, from narrow to wide, `one(a\|b)`, a `uuid`, `date`, `u32`, `u64`, `i64`, `hex`, `alpha`, `alnum` or of `len(2..8)` characters |
 //! | `{region:atom}` | anything; the value is worth interning, see `InternLayer` |
 //! | `{*rest}` | what is left, slashes and all, possibly nothing |
 //! | `{+rest}` | what is left, at least one character |
+//! | `{*path}/-/x` | the same before a `/`, as little of the path as what follows allows: `/{*group}/{project}/-/issues` |
 //!
-//! A parameter before text ends at the first place where that text stands (at the last of the
-//! segment, if the text ends it).
+//! A parameter before text ends at the last place of its segment where that text stands or, if the rest of
+//! the template does not fit then, at the first: `/{name}.{ext}` reads `/a.tar.gz` as `a.tar` and `gz`,
+//! `/{id:u64}-{title}` reads `/7-a-b` as `7` and `a-b`.
 //!
 //! The most specific route wins, in whatever order they were added. Read from the left, at the first
 //! place where two templates differ: literal text before a parameter, longer text after the parameter
-//! before shorter, a narrower constraint before a wider one, a parameter before the rest. If the one
-//! preferred does not have the method, the next that has it answers; 405 means that none has it.
+//! before shorter, a narrower constraint before a wider one, a
+//! parameter before `{+path}/…`, that before `{*path}/…`, that before the rest. Where they do not differ but
+//! take different parts of the path, the one wins whose parameter before text ends last, and whose
+//! `{*path}/…` ends first. If the one preferred does not have the method, the next that has it answers; 405
+//! means that none has it. Templates that differ only in the names of their parameters are one place, with
+//! the names of each for its own methods.
+//!
+//! Where nothing decides, as between `/{a}.{b}` and `/{a}-{b}`, the routes are refused with a path that both
+//! match, and so are routes that can never answer.
 //!
 //! ## Paths
 //!
-//! Matching sees the path as it was sent, except that escaped unreserved characters (`%61`) are
-//! decoded first: RFC 3986 says they are the same path. `%2F` never separates. Parameters are decoded
-//! once, after matching. A `%` that begins no escape is answered with 400. Dots (`/../`) and doubled
+//! A path is matched as it was sent, except that what clients send in two forms is one text:
+//!
+//! | character | browsers, Node | curl | Python | matches |
+//! |---|---|---|---|---|
+//! | letters, digits, `-` `.` `_` `~` | as it is | as it is | as it is | raw and escaped (`%61`) |
+//! | `\|` `^` `[` `]` | as it is (newer ones `%5E`) | as it is | escaped | raw and escaped |
+//! | `"` `{` `}` | escaped | as it is | escaped | raw and escaped |
+//! | `\` | `/` instead | as it is | escaped | raw and escaped |
+//! | not ASCII | escaped | as it is | escaped | raw and escaped |
+//! | space `<` `>` `` ` `` | escaped | no URI holds it | escaped | escaped |
+//! | `:` `@` `!` `$` `&` `'` `(` `)` `*` `+` `,` `;` `=` | as it is | as it is | as it is, by `quote` escaped | as in the template: by RFC 3986 `%3A` is not `:` |
+//!
+//! `%2F` never separates. Parameters are decoded once, after matching; the handler finds the target as it
+//! was sent in the request. A `%` that begins no escape is answered with 400. Dots (`/../`) and doubled
 //! slashes are text like any other.
 //!
 //! ## Answers the router gives
 //!
-//! `HEAD` from `GET`; `OPTIONS` with `Allow`; 404; 405 with `Allow`; 501 for a method no route of the
-//! table has; 308 under [`SlashPolicy::Redirect`].
+//! `HEAD` from `GET`; `OPTIONS` with `Allow`; 404; 405 with `Allow`; 501 for a method that is neither standard
+//! nor one of the table's (`get` is not `GET`); 308 under [`SlashPolicy::Redirect`].
 //!
 //! # Interner
 //!
@@ -68,6 +88,7 @@
 //! | `json` | yes | `Json` |
 //! | `interner` | yes | the interner; alone it depends on `quick_cache` and `foldhash` only |
 //! | `serde` | no | config structs can be read and written |
+//! | `tracing` | yes | a line for every 500 of an extractor that does not fit its route |
 //! | `metrics` | no | an `Atom` becomes a `metrics::SharedString` |
 
 mod error;
@@ -86,9 +107,17 @@ mod compiled;
 #[cfg(feature = "router")]
 mod config;
 #[cfg(feature = "router")]
+mod conflicts;
+#[cfg(feature = "router")]
+mod de;
+#[cfg(feature = "router")]
 mod endpoint;
 #[cfg(feature = "router")]
 mod escape;
+#[cfg(feature = "router")]
+mod explain;
+#[cfg(feature = "router")]
+mod future;
 #[cfg(feature = "router")]
 mod handler;
 #[cfg(feature = "router")]
@@ -104,6 +133,8 @@ mod matcher;
 #[cfg(feature = "router")]
 mod methods;
 #[cfg(feature = "router")]
+mod openapi;
+#[cfg(feature = "router")]
 mod params;
 #[cfg(feature = "router")]
 mod path;
@@ -116,11 +147,17 @@ mod router;
 #[cfg(feature = "router")]
 mod scan;
 #[cfg(feature = "router")]
+mod scope;
+#[cfg(feature = "router")]
+mod seldom;
+#[cfg(feature = "router")]
 mod stats;
 #[cfg(feature = "router")]
 mod table;
 #[cfg(feature = "router")]
-mod witness;
+mod unreachable;
+#[cfg(feature = "router")]
+mod url;
 
 #[cfg(feature = "interner")]
 pub use interner::{Atom, Interner, InternerBuilder, InternerConfig, InternerStats};
@@ -133,14 +170,18 @@ pub use {
     body::Body,
     builder::RouterBuilder,
     config::RouterConfig,
-    endpoint::{EndpointFuture, Route},
+    endpoint::{EndpointFuture, Route, ScopeService},
+    future::RouteFuture,
     handler::Handler,
     layer::{RouteLayer, RouteService},
+    methods::IntoMethods,
+    openapi::{ApiParameter, ApiRoute, ApiSchema},
     params::{NoRoute, Params, RouteMatch},
     path::{Path, PathRejection},
     reply::IntoReply,
     report::{BuildReport, Problem},
-    router::{RouteFuture, Router},
+    router::Router,
     stats::{RouteLayerStats, RouterStats},
     table::{Located, RouteId, RouteInfo, RouteTable, SlashPolicy},
+    url::{Link, UrlError, UrlValues},
 };

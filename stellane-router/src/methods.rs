@@ -21,6 +21,30 @@ pub(crate) const OPTIONS: u32 = 1 << 5;
 /// A method that no route names.
 pub(crate) const UNNAMED: u32 = 1 << 31;
 
+/// One method or several: what a route is registered for.
+pub trait IntoMethods {
+    /// The methods.
+    fn into_methods(self) -> Vec<Method>;
+}
+
+impl IntoMethods for Method {
+    fn into_methods(self) -> Vec<Method> {
+        vec![self]
+    }
+}
+
+impl<const N: usize> IntoMethods for [Method; N] {
+    fn into_methods(self) -> Vec<Method> {
+        self.into()
+    }
+}
+
+impl IntoMethods for Vec<Method> {
+    fn into_methods(self) -> Vec<Method> {
+        self
+    }
+}
+
 /// The methods a table knows.
 #[derive(Debug, Default)]
 pub(crate) struct Methods {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use std::ptr::NonNull;
 use std::str::{FromStr, Utf8Error};
 use std::task::{Context, Poll};
 
-use axum_core::extract::FromRequestParts;
+use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
@@ -18,7 +19,7 @@ use percent_encoding::percent_decode_str;
 use pin_project_lite::pin_project;
 
 use crate::endpoint::Matched;
-use crate::matcher::pattern::Param;
+use crate::matcher::pattern::{Param, Token};
 use crate::matcher::tree::Spans;
 use crate::table::{RouteId, RouteInfo, RouteTable};
 
@@ -72,6 +73,16 @@ impl RouteMatch {
             spans: &self.spans,
             path: self.source.path(),
         }
+    }
+
+    /// What stands before a parameter for the rest of the path.
+    pub(crate) fn before_rest(&self) -> Option<&str> {
+        let pattern = &self.route.table.0.entry(self.route.id).pattern;
+        let Some(Token::Rest(_)) = pattern.tokens.last() else {
+            return None;
+        };
+        let (start, _) = self.spans.as_slice().last()?;
+        self.source.path().get(..usize::from(*start))
     }
 
     pub(crate) fn as_matched(&self) -> Matched<'_> {
@@ -151,7 +162,7 @@ impl<'a> Params<'a> {
     /// The number of parameters.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.spans.as_slice().len()
+        self.declared.len()
     }
 
     /// Whether there is none.
@@ -242,20 +253,34 @@ impl<S: Sync> FromRequestParts<S> for RouteMatch {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NoRoute> {
         current_match(&parts.uri)
-            .filter(|matched| matched.id() != RouteId::NONE)
+            .filter(|matched| matched.id().is_route())
             .or_else(|| parts.extensions.get::<Self>().cloned())
             .ok_or(NoRoute(()))
     }
 }
 
-/// The extractor ran outside of a router and without a [`RouteLayer`](crate::RouteLayer): 500.
+/// `None` in a fallback, and where nothing was matched.
+impl<S: Sync> OptionalFromRequestParts<S> for RouteMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, Infallible> {
+        Ok(
+            <Self as FromRequestParts<S>>::from_request_parts(parts, state)
+                .await
+                .ok(),
+        )
+    }
+}
+
+/// The extractor ran in a fallback, or outside of a router and without a [`RouteLayer`](crate::RouteLayer): 500.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoute(pub(crate) ());
 
 impl fmt::Display for NoRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "no route was matched: the handler is neither in a Router nor behind a RouteLayer",
+            "no route was matched: the handler is a fallback, or neither in a Router nor behind a \
+             RouteLayer; take an `Option`",
         )
     }
 }
@@ -264,6 +289,7 @@ impl std::error::Error for NoRoute {}
 
 impl IntoResponse for NoRoute {
     fn into_response(self) -> Response {
+        crate::path::log(&self);
         (StatusCode::INTERNAL_SERVER_ERROR, self.to_string()).into_response()
     }
 }

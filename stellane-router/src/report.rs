@@ -11,15 +11,16 @@ use std::fmt;
 /// let report = Router::builder()
 ///     .get("/users/{id}", async || "one")
 ///     .get("/users/{name}", async || "another")
-///     .get("/files/{*path}/edit", async || "never")
+///     .get("/files/{id", async || "never")
 ///     .build()
 ///     .unwrap_err();
 /// assert_eq!(report.problems().len(), 2);
-/// assert!(matches!(&report.problems()[1], Problem::Conflict { witness, .. } if witness == "/users/witness"));
+/// assert!(matches!(&report.problems()[1], Problem::Conflict { witness, .. } if witness == "/users/w"));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildReport {
-    problems: Vec<Problem>,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
 }
 
 /// One thing wrong with a set of routes.
@@ -46,7 +47,8 @@ pub enum Problem {
         /// How to tell them apart.
         remedy: &'static str,
     },
-    /// A route that can never answer: others are preferred for every path it matches.
+    /// A route that can never answer: others are preferred for every path it matches. That is proven, unless
+    /// it is one of the [`warnings`](BuildReport::warnings).
     Unreachable {
         /// The route in vain.
         template: String,
@@ -62,33 +64,62 @@ pub enum Problem {
         /// What would be right.
         reason: &'static str,
     },
+    /// A handler with an extractor that cannot work: what it reads only a router of axum leaves behind.
+    Extractor {
+        /// The route, as given where it was added; empty for a fallback.
+        template: String,
+        /// The type of the argument.
+        extractor: &'static str,
+        /// What to take instead.
+        instead: &'static str,
+    },
+    /// A name that cannot be given.
+    Name {
+        /// The name as given.
+        name: String,
+        /// What is wrong, and what would be right.
+        reason: &'static str,
+    },
+    /// Two fallbacks between which nothing decides.
+    Fallbacks {
+        /// The prefix of one scope; `/` is the outermost.
+        first: String,
+        /// The prefix of the other; the same text if they were merged.
+        second: String,
+    },
     /// More than 22 methods of its own.
     TooManyMethods,
 }
 
 impl BuildReport {
-    pub(crate) const fn new(problems: Vec<Problem>) -> Self {
-        Self { problems }
-    }
-
     /// All problems, templates in alphabetical order.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// What is likely wrong, and alone keeps no table from being built: see
+    /// [`RouteTable::warnings`](crate::RouteTable::warnings).
+    #[must_use]
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
     }
 }
 
 impl fmt::Display for BuildReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.problems.as_slice() {
-            [problem] => write!(f, "{problem}"),
+            [problem] => write!(f, "{problem}")?,
             problems => {
                 write!(f, "{} problems in the routes:", problems.len())?;
                 problems
                     .iter()
-                    .try_for_each(|problem| write!(f, "\n  {problem}"))
+                    .try_for_each(|problem| write!(f, "\n  {problem}"))?;
             }
         }
+        self.warnings
+            .iter()
+            .try_for_each(|warning| write!(f, "\n  likely: {warning}"))
     }
 }
 
@@ -120,6 +151,23 @@ impl fmt::Display for Problem {
             } => write!(
                 f,
                 "`{template}` never answers: `{shadowed_by}` is preferred, as for `{witness}`"
+            ),
+            Self::Name { name, reason } => write!(f, "name `{name}`: {reason}"),
+            Self::Extractor {
+                template,
+                extractor,
+                instead,
+            } => write!(
+                f,
+                "the handler of `{template}` takes `{extractor}`, which works in a router of axum only: take `{instead}`"
+            ),
+            Self::Fallbacks { first, second } if first == second => write!(
+                f,
+                "two fallbacks for the scope `{first}`: keep one, or nest them under different prefixes"
+            ),
+            Self::Fallbacks { first, second } => write!(
+                f,
+                "the fallbacks of the scopes `{first}` and `{second}` answer for one path: keep one"
             ),
             Self::Host { host, reason } => write!(f, "host `{host}`: {reason}"),
             Self::TooManyMethods => f.write_str("more than 22 methods beyond the standard ones"),

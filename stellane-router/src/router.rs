@@ -2,9 +2,6 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
-use std::mem;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -12,25 +9,21 @@ use std::task::{Context, Poll};
 use arc_swap::ArcSwap;
 use axum_core::BoxError;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, HeaderValue, LOCATION};
-use http::request::Parts;
-use http::uri::{Parts as UriParts, PathAndQuery};
-use http::{Request, Response, StatusCode, Uri};
-use http_body::Body as _;
+use http::{Request, Response};
 use tower_service::Service;
 
-use crate::block::{Slot, SlotFuture};
 use crate::body::Body;
 use crate::builder::RouterBuilder;
 use crate::compiled::{Compiled, Found};
-use crate::endpoint::{Answer, Matched};
-use crate::escape::{self, Escapes};
+use crate::endpoint::Matched;
+use crate::escape::is_canonical;
+use crate::future::RouteFuture;
 use crate::host;
 use crate::matcher::tree::Spans;
 use crate::methods;
-use crate::reply;
+use crate::seldom::{Own, Seldom};
 use crate::stats::{Counts, RouterStats};
-use crate::table::{RouteId, RouteInfo, RouteTable, SlashPolicy};
+use crate::table::{RouteId, RouteInfo, RouteTable};
 
 /// A tower service that finds the handler of a request and calls it.
 ///
@@ -131,20 +124,6 @@ impl Router {
         table
     }
 
-    /// For a path that is not in canonical form.
-    #[cold]
-    fn dispatch_normalised<B>(&mut self, mut request: Request<B>) -> RouteFuture
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        match normalised(request.uri()) {
-            Some(uri) => *request.uri_mut() = uri,
-            None => return bad_path(&self.shared.counts),
-        }
-        self.dispatch(request)
-    }
-
     #[inline]
     fn dispatch<B>(&mut self, request: Request<B>) -> RouteFuture
     where
@@ -161,16 +140,20 @@ impl Router {
                 route,
                 spans: Spans::EMPTY,
             },
-            None => match escape::inspect(path.as_bytes()) {
-                Escapes::Canonical => {
-                    let host = table
-                        .needs_host()
-                        .then(|| host::requested(request.uri(), request.headers()));
-                    table.look_up(host.flatten(), bit, path)
+            None => {
+                let host = table
+                    .needs_host()
+                    .then(|| host::requested(request.uri(), request.headers()));
+                match table.look_up(host.flatten(), bit, path) {
+                    // Seldom: all that is left is in one place.
+                    Found::Endpoint { spans, .. }
+                        if !spans.are_plain(path.as_bytes()) && !is_canonical(path) =>
+                    {
+                        Found::Nothing
+                    }
+                    found => found,
                 }
-                Escapes::Normalise => return self.dispatch_normalised(request),
-                Escapes::Malformed => return bad_path(counts),
-            },
+            }
         };
         match found {
             Found::Endpoint {
@@ -178,7 +161,6 @@ impl Router {
                 route,
                 spans,
             } => {
-                let head = bit == methods::HEAD;
                 let matched = Matched {
                     table: &table,
                     id: RouteId(route),
@@ -189,145 +171,15 @@ impl Router {
                 let future = endpoint.call(parts, Body::new(body), matched);
                 // SAFETY: what it borrows is in this `Arc`, where nothing moves; `Running` keeps that.
                 let future = unsafe { future.forget_lifetime() };
-                RouteFuture::running(future, RouteTable(table), RouteId(route), head)
+                RouteFuture::running(future, table, RouteId(route), bit == methods::HEAD)
             }
-            Found::Options { allow, route } => {
-                counts.options.add();
-                let response = with_header(StatusCode::NO_CONTENT, (ALLOW, allow));
-                RouteFuture::ready_at(response, &table, RouteId(route))
-            }
-            Found::NotAllowed { allow, route } => {
-                let (status, count) = match table.methods.is_known(bit) {
-                    true => (StatusCode::METHOD_NOT_ALLOWED, &counts.not_allowed),
-                    false => (StatusCode::NOT_IMPLEMENTED, &counts.not_implemented),
-                };
-                count.add();
-                RouteFuture::ready_at(with_header(status, (ALLOW, allow)), &table, RouteId(route))
-            }
-            Found::Nothing => {
+            found => {
+                let own = Own::of(found);
                 let (parts, body) = request.into_parts();
-                not_found(table, counts, parts, Body::new(body), bit)
+                Seldom { table, counts, bit }.dispatch(own, parts, Body::new(body))
             }
         }
     }
-}
-
-/// Nothing matched: the other side of a slash, a fallback, or 404.
-#[cold]
-fn not_found(
-    table: Arc<Compiled>,
-    counts: &Counts,
-    mut parts: Parts,
-    body: Body,
-    bit: u32,
-) -> RouteFuture {
-    let head = bit == methods::HEAD;
-    let path = parts.uri.path();
-    if path == "*" && bit == methods::OPTIONS {
-        counts.options.add();
-        let response = with_header(StatusCode::NO_CONTENT, (ALLOW, table.allow_all.clone()));
-        return RouteFuture::ready(response);
-    }
-    let host = host::requested(&parts.uri, &parts.headers);
-    if table.lenient && path.len() > 1 {
-        let other = match path.strip_suffix('/') {
-            Some(shorter) => shorter.to_owned(),
-            None => format!("{path}/"),
-        };
-        if let Found::Endpoint {
-            endpoint,
-            route,
-            spans,
-        } = table.look_up(host, bit, &other)
-            && let policy @ (SlashPolicy::Redirect | SlashPolicy::Ignore) =
-                table.entry(RouteId(route)).slash
-        {
-            let Some(uri) = with_path(&parts.uri, &other) else {
-                return RouteFuture::ready(reply::status(StatusCode::URI_TOO_LONG));
-            };
-            if policy == SlashPolicy::Redirect {
-                counts.redirects.add();
-                return RouteFuture::ready_at(redirect(&uri), &table, RouteId(route));
-            }
-            parts.uri = uri;
-            let matched = Matched {
-                table: &table,
-                id: RouteId(route),
-                spans,
-                source: None,
-            };
-            let future = endpoint.call(parts, body, matched);
-            // SAFETY: what it borrows is in this `Arc`, where nothing moves; `Running` keeps that.
-            let future = unsafe { future.forget_lifetime() };
-            return RouteFuture::running(future, RouteTable(table), RouteId(route), head);
-        }
-    }
-    if let Some(endpoint) = table.fallback(host, path) {
-        counts.fallbacks.add();
-        let (id, spans) = (RouteId::NONE, Spans::EMPTY);
-        let future = endpoint.call(
-            parts,
-            body,
-            Matched {
-                table: &table,
-                id,
-                spans,
-                source: None,
-            },
-        );
-        // SAFETY: as above.
-        let future = unsafe { future.forget_lifetime() };
-        return RouteFuture::running(future, RouteTable(table), id, head);
-    }
-    let (status, count) = match table.methods.is_known(bit) {
-        true => (StatusCode::NOT_FOUND, &counts.not_found),
-        false => (StatusCode::NOT_IMPLEMENTED, &counts.not_implemented),
-    };
-    count.add();
-    RouteFuture::ready(reply::status(status))
-}
-
-#[cold]
-fn bad_path(counts: &Counts) -> RouteFuture {
-    counts.bad_paths.add();
-    RouteFuture::ready(reply::status(StatusCode::BAD_REQUEST))
-}
-
-fn redirect(uri: &Uri) -> Response<Body> {
-    // Never `//host`, which a browser reads as another site.
-    let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let target = format!("/{}", target.trim_start_matches('/'));
-    match HeaderValue::try_from(target) {
-        Ok(target) => with_header(StatusCode::PERMANENT_REDIRECT, (LOCATION, target)),
-        Err(_) => reply::status(StatusCode::NOT_FOUND),
-    }
-}
-
-fn with_header(
-    status: StatusCode,
-    (name, value): (http::HeaderName, HeaderValue),
-) -> Response<Body> {
-    let mut response = reply::status(status);
-    response.headers_mut().insert(name, value);
-    response
-}
-
-/// The URI with its path in canonical form.
-#[cold]
-fn normalised(uri: &Uri) -> Option<Uri> {
-    let path = escape::normalise(uri.path().as_bytes())?;
-    with_path(uri, std::str::from_utf8(&path).ok()?)
-}
-
-/// The same URI with another path; `None` if that is too long.
-fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
-    let path_and_query = match uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    let mut parts: UriParts = uri.clone().into_parts();
-    parts.path_and_query = Some(path_and_query.parse().ok()?);
-    Uri::from_parts(parts).ok()
 }
 
 impl<B> Service<Request<B>> for Router
@@ -360,130 +212,5 @@ impl Clone for Router {
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Router").field(&self.table()).finish()
-    }
-}
-
-/// The future of a [`Router`].
-#[derive(Debug)]
-pub struct RouteFuture(State);
-
-enum State {
-    /// No handler was called. In a slot, so that the other state is small.
-    Ready(Slot<Response<Body>>),
-    Running(Running),
-    Done,
-}
-
-struct Running {
-    /// Borrows from the table, so it comes first: it is dropped first.
-    future: SlotFuture<'static, Answer>,
-    table: RouteTable,
-    route: RouteId,
-    head: bool,
-}
-
-impl fmt::Debug for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ready(_) => "Ready",
-            Self::Running(_) => "Running",
-            Self::Done => "Done",
-        })
-    }
-}
-
-impl RouteFuture {
-    fn ready(response: Response<Body>) -> Self {
-        Self(State::Ready(Slot::new(response)))
-    }
-
-    fn ready_at(mut response: Response<Body>, table: &Arc<Compiled>, id: RouteId) -> Self {
-        let table = RouteTable(Arc::clone(table));
-        response.body_mut().set_route(RouteInfo { table, id });
-        Self::ready(response)
-    }
-
-    const fn running(
-        future: SlotFuture<'static, Answer>,
-        table: RouteTable,
-        route: RouteId,
-        head: bool,
-    ) -> Self {
-        Self(State::Running(Running {
-            future,
-            table,
-            route,
-            head,
-        }))
-    }
-}
-
-impl Future for RouteFuture {
-    type Output = Result<Response<Body>, Infallible>;
-
-    #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            State::Running(_) => self.0.poll_running(cx),
-            _ => self.0.take_ready(),
-        }
-    }
-}
-
-impl State {
-    #[inline]
-    fn poll_running(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
-        // One variable, returned at the end: it stands where the caller wants it, and is never moved.
-        let mut answer = match self {
-            Self::Running(running) => Pin::new(&mut running.future).poll(cx),
-            _ => Poll::Pending,
-        };
-        if let Poll::Ready(Ok(response)) = &mut answer
-            && let Self::Running(running) = mem::replace(self, Self::Done)
-        {
-            running.finish(response);
-        }
-        answer
-    }
-
-    #[cold]
-    fn take_ready(&mut self) -> Poll<Answer> {
-        match mem::replace(self, Self::Done) {
-            Self::Ready(response) => Poll::Ready(Ok(response.into_inner())),
-            _ => panic!("polled after completion"),
-        }
-    }
-}
-
-impl Running {
-    #[inline]
-    fn finish(self, response: &mut Response<Body>) {
-        let Self {
-            future,
-            table,
-            route,
-            head,
-        } = self;
-        drop(future);
-        if head {
-            without_body(response);
-        }
-        if route != RouteId::NONE {
-            // Moved here: all cores share the count.
-            response
-                .body_mut()
-                .set_route(RouteInfo { table, id: route });
-        }
-    }
-}
-
-/// What `HEAD` gets: the headers of the response, its length among them.
-fn without_body(response: &mut Response<Body>) {
-    let body = mem::take(response.body_mut());
-    if let (Some(len), false) = (
-        body.size_hint().exact(),
-        response.headers().contains_key(CONTENT_LENGTH),
-    ) {
-        response.headers_mut().insert(CONTENT_LENGTH, len.into());
     }
 }

@@ -27,6 +27,38 @@ pub(crate) fn find(byte: u8, text: &[u8]) -> usize {
     at
 }
 
+/// Whether a part of a text is ASCII without `%`; `false` if it is none of it.
+#[inline]
+pub(crate) fn is_plain(text: &[u8], start: usize, end: usize) -> bool {
+    const PERCENT: u64 = LOW * b'%' as u64;
+    let odd = |word: u64| {
+        let zero = word ^ PERCENT;
+        zero.wrapping_sub(LOW) & !zero | word
+    };
+    let (Some(head), Some(len)) = (text.get(..end), end.checked_sub(start)) else {
+        return false;
+    };
+    if len < 8
+        && let Some(last) = head.last_chunk()
+    {
+        // What stands before the part is shifted out, which may be all.
+        let part = (u64::from_le_bytes(*last) >> 1) >> (63 - 8 * len);
+        return odd(part) & (LOW << 7) == 0;
+    }
+    let part = &head[start..];
+    if len < 8 {
+        return part.iter().all(|b| b.is_ascii() && *b != b'%');
+    }
+    // The last word overlaps the one before it.
+    let mut all = odd(word(part, len - 8));
+    let mut at = 0;
+    while at + 8 < len {
+        all |= odd(word(part, at));
+        at += 8;
+    }
+    all & (LOW << 7) == 0
+}
+
 /// `text.starts_with(literal)`.
 #[inline]
 pub(crate) fn begins(text: &[u8], literal: &[u8]) -> bool {
@@ -61,6 +93,19 @@ pub(crate) fn digest(text: &[u8]) -> u64 {
     mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
+/// A hash of all of a text.
+#[inline]
+pub(crate) fn hash(text: &[u8]) -> u64 {
+    const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut hash = digest(text);
+    let mut at = 8;
+    while at + 8 < text.len() {
+        hash = (hash.rotate_left(23) ^ word(text, at)).wrapping_mul(MIX);
+        at += 8;
+    }
+    hash
+}
+
 #[inline]
 fn half(text: &[u8], at: usize) -> u32 {
     let mut bytes = [0; 4];
@@ -89,6 +134,16 @@ mod tests {
                 .collect();
             let expected = text.iter().position(|&b| b == b'/').unwrap_or(text.len());
             assert_eq!(find(b'/', &text), expected, "{text:?}");
+            let mut odd = text.clone();
+            odd.retain(|b| b.is_ascii());
+            let start = rng.usize(0..=odd.len());
+            assert!(is_plain(&odd, start, odd.len()), "{odd:?}");
+            assert!(!is_plain(&odd, start, odd.len() + 1));
+            if !odd.is_empty() {
+                let at = rng.usize(0..odd.len());
+                odd[at] = if rng.bool() { b'%' } else { 0x80 | rng.u8(..) };
+                assert_eq!(is_plain(&odd, start, odd.len()), at < start, "{odd:?}");
+            }
             let mut literal = text[..rng.usize(0..=text.len())].to_vec();
             if let (Some(byte), true) = (literal.last_mut(), rng.bool()) {
                 *byte = b'x';

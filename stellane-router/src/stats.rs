@@ -23,7 +23,7 @@ pub struct RouterStats {
     pub fallbacks: u64,
     /// 405: the path exists, with other methods.
     pub not_allowed: u64,
-    /// 501: a method that no route of the table has.
+    /// 501: a method that is neither standard nor one of the table's.
     pub not_implemented: u64,
     /// 308 to the path with or without its last slash.
     pub redirects: u64,

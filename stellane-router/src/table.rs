@@ -1,23 +1,41 @@
 //! The route table as users see it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use http::Method;
 
 use crate::compiled::{AnyLeaf, Compiled, Definition};
+use crate::escape;
+use crate::explain;
 use crate::matcher::tree::Spans;
 use crate::params::Params;
-use crate::report::BuildReport;
-use crate::witness;
+use crate::report::{BuildReport, Problem};
+use crate::scan;
 
 /// The number of a route in its table; the same for the same set of routes, however they were added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteId(pub(crate) u32);
 
 impl RouteId {
-    /// Of a request that a fallback answers.
-    pub(crate) const NONE: Self = Self(u32::MAX);
+    const FALLBACKS: u32 = 1 << 31;
+
+    /// Of a request that a fallback answers: not of a route of the table.
+    pub(crate) const fn fallback(index: u32) -> Self {
+        Self(Self::FALLBACKS | index)
+    }
+
+    pub(crate) const fn as_fallback(self) -> Option<usize> {
+        match self.0 & Self::FALLBACKS {
+            0 => None,
+            _ => Some((self.0 & !Self::FALLBACKS) as usize),
+        }
+    }
+
+    pub(crate) const fn is_route(self) -> bool {
+        self.as_fallback().is_none()
+    }
 
     /// The number, from 0 to the number of routes.
     #[must_use]
@@ -37,9 +55,9 @@ pub enum SlashPolicy {
     /// 404: `/a` and `/a/` are different.
     #[default]
     Strict,
-    /// 308 to the path that exists; the query is kept.
+    /// 308 to the path that exists, whatever the method; the query is kept.
     Redirect,
-    /// The same answer as the path that exists.
+    /// The same answer as the path that exists, its 405 and `OPTIONS` included.
     Ignore,
 }
 
@@ -67,14 +85,10 @@ impl RouteTable {
     ///
     /// All problems of the templates at once.
     pub fn new<T: AsRef<str>>(templates: impl IntoIterator<Item = T>) -> Result<Self, BuildReport> {
-        let routes = templates.into_iter().map(|template| Definition {
-            template: template.as_ref().to_owned(),
-            host: None,
-            method: None,
-            endpoint: None,
-            slash: None,
-        });
-        Compiled::build(routes.collect(), Vec::new()).map(Self)
+        let routes = templates
+            .into_iter()
+            .map(|template| Definition::bare(template.as_ref().to_owned()));
+        Compiled::build(routes.collect(), Vec::new(), Vec::new()).map(Self)
     }
 
     /// All routes, in the order of their ids.
@@ -103,17 +117,61 @@ impl RouteTable {
         self.0.bytes()
     }
 
-    /// Finds the route of a path, whatever its methods, among those without a host; allocates
-    /// nothing.
+    /// What is likely wrong with the routes, and kept no one from building the table: routes that seem never to
+    /// answer, where that is not proven for all paths.
     #[must_use]
+    pub fn warnings(&self) -> &[Problem] {
+        &self.0.warnings
+    }
+
+    /// Finds the route of a path, whatever its methods, among those without a host.
+    ///
+    /// The path is read as a router reads it, and nothing is allocated unless it is not in the form in which
+    /// paths are compared; see the [crate docs](crate#paths).
+    #[must_use]
+    #[inline]
     pub fn find<'a>(&'a self, path: &'a str) -> Option<Located<'a>> {
-        let (route, spans) = self.0.routes.find(None, path, &mut AnyLeaf)?;
-        Some(Located {
+        let routes = &self.0.routes;
+        if let Some(route) = routes.exact.find(path.as_bytes()) {
+            return Some(self.located(route, Spans::EMPTY, Cow::Borrowed(path)));
+        }
+        let mut spans = Spans::EMPTY;
+        match routes.tree.walk(path.as_bytes(), &mut AnyLeaf, &mut spans) {
+            Some(route) if spans.are_plain(path.as_bytes()) => {
+                Some(self.located(route, spans, Cow::Borrowed(path)))
+            }
+            found => self.find_odd(path, found, &mut spans),
+        }
+    }
+
+    /// What was found for a path that may not be in canonical form.
+    #[cold]
+    fn find_odd<'a>(
+        &'a self,
+        path: &'a str,
+        found: Option<u32>,
+        spans: &mut Spans,
+    ) -> Option<Located<'a>> {
+        if found.is_none() && scan::is_plain(path.as_bytes(), 0, path.len()) {
+            return None;
+        }
+        let path = escape::canonical(path)?;
+        let routes = &self.0.routes;
+        let route = match path {
+            Cow::Borrowed(_) => found?,
+            Cow::Owned(_) => routes.find(None, &path, &mut AnyLeaf, spans)?,
+        };
+        Some(self.located(route, *spans, path))
+    }
+
+    #[inline]
+    fn located<'a>(&'a self, route: u32, spans: Spans, path: Cow<'a, str>) -> Located<'a> {
+        Located {
             table: &self.0,
             id: RouteId(route),
             spans,
             path,
-        })
+        }
     }
 
     /// Says which routes match a path and which of them is preferred, for a person to read.
@@ -127,7 +185,7 @@ impl RouteTable {
     /// ```
     #[must_use]
     pub fn explain(&self, path: &str) -> String {
-        witness::explain(&self.0.routes.entries, &self.0.methods, path)
+        explain::explain(&self.0.routes.entries, &self.0.methods, path)
     }
 }
 
@@ -143,7 +201,7 @@ pub struct Located<'a> {
     table: &'a Compiled,
     id: RouteId,
     spans: Spans,
-    path: &'a str,
+    path: Cow<'a, str>,
 }
 
 impl<'a> Located<'a> {
@@ -165,7 +223,7 @@ impl<'a> Located<'a> {
         Params::new(
             &self.table.entry(self.id).pattern.params,
             &self.spans,
-            self.path,
+            &self.path,
         )
     }
 }
@@ -214,6 +272,11 @@ impl RouteInfo {
             .params
             .iter()
             .map(|p| &*p.name)
+    }
+
+    /// The names given to the route, in alphabetical order.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.table.0.entry(self.id).names.iter().map(|name| &**name)
     }
 
     /// The methods registered; empty if the route takes any.

@@ -56,11 +56,36 @@ impl<'a, B> From<&'a Response<B>> for ResponseHead<'a> {
 }
 
 impl ResponseHead<'_> {
-    /// What the status says about the load: 429, 503, 504 and the gRPC codes 4, 8 and 14 are
+    /// What the status of the service behind a limit says about its load: 503, 504 and the gRPC codes 4 and 14 are
     /// overload; other errors say nothing, and their latency would only mislead; the rest counts.
     #[must_use]
     pub fn default_outcome(self) -> Outcome {
         self.outcome_of(self.kind())
+    }
+
+    /// The same where the far side is another's, and the limit stands at its client: 429 and the gRPC code 8 are overload
+    /// as well. In front of a service of one's own they speak of one client's quota, which is no reason to refuse
+    /// others.
+    ///
+    /// ```
+    /// use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer};
+    ///
+    /// let limit = AdaptiveLimit::builder().build()?;
+    /// let layer = AdaptiveLimitLayer::new(&limit).classify_response(|head| head.client_outcome());
+    /// # Ok::<_, stellane_autotune::BuildError>(())
+    /// ```
+    #[must_use]
+    pub fn client_outcome(self) -> Outcome {
+        let says_quota = self.status == StatusCode::TOO_MANY_REQUESTS
+            || self.kind() == Kind::Grpc
+                && self
+                    .headers
+                    .get("grpc-status")
+                    .is_some_and(|code| code == "8");
+        match says_quota {
+            true => Outcome::Overload,
+            false => self.default_outcome(),
+        }
     }
 
     /// Whether this begins something that lives on its own: an upgrade or an event stream.
@@ -100,9 +125,7 @@ impl ResponseHead<'_> {
     #[inline]
     fn outcome_of(self, kind: Kind) -> Outcome {
         match self.status {
-            StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => Outcome::Overload,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => Outcome::Overload,
             status if status.is_client_error() || status.is_server_error() => Outcome::Ignore,
             StatusCode::SWITCHING_PROTOCOLS => Outcome::Ignore,
             // Only gRPC knows the header.
@@ -113,7 +136,7 @@ impl ResponseHead<'_> {
                 .map(http::HeaderValue::as_bytes)
             {
                 None | Some(b"0") => Outcome::Success,
-                Some(b"4" | b"8" | b"14") => Outcome::Overload,
+                Some(b"4" | b"14") => Outcome::Overload,
                 Some(_) => Outcome::Ignore,
             },
         }

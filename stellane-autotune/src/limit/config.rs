@@ -26,10 +26,10 @@ pub struct LimitConfig {
     /// Default: `enforce`.
     pub mode: LimitMode,
     /// What may begin at once while nothing is known, within `min` and `max`. Default: 256. `adaptive` doubles it each
-    /// tenth of a second while it is used, and what exceeds it waits for that, up to two seconds, instead of being refused;
-    /// without the feature `tokio` nobody can wait, and there is no limit until there is evidence. Too low and a surge of
-    /// honest requests waits; too high and a cold start into an overload is one second late more per doubling or two.
-    /// `fixed` stays there; the other algorithms start there, but not above 20.
+    /// tenth of a second while it is used, and what exceeds it waits for that, up to two seconds, instead of being
+    /// refused; without the feature `tokio` nobody can wait, and there is no limit until there is evidence. Too low
+    /// and a surge of honest requests waits for longer than it must; too high and a cold start into an overload lets more
+    /// in than the service is done with in a second. `fixed` stays there; the others start there, but not above 20.
     pub initial: u32,
     /// The limit never falls below. Default: 4. Too high and a slow service stays overloaded.
     pub min: u32,
@@ -49,7 +49,7 @@ pub struct LimitConfig {
     /// are then served for nobody.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub max_wait: Duration,
-    /// How many requests may wait. Default: 100. Only matters with `max_wait`.
+    /// How many requests may wait. Default: 100. Only matters with `max_wait`, and not while there is no limit.
     pub max_waiters: u32,
     /// What `Retry-After` says on average; each refusal draws from half to one and a half of it, in
     /// whole seconds, so that clients do not return together. Default: `"2s"`.

@@ -15,18 +15,18 @@ use super::{AdaptiveLimitLayer, Key, LimitMode, RequestHead, Shed};
 /// let limit = AdaptiveLimit::builder().config(config).build()?;
 /// let layer = AdaptiveLimitLayer::new(&limit);
 /// let mut request = Request::new(());
-/// assert!(!layer.may_refuse() && layer.refuse(&mut request, None).is_none());
+/// assert!(!layer.may_refuse() && layer.refuse(&mut request, None, false).is_none());
 /// let place = limit.try_acquire()?;
 /// assert!(layer.may_refuse());
-/// let refusal = layer.refuse(&mut request, None).ok_or("not full")?;
+/// let refusal = layer.refuse(&mut request, None, false).ok_or("not full")?;
 /// assert_eq!(refusal.status(), 503);
 /// assert_eq!(limit.stats().shed_limit, 1);
 /// # drop(place);
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 impl AdaptiveLimitLayer {
-    /// Whether a request that comes now may be refused at once: all places are taken, and nobody may wait, or no more.
-    /// Never while [one's own answers](Self::on_refusal) are to be asked for.
+    /// Whether a request that comes now may be refused at once: all places are taken, and nobody may wait, no more may, or
+    /// so many do that this one would wait in vain. Never while [one's own answers](Self::on_refusal) are to be asked for.
     #[inline]
     #[must_use]
     pub fn may_refuse(&self) -> bool {
@@ -37,19 +37,24 @@ impl AdaptiveLimitLayer {
         let (shared, settings) = (&self.limit.shared, &self.limit.settings);
         shared.mode() == LimitMode::Enforce
             && !self.classifiers.on_refusal.is_set()
-            && !shared.has_room(settings.max_waiters)
+            && (!shared.has_room(settings.max_waiters) || shared.is_hopeless())
     }
 
-    /// The answer to a request that the service of this layer would refuse at once, if it would; the refusal is counted.
-    /// Allocates nothing: the header map of the request becomes that of the answer.
+    /// The answer to a request that the service of this layer would refuse, if that is certain enough; the refusal is
+    /// counted. Allocates nothing: the header map of the request becomes that of the answer.
     ///
-    /// `None` also if the request has a deadline, or is of a class with seats of its own: the service knows.
+    /// `again` says that the client has asked a moment ago too: then the service should have it wait if it would, or
+    /// clients that ask again at once take all the CPU there is. `None` also if the request has a deadline, or is of a class
+    /// with seats of its own: the service knows.
     pub fn refuse<B>(
         &self,
         request: &mut Request<B>,
         connection: Option<Key>,
+        again: bool,
     ) -> Option<Response<Bytes>> {
-        if !self.may_refuse() {
+        if !self.may_refuse()
+            || again && self.limit.shared.has_room(self.limit.settings.max_waiters)
+        {
             return None;
         }
         let shared = &self.limit.shared;
@@ -63,7 +68,7 @@ impl AdaptiveLimitLayer {
             return None;
         }
         let keys = self.classifiers.keys_for(head, connection);
-        if shared.try_enter(class, keys, false) {
+        if shared.try_enter(class, keys, shared.may_wait().is_some()) {
             // Something speaks for it. The service will find that too.
             shared.release(class, keys);
             return None;

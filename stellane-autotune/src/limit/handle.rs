@@ -128,6 +128,12 @@ impl AdaptiveLimit {
         u16::try_from(index + 1).ok().map(Class)
     }
 
+    /// Whether there is evidence that the service is full, so that the limit refuses: see [`LimitState`]. One atomic load.
+    #[must_use]
+    pub fn is_limiting(&self) -> bool {
+        !self.shared.is_open()
+    }
+
     /// The median latency of the latest window; zero before the first. One atomic load.
     #[must_use]
     pub fn latency_p50(&self) -> Duration {
@@ -191,6 +197,7 @@ impl AdaptiveLimit {
             shed_queue_full: shed_of(Shed::QueueFull),
             shed_wait_timeout: shed_of(Shed::WaitTimeout),
             shed_deadline: shed_of(Shed::Deadline),
+            shed_class_full: shed_of(Shed::ClassFull),
             would_shed: classes.iter().map(|class| class.would_shed).sum(),
             latency_p50: shared.median(),
             windows: totals.windows,
@@ -426,6 +433,8 @@ pub struct LimitStats {
     pub shed_wait_timeout: u64,
     /// Refused because their deadline had passed.
     pub shed_deadline: u64,
+    /// Refused because the places of their class were taken.
+    pub shed_class_full: u64,
     /// Admitted in shadow mode although the limit was reached.
     pub would_shed: u64,
     /// The median latency of the latest window; zero before the first.

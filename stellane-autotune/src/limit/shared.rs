@@ -243,14 +243,14 @@ impl Shared {
         } else {
             self.gate.try_enter(queued, |limit| limit)
         };
-        if entered {
+        if entered || self.may_enter_now(keys, queued) {
             if self.has_classes() {
                 self.class(class).in_flight.fetch_add(1, Ordering::Relaxed);
             }
             self.keys.add(keys, HELD);
             return true;
         }
-        self.enter_full(class, keys, queued)
+        self.enter_beyond(class, keys)
     }
 
     /// Whether a class may be admitted although those before it in the queue may not.
@@ -258,22 +258,18 @@ impl Shared {
         self.classes.len() > 1
     }
 
-    /// The limit is reached: places may have been lent meanwhile, and a guaranteed share or shadow mode may still let
-    /// the request in.
+    /// Places may have been lent meanwhile, or be left to those who have little.
     #[cold]
-    fn enter_full(&self, class: Class, keys: Keys, queued: bool) -> bool {
+    fn may_enter_now(&self, keys: Keys, queued: bool) -> bool {
+        let has_aged = self.lending.may_age() && self.age_handed(self.clock.nanos());
+        let may_go_beyond = self.fairness.may_go_beyond(self.lending.debt());
+        (has_aged || may_go_beyond) && self.try_enter_fairly(keys, queued)
+    }
+
+    /// The limit is reached: a guaranteed share or shadow mode may still let the request in.
+    #[cold]
+    fn enter_beyond(&self, class: Class, keys: Keys) -> bool {
         let state = self.class(class);
-        if self.lending.may_age() && self.age_handed(self.clock.nanos())
-            || self.fairness.may_go_beyond(self.lending.debt())
-        {
-            if self.try_enter_fairly(keys, queued) {
-                if self.has_classes() {
-                    state.in_flight.fetch_add(1, Ordering::Relaxed);
-                }
-                self.keys.add(keys, HELD);
-                return true;
-            }
-        }
         let guaranteed = state.guaranteed(self.limit.load(Ordering::Relaxed));
         let take = |taken| (taken < guaranteed).then_some(taken + 1);
         let is_guaranteed = state

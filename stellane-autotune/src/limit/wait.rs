@@ -27,20 +27,32 @@ pub(super) struct Waiter {
 /// order serves nobody: everyone would wait as long as the queue is, and leave. Then the queue is pressed: the
 /// newest is served first, so that what is served is served soon, and who has waited for long is refused.
 ///
-/// Those are refused together, when the oldest has waited twice as long: on a service that has no CPU to spare,
-/// a hundred refusals at once cost less than half of what they cost one by one. Refusing newcomers on arrival would
-/// be one by one, and a client that asks again at once would be back at once.
+/// Those are refused together, when the oldest has waited twice as long: a client that asks again at once would otherwise
+/// be back at once, and its refusals take all the CPU there is.
+///
+/// While the queue is pressed, few wait [with hope](Self::hopeful): the next ones come long before the others have their
+/// turn. Who may refuse [early](super::AdaptiveLimitLayer::refuse) need not have them wait in vain: to refuse on arrival
+/// costs two thirds of what it costs later.
 #[derive(Debug)]
 pub(super) struct Waiters {
-    queue: VecDeque<Arc<Waiter>>,
+    hopeful: VecDeque<Arc<Waiter>>,
+    /// Who came to a pressed queue that was long enough: served when nobody else waits.
+    others: VecDeque<Arc<Waiter>>,
     /// What a long wait is, in nanoseconds.
     long: u64,
     /// Until when the queue is pressed, in nanoseconds.
     pressed_until: u64,
+    /// When it became empty.
+    emptied: u64,
+    /// When somebody came after it had been empty for a long wait.
+    rested: u64,
 }
 
 /// A long wait, as a part of `max_wait`.
 const LONG: u32 = 20;
+/// While the queue is pressed so many wait with hope, or as many as there are places if that is more: enough that a free
+/// place finds somebody.
+const LEAST_HOPEFUL: usize = 16;
 /// Who has waited for so long while there is no limit is refused: seven steps let in a hundred times as many. With half
 /// a second one in 10^5 of honest requests was refused, of a thousand who came at once.
 #[cfg(any(feature = "sim", feature = "tokio"))]
@@ -56,9 +68,12 @@ const AT_A_TIME: usize = 64;
 impl Waiters {
     pub(super) fn new(max_wait: Duration) -> Self {
         Self {
-            queue: VecDeque::new(),
+            hopeful: VecDeque::new(),
+            others: VecDeque::new(),
             long: saturating_nanos(max_wait / LONG),
             pressed_until: 0,
+            emptied: 0,
+            rested: 0,
         }
     }
 
@@ -76,6 +91,32 @@ impl Waiters {
         u64::from(LONG).saturating_mul(self.long)
     }
 
+    fn len(&self) -> usize {
+        self.hopeful.len() + self.others.len()
+    }
+
+    /// Whether whoever comes now waits in vain, most likely. That keeps a pressed queue so, unless it has rested of late:
+    /// bursts don't.
+    fn is_hopeless(&mut self, now: u64, limit: u32) -> bool {
+        let hopeless =
+            self.is_pressed(now) && self.hopeful.len() >= LEAST_HOPEFUL.max(limit as usize);
+        if hopeless && now.saturating_sub(self.rested) >= self.pause() {
+            self.press(now);
+        }
+        hopeless
+    }
+
+    fn push(&mut self, waiter: Arc<Waiter>, limit: u32) {
+        let now = waiter.since;
+        if self.len() == 0 && now.saturating_sub(self.emptied) >= self.long {
+            self.rested = now;
+        }
+        match self.is_hopeless(now, limit) {
+            true => self.others.push_back(waiter),
+            false => self.hopeful.push_back(waiter),
+        }
+    }
+
     /// Somebody left without a place.
     fn note_unserved(&mut self, waiter: &Waiter, now: u64) {
         if now.saturating_sub(waiter.since) >= self.long {
@@ -88,13 +129,17 @@ impl Waiters {
         let mut late = [const { None }; AT_A_TIME];
         let long = self.long;
         let waited = |waiter: &Waiter| now.saturating_sub(waiter.since);
-        let is_due = self.queue.front().is_some_and(|w| waited(w) >= 2 * long);
+        let [hopeful, others] = [&mut self.hopeful, &mut self.others];
+        let mut first = hopeful.front().into_iter().chain(others.front());
+        let is_due = first.any(|w| waited(w) >= 2 * long);
         // Nobody may wait at all, or not for so long.
         if is_due && (long == 0 || self.is_pressed(now)) {
             for slot in &mut late {
-                *slot = self.queue.pop_front_if(|w| waited(w) >= long);
+                let is_late = |w: &mut Arc<Waiter>| waited(w) >= long;
+                let other = self.others.pop_front_if(is_late);
+                *slot = other.or_else(|| self.hopeful.pop_front_if(is_late));
             }
-            self.pressed_until = now.saturating_add(self.pause());
+            self.press(now);
         }
         late
     }
@@ -106,14 +151,21 @@ impl Waiters {
         candidates: usize,
         admit: impl Fn(&Waiter) -> bool,
     ) -> Option<Arc<Waiter>> {
-        let mut line = self.queue.iter().enumerate();
-        let admitted = if self.is_pressed(now) {
-            line.rev().take(candidates).find(|(_, w)| admit(w))
-        } else {
-            line.by_ref().take(candidates).find(|(_, w)| admit(w))
-        };
-        let index = admitted?.0;
-        self.queue.remove(index)
+        let pressed = self.is_pressed(now);
+        let mut left = candidates;
+        for queue in [&mut self.hopeful, &mut self.others] {
+            let mut line = queue.iter().enumerate();
+            let admitted = if pressed {
+                line.rev().take(left).find(|(_, w)| admit(w))
+            } else {
+                line.by_ref().take(left).find(|(_, w)| admit(w))
+            };
+            if let Some((index, _)) = admitted {
+                return queue.remove(index);
+            }
+            left = left.saturating_sub(queue.len());
+        }
+        None
     }
 }
 
@@ -168,13 +220,13 @@ impl Queued {
         });
         {
             let mut waiters = shared.lock_waiters();
-            if waiters.queue.len() >= shared.most_waiting(max_waiters) {
+            if waiters.len() >= shared.most_waiting(max_waiters) {
                 return None;
             }
-            if waiters.queue.is_empty() {
+            if waiters.len() == 0 {
                 shared.gate.set_waiters(true);
             }
-            waiters.queue.push_back(Arc::clone(&waiter));
+            waiters.push(Arc::clone(&waiter), shared.gate.load().1);
         }
         let queued = Self {
             shared: Arc::clone(shared),
@@ -216,13 +268,13 @@ impl Drop for Queued {
             // The queue may hold many that left: forget them here, so that it stays bounded.
             let now = self.shared.clock.nanos();
             let mut waiters = self.shared.lock_waiters();
-            waiters
-                .queue
-                .retain(|other| !Arc::ptr_eq(other, &self.waiter));
+            let is_other = |waiter: &Arc<Waiter>| !Arc::ptr_eq(waiter, &self.waiter);
+            waiters.hopeful.retain(is_other);
+            waiters.others.retain(is_other);
             if !self.shared.is_open() {
                 waiters.note_unserved(&self.waiter, now);
             }
-            self.shared.note_empty(&waiters);
+            self.shared.note_empty(&mut waiters, now);
         } else if self.waiter.state.load(Ordering::Acquire) == GRANTED {
             self.shared.release(self.waiter.class, self.waiter.keys);
         }
@@ -288,17 +340,23 @@ impl Shared {
 
     /// Whether whoever comes now may wait.
     pub(super) fn has_room(&self, max_waiters: u32) -> bool {
-        self.may_wait().is_some()
-            && self.lock_waiters().queue.len() < self.most_waiting(max_waiters)
+        self.may_wait().is_some() && self.lock_waiters().len() < self.most_waiting(max_waiters)
+    }
+
+    /// Whether whoever comes now, and has to wait, is refused in the end, most likely.
+    pub(super) fn is_hopeless(&self) -> bool {
+        let (now, limit) = (self.clock.nanos(), self.gate.load().1);
+        self.lock_waiters().is_hopeless(now, limit)
     }
 
     /// How many wait.
     pub(super) fn waiting(&self) -> u32 {
-        self.lock_waiters().queue.len() as u32
+        self.lock_waiters().len() as u32
     }
 
-    fn note_empty(&self, waiters: &Waiters) {
-        if waiters.queue.is_empty() {
+    fn note_empty(&self, waiters: &mut Waiters, now: u64) {
+        if waiters.len() == 0 {
+            waiters.emptied = now;
             self.gate.set_waiters(false);
         }
     }
@@ -308,7 +366,7 @@ impl Shared {
     pub(super) fn grant_waiters(&self) {
         loop {
             let mut waiters = self.lock_waiters();
-            if waiters.queue.is_empty() {
+            if waiters.len() == 0 {
                 return;
             }
             let now = self.clock.nanos();
@@ -319,12 +377,12 @@ impl Shared {
             };
             // Behind a head that must wait, only a guaranteed share or another key can let somebody in.
             let candidates = if self.has_classes() || self.keys.is_used() {
-                waiters.queue.len()
+                waiters.len()
             } else {
                 1
             };
             let admitted = waiters.take(now, candidates, |w| self.try_enter(w.class, w.keys, true));
-            self.note_empty(&waiters);
+            self.note_empty(&mut waiters, now);
             drop(waiters);
             let is_over = admitted.is_none() && late[AT_A_TIME - 1].is_none();
             for waiter in late.into_iter().flatten() {

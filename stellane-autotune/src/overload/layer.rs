@@ -111,18 +111,26 @@ impl Shared {
         // Pressure shortens how long the server is willing to work, not what the client asked for
         // if that is shorter anyway.
         let most = match &self.pressure {
-            Some(pressure) => pressure.scale(config.max_timeout, config.pressed_timeout),
-            None => config.max_timeout,
+            Some(pressure) if self.is_full() => {
+                pressure.scale(config.max_timeout, config.pressed_timeout)
+            }
+            _ => config.max_timeout,
         };
         Some(asked.min(most))
     }
 
+    /// Whether anything says that the service is full; where no limit looks for that, it may be.
+    fn is_full(&self) -> bool {
+        self.limit.as_ref().is_none_or(AdaptiveLimit::is_limiting)
+    }
+
     /// Whether there is no hope to answer within `timeout`.
     fn is_hopeless(&self, timeout: Duration) -> bool {
-        let needed = self
-            .limit
-            .as_ref()
-            .map_or(Duration::ZERO, AdaptiveLimit::latency_p50);
+        let needed = match &self.limit {
+            // While nothing is full the median of others says little about this one.
+            Some(limit) if limit.is_limiting() => limit.latency_p50(),
+            _ => Duration::ZERO,
+        };
         if !timeout.is_zero() {
             // Some must be let through, or a median that was high once would stay so for ever.
             let is_trial = || self.hopeless.fetch_add(1, Ordering::Relaxed) % TRIAL == TRIAL - 1;

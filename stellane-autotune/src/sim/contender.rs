@@ -14,6 +14,12 @@ pub enum Contender {
 }
 
 impl Contender {
+    /// Whether it is [`Self::Default`].
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        matches!(self, Self::Default)
+    }
+
     pub(super) fn build(
         &self,
         clock: &ManualClock,

@@ -253,14 +253,6 @@ pub fn honest_services() -> Vec<Scenario> {
                 ..Others::quick()
             },
         ),
-        beside(
-            "100 uploads whose last bytes come at once",
-            Others {
-                sends: f64::INFINITY,
-                together: 10.0,
-                ..Others::quick()
-            },
-        ),
     ]
 }
 
@@ -333,7 +325,7 @@ impl ColdStart {
 /// without them.
 #[must_use]
 pub fn hostile() -> Vec<Scenario> {
-    let beside = |name, load, others| Scenario {
+    let beside = |name, load: fn(f64) -> f64, others| Scenario {
         name,
         duration: 40.0,
         load,
@@ -346,10 +338,19 @@ pub fn hostile() -> Vec<Scenario> {
         lent: false,
         ..Others::quick()
     };
-    let (honest, double): (fn(f64) -> f64, fn(f64) -> f64) = (|_| 320.0, |_| 3200.0);
+    let (honest, double) = (|_| 320.0, |_| 3200.0);
     vec![
         beside("100 streams without end, 2 x", double, endless(100)),
         beside("500 streams without end, 2 x", double, endless(500)),
+        beside(
+            "100 uploads whose last bytes come at once",
+            honest,
+            Others {
+                sends: f64::INFINITY,
+                together: 10.0,
+                ..Others::quick()
+            },
+        ),
         beside(
             "2000 uploads whose last bytes come at once",
             honest,

@@ -69,6 +69,15 @@ impl Table {
             rows: rows.collect(),
         }
     }
+
+    /// Puts the contenders of another table of the same scenarios among these, from that column on.
+    pub fn insert(&mut self, at: usize, other: Self) {
+        let at = at.min(self.contenders.len());
+        self.contenders.splice(at..at, other.contenders);
+        for (row, other) in self.rows.iter_mut().zip(other.rows) {
+            row.cells.splice(at..at, other.cells);
+        }
+    }
 }
 
 /// The goodput of the best fixed limit in each judged interval.

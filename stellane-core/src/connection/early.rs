@@ -1,9 +1,12 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
 
 use crate::connection::incoming::Incoming;
+
+/// Who asks twice in it does not ask by a clock of their own.
+pub(in crate::connection) const MOMENT: Duration = Duration::from_millis(60);
 
 /// Refuses requests before the service is called. Given to a [`Listener`](crate::connection::Listener): who knows no more
 /// of a service than its trait can't ask it for that.
@@ -11,8 +14,9 @@ pub(crate) trait EarlyRefusals: Send + Sync + 'static {
     /// Whether a request that comes now may be refused: asked before each.
     fn may_refuse(&self) -> bool;
 
-    /// The answer to a request without a body, in place of the service's. May take the headers for it.
-    fn refuse(&self, request: &mut Request<Incoming>) -> Option<Response<Bytes>>;
+    /// The answer to a request without a body, in place of the service's. May take the headers for it. `again` says that
+    /// the client has asked [a moment](MOMENT) ago too.
+    fn refuse(&self, request: &mut Request<Incoming>, again: bool) -> Option<Response<Bytes>>;
 }
 
 /// Those of a listener, if it has any.

@@ -1,3 +1,5 @@
+//! What can go wrong before a connection is served.
+
 use std::{fmt, io};
 
 use crate::config_error::ConfigError;

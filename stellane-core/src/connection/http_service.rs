@@ -1,3 +1,5 @@
+//! What can be served.
+
 use std::future::Future;
 
 use http::{Request, Response};

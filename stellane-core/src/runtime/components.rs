@@ -2,7 +2,10 @@
 use std::time::Duration;
 use std::{
     borrow::Cow,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use stellane_autotune::{
@@ -140,10 +143,12 @@ impl Components {
                     (connections.clone(), limit.clone(), workers.clone());
                 let overload = overload.clone();
                 let (pools, interner, faults) = (pools.clone(), interner.clone(), faults.clone());
+                let told = AtomicU64::new(0);
                 let (tuner, panics) = (Arc::downgrade(&tuner_cell), Arc::clone(&panics));
                 move |snapshot| {
                     read_connections(snapshot, &connections);
                     read_limit(snapshot, &limit);
+                    tell_of_limit(&limit, &told);
                     let timed_out = overload.stats().timed_out;
                     let shed = &mut snapshot.shed_total;
                     shed.insert(Cow::Borrowed("timed_out"), timed_out);
@@ -307,13 +312,23 @@ fn read_connections(snapshot: &mut RuntimeSnapshot, connections: &ConnectionMana
 fn read_limit(snapshot: &mut RuntimeSnapshot, limit: &AdaptiveLimit) {
     let stats = limit.stats();
     snapshot.limit = u64::from(stats.limit);
+    snapshot.limit_state = limit.explain();
     for (reason, count) in [
         ("limit", stats.shed_limit),
         ("queue_full", stats.shed_queue_full),
         ("wait_timeout", stats.shed_wait_timeout),
         ("deadline", stats.shed_deadline),
+        ("class_full", stats.shed_class_full),
     ] {
         snapshot.shed_total.insert(Cow::Borrowed(reason), count);
+    }
+}
+
+/// Logs that the limit has become one, or none, with the reason: once for each change.
+fn tell_of_limit(limit: &AdaptiveLimit, told: &AtomicU64) {
+    let changes = limit.stats().changes;
+    if told.swap(changes, Relaxed) != changes {
+        tracing::info!(target: "stellane::limit", "{}", limit.explain());
     }
 }
 

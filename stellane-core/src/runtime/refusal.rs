@@ -134,8 +134,8 @@ impl EarlyRefusals for EarlyLimit {
         self.limit.may_refuse()
     }
 
-    fn refuse(&self, request: &mut Request<Incoming>) -> Option<Response<Bytes>> {
-        let response = self.limit.refuse(request, None)?;
+    fn refuse(&self, request: &mut Request<Incoming>, again: bool) -> Option<Response<Bytes>> {
+        let response = self.limit.refuse(request, None, again)?;
         let text = response.body().clone();
         let response = response.map(Full::new);
         let mut recording = self.metrics.begin(request);

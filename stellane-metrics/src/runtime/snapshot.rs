@@ -104,6 +104,9 @@ pub struct RuntimeSnapshot {
 
     /// The concurrency limit at the edge; zero means none.
     pub limit: u64,
+    /// What the limit does and why, in a sentence such as `limiting at 48: throughput flat at 1590/s`; empty without
+    /// one.
+    pub limit_state: String,
     /// Requests refused, by reason.
     pub shed_total: ByLabel,
     /// Changes made by the tuner, by parameter.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::escape;
+
 /// A constraint, checked on the bytes as they stand in the path.
 ///
 /// The order of the variants is the order of preference: of two parameters at the same place the
@@ -25,11 +27,16 @@ impl Constraint {
     /// Reads what stands between `:` and `}`; the error says what would have been right.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if let Some(inner) = text.strip_prefix("one(").and_then(|t| t.strip_suffix(')')) {
-            let mut options: Vec<Box<str>> = inner.split('|').map(Into::into).collect();
-            let plain = |o: &str| !o.is_empty() && !o.contains(['/', '{', '}', '%', '?', '#']);
-            if !options.iter().all(|o| plain(o) && o.is_ascii()) {
-                return Err("every option of `one(…)` must be plain ASCII text".to_owned());
+            let plain = |o: &str| !o.is_empty() && !o.contains(['/', '{', '}', '?', '#']);
+            if !inner.split('|').all(plain) {
+                return Err(
+                    "an option of `one(…)` is text without `/`, `?`, `#` and braces; \
+                            `|` separates, write `%7C`"
+                        .to_owned(),
+                );
             }
+            let option = |o: &str| escape::literal(o.as_bytes()).into_boxed_str();
+            let mut options: Vec<Box<str>> = inner.split('|').map(option).collect();
             options.sort_unstable();
             options.dedup();
             return Ok(Self::One(options.into()));
@@ -81,24 +88,16 @@ impl Constraint {
                         _ => b.is_ascii_hexdigit(),
                     })
             }
-            Self::Date => {
-                text.len() == 10
-                    && digits(&text[..4])
-                    && text[4] == b'-'
-                    && matches!(&text[5..7], [b'0', b'1'..=b'9'] | [b'1', b'0'..=b'2'])
-                    && text[7] == b'-'
-                    && matches!(
-                        &text[8..],
-                        [b'0', b'1'..=b'9'] | [b'1' | b'2', b'0'..=b'9'] | [b'3', b'0' | b'1']
-                    )
-            }
+            Self::Date => is_date(text),
             Self::U32 => digits(text) && parses::<u32>(text),
             Self::U64 => digits(text) && parses::<u64>(text),
             Self::I64 => digits(text.strip_prefix(b"-").unwrap_or(text)) && parses::<i64>(text),
             Self::Hex => text.iter().all(u8::is_ascii_hexdigit),
             Self::Alpha => text.iter().all(u8::is_ascii_alphabetic),
             Self::Alnum => text.iter().all(u8::is_ascii_alphanumeric),
-            Self::Len(lo, hi) => (usize::from(*lo)..=usize::from(*hi)).contains(&text.len()),
+            Self::Len(lo, hi) => {
+                (usize::from(*lo)..=usize::from(*hi)).contains(&escape::chars(text))
+            }
         }
     }
 
@@ -119,26 +118,50 @@ impl Constraint {
         }
     }
 
-    /// Some texts it accepts; for `one(…)` all of them.
-    pub(crate) fn samples(&self) -> Vec<String> {
-        let texts: &[&str] = match self {
-            Self::One(options) => return options.iter().map(|o| o.to_string()).collect(),
-            Self::Len(lo, hi) => {
-                let text = |n: u16| "w".repeat(usize::from(n));
-                return vec![text(*lo), text(*hi)];
-            }
-            Self::Uuid => &["67e55044-10b1-426f-9247-bb680e5fe0c8"],
-            Self::Date => &["2026-08-21", "1970-01-01"],
-            Self::U32 => &["42", "40961"],
-            Self::U64 => &["42", "40961", "18446744073709551615"],
-            Self::I64 => &["42", "-40961"],
-            Self::Hex => &["c0ffee", "7f"],
-            Self::Alpha => &["witness", "wq"],
-            Self::Alnum => &["witness1", "wq2"],
-            Self::Any => &["witness", "w~1", "42"],
-        };
-        texts.iter().map(|&t| t.to_owned()).collect()
+    pub(crate) fn heap_bytes(&self) -> usize {
+        match self {
+            Self::One(options) => options.iter().map(|o| size_of_val(o) + o.len()).sum(),
+            _ => 0,
+        }
     }
+
+    /// Whether every text that the other accepts is accepted here: `false` if that is not certain.
+    pub(crate) fn contains(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (_, Self::One(options)) => options.iter().all(|o| self.accepts(o.as_bytes())),
+            (Self::U64 | Self::I64, Self::U32) => true,
+            (Self::Hex | Self::Alnum, Self::U32 | Self::U64) => true,
+            (Self::Alnum, Self::Hex | Self::Alpha) => true,
+            (Self::Len(lo, hi), Self::Len(low, high)) => lo <= low && high <= hi,
+            // A path cannot be longer.
+            (Self::Len(lo, u16::MAX), _) => *lo <= 1,
+            (Self::Len(lo, hi), Self::Uuid) => *lo <= 36 && 36 <= *hi,
+            (Self::Len(lo, hi), Self::Date) => *lo <= 10 && 10 <= *hi,
+            _ => self == other,
+        }
+    }
+}
+
+/// `2026-02-28`, in the Gregorian calendar.
+fn is_date(text: &[u8]) -> bool {
+    let number = |part: &[u8]| part.iter().fold(0, |n, b| n * 10 + u32::from(b - b'0'));
+    let shape = |(i, b): (usize, &u8)| {
+        matches!(i, 4 | 7) == (*b == b'-') && (matches!(i, 4 | 7) || b.is_ascii_digit())
+    };
+    if text.len() != 10 || !text.iter().enumerate().all(shape) {
+        return false;
+    }
+    let (year, month, day) = (number(&text[..4]), number(&text[5..7]), number(&text[8..]));
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 if leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => 0,
+    };
+    (1..=days).contains(&day)
 }
 
 fn parses<T: std::str::FromStr>(text: &[u8]) -> bool {

@@ -18,13 +18,13 @@ pub(crate) struct Exact {
 }
 
 impl Exact {
-    /// `patterns[i]` is leaf `i`.
-    pub(crate) fn new<'p>(patterns: impl Iterator<Item = &'p Pattern>) -> Self {
-        let literal = |(leaf, pattern): (usize, &'p Pattern)| match &pattern.tokens[..] {
-            [Token::Static(text)] if !text.contains(&b'%') => Some((text, leaf as u32)),
+    /// Of templates and the numbers of their leaves.
+    pub(crate) fn new<'p>(patterns: impl Iterator<Item = (u32, &'p Pattern)>) -> Self {
+        let literal = |(leaf, pattern): (u32, &'p Pattern)| match &pattern.tokens[..] {
+            [Token::Static(text)] if !text.contains(&b'%') => Some((text, leaf)),
             _ => None,
         };
-        let literals: Vec<_> = patterns.enumerate().filter_map(literal).collect();
+        let literals: Vec<_> = patterns.filter_map(literal).collect();
         if literals.is_empty() {
             return Self::default();
         }
@@ -37,7 +37,7 @@ impl Exact {
             let first = this.first(text);
             let places = &mut this.slots[first..first + PLACES];
             if let Some(free) = places.iter_mut().find(|slot| slot.is_none()) {
-                *free = Some((text.as_slice().into(), leaf));
+                *free = Some((text.clone(), leaf));
             }
         }
         this
@@ -49,8 +49,8 @@ impl Exact {
         if self.slots.is_empty() {
             return None;
         }
-        let first = self.first(path);
-        for slot in self.slots.get(first..first + PLACES)? {
+        let places = self.slots.get(self.first(path)..)?;
+        for slot in places.first_chunk::<PLACES>()? {
             let (text, leaf) = slot.as_ref()?;
             if text.len() == path.len() && scan::begins(path, text) {
                 return Some(*leaf);
@@ -60,7 +60,7 @@ impl Exact {
     }
 
     /// What it takes of memory.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(crate) fn heap_bytes(&self) -> usize {
         let texts = self.slots.iter().flatten().map(|(text, _)| text.len());
         size_of_val(&*self.slots) + texts.sum::<usize>()
     }
@@ -90,7 +90,7 @@ mod tests {
             })
             .collect();
         let patterns: Vec<Pattern> = texts.iter().map(|text| pattern(text)).collect();
-        let exact = Exact::new(patterns.iter());
+        let exact = Exact::new((0..).zip(&patterns));
         let mut found = 0;
         for (leaf, text) in texts.iter().enumerate() {
             if let Some(other) = exact.find(text.as_bytes()) {
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn templates_with_parameters_or_escapes_are_left_to_the_tree() {
         let patterns = ["/users/{id}", "/caf%C3%A9", "/{*rest}"].map(pattern);
-        let exact = Exact::new(patterns.iter());
+        let exact = Exact::new((0..).zip(&patterns));
         for path in ["/users/{id}", "/users/7", "/caf%C3%A9", "/", ""] {
             assert_eq!(exact.find(path.as_bytes()), None, "{path}");
         }

@@ -3,7 +3,9 @@
 use std::cmp::Ordering;
 
 use super::constraint::Constraint;
-use crate::escape;
+use super::param::{ParamKey, Tail};
+use super::tree::Spans;
+use crate::{escape, scan};
 
 /// The most parameters one template may have.
 pub(crate) const MAX_PARAMS: usize = 12;
@@ -23,33 +25,24 @@ pub(crate) struct Param {
     pub(crate) atom: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Token {
     /// Literal bytes, slashes included.
-    Static(Vec<u8>),
+    Static(Box<[u8]>),
     Param(ParamKey),
-    /// `{+name}`: the rest of the path, at least one byte.
-    Plus,
-    /// `{*name}`: the rest of the path, possibly empty.
-    Star,
+    /// `{+name}/…` and `{*name}/…`: as few whole segments as what follows allows.
+    Wild(Least),
+    /// `{+name}` and `{*name}`: the rest of the path.
+    Rest(Least),
 }
 
-/// All that decides what a parameter matches: two with the same key are the same place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ParamKey {
-    pub(crate) constraint: Constraint,
-    pub(crate) tail: Tail,
-}
-
-/// Where a parameter ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Tail {
-    /// With the segment.
-    Segment,
-    /// Before this text, with which the segment ends.
-    Suffix(Vec<u8>),
-    /// Before the first occurrence of this text, after which another parameter begins.
-    Infix(Vec<u8>),
+/// The least that a parameter for several segments takes; the order is that of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Least {
+    /// `+`
+    OneByte,
+    /// `*`
+    Nothing,
 }
 
 /// A fault in a template: where, and what.
@@ -82,7 +75,18 @@ impl Pattern {
         loop {
             let at = template.len() - rest.len();
             let (literal, after) = take_literal(rest, at)?;
-            pattern.literal(&escape::normalise(&literal).unwrap_or(literal));
+            if let Some(&Token::Rest(least)) = pattern.tokens.last()
+                && !rest.is_empty()
+            {
+                if literal.first() != Some(&b'/') {
+                    let reason =
+                        "a parameter for several segments ends before `/`, or with the path";
+                    return Err(fault(at, reason));
+                }
+                pattern.tokens.pop();
+                pattern.tokens.push(Token::Wild(least));
+            }
+            pattern.literal(escape::literal(&literal).as_bytes());
             let Some(after) = after else { break };
             let start = template.len() - after.len();
             let Some(close) = closing_brace(after) else {
@@ -93,16 +97,29 @@ impl Pattern {
             };
             pattern.parameter(&after[..close], start)?;
             rest = &after[close + 1..];
-            if matches!(pattern.tokens.last(), Some(Token::Plus | Token::Star)) && !rest.is_empty()
-            {
-                let end = template.len() - rest.len();
-                return Err(fault(
-                    end,
-                    "nothing can follow a parameter that takes the rest",
-                ));
-            }
         }
         Ok(pattern)
+    }
+
+    /// All paths below a prefix, whose parameters they have; the rest has no name.
+    pub(crate) fn below(prefix: &str) -> Result<Self, Fault> {
+        let mut this = match prefix {
+            "" => Self {
+                tokens: Vec::new(),
+                params: Vec::new(),
+            },
+            _ => Self::parse(prefix)?,
+        };
+        if let Some(&Token::Rest(least)) = this.tokens.last() {
+            this.tokens.pop();
+            this.tokens.push(Token::Wild(least));
+        }
+        match this.tokens.last_mut() {
+            Some(Token::Static(text)) => *text = [text, &b"/"[..]].concat().into(),
+            _ => this.tokens.push(Token::Static(b"/"[..].into())),
+        }
+        this.tokens.push(Token::Rest(Least::Nothing));
+        Ok(this)
     }
 
     /// Adds literal text; what directly follows a parameter in its segment becomes its tail.
@@ -115,12 +132,12 @@ impl Pattern {
             let in_segment = memchr::memchr(b'/', text).unwrap_or(text.len());
             if in_segment > 0 {
                 // Becomes an infix if another parameter follows.
-                key.tail = Tail::Suffix(text[..in_segment].to_vec());
+                key.tail = Tail::Suffix(text[..in_segment].into());
                 text = &text[in_segment..];
             }
         }
         if !text.is_empty() {
-            self.tokens.push(Token::Static(text.to_vec()));
+            self.tokens.push(Token::Static(text.into()));
         }
     }
 
@@ -130,8 +147,8 @@ impl Pattern {
             return fault(format!("more than {MAX_PARAMS} parameters"));
         }
         let (kind, inside) = match inside.as_bytes().first() {
-            Some(b'*') => (Some(Token::Star), &inside[1..]),
-            Some(b'+') => (Some(Token::Plus), &inside[1..]),
+            Some(b'*') => (Some(Least::Nothing), &inside[1..]),
+            Some(b'+') => (Some(Least::OneByte), &inside[1..]),
             _ => (None, inside),
         };
         let (name, constraint) = match inside.split_once(':') {
@@ -153,18 +170,18 @@ impl Pattern {
             atom,
         });
 
-        if let Some(token) = kind {
+        if let Some(least) = kind {
             if constraint.is_some_and(|c| c != "atom") {
-                return fault("a parameter that takes the rest has no constraint".to_owned());
+                return fault("a parameter for several segments has no constraint".to_owned());
             }
             let at_segment_start = match self.tokens.last() {
                 Some(Token::Static(text)) => text.ends_with(b"/"),
                 _ => false,
             };
             if !at_segment_start {
-                return fault("a parameter that takes the rest begins after `/`".to_owned());
+                return fault("a parameter for several segments begins after `/`".to_owned());
             }
-            self.tokens.push(token);
+            self.tokens.push(Token::Rest(least));
             return Ok(());
         }
         match self.tokens.last_mut() {
@@ -196,30 +213,10 @@ impl Pattern {
         Ok(())
     }
 
-    /// Whether the path fits, looking at this template alone: the slow and obvious way.
-    pub(crate) fn matches(&self, path: &[u8]) -> bool {
-        let mut rest = path;
-        for token in &self.tokens {
-            match token {
-                Token::Static(text) => match rest.strip_prefix(text.as_slice()) {
-                    Some(after) => rest = after,
-                    None => return false,
-                },
-                Token::Param(key) => match key.take(rest) {
-                    Some((_, next)) => rest = &rest[next..],
-                    None => return false,
-                },
-                Token::Plus => return !rest.is_empty(),
-                Token::Star => return true,
-            }
-        }
-        rest.is_empty()
-    }
-
     /// How far the path fits, and what was expected there.
     pub(crate) fn progress(&self, path: &[u8]) -> (usize, String) {
         let mut at = 0;
-        for token in &self.tokens {
+        for (i, token) in self.tokens.iter().enumerate() {
             let rest = &path[at..];
             match token {
                 Token::Static(text) => {
@@ -230,9 +227,9 @@ impl Pattern {
                     }
                     at += fit;
                 }
-                Token::Param(key) => match key.take(rest) {
-                    Some((_, next)) => at += next,
-                    None => {
+                Token::Param(key) => {
+                    let segment = &rest[..scan::find(b'/', rest)];
+                    let Some((_, next)) = key.places(segment).into_iter().flatten().next() else {
                         let tail = match &key.tail {
                             Tail::Suffix(text) | Tail::Infix(text) => String::from_utf8_lossy(text),
                             Tail::Segment => "".into(),
@@ -241,108 +238,91 @@ impl Pattern {
                             at,
                             format!("expected a parameter ({}){tail}", key.constraint),
                         );
+                    };
+                    at += next;
+                }
+                Token::Wild(_) => {
+                    let Some(Token::Static(text)) = self.tokens.get(i + 1) else {
+                        continue;
+                    };
+                    match memchr::memmem::find(rest, text) {
+                        Some(end) => at += end,
+                        None => {
+                            let text = String::from_utf8_lossy(text).into_owned();
+                            return (at, format!("expected `{text}` further on"));
+                        }
                     }
-                },
-                Token::Plus if rest.is_empty() => return (at, "expected more".to_owned()),
-                Token::Plus | Token::Star => at = path.len(),
+                }
+                Token::Rest(Least::OneByte) if rest.is_empty() => {
+                    return (at, "expected more".to_owned());
+                }
+                Token::Rest(_) => at = path.len(),
             }
         }
         (at, "expected the end".to_owned())
     }
 
-    /// The template without the names: equal for two that match the same paths at the same place.
-    pub(crate) fn shape(&self) -> String {
-        format!("{:?}", self.tokens)
-    }
-
-    /// Which of two templates that both fit a path is tried first.
+    /// Which of two templates that both fit a path, with these values, is tried first.
     ///
-    /// Read from the left, at the first place where they differ: literal text before a
-    /// parameter, a parameter before the rest of the path.
-    pub(crate) fn specificity(&self, other: &Self) -> Ordering {
-        let (mut a, mut b) = (self.tokens.iter(), other.tokens.iter());
-        loop {
-            let (left, right) = match (a.next(), b.next()) {
-                (None, None) => return Ordering::Equal,
-                (None, Some(_)) => return Ordering::Less,
-                (Some(_), None) => return Ordering::Greater,
-                (Some(left), Some(right)) => (left, right),
-            };
-            if left == right {
-                continue;
-            }
-            return match (left, right) {
+    /// Read from the left, at the first place where they differ: literal text before a parameter, a
+    /// parameter before several segments; where they say the same and take different values, the
+    /// shorter of several segments, and the longer parameter before text. `Err` if nothing but the spelling decides.
+    pub(crate) fn specificity(
+        (a, a_spans): (&Self, &Spans),
+        (b, b_spans): (&Self, &Spans),
+    ) -> Result<Ordering, Ordering> {
+        let mut ends = a_spans.as_slice().iter().zip(b_spans.as_slice());
+        for (left, right) in a.tokens.iter().zip(&b.tokens) {
+            let order = match (left, right) {
                 // Texts that both fit one path: one begins with the other, and the longer one
                 // still has literal bytes where the shorter has something else.
-                (Token::Static(x), Token::Static(y)) => {
-                    y.len().cmp(&x.len()).then_with(|| x.cmp(y))
+                (Token::Static(x), Token::Static(y)) => y.len().cmp(&x.len()),
+                (left, right) if left == right => {
+                    let ends = ends.next().map(|(x, y)| x.1.cmp(&y.1));
+                    let order = ends.unwrap_or(Ordering::Equal);
+                    if matches!(left, Token::Wild(_)) {
+                        order
+                    } else {
+                        order.reverse()
+                    }
                 }
-                (Token::Param(x), Token::Param(y)) => x.order(y),
+                (Token::Param(x), Token::Param(y)) => {
+                    return match x.preference(y) {
+                        Ordering::Equal => Err(x.cmp(y)),
+                        order => Ok(order),
+                    };
+                }
                 _ => left.class().cmp(&right.class()),
             };
+            if order != Ordering::Equal {
+                return Ok(order);
+            }
         }
+        Ok(a.tokens.len().cmp(&b.tokens.len()))
+    }
+
+    /// What it takes of memory besides itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let tokens = self.tokens.iter().map(|token| match token {
+            Token::Static(text) => text.len(),
+            Token::Param(key) => key.heap_bytes(),
+            _ => 0,
+        });
+        let names = self.params.iter().map(|p| p.name.len());
+        self.tokens.capacity() * size_of::<Token>()
+            + self.params.capacity() * size_of::<Param>()
+            + tokens.chain(names).sum::<usize>()
     }
 }
 
 impl Token {
-    const fn class(&self) -> u8 {
+    const fn class(&self) -> (u8, u8) {
         match self {
-            Self::Static(_) => 0,
-            Self::Param(_) => 1,
-            Self::Plus => 2,
-            Self::Star => 3,
+            Self::Static(_) => (0, 0),
+            Self::Param(_) => (1, 0),
+            Self::Wild(least) => (2, *least as u8),
+            Self::Rest(least) => (3, *least as u8),
         }
-    }
-}
-
-impl ParamKey {
-    /// Takes the parameter from the front of `rest`: where it ends, and where to go on.
-    #[inline]
-    pub(crate) fn take(&self, rest: &[u8]) -> Option<(usize, usize)> {
-        let segment = memchr::memchr(b'/', rest).unwrap_or(rest.len());
-        self.take_from_segment(&rest[..segment])
-    }
-
-    /// Like [`take`](Self::take), for the caller that knows the segment already.
-    #[inline]
-    pub(crate) fn take_from_segment(&self, segment: &[u8]) -> Option<(usize, usize)> {
-        let (end, next) = match &self.tail {
-            Tail::Segment => (segment.len(), segment.len()),
-            Tail::Suffix(text) => {
-                let end = segment.strip_suffix(text.as_slice())?.len();
-                (end, segment.len())
-            }
-            Tail::Infix(text) => {
-                let end = 1 + memchr::memmem::find(segment.get(1..)?, text)?;
-                (end, end + text.len())
-            }
-        };
-        (end > 0 && self.constraint.accepts(&segment[..end])).then_some((end, next))
-    }
-
-    /// Longer following text first, then the narrower constraint; equal means ambiguous.
-    pub(crate) fn preference(&self, other: &Self) -> Ordering {
-        let tail = |key: &Self| match &key.tail {
-            Tail::Suffix(text) => (text.len(), 1),
-            Tail::Infix(text) => (text.len(), 0),
-            Tail::Segment => (0, 1),
-        };
-        tail(other)
-            .cmp(&tail(self))
-            .then_with(|| self.constraint.rank().cmp(&other.constraint.rank()))
-    }
-}
-
-impl ParamKey {
-    /// [`preference`](Self::preference), made total.
-    pub(crate) fn order(&self, other: &Self) -> Ordering {
-        let text = |key: &Self| match &key.tail {
-            Tail::Suffix(text) | Tail::Infix(text) => text.clone(),
-            Tail::Segment => Vec::new(),
-        };
-        self.preference(other)
-            .then_with(|| text(self).cmp(&text(other)))
-            .then_with(|| self.constraint.cmp(&other.constraint))
     }
 }
 
@@ -355,7 +335,7 @@ fn take_literal(text: &str, offset: usize) -> Result<(Vec<u8>, Option<&str>), Fa
         match byte {
             b'{' | b'}' if doubled => {
                 bytes.next();
-                push_encoded(&mut literal, byte);
+                literal.push(byte);
             }
             b'{' => return Ok((literal, Some(&text[i + 1..]))),
             b'}' => {
@@ -372,32 +352,17 @@ fn take_literal(text: &str, offset: usize) -> Result<(Vec<u8>, Option<&str>), Fa
                     reason,
                 });
             }
-            b'%' if !is_escape(&text.as_bytes()[i..]) => {
+            b'%' if escape::decode(&text.as_bytes()[i..]).is_none() => {
                 let reason = "`%` begins no escape; write `%25`".to_owned();
                 return Err(Fault {
                     position: offset + i,
                     reason,
                 });
             }
-            _ => push_encoded(&mut literal, byte),
+            _ => literal.push(byte),
         }
     }
     Ok((literal, None))
-}
-
-/// Clients send what is not URI text as `%XX`, so that is what the literal must be.
-fn push_encoded(literal: &mut Vec<u8>, byte: u8) {
-    match byte {
-        b'{' | b'}' => literal.push(byte),
-        0x21..=0x7E if !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'|') => {
-            literal.push(byte);
-        }
-        _ => literal.extend_from_slice(format!("%{byte:02X}").as_bytes()),
-    }
-}
-
-fn is_escape(text: &[u8]) -> bool {
-    text.len() > 2 && text[1].is_ascii_hexdigit() && text[2].is_ascii_hexdigit()
 }
 
 /// The brace that closes a parameter; `{` inside cannot be right.

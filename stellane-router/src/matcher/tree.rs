@@ -1,36 +1,52 @@
 //! The compiled radix tree: a flat arena, walked without allocating.
 //!
-//! A node is visited at most once for a path, since the way to it decides where in the path it
-//! begins. So a walk is linear in the path and bounded by the tree, backtracking included.
+//! The way to a node decides where in the path it begins, but for two kinds of parameters: one before
+//! text may end at two places of its segment, one for several segments before any `/`. What is below
+//! the first is tried twice at most. What is below the second is tried at most once for every segment
+//! of the path, however many such parameters follow each other: see [`Tried`]. So a walk is bounded by
+//! the tree times the path, and without parameters for several segments linear in the path.
 
-use super::constraint::Constraint;
-use super::pattern::{MAX_PARAMS, ParamKey, Pattern, Tail, Token};
+use std::ops::Range;
+
+use super::param::{ParamKey, Tail};
+use super::pattern::{Least, MAX_PARAMS, Pattern};
+use super::texts::Texts;
 use crate::scan;
 
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 /// Nodes with more literal children than this have a table instead of a scan.
-const SCAN_MAX: usize = 4;
+pub(super) const SCAN_MAX: usize = 4;
 
 /// Where the parameters of a match stand in the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Spans {
     len: u8,
-    spans: [(u16, u16); MAX_PARAMS],
+    spans: [(u16, u16); MAX_PARAMS + 1],
 }
 
 impl Spans {
     pub(crate) const EMPTY: Self = Self {
         len: 0,
-        spans: [(0, 0); MAX_PARAMS],
+        spans: [(0, 0); MAX_PARAMS + 1],
     };
 
+    #[inline]
     pub(crate) fn as_slice(&self) -> &[(u16, u16)] {
         &self.spans[..usize::from(self.len)]
     }
 
+    /// Whether no value has an escape or is other than ASCII. Then the path is in canonical form: what
+    /// is literal in it is what a template says.
+    #[inline]
+    pub(crate) fn are_plain(&self, path: &[u8]) -> bool {
+        let mut values = self.as_slice().iter();
+        values.all(|&(start, end)| scan::is_plain(path, start.into(), end.into()))
+    }
+
     #[inline]
     fn push(&mut self, start: usize, end: usize) {
-        // Paths are at most `u16::MAX` long and templates have at most `MAX_PARAMS`.
+        // Paths are at most `u16::MAX` long and templates have at most `MAX_PARAMS`, and one more
+        // where they stand for all that is below a scope.
         self.spans[usize::from(self.len)] = (start as u16, end as u16);
         self.len += 1;
     }
@@ -41,351 +57,376 @@ pub(crate) trait Visit {
     fn leaf(&mut self, leaf: u32) -> bool;
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tree {
-    nodes: Vec<Node>,
-    params: Vec<ParamEdge>,
-    bytes: Vec<u8>,
-    jumps: Vec<[u8; 256]>,
-    /// Sets of leaves between which nothing but the spelling decides.
-    rivals: Vec<(Vec<u32>, Vec<u32>)>,
+    /// The root first; it is always there.
+    pub(super) nodes: Vec<Node>,
+    pub(super) edges: Vec<Edge>,
+    pub(super) rests: Vec<Rest>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) jumps: Vec<[u8; 256]>,
+    pub(super) indexes: Vec<Vec<Run>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Node {
-    literal: u32,
-    literal_len: u16,
-    /// How many literal children; they are contiguous, and so are their first bytes.
-    children_len: u8,
-    /// Nothing but literals goes on from here: the common case.
-    only_literals: bool,
-    children: u32,
-    /// Index into `bytes` of the children's first bytes, or into `jumps`.
-    keys: u32,
-    params: u32,
-    params_len: u32,
-    leaf: u32,
-    plus: u32,
-    star: u32,
+pub(super) struct Node {
+    /// Without the first byte, if it is a literal child: that one led here.
+    pub(super) literal: u32,
+    pub(super) literal_len: u16,
+    /// How many literal children; they are contiguous.
+    pub(super) children_len: u8,
+    pub(super) goes_on: GoesOn,
+    /// The first bytes of the children, if they are few; what is left over is the first.
+    pub(super) keys: [u8; SCAN_MAX],
+    pub(super) children: u32,
+    /// Index into `jumps`, if they are many.
+    pub(super) jump: u32,
+    /// Index into `edges`; into `nodes`, if it goes on by one open parameter.
+    pub(super) edges: u32,
+    pub(super) edges_len: u32,
+    /// Index into `indexes`, of many edges.
+    pub(super) index: u32,
+    pub(super) leaf: u32,
+    /// Index into `rests`.
+    pub(super) rest: u32,
 }
 
+/// How a path goes on after a node, besides by literal children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GoesOn {
+    Not,
+    /// By one parameter of any text up to the end of the segment.
+    Open,
+    Otherwise,
+}
+
+/// A parameter within a segment.
 #[derive(Debug)]
-struct ParamEdge {
+pub(super) struct Edge {
     /// Any text up to the end of the segment: the common case.
-    open: bool,
-    key: ParamKey,
-    node: u32,
+    pub(super) open: bool,
+    pub(super) key: ParamKey,
+    pub(super) node: u32,
+}
+
+/// The parameters for several segments that begin at a node, in order of preference.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// Those after which something follows: the node, and for those below another the number in
+    /// [`Tried`].
+    pub(super) wild: [Option<(u32, Option<u32>)>; 2],
+    /// The leaves of those that end the template.
+    pub(super) leaves: [u32; 2],
+}
+
+pub(super) const LEAST: [Least; 2] = [Least::OneByte, Least::Nothing];
+
+/// Edges of a node, in order of preference.
+#[derive(Debug)]
+pub(super) enum Run {
+    /// Each is tried.
+    Each(Range<u32>),
+    /// Those with suffixes of one length, found by their text.
+    Suffixes {
+        len: usize,
+        by_text: Texts,
+        same: Vec<Vec<Self>>,
+    },
+    /// Those of `one(…)` with one tail, found by the value that stands before it.
+    Ones { tail: Tail, by_value: Texts },
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self {
+            nodes: vec![Node::EMPTY],
+            edges: Vec::new(),
+            rests: Vec::new(),
+            bytes: Vec::new(),
+            jumps: Vec::new(),
+            indexes: Vec::new(),
+        }
+    }
 }
 
 impl Tree {
-    /// Compiles templates; `patterns[i]` becomes leaf `i`. No two may be equal.
-    pub(crate) fn compile<'p>(patterns: impl Iterator<Item = &'p Pattern>) -> Self {
-        let mut root = Draft::default();
-        for (leaf, pattern) in patterns.enumerate() {
-            root.insert(&pattern.tokens, leaf as u32);
-        }
-        let mut tree = Self::default();
-        tree.nodes.push(Node::EMPTY);
-        tree.freeze(0, root);
-        tree
-    }
-
     /// What it takes of memory.
-    pub(crate) fn bytes(&self) -> usize {
-        self.nodes.len() * size_of::<Node>()
-            + self.params.len() * size_of::<ParamEdge>()
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let keys = self.edges.iter().map(|edge| edge.key.heap_bytes());
+        let indexes = self.indexes.iter().map(|runs| runs_bytes(runs));
+        size_of_val(&*self.nodes)
+            + size_of_val(&*self.edges)
+            + size_of_val(&*self.rests)
             + self.bytes.len()
             + size_of_val(&*self.jumps)
-    }
-
-    /// Pairs of leaf sets whose templates may both fit a path, with nothing to prefer one by.
-    pub(crate) fn take_rivals(&mut self) -> Vec<(Vec<u32>, Vec<u32>)> {
-        std::mem::take(&mut self.rivals)
+            + size_of_val(&*self.indexes)
+            + keys.chain(indexes).sum::<usize>()
     }
 
     /// Finds the most specific leaf that `visit` takes.
     #[inline]
-    pub(crate) fn walk(&self, path: &[u8], visit: &mut impl Visit) -> Option<(u32, Spans)> {
-        if self.nodes.is_empty() || path.len() > usize::from(u16::MAX) {
-            return None;
-        }
-        let mut spans = Spans::EMPTY;
-        let leaf = self.descend(0, path, 0, &mut spans, visit)?;
-        Some((leaf, spans))
-    }
-
-    fn descend(
+    pub(crate) fn walk(
         &self,
-        mut index: u32,
         path: &[u8],
-        mut at: usize,
-        spans: &mut Spans,
         visit: &mut impl Visit,
+        spans: &mut Spans,
     ) -> Option<u32> {
-        loop {
-            let node = &self.nodes[index as usize];
-            let start = node.literal as usize;
-            let literal = &self.bytes[start..start + usize::from(node.literal_len)];
-            if !scan::begins(&path[at..], literal) {
-                return None;
-            }
-            at += literal.len();
-            let rest = &path[at..];
-
-            let Some(&first) = rest.first() else {
-                if node.leaf != NONE && visit.leaf(node.leaf) {
-                    return Some(node.leaf);
-                }
-                if node.star != NONE && visit.leaf(node.star) {
-                    spans.push(at, at);
-                    return Some(node.star);
-                }
-                return None;
-            };
-            let child = self.child(node, first);
-            if node.only_literals {
-                index = child?;
-                continue;
-            }
-            let last_resort = node.plus & node.star == NONE;
-            let before = spans.len;
-            if let Some(child) = child {
-                if let Some(leaf) = self.descend(child, path, at, spans, visit) {
-                    return Some(leaf);
-                }
-                spans.len = before;
-            }
-            if node.params_len > 0 && first != b'/' {
-                let segment = &rest[..scan::find(b'/', rest)];
-                let edges = node.params as usize;
-                let edges = &self.params[edges..edges + node.params_len as usize];
-                for (i, edge) in edges.iter().enumerate() {
-                    let (end, next) = if edge.open {
-                        (segment.len(), segment.len())
-                    } else {
-                        match edge.key.take_from_segment(segment) {
-                            Some(taken) => taken,
-                            None => continue,
-                        }
-                    };
-                    spans.push(at, at + end);
-                    if i + 1 == edges.len() && last_resort {
-                        index = edge.node;
-                        at += next;
-                        break;
-                    }
-                    if let Some(leaf) = self.descend(edge.node, path, at + next, spans, visit) {
-                        return Some(leaf);
-                    }
-                    spans.len = before;
-                }
-                if spans.len > before {
-                    continue;
-                }
-            }
-            for leaf in [node.plus, node.star] {
-                if leaf != NONE && visit.leaf(leaf) {
-                    spans.push(at, path.len());
-                    return Some(leaf);
-                }
-            }
+        spans.len = 0;
+        if path.len() > usize::from(u16::MAX) {
             return None;
         }
+        let mut walk = Walk {
+            tree: self,
+            path,
+            spans,
+            visit,
+            tried: Tried::default(),
+        };
+        walk.descend(0, path)
     }
 
     #[inline]
     fn child(&self, node: &Node, first: u8) -> Option<u32> {
-        let len = usize::from(node.children_len);
-        if len == 0 {
-            return None;
-        }
-        let offset = if len <= SCAN_MAX {
-            let keys = node.keys as usize;
-            self.bytes[keys..keys + len]
-                .iter()
-                .position(|&b| b == first)? as u32
-        } else {
-            match self.jumps[node.keys as usize][usize::from(first)] {
+        let offset = match node.children_len {
+            0 => return None,
+            1 if first == node.keys[0] => 0,
+            1 => return None,
+            len if usize::from(len) <= SCAN_MAX => {
+                node.keys.iter().position(|&key| key == first)? as u32
+            }
+            _ => match self.jumps[node.jump as usize][usize::from(first)] {
                 0 => return None,
                 slot => u32::from(slot) - 1,
-            }
+            },
         };
         Some(node.children + offset)
     }
 
-    /// Writes a draft to its place in the arena, its children next to each other behind it.
-    fn freeze(&mut self, index: usize, mut draft: Draft) {
-        // A node that only leads on to one literal takes that literal over.
-        while draft.literal.is_empty() && draft.only_child() {
-            draft = draft.children.remove(0);
+    #[inline]
+    fn literal(&self, node: &Node) -> &[u8] {
+        let start = node.literal as usize;
+        &self.bytes[start..start + usize::from(node.literal_len)]
+    }
+}
+
+fn runs_bytes(runs: &[Run]) -> usize {
+    let own = runs.iter().map(|run| match run {
+        Run::Each(_) => 0,
+        Run::Suffixes { by_text, same, .. } => {
+            by_text.heap_bytes()
+                + same
+                    .iter()
+                    .map(|runs| size_of_val(runs) + runs_bytes(runs))
+                    .sum::<usize>()
         }
-        draft.children.sort_by_key(|c| c.literal[0]);
-        draft.params.sort_by(|(a, _), (b, _)| a.order(b));
-        for (i, (key, target)) in draft.params.iter().enumerate() {
-            for (other, rival) in &draft.params[i + 1..] {
-                if key.preference(other).is_eq() {
-                    self.rivals.push((target.leaves(), rival.leaves()));
+        Run::Ones { tail, by_value } => tail.text().0.len() + by_value.heap_bytes(),
+    });
+    size_of_val(runs) + own.sum::<usize>()
+}
+
+/// Looks at one template alone: the values it takes of a path that it fits.
+pub(crate) fn read(pattern: &Pattern, path: &[u8]) -> Option<Spans> {
+    struct Any;
+    impl Visit for Any {
+        fn leaf(&mut self, _: u32) -> bool {
+            true
+        }
+    }
+    let (tree, _) = Tree::compile(std::iter::once((0, pattern)));
+    let mut spans = Spans::EMPTY;
+    tree.walk(path, &mut Any, &mut spans).map(|_| spans)
+}
+
+struct Walk<'w, V> {
+    tree: &'w Tree,
+    path: &'w [u8],
+    spans: &'w mut Spans,
+    visit: &'w mut V,
+    tried: Tried,
+}
+
+impl<V: Visit> Walk<'_, V> {
+    /// Where what is left of the path begins.
+    #[inline]
+    fn at(&self, rest: &[u8]) -> usize {
+        self.path.len() - rest.len()
+    }
+
+    fn descend(&mut self, mut index: u32, mut rest: &[u8]) -> Option<u32> {
+        let tree = self.tree;
+        loop {
+            let node = &tree.nodes[index as usize];
+            if node.literal_len > 0 {
+                let literal = tree.literal(node);
+                if !scan::begins(rest, literal) {
+                    return None;
+                }
+                rest = &rest[literal.len()..];
+            }
+            let Some((&first, after)) = rest.split_first() else {
+                if node.leaf != NONE && self.visit.leaf(node.leaf) {
+                    return Some(node.leaf);
+                }
+                return self.rest_of_nothing(node.rest);
+            };
+            let child = tree.child(node, first);
+            if node.goes_on == GoesOn::Not {
+                index = child?;
+                rest = after;
+                continue;
+            }
+            let before = self.spans.len;
+            if let Some(child) = child {
+                if let Some(leaf) = self.descend(child, after) {
+                    return Some(leaf);
+                }
+                self.spans.len = before;
+            }
+            if node.goes_on == GoesOn::Open {
+                // Never empty: the segment, and so the parameter.
+                if first == b'/' {
+                    return None;
+                }
+                let (at, end) = (self.at(rest), scan::find(b'/', rest));
+                self.spans.push(at, at + end);
+                index = node.edges;
+                rest = &rest[end..];
+                continue;
+            }
+            if node.edges_len > 0 && first != b'/' {
+                let segment = &rest[..scan::find(b'/', rest)];
+                let edges = node.edges as usize;
+                let edges = &tree.edges[edges..edges + node.edges_len as usize];
+                let found = match tree.indexes.get(node.index as usize) {
+                    Some(runs) => self.runs(runs, rest, segment),
+                    None => edges.iter().find_map(|edge| self.edge(edge, rest, segment)),
+                };
+                if found.is_some() {
+                    return found;
                 }
             }
-        }
-
-        let mut node = Node {
-            literal: self.bytes.len() as u32,
-            literal_len: draft.literal.len() as u16,
-            // Literals are URI text, ASCII: at most 127 children, so slot + 1 fits below too.
-            children_len: draft.children.len() as u8,
-            only_literals: draft.params.is_empty() && draft.plus & draft.star == NONE,
-            children: self.nodes.len() as u32,
-            keys: 0,
-            params: self.params.len() as u32,
-            params_len: draft.params.len() as u32,
-            leaf: draft.leaf,
-            plus: draft.plus,
-            star: draft.star,
-        };
-        self.bytes.extend_from_slice(&draft.literal);
-        if draft.children.len() <= SCAN_MAX {
-            node.keys = self.bytes.len() as u32;
-            self.bytes
-                .extend(draft.children.iter().map(|c| c.literal[0]));
-        } else {
-            node.keys = self.jumps.len() as u32;
-            let mut jump = [0; 256];
-            for (slot, child) in draft.children.iter().enumerate() {
-                jump[usize::from(child.literal[0])] = slot as u8 + 1;
+            if node.rest == NONE {
+                return None;
             }
-            self.jumps.push(jump);
-        }
-        self.nodes[index] = node;
-
-        let children = self.nodes.len();
-        self.nodes
-            .resize(children + draft.children.len(), Node::EMPTY);
-        let mut targets = Vec::with_capacity(draft.params.len());
-        for (key, target) in draft.params {
-            let open = key.tail == Tail::Segment && key.constraint == Constraint::Any;
-            let node = self.nodes.len();
-            self.nodes.push(Node::EMPTY);
-            self.params.push(ParamEdge {
-                open,
-                key,
-                node: node as u32,
-            });
-            targets.push((node, target));
-        }
-        for (i, child) in draft.children.into_iter().enumerate() {
-            self.freeze(children + i, child);
-        }
-        for (index, target) in targets {
-            self.freeze(index, target);
+            return self.rest(&tree.rests[node.rest as usize], rest);
         }
     }
-}
 
-impl Node {
-    const EMPTY: Self = Self {
-        literal: 0,
-        literal_len: 0,
-        children_len: 0,
-        only_literals: true,
-        children: 0,
-        keys: 0,
-        params: 0,
-        params_len: 0,
-        leaf: NONE,
-        plus: NONE,
-        star: NONE,
-    };
-}
-
-/// The tree while templates are still being added.
-#[derive(Debug)]
-struct Draft {
-    literal: Vec<u8>,
-    children: Vec<Self>,
-    params: Vec<(ParamKey, Self)>,
-    leaf: u32,
-    plus: u32,
-    star: u32,
-}
-
-impl Default for Draft {
-    fn default() -> Self {
-        Self {
-            literal: Vec::new(),
-            children: Vec::new(),
-            params: Vec::new(),
-            leaf: NONE,
-            plus: NONE,
-            star: NONE,
-        }
-    }
-}
-
-impl Draft {
-    fn insert(&mut self, tokens: &[Token], leaf: u32) {
-        let Some((token, rest)) = tokens.split_first() else {
-            self.leaf = leaf;
-            return;
+    /// Leaves the spans as they were if nothing is found.
+    #[inline]
+    fn edge(&mut self, edge: &Edge, rest: &[u8], segment: &[u8]) -> Option<u32> {
+        let before = self.spans.len;
+        let places = match edge.open {
+            true => [Some((segment.len(), segment.len())), None],
+            false => edge.key.places(segment),
         };
-        match token {
-            Token::Static(text) => self.child(text).insert(rest, leaf),
-            Token::Plus => self.plus = leaf,
-            Token::Star => self.star = leaf,
-            Token::Param(key) => {
-                let found = self.params.iter().position(|(k, _)| k == key);
-                let at = found.unwrap_or_else(|| {
-                    self.params.push((key.clone(), Self::default()));
-                    self.params.len() - 1
-                });
-                self.params[at].1.insert(rest, leaf);
+        let at = self.at(rest);
+        for (end, next) in places.into_iter().flatten() {
+            self.spans.push(at, at + end);
+            if let Some(leaf) = self.descend(edge.node, rest.get(next..)?) {
+                return Some(leaf);
+            }
+            self.spans.len = before;
+        }
+        None
+    }
+
+    fn runs(&mut self, runs: &[Run], rest: &[u8], segment: &[u8]) -> Option<u32> {
+        let tree = self.tree;
+        runs.iter().find_map(|run| match run {
+            Run::Each(range) => tree.edges[range.start as usize..range.end as usize]
+                .iter()
+                .find_map(|edge| self.edge(edge, rest, segment)),
+            Run::Suffixes { len, by_text, same } => {
+                let end = segment.len().checked_sub(*len).filter(|&end| end > 0)?;
+                let runs = by_text.find(&segment[end..])?;
+                self.runs(&same[runs as usize], rest, segment)
+            }
+            Run::Ones { tail, by_value } => {
+                let places = tail.places(segment).into_iter().flatten();
+                let mut edges = places.filter_map(|(end, _)| by_value.find(&segment[..end]));
+                edges.find_map(|edge| self.edge(&tree.edges[edge as usize], rest, segment))
+            }
+        })
+    }
+
+    fn rest_of_nothing(&mut self, rest: u32) -> Option<u32> {
+        let leaf = self.tree.rests.get(rest as usize)?.leaves[Least::Nothing as usize];
+        if leaf == NONE || !self.visit.leaf(leaf) {
+            return None;
+        }
+        self.spans.push(self.path.len(), self.path.len());
+        Some(leaf)
+    }
+
+    /// Something is left of the path, and goes to a parameter for several segments.
+    fn rest(&mut self, ways: &Rest, rest: &[u8]) -> Option<u32> {
+        for (wild, least) in ways.wild.iter().zip(LEAST) {
+            if let Some((node, number)) = *wild
+                && let Some(leaf) = self.wild(node, number, least, rest)
+            {
+                return Some(leaf);
             }
         }
-    }
-
-    /// The node at the end of `text` below this one, made by splitting where needed.
-    fn child(&mut self, text: &[u8]) -> &mut Self {
-        let Some(&first) = text.first() else {
-            return self;
-        };
-        let Some(at) = self.children.iter().position(|c| c.literal[0] == first) else {
-            self.children.push(Self {
-                literal: text.to_vec(),
-                ..Self::default()
-            });
-            let last = self.children.len() - 1;
-            return &mut self.children[last];
-        };
-        let child = &mut self.children[at];
-        let common = child
-            .literal
-            .iter()
-            .zip(text)
-            .take_while(|(a, b)| a == b)
-            .count();
-        if common < child.literal.len() {
-            let tail = child.literal.split_off(common);
-            let head = std::mem::take(&mut child.literal);
-            let mut lower = std::mem::take(child);
-            lower.literal = tail;
-            child.literal = head;
-            child.children.push(lower);
-        }
-        child.child(&text[common..])
-    }
-
-    fn leaves(&self) -> Vec<u32> {
-        let own = [self.leaf, self.plus, self.star]
+        let leaf = ways
+            .leaves
             .into_iter()
-            .filter(|&leaf| leaf != NONE);
-        let params = self.params.iter().map(|(_, target)| target);
-        own.chain(self.children.iter().chain(params).flat_map(Self::leaves))
-            .collect()
+            .find(|&leaf| leaf != NONE && self.visit.leaf(leaf))?;
+        self.spans.push(self.at(rest), self.path.len());
+        Some(leaf)
     }
 
-    fn only_child(&self) -> bool {
-        self.children.len() == 1
-            && self.params.is_empty()
-            && self.leaf & self.plus & self.star == NONE
+    fn wild(&mut self, node: u32, number: Option<u32>, least: Least, rest: &[u8]) -> Option<u32> {
+        if number.is_some_and(|number| self.tried.contains(number)) {
+            return None;
+        }
+        // It begins with `/`.
+        let literal = self.tree.literal(&self.tree.nodes[node as usize]);
+        let (before, at) = (self.spans.len, self.at(rest));
+        let mut from = match least {
+            Least::OneByte => 1,
+            Least::Nothing => 0,
+        };
+        while let Some(left) = rest.get(from..)
+            && let Some(found) = memchr::memmem::find(left, literal)
+        {
+            from += found;
+            self.spans.push(at, at + from);
+            if let Some(leaf) = self.descend(node, &rest[from..]) {
+                return Some(leaf);
+            }
+            self.spans.len = before;
+            from += 1;
+        }
+        if let Some(number) = number {
+            self.tried.insert(number);
+        }
+        None
+    }
+}
+
+/// The parameters for several segments that were tried in vain. Where one is tried again it begins
+/// further on in the path, and what it could take then it could take before: it fails again.
+#[derive(Default)]
+struct Tried {
+    /// Of the numbers below 64.
+    bits: u64,
+    /// Of those from 64.
+    more: Option<Box<Self>>,
+}
+
+impl Tried {
+    fn contains(&self, number: u32) -> bool {
+        match number.checked_sub(64) {
+            None => self.bits & 1 << number != 0,
+            Some(number) => self.more.as_ref().is_some_and(|more| more.contains(number)),
+        }
+    }
+
+    fn insert(&mut self, number: u32) {
+        match number.checked_sub(64) {
+            None => self.bits |= 1 << number,
+            Some(number) => self.more.get_or_insert_default().insert(number),
+        }
     }
 }

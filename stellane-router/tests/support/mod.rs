@@ -1,6 +1,9 @@
 //! Calling a service without a runtime.
 #![allow(dead_code, reason = "each test uses a part of this")]
 
+pub(crate) mod grammar;
+pub(crate) mod reader;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
@@ -27,6 +30,15 @@ pub(crate) fn request(method: Method, uri: &str) -> Request<NoBody> {
         .uri(uri)
         .body(NoBody::new())
         .expect("valid in every test")
+}
+
+pub(crate) fn request_to(method: &Method, uri: &str, host: Option<&str>) -> Request<NoBody> {
+    let mut request = request(method.clone(), uri);
+    if let Some(host) = host {
+        let host = host.parse().expect("valid in every test");
+        request.headers_mut().insert(header::HOST, host);
+    }
+    request
 }
 
 pub(crate) fn call<B>(router: &Router, request: Request<B>) -> Response<Body>

@@ -15,6 +15,8 @@ pub(super) struct Curve {
     evidence: f64,
     answers: f64,
     latest: Option<Point>,
+    /// Smoothed, as that of one point is off by a fifth.
+    throughput: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +76,7 @@ impl Curve {
             evidence: 0.0,
             answers: 0.0,
             latest: None,
+            throughput: 0.0,
         }
     }
 
@@ -82,9 +85,9 @@ impl Curve {
         self.sum = Sum::default();
     }
 
-    /// Throughput and concurrency of the latest point.
+    /// Throughput of late, and the concurrency of the latest point.
     pub(super) fn latest(&self) -> Option<(f64, f64)> {
-        self.latest.map(|point| (point.throughput, point.in_flight))
+        self.latest.map(|point| (self.throughput, point.in_flight))
     }
 
     /// Adds a window; how much says that the service is full, in natural logarithms of concurrency that brought nothing.
@@ -142,6 +145,8 @@ impl Curve {
         self.evidence = (KEPT * self.evidence + evidence).max(0.0);
         let old = self.points[bin].filter(|old| old.is_fresh(point.at, point.latency));
         self.points[bin] = Some(old.map_or(point, |old| old.between(point)));
+        let gain = if self.latest.is_none() { 1.0 } else { 0.2 };
+        self.throughput += gain * (point.throughput - self.throughput);
         self.latest = Some(point);
         self.evidence
     }

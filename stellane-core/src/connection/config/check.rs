@@ -1,3 +1,5 @@
+//! Checks that several sections share.
+
 use std::time::Duration;
 
 use crate::config_error::ConfigError;

@@ -37,11 +37,11 @@ pub struct Http2Config {
     /// How long it may take to answer that. Default `10s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub ping_timeout: Duration,
-    /// How many oddities a client may commit at once: resets, pings, settings, empty frames and others that
-    /// make work but ask for nothing. Served requests, bodies and time (`abuse_per_second`) pay them off. With a
+    /// What a client may cost at once: one for each of the resets, pings, settings, empty frames and others that
+    /// make work but ask for nothing. Served requests, bodies and time (`abuse_per_second`) pay it off. With a
     /// quarter left the connection is asked to go (GOAWAY), with none it is closed. `0` is off. Default 1000.
     pub abuse_burst: u32,
-    /// How many oddities each second pays off. Default 50.
+    /// How much of that each second pays off. Default 50.
     pub abuse_per_second: u32,
 }
 

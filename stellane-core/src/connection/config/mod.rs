@@ -1,3 +1,5 @@
+//! The settings of a manager, and their checks.
+
 pub(crate) mod check;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
@@ -38,8 +40,8 @@ pub struct ConnectionConfig {
     /// Most connections of one peer address (of one /64 for IPv6). Too low hurts users behind one proxy,
     /// too high lets one client take all. Default `0`: off.
     pub max_connections_per_peer: usize,
-    /// Most connections that may be idle; beyond it, the one idle longest is closed (the seed's
-    /// `max_idle_conns`). Parked connections are cheap: default `0`, off.
+    /// Most connections that may be idle; beyond it, the one idle longest is closed. Parked connections are
+    /// cheap: default `0`, off.
     pub max_idle_connections: usize,
     /// Most connections accepted in a second; a tenth of it at once after a pause. More wait in the queue of
     /// the listening socket. Too low delays users, too high lets a burst of handshakes take all CPU. Default
@@ -53,8 +55,7 @@ pub struct ConnectionConfig {
     /// How long a new connection may take to send its first byte. Default `10s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub first_byte_timeout: Duration,
-    /// How long a request head may take from its first byte to its last; then 408 (the seed's
-    /// `read_timeout`). Default `30s`.
+    /// How long a request head may take from its first byte to its last; then 408. Default `30s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub head_timeout: Duration,
     /// How long a connection may be idle between two requests. Too short costs reconnects, too long costs
@@ -66,8 +67,7 @@ pub struct ConnectionConfig {
     /// into a connection that is just being closed; worth the 23 bytes where a proxy or a pool of connections is the
     /// client. Room for new connections is made, and drains go on, as without it. Default `false`.
     pub keep_alive_header: bool,
-    /// How long a response may stand still because the client does not read (the seed's
-    /// `write_timeout`). Default `30s`.
+    /// How long a response may stand still because the client does not read. Default `30s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub write_timeout: Duration,
     /// How many bytes of a request's body a client has to send in a second, on average over

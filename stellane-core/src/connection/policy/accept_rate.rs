@@ -1,3 +1,5 @@
+//! How many connections are accepted in a second.
+
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,

@@ -1,3 +1,5 @@
+//! A tower service as a connection calls it, and hyper.
+
 use std::{
     any::Any,
     cell::{Cell, RefCell},

@@ -1,3 +1,5 @@
+//! The end of an upgraded connection.
+
 use std::sync::Arc;
 
 use crate::connection::{lifecycle::Shared, table::record::Record};

@@ -1,3 +1,5 @@
+//! The records of the live connections, and what counts and reaches them.
+
 pub(crate) mod clock;
 pub(crate) mod command;
 pub(crate) mod end_hooks;
@@ -203,5 +205,102 @@ fn prefix(address: IpAddr) -> IpAddr {
             Some(v4) => v4.into(),
             None => IpAddr::from((v6.to_bits() >> 64 << 64).to_be_bytes()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert(table: &Table, peer: Option<SocketAddr>, per_peer: usize) -> Option<Arc<Record>> {
+        table.insert(peer, 0, 0, per_peer, || ())
+    }
+
+    #[test]
+    fn a_peer_has_as_many_as_it_may_and_a_place_again_when_one_ends() {
+        let table = Table::default();
+        for (address, admitted) in [
+            ("192.0.2.1:1", true),
+            ("192.0.2.1:2", true),
+            ("192.0.2.1:3", false),
+            ("[::ffff:192.0.2.1]:4", false),
+            ("192.0.2.2:1", true),
+            ("[2001:db8::1]:1", true),
+            ("[2001:db8::2]:1", true),
+            ("[2001:db8::3]:1", false),
+            ("[2001:db8:0:1::1]:1", true),
+        ] {
+            let peer = address.parse().expect("an address");
+            assert_eq!(
+                insert(&table, Some(peer), 2).is_some(),
+                admitted,
+                "{address}"
+            );
+        }
+        assert!(
+            (0..5).all(|_| insert(&table, None, 2).is_some()),
+            "of Unix sockets"
+        );
+        let first = table.at(0).expect("is there");
+        table.remove(&first, || ());
+        assert!(insert(&table, first.peer(), 2).is_some());
+    }
+
+    #[test]
+    fn places_are_used_again_and_ids_are_not() {
+        let table = Table::default();
+        let records: Vec<_> = (0..3).filter_map(|_| insert(&table, None, 0)).collect();
+        table.remove(&records[1], || ());
+        assert!(table.at(1).is_none());
+        let next = insert(&table, None, 0).expect("no limit");
+        assert_eq!((next.slot(), next.id()), (1, 4));
+        for record in [&records[0], &records[2], &next] {
+            table.remove(record, || ());
+        }
+        assert_eq!(table.open_in(0), 0);
+        let next = insert(&table, None, 0).expect("no limit");
+        assert_eq!(
+            (next.slot(), next.id()),
+            (0, 5),
+            "also after the last one has left"
+        );
+    }
+
+    #[test]
+    fn those_that_have_been_idle_longest_are_found() {
+        let table = Table::default();
+        for (state, since) in [
+            (ConnectionState::Active, 0),
+            (ConnectionState::Idle, 300),
+            (ConnectionState::Parked, 100),
+            (ConnectionState::Idle, 200),
+        ] {
+            let record = insert(&table, None, 0).expect("no limit");
+            record.enter(ConnectionState::Idle, since);
+            record.enter(state, since);
+        }
+        for (count, expected) in [(0, vec![]), (2, vec![3, 4]), (9, vec![2, 3, 4])] {
+            let mut ids: Vec<_> = table.idlest(count).iter().map(|r| r.id()).collect();
+            ids.sort_unstable();
+            assert_eq!(ids, expected);
+        }
+    }
+
+    #[test]
+    fn a_visit_goes_on_where_it_was_left() {
+        let table = Table::default();
+        for _ in 0..5 {
+            insert(&table, None, 0);
+        }
+        let (mut next, mut visited) = (Some(0), Vec::new());
+        while let Some(from) = next {
+            next = table.visit(from, 3, |record| {
+                visited.push(record.id());
+                // Enough, in the middle of the first piece.
+                record.id() != 2
+            });
+            visited.push(0);
+        }
+        assert_eq!(visited, [1, 2, 0, 3, 4, 5, 0]);
     }
 }

@@ -21,7 +21,7 @@ use crate::connection::{
 /// The record of one connection, of parts. An idle connection is little more than this and its socket: with its
 /// reference count it fits in 128 bytes.
 ///
-/// All loads and stores are relaxed: each field stands alone, and a reader that is a moment late only acts a moment late.
+/// Loads and stores are relaxed: each field stands alone, and a reader that is a moment late only acts a moment late.
 #[derive(Debug)]
 pub(crate) struct Record {
     identity: Identity,
@@ -357,7 +357,7 @@ impl Flags {
         self.0.load(Relaxed) & flag != 0
     }
 
-    /// Whether it was not set before.
+    /// Whether it was not set before. Whoever finds it set sees what was done before that.
     fn set(&self, flag: u8) -> bool {
         self.0.fetch_or(flag, AcqRel) & flag == 0
     }

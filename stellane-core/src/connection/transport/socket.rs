@@ -1,3 +1,5 @@
+//! What carries the bytes of a connection.
+
 use std::{
     fmt, io,
     net::SocketAddr,

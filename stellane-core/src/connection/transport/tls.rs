@@ -1,3 +1,5 @@
+//! Certificates, and the files they come from.
+
 use std::{
     fmt,
     path::{Path, PathBuf},

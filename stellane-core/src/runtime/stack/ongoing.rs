@@ -101,18 +101,18 @@ impl Held {
         })
     }
 
-    /// The request as the service gets it; the other way round if it must go through the layer of the limit.
+    /// Whether it must go through the layer of the limit.
     #[inline]
-    pub(super) fn limit(
-        &mut self,
-        request: Request<Incoming>,
-    ) -> Result<Request<LimitRequestBody<Incoming>>, Request<Incoming>> {
+    pub(super) fn is_limited(&self) -> bool {
+        self.visit.is_none()
+    }
+
+    /// The body that the service gets.
+    #[inline]
+    pub(super) fn limit(&mut self, body: Incoming) -> LimitRequestBody<Incoming> {
         match &mut self.visit {
-            Some(visit) => {
-                let limit = &self.parts.limit;
-                Ok(request.map(|body| limit.request_body(visit, body)))
-            }
-            None => Err(request),
+            Some(visit) => self.parts.limit.request_body(visit, body),
+            None => body.into(),
         }
     }
 

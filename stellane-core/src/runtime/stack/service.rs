@@ -58,13 +58,11 @@ where
             let kind = RefusalKind::Error;
             return PresetFuture::new(State::Refused { kind }, ongoing);
         };
-        let request = match held.limit(request) {
-            Ok(request) => request,
-            Err(request) => {
-                let future = self.call_limited(request, held);
-                return PresetFuture::new(State::Limited { future }, ongoing);
-            }
-        };
+        if held.is_limited() {
+            let future = self.call_limited(request, held);
+            return PresetFuture::new(State::Limited { future }, ongoing);
+        }
+        let request = request.map(|body| held.limit(body));
         let entered = held.recording.enter();
         let pools = held.pools.enter();
         let state = match parts.call(service, request) {

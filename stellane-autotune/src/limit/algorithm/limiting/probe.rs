@@ -106,14 +106,22 @@ impl Limiting {
             // Too much has been learnt for that: what the step before measured must do.
             let steps = probe.steps - 1;
             self.finish_probe(Probe { steps, ..probe }, before.median());
+        } else if let (Some(before), Some(baseline)) = (probe.before, self.baseline)
+            && (1.0 + UNCHANGED) * before.median() < baseline
+        {
+            // Nor is it a baseline what takes longer than that.
+            self.baseline = Some(before.median());
+            self.age = 0;
         }
         self.end_probe(now);
     }
 
     fn finish_probe(&mut self, probe: Probe, fresh: f64) {
         let stale = self.baseline.unwrap_or(fresh);
+        let assumed = std::mem::take(&mut self.assumed);
         if (fresh / stale - 1.0).abs() < UNCHANGED {
-            self.baseline = Some(stale + self.fading(AVERAGE) * (fresh - stale));
+            let gain = if assumed { 1.0 } else { self.fading(AVERAGE) };
+            self.baseline = Some(stale + gain * (fresh - stale));
             self.probe_every = (2.0 * self.probe_every).min(PROBE_SELDOM);
         } else {
             self.baseline = Some(fresh);

@@ -9,7 +9,7 @@ pub(crate) struct AbuseMeter {
     skip: usize,
     head: [u8; HEAD],
     filled: usize,
-    /// In quarters of an oddity.
+    /// What the client may still cost, in quarters.
     balance: u64,
     full: u64,
     per_second: u64,
@@ -30,9 +30,9 @@ pub(crate) enum Abuse {
 
 const HEAD: usize = 9;
 const PREFACE: usize = 24;
-/// One oddity.
+/// What a frame costs that makes work and asks for nothing.
 const ONE: u64 = 4;
-/// So many bytes of a body pay one off.
+/// So many bytes of a body pay one such frame off.
 const BODY: u64 = 4096;
 
 impl AbuseMeter {
@@ -79,7 +79,7 @@ impl AbuseMeter {
         }
     }
 
-    /// Time and served requests pay oddities off.
+    /// Time and served requests pay off what was spent.
     fn pay(&mut self, requests: u64, now: u64) {
         let elapsed = now.saturating_sub(self.paid);
         let by_time = elapsed * self.per_second / 1000;
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn work_pays_for_oddities() {
+    fn work_pays_for_what_makes_work() {
         let mut meter = meter();
         // A client that cancels every second request.
         for request in 0..100_000 {

@@ -1,3 +1,5 @@
+//! What stands between hyper and a socket.
+
 pub(crate) mod inspect;
 pub(crate) mod linger;
 pub(crate) mod pipeline;

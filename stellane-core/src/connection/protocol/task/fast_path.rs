@@ -1,4 +1,7 @@
+//! HTTP/1 without hyper, for as long as its requests are simple.
+
 use std::{
+    cell::Cell,
     io,
     mem::{self, MaybeUninit},
     pin::Pin,
@@ -9,10 +12,10 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use hyper_util::rt::TokioIo;
-use tokio::io::ReadBuf;
+use tokio::{io::ReadBuf, time::Instant};
 
 use crate::connection::{
-    early::Early,
+    early::{Early, MOMENT},
     http_service::HttpService,
     incoming::Incoming,
     lifecycle::Shared,
@@ -51,6 +54,8 @@ pub(crate) struct FastPath<S: HttpService> {
     headers: HeaderMap,
     header_cache: HeaderCache,
     early: Early,
+    /// When it last asked for something while others were refused.
+    pressed: Cell<Option<Instant>>,
 }
 
 /// How many requests are answered before others on the thread have their turn.
@@ -116,6 +121,7 @@ impl<S: HttpService> FastPath<S> {
             headers: HeaderMap::new(),
             header_cache: HeaderCache::default(),
             early,
+            pressed: Cell::new(None),
         }
     }
 
@@ -223,7 +229,7 @@ impl<S: HttpService> FastPath<S> {
             };
             if let Some(early) = self.early.who_may()
                 && self.adapter.may_be_passed_by()
-                && let Some(refusal) = early.refuse(&mut request)
+                && let Some(refusal) = early.refuse(&mut request, self.presses())
             {
                 self.adapter.pass_by();
                 self.headers = refusal::write(refusal, out);
@@ -248,6 +254,14 @@ impl<S: HttpService> FastPath<S> {
             *left -= 1;
         }
         Outcome::Answered
+    }
+
+    /// Whether the client asks again already, while others are refused.
+    #[cold]
+    fn presses(&self) -> bool {
+        let now = Instant::now();
+        let before = self.pressed.replace(Some(now));
+        before.is_some_and(|before| now.duration_since(before) < MOMENT)
     }
 
     /// Writes an answer if it is simple, and otherwise gives it back.

@@ -1,3 +1,5 @@
+//! HTTP/1 while hyper has it.
+
 use std::{
     pin::Pin,
     task::{Context, Poll},

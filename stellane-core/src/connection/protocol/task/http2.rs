@@ -1,3 +1,5 @@
+//! How HTTP/2 is told from HTTP/1, and HTTP/2 itself.
+
 use std::{
     convert::Infallible,
     pin::Pin,

@@ -1,3 +1,5 @@
+//! What is read while a handler waits.
+
 use bytes::{Buf, Bytes};
 
 /// What was read around a request that has no answer yet.

@@ -20,7 +20,8 @@ use crate::connection::{
 
 /// Where connections come from: a TCP or a Unix socket that listens.
 ///
-/// Made from one of tokio's, by [`bind`](Self::bind) with the options of a [`ListenConfig`], or taken over from
+/// Made from one of tokio's, by [`bind`](Self::bind) with the options of a
+/// [`ListenConfig`](crate::connection::ListenConfig), or taken over from
 /// the process that started this one (systemd and others) by `inherited`.
 #[derive(Debug)]
 pub struct Listener {

@@ -1,3 +1,5 @@
+//! The body of a simple answer.
+
 use std::{
     mem,
     pin::Pin,

@@ -1,3 +1,5 @@
+//! The field `date`, rendered once in a second.
+
 use std::{
     cell::RefCell,
     io::Write,

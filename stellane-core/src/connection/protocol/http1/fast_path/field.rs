@@ -1,3 +1,5 @@
+//! One header field of a simple request.
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 

@@ -1,3 +1,5 @@
+//! Header fields that come again and again.
+
 use std::mem;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Reading simple requests.
+
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Writing the heads of simple answers.
+
 use http::{Response, StatusCode, Version, header};
 
 use crate::connection::protocol::http1::{fast_path::date, guard};

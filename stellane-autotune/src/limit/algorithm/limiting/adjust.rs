@@ -1,0 +1,133 @@
+//! Where the limit goes from one window to the next.
+
+use super::super::elasticity::Measured;
+use super::super::{Window, clamp_limit};
+use super::{Fading, Limiting, ROOM, probe::REST};
+
+/// How much one window decides of the elasticity.
+const LEARN: Fading = Fading {
+    new: 0.3,
+    settled: 0.08,
+};
+/// How much the elasticity decides of the tolerance.
+const ADAPT: Fading = Fading {
+    new: 0.3,
+    settled: 0.15,
+};
+/// How much of an error of the median one window corrects, times the error.
+const GAIN: Fading = Fading {
+    new: 2.0,
+    settled: 1.0,
+};
+/// How much one window decides of the usual throughput.
+const USUAL: Fading = Fading {
+    new: 0.3,
+    settled: 0.05,
+};
+const CUTS_BEFORE_PROBE: u32 = 6;
+/// Places beyond the gradient, in square roots of the limit: what keeps a service busy.
+const HEADROOM: f64 = 0.75;
+/// The elasticity that is worth its latency. Two clients that share a full service see a half.
+const WORTH: f64 = 0.6;
+/// Throughput that follows the limit so far leaves no queue to explain a latency this much above the baseline,
+/// as the gradient sees it.
+const NO_QUEUE: (f64, f64) = (0.75, 0.75);
+const TOLERANCE: std::ops::RangeInclusive<f64> = 0.03..=0.4;
+/// Then the limit grows by this.
+const GROW: f64 = 1.5;
+/// How far a limit goes at a time, in logarithms, whose places are mostly held by what is not answered.
+struct Unanswered {
+    /// For each part that the elasticity is above what is worth it,
+    worth: f64,
+    /// down at most, as what is learnt of throughput alone is mostly noise: faster, it fell to where a third was
+    /// served before that was seen,
+    at_rest: f64,
+    /// down at least, while what is answered queues; without it a service that was full was given ever more,
+    queues: f64,
+    /// and up, when throughput has fallen.
+    fell: f64,
+}
+const UNANSWERED: Unanswered = Unanswered {
+    worth: 0.3,
+    at_rest: 0.05,
+    queues: 0.1,
+    fell: 0.15,
+};
+/// So much of the most of late is a fall,
+const FELL: f64 = 0.85;
+/// and so much of the most is left after each window.
+const REMEMBERED: f64 = 0.98;
+
+impl Limiting {
+    pub(super) fn learn(&mut self, measured: Measured, bound: bool) {
+        if let Some(before) = self.previous
+            && bound
+            && let Some(mut slopes) = measured.slopes(before)
+        {
+            if !self.is_answered() {
+                slopes[1] = slopes[0];
+            }
+            self.elasticity.learn(slopes, self.fading(LEARN), WORTH);
+            let factor = (self.fading(ADAPT) * (self.elasticity.value() - WORTH)).exp();
+            self.tolerance = (self.tolerance * factor).clamp(*TOLERANCE.start(), *TOLERANCE.end());
+        }
+        self.previous = bound.then_some(measured);
+    }
+
+    /// Where most places are held by what is not answered.
+    pub(super) fn adjust_unanswered(&mut self, baseline: f64) {
+        self.most = self.throughput.max(REMEMBERED * self.most);
+        let worth = UNANSWERED.worth * (self.elasticity.value() - WORTH);
+        let off = if self.median > ROOM.1 * baseline {
+            // What is answered queues all the same.
+            worth.min(-UNANSWERED.queues)
+        } else if self.throughput < FELL * self.most {
+            UNANSWERED.fell
+        } else {
+            worth.max(-UNANSWERED.at_rest)
+        };
+        self.limit = clamp_limit(self.limit * off.exp(), self.min, self.max);
+    }
+
+    pub(super) fn adjust(&mut self, baseline: f64, window: &Window<'_>) {
+        let elasticity = self.elasticity.value();
+        // Where more concurrency costs throughput, room to spare only hurts.
+        let room = (1.0 + 2.0 * elasticity).clamp(-0.5, 1.0);
+        // The median of few samples is off by about this: a chance is no queue.
+        let chance = 0.5 * (1.0 + room) / (window.latencies.len() as f64).sqrt();
+        let allowed = baseline * (1.0 + self.tolerance.max(chance));
+        let gradient = (allowed / self.median).clamp(0.7, 1.3);
+        // The logarithm, so that a median half as long and one twice as long weigh the same.
+        let off = (gradient + HEADROOM * room / self.limit.sqrt()).ln();
+        let gain = (self.fading(GAIN) * off.abs()).clamp(0.1, 0.5);
+        let mut next = self.limit * (1.0 + gain * off);
+        if self
+            .target
+            .is_some_and(|target| window.latencies.quantile(0.99) > 2.0 * target)
+        {
+            next = next.min(0.8 * self.limit);
+        }
+        if self.roomy >= 2 && next > self.limit {
+            next = GROW * self.limit;
+        }
+        self.cuts = if next < 0.97 * self.limit {
+            self.cuts + 1
+        } else {
+            0
+        };
+        self.limit = clamp_limit(next, self.min, self.max);
+
+        let due = self.next_probe.as_secs_f64();
+        let now = window.end.as_secs_f64();
+        let rested = now > due - (1.0 - REST) * self.probe_every;
+        let stale = rested && elasticity > NO_QUEUE.0 && gradient < NO_QUEUE.1;
+        let latest = (self.median, self.throughput);
+        let jumped = self.usual.has_jumped(latest, window, self.fading(USUAL));
+        if jumped {
+            self.age = 0;
+        }
+        if now >= due || stale || jumped || self.cuts >= CUTS_BEFORE_PROBE {
+            self.start_probe(self.previous);
+        }
+    }
+}

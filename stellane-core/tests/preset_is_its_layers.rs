@@ -1,0 +1,541 @@
+//! The preset answers, counts and measures as the layers that it says it consists of, put together by hand.
+//!
+//! Rows that differ today are marked; one that does no longer fails, so that its mark goes.
+#![cfg(feature = "full")]
+
+#[path = "support/random.rs"]
+mod random;
+#[path = "support/until.rs"]
+mod until;
+
+use std::{
+    fmt::Write,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use random::Random;
+use stellane_core::{
+    BoxError, Components, Runtime, RuntimeConfig,
+    autotune::{AdaptiveLimitLayer, AlgorithmKind, LimitConfig},
+    connection::{HttpService, Listener},
+    fault::{FaultLayer, Refusal},
+    metrics::{MetricsLayer, RequestBytesLayer},
+    pool::PoolLayer,
+    strict_http1::{StrictHttp1Layer, Violation},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Notify,
+    task::JoinHandle,
+};
+use tower::{Service, ServiceBuilder, layer::layer_fn, service_fn};
+use until::until;
+
+const MAX_BODY: usize = 64;
+const SCRIPTS: u64 = 1000;
+
+/// What is sent; `connection: close` is added.
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    request: &'static str,
+    /// The preset and its layers do not answer alike, yet.
+    differs: bool,
+}
+
+const fn case(name: &'static str, request: &'static str) -> Case {
+    Case {
+        name,
+        request,
+        differs: false,
+    }
+}
+
+/// By the layer of strict HTTP/1: its answers have no text.
+const fn differs(case: Case) -> Case {
+    Case {
+        differs: true,
+        ..case
+    }
+}
+
+const CASES: &[Case] = &[
+    case("plain", "GET /ok HTTP/1.1\r\nhost: x\r\n\r\n"),
+    case("head", "HEAD /ok HTTP/1.1\r\nhost: x\r\n\r\n"),
+    case("404", "GET /404 HTTP/1.1\r\nhost: x\r\n\r\n"),
+    case("204", "GET /204 HTTP/1.1\r\nhost: x\r\n\r\n"),
+    case("503", "GET /503 HTTP/1.1\r\nhost: x\r\n\r\n"),
+    case("error", "GET /error HTTP/1.1\r\nhost: x\r\n\r\n"),
+    case(
+        "a refusal as error",
+        "GET /refusal HTTP/1.1\r\nhost: x\r\n\r\n",
+    ),
+    case(
+        "panic in call",
+        "GET /panic/call HTTP/1.1\r\nhost: x\r\n\r\n",
+    ),
+    case(
+        "panic in future",
+        "GET /panic/future HTTP/1.1\r\nhost: x\r\n\r\n",
+    ),
+    case(
+        "panic later",
+        "GET /panic/later HTTP/1.1\r\nhost: x\r\n\r\n",
+    ),
+    case(
+        "panic in body",
+        "GET /panic/body HTTP/1.1\r\nhost: x\r\n\r\n",
+    ),
+    case(
+        "error in body",
+        "GET /error/body HTTP/1.1\r\nhost: x\r\n\r\n",
+    ),
+    case("stream", "GET /stream HTTP/1.1\r\nhost: x\r\n\r\n"),
+    case(
+        "events",
+        "GET /events HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n",
+    ),
+    case(
+        "echo",
+        "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello",
+    ),
+    case(
+        "echo in chunks",
+        "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ),
+    case(
+        "too large by its length",
+        "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 65\r\n\r\n\
+         0123456789012345678901234567890123456789012345678901234567890123456789",
+    ),
+    case(
+        "too large in chunks",
+        "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n\
+         41\r\n01234567890123456789012345678901234567890123456789012345678901234\r\n0\r\n\r\n",
+    ),
+    differs(case(
+        "two hosts",
+        "GET /ok HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
+    )),
+    case(
+        "ok in time",
+        "GET /ok HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 5000\r\n\r\n",
+    ),
+    case(
+        "hangs",
+        "GET /hang HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 30\r\n\r\n",
+    ),
+    case(
+        "error in time",
+        "GET /error HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 5000\r\n\r\n",
+    ),
+    case(
+        "panic in time",
+        "GET /panic/later HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 5000\r\n\r\n",
+    ),
+    differs(case(
+        "two hosts in time",
+        "GET /ok HTTP/1.1\r\nhost: x\r\nhost: y\r\nx-request-timeout-ms: 5000\r\n\r\n",
+    )),
+];
+
+type Answer = Result<Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>;
+
+async fn answer<B>(request: Request<B>, go: Arc<Notify>) -> Answer
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let frame = |text: &'static str| Ok(Frame::data(Bytes::from_static(text.as_bytes())));
+    let text = |text: &'static str| Full::from(text).map_err(Into::into).boxed_unsync();
+    let path = request.uri().path().to_owned();
+    assert_ne!(path, "/panic/future", "on purpose");
+    let (status, body) = match path.as_str() {
+        "/404" => (404, text("nothing here")),
+        "/204" => (204, text("")),
+        "/503" => (503, text("busy")),
+        "/error" => return Err("on purpose".into()),
+        "/refusal" => return Err(Refusal::new(StatusCode::CONFLICT).into()),
+        "/hang" => std::future::pending().await,
+        "/wait" => {
+            go.notified().await;
+            (200, text("waited"))
+        }
+        "/panic/later" => {
+            tokio::task::yield_now().await;
+            panic!("on purpose");
+        }
+        "/panic/body" => {
+            let frames = stream::iter([0, 1]).map(move |n| match n {
+                0 => frame("first"),
+                _ => panic!("on purpose"),
+            });
+            (200, StreamBody::new(frames).boxed_unsync())
+        }
+        "/error/body" => {
+            let frames = [
+                frame("first"),
+                Err::<Frame<Bytes>, BoxError>("on purpose".into()),
+            ];
+            (200, StreamBody::new(stream::iter(frames)).boxed_unsync())
+        }
+        "/stream" | "/events" => {
+            let frames = stream::iter([frame("data: a\n\n"), frame("data: b\n\n")]);
+            (200, StreamBody::new(frames).boxed_unsync())
+        }
+        "/endless" => {
+            let frames = stream::once(async move { frame("first") });
+            let frames = frames.chain(stream::pending());
+            (200, StreamBody::new(frames).boxed_unsync())
+        }
+        "/echo" => {
+            let body = request.into_body().collect().await.map_err(Into::into)?;
+            (
+                200,
+                Full::new(body.to_bytes())
+                    .map_err(Into::into)
+                    .boxed_unsync(),
+            )
+        }
+        _ => (200, text("fine")),
+    };
+    let mut response = Response::builder().status(status);
+    if path == "/events" {
+        response = response.header("content-type", "text/event-stream");
+    }
+    Ok(response.body(body)?)
+}
+
+/// The same service for both forms.
+fn service<B>(
+    go: &Arc<Notify>,
+) -> impl Service<
+    Request<B>,
+    Response = Response<UnsyncBoxBody<Bytes, BoxError>>,
+    Error = BoxError,
+    Future: Send,
+> + Clone
++ Send
++ 'static
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let go = Arc::clone(go);
+    service_fn(move |request: Request<B>| {
+        assert_ne!(request.uri().path(), "/panic/call", "on purpose");
+        answer(request, Arc::clone(&go))
+    })
+}
+
+/// Refuses a body that says that it is too large, and ends one that turns out to be.
+#[derive(Clone)]
+struct LimitBody<S>(S);
+
+impl<S, B> Service<Request<B>> for LimitBody<S>
+where
+    S: Service<Request<Limited<B>>, Error = BoxError, Future: Send + 'static>,
+    B: Body,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        if request.body().size_hint().lower() > MAX_BODY as u64 {
+            let refusal = Refusal::new(StatusCode::PAYLOAD_TOO_LARGE);
+            return Box::pin(async move { Err(refusal.into()) });
+        }
+        Box::pin(
+            self.0
+                .call(request.map(|body| Limited::new(body, MAX_BODY))),
+        )
+    }
+}
+
+/// What the preset says it consists of, outermost first.
+fn layers(components: &Components, go: &Arc<Notify>) -> impl HttpService {
+    ServiceBuilder::new()
+        .layer(MetricsLayer::new(&components.metrics))
+        .layer(AdaptiveLimitLayer::new(&components.limit).overload(&components.overload))
+        .layer(PoolLayer::new(&components.pools))
+        .layer(StrictHttp1Layer::new(&components.http1_rules))
+        .layer(FaultLayer::new(&components.faults))
+        .layer(RequestBytesLayer::new())
+        .layer(layer_fn(LimitBody))
+        .service(service(go))
+}
+
+/// One of the two forms, on a port of its own.
+struct Server {
+    components: Components,
+    address: SocketAddr,
+    go: Arc<Notify>,
+    serving: JoinHandle<()>,
+}
+
+impl Server {
+    async fn preset(config: &RuntimeConfig) -> Self {
+        let components = Components::new(config).expect("valid");
+        let go = Arc::new(Notify::new());
+        let bound = Runtime::builder()
+            .config(config.clone())
+            .components(components.clone())
+            .service(service(&go))
+            .build()
+            .expect("builds")
+            .bind("127.0.0.1:0")
+            .await
+            .expect("binds");
+        let address = bound.local_addr();
+        let serving = tokio::spawn(async move { drop(bound.serve().await) });
+        Self {
+            components,
+            address,
+            go,
+            serving,
+        }
+    }
+
+    async fn layers(config: &RuntimeConfig) -> Self {
+        let components = Components::new(config).expect("valid");
+        let go = Arc::new(Notify::new());
+        let listener = Listener::bind("127.0.0.1:0", &config.connection.listen).await;
+        let listener = listener.expect("binds");
+        let address = listener.local_addr().expect("TCP");
+        let served = components
+            .connections
+            .serve(listener, layers(&components, &go));
+        let serving = tokio::spawn(async move { drop(served.await) });
+        Self {
+            components,
+            address,
+            go,
+            serving,
+        }
+    }
+
+    async fn send(&self, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.expect("connects");
+        // Behind the request's line.
+        let request = request.replacen("\r\n", "\r\nconnection: close\r\n", 1);
+        stream.write_all(request.as_bytes()).await.expect("writes");
+        stream
+    }
+
+    /// What comes, but for the date.
+    async fn answer_to(&self, request: &str) -> String {
+        receive(self.send(request).await).await
+    }
+
+    /// While another request has the only place, if there is only one.
+    async fn answer_behind_another(&self, request: &str) -> String {
+        let limit = &self.components.limit;
+        let first = self.send("GET /wait HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        self.until("inside", || limit.stats().in_flight == 1).await;
+        let second = tokio::spawn(receive(self.send(request).await));
+        let is_there = || limit.stats().waiting == 1 || second.is_finished();
+        self.until("waiting", is_there).await;
+        self.go.notify_one();
+        let first = receive(first).await;
+        assert!(first.ends_with("waited"), "{first}");
+        second.await.expect("no panic")
+    }
+
+    /// Leaves when this much has come of the answer.
+    async fn leave(&self, path: &str, after: &str) {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        let mut stream = self.send(&request).await;
+        let inside = || self.components.metrics.stats().requests_in_flight == 1;
+        self.until("inside", inside).await;
+        let mut got = String::new();
+        while !got.contains(after) {
+            let mut piece = [0; 512];
+            let n = stream.read(&mut piece).await.expect("reads");
+            assert!(n > 0, "{got}");
+            got.push_str(&String::from_utf8_lossy(&piece[..n]));
+        }
+        drop(stream);
+        self.until_idle().await;
+    }
+
+    async fn until_idle(&self) {
+        let Components { limit, metrics, .. } = &self.components;
+        let idle = || limit.stats().in_flight == 0 && metrics.stats().requests_in_flight == 0;
+        self.until("idle", idle).await;
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        until(&self.components.connections, what, |_| holds()).await;
+    }
+
+    /// All that was counted and does not hang on time.
+    async fn counts(&self) -> String {
+        self.until_idle().await;
+        let components = &self.components;
+        let mut text = String::new();
+        for line in components.metrics.render().lines() {
+            let of_time = line.contains("duration_seconds_bucket") || line.contains("seconds_sum");
+            if line.starts_with("http_") && !of_time {
+                writeln!(text, "{line}").expect("fits");
+            }
+        }
+        let limit = components.limit.stats();
+        let places = (
+            limit.admitted,
+            limit.successes,
+            limit.overloads,
+            limit.ignored,
+        );
+        let shed = (limit.cancelled, limit.shed_queue_full, limit.shed_deadline);
+        let (faults, overload) = (components.faults.stats(), components.overload.stats());
+        let timed = (overload.with_deadline, overload.refused, overload.timed_out);
+        writeln!(text, "{places:?} {shed:?} {faults:?} {timed:?}").expect("fits");
+        let rules = components.http1_rules.stats();
+        let broken = (
+            rules.refused_total(),
+            rules.refused(Violation::HostRepeated),
+        );
+        writeln!(text, "{broken:?}").expect("fits");
+        text
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn receive(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    // An answer that ends within its body may end with a reset.
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).expect("text");
+    let lines = answer.split_inclusive("\r\n");
+    lines.filter(|line| !line.starts_with("date: ")).collect()
+}
+
+fn config(places: u32) -> RuntimeConfig {
+    let mut limit = LimitConfig::default();
+    limit.algorithm = AlgorithmKind::Fixed;
+    (limit.initial, limit.min, limit.max) = (places, places, places);
+    limit.max_wait = Duration::from_secs(60);
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = String::new();
+    config.server.max_body_bytes = MAX_BODY as u64;
+    config.workers.min_workers = 1;
+    config.limit = limit;
+    config
+}
+
+async fn both(places: u32) -> (Server, Server) {
+    let config = config(places);
+    (Server::preset(&config).await, Server::layers(&config).await)
+}
+
+fn compare(case: &Case, preset: &str, layers: &str) {
+    if case.differs {
+        assert_ne!(preset, layers, "{}: its mark can go", case.name);
+        // But they mean the same.
+        assert_eq!(
+            preset.split(' ').nth(1),
+            layers.split(' ').nth(1),
+            "{}",
+            case.name
+        );
+    } else {
+        assert_eq!(preset, layers, "{}", case.name);
+    }
+}
+
+/// What a request that is called from the queue leaves for its own record, the next one on the thread takes for its own,
+/// yet: `RequestBytesLayer` tells `MetricsLayer` by a place of the thread.
+fn without_request_bytes(counts: &str) -> String {
+    let lines = counts.split_inclusive('\n');
+    lines
+        .filter(|line| !line.starts_with("http_server_request_body_size_bytes_sum"))
+        .collect()
+}
+
+#[tokio::test]
+async fn with_room_under_the_limit() {
+    for case in CASES {
+        let (preset, layers) = both(100).await;
+        let answers = (
+            preset.answer_to(case.request).await,
+            layers.answer_to(case.request).await,
+        );
+        compare(case, &answers.0, &answers.1);
+        let counts = (preset.counts().await, layers.counts().await);
+        if case.differs {
+            assert_ne!(counts.0, counts.1, "{}: its mark can go", case.name);
+        } else {
+            assert_eq!(counts.0, counts.1, "{}", case.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_one_place_and_a_request_that_waits_for_it() {
+    for case in CASES {
+        let (preset, layers) = both(1).await;
+        let answers = (
+            preset.answer_behind_another(case.request).await,
+            layers.answer_behind_another(case.request).await,
+        );
+        compare(case, &answers.0, &answers.1);
+        let counts = (
+            without_request_bytes(&preset.counts().await),
+            without_request_bytes(&layers.counts().await),
+        );
+        if case.differs {
+            assert_ne!(counts.0, counts.1, "{}: its mark can go", case.name);
+        } else {
+            assert_eq!(counts.0, counts.1, "{}", case.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_clients_that_leave() {
+    let (preset, layers) = both(100).await;
+    for (path, after) in [("/wait", ""), ("/endless", "first")] {
+        preset.leave(path, after).await;
+        layers.leave(path, after).await;
+        assert_eq!(preset.counts().await, layers.counts().await, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_comes_after_what() {
+    let (preset, layers) = both(100).await;
+    // What differs is told by the tests above; what hangs takes its time.
+    let is_quick = |case: &&Case| !case.differs && case.name != "hangs";
+    let cases: Vec<_> = CASES.iter().filter(is_quick).collect();
+    for seed in 0..SCRIPTS {
+        let mut random = Random::new(seed);
+        let script: Vec<_> = (0..=random.below(4))
+            .map(|_| cases[random.below(cases.len())])
+            .collect();
+        for case in &script {
+            let answer = preset.answer_to(case.request).await;
+            compare(case, &answer, &layers.answer_to(case.request).await);
+        }
+        let names: Vec<_> = script.iter().map(|case| case.name).collect();
+        let counts = (preset.counts().await, layers.counts().await);
+        assert_eq!(counts.0, counts.1, "seed {seed}: {names:?}");
+    }
+}
