@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
+#[cfg(feature = "tokio")]
 use std::time::Duration;
 
 use super::keys::Keys;
@@ -92,11 +93,13 @@ impl Turn {
     }
 
     /// How long it may wait.
+    #[cfg(feature = "tokio")]
     pub(super) fn may_wait(&self, limit: &AdaptiveLimit) -> Duration {
         self.queue_of(limit).may_wait().unwrap_or_default()
     }
 
     /// Whose queue it stands in.
+    #[cfg(feature = "tokio")]
     pub(super) fn queue_of<'a>(&'a self, limit: &'a AdaptiveLimit) -> &'a Shared {
         match &self.awaited {
             Awaited::Seat(seats) => seats,

@@ -53,10 +53,6 @@ pub(crate) struct Shared {
     /// When it may rise by nothing but the time, in nanoseconds.
     pub(super) next_step: AtomicU64,
     /// How long a request may wait while there is a limit, and whether it may while there is none.
-    #[cfg_attr(
-        not(any(feature = "sim", feature = "tokio")),
-        expect(dead_code, reason = "nobody can wait")
-    )]
     pub(super) max_wait: Duration,
     pub(super) can_wait: bool,
     pub(crate) local_signal: LocalSignal,

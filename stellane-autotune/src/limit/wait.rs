@@ -55,7 +55,6 @@ const LONG: u32 = 20;
 const LEAST_HOPEFUL: usize = 16;
 /// Who has waited for so long while there is no limit is refused: seven steps let in a hundred times as many. With half
 /// a second one in 10^5 of honest requests was refused, of a thousand who came at once.
-#[cfg(any(feature = "sim", feature = "tokio"))]
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 /// No more wait then, however many clients there are.
 const MOST_WAITING: usize = 100_000;
@@ -302,7 +301,6 @@ impl Shared {
     ///
     /// While there is no limit only for the next step of what may begin at once, and whoever comes waits in order: nothing
     /// says that it is in vain.
-    #[cfg(any(feature = "sim", feature = "tokio"))]
     pub(crate) fn may_wait(&self) -> Option<Duration> {
         // There is no next step of a limit that is as high as it may be.
         if self.is_open() && self.load().1 < self.max() {
