@@ -234,3 +234,34 @@ fn shadow_mode_follows_the_load_and_refuses_nothing() {
     let _permits: Vec<_> = (0..5).map(|_| limit.try_acquire().unwrap()).collect();
     assert!(limit.try_acquire().is_err());
 }
+
+/// Whoever is refused here would wait, had it come through a layer.
+#[cfg(feature = "tokio")]
+#[test]
+fn what_may_begin_at_once_doubles_each_tenth_of_a_second_also_after_an_idle_hour() {
+    let time = ManualClock::default();
+    let limit = AdaptiveLimit::builder()
+        .clock(time.clock())
+        .build()
+        .unwrap();
+    time.advance(Duration::from_secs(3600));
+    let mut permits = Vec::new();
+    let mut inside = |millis| {
+        for _ in 0..millis / 10 {
+            time.advance(Duration::from_millis(10));
+            let mut refused = 0;
+            while refused < 64 {
+                match limit.try_acquire() {
+                    Ok(permit) => permits.push(permit),
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        permits.len()
+    };
+    assert_eq!([50, 100, 100].map(&mut inside), [256, 512, 1024]);
+    assert_eq!(
+        limit.explain(),
+        "open: nothing says that the service is full"
+    );
+}

@@ -47,6 +47,8 @@ const FEW: f64 = 20.0;
 /// pause of 50 ms let twice as much into a service that collapses, before the signal of its machine was heard; one of 200 ms made
 /// a thousand clients that come together wait for more than a second.
 const STEP: f64 = 0.1;
+/// Steps after which the count begins anew, so that a surge after an idle hour does not get two at once.
+const LATE: f64 = 2.0;
 /// Or when there were so many answers for each place: what is done so soon is no surge. Without it a hundred thousand
 /// wait for a service that does a million per second.
 const TURNS: f64 = 8.0;
@@ -121,19 +123,20 @@ impl Open {
 
     /// By wall time, whatever is answered meanwhile, or by answers.
     fn step(&mut self, now: Duration, in_flight: f64) {
-        // Also when the clock went back.
         let waited = now.saturating_sub(self.stepped_at).as_secs_f64();
-        let is_due = waited >= STEP || self.answers as f64 > TURNS * self.cap;
-        if !is_due && now >= self.stepped_at {
+        let is_back = now < self.stepped_at;
+        if waited < STEP && self.answers as f64 <= TURNS * self.cap && !is_back {
             return;
         }
         (self.stepped_at, self.answers) = (now, 0);
-        let cap = if in_flight >= USED * self.cap {
-            2.0 * self.cap
+        let cap = if in_flight < USED * self.cap {
+            let cap = (SHRINK.0 * self.cap).max(SHRINK.1 * in_flight);
+            cap.min(self.cap)
+        } else if is_back || waited > LATE * STEP {
+            // Nobody has looked for long, and nobody knows for how long it has been used.
+            self.cap
         } else {
-            (SHRINK.0 * self.cap)
-                .max(SHRINK.1 * in_flight)
-                .min(self.cap)
+            2.0 * self.cap
         };
         self.cap = cap.max(self.least).min(f64::from(self.max));
     }
