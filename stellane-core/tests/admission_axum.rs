@@ -8,8 +8,9 @@ mod admission_rows;
 use admission_rows::{Load, honest, hostile, rows};
 
 rows! { honest:
-    handlers_that_wait_refuse_nobody("axum", "axum-http2"; Load::Sleep { millis: 20_000, clients: 60 });
+    handlers_that_wait_refuse_nobody("axum", "axum-http2"; Load::Sleep { millis: 8000, clients: 60 });
     more_than_may_begin_at_once_wait_a_moment("axum"; Load::Sleep { millis: 2000, clients: 300 });
+    many_that_come_after_a_quiet_time_are_let_in("axum"; Load::SleepAfterQuiet { millis: 5000, clients: 100 });
     streams_refuse_nobody("axum"; Load::Lines { every_millis: 100, clients: 100 });
     grpc_streams_refuse_no_call("axum"; Load::Grpc { streams: 100 });
     slow_downloads_refuse_nobody("axum", "axum-http2"; Load::Download { clients: 40, rate: 50_000 });

@@ -9,10 +9,11 @@ use admission_rows::{Load, honest, hostile, rows};
 
 rows! { honest:
     handlers_that_wait_refuse_nobody(
-        "preset", "preset-http2", "tls", "tls-http2", "per-core", "production";
-        Load::Sleep { millis: 10_000, clients: 60 }
+        "preset", "preset-http2", "tls-http2", "per-core", "production";
+        Load::Sleep { millis: 8000, clients: 60 }
     );
     more_than_may_begin_at_once_wait_a_moment("preset", "per-core"; Load::Sleep { millis: 2000, clients: 300 });
+    many_that_come_after_a_quiet_time_are_let_in("preset"; Load::SleepAfterQuiet { millis: 5000, clients: 100 });
     streams_refuse_nobody("preset", "tls-http2"; Load::Lines { every_millis: 100, clients: 100 });
     grpc_streams_refuse_no_call("preset", "per-core"; Load::Grpc { streams: 100 });
     slow_downloads_refuse_nobody("preset", "preset-http2"; Load::Download { clients: 40, rate: 50_000 });

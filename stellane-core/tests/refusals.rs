@@ -174,6 +174,13 @@ async fn grpc_web_is_refused_in_headers() {
         }
         assert!(refused.ends_with("\r\n\r\n"), "{refused}");
     }
+    let scrape = components.prometheus.render();
+    let counted = scrape.lines().any(|line| {
+        line.contains("_duration_seconds_count")
+            && line.contains("rpc_response_status_code=\"UNAVAILABLE\"")
+            && line.ends_with(" 2")
+    });
+    assert!(counted, "{scrape}");
 }
 
 #[tokio::test]

@@ -244,7 +244,11 @@ async fn primes(workers: WorkerPool) -> Result<Response<String>, JobError> {
 }
 
 fn count_primes() -> usize {
-    let divides = |n: u32| (2..n).take_while(|d| d * d <= n).any(|d| n.is_multiple_of(d));
+    let divides = |n: u32| {
+        (2..n)
+            .take_while(|d| d * d <= n)
+            .any(|d| n.is_multiple_of(d))
+    };
     (2..std::hint::black_box(WORK))
         .filter(|n| !divides(*n))
         .count()

@@ -80,9 +80,11 @@ impl Shared {
                 set(light_asked);
             }
             let beyond = self.lending.beyond(quarter, is_set(heavy_took));
+            // Those who wait while a quarter is kept are those that it is not kept for.
+            let passes = queued || self.fairness.is_kept();
             return self
                 .gate
-                .try_enter(queued, |limit| limit.saturating_add(beyond));
+                .try_enter(passes, |limit| limit.saturating_add(beyond));
         }
         if self.fairness.is_kept() {
             return self.gate.try_enter(queued, |limit| {

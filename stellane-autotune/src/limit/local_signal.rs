@@ -31,6 +31,7 @@ pub struct LocalSignal(Arc<Sources>);
 #[derive(Debug, Default)]
 struct Sources {
     reported: Tasks,
+    queued: Tasks,
     watched: Mutex<Vec<Arc<Tasks>>>,
 }
 
@@ -51,15 +52,25 @@ impl LocalSignal {
         self.0.reported.set(tasks_per_core);
     }
 
-    /// The latest report, or else the average of all runtimes that are watched.
+    /// How many tasks wait in a queue beside the runtimes, such as that of a pool of threads, for each core: runtimes
+    /// whose handlers wait for such a pool have nothing to do themselves. NaN: it is no longer known.
+    pub fn report_queue(&self, tasks_per_core: f64) {
+        self.0.queued.set(tasks_per_core);
+    }
+
+    /// The latest report, or else the average of all runtimes that are watched, or the queue beside them if that is
+    /// longer.
     #[must_use]
     pub fn tasks_per_core(&self) -> Option<f64> {
+        let queued = self.0.queued.get();
         self.0.reported.get().or_else(|| {
             let watched = self.watched();
             let known = watched.iter().filter_map(|tasks| tasks.get());
             let (count, sum) =
                 known.fold((0.0, 0.0), |(count, sum), tasks| (count + 1.0, sum + tasks));
-            (count > 0.0).then(|| sum / count)
+            let average = (count > 0.0).then(|| sum / count);
+            // Nothing is less than something.
+            if queued > average { queued } else { average }
         })
     }
 
@@ -224,6 +235,19 @@ mod tests {
             assert_eq!(tasks > 2.5, is_full, "{delays:?}: {tasks}");
         }
         assert!(last(&[0.001; 40]) < 0.5, "idle");
+    }
+
+    #[test]
+    fn the_longer_queue_counts() {
+        let signal = LocalSignal::new();
+        signal.report_queue(5.0);
+        assert_eq!(signal.tasks_per_core(), Some(5.0));
+        let runtime = Arc::new(Tasks::default());
+        signal.watched().push(Arc::clone(&runtime));
+        for (of_runtime, expected) in [(0.5, 5.0), (7.0, 7.0), (f64::NAN, 5.0)] {
+            runtime.set(of_runtime);
+            assert_eq!(signal.tasks_per_core(), Some(expected));
+        }
     }
 
     #[tokio::test(start_paused = true)]

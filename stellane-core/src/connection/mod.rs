@@ -101,9 +101,14 @@
 //!
 //! In the `Runtime`, a simple request that the limit refuses at once is answered where it was read, in the buffer of the
 //! answers: the service is not asked whether it is ready, and no future, body or box is made for the request. It is
-//! counted, and answered to the byte, as by the limit's layer. What stands outside of the limit has to see each request,
-//! and so these take the longer way: with pages that reload while developing, and while
-//! `RuntimeBuilder::on_refusal` is set. So do requests with a body, a deadline or a class of its own, and HTTP/2.
+//! counted, and answered to the byte, as by the limit's layer. So is one that would only wait in vain, unless its client
+//! has asked within the last 60 ms too: clients that ask again at once would take all the CPU there is, and wait.
+//!
+//! What stands outside of the limit has to see each request, and so these take the longer way: with pages that reload
+//! while developing, and while `RuntimeBuilder::on_refusal` is set. So do requests with a body or a deadline, of a class
+//! with seats of its own, and HTTP/2. At ten times the load of a core, with requests of 0.7 ms, 86 to 90 % of the peak
+//! are served by the short way and 73 to 79 % by the longer one: over loopback a refusal takes 9 to 10 or 16 to 20
+//! microseconds of CPU, of which 7 are the system's (the example `overload_refusals`).
 //!
 //! # What parking relies on
 //!

@@ -144,8 +144,8 @@ impl<F> RuntimeBuilder<F> {
     /// is the usual answer. What is no request yet is not asked about: a head that can't be read or is not sent in
     /// time, a connection too many.
     ///
-    /// While it is set, the head of each request is copied for it, and no request is refused
-    /// [before it becomes one](crate::connection#early-refusals).
+    /// While it is set, the head of each request is copied for it, and refusals cost
+    /// [about twice as much](crate::connection#early-refusals).
     ///
     /// ```
     /// use bytes::Bytes;

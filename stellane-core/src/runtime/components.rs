@@ -1,11 +1,10 @@
-#[cfg(feature = "profiling")]
-use std::time::Duration;
 use std::{
     borrow::Cow,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use stellane_autotune::{
@@ -234,6 +233,7 @@ impl Components {
             self.pressure.clone(),
             self.connections.clone(),
         ));
+        tasks.spawn(self.clone().watch_queue());
         let pools = self.pools.clone();
         tasks.spawn(async move {
             let interval = pools.trim_interval();
@@ -245,6 +245,19 @@ impl Components {
                 pools.tick();
             }
         });
+    }
+
+    /// Tells the limit of jobs that wait for a worker, for ever: handlers that wait for these leave the runtimes idle.
+    /// Only while there is no CPU left: jobs that wait for something else get more workers.
+    async fn watch_queue(self) {
+        let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let queued = self.workers.stats().queue_depth as f64 / cores;
+            let is_full = queued > 1.0 && self.runtime_metrics.snapshot().cpu_usage > 0.9 * cores;
+            self.local_signal
+                .report_queue(if is_full { queued } else { f64::NAN });
+        }
     }
 
     /// A connection manager of its own for the admin address, so that a full service can still be seen.

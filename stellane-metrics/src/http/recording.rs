@@ -107,8 +107,9 @@ impl Recording {
     pub fn head<B: http_body::Body>(&mut self, response: &Response<B>) {
         self.head_ns = Some(self.table.elapsed_ns(self.start));
         self.status = response.status().as_u16();
-        // gRPC needs HTTP/2, so HTTP/1 need not look for its header (the status of a call that failed at once).
-        if self.version > 2
+        // The status of a call that failed at once. gRPC needs HTTP/2, and of gRPC-Web such an answer has no body: others of
+        // HTTP/1 need not be looked into.
+        if (self.version > 2 || response.body().is_end_stream())
             && let Some(status) = response.headers().get("grpc-status")
         {
             self.grpc = labels::grpc_index(status);

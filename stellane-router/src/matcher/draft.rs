@@ -32,7 +32,6 @@ impl Tree {
         tree.nodes.shrink_to_fit();
         tree.edges.shrink_to_fit();
         tree.rests.shrink_to_fit();
-        tree.bytes.shrink_to_fit();
         tree.jumps.shrink_to_fit();
         tree.indexes.shrink_to_fit();
         (tree, rivals)
@@ -40,20 +39,21 @@ impl Tree {
 }
 
 impl Node {
-    pub(super) const EMPTY: Self = Self {
-        literal: 0,
-        literal_len: 0,
-        children_len: 0,
-        goes_on: GoesOn::Not,
-        keys: [0; SCAN_MAX],
-        children: 0,
-        jump: NONE,
-        edges: 0,
-        edges_len: 0,
-        index: NONE,
-        leaf: NONE,
-        rest: NONE,
-    };
+    pub(super) fn empty() -> Self {
+        Self {
+            literal: Box::default(),
+            children_len: 0,
+            goes_on: GoesOn::Not,
+            keys: [0; SCAN_MAX],
+            children: 0,
+            jump: NONE,
+            edges: 0,
+            edges_len: 0,
+            index: NONE,
+            leaf: NONE,
+            rest: NONE,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -176,8 +176,7 @@ impl Compiler {
 
         let tree = &mut self.tree;
         let mut node = Node {
-            literal: tree.bytes.len() as u32,
-            literal_len: (draft.literal.len() - usize::from(way.first)) as u16,
+            literal: draft.literal[usize::from(way.first)..].into(),
             // Literals are URI text, ASCII: at most 127 children, so slot + 1 fits below too.
             children_len: draft.children.len() as u8,
             goes_on: match draft.only_literals() {
@@ -188,10 +187,8 @@ impl Compiler {
             edges: tree.edges.len() as u32,
             edges_len: draft.params.len() as u32,
             leaf: draft.leaf,
-            ..Node::EMPTY
+            ..Node::empty()
         };
-        tree.bytes
-            .extend_from_slice(&draft.literal[usize::from(way.first)..]);
         let first_bytes = draft.children.iter().map(|c| c.literal[0]);
         if draft.children.len() <= SCAN_MAX {
             node.keys = [first_bytes.clone().next().unwrap_or_default(); SCAN_MAX];
@@ -211,11 +208,11 @@ impl Compiler {
         let mut targets = Vec::with_capacity(draft.params.len());
         let children = tree.nodes.len();
         tree.nodes
-            .resize(children + draft.children.len(), Node::EMPTY);
+            .resize(children + draft.children.len(), Node::empty());
         for (key, target) in draft.params {
             let open = key.tail == Tail::Segment && key.constraint == Constraint::Any;
             let node = tree.nodes.len();
-            tree.nodes.push(Node::EMPTY);
+            tree.nodes.push(Node::empty());
             tree.edges.push(Edge {
                 open,
                 key,
@@ -249,7 +246,7 @@ impl Compiler {
                 self.nested += u32::from(way.in_wild);
                 rest.wild[least as usize] = Some((tree.nodes.len() as u32, number));
                 targets.push((tree.nodes.len(), *target, true));
-                tree.nodes.push(Node::EMPTY);
+                tree.nodes.push(Node::empty());
             }
             tree.rests.push(rest);
         }

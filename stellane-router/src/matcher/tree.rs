@@ -63,16 +63,14 @@ pub(crate) struct Tree {
     pub(super) nodes: Vec<Node>,
     pub(super) edges: Vec<Edge>,
     pub(super) rests: Vec<Rest>,
-    pub(super) bytes: Vec<u8>,
     pub(super) jumps: Vec<[u8; 256]>,
     pub(super) indexes: Vec<Vec<Run>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Node {
     /// Without the first byte, if it is a literal child: that one led here.
-    pub(super) literal: u32,
-    pub(super) literal_len: u16,
+    pub(super) literal: Box<[u8]>,
     /// How many literal children; they are contiguous.
     pub(super) children_len: u8,
     pub(super) goes_on: GoesOn,
@@ -139,10 +137,9 @@ pub(super) enum Run {
 impl Default for Tree {
     fn default() -> Self {
         Self {
-            nodes: vec![Node::EMPTY],
+            nodes: vec![Node::empty()],
             edges: Vec::new(),
             rests: Vec::new(),
-            bytes: Vec::new(),
             jumps: Vec::new(),
             indexes: Vec::new(),
         }
@@ -152,15 +149,15 @@ impl Default for Tree {
 impl Tree {
     /// What it takes of memory.
     pub(crate) fn heap_bytes(&self) -> usize {
+        let literals = self.nodes.iter().map(|node| node.literal.len());
         let keys = self.edges.iter().map(|edge| edge.key.heap_bytes());
         let indexes = self.indexes.iter().map(|runs| runs_bytes(runs));
         size_of_val(&*self.nodes)
             + size_of_val(&*self.edges)
             + size_of_val(&*self.rests)
-            + self.bytes.len()
             + size_of_val(&*self.jumps)
             + size_of_val(&*self.indexes)
-            + keys.chain(indexes).sum::<usize>()
+            + literals.chain(keys).chain(indexes).sum::<usize>()
     }
 
     /// Finds the most specific leaf that `visit` takes.
@@ -200,12 +197,6 @@ impl Tree {
             },
         };
         Some(node.children + offset)
-    }
-
-    #[inline]
-    fn literal(&self, node: &Node) -> &[u8] {
-        let start = node.literal as usize;
-        &self.bytes[start..start + usize::from(node.literal_len)]
     }
 }
 
@@ -256,13 +247,10 @@ impl<V: Visit> Walk<'_, V> {
         let tree = self.tree;
         loop {
             let node = &tree.nodes[index as usize];
-            if node.literal_len > 0 {
-                let literal = tree.literal(node);
-                if !scan::begins(rest, literal) {
-                    return None;
-                }
-                rest = &rest[literal.len()..];
+            if !scan::begins(rest, &node.literal) {
+                return None;
             }
+            rest = &rest[node.literal.len()..];
             let Some((&first, after)) = rest.split_first() else {
                 if node.leaf != NONE && self.visit.leaf(node.leaf) {
                     return Some(node.leaf);
@@ -381,7 +369,7 @@ impl<V: Visit> Walk<'_, V> {
             return None;
         }
         // It begins with `/`.
-        let literal = self.tree.literal(&self.tree.nodes[node as usize]);
+        let literal = &self.tree.nodes[node as usize].literal;
         let (before, at) = (self.spans.len, self.at(rest));
         let mut from = match least {
             Least::OneByte => 1,

@@ -285,7 +285,10 @@ impl Routes {
                 (format!("{prefix}{template}"), *method)
             };
             let own = self.0.iter().filter(|(host, ..)| *host == pattern);
-            let own: Vec<(String, &str)> = own.map(|route| full(&route)).collect();
+            let mut own: Vec<(String, &str)> = own.map(|route| full(&route)).collect();
+            // Where the names of parameters are all that differs, the method itself is before one that it
+            // follows from, and that before any.
+            own.sort_by_key(|(_, m)| (*m != method.as_str(), m.is_empty()));
             let with = |wanted: &dyn Fn(&str, &str) -> bool| {
                 let templates = own
                     .iter()

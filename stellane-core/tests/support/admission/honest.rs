@@ -39,6 +39,17 @@ pub(super) async fn sleep_for(
     Tally::of(asking).await
 }
 
+pub(super) async fn sleep_after_quiet(
+    server: &Arc<Server>,
+    millis: u64,
+    clients: usize,
+    scale: Scale,
+) -> Result<Tally, BoxError> {
+    // As many answers to the bystander as a limit wants to see before it knows a service.
+    sleep(Duration::from_secs(3)).await;
+    sleep_for(server, millis, clients, scale).await
+}
+
 pub(super) async fn lines(
     server: &Arc<Server>,
     every: u64,

@@ -21,6 +21,8 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) enum Load {
     /// Each asks again as soon as it has its answer, for which the handler sleeps.
     Sleep { millis: u64, clients: usize },
+    /// The same for those who come when there has been but the bystander for a while.
+    SleepAfterQuiet { millis: u64, clients: usize },
     /// Each reads lines that come at such a distance, to the end.
     Lines { every_millis: u64, clients: usize },
     /// tonic's health service, watched while the status changes, and checked now and then.
@@ -60,6 +62,13 @@ pub(crate) const HONEST: &[Row] = &[
     ("sleep-5s-300", sleep(5000, 300)),
     ("sleep-20s-60", sleep(20_000, 60)),
     ("sleep-20s-300", sleep(20_000, 300)),
+    (
+        "quiet-sleep-5s-100",
+        Load::SleepAfterQuiet {
+            millis: 5000,
+            clients: 100,
+        },
+    ),
     ("ndjson-100", lines(100, 100)),
     ("grpc-100", Load::Grpc { streams: 100 }),
     ("sse-2000", lines(1000, 2000)),
@@ -153,6 +162,9 @@ pub(crate) async fn run(server: &str, load: Load, scale: Scale) -> Result<Report
     let run: Pin<Box<dyn Future<Output = Result<Tally, BoxError>> + Send>> = match load {
         Load::Sleep { millis, clients } => {
             Box::pin(honest::sleep_for(&server, millis, clients, scale))
+        }
+        Load::SleepAfterQuiet { millis, clients } => {
+            Box::pin(honest::sleep_after_quiet(&server, millis, clients, scale))
         }
         Load::Lines {
             every_millis,
