@@ -15,14 +15,14 @@ rows! { honest:
     more_than_may_begin_at_once_wait_a_moment("preset", "per-core"; Load::Sleep { millis: 2000, clients: 300 });
     many_that_come_after_a_quiet_time_are_let_in("preset"; Load::SleepAfterQuiet { millis: 5000, clients: 100 });
     streams_refuse_nobody("preset", "tls-http2"; Load::Lines { every_millis: 100, clients: 100 });
-    grpc_streams_refuse_no_call("preset", "per-core"; Load::Grpc { streams: 100 });
+    grpc_streams_refuse_no_call("per-core"; Load::Grpc { streams: 100 });
     slow_downloads_refuse_nobody("preset", "preset-http2"; Load::Download { clients: 40, rate: 50_000 });
     slow_uploads_refuse_nobody("tls", "preset-http2"; Load::Upload { clients: 40, rate: 10_000 });
 }
 
 rows! { hostile:
-    bodies_that_never_come_harm_nobody_else("preset", "tls-http2"; Load::StalledPosts { streams: 100 });
-    a_window_of_zero_harms_nobody_else("preset", "per-core"; Load::WindowZero { streams: 100 });
+    bodies_that_never_come_harm_nobody_else("tls-http2"; Load::StalledPosts { streams: 100 });
+    a_window_of_zero_harms_nobody_else("per-core"; Load::WindowZero { streams: 100 });
     uploads_at_the_least_rate_harm_nobody_else("preset"; Load::Upload { clients: 100, rate: 250 });
     clients_that_do_not_read_harm_nobody_else("preset"; Load::Unread { clients: 100 });
     requests_that_all_come_back_at_once_harm_nobody_else(
