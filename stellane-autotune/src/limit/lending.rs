@@ -184,14 +184,17 @@ pub(super) struct Loan {
     shared: Arc<Shared>,
     keys: Keys,
     state: loan::State,
+    /// See [`Shared::be_born`].
+    generation: AtomicU32,
     /// Since when it is lent, and for how long it was before, in nanoseconds.
     since: AtomicU64,
     lent_for: AtomicU64,
 }
 
 impl Loan {
-    pub(super) fn new(shared: &Arc<Shared>, keys: Keys) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, keys: Keys, generation: u32) -> Self {
         Self {
+            generation: AtomicU32::new(generation),
             shared: Arc::clone(shared),
             keys,
             state: loan::State::new(),
@@ -201,8 +204,9 @@ impl Loan {
     }
 
     /// As a new one, of the same limit, if nobody else has it any more.
-    pub(super) fn renew(mut loan: Arc<Self>, keys: Keys) -> Option<Arc<Self>> {
+    pub(super) fn renew(mut loan: Arc<Self>, keys: Keys, generation: u32) -> Option<Arc<Self>> {
         let unique = Arc::get_mut(&mut loan)?;
+        unique.generation = AtomicU32::new(generation);
         unique.keys = keys;
         unique.state = loan::State::new();
         unique.lent_for = AtomicU64::new(0);
@@ -244,10 +248,32 @@ impl Loan {
         if before.owes {
             self.shared.pay(self.keys);
         }
+        if before.ages {
+            self.shared.pass_away(self.generation());
+        }
         if before.lent {
             self.shared.end_loan(self.keys);
         }
         !before.lent
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// What is waited for by its client does not age.
+    pub(super) fn stop_ageing(&self) {
+        if self.state.stop_ageing() {
+            self.shared.pass_away(self.generation());
+        }
+    }
+
+    pub(super) fn age(&self) {
+        let generation = self.shared.be_born();
+        self.generation.store(generation, Ordering::Relaxed);
+        if !self.state.age() {
+            self.shared.pass_away(generation);
+        }
     }
 
     fn begin(&self, reason: u8) {
@@ -259,7 +285,10 @@ impl Loan {
             reserved
         });
         match begun {
-            Begun::Lent { owed } => {
+            Begun::Lent { owed, aged } => {
+                if aged {
+                    self.shared.pass_away(self.generation());
+                }
                 if owed {
                     self.shared.pay(self.keys);
                 }
@@ -278,6 +307,7 @@ impl Loan {
         let lent_for = now.saturating_sub(self.since.load(Ordering::Relaxed));
         self.lent_for.fetch_add(lent_for, Ordering::Relaxed);
         self.shared.end_loan(self.keys);
+        self.age();
         if self.shared.retake() {
             self.shared.owe(self.keys);
             if !self.state.owe() {

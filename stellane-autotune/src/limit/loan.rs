@@ -16,12 +16,14 @@ const BOTH: u8 = PAUSED | STARVED;
 const LENT: u8 = 4;
 const OWES: u8 = 8;
 const ENDED: u8 = 16;
+/// It has an age, by which it may be set aside: it has none while it is lent.
+const AGES: u8 = 32;
 
 /// What a reason has done.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Begun {
-    /// The place is to be given back; whether it had a debt, which is paid by that.
-    Lent { owed: bool },
+    /// The place is to be given back; whether it had a debt, which is paid by that, and an age.
+    Lent { owed: bool, aged: bool },
     /// Nothing.
     Kept,
 }
@@ -31,11 +33,12 @@ pub(crate) enum Begun {
 pub(crate) struct Before {
     pub(crate) lent: bool,
     pub(crate) owes: bool,
+    pub(crate) ages: bool,
 }
 
 impl State {
     pub(crate) fn new() -> Self {
-        Self(AtomicU8::new(0))
+        Self(AtomicU8::new(AGES))
     }
 
     /// A reason begins. `may_lend` is asked when it makes both, perhaps more than once.
@@ -44,7 +47,7 @@ impl State {
         loop {
             let mut next = state | reason;
             if next & BOTH == BOTH && state & (LENT | ENDED) == 0 && may_lend() {
-                next = (next | LENT) & !OWES;
+                next = (next | LENT) & !(OWES | AGES);
             }
             if next == state || state & ENDED != 0 {
                 return Begun::Kept;
@@ -53,8 +56,8 @@ impl State {
                 Err(current) => state = current,
                 Ok(_) if next & LENT & !state == 0 => return Begun::Kept,
                 Ok(_) => {
-                    let owed = state & OWES != 0;
-                    return Begun::Lent { owed };
+                    let [owed, aged] = [OWES, AGES].map(|bit| state & bit != 0);
+                    return Begun::Lent { owed, aged };
                 }
             }
         }
@@ -80,12 +83,23 @@ impl State {
         before & (OWES | ENDED) == 0
     }
 
+    /// Its age begins anew. False if the request has left meanwhile.
+    pub(crate) fn age(&self) -> bool {
+        self.0.fetch_or(AGES, Ordering::AcqRel) & ENDED == 0
+    }
+
+    /// It has no age for a while; whether it had one.
+    pub(crate) fn stop_ageing(&self) -> bool {
+        self.0.fetch_and(!AGES, Ordering::AcqRel) & AGES != 0
+    }
+
     /// The request leaves. Only once.
     pub(crate) fn end(&self) -> Before {
         let before = self.0.swap(ENDED, Ordering::AcqRel);
         Before {
             lent: before & LENT != 0,
             owes: before & OWES != 0,
+            ages: before & AGES != 0,
         }
     }
 

@@ -110,12 +110,11 @@ impl Visit {
     #[inline]
     pub(super) fn wrap<B: Body>(&mut self, body: B, shared: &Arc<Shared>) -> LimitRequestBody<B> {
         if self.lends && !body.is_end_stream() {
-            self.loan = self
-                .spare
-                .take()
-                .and_then(|spare| Loan::renew(spare, self.keys));
-            let new = || Arc::new(Loan::new(shared, self.keys));
-            self.loan.get_or_insert_with(new);
+            let (keys, generation) = (self.keys, self.generation);
+            let renew = |spare| Loan::renew(spare, keys, generation);
+            let loan = self.spare.take().and_then(renew);
+            let new = || Arc::new(Loan::new(shared, keys, generation));
+            self.loan = Some(loan.unwrap_or_else(new));
         }
         LimitRequestBody::new(body, self.loan.clone())
     }
@@ -159,6 +158,7 @@ impl Visit {
     pub(super) fn resume(&mut self, shared: &Shared) {
         if let Some(epoch) = self.handed.take() {
             self.owes |= shared.take_back(self.keys, epoch);
+            self.age(shared);
         }
         if let Some(loan) = &self.loan {
             loan.resume();
@@ -179,6 +179,9 @@ impl Visit {
         if self.lends && !self.left && self.handed.is_none() {
             self.pay(shared);
             self.handed = shared.hand_over(self.keys);
+            if self.handed.is_some() {
+                self.stop_ageing(shared);
+            }
         }
     }
 
@@ -186,6 +189,7 @@ impl Visit {
     pub(super) fn lend(&mut self, shared: &Shared) {
         if self.lent.is_none() && self.loan.is_none() && shared.reserve_loan(self.keys) {
             self.lent = Some(shared.clock.nanos());
+            self.stop_ageing(shared);
             self.pay(shared);
             shared.lend();
         }
@@ -195,10 +199,26 @@ impl Visit {
         if let Some(since) = self.lent.take() {
             self.forget_time(shared.clock.nanos().saturating_sub(since));
             shared.end_loan(self.keys);
+            self.age(shared);
             if shared.retake() {
                 shared.owe(self.keys);
                 self.owes = true;
             }
+        }
+    }
+
+    /// What is waited for by its client does not age.
+    fn stop_ageing(&self, shared: &Shared) {
+        match &self.loan {
+            Some(loan) => loan.stop_ageing(),
+            None => shared.pass_away(self.generation),
+        }
+    }
+
+    fn age(&mut self, shared: &Shared) {
+        match &self.loan {
+            Some(loan) => loan.age(),
+            None => self.generation = shared.be_born(),
         }
     }
 
@@ -252,7 +272,10 @@ impl Visit {
         if !self.recorded {
             shared.record_cancelled();
         }
-        shared.pass_away(self.generation);
+        let ages = self.handed.is_none() && self.lent.is_none();
+        if ages && self.loan.is_none() {
+            shared.pass_away(self.generation);
+        }
         if let Some(epoch) = self.handed.take() {
             shared.forget_handed(self.keys, epoch);
         }

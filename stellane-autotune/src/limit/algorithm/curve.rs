@@ -109,7 +109,9 @@ impl Curve {
         sum.in_flight += seconds * window.mean_in_flight;
         sum.ln_latency += answers * latency.ln();
         let grew = window.mean_in_flight > 2.0 * sum.first;
-        if sum.answers < if grew { FEW } else { ANSWERS } {
+        // Shorter than the stay of what is counted, it is who happens to leave together.
+        let too_short = sum.seconds < (sum.ln_latency / sum.answers).exp();
+        if too_short || sum.answers < if grew { FEW } else { ANSWERS } {
             return 0.0;
         }
         let sum = std::mem::take(sum);
@@ -140,7 +142,8 @@ impl Curve {
             let piles_up = more > PILE * (point.answers - old.answers);
             let slower = point.latency > CHANCE * usual;
             // Or so much more that what is answered is but the luckiest.
-            let buried = more > BURIED * (point.answers - old.answers);
+            let buried = more > BURIED * (point.answers - old.answers)
+                && point.throughput < 0.5 * old.throughput;
             let full = latency < LATER && slower && piles_up || buried;
             let elasticity = if full { throughput.max(WORST) } else { 1.0 };
             ((point.in_flight / old.in_flight).ln().min(2.0) * (HALF - elasticity)).min(MOST)

@@ -188,12 +188,15 @@ impl Open {
         }
         // Many come and hardly anything is answered: of a service that answered before, since all that comes to one
         // that takes a minute looks like this for a minute.
-        if let Some((_, usual)) = self.curve.latest() {
+        if let Some((throughput, usual)) = self.curve.latest() {
+            let expected = throughput * tick.passed.as_secs_f64();
             let unanswered = tick.in_flight.saturating_sub(tick.answered);
             let came = unanswered.saturating_sub(tick.began_with);
             let is_idle = tick.tasks_per_core.is_some_and(|tasks| tasks < IDLE.1);
             let is_stalled = STALL.0 * (tick.answers as f64) < f64::from(came)
                 && tick.passed.as_secs_f64() > STALL.1 * self.median
+                && expected > 4.0
+                && 2.0 * (tick.answers as f64) < expected
                 && f64::from(unanswered) > STALL.2 * usual.max(FEW);
             if is_stalled && !is_idle {
                 let answers = tick.answers;
