@@ -53,6 +53,9 @@ const HALF: f64 = 0.5;
 /// In flight more than so many times what was answered since: then what is answered is but the luckiest, and says nothing
 /// of latency. It is what tells of a collapse.
 const BURIED: f64 = 2.0;
+/// But only if the machine has more tasks than this for each core: a hundred that have just come and take a minute,
+/// beside some that are quick, look the same.
+const BUSY: f64 = 1.0;
 /// By so much a quartile is off: later is what exceeds the slowest that was seen at lower concurrency by this. Compared
 /// with the nearest alone, twenty streams beside short requests had up to 96 % of those refused.
 const CHANCE: f64 = 1.5;
@@ -113,16 +116,20 @@ impl Curve {
             return 0.0;
         }
         let sum = std::mem::take(sum);
-        self.compare(Point {
-            in_flight: (sum.in_flight / sum.seconds).max(0.1),
-            throughput: sum.answers / sum.seconds,
-            latency: (sum.ln_latency / sum.answers).exp(),
-            at: window.end,
-            answers: self.answers,
-        })
+        let is_busy = window.tasks_per_core.is_some_and(|tasks| tasks > BUSY);
+        self.compare(
+            is_busy,
+            Point {
+                in_flight: (sum.in_flight / sum.seconds).max(0.1),
+                throughput: sum.answers / sum.seconds,
+                latency: (sum.ln_latency / sum.answers).exp(),
+                at: window.end,
+                answers: self.answers,
+            },
+        )
     }
 
-    fn compare(&mut self, point: Point) -> f64 {
+    fn compare(&mut self, is_busy: bool, point: Point) -> f64 {
         let bin = bin_of(point.in_flight);
         let below = || {
             let apart = |old: &&Point| {
@@ -140,7 +147,7 @@ impl Curve {
             let piles_up = more > PILE * (point.answers - old.answers);
             let slower = point.latency > CHANCE * usual;
             // Or so much more that what is answered is but the luckiest.
-            let buried = more > BURIED * (point.answers - old.answers);
+            let buried = is_busy && more > BURIED * (point.answers - old.answers);
             let full = latency < LATER && slower && piles_up || buried;
             let elasticity = if full { throughput.max(WORST) } else { 1.0 };
             ((point.in_flight / old.in_flight).ln().min(2.0) * (HALF - elasticity)).min(MOST)
