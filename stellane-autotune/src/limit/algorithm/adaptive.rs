@@ -27,8 +27,8 @@ use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize
 /// it is used. What exceeds the cap waits for its next step; it is not refused. Throughput, latency and concurrency
 /// are compared with those at half the concurrency or less. If throughput has stayed what it was and latency has not, for
 /// long enough to be no chance, that is evidence. So is a machine whose own queue is long
-/// (see [`LocalSignal`](crate::LocalSignal)), a service of which many answers say that it is overloaded while the others
-/// are the same number however many ask, and one that stops answering while more and more come.
+/// (see [`LocalSignal`](crate::LocalSignal)), and a service of which many answers say that it is overloaded while the
+/// others are the same number however many ask.
 ///
 /// Without a signal of the machine the rest must do. It does for a service that queues, some tenths of a second later. It
 /// does not for a cold start into one whose throughput *collapses* under more concurrency, and that has not

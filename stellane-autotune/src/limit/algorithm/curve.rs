@@ -53,6 +53,9 @@ const HALF: f64 = 0.5;
 /// In flight more than so many times what was answered since: then what is answered is but the luckiest, and says nothing
 /// of latency. It is what tells of a collapse.
 const BURIED: f64 = 2.0;
+/// But only if the machine has more tasks than this for each core: a hundred that have just come and take a minute,
+/// beside some that are quick, look the same.
+const BUSY: f64 = 1.0;
 /// By so much a quartile is off: later is what exceeds the slowest that was seen at lower concurrency by this. Compared
 /// with the nearest alone, twenty streams beside short requests had up to 96 % of those refused.
 const CHANCE: f64 = 1.5;
@@ -109,22 +112,24 @@ impl Curve {
         sum.in_flight += seconds * window.mean_in_flight;
         sum.ln_latency += answers * latency.ln();
         let grew = window.mean_in_flight > 2.0 * sum.first;
-        // Shorter than the stay of what is counted, it is who happens to leave together.
-        let too_short = sum.seconds < (sum.ln_latency / sum.answers).exp();
-        if too_short || sum.answers < if grew { FEW } else { ANSWERS } {
+        if sum.answers < if grew { FEW } else { ANSWERS } {
             return 0.0;
         }
         let sum = std::mem::take(sum);
-        self.compare(Point {
-            in_flight: (sum.in_flight / sum.seconds).max(0.1),
-            throughput: sum.answers / sum.seconds,
-            latency: (sum.ln_latency / sum.answers).exp(),
-            at: window.end,
-            answers: self.answers,
-        })
+        let is_busy = window.tasks_per_core.is_some_and(|tasks| tasks > BUSY);
+        self.compare(
+            is_busy,
+            Point {
+                in_flight: (sum.in_flight / sum.seconds).max(0.1),
+                throughput: sum.answers / sum.seconds,
+                latency: (sum.ln_latency / sum.answers).exp(),
+                at: window.end,
+                answers: self.answers,
+            },
+        )
     }
 
-    fn compare(&mut self, point: Point) -> f64 {
+    fn compare(&mut self, is_busy: bool, point: Point) -> f64 {
         let bin = bin_of(point.in_flight);
         let below = || {
             let apart = |old: &&Point| {
@@ -142,8 +147,7 @@ impl Curve {
             let piles_up = more > PILE * (point.answers - old.answers);
             let slower = point.latency > CHANCE * usual;
             // Or so much more that what is answered is but the luckiest.
-            let buried = more > BURIED * (point.answers - old.answers)
-                && point.throughput < 0.5 * old.throughput;
+            let buried = is_busy && more > BURIED * (point.answers - old.answers);
             let full = latency < LATER && slower && piles_up || buried;
             let elasticity = if full { throughput.max(WORST) } else { 1.0 };
             ((point.in_flight / old.in_flight).ln().min(2.0) * (HALF - elasticity)).min(MOST)

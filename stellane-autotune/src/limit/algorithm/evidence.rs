@@ -33,13 +33,6 @@ pub enum LimitEvidence {
         /// The latency now, in terms of the shortest.
         latency: f64,
     },
-    /// Many come and hardly anything is answered, of a service that answered before.
-    Stalled {
-        /// Requests that have come.
-        came: u32,
-        /// Answers meanwhile.
-        answers: u64,
-    },
     /// The machine has more to run than it can: see [`LocalSignal`](crate::LocalSignal).
     Machine {
         /// Tasks that are ready to run, for each that can run.
@@ -70,9 +63,6 @@ impl fmt::Display for LimitEvidence {
                 f,
                 "throughput flat at {throughput:.0}/s from {from:.0} in flight on, latency {latency:.1} x"
             ),
-            Self::Stalled { came, answers } => {
-                write!(f, "{answers} answers while {came} requests came")
-            }
             Self::Machine { tasks_per_core } => write!(
                 f,
                 "the machine has {tasks_per_core:.1} tasks ready for each core"

@@ -78,8 +78,6 @@ const SPARE: f64 = 1.25;
 /// What is left of the load when the service itself says that it is overloaded. A cut to the knee, as far below as that
 /// was measured, cost a third of the throughput where refusing is all that the service does.
 const TOLD: f64 = 0.8;
-/// Nothing is answered any more: so many have come for each answer, in so many medians, and are so many times the usual.
-const STALL: (f64, f64, f64) = (4.0, 8.0, 2.0);
 
 impl Open {
     pub(super) fn new(initial: u32, min: u32, max: u32) -> Self {
@@ -185,23 +183,6 @@ impl Open {
             && f64::from(tick.in_flight) > FEW
         {
             return self.full(TOLD * f64::from(tick.in_flight), true, evidence);
-        }
-        // Many come and hardly anything is answered: of a service that answered before, since all that comes to one
-        // that takes a minute looks like this for a minute.
-        if let Some((throughput, usual)) = self.curve.latest() {
-            let expected = throughput * tick.passed.as_secs_f64();
-            let unanswered = tick.in_flight.saturating_sub(tick.answered);
-            let came = unanswered.saturating_sub(tick.began_with);
-            let is_idle = tick.tasks_per_core.is_some_and(|tasks| tasks < IDLE.1);
-            let is_stalled = STALL.0 * (tick.answers as f64) < f64::from(came)
-                && tick.passed.as_secs_f64() > STALL.1 * self.median
-                && expected > 4.0
-                && 2.0 * (tick.answers as f64) < expected
-                && f64::from(unanswered) > STALL.2 * usual.max(FEW);
-            if is_stalled && !is_idle {
-                let answers = tick.answers;
-                return self.full(usual, false, LimitEvidence::Stalled { came, answers });
-            }
         }
         self.on_machine(tick.now, f64::from(tick.in_flight), tick.tasks_per_core)
     }
