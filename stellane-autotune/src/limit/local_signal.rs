@@ -110,14 +110,14 @@ impl Default for Tasks {
 const TICK: Duration = Duration::from_millis(20);
 /// A task that waits less than this for its turn waits for no other: timers are exact to a millisecond.
 #[cfg(feature = "tokio")]
-const AT_ONCE: f64 = 0.002;
+const AT_ONCE: Duration = Duration::from_millis(2);
 /// A task that waits longer than this has others before it.
 #[cfg(feature = "tokio")]
-const QUEUED: f64 = 0.010;
-/// So long tasks must have waited without a break, in seconds. One handler that blocks delays one tick, and a busy
+const QUEUED: Duration = Duration::from_millis(10);
+/// So long tasks must have waited without a break. One handler that blocks delays one tick, and a busy
 /// service whose handlers compute for some milliseconds has queues of a tenth of a second, and empties them.
 #[cfg(feature = "tokio")]
-const LONG: f64 = 0.25;
+const LONG: Duration = Duration::from_millis(250);
 
 #[cfg(feature = "tokio")]
 impl LocalSignal {
@@ -151,12 +151,23 @@ impl LocalSignal {
             loop {
                 let due = tokio::time::Instant::now() + TICK;
                 tokio::time::sleep_until(due).await;
-                watched
-                    .tasks
-                    .set(queue.tasks_per_core(due.elapsed().as_secs_f64()));
+                let tasks = queue.tasks_per_core(due.elapsed(), worked(), TICK);
+                watched.tasks.set(tasks);
             }
         }
     }
+}
+
+/// How long the workers of the current runtime have worked, on average; each tells it from time to time only.
+#[cfg(feature = "tokio")]
+fn worked() -> Duration {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let workers = metrics.num_workers();
+    #[cfg(target_has_atomic = "64")]
+    let worked = (0..workers).map(|worker| metrics.worker_total_busy_duration(worker));
+    #[cfg(not(target_has_atomic = "64"))]
+    let worked = (0..workers).map(|_| Duration::MAX / 2);
+    worked.sum::<Duration>() / u32::try_from(workers).unwrap_or(u32::MAX).max(1)
 }
 
 /// Forgotten when it is dropped.
@@ -178,33 +189,53 @@ impl Drop for Watched {
 #[cfg(feature = "tokio")]
 #[derive(Debug, Default)]
 struct Queue {
-    /// For how long each tick found others before it, and the shortest that one waited.
-    waited: f64,
-    shortest: f64,
+    late: Option<Late>,
     /// The share of ticks that had to wait.
     busy: f64,
+    /// How long the workers had worked at the latest tick.
+    worked: Duration,
+}
+
+/// Ticks that found others before them, without a break.
+#[cfg(feature = "tokio")]
+#[derive(Debug)]
+struct Late {
+    ticks: u32,
+    waited: Duration,
+    shortest: Duration,
+    /// Since before the first of them, and how long the workers had worked then.
+    lasts: Duration,
+    worked: Duration,
 }
 
 #[cfg(feature = "tokio")]
 impl Queue {
-    fn tasks_per_core(&mut self, delay: f64) -> f64 {
+    /// After a tick that was so late, when the workers have worked for so long, `pause` after the one before.
+    fn tasks_per_core(&mut self, delay: Duration, worked: Duration, pause: Duration) -> f64 {
         let had_to_wait = f64::from(u8::from(delay > AT_ONCE));
         self.busy += 0.1 * (had_to_wait - self.busy);
+        let before = std::mem::replace(&mut self.worked, worked);
         if delay < QUEUED {
-            (self.waited, self.shortest) = (0.0, f64::INFINITY);
+            self.late = None;
             return self.busy;
         }
-        let first = self.waited == 0.0;
-        self.waited += delay;
-        self.shortest = if first {
-            delay
-        } else {
-            self.shortest.min(delay)
-        };
-        if first || self.waited < LONG {
+        let late = self.late.get_or_insert(Late {
+            ticks: 0,
+            waited: Duration::ZERO,
+            shortest: Duration::MAX,
+            lasts: Duration::ZERO,
+            worked: before,
+        });
+        late.ticks += 1;
+        late.waited += delay;
+        late.shortest = late.shortest.min(delay);
+        late.lasts += pause + delay;
+        // A tick that is late while the workers have nothing to do waits for a CPU that others have.
+        let is_own = 2 * worked.saturating_sub(late.worked) > late.lasts;
+        if late.ticks < 2 || late.waited < LONG || !is_own {
             return self.busy;
         }
-        1.0 + self.shortest / AT_ONCE
+        1.0 + late.shortest.as_secs_f64() / AT_ONCE.as_secs_f64()
     }
 }
 
@@ -212,29 +243,36 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn last(delays: &[f64]) -> f64 {
-        let mut queue = Queue::default();
-        let tasks = delays.iter().map(|delay| queue.tasks_per_core(*delay));
+    /// After ticks that were so many milliseconds late, of workers that had something to do for such a share of the time.
+    fn last(delays: &[u64], load: f64) -> f64 {
+        let (mut queue, mut worked) = (Queue::default(), Duration::ZERO);
+        let tasks = delays.iter().map(|delay| {
+            let delay = Duration::from_millis(*delay);
+            worked += (TICK + delay).mul_f64(load);
+            queue.tasks_per_core(delay, worked, TICK)
+        });
         tasks.last().unwrap_or_default()
     }
 
     #[test]
     fn only_tasks_that_wait_without_a_break_are_a_queue() {
         for (delays, is_full) in [
-            (&[0.001; 40][..], false),
+            (&[1; 40][..], false),
             // A handler that blocks for 5 s, and nobody behind it.
-            (&[0.001, 5.0], false),
-            (&[0.001, 5.0, 0.001, 5.0, 0.003], false),
+            (&[1, 5000], false),
+            (&[1, 5000, 1, 5000, 3], false),
             // A busy one whose handlers compute for 20 ms.
-            (&[0.02, 0.04, 0.02, 0.03, 0.001, 0.02, 0.05], false),
+            (&[20, 40, 20, 30, 1, 20, 50], false),
             // Twice as much as it can do.
-            (&[0.02, 0.04, 0.06, 0.08, 0.1], true),
-            (&[0.2, 0.3], true),
+            (&[20, 40, 60, 80, 100], true),
+            (&[200, 300], true),
         ] {
-            let tasks = last(delays);
+            let tasks = last(delays, 1.0);
             assert_eq!(tasks > 2.5, is_full, "{delays:?}: {tasks}");
+            let idle = last(delays, 0.1);
+            assert!(idle <= 1.0, "others have the CPU: {delays:?}: {idle}");
         }
-        assert!(last(&[0.001; 40]) < 0.5, "idle");
+        assert!(last(&[1; 40], 0.0) < 0.5, "idle");
     }
 
     #[test]
