@@ -198,8 +198,13 @@ impl Open {
         if much < MUCH {
             return None;
         }
-        let limit = SPARE * in_flight / tasks_per_core;
-        self.full(limit, false, LimitEvidence::Machine { tasks_per_core })
+        // How many can be in flight without a queue depends on how long they wait for something else, which tasks don't
+        // tell: what was seen with less in flight does, if there was less.
+        let guess = SPARE * in_flight / tasks_per_core;
+        let (knee, known) = self.curve.knee(now);
+        let is_seen = known && knee > guess;
+        let limit = if is_seen { knee } else { guess };
+        self.full(limit, is_seen, LimitEvidence::Machine { tasks_per_core })
     }
 
     fn full(&self, limit: f64, known: bool, evidence: LimitEvidence) -> Option<Start> {
