@@ -31,9 +31,10 @@ use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize
 /// others are the same number however many ask.
 ///
 /// Without a signal of the machine the rest must do. It does for a service that queues, some tenths of a second later. It
-/// does not for a cold start into one whose throughput *collapses* under more concurrency, and that has not
-/// been seen at less: nothing is answered then, and a handler that takes a minute looks the same for a minute. A lower
-/// `initial` (64) helps there, at the price that a surge of honest requests waits for longer.
+/// does not for a cold start into many times the load, nor into one whose throughput *collapses* under more concurrency and
+/// that has not been seen at less: hardly anything is answered then, and a hundred handlers that have just begun and
+/// take a minute look the same for a minute. Those are the ones that get the benefit of the doubt. A lower `initial` (64)
+/// helps, at the price that a surge of honest requests waits for longer.
 ///
 /// **Limiting.** From the knee on, as far as it is known:
 ///
