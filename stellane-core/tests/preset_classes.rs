@@ -143,7 +143,7 @@ async fn a_template_that_is_none_fails_the_start_with_its_name() {
             Ok::<_, Infallible>(Response::new(String::new()))
         }))
         .build();
-    let error = format!("{}", built.err().expect("fails"));
+    let error = built.expect_err("fails").to_string();
     assert!(
         error.contains("limit") && error.contains("/a/{b"),
         "{error}"

@@ -32,7 +32,6 @@ pub(super) struct Control {
     refused_at_start: u64,
     overloads_at_start: u64,
     departures_at_start: (u64, u64),
-    in_flight_at_start: u32,
     window: Latencies,
     windows: u64,
     aside: Aside,
@@ -70,7 +69,6 @@ impl Control {
             refused_at_start: 0,
             overloads_at_start: 0,
             departures_at_start: (0, 0),
-            in_flight_at_start: 0,
             window: Latencies::default(),
             windows: 0,
             aside: Aside::default(),
@@ -182,12 +180,9 @@ impl Shared {
         if !complete {
             let next = control.algorithm.on_tick(Tick {
                 now: Duration::from_nanos(now),
-                passed: Duration::from_nanos(elapsed),
                 answers,
                 so_far,
                 in_flight,
-                answered,
-                began_with: control.in_flight_at_start,
                 tasks_per_core,
             });
             let next = next.unwrap_or(Next::at_once(limit));
@@ -275,12 +270,8 @@ impl Shared {
         control.overloads_at_start = self.overloads();
         control.departures_at_start = self.departures();
         control.phase = Phase::Measuring { start: now };
-        let (in_flight, limit) = self.load();
+        let limit = self.load().1;
         self.gate.peak.store(self.gate.load().0, Ordering::Relaxed);
-        let streaming = self.streaming().saturating_sub(self.lending.stalled());
-        control.in_flight_at_start = in_flight
-            .saturating_sub(self.count_aside(&control.aside))
-            .saturating_sub(streaming);
         let duration = saturating_nanos(control.algorithm.window(limit).duration);
         self.due
             .store(now.saturating_add(duration), Ordering::Relaxed);

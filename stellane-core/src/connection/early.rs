@@ -6,7 +6,7 @@ use http::{Request, Response};
 use crate::connection::incoming::Incoming;
 
 /// Who asks twice in it does not ask by a clock of their own.
-pub(in crate::connection) const MOMENT: Duration = Duration::from_millis(60);
+pub(crate) const MOMENT: Duration = Duration::from_millis(60);
 
 /// Refuses requests before the service is called. Given to a [`Listener`](crate::connection::Listener): who knows no more
 /// of a service than its trait can't ask it for that.

@@ -90,18 +90,12 @@ pub struct WindowSize {
 pub struct Tick {
     /// The time.
     pub now: Duration,
-    /// For how long it has lasted.
-    pub passed: Duration,
     /// Answers that count, so far.
     pub answers: u64,
     /// See [`Window::so_far`].
     pub so_far: (u64, u64),
     /// Requests in flight.
     pub in_flight: u32,
-    /// Those of them that are answered, and whose bodies are under way.
-    pub answered: u32,
-    /// Requests in flight and not answered when it began.
-    pub began_with: u32,
     /// See [`Window::tasks_per_core`].
     pub tasks_per_core: Option<f64>,
 }

@@ -1,7 +1,6 @@
 //! HTTP/1 without hyper, for as long as its requests are simple.
 
 use std::{
-    cell::Cell,
     io,
     mem::{self, MaybeUninit},
     pin::Pin,
@@ -12,10 +11,10 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use hyper_util::rt::TokioIo;
-use tokio::{io::ReadBuf, time::Instant};
+use tokio::io::ReadBuf;
 
 use crate::connection::{
-    early::{Early, MOMENT},
+    early::Early,
     http_service::HttpService,
     incoming::Incoming,
     lifecycle::Shared,
@@ -25,7 +24,8 @@ use crate::connection::{
             self, MAX_BODY, MAX_READ,
             body::write_body,
             header_cache::HeaderCache,
-            refusal, request, response,
+            refusal::{self, Pressed},
+            request, response,
             write_batch::{self, DelayedWrite},
         },
         io::{Io, pipeline::MAX_HELD},
@@ -54,8 +54,7 @@ pub(crate) struct FastPath<S: HttpService> {
     headers: HeaderMap,
     header_cache: HeaderCache,
     early: Early,
-    /// When it last asked for something while others were refused.
-    pressed: Cell<Option<Instant>>,
+    pressed: Pressed,
 }
 
 /// How many requests are answered before others on the thread have their turn.
@@ -121,7 +120,7 @@ impl<S: HttpService> FastPath<S> {
             headers: HeaderMap::new(),
             header_cache: HeaderCache::default(),
             early,
-            pressed: Cell::new(None),
+            pressed: Pressed::default(),
         }
     }
 
@@ -229,7 +228,7 @@ impl<S: HttpService> FastPath<S> {
             };
             if let Some(early) = self.early.who_may()
                 && self.adapter.may_be_passed_by()
-                && let Some(refusal) = early.refuse(&mut request, self.presses())
+                && let Some(refusal) = early.refuse(&mut request, self.pressed.again())
             {
                 self.adapter.pass_by();
                 self.headers = refusal::write(refusal, out);
@@ -254,14 +253,6 @@ impl<S: HttpService> FastPath<S> {
             *left -= 1;
         }
         Outcome::Answered
-    }
-
-    /// Whether the client asks again already, while others are refused.
-    #[cold]
-    fn presses(&self) -> bool {
-        let now = Instant::now();
-        let before = self.pressed.replace(Some(now));
-        before.is_some_and(|before| now.duration_since(before) < MOMENT)
     }
 
     /// Writes an answer if it is simple, and otherwise gives it back.
