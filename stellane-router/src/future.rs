@@ -18,7 +18,7 @@ use crate::compiled::Compiled;
 use crate::endpoint::Answer;
 use crate::table::{RouteId, RouteInfo, RouteTable};
 
-/// The future of a [`Router`].
+/// The future of a [`Router`](crate::Router).
 #[derive(Debug)]
 pub struct RouteFuture(State);
 
