@@ -13,6 +13,9 @@ use crate::overload::OverloadLayer;
 
 /// Puts an [`AdaptiveLimit`] in front of a service.
 ///
+/// Give the limit a [`LocalSignal`](crate::LocalSignal) if the service runs in this process: handlers that compute keep
+/// later requests waiting in their sockets, where no layer sees them.
+///
 /// Admission is decided in `call`, never in `poll_ready`: an idle connection holds no place. A
 /// refused request is answered with 503, `Retry-After` and an RFC 9457 body, before its own
 /// body is read and without an allocation. gRPC and gRPC-Web, by the content type of the request, are told in their
