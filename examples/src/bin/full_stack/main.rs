@@ -30,6 +30,7 @@ const USERS: u32 = 10_000;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    stellane_examples::small_pages_only();
     match run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
