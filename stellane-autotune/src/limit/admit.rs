@@ -30,18 +30,27 @@ enum Awaited {
 
 impl AdaptiveLimit {
     pub(super) fn admit(&self, class: Class, keys: Keys) -> Admission {
-        let Some(seats) = self.shared.seats(class) else {
-            return self.admit_seated(class, keys, None);
+        let seats = match self.take_seat(class) {
+            Ok(seat) => return self.admit_seated(class, keys, seat),
+            Err(seats) => seats,
         };
-        if seats.try_enter(Class::DEFAULT, Keys::default(), false) {
-            let seat = Permit::new(Arc::clone(seats), Class::DEFAULT, Keys::default());
-            return self.admit_seated(class, keys, Some(seat));
-        }
         let awaited = Awaited::Seat(Arc::clone(seats));
         self.queue(class, keys, awaited).unwrap_or_else(|| {
             self.shared.shed(class, Shed::ClassFull);
             Admission::Never(Shed::ClassFull)
         })
+    }
+
+    /// A seat of the class, if it has a limit of its own; that limit, if none is free.
+    pub(super) fn take_seat(&self, class: Class) -> Result<Option<Permit>, &Arc<Shared>> {
+        let Some(seats) = self.shared.seats(class) else {
+            return Ok(None);
+        };
+        let (class, keys) = (Class::DEFAULT, Keys::default());
+        match seats.try_enter(class, keys, false) {
+            true => Ok(Some(Permit::new(Arc::clone(seats), class, keys))),
+            false => Err(seats),
+        }
     }
 
     fn admit_seated(&self, class: Class, keys: Keys, seat: Option<Permit>) -> Admission {

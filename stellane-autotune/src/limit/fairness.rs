@@ -7,7 +7,7 @@ use super::shared::Shared;
 
 /// Whether the last quarter is kept, which only makes sense while somebody else may ask for it.
 ///
-/// Both flags are of this second and, by [`Fairness::next_second`], of the one before.
+/// Both flags are of this second and, by [`Fairness::look`], of the one before.
 #[derive(Debug, Default)]
 pub(super) struct Fairness {
     /// Keys that hold next to nothing have asked while less than the last quarter was free.

@@ -90,18 +90,10 @@ impl AdaptiveLimit {
 
     #[inline]
     fn acquire(&self, class: Class, keys: Keys) -> Result<Permit, Shed> {
-        let mut seat = None;
-        if let Some(seats) = self.shared.seats(class) {
-            if !seats.try_enter(Class::DEFAULT, Keys::default(), false) {
-                self.shared.shed(class, Shed::ClassFull);
-                return Err(Shed::ClassFull);
-            }
-            seat = Some(Permit::new(
-                Arc::clone(seats),
-                Class::DEFAULT,
-                Keys::default(),
-            ));
-        }
+        let seat = self.take_seat(class).map_err(|_| {
+            self.shared.shed(class, Shed::ClassFull);
+            Shed::ClassFull
+        })?;
         if self.shared.try_enter(class, keys, false) {
             return Ok(Permit::new(Arc::clone(&self.shared), class, keys).with_seat(seat));
         }

@@ -69,8 +69,10 @@ impl Lending {
         difference(&self.debt)
     }
 
-    /// How far beyond the limit others may go; `is_taken` is whether those who hold a quarter have what is kept. What a few owe is not theirs to pay; what many owe by one request each
-    /// is load like any other, of which a quarter is left to others.
+    /// How far beyond the limit others may go; `is_taken` is whether those who hold a quarter have what is kept.
+    ///
+    /// What a few owe is not theirs to pay; what many owe by one request each is load like any other, of which a quarter
+    /// is left to others.
     pub(super) fn beyond(&self, quarter: u32, is_taken: bool) -> u32 {
         let kept = if is_taken { quarter } else { 0 };
         let by_few = difference(&self.excess).saturating_add(kept);
