@@ -18,7 +18,7 @@ use stellane_pool::{Pools, WorkerPool};
 use stellane_router::Interner;
 use tokio::task::JoinSet;
 
-use super::{RuntimeError, pressure, tuning};
+use super::{RuntimeError, classes, pressure, tuning};
 use crate::{
     BoxError,
     config::RuntimeConfig,
@@ -88,6 +88,10 @@ impl Components {
         let mut connections = ConnectionManager::builder().config(config.connection.clone());
         if let Some(purge) = purge {
             connections = connections.purge_hook(purge);
+        }
+        let budget = classes::drain_budget(&config.server.drain_classes);
+        if let Some(budget) = budget.map_err(failed("server.drain_classes"))? {
+            connections = connections.drain_budget(budget);
         }
         let connections = connections.build().map_err(failed("connection"))?;
         let metrics = HttpMetrics::builder()

@@ -41,7 +41,13 @@ mod error;
 mod pressure;
 mod refusal;
 mod serve;
+#[cfg(unix)]
+mod signals;
 mod stack;
+#[cfg(unix)]
+mod successor;
+#[cfg(unix)]
+mod systemd;
 mod tuning;
 
 pub use self::{

@@ -17,7 +17,10 @@ use crate::connection::{
     http_service::HttpService,
     incoming::Incoming,
     lifecycle::Shared,
-    protocol::{connect_info::ConnectInfo, keep_alive, open_body::OpenBody},
+    protocol::{
+        connect_info::ConnectInfo, farewell::Farewell, io::websocket, keep_alive,
+        open_body::OpenBody,
+    },
     table::record::Record,
 };
 
@@ -112,8 +115,8 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         let answer = AssertUnwindSafe(|| self.answer(request, &mut cx, &mut waiting));
         match catch_unwind(answer) {
             Ok(Poll::Ready(answer)) => {
-                let open = |body| self.owner.open(http1, body);
-                ResponseFuture::Done(Some(answer.map(|response| response.map(open))))
+                let open = |response| self.owner.open(http1, response);
+                ResponseFuture::Done(Some(answer.map(open)))
             }
             Ok(Poll::Pending) => {
                 waiting.map_or(ResponseFuture::Done(None), ResponseFuture::Pending)
@@ -132,6 +135,11 @@ impl<S: HttpService> Adapter<S> {
             || shared.is_last(record.requests() + 1)
             || record.flags().closes_after_response()
             || shared.drains(record))
+    }
+
+    /// What hyper gets of an answer of HTTP/1.
+    pub(crate) fn open<B: Body>(&self, response: Response<B>) -> Response<OpenBody<B>> {
+        self.owner.open(true, response)
     }
 
     /// Counts a request that the service does not hear of.
@@ -154,6 +162,9 @@ impl<S: HttpService> Adapter<S> {
         }
         let Owner { record, shared } = &self.owner;
         let number = record.begin_request(!request.body().is_end_stream(), shared.clock.now());
+        if let Some(budget) = shared.budgets.of(&request) {
+            record.begin_budget(budget);
+        }
         if record.flags().closes_after_upgrade_response() && asks_for_upgrade(&request) {
             record.flags().close_after_response();
         }
@@ -270,8 +281,8 @@ impl<S: HttpService> Future for ResponseFuture<S> {
             },
             Self::Pending(waiting) => {
                 let answer = ready!(Pin::new(&mut *waiting).poll(cx));
-                let open = |body| waiting.guard.owner.open(waiting.terms.http1, body);
-                Poll::Ready(answer.map(|response| response.map(open)))
+                let open = |response| waiting.guard.owner.open(waiting.terms.http1, response);
+                Poll::Ready(answer.map(open))
             }
             Self::Panicked(panic) => match panic.take() {
                 Some(panic) => resume_unwind(panic),
@@ -317,12 +328,15 @@ impl<S: HttpService> Future for Waiting<S> {
 
 impl Owner {
     #[inline]
-    fn open<B: Body>(&self, http1: bool, body: B) -> OpenBody<B> {
-        if http1 {
-            OpenBody::new(body)
-        } else {
-            OpenBody::of_stream(body, Arc::clone(&self.record))
-        }
+    fn open<B: Body>(&self, http1: bool, response: Response<B>) -> Response<OpenBody<B>> {
+        let farewell = Farewell::of(&response, self.record.budget());
+        response.map(|body| {
+            if http1 {
+                OpenBody::new(body, farewell)
+            } else {
+                OpenBody::of_stream(body, farewell, Arc::clone(&self.record))
+            }
+        })
     }
 
     /// Says on a response what becomes of its connection. In place: the body is wrapped where the response is
@@ -332,6 +346,9 @@ impl Owner {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
             self.record.flags().set_upgraded();
+            if websocket::is_agreed(response) {
+                self.record.flags().set_websocket();
+            }
         } else if terms.http1
             && (terms.last
                 || self.record.flags().closes_after_response()

@@ -10,7 +10,10 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{BoxError, connection::table::record::Record};
+use crate::{
+    BoxError,
+    connection::{protocol::farewell::Farewell, table::record::Record},
+};
 
 thread_local! {
     /// Open bodies of the connection that this thread polls.
@@ -38,6 +41,7 @@ pin_project! {
             #[pin]
             inner: B,
             open: Open,
+            farewell: Farewell,
         },
         Begun {
             begun: Box<Begun<B>>,
@@ -55,9 +59,13 @@ pub(crate) struct Begun<B: Body> {
 
 impl<B: Body> OpenBody<B> {
     /// Of HTTP/1.
-    pub(crate) fn new(inner: B) -> Self {
+    pub(crate) fn new(inner: B, farewell: Farewell) -> Self {
         let open = Open::observed();
-        Self::Whole { inner, open }
+        Self::Whole {
+            inner,
+            open,
+            farewell,
+        }
     }
 
     /// Of HTTP/1, of this length altogether, with what came of asking for the first frame.
@@ -76,14 +84,18 @@ impl<B: Body> OpenBody<B> {
     }
 
     /// Of a stream of HTTP/2, which has a task of its own.
-    pub(crate) fn of_stream(inner: B, record: Arc<Record>) -> Self {
+    pub(crate) fn of_stream(inner: B, farewell: Farewell, record: Arc<Record>) -> Self {
         record.answers().wait_begins();
         record.answers().block_stream();
         let open = Open::Stream {
             record,
             blocked: true,
         };
-        Self::Whole { inner, open }
+        Self::Whole {
+            inner,
+            open,
+            farewell,
+        }
     }
 }
 
@@ -134,7 +146,7 @@ impl Drop for Open {
     }
 }
 
-impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
+impl<B: Body<Error: Into<BoxError>> + 'static> Body for OpenBody<B> {
     type Data = B::Data;
     type Error = BoxError;
 
@@ -143,11 +155,18 @@ impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         match self.project() {
-            OpenBodyProjection::Whole { inner, open } => {
+            OpenBodyProjection::Whole {
+                inner,
+                open,
+                farewell,
+            } => {
                 open.set_blocked(false);
-                let polled = inner.poll_frame(cx);
+                let polled = match farewell.may_be_due() {
+                    false => inner.poll_frame(cx).map_err(Into::into),
+                    true => farewell.poll_frame(inner, cx),
+                };
                 open.set_blocked(matches!(polled, Poll::Ready(Some(Ok(_)))));
-                polled.map_err(Into::into)
+                polled
             }
             OpenBodyProjection::Begun { begun } => match begun.frame.take() {
                 Some(frame) => Poll::Ready(Some(frame)),
@@ -161,7 +180,9 @@ impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole { inner, .. } => inner.is_end_stream(),
+            Self::Whole {
+                inner, farewell, ..
+            } => farewell.is_said() || inner.is_end_stream(),
             Self::Begun { begun } => {
                 begun.frame.is_none() && (*begun.rest).as_ref().is_none_or(B::is_end_stream)
             }

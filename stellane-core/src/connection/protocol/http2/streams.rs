@@ -26,6 +26,8 @@ use std::{
 use hyper::rt::Executor;
 use tokio::runtime::Handle;
 
+use crate::connection::protocol::scope::scoped;
+
 /// On runtimes with more worker threads than this each stream has a task from the beginning.
 const MOST_WORKERS: usize = 2;
 
@@ -46,7 +48,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
             let stream: Stream = Box::pin(stream);
             BEGUN.with_borrow_mut(|begun| begun.get_or_insert_default().push(stream));
         } else {
-            tokio::spawn(stream);
+            tokio::spawn(scoped(stream));
         }
     }
 }
@@ -92,7 +94,7 @@ impl BegunStreams {
                 waits.then_some(stream)
             }));
             if let Ok(Some(stream)) = polled {
-                tokio::spawn(stream);
+                tokio::spawn(scoped(stream));
             }
         }
     }
