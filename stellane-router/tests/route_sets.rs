@@ -312,6 +312,13 @@ fn what_is_ambiguous_is_found_wherever_it_is() {
         &["/{a:uuid}/{b:alnum}z{c}", "/{a:uuid}/{b:alnum}y{c:alpha}"],
         &["/{a}-{b}/{*rest}", "/{a}_{b}/c/{d}"],
         &["/{a}-{b}/{*rest}/x", "/{a}_{b}/c/d/{e}"],
+        &["/{a}-{b}/{c:date}", "/{a}.{b}/{+rest}"],
+        &["/{a}-{b}/{c:date}", "/{a}.{b}/{c}-31"],
+        &["/{a}-{b}/{c:date}", "/{a}.{b}/{c}-12-{d}"],
+        &["/{a}-{b}/{c:date}.x", "/{a}.{b}/{c:date}.{d}"],
+        &["/{a}-{b}/{c:uuid}", "/{a}.{b}/{c}"],
+        &["/{a}-{b}/{c:i64}", "/{a}.{b}/{c:u32}"],
+        &["/{a}-{b}/{c:alnum}", "/{a}.{b}/{c:len(9..20)}"],
         &[
             "/{a:one(x|x-y)}-{b}",
             "/{a:one(x)}_{b}",
