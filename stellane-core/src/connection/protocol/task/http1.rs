@@ -130,6 +130,11 @@ impl<S: HttpService> ActiveHttp1<S> {
                 record.commands().forget();
                 Step::Wait
             }
+            // The client has made room in that moment.
+            Command::Close(CloseReason::SlowRead) if record.answers().write_stalled() == 0 => {
+                record.commands().forget();
+                Step::Wait
+            }
             Command::Close(reason @ (CloseReason::HeadTimeout | CloseReason::SlowBody)) => {
                 let answered = reason == CloseReason::SlowBody && record.answers().in_flight() == 0;
                 if self.open_bodies > 0 || answered {
