@@ -119,7 +119,8 @@ pub struct ConnectionConfig {
     pub drain_spread: Duration,
     /// Whether bytes of an HTTP/1 connection that two parties could read differently are refused with 400
     /// where hyper would repair them in silence: a bare line feed as the end of a line, a `Content-Length`
-    /// beside a `Transfer-Encoding` or given twice, a `Transfer-Encoding` other than `chunked`. For
+    /// beside a `Transfer-Encoding` or given twice, what is no extension of a chunk, a `Content-Length`,
+    /// `Transfer-Encoding` or `Host` in a trailer. A `Transfer-Encoding` that nobody knows is answered with 501. For
     /// clients that can't be mended, `false` leaves it to hyper. Default `true`.
     pub strict_http1: bool,
     /// Largest request head of HTTP/1, request line and all; a larger one is answered with 431. Too low refuses

@@ -20,7 +20,7 @@ use crate::connection::{
     lifecycle::Shared,
     protocol::{
         io::{
-            inspect::{Found, Inspector, Watch},
+            inspect::{Found, Inspector, UnknownCoding, Watch},
             linger::Linger,
             pipeline::HeldAnswers,
             unread::Unread,
@@ -176,6 +176,16 @@ impl Io {
         self.blocked_in = NO_TURN;
     }
 
+    /// Tells hyper of the request that it is not to have, once it has answered the others.
+    #[cold]
+    fn refuse(&self) -> Poll<io::Result<()>> {
+        match self.inspector.all_are_answered(&self.owner.record) {
+            true => Poll::Ready(Err(io::Error::other(UnknownCoding))),
+            // hyper asks again when it is done with them.
+            false => Poll::Pending,
+        }
+    }
+
     /// An upgraded connection that is told to end fails.
     fn obey(&self) -> io::Result<()> {
         match self.owner.record.commands().take() {
@@ -232,6 +242,9 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.inspector.refuses() {
+            return this.refuse();
+        }
         let before = buffer.filled().len();
         if this.rewind.is_empty() {
             // Somebody else polls it, with another waker, once it is upgraded.
@@ -264,8 +277,12 @@ impl AsyncRead for Io {
         }
         let Tracked { record, shared } = &this.owner;
         let read = &mut buffer.filled_mut()[before..];
-        if this.inspector.look(read, record, &shared.clock)? == Found::Spoilt {
-            this.rewind = Bytes::from_static(b"\r\n\r\n");
+        match this.inspector.look(read, record, &shared.clock)? {
+            Found::Nothing => {}
+            Found::Spoilt => this.rewind = Bytes::from_static(b"\r\n\r\n"),
+            // Nothing would be the end.
+            Found::Refused(0) => return this.refuse(),
+            Found::Refused(left) => buffer.set_filled(before + left),
         }
         Poll::Ready(Ok(()))
     }
