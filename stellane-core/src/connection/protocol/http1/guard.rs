@@ -74,6 +74,7 @@ enum Fault {
 }
 
 /// A line that is wrong, by the places of its first byte and of its line feed.
+#[derive(Debug, Clone, Copy)]
 struct Wrong {
     start: usize,
     end: usize,
