@@ -151,6 +151,9 @@ mod accept;
 mod config;
 mod early;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http_service;
 mod incoming;
 mod lifecycle;
