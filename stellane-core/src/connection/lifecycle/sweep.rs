@@ -105,7 +105,7 @@ impl Sweep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::policy::{drain::Drain, settings::LiveSettings};
+    use crate::connection::policy::{drain::Drain, pressure::Patience, settings::LiveSettings};
 
     /// Connections that are idle since 0, the pieces of a sweep at a time, and how many were asked in each.
     fn pieces(connections: usize, now: u64) -> Vec<usize> {
@@ -120,7 +120,8 @@ mod tests {
         assert!(sweep.begin(now) && !sweep.begin(now + 49));
         let mut asked = Vec::new();
         let drain = Drain::new();
-        let deadlines = || Deadlines::of(&config, &settings, &drain, settings.park_after(), now);
+        let (patience, park_after) = (Patience::at(0.0, &config), settings.park_after());
+        let deadlines = || Deadlines::of(&config, &settings, &drain, patience, park_after, now);
         while let Some(piece) = sweep.go_on(&table, deadlines, now) {
             asked.push(piece.commands.len());
             assert!(piece.idle.is_none_or(|idle| idle == connections));
