@@ -8,3 +8,5 @@ pub(crate) mod min_rates;
 pub(crate) mod park_delay;
 pub(crate) mod settings;
 pub(crate) mod spread;
+#[cfg(feature = "http2")]
+pub(crate) mod stream_rates;

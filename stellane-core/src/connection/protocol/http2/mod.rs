@@ -1,6 +1,10 @@
 //! HTTP/2: its settings, and an eye on clients that abuse it.
 
 pub(crate) mod abuse;
+pub(crate) mod body;
+pub(crate) mod frames;
+pub(crate) mod ledger;
+pub(crate) mod service;
 pub(crate) mod streams;
 
 use std::{error::Error, time::Duration};
