@@ -36,6 +36,10 @@ pub struct Http2Config {
     pub stream_window_bytes: u32,
     /// The same for all requests of a connection together. Default 1 MiB.
     pub connection_window_bytes: u32,
+    /// Whether clients may ask by extended CONNECT (RFC 8441) for another protocol on a stream, which is how WebSocket
+    /// goes over HTTP/2. Such a stream counts as a request in progress for as long as it is open; the least rates do not
+    /// hold for it, and a drain waits for it as for an upgraded connection of HTTP/1. Default `true`.
+    pub extended_connect: bool,
     /// How often a client is asked whether it is still there; `0s` is off. Default `30s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub ping_interval: Duration,
@@ -64,6 +68,7 @@ impl Default for Http2Config {
             max_unread_bytes: 256 << 20,
             stream_window_bytes: 256 << 10,
             connection_window_bytes: 1 << 20,
+            extended_connect: true,
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(10),
             abuse_burst: 1000,
