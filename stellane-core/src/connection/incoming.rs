@@ -25,6 +25,10 @@ use http_body::{Body, Frame, SizeHint};
 pub struct Incoming {
     body: Option<hyper::body::Incoming>,
     /// The id of the connection that it shares with other requests.
+    #[cfg_attr(
+        not(feature = "full"),
+        expect(dead_code, reason = "only the runtime asks")
+    )]
     shared_connection: Option<u64>,
     /// Whether its client has to send it at a rate.
     paced: bool,
