@@ -75,13 +75,15 @@ pub struct ConnectionConfig {
     pub write_timeout: Duration,
     /// How many bytes of a request's body a client has to send in a second, on average over
     /// [`rate_grace`](Self::rate_grace) in which the server has room for them; a service that does not take what was
-    /// sent is no fault of the client's. Of HTTP/1 with [`strict_http1`](Self::strict_http1), which follows the bodies. Too low
-    /// lets a few clients hold requests open for hours, too high refuses uploads over bad networks. Default 240,
-    /// `0`: off.
+    /// sent is no fault of the client's. Of HTTP/1 with [`strict_http1`](Self::strict_http1), which follows the bodies;
+    /// of HTTP/2 for each stream until it is answered, if it is no gRPC call: it gets 408 and is reset, and its
+    /// connection lives. Too low lets a few clients hold requests open for hours, too high refuses uploads over bad
+    /// networks. Default 240, `0`: off.
     pub min_body_rate_bytes: u64,
     /// How many bytes of a response a client has to take in a second, on average over
-    /// [`rate_grace`](Self::rate_grace) in which the socket is full, or of HTTP/2 a stream may send no more. Sockets take
-    /// bytes by the tens of kilobytes: much more than 1 KiB needs a longer grace. Default 240, `0`: off.
+    /// [`rate_grace`](Self::rate_grace) in which the socket is full, or has no room for a stream of HTTP/2: that is
+    /// reset, and its connection lives. Sockets take bytes by the tens of kilobytes: much more than 1 KiB needs a
+    /// longer grace. Default 240, `0`: off.
     pub min_response_rate_bytes: u64,
     /// For how long a client may send or take nothing before it is slower than the two rates above, while there is
     /// room; one of half the rate lasts twice as long. Too short cuts uploads of users who change networks, too long

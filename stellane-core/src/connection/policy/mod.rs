@@ -9,3 +9,5 @@ pub(crate) mod park_delay;
 pub(crate) mod pressure;
 pub(crate) mod settings;
 pub(crate) mod spread;
+#[cfg(feature = "http2")]
+pub(crate) mod stream_rates;

@@ -255,8 +255,9 @@ pub(crate) struct Answers {
     write_stalled: Moment,
     /// At most two for each of `Http2Config::MOST_STREAMS`.
     in_flight: AtomicU16,
-    /// Streams of HTTP/2 that take no more of their responses.
-    blocked: AtomicU16,
+    /// Streams of HTTP/2 whose client is or was waited for.
+    #[cfg(feature = "http2")]
+    waiting: AtomicU16,
 }
 
 impl Answers {
@@ -275,18 +276,27 @@ impl Answers {
         self.in_flight.fetch_sub(1, Relaxed) - 1
     }
 
-    /// A stream has been given a piece of its response, and asks for no other.
-    pub(crate) fn block_stream(&self) {
-        self.blocked.fetch_add(1, Relaxed);
+    /// A stream waits for its client.
+    #[cfg(feature = "http2")]
+    pub(crate) fn stream_waits(&self) {
+        self.waiting.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn unblock_stream(&self) {
-        self.blocked.fetch_sub(1, Relaxed);
+    /// A stream that did is over.
+    #[cfg(feature = "http2")]
+    pub(crate) fn stream_is_over(&self) {
+        self.waiting.fetch_sub(1, Relaxed);
     }
 
-    /// Whether the client has room for no more of a response.
+    /// Whether its client keeps streams waiting, or did: their task is to look at them now and then.
+    #[cfg(feature = "http2")]
+    pub(crate) fn have_waited(&self) -> bool {
+        self.waiting.load(Relaxed) != 0
+    }
+
+    /// Whether the socket takes no more of a response.
     pub(crate) fn are_unread(&self) -> bool {
-        self.write_stalled.is_some() || self.blocked.load(Relaxed) != 0
+        self.write_stalled.is_some()
     }
 
     /// The socket took no more; whether it had taken something since the last time.
@@ -482,8 +492,7 @@ mod tests {
         assert_eq!(record.answers().write_stalled(), 7000);
         record.add_written(0);
         assert_eq!(record.answers().write_stalled(), 0);
-        record.answers().block_stream();
-        assert!(record.answers().are_unread());
+        assert!(!record.answers().are_unread());
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub(crate) struct Io {
     /// The turn of its task in which the socket had nothing to read: hyper asks up to three times in one,
     /// and the waker stays the same.
     blocked_in: u32,
+    /// What its client sends is no longer read by hyper, and what hyper writes is not sent.
+    condemned: bool,
+    said_last_words: bool,
 }
 
 impl Io {
@@ -79,6 +82,8 @@ impl Io {
             owner: Tracked { record, shared },
             unparked,
             blocked_in: NO_TURN,
+            condemned: false,
+            said_last_words: false,
         }
     }
 
@@ -129,6 +134,9 @@ impl Io {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut self.socket).poll_write(cx, buffer),
         };
+        if let Poll::Ready(Ok(n)) = &polled {
+            self.inspector.wrote(&buffer[..*n]);
+        }
         self.wrote(polled, cx)
     }
 
@@ -184,6 +192,23 @@ impl Io {
             // hyper asks again when it is done with them.
             false => Poll::Pending,
         }
+    }
+
+    /// Ends the connection of a client that abuses it, so that the client can read why.
+    fn poll_condemned(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(self).poll_shutdown(cx))?;
+        Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+    }
+
+    /// Says why, unless a frame is half sent: then the end has to do.
+    fn say_last_words(&mut self) {
+        #[cfg(feature = "http2")]
+        if !self.said_last_words
+            && let Some(words) = self.inspector.last_words(&self.owner.record)
+        {
+            self.socket.try_write(&words);
+        }
+        self.said_last_words = true;
     }
 
     /// An upgraded connection that is told to end fails.
@@ -245,6 +270,9 @@ impl AsyncRead for Io {
         if this.inspector.refuses() {
             return this.refuse();
         }
+        if this.condemned {
+            return this.poll_condemned(cx);
+        }
         let before = buffer.filled().len();
         if this.rewind.is_empty() {
             // Somebody else polls it, with another waker, once it is upgraded.
@@ -277,12 +305,17 @@ impl AsyncRead for Io {
         }
         let Tracked { record, shared } = &this.owner;
         let read = &mut buffer.filled_mut()[before..];
-        match this.inspector.look(read, record, &shared.clock)? {
-            Found::Nothing => {}
-            Found::Spoilt => this.rewind = Bytes::from_static(b"\r\n\r\n"),
+        match this.inspector.look(read, record, &shared.clock) {
+            Ok(Found::Nothing) => {}
+            Ok(Found::Spoilt) => this.rewind = Bytes::from_static(b"\r\n\r\n"),
             // Nothing would be the end.
-            Found::Refused(0) => return this.refuse(),
-            Found::Refused(left) => buffer.set_filled(before + left),
+            Ok(Found::Refused(0)) => return this.refuse(),
+            Ok(Found::Refused(left)) => buffer.set_filled(before + left),
+            Err(_) => {
+                buffer.set_filled(before);
+                this.condemned = true;
+                return this.poll_condemned(cx);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -294,11 +327,18 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_write_or_hold(cx, buffer)
+        let this = self.get_mut();
+        if this.condemned {
+            return Poll::Ready(Ok(buffer.len()));
+        }
+        this.poll_write_or_hold(cx, buffer)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.condemned {
+            return Poll::Ready(Ok(()));
+        }
         if !this.held.is_empty() && !this.another_follows() {
             ready!(this.poll_send_held(cx))?;
         }
@@ -320,6 +360,7 @@ impl AsyncWrite for Io {
         }
         ready!(this.poll_send_held(cx))?;
         if this.owner.record.state() != ConnectionState::Closing {
+            this.say_last_words();
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
         let Tracked { record, shared } = &this.owner;
@@ -335,6 +376,9 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let total: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if this.condemned {
+            return Poll::Ready(Ok(total));
+        }
         if total <= SMALL_WRITE {
             let mut joined = [MaybeUninit::uninit(); SMALL_WRITE];
             let mut joined = ReadBuf::uninit(&mut joined);
@@ -348,6 +392,14 @@ impl AsyncWrite for Io {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write_vectored(cx, buffers),
         };
+        if let Poll::Ready(Ok(n)) = &polled {
+            let mut left = *n;
+            for buffer in buffers {
+                let n = left.min(buffer.len());
+                this.inspector.wrote(&buffer[..n]);
+                left -= n;
+            }
+        }
         this.wrote(polled, cx)
     }
 
