@@ -14,7 +14,6 @@ use std::{
 use http::{Request, Response};
 use stellane_core::{
     RequestBody, Runtime, RuntimeConfig, RuntimeError,
-    config::RuntimeConfig as Config,
     engine::EngineKind,
     metrics::Dependency,
     router::Router,
@@ -92,10 +91,12 @@ impl Gate {
     }
 }
 
-impl Drop for Gate {
+/// Opens the gate at last: a test that fails must end all the same.
+struct AtLast(Gate);
+
+impl Drop for AtLast {
     fn drop(&mut self) {
-        // A test that fails must end all the same.
-        self.open();
+        self.0.open();
     }
 }
 
@@ -173,26 +174,20 @@ fn blocking_router(gate: &Gate) -> Router {
 async fn probes_and_metrics_are_answered_while_every_thread_is_held_and_the_handler_is_named() {
     for kind in [EngineKind::Shared, EngineKind::PerCore] {
         let gate = Gate::default();
+        let _at_last = AtLast(gate.clone());
         let mut config = config();
         config.engine.kind = kind;
         config.engine.cores = 2;
         let router = blocking_router(&gate);
         let served = serve!(2, Runtime::builder().config(config).service(router));
-        let mut held = Vec::new();
-        for n in 0..2 {
+        // So many that some come to each thread.
+        let ask = |n| {
             let address = served.address;
-            held.push(tokio::spawn(async move {
-                get(address, &format!("/blocks/{n}")).await
-            }));
-            // One on each thread.
-            let is_held = |text: &str| {
-                text.contains(&format!(
-                    "stellane_held_threads{{http_route=\"/blocks/{{id}}\"}} {}\n",
-                    n + 1
-                ))
-            };
-            until(served.admin, "/metrics", is_held).await;
-        }
+            tokio::spawn(async move { get(address, &format!("/blocks/{n}")).await })
+        };
+        let held: Vec<_> = (0..32).map(ask).collect();
+        let both = "stellane_held_threads{http_route=\"/blocks/{id}\"} 2\n";
+        until(served.admin, "/metrics", |text| text.contains(both)).await;
         for path in [
             "/healthz",
             "/readyz",
@@ -226,6 +221,7 @@ async fn probes_and_metrics_are_answered_while_every_thread_is_held_and_the_hand
 #[tokio::test]
 async fn an_axum_handler_is_named_too() {
     let gate = Gate::default();
+    let _at_last = AtLast(gate.clone());
     let blocking = gate.clone();
     let block = axum::routing::get(move || async move { blocking.block() });
     let router = axum::Router::new()
@@ -246,6 +242,7 @@ async fn an_axum_handler_is_named_too() {
 async fn a_service_that_gets_nowhere_is_unhealthy_if_that_is_asked_for() {
     for (after, unhealthy) in [(Duration::ZERO, false), (Duration::from_millis(500), true)] {
         let gate = Gate::default();
+        let _at_last = AtLast(gate.clone());
         let mut config = config();
         config.server.unhealthy_after = after;
         let router = blocking_router(&gate);
@@ -501,7 +498,7 @@ async fn background_work_that_does_not_end_is_cut_off_at_the_deadline() {
 type Hello =
     BoundRuntime<tower::util::BoxCloneService<Request<RequestBody>, Response<String>, Infallible>>;
 
-async fn bound(config: Config) -> Result<Hello, RuntimeError> {
+async fn bound(config: RuntimeConfig) -> Result<Hello, RuntimeError> {
     let hello = service_fn(|_: Request<RequestBody>| async {
         Ok::<_, Infallible>(Response::new("hello".to_owned()))
     });
