@@ -76,15 +76,15 @@ impl BackgroundTask {
                 () = token.cancelled() => return,
                 () = tokio::time::sleep(rest) => {}
             }
-            restarts.count(&name);
+            restarts.count(name.clone());
             rest = (rest * 2).min(LONGEST_REST);
         }
     }
 }
 
 impl Restarts {
-    fn count(&self, name: &Cow<'static, str>) {
-        *self.counts().entry(name.clone()).or_default() += 1;
+    fn count(&self, name: Cow<'static, str>) {
+        *self.counts().entry(name).or_default() += 1;
     }
 
     pub(super) fn fill(&self, snapshot: &mut RuntimeSnapshot) {
