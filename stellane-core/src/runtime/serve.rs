@@ -1,4 +1,5 @@
 use std::{
+    io,
     net::SocketAddr,
     pin::{Pin, pin},
     time::Duration,
@@ -15,18 +16,21 @@ use tower_service::Service;
 use super::builder::HeapSource;
 use super::{
     Components, RequestBody, Runtime, RuntimeError, admin,
+    background::Background,
     builder::Signal,
     refusal::{EarlyLimit, OnRefusal},
     stack,
+    watch::Watch,
 };
 #[cfg(unix)]
 use crate::restart::Restart;
 use crate::{
     BoxError,
-    config::is_socket_address,
+    config::{ServerConfig, is_socket_address},
     connection::{Early, ListenConfig, Listener, TlsAcceptor},
     engine::{Engine, EngineError, EngineKind, PerCoreEngine, SharedEngine, StopReport},
     hot_reload::LiveReloadLayer,
+    strict_http1::{Http1Rules, StrictHttp1Layer},
 };
 #[cfg(feature = "profiling")]
 use crate::{
@@ -95,7 +99,7 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
                 sockets: 1,
                 ..options
             };
-            admin = listen("server.admin_address", address, &one).await?.pop();
+            admin = listen_for_admin(address, &one).await?.pop();
         }
         _ => {}
     }
@@ -113,6 +117,28 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         local_addr,
         admin_addr,
     })
+}
+
+/// Nobody chose the default address: who finds it in use, by a Prometheus or another service, gets another port.
+async fn listen_for_admin(
+    address: &str,
+    options: &ListenConfig,
+) -> Result<Vec<Listener>, RuntimeError> {
+    const KEY: &str = "server.admin_address";
+    match listen(KEY, address, options).await {
+        Err(RuntimeError::Bind { source, .. })
+            if source.kind() == io::ErrorKind::AddrInUse
+                && address == ServerConfig::default().admin_address => {}
+        result => return result,
+    }
+    let listeners = listen(KEY, "127.0.0.1:0", options).await?;
+    if let Some(used) = listeners.first().and_then(Listener::local_addr) {
+        tracing::warn!(
+            %used,
+            "`{KEY}`: the default, {address}, is in use by somebody else; the admin service is on {used} instead"
+        );
+    }
+    Ok(listeners)
 }
 
 /// The socket named `admin` among those that were handed over.
@@ -231,12 +257,14 @@ where
                 let Components {
                     runtime_metrics,
                     local_signal,
+                    progress,
                     ..
                 } = self.components();
                 for runtime in engine.runtimes() {
                     runtime_metrics.add_tokio(&runtime);
                     // It ends with the runtime.
                     runtime.spawn(local_signal.watch_tokio());
+                    runtime.spawn(progress.beat());
                 }
                 self.serve_on(engine).await
             }
@@ -257,6 +285,7 @@ where
             signal,
             on_refusal,
             limit_layer,
+            duties,
             #[cfg(unix)]
             restart,
             log,
@@ -265,6 +294,11 @@ where
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
+        background.spawn(components.progress.beat());
+        for check in duties.checks {
+            background.spawn(check.run(&components.readiness));
+        }
+        let duties = Background::start(duties.background, &components.restarts);
         if !components.local_signal.is_watched() {
             background.spawn(components.local_signal.watch_tokio());
         }
@@ -274,7 +308,6 @@ where
         }
         #[cfg(feature = "reload")]
         background.spawn(follow(components.clone(), log.clone()));
-        let admin_manager = Components::admin_manager()?;
         #[cfg(unix)]
         let end = {
             let admin = self.admin.as_ref();
@@ -286,21 +319,27 @@ where
         };
         #[cfg(not(unix))]
         let end = end_of_service(signal);
-        if let (Some(listener), Some(address)) = (self.admin, self.admin_addr) {
-            let admin =
-                admin::service(&components, &config, log.clone(), address).map_err(|error| {
-                    RuntimeError::Component {
-                        name: "admin",
-                        source: error.into(),
-                    }
-                })?;
-            #[cfg(feature = "profiling")]
-            let admin = {
-                let profiles = profiles(&config.dev, heap, &components);
-                ProfileLayer::new(profiles.listening_on(address)).layer(admin)
-            };
-            background.spawn(ignore_end(admin_manager.serve(listener, admin)));
-        }
+        let failed = |error: BoxError| RuntimeError::Component {
+            name: "admin",
+            source: error,
+        };
+        let admin = match (self.admin, self.admin_addr) {
+            (Some(listener), Some(address)) => {
+                let admin = admin::service(&components, &config, log.clone(), address)
+                    .map_err(|error| failed(error.into()))?;
+                #[cfg(feature = "profiling")]
+                let admin = {
+                    let profiles = profiles(&config.dev, heap, &components);
+                    ProfileLayer::new(profiles.listening_on(address)).layer(admin)
+                };
+                let rules = Http1Rules::builder().build();
+                let rules = rules.map_err(|error| failed(error.into()))?;
+                Some((listener, StrictHttp1Layer::new(&rules).layer(admin)))
+            }
+            _ => None,
+        };
+        let watch = Watch::start(&components, &config.server, admin)
+            .map_err(|error| failed(error.into()))?;
 
         #[cfg(unix)]
         background.spawn(tell_ready(components.readiness.clone()));
@@ -322,19 +361,22 @@ where
             true => Box::pin(engine.serve(listeners, LiveReloadLayer::new().layer(service))),
             false => Box::pin(engine.serve(listeners, service)),
         };
+        let close_admin = watch.close_admin(Duration::from_secs(1));
         let ending = async {
             let delay = match end.await {
                 End::Asked => config.server.drain_delay,
                 // The new process answers on both addresses: nobody has to notice anything.
                 End::HandedOver => {
-                    admin_manager.drain(Duration::from_secs(1)).await;
+                    close_admin.await;
                     Duration::ZERO
                 }
             };
             tracing::info!(?delay, deadline = ?config.server.drain_timeout, "draining");
             components.readiness.set_ready(false);
             tokio::time::sleep(delay).await;
-            engine.stop(config.server.drain_timeout).await
+            let deadline = config.server.drain_timeout;
+            let (drain, ()) = tokio::join!(engine.stop(deadline), duties.end(deadline));
+            drain
         };
         components.readiness.set_ready(true);
         tracing::info!(engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr, "serving");
@@ -353,7 +395,7 @@ where
             }
         };
         components.workers.shutdown();
-        admin_manager.drain(Duration::from_millis(100)).await;
+        watch.end(Duration::from_millis(100)).await;
         tracing::info!(?drain, "ended");
         Ok(RunReport { drain })
     }
