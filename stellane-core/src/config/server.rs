@@ -12,7 +12,9 @@ pub struct ServerConfig {
     /// Address of the service, used by [`Runtime::run`](crate::Runtime::run). Default `127.0.0.1:3000`.
     pub address: String,
     /// Address of the admin service (`/metrics`, `/healthz`, `/readyz`, …); empty turns it off.
-    /// Default `127.0.0.1:9090`: loopback, since what it shows is nobody else's business.
+    /// Default `127.0.0.1:9090`: loopback, since what it shows is nobody else's business. Only where this default is
+    /// in use by somebody else, as by a Prometheus or a second service, another port is taken, with a warning that
+    /// names it; any other address that is in use is an error.
     pub admin_address: String,
     /// Bearer token for the admin pages that change something; without one they answer only on a
     /// loopback address. Default empty: none.
@@ -31,6 +33,17 @@ pub struct ServerConfig {
     /// `30s`.
     #[serde(with = "humantime_serde")]
     pub restart_timeout: Duration,
+    /// How long a handler may hold a thread of the runtime before that is logged, and counted by route, while it
+    /// lasts: once for each time. Too short names what merely computes, too long leaves others waiting without a word.
+    /// Seen are the calls and futures of the service; not response bodies, and not what it spawns. `0s` is off. Default
+    /// `500ms`.
+    #[serde(with = "humantime_serde")]
+    pub held_after: Duration,
+    /// After how long without a turn for other tasks, on any runtime that serves, `/healthz` says 503: all threads of
+    /// it are held, or it is deadlocked, and whoever probes will restart the process. Too short restarts a service
+    /// that is merely busy. `0s` is off. Default `0s`.
+    #[serde(with = "humantime_serde")]
+    pub unhealthy_after: Duration,
     /// Largest request body; a larger one is answered with 413. `0` means no limit. Default 2 MiB.
     pub max_body_bytes: u64,
     /// Classes of requests that a drain gives another time than `drain_timeout`: for each a table of `timeout`, `paths`,
@@ -98,6 +111,8 @@ impl Default for ServerConfig {
             drain_timeout: DRAIN_TIMEOUT,
             drain_delay: Duration::ZERO,
             restart_timeout: Duration::from_secs(30),
+            held_after: Duration::from_millis(500),
+            unhealthy_after: Duration::ZERO,
             max_body_bytes: 2 << 20,
             drain_classes: BTreeMap::new(),
         }

@@ -1,5 +1,5 @@
 use std::{
-    fmt,
+    fmt, io,
     net::SocketAddr,
     pin::{Pin, pin},
     process::{ExitCode, Termination},
@@ -17,9 +17,11 @@ use tower_service::Service;
 use super::builder::HeapSource;
 use super::{
     Components, RequestBody, Runtime, RuntimeError, admin,
+    background::Background,
     builder::Signal,
     refusal::{EarlyLimit, OnRefusal},
     stack,
+    watch::Watch,
 };
 #[cfg(unix)]
 use super::{
@@ -29,10 +31,11 @@ use super::{
 };
 use crate::{
     BoxError,
-    config::is_socket_address,
+    config::{ServerConfig, is_socket_address},
     connection::{Early, ListenConfig, Listener, TlsAcceptor},
     engine::{Engine, EngineError, EngineKind, PerCoreEngine, SharedEngine, StopReport},
     hot_reload::LiveReloadLayer,
+    strict_http1::{Http1Rules, StrictHttp1Layer},
 };
 #[cfg(feature = "profiling")]
 use crate::{
@@ -142,14 +145,16 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         sockets: 1,
         ..options
     };
-    let (key, address) = ("server.admin_address", server.admin_address.as_str());
+    let address = server.admin_address.as_str();
     admin = match (address, admin) {
         ("", _) => None,
-        (_, None) => listen(key, address, &one).await?.pop(),
+        (_, None) => listen_for_admin(address, &one).await?.pop(),
         #[cfg(unix)]
-        (_, Some(admin)) => successor::where_configured(vec![admin], key, address, &one)
-            .await
-            .pop(),
+        (_, Some(admin)) => {
+            let key = "server.admin_address";
+            let admin = successor::where_configured(vec![admin], key, address, &one);
+            admin.await.pop()
+        }
         #[cfg(not(unix))]
         (_, admin) => admin,
     };
@@ -167,6 +172,28 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         local_addr,
         admin_addr,
     })
+}
+
+/// Nobody chose the default address: who finds it in use, by a Prometheus or another service, gets another port.
+async fn listen_for_admin(
+    address: &str,
+    options: &ListenConfig,
+) -> Result<Vec<Listener>, RuntimeError> {
+    const KEY: &str = "server.admin_address";
+    match listen(KEY, address, options).await {
+        Err(RuntimeError::Bind { source, .. })
+            if source.kind() == io::ErrorKind::AddrInUse
+                && address == ServerConfig::default().admin_address => {}
+        result => return result,
+    }
+    let listeners = listen(KEY, "127.0.0.1:0", options).await?;
+    if let Some(used) = listeners.first().and_then(Listener::local_addr) {
+        tracing::warn!(
+            %used,
+            "`{KEY}`: the default, {address}, is in use by somebody else; the admin service is on {used} instead"
+        );
+    }
+    Ok(listeners)
 }
 
 /// Applies what can change at run time when the configuration file changes, or on SIGHUP.
@@ -289,6 +316,7 @@ where
                 let Components {
                     runtime_metrics,
                     local_signal,
+                    progress,
                     ..
                 } = self.components();
                 let runtimes = engine.runtimes();
@@ -296,6 +324,7 @@ where
                     runtime_metrics.add_tokio(runtime);
                     // It ends with the runtime.
                     runtime.spawn(local_signal.watch_tokio());
+                    runtime.spawn(progress.beat());
                 }
                 self.serve_watched(engine, runtimes).await
             }
@@ -325,6 +354,7 @@ where
             signal,
             on_refusal,
             limit_layer,
+            duties,
             #[cfg(unix)]
             restart,
             #[cfg(unix)]
@@ -335,6 +365,11 @@ where
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
+        background.spawn(components.progress.beat());
+        for check in duties.checks {
+            background.spawn(check.run(&components.readiness));
+        }
+        let duties = Background::start(duties.background, &components.restarts);
         if !components.local_signal.is_watched() {
             background.spawn(components.local_signal.watch_tokio());
         }
@@ -344,7 +379,6 @@ where
         }
         #[cfg(feature = "reload")]
         background.spawn(follow(components.clone(), log.clone()));
-        let admin_manager = Components::admin_manager()?;
         #[cfg(unix)]
         let end = {
             let admin = self.admin.as_ref();
@@ -360,21 +394,27 @@ where
         };
         #[cfg(not(unix))]
         let end = end_of_service(signal);
-        if let (Some(listener), Some(address)) = (self.admin, self.admin_addr) {
-            let admin =
-                admin::service(&components, &config, log.clone(), address).map_err(|error| {
-                    RuntimeError::Component {
-                        name: "admin",
-                        source: error.into(),
-                    }
-                })?;
-            #[cfg(feature = "profiling")]
-            let admin = {
-                let profiles = profiles(&config.dev, heap, &components);
-                ProfileLayer::new(profiles.listening_on(address)).layer(admin)
-            };
-            background.spawn(ignore_end(admin_manager.serve(listener, admin)));
-        }
+        let failed = |error: BoxError| RuntimeError::Component {
+            name: "admin",
+            source: error,
+        };
+        let admin = match (self.admin, self.admin_addr) {
+            (Some(listener), Some(address)) => {
+                let admin = admin::service(&components, &config, log.clone(), address)
+                    .map_err(|error| failed(error.into()))?;
+                #[cfg(feature = "profiling")]
+                let admin = {
+                    let profiles = profiles(&config.dev, heap, &components);
+                    ProfileLayer::new(profiles.listening_on(address)).layer(admin)
+                };
+                let rules = Http1Rules::builder().build();
+                let rules = rules.map_err(|error| failed(error.into()))?;
+                Some((listener, StrictHttp1Layer::new(&rules).layer(admin)))
+            }
+            _ => None,
+        };
+        let watch = Watch::start(&components, &config.server, admin)
+            .map_err(|error| failed(error.into()))?;
 
         #[cfg(unix)]
         background.spawn(systemd::watchdog(runtimes));
@@ -400,6 +440,7 @@ where
             true => Box::pin(engine.serve(listeners, LiveReloadLayer::new().layer(service))),
             false => Box::pin(engine.serve(listeners, service)),
         };
+        let close_admin = watch.close_admin(Duration::from_secs(1));
         let ending = async {
             let delay = match end.await {
                 End::Asked => {
@@ -412,7 +453,7 @@ where
                     if let Some(ending) = &watched {
                         ending.watch();
                     }
-                    admin_manager.drain(Duration::from_secs(1)).await;
+                    close_admin.await;
                     Duration::ZERO
                 }
             };
@@ -421,7 +462,9 @@ where
             // What is left of the work needs few.
             components.workers.set_min_workers(1);
             tokio::time::sleep(delay).await;
-            engine.stop(config.server.drain_timeout).await
+            let deadline = config.server.drain_timeout;
+            let (drain, ()) = tokio::join!(engine.stop(deadline), duties.end(deadline));
+            drain
         };
         components.readiness.set_ready(true);
         let grace = config.server.grace_period();
@@ -444,7 +487,7 @@ where
             }
         };
         components.workers.shutdown();
-        admin_manager.drain(Duration::from_millis(100)).await;
+        watch.end(Duration::from_millis(100)).await;
         let report = RunReport { drain };
         #[cfg(unix)]
         if let Some(ending) = watched.as_ref().filter(|_| !report.is_clean()) {
@@ -504,12 +547,9 @@ async fn end_of_service(signal: Option<Signal>) -> End {
     End::Asked
 }
 
-async fn ignore_end<T>(future: impl Future<Output = T>) {
-    let _ = future.await;
-}
-
 /// Resolves at Ctrl-C.
 #[cfg(not(unix))]
 async fn terminated() {
-    ignore_end(tokio::signal::ctrl_c()).await;
+    // Without a handler for it there is nothing to wait for.
+    let _ = tokio::signal::ctrl_c().await;
 }

@@ -3,17 +3,13 @@
 use std::{
     cell::Cell,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{
-    BoxError,
-    connection::{protocol::farewell::Farewell, table::record::Record},
-};
+use crate::{BoxError, connection::protocol::farewell::Farewell};
 
 thread_local! {
     /// Open bodies of the connection that this thread polls.
@@ -58,7 +54,6 @@ pub(crate) struct Begun<B: Body> {
 }
 
 impl<B: Body> OpenBody<B> {
-    /// Of HTTP/1.
     pub(crate) fn new(inner: B, farewell: Farewell) -> Self {
         let open = Open::observed();
         Self::Whole {
@@ -68,7 +63,7 @@ impl<B: Body> OpenBody<B> {
         }
     }
 
-    /// Of HTTP/1, of this length altogether, with what came of asking for the first frame.
+    /// Of this length altogether, with what came of asking for the first frame.
     pub(crate) fn begun(
         length: u64,
         frame: Option<Result<Frame<B::Data>, BoxError>>,
@@ -82,67 +77,22 @@ impl<B: Body> OpenBody<B> {
         });
         Self::Begun { begun }
     }
-
-    /// Of a stream of HTTP/2, which has a task of its own.
-    pub(crate) fn of_stream(inner: B, farewell: Farewell, record: Arc<Record>) -> Self {
-        record.answers().wait_begins();
-        record.answers().block_stream();
-        let open = Open::Stream {
-            record,
-            blocked: true,
-        };
-        Self::Whole {
-            inner,
-            open,
-            farewell,
-        }
-    }
 }
 
-pub(crate) enum Open {
-    Observed,
-    Stream {
-        record: Arc<Record>,
-        /// hyper asks for the next piece when the client has room for more than the last.
-        blocked: bool,
-    },
-}
+/// Counts an open body of the connection that [`observe`] polls.
+pub(crate) struct Open(());
 
 impl Open {
     fn observed() -> Self {
         OPEN.set(OPEN.get() + 1);
-        Self::Observed
-    }
-
-    #[inline]
-    fn set_blocked(&mut self, now: bool) {
-        if let Self::Stream { record, blocked } = self
-            && *blocked != now
-        {
-            *blocked = now;
-            if now {
-                record.answers().block_stream();
-            } else {
-                record.answers().unblock_stream();
-            }
-        }
+        Self(())
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.set_blocked(false);
-        match self {
-            Self::Observed => {
-                // A thread that is ending observes nothing any more.
-                let _ = OPEN.try_with(|open| open.set(open.get() - 1));
-            }
-            // The connection's task may have sent the last frame already, and would not look again.
-            Self::Stream { record, .. } if record.answers().wait_ends() == 0 => {
-                record.owner().wake()
-            }
-            Self::Stream { .. } => {}
-        }
+        // A thread that is ending observes nothing any more.
+        let _ = OPEN.try_with(|open| open.set(open.get() - 1));
     }
 }
 
@@ -156,18 +106,8 @@ impl<B: Body<Error: Into<BoxError>> + 'static> Body for OpenBody<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         match self.project() {
             OpenBodyProjection::Whole {
-                inner,
-                open,
-                farewell,
-            } => {
-                open.set_blocked(false);
-                let polled = match farewell.may_be_due() {
-                    false => inner.poll_frame(cx).map_err(Into::into),
-                    true => farewell.poll_frame(inner, cx),
-                };
-                open.set_blocked(matches!(polled, Poll::Ready(Some(Ok(_)))));
-                polled
-            }
+                inner, farewell, ..
+            } => farewell.poll_frame(inner, cx),
             OpenBodyProjection::Begun { begun } => match begun.frame.take() {
                 Some(frame) => Poll::Ready(Some(frame)),
                 None => match begun.rest.as_mut().as_pin_mut() {

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::atomic::{
-        AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+        AtomicBool, AtomicU8, AtomicU16, AtomicU64,
         Ordering::{AcqRel, Relaxed},
     },
     time::Duration,
@@ -16,6 +16,7 @@ use crate::connection::{
         clock::Moment,
         command::{Command, Commands},
         owner::Owner,
+        turn::Turn,
     },
 };
 
@@ -71,7 +72,7 @@ impl Record {
             traffic: Traffic::default(),
             phase: Phase::new(now),
             answers: Answers::default(),
-            turn: Turn(AtomicU32::new(NO_TURN)),
+            turn: Turn::new(),
             budget: OpenBudget::new(),
             flags: Flags::default(),
             commands: Commands::new(),
@@ -268,8 +269,9 @@ pub(crate) struct Answers {
     write_stalled: Moment,
     /// At most two for each of `Http2Config::MOST_STREAMS`.
     in_flight: AtomicU16,
-    /// Streams of HTTP/2 that take no more of their responses.
-    blocked: AtomicU16,
+    /// Streams of HTTP/2 whose client is or was waited for.
+    #[cfg(feature = "http2")]
+    waiting: AtomicU16,
 }
 
 impl Answers {
@@ -288,25 +290,41 @@ impl Answers {
         self.in_flight.fetch_sub(1, Relaxed) - 1
     }
 
-    /// A stream has been given a piece of its response, and asks for no other.
-    pub(crate) fn block_stream(&self) {
-        self.blocked.fetch_add(1, Relaxed);
+    /// A stream waits for its client.
+    #[cfg(feature = "http2")]
+    pub(crate) fn stream_waits(&self) {
+        self.waiting.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn unblock_stream(&self) {
-        self.blocked.fetch_sub(1, Relaxed);
+    /// A stream that did is over.
+    #[cfg(feature = "http2")]
+    pub(crate) fn stream_is_over(&self) {
+        self.waiting.fetch_sub(1, Relaxed);
     }
 
-    /// Whether the client has room for no more of a response.
+    /// Whether its client keeps streams waiting, or did: their task is to look at them now and then.
+    #[cfg(feature = "http2")]
+    pub(crate) fn have_waited(&self) -> bool {
+        self.waiting.load(Relaxed) != 0
+    }
+
+    /// Whether the socket takes no more of a response.
     pub(crate) fn are_unread(&self) -> bool {
-        self.write_stalled.is_some() || self.blocked.load(Relaxed) != 0
+        self.write_stalled.is_some()
     }
 
-    /// The socket took no more.
-    pub(crate) fn stall_write(&self, now: u64) {
-        if !self.write_stalled.is_some() {
+    /// The socket took no more; whether it had taken something since the last time.
+    pub(crate) fn stall_write(&self, now: u64) -> bool {
+        let begins = !self.write_stalled.is_some();
+        if begins {
             self.write_stalled.set_some(now);
         }
+        begins
+    }
+
+    /// The socket takes no more, but the client has taken what was in it.
+    pub(crate) fn stall_write_anew(&self, now: u64) {
+        self.write_stalled.set_some(now);
     }
 
     /// Since when the client has not read, or 0.
@@ -318,38 +336,6 @@ impl Answers {
         if self.write_stalled.is_some() {
             self.write_stalled.set(0);
         }
-    }
-}
-
-/// No poll of a task has this number.
-pub(crate) const NO_TURN: u32 = 0;
-
-/// The number of the latest poll, and in its lowest bit whether it ended waiting for bytes of a body.
-#[derive(Debug)]
-pub(crate) struct Turn(AtomicU32);
-
-const STARVED: u32 = 1;
-
-impl Turn {
-    /// The task is polled.
-    pub(crate) fn begin(&self) {
-        let next = (self.0.load(Relaxed) | STARVED).wrapping_add(1);
-        self.0.store(next.max(NO_TURN + 2), Relaxed);
-    }
-
-    /// Names the latest poll of the task.
-    pub(crate) fn number(&self) -> u32 {
-        self.0.load(Relaxed) & !STARVED
-    }
-
-    /// hyper wants more of a body than the client has sent, until the next turn.
-    pub(crate) fn starve(&self) {
-        self.0.store(self.0.load(Relaxed) | STARVED, Relaxed);
-    }
-
-    /// Whether the service waits for the client's bytes.
-    pub(crate) fn is_starved(&self) -> bool {
-        self.0.load(Relaxed) & STARVED != 0
     }
 }
 
@@ -488,34 +474,17 @@ mod tests {
     fn a_write_is_stalled_from_the_first_time_that_the_socket_takes_nothing_until_it_takes_something()
      {
         let record = record();
-        record.answers().stall_write(0);
+        assert!(record.answers().stall_write(0));
         assert!(record.answers().are_unread(), "also at the very start");
         record.add_written(1);
         assert!(!record.answers().are_unread());
-        record.answers().stall_write(5000);
-        record.answers().stall_write(6000);
+        assert!(record.answers().stall_write(5000) && !record.answers().stall_write(6000));
         assert_eq!(record.answers().write_stalled(), 5000);
+        record.answers().stall_write_anew(7000);
+        assert_eq!(record.answers().write_stalled(), 7000);
         record.add_written(0);
         assert_eq!(record.answers().write_stalled(), 0);
-        record.answers().block_stream();
-        assert!(record.answers().are_unread());
-    }
-
-    #[test]
-    fn a_turn_has_a_number_of_its_own_and_ends_the_hunger_of_the_one_before() {
-        for start in [NO_TURN, u32::MAX - 3] {
-            let turn = Turn(AtomicU32::new(start));
-            let mut before = turn.number();
-            for _ in 0..5 {
-                turn.begin();
-                assert!(turn.number() != before && turn.number() != NO_TURN);
-                assert!(!turn.is_starved());
-                before = turn.number();
-                turn.starve();
-                assert!(turn.is_starved());
-                assert_eq!(turn.number(), before);
-            }
-        }
+        assert!(!record.answers().are_unread());
     }
 
     #[test]

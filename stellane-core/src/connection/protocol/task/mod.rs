@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 #[cfg(feature = "http2")]
 use crate::connection::protocol::{
-    http2::abuse::AbuseMeter,
+    http2::{abuse::AbuseMeter, ledger::Ledger, service::StreamService},
     task::http2::{ActiveHttp2, Sniffing, is_preface, may_become_preface},
 };
 use crate::connection::{
@@ -330,10 +330,14 @@ impl<S: HttpService> Task<S> {
         let info = shared.config.connect_info.then(info);
         let adapter = Adapter::new(service, Arc::clone(record), Arc::clone(shared), info);
         #[cfg(feature = "http2")]
-        let http2 = sniff && is_preface(&rewind);
+        let ledger = (sniff && is_preface(&rewind)).then(|| Arc::new(Ledger::new(record.clone())));
         let watch = match shared.config.strict_http1 {
             #[cfg(feature = "http2")]
-            _ if http2 => Watch::Http2(AbuseMeter::new(&shared.config.http2, shared.clock.now())),
+            _ if let Some(ledger) = &ledger => {
+                let now = shared.clock.now();
+                let meter = AbuseMeter::new(&shared.config.http2, Arc::clone(ledger), now);
+                Watch::Http2(Box::new(meter))
+            }
             true => Watch::Http1(FramingGuard::new()),
             false => Watch::Nothing,
         };
@@ -341,10 +345,13 @@ impl<S: HttpService> Task<S> {
         let io = Io::new(socket, rewind, watch, record, shared, !sniff);
         self.connection.enter(ConnectionState::Head);
         #[cfg(feature = "http2")]
-        if http2 {
-            let http2 = &self.connection.served.builders.http2;
-            let hyper = http2.serve_connection(TokioIo::new(io), adapter);
-            self.stage = Stage::Http2(Box::new(ActiveHttp2::new(hyper)));
+        if let Some(ledger) = ledger {
+            let Connection { served, record, .. } = &self.connection;
+            let service = StreamService::new(adapter, record.id(), Arc::clone(&ledger));
+            let http2 = &served.builders.http2;
+            let hyper = http2.serve_connection(TokioIo::new(io), service);
+            let active = ActiveHttp2::new(hyper, ledger, &served.shared);
+            self.stage = Stage::Http2(Box::new(active));
             return;
         }
         let early = self.connection.served.early.clone();
