@@ -129,10 +129,10 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
                 }
                 Begins::Tunnels => {
                     let open = OpenTunnel::new(Arc::clone(&turn.ledger));
-                    tokio::spawn(async move {
+                    tokio::spawn(scoped(async move {
                         stream.await;
                         drop(open);
-                    });
+                    }));
                 }
             },
         });
