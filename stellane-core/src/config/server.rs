@@ -21,7 +21,8 @@ pub struct ServerConfig {
     pub admin_token: String,
     /// How long a drain waits for requests in progress before it ends them, `drain_classes` aside. Too short cuts off slow
     /// requests; too long, and whoever stops the process kills it before: with `drain_delay` it has to stay below the
-    /// 30 s of Kubernetes, or below what the start says the grace period must be. Default `20s`.
+    /// 30 s of Kubernetes, or below what the start says the grace period must be. `connection.drain_idle` is no more than
+    /// half of it. Default `20s`.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
     /// How long the service goes on accepting after `/readyz` has turned unready, so that load balancers
