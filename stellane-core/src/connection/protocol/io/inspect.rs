@@ -18,7 +18,7 @@ pub(crate) enum Watch {
     Nothing,
     Http1(FramingGuard),
     #[cfg(feature = "http2")]
-    Http2(AbuseMeter),
+    Http2(Box<AbuseMeter>),
 }
 
 /// Follows what hyper reads, with the requests that it has begun.
@@ -138,6 +138,27 @@ impl Inspector {
             && open_body::none_open()
     }
 
+    /// Looks at bytes that were written.
+    #[inline]
+    pub(crate) fn wrote(&mut self, bytes: &[u8]) {
+        match &mut self.watch {
+            #[cfg(feature = "http2")]
+            Watch::Http2(meter) => meter.wrote(bytes),
+            _ => {
+                let _ = bytes;
+            }
+        }
+    }
+
+    /// What a client is told in the end that abuses its connection.
+    #[cfg(feature = "http2")]
+    pub(crate) fn last_words(&self, record: &Record) -> Option<[u8; 17]> {
+        match &self.watch {
+            Watch::Http2(meter) if record.flags().is_abusive() => meter.last_words(),
+            _ => None,
+        }
+    }
+
     /// Whether the next byte belongs to a body.
     pub(crate) fn is_in_body(&self) -> bool {
         matches!(&self.watch, Watch::Http1(guard) if guard.in_body())
@@ -160,6 +181,8 @@ impl Inspector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "http2")]
+    use crate::connection::{config::http2::Http2Config, protocol::http2::ledger::Ledger};
 
     fn record() -> Record {
         Record::new(1, 0, None, false, 0, 0)
@@ -239,8 +262,9 @@ mod tests {
     #[test]
     fn a_flood_marks_the_connection_and_then_ends_it() {
         let record = record();
-        let meter = AbuseMeter::new(&crate::connection::config::http2::Http2Config::default(), 0);
-        let mut inspector = Inspector::new(Watch::Http2(meter), 0);
+        let ledger = std::sync::Arc::new(Ledger::new(std::sync::Arc::new(self::record())));
+        let meter = AbuseMeter::new(&Http2Config::default(), ledger, 0);
+        let mut inspector = Inspector::new(Watch::Http2(Box::new(meter)), 0);
         look(&mut inspector, &[0; 24], &record).expect("the preface");
         assert!(!record.flags().is_abusive());
         // Heads of PING frames, one after the other.

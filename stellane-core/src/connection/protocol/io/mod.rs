@@ -4,6 +4,7 @@ pub(crate) mod inspect;
 pub(crate) mod linger;
 pub(crate) mod pipeline;
 pub(crate) mod unread;
+pub(crate) mod websocket;
 
 use std::{
     io,
@@ -24,6 +25,7 @@ use crate::connection::{
             linger::Linger,
             pipeline::HeldAnswers,
             unread::Unread,
+            websocket::Frames,
         },
         upgraded::Tracked,
     },
@@ -51,6 +53,8 @@ pub(crate) struct Io {
     held: HeldAnswers,
     linger: Linger,
     unread: Unread,
+    /// What was sent since the upgrade to WebSocket.
+    frames: Frames,
     owner: Tracked,
     /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
     /// answer wait for a turn of its poller.
@@ -58,6 +62,9 @@ pub(crate) struct Io {
     /// The turn of its task in which the socket had nothing to read: hyper asks up to three times in one,
     /// and the waker stays the same.
     blocked_in: u32,
+    /// What its client sends is no longer read by hyper, and what hyper writes is not sent.
+    condemned: bool,
+    said_last_words: bool,
 }
 
 impl Io {
@@ -76,9 +83,12 @@ impl Io {
             held: HeldAnswers::default(),
             linger: Linger::default(),
             unread: Unread::default(),
+            frames: Frames::default(),
             owner: Tracked { record, shared },
             unparked,
             blocked_in: NO_TURN,
+            condemned: false,
+            said_last_words: false,
         }
     }
 
@@ -125,11 +135,18 @@ impl Io {
     }
 
     fn poll_write_now(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = match self.write_unparked(&[io::IoSlice::new(buffer)]) {
+        if self.frames.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let buffers = [io::IoSlice::new(buffer)];
+        let polled = match self.write_unparked(&buffers) {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut self.socket).poll_write(cx, buffer),
         };
-        self.wrote(polled, cx)
+        if let Poll::Ready(Ok(n)) = &polled {
+            self.inspector.wrote(&buffer[..*n]);
+        }
+        self.wrote(polled, &buffers, cx)
     }
 
     /// Writes past tokio, once; what goes wrong is left to the usual way.
@@ -186,8 +203,34 @@ impl Io {
         }
     }
 
-    /// An upgraded connection that is told to end fails.
-    fn obey(&self) -> io::Result<()> {
+    /// Ends the connection of a client that abuses it, so that the client can read why.
+    fn poll_condemned(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(self).poll_shutdown(cx))?;
+        Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+    }
+
+    /// Says why, unless a frame is half sent: then the end has to do.
+    fn say_last_words(&mut self) {
+        #[cfg(feature = "http2")]
+        if !self.said_last_words
+            && let Some(words) = self.inspector.last_words(&self.owner.record)
+        {
+            self.socket.try_write(&words);
+        }
+        self.said_last_words = true;
+    }
+
+    /// An upgraded connection that is told to end fails. A WebSocket is told goodbye before.
+    fn obey(&mut self) -> io::Result<()> {
+        let Tracked { record, shared } = &self.owner;
+        if record.flags().is_websocket()
+            && self.frames.may_close()
+            && shared.drain.is_over(record.budget())
+        {
+            self.socket.try_write(&websocket::SERVICE_RESTART);
+            self.frames.close();
+            shared.drain.count_farewell();
+        }
         match self.owner.record.commands().take() {
             Command::Close(_) => Err(io::ErrorKind::ConnectionAborted.into()),
             Command::Park | Command::None => Ok(()),
@@ -218,6 +261,7 @@ impl Io {
     fn wrote(
         &mut self,
         polled: Poll<io::Result<usize>>,
+        buffers: &[io::IoSlice<'_>],
         cx: &Context<'_>,
     ) -> Poll<io::Result<usize>> {
         match &polled {
@@ -226,8 +270,10 @@ impl Io {
             Poll::Pending => self.stall(),
         }
         if self.owner.record.flags().is_upgraded() {
-            if polled.is_pending() {
-                self.owner.record.owner().hear(cx.waker());
+            match &polled {
+                Poll::Ready(Ok(n)) => self.frames.sent(buffers, *n),
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => self.owner.record.owner().hear(cx.waker()),
             }
             self.obey()?;
         }
@@ -244,6 +290,9 @@ impl AsyncRead for Io {
         let this = self.get_mut();
         if this.inspector.refuses() {
             return this.refuse();
+        }
+        if this.condemned {
+            return this.poll_condemned(cx);
         }
         let before = buffer.filled().len();
         if this.rewind.is_empty() {
@@ -277,12 +326,17 @@ impl AsyncRead for Io {
         }
         let Tracked { record, shared } = &this.owner;
         let read = &mut buffer.filled_mut()[before..];
-        match this.inspector.look(read, record, &shared.clock)? {
-            Found::Nothing => {}
-            Found::Spoilt => this.rewind = Bytes::from_static(b"\r\n\r\n"),
+        match this.inspector.look(read, record, &shared.clock) {
+            Ok(Found::Nothing) => {}
+            Ok(Found::Spoilt) => this.rewind = Bytes::from_static(b"\r\n\r\n"),
             // Nothing would be the end.
-            Found::Refused(0) => return this.refuse(),
-            Found::Refused(left) => buffer.set_filled(before + left),
+            Ok(Found::Refused(0)) => return this.refuse(),
+            Ok(Found::Refused(left)) => buffer.set_filled(before + left),
+            Err(_) => {
+                buffer.set_filled(before);
+                this.condemned = true;
+                return this.poll_condemned(cx);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -294,11 +348,18 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_write_or_hold(cx, buffer)
+        let this = self.get_mut();
+        if this.condemned {
+            return Poll::Ready(Ok(buffer.len()));
+        }
+        this.poll_write_or_hold(cx, buffer)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.condemned {
+            return Poll::Ready(Ok(()));
+        }
         if !this.held.is_empty() && !this.another_follows() {
             ready!(this.poll_send_held(cx))?;
         }
@@ -320,6 +381,7 @@ impl AsyncWrite for Io {
         }
         ready!(this.poll_send_held(cx))?;
         if this.owner.record.state() != ConnectionState::Closing {
+            this.say_last_words();
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
         let Tracked { record, shared } = &this.owner;
@@ -335,6 +397,9 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let total: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if this.condemned {
+            return Poll::Ready(Ok(total));
+        }
         if total <= SMALL_WRITE {
             let mut joined = [MaybeUninit::uninit(); SMALL_WRITE];
             let mut joined = ReadBuf::uninit(&mut joined);
@@ -344,11 +409,22 @@ impl AsyncWrite for Io {
             return this.poll_write_or_hold(cx, joined.filled());
         }
         ready!(this.poll_send_held(cx))?;
+        if this.frames.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         let polled = match this.write_unparked(buffers) {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write_vectored(cx, buffers),
         };
-        this.wrote(polled, cx)
+        if let Poll::Ready(Ok(n)) = &polled {
+            let mut left = *n;
+            for buffer in buffers {
+                let n = left.min(buffer.len());
+                this.inspector.wrote(&buffer[..n]);
+                left -= n;
+            }
+        }
+        this.wrote(polled, buffers, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
