@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use stellane_autotune::LocalSignal;
 use stellane_metrics::HttpMetrics;
 use tokio::{runtime::Builder, sync::oneshot, task::JoinSet};
 use tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
@@ -62,6 +63,7 @@ impl Watch {
             look: Look::new(server.held_after, TICK),
             http: components.metrics,
             held: components.held.clone(),
+            signal: components.local_signal.clone(),
             progress: components.progress.clone(),
             places: AdminPlaces::new(manager.clone()),
             logs: Logs::default(),
@@ -136,6 +138,7 @@ struct Watcher {
     look: Look,
     http: HttpMetrics,
     held: HeldThreads,
+    signal: LocalSignal,
     progress: Progress,
     places: AdminPlaces,
     logs: Logs,
@@ -150,6 +153,7 @@ impl Watcher {
             self.progress.tick(TICK);
             self.places.keep_some();
             let new = self.look.at(self.http.running_polls(), &self.held);
+            self.signal.report_held(self.held.now());
             if !new.is_empty() {
                 let after = self.look.after();
                 self.logs.tell(move |left_out| {
