@@ -8,6 +8,8 @@ use stellane_metrics::Dependency;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+#[cfg(unix)]
+use super::signals::Ending;
 use super::{
     BoundRuntime, Components, RefusalKind, RequestBody, RunReport, RuntimeError,
     background::BackgroundTask, classes::Classes, ready_check::ReadyCheck, refusal::AnswerFn,
@@ -61,6 +63,9 @@ pub struct Runtime<S> {
     /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
     #[cfg(unix)]
     pub(super) restart: Option<tokio::signal::unix::Signal>,
+    /// `SIGTERM` and `SIGINT`, unless they are not ours.
+    #[cfg(unix)]
+    pub(super) ending: Option<Ending>,
     pub(super) log: Option<LogHandle>,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
@@ -149,7 +154,11 @@ impl<F> RuntimeBuilder<F> {
         }
     }
 
-    /// What begins the drain. Default: `SIGTERM` or `SIGINT` (Ctrl-C elsewhere).
+    /// What begins the drain. Default: `SIGTERM` or `SIGINT` (Ctrl-C elsewhere). These end the process before the service
+    /// begins, begin the drain while it serves, end the process at once when they come again, and do what they do without
+    /// a handler once the runtime has ended. A process that is blocked is ended before the
+    /// [grace period](crate::config::ServerConfig::grace_period) is over. With a signal of one's own all of this is left
+    /// to the program.
     pub fn shutdown_signal(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.signal = Some(Box::pin(signal));
         self
@@ -345,6 +354,19 @@ impl<F> RuntimeBuilder<F> {
             Some(components) => components,
             None => Components::with_purge_hook(&self.config, self.purge)?,
         };
+        // Before the service, which may take its time: one that comes meanwhile is obeyed.
+        #[cfg(unix)]
+        let ending = match &self.signal {
+            None => {
+                let grace = self.config.server.grace_period();
+                let ending = Ending::new(&components.connections, grace);
+                Some(ending.map_err(|error| RuntimeError::Component {
+                    name: "signals",
+                    source: error.into(),
+                })?)
+            }
+            Some(_) => None,
+        };
         let classes = Classes::new(&self.config.limit, &components.limit);
         let classes = classes.map_err(|report| RuntimeError::Component {
             name: "limit",
@@ -376,6 +398,8 @@ impl<F> RuntimeBuilder<F> {
             duties: self.duties,
             #[cfg(unix)]
             restart,
+            #[cfg(unix)]
+            ending,
             log: self.log,
             #[cfg(feature = "profiling")]
             heap: self.heap,

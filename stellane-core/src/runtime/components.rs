@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::{
     RuntimeError,
     background::Restarts,
-    pressure, tuning,
+    classes, pressure, tuning,
     watch::{HeldThreads, Progress},
 };
 use crate::{
@@ -98,6 +98,10 @@ impl Components {
         let mut connections = ConnectionManager::builder().config(config.connection.clone());
         if let Some(purge) = purge {
             connections = connections.purge_hook(purge);
+        }
+        let budget = classes::drain_budget(&config.server.drain_classes);
+        if let Some(budget) = budget.map_err(failed("server.drain_classes"))? {
+            connections = connections.drain_budget(budget);
         }
         let connections = connections.build().map_err(failed("connection"))?;
         let metrics = HttpMetrics::builder()

@@ -43,7 +43,13 @@ mod pressure;
 mod ready_check;
 mod refusal;
 mod serve;
+#[cfg(unix)]
+mod signals;
 mod stack;
+#[cfg(unix)]
+mod successor;
+#[cfg(unix)]
+mod systemd;
 mod tuning;
 mod watch;
 
