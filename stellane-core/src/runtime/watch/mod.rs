@@ -21,10 +21,14 @@ use std::{
 
 use stellane_autotune::LocalSignal;
 use stellane_metrics::HttpMetrics;
-use tokio::{runtime::Builder, sync::oneshot, task::JoinSet};
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::oneshot,
+    task::JoinSet,
+};
 use tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
 
-use self::{admin::AdminPlaces, held::Look};
+use self::{admin::AdminPlaces, held::Look, progress::Pulses};
 pub(super) use self::{held::HeldThreads, progress::Progress};
 use super::Components;
 use crate::{
@@ -48,11 +52,12 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Starts it. What it logs goes to the subscriber of the caller.
+    /// Starts it, to watch these runtimes. What it logs goes to the subscriber of the caller.
     pub(super) fn start<S: HttpService>(
         components: &Components,
         server: &ServerConfig,
         admin: Option<(Listener, S)>,
+        runtimes: Vec<Handle>,
     ) -> io::Result<Self> {
         let manager = AdminPlaces::manager()?;
         let admin = match admin {
@@ -64,7 +69,7 @@ impl Watch {
             http: components.metrics,
             held: components.held.clone(),
             signal: components.local_signal.clone(),
-            progress: components.progress.clone(),
+            pulses: Pulses::new(runtimes, components.progress.clone()),
             places: AdminPlaces::new(manager.clone()),
             logs: Logs::default(),
         };
@@ -139,7 +144,7 @@ struct Watcher {
     http: HttpMetrics,
     held: HeldThreads,
     signal: LocalSignal,
-    progress: Progress,
+    pulses: Pulses,
     places: AdminPlaces,
     logs: Logs,
 }
@@ -150,7 +155,7 @@ impl Watcher {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.progress.tick(TICK);
+            self.pulses.tick(TICK);
             self.places.keep_some();
             let new = self.look.at(self.http.running_polls(), &self.held);
             self.signal.report_held(self.held.now());
