@@ -33,6 +33,8 @@ pub mod restart;
 pub mod runtime;
 #[cfg(feature = "strict-http1")]
 pub mod strict_http1;
+#[cfg(any(feature = "connection", feature = "strict-http1"))]
+mod transfer_coding;
 
 #[cfg(feature = "config")]
 #[doc(inline)]

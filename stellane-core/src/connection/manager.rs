@@ -242,6 +242,13 @@ impl ConnectionManager {
         self.shared.reclaim(count)
     }
 
+    /// Says how scarce memory is, or anything else that connections take, until it is said again: 0 is no pressure, 1
+    /// is all there may be. The timeouts of slow clients shrink by it, as they do when places become scarce: see
+    /// [How long the slow may take](super#how-long-the-slow-may-take). The preset measures it and says so itself.
+    pub fn set_pressure(&self, level: f64) {
+        self.shared.pressure.tell(level);
+    }
+
     /// The settings as they are now, changes at run time included.
     #[must_use]
     pub fn config(&self) -> ConnectionConfig {

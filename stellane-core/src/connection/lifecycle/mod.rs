@@ -21,6 +21,7 @@ use crate::connection::{
         deadlines::Deadlines,
         drain::{Drain, spread_of},
         park_delay::ParkDelay,
+        pressure::{Patience, Pressure},
         settings::LiveSettings,
     },
     reason::CloseReason,
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) totals: Totals,
     pub(crate) admission: Admission,
     pub(crate) drain: Drain,
+    pub(crate) pressure: Pressure,
     pub(crate) quiet: Arc<Quiet>,
     pub(crate) memory: Arc<MemoryRelease>,
     pub(crate) end_hooks: EndHooks,
@@ -58,6 +60,7 @@ impl Shared {
             totals: Totals::default(),
             admission: Admission::new(&config),
             drain: Drain::new(),
+            pressure: Pressure::default(),
             quiet: Arc::default(),
             memory: Arc::new(MemoryRelease::new(hook)),
             end_hooks: EndHooks::default(),
@@ -76,6 +79,11 @@ impl Shared {
     /// How long a connection is idle now before it is parked, in milliseconds.
     fn park_after(&self) -> u64 {
         self.park_delay.wait(self.settings.park_after())
+    }
+
+    /// How long slow clients may take now.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::at(self.pressure.level(), &self.config)
     }
 
     /// A parked connection comes back.
@@ -161,8 +169,12 @@ impl Shared {
     pub(crate) fn continue_sweep(&self) -> bool {
         let now = self.clock.now();
         let deadlines = || {
-            let park_after = self.park_after();
-            Deadlines::of(&self.config, &self.settings, &self.drain, park_after, now)
+            // Anew for each piece: no more of the slow go than make enough room.
+            let most = self.admission.most(&self.settings);
+            self.pressure.measure(self.totals.open(), most);
+            let (patience, park_after) = (self.patience(), self.park_after());
+            let (config, settings) = (&self.config, &self.settings);
+            Deadlines::of(config, settings, &self.drain, patience, park_after, now)
         };
         // Its own statement: commands are given outside of the locks, since an end takes the table's.
         let piece = self.lock_sweep().go_on(&self.table, deadlines, now);
@@ -173,6 +185,7 @@ impl Shared {
             self.command(&record, command);
         }
         if let Some(idle) = piece.idle {
+            self.pressure.set_idle(idle);
             self.reclaim(surplus(idle, &self.settings));
         }
         piece.idle.is_none()

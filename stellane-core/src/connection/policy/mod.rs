@@ -6,6 +6,7 @@ pub(crate) mod deadlines;
 pub(crate) mod drain;
 pub(crate) mod min_rates;
 pub(crate) mod park_delay;
+pub(crate) mod pressure;
 pub(crate) mod settings;
 pub(crate) mod spread;
 #[cfg(feature = "http2")]

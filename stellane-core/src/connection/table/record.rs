@@ -299,11 +299,18 @@ impl Answers {
         self.write_stalled.is_some()
     }
 
-    /// The socket took no more.
-    pub(crate) fn stall_write(&self, now: u64) {
-        if !self.write_stalled.is_some() {
+    /// The socket took no more; whether it had taken something since the last time.
+    pub(crate) fn stall_write(&self, now: u64) -> bool {
+        let begins = !self.write_stalled.is_some();
+        if begins {
             self.write_stalled.set_some(now);
         }
+        begins
+    }
+
+    /// The socket takes no more, but the client has taken what was in it.
+    pub(crate) fn stall_write_anew(&self, now: u64) {
+        self.write_stalled.set_some(now);
     }
 
     /// Since when the client has not read, or 0.
@@ -475,13 +482,14 @@ mod tests {
     fn a_write_is_stalled_from_the_first_time_that_the_socket_takes_nothing_until_it_takes_something()
      {
         let record = record();
-        record.answers().stall_write(0);
+        assert!(record.answers().stall_write(0));
         assert!(record.answers().are_unread(), "also at the very start");
         record.add_written(1);
         assert!(!record.answers().are_unread());
-        record.answers().stall_write(5000);
-        record.answers().stall_write(6000);
+        assert!(record.answers().stall_write(5000) && !record.answers().stall_write(6000));
         assert_eq!(record.answers().write_stalled(), 5000);
+        record.answers().stall_write_anew(7000);
+        assert_eq!(record.answers().write_stalled(), 7000);
         record.add_written(0);
         assert_eq!(record.answers().write_stalled(), 0);
         assert!(!record.answers().are_unread());

@@ -3,6 +3,7 @@
 pub(crate) mod inspect;
 pub(crate) mod linger;
 pub(crate) mod pipeline;
+pub(crate) mod unread;
 
 use std::{
     io,
@@ -19,12 +20,14 @@ use crate::connection::{
     lifecycle::Shared,
     protocol::{
         io::{
-            inspect::{Found, Inspector, Watch},
+            inspect::{Found, Inspector, UnknownCoding, Watch},
             linger::Linger,
             pipeline::HeldAnswers,
+            unread::Unread,
         },
         upgraded::Tracked,
     },
+    reason::CloseReason,
     state::ConnectionState,
     table::{
         command::Command,
@@ -47,6 +50,7 @@ pub(crate) struct Io {
     inspector: Inspector,
     held: HeldAnswers,
     linger: Linger,
+    unread: Unread,
     owner: Tracked,
     /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
     /// answer wait for a turn of its poller.
@@ -74,6 +78,7 @@ impl Io {
             inspector: Inspector::new(watch, record.requests()),
             held: HeldAnswers::default(),
             linger: Linger::default(),
+            unread: Unread::default(),
             owner: Tracked { record, shared },
             unparked,
             blocked_in: NO_TURN,
@@ -196,6 +201,16 @@ impl Io {
         self.said_last_words = true;
     }
 
+    /// Tells hyper of the request that it is not to have, once it has answered the others.
+    #[cold]
+    fn refuse(&self) -> Poll<io::Result<()>> {
+        match self.inspector.all_are_answered(&self.owner.record) {
+            true => Poll::Ready(Err(io::Error::other(UnknownCoding))),
+            // hyper asks again when it is done with them.
+            false => Poll::Pending,
+        }
+    }
+
     /// An upgraded connection that is told to end fails.
     fn obey(&self) -> io::Result<()> {
         match self.owner.record.commands().take() {
@@ -204,11 +219,36 @@ impl Io {
         }
     }
 
-    fn wrote(&self, polled: Poll<io::Result<usize>>, cx: &Context<'_>) -> Poll<io::Result<usize>> {
+    /// The socket takes no more. Whoever is to go for that is spared if it takes what it was sent before, and sees
+    /// that it has not got all if not.
+    #[cold]
+    fn stall(&mut self) {
+        let (now, Tracked { record, shared }) = (self.now(), &self.owner);
+        let begins = record.answers().stall_write(now);
+        if begins {
+            self.unread.begin(&self.socket, now);
+        }
+        if record.commands().asked() != Command::Close(CloseReason::SlowRead) {
+            return;
+        }
+        let rate = shared.config.min_response_rate_bytes;
+        if begins || self.unread.shrinks(&self.socket, now, rate) {
+            record.commands().forget();
+            record.answers().stall_write_anew(now);
+        } else {
+            self.socket.reset_when_closed();
+        }
+    }
+
+    fn wrote(
+        &mut self,
+        polled: Poll<io::Result<usize>>,
+        cx: &Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Ready(Ok(n)) => self.owner.record.add_written(*n),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.owner.record.answers().stall_write(self.now()),
+            Poll::Pending => self.stall(),
         }
         if self.owner.record.flags().is_upgraded() {
             if polled.is_pending() {
@@ -229,6 +269,9 @@ impl AsyncRead for Io {
         let this = self.get_mut();
         if this.condemned {
             return this.poll_condemned(cx);
+        }
+        if this.inspector.refuses() {
+            return this.refuse();
         }
         let before = buffer.filled().len();
         if this.rewind.is_empty() {
@@ -263,17 +306,18 @@ impl AsyncRead for Io {
         let Tracked { record, shared } = &this.owner;
         let read = &mut buffer.filled_mut()[before..];
         match this.inspector.look(read, record, &shared.clock) {
-            Ok(Found::Nothing) => Poll::Ready(Ok(())),
-            Ok(Found::Spoilt) => {
-                this.rewind = Bytes::from_static(b"\r\n\r\n");
-                Poll::Ready(Ok(()))
-            }
+            Ok(Found::Nothing) => {}
+            Ok(Found::Spoilt) => this.rewind = Bytes::from_static(b"\r\n\r\n"),
+            // Nothing would be the end.
+            Ok(Found::Refused(0)) => return this.refuse(),
+            Ok(Found::Refused(left)) => buffer.set_filled(before + left),
             Err(_) => {
                 buffer.set_filled(before);
                 this.condemned = true;
-                this.poll_condemned(cx)
+                return this.poll_condemned(cx);
             }
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -302,7 +346,7 @@ impl AsyncWrite for Io {
         // TLS holds back what the socket does not take; a plain socket is always flushed.
         if this.socket.stays_with_task() {
             match &polled {
-                Poll::Pending => this.owner.record.answers().stall_write(this.now()),
+                Poll::Pending => this.stall(),
                 Poll::Ready(_) => this.owner.record.add_written(0),
             }
         }
