@@ -13,6 +13,8 @@ pub mod config;
 mod config_error;
 #[cfg(feature = "connection")]
 pub mod connection;
+#[cfg(any(feature = "reload", feature = "tls"))]
+mod detached;
 #[cfg(feature = "engine")]
 pub mod engine;
 #[cfg(feature = "engine-selector")]
@@ -39,6 +41,9 @@ mod transfer_coding;
 #[cfg(feature = "config")]
 #[doc(inline)]
 pub use config::RuntimeConfig;
+#[cfg(feature = "connection")]
+#[doc(inline)]
+pub use connection::drain_token;
 #[cfg(feature = "full")]
 #[doc(inline)]
 pub use runtime::{Components, RefusalKind, RequestBody, Runtime, RuntimeError};

@@ -87,20 +87,24 @@
 //!
 //! # How a drain goes
 //!
-//! 1. [`draining`](ConnectionManager::draining) resolves, for handlers whose response has no end; the listeners take
+//! 1. [`drain_token`] is cancelled, for handlers whose response has no end; the listeners take
 //!    in what the system has accepted already, and close.
 //! 2. Each connection has its moment within [`drain_spread`](ConnectionConfig::drain_spread). From then on its
 //!    responses say `Connection: close`; one of HTTP/2 gets GOAWAY.
 //! 3. [`drain_idle`](ConnectionConfig::drain_idle) after that moment it is closed if it is idle: a request that was on
 //!    its way has been answered by then.
-//! 4. What is busy at the deadline is aborted.
+//! 4. Each request has its time: the drain's deadline, or a [budget](ConnectionManagerBuilder::drain_budget) of its own. A
+//!    stream that goes on to its end is ended in the words of its protocol: server-sent events between two events, with
+//!    [`retry:`](ConnectionConfig::sse_retry) if that is set; a call of gRPC with the status `UNAVAILABLE`; a WebSocket
+//!    over HTTP/1.1 with the code 1012, between two frames.
+//! 5. What is left of a connection a second later is aborted.
 //!
 //! The `Runtime` says on its admin address that it is not ready before all this, and waits for
 //! `server.drain_delay`.
 //!
 //! # Streams and upgrades
 //!
-//! What has no end of its own ends with the drain if its handler wants it to: see [`ConnectInfo::draining`].
+//! What has no end of its own ends with the drain if its handler wants it to: see [`drain_token`].
 //! An upgraded connection stays in the table, counted and subject to [`close`](ConnectionManager::close), until
 //! its socket is dropped.
 //!
@@ -187,7 +191,7 @@ pub use self::{
     http_service::HttpService,
     incoming::Incoming,
     manager::{ConnectionManager, ConnectionManagerBuilder},
-    protocol::connect_info::ConnectInfo,
+    protocol::{connect_info::ConnectInfo, scope::drain_token},
     reason::CloseReason,
     state::{ConnectionInfo, ConnectionState},
     stats::{ConnectionStats, DrainReport},

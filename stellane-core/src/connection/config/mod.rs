@@ -119,6 +119,11 @@ pub struct ConnectionConfig {
     /// deadline leaves. Default `2s`, `0s`: all at once.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub drain_spread: Duration,
+    /// What clients of server-sent events are told by the field `retry:`, when a drain ends their stream: how long they
+    /// are to wait before they come again. Too short and all of them come at once to the servers that are left; too
+    /// long and they miss what happens. Default `0s`: nothing is said, and browsers wait for some seconds.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub sse_retry: Duration,
     /// Whether bytes of an HTTP/1 connection that two parties could read differently are refused with 400
     /// where hyper would repair them in silence: a bare line feed as the end of a line, a `Content-Length`
     /// beside a `Transfer-Encoding` or given twice, what is no extension of a chunk, a `Content-Length`,
@@ -134,7 +139,7 @@ pub struct ConnectionConfig {
     /// takes as much memory. Default 400 KiB.
     pub read_buffer_bytes: usize,
     /// Whether each request carries a `ConnectInfo` in its extensions: who the client is, what TLS agreed on, and
-    /// when a drain begins. It costs each request three small allocations. Default `false`.
+    /// when a drain begins, which [`drain_token`](crate::connection::drain_token) tells without it. It costs each request three small allocations. Default `false`.
     pub connect_info: bool,
     /// Whether small writes are sent at once (`TCP_NODELAY`). Default `true`.
     pub nodelay: bool,
@@ -175,6 +180,7 @@ impl Default for ConnectionConfig {
             park_after: Duration::from_secs(1),
             drain_idle: Duration::from_secs(1),
             drain_spread: Duration::from_secs(2),
+            sse_retry: Duration::ZERO,
             strict_http1: true,
             max_head_bytes: 64 << 10,
             read_buffer_bytes: 400 << 10,
@@ -209,6 +215,7 @@ impl ConnectionConfig {
             ("park_after", self.park_after),
             ("drain_idle", self.drain_idle),
             ("drain_spread", self.drain_spread),
+            ("sse_retry", self.sse_retry),
         ] {
             check_up_to_a_day(&mut errors, key, value);
         }

@@ -1,5 +1,6 @@
 //! What all connections of a manager share, how each is reached, and how all of them end.
 
+mod drain;
 pub(crate) mod memory;
 pub(crate) mod quiet;
 pub(crate) mod sweep;
@@ -18,6 +19,7 @@ use crate::connection::{
     },
     policy::{
         admission::{Admission, surplus},
+        budgets::Budgets,
         deadlines::Deadlines,
         drain::{Drain, spread_of},
         park_delay::ParkDelay,
@@ -27,8 +29,13 @@ use crate::connection::{
     reason::CloseReason,
     stats::{ConnectionStats, DrainReport},
     table::{
-        Table, clock::Clock, command::Command, end_hooks::EndHooks, owner::SocketOwner,
-        record::Record, totals::Totals,
+        Table,
+        clock::{Clock, millis},
+        command::Command,
+        end_hooks::EndHooks,
+        owner::SocketOwner,
+        record::Record,
+        totals::Totals,
     },
 };
 
@@ -44,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     pub(crate) drain: Drain,
     pub(crate) pressure: Pressure,
+    /// How long each request may take in a drain.
+    pub(crate) budgets: Budgets,
     pub(crate) quiet: Arc<Quiet>,
     pub(crate) memory: Arc<MemoryRelease>,
     pub(crate) end_hooks: EndHooks,
@@ -61,6 +70,7 @@ impl Shared {
             admission: Admission::new(&config),
             drain: Drain::new(),
             pressure: Pressure::default(),
+            budgets: Budgets::default(),
             quiet: Arc::default(),
             memory: Arc::new(MemoryRelease::new(hook)),
             end_hooks: EndHooks::default(),
@@ -117,24 +127,16 @@ impl Shared {
         let closed = || self.quiet.listeners() == 0;
         self.quiet.wait_until(closed).await;
         let spread = spread_of(&self.config, self.totals.open(), deadline);
+        self.drain.limit(millis(deadline));
         self.drain.begin(self.clock.tick(), spread);
         self.tell_those_that_drain();
-        let drained = self.quiet.wait_until(|| self.totals.open() == 0);
-        if tokio::time::timeout(deadline, drained).await.is_err() {
-            self.command_each(|_| Command::Close(CloseReason::Aborted));
-            // Each ends at its next poll; a handler that blocks its thread is not waited for.
-            let gone = async {
-                while self.totals.open() > 0 {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
-        }
+        self.end_in_time().await;
         let after = self.totals.closed();
         let aborted = CloseReason::Aborted as usize;
         DrainReport {
             closed: after.iter().sum::<u64>() - before.iter().sum::<u64>(),
             aborted: after[aborted] - before[aborted],
+            farewells: self.drain.farewells(),
             left: self.totals.open(),
         }
     }

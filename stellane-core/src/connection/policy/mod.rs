@@ -2,6 +2,7 @@
 
 pub(crate) mod accept_rate;
 pub(crate) mod admission;
+pub(crate) mod budgets;
 pub(crate) mod deadlines;
 pub(crate) mod drain;
 pub(crate) mod min_rates;

@@ -17,7 +17,10 @@ use crate::connection::{
     http_service::HttpService,
     incoming::Incoming,
     lifecycle::Shared,
-    protocol::{connect_info::ConnectInfo, keep_alive, open_body::OpenBody},
+    protocol::{
+        connect_info::ConnectInfo, farewell::Farewell, io::websocket, keep_alive,
+        open_body::OpenBody,
+    },
     table::record::Record,
 };
 
@@ -108,7 +111,8 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         let answer = AssertUnwindSafe(|| self.answer(request, &mut cx, &mut waiting));
         match catch_unwind(answer) {
             Ok(Poll::Ready(answer)) => {
-                ResponseFuture::Done(Some(answer.map(|response| response.map(OpenBody::new))))
+                let open = |response| self.owner.open(response);
+                ResponseFuture::Done(Some(answer.map(open)))
             }
             Ok(Poll::Pending) => {
                 waiting.map_or(ResponseFuture::Done(None), ResponseFuture::Pending)
@@ -127,6 +131,11 @@ impl<S: HttpService> Adapter<S> {
             || shared.is_last(record.requests() + 1)
             || record.flags().closes_after_response()
             || shared.drains(record))
+    }
+
+    /// What hyper gets of an answer of HTTP/1.
+    pub(crate) fn open<B: Body>(&self, response: Response<B>) -> Response<OpenBody<B>> {
+        self.owner.open(response)
     }
 
     /// Counts a request that the service does not hear of.
@@ -149,6 +158,9 @@ impl<S: HttpService> Adapter<S> {
         }
         let Owner { record, shared } = &self.owner;
         let number = record.begin_request(!request.body().is_end_stream(), shared.clock.now());
+        if let Some(budget) = shared.budgets.of(&request) {
+            record.begin_budget(budget);
+        }
         if record.flags().closes_after_upgrade_response() && asks_for_upgrade(&request) {
             record.flags().close_after_response();
         }
@@ -265,7 +277,8 @@ impl<S: HttpService> Future for ResponseFuture<S> {
             },
             Self::Pending(waiting) => {
                 let answer = ready!(Pin::new(&mut *waiting).poll(cx));
-                Poll::Ready(answer.map(|response| response.map(OpenBody::new)))
+                let open = |response| waiting.guard.owner.open(response);
+                Poll::Ready(answer.map(open))
             }
             Self::Panicked(panic) => match panic.take() {
                 Some(panic) => resume_unwind(panic),
@@ -310,6 +323,12 @@ impl<S: HttpService> Future for Waiting<S> {
 }
 
 impl Owner {
+    #[inline]
+    fn open<B: Body>(&self, response: Response<B>) -> Response<OpenBody<B>> {
+        let farewell = Farewell::of(&response, self.record.budget());
+        response.map(|body| OpenBody::new(body, farewell))
+    }
+
     /// Says on a response what becomes of its connection. In place: the body is wrapped where the response is
     /// moved anyway.
     #[inline]
@@ -321,6 +340,9 @@ impl Owner {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
             self.record.flags().set_upgraded();
+            if websocket::is_agreed(response) {
+                self.record.flags().set_websocket();
+            }
         } else if terms.last
             || self.record.flags().closes_after_response()
             || self.shared.drains(&self.record)

@@ -9,7 +9,7 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::BoxError;
+use crate::{BoxError, connection::protocol::farewell::Farewell};
 
 thread_local! {
     /// Open bodies of the connection that this thread polls.
@@ -37,6 +37,7 @@ pin_project! {
             #[pin]
             inner: B,
             open: Open,
+            farewell: Farewell,
         },
         Begun {
             begun: Box<Begun<B>>,
@@ -53,9 +54,13 @@ pub(crate) struct Begun<B: Body> {
 }
 
 impl<B: Body> OpenBody<B> {
-    pub(crate) fn new(inner: B) -> Self {
+    pub(crate) fn new(inner: B, farewell: Farewell) -> Self {
         let open = Open::observed();
-        Self::Whole { inner, open }
+        Self::Whole {
+            inner,
+            open,
+            farewell,
+        }
     }
 
     /// Of this length altogether, with what came of asking for the first frame.
@@ -91,7 +96,7 @@ impl Drop for Open {
     }
 }
 
-impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
+impl<B: Body<Error: Into<BoxError>> + 'static> Body for OpenBody<B> {
     type Data = B::Data;
     type Error = BoxError;
 
@@ -100,7 +105,12 @@ impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         match self.project() {
-            OpenBodyProjection::Whole { inner, .. } => inner.poll_frame(cx).map_err(Into::into),
+            OpenBodyProjection::Whole {
+                inner, farewell, ..
+            } => match farewell.may_be_due() {
+                false => inner.poll_frame(cx).map_err(Into::into),
+                true => farewell.poll_frame(inner, cx),
+            },
             OpenBodyProjection::Begun { begun } => match begun.frame.take() {
                 Some(frame) => Poll::Ready(Some(frame)),
                 None => match begun.rest.as_mut().as_pin_mut() {
@@ -113,7 +123,9 @@ impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole { inner, .. } => inner.is_end_stream(),
+            Self::Whole {
+                inner, farewell, ..
+            } => farewell.is_said() || inner.is_end_stream(),
             Self::Begun { begun } => {
                 begun.frame.is_none() && (*begun.rest).as_ref().is_none_or(B::is_end_stream)
             }

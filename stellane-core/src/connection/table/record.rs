@@ -12,6 +12,7 @@ use std::{
 use crate::connection::{
     state::{ConnectionInfo, ConnectionState},
     table::{
+        budget::{Budget, OpenBudget},
         clock::Moment,
         command::{Command, Commands},
         owner::Owner,
@@ -29,6 +30,7 @@ pub(crate) struct Record {
     phase: Phase,
     answers: Answers,
     turn: Turn,
+    budget: OpenBudget,
     flags: Flags,
     commands: Commands,
     owner: Owner,
@@ -70,6 +72,7 @@ impl Record {
             phase: Phase::new(now),
             answers: Answers::default(),
             turn: Turn(AtomicU32::new(NO_TURN)),
+            budget: OpenBudget::new(),
             flags: Flags::default(),
             commands: Commands::new(),
             owner: Owner::new(),
@@ -141,6 +144,16 @@ impl Record {
 
     pub(crate) fn answers(&self) -> &Answers {
         &self.answers
+    }
+
+    /// How long a drain waits for its requests.
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget.get()
+    }
+
+    /// A request with a budget begins.
+    pub(crate) fn begin_budget(&self, budget: Budget) {
+        self.budget.begin(budget, self.answers.in_flight() == 0);
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
@@ -368,6 +381,7 @@ const CLOSE_AFTER_UPGRADE_RESPONSE: u8 = 1 << 3;
 const HALF_LEFT: u8 = 1 << 4;
 #[cfg(feature = "http2")]
 const ABUSIVE: u8 = 1 << 5;
+const WEBSOCKET: u8 = 1 << 6;
 
 impl Flags {
     fn has(&self, flag: u8) -> bool {
@@ -385,6 +399,15 @@ impl Flags {
 
     pub(crate) fn set_upgraded(&self) {
         self.set(UPGRADED);
+    }
+
+    /// Whether it is upgraded to a protocol in whose words we can say goodbye.
+    pub(crate) fn is_websocket(&self) -> bool {
+        self.has(WEBSOCKET)
+    }
+
+    pub(crate) fn set_websocket(&self) {
+        self.set(WEBSOCKET);
     }
 
     /// Of the task and the socket of an upgraded connection one is done with it; true for the second.

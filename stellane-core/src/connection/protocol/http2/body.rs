@@ -15,9 +15,12 @@ use crate::{
     BoxError,
     connection::{
         policy::stream_rates::PIECE,
-        protocol::http2::{
-            ledger::Ledger,
-            streams::{note_no_piece, note_piece},
+        protocol::{
+            farewell::Farewell,
+            http2::{
+                ledger::Ledger,
+                streams::{note_no_piece, note_piece},
+            },
         },
     },
 };
@@ -38,6 +41,7 @@ pin_project! {
         // Of a piece that was too large.
         rest: Bytes,
         given: u64,
+        farewell: Farewell,
         open: Open,
     }
 }
@@ -51,26 +55,27 @@ impl Drop for Open {
 }
 
 impl<B: Body> StreamBody<B> {
-    pub(crate) fn new(inner: B, ledger: Arc<Ledger>) -> Self {
-        Self::open(Some(inner), ledger)
+    pub(crate) fn new(inner: B, farewell: Farewell, ledger: Arc<Ledger>) -> Self {
+        Self::open(Some(inner), farewell, ledger)
     }
 
     pub(crate) fn empty(ledger: Arc<Ledger>) -> Self {
-        Self::open(None, ledger)
+        Self::open(None, Farewell::none(), ledger)
     }
 
-    fn open(inner: Option<B>, ledger: Arc<Ledger>) -> Self {
+    fn open(inner: Option<B>, farewell: Farewell, ledger: Arc<Ledger>) -> Self {
         ledger.open();
         Self {
             inner,
             rest: Bytes::new(),
             given: 0,
+            farewell,
             open: Open(ledger),
         }
     }
 }
 
-impl<B: Body<Error: Into<BoxError>>> Body for StreamBody<B> {
+impl<B: Body<Error: Into<BoxError>> + 'static> Body for StreamBody<B> {
     type Data = Piece<B::Data>;
     type Error = BoxError;
 
@@ -84,9 +89,13 @@ impl<B: Body<Error: Into<BoxError>>> Body for StreamBody<B> {
         };
         let ledger = &this.open.0;
         if this.rest.is_empty() {
-            let frame = match inner.as_mut().poll_frame(cx) {
+            let polled = match this.farewell.may_be_due() {
+                false => inner.as_mut().poll_frame(cx).map_err(Into::into),
+                true => this.farewell.poll_frame(inner.as_mut(), cx),
+            };
+            let frame = match polled {
                 Poll::Ready(Some(Ok(frame))) => frame,
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
                     note_no_piece();
@@ -119,7 +128,8 @@ impl<B: Body<Error: Into<BoxError>>> Body for StreamBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.inner.as_ref().is_none_or(B::is_end_stream)
+        let is_over = self.farewell.is_said() || self.inner.as_ref().is_none_or(B::is_end_stream);
+        self.rest.is_empty() && is_over
     }
 
     /// Of what is to come; hyper asks before it reads.

@@ -11,7 +11,7 @@ use std::{
 
 use crate::connection::{
     policy::stream_rates::{Slow, StreamDebts, StreamRates},
-    table::record::Record,
+    table::{budget::Budget, record::Record},
 };
 
 /// One for each connection. Streams write it, on any thread; the connection reads it.
@@ -52,6 +52,11 @@ impl Ledger {
             narrow: AtomicBool::new(false),
             waiting: Mutex::default(),
         }
+    }
+
+    /// How long a drain waits for its streams.
+    pub(crate) fn budget(&self) -> Budget {
+        self.record.budget()
     }
 
     pub(crate) fn pieces(&self) -> u64 {

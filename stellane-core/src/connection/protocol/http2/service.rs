@@ -19,6 +19,7 @@ use crate::{
         incoming::Incoming,
         protocol::{
             adapter::{Adapter, Answer, Waiting},
+            farewell::Farewell,
             http2::{body::StreamBody, ledger::Ledger, streams::is_slow_body},
         },
     },
@@ -74,10 +75,11 @@ fn is_grpc<B>(request: &Request<B>) -> bool {
 type Opened<B> = Result<Response<StreamBody<B>>, BoxError>;
 
 fn open<S: HttpService>(answer: Answer<S>, ledger: &Arc<Ledger>) -> Opened<S::ResBody> {
-    let open = |body| StreamBody::new(body, Arc::clone(ledger));
-    answer
-        .map(|response| response.map(open))
-        .map_err(Into::into)
+    let open = |response: Response<S::ResBody>| {
+        let farewell = Farewell::of(&response, ledger.budget());
+        response.map(|body| StreamBody::new(body, farewell, Arc::clone(ledger)))
+    };
+    answer.map(open).map_err(Into::into)
 }
 
 /// The answer to a request.

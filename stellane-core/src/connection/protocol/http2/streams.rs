@@ -37,7 +37,7 @@ use tokio::runtime::Handle;
 use crate::connection::{
     incoming::{self, Received},
     policy::stream_rates::Slow,
-    protocol::http2::ledger::Ledger,
+    protocol::{http2::ledger::Ledger, scope::scoped},
 };
 
 /// On runtimes with more worker threads than this each stream has a task from the beginning.
@@ -120,19 +120,19 @@ pub(crate) struct StreamExecutor;
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
         TURN.with_borrow_mut(|turn| match turn {
-            None => drop(tokio::spawn(stream)),
+            None => drop(tokio::spawn(scoped(stream))),
             Some(turn) => match turn.begins {
                 Begins::Streams => turn.begun.push(Box::pin(stream)),
                 Begins::Tasks => {
                     let ledger = Arc::clone(&turn.ledger);
-                    tokio::spawn(Watched::new(stream, ledger, Seen::default()));
+                    tokio::spawn(scoped(Watched::new(stream, ledger, Seen::default())));
                 }
                 Begins::Tunnels => {
                     let open = OpenTunnel::new(Arc::clone(&turn.ledger));
-                    tokio::spawn(async move {
+                    tokio::spawn(scoped(async move {
                         stream.await;
                         drop(open);
-                    });
+                    }));
                 }
             },
         });
@@ -182,7 +182,7 @@ impl BegunStreams {
                     polled.is_pending().then_some((stream, seen))
                 }));
                 if let Ok(Some((stream, seen))) = polled {
-                    tokio::spawn(Watched::new(stream, Arc::clone(&ledger), seen));
+                    tokio::spawn(scoped(Watched::new(stream, Arc::clone(&ledger), seen)));
                 }
             }
         });

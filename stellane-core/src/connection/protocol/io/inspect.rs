@@ -122,27 +122,6 @@ impl Inspector {
         Ok(Found::Nothing)
     }
 
-    /// Looks at bytes that were written.
-    #[inline]
-    pub(crate) fn wrote(&mut self, bytes: &[u8]) {
-        match &mut self.watch {
-            #[cfg(feature = "http2")]
-            Watch::Http2(meter) => meter.wrote(bytes),
-            _ => {
-                let _ = bytes;
-            }
-        }
-    }
-
-    /// What a client is told in the end that abuses its connection.
-    #[cfg(feature = "http2")]
-    pub(crate) fn last_words(&self, record: &Record) -> Option<[u8; 17]> {
-        match &self.watch {
-            Watch::Http2(meter) if record.flags().is_abusive() => meter.last_words(),
-            _ => None,
-        }
-    }
-
     /// Whether hyper has no request to answer any more, and is not to have the next: in place of its bytes it gets
     /// an error once those before it are answered.
     pub(crate) fn refuses(&self) -> bool {
@@ -157,6 +136,32 @@ impl Inspector {
         self.requests_before + guard.heads() <= record.requests()
             && record.answers().in_flight() == 0
             && open_body::none_open()
+    }
+
+    /// Looks at bytes that were written.
+    #[inline]
+    pub(crate) fn wrote(&mut self, bytes: &[u8]) {
+        match &mut self.watch {
+            #[cfg(feature = "http2")]
+            Watch::Http2(meter) => meter.wrote(bytes),
+            _ => {
+                let _ = bytes;
+            }
+        }
+    }
+
+    #[cfg(feature = "http2")]
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(&self.watch, Watch::Http2(_))
+    }
+
+    /// What a client is told in the end that abuses its connection.
+    #[cfg(feature = "http2")]
+    pub(crate) fn last_words(&self, record: &Record) -> Option<[u8; 17]> {
+        match &self.watch {
+            Watch::Http2(meter) if record.flags().is_abusive() => meter.last_words(),
+            _ => None,
+        }
     }
 
     /// Whether the next byte belongs to a body.

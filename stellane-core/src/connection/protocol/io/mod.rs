@@ -4,6 +4,7 @@ pub(crate) mod inspect;
 pub(crate) mod linger;
 pub(crate) mod pipeline;
 pub(crate) mod unread;
+pub(crate) mod websocket;
 
 use std::{
     io,
@@ -24,6 +25,7 @@ use crate::connection::{
             linger::Linger,
             pipeline::HeldAnswers,
             unread::Unread,
+            websocket::Frames,
         },
         upgraded::Tracked,
     },
@@ -51,6 +53,8 @@ pub(crate) struct Io {
     held: HeldAnswers,
     linger: Linger,
     unread: Unread,
+    /// What was sent since the upgrade to WebSocket.
+    frames: Frames,
     owner: Tracked,
     /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
     /// answer wait for a turn of its poller.
@@ -79,6 +83,7 @@ impl Io {
             held: HeldAnswers::default(),
             linger: Linger::default(),
             unread: Unread::default(),
+            frames: Frames::default(),
             owner: Tracked { record, shared },
             unparked,
             blocked_in: NO_TURN,
@@ -130,14 +135,18 @@ impl Io {
     }
 
     fn poll_write_now(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = match self.write_unparked(&[io::IoSlice::new(buffer)]) {
+        if self.frames.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let buffers = [io::IoSlice::new(buffer)];
+        let polled = match self.write_unparked(&buffers) {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut self.socket).poll_write(cx, buffer),
         };
         if let Poll::Ready(Ok(n)) = &polled {
             self.inspector.wrote(&buffer[..*n]);
         }
-        self.wrote(polled, cx)
+        self.wrote(polled, &buffers, cx)
     }
 
     /// Writes past tokio, once; what goes wrong is left to the usual way.
@@ -184,6 +193,16 @@ impl Io {
         self.blocked_in = NO_TURN;
     }
 
+    /// Tells hyper of the request that it is not to have, once it has answered the others.
+    #[cold]
+    fn refuse(&self) -> Poll<io::Result<()>> {
+        match self.inspector.all_are_answered(&self.owner.record) {
+            true => Poll::Ready(Err(io::Error::other(UnknownCoding))),
+            // hyper asks again when it is done with them.
+            false => Poll::Pending,
+        }
+    }
+
     /// Ends the connection of a client that abuses it, so that the client can read why.
     fn poll_condemned(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(self).poll_shutdown(cx))?;
@@ -201,18 +220,17 @@ impl Io {
         self.said_last_words = true;
     }
 
-    /// Tells hyper of the request that it is not to have, once it has answered the others.
-    #[cold]
-    fn refuse(&self) -> Poll<io::Result<()>> {
-        match self.inspector.all_are_answered(&self.owner.record) {
-            true => Poll::Ready(Err(io::Error::other(UnknownCoding))),
-            // hyper asks again when it is done with them.
-            false => Poll::Pending,
+    /// An upgraded connection that is told to end fails. A WebSocket is told goodbye before.
+    fn obey(&mut self) -> io::Result<()> {
+        let Tracked { record, shared } = &self.owner;
+        if record.flags().is_websocket()
+            && self.frames.may_close()
+            && shared.drain.is_over(record.budget())
+        {
+            self.socket.try_write(&websocket::SERVICE_RESTART);
+            self.frames.close();
+            shared.drain.count_farewell();
         }
-    }
-
-    /// An upgraded connection that is told to end fails.
-    fn obey(&self) -> io::Result<()> {
         match self.owner.record.commands().take() {
             Command::Close(_) => Err(io::ErrorKind::ConnectionAborted.into()),
             Command::Park | Command::None => Ok(()),
@@ -243,6 +261,7 @@ impl Io {
     fn wrote(
         &mut self,
         polled: Poll<io::Result<usize>>,
+        buffers: &[io::IoSlice<'_>],
         cx: &Context<'_>,
     ) -> Poll<io::Result<usize>> {
         match &polled {
@@ -251,8 +270,10 @@ impl Io {
             Poll::Pending => self.stall(),
         }
         if self.owner.record.flags().is_upgraded() {
-            if polled.is_pending() {
-                self.owner.record.owner().hear(cx.waker());
+            match &polled {
+                Poll::Ready(Ok(n)) => self.frames.sent(buffers, *n),
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => self.owner.record.owner().hear(cx.waker()),
             }
             self.obey()?;
         }
@@ -267,11 +288,11 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.condemned {
-            return this.poll_condemned(cx);
-        }
         if this.inspector.refuses() {
             return this.refuse();
+        }
+        if this.condemned {
+            return this.poll_condemned(cx);
         }
         let before = buffer.filled().len();
         if this.rewind.is_empty() {
@@ -364,6 +385,14 @@ impl AsyncWrite for Io {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
         let Tracked { record, shared } = &this.owner;
+        #[cfg(feature = "http2")]
+        if this.inspector.is_http2()
+            && record.state() == ConnectionState::Closing
+            && record.commands().is_close()
+        {
+            // Its client has had its time: hyper says what it ends for.
+            return Poll::Ready(Ok(()));
+        }
         this.linger
             .poll(&mut this.socket, cx, record, &shared.clock)
             .map(Ok)
@@ -388,6 +417,9 @@ impl AsyncWrite for Io {
             return this.poll_write_or_hold(cx, joined.filled());
         }
         ready!(this.poll_send_held(cx))?;
+        if this.frames.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         let polled = match this.write_unparked(buffers) {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write_vectored(cx, buffers),
@@ -400,7 +432,7 @@ impl AsyncWrite for Io {
                 left -= n;
             }
         }
-        this.wrote(polled, cx)
+        this.wrote(polled, buffers, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

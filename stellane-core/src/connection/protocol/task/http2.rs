@@ -125,12 +125,10 @@ impl<S: HttpService> ActiveHttp2<S> {
             if connection.record.state() == ConnectionState::Closing {
                 // It has had its last word.
                 return match connection.record.commands().take() {
-                    Command::Close(reason) => {
-                        Step::End(match connection.record.flags().is_abusive() {
-                            true => CloseReason::Abuse,
-                            false => reason,
-                        })
+                    Command::Close(_) if connection.record.flags().is_abusive() => {
+                        Step::End(CloseReason::Abuse)
                     }
+                    Command::Close(reason) => Step::End(reason),
                     Command::Park | Command::None => Step::Wait,
                 };
             }

@@ -26,11 +26,13 @@ use crate::connection::protocol::{
 };
 use crate::connection::{
     http_service::HttpService,
+    lifecycle::Shared,
     protocol::{
         adapter::Adapter,
         connect_info::ConnectInfo,
         http1::guard::FramingGuard,
         io::{Io, inspect::Watch},
+        scope,
         task::{
             connection::{Connection, Served, Step},
             fast_path::{FastPath, Next},
@@ -53,6 +55,8 @@ pub(crate) struct Task<S: HttpService> {
     stage: Stage<S>,
     /// Whether commands reach it.
     registered: bool,
+    /// What handlers find of their manager while it is polled.
+    scope: Option<Arc<Shared>>,
 }
 
 #[cfg(feature = "tls")]
@@ -104,6 +108,7 @@ impl<S: HttpService> Task<S> {
 
     fn with(served: Arc<Served<S>>, record: Arc<Record>, stage: Stage<S>) -> Self {
         Self {
+            scope: Some(Arc::clone(&served.shared)),
             connection: Connection::new(served, record),
             stage,
             registered: false,
@@ -151,23 +156,31 @@ impl<S: HttpService> Future for Task<S> {
             *this.connection.record.owner().lock() = SocketOwner::Task(cx.waker().clone());
         }
         this.connection.record.turn().begin();
-        loop {
-            match this.step(cx) {
-                Step::Next(()) => {}
-                Step::Wait => return Poll::Pending,
-                Step::End(reason) => {
-                    this.connection.reason.get_or_insert(reason);
-                    this.stage = Stage::Ended;
-                }
-            }
-            if matches!(this.stage, Stage::Left | Stage::Ended) {
-                return Poll::Ready(());
-            }
-        }
+        let entered = scope::enter(this.scope.take());
+        let polled = this.run(cx);
+        this.scope = entered.leave();
+        polled
     }
 }
 
 impl<S: HttpService> Task<S> {
+    #[inline]
+    fn run(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self.step(cx) {
+                Step::Next(()) => {}
+                Step::Wait => return Poll::Pending,
+                Step::End(reason) => {
+                    self.connection.reason.get_or_insert(reason);
+                    self.stage = Stage::Ended;
+                }
+            }
+            if matches!(self.stage, Stage::Left | Stage::Ended) {
+                return Poll::Ready(());
+            }
+        }
+    }
+
     fn step(&mut self, cx: &mut Context<'_>) -> Step<()> {
         let connection = &mut self.connection;
         match &mut self.stage {
