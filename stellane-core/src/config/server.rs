@@ -30,7 +30,10 @@ pub struct ServerConfig {
     /// `30s`.
     #[serde(with = "humantime_serde")]
     pub restart_timeout: Duration,
-    /// Largest request body; a larger one is answered with 413. `0` means no limit. Default 2 MiB.
+    /// A ceiling for request bodies that no route can raise: a larger one is answered with 413, by its `Content-Length`
+    /// or when more has come. Too low refuses uploads, too high lets a handler that collects a body collect as much.
+    /// Below it routes have limits of their own (the extractors of axum and of our router 2 MiB, unless
+    /// `DefaultBodyLimit` says otherwise), and gRPC limits each message. Default `0`: no ceiling.
     pub max_body_bytes: u64,
 }
 
@@ -43,12 +46,19 @@ impl Default for ServerConfig {
             drain_timeout: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
             restart_timeout: Duration::from_secs(30),
-            max_body_bytes: 2 << 20,
+            max_body_bytes: 0,
         }
     }
 }
 
 impl ServerConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     pub(super) fn problems(&self, problems: &mut Vec<Problem>) {
         for (key, address, optional) in [
             ("server.address", &self.address, false),

@@ -9,8 +9,8 @@ use http_body::{Body, Frame, SizeHint};
 /// The body of a request: hyper's, or none at all. A request that announces no body has none, and hyper may never
 /// have seen it; see the [module docs](super).
 ///
-/// [`Default`] is the empty body, and hyper's becomes one of these by [`From`], for services that are called without
-/// a [`ConnectionManager`](crate::connection::ConnectionManager):
+/// [`Default`] is the empty body, and hyper's, bytes and text become one of these by [`From`], for services that are
+/// called without a [`ConnectionManager`](crate::connection::ConnectionManager):
 ///
 /// ```
 /// use http_body::Body;
@@ -18,11 +18,13 @@ use http_body::{Body, Frame, SizeHint};
 ///
 /// let request = http::Request::get("/").body(Incoming::default())?;
 /// assert!(request.body().is_end_stream());
+/// let request = http::Request::post("/").body(Incoming::from("hello"))?;
+/// assert_eq!(request.body().size_hint().exact(), Some(5));
 /// # Ok::<_, http::Error>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct Incoming {
-    body: Option<hyper::body::Incoming>,
+    body: Kind,
     /// The id of the connection that it shares with other requests.
     #[cfg_attr(
         not(feature = "full"),
@@ -31,11 +33,19 @@ pub struct Incoming {
     shared_connection: Option<u64>,
 }
 
+#[derive(Debug, Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Sent(hyper::body::Incoming),
+    Whole(Bytes),
+}
+
 impl Incoming {
     /// Of one of the many streams of a connection.
     pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64) -> Self {
         Self {
-            body: Some(body),
+            body: Kind::Sent(body),
             shared_connection: Some(connection),
         }
     }
@@ -50,9 +60,46 @@ impl Incoming {
 impl From<hyper::body::Incoming> for Incoming {
     fn from(body: hyper::body::Incoming) -> Self {
         Self {
-            body: Some(body),
+            body: Kind::Sent(body),
             shared_connection: None,
         }
+    }
+}
+
+impl From<Bytes> for Incoming {
+    fn from(bytes: Bytes) -> Self {
+        let body = match bytes.is_empty() {
+            true => Kind::Empty,
+            false => Kind::Whole(bytes),
+        };
+        Self {
+            body,
+            shared_connection: None,
+        }
+    }
+}
+
+impl From<Vec<u8>> for Incoming {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<&'static [u8]> for Incoming {
+    fn from(bytes: &'static [u8]) -> Self {
+        Bytes::from_static(bytes).into()
+    }
+}
+
+impl From<String> for Incoming {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static str> for Incoming {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
     }
 }
 
@@ -64,20 +111,31 @@ impl Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.get_mut().body {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
+        let body = &mut self.get_mut().body;
+        match body {
+            Kind::Sent(body) => Pin::new(body).poll_frame(cx),
+            Kind::Empty => Poll::Ready(None),
+            Kind::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *body = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        match &self.body {
+            Kind::Sent(body) => body.is_end_stream(),
+            Kind::Empty => true,
+            Kind::Whole(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
-            Some(body) => body.size_hint(),
-            None => SizeHint::with_exact(0),
+            Kind::Sent(body) => body.size_hint(),
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }

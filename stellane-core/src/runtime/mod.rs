@@ -31,24 +31,38 @@
 //! # })?;
 //! # Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
 //! ```
+//!
+#![doc = include_str!("moving_in.md")]
 
 mod admin;
+mod app;
+mod around;
 mod body;
 mod builder;
 mod classes;
 mod components;
+mod entry;
 mod error;
+mod facts;
+mod listeners;
+mod make;
 mod pressure;
 mod refusal;
 mod serve;
 mod stack;
 mod tuning;
 
+#[cfg(feature = "axum-08")]
+pub use self::listeners::axum_listener;
 pub use self::{
-    body::RequestBody,
+    app::{App, BoxApp, BoxService, HyperService},
+    body::{RequestBody, RequestBodyError},
     builder::{Runtime, RuntimeBuilder},
     components::Components,
+    entry::{BoundServe, Serve, serve, serve_make},
     error::RuntimeError,
+    listeners::{IntoListener, Listeners, connections},
     refusal::RefusalKind,
     serve::{BoundRuntime, RunReport},
+    stack::{PresetBody, PresetFuture, PresetLayer, PresetService},
 };

@@ -11,7 +11,7 @@ use tower_service::Service;
 /// Tells the metrics which route our own router took: it says so on its body. Other routers say it by a layer of
 /// their own, such as `RouteLabelLayer::axum`.
 #[inline]
-pub(super) fn tell<B: 'static>(body: &B) {
+pub(in crate::runtime) fn tell<B: 'static>(body: &B) {
     if let Some(body) = (body as &dyn Any).downcast_ref::<stellane_router::Body>()
         && let Some(route) = body.route()
     {
@@ -21,7 +21,7 @@ pub(super) fn tell<B: 'static>(body: &B) {
 
 /// Tells the route before a layer around it reads it, or takes the answer's body into its own.
 #[derive(Debug, Clone)]
-pub(super) struct Labelled<S>(pub(super) S);
+pub struct Labelled<S>(pub(super) S);
 
 impl<S, B, RB> Service<Request<B>> for Labelled<S>
 where
@@ -44,7 +44,7 @@ where
 }
 
 pin_project! {
-    pub(super) struct LabelledFuture<F> {
+    pub struct LabelledFuture<F> {
         #[pin]
         inner: F,
     }
