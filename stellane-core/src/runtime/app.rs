@@ -11,7 +11,11 @@ use http_body::Body;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use tower_service::Service;
 
-use super::{RequestBody, body::AsBytes, stack::tell_route};
+use super::{
+    RequestBody,
+    body::AsBytes,
+    stack::{tell_early, tell_route},
+};
 use crate::BoxError;
 
 /// A service that a [`Runtime`](super::Runtime) serves: short for the bounds below, and implemented for every service
@@ -116,6 +120,7 @@ impl<B: 'static> BoxService<B> {
         S::Error: Into<BoxError> + Send,
         RB: Body<Error: Into<BoxError>> + Send + 'static,
     {
+        tell_early(&service);
         Self {
             service: Box::new(Unboxed(service, PhantomData)),
         }

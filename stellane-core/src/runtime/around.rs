@@ -57,7 +57,7 @@ impl<S: App> Served for S {
 }
 
 impl Around {
-    fn preset<S>(&self, app: S) -> Described<PresetService<S>> {
+    fn preset<S: 'static>(&self, app: S) -> Described<PresetService<S>> {
         Described::new(self.preset.layer(app), self.describe.clone())
     }
 

@@ -37,6 +37,7 @@
 mod admin;
 mod app;
 mod around;
+mod background;
 mod body;
 mod builder;
 mod classes;
@@ -47,10 +48,18 @@ mod facts;
 mod listeners;
 mod make;
 mod pressure;
+mod ready_check;
 mod refusal;
 mod serve;
+#[cfg(unix)]
+mod signals;
 mod stack;
+#[cfg(unix)]
+mod successor;
+#[cfg(unix)]
+mod systemd;
 mod tuning;
+mod watch;
 
 #[cfg(feature = "axum-08")]
 pub use self::listeners::axum_listener;
@@ -66,3 +75,5 @@ pub use self::{
     serve::{BoundRuntime, RunReport},
     stack::{PresetBody, PresetFuture, PresetLayer, PresetService},
 };
+/// What [`RuntimeBuilder::background`] gives to a task.
+pub use tokio_util::sync::CancellationToken;

@@ -1,5 +1,6 @@
 //! The records of the live connections, and what counts and reaches them.
 
+pub(crate) mod budget;
 pub(crate) mod clock;
 pub(crate) mod command;
 pub(crate) mod end_hooks;

@@ -12,6 +12,7 @@ use std::{
 use crate::connection::{
     state::{ConnectionInfo, ConnectionState},
     table::{
+        budget::{Budget, OpenBudget},
         clock::Moment,
         command::{Command, Commands},
         owner::Owner,
@@ -29,6 +30,7 @@ pub(crate) struct Record {
     phase: Phase,
     answers: Answers,
     turn: Turn,
+    budget: OpenBudget,
     flags: Flags,
     commands: Commands,
     owner: Owner,
@@ -70,6 +72,7 @@ impl Record {
             phase: Phase::new(now),
             answers: Answers::default(),
             turn: Turn(AtomicU32::new(NO_TURN)),
+            budget: OpenBudget::new(),
             flags: Flags::default(),
             commands: Commands::new(),
             owner: Owner::new(),
@@ -141,6 +144,16 @@ impl Record {
 
     pub(crate) fn answers(&self) -> &Answers {
         &self.answers
+    }
+
+    /// How long a drain waits for its requests.
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget.get()
+    }
+
+    /// A request with a budget begins.
+    pub(crate) fn begin_budget(&self, budget: Budget) {
+        self.budget.begin(budget, self.answers.in_flight() == 0);
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
@@ -255,8 +268,9 @@ pub(crate) struct Answers {
     write_stalled: Moment,
     /// At most two for each of `Http2Config::MOST_STREAMS`.
     in_flight: AtomicU16,
-    /// Streams of HTTP/2 that take no more of their responses.
-    blocked: AtomicU16,
+    /// Streams of HTTP/2 whose client is or was waited for.
+    #[cfg(feature = "http2")]
+    waiting: AtomicU16,
 }
 
 impl Answers {
@@ -275,25 +289,41 @@ impl Answers {
         self.in_flight.fetch_sub(1, Relaxed) - 1
     }
 
-    /// A stream has been given a piece of its response, and asks for no other.
-    pub(crate) fn block_stream(&self) {
-        self.blocked.fetch_add(1, Relaxed);
+    /// A stream waits for its client.
+    #[cfg(feature = "http2")]
+    pub(crate) fn stream_waits(&self) {
+        self.waiting.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn unblock_stream(&self) {
-        self.blocked.fetch_sub(1, Relaxed);
+    /// A stream that did is over.
+    #[cfg(feature = "http2")]
+    pub(crate) fn stream_is_over(&self) {
+        self.waiting.fetch_sub(1, Relaxed);
     }
 
-    /// Whether the client has room for no more of a response.
+    /// Whether its client keeps streams waiting, or did: their task is to look at them now and then.
+    #[cfg(feature = "http2")]
+    pub(crate) fn have_waited(&self) -> bool {
+        self.waiting.load(Relaxed) != 0
+    }
+
+    /// Whether the socket takes no more of a response.
     pub(crate) fn are_unread(&self) -> bool {
-        self.write_stalled.is_some() || self.blocked.load(Relaxed) != 0
+        self.write_stalled.is_some()
     }
 
-    /// The socket took no more.
-    pub(crate) fn stall_write(&self, now: u64) {
-        if !self.write_stalled.is_some() {
+    /// The socket took no more; whether it had taken something since the last time.
+    pub(crate) fn stall_write(&self, now: u64) -> bool {
+        let begins = !self.write_stalled.is_some();
+        if begins {
             self.write_stalled.set_some(now);
         }
+        begins
+    }
+
+    /// The socket takes no more, but the client has taken what was in it.
+    pub(crate) fn stall_write_anew(&self, now: u64) {
+        self.write_stalled.set_some(now);
     }
 
     /// Since when the client has not read, or 0.
@@ -351,6 +381,7 @@ const CLOSE_AFTER_UPGRADE_RESPONSE: u8 = 1 << 3;
 const HALF_LEFT: u8 = 1 << 4;
 #[cfg(feature = "http2")]
 const ABUSIVE: u8 = 1 << 5;
+const WEBSOCKET: u8 = 1 << 6;
 
 impl Flags {
     fn has(&self, flag: u8) -> bool {
@@ -368,6 +399,15 @@ impl Flags {
 
     pub(crate) fn set_upgraded(&self) {
         self.set(UPGRADED);
+    }
+
+    /// Whether it is upgraded to a protocol in whose words we can say goodbye.
+    pub(crate) fn is_websocket(&self) -> bool {
+        self.has(WEBSOCKET)
+    }
+
+    pub(crate) fn set_websocket(&self) {
+        self.set(WEBSOCKET);
     }
 
     /// Of the task and the socket of an upgraded connection one is done with it; true for the second.
@@ -465,17 +505,17 @@ mod tests {
     fn a_write_is_stalled_from_the_first_time_that_the_socket_takes_nothing_until_it_takes_something()
      {
         let record = record();
-        record.answers().stall_write(0);
+        assert!(record.answers().stall_write(0));
         assert!(record.answers().are_unread(), "also at the very start");
         record.add_written(1);
         assert!(!record.answers().are_unread());
-        record.answers().stall_write(5000);
-        record.answers().stall_write(6000);
+        assert!(record.answers().stall_write(5000) && !record.answers().stall_write(6000));
         assert_eq!(record.answers().write_stalled(), 5000);
+        record.answers().stall_write_anew(7000);
+        assert_eq!(record.answers().write_stalled(), 7000);
         record.add_written(0);
         assert_eq!(record.answers().write_stalled(), 0);
-        record.answers().block_stream();
-        assert!(record.answers().are_unread());
+        assert!(!record.answers().are_unread());
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use stellane_autotune::AdaptiveLimitLayer;
 use tower_layer::Layer;
 
-use super::{ongoing::Parts, service::PresetService};
+use super::{label::tell_early, ongoing::Parts, service::PresetService};
 use crate::{
     config::ServerConfig,
     runtime::{Components, refusal::OnRefusal},
@@ -89,10 +89,11 @@ impl PresetLayer {
     }
 }
 
-impl<S> Layer<S> for PresetLayer {
+impl<S: 'static> Layer<S> for PresetLayer {
     type Service = PresetService<S>;
 
     fn layer(&self, service: S) -> PresetService<S> {
+        tell_early(&service);
         #[cfg(feature = "profiling")]
         let service = self
             .slow_polls

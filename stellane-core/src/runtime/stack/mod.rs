@@ -14,7 +14,7 @@ mod limited;
 mod ongoing;
 mod service;
 
-pub(super) use self::label::tell as tell_route;
+pub(super) use self::label::{tell as tell_route, tell_early};
 pub use self::{
     body::PresetBody, future::PresetFuture, layer::PresetLayer, service::PresetService,
 };
