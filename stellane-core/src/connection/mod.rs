@@ -176,6 +176,8 @@ pub use self::config::http2::Http2Config;
 pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
 #[cfg(feature = "full")]
 pub(crate) use self::early::{Early, EarlyRefusals};
+#[cfg(unix)]
+pub use self::protocol::connect_info::UnixPeer;
 #[cfg(feature = "tls")]
 pub use self::{
     config::tls::TlsConfig,
