@@ -237,7 +237,8 @@ impl ConnectionManager {
         found
     }
 
-    /// Closes up to `count` connections, those that have been idle longest first; how many were asked.
+    /// Closes up to `count` connections that have been idle for longer than
+    /// [`drain_idle`](ConnectionConfig::drain_idle), those that have been so longest first; how many were asked.
     pub fn close_idle(&self, count: usize) -> usize {
         self.shared.reclaim(count)
     }

@@ -9,8 +9,8 @@ use crate::connection::ConnectionManager;
 /// How often it is measured.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Measures for ever, and under pressure closes idle connections: a fraction of them each time, at full
-/// pressure a quarter.
+/// Measures for ever, and under pressure closes connections that have been idle for longer than `drain_idle`: a fraction
+/// of them each time, at full pressure a quarter. Where there are few it is worth none.
 pub(super) async fn relieve(pressure: Pressure, connections: ConnectionManager) {
     loop {
         tokio::time::sleep(INTERVAL).await;
@@ -24,7 +24,7 @@ pub(super) async fn relieve(pressure: Pressure, connections: ConnectionManager) 
         }
         let stats = connections.stats();
         let idle = stats.idle + stats.parked;
-        let closed = connections.close_idle((idle as f64 * level / 4.0).ceil() as usize);
+        let closed = connections.close_idle((idle as f64 * level / 4.0) as usize);
         if closed > 0 {
             tracing::warn!(
                 level,

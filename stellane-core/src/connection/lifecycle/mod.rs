@@ -2,9 +2,11 @@
 
 pub(crate) mod memory;
 pub(crate) mod quiet;
+pub(crate) mod room;
 pub(crate) mod sweep;
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,6 +16,7 @@ use crate::connection::{
     lifecycle::{
         memory::{Hook, MemoryRelease},
         quiet::Quiet,
+        room::WaitingRoom,
         sweep::Sweep,
     },
     policy::{
@@ -21,12 +24,13 @@ use crate::connection::{
         deadlines::Deadlines,
         drain::{Drain, spread_of},
         park_delay::ParkDelay,
+        room::{Offer, Part, idle_since, part_in_making_room},
         settings::LiveSettings,
     },
     reason::CloseReason,
     stats::{ConnectionStats, DrainReport},
     table::{
-        Table, clock::Clock, command::Command, end_hooks::EndHooks, owner::SocketOwner,
+        NoRoom, Table, clock::Clock, command::Command, end_hooks::EndHooks, owner::SocketOwner,
         record::Record, totals::Totals,
     },
 };
@@ -43,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     pub(crate) drain: Drain,
     pub(crate) quiet: Arc<Quiet>,
+    pub(crate) waiting_room: Arc<WaitingRoom>,
     pub(crate) memory: Arc<MemoryRelease>,
     pub(crate) end_hooks: EndHooks,
     park_delay: ParkDelay,
@@ -59,6 +64,7 @@ impl Shared {
             admission: Admission::new(&config),
             drain: Drain::new(),
             quiet: Arc::default(),
+            waiting_room: Arc::default(),
             memory: Arc::new(MemoryRelease::new(hook)),
             end_hooks: EndHooks::default(),
             park_delay: ParkDelay::default(),
@@ -111,7 +117,9 @@ impl Shared {
         let spread = spread_of(&self.config, self.totals.open(), deadline);
         self.drain.begin(self.clock.tick(), spread);
         self.tell_those_that_drain();
-        let drained = self.quiet.wait_until(|| self.totals.open() == 0);
+        // Who stands outside may come in: in this order, so that it is not missed.
+        let gone = || self.quiet.outside() == 0 && self.totals.open() == 0;
+        let drained = self.quiet.wait_until(gone);
         if tokio::time::timeout(deadline, drained).await.is_err() {
             self.command_each(|_| Command::Close(CloseReason::Aborted));
             // Each ends at its next poll; a handler that blocks its thread is not waited for.
@@ -152,6 +160,7 @@ impl Shared {
             self.totals.measure(&self.table, now);
             self.memory.end_round(now);
             self.park_delay.look(now);
+            self.let_in();
         }
         self.memory.release_here();
         self.continue_sweep()
@@ -195,6 +204,7 @@ impl Shared {
         self.table
             .remove(record, || self.totals.count_end(record, reason));
         self.end_hooks.run(record);
+        self.waiting_room.give();
         self.quiet.look();
     }
 
@@ -207,16 +217,71 @@ impl Shared {
         self.end(record, reason);
     }
 
-    /// Closes up to `count` connections, those that have been idle longest first; how many were asked.
+    /// A record for one more connection.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub(crate) fn insert(
+        &self,
+        peer: Option<SocketAddr>,
+        group: u16,
+    ) -> Result<Arc<Record>, NoRoom> {
+        let most = self.admission.most(&self.settings);
+        let count = || self.totals.count_accepted();
+        let now = self.clock.now();
+        self.table.insert(peer, group, now, most, count)
+    }
+
+    /// Closes up to `count` connections that nobody loses a request by, those that have been idle longest first; how many
+    /// were asked.
     pub(crate) fn reclaim(&self, count: usize) -> usize {
         if count == 0 {
             return 0;
         }
-        let idlest = self.table.idlest(count);
-        for record in &idlest {
+        let now = self.clock.now();
+        let idle = |record: &Record| idle_since(record, &self.config, now);
+        let idlest = self.table.least(count, idle);
+        for (_, record) in &idlest {
             self.command(record, Command::Close(CloseReason::Reclaimed));
         }
         idlest.len()
+    }
+
+    /// Makes room for `count` connections, those included that were asked before: see [`Offer`].
+    pub(crate) fn make_room(&self, count: usize) {
+        let now = self.clock.now();
+        let mut leaving = 0;
+        let offers = self.table.least(count, |record| {
+            match part_in_making_room(record, &self.config, now) {
+                Part::Offers(offer) => return Some(offer),
+                Part::Leaves => leaving += 1,
+                Part::None => {}
+            }
+            None
+        });
+        for (offer, record) in offers.into_iter().take(count.saturating_sub(leaving)) {
+            match offer {
+                Offer::Idle(_) => self.command(&record, Command::Close(CloseReason::Reclaimed)),
+                Offer::Unfinished(_, reason) => self.command(&record, Command::Close(reason)),
+                Offer::Pausing(_) | Offer::Busy(_) => {
+                    if record.flags().close_after_response() {
+                        record.owner().wake();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets newcomers in if there are places, and makes room for the others.
+    fn let_in(&self) {
+        let waiting = self.waiting_room.waiting();
+        if waiting == 0 {
+            return;
+        }
+        let most = self.admission.most(&self.settings).all;
+        let free = most.saturating_sub(self.totals.open()).min(waiting);
+        (0..free).for_each(|_| self.waiting_room.give());
+        self.make_room(waiting - free);
     }
 
     /// Gives each connection the command that `judge` finds for it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::connection::{
     config::ConnectionConfig,
-    policy::{deadlines::Deadlines, min_rates::MinRates},
+    policy::{deadlines::Deadlines, min_rates::MinRates, silence::Silence},
     state::ConnectionState,
     table::{
         Table,
@@ -24,6 +24,7 @@ const ASKED: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Sweep {
     rates: MinRates,
+    silence: Silence,
     /// The place in the table that is next, until the walk is done.
     next: Option<usize>,
     /// Idle connections so far.
@@ -45,6 +46,7 @@ impl Sweep {
     pub(crate) fn new(config: &ConnectionConfig) -> Self {
         Self {
             rates: MinRates::new(config),
+            silence: Silence::default(),
             next: None,
             idle: 0,
             began: 0,
@@ -61,6 +63,7 @@ impl Sweep {
             self.next = Some(0);
             self.idle = 0;
             self.rates.begin_round(now);
+            self.silence.begin_round();
         }
         true
     }
@@ -80,9 +83,10 @@ impl Sweep {
                 record.state(),
                 ConnectionState::Idle | ConnectionState::Parked
             ));
-            let judged = deadlines.judge(record, now, &mut self.rates);
-            if judged.close_after_response {
-                record.flags().close_after_response();
+            let judged = deadlines.judge(record, now, &mut self.rates, &mut self.silence);
+            if judged.close_after_response && record.flags().close_after_response() {
+                // One of HTTP/2 sends GOAWAY.
+                record.owner().wake();
             }
             match judged.command {
                 Command::None => {}
@@ -94,6 +98,7 @@ impl Sweep {
         let done = self.next.is_none();
         if done {
             self.rates.end_round();
+            self.silence.end_round();
         }
         Some(Piece {
             commands,
@@ -105,7 +110,10 @@ impl Sweep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::policy::{drain::Drain, settings::LiveSettings};
+    use crate::connection::{
+        policy::{drain::Drain, settings::LiveSettings},
+        table::Most,
+    };
 
     /// Connections that are idle since 0, the pieces of a sweep at a time, and how many were asked in each.
     fn pieces(connections: usize, now: u64) -> Vec<usize> {
@@ -113,7 +121,11 @@ mod tests {
         let settings = LiveSettings::new(&config);
         let table = Table::default();
         for _ in 0..connections {
-            let record = table.insert(None, 0, 0, 0, || ()).expect("no limit");
+            let most = Most {
+                all: 10_000,
+                per_peer: 0,
+            };
+            let record = table.insert(None, 0, 0, most, || ()).expect("room");
             record.enter(ConnectionState::Idle, 0);
         }
         let mut sweep = Sweep::new(&config);

@@ -6,5 +6,7 @@ pub(crate) mod deadlines;
 pub(crate) mod drain;
 pub(crate) mod min_rates;
 pub(crate) mod park_delay;
+pub(crate) mod room;
 pub(crate) mod settings;
+pub(crate) mod silence;
 pub(crate) mod spread;

@@ -351,6 +351,8 @@ const CLOSE_AFTER_UPGRADE_RESPONSE: u8 = 1 << 3;
 const HALF_LEFT: u8 = 1 << 4;
 #[cfg(feature = "http2")]
 const ABUSIVE: u8 = 1 << 5;
+#[cfg(feature = "http2")]
+const ANSWERED_PING: u8 = 1 << 6;
 
 impl Flags {
     fn has(&self, flag: u8) -> bool {
@@ -416,6 +418,22 @@ impl Flags {
     #[cfg(feature = "http2")]
     pub(crate) fn set_abusive(&self) {
         self.set(ABUSIVE);
+    }
+
+    /// Whether its client has answered a PING of HTTP/2, since [`await_ping`](Self::await_ping).
+    #[cfg(feature = "http2")]
+    pub(crate) fn has_answered_ping(&self) -> bool {
+        self.has(ANSWERED_PING)
+    }
+
+    #[cfg(feature = "http2")]
+    pub(crate) fn answer_ping(&self) {
+        self.set(ANSWERED_PING);
+    }
+
+    #[cfg(feature = "http2")]
+    pub(crate) fn await_ping(&self) {
+        self.0.fetch_and(!ANSWERED_PING, Relaxed);
     }
 }
 

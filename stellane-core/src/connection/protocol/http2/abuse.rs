@@ -16,6 +16,7 @@ pub(crate) struct AbuseMeter {
     /// When time last paid something off, in milliseconds.
     paid: u64,
     served: u64,
+    answered_ping: bool,
 }
 
 /// How a client behaves.
@@ -47,14 +48,17 @@ impl AbuseMeter {
             per_second: u64::from(config.abuse_per_second) * ONE,
             paid: now,
             served: 0,
+            answered_ping: false,
         }
+    }
+
+    /// Whether the client has answered a PING since the last time.
+    pub(crate) fn has_answered_ping(&mut self) -> bool {
+        std::mem::take(&mut self.answered_ping)
     }
 
     /// Looks at the bytes of one read, with the count of requests begun so far.
     pub(crate) fn look(&mut self, mut bytes: &[u8], requests: u64, now: u64) -> Abuse {
-        if self.full == 0 {
-            return Abuse::None;
-        }
         self.pay(requests, now);
         while !bytes.is_empty() {
             if self.skip > 0 {
@@ -73,6 +77,7 @@ impl AbuseMeter {
             }
         }
         match self.balance {
+            _ if self.full == 0 => Abuse::None,
             0 => Abuse::Hard,
             left if left <= self.full / 4 => Abuse::Soft,
             _ => Abuse::None,
@@ -97,11 +102,13 @@ impl AbuseMeter {
         const HEADERS: u8 = 1;
         const PRIORITY: u8 = 2;
         const RST_STREAM: u8 = 3;
+        const PING: u8 = 6;
         const WINDOW_UPDATE: u8 = 8;
         let [a, b, c, kind, flags, ..] = self.head;
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         self.skip = length;
         let end_of_stream = flags & 1 != 0;
+        self.answered_ping |= kind == PING && flags & 1 != 0;
         let cost = match kind {
             DATA if length == 0 && !end_of_stream => ONE,
             DATA => {
