@@ -1,5 +1,7 @@
 //! What all connections of a manager share, how each is reached, and how all of them end.
 
+#[cfg(feature = "tls")]
+pub(crate) mod handshakes;
 pub(crate) mod memory;
 pub(crate) mod quiet;
 pub(crate) mod room;
@@ -34,6 +36,8 @@ use crate::connection::{
         record::Record, totals::Totals,
     },
 };
+#[cfg(feature = "tls")]
+use crate::connection::{lifecycle::handshakes::HandshakePlaces, policy::admission::handshakes};
 
 /// What the handle, the accept loops and the connections share.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) drain: Drain,
     pub(crate) quiet: Arc<Quiet>,
     pub(crate) waiting_room: Arc<WaitingRoom>,
+    #[cfg(feature = "tls")]
+    pub(crate) handshakes: Arc<HandshakePlaces>,
     pub(crate) memory: Arc<MemoryRelease>,
     pub(crate) end_hooks: EndHooks,
     park_delay: ParkDelay,
@@ -65,6 +71,8 @@ impl Shared {
             drain: Drain::new(),
             quiet: Arc::default(),
             waiting_room: Arc::default(),
+            #[cfg(feature = "tls")]
+            handshakes: Arc::new(HandshakePlaces::new(handshakes(&config))),
             memory: Arc::new(MemoryRelease::new(hook)),
             end_hooks: EndHooks::default(),
             park_delay: ParkDelay::default(),

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-#[cfg(feature = "tls")]
-use tokio::sync::SemaphorePermit;
 
 use crate::connection::{
     config::ConnectionConfig,
@@ -25,8 +23,6 @@ pub(crate) struct Admission {
     /// Places for those that are not taken in, or not yet.
     pub(crate) lobby: Arc<Semaphore>,
     pub(crate) rate: AcceptRate,
-    #[cfg(feature = "tls")]
-    handshakes: Semaphore,
 }
 
 impl Admission {
@@ -37,8 +33,6 @@ impl Admission {
             file_limit,
             lobby: Arc::new(Semaphore::new(lobby)),
             rate: AcceptRate::new(config.max_accepts_per_second),
-            #[cfg(feature = "tls")]
-            handshakes: Semaphore::new(config.tls.max_handshakes.min(Semaphore::MAX_PERMITS)),
         }
     }
 
@@ -49,12 +43,14 @@ impl Admission {
             per_peer: settings.max_connections_per_peer(),
         }
     }
+}
 
-    /// Waits for one of the places for handshakes; `None` if there are no more for good.
-    #[cfg(feature = "tls")]
-    pub(crate) async fn place_for_a_handshake(&self) -> Option<SemaphorePermit<'_>> {
-        self.handshakes.acquire().await.ok()
-    }
+/// How many handshakes are computed at once: more than there are CPUs would only wait for each other, and requests for
+/// them.
+#[cfg(feature = "tls")]
+pub(crate) fn handshakes(config: &ConnectionConfig) -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    config.tls.max_handshakes.min(cpus)
 }
 
 /// How many of so many idle connections are too many.

@@ -143,10 +143,10 @@ impl Deadlines {
         use CloseReason::{
             Finished, FirstByteTimeout, HandshakeTimeout, HeadTimeout, IdleTimeout, SlowRead,
         };
-        use ConnectionState::{Closing, Handshake, Head, Idle, New, Parked};
+        use ConnectionState::{Closing, Handshake, Head, Idle, New, Parked, Queued};
         match state {
             New if waited >= self.first_byte => Command::Close(FirstByteTimeout),
-            Handshake if waited >= self.handshake => Command::Close(HandshakeTimeout),
+            Handshake | Queued if waited >= self.handshake => Command::Close(HandshakeTimeout),
             Head if waited >= self.head => Command::Close(HeadTimeout),
             // One of HTTP/2, which has not taken all of its answers, and doesn't.
             Idle if record.commands().is_close()
@@ -358,7 +358,9 @@ mod tests {
 
     #[test]
     fn a_drain_closes_what_asks_for_nothing_whatever_it_waits_for_and_leaves_the_busy() {
-        use ConnectionState::{Active, Closing, Handshake, Head, Idle, New, Parked, Upgraded};
+        use ConnectionState::{
+            Active, Closing, Handshake, Head, Idle, New, Parked, Queued, Upgraded,
+        };
         let config = ConnectionConfig {
             park: false,
             ..ConnectionConfig::default()
@@ -371,7 +373,7 @@ mod tests {
             let got = over_time(&config, &drain, &record, &[10_000, 10_990, 11_000]);
             assert_eq!(got, [Command::None, Command::None, drained], "{state:?}");
         }
-        for state in [Active, Upgraded, Closing] {
+        for state in [Active, Queued, Upgraded, Closing] {
             let record = record(state, 10_000);
             let got = over_time(&config, &drain, &record, &[10_000, 10_990]);
             assert_eq!(got, [Command::None, Command::None], "{state:?}");

@@ -79,7 +79,9 @@ mod tests {
 
     #[test]
     fn the_idle_go_first_then_the_unfinished_and_others_are_asked_to() {
-        use ConnectionState::{Active, Closing, Handshake, Head, Idle, New, Parked, Upgraded};
+        use ConnectionState::{
+            Active, Closing, Handshake, Head, Idle, New, Parked, Queued, Upgraded,
+        };
         use Offer::{Busy, Pausing, Unfinished};
         use Part::{Leaves, None, Offers};
         let config = ConnectionConfig::default();
@@ -104,6 +106,7 @@ mod tests {
             ),
             (Active, 10_000, Offers(Busy(10_000))),
             (Upgraded, 10_000, None),
+            (Queued, 10_000, None),
             (Closing, 0, Leaves),
         ] {
             let record = Record::new(1, 0, Option::None, false, 0, now - waited);

@@ -215,7 +215,7 @@ impl Table {
 }
 
 /// What counts as one peer: a whole IPv6 subscriber network, since each has 2^64 addresses.
-fn prefix(address: IpAddr) -> IpAddr {
+pub(crate) fn prefix(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

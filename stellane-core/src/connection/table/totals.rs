@@ -131,6 +131,7 @@ fn add(live: &mut ConnectionStats, record: &Record) {
         ConnectionState::Idle => live.idle += 1,
         ConnectionState::Parked => live.parked += 1,
         ConnectionState::Handshake
+        | ConnectionState::Queued
         | ConnectionState::Head
         | ConnectionState::Active
         | ConnectionState::Upgraded
