@@ -28,7 +28,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use until::until;
 
@@ -109,7 +109,7 @@ async fn delayed(server: SocketAddr, round_trip: Duration) -> SocketAddr {
         });
         let mut buffer = [0; 4096];
         while let Ok(n) = from.read(&mut buffer).await {
-            let due = tokio::time::Instant::now() + delay;
+            let due = Instant::now() + delay;
             if sender.send((due, buffer[..n].to_vec())).is_err() || n == 0 {
                 return;
             }
@@ -143,10 +143,15 @@ async fn lost(address: SocketAddr, clients: u64, requests: u64, longest_pause: D
         tasks.spawn(async move {
             let mut random = client * 7919 + 1;
             let mut stream = None;
+            let mut answered = Instant::now();
             while left
                 .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1))
                 .is_ok()
             {
+                // Held up for longer than it meant to be.
+                if answered.elapsed() > longest_pause {
+                    stream = None;
+                }
                 let kept = match &mut stream {
                     Some(kept) => kept,
                     None => {
@@ -163,6 +168,7 @@ async fn lost(address: SocketAddr, clients: u64, requests: u64, longest_pause: D
                         stream = None;
                     }
                 }
+                answered = Instant::now();
                 random = random
                     .wrapping_mul(6_364_136_223_846_793_005)
                     .wrapping_add(1);

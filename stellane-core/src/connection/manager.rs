@@ -58,10 +58,21 @@ impl ConnectionManagerBuilder {
         self.config
             .validate()
             .map_err(|errors| BuildError { errors })?;
-        Ok(ConnectionManager {
+        let configured = self.config.max_connections;
+        let manager = ConnectionManager {
             builders: Arc::new(HyperBuilders::new(&self.config)),
             shared: Arc::new(Shared::new(self.config, self.hook)),
-        })
+        };
+        let most = manager.most_connections();
+        if most < configured {
+            tracing::warn!(
+                most,
+                configured,
+                "the limit of open files allows fewer connections than `max_connections`: raise it (`ulimit -n`, \
+                 systemd's LimitNOFILE)"
+            );
+        }
+        Ok(manager)
     }
 }
 
@@ -216,6 +227,16 @@ impl ConnectionManager {
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
         self.shared.stats()
+    }
+
+    /// How many connections there may be: as configured, and as the limit of open files allows.
+    pub(crate) fn most_connections(&self) -> usize {
+        let Shared {
+            admission,
+            settings,
+            ..
+        } = &*self.shared;
+        admission.most(settings).all
     }
 
     /// The live connections.

@@ -18,7 +18,7 @@ use stellane_pool::{Pools, WorkerPool};
 use stellane_router::Interner;
 use tokio::task::JoinSet;
 
-use super::{RuntimeError, pressure, tuning};
+use super::{RuntimeError, machine, pressure, tuning};
 use crate::{
     BoxError,
     config::RuntimeConfig,
@@ -85,6 +85,8 @@ impl Components {
         config: &RuntimeConfig,
         purge: Option<Box<dyn Fn() + Send + Sync>>,
     ) -> Result<Self, RuntimeError> {
+        // Before anything counts on it.
+        machine::raise_open_files(&config.connection);
         let mut connections = ConnectionManager::builder().config(config.connection.clone());
         if let Some(purge) = purge {
             connections = connections.purge_hook(purge);
@@ -101,7 +103,7 @@ impl Components {
             .clock(Clock::counter())
             .build()
             .map_err(failed("limit"))?;
-        let pressure = Pressure::builder().system().build();
+        let pressure = pressure::pressure();
         let overload = OverloadLayer::builder()
             .config(config.overload.clone())
             .clock(Clock::counter())

@@ -38,6 +38,7 @@ mod builder;
 mod classes;
 mod components;
 mod error;
+mod machine;
 mod pressure;
 mod refusal;
 mod serve;

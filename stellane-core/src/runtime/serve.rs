@@ -16,6 +16,7 @@ use super::builder::HeapSource;
 use super::{
     Components, RequestBody, Runtime, RuntimeError, admin,
     builder::Signal,
+    machine,
     refusal::{EarlyLimit, OnRefusal},
     stack,
 };
@@ -337,6 +338,7 @@ where
             engine.stop(config.server.drain_timeout).await
         };
         components.readiness.set_ready(true);
+        machine::say(&components.connections);
         tracing::info!(engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr, "serving");
 
         let (mut serving, mut ending) = (serving, pin!(ending));

@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(command(&config, &record, 90_000), slow);
     }
 
-    /// What is to happen at these times, one sweep for each.
+    /// What is to happen at these times, of which the first is the first sweep; others are between them.
     fn over_time(
         config: &ConnectionConfig,
         drain: &Drain,
@@ -292,7 +292,17 @@ mod tests {
                 .judge(record, now, &mut rates, &mut silence)
                 .command
         };
-        times.iter().map(|now| judge(*now)).collect()
+        let mut last = times[0];
+        times
+            .iter()
+            .map(|now| {
+                (last..*now).skip(1).step_by(100).for_each(|between| {
+                    judge(between);
+                });
+                last = *now;
+                judge(*now)
+            })
+            .collect()
     }
 
     #[test]

@@ -17,8 +17,13 @@ pub(crate) struct Silence {
 struct Seen {
     state: ConnectionState,
     progress: u64,
-    since: u64,
+    /// When it was looked at last, and for how long it has lasted then.
+    at: u64,
+    lasts: u64,
 }
+
+/// A sweep that is later was held up by this process, and so was what came meanwhile.
+const LONGEST_STEP: u64 = 200;
 
 impl Silence {
     /// Begins a sweep. What is not looked at in it is forgotten.
@@ -39,15 +44,18 @@ impl Silence {
             _ => record.requests(),
         };
         let goes_on = |seen: &&Seen| seen.state == state && seen.progress == progress;
-        let since = self.old.get(&record.id()).filter(goes_on);
-        let since = since.map_or(now, |seen| seen.since);
+        let before = self.old.get(&record.id()).filter(goes_on);
+        let lasts = before.map_or(0, |seen| {
+            seen.lasts + now.saturating_sub(seen.at).min(LONGEST_STEP)
+        });
         let seen = Seen {
             state,
             progress,
-            since,
+            at: now,
+            lasts,
         };
         self.seen.insert(record.id(), seen);
-        now.saturating_sub(since)
+        lasts
     }
 }
 
@@ -67,13 +75,14 @@ mod tests {
                 silence.end_round();
                 lasts
             };
-            assert_eq!((lasts(5000), lasts(5100), lasts(5900)), (0, 100, 900));
+            assert_eq!((lasts(5000), lasts(5100), lasts(5200)), (0, 100, 200));
+            assert_eq!(lasts(9000), 400, "a sweep that is late");
             record.add_read(1);
-            let expected = if byte_ends_it { 0 } else { 1000 };
-            assert_eq!(lasts(6000), expected, "{state:?}");
-            record.begin_request(false, 6000);
+            let expected = if byte_ends_it { 0 } else { 500 };
+            assert_eq!(lasts(9100), expected, "{state:?}");
+            record.begin_request(false, 9100);
             if state == Idle {
-                assert_eq!(lasts(6100), 0);
+                assert_eq!(lasts(9200), 0);
             }
             silence.begin_round();
             silence.begin_round();

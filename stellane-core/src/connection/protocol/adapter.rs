@@ -17,7 +17,9 @@ use crate::connection::{
     http_service::HttpService,
     incoming::Incoming,
     lifecycle::Shared,
-    protocol::{connect_info::ConnectInfo, keep_alive, open_body::OpenBody},
+    protocol::{
+        connect_info::ConnectInfo, http1::fast_path::date, keep_alive, open_body::OpenBody,
+    },
     table::record::Record,
 };
 
@@ -330,6 +332,11 @@ impl Owner {
     #[inline]
     fn finish<B>(&self, terms: Terms, response: &mut Response<B>) {
         let status = response.status();
+        if self.shared.clock.was_set_back()
+            && let Some(date) = date::value()
+        {
+            response.headers_mut().entry(header::DATE).or_insert(date);
+        }
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
             self.record.flags().set_upgraded();
         } else if terms.http1
