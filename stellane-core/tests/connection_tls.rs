@@ -383,14 +383,14 @@ async fn a_hello_without_end_is_ended_and_a_long_one_in_pieces_is_heard() {
 async fn who_finds_no_room_hears_an_alert() {
     let mut config = ConnectionConfig::default();
     config.max_connections = 1;
-    // Nothing else makes room.
-    config.first_byte_timeout = Duration::from_secs(600);
+    // So that nothing makes room.
     config.drain_idle = Duration::from_secs(600);
     let files = Files::new("no-room");
     let (manager, address) = start(config, &files.acceptor()).await;
-    let _first = connect(&files.client(&[]), address)
+    let mut first = connect(&files.client(&[]), address)
         .await
         .expect("connects");
+    get(&mut first).await;
     let refused = connect(&files.client(&[]), address).await;
     let error = refused.expect_err("there is no room").to_string();
     assert!(error.contains("alert"), "{error}");

@@ -1,4 +1,5 @@
 use std::{
+    cell::Cell,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -29,14 +30,55 @@ pub struct Incoming {
         expect(dead_code, reason = "only the runtime asks")
     )]
     shared_connection: Option<u64>,
+    /// Whether its client has to send it at a rate.
+    paced: bool,
+}
+
+thread_local! {
+    /// What became of the body of the stream that this thread polls.
+    static RECEIVED: Cell<Received> = const { Cell::new(Received::NOTHING) };
+}
+
+/// What a service got when it asked for the body of a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Received {
+    pub(super) bytes: u64,
+    /// In the end, it has to wait for the client.
+    pub(super) starved: bool,
+}
+
+impl Received {
+    const NOTHING: Self = Self {
+        bytes: 0,
+        starved: false,
+    };
+
+    fn note<E>(polled: &Poll<Option<Result<Frame<Bytes>, E>>>) {
+        let mut received = RECEIVED.get();
+        received.starved = polled.is_pending();
+        if let Poll::Ready(Some(Ok(frame))) = polled {
+            received.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+        }
+        RECEIVED.set(received);
+    }
+}
+
+#[cfg(feature = "http2")]
+/// Runs `poll`, which polls a stream, and returns what its service got of its body.
+pub(super) fn observe<T>(poll: impl FnOnce() -> T) -> (T, Received) {
+    let outer = RECEIVED.replace(Received::NOTHING);
+    let polled = poll();
+    (polled, RECEIVED.replace(outer))
 }
 
 impl Incoming {
     /// Of one of the many streams of a connection.
-    pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64) -> Self {
+    #[cfg(feature = "http2")]
+    pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64, paced: bool) -> Self {
         Self {
             body: Some(body),
             shared_connection: Some(connection),
+            paced,
         }
     }
 
@@ -52,6 +94,7 @@ impl From<hyper::body::Incoming> for Incoming {
         Self {
             body: Some(body),
             shared_connection: None,
+            paced: false,
         }
     }
 }
@@ -64,10 +107,15 @@ impl Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.get_mut().body {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
+        let Self { body, paced, .. } = self.get_mut();
+        let Some(body) = body else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(body).poll_frame(cx);
+        if *paced {
+            Received::note(&polled);
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,5 +1,6 @@
 //! What all connections of a manager share, how each is reached, and how all of them end.
 
+mod drain;
 #[cfg(feature = "tls")]
 pub(crate) mod handshakes;
 pub(crate) mod memory;
@@ -23,17 +24,24 @@ use crate::connection::{
     },
     policy::{
         admission::{Admission, surplus},
+        budgets::Budgets,
         deadlines::Deadlines,
         drain::{Drain, spread_of},
         park_delay::ParkDelay,
+        pressure::{Patience, Pressure},
         room::{Offer, Part, idle_since, part_in_making_room},
         settings::LiveSettings,
     },
     reason::CloseReason,
     stats::{ConnectionStats, DrainReport},
     table::{
-        NoRoom, Table, clock::Clock, command::Command, end_hooks::EndHooks, owner::SocketOwner,
-        record::Record, totals::Totals,
+        NoRoom, Table,
+        clock::{Clock, millis},
+        command::Command,
+        end_hooks::EndHooks,
+        owner::SocketOwner,
+        record::Record,
+        totals::Totals,
     },
 };
 #[cfg(feature = "tls")]
@@ -50,6 +58,9 @@ pub(crate) struct Shared {
     pub(crate) totals: Totals,
     pub(crate) admission: Admission,
     pub(crate) drain: Drain,
+    pub(crate) pressure: Pressure,
+    /// How long each request may take in a drain.
+    pub(crate) budgets: Budgets,
     pub(crate) quiet: Arc<Quiet>,
     pub(crate) waiting_room: Arc<WaitingRoom>,
     #[cfg(feature = "tls")]
@@ -69,6 +80,8 @@ impl Shared {
             totals: Totals::default(),
             admission: Admission::new(&config),
             drain: Drain::new(),
+            pressure: Pressure::default(),
+            budgets: Budgets::default(),
             quiet: Arc::default(),
             waiting_room: Arc::default(),
             #[cfg(feature = "tls")]
@@ -90,6 +103,11 @@ impl Shared {
     /// How long a connection is idle now before it is parked, in milliseconds.
     fn park_after(&self) -> u64 {
         self.park_delay.wait(self.settings.park_after())
+    }
+
+    /// How long slow clients may take now.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::at(self.pressure.level(), &self.config)
     }
 
     /// A parked connection comes back.
@@ -123,26 +141,16 @@ impl Shared {
         let closed = || self.quiet.listeners() == 0;
         self.quiet.wait_until(closed).await;
         let spread = spread_of(&self.config, self.totals.open(), deadline);
+        self.drain.limit(millis(deadline));
         self.drain.begin(self.clock.tick(), spread);
         self.tell_those_that_drain();
-        // Who stands outside may come in: in this order, so that it is not missed.
-        let gone = || self.quiet.outside() == 0 && self.totals.open() == 0;
-        let drained = self.quiet.wait_until(gone);
-        if tokio::time::timeout(deadline, drained).await.is_err() {
-            self.command_each(|_| Command::Close(CloseReason::Aborted));
-            // Each ends at its next poll; a handler that blocks its thread is not waited for.
-            let gone = async {
-                while self.totals.open() > 0 {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
-        }
+        self.end_in_time().await;
         let after = self.totals.closed();
         let aborted = CloseReason::Aborted as usize;
         DrainReport {
             closed: after.iter().sum::<u64>() - before.iter().sum::<u64>(),
             aborted: after[aborted] - before[aborted],
+            farewells: self.drain.farewells(),
             left: self.totals.open(),
         }
     }
@@ -178,8 +186,12 @@ impl Shared {
     pub(crate) fn continue_sweep(&self) -> bool {
         let now = self.clock.now();
         let deadlines = || {
-            let park_after = self.park_after();
-            Deadlines::of(&self.config, &self.settings, &self.drain, park_after, now)
+            // Anew for each piece: no more of the slow go than make enough room.
+            let most = self.admission.most(&self.settings).all;
+            self.pressure.measure(self.totals.open(), most);
+            let (patience, park_after) = (self.patience(), self.park_after());
+            let (config, settings) = (&self.config, &self.settings);
+            Deadlines::of(config, settings, &self.drain, patience, park_after, now)
         };
         // Its own statement: commands are given outside of the locks, since an end takes the table's.
         let piece = self.lock_sweep().go_on(&self.table, deadlines, now);
@@ -190,6 +202,7 @@ impl Shared {
             self.command(&record, command);
         }
         if let Some(idle) = piece.idle {
+            self.pressure.set_idle(idle);
             self.reclaim(surplus(idle, &self.settings));
         }
         piece.idle.is_none()

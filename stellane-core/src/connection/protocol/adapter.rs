@@ -18,7 +18,8 @@ use crate::connection::{
     incoming::Incoming,
     lifecycle::Shared,
     protocol::{
-        connect_info::ConnectInfo, http1::fast_path::date, keep_alive, open_body::OpenBody,
+        connect_info::ConnectInfo, farewell::Farewell, http1::fast_path::date, io::websocket,
+        keep_alive, open_body::OpenBody,
     },
     table::record::Record,
 };
@@ -103,24 +104,20 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         if let Some(answer) = self.begun.take() {
             return *answer;
         }
-        let http1 = request.version() < Version::HTTP_2;
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
         let mut waiting = None;
-        let request = request.map(|body| match http1 {
-            true => Incoming::from(body),
-            false => Incoming::of_stream(body, self.owner.record.id()),
-        });
+        let request = request.map(Incoming::from);
         let answer = AssertUnwindSafe(|| self.answer(request, &mut cx, &mut waiting));
         match catch_unwind(answer) {
             Ok(Poll::Ready(answer)) => {
-                let open = |body| self.owner.open(http1, body);
-                ResponseFuture::Done(Some(answer.map(|response| response.map(open))))
+                let open = |response| self.owner.open(response);
+                ResponseFuture::Done(Some(answer.map(open)))
             }
             Ok(Poll::Pending) => {
                 waiting.map_or(ResponseFuture::Done(None), ResponseFuture::Pending)
             }
-            // Goes on where hyper polls it: for HTTP/2 in the stream, and not in the connection of all of them.
+            // Goes on where hyper polls it.
             Err(panic) => ResponseFuture::Panicked(Some(panic)),
         }
     }
@@ -134,6 +131,11 @@ impl<S: HttpService> Adapter<S> {
             || shared.is_last(record.requests() + 1)
             || record.flags().closes_after_response()
             || shared.drains(record))
+    }
+
+    /// What hyper gets of an answer of HTTP/1.
+    pub(crate) fn open<B: Body>(&self, response: Response<B>) -> Response<OpenBody<B>> {
+        self.owner.open(response)
     }
 
     /// Counts a request that the service does not hear of.
@@ -156,6 +158,9 @@ impl<S: HttpService> Adapter<S> {
         }
         let Owner { record, shared } = &self.owner;
         let number = record.begin_request(!request.body().is_end_stream(), shared.clock.now());
+        if let Some(budget) = shared.budgets.of(&request) {
+            record.begin_budget(budget);
+        }
         if record.flags().closes_after_upgrade_response() && asks_for_upgrade(&request) {
             record.flags().close_after_response();
         }
@@ -272,8 +277,8 @@ impl<S: HttpService> Future for ResponseFuture<S> {
             },
             Self::Pending(waiting) => {
                 let answer = ready!(Pin::new(&mut *waiting).poll(cx));
-                let open = |body| waiting.guard.owner.open(waiting.terms.http1, body);
-                Poll::Ready(answer.map(|response| response.map(open)))
+                let open = |response| waiting.guard.owner.open(response);
+                Poll::Ready(answer.map(open))
             }
             Self::Panicked(panic) => match panic.take() {
                 Some(panic) => resume_unwind(panic),
@@ -319,30 +324,33 @@ impl<S: HttpService> Future for Waiting<S> {
 
 impl Owner {
     #[inline]
-    fn open<B: Body>(&self, http1: bool, body: B) -> OpenBody<B> {
-        if http1 {
-            OpenBody::new(body)
-        } else {
-            OpenBody::of_stream(body, Arc::clone(&self.record))
-        }
+    fn open<B: Body>(&self, response: Response<B>) -> Response<OpenBody<B>> {
+        let farewell = Farewell::of(&response, self.record.budget());
+        response.map(|body| OpenBody::new(body, farewell))
     }
 
     /// Says on a response what becomes of its connection. In place: the body is wrapped where the response is
     /// moved anyway.
     #[inline]
     fn finish<B>(&self, terms: Terms, response: &mut Response<B>) {
-        let status = response.status();
         if self.shared.clock.was_set_back()
             && let Some(date) = date::value()
         {
             response.headers_mut().entry(header::DATE).or_insert(date);
         }
+        if !terms.http1 {
+            // What is upgraded is a stream, and how a connection ends is said by GOAWAY.
+            return;
+        }
+        let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
             self.record.flags().set_upgraded();
-        } else if terms.http1
-            && (terms.last
-                || self.record.flags().closes_after_response()
-                || self.shared.drains(&self.record))
+            if websocket::is_agreed(response) {
+                self.record.flags().set_websocket();
+            }
+        } else if terms.last
+            || self.record.flags().closes_after_response()
+            || self.shared.drains(&self.record)
         {
             // hyper sees it and closes after this response; the client knows before it sends another.
             let close = HeaderValue::from_static("close");

@@ -2,18 +2,17 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::{
-        AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-        Ordering::{AcqRel, Relaxed},
-    },
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use crate::connection::{
     state::{ConnectionInfo, ConnectionState},
     table::{
+        budget::{Budget, OpenBudget},
         clock::Moment,
         command::{Command, Commands},
+        flags::Flags,
         owner::Owner,
     },
 };
@@ -29,6 +28,7 @@ pub(crate) struct Record {
     phase: Phase,
     answers: Answers,
     turn: Turn,
+    budget: OpenBudget,
     flags: Flags,
     commands: Commands,
     owner: Owner,
@@ -70,6 +70,7 @@ impl Record {
             phase: Phase::new(now),
             answers: Answers::default(),
             turn: Turn(AtomicU32::new(NO_TURN)),
+            budget: OpenBudget::new(),
             flags: Flags::default(),
             commands: Commands::new(),
             owner: Owner::new(),
@@ -141,6 +142,16 @@ impl Record {
 
     pub(crate) fn answers(&self) -> &Answers {
         &self.answers
+    }
+
+    /// How long a drain waits for its requests.
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget.get()
+    }
+
+    /// A request with a budget begins.
+    pub(crate) fn begin_budget(&self, budget: Budget) {
+        self.budget.begin(budget, self.answers.in_flight() == 0);
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
@@ -255,8 +266,9 @@ pub(crate) struct Answers {
     write_stalled: Moment,
     /// At most two for each of `Http2Config::MOST_STREAMS`.
     in_flight: AtomicU16,
-    /// Streams of HTTP/2 that take no more of their responses.
-    blocked: AtomicU16,
+    /// Streams of HTTP/2 whose client is or was waited for.
+    #[cfg(feature = "http2")]
+    waiting: AtomicU16,
 }
 
 impl Answers {
@@ -275,25 +287,41 @@ impl Answers {
         self.in_flight.fetch_sub(1, Relaxed) - 1
     }
 
-    /// A stream has been given a piece of its response, and asks for no other.
-    pub(crate) fn block_stream(&self) {
-        self.blocked.fetch_add(1, Relaxed);
+    /// A stream waits for its client.
+    #[cfg(feature = "http2")]
+    pub(crate) fn stream_waits(&self) {
+        self.waiting.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn unblock_stream(&self) {
-        self.blocked.fetch_sub(1, Relaxed);
+    /// A stream that did is over.
+    #[cfg(feature = "http2")]
+    pub(crate) fn stream_is_over(&self) {
+        self.waiting.fetch_sub(1, Relaxed);
     }
 
-    /// Whether the client has room for no more of a response.
+    /// Whether its client keeps streams waiting, or did: their task is to look at them now and then.
+    #[cfg(feature = "http2")]
+    pub(crate) fn have_waited(&self) -> bool {
+        self.waiting.load(Relaxed) != 0
+    }
+
+    /// Whether the socket takes no more of a response.
     pub(crate) fn are_unread(&self) -> bool {
-        self.write_stalled.is_some() || self.blocked.load(Relaxed) != 0
+        self.write_stalled.is_some()
     }
 
-    /// The socket took no more.
-    pub(crate) fn stall_write(&self, now: u64) {
-        if !self.write_stalled.is_some() {
+    /// The socket took no more; whether it had taken something since the last time.
+    pub(crate) fn stall_write(&self, now: u64) -> bool {
+        let begins = !self.write_stalled.is_some();
+        if begins {
             self.write_stalled.set_some(now);
         }
+        begins
+    }
+
+    /// The socket takes no more, but the client has taken what was in it.
+    pub(crate) fn stall_write_anew(&self, now: u64) {
+        self.write_stalled.set_some(now);
     }
 
     /// Since when the client has not read, or 0.
@@ -337,103 +365,6 @@ impl Turn {
     /// Whether the service waits for the client's bytes.
     pub(crate) fn is_starved(&self) -> bool {
         self.0.load(Relaxed) & STARVED != 0
-    }
-}
-
-/// What has been found out about it, or decided.
-#[derive(Debug, Default)]
-pub(crate) struct Flags(AtomicU8);
-
-const UPGRADED: u8 = 1;
-const PARKING: u8 = 1 << 1;
-const CLOSE_AFTER_RESPONSE: u8 = 1 << 2;
-const CLOSE_AFTER_UPGRADE_RESPONSE: u8 = 1 << 3;
-const HALF_LEFT: u8 = 1 << 4;
-#[cfg(feature = "http2")]
-const ABUSIVE: u8 = 1 << 5;
-#[cfg(feature = "http2")]
-const ANSWERED_PING: u8 = 1 << 6;
-
-impl Flags {
-    fn has(&self, flag: u8) -> bool {
-        self.0.load(Relaxed) & flag != 0
-    }
-
-    /// Whether it was not set before. Whoever finds it set sees what was done before that.
-    fn set(&self, flag: u8) -> bool {
-        self.0.fetch_or(flag, AcqRel) & flag == 0
-    }
-
-    pub(crate) fn is_upgraded(&self) -> bool {
-        self.has(UPGRADED)
-    }
-
-    pub(crate) fn set_upgraded(&self) {
-        self.set(UPGRADED);
-    }
-
-    /// Of the task and the socket of an upgraded connection one is done with it; true for the second.
-    pub(crate) fn leave_upgraded(&self) -> bool {
-        !self.set(HALF_LEFT)
-    }
-
-    /// Whether it is being taken apart: hyper's end is not the socket's.
-    pub(crate) fn is_parking(&self) -> bool {
-        self.has(PARKING)
-    }
-
-    pub(crate) fn begin_parking(&self) {
-        self.set(PARKING);
-    }
-
-    pub(crate) fn end_parking(&self) {
-        self.0.fetch_and(!PARKING, Relaxed);
-    }
-
-    /// Whether its next response is its last.
-    pub(crate) fn closes_after_response(&self) -> bool {
-        self.has(CLOSE_AFTER_RESPONSE)
-    }
-
-    /// Makes its next response the last; whether it was not to be before.
-    pub(crate) fn close_after_response(&self) -> bool {
-        self.set(CLOSE_AFTER_RESPONSE)
-    }
-
-    /// Whether the response to a request for an upgrade is its last, since bytes behind the request are waiting.
-    pub(crate) fn closes_after_upgrade_response(&self) -> bool {
-        self.has(CLOSE_AFTER_UPGRADE_RESPONSE)
-    }
-
-    pub(crate) fn close_after_upgrade_response(&self) {
-        self.set(CLOSE_AFTER_UPGRADE_RESPONSE);
-    }
-
-    /// Whether its client makes work without asking for anything.
-    #[cfg(feature = "http2")]
-    pub(crate) fn is_abusive(&self) -> bool {
-        self.has(ABUSIVE)
-    }
-
-    #[cfg(feature = "http2")]
-    pub(crate) fn set_abusive(&self) {
-        self.set(ABUSIVE);
-    }
-
-    /// Whether its client has answered a PING of HTTP/2, since [`await_ping`](Self::await_ping).
-    #[cfg(feature = "http2")]
-    pub(crate) fn has_answered_ping(&self) -> bool {
-        self.has(ANSWERED_PING)
-    }
-
-    #[cfg(feature = "http2")]
-    pub(crate) fn answer_ping(&self) {
-        self.set(ANSWERED_PING);
-    }
-
-    #[cfg(feature = "http2")]
-    pub(crate) fn await_ping(&self) {
-        self.0.fetch_and(!ANSWERED_PING, Relaxed);
     }
 }
 
@@ -483,17 +414,17 @@ mod tests {
     fn a_write_is_stalled_from_the_first_time_that_the_socket_takes_nothing_until_it_takes_something()
      {
         let record = record();
-        record.answers().stall_write(0);
+        assert!(record.answers().stall_write(0));
         assert!(record.answers().are_unread(), "also at the very start");
         record.add_written(1);
         assert!(!record.answers().are_unread());
-        record.answers().stall_write(5000);
-        record.answers().stall_write(6000);
+        assert!(record.answers().stall_write(5000) && !record.answers().stall_write(6000));
         assert_eq!(record.answers().write_stalled(), 5000);
+        record.answers().stall_write_anew(7000);
+        assert_eq!(record.answers().write_stalled(), 7000);
         record.add_written(0);
         assert_eq!(record.answers().write_stalled(), 0);
-        record.answers().block_stream();
-        assert!(record.answers().are_unread());
+        assert!(!record.answers().are_unread());
     }
 
     #[test]
@@ -511,16 +442,5 @@ mod tests {
                 assert_eq!(turn.number(), before);
             }
         }
-    }
-
-    #[test]
-    fn a_flag_stands_alone() {
-        let flags = Flags::default();
-        assert!(flags.close_after_response() && !flags.close_after_response());
-        flags.begin_parking();
-        assert!(!flags.leave_upgraded() && flags.leave_upgraded());
-        flags.end_parking();
-        assert!(flags.closes_after_response() && !flags.is_parking());
-        assert!(!flags.is_upgraded() && !flags.closes_after_upgrade_response());
     }
 }

@@ -3,6 +3,8 @@
 pub(crate) mod inspect;
 pub(crate) mod linger;
 pub(crate) mod pipeline;
+pub(crate) mod unread;
+pub(crate) mod websocket;
 
 use std::{
     io,
@@ -19,12 +21,15 @@ use crate::connection::{
     lifecycle::Shared,
     protocol::{
         io::{
-            inspect::{Found, Inspector, Watch},
+            inspect::{Found, Inspector, UnknownCoding, Watch},
             linger::Linger,
             pipeline::HeldAnswers,
+            unread::Unread,
+            websocket::Frames,
         },
         upgraded::Tracked,
     },
+    reason::CloseReason,
     state::ConnectionState,
     table::{
         command::Command,
@@ -47,6 +52,9 @@ pub(crate) struct Io {
     inspector: Inspector,
     held: HeldAnswers,
     linger: Linger,
+    unread: Unread,
+    /// What was sent since the upgrade to WebSocket.
+    frames: Frames,
     owner: Tracked,
     /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
     /// answer wait for a turn of its poller.
@@ -54,6 +62,9 @@ pub(crate) struct Io {
     /// The turn of its task in which the socket had nothing to read: hyper asks up to three times in one,
     /// and the waker stays the same.
     blocked_in: u32,
+    /// What its client sends is no longer read by hyper, and what hyper writes is not sent.
+    condemned: bool,
+    said_last_words: bool,
 }
 
 impl Io {
@@ -71,9 +82,13 @@ impl Io {
             inspector: Inspector::new(watch, record.requests()),
             held: HeldAnswers::default(),
             linger: Linger::default(),
+            unread: Unread::default(),
+            frames: Frames::default(),
             owner: Tracked { record, shared },
             unparked,
             blocked_in: NO_TURN,
+            condemned: false,
+            said_last_words: false,
         }
     }
 
@@ -120,11 +135,18 @@ impl Io {
     }
 
     fn poll_write_now(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = match self.write_unparked(&[io::IoSlice::new(buffer)]) {
+        if self.frames.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let buffers = [io::IoSlice::new(buffer)];
+        let polled = match self.write_unparked(&buffers) {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut self.socket).poll_write(cx, buffer),
         };
-        self.wrote(polled, cx)
+        if let Poll::Ready(Ok(n)) = &polled {
+            self.inspector.wrote(&buffer[..*n]);
+        }
+        self.wrote(polled, &buffers, cx)
     }
 
     /// Writes past tokio, once; what goes wrong is left to the usual way.
@@ -171,23 +193,87 @@ impl Io {
         self.blocked_in = NO_TURN;
     }
 
-    /// An upgraded connection that is told to end fails.
-    fn obey(&self) -> io::Result<()> {
+    /// Tells hyper of the request that it is not to have, once it has answered the others.
+    #[cold]
+    fn refuse(&self) -> Poll<io::Result<()>> {
+        match self.inspector.all_are_answered(&self.owner.record) {
+            true => Poll::Ready(Err(io::Error::other(UnknownCoding))),
+            // hyper asks again when it is done with them.
+            false => Poll::Pending,
+        }
+    }
+
+    /// Ends the connection of a client that abuses it, so that the client can read why.
+    fn poll_condemned(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(self).poll_shutdown(cx))?;
+        Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+    }
+
+    /// Says why, unless a frame is half sent: then the end has to do.
+    fn say_last_words(&mut self) {
+        #[cfg(feature = "http2")]
+        if !self.said_last_words
+            && let Some(words) = self.inspector.last_words(&self.owner.record)
+        {
+            self.socket.try_write(&words);
+        }
+        self.said_last_words = true;
+    }
+
+    /// An upgraded connection that is told to end fails. A WebSocket is told goodbye before.
+    fn obey(&mut self) -> io::Result<()> {
+        let Tracked { record, shared } = &self.owner;
+        if record.flags().is_websocket()
+            && self.frames.may_close()
+            && shared.drain.is_over(record.budget())
+        {
+            self.socket.try_write(&websocket::SERVICE_RESTART);
+            self.frames.close();
+            shared.drain.count_farewell();
+        }
         match self.owner.record.commands().take() {
             Command::Close(_) => Err(io::ErrorKind::ConnectionAborted.into()),
             Command::Park | Command::None => Ok(()),
         }
     }
 
-    fn wrote(&self, polled: Poll<io::Result<usize>>, cx: &Context<'_>) -> Poll<io::Result<usize>> {
+    /// The socket takes no more. Whoever is to go for that is spared if it takes what it was sent before, and sees
+    /// that it has not got all if not.
+    #[cold]
+    fn stall(&mut self) {
+        let (now, Tracked { record, shared }) = (self.now(), &self.owner);
+        let begins = record.answers().stall_write(now);
+        if begins {
+            self.unread.begin(&self.socket, now);
+        }
+        if record.commands().asked() != Command::Close(CloseReason::SlowRead) {
+            return;
+        }
+        let rate = shared.config.min_response_rate_bytes;
+        if begins || self.unread.shrinks(&self.socket, now, rate) {
+            record.commands().forget();
+            record.answers().stall_write_anew(now);
+        } else {
+            self.socket.reset_when_closed();
+        }
+    }
+
+    fn wrote(
+        &mut self,
+        polled: Poll<io::Result<usize>>,
+        buffers: &[io::IoSlice<'_>],
+        cx: &Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Ready(Ok(n)) => self.owner.record.add_written(*n),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.owner.record.answers().stall_write(self.now()),
+            Poll::Pending => self.stall(),
         }
         if self.owner.record.flags().is_upgraded() {
-            if polled.is_pending() {
-                self.owner.record.owner().hear(cx.waker());
+            match &polled {
+                Poll::Ready(Ok(n)) => self.frames.sent(buffers, *n),
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => self.owner.record.owner().hear(cx.waker()),
             }
             self.obey()?;
         }
@@ -202,6 +288,12 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.inspector.refuses() {
+            return this.refuse();
+        }
+        if this.condemned {
+            return this.poll_condemned(cx);
+        }
         let before = buffer.filled().len();
         if this.rewind.is_empty() {
             // Somebody else polls it, with another waker, once it is upgraded.
@@ -234,8 +326,17 @@ impl AsyncRead for Io {
         }
         let Tracked { record, shared } = &this.owner;
         let read = &mut buffer.filled_mut()[before..];
-        if this.inspector.look(read, record, &shared.clock)? == Found::Spoilt {
-            this.rewind = Bytes::from_static(b"\r\n\r\n");
+        match this.inspector.look(read, record, &shared.clock) {
+            Ok(Found::Nothing) => {}
+            Ok(Found::Spoilt) => this.rewind = Bytes::from_static(b"\r\n\r\n"),
+            // Nothing would be the end.
+            Ok(Found::Refused(0)) => return this.refuse(),
+            Ok(Found::Refused(left)) => buffer.set_filled(before + left),
+            Err(_) => {
+                buffer.set_filled(before);
+                this.condemned = true;
+                return this.poll_condemned(cx);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -247,11 +348,18 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_write_or_hold(cx, buffer)
+        let this = self.get_mut();
+        if this.condemned {
+            return Poll::Ready(Ok(buffer.len()));
+        }
+        this.poll_write_or_hold(cx, buffer)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.condemned {
+            return Poll::Ready(Ok(()));
+        }
         if !this.held.is_empty() && !this.another_follows() {
             ready!(this.poll_send_held(cx))?;
         }
@@ -259,7 +367,7 @@ impl AsyncWrite for Io {
         // TLS holds back what the socket does not take; a plain socket is always flushed.
         if this.socket.stays_with_task() {
             match &polled {
-                Poll::Pending => this.owner.record.answers().stall_write(this.now()),
+                Poll::Pending => this.stall(),
                 Poll::Ready(_) => this.owner.record.add_written(0),
             }
         }
@@ -273,6 +381,7 @@ impl AsyncWrite for Io {
         }
         ready!(this.poll_send_held(cx))?;
         if this.owner.record.state() != ConnectionState::Closing {
+            this.say_last_words();
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
         let Tracked { record, shared } = &this.owner;
@@ -288,6 +397,9 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let total: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if this.condemned {
+            return Poll::Ready(Ok(total));
+        }
         if total <= SMALL_WRITE {
             let mut joined = [MaybeUninit::uninit(); SMALL_WRITE];
             let mut joined = ReadBuf::uninit(&mut joined);
@@ -297,11 +409,22 @@ impl AsyncWrite for Io {
             return this.poll_write_or_hold(cx, joined.filled());
         }
         ready!(this.poll_send_held(cx))?;
+        if this.frames.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         let polled = match this.write_unparked(buffers) {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write_vectored(cx, buffers),
         };
-        this.wrote(polled, cx)
+        if let Poll::Ready(Ok(n)) = &polled {
+            let mut left = *n;
+            for buffer in buffers {
+                let n = left.min(buffer.len());
+                this.inspector.wrote(&buffer[..n]);
+                left -= n;
+            }
+        }
+        this.wrote(polled, buffers, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

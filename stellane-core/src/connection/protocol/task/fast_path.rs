@@ -29,7 +29,7 @@ use crate::connection::{
             write_batch::{self, DelayedWrite},
         },
         io::{Io, pipeline::MAX_HELD},
-        open_body::{self, OpenBody},
+        open_body,
         task::{
             connection::{Connection, Step},
             http1::ActiveHttp1,
@@ -275,7 +275,7 @@ impl<S: HttpService> FastPath<S> {
         let is_simple = length <= MAX_BODY as u64 && response::write_head(&response, length, out);
         if !is_simple {
             out.truncate(begun);
-            return for_hyper(Ok(response.map(OpenBody::new)));
+            return for_hyper(Ok(self.adapter.open(response)));
         }
         let (mut head, body) = response.into_parts();
         if length > 0

@@ -1,6 +1,8 @@
 //! HTTP/1 while hyper has it.
 
 use std::{
+    error::Error,
+    io,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -13,7 +15,7 @@ use crate::connection::{
     http_service::HttpService,
     protocol::{
         adapter::Adapter,
-        io::Io,
+        io::{Io, inspect::UnknownCoding},
         open_body,
         task::connection::{Connection, Step},
     },
@@ -44,6 +46,8 @@ pub(crate) enum TakeApart {
     Ended(CloseReason),
     /// A request took too long, and no answer to it has begun: it is told 408.
     TimedOut(CloseReason),
+    /// The next request is not for hyper: it is told 501.
+    NotImplemented,
 }
 
 /// What hyper has given back.
@@ -79,6 +83,9 @@ impl<S: HttpService> ActiveHttp1<S> {
         let (polled, open_bodies) = open_body::observe(self.open_bodies, || hyper.poll(cx));
         self.open_bodies = open_bodies;
         if let Poll::Ready(result) = polled {
+            if result.as_ref().err().is_some_and(is_not_for_hyper) {
+                return Step::Next(TakeApart::NotImplemented);
+            }
             let failed = result.is_err();
             let reason = connection.finished(result);
             return match failed {
@@ -140,6 +147,11 @@ impl<S: HttpService> ActiveHttp1<S> {
                 record.commands().forget();
                 Step::Wait
             }
+            // The client has made room in that moment.
+            Command::Close(CloseReason::SlowRead) if record.answers().write_stalled() == 0 => {
+                record.commands().forget();
+                Step::Wait
+            }
             Command::Close(reason @ (CloseReason::HeadTimeout | CloseReason::SlowBody)) => {
                 let answered = reason == CloseReason::SlowBody && record.answers().in_flight() == 0;
                 if self.open_bodies > 0 || answered {
@@ -197,6 +209,14 @@ impl<S: HttpService> ActiveHttp1<S> {
                 }
                 TakenApart::Ended(reason)
             }
+            (TakeApart::NotImplemented, parts) => {
+                if let Some((mut socket, ..)) = parts {
+                    socket.try_write(
+                        b"HTTP/1.1 501 Not Implemented\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+                    );
+                }
+                TakenApart::Ended(CloseReason::ProtocolError)
+            }
         }
     }
 
@@ -214,4 +234,12 @@ impl<S: HttpService> ActiveHttp1<S> {
         };
         Some((io.socket, unread, parts.service.into_inner()))
     }
+}
+
+/// Whether hyper was told of a request that it is not to have.
+fn is_not_for_hyper(error: &hyper::Error) -> bool {
+    let error = error.source().and_then(|e| e.downcast_ref::<io::Error>());
+    error
+        .and_then(io::Error::get_ref)
+        .is_some_and(|e| e.is::<UnknownCoding>())
 }
