@@ -13,7 +13,7 @@ use tower_layer::Layer;
 use super::builder::HeapSource;
 use super::{
     App, Components, IntoListener, Runtime, RuntimeError, admin, around::Served,
-    background::Background, builder::Signal, listeners::Listeners, refusal::EarlyLimit,
+    background::Background, builder::Signal, listeners::Listeners, machine, refusal::EarlyLimit,
     watch::Watch,
 };
 #[cfg(unix)]
@@ -485,6 +485,7 @@ impl<S: Served> BoundRuntime<S> {
             drain
         };
         components.readiness.set_ready(true);
+        machine::say(&components.connections);
         let grace = config.server.grace_period();
         tracing::info!(
             engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr,
