@@ -449,6 +449,7 @@ where
                     config.server.drain_delay
                 }
                 // The new process answers on both addresses: nobody has to notice anything, systemd neither.
+                #[cfg(unix)]
                 End::HandedOver => {
                     if let Some(ending) = &watched {
                         ending.watch();
