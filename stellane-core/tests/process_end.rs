@@ -425,7 +425,13 @@ fn errors_that_nobody_reads_do_not_hold_the_process() {
 
 #[test]
 fn systemd_hears_of_every_step() {
-    let folder = temporary("systemd");
+    hears_of_every_step(true);
+    // A reload with nothing to reload is no hangup.
+    hears_of_every_step(false);
+}
+
+fn hears_of_every_step(has_file: bool) {
+    let folder = temporary(&format!("systemd-{has_file}"));
     let file = folder.join("app.toml");
     fs::write(&file, "[log]\nlevel = \"info\"\n").expect("writes");
     let path = folder.join("notify");
@@ -447,7 +453,7 @@ fn systemd_hears_of_every_step() {
         command("serve")
             .env("NOTIFY_SOCKET", &path)
             .env("WATCHDOG_USEC", "300000")
-            .env("STELLANE_CONFIG", &file),
+            .envs(has_file.then_some(("STELLANE_CONFIG", &file))),
     );
     process.address();
     let ready = hear("READY=1");

@@ -36,8 +36,8 @@ pub struct ServerConfig {
     pub restart_timeout: Duration,
     /// How long a handler may hold a thread of the runtime before that is logged, and counted by route, while it
     /// lasts: once for each time. Too short names what merely computes, too long leaves others waiting without a word.
-    /// Seen are the calls and futures of the service; not response bodies, and not what it spawns. `0s` is off. Default
-    /// `500ms`.
+    /// Seen are the calls and futures of the service, also what they run in `block_in_place`; not response bodies, and not
+    /// what it spawns. `0s` is off. Default `500ms`.
     #[serde(with = "humantime_serde")]
     pub held_after: Duration,
     /// After how long without a turn for other tasks, on any runtime that serves, `/healthz` says 503: all threads of

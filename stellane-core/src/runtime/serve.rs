@@ -202,6 +202,8 @@ async fn follow(components: Components, log: Option<LogHandle>) {
     let loader = Loader::from_process();
     if loader.path().is_none() {
         // Nothing to follow: SIGHUP keeps its usual meaning.
+        #[cfg(unix)]
+        systemd::nothing_to_reload(&components.readiness).await;
         return;
     }
     let Ok(thread) = DetachedThread::spawn("stellane-config") else {
@@ -230,12 +232,7 @@ async fn follow(components: Components, log: Option<LogHandle>) {
     #[cfg(unix)]
     let asked = {
         let readiness = components.readiness;
-        move |asked| {
-            // Until it is ready, systemd does not ask for it.
-            if readiness.is_ready() {
-                systemd::reloading(asked);
-            }
-        }
+        move |asked| systemd::reloading(asked, &readiness)
     };
     #[cfg(not(unix))]
     let asked = |_| {};
@@ -316,7 +313,6 @@ where
                 let Components {
                     runtime_metrics,
                     local_signal,
-                    progress,
                     ..
                 } = self.components();
                 let runtimes = engine.runtimes();
@@ -324,7 +320,6 @@ where
                     runtime_metrics.add_tokio(runtime);
                     // It ends with the runtime.
                     runtime.spawn(local_signal.watch_tokio());
-                    runtime.spawn(progress.beat());
                 }
                 self.serve_watched(engine, runtimes).await
             }
@@ -341,7 +336,7 @@ where
         self.serve_watched(engine, Vec::new()).await
     }
 
-    /// `runtimes` are those of the engine, for systemd's watchdog.
+    /// `runtimes` are those of the engine, to be watched.
     async fn serve_watched<E: Engine>(
         self,
         engine: E,
@@ -365,7 +360,6 @@ where
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
-        background.spawn(components.progress.beat());
         for check in duties.checks {
             background.spawn(check.run(&components.readiness));
         }
@@ -413,7 +407,9 @@ where
             }
             _ => None,
         };
-        let watch = Watch::start(&components, &config.server, admin)
+        let mut watched_runtimes = runtimes.clone();
+        watched_runtimes.push(tokio::runtime::Handle::current());
+        let watch = Watch::start(&components, &config.server, admin, watched_runtimes)
             .map_err(|error| failed(error.into()))?;
 
         #[cfg(unix)]

@@ -394,6 +394,14 @@ impl AsyncWrite for Io {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
         let Tracked { record, shared } = &this.owner;
+        #[cfg(feature = "http2")]
+        if this.inspector.is_http2()
+            && record.state() == ConnectionState::Closing
+            && record.commands().is_close()
+        {
+            // Its client has had its time: hyper says what it ends for.
+            return Poll::Ready(Ok(()));
+        }
         this.linger
             .poll(&mut this.socket, cx, record, &shared.clock)
             .map(Ok)
