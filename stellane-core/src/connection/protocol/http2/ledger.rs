@@ -54,7 +54,7 @@ impl Ledger {
         }
     }
 
-    /// How long a drain waits for its streams.
+    /// How long a drain waits for the streams.
     pub(crate) fn budget(&self) -> Budget {
         self.record.budget()
     }
