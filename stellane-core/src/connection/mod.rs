@@ -177,6 +177,8 @@ pub use self::config::http2::Http2Config;
 pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
 #[cfg(feature = "full")]
 pub(crate) use self::early::{Early, EarlyRefusals};
+#[cfg(unix)]
+pub use self::protocol::connect_info::UnixPeer;
 #[cfg(feature = "tls")]
 pub use self::{
     config::tls::TlsConfig,
@@ -191,6 +193,7 @@ pub use self::{
     error::{BuildError, ServeError},
     http_service::HttpService,
     incoming::Incoming,
+    lifecycle::memory::malloc_trim,
     manager::{ConnectionManager, ConnectionManagerBuilder},
     protocol::{connect_info::ConnectInfo, scope::drain_token},
     reason::CloseReason,

@@ -41,6 +41,13 @@ impl Default for TlsConfig {
 }
 
 impl TlsConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     pub(crate) fn check(&self, errors: &mut Vec<ConfigError>) {
         check_up_to_a_day(errors, "tls.reload_interval", self.reload_interval);
         check_up_to_a_day(errors, "tls.handshake_timeout", self.handshake_timeout);

@@ -58,9 +58,9 @@ pub(crate) struct Shared {
     pub(crate) totals: Totals,
     pub(crate) admission: Admission,
     pub(crate) drain: Drain,
-    pub(crate) pressure: Pressure,
     /// How long each request may take in a drain.
     pub(crate) budgets: Budgets,
+    pub(crate) pressure: Pressure,
     pub(crate) quiet: Arc<Quiet>,
     pub(crate) waiting_room: Arc<WaitingRoom>,
     #[cfg(feature = "tls")]
@@ -80,8 +80,8 @@ impl Shared {
             totals: Totals::default(),
             admission: Admission::new(&config),
             drain: Drain::new(),
-            pressure: Pressure::default(),
             budgets: Budgets::default(),
+            pressure: Pressure::default(),
             quiet: Arc::default(),
             waiting_room: Arc::default(),
             #[cfg(feature = "tls")]

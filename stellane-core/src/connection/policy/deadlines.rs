@@ -84,6 +84,11 @@ impl Deadlines {
         }
     }
 
+    #[cfg(feature = "http2")]
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience
+    }
+
     /// What is to happen to a connection now.
     pub(crate) fn judge(
         &self,

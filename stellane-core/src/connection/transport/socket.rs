@@ -65,6 +65,22 @@ impl Socket {
         }
     }
 
+    #[cfg(unix)]
+    pub(crate) fn unix(&self) -> Option<&UnixStream> {
+        match self {
+            Self::Unix(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    #[cfg(all(feature = "tls", feature = "tonic-014"))]
+    pub(crate) fn tls_stream(&self) -> Option<&tokio_rustls::server::TlsStream<TcpStream>> {
+        match self {
+            Self::Tls(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
     #[cfg(feature = "tls")]
     pub(crate) fn tls(&self) -> Option<&tokio_rustls::rustls::ServerConnection> {
         match self {
