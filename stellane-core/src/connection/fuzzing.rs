@@ -64,17 +64,20 @@ pub struct Guarded {
     pub heads: u64,
 }
 
-/// Has the guard look at bytes in pieces.
+/// Has the guard look at bytes in pieces; an upgrade that is asked for is declined between two, if it may be.
 ///
 /// # Panics
 /// If it changes other bytes than the one that it spoils.
 #[must_use]
-pub fn guard(bytes: &[u8], piece: usize) -> Guarded {
+pub fn guard(bytes: &[u8], piece: usize, declines: bool) -> Guarded {
     let mut guard = FramingGuard::new();
     let mut passed = bytes.to_vec();
     let mut at = 0;
     while at < passed.len() {
         let end = at.saturating_add(piece).min(passed.len());
+        if declines && guard.is_held() {
+            guard.decide(false);
+        }
         match guard.look(&mut passed[at..end]) {
             Verdict::Fine | Verdict::Held => at = end,
             Verdict::Spoilt => break,
