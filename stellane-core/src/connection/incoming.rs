@@ -1,6 +1,8 @@
 use std::{
+    mem,
     pin::Pin,
-    task::{Context, Poll},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -23,12 +25,24 @@ use http_body::{Body, Frame, SizeHint};
 #[derive(Debug, Default)]
 pub struct Incoming {
     body: Option<hyper::body::Incoming>,
-    /// The id of the connection that it shares with other requests.
+    origin: Origin,
+}
+
+/// Where it comes from.
+#[derive(Debug, Default)]
+enum Origin {
+    #[default]
+    Unknown,
+    /// From a connection that it shares with other requests, by its id.
     #[cfg_attr(
         not(feature = "full"),
         expect(dead_code, reason = "only the runtime asks")
     )]
-    shared_connection: Option<u64>,
+    Stream(u64),
+    /// From a connection that wants to know what nobody reads of it.
+    Connection(Arc<UnreadBody>),
+    /// The same, and somebody has asked for it.
+    Asked(Arc<UnreadBody>),
 }
 
 impl Incoming {
@@ -36,14 +50,34 @@ impl Incoming {
     pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64) -> Self {
         Self {
             body: Some(body),
-            shared_connection: Some(connection),
+            origin: Origin::Stream(connection),
+        }
+    }
+
+    /// Of a connection that has it alone. What nobody reads of it goes back there.
+    pub(super) fn of_connection(body: hyper::body::Incoming, unread: Arc<UnreadBody>) -> Self {
+        Self {
+            body: Some(body),
+            origin: Origin::Connection(unread),
         }
     }
 
     /// The id of the connection, if that has other requests at the same time.
     #[cfg(feature = "full")]
     pub(crate) fn shared_connection(&self) -> Option<u64> {
-        self.shared_connection
+        match self.origin {
+            Origin::Stream(connection) => Some(connection),
+            _ => None,
+        }
+    }
+
+    /// It was asked for, and so a client that waits with it sends it.
+    fn ask(&mut self) {
+        if let Origin::Connection(_) = self.origin
+            && let Origin::Connection(unread) = mem::take(&mut self.origin)
+        {
+            self.origin = Origin::Asked(unread);
+        }
     }
 }
 
@@ -51,7 +85,7 @@ impl From<hyper::body::Incoming> for Incoming {
     fn from(body: hyper::body::Incoming) -> Self {
         Self {
             body: Some(body),
-            shared_connection: None,
+            origin: Origin::Unknown,
         }
     }
 }
@@ -64,10 +98,17 @@ impl Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.get_mut().body {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
+        let this = self.get_mut();
+        this.ask();
+        let Some(body) = &mut this.body else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            // Nothing is left of it.
+            this.origin = Origin::Unknown;
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -79,5 +120,87 @@ impl Body for Incoming {
             Some(body) => body.size_hint(),
             None => SizeHint::with_exact(0),
         }
+    }
+}
+
+impl Drop for Incoming {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take_if(|body| !body.is_end_stream()) {
+            match mem::take(&mut self.origin) {
+                Origin::Connection(unread) => unread.leave(body, false),
+                Origin::Asked(unread) => unread.leave(body, true),
+                Origin::Unknown | Origin::Stream(_) => {}
+            }
+        }
+    }
+}
+
+/// What nobody reads of the body of a request. It comes from whatever thread that drops it.
+#[derive(Debug)]
+pub(super) struct UnreadBody {
+    /// The longest that is read and dropped.
+    most: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    left: Option<hyper::body::Incoming>,
+    /// The client waits with it until it is asked for.
+    is_awaited: bool,
+    /// It is too long, or won't come.
+    refused: bool,
+    /// Who reads and drops it.
+    waker: Option<Waker>,
+}
+
+impl UnreadBody {
+    pub(super) fn new(most: u64) -> Self {
+        Self {
+            most,
+            state: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request begins, perhaps with a body that its client sends when it is asked for it.
+    pub(super) fn begin(&self, is_awaited: bool) {
+        let mut state = self.lock();
+        state.is_awaited = is_awaited;
+        state.refused = false;
+    }
+
+    fn leave(&self, body: hyper::body::Incoming, asked: bool) {
+        let mut state = self.lock();
+        let too_long = body.size_hint().exact() > Some(self.most);
+        state.refused = too_long || (state.is_awaited && !asked);
+        if state.refused {
+            drop(state);
+            return drop(body);
+        }
+        state.left = Some(body);
+        if let Some(waker) = state.waker.take() {
+            drop(state);
+            waker.wake();
+        }
+    }
+
+    /// Whether its rest is neither read nor dropped: the connection ends with the response.
+    pub(super) fn is_refused(&self) -> bool {
+        self.lock().refused
+    }
+
+    /// What was left, if it is to be read and dropped.
+    pub(super) fn take(&self, cx: &Context<'_>) -> Option<hyper::body::Incoming> {
+        let mut state = self.lock();
+        let left = state.left.take();
+        if left.is_none() {
+            state.waker = Some(cx.waker().clone());
+        }
+        left
     }
 }

@@ -23,10 +23,12 @@ pub enum ConnectionState {
     Handshake,
     /// Handed over to another protocol.
     Upgraded,
+    /// The client has ended its side, and a request of its is being served.
+    HalfClosed,
 }
 
 impl ConnectionState {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::New,
         Self::Idle,
         Self::Parked,
@@ -35,6 +37,7 @@ impl ConnectionState {
         Self::Closing,
         Self::Handshake,
         Self::Upgraded,
+        Self::HalfClosed,
     ];
 
     /// The reverse of `self as u8`.

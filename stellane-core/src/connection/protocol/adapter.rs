@@ -10,14 +10,16 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 
 use crate::connection::{
     http_service::HttpService,
-    incoming::Incoming,
+    incoming::{Incoming, UnreadBody},
     lifecycle::Shared,
-    protocol::{connect_info::ConnectInfo, keep_alive, open_body::OpenBody},
+    protocol::{
+        connect_info::ConnectInfo, http1::guard::decimal, open_body::OpenBody, persistence,
+    },
     table::record::Record,
 };
 
@@ -33,6 +35,7 @@ pub(crate) struct Adapter<S: HttpService> {
     returned: Returned<S::ResFuture>,
     owner: Owner,
     info: Option<ConnectInfo>,
+    unread: Option<Arc<UnreadBody>>,
     /// The answer to the next request that hyper brings, which was called for before.
     begun: Cell<Option<Box<ResponseFuture<S>>>>,
 }
@@ -48,7 +51,10 @@ struct Owner {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
     connect: bool,
-    http1: bool,
+    head: bool,
+    version: Version,
+    /// Whether the client lets the connection go on.
+    is_wanted: bool,
     last: bool,
     /// Whether it says how long the connection may be idle.
     tells_idle: bool,
@@ -67,13 +73,24 @@ impl<S: HttpService> Adapter<S> {
             spare: RefCell::default(),
             returned: Arc::default(),
             owner: Owner { record, shared },
+            unread: None,
             begun: Cell::new(None),
         }
     }
 
-    /// The next request from hyper has this answer.
-    pub(crate) fn answer_with(&mut self, begun: Option<Box<ResponseFuture<S>>>) {
+    /// From now on hyper calls it; the next request has this answer, if there is one.
+    pub(crate) fn serve_hyper(
+        &mut self,
+        begun: Option<Box<ResponseFuture<S>>>,
+        unread: Arc<UnreadBody>,
+    ) {
         self.begun = Cell::new(begun);
+        self.unread = Some(unread);
+    }
+
+    /// Gives an answer to a simple request to hyper.
+    pub(crate) fn give_to_hyper(&self, answer: Answer<S>) -> ResponseFuture<S> {
+        self.owner.give_to_hyper(self.terms_of_simple(), answer)
     }
 
     pub(crate) fn into_inner(self) -> S {
@@ -101,20 +118,21 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         if let Some(answer) = self.begun.take() {
             return *answer;
         }
-        let http1 = request.version() < Version::HTTP_2;
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
         let mut waiting = None;
-        let request = request.map(|body| match http1 {
-            true => Incoming::from(body),
-            false => Incoming::of_stream(body, self.owner.record.id()),
-        });
-        let answer = AssertUnwindSafe(|| self.answer(request, &mut cx, &mut waiting));
-        match catch_unwind(answer) {
-            Ok(Poll::Ready(answer)) => {
-                let open = |body| self.owner.open(http1, body);
-                ResponseFuture::Done(Some(answer.map(|response| response.map(open))))
+        let terms = self.terms(&request);
+        let request = match &self.unread {
+            Some(unread) if !request.body().is_end_stream() => {
+                unread.begin(request.headers().contains_key(header::EXPECT));
+                request.map(|body| Incoming::of_connection(body, Arc::clone(unread)))
             }
+            Some(_) => request.map(Incoming::from),
+            None => request.map(|body| Incoming::of_stream(body, self.owner.record.id())),
+        };
+        let answer = AssertUnwindSafe(|| self.answer(request, terms, &mut cx, &mut waiting));
+        match catch_unwind(answer) {
+            Ok(Poll::Ready(answer)) => self.owner.give_to_hyper(terms, answer),
             Ok(Poll::Pending) => {
                 waiting.map_or(ResponseFuture::Done(None), ResponseFuture::Pending)
             }
@@ -140,12 +158,45 @@ impl<S: HttpService> Adapter<S> {
         record.begin_request(false, shared.clock.now());
     }
 
+    /// What there is to say on the response to the next request, which is a simple one.
+    #[inline]
+    pub(crate) fn terms_of_simple(&self) -> Terms {
+        let Owner { record, shared } = &self.owner;
+        Terms {
+            connect: false,
+            head: false,
+            version: Version::HTTP_11,
+            is_wanted: true,
+            last: shared.is_last(record.requests() + 1),
+            tells_idle: shared.config.keep_alive_header,
+        }
+    }
+
+    /// The same for a request from hyper.
+    fn terms<B>(&self, request: &Request<B>) -> Terms {
+        let version = request.version();
+        let is_wanted = version >= Version::HTTP_2 || persistence::is_wanted(request);
+        if !is_wanted {
+            self.owner.record.flags().set_client_closes();
+        }
+        let simple = self.terms_of_simple();
+        Terms {
+            connect: request.method() == Method::CONNECT,
+            head: request.method() == Method::HEAD,
+            version,
+            is_wanted,
+            tells_idle: simple.tells_idle && is_wanted && version == Version::HTTP_11,
+            ..simple
+        }
+    }
+
     /// Calls the service, and polls its answer once. One that is not there is left in `waiting`: one that is, is large
     /// to move, and so is returned as it comes.
     #[inline]
     pub(crate) fn answer(
         &self,
         mut request: Request<Incoming>,
+        terms: Terms,
         cx: &mut Context<'_>,
         waiting: &mut Option<Waiting<S>>,
     ) -> Poll<Answer<S>> {
@@ -153,16 +204,10 @@ impl<S: HttpService> Adapter<S> {
             request.extensions_mut().insert(info.clone());
         }
         let Owner { record, shared } = &self.owner;
-        let number = record.begin_request(!request.body().is_end_stream(), shared.clock.now());
-        if record.flags().closes_after_upgrade_response() && asks_for_upgrade(&request) {
+        record.begin_request(!request.body().is_end_stream(), shared.clock.now());
+        if record.flags().has_bytes_behind_upgrade() && asks_for_upgrade(&request) {
             record.flags().close_after_response();
         }
-        let terms = Terms {
-            connect: request.method() == Method::CONNECT,
-            http1: request.version() < Version::HTTP_2,
-            last: shared.is_last(number),
-            tells_idle: shared.config.keep_alive_header && keep_alive::is_for(&request),
-        };
         let mut service = self.service.borrow_mut();
         match service.poll_ready(cx) {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -186,7 +231,7 @@ impl<S: HttpService> Adapter<S> {
                 slot.set(None);
                 self.spare.replace(Some(slot));
                 if let Ok(response) = answer {
-                    self.owner.finish(terms, response);
+                    self.owner.finish(terms, self.unread.as_deref(), response);
                 }
             }
         }
@@ -208,6 +253,7 @@ impl<S: HttpService> Adapter<S> {
         Waiting {
             stage,
             terms,
+            unread: self.unread.clone(),
             returned: Arc::clone(&self.returned),
             guard: InFlight::new(self.owner.clone()),
         }
@@ -239,13 +285,21 @@ type OpenAnswer<S> =
 pub(crate) enum ResponseFuture<S: HttpService> {
     Done(Option<OpenAnswer<S>>),
     Pending(Waiting<S>),
+    /// Says that the connection goes over to another protocol: hyper may have it when it can give the socket away.
+    Upgrade(Box<Upgrade<S>>),
     Panicked(Option<Box<dyn Any + Send>>),
+}
+
+pub(crate) struct Upgrade<S: HttpService> {
+    answer: Option<OpenAnswer<S>>,
+    owner: Owner,
 }
 
 /// An answer that was not there at once.
 pub(crate) struct Waiting<S: HttpService> {
     stage: Stage<S>,
     terms: Terms,
+    unread: Option<Arc<UnreadBody>>,
     returned: Returned<S::ResFuture>,
     guard: InFlight,
 }
@@ -263,16 +317,24 @@ impl<S: HttpService> Future for ResponseFuture<S> {
     type Output = OpenAnswer<S>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        if let Self::Pending(waiting) = this {
+            let answer = ready!(Pin::new(&mut *waiting).poll(cx));
+            *this = waiting.guard.owner.give_to_hyper(waiting.terms, answer);
+        }
+        match this {
             Self::Done(result) => match result.take() {
                 Some(result) => Poll::Ready(result),
                 None => Poll::Pending,
             },
-            Self::Pending(waiting) => {
-                let answer = ready!(Pin::new(&mut *waiting).poll(cx));
-                let open = |body| waiting.guard.owner.open(waiting.terms.http1, body);
-                Poll::Ready(answer.map(|response| response.map(open)))
+            Self::Upgrade(upgrade) if upgrade.owner.record.flags().is_handed_over() => {
+                match upgrade.answer.take() {
+                    Some(answer) => Poll::Ready(answer),
+                    None => Poll::Pending,
+                }
             }
+            // The connection's task polls again.
+            Self::Upgrade(_) | Self::Pending(_) => Poll::Pending,
             Self::Panicked(panic) => match panic.take() {
                 Some(panic) => resume_unwind(panic),
                 None => Poll::Pending,
@@ -288,6 +350,7 @@ impl<S: HttpService> Future for Waiting<S> {
         let Self {
             stage,
             terms,
+            unread,
             returned,
             guard,
         } = self.get_mut();
@@ -309,41 +372,79 @@ impl<S: HttpService> Future for Waiting<S> {
         }
         guard.answered = true;
         if let Ok(response) = &mut answer {
-            guard.owner.finish(*terms, response);
+            guard.owner.finish(*terms, unread.as_deref(), response);
         }
         Poll::Ready(answer)
     }
 }
 
 impl Owner {
-    #[inline]
-    fn open<B: Body>(&self, http1: bool, body: B) -> OpenBody<B> {
-        if http1 {
-            OpenBody::new(body)
-        } else {
-            OpenBody::of_stream(body, Arc::clone(&self.record))
-        }
-    }
-
     /// Says on a response what becomes of its connection. In place: the body is wrapped where the response is
     /// moved anyway.
     #[inline]
-    fn finish<B>(&self, terms: Terms, response: &mut Response<B>) {
+    fn finish<B>(&self, terms: Terms, unread: Option<&UnreadBody>, response: &mut Response<B>) {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
             self.record.flags().set_upgraded();
-        } else if terms.http1
+        } else if terms.version < Version::HTTP_2
             && (terms.last
                 || self.record.flags().closes_after_response()
-                || self.shared.drains(&self.record))
+                || self.shared.drains(&self.record)
+                || unread.is_some_and(UnreadBody::is_refused))
         {
-            // hyper sees it and closes after this response; the client knows before it sends another.
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
+            persistence::say_close(response);
         } else if terms.tells_idle {
-            keep_alive::tell(response.headers_mut(), self.shared.settings.idle_timeout());
+            let idle_timeout = self.shared.settings.idle_timeout();
+            persistence::tell_idle(response.headers_mut(), idle_timeout);
         }
     }
+
+    /// An answer for hyper to send.
+    fn give_to_hyper<S: HttpService>(&self, terms: Terms, answer: Answer<S>) -> ResponseFuture<S> {
+        let http1 = terms.version < Version::HTTP_2;
+        let answer = answer.map(|mut response| {
+            if http1 {
+                let http10 = terms.version == Version::HTTP_10;
+                settle_length(&mut response, terms);
+                let has_body = !terms.head && may_have_body(response.status(), terms);
+                persistence::settle(&mut response, http10, terms.is_wanted, has_body);
+            }
+            response.map(|body| match http1 {
+                true => OpenBody::new(body),
+                false => OpenBody::of_stream(body, Arc::clone(&self.record)),
+            })
+        });
+        if http1 && self.record.flags().is_upgraded() {
+            return ResponseFuture::Upgrade(Box::new(Upgrade {
+                answer: Some(answer),
+                owner: self.clone(),
+            }));
+        }
+        ResponseFuture::Done(Some(answer))
+    }
+}
+
+/// Leaves out a `Content-Length` that is not true: hyper would believe it, and the client take the next response for a
+/// part of this one.
+fn settle_length<B: Body>(response: &mut Response<B>, terms: Terms) {
+    let Some(said) = response.headers().get(header::CONTENT_LENGTH) else {
+        return;
+    };
+    // What stands on 304 is of another response.
+    let status = response.status();
+    let has_none = status != StatusCode::NOT_MODIFIED && !may_have_body(status, terms);
+    let length = response.body().size_hint().exact();
+    // To HEAD an empty body says nothing.
+    let known = length.filter(|length| !terms.head || *length > 0);
+    if has_none || known.is_some_and(|known| decimal(said.as_bytes()) != Some(known)) {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+}
+
+fn may_have_body(status: StatusCode, terms: Terms) -> bool {
+    !(status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || (terms.connect && status.is_success()))
 }
 
 /// Counts a request whose handler waits, and that it was cancelled if it is dropped before its response.

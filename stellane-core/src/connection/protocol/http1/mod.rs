@@ -3,3 +3,4 @@
 pub(crate) mod fast_path;
 pub(crate) mod guard;
 pub(crate) mod lines;
+pub(crate) mod refusal;

@@ -20,9 +20,10 @@ use crate::connection::{
     protocol::{
         io::{
             inspect::{Found, Inspector, Watch},
-            linger::Linger,
+            linger::{Linger, MAX_LINGER_HTTP2},
             pipeline::HeldAnswers,
         },
+        open_body,
         upgraded::Tracked,
     },
     state::ConnectionState,
@@ -51,6 +52,8 @@ pub(crate) struct Io {
     /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
     /// answer wait for a turn of its poller.
     unparked: bool,
+    /// The client has sent all it sends.
+    ended: bool,
     /// The turn of its task in which the socket had nothing to read: hyper asks up to three times in one,
     /// and the waker stays the same.
     blocked_in: u32,
@@ -70,15 +73,21 @@ impl Io {
             rewind,
             inspector: Inspector::new(watch, record.requests()),
             held: HeldAnswers::default(),
-            linger: Linger::default(),
+            linger: Linger::new(MAX_LINGER_HTTP2, false),
             owner: Tracked { record, shared },
             unparked,
+            ended: false,
             blocked_in: NO_TURN,
         }
     }
 
     fn now(&self) -> u64 {
         self.owner.shared.clock.now()
+    }
+
+    /// Whether the client has sent all it sends.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     fn another_follows(&self) -> bool {
@@ -94,7 +103,13 @@ impl Io {
     ) -> Poll<io::Result<usize>> {
         let another = self.another_follows();
         if !another && self.held.is_empty() {
-            return self.poll_write_now(cx, buffer);
+            let polled = self.poll_write_now(cx, buffer);
+            if polled.is_ready() || !self.held.has_room_for(buffer) {
+                return polled;
+            }
+            // So that it is not lost should hyper fail at what comes behind it.
+            self.held.hold(buffer);
+            return Poll::Ready(Ok(buffer.len()));
         }
         if !self.held.has_room_for(buffer) {
             ready!(self.poll_send_held(cx))?;
@@ -114,9 +129,9 @@ impl Io {
         polled
     }
 
-    /// For an end that hyper does not announce.
-    pub(crate) fn send_what_it_takes(&mut self) {
-        self.held.send_what_it_takes(&mut self.socket);
+    /// The socket, what was read from it and not used, and what is written and not sent.
+    pub(crate) fn into_parts(self) -> (Socket, Bytes, Vec<u8>) {
+        (self.socket, self.rewind, self.held.into_inner())
     }
 
     fn poll_write_now(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
@@ -142,15 +157,69 @@ impl Io {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(cx, buffer);
         let record = &self.owner.record;
         match &polled {
-            Poll::Ready(Ok(())) => record.add_read(buffer.filled().len() - before),
+            Poll::Ready(Ok(())) if buffer.filled().len() > before => {
+                record.add_read(buffer.filled().len() - before);
+            }
+            Poll::Ready(Ok(())) => {
+                self.ended = true;
+                record.flags().set_half_closed();
+            }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.blocked_in = record.turn().number(),
         }
         polled
+    }
+
+    /// Reads what comes while an answer is awaited, as hyper does not: it may be that the client is gone.
+    #[inline]
+    pub(crate) fn poll_ahead(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match ready!(self.poll_socket(cx, buffer)) {
+            Ok(()) if !buffer.filled().is_empty() => return Poll::Ready(Ok(())),
+            Ok(()) => {}
+            // TLS without its goodbye.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+        self.ended = true;
+        let record = &self.owner.record;
+        record.flags().set_half_closed();
+        record.enter(ConnectionState::HalfClosed, self.now());
+        Poll::Ready(Ok(()))
+    }
+
+    /// While hyper waits for a service it does not read. A body it asks for when the service does.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let record = &self.owner.record;
+        let awaited = record.answers().in_flight() > 0 || !open_body::none_open();
+        let looks = awaited
+            && self.rewind.is_empty()
+            && !self.ended
+            && self.blocked_in != record.turn().number()
+            && self.inspector.is_between_messages();
+        if !looks {
+            return Ok(());
+        }
+        let mut space = [MaybeUninit::uninit(); 2048];
+        let mut read = ReadBuf::uninit(&mut space);
+        if let Poll::Ready(read_ahead) = self.poll_ahead(cx, &mut read) {
+            read_ahead?;
+            self.rewind = Bytes::copy_from_slice(read.filled());
+            if !self.rewind.is_empty() {
+                self.inspector.has_read_ahead(&self.owner.record);
+            }
+        }
+        Ok(())
     }
 
     /// Sends these bytes, and holds what the socket does not take. False if it did not take all.
@@ -161,7 +230,22 @@ impl Io {
             Poll::Pending => 0,
         };
         self.held.hold(&bytes[sent..]);
-        Ok(self.held.is_empty() && Pin::new(self).poll_flush(cx)?.is_ready())
+        Ok(self.held.is_empty() && self.poll_flush_now(cx)?.is_ready())
+    }
+
+    fn poll_flush_now(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.held.is_empty() && !self.another_follows() {
+            ready!(self.poll_send_held(cx))?;
+        }
+        let polled = Pin::new(&mut self.socket).poll_flush(cx);
+        // TLS holds back what the socket does not take; a plain socket is always flushed.
+        if self.socket.stays_with_task() {
+            match &polled {
+                Poll::Pending => self.owner.record.answers().stall_write(self.now()),
+                Poll::Ready(_) => self.owner.record.add_written(0),
+            }
+        }
+        polled
     }
 
     /// Goes over to hyper, at the beginning of a request: these bytes were read and not used.
@@ -252,28 +336,22 @@ impl AsyncWrite for Io {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.held.is_empty() && !this.another_follows() {
-            ready!(this.poll_send_held(cx))?;
-        }
-        let polled = Pin::new(&mut this.socket).poll_flush(cx);
-        // TLS holds back what the socket does not take; a plain socket is always flushed.
-        if this.socket.stays_with_task() {
-            match &polled {
-                Poll::Pending => this.owner.record.answers().stall_write(this.now()),
-                Poll::Ready(_) => this.owner.record.add_written(0),
-            }
-        }
-        polled
+        this.read_ahead(cx)?;
+        this.poll_flush_now(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.owner.record.flags().is_parking() {
+        if !this.inspector.is_http2() && !this.owner.record.flags().is_upgraded() {
+            // The end is the manager's business.
             return Poll::Ready(Ok(()));
         }
         ready!(this.poll_send_held(cx))?;
         if this.owner.record.state() != ConnectionState::Closing {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
+        }
+        if !this.inspector.is_http2() {
+            return Poll::Ready(Ok(()));
         }
         let Tracked { record, shared } = &this.owner;
         this.linger

@@ -66,6 +66,11 @@ impl<S> Connection<S> {
         self.record.commands().forget();
     }
 
+    /// Whether the client has ended its side between two requests.
+    fn is_left(&self) -> bool {
+        self.record.flags().is_half_closed() && self.record.state() == ConnectionState::Idle
+    }
+
     /// Why a connection ended that hyper, or the fast path in its way, is done with.
     pub(crate) fn finished(&self, result: hyper::Result<()>) -> CloseReason {
         #[cfg(feature = "http2")]
@@ -84,12 +89,16 @@ impl<S> Connection<S> {
             Ok(()) if self.shared().drain.has_begun() => CloseReason::Drained,
             Ok(()) if self.shared().is_last(self.record.requests()) => CloseReason::MaxRequests,
             Ok(()) if self.record.flags().closes_after_response() => {
-                self.spared_from.unwrap_or(CloseReason::MaxAge)
+                let behind_upgrade = self.record.flags().has_bytes_behind_upgrade();
+                let reason = behind_upgrade.then_some(CloseReason::BytesBehindUpgrade);
+                reason.or(self.spared_from).unwrap_or(CloseReason::MaxAge)
             }
-            Ok(()) if self.record.state() == ConnectionState::Idle => CloseReason::ClientClosed,
+            Ok(()) if self.is_left() => CloseReason::ClientClosed,
             Ok(()) => CloseReason::Finished,
             Err(error) if error.is_parse() => CloseReason::ProtocolError,
             Err(error) if error.is_user() => CloseReason::ServiceError,
+            #[cfg(feature = "http2")]
+            Err(error) if error.is_timeout() => CloseReason::PingTimeout,
             Err(_) => CloseReason::IoError,
         }
     }
