@@ -39,7 +39,7 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn new(left: usize, length: Option<u64>) -> BoxBody<Bytes, io::Error> {
+    fn body(left: usize, length: Option<u64>) -> BoxBody<Bytes, io::Error> {
         Self {
             left,
             length,
@@ -108,10 +108,10 @@ async fn handle(request: Request<Incoming>) -> io::Result<Response<BoxBody<Bytes
             unreachable!()
         }
         "/panic" => panic!("on purpose"),
-        "/pieces" => Response::new(Pieces::new(3, None)),
-        "/short" => Response::new(Pieces::new(1, Some(15))),
-        "/empty" => Response::new(Pieces::new(0, Some(5))),
-        "/long" => Response::new(Pieces::new(3, Some(5))),
+        "/pieces" => Response::new(Pieces::body(3, None)),
+        "/short" => Response::new(Pieces::body(1, Some(15))),
+        "/empty" => Response::new(Pieces::body(0, Some(5))),
+        "/long" => Response::new(Pieces::body(3, Some(5))),
         "/204" | "/304" => {
             let mut response = status(match head.uri.path() {
                 "/204" => StatusCode::NO_CONTENT,
@@ -383,7 +383,7 @@ async fn a_stream_to_a_client_that_ended_its_side_goes_on_while_anything_is_sent
     config.half_close_grace = Duration::from_millis(200);
     let service = tower::service_fn(|_: Request<Incoming>| async {
         // For much longer than the grace, in pieces.
-        Ok::<_, io::Error>(Response::new(Pieces::new(200, None)))
+        Ok::<_, io::Error>(Response::new(Pieces::body(200, None)))
     });
     let (manager, address) = served(config, service, |listener| listener).await;
     let mut stream = TcpStream::connect(address).await.expect("connects");

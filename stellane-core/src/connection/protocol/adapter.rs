@@ -17,9 +17,7 @@ use crate::connection::{
     http_service::HttpService,
     incoming::{Incoming, UnreadBody},
     lifecycle::Shared,
-    protocol::{
-        connect_info::ConnectInfo, http1::guard::decimal, open_body::OpenBody, persistence,
-    },
+    protocol::{connect_info::ConnectInfo, open_body::OpenBody, persistence, terms::Terms},
     table::record::Record,
 };
 
@@ -45,19 +43,6 @@ pub(crate) struct Adapter<S: HttpService> {
 struct Owner {
     record: Arc<Record>,
     shared: Arc<Shared>,
-}
-
-/// What the response has to say about its connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
-    connect: bool,
-    head: bool,
-    version: Version,
-    /// Whether the client lets the connection go on.
-    is_wanted: bool,
-    last: bool,
-    /// Whether it says how long the connection may be idle.
-    tells_idle: bool,
 }
 
 impl<S: HttpService> Adapter<S> {
@@ -404,10 +389,7 @@ impl Owner {
         let http1 = terms.version < Version::HTTP_2;
         let answer = answer.map(|mut response| {
             if http1 {
-                let http10 = terms.version == Version::HTTP_10;
-                settle_length(&mut response, terms);
-                let has_body = !terms.head && may_have_body(response.status(), terms);
-                persistence::settle(&mut response, http10, terms.is_wanted, has_body);
+                terms.settle(&mut response);
             }
             response.map(|body| match http1 {
                 true => OpenBody::new(body),
@@ -422,29 +404,6 @@ impl Owner {
         }
         ResponseFuture::Done(Some(answer))
     }
-}
-
-/// Leaves out a `Content-Length` that is not true: hyper would believe it, and the client take the next response for a
-/// part of this one.
-fn settle_length<B: Body>(response: &mut Response<B>, terms: Terms) {
-    let Some(said) = response.headers().get(header::CONTENT_LENGTH) else {
-        return;
-    };
-    // What stands on 304 is of another response.
-    let status = response.status();
-    let has_none = status != StatusCode::NOT_MODIFIED && !may_have_body(status, terms);
-    let length = response.body().size_hint().exact();
-    // To HEAD an empty body says nothing.
-    let known = length.filter(|length| !terms.head || *length > 0);
-    if has_none || known.is_some_and(|known| decimal(said.as_bytes()) != Some(known)) {
-        response.headers_mut().remove(header::CONTENT_LENGTH);
-    }
-}
-
-fn may_have_body(status: StatusCode, terms: Terms) -> bool {
-    !(status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        || (terms.connect && status.is_success()))
 }
 
 /// Counts a request whose handler waits, and that it was cancelled if it is dropped before its response.

@@ -11,4 +11,5 @@ pub(crate) mod open_body;
 pub(crate) mod persistence;
 pub(crate) mod service_source;
 pub(crate) mod task;
+pub(crate) mod terms;
 pub(crate) mod upgraded;

@@ -41,6 +41,16 @@ pub(crate) enum Step<N> {
     Next(N),
 }
 
+impl<N> Step<N> {
+    pub(crate) fn map<M>(self, next: impl FnOnce(N) -> M) -> Step<M> {
+        match self {
+            Self::Wait => Step::Wait,
+            Self::End(reason) => Step::End(reason),
+            Self::Next(stage) => Step::Next(next(stage)),
+        }
+    }
+}
+
 impl<S> Connection<S> {
     pub(crate) fn new(served: Arc<Served<S>>, record: Arc<Record>) -> Self {
         Self {

@@ -35,11 +35,11 @@ use crate::connection::{
             connection::{Connection, Step},
             http1::ActiveHttp1,
             read_ahead::ReadAhead,
+            waits::{wait_for_answer, wait_for_request},
         },
     },
     reason::CloseReason,
     state::ConnectionState,
-    table::command::Command,
     transport::socket::Socket,
 };
 
@@ -340,19 +340,23 @@ impl<S: HttpService> FastPath<S> {
             let waits = match &self.under_way {
                 // No more is read than what belongs together: it is the client that waits.
                 Some(under_way) if !under_way.read.is_last() || self.io.has_ended() => {
-                    return wait_for_answer(connection);
+                    return wait_for_answer(connection).map(|never| match never {});
                 }
                 Some(_) => true,
                 None => false,
             };
             match self.poll_bytes(cx) {
-                Poll::Pending if waits => return wait_for_answer(connection),
-                Poll::Pending => return wait_for_request(connection),
+                Poll::Pending if waits => {
+                    return wait_for_answer(connection).map(|never| match never {});
+                }
+                Poll::Pending => return wait_for_request(connection).map(Next::Idle),
                 Poll::Ready(Ok(read)) if !read.is_empty() => match &mut self.under_way {
                     Some(under_way) => under_way.read.add(read),
                     None => bytes = read,
                 },
-                Poll::Ready(Ok(_)) if waits => return wait_for_answer(connection),
+                Poll::Ready(Ok(_)) if waits => {
+                    return wait_for_answer(connection).map(|never| match never {});
+                }
                 Poll::Ready(Ok(_)) => {
                     connection.enter(ConnectionState::Idle);
                     return Step::End(connection.finished(Ok(())));
@@ -418,41 +422,4 @@ fn to_hyper<S: HttpService>(
         answer,
         open_bodies,
     }))
-}
-
-/// Every request is answered, and no byte of another is there.
-fn wait_for_request<S: HttpService>(connection: &Connection<S>) -> Step<Next<S>> {
-    connection.enter(ConnectionState::Idle);
-    match connection.record.commands().take() {
-        Command::None => Step::Wait,
-        Command::Park => Step::Next(Next::Idle(None)),
-        // Parked first, it is closed only if no byte is there.
-        Command::Close(reason) if reason.yields_to_a_request() => {
-            Step::Next(Next::Idle(Some(reason)))
-        }
-        Command::Close(reason) => close(connection, reason),
-    }
-}
-
-/// A handler is at work.
-fn wait_for_answer<S: HttpService>(connection: &mut Connection<S>) -> Step<Next<S>> {
-    match connection.record.commands().take() {
-        Command::None | Command::Park => Step::Wait,
-        Command::Close(reason) if reason.yields_to_a_request() => {
-            connection.spare(reason);
-            Step::Wait
-        }
-        Command::Close(reason) => close(connection, reason),
-    }
-}
-
-fn close<S: HttpService>(connection: &Connection<S>, reason: CloseReason) -> Step<Next<S>> {
-    match reason {
-        // The whole request came in that moment.
-        CloseReason::HeadTimeout | CloseReason::SlowBody => {
-            connection.record.commands().forget();
-            Step::Wait
-        }
-        reason => Step::End(reason),
-    }
 }

@@ -62,6 +62,7 @@ enum Hyper<S: HttpService> {
 }
 
 /// Why hyper is to give back what it has.
+#[derive(Clone, Copy)]
 pub(crate) enum TakeApart {
     /// The connection is idle: to be parked, or to be closed for a reason.
     Idle(Option<CloseReason>),

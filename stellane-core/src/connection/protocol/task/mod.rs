@@ -7,6 +7,7 @@ pub(crate) mod http1;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
 pub(crate) mod read_ahead;
+pub(crate) mod waits;
 
 use std::{
     io, mem,
@@ -210,16 +211,8 @@ impl<S: HttpService> Task<S> {
                 },
             },
             #[cfg(feature = "http2")]
-            Stage::Http2(active) => match active.poll(connection, cx) {
-                Step::Wait => Step::Wait,
-                Step::End(reason) => Step::End(reason),
-                Step::Next(never) => match never {},
-            },
-            Stage::Closing(closing) => match closing.poll(connection, cx) {
-                Step::Wait => Step::Wait,
-                Step::End(reason) => Step::End(reason),
-                Step::Next(never) => match never {},
-            },
+            Stage::Http2(active) => active.poll(connection, cx).map(|never| match never {}),
+            Stage::Closing(closing) => closing.poll(connection, cx).map(|never| match never {}),
             Stage::Left | Stage::Ended => Step::Wait,
         }
     }
