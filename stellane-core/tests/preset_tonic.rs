@@ -41,6 +41,7 @@ async fn tonic_routes_are_served_and_their_status_is_counted() {
         let counted = scrape.lines().any(|line| {
             line.contains("_duration_seconds_count")
                 && line.contains(&format!("rpc_response_status_code=\"{status}\""))
+                && line.contains(r#"http_route="/grpc.health.v1.Health/Check""#)
                 && line.ends_with(&format!(" {count}"))
         });
         assert!(counted, "{status} in {scrape}");

@@ -1,11 +1,15 @@
 //! From declared routes to compiled ones, and everything that can be wrong with them.
 
 use std::collections::{BTreeMap, HashMap};
+#[cfg(feature = "axum-08")]
+use std::sync::OnceLock;
 
 use http::HeaderValue;
 
 use crate::compiled::{Definition, Entry, NO_ENTRY, Routes};
 use crate::conflicts;
+#[cfg(feature = "axum-08")]
+use crate::handler::{ForeignExtractor, Reads};
 use crate::host::HostPattern;
 use crate::matcher::exact::Exact;
 use crate::matcher::pattern::{Fault, Pattern, Token};
@@ -35,6 +39,10 @@ impl Routes {
         for ((host, template), group) in by_template {
             match Pattern::parse(&template) {
                 Ok(pattern) => {
+                    #[cfg(feature = "axum-08")]
+                    report
+                        .problems
+                        .extend(foreign_problems(&template, &pattern, &group));
                     let (host, template) = (host.map(Into::into), template.into());
                     this.entries
                         .push(Entry::new(host, template, pattern, group, methods, report));
@@ -264,6 +272,8 @@ impl Entry {
             own,
             not_allowed,
             names,
+            #[cfg(feature = "axum-08")]
+            axum: OnceLock::new(),
         }
     }
 
@@ -287,8 +297,25 @@ impl Entry {
             own: None,
             not_allowed: None,
             names: Vec::new(),
+            #[cfg(feature = "axum-08")]
+            axum: OnceLock::new(),
         }
     }
+}
+
+/// Extractors of axum that do not work with a template.
+#[cfg(feature = "axum-08")]
+fn foreign_problems(template: &str, pattern: &Pattern, group: &[Definition]) -> Vec<Problem> {
+    use crate::axum_view::{is_of_axum, unknown_parameters};
+    let extractors = group.iter().flat_map(|definition| &definition.foreign);
+    let problem = |extractor: &ForeignExtractor| {
+        let instead = match extractor.reads {
+            Reads::Parameters => unknown_parameters(pattern)?,
+            _ => (!is_of_axum(template)).then_some(extractor.instead)?,
+        };
+        Some(extractor.problem(template, instead))
+    };
+    extractors.filter_map(problem).collect()
 }
 
 impl Problem {

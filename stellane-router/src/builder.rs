@@ -8,7 +8,7 @@ use http::Method;
 use crate::compiled::{Compiled, Definition};
 use crate::config::RouterConfig;
 use crate::endpoint::{Endpoint, ScopeService};
-use crate::handler::{Handler, HandlerEndpoint, foreign};
+use crate::handler::{ForeignExtractor, Handler, HandlerEndpoint, Reads, foreign};
 use crate::methods::IntoMethods;
 use crate::report::{BuildReport, Problem};
 use crate::router::Router;
@@ -79,14 +79,14 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
         handler: impl Handler<M, S>,
     ) -> Self {
         let methods = methods.into_methods().into_iter().map(Some);
-        let (this, endpoint) = self.handler(path, handler);
-        this.add(methods, path, &endpoint)
+        let (this, endpoint, foreign) = self.handler(path, handler);
+        this.add(methods, path, &endpoint, &foreign)
     }
 
     /// Adds a handler for all methods that have none of their own at this path.
     pub fn any<M: 'static>(self, path: &str, handler: impl Handler<M, S>) -> Self {
-        let (this, endpoint) = self.handler(path, handler);
-        this.add([None], path, &endpoint)
+        let (this, endpoint, foreign) = self.handler(path, handler);
+        this.add([None], path, &endpoint, &foreign)
     }
 
     /// Adds a tower service for a method or several; it is cloned for every request.
@@ -94,14 +94,14 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     /// It finds the match in the body of its request: [`Body::route_match`](crate::Body::route_match).
     pub fn route(self, methods: impl IntoMethods, path: &str, service: impl ScopeService) -> Self {
         let methods = methods.into_methods().into_iter().map(Some);
-        self.add(methods, path, &service.into_route(false).0)
+        self.add(methods, path, &service.into_route(false).0, &[])
     }
 
     /// Adds a tower service for all methods that have nothing of their own at this path.
     ///
     /// The service sees the whole path; see [`nest_service`](Self::nest_service).
     pub fn any_service(self, path: &str, service: impl ScopeService) -> Self {
-        self.add([None], path, &service.into_route(false).0)
+        self.add([None], path, &service.into_route(false).0, &[])
     }
 
     /// Adds a tower service for a prefix and all paths below it, whatever the method: a `ServeDir`, a router of
@@ -130,10 +130,11 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
             name.push('_');
         }
         let endpoint = service.into_route(true).0;
-        let below = self.add([None], &format!("{prefix}/{{*{name}}}"), &endpoint);
+        let template = format!("{prefix}/{{*{name}}}");
+        let below = self.add([None], &template, &endpoint, &[]);
         match prefix {
             "" => below,
-            prefix => below.add([None], prefix, &endpoint),
+            prefix => below.add([None], prefix, &endpoint, &[]),
         }
     }
 
@@ -142,7 +143,7 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     /// It sees the parameters of the prefixes it is nested under. A path that exists with other methods gets
     /// its 405 all the same: see [`method_not_allowed_fallback`](Self::method_not_allowed_fallback).
     pub fn fallback<M: 'static>(self, handler: impl Handler<M, S>) -> Self {
-        let (mut this, endpoint) = self.handler("", handler);
+        let (mut this, endpoint, _) = self.handler("", handler);
         this.fallbacks
             .retain(|f| !f.template.is_empty() || f.host.is_some());
         this.fallbacks
@@ -164,7 +165,7 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     /// # Ok::<(), stellane_router::BuildReport>(())
     /// ```
     pub fn method_not_allowed_fallback<M: 'static>(self, handler: impl Handler<M, S>) -> Self {
-        let (mut this, endpoint) = self.handler("", handler);
+        let (mut this, endpoint, _) = self.handler("", handler);
         this.not_allowed = Some(endpoint);
         this
     }
@@ -318,20 +319,19 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
         Compiled::build(routes, fallbacks, problems).map(Router::from_compiled)
     }
 
+    /// The endpoint, and what it takes of axum that may work: see [`Definition::foreign`].
     fn handler<M: 'static, H: Handler<M, S>>(
         mut self,
         path: &str,
         handler: H,
-    ) -> (Self, Arc<dyn Endpoint>) {
-        if let Some((extractor, instead)) = foreign(&H::arguments()) {
-            self.problems.push(Problem::Extractor {
-                template: path.to_owned(),
-                extractor,
-                instead,
-            });
-        }
+    ) -> (Self, Arc<dyn Endpoint>, Vec<ForeignExtractor>) {
+        let is_known = |e: &ForeignExtractor| cfg!(feature = "axum-08") && e.reads != Reads::Prefix;
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            foreign(&H::arguments()).into_iter().partition(is_known);
+        let problem = |extractor: ForeignExtractor| extractor.problem(path, extractor.instead);
+        self.problems.extend(unknown.into_iter().map(problem));
         let endpoint = HandlerEndpoint::new(handler, Arc::clone(&self.state));
-        (self, Arc::new(endpoint))
+        (self, Arc::new(endpoint), known)
     }
 
     fn add(
@@ -339,9 +339,13 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
         methods: impl IntoIterator<Item = Option<Method>>,
         path: &str,
         endpoint: &Arc<dyn Endpoint>,
+        foreign: &[ForeignExtractor],
     ) -> Self {
         let before = self.routes.len();
-        let route = |method| Definition::new(path.to_owned(), method, Arc::clone(endpoint));
+        let route = |method| Definition {
+            foreign: foreign.to_vec(),
+            ..Definition::new(path.to_owned(), method, Arc::clone(endpoint))
+        };
         self.routes.extend(methods.into_iter().map(route));
         self.added = self.routes.len() - before;
         self

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use http::{HeaderValue, Method};
 
 use crate::endpoint::{Endpoint, OwnEndpoint};
+use crate::handler::ForeignExtractor;
 use crate::host::{HostPattern, host_of};
 use crate::matcher::exact::Exact;
 use crate::matcher::pattern::Pattern;
@@ -29,6 +30,9 @@ pub(crate) struct Definition {
     /// Of the innermost scope that has one.
     pub(crate) slash: Option<SlashPolicy>,
     pub(crate) name: Option<Box<str>>,
+    /// What its handler takes of axum that may work with the template.
+    #[cfg_attr(not(feature = "axum-08"), expect(dead_code, reason = "none works"))]
+    pub(crate) foreign: Vec<ForeignExtractor>,
 }
 
 impl Definition {
@@ -55,6 +59,7 @@ impl Definition {
             not_allowed: None,
             slash: None,
             name: None,
+            foreign: Vec::new(),
         }
     }
 }
@@ -305,6 +310,9 @@ pub(crate) struct Entry {
     pub(crate) own: Option<Arc<dyn Endpoint>>,
     pub(crate) not_allowed: Option<Arc<dyn Endpoint>>,
     pub(crate) names: Vec<Box<str>>,
+    /// Made when a handler first takes an extractor of axum.
+    #[cfg(feature = "axum-08")]
+    pub(crate) axum: std::sync::OnceLock<crate::axum_view::AxumView>,
 }
 
 impl Entry {

@@ -19,6 +19,8 @@ use crate::block::{Slot, SlotFuture};
 use crate::body::Body;
 use crate::compiled::Compiled;
 use crate::matcher::tree::Spans;
+#[cfg(feature = "axum-08")]
+use crate::params::Params;
 use crate::params::{RouteMatch, WithMatch, current_match};
 use crate::table::{RouteId, RouteTable};
 
@@ -39,6 +41,24 @@ impl Matched<'_> {
         let table = RouteTable(self.table.me.upgrade()?);
         let source = self.source.or_else(|| uri.path_and_query())?;
         Some(RouteMatch::new(table, self.id, self.spans, source.clone()))
+    }
+
+    /// Leaves behind what the extractors of axum look for.
+    #[cfg(feature = "axum-08")]
+    #[cold]
+    pub(crate) fn leave_for_axum(&self, parts: &mut Parts) {
+        let entry = self.table.entry(self.id);
+        let template = self.id.is_route().then_some(&*entry.template);
+        let view = || crate::axum_view::AxumView::new(template, &entry.pattern);
+        let path = self
+            .source
+            .map_or_else(|| parts.uri.path(), PathAndQuery::path);
+        let params = Params::new(&entry.pattern.params, &self.spans, path);
+        // The parameters are read from the URI, and what is left goes beside it.
+        entry
+            .axum
+            .get_or_init(view)
+            .leave_in(params, &mut parts.extensions);
     }
 }
 

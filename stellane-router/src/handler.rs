@@ -16,6 +16,7 @@ use crate::body::Body;
 use crate::endpoint::{Answer, Endpoint, Matched};
 use crate::params::WithMatch;
 use crate::reply::{IntoReply, from_axum};
+use crate::report::Problem;
 
 /// Marks handlers whose arguments are all [`FromRequestParts`].
 #[derive(Debug)]
@@ -52,36 +53,86 @@ pub trait Handler<M, S>: Send + Sync + 'static {
     ) -> impl Future<Output = Answer> + Send + 'a;
 }
 
-/// An extractor of axum that reads what only a router of axum leaves behind, and ours to take instead.
-pub(crate) fn foreign(arguments: &[&'static str]) -> Option<(&'static str, &'static str)> {
-    let instead = |argument: &&'static str| {
-        let inner = argument
-            .strip_prefix("core::option::Option<")
-            .unwrap_or(argument);
-        let inner = inner.strip_prefix("axum::extract::")?;
-        let kind = inner.split('<').next()?.rsplit("::").next()?;
-        let instead = match kind {
-            "Path" => "stellane_router::Path",
-            "MatchedPath" | "RawPathParams" | "NestedPath" => "stellane_router::RouteMatch",
-            _ => return None,
+/// An extractor of axum that reads what only a router of axum leaves behind.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ForeignExtractor {
+    /// The type of the argument.
+    pub(crate) argument: &'static str,
+    pub(crate) reads: Reads,
+    /// Ours to take instead.
+    pub(crate) instead: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reads {
+    Parameters,
+    Template,
+    Prefix,
+}
+
+impl ForeignExtractor {
+    pub(crate) fn problem(&self, template: &str, instead: &'static str) -> Problem {
+        Problem::Extractor {
+            template: template.to_owned(),
+            extractor: self.argument,
+            instead,
+        }
+    }
+}
+
+/// Those among the arguments of a handler, also within an extractor around them.
+pub(crate) fn foreign(arguments: &[&'static str]) -> Vec<ForeignExtractor> {
+    let known = [
+        (
+            "axum::extract::path::Path<",
+            Reads::Parameters,
+            "stellane_router::Path",
+        ),
+        (
+            "axum::extract::path::RawPathParams",
+            Reads::Parameters,
+            "stellane_router::RouteMatch",
+        ),
+        (
+            "axum::extract::matched_path::MatchedPath",
+            Reads::Template,
+            "stellane_router::RouteMatch",
+        ),
+        (
+            "axum::extract::nested_path::NestedPath",
+            Reads::Prefix,
+            "stellane_router::RouteMatch",
+        ),
+    ];
+    let of = |argument: &&'static str| {
+        let found = known.iter().filter(|(name, ..)| argument.contains(name));
+        let extractor = |&(_, reads, instead)| ForeignExtractor {
+            argument,
+            reads,
+            instead,
         };
-        Some((*argument, instead))
+        found.map(extractor).collect::<Vec<_>>()
     };
-    arguments.iter().find_map(instead)
+    arguments.iter().flat_map(of).collect()
 }
 
 /// A handler and its state, behind one pointer for all types.
 pub(crate) struct HandlerEndpoint<H, M, S> {
     handler: H,
     state: Arc<S>,
+    /// Whether an argument reads what a router of axum leaves behind.
+    #[cfg(feature = "axum-08")]
+    foreign: bool,
     marker: PhantomData<fn() -> M>,
 }
 
-impl<H, M, S> HandlerEndpoint<H, M, S> {
-    pub(crate) const fn new(handler: H, state: Arc<S>) -> Self {
+impl<H: Handler<M, S>, M, S> HandlerEndpoint<H, M, S> {
+    pub(crate) fn new(handler: H, state: Arc<S>) -> Self {
         Self {
             handler,
             state,
+            #[cfg(feature = "axum-08")]
+            foreign: !foreign(&H::arguments()).is_empty(),
             marker: PhantomData,
         }
     }
@@ -90,10 +141,18 @@ impl<H, M, S> HandlerEndpoint<H, M, S> {
 impl<H: Handler<M, S>, M, S: Send + Sync> Endpoint for HandlerEndpoint<H, M, S> {
     fn call<'a>(
         &'a self,
-        parts: Parts,
+        #[cfg_attr(
+            not(feature = "axum-08"),
+            expect(unused_mut, reason = "axum's extractors")
+        )]
+        mut parts: Parts,
         body: Body,
         matched: Matched<'a>,
     ) -> SlotFuture<'a, Answer> {
+        #[cfg(feature = "axum-08")]
+        if self.foreign {
+            matched.leave_for_axum(&mut parts);
+        }
         Slot::future(self.handler.call(parts, body, matched, &self.state))
     }
 }

@@ -86,6 +86,7 @@
 //! |---|---|---|
 //! | `router` | yes | the router |
 //! | `json` | yes | `Json` |
+//! | `axum-08` | no | `Path`, `RawPathParams` and `MatchedPath` of axum 0.8 work in our handlers, for some allocations more each; ours cost none |
 //! | `interner` | yes | the interner; alone it depends on `quick_cache` and `foldhash` only |
 //! | `serde` | no | config structs can be read and written |
 //! | `tracing` | yes | a line for every 500 of an extractor that does not fit its route |
@@ -94,6 +95,8 @@
 mod error;
 pub use error::ConfigError;
 
+#[cfg(feature = "axum-08")]
+mod axum_view;
 #[cfg(feature = "router")]
 mod block;
 #[cfg(feature = "router")]

@@ -64,7 +64,7 @@ pub enum Problem {
         /// What would be right.
         reason: &'static str,
     },
-    /// A handler with an extractor that cannot work: what it reads only a router of axum leaves behind.
+    /// A handler with an extractor of axum that cannot work: without the feature `axum-08`, or with this template.
     Extractor {
         /// The route, as given where it was added; empty for a fallback.
         template: String,
@@ -159,7 +159,11 @@ impl fmt::Display for Problem {
                 instead,
             } => write!(
                 f,
-                "the handler of `{template}` takes `{extractor}`, which works in a router of axum only: take `{instead}`"
+                "the handler of `{template}` takes `{extractor}`, which {why}: take {instead}",
+                why = match cfg!(feature = "axum-08") {
+                    true => "does not work with this template",
+                    false => "works in a router of axum only, or here with the feature `axum-08`",
+                }
             ),
             Self::Fallbacks { first, second } if first == second => write!(
                 f,

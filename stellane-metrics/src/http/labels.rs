@@ -7,6 +7,7 @@ pub(crate) const METHODS: [&str; 11] = [
     "_OTHER",
 ];
 pub(crate) const HEAD: u8 = 1;
+pub(crate) const POST: u8 = 2;
 pub(crate) const CONNECT: u8 = 5;
 const OTHER: u8 = 10;
 
@@ -16,7 +17,7 @@ pub(crate) fn method_index(method: &Method) -> u8 {
     match *method {
         Method::GET => 0,
         Method::HEAD => HEAD,
-        Method::POST => 2,
+        Method::POST => POST,
         Method::PUT => 3,
         Method::DELETE => 4,
         Method::CONNECT => CONNECT,

@@ -1,6 +1,7 @@
 //! The table of HTTP series: written per thread without shared atomics, read by whoever exports.
 
 pub(crate) mod export;
+mod grpc;
 pub(crate) mod histogram;
 pub(crate) mod labels;
 mod layout;

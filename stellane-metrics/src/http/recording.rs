@@ -9,10 +9,11 @@ use std::{
 };
 
 use bytes::Buf;
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Frame;
 
 use super::{
+    grpc::Call,
     labels::{self, NO_GRPC, Outcome, SeriesKey},
     registry::{Record, RouteId, Table, UNMATCHED},
 };
@@ -25,7 +26,8 @@ use crate::{
 /// [`MetricsLayer`](crate::MetricsLayer) does, without a future and a body of its own.
 ///
 /// The request counts as in flight until its record is finished or dropped. A drop is a cancellation, unless the
-/// response said how long its body is and all of it was handed over: an HTTP server stops polling there.
+/// response said how long its body is (by its size hint or `Content-Length`) and all of it was handed over: an HTTP server
+/// stops polling there.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -58,6 +60,9 @@ pub struct Recording {
     version: u8,
     https: bool,
     grpc: u8,
+    call: Call,
+    /// Whether the service knows the method of the call.
+    answered: bool,
     panicked: bool,
     finished: bool,
 }
@@ -93,6 +98,8 @@ impl Recording {
                 .scheme()
                 .map_or(table.config.https, |s| *s == http::uri::Scheme::HTTPS),
             grpc: NO_GRPC,
+            call: Call::of(request, method, table),
+            answered: false,
             panicked: false,
             finished: false,
         }
@@ -109,15 +116,21 @@ impl Recording {
         self.status = response.status().as_u16();
         // The status of a call that failed at once. gRPC needs HTTP/2, and of gRPC-Web such an answer has no body: others of
         // HTTP/1 need not be looked into.
-        if (self.version > 2 || response.body().is_end_stream())
+        if (self.call.is_some() || self.version > 2 || response.body().is_end_stream())
             && let Some(status) = response.headers().get("grpc-status")
         {
             self.grpc = labels::grpc_index(status);
         }
+        self.answered = self.call.is_answered(response, self.grpc);
         if response.body().is_end_stream() || self.has_no_body(response.status()) {
             self.close(Outcome::Complete, self.head_ns);
         } else {
-            self.expected = response.body().size_hint().exact();
+            // A file knows no length, and over HTTP/1 nobody asks it for its end once as much as the head says is out.
+            let declared = || {
+                let length = response.headers().get(CONTENT_LENGTH)?;
+                length.to_str().ok()?.parse().ok()
+            };
+            self.expected = response.body().size_hint().exact().or_else(declared);
         }
     }
 
@@ -224,9 +237,16 @@ impl Recording {
             Outcome::Cancelled if self.status == 0 => 499,
             _ => self.status,
         };
+        let mut route = self.route;
+        if self.call.is_some() {
+            route = self.call.route(route, self.answered, self.table);
+            if self.grpc == NO_GRPC {
+                self.grpc = self.call.status(outcome, status);
+            }
+        }
         self.table.record(&Record {
             key: SeriesKey {
-                route: self.route,
+                route,
                 method: self.method,
                 status,
                 version: self.version,

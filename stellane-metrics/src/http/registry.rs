@@ -147,6 +147,29 @@ impl Table {
         id
     }
 
+    /// The id of a template that was seen before, wherever its text lies.
+    #[inline]
+    pub(crate) fn known_route(&self, template: &str) -> Option<RouteId> {
+        let (shard, _) = self.shard();
+        let entry = &shard.route_cache[mix(digest(template.as_bytes()))];
+        let id = entry.load(Relaxed);
+        if self
+            .routes
+            .get(id as usize)
+            .and_then(OnceLock::get)
+            .is_some_and(|t| **t == *template)
+        {
+            return Some(id);
+        }
+        let index = self
+            .route_index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let id = index.get(template).copied()?;
+        entry.store(id, Relaxed);
+        Some(id)
+    }
+
     /// The template of an id; `None` for requests that nothing named.
     pub(crate) fn template(&self, id: RouteId) -> Option<&str> {
         let template = self.routes.get(id as usize)?.get()?;
@@ -431,6 +454,13 @@ impl Shard {
             series: (0..series).map(|_| OnceLock::new()).collect(),
         }
     }
+}
+
+/// Tells short texts apart by their length and their ends.
+#[inline]
+fn digest(text: &[u8]) -> u64 {
+    let word = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    word(text.first_chunk()) ^ word(text.last_chunk()).rotate_left(29) ^ text.len() as u64
 }
 
 /// Spreads a key over the cache.

@@ -1,0 +1,135 @@
+//! What a router of axum leaves behind for the extractors of axum.
+//!
+//! axum keeps the type of the parameters to itself, so that only a router of its own can write it. Each route whose handler
+//! takes `axum::extract::Path` or `RawPathParams` has one, with a single route of as many segments as it has parameters: it is asked for a path
+//! made of their values, and what it leaves behind is handed on. `MatchedPath` is made once, the same way.
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, OriginalUri, Request};
+use http::Extensions;
+use tower_service::Service;
+
+use crate::matcher::pattern::{Least, Pattern, Token};
+use crate::params::Params;
+
+/// What the extractors of axum find of one route.
+#[derive(Debug)]
+pub(crate) struct AxumView {
+    parameters: Option<axum::Router>,
+    /// Whether the last parameter is the rest of the path, whose slashes may stay.
+    ends_with_rest: bool,
+    matched_path: Option<MatchedPath>,
+}
+
+impl AxumView {
+    /// `template` is none of a fallback's.
+    pub(crate) fn new(template: Option<&str>, pattern: &Pattern) -> Self {
+        let named_rest = |token: &&Token| !matches!(token, Token::Static(_));
+        let named = pattern.tokens.iter().filter(named_rest).count() == pattern.params.len();
+        let ends_with_rest = named && matches!(pattern.tokens.last(), Some(Token::Rest(_)));
+        let mut path = String::new();
+        for (i, param) in pattern.params.iter().enumerate() {
+            let rest = ends_with_rest && i + 1 == pattern.params.len();
+            let star = if rest { "*" } else { "" };
+            path.push_str(&format!("/{{{star}{}}}", param.name));
+        }
+        Self {
+            parameters: (!path.is_empty()).then(|| mirror(&path)),
+            ends_with_rest,
+            matched_path: template
+                .filter(|template| is_of_axum(template))
+                .and_then(|template| ask(mirror(template), &sample(template)).remove()),
+        }
+    }
+
+    /// Leaves behind what axum's router would have.
+    pub(crate) fn leave_in(&self, params: Params<'_>, extensions: &mut Extensions) {
+        if let Some(matched_path) = &self.matched_path {
+            extensions.insert(matched_path.clone());
+        }
+        let Some(router) = &self.parameters else {
+            return;
+        };
+        let mut path = String::new();
+        for (i, (_, value)) in params.iter().enumerate() {
+            path.push('/');
+            if self.ends_with_rest && i + 1 == params.len() {
+                path.push_str(value);
+            } else {
+                path.push_str(&value.replace('/', "%2F"));
+            }
+        }
+        let mut left = ask(router.clone(), &path);
+        // Of the path made here.
+        left.remove::<OriginalUri>();
+        left.remove::<MatchedPath>();
+        extensions.extend(left);
+    }
+}
+
+/// Why axum has no parameters for a route, and what to write instead: its parameters are never empty.
+pub(crate) fn unknown_parameters(pattern: &Pattern) -> Option<&'static str> {
+    let empty = |token: &Token| {
+        matches!(
+            token,
+            Token::Rest(Least::Nothing) | Token::Wild(Least::Nothing)
+        )
+    };
+    let instead =
+        "stellane_router::Path, or write `{+name}`, which is `{*name}` in axum: never empty";
+    pattern.tokens.iter().any(empty).then_some(instead)
+}
+
+/// Whether a router of axum can have the template: each parameter is a segment, a `*` is in the last, and the literals
+/// stand in a path as they are.
+pub(crate) fn is_of_axum(template: &str) -> bool {
+    let mut segments = template.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let inside = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
+        let inside = inside.unwrap_or(segment);
+        let ends_early = segment.starts_with("{*") && segments.peek().is_some();
+        if inside.contains(['{', '}']) || ends_early {
+            return false;
+        }
+    }
+    sample(template).parse::<http::Uri>().is_ok()
+}
+
+/// A router of axum with one route that answers with what was left in its request.
+fn mirror(path: &str) -> axum::Router {
+    let answer = async |request: Request| {
+        let mut response = http::Response::new(Body::empty());
+        *response.extensions_mut() = request.into_parts().0.extensions;
+        response
+    };
+    axum::Router::new()
+        .without_v07_checks()
+        .route(path, axum::routing::any(answer))
+}
+
+/// A path that the template matches.
+fn sample(template: &str) -> String {
+    let segment = |segment: &str| match segment.starts_with('{') {
+        true => "x".to_owned(),
+        false => segment.to_owned(),
+    };
+    template
+        .split('/')
+        .map(segment)
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+fn ask(mut router: axum::Router, path: &str) -> Extensions {
+    let Ok(request) = Request::get(path).body(Body::empty()) else {
+        return Extensions::new();
+    };
+    // It waits for nothing.
+    match pin!(router.call(request)).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(response)) => response.into_parts().0.extensions,
+        Poll::Pending => Extensions::new(),
+    }
+}
