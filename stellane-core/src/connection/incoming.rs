@@ -103,10 +103,13 @@ impl Body for Incoming {
         let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        let polled = Pin::new(body).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        if body.is_end_stream() || matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             // Nothing is left of it.
-            this.origin = Origin::Unknown;
+            if let Origin::Connection(unread) | Origin::Asked(unread) = mem::take(&mut this.origin)
+            {
+                unread.end();
+            }
         }
         polled
     }
@@ -126,7 +129,7 @@ impl Body for Incoming {
 impl Drop for Incoming {
     #[inline]
     fn drop(&mut self) {
-        if let Some(body) = self.body.take_if(|body| !body.is_end_stream()) {
+        if let Some(body) = self.body.take() {
             match mem::take(&mut self.origin) {
                 Origin::Connection(unread) => unread.leave(body, false),
                 Origin::Asked(unread) => unread.leave(body, true),
@@ -151,6 +154,8 @@ struct State {
     is_awaited: bool,
     /// It is too long, or won't come.
     refused: bool,
+    /// Somebody holds it.
+    held: bool,
     /// Who reads and drops it.
     waker: Option<Waker>,
 }
@@ -172,21 +177,27 @@ impl UnreadBody {
         let mut state = self.lock();
         state.is_awaited = is_awaited;
         state.refused = false;
+        state.held = true;
+    }
+
+    /// It was read.
+    fn end(&self) {
+        let mut state = self.lock();
+        state.held = false;
+        let waker = state.waker.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
     }
 
     fn leave(&self, body: hyper::body::Incoming, asked: bool) {
         let mut state = self.lock();
         let too_long = body.size_hint().exact() > Some(self.most);
         state.refused = too_long || (state.is_awaited && !asked);
-        if state.refused {
-            drop(state);
-            return drop(body);
+        if !state.refused {
+            state.left = Some(body);
         }
-        state.left = Some(body);
-        if let Some(waker) = state.waker.take() {
-            drop(state);
-            waker.wake();
-        }
+        drop(state);
+        self.end();
     }
 
     /// Whether its rest is neither read nor dropped: the connection ends with the response.
@@ -195,12 +206,14 @@ impl UnreadBody {
     }
 
     /// What was left, if it is to be read and dropped.
-    pub(super) fn take(&self, cx: &Context<'_>) -> Option<hyper::body::Incoming> {
+    pub(super) fn take(&self) -> Option<hyper::body::Incoming> {
+        self.lock().left.take()
+    }
+
+    /// Whether somebody holds it, and may read on. The task is woken when nobody does any more.
+    pub(super) fn is_held(&self, cx: &Context<'_>) -> bool {
         let mut state = self.lock();
-        let left = state.left.take();
-        if left.is_none() {
-            state.waker = Some(cx.waker().clone());
-        }
-        left
+        state.waker = state.held.then(|| cx.waker().clone());
+        state.held
     }
 }

@@ -129,9 +129,30 @@ impl Io {
         polled
     }
 
-    /// The socket, what was read from it and not used, and what is written and not sent.
-    pub(crate) fn into_parts(self) -> (Socket, Bytes, Vec<u8>) {
+    /// The socket, what was read from it and not used, and what is written and not sent; hyper has read this.
+    pub(crate) fn into_parts(mut self, read: Bytes) -> (Socket, Bytes, Vec<u8>) {
+        self.read_before(read);
         (self.socket, self.rewind, self.held.into_inner())
+    }
+
+    pub(crate) fn holds_answers(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// What hyper has read and not used comes before what it has not asked for.
+    fn read_before(&mut self, read: Bytes) {
+        self.rewind = match (read.is_empty(), self.rewind.is_empty()) {
+            (_, true) => read,
+            (true, _) => mem::take(&mut self.rewind),
+            _ => [&read[..], &self.rewind[..]].concat().into(),
+        };
+    }
+
+    /// Begins with hyper anew, which has read this and not used it.
+    pub(crate) fn begin_again(&mut self, read: Bytes, requests_before: u64) {
+        self.read_before(read);
+        let unread = mem::take(&mut self.rewind);
+        self.begin_anew(unread, requests_before);
     }
 
     fn poll_write_now(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {

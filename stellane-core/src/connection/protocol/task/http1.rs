@@ -58,6 +58,7 @@ pub(crate) struct ActiveHttp1<S: HttpService> {
 enum Hyper<S: HttpService> {
     Plain(http1::Connection<TokioIo<Io>, Adapter<S>>),
     Upgrading(http1::UpgradeableConnection<TokioIo<Io>, Adapter<S>>),
+    Apart(Box<http1::Parts<TokioIo<Io>, Adapter<S>>>),
     Gone,
 }
 
@@ -94,7 +95,7 @@ impl<S: HttpService> Hyper<S> {
         match self {
             Self::Plain(hyper) => Pin::new(hyper).poll(cx),
             Self::Upgrading(hyper) => Pin::new(hyper).poll(cx),
-            Self::Gone => Poll::Ready(Ok(())),
+            Self::Apart(_) | Self::Gone => Poll::Ready(Ok(())),
         }
     }
 
@@ -103,6 +104,7 @@ impl<S: HttpService> Hyper<S> {
             Self::Plain(hyper) => Some(hyper.into_parts()),
             // `None` after an upgrade, and then the connection's future has ended.
             Self::Upgrading(hyper) => hyper.into_parts(),
+            Self::Apart(parts) => Some(*parts),
             Self::Gone => None,
         }
     }
@@ -162,6 +164,7 @@ impl<S: HttpService> ActiveHttp1<S> {
         // What hyper holds of an answer that the client takes slowly is not sent yet.
         let waiting = self.open_bodies == 0
             && self.drained.is_none()
+            && !self.unread.is_held(cx)
             && record.answers().in_flight() == 0
             && record.answers().write_stalled() == 0;
         let (requests, read) = (record.requests(), record.bytes().0);
@@ -249,7 +252,7 @@ impl<S: HttpService> ActiveHttp1<S> {
     /// Reads and drops what is there of a body that nobody reads; whether there was anything, or there is no more to come.
     fn drain_unread(&mut self, cx: &mut Context<'_>) -> bool {
         if self.drained.is_none() {
-            self.drained = self.unread.take(cx).map(|body| (body, 0));
+            self.drained = self.unread.take().map(|body| (body, 0));
         }
         let Some((body, length)) = &mut self.drained else {
             return false;
@@ -280,28 +283,30 @@ impl<S: HttpService> ActiveHttp1<S> {
         }
     }
 
-    /// Has hyper end an idle connection without its socket, to park it or to close it for a reason.
+    /// Takes an idle connection apart, to park it or to close it for a reason.
     fn park(
         &mut self,
         connection: &Connection<S>,
         cx: &mut Context<'_>,
         close: Option<CloseReason>,
     ) -> Step<TakeApart> {
-        let record = &connection.record;
-        if record.state() != ConnectionState::Idle || record.answers().write_stalled() != 0 {
+        if connection.record.state() != ConnectionState::Idle {
             return Step::Wait;
         }
-        if let Hyper::Plain(hyper) = &mut self.hyper {
-            Pin::new(hyper).graceful_shutdown();
+        let Some(parts) = mem::replace(&mut self.hyper, Hyper::Gone).into_parts() else {
+            return Step::End(CloseReason::Finished);
+        };
+        if !parts.io.inner().holds_answers() {
+            self.hyper = Hyper::Apart(Box::new(parts));
+            return Step::Next(TakeApart::Idle(close));
         }
-        match (self.hyper.poll(cx), close) {
-            (Poll::Ready(Ok(())), _) => Step::Next(TakeApart::Idle(close)),
-            (Poll::Ready(Err(_)), _) => Step::End(CloseReason::IoError),
-            // A client that has its answer and still sends the body of its request; hyper ends the
-            // connection after it.
-            (Poll::Pending, None) => Step::Wait,
-            (Poll::Pending, Some(reason)) => Step::End(reason),
-        }
+        // hyper only lets others have their turn before the next of its requests.
+        let mut io = parts.io.into_inner();
+        io.begin_again(parts.read_buf, connection.record.requests());
+        let http1 = &connection.served.builders.http1;
+        self.hyper = Hyper::Plain(http1.serve_connection(TokioIo::new(io), parts.service));
+        cx.waker().wake_by_ref();
+        Step::Wait
     }
 
     pub(crate) fn take_apart(self, why: TakeApart) -> TakenApart<S> {
@@ -311,15 +316,11 @@ impl<S: HttpService> ActiveHttp1<S> {
             };
             return TakenApart::Ended(reason);
         };
-        let (socket, rewind, mut unsent) = parts.io.into_inner().into_parts();
+        let (socket, unread, mut unsent) = parts.io.into_inner().into_parts(parts.read_buf);
         match why {
             TakeApart::Idle(close) => TakenApart::Idle {
                 socket,
-                // What hyper has read comes before what it has not asked for yet.
-                unread: match rewind.is_empty() {
-                    true => parts.read_buf,
-                    false => [&parts.read_buf[..], &rewind[..]].concat().into(),
-                },
+                unread,
                 service: parts.service.into_inner(),
                 close,
             },
@@ -342,7 +343,7 @@ impl<S: HttpService> ActiveHttp1<S> {
     /// Sends what was to be sent, as far as the socket takes it: for an end that comes from a panic.
     pub(crate) fn send_what_it_takes(self) {
         if let Some(parts) = self.hyper.into_parts() {
-            let (mut socket, _, unsent) = parts.io.into_inner().into_parts();
+            let (mut socket, _, unsent) = parts.io.into_inner().into_parts(parts.read_buf);
             if !unsent.is_empty() {
                 socket.try_write(&unsent);
             }
