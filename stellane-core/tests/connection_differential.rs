@@ -26,7 +26,7 @@ use tokio::{
     time::sleep,
 };
 
-const STREAMS: u64 = 2000;
+const STREAMS: u64 = 1000;
 
 /// How the client ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,14 +47,15 @@ struct Stream {
     room: usize,
     /// Why hyper alone may say less, or more, in the words of `explained`.
     unread: bool,
-    behind_upgrade: bool,
+    /// Which of the requests ask for an upgrade.
+    upgrades: Vec<usize>,
 }
 
 fn stream(seed: u64) -> Stream {
     let random = &mut Random::new(seed);
     let mut bytes = Vec::new();
     let mut boundaries = Vec::new();
-    let (mut unread, mut upgrades) = (false, false);
+    let (mut unread, mut upgrades) = (false, Vec::new());
     let count = 1 + random.below(5);
     for n in 0..count {
         let last = n + 1 == count;
@@ -77,7 +78,7 @@ fn stream(seed: u64) -> Stream {
             0..=3 => ("GET", "\r\n".to_owned()),
             4 => ("HEAD", "\r\n".to_owned()),
             5 if version == "1.1" => {
-                upgrades = true;
+                upgrades.push(n);
                 (
                     "GET",
                     "connection: upgrade\r\nupgrade: h2c\r\n\r\n".to_owned(),
@@ -92,7 +93,7 @@ fn stream(seed: u64) -> Stream {
                 ("POST", rest)
             }
             7 if version == "1.1" => {
-                upgrades = true;
+                upgrades.push(n);
                 ("CONNECT", "\r\n".to_owned())
             }
             _ => ("POST", format!("content-length: {length}\r\n\r\n{body}")),
@@ -126,7 +127,7 @@ fn stream(seed: u64) -> Stream {
         }
     };
     Stream {
-        behind_upgrade: upgrades,
+        upgrades,
         bytes,
         pieces,
         end: [End::Half, End::Waits][random.below(2)],
@@ -243,13 +244,14 @@ async fn ask(server: Server, stream: &Stream, seen: &Seen) -> Vec<Said> {
     let (mut reader, mut writer) = tokio::io::split(client);
     let send = async {
         let mut sent = 0;
+        let pause = Duration::from_millis(if stream.pieces.len() < 100 { 50 } else { 1 });
         for end in &stream.pieces {
             // Not taken any more after the last answer.
             if writer.write_all(&stream.bytes[sent..*end]).await.is_err() {
                 break;
             }
             sent = *end;
-            sleep(Duration::from_millis(50)).await;
+            sleep(pause).await;
         }
         if stream.end == End::Waits {
             sleep(Duration::from_millis(500)).await;
@@ -257,7 +259,13 @@ async fn ask(server: Server, stream: &Stream, seen: &Seen) -> Vec<Said> {
         let _ = writer.shutdown().await;
     };
     let mut got = Vec::new();
-    let _ = tokio::join!(reader.read_to_end(&mut got), send);
+    let both = async { tokio::join!(reader.read_to_end(&mut got), send) };
+    let ended = tokio::time::timeout(Duration::from_secs(100), both).await;
+    // hyper alone may forget a request behind a body that nobody read.
+    assert!(
+        ended.is_ok() || (server == Server::Hyper && stream.unread),
+        "{server:?} hangs: {stream:?}"
+    );
     let mut methods = stream_methods(&stream.bytes).into_iter();
     let mut said = Vec::new();
     let mut rest = &got[..];
@@ -265,8 +273,9 @@ async fn ask(server: Server, stream: &Stream, seen: &Seen) -> Vec<Said> {
         said.push(one);
         rest = behind;
     }
+    // A debug assertion of hyper's fails behind such a body.
     assert!(
-        rest.is_empty(),
+        rest.is_empty() || (server == Server::Hyper && stream.unread),
         "{server:?} {}",
         String::from_utf8_lossy(rest)
     );
@@ -361,8 +370,9 @@ fn explained(stream: &Stream, got: &[Said], expected: &[Said]) -> Option<&'stati
         _ if stream.unread && got.len() >= expected.len() => {
             Some("a body that nobody read cost hyper the connection")
         }
-        std::cmp::Ordering::Less
-            if stream.behind_upgrade && got.last().is_some_and(Said::closes) =>
+        std::cmp::Ordering::Less | std::cmp::Ordering::Equal
+            if stream.upgrades.contains(&got.len().wrapping_sub(1))
+                && got.last().is_some_and(Said::closes) =>
         {
             Some("bytes behind a declined upgrade are no requests")
         }

@@ -90,6 +90,13 @@ impl Socket {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
+    /// Ends this side if that takes words: `close_notify`. A plain socket says it by being closed.
+    pub(crate) fn say_goodbye(&mut self, cx: &mut Context<'_>) {
+        if self.stays_with_task() {
+            let _: Poll<io::Result<()>> = Pin::new(self).poll_shutdown(cx);
+        }
+    }
+
     /// Writes what the socket takes now.
     pub(crate) fn try_write(&mut self, buffer: &[u8]) {
         // Nobody waits for the rest.

@@ -358,6 +358,7 @@ impl<S: HttpService> FastPath<S> {
                     return wait_for_answer(connection).map(|never| match never {});
                 }
                 Poll::Ready(Ok(_)) => {
+                    self.io.socket.say_goodbye(cx);
                     connection.enter(ConnectionState::Idle);
                     return Step::End(connection.finished(Ok(())));
                 }
