@@ -13,6 +13,8 @@ pub mod config;
 mod config_error;
 #[cfg(feature = "connection")]
 pub mod connection;
+#[cfg(any(feature = "reload", feature = "tls"))]
+mod detached;
 #[cfg(feature = "engine")]
 pub mod engine;
 #[cfg(feature = "engine-selector")]
@@ -33,10 +35,15 @@ pub mod restart;
 pub mod runtime;
 #[cfg(feature = "strict-http1")]
 pub mod strict_http1;
+#[cfg(any(feature = "connection", feature = "strict-http1"))]
+mod transfer_coding;
 
 #[cfg(feature = "config")]
 #[doc(inline)]
 pub use config::RuntimeConfig;
+#[cfg(feature = "connection")]
+#[doc(inline)]
+pub use connection::drain_token;
 #[cfg(feature = "full")]
 #[doc(inline)]
 pub use runtime::{Components, RefusalKind, RequestBody, Runtime, RuntimeError};

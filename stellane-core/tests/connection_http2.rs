@@ -50,6 +50,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
+const ENHANCE_YOUR_CALM: u8 = 11;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -65,9 +66,12 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 /// `:method POST`, `:scheme http`, `:path /`, `:authority x`, by HPACK's static table.
 const POST: &[u8] = &[0x83, 0x86, 0x84, 0x41, 0x01, b'x'];
 
-/// Sends the preface, and then what `attack` makes for each turn, until the server has had enough; whether
-/// it said GOAWAY before.
-async fn attack(address: SocketAddr, attack: impl Fn(u32) -> Vec<u8> + Send + 'static) -> bool {
+/// Sends the preface, and then what `attack` makes for each turn, until the server has had enough; the code of its last
+/// GOAWAY.
+async fn attack(
+    address: SocketAddr,
+    attack: impl Fn(u32) -> Vec<u8> + Send + 'static,
+) -> Option<u8> {
     let (mut read, mut write) = TcpStream::connect(address)
         .await
         .expect("connects")
@@ -87,15 +91,15 @@ async fn attack(address: SocketAddr, attack: impl Fn(u32) -> Vec<u8> + Send + 's
     let mut answer = Vec::new();
     let _ = read.read_to_end(&mut answer).await;
     writing.await.expect("is closed");
-    let mut rest = &answer[..];
+    let (mut rest, mut code) = (&answer[..], None);
     while let [a, b, c, kind, ..] = rest {
         if *kind == GOAWAY {
-            return true;
+            code = rest.get(16).copied();
         }
         let length = 9 + usize::from(*a) * 65_536 + usize::from(*b) * 256 + usize::from(*c);
         rest = rest.get(length..).unwrap_or_default();
     }
-    false
+    code
 }
 
 /// Serves a good client while `turn` attacks; with which reason the attacker was closed.
@@ -124,7 +128,7 @@ async fn survive(name: &str, turn: impl Fn(u32) -> Vec<u8> + Send + 'static) -> 
         assert_eq!(body, "good");
         served += 1;
     }
-    let said_goaway = attacking.await.expect("attacks");
+    let code = attacking.await.expect("attacks");
     while manager.stats().open > 1 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -134,7 +138,10 @@ async fn survive(name: &str, turn: impl Fn(u32) -> Vec<u8> + Send + 'static) -> 
         .iter()
         .find(|reason| stats.closed(**reason) == 1);
     let reason = *reason.expect("one");
-    println!("{name}: {reason}, GOAWAY: {said_goaway}, good requests meanwhile: {served}");
+    println!("{name}: {reason}, GOAWAY: {code:?}, good requests meanwhile: {served}");
+    if reason == CloseReason::Abuse {
+        assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{name}");
+    }
     reason
 }
 
@@ -153,6 +160,8 @@ async fn floods_are_ended_while_others_are_served() {
     assert_eq!(survive("pings", ping).await, CloseReason::Abuse);
     let settings = |_| frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]);
     assert_eq!(survive("settings", settings).await, CloseReason::Abuse);
+    let updates = |_| frame(8, 0, 0, &[0, 0, 0, 1]);
+    assert_eq!(survive("byte by byte", updates).await, CloseReason::Abuse);
     let unknown = |_| frame(0xEE, 0, 0, b"?");
     assert_eq!(survive("unknown frames", unknown).await, CloseReason::Abuse);
 
@@ -244,7 +253,7 @@ async fn the_first_bytes_may_come_one_by_one() {
     let (manager, address) = start(ConnectionConfig::default()).await;
     let greeting = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     for (protocol, sent, answer) in [
-        ("HTTP/2", &greeting[..], [0, 0, 24, SETTINGS]),
+        ("HTTP/2", &greeting[..], [0, 0, 30, SETTINGS]),
         ("HTTP/1", b"PUT / HTTP/1.1\r\nhost: x\r\n\r\n", *b"HTTP"),
         (
             "HTTP/1",
@@ -273,9 +282,13 @@ async fn the_first_bytes_may_come_one_by_one() {
     assert_eq!(manager.stats().accepted_total, 3);
 }
 
-/// A client that takes ten bytes of its answer, which comes at once or in pieces; whether it was asked to go before
+/// A client that takes so many bytes of its answer, which comes at once or in pieces; whether it was asked to go before
 /// the end.
-async fn with_little_room(config: ConnectionConfig, pieces: usize) -> (ConnectionManager, bool) {
+async fn with_little_room(
+    config: ConnectionConfig,
+    room: u16,
+    pieces: usize,
+) -> (ConnectionManager, bool) {
     let service = tower::service_fn(move |_: Request<Incoming>| async move {
         let piece = Bytes::from_static(&[b'x'; 10_000]);
         let body = match pieces {
@@ -291,10 +304,11 @@ async fn with_little_room(config: ConnectionConfig, pieces: usize) -> (Connectio
     });
     let (manager, address) = served(config, service, |listener| listener).await;
     let mut stream = TcpStream::connect(address).await.expect("connects");
-    // SETTINGS_INITIAL_WINDOW_SIZE = 10.
+    // SETTINGS_INITIAL_WINDOW_SIZE.
+    let [high, low] = room.to_be_bytes();
     let begin = [
         PREFACE,
-        &frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 10]),
+        &frame(SETTINGS, 0, 0, &[0, 4, 0, 0, high, low]),
         &frame(HEADERS, END_HEADERS | END_STREAM, 1, POST),
     ]
     .concat();
@@ -314,8 +328,9 @@ async fn with_little_room(config: ConnectionConfig, pieces: usize) -> (Connectio
     // It answers what is asked of it, so that it is not taken for gone.
     let (mut asked_to_go, mut got) = (false, Vec::new());
     while stream.read_buf(&mut got).await.is_ok_and(|n| n > 0) {
-        while got.len() >= 9 && got.len() >= 9 + usize::from(got[2]) {
-            let rest = got.split_off(9 + usize::from(got[2]));
+        let length = |got: &[u8]| 9 + usize::from(got[1]) * 256 + usize::from(got[2]);
+        while got.len() >= 9 && got.len() >= length(&got) {
+            let rest = got.split_off(length(&got));
             asked_to_go |= got[3] == GOAWAY;
             if got[3] == PING && got[4] == 0 {
                 let _ = stream.write_all(&frame(PING, 1, 0, &got[9..])).await;
@@ -336,14 +351,16 @@ async fn a_stream_whose_client_makes_no_room_is_ended() {
     config.idle_timeout = Duration::from_millis(200);
     config.write_timeout = Duration::from_millis(300);
     config.rate_grace = Duration::from_millis(1000);
-    // What h2 holds back no longer concerns the handler: the connection counts as idle, and is asked to go.
-    let (manager, asked_to_go) = with_little_room(config.clone(), 1).await;
+    // Its stream is reset: the connection is idle, and is asked to go for that.
+    for pieces in [1, 100] {
+        let (manager, asked_to_go) = with_little_room(config.clone(), 10, pieces).await;
+        assert_eq!(manager.stats().closed(CloseReason::IdleTimeout), 1);
+        assert!(asked_to_go);
+    }
+    // What h2 holds back of the last piece no longer concerns the handler: the connection counts as idle at once.
+    let (manager, asked_to_go) = with_little_room(config, u16::MAX, 7).await;
     assert_eq!(manager.stats().closed(CloseReason::SlowRead), 1);
     assert!(asked_to_go);
-    // A response that goes on is no idle time.
-    let (manager, asked_to_go) = with_little_room(config, 100).await;
-    assert_eq!(manager.stats().closed(CloseReason::SlowRead), 1);
-    assert!(!asked_to_go);
 }
 
 #[tokio::test]
@@ -352,7 +369,7 @@ async fn a_drain_ends_in_time_whatever_its_clients_take() {
     config.idle_timeout = Duration::ZERO;
     config.drain_idle = Duration::ZERO;
     for pieces in [1, 100] {
-        let (manager, asked_to_go) = with_little_room(config.clone(), pieces).await;
+        let (manager, asked_to_go) = with_little_room(config.clone(), 10, pieces).await;
         assert_eq!(manager.stats().closed(CloseReason::Aborted), 1);
         assert!(asked_to_go);
     }

@@ -36,9 +36,10 @@ async fn one_that_ends_is_reported_with_its_status() {
 }
 
 #[tokio::test]
-async fn one_that_is_late_is_ended() {
+async fn one_that_is_late_is_ended_and_leaves_no_other_with_the_sockets() {
     let note = std::env::temp_dir().join(format!("stellane-late-{}", std::process::id()));
-    let script = format!("echo $$ > {}; exec sleep 60", note.display());
+    // It has started another one, which would keep the sockets.
+    let script = format!("sleep 60 & echo $! > {}; wait", note.display());
     let late = restart(&script)
         .await
         .hand_over(Duration::from_millis(500))
@@ -54,8 +55,8 @@ async fn one_that_is_late_is_ended() {
 }
 
 #[tokio::test]
-async fn it_gets_the_sockets_their_names_and_its_own_number() {
-    let script = r#"test "$LISTEN_PID" = $$ && test "$LISTEN_FDS" = 1 && test "$LISTEN_FDNAMES" = http \
+async fn it_gets_the_sockets_and_their_names() {
+    let script = r#"test -z "$LISTEN_PID" && test "$LISTEN_FDS" = 1 && test "$LISTEN_FDNAMES" = http \
         && test -S /dev/fd/3 && exit 0; exit 1"#;
     let ended = restart(script)
         .await
@@ -71,5 +72,24 @@ async fn it_gets_the_sockets_their_names_and_its_own_number() {
 async fn a_program_that_is_not_there_ends_at_once() {
     let restart = restart("").await.program("/no/such/program");
     let ended = restart.hand_over(Duration::from_secs(30)).await;
-    assert!(matches!(ended, Err(RestartError::Ended(_))), "{ended:?}");
+    // No shell is in between that would say it in its own way.
+    let Err(RestartError::Start(error)) = ended else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn it_says_that_it_is_ready_through_a_pipe_that_nobody_else_can_find() {
+    let script =
+        r#"test -p "$STELLANE_READY_PIPE" && echo $$ > "$STELLANE_READY_PIPE"; exec sleep 60"#;
+    let pid = restart(script)
+        .await
+        .hand_over(Duration::from_secs(30))
+        .await
+        .expect("takes over");
+    let ended = std::process::Command::new("kill")
+        .arg(pid.to_string())
+        .status();
+    assert!(ended.expect("there is a kill").success(), "it lives on");
 }

@@ -1,5 +1,6 @@
 //! What comes through to a service, byte by byte: one table of requests that parties could read
-//! differently, sent over real sockets to bare hyper, to the manager, and to the manager with the layer.
+//! differently, sent over real sockets to bare hyper, to the manager, to the manager with the layer, and to the preset,
+//! which answers as the latter.
 //!
 //! The column for hyper is a canary: it says what hyper itself refuses, and fails when that changes.
 #![cfg(all(feature = "connection", feature = "strict-http1"))]
@@ -13,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use stellane_core::connection::Incoming;
@@ -309,20 +311,65 @@ fn cases() -> Vec<Case> {
             "400",
             "400",
         ),
-        // Transfer-Encoding.
         case(
-            "unknown encoding",
-            post("Transfer-Encoding: gzip\r\n", ""),
+            "length with tabs and blanks",
+            post(
+                &format!(
+                    "Content-Length:{}5{}\r\n",
+                    "\t ".repeat(60),
+                    " \t".repeat(60)
+                ),
+                "hello",
+            ),
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "length of many zeros",
+            post(
+                &format!("Content-Length: {}5\r\n", "0".repeat(300)),
+                "hello",
+            ),
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "length without a blank",
+            post("Content-Length:5\r\n", "hello"),
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "length with a blank within",
+            post("Content-Length: 1 0\r\n", "hello"),
             "400",
             "400",
             "400",
         ),
         case(
+            "length with an underscore",
+            post("Content-Length: 1_0\r\n", "hello"),
+            "400",
+            "400",
+            "400",
+        ),
+        // Transfer-Encoding.
+        case(
+            "unknown encoding",
+            post("Transfer-Encoding: gzip\r\n", ""),
+            "400",
+            "501",
+            "501",
+        ),
+        case(
             "gzip, chunked",
             post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"),
             "200 200",
-            "400",
-            "400",
+            "501",
+            "501",
         ),
         case(
             "chunked, gzip",
@@ -348,8 +395,8 @@ fn cases() -> Vec<Case> {
                 "0\r\n\r\n",
             ),
             "200 200",
-            "400",
-            "400",
+            "501",
+            "501",
         ),
         case(
             "encoding with vertical tab",
@@ -357,6 +404,72 @@ fn cases() -> Vec<Case> {
             "400",
             "400",
             "400",
+        ),
+        case(
+            "encoding with many blanks",
+            post(
+                &format!("Transfer-Encoding:{}chunked\r\n", " ".repeat(200)),
+                "0\r\n\r\n",
+            ),
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "another encoding, then chunked in one line",
+            post("Transfer-Encoding: x-y;q=\"1\" , chunked\r\n", "0\r\n\r\n"),
+            "200 200",
+            "501",
+            "501",
+        ),
+        case(
+            "chunked with a parameter",
+            post("Transfer-Encoding: chunked;q=1\r\n", "0\r\n\r\n"),
+            "400",
+            "400",
+            "400",
+        ),
+        case(
+            "empty encoding",
+            post("Transfer-Encoding:\r\n", ""),
+            "400",
+            "400",
+            "400",
+        ),
+        case(
+            "empty encoding, then chunked",
+            post("Transfer-Encoding: , chunked\r\n", "0\r\n\r\n"),
+            "200 200",
+            "400",
+            "400",
+        ),
+        case(
+            "quoted encoding",
+            post("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n"),
+            "400",
+            "400",
+            "400",
+        ),
+        case(
+            "length and unknown encoding",
+            post(
+                "Content-Length: 5\r\nTransfer-Encoding: gzip, chunked\r\n",
+                "0\r\n\r\n",
+            ),
+            "200",
+            "400",
+            "400",
+        ),
+        case(
+            "unknown encoding behind another request",
+            format!(
+                "{}{}",
+                post("Content-Length: 2\r\n", "ab"),
+                post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n")
+            ),
+            "200 200 200",
+            "200 501",
+            "200 501",
         ),
         case(
             "encoding with space before colon",
@@ -521,6 +634,139 @@ fn cases() -> Vec<Case> {
             "200 200",
             "200 200",
         ),
+        case(
+            "get of all",
+            "GET * HTTP/1.1\r\nHost: x\r\n\r\n",
+            "200 200",
+            "200 200",
+            "400",
+        ),
+        case(
+            "head of all",
+            "HEAD * HTTP/1.1\r\nHost: x\r\n\r\n",
+            "200 200",
+            "200 200",
+            "400",
+        ),
+        case(
+            "authority as a target",
+            "GET x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n",
+            "200 200",
+            "200 200",
+            "400",
+        ),
+        case(
+            "raw bytes in a target",
+            "GET /café?é HTTP/1.1\r\nHost: x\r\n\r\n",
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "absolute target, another port",
+            "GET http://x:443/ HTTP/1.1\r\nHost: x:80\r\n\r\n",
+            "200 200",
+            "200 200",
+            "400",
+        ),
+        case(
+            "absolute target, port of another scheme",
+            "GET https://x/ HTTP/1.1\r\nHost: x:80\r\n\r\n",
+            "200 200",
+            "200 200",
+            "400",
+        ),
+        case(
+            "absolute target, port in zeros",
+            "GET http://x:080/ HTTP/1.1\r\nHost: x\r\n\r\n",
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "absolute target, secure",
+            "GET https://x/ HTTP/1.1\r\nHost: x:443\r\n\r\n",
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "absolute target, empty Host",
+            "GET http://x/ HTTP/1.1\r\nHost:\r\n\r\n",
+            "200 200",
+            "200 200",
+            "400",
+        ),
+        case(
+            "CONNECT to a path",
+            "CONNECT / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "200",
+            "200",
+            "400",
+        ),
+        case(
+            "CONNECT without a port",
+            "CONNECT x HTTP/1.1\r\nHost: x\r\n\r\n",
+            "200",
+            "200",
+            "400",
+        ),
+        case(
+            "CONNECT with a user",
+            "CONNECT u@x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n",
+            "200",
+            "200",
+            "400",
+        ),
+        case(
+            "CONNECT to another host",
+            "CONNECT y:80 HTTP/1.1\r\nHost: x:80\r\n\r\n",
+            "200",
+            "200",
+            "400",
+        ),
+        case(
+            "CONNECT",
+            "CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+            "200",
+            "200",
+            "200",
+        ),
+        case(
+            "two spaces before the version",
+            "GET /  HTTP/1.1\r\nHost: x\r\n\r\n",
+            "400",
+            "400",
+            "400",
+        ),
+        case(
+            "bare CR in the request line",
+            "GET /a\rb HTTP/1.1\r\nHost: x\r\n\r\n",
+            "400",
+            "400",
+            "400",
+        ),
+        case(
+            "control in the target",
+            "GET /a\x01b HTTP/1.1\r\nHost: x\r\n\r\n",
+            "400",
+            "400",
+            "400",
+        ),
+        case(
+            "HTTP/2.0",
+            "GET / HTTP/2.0\r\nHost: x\r\n\r\n",
+            "400",
+            "400",
+            "400",
+        ),
+        case(
+            "empty lines before",
+            "\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
         // Chunks, where hyper closes without an answer once the handler has begun to read.
         case(
             "chunk size with LF",
@@ -561,14 +807,237 @@ fn cases() -> Vec<Case> {
             "500",
         ),
         case(
+            "chunk extension without a name",
+            post("Transfer-Encoding: chunked\r\n", "5;\r\nhello\r\n0\r\n\r\n"),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "blank behind a chunk size",
+            post("Transfer-Encoding: chunked\r\n", "5 \r\nhello\r\n0\r\n\r\n"),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "tab behind a chunk size",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5\t\r\nhello\r\n0\r\n\r\n",
+            ),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "control in a chunk extension",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5;a\x01b\r\nhello\r\n0\r\n\r\n",
+            ),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "chunk extension with blanks within",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5;a b\r\nhello\r\n0\r\n\r\n",
+            ),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "chunk extension without its value",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5;a=\r\nhello\r\n0\r\n\r\n",
+            ),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "chunk extension that goes on behind its quotes",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5;a=\"b\"c\r\nhello\r\n0\r\n\r\n",
+            ),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "chunk extension whose quotes stay open",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5;a=\"b\r\nhello\r\n0\r\n\r\n",
+            ),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "NUL in a chunk extension",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5;a=\"\0\"\r\nhello\r\n0\r\n\r\n",
+            ),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "bare CR in a chunk extension",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5;a\rb\r\nhello\r\n0\r\n\r\n",
+            ),
+            "500",
+            "500",
+            "500",
+        ),
+        case(
+            "signed chunk size",
+            post("Transfer-Encoding: chunked\r\n", "+5\r\nhello\r\n0\r\n\r\n"),
+            "500",
+            "500",
+            "500",
+        ),
+        case(
+            "negative chunk size",
+            post("Transfer-Encoding: chunked\r\n", "-5\r\nhello\r\n0\r\n\r\n"),
+            "500",
+            "500",
+            "500",
+        ),
+        case(
+            "chunk size with underscore",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5_0\r\nhello\r\n0\r\n\r\n",
+            ),
+            "500",
+            "500",
+            "500",
+        ),
+        case(
+            "blank before a chunk size",
+            post("Transfer-Encoding: chunked\r\n", " 5\r\nhello\r\n0\r\n\r\n"),
+            "500",
+            "500",
+            "500",
+        ),
+        case(
+            "empty chunk size",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                ";a=b\r\nhello\r\n0\r\n\r\n",
+            ),
+            "500",
+            "500",
+            "500",
+        ),
+        case(
+            "chunk extensions",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5;a;b=c\r\nhello\r\n0\r\n\r\n",
+            ),
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "chunk extensions with blanks",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5 ;\ta = b ; c\r\nhello\r\n0\r\n\r\n",
+            ),
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "quoted chunk extension",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "5;a=\"b;\\\" c\"\r\nhello\r\n0\r\n\r\n",
+            ),
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "extension of the last chunk",
+            post("Transfer-Encoding: chunked\r\n", "0;a=b\r\n\r\n"),
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "empty extension of the last chunk",
+            post("Transfer-Encoding: chunked\r\n", "0;\r\n\r\n"),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "length in a trailer",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "0\r\nContent-Length: 5\r\n\r\n",
+            ),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "encoding in a trailer",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "0\r\nA: b\r\ntransfer-encoding: chunked\r\n\r\n",
+            ),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "host in a trailer",
+            post("Transfer-Encoding: chunked\r\n", "0\r\nHost: y\r\n\r\n"),
+            "200 200",
+            "500",
+            "500",
+        ),
+        case(
+            "space before the colon in a trailer",
+            post("Transfer-Encoding: chunked\r\n", "0\r\nA : b\r\n\r\n"),
+            "500",
+            "500",
+            "500",
+        ),
+        case(
+            "other fields in a trailer",
+            post(
+                "Transfer-Encoding: chunked\r\n",
+                "0\r\nHost-Id: y\r\nContent-MD5: z\r\n\r\n",
+            ),
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
             "chunk size of many zeros",
             post(
                 "Transfer-Encoding: chunked\r\n",
                 format!("{}1\r\na\r\n0\r\n\r\n", "0".repeat(80)).as_str(),
             ),
             "200 200",
-            "500",
-            "500",
+            "200 200",
+            "200 200",
         ),
         case(
             "trailer with LF",
@@ -633,9 +1102,9 @@ fn cases() -> Vec<Case> {
 type Seen = Arc<Mutex<Vec<String>>>;
 
 /// Reads the body to its end, since only then its framing has been followed.
-async fn handler(
+async fn handler<B: Body>(
     seen: Seen,
-    request: Request<Incoming>,
+    request: Request<B>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let target = request.uri().to_string();
     let status = match request.into_body().collect().await {
@@ -696,6 +1165,32 @@ async fn serve_manager(rules: Option<&Http1Rules>) -> (SocketAddr, Seen, Connect
     (address, seen, manager)
 }
 
+/// The preset, which ends with what it gives back.
+#[cfg(feature = "full")]
+async fn serve_preset() -> (SocketAddr, Seen) {
+    use stellane_core::{RequestBody, Runtime, RuntimeConfig};
+
+    let seen = Seen::default();
+    let service = {
+        let seen = seen.clone();
+        tower::service_fn(move |request: Request<RequestBody>| handler(seen.clone(), request))
+    };
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address.clear();
+    let runtime = Runtime::builder().config(config).service(service);
+    let runtime = runtime.build().expect("builds");
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve());
+    (address, seen)
+}
+
+#[cfg(not(feature = "full"))]
+async fn serve_preset() -> (SocketAddr, Seen) {
+    let (address, seen, _) = serve_manager(Some(&Http1Rules::default())).await;
+    (address, seen)
+}
+
 /// Sends all of it in pieces of `piece` bytes; the statuses of the answers, and whether the last says close.
 async fn send(address: SocketAddr, bytes: &str, piece: usize) -> (String, bool) {
     let stream = TcpStream::connect(address).await.expect("connects");
@@ -747,6 +1242,7 @@ async fn what_could_be_read_in_two_ways_is_refused() {
     let (hyper, _) = serve_hyper().await;
     let (manager, _, _) = serve_manager(None).await;
     let (layer, seen, strict) = serve_manager(Some(&rules)).await;
+    let (preset, seen_by_preset) = serve_preset().await;
     let mut wrong = Vec::new();
     for case in cases() {
         // Whole, and in pieces that end within every line.
@@ -758,8 +1254,10 @@ async fn what_could_be_read_in_two_ways_is_refused() {
                 ("hyper", hyper, case.hyper),
                 ("manager", manager, case.manager),
                 ("layer", layer, case.layer),
+                ("preset", preset, case.layer),
             ] {
                 seen.lock().expect("not poisoned").clear();
+                seen_by_preset.lock().expect("not poisoned").clear();
                 let (statuses, close) = send(address, &case.bytes, piece).await;
                 if statuses != expected {
                     wrong.push(format!(
@@ -767,12 +1265,15 @@ async fn what_could_be_read_in_two_ways_is_refused() {
                         case.name
                     ));
                 }
-                let refused = statuses.starts_with('4');
+                let refused = statuses.starts_with('4') || statuses.starts_with("501");
                 if refused && !close {
                     wrong.push(format!("{server}, {}: no connection: close", case.name));
                 }
-                if server == "layer" && refused && !seen.lock().expect("not poisoned").is_empty() {
-                    wrong.push(format!("{}: reached the service", case.name));
+                for (guarded, seen) in [("layer", &seen), ("preset", &seen_by_preset)] {
+                    let reached = !seen.lock().expect("not poisoned").is_empty();
+                    if server == guarded && refused && reached {
+                        wrong.push(format!("{server}: {}: reached the service", case.name));
+                    }
                 }
             }
         }
@@ -818,4 +1319,71 @@ async fn left_to_hyper_the_manager_repairs_as_hyper_does() {
         let (statuses, _) = send(address, &case.bytes, usize::MAX).await;
         assert_eq!(statuses, case.hyper, "{}", case.name);
     }
+}
+
+#[test]
+fn the_layer_alone_sees_what_is_left_of_a_request() {
+    use stellane_core::strict_http1::{StrictHttp1Config, Violation};
+
+    let mut strict = StrictHttp1Config::default();
+    strict.allow_non_ascii_target = false;
+    let strict = Http1Rules::builder().config(strict).build().expect("valid");
+    let rules = Http1Rules::default();
+    let raw = "/caf\u{e9}?\u{e9}";
+    let encoded: &[&[&str]] = &[
+        &["chunked"],
+        &["gzip, chunked"],
+        &["gzip", "chunked"],
+        &["chunked", "chunked"],
+    ];
+    let [chunked, unknown, two_lines, twice] = encoded else {
+        panic!("four");
+    };
+    for (rules, method, target, codings, expected) in [
+        (&rules, "GET", "/", &[][..], Ok(())),
+        (&rules, "GET", raw, &[], Ok(())),
+        (&strict, "GET", raw, &[], Err(Violation::TargetNotAscii)),
+        (&strict, "GET", "/caf%C3%A9", &[], Ok(())),
+        (&rules, "OPTIONS", "*", &[], Ok(())),
+        (&rules, "GET", "*", &[], Err(Violation::TargetForm)),
+        (&rules, "CONNECT", "*", &[], Err(Violation::TargetForm)),
+        (&rules, "GET", "x:80", &[], Err(Violation::TargetForm)),
+        (&rules, "CONNECT", "x:80", &[], Ok(())),
+        (&rules, "CONNECT", "x", &[], Err(Violation::TargetForm)),
+        (
+            &rules,
+            "CONNECT",
+            "http://x:80/",
+            &[],
+            Err(Violation::TargetForm),
+        ),
+        (&rules, "POST", "/", chunked, Ok(())),
+        (
+            &rules,
+            "POST",
+            "/",
+            unknown,
+            Err(Violation::EncodingUnknown),
+        ),
+        (
+            &rules,
+            "POST",
+            "/",
+            two_lines,
+            Err(Violation::EncodingUnknown),
+        ),
+        (&rules, "POST", "/", twice, Err(Violation::EncodingInvalid)),
+    ] {
+        let target = http::Uri::from_maybe_shared(Bytes::from(target)).expect("a target");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header("host", "x");
+        for coding in codings {
+            request = request.header("transfer-encoding", *coding);
+        }
+        let request = request.body(()).expect("a request");
+        assert_eq!(rules.check(&request), expected, "{request:?}");
+    }
+    assert_eq!(Violation::EncodingUnknown.status(), 501);
 }

@@ -81,6 +81,12 @@ catalogue! {
     LIMIT = Gauge "stellane_concurrency_limit" "The concurrency limit at the edge.";
     SHED = Counter "stellane_requests_shed_total" "Requests refused by reason.";
     TUNING_ACTIONS = Counter "stellane_tuning_actions_total" "Changes made by the tuner by parameter.";
+    THREADS_HELD = Gauge "stellane_held_threads"
+        "Threads of the runtimes that a handler holds now, by route.";
+    THREAD_HOLDS = Counter "stellane_thread_holds_total"
+        "How often a handler has held a thread of the runtimes for too long, by route.";
+    BACKGROUND_RESTARTS = Counter "stellane_background_restarts_total"
+        "How often a background task was started again after a panic, by task.";
     TOKIO_WORKERS = Gauge "tokio_workers" "Worker threads of the tokio runtime.";
     TOKIO_TASKS = Gauge "tokio_alive_tasks" "Tasks alive in the tokio runtime.";
     TOKIO_QUEUE = Gauge "tokio_global_queue_depth" "Tasks in the global queue of the tokio runtime.";
@@ -94,5 +100,9 @@ catalogue! {
         "The memory limit of the container; absent without one.";
     CGROUP_CPU = Gauge "stellane_cgroup_cpu_limit_cores"
         "The CPU limit of the container; absent without one.";
+    DEPENDENCY_UP = Gauge "stellane_dependency_up"
+        "1 when the latest check of the dependency succeeded.";
+    DEPENDENCY_FAILURES = Counter "stellane_dependency_check_failures_total"
+        "Checks of the dependency that failed.";
     READY = Gauge "stellane_ready" "1 when the readiness probe says ready.";
 }

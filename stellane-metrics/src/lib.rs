@@ -77,7 +77,9 @@ pub use catalogue::{Kind, Metric, catalogue};
 pub use config::{BuildError, ConfigError, DurationBuckets, MetricsConfig};
 #[cfg(feature = "facade")]
 pub use facade::FacadePublisher;
-pub use http_metrics::{HttpMetrics, HttpMetricsBuilder, HttpStats, Recording, RouteStats};
+pub use http_metrics::{
+    HttpMetrics, HttpMetricsBuilder, HttpStats, Recording, RouteStats, RunningPoll,
+};
 #[cfg(feature = "axum")]
 pub use layer::AxumRoute;
 pub use layer::{
@@ -90,7 +92,7 @@ pub use layer::{
 pub use metrics;
 #[cfg(feature = "prometheus")]
 pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
-pub use readiness::{Latch, Readiness};
+pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
 pub use runtime::{
     Advice, MigrationReadiness, ReadinessCheck, RuntimeMetrics, RuntimeMetricsBuilder,
     RuntimeSnapshot,

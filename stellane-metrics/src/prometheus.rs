@@ -65,7 +65,7 @@ impl PrometheusBuilder {
         self
     }
 
-    /// Renders `stellane_ready`.
+    /// Renders `stellane_ready`, and how the dependencies are.
     pub fn readiness(mut self, readiness: &Readiness) -> Self {
         self.readiness = Some(readiness.clone());
         self
@@ -187,6 +187,17 @@ impl Prometheus {
                 &[],
                 f64::from(u8::from(readiness.is_ready())),
             );
+            let dependencies = readiness.dependencies();
+            text.start(&names::DEPENDENCY_UP);
+            for one in &dependencies {
+                let up = f64::from(u8::from(one.up));
+                text.gauge(&names::DEPENDENCY_UP, &[("dependency", &one.name)], up);
+            }
+            let metric = &names::DEPENDENCY_FAILURES;
+            text.start(metric);
+            for one in &dependencies {
+                text.counter(metric, &[("dependency", &one.name)], one.failures);
+            }
         }
         let mut out = text.into_string();
         out.push_str(&self.inner.handle.render());

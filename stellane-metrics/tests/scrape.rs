@@ -19,8 +19,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use stellane_metrics::{
-    HttpMetrics, Kind, MetricsLayer, Prometheus, Readiness, RuntimeMetrics, catalogue, metrics,
-    prometheus,
+    Dependency, HttpMetrics, Kind, MetricsLayer, Prometheus, Readiness, RuntimeMetrics, catalogue,
+    metrics, prometheus,
 };
 use tower::{Layer, Service, service_fn};
 
@@ -57,14 +57,22 @@ async fn busy() -> Prometheus {
             snapshot.shed_total.insert("limit".into(), 1);
             snapshot.tuning_actions_total.insert("a\"b\\c\nd".into(), 1);
             snapshot.connections_closed_total.insert("idle".into(), 1);
+            snapshot.threads_held.insert("/slow".into(), 1);
+            snapshot.thread_holds_total.insert("/slow".into(), 2);
+            let restarts = &mut snapshot.background_restarts_total;
+            restarts.insert("outbox".into(), 1);
             snapshot.cgroup_memory_limit = 1 << 30;
             snapshot.cgroup_cpu_limit = 1.5;
         })
         .build()
         .unwrap();
+    let readiness = Readiness::new();
+    for _ in 0..2 {
+        readiness.dependency(Dependency::degraded("db")).failed();
+    }
     let scrape = prometheus()
         .runtime(&runtime)
-        .readiness(&Readiness::new())
+        .readiness(&readiness)
         .detached()
         .build()
         .unwrap();

@@ -1,8 +1,9 @@
 //! What a router of axum leaves behind for the extractors of axum.
 //!
-//! axum keeps the type of the parameters to itself, so that only a router of its own can write it. Each route whose handler
-//! takes `axum::extract::Path` or `RawPathParams` has one, with a single route of as many segments as it has parameters: it is asked for a path
-//! made of their values, and what it leaves behind is handed on. `MatchedPath` is made once, the same way.
+//! axum keeps the type of the parameters to itself, so that only a router of its own can write it. Each route whose
+//! handler may ask for them has one, with a single route of as many segments as it has parameters: it is asked for a
+//! path made of their values, and what it leaves behind is handed on. Where a router of axum is around ours, that is
+//! added to what the outer one left. `MatchedPath` is made the same way, of the template itself.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -18,9 +19,12 @@ use crate::params::Params;
 /// What the extractors of axum find of one route.
 #[derive(Debug)]
 pub(crate) struct AxumView {
-    parameters: Option<axum::Router>,
+    parameters: axum::Router,
     /// Whether the last parameter is the rest of the path, whose slashes may stay.
     ends_with_rest: bool,
+    /// Of the template, and a path that it matches.
+    whole: Option<(axum::Router, String)>,
+    /// Where no router of axum is around ours.
     matched_path: Option<MatchedPath>,
 }
 
@@ -36,23 +40,21 @@ impl AxumView {
             let star = if rest { "*" } else { "" };
             path.push_str(&format!("/{{{star}{}}}", param.name));
         }
+        if path.is_empty() {
+            path.push('/');
+        }
+        let template = template.filter(|template| is_of_axum(template));
+        let whole = template.map(|template| (mirror(template), sample(template)));
         Self {
-            parameters: (!path.is_empty()).then(|| mirror(&path)),
+            parameters: mirror(&path),
             ends_with_rest,
-            matched_path: template
-                .filter(|template| is_of_axum(template))
-                .and_then(|template| ask(mirror(template), &sample(template)).remove()),
+            matched_path: matched_path(&whole, Extensions::new()),
+            whole,
         }
     }
 
     /// Leaves behind what axum's router would have.
     pub(crate) fn leave_in(&self, params: Params<'_>, extensions: &mut Extensions) {
-        if let Some(matched_path) = &self.matched_path {
-            extensions.insert(matched_path.clone());
-        }
-        let Some(router) = &self.parameters else {
-            return;
-        };
         let mut path = String::new();
         for (i, (_, value)) in params.iter().enumerate() {
             path.push('/');
@@ -62,12 +64,31 @@ impl AxumView {
                 path.push_str(&value.replace('/', "%2F"));
             }
         }
-        let mut left = ask(router.clone(), &path);
-        // Of the path made here.
-        left.remove::<OriginalUri>();
-        left.remove::<MatchedPath>();
-        extensions.extend(left);
+        if path.is_empty() {
+            path.push('/');
+        }
+        let inside = extensions.get::<OriginalUri>().is_some();
+        let matched_path = match inside {
+            true => matched_path(&self.whole, extensions.clone()),
+            false => self.matched_path.clone(),
+        };
+        let matched_path = matched_path.or_else(|| extensions.get().cloned());
+        *extensions = ask(&self.parameters, &path, std::mem::take(extensions));
+        // Those of the path made here.
+        if !inside {
+            extensions.remove::<OriginalUri>();
+        }
+        extensions.remove::<MatchedPath>();
+        matched_path.map(|matched_path| extensions.insert(matched_path));
     }
+}
+
+fn matched_path(
+    whole: &Option<(axum::Router, String)>,
+    extensions: Extensions,
+) -> Option<MatchedPath> {
+    let (router, path) = whole.as_ref()?;
+    ask(router, path, extensions).remove()
 }
 
 /// Why axum has no parameters for a route, and what to write instead: its parameters are never empty.
@@ -123,12 +144,16 @@ fn sample(template: &str) -> String {
         .join("/")
 }
 
-fn ask(mut router: axum::Router, path: &str) -> Extensions {
-    let Ok(request) = Request::get(path).body(Body::empty()) else {
-        return Extensions::new();
+/// What is left in a request that had the extensions.
+fn ask(router: &axum::Router, path: &str, extensions: Extensions) -> Extensions {
+    let Ok(uri) = path.parse() else {
+        return extensions;
     };
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = uri;
+    *request.extensions_mut() = extensions;
     // It waits for nothing.
-    match pin!(router.call(request)).poll(&mut Context::from_waker(Waker::noop())) {
+    match pin!(router.clone().call(request)).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(response)) => response.into_parts().0.extensions,
         Poll::Pending => Extensions::new(),
     }

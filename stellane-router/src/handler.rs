@@ -116,13 +116,32 @@ pub(crate) fn foreign(arguments: &[&'static str]) -> Vec<ForeignExtractor> {
     arguments.iter().flat_map(of).collect()
 }
 
+/// Whether an argument of a handler may read what a router of axum leaves behind: one of [`foreign`], or an extractor
+/// of someone's own, which may ask those.
+#[cfg(feature = "axum-08")]
+fn may_be_foreign(arguments: &[&'static str]) -> bool {
+    let known = [
+        "stellane_",
+        "axum::",
+        "axum_core::",
+        "http::",
+        "bytes::",
+        "alloc::",
+    ];
+    let own = |argument: &&str| {
+        let argument = argument.trim_start_matches("core::option::Option<");
+        let argument = argument.trim_start_matches("core::result::Result<");
+        !known.iter().any(|library| argument.starts_with(library))
+    };
+    !foreign(arguments).is_empty() || arguments.iter().any(own)
+}
+
 /// A handler and its state, behind one pointer for all types.
 pub(crate) struct HandlerEndpoint<H, M, S> {
     handler: H,
     state: Arc<S>,
-    /// Whether an argument reads what a router of axum leaves behind.
     #[cfg(feature = "axum-08")]
-    foreign: bool,
+    may_be_foreign: bool,
     marker: PhantomData<fn() -> M>,
 }
 
@@ -132,7 +151,7 @@ impl<H: Handler<M, S>, M, S> HandlerEndpoint<H, M, S> {
             handler,
             state,
             #[cfg(feature = "axum-08")]
-            foreign: !foreign(&H::arguments()).is_empty(),
+            may_be_foreign: may_be_foreign(&H::arguments()),
             marker: PhantomData,
         }
     }
@@ -150,7 +169,7 @@ impl<H: Handler<M, S>, M, S: Send + Sync> Endpoint for HandlerEndpoint<H, M, S> 
         matched: Matched<'a>,
     ) -> SlotFuture<'a, Answer> {
         #[cfg(feature = "axum-08")]
-        if self.foreign {
+        if self.may_be_foreign {
             matched.leave_for_axum(&mut parts);
         }
         Slot::future(self.handler.call(parts, body, matched, &self.state))

@@ -86,7 +86,7 @@
 //! |---|---|---|
 //! | `router` | yes | the router |
 //! | `json` | yes | `Json` |
-//! | `axum-08` | no | `Path`, `RawPathParams` and `MatchedPath` of axum 0.8 work in our handlers, for some allocations more each; ours cost none |
+//! | `axum-08` | no | `Path`, `RawPathParams` and `MatchedPath` of axum 0.8 work in our handlers and within extractors of your own, for some allocations more each; ours cost none |
 //! | `interner` | yes | the interner; alone it depends on `quick_cache` and `foldhash` only |
 //! | `serde` | no | config structs can be read and written |
 //! | `tracing` | yes | a line for every 500 of an extractor that does not fit its route |

@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -40,6 +40,7 @@ struct Shared {
     /// Counts the tables before this one.
     version: AtomicU64,
     counts: Counts,
+    on_match: OnceLock<fn(&str)>,
 }
 
 impl Router {
@@ -54,6 +55,7 @@ impl Router {
                 table: ArcSwap::new(table),
                 version: AtomicU64::new(0),
                 counts: Counts::default(),
+                on_match: OnceLock::new(),
             }),
             seen: None,
         }
@@ -85,6 +87,14 @@ impl Router {
         self.shared.table.store(with.shared.table.load_full());
         self.shared.version.fetch_add(1, Ordering::Release);
         self.shared.counts.swaps.add();
+    }
+
+    /// Has this router and all its clones tell the template of a request's route before its handler is called, on the
+    /// thread that calls it. The first one that is given stays; false if this is another.
+    ///
+    /// The route is also [in the body](crate::Body::route) of the answer; this is for those who want to know what runs.
+    pub fn on_match(&self, tell: fn(&str)) -> bool {
+        self.shared.on_match.set(tell).is_ok()
     }
 
     /// The state of this router and all its clones.
@@ -161,6 +171,9 @@ impl Router {
                 route,
                 spans,
             } => {
+                if let Some(tell) = self.shared.on_match.get() {
+                    tell(&table.entry(RouteId(route)).template);
+                }
                 let matched = Matched {
                     table: &table,
                     id: RouteId(route),

@@ -59,6 +59,27 @@ pub(crate) fn is_plain(text: &[u8], start: usize, end: usize) -> bool {
     all & (LOW << 7) == 0
 }
 
+/// Eight bytes of a text from a place on, zeros where it has ended.
+#[inline]
+pub(crate) fn word_from(text: &[u8], at: usize) -> u64 {
+    let left = text.get(at..).unwrap_or_default();
+    match left.first_chunk() {
+        Some(bytes) => u64::from_le_bytes(*bytes),
+        None => last_word(text, left.len()),
+    }
+}
+
+/// The last bytes of a text, less than eight.
+#[inline(never)]
+fn last_word(text: &[u8], len: usize) -> u64 {
+    if let Some(last) = text.last_chunk() {
+        // What stands before them is shifted out, which may be all.
+        return (u64::from_le_bytes(*last) >> 1) >> (63 - 8 * len);
+    }
+    let bytes = text.iter().rev().take(len);
+    bytes.fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
 /// `text.starts_with(literal)`.
 #[inline]
 pub(crate) fn begins(text: &[u8], literal: &[u8]) -> bool {

@@ -140,6 +140,7 @@ impl RouteTable {
             Some(route) if spans.are_plain(path.as_bytes()) => {
                 Some(self.located(route, spans, Cow::Borrowed(path)))
             }
+            None if scan::is_plain(path.as_bytes(), 0, path.len()) => None,
             found => self.find_odd(path, found, &mut spans),
         }
     }
@@ -152,9 +153,6 @@ impl RouteTable {
         found: Option<u32>,
         spans: &mut Spans,
     ) -> Option<Located<'a>> {
-        if found.is_none() && scan::is_plain(path.as_bytes(), 0, path.len()) {
-            return None;
-        }
         let path = escape::canonical(path)?;
         let routes = &self.0.routes;
         let route = match path {

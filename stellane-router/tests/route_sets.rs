@@ -105,6 +105,29 @@ fn what_is_only_likely_is_a_warning() {
 }
 
 #[test]
+fn literals_of_any_length_are_told_apart() {
+    let text = "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz";
+    for len in 1..text.len() {
+        let (literal, last) = (&text[..len], len - 1);
+        for before in ["/", "/x/", "/{id}/", "/{id}-", "/{*ns}/"] {
+            let template = format!("{before}{literal}");
+            let table = table(&[&template, "/else/where"]);
+            let path = |end: &str| {
+                let before = before.replace(['{', '}', '*'], "");
+                format!("{before}{end}")
+            };
+            let found = |end: &str| table.find(&path(end)).is_some();
+            assert!(found(literal), "{template}");
+            for other in [&text[..last], &text[..=len], &format!("{}_", &text[..last])] {
+                assert!(!found(other), "{other} by {template}");
+            }
+        }
+    }
+    let longest = format!("/{{id}}/{}", "x".repeat(60_000));
+    assert!(table(&[&longest]).find(&longest).is_some());
+}
+
+#[test]
 fn a_route_is_only_in_vain_for_the_methods_it_has() {
     let report = Router::builder()
         .get("/{x:one(a)}", async || "")
@@ -289,6 +312,13 @@ fn what_is_ambiguous_is_found_wherever_it_is() {
         &["/{a:uuid}/{b:alnum}z{c}", "/{a:uuid}/{b:alnum}y{c:alpha}"],
         &["/{a}-{b}/{*rest}", "/{a}_{b}/c/{d}"],
         &["/{a}-{b}/{*rest}/x", "/{a}_{b}/c/d/{e}"],
+        &["/{a}-{b}/{c:date}", "/{a}.{b}/{+rest}"],
+        &["/{a}-{b}/{c:date}", "/{a}.{b}/{c}-31"],
+        &["/{a}-{b}/{c:date}", "/{a}.{b}/{c}-12-{d}"],
+        &["/{a}-{b}/{c:date}.x", "/{a}.{b}/{c:date}.{d}"],
+        &["/{a}-{b}/{c:uuid}", "/{a}.{b}/{c}"],
+        &["/{a}-{b}/{c:i64}", "/{a}.{b}/{c:u32}"],
+        &["/{a}-{b}/{c:alnum}", "/{a}.{b}/{c:len(9..20)}"],
         &[
             "/{a:one(x|x-y)}-{b}",
             "/{a:one(x)}_{b}",

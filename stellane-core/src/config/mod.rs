@@ -63,6 +63,8 @@ pub const REFERENCE: &str = include_str!("reference.toml");
 
 #[cfg(feature = "reload")]
 pub use self::live::{LiveTargets, live_keys};
+#[cfg(all(feature = "full", feature = "reload", unix))]
+pub(crate) use self::reload::Asked;
 #[cfg(feature = "reload")]
 pub use self::reload::{ConfigWatcher, KeyChange, Reload, ReloadStats};
 #[cfg(feature = "full")]
@@ -74,5 +76,5 @@ pub use self::{
     loader::Loader,
     log::{LogConfig, LogFormat},
     runtime::RuntimeConfig,
-    server::ServerConfig,
+    server::{DrainClass, ServerConfig},
 };

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use toml::{Table, Value};
 
 use super::{ConfigErrors, Loader, RuntimeConfig, live_keys, schema};
+use crate::detached::DetachedThread;
 
 /// How often [`ConfigWatcher::run`] looks at the file. A change is applied after two looks that agree.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -114,14 +115,29 @@ impl ConfigWatcher {
 
     /// Watches the file, and SIGHUP on Unix, until it is dropped; `on_reload` hears of each outcome
     /// except a reload that changed nothing.
-    pub async fn run(self, mut on_reload: impl FnMut(&Result<Reload, ConfigErrors>) + Send) {
+    pub async fn run(self, on_reload: impl FnMut(&Result<Reload, ConfigErrors>) + Send) {
+        self.run_and_tell(on_reload, |_| {}).await;
+    }
+
+    /// As [`run`](Self::run); `on_asked` hears when SIGHUP has come, and when what it asked for is done.
+    pub(crate) async fn run_and_tell(
+        self,
+        mut on_reload: impl FnMut(&Result<Reload, ConfigErrors>) + Send,
+        mut on_asked: impl FnMut(Asked) + Send,
+    ) {
         let mut hangup = Hangup::new();
+        let Ok(files) = DetachedThread::spawn("stellane-config") else {
+            return;
+        };
         let path = self.shared.loader.path().map(PathBuf::from);
         let mut current = self.shared.initial.clone();
         let mut previous = current.clone();
         loop {
             let asked = hangup.within(INTERVAL).await;
-            let seen = read(path.clone()).await;
+            if asked {
+                on_asked(Asked::Begins);
+            }
+            let seen = read(&files, path.clone()).await;
             let changed = seen != current && seen == previous;
             previous.clone_from(&seen);
             if !changed && !asked {
@@ -131,6 +147,9 @@ impl ConfigWatcher {
             let outcome = self.reload_from(&with_content(&self.shared.loader, current.as_deref()));
             if !matches!(&outcome, Ok(reload) if reload.is_empty()) {
                 on_reload(&outcome);
+            }
+            if asked {
+                on_asked(Asked::Done);
             }
         }
     }
@@ -162,6 +181,13 @@ impl ConfigWatcher {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A reload that was asked for by SIGHUP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Begins,
+    Done,
 }
 
 /// What a reload changed.
@@ -290,13 +316,10 @@ fn differences(old: &Table, new: &Table, path: &mut Vec<String>, changes: &mut V
     }
 }
 
-/// The content of the file; `None` when there is none. Off the runtime's threads: a disk may hang.
-async fn read(path: Option<PathBuf>) -> Option<Vec<u8>> {
+/// The content of the file; `None` when there is none.
+async fn read(files: &DetachedThread, path: Option<PathBuf>) -> Option<Vec<u8>> {
     let path = path?;
-    tokio::task::spawn_blocking(move || std::fs::read(path).ok())
-        .await
-        .ok()
-        .flatten()
+    files.run(move || std::fs::read(path).ok()).await.flatten()
 }
 
 /// SIGHUP where there is one.

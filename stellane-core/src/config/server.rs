@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,13 +12,16 @@ pub struct ServerConfig {
     /// Address of the service, used by [`Runtime::run`](crate::Runtime::run). Default `127.0.0.1:3000`.
     pub address: String,
     /// Address of the admin service (`/metrics`, `/healthz`, `/readyz`, …); empty turns it off.
-    /// Default `127.0.0.1:9090`: loopback, since what it shows is nobody else's business.
+    /// Default `127.0.0.1:9090`: loopback, since what it shows is nobody else's business. Only where this default is
+    /// in use by somebody else, as by a Prometheus or a second service, another port is taken, with a warning that
+    /// names it; any other address that is in use is an error.
     pub admin_address: String,
     /// Bearer token for the admin pages that change something; without one they answer only on a
     /// loopback address. Default empty: none.
     pub admin_token: String,
-    /// How long a drain waits for requests in progress before it aborts them. Too short cuts off slow
-    /// requests, too long delays a deployment. Default `30s`.
+    /// How long a drain waits for requests in progress before it ends them, `drain_classes` aside. Too short cuts off slow
+    /// requests; too long, and whoever stops the process kills it before: with `drain_delay` it has to stay below the
+    /// 30 s of Kubernetes, or below what the start says the grace period must be. Default `20s`.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
     /// How long the service goes on accepting after `/readyz` has turned unready, so that load balancers
@@ -30,9 +33,74 @@ pub struct ServerConfig {
     /// `30s`.
     #[serde(with = "humantime_serde")]
     pub restart_timeout: Duration,
+    /// How long a handler may hold a thread of the runtime before that is logged, and counted by route, while it
+    /// lasts: once for each time. Too short names what merely computes, too long leaves others waiting without a word.
+    /// Seen are the calls and futures of the service; not response bodies, and not what it spawns. `0s` is off. Default
+    /// `500ms`.
+    #[serde(with = "humantime_serde")]
+    pub held_after: Duration,
+    /// After how long without a turn for other tasks, on any runtime that serves, `/healthz` says 503: all threads of
+    /// it are held, or it is deadlocked, and whoever probes will restart the process. Too short restarts a service
+    /// that is merely busy. `0s` is off. Default `0s`.
+    #[serde(with = "humantime_serde")]
+    pub unhealthy_after: Duration,
     /// Largest request body; a larger one is answered with 413. `0` means no limit. Default 2 MiB.
     pub max_body_bytes: u64,
+    /// Classes of requests that a drain gives another time than `drain_timeout`: for each a table of `timeout`, `paths`,
+    /// `methods` and `grpc`, as [`DrainClass`] documents them. The process stays for as long as the longest of those that
+    /// are open. Default: none.
+    pub drain_classes: BTreeMap<String, DrainClass>,
 }
+
+/// How long a drain waits for some requests: see [`ServerConfig::drain_classes`].
+///
+/// ```
+/// use std::time::Duration;
+/// use stellane_core::config::Loader;
+///
+/// let text = r#"
+///     [server.drain_classes.generation]
+///     timeout = "10m"
+///     paths = ["/v1/generate/{model}"]
+///     grpc = ["llm.v1.Chat"]
+/// "#;
+/// let config = Loader::new().text("app.toml", text).load()?;
+/// // What Kubernetes has to wait: terminationGracePeriodSeconds.
+/// assert_eq!(config.server.grace_period(), Duration::from_secs(605));
+/// # Ok::<_, stellane_core::config::ConfigErrors>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct DrainClass {
+    /// How long a drain waits for a request of the class, in whole seconds, 9 hours at most. Too short cuts requests
+    /// that would have been answered, too long keeps the old process for as long. Default `20s`.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Requests whose path matches one of these templates, in the syntax of the router, such as
+    /// `"/v1/generate/{model}"` or `"/files/{*path}"`. A request of several classes is of the one with the most specific
+    /// template. Default: none.
+    pub paths: Vec<String>,
+    /// Only requests with one of these methods. Without `paths` and `grpc`, on any path. Default: any.
+    pub methods: Vec<String>,
+    /// Calls of these gRPC services, such as `"llm.v1.Chat"`. Default: none.
+    pub grpc: Vec<String>,
+}
+
+impl Default for DrainClass {
+    fn default() -> Self {
+        Self {
+            timeout: DRAIN_TIMEOUT,
+            paths: Vec::new(),
+            methods: Vec::new(),
+            grpc: Vec::new(),
+        }
+    }
+}
+
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// What comes after the longest request: its goodbye, and the end of the process.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Default for ServerConfig {
     fn default() -> Self {
@@ -40,15 +108,30 @@ impl Default for ServerConfig {
             address: "127.0.0.1:3000".to_owned(),
             admin_address: "127.0.0.1:9090".to_owned(),
             admin_token: String::new(),
-            drain_timeout: Duration::from_secs(30),
+            drain_timeout: DRAIN_TIMEOUT,
             drain_delay: Duration::ZERO,
             restart_timeout: Duration::from_secs(30),
+            held_after: Duration::from_millis(500),
+            unhealthy_after: Duration::ZERO,
             max_body_bytes: 2 << 20,
+            drain_classes: BTreeMap::new(),
         }
     }
 }
 
 impl ServerConfig {
+    /// How long whoever stops the process has to wait for it: `drain_delay`, the longest time that a request has in a
+    /// drain, and 5 s. On Kubernetes this is the least `terminationGracePeriodSeconds`, to which a `preStop` hook
+    /// adds its own time; for systemd, `TimeoutStopSec`.
+    #[must_use]
+    pub fn grace_period(&self) -> Duration {
+        let classes = self.drain_classes.values().map(|class| class.timeout);
+        let longest = classes.fold(self.drain_timeout, Duration::max);
+        [longest, LAST_WORDS]
+            .into_iter()
+            .fold(self.drain_delay, Duration::saturating_add)
+    }
+
     pub(super) fn problems(&self, problems: &mut Vec<Problem>) {
         for (key, address, optional) in [
             ("server.address", &self.address, false),
@@ -61,6 +144,18 @@ impl ServerConfig {
                     key,
                     format!("`{address}` is not an address: expected HOST:PORT, such as `127.0.0.1:3000`"),
                 ));
+            }
+        }
+        for (name, class) in &self.drain_classes {
+            let key = format!("server.drain_classes.{name}");
+            let mut wrong = |what: &str| {
+                problems.push(Problem::new(Origin::Program, &key, what.to_owned()));
+            };
+            if class.timeout > Duration::from_secs(9 * 3600) {
+                wrong("`timeout` is out of range: expected 0s to 9 hours");
+            }
+            if class.paths.is_empty() && class.methods.is_empty() && class.grpc.is_empty() {
+                wrong("no request is of this class: expected `paths`, `methods` or `grpc`");
             }
         }
     }

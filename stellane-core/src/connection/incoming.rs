@@ -1,4 +1,5 @@
 use std::{
+    cell::Cell,
     mem,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -38,19 +39,61 @@ enum Origin {
         not(feature = "full"),
         expect(dead_code, reason = "only the runtime asks")
     )]
-    Stream(u64),
+    Stream {
+        connection: u64,
+        /// Whether its client has to send it at a rate.
+        paced: bool,
+    },
     /// From a connection that wants to know what nobody reads of it.
     Connection(Arc<UnreadBody>),
     /// The same, and somebody has asked for it.
     Asked(Arc<UnreadBody>),
 }
 
+thread_local! {
+    /// What became of the body of the stream that this thread polls.
+    static RECEIVED: Cell<Received> = const { Cell::new(Received::NOTHING) };
+}
+
+/// What a service got when it asked for the body of a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Received {
+    pub(super) bytes: u64,
+    /// In the end, it has to wait for the client.
+    pub(super) starved: bool,
+}
+
+impl Received {
+    const NOTHING: Self = Self {
+        bytes: 0,
+        starved: false,
+    };
+
+    fn note<E>(polled: &Poll<Option<Result<Frame<Bytes>, E>>>) {
+        let mut received = RECEIVED.get();
+        received.starved = polled.is_pending();
+        if let Poll::Ready(Some(Ok(frame))) = polled {
+            received.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+        }
+        RECEIVED.set(received);
+    }
+}
+
+#[cfg(feature = "http2")]
+/// Runs `poll`, which polls a stream, and returns what its service got of its body.
+pub(super) fn observe<T>(poll: impl FnOnce() -> T) -> (T, Received) {
+    let outer = RECEIVED.replace(Received::NOTHING);
+    let polled = poll();
+    (polled, RECEIVED.replace(outer))
+}
+
 impl Incoming {
     /// Of one of the many streams of a connection.
-    pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64) -> Self {
+    #[cfg(feature = "http2")]
+    pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64, paced: bool) -> Self {
         Self {
             body: Some(body),
-            origin: Origin::Stream(connection),
+            origin: Origin::Stream { connection, paced },
         }
     }
 
@@ -66,7 +109,7 @@ impl Incoming {
     #[cfg(feature = "full")]
     pub(crate) fn shared_connection(&self) -> Option<u64> {
         match self.origin {
-            Origin::Stream(connection) => Some(connection),
+            Origin::Stream { connection, .. } => Some(connection),
             _ => None,
         }
     }
@@ -110,6 +153,8 @@ impl Body for Incoming {
             {
                 unread.end();
             }
+        } else if let Origin::Stream { paced: true, .. } = this.origin {
+            Received::note(&polled);
         }
         polled
     }
@@ -133,7 +178,7 @@ impl Drop for Incoming {
             match mem::take(&mut self.origin) {
                 Origin::Connection(unread) => unread.leave(body, false),
                 Origin::Asked(unread) => unread.leave(body, true),
-                Origin::Unknown | Origin::Stream(_) => {}
+                Origin::Unknown | Origin::Stream { .. } => {}
             }
         }
     }

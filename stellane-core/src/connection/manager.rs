@@ -1,5 +1,6 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection::{
@@ -7,7 +8,9 @@ use crate::connection::{
     config::ConnectionConfig,
     error::{BuildError, ServeError},
     http_service::HttpService,
+    incoming::Incoming,
     lifecycle::{Shared, memory::Hook},
+    policy::budgets::Budgets,
     protocol::{builders::HyperBuilders, connect_info::ConnectInfo, service_source::ServiceSource},
     reason::CloseReason,
     state::ConnectionInfo,
@@ -29,6 +32,7 @@ pub struct ConnectionManager {
 pub struct ConnectionManagerBuilder {
     config: ConnectionConfig,
     hook: Option<Hook>,
+    budgets: Budgets,
 }
 
 impl ConnectionManagerBuilder {
@@ -50,6 +54,33 @@ impl ConnectionManagerBuilder {
         self
     }
 
+    /// How long a request may take in a drain, in whole seconds counted from its beginning; `None` is as long as
+    /// [`drain`](ConnectionManager::drain) was given. It is asked of each request, and a drain goes on for as long as the
+    /// longest time of those under way. Streams that go on to the end of their time are ended in the words of their
+    /// protocol, and what has none is cut: see [How a drain goes](super#how-a-drain-goes).
+    ///
+    /// Too short cuts requests that would have been answered, too long keeps the process for a client that never ends.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use stellane_core::connection::ConnectionManager;
+    ///
+    /// let manager = ConnectionManager::builder()
+    ///     .drain_budget(|request| match request.uri().path() {
+    ///         "/generate" => Some(Duration::from_secs(600)),
+    ///         _ => None,
+    ///     })
+    ///     .build()?;
+    /// # Ok::<_, stellane_core::connection::BuildError>(())
+    /// ```
+    pub fn drain_budget(
+        mut self,
+        budget: impl Fn(&Request<Incoming>) -> Option<Duration> + Send + Sync + 'static,
+    ) -> Self {
+        self.budgets = Budgets::new(budget);
+        self
+    }
+
     /// Builds the manager.
     ///
     /// # Errors
@@ -58,9 +89,12 @@ impl ConnectionManagerBuilder {
         self.config
             .validate()
             .map_err(|errors| BuildError { errors })?;
+        let builders = Arc::new(HyperBuilders::new(&self.config));
+        let mut shared = Shared::new(self.config, self.hook);
+        shared.budgets = self.budgets;
         Ok(ConnectionManager {
-            builders: Arc::new(HyperBuilders::new(&self.config)),
-            shared: Arc::new(Shared::new(self.config, self.hook)),
+            builders,
+            shared: Arc::new(shared),
         })
     }
 }
@@ -194,13 +228,14 @@ impl ConnectionManager {
     /// Accepting stops at once. Responses then say `Connection: close`; idle connections stay open for
     /// [`drain_idle`](ConnectionConfig::drain_idle), so that a request on its way is still answered. Many
     /// connections come to their turn one after the other, within [`drain_spread`](ConnectionConfig::drain_spread).
-    /// What is not done after `deadline` is aborted. See [How a drain goes](super#how-a-drain-goes).
+    /// What is not done after `deadline`, or after its own [budget](ConnectionManagerBuilder::drain_budget), is
+    /// aborted; streams have a second more to say goodbye. See [How a drain goes](super#how-a-drain-goes).
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
         self.shared.drain(deadline).await
     }
 
-    /// Resolves when a drain has begun. Handlers of streams that never end by themselves (server-sent
-    /// events, long polls) end them when it does.
+    /// Resolves when a drain has begun. A handler, which has no manager at hand, asks
+    /// [`drain_token`](super::drain_token).
     pub fn draining(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
         self.shared.drain.announced()
     }
@@ -240,6 +275,13 @@ impl ConnectionManager {
     /// Closes up to `count` connections, those that have been idle longest first; how many were asked.
     pub fn close_idle(&self, count: usize) -> usize {
         self.shared.reclaim(count)
+    }
+
+    /// Says how scarce memory is, or anything else that connections take, until it is said again: 0 is no pressure, 1
+    /// is all there may be. The timeouts of slow clients shrink by it, as they do when places become scarce: see
+    /// [How long the slow may take](super#how-long-the-slow-may-take). The preset measures it and says so itself.
+    pub fn set_pressure(&self, level: f64) {
+        self.shared.pressure.tell(level);
     }
 
     /// The settings as they are now, changes at run time included.

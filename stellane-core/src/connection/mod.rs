@@ -56,22 +56,55 @@
 //! | HTTP/2: resets, pings, settings, empty frames | `http2.abuse_burst` and h2's own limits | [`Abuse`](CloseReason::Abuse) |
 //! | more connections than one should have | [`max_connections_per_peer`](ConnectionConfig::max_connections_per_peer), [`max_accepts_per_second`](ConnectionConfig::max_accepts_per_second) | [`Refused`](CloseReason::Refused) |
 //!
+//! # How long the slow may take
+//!
+//! While there is room nobody is hurt by a client that is slow, and honest ones are: a video is paused, a laptop wakes up
+//! in another network, a browser connects ahead. So what they may take is counted in minutes at rest, and shrinks as
+//! places or memory run out: whoever has kept the server waiting longest goes first.
+//!
+//! | what | setting | at rest | 3/4 of the places held | none left |
+//! |---|---|--:|--:|--:|
+//! | nothing is sent after the connect | [`first_byte_timeout`](ConnectionConfig::first_byte_timeout) | 60 s | 7.7 s | 1 s |
+//! | a head is not complete | [`head_timeout`](ConnectionConfig::head_timeout) | 60 s | 7.7 s | 1 s |
+//! | nothing of an answer is taken | [`write_timeout`](ConnectionConfig::write_timeout) | 10 min | 24 s | 1 s |
+//! | a body comes, or an answer is taken, slower than the least rate | [`rate_grace`](ConnectionConfig::rate_grace) | 10 min | 24 s | 1 s |
+//! | a TLS handshake is not complete, most of which is the server's work | `tls.handshake_timeout` | 10 s | 10 s | 10 s |
+//! | an idle connection | [`idle_timeout`](ConnectionConfig::idle_timeout) | 60 s | 60 s | makes room when needed |
+//!
+//! - A setting means what it says while there is room, whether it was set or is the default. Under pressure it shrinks
+//!   down to [`min_timeout`](ConnectionConfig::min_timeout), and not at all where that is `0s`. Off stays off.
+//! - **Pressure** is 0 as long as half of the places are free and 1 when none is: of
+//!   [`max_connections`](ConnectionConfig::max_connections), or of what the limit of open files leaves beside
+//!   [`reserve_files`](ConnectionConfig::reserve_files). Idle connections hold no place, since they give it up at once.
+//!   What is scarce besides, [`set_pressure`](ConnectionManager::set_pressure) says: in the preset, memory from 85 to
+//!   95 % of its limit, open files from 80 to 95 %, and, up to a half, stalls for memory. The greatest counts.
+//! - With each tenth of the pressure a timeout is divided by the same number, so that the level at which as many go as
+//!   have to is found within moments, and no more go than that.
+//! - Who reads slower than the socket's buffer lets see (it holds megabytes) is looked at again before it goes: on Linux
+//!   the system says how much of it the client has acknowledged.
+//! - What ends because nothing was taken ends by a reset, over TLS without its goodbye: a client must not take half of
+//!   an answer for all of it.
+//!
 //! # How a drain goes
 //!
-//! 1. [`draining`](ConnectionManager::draining) resolves, for handlers whose response has no end; the listeners take
+//! 1. [`drain_token`] is cancelled, for handlers whose response has no end; the listeners take
 //!    in what the system has accepted already, and close.
 //! 2. Each connection has its moment within [`drain_spread`](ConnectionConfig::drain_spread). From then on its
 //!    responses say `Connection: close`; one of HTTP/2 gets GOAWAY.
 //! 3. [`drain_idle`](ConnectionConfig::drain_idle) after that moment it is closed if it is idle: a request that was on
 //!    its way has been answered by then.
-//! 4. What is busy at the deadline is aborted.
+//! 4. Each request has its time: the drain's deadline, or a [budget](ConnectionManagerBuilder::drain_budget) of its own. A
+//!    stream that goes on to its end is ended in the words of its protocol: server-sent events between two events, with
+//!    [`retry:`](ConnectionConfig::sse_retry) if that is set; a call of gRPC with the status `UNAVAILABLE`; a WebSocket
+//!    over HTTP/1.1 with the code 1012, between two frames.
+//! 5. What is left of a connection a second later is aborted.
 //!
 //! The `Runtime` says on its admin address that it is not ready before all this, and waits for
 //! `server.drain_delay`.
 //!
 //! # Streams and upgrades
 //!
-//! What has no end of its own ends with the drain if its handler wants it to: see [`ConnectInfo::draining`].
+//! What has no end of its own ends with the drain if its handler wants it to: see [`drain_token`].
 //! An upgraded connection stays in the table, counted and subject to [`close`](ConnectionManager::close), until
 //! its socket is dropped.
 //!
@@ -137,6 +170,9 @@ mod accept;
 mod config;
 mod early;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http_service;
 mod incoming;
 mod lifecycle;
@@ -170,7 +206,7 @@ pub use self::{
     http_service::HttpService,
     incoming::Incoming,
     manager::{ConnectionManager, ConnectionManagerBuilder},
-    protocol::connect_info::ConnectInfo,
+    protocol::{connect_info::ConnectInfo, scope::drain_token},
     reason::CloseReason,
     state::{ConnectionInfo, ConnectionState},
     stats::{ConnectionStats, DrainReport},

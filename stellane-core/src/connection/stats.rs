@@ -92,7 +92,10 @@ impl ConnectionStats {
 pub struct DrainReport {
     /// Connections that ended during the drain, the aborted ones included.
     pub closed: u64,
-    /// Connections that were still busy at the deadline.
+    /// Streams that went on to the end of their time, and were then ended in the words of their protocol: event streams
+    /// between two events, calls of gRPC with the status `UNAVAILABLE`, WebSockets with the code 1012.
+    pub farewells: u64,
+    /// Connections that were still busy at the end of their time.
     pub aborted: u64,
     /// Connections that could not even be aborted, since their handler blocks its thread.
     pub left: usize,

@@ -74,7 +74,10 @@ impl CoreMetrics {
 pub struct StopReport {
     /// Connections that ended while it stopped, the aborted ones included.
     pub closed: u64,
-    /// Connections that were still busy at the deadline.
+    /// Streams that went on to the end of their time and were told goodbye: see
+    /// [`DrainReport::farewells`](crate::connection::DrainReport::farewells).
+    pub farewells: u64,
+    /// Connections that were still busy at the end of their time.
     pub aborted: u64,
     /// Connections that could not even be aborted, since their handler blocks its thread.
     pub left: u64,
@@ -84,6 +87,7 @@ impl From<DrainReport> for StopReport {
     fn from(drain: DrainReport) -> Self {
         Self {
             closed: drain.closed,
+            farewells: drain.farewells,
             aborted: drain.aborted,
             left: drain.left as u64,
         }

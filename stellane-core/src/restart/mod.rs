@@ -6,7 +6,7 @@
 //! socket. Should the new process fail to become ready, it is ended, and this one goes on as if nothing had been.
 //!
 //! The preset does all of it on `SIGUSR2`: `kill -USR2 PID`. Under systemd (`Type=notify`, `NotifyAccess=all`) it
-//! also learns the number of the new process.
+//! also learns the number of the new process. The first process of a container refuses: see [`RestartError::First`].
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -38,6 +38,8 @@ mod error;
 mod process;
 mod ready;
 
+#[cfg(feature = "full")]
+pub(crate) use self::ready::is_successor;
 pub use self::{
     error::RestartError,
     process::Restart,

@@ -3,28 +3,44 @@
 use std::{
     env,
     ffi::OsString,
-    io,
-    os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    io::{self, PipeWriter},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::{CommandExt, parent_id},
+    },
+    path::PathBuf,
     process::Stdio,
     time::Duration,
 };
 
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::AsyncReadExt,
-    net::UnixListener,
+    net::unix::pipe,
     process::{Child, Command},
 };
 
 use super::RestartError;
 
-/// Where the new process says that it is ready.
-pub(super) const READY_PATH: &str = "STELLANE_READY_SOCKET";
+/// Where the new process says that it is ready: the path of a pipe that it has inherited. No name that anybody else
+/// could know, and no folder that has to be writable.
+pub(super) const READY_PATH: &str = "STELLANE_READY_PIPE";
 /// The first socket that is handed over, by systemd's protocol.
 const FIRST_FD: i32 = 3;
-/// Sets the number of the process that will be, which only that process knows.
-const SCRIPT: &str = r#"LISTEN_PID=$$; export LISTEN_PID; exec "$0" "$@""#;
+/// First processes of containers that end, and the container with them, when the process ends that they have started.
+const END_WITH_THEIR_CHILD: [&str; 10] = [
+    "tini",
+    "docker-init",
+    "podman-init",
+    "catatonit",
+    "dumb-init",
+    "sh",
+    "bash",
+    "dash",
+    "ash",
+    "busybox",
+];
 
 /// How to start this program again, and what to hand over. See the [module docs](super).
 #[derive(Debug)]
@@ -32,6 +48,8 @@ pub struct Restart {
     program: PathBuf,
     arguments: Vec<OsString>,
     sockets: Vec<(String, OwnedFd)>,
+    /// The container would end with this process.
+    is_first: bool,
 }
 
 impl Restart {
@@ -44,6 +62,7 @@ impl Restart {
             program: program()?,
             arguments: env::args_os().skip(1).collect(),
             sockets: Vec::new(),
+            is_first: is_first(),
         })
     }
 
@@ -80,20 +99,25 @@ impl Restart {
 
     /// Starts the program, and waits until it is [`ready`](super::ready); the number of its process.
     ///
-    /// Dropping the future, as a timeout does, ends the new process.
+    /// Dropping the future, as a timeout does, ends the new process and those that it has started.
     ///
     /// # Errors
     /// It can't be started, ends, or is not ready after `patience`. Then it is gone and nothing has changed.
+    /// The first process of a container starts none: the container would end with it.
     pub async fn hand_over(&self, patience: Duration) -> Result<u32, RestartError> {
-        let socket = ReadySocket::bind().map_err(RestartError::Start)?;
-        let child = self.start(&socket.path).map_err(RestartError::Start)?;
+        if self.is_first {
+            return Err(RestartError::First);
+        }
+        let (reader, writer) = io::pipe().map_err(RestartError::Start)?;
+        let reader = pipe::Receiver::from_owned_fd(reader.into()).map_err(RestartError::Start)?;
+        let child = self.start(writer).map_err(RestartError::Start)?;
         let mut child = EndedUnlessReady(Some(child));
         let Some(process) = &mut child.0 else {
             return Err(RestartError::Start(io::ErrorKind::NotFound.into()));
         };
         let started = process.id();
         let ready = tokio::select! {
-            ready = socket.ready(started) => ready,
+            ready = ready(reader, started) => ready,
             ended = process.wait() => return Err(match ended {
                 Ok(status) => RestartError::Ended(status),
                 Err(error) => RestartError::Start(error),
@@ -106,32 +130,35 @@ impl Restart {
         Ok(pid)
     }
 
-    fn start(&self, ready: &Path) -> io::Result<Child> {
+    fn start(&self, ready: PipeWriter) -> io::Result<Child> {
         let names: Vec<_> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
-        let mappings = self
-            .sockets
-            .iter()
-            .zip(FIRST_FD..)
-            .map(|((_, socket), child_fd)| {
-                Ok(FdMapping {
-                    parent_fd: socket.try_clone()?,
-                    child_fd,
-                })
-            })
-            .collect::<io::Result<Vec<_>>>()?;
-        let mut command = std::process::Command::new("/bin/sh");
+        let sockets = self.sockets.iter().map(|(_, socket)| socket.try_clone());
+        let handed: Vec<_> = sockets
+            .chain([Ok(ready.into())])
+            .collect::<io::Result<_>>()?;
+        let ready_fd = FIRST_FD..;
+        let ready_fd = ready_fd.clone().nth(self.sockets.len()).unwrap_or(FIRST_FD);
+        let mappings = handed.into_iter().zip(FIRST_FD..);
+        let mappings = mappings.map(|(parent_fd, child_fd)| FdMapping {
+            parent_fd,
+            child_fd,
+        });
+        let mut command = std::process::Command::new(&self.program);
         command
-            .args(["-c", SCRIPT])
-            .arg(&self.program)
             .args(&self.arguments)
             .env("LISTEN_FDS", self.sockets.len().to_string())
             .env("LISTEN_FDNAMES", names.join(":"))
+            // Only the new process knows its number, and only a shell could set it there.
+            .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDS_FIRST_FD")
-            .env(READY_PATH, ready)
-            .stdin(Stdio::null());
-        if !mappings.is_empty() {
-            command.fd_mappings(mappings).map_err(io::Error::other)?;
-        }
+            // It is the new process that systemd is to watch from now on.
+            .env_remove("WATCHDOG_PID")
+            .env(READY_PATH, format!("/dev/fd/{ready_fd}"))
+            .stdin(Stdio::null())
+            // So that those whom it starts end with it, should it have to.
+            .process_group(0)
+            .fd_mappings(mappings.collect())
+            .map_err(io::Error::other)?;
         Command::from(command).spawn()
     }
 }
@@ -141,10 +168,18 @@ struct EndedUnlessReady(Option<Child>);
 impl Drop for EndedUnlessReady {
     fn drop(&mut self) {
         if let Some(child) = &mut self.0 {
-            // It may have ended by itself.
+            // It may have ended by itself, and left others.
+            let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+            let _ = group.map(|group| kill_process_group(group, Signal::KILL));
             let _ = child.start_kill();
         }
     }
+}
+
+/// Whether the container ends with this process: it is the first, or the first has started it and ends with it.
+fn is_first() -> bool {
+    let first = || std::fs::read_to_string("/proc/1/comm").unwrap_or_default();
+    std::process::id() == 1 || parent_id() == 1 && END_WITH_THEIR_CHILD.contains(&first().trim())
 }
 
 /// As it was called, so that a file replaced on disk is found under its name; `/proc/self/exe` would say that it is deleted.
@@ -154,46 +189,16 @@ fn program() -> io::Result<PathBuf> {
     Ok(deleted.map_or_else(|| exe.clone(), PathBuf::from))
 }
 
-/// A Unix socket in a folder that only this user can enter, so that nobody else says "ready".
-struct ReadySocket {
-    folder: PathBuf,
-    path: PathBuf,
-    listener: UnixListener,
-}
-
-impl ReadySocket {
-    fn bind() -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("stellane-restart-{}-{count}", std::process::id());
-        let folder = env::temp_dir().join(name);
-        // One of an earlier process with the same number; not that of another user, which fails below.
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
-        let path = folder.join("ready");
-        let listener = UnixListener::bind(&path)?;
-        Ok(Self {
-            folder,
-            path,
-            listener,
-        })
+/// The number that the new process says it has, or the one it was started with.
+async fn ready(mut pipe: pipe::Receiver, started: Option<u32>) -> io::Result<u32> {
+    let mut said = Vec::new();
+    while !said.ends_with(b"\n") {
+        if pipe.read_buf(&mut said).await? == 0 {
+            // It has closed the pipe: it will end, or be late.
+            std::future::pending::<()>().await;
+        }
     }
-
-    /// The number that the new process says it has, or the one it was started with.
-    async fn ready(&self, started: Option<u32>) -> io::Result<u32> {
-        let (mut new, _) = self.listener.accept().await?;
-        let mut said = String::new();
-        new.read_to_string(&mut said).await?;
-        let wrong = || io::Error::other("it said something else than its number");
-        said.trim().parse().ok().or(started).ok_or_else(wrong)
-    }
-}
-
-impl Drop for ReadySocket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+    let said = String::from_utf8_lossy(&said);
+    let wrong = || io::Error::other("it said something else than its number");
+    said.trim().parse().ok().or(started).ok_or_else(wrong)
 }

@@ -1,53 +1,43 @@
 //! The side of the new process.
 
-use std::{
-    env, io,
-    io::Write,
-    os::unix::net::{UnixDatagram, UnixStream},
-    path::Path,
-};
+use std::{env, fs::File, io, io::Write, path::PathBuf};
 
 use super::process::READY_PATH;
 
 /// Tells whoever waits that this process can answer: the process that it takes over from, and systemd
-/// (`NOTIFY_SOCKET`). Does nothing where nobody waits.
+/// (`NOTIFY_SOCKET`, with the feature `systemd`). Does nothing where nobody waits.
 ///
 /// # Errors
 /// One that waits could not be told.
 pub fn ready() -> io::Result<()> {
-    if let Some(path) = env::var_os(READY_PATH) {
-        // Who waited may have given up.
-        let told = UnixStream::connect(path).and_then(|mut old| {
-            let me = std::process::id().to_string();
-            old.write_all(me.as_bytes())
+    if let Some(path) = predecessor() {
+        let told = File::options().write(true).open(path).and_then(|mut old| {
+            let me = std::process::id();
+            writeln!(old, "{me}")
         });
         match told {
-            Err(error) if !is_gone(&error) => return Err(error),
+            // Who waited may have given up.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
             _ => {}
         }
     }
-    notify(&format!("READY=1\nMAINPID={}", std::process::id()))
+    #[cfg(feature = "systemd")]
+    sd_notify::notify(&[
+        sd_notify::NotifyState::Ready,
+        sd_notify::NotifyState::MainPid(std::process::id()),
+    ])?;
+    Ok(())
 }
 
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::BrokenPipe
-    )
+/// Where the process that this one takes over from waits for it, if there is one.
+fn predecessor() -> Option<PathBuf> {
+    env::var_os(READY_PATH).map(PathBuf::from)
 }
 
-fn notify(state: &str) -> io::Result<()> {
-    let Some(path) = env::var_os("NOTIFY_SOCKET") else {
-        return Ok(());
-    };
-    let socket = UnixDatagram::unbound()?;
-    #[cfg(target_os = "linux")]
-    if let Some(name) = path.to_str().and_then(|path| path.strip_prefix('@')) {
-        use std::os::linux::net::SocketAddrExt;
-        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-        return socket.send_to_addr(state.as_bytes(), &address).map(drop);
-    }
-    socket.send_to(state.as_bytes(), Path::new(&path)).map(drop)
+/// Whether the sockets that were handed over are those of a process of the same program.
+#[cfg(feature = "full")]
+pub(crate) fn is_successor() -> bool {
+    predecessor().is_some()
 }
 
 /// The names of the sockets that were handed over (`LISTEN_FDNAMES`), in their order.

@@ -19,6 +19,8 @@ pub(super) fn service(
     address: SocketAddr,
 ) -> Result<AdminService, BuildError> {
     let token = config.server.admin_token.clone();
+    let unhealthy_after = config.server.unhealthy_after;
+    let progress = components.progress.clone();
     let config = serde_json::to_value(config).unwrap_or_default();
     let connections = components.connections.clone();
     let (tuner, chosen) = (components.tuner.clone(), components.tuner.clone());
@@ -28,6 +30,10 @@ pub(super) fn service(
         .prometheus(components.prometheus.clone())
         .runtime(components.runtime_metrics.clone())
         .readiness(components.readiness.clone())
+        .health(move || match progress.longest_still() {
+            still if unhealthy_after.is_zero() || still < unhealthy_after => Ok(()),
+            still => Err(format!("no task has had a turn for {still:?}")),
+        })
         .json("/config", move || config.clone())
         .json("/connections", move || {
             let list = connections.list();

@@ -1,14 +1,19 @@
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use stellane_autotune::{AdaptiveLimitLayer, RequestHead};
+use stellane_metrics::Dependency;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+#[cfg(unix)]
+use super::signals::Ending;
 use super::{
-    BoundRuntime, Components, RefusalKind, RequestBody, RunReport, RuntimeError, classes::Classes,
-    refusal::AnswerFn, serve,
+    BoundRuntime, Components, RefusalKind, RequestBody, RunReport, RuntimeError,
+    background::BackgroundTask, classes::Classes, ready_check::ReadyCheck, refusal::AnswerFn,
+    serve,
 };
 #[cfg(feature = "profiling")]
 use crate::profiling::HeapProfiler;
@@ -33,9 +38,17 @@ pub struct RuntimeBuilder<F> {
     on_refusal: Option<Arc<AnswerFn>>,
     limit_layer: Option<ChangeLimit>,
     purge: Option<Box<dyn Fn() + Send + Sync>>,
+    duties: Duties,
     log: Option<LogHandle>,
     #[cfg(feature = "profiling")]
     heap: Option<HeapSource>,
+}
+
+/// What runs beside the service, on its runtime.
+#[derive(Debug, Default)]
+pub(super) struct Duties {
+    pub(super) checks: Vec<ReadyCheck>,
+    pub(super) background: Vec<BackgroundTask>,
 }
 
 /// A server that is ready to listen. See the [module docs](super).
@@ -46,9 +59,13 @@ pub struct Runtime<S> {
     pub(super) signal: Option<Signal>,
     pub(super) on_refusal: Option<Arc<AnswerFn>>,
     pub(super) limit_layer: AdaptiveLimitLayer,
+    pub(super) duties: Duties,
     /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
     #[cfg(unix)]
     pub(super) restart: Option<tokio::signal::unix::Signal>,
+    /// `SIGTERM` and `SIGINT`, unless they are not ours.
+    #[cfg(unix)]
+    pub(super) ending: Option<Ending>,
     pub(super) log: Option<LogHandle>,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
@@ -65,6 +82,7 @@ impl Runtime<()> {
             on_refusal: None,
             limit_layer: None,
             purge: None,
+            duties: Duties::default(),
             log: None,
             #[cfg(feature = "profiling")]
             heap: None,
@@ -115,6 +133,7 @@ impl<F> RuntimeBuilder<F> {
             on_refusal,
             limit_layer,
             purge,
+            duties,
             log,
             #[cfg(feature = "profiling")]
             heap,
@@ -128,13 +147,18 @@ impl<F> RuntimeBuilder<F> {
             on_refusal,
             limit_layer,
             purge,
+            duties,
             log,
             #[cfg(feature = "profiling")]
             heap,
         }
     }
 
-    /// What begins the drain. Default: `SIGTERM` or `SIGINT` (Ctrl-C elsewhere).
+    /// What begins the drain. Default: `SIGTERM` or `SIGINT` (Ctrl-C elsewhere). These end the process before the service
+    /// begins, begin the drain while it serves, end the process at once when they come again, and do what they do without
+    /// a handler once the runtime has ended. A process that is blocked is ended before the
+    /// [grace period](crate::config::ServerConfig::grace_period) is over. With a signal of one's own all of this is left
+    /// to the program.
     pub fn shutdown_signal(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.signal = Some(Box::pin(signal));
         self
@@ -197,6 +221,81 @@ impl<F> RuntimeBuilder<F> {
         self
     }
 
+    /// Asks for something that the service depends on again and again, in the background: `every` so often it calls
+    /// `check`, which has failed if it returns an error, panics, or takes longer than `timeout`. `/readyz?verbose` and the
+    /// live page show how it is, `stellane_dependency_up` counts on it.
+    ///
+    /// A name alone is a dependency that is [required](Dependency::required), whose failures are tolerated for 10 s: until
+    /// it has succeeded once, and after it has failed for as long, `/readyz` says 503. A database that blinks must not
+    /// take all replicas away at once, so let it be tolerated for longer than it ever blinks; and what the service can do
+    /// without is [degraded](Dependency::degraded).
+    ///
+    /// The check itself should be small (`SELECT 1`), and must not block its thread: it runs on the service's runtime.
+    /// `every` so short that checks are a load of their own is too short; too long delays both bad news and good.
+    ///
+    /// ```
+    /// use std::{io, time::Duration};
+    ///
+    /// use stellane_core::{Runtime, metrics::Dependency};
+    ///
+    /// # async fn ping_database() -> io::Result<()> { Ok(()) }
+    /// # async fn ping_cache() -> io::Result<()> { Ok(()) }
+    /// let (second, half) = (Duration::from_secs(1), Duration::from_millis(500));
+    /// let builder = Runtime::builder()
+    ///     .ready_check("database", second, half, ping_database)
+    ///     .ready_check(Dependency::degraded("cache"), second, half, ping_cache);
+    /// # drop(builder);
+    /// ```
+    pub fn ready_check<C, Fut, E>(
+        mut self,
+        dependency: impl Into<Dependency>,
+        every: Duration,
+        timeout: Duration,
+        check: C,
+    ) -> Self
+    where
+        C: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let check = ReadyCheck::new(dependency.into(), every, timeout, check);
+        self.duties.checks.push(check);
+        self
+    }
+
+    /// Runs `task` beside the service, on its runtime, until it returns. The token is cancelled when the drain begins: a
+    /// task then ends what it has begun and returns. The drain waits for it as for requests, until `server.drain_timeout`,
+    /// and then cuts it off.
+    ///
+    /// After a panic it is started again, after a pause of 100 ms that doubles each time up to 30 s;
+    /// `stellane_background_restarts_total` counts that.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use stellane_core::Runtime;
+    ///
+    /// # async fn send_what_is_there() {}
+    /// let builder = Runtime::builder().background("outbox", async |draining| {
+    ///     while !draining.is_cancelled() {
+    ///         send_what_is_there().await;
+    ///         let pause = tokio::time::sleep(Duration::from_secs(1));
+    ///         draining.run_until_cancelled(pause).await;
+    ///     }
+    ///     send_what_is_there().await; // of the requests that were just answered
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn background<T, Fut>(mut self, name: impl Into<Cow<'static, str>>, task: T) -> Self
+    where
+        T: Fn(CancellationToken) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let task = BackgroundTask::new(name.into(), task);
+        self.duties.background.push(task);
+        self
+    }
+
     /// Lets the admin service change the log level.
     pub fn log_handle(mut self, log: LogHandle) -> Self {
         self.log = Some(log);
@@ -255,6 +354,19 @@ impl<F> RuntimeBuilder<F> {
             Some(components) => components,
             None => Components::with_purge_hook(&self.config, self.purge)?,
         };
+        // Before the service, which may take its time: one that comes meanwhile is obeyed.
+        #[cfg(unix)]
+        let ending = match &self.signal {
+            None => {
+                let grace = self.config.server.grace_period();
+                let ending = Ending::new(&components.connections, grace);
+                Some(ending.map_err(|error| RuntimeError::Component {
+                    name: "signals",
+                    source: error.into(),
+                })?)
+            }
+            Some(_) => None,
+        };
         let classes = Classes::new(&self.config.limit, &components.limit);
         let classes = classes.map_err(|report| RuntimeError::Component {
             name: "limit",
@@ -283,8 +395,11 @@ impl<F> RuntimeBuilder<F> {
             signal: self.signal,
             on_refusal: self.on_refusal,
             limit_layer,
+            duties: self.duties,
             #[cfg(unix)]
             restart,
+            #[cfg(unix)]
+            ending,
             log: self.log,
             #[cfg(feature = "profiling")]
             heap: self.heap,

@@ -1,28 +1,116 @@
-//! Which requests are of which class of the limit, and which need no place, by the configuration.
+//! Which requests are of which class, by the configuration: of the limit, or of the drain.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use http::Method;
+use http::{Method, Request};
 use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, Class, LimitConfig, RequestHead};
 use stellane_router::{BuildReport, RouteTable};
+
+use crate::{config::DrainClass, connection::Incoming};
+
+/// What is said of requests by their paths, methods and gRPC services.
+#[derive(Debug)]
+struct Rules<T> {
+    table: RouteTable,
+    /// By the number of the route.
+    of_route: Vec<Vec<Rule<T>>>,
+    /// Of those that name methods and no paths.
+    of_any_path: Vec<Rule<T>>,
+}
+
+#[derive(Debug, Clone)]
+struct Rule<T> {
+    /// All, if there are none.
+    methods: Vec<Method>,
+    of: T,
+}
+
+/// What is gathered for [`Rules`].
+#[derive(Debug)]
+struct RulesBuilder<T> {
+    by_template: BTreeMap<String, Vec<Rule<T>>>,
+    of_any_path: Vec<Rule<T>>,
+}
+
+impl<T: Copy> RulesBuilder<T> {
+    fn new() -> Self {
+        Self {
+            by_template: BTreeMap::new(),
+            of_any_path: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, of: T, paths: &[String], methods: &[String], grpc: &[String]) {
+        let methods = methods.iter().filter_map(|name| name.parse().ok());
+        let rule = Rule {
+            methods: methods.collect(),
+            of,
+        };
+        let services = grpc.iter().map(|service| format!("/{service}/{{method}}"));
+        let templates: Vec<_> = paths.iter().cloned().chain(services).collect();
+        if templates.is_empty() && !rule.methods.is_empty() {
+            self.of_any_path.push(rule.clone());
+        }
+        for template in templates {
+            let rules = self.by_template.entry(template).or_default();
+            rules.push(rule.clone());
+        }
+    }
+
+    fn build(mut self) -> Result<Rules<T>, BuildReport> {
+        let table = RouteTable::new(self.by_template.keys())?;
+        let mut of_route = vec![Vec::new(); table.len()];
+        for route in table.routes() {
+            if let Some(rules) = self.by_template.remove(route.template()) {
+                of_route[route.id().index()] = rules;
+            }
+        }
+        Ok(Rules {
+            table,
+            of_route,
+            of_any_path: self.of_any_path,
+        })
+    }
+}
+
+impl<T: Copy> Rules<T> {
+    fn find(&self, path: &str, method: &Method) -> Option<T> {
+        let located = self.table.find(path);
+        let of_route = located.map(|located| &self.of_route[located.id().index()]);
+        let rules = of_route.into_iter().flatten().chain(&self.of_any_path);
+        let is_of = |rule: &&Rule<T>| rule.methods.is_empty() || rule.methods.contains(method);
+        rules.into_iter().find(is_of).map(|rule| rule.of)
+    }
+
+    fn all(&self) -> impl Iterator<Item = T> {
+        let rules = self.of_route.iter().flatten().chain(&self.of_any_path);
+        rules.map(|rule| rule.of)
+    }
+}
+
+/// How long a drain waits for a request, by `server.drain_classes`; `None` if there are none.
+pub(super) fn drain_budget(
+    classes: &BTreeMap<String, DrainClass>,
+) -> Result<Option<impl Fn(&Request<Incoming>) -> Option<Duration> + use<>>, BuildReport> {
+    if classes.is_empty() {
+        return Ok(None);
+    }
+    let mut rules = RulesBuilder::new();
+    for class in classes.values() {
+        rules.add(class.timeout, &class.paths, &class.methods, &class.grpc);
+    }
+    let rules = rules.build()?;
+    Ok(Some(move |request: &Request<Incoming>| {
+        rules.find(request.uri().path(), request.method())
+    }))
+}
 
 /// What `limit.classes` and `limit.exempt` say of a request, by its path.
 #[derive(Debug)]
 pub(super) struct Classes {
-    table: RouteTable,
-    /// By the number of the route.
-    of_route: Vec<Vec<Rule>>,
-    /// Of classes that name methods and no paths.
-    of_any_path: Vec<Rule>,
+    rules: Rules<Of>,
     /// How all paths begin that are exempt: most requests are not, and need not be looked up for that.
     exempt_prefix: String,
-}
-
-#[derive(Debug, Clone)]
-struct Rule {
-    /// All, if there are none.
-    methods: Vec<Method>,
-    of: Of,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -33,47 +121,14 @@ enum Of {
 
 impl Classes {
     pub(super) fn new(config: &LimitConfig, limit: &AdaptiveLimit) -> Result<Self, BuildReport> {
-        let mut by_template = BTreeMap::<String, Vec<Rule>>::new();
-        let mut of_any_path = Vec::new();
-        for template in &config.exempt {
-            let rule = Rule {
-                methods: Vec::new(),
-                of: Of::Exempt,
-            };
-            by_template.entry(template.clone()).or_default().push(rule);
-        }
+        let mut rules = RulesBuilder::new();
+        rules.add(Of::Exempt, &config.exempt, &[], &[]);
         for (name, class) in &config.classes {
-            let rule = Rule {
-                methods: class
-                    .methods
-                    .iter()
-                    .filter_map(|name| name.parse().ok())
-                    .collect(),
-                of: Of::Class(limit.class(name).unwrap_or_default()),
-            };
-            let services = class
-                .grpc
-                .iter()
-                .map(|service| format!("/{service}/{{method}}"));
-            let templates: Vec<_> = class.paths.iter().cloned().chain(services).collect();
-            if templates.is_empty() && !rule.methods.is_empty() {
-                of_any_path.push(rule.clone());
-            }
-            for template in templates {
-                by_template.entry(template).or_default().push(rule.clone());
-            }
-        }
-        let table = RouteTable::new(by_template.keys())?;
-        let mut of_route = vec![Vec::new(); table.len()];
-        for route in table.routes() {
-            if let Some(rules) = by_template.remove(route.template()) {
-                of_route[route.id().index()] = rules;
-            }
+            let of = Of::Class(limit.class(name).unwrap_or_default());
+            rules.add(of, &class.paths, &class.methods, &class.grpc);
         }
         Ok(Self {
-            table,
-            of_route,
-            of_any_path,
+            rules: rules.build()?,
             exempt_prefix: common_prefix(&config.exempt),
         })
     }
@@ -81,12 +136,7 @@ impl Classes {
     /// A layer that goes by these rules.
     pub(super) fn apply(self, mut layer: AdaptiveLimitLayer) -> AdaptiveLimitLayer {
         let classes = Arc::new(self);
-        let mut rules = classes
-            .of_route
-            .iter()
-            .flatten()
-            .chain(&classes.of_any_path);
-        let has_classes = rules.any(|rule| matches!(rule.of, Of::Class(_)));
+        let has_classes = classes.rules.all().any(|of| matches!(of, Of::Class(_)));
         let of = Arc::clone(&classes);
         layer = layer.exempt(move |head| {
             head.uri.path().starts_with(&of.exempt_prefix)
@@ -102,11 +152,7 @@ impl Classes {
     }
 
     fn find(&self, head: RequestHead<'_>) -> Option<Of> {
-        let located = self.table.find(head.uri.path());
-        let of_route = located.map(|located| &self.of_route[located.id().index()]);
-        let rules = of_route.into_iter().flatten().chain(&self.of_any_path);
-        let is_of = |rule: &&Rule| rule.methods.is_empty() || rule.methods.contains(head.method);
-        rules.into_iter().find(is_of).map(|rule| rule.of)
+        self.rules.find(head.uri.path(), head.method)
     }
 }
 

@@ -18,11 +18,16 @@ use stellane_pool::{Pools, WorkerPool};
 use stellane_router::Interner;
 use tokio::task::JoinSet;
 
-use super::{RuntimeError, pressure, tuning};
+use super::{
+    RuntimeError,
+    background::Restarts,
+    classes, pressure, tuning,
+    watch::{HeldThreads, Progress},
+};
 use crate::{
     BoxError,
     config::RuntimeConfig,
-    connection::{CloseReason, ConnectionConfig, ConnectionManager},
+    connection::{CloseReason, ConnectionManager},
     fault::Faults,
     strict_http1::Http1Rules,
 };
@@ -68,6 +73,11 @@ pub struct Components {
     pub slow_polls: SlowPolls,
     /// What `/readyz` says; a service may hold it back with a latch until its own parts are there.
     pub readiness: Readiness,
+    /// Handlers that hold a thread.
+    pub(super) held: HeldThreads,
+    /// Whether the runtimes that serve get anywhere.
+    pub(super) progress: Progress,
+    pub(super) restarts: Restarts,
     /// Through it the snapshot finds the tuner; held here only, see `with_purge_hook`.
     _tuner_cell: Arc<OnceLock<AutoTuner>>,
 }
@@ -88,6 +98,10 @@ impl Components {
         let mut connections = ConnectionManager::builder().config(config.connection.clone());
         if let Some(purge) = purge {
             connections = connections.purge_hook(purge);
+        }
+        let budget = classes::drain_budget(&config.server.drain_classes);
+        if let Some(budget) = budget.map_err(failed("server.drain_classes"))? {
+            connections = connections.drain_budget(budget);
         }
         let connections = connections.build().map_err(failed("connection"))?;
         let metrics = HttpMetrics::builder()
@@ -128,6 +142,8 @@ impl Components {
             .map_err(failed("strict_http1"))?;
         let readiness = Readiness::new();
         readiness.set_ready(false);
+        let held = HeldThreads::new(&config.metrics.unmatched_route);
+        let restarts = Restarts::default();
 
         // The tuner reads the snapshot, and the snapshot counts the tuner's actions. The snapshot's way back
         // is weak: otherwise each would keep the other, and all the components with them, for ever.
@@ -142,6 +158,7 @@ impl Components {
                     (connections.clone(), limit.clone(), workers.clone());
                 let overload = overload.clone();
                 let (pools, interner, faults) = (pools.clone(), interner.clone(), faults.clone());
+                let (held, restarts) = (held.clone(), restarts.clone());
                 let told = AtomicU64::new(0);
                 let (tuner, panics) = (Arc::downgrade(&tuner_cell), Arc::clone(&panics));
                 move |snapshot| {
@@ -154,6 +171,8 @@ impl Components {
                     read_workers(snapshot, &workers);
                     read_pools(snapshot, &pools);
                     read_interner(snapshot, &interner);
+                    held.fill(snapshot);
+                    restarts.fill(snapshot);
                     if let Some(tuner) = tuner.upgrade().as_deref().and_then(OnceLock::get) {
                         for (parameter, _, count) in tuner.stats().actions {
                             let total = &mut snapshot.tuning_actions_total;
@@ -220,13 +239,15 @@ impl Components {
             #[cfg(feature = "profiling")]
             slow_polls: slow_polls(&config.dev),
             readiness,
+            held,
+            progress: Progress::default(),
+            restarts,
             _tuner_cell: tuner_cell,
         })
     }
 
     /// What runs beside the connections; it ends when the set is dropped.
     pub(super) fn spawn_background(&self, tasks: &mut JoinSet<()>) {
-        tasks.spawn(self.runtime_metrics.clone().run());
         let tuner = self.tuner.clone();
         tasks.spawn(async move { tuner.run().await });
         tasks.spawn(pressure::relieve(
@@ -258,20 +279,6 @@ impl Components {
             self.local_signal
                 .report_queue(if is_full { queued } else { f64::NAN });
         }
-    }
-
-    /// A connection manager of its own for the admin address, so that a full service can still be seen.
-    pub(super) fn admin_manager() -> Result<ConnectionManager, RuntimeError> {
-        let config = ConnectionConfig {
-            max_connections: 100,
-            // It is what the service's reserve is for.
-            reserve_files: 0,
-            ..ConnectionConfig::default()
-        };
-        ConnectionManager::builder()
-            .config(config)
-            .build()
-            .map_err(failed("connection"))
     }
 }
 

@@ -33,16 +33,25 @@
 //! ```
 
 mod admin;
+mod background;
 mod body;
 mod builder;
 mod classes;
 mod components;
 mod error;
 mod pressure;
+mod ready_check;
 mod refusal;
 mod serve;
+#[cfg(unix)]
+mod signals;
 mod stack;
+#[cfg(unix)]
+mod successor;
+#[cfg(unix)]
+mod systemd;
 mod tuning;
+mod watch;
 
 pub use self::{
     body::RequestBody,
@@ -52,3 +61,5 @@ pub use self::{
     refusal::RefusalKind,
     serve::{BoundRuntime, RunReport},
 };
+/// What [`RuntimeBuilder::background`] gives to a task.
+pub use tokio_util::sync::CancellationToken;

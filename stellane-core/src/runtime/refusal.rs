@@ -21,7 +21,7 @@ use crate::{
 pub enum RefusalKind {
     /// The limit, or the deadline of the request: 503, and 504 for [`Shed::TimedOut`].
     Shed(Shed),
-    /// An ambiguous request: 400, 414 or 431. Whatever the answer is, the connection ends with it.
+    /// An ambiguous request: 400, 414, 431 or 501. Whatever the answer is, the connection ends with it.
     Violation(Violation),
     /// The body is larger than `server.max_body_bytes`, by its own account or when it was read: 413.
     BodyTooLarge,

@@ -1,6 +1,8 @@
 use std::{
+    fmt, io,
     net::SocketAddr,
     pin::{Pin, pin},
+    process::{ExitCode, Termination},
     time::Duration,
 };
 
@@ -15,18 +17,25 @@ use tower_service::Service;
 use super::builder::HeapSource;
 use super::{
     Components, RequestBody, Runtime, RuntimeError, admin,
+    background::Background,
     builder::Signal,
     refusal::{EarlyLimit, OnRefusal},
     stack,
+    watch::Watch,
 };
 #[cfg(unix)]
-use crate::restart::Restart;
+use super::{
+    signals::Ending,
+    successor::{self, Successor},
+    systemd,
+};
 use crate::{
     BoxError,
-    config::is_socket_address,
+    config::{ServerConfig, is_socket_address},
     connection::{Early, ListenConfig, Listener, TlsAcceptor},
     engine::{Engine, EngineError, EngineKind, PerCoreEngine, SharedEngine, StopReport},
     hot_reload::LiveReloadLayer,
+    strict_http1::{Http1Rules, StrictHttp1Layer},
 };
 #[cfg(feature = "profiling")]
 use crate::{
@@ -36,6 +45,7 @@ use crate::{
 #[cfg(feature = "reload")]
 use crate::{
     config::{ConfigErrors, ConfigWatcher, LiveTargets, Loader, Reload},
+    detached::DetachedThread,
     logging::LogHandle,
 };
 
@@ -58,6 +68,41 @@ pub struct RunReport {
     pub drain: StopReport,
 }
 
+impl RunReport {
+    /// Whether everything came to its end by itself, or was told goodbye.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.drain.aborted == 0 && self.drain.left == 0
+    }
+}
+
+impl fmt::Display for RunReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let StopReport {
+            closed,
+            farewells,
+            aborted,
+            left,
+        } = self.drain;
+        write!(
+            f,
+            "{closed} connections closed, {aborted} of them cut at the end of their time; {farewells} streams told \
+             goodbye; {left} connections left to handlers that hold their threads"
+        )
+    }
+}
+
+/// What `main` may return: success if [nothing was cut](RunReport::is_clean), and otherwise failure, so that whoever
+/// started the process can tell that its time was too short.
+impl Termination for RunReport {
+    fn report(self) -> ExitCode {
+        match self.is_clean() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
+    }
+}
+
 pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, RuntimeError> {
     let server = &runtime.config.server;
     let mut options = runtime.config.connection.listen.clone();
@@ -70,7 +115,15 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         address: server.address.clone(),
         source,
     })?;
-    let mut admin = take_admin(&mut listeners);
+    #[cfg(unix)]
+    let mut admin = {
+        let admin = successor::take_admin(&mut listeners);
+        let (key, address) = ("server.address", &server.address);
+        listeners = successor::where_configured(listeners, key, address, &options).await;
+        admin
+    };
+    #[cfg(not(unix))]
+    let mut admin = None;
     if listeners.is_empty() {
         listeners = listen("server.address", &server.address, &options).await?;
     }
@@ -88,17 +141,23 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
     if let Some(tls) = &tls {
         listeners = listeners.into_iter().map(|l| l.tls(tls)).collect();
     }
-    match server.admin_address.as_str() {
-        "" => admin = None,
-        address if admin.is_none() => {
-            let one = ListenConfig {
-                sockets: 1,
-                ..options
-            };
-            admin = listen("server.admin_address", address, &one).await?.pop();
+    let one = ListenConfig {
+        sockets: 1,
+        ..options
+    };
+    let address = server.admin_address.as_str();
+    admin = match (address, admin) {
+        ("", _) => None,
+        (_, None) => listen_for_admin(address, &one).await?.pop(),
+        #[cfg(unix)]
+        (_, Some(admin)) => {
+            successor::where_configured(vec![admin], "server.admin_address", address, &one)
+                .await
+                .pop()
         }
-        _ => {}
-    }
+        #[cfg(not(unix))]
+        (_, admin) => admin,
+    };
     // Only a Unix socket that was handed over has none.
     let local_addr = listeners
         .iter()
@@ -115,16 +174,26 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
     })
 }
 
-/// The socket named `admin` among those that were handed over.
-fn take_admin(listeners: &mut Vec<Listener>) -> Option<Listener> {
-    #[cfg(unix)]
-    if let Some(at) = crate::restart::names().iter().position(|n| n == ADMIN)
-        && at < listeners.len()
-    {
-        return Some(listeners.remove(at));
+/// Nobody chose the default address: who finds it in use, by a Prometheus or another service, gets another port.
+async fn listen_for_admin(
+    address: &str,
+    options: &ListenConfig,
+) -> Result<Vec<Listener>, RuntimeError> {
+    const KEY: &str = "server.admin_address";
+    match listen(KEY, address, options).await {
+        Err(RuntimeError::Bind { source, .. })
+            if source.kind() == io::ErrorKind::AddrInUse
+                && address == ServerConfig::default().admin_address => {}
+        result => return result,
     }
-    let _ = listeners;
-    None
+    let listeners = listen(KEY, "127.0.0.1:0", options).await?;
+    if let Some(used) = listeners.first().and_then(Listener::local_addr) {
+        tracing::warn!(
+            %used,
+            "`{KEY}`: the default, {address}, is in use by somebody else; the admin service is on {used} instead"
+        );
+    }
+    Ok(listeners)
 }
 
 /// Applies what can change at run time when the configuration file changes, or on SIGHUP.
@@ -135,8 +204,11 @@ async fn follow(components: Components, log: Option<LogHandle>) {
         // Nothing to follow: SIGHUP keeps its usual meaning.
         return;
     }
+    let Ok(thread) = DetachedThread::spawn("stellane-config") else {
+        return;
+    };
     // The process started with it; what is wrong now is told when it changes.
-    let Ok(watcher) = ConfigWatcher::new(loader) else {
+    let Some(Ok(watcher)) = thread.run(|| ConfigWatcher::new(loader)).await else {
         return;
     };
     let targets = LiveTargets {
@@ -154,7 +226,20 @@ async fn follow(components: Components, log: Option<LogHandle>) {
         }
         Err(errors) => tracing::warn!("the old configuration stays: {errors}"),
     };
-    watcher.run(outcome).await;
+    drop(thread);
+    #[cfg(unix)]
+    let asked = {
+        let readiness = components.readiness;
+        move |asked| {
+            // Until it is ready, systemd does not ask for it.
+            if readiness.is_ready() {
+                systemd::reloading(asked);
+            }
+        }
+    };
+    #[cfg(not(unix))]
+    let asked = |_| {};
+    watcher.run_and_tell(outcome, asked).await;
 }
 
 async fn listen(
@@ -231,14 +316,17 @@ where
                 let Components {
                     runtime_metrics,
                     local_signal,
+                    progress,
                     ..
                 } = self.components();
-                for runtime in engine.runtimes() {
-                    runtime_metrics.add_tokio(&runtime);
+                let runtimes = engine.runtimes();
+                for runtime in &runtimes {
+                    runtime_metrics.add_tokio(runtime);
                     // It ends with the runtime.
                     runtime.spawn(local_signal.watch_tokio());
+                    runtime.spawn(progress.beat());
                 }
-                self.serve_on(engine).await
+                self.serve_watched(engine, runtimes).await
             }
         }
     }
@@ -250,6 +338,15 @@ where
     /// # Errors
     /// A listener that fails for good, or an engine that can't start.
     pub async fn serve_on<E: Engine>(self, engine: E) -> Result<RunReport, RuntimeError> {
+        self.serve_watched(engine, Vec::new()).await
+    }
+
+    /// `runtimes` are those of the engine, for systemd's watchdog.
+    async fn serve_watched<E: Engine>(
+        self,
+        engine: E,
+        runtimes: Vec<tokio::runtime::Handle>,
+    ) -> Result<RunReport, RuntimeError> {
         let Runtime {
             config,
             components,
@@ -257,14 +354,22 @@ where
             signal,
             on_refusal,
             limit_layer,
+            duties,
             #[cfg(unix)]
             restart,
+            #[cfg(unix)]
+                ending: watched,
             log,
             #[cfg(feature = "profiling")]
             heap,
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
+        background.spawn(components.progress.beat());
+        for check in duties.checks {
+            background.spawn(check.run(&components.readiness));
+        }
+        let duties = Background::start(duties.background, &components.restarts);
         if !components.local_signal.is_watched() {
             background.spawn(components.local_signal.watch_tokio());
         }
@@ -274,36 +379,49 @@ where
         }
         #[cfg(feature = "reload")]
         background.spawn(follow(components.clone(), log.clone()));
-        let admin_manager = Components::admin_manager()?;
         #[cfg(unix)]
         let end = {
             let admin = self.admin.as_ref();
-            let successor = restart.and_then(|asked| {
-                let patience = config.server.restart_timeout;
-                Successor::new(asked, patience, &self.listeners, admin)
-            });
-            end_of_service(signal, successor)
+            let successor = restart
+                .and_then(|asked| Successor::new(asked, &config.server, &self.listeners, admin));
+            // One of the two is there.
+            let signalled = watched.as_ref().map(Ending::serve);
+            let asked = signal.or_else(|| Some(Box::pin(signalled?)));
+            end_of_service(
+                asked.unwrap_or_else(|| Box::pin(std::future::pending())),
+                successor,
+            )
         };
         #[cfg(not(unix))]
         let end = end_of_service(signal);
-        if let (Some(listener), Some(address)) = (self.admin, self.admin_addr) {
-            let admin =
-                admin::service(&components, &config, log.clone(), address).map_err(|error| {
-                    RuntimeError::Component {
-                        name: "admin",
-                        source: error.into(),
-                    }
-                })?;
-            #[cfg(feature = "profiling")]
-            let admin = {
-                let profiles = profiles(&config.dev, heap, &components);
-                ProfileLayer::new(profiles.listening_on(address)).layer(admin)
-            };
-            background.spawn(ignore_end(admin_manager.serve(listener, admin)));
-        }
+        let failed = |error: BoxError| RuntimeError::Component {
+            name: "admin",
+            source: error,
+        };
+        let admin = match (self.admin, self.admin_addr) {
+            (Some(listener), Some(address)) => {
+                let admin = admin::service(&components, &config, log.clone(), address)
+                    .map_err(|error| failed(error.into()))?;
+                #[cfg(feature = "profiling")]
+                let admin = {
+                    let profiles = profiles(&config.dev, heap, &components);
+                    ProfileLayer::new(profiles.listening_on(address)).layer(admin)
+                };
+                let rules = Http1Rules::builder().build();
+                let rules = rules.map_err(|error| failed(error.into()))?;
+                Some((listener, StrictHttp1Layer::new(&rules).layer(admin)))
+            }
+            _ => None,
+        };
+        let watch = Watch::start(&components, &config.server, admin)
+            .map_err(|error| failed(error.into()))?;
 
         #[cfg(unix)]
-        background.spawn(tell_ready(components.readiness.clone()));
+        background.spawn(systemd::watchdog(runtimes));
+        #[cfg(not(unix))]
+        drop(runtimes);
+        #[cfg(unix)]
+        background.spawn(successor::tell_ready(components.readiness.clone()));
         let on_refusal = OnRefusal::new(on_refusal, &components.faults);
         let limit = on_refusal.of_limit(limit_layer.overload(&components.overload));
         // Reloading pages is outside of all, and has to see each request.
@@ -322,22 +440,38 @@ where
             true => Box::pin(engine.serve(listeners, LiveReloadLayer::new().layer(service))),
             false => Box::pin(engine.serve(listeners, service)),
         };
+        let close_admin = watch.close_admin(Duration::from_secs(1));
         let ending = async {
             let delay = match end.await {
-                End::Asked => config.server.drain_delay,
-                // The new process answers on both addresses: nobody has to notice anything.
+                End::Asked => {
+                    #[cfg(unix)]
+                    systemd::stopping(config.server.grace_period());
+                    config.server.drain_delay
+                }
+                // The new process answers on both addresses: nobody has to notice anything, systemd neither.
                 End::HandedOver => {
-                    admin_manager.drain(Duration::from_secs(1)).await;
+                    if let Some(ending) = &watched {
+                        ending.watch();
+                    }
+                    close_admin.await;
                     Duration::ZERO
                 }
             };
             tracing::info!(?delay, deadline = ?config.server.drain_timeout, "draining");
             components.readiness.set_ready(false);
+            // What is left of the work needs few.
+            components.workers.set_min_workers(1);
             tokio::time::sleep(delay).await;
-            engine.stop(config.server.drain_timeout).await
+            let deadline = config.server.drain_timeout;
+            let (drain, ()) = tokio::join!(engine.stop(deadline), duties.end(deadline));
+            drain
         };
         components.readiness.set_ready(true);
-        tracing::info!(engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr, "serving");
+        let grace = config.server.grace_period();
+        tracing::info!(
+            engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr,
+            grace_period = ?grace, "serving; whoever stops this process has to wait for the grace period before killing it"
+        );
 
         let (mut serving, mut ending) = (serving, pin!(ending));
         let failed = |error| RuntimeError::Serve(Box::new(error));
@@ -353,9 +487,14 @@ where
             }
         };
         components.workers.shutdown();
-        admin_manager.drain(Duration::from_millis(100)).await;
-        tracing::info!(?drain, "ended");
-        Ok(RunReport { drain })
+        watch.end(Duration::from_millis(100)).await;
+        let report = RunReport { drain };
+        #[cfg(unix)]
+        if let Some(ending) = watched.as_ref().filter(|_| !report.is_clean()) {
+            ending.has_cut();
+        }
+        tracing::info!("ended: {report}");
+        Ok(report)
     }
 }
 
@@ -380,70 +519,19 @@ fn profiles(
     profiles.build()
 }
 
-/// The name by which the socket of the admin address is handed over.
-#[cfg(unix)]
-const ADMIN: &str = "admin";
-
 enum End {
     Asked,
     #[cfg(unix)]
     HandedOver,
 }
 
-/// What a new process needs, and the signal that asks for it.
-#[cfg(unix)]
-struct Successor {
-    restart: Restart,
-    asked: tokio::signal::unix::Signal,
-    patience: Duration,
-}
-
-#[cfg(unix)]
-impl Successor {
-    fn new(
-        asked: tokio::signal::unix::Signal,
-        patience: Duration,
-        listeners: &[Listener],
-        admin: Option<&Listener>,
-    ) -> Option<Self> {
-        let restart = || {
-            let restart = Restart::from_process()?.with_listeners("http", listeners)?;
-            restart.with_listeners(ADMIN, admin)
-        };
-        let restart = restart()
-            .inspect_err(|error| tracing::warn!(%error, "SIGUSR2 will not restart"))
-            .ok()?;
-        Some(Self {
-            restart,
-            asked,
-            patience,
-        })
-    }
-
-    /// Resolves when a new process has taken over.
-    async fn takes_over(mut self) {
-        loop {
-            self.asked.recv().await;
-            tracing::info!("a new process is to take over");
-            match self.restart.hand_over(self.patience).await {
-                Ok(pid) => {
-                    tracing::info!(pid, "a new process has taken over");
-                    return;
-                }
-                Err(error) => tracing::error!(%error, "this process goes on"),
-            }
-        }
-    }
-}
-
 /// Waits until this process is to end. What it holds of the sockets is closed by then.
 #[cfg(unix)]
-async fn end_of_service(signal: Option<Signal>, successor: Option<Successor>) -> End {
-    match (signal, successor) {
-        (Some(signal), _) => signal.await,
-        (None, None) => terminated().await,
-        (None, Some(successor)) => tokio::select! {
-            () = terminated() => {}
+async fn end_of_service(asked: Signal, successor: Option<Successor>) -> End {
+    match successor {
+        None => asked.await,
+        Some(successor) => tokio::select! {
+            () = asked => {}
             () = successor.takes_over() => return End::HandedOver,
         },
     }
@@ -459,37 +547,9 @@ async fn end_of_service(signal: Option<Signal>) -> End {
     End::Asked
 }
 
-/// Tells those who wait for this process, once it is ready.
-#[cfg(unix)]
-async fn tell_ready(readiness: stellane_metrics::Readiness) {
-    while !readiness.is_ready() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    if let Err(error) = crate::restart::ready() {
-        tracing::warn!(%error, "nobody could be told that this process is ready");
-    }
-}
-
+#[cfg(not(unix))]
 async fn ignore_end<T>(future: impl Future<Output = T>) {
     let _ = future.await;
-}
-
-/// Resolves at `SIGTERM` or `SIGINT`.
-#[cfg(unix)]
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        }
-        Err(error) => {
-            tracing::warn!(%error, "SIGTERM can't be caught; only SIGINT drains");
-            ignore_end(tokio::signal::ctrl_c()).await;
-        }
-    }
 }
 
 /// Resolves at Ctrl-C.

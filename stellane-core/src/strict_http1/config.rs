@@ -11,6 +11,10 @@ pub struct StrictHttp1Config {
     /// Longest request target (path and query); a longer one is answered with 414. Too low refuses long
     /// queries, too high gives an attacker room. hyper's own end is at 64 KiB. Default 8 KiB.
     pub max_target_bytes: usize,
+    /// Whether a target may hold bytes above 0x7f as they are. The grammar wants them encoded, but curl, scripts and old
+    /// links send them, and hyper takes UTF-8. Default `true`; `false` answers 400, for services behind a proxy that reads
+    /// them in another way.
+    pub allow_non_ascii_target: bool,
     /// Most header lines; more are answered with 431. Too low refuses clients behind several proxies; above
     /// 100, hyper's own end, there is no effect. Default 100.
     pub max_headers: usize,
@@ -21,6 +25,7 @@ impl Default for StrictHttp1Config {
         Self {
             enabled: true,
             max_target_bytes: 8 << 10,
+            allow_non_ascii_target: true,
             max_headers: 100,
         }
     }

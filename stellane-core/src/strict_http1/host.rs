@@ -39,12 +39,24 @@ fn is_ip_literal(rest: &[u8]) -> bool {
         return false;
     };
     let address = std::str::from_utf8(&rest[..end]).ok();
-    let valid = address.is_some_and(|text| text.parse::<Ipv6Addr>().is_ok());
+    let valid = address.is_some_and(|text| text.parse::<Ipv6Addr>().is_ok() || is_future(text));
     match &rest[end + 1..] {
         [] => valid,
         [b':', port @ ..] => valid && is_port(port),
         _ => false,
     }
+}
+
+/// Of a version that is not there yet, by the grammar.
+fn is_future(address: &str) -> bool {
+    let versioned = address.strip_prefix(['v', 'V']);
+    versioned
+        .and_then(|text| text.split_once('.'))
+        .is_some_and(|(version, rest)| {
+            let named = |byte: u8| NAME[usize::from(byte)] || byte == b':';
+            let hexadecimal = version.bytes().all(|byte| byte.is_ascii_hexdigit());
+            hexadecimal && !version.is_empty() && !rest.is_empty() && rest.bytes().all(named)
+        })
 }
 
 /// A port may be empty, says the grammar.
@@ -60,14 +72,32 @@ fn is_port(port: &[u8]) -> bool {
 }
 
 /// Whether two authorities are the same: in any case, and with or without the port that goes without saying.
-pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
-    fn bare(authority: &[u8]) -> &[u8] {
-        [&b":80"[..], b":443", b":"]
-            .into_iter()
-            .find_map(|port| authority.strip_suffix(port))
-            .unwrap_or(authority)
+pub(super) fn same(a: &[u8], b: &[u8], scheme: Option<&str>) -> bool {
+    let ((a, a_port), (b, b_port)) = (parts(a), parts(b));
+    let usual = |port| match scheme {
+        Some("http") => port == 80,
+        Some("https") => port == 443,
+        // Of `CONNECT`, and of others that nobody here knows.
+        _ => port == 80 || port == 443,
+    };
+    let same_port = match (a_port, b_port) {
+        (None, Some(port)) | (Some(port), None) => usual(port),
+        (a, b) => a == b,
+    };
+    same_port && a.eq_ignore_ascii_case(b)
+}
+
+/// The host, and the port if there is one.
+fn parts(authority: &[u8]) -> (&[u8], Option<u32>) {
+    let digits = authority.iter().rev().take_while(|b| b.is_ascii_digit());
+    let (host, port) = authority.split_at(authority.len() - digits.count());
+    match host.strip_suffix(b":") {
+        Some(host) => {
+            let port = std::str::from_utf8(port).ok();
+            (host, port.and_then(|port| port.parse().ok()))
+        }
+        None => (authority, None),
     }
-    a.eq_ignore_ascii_case(b) || bare(a).eq_ignore_ascii_case(bare(b))
 }
 
 #[cfg(test)]
@@ -87,6 +117,7 @@ mod tests {
             "[2001:db8::1]:443",
             "x:",
             "caf%C3%A9.example",
+            "[v1.x:y]:80",
         ] {
             assert!(is_valid(good.as_bytes()), "{good}");
         }
@@ -109,12 +140,43 @@ mod tests {
             "[::1]x",
             "[x]",
             "[]",
+            "[v1]",
+            "[v.x]",
+            "[v1.]",
+            "[vg.x]",
+            "[v1.x/y]",
             "::1",
             "caf\u{e9}.example",
             "x\\y",
             "<x>",
         ] {
             assert!(!is_valid(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn authorities_are_the_same_with_the_usual_port_of_their_scheme_or_without() {
+        let (http, https, none) = (Some("http"), Some("https"), None);
+        for (a, b, scheme, expected) in [
+            ("a", "A", http, true),
+            ("a:80", "a", http, true),
+            ("a", "a:80", http, true),
+            ("a:", "a", http, true),
+            ("a:080", "a:80", http, true),
+            ("a:443", "a", https, true),
+            ("a:443", "a", none, true),
+            ("[::1]:80", "[::1]", http, true),
+            ("[::1]", "[::1]", http, true),
+            ("a:443", "a:80", http, false),
+            ("a:443", "a:80", none, false),
+            ("a:443", "a", http, false),
+            ("a:80", "a", https, false),
+            ("a:8080", "a", none, false),
+            ("a", "b", http, false),
+            ("[::1]:80", "[::2]:80", http, false),
+        ] {
+            let got = same(a.as_bytes(), b.as_bytes(), scheme);
+            assert_eq!(got, expected, "{a} {b} {scheme:?}");
         }
     }
 }

@@ -6,10 +6,11 @@ use std::{
     },
 };
 
-use http::{Method, Request, Version, header};
+use http::{Method, Request, Uri, Version, header};
 use tower_layer::Layer;
 
 use super::{ConfigError, StrictHttp1, StrictHttp1Config, Violation, host};
+use crate::transfer_coding::TransferCoding;
 
 /// What a request must keep to, and how often one did not; a cheap handle.
 #[derive(Debug, Clone)]
@@ -98,11 +99,18 @@ impl Http1Rules {
             return Ok(());
         }
         let (uri, headers) = (request.uri(), request.headers());
-        let target = uri
-            .path_and_query()
-            .map_or(0, |target| target.as_str().len());
-        if target > config.max_target_bytes {
+        let target = uri.path_and_query().map_or("", |target| target.as_str());
+        if target.len() > config.max_target_bytes {
             return Err(Violation::TargetTooLong);
+        }
+        if !config.allow_non_ascii_target && !target.is_ascii() {
+            return Err(Violation::TargetNotAscii);
+        }
+        // What begins with a slash is for every method but one.
+        let is_usual = target.starts_with('/') && uri.authority().is_none();
+        let connects = request.method() == Method::CONNECT;
+        if (connects || !is_usual) && !is_form_of(request.method(), uri) {
+            return Err(Violation::TargetForm);
         }
         if headers.len() > config.max_headers {
             return Err(Violation::TooManyHeaders);
@@ -124,10 +132,9 @@ impl Http1Rules {
             _ => {}
         }
         if let Some(authority) = uri.authority() {
-            let authority = authority.as_str().as_bytes();
-            let differs = host.is_some_and(|host| !host::same(host, authority));
-            let targets_itself = request.method() != Method::CONNECT;
-            if differs || (targets_itself && authority.contains(&b'@')) {
+            let (authority, scheme) = (authority.as_str().as_bytes(), uri.scheme_str());
+            let differs = host.is_some_and(|host| !host::same(host, authority, scheme));
+            if differs || authority.contains(&b'@') {
                 return Err(Violation::HostContradicted);
             }
         }
@@ -147,19 +154,30 @@ impl Http1Rules {
     }
 }
 
+/// Whether a method may have this form of target, RFC 9112 section 3.2.
+#[cold]
+fn is_form_of(method: &Method, uri: &Uri) -> bool {
+    match (uri.scheme(), uri.authority()) {
+        (None, Some(authority)) => {
+            let port = authority.port_u16();
+            method == Method::CONNECT && port.is_some_and(|port| port > 0)
+        }
+        _ if uri.path() == "*" => method == Method::OPTIONS,
+        _ => method != Method::CONNECT,
+    }
+}
+
 #[cold]
 fn check_encoding(headers: &http::HeaderMap) -> Result<(), Violation> {
     if headers.contains_key(header::CONTENT_LENGTH) {
         return Err(Violation::LengthAndEncoding);
     }
-    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let chunked = encodings
-        .next()
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if chunked && encodings.next().is_none() {
-        Ok(())
-    } else {
-        Err(Violation::EncodingUnknown)
+    let codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let codings: Vec<_> = codings.map(|value| value.as_bytes()).collect();
+    match TransferCoding::of(&codings.join(&b',')) {
+        TransferCoding::Chunked => Ok(()),
+        TransferCoding::Unknown => Err(Violation::EncodingUnknown),
+        TransferCoding::Invalid => Err(Violation::EncodingInvalid),
     }
 }
 

@@ -46,12 +46,19 @@ violations! {
     HostContradicted = "host_contradicted", BAD_REQUEST;
     /// `Content-Length` and `Transfer-Encoding` in one request.
     LengthAndEncoding = "length_and_encoding", BAD_REQUEST;
-    /// A `Transfer-Encoding` that is not the one word `chunked`.
-    EncodingUnknown = "encoding_unknown", BAD_REQUEST;
+    /// A `Transfer-Encoding` that names another coding than `chunked`.
+    EncodingUnknown = "encoding_unknown", NOT_IMPLEMENTED;
     /// The target is too long.
     TargetTooLong = "target_too_long", URI_TOO_LONG;
     /// Too many header lines.
     TooManyHeaders = "too_many_headers", REQUEST_HEADER_FIELDS_TOO_LARGE;
+    /// A `Transfer-Encoding` that does not say where the body ends: `chunked` twice, or not the last.
+    EncodingInvalid = "encoding_invalid", BAD_REQUEST;
+    /// A form of target that is for another method: `*` is for `OPTIONS`, and an authority for `CONNECT`, which needs its
+    /// port.
+    TargetForm = "target_form", BAD_REQUEST;
+    /// A byte above 0x7f in the target, where the settings do not allow that.
+    TargetNotAscii = "target_not_ascii", BAD_REQUEST;
 }
 
 impl fmt::Display for Violation {

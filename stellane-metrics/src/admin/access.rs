@@ -40,7 +40,7 @@ impl Access {
                 } else {
                     Err((
                         StatusCode::FORBIDDEN,
-                        "the host of the request is not a loopback name",
+                        "the host of the request is neither an address nor a loopback name",
                     ))
                 }
             }
@@ -56,11 +56,10 @@ impl Access {
         // HTTP/1.0 clients and hand-made requests have no host; browsers always do.
         let Some(host) = host else { return true };
         let name = without_port(host);
+        // An address is no name that could be made to point here. Probes send one.
+        let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
         name.eq_ignore_ascii_case("localhost")
-            || name
-                .trim_matches(['[', ']'])
-                .parse()
-                .is_ok_and(|ip: IpAddr| ip.is_loopback())
+            || is_address
             || self
                 .hosts
                 .iter()

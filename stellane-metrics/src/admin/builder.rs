@@ -14,6 +14,7 @@ use super::{
 use crate::{BuildError, Readiness, RuntimeMetrics};
 
 pub(super) type Read = Box<dyn Fn() -> Value + Send + Sync>;
+pub(super) type Health = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 pub(super) type Change = Box<dyn Fn(&str) -> Result<Value, String> + Send + Sync>;
 
 /// Where [`AdminService`] begins: see [`AdminBuilder`].
@@ -55,6 +56,7 @@ pub struct AdminBuilder {
     access: Access,
     runtime: Option<RuntimeMetrics>,
     readiness: Option<Readiness>,
+    health: Option<Health>,
     #[cfg(feature = "prometheus")]
     prometheus: Option<crate::Prometheus>,
     reads: BTreeMap<String, Read>,
@@ -76,7 +78,17 @@ impl AdminBuilder {
         self
     }
 
-    /// Serves `/readyz`. Without it that always says ready.
+    /// What `/healthz` says: an error is answered with 503, and a process that says so is restarted. It is called
+    /// where the service runs and must not block. Default: always well.
+    pub fn health(
+        mut self,
+        health: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.health = Some(Box::new(health));
+        self
+    }
+
+    /// Serves `/readyz`, with `?verbose` every dependency too. Without it that always says ready.
     pub fn readiness(mut self, readiness: Readiness) -> Self {
         self.readiness = Some(readiness);
         self
@@ -129,7 +141,7 @@ impl AdminBuilder {
     }
 
     /// The address this service listens on. On a loopback address it may change things without a token, and answers
-    /// only requests for a loopback name (see [`allow_host`](Self::allow_host)).
+    /// only requests for an address or a loopback name (see [`allow_host`](Self::allow_host)).
     pub fn bound_to(mut self, address: SocketAddr) -> Self {
         self.access.bound_to = Some(address);
         self
@@ -173,6 +185,7 @@ impl AdminBuilder {
                 access: self.access,
                 runtime: self.runtime,
                 readiness: self.readiness,
+                health: self.health,
                 #[cfg(feature = "prometheus")]
                 prometheus: self.prometheus,
                 reads: self.reads,

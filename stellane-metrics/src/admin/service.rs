@@ -16,7 +16,7 @@ use tower_service::Service;
 use super::{
     access::Access,
     body::{AdminBody, Stream},
-    builder::{Change, Read},
+    builder::{Change, Health, Read},
 };
 use crate::{Readiness, RuntimeMetrics};
 
@@ -48,6 +48,7 @@ pub(super) struct Shared {
     pub(super) access: Access,
     pub(super) runtime: Option<RuntimeMetrics>,
     pub(super) readiness: Option<Readiness>,
+    pub(super) health: Option<Health>,
     #[cfg(feature = "prometheus")]
     pub(super) prometheus: Option<crate::Prometheus>,
     pub(super) reads: BTreeMap<String, Read>,
@@ -111,8 +112,8 @@ impl Shared {
     async fn read(self: Arc<Self>, path: &str, query: Option<&str>) -> Response<AdminBody> {
         match path {
             "/" => page(),
-            "/healthz" => respond(StatusCode::OK, JSON, r#"{"status":"ok"}"#),
-            "/readyz" => self.ready(query == Some("soft")),
+            "/healthz" => self.healthy(),
+            "/readyz" => self.ready(query.unwrap_or_default()),
             "/paths" => respond(StatusCode::OK, JSON, json!(self.paths()).to_string()),
             "/runtime.json" if self.runtime.is_some() => self.runtime_json(),
             "/history.json" if self.runtime.is_some() => self.history_json(),
@@ -155,24 +156,34 @@ impl Shared {
         }
     }
 
-    /// Softly: not ready is an answer, not a failure (which a browser would log as an error of the page).
-    fn ready(&self, soft: bool) -> Response<AdminBody> {
-        let reasons = self
-            .readiness
-            .as_ref()
-            .map(Readiness::reasons)
-            .unwrap_or_default();
+    fn healthy(&self) -> Response<AdminBody> {
+        match self.health.as_ref().map_or(Ok(()), |health| health()) {
+            Ok(()) => respond(StatusCode::OK, JSON, r#"{"status":"ok"}"#),
+            Err(why) => {
+                let body = json!({ "status": "stalled", "reason": why });
+                respond(StatusCode::SERVICE_UNAVAILABLE, JSON, body.to_string())
+            }
+        }
+    }
+
+    /// `?soft`: not ready is an answer, not a failure (which a browser would log as an error of the page).
+    fn ready(&self, query: &str) -> Response<AdminBody> {
+        let asks = |name| query.split('&').any(|part| part == name);
+        let readiness = self.readiness.as_ref();
+        let reasons = readiness.map(Readiness::reasons).unwrap_or_default();
         let ready = reasons.is_empty();
-        let status = if ready || soft {
+        let status = if ready || asks("soft") {
             StatusCode::OK
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };
-        respond(
-            status,
-            JSON,
-            json!({ "ready": ready, "reasons": reasons }).to_string(),
-        )
+        let mut body = json!({ "ready": ready, "reasons": reasons });
+        if asks("verbose") {
+            // To anybody: nothing of what the checks said, which may name a password.
+            body["dependencies"] =
+                json!(readiness.map(Readiness::dependencies).unwrap_or_default());
+        }
+        respond(status, JSON, body.to_string())
     }
 
     fn runtime_json(&self) -> Response<AdminBody> {

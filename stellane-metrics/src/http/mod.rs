@@ -8,6 +8,7 @@ mod layout;
 pub(crate) mod recording;
 mod registry;
 mod routes;
+mod running;
 mod slot;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -19,6 +20,8 @@ pub(crate) use layout::SIZE_BOUNDS;
 pub use recording::Recording;
 pub(crate) use registry::Table;
 pub use routes::RouteStats;
+pub(crate) use running::Before;
+pub use running::RunningPoll;
 
 /// The request metrics of one server: a cheap handle to the table that [`MetricsLayer`](crate::MetricsLayer) writes.
 ///
@@ -67,6 +70,15 @@ impl HttpMetrics {
     /// What each route has done since the start, busiest first.
     pub fn routes(&self) -> Vec<RouteStats> {
         routes::collect(self.table)
+    }
+
+    /// What the threads poll at this moment, as far as it is the call or the future of a measured service. A thread
+    /// that shows the same [`RunningPoll::serial`] for long is held by a handler.
+    ///
+    /// Not seen: response bodies, tasks and threads that a handler starts, and threads beyond the 128th. What runs in
+    /// `block_in_place` is seen, though it holds no thread of the runtime.
+    pub fn running_polls(&self) -> impl Iterator<Item = RunningPoll> + use<> {
+        self.table.running_polls()
     }
 
     /// The request series in the Prometheus text format.

@@ -13,6 +13,7 @@ use super::{
     histogram::{self, Histogram, Totals},
     labels::{METHODS, Outcome, SeriesKey},
     layout::{Layout, size_bucket},
+    running::{Before, PollCell, RunningPoll},
     slot,
 };
 use crate::MetricsConfig;
@@ -49,6 +50,8 @@ enum TableClock {
 
 /// What one thread writes. The last shard is shared by the threads that found no free slot.
 struct Shard {
+    /// What the thread polls now: see [`running`](super::running).
+    poll: PollCell,
     started: [AtomicU64; METHODS.len()],
     finished: [AtomicU64; METHODS.len()],
     cancelled: AtomicU64,
@@ -205,6 +208,43 @@ impl Table {
         index.insert(template.into(), id as RouteId);
         self.routes_len.store(id + 1, Relaxed);
         id as RouteId
+    }
+
+    /// This thread begins to poll a request; for [`poll_ends`](Self::poll_ends).
+    #[inline]
+    pub(crate) fn poll_begins(&self, route: RouteId) -> Before {
+        match self.shard() {
+            (shard, true) => shard.poll.begin(route),
+            // Who shares a shard can't tell whose poll it is.
+            (_, false) => Before::default(),
+        }
+    }
+
+    /// What it polls is of this route.
+    #[inline]
+    pub(crate) fn poll_is_of(&self, route: RouteId) {
+        if let (shard, true) = self.shard() {
+            shard.poll.name(route);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn poll_ends(&self, before: Before) {
+        if let (shard, true) = self.shard() {
+            shard.poll.end(before);
+        }
+    }
+
+    pub(crate) fn running_polls(&'static self) -> impl Iterator<Item = RunningPoll> {
+        let shards = self.shards.iter().enumerate();
+        shards.filter_map(|(thread, shard)| {
+            let (serial, route) = shard.get()?.poll.read()?;
+            Some(RunningPoll {
+                thread,
+                serial,
+                route: self.template(route),
+            })
+        })
     }
 
     #[inline]
@@ -442,6 +482,7 @@ pub(crate) struct Counts {
 impl Shard {
     fn new(series: usize) -> Self {
         Self {
+            poll: PollCell::default(),
             started: Default::default(),
             finished: Default::default(),
             cancelled: AtomicU64::new(0),

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use crate::http_metrics::{Recording, Table};
+use crate::http_metrics::{Before, Recording, Table};
 
 /// What inner layers told about the request being polled.
 struct Scope {
@@ -34,7 +34,9 @@ thread_local! {
 pub fn label_route(template: &str) {
     let _ = SCOPE.try_with(|scope| {
         if let Some(table) = scope.table.get() {
-            scope.route.set(table.route_id(template));
+            let route = table.route_id(template);
+            scope.route.set(route);
+            table.poll_is_of(route);
         }
     });
 }
@@ -76,7 +78,12 @@ pub(crate) fn enter(recording: &mut Recording) -> Entered<'_> {
             )
         })
         .unwrap_or_default();
-    Entered { recording, outer }
+    let before = recording.table().poll_begins(recording.route);
+    Entered {
+        recording,
+        outer,
+        before,
+    }
 }
 
 /// While it lives, what runs on this thread belongs to a [`Recording`]; made by [`Recording::enter`].
@@ -86,6 +93,7 @@ pub(crate) fn enter(recording: &mut Recording) -> Entered<'_> {
 pub struct Entered<'a> {
     recording: &'a mut Recording,
     outer: (Option<&'static Table>, u32),
+    before: Before,
 }
 
 impl Entered<'_> {
@@ -107,6 +115,7 @@ impl Entered<'_> {
 
     #[inline]
     fn restore(&mut self) {
+        self.recording.table().poll_ends(self.before);
         let _ = SCOPE.try_with(|scope| {
             scope.table.set(self.outer.0);
             self.recording.route = scope.route.replace(self.outer.1);

@@ -64,6 +64,12 @@ impl RuntimeMetrics {
         // Counted in hundredths of a second, so a whole number of them would be too coarse.
         gauge(&names::CPU, &one(s.cpu_time.as_secs_f64()));
 
+        sink.start(&names::THREADS_HELD);
+        for (route, threads) in &s.threads_held {
+            let labels = [("http_route", &**route)];
+            sink.gauge(&names::THREADS_HELD, &labels, *threads as f64);
+        }
+
         let mut counter = |metric: &'static Metric, values: &[(&[(&str, &str)], u64)]| {
             sink.start(metric);
             for (labels, value) in values {
@@ -93,6 +99,18 @@ impl RuntimeMetrics {
             &names::TUNING_ACTIONS,
             "parameter",
             &s.tuning_actions_total,
+        );
+        by_label(
+            sink,
+            &names::THREAD_HOLDS,
+            "http_route",
+            &s.thread_holds_total,
+        );
+        by_label(
+            sink,
+            &names::BACKGROUND_RESTARTS,
+            "task",
+            &s.background_restarts_total,
         );
     }
 }

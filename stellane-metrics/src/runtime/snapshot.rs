@@ -114,6 +114,13 @@ pub struct RuntimeSnapshot {
     /// Changes made by the tuner, by parameter.
     pub tuning_actions_total: ByLabel,
 
+    /// Threads of the runtimes that a handler holds now, by route.
+    pub threads_held: ByLabel,
+    /// How often a handler has held a thread of the runtimes for too long, by route.
+    pub thread_holds_total: ByLabel,
+    /// How often a background task was started again after a panic, by task.
+    pub background_restarts_total: ByLabel,
+
     /// CPU time of the process, user and system.
     #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
     pub cpu_time: Duration,

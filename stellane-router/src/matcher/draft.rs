@@ -6,9 +6,11 @@ use std::ops::Range;
 use super::constraint::Constraint;
 use super::param::{ParamKey, Tail};
 use super::pattern::{Pattern, Token};
+use super::places::Places;
 use super::rivals::{self, Rivals};
 use super::texts::Texts;
-use super::tree::{Edge, GoesOn, LEAST, NONE, Node, Rest, Run, SCAN_MAX, Tree};
+use super::tree::{Edge, GoesOn, LEAST, LITERAL_MAX, NONE, NOWHERE, Node, Rest, Run, Tree};
+use crate::scan;
 
 /// Nodes with more parameters than this find them by what stands in the path.
 const EACH_MAX: usize = 8;
@@ -25,14 +27,19 @@ impl Tree {
             root.insert(&pattern.tokens, leaf);
         }
         let mut compiler = Compiler::default();
-        compiler.freeze(0, root, &Way::default());
+        let way = Way {
+            params: 0,
+            in_wild: false,
+            parent: NOWHERE,
+        };
+        let index = compiler.place();
+        compiler.freeze(index, root, &way);
         let Compiler {
             mut tree, rivals, ..
         } = compiler;
         tree.nodes.shrink_to_fit();
         tree.edges.shrink_to_fit();
         tree.rests.shrink_to_fit();
-        tree.jumps.shrink_to_fit();
         tree.indexes.shrink_to_fit();
         (tree, rivals)
     }
@@ -40,13 +47,17 @@ impl Tree {
 
 impl Node {
     pub(super) fn empty() -> Self {
+        Self::new(b"", NOWHERE, NOWHERE)
+    }
+
+    fn new(literal: &[u8], parent: u32, children: u32) -> Self {
         Self {
-            literal: Box::default(),
-            children_len: 0,
+            literal: scan::word_from(literal, 0),
+            mask: scan::word_from(&[u8::MAX; LITERAL_MAX][..literal.len()], 0),
+            len: literal.len() as u8,
+            children,
+            parent,
             goes_on: GoesOn::Not,
-            keys: [0; SCAN_MAX],
-            children: 0,
-            jump: NONE,
             edges: 0,
             edges_len: 0,
             index: NONE,
@@ -155,16 +166,41 @@ impl Draft {
 struct Compiler {
     tree: Tree,
     rivals: Vec<Rivals>,
+    places: Places,
     /// How many parameters for several segments stand below another.
     nested: u32,
 }
 
 impl Compiler {
-    /// Writes a draft to its place in the arena, its children next to each other behind it.
-    fn freeze(&mut self, index: usize, mut draft: Draft, way: &Way) {
+    /// A place for a node that is no literal child.
+    fn place(&mut self) -> usize {
+        let index = self.places.one();
+        self.tree.nodes.resize(self.places.len(), Node::empty());
+        index
+    }
+
+    /// Places for literal children with these first bytes: the node's `children`.
+    fn children(&mut self, first_bytes: &[u8]) -> u32 {
+        let children = self.places.of_children(first_bytes);
+        self.tree.nodes.resize(self.places.len(), Node::empty());
+        children
+    }
+
+    /// Writes a draft to its place in the arena, and what is below it.
+    fn freeze(&mut self, mut index: usize, mut draft: Draft, way: &Way) {
         // A node that only leads on to one literal takes that literal over.
         while draft.literal.is_empty() && draft.only_child() {
             draft = draft.children.remove(0);
+        }
+        let mut parent = way.parent;
+        let mut literal = &draft.literal[usize::from(parent != NOWHERE)..];
+        while let Some((head, tail)) = literal.split_at_checked(LITERAL_MAX)
+            && let Some((&first, after)) = tail.split_first()
+        {
+            let children = self.children(&[first]);
+            self.tree.nodes[index] = Node::new(head, parent, children);
+            index = children.wrapping_add(first.into()) as usize;
+            (literal, parent) = (after, children);
         }
         draft.children.sort_by_key(|c| c.literal[0]);
         let leaves = |target: &Draft| {
@@ -174,52 +210,30 @@ impl Compiler {
         };
         rivals::among(&draft.params, way.params, leaves, &mut self.rivals);
 
-        let tree = &mut self.tree;
+        let first_bytes: Vec<u8> = draft.children.iter().map(|c| c.literal[0]).collect();
+        let children = self.children(&first_bytes);
         let mut node = Node {
-            literal: draft.literal[usize::from(way.first)..].into(),
-            // Literals are URI text, ASCII: at most 127 children, so slot + 1 fits below too.
-            children_len: draft.children.len() as u8,
             goes_on: match draft.only_literals() {
                 true => GoesOn::Not,
                 false => GoesOn::Otherwise,
             },
-            children: tree.nodes.len() as u32,
-            edges: tree.edges.len() as u32,
+            edges: self.tree.edges.len() as u32,
             edges_len: draft.params.len() as u32,
             leaf: draft.leaf,
-            ..Node::empty()
+            ..Node::new(literal, parent, children)
         };
-        let first_bytes = draft.children.iter().map(|c| c.literal[0]);
-        if draft.children.len() <= SCAN_MAX {
-            node.keys = [first_bytes.clone().next().unwrap_or_default(); SCAN_MAX];
-            node.keys
-                .iter_mut()
-                .zip(first_bytes)
-                .for_each(|(key, byte)| *key = byte);
-        } else {
-            node.jump = tree.jumps.len() as u32;
-            let mut jump = [0; 256];
-            for (slot, byte) in first_bytes.enumerate() {
-                jump[usize::from(byte)] = slot as u8 + 1;
-            }
-            tree.jumps.push(jump);
-        }
-
         let mut targets = Vec::with_capacity(draft.params.len());
-        let children = tree.nodes.len();
-        tree.nodes
-            .resize(children + draft.children.len(), Node::empty());
         for (key, target) in draft.params {
             let open = key.tail == Tail::Segment && key.constraint == Constraint::Any;
-            let node = tree.nodes.len();
-            tree.nodes.push(Node::empty());
-            tree.edges.push(Edge {
+            let node = self.place();
+            self.tree.edges.push(Edge {
                 open,
                 key,
                 node: node as u32,
             });
             targets.push((node, target, way.in_wild));
         }
+        let tree = &mut self.tree;
         let ends = draft.rest == [NONE; 2] && draft.wild.iter().all(Option::is_none);
         if let ([edge], true) = (&tree.edges[node.edges as usize..], ends)
             && edge.open
@@ -234,7 +248,7 @@ impl Compiler {
             tree.indexes.push(runs);
         }
         if draft.wild.iter().any(Option::is_some) || draft.rest != [NONE; 2] {
-            node.rest = tree.rests.len() as u32;
+            node.rest = self.tree.rests.len() as u32;
             let mut rest = Rest {
                 wild: [None; 2],
                 leaves: draft.rest,
@@ -244,28 +258,26 @@ impl Compiler {
                 // Only one below another can be tried more often than its place in the tree says.
                 let number = way.in_wild.then_some(self.nested);
                 self.nested += u32::from(way.in_wild);
-                rest.wild[least as usize] = Some((tree.nodes.len() as u32, number));
-                targets.push((tree.nodes.len(), *target, true));
-                tree.nodes.push(Node::empty());
+                let node = self.place();
+                rest.wild[least as usize] = Some((node as u32, number));
+                targets.push((node, *target, true));
             }
-            tree.rests.push(rest);
+            self.tree.rests.push(rest);
         }
-        tree.nodes[index] = node;
-        for (i, child) in draft.children.into_iter().enumerate() {
-            self.freeze(
-                children + i,
-                child,
-                &Way {
-                    first: true,
-                    ..*way
-                },
-            );
+        self.tree.nodes[index] = node;
+        for (first, child) in first_bytes.into_iter().zip(draft.children) {
+            let index = children.wrapping_add(first.into());
+            let way = Way {
+                parent: children,
+                ..*way
+            };
+            self.freeze(index as usize, child, &way);
         }
         for (index, target, in_wild) in targets {
             let way = Way {
                 params: way.params + 1,
                 in_wild,
-                first: false,
+                parent: NOWHERE,
             };
             self.freeze(index, target, &way);
         }
@@ -273,14 +285,13 @@ impl Compiler {
 }
 
 /// How a node is come to.
-#[derive(Default)]
 struct Way {
     /// How many parameters stand before it.
     params: usize,
     /// One of them is for several segments.
     in_wild: bool,
-    /// By its first byte, which needs no second look.
-    first: bool,
+    /// The node's `parent`. A literal child is come to by its first byte, which needs no second look.
+    parent: u32,
 }
 
 /// Groups many edges, which are sorted, by what finds them.

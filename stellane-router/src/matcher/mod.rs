@@ -5,6 +5,7 @@ mod draft;
 pub(crate) mod exact;
 pub(crate) mod param;
 pub(crate) mod pattern;
+mod places;
 pub(crate) mod rivals;
 pub(crate) mod segment;
 mod texts;

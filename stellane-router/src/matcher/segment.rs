@@ -269,9 +269,12 @@ fn plain(parts: &[Part]) -> Vec<Vec<Unit>> {
                     unit(set(u8::is_ascii_digit), 1, 18),
                 ]],
                 Constraint::Date => {
-                    let day = |first| [text(b"-"), text(&[first])].concat();
-                    let tail = vec![digits(1)];
-                    vec![[vec![digits(4)], day(b'0'), text(b"1"), day(b'1'), tail].concat()]
+                    let date = |month: Vec<Unit>, day: Vec<Unit>| {
+                        [vec![digits(4)], text(b"-"), month, text(b"-"), day].concat()
+                    };
+                    // Any day of a long month, and a day of any month.
+                    let two = || vec![digits(2)];
+                    vec![date(text(b"01"), two()), date(two(), text(b"11"))]
                 }
                 Constraint::Uuid => {
                     let hex = |n| unit(set(u8::is_ascii_hexdigit), n, n);
@@ -291,7 +294,7 @@ fn plain(parts: &[Part]) -> Vec<Vec<Unit>> {
 
 /// What stands for all characters: those of the texts, and one of each kind.
 fn alphabet(both: [&[Part]; 2]) -> Vec<u8> {
-    let mut bytes = b"wa1~-".to_vec();
+    let mut bytes = b"wa10~-".to_vec();
     for part in both.into_iter().flatten() {
         match part {
             Part::Text(text) => bytes.extend(&**text),

@@ -14,8 +14,10 @@ use super::texts::Texts;
 use crate::scan;
 
 pub(super) const NONE: u32 = u32::MAX;
-/// Nodes with more literal children than this have a table instead of a scan.
-pub(super) const SCAN_MAX: usize = 4;
+/// How long the literal of a node may be: a longer one takes several nodes.
+pub(super) const LITERAL_MAX: usize = 8;
+/// Further on than any node.
+pub(super) const NOWHERE: u32 = 1 << 31;
 
 /// Where the parameters of a match stand in the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,26 +61,26 @@ pub(crate) trait Visit {
 
 #[derive(Debug)]
 pub(crate) struct Tree {
-    /// The root first; it is always there.
+    /// The root first; it is always there. The others as [`Places`](super::places::Places) says.
     pub(super) nodes: Vec<Node>,
     pub(super) edges: Vec<Edge>,
     pub(super) rests: Vec<Rest>,
-    pub(super) jumps: Vec<[u8; 256]>,
     pub(super) indexes: Vec<Vec<Run>>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Node {
-    /// Without the first byte, if it is a literal child: that one led here.
-    pub(super) literal: Box<[u8]>,
-    /// How many literal children; they are contiguous.
-    pub(super) children_len: u8,
+    /// Without the first byte, if it is a literal child: that one led here. Zeros follow.
+    pub(super) literal: u64,
+    /// Of the bytes that the literal has.
+    pub(super) mask: u64,
+    pub(super) len: u8,
     pub(super) goes_on: GoesOn,
-    /// The first bytes of the children, if they are few; what is left over is the first.
-    pub(super) keys: [u8; SCAN_MAX],
+    /// What a child's first byte is added to for its index; no other node has the same.
+    /// [`NOWHERE`] if there are none.
     pub(super) children: u32,
-    /// Index into `jumps`, if they are many.
-    pub(super) jump: u32,
+    /// That number of the node whose literal child this is; [`NOWHERE`] if it is none.
+    pub(super) parent: u32,
     /// Index into `edges`; into `nodes`, if it goes on by one open parameter.
     pub(super) edges: u32,
     pub(super) edges_len: u32,
@@ -87,6 +89,19 @@ pub(super) struct Node {
     pub(super) leaf: u32,
     /// Index into `rests`.
     pub(super) rest: u32,
+}
+
+impl Node {
+    /// Where the path goes on if the literal stands there.
+    #[inline]
+    fn after(&self, path: &[u8], at: usize) -> Option<usize> {
+        if self.mask == 0 {
+            return Some(at);
+        }
+        // No literal has a zero, so none fits what has ended.
+        let differs = (scan::word_from(path, at) ^ self.literal) & self.mask;
+        (differs == 0).then_some(at + usize::from(self.len))
+    }
 }
 
 /// How a path goes on after a node, besides by literal children.
@@ -140,7 +155,6 @@ impl Default for Tree {
             nodes: vec![Node::empty()],
             edges: Vec::new(),
             rests: Vec::new(),
-            jumps: Vec::new(),
             indexes: Vec::new(),
         }
     }
@@ -149,15 +163,13 @@ impl Default for Tree {
 impl Tree {
     /// What it takes of memory.
     pub(crate) fn heap_bytes(&self) -> usize {
-        let literals = self.nodes.iter().map(|node| node.literal.len());
         let keys = self.edges.iter().map(|edge| edge.key.heap_bytes());
         let indexes = self.indexes.iter().map(|runs| runs_bytes(runs));
         size_of_val(&*self.nodes)
             + size_of_val(&*self.edges)
             + size_of_val(&*self.rests)
-            + size_of_val(&*self.jumps)
             + size_of_val(&*self.indexes)
-            + literals.chain(keys).chain(indexes).sum::<usize>()
+            + keys.chain(indexes).sum::<usize>()
     }
 
     /// Finds the most specific leaf that `visit` takes.
@@ -179,24 +191,15 @@ impl Tree {
             visit,
             tried: Tried::default(),
         };
-        walk.descend(0, path)
+        let root = &self.nodes[0];
+        walk.descend(root, root.after(path, 0)?)
     }
 
     #[inline]
-    fn child(&self, node: &Node, first: u8) -> Option<u32> {
-        let offset = match node.children_len {
-            0 => return None,
-            1 if first == node.keys[0] => 0,
-            1 => return None,
-            len if usize::from(len) <= SCAN_MAX => {
-                node.keys.iter().position(|&key| key == first)? as u32
-            }
-            _ => match self.jumps[node.jump as usize][usize::from(first)] {
-                0 => return None,
-                slot => u32::from(slot) - 1,
-            },
-        };
-        Some(node.children + offset)
+    fn child(&self, node: &Node, first: u8) -> Option<&Node> {
+        let index = node.children.wrapping_add(first.into());
+        let child = self.nodes.get(index as usize)?;
+        (child.parent == node.children).then_some(child)
     }
 }
 
@@ -236,110 +239,47 @@ struct Walk<'w, V> {
     tried: Tried,
 }
 
-impl<V: Visit> Walk<'_, V> {
-    /// Where what is left of the path begins.
-    #[inline]
-    fn at(&self, rest: &[u8]) -> usize {
-        self.path.len() - rest.len()
-    }
-
-    fn descend(&mut self, mut index: u32, mut rest: &[u8]) -> Option<u32> {
-        let tree = self.tree;
+impl<'w, V: Visit> Walk<'w, V> {
+    /// From a node at whose end the path stands.
+    fn descend(&mut self, mut node: &'w Node, mut at: usize) -> Option<u32> {
+        let (tree, path) = (self.tree, self.path);
         loop {
-            let node = &tree.nodes[index as usize];
-            if !scan::begins(rest, &node.literal) {
-                return None;
-            }
-            rest = &rest[node.literal.len()..];
-            let Some((&first, after)) = rest.split_first() else {
-                if node.leaf != NONE && self.visit.leaf(node.leaf) {
-                    return Some(node.leaf);
-                }
-                return self.rest_of_nothing(node.rest);
+            let Some(&first) = path.get(at) else {
+                return self.end(node);
             };
             let child = tree.child(node, first);
+            let child = child.and_then(|child| Some((child, child.after(path, at + 1)?)));
             if node.goes_on == GoesOn::Not {
-                index = child?;
-                rest = after;
+                (node, at) = child?;
                 continue;
             }
-            let before = self.spans.len;
-            if let Some(child) = child {
-                if let Some(leaf) = self.descend(child, after) {
+            if let Some((child, at)) = child {
+                let before = self.spans.len;
+                if let Some(leaf) = self.descend(child, at) {
                     return Some(leaf);
                 }
                 self.spans.len = before;
             }
-            if node.goes_on == GoesOn::Open {
-                // Never empty: the segment, and so the parameter.
-                if first == b'/' {
-                    return None;
-                }
-                let (at, end) = (self.at(rest), scan::find(b'/', rest));
-                self.spans.push(at, at + end);
-                index = node.edges;
-                rest = &rest[end..];
-                continue;
+            if node.goes_on == GoesOn::Otherwise {
+                return self.otherwise(node, at);
             }
-            if node.edges_len > 0 && first != b'/' {
-                let segment = &rest[..scan::find(b'/', rest)];
-                let edges = node.edges as usize;
-                let edges = &tree.edges[edges..edges + node.edges_len as usize];
-                let found = match tree.indexes.get(node.index as usize) {
-                    Some(runs) => self.runs(runs, rest, segment),
-                    None => edges.iter().find_map(|edge| self.edge(edge, rest, segment)),
-                };
-                if found.is_some() {
-                    return found;
-                }
-            }
-            if node.rest == NONE {
+            // Never empty: the segment, and so the parameter.
+            if first == b'/' {
                 return None;
             }
-            return self.rest(&tree.rests[node.rest as usize], rest);
+            let end = at + scan::find(b'/', &path[at..]);
+            self.spans.push(at, end);
+            node = &tree.nodes[node.edges as usize];
+            at = node.after(path, end)?;
         }
     }
 
-    /// Leaves the spans as they were if nothing is found.
-    #[inline]
-    fn edge(&mut self, edge: &Edge, rest: &[u8], segment: &[u8]) -> Option<u32> {
-        let before = self.spans.len;
-        let places = match edge.open {
-            true => [Some((segment.len(), segment.len())), None],
-            false => edge.key.places(segment),
-        };
-        let at = self.at(rest);
-        for (end, next) in places.into_iter().flatten() {
-            self.spans.push(at, at + end);
-            if let Some(leaf) = self.descend(edge.node, rest.get(next..)?) {
-                return Some(leaf);
-            }
-            self.spans.len = before;
+    /// Nothing is left of the path.
+    fn end(&mut self, node: &Node) -> Option<u32> {
+        if node.leaf != NONE && self.visit.leaf(node.leaf) {
+            return Some(node.leaf);
         }
-        None
-    }
-
-    fn runs(&mut self, runs: &[Run], rest: &[u8], segment: &[u8]) -> Option<u32> {
-        let tree = self.tree;
-        runs.iter().find_map(|run| match run {
-            Run::Each(range) => tree.edges[range.start as usize..range.end as usize]
-                .iter()
-                .find_map(|edge| self.edge(edge, rest, segment)),
-            Run::Suffixes { len, by_text, same } => {
-                let end = segment.len().checked_sub(*len).filter(|&end| end > 0)?;
-                let runs = by_text.find(&segment[end..])?;
-                self.runs(&same[runs as usize], rest, segment)
-            }
-            Run::Ones { tail, by_value } => {
-                let places = tail.places(segment).into_iter().flatten();
-                let mut edges = places.filter_map(|(end, _)| by_value.find(&segment[..end]));
-                edges.find_map(|edge| self.edge(&tree.edges[edge as usize], rest, segment))
-            }
-        })
-    }
-
-    fn rest_of_nothing(&mut self, rest: u32) -> Option<u32> {
-        let leaf = self.tree.rests.get(rest as usize)?.leaves[Least::Nothing as usize];
+        let leaf = self.tree.rests.get(node.rest as usize)?.leaves[Least::Nothing as usize];
         if leaf == NONE || !self.visit.leaf(leaf) {
             return None;
         }
@@ -347,11 +287,74 @@ impl<V: Visit> Walk<'_, V> {
         Some(leaf)
     }
 
+    /// Something is left of the path, and goes to one of the node's parameters.
+    #[inline(never)]
+    fn otherwise(&mut self, node: &'w Node, at: usize) -> Option<u32> {
+        let (tree, rest) = (self.tree, &self.path[at..]);
+        if node.edges_len > 0 && rest[0] != b'/' {
+            let segment = &rest[..scan::find(b'/', rest)];
+            let edges = node.edges as usize;
+            let edges = &tree.edges[edges..edges + node.edges_len as usize];
+            let found = match tree.indexes.get(node.index as usize) {
+                Some(runs) => self.runs(runs, at, segment),
+                None => edges.iter().find_map(|edge| self.edge(edge, at, segment)),
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        if node.rest == NONE {
+            return None;
+        }
+        self.rest(&tree.rests[node.rest as usize], at)
+    }
+
+    /// Leaves the spans as they were if nothing is found.
+    #[inline]
+    fn edge(&mut self, edge: &Edge, at: usize, segment: &[u8]) -> Option<u32> {
+        let before = self.spans.len;
+        let places = match edge.open {
+            true => [Some((segment.len(), segment.len())), None],
+            false => edge.key.places(segment),
+        };
+        let node = &self.tree.nodes[edge.node as usize];
+        for (end, next) in places.into_iter().flatten() {
+            let Some(after) = node.after(self.path, at + next) else {
+                continue;
+            };
+            self.spans.push(at, at + end);
+            if let Some(leaf) = self.descend(node, after) {
+                return Some(leaf);
+            }
+            self.spans.len = before;
+        }
+        None
+    }
+
+    fn runs(&mut self, runs: &[Run], at: usize, segment: &[u8]) -> Option<u32> {
+        let tree = self.tree;
+        runs.iter().find_map(|run| match run {
+            Run::Each(range) => tree.edges[range.start as usize..range.end as usize]
+                .iter()
+                .find_map(|edge| self.edge(edge, at, segment)),
+            Run::Suffixes { len, by_text, same } => {
+                let end = segment.len().checked_sub(*len).filter(|&end| end > 0)?;
+                let runs = by_text.find(&segment[end..])?;
+                self.runs(&same[runs as usize], at, segment)
+            }
+            Run::Ones { tail, by_value } => {
+                let places = tail.places(segment).into_iter().flatten();
+                let mut edges = places.filter_map(|(end, _)| by_value.find(&segment[..end]));
+                edges.find_map(|edge| self.edge(&tree.edges[edge as usize], at, segment))
+            }
+        })
+    }
+
     /// Something is left of the path, and goes to a parameter for several segments.
-    fn rest(&mut self, ways: &Rest, rest: &[u8]) -> Option<u32> {
+    fn rest(&mut self, ways: &Rest, at: usize) -> Option<u32> {
         for (wild, least) in ways.wild.iter().zip(LEAST) {
             if let Some((node, number)) = *wild
-                && let Some(leaf) = self.wild(node, number, least, rest)
+                && let Some(leaf) = self.wild(node, number, least, at)
             {
                 return Some(leaf);
             }
@@ -360,31 +363,32 @@ impl<V: Visit> Walk<'_, V> {
             .leaves
             .into_iter()
             .find(|&leaf| leaf != NONE && self.visit.leaf(leaf))?;
-        self.spans.push(self.at(rest), self.path.len());
+        self.spans.push(at, self.path.len());
         Some(leaf)
     }
 
-    fn wild(&mut self, node: u32, number: Option<u32>, least: Least, rest: &[u8]) -> Option<u32> {
+    fn wild(&mut self, node: u32, number: Option<u32>, least: Least, at: usize) -> Option<u32> {
         if number.is_some_and(|number| self.tried.contains(number)) {
             return None;
         }
+        let (node, before) = (&self.tree.nodes[node as usize], self.spans.len);
         // It begins with `/`.
-        let literal = &self.tree.nodes[node as usize].literal;
-        let (before, at) = (self.spans.len, self.at(rest));
-        let mut from = match least {
-            Least::OneByte => 1,
-            Least::Nothing => 0,
+        let literal = node.literal.to_le_bytes();
+        let literal = &literal[..usize::from(node.len)];
+        let mut end = match least {
+            Least::OneByte => at + 1,
+            Least::Nothing => at,
         };
-        while let Some(left) = rest.get(from..)
+        while let Some(left) = self.path.get(end..)
             && let Some(found) = memchr::memmem::find(left, literal)
         {
-            from += found;
-            self.spans.push(at, at + from);
-            if let Some(leaf) = self.descend(node, &rest[from..]) {
+            end += found;
+            self.spans.push(at, end);
+            if let Some(leaf) = self.descend(node, end + literal.len()) {
                 return Some(leaf);
             }
             self.spans.len = before;
-            from += 1;
+            end += 1;
         }
         if let Some(number) = number {
             self.tried.insert(number);

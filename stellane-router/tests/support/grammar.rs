@@ -24,7 +24,7 @@ pub(crate) fn random() -> fastrand::Rng {
 }
 
 /// Segments of templates; `@` is the number of the segment, so that names are those of the place.
-pub(crate) const KINDS: [&str; 30] = [
+pub(crate) const KINDS: [&str; 31] = [
     "a",
     "b",
     "ab",
@@ -33,6 +33,7 @@ pub(crate) const KINDS: [&str; 30] = [
     "a|b",
     "\u{e9}",
     "x y",
+    "articles-of-today",
     "{p@}",
     "{p@}",
     "{p@:u64}",
@@ -57,9 +58,9 @@ pub(crate) const KINDS: [&str; 30] = [
     "{*w@}",
 ];
 /// What matchit has too.
-pub(crate) const NARROW: [&str; 7] = ["a", "b", "ab", "aab", "x", "7", "{p@}"];
+pub(crate) const NARROW: [&str; 8] = ["a", "b", "ab", "aab", "x", "7", "articles-of-today", "{p@}"];
 
-const VALUES: [&str; 32] = [
+const VALUES: [&str; 34] = [
     "a",
     "b",
     "ab",
@@ -92,6 +93,8 @@ const VALUES: [&str; 32] = [
     "aa-b.b",
     "4294967296",
     "a%2Eb",
+    "articles-of-today",
+    "articles-of-tod",
 ];
 
 pub(crate) struct Grammar {

@@ -14,8 +14,7 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use stellane_core::{
-    Components,
-    connection::ConnectionManager,
+    Components, drain_token,
     pool::{JobError, WorkerPool, WorkerPoolLayer},
     router::{BuildReport, Json, Path, Router},
 };
@@ -28,14 +27,12 @@ use crate::database::{Database, User};
 struct App {
     database: Database,
     workers: WorkerPool,
-    connections: ConnectionManager,
 }
 
 pub(crate) fn router(components: &Components, database: &Database) -> Result<Router, BuildReport> {
     let app = App {
         database: database.clone(),
         workers: components.workers.clone(),
-        connections: components.connections.clone(),
     };
     Router::builder()
         .with_state(app)
@@ -120,7 +117,7 @@ async fn block(Path(millis): Path<u32>, State(app): State<App>) -> Result<&'stat
 }
 
 /// Counts the ticks of a clock until the client leaves or the server drains.
-async fn events(State(app): State<App>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let ticks = stream::unfold(0_u64, |tick| async move {
         if tick > 0 {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -130,7 +127,7 @@ async fn events(State(app): State<App>) -> Sse<impl Stream<Item = Result<Event, 
             tick + 1,
         ))
     });
-    Sse::new(ticks.take_until(Box::pin(app.connections.draining())))
+    Sse::new(ticks.take_until(Box::pin(drain_token().cancelled_owned())))
 }
 
 #[derive(Serialize)]

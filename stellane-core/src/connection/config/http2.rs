@@ -5,8 +5,8 @@ use crate::config_error::ConfigError;
 /// Settings of HTTP/2 (section `[connection.http2]`).
 ///
 /// The defaults are narrower than hyper's where that only costs attackers: what one connection can make the
-/// server hold is `max_concurrent_streams` × (`max_send_buffer_bytes` + `max_header_list_bytes`) and one
-/// `connection_window_bytes`.
+/// server hold is `max_concurrent_streams` × (`max_send_buffer_bytes` + `max_header_list_bytes`), one
+/// `connection_window_bytes`, and `max_unread_bytes` of what services make at once.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]
@@ -26,20 +26,32 @@ pub struct Http2Config {
     pub max_header_list_bytes: u32,
     /// Most bytes of one response that wait for a client that does not read. Default 64 KiB.
     pub max_send_buffer_bytes: usize,
+    /// Most bytes that the responses of one connection may hold together that its client does not take: pieces that
+    /// the service has made and of which nothing was taken for ten seconds, or for half of `rate_grace` if that is
+    /// less. Beyond it the streams are reset that have waited longest. Too low cuts large responses that a client has
+    /// paused, too high lets one client take as much memory. Default 256 MiB, `0`: off.
+    pub max_unread_bytes: u64,
     /// How much of a request's body a client may send ahead of the handler. Too little slows uploads from
     /// far away. Default 256 KiB.
     pub stream_window_bytes: u32,
     /// The same for all requests of a connection together. Default 1 MiB.
     pub connection_window_bytes: u32,
+    /// Whether clients may ask by extended CONNECT (RFC 8441) for another protocol on a stream, which is how WebSocket
+    /// goes over HTTP/2. Such a stream counts as a request in progress for as long as it is open; the least rates do not
+    /// hold for it, and a drain waits for it as for an upgraded connection of HTTP/1. Default `true`.
+    pub extended_connect: bool,
     /// How often a client is asked whether it is still there; `0s` is off. Default `30s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub ping_interval: Duration,
     /// How long it may take to answer that. Default `10s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub ping_timeout: Duration,
-    /// What a client may cost at once: one for each of the resets, pings, settings, empty frames and others that
-    /// make work but ask for nothing. Served requests, bodies and time (`abuse_per_second`) pay it off. With a
-    /// quarter left the connection is asked to go (GOAWAY), with none it is closed. `0` is off. Default 1000.
+    /// What a client may cost at once: one for each of the pings, settings, empty frames and others that make work but
+    /// ask for nothing, two for a reset, a quarter for a `WINDOW_UPDATE`. It pays one with each request, the head and
+    /// each piece of an answer, and 1024 bytes of a body in either direction; `WINDOW_UPDATE` costs nothing while there
+    /// is one for every 256 bytes taken; and time pays (`abuse_per_second`). With a quarter left the connection is asked
+    /// to go (GOAWAY), with none it is closed (GOAWAY with `ENHANCE_YOUR_CALM`). Too low ends odd clients, too high has
+    /// floods take CPU time for longer. `0` is off. Default 1000.
     pub abuse_burst: u32,
     /// How much of that each second pays off. Default 50.
     pub abuse_per_second: u32,
@@ -53,8 +65,10 @@ impl Default for Http2Config {
             max_local_error_reset_streams: 128,
             max_header_list_bytes: 16 << 10,
             max_send_buffer_bytes: 64 << 10,
+            max_unread_bytes: 256 << 20,
             stream_window_bytes: 256 << 10,
             connection_window_bytes: 1 << 20,
+            extended_connect: true,
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(10),
             abuse_burst: 1000,
@@ -102,6 +116,7 @@ impl Http2Config {
             1024,
             1 << 30,
         );
+        check("http2.max_unread_bytes", self.max_unread_bytes, 0, 1 << 40);
         check(
             "http2.stream_window_bytes",
             self.stream_window_bytes.into(),

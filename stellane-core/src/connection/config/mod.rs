@@ -52,10 +52,11 @@ pub struct ConnectionConfig {
     pub reserve_files: usize,
     /// What happens to a new connection when there is no room: `respond` (503) or `close`. Default `respond`.
     pub when_full: WhenFull,
-    /// How long a new connection may take to send its first byte. Default `10s`.
+    /// How long a new connection may take to send its first byte, while there is room: browsers connect before they
+    /// know what to ask for. Such a connection costs as little as a parked one. Default `60s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub first_byte_timeout: Duration,
-    /// How long a request head may take from its first byte to its last; then 408. Default `30s`.
+    /// How long a request head may take from its first byte to its last, while there is room; then 408. Default `60s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub head_timeout: Duration,
     /// How long a connection may be idle between two requests. Too short costs reconnects, too long costs
@@ -74,23 +75,34 @@ pub struct ConnectionConfig {
     /// as long as it takes.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub half_close_grace: Duration,
-    /// How long a response may stand still because the client does not read. Default `30s`.
+    /// How long a response may stand still because the client does not read, while there is room; then the connection
+    /// is reset, so that the client sees that it has not got all. Too short cuts downloads whose user pauses a video,
+    /// too long keeps what dead clients hold. Default `10m`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub write_timeout: Duration,
     /// How many bytes of a request's body a client has to send in a second, on average over
     /// [`rate_grace`](Self::rate_grace) in which the server has room for them; a service that does not take what was
-    /// sent is no fault of the client's. Of HTTP/1 with [`strict_http1`](Self::strict_http1), which follows the bodies. Too low
-    /// lets a few clients hold requests open for hours, too high refuses uploads over bad networks. Default 240,
-    /// `0`: off.
+    /// sent is no fault of the client's. Of HTTP/1 with [`strict_http1`](Self::strict_http1), which follows the bodies;
+    /// of HTTP/2 for each stream until it is answered, if it is no gRPC call: it gets 408 and is reset, and its
+    /// connection lives. Too low lets a few clients hold requests open for hours, too high refuses uploads over bad
+    /// networks. Default 240, `0`: off.
     pub min_body_rate_bytes: u64,
     /// How many bytes of a response a client has to take in a second, on average over
-    /// [`rate_grace`](Self::rate_grace) in which the socket is full, or of HTTP/2 a stream may send no more. Sockets take
-    /// bytes by the tens of kilobytes: much more than 1 KiB needs a longer grace. Default 240, `0`: off.
+    /// [`rate_grace`](Self::rate_grace) in which the socket is full, or has no room for a stream of HTTP/2: that is
+    /// reset, and its connection lives. Sockets take bytes by the tens of kilobytes: much more than 1 KiB needs a
+    /// longer grace. Default 240, `0`: off.
     pub min_response_rate_bytes: u64,
-    /// For how long a client may send or take nothing before it is slower than the two rates above; one of half
-    /// the rate lasts twice as long. Default `30s`, `0s`: both rates are off.
+    /// For how long a client may send or take nothing before it is slower than the two rates above, while there is
+    /// room; one of half the rate lasts twice as long. Too short cuts uploads of users who change networks, too long
+    /// lets those that do nothing keep their requests open. Default `10m`, `0s`: both rates are off.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub rate_grace: Duration,
+    /// What the four timeouts that hold "while there is room" shrink to as places or memory run out: `first_byte_timeout`,
+    /// `head_timeout`, `write_timeout` and `rate_grace`. One that is shorter, or off, stays as it is. Too short cuts
+    /// clients on bad networks first, too long lets many slow ones keep others out. Default `1s`, `0s`: they
+    /// never shrink.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub min_timeout: Duration,
     /// Greatest age of a connection, give or take a tenth, so that connections spread over new servers
     /// behind a load balancer. Default `0s`: off.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
@@ -114,9 +126,15 @@ pub struct ConnectionConfig {
     /// deadline leaves. Default `2s`, `0s`: all at once.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub drain_spread: Duration,
+    /// What clients of server-sent events are told by the field `retry:`, when a drain ends their stream: how long they
+    /// are to wait before they come again. Too short and all of them come at once to the servers that are left; too
+    /// long and they miss what happens. Default `0s`: nothing is said, and browsers wait for some seconds.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub sse_retry: Duration,
     /// Whether bytes of an HTTP/1 connection that two parties could read differently are refused with 400
     /// where hyper would repair them in silence: a bare line feed as the end of a line, a `Content-Length`
-    /// beside a `Transfer-Encoding` or given twice, a `Transfer-Encoding` other than `chunked`. For
+    /// beside a `Transfer-Encoding` or given twice, what is no extension of a chunk, a `Content-Length`,
+    /// `Transfer-Encoding` or `Host` in a trailer. A `Transfer-Encoding` that nobody knows is answered with 501. For
     /// clients that can't be mended, `false` leaves it to hyper. Default `true`.
     pub strict_http1: bool,
     /// Largest request head of HTTP/1, request line and all; a larger one is answered with 431. Too low refuses
@@ -132,7 +150,7 @@ pub struct ConnectionConfig {
     /// `Connection: close`. Too low costs connections, too high reads what nobody wants. Default 256 KiB.
     pub unread_body_bytes: u64,
     /// Whether each request carries a `ConnectInfo` in its extensions: who the client is, what TLS agreed on, and
-    /// when a drain begins. It costs each request three small allocations. Default `false`.
+    /// when a drain begins, which [`drain_token`](crate::connection::drain_token) tells without it. It costs each request three small allocations. Default `false`.
     pub connect_info: bool,
     /// Whether small writes are sent at once (`TCP_NODELAY`). Default `true`.
     pub nodelay: bool,
@@ -158,21 +176,23 @@ impl Default for ConnectionConfig {
             max_accepts_per_second: 0,
             reserve_files: 128,
             when_full: WhenFull::default(),
-            first_byte_timeout: Duration::from_secs(10),
-            head_timeout: Duration::from_secs(30),
+            first_byte_timeout: Duration::from_secs(60),
+            head_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             keep_alive_header: false,
             half_close_grace: Duration::from_secs(5),
-            write_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(600),
             min_body_rate_bytes: 240,
             min_response_rate_bytes: 240,
-            rate_grace: Duration::from_secs(30),
+            rate_grace: Duration::from_secs(600),
+            min_timeout: Duration::from_secs(1),
             max_age: Duration::ZERO,
             max_requests: 0,
             park: true,
             park_after: Duration::from_secs(1),
             drain_idle: Duration::from_secs(1),
             drain_spread: Duration::from_secs(2),
+            sse_retry: Duration::ZERO,
             strict_http1: true,
             max_head_bytes: 64 << 10,
             read_buffer_bytes: 400 << 10,
@@ -204,10 +224,12 @@ impl ConnectionConfig {
             ("half_close_grace", self.half_close_grace),
             ("write_timeout", self.write_timeout),
             ("rate_grace", self.rate_grace),
+            ("min_timeout", self.min_timeout),
             ("max_age", self.max_age),
             ("park_after", self.park_after),
             ("drain_idle", self.drain_idle),
             ("drain_spread", self.drain_spread),
+            ("sse_retry", self.sse_retry),
         ] {
             check_up_to_a_day(&mut errors, key, value);
         }

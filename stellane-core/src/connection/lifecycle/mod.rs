@@ -1,5 +1,6 @@
 //! What all connections of a manager share, how each is reached, and how all of them end.
 
+mod drain;
 pub(crate) mod memory;
 pub(crate) mod quiet;
 pub(crate) mod sweep;
@@ -18,16 +19,23 @@ use crate::connection::{
     },
     policy::{
         admission::{Admission, surplus},
+        budgets::Budgets,
         deadlines::Deadlines,
         drain::{Drain, spread_of},
         park_delay::ParkDelay,
+        pressure::{Patience, Pressure},
         settings::LiveSettings,
     },
     reason::CloseReason,
     stats::{ConnectionStats, DrainReport},
     table::{
-        Table, clock::Clock, command::Command, end_hooks::EndHooks, owner::SocketOwner,
-        record::Record, totals::Totals,
+        Table,
+        clock::{Clock, millis},
+        command::Command,
+        end_hooks::EndHooks,
+        owner::SocketOwner,
+        record::Record,
+        totals::Totals,
     },
 };
 
@@ -42,6 +50,9 @@ pub(crate) struct Shared {
     pub(crate) totals: Totals,
     pub(crate) admission: Admission,
     pub(crate) drain: Drain,
+    pub(crate) pressure: Pressure,
+    /// How long each request may take in a drain.
+    pub(crate) budgets: Budgets,
     pub(crate) quiet: Arc<Quiet>,
     pub(crate) memory: Arc<MemoryRelease>,
     pub(crate) end_hooks: EndHooks,
@@ -58,6 +69,8 @@ impl Shared {
             totals: Totals::default(),
             admission: Admission::new(&config),
             drain: Drain::new(),
+            pressure: Pressure::default(),
+            budgets: Budgets::default(),
             quiet: Arc::default(),
             memory: Arc::new(MemoryRelease::new(hook)),
             end_hooks: EndHooks::default(),
@@ -76,6 +89,11 @@ impl Shared {
     /// How long a connection is idle now before it is parked, in milliseconds.
     fn park_after(&self) -> u64 {
         self.park_delay.wait(self.settings.park_after())
+    }
+
+    /// How long slow clients may take now.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::at(self.pressure.level(), &self.config)
     }
 
     /// A parked connection comes back.
@@ -109,24 +127,16 @@ impl Shared {
         let closed = || self.quiet.listeners() == 0;
         self.quiet.wait_until(closed).await;
         let spread = spread_of(&self.config, self.totals.open(), deadline);
+        self.drain.limit(millis(deadline));
         self.drain.begin(self.clock.tick(), spread);
         self.tell_those_that_drain();
-        let drained = self.quiet.wait_until(|| self.totals.open() == 0);
-        if tokio::time::timeout(deadline, drained).await.is_err() {
-            self.command_each(|_| Command::Close(CloseReason::Aborted));
-            // Each ends at its next poll; a handler that blocks its thread is not waited for.
-            let gone = async {
-                while self.totals.open() > 0 {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
-        }
+        self.end_in_time().await;
         let after = self.totals.closed();
         let aborted = CloseReason::Aborted as usize;
         DrainReport {
             closed: after.iter().sum::<u64>() - before.iter().sum::<u64>(),
             aborted: after[aborted] - before[aborted],
+            farewells: self.drain.farewells(),
             left: self.totals.open(),
         }
     }
@@ -161,8 +171,12 @@ impl Shared {
     pub(crate) fn continue_sweep(&self) -> bool {
         let now = self.clock.now();
         let deadlines = || {
-            let park_after = self.park_after();
-            Deadlines::of(&self.config, &self.settings, &self.drain, park_after, now)
+            // Anew for each piece: no more of the slow go than make enough room.
+            let most = self.admission.most(&self.settings);
+            self.pressure.measure(self.totals.open(), most);
+            let (patience, park_after) = (self.patience(), self.park_after());
+            let (config, settings) = (&self.config, &self.settings);
+            Deadlines::of(config, settings, &self.drain, patience, park_after, now)
         };
         // Its own statement: commands are given outside of the locks, since an end takes the table's.
         let piece = self.lock_sweep().go_on(&self.table, deadlines, now);
@@ -173,6 +187,7 @@ impl Shared {
             self.command(&record, command);
         }
         if let Some(idle) = piece.idle {
+            self.pressure.set_idle(idle);
             self.reclaim(surplus(idle, &self.settings));
         }
         piece.idle.is_none()

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "http2")]
+use crate::connection::policy::stream_rates::StreamRates;
 use crate::connection::{
     config::ConnectionConfig,
     policy::{deadlines::Deadlines, min_rates::MinRates},
@@ -30,6 +32,11 @@ pub(crate) struct Sweep {
     idle: usize,
     /// When the last one began, so that several listeners do not sweep more often than one.
     began: u64,
+    /// How often connections look at their streams that wait, when they did, and whether they do now.
+    #[cfg(feature = "http2")]
+    streams: (u64, u64),
+    #[cfg(feature = "http2")]
+    wakes_streams: bool,
 }
 
 /// What came of a piece of the walk.
@@ -48,6 +55,10 @@ impl Sweep {
             next: None,
             idle: 0,
             began: 0,
+            #[cfg(feature = "http2")]
+            streams: (StreamRates::new(config).interval(), 0),
+            #[cfg(feature = "http2")]
+            wakes_streams: false,
         }
     }
 
@@ -61,6 +72,14 @@ impl Sweep {
             self.next = Some(0);
             self.idle = 0;
             self.rates.begin_round(now);
+            #[cfg(feature = "http2")]
+            {
+                let (interval, last) = &mut self.streams;
+                self.wakes_streams = now.saturating_sub(*last) >= *interval;
+                if self.wakes_streams {
+                    *last = now;
+                }
+            }
         }
         true
     }
@@ -80,6 +99,10 @@ impl Sweep {
                 record.state(),
                 ConnectionState::Idle | ConnectionState::Parked
             ));
+            #[cfg(feature = "http2")]
+            if self.wakes_streams && record.answers().have_waited() {
+                record.owner().wake();
+            }
             let judged = deadlines.judge(record, now, &mut self.rates);
             if judged.close_after_response {
                 record.flags().close_after_response();
@@ -105,7 +128,7 @@ impl Sweep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::policy::{drain::Drain, settings::LiveSettings};
+    use crate::connection::policy::{drain::Drain, pressure::Patience, settings::LiveSettings};
 
     /// Connections that are idle since 0, the pieces of a sweep at a time, and how many were asked in each.
     fn pieces(connections: usize, now: u64) -> Vec<usize> {
@@ -120,7 +143,8 @@ mod tests {
         assert!(sweep.begin(now) && !sweep.begin(now + 49));
         let mut asked = Vec::new();
         let drain = Drain::new();
-        let deadlines = || Deadlines::of(&config, &settings, &drain, settings.park_after(), now);
+        let (patience, park_after) = (Patience::at(0.0, &config), settings.park_after());
+        let deadlines = || Deadlines::of(&config, &settings, &drain, patience, park_after, now);
         while let Some(piece) = sweep.go_on(&table, deadlines, now) {
             asked.push(piece.commands.len());
             assert!(piece.idle.is_none_or(|idle| idle == connections));

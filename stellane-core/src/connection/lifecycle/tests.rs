@@ -21,12 +21,7 @@ async fn a_sweep_asks_those_whose_time_is_over() {
     for (seconds, asked_new, asked_head) in [
         (2, Command::Park, Command::None),
         (
-            8,
-            Command::Close(CloseReason::FirstByteTimeout),
-            Command::None,
-        ),
-        (
-            20,
+            58,
             Command::Close(CloseReason::FirstByteTimeout),
             Command::Close(CloseReason::HeadTimeout),
         ),
@@ -95,4 +90,35 @@ async fn the_end_of_an_upgraded_connection_has_the_reason_that_it_was_told() {
     let stats = shared.stats();
     let ended = [CloseReason::Upgraded, CloseReason::Killed].map(|reason| stats.closed(reason));
     assert_eq!((ended, stats.open), ([1, 1], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_places_run_out_the_slowest_go_and_no_more_than_have_to() {
+    let config = ConnectionConfig {
+        max_connections: 400,
+        ..ConnectionConfig::default()
+    };
+    let shared = shared(config);
+    // Ten in a second that send no whole head.
+    let mut slow = Vec::new();
+    let mut ages = Vec::new();
+    for tenth in 0..600 {
+        tokio::time::advance(Duration::from_millis(100)).await;
+        let record = accept(&shared);
+        record.enter(ConnectionState::Head, shared.clock.tick());
+        slow.push((tenth, record));
+        shared.sweep_all();
+        slow.retain(|(since, record)| {
+            let close = record.commands().is_close();
+            if close {
+                ages.push(tenth - since);
+                shared.end(record, CloseReason::HeadTimeout);
+            }
+            !close
+        });
+    }
+    // The level is found at which as many go as come.
+    assert!((200..300).contains(&slow.len()), "{}", slow.len());
+    assert!(ages.iter().all(|tenths| *tenths > 200), "{ages:?}");
+    assert!(shared.pressure.level() > 0.0);
 }

@@ -33,7 +33,12 @@ impl Admission {
 
     /// Whether there is no room for another connection beside so many.
     pub(crate) fn is_full(&self, open: usize, settings: &LiveSettings) -> bool {
-        open >= most_connections(settings.max_connections(), self.file_limit)
+        open >= self.most(settings)
+    }
+
+    /// How many connections there may be.
+    pub(crate) fn most(&self, settings: &LiveSettings) -> usize {
+        most_connections(settings.max_connections(), self.file_limit)
     }
 
     /// Waits for one of the places for handshakes; `None` if there are no more for good.

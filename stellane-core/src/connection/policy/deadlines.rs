@@ -5,6 +5,7 @@ use crate::connection::{
     policy::{
         drain::Drain,
         min_rates::MinRates,
+        pressure::Patience,
         settings::LiveSettings,
         spread::{around, part_of},
     },
@@ -23,12 +24,11 @@ const LATE: u64 = 1000;
 /// The deadlines of one sweep, in milliseconds; `u64::MAX` is off.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
-    first_byte: u64,
+    /// With those that are slow.
+    patience: Patience,
     handshake: u64,
-    head: u64,
     idle: u64,
     half_close: u64,
-    write: u64,
     max_age: u64,
     park: u64,
     /// How long ago the moment passed at which the first connections are closed for being idle in a drain.
@@ -45,26 +45,26 @@ pub(crate) struct Judgement {
 }
 
 impl Deadlines {
-    /// Those at a time; `park_after` is how long a connection is idle before it is parked.
+    /// Those at a time, with so much patience; `park_after` is how long a connection is idle before it is parked.
     pub(crate) fn of(
         config: &ConnectionConfig,
         settings: &LiveSettings,
         drain: &Drain,
+        patience: Patience,
         park_after: u64,
         now: u64,
     ) -> Self {
         let late = if config.keep_alive_header { LATE } else { 0 };
         let or_never = |limit: u64| if limit == 0 { u64::MAX } else { limit };
         Self {
-            first_byte: or_never(millis(config.first_byte_timeout)),
+            patience,
+            // Most of a handshake is our own work, and the wait for a place.
             #[cfg(feature = "tls")]
             handshake: or_never(millis(config.tls.handshake_timeout)),
             #[cfg(not(feature = "tls"))]
             handshake: u64::MAX,
-            head: or_never(millis(config.head_timeout)),
             idle: or_never(settings.idle_timeout()).saturating_add(late),
             half_close: or_never(millis(config.half_close_grace)),
-            write: or_never(millis(config.write_timeout)),
             max_age: or_never(millis(config.max_age)),
             park: if config.park { park_after } else { u64::MAX },
             drained: drain
@@ -82,11 +82,11 @@ impl Deadlines {
             close_after_response: false,
         };
         let stalled = record.answers().write_stalled();
-        if stalled != 0 && now.saturating_sub(stalled) >= self.write {
+        if stalled != 0 && now.saturating_sub(stalled) >= self.patience.write {
             return only(Command::Close(SlowRead));
         }
         let state = record.state();
-        if let Some(reason) = rates.judge(record, state) {
+        if let Some(reason) = rates.judge(record, state, self.patience.rate_grace) {
             return only(Command::Close(reason));
         }
         let between_requests = matches!(
@@ -120,12 +120,12 @@ impl Deadlines {
             false => LINGER,
         };
         match state {
-            New if waited >= self.first_byte => Command::Close(FirstByteTimeout),
+            New if waited >= self.patience.first_byte => Command::Close(FirstByteTimeout),
             Handshake if waited >= self.handshake => Command::Close(HandshakeTimeout),
-            Head if waited >= self.head => Command::Close(HeadTimeout),
+            Head if waited >= self.patience.head => Command::Close(HeadTimeout),
             // One of HTTP/2, which has not taken all of its answers, and doesn't.
             Idle if record.commands().is_close()
-                && waited >= self.idle.saturating_add(self.write) =>
+                && waited >= self.idle.saturating_add(self.patience.write) =>
             {
                 Command::Close(SlowRead)
             }
@@ -156,13 +156,21 @@ mod tests {
     }
 
     fn judge(config: &ConnectionConfig, drain: &Drain, record: &Record, now: u64) -> Judgement {
-        let settings = LiveSettings::new(config);
+        judge_at(0.0, config, drain, record, now)
+    }
+
+    /// At a level of pressure.
+    fn judge_at(
+        level: f64,
+        config: &ConnectionConfig,
+        drain: &Drain,
+        record: &Record,
+        now: u64,
+    ) -> Judgement {
+        let (settings, patience) = (LiveSettings::new(config), Patience::at(level, config));
         let park_after = settings.park_after();
-        Deadlines::of(config, &settings, drain, park_after, now).judge(
-            record,
-            now,
-            &mut MinRates::new(config),
-        )
+        let deadlines = Deadlines::of(config, &settings, drain, patience, park_after, now);
+        deadlines.judge(record, now, &mut MinRates::new(config))
     }
 
     fn command(config: &ConnectionConfig, record: &Record, now: u64) -> Command {
@@ -178,9 +186,10 @@ mod tests {
         for (state, waited, expected) in [
             (New, 990, None),
             (New, 1000, Park),
-            (New, 10_000, Close(FirstByteTimeout)),
-            (Head, 29_990, None),
-            (Head, 30_000, Close(HeadTimeout)),
+            (New, 59_990, Park),
+            (New, 60_000, Close(FirstByteTimeout)),
+            (Head, 59_990, None),
+            (Head, 60_000, Close(HeadTimeout)),
             (Idle, 990, None),
             (Idle, 1000, Park),
             (Idle, 59_990, Park),
@@ -239,8 +248,8 @@ mod tests {
             let record = record(state, 1000);
             record.answers().stall_write(1000);
             let close = Command::Close(CloseReason::SlowRead);
-            assert_ne!(command(&config, &record, 30_990), close);
-            assert_eq!(command(&config, &record, 31_000), close);
+            assert_ne!(command(&config, &record, 600_990), close);
+            assert_eq!(command(&config, &record, 601_000), close);
         }
         // Asked to go for being idle, it has as long again to take its answers.
         let record = record(ConnectionState::Idle, 0);
@@ -248,9 +257,76 @@ mod tests {
             .commands()
             .ask(Command::Close(CloseReason::IdleTimeout));
         let idle = Command::Close(CloseReason::IdleTimeout);
-        assert_eq!(command(&config, &record, 89_990), idle);
+        assert_eq!(command(&config, &record, 659_990), idle);
         let slow = Command::Close(CloseReason::SlowRead);
-        assert_eq!(command(&config, &record, 90_000), slow);
+        assert_eq!(command(&config, &record, 660_000), slow);
+    }
+
+    #[test]
+    fn the_slow_may_take_less_and_less_as_places_or_memory_run_out_and_nobody_else() {
+        use CloseReason::{FirstByteTimeout, HeadTimeout, SlowRead};
+        use Command::{Close, None};
+        use ConnectionState::{Active, Closing, Handshake, Head, Idle, New, Upgraded};
+        let shrinking = ConnectionConfig {
+            park: false,
+            ..ConnectionConfig::default()
+        };
+        let fixed = ConnectionConfig {
+            min_timeout: Duration::ZERO,
+            ..shrinking.clone()
+        };
+        // How long a connection has been in a state, or has taken nothing of its answer, and what comes of that at
+        // rest, when three quarters of the places are held, and when all are.
+        for (state, stalled, waited, rest, half, full) in [
+            (New, false, 7740, None, None, Close(FirstByteTimeout)),
+            (
+                New,
+                false,
+                7750,
+                None,
+                Close(FirstByteTimeout),
+                Close(FirstByteTimeout),
+            ),
+            (Head, false, 990, None, None, None),
+            (
+                Head,
+                false,
+                7750,
+                None,
+                Close(HeadTimeout),
+                Close(HeadTimeout),
+            ),
+            (Active, true, 990, None, None, None),
+            (Active, true, 24_490, None, None, Close(SlowRead)),
+            (Active, true, 24_500, None, Close(SlowRead), Close(SlowRead)),
+            (
+                Upgraded,
+                true,
+                24_500,
+                None,
+                Close(SlowRead),
+                Close(SlowRead),
+            ),
+            // It is the server that takes its time.
+            (Active, false, 1_000_000, None, None, None),
+            (Upgraded, false, 1_000_000, None, None, None),
+            // Idle ones make room by themselves; a handshake is work of the server's.
+            (Idle, false, 59_990, None, None, None),
+            (Handshake, false, 9990, None, None, None),
+            (Closing, false, 990, None, None, None),
+        ] {
+            let record = record(state, 5000);
+            if stalled {
+                record.answers().stall_write(5000);
+            }
+            for (level, expected) in [(0.0, rest), (0.5, half), (1.0, full)] {
+                let drain = Drain::new();
+                let got = judge_at(level, &shrinking, &drain, &record, 5000 + waited);
+                assert_eq!(got.command, expected, "{state:?} for {waited} at {level}");
+                let got = judge_at(level, &fixed, &drain, &record, 5000 + waited);
+                assert_eq!(got.command, rest, "{state:?} for {waited}, fixed");
+            }
+        }
     }
 
     #[test]

@@ -6,46 +6,66 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::connection::{
     config::ConnectionConfig,
     policy::spread::part_of,
-    table::clock::{SWEEP_INTERVAL, millis},
+    table::{
+        budget::Budget,
+        clock::{SWEEP_INTERVAL, millis},
+        record::Record,
+    },
 };
 
 /// The drain of a manager: first it is announced, and when the listeners are closed it begins.
 #[derive(Debug)]
 pub(crate) struct Drain {
-    announced: watch::Sender<bool>,
+    announced: CancellationToken,
     /// A flag, since every response asks.
     begun: AtomicBool,
     /// When it began, on the coarse clock.
     began: AtomicU64,
     /// Over how many milliseconds it spreads its closing.
     spread: AtomicU64,
+    /// How long it may take for what has no budget of its own, in milliseconds.
+    deadline: AtomicU64,
+    /// How long it had gone on when it last looked whose time is over, in milliseconds.
+    looked: watch::Sender<u64>,
+    /// Streams that were told goodbye in the words of their protocol.
+    farewells: AtomicU64,
 }
 
 impl Drain {
     pub(crate) fn new() -> Self {
         Self {
-            announced: watch::Sender::new(false),
+            announced: CancellationToken::new(),
             begun: AtomicBool::new(false),
             began: AtomicU64::new(0),
             spread: AtomicU64::new(0),
+            deadline: AtomicU64::new(0),
+            looked: watch::Sender::new(0),
+            farewells: AtomicU64::new(0),
         }
     }
 
     pub(crate) fn announce(&self) {
-        self.announced.send_replace(true);
+        self.announced.cancel();
+    }
+
+    /// A token that is cancelled when it is announced. Whoever cancels it cancels nobody else's.
+    pub(crate) fn token(&self) -> CancellationToken {
+        self.announced.child_token()
     }
 
     /// Resolves when it is announced.
     pub(crate) fn announced(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
-        let mut announced = self.announced.subscribe();
-        async move {
-            // An error means that the manager is gone, which is the end of serving as well.
-            let _ = announced.wait_for(|announced| *announced).await;
-        }
+        self.announced.clone().cancelled_owned()
+    }
+
+    /// It is to take so many milliseconds at most, for what has no budget of its own.
+    pub(crate) fn limit(&self, deadline: u64) {
+        self.deadline.store(deadline, Relaxed);
     }
 
     pub(crate) fn begin(&self, now: u64, spread: u64) {
@@ -76,6 +96,44 @@ impl Drain {
 
     pub(crate) fn spread(&self) -> u64 {
         self.spread.load(Relaxed)
+    }
+
+    /// When the time of a connection is over, on the coarse clock. A request that began in the drain has as much of a
+    /// short budget as one that was under way, but never more than the longer of that and the drain's deadline.
+    pub(crate) fn end_of(&self, record: &Record) -> u64 {
+        let (began, deadline) = (self.began.load(Relaxed), self.deadline.load(Relaxed));
+        let longest = record.budget().longest(deadline);
+        let from = began.max(record.since());
+        let latest = began.saturating_add(longest.max(deadline));
+        if longest >= deadline {
+            latest
+        } else {
+            from.saturating_add(longest).min(latest)
+        }
+    }
+
+    /// Tells streams whose time is over to say goodbye.
+    pub(crate) fn look(&self, now: u64) {
+        let elapsed = self.elapsed(now).unwrap_or_default();
+        self.looked.send_replace(elapsed);
+    }
+
+    /// Whether a stream with this budget is to say goodbye.
+    pub(crate) fn is_over(&self, budget: Budget) -> bool {
+        self.has_begun() && *self.looked.borrow() >= budget.longest(self.deadline.load(Relaxed))
+    }
+
+    /// Hears when [`is_over`](Self::is_over) may have changed.
+    pub(crate) fn looks(&self) -> watch::Receiver<u64> {
+        self.looked.subscribe()
+    }
+
+    pub(crate) fn count_farewell(&self) {
+        self.farewells.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn farewells(&self) -> u64 {
+        self.farewells.load(Relaxed)
     }
 }
 

@@ -19,8 +19,6 @@ pub(crate) struct MinRates {
     /// Bytes in a second; `0` is off.
     body: u64,
     response: u64,
-    /// The greatest arrears.
-    grace: u64,
     arrears: HashMap<(u64, Side), Arrears>,
     /// Those of the last round, in this one.
     old: HashMap<(u64, Side), Arrears>,
@@ -44,12 +42,9 @@ struct Arrears {
 
 impl MinRates {
     pub(crate) fn new(config: &ConnectionConfig) -> Self {
-        let grace = millis(config.rate_grace);
-        let rate = |bytes: u64| if grace == 0 { 0 } else { bytes };
         Self {
-            body: rate(config.min_body_rate_bytes),
-            response: rate(config.min_response_rate_bytes),
-            grace,
+            body: config.min_body_rate_bytes,
+            response: config.min_response_rate_bytes,
             arrears: HashMap::new(),
             old: HashMap::new(),
             began: 0,
@@ -71,18 +66,25 @@ impl MinRates {
         self.old = HashMap::new();
     }
 
-    /// Whether this connection owes too much.
-    pub(crate) fn judge(&mut self, record: &Record, state: ConnectionState) -> Option<CloseReason> {
+    /// Whether this connection owes more than `grace`.
+    pub(crate) fn judge(
+        &mut self,
+        record: &Record,
+        state: ConnectionState,
+        grace: u64,
+    ) -> Option<CloseReason> {
         let starved = record.turn().is_starved() && state != ConnectionState::Upgraded;
         let stalled = record.answers().are_unread();
-        if !starved && !stalled && self.old.is_empty() {
+        let off = grace == u64::MAX;
+        if off || (!starved && !stalled && self.old.is_empty()) {
             return None;
         }
         let (read, written) = record.bytes();
         let (body, response) = (self.body, self.response);
         // Both are looked at, since both have to be remembered.
-        let slow_body = self.owes((record.id(), Side::Body), body, starved, read);
-        let slow_read = self.owes((record.id(), Side::Response), response, stalled, written);
+        let id = record.id();
+        let slow_body = self.owes((id, Side::Body), body, starved, read, grace);
+        let slow_read = self.owes((id, Side::Response), response, stalled, written, grace);
         match (slow_body, slow_read) {
             (_, true) => Some(CloseReason::SlowRead),
             (true, _) => Some(CloseReason::SlowBody),
@@ -90,7 +92,7 @@ impl MinRates {
         }
     }
 
-    fn owes(&mut self, key: (u64, Side), rate: u64, waits: bool, bytes: u64) -> bool {
+    fn owes(&mut self, key: (u64, Side), rate: u64, waits: bool, bytes: u64, grace: u64) -> bool {
         if rate == 0 {
             return false;
         }
@@ -109,10 +111,12 @@ impl MinRates {
             millis: (owed.millis + waited).saturating_sub(paid),
             bytes,
         };
-        if waits || owed.millis > 0 {
+        let too_much = waits && owed.millis >= grace;
+        // Whoever is found out, and spared by the connection's task, owes nothing.
+        if !too_much && (waits || owed.millis > 0) {
             self.arrears.insert(key, owed);
         }
-        waits && owed.millis >= self.grace
+        too_much
     }
 }
 
@@ -121,9 +125,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::connection::policy::pressure::Patience;
 
     /// Sweeps every 100 ms, and after how many milliseconds the client is too slow, if it is within a minute.
     fn too_slow_after(config: &ConnectionConfig, each_second: usize, read: bool) -> Option<u64> {
+        let grace = Patience::at(0.0, config).rate_grace;
         let mut rates = MinRates::new(config);
         let record = Record::new(1, 0, None, false, 0, 0);
         record.enter(ConnectionState::Active, 0);
@@ -138,7 +144,7 @@ mod tests {
                 record.answers().stall_write(now);
             }
             rates.begin_round(now);
-            let slow = rates.judge(&record, ConnectionState::Active);
+            let slow = rates.judge(&record, ConnectionState::Active, grace);
             rates.end_round();
             if let Some(reason) = slow {
                 let expected = match read {
@@ -179,8 +185,26 @@ mod tests {
         record.turn().starve();
         for now in [0, 100, 60_000, 120_000] {
             rates.begin_round(now);
-            assert_eq!(rates.judge(&record, ConnectionState::Active), None, "{now}");
+            let slow = rates.judge(&record, ConnectionState::Active, 30_000);
+            assert_eq!(slow, None, "{now}");
             rates.end_round();
         }
+    }
+
+    #[test]
+    fn whoever_is_found_out_and_spared_owes_nothing() {
+        let mut rates = MinRates::new(&ConnectionConfig::default());
+        let record = Record::new(1, 0, None, false, 0, 0);
+        record.turn().starve();
+        let found_out: Vec<_> = (0..1000_u64)
+            .step_by(100)
+            .filter(|now| {
+                rates.begin_round(*now);
+                let slow = rates.judge(&record, ConnectionState::Active, 300);
+                rates.end_round();
+                slow.is_some()
+            })
+            .collect();
+        assert_eq!(found_out, [300, 700]);
     }
 }

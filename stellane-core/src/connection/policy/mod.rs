@@ -2,9 +2,13 @@
 
 pub(crate) mod accept_rate;
 pub(crate) mod admission;
+pub(crate) mod budgets;
 pub(crate) mod deadlines;
 pub(crate) mod drain;
 pub(crate) mod min_rates;
 pub(crate) mod park_delay;
+pub(crate) mod pressure;
 pub(crate) mod settings;
 pub(crate) mod spread;
+#[cfg(feature = "http2")]
+pub(crate) mod stream_rates;

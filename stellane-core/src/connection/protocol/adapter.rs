@@ -17,7 +17,11 @@ use crate::connection::{
     http_service::HttpService,
     incoming::{Incoming, UnreadBody},
     lifecycle::Shared,
-    protocol::{connect_info::ConnectInfo, open_body::OpenBody, persistence, terms::Terms},
+    protocol::{
+        connect_info::ConnectInfo, farewell::Farewell, io::websocket, open_body::OpenBody,
+        persistence, terms::Terms,
+    },
+    state::ConnectionState,
     table::record::Record,
 };
 
@@ -112,8 +116,7 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
                 unread.begin(request.headers().contains_key(header::EXPECT));
                 request.map(|body| Incoming::of_connection(body, Arc::clone(unread)))
             }
-            Some(_) => request.map(Incoming::from),
-            None => request.map(|body| Incoming::of_stream(body, self.owner.record.id())),
+            _ => request.map(Incoming::from),
         };
         let answer = AssertUnwindSafe(|| self.answer(request, terms, &mut cx, &mut waiting));
         match catch_unwind(answer) {
@@ -121,7 +124,7 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
             Ok(Poll::Pending) => {
                 waiting.map_or(ResponseFuture::Done(None), ResponseFuture::Pending)
             }
-            // Goes on where hyper polls it: for HTTP/2 in the stream, and not in the connection of all of them.
+            // Goes on where hyper polls it.
             Err(panic) => ResponseFuture::Panicked(Some(panic)),
         }
     }
@@ -158,7 +161,7 @@ impl<S: HttpService> Adapter<S> {
     }
 
     /// The same for a request from hyper.
-    fn terms<B>(&self, request: &Request<B>) -> Terms {
+    pub(crate) fn terms<B>(&self, request: &Request<B>) -> Terms {
         let version = request.version();
         let is_wanted = version >= Version::HTTP_2 || persistence::is_wanted(request);
         if !is_wanted {
@@ -190,6 +193,9 @@ impl<S: HttpService> Adapter<S> {
         }
         let Owner { record, shared } = &self.owner;
         record.begin_request(!request.body().is_end_stream(), shared.clock.now());
+        if let Some(budget) = shared.budgets.of(&request) {
+            record.begin_budget(budget);
+        }
         if record.flags().has_bytes_behind_upgrade() && asks_for_upgrade(&request) {
             record.flags().close_after_response();
         }
@@ -312,7 +318,7 @@ impl<S: HttpService> Future for ResponseFuture<S> {
                 Some(result) => Poll::Ready(result),
                 None => Poll::Pending,
             },
-            Self::Upgrade(upgrade) if upgrade.owner.record.flags().is_handed_over() => {
+            Self::Upgrade(upgrade) if upgrade.owner.record.state() == ConnectionState::Upgraded => {
                 match upgrade.answer.take() {
                     Some(answer) => Poll::Ready(answer),
                     None => Poll::Pending,
@@ -368,14 +374,20 @@ impl Owner {
     /// moved anyway.
     #[inline]
     fn finish<B>(&self, terms: Terms, unread: Option<&UnreadBody>, response: &mut Response<B>) {
+        if terms.version >= Version::HTTP_2 {
+            // What is upgraded is a stream, and how a connection ends is said by GOAWAY.
+            return;
+        }
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || (terms.connect && status.is_success()) {
             self.record.flags().set_upgraded();
-        } else if terms.version < Version::HTTP_2
-            && (terms.last
-                || self.record.flags().closes_after_response()
-                || self.shared.drains(&self.record)
-                || unread.is_some_and(UnreadBody::is_refused))
+            if websocket::is_agreed(response) {
+                self.record.flags().set_websocket();
+            }
+        } else if terms.last
+            || self.record.flags().closes_after_response()
+            || self.shared.drains(&self.record)
+            || unread.is_some_and(UnreadBody::is_refused)
         {
             persistence::say_close(response);
         } else if terms.tells_idle {
@@ -391,10 +403,8 @@ impl Owner {
             if http1 {
                 terms.settle(&mut response);
             }
-            response.map(|body| match http1 {
-                true => OpenBody::new(body),
-                false => OpenBody::of_stream(body, Arc::clone(&self.record)),
-            })
+            let farewell = Farewell::of(&response, self.record.budget());
+            response.map(|body| OpenBody::new(body, farewell))
         });
         if http1 && self.record.flags().is_upgraded() {
             return ResponseFuture::Upgrade(Box::new(Upgrade {

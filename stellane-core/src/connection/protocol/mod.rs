@@ -3,12 +3,14 @@
 pub(crate) mod adapter;
 pub(crate) mod builders;
 pub(crate) mod connect_info;
+pub(crate) mod farewell;
 pub(crate) mod http1;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
 pub(crate) mod io;
 pub(crate) mod open_body;
 pub(crate) mod persistence;
+pub(crate) mod scope;
 pub(crate) mod service_source;
 pub(crate) mod task;
 pub(crate) mod terms;

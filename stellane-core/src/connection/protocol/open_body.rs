@@ -3,14 +3,13 @@
 use std::{
     cell::Cell,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{BoxError, connection::table::record::Record};
+use crate::{BoxError, connection::protocol::farewell::Farewell};
 
 thread_local! {
     /// Open bodies of the connection that this thread polls.
@@ -38,6 +37,7 @@ pin_project! {
             #[pin]
             inner: B,
             open: Open,
+            farewell: Farewell,
         },
         Begun {
             begun: Box<Begun<B>>,
@@ -54,13 +54,16 @@ pub(crate) struct Begun<B: Body> {
 }
 
 impl<B: Body> OpenBody<B> {
-    /// Of HTTP/1.
-    pub(crate) fn new(inner: B) -> Self {
+    pub(crate) fn new(inner: B, farewell: Farewell) -> Self {
         let open = Open::observed();
-        Self::Whole { inner, open }
+        Self::Whole {
+            inner,
+            open,
+            farewell,
+        }
     }
 
-    /// Of HTTP/1, of this length altogether, with what came of asking for the first frame.
+    /// Of this length altogether, with what came of asking for the first frame.
     pub(crate) fn begun(
         length: u64,
         frame: Option<Result<Frame<B::Data>, BoxError>>,
@@ -74,67 +77,26 @@ impl<B: Body> OpenBody<B> {
         });
         Self::Begun { begun }
     }
-
-    /// Of a stream of HTTP/2, which has a task of its own.
-    pub(crate) fn of_stream(inner: B, record: Arc<Record>) -> Self {
-        record.answers().wait_begins();
-        record.answers().block_stream();
-        let open = Open::Stream {
-            record,
-            blocked: true,
-        };
-        Self::Whole { inner, open }
-    }
 }
 
-pub(crate) enum Open {
-    Observed,
-    Stream {
-        record: Arc<Record>,
-        /// hyper asks for the next piece when the client has room for more than the last.
-        blocked: bool,
-    },
-}
+/// Counts an open body of the connection that [`observe`] polls.
+pub(crate) struct Open(());
 
 impl Open {
     fn observed() -> Self {
         OPEN.set(OPEN.get() + 1);
-        Self::Observed
-    }
-
-    #[inline]
-    fn set_blocked(&mut self, now: bool) {
-        if let Self::Stream { record, blocked } = self
-            && *blocked != now
-        {
-            *blocked = now;
-            if now {
-                record.answers().block_stream();
-            } else {
-                record.answers().unblock_stream();
-            }
-        }
+        Self(())
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.set_blocked(false);
-        match self {
-            Self::Observed => {
-                // A thread that is ending observes nothing any more.
-                let _ = OPEN.try_with(|open| open.set(open.get() - 1));
-            }
-            // The connection's task may have sent the last frame already, and would not look again.
-            Self::Stream { record, .. } if record.answers().wait_ends() == 0 => {
-                record.owner().wake()
-            }
-            Self::Stream { .. } => {}
-        }
+        // A thread that is ending observes nothing any more.
+        let _ = OPEN.try_with(|open| open.set(open.get() - 1));
     }
 }
 
-impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
+impl<B: Body<Error: Into<BoxError>> + 'static> Body for OpenBody<B> {
     type Data = B::Data;
     type Error = BoxError;
 
@@ -143,12 +105,12 @@ impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         match self.project() {
-            OpenBodyProjection::Whole { inner, open } => {
-                open.set_blocked(false);
-                let polled = inner.poll_frame(cx);
-                open.set_blocked(matches!(polled, Poll::Ready(Some(Ok(_)))));
-                polled.map_err(Into::into)
-            }
+            OpenBodyProjection::Whole {
+                inner, farewell, ..
+            } => match farewell.may_be_due() {
+                false => inner.poll_frame(cx).map_err(Into::into),
+                true => farewell.poll_frame(inner, cx),
+            },
             OpenBodyProjection::Begun { begun } => match begun.frame.take() {
                 Some(frame) => Poll::Ready(Some(frame)),
                 None => match begun.rest.as_mut().as_pin_mut() {
@@ -161,7 +123,9 @@ impl<B: Body<Error: Into<BoxError>>> Body for OpenBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole { inner, .. } => inner.is_end_stream(),
+            Self::Whole {
+                inner, farewell, ..
+            } => farewell.is_said() || inner.is_end_stream(),
             Self::Begun { begun } => {
                 // Without a rest it ended before its length, which is to be seen.
                 begun.frame.is_none() && (*begun.rest).as_ref().is_some_and(B::is_end_stream)

@@ -1,8 +1,10 @@
 //! The records of the live connections, and what counts and reaches them.
 
+pub(crate) mod budget;
 pub(crate) mod clock;
 pub(crate) mod command;
 pub(crate) mod end_hooks;
+pub(crate) mod flags;
 pub(crate) mod owner;
 pub(crate) mod record;
 pub(crate) mod throughput;

@@ -2,18 +2,17 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::{
-        AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-        Ordering::{AcqRel, Relaxed},
-    },
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use crate::connection::{
     state::{ConnectionInfo, ConnectionState},
     table::{
+        budget::{Budget, OpenBudget},
         clock::Moment,
         command::{Command, Commands},
+        flags::Flags,
         owner::Owner,
     },
 };
@@ -29,6 +28,7 @@ pub(crate) struct Record {
     phase: Phase,
     answers: Answers,
     turn: Turn,
+    budget: OpenBudget,
     flags: Flags,
     commands: Commands,
     owner: Owner,
@@ -70,6 +70,7 @@ impl Record {
             phase: Phase::new(now),
             answers: Answers::default(),
             turn: Turn(AtomicU32::new(NO_TURN)),
+            budget: OpenBudget::new(),
             flags: Flags::default(),
             commands: Commands::new(),
             owner: Owner::new(),
@@ -141,6 +142,16 @@ impl Record {
 
     pub(crate) fn answers(&self) -> &Answers {
         &self.answers
+    }
+
+    /// How long a drain waits for its requests.
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget.get()
+    }
+
+    /// A request with a budget begins.
+    pub(crate) fn begin_budget(&self, budget: Budget) {
+        self.budget.begin(budget, self.answers.in_flight() == 0);
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
@@ -260,8 +271,9 @@ pub(crate) struct Answers {
     write_stalled: Moment,
     /// At most two for each of `Http2Config::MOST_STREAMS`.
     in_flight: AtomicU16,
-    /// Streams of HTTP/2 that take no more of their responses.
-    blocked: AtomicU16,
+    /// Streams of HTTP/2 whose client is or was waited for.
+    #[cfg(feature = "http2")]
+    waiting: AtomicU16,
 }
 
 impl Answers {
@@ -280,25 +292,41 @@ impl Answers {
         self.in_flight.fetch_sub(1, Relaxed) - 1
     }
 
-    /// A stream has been given a piece of its response, and asks for no other.
-    pub(crate) fn block_stream(&self) {
-        self.blocked.fetch_add(1, Relaxed);
+    /// A stream waits for its client.
+    #[cfg(feature = "http2")]
+    pub(crate) fn stream_waits(&self) {
+        self.waiting.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn unblock_stream(&self) {
-        self.blocked.fetch_sub(1, Relaxed);
+    /// A stream that did is over.
+    #[cfg(feature = "http2")]
+    pub(crate) fn stream_is_over(&self) {
+        self.waiting.fetch_sub(1, Relaxed);
     }
 
-    /// Whether the client has room for no more of a response.
+    /// Whether its client keeps streams waiting, or did: their task is to look at them now and then.
+    #[cfg(feature = "http2")]
+    pub(crate) fn have_waited(&self) -> bool {
+        self.waiting.load(Relaxed) != 0
+    }
+
+    /// Whether the socket takes no more of a response.
     pub(crate) fn are_unread(&self) -> bool {
-        self.write_stalled.is_some() || self.blocked.load(Relaxed) != 0
+        self.write_stalled.is_some()
     }
 
-    /// The socket took no more.
-    pub(crate) fn stall_write(&self, now: u64) {
-        if !self.write_stalled.is_some() {
+    /// The socket took no more; whether it had taken something since the last time.
+    pub(crate) fn stall_write(&self, now: u64) -> bool {
+        let begins = !self.write_stalled.is_some();
+        if begins {
             self.write_stalled.set_some(now);
         }
+        begins
+    }
+
+    /// The socket takes no more, but the client has taken what was in it.
+    pub(crate) fn stall_write_anew(&self, now: u64) {
+        self.write_stalled.set_some(now);
     }
 
     /// Since when the client has not read, or 0.
@@ -342,101 +370,6 @@ impl Turn {
     /// Whether the service waits for the client's bytes.
     pub(crate) fn is_starved(&self) -> bool {
         self.0.load(Relaxed) & STARVED != 0
-    }
-}
-
-/// What has been found out about it, or decided.
-#[derive(Debug, Default)]
-pub(crate) struct Flags(AtomicU8);
-
-const UPGRADED: u8 = 1;
-const HALF_CLOSED: u8 = 1 << 1;
-const CLOSE_AFTER_RESPONSE: u8 = 1 << 2;
-const BYTES_BEHIND_UPGRADE: u8 = 1 << 3;
-const HALF_LEFT: u8 = 1 << 4;
-#[cfg(feature = "http2")]
-const ABUSIVE: u8 = 1 << 5;
-const HANDED_OVER: u8 = 1 << 6;
-const CLIENT_CLOSES: u8 = 1 << 7;
-
-impl Flags {
-    fn has(&self, flag: u8) -> bool {
-        self.0.load(Relaxed) & flag != 0
-    }
-
-    /// Whether it was not set before. Whoever finds it set sees what was done before that.
-    fn set(&self, flag: u8) -> bool {
-        self.0.fetch_or(flag, AcqRel) & flag == 0
-    }
-
-    pub(crate) fn is_upgraded(&self) -> bool {
-        self.has(UPGRADED)
-    }
-
-    pub(crate) fn set_upgraded(&self) {
-        self.set(UPGRADED);
-    }
-
-    /// Of the task and the socket of an upgraded connection one is done with it; true for the second.
-    pub(crate) fn leave_upgraded(&self) -> bool {
-        !self.set(HALF_LEFT)
-    }
-
-    /// Whether hyper is ready to give the socket to whoever asked for the upgrade.
-    pub(crate) fn is_handed_over(&self) -> bool {
-        self.has(HANDED_OVER)
-    }
-
-    pub(crate) fn hand_over(&self) {
-        self.set(HANDED_OVER);
-    }
-
-    /// Whether the client has ended its side.
-    pub(crate) fn is_half_closed(&self) -> bool {
-        self.has(HALF_CLOSED)
-    }
-
-    pub(crate) fn set_half_closed(&self) {
-        self.set(HALF_CLOSED);
-    }
-
-    /// Whether the client has said that it sends no other request.
-    pub(crate) fn client_closes(&self) -> bool {
-        self.has(CLIENT_CLOSES)
-    }
-
-    pub(crate) fn set_client_closes(&self) {
-        self.set(CLIENT_CLOSES);
-    }
-
-    /// Whether its next response is its last.
-    pub(crate) fn closes_after_response(&self) -> bool {
-        self.has(CLOSE_AFTER_RESPONSE)
-    }
-
-    /// Makes its next response the last; whether it was not to be before.
-    pub(crate) fn close_after_response(&self) -> bool {
-        self.set(CLOSE_AFTER_RESPONSE)
-    }
-
-    /// Whether bytes stand behind a request for an upgrade: if that is declined, its response is the last.
-    pub(crate) fn has_bytes_behind_upgrade(&self) -> bool {
-        self.has(BYTES_BEHIND_UPGRADE)
-    }
-
-    pub(crate) fn set_bytes_behind_upgrade(&self) {
-        self.set(BYTES_BEHIND_UPGRADE);
-    }
-
-    /// Whether its client makes work without asking for anything.
-    #[cfg(feature = "http2")]
-    pub(crate) fn is_abusive(&self) -> bool {
-        self.has(ABUSIVE)
-    }
-
-    #[cfg(feature = "http2")]
-    pub(crate) fn set_abusive(&self) {
-        self.set(ABUSIVE);
     }
 }
 
@@ -486,17 +419,17 @@ mod tests {
     fn a_write_is_stalled_from_the_first_time_that_the_socket_takes_nothing_until_it_takes_something()
      {
         let record = record();
-        record.answers().stall_write(0);
+        assert!(record.answers().stall_write(0));
         assert!(record.answers().are_unread(), "also at the very start");
         record.add_written(1);
         assert!(!record.answers().are_unread());
-        record.answers().stall_write(5000);
-        record.answers().stall_write(6000);
+        assert!(record.answers().stall_write(5000) && !record.answers().stall_write(6000));
         assert_eq!(record.answers().write_stalled(), 5000);
+        record.answers().stall_write_anew(7000);
+        assert_eq!(record.answers().write_stalled(), 7000);
         record.add_written(0);
         assert_eq!(record.answers().write_stalled(), 0);
-        record.answers().block_stream();
-        assert!(record.answers().are_unread());
+        assert!(!record.answers().are_unread());
     }
 
     #[test]
@@ -514,17 +447,5 @@ mod tests {
                 assert_eq!(turn.number(), before);
             }
         }
-    }
-
-    #[test]
-    fn a_flag_stands_alone() {
-        let flags = Flags::default();
-        assert!(flags.close_after_response() && !flags.close_after_response());
-        assert!(!flags.leave_upgraded() && flags.leave_upgraded());
-        flags.set_half_closed();
-        flags.set_client_closes();
-        assert!(flags.closes_after_response() && flags.is_half_closed() && flags.client_closes());
-        assert!(!flags.is_upgraded() && !flags.is_handed_over());
-        assert!(!flags.has_bytes_behind_upgrade());
     }
 }

@@ -97,6 +97,63 @@ impl Socket {
         }
     }
 
+    /// Bytes that were written and that the client has not acknowledged, where the system tells.
+    #[cfg(all(
+        target_os = "linux",
+        any(
+            target_arch = "x86_64",
+            target_arch = "aarch64",
+            target_arch = "riscv64"
+        )
+    ))]
+    pub(crate) fn unacknowledged(&self) -> Option<u32> {
+        use std::{ffi::c_int, os::fd::AsFd};
+
+        use rustix::ioctl::{Getter, ioctl, opcode::none};
+
+        /// `SIOCOUTQ`, which is another number on some architectures.
+        const QUEUED: rustix::ioctl::Opcode = none(b'T', 0x11);
+        let file = match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_ref().0.as_fd(),
+            Self::Other(_) => return None,
+        };
+        // SAFETY: on a socket this request writes one `int`, whatever the socket's protocol, and nothing else; the
+        // descriptor is open for as long as it is borrowed.
+        let queued = unsafe { ioctl(file, Getter::<QUEUED, c_int>::new()) };
+        queued.ok()?.try_into().ok()
+    }
+
+    #[cfg(not(all(
+        target_os = "linux",
+        any(
+            target_arch = "x86_64",
+            target_arch = "aarch64",
+            target_arch = "riscv64"
+        )
+    )))]
+    pub(crate) fn unacknowledged(&self) -> Option<u32> {
+        None
+    }
+
+    /// Has the client see a reset when the socket is closed, and what it has not read thrown away.
+    #[cfg(unix)]
+    pub(crate) fn reset_when_closed(&self) {
+        let socket = match self {
+            Self::Tcp(socket) => SockRef::from(socket),
+            Self::Unix(socket) => SockRef::from(socket),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => SockRef::from(stream.get_ref().0),
+            Self::Other(_) => return,
+        };
+        let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn reset_when_closed(&self) {}
+
     /// Writes what the socket takes now.
     pub(crate) fn try_write(&mut self, buffer: &[u8]) {
         // Nobody waits for the rest.

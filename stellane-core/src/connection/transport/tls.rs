@@ -13,6 +13,8 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
+use crate::detached::DetachedThread;
+
 /// Certificate, key and everything else a server says in a TLS handshake; a cheap handle.
 ///
 /// Given to a [`Listener`](crate::connection::Listener) by [`tls`](crate::connection::Listener::tls). What is changed counts for the
@@ -113,12 +115,21 @@ impl TlsAcceptor {
         if interval.is_zero() {
             return;
         }
+        let thread = match DetachedThread::spawn("stellane-tls") {
+            Ok(thread) => thread,
+            Err(error) => return tracing::warn!(%error, "certificates are not followed"),
+        };
         loop {
             tokio::time::sleep(interval).await;
-            if files.unchanged() {
+            let acceptor = self.clone();
+            let reload = move || match &acceptor.inner.files {
+                Some(files) if !files.unchanged() => Some(acceptor.reload()),
+                _ => None,
+            };
+            let Some(Some(reloaded)) = thread.run(reload).await else {
                 continue;
-            }
-            match self.reload() {
+            };
+            match reloaded {
                 Ok(()) => {
                     tracing::info!(certificate = %files.certificate.display(), "certificate reloaded")
                 }

@@ -8,8 +8,16 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-/// Tells the metrics which route our own router took: it says so on its body. Other routers say it by a layer of
-/// their own, such as `RouteLabelLayer::axum`.
+/// Has our own router tell the metrics which route it takes before its handler runs, so that one that does not return
+/// can be named.
+pub(super) fn tell_early<S: 'static>(service: &S) {
+    if let Some(router) = (service as &dyn Any).downcast_ref::<stellane_router::Router>() {
+        router.on_match(stellane_metrics::label_route);
+    }
+}
+
+/// Tells the metrics which route our own router took, wherever it stands: it says so on its body. Other routers say it
+/// by a layer of their own, such as `RouteLabelLayer::axum`.
 #[inline]
 pub(super) fn tell<B: 'static>(body: &B) {
     if let Some(body) = (body as &dyn Any).downcast_ref::<stellane_router::Body>()

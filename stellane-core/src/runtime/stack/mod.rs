@@ -39,6 +39,7 @@ where
     S::Error: Into<BoxError> + Send,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
+    label::tell_early(&service);
     let parts = Parts {
         metrics: components.metrics,
         limit,

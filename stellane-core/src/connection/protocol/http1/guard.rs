@@ -1,11 +1,20 @@
 //! What hyper repairs in silence, and a service can therefore not see, is refused here, in the bytes of an
 //! HTTP/1 connection before hyper reads them: a bare line feed as the end of a line, a `Content-Length`
-//! beside a `Transfer-Encoding` or beside another one, a `Transfer-Encoding` other than `chunked`.
+//! beside a `Transfer-Encoding` or beside another one, a `Transfer-Encoding` other than `chunked`, what is no extension
+//! of a chunk, fields in a trailer that say how a message is framed or whom it is for.
 //!
 //! The guard follows the framing with hyper: heads are looked at, bodies are skipped. What it refuses it
-//! spoils, by a NUL in place of the line's end, so that hyper answers 400 and closes in its own way.
+//! spoils, by a NUL in place of the line's end, so that hyper answers 400 and closes in its own way. Of a coding that
+//! nobody knows hyper is not told: there is another answer to that.
 
-use crate::connection::protocol::http1::lines::{BLOCK, in_block, places};
+use crate::{
+    connection::protocol::http1::{
+        chunk_line::{ChunkLine, End},
+        lines::{BLOCK, in_block, places},
+    },
+    transfer_coding::{TransferCoding, trim},
+};
+
 /// Follows one connection's bytes.
 #[derive(Debug)]
 pub(crate) struct FramingGuard {
@@ -23,7 +32,7 @@ pub(crate) struct FramingGuard {
 enum Part {
     RequestLine,
     Field,
-    ChunkSize,
+    ChunkLine(ChunkLine),
     Trailer,
     /// This many bytes of a body, and what follows them.
     Skip(u64, Then),
@@ -36,7 +45,7 @@ enum Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     EndOfMessage,
-    ChunkSize,
+    ChunkLine,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,37 +60,48 @@ pub(crate) enum Verdict {
     Fine,
     /// A byte was spoilt; hyper may be waiting for the end of that head still.
     Spoilt,
+    /// A coding that nobody knows, in a line that begins here: hyper is not to have it, nor what follows.
+    Unknown(usize),
     /// Bytes behind a request for an upgrade, which were not looked at.
     Held,
 }
 
+/// What is wrong with a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Refused,
+    UnknownCoding,
+}
+
+/// A line that is wrong, by the places of its first byte and of its line feed.
+#[derive(Debug, Clone, Copy)]
+struct Wrong {
+    start: usize,
+    end: usize,
+    fault: Fault,
+}
+
 /// As much of a line as a decision needs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct PartialLine {
-    bytes: [u8; Self::CAPACITY],
+    /// All of a line that says how its message is framed, no longer than hyper takes a head; the beginning of others.
+    kept: Vec<u8>,
     len: usize,
     last: u8,
 }
 
-impl Default for PartialLine {
-    fn default() -> Self {
-        Self {
-            bytes: [0; Self::CAPACITY],
-            len: 0,
-            last: 0,
-        }
-    }
-}
-
 impl PartialLine {
-    /// `Transfer-Encoding: chunked` and `Content-Length: 18446744073709551615`, with some white space.
-    const CAPACITY: usize = 64;
+    /// The longest name that matters, with its colon.
+    const NAME: usize = "transfer-encoding:".len();
 
     fn push(&mut self, bytes: &[u8]) {
         let Some(last) = bytes.last() else { return };
-        let start = self.len.min(Self::CAPACITY);
-        let n = bytes.len().min(Self::CAPACITY - start);
-        self.bytes[start..start + n].copy_from_slice(&bytes[..n]);
+        let name = Self::NAME.saturating_sub(self.kept.len()).min(bytes.len());
+        let (name, rest) = bytes.split_at(name);
+        self.kept.extend_from_slice(name);
+        if frames(&self.kept) {
+            self.kept.extend_from_slice(rest);
+        }
         self.len = self.len.saturating_add(bytes.len());
         self.last = *last;
     }
@@ -106,7 +126,10 @@ impl FramingGuard {
 
     /// Whether the next byte belongs to a body.
     pub(crate) fn in_body(&self) -> bool {
-        matches!(self.part, Part::Skip(..) | Part::ChunkSize | Part::Trailer)
+        matches!(
+            self.part,
+            Part::Skip(..) | Part::ChunkLine(_) | Part::Trailer
+        )
     }
 
     /// Whether the latest request asked for an upgrade, and [`decide`](Self::decide) was not called since.
@@ -140,29 +163,42 @@ impl FramingGuard {
                     at += left as usize;
                     match then {
                         Then::EndOfMessage => self.end_of_message(),
-                        Then::ChunkSize => self.part = Part::ChunkSize,
+                        Then::ChunkLine => self.part = Part::ChunkLine(ChunkLine::START),
                     }
                 }
                 Part::RequestLine | Part::Field if self.partial.len == 0 => {
                     match self.head(bytes, at) {
                         Ok(end) => at = end,
-                        Err(refused) => {
-                            bytes[refused] = 0;
-                            self.part = Part::Over;
-                            return Verdict::Spoilt;
-                        }
+                        Err(wrong) => return self.refuse(bytes, wrong),
                     }
                 }
-                Part::RequestLine | Part::Field | Part::ChunkSize | Part::Trailer => {
+                Part::ChunkLine(mut line) => match line.look(&bytes[at..]) {
+                    End::Beyond => {
+                        self.part = Part::ChunkLine(line);
+                        return Verdict::Fine;
+                    }
+                    End::Line { length, size } => {
+                        at += length;
+                        self.part = match size {
+                            0 => Part::Trailer,
+                            // With the line end behind it.
+                            _ => Part::Skip(size.saturating_add(2), Then::ChunkLine),
+                        };
+                    }
+                    End::Invalid { at: wrong, spoilt } => {
+                        bytes[at + wrong] = spoilt;
+                        self.part = Part::Over;
+                        return Verdict::Spoilt;
+                    }
+                },
+                Part::RequestLine | Part::Field | Part::Trailer => {
                     let Some(length) = bytes[at..].iter().position(|b| *b == b'\n') else {
                         self.partial.push(&bytes[at..]);
                         return Verdict::Fine;
                     };
-                    let end = at + length;
-                    if !self.line(&bytes[at..end]) {
-                        bytes[end] = 0;
-                        self.part = Part::Over;
-                        return Verdict::Spoilt;
+                    let (start, end) = (at, at + length);
+                    if let Err(fault) = self.line(&bytes[start..end]) {
+                        return self.refuse(bytes, Wrong { start, end, fault });
                     }
                     at = end + 1;
                 }
@@ -171,27 +207,39 @@ impl FramingGuard {
         Verdict::Fine
     }
 
-    /// Reads lines of heads for as long as there are, from the beginning of one: where it stopped, or the line
-    /// feed of the line that is refused. This is what every request goes through.
+    #[cold]
+    fn refuse(&mut self, bytes: &mut [u8], wrong: Wrong) -> Verdict {
+        self.part = Part::Over;
+        match wrong.fault {
+            Fault::UnknownCoding => Verdict::Unknown(wrong.start),
+            Fault::Refused => {
+                bytes[wrong.end] = 0;
+                Verdict::Spoilt
+            }
+        }
+    }
+
+    /// Reads lines of heads for as long as there are, from the beginning of one: where it stopped, or the line that is
+    /// wrong. This is what every request goes through.
     #[inline]
-    fn head(&mut self, bytes: &[u8], mut start: usize) -> Result<usize, usize> {
+    fn head(&mut self, bytes: &[u8], mut start: usize) -> Result<usize, Wrong> {
         let mut at = start;
         while at < bytes.len() {
             let mut feeds = in_block(bytes, at, |block| places(block, b'\n'));
             while feeds != 0 {
                 let end = at + feeds.trailing_zeros() as usize;
                 feeds &= feeds - 1;
+                let wrong = |fault| Wrong { start, end, fault };
                 let [line @ .., b'\r'] = &bytes[start..end] else {
-                    return Err(end);
+                    return Err(wrong(Fault::Refused));
                 };
-                start = end + 1;
                 let decides = |first: &u8| DECIDES[usize::from(*first)];
                 if self.part == Part::Field && line.first().is_some_and(|first| !decides(first)) {
+                    start = end + 1;
                     continue;
                 }
-                if !self.whole_line(line) {
-                    return Err(end);
-                }
+                self.whole_line(line).map_err(wrong)?;
+                start = end + 1;
                 if !matches!(self.part, Part::RequestLine | Part::Field) {
                     return Ok(start);
                 }
@@ -202,43 +250,33 @@ impl FramingGuard {
         Ok(bytes.len())
     }
 
-    /// Reads a line, its line feed left out; false if it is refused.
+    /// Reads a line, its line feed left out.
     #[inline]
-    fn line(&mut self, line: &[u8]) -> bool {
+    fn line(&mut self, line: &[u8]) -> Result<(), Fault> {
         if self.partial.len == 0 {
             return match line {
                 [line @ .., b'\r'] => self.whole_line(line),
-                _ => self.bare_line_feed(),
+                _ => Err(Fault::Refused),
             };
         }
         self.joined_line(line)
     }
 
     #[cold]
-    fn joined_line(&mut self, rest: &[u8]) -> bool {
+    fn joined_line(&mut self, rest: &[u8]) -> Result<(), Fault> {
         self.partial.push(rest);
-        let PartialLine { bytes, len, last } = std::mem::take(&mut self.partial);
+        let PartialLine { kept, len, last } = std::mem::take(&mut self.partial);
         if last != b'\r' {
-            return self.bare_line_feed();
+            return Err(Fault::Refused);
         }
-        self.whole_line(&bytes[..(len - 1).min(PartialLine::CAPACITY)])
+        self.whole_line(&kept[..kept.len().min(len - 1)])
     }
 
-    #[cold]
-    fn bare_line_feed(&mut self) -> bool {
-        // hyper refuses it in the line of a chunk, and would take a NUL there.
-        let hyper_refuses = self.part == Part::ChunkSize;
-        if hyper_refuses {
-            self.part = Part::Over;
-        }
-        hyper_refuses
-    }
-
-    /// Reads a line without its end; of a line in pieces, only the beginning.
+    /// Reads a line without its end; of a line in pieces, as much as is kept.
     #[inline]
-    fn whole_line(&mut self, line: &[u8]) -> bool {
-        match self.part {
-            Part::Field => self.field(line),
+    fn whole_line(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let good = match self.part {
+            Part::Field => return self.field(line),
             Part::RequestLine => {
                 // Empty lines may stand before a request.
                 if !line.is_empty() {
@@ -248,61 +286,63 @@ impl FramingGuard {
                 }
                 true
             }
-            Part::ChunkSize => self.chunk_size(line),
             Part::Trailer => {
                 if line.is_empty() {
                     self.end_of_message();
                 }
-                true
+                !frames(line) && value_of(line, b"host").is_none()
             }
-            Part::Skip(..) | Part::Held | Part::Over => true,
-        }
+            Part::ChunkLine(_) | Part::Skip(..) | Part::Held | Part::Over => true,
+        };
+        if good { Ok(()) } else { Err(Fault::Refused) }
     }
 
     #[inline]
-    fn field(&mut self, line: &[u8]) -> bool {
+    fn field(&mut self, line: &[u8]) -> Result<(), Fault> {
         let Some(first) = line.first() else {
             self.end_of_head();
-            return true;
+            return Ok(());
         };
         match first | 0x20 {
             b'c' => match value_of(line, b"content-length") {
-                Some(value) if line.len() < PartialLine::CAPACITY => self.length(value),
-                // Of a line in pieces, the end is not known.
-                Some(_) => false,
-                None => true,
+                Some(value) => self.length(value),
+                None => Ok(()),
             },
             b't' => match value_of(line, b"transfer-encoding") {
-                Some(value) if line.len() < PartialLine::CAPACITY => self.encoding(value),
-                Some(_) => false,
-                None => true,
+                Some(value) => self.encoding(value),
+                None => Ok(()),
             },
             b'u' => {
                 self.upgrade |= value_of(line, b"upgrade").is_some();
-                true
+                Ok(())
             }
             // A line that goes on with the one before; hyper refuses it too.
-            b' ' | b')' => *first != b' ' && *first != b'\t',
-            _ => true,
+            b' ' | b')' if matches!(first, b' ' | b'\t') => Err(Fault::Refused),
+            _ => Ok(()),
         }
     }
 
     #[cold]
-    fn length(&mut self, value: &[u8]) -> bool {
+    fn length(&mut self, value: &[u8]) -> Result<(), Fault> {
         match (self.framing, decimal(value)) {
             (None, Some(length)) => {
                 self.framing = Some(Framing::Length(length));
-                true
+                Ok(())
             }
-            _ => false,
+            _ => Err(Fault::Refused),
         }
     }
 
     #[cold]
-    fn encoding(&mut self, value: &[u8]) -> bool {
-        let good = self.framing.is_none() && value.eq_ignore_ascii_case(b"chunked");
-        self.framing = Some(Framing::Chunked);
-        good
+    fn encoding(&mut self, value: &[u8]) -> Result<(), Fault> {
+        match (self.framing, TransferCoding::of(value)) {
+            (None, TransferCoding::Chunked) => {
+                self.framing = Some(Framing::Chunked);
+                Ok(())
+            }
+            (None, TransferCoding::Unknown) => Err(Fault::UnknownCoding),
+            _ => Err(Fault::Refused),
+        }
     }
 
     fn end_of_head(&mut self) {
@@ -313,7 +353,7 @@ impl FramingGuard {
                 return;
             }
             Some(Framing::Length(length)) => Part::Skip(length, Then::EndOfMessage),
-            Some(Framing::Chunked) => Part::ChunkSize,
+            Some(Framing::Chunked) => Part::ChunkLine(ChunkLine::START),
         };
     }
 
@@ -323,24 +363,6 @@ impl FramingGuard {
         } else {
             Part::RequestLine
         };
-    }
-
-    /// hyper is strict about chunks; here only their sizes are followed.
-    fn chunk_size(&mut self, line: &[u8]) -> bool {
-        let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-        let size = line[..digits].iter().try_fold(0_u64, |size, digit| {
-            let digit = (*digit as char).to_digit(16)?;
-            size.checked_mul(16)?.checked_add(digit.into())
-        });
-        // More digits may not all be known.
-        let known = (1..PartialLine::CAPACITY).contains(&digits);
-        self.part = match size {
-            Some(0) if known => Part::Trailer,
-            // With the line end behind it.
-            Some(size) if known => Part::Skip(size.saturating_add(2), Then::ChunkSize),
-            _ => return false,
-        };
-        true
     }
 }
 
@@ -361,7 +383,13 @@ const DECIDES: [bool; 256] = {
 fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let (start, rest) = line.split_at_checked(name.len())?;
     let value = rest.strip_prefix(b":")?;
-    start.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
+    start.eq_ignore_ascii_case(name).then(|| trim(value))
+}
+
+/// Whether a line says where a body ends.
+fn frames(line: &[u8]) -> bool {
+    let is = |name| value_of(line, name).is_some();
+    is(b"content-length") || is(b"transfer-encoding")
 }
 
 pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {

@@ -1,21 +1,54 @@
-//! Counts what a client does that makes work and asks for nothing, frame by frame, before hyper reads them.
+//! What a client does that makes work and asks for nothing, frame by frame, and what pays for it. Frames that it sends
+//! are counted before hyper reads them, and frames that it is sent when they are written.
+//!
+//! | frame of the client's | costs |
+//! |---|---|
+//! | `RST_STREAM` | 2: what its request has paid, and one |
+//! | `PING`, `SETTINGS`, `CONTINUATION`, an empty `DATA`, and what nobody knows | 1 |
+//! | `PRIORITY`, `PRIORITY_UPDATE` | ¼ |
+//! | `WINDOW_UPDATE` | nothing, if 256 bytes of `DATA` were written for it, else ¼ |
+//! | `HEADERS`, `DATA` | nothing |
+//!
+//! It pays 1 with each request, with the head of each answer, with each piece of an answer that the service makes, and
+//! with 1024 bytes of `DATA` in either direction; time pays too. Pieces pay and not the frames that they are sent in:
+//! who opens its window by a byte at a time is sent many frames of one piece.
 
-use crate::connection::config::http2::Http2Config;
+use std::sync::Arc;
 
-/// Follows the frames that a client sends: their heads only, nothing of what they hold.
+use crate::connection::{
+    config::http2::Http2Config,
+    protocol::http2::{
+        frames::{
+            ACK, DATA, END_STREAM, Frames, GOAWAY, HEADERS, Head, PRIORITY, PRIORITY_UPDATE,
+            RST_STREAM, SETTINGS, WINDOW_UPDATE, calm_down,
+        },
+        ledger::Ledger,
+    },
+};
+
+/// Follows the frames of a connection in both directions.
 #[derive(Debug)]
 pub(crate) struct AbuseMeter {
-    /// Bytes until the next head of a frame; the preface, at first.
-    skip: usize,
-    head: [u8; HEAD],
-    filled: usize,
+    read: Frames,
+    written: Frames,
+    ledger: Arc<Ledger>,
     /// What the client may still cost, in quarters.
     balance: u64,
     full: u64,
     per_second: u64,
     /// When time last paid something off, in milliseconds.
     paid: u64,
+    /// Requests and pieces that have paid.
     served: u64,
+    pieces: u64,
+    /// Bytes that have not paid a whole quarter.
+    rest: u64,
+    /// Bytes of answers for which no `WINDOW_UPDATE` came. Without an upper bound: a client may take in its whole window,
+    /// however large, before it gives that back.
+    not_given_back: u64,
+    /// The last stream that was begun, until the client was told which is the last.
+    last_stream: u32,
+    goaways: u32,
 }
 
 /// How a client behaves.
@@ -28,91 +61,133 @@ pub(crate) enum Abuse {
     Hard,
 }
 
-const HEAD: usize = 9;
 const PREFACE: usize = 24;
 /// What a frame costs that makes work and asks for nothing.
 const ONE: u64 = 4;
-/// So many bytes of a body pay one such frame off.
-const BODY: u64 = 4096;
+/// So many bytes of a body pay a quarter of that, and a `WINDOW_UPDATE`.
+const QUARTER: u64 = 256;
 
 impl AbuseMeter {
-    pub(crate) fn new(config: &Http2Config, now: u64) -> Self {
+    pub(crate) fn new(config: &Http2Config, ledger: Arc<Ledger>, now: u64) -> Self {
         let full = u64::from(config.abuse_burst) * ONE;
         Self {
-            skip: PREFACE,
-            head: [0; HEAD],
-            filled: 0,
+            read: Frames::after(PREFACE),
+            written: Frames::after(0),
+            ledger,
             balance: full,
             full,
             per_second: u64::from(config.abuse_per_second) * ONE,
             paid: now,
             served: 0,
+            pieces: 0,
+            rest: 0,
+            not_given_back: 0,
+            last_stream: 0,
+            goaways: 0,
         }
     }
 
     /// Looks at the bytes of one read, with the count of requests begun so far.
     pub(crate) fn look(&mut self, mut bytes: &[u8], requests: u64, now: u64) -> Abuse {
-        if self.full == 0 {
-            return Abuse::None;
-        }
-        self.pay(requests, now);
-        while !bytes.is_empty() {
-            if self.skip > 0 {
-                let n = self.skip.min(bytes.len());
-                self.skip -= n;
-                bytes = &bytes[n..];
-                continue;
+        self.pay_by_time(now);
+        // A reset takes back what its request paid.
+        self.pay((requests - self.served.min(requests)) * ONE);
+        self.served = requests;
+        let pieces = self.ledger.pieces();
+        self.pay((pieces - self.pieces) * ONE);
+        self.not_given_back += (pieces - self.pieces) * 2 * QUARTER;
+        self.pieces = pieces;
+        while let Some(head) = self.read.next(&mut bytes) {
+            if head.kind == SETTINGS && head.flags & ACK == 0 {
+                self.read_settings(bytes.get(..head.length));
             }
-            let n = (HEAD - self.filled).min(bytes.len());
-            self.head[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
-            self.filled += n;
-            bytes = &bytes[n..];
-            if self.filled == HEAD {
-                self.filled = 0;
-                self.frame();
-            }
+            self.was_sent(head);
         }
         match self.balance {
+            _ if self.full == 0 => Abuse::None,
             0 => Abuse::Hard,
             left if left <= self.full / 4 => Abuse::Soft,
             _ => Abuse::None,
         }
     }
 
-    /// Time and served requests pay off what was spent.
-    fn pay(&mut self, requests: u64, now: u64) {
-        let elapsed = now.saturating_sub(self.paid);
-        let by_time = elapsed * self.per_second / 1000;
-        if by_time > 0 {
-            self.paid = now;
+    /// How much room the client has for an answer when a stream begins; not known if its settings came in parts.
+    fn read_settings(&self, settings: Option<&[u8]>) {
+        const INITIAL_WINDOW: u8 = 4;
+        const USUAL: u32 = 65_535;
+        let Some(settings) = settings else {
+            return self.ledger.set_narrow(true);
+        };
+        for setting in settings.chunks_exact(6) {
+            if let [0, INITIAL_WINDOW, a, b, c, d] = *setting {
+                let window = u32::from_be_bytes([a, b, c, d]);
+                self.ledger.set_narrow(window < USUAL);
+            }
         }
-        // A reset takes back what its request paid.
-        let by_requests = (requests - self.served.min(requests)) * ONE;
-        self.served = requests;
-        self.balance = (self.balance + by_time + by_requests).min(self.full);
     }
 
-    fn frame(&mut self) {
-        const DATA: u8 = 0;
-        const HEADERS: u8 = 1;
-        const PRIORITY: u8 = 2;
-        const RST_STREAM: u8 = 3;
-        const WINDOW_UPDATE: u8 = 8;
-        let [a, b, c, kind, flags, ..] = self.head;
-        let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-        self.skip = length;
-        let end_of_stream = flags & 1 != 0;
-        let cost = match kind {
-            DATA if length == 0 && !end_of_stream => ONE,
+    /// Looks at bytes that were written.
+    pub(crate) fn wrote(&mut self, mut bytes: &[u8]) {
+        while let Some(head) = self.written.next(&mut bytes) {
+            match head.kind {
+                DATA => {
+                    self.not_given_back += head.length as u64;
+                    self.ledger.wrote(head.length as u64);
+                    self.pay_bytes(head.length);
+                }
+                HEADERS => self.pay(ONE),
+                GOAWAY => self.goaways += 1,
+                _ => {}
+            }
+        }
+    }
+
+    /// What ends the connection of a client that abuses it, if the last frame that was written is whole.
+    pub(crate) fn last_words(&self) -> Option<[u8; 17]> {
+        self.written
+            .are_whole()
+            .then(|| calm_down(self.last_stream))
+    }
+
+    fn pay_by_time(&mut self, now: u64) {
+        let due = now.saturating_sub(self.paid) * self.per_second / 1000;
+        if due > 0 {
+            self.paid = now;
+            self.pay(due);
+        }
+    }
+
+    fn pay_bytes(&mut self, bytes: usize) {
+        self.rest += bytes as u64;
+        self.pay(self.rest / QUARTER);
+        self.rest %= QUARTER;
+    }
+
+    fn pay(&mut self, quarters: u64) {
+        self.balance = (self.balance + quarters).min(self.full);
+    }
+
+    fn was_sent(&mut self, head: Head) {
+        let end_of_stream = head.flags & END_STREAM != 0;
+        let cost = match head.kind {
+            DATA if head.length == 0 && !end_of_stream => ONE,
             DATA => {
-                self.balance = (self.balance + length as u64 * ONE / BODY).min(self.full);
+                self.pay_bytes(head.length);
                 0
             }
-            HEADERS => 0,
-            // What its request has paid, and one.
+            HEADERS => {
+                // The second GOAWAY of a connection that ends in peace names its last stream.
+                if self.goaways < 2 {
+                    self.last_stream = self.last_stream.max(head.stream);
+                }
+                0
+            }
             RST_STREAM => 2 * ONE,
-            // Browsers send some for every page, downloads one for every few frames.
-            PRIORITY | WINDOW_UPDATE => 1,
+            WINDOW_UPDATE if self.not_given_back >= QUARTER => {
+                self.not_given_back -= QUARTER;
+                0
+            }
+            PRIORITY | PRIORITY_UPDATE | WINDOW_UPDATE => 1,
             // PING, SETTINGS, CONTINUATION, and what nobody knows.
             _ => ONE,
         };
@@ -123,34 +198,47 @@ impl AbuseMeter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::{protocol::http2::frames::HEAD, table::record::Record};
+
+    const PING: u8 = 6;
+    const CONTINUATION: u8 = 9;
 
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
-        let mut frame = vec![
-            0,
-            (length >> 8) as u8,
-            length as u8,
-            kind,
-            flags,
-            0,
-            0,
-            0,
-            1,
-        ];
+        let [.., a, b, c] = length.to_be_bytes();
+        let mut frame = vec![a, b, c, kind, flags, 0, 0, 0, 1];
         frame.resize(HEAD + length, 0xAA);
         frame
     }
 
     fn meter() -> AbuseMeter {
-        let mut meter = AbuseMeter::new(&Http2Config::default(), 0);
+        let ledger = Ledger::new(Arc::new(Record::new(1, 0, None, false, 0, 0)));
+        let mut meter = AbuseMeter::new(&Http2Config::default(), Arc::new(ledger), 0);
         assert_eq!(meter.look(&[0; PREFACE], 0, 0), Abuse::None);
         meter
+    }
+
+    /// A client that does that again and again, with no time in between; after how many it has to go, if it has.
+    fn stopped_after(mut turn: impl FnMut(&mut AbuseMeter, u64) -> Vec<u8>) -> Option<u64> {
+        let mut meter = meter();
+        (1..=100_000).find(|n| {
+            let sent = turn(&mut meter, *n);
+            meter.look(&sent, meter.served, 0) == Abuse::Hard
+        })
+    }
+
+    /// The service makes a piece of an answer, which is sent in frames of so many bytes.
+    fn answers(meter: &mut AbuseMeter, frames: &[usize]) {
+        meter.ledger.count_piece();
+        for length in frames {
+            meter.wrote(&frame(DATA, 0, *length));
+        }
     }
 
     #[test]
     fn a_flood_is_asked_to_go_and_then_closed_however_it_is_cut() {
         for piece in [1, 7, 1000] {
             let mut meter = meter();
-            let pings = frame(6, 0, 8).repeat(2000);
+            let pings = frame(PING, 0, 8).repeat(2000);
             let verdicts: Vec<_> = pings.chunks(piece).map(|p| meter.look(p, 0, 0)).collect();
             assert!(verdicts.is_sorted(), "never better than before");
             let soft = verdicts
@@ -171,6 +259,87 @@ mod tests {
                 "{piece}: {hard}"
             );
         }
+    }
+
+    #[test]
+    fn floods_that_nothing_pays_for_are_stopped() {
+        for (kind, flags, length, after) in [
+            (DATA, 0, 0, 1000),
+            (PRIORITY, 0, 5, 4000),
+            (SETTINGS, 0, 6, 1000),
+            (PING, 0, 8, 1000),
+            (PING, ACK, 8, 1000),
+            (WINDOW_UPDATE, 0, 4, 4000),
+            (CONTINUATION, 0, 300, 1000),
+            (0xEE, 0, 1, 1000),
+        ] {
+            let stopped = stopped_after(|_, _| frame(kind, flags, length));
+            assert_eq!(stopped, Some(after), "kind {kind}, {flags}, {length} bytes");
+        }
+        // Of one large piece it takes a byte at a time.
+        let stopped = stopped_after(|meter, n| {
+            if n == 1 {
+                meter.ledger.count_piece();
+            }
+            meter.wrote(&frame(DATA, 0, 1));
+            frame(WINDOW_UPDATE, 0, 4).repeat(2)
+        });
+        assert!(stopped.is_some_and(|n| n < 2500), "{stopped:?}");
+        // It cancels whatever it asks for before there is an answer.
+        let stopped = stopped_after(|meter, _| {
+            meter.pay(ONE);
+            [frame(HEADERS, 5, 20), frame(RST_STREAM, 0, 4)].concat()
+        });
+        assert_eq!(stopped, Some(999));
+    }
+
+    #[test]
+    fn who_takes_what_was_made_is_never_stopped() {
+        let updates = |n| frame(WINDOW_UPDATE, 0, 4).repeat(n);
+        // Two updates for 512 bytes, or for each of many small messages.
+        let by_halves = stopped_after(|meter, _| {
+            meter.wrote(&frame(DATA, 0, 512));
+            updates(2)
+        });
+        assert_eq!(by_halves, None);
+        let messages = stopped_after(|meter, _| {
+            answers(meter, &[10]);
+            [updates(2), frame(PING, 0, 8)].concat()
+        });
+        assert_eq!(messages, None);
+        // First the whole window, however large, and then all updates for it.
+        let at_once = stopped_after(|meter, n| {
+            if n == 1 {
+                (0..6400).for_each(|_| meter.wrote(&frame(DATA, 0, 16_384)));
+            }
+            updates(4)
+        });
+        assert_eq!(at_once, None);
+        // A probe of the bandwidth for each kilobyte.
+        let probes = stopped_after(|meter, _| {
+            meter.wrote(&frame(DATA, 0, 1024));
+            frame(PING, 0, 8)
+        });
+        assert_eq!(probes, None);
+        // It cancels each stream once it has seen the head of the answer.
+        let cancels = stopped_after(|meter, _| {
+            meter.pay(ONE);
+            meter.wrote(&frame(HEADERS, 4, 20));
+            [frame(HEADERS, 5, 20), frame(RST_STREAM, 0, 4)].concat()
+        });
+        assert_eq!(cancels, None);
+        // Empty heads, heads in two parts, trailers.
+        let heads = stopped_after(|meter, _| {
+            meter.pay(ONE);
+            [
+                frame(HEADERS, 0, 0),
+                frame(CONTINUATION, 4, 300),
+                frame(DATA, 0, 10),
+                frame(HEADERS, 5, 10),
+            ]
+            .concat()
+        });
+        assert_eq!(heads, None);
     }
 
     #[test]
@@ -207,6 +376,40 @@ mod tests {
         for second in 0..1000 {
             let pings = frame(6, 0, 8).repeat(50);
             assert_eq!(meter.look(&pings, 0, second * 1000), Abuse::None);
+        }
+    }
+
+    #[test]
+    fn the_last_words_name_the_last_stream_and_come_between_two_frames() {
+        let mut meter = meter();
+        let mut head = frame(HEADERS, 5, 20);
+        head[8] = 9;
+        meter.look(&head, 1, 0);
+        assert_eq!(meter.last_words(), Some(calm_down(9)));
+        let answer = frame(DATA, 0, 100);
+        meter.wrote(&answer[..50]);
+        assert_eq!(meter.last_words(), None);
+        meter.wrote(&answer[50..]);
+        // Of two GOAWAY the second has named the last.
+        meter.wrote(&calm_down(9).repeat(2));
+        head[8] = 11;
+        meter.look(&head, 1, 0);
+        assert_eq!(meter.last_words(), Some(calm_down(9)));
+    }
+
+    #[test]
+    fn a_window_is_narrow_that_is_less_than_usual() {
+        for (settings, narrow) in [
+            (&[][..], false),
+            (&[0, 4, 0, 0, 0, 10], true),
+            (&[0, 4, 0, 0, 0xFF, 0xFF], false),
+            (&[0, 3, 0, 0, 0, 1, 0, 4, 0, 0, 0xFF, 0xFE], true),
+        ] {
+            let mut frame = frame(SETTINGS, 0, settings.len());
+            frame.splice(HEAD.., settings.iter().copied());
+            let mut meter = meter();
+            meter.look(&frame, 0, 0);
+            assert_eq!(meter.ledger.is_narrow(), narrow, "{settings:?}");
         }
     }
 }

@@ -1,6 +1,10 @@
 //! HTTP/2: its settings, and an eye on clients that abuse it.
 
 pub(crate) mod abuse;
+pub(crate) mod body;
+pub(crate) mod frames;
+pub(crate) mod ledger;
+pub(crate) mod service;
 pub(crate) mod streams;
 
 use std::{error::Error, time::Duration};
@@ -39,5 +43,8 @@ pub(crate) fn builder(config: &Http2Config) -> Builder<StreamExecutor> {
         .initial_connection_window_size(config.connection_window_bytes)
         .keep_alive_interval(pings(config.ping_interval))
         .keep_alive_timeout(config.ping_timeout);
+    if config.extended_connect {
+        http2.enable_connect_protocol();
+    }
     http2
 }

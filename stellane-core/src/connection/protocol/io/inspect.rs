@@ -1,6 +1,6 @@
 //! What looks at the bytes that a client sends, before hyper reads them.
 
-use std::io;
+use std::{error, fmt, io};
 
 #[cfg(feature = "http2")]
 use crate::connection::protocol::http2::abuse::{Abuse, AbuseMeter};
@@ -18,7 +18,7 @@ pub(crate) enum Watch {
     Nothing,
     Http1(FramingGuard),
     #[cfg(feature = "http2")]
-    Http2(AbuseMeter),
+    Http2(Box<AbuseMeter>),
 }
 
 /// Follows what hyper reads, with the requests that it has begun.
@@ -27,7 +27,21 @@ pub(crate) struct Inspector {
     watch: Watch,
     /// Requests of the connection before hyper was there.
     requests_before: u64,
+    /// Whether the next head is of a request that is not for hyper to answer.
+    refuses: bool,
 }
+
+/// The body of a request comes in a way that nobody here knows: 501.
+#[derive(Debug)]
+pub(crate) struct UnknownCoding;
+
+impl fmt::Display for UnknownCoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unknown transfer coding")
+    }
+}
+
+impl error::Error for UnknownCoding {}
 
 /// What was found.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +49,8 @@ pub(crate) enum Found {
     Nothing,
     /// A byte was spoilt; the end of a head makes hyper answer now.
     Spoilt,
+    /// So many bytes are hyper's, and no more: see [`Inspector::refuses`].
+    Refused(usize),
 }
 
 impl Inspector {
@@ -42,6 +58,7 @@ impl Inspector {
         Self {
             watch,
             requests_before,
+            refuses: false,
         }
     }
 
@@ -90,6 +107,10 @@ impl Inspector {
         match guard.look(bytes) {
             Verdict::Fine => {}
             Verdict::Spoilt => return Ok(Found::Spoilt),
+            Verdict::Unknown(at) => {
+                self.refuses = true;
+                return Ok(Found::Refused(at));
+            }
             Verdict::Held => self.found_behind_upgrade(record),
         }
         Ok(Found::Nothing)
@@ -132,6 +153,43 @@ impl Inspector {
         }
     }
 
+    /// Whether hyper has no request to answer any more, and is not to have the next: in place of its bytes it gets
+    /// an error once those before it are answered.
+    pub(crate) fn refuses(&self) -> bool {
+        self.refuses
+    }
+
+    /// Whether hyper is done with the requests whose heads were read.
+    pub(crate) fn all_are_answered(&self, record: &Record) -> bool {
+        let Watch::Http1(guard) = &self.watch else {
+            return false;
+        };
+        self.requests_before + guard.heads() <= record.requests()
+            && record.answers().in_flight() == 0
+            && open_body::none_open()
+    }
+
+    /// Looks at bytes that were written.
+    #[inline]
+    pub(crate) fn wrote(&mut self, bytes: &[u8]) {
+        match &mut self.watch {
+            #[cfg(feature = "http2")]
+            Watch::Http2(meter) => meter.wrote(bytes),
+            _ => {
+                let _ = bytes;
+            }
+        }
+    }
+
+    /// What a client is told in the end that abuses its connection.
+    #[cfg(feature = "http2")]
+    pub(crate) fn last_words(&self, record: &Record) -> Option<[u8; 17]> {
+        match &self.watch {
+            Watch::Http2(meter) if record.flags().is_abusive() => meter.last_words(),
+            _ => None,
+        }
+    }
+
     /// Whether the next byte belongs to a body.
     pub(crate) fn is_in_body(&self) -> bool {
         matches!(&self.watch, Watch::Http1(guard) if guard.in_body())
@@ -154,6 +212,8 @@ impl Inspector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "http2")]
+    use crate::connection::{config::http2::Http2Config, protocol::http2::ledger::Ledger};
 
     fn record() -> Record {
         Record::new(1, 0, None, false, 0, 0)
@@ -233,8 +293,9 @@ mod tests {
     #[test]
     fn a_flood_marks_the_connection_and_then_ends_it() {
         let record = record();
-        let meter = AbuseMeter::new(&crate::connection::config::http2::Http2Config::default(), 0);
-        let mut inspector = Inspector::new(Watch::Http2(meter), 0);
+        let ledger = std::sync::Arc::new(Ledger::new(std::sync::Arc::new(self::record())));
+        let meter = AbuseMeter::new(&Http2Config::default(), ledger, 0);
+        let mut inspector = Inspector::new(Watch::Http2(Box::new(meter)), 0);
         look(&mut inspector, &[0; 24], &record).expect("the preface");
         assert!(!record.flags().is_abusive());
         // Heads of PING frames, one after the other.

@@ -3,6 +3,9 @@
 pub(crate) mod inspect;
 pub(crate) mod linger;
 pub(crate) mod pipeline;
+pub(crate) mod unread;
+pub(crate) mod websocket;
+mod write;
 
 use std::{
     io,
@@ -19,18 +22,17 @@ use crate::connection::{
     lifecycle::Shared,
     protocol::{
         io::{
-            inspect::{Found, Inspector, Watch},
+            inspect::{Found, Inspector, UnknownCoding, Watch},
             linger::{Linger, MAX_LINGER_HTTP2},
             pipeline::HeldAnswers,
+            unread::Unread,
+            websocket::Frames,
         },
         open_body,
         upgraded::Tracked,
     },
     state::ConnectionState,
-    table::{
-        command::Command,
-        record::{NO_TURN, Record},
-    },
+    table::record::{NO_TURN, Record},
     transport::socket::Socket,
 };
 
@@ -48,6 +50,9 @@ pub(crate) struct Io {
     inspector: Inspector,
     held: HeldAnswers,
     linger: Linger,
+    unread: Unread,
+    /// What was sent since the upgrade to WebSocket.
+    frames: Frames,
     owner: Tracked,
     /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
     /// answer wait for a turn of its poller.
@@ -57,6 +62,9 @@ pub(crate) struct Io {
     /// The turn of its task in which the socket had nothing to read: hyper asks up to three times in one,
     /// and the waker stays the same.
     blocked_in: u32,
+    /// What its client sends is no longer read by hyper, and what hyper writes is not sent.
+    condemned: bool,
+    said_last_words: bool,
 }
 
 impl Io {
@@ -74,10 +82,14 @@ impl Io {
             inspector: Inspector::new(watch, record.requests()),
             held: HeldAnswers::default(),
             linger: Linger::new(MAX_LINGER_HTTP2, false),
+            unread: Unread::default(),
+            frames: Frames::default(),
             owner: Tracked { record, shared },
             unparked,
             ended: false,
             blocked_in: NO_TURN,
+            condemned: false,
+            said_last_words: false,
         }
     }
 
@@ -92,41 +104,6 @@ impl Io {
 
     fn another_follows(&self) -> bool {
         self.inspector.another_follows(&self.owner.record)
-    }
-
-    /// Writes, or holds back what can be sent together with the next answer.
-    #[inline]
-    fn poll_write_or_hold(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let another = self.another_follows();
-        if !another && self.held.is_empty() {
-            let polled = self.poll_write_now(cx, buffer);
-            if polled.is_ready() || !self.held.has_room_for(buffer) {
-                return polled;
-            }
-            // So that it is not lost should hyper fail at what comes behind it.
-            self.held.hold(buffer);
-            return Poll::Ready(Ok(buffer.len()));
-        }
-        if !self.held.has_room_for(buffer) {
-            ready!(self.poll_send_held(cx))?;
-            return self.poll_write_now(cx, buffer);
-        }
-        self.held.hold(buffer);
-        if !another && let Poll::Ready(Err(error)) = self.poll_send_held(cx) {
-            return Poll::Ready(Err(error));
-        }
-        Poll::Ready(Ok(buffer.len()))
-    }
-
-    fn poll_send_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut held = mem::take(&mut self.held);
-        let polled = held.poll_send(|bytes| self.poll_write_now(cx, bytes));
-        self.held = held;
-        polled
     }
 
     /// The socket, what was read from it and not used, and what is written and not sent; hyper has read this.
@@ -153,22 +130,6 @@ impl Io {
         self.read_before(read);
         let unread = mem::take(&mut self.rewind);
         self.begin_anew(unread, requests_before);
-    }
-
-    fn poll_write_now(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = match self.write_unparked(&[io::IoSlice::new(buffer)]) {
-            Some(n) => Poll::Ready(Ok(n)),
-            None => Pin::new(&mut self.socket).poll_write(cx, buffer),
-        };
-        self.wrote(polled, cx)
-    }
-
-    /// Writes past tokio, once; what goes wrong is left to the usual way.
-    fn write_unparked(&mut self, buffers: &[io::IoSlice<'_>]) -> Option<usize> {
-        if !mem::take(&mut self.unparked) {
-            return None;
-        }
-        self.socket.write_now(buffers).ok().filter(|n| *n > 0)
     }
 
     /// Reads what came, which nobody has looked at yet.
@@ -243,32 +204,6 @@ impl Io {
         Ok(())
     }
 
-    /// Sends these bytes, and holds what the socket does not take. False if it did not take all.
-    #[inline]
-    pub(crate) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<bool> {
-        let sent = match self.poll_write_now(cx, bytes)? {
-            Poll::Ready(n) => n,
-            Poll::Pending => 0,
-        };
-        self.held.hold(&bytes[sent..]);
-        Ok(self.held.is_empty() && self.poll_flush_now(cx)?.is_ready())
-    }
-
-    fn poll_flush_now(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.held.is_empty() && !self.another_follows() {
-            ready!(self.poll_send_held(cx))?;
-        }
-        let polled = Pin::new(&mut self.socket).poll_flush(cx);
-        // TLS holds back what the socket does not take; a plain socket is always flushed.
-        if self.socket.stays_with_task() {
-            match &polled {
-                Poll::Pending => self.owner.record.answers().stall_write(self.now()),
-                Poll::Ready(_) => self.owner.record.add_written(0),
-            }
-        }
-        polled
-    }
-
     /// Goes over to hyper, at the beginning of a request: these bytes were read and not used.
     pub(crate) fn begin_anew(&mut self, unread: Bytes, requests_before: u64) {
         self.rewind = unread;
@@ -276,27 +211,20 @@ impl Io {
         self.blocked_in = NO_TURN;
     }
 
-    /// An upgraded connection that is told to end fails.
-    fn obey(&self) -> io::Result<()> {
-        match self.owner.record.commands().take() {
-            Command::Close(_) => Err(io::ErrorKind::ConnectionAborted.into()),
-            Command::Park | Command::None => Ok(()),
+    /// Tells hyper of the request that it is not to have, once it has answered the others.
+    #[cold]
+    fn refuse(&self) -> Poll<io::Result<()>> {
+        match self.inspector.all_are_answered(&self.owner.record) {
+            true => Poll::Ready(Err(io::Error::other(UnknownCoding))),
+            // hyper asks again when it is done with them.
+            false => Poll::Pending,
         }
     }
 
-    fn wrote(&self, polled: Poll<io::Result<usize>>, cx: &Context<'_>) -> Poll<io::Result<usize>> {
-        match &polled {
-            Poll::Ready(Ok(n)) => self.owner.record.add_written(*n),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.owner.record.answers().stall_write(self.now()),
-        }
-        if self.owner.record.flags().is_upgraded() {
-            if polled.is_pending() {
-                self.owner.record.owner().hear(cx.waker());
-            }
-            self.obey()?;
-        }
-        polled
+    /// Ends the connection of a client that abuses it, so that the client can read why.
+    fn poll_condemned(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(self).poll_shutdown(cx))?;
+        Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
     }
 }
 
@@ -307,6 +235,12 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.inspector.refuses() {
+            return this.refuse();
+        }
+        if this.condemned {
+            return this.poll_condemned(cx);
+        }
         let before = buffer.filled().len();
         if this.rewind.is_empty() {
             // Somebody else polls it, with another waker, once it is upgraded.
@@ -339,8 +273,17 @@ impl AsyncRead for Io {
         }
         let Tracked { record, shared } = &this.owner;
         let read = &mut buffer.filled_mut()[before..];
-        if this.inspector.look(read, record, &shared.clock)? == Found::Spoilt {
-            this.rewind = Bytes::from_static(b"\r\n\r\n");
+        match this.inspector.look(read, record, &shared.clock) {
+            Ok(Found::Nothing) => {}
+            Ok(Found::Spoilt) => this.rewind = Bytes::from_static(b"\r\n\r\n"),
+            // Nothing would be the end.
+            Ok(Found::Refused(0)) => return this.refuse(),
+            Ok(Found::Refused(left)) => buffer.set_filled(before + left),
+            Err(_) => {
+                buffer.set_filled(before);
+                this.condemned = true;
+                return this.poll_condemned(cx);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -352,11 +295,18 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_write_or_hold(cx, buffer)
+        let this = self.get_mut();
+        if this.condemned {
+            return Poll::Ready(Ok(buffer.len()));
+        }
+        this.poll_write_or_hold(cx, buffer)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.condemned {
+            return Poll::Ready(Ok(()));
+        }
         this.read_ahead(cx)?;
         this.poll_flush_now(cx)
     }
@@ -369,6 +319,7 @@ impl AsyncWrite for Io {
         }
         ready!(this.poll_send_held(cx))?;
         if this.owner.record.state() != ConnectionState::Closing {
+            this.say_last_words();
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
         if !this.inspector.is_http2() {
@@ -387,6 +338,9 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let total: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if this.condemned {
+            return Poll::Ready(Ok(total));
+        }
         if total <= SMALL_WRITE {
             let mut joined = [MaybeUninit::uninit(); SMALL_WRITE];
             let mut joined = ReadBuf::uninit(&mut joined);
@@ -396,11 +350,22 @@ impl AsyncWrite for Io {
             return this.poll_write_or_hold(cx, joined.filled());
         }
         ready!(this.poll_send_held(cx))?;
+        if this.frames.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         let polled = match this.write_unparked(buffers) {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write_vectored(cx, buffers),
         };
-        this.wrote(polled, cx)
+        if let Poll::Ready(Ok(n)) = &polled {
+            let mut left = *n;
+            for buffer in buffers {
+                let n = left.min(buffer.len());
+                this.inspector.wrote(&buffer[..n]);
+                left -= n;
+            }
+        }
+        this.wrote(polled, buffers, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

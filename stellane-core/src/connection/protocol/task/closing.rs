@@ -62,6 +62,10 @@ impl Closing {
                         .stall_write(connection.shared().clock.now());
                     return match record.commands().take() {
                         Command::Close(reason) if !reason.yields_to_a_request() => {
+                            if reason == CloseReason::SlowRead {
+                                // The client is to see that it has not got all.
+                                self.socket.reset_when_closed();
+                            }
                             Step::End(reason)
                         }
                         Command::Close(_) | Command::Park | Command::None => Step::Wait,

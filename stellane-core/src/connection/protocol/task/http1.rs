@@ -7,7 +7,8 @@
 //! of a drain. `tests/connection_simulation.rs` and `tests/connection_answers.rs` hold it to that.
 
 use std::{
-    mem,
+    error::Error,
+    io, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -25,7 +26,7 @@ use crate::connection::{
     protocol::{
         adapter::Adapter,
         http1::refusal,
-        io::{Io, linger::MAX_LINGER},
+        io::{Io, inspect::UnknownCoding, linger::MAX_LINGER},
         open_body,
         task::connection::{Connection, Step},
     },
@@ -71,6 +72,8 @@ pub(crate) enum TakeApart {
     Ended(CloseReason),
     /// A request took too long, and no answer to it has begun: it is told 408.
     TimedOut(CloseReason),
+    /// The next request is not for hyper: it is told 501.
+    NotImplemented,
 }
 
 /// What hyper has given back.
@@ -147,6 +150,9 @@ impl<S: HttpService> ActiveHttp1<S> {
             };
         }
         if let Poll::Ready(result) = polled {
+            if result.as_ref().err().is_some_and(is_not_for_hyper) {
+                return Step::Next(TakeApart::NotImplemented);
+            }
             let failed = result.is_err();
             let reason = connection.finished(result);
             if reason == CloseReason::Upgraded {
@@ -199,6 +205,11 @@ impl<S: HttpService> ActiveHttp1<S> {
                 record.commands().forget();
                 Step::Wait
             }
+            // The client has made room in that moment.
+            Command::Close(CloseReason::SlowRead) if record.answers().write_stalled() == 0 => {
+                record.commands().forget();
+                Step::Wait
+            }
             Command::Close(reason @ (CloseReason::HeadTimeout | CloseReason::SlowBody)) => {
                 let answered = reason == CloseReason::SlowBody && record.answers().in_flight() == 0;
                 if self.open_bodies > 0 || answered {
@@ -232,9 +243,9 @@ impl<S: HttpService> ActiveHttp1<S> {
             if polled.is_ready() {
                 return polled;
             }
-            let flags = connection.record.flags();
-            if flags.is_upgraded() && !flags.is_handed_over() {
-                flags.hand_over();
+            if connection.record.flags().is_upgraded() && matches!(self.hyper, Hyper::Plain(_)) {
+                // The response that agrees waits for this.
+                connection.enter(ConnectionState::Upgraded);
                 self.hyper = match mem::replace(&mut self.hyper, Hyper::Gone) {
                     Hyper::Plain(hyper) => Hyper::Upgrading(hyper.with_upgrades()),
                     other => other,
@@ -337,6 +348,14 @@ impl<S: HttpService> ActiveHttp1<S> {
                     reason,
                 }
             }
+            TakeApart::NotImplemented => {
+                refusal::write(StatusCode::NOT_IMPLEMENTED, &mut unsent);
+                TakenApart::Closing {
+                    socket,
+                    unsent,
+                    reason: CloseReason::ProtocolError,
+                }
+            }
         }
     }
 
@@ -349,4 +368,12 @@ impl<S: HttpService> ActiveHttp1<S> {
             }
         }
     }
+}
+
+/// Whether hyper was told of a request that it is not to have.
+fn is_not_for_hyper(error: &hyper::Error) -> bool {
+    let error = error.source().and_then(|e| e.downcast_ref::<io::Error>());
+    error
+        .and_then(io::Error::get_ref)
+        .is_some_and(|e| e.is::<UnknownCoding>())
 }

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,9 +14,14 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::connection::{
     http_service::HttpService,
+    lifecycle::Shared,
+    policy::stream_rates::StreamRates,
     protocol::{
-        adapter::Adapter,
-        http2::streams::{BegunStreams, StreamExecutor},
+        http2::{
+            ledger::Ledger,
+            service::StreamService,
+            streams::{BegunStreams, StreamExecutor},
+        },
         io::Io,
         task::connection::{Connection, Step},
     },
@@ -82,21 +88,28 @@ impl Sniffing {
     }
 }
 
-type Http2<S> = http2::Connection<TokioIo<Io>, Adapter<S>, StreamExecutor>;
+type Http2<S> = http2::Connection<TokioIo<Io>, StreamService<S>, StreamExecutor>;
 
 /// An HTTP/2 connection.
 pub(crate) struct ActiveHttp2<S: HttpService> {
     hyper: Http2<S>,
     goaway: bool,
     begun: BegunStreams,
+    ledger: Arc<Ledger>,
+    rates: StreamRates,
+    /// When the streams were looked at that wait for their client.
+    looked: u64,
 }
 
 impl<S: HttpService> ActiveHttp2<S> {
-    pub(crate) fn new(hyper: Http2<S>) -> Self {
+    pub(crate) fn new(hyper: Http2<S>, ledger: Arc<Ledger>, shared: &Shared) -> Self {
         Self {
             hyper,
             goaway: false,
-            begun: BegunStreams::new(),
+            begun: BegunStreams::new(Arc::clone(&ledger)),
+            ledger,
+            rates: StreamRates::new(&shared.config),
+            looked: shared.clock.now(),
         }
     }
 
@@ -109,6 +122,19 @@ impl<S: HttpService> ActiveHttp2<S> {
             if let Poll::Ready(result) = self.poll_hyper(cx) {
                 return Step::End(connection.finished(result));
             }
+            if connection.record.state() == ConnectionState::Closing {
+                // It has had its last word.
+                return match connection.record.commands().take() {
+                    Command::Close(reason) => {
+                        Step::End(match connection.record.flags().is_abusive() {
+                            true => CloseReason::Abuse,
+                            false => reason,
+                        })
+                    }
+                    Command::Park | Command::None => Step::Wait,
+                };
+            }
+            self.judge_streams(connection);
             // What h2 holds of an answer that the client takes slowly is not sent yet.
             let answers = connection.record.answers();
             let idle = answers.in_flight() == 0 && answers.write_stalled() == 0;
@@ -136,6 +162,20 @@ impl<S: HttpService> ActiveHttp2<S> {
             // Two-phase: streams already begun are served to their end.
             self.goaway = true;
             Pin::new(&mut self.hyper).graceful_shutdown();
+        }
+    }
+
+    /// Ends the streams whose client is too slow.
+    fn judge_streams(&mut self, connection: &Connection<S>) {
+        let (answers, now) = (connection.record.answers(), connection.shared().clock.now());
+        let elapsed = now.saturating_sub(self.looked);
+        if elapsed < self.rates.interval() {
+            return;
+        }
+        self.looked = now;
+        // A socket that takes nothing is judged for itself: see `MinRates`.
+        if answers.have_waited() && !answers.are_unread() {
+            self.ledger.judge(&self.rates, elapsed);
         }
     }
 

@@ -23,16 +23,18 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 #[cfg(feature = "http2")]
 use crate::connection::protocol::{
-    http2::abuse::AbuseMeter,
+    http2::{abuse::AbuseMeter, ledger::Ledger, service::StreamService},
     task::http2::{ActiveHttp2, Sniffing, is_preface, may_become_preface},
 };
 use crate::connection::{
     http_service::HttpService,
+    lifecycle::Shared,
     protocol::{
         adapter::Adapter,
         connect_info::ConnectInfo,
         http1::guard::FramingGuard,
         io::{Io, inspect::Watch},
+        scope,
         task::{
             closing::Closing,
             connection::{Connection, Served, Step},
@@ -56,6 +58,8 @@ pub(crate) struct Task<S: HttpService> {
     stage: Stage<S>,
     /// Whether commands reach it.
     registered: bool,
+    /// What handlers find of their manager while it is polled.
+    scope: Option<Arc<Shared>>,
 }
 
 #[cfg(feature = "tls")]
@@ -108,6 +112,7 @@ impl<S: HttpService> Task<S> {
 
     fn with(served: Arc<Served<S>>, record: Arc<Record>, stage: Stage<S>) -> Self {
         Self {
+            scope: Some(Arc::clone(&served.shared)),
             connection: Connection::new(served, record),
             stage,
             registered: false,
@@ -156,23 +161,31 @@ impl<S: HttpService> Future for Task<S> {
             *this.connection.record.owner().lock() = SocketOwner::Task(cx.waker().clone());
         }
         this.connection.record.turn().begin();
-        loop {
-            match this.step(cx) {
-                Step::Next(()) => {}
-                Step::Wait => return Poll::Pending,
-                Step::End(reason) => {
-                    this.connection.reason.get_or_insert(reason);
-                    this.stage = Stage::Ended;
-                }
-            }
-            if matches!(this.stage, Stage::Left | Stage::Ended) {
-                return Poll::Ready(());
-            }
-        }
+        let entered = scope::enter(this.scope.take());
+        let polled = this.run(cx);
+        this.scope = entered.leave();
+        polled
     }
 }
 
 impl<S: HttpService> Task<S> {
+    #[inline]
+    fn run(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self.step(cx) {
+                Step::Next(()) => {}
+                Step::Wait => return Poll::Pending,
+                Step::End(reason) => {
+                    self.connection.reason.get_or_insert(reason);
+                    self.stage = Stage::Ended;
+                }
+            }
+            if matches!(self.stage, Stage::Left | Stage::Ended) {
+                return Poll::Ready(());
+            }
+        }
+    }
+
     fn step(&mut self, cx: &mut Context<'_>) -> Step<()> {
         let connection = &mut self.connection;
         match &mut self.stage {
@@ -319,10 +332,14 @@ impl<S: HttpService> Task<S> {
         let info = shared.config.connect_info.then(info);
         let adapter = Adapter::new(service, Arc::clone(record), Arc::clone(shared), info);
         #[cfg(feature = "http2")]
-        let http2 = sniff && is_preface(&rewind);
+        let ledger = (sniff && is_preface(&rewind)).then(|| Arc::new(Ledger::new(record.clone())));
         let watch = match shared.config.strict_http1 {
             #[cfg(feature = "http2")]
-            _ if http2 => Watch::Http2(AbuseMeter::new(&shared.config.http2, shared.clock.now())),
+            _ if let Some(ledger) = &ledger => {
+                let now = shared.clock.now();
+                let meter = AbuseMeter::new(&shared.config.http2, Arc::clone(ledger), now);
+                Watch::Http2(Box::new(meter))
+            }
             true => Watch::Http1(FramingGuard::new()),
             false => Watch::Nothing,
         };
@@ -330,10 +347,13 @@ impl<S: HttpService> Task<S> {
         let io = Io::new(socket, rewind, watch, record, shared, !sniff);
         self.connection.enter(ConnectionState::Head);
         #[cfg(feature = "http2")]
-        if http2 {
-            let http2 = &self.connection.served.builders.http2;
-            let hyper = http2.serve_connection(TokioIo::new(io), adapter);
-            self.stage = Stage::Http2(Box::new(ActiveHttp2::new(hyper)));
+        if let Some(ledger) = ledger {
+            let Connection { served, record, .. } = &self.connection;
+            let service = StreamService::new(adapter, record.id(), Arc::clone(&ledger));
+            let http2 = &served.builders.http2;
+            let hyper = http2.serve_connection(TokioIo::new(io), service);
+            let active = ActiveHttp2::new(hyper, ledger, &served.shared);
+            self.stage = Stage::Http2(Box::new(active));
             return;
         }
         let early = self.connection.served.early.clone();

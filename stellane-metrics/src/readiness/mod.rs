@@ -1,14 +1,19 @@
 //! Whether the server wants traffic.
 
+mod dependency;
+
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
-/// The answer to the readiness probe: ready when it is switched on and every [`Latch`] is open.
+pub use dependency::{Dependency, DependencyHandle, DependencyStatus};
+
+/// The answer to the readiness probe: ready when it is switched on, every [`Latch`] is open and no [`Dependency`] holds it.
 ///
 /// Starts ready. At the start of a drain call [`set_ready(false)`](Self::set_ready): load balancers then stop sending,
 /// while the liveness probe stays well.
@@ -33,6 +38,7 @@ struct Inner {
     on: AtomicBool,
     next: AtomicU64,
     closed: Mutex<BTreeMap<u64, &'static str>>,
+    dependencies: Mutex<Vec<DependencyHandle>>,
 }
 
 impl Readiness {
@@ -46,6 +52,7 @@ impl Readiness {
             on: AtomicBool::new(true),
             next: AtomicU64::new(0),
             closed: Mutex::default(),
+            dependencies: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -68,24 +75,54 @@ impl Readiness {
         }
     }
 
+    /// What the server depends on from now on. Of a name that is taken the second is called `name 2`.
+    pub fn dependency(&self, dependency: Dependency) -> DependencyHandle {
+        let mut dependencies = self.lock_dependencies();
+        let name = dependency.name();
+        let mut names = (2..).map(|n| format!("{name} {n}"));
+        let is_free = |name: &str| dependencies.iter().all(|known| known.name() != name);
+        let dependency = match is_free(name) {
+            true => dependency,
+            false => match names.find(|name| is_free(name)) {
+                Some(name) => dependency.renamed(name),
+                None => dependency,
+            },
+        };
+        let handle = DependencyHandle::new(dependency);
+        dependencies.push(handle.clone());
+        handle
+    }
+
+    /// How all dependencies are now.
+    pub fn dependencies(&self) -> Vec<DependencyStatus> {
+        let dependencies = self.lock_dependencies();
+        dependencies.iter().map(DependencyHandle::status).collect()
+    }
+
     /// Whether the probe says ready.
     pub fn is_ready(&self) -> bool {
-        self.inner.on.load(Relaxed) && self.closed().is_empty()
+        self.reasons().is_empty()
     }
 
     /// Why the probe does not say ready; empty when it does.
-    pub fn reasons(&self) -> Vec<&'static str> {
-        let off = (!self.inner.on.load(Relaxed)).then_some("draining");
-        off.into_iter()
-            .chain(self.closed().values().copied())
-            .collect()
+    pub fn reasons(&self) -> Vec<Cow<'static, str>> {
+        let off = (!self.inner.on.load(Relaxed)).then_some(Cow::Borrowed("draining"));
+        let dependencies = self.dependencies();
+        let held = dependencies.iter().filter_map(DependencyStatus::reason);
+        let closed = self.closed();
+        let closed = closed.values().map(|reason| Cow::Borrowed(*reason));
+        let reasons = off.into_iter().chain(closed);
+        reasons.chain(held.map(Cow::Owned)).collect()
     }
 
-    fn closed(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, &'static str>> {
-        self.inner
-            .closed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn closed(&self) -> MutexGuard<'_, BTreeMap<u64, &'static str>> {
+        let closed = self.inner.closed.lock();
+        closed.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_dependencies(&self) -> MutexGuard<'_, Vec<DependencyHandle>> {
+        let dependencies = self.inner.dependencies.lock();
+        dependencies.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

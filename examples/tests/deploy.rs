@@ -1,0 +1,123 @@
+//! The recipes in `deploy/`: what they say fits what the server does, and tools that know the formats take them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use stellane_core::config::{Loader, RuntimeConfig};
+
+fn recipe(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("deploy")
+        .join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(recipe(name)).expect("a recipe")
+}
+
+/// What stands behind this key in a YAML or a unit file.
+fn value<'a>(text: &'a str, key: &str) -> &'a str {
+    let mut lines = text.lines().map(str::trim);
+    let value = lines.find_map(|line| line.strip_prefix(key));
+    value.unwrap_or_else(|| panic!("no {key}")).trim()
+}
+
+/// What the server makes of these variables.
+fn configured(variables: &[(String, String)]) -> RuntimeConfig {
+    let variables = variables.iter().map(|(name, value)| (&**name, &**value));
+    let config = Loader::new().env(variables).load();
+    config.unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// The server has ended when whoever stops it loses patience; seconds.
+fn assert_in_time(config: &RuntimeConfig, patience: &str) {
+    let patience: u64 = patience.parse().expect("seconds");
+    let server = &config.server;
+    let takes = server.drain_delay.as_secs() + server.drain_timeout.as_secs() + 5;
+    assert!(takes <= patience, "takes {takes} s of {patience} s");
+}
+
+#[test]
+fn the_deployment_says_what_the_server_understands_and_leaves_it_time() {
+    let text = read("kubernetes.yaml");
+    let lines: Vec<_> = text.lines().map(str::trim).collect();
+    let variables: Vec<_> = lines
+        .windows(2)
+        .filter_map(|two| {
+            let name = two[0].strip_prefix("- name: STELLANE")?;
+            let value = two[1].strip_prefix("value: ")?.trim_matches('"');
+            Some((format!("STELLANE{name}"), value.to_owned()))
+        })
+        .collect();
+    assert!(variables.len() > 4, "{variables:?}");
+    let config = configured(&variables);
+    assert_in_time(&config, value(&text, "terminationGracePeriodSeconds:"));
+    for (address, port) in [
+        (&config.server.address, "http"),
+        (&config.server.admin_address, "admin"),
+    ] {
+        let declared = format!("- name: {port}\n              containerPort: ");
+        let (_, rest) = text.split_once(&declared).expect("a port");
+        let number = rest.lines().next().expect("a number");
+        assert!(address.ends_with(&format!(":{number}")), "{address}");
+    }
+    // A liveness probe that fails must outlast what the service says itself.
+    assert!(!config.server.unhealthy_after.is_zero());
+}
+
+#[test]
+fn the_unit_says_what_the_server_understands_and_leaves_it_time() {
+    let text = read("hello.service");
+    let variables: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("Environment=")?.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    assert_in_time(&configured(&variables), value(&text, "TimeoutStopSec="));
+}
+
+/// What a tool says that must succeed; nothing, and so much on stderr, if it is not there.
+fn check(tool: &str, arguments: &[&str], files: &[PathBuf]) -> String {
+    let output = Command::new(tool).args(arguments).args(files).output();
+    let Ok(output) = output else {
+        eprintln!("skipped: {tool} is not installed");
+        return String::new();
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = format!("{}{said}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{tool} {arguments:?}: {said}");
+    said
+}
+
+#[test]
+fn kubernetes_knows_every_field_of_the_manifest() {
+    // pip install kubernetes-validate: the schemas of the API, offline.
+    check(
+        "kubernetes-validate",
+        &["--strict"],
+        &[recipe("kubernetes.yaml")],
+    );
+}
+
+#[test]
+fn systemd_knows_every_line_of_the_units() {
+    // It also looks for the program: there is none of that name here.
+    let copies = std::env::temp_dir().join(format!("stellane-deploy-{}", std::process::id()));
+    fs::create_dir_all(&copies).expect("a folder");
+    let units: Vec<_> = ["hello.service", "hello.socket"]
+        .iter()
+        .map(|name| {
+            let text = read(name).replace("/usr/local/bin/hello", "/bin/true");
+            let copy = copies.join(name);
+            fs::write(&copy, text).expect("writes");
+            copy
+        })
+        .collect();
+    // Of a key that it does not know it only says so.
+    let said = check("systemd-analyze", &["verify", "--man=no"], &units);
+    assert_eq!(said, "");
+    fs::remove_dir_all(&copies).expect("removes");
+}

@@ -1,0 +1,161 @@
+//! What a connection and its streams know of each other.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::Waker,
+};
+
+use crate::connection::{
+    policy::stream_rates::{Slow, StreamDebts, StreamRates},
+    table::{budget::Budget, record::Record},
+};
+
+/// One for each connection. Streams write it, on any thread; the connection reads it.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    record: Arc<Record>,
+    /// Pieces of answers that the service has made.
+    pieces: AtomicU64,
+    /// Bytes of `DATA` that were written.
+    written: AtomicU64,
+    /// Whether a stream begins with less room for its answer than the protocol gives by itself.
+    narrow: AtomicBool,
+    waiting: Mutex<Waiting>,
+}
+
+/// The streams that wait for their client, or did, by numbers of ours.
+#[derive(Debug, Default)]
+struct Waiting {
+    last: u64,
+    streams: HashMap<u64, Stream>,
+    /// Bytes written when they were looked at last.
+    written: u64,
+}
+
+#[derive(Debug)]
+struct Stream {
+    debts: StreamDebts,
+    ends: Option<Slow>,
+    task: Waker,
+}
+
+impl Ledger {
+    pub(crate) fn new(record: Arc<Record>) -> Self {
+        Self {
+            record,
+            pieces: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            narrow: AtomicBool::new(false),
+            waiting: Mutex::default(),
+        }
+    }
+
+    /// How long a drain waits for its streams.
+    pub(crate) fn budget(&self) -> Budget {
+        self.record.budget()
+    }
+
+    pub(crate) fn pieces(&self) -> u64 {
+        self.pieces.load(Relaxed)
+    }
+
+    pub(crate) fn count_piece(&self) {
+        self.pieces.fetch_add(1, Relaxed);
+    }
+
+    /// Only the connection writes.
+    pub(crate) fn wrote(&self, bytes: u64) {
+        let written = self.written.load(Relaxed) + bytes;
+        self.written.store(written, Relaxed);
+    }
+
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.narrow.load(Relaxed)
+    }
+
+    pub(crate) fn set_narrow(&self, narrow: bool) {
+        self.narrow.store(narrow, Relaxed);
+    }
+
+    /// Something of a stream is not sent yet.
+    pub(crate) fn open(&self) {
+        self.record.answers().wait_begins();
+    }
+
+    pub(crate) fn close(&self) {
+        if self.record.answers().wait_ends() == 0 {
+            // The connection's task may have sent the last frame already, and would not look again.
+            self.record.owner().wake();
+        }
+    }
+
+    /// Notes what a stream that waits has come to; one that has no number gets one, if its client is waited for.
+    pub(crate) fn note(
+        &self,
+        number: &mut Option<u64>,
+        task: &Waker,
+        note: impl FnOnce(&mut StreamDebts),
+    ) {
+        let mut waiting = self.lock();
+        let known = number.and_then(|number| waiting.streams.get_mut(&number));
+        if let Some(stream) = known {
+            note(&mut stream.debts);
+            return;
+        }
+        let mut debts = StreamDebts::default();
+        note(&mut debts);
+        if debts.waits() {
+            waiting.last += 1;
+            *number = Some(waiting.last);
+            let stream = Stream {
+                debts,
+                ends: None,
+                task: task.clone(),
+            };
+            let last = waiting.last;
+            waiting.streams.insert(last, stream);
+            self.record.answers().stream_waits();
+        }
+    }
+
+    /// A stream is over.
+    pub(crate) fn forget(&self, number: u64) {
+        if self.lock().streams.remove(&number).is_some() {
+            self.record.answers().stream_is_over();
+        }
+    }
+
+    /// Whether a stream is to end, and why.
+    pub(crate) fn end_of(&self, number: u64) -> Option<Slow> {
+        self.lock().streams.get(&number)?.ends
+    }
+
+    /// Looks at all streams that wait for their client, and ends those whose client is too slow.
+    pub(crate) fn judge(&self, rates: &StreamRates, elapsed: u64) {
+        let mut waiting = self.lock();
+        let all = self.written.load(Relaxed);
+        let written = all - std::mem::replace(&mut waiting.written, all);
+        for stream in waiting.streams.values_mut() {
+            let slow = rates.judge(&mut stream.debts, elapsed, written);
+            stream.ends = stream.ends.or(slow);
+        }
+        let streams = waiting.streams.iter();
+        for number in rates.surplus(streams.map(|(number, stream)| (*number, &stream.debts))) {
+            if let Some(stream) = waiting.streams.get_mut(&number) {
+                stream.ends = Some(Slow::Read);
+            }
+        }
+        let ends = waiting.streams.values().filter(|s| s.ends.is_some());
+        let tasks: Vec<_> = ends.map(|stream| stream.task.clone()).collect();
+        drop(waiting);
+        tasks.into_iter().for_each(Waker::wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,124 @@
+//! A tower service as hyper calls it for a stream of HTTP/2.
+
+use std::{
+    any::Any,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use http::{Request, Response, StatusCode, header};
+use http_body::Body;
+
+use crate::{
+    BoxError,
+    connection::{
+        http_service::HttpService,
+        incoming::Incoming,
+        protocol::{
+            adapter::{Adapter, Answer, Waiting},
+            farewell::Farewell,
+            http2::{body::StreamBody, ledger::Ledger, streams::is_slow_body},
+        },
+    },
+};
+
+/// One for each connection.
+pub(crate) struct StreamService<S: HttpService> {
+    adapter: Adapter<S>,
+    /// The id of the connection.
+    connection: u64,
+    ledger: Arc<Ledger>,
+}
+
+impl<S: HttpService> StreamService<S> {
+    pub(crate) fn new(adapter: Adapter<S>, connection: u64, ledger: Arc<Ledger>) -> Self {
+        Self {
+            adapter,
+            connection,
+            ledger,
+        }
+    }
+}
+
+impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for StreamService<S> {
+    type Response = Response<StreamBody<S::ResBody>>;
+    type Error = BoxError;
+    type Future = StreamFuture<S>;
+
+    fn call(&self, request: Request<hyper::body::Incoming>) -> StreamFuture<S> {
+        let terms = self.adapter.terms(&request);
+        // The messages of a call may come as seldom as they like.
+        let paced = !request.body().is_end_stream() && !is_grpc(&request);
+        let request = request.map(|body| Incoming::of_stream(body, self.connection, paced));
+        // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut waiting = None;
+        let answer =
+            AssertUnwindSafe(|| self.adapter.answer(request, terms, &mut cx, &mut waiting));
+        match catch_unwind(answer) {
+            Ok(Poll::Ready(answer)) => StreamFuture::Done(Some(open::<S>(answer, &self.ledger))),
+            Ok(Poll::Pending) => waiting.map_or(StreamFuture::Done(None), |waiting| {
+                StreamFuture::Pending(waiting, Arc::clone(&self.ledger))
+            }),
+            // Goes on where hyper polls it: in the stream, and not in the connection of all of them.
+            Err(panic) => StreamFuture::Panicked(Some(panic)),
+        }
+    }
+}
+
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+type Opened<B> = Result<Response<StreamBody<B>>, BoxError>;
+
+fn open<S: HttpService>(answer: Answer<S>, ledger: &Arc<Ledger>) -> Opened<S::ResBody> {
+    let open = |response: Response<S::ResBody>| {
+        let farewell = Farewell::of(&response, ledger.budget());
+        response.map(|body| StreamBody::new(body, farewell, Arc::clone(ledger)))
+    };
+    answer.map(open).map_err(Into::into)
+}
+
+/// The answer to a request.
+pub(crate) enum StreamFuture<S: HttpService> {
+    Done(Option<Opened<S::ResBody>>),
+    Pending(Waiting<S>, Arc<Ledger>),
+    Panicked(Option<Box<dyn Any + Send>>),
+}
+
+// Every future inside is boxed or not polled in place.
+impl<S: HttpService> Unpin for StreamFuture<S> {}
+
+impl<S: HttpService> Future for StreamFuture<S> {
+    type Output = Opened<S::ResBody>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Done(answer) => match answer.take() {
+                Some(answer) => Poll::Ready(answer),
+                None => Poll::Pending,
+            },
+            Self::Pending(_, ledger) if is_slow_body() => {
+                let body = StreamBody::empty(Arc::clone(ledger));
+                // The handler is dropped, and with it the rest of the request: h2 resets the stream.
+                *self = Self::Done(None);
+                let mut response = Response::new(body);
+                *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+                Poll::Ready(Ok(response))
+            }
+            Self::Pending(waiting, ledger) => {
+                let answer = ready!(Pin::new(waiting).poll(cx));
+                Poll::Ready(open::<S>(answer, ledger))
+            }
+            Self::Panicked(panic) => match panic.take() {
+                Some(panic) => resume_unwind(panic),
+                None => Poll::Pending,
+            },
+        }
+    }
+}

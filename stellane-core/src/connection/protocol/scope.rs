@@ -1,0 +1,109 @@
+//! The manager whose connection or stream this thread polls: how a handler finds what it may know without anything in
+//! its request.
+
+use std::{
+    cell::Cell,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::lifecycle::Shared;
+
+thread_local! {
+    static CURRENT: Cell<Option<Arc<Shared>>> = const { Cell::new(None) };
+}
+
+/// A token that is cancelled when the server that this request came to begins to drain, for handlers whose response has
+/// no end of its own: server-sent events, WebSockets, streams of gRPC, long polls. They have the time until the end of
+/// their budget to come to an end.
+///
+/// Found by the thread, within a handler, its future, and the body of its response: nothing has to be in the request,
+/// and who does not ask pays nothing. In a task that the handler spawns there is no request, and the token is never
+/// cancelled: take it before, and move it there. Cancelling it concerns nobody else.
+///
+/// ```
+/// use stellane_core::connection::drain_token;
+///
+/// async fn wait_for_news() -> &'static str {
+///     let drain = drain_token();
+///     tokio::select! {
+///         () = news() => "news",
+///         () = drain.cancelled() => "none yet, ask again",
+///     }
+/// }
+/// # async fn news() {}
+/// ```
+#[must_use]
+pub fn drain_token() -> CancellationToken {
+    with(|shared| shared.drain.token()).unwrap_or_else(|| {
+        tracing::debug!("a drain token outside of a request: it is never cancelled");
+        CancellationToken::new()
+    })
+}
+
+/// Calls `f` with the manager whose connection this thread polls, if it does.
+pub(crate) fn with<T>(f: impl FnOnce(&Arc<Shared>) -> T) -> Option<T> {
+    let current = CURRENT.take()?;
+    let result = f(&current);
+    CURRENT.set(Some(current));
+    Some(result)
+}
+
+/// Until it is [left](Self::leave) or dropped, this thread polls a connection of the manager that was given.
+pub(crate) struct Entered {
+    outer: Option<Arc<Shared>>,
+}
+
+/// Moves the reference to the thread, so that none is counted.
+pub(crate) fn enter(shared: Option<Arc<Shared>>) -> Entered {
+    Entered {
+        outer: CURRENT.replace(shared),
+    }
+}
+
+impl Entered {
+    /// Gives back what was given.
+    pub(crate) fn leave(mut self) -> Option<Arc<Shared>> {
+        let entered = CURRENT.replace(self.outer.take());
+        mem::forget(self); // it holds nothing any more
+        entered
+    }
+}
+
+/// After a panic.
+impl Drop for Entered {
+    fn drop(&mut self) {
+        drop(CURRENT.replace(self.outer.take()));
+    }
+}
+
+pin_project! {
+    /// A future that goes on with the manager of the thread that made it, in a task of its own.
+    pub(crate) struct Scoped<F> {
+        shared: Option<Arc<Shared>>,
+        #[pin]
+        future: F,
+    }
+}
+
+pub(crate) fn scoped<F>(future: F) -> Scoped<F> {
+    let shared = with(Arc::clone);
+    Scoped { shared, future }
+}
+
+impl<F: Future> Future for Scoped<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let entered = enter(this.shared.take());
+        let polled = this.future.poll(cx);
+        *this.shared = entered.leave();
+        polled
+    }
+}

@@ -1,0 +1,54 @@
+//! What systemd hears of the service, by the socket in `NOTIFY_SOCKET`; without one all of this does nothing. That the
+//! service is ready is said by [`restart::ready`](crate::restart::ready).
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::runtime::Handle;
+
+#[cfg(feature = "reload")]
+use crate::config::Asked;
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "systemd could not be told: {states:?}");
+    }
+}
+
+/// The service ends, within this time.
+pub(super) fn stopping(grace: Duration) {
+    let micros = u32::try_from(grace.as_micros()).unwrap_or(u32::MAX);
+    tell(&[
+        NotifyState::Stopping,
+        NotifyState::ExtendTimeoutUsec(micros),
+        NotifyState::Status("draining"),
+    ]);
+}
+
+/// SIGHUP has come, or is obeyed: `Type=notify-reload` waits for both.
+#[cfg(feature = "reload")]
+pub(super) fn reloading(asked: Asked) {
+    match asked {
+        Asked::Begins => match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(_) => tell(&[NotifyState::Reloading]),
+        },
+        Asked::Done => tell(&[NotifyState::Ready]),
+    }
+}
+
+/// Says three times in `WatchdogSec` that the service is alive, for as long as these runtimes make progress, and the one
+/// that this runs on.
+pub(super) async fn watchdog(runtimes: Vec<Handle>) {
+    let Some(patience) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    loop {
+        for runtime in &runtimes {
+            // One that has ended makes no progress either, and is not waited for.
+            let _ = runtime.spawn(async {}).await;
+        }
+        tell(&[NotifyState::Watchdog]);
+        tokio::time::sleep(patience / 3).await;
+    }
+}

@@ -1,0 +1,566 @@
+//! What the admin address tells while the service is held up, and what the preset does beside the requests.
+#![cfg(feature = "full")]
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use stellane_core::{
+    RequestBody, Runtime, RuntimeConfig, RuntimeError,
+    engine::EngineKind,
+    metrics::Dependency,
+    router::Router,
+    runtime::{BoundRuntime, RunReport},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
+use tower::service_fn;
+
+/// Far longer than anything takes here; who waits as long has waited in vain.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn config() -> RuntimeConfig {
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = "127.0.0.1:0".to_owned();
+    config.workers.min_workers = 1;
+    config.connection.drain_idle = Duration::ZERO;
+    config
+}
+
+async fn exchange(address: SocketAddr, request: &str) -> String {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(TIMEOUT, exchange).await;
+    answer.expect("in time").expect("an answer")
+}
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    exchange(address, &request).await
+}
+
+/// Asks again and again until the answer is as it should be.
+async fn until(address: SocketAddr, path: &str, is_right: impl Fn(&str) -> bool) -> String {
+    let mut last = String::new();
+    let asking = async {
+        loop {
+            last = get(address, path).await;
+            if is_right(&last) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(TIMEOUT, asking).await.is_ok();
+    assert!(in_time, "{path} stays {last}");
+    last
+}
+
+/// A handler waits here, and holds its thread, until the gate is opened.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn block(&self) {
+        let (open, opened) = &*self.0;
+        let mut open = open.lock().expect("no panic");
+        while !*open {
+            open = opened.wait(open).expect("no panic");
+        }
+    }
+
+    fn open(&self) {
+        *self.0.0.lock().expect("no panic") = true;
+        self.0.1.notify_all();
+    }
+}
+
+/// Opens the gate at last: a test that fails must end all the same.
+struct AtLast(Gate);
+
+impl Drop for AtLast {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+/// A server on a runtime of its own with so many threads; the test stays able to ask.
+struct Served {
+    address: SocketAddr,
+    admin: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    ended: Option<oneshot::Receiver<Result<RunReport, RuntimeError>>>,
+}
+
+macro_rules! serve {
+    ($threads:expr, $builder:expr) => {{
+        let (say_bound, bound) = oneshot::channel();
+        let (say_ended, ended) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads($threads)
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            // In a task: what `block_on` runs is on no thread that a handler may hold.
+            let served = runtime.block_on(runtime.spawn(async move {
+                let runtime = $builder
+                    .shutdown_signal(async { drop(stopped.await) })
+                    .build()
+                    .expect("builds");
+                let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+                let addresses = (bound.local_addr(), bound.admin_addr().expect("on"));
+                let _ = say_bound.send(addresses);
+                bound.serve().await
+            }));
+            let _ = say_ended.send(served.expect("no panic"));
+            runtime.shutdown_background();
+        });
+        let (address, admin) = bound.await.expect("starts");
+        Served {
+            address,
+            admin,
+            stop: Some(stop),
+            ended: Some(ended),
+        }
+    }};
+}
+
+impl Served {
+    async fn end(mut self) -> RunReport {
+        drop(self.stop.take());
+        let ended = tokio::time::timeout(TIMEOUT, self.ended.take().expect("once")).await;
+        ended
+            .expect("in time")
+            .expect("no panic")
+            .expect("no error")
+    }
+}
+
+fn blocking_router(gate: &Gate) -> Router {
+    let gate = gate.clone();
+    let block = move || {
+        let gate = gate.clone();
+        async move {
+            gate.block();
+            "at last"
+        }
+    };
+    Router::builder()
+        .get("/blocks/{id}", block)
+        .get("/", || async { "hello" })
+        .build()
+        .expect("no conflicts")
+}
+
+#[tokio::test]
+async fn probes_and_metrics_are_answered_while_every_thread_is_held_and_the_handler_is_named() {
+    for kind in [EngineKind::Shared, EngineKind::PerCore] {
+        let gate = Gate::default();
+        let _at_last = AtLast(gate.clone());
+        let mut config = config();
+        config.engine.kind = kind;
+        config.engine.cores = 2;
+        let router = blocking_router(&gate);
+        let served = serve!(2, Runtime::builder().config(config).service(router));
+        // So many that some come to each thread.
+        let ask = |n| {
+            let address = served.address;
+            tokio::spawn(async move { get(address, &format!("/blocks/{n}")).await })
+        };
+        let held: Vec<_> = (0..32).map(ask).collect();
+        let both = "stellane_held_threads{http_route=\"/blocks/{id}\"} 2\n";
+        until(served.admin, "/metrics", |text| text.contains(both)).await;
+        for path in [
+            "/healthz",
+            "/readyz",
+            "/metrics",
+            "/",
+            "/runtime.json",
+            "/connections",
+            "/tuning",
+        ] {
+            let answer = get(served.admin, path).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200"),
+                "{kind:?} {path}: {answer}"
+            );
+        }
+        let told = get(served.admin, "/metrics").await;
+        let total = "stellane_thread_holds_total{http_route=\"/blocks/{id}\"} 2\n";
+        assert!(told.contains(total), "once for each: {told}");
+        gate.open();
+        for held in held {
+            assert!(held.await.expect("no panic").ends_with("at last"));
+        }
+        until(served.admin, "/metrics", |text| {
+            !text.contains("stellane_held_threads{")
+        })
+        .await;
+        served.end().await;
+    }
+}
+
+#[tokio::test]
+async fn an_axum_handler_is_named_too() {
+    let gate = Gate::default();
+    let _at_last = AtLast(gate.clone());
+    let blocking = gate.clone();
+    let block = axum::routing::get(move || async move { blocking.block() });
+    let router = axum::Router::new()
+        .route("/slow/{id}", block)
+        .route_layer(stellane_core::metrics::RouteLabelLayer::axum());
+    let served = serve!(2, Runtime::builder().config(config()).service(router));
+    let address = served.address;
+    let held = tokio::spawn(async move { get(address, "/slow/1").await });
+    let is_held =
+        |text: &str| text.contains("stellane_held_threads{http_route=\"/slow/{id}\"} 1\n");
+    until(served.admin, "/metrics", is_held).await;
+    gate.open();
+    held.await.expect("no panic");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_service_that_gets_nowhere_is_unhealthy_if_that_is_asked_for() {
+    for (after, unhealthy) in [(Duration::ZERO, false), (Duration::from_millis(500), true)] {
+        let gate = Gate::default();
+        let _at_last = AtLast(gate.clone());
+        let mut config = config();
+        config.server.unhealthy_after = after;
+        let router = blocking_router(&gate);
+        let served = serve!(1, Runtime::builder().config(config).service(router));
+        assert!(
+            get(served.admin, "/healthz")
+                .await
+                .starts_with("HTTP/1.1 200")
+        );
+        let address = served.address;
+        let held = tokio::spawn(async move { get(address, "/blocks/1").await });
+        until(served.admin, "/metrics", |text| {
+            text.contains("stellane_held_threads{")
+        })
+        .await;
+        if unhealthy {
+            let is_so = |text: &str| text.starts_with("HTTP/1.1 503") && text.contains("stalled");
+            until(served.admin, "/healthz", is_so).await;
+        } else {
+            let answer = get(served.admin, "/healthz").await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        gate.open();
+        until(served.admin, "/healthz", |text| {
+            text.starts_with("HTTP/1.1 200")
+        })
+        .await;
+        held.await.expect("no panic");
+        served.end().await;
+    }
+}
+
+#[tokio::test]
+async fn half_heads_on_the_admin_address_leave_places_for_probes() {
+    let hello = service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    });
+    let served = serve!(2, Runtime::builder().config(config()).service(hello));
+    let mut half = Vec::new();
+    for round in 0..4 {
+        for _ in 0..250 {
+            let mut stream = TcpStream::connect(served.admin).await.expect("connects");
+            let _ = stream.write_all(b"GET /healthz HTT").await;
+            half.push(stream);
+        }
+        let answer = get(served.admin, "/healthz").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{round}: {answer}");
+        // Who asked for nothing is gone soon.
+        let oldest = &mut half[round * 250];
+        let mut end = Vec::new();
+        let closed = tokio::time::timeout(TIMEOUT, oldest.read_to_end(&mut end)).await;
+        assert!(closed.is_ok(), "{round}: still there");
+    }
+    served.end().await;
+}
+
+#[tokio::test]
+async fn the_admin_address_is_strict_and_takes_addresses_as_host() {
+    let hello = service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    });
+    let served = serve!(2, Runtime::builder().config(config()).service(hello));
+    for (host, path, status) in [
+        ("10.1.2.3:9090", "/healthz", "200"),
+        ("10.1.2.3:9090", "/runtime.json", "200"),
+        ("[fd00::1]:9090", "/config", "200"),
+        ("evil.example", "/healthz", "200"),
+        ("evil.example", "/config", "403"),
+        ("a b", "/healthz", "400"),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let answer = exchange(served.admin, &request).await;
+        assert_eq!(answer.get(9..12), Some(status), "{host} {path}: {answer}");
+    }
+    let two = "GET /healthz HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n";
+    let answer = exchange(served.admin, two).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_required_dependency_takes_the_readiness_away_after_it_has_failed_for_long_and_gives_it_back()
+ {
+    #[derive(Clone, Copy, PartialEq)]
+    enum How {
+        Well,
+        Error,
+        Hang,
+        Panic,
+    }
+    let how = Arc::new(Mutex::new(How::Error));
+    let asked = Arc::clone(&how);
+    let check = move || {
+        let how = *asked.lock().expect("no panic");
+        async move {
+            match how {
+                How::Well => Ok(()),
+                How::Error => Err("no database"),
+                How::Hang => std::future::pending().await,
+                How::Panic => panic!("in the check"),
+            }
+        }
+    };
+    let cache = || async { Err::<(), _>("no cache") };
+    let hello = service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    });
+    let (every, timeout) = (Duration::from_millis(10), Duration::from_millis(50));
+    let database = Dependency::required("database", Duration::from_millis(300));
+    let served = serve!(
+        2,
+        Runtime::builder()
+            .config(config())
+            .service(hello)
+            .ready_check(database, every, timeout, check)
+            .ready_check(Dependency::degraded("cache"), every, timeout, cache)
+    );
+    let ready = |text: &str| text.starts_with("HTTP/1.1 200");
+    let unready = |text: &str| text.starts_with("HTTP/1.1 503") && text.contains("database");
+    // Not before it was there.
+    until(served.admin, "/metrics", |text| {
+        text.contains("stellane_dependency_up{dependency=\"database\"} 0")
+            && !text.contains("stellane_dependency_check_failures_total{dependency=\"database\"} 0")
+    })
+    .await;
+    let answer = get(served.admin, "/readyz").await;
+    assert!(unready(&answer), "{answer}");
+    for bad in [How::Error, How::Hang, How::Panic] {
+        *how.lock().expect("no panic") = How::Well;
+        until(served.admin, "/readyz", ready).await;
+        *how.lock().expect("no panic") = bad;
+        until(served.admin, "/readyz", unready).await;
+    }
+    *how.lock().expect("no panic") = How::Well;
+    until(served.admin, "/readyz", ready).await;
+    let told = get(served.admin, "/readyz?verbose").await;
+    for part in [
+        "\"name\":\"cache\"",
+        "\"required\":false",
+        "\"up\":false",
+        "\"name\":\"database\"",
+    ] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    assert!(
+        !told.contains("no cache"),
+        "nothing of what the check said: {told}"
+    );
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_dependency_that_blinks_keeps_the_server_ready() {
+    let works = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&works);
+    let check = move || {
+        let works = asked.load(SeqCst);
+        async move { works.then_some(()).ok_or("no database") }
+    };
+    let hello = service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    });
+    let every = Duration::from_millis(10);
+    let database = Dependency::required("database", Duration::from_secs(3600));
+    let served = serve!(
+        2,
+        Runtime::builder()
+            .config(config())
+            .service(hello)
+            .ready_check(database, every, every, check)
+    );
+    until(served.admin, "/readyz", |text| {
+        text.starts_with("HTTP/1.1 200")
+    })
+    .await;
+    works.store(false, SeqCst);
+    until(served.admin, "/readyz?verbose", |text| {
+        text.contains("\"up\":false")
+    })
+    .await;
+    let answer = get(served.admin, "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn background_work_is_restarted_told_of_the_drain_and_waited_for() {
+    let starts = Arc::new(AtomicU64::new(0));
+    let done = Arc::new(AtomicBool::new(false));
+    let (counted, did) = (Arc::clone(&starts), Arc::clone(&done));
+    let outbox = move |draining: stellane_core::runtime::CancellationToken| {
+        let (starts, done) = (Arc::clone(&counted), Arc::clone(&did));
+        async move {
+            assert!(starts.fetch_add(1, SeqCst) > 0, "panics the first time");
+            draining.cancelled().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            done.store(true, SeqCst);
+        }
+    };
+    let hello = service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    });
+    let served = serve!(
+        2,
+        Runtime::builder()
+            .config(config())
+            .service(hello)
+            .background("outbox", outbox)
+            .background("one that ends", |_| async {})
+    );
+    let restarted = "stellane_background_restarts_total{task=\"outbox\"} 1\n";
+    until(served.admin, "/metrics", |text| text.contains(restarted)).await;
+    assert!(!done.load(SeqCst));
+    served.end().await;
+    assert_eq!(starts.load(SeqCst), 2);
+    assert!(done.load(SeqCst), "was waited for");
+}
+
+#[tokio::test]
+async fn background_work_that_does_not_end_is_cut_off_at_the_deadline() {
+    let mut config = config();
+    config.server.drain_timeout = Duration::from_millis(100);
+    let hello = service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    });
+    let dropped = Arc::new(());
+    let held = Arc::clone(&dropped);
+    let served = serve!(
+        2,
+        Runtime::builder()
+            .config(config)
+            .service(hello)
+            .background("stubborn", move |_| {
+                let held = Arc::clone(&held);
+                async move {
+                    std::future::pending::<()>().await;
+                    drop(held);
+                }
+            })
+    );
+    get(served.address, "/").await;
+    served.end().await;
+    let gone = async {
+        while Arc::strong_count(&dropped) > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, gone)
+        .await
+        .expect("it was dropped");
+}
+
+type Hello =
+    BoundRuntime<tower::util::BoxCloneService<Request<RequestBody>, Response<String>, Infallible>>;
+
+async fn bound(config: RuntimeConfig) -> Result<Hello, RuntimeError> {
+    let hello = service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    });
+    Runtime::builder()
+        .config(config)
+        .service(tower::util::BoxCloneService::new(hello))
+        .shutdown_signal(std::future::pending())
+        .build()?
+        .bind("127.0.0.1:0")
+        .await
+}
+
+fn answers(bound: Hello) -> (SocketAddr, JoinHandle<Result<RunReport, RuntimeError>>) {
+    let admin = bound.admin_addr().expect("on");
+    (admin, tokio::spawn(bound.serve()))
+}
+
+#[tokio::test]
+async fn a_default_admin_address_that_is_in_use_is_replaced_and_a_chosen_one_is_an_error() {
+    // Whoever has it, it is in use now.
+    let _taken = TcpListener::bind("127.0.0.1:9090").await;
+    let mut config = RuntimeConfig::default();
+    config.workers.min_workers = 1;
+    let (one, other) = (bound(config.clone()).await, bound(config.clone()).await);
+    let (one, first) = answers(one.expect("another port"));
+    let (other, second) = answers(other.expect("another port"));
+    assert!(one != other && one.ip().is_loopback() && one.port() != 9090);
+    for admin in [one, other] {
+        assert!(get(admin, "/readyz").await.starts_with("HTTP/1.1 200"));
+    }
+    config.server.admin_address = one.to_string();
+    let error = bound(config).await.expect_err("it was chosen");
+    assert!(
+        error.to_string().contains("server.admin_address"),
+        "{error}"
+    );
+    first.abort();
+    second.abort();
+}
+
+#[tokio::test]
+async fn the_threads_of_a_run_end_with_it() {
+    let hello = service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    });
+    let served = serve!(2, Runtime::builder().config(config()).service(hello));
+    let admin = served.admin;
+    get(admin, "/metrics").await;
+    served.end().await;
+    assert!(TcpStream::connect(admin).await.is_err(), "nobody listens");
+
+    let mut config = config();
+    config.server.admin_address = "127.0.0.1:0".to_owned();
+    let (admin, serving) = answers(bound(config).await.expect("binds"));
+    get(admin, "/metrics").await;
+    serving.abort();
+    let closed = async {
+        while TcpStream::connect(admin).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, closed)
+        .await
+        .expect("closed when it is dropped");
+}

@@ -1,0 +1,466 @@
+//! How the process of a preset ends: signals at any time, threads that are blocked, files that hang. Each case is this
+//! test program once more, as a process of its own.
+#![cfg(all(target_os = "linux", feature = "full"))]
+
+use std::{
+    convert::Infallible,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::unix::{net::UnixDatagram, process::ExitStatusExt},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio, Termination},
+    sync::mpsc::{Receiver, channel},
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use stellane_core::{RequestBody, Runtime, config::Loader};
+
+const MODE: &str = "STELLANE_TEST_MODE";
+
+/// What a process of its own does; nothing in this one.
+#[test]
+#[expect(clippy::exit, reason = "it is the end of a program of its own")]
+fn child() {
+    let Ok(mode) = std::env::var(MODE) else {
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let success = runtime.block_on(serve(&mode));
+    // As `tokio::main` does; it waits for threads that are blocked.
+    drop(runtime);
+    match mode.as_str() {
+        "goes on" => {
+            say("goes on");
+            std::thread::sleep(Duration::from_secs(600));
+        }
+        _ => std::process::exit(i32::from(!success)),
+    }
+}
+
+fn say(line: &str) {
+    println!("\nchild: {line}");
+}
+
+async fn handle(
+    request: Request<RequestBody>,
+) -> Result<Response<BoxBody<bytes::Bytes, Infallible>>, Infallible> {
+    match request.uri().path() {
+        "/block" => {
+            say("blocked");
+            std::thread::sleep(Duration::from_secs(600));
+        }
+        "/hang" => {
+            say("hangs");
+            let hung = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(600)));
+            let _ = hung.await;
+        }
+        "/wait" => {
+            say("waits");
+            std::future::pending::<()>().await;
+        }
+        "/panic" => panic!("on purpose"),
+        _ => {}
+    }
+    Ok(Response::new(Full::from("hello").boxed()))
+}
+
+async fn serve(mode: &str) -> bool {
+    let mut config = match Loader::from_process().load() {
+        Ok(config) => config,
+        Err(errors) => panic!("{errors}"),
+    };
+    config.server.address = "127.0.0.1:0".to_owned();
+    if std::env::var_os("STELLANE__SERVER__ADMIN_ADDRESS").is_none() {
+        config.server.admin_address = String::new();
+    }
+    config.log.level = "info".to_owned();
+    let log = stellane_core::logging::init(&config.log).expect("the first");
+    let built = Runtime::builder()
+        .config(config)
+        .log_handle(log)
+        .service(tower::service_fn(handle))
+        .build()
+        .expect("builds");
+    if mode == "built" {
+        say("built");
+        std::thread::sleep(Duration::from_secs(600));
+    }
+    let bound = built.bind_configured().await.expect("binds");
+    say(&format!("serves {}", bound.local_addr()));
+    if let Some(admin) = bound.admin_addr() {
+        say(&format!("admin {admin}"));
+    }
+    let report = bound.serve().await.expect("serves");
+    say(&format!("report {report}"));
+    report.report() == std::process::ExitCode::SUCCESS
+}
+
+/// A process that ends with the test.
+struct Process {
+    child: Child,
+    lines: Receiver<String>,
+    errors: Receiver<String>,
+}
+
+fn lines(of: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(of).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    receiver
+}
+
+fn command(mode: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a path"));
+    command
+        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .env(MODE, mode)
+        .env("STELLANE__SERVER__DRAIN_TIMEOUT", "1s")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+impl Process {
+    fn start(mode: &str) -> Self {
+        Self::spawn(&mut command(mode))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("starts");
+        let lines = lines_of(&mut child);
+        let errors = child.stderr.take().map_or_else(|| channel().1, self::lines);
+        Self {
+            child,
+            lines,
+            errors,
+        }
+    }
+
+    /// The rest of the line that begins so.
+    fn hear(&self, begins: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(Duration::from_secs(60));
+            let line = line.unwrap_or_else(|error| panic!("never `{begins}`: {error}"));
+            let said = line.strip_prefix("child: ");
+            if let Some(rest) = said.and_then(|said| said.strip_prefix(begins)) {
+                return rest.trim().to_owned();
+            }
+        }
+    }
+
+    /// Its address, once it answers there.
+    fn address(&self) -> SocketAddr {
+        let address = self.hear("serves").parse().expect("an address");
+        let mut answer = [0; 12];
+        ask(address, "/").read_exact(&mut answer).expect("answers");
+        address
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status();
+        assert!(sent.expect("there is a kill").success());
+    }
+
+    /// How it ends, which it does.
+    fn end(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn errors(&self) -> String {
+        self.errors.iter().collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn lines_of(child: &mut Child) -> Receiver<String> {
+    lines(child.stdout.take().expect("piped"))
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ask(address: SocketAddr, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("connects");
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").expect("writes");
+    stream
+}
+
+#[test]
+fn a_signal_before_the_service_begins_is_obeyed() {
+    let mut process = Process::start("built");
+    process.hear("built");
+    process.signal("-TERM");
+    assert_eq!(process.end().code(), Some(0));
+    let mut process = Process::start("built");
+    process.hear("built");
+    process.signal("-INT");
+    assert_eq!(process.end().signal(), Some(2));
+}
+
+#[test]
+fn the_first_signal_drains_and_the_report_says_what_was_cut() {
+    let mut process = Process::start("serve");
+    let address = process.address();
+    let _idle = ask(address, "/");
+    process.signal("-TERM");
+    let report = process.hear("report");
+    assert!(report.contains(" 0 of them cut"), "{report}");
+    assert_eq!(process.end().code(), Some(0));
+
+    let mut process = Process::start("serve");
+    let _waits = ask(process.address(), "/wait");
+    process.hear("waits");
+    process.signal("-TERM");
+    let report = process.hear("report");
+    assert!(report.contains(" 1 of them cut"), "{report}");
+    assert_eq!(process.end().code(), Some(1));
+}
+
+#[test]
+fn the_second_signal_ends_at_once_and_says_what_is_cut() {
+    for (signal, code) in [("-TERM", 143), ("-INT", 130)] {
+        let mut command = command("serve");
+        command.env("STELLANE__SERVER__DRAIN_TIMEOUT", "1h");
+        let mut process = Process::spawn(&mut command);
+        let _waits = ask(process.address(), "/wait");
+        process.hear("waits");
+        process.signal("-TERM");
+        // The first is being obeyed.
+        while !process
+            .errors
+            .recv_timeout(Duration::from_secs(60))
+            .expect("it is said")
+            .contains("draining")
+        {}
+        process.signal(signal);
+        assert_eq!(process.end().code(), Some(code));
+        let said = process.errors();
+        assert!(said.contains("1 connections are cut"), "{said}");
+    }
+}
+
+#[test]
+fn a_program_that_goes_on_can_be_ended_by_signals() {
+    for signal in [2, 15] {
+        let mut process = Process::start("goes on");
+        process.address();
+        process.signal("-TERM");
+        process.hear("goes on");
+        process.signal(&format!("-{signal}"));
+        assert_eq!(process.end().signal(), Some(signal));
+    }
+}
+
+#[test]
+fn handlers_that_hold_threads_do_not_hold_the_process() {
+    // One of the two threads, and then both: nobody is left to drain.
+    for blocked in [1, 2] {
+        let mut process = Process::start("serve");
+        let address = process.address();
+        let mut held = Vec::new();
+        for _ in 0..blocked {
+            held.push(ask(address, "/block"));
+            process.hear("blocked");
+        }
+        process.signal("-TERM");
+        assert_eq!(process.end().code(), Some(143));
+        let said = process.errors();
+        assert!(
+            said.contains(&format!("{blocked} connections are cut")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn work_that_a_handler_has_lent_out_and_that_hangs_does_not_hold_the_process() {
+    let mut process = Process::start("serve");
+    let _held = ask(process.address(), "/hang");
+    process.hear("hangs");
+    process.signal("-TERM");
+    // The drain itself has ended.
+    process.hear("report");
+    assert_eq!(process.end().code(), Some(143));
+}
+
+#[test]
+fn a_file_that_hangs_does_not_hold_the_process() {
+    let folder = temporary("fifo");
+    let file = folder.join("app.toml");
+    fs::write(&file, "[log]\nlevel = \"info\"\n").expect("writes");
+    let mut process = Process::spawn(command("serve").env("STELLANE_CONFIG", &file));
+    let address = process.address();
+    fs::remove_file(&file).expect("removes");
+    let made = Command::new("mkfifo").arg(&file).status();
+    assert!(made.expect("there is a mkfifo").success());
+    // Until it is read: whoever opens it is held until somebody writes.
+    let is_held = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", process.child.id())).expect("lists");
+        tasks.flatten().any(|task| {
+            fs::read_to_string(task.path().join("wchan"))
+                .is_ok_and(|at| at.contains("fifo") || at.contains("partner"))
+        })
+    };
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while !is_held() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut answer = String::new();
+    let mut stream = ask(address, "/");
+    process.signal("-TERM");
+    stream.read_to_string(&mut answer).expect("answers");
+    assert!(answer.ends_with("hello"), "{answer}");
+    assert_eq!(process.end().code(), Some(0));
+    fs::remove_dir_all(&folder).expect("removes");
+}
+
+#[test]
+fn errors_that_nobody_reads_do_not_hold_the_process() {
+    let mut child = command("serve").spawn().expect("starts");
+    let lines = lines_of(&mut child);
+    // Nobody reads it, and it stays open.
+    let _unread = child.stderr.take();
+    let mut process = Process {
+        child,
+        lines,
+        errors: channel().1,
+    };
+    let address = process.address();
+    // More than a pipe takes.
+    for _ in 0..1000 {
+        let mut stream = ask(address, "/panic");
+        stream
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .expect("sets");
+        if stream.read(&mut [0; 64]).is_err() {
+            break;
+        }
+    }
+    process.signal("-TERM");
+    process.end();
+}
+
+#[test]
+fn systemd_hears_of_every_step() {
+    let folder = temporary("systemd");
+    let file = folder.join("app.toml");
+    fs::write(&file, "[log]\nlevel = \"info\"\n").expect("writes");
+    let path = folder.join("notify");
+    let socket = UnixDatagram::bind(&path).expect("binds");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("sets");
+    let hear = |what: &str| loop {
+        let mut buffer = [0; 1024];
+        let read = socket
+            .recv(&mut buffer)
+            .unwrap_or_else(|error| panic!("never `{what}`: {error}"));
+        let said = String::from_utf8_lossy(&buffer[..read]);
+        if said.contains(what) {
+            return said.into_owned();
+        }
+    };
+    let mut process = Process::spawn(
+        command("serve")
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "300000")
+            .env("STELLANE_CONFIG", &file),
+    );
+    process.address();
+    let ready = hear("READY=1");
+    assert!(
+        ready.contains(&format!("MAINPID={}", process.child.id())),
+        "{ready}"
+    );
+    hear("WATCHDOG=1");
+    process.signal("-HUP");
+    assert!(hear("RELOADING=1").contains("MONOTONIC_USEC="));
+    hear("READY=1");
+    process.signal("-TERM");
+    assert!(hear("STOPPING=1").contains("EXTEND_TIMEOUT_USEC=6000000"));
+    assert_eq!(process.end().code(), Some(0));
+    fs::remove_dir_all(&folder).expect("removes");
+}
+
+fn temporary(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("stellane-{name}-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("creates");
+    folder
+}
+
+#[test]
+fn the_first_process_of_a_container_does_not_hand_over() {
+    let unshare = [
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+    ];
+    let may = Command::new("unshare").args(unshare).arg("true").output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no PID namespaces here");
+        return;
+    }
+    let inner = command("serve");
+    let mut outer = Command::new("unshare");
+    outer
+        .args(unshare)
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        outer.env(name, value.unwrap_or_default());
+    }
+    outer
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut process = Process::spawn(&mut outer);
+    let address = process.address();
+    // The child of `unshare`.
+    let children = format!("/proc/{0}/task/{0}/children", process.child.id());
+    let first = fs::read_to_string(children).expect("a child");
+    let signal = |signal: &str| {
+        let sent = Command::new("kill").args([signal, first.trim()]).status();
+        assert!(sent.expect("there is a kill").success());
+    };
+    signal("-USR2");
+    let refused = |line: String| line.contains("the container would end with this process");
+    while !refused(
+        process
+            .errors
+            .recv_timeout(Duration::from_secs(60))
+            .expect("it is said"),
+    ) {}
+    let mut answer = [0; 12];
+    ask(address, "/")
+        .read_exact(&mut answer)
+        .expect("serves on");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    // The system spares it from signals without a handler.
+    signal("-TERM");
+    assert_eq!(process.end().code(), Some(0));
+}
