@@ -12,8 +12,8 @@ use http_body::{Body, Frame, SizeHint};
 /// The body of a request: hyper's, or none at all. A request that announces no body has none, and hyper may never
 /// have seen it; see the [module docs](super).
 ///
-/// [`Default`] is the empty body, and hyper's becomes one of these by [`From`], for services that are called without
-/// a [`ConnectionManager`](crate::connection::ConnectionManager):
+/// [`Default`] is the empty body, and hyper's, bytes and text become one of these by [`From`], for services that are
+/// called without a [`ConnectionManager`](crate::connection::ConnectionManager):
 ///
 /// ```
 /// use http_body::Body;
@@ -21,11 +21,13 @@ use http_body::{Body, Frame, SizeHint};
 ///
 /// let request = http::Request::get("/").body(Incoming::default())?;
 /// assert!(request.body().is_end_stream());
+/// let request = http::Request::post("/").body(Incoming::from("hello"))?;
+/// assert_eq!(request.body().size_hint().exact(), Some(5));
 /// # Ok::<_, http::Error>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct Incoming {
-    body: Option<hyper::body::Incoming>,
+    body: Kind,
     origin: Origin,
 }
 
@@ -87,12 +89,20 @@ pub(super) fn observe<T>(poll: impl FnOnce() -> T) -> (T, Received) {
     (polled, RECEIVED.replace(outer))
 }
 
+#[derive(Debug, Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Sent(hyper::body::Incoming),
+    Whole(Bytes),
+}
+
 impl Incoming {
     /// Of one of the many streams of a connection.
     #[cfg(feature = "http2")]
     pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64, paced: bool) -> Self {
         Self {
-            body: Some(body),
+            body: Kind::Sent(body),
             origin: Origin::Stream { connection, paced },
         }
     }
@@ -100,7 +110,7 @@ impl Incoming {
     /// Of a connection that has it alone. What nobody reads of it goes back there.
     pub(super) fn of_connection(body: hyper::body::Incoming, unread: Arc<UnreadBody>) -> Self {
         Self {
-            body: Some(body),
+            body: Kind::Sent(body),
             origin: Origin::Connection(unread),
         }
     }
@@ -127,9 +137,46 @@ impl Incoming {
 impl From<hyper::body::Incoming> for Incoming {
     fn from(body: hyper::body::Incoming) -> Self {
         Self {
-            body: Some(body),
+            body: Kind::Sent(body),
             origin: Origin::Unknown,
         }
+    }
+}
+
+impl From<Bytes> for Incoming {
+    fn from(bytes: Bytes) -> Self {
+        let body = match bytes.is_empty() {
+            true => Kind::Empty,
+            false => Kind::Whole(bytes),
+        };
+        Self {
+            body,
+            origin: Origin::Unknown,
+        }
+    }
+}
+
+impl From<Vec<u8>> for Incoming {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<&'static [u8]> for Incoming {
+    fn from(bytes: &'static [u8]) -> Self {
+        Bytes::from_static(bytes).into()
+    }
+}
+
+impl From<String> for Incoming {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static str> for Incoming {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
     }
 }
 
@@ -143,8 +190,14 @@ impl Body for Incoming {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         this.ask();
-        let Some(body) = &mut this.body else {
-            return Poll::Ready(None);
+        let body = match &mut this.body {
+            Kind::Sent(body) => body,
+            Kind::Empty => return Poll::Ready(None),
+            Kind::Whole(bytes) => {
+                let bytes = mem::take(bytes);
+                this.body = Kind::Empty;
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
         };
         let polled = Pin::new(&mut *body).poll_frame(cx);
         if body.is_end_stream() || matches!(polled, Poll::Ready(None | Some(Err(_)))) {
@@ -160,13 +213,18 @@ impl Body for Incoming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        match &self.body {
+            Kind::Sent(body) => body.is_end_stream(),
+            Kind::Empty => true,
+            Kind::Whole(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
-            Some(body) => body.size_hint(),
-            None => SizeHint::with_exact(0),
+            Kind::Sent(body) => body.size_hint(),
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }
@@ -174,7 +232,7 @@ impl Body for Incoming {
 impl Drop for Incoming {
     #[inline]
     fn drop(&mut self) {
-        if let Some(body) = self.body.take() {
+        if let Kind::Sent(body) = mem::take(&mut self.body) {
             match mem::take(&mut self.origin) {
                 Origin::Connection(unread) => unread.leave(body, false),
                 Origin::Asked(unread) => unread.leave(body, true),

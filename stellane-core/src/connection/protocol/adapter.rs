@@ -18,8 +18,8 @@ use crate::connection::{
     incoming::{Incoming, UnreadBody},
     lifecycle::Shared,
     protocol::{
-        connect_info::ConnectInfo, farewell::Farewell, io::websocket, open_body::OpenBody,
-        persistence, terms::Terms,
+        connect_info::ConnectInfo, farewell::Farewell, http1::fast_path::date, io::websocket,
+        open_body::OpenBody, persistence, terms::Terms,
     },
     state::ConnectionState,
     table::record::Record,
@@ -374,6 +374,11 @@ impl Owner {
     /// moved anyway.
     #[inline]
     fn finish<B>(&self, terms: Terms, unread: Option<&UnreadBody>, response: &mut Response<B>) {
+        if self.shared.clock.was_set_back()
+            && let Some(date) = date::value()
+        {
+            response.headers_mut().entry(header::DATE).or_insert(date);
+        }
         if terms.version >= Version::HTTP_2 {
             // What is upgraded is a stream, and how a connection ends is said by GOAWAY.
             return;

@@ -1,4 +1,4 @@
-//! What has been found out about a connection, or decided.
+//! What is known of a connection as a bit each.
 
 use std::sync::atomic::{
     AtomicU8,
@@ -16,8 +16,11 @@ const BYTES_BEHIND_UPGRADE: u8 = 1 << 3;
 const HALF_LEFT: u8 = 1 << 4;
 #[cfg(feature = "http2")]
 const ABUSIVE: u8 = 1 << 5;
-const CLIENT_CLOSES: u8 = 1 << 7;
 const WEBSOCKET: u8 = 1 << 6;
+#[cfg(feature = "http2")]
+const ANSWERED_PING: u8 = 1 << 7;
+/// Of HTTP/1 alone, as the one before is of HTTP/2.
+const CLIENT_CLOSES: u8 = 1 << 7;
 
 impl Flags {
     fn has(&self, flag: u8) -> bool {
@@ -97,6 +100,22 @@ impl Flags {
     #[cfg(feature = "http2")]
     pub(crate) fn set_abusive(&self) {
         self.set(ABUSIVE);
+    }
+
+    /// Whether its client has answered a PING of HTTP/2, since [`await_ping`](Self::await_ping).
+    #[cfg(feature = "http2")]
+    pub(crate) fn has_answered_ping(&self) -> bool {
+        self.has(ANSWERED_PING)
+    }
+
+    #[cfg(feature = "http2")]
+    pub(crate) fn answer_ping(&self) {
+        self.set(ANSWERED_PING);
+    }
+
+    #[cfg(feature = "http2")]
+    pub(crate) fn await_ping(&self) {
+        self.0.fetch_and(!ANSWERED_PING, Relaxed);
     }
 }
 

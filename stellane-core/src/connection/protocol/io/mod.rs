@@ -32,7 +32,7 @@ use crate::connection::{
         upgraded::Tracked,
     },
     state::ConnectionState,
-    table::record::{NO_TURN, Record},
+    table::{record::Record, turn::NO_TURN},
     transport::socket::Socket,
 };
 
@@ -326,6 +326,14 @@ impl AsyncWrite for Io {
             return Poll::Ready(Ok(()));
         }
         let Tracked { record, shared } = &this.owner;
+        #[cfg(feature = "http2")]
+        if this.inspector.is_http2()
+            && record.state() == ConnectionState::Closing
+            && record.commands().is_close()
+        {
+            // Its client has had its time: hyper says what it ends for.
+            return Poll::Ready(Ok(()));
+        }
         this.linger
             .poll(&mut this.socket, cx, record, &shared.clock)
             .map(Ok)
@@ -357,14 +365,6 @@ impl AsyncWrite for Io {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write_vectored(cx, buffers),
         };
-        if let Poll::Ready(Ok(n)) = &polled {
-            let mut left = *n;
-            for buffer in buffers {
-                let n = left.min(buffer.len());
-                this.inspector.wrote(&buffer[..n]);
-                left -= n;
-            }
-        }
         this.wrote(polled, buffers, cx)
     }
 

@@ -66,9 +66,6 @@ impl Io {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut self.socket).poll_write(cx, buffer),
         };
-        if let Poll::Ready(Ok(n)) = &polled {
-            self.inspector.wrote(&buffer[..*n]);
-        }
         self.wrote(polled, &buffers, cx)
     }
 
@@ -155,6 +152,20 @@ impl Io {
         }
     }
 
+    /// The first `n` of these bytes were written.
+    fn look_at(&mut self, buffers: &[io::IoSlice<'_>], n: usize) {
+        let upgraded = self.owner.record.flags().is_upgraded();
+        let mut left = n;
+        for buffer in buffers {
+            let written = &buffer[..left.min(buffer.len())];
+            self.inspector.wrote(written);
+            if upgraded {
+                self.frames.sent(written);
+            }
+            left -= written.len();
+        }
+    }
+
     pub(super) fn wrote(
         &mut self,
         polled: Poll<io::Result<usize>>,
@@ -162,15 +173,16 @@ impl Io {
         cx: &Context<'_>,
     ) -> Poll<io::Result<usize>> {
         match &polled {
-            Poll::Ready(Ok(n)) => self.owner.record.add_written(*n),
+            Poll::Ready(Ok(n)) => {
+                self.owner.record.add_written(*n);
+                self.look_at(buffers, *n);
+            }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.stall(),
         }
         if self.owner.record.flags().is_upgraded() {
-            match &polled {
-                Poll::Ready(Ok(n)) => self.frames.sent(buffers, *n),
-                Poll::Ready(Err(_)) => {}
-                Poll::Pending => self.owner.record.owner().hear(cx.waker()),
+            if polled.is_pending() {
+                self.owner.record.owner().hear(cx.waker());
             }
             self.obey()?;
         }

@@ -7,10 +7,11 @@ use crate::connection::protocol::http2::blame;
 use crate::connection::{
     early::Early,
     lifecycle::Shared,
+    policy::deadlines::older_by,
     protocol::{builders::HyperBuilders, service_source::ServiceSource},
     reason::CloseReason,
     state::ConnectionState,
-    table::record::Record,
+    table::{clock::millis, record::Record},
     transport::parked::ParkedPoller,
 };
 
@@ -81,6 +82,16 @@ impl<S> Connection<S> {
         self.record.flags().is_half_closed() && self.record.state() == ConnectionState::Idle
     }
 
+    /// Why its latest answer was its last, when nobody has told the task.
+    fn asked_to_go(&self) -> CloseReason {
+        let shared = self.shared();
+        let max_age = millis(shared.config.max_age);
+        match older_by(max_age, &self.record, shared.clock.now()) {
+            Some(_) => CloseReason::MaxAge,
+            None => CloseReason::Reclaimed,
+        }
+    }
+
     /// Why a connection ended that hyper, or the fast path in its way, is done with.
     pub(crate) fn finished(&self, result: hyper::Result<()>) -> CloseReason {
         #[cfg(feature = "http2")]
@@ -101,7 +112,9 @@ impl<S> Connection<S> {
             Ok(()) if self.record.flags().closes_after_response() => {
                 let behind_upgrade = self.record.flags().has_bytes_behind_upgrade();
                 let reason = behind_upgrade.then_some(CloseReason::BytesBehindUpgrade);
-                reason.or(self.spared_from).unwrap_or(CloseReason::MaxAge)
+                reason
+                    .or(self.spared_from)
+                    .unwrap_or_else(|| self.asked_to_go())
             }
             Ok(()) if self.is_left() => CloseReason::ClientClosed,
             Ok(()) => CloseReason::Finished,

@@ -197,6 +197,14 @@ impl<S: HttpService> ActiveHttp1<S> {
                     // Parked first, it is closed only if no byte is there.
                     return self.park(connection, cx, Some(reason));
                 }
+                // A part of a head, and no more of it for as long as a drain leaves idle connections open.
+                let has_come = record.bytes().0 > read_before;
+                if record.state() == ConnectionState::Head
+                    && reason == CloseReason::Drained
+                    && !has_come
+                {
+                    return Step::End(reason);
+                }
                 connection.spare(reason);
                 Step::Wait
             }
