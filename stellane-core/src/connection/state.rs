@@ -19,14 +19,18 @@ pub enum ConnectionState {
     Active,
     /// All is said; what the client still sends is read and dropped, so that it can read the answer.
     Closing,
-    /// In its TLS handshake.
+    /// In its TLS handshake, and the client's turn.
     Handshake,
+    /// In its TLS handshake, which waits for its turn to be computed.
+    Queued,
     /// Handed over to another protocol.
     Upgraded,
+    /// The client has ended its side, and a request of its is being served.
+    HalfClosed,
 }
 
 impl ConnectionState {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::New,
         Self::Idle,
         Self::Parked,
@@ -34,7 +38,9 @@ impl ConnectionState {
         Self::Active,
         Self::Closing,
         Self::Handshake,
+        Self::Queued,
         Self::Upgraded,
+        Self::HalfClosed,
     ];
 
     /// The reverse of `self as u8`.

@@ -78,6 +78,13 @@ impl Default for Http2Config {
 }
 
 impl Http2Config {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// What the record of a connection can count.
     const MOST_STREAMS: u64 = 1 << 14;
 

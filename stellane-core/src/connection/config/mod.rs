@@ -33,22 +33,24 @@ use crate::{
 #[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ConnectionConfig {
-    /// Most connections at once. When it is reached, the connection that has been idle longest is closed
-    /// for a new one; when none is idle the new one is refused with 503. Too low refuses clients, too high
-    /// runs into the limit of open files. Default 10 000.
+    /// Most connections at once. When it is reached, room is made for a new one by those that have been idle for
+    /// longer than [`drain_idle`](Self::drain_idle), then by the oldest head or handshake that is unfinished after a
+    /// second; others are asked to go with their next response. The new one waits for up to a second, and is then
+    /// refused with 503. Too low refuses clients, too high runs into the limit of open files. Default 10 000.
     pub max_connections: usize,
     /// Most connections of one peer address (of one /64 for IPv6). Too low hurts users behind one proxy,
     /// too high lets one client take all. Default `0`: off.
     pub max_connections_per_peer: usize,
-    /// Most connections that may be idle; beyond it, the one idle longest is closed. Parked connections are
-    /// cheap: default `0`, off.
+    /// Most connections that may be idle; beyond it, the one idle longest is closed, if that is longer than
+    /// [`drain_idle`](Self::drain_idle). Parked connections are cheap: default `0`, off.
     pub max_idle_connections: usize,
     /// Most connections accepted in a second; a tenth of it at once after a pause. More wait in the queue of
     /// the listening socket. Too low delays users, too high lets a burst of handshakes take all CPU. Default
     /// `0`: off.
     pub max_accepts_per_second: u32,
     /// Open files that connections leave to everything else: the admin address, files, databases. There are
-    /// never more connections than the process's limit of open files less this. Default 128.
+    /// never more connections than the process's limit of open files less this, or less half of that limit where it is
+    /// low; clients that are being refused may take half of it. Default 128.
     pub reserve_files: usize,
     /// What happens to a new connection when there is no room: `respond` (503) or `close`. Default `respond`.
     pub when_full: WhenFull,
@@ -68,6 +70,13 @@ pub struct ConnectionConfig {
     /// into a connection that is just being closed; worth the 23 bytes where a proxy or a pool of connections is the
     /// client. Room for new connections is made, and drains go on, as without it. Default `false`.
     pub keep_alive_header: bool,
+    /// How long the handler of a request may still take, or a response in pieces pause, when the client has ended its side
+    /// of an HTTP/1 connection: by FIN, or over TLS by `close_notify`. Who asks like that may be a script that reads the
+    /// answer (`nc -N`), or a browser that has given up: the two look the same. Too short leaves the former without an
+    /// answer, too long works for the latter. Then the handler is dropped and counted as cancelled. Default `5s`, `0s`:
+    /// as long as it takes.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub half_close_grace: Duration,
     /// How long a response may stand still because the client does not read, while there is room; then the connection
     /// is reset, so that the client sees that it has not got all. Too short cuts downloads whose user pauses a video,
     /// too long keeps what dead clients hold. Default `10m`.
@@ -97,9 +106,14 @@ pub struct ConnectionConfig {
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub min_timeout: Duration,
     /// Greatest age of a connection, give or take a tenth, so that connections spread over new servers
-    /// behind a load balancer. Default `0s`: off.
+    /// behind a load balancer. Its next response is then its last and says so (`Connection: close`, GOAWAY); without a
+    /// request it is closed after [`drain_idle`](Self::drain_idle). Default `0s`: off.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub max_age: Duration,
+    /// How long what is open on a connection of the greatest age may go on: a download, a stream, a WebSocket. Too
+    /// short cuts them, too long keeps clients of long streams on old servers. Default `10m`, `0s`: for ever.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub max_age_grace: Duration,
     /// Most requests on one connection. Default `0`: off.
     pub max_requests: u64,
     /// Whether idle connections are taken apart until bytes arrive. Default `true`.
@@ -110,8 +124,9 @@ pub struct ConnectionConfig {
     /// Default `1s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub park_after: Duration,
-    /// How long a drain leaves an idle connection open, so that a request that is on its way still gets
-    /// its answer. Default `1s`.
+    /// How long a connection that is to go is left open without a request, so that one that is on its way still gets
+    /// its answer: in a drain, at its greatest age, and when room is to be made. Shorter than a client's pauses, and
+    /// that client may lose a request; longer, and drains take as long. Default `1s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub drain_idle: Duration,
     /// Over how long a drain of a thousand connections or more spreads its closing, so that their clients do not
@@ -139,6 +154,10 @@ pub struct ConnectionConfig {
     /// reads (64 KiB: 17 for a MiB, and as many writes to disk), too high and a client whose body nobody reads
     /// takes as much memory. Default 400 KiB.
     pub read_buffer_bytes: usize,
+    /// How much of a request's body that its handler does not read (a 401, a 404, a refusal under load) is read and
+    /// dropped, so that its HTTP/1 connection goes on. The answer to a request with a longer `Content-Length` says
+    /// `Connection: close`. Too low costs connections, too high reads what nobody wants. Default 256 KiB.
+    pub unread_body_bytes: u64,
     /// Whether each request carries a `ConnectInfo` in its extensions: who the client is, what TLS agreed on, and
     /// when a drain begins, which [`drain_token`](crate::connection::drain_token) tells without it. It costs each request three small allocations. Default `false`.
     pub connect_info: bool,
@@ -170,12 +189,14 @@ impl Default for ConnectionConfig {
             head_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             keep_alive_header: false,
+            half_close_grace: Duration::from_secs(5),
             write_timeout: Duration::from_secs(600),
             min_body_rate_bytes: 240,
             min_response_rate_bytes: 240,
             rate_grace: Duration::from_secs(600),
             min_timeout: Duration::from_secs(1),
             max_age: Duration::ZERO,
+            max_age_grace: Duration::from_secs(600),
             max_requests: 0,
             park: true,
             park_after: Duration::from_secs(1),
@@ -185,6 +206,7 @@ impl Default for ConnectionConfig {
             strict_http1: true,
             max_head_bytes: 64 << 10,
             read_buffer_bytes: 400 << 10,
+            unread_body_bytes: 256 << 10,
             connect_info: false,
             nodelay: true,
             listen: ListenConfig::default(),
@@ -199,6 +221,13 @@ impl Default for ConnectionConfig {
 }
 
 impl ConnectionConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// Checks every value.
     ///
     /// # Errors
@@ -209,10 +238,12 @@ impl ConnectionConfig {
             ("first_byte_timeout", self.first_byte_timeout),
             ("head_timeout", self.head_timeout),
             ("idle_timeout", self.idle_timeout),
+            ("half_close_grace", self.half_close_grace),
             ("write_timeout", self.write_timeout),
             ("rate_grace", self.rate_grace),
             ("min_timeout", self.min_timeout),
             ("max_age", self.max_age),
+            ("max_age_grace", self.max_age_grace),
             ("park_after", self.park_after),
             ("drain_idle", self.drain_idle),
             ("drain_spread", self.drain_spread),
@@ -233,6 +264,7 @@ impl ConnectionConfig {
         for (key, value) in [
             ("min_body_rate_bytes", self.min_body_rate_bytes),
             ("min_response_rate_bytes", self.min_response_rate_bytes),
+            ("unread_body_bytes", self.unread_body_bytes),
         ] {
             ConfigError::check(&mut errors, key, value, 0..=1 << 30);
         }
