@@ -281,7 +281,7 @@ async fn answers_that_hold_too_much_and_are_not_taken_end() {
         }
     }
     // The others fit.
-    peer.send(&window_update(0, 1 << 20)).await;
+    peer.send(&window_update(0, 1 << 22)).await;
     for stream in [1, 3, 5, 7, 9].into_iter().filter(|s| !reset.contains(s)) {
         peer.send(&window_update(stream, 1 << 20)).await;
         assert_eq!(answer(&mut peer, stream).await.len(), 400_000 - 100);

@@ -15,8 +15,8 @@ pub struct StrictHttp1Config {
     /// links send them, and hyper takes UTF-8. Default `true`; `false` answers 400, for services behind a proxy that reads
     /// them in another way.
     pub allow_non_ascii_target: bool,
-    /// Most header lines; more are answered with 431. Too low refuses clients behind several proxies; above
-    /// 100, hyper's own end, there is no effect. Default 100.
+    /// Most header lines; more are answered with 431. Over HTTP/2 all cookies count as one. Too low refuses clients
+    /// behind several proxies; above 100, hyper's own end, there is no effect. Default 100.
     pub max_headers: usize,
 }
 

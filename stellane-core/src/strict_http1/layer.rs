@@ -100,13 +100,16 @@ impl Http1Rules {
     #[inline]
     fn check_all<B>(&self, request: &Request<B>, wants_host: bool) -> Result<(), Violation> {
         let config = &self.shared.config;
-        if request.version() > Version::HTTP_11 || !config.enabled {
+        if !config.enabled {
             return Ok(());
         }
         let (uri, headers) = (request.uri(), request.headers());
         let target = uri.path_and_query().map_or("", |target| target.as_str());
         if target.len() > config.max_target_bytes {
             return Err(Violation::TargetTooLong);
+        }
+        if request.version() > Version::HTTP_11 {
+            return check_fields(headers, config.max_headers);
         }
         if !config.allow_non_ascii_target && !target.is_ascii() {
             return Err(Violation::TargetNotAscii);
@@ -161,6 +164,19 @@ impl Http1Rules {
             self.shared.refused[*violation as usize].fetch_add(1, Relaxed);
             tracing::debug!(%violation, "request refused");
         })
+    }
+}
+
+/// Over HTTP/2 each cookie may come in a field of its own, which over HTTP/1 were one line (RFC 9113 8.2.3).
+#[inline]
+fn check_fields(headers: &http::HeaderMap, max: usize) -> Result<(), Violation> {
+    if headers.len() <= max {
+        return Ok(());
+    }
+    let cookies = headers.get_all(header::COOKIE).iter().count();
+    match headers.len() - cookies.saturating_sub(1) > max {
+        true => Err(Violation::TooManyHeaders),
+        false => Ok(()),
     }
 }
 

@@ -32,8 +32,10 @@
 //! before a request, the usual port of a scheme given or not. So do these, which it does not: bytes above 0x7f and `"`,
 //! `|`, `{`, `\` and the like in a target, since curl, browsers and scripts send them; a fragment, which hyper cuts off.
 //!
-//! Each answer says `Connection: close`. Requests of HTTP/2 pass untouched: what is meant here can't be
-//! said in it.
+//! Each answer says `Connection: close`. Over HTTP/2 the lengths hold too, 414 and 431, where cookies that come in
+//! fields of their own count as one (9113 8.2.3). What else is meant here can't be said in it, but for authorities: the
+//! `ConnectionManager` resets streams with `PROTOCOL_ERROR` whose `:authority` is not the `host`, is given twice or
+//! carries user information (9113 8.3.1).
 //!
 //! ```
 //! use http::{Request, Response, StatusCode};

@@ -30,14 +30,21 @@ pub(crate) struct StreamService<S: HttpService> {
     /// The id of the connection.
     connection: u64,
     ledger: Arc<Ledger>,
+    strict: bool,
 }
 
 impl<S: HttpService> StreamService<S> {
-    pub(crate) fn new(adapter: Adapter<S>, connection: u64, ledger: Arc<Ledger>) -> Self {
+    pub(crate) fn new(
+        adapter: Adapter<S>,
+        connection: u64,
+        ledger: Arc<Ledger>,
+        strict: bool,
+    ) -> Self {
         Self {
             adapter,
             connection,
             ledger,
+            strict,
         }
     }
 }
@@ -48,6 +55,9 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
     type Future = StreamFuture<S>;
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> StreamFuture<S> {
+        if self.strict && !has_one_authority(&request) {
+            return StreamFuture::Done(Some(malformed()));
+        }
         let terms = self.adapter.terms(&request);
         // The messages of a call may come as seldom as they like.
         let paced = request.method() != Method::POST || !is_grpc(&request);
@@ -66,6 +76,41 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
             Err(panic) => StreamFuture::Panicked(Some(panic)),
         }
     }
+}
+
+/// hyper resets the stream with that.
+#[cold]
+fn malformed<T>() -> Result<T, BoxError> {
+    Err(h2::Error::from(h2::Reason::PROTOCOL_ERROR).into())
+}
+
+/// Whether a request says once, if at all, whom it is for, and not by whom: RFC 9113 section 8.3.1.
+fn has_one_authority<B>(request: &Request<B>) -> bool {
+    let uri = request.uri();
+    let authority = uri
+        .authority()
+        .map(|authority| authority.as_str().as_bytes());
+    if authority.is_some_and(|authority| authority.contains(&b'@')) {
+        return false;
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let Some(host) = hosts.next() else {
+        return true;
+    };
+    let usual = match uri.scheme_str() {
+        Some("https") => &b":443"[..],
+        _ => b":80",
+    };
+    let same = authority.is_none_or(|authority| {
+        bare(authority, usual).eq_ignore_ascii_case(bare(host.as_bytes(), usual))
+    });
+    same && hosts.next().is_none() && !host.as_bytes().contains(&b'@')
+}
+
+/// An authority without the port that goes without saying.
+fn bare<'a>(authority: &'a [u8], usual: &[u8]) -> &'a [u8] {
+    let bare = authority.strip_suffix(usual);
+    bare.or(authority.strip_suffix(b":")).unwrap_or(authority)
 }
 
 fn is_grpc<B>(request: &Request<B>) -> bool {

@@ -355,7 +355,8 @@ impl<S: HttpService> Task<S> {
         #[cfg(feature = "http2")]
         if let Some(ledger) = ledger {
             let Connection { served, record, .. } = &self.connection;
-            let service = StreamService::new(adapter, record.id(), Arc::clone(&ledger));
+            let strict = served.shared.config.strict_http1;
+            let service = StreamService::new(adapter, record.id(), Arc::clone(&ledger), strict);
             let http2 = &served.builders.http2;
             let hyper = http2.serve_connection(TokioIo::new(io), service);
             let active = ActiveHttp2::new(hyper, ledger, &served.shared);
