@@ -367,6 +367,7 @@ fn read_connections(snapshot: &mut RuntimeSnapshot, connections: &ConnectionMana
     snapshot.connections_idle = stats.idle;
     // One that has not sent a byte yet is held as one that is parked.
     snapshot.connections_parked = stats.parked + stats.new;
+    snapshot.connections_upgraded = stats.upgraded;
     snapshot.connections_total = stats.accepted_total;
     for reason in CloseReason::ALL {
         let closed = &mut snapshot.connections_closed_total;

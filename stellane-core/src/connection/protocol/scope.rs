@@ -1,15 +1,8 @@
 //! The manager whose connection or stream this thread polls: how a handler finds what it may know without anything in
 //! its request.
 
-use std::{
-    cell::Cell,
-    mem,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{cell::Cell, mem, sync::Arc};
 
-use pin_project_lite::pin_project;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::lifecycle::Shared;
@@ -82,28 +75,47 @@ impl Drop for Entered {
     }
 }
 
-pin_project! {
-    /// A future that goes on with the manager of the thread that made it, in a task of its own.
-    pub(crate) struct Scoped<F> {
-        shared: Option<Arc<Shared>>,
-        #[pin]
-        future: F,
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::connection::config::ConnectionConfig;
+
+    fn shared() -> Arc<Shared> {
+        Arc::new(Shared::new(ConnectionConfig::default(), None))
     }
-}
 
-pub(crate) fn scoped<F>(future: F) -> Scoped<F> {
-    let shared = with(Arc::clone);
-    Scoped { shared, future }
-}
+    fn is_current(shared: &Arc<Shared>) -> bool {
+        with(|current| Arc::ptr_eq(current, shared)).unwrap_or(false)
+    }
 
-impl<F: Future> Future for Scoped<F> {
-    type Output = F::Output;
+    #[test]
+    fn the_outer_manager_is_back_when_an_inner_one_was_polled_or_has_panicked() {
+        let (outer, inner) = (shared(), shared());
+        let entered = enter(Some(Arc::clone(&outer)));
+        let within = enter(Some(Arc::clone(&inner)));
+        assert!(is_current(&inner));
+        let left = within.leave().expect("it was given");
+        assert!(Arc::ptr_eq(&left, &inner) && is_current(&outer));
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _within = enter(Some(left));
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err() && is_current(&outer));
+        assert!(entered.leave().is_some() && with(|_| ()).is_none());
+        assert_eq!(Arc::strong_count(&inner), 1);
+    }
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        let entered = enter(this.shared.take());
-        let polled = this.future.poll(cx);
-        *this.shared = entered.leave();
-        polled
+    #[test]
+    fn cancelling_a_token_concerns_nobody_else() {
+        let shared = shared();
+        let entered = enter(Some(Arc::clone(&shared)));
+        let (one, other) = (drain_token(), drain_token());
+        one.cancel();
+        assert!(!other.is_cancelled());
+        shared.drain.announce();
+        assert!(other.is_cancelled());
+        drop(entered);
     }
 }

@@ -96,14 +96,14 @@ impl AbuseMeter {
 
     /// Looks at the bytes of one read, with the count of requests begun so far.
     pub(crate) fn look(&mut self, mut bytes: &[u8], requests: u64, now: u64) -> Abuse {
-        self.pay_by_time(now);
         // A reset takes back what its request paid.
-        self.pay((requests - self.served.min(requests)) * ONE);
+        let served = requests - self.served.min(requests);
         self.served = requests;
-        let pieces = self.ledger.pieces();
-        self.pay((pieces - self.pieces) * ONE);
-        self.not_given_back += (pieces - self.pieces) * 2 * QUARTER;
-        self.pieces = pieces;
+        let pieces = self.ledger.pieces() - self.pieces;
+        self.pieces += pieces;
+        self.not_given_back += pieces * 2 * QUARTER;
+        let due = self.due(now);
+        self.pay((served + pieces) * ONE + due);
         while let Some(head) = self.read.next(&mut bytes) {
             if head.kind == SETTINGS && head.flags & ACK == 0 {
                 self.read_settings(bytes.get(..head.length));
@@ -156,12 +156,16 @@ impl AbuseMeter {
             .then(|| calm_down(self.last_stream))
     }
 
-    fn pay_by_time(&mut self, now: u64) {
+    /// What time pays.
+    fn due(&mut self, now: u64) -> u64 {
+        if now == self.paid {
+            return 0;
+        }
         let due = now.saturating_sub(self.paid) * self.per_second / 1000;
         if due > 0 {
             self.paid = now;
-            self.pay(due);
         }
+        due
     }
 
     fn pay_bytes(&mut self, bytes: usize) {

@@ -31,8 +31,8 @@ use crate::connection::{
     transport::socket::Socket,
 };
 
-/// No method of HTTP/1 begins like this.
-const PREFACE: &[u8] = b"PRI";
+/// What HTTP/2 begins with. A part of it may be a method of HTTP/1.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether the first bytes of a connection are those of HTTP/2.
 pub(crate) fn is_preface(bytes: &[u8]) -> bool {
@@ -120,7 +120,9 @@ impl<S: HttpService> ActiveHttp2<S> {
         cx: &mut Context<'_>,
     ) -> Step<Infallible> {
         loop {
-            if let Poll::Ready(result) = self.poll_hyper(cx) {
+            let hyper = &mut self.hyper;
+            let polled = self.begun.poll(cx, |cx| Pin::new(&mut *hyper).poll(cx));
+            if let Poll::Ready(result) = polled {
                 return Step::End(connection.finished(result));
             }
             if connection.record.state() == ConnectionState::Closing {
@@ -201,22 +203,6 @@ impl<S: HttpService> ActiveHttp2<S> {
         if !answers.are_unread() {
             self.ledger.judge(&self.rates, elapsed, grace);
         }
-    }
-
-    /// Polls the connection, answers the streams that it begins, and has it write all their answers together.
-    fn poll_hyper(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        let hyper = &mut self.hyper;
-        let polled = self.begun.gather(|| Pin::new(&mut *hyper).poll(cx));
-        if polled.is_ready() || self.begun.is_empty() {
-            return polled;
-        }
-        self.begun.run(cx);
-        let polled = self.begun.gather(|| Pin::new(hyper).poll(cx));
-        if !self.begun.is_empty() {
-            // They have begun since: others have their turn before them.
-            cx.waker().wake_by_ref();
-        }
-        polled
     }
 }
 
