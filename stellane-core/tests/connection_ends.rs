@@ -189,9 +189,10 @@ async fn clients_whose_pauses_are_short_lose_nothing_at_the_greatest_age() {
     for round_trip in [0, 20].map(Duration::from_millis) {
         let mut config = ConnectionConfig::default();
         config.max_age = Duration::from_millis(400);
-        config.drain_idle = Duration::from_millis(300);
+        config.drain_idle = Duration::from_millis(500);
         config.park_after = Duration::from_millis(20);
-        let pause = config.drain_idle - round_trip - Duration::from_millis(30);
+        // What is left is for a machine that is busy with other tests.
+        let pause = config.drain_idle - round_trip - Duration::from_millis(150);
         let (manager, server) = start(config).await;
         let address = match round_trip.is_zero() {
             true => server,

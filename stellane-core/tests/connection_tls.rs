@@ -370,6 +370,43 @@ async fn handshakes_whose_clients_are_waited_for_hold_no_place() {
     until(&manager, "as before", handshaking).await;
 }
 
+/// The 50th and the 99th percentile of good handshakes, one after the other, in milliseconds.
+async fn good_handshakes(client: &TlsConnector, address: SocketAddr) -> (f64, f64) {
+    let mut times = Vec::new();
+    for _ in 0..300 {
+        let begun = std::time::Instant::now();
+        get(&mut connect(client, address).await.expect("connects")).await;
+        times.push(begun.elapsed().as_secs_f64() * 1000.0);
+    }
+    times.sort_by(f64::total_cmp);
+    (times[150], times[297])
+}
+
+/// `cargo test --release -p stellane-core --test connection_tls -- --ignored --nocapture storm`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "times, to be looked at by hand"]
+async fn times_of_good_handshakes_in_a_storm() {
+    let mut config = ConnectionConfig::default();
+    config.tls.handshake_timeout = Duration::from_secs(600);
+    config.min_timeout = Duration::ZERO;
+    let files = Files::new("storm");
+    let (_manager, address) = start(config, &files.acceptor()).await;
+    let client = files.client(&[]);
+    println!("alone: {:?}", good_handshakes(&client, address).await);
+    for whole in [false, true] {
+        let mut storm = Vec::new();
+        for _ in 0..1000 {
+            let (hello, _) = hello(&files);
+            let mut stream = TcpStream::connect(address).await.expect("connects");
+            let cut = if whole { hello.len() } else { hello.len() / 2 };
+            stream.write_all(&hello[..cut]).await.expect("writes");
+            storm.push(stream);
+        }
+        let times = good_handshakes(&client, address).await;
+        println!("beside 1000, whole: {whole}: {times:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_hello_without_end_is_ended_and_a_long_one_in_pieces_is_heard() {
     let files = Files::new("long-hello");

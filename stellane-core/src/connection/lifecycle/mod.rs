@@ -283,6 +283,9 @@ impl Shared {
         for (offer, record) in offers.into_iter().take(count.saturating_sub(leaving)) {
             match offer {
                 Offer::Idle(_) => self.command(&record, Command::Close(CloseReason::Reclaimed)),
+                Offer::Lingering(_) => {
+                    self.command(&record, Command::Close(CloseReason::Finished));
+                }
                 Offer::Unfinished(_, reason) => self.command(&record, Command::Close(reason)),
                 Offer::Pausing(_) | Offer::Busy(_) => {
                     if record.flags().close_after_response() {

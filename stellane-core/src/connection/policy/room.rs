@@ -15,11 +15,16 @@ const UNFINISHED: u64 = 1000;
 /// How long the request may take of one that was asked to go, before others are asked in its place.
 const LEAVING: u64 = 1000;
 
+/// How long the client may be silent of one that has ended, before it makes room.
+const LINGERING: u64 = 300;
+
 /// What a connection can do for others; the least is asked first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Offer {
     /// It is idle, since this moment: closed.
     Idle(u64),
+    /// It has ended, and its client has been silent since this moment: closed.
+    Lingering(u64),
     /// It has begun a head or a handshake at this moment, and not finished it: closed.
     Unfinished(u64, CloseReason),
     /// It pauses between two requests, since this moment: its next response is its last.
@@ -54,7 +59,13 @@ pub(crate) fn part_in_making_room(record: &Record, config: &ConnectionConfig, no
     let (state, since) = (record.state(), record.since());
     let waited = now.saturating_sub(since);
     let asked = record.flags().closes_after_response();
-    if record.commands().is_close() || state == Closing || (asked && waited < LEAVING) {
+    if state == Closing {
+        return match waited >= LINGERING && !record.answers().are_unread() {
+            true => Part::Offers(Offer::Lingering(since)),
+            false => Part::Leaves,
+        };
+    }
+    if record.commands().is_close() || (asked && waited < LEAVING) {
         return Part::Leaves;
     }
     if let Some(since) = idle_since(record, config, now) {
@@ -107,7 +118,8 @@ mod tests {
             (Active, 10_000, Offers(Busy(10_000))),
             (Upgraded, 10_000, None),
             (Queued, 10_000, None),
-            (Closing, 0, Leaves),
+            (Closing, 290, Leaves),
+            (Closing, 300, Offers(Offer::Lingering(19_700))),
         ] {
             let record = Record::new(1, 0, Option::None, false, 0, now - waited);
             if state == Parked {
@@ -121,6 +133,7 @@ mod tests {
             Busy(1),
             Pausing(5),
             Unfinished(7, CloseReason::HeadTimeout),
+            Offer::Lingering(8),
             Offer::Idle(9),
         ];
         assert!(parts.is_sorted_by(|later, first| later > first));
