@@ -65,7 +65,7 @@ where
                 let panicked = held.parts.faults.catch("future", poll).is_none();
                 drop(pools);
                 if let Poll::Ready(Ok(response)) = &polled {
-                    label::tell(response.body());
+                    label::tell_late(response.body(), held.parts.routes_told);
                 }
                 entered.leave();
                 if polled.is_pending() {

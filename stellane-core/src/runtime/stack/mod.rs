@@ -39,8 +39,8 @@ where
     S::Error: Into<BoxError> + Send,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    label::tell_early(&service);
     let parts = Parts {
+        routes_told: label::tell_early(&service),
         metrics: components.metrics,
         limit,
         pools: components.pools.clone(),

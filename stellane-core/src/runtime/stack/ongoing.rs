@@ -26,6 +26,8 @@ pub(super) struct Parts {
     pub(super) faults: Faults,
     pub(super) rules: Http1Rules,
     pub(super) max_body_bytes: usize,
+    /// Whether the service tells its routes before their handlers run.
+    pub(super) routes_told: bool,
     pub(super) on_refusal: OnRefusal,
 }
 
