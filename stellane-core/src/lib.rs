@@ -44,9 +44,15 @@ pub use config::RuntimeConfig;
 #[cfg(feature = "connection")]
 #[doc(inline)]
 pub use connection::drain_token;
+#[cfg(feature = "axum-08")]
+#[doc(inline)]
+pub use runtime::axum_listener;
 #[cfg(feature = "full")]
 #[doc(inline)]
-pub use runtime::{Components, RefusalKind, RequestBody, Runtime, RuntimeError};
+pub use runtime::{
+    App, BoxApp, Components, HyperService, IntoListener, PresetLayer, RefusalKind, RequestBody,
+    RequestBodyError, Runtime, RuntimeError, connections, serve, serve_make,
+};
 /// The crates of the components, as this version of the preset uses them.
 #[cfg(feature = "autotune")]
 pub use stellane_autotune as autotune;

@@ -72,7 +72,7 @@ fn every_mistake_is_reported_with_its_line_the_value_and_what_is_valid() {
         ),
         (
             "app.toml:4: `server.drain_timeout`",
-            "30 is not a string, such as \"30s\"",
+            "30 is not a string, such as \"20s\"",
         ),
         (
             "app.toml:5: `server.address`",

@@ -15,6 +15,13 @@ pub struct RouterConfig {
 }
 
 impl RouterConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// Checks all values; every policy is valid.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::Permit;
+use crate::overload::Timed;
 
 pin_project! {
     /// The body of an admitted response, which holds the place until it ends, or of a refusal.
@@ -14,6 +15,8 @@ pin_project! {
         #[pin]
         inner: Inner<B>,
         permit: Option<Permit>,
+        // Of a call whose deadline may pass before its last message.
+        timed: Option<Box<Timed>>,
     }
 }
 
@@ -32,6 +35,20 @@ impl<B: Body> LimitBody<B> {
         Self {
             inner: Inner::Response { body },
             permit,
+            timed: None,
+        }
+    }
+
+    /// Ends with a deadline, unless it ends before.
+    pub(crate) fn timed(mut self, timed: Option<Box<Timed>>) -> Self {
+        self.timed = timed.filter(|_| !self.is_over());
+        self
+    }
+
+    fn is_over(&self) -> bool {
+        match &self.inner {
+            Inner::Response { body } => body.is_end_stream(),
+            Inner::Refusal { text } => text.is_empty(),
         }
     }
 
@@ -39,6 +56,18 @@ impl<B: Body> LimitBody<B> {
         Self {
             inner: Inner::Refusal { text },
             permit: None,
+            timed: None,
+        }
+    }
+}
+
+/// The empty body.
+impl<B> Default for LimitBody<B> {
+    fn default() -> Self {
+        Self {
+            inner: Inner::Refusal { text: Bytes::new() },
+            permit: None,
+            timed: None,
         }
     }
 }
@@ -55,7 +84,16 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let this = self.project();
+        let mut this = self.project();
+        if let Some(timed) = this.timed
+            && timed.timer.as_mut().poll(cx).is_ready()
+        {
+            // What takes too long ends now, and gives its place back.
+            let end = timed.end_of_body();
+            this.inner.set(Inner::Refusal { text: Bytes::new() });
+            (*this.permit, *this.timed) = (None, None);
+            return Poll::Ready(Some(Ok(end)));
+        }
         match this.inner.project() {
             InnerProjection::Response { mut body } => {
                 if let Some((shared, visit)) = this.permit.as_mut().map(Permit::parts) {
@@ -68,6 +106,11 @@ where
                 };
                 if !goes_on {
                     *this.permit = None;
+                }
+                if matches!(&polled, Poll::Ready(None | Some(Err(_))))
+                    || matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_trailers())
+                {
+                    *this.timed = None;
                 }
                 if let Some((shared, visit)) = this.permit.as_mut().map(Permit::parts) {
                     match polled {
@@ -85,10 +128,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.inner {
-            Inner::Response { body } => body.is_end_stream(),
-            Inner::Refusal { text } => text.is_empty(),
-        }
+        self.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {

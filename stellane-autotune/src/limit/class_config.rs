@@ -48,6 +48,15 @@ pub struct ClassConfig {
     pub grpc: Vec<String>,
 }
 
+impl ClassConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
 impl Default for ClassConfig {
     fn default() -> Self {
         Self {

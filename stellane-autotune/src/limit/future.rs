@@ -15,7 +15,7 @@ use super::{
     AdaptiveLimit, Hold, LimitBody, LimitRequestBody, OnRefusal, Outcome, Permit, ResponseHead,
     Shed,
 };
-use crate::overload::{self, Deadline, TimeOut, Timer};
+use crate::overload::{self, Deadline, TimeOut, Timed};
 
 pin_project! {
     /// The future of an [`AdaptiveLimitService`](super::AdaptiveLimitService).
@@ -47,12 +47,6 @@ pub(super) struct Finish {
     /// Whether a successful answer turns the connection into a tunnel.
     pub(super) tunnel: bool,
     pub(super) outcome: Option<OutcomeFn>,
-}
-
-/// When a request is answered with 504.
-struct Timed {
-    timer: Pin<Box<Timer>>,
-    end: TimeOut,
 }
 
 struct Waiting<S, B> {
@@ -93,8 +87,7 @@ where
 
     /// Ends it with 504 after that time.
     pub(super) fn timed(mut self, timeout: Duration, end: TimeOut) -> Self {
-        let timer = Box::pin(overload::timer(timeout));
-        self.timed = Some(Box::new(Timed { timer, end }));
+        self.timed = Some(Box::new(Timed::new(timeout, end)));
         self
     }
 
@@ -166,7 +159,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<<Self as Future>::Output> {
         if let Poll::Ready(result) = self.as_mut().poll_limited(cx) {
-            return Poll::Ready(result);
+            let timed = self.project().timed.take();
+            return Poll::Ready(result.map(|response| overload::timed_body(response, timed)));
         }
         let mut this = self.project();
         let Some(timed) = this.timed else {

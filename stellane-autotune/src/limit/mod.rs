@@ -14,6 +14,7 @@ mod early;
 mod fairness;
 mod future;
 mod gate;
+mod grpc;
 mod handle;
 mod histogram;
 mod keys;
@@ -48,4 +49,5 @@ pub use service::AdaptiveLimitService;
 pub use visit::Visit;
 
 pub(crate) use algorithm::Window;
+pub(crate) use grpc::Dialect;
 pub(crate) use refusal::{OnRefusal, Refusals};

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body::Frame;
 
+use super::grpc::{Dialect, GRPC_MESSAGE, GRPC_STATUS};
 use super::{RequestHead, Shed};
 use crate::clock::mix;
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// When a gRPC client that retries may do so: proposal A6 of gRPC.
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
@@ -79,13 +79,8 @@ fn spread(low: u64, high: u64) -> Box<[HeaderValue]> {
     range.map(value).collect()
 }
 
-/// `application/grpc`, `application/grpc-web` and `application/grpc-web-text`, with what may follow them.
 fn is_grpc(content_type: &HeaderValue) -> bool {
-    const GRPC: &[u8] = b"application/grpc";
-    let Some((start, rest)) = content_type.as_bytes().split_at_checked(GRPC.len()) else {
-        return false;
-    };
-    start.eq_ignore_ascii_case(GRPC) && matches!(rest, [] | [b'+' | b'-' | b';' | b' ', ..])
+    Dialect::of(content_type).is_some()
 }
 
 /// What a refusal says.
@@ -161,6 +156,12 @@ impl Text {
 }
 
 impl Shed {
+    /// The end of an answer to gRPC that had begun.
+    pub(crate) fn end<D: From<Bytes>>(self, dialect: Dialect) -> Frame<D> {
+        let text = Text::of(self);
+        dialect.end(text.grpc_status, text.detail)
+    }
+
     /// The status of the answer, unless it goes to gRPC: 503, or 504.
     #[must_use]
     pub fn status(self) -> StatusCode {
@@ -261,31 +262,6 @@ mod tests {
         for shed in ALL {
             let plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'%';
             assert!(Text::of(shed).detail.bytes().all(plain), "{shed}");
-        }
-    }
-
-    #[test]
-    fn grpc_is_known_by_its_content_type() {
-        let is = |text| is_grpc(&HeaderValue::from_static(text));
-        for grpc in [
-            "application/grpc",
-            "Application/gRPC+proto",
-            "application/grpc;charset=x",
-            "application/grpc-web",
-            "application/grpc-web+proto",
-            "application/grpc-web-text",
-            "application/grpc-web-text+proto",
-        ] {
-            assert!(is(grpc), "{grpc}");
-        }
-        for other in [
-            "",
-            "application/grp",
-            "application/grpcs",
-            "application/json",
-            "text/grpc",
-        ] {
-            assert!(!is(other), "{other}");
         }
     }
 

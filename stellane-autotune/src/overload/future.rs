@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 
 use super::layer::Shared;
-use crate::LimitBody;
-use crate::limit::OnRefusal;
+use crate::limit::{Dialect, OnRefusal};
+use crate::{LimitBody, Shed};
 
 pin_project! {
     /// The future of an [`OverloadService`](super::OverloadService).
@@ -25,7 +25,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<F> {
         Open { #[pin] future: F },
-        Timed { #[pin] future: F, #[pin] timer: Timer, end: TimeOut },
+        Timed { #[pin] future: F, timed: Option<Box<Timed>> },
         Refused { response: Option<Response<Bytes>> },
     }
 }
@@ -45,11 +45,69 @@ pub(crate) fn timer(timeout: Duration) -> Timer {
     }
 }
 
+/// When a request is answered with 504, or a call of gRPC ends.
+#[derive(Debug)]
+pub(crate) struct Timed {
+    pub(crate) timer: Pin<Box<Timer>>,
+    pub(crate) end: TimeOut,
+    /// Until the head of the answer.
+    timeout: Duration,
+    /// Of the answer, whose body has begun.
+    dialect: Option<Dialect>,
+}
+
+impl Timed {
+    pub(crate) fn new(timeout: Duration, end: TimeOut) -> Self {
+        Self {
+            timer: Box::pin(timer(timeout)),
+            end,
+            timeout,
+            dialect: None,
+        }
+    }
+
+    /// From now on for the rest of a call, of which the client has said how long it may take: what the server allows is
+    /// for the head alone, or it would end streams that are meant to last.
+    fn for_body(mut self: Box<Self>, dialect: Dialect) -> Option<Box<Self>> {
+        let asked = self.end.asked?;
+        self.dialect = Some(dialect);
+        #[cfg(feature = "tokio")]
+        {
+            let begun = self.timer.deadline().checked_sub(self.timeout)?;
+            self.timer.as_mut().reset(begun.checked_add(asked)?);
+        }
+        #[cfg(not(feature = "tokio"))]
+        let _ = (asked, self.timeout);
+        Some(self)
+    }
+
+    /// The last frame of an answer that takes too long.
+    pub(crate) fn end_of_body<D: From<Bytes>>(&self) -> Frame<D> {
+        self.end.shared.count_timed_out();
+        Shed::TimedOut.end(self.dialect.unwrap_or(Dialect::Grpc))
+    }
+}
+
+/// The answer to a request with a deadline, which covers a call of gRPC to its end: there trailers can say why it ends.
+/// An answer of plain HTTP could only be cut.
+pub(crate) fn timed_body<RB: Body>(
+    response: Response<LimitBody<RB>>,
+    timed: Option<Box<Timed>>,
+) -> Response<LimitBody<RB>> {
+    let Some(dialect) = Dialect::of_headers(response.headers()) else {
+        return response;
+    };
+    let timed = timed.and_then(|timed| timed.for_body(dialect));
+    response.map(|body| body.timed(timed))
+}
+
 /// The answer to a request whose deadline passes.
 #[derive(Debug)]
 pub(crate) struct TimeOut {
     /// See [`OnRefusal::remember`].
     request: Option<Box<Request<()>>>,
+    /// What the client said, however long.
+    asked: Option<Duration>,
     on_refusal: OnRefusal,
     shared: Arc<Shared>,
 }
@@ -58,6 +116,7 @@ impl TimeOut {
     pub(crate) fn new<B>(request: &Request<B>, on_refusal: OnRefusal, shared: Arc<Shared>) -> Self {
         Self {
             request: on_refusal.remember(request),
+            asked: shared.asked(request.headers()),
             on_refusal,
             shared,
         }
@@ -80,8 +139,7 @@ impl<F> OverloadFuture<F> {
         Self {
             state: State::Timed {
                 future,
-                timer: timer(timeout),
-                end,
+                timed: Some(Box::new(Timed::new(timeout, end))),
             },
         }
     }
@@ -106,12 +164,18 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let future = match self.project().state.project() {
             StateProjection::Open { future } => future,
-            StateProjection::Timed { future, timer, end } => {
+            StateProjection::Timed { future, timed } => {
                 if let Poll::Ready(result) = future.poll(cx) {
-                    return Poll::Ready(result.map(admitted));
+                    let timed = timed.take();
+                    return Poll::Ready(
+                        result.map(|response| timed_body(admitted(response), timed)),
+                    );
                 }
-                ready!(timer.poll(cx));
-                return Poll::Ready(Ok(end.response().map(LimitBody::refusal)));
+                let Some(timed) = timed else {
+                    return Poll::Pending;
+                };
+                ready!(timed.timer.as_mut().poll(cx));
+                return Poll::Ready(Ok(timed.end.response().map(LimitBody::refusal)));
             }
             StateProjection::Refused { response } => {
                 return response.take().map_or(Poll::Pending, |response| {

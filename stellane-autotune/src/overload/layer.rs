@@ -95,7 +95,7 @@ impl Shared {
     }
 
     #[cold]
-    fn asked(&self, headers: &HeaderMap) -> Option<Duration> {
+    pub(super) fn asked(&self, headers: &HeaderMap) -> Option<Duration> {
         let (grpc, other) = self.names();
         asked(headers, grpc, other)
     }
@@ -165,9 +165,13 @@ impl Shared {
         Ok(request)
     }
 
+    pub(crate) fn count_timed_out(&self) {
+        self.timed_out.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The answer to a request whose deadline has passed.
     pub(crate) fn time_out(&self, request: Request<()>, on_refusal: &OnRefusal) -> Response<Bytes> {
-        self.timed_out.fetch_add(1, Ordering::Relaxed);
+        self.count_timed_out();
         on_refusal.refuse(Shed::TimedOut, request, &self.refusals)
     }
 }

@@ -16,7 +16,7 @@ pub mod sources;
 pub use config::OverloadConfig;
 pub use deadline::Deadline;
 pub use future::OverloadFuture;
-pub(crate) use future::{TimeOut, Timer, timer};
+pub(crate) use future::{TimeOut, Timed, timed_body};
 pub(crate) use layer::Shared;
 pub use layer::{OverloadLayer, OverloadLayerBuilder, OverloadStats};
 pub use pressure::{Pressure, PressureBuilder};

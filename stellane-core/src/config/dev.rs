@@ -45,6 +45,13 @@ impl Default for DevConfig {
 }
 
 impl DevConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     pub(super) fn problems(&self, problems: &mut Vec<Problem>) {
         let mut wrong = |key, value: String, expected: &str| {
             let message = format!("{value} is out of range: expected {expected}");

@@ -106,7 +106,21 @@ impl Loader {
             ));
             Profile::Default
         });
-        let (config, origins) = self.merge(RuntimeConfig::profile(base), &mut problems);
+        self.load_with(RuntimeConfig::profile(base), problems)
+    }
+
+    /// The same over other defaults than those of a profile.
+    #[cfg(feature = "full")]
+    pub(crate) fn load_over(&self, base: RuntimeConfig) -> Result<RuntimeConfig, ConfigErrors> {
+        self.load_with(base, Vec::new())
+    }
+
+    fn load_with(
+        &self,
+        base: RuntimeConfig,
+        mut problems: Vec<Problem>,
+    ) -> Result<RuntimeConfig, ConfigErrors> {
+        let (config, origins) = self.merge(base, &mut problems);
 
         let mut invalid = config.problems();
         for problem in &mut invalid {

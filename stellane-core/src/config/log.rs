@@ -38,6 +38,13 @@ impl Default for LogConfig {
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl LogConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// A filter takes almost anything for the name of a module, so that a misspelt level would turn
     /// everything off. What looks like one is told.
     pub(super) fn problems(&self, problems: &mut Vec<Problem>) {

@@ -118,6 +118,13 @@ impl Default for RuntimeConfig {
 }
 
 impl RuntimeConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// The configuration of this process: see [`Loader::from_process`].
     ///
     /// # Errors

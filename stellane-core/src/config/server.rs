@@ -21,7 +21,8 @@ pub struct ServerConfig {
     pub admin_token: String,
     /// How long a drain waits for requests in progress before it ends them, `drain_classes` aside. Too short cuts off slow
     /// requests; too long, and whoever stops the process kills it before: with `drain_delay` it has to stay below the
-    /// 30 s of Kubernetes, or below what the start says the grace period must be. Default `20s`.
+    /// 30 s of Kubernetes, or below what the start says the grace period must be. `connection.drain_idle` is no more than
+    /// half of it. Default `20s`.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
     /// How long the service goes on accepting after `/readyz` has turned unready, so that load balancers
@@ -44,7 +45,10 @@ pub struct ServerConfig {
     /// that is merely busy. `0s` is off. Default `0s`.
     #[serde(with = "humantime_serde")]
     pub unhealthy_after: Duration,
-    /// Largest request body; a larger one is answered with 413. `0` means no limit. Default 2 MiB.
+    /// A ceiling for request bodies that no route can raise: a larger one is answered with 413, by its `Content-Length`
+    /// or when more has come. Too low refuses uploads, too high lets a handler that collects a body collect as much.
+    /// Below it routes have limits of their own (the extractors of axum and of our router 2 MiB, unless
+    /// `DefaultBodyLimit` says otherwise), and gRPC limits each message. Default `0`: no ceiling.
     pub max_body_bytes: u64,
     /// Classes of requests that a drain gives another time than `drain_timeout`: for each a table of `timeout`, `paths`,
     /// `methods` and `grpc`, as [`DrainClass`] documents them. The process stays for as long as the longest of those that
@@ -87,6 +91,15 @@ pub struct DrainClass {
     pub grpc: Vec<String>,
 }
 
+impl DrainClass {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
 impl Default for DrainClass {
     fn default() -> Self {
         Self {
@@ -113,13 +126,20 @@ impl Default for ServerConfig {
             restart_timeout: Duration::from_secs(30),
             held_after: Duration::from_millis(500),
             unhealthy_after: Duration::ZERO,
-            max_body_bytes: 2 << 20,
+            max_body_bytes: 0,
             drain_classes: BTreeMap::new(),
         }
     }
 }
 
 impl ServerConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// How long whoever stops the process has to wait for it: `drain_delay`, the longest time that a request has in a
     /// drain, and 5 s. On Kubernetes this is the least `terminationGracePeriodSeconds`, to which a `preStop` hook
     /// adds its own time; for systemd, `TimeoutStopSec`.

@@ -10,6 +10,12 @@ use crate::{BoxError, connection::incoming::Incoming};
 
 /// A tower service that a [`ConnectionManager`](crate::connection::ConnectionManager) serves: short for the bounds
 /// below, and implemented for every service that meets them.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be served by a `ConnectionManager`",
+    label = "not a service of `Request<stellane_core::connection::Incoming>` that is `Clone + Send + 'static`",
+    note = "a function for `hyper::body::Incoming` takes our `Incoming`, or any body: `async fn f<B>(_: Request<B>)`",
+    note = "an axum router whose state is missing needs `.with_state(…)`"
+)]
 pub trait HttpService:
     Service<
         Request<Incoming>,
@@ -28,6 +34,7 @@ pub trait HttpService:
     type ResFuture: Future<Output = Result<Response<Self::ResBody>, Self::ServiceError>> + Send;
 }
 
+#[diagnostic::do_not_recommend]
 impl<S, B> HttpService for S
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,

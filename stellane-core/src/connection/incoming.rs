@@ -10,8 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 /// The body of a request: hyper's, or none at all. A request that announces no body has none, and hyper may never
 /// have seen it; see the [module docs](super).
 ///
-/// [`Default`] is the empty body, and hyper's becomes one of these by [`From`], for services that are called without
-/// a [`ConnectionManager`](crate::connection::ConnectionManager):
+/// [`Default`] is the empty body, and hyper's, bytes and text become one of these by [`From`], for services that are
+/// called without a [`ConnectionManager`](crate::connection::ConnectionManager):
 ///
 /// ```
 /// use http_body::Body;
@@ -19,11 +19,13 @@ use http_body::{Body, Frame, SizeHint};
 ///
 /// let request = http::Request::get("/").body(Incoming::default())?;
 /// assert!(request.body().is_end_stream());
+/// let request = http::Request::post("/").body(Incoming::from("hello"))?;
+/// assert_eq!(request.body().size_hint().exact(), Some(5));
 /// # Ok::<_, http::Error>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct Incoming {
-    body: Option<hyper::body::Incoming>,
+    body: Kind,
     /// The id of the connection that it shares with other requests.
     #[cfg_attr(
         not(feature = "full"),
@@ -71,12 +73,20 @@ pub(super) fn observe<T>(poll: impl FnOnce() -> T) -> (T, Received) {
     (polled, RECEIVED.replace(outer))
 }
 
+#[derive(Debug, Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Sent(hyper::body::Incoming),
+    Whole(Bytes),
+}
+
 impl Incoming {
     /// Of one of the many streams of a connection.
     #[cfg(feature = "http2")]
     pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64, paced: bool) -> Self {
         Self {
-            body: Some(body),
+            body: Kind::Sent(body),
             shared_connection: Some(connection),
             paced,
         }
@@ -92,10 +102,47 @@ impl Incoming {
 impl From<hyper::body::Incoming> for Incoming {
     fn from(body: hyper::body::Incoming) -> Self {
         Self {
-            body: Some(body),
+            body: Kind::Sent(body),
             shared_connection: None,
             paced: false,
         }
+    }
+}
+
+impl From<Bytes> for Incoming {
+    fn from(bytes: Bytes) -> Self {
+        let body = match bytes.is_empty() {
+            true => Kind::Empty,
+            false => Kind::Whole(bytes),
+        };
+        Self {
+            body,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Vec<u8>> for Incoming {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<&'static [u8]> for Incoming {
+    fn from(bytes: &'static [u8]) -> Self {
+        Bytes::from_static(bytes).into()
+    }
+}
+
+impl From<String> for Incoming {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static str> for Incoming {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
     }
 }
 
@@ -108,10 +155,15 @@ impl Body for Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Self { body, paced, .. } = self.get_mut();
-        let Some(body) = body else {
-            return Poll::Ready(None);
+        let polled = match body {
+            Kind::Sent(body) => Pin::new(body).poll_frame(cx),
+            Kind::Empty => return Poll::Ready(None),
+            Kind::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *body = Kind::Empty;
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
         };
-        let polled = Pin::new(body).poll_frame(cx);
         if *paced {
             Received::note(&polled);
         }
@@ -119,13 +171,18 @@ impl Body for Incoming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        match &self.body {
+            Kind::Sent(body) => body.is_end_stream(),
+            Kind::Empty => true,
+            Kind::Whole(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
-            Some(body) => body.size_hint(),
-            None => SizeHint::with_exact(0),
+            Kind::Sent(body) => body.size_hint(),
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }

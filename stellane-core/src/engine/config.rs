@@ -33,6 +33,13 @@ pub enum EngineKind {
 }
 
 impl EngineConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// Checks every value.
     ///
     /// # Errors

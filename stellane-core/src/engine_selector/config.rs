@@ -67,6 +67,13 @@ impl Default for SelectorConfig {
 }
 
 impl SelectorConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// Checks every value; the routes are checked when the selector is built.
     ///
     /// # Errors

@@ -3,7 +3,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -60,10 +60,17 @@ impl<B> FaultBody<B> {
     }
 }
 
+/// The empty body.
+impl<B> Default for FaultBody<B> {
+    fn default() -> Self {
+        Self::text(Bytes::new())
+    }
+}
+
+/// Data of another kind become [`Bytes`]; those are passed on as they are.
 impl<B> Body for FaultBody<B>
 where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
+    B: Body<Error: Into<BoxError>>,
 {
     type Data = Bytes;
     type Error = BoxError;
@@ -81,7 +88,10 @@ where
                 let mut polled = Poll::Pending;
                 let poll = || polled = body.poll_frame(cx);
                 if faults.catch("response body", poll).is_some() {
-                    return polled.map_err(Into::into);
+                    let whole = |mut data: B::Data| data.copy_to_bytes(data.remaining());
+                    return polled
+                        .map_ok(|frame| frame.map_data(whole))
+                        .map_err(Into::into);
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::{
 use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
-use super::{FaultBody, Faults, Refusal};
+use super::{FaultBody, Faults, Refusal, grpc::Grpc};
 use crate::BoxError;
 
 pin_project! {
@@ -18,21 +18,24 @@ pin_project! {
         inner: Option<F>,
         // None after a panic of the call.
         faults: Option<Faults>,
+        grpc: Option<Grpc>,
     }
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn running(inner: F, faults: Faults) -> Self {
+    pub(super) fn running(inner: F, faults: Faults, grpc: Option<Grpc>) -> Self {
         Self {
             inner: Some(inner),
             faults: Some(faults),
+            grpc,
         }
     }
 
-    pub(super) fn panicked() -> Self {
+    pub(super) fn panicked(grpc: Option<Grpc>) -> Self {
         Self {
             inner: None,
             faults: None,
+            grpc,
         }
     }
 }
@@ -45,9 +48,11 @@ where
     type Output = Result<Response<FaultBody<RB>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR);
         let mut this = self.project();
+        let grpc = *this.grpc;
         let (Some(inner), Some(faults)) = (this.inner.as_mut().as_pin_mut(), &this.faults) else {
-            return Poll::Ready(Ok(FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)));
+            return Poll::Ready(Ok(FAILED.response(grpc)));
         };
         // One match: each step of several would move the response once more.
         Poll::Ready(Ok(match faults.catch("future", || inner.poll(cx)) {
@@ -56,11 +61,15 @@ where
                 let faults = faults.clone();
                 response.map(|body| FaultBody::new(body, faults))
             }
-            Some(Poll::Ready(Err(error))) => faults.answer_to(&error.into()).refusal().response(),
+            Some(Poll::Ready(Err(error))) => {
+                let error = error.into();
+                let own = grpc.and_then(|grpc| grpc.answer_to(&error));
+                own.unwrap_or_else(|| faults.answer_to(&error).refusal().response(grpc))
+            }
             None => {
                 // Dropped now: a future that panicked must not be polled again.
                 this.inner.set(None);
-                FaultBody::plain(StatusCode::INTERNAL_SERVER_ERROR)
+                FAILED.response(grpc)
             }
         }))
     }

@@ -6,6 +6,8 @@
 //! - An error of the service becomes a response: what a [`Refusal`] says, 413 when a body limit stands
 //!   behind it, else 500.
 //!
+//! gRPC is told in its own way: status 200, `grpc-status` and `grpc-message` in the headers, no body.
+//!
 //! Both are counted and logged, so a service with faults looks like one.
 //!
 //! ```
@@ -29,12 +31,11 @@
 
 mod body;
 mod future;
+mod grpc;
 mod layer;
 mod refusal;
 mod service;
 
-#[cfg(feature = "full")]
-pub(crate) use self::future::Failure;
 pub use self::{
     body::FaultBody,
     future::ResponseFuture,
@@ -42,3 +43,5 @@ pub use self::{
     refusal::Refusal,
     service::Fault,
 };
+#[cfg(feature = "full")]
+pub(crate) use self::{future::Failure, grpc::Grpc};

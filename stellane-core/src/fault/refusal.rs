@@ -2,7 +2,7 @@ use std::fmt;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::FaultBody;
+use super::{FaultBody, grpc::Grpc};
 
 /// An error with which a service refuses a request: [`FaultLayer`](super::FaultLayer) answers it with the
 /// status it names, and counts no fault.
@@ -54,8 +54,12 @@ impl Refusal {
         self.status
     }
 
-    pub(crate) fn response<B>(self) -> Response<FaultBody<B>> {
-        self.closed_by(FaultBody::plain(self.status))
+    /// The answer to a request that speaks gRPC, or does not.
+    pub(crate) fn response<B>(self, grpc: Option<Grpc>) -> Response<FaultBody<B>> {
+        self.closed_by(match grpc {
+            Some(grpc) => grpc.answer(self.status),
+            None => FaultBody::plain(self.status),
+        })
     }
 
     /// The response, which closes the connection if this does.

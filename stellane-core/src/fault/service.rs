@@ -3,7 +3,7 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::{FaultBody, Faults, ResponseFuture};
+use super::{FaultBody, Faults, ResponseFuture, grpc::Grpc};
 use crate::BoxError;
 
 /// Turns panics and errors of a service into responses. See the [module docs](super).
@@ -41,9 +41,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let faults = self.faults.clone();
+        let grpc = Grpc::of(&request);
         match faults.catch("call", || self.inner.call(request)) {
-            Some(future) => ResponseFuture::running(future, faults),
-            None => ResponseFuture::panicked(),
+            Some(future) => ResponseFuture::running(future, faults, grpc),
+            None => ResponseFuture::panicked(grpc),
         }
     }
 }

@@ -1,23 +1,34 @@
-use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
+use http::{Extensions, Response};
 use stellane_autotune::{AdaptiveLimitLayer, RequestHead};
 use stellane_metrics::Dependency;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
-use tower_service::Service;
+use tower_layer::Layer;
 
 #[cfg(unix)]
 use super::signals::Ending;
 use super::{
-    BoundRuntime, Components, RefusalKind, RequestBody, RunReport, RuntimeError,
-    background::BackgroundTask, classes::Classes, ready_check::ReadyCheck, refusal::AnswerFn,
+    App, BoundRuntime, BoxService, Components, IntoListener, RefusalKind, RunReport, RuntimeError,
+    around::{Around, OuterFn},
+    background::BackgroundTask,
+    entry::OneOrMade,
+    facts::DescribeFn,
+    ready_check::ReadyCheck,
+    refusal::{AnswerFn, OnRefusal},
     serve,
+    stack::PresetLayer,
 };
 #[cfg(feature = "profiling")]
 use crate::profiling::HeapProfiler;
-use crate::{BoxError, config::RuntimeConfig, logging::LogHandle};
+use crate::{
+    BoxError,
+    config::RuntimeConfig,
+    connection::{CloseReason, ConnectInfo, HttpService, Incoming},
+    logging::LogHandle,
+};
 
 /// Gives heap profiles.
 #[cfg(feature = "profiling")]
@@ -40,6 +51,8 @@ pub struct RuntimeBuilder<F> {
     purge: Option<Box<dyn Fn() + Send + Sync>>,
     duties: Duties,
     log: Option<LogHandle>,
+    describe: Option<Arc<DescribeFn>>,
+    outer: Option<Arc<OuterFn>>,
     #[cfg(feature = "profiling")]
     heap: Option<HeapSource>,
 }
@@ -67,6 +80,8 @@ pub struct Runtime<S> {
     #[cfg(unix)]
     pub(super) ending: Option<Ending>,
     pub(super) log: Option<LogHandle>,
+    pub(super) describe: Option<Arc<DescribeFn>>,
+    pub(super) outer: Option<Arc<OuterFn>>,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
 }
@@ -84,6 +99,8 @@ impl Runtime<()> {
             purge: None,
             duties: Duties::default(),
             log: None,
+            describe: None,
+            outer: None,
             #[cfg(feature = "profiling")]
             heap: None,
         }
@@ -105,7 +122,7 @@ impl<F> RuntimeBuilder<F> {
     }
 
     /// The service.
-    pub fn service<S>(
+    pub fn service<S: App>(
         self,
         service: S,
     ) -> RuntimeBuilder<impl FnOnce(&Components) -> Result<S, BoxError>> {
@@ -113,7 +130,7 @@ impl<F> RuntimeBuilder<F> {
     }
 
     /// The service, made with the components at hand: the worker pool, the buffer pools, …
-    pub fn service_with<S>(
+    pub fn service_with<S: App>(
         self,
         make: impl FnOnce(&Components) -> S,
     ) -> RuntimeBuilder<impl FnOnce(&Components) -> Result<S, BoxError>> {
@@ -121,10 +138,14 @@ impl<F> RuntimeBuilder<F> {
     }
 
     /// The same for a service that may fail to be made.
-    pub fn try_service_with<S, E: Into<BoxError>>(
+    pub fn try_service_with<S: App, E: Into<BoxError>>(
         self,
         make: impl FnOnce(&Components) -> Result<S, E>,
     ) -> RuntimeBuilder<impl FnOnce(&Components) -> Result<S, BoxError>> {
+        self.with_service(|components: &Components| make(components).map_err(Into::into))
+    }
+
+    fn with_service<G>(self, make_service: G) -> RuntimeBuilder<G> {
         let Self {
             config,
             components,
@@ -135,10 +156,11 @@ impl<F> RuntimeBuilder<F> {
             purge,
             duties,
             log,
+            describe,
+            outer,
             #[cfg(feature = "profiling")]
             heap,
         } = self;
-        let make_service = |components: &Components| make(components).map_err(Into::into);
         RuntimeBuilder {
             config,
             components,
@@ -149,9 +171,18 @@ impl<F> RuntimeBuilder<F> {
             purge,
             duties,
             log,
+            describe,
+            outer,
             #[cfg(feature = "profiling")]
             heap,
         }
+    }
+
+    pub(super) fn served(
+        self,
+        served: OneOrMade,
+    ) -> RuntimeBuilder<impl FnOnce(&Components) -> Result<OneOrMade, BoxError>> {
+        self.with_service(|_: &Components| Ok(served))
     }
 
     /// What begins the drain. Default: `SIGTERM` or `SIGINT` (Ctrl-C elsewhere). These end the process before the service
@@ -211,6 +242,56 @@ impl<F> RuntimeBuilder<F> {
         change: impl FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLimitLayer + Send + 'static,
     ) -> Self {
         self.limit_layer = Some(Box::new(change));
+        self
+    }
+
+    /// A layer outside of the preset, for what has to see refusals too: request ids, CORS, access logs. The last one that
+    /// is given is the outermost. What a layer answers by itself, such as a preflight, takes no place under the limit and
+    /// is not counted by the metrics.
+    ///
+    /// It stands around a [`BoxService`], which costs two allocations for a request, and
+    /// [refusals cost about twice as much](crate::connection#early-refusals): who has no such layer pays nothing.
+    ///
+    /// ```
+    /// use stellane_core::Runtime;
+    /// use tower_http::cors::CorsLayer;
+    ///
+    /// let builder = Runtime::builder().outer_layer(CorsLayer::permissive());
+    /// # drop(builder);
+    /// ```
+    pub fn outer_layer<O>(mut self, layer: O) -> Self
+    where
+        O: Layer<BoxService<Incoming>, Service: HttpService> + Send + Sync + 'static,
+    {
+        self.outer = Some(match self.outer.take() {
+            None => Arc::new(move |service| BoxService::new(layer.layer(service))),
+            Some(inner) => Arc::new(move |service| BoxService::new(layer.layer(inner(service)))),
+        });
+        self
+    }
+
+    /// Puts what handlers look for about their connection into the extensions of each request, beside our own
+    /// [`ConnectInfo`]; turns [`connection.connect_info`](crate::connection::ConnectionConfig::connect_info) on. Those of
+    /// axum and tonic are there by the features `axum-08` and `tonic-014`.
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    ///
+    /// use stellane_core::Runtime;
+    ///
+    /// #[derive(Clone)]
+    /// struct Peer(Option<SocketAddr>);
+    ///
+    /// let builder = Runtime::builder().connect_info(|connection, extensions| {
+    ///     extensions.insert(Peer(connection.peer()));
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn connect_info(
+        mut self,
+        describe: impl Fn(&ConnectInfo, &mut Extensions) + Send + Sync + 'static,
+    ) -> Self {
+        self.describe = Some(Arc::new(describe));
         self
     }
 
@@ -339,11 +420,15 @@ impl<F> RuntimeBuilder<F> {
     ///
     /// # Errors
     /// A wrong configuration, a component that can't start, or the error of the service's maker.
-    pub fn build<S>(self) -> Result<Runtime<S>, RuntimeError>
+    pub fn build<S>(mut self) -> Result<Runtime<S>, RuntimeError>
     where
         F: FnOnce(&Components) -> Result<S, BoxError>,
     {
+        self.config.connection.connect_info |= self.describe.is_some();
         self.config.validate()?;
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(RuntimeError::NoTokio);
+        }
         // Who brings a signal of their own has their own way to restart.
         #[cfg(unix)]
         let restart = match &self.signal {
@@ -367,12 +452,7 @@ impl<F> RuntimeBuilder<F> {
             }
             Some(_) => None,
         };
-        let classes = Classes::new(&self.config.limit, &components.limit);
-        let classes = classes.map_err(|report| RuntimeError::Component {
-            name: "limit",
-            source: report.into(),
-        })?;
-        let mut limit_layer = classes.apply(AdaptiveLimitLayer::new(&components.limit));
+        let mut limit_layer = components.limit_layer.clone();
         if let Some(change) = self.limit_layer {
             limit_layer = change(limit_layer, &components);
         }
@@ -401,6 +481,8 @@ impl<F> RuntimeBuilder<F> {
             #[cfg(unix)]
             ending,
             log: self.log,
+            describe: self.describe,
+            outer: self.outer,
             #[cfg(feature = "profiling")]
             heap: self.heap,
         })
@@ -415,13 +497,7 @@ fn restart_signal() -> Option<tokio::signal::unix::Signal> {
         .ok()
 }
 
-impl<S, B> Runtime<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError> + Send,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
+impl<S: App> Runtime<S> {
     /// Serves on `address` until a signal, then drains.
     ///
     /// # Errors
@@ -457,7 +533,52 @@ where
     }
 }
 
+impl<S: App> Runtime<S> {
+    /// Serves one connection that came by other ways than a listener, such as in memory, with all of the preset around
+    /// its requests; see [`ConnectionManager::serve_connection`](crate::connection::ConnectionManager::serve_connection).
+    /// For tests: what the runtime does beside its connections is not begun by it.
+    pub fn serve_connection<Io>(
+        &self,
+        io: Io,
+        peer: Option<SocketAddr>,
+    ) -> impl Future<Output = CloseReason> + Send + use<S, Io> + 'static
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let service = self.around().boxed(self.service.clone());
+        let connections = self.components.connections.clone();
+        async move { connections.serve_connection(io, peer, service).await }
+    }
+}
+
 impl<S> Runtime<S> {
+    /// What stands around its service.
+    pub(super) fn around(&self) -> Around {
+        let on_refusal = OnRefusal::new(self.on_refusal.clone(), &self.components.faults);
+        let limit = self.limit_layer.clone().overload(&self.components.overload);
+        let limit = on_refusal.of_limit(limit);
+        let server = &self.config.server;
+        Around {
+            preset: PresetLayer::new(&self.components, server, limit, on_refusal, true),
+            describe: self.describe.clone(),
+            outer: self.outer.clone(),
+            hot_reload: self.config.dev.hot_reload,
+        }
+    }
+
+    /// Listens on what one has: a listener of tokio or std, Unix sockets, several; see [`IntoListener`]. The configured
+    /// `server.address` counts for nothing then, and sockets that were handed over neither. Where there is TLS in the
+    /// configuration, it counts for listeners of TCP that have none of their own.
+    ///
+    /// # Errors
+    /// An address that can't be listened on.
+    pub async fn listen_on(
+        self,
+        listener: impl IntoListener,
+    ) -> Result<BoundRuntime<S>, RuntimeError> {
+        serve::bind_on(self, listener).await
+    }
+
     /// The components, for the service's own use.
     #[must_use]
     pub fn components(&self) -> &Components {

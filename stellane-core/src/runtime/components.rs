@@ -8,7 +8,7 @@ use std::{
 };
 
 use stellane_autotune::{
-    AdaptiveLimit, AutoTuner, Clock, LocalSignal,
+    AdaptiveLimit, AdaptiveLimitLayer, AutoTuner, Clock, LocalSignal,
     overload::{OverloadLayer, Pressure},
 };
 use stellane_metrics::{
@@ -19,14 +19,17 @@ use stellane_router::Interner;
 use tokio::task::JoinSet;
 
 use super::{
-    RuntimeError,
+    PresetLayer, RuntimeError,
     background::Restarts,
-    classes, pressure, tuning,
+    classes::{self, Classes},
+    machine, pressure,
+    refusal::OnRefusal,
+    tuning,
     watch::{HeldThreads, Progress},
 };
 use crate::{
     BoxError,
-    config::RuntimeConfig,
+    config::{RuntimeConfig, ServerConfig},
     connection::{CloseReason, ConnectionManager},
     fault::Faults,
     strict_http1::Http1Rules,
@@ -73,6 +76,8 @@ pub struct Components {
     pub slow_polls: SlowPolls,
     /// What `/readyz` says; a service may hold it back with a latch until its own parts are there.
     pub readiness: Readiness,
+    /// The limit with the classes and exemptions of its configuration.
+    pub(super) limit_layer: AdaptiveLimitLayer,
     /// Handlers that hold a thread.
     pub(super) held: HeldThreads,
     /// Whether the runtimes that serve get anywhere.
@@ -95,7 +100,14 @@ impl Components {
         config: &RuntimeConfig,
         purge: Option<Box<dyn Fn() + Send + Sync>>,
     ) -> Result<Self, RuntimeError> {
-        let mut connections = ConnectionManager::builder().config(config.connection.clone());
+        let tokio = tokio::runtime::Handle::try_current().map_err(|_| RuntimeError::NoTokio)?;
+        // Before anything counts on it.
+        machine::raise_open_files(&config.connection);
+        let mut connection = config.connection.clone();
+        // Or the end of a short drain would cut who has only not gone yet.
+        let idle = connection.drain_idle.min(config.server.drain_timeout / 2);
+        connection.drain_idle = idle;
+        let mut connections = ConnectionManager::builder().config(connection);
         if let Some(purge) = purge {
             connections = connections.purge_hook(purge);
         }
@@ -115,7 +127,9 @@ impl Components {
             .clock(Clock::counter())
             .build()
             .map_err(failed("limit"))?;
-        let pressure = Pressure::builder().system().build();
+        let classes = Classes::new(&config.limit, &limit).map_err(failed("limit"))?;
+        let limit_layer = classes.apply(AdaptiveLimitLayer::new(&limit));
+        let pressure = pressure::pressure();
         let overload = OverloadLayer::builder()
             .config(config.overload.clone())
             .clock(Clock::counter())
@@ -152,7 +166,7 @@ impl Components {
         let runtime_metrics = RuntimeMetrics::builder()
             .config(config.metrics.clone())
             .http(&metrics)
-            .tokio(&tokio::runtime::Handle::current())
+            .tokio(&tokio)
             .source({
                 let (connections, limit, workers) =
                     (connections.clone(), limit.clone(), workers.clone());
@@ -239,11 +253,42 @@ impl Components {
             #[cfg(feature = "profiling")]
             slow_polls: slow_polls(&config.dev),
             readiness,
+            limit_layer,
             held,
             progress: Progress::default(),
             restarts,
             _tuner_cell: tuner_cell,
         })
+    }
+
+    /// All that the [`Runtime`](super::Runtime) puts around a service, for any other server and any stack of tower. Of
+    /// the configuration it takes `max_body_bytes`. A request of HTTP/1.1 without a `Host` is let through: whether there
+    /// has to be one is for the server around to say, and one that is made in a test has none. What the components do by themselves is [`run`](Self::run)'s.
+    #[must_use]
+    pub fn layer(&self, server: &ServerConfig) -> PresetLayer {
+        let limit = self.limit_layer.clone().overload(&self.overload);
+        // Out of a test a request has no host.
+        PresetLayer::new(
+            self,
+            server,
+            limit,
+            OnRefusal::new(None, &self.faults),
+            false,
+        )
+    }
+
+    /// What the components do beside requests: they measure themselves, tune each other, give memory back. To be spawned
+    /// by who uses them without a [`Runtime`](super::Runtime), which does it itself. Never ends; what it does ends when
+    /// it is dropped.
+    pub async fn run(self) {
+        let mut tasks = JoinSet::new();
+        self.spawn_background(&mut tasks);
+        tasks.spawn(self.runtime_metrics.clone().run());
+        if !self.local_signal.is_watched() {
+            tasks.spawn(self.local_signal.watch_tokio());
+        }
+        while tasks.join_next().await.is_some() {}
+        std::future::pending().await
     }
 
     /// What runs beside the connections; it ends when the set is dropped.

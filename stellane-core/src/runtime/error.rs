@@ -3,9 +3,10 @@ use std::{fmt, io};
 use crate::config::ConfigErrors;
 
 /// Why the runtime could not be built or served.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum RuntimeError {
+    /// There is no tokio runtime around.
+    NoTokio,
     /// The configuration is wrong; every mistake is in it.
     Config(ConfigErrors),
     /// The service could not be made, for example because its routes conflict.
@@ -37,9 +38,19 @@ pub enum RuntimeError {
     Serve(crate::BoxError),
 }
 
+/// As [`Display`](fmt::Display): it is what `main` prints of an error that it returns, and `unwrap` too.
+impl fmt::Debug for RuntimeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoTokio => f.write_str(
+                "there is no tokio runtime here: build it within one, such as in a function under `#[tokio::main]`",
+            ),
             Self::Config(errors) => errors.fmt(f),
             Self::Service(source) => write!(f, "the service could not be made: {source}"),
             Self::Address { key, address } => write!(
@@ -78,7 +89,7 @@ impl std::error::Error for RuntimeError {
             Self::Component { source, .. } | Self::Service(source) | Self::Serve(source) => {
                 Some(&**source)
             }
-            Self::Address { .. } => None,
+            Self::NoTokio | Self::Address { .. } => None,
         }
     }
 }

@@ -49,14 +49,23 @@
 //! is asked to give it: that is what [`RuntimeBuilder::purge_hook`] is for. With
 //! [`malloc_trim`](crate::connection::malloc_trim) for the system's allocator (glibc), or with mimalloc's `mi_collect`. A
 //! program without a hook keeps for each connection about what the busiest moment took.
+//!
+#![doc = include_str!("moving_in.md")]
 
 mod admin;
+mod app;
+mod around;
 mod background;
 mod body;
 mod builder;
 mod classes;
 mod components;
+mod entry;
 mod error;
+mod facts;
+mod listeners;
+mod machine;
+mod make;
 mod pressure;
 mod ready_check;
 mod refusal;
@@ -71,13 +80,19 @@ mod systemd;
 mod tuning;
 mod watch;
 
+#[cfg(feature = "axum-08")]
+pub use self::listeners::axum_listener;
 pub use self::{
-    body::RequestBody,
+    app::{App, BoxApp, BoxService, HyperService},
+    body::{RequestBody, RequestBodyError},
     builder::{Runtime, RuntimeBuilder},
     components::Components,
+    entry::{BoundServe, Serve, serve, serve_make},
     error::RuntimeError,
+    listeners::{IntoListener, Listeners, connections},
     refusal::RefusalKind,
     serve::{BoundRuntime, RunReport},
+    stack::{PresetBody, PresetFuture, PresetLayer, PresetService},
 };
 /// What [`RuntimeBuilder::background`] gives to a task.
 pub use tokio_util::sync::CancellationToken;

@@ -10,7 +10,7 @@ use stellane_metrics::HttpMetrics;
 
 use crate::{
     connection::{EarlyRefusals, Incoming},
-    fault::{Failure, FaultBody, Faults, Refusal},
+    fault::{Failure, FaultBody, Faults, Grpc, Refusal},
     strict_http1::Violation,
 };
 
@@ -34,7 +34,7 @@ pub enum RefusalKind {
 }
 
 impl RefusalKind {
-    /// The status of the usual answer. To gRPC the limit answers with 200 and a `grpc-status`.
+    /// The status of the usual answer. gRPC is answered with 200 and a `grpc-status`.
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -111,12 +111,13 @@ impl OnRefusal {
         &self,
         kind: RefusalKind,
         remembered: Option<&Request<()>>,
+        grpc: Option<Grpc>,
     ) -> Response<FaultBody<B>> {
         let own = remembered.and_then(|request| self.ask(kind, RequestHead::from(request)));
         let refusal = kind.refusal();
         match own {
             Some(own) => refusal.closed_by(own.map(FaultBody::text)),
-            None => refusal.response(),
+            None => refusal.response(grpc),
         }
     }
 }

@@ -1,26 +1,19 @@
 use std::{
     fmt, io,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::pin,
     process::{ExitCode, Termination},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
 use tokio::task::JoinSet;
 use tower_layer::Layer;
-use tower_service::Service;
 
 #[cfg(feature = "profiling")]
 use super::builder::HeapSource;
 use super::{
-    Components, RequestBody, Runtime, RuntimeError, admin,
-    background::Background,
-    builder::Signal,
-    refusal::{EarlyLimit, OnRefusal},
-    stack,
+    App, Components, IntoListener, Runtime, RuntimeError, admin, around::Served,
+    background::Background, builder::Signal, listeners::Listeners, machine, refusal::EarlyLimit,
     watch::Watch,
 };
 #[cfg(unix)]
@@ -31,10 +24,9 @@ use super::{
 };
 use crate::{
     BoxError,
-    config::{ServerConfig, is_socket_address},
+    config::{RuntimeConfig, ServerConfig, is_socket_address},
     connection::{Early, ListenConfig, Listener, TlsAcceptor},
-    engine::{Engine, EngineError, EngineKind, PerCoreEngine, SharedEngine, StopReport},
-    hot_reload::LiveReloadLayer,
+    engine::{Engine, EngineKind, PerCoreEngine, SharedEngine, StopReport},
     strict_http1::{Http1Rules, StrictHttp1Layer},
 };
 #[cfg(feature = "profiling")]
@@ -53,7 +45,7 @@ use crate::{
 #[derive(Debug)]
 pub struct BoundRuntime<S> {
     runtime: Runtime<S>,
-    listeners: Vec<Listener>,
+    listeners: Listeners,
     admin: Option<Listener>,
     tls: Option<TlsAcceptor>,
     local_addr: SocketAddr,
@@ -105,28 +97,52 @@ impl Termination for RunReport {
 
 pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, RuntimeError> {
     let server = &runtime.config.server;
-    let mut options = runtime.config.connection.listen.clone();
-    if runtime.config.engine.kind == EngineKind::PerCore && options.sockets == 1 {
-        // Each core accepts what the system deals it.
-        options.sockets = runtime.config.engine.threads();
-    }
+    let options = options(&runtime.config);
     let mut listeners = Listener::inherited().map_err(|source| RuntimeError::Bind {
         key: "server.address",
         address: server.address.clone(),
         source,
     })?;
     #[cfg(unix)]
-    let mut admin = {
+    let admin = {
         let admin = successor::take_admin(&mut listeners);
         let (key, address) = ("server.address", &server.address);
         listeners = successor::where_configured(listeners, key, address, &options).await;
         admin
     };
     #[cfg(not(unix))]
-    let mut admin = None;
+    let admin = None;
     if listeners.is_empty() {
         listeners = listen("server.address", &server.address, &options).await?;
     }
+    bound(runtime, listeners.into(), admin).await
+}
+
+/// On listeners that somebody brought.
+pub(super) async fn bind_on<S>(
+    runtime: Runtime<S>,
+    listener: impl IntoListener,
+) -> Result<BoundRuntime<S>, RuntimeError> {
+    let options = options(&runtime.config);
+    let listeners = listener.into_listeners(&options).await?;
+    bound(runtime, listeners, None).await
+}
+
+fn options(config: &RuntimeConfig) -> ListenConfig {
+    let mut options = config.connection.listen.clone();
+    if config.engine.kind == EngineKind::PerCore && options.sockets == 1 {
+        // Each core accepts what the system deals it.
+        options.sockets = config.engine.threads();
+    }
+    options
+}
+
+async fn bound<S>(
+    runtime: Runtime<S>,
+    mut listeners: Listeners,
+    mut admin: Option<Listener>,
+) -> Result<BoundRuntime<S>, RuntimeError> {
+    let server = &runtime.config.server;
     let files = &runtime.config.connection.tls;
     // One without the other is an error of its own.
     let tls = if files.certificate.is_empty() && files.key.is_empty() {
@@ -139,11 +155,15 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         })?)
     };
     if let Some(tls) = &tls {
-        listeners = listeners.into_iter().map(|l| l.tls(tls)).collect();
+        let with_tls = |listener: Listener| match listener.acceptor() {
+            None => listener.tls(tls),
+            Some(_) => listener,
+        };
+        listeners.sockets = listeners.sockets.into_iter().map(with_tls).collect();
     }
     let one = ListenConfig {
         sockets: 1,
-        ..options
+        ..options(&runtime.config)
     };
     let address = server.admin_address.as_str();
     admin = match (address, admin) {
@@ -151,15 +171,16 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         (_, None) => listen_for_admin(address, &one).await?.pop(),
         #[cfg(unix)]
         (_, Some(admin)) => {
-            successor::where_configured(vec![admin], "server.admin_address", address, &one)
-                .await
-                .pop()
+            let key = "server.admin_address";
+            let admin = successor::where_configured(vec![admin], key, address, &one);
+            admin.await.pop()
         }
         #[cfg(not(unix))]
         (_, admin) => admin,
     };
-    // Only a Unix socket that was handed over has none.
+    // A Unix socket has none.
     let local_addr = listeners
+        .sockets
         .iter()
         .find_map(Listener::local_addr)
         .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
@@ -202,6 +223,8 @@ async fn follow(components: Components, log: Option<LogHandle>) {
     let loader = Loader::from_process();
     if loader.path().is_none() {
         // Nothing to follow: SIGHUP keeps its usual meaning.
+        #[cfg(unix)]
+        systemd::nothing_to_reload(&components.readiness).await;
         return;
     }
     let Ok(thread) = DetachedThread::spawn("stellane-config") else {
@@ -230,24 +253,19 @@ async fn follow(components: Components, log: Option<LogHandle>) {
     #[cfg(unix)]
     let asked = {
         let readiness = components.readiness;
-        move |asked| {
-            // Until it is ready, systemd does not ask for it.
-            if readiness.is_ready() {
-                systemd::reloading(asked);
-            }
-        }
+        move |asked| systemd::reloading(asked, &readiness)
     };
     #[cfg(not(unix))]
     let asked = |_| {};
     watcher.run_and_tell(outcome, asked).await;
 }
 
-async fn listen(
+pub(super) async fn listen(
     key: &'static str,
     address: &str,
     options: &ListenConfig,
 ) -> Result<Vec<Listener>, RuntimeError> {
-    if !is_socket_address(address) {
+    if !is_socket_address(address) && !address.starts_with("unix:") {
         return Err(RuntimeError::Address {
             key,
             address: address.to_owned(),
@@ -265,7 +283,7 @@ async fn listen(
 impl<S> BoundRuntime<S> {
     /// Serves on this as well, for example on a Unix socket for a proxy on the same machine.
     pub fn listen_also(&mut self, listener: impl Into<Listener>) {
-        self.listeners.push(listener.into());
+        self.listeners.sockets.push(listener.into());
     }
 
     /// The address of the service, with the port that the system chose if it was 0.
@@ -287,23 +305,34 @@ impl<S> BoundRuntime<S> {
     }
 }
 
-impl<S, B> BoundRuntime<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError> + Send,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
+impl<S: App> BoundRuntime<S> {
     /// Answers until the signal, then drains. Everything that runs in the background ends with it.
     ///
     /// # Errors
     /// A listener that fails for good.
     pub async fn serve(self) -> Result<RunReport, RuntimeError> {
+        self.serve_configured().await
+    }
+
+    /// As [`serve`](Self::serve), on an engine of your own. Connections are limited, tuned and shown on the
+    /// admin address if it serves through the [`ConnectionManager`](crate::connection::ConnectionManager) of the
+    /// [`components`](Self::components).
+    ///
+    /// # Errors
+    /// A listener that fails for good, or an engine that can't start.
+    pub async fn serve_on<E: Engine>(self, engine: E) -> Result<RunReport, RuntimeError> {
+        self.serve_watched(engine, Vec::new()).await
+    }
+}
+
+impl<S: Served> BoundRuntime<S> {
+    /// On the configured engine.
+    pub(super) async fn serve_configured(self) -> Result<RunReport, RuntimeError> {
         let connections = &self.components().connections;
         match self.runtime.config.engine.kind {
             EngineKind::Shared => {
                 let engine = SharedEngine::new(connections);
-                self.serve_on(engine).await
+                self.serve_watched(engine, Vec::new()).await
             }
             EngineKind::PerCore => {
                 let engine = PerCoreEngine::builder()
@@ -329,29 +358,18 @@ where
         }
     }
 
-    /// As [`serve`](Self::serve), on an engine of your own. Connections are limited, tuned and shown on the
-    /// admin address if it serves through the [`ConnectionManager`](crate::connection::ConnectionManager) of the
-    /// [`components`](Self::components).
-    ///
-    /// # Errors
-    /// A listener that fails for good, or an engine that can't start.
-    pub async fn serve_on<E: Engine>(self, engine: E) -> Result<RunReport, RuntimeError> {
-        self.serve_watched(engine, Vec::new()).await
-    }
-
     /// `runtimes` are those of the engine, to be watched.
     async fn serve_watched<E: Engine>(
         self,
         engine: E,
         runtimes: Vec<tokio::runtime::Handle>,
     ) -> Result<RunReport, RuntimeError> {
+        let around = self.runtime.around();
         let Runtime {
             config,
             components,
             service,
             signal,
-            on_refusal,
-            limit_layer,
             duties,
             #[cfg(unix)]
             restart,
@@ -360,6 +378,7 @@ where
             log,
             #[cfg(feature = "profiling")]
             heap,
+            ..
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
@@ -378,9 +397,9 @@ where
         background.spawn(follow(components.clone(), log.clone()));
         #[cfg(unix)]
         let end = {
-            let admin = self.admin.as_ref();
-            let successor = restart
-                .and_then(|asked| Successor::new(asked, &config.server, &self.listeners, admin));
+            let (sockets, admin) = (&self.listeners.sockets, self.admin.as_ref());
+            let successor =
+                restart.and_then(|asked| Successor::new(asked, &config.server, sockets, admin));
             // One of the two is there.
             let signalled = watched.as_ref().map(Ending::serve);
             let asked = signal.or_else(|| Some(Box::pin(signalled?)));
@@ -421,24 +440,21 @@ where
         drop(runtimes);
         #[cfg(unix)]
         background.spawn(successor::tell_ready(components.readiness.clone()));
-        let on_refusal = OnRefusal::new(on_refusal, &components.faults);
-        let limit = on_refusal.of_limit(limit_layer.overload(&components.overload));
-        // Reloading pages is outside of all, and has to see each request.
-        let early = match config.dev.hot_reload {
+        // What stands outside of all has to see each request.
+        let early = match around.sees_all() {
             true => Early::default(),
             false => Early::new(EarlyLimit {
-                limit: limit.clone(),
+                limit: around.preset.limit().clone(),
                 metrics: components.metrics,
             }),
         };
         let refuse_early = |listener: Listener| listener.refuse_early(&early);
-        let listeners: Vec<_> = self.listeners.into_iter().map(refuse_early).collect();
-        let service = stack::around(service, &components, &config.server, limit, on_refusal);
-        // The answer to "which process is this?" is no request of the application: outside of all.
-        let serving: Serving = match config.dev.hot_reload {
-            true => Box::pin(engine.serve(listeners, LiveReloadLayer::new().layer(service))),
-            false => Box::pin(engine.serve(listeners, service)),
+        let Listeners { sockets, sources } = self.listeners;
+        let listeners = Listeners {
+            sockets: sockets.into_iter().map(refuse_early).collect(),
+            sources,
         };
+        let serving = service.start(&engine, &components.connections, listeners, around);
         let close_admin = watch.close_admin(Duration::from_secs(1));
         let ending = async {
             let delay = match end.await {
@@ -448,6 +464,7 @@ where
                     config.server.drain_delay
                 }
                 // The new process answers on both addresses: nobody has to notice anything, systemd neither.
+                #[cfg(unix)]
                 End::HandedOver => {
                     if let Some(ending) = &watched {
                         ending.watch();
@@ -466,6 +483,7 @@ where
             drain
         };
         components.readiness.set_ready(true);
+        machine::say(&components.connections);
         let grace = config.server.grace_period();
         tracing::info!(
             engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr,
@@ -496,8 +514,6 @@ where
         Ok(report)
     }
 }
-
-type Serving = Pin<Box<dyn Future<Output = Result<(), EngineError>> + Send>>;
 
 /// The kinds of profile that the configuration asks for.
 #[cfg(feature = "profiling")]
@@ -546,13 +562,9 @@ async fn end_of_service(signal: Option<Signal>) -> End {
     End::Asked
 }
 
-#[cfg(not(unix))]
-async fn ignore_end<T>(future: impl Future<Output = T>) {
-    let _ = future.await;
-}
-
 /// Resolves at Ctrl-C.
 #[cfg(not(unix))]
 async fn terminated() {
-    ignore_end(tokio::signal::ctrl_c()).await;
+    // Without a handler for it there is nothing to wait for.
+    let _ = tokio::signal::ctrl_c().await;
 }

@@ -32,6 +32,13 @@ impl Default for StrictHttp1Config {
 }
 
 impl StrictHttp1Config {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// Checks every value.
     ///
     /// # Errors

@@ -94,6 +94,11 @@ impl Http1Rules {
     /// The first rule that it breaks.
     #[inline]
     pub fn check<B>(&self, request: &Request<B>) -> Result<(), Violation> {
+        self.check_all(request, true)
+    }
+
+    #[inline]
+    fn check_all<B>(&self, request: &Request<B>, wants_host: bool) -> Result<(), Violation> {
         let config = &self.shared.config;
         if request.version() > Version::HTTP_11 || !config.enabled {
             return Ok(());
@@ -128,7 +133,9 @@ impl Http1Rules {
         }
         match host {
             Some(host) if !host::is_valid(host) => return Err(Violation::HostInvalid),
-            None if request.version() == Version::HTTP_11 => return Err(Violation::HostMissing),
+            None if wants_host && request.version() == Version::HTTP_11 => {
+                return Err(Violation::HostMissing);
+            }
             _ => {}
         }
         if let Some(authority) = uri.authority() {
@@ -144,10 +151,12 @@ impl Http1Rules {
         Ok(())
     }
 
-    /// Checks a request and counts what it breaks.
+    /// Checks a request and counts what it breaks. `wants_host` of one that came by a connection of ours: one without a
+    /// host may be none of the network's, and is not ambiguous.
     #[inline]
-    pub(crate) fn judge<B>(&self, request: &Request<B>) -> Result<(), Violation> {
-        self.check(request).inspect_err(|violation| {
+    pub(crate) fn judge<B>(&self, request: &Request<B>, wants_host: bool) -> Result<(), Violation> {
+        let checked = self.check_all(request, wants_host);
+        checked.inspect_err(|violation| {
             self.shared.refused[*violation as usize].fetch_add(1, Relaxed);
             tracing::debug!(%violation, "request refused");
         })

@@ -37,7 +37,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.rules.judge(&request) {
+        match self.rules.judge(&request, true) {
             Ok(()) => ResponseFuture::running(self.inner.call(request)),
             Err(violation) => ResponseFuture::refused(violation),
         }

@@ -13,8 +13,9 @@ use crate::Recording;
 pin_project! {
     /// A response body that tells [`HttpMetrics`](crate::HttpMetrics) how it ended.
     pub struct ResponseBody<B> {
+        // None of the empty one.
         #[pin]
-        inner: B,
+        inner: Option<B>,
         // Gone once the request is counted.
         recording: Option<Recording>,
     }
@@ -24,21 +25,27 @@ impl<B: Body> ResponseBody<B> {
     #[inline]
     pub(super) fn new(inner: B, recording: Option<Recording>) -> Self {
         let recording = recording.filter(|recording| !recording.is_finished());
-        Self { inner, recording }
+        Self {
+            inner: Some(inner),
+            recording,
+        }
     }
 
     pub(super) fn finished(inner: B) -> Self {
         Self {
-            inner,
+            inner: Some(inner),
             recording: None,
         }
     }
 }
 
-impl<B> ResponseBody<B> {
-    /// The body inside.
-    pub fn inner(&self) -> &B {
-        &self.inner
+/// The empty body.
+impl<B> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self {
+            inner: None,
+            recording: None,
+        }
     }
 }
 
@@ -51,15 +58,18 @@ impl<B: Body> Body for ResponseBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let mut this = self.project();
+        let this = self.project();
+        let Some(mut inner) = this.inner.as_pin_mut() else {
+            return Poll::Ready(None);
+        };
         let Some(recording) = this.recording else {
-            return this.inner.poll_frame(cx);
+            return inner.poll_frame(cx);
         };
         let watched = scope::watch(recording);
-        let polled = this.inner.as_mut().poll_frame(cx);
+        let polled = inner.as_mut().poll_frame(cx);
         watched.leave();
         let frame = ready!(polled);
-        if recording.frame(frame.as_ref(), || this.inner.is_end_stream()) {
+        if recording.frame(frame.as_ref(), || inner.is_end_stream()) {
             *this.recording = None;
         }
         Poll::Ready(frame)
@@ -67,12 +77,13 @@ impl<B: Body> Body for ResponseBody<B> {
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let inner = self.inner.as_ref();
+        inner.map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

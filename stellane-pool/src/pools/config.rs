@@ -55,6 +55,13 @@ impl Default for PoolConfig {
 }
 
 impl PoolConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// The defaults, with reuse on.
     pub fn enabled() -> Self {
         Self {

@@ -30,6 +30,13 @@ impl Default for InternerConfig {
 }
 
 impl InternerConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// Checks all values.
     ///
     /// # Errors

@@ -47,6 +47,13 @@ impl Default for ProxyProtocolConfig {
 }
 
 impl ProxyProtocolConfig {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     pub(crate) fn check(&self, errors: &mut Vec<ConfigError>) {
         for network in &self.trusted {
             if Network::parse(network).is_none() {

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 #[cfg(feature = "http2")]
-use crate::connection::policy::stream_rates::StreamRates;
+use crate::connection::policy::stream_rates;
 use crate::connection::{
     config::ConnectionConfig,
-    policy::{deadlines::Deadlines, min_rates::MinRates},
+    policy::{deadlines::Deadlines, min_rates::MinRates, silence::Silence},
     state::ConnectionState,
     table::{
         Table,
@@ -26,17 +26,16 @@ const ASKED: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Sweep {
     rates: MinRates,
+    silence: Silence,
     /// The place in the table that is next, until the walk is done.
     next: Option<usize>,
     /// Idle connections so far.
     idle: usize,
     /// When the last one began, so that several listeners do not sweep more often than one.
     began: u64,
-    /// How often connections look at their streams that wait, when they did, and whether they do now.
+    /// When the one before it did.
     #[cfg(feature = "http2")]
-    streams: (u64, u64),
-    #[cfg(feature = "http2")]
-    wakes_streams: bool,
+    began_before: u64,
 }
 
 /// What came of a piece of the walk.
@@ -52,13 +51,12 @@ impl Sweep {
     pub(crate) fn new(config: &ConnectionConfig) -> Self {
         Self {
             rates: MinRates::new(config),
+            silence: Silence::default(),
             next: None,
             idle: 0,
             began: 0,
             #[cfg(feature = "http2")]
-            streams: (StreamRates::new(config).interval(), 0),
-            #[cfg(feature = "http2")]
-            wakes_streams: false,
+            began_before: 0,
         }
     }
 
@@ -67,20 +65,17 @@ impl Sweep {
         if now < self.began + millis(SWEEP_INTERVAL) / 2 {
             return false;
         }
-        self.began = now;
         if self.next.is_none() {
             self.next = Some(0);
             self.idle = 0;
             self.rates.begin_round(now);
+            self.silence.begin_round();
             #[cfg(feature = "http2")]
             {
-                let (interval, last) = &mut self.streams;
-                self.wakes_streams = now.saturating_sub(*last) >= *interval;
-                if self.wakes_streams {
-                    *last = now;
-                }
+                self.began_before = self.began;
             }
         }
+        self.began = now;
         true
     }
 
@@ -93,6 +88,12 @@ impl Sweep {
     ) -> Option<Piece> {
         let from = self.next?;
         let deadlines = deadlines();
+        // Connections look at their streams that wait when they are woken, which is not with each sweep.
+        #[cfg(feature = "http2")]
+        let wakes = {
+            let interval = stream_rates::interval(deadlines.patience().rate_grace);
+            self.began / interval != self.began_before / interval
+        };
         let mut commands = Vec::new();
         self.next = table.visit(from, LOOKED_AT, |record| {
             self.idle += usize::from(matches!(
@@ -100,12 +101,13 @@ impl Sweep {
                 ConnectionState::Idle | ConnectionState::Parked
             ));
             #[cfg(feature = "http2")]
-            if self.wakes_streams && record.answers().have_waited() {
+            if wakes && record.answers().have_waited() {
                 record.owner().wake();
             }
-            let judged = deadlines.judge(record, now, &mut self.rates);
-            if judged.close_after_response {
-                record.flags().close_after_response();
+            let judged = deadlines.judge(record, now, &mut self.rates, &mut self.silence);
+            if judged.close_after_response && record.flags().close_after_response() {
+                // One of HTTP/2 sends GOAWAY.
+                record.owner().wake();
             }
             match judged.command {
                 Command::None => {}
@@ -117,6 +119,7 @@ impl Sweep {
         let done = self.next.is_none();
         if done {
             self.rates.end_round();
+            self.silence.end_round();
         }
         Some(Piece {
             commands,
@@ -128,7 +131,10 @@ impl Sweep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::policy::{drain::Drain, pressure::Patience, settings::LiveSettings};
+    use crate::connection::{
+        policy::{drain::Drain, pressure::Patience, settings::LiveSettings},
+        table::Most,
+    };
 
     /// Connections that are idle since 0, the pieces of a sweep at a time, and how many were asked in each.
     fn pieces(connections: usize, now: u64) -> Vec<usize> {
@@ -136,7 +142,11 @@ mod tests {
         let settings = LiveSettings::new(&config);
         let table = Table::default();
         for _ in 0..connections {
-            let record = table.insert(None, 0, 0, 0, || ()).expect("no limit");
+            let most = Most {
+                all: 10_000,
+                per_peer: 0,
+            };
+            let record = table.insert(None, 0, 0, most, || ()).expect("room");
             record.enter(ConnectionState::Idle, 0);
         }
         let mut sweep = Sweep::new(&config);

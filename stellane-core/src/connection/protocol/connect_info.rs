@@ -30,6 +30,10 @@ pub struct ConnectInfo {
 
 struct Inner {
     local: Option<SocketAddr>,
+    #[cfg(unix)]
+    unix_peer: Option<UnixPeer>,
+    #[cfg(all(feature = "tls", feature = "tonic-014"))]
+    tonic_tls: Option<TonicTls>,
     #[cfg(feature = "tls")]
     tls: Option<TlsInfo>,
     record: Arc<Record>,
@@ -51,11 +55,36 @@ pub struct TlsInfo {
     pub client_certificate: Option<Vec<u8>>,
 }
 
+/// Who is at the other end of a Unix socket.
+#[cfg(unix)]
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct UnixPeer {
+    /// Its address: that of a client has no name, as a rule.
+    pub address: Option<Arc<tokio::net::unix::SocketAddr>>,
+    /// Its user, group and process, when it connected.
+    pub credentials: Option<tokio::net::unix::UCred>,
+}
+
+/// What tonic's handlers find of TLS; only tonic can make it, from the stream itself.
+#[cfg(all(feature = "tls", feature = "tonic-014"))]
+pub(crate) type TonicTls = <tokio_rustls::server::TlsStream<tokio::net::TcpStream> as
+    tonic::transport::server::Connected>::ConnectInfo;
+
 impl ConnectInfo {
     pub(crate) fn new(socket: &Socket, record: &Arc<Record>, shared: &Arc<Shared>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 local: socket.local_addr(),
+                #[cfg(unix)]
+                unix_peer: socket.unix().map(UnixPeer::new),
+                #[cfg(all(feature = "tls", feature = "tonic-014"))]
+                tonic_tls: socket.tls_stream().map(|stream| {
+                    let mut info = tonic::transport::server::Connected::connect_info(stream);
+                    // A proxy may speak for somebody else.
+                    info.get_mut().remote_addr = record.peer();
+                    info
+                }),
                 #[cfg(feature = "tls")]
                 tls: socket.tls().map(TlsInfo::new),
                 record: Arc::clone(record),
@@ -80,6 +109,18 @@ impl ConnectInfo {
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
         self.inner.local
+    }
+
+    /// Who is at the other end, for Unix sockets.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn unix_peer(&self) -> Option<&UnixPeer> {
+        self.inner.unix_peer.as_ref()
+    }
+
+    #[cfg(all(feature = "tls", feature = "tonic-014"))]
+    pub(crate) fn tonic_tls(&self) -> Option<&TonicTls> {
+        self.inner.tonic_tls.as_ref()
     }
 
     /// What TLS agreed on; `None` without it.
@@ -139,6 +180,16 @@ impl TlsInfo {
             alpn: connection.alpn_protocol().map(text),
             server_name: connection.server_name().map(str::to_owned),
             client_certificate: certificates.and_then(|all| Some(all.first()?.to_vec())),
+        }
+    }
+}
+
+#[cfg(unix)]
+impl UnixPeer {
+    fn new(socket: &tokio::net::UnixStream) -> Self {
+        Self {
+            address: socket.peer_addr().ok().map(Arc::new),
+            credentials: socket.peer_cred().ok(),
         }
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::{
-        AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-        Ordering::{AcqRel, Relaxed},
-    },
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -15,7 +12,9 @@ use crate::connection::{
         budget::{Budget, OpenBudget},
         clock::Moment,
         command::{Command, Commands},
+        flags::Flags,
         owner::Owner,
+        turn::Turn,
     },
 };
 
@@ -71,7 +70,7 @@ impl Record {
             traffic: Traffic::default(),
             phase: Phase::new(now),
             answers: Answers::default(),
-            turn: Turn(AtomicU32::new(NO_TURN)),
+            turn: Turn::new(),
             budget: OpenBudget::new(),
             flags: Flags::default(),
             commands: Commands::new(),
@@ -338,127 +337,6 @@ impl Answers {
     }
 }
 
-/// No poll of a task has this number.
-pub(crate) const NO_TURN: u32 = 0;
-
-/// The number of the latest poll, and in its lowest bit whether it ended waiting for bytes of a body.
-#[derive(Debug)]
-pub(crate) struct Turn(AtomicU32);
-
-const STARVED: u32 = 1;
-
-impl Turn {
-    /// The task is polled.
-    pub(crate) fn begin(&self) {
-        let next = (self.0.load(Relaxed) | STARVED).wrapping_add(1);
-        self.0.store(next.max(NO_TURN + 2), Relaxed);
-    }
-
-    /// Names the latest poll of the task.
-    pub(crate) fn number(&self) -> u32 {
-        self.0.load(Relaxed) & !STARVED
-    }
-
-    /// hyper wants more of a body than the client has sent, until the next turn.
-    pub(crate) fn starve(&self) {
-        self.0.store(self.0.load(Relaxed) | STARVED, Relaxed);
-    }
-
-    /// Whether the service waits for the client's bytes.
-    pub(crate) fn is_starved(&self) -> bool {
-        self.0.load(Relaxed) & STARVED != 0
-    }
-}
-
-/// What has been found out about it, or decided.
-#[derive(Debug, Default)]
-pub(crate) struct Flags(AtomicU8);
-
-const UPGRADED: u8 = 1;
-const PARKING: u8 = 1 << 1;
-const CLOSE_AFTER_RESPONSE: u8 = 1 << 2;
-const CLOSE_AFTER_UPGRADE_RESPONSE: u8 = 1 << 3;
-const HALF_LEFT: u8 = 1 << 4;
-#[cfg(feature = "http2")]
-const ABUSIVE: u8 = 1 << 5;
-const WEBSOCKET: u8 = 1 << 6;
-
-impl Flags {
-    fn has(&self, flag: u8) -> bool {
-        self.0.load(Relaxed) & flag != 0
-    }
-
-    /// Whether it was not set before. Whoever finds it set sees what was done before that.
-    fn set(&self, flag: u8) -> bool {
-        self.0.fetch_or(flag, AcqRel) & flag == 0
-    }
-
-    pub(crate) fn is_upgraded(&self) -> bool {
-        self.has(UPGRADED)
-    }
-
-    pub(crate) fn set_upgraded(&self) {
-        self.set(UPGRADED);
-    }
-
-    /// Whether it is upgraded to a protocol in whose words we can say goodbye.
-    pub(crate) fn is_websocket(&self) -> bool {
-        self.has(WEBSOCKET)
-    }
-
-    pub(crate) fn set_websocket(&self) {
-        self.set(WEBSOCKET);
-    }
-
-    /// Of the task and the socket of an upgraded connection one is done with it; true for the second.
-    pub(crate) fn leave_upgraded(&self) -> bool {
-        !self.set(HALF_LEFT)
-    }
-
-    /// Whether it is being taken apart: hyper's end is not the socket's.
-    pub(crate) fn is_parking(&self) -> bool {
-        self.has(PARKING)
-    }
-
-    pub(crate) fn begin_parking(&self) {
-        self.set(PARKING);
-    }
-
-    pub(crate) fn end_parking(&self) {
-        self.0.fetch_and(!PARKING, Relaxed);
-    }
-
-    /// Whether its next response is its last.
-    pub(crate) fn closes_after_response(&self) -> bool {
-        self.has(CLOSE_AFTER_RESPONSE)
-    }
-
-    /// Makes its next response the last; whether it was not to be before.
-    pub(crate) fn close_after_response(&self) -> bool {
-        self.set(CLOSE_AFTER_RESPONSE)
-    }
-
-    /// Whether the response to a request for an upgrade is its last, since bytes behind the request are waiting.
-    pub(crate) fn closes_after_upgrade_response(&self) -> bool {
-        self.has(CLOSE_AFTER_UPGRADE_RESPONSE)
-    }
-
-    pub(crate) fn close_after_upgrade_response(&self) {
-        self.set(CLOSE_AFTER_UPGRADE_RESPONSE);
-    }
-
-    /// Whether its client makes work without asking for anything.
-    #[cfg(feature = "http2")]
-    pub(crate) fn is_abusive(&self) -> bool {
-        self.has(ABUSIVE)
-    }
-
-    #[cfg(feature = "http2")]
-    pub(crate) fn set_abusive(&self) {
-        self.set(ABUSIVE);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -516,33 +394,5 @@ mod tests {
         record.add_written(0);
         assert_eq!(record.answers().write_stalled(), 0);
         assert!(!record.answers().are_unread());
-    }
-
-    #[test]
-    fn a_turn_has_a_number_of_its_own_and_ends_the_hunger_of_the_one_before() {
-        for start in [NO_TURN, u32::MAX - 3] {
-            let turn = Turn(AtomicU32::new(start));
-            let mut before = turn.number();
-            for _ in 0..5 {
-                turn.begin();
-                assert!(turn.number() != before && turn.number() != NO_TURN);
-                assert!(!turn.is_starved());
-                before = turn.number();
-                turn.starve();
-                assert!(turn.is_starved());
-                assert_eq!(turn.number(), before);
-            }
-        }
-    }
-
-    #[test]
-    fn a_flag_stands_alone() {
-        let flags = Flags::default();
-        assert!(flags.close_after_response() && !flags.close_after_response());
-        flags.begin_parking();
-        assert!(!flags.leave_upgraded() && flags.leave_upgraded());
-        flags.end_parking();
-        assert!(flags.closes_after_response() && !flags.is_parking());
-        assert!(!flags.is_upgraded() && !flags.closes_after_upgrade_response());
     }
 }

@@ -65,6 +65,22 @@ impl Socket {
         }
     }
 
+    #[cfg(unix)]
+    pub(crate) fn unix(&self) -> Option<&UnixStream> {
+        match self {
+            Self::Unix(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    #[cfg(all(feature = "tls", feature = "tonic-014"))]
+    pub(crate) fn tls_stream(&self) -> Option<&tokio_rustls::server::TlsStream<TcpStream>> {
+        match self {
+            Self::Tls(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
     #[cfg(feature = "tls")]
     pub(crate) fn tls(&self) -> Option<&tokio_rustls::rustls::ServerConnection> {
         match self {
@@ -88,6 +104,25 @@ impl Socket {
     #[cfg(not(unix))]
     pub(crate) fn write_now(&self, _: &[io::IoSlice<'_>]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Whether its client has sent something, also if tokio has not heard of it yet: for an end that gives way to a
+    /// request.
+    pub(crate) fn has_bytes(&self) -> bool {
+        #[cfg(unix)]
+        {
+            let mut byte = [std::mem::MaybeUninit::uninit()];
+            let peeked = match self {
+                Self::Tcp(socket) => SockRef::from(socket).peek(&mut byte),
+                Self::Unix(socket) => SockRef::from(socket).peek(&mut byte),
+                #[cfg(feature = "tls")]
+                Self::Tls(stream) => SockRef::from(stream.get_ref().0).peek(&mut byte),
+                Self::Other(_) => return false,
+            };
+            peeked.is_ok_and(|n| n > 0)
+        }
+        #[cfg(not(unix))]
+        false
     }
 
     /// Bytes that were written and that the client has not acknowledged, where the system tells.

@@ -1,4 +1,5 @@
 use std::{
+    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -12,8 +13,8 @@ use super::ongoing::Ongoing;
 use crate::{BoxError, fault::FaultBody};
 
 pin_project! {
-    /// The body of an answer; it ends the request.
-    pub(super) struct PresetBody<B> {
+    /// The body of an answer of a [`PresetService`](super::PresetService); it ends the request.
+    pub struct PresetBody<B> {
         #[pin]
         kind: Kind<B>,
         // After it: the place is given back when the work has ended.
@@ -47,9 +48,22 @@ impl<B> PresetBody<B> {
     }
 }
 
+/// The empty body.
+impl<B> Default for PresetBody<B> {
+    fn default() -> Self {
+        Self::new(FaultBody::default(), Ongoing::default())
+    }
+}
+
+impl<B> fmt::Debug for PresetBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PresetBody").finish_non_exhaustive()
+    }
+}
+
 impl<B> Body for PresetBody<B>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>>,
+    B: Body<Error: Into<BoxError>>,
 {
     type Data = Bytes;
     type Error = BoxError;
@@ -93,7 +107,7 @@ where
 
 impl<B> Kind<B>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>>,
+    B: Body<Error: Into<BoxError>>,
 {
     #[inline]
     fn poll_frame(

@@ -1,20 +1,25 @@
 use std::{
+    fmt,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use stellane_autotune::LimitBody;
 
 use super::{body::PresetBody, label, ongoing::Ongoing};
-use crate::{BoxError, fault::FaultBody, runtime::RefusalKind};
+use crate::{
+    BoxError,
+    fault::FaultBody,
+    runtime::{RefusalKind, body::Ceiling},
+};
 
 pin_project! {
-    /// The future of the preset: `F` is the user's own, `L` that of the layers.
-    pub(super) struct PresetFuture<F, L> {
+    /// The future of a [`PresetService`](super::PresetService): `F` is that of the service inside, `L` that of the
+    /// layers.
+    pub struct PresetFuture<F, L> {
         #[pin]
         state: State<F, L>,
         // After it: the place is given back when the work has ended.
@@ -25,7 +30,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     pub(super) enum State<F, L> {
-        Running { #[pin] future: F },
+        Running { #[pin] future: F, ceiling: Option<Ceiling>, routes_told: bool },
         Refused { kind: RefusalKind },
         Limited { future: Pin<Box<L>> },
     }
@@ -38,11 +43,24 @@ impl<F, L> PresetFuture<F, L> {
     }
 }
 
+impl<F, L> fmt::Debug for PresetFuture<F, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PresetFuture").finish_non_exhaustive()
+    }
+}
+
+/// Whether what a service made of a body that was too large is not worth more than to say that: axum's extractors know
+/// no limit but their own, and call it a bad request.
+#[inline]
+pub(super) fn is_for_too_large<B>(response: &Response<B>, ceiling: Option<&Ceiling>) -> bool {
+    ceiling.is_some_and(Ceiling::was_passed) && response.status() == StatusCode::BAD_REQUEST
+}
+
 impl<F, L, B, E> Future for PresetFuture<F, L>
 where
     F: Future<Output = Result<Response<B>, E>>,
     L: Future<Output = Result<Response<LimitBody<FaultBody<B>>>, E>>,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
+    B: Body<Error: Into<BoxError>> + 'static,
     E: Into<BoxError>,
 {
     type Output = Result<Response<PresetBody<B>>, E>;
@@ -57,7 +75,11 @@ where
         held.resume();
         let entered = held.recording.enter();
         let kind = match this.state.as_mut().project() {
-            StateProjection::Running { future } => {
+            StateProjection::Running {
+                future,
+                ceiling,
+                routes_told,
+            } => {
                 let pools = held.pools.enter();
                 // Not what the closure returns, which is moved.
                 let mut polled = Poll::Pending;
@@ -65,26 +87,40 @@ where
                 let panicked = held.parts.faults.catch("future", poll).is_none();
                 drop(pools);
                 if let Poll::Ready(Ok(response)) = &polled {
-                    label::tell_late(response.body(), held.parts.routes_told);
+                    label::tell_late(response.body(), *routes_told);
                 }
                 entered.leave();
                 if polled.is_pending() {
                     held.pause();
                 }
-                let faults = held.parts.faults.clone();
+                let (faults, grpc) = (held.parts.faults.clone(), held.grpc);
+                let is_for_too_large = match &polled {
+                    Poll::Ready(Ok(response)) => is_for_too_large(response, ceiling.as_ref()),
+                    _ => false,
+                };
                 // Before the answer is taken out: what others look at must be moved to where they look.
                 let ongoing = match &polled {
-                    Poll::Ready(Ok(response)) => this.ongoing.answered(response),
+                    Poll::Ready(Ok(response)) if !is_for_too_large => {
+                        this.ongoing.answered(response)
+                    }
                     _ => Ongoing::default(),
                 };
                 match polled {
                     Poll::Pending if panicked => RefusalKind::Panic,
                     Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(_)) if is_for_too_large => RefusalKind::BodyTooLarge,
                     Poll::Ready(Ok(response)) => {
                         return Poll::Ready(Ok(response
                             .map(|body| PresetBody::new(FaultBody::new(body, faults), ongoing))));
                     }
-                    Poll::Ready(Err(error)) => faults.answer_to(&error.into()).into(),
+                    Poll::Ready(Err(error)) => {
+                        let error = error.into();
+                        if let Some(own) = grpc.and_then(|grpc| grpc.answer_to(&error)) {
+                            let ongoing = this.ongoing.answered(&own);
+                            return Poll::Ready(Ok(own.map(|body| PresetBody::new(body, ongoing))));
+                        }
+                        faults.answer_to(&error).into()
+                    }
                 }
             }
             StateProjection::Refused { kind } => {
@@ -106,7 +142,7 @@ where
             return Poll::Pending;
         };
         let on_refusal = &held.parts.on_refusal;
-        let response = on_refusal.answer(kind, held.head.as_deref());
+        let response = on_refusal.answer(kind, held.head.as_deref(), held.grpc);
         let ongoing = this.ongoing.answered(&response);
         Poll::Ready(Ok(response.map(|body| PresetBody::new(body, ongoing))))
     }

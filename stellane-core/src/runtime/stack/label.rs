@@ -10,7 +10,7 @@ use tower_service::Service;
 
 /// Has our own router tell the metrics which route it takes before its handler runs, so that one that does not return
 /// can be named; whether it does.
-pub(super) fn tell_early<S: 'static>(service: &S) -> bool {
+pub(in crate::runtime) fn tell_early<S: 'static>(service: &S) -> bool {
     let router = (service as &dyn Any).downcast_ref::<stellane_router::Router>();
     router.is_some_and(|router| router.on_match(stellane_metrics::label_route))
 }
@@ -26,7 +26,7 @@ pub(super) fn tell_late<B: 'static>(body: &B, early: bool) {
 /// Tells the metrics which route our own router took, wherever it stands: it says so on its body. Other routers say it
 /// by a layer of their own, such as `RouteLabelLayer::axum`.
 #[inline]
-pub(super) fn tell<B: 'static>(body: &B) {
+pub(in crate::runtime) fn tell<B: 'static>(body: &B) {
     if let Some(body) = (body as &dyn Any).downcast_ref::<stellane_router::Body>()
         && let Some(route) = body.route()
     {
@@ -36,7 +36,7 @@ pub(super) fn tell<B: 'static>(body: &B) {
 
 /// Tells the route before a layer around it reads it, or takes the answer's body into its own.
 #[derive(Debug, Clone)]
-pub(super) struct Labelled<S>(pub(super) S);
+pub struct Labelled<S>(pub(super) S);
 
 impl<S, B, RB> Service<Request<B>> for Labelled<S>
 where
@@ -59,7 +59,7 @@ where
 }
 
 pin_project! {
-    pub(super) struct LabelledFuture<F> {
+    pub struct LabelledFuture<F> {
         #[pin]
         inner: F,
     }

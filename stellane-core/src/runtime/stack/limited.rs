@@ -17,29 +17,30 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
+    future::is_for_too_large,
     label::Labelled,
     ongoing::{Parts, connection},
 };
 use crate::{
     BoxError,
-    connection::Incoming,
-    fault::FaultBody,
-    runtime::{RefusalKind, RequestBody},
+    fault::{FaultBody, Grpc},
+    runtime::{RefusalKind, RequestBody, body::Ceiling},
 };
 
-pub(super) type LimitedFuture<S> = LimitFuture<PoolService<Admission<S>>, Incoming>;
+pub(super) type LimitedFuture<S, B> = LimitFuture<PoolService<Admission<S>>, B>;
 
 /// Calls a service that is ready through the layer of the limit.
 #[cold]
-pub(super) fn call<S, B>(
+pub(super) fn call<S, B, RB>(
     service: S,
     parts: &Arc<Parts>,
-    request: Request<Incoming>,
-) -> Pin<Box<LimitedFuture<S>>>
+    request: Request<B>,
+) -> Pin<Box<LimitedFuture<S, B>>>
 where
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
+    S: Service<Request<RequestBody<B>>, Response = Response<RB>> + Clone,
     S::Error: Into<BoxError>,
     B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
+    RB: Body<Error: Into<BoxError>> + 'static,
 {
     let admission = Admission {
         service: Labelled(service),
@@ -53,52 +54,56 @@ where
 /// What is left to do with a request that has its place: the checks before the user's service, and what becomes of its
 /// failures.
 #[derive(Debug, Clone)]
-pub(super) struct Admission<S> {
+pub struct Admission<S> {
     service: Labelled<S>,
     parts: Arc<Parts>,
 }
 
-impl<S, B> Service<Request<LimitRequestBody<Incoming>>> for Admission<S>
+impl<S, B, RB> Service<Request<LimitRequestBody<B>>> for Admission<S>
 where
-    S: Service<Request<RequestBody>, Response = Response<B>>,
+    S: Service<Request<RequestBody<B>>, Response = Response<RB>>,
     S::Error: Into<BoxError>,
-    B: 'static,
+    B: Body<Data = Bytes>,
+    RB: 'static,
 {
-    type Response = Response<FaultBody<B>>;
+    type Response = Response<FaultBody<RB>>;
     type Error = S::Error;
-    type Future = AdmissionFuture<<Labelled<S> as Service<Request<RequestBody>>>::Future>;
+    type Future = AdmissionFuture<<Labelled<S> as Service<Request<RequestBody<B>>>>::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        Service::<Request<RequestBody>>::poll_ready(&mut self.service, cx)
+        Service::<Request<RequestBody<B>>>::poll_ready(&mut self.service, cx)
     }
 
-    fn call(&mut self, request: Request<LimitRequestBody<Incoming>>) -> Self::Future {
+    fn call(&mut self, request: Request<LimitRequestBody<B>>) -> Self::Future {
         let head = self.parts.on_refusal.remember(&request);
-        let state = match self.parts.call(&mut self.service, request) {
-            Ok(inner) => State::Running { inner },
+        let grpc = Grpc::of(&request);
+        let state = match self.parts.call(&mut self.service, request, grpc) {
+            Ok((inner, ceiling)) => State::Running { inner, ceiling },
             Err(kind) => State::Refused { kind },
         };
         AdmissionFuture {
             state,
             parts: Arc::clone(&self.parts),
             head,
+            grpc,
         }
     }
 }
 
 pin_project! {
-    pub(super) struct AdmissionFuture<F> {
+    pub struct AdmissionFuture<F> {
         #[pin]
         state: State<F>,
         parts: Arc<Parts>,
         head: Option<Box<Request<()>>>,
+        grpc: Option<Grpc>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
     enum State<F> {
-        Running { #[pin] inner: F },
+        Running { #[pin] inner: F, ceiling: Option<Ceiling> },
         Refused { kind: RefusalKind },
     }
 }
@@ -115,19 +120,36 @@ where
         let faults = &this.parts.faults;
         let kind = match this.state.as_mut().project() {
             StateProjection::Refused { kind } => *kind,
-            StateProjection::Running { inner } => match faults.catch("future", || inner.poll(cx)) {
-                None => RefusalKind::Panic,
-                Some(Poll::Pending) => return Poll::Pending,
-                Some(Poll::Ready(Ok(response))) => {
-                    let guarded = |body| FaultBody::new(body, faults.clone());
-                    return Poll::Ready(Ok(response.map(guarded)));
+            StateProjection::Running { inner, ceiling } => {
+                match faults.catch("future", || inner.poll(cx)) {
+                    None => RefusalKind::Panic,
+                    Some(Poll::Pending) => return Poll::Pending,
+                    Some(Poll::Ready(Ok(response)))
+                        if is_for_too_large(&response, ceiling.as_ref()) =>
+                    {
+                        RefusalKind::BodyTooLarge
+                    }
+                    Some(Poll::Ready(Ok(response))) => {
+                        let guarded = |body| FaultBody::new(body, faults.clone());
+                        return Poll::Ready(Ok(response.map(guarded)));
+                    }
+                    Some(Poll::Ready(Err(error))) => {
+                        let error = error.into();
+                        if let Some(own) = this.grpc.and_then(|grpc| grpc.answer_to(&error)) {
+                            return Poll::Ready(Ok(own));
+                        }
+                        faults.answer_to(&error).into()
+                    }
                 }
-                Some(Poll::Ready(Err(error))) => faults.answer_to(&error.into()).into(),
-            },
+            }
         };
         // Dropped now: a future that panicked must not be polled again.
         this.state.set(State::Refused { kind });
         let on_refusal = &this.parts.on_refusal;
-        Poll::Ready(Ok(on_refusal.answer(kind, this.head.as_deref())))
+        Poll::Ready(Ok(on_refusal.answer(
+            kind,
+            this.head.as_deref(),
+            *this.grpc,
+        )))
     }
 }

@@ -1,19 +1,20 @@
 //! What is kept for a request under way.
 
-use std::{cell::RefCell, mem, sync::Arc};
+use std::{any::Any, cell::RefCell, mem, sync::Arc};
+
+use bytes::Bytes;
 
 use http::{Request, Response};
 use http_body::Body;
 use stellane_autotune::{AdaptiveLimitLayer, Key, LimitRequestBody, Visit};
 use stellane_metrics::{HttpMetrics, Recording};
 use stellane_pool::{PoolScope, Pools};
-
 use tower_service::Service;
 
 use crate::{
     connection::Incoming,
-    fault::Faults,
-    runtime::{RefusalKind, RequestBody, refusal::OnRefusal},
+    fault::{Faults, Grpc},
+    runtime::{RefusalKind, RequestBody, body::Ceiling, refusal::OnRefusal},
     strict_http1::Http1Rules,
 };
 
@@ -25,9 +26,9 @@ pub(super) struct Parts {
     pub(super) pools: Pools,
     pub(super) faults: Faults,
     pub(super) rules: Http1Rules,
+    /// Whether a request of HTTP/1.1 without a host is refused.
+    pub(super) wants_host: bool,
     pub(super) max_body_bytes: usize,
-    /// Whether the service tells its routes before their handlers run.
-    pub(super) routes_told: bool,
     pub(super) on_refusal: OnRefusal,
 }
 
@@ -35,31 +36,41 @@ impl Parts {
     /// Whether the request goes no further: what [`StrictHttp1Layer`](crate::strict_http1::StrictHttp1Layer)
     /// checks, and the size that its body says it has.
     #[inline]
-    fn refusal<B: Body>(&self, request: &Request<B>) -> Option<RefusalKind> {
-        if let Err(violation) = self.rules.judge(request) {
+    fn refusal<B: Body>(&self, request: &Request<B>, max_body_bytes: usize) -> Option<RefusalKind> {
+        if let Err(violation) = self.rules.judge(request, self.wants_host) {
             return Some(RefusalKind::Violation(violation));
         }
         let declared = request.body().size_hint().lower();
-        let too_large = usize::try_from(declared).map_or(true, |n| n > self.max_body_bytes);
+        let too_large = usize::try_from(declared).map_or(true, |n| n > max_body_bytes);
         too_large.then_some(RefusalKind::BodyTooLarge)
     }
 
     /// Calls the user's service, unless the request goes no further.
     #[inline]
-    pub(super) fn call<S>(
+    pub(super) fn call<S, B>(
         &self,
         service: &mut S,
-        request: Request<LimitRequestBody<Incoming>>,
-    ) -> Result<S::Future, RefusalKind>
+        request: Request<LimitRequestBody<B>>,
+        grpc: Option<Grpc>,
+    ) -> Result<(S::Future, Option<Ceiling>), RefusalKind>
     where
-        S: Service<Request<RequestBody>>,
+        S: Service<Request<RequestBody<B>>>,
+        B: Body<Data = Bytes>,
     {
-        if let Some(kind) = self.refusal(&request) {
+        // gRPC limits each of its messages, and a stream has as many as it likes.
+        let max_bytes = match grpc {
+            None => self.max_body_bytes,
+            Some(_) => usize::MAX,
+        };
+        if let Some(kind) = self.refusal(&request, max_bytes) {
             return Err(kind);
         }
-        let request = request.map(|body| RequestBody::new(body, self.max_body_bytes));
+        let says_its_size = || request.body().size_hint().exact().is_some();
+        let ceiling = (max_bytes != usize::MAX && !says_its_size()).then(Ceiling::default);
+        let request = request.map(|body| RequestBody::limited(body, max_bytes, ceiling.clone()));
         let called = self.faults.catch("call", || service.call(request));
-        called.ok_or(RefusalKind::Panic)
+        let future = called.ok_or(RefusalKind::Panic)?;
+        Ok((future, ceiling))
     }
 }
 
@@ -89,17 +100,20 @@ pub(super) struct Held {
     visit: Option<Visit>,
     /// For one's own answer should the service fail, if there is to be one.
     pub(super) head: Option<Box<Request<()>>>,
+    /// What it is to be answered in.
+    pub(super) grpc: Option<Grpc>,
 }
 
 impl Held {
     #[cold]
-    fn new(parts: &Arc<Parts>, request: &Request<Incoming>) -> Box<Self> {
+    fn new<B: Body + 'static>(parts: &Arc<Parts>, request: &Request<B>) -> Box<Self> {
         Box::new(Self {
             parts: Arc::clone(parts),
             pools: PoolScope::new(&parts.pools),
             recording: parts.metrics.begin(request),
             visit: parts.limit.enter_from(request, connection(request)),
             head: parts.on_refusal.remember(request),
+            grpc: Grpc::of(request),
         })
     }
 
@@ -111,7 +125,7 @@ impl Held {
 
     /// The body that the service gets.
     #[inline]
-    pub(super) fn limit(&mut self, body: Incoming) -> LimitRequestBody<Incoming> {
+    pub(super) fn limit<B: Body>(&mut self, body: B) -> LimitRequestBody<B> {
         match &mut self.visit {
             Some(visit) => self.parts.limit.request_body(visit, body),
             None => body.into(),
@@ -143,16 +157,20 @@ impl Held {
     }
 }
 
-/// A connection with many streams is one client; one without has but one request at a time.
+/// A connection with many streams is one client; one without has but one request at a time. Who serves without our
+/// connections may say in the extensions of a request whose it is, as to the layer of the limit.
 #[inline]
-pub(super) fn connection(request: &Request<Incoming>) -> Option<Key> {
-    request.body().shared_connection().map(Key::from_number)
+pub(super) fn connection<B: 'static>(request: &Request<B>) -> Option<Key> {
+    match (request.body() as &dyn Any).downcast_ref::<Incoming>() {
+        Some(body) => body.shared_connection().map(Key::from_number),
+        None => request.extensions().get().copied(),
+    }
 }
 
 impl Ongoing {
     /// A request begins, and takes its place unless it must go through the layer of the limit.
     #[inline]
-    pub(super) fn begin(parts: &Arc<Parts>, request: &Request<Incoming>) -> Self {
+    pub(super) fn begin<B: Body + 'static>(parts: &Arc<Parts>, request: &Request<B>) -> Self {
         let kept = STOCK.try_with(|stock| stock.try_borrow_mut().ok()?.pop());
         let held = match kept {
             Ok(Some(mut held)) if Arc::ptr_eq(&held.parts, parts) => {
@@ -160,6 +178,7 @@ impl Ongoing {
                 let Held { visit, .. } = &mut *held;
                 parts.limit.enter_again(visit, request, connection(request));
                 held.head = parts.on_refusal.remember(request);
+                held.grpc = Grpc::of(request);
                 held
             }
             _ => Held::new(parts, request),

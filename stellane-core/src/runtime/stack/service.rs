@@ -18,32 +18,46 @@ use super::{
 };
 use crate::{
     BoxError,
-    connection::Incoming,
     runtime::{RefusalKind, RequestBody},
 };
 
-/// All that stands before the user's service; see the [module docs](super).
+/// What the layers are around: with `profiling` it also measures how long polls take.
+#[cfg(not(feature = "profiling"))]
+type Inner<S> = S;
+#[cfg(feature = "profiling")]
+type Inner<S> = crate::profiling::SlowPoll<super::label::Labelled<S>>;
+
+/// A service behind a [`PresetLayer`](super::PresetLayer).
 #[derive(Debug, Clone)]
-pub(super) struct Preset<S> {
-    service: S,
+pub struct PresetService<S> {
+    service: Inner<S>,
     parts: Arc<Parts>,
+    /// Whether it tells its routes before their handlers run.
+    routes_told: bool,
 }
 
-impl<S> Preset<S> {
-    pub(super) fn new(service: S, parts: Arc<Parts>) -> Self {
-        Self { service, parts }
+impl<S> PresetService<S> {
+    pub(super) fn new(service: Inner<S>, parts: Arc<Parts>, routes_told: bool) -> Self {
+        Self {
+            service,
+            parts,
+            routes_told,
+        }
     }
 }
 
-impl<S, B> Service<Request<Incoming>> for Preset<S>
+type InnerFuture<S, B> = <Inner<S> as Service<Request<RequestBody<B>>>>::Future;
+
+impl<S, B, RB> Service<Request<B>> for PresetService<S>
 where
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
+    S: Service<Request<RequestBody<B>>, Response = Response<RB>> + Clone,
     S::Error: Into<BoxError>,
     B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
+    RB: Body<Error: Into<BoxError>> + 'static,
 {
-    type Response = Response<PresetBody<B>>;
+    type Response = Response<PresetBody<RB>>;
     type Error = S::Error;
-    type Future = PresetFuture<S::Future, LimitedFuture<S>>;
+    type Future = PresetFuture<InnerFuture<S, B>, LimitedFuture<Inner<S>, B>>;
 
     /// A service that fails to become ready is broken for good: its error is passed on.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -51,8 +65,12 @@ where
     }
 
     #[inline]
-    fn call(&mut self, request: Request<Incoming>) -> PresetFuture<S::Future, LimitedFuture<S>> {
-        let Self { service, parts } = self;
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let Self {
+            service,
+            parts,
+            routes_told,
+        } = self;
         let mut ongoing = Ongoing::begin(parts, &request);
         let Some(held) = ongoing.held() else {
             let kind = RefusalKind::Error;
@@ -65,8 +83,12 @@ where
         let request = request.map(|body| held.limit(body));
         let entered = held.recording.enter();
         let pools = held.pools.enter();
-        let state = match parts.call(service, request) {
-            Ok(future) => State::Running { future },
+        let state = match parts.call(service, request, held.grpc) {
+            Ok((future, ceiling)) => State::Running {
+                future,
+                ceiling,
+                routes_told: *routes_told,
+            },
             Err(kind) => State::Refused { kind },
         };
         drop(pools);
@@ -75,18 +97,19 @@ where
     }
 }
 
-impl<S> Preset<S> {
+impl<S> PresetService<S> {
     /// For a request that must go through the layers one by one.
     #[cold]
-    fn call_limited<B>(
+    fn call_limited<B, RB>(
         &mut self,
-        request: Request<Incoming>,
+        request: Request<B>,
         held: &mut Held,
-    ) -> Pin<Box<LimitedFuture<S>>>
+    ) -> Pin<Box<LimitedFuture<Inner<S>, B>>>
     where
-        S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
+        S: Service<Request<RequestBody<B>>, Response = Response<RB>> + Clone,
         S::Error: Into<BoxError>,
         B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
+        RB: Body<Error: Into<BoxError>> + 'static,
     {
         let entered = held.recording.enter();
         let next = self.service.clone();

@@ -9,8 +9,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use http::{Request, Response, StatusCode, header};
-use http_body::Body;
+use http::{Method, Request, Response, StatusCode, header};
 
 use crate::{
     BoxError,
@@ -50,7 +49,7 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> StreamFuture<S> {
         // The messages of a call may come as seldom as they like.
-        let paced = !request.body().is_end_stream() && !is_grpc(&request);
+        let paced = request.method() != Method::POST || !is_grpc(&request);
         let request = request.map(|body| Incoming::of_stream(body, self.connection, paced));
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
@@ -75,11 +74,9 @@ fn is_grpc<B>(request: &Request<B>) -> bool {
 type Opened<B> = Result<Response<StreamBody<B>>, BoxError>;
 
 fn open<S: HttpService>(answer: Answer<S>, ledger: &Arc<Ledger>) -> Opened<S::ResBody> {
-    let open = |response: Response<S::ResBody>| {
-        let farewell = Farewell::of(&response, ledger.budget());
-        response.map(|body| StreamBody::new(body, farewell, Arc::clone(ledger)))
-    };
-    answer.map(open).map_err(Into::into)
+    let response = answer.map_err(Into::into)?;
+    let farewell = Farewell::of(&response, ledger.budget());
+    Ok(response.map(|body| StreamBody::new(body, farewell, Arc::clone(ledger))))
 }
 
 /// The answer to a request.

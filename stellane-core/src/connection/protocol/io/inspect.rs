@@ -89,6 +89,9 @@ impl Inspector {
             #[cfg(feature = "http2")]
             Watch::Http2(meter) => {
                 let abuse = meter.look(bytes, record.requests(), clock.now());
+                if meter.has_answered_ping() {
+                    record.flags().answer_ping();
+                }
                 if abuse != Abuse::None {
                     record.flags().set_abusive();
                 }
@@ -148,6 +151,11 @@ impl Inspector {
                 let _ = bytes;
             }
         }
+    }
+
+    #[cfg(feature = "http2")]
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(&self.watch, Watch::Http2(_))
     }
 
     /// What a client is told in the end that abuses its connection.

@@ -1,0 +1,221 @@
+use std::{
+    fmt,
+    marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use tower_service::Service;
+
+use super::{
+    RequestBody,
+    body::AsBytes,
+    stack::{tell_early, tell_route},
+};
+use crate::BoxError;
+
+/// A service that a [`Runtime`](super::Runtime) serves: short for the bounds below, and implemented for every service
+/// that meets them. The data of its bodies may be any [`Buf`](bytes::Buf), and its errors anything that becomes a
+/// [`BoxError`].
+///
+/// A function returns one as `impl App`:
+///
+/// ```
+/// use stellane_core::App;
+///
+/// fn app() -> impl App {
+///     axum::Router::new().route("/", axum::routing::get(async || "hello"))
+/// }
+/// # let _ = app();
+/// ```
+///
+/// A router with state is none before it has got the state:
+///
+/// ```compile_fail,E0277
+/// # use axum::{Router, extract::State, routing::get};
+/// async fn count(State(count): State<u64>) -> String { count.to_string() }
+/// let builder = stellane_core::Runtime::builder().service(Router::new().route("/", get(count)));
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be served",
+    label = "not a service of `Request<stellane_core::RequestBody>` that is `Clone + Send + 'static`",
+    note = "an axum router whose state is missing needs `.with_state(…)`, a `RouterBuilder` of ours `.build()?`",
+    note = "a function for `hyper::body::Incoming` takes `stellane_core::RequestBody`, or any body: `async fn f<B>(_: Request<B>)`",
+    note = "a service of hyper (`call(&self)`) goes through `stellane_core::HyperService`, a make-service to `serve_make`"
+)]
+pub trait App:
+    Service<
+        Request<RequestBody>,
+        Response = Response<Self::ResBody>,
+        Error = Self::ServiceError,
+        Future = Self::ResFuture,
+    > + Clone
+    + Send
+    + 'static
+{
+    /// The body of its responses.
+    type ResBody: Body<Error: Into<BoxError>> + Send + 'static;
+    /// Its error.
+    type ServiceError: Into<BoxError> + Send;
+    /// Its future.
+    type ResFuture: Future<Output = Result<Response<Self::ResBody>, Self::ServiceError>> + Send;
+}
+
+#[diagnostic::do_not_recommend]
+impl<S, B> App for S
+where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError> + Send,
+    B: Body<Error: Into<BoxError>> + Send + 'static,
+{
+    type ResBody = B;
+    type ServiceError = S::Error;
+    type ResFuture = S::Future;
+}
+
+/// Any [`App`], in a box: for a type that has a name, and for programs that serve many services. What a [`Runtime`]
+/// is made of is compiled anew for each type of service, which takes seconds, and for this one together with the library.
+/// A request costs two allocations more, for its future and for the body of its answer.
+///
+/// [`Runtime`]: super::Runtime
+///
+/// ```
+/// use stellane_core::{BoxApp, Runtime};
+///
+/// fn server(app: BoxApp) -> Result<Runtime<BoxApp>, stellane_core::RuntimeError> {
+///     Runtime::builder().service(app).build()
+/// }
+/// # let _ = server;
+/// ```
+pub type BoxApp = BoxService<RequestBody>;
+
+/// A service of requests with the body `B`, in a box; see [`BoxApp`].
+pub struct BoxService<B> {
+    service: Box<dyn DynService<B>>,
+}
+
+type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<BoxBody>, BoxError>> + Send>>;
+type BoxBody = UnsyncBoxBody<Bytes, BoxError>;
+
+trait DynService<B>: Send {
+    fn clone_boxed(&self) -> Box<dyn DynService<B>>;
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
+    fn call(&mut self, request: Request<B>) -> BoxFuture;
+}
+
+/// The service with the body of its answers, which its type alone does not say.
+struct Unboxed<S, RB>(S, PhantomData<fn() -> RB>);
+
+impl<B: 'static> BoxService<B> {
+    /// Boxes a service.
+    pub fn new<S, RB>(service: S) -> Self
+    where
+        S: Service<Request<B>, Response = Response<RB>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError> + Send,
+        RB: Body<Error: Into<BoxError>> + Send + 'static,
+    {
+        tell_early(&service);
+        Self {
+            service: Box::new(Unboxed(service, PhantomData)),
+        }
+    }
+}
+
+impl<S, B, RB> DynService<B> for Unboxed<S, RB>
+where
+    S: Service<Request<B>, Response = Response<RB>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError> + Send,
+    RB: Body<Error: Into<BoxError>> + Send + 'static,
+{
+    fn clone_boxed(&self) -> Box<dyn DynService<B>> {
+        Box::new(Self(self.0.clone(), PhantomData))
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> BoxFuture {
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            let response = answer.await.map_err(Into::into)?;
+            // Once it is in a box nobody sees whose body it is.
+            tell_route(response.body());
+            Ok(response.map(|body| AsBytes::new(body).boxed_unsync()))
+        })
+    }
+}
+
+impl<B> Clone for BoxService<B> {
+    fn clone(&self) -> Self {
+        Self {
+            service: self.service.clone_boxed(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for BoxService<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoxService").finish_non_exhaustive()
+    }
+}
+
+impl<B> Service<Request<B>> for BoxService<B> {
+    type Response = Response<BoxBody>;
+    type Error = BoxError;
+    type Future = BoxFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> BoxFuture {
+        self.service.call(request)
+    }
+}
+
+/// A service of hyper, whose `call` takes `&self`, as one of tower: the way back from hyper-util's
+/// `TowerToHyperService`.
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use hyper::service::service_fn;
+/// use stellane_core::{HyperService, RequestBody, Runtime};
+///
+/// let hello = service_fn(async |_: Request<RequestBody>| {
+///     Ok::<_, Infallible>(Response::new("hello".to_owned()))
+/// });
+/// let builder = Runtime::builder().service(HyperService(hello));
+/// # drop(builder);
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct HyperService<S>(
+    /// The service.
+    pub S,
+);
+
+impl<S, R> Service<R> for HyperService<S>
+where
+    S: hyper::service::Service<R>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        self.0.call(request)
+    }
+}

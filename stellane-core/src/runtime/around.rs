@@ -1,0 +1,182 @@
+//! What stands around the service of a runtime, and how it comes onto its listeners.
+
+use std::{
+    fmt,
+    pin::{Pin, pin},
+    sync::Arc,
+};
+
+use tokio::task::JoinSet;
+use tower_layer::Layer;
+
+use super::{
+    App, BoxService, PresetLayer, PresetService,
+    facts::{DescribeFn, Described},
+    listeners::{Listeners, Source},
+    make::Make,
+};
+use crate::{
+    connection::{ConnectionManager, HttpService, Incoming},
+    engine::{Engine, EngineError},
+    hot_reload::LiveReloadLayer,
+};
+
+/// A service outside of the preset.
+pub(super) type OuterFn = dyn Fn(BoxService<Incoming>) -> BoxService<Incoming> + Send + Sync;
+pub(super) type Serving = Pin<Box<dyn Future<Output = Result<(), EngineError>> + Send>>;
+
+#[derive(Clone)]
+pub struct Around {
+    pub(super) preset: PresetLayer,
+    pub(super) describe: Option<Arc<DescribeFn>>,
+    pub(super) outer: Option<Arc<OuterFn>>,
+    pub(super) hot_reload: bool,
+}
+
+/// What a runtime serves: one service for all connections, or one for each.
+pub trait Served: Send + Sized + 'static {
+    fn start<E: Engine>(
+        self,
+        engine: &E,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving;
+}
+
+impl<S: App> Served for S {
+    fn start<E: Engine>(
+        self,
+        engine: &E,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving {
+        around.serve(engine, connections, listeners, self)
+    }
+}
+
+impl Around {
+    fn preset<S: 'static>(&self, app: S) -> Described<PresetService<S>> {
+        Described::new(self.preset.layer(app), self.describe.clone())
+    }
+
+    /// Whether something outside of the limit has to see each request.
+    pub(super) fn sees_all(&self) -> bool {
+        self.hot_reload || self.outer.is_some()
+    }
+
+    /// With all that is rarely there.
+    pub(super) fn boxed<S: App>(&self, app: S) -> BoxService<Incoming> {
+        let service = BoxService::new(self.preset(app));
+        let service = match &self.outer {
+            Some(outer) => outer(service),
+            None => service,
+        };
+        // The answer to "which process is this?" is no request of the application: outside of all.
+        match self.hot_reload {
+            true => BoxService::new(LiveReloadLayer::new().layer(service)),
+            false => service,
+        }
+    }
+
+    /// One service for all connections.
+    fn serve<E: Engine, S: App>(
+        &self,
+        engine: &E,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        app: S,
+    ) -> Serving {
+        if self.sees_all() {
+            return serve(engine, connections, listeners, self.boxed(app));
+        }
+        serve(engine, connections, listeners, self.preset(app))
+    }
+
+    /// One for each. Without an engine: they know of no such thing.
+    pub(super) fn serve_make(
+        self,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        make: &Make,
+    ) -> Serving {
+        let mut all = JoinSet::new();
+        for listener in listeners.sockets {
+            let (around, make) = (self.clone(), make.clone());
+            let serving = connections.serve_with(listener, move |connection| {
+                around.boxed(make.of(connection))
+            });
+            all.spawn(async move {
+                serving
+                    .await
+                    .map_err(|error| EngineError::Serve(error.into()))
+            });
+        }
+        Box::pin(async move {
+            while let Some(ended) = all.join_next().await {
+                if let Ok(served) = ended {
+                    served?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+impl fmt::Debug for Around {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Around").finish_non_exhaustive()
+    }
+}
+
+fn serve<E: Engine>(
+    engine: &E,
+    connections: &ConnectionManager,
+    listeners: Listeners,
+    service: impl HttpService,
+) -> Serving {
+    let Listeners { sockets, sources } = listeners;
+    if sources.is_empty() {
+        return Box::pin(engine.serve(sockets, service));
+    }
+    let mut all = JoinSet::new();
+    for source in sources {
+        all.spawn(serve_source(source, connections.clone(), service.clone()));
+    }
+    let serving = engine.serve(sockets, service);
+    Box::pin(async move {
+        serving.await?;
+        while all.join_next().await.is_some() {}
+        Ok(())
+    })
+}
+
+/// Until the drain, which ends the connections too.
+async fn serve_source(
+    mut source: Source,
+    connections: ConnectionManager,
+    service: impl HttpService,
+) {
+    let mut all = JoinSet::new();
+    {
+        let mut draining = pin!(connections.draining());
+        loop {
+            tokio::select! {
+                next = source.next() => match next {
+                    Some(Ok((io, peer))) => {
+                        all.spawn(connections.serve_connection(io, peer, service.clone()));
+                    }
+                    Some(Err(error)) => {
+                        tracing::debug!(%error, "a connection could not be accepted");
+                        tokio::task::yield_now().await;
+                    }
+                    None => break,
+                },
+                Some(_) = all.join_next() => {}
+                () = &mut draining => break,
+            }
+        }
+    }
+    while all.join_next().await.is_some() {}
+}

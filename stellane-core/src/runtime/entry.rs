@@ -1,0 +1,248 @@
+//! Two lines, for who has `axum::serve(listener, app)`.
+
+use std::{fmt, io, net::SocketAddr, pin::Pin, time::Duration};
+
+use http::Extensions;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{
+    App, BoundRuntime, BoxApp, BoxService, IntoListener, RunReport, Runtime, RuntimeBuilder,
+    RuntimeError,
+    around::{Around, Served, Serving},
+    listeners::Listeners,
+    make::Make,
+};
+use crate::{
+    BoxError,
+    config::{ConfigErrors, Loader, RuntimeConfig},
+    connection::{ConnectInfo, ConnectionManager, HttpService, Incoming},
+    engine::Engine,
+};
+
+/// Serves an axum router, tonic's `Routes`, or any other [`App`] until `SIGTERM` or Ctrl-C, and then loses no request: all
+/// of the [`Runtime`] in the place of `axum::serve`.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let app = axum::Router::new().route("/", axum::routing::get(async || "hello"));
+/// let listener = tokio::net::TcpListener::bind("0.0.0.0:3000").await?;
+/// stellane_core::serve(listener, app).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The environment may change its configuration: `STELLANE_CONFIG` names a file, and `STELLANE__SECTION__KEY` sets a key;
+/// what it has changed is logged. [`Serve::config`] leaves the environment out. The defaults are those of
+/// [`RuntimeConfig`], but for three keys:
+///
+/// | key | here | because |
+/// |---|---|---|
+/// | `server.admin_address` | `""`: off | nobody has asked for a second port, and two such programs on one machine could not both have it |
+/// | `server.restart_timeout` | `"0s"`: off | the process that `SIGUSR2` starts would listen on the same address itself |
+/// | `connection.connect_info` | `true` | handlers find the `ConnectInfo` of axum (feature `axum-08`) and of tonic (`tonic-014`), at the price of two allocations for a request and one for each of these |
+///
+/// The service is [boxed](BoxApp), so that programs compile quickly; who counts allocations takes the [`Runtime`].
+pub fn serve<L: IntoListener>(listener: L, app: impl App) -> Serve<L> {
+    Serve::new(listener, OneOrMade::One(BoxApp::new(app)))
+}
+
+/// As [`serve`], with a service for each connection, from a make-service: that of axum's `into_make_service` and
+/// `into_make_service_with_connect_info`, or any other service that makes an [`App`] of a [`ConnectInfo`].
+///
+/// It is called when the first bytes of a connection arrive. A connection whose service can't be made answers 500.
+/// Connections from [`connections`](super::connections) are not served in this way.
+pub fn serve_make<L, M>(listener: L, make: M) -> Serve<L>
+where
+    L: IntoListener,
+    M: Service<ConnectInfo, Response: App, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+{
+    Serve::new(listener, OneOrMade::Made(Make::new(make)))
+}
+
+/// A server to be awaited; see [`serve`].
+#[must_use = "a server does nothing until it is awaited"]
+pub struct Serve<L> {
+    listener: L,
+    served: OneOrMade,
+    config: Option<RuntimeConfig>,
+    builder: RuntimeBuilder<()>,
+}
+
+/// What a [`Serve`] serves.
+#[derive(Debug, Clone)]
+pub(super) enum OneOrMade {
+    One(BoxApp),
+    Made(Make),
+}
+
+impl Served for OneOrMade {
+    fn start<E: Engine>(
+        self,
+        engine: &E,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving {
+        match self {
+            Self::One(app) => app.start(engine, connections, listeners, around),
+            Self::Made(make) => around.serve_make(connections, listeners, &make),
+        }
+    }
+}
+
+impl<L> Serve<L> {
+    fn new(listener: L, served: OneOrMade) -> Self {
+        Self {
+            listener,
+            served,
+            config: None,
+            builder: Runtime::builder(),
+        }
+    }
+
+    /// Begins the drain when `signal` resolves, in the place of `SIGTERM` and Ctrl-C.
+    pub fn with_graceful_shutdown(
+        mut self,
+        signal: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        self.builder = self.builder.shutdown_signal(signal);
+        self
+    }
+
+    /// This configuration, whatever the environment says: see [`serve`] for what is usual here.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use stellane_core::{RuntimeConfig, serve};
+    ///
+    /// # let app = axum::Router::new();
+    /// let server = serve("127.0.0.1:0", app).config(RuntimeConfig::default().with(|config| {
+    ///     config.server.admin_address = String::new();
+    ///     config.connection.idle_timeout = Duration::from_secs(20);
+    /// }));
+    /// # drop(server);
+    /// ```
+    pub fn config(mut self, config: RuntimeConfig) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// See [`RuntimeBuilder::outer_layer`].
+    pub fn outer_layer<O>(mut self, layer: O) -> Self
+    where
+        O: Layer<BoxService<Incoming>, Service: HttpService> + Send + Sync + 'static,
+    {
+        self.builder = self.builder.outer_layer(layer);
+        self
+    }
+
+    /// See [`RuntimeBuilder::connect_info`].
+    pub fn connect_info(
+        mut self,
+        describe: impl Fn(&ConnectInfo, &mut Extensions) + Send + Sync + 'static,
+    ) -> Self {
+        self.builder = self.builder.connect_info(describe);
+        self
+    }
+}
+
+impl<L: IntoListener> Serve<L> {
+    /// The address of the listener that was given.
+    ///
+    /// # Errors
+    /// There is none yet: one that is listened on by [`bind`](Self::bind) has it then.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Listens, and answers not yet: what connects waits for [`BoundServe::serve`].
+    ///
+    /// # Errors
+    /// A wrong configuration, an address that can't be listened on, or a component that can't start.
+    pub async fn bind(self) -> Result<BoundServe, RuntimeError> {
+        let config = match self.config {
+            Some(config) => config,
+            None => configured()?,
+        };
+        let served = self.served;
+        let runtime = self.builder.config(config).served(served).build()?;
+        let runtime = runtime.listen_on(self.listener).await?;
+        Ok(BoundServe { runtime })
+    }
+}
+
+/// A [`Serve`] that listens.
+#[derive(Debug)]
+#[must_use = "a server does nothing until it serves"]
+pub struct BoundServe {
+    runtime: BoundRuntime<OneOrMade>,
+}
+
+impl BoundServe {
+    /// The address, with the port that the system chose if it was 0.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.runtime.local_addr()
+    }
+
+    /// The address of the admin service, if it is on.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.runtime.admin_addr()
+    }
+
+    /// The components, for looking at what they count and for turning their knobs.
+    #[must_use]
+    pub fn components(&self) -> &super::Components {
+        self.runtime.components()
+    }
+
+    /// Answers until the signal, then drains.
+    ///
+    /// # Errors
+    /// A listener that fails for good.
+    pub async fn serve(self) -> Result<RunReport, RuntimeError> {
+        self.runtime.serve_configured().await
+    }
+}
+
+impl<L: IntoListener + 'static> IntoFuture for Serve<L> {
+    type Output = Result<RunReport, RuntimeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.bind().await?.serve().await })
+    }
+}
+
+/// What the environment makes of the configuration of a program that has said nothing.
+fn configured() -> Result<RuntimeConfig, ConfigErrors> {
+    let ours = |name: &str| name == "STELLANE_CONFIG" || name.starts_with("STELLANE__");
+    let variables: Vec<_> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| ours(name))
+        .collect();
+    if !variables.is_empty() {
+        let names: Vec<_> = variables.iter().map(|(name, _)| name.as_str()).collect();
+        tracing::info!("configured by the environment: {}", names.join(", "));
+    }
+    let usual = RuntimeConfig::default().with(|config| {
+        config.server.admin_address = String::new();
+        config.server.restart_timeout = Duration::ZERO;
+        config.connection.connect_info = true;
+    });
+    Loader::new().env(variables).load_over(usual)
+}
+
+impl<L> fmt::Debug for Serve<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,100 @@
+//! What a request says about its connection, for those who look for it where their own server puts it.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Extensions, Request};
+use tower_service::Service;
+
+use crate::connection::{ConnectInfo, Incoming};
+
+/// Puts what a program of one's own looks for into the extensions of a request.
+pub(super) type DescribeFn = dyn Fn(&ConnectInfo, &mut Extensions) + Send + Sync;
+
+/// Puts what axum and tonic look for beside our own [`ConnectInfo`], if that is there.
+#[derive(Clone)]
+pub(super) struct Described<S> {
+    inner: S,
+    describe: Option<Arc<DescribeFn>>,
+}
+
+impl<S> Described<S> {
+    pub(super) fn new(inner: S, describe: Option<Arc<DescribeFn>>) -> Self {
+        Self { inner, describe }
+    }
+}
+
+impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Described<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, mut request: Request<Incoming>) -> S::Future {
+        let extensions = request.extensions_mut();
+        if let Some(connection) = extensions.get::<ConnectInfo>().cloned() {
+            #[cfg(feature = "axum-08")]
+            for_axum(&connection, extensions);
+            #[cfg(feature = "tonic-014")]
+            for_tonic(&connection, extensions);
+            if let Some(describe) = &self.describe {
+                describe(&connection, extensions);
+            }
+        }
+        self.inner.call(request)
+    }
+}
+
+#[cfg(feature = "axum-08")]
+fn for_axum(connection: &ConnectInfo, extensions: &mut Extensions) {
+    if let Some(peer) = connection.peer() {
+        extensions.insert(axum::extract::ConnectInfo(peer));
+    }
+}
+
+/// What `into_make_service_with_connect_info::<SocketAddr>()` asks of a connection. One of a Unix socket has no address:
+/// it gets `0.0.0.0:0`.
+#[cfg(feature = "axum-08")]
+impl axum::extract::connect_info::Connected<ConnectInfo> for std::net::SocketAddr {
+    fn connect_info(connection: ConnectInfo) -> Self {
+        let unknown = Self::from(([0, 0, 0, 0], 0));
+        connection.peer().unwrap_or(unknown)
+    }
+}
+
+#[cfg(feature = "tonic-014")]
+fn for_tonic(connection: &ConnectInfo, extensions: &mut Extensions) {
+    use tonic::transport::server::TcpConnectInfo;
+    #[cfg(unix)]
+    if let Some(peer) = connection.unix_peer() {
+        extensions.insert(tonic::transport::server::UdsConnectInfo {
+            peer_addr: peer.address.clone(),
+            peer_cred: peer.credentials,
+        });
+        return;
+    }
+    #[cfg(feature = "tls")]
+    if let Some(tls) = connection.tonic_tls() {
+        extensions.insert(tls.clone());
+    }
+    if connection.local().is_some() || connection.peer().is_some() {
+        extensions.insert(TcpConnectInfo {
+            local_addr: connection.local(),
+            remote_addr: connection.peer(),
+        });
+    }
+}
+
+impl<S> fmt::Debug for Described<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Described").finish_non_exhaustive()
+    }
+}

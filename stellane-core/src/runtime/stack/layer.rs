@@ -1,0 +1,104 @@
+use std::sync::Arc;
+
+use stellane_autotune::AdaptiveLimitLayer;
+use tower_layer::Layer;
+
+use super::{label::tell_early, ongoing::Parts, service::PresetService};
+use crate::{
+    config::ServerConfig,
+    runtime::{Components, refusal::OnRefusal},
+};
+
+/// All that the [`Runtime`](crate::Runtime) puts around a service, as one layer for any stack of tower: made by
+/// [`Components::layer`].
+///
+/// It takes a service of `Request<RequestBody<B>>` and gives one of `Request<B>`, whatever the body `B` of the server
+/// around it is. It stands for these layers, outermost first, and costs less: one future, one body and no allocation
+/// for a request.
+///
+/// ```text
+/// MetricsLayer ─▶ AdaptiveLimitLayer with OverloadLayer ─▶ PoolLayer ─▶ StrictHttp1Layer ─▶ RequestBytesLayer ─▶ body limit ─▶ FaultLayer
+/// ```
+///
+/// Other layers stand on both sides of it. The body of its answers has an empty [`Default`], which is what tower-http's
+/// layers of CORS, timeouts and authorization ask of what is inside of them. With `axum::serve`:
+///
+/// ```
+/// use axum::{Router, extract::Request, routing::get};
+/// use stellane_core::{Components, RuntimeConfig};
+/// use tower::Layer;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let config = RuntimeConfig::default();
+/// let components = Components::new(&config)?;
+/// let app: Router = Router::new().route("/", get(async || "hello"));
+/// let app = components.layer(&config.server).layer(app);
+///
+/// // It answers without a server too.
+/// use tower::ServiceExt;
+/// let answer = app.clone().oneshot(Request::new(axum::body::Body::empty())).await?;
+/// assert_eq!(answer.status(), 200);
+///
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let outside = Router::new().fallback_service(app);
+/// let serving = axum::serve(listener, outside);
+/// # drop(serving);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct PresetLayer {
+    parts: Arc<Parts>,
+    #[cfg(feature = "profiling")]
+    slow_polls: crate::profiling::SlowPolls,
+}
+
+impl PresetLayer {
+    pub(in crate::runtime) fn new(
+        components: &Components,
+        server: &ServerConfig,
+        limit: AdaptiveLimitLayer,
+        on_refusal: OnRefusal,
+        wants_host: bool,
+    ) -> Self {
+        let parts = Parts {
+            metrics: components.metrics,
+            limit,
+            pools: components.pools.clone(),
+            faults: components.faults.clone(),
+            rules: components.http1_rules.clone(),
+            wants_host,
+            max_body_bytes: match usize::try_from(server.max_body_bytes) {
+                Ok(0) | Err(_) => usize::MAX,
+                Ok(bytes) => bytes,
+            },
+            on_refusal,
+        };
+        Self {
+            parts: Arc::new(parts),
+            #[cfg(feature = "profiling")]
+            slow_polls: components.slow_polls.clone(),
+        }
+    }
+}
+
+impl PresetLayer {
+    pub(in crate::runtime) fn limit(&self) -> &AdaptiveLimitLayer {
+        &self.parts.limit
+    }
+}
+
+impl<S: 'static> Layer<S> for PresetLayer {
+    type Service = PresetService<S>;
+
+    fn layer(&self, service: S) -> PresetService<S> {
+        let routes_told = tell_early(&service);
+        #[cfg(feature = "profiling")]
+        let service = self
+            .slow_polls
+            .layer()
+            .layer(super::label::Labelled(service));
+        PresetService::new(service, Arc::clone(&self.parts), routes_told)
+    }
+}
