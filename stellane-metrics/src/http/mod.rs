@@ -20,7 +20,7 @@ pub(crate) use layout::SIZE_BOUNDS;
 pub use recording::Recording;
 pub(crate) use registry::Table;
 pub use routes::RouteStats;
-pub(crate) use running::Before;
+pub(crate) use running::PollCell;
 pub use running::RunningPoll;
 
 /// The request metrics of one server: a cheap handle to the table that [`MetricsLayer`](crate::MetricsLayer) writes.

@@ -13,7 +13,7 @@ use super::{
     histogram::{self, Histogram, Totals},
     labels::{METHODS, Outcome, SeriesKey},
     layout::{Layout, size_bucket},
-    running::{Before, PollCell, RunningPoll},
+    running::{PollCell, RunningPoll},
     slot,
 };
 use crate::MetricsConfig;
@@ -210,33 +210,14 @@ impl Table {
         id as RouteId
     }
 
-    /// This thread begins to poll a request; for [`poll_ends`](Self::poll_ends).
-    #[inline]
-    pub(crate) fn poll_begins(&self, route: RouteId) -> Before {
-        match self.shard() {
-            (shard, true) => shard.poll.begin(route),
-            // Who shares a shard can't tell whose poll it is.
-            (_, false) => Before::default(),
-        }
-    }
-
-    /// What it polls is of this route.
-    #[inline]
-    pub(crate) fn poll_is_of(&self, route: RouteId) {
-        if let (shard, true) = self.shard() {
-            shard.poll.name(route);
-        }
-    }
-
-    #[inline]
-    pub(crate) fn poll_ends(&self, before: Before) {
-        if let (shard, true) = self.shard() {
-            shard.poll.end(before);
-        }
+    /// Where this thread says what it polls. Threads that share a shard share that too, and nobody looks there.
+    #[cold]
+    pub(crate) fn poll_cell(&self) -> &PollCell {
+        &self.shard().0.poll
     }
 
     pub(crate) fn running_polls(&'static self) -> impl Iterator<Item = RunningPoll> {
-        let shards = self.shards.iter().enumerate();
+        let shards = self.shards.iter().take(slot::EXCLUSIVE).enumerate();
         shards.filter_map(|(thread, shard)| {
             let (serial, route) = shard.get()?.poll.read()?;
             Some(RunningPoll {
@@ -482,7 +463,7 @@ pub(crate) struct Counts {
 impl Shard {
     fn new(series: usize) -> Self {
         Self {
-            poll: PollCell::default(),
+            poll: PollCell::new(),
             started: Default::default(),
             finished: Default::default(),
             cancelled: AtomicU64::new(0),

@@ -18,60 +18,54 @@ pub struct RunningPoll {
 
 /// The poll of one thread: written by that thread only, by a store at its begin and one at its end. The route in the
 /// upper half; in the lower half a number that is odd while something is polled.
-#[derive(Debug, Default)]
-pub(super) struct PollCell(AtomicU64);
-
-/// Whether a poll begins within another one.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Before {
-    within: bool,
-    route: RouteId,
-}
+#[derive(Debug)]
+pub(crate) struct PollCell(AtomicU64);
 
 impl PollCell {
-    #[inline]
-    pub(super) fn begin(&self, route: RouteId) -> Before {
-        let (serial, outer) = self.parts();
-        self.set(serial.wrapping_add(1) | 1, route);
-        Before {
-            within: is_polling(serial),
-            route: outer,
-        }
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU64::new(0))
     }
 
     #[inline]
-    pub(super) fn name(&self, route: RouteId) {
-        self.set(self.parts().0, route);
+    pub(crate) fn begin(&self, route: RouteId) {
+        let next = self.serial().wrapping_add(1) | 1;
+        self.0.store(both(next, route), Relaxed);
     }
 
     #[inline]
-    pub(super) fn end(&self, before: Before) {
-        // The outer one is counted anew: it has got somewhere.
-        let step = 1 + u32::from(before.within);
-        self.set(self.parts().0.wrapping_add(step), before.route);
+    pub(crate) fn name(&self, route: RouteId) {
+        self.0.store(both(self.serial(), route), Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn end(&self) {
+        // What it makes of the route when the number begins anew, nobody reads.
+        let both = self.0.load(Relaxed).wrapping_add(1);
+        self.0.store(both, Relaxed);
+    }
+
+    /// One within another has ended, which is of this route. It is counted anew: it has got somewhere.
+    #[cold]
+    pub(crate) fn end_within(&self, route: RouteId) {
+        self.begin(route);
     }
 
     /// The number and the route, while something is polled.
     pub(super) fn read(&self) -> Option<(u32, RouteId)> {
-        Some(self.parts()).filter(|(serial, _)| is_polling(*serial))
-    }
-
-    #[inline]
-    fn parts(&self) -> (u32, RouteId) {
         let both = self.0.load(Relaxed);
-        (both as u32, (both >> 32) as u32)
+        let (serial, route) = (both as u32, (both >> 32) as u32);
+        (serial % 2 == 1).then_some((serial, route))
     }
 
     #[inline]
-    fn set(&self, serial: u32, route: RouteId) {
-        self.0
-            .store(u64::from(route) << 32 | u64::from(serial), Relaxed);
+    fn serial(&self) -> u32 {
+        self.0.load(Relaxed) as u32
     }
 }
 
 #[inline]
-fn is_polling(serial: u32) -> bool {
-    serial % 2 == 1
+fn both(serial: u32, route: RouteId) -> u64 {
+    u64::from(route) << 32 | u64::from(serial)
 }
 
 #[cfg(test)]
@@ -84,15 +78,15 @@ mod tests {
         let mut seen = Vec::new();
         for _ in 0..3 {
             assert_eq!(cell.read(), None);
-            let outer = cell.begin(0);
+            cell.begin(0);
             seen.extend(cell.read());
             cell.name(7);
             assert_eq!(cell.read().map(|(_, route)| route), Some(7));
-            let inner = cell.begin(9);
+            cell.begin(9);
             seen.extend(cell.read());
-            cell.end(inner);
+            cell.end_within(7);
             seen.extend(cell.read());
-            cell.end(outer);
+            cell.end();
         }
         assert_eq!(cell.read(), None);
         let routes: Vec<_> = seen.iter().map(|(_, route)| *route).collect();

@@ -2,21 +2,40 @@
 
 use std::{
     cell::Cell,
-    fmt,
+    fmt, ptr,
     sync::{Arc, atomic::AtomicU64},
 };
 
-use crate::http_metrics::{Before, Recording, Table};
+use crate::http_metrics::{PollCell, Recording, Table};
 
 /// What inner layers told about the request being polled.
 struct Scope {
     table: Cell<Option<&'static Table>>,
     route: Cell<u32>,
+    /// Where this thread says what it polls, and of which table that is.
+    polls: Cell<(Option<&'static Table>, &'static PollCell)>,
+}
+
+/// Until a thread polls for the first time, and while its thread-locals are torn down. Nobody looks here.
+static NOWHERE: PollCell = PollCell::new();
+
+impl Scope {
+    #[inline]
+    fn polls_of(&self, table: &'static Table) -> &'static PollCell {
+        match self.polls.get() {
+            (Some(known), cell) if ptr::eq(known, table) => cell,
+            _ => {
+                let cell = table.poll_cell();
+                self.polls.set((Some(table), cell));
+                cell
+            }
+        }
+    }
 }
 
 thread_local! {
     static SCOPE: Scope = const {
-        Scope { table: Cell::new(None), route: Cell::new(0) }
+        Scope { table: Cell::new(None), route: Cell::new(0), polls: Cell::new((None, &NOWHERE)) }
     };
     /// The counter of a streamed request body. Apart, since what has to be dropped costs a look at every access.
     static REQUEST_BYTES: Cell<Option<Arc<AtomicU64>>> = const { Cell::new(None) };
@@ -36,7 +55,7 @@ pub fn label_route(template: &str) {
         if let Some(table) = scope.table.get() {
             let route = table.route_id(template);
             scope.route.set(route);
-            table.poll_is_of(route);
+            scope.polls_of(table).name(route);
         }
     });
 }
@@ -70,19 +89,19 @@ pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
 /// so says the record. No closure: that would move a request, or a response, once more.
 #[inline]
 pub(crate) fn enter(recording: &mut Recording) -> Entered<'_> {
-    let outer = SCOPE
+    let (table, route) = (recording.table(), recording.route);
+    let (outer, poll) = SCOPE
         .try_with(|scope| {
-            (
-                scope.table.replace(Some(recording.table())),
-                scope.route.replace(recording.route),
-            )
+            let poll = scope.polls_of(table);
+            poll.begin(route);
+            let outer = (scope.table.replace(Some(table)), scope.route.replace(route));
+            (outer, poll)
         })
-        .unwrap_or_default();
-    let before = recording.table().poll_begins(recording.route);
+        .unwrap_or(((None, 0), &NOWHERE));
     Entered {
         recording,
         outer,
-        before,
+        poll,
     }
 }
 
@@ -93,7 +112,7 @@ pub(crate) fn enter(recording: &mut Recording) -> Entered<'_> {
 pub struct Entered<'a> {
     recording: &'a mut Recording,
     outer: (Option<&'static Table>, u32),
-    before: Before,
+    poll: &'static PollCell,
 }
 
 impl Entered<'_> {
@@ -115,10 +134,14 @@ impl Entered<'_> {
 
     #[inline]
     fn restore(&mut self) {
-        self.recording.table().poll_ends(self.before);
+        let (outer, route) = self.outer;
+        match outer {
+            Some(outer) if ptr::eq(outer, self.recording.table()) => self.poll.end_within(route),
+            _ => self.poll.end(),
+        }
         let _ = SCOPE.try_with(|scope| {
-            scope.table.set(self.outer.0);
-            self.recording.route = scope.route.replace(self.outer.1);
+            scope.table.set(outer);
+            self.recording.route = scope.route.replace(route);
         });
     }
 }

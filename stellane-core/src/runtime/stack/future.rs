@@ -30,7 +30,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     pub(super) enum State<F, L> {
-        Running { #[pin] future: F, ceiling: Option<Ceiling> },
+        Running { #[pin] future: F, ceiling: Option<Ceiling>, routes_told: bool },
         Refused { kind: RefusalKind },
         Limited { future: Pin<Box<L>> },
     }
@@ -75,7 +75,11 @@ where
         held.resume();
         let entered = held.recording.enter();
         let kind = match this.state.as_mut().project() {
-            StateProjection::Running { future, ceiling } => {
+            StateProjection::Running {
+                future,
+                ceiling,
+                routes_told,
+            } => {
                 let pools = held.pools.enter();
                 // Not what the closure returns, which is moved.
                 let mut polled = Poll::Pending;
@@ -83,7 +87,7 @@ where
                 let panicked = held.parts.faults.catch("future", poll).is_none();
                 drop(pools);
                 if let Poll::Ready(Ok(response)) = &polled {
-                    label::tell(response.body());
+                    label::tell_late(response.body(), *routes_told);
                 }
                 entered.leave();
                 if polled.is_pending() {

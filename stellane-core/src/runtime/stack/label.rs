@@ -9,10 +9,17 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 /// Has our own router tell the metrics which route it takes before its handler runs, so that one that does not return
-/// can be named.
-pub(in crate::runtime) fn tell_early<S: 'static>(service: &S) {
-    if let Some(router) = (service as &dyn Any).downcast_ref::<stellane_router::Router>() {
-        router.on_match(stellane_metrics::label_route);
+/// can be named; whether it does.
+pub(in crate::runtime) fn tell_early<S: 'static>(service: &S) -> bool {
+    let router = (service as &dyn Any).downcast_ref::<stellane_router::Router>();
+    router.is_some_and(|router| router.on_match(stellane_metrics::label_route))
+}
+
+/// As [`tell`], unless that was done early.
+#[inline]
+pub(super) fn tell_late<B: 'static>(body: &B, early: bool) {
+    if !early || stellane_metrics::current_route().is_none() {
+        tell(body);
     }
 }
 

@@ -93,12 +93,12 @@ impl<S: 'static> Layer<S> for PresetLayer {
     type Service = PresetService<S>;
 
     fn layer(&self, service: S) -> PresetService<S> {
-        tell_early(&service);
+        let routes_told = tell_early(&service);
         #[cfg(feature = "profiling")]
         let service = self
             .slow_polls
             .layer()
             .layer(super::label::Labelled(service));
-        PresetService::new(service, Arc::clone(&self.parts))
+        PresetService::new(service, Arc::clone(&self.parts), routes_told)
     }
 }

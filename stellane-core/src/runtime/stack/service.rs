@@ -32,11 +32,17 @@ type Inner<S> = crate::profiling::SlowPoll<super::label::Labelled<S>>;
 pub struct PresetService<S> {
     service: Inner<S>,
     parts: Arc<Parts>,
+    /// Whether it tells its routes before their handlers run.
+    routes_told: bool,
 }
 
 impl<S> PresetService<S> {
-    pub(super) fn new(service: Inner<S>, parts: Arc<Parts>) -> Self {
-        Self { service, parts }
+    pub(super) fn new(service: Inner<S>, parts: Arc<Parts>, routes_told: bool) -> Self {
+        Self {
+            service,
+            parts,
+            routes_told,
+        }
     }
 }
 
@@ -60,7 +66,11 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Self { service, parts } = self;
+        let Self {
+            service,
+            parts,
+            routes_told,
+        } = self;
         let mut ongoing = Ongoing::begin(parts, &request);
         let Some(held) = ongoing.held() else {
             let kind = RefusalKind::Error;
@@ -74,7 +84,11 @@ where
         let entered = held.recording.enter();
         let pools = held.pools.enter();
         let state = match parts.call(service, request, held.grpc) {
-            Ok((future, ceiling)) => State::Running { future, ceiling },
+            Ok((future, ceiling)) => State::Running {
+                future,
+                ceiling,
+                routes_told: *routes_told,
+            },
             Err(kind) => State::Refused { kind },
         };
         drop(pools);
