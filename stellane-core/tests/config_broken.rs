@@ -96,11 +96,11 @@ const BROKEN: &[(&str, &[&str])] = &[
     ),
     (
         "[server]\ndrain_timeout = 30",
-        &["2:", "30 is not a string, such as \"30s\""],
+        &["2:", "30 is not a string, such as \"20s\""],
     ),
     (
         "[server]\ndrain_timeout = true",
-        &["2:", "true is not a string, such as \"30s\""],
+        &["2:", "true is not a string, such as \"20s\""],
     ),
     (
         "[server]\nmax_body_bytes = true",

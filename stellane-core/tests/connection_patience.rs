@@ -314,3 +314,55 @@ async fn as_places_run_out_the_slow_make_room_and_the_others_stay() {
     // Most are left: there is room enough again.
     assert!(stats.open > PLACES as u64 / 2, "{stats:?}");
 }
+
+/// Ten thousand in some seconds, beside one that asks on a connection of its own and one that connects anew each time.
+/// Needs 21 000 open files.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "20 000 sockets, half a minute"]
+async fn ten_thousand_that_pause_harm_nobody() {
+    let (manager, address) = start(ConnectionConfig::default()).await;
+    let (end, told) = tokio::sync::oneshot::channel();
+    let asking = tokio::spawn(ask(address, told));
+    let coming = tokio::spawn(async move {
+        let (mut answers, mut failures) = (0, Vec::new());
+        for _ in 0..1000 {
+            let once = async {
+                let mut stream = TcpStream::connect(address).await?;
+                let get = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+                stream.write_all(get).await?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await?;
+                Ok::<_, io::Error>(answer)
+            };
+            match once.await {
+                Ok(answer) if answer.ends_with("got 0.") => answers += 1,
+                other => failures.push(format!("{other:?}")),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        (answers, failures)
+    });
+    let mut slow = Vec::new();
+    let began = std::time::Instant::now();
+    for n in 0..10_000 {
+        let Ok(mut stream) = TcpStream::connect(address).await else {
+            continue;
+        };
+        let first: &[u8] = match n % 20 {
+            0 => b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n",
+            1..10 => b"GET / HTTP/1.1\r\nhost",
+            _ => b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\nabc",
+        };
+        let _ = stream.write_all(first).await;
+        slow.push(stream);
+    }
+    println!("all after {:?}: {:?}", began.elapsed(), manager.stats());
+    let (answers, failures) = coming.await.expect("asks to the end");
+    end.send(()).expect("still asking");
+    let asked = asking.await.expect("answered to the end");
+    println!(
+        "{asked} and {answers} answers, {failures:?}: {:?}",
+        manager.stats()
+    );
+    assert!(failures.is_empty() && asked > 100);
+}

@@ -219,6 +219,26 @@ async fn probes_and_metrics_are_answered_while_every_thread_is_held_and_the_hand
 }
 
 #[tokio::test]
+async fn one_handler_that_holds_its_thread_does_not_hold_up_the_others() {
+    let gate = Gate::default();
+    let _at_last = AtLast(gate.clone());
+    let router = blocking_router(&gate);
+    let served = serve!(2, Runtime::builder().config(config()).service(router));
+    // Tokio has no other thread wait for sockets when it begins to run what the only one that was awake was woken for.
+    let address = served.address;
+    let held = tokio::spawn(async move { get(address, "/blocks/1").await });
+    let is_held = |text: &str| text.contains("stellane_held_threads{");
+    until(served.admin, "/metrics", is_held).await;
+    for _ in 0..20 {
+        let answer = get(served.address, "/").await;
+        assert!(answer.ends_with("hello"), "{answer}");
+    }
+    gate.open();
+    held.await.expect("no panic");
+    served.end().await;
+}
+
+#[tokio::test]
 async fn an_axum_handler_is_named_too() {
     let gate = Gate::default();
     let _at_last = AtLast(gate.clone());

@@ -13,15 +13,16 @@ use axum::extract::{MatchedPath, OriginalUri, Request};
 use http::Extensions;
 use tower_service::Service;
 
-use crate::matcher::pattern::{Least, Pattern, Token};
+use crate::matcher::pattern::Pattern;
 use crate::params::Params;
+
+/// What follows the parameters: the last one in a path is never empty, as the others may be.
+const END: &str = "/-";
 
 /// What the extractors of axum find of one route.
 #[derive(Debug)]
 pub(crate) struct AxumView {
     parameters: axum::Router,
-    /// Whether the last parameter is the rest of the path, whose slashes may stay.
-    ends_with_rest: bool,
     /// Of the template, and a path that it matches.
     whole: Option<(axum::Router, String)>,
     /// Where no router of axum is around ours.
@@ -31,23 +32,15 @@ pub(crate) struct AxumView {
 impl AxumView {
     /// `template` is none of a fallback's.
     pub(crate) fn new(template: Option<&str>, pattern: &Pattern) -> Self {
-        let named_rest = |token: &&Token| !matches!(token, Token::Static(_));
-        let named = pattern.tokens.iter().filter(named_rest).count() == pattern.params.len();
-        let ends_with_rest = named && matches!(pattern.tokens.last(), Some(Token::Rest(_)));
-        let mut path = String::new();
-        for (i, param) in pattern.params.iter().enumerate() {
-            let rest = ends_with_rest && i + 1 == pattern.params.len();
-            let star = if rest { "*" } else { "" };
-            path.push_str(&format!("/{{{star}{}}}", param.name));
-        }
-        if path.is_empty() {
-            path.push('/');
-        }
+        let names = pattern
+            .params
+            .iter()
+            .map(|param| format!("/{{{}}}", param.name));
+        let path = names.collect::<String>() + END;
         let template = template.filter(|template| is_of_axum(template));
         let whole = template.map(|template| (mirror(template), sample(template)));
         Self {
             parameters: mirror(&path),
-            ends_with_rest,
             matched_path: matched_path(&whole, Extensions::new()),
             whole,
         }
@@ -56,17 +49,11 @@ impl AxumView {
     /// Leaves behind what axum's router would have.
     pub(crate) fn leave_in(&self, params: Params<'_>, extensions: &mut Extensions) {
         let mut path = String::new();
-        for (i, (_, value)) in params.iter().enumerate() {
+        for (_, value) in params.iter() {
             path.push('/');
-            if self.ends_with_rest && i + 1 == params.len() {
-                path.push_str(value);
-            } else {
-                path.push_str(&value.replace('/', "%2F"));
-            }
+            path.push_str(&value.replace('/', "%2F"));
         }
-        if path.is_empty() {
-            path.push('/');
-        }
+        path.push_str(END);
         let inside = extensions.get::<OriginalUri>().is_some();
         let matched_path = match inside {
             true => matched_path(&self.whole, extensions.clone()),
@@ -79,7 +66,9 @@ impl AxumView {
             extensions.remove::<OriginalUri>();
         }
         extensions.remove::<MatchedPath>();
-        matched_path.map(|matched_path| extensions.insert(matched_path));
+        if let Some(matched_path) = matched_path {
+            extensions.insert(matched_path);
+        }
     }
 }
 
@@ -89,19 +78,6 @@ fn matched_path(
 ) -> Option<MatchedPath> {
     let (router, path) = whole.as_ref()?;
     ask(router, path, extensions).remove()
-}
-
-/// Why axum has no parameters for a route, and what to write instead: its parameters are never empty.
-pub(crate) fn unknown_parameters(pattern: &Pattern) -> Option<&'static str> {
-    let empty = |token: &Token| {
-        matches!(
-            token,
-            Token::Rest(Least::Nothing) | Token::Wild(Least::Nothing)
-        )
-    };
-    let instead =
-        "stellane_router::Path, or write `{+name}`, which is `{*name}` in axum: never empty";
-    pattern.tokens.iter().any(empty).then_some(instead)
 }
 
 /// Whether a router of axum can have the template: each parameter is a segment, a `*` is in the last, and the literals

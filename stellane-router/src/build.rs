@@ -40,9 +40,7 @@ impl Routes {
             match Pattern::parse(&template) {
                 Ok(pattern) => {
                     #[cfg(feature = "axum-08")]
-                    report
-                        .problems
-                        .extend(foreign_problems(&template, &pattern, &group));
+                    report.problems.extend(foreign_problems(&template, &group));
                     let (host, template) = (host.map(Into::into), template.into());
                     this.entries
                         .push(Entry::new(host, template, pattern, group, methods, report));
@@ -305,17 +303,15 @@ impl Entry {
 
 /// Extractors of axum that do not work with a template.
 #[cfg(feature = "axum-08")]
-fn foreign_problems(template: &str, pattern: &Pattern, group: &[Definition]) -> Vec<Problem> {
-    use crate::axum_view::{is_of_axum, unknown_parameters};
-    let extractors = group.iter().flat_map(|definition| &definition.foreign);
-    let problem = |extractor: &ForeignExtractor| {
-        let instead = match extractor.reads {
-            Reads::Parameters => unknown_parameters(pattern)?,
-            _ => (!is_of_axum(template)).then_some(extractor.instead)?,
-        };
-        Some(extractor.problem(template, instead))
+fn foreign_problems(template: &str, group: &[Definition]) -> Vec<Problem> {
+    let of_template = |e: &&ForeignExtractor| {
+        e.reads == Reads::Template && !crate::axum_view::is_of_axum(template)
     };
-    extractors.filter_map(problem).collect()
+    let extractors = group.iter().flat_map(|definition| &definition.foreign);
+    extractors
+        .filter(of_template)
+        .map(|extractor| extractor.problem(template, extractor.instead))
+        .collect()
 }
 
 impl Problem {

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[cfg(feature = "tokio")]
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub struct LocalSignal(Arc<Sources>);
 struct Sources {
     reported: Tasks,
     queued: Tasks,
+    /// Threads of the runtimes that are held.
+    held: AtomicUsize,
     watched: Mutex<Vec<Arc<Tasks>>>,
 }
 
@@ -58,6 +60,13 @@ impl LocalSignal {
         self.0.queued.set(tasks_per_core);
     }
 
+    /// How many threads of the runtimes that are watched do not come back from a task. A runtime tells of the time of
+    /// a task when that is over, so whoever sees such threads from outside tells here, again and again: else one whose
+    /// other threads have more than they can do looks as if it had time.
+    pub fn report_held(&self, threads: usize) {
+        self.0.held.store(threads, Ordering::Relaxed);
+    }
+
     /// The latest report, or else the average of all runtimes that are watched, or the queue beside them if that is
     /// longer.
     #[must_use]
@@ -78,6 +87,13 @@ impl LocalSignal {
     #[must_use]
     pub fn is_watched(&self) -> bool {
         !self.watched().is_empty()
+    }
+
+    /// The share of so many threads that is held. The one that asks is not.
+    #[cfg(feature = "tokio")]
+    fn held_share(&self, threads: usize) -> f64 {
+        let held = self.0.held.load(Ordering::Relaxed);
+        held.min(threads.saturating_sub(1)) as f64 / threads.max(1) as f64
     }
 
     fn watched(&self) -> MutexGuard<'_, Vec<Arc<Tasks>>> {
@@ -147,15 +163,23 @@ impl LocalSignal {
         };
         self.watched().push(Arc::clone(&watched.tasks));
         async move {
-            let mut queue = Queue::default();
+            let (mut queue, mut held) = (Queue::default(), Duration::ZERO);
             loop {
                 let due = tokio::time::Instant::now() + TICK;
                 tokio::time::sleep_until(due).await;
-                let tasks = queue.tasks_per_core(due.elapsed(), worked(), TICK);
+                let delay = due.elapsed();
+                held += (TICK + delay).mul_f64(watched.signal.held_share(workers()));
+                let tasks = queue.tasks_per_core(delay, worked() + held, TICK);
                 watched.tasks.set(tasks);
             }
         }
     }
+}
+
+/// How many workers the current runtime has.
+#[cfg(feature = "tokio")]
+fn workers() -> usize {
+    tokio::runtime::Handle::current().metrics().num_workers()
 }
 
 /// How long the workers of the current runtime have worked, on average; each tells it from time to time only.
@@ -273,6 +297,23 @@ mod tests {
             assert!(idle <= 1.0, "others have the CPU: {delays:?}: {idle}");
         }
         assert!(last(&[1; 40], 0.0) < 0.5, "idle");
+    }
+
+    #[test]
+    fn held_threads_work_though_their_runtime_does_not_know_it() {
+        let signal = LocalSignal::new();
+        for (held, threads, share) in [(0, 4, 0.0), (3, 4, 0.75), (4, 4, 0.75), (5, 1, 0.0)] {
+            signal.report_held(held);
+            let load = signal.held_share(threads);
+            assert_eq!(load, share);
+            // The one thread that is left has twice as much as it can do.
+            let others = (threads - 1 - held.min(threads - 1)) as f64 * 0.1;
+            let tasks = last(
+                &[20, 40, 60, 80, 100],
+                load + (1.0 + others) / threads as f64,
+            );
+            assert_eq!(tasks > 2.5, held >= 3, "{held} of {threads}: {tasks}");
+        }
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub struct ServerConfig {
     pub admin_token: String,
     /// How long a drain waits for requests in progress before it ends them, `drain_classes` aside. Too short cuts off slow
     /// requests; too long, and whoever stops the process kills it before: with `drain_delay` it has to stay below the
-    /// 30 s of Kubernetes, or below what the start says the grace period must be. Default `20s`.
+    /// 30 s of Kubernetes, or below what the start says the grace period must be. `connection.drain_idle` is no more than
+    /// half of it. Default `20s`.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
     /// How long the service goes on accepting after `/readyz` has turned unready, so that load balancers
@@ -35,8 +36,8 @@ pub struct ServerConfig {
     pub restart_timeout: Duration,
     /// How long a handler may hold a thread of the runtime before that is logged, and counted by route, while it
     /// lasts: once for each time. Too short names what merely computes, too long leaves others waiting without a word.
-    /// Seen are the calls and futures of the service; not response bodies, and not what it spawns. `0s` is off. Default
-    /// `500ms`.
+    /// Seen are the calls and futures of the service, also what they run in `block_in_place`; not response bodies, and not
+    /// what it spawns. `0s` is off. Default `500ms`.
     #[serde(with = "humantime_serde")]
     pub held_after: Duration,
     /// After how long without a turn for other tasks, on any runtime that serves, `/healthz` says 503: all threads of

@@ -3,6 +3,7 @@
 use std::{
     io::Cursor,
     pin::pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -17,8 +18,12 @@ use crate::connection::{
             fast_path::{header_cache::HeaderCache, request},
             guard::{FramingGuard, Verdict},
         },
-        http2::abuse::{Abuse, AbuseMeter},
+        http2::{
+            abuse::{Abuse, AbuseMeter},
+            ledger::Ledger,
+        },
     },
+    table::record::Record,
     transport::{proxy_protocol, socket::Socket},
 };
 
@@ -119,15 +124,35 @@ pub fn proxy_header(bytes: &[u8]) {
     assert!(whole && bytes.ends_with(&rest), "{header:?}");
 }
 
-/// Has the meter look at frames, whole and in pieces.
+/// Has the meter look at frames in both directions, whole and in pieces. A byte says how many come next, and by its
+/// lowest bit who sends them.
 ///
 /// # Panics
-/// If it matters how they are cut, or a client is better off for what it sends.
+/// If it matters how they are cut.
 pub fn abuse_meter(bytes: &[u8], piece: usize) {
-    let look = |piece: usize| {
-        let mut meter = AbuseMeter::new(&Http2Config::default(), 0);
-        let verdicts: Vec<Abuse> = bytes.chunks(piece).map(|b| meter.look(b, 0, 0)).collect();
-        verdicts.last().copied()
-    };
-    assert_eq!(look(bytes.len().max(1)), look(piece), "cut");
+    assert_eq!(
+        verdicts(bytes, usize::MAX),
+        verdicts(bytes, piece),
+        "cut by {piece}"
+    );
+}
+
+fn verdicts(mut bytes: &[u8], piece: usize) -> Vec<(Abuse, Option<[u8; 17]>)> {
+    let record = Arc::new(Record::new(1, 0, None, false, 0, 0));
+    let mut meter = AbuseMeter::new(&Http2Config::default(), Arc::new(Ledger::new(record)), 0);
+    let (mut requests, mut verdicts) = (0, Vec::new());
+    while let Some((kind, rest)) = bytes.split_first() {
+        let (part, rest) = rest.split_at(rest.len().min(usize::from(kind >> 1)));
+        bytes = rest;
+        requests += u64::from(kind >> 7);
+        let mut abuse = Abuse::None;
+        for piece in part.chunks(piece) {
+            match kind & 1 {
+                0 => abuse = meter.look(piece, requests, requests),
+                _ => meter.wrote(piece),
+            }
+        }
+        verdicts.push((abuse, meter.last_words()));
+    }
+    verdicts
 }

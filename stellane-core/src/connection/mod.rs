@@ -192,6 +192,7 @@ pub use self::{
     error::{BuildError, ServeError},
     http_service::HttpService,
     incoming::Incoming,
+    lifecycle::memory::malloc_trim,
     manager::{ConnectionManager, ConnectionManagerBuilder},
     protocol::{connect_info::ConnectInfo, scope::drain_token},
     reason::CloseReason,

@@ -101,7 +101,11 @@ impl Components {
         purge: Option<Box<dyn Fn() + Send + Sync>>,
     ) -> Result<Self, RuntimeError> {
         let tokio = tokio::runtime::Handle::try_current().map_err(|_| RuntimeError::NoTokio)?;
-        let mut connections = ConnectionManager::builder().config(config.connection.clone());
+        let mut connection = config.connection.clone();
+        // Or the end of a short drain would cut who has only not gone yet.
+        let idle = connection.drain_idle.min(config.server.drain_timeout / 2);
+        connection.drain_idle = idle;
+        let mut connections = ConnectionManager::builder().config(connection);
         if let Some(purge) = purge {
             connections = connections.purge_hook(purge);
         }

@@ -32,6 +32,24 @@
 //! # Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
 //! ```
 //!
+//! # Watched from outside
+//!
+//! A thread of its own, with a small runtime of its own, serves the admin address and watches the threads of the service.
+//! `/healthz`, `/readyz`, `/metrics` and the live page answer also while handlers hold all of these, or the machine has more
+//! to do than it can. It tells which route a handler is of that [holds a thread](crate::config::ServerConfig::held_after)
+//! while it does, and on demand `/healthz` says that the service
+//! [gets nowhere](crate::config::ServerConfig::unhealthy_after).
+//!
+//! What the service depends on is given to [`RuntimeBuilder::ready_check`], what it does beside requests to
+//! [`RuntimeBuilder::background`].
+//!
+//! # Memory of idle connections
+//!
+//! Parked connections are small, but what they needed while they were busy comes back to the system only if the allocator
+//! is asked to give it: that is what [`RuntimeBuilder::purge_hook`] is for. With
+//! [`malloc_trim`](crate::connection::malloc_trim) for the system's allocator (glibc), or with mimalloc's `mi_collect`. A
+//! program without a hook keeps for each connection about what the busiest moment took.
+//!
 #![doc = include_str!("moving_in.md")]
 
 mod admin;

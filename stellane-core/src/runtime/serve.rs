@@ -171,9 +171,9 @@ async fn bound<S>(
         (_, None) => listen_for_admin(address, &one).await?.pop(),
         #[cfg(unix)]
         (_, Some(admin)) => {
-            successor::where_configured(vec![admin], "server.admin_address", address, &one)
-                .await
-                .pop()
+            let key = "server.admin_address";
+            let admin = successor::where_configured(vec![admin], key, address, &one);
+            admin.await.pop()
         }
         #[cfg(not(unix))]
         (_, admin) => admin,
@@ -348,7 +348,6 @@ impl<S: Served> BoundRuntime<S> {
                 let Components {
                     runtime_metrics,
                     local_signal,
-                    progress,
                     ..
                 } = self.components();
                 let runtimes = engine.runtimes();
@@ -356,14 +355,13 @@ impl<S: Served> BoundRuntime<S> {
                     runtime_metrics.add_tokio(runtime);
                     // It ends with the runtime.
                     runtime.spawn(local_signal.watch_tokio());
-                    runtime.spawn(progress.beat());
                 }
                 self.serve_watched(engine, runtimes).await
             }
         }
     }
 
-    /// `runtimes` are those of the engine, for systemd's watchdog.
+    /// `runtimes` are those of the engine, to be watched.
     async fn serve_watched<E: Engine>(
         self,
         engine: E,
@@ -387,7 +385,6 @@ impl<S: Served> BoundRuntime<S> {
         } = self.runtime;
         let mut background = JoinSet::new();
         components.spawn_background(&mut background);
-        background.spawn(components.progress.beat());
         for check in duties.checks {
             background.spawn(check.run(&components.readiness));
         }
@@ -435,7 +432,9 @@ impl<S: Served> BoundRuntime<S> {
             }
             _ => None,
         };
-        let watch = Watch::start(&components, &config.server, admin)
+        let mut watched_runtimes = runtimes.clone();
+        watched_runtimes.push(tokio::runtime::Handle::current());
+        let watch = Watch::start(&components, &config.server, admin, watched_runtimes)
             .map_err(|error| failed(error.into()))?;
 
         #[cfg(unix)]
@@ -564,13 +563,9 @@ async fn end_of_service(signal: Option<Signal>) -> End {
     End::Asked
 }
 
-#[cfg(not(unix))]
-async fn ignore_end<T>(future: impl Future<Output = T>) {
-    let _ = future.await;
-}
-
 /// Resolves at Ctrl-C.
 #[cfg(not(unix))]
 async fn terminated() {
-    ignore_end(tokio::signal::ctrl_c()).await;
+    // Without a handler for it there is nothing to wait for.
+    let _ = tokio::signal::ctrl_c().await;
 }

@@ -28,8 +28,8 @@ pub struct Http2Config {
     pub max_send_buffer_bytes: usize,
     /// Most bytes that the responses of one connection may hold together that its client does not take: pieces that
     /// the service has made and of which nothing was taken for ten seconds, or for half of `rate_grace` if that is
-    /// less. Beyond it the streams are reset that have waited longest. Too low cuts large responses that a client has
-    /// paused, too high lets one client take as much memory. Default 256 MiB, `0`: off.
+    /// less, as under pressure. Beyond it the streams are reset that have waited longest. Too low cuts large responses
+    /// that a client has paused, too high lets one client take as much memory. Default 256 MiB, `0`: off.
     pub max_unread_bytes: u64,
     /// How much of a request's body a client may send ahead of the handler. Too little slows uploads from
     /// far away. Default 256 KiB.

@@ -17,26 +17,31 @@ impl Shared {
     /// Waits until all connections have ended, and ends each whose time is over. A handler that blocks its thread is
     /// not waited for.
     pub(crate) async fn end_in_time(&self) {
-        while let Some(next) = self.next_end() {
+        let mut looked = 0;
+        while let Some(next) = self.next_end(looked) {
             let wait = Duration::from_millis(next.saturating_sub(self.clock.tick()));
             let drained = self.quiet.wait_until(|| self.totals.open() == 0);
             let drained = tokio::time::timeout(wait.min(LOOK_AGAIN), drained).await;
             let now = self.clock.tick();
-            if drained.is_ok() || self.next_end().is_none_or(|next| next > now) {
+            if drained.is_ok() || self.next_end(looked).is_none_or(|next| next > now) {
                 continue;
             }
-            self.drain.look(now);
+            // Streams of events and of gRPC hear it themselves.
+            let mut say_goodbye = self.drain.look(now);
             self.table.for_each(|record| {
-                if self.is_over(record, now) {
-                    // Of streams of HTTP/2 each hears it itself.
+                if record.flags().is_websocket() && self.is_over(record, now) {
+                    say_goodbye = true;
                     record.owner().wake();
                 }
             });
-            self.wait_for_those_over(now).await;
+            if say_goodbye {
+                self.wait_for_those_over(now).await;
+            }
             self.command_each(|record| match self.is_over(record, now) {
                 true => Command::Close(CloseReason::Aborted),
                 false => Command::None,
             });
+            looked = now;
             // Each ends at its next poll.
             self.wait_for_those_over(now).await;
         }
@@ -46,14 +51,14 @@ impl Shared {
         self.drain.end_of(record) <= now
     }
 
-    /// When the time of a connection is over that was not told to end for good yet.
-    fn next_end(&self) -> Option<u64> {
+    /// When the time of a connection is over, those aside that were told so at a time before.
+    fn next_end(&self, looked: u64) -> Option<u64> {
         let mut next = None;
         self.table.for_each(|record| {
+            let end = self.drain.end_of(record);
             let told = matches!(record.commands().asked(),
                 Command::Close(reason) if !reason.yields_to_a_request());
-            if !told {
-                let end = self.drain.end_of(record);
+            if end > looked || !told {
                 next = Some(next.map_or(end, |next: u64| next.min(end)));
             }
         });

@@ -29,6 +29,23 @@ impl Hook {
     }
 }
 
+/// Has glibc's malloc hand memory that is free back to the system: a
+/// [purge hook](crate::connection::ConnectionManagerBuilder::purge_hook) for programs that keep the system's allocator, which
+/// without it keeps what busy connections needed.
+///
+/// Elsewhere than with glibc on Linux it does nothing, and in a program with another allocator next to nothing.
+pub fn malloc_trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        // SAFETY: it is declared as in malloc.h, any thread may call it at any time, and it gives back only what nobody
+        // uses.
+        unsafe { malloc_trim(0) };
+    }
+}
+
 impl fmt::Debug for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Hook")

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 #[cfg(feature = "http2")]
-use crate::connection::policy::stream_rates::StreamRates;
+use crate::connection::policy::stream_rates;
 use crate::connection::{
     config::ConnectionConfig,
     policy::{deadlines::Deadlines, min_rates::MinRates},
@@ -32,11 +32,9 @@ pub(crate) struct Sweep {
     idle: usize,
     /// When the last one began, so that several listeners do not sweep more often than one.
     began: u64,
-    /// How often connections look at their streams that wait, when they did, and whether they do now.
+    /// When the one before it did.
     #[cfg(feature = "http2")]
-    streams: (u64, u64),
-    #[cfg(feature = "http2")]
-    wakes_streams: bool,
+    began_before: u64,
 }
 
 /// What came of a piece of the walk.
@@ -56,9 +54,7 @@ impl Sweep {
             idle: 0,
             began: 0,
             #[cfg(feature = "http2")]
-            streams: (StreamRates::new(config).interval(), 0),
-            #[cfg(feature = "http2")]
-            wakes_streams: false,
+            began_before: 0,
         }
     }
 
@@ -67,20 +63,16 @@ impl Sweep {
         if now < self.began + millis(SWEEP_INTERVAL) / 2 {
             return false;
         }
-        self.began = now;
         if self.next.is_none() {
             self.next = Some(0);
             self.idle = 0;
             self.rates.begin_round(now);
             #[cfg(feature = "http2")]
             {
-                let (interval, last) = &mut self.streams;
-                self.wakes_streams = now.saturating_sub(*last) >= *interval;
-                if self.wakes_streams {
-                    *last = now;
-                }
+                self.began_before = self.began;
             }
         }
+        self.began = now;
         true
     }
 
@@ -93,6 +85,12 @@ impl Sweep {
     ) -> Option<Piece> {
         let from = self.next?;
         let deadlines = deadlines();
+        // Connections look at their streams that wait when they are woken, which is not with each sweep.
+        #[cfg(feature = "http2")]
+        let wakes = {
+            let interval = stream_rates::interval(deadlines.patience().rate_grace);
+            self.began / interval != self.began_before / interval
+        };
         let mut commands = Vec::new();
         self.next = table.visit(from, LOOKED_AT, |record| {
             self.idle += usize::from(matches!(
@@ -100,7 +98,7 @@ impl Sweep {
                 ConnectionState::Idle | ConnectionState::Parked
             ));
             #[cfg(feature = "http2")]
-            if self.wakes_streams && record.answers().have_waited() {
+            if wakes && record.answers().have_waited() {
                 record.owner().wake();
             }
             let judged = deadlines.judge(record, now, &mut self.rates);

@@ -70,6 +70,11 @@ impl Deadlines {
         }
     }
 
+    #[cfg(feature = "http2")]
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience
+    }
+
     /// What is to happen to a connection now.
     pub(crate) fn judge(&self, record: &Record, now: u64, rates: &mut MinRates) -> Judgement {
         use CloseReason::{Drained, MaxAge, SlowRead};

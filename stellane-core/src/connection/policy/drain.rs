@@ -112,10 +112,11 @@ impl Drain {
         }
     }
 
-    /// Tells streams whose time is over to say goodbye.
-    pub(crate) fn look(&self, now: u64) {
+    /// Tells streams whose time is over to say goodbye; whether any has ears for that.
+    pub(crate) fn look(&self, now: u64) -> bool {
         let elapsed = self.elapsed(now).unwrap_or_default();
         self.looked.send_replace(elapsed);
+        self.looked.receiver_count() > 0
     }
 
     /// Whether a stream with this budget is to say goodbye.

@@ -19,7 +19,6 @@ pub(crate) struct StreamRates {
     /// Bytes in a second; `0` is off.
     body: u64,
     response: u64,
-    grace: u64,
     max_unread: u64,
 }
 
@@ -54,14 +53,16 @@ pub(crate) enum Slow {
     Read,
 }
 
+/// How often debts are looked at of those who may owe so much, in milliseconds.
+pub(crate) fn interval(grace: u64) -> u64 {
+    (grace / 8).clamp(millis(SWEEP_INTERVAL), 1000)
+}
+
 impl StreamRates {
     pub(crate) fn new(config: &ConnectionConfig) -> Self {
-        let grace = millis(config.rate_grace);
-        let rate = |bytes: u64| if grace == 0 { 0 } else { bytes };
         Self {
-            body: rate(config.min_body_rate_bytes),
-            response: rate(config.min_response_rate_bytes),
-            grace,
+            body: config.min_body_rate_bytes,
+            response: config.min_response_rate_bytes,
             max_unread: match config.http2.max_unread_bytes {
                 0 => u64::MAX,
                 max => max,
@@ -69,27 +70,23 @@ impl StreamRates {
         }
     }
 
-    /// How often debts are looked at, in milliseconds.
-    pub(crate) fn interval(&self) -> u64 {
-        (self.grace / 8).clamp(millis(SWEEP_INTERVAL), 1000)
-    }
-
-    /// Looks at a stream after so many milliseconds, in which so many bytes of answers were written to its connection.
+    /// Looks at a stream after so many milliseconds, in which so many bytes of answers were written to its connection;
+    /// it may owe `grace`.
     pub(crate) fn judge(
         &self,
         debts: &mut StreamDebts,
         elapsed: u64,
         written: u64,
+        grace: u64,
     ) -> Option<Slow> {
         // A turn that is late was held up by this process: no client pays for that.
-        let elapsed = elapsed.min(2 * self.interval());
+        let elapsed = elapsed.min(2 * interval(grace));
         // At first h2 writes what it was given before.
         if debts.response.waited {
             debts.unseen = (debts.unseen + written).min(UNSEEN);
         }
-        let slow_body = debts.body.owes(self.body, self.grace, elapsed);
-        let unseen = worth(debts.unseen, self.response);
-        let grace = self.grace.saturating_add(unseen);
+        let slow_body = debts.body.owes(self.body, grace, elapsed);
+        let grace = grace.saturating_add(worth(debts.unseen, self.response));
         let slow_read = debts.response.owes(self.response, grace, elapsed);
         match (slow_body, slow_read) {
             (_, true) => Some(Slow::Read),
@@ -102,8 +99,9 @@ impl StreamRates {
     pub(crate) fn surplus<'a, K: Copy>(
         &self,
         streams: impl Iterator<Item = (K, &'a StreamDebts)>,
+        grace: u64,
     ) -> Vec<K> {
-        let patience = PATIENCE.min(self.grace / 2);
+        let patience = PATIENCE.min(grace / 2);
         let unread = |(_, debts): &(K, &StreamDebts)| {
             debts.response.waits && debts.response.millis > patience
         };
@@ -167,7 +165,7 @@ impl Debt {
             false => 0,
         };
         let paid = worth(self.bytes, rate);
-        self.millis = (self.millis + waited).saturating_sub(paid);
+        self.millis = self.millis.saturating_add(waited).saturating_sub(paid);
         (self.waited, self.bytes) = (self.waits, 0);
         rate > 0 && self.waits && self.millis >= grace
     }
@@ -175,47 +173,43 @@ impl Debt {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    fn rates(grace: u64) -> StreamRates {
-        StreamRates::new(&ConnectionConfig {
-            rate_grace: Duration::from_millis(grace),
-            ..ConnectionConfig::default()
-        })
+    const GRACE: u64 = 30_000;
+
+    fn rates() -> StreamRates {
+        StreamRates::new(&ConnectionConfig::default())
     }
 
     /// Looks at a stream every second, of which `turn` says what becomes of it; when it has to end, within ten minutes.
     fn ends_after(
-        rates: &StreamRates,
+        grace: u64,
         mut turn: impl FnMut(&mut StreamDebts, u64) -> u64,
     ) -> Option<(u64, Slow)> {
         let mut debts = StreamDebts::default();
         (0..600).find_map(|second| {
             let written = turn(&mut debts, second);
-            let slow = rates.judge(&mut debts, 1000, written)?;
+            let slow = rates().judge(&mut debts, 1000, written, grace)?;
             Some((second, slow))
         })
     }
 
     #[test]
     fn a_body_has_to_come_at_the_rate_while_the_service_waits_for_it() {
-        let rates = rates(30_000);
         for (each_second, after) in [(0, Some(30)), (120, Some(60)), (240, None)] {
-            let ends = ends_after(&rates, |debts, _| {
+            let ends = ends_after(GRACE, |debts, _| {
                 debts.body(true, each_second);
                 0
             });
             let after = after.map(|after| (after, Slow::Body));
             assert_eq!(ends, after, "{each_second} bytes in a second");
         }
-        let unread = ends_after(&rates, |debts, _| {
+        let unread = ends_after(GRACE, |debts, _| {
             debts.body(false, 0);
             0
         });
         assert_eq!(unread, None);
-        let off = ends_after(&self::rates(0), |debts, _| {
+        let off = ends_after(u64::MAX, |debts, _| {
             debts.body(true, 0);
             0
         });
@@ -224,10 +218,9 @@ mod tests {
 
     #[test]
     fn an_answer_has_to_be_taken_at_the_rate_while_there_is_one() {
-        let rates = rates(30_000);
         let piece = PIECE as u64;
         // Nothing is written at all.
-        let stalled = ends_after(&rates, |debts, second| {
+        let stalled = ends_after(GRACE, |debts, second| {
             if second == 0 {
                 debts.gave(piece, piece);
             }
@@ -235,7 +228,7 @@ mod tests {
         });
         assert_eq!(stalled, Some((30, Slow::Read)));
         // What the connection writes may be of this stream, until it is more than the stream has.
-        let others = ends_after(&rates, |debts, second| {
+        let others = ends_after(GRACE, |debts, second| {
             if second == 0 {
                 debts.gave(piece, piece);
             }
@@ -244,7 +237,7 @@ mod tests {
         assert_eq!(others, Some((30 + UNSEEN / 240 + 1, Slow::Read)));
         // A piece every minute is enough, and every five minutes is not.
         for (every, enough) in [(60, true), (300, false)] {
-            let ends = ends_after(&rates, |debts, second| {
+            let ends = ends_after(GRACE, |debts, second| {
                 if second % every == 0 {
                     debts.gave(piece, piece);
                 }
@@ -253,7 +246,7 @@ mod tests {
             assert_eq!(ends.is_none(), enough, "every {every} seconds");
         }
         // The service has nothing to send.
-        let quiet = ends_after(&rates, |debts, second| {
+        let quiet = ends_after(GRACE, |debts, second| {
             if second == 0 {
                 debts.gave(piece, piece);
                 debts.took();
@@ -265,7 +258,7 @@ mod tests {
 
     #[test]
     fn of_answers_that_hold_too_much_those_end_that_have_waited_longest() {
-        let mut rates = rates(30_000);
+        let mut rates = rates();
         rates.max_unread = 1000;
         let mut streams: Vec<_> = [(400, 25), (500, 20), (300, 5), (700, 15)]
             .into_iter()
@@ -273,13 +266,13 @@ mod tests {
                 let mut debts = StreamDebts::default();
                 debts.gave(1, held);
                 for _ in 0..=seconds {
-                    rates.judge(&mut debts, 1000, 0);
+                    rates.judge(&mut debts, 1000, 0, GRACE);
                 }
                 debts
             })
             .collect();
         let surplus = |rates: &StreamRates, streams: &[StreamDebts]| {
-            rates.surplus(streams.iter().enumerate())
+            rates.surplus(streams.iter().enumerate(), GRACE)
         };
         // One has not waited for long, and does not count.
         assert_eq!(surplus(&rates, &streams), [0, 1]);

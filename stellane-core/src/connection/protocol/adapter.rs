@@ -277,8 +277,7 @@ impl<S: HttpService> Future for ResponseFuture<S> {
             },
             Self::Pending(waiting) => {
                 let answer = ready!(Pin::new(&mut *waiting).poll(cx));
-                let open = |response| waiting.guard.owner.open(response);
-                Poll::Ready(answer.map(open))
+                Poll::Ready(answer.map(|response| waiting.guard.owner.open(response)))
             }
             Self::Panicked(panic) => match panic.take() {
                 Some(panic) => resume_unwind(panic),

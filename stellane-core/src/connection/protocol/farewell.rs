@@ -58,9 +58,9 @@ impl Farewell {
         }
     }
 
-    /// Of an answer that has no body.
+    /// Of a response that ends by itself.
     #[cfg(feature = "http2")]
-    pub(crate) const fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             kind: Kind::Other,
             budget: Budget::DRAINS,
@@ -69,18 +69,24 @@ impl Farewell {
         }
     }
 
-    /// Whether the frames of the body are to be asked for by [`poll_frame`](Self::poll_frame).
-    #[inline]
-    pub(crate) fn may_be_due(&self) -> bool {
-        !matches!(self.kind, Kind::Other)
-    }
-
     pub(crate) fn is_said(&self) -> bool {
         matches!(self.kind, Kind::Said)
     }
 
     /// The next frame of the body, or of its farewell.
+    #[inline]
     pub(crate) fn poll_frame<B: Body<Error: Into<BoxError>> + 'static>(
+        &mut self,
+        body: Pin<&mut B>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        match self.kind {
+            Kind::Other => body.poll_frame(cx).map_err(Into::into),
+            _ => self.poll_stream(body, cx),
+        }
+    }
+
+    fn poll_stream<B: Body<Error: Into<BoxError>> + 'static>(
         &mut self,
         body: Pin<&mut B>,
         cx: &mut Context<'_>,

@@ -107,10 +107,7 @@ impl<B: Body<Error: Into<BoxError>> + 'static> Body for OpenBody<B> {
         match self.project() {
             OpenBodyProjection::Whole {
                 inner, farewell, ..
-            } => match farewell.may_be_due() {
-                false => inner.poll_frame(cx).map_err(Into::into),
-                true => farewell.poll_frame(inner, cx),
-            },
+            } => farewell.poll_frame(inner, cx),
             OpenBodyProjection::Begun { begun } => match begun.frame.take() {
                 Some(frame) => Poll::Ready(Some(frame)),
                 None => match begun.rest.as_mut().as_pin_mut() {

@@ -8,6 +8,7 @@ pub(crate) mod owner;
 pub(crate) mod record;
 pub(crate) mod throughput;
 pub(crate) mod totals;
+pub(crate) mod turn;
 
 use std::{
     collections::HashMap,

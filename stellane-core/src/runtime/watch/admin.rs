@@ -10,8 +10,9 @@ const PLACES: usize = 512;
 const TAKEN: usize = 64;
 /// A client that is in the same building has sent its request by then.
 const SOON: Duration = Duration::from_millis(200);
-/// How long clients may take for each step.
-const STEP: Duration = Duration::from_secs(2);
+/// How long a client may take to ask, and to read its answer.
+const ASKING: Duration = Duration::from_secs(2);
+const READING: Duration = Duration::from_secs(10);
 
 /// Keeps places for probes: who connects and asks for nothing is closed, the oldest first.
 #[derive(Debug)]
@@ -24,9 +25,10 @@ impl AdminPlaces {
             max_connections: PLACES,
             // It is what the service's reserve is for.
             reserve_files: 0,
-            first_byte_timeout: STEP,
-            head_timeout: STEP,
-            write_timeout: STEP,
+            first_byte_timeout: ASKING,
+            head_timeout: ASKING,
+            write_timeout: READING,
+            rate_grace: READING,
             ..ConnectionConfig::default()
         };
         let manager = ConnectionManager::builder().config(config).build();

@@ -43,6 +43,12 @@ impl HeldThreads {
         snapshot.thread_holds_total = counts.total.clone();
     }
 
+    /// How many threads are held now.
+    pub(super) fn now(&self) -> usize {
+        let threads = self.counts().now.values().sum::<u64>();
+        usize::try_from(threads).unwrap_or(usize::MAX)
+    }
+
     fn name(&self, route: Option<&'static str>) -> Cow<'static, str> {
         route.map_or_else(|| self.0.unmatched.clone().into(), Cow::Borrowed)
     }

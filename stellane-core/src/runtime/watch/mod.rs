@@ -19,11 +19,16 @@ use std::{
     time::Duration,
 };
 
+use stellane_autotune::LocalSignal;
 use stellane_metrics::HttpMetrics;
-use tokio::{runtime::Builder, sync::oneshot, task::JoinSet};
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::oneshot,
+    task::JoinSet,
+};
 use tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
 
-use self::{admin::AdminPlaces, held::Look};
+use self::{admin::AdminPlaces, held::Look, progress::Pulses};
 pub(super) use self::{held::HeldThreads, progress::Progress};
 use super::Components;
 use crate::{
@@ -47,11 +52,12 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Starts it. What it logs goes to the subscriber of the caller.
+    /// Starts it, to watch these runtimes. What it logs goes to the subscriber of the caller.
     pub(super) fn start<S: HttpService>(
         components: &Components,
         server: &ServerConfig,
         admin: Option<(Listener, S)>,
+        runtimes: Vec<Handle>,
     ) -> io::Result<Self> {
         let manager = AdminPlaces::manager()?;
         let admin = match admin {
@@ -62,7 +68,8 @@ impl Watch {
             look: Look::new(server.held_after, TICK),
             http: components.metrics,
             held: components.held.clone(),
-            progress: components.progress.clone(),
+            signal: components.local_signal.clone(),
+            pulses: Pulses::new(runtimes, components.progress.clone()),
             places: AdminPlaces::new(manager.clone()),
             logs: Logs::default(),
         };
@@ -136,7 +143,8 @@ struct Watcher {
     look: Look,
     http: HttpMetrics,
     held: HeldThreads,
-    progress: Progress,
+    signal: LocalSignal,
+    pulses: Pulses,
     places: AdminPlaces,
     logs: Logs,
 }
@@ -147,9 +155,10 @@ impl Watcher {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.progress.tick(TICK);
+            self.pulses.tick(TICK);
             self.places.keep_some();
             let new = self.look.at(self.http.running_polls(), &self.held);
+            self.signal.report_held(self.held.now());
             if !new.is_empty() {
                 let after = self.look.after();
                 self.logs.tell(move |left_out| {

@@ -2,67 +2,76 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-/// How often a runtime shows that it has threads for its tasks.
-const BEAT: Duration = Duration::from_millis(250);
+use tokio::runtime::Handle;
 
-/// The beats of the runtimes; a cheap handle.
+/// For how long the runtime that is worst off has done nothing, in milliseconds; a cheap handle.
 #[derive(Debug, Clone, Default)]
-pub(in crate::runtime) struct Progress(Arc<Mutex<Vec<Pulse>>>);
+pub(in crate::runtime) struct Progress(Arc<AtomicU64>);
 
-#[derive(Debug, Default)]
+impl Progress {
+    pub(in crate::runtime) fn longest_still(&self) -> Duration {
+        Duration::from_millis(self.0.load(Relaxed))
+    }
+}
+
+/// Asks the runtimes again and again for a sign of life: a task that is spawned from outside.
+///
+/// That also helps. When a worker of tokio's that was alone takes a task that holds it, the others sleep on, and nobody
+/// waits for sockets and timers any more; whatever is spawned from outside wakes another worker, which then does.
+#[derive(Debug)]
+pub(super) struct Pulses {
+    runtimes: Vec<Pulse>,
+    progress: Progress,
+}
+
+#[derive(Debug)]
 struct Pulse {
-    beats: Arc<AtomicU64>,
-    /// The number of them that was seen last, and for how long it has been the same.
-    seen: u64,
+    runtime: Handle,
+    asked: u64,
+    answered: Arc<AtomicU64>,
     still: Duration,
 }
 
-impl Progress {
-    /// Spawn it on the runtime that is to be watched; when it is dropped that is no longer.
-    pub(in crate::runtime) fn beat(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let beats = Arc::new(AtomicU64::new(0));
-        self.pulses().push(Pulse {
-            beats: Arc::clone(&beats),
-            ..Pulse::default()
-        });
-        async move {
-            loop {
-                tokio::time::sleep(BEAT).await;
-                beats.fetch_add(1, Relaxed);
+impl Pulses {
+    pub(super) fn new(runtimes: Vec<Handle>, progress: Progress) -> Self {
+        let pulse = |runtime| Pulse {
+            runtime,
+            asked: 0,
+            answered: Arc::default(),
+            still: Duration::ZERO,
+        };
+        Self {
+            runtimes: runtimes.into_iter().map(pulse).collect(),
+            progress,
+        }
+    }
+
+    /// Called every so often. It counts its own calls and no time, so that a machine that stood still is not taken for a
+    /// runtime that does.
+    pub(super) fn tick(&mut self, tick: Duration) {
+        for pulse in &mut self.runtimes {
+            if pulse.answered.load(Relaxed) < pulse.asked {
+                pulse.still += tick;
+                continue;
             }
+            pulse.still = Duration::ZERO;
+            pulse.asked += 1;
+            let (answered, asked) = (Arc::clone(&pulse.answered), pulse.asked);
+            pulse
+                .runtime
+                .spawn(async move { answered.store(asked, Relaxed) });
         }
-    }
-
-    /// Called by the watching thread every so often, so that a machine that stood still is not taken for a runtime
-    /// that does.
-    pub(super) fn tick(&self, tick: Duration) {
-        let mut pulses = self.pulses();
-        pulses.retain(|pulse| Arc::strong_count(&pulse.beats) > 1);
-        for pulse in &mut *pulses {
-            let beats = pulse.beats.load(Relaxed);
-            pulse.still = match beats == pulse.seen {
-                true => pulse.still + tick,
-                false => Duration::ZERO,
-            };
-            pulse.seen = beats;
-        }
-    }
-
-    /// For how long the runtime that is worst off has done nothing.
-    pub(in crate::runtime) fn longest_still(&self) -> Duration {
-        let pulses = self.pulses();
-        let still = pulses.iter().map(|pulse| pulse.still);
-        still.max().unwrap_or_default()
-    }
-
-    fn pulses(&self) -> MutexGuard<'_, Vec<Pulse>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let longest = self.runtimes.iter().map(|pulse| pulse.still).max();
+        let millis = longest.unwrap_or_default().as_millis();
+        self.progress
+            .0
+            .store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
     }
 }
 
@@ -70,26 +79,20 @@ impl Progress {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_runtime_that_does_not_beat_stands_still_until_it_does_or_is_gone() {
+    #[tokio::test]
+    async fn a_runtime_stands_still_until_it_answers() {
         let progress = Progress::default();
+        let mut pulses = Pulses::new(vec![Handle::current()], progress.clone());
         let second = Duration::from_secs(1);
-        progress.tick(second);
-        assert_eq!(progress.longest_still(), Duration::ZERO, "none is watched");
-        let (beating, _other) = (tokio::spawn(progress.beat()), tokio::spawn(progress.beat()));
-        tokio::time::sleep(second).await;
-        progress.tick(second);
-        assert_eq!(progress.longest_still(), Duration::ZERO);
-        for n in 1..4 {
-            progress.tick(second);
-            assert_eq!(progress.longest_still(), second * n);
+        for round in 0..2 {
+            pulses.tick(second);
+            assert_eq!(progress.longest_still(), Duration::ZERO, "asked just now");
+            for n in 1..4 {
+                pulses.tick(second);
+                assert_eq!(progress.longest_still(), second * n, "{round}");
+            }
+            // Its turn.
+            tokio::task::yield_now().await;
         }
-        tokio::time::sleep(second).await;
-        progress.tick(second);
-        assert_eq!(progress.longest_still(), Duration::ZERO);
-        beating.abort();
-        let _ = beating.await;
-        progress.tick(second);
-        assert_eq!(progress.pulses().len(), 1, "one is gone");
     }
 }

@@ -89,11 +89,7 @@ impl<B: Body<Error: Into<BoxError>> + 'static> Body for StreamBody<B> {
         };
         let ledger = &this.open.0;
         if this.rest.is_empty() {
-            let polled = match this.farewell.may_be_due() {
-                false => inner.as_mut().poll_frame(cx).map_err(Into::into),
-                true => this.farewell.poll_frame(inner.as_mut(), cx),
-            };
-            let frame = match polled {
+            let frame = match this.farewell.poll_frame(inner.as_mut(), cx) {
                 Poll::Ready(Some(Ok(frame))) => frame,
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(None) => return Poll::Ready(None),
@@ -128,8 +124,8 @@ impl<B: Body<Error: Into<BoxError>> + 'static> Body for StreamBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        let is_over = self.farewell.is_said() || self.inner.as_ref().is_none_or(B::is_end_stream);
-        self.rest.is_empty() && is_over
+        self.rest.is_empty()
+            && (self.farewell.is_said() || self.inner.as_ref().is_none_or(B::is_end_stream))
     }
 
     /// Of what is to come; hyper asks before it reads.

@@ -54,7 +54,7 @@ impl Ledger {
         }
     }
 
-    /// How long a drain waits for its streams.
+    /// How long a drain waits for the streams.
     pub(crate) fn budget(&self) -> Budget {
         self.record.budget()
     }
@@ -134,17 +134,18 @@ impl Ledger {
         self.lock().streams.get(&number)?.ends
     }
 
-    /// Looks at all streams that wait for their client, and ends those whose client is too slow.
-    pub(crate) fn judge(&self, rates: &StreamRates, elapsed: u64) {
+    /// Looks at all streams that wait for their client, and ends those whose client owes more than `grace`.
+    pub(crate) fn judge(&self, rates: &StreamRates, elapsed: u64, grace: u64) {
         let mut waiting = self.lock();
         let all = self.written.load(Relaxed);
         let written = all - std::mem::replace(&mut waiting.written, all);
         for stream in waiting.streams.values_mut() {
-            let slow = rates.judge(&mut stream.debts, elapsed, written);
+            let slow = rates.judge(&mut stream.debts, elapsed, written, grace);
             stream.ends = stream.ends.or(slow);
         }
         let streams = waiting.streams.iter();
-        for number in rates.surplus(streams.map(|(number, stream)| (*number, &stream.debts))) {
+        let streams = streams.map(|(number, stream)| (*number, &stream.debts));
+        for number in rates.surplus(streams, grace) {
             if let Some(stream) = waiting.streams.get_mut(&number) {
                 stream.ends = Some(Slow::Read);
             }

@@ -75,11 +75,9 @@ fn is_grpc<B>(request: &Request<B>) -> bool {
 type Opened<B> = Result<Response<StreamBody<B>>, BoxError>;
 
 fn open<S: HttpService>(answer: Answer<S>, ledger: &Arc<Ledger>) -> Opened<S::ResBody> {
-    let open = |response: Response<S::ResBody>| {
-        let farewell = Farewell::of(&response, ledger.budget());
-        response.map(|body| StreamBody::new(body, farewell, Arc::clone(ledger)))
-    };
-    answer.map(open).map_err(Into::into)
+    let response = answer.map_err(Into::into)?;
+    let farewell = Farewell::of(&response, ledger.budget());
+    Ok(response.map(|body| StreamBody::new(body, farewell, Arc::clone(ledger))))
 }
 
 /// The answer to a request.

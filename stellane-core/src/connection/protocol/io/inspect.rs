@@ -150,6 +150,11 @@ impl Inspector {
         }
     }
 
+    #[cfg(feature = "http2")]
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(&self.watch, Watch::Http2(_))
+    }
+
     /// What a client is told in the end that abuses its connection.
     #[cfg(feature = "http2")]
     pub(crate) fn last_words(&self, record: &Record) -> Option<[u8; 17]> {

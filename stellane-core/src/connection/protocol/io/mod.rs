@@ -31,10 +31,7 @@ use crate::connection::{
     },
     reason::CloseReason,
     state::ConnectionState,
-    table::{
-        command::Command,
-        record::{NO_TURN, Record},
-    },
+    table::{command::Command, record::Record, turn::NO_TURN},
     transport::socket::Socket,
 };
 
@@ -143,9 +140,6 @@ impl Io {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut self.socket).poll_write(cx, buffer),
         };
-        if let Poll::Ready(Ok(n)) = &polled {
-            self.inspector.wrote(&buffer[..*n]);
-        }
         self.wrote(polled, &buffers, cx)
     }
 
@@ -258,6 +252,20 @@ impl Io {
         }
     }
 
+    /// The first `n` of these bytes were written.
+    fn look_at(&mut self, buffers: &[io::IoSlice<'_>], n: usize) {
+        let upgraded = self.owner.record.flags().is_upgraded();
+        let mut left = n;
+        for buffer in buffers {
+            let written = &buffer[..left.min(buffer.len())];
+            self.inspector.wrote(written);
+            if upgraded {
+                self.frames.sent(written);
+            }
+            left -= written.len();
+        }
+    }
+
     fn wrote(
         &mut self,
         polled: Poll<io::Result<usize>>,
@@ -265,15 +273,16 @@ impl Io {
         cx: &Context<'_>,
     ) -> Poll<io::Result<usize>> {
         match &polled {
-            Poll::Ready(Ok(n)) => self.owner.record.add_written(*n),
+            Poll::Ready(Ok(n)) => {
+                self.owner.record.add_written(*n);
+                self.look_at(buffers, *n);
+            }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.stall(),
         }
         if self.owner.record.flags().is_upgraded() {
-            match &polled {
-                Poll::Ready(Ok(n)) => self.frames.sent(buffers, *n),
-                Poll::Ready(Err(_)) => {}
-                Poll::Pending => self.owner.record.owner().hear(cx.waker()),
+            if polled.is_pending() {
+                self.owner.record.owner().hear(cx.waker());
             }
             self.obey()?;
         }
@@ -385,6 +394,14 @@ impl AsyncWrite for Io {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
         }
         let Tracked { record, shared } = &this.owner;
+        #[cfg(feature = "http2")]
+        if this.inspector.is_http2()
+            && record.state() == ConnectionState::Closing
+            && record.commands().is_close()
+        {
+            // Its client has had its time: hyper says what it ends for.
+            return Poll::Ready(Ok(()));
+        }
         this.linger
             .poll(&mut this.socket, cx, record, &shared.clock)
             .map(Ok)
@@ -416,14 +433,6 @@ impl AsyncWrite for Io {
             Some(n) => Poll::Ready(Ok(n)),
             None => Pin::new(&mut this.socket).poll_write_vectored(cx, buffers),
         };
-        if let Poll::Ready(Ok(n)) = &polled {
-            let mut left = *n;
-            for buffer in buffers {
-                let n = left.min(buffer.len());
-                this.inspector.wrote(&buffer[..n]);
-                left -= n;
-            }
-        }
         this.wrote(polled, buffers, cx)
     }
 

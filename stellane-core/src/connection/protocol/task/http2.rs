@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::connection::{
     http_service::HttpService,
     lifecycle::Shared,
-    policy::stream_rates::StreamRates,
+    policy::stream_rates::{self, StreamRates},
     protocol::{
         http2::{
             ledger::Ledger,
@@ -125,12 +125,10 @@ impl<S: HttpService> ActiveHttp2<S> {
             if connection.record.state() == ConnectionState::Closing {
                 // It has had its last word.
                 return match connection.record.commands().take() {
-                    Command::Close(reason) => {
-                        Step::End(match connection.record.flags().is_abusive() {
-                            true => CloseReason::Abuse,
-                            false => reason,
-                        })
+                    Command::Close(_) if connection.record.flags().is_abusive() => {
+                        Step::End(CloseReason::Abuse)
                     }
+                    Command::Close(reason) => Step::End(reason),
                     Command::Park | Command::None => Step::Wait,
                 };
             }
@@ -167,15 +165,21 @@ impl<S: HttpService> ActiveHttp2<S> {
 
     /// Ends the streams whose client is too slow.
     fn judge_streams(&mut self, connection: &Connection<S>) {
-        let (answers, now) = (connection.record.answers(), connection.shared().clock.now());
+        let (answers, shared) = (connection.record.answers(), connection.shared());
+        let now = shared.clock.now();
         let elapsed = now.saturating_sub(self.looked);
-        if elapsed < self.rates.interval() {
+        if elapsed == 0 || !answers.have_waited() {
+            self.looked = now;
+            return;
+        }
+        let grace = shared.patience().rate_grace;
+        if elapsed < stream_rates::interval(grace) {
             return;
         }
         self.looked = now;
         // A socket that takes nothing is judged for itself: see `MinRates`.
-        if answers.have_waited() && !answers.are_unread() {
-            self.ledger.judge(&self.rates, elapsed);
+        if !answers.are_unread() {
+            self.ledger.judge(&self.rates, elapsed, grace);
         }
     }
 
