@@ -271,7 +271,7 @@ async fn answers_that_hold_too_much_and_are_not_taken_end() {
     config.http2.max_unread_bytes = 1 << 20;
     let (manager, address) = start(config).await;
     let mut peer = Peer::greet(address, &window(100)).await;
-    let requests: Vec<_> = (0..5).map(|n| get(n * 2 + 1, "/answer/300000")).collect();
+    let requests: Vec<_> = (0..5).map(|n| get(n * 2 + 1, "/answer/400000")).collect();
     peer.send(&requests.concat()).await;
     let mut reset = Vec::new();
     while reset.len() < 2 {
@@ -284,7 +284,7 @@ async fn answers_that_hold_too_much_and_are_not_taken_end() {
     peer.send(&window_update(0, 1 << 20)).await;
     for stream in [1, 3, 5, 7, 9].into_iter().filter(|s| !reset.contains(s)) {
         peer.send(&window_update(stream, 1 << 20)).await;
-        assert_eq!(answer(&mut peer, stream).await.len(), 300_000 - 100);
+        assert_eq!(answer(&mut peer, stream).await.len(), 400_000 - 100);
     }
     assert_eq!(manager.stats().open, 1);
 }

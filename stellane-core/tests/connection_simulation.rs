@@ -275,6 +275,8 @@ async fn simulate(seed: u64, faults: Arc<Mutex<Faults>>) -> (CloseReason, u64) {
     config.first_byte_timeout = Duration::from_secs(5);
     config.head_timeout = Duration::from_secs(20);
     config.idle_timeout = Duration::from_secs(3);
+    // Only what has been idle for as long makes room.
+    config.drain_idle = Duration::from_millis(200);
     config.write_timeout = Duration::from_secs(2);
     // These clients may be slow, as long as they go on.
     config.min_response_rate_bytes = 0;

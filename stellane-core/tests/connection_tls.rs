@@ -19,12 +19,13 @@ use stellane_core::connection::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        ClientConfig, RootCertStore,
+        ClientConfig, ClientConnection, RootCertStore,
         pki_types::{CertificateDer, ServerName, pem::PemObject},
     },
 };
@@ -277,30 +278,123 @@ async fn handshakes_that_fail_or_stall_end_with_their_reason_and_hold_up_nobody(
         .expect("connects"))
     .await;
 
-    // Begins, and then says no more: holds the one place until its time is up, and others wait for it.
+    // Begins, and then says no more: others do not wait for it.
     let mut stalled = TcpStream::connect(address).await.expect("connects");
     stalled
         .write_all(&[0x16, 0x03, 0x01, 0x02])
         .await
         .expect("writes");
-    let handshaking = |m: &ConnectionManager| {
-        m.list()
-            .iter()
-            .any(|c| c.state == ConnectionState::Handshake)
-    };
-    until(&manager, "in its handshake", handshaking).await;
-    // The wait for a place counts: a client that comes at the same time would give up at the same time.
-    tokio::time::sleep(Duration::from_millis(250)).await;
-    get(&mut connect(&files.client(&[]), address)
-        .await
-        .expect("connects in the end"))
-    .await;
+    let timed_out = |m: &ConnectionManager| m.stats().closed(CloseReason::HandshakeTimeout) == 1;
+    until(&manager, "ended", timed_out).await;
     let stats = manager.stats();
     assert_eq!(stats.closed(CloseReason::HandshakeTimeout), 1, "{stats:?}");
     until(&manager, "silent closed", |m| {
         m.stats().closed(CloseReason::FirstByteTimeout) == 1
     })
     .await;
+}
+
+/// A hello, and whoever said it.
+fn hello(files: &Files) -> (Vec<u8>, ClientConnection) {
+    let config = Arc::clone(files.client(&[]).config());
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut client = ClientConnection::new(config, name).expect("a client");
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).expect("writes to memory");
+    (hello, client)
+}
+
+#[tokio::test]
+async fn handshakes_whose_clients_are_waited_for_hold_no_place() {
+    let mut config = ConnectionConfig::default();
+    config.first_byte_timeout = Duration::from_secs(600);
+    config.tls.handshake_timeout = Duration::from_secs(600);
+    config.tls.max_handshakes = 1;
+    let files = Files::new("waited-for");
+    let (manager, address) = start(config, &files.acceptor()).await;
+    let mut waited_for = Vec::new();
+    // In the middle of the hello, at its last byte, and behind it.
+    for cut in [1, 40, usize::MAX - 1, usize::MAX] {
+        for _ in 0..20 {
+            let (hello, _) = hello(&files);
+            let cut = cut.min(hello.len() - usize::from(cut == usize::MAX - 1));
+            let mut stream = TcpStream::connect(address).await.expect("connects");
+            stream.write_all(&hello[..cut]).await.expect("writes");
+            waited_for.push(stream);
+        }
+    }
+    let handshaking = |m: &ConnectionManager| {
+        let list = m.list();
+        let in_it = list
+            .iter()
+            .filter(|c| c.state == ConnectionState::Handshake);
+        in_it.count() == 80
+    };
+    until(&manager, "in their handshake", handshaking).await;
+    for _ in 0..5 {
+        let good = timeout(
+            Duration::from_secs(60),
+            connect(&files.client(&[]), address),
+        )
+        .await;
+        get(&mut good.expect("in time").expect("connects")).await;
+    }
+    // None of them was ended for it.
+    until(&manager, "as before", handshaking).await;
+}
+
+#[tokio::test]
+async fn a_hello_without_end_is_ended_and_a_long_one_in_pieces_is_heard() {
+    let files = Files::new("long-hello");
+    let (manager, address) = start(quick(), &files.acceptor()).await;
+    let mut endless = TcpStream::connect(address).await.expect("connects");
+    // A hello of 60 000 bytes in records of 1000.
+    let mut record = vec![0x16, 3, 1, 0x03, 0xE8, 1, 0, 0xEA, 0x60, 3, 3];
+    record.resize(1005, 0);
+    let mut sent = 0;
+    while endless.write_all(&record).await.is_ok() && sent < 100 {
+        record[5..11].fill(0);
+        sent += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(sent < 100, "it is read for ever");
+    until(&manager, "ended", |m| {
+        m.stats().closed(CloseReason::HandshakeFailed) == 1
+    })
+    .await;
+
+    let (hello, mut client) = hello(&files);
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    stream.set_nodelay(true).expect("sets");
+    for piece in hello.chunks(7) {
+        stream.write_all(piece).await.expect("writes");
+        tokio::task::yield_now().await;
+    }
+    let mut flight = Vec::new();
+    while client.is_handshaking() {
+        assert!(stream.read_buf(&mut flight).await.expect("reads") > 0);
+        let read = client.read_tls(&mut &flight[..]).expect("reads");
+        flight.drain(..read);
+        client.process_new_packets().expect("a handshake");
+    }
+}
+
+#[tokio::test]
+async fn who_finds_no_room_hears_an_alert() {
+    let mut config = ConnectionConfig::default();
+    config.max_connections = 1;
+    // So that nothing makes room.
+    config.drain_idle = Duration::from_secs(600);
+    let files = Files::new("no-room");
+    let (manager, address) = start(config, &files.acceptor()).await;
+    let mut first = connect(&files.client(&[]), address)
+        .await
+        .expect("connects");
+    get(&mut first).await;
+    let refused = connect(&files.client(&[]), address).await;
+    let error = refused.expect_err("there is no room").to_string();
+    assert!(error.contains("alert"), "{error}");
+    assert_eq!(manager.stats().closed(CloseReason::Refused), 1);
 }
 
 #[tokio::test]

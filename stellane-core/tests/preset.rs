@@ -249,3 +249,53 @@ async fn a_wrong_certificate_is_told_before_anything_is_served() {
     let error = runtime.bind("127.0.0.1:0").await.expect_err("no such file");
     assert!(error.to_string().contains("/nowhere/server.pem"), "{error}");
 }
+
+/// In a process whose limit is low.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_low_limit_of_open_files_is_raised() {
+    const CHILD: &str = "STELLANE_TEST_FEW_FILES";
+    let name = "a_low_limit_of_open_files_is_raised";
+    if std::env::var_os(CHILD).is_none() {
+        let outcome = std::process::Command::new("sh")
+            .args(["-c", r#"ulimit -S -n 150; exec "$@""#, "sh"])
+            .arg(std::env::current_exe().expect("a path"))
+            .args(["--exact", name])
+            .env(CHILD, "1")
+            .output()
+            .expect("runs");
+        let said = String::from_utf8_lossy(&outcome.stdout);
+        assert!(
+            outcome.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
+        return;
+    }
+    let (_stop, stopped) = oneshot::channel::<()>();
+    let runtime = Runtime::builder()
+        .config(config())
+        .service(service_fn(async |_: Request<RequestBody>| {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
+        }))
+        .shutdown_signal(async {
+            let _ = stopped.await;
+        })
+        .build()
+        .expect("builds");
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve());
+    // Both ends are files of this process.
+    let mut clients = Vec::new();
+    for _ in 0..200 {
+        let mut client = TcpStream::connect(address).await.expect("connects");
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .expect("writes");
+        let mut answer = [0; 15];
+        client.read_exact(&mut answer).await.expect("answers");
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        clients.push(client);
+    }
+}

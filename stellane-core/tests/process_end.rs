@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::{net::UnixDatagram, process::ExitStatusExt},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio, Termination},
@@ -85,7 +85,7 @@ async fn serve(mode: &str) -> bool {
         Err(errors) => panic!("{errors}"),
     };
     config.server.address = "127.0.0.1:0".to_owned();
-    if std::env::var_os("STELLANE__SERVER__ADMIN_ADDRESS").is_none() {
+    if std::env::var_os("STELLANE_TEST_ADMIN").is_none() {
         config.server.admin_address = String::new();
     }
     config.log.level = "info".to_owned();
@@ -295,6 +295,66 @@ fn handlers_that_hold_threads_do_not_hold_the_process() {
     }
 }
 
+/// The admin address of a process with this one configured, and of the one that takes over when it is another.
+fn admin_after_restart(was: &str, now: &str) -> (SocketAddr, bool) {
+    let folder = temporary(&format!("restart-{}", now.replace(':', "-")));
+    let file = folder.join("app.toml");
+    let configure = |admin: &str| {
+        let text = format!("[server]\nadmin_address = \"{admin}\"\n");
+        fs::write(&file, text).expect("writes");
+    };
+    configure(was);
+    let mut process = Process::spawn(
+        command("serve")
+            .env("STELLANE_CONFIG", &file)
+            .env("STELLANE_TEST_ADMIN", "1"),
+    );
+    process.address();
+    configure(now);
+    process.signal("-USR2");
+    let mut warned = false;
+    let successor = loop {
+        let line = process.errors.recv_timeout(Duration::from_secs(60));
+        let line = line.expect("a new process takes over");
+        warned |= line.contains("the new address can't be listened on");
+        if let Some((_, pid)) = line.split_once("a new process has taken over") {
+            // There may be colours before the number.
+            let pid = pid.rsplit(['=', 'm']).next();
+            break pid.expect("a number").trim().to_owned();
+        }
+    };
+    let admin = process.hear("admin");
+    // The first is that of the process before.
+    let admin = match admin == was {
+        true => process.hear("admin"),
+        false => admin,
+    };
+    assert_eq!(process.end().code(), Some(0));
+    let ended = Command::new("kill").arg(successor).status();
+    assert!(ended.expect("there is a kill").success());
+    fs::remove_dir_all(&folder).expect("removes");
+    (admin.parse().expect("an address"), warned)
+}
+
+#[test]
+fn a_process_that_takes_over_listens_where_it_is_told_or_says_that_it_can_not() {
+    let free = || {
+        let socket = TcpListener::bind("0.0.0.0:0").expect("binds");
+        socket.local_addr().expect("an address").port()
+    };
+    let (was, now) = (
+        format!("127.0.0.1:{}", free()),
+        format!("127.0.0.1:{}", free()),
+    );
+    let (admin, warned) = admin_after_restart(&was, &now);
+    assert_eq!((admin.to_string(), warned), (now, false));
+    // While the process before listens on all addresses, nobody can listen on one of them.
+    let port = free();
+    let was = format!("0.0.0.0:{port}");
+    let (admin, warned) = admin_after_restart(&was, &format!("127.0.0.1:{port}"));
+    assert_eq!((admin.to_string(), warned), (was, true));
+}
+
 #[test]
 fn work_that_a_handler_has_lent_out_and_that_hangs_does_not_hold_the_process() {
     let mut process = Process::start("serve");
@@ -365,7 +425,13 @@ fn errors_that_nobody_reads_do_not_hold_the_process() {
 
 #[test]
 fn systemd_hears_of_every_step() {
-    let folder = temporary("systemd");
+    hears_of_every_step(true);
+    // A reload with nothing to reload is no hangup.
+    hears_of_every_step(false);
+}
+
+fn hears_of_every_step(has_file: bool) {
+    let folder = temporary(&format!("systemd-{has_file}"));
     let file = folder.join("app.toml");
     fs::write(&file, "[log]\nlevel = \"info\"\n").expect("writes");
     let path = folder.join("notify");
@@ -387,7 +453,7 @@ fn systemd_hears_of_every_step() {
         command("serve")
             .env("NOTIFY_SOCKET", &path)
             .env("WATCHDOG_USEC", "300000")
-            .env("STELLANE_CONFIG", &file),
+            .envs(has_file.then_some(("STELLANE_CONFIG", &file))),
     );
     process.address();
     let ready = hear("READY=1");

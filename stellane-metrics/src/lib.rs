@@ -94,7 +94,7 @@ pub use metrics;
 pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
 pub use runtime::{
-    Advice, MigrationReadiness, ReadinessCheck, RuntimeMetrics, RuntimeMetricsBuilder,
+    Advice, Machine, MigrationReadiness, ReadinessCheck, RuntimeMetrics, RuntimeMetricsBuilder,
     RuntimeSnapshot,
 };
 #[cfg(feature = "tracing")]

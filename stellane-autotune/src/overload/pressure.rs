@@ -127,8 +127,8 @@ impl PressureBuilder {
         self
     }
 
-    /// Memory from 85 to 95 % of its limit, memory stalls from 1 to 10 % of the time, open files
-    /// from 80 to 95 % of their limit: what Linux tells. Elsewhere these add no pressure.
+    /// Memory from 85 to 95 % of the tightest limit, memory stalls of a group near its limit from 1 to 10 % of the time,
+    /// open files from 80 to 95 % of their limit: what Linux tells. Elsewhere these add no pressure.
     #[must_use]
     pub fn system(self) -> Self {
         self.source("memory", 0.85, 0.95, super::sources::memory)

@@ -3,20 +3,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Memory of the cgroup as a fraction of its limit, or of the machine where there is none.
-/// Page cache that can be dropped does not count.
+/// Memory as a fraction of its limit, in the control group (version 1 or 2) that is nearest to its own: that of the process
+/// or one above; of the machine where none has a limit. Page cache that can be dropped does not count.
 #[must_use]
 pub fn memory() -> Option<f64> {
-    cgroup()
-        .and_then(|dir| cgroup_memory(&dir))
-        .or_else(machine_memory)
+    let used = limited().map(|group| group.used).max_by(f64::total_cmp);
+    used.or_else(machine_memory)
 }
 
-/// The fraction of the last ten seconds in which some task waited for memory (PSI).
+/// The fraction of the last ten seconds in which some task waited for memory (PSI), in a control group (version 2) that
+/// uses 70 % of its limit or more. That the whole machine is short of memory is no fault of this process.
 #[must_use]
 pub fn memory_stall() -> Option<f64> {
-    let of_cgroup = cgroup().and_then(|dir| read(&dir.join("memory.pressure")));
-    some_avg10(&of_cgroup.or_else(|| read(Path::new("/proc/pressure/memory")))?)
+    let near = limited().filter(|group| group.used >= 0.7);
+    let stalls = near.filter_map(|group| some_avg10(&read(&group.dir.join("memory.pressure"))?));
+    stalls.max_by(f64::total_cmp)
 }
 
 /// The fraction of the last ten seconds in which some task waited for a CPU (PSI).
@@ -55,12 +56,44 @@ fn cgroup() -> Option<PathBuf> {
     }
 }
 
-fn cgroup_memory(dir: &Path) -> Option<f64> {
-    let limit: f64 = read(&dir.join("memory.max"))?.trim().parse().ok()?;
-    let used: f64 = read(&dir.join("memory.current"))?.trim().parse().ok()?;
-    let stat = read(&dir.join("memory.stat")).unwrap_or_default();
-    let cache = field(&stat, "inactive_file").unwrap_or(0.0);
-    (limit > 0.0).then_some((used - cache).max(0.0) / limit)
+/// A control group that limits memory, and the fraction of it that is used.
+struct Limited {
+    dir: PathBuf,
+    used: f64,
+}
+
+/// Those of this process and of all above.
+fn limited() -> impl Iterator<Item = Limited> {
+    let text = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
+    let own = |prefix: &str, mount: &str| {
+        let path = text.lines().find_map(|line| {
+            // `0::/path` of version 2, `4:memory:/path` of version 1.
+            let line = line.split_once(':')?.1;
+            line.strip_prefix(prefix)
+        });
+        let mount = Path::new("/sys/fs/cgroup").join(mount);
+        // Inside a container the path may be that of the host: the mount is then the container's own group.
+        let path = path.map(|path| path.trim_start_matches('/').to_owned());
+        path.map(|path| {
+            let groups = Path::new(&path).ancestors().map(|group| mount.join(group));
+            groups.collect::<Vec<_>>()
+        })
+        .unwrap_or_default()
+    };
+    let groups = [own(":", ""), own("memory:", "memory")];
+    groups.into_iter().flatten().filter_map(|dir| {
+        let number = |names: [&str; 2]| -> Option<f64> {
+            let text = names.iter().find_map(|name| read(&dir.join(name)))?;
+            text.trim().parse().ok()
+        };
+        let limit = number(["memory.max", "memory.limit_in_bytes"])?;
+        let used = number(["memory.current", "memory.usage_in_bytes"])?;
+        let stat = read(&dir.join("memory.stat")).unwrap_or_default();
+        let cache = field(&stat, "total_inactive_file").or_else(|| field(&stat, "inactive_file"));
+        let used = (used - cache.unwrap_or(0.0)).max(0.0) / limit;
+        // "No limit" is a huge number in version 1.
+        (limit > 0.0 && limit < 9e18).then_some(Limited { dir, used })
+    })
 }
 
 fn machine_memory() -> Option<f64> {

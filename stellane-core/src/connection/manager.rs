@@ -90,12 +90,23 @@ impl ConnectionManagerBuilder {
             .validate()
             .map_err(|errors| BuildError { errors })?;
         let builders = Arc::new(HyperBuilders::new(&self.config));
+        let configured = self.config.max_connections;
         let mut shared = Shared::new(self.config, self.hook);
         shared.budgets = self.budgets;
-        Ok(ConnectionManager {
+        let manager = ConnectionManager {
             builders,
             shared: Arc::new(shared),
-        })
+        };
+        let most = manager.most_connections();
+        if most < configured {
+            tracing::warn!(
+                most,
+                configured,
+                "the limit of open files allows fewer connections than `max_connections`: raise it (`ulimit -n`, \
+                 systemd's LimitNOFILE)"
+            );
+        }
+        Ok(manager)
     }
 }
 
@@ -253,6 +264,16 @@ impl ConnectionManager {
         self.shared.stats()
     }
 
+    /// How many connections there may be: as configured, and as the limit of open files allows.
+    pub(crate) fn most_connections(&self) -> usize {
+        let Shared {
+            admission,
+            settings,
+            ..
+        } = &*self.shared;
+        admission.most(settings).all
+    }
+
     /// The live connections.
     #[must_use]
     pub fn list(&self) -> Vec<ConnectionInfo> {
@@ -272,7 +293,8 @@ impl ConnectionManager {
         found
     }
 
-    /// Closes up to `count` connections, those that have been idle longest first; how many were asked.
+    /// Closes up to `count` connections that have been idle for longer than
+    /// [`drain_idle`](ConnectionConfig::drain_idle), those that have been so longest first; how many were asked.
     pub fn close_idle(&self, count: usize) -> usize {
         self.shared.reclaim(count)
     }

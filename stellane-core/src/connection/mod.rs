@@ -91,8 +91,9 @@
 //!    in what the system has accepted already, and close.
 //! 2. Each connection has its moment within [`drain_spread`](ConnectionConfig::drain_spread). From then on its
 //!    responses say `Connection: close`; one of HTTP/2 gets GOAWAY.
-//! 3. [`drain_idle`](ConnectionConfig::drain_idle) after that moment it is closed if it is idle: a request that was on
-//!    its way has been answered by then.
+//! 3. It is closed when nothing of a request has come for [`drain_idle`](ConnectionConfig::drain_idle) after that moment,
+//!    whatever it waits for: a handshake, a preface, the answer to a PING, the rest of a head. A request that was on its
+//!    way has been answered by then.
 //! 4. Each request has its time: the drain's deadline, or a [budget](ConnectionManagerBuilder::drain_budget) of its own. A
 //!    stream that goes on to its end is ended in the words of its protocol: server-sent events between two events, with
 //!    [`retry:`](ConnectionConfig::sse_retry) if that is set; a call of gRPC with the status `UNAVAILABLE`; a WebSocket

@@ -50,6 +50,8 @@ reasons! {
     SlowRead = "slow_read",
     /// It reached its greatest age.
     MaxAge = "max_age",
+    /// It reached its greatest age, and what was open on it did not end within `max_age_grace`.
+    MaxAgeGrace = "max_age_grace",
     /// It had its greatest number of requests.
     MaxRequests = "max_requests",
     /// It made room for a newer connection.

@@ -19,14 +19,16 @@ pub enum ConnectionState {
     Active,
     /// All is said; what the client still sends is read and dropped, so that it can read the answer.
     Closing,
-    /// In its TLS handshake.
+    /// In its TLS handshake, and the client's turn.
     Handshake,
+    /// In its TLS handshake, which waits for its turn to be computed.
+    Queued,
     /// Handed over to another protocol.
     Upgraded,
 }
 
 impl ConnectionState {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::New,
         Self::Idle,
         Self::Parked,
@@ -34,6 +36,7 @@ impl ConnectionState {
         Self::Active,
         Self::Closing,
         Self::Handshake,
+        Self::Queued,
         Self::Upgraded,
     ];
 

@@ -22,7 +22,7 @@ use super::{
     PresetLayer, RuntimeError,
     background::Restarts,
     classes::{self, Classes},
-    pressure,
+    machine, pressure,
     refusal::OnRefusal,
     tuning,
     watch::{HeldThreads, Progress},
@@ -101,6 +101,8 @@ impl Components {
         purge: Option<Box<dyn Fn() + Send + Sync>>,
     ) -> Result<Self, RuntimeError> {
         let tokio = tokio::runtime::Handle::try_current().map_err(|_| RuntimeError::NoTokio)?;
+        // Before anything counts on it.
+        machine::raise_open_files(&config.connection);
         let mut connection = config.connection.clone();
         // Or the end of a short drain would cut who has only not gone yet.
         let idle = connection.drain_idle.min(config.server.drain_timeout / 2);
@@ -127,7 +129,7 @@ impl Components {
             .map_err(failed("limit"))?;
         let classes = Classes::new(&config.limit, &limit).map_err(failed("limit"))?;
         let limit_layer = classes.apply(AdaptiveLimitLayer::new(&limit));
-        let pressure = Pressure::builder().system().build();
+        let pressure = pressure::pressure();
         let overload = OverloadLayer::builder()
             .config(config.overload.clone())
             .clock(Clock::counter())

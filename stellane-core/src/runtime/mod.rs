@@ -64,6 +64,7 @@ mod entry;
 mod error;
 mod facts;
 mod listeners;
+mod machine;
 mod make;
 mod pressure;
 mod ready_check;

@@ -3,14 +3,26 @@
 use std::time::Duration;
 
 use stellane_autotune::overload::Pressure;
+use stellane_metrics::Machine;
 
 use crate::connection::ConnectionManager;
 
 /// How often it is measured.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Measures for ever, and under pressure has less patience with slow clients, and closes idle connections: a fraction
-/// of them each time, at full pressure a quarter.
+/// The pressure on this process, from what the metrics tell too: memory from 85 to 95 % of the tightest limit, the time in
+/// which a group near its limit waits for memory from 1 to 10 %, open files from 80 to 95 % of their limit.
+pub(super) fn pressure() -> Pressure {
+    Pressure::builder()
+        .source("memory", 0.85, 0.95, Machine::memory_used)
+        .source("memory_stall", 0.01, 0.10, Machine::memory_stall)
+        .source("open_files", 0.80, 0.95, Machine::files_used)
+        .build()
+}
+
+/// Measures for ever, and under pressure has less patience with slow clients, and closes connections that have been idle
+/// for longer than `drain_idle`: a fraction of them each time, at full pressure a quarter. Where there are few it is worth
+/// none.
 pub(super) async fn relieve(pressure: Pressure, connections: ConnectionManager) {
     loop {
         tokio::time::sleep(INTERVAL).await;
@@ -29,12 +41,8 @@ pub(super) async fn relieve(pressure: Pressure, connections: ConnectionManager) 
             continue;
         };
         connections.set_pressure(felt);
-        if level == 0.0 {
-            continue;
-        }
         let stats = connections.stats();
-        let idle = stats.idle + stats.parked;
-        let closed = connections.close_idle((idle as f64 * level / 4.0).ceil() as usize);
+        let closed = connections.close_idle(relief(stats.idle + stats.parked, level));
         if closed > 0 {
             tracing::warn!(
                 level,
@@ -44,6 +52,11 @@ pub(super) async fn relieve(pressure: Pressure, connections: ConnectionManager) 
             );
         }
     }
+}
+
+/// How many of so many idle connections are closed at a time.
+fn relief(idle: u64, level: f64) -> usize {
+    (idle as f64 * level / 4.0) as usize
 }
 
 /// Stalls may be the fault of other processes: by them alone the timeouts of slow clients shrink half way at most.
@@ -58,6 +71,21 @@ fn felt_by_the_slow(sources: &[(&str, Option<f64>)]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_idle_connections_are_left_alone() {
+        for (idle, level, closed) in [
+            (0, 1.0, 0),
+            (1, 1.0, 0),
+            (3, 1.0, 0),
+            (4, 1.0, 1),
+            (1000, 1.0, 250),
+            (1000, 0.1, 25),
+            (1000, 0.0, 0),
+        ] {
+            assert_eq!(relief(idle, level), closed, "{idle} at {level}");
+        }
+    }
 
     #[test]
     fn stalls_alone_shorten_the_patience_with_slow_clients_half_way() {

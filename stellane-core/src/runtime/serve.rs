@@ -13,7 +13,7 @@ use tower_layer::Layer;
 use super::builder::HeapSource;
 use super::{
     App, Components, IntoListener, Runtime, RuntimeError, admin, around::Served,
-    background::Background, builder::Signal, listeners::Listeners, refusal::EarlyLimit,
+    background::Background, builder::Signal, listeners::Listeners, machine, refusal::EarlyLimit,
     watch::Watch,
 };
 #[cfg(unix)]
@@ -223,6 +223,8 @@ async fn follow(components: Components, log: Option<LogHandle>) {
     let loader = Loader::from_process();
     if loader.path().is_none() {
         // Nothing to follow: SIGHUP keeps its usual meaning.
+        #[cfg(unix)]
+        systemd::nothing_to_reload(&components.readiness).await;
         return;
     }
     let Ok(thread) = DetachedThread::spawn("stellane-config") else {
@@ -251,12 +253,7 @@ async fn follow(components: Components, log: Option<LogHandle>) {
     #[cfg(unix)]
     let asked = {
         let readiness = components.readiness;
-        move |asked| {
-            // Until it is ready, systemd does not ask for it.
-            if readiness.is_ready() {
-                systemd::reloading(asked);
-            }
-        }
+        move |asked| systemd::reloading(asked, &readiness)
     };
     #[cfg(not(unix))]
     let asked = |_| {};
@@ -467,6 +464,7 @@ impl<S: Served> BoundRuntime<S> {
                     config.server.drain_delay
                 }
                 // The new process answers on both addresses: nobody has to notice anything, systemd neither.
+                #[cfg(unix)]
                 End::HandedOver => {
                     if let Some(ending) = &watched {
                         ending.watch();
@@ -485,6 +483,7 @@ impl<S: Served> BoundRuntime<S> {
             drain
         };
         components.readiness.set_ready(true);
+        machine::say(&components.connections);
         let grace = config.server.grace_period();
         tracing::info!(
             engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr,

@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+#[cfg(feature = "reload")]
+use stellane_metrics::Readiness;
 use tokio::runtime::Handle;
+#[cfg(feature = "reload")]
+use tokio::signal::unix::{SignalKind, signal};
 
 #[cfg(feature = "reload")]
 use crate::config::Asked;
@@ -27,13 +31,33 @@ pub(super) fn stopping(grace: Duration) {
 
 /// SIGHUP has come, or is obeyed: `Type=notify-reload` waits for both.
 #[cfg(feature = "reload")]
-pub(super) fn reloading(asked: Asked) {
+pub(super) fn reloading(asked: Asked, readiness: &Readiness) {
+    if !readiness.is_ready() {
+        // It does not ask for it before.
+        return;
+    }
     match asked {
         Asked::Begins => match NotifyState::monotonic_usec_now() {
             Ok(now) => tell(&[NotifyState::Reloading, now]),
             Err(_) => tell(&[NotifyState::Reloading]),
         },
         Asked::Done => tell(&[NotifyState::Ready]),
+    }
+}
+
+/// Obeys SIGHUP where there is no file: without a handler it ends the process, which is not what systemd means by it.
+#[cfg(feature = "reload")]
+pub(super) async fn nothing_to_reload(readiness: &Readiness) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return;
+    };
+    while hangup.recv().await.is_some() {
+        tracing::info!("SIGHUP: there is no configuration file to read again");
+        reloading(Asked::Begins, readiness);
+        reloading(Asked::Done, readiness);
     }
 }
 

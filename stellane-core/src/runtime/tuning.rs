@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use stellane_autotune::{
     AdaptiveLimit, AutoTuner, BuildError, Clock, Knob, Signal, TunerConfig, names,
-    overload::sources,
 };
-use stellane_metrics::{RuntimeMetrics, RuntimeSnapshot};
+use stellane_metrics::{Machine, RuntimeMetrics, RuntimeSnapshot};
 use stellane_pool::{Pools, WorkerPool};
 
 use crate::connection::ConnectionManager;
@@ -70,7 +69,7 @@ fn signals(parts: &Parts<'_>) -> Vec<Signal> {
             let running = stats.active + stats.idle;
             (running > 0).then(|| stats.active as f64 / running as f64)
         }),
-        Signal::new(names::MEMORY, sources::memory),
+        Signal::new(names::MEMORY, Machine::memory_used),
         Signal::counter(names::THROUGHPUT, move || {
             Some(answered.stats().successes as f64)
         })

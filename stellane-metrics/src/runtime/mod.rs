@@ -1,6 +1,7 @@
 //! [`RuntimeMetrics`]: one collector reads every component a few times a second.
 
 mod export;
+mod groups;
 mod process;
 mod snapshot;
 
@@ -11,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use process::Machine;
 #[cfg(feature = "serde")]
 pub(crate) use snapshot::seconds;
 pub use snapshot::{Advice, MigrationReadiness, ReadinessCheck, RuntimeSnapshot};
@@ -52,7 +54,7 @@ struct Inner {
     config: MetricsConfig,
     http: Option<HttpMetrics>,
     sources: Vec<Source>,
-    machine: process::Machine,
+    machine: Machine,
     #[cfg(feature = "tokio")]
     tokio: Mutex<Vec<tokio::runtime::Handle>>,
     clock: Clock,
@@ -126,7 +128,7 @@ impl RuntimeMetrics {
         }
         state.advance(inner, now, busy, &mut snapshot);
         let routes = || inner.http.map(|http| http.routes()).unwrap_or_default();
-        snapshot.judge(inner.machine.memory, inner.machine.cores, routes);
+        snapshot.judge(inner.machine.memory, inner.machine.cpus, routes);
         let snapshot = Arc::new(snapshot);
         *inner.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
         let mut history = inner.history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -404,7 +406,7 @@ impl RuntimeMetricsBuilder {
             config,
             http: self.http,
             sources: self.sources,
-            machine: process::Machine::read(),
+            machine: Machine::read(),
             #[cfg(feature = "tokio")]
             tokio: Mutex::new(self.tokio),
             clock,

@@ -1,56 +1,74 @@
 //! The process and its container, read from `/proc` and `/sys/fs/cgroup`. All zero elsewhere than on Linux.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
-use super::RuntimeSnapshot;
+use super::{RuntimeSnapshot, groups::Groups};
 
-/// What does not change while the process runs.
+/// What a process may use, which does not change while it runs; and how much of it is used, as shares of 1.
+///
+/// Limits are the tightest of the control groups (version 1 and 2) of the process and of every group above them. All is
+/// zero or `None` elsewhere than on Linux.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Machine {
-    /// Memory that the process may use: the container's limit, or all there is.
-    pub(super) memory: u64,
-    /// Cores that the process may use.
-    pub(super) cores: f64,
+#[non_exhaustive]
+pub struct Machine {
+    /// Memory that the process may use in bytes: the container's limit, or all there is.
+    pub memory: u64,
+    /// CPUs that the process may use.
+    pub cpus: f64,
+    /// Files that it may have open.
+    pub max_files: u64,
     cgroup_memory: u64,
     cgroup_cpu: f64,
-    max_fds: u64,
 }
 
 impl Machine {
-    pub(super) fn read() -> Self {
-        let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let (cgroup_memory, cgroup_cpu) = limits(Path::new("/sys/fs/cgroup"), &group);
-        let total = fs::read_to_string("/proc/meminfo")
-            .ok()
-            .and_then(|m| kib(&m, "MemTotal:"));
-        let total = total.unwrap_or(0);
+    /// The machine and the groups of this process, as they are now.
+    #[must_use]
+    pub fn read() -> Self {
+        let total = total_memory().unwrap_or(0);
+        let groups = Groups::read(total);
+        let (cgroup_memory, cgroup_cpu) = (groups.memory_limit(), groups.cpu_limit());
         let parallelism = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
-        let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
         Self {
-            memory: if cgroup_memory > 0 {
-                cgroup_memory.min(total.max(1))
-            } else {
-                total
-            },
-            cores: if cgroup_cpu > 0.0 {
-                cgroup_cpu.min(parallelism)
-            } else {
-                parallelism
-            },
-            cgroup_memory,
-            cgroup_cpu,
-            max_fds: limits
-                .lines()
-                .find_map(|line| line.strip_prefix("Max open files"))
-                .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-                .unwrap_or(0),
+            memory: cgroup_memory.unwrap_or(total),
+            cpus: cgroup_cpu.map_or(parallelism, |cpus| cpus.min(parallelism)),
+            max_files: max_files().unwrap_or(0),
+            cgroup_memory: cgroup_memory.unwrap_or(0),
+            cgroup_cpu: cgroup_cpu.unwrap_or(0.0),
         }
+    }
+
+    /// The greatest share of a group's memory that is used, or of the machine's if no group has a limit. Files in memory
+    /// that can be dropped do not count.
+    #[must_use]
+    pub fn memory_used() -> Option<f64> {
+        let total = total_memory()?;
+        let of_machine = || {
+            let text = fs::read_to_string("/proc/meminfo").ok()?;
+            let available = kib(&text, "MemAvailable:")?;
+            Some(1.0 - available as f64 / total.max(1) as f64)
+        };
+        Groups::read(total).memory_used().or_else(of_machine)
+    }
+
+    /// The share of the last ten seconds in which a group of the process that is near its limit of memory waited for some.
+    /// That the whole machine does so is no fault of this process, and not told here.
+    #[must_use]
+    pub fn memory_stall() -> Option<f64> {
+        Groups::read(total_memory()?).memory_stall()
+    }
+
+    /// The share of the files that may be open which are.
+    #[must_use]
+    pub fn files_used() -> Option<f64> {
+        let most = max_files().filter(|most| *most > 0)?;
+        Some(open_fds()? as f64 / most as f64)
     }
 
     pub(super) fn fill(&self, snapshot: &mut RuntimeSnapshot) {
         snapshot.cgroup_memory_limit = self.cgroup_memory;
         snapshot.cgroup_cpu_limit = self.cgroup_cpu;
-        snapshot.max_fds = self.max_fds;
+        snapshot.max_fds = self.max_files;
         if let Ok(status) = fs::read_to_string("/proc/self/status") {
             snapshot.rss = kib(&status, "VmRSS:").unwrap_or(0);
             snapshot.heap_size = kib(&status, "RssAnon:").unwrap_or(0);
@@ -92,61 +110,18 @@ fn cpu_time(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis((user + system) * 10))
 }
 
-/// Memory in bytes and CPU in cores, zero for none: the tightest of the group and those above it.
-fn limits(root: &Path, group: &str) -> (u64, f64) {
-    let path = group
+fn total_memory() -> Option<u64> {
+    kib(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
+fn max_files() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let rest = limits
         .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .unwrap_or("");
-    let mut memory = 0_u64;
-    let mut cpu = 0_f64;
-    // In a container the path may name what lies outside: the root is then the container's own group.
-    let mut at = Some(Path::new(path));
-    while let Some(group) = at {
-        let read = |file| fs::read_to_string(root.join(group).join(file)).unwrap_or_default();
-        if let Ok(limit) = read("memory.max").trim().parse::<u64>() {
-            memory = if memory == 0 {
-                limit
-            } else {
-                memory.min(limit)
-            };
-        }
-        let max = read("cpu.max");
-        let mut parts = max.split_whitespace().map(str::parse::<f64>);
-        if let (Some(Ok(quota)), Some(Ok(period))) = (parts.next(), parts.next())
-            && period > 0.0
-        {
-            let cores = quota / period;
-            cpu = if cpu == 0.0 { cores } else { cpu.min(cores) };
-        }
-        at = group.parent();
-    }
-    if memory == 0 {
-        let v1 = fs::read_to_string(root.join("memory/memory.limit_in_bytes")).unwrap_or_default();
-        // "No limit" is the largest multiple of the page size there.
-        memory = v1
-            .trim()
-            .parse()
-            .ok()
-            .filter(|limit| *limit < 1 << 60)
-            .unwrap_or(0);
-    }
-    if cpu == 0.0 {
-        let read = |file| -> Option<f64> {
-            fs::read_to_string(root.join("cpu").join(file))
-                .ok()?
-                .trim()
-                .parse()
-                .ok()
-        };
-        if let (Some(quota), Some(period)) = (read("cpu.cfs_quota_us"), read("cpu.cfs_period_us"))
-            && quota > 0.0
-            && period > 0.0
-        {
-            cpu = quota / period;
-        }
-    }
-    (memory, cpu)
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    // Without a limit it is a word.
+    let soft = rest.split_whitespace().next()?;
+    Some(soft.parse().unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -157,20 +132,5 @@ mod tests {
     fn a_process_name_with_spaces_and_parentheses_does_not_shift_the_cpu_time() {
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 123 45 0 0 20 0 1 0 100";
         assert_eq!(cpu_time(stat), Some(Duration::from_millis(1680)));
-    }
-
-    #[test]
-    fn the_tightest_limit_on_the_way_up_counts() {
-        let root = std::env::temp_dir().join(format!("stellane-cgroup-{}", std::process::id()));
-        let inner = root.join("a/b");
-        fs::create_dir_all(&inner).unwrap();
-        fs::write(inner.join("memory.max"), "max\n").unwrap();
-        fs::write(inner.join("cpu.max"), "150000 100000\n").unwrap();
-        fs::write(root.join("a/memory.max"), "1048576\n").unwrap();
-        fs::write(root.join("a/cpu.max"), "max 100000\n").unwrap();
-        fs::write(root.join("memory.max"), "9999999\n").unwrap();
-        assert_eq!(limits(&root, "0::/a/b\n"), (1_048_576, 1.5));
-        assert_eq!(limits(&root, ""), (9_999_999, 0.0));
-        fs::remove_dir_all(&root).unwrap();
     }
 }

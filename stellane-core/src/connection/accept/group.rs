@@ -3,26 +3,33 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::task::yield_now;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    task::{JoinSet, yield_now},
+    time::Instant,
+};
 
 #[cfg(feature = "tls")]
 use crate::connection::{accept::handshake, transport::tls::TlsAcceptor};
 use crate::connection::{
     accept::{
         proxied::PendingProxyHeaders,
-        room::{admit, refuse},
+        room::{admit, refuse, refuse_at_once, wait_for_room},
     },
     error::ServeError,
     http_service::HttpService,
     policy::admission::RECLAIM,
     protocol::task::{FIRST_READ, Task, connection::Served},
     reason::CloseReason,
-    table::{command::Command, owner::SocketOwner, record::Record},
+    table::{NoRoom, command::Command, owner::SocketOwner, record::Record},
     transport::{listener::balance::LoopHandle, socket::Socket},
 };
 
 /// How long accepting rests when there are no more open files.
 const REST: Duration = Duration::from_millis(50);
+
+/// Newcomers of one call of `serve` that wait for room, or for their client to read that there is none.
+pub(crate) type Lobby = JoinSet<()>;
 
 /// The connections of one call of `serve`; closed when it is dropped.
 pub(crate) struct Group<S: HttpService> {
@@ -54,52 +61,50 @@ impl<S: HttpService> Group<S> {
     }
 
     /// Takes in a connection that another loop has accepted.
-    pub(crate) async fn receive(
+    pub(crate) fn receive(
         &self,
         pending: &mut PendingProxyHeaders,
+        lobby: &mut Lobby,
         offered: io::Result<(Socket, Option<SocketAddr>)>,
     ) {
         match offered {
             Ok((socket, peer)) => {
                 if let Some((socket, peer)) = pending.receive(socket, peer) {
-                    self.serve(socket, peer).await;
+                    self.serve(lobby, socket, peer);
                 }
             }
             Err(_) => self.served.shared.count_refused(CloseReason::IoError),
         }
     }
 
-    /// Serves a connection in a task of its own, if there is room for it.
-    pub(crate) async fn serve(&self, socket: Socket, peer: Option<SocketAddr>) {
-        let shared = &self.served.shared;
+    /// Serves a connection in a task of its own, when there is room for it.
+    pub(crate) fn serve(&self, lobby: &mut Lobby, socket: Socket, peer: Option<SocketAddr>) {
         if let (Socket::Tcp(socket), true) = (&socket, self.tell_nodelay) {
             // A socket that is gone already says so at its first read.
             let _ = socket.set_nodelay(true);
         }
-        let Some(record) = admit(shared, peer, self.id).await else {
-            return self.refuse(socket);
-        };
-        let served = Arc::clone(&self.served);
-        #[cfg(feature = "tls")]
-        let socket = match (socket, &self.tls) {
-            (Socket::Tcp(socket), Some(acceptor)) => {
-                let (acceptor, shared) = (acceptor.clone(), Arc::clone(shared));
-                let opening = handshake::handshake(acceptor, socket, shared, Arc::clone(&record));
-                tokio::spawn(Task::opening(served, record, Box::pin(opening)));
-                return;
-            }
-            (socket, _) => socket,
-        };
-        tokio::spawn(Task::new(served, record, socket));
+        let shared = &self.served.shared;
+        match admit(shared, peer, self.id) {
+            Ok(record) => self.door().open(socket, record),
+            Err(no_room) => match Arc::clone(&shared.admission.lobby).try_acquire_owned() {
+                Ok(place) => {
+                    let door = self.door();
+                    lobby.spawn(door.knock(place, socket, peer, self.id, no_room));
+                }
+                Err(_) => {
+                    let speaks_tls = self.door().speaks_tls(&socket);
+                    refuse_at_once(shared, socket, speaks_tls);
+                }
+            },
+        }
     }
 
-    fn refuse(&self, socket: Socket) {
-        #[cfg(feature = "tls")]
-        if self.tls.is_some() {
-            // Plain text would be no answer, and a handshake is what a full server can't afford.
-            return self.served.shared.count_refused(CloseReason::Refused);
+    fn door(&self) -> Door<S> {
+        Door {
+            served: Arc::clone(&self.served),
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
         }
-        refuse(&self.served.shared, socket);
     }
 
     /// Gives parked connections at these places their tasks.
@@ -155,8 +160,8 @@ impl<S: HttpService> Group<S> {
         Some(reason)
     }
 
-    /// Decides whether accepting goes on after an error.
-    pub(crate) async fn survive(&self, error: io::Error) -> Result<(), ServeError> {
+    /// Decides whether accepting goes on after an error, and until when it rests.
+    pub(crate) fn survive(&self, error: io::Error) -> Result<Instant, ServeError> {
         use io::ErrorKind::{
             ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, WouldBlock,
         };
@@ -164,13 +169,12 @@ impl<S: HttpService> Group<S> {
         match error.kind() {
             // The client's doing, and over.
             ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | WouldBlock => {
-                Ok(())
+                Ok(Instant::now())
             }
             _ if out_of_resources(&error) => {
-                let reclaimed = self.served.shared.reclaim(RECLAIM);
-                tracing::warn!(%error, reclaimed, "can't accept, resting");
-                tokio::time::sleep(REST).await;
-                Ok(())
+                self.served.shared.make_room(RECLAIM);
+                tracing::warn!(%error, "can't accept, resting");
+                Ok(Instant::now() + REST)
             }
             _ => Err(ServeError { source: error }),
         }
@@ -178,6 +182,67 @@ impl<S: HttpService> Group<S> {
 
     pub(crate) fn is_busy(&self) -> bool {
         self.served.shared.table.open_in(self.id) > 0
+    }
+}
+
+/// What takes connections of a group in.
+struct Door<S: HttpService> {
+    served: Arc<Served<S>>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsAcceptor>,
+}
+
+impl<S: HttpService> Door<S> {
+    /// Serves a connection in a task of its own.
+    fn open(self, socket: Socket, record: Arc<Record>) {
+        let served = self.served;
+        #[cfg(feature = "tls")]
+        let socket = match (socket, self.tls) {
+            (Socket::Tcp(socket), Some(acceptor)) => {
+                let shared = Arc::clone(&served.shared);
+                let opening = handshake::handshake(acceptor, socket, shared, Arc::clone(&record));
+                tokio::spawn(Task::opening(served, record, Box::pin(opening)));
+                return;
+            }
+            (socket, _) => socket,
+        };
+        tokio::spawn(Task::new(served, record, socket));
+    }
+
+    fn speaks_tls(&self, socket: &Socket) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some() && matches!(socket, Socket::Tcp(_));
+        #[cfg(not(feature = "tls"))]
+        {
+            let _ = socket;
+            false
+        }
+    }
+
+    /// Waits for room and serves a connection, or tells its client that there is none.
+    fn knock(
+        self,
+        place: OwnedSemaphorePermit,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        group: u16,
+        no_room: NoRoom,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let shared = Arc::clone(&self.served.shared);
+        // Counted at once: those that come later are behind it, and a drain waits for it.
+        let outside = shared.quiet.wait_outside();
+        let waiting = (no_room == NoRoom::Full).then(|| shared.waiting_room.enter());
+        async move {
+            let _place = place;
+            if let Some(waiting) = waiting
+                && let Some(record) = wait_for_room(&shared, waiting, peer, group).await
+            {
+                return self.open(socket, record);
+            }
+            drop(outside);
+            let speaks_tls = self.speaks_tls(&socket);
+            refuse(&shared, socket, speaks_tls).await;
+        }
     }
 }
 

@@ -10,14 +10,14 @@ use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     task::{JoinSet, yield_now},
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 
 use crate::connection::{
     accept::{
-        group::Group,
+        group::{Group, Lobby},
         proxied::PendingProxyHeaders,
-        room::{admit, refuse},
+        room::{admit, refuse, wait_for_room},
     },
     early::Early,
     error::ServeError,
@@ -29,7 +29,7 @@ use crate::connection::{
         task::{Task, connection::Served},
     },
     reason::CloseReason,
-    table::clock::SWEEP_INTERVAL,
+    table::{NoRoom, clock::SWEEP_INTERVAL},
     transport::{
         listener::{Listener, balance::LoopHandle},
         parked::ParkedPoller,
@@ -95,6 +95,9 @@ pub(crate) async fn serve<S: HttpService>(
         tls: listener.acceptor(),
     };
     let mut pending = PendingProxyHeaders::new(&shared);
+    let mut lobby = Lobby::new();
+    // Nothing is accepted before, since there were no more open files.
+    let mut rests_until = Instant::now();
     let mut loop_handle = listener.join(id);
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -103,7 +106,9 @@ pub(crate) async fn serve<S: HttpService>(
     let mut drain = std::pin::pin!(shared.drain.announced());
 
     loop {
+        // The only waits of this loop are these, beside everything else that it does.
         let accept = async {
+            tokio::time::sleep_until(rests_until).await;
             wait_for_the_rate(&shared).await;
             listener.accept().await
         };
@@ -116,13 +121,16 @@ pub(crate) async fn serve<S: HttpService>(
                     if let Some((socket, peer)) = group.keep(loop_handle.as_ref(), socket, peer)
                         && let Some((socket, peer)) = pending.receive(socket, peer)
                     {
-                        group.serve(socket, peer).await;
+                        group.serve(&mut lobby, socket, peer);
                     }
                 }
-                Err(error) => group.survive(error).await?,
+                Err(error) => rests_until = group.survive(error)?,
             },
-            Some(offer) = next_offer(&mut loop_handle) => group.receive(&mut pending, offer).await,
-            (socket, peer) = pending.next() => group.serve(socket, peer).await,
+            Some(offer) = next_offer(&mut loop_handle) => {
+                group.receive(&mut pending, &mut lobby, offer);
+            }
+            (socket, peer, _outside) = pending.next() => group.serve(&mut lobby, socket, peer),
+            Some(_) = lobby.join_next() => {}
             readable = parked_events.readable() => group.unpark_some(readable).await?,
             _ = sweep.tick() => sweeping = shared.sweep(),
             () = yield_now(), if sweeping => sweeping = shared.continue_sweep(),
@@ -133,20 +141,21 @@ pub(crate) async fn serve<S: HttpService>(
     while let Ok(Ok((socket, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await
     {
         if let Some((socket, peer)) = pending.receive(socket, peer) {
-            group.serve(socket, peer).await;
+            group.serve(&mut lobby, socket, peer);
         }
     }
     if let Some(loop_handle) = &mut loop_handle {
         loop_handle.close();
     }
     while let Some(offer) = next_offer(&mut loop_handle).await {
-        group.receive(&mut pending, offer).await;
+        group.receive(&mut pending, &mut lobby, offer);
     }
     drop(listener);
     drop(open);
-    while group.is_busy() {
+    while group.is_busy() || !pending.is_empty() || !lobby.is_empty() {
         tokio::select! {
-            (socket, peer) = pending.next() => group.serve(socket, peer).await,
+            (socket, peer, _outside) = pending.next() => group.serve(&mut lobby, socket, peer),
+            Some(_) = lobby.join_next() => {}
             readable = parked_events.readable() => group.unpark_some(readable).await?,
             _ = sweep.tick() => sweeping = shared.sweep(),
             () = yield_now(), if sweeping => sweeping = shared.continue_sweep(),
@@ -184,8 +193,21 @@ pub(crate) async fn serve_connection<S: HttpService>(
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     shared.sweep_all();
-    let Some(record) = admit(&shared, peer, NO_LISTENER).await else {
-        refuse(&shared, socket);
+    let admitted = match admit(&shared, peer, NO_LISTENER) {
+        Err(NoRoom::Full) => {
+            let waiting = shared.waiting_room.enter();
+            let mut admitted = std::pin::pin!(wait_for_room(&shared, waiting, peer, NO_LISTENER));
+            loop {
+                tokio::select! {
+                    admitted = &mut admitted => break admitted,
+                    _ = sweep.tick() => shared.sweep_all(),
+                }
+            }
+        }
+        other => other.ok(),
+    };
+    let Some(record) = admitted else {
+        refuse(&shared, socket, false).await;
         return CloseReason::Refused;
     };
     let served = Arc::new(Served {

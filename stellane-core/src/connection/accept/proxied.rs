@@ -7,11 +7,17 @@ use tokio::task::JoinSet;
 
 #[cfg(feature = "proxy-protocol")]
 use crate::connection::reason::CloseReason;
-use crate::connection::{lifecycle::Shared, transport::socket::Socket};
+use crate::connection::{
+    lifecycle::{Shared, quiet::Outside},
+    transport::socket::Socket,
+};
 
 /// How many connections may wait for their PROXY header: trusted proxies send it at once.
 #[cfg(feature = "proxy-protocol")]
 const MOST_PENDING: usize = 4096;
+
+/// A connection whose client is known, and what stands for it until it is in the table.
+type Known = (Socket, Option<SocketAddr>, Outside);
 
 /// Connections of proxies that have not said yet whose they are.
 pub(crate) struct PendingProxyHeaders {
@@ -20,7 +26,7 @@ pub(crate) struct PendingProxyHeaders {
     #[cfg(feature = "proxy-protocol")]
     trust: crate::connection::transport::proxy_protocol::Trust,
     #[cfg(feature = "proxy-protocol")]
-    waiting: JoinSet<Option<(Socket, Option<SocketAddr>)>>,
+    waiting: JoinSet<Option<Known>>,
 }
 
 #[cfg(feature = "proxy-protocol")]
@@ -50,25 +56,40 @@ impl PendingProxyHeaders {
                 shared.count_refused(CloseReason::Refused);
             }
             Verdict::Header => {
+                let outside = shared.quiet.wait_outside();
                 self.waiting.spawn(async move {
+                    let config = &shared.config;
+                    // In a drain it has as long as others without a request.
+                    let drained = async {
+                        shared.drain.announced().await;
+                        tokio::time::sleep(config.drain_idle).await;
+                    };
                     let header = proxy_protocol::read_header(&mut socket);
-                    let timeout = shared.config.proxy_protocol.timeout;
-                    match tokio::time::timeout(timeout, header).await {
-                        Ok(Ok(proxied)) => Some((socket, proxied.or(peer))),
-                        Ok(Err(_)) | Err(_) => {
-                            tracing::debug!(?peer, "no PROXY header");
-                            shared.count_refused(CloseReason::ProxyHeader);
-                            None
+                    let reason = tokio::select! {
+                        header = header => match header {
+                            Ok(proxied) => return Some((socket, proxied.or(peer), outside)),
+                            Err(_) => CloseReason::ProxyHeader,
+                        },
+                        () = tokio::time::sleep(config.proxy_protocol.timeout) => {
+                            CloseReason::ProxyHeader
                         }
-                    }
+                        () = drained => CloseReason::Drained,
+                    };
+                    tracing::debug!(?peer, "no PROXY header");
+                    shared.count_refused(reason);
+                    None
                 });
             }
         }
         None
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// The next connection whose client is known.
-    pub(crate) async fn next(&mut self) -> (Socket, Option<SocketAddr>) {
+    pub(crate) async fn next(&mut self) -> Known {
         loop {
             match self.waiting.join_next().await {
                 Some(Ok(Some(known))) => return known,
@@ -94,7 +115,12 @@ impl PendingProxyHeaders {
         Some((socket, peer))
     }
 
-    pub(crate) async fn next(&mut self) -> (Socket, Option<SocketAddr>) {
+    #[expect(clippy::unused_self, reason = "as with the feature `proxy-protocol`")]
+    pub(crate) fn is_empty(&self) -> bool {
+        true
+    }
+
+    pub(crate) async fn next(&mut self) -> Known {
         std::future::pending().await
     }
 }

@@ -78,8 +78,8 @@ impl ListenConfig {
 #[cfg_attr(feature = "config", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// It hears 503 and is closed, so that a proxy tries another server and a user sees why. Over TLS it is
-    /// closed without a word, since a handshake is what a full server can't afford.
+    /// It hears 503 and is closed, so that a proxy tries another server and a user sees why; GOAWAY if it speaks
+    /// HTTP/2. Over TLS it gets an alert, since a handshake is what a full server can't afford.
     #[default]
     Respond,
     /// It is closed without a word: cheaper under attack.

@@ -33,22 +33,24 @@ use crate::{
 #[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ConnectionConfig {
-    /// Most connections at once. When it is reached, the connection that has been idle longest is closed
-    /// for a new one; when none is idle the new one is refused with 503. Too low refuses clients, too high
-    /// runs into the limit of open files. Default 10 000.
+    /// Most connections at once. When it is reached, room is made for a new one by those that have been idle for
+    /// longer than [`drain_idle`](Self::drain_idle), then by the oldest head or handshake that is unfinished after a
+    /// second; others are asked to go with their next response. The new one waits for up to a second, and is then
+    /// refused with 503. Too low refuses clients, too high runs into the limit of open files. Default 10 000.
     pub max_connections: usize,
     /// Most connections of one peer address (of one /64 for IPv6). Too low hurts users behind one proxy,
     /// too high lets one client take all. Default `0`: off.
     pub max_connections_per_peer: usize,
-    /// Most connections that may be idle; beyond it, the one idle longest is closed. Parked connections are
-    /// cheap: default `0`, off.
+    /// Most connections that may be idle; beyond it, the one idle longest is closed, if that is longer than
+    /// [`drain_idle`](Self::drain_idle). Parked connections are cheap: default `0`, off.
     pub max_idle_connections: usize,
     /// Most connections accepted in a second; a tenth of it at once after a pause. More wait in the queue of
     /// the listening socket. Too low delays users, too high lets a burst of handshakes take all CPU. Default
     /// `0`: off.
     pub max_accepts_per_second: u32,
     /// Open files that connections leave to everything else: the admin address, files, databases. There are
-    /// never more connections than the process's limit of open files less this. Default 128.
+    /// never more connections than the process's limit of open files less this, or less half of that limit where it is
+    /// low; clients that are being refused may take half of it. Default 128.
     pub reserve_files: usize,
     /// What happens to a new connection when there is no room: `respond` (503) or `close`. Default `respond`.
     pub when_full: WhenFull,
@@ -97,9 +99,14 @@ pub struct ConnectionConfig {
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub min_timeout: Duration,
     /// Greatest age of a connection, give or take a tenth, so that connections spread over new servers
-    /// behind a load balancer. Default `0s`: off.
+    /// behind a load balancer. Its next response is then its last and says so (`Connection: close`, GOAWAY); without a
+    /// request it is closed after [`drain_idle`](Self::drain_idle). Default `0s`: off.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub max_age: Duration,
+    /// How long what is open on a connection of the greatest age may go on: a download, a stream, a WebSocket. Too
+    /// short cuts them, too long keeps clients of long streams on old servers. Default `10m`, `0s`: for ever.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub max_age_grace: Duration,
     /// Most requests on one connection. Default `0`: off.
     pub max_requests: u64,
     /// Whether idle connections are taken apart until bytes arrive. Default `true`.
@@ -110,8 +117,9 @@ pub struct ConnectionConfig {
     /// Default `1s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub park_after: Duration,
-    /// How long a drain leaves an idle connection open, so that a request that is on its way still gets
-    /// its answer. Default `1s`.
+    /// How long a connection that is to go is left open without a request, so that one that is on its way still gets
+    /// its answer: in a drain, at its greatest age, and when room is to be made. Shorter than a client's pauses, and
+    /// that client may lose a request; longer, and drains take as long. Default `1s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub drain_idle: Duration,
     /// Over how long a drain of a thousand connections or more spreads its closing, so that their clients do not
@@ -175,6 +183,7 @@ impl Default for ConnectionConfig {
             rate_grace: Duration::from_secs(600),
             min_timeout: Duration::from_secs(1),
             max_age: Duration::ZERO,
+            max_age_grace: Duration::from_secs(600),
             max_requests: 0,
             park: true,
             park_after: Duration::from_secs(1),
@@ -219,6 +228,7 @@ impl ConnectionConfig {
             ("rate_grace", self.rate_grace),
             ("min_timeout", self.min_timeout),
             ("max_age", self.max_age),
+            ("max_age_grace", self.max_age_grace),
             ("park_after", self.park_after),
             ("drain_idle", self.drain_idle),
             ("drain_spread", self.drain_spread),

@@ -17,12 +17,14 @@ pub struct TlsConfig {
     /// Default `1m`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub reload_interval: Duration,
-    /// How long a handshake may take from its first byte, its wait for a place included. Too short refuses
-    /// clients far away, too long lets those that do nothing keep theirs. Default `10s`.
+    /// How long a handshake may wait: for the client's hello from its first byte, for its turn to be computed, for the
+    /// client's answer; each as long. Too short refuses clients far away, too long keeps those that do nothing.
+    /// Default `10s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub handshake_timeout: Duration,
-    /// Most handshakes at once; more wait. A handshake is a thousand times the work of a request: too many
-    /// at once, and those in progress all end too late. Default 256.
+    /// Most handshakes that are computed at once, and never more than there are CPUs; others wait for their turn, which
+    /// goes from one peer to the next. A handshake is a thousand times the work of a request: fewer leave CPUs to those.
+    /// One that waits for its client counts nothing here. Default 256.
     pub max_handshakes: usize,
 }
 

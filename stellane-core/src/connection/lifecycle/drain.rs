@@ -18,9 +18,14 @@ impl Shared {
     /// not waited for.
     pub(crate) async fn end_in_time(&self) {
         let mut looked = 0;
-        while let Some(next) = self.next_end(looked) {
-            let wait = Duration::from_millis(next.saturating_sub(self.clock.tick()));
-            let drained = self.quiet.wait_until(|| self.totals.open() == 0);
+        // Who stands outside may come in: looked at first, so that it is not missed.
+        while self.quiet.outside() > 0 || self.next_end(looked).is_some() {
+            let wait = match self.next_end(looked) {
+                Some(next) => Duration::from_millis(next.saturating_sub(self.clock.tick())),
+                None => LOOK_AGAIN,
+            };
+            let none_left = || self.quiet.outside() == 0 && self.totals.open() == 0;
+            let drained = self.quiet.wait_until(none_left);
             let drained = tokio::time::timeout(wait.min(LOOK_AGAIN), drained).await;
             let now = self.clock.tick();
             if drained.is_ok() || self.next_end(looked).is_none_or(|next| next > now) {

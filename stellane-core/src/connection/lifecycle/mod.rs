@@ -1,11 +1,15 @@
 //! What all connections of a manager share, how each is reached, and how all of them end.
 
 mod drain;
+#[cfg(feature = "tls")]
+pub(crate) mod handshakes;
 pub(crate) mod memory;
 pub(crate) mod quiet;
+pub(crate) mod room;
 pub(crate) mod sweep;
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,6 +19,7 @@ use crate::connection::{
     lifecycle::{
         memory::{Hook, MemoryRelease},
         quiet::Quiet,
+        room::WaitingRoom,
         sweep::Sweep,
     },
     policy::{
@@ -24,12 +29,13 @@ use crate::connection::{
         drain::{Drain, spread_of},
         park_delay::ParkDelay,
         pressure::{Patience, Pressure},
+        room::{Offer, Part, idle_since, part_in_making_room},
         settings::LiveSettings,
     },
     reason::CloseReason,
     stats::{ConnectionStats, DrainReport},
     table::{
-        Table,
+        NoRoom, Table,
         clock::{Clock, millis},
         command::Command,
         end_hooks::EndHooks,
@@ -38,6 +44,8 @@ use crate::connection::{
         totals::Totals,
     },
 };
+#[cfg(feature = "tls")]
+use crate::connection::{lifecycle::handshakes::HandshakePlaces, policy::admission::handshakes};
 
 /// What the handle, the accept loops and the connections share.
 #[derive(Debug)]
@@ -54,6 +62,9 @@ pub(crate) struct Shared {
     pub(crate) budgets: Budgets,
     pub(crate) pressure: Pressure,
     pub(crate) quiet: Arc<Quiet>,
+    pub(crate) waiting_room: Arc<WaitingRoom>,
+    #[cfg(feature = "tls")]
+    pub(crate) handshakes: Arc<HandshakePlaces>,
     pub(crate) memory: Arc<MemoryRelease>,
     pub(crate) end_hooks: EndHooks,
     park_delay: ParkDelay,
@@ -72,6 +83,9 @@ impl Shared {
             budgets: Budgets::default(),
             pressure: Pressure::default(),
             quiet: Arc::default(),
+            waiting_room: Arc::default(),
+            #[cfg(feature = "tls")]
+            handshakes: Arc::new(HandshakePlaces::new(handshakes(&config))),
             memory: Arc::new(MemoryRelease::new(hook)),
             end_hooks: EndHooks::default(),
             park_delay: ParkDelay::default(),
@@ -162,6 +176,7 @@ impl Shared {
             self.totals.measure(&self.table, now);
             self.memory.end_round(now);
             self.park_delay.look(now);
+            self.let_in();
         }
         self.memory.release_here();
         self.continue_sweep()
@@ -172,7 +187,7 @@ impl Shared {
         let now = self.clock.now();
         let deadlines = || {
             // Anew for each piece: no more of the slow go than make enough room.
-            let most = self.admission.most(&self.settings);
+            let most = self.admission.most(&self.settings).all;
             self.pressure.measure(self.totals.open(), most);
             let (patience, park_after) = (self.patience(), self.park_after());
             let (config, settings) = (&self.config, &self.settings);
@@ -210,6 +225,7 @@ impl Shared {
         self.table
             .remove(record, || self.totals.count_end(record, reason));
         self.end_hooks.run(record);
+        self.waiting_room.give();
         self.quiet.look();
     }
 
@@ -222,16 +238,71 @@ impl Shared {
         self.end(record, reason);
     }
 
-    /// Closes up to `count` connections, those that have been idle longest first; how many were asked.
+    /// A record for one more connection.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub(crate) fn insert(
+        &self,
+        peer: Option<SocketAddr>,
+        group: u16,
+    ) -> Result<Arc<Record>, NoRoom> {
+        let most = self.admission.most(&self.settings);
+        let count = || self.totals.count_accepted();
+        let now = self.clock.now();
+        self.table.insert(peer, group, now, most, count)
+    }
+
+    /// Closes up to `count` connections that nobody loses a request by, those that have been idle longest first; how many
+    /// were asked.
     pub(crate) fn reclaim(&self, count: usize) -> usize {
         if count == 0 {
             return 0;
         }
-        let idlest = self.table.idlest(count);
-        for record in &idlest {
+        let now = self.clock.now();
+        let idle = |record: &Record| idle_since(record, &self.config, now);
+        let idlest = self.table.least(count, idle);
+        for (_, record) in &idlest {
             self.command(record, Command::Close(CloseReason::Reclaimed));
         }
         idlest.len()
+    }
+
+    /// Makes room for `count` connections, those included that were asked before: see [`Offer`].
+    pub(crate) fn make_room(&self, count: usize) {
+        let now = self.clock.now();
+        let mut leaving = 0;
+        let offers = self.table.least(count, |record| {
+            match part_in_making_room(record, &self.config, now) {
+                Part::Offers(offer) => return Some(offer),
+                Part::Leaves => leaving += 1,
+                Part::None => {}
+            }
+            None
+        });
+        for (offer, record) in offers.into_iter().take(count.saturating_sub(leaving)) {
+            match offer {
+                Offer::Idle(_) => self.command(&record, Command::Close(CloseReason::Reclaimed)),
+                Offer::Unfinished(_, reason) => self.command(&record, Command::Close(reason)),
+                Offer::Pausing(_) | Offer::Busy(_) => {
+                    if record.flags().close_after_response() {
+                        record.owner().wake();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets newcomers in if there are places, and makes room for the others.
+    fn let_in(&self) {
+        let waiting = self.waiting_room.waiting();
+        if waiting == 0 {
+            return;
+        }
+        let most = self.admission.most(&self.settings).all;
+        let free = most.saturating_sub(self.totals.open()).min(waiting);
+        (0..free).for_each(|_| self.waiting_room.give());
+        self.make_room(waiting - free);
     }
 
     /// Gives each connection the command that `judge` finds for it.

@@ -11,9 +11,15 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(crate) struct Quiet {
     listeners: AtomicUsize,
-    /// Notified when a connection ends or a listener closes.
+    /// Connections that have no record yet, and may get one.
+    outside: AtomicUsize,
+    /// Notified when a connection ends or comes in, or a listener closes.
     changed: Notify,
 }
+
+/// A connection that has no record yet, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Outside(Arc<Quiet>);
 
 /// A listener that is open, until this is dropped.
 #[derive(Debug)]
@@ -27,6 +33,15 @@ impl Quiet {
 
     pub(crate) fn listeners(&self) -> usize {
         self.listeners.load(Relaxed)
+    }
+
+    pub(crate) fn wait_outside(self: &Arc<Self>) -> Outside {
+        self.outside.fetch_add(1, Relaxed);
+        Outside(Arc::clone(self))
+    }
+
+    pub(crate) fn outside(&self) -> usize {
+        self.outside.load(Relaxed)
     }
 
     /// A connection ended.
@@ -43,6 +58,13 @@ impl Quiet {
             }
             changed.await;
         }
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        self.0.outside.fetch_sub(1, Relaxed);
+        self.0.look();
     }
 }
 

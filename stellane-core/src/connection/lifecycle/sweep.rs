@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::connection::policy::stream_rates;
 use crate::connection::{
     config::ConnectionConfig,
-    policy::{deadlines::Deadlines, min_rates::MinRates},
+    policy::{deadlines::Deadlines, min_rates::MinRates, silence::Silence},
     state::ConnectionState,
     table::{
         Table,
@@ -26,6 +26,7 @@ const ASKED: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Sweep {
     rates: MinRates,
+    silence: Silence,
     /// The place in the table that is next, until the walk is done.
     next: Option<usize>,
     /// Idle connections so far.
@@ -50,6 +51,7 @@ impl Sweep {
     pub(crate) fn new(config: &ConnectionConfig) -> Self {
         Self {
             rates: MinRates::new(config),
+            silence: Silence::default(),
             next: None,
             idle: 0,
             began: 0,
@@ -67,6 +69,7 @@ impl Sweep {
             self.next = Some(0);
             self.idle = 0;
             self.rates.begin_round(now);
+            self.silence.begin_round();
             #[cfg(feature = "http2")]
             {
                 self.began_before = self.began;
@@ -101,9 +104,10 @@ impl Sweep {
             if wakes && record.answers().have_waited() {
                 record.owner().wake();
             }
-            let judged = deadlines.judge(record, now, &mut self.rates);
-            if judged.close_after_response {
-                record.flags().close_after_response();
+            let judged = deadlines.judge(record, now, &mut self.rates, &mut self.silence);
+            if judged.close_after_response && record.flags().close_after_response() {
+                // One of HTTP/2 sends GOAWAY.
+                record.owner().wake();
             }
             match judged.command {
                 Command::None => {}
@@ -115,6 +119,7 @@ impl Sweep {
         let done = self.next.is_none();
         if done {
             self.rates.end_round();
+            self.silence.end_round();
         }
         Some(Piece {
             commands,
@@ -126,7 +131,10 @@ impl Sweep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::policy::{drain::Drain, pressure::Patience, settings::LiveSettings};
+    use crate::connection::{
+        policy::{drain::Drain, pressure::Patience, settings::LiveSettings},
+        table::Most,
+    };
 
     /// Connections that are idle since 0, the pieces of a sweep at a time, and how many were asked in each.
     fn pieces(connections: usize, now: u64) -> Vec<usize> {
@@ -134,7 +142,11 @@ mod tests {
         let settings = LiveSettings::new(&config);
         let table = Table::default();
         for _ in 0..connections {
-            let record = table.insert(None, 0, 0, 0, || ()).expect("no limit");
+            let most = Most {
+                all: 10_000,
+                per_peer: 0,
+            };
+            let record = table.insert(None, 0, 0, most, || ()).expect("room");
             record.enter(ConnectionState::Idle, 0);
         }
         let mut sweep = Sweep::new(&config);

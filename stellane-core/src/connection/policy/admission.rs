@@ -1,51 +1,56 @@
 //! How many connections there may be.
 
-#[cfg(feature = "tls")]
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
 
 use crate::connection::{
     config::ConnectionConfig,
     policy::{accept_rate::AcceptRate, settings::LiveSettings},
+    table::Most,
 };
 
-/// How many idle connections make room at once when a limit is reached.
+/// How many connections make room at once when there are no more open files.
 pub(crate) const RECLAIM: usize = 32;
+/// How many newcomers are answered after a while when there is no room for them; more are at once.
+const LOBBY: usize = 1024;
 
 /// What limits the connections of a manager, besides the settings that can be changed.
 #[derive(Debug)]
 pub(crate) struct Admission {
     /// How many connections the limit of open files has room for.
     file_limit: usize,
+    /// Places for those that are not taken in, or not yet.
+    pub(crate) lobby: Arc<Semaphore>,
     pub(crate) rate: AcceptRate,
-    #[cfg(feature = "tls")]
-    handshakes: Semaphore,
 }
 
 impl Admission {
     pub(crate) fn new(config: &ConnectionConfig) -> Self {
+        let file_limit = file_limit(config.reserve_files);
+        let lobby = lobby(config.max_connections, file_limit, config.reserve_files);
         Self {
-            file_limit: file_limit(config.reserve_files),
+            file_limit,
+            lobby: Arc::new(Semaphore::new(lobby)),
             rate: AcceptRate::new(config.max_accepts_per_second),
-            #[cfg(feature = "tls")]
-            handshakes: Semaphore::new(config.tls.max_handshakes.min(Semaphore::MAX_PERMITS)),
         }
     }
 
-    /// Whether there is no room for another connection beside so many.
-    pub(crate) fn is_full(&self, open: usize, settings: &LiveSettings) -> bool {
-        open >= self.most(settings)
-    }
-
     /// How many connections there may be.
-    pub(crate) fn most(&self, settings: &LiveSettings) -> usize {
-        most_connections(settings.max_connections(), self.file_limit)
+    pub(crate) fn most(&self, settings: &LiveSettings) -> Most {
+        Most {
+            all: most_connections(settings.max_connections(), self.file_limit),
+            per_peer: settings.max_connections_per_peer(),
+        }
     }
+}
 
-    /// Waits for one of the places for handshakes; `None` if there are no more for good.
-    #[cfg(feature = "tls")]
-    pub(crate) async fn place_for_a_handshake(&self) -> Option<SemaphorePermit<'_>> {
-        self.handshakes.acquire().await.ok()
-    }
+/// How many handshakes are computed at once: more than there are CPUs would only wait for each other, and requests for
+/// them.
+#[cfg(feature = "tls")]
+pub(crate) fn handshakes(config: &ConnectionConfig) -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    config.tls.max_handshakes.min(cpus)
 }
 
 /// How many of so many idle connections are too many.
@@ -65,6 +70,13 @@ fn most_connections(configured: usize, file_limit: usize) -> usize {
     }
 }
 
+/// How many newcomers may be in the lobby: what the limit of open files has room for besides the connections, or half of
+/// the reserve.
+fn lobby(configured: usize, file_limit: usize, reserve: usize) -> usize {
+    let besides = file_limit - most_connections(configured, file_limit);
+    besides.max(reserve / 2).clamp(16, LOBBY)
+}
+
 /// How many files connections may open.
 #[cfg(unix)]
 fn file_limit(reserve: usize) -> usize {
@@ -72,8 +84,8 @@ fn file_limit(reserve: usize) -> usize {
     let files = limit.current.map_or(usize::MAX, |files| {
         usize::try_from(files).unwrap_or(usize::MAX)
     });
-    // However few there are, the service answers somebody.
-    files.saturating_sub(reserve).max(1)
+    // However few there are, half of them are for clients.
+    files.saturating_sub(reserve.min(files / 2)).max(1)
 }
 
 /// How many files connections may open.
@@ -96,7 +108,22 @@ mod tests {
         let settings = LiveSettings::new(&ConnectionConfig::default());
         let admission = Admission::new(&ConnectionConfig::default());
         settings.set_max_connections(1);
-        assert!(!admission.is_full(0, &settings) && admission.is_full(1, &settings));
+        settings.set_max_connections_per_peer(7);
+        let Most { all, per_peer } = admission.most(&settings);
+        assert_eq!((all, per_peer), (1, 7));
+    }
+
+    #[test]
+    fn the_lobby_takes_what_connections_leave_or_half_of_the_reserve() {
+        for (configured, file_limit, reserve, places) in [
+            (10_000, 900, 128, 64),
+            (10_000, 10_500, 128, 500),
+            (10_000, 1 << 20, 128, LOBBY),
+            (0, 900, 128, 64),
+            (0, 900, 0, 16),
+        ] {
+            assert_eq!(lobby(configured, file_limit, reserve), places);
+        }
     }
 
     #[test]

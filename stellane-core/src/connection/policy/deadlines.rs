@@ -7,6 +7,7 @@ use crate::connection::{
         min_rates::MinRates,
         pressure::Patience,
         settings::LiveSettings,
+        silence::Silence,
         spread::{around, part_of},
     },
     reason::CloseReason,
@@ -26,11 +27,24 @@ pub(crate) struct Deadlines {
     patience: Patience,
     handshake: u64,
     idle: u64,
+    /// 0 is off.
     max_age: u64,
+    /// How much older one gets at most.
+    age_grace: u64,
     park: u64,
-    /// How long ago the moment passed at which the first connections are closed for being idle in a drain.
-    drained: Option<u64>,
+    /// How long a drain has been going on.
+    drain: Option<u64>,
     drain_spread: u64,
+    /// How long one that is to go may be without a request.
+    drain_idle: u64,
+}
+
+/// How much older a connection is than it may be; `max_age` is in milliseconds, and off if it is 0.
+pub(crate) fn older_by(max_age: u64, record: &Record, now: u64) -> Option<u64> {
+    match max_age {
+        0 => None,
+        most => record.age(now).checked_sub(around(most, record.id())),
+    }
 }
 
 /// What is to happen to a connection.
@@ -61,12 +75,12 @@ impl Deadlines {
             #[cfg(not(feature = "tls"))]
             handshake: u64::MAX,
             idle: or_never(settings.idle_timeout()).saturating_add(late),
-            max_age: or_never(millis(config.max_age)),
+            max_age: millis(config.max_age),
+            age_grace: or_never(millis(config.max_age_grace)),
             park: if config.park { park_after } else { u64::MAX },
-            drained: drain
-                .elapsed(now)
-                .and_then(|elapsed| elapsed.checked_sub(millis(config.drain_idle))),
+            drain: drain.elapsed(now),
             drain_spread: drain.spread(),
+            drain_idle: millis(config.drain_idle),
         }
     }
 
@@ -76,8 +90,15 @@ impl Deadlines {
     }
 
     /// What is to happen to a connection now.
-    pub(crate) fn judge(&self, record: &Record, now: u64, rates: &mut MinRates) -> Judgement {
-        use CloseReason::{Drained, MaxAge, SlowRead};
+    pub(crate) fn judge(
+        &self,
+        record: &Record,
+        now: u64,
+        rates: &mut MinRates,
+        silence: &mut Silence,
+    ) -> Judgement {
+        use CloseReason::{Drained, MaxAge, MaxAgeGrace, Reclaimed, SlowRead};
+        use ConnectionState::{Closing, Handshake, Head, Idle, New, Parked};
         let only = |command| Judgement {
             command,
             close_after_response: false,
@@ -90,22 +111,34 @@ impl Deadlines {
         if let Some(reason) = rates.judge(record, state, self.patience.rate_grace) {
             return only(Command::Close(reason));
         }
-        let between_requests = matches!(
-            state,
-            ConnectionState::New | ConnectionState::Idle | ConnectionState::Parked
-        );
-        let drained = |passed| passed >= part_of(self.drain_spread, record.id());
-        if between_requests && self.drained.is_some_and(drained) {
-            return only(Command::Close(Drained));
+        let older_by = older_by(self.max_age, record, now);
+        if older_by.is_some_and(|by| by >= self.age_grace) && state != Closing {
+            return only(Command::Close(MaxAgeGrace));
         }
-        let too_old =
-            self.max_age < u64::MAX && record.age(now) >= around(self.max_age, record.id());
+        let too_old = older_by.is_some();
+        let has_come = |elapsed| elapsed >= part_of(self.drain_spread, record.id());
+        let goes = match state {
+            New | Idle | Parked | Head | Handshake if self.drain.is_some_and(has_come) => {
+                Some(Drained)
+            }
+            New | Idle | Parked if too_old => Some(MaxAge),
+            // HTTP/2 that was sent GOAWAY, or HTTP/1 that was asked to go when its head was sent already.
+            Idle | Parked if record.flags().closes_after_response() => Some(Reclaimed),
+            _ => None,
+        };
+        let waited = now.saturating_sub(record.since());
+        let command = match (goes, self.judge_wait(record, state, waited)) {
+            (None, command) => command,
+            (_, Command::Close(reason)) if !reason.yields_to_a_request() => Command::Close(reason),
+            (Some(reason), _) if silence.lasts(record, state, now) >= self.drain_idle => {
+                Command::Close(reason)
+            }
+            // It is asked to go, and not yet to be closed.
+            (_, Command::Close(reason)) if reason.yields_to_a_request() => Command::None,
+            (_, command) => command,
+        };
         Judgement {
-            command: if too_old && between_requests {
-                Command::Close(MaxAge)
-            } else {
-                self.judge_wait(record, state, now.saturating_sub(record.since()))
-            },
+            command,
             close_after_response: too_old,
         }
     }
@@ -115,10 +148,10 @@ impl Deadlines {
         use CloseReason::{
             Finished, FirstByteTimeout, HandshakeTimeout, HeadTimeout, IdleTimeout, SlowRead,
         };
-        use ConnectionState::{Closing, Handshake, Head, Idle, New, Parked};
+        use ConnectionState::{Closing, Handshake, Head, Idle, New, Parked, Queued};
         match state {
             New if waited >= self.patience.first_byte => Command::Close(FirstByteTimeout),
-            Handshake if waited >= self.handshake => Command::Close(HandshakeTimeout),
+            Handshake | Queued if waited >= self.handshake => Command::Close(HandshakeTimeout),
             Head if waited >= self.patience.head => Command::Close(HeadTimeout),
             // One of HTTP/2, which has not taken all of its answers, and doesn't.
             Idle if record.commands().is_close()
@@ -166,7 +199,8 @@ mod tests {
         let (settings, patience) = (LiveSettings::new(config), Patience::at(level, config));
         let park_after = settings.park_after();
         let deadlines = Deadlines::of(config, &settings, drain, patience, park_after, now);
-        deadlines.judge(record, now, &mut MinRates::new(config))
+        let (mut rates, mut silence) = (MinRates::new(config), Silence::default());
+        deadlines.judge(record, now, &mut rates, &mut silence)
     }
 
     fn command(config: &ConnectionConfig, record: &Record, now: u64) -> Command {
@@ -323,58 +357,150 @@ mod tests {
         }
     }
 
+    /// What is to happen at these times, of which the first is the first sweep; others are between them.
+    fn over_time(
+        config: &ConnectionConfig,
+        drain: &Drain,
+        record: &Record,
+        times: &[u64],
+    ) -> Vec<Command> {
+        let (settings, patience) = (LiveSettings::new(config), Patience::at(0.0, config));
+        let (mut rates, mut silence) = (MinRates::new(config), Silence::default());
+        let mut judge = |now| {
+            silence.begin_round();
+            let park_after = settings.park_after();
+            let deadlines = Deadlines::of(config, &settings, drain, patience, park_after, now);
+            deadlines
+                .judge(record, now, &mut rates, &mut silence)
+                .command
+        };
+        let mut last = times[0];
+        times
+            .iter()
+            .map(|now| {
+                (last..*now).skip(1).step_by(100).for_each(|between| {
+                    judge(between);
+                });
+                last = *now;
+                judge(*now)
+            })
+            .collect()
+    }
+
     #[test]
-    fn an_old_connection_goes_between_two_requests_and_a_busy_one_after_its_answer() {
+    fn an_old_connection_is_asked_to_go_and_closed_when_it_has_asked_for_nothing_since() {
+        use Command::{Close, None};
+        use ConnectionState::{Active, Head, Idle, New, Parked, Upgraded};
         let config = ConnectionConfig {
             max_age: Duration::from_secs(100),
+            first_byte_timeout: Duration::from_secs(200),
+            park: false,
             ..ConnectionConfig::default()
         };
-        let young = judge(
-            &config,
-            &Drain::new(),
-            &record(ConnectionState::Active, 0),
-            89_000,
-        );
+        let drain = Drain::new();
+        let young = judge(&config, &drain, &record(Active, 0), 89_000);
         assert!(!young.close_after_response);
-        for (state, command) in [
-            (ConnectionState::Active, Command::None),
-            (ConnectionState::Idle, Command::Close(CloseReason::MaxAge)),
-            (ConnectionState::Parked, Command::Close(CloseReason::MaxAge)),
+        let gone = Close(CloseReason::MaxAge);
+        for (state, after) in [
+            (Active, None),
+            (Head, None),
+            (Upgraded, None),
+            (Idle, gone),
+            (Parked, gone),
+            (New, gone),
         ] {
-            let old = judge(&config, &Drain::new(), &record(state, 110_000), 110_000);
-            let expected = Judgement {
-                command,
-                close_after_response: true,
-            };
-            assert_eq!(old, expected, "{state:?}");
+            let record = record(state, 109_900);
+            assert!(judge(&config, &drain, &record, 110_000).close_after_response);
+            let got = over_time(&config, &drain, &record, &[110_000, 110_900, 111_000]);
+            assert_eq!(got, [None, None, after], "{state:?}");
         }
     }
 
     #[test]
-    fn a_drain_closes_idle_connections_after_a_moment_and_leaves_busy_ones() {
+    fn what_is_open_on_an_old_connection_ends_after_the_grace() {
+        use ConnectionState::{Active, Closing, Head, Upgraded};
+        let mut config = ConnectionConfig {
+            max_age: Duration::from_secs(100),
+            max_age_grace: Duration::from_secs(20),
+            head_timeout: Duration::ZERO,
+            ..ConnectionConfig::default()
+        };
+        let ended = Command::Close(CloseReason::MaxAgeGrace);
+        for state in [Active, Head, Upgraded] {
+            let record = record(state, 109_000);
+            assert_eq!(command(&config, &record, 109_900), Command::None);
+            assert_eq!(command(&config, &record, 130_000), ended, "{state:?}");
+        }
+        assert_ne!(command(&config, &record(Closing, 130_000), 130_000), ended);
+        config.max_age_grace = Duration::ZERO;
+        let record = record(Active, 0);
+        assert_eq!(command(&config, &record, u64::MAX / 2), Command::None);
+    }
+
+    #[test]
+    fn one_that_was_told_that_its_response_is_the_last_is_closed_if_no_request_follows() {
+        let config = ConnectionConfig::default();
+        let record = record(ConnectionState::Idle, 5000);
+        record.flags().close_after_response();
+        let closed = Command::Close(CloseReason::Reclaimed);
+        // The time that was idle before does not count.
+        let got = over_time(&config, &Drain::new(), &record, &[65_000, 65_900, 66_000]);
+        assert_eq!(got, [Command::None, Command::None, closed]);
+    }
+
+    #[test]
+    fn a_drain_closes_what_asks_for_nothing_whatever_it_waits_for_and_leaves_the_busy() {
+        use ConnectionState::{
+            Active, Closing, Handshake, Head, Idle, New, Parked, Queued, Upgraded,
+        };
         let config = ConnectionConfig {
             park: false,
             ..ConnectionConfig::default()
         };
         let drain = Drain::new();
         drain.begin(10_000, 0);
-        for (state, now, expected) in [
-            (ConnectionState::Idle, 10_990, Command::None),
-            (
-                ConnectionState::Idle,
-                11_000,
-                Command::Close(CloseReason::Drained),
-            ),
-            (
-                ConnectionState::New,
-                11_000,
-                Command::Close(CloseReason::Drained),
-            ),
-            (ConnectionState::Active, 20_000, Command::None),
-        ] {
+        let drained = Command::Close(CloseReason::Drained);
+        for state in [New, Idle, Parked, Head, Handshake] {
             let record = record(state, 10_000);
-            let got = judge(&config, &drain, &record, now).command;
-            assert_eq!(got, expected, "{state:?} at {now}");
+            let got = over_time(&config, &drain, &record, &[10_000, 10_990, 11_000]);
+            assert_eq!(got, [Command::None, Command::None, drained], "{state:?}");
+        }
+        for state in [Active, Queued, Upgraded, Closing] {
+            let record = record(state, 10_000);
+            let got = over_time(&config, &drain, &record, &[10_000, 10_990]);
+            assert_eq!(got, [Command::None, Command::None], "{state:?}");
+        }
+        // It comes to it later.
+        let drain = Drain::new();
+        drain.begin(10_000, 2000);
+        let record = record(Idle, 0);
+        let comes = 10_000 + part_of(2000, record.id());
+        let got = over_time(
+            &config,
+            &drain,
+            &record,
+            &[10_000, comes, comes + 999, comes + 1000],
+        );
+        assert_eq!(got, [Command::None, Command::None, Command::None, drained]);
+    }
+
+    #[test]
+    fn a_head_that_goes_on_is_left_alone_by_a_drain() {
+        let config = ConnectionConfig {
+            drain_idle: Duration::from_millis(150),
+            ..ConnectionConfig::default()
+        };
+        let drain = Drain::new();
+        drain.begin(10_000, 0);
+        let record = record(ConnectionState::Head, 10_000);
+        let (settings, patience) = (LiveSettings::new(&config), Patience::at(0.0, &config));
+        let (mut rates, mut silence) = (MinRates::new(&config), Silence::default());
+        for now in (10_000..20_000).step_by(100) {
+            record.add_read(1);
+            silence.begin_round();
+            let deadlines = Deadlines::of(&config, &settings, &drain, patience, 1000, now);
+            let judged = deadlines.judge(&record, now, &mut rates, &mut silence);
+            assert_eq!(judged.command, Command::None, "at {now}");
         }
     }
 }

@@ -8,7 +8,9 @@ pub(crate) mod drain;
 pub(crate) mod min_rates;
 pub(crate) mod park_delay;
 pub(crate) mod pressure;
+pub(crate) mod room;
 pub(crate) mod settings;
+pub(crate) mod silence;
 pub(crate) mod spread;
 #[cfg(feature = "http2")]
 pub(crate) mod stream_rates;

@@ -6,8 +6,8 @@ use crate::connection::{
     table::clock::{SWEEP_INTERVAL, millis},
 };
 
-/// The largest piece of an answer that is on its way at once: as much as a frame holds.
-pub(crate) const PIECE: usize = 16 << 10;
+/// The largest piece of an answer that hyper gets at once: as much as h2 holds back by default.
+pub(crate) const PIECE: usize = 64 << 10;
 /// What a client may have taken of an answer that is not seen yet: the piece that waits and the one before.
 const UNSEEN: u64 = 2 * PIECE as u64;
 /// So long a client may take nothing before what it holds counts as not read, in milliseconds.

@@ -18,8 +18,8 @@ use crate::connection::{
     incoming::Incoming,
     lifecycle::Shared,
     protocol::{
-        connect_info::ConnectInfo, farewell::Farewell, io::websocket, keep_alive,
-        open_body::OpenBody,
+        connect_info::ConnectInfo, farewell::Farewell, http1::fast_path::date, io::websocket,
+        keep_alive, open_body::OpenBody,
     },
     table::record::Record,
 };
@@ -332,6 +332,11 @@ impl Owner {
     /// moved anyway.
     #[inline]
     fn finish<B>(&self, terms: Terms, response: &mut Response<B>) {
+        if self.shared.clock.was_set_back()
+            && let Some(date) = date::value()
+        {
+            response.headers_mut().entry(header::DATE).or_insert(date);
+        }
         if !terms.http1 {
             // What is upgraded is a stream, and how a connection ends is said by GOAWAY.
             return;

@@ -107,3 +107,48 @@ impl<F: Future> Future for Scoped<F> {
         polled
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::connection::config::ConnectionConfig;
+
+    fn shared() -> Arc<Shared> {
+        Arc::new(Shared::new(ConnectionConfig::default(), None))
+    }
+
+    fn is_current(shared: &Arc<Shared>) -> bool {
+        with(|current| Arc::ptr_eq(current, shared)).unwrap_or(false)
+    }
+
+    #[test]
+    fn the_outer_manager_is_back_when_an_inner_one_was_polled_or_has_panicked() {
+        let (outer, inner) = (shared(), shared());
+        let entered = enter(Some(Arc::clone(&outer)));
+        let within = enter(Some(Arc::clone(&inner)));
+        assert!(is_current(&inner));
+        let left = within.leave().expect("it was given");
+        assert!(Arc::ptr_eq(&left, &inner) && is_current(&outer));
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _within = enter(Some(left));
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err() && is_current(&outer));
+        assert!(entered.leave().is_some() && with(|_| ()).is_none());
+        assert_eq!(Arc::strong_count(&inner), 1);
+    }
+
+    #[test]
+    fn cancelling_a_token_concerns_nobody_else() {
+        let shared = shared();
+        let entered = enter(Some(Arc::clone(&shared)));
+        let (one, other) = (drain_token(), drain_token());
+        one.cancel();
+        assert!(!other.is_cancelled());
+        shared.drain.announce();
+        assert!(other.is_cancelled());
+        drop(entered);
+    }
+}

@@ -1,8 +1,8 @@
 //! The time of a manager: coarse, and free to read.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    time::Duration,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::time::Instant;
@@ -15,6 +15,22 @@ pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) struct Clock {
     epoch: Instant,
     now: AtomicU64,
+    wall: WallClock,
+}
+
+/// The time of day as of the latest sweep.
+#[derive(Debug, Default)]
+struct WallClock {
+    millis: AtomicU64,
+    was_set_back: AtomicBool,
+}
+
+impl WallClock {
+    fn look(&self, millis: u64) {
+        if millis < self.millis.swap(millis, Relaxed) {
+            self.was_set_back.store(true, Relaxed);
+        }
+    }
 }
 
 impl Clock {
@@ -22,7 +38,13 @@ impl Clock {
         Self {
             epoch: Instant::now(),
             now: AtomicU64::new(0),
+            wall: WallClock::default(),
         }
+    }
+
+    /// Whether the time of day was set back while this manager looked. hyper's dates stand still then.
+    pub(crate) fn was_set_back(&self) -> bool {
+        self.wall.was_set_back.load(Relaxed)
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -31,6 +53,8 @@ impl Clock {
 
     /// Moves it on to what it is now.
     pub(crate) fn tick(&self) -> u64 {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        self.wall.look(wall.map_or(0, millis));
         self.now.fetch_max(millis(self.elapsed()), Relaxed);
         self.now()
     }
@@ -90,6 +114,21 @@ mod tests {
         assert_eq!(clock.tick(), 250);
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(clock.now(), 250);
+    }
+
+    #[test]
+    fn a_time_of_day_that_was_set_back_is_remembered() {
+        let clock = Clock::new();
+        for (wall, set_back) in [
+            (1000, false),
+            (1000, false),
+            (2000, false),
+            (1999, true),
+            (9000, true),
+        ] {
+            clock.wall.look(wall);
+            assert_eq!(clock.was_set_back(), set_back, "at {wall}");
+        }
     }
 
     #[test]

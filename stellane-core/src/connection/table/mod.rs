@@ -4,6 +4,7 @@ pub(crate) mod budget;
 pub(crate) mod clock;
 pub(crate) mod command;
 pub(crate) mod end_hooks;
+pub(crate) mod flags;
 pub(crate) mod owner;
 pub(crate) mod record;
 pub(crate) mod throughput;
@@ -19,10 +20,7 @@ use std::{
     },
 };
 
-use crate::connection::{
-    state::{ConnectionInfo, ConnectionState},
-    table::record::Record,
-};
+use crate::connection::{state::ConnectionInfo, table::record::Record};
 
 /// The live connections. Locked once for each accept and end, and by the sweep; never for a request.
 #[derive(Debug, Default)]
@@ -43,27 +41,49 @@ struct Inner {
     next_id: u64,
 }
 
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Most {
+    pub(crate) all: usize,
+    /// Of one peer; `0` is no limit.
+    pub(crate) per_peer: usize,
+}
+
+/// Why there is no room for another connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    Full,
+    /// Its peer has as many as it may.
+    Peer,
+}
+
 impl Table {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection, unless its peer has `per_peer` already (`0`: no limit). Nobody sees the table between
-    /// that and `count_begin`.
+    /// Adds a connection, unless there are too many. Nobody sees the table between that and `count_begin`.
+    ///
+    /// # Errors
+    /// There is no room for it.
     pub(crate) fn insert(
         &self,
         peer: Option<SocketAddr>,
         group: u16,
         now: u64,
-        per_peer: usize,
+        most: Most,
         count_begin: impl FnOnce(),
-    ) -> Option<Arc<Record>> {
+    ) -> Result<Arc<Record>, NoRoom> {
+        let Most { all, per_peer } = most;
         let mut inner = self.lock();
+        if inner.records.len() - inner.holes.len() >= all {
+            return Err(NoRoom::Full);
+        }
         let counted = per_peer > 0 && peer.is_some();
         if let (Some(peer), true) = (peer, counted) {
             let count = inner.peers.entry(prefix(peer.ip())).or_default();
             if *count >= per_peer {
-                return None;
+                return Err(NoRoom::Peer);
             }
             *count += 1;
         }
@@ -80,7 +100,7 @@ impl Table {
         };
         let record = Arc::new(Record::new(inner.next_id, slot, peer, counted, group, now));
         inner.records[slot as usize] = Some(Arc::clone(&record));
-        Some(record)
+        Ok(record)
     }
 
     /// The connection at a place.
@@ -171,22 +191,20 @@ impl Table {
         (next < inner.records.len()).then_some(next)
     }
 
-    /// The `count` connections that have been idle longest.
-    pub(crate) fn idlest(&self, count: usize) -> Vec<Arc<Record>> {
-        use ConnectionState::{Idle, New, Parked};
-        let mut idle: Vec<_> = self
-            .lock()
-            .records
-            .iter()
-            .flatten()
-            .filter(|record| matches!(record.state(), Idle | Parked | New))
-            .map(|record| (record.since(), Arc::clone(record)))
-            .collect();
-        if idle.len() > count {
-            idle.select_nth_unstable_by_key(count, |(since, _)| *since);
-            idle.truncate(count);
+    /// The `count` connections with the least keys, of those that have one, in their order.
+    pub(crate) fn least<K: Ord + Copy>(
+        &self,
+        count: usize,
+        mut key: impl FnMut(&Record) -> Option<K>,
+    ) -> Vec<(K, Arc<Record>)> {
+        let mut keyed = Vec::new();
+        self.for_each(|record| keyed.extend(key(record).map(|key| (key, Arc::clone(record)))));
+        if keyed.len() > count {
+            keyed.select_nth_unstable_by_key(count, |(key, _)| *key);
+            keyed.truncate(count);
         }
-        idle.into_iter().map(|(_, record)| record).collect()
+        keyed.sort_unstable_by_key(|(key, _)| *key);
+        keyed
     }
 
     pub(crate) fn list(&self, now: u64) -> Vec<ConnectionInfo> {
@@ -200,7 +218,7 @@ impl Table {
 }
 
 /// What counts as one peer: a whole IPv6 subscriber network, since each has 2^64 addresses.
-fn prefix(address: IpAddr) -> IpAddr {
+pub(crate) fn prefix(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
@@ -214,8 +232,20 @@ fn prefix(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    const ALL: usize = 12;
+
     fn insert(table: &Table, peer: Option<SocketAddr>, per_peer: usize) -> Option<Arc<Record>> {
-        table.insert(peer, 0, 0, per_peer, || ())
+        let most = Most { all: ALL, per_peer };
+        table.insert(peer, 0, 0, most, || ()).ok()
+    }
+
+    #[test]
+    fn there_are_never_more_than_there_may_be() {
+        let table = Table::default();
+        let records: Vec<_> = (0..20).filter_map(|_| insert(&table, None, 0)).collect();
+        assert_eq!(records.len(), ALL);
+        table.remove(&records[3], || ());
+        assert!(insert(&table, None, 0).is_some() && insert(&table, None, 0).is_none());
     }
 
     #[test]
@@ -269,21 +299,19 @@ mod tests {
     }
 
     #[test]
-    fn those_that_have_been_idle_longest_are_found() {
+    fn those_with_the_least_keys_are_found() {
         let table = Table::default();
-        for (state, since) in [
-            (ConnectionState::Active, 0),
-            (ConnectionState::Idle, 300),
-            (ConnectionState::Parked, 100),
-            (ConnectionState::Idle, 200),
-        ] {
-            let record = insert(&table, None, 0).expect("no limit");
-            record.enter(ConnectionState::Idle, since);
-            record.enter(state, since);
+        for _ in 0..4 {
+            insert(&table, None, 0);
         }
-        for (count, expected) in [(0, vec![]), (2, vec![3, 4]), (9, vec![2, 3, 4])] {
-            let mut ids: Vec<_> = table.idlest(count).iter().map(|r| r.id()).collect();
-            ids.sort_unstable();
+        // The later, the less; one has none.
+        let key = |record: &Record| (record.id() != 1).then_some(9 - record.id());
+        for (count, expected) in [(0, vec![]), (2, vec![4, 3]), (9, vec![4, 3, 2])] {
+            let ids: Vec<_> = table
+                .least(count, key)
+                .iter()
+                .map(|(_, r)| r.id())
+                .collect();
             assert_eq!(ids, expected);
         }
     }

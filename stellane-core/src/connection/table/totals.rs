@@ -131,6 +131,7 @@ fn add(live: &mut ConnectionStats, record: &Record) {
         ConnectionState::Idle => live.idle += 1,
         ConnectionState::Parked => live.parked += 1,
         ConnectionState::Handshake
+        | ConnectionState::Queued
         | ConnectionState::Head
         | ConnectionState::Active
         | ConnectionState::Upgraded
@@ -146,12 +147,17 @@ fn add(live: &mut ConnectionStats, record: &Record) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::table::Most;
 
     #[test]
     fn what_was_accepted_is_open_or_has_ended_and_nothing_is_counted_twice() {
         let (table, totals) = (Table::default(), Totals::default());
         let open = |group| {
-            let record = table.insert(None, group, 0, 0, || totals.count_accepted());
+            let most = Most {
+                all: 9,
+                per_peer: 0,
+            };
+            let record = table.insert(None, group, 0, most, || totals.count_accepted());
             record.expect("no limit")
         };
         let (one, other) = (open(0), open(0));

@@ -106,6 +106,25 @@ impl Socket {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
+    /// Whether its client has sent something, also if tokio has not heard of it yet: for an end that gives way to a
+    /// request.
+    pub(crate) fn has_bytes(&self) -> bool {
+        #[cfg(unix)]
+        {
+            let mut byte = [std::mem::MaybeUninit::uninit()];
+            let peeked = match self {
+                Self::Tcp(socket) => SockRef::from(socket).peek(&mut byte),
+                Self::Unix(socket) => SockRef::from(socket).peek(&mut byte),
+                #[cfg(feature = "tls")]
+                Self::Tls(stream) => SockRef::from(stream.get_ref().0).peek(&mut byte),
+                Self::Other(_) => return false,
+            };
+            peeked.is_ok_and(|n| n > 0)
+        }
+        #[cfg(not(unix))]
+        false
+    }
+
     /// Bytes that were written and that the client has not acknowledged, where the system tells.
     #[cfg(all(
         target_os = "linux",

@@ -19,7 +19,7 @@ use crate::connection::{
     config::http2::Http2Config,
     protocol::http2::{
         frames::{
-            ACK, DATA, END_STREAM, Frames, GOAWAY, HEADERS, Head, PRIORITY, PRIORITY_UPDATE,
+            ACK, DATA, END_STREAM, Frames, GOAWAY, HEADERS, Head, PING, PRIORITY, PRIORITY_UPDATE,
             RST_STREAM, SETTINGS, WINDOW_UPDATE, calm_down,
         },
         ledger::Ledger,
@@ -49,6 +49,7 @@ pub(crate) struct AbuseMeter {
     /// The last stream that was begun, until the client was told which is the last.
     last_stream: u32,
     goaways: u32,
+    answered_ping: bool,
 }
 
 /// How a client behaves.
@@ -84,19 +85,25 @@ impl AbuseMeter {
             not_given_back: 0,
             last_stream: 0,
             goaways: 0,
+            answered_ping: false,
         }
+    }
+
+    /// Whether the client has answered a PING since the last time.
+    pub(crate) fn has_answered_ping(&mut self) -> bool {
+        std::mem::take(&mut self.answered_ping)
     }
 
     /// Looks at the bytes of one read, with the count of requests begun so far.
     pub(crate) fn look(&mut self, mut bytes: &[u8], requests: u64, now: u64) -> Abuse {
-        self.pay_by_time(now);
         // A reset takes back what its request paid.
-        self.pay((requests - self.served.min(requests)) * ONE);
+        let served = requests - self.served.min(requests);
         self.served = requests;
-        let pieces = self.ledger.pieces();
-        self.pay((pieces - self.pieces) * ONE);
-        self.not_given_back += (pieces - self.pieces) * 2 * QUARTER;
-        self.pieces = pieces;
+        let pieces = self.ledger.pieces() - self.pieces;
+        self.pieces += pieces;
+        self.not_given_back += pieces * 2 * QUARTER;
+        let due = self.due(now);
+        self.pay((served + pieces) * ONE + due);
         while let Some(head) = self.read.next(&mut bytes) {
             if head.kind == SETTINGS && head.flags & ACK == 0 {
                 self.read_settings(bytes.get(..head.length));
@@ -149,12 +156,16 @@ impl AbuseMeter {
             .then(|| calm_down(self.last_stream))
     }
 
-    fn pay_by_time(&mut self, now: u64) {
+    /// What time pays.
+    fn due(&mut self, now: u64) -> u64 {
+        if now == self.paid {
+            return 0;
+        }
         let due = now.saturating_sub(self.paid) * self.per_second / 1000;
         if due > 0 {
             self.paid = now;
-            self.pay(due);
         }
+        due
     }
 
     fn pay_bytes(&mut self, bytes: usize) {
@@ -169,6 +180,7 @@ impl AbuseMeter {
 
     fn was_sent(&mut self, head: Head) {
         let end_of_stream = head.flags & END_STREAM != 0;
+        self.answered_ping |= head.kind == PING && head.flags & ACK != 0;
         let cost = match head.kind {
             DATA if head.length == 0 && !end_of_stream => ONE,
             DATA => {
@@ -200,7 +212,6 @@ mod tests {
     use super::*;
     use crate::connection::{protocol::http2::frames::HEAD, table::record::Record};
 
-    const PING: u8 = 6;
     const CONTINUATION: u8 = 9;
 
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {

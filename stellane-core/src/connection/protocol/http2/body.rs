@@ -25,11 +25,11 @@ use crate::{
     },
 };
 
-/// An answer longer than this is a long one.
-const LONG: u64 = 32 << 10;
+/// An answer longer than this may have to wait, whatever a client's window is at first, but for narrow ones.
+const LONG: u64 = 65_535;
 
 pin_project! {
-    /// Gives hyper no more at once than a frame holds. hyper asks for another piece when the client has room for more
+    /// Gives hyper little at once. hyper asks for another piece when the client has room for more
     /// than the last, and is done with a stream, which then nobody can end, when it has given away the last of it: with
     /// pieces it always holds one that waits, and what is given away is little.
     ///

@@ -9,8 +9,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use http::{Request, Response, StatusCode, header};
-use http_body::Body;
+use http::{Method, Request, Response, StatusCode, header};
 
 use crate::{
     BoxError,
@@ -50,7 +49,7 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> StreamFuture<S> {
         // The messages of a call may come as seldom as they like.
-        let paced = !request.body().is_end_stream() && !is_grpc(&request);
+        let paced = request.method() != Method::POST || !is_grpc(&request);
         let request = request.map(|body| Incoming::of_stream(body, self.connection, paced));
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());

@@ -52,21 +52,18 @@ thread_local! {
     static NOTES: Cell<Notes> = const { Cell::new(Notes::NOTHING) };
 }
 
-/// What is polled, and what it begins.
-struct Turn {
-    ledger: Arc<Ledger>,
-    begins: Begins,
-    begun: Vec<Stream>,
+/// What is polled.
+enum Turn {
+    Connection(Box<Begun>),
+    Stream(Arc<Ledger>),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Begins {
-    /// The connection begins streams, to be polled by itself,
-    Streams,
-    /// or in tasks of their own.
-    Tasks,
-    /// A stream begins to be another protocol's.
-    Tunnels,
+/// What a connection begins.
+struct Begun {
+    ledger: Arc<Ledger>,
+    /// Whether it polls its streams itself.
+    here: bool,
+    streams: Vec<Stream>,
 }
 
 /// What becomes of a stream in one poll.
@@ -120,21 +117,20 @@ pub(crate) struct StreamExecutor;
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
         TURN.with_borrow_mut(|turn| match turn {
+            Some(Turn::Connection(begun)) if begun.here => begun.streams.push(Box::pin(stream)),
+            Some(Turn::Connection(begun)) => {
+                let ledger = Arc::clone(&begun.ledger);
+                tokio::spawn(scoped(Watched::new(stream, ledger, Seen::default())));
+            }
+            // What a stream begins is to carry another protocol.
+            Some(Turn::Stream(ledger)) => {
+                let open = OpenTunnel::new(Arc::clone(ledger));
+                tokio::spawn(scoped(async move {
+                    stream.await;
+                    drop(open);
+                }));
+            }
             None => drop(tokio::spawn(scoped(stream))),
-            Some(turn) => match turn.begins {
-                Begins::Streams => turn.begun.push(Box::pin(stream)),
-                Begins::Tasks => {
-                    let ledger = Arc::clone(&turn.ledger);
-                    tokio::spawn(scoped(Watched::new(stream, ledger, Seen::default())));
-                }
-                Begins::Tunnels => {
-                    let open = OpenTunnel::new(Arc::clone(&turn.ledger));
-                    tokio::spawn(scoped(async move {
-                        stream.await;
-                        drop(open);
-                    }));
-                }
-            },
         });
     }
 }
@@ -143,72 +139,73 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
 pub(crate) struct BegunStreams {
     /// `None` while it is polled.
     turn: Option<Turn>,
-    begins: Begins,
 }
 
 impl BegunStreams {
     /// For a connection on the runtime of the caller.
     pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
         let runtime = Handle::try_current();
-        let here = runtime.is_ok_and(|runtime| runtime.metrics().num_workers() <= MOST_WORKERS);
-        let begins = if here { Begins::Streams } else { Begins::Tasks };
-        Self {
-            turn: Some(Turn::new(ledger, begins)),
-            begins,
-        }
-    }
-
-    /// Runs `poll`, which polls the connection, and gathers the streams that it begins.
-    pub(crate) fn gather<T>(&mut self, poll: impl FnOnce() -> T) -> T {
-        self.within(self.begins, poll)
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.turn.as_ref().is_none_or(|turn| turn.begun.is_empty())
-    }
-
-    /// Polls each once; those that have to wait get a task.
-    pub(crate) fn run(&mut self, cx: &mut Context<'_>) {
-        let Some(turn) = &mut self.turn else {
-            return;
+        let begun = Begun {
+            ledger,
+            here: runtime.is_ok_and(|runtime| runtime.metrics().num_workers() <= MOST_WORKERS),
+            streams: Vec::new(),
         };
-        let mut streams = mem::take(&mut turn.begun);
-        let ledger = Arc::clone(&turn.ledger);
-        self.within(Begins::Tunnels, || {
-            for mut stream in streams.drain(..) {
-                // As in a task of its own: a panic, also one of what it drops, is the end of this stream only.
-                let polled = catch_unwind(AssertUnwindSafe(|| {
-                    let (polled, seen) = Seen::by(|| stream.as_mut().poll(cx), None);
-                    polled.is_pending().then_some((stream, seen))
-                }));
-                if let Ok(Some((stream, seen))) = polled {
-                    tokio::spawn(scoped(Watched::new(stream, Arc::clone(&ledger), seen)));
-                }
-            }
-        });
-        if let Some(turn) = &mut self.turn {
-            // Nothing is begun meanwhile: it is used again.
-            turn.begun = streams;
+        Self {
+            turn: Some(Turn::Connection(Box::new(begun))),
         }
     }
 
-    fn within<T>(&mut self, begins: Begins, poll: impl FnOnce() -> T) -> T {
-        let turn = self.turn.take().map(|turn| Turn { begins, ..turn });
-        let _outer = Outer(TURN.replace(turn));
-        let polled = poll();
+    /// Polls the connection, then once each of the streams that it has begun, and the connection again, which writes
+    /// their answers together.
+    pub(crate) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut connection: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let _outer = Outer(TURN.replace(self.turn.take()));
+        let mut polled = connection(cx);
+        if polled.is_pending() && are_begun() {
+            run(cx);
+            polled = connection(cx);
+            if are_begun() {
+                // They have begun since: others have their turn before them.
+                cx.waker().wake_by_ref();
+            }
+        }
         self.turn = TURN.take();
         polled
     }
 }
 
-impl Turn {
-    fn new(ledger: Arc<Ledger>, begins: Begins) -> Self {
-        Self {
-            ledger,
-            begins,
-            begun: Vec::new(),
+/// Polls each once of those that the connection has begun; those that have to wait get a task.
+fn run(cx: &mut Context<'_>) {
+    let Some(Turn::Connection(mut begun)) = TURN.take() else {
+        return;
+    };
+    TURN.set(Some(Turn::Stream(Arc::clone(&begun.ledger))));
+    for mut stream in begun.streams.drain(..) {
+        // As in a task of its own: a panic, also one of what it drops, is the end of this stream only.
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let (polled, seen) = Seen::by(|| stream.as_mut().poll(cx), None);
+            polled.is_pending().then_some((stream, seen))
+        }));
+        if let Ok(Some((stream, seen))) = polled {
+            tokio::spawn(scoped(Watched::new(
+                stream,
+                Arc::clone(&begun.ledger),
+                seen,
+            )));
         }
     }
+    TURN.set(Some(Turn::Connection(begun)));
+}
+
+/// Whether the connection that is polled has begun streams.
+fn are_begun() -> bool {
+    TURN.with_borrow(|turn| match turn {
+        Some(Turn::Connection(begun)) => !begun.streams.is_empty(),
+        _ => false,
+    })
 }
 
 /// The turn of a connection whose handler polls another one: the outer one gets back what is its own, also after a
@@ -282,7 +279,7 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let ends = this.watch.end();
-        let turn = Turn::new(Arc::clone(&this.watch.ledger), Begins::Tunnels);
+        let turn = Turn::Stream(Arc::clone(&this.watch.ledger));
         let outer = Outer(TURN.replace(Some(turn)));
         let (polled, seen) = Seen::by(|| this.stream.poll(cx), ends);
         drop(outer);
@@ -388,17 +385,19 @@ mod tests {
 
     #[tokio::test]
     async fn streams_are_polled_once_in_their_order_and_those_that_wait_go_on_in_tasks() {
-        let log = Log::default();
-        let mut begun = begun_streams();
-        begun.gather(|| {
-            for (name, waits) in [("a", 0), ("b", 2), ("c", 0)] {
-                StreamExecutor.execute(stream(Arc::clone(&log), name, waits));
+        let (log, mut turns) = (Log::default(), 0);
+        let polled = begun_streams().poll(&mut context(), |_| {
+            turns += 1;
+            if turns == 1 {
+                for (name, waits) in [("a", 0), ("b", 2), ("c", 0)] {
+                    StreamExecutor.execute(stream(Arc::clone(&log), name, waits));
+                }
+                assert!(taken(&log).is_empty(), "none is polled while others begin");
             }
+            Poll::<()>::Pending
         });
-        assert!(taken(&log).is_empty(), "none is polled while others begin");
-        begun.run(&mut context());
+        assert_eq!((polled, turns), (Poll::Pending, 2));
         assert_eq!(taken(&log), ["a done", "b 0", "c done"]);
-        assert!(begun.is_empty());
         while !log.lock().expect("no panic").contains(&"b done".to_owned()) {
             yield_now().await;
         }
@@ -406,31 +405,39 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_panics_ends_no_other() {
-        let log = Log::default();
-        let mut begun = begun_streams();
-        begun.gather(|| {
-            StreamExecutor.execute(async { panic!("on purpose") });
-            StreamExecutor.execute(stream(Arc::clone(&log), "next", 0));
+        let (log, mut begin) = (Log::default(), true);
+        let _: Poll<()> = begun_streams().poll(&mut context(), |_| {
+            if mem::take(&mut begin) {
+                StreamExecutor.execute(async { panic!("on purpose") });
+                StreamExecutor.execute(stream(Arc::clone(&log), "next", 0));
+            }
+            Poll::Pending
         });
-        begun.run(&mut context());
         assert_eq!(taken(&log), ["next done"]);
     }
 
     #[tokio::test]
     async fn a_connection_polled_within_another_leaves_the_streams_of_the_outer_one_alone() {
-        let log = Log::default();
-        let (mut outer, mut inner) = (begun_streams(), begun_streams());
-        outer.gather(|| {
+        let (log, mut begin) = (Log::default(), true);
+        let _: Poll<()> = begun_streams().poll(&mut context(), |_| {
+            if !mem::take(&mut begin) {
+                return Poll::Pending;
+            }
             StreamExecutor.execute(stream(Arc::clone(&log), "outer", 0));
-            inner.gather(|| StreamExecutor.execute(stream(Arc::clone(&log), "inner", 0)));
+            let mut begin = true;
+            let _: Poll<()> = begun_streams().poll(&mut context(), |_| {
+                if mem::take(&mut begin) {
+                    StreamExecutor.execute(stream(Arc::clone(&log), "inner", 0));
+                }
+                Poll::Pending
+            });
             let panicked = catch_unwind(AssertUnwindSafe(|| {
-                begun_streams().gather(|| panic!("on purpose"));
+                let _: Poll<()> = begun_streams().poll(&mut context(), |_| panic!("on purpose"));
             }));
             assert!(panicked.is_err());
             StreamExecutor.execute(stream(Arc::clone(&log), "outer too", 0));
+            Poll::Pending
         });
-        inner.run(&mut context());
-        outer.run(&mut context());
         assert_eq!(taken(&log), ["inner done", "outer done", "outer too done"]);
         assert!(TURN.with_borrow(Option::is_none));
     }
@@ -443,9 +450,15 @@ mod tests {
                 .build()
                 .expect("a runtime");
             let _entered = runtime.enter();
-            let mut begun = begun_streams();
-            begun.gather(|| StreamExecutor.execute(async {}));
-            assert_eq!(!begun.is_empty(), here, "{workers} workers");
+            let mut turns = 0;
+            let _: Poll<()> = begun_streams().poll(&mut context(), |_| {
+                turns += 1;
+                if turns == 1 {
+                    StreamExecutor.execute(async {});
+                }
+                Poll::Pending
+            });
+            assert_eq!(turns == 2, here, "{workers} workers");
         }
     }
 }

@@ -89,6 +89,9 @@ impl Inspector {
             #[cfg(feature = "http2")]
             Watch::Http2(meter) => {
                 let abuse = meter.look(bytes, record.requests(), clock.now());
+                if meter.has_answered_ping() {
+                    record.flags().answer_ping();
+                }
                 if abuse != Abuse::None {
                     record.flags().set_abusive();
                 }

@@ -7,10 +7,11 @@ use crate::connection::protocol::http2::blame;
 use crate::connection::{
     early::Early,
     lifecycle::Shared,
+    policy::deadlines::older_by,
     protocol::{builders::HyperBuilders, service_source::ServiceSource},
     reason::CloseReason,
     state::ConnectionState,
-    table::record::Record,
+    table::{clock::millis, record::Record},
     transport::parked::ParkedPoller,
 };
 
@@ -66,6 +67,16 @@ impl<S> Connection<S> {
         self.record.commands().forget();
     }
 
+    /// Why its latest answer was its last, when nobody has told the task.
+    fn asked_to_go(&self) -> CloseReason {
+        let shared = self.shared();
+        let max_age = millis(shared.config.max_age);
+        match older_by(max_age, &self.record, shared.clock.now()) {
+            Some(_) => CloseReason::MaxAge,
+            None => CloseReason::Reclaimed,
+        }
+    }
+
     /// Why a connection ended that hyper, or the fast path in its way, is done with.
     pub(crate) fn finished(&self, result: hyper::Result<()>) -> CloseReason {
         #[cfg(feature = "http2")]
@@ -84,7 +95,7 @@ impl<S> Connection<S> {
             Ok(()) if self.shared().drain.has_begun() => CloseReason::Drained,
             Ok(()) if self.shared().is_last(self.record.requests()) => CloseReason::MaxRequests,
             Ok(()) if self.record.flags().closes_after_response() => {
-                self.spared_from.unwrap_or(CloseReason::MaxAge)
+                self.spared_from.unwrap_or_else(|| self.asked_to_go())
             }
             Ok(()) if self.record.state() == ConnectionState::Idle => CloseReason::ClientClosed,
             Ok(()) => CloseReason::Finished,

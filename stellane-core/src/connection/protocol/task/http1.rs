@@ -97,6 +97,8 @@ impl<S: HttpService> ActiveHttp1<S> {
         let record = &connection.record;
         if record.state() == ConnectionState::Closing {
             return match record.commands().take() {
+                // Its client does not end: it does, for the reason for which it began to.
+                Command::Close(CloseReason::Finished) => Step::End(connection.finished(Ok(()))),
                 Command::Close(reason) => Step::End(reason),
                 Command::Park | Command::None => Step::Wait,
             };
@@ -128,6 +130,14 @@ impl<S: HttpService> ActiveHttp1<S> {
                 if record.state() == ConnectionState::Idle {
                     // Parked first, it is closed only if no byte is there.
                     return self.park(connection, cx, Some(reason));
+                }
+                // A part of a head, and no more of it for as long as a drain leaves idle connections open.
+                let has_come = record.bytes().0 > read_before;
+                if record.state() == ConnectionState::Head
+                    && reason == CloseReason::Drained
+                    && !has_come
+                {
+                    return Step::End(reason);
                 }
                 connection.spare(reason);
                 Step::Wait

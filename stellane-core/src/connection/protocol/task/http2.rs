@@ -93,7 +93,8 @@ type Http2<S> = http2::Connection<TokioIo<Io>, StreamService<S>, StreamExecutor>
 /// An HTTP/2 connection.
 pub(crate) struct ActiveHttp2<S: HttpService> {
     hyper: Http2<S>,
-    goaway: bool,
+    /// When it was asked to go.
+    goaway: Option<u64>,
     begun: BegunStreams,
     ledger: Arc<Ledger>,
     rates: StreamRates,
@@ -105,7 +106,7 @@ impl<S: HttpService> ActiveHttp2<S> {
     pub(crate) fn new(hyper: Http2<S>, ledger: Arc<Ledger>, shared: &Shared) -> Self {
         Self {
             hyper,
-            goaway: false,
+            goaway: None,
             begun: BegunStreams::new(Arc::clone(&ledger)),
             ledger,
             rates: StreamRates::new(&shared.config),
@@ -119,7 +120,9 @@ impl<S: HttpService> ActiveHttp2<S> {
         cx: &mut Context<'_>,
     ) -> Step<Infallible> {
         loop {
-            if let Poll::Ready(result) = self.poll_hyper(cx) {
+            let hyper = &mut self.hyper;
+            let polled = self.begun.poll(cx, |cx| Pin::new(&mut *hyper).poll(cx));
+            if let Poll::Ready(result) = polled {
                 return Step::End(connection.finished(result));
             }
             if connection.record.state() == ConnectionState::Closing {
@@ -147,20 +150,39 @@ impl<S: HttpService> ActiveHttp2<S> {
                     connection.reason = Some(reason);
                     return Step::End(reason);
                 }
+                Command::Close(_) if self.is_left_without_a_word(connection) => {
+                    return Step::End(connection.finished(Ok(())));
+                }
                 Command::Close(reason) => {
-                    connection.reason.get_or_insert(reason);
+                    if self.goaway.is_none() {
+                        connection.reason.get_or_insert(reason);
+                        connection.record.commands().forget();
+                    }
                     true
                 }
                 // HTTP/2 has state that can't be rebuilt: it is not parked.
                 Command::Park | Command::None => is_to_go(connection),
             };
-            if !goaway || self.goaway {
+            if !goaway || self.goaway.is_some() {
                 return Step::Wait;
             }
-            // Two-phase: streams already begun are served to their end.
-            self.goaway = true;
+            // Two-phase: streams already begun are served to their end. From now on the sweep asks for its close when no
+            // request comes for a while.
+            self.goaway = Some(connection.shared().clock.now());
+            connection.record.flags().await_ping();
+            connection.record.flags().close_after_response();
             Pin::new(&mut self.hyper).graceful_shutdown();
         }
+    }
+
+    /// Whether a connection without a stream does not answer the PING that goes with GOAWAY. One that does is ended by h2,
+    /// unless it has to take the rest of an answer.
+    fn is_left_without_a_word(&self, connection: &Connection<S>) -> bool {
+        let record = &connection.record;
+        let was_asked = |asked| connection.shared().clock.now() > asked;
+        self.goaway.is_some_and(was_asked)
+            && record.state() == ConnectionState::Idle
+            && !record.flags().has_answered_ping()
     }
 
     /// Ends the streams whose client is too slow.
@@ -181,22 +203,6 @@ impl<S: HttpService> ActiveHttp2<S> {
         if !answers.are_unread() {
             self.ledger.judge(&self.rates, elapsed, grace);
         }
-    }
-
-    /// Polls the connection, answers the streams that it begins, and has it write all their answers together.
-    fn poll_hyper(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        let hyper = &mut self.hyper;
-        let polled = self.begun.gather(|| Pin::new(&mut *hyper).poll(cx));
-        if polled.is_ready() || self.begun.is_empty() {
-            return polled;
-        }
-        self.begun.run(cx);
-        let polled = self.begun.gather(|| Pin::new(hyper).poll(cx));
-        if !self.begun.is_empty() {
-            // They have begun since: others have their turn before them.
-            cx.waker().wake_by_ref();
-        }
-        polled
     }
 }
 

@@ -240,6 +240,12 @@ impl<S: HttpService> Task<S> {
         let read = match Pin::new(&mut *socket).poll_read(cx, &mut unread) {
             Poll::Pending => {
                 return match record.commands().take() {
+                    // The client was faster; tokio tells of it in a moment.
+                    Command::Close(reason)
+                        if reason.yields_to_a_request() && socket.has_bytes() =>
+                    {
+                        Step::Wait
+                    }
                     Command::Close(reason) => Step::End(reason),
                     Command::Park if socket.stays_with_task() => self.refuse_to_park(),
                     Command::Park => self.leave(),

@@ -6,36 +6,78 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use http::HeaderValue;
 use httpdate::HttpDate;
 
-/// The date of a second as the last field of a head, with the ends of the lines around it; and when that second is over.
+/// The date of a second as the last field of a head, with the ends of the lines around it; and that second.
 struct Date {
     last: Vec<u8>,
+    from: SystemTime,
     until: SystemTime,
 }
 
 thread_local! {
-    static DATE: RefCell<Date> = const { RefCell::new(Date { last: Vec::new(), until: UNIX_EPOCH }) };
+    static DATE: RefCell<Date> = const { RefCell::new(Date::new()) };
 }
 
 /// Writes the field `date` and the end of the head, where a line has no end yet.
 pub(crate) fn write_last(out: &mut Vec<u8>) {
-    DATE.with_borrow_mut(|date| {
-        let now = SystemTime::now();
-        if now >= date.until || date.last.is_empty() {
-            date.render(now);
-        }
-        out.extend_from_slice(&date.last);
-    });
+    DATE.with_borrow_mut(|date| out.extend_from_slice(date.at(SystemTime::now())));
+}
+
+/// The value of the field, for who writes it another way.
+#[cold]
+pub(crate) fn value() -> Option<HeaderValue> {
+    HeaderValue::try_from(HttpDate::from(SystemTime::now()).to_string()).ok()
 }
 
 impl Date {
+    const fn new() -> Self {
+        Self {
+            last: Vec::new(),
+            from: UNIX_EPOCH,
+            until: UNIX_EPOCH,
+        }
+    }
+
+    fn at(&mut self, now: SystemTime) -> &[u8] {
+        // Clocks are set back, too.
+        if now >= self.until || now < self.from {
+            self.render(now);
+        }
+        &self.last
+    }
+
     #[cold]
     fn render(&mut self, now: SystemTime) {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.until = UNIX_EPOCH + Duration::from_secs(since.as_secs() + 1);
+        self.from = UNIX_EPOCH + Duration::from_secs(since.as_secs());
+        self.until = self.from + Duration::from_secs(1);
         self.last.clear();
         // Writing to memory does not fail.
         let _ = write!(self.last, "\r\ndate: {}\r\n\r\n", HttpDate::from(now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_follows_the_clock_forward_and_back() {
+        let mut date = Date::new();
+        for (millis, expected) in [
+            (0, "00:00:00"),
+            (999, "00:00:00"),
+            (1000, "00:00:01"),
+            (61_500, "00:01:01"),
+            (61_000, "00:01:01"),
+            (60_999, "00:01:00"),
+            (5000, "00:00:05"),
+        ] {
+            let now = UNIX_EPOCH + Duration::from_millis(millis);
+            let shown = String::from_utf8_lossy(date.at(now)).into_owned();
+            assert!(shown.contains(expected), "{shown} at {millis}");
+        }
     }
 }

@@ -1,0 +1,45 @@
+//! What the machine allows this process, at its start.
+
+use stellane_metrics::Machine;
+
+use crate::connection::{ConnectionConfig, ConnectionManager};
+
+/// Raises the limit of open files as far as this process may, if it is too low for the connections that are configured.
+/// It is 1024 on many systems, for the sake of programs that use `select`.
+#[cfg(unix)]
+pub(super) fn raise_open_files(config: &ConnectionConfig) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let needed = match config.max_connections {
+        0 => u64::MAX,
+        most => (most as u64).saturating_add(config.reserve_files as u64),
+    };
+    // Without a hard limit the system has one of its own.
+    let allowed = limit.maximum.unwrap_or(1 << 20);
+    let Some(current) = limit.current.filter(|n| *n < needed && *n < allowed) else {
+        return;
+    };
+    let raised = Rlimit {
+        current: Some(allowed),
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => tracing::info!(from = current, to = allowed, "limit of open files raised"),
+        Err(error) => tracing::warn!(%error, current, "the limit of open files can't be raised"),
+    }
+}
+
+#[cfg(not(unix))]
+pub(super) fn raise_open_files(_: &ConnectionConfig) {}
+
+/// Says what the process may use.
+pub(super) fn say(connections: &ConnectionManager) {
+    let machine = Machine::read();
+    tracing::info!(
+        memory_mib = machine.memory >> 20,
+        cpus = machine.cpus,
+        open_files = machine.max_files,
+        connections = connections.most_connections(),
+        "limits of the machine"
+    );
+}
