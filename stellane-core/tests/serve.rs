@@ -407,6 +407,7 @@ async fn what_main_prints_of_an_error_is_a_sentence() {
     let address = taken.local_addr().expect("TCP");
     for error in [
         serve(address, hello()).bind().await.expect_err("taken"),
+        serve([""; 0], hello()).bind().await.expect_err("nothing"),
         serve("nonsense", hello())
             .bind()
             .await
