@@ -226,7 +226,9 @@ async fn a_client_that_does_not_read_is_closed() {
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_its_request() {
-    let (manager, address, _serving) = start(quick()).await;
+    let mut config = quick();
+    config.half_close_grace = Duration::from_millis(20);
+    let (manager, address, _serving) = start(config).await;
     let stream = busy(&manager, address).await;
     drop(stream);
     until(&manager, "cancelled", |m| {

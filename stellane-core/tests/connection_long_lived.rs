@@ -208,7 +208,8 @@ async fn server_sent_events_end_with_the_drain_and_not_with_its_deadline() {
 async fn an_upgraded_connection_is_counted_and_takes_part_in_the_drain() {
     let (manager, address) = start().await;
     let mut stream = upgraded(&manager, address, "/polite").await;
-    assert_eq!((manager.stats().open, manager.stats().active), (1, 1));
+    let stats = manager.stats();
+    assert_eq!((stats.open, stats.active, stats.upgraded), (1, 0, 1));
     let report = manager.drain(Duration::from_secs(60)).await;
     assert_eq!((report.closed, report.aborted, report.left), (1, 0, 0));
     let mut rest = String::new();

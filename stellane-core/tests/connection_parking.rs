@@ -24,7 +24,7 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use random::Random;
 use served::served;
-use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager, Incoming};
+use stellane_core::connection::{ConnectionConfig, ConnectionManager, Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -406,15 +406,21 @@ async fn a_wave_is_purged_on_every_worker_once_and_on_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_whose_upgrade_was_declined_is_not_aborted() {
+async fn a_connection_whose_upgrade_was_declined_is_parked_and_answers_again() {
     let (manager, address) = start(true).await;
     let mut stream = TcpStream::connect(address).await.expect("connects");
-    stream
-        .write_all(b"GET /now HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n")
-        .await
-        .expect("writes");
-    let mut got = Vec::new();
-    stream.read_to_end(&mut got).await.expect("an end");
-    until(&manager, "counted", |m| m.stats().closed_total() == 1).await;
-    assert_eq!(manager.stats().closed(CloseReason::Finished), 1);
+    for n in 0..2 {
+        stream
+            .write_all(
+                b"GET /now HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
+            )
+            .await
+            .expect("writes");
+        let mut got = Vec::new();
+        while !got.ends_with(b"/now ") {
+            assert!(stream.read_buf(&mut got).await.expect("reads") > 0);
+        }
+        until(&manager, "parked", |m| m.stats().parked == 1).await;
+        assert_eq!(manager.stats().unparked_total, n);
+    }
 }

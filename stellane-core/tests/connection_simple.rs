@@ -169,7 +169,8 @@ where
                 .headers_mut()
                 .insert(header::TRANSFER_ENCODING, chunked);
         }
-        4 | 5 if length > Some(0) => {
+        // hyper lets 204 have one.
+        4 | 5 if length > Some(0) && response.status() != StatusCode::NO_CONTENT => {
             let length = length.expect("known").into();
             response
                 .headers_mut()
@@ -285,6 +286,22 @@ async fn ask(stream: DuplexStream, bytes: &[u8], piece: usize) -> String {
         .collect()
 }
 
+/// What is said of the connection is said twice by hyper, or wrongly, where the service says something of its own, and to
+/// HTTP/1.0: see `connection_answers.rs` for how it is.
+fn settled(answers: &str) -> String {
+    let mut old = false;
+    let lines = answers.split_inclusive("\r\n").filter_map(|line| {
+        // Behind a body without an end of its line.
+        old = (old || line.contains("HTTP/1.0 ")) && !line.contains("HTTP/1.1 ");
+        match line.strip_prefix("connection: ") {
+            Some(_) if old => None,
+            Some(said) if said.contains("close") => Some("connection: close\r\n"),
+            _ => Some(line),
+        }
+    });
+    lines.collect()
+}
+
 #[tokio::test(start_paused = true)]
 async fn nobody_can_tell_who_answers() {
     let mut config = ConnectionConfig::default();
@@ -309,7 +326,7 @@ async fn nobody_can_tell_who_answers() {
             tower::service_fn(move |request: Request<_>| answer(Arc::clone(&seen), request))
         };
         tokio::spawn(manager.serve_connection(server, None, service));
-        let got = ask(client, &bytes, piece).await;
+        let got = settled(&ask(client, &bytes, piece).await);
 
         let seen_by_hyper = Arc::default();
         let (client, server) = tokio::io::duplex(room);
@@ -319,8 +336,15 @@ async fn nobody_can_tell_who_answers() {
         };
         let connection = hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(server), service);
-        tokio::spawn(connection.with_upgrades());
-        let expected = ask(client, &bytes, piece).await;
+        tokio::spawn(async move {
+            let mut connection = connection;
+            let ended = (&mut connection).await;
+            // After a declined upgrade hyper is done before it has sent all.
+            if ended.as_ref().err().is_none_or(hyper::Error::is_parse) {
+                let _ = connection.await;
+            }
+        });
+        let expected = settled(&ask(client, &bytes, piece).await);
 
         let sent = String::from_utf8_lossy(&bytes);
         assert_eq!(got, expected, "seed {seed}, pieces of {piece}: {sent}");

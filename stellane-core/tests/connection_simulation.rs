@@ -1,5 +1,6 @@
 //! Clients and transports that do what they like, in simulated time: whatever happens, a connection ends once,
-//! with one reason, leaves nothing behind, and every whole answer that its client saw is the right one.
+//! with one reason, leaves nothing behind, every whole answer that its client saw is the right one, and what was handed to
+//! the service is answered, unless the transport failed, the client left, or the handler was cancelled.
 //!
 //! `STELLANE_SIMULATIONS=100000` runs more of them; `STELLANE_SEED=17` runs one.
 #![cfg(feature = "connection")]
@@ -9,7 +10,10 @@ mod faulty;
 
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -54,9 +58,8 @@ struct Plan {
     answers: Vec<Vec<u8>>,
     /// What is said behind an upgrade, and comes back.
     echo: Option<Vec<u8>>,
-    /// How many of them an orderly client gets: hyper closes after a body that nobody read.
+    /// How many of them an orderly client gets.
     certain: usize,
-    all_read: bool,
     /// Where requests end: a pause there is one that a connection is parked in.
     cuts: Vec<usize>,
     end: End,
@@ -70,7 +73,6 @@ fn plan(random: &mut Random) -> Plan {
     let (mut bytes, mut answers) = (Vec::new(), Vec::new());
     let count = 1 + random.below(4);
     let upgrades = random.below(6) == 0;
-    let (mut certain, mut all_read) = (count, true);
     let mut cuts = Vec::new();
     for n in 0..count {
         let path = ["/now", "/later", "/big", "/unread"][random.below(4)];
@@ -98,10 +100,6 @@ fn plan(random: &mut Random) -> Plan {
         };
         bytes.extend(format!("{method} {path}?{n} HTTP/1.1\r\nhost: x\r\n{close}{sent}").bytes());
         cuts.push(bytes.len());
-        if path == "/unread" && !body.is_empty() {
-            certain = certain.min(n + 1);
-            all_read = false;
-        }
         let body = if path == "/unread" { "" } else { &body };
         answers.push(answer_to(path, &format!("{path}?{n}"), body.as_bytes()));
     }
@@ -132,8 +130,7 @@ fn plan(random: &mut Random) -> Plan {
         max_requests: [0, 0, 0, 2][random.below(4)],
         bytes,
         answers,
-        certain,
-        all_read,
+        certain: count,
         cuts,
     }
 }
@@ -234,6 +231,28 @@ async fn client(stream: DuplexStream, plan: &Plan, random: &mut Random) -> Vec<u
     got
 }
 
+/// How many answers of the service came whole.
+fn served_answers(mut got: &[u8]) -> u64 {
+    let mut served = 0;
+    while let Some(head) = got.windows(4).position(|w| w == b"\r\n\r\n") {
+        let text = std::str::from_utf8(&got[..head]).expect("a head");
+        let length = text
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .map_or(0, |length| length.parse().expect("a number"));
+        let Some(rest) = got.get(head + 4 + length..) else {
+            break;
+        };
+        let is_served = text.contains("x-served: yes");
+        served += u64::from(is_served);
+        if text.starts_with("HTTP/1.1 101") {
+            break;
+        }
+        got = rest;
+    }
+    served
+}
+
 /// The bodies of the whole answers that say 200, and what came behind an upgrade.
 fn whole_answers(mut got: &[u8]) -> (Vec<Vec<u8>>, Option<&[u8]>) {
     let mut answers = Vec::new();
@@ -297,12 +316,18 @@ async fn simulate(seed: u64, faults: Arc<Mutex<Faults>>) -> (CloseReason, u64) {
     };
     let faulty = Faulty::new(far, !seed, left, &faults);
     let alive = Arc::new(());
+    let handed = Arc::new(AtomicU64::new(0));
     let service = {
-        let alive = Arc::clone(&alive);
+        let (alive, handed) = (Arc::clone(&alive), Arc::clone(&handed));
         tower::service_fn(move |request| {
             let alive = Arc::clone(&alive);
+            handed.fetch_add(1, Relaxed);
             async move {
-                let answered = answer(request).await;
+                let mut answered = answer(request).await;
+                if let Ok(answer) = &mut answered {
+                    let yes = http::HeaderValue::from_static("yes");
+                    answer.headers_mut().insert("x-served", yes);
+                }
                 drop(alive);
                 answered
             }
@@ -350,6 +375,19 @@ async fn simulate(seed: u64, faults: Arc<Mutex<Faults>>) -> (CloseReason, u64) {
     }
     assert_eq!(Arc::strong_count(&alive), 1, "something is left: {plan:?}");
 
+    use CloseReason::{Aborted, Killed, SlowRead};
+    if !plan.reset
+        && !matches!(plan.end, End::Vanish(_) | End::Silence(_))
+        && !matches!(reason, Aborted | Killed | SlowRead)
+    {
+        assert_eq!(
+            served_answers(&got) + stats.requests_cancelled_total,
+            handed.load(Relaxed),
+            "{reason} {:.400} {plan:?}",
+            String::from_utf8_lossy(&got)
+        );
+    }
+
     let (answers, echo) = whole_answers(&got);
     assert!(
         plan.answers.starts_with(&answers),
@@ -366,7 +404,7 @@ async fn simulate(seed: u64, faults: Arc<Mutex<Faults>>) -> (CloseReason, u64) {
             "{reason} {:.400} {plan:?}",
             String::from_utf8_lossy(&got)
         );
-        if plan.all_read && plan.max_requests == 0 {
+        if plan.max_requests == 0 {
             assert_eq!(
                 echo,
                 plan.echo.as_deref(),

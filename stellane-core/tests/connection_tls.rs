@@ -186,6 +186,33 @@ async fn a_body_larger_than_every_buffer_comes_through() {
 }
 
 #[tokio::test]
+async fn a_client_that_says_goodbye_behind_its_request_is_answered() {
+    let files = Files::new("goodbye");
+    let slow = tower::service_fn(|request: Request<Incoming>| async move {
+        let body = request.into_body().collect().await.map(|b| b.to_bytes());
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        Ok::<_, Infallible>(Response::new(Full::new(body.unwrap_or_default())))
+    });
+    let (manager, address) = served(quick(), slow, |l| l.tls(&files.acceptor())).await;
+    for request in [
+        "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 6\r\n\r\nposted",
+    ] {
+        let mut stream = connect(&files.client(&[]), address)
+            .await
+            .expect("connects");
+        stream.write_all(request.as_bytes()).await.expect("writes");
+        // `close_notify`, and FIN behind it.
+        stream.shutdown().await.expect("says goodbye");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("reads");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    until(&manager, "gone", |m| m.stats().open == 0).await;
+    assert_eq!(manager.stats().requests_cancelled_total, 0);
+}
+
+#[tokio::test]
 async fn alpn_chooses_the_protocol() {
     let files = Files::new("alpn");
     let (_manager, address) = start(quick(), &files.acceptor()).await;

@@ -150,7 +150,7 @@ async fn every_field_of_the_design_is_in_the_snapshot() {
     for field in "requests_total requests_per_second requests_in_flight requests_cancelled_total latency_avg \
          latency_p50 latency_p90 latency_p99 latency_p999 workers_active workers_idle queue_depth \
          queue_wait_p99 jobs_stolen_total heap_size rss pool_retained_bytes pool_hits pool_misses \
-         memory_trims trim_pause connections_active connections_idle connections_parked \
+         memory_trims trim_pause connections_active connections_idle connections_parked connections_upgraded \
          connections_per_second connections_closed_total interner_entries interner_bytes \
          interner_bypassed limit shed_total tuning_actions_total threads_held thread_holds_total \
          background_restarts_total migration"

@@ -1,7 +1,9 @@
 use std::{
     cell::Cell,
+    mem,
     pin::Pin,
-    task::{Context, Poll},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -26,14 +28,28 @@ use http_body::{Body, Frame, SizeHint};
 #[derive(Debug, Default)]
 pub struct Incoming {
     body: Kind,
-    /// The id of the connection that it shares with other requests.
+    origin: Origin,
+}
+
+/// Where it comes from.
+#[derive(Debug, Default)]
+enum Origin {
+    #[default]
+    Unknown,
+    /// From a connection that it shares with other requests, by its id.
     #[cfg_attr(
         not(feature = "full"),
         expect(dead_code, reason = "only the runtime asks")
     )]
-    shared_connection: Option<u64>,
-    /// Whether its client has to send it at a rate.
-    paced: bool,
+    Stream {
+        connection: u64,
+        /// Whether its client has to send it at a rate.
+        paced: bool,
+    },
+    /// From a connection that wants to know what nobody reads of it.
+    Connection(Arc<UnreadBody>),
+    /// The same, and somebody has asked for it.
+    Asked(Arc<UnreadBody>),
 }
 
 thread_local! {
@@ -87,15 +103,34 @@ impl Incoming {
     pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64, paced: bool) -> Self {
         Self {
             body: Kind::Sent(body),
-            shared_connection: Some(connection),
-            paced,
+            origin: Origin::Stream { connection, paced },
+        }
+    }
+
+    /// Of a connection that has it alone. What nobody reads of it goes back there.
+    pub(super) fn of_connection(body: hyper::body::Incoming, unread: Arc<UnreadBody>) -> Self {
+        Self {
+            body: Kind::Sent(body),
+            origin: Origin::Connection(unread),
         }
     }
 
     /// The id of the connection, if that has other requests at the same time.
     #[cfg(feature = "full")]
     pub(crate) fn shared_connection(&self) -> Option<u64> {
-        self.shared_connection
+        match self.origin {
+            Origin::Stream { connection, .. } => Some(connection),
+            _ => None,
+        }
+    }
+
+    /// It was asked for, and so a client that waits with it sends it.
+    fn ask(&mut self) {
+        if let Origin::Connection(_) = self.origin
+            && let Origin::Connection(unread) = mem::take(&mut self.origin)
+        {
+            self.origin = Origin::Asked(unread);
+        }
     }
 }
 
@@ -103,8 +138,7 @@ impl From<hyper::body::Incoming> for Incoming {
     fn from(body: hyper::body::Incoming) -> Self {
         Self {
             body: Kind::Sent(body),
-            shared_connection: None,
-            paced: false,
+            origin: Origin::Unknown,
         }
     }
 }
@@ -117,7 +151,7 @@ impl From<Bytes> for Incoming {
         };
         Self {
             body,
-            ..Self::default()
+            origin: Origin::Unknown,
         }
     }
 }
@@ -154,17 +188,25 @@ impl Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { body, paced, .. } = self.get_mut();
-        let polled = match body {
-            Kind::Sent(body) => Pin::new(body).poll_frame(cx),
+        let this = self.get_mut();
+        this.ask();
+        let body = match &mut this.body {
+            Kind::Sent(body) => body,
             Kind::Empty => return Poll::Ready(None),
             Kind::Whole(bytes) => {
-                let bytes = std::mem::take(bytes);
-                *body = Kind::Empty;
+                let bytes = mem::take(bytes);
+                this.body = Kind::Empty;
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
         };
-        if *paced {
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        if body.is_end_stream() || matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            // Nothing is left of it.
+            if let Origin::Connection(unread) | Origin::Asked(unread) = mem::take(&mut this.origin)
+            {
+                unread.end();
+            }
+        } else if let Origin::Stream { paced: true, .. } = this.origin {
             Received::note(&polled);
         }
         polled
@@ -184,5 +226,97 @@ impl Body for Incoming {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
+    }
+}
+
+impl Drop for Incoming {
+    #[inline]
+    fn drop(&mut self) {
+        if let Kind::Sent(body) = mem::take(&mut self.body) {
+            match mem::take(&mut self.origin) {
+                Origin::Connection(unread) => unread.leave(body, false),
+                Origin::Asked(unread) => unread.leave(body, true),
+                Origin::Unknown | Origin::Stream { .. } => {}
+            }
+        }
+    }
+}
+
+/// What nobody reads of the body of a request. It comes from whatever thread that drops it.
+#[derive(Debug)]
+pub(super) struct UnreadBody {
+    /// The longest that is read and dropped.
+    most: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    left: Option<hyper::body::Incoming>,
+    /// The client waits with it until it is asked for.
+    is_awaited: bool,
+    /// It is too long, or won't come.
+    refused: bool,
+    /// Somebody holds it.
+    held: bool,
+    /// Who reads and drops it.
+    waker: Option<Waker>,
+}
+
+impl UnreadBody {
+    pub(super) fn new(most: u64) -> Self {
+        Self {
+            most,
+            state: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request begins, perhaps with a body that its client sends when it is asked for it.
+    pub(super) fn begin(&self, is_awaited: bool) {
+        let mut state = self.lock();
+        state.is_awaited = is_awaited;
+        state.refused = false;
+        state.held = true;
+    }
+
+    /// It was read.
+    fn end(&self) {
+        let mut state = self.lock();
+        state.held = false;
+        let waker = state.waker.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn leave(&self, body: hyper::body::Incoming, asked: bool) {
+        let mut state = self.lock();
+        let too_long = body.size_hint().exact() > Some(self.most);
+        state.refused = too_long || (state.is_awaited && !asked);
+        if !state.refused {
+            state.left = Some(body);
+        }
+        drop(state);
+        self.end();
+    }
+
+    /// Whether its rest is neither read nor dropped: the connection ends with the response.
+    pub(super) fn is_refused(&self) -> bool {
+        self.lock().refused
+    }
+
+    /// What was left, if it is to be read and dropped.
+    pub(super) fn take(&self) -> Option<hyper::body::Incoming> {
+        self.lock().left.take()
+    }
+
+    /// Whether somebody holds it, and may read on. The task is woken when nobody does any more.
+    pub(super) fn is_held(&self, cx: &Context<'_>) -> bool {
+        let mut state = self.lock();
+        state.waker = state.held.then(|| cx.waker().clone());
+        state.held
     }
 }

@@ -121,8 +121,24 @@
 //! together are sent together, after all of their handlers have run: it costs less CPU time. Where handlers take long,
 //! each is sent at once.
 //!
-//! A client can't tell (`tests/connection_simple.rs`), but for one thing: if it closes its side right behind a request
-//! that is whole, the answer still comes, where hyper takes it for a client that is gone.
+//! A client can't tell (`tests/connection_simple.rs`, `tests/connection_differential.rs`).
+//!
+//! # How a connection ends
+//!
+//! Everything that was handed to the service is answered, whatever comes behind it, unless the client's reset, its end
+//! after a grace, a deadline, a failing service, or a close by hand came first. hyper never closes a socket: what is
+//! written is sent, then the side is ended, and then what the client still sends is read and dropped, so that no reset
+//! takes the answer from it: up to 64 MiB in 30 s, and for a second of silence, or five behind a body. A client that
+//! writes all of an upload before it reads gets its 413.
+//!
+//! | what happens | what comes of it |
+//! |---|---|
+//! | the client ends its side (FIN, or `close_notify`) behind whole requests | they are answered if each begins to be within [`half_close_grace`](ConnectionConfig::half_close_grace); then its handler is dropped, and [`HalfClosed`](CloseReason::HalfClosed) |
+//! | an upgrade or CONNECT is declined | the connection goes on |
+//! | the same, and bytes stand behind the request already | the answer says `close`, since they may be meant for the other protocol; [`BytesBehindUpgrade`](CloseReason::BytesBehindUpgrade) |
+//! | a handler does not read the body | it is read and dropped; beyond [`unread_body_bytes`](ConnectionConfig::unread_body_bytes) the answer says `close` |
+//! | the client waits with its body (`Expect: 100-continue`), and nobody asks for it | the answer says `close` |
+//! | a response has a `Content-Length` that is not its body's, or stands on 204 | the field is left out |
 //!
 //! # Streams of HTTP/2
 //!
@@ -146,11 +162,10 @@
 //!
 //! # What parking relies on
 //!
-//! A connection is idle when no handler runs and no response body is open, which the manager counts. To
-//! take it apart, it asks hyper for a graceful shutdown: hyper ends an idle connection at once, and gives
-//! back the socket, which the manager has not let it close, with what was read and not used. A connection
-//! that hyper does not end at once was not idle (a client may still be sending a body that nobody reads)
-//! and is served on. `tests/connection_parking.rs` fails loudly should hyper ever change that.
+//! A connection is idle when no handler runs, no response body is open, nobody holds the body of a request, and the
+//! socket has taken all that hyper wrote: the manager counts all of that. hyper then waits for a head, and gives back the
+//! socket with what was read and not used, such as a part of that head. `tests/connection_parking.rs` fails loudly should
+//! hyper ever change that.
 
 mod accept;
 mod config;

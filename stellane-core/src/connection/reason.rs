@@ -48,6 +48,9 @@ reasons! {
     IdleTimeout = "idle_timeout",
     /// The client read the response too slowly.
     SlowRead = "slow_read",
+    /// The client ended its side behind a request, and the answer was not there within
+    /// [`half_close_grace`](crate::connection::ConnectionConfig::half_close_grace).
+    HalfClosed = "half_closed",
     /// It reached its greatest age.
     MaxAge = "max_age",
     /// It reached its greatest age, and what was open on it did not end within `max_age_grace`.
@@ -60,8 +63,12 @@ reasons! {
     Refused = "refused",
     /// The client broke the protocol.
     ProtocolError = "protocol_error",
+    /// Bytes stood behind a request for an upgrade that was declined: whether they are requests is not known.
+    BytesBehindUpgrade = "bytes_behind_upgrade",
     /// The client made work without asking for anything: see `Http2Config::abuse_burst`.
     Abuse = "abuse",
+    /// The client of an HTTP/2 connection did not answer a PING in time.
+    PingTimeout = "ping_timeout",
     /// The socket failed, for example because the client reset it.
     IoError = "io_error",
     /// The service failed, so that no response could be made.

@@ -25,10 +25,12 @@ pub enum ConnectionState {
     Queued,
     /// Handed over to another protocol.
     Upgraded,
+    /// The client has ended its side, and a request of its is being served.
+    HalfClosed,
 }
 
 impl ConnectionState {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::New,
         Self::Idle,
         Self::Parked,
@@ -38,6 +40,7 @@ impl ConnectionState {
         Self::Handshake,
         Self::Queued,
         Self::Upgraded,
+        Self::HalfClosed,
     ];
 
     /// The reverse of `self as u8`.

@@ -8,7 +8,7 @@ use crate::connection::reason::CloseReason;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionStats {
-    /// Connections that are open: the sum of the next four.
+    /// Connections that are open: the sum of the next five.
     pub open: u64,
     /// Open, nothing sent yet.
     pub new: u64,
@@ -16,8 +16,10 @@ pub struct ConnectionStats {
     pub idle: u64,
     /// Open, between two requests, taken apart.
     pub parked: u64,
-    /// Open, with a request, a part of one, in a TLS handshake, upgraded, or closing.
+    /// Open, with a request, a part of one, in a TLS handshake, or closing.
     pub active: u64,
+    /// Open, handed over to another protocol.
+    pub upgraded: u64,
     /// Connections accepted, refused ones included.
     pub accepted_total: u64,
     /// Connections accepted, refused ones included, in the latest whole second in which anything was served.
@@ -53,6 +55,7 @@ impl Default for ConnectionStats {
             idle: 0,
             parked: 0,
             active: 0,
+            upgraded: 0,
             accepted_total: 0,
             accepted_per_second: 0,
             accept_errors_total: 0,

@@ -101,12 +101,12 @@ impl Components {
         purge: Option<Box<dyn Fn() + Send + Sync>>,
     ) -> Result<Self, RuntimeError> {
         let tokio = tokio::runtime::Handle::try_current().map_err(|_| RuntimeError::NoTokio)?;
-        // Before anything counts on it.
-        machine::raise_open_files(&config.connection);
         let mut connection = config.connection.clone();
         // Or the end of a short drain would cut who has only not gone yet.
         let idle = connection.drain_idle.min(config.server.drain_timeout / 2);
         connection.drain_idle = idle;
+        // Before anything counts on it.
+        machine::raise_open_files(&connection);
         let mut connections = ConnectionManager::builder().config(connection);
         if let Some(purge) = purge {
             connections = connections.purge_hook(purge);
@@ -367,6 +367,7 @@ fn read_connections(snapshot: &mut RuntimeSnapshot, connections: &ConnectionMana
     snapshot.connections_idle = stats.idle;
     // One that has not sent a byte yet is held as one that is parked.
     snapshot.connections_parked = stats.parked + stats.new;
+    snapshot.connections_upgraded = stats.upgraded;
     snapshot.connections_total = stats.accepted_total;
     for reason in CloseReason::ALL {
         let closed = &mut snapshot.connections_closed_total;

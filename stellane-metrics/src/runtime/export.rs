@@ -39,6 +39,7 @@ impl RuntimeMetrics {
                 (&[("state", "active")], s.connections_active as f64),
                 (&[("state", "idle")], s.connections_idle as f64),
                 (&[("state", "parked")], s.connections_parked as f64),
+                (&[("state", "upgraded")], s.connections_upgraded as f64),
             ],
         );
         gauge(&names::INTERNER_ENTRIES, &one(s.interner_entries as f64));

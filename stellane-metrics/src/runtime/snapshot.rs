@@ -88,6 +88,8 @@ pub struct RuntimeSnapshot {
     pub connections_idle: u64,
     /// Idle connections that were taken apart to their socket.
     pub connections_parked: u64,
+    /// Connections that were handed over to another protocol.
+    pub connections_upgraded: u64,
     /// Connections accepted since the start.
     pub connections_total: u64,
     /// Connections accepted per second.
@@ -211,7 +213,10 @@ impl RuntimeSnapshot {
         cores: f64,
         routes: impl FnOnce() -> Vec<RouteStats>,
     ) {
-        let connections = self.connections_active + self.connections_idle + self.connections_parked;
+        let connections = self.connections_active
+            + self.connections_idle
+            + self.connections_parked
+            + self.connections_upgraded;
         let mut migration = MigrationReadiness {
             performance_ceiling: ReadinessCheck::new(self.requests_per_second, 400_000.0),
             latency: ReadinessCheck::new(self.latency_p99.as_secs_f64(), 0.001),

@@ -146,6 +146,7 @@ fn sections(now: &Snapshot) -> [(&'static str, Rows); 5] {
                 ("active", n("connections_active")),
                 ("idle", n("connections_idle")),
                 ("parked", n("connections_parked")),
+                ("upgraded", n("connections_upgraded")),
                 ("per second", n("connections_per_second")),
                 ("closed", count(now.sum("connections_closed_total"))),
             ],

@@ -70,6 +70,13 @@ pub struct ConnectionConfig {
     /// into a connection that is just being closed; worth the 23 bytes where a proxy or a pool of connections is the
     /// client. Room for new connections is made, and drains go on, as without it. Default `false`.
     pub keep_alive_header: bool,
+    /// How long the handler of a request may still take, or a response in pieces pause, when the client has ended its side
+    /// of an HTTP/1 connection: by FIN, or over TLS by `close_notify`. Who asks like that may be a script that reads the
+    /// answer (`nc -N`), or a browser that has given up: the two look the same. Too short leaves the former without an
+    /// answer, too long works for the latter. Then the handler is dropped and counted as cancelled. Default `5s`, `0s`:
+    /// as long as it takes.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub half_close_grace: Duration,
     /// How long a response may stand still because the client does not read, while there is room; then the connection
     /// is reset, so that the client sees that it has not got all. Too short cuts downloads whose user pauses a video,
     /// too long keeps what dead clients hold. Default `10m`.
@@ -146,6 +153,10 @@ pub struct ConnectionConfig {
     /// reads (64 KiB: 17 for a MiB, and as many writes to disk), too high and a client whose body nobody reads
     /// takes as much memory. Default 400 KiB.
     pub read_buffer_bytes: usize,
+    /// How much of a request's body that its handler does not read (a 401, a 404, a refusal under load) is read and
+    /// dropped, so that its HTTP/1 connection goes on. The answer to a request with a longer `Content-Length` says
+    /// `Connection: close`. Too low costs connections, too high reads what nobody wants. Default 256 KiB.
+    pub unread_body_bytes: u64,
     /// Whether each request carries a `ConnectInfo` in its extensions: who the client is, what TLS agreed on, and
     /// when a drain begins, which [`drain_token`](crate::connection::drain_token) tells without it. It costs each request three small allocations. Default `false`.
     pub connect_info: bool,
@@ -177,6 +188,7 @@ impl Default for ConnectionConfig {
             head_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             keep_alive_header: false,
+            half_close_grace: Duration::from_secs(5),
             write_timeout: Duration::from_secs(600),
             min_body_rate_bytes: 240,
             min_response_rate_bytes: 240,
@@ -193,6 +205,7 @@ impl Default for ConnectionConfig {
             strict_http1: true,
             max_head_bytes: 64 << 10,
             read_buffer_bytes: 400 << 10,
+            unread_body_bytes: 256 << 10,
             connect_info: false,
             nodelay: true,
             listen: ListenConfig::default(),
@@ -224,6 +237,7 @@ impl ConnectionConfig {
             ("first_byte_timeout", self.first_byte_timeout),
             ("head_timeout", self.head_timeout),
             ("idle_timeout", self.idle_timeout),
+            ("half_close_grace", self.half_close_grace),
             ("write_timeout", self.write_timeout),
             ("rate_grace", self.rate_grace),
             ("min_timeout", self.min_timeout),
@@ -249,6 +263,7 @@ impl ConnectionConfig {
         for (key, value) in [
             ("min_body_rate_bytes", self.min_body_rate_bytes),
             ("min_response_rate_bytes", self.min_response_rate_bytes),
+            ("unread_body_bytes", self.unread_body_bytes),
         ] {
             ConfigError::check(&mut errors, key, value, 0..=1 << 30);
         }

@@ -15,8 +15,10 @@ use crate::connection::{
     table::{clock::millis, command::Command, record::Record},
 };
 
-/// How long a closing connection waits for its client to end, in milliseconds.
+/// How long a closing connection waits for its client to end, or to send more, in milliseconds.
 const LINGER: u64 = 1000;
+/// The same for a client that may not have sent all of a body: those that write first read the answer after that.
+const LINGER_FOR_A_BODY: u64 = 5000;
 /// How much later than it says a connection is closed for being idle: a request may be on its way for as long.
 const LATE: u64 = 1000;
 
@@ -27,6 +29,7 @@ pub(crate) struct Deadlines {
     patience: Patience,
     handshake: u64,
     idle: u64,
+    half_close: u64,
     /// 0 is off.
     max_age: u64,
     /// How much older one gets at most.
@@ -75,6 +78,7 @@ impl Deadlines {
             #[cfg(not(feature = "tls"))]
             handshake: u64::MAX,
             idle: or_never(settings.idle_timeout()).saturating_add(late),
+            half_close: or_never(millis(config.half_close_grace)),
             max_age: millis(config.max_age),
             age_grace: or_never(millis(config.max_age_grace)),
             park: if config.park { park_after } else { u64::MAX },
@@ -148,7 +152,11 @@ impl Deadlines {
         use CloseReason::{
             Finished, FirstByteTimeout, HandshakeTimeout, HeadTimeout, IdleTimeout, SlowRead,
         };
-        use ConnectionState::{Closing, Handshake, Head, Idle, New, Parked, Queued};
+        use ConnectionState::{Closing, HalfClosed, Handshake, Head, Idle, New, Parked, Queued};
+        let linger = match record.had_body() {
+            true => LINGER_FOR_A_BODY,
+            false => LINGER,
+        };
         match state {
             New if waited >= self.patience.first_byte => Command::Close(FirstByteTimeout),
             Handshake | Queued if waited >= self.handshake => Command::Close(HandshakeTimeout),
@@ -160,7 +168,8 @@ impl Deadlines {
                 Command::Close(SlowRead)
             }
             Idle | Parked if waited >= self.idle => Command::Close(IdleTimeout),
-            Closing if waited >= LINGER => Command::Close(Finished),
+            HalfClosed if waited >= self.half_close => Command::Close(CloseReason::HalfClosed),
+            Closing if waited >= linger => Command::Close(Finished),
             New | Idle if waited >= self.park => Command::Park,
             _ => Command::None,
         }
@@ -211,7 +220,7 @@ mod tests {
     fn each_state_has_its_deadline() {
         use CloseReason::{Finished, FirstByteTimeout, HeadTimeout, IdleTimeout};
         use Command::{Close, None, Park};
-        use ConnectionState::{Active, Closing, Head, Idle, New, Parked, Upgraded};
+        use ConnectionState::{Active, Closing, HalfClosed, Head, Idle, New, Parked, Upgraded};
         let config = ConnectionConfig::default();
         for (state, waited, expected) in [
             (New, 990, None),
@@ -228,6 +237,8 @@ mod tests {
             (Closing, 990, None),
             (Closing, 1000, Close(Finished)),
             (Active, 1_000_000, None),
+            (HalfClosed, 4990, None),
+            (HalfClosed, 5000, Close(CloseReason::HalfClosed)),
             (Upgraded, 1_000_000, None),
         ] {
             let record = record(state, 5000);

@@ -10,17 +10,18 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 
 use crate::connection::{
     http_service::HttpService,
-    incoming::Incoming,
+    incoming::{Incoming, UnreadBody},
     lifecycle::Shared,
     protocol::{
         connect_info::ConnectInfo, farewell::Farewell, http1::fast_path::date, io::websocket,
-        keep_alive, open_body::OpenBody,
+        open_body::OpenBody, persistence, terms::Terms,
     },
+    state::ConnectionState,
     table::record::Record,
 };
 
@@ -36,6 +37,7 @@ pub(crate) struct Adapter<S: HttpService> {
     returned: Returned<S::ResFuture>,
     owner: Owner,
     info: Option<ConnectInfo>,
+    unread: Option<Arc<UnreadBody>>,
     /// The answer to the next request that hyper brings, which was called for before.
     begun: Cell<Option<Box<ResponseFuture<S>>>>,
 }
@@ -45,16 +47,6 @@ pub(crate) struct Adapter<S: HttpService> {
 struct Owner {
     record: Arc<Record>,
     shared: Arc<Shared>,
-}
-
-/// What the response has to say about its connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
-    connect: bool,
-    http1: bool,
-    last: bool,
-    /// Whether it says how long the connection may be idle.
-    tells_idle: bool,
 }
 
 impl<S: HttpService> Adapter<S> {
@@ -70,13 +62,24 @@ impl<S: HttpService> Adapter<S> {
             spare: RefCell::default(),
             returned: Arc::default(),
             owner: Owner { record, shared },
+            unread: None,
             begun: Cell::new(None),
         }
     }
 
-    /// The next request from hyper has this answer.
-    pub(crate) fn answer_with(&mut self, begun: Option<Box<ResponseFuture<S>>>) {
+    /// From now on hyper calls it; the next request has this answer, if there is one.
+    pub(crate) fn serve_hyper(
+        &mut self,
+        begun: Option<Box<ResponseFuture<S>>>,
+        unread: Arc<UnreadBody>,
+    ) {
         self.begun = Cell::new(begun);
+        self.unread = Some(unread);
+    }
+
+    /// Gives an answer to a simple request to hyper.
+    pub(crate) fn give_to_hyper(&self, answer: Answer<S>) -> ResponseFuture<S> {
+        self.owner.give_to_hyper(self.terms_of_simple(), answer)
     }
 
     pub(crate) fn into_inner(self) -> S {
@@ -107,13 +110,17 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
         let mut waiting = None;
-        let request = request.map(Incoming::from);
-        let answer = AssertUnwindSafe(|| self.answer(request, &mut cx, &mut waiting));
-        match catch_unwind(answer) {
-            Ok(Poll::Ready(answer)) => {
-                let open = |response| self.owner.open(response);
-                ResponseFuture::Done(Some(answer.map(open)))
+        let terms = self.terms(&request);
+        let request = match &self.unread {
+            Some(unread) if !request.body().is_end_stream() => {
+                unread.begin(request.headers().contains_key(header::EXPECT));
+                request.map(|body| Incoming::of_connection(body, Arc::clone(unread)))
             }
+            _ => request.map(Incoming::from),
+        };
+        let answer = AssertUnwindSafe(|| self.answer(request, terms, &mut cx, &mut waiting));
+        match catch_unwind(answer) {
+            Ok(Poll::Ready(answer)) => self.owner.give_to_hyper(terms, answer),
             Ok(Poll::Pending) => {
                 waiting.map_or(ResponseFuture::Done(None), ResponseFuture::Pending)
             }
@@ -133,15 +140,42 @@ impl<S: HttpService> Adapter<S> {
             || shared.drains(record))
     }
 
-    /// What hyper gets of an answer of HTTP/1.
-    pub(crate) fn open<B: Body>(&self, response: Response<B>) -> Response<OpenBody<B>> {
-        self.owner.open(response)
-    }
-
     /// Counts a request that the service does not hear of.
     pub(crate) fn pass_by(&self) {
         let Owner { record, shared } = &self.owner;
         record.begin_request(false, shared.clock.now());
+    }
+
+    /// What there is to say on the response to the next request, which is a simple one.
+    #[inline]
+    pub(crate) fn terms_of_simple(&self) -> Terms {
+        let Owner { record, shared } = &self.owner;
+        Terms {
+            connect: false,
+            head: false,
+            version: Version::HTTP_11,
+            is_wanted: true,
+            last: shared.is_last(record.requests() + 1),
+            tells_idle: shared.config.keep_alive_header,
+        }
+    }
+
+    /// The same for a request from hyper.
+    pub(crate) fn terms<B>(&self, request: &Request<B>) -> Terms {
+        let version = request.version();
+        let is_wanted = version >= Version::HTTP_2 || persistence::is_wanted(request);
+        if !is_wanted {
+            self.owner.record.flags().set_client_closes();
+        }
+        let simple = self.terms_of_simple();
+        Terms {
+            connect: request.method() == Method::CONNECT,
+            head: request.method() == Method::HEAD,
+            version,
+            is_wanted,
+            tells_idle: simple.tells_idle && is_wanted && version == Version::HTTP_11,
+            ..simple
+        }
     }
 
     /// Calls the service, and polls its answer once. One that is not there is left in `waiting`: one that is, is large
@@ -150,6 +184,7 @@ impl<S: HttpService> Adapter<S> {
     pub(crate) fn answer(
         &self,
         mut request: Request<Incoming>,
+        terms: Terms,
         cx: &mut Context<'_>,
         waiting: &mut Option<Waiting<S>>,
     ) -> Poll<Answer<S>> {
@@ -157,19 +192,13 @@ impl<S: HttpService> Adapter<S> {
             request.extensions_mut().insert(info.clone());
         }
         let Owner { record, shared } = &self.owner;
-        let number = record.begin_request(!request.body().is_end_stream(), shared.clock.now());
+        record.begin_request(!request.body().is_end_stream(), shared.clock.now());
         if let Some(budget) = shared.budgets.of(&request) {
             record.begin_budget(budget);
         }
-        if record.flags().closes_after_upgrade_response() && asks_for_upgrade(&request) {
+        if record.flags().has_bytes_behind_upgrade() && asks_for_upgrade(&request) {
             record.flags().close_after_response();
         }
-        let terms = Terms {
-            connect: request.method() == Method::CONNECT,
-            http1: request.version() < Version::HTTP_2,
-            last: shared.is_last(number),
-            tells_idle: shared.config.keep_alive_header && keep_alive::is_for(&request),
-        };
         let mut service = self.service.borrow_mut();
         match service.poll_ready(cx) {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -193,7 +222,7 @@ impl<S: HttpService> Adapter<S> {
                 slot.set(None);
                 self.spare.replace(Some(slot));
                 if let Ok(response) = answer {
-                    self.owner.finish(terms, response);
+                    self.owner.finish(terms, self.unread.as_deref(), response);
                 }
             }
         }
@@ -215,6 +244,7 @@ impl<S: HttpService> Adapter<S> {
         Waiting {
             stage,
             terms,
+            unread: self.unread.clone(),
             returned: Arc::clone(&self.returned),
             guard: InFlight::new(self.owner.clone()),
         }
@@ -246,13 +276,21 @@ type OpenAnswer<S> =
 pub(crate) enum ResponseFuture<S: HttpService> {
     Done(Option<OpenAnswer<S>>),
     Pending(Waiting<S>),
+    /// Says that the connection goes over to another protocol: hyper may have it when it can give the socket away.
+    Upgrade(Box<Upgrade<S>>),
     Panicked(Option<Box<dyn Any + Send>>),
+}
+
+pub(crate) struct Upgrade<S: HttpService> {
+    answer: Option<OpenAnswer<S>>,
+    owner: Owner,
 }
 
 /// An answer that was not there at once.
 pub(crate) struct Waiting<S: HttpService> {
     stage: Stage<S>,
     terms: Terms,
+    unread: Option<Arc<UnreadBody>>,
     returned: Returned<S::ResFuture>,
     guard: InFlight,
 }
@@ -270,15 +308,24 @@ impl<S: HttpService> Future for ResponseFuture<S> {
     type Output = OpenAnswer<S>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        if let Self::Pending(waiting) = this {
+            let answer = ready!(Pin::new(&mut *waiting).poll(cx));
+            *this = waiting.guard.owner.give_to_hyper(waiting.terms, answer);
+        }
+        match this {
             Self::Done(result) => match result.take() {
                 Some(result) => Poll::Ready(result),
                 None => Poll::Pending,
             },
-            Self::Pending(waiting) => {
-                let answer = ready!(Pin::new(&mut *waiting).poll(cx));
-                Poll::Ready(answer.map(|response| waiting.guard.owner.open(response)))
+            Self::Upgrade(upgrade) if upgrade.owner.record.state() == ConnectionState::Upgraded => {
+                match upgrade.answer.take() {
+                    Some(answer) => Poll::Ready(answer),
+                    None => Poll::Pending,
+                }
             }
+            // The connection's task polls again.
+            Self::Upgrade(_) | Self::Pending(_) => Poll::Pending,
             Self::Panicked(panic) => match panic.take() {
                 Some(panic) => resume_unwind(panic),
                 None => Poll::Pending,
@@ -294,6 +341,7 @@ impl<S: HttpService> Future for Waiting<S> {
         let Self {
             stage,
             terms,
+            unread,
             returned,
             guard,
         } = self.get_mut();
@@ -315,29 +363,23 @@ impl<S: HttpService> Future for Waiting<S> {
         }
         guard.answered = true;
         if let Ok(response) = &mut answer {
-            guard.owner.finish(*terms, response);
+            guard.owner.finish(*terms, unread.as_deref(), response);
         }
         Poll::Ready(answer)
     }
 }
 
 impl Owner {
-    #[inline]
-    fn open<B: Body>(&self, response: Response<B>) -> Response<OpenBody<B>> {
-        let farewell = Farewell::of(&response, self.record.budget());
-        response.map(|body| OpenBody::new(body, farewell))
-    }
-
     /// Says on a response what becomes of its connection. In place: the body is wrapped where the response is
     /// moved anyway.
     #[inline]
-    fn finish<B>(&self, terms: Terms, response: &mut Response<B>) {
+    fn finish<B>(&self, terms: Terms, unread: Option<&UnreadBody>, response: &mut Response<B>) {
         if self.shared.clock.was_set_back()
             && let Some(date) = date::value()
         {
             response.headers_mut().entry(header::DATE).or_insert(date);
         }
-        if !terms.http1 {
+        if terms.version >= Version::HTTP_2 {
             // What is upgraded is a stream, and how a connection ends is said by GOAWAY.
             return;
         }
@@ -350,13 +392,32 @@ impl Owner {
         } else if terms.last
             || self.record.flags().closes_after_response()
             || self.shared.drains(&self.record)
+            || unread.is_some_and(UnreadBody::is_refused)
         {
-            // hyper sees it and closes after this response; the client knows before it sends another.
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
+            persistence::say_close(response);
         } else if terms.tells_idle {
-            keep_alive::tell(response.headers_mut(), self.shared.settings.idle_timeout());
+            let idle_timeout = self.shared.settings.idle_timeout();
+            persistence::tell_idle(response.headers_mut(), idle_timeout);
         }
+    }
+
+    /// An answer for hyper to send.
+    fn give_to_hyper<S: HttpService>(&self, terms: Terms, answer: Answer<S>) -> ResponseFuture<S> {
+        let http1 = terms.version < Version::HTTP_2;
+        let answer = answer.map(|mut response| {
+            if http1 {
+                terms.settle(&mut response);
+            }
+            let farewell = Farewell::of(&response, self.record.budget());
+            response.map(|body| OpenBody::new(body, farewell))
+        });
+        if http1 && self.record.flags().is_upgraded() {
+            return ResponseFuture::Upgrade(Box::new(Upgrade {
+                answer: Some(answer),
+                owner: self.clone(),
+            }));
+        }
+        ResponseFuture::Done(Some(answer))
     }
 }
 

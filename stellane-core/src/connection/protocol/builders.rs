@@ -22,6 +22,8 @@ impl HyperBuilders {
         // Deadlines are the sweep's business.
         http1
             .header_read_timeout(None)
+            // Who has sent all it sends is answered; it is the manager that looks whether anybody is there.
+            .half_close(true)
             .max_header_size(config.max_head_bytes)
             .max_buf_size(config.max_head_bytes.max(config.read_buffer_bytes))
             .pipeline_flush(false);

@@ -8,9 +8,10 @@ pub(crate) mod http1;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
 pub(crate) mod io;
-pub(crate) mod keep_alive;
 pub(crate) mod open_body;
+pub(crate) mod persistence;
 pub(crate) mod scope;
 pub(crate) mod service_source;
 pub(crate) mod task;
+pub(crate) mod terms;
 pub(crate) mod upgraded;

@@ -124,7 +124,8 @@ impl<B: Body<Error: Into<BoxError>> + 'static> Body for OpenBody<B> {
                 inner, farewell, ..
             } => farewell.is_said() || inner.is_end_stream(),
             Self::Begun { begun } => {
-                begun.frame.is_none() && (*begun.rest).as_ref().is_none_or(B::is_end_stream)
+                // Without a rest it ended before its length, which is to be seen.
+                begun.frame.is_none() && (*begun.rest).as_ref().is_some_and(B::is_end_stream)
             }
         }
     }

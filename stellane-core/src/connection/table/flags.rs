@@ -10,15 +10,17 @@ use std::sync::atomic::{
 pub(crate) struct Flags(AtomicU8);
 
 const UPGRADED: u8 = 1;
-const PARKING: u8 = 1 << 1;
+const HALF_CLOSED: u8 = 1 << 1;
 const CLOSE_AFTER_RESPONSE: u8 = 1 << 2;
-const CLOSE_AFTER_UPGRADE_RESPONSE: u8 = 1 << 3;
+const BYTES_BEHIND_UPGRADE: u8 = 1 << 3;
 const HALF_LEFT: u8 = 1 << 4;
 #[cfg(feature = "http2")]
 const ABUSIVE: u8 = 1 << 5;
 const WEBSOCKET: u8 = 1 << 6;
 #[cfg(feature = "http2")]
 const ANSWERED_PING: u8 = 1 << 7;
+/// Of HTTP/1 alone, as the one before is of HTTP/2.
+const CLIENT_CLOSES: u8 = 1 << 7;
 
 impl Flags {
     fn has(&self, flag: u8) -> bool {
@@ -52,17 +54,22 @@ impl Flags {
         !self.set(HALF_LEFT)
     }
 
-    /// Whether it is being taken apart: hyper's end is not the socket's.
-    pub(crate) fn is_parking(&self) -> bool {
-        self.has(PARKING)
+    /// Whether the client has ended its side.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.has(HALF_CLOSED)
     }
 
-    pub(crate) fn begin_parking(&self) {
-        self.set(PARKING);
+    pub(crate) fn set_half_closed(&self) {
+        self.set(HALF_CLOSED);
     }
 
-    pub(crate) fn end_parking(&self) {
-        self.0.fetch_and(!PARKING, Relaxed);
+    /// Whether the client has said that it sends no other request.
+    pub(crate) fn client_closes(&self) -> bool {
+        self.has(CLIENT_CLOSES)
+    }
+
+    pub(crate) fn set_client_closes(&self) {
+        self.set(CLIENT_CLOSES);
     }
 
     /// Whether its next response is its last.
@@ -75,13 +82,13 @@ impl Flags {
         self.set(CLOSE_AFTER_RESPONSE)
     }
 
-    /// Whether the response to a request for an upgrade is its last, since bytes behind the request are waiting.
-    pub(crate) fn closes_after_upgrade_response(&self) -> bool {
-        self.has(CLOSE_AFTER_UPGRADE_RESPONSE)
+    /// Whether bytes stand behind a request for an upgrade: if that is declined, its response is the last.
+    pub(crate) fn has_bytes_behind_upgrade(&self) -> bool {
+        self.has(BYTES_BEHIND_UPGRADE)
     }
 
-    pub(crate) fn close_after_upgrade_response(&self) {
-        self.set(CLOSE_AFTER_UPGRADE_RESPONSE);
+    pub(crate) fn set_bytes_behind_upgrade(&self) {
+        self.set(BYTES_BEHIND_UPGRADE);
     }
 
     /// Whether its client makes work without asking for anything.
@@ -120,10 +127,11 @@ mod tests {
     fn a_flag_stands_alone() {
         let flags = Flags::default();
         assert!(flags.close_after_response() && !flags.close_after_response());
-        flags.begin_parking();
         assert!(!flags.leave_upgraded() && flags.leave_upgraded());
-        flags.end_parking();
-        assert!(flags.closes_after_response() && !flags.is_parking());
-        assert!(!flags.is_upgraded() && !flags.closes_after_upgrade_response());
+        flags.set_half_closed();
+        flags.set_client_closes();
+        assert!(flags.closes_after_response() && flags.is_half_closed() && flags.client_closes());
+        assert!(!flags.is_upgraded() && !flags.is_websocket());
+        assert!(!flags.has_bytes_behind_upgrade());
     }
 }

@@ -169,6 +169,11 @@ impl Record {
         self.phase.enter(state, now);
     }
 
+    /// The state goes on, and its time begins anew.
+    pub(crate) fn begin_anew(&self, now: u64) {
+        self.phase.since.set(now);
+    }
+
     /// Whether the latest request had a body, which may not have been read to its end.
     pub(crate) fn had_body(&self) -> bool {
         self.phase.had_body.load(Relaxed)

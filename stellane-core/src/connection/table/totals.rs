@@ -134,8 +134,9 @@ fn add(live: &mut ConnectionStats, record: &Record) {
         | ConnectionState::Queued
         | ConnectionState::Head
         | ConnectionState::Active
-        | ConnectionState::Upgraded
+        | ConnectionState::HalfClosed
         | ConnectionState::Closing => live.active += 1,
+        ConnectionState::Upgraded => live.upgraded += 1,
     }
     live.requests_in_flight += u64::from(record.answers().in_flight());
     live.requests_total += record.requests();

@@ -106,6 +106,13 @@ impl Socket {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
+    /// Ends this side if that takes words: `close_notify`. A plain socket says it by being closed.
+    pub(crate) fn say_goodbye(&mut self, cx: &mut Context<'_>) {
+        if self.stays_with_task() {
+            let _: Poll<io::Result<()>> = Pin::new(self).poll_shutdown(cx);
+        }
+    }
+
     /// Whether its client has sent something, also if tokio has not heard of it yet: for an end that gives way to a
     /// request.
     pub(crate) fn has_bytes(&self) -> bool {

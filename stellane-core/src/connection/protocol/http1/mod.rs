@@ -4,3 +4,4 @@ pub(crate) mod chunk_line;
 pub(crate) mod fast_path;
 pub(crate) mod guard;
 pub(crate) mod lines;
+pub(crate) mod refusal;

@@ -48,13 +48,15 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
     type Future = StreamFuture<S>;
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> StreamFuture<S> {
+        let terms = self.adapter.terms(&request);
         // The messages of a call may come as seldom as they like.
         let paced = request.method() != Method::POST || !is_grpc(&request);
         let request = request.map(|body| Incoming::of_stream(body, self.connection, paced));
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
         let mut waiting = None;
-        let answer = AssertUnwindSafe(|| self.adapter.answer(request, &mut cx, &mut waiting));
+        let answer =
+            AssertUnwindSafe(|| self.adapter.answer(request, terms, &mut cx, &mut waiting));
         match catch_unwind(answer) {
             Ok(Poll::Ready(answer)) => StreamFuture::Done(Some(open::<S>(answer, &self.ledger))),
             Ok(Poll::Pending) => waiting.map_or(StreamFuture::Done(None), |waiting| {

@@ -114,15 +114,46 @@ impl Inspector {
                 self.refuses = true;
                 return Ok(Found::Refused(at));
             }
-            // Not to be taken for a request, should the handler decline the upgrade.
-            Verdict::Held if self.requests_before + guard.heads() > record.requests() => {
-                record.flags().close_after_upgrade_response();
-            }
-            Verdict::Held => {
-                record.flags().close_after_response();
-            }
+            Verdict::Held => self.found_behind_upgrade(record),
         }
         Ok(Found::Nothing)
+    }
+
+    /// Bytes behind a request for an upgrade are not to be taken for a request, should the handler decline it: a client
+    /// that began to speak the other protocol would be heard as one that asks.
+    fn found_behind_upgrade(&self, record: &Record) {
+        let Watch::Http1(guard) = &self.watch else {
+            return;
+        };
+        record.flags().set_bytes_behind_upgrade();
+        if self.requests_before + guard.heads() <= record.requests() {
+            record.flags().close_after_response();
+        }
+    }
+
+    /// Bytes were read that hyper has not asked for, while a service is at work.
+    pub(crate) fn has_read_ahead(&self, record: &Record) {
+        let is_held = matches!(&self.watch, Watch::Http1(guard) if guard.is_held());
+        if is_held && !record.flags().is_upgraded() && record.answers().in_flight() > 0 {
+            self.found_behind_upgrade(record);
+        }
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        #[cfg(feature = "http2")]
+        return matches!(&self.watch, Watch::Http2(_));
+        #[cfg(not(feature = "http2"))]
+        false
+    }
+
+    /// Whether the next byte may begin a request. Without a guard nobody knows.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        match &self.watch {
+            Watch::Http1(guard) => !guard.in_body(),
+            Watch::Nothing => true,
+            #[cfg(feature = "http2")]
+            Watch::Http2(_) => false,
+        }
     }
 
     /// Whether hyper has no request to answer any more, and is not to have the next: in place of its bytes it gets
@@ -151,11 +182,6 @@ impl Inspector {
                 let _ = bytes;
             }
         }
-    }
-
-    #[cfg(feature = "http2")]
-    pub(crate) fn is_http2(&self) -> bool {
-        matches!(&self.watch, Watch::Http2(_))
     }
 
     /// What a client is told in the end that abuses its connection.
@@ -249,7 +275,7 @@ mod tests {
             }
             look(&mut http1(0), upgrade, &record).expect("fine");
             let flags = record.flags();
-            assert_eq!(flags.closes_after_upgrade_response(), at_upgrade);
+            assert!(flags.has_bytes_behind_upgrade());
             assert_eq!(flags.closes_after_response(), !at_upgrade);
         }
     }

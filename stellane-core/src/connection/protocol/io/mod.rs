@@ -5,6 +5,7 @@ pub(crate) mod linger;
 pub(crate) mod pipeline;
 pub(crate) mod unread;
 pub(crate) mod websocket;
+mod write;
 
 use std::{
     io,
@@ -22,16 +23,16 @@ use crate::connection::{
     protocol::{
         io::{
             inspect::{Found, Inspector, UnknownCoding, Watch},
-            linger::Linger,
+            linger::{Linger, MAX_LINGER_HTTP2},
             pipeline::HeldAnswers,
             unread::Unread,
             websocket::Frames,
         },
+        open_body,
         upgraded::Tracked,
     },
-    reason::CloseReason,
     state::ConnectionState,
-    table::{command::Command, record::Record, turn::NO_TURN},
+    table::{record::Record, turn::NO_TURN},
     transport::socket::Socket,
 };
 
@@ -56,6 +57,8 @@ pub(crate) struct Io {
     /// The socket was just unparked: tokio does not know yet that it takes bytes, and would have the first
     /// answer wait for a turn of its poller.
     unparked: bool,
+    /// The client has sent all it sends.
+    ended: bool,
     /// The turn of its task in which the socket had nothing to read: hyper asks up to three times in one,
     /// and the waker stays the same.
     blocked_in: u32,
@@ -78,11 +81,12 @@ impl Io {
             rewind,
             inspector: Inspector::new(watch, record.requests()),
             held: HeldAnswers::default(),
-            linger: Linger::default(),
+            linger: Linger::new(MAX_LINGER_HTTP2, false),
             unread: Unread::default(),
             frames: Frames::default(),
             owner: Tracked { record, shared },
             unparked,
+            ended: false,
             blocked_in: NO_TURN,
             condemned: false,
             said_last_words: false,
@@ -93,62 +97,39 @@ impl Io {
         self.owner.shared.clock.now()
     }
 
+    /// Whether the client has sent all it sends.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     fn another_follows(&self) -> bool {
         self.inspector.another_follows(&self.owner.record)
     }
 
-    /// Writes, or holds back what can be sent together with the next answer.
-    #[inline]
-    fn poll_write_or_hold(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let another = self.another_follows();
-        if !another && self.held.is_empty() {
-            return self.poll_write_now(cx, buffer);
-        }
-        if !self.held.has_room_for(buffer) {
-            ready!(self.poll_send_held(cx))?;
-            return self.poll_write_now(cx, buffer);
-        }
-        self.held.hold(buffer);
-        if !another && let Poll::Ready(Err(error)) = self.poll_send_held(cx) {
-            return Poll::Ready(Err(error));
-        }
-        Poll::Ready(Ok(buffer.len()))
+    /// The socket, what was read from it and not used, and what is written and not sent; hyper has read this.
+    pub(crate) fn into_parts(mut self, read: Bytes) -> (Socket, Bytes, Vec<u8>) {
+        self.read_before(read);
+        (self.socket, self.rewind, self.held.into_inner())
     }
 
-    fn poll_send_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut held = mem::take(&mut self.held);
-        let polled = held.poll_send(|bytes| self.poll_write_now(cx, bytes));
-        self.held = held;
-        polled
+    pub(crate) fn holds_answers(&self) -> bool {
+        !self.held.is_empty()
     }
 
-    /// For an end that hyper does not announce.
-    pub(crate) fn send_what_it_takes(&mut self) {
-        self.held.send_what_it_takes(&mut self.socket);
-    }
-
-    fn poll_write_now(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        if self.frames.is_closed() {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let buffers = [io::IoSlice::new(buffer)];
-        let polled = match self.write_unparked(&buffers) {
-            Some(n) => Poll::Ready(Ok(n)),
-            None => Pin::new(&mut self.socket).poll_write(cx, buffer),
+    /// What hyper has read and not used comes before what it has not asked for.
+    fn read_before(&mut self, read: Bytes) {
+        self.rewind = match (read.is_empty(), self.rewind.is_empty()) {
+            (_, true) => read,
+            (true, _) => mem::take(&mut self.rewind),
+            _ => [&read[..], &self.rewind[..]].concat().into(),
         };
-        self.wrote(polled, &buffers, cx)
     }
 
-    /// Writes past tokio, once; what goes wrong is left to the usual way.
-    fn write_unparked(&mut self, buffers: &[io::IoSlice<'_>]) -> Option<usize> {
-        if !mem::take(&mut self.unparked) {
-            return None;
-        }
-        self.socket.write_now(buffers).ok().filter(|n| *n > 0)
+    /// Begins with hyper anew, which has read this and not used it.
+    pub(crate) fn begin_again(&mut self, read: Bytes, requests_before: u64) {
+        self.read_before(read);
+        let unread = mem::take(&mut self.rewind);
+        self.begin_anew(unread, requests_before);
     }
 
     /// Reads what came, which nobody has looked at yet.
@@ -158,26 +139,69 @@ impl Io {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(cx, buffer);
         let record = &self.owner.record;
         match &polled {
-            Poll::Ready(Ok(())) => record.add_read(buffer.filled().len() - before),
+            Poll::Ready(Ok(())) if buffer.filled().len() > before => {
+                record.add_read(buffer.filled().len() - before);
+            }
+            Poll::Ready(Ok(())) => {
+                self.ended = true;
+                record.flags().set_half_closed();
+            }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.blocked_in = record.turn().number(),
         }
         polled
     }
 
-    /// Sends these bytes, and holds what the socket does not take. False if it did not take all.
+    /// Reads what comes while an answer is awaited, as hyper does not: it may be that the client is gone.
     #[inline]
-    pub(crate) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<bool> {
-        let sent = match self.poll_write_now(cx, bytes)? {
-            Poll::Ready(n) => n,
-            Poll::Pending => 0,
-        };
-        self.held.hold(&bytes[sent..]);
-        Ok(self.held.is_empty() && Pin::new(self).poll_flush(cx)?.is_ready())
+    pub(crate) fn poll_ahead(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match ready!(self.poll_socket(cx, buffer)) {
+            Ok(()) if !buffer.filled().is_empty() => return Poll::Ready(Ok(())),
+            Ok(()) => {}
+            // TLS without its goodbye.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+        self.ended = true;
+        let record = &self.owner.record;
+        record.flags().set_half_closed();
+        record.enter(ConnectionState::HalfClosed, self.now());
+        Poll::Ready(Ok(()))
+    }
+
+    /// While hyper waits for a service it does not read. A body it asks for when the service does.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let record = &self.owner.record;
+        let awaited = record.answers().in_flight() > 0 || !open_body::none_open();
+        let looks = awaited
+            && self.rewind.is_empty()
+            && !self.ended
+            && self.blocked_in != record.turn().number()
+            && self.inspector.is_between_messages();
+        if !looks {
+            return Ok(());
+        }
+        let mut space = [MaybeUninit::uninit(); 2048];
+        let mut read = ReadBuf::uninit(&mut space);
+        if let Poll::Ready(read_ahead) = self.poll_ahead(cx, &mut read) {
+            read_ahead?;
+            self.rewind = Bytes::copy_from_slice(read.filled());
+            if !self.rewind.is_empty() {
+                self.inspector.has_read_ahead(&self.owner.record);
+            }
+        }
+        Ok(())
     }
 
     /// Goes over to hyper, at the beginning of a request: these bytes were read and not used.
@@ -201,92 +225,6 @@ impl Io {
     fn poll_condemned(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(self).poll_shutdown(cx))?;
         Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
-    }
-
-    /// Says why, unless a frame is half sent: then the end has to do.
-    fn say_last_words(&mut self) {
-        #[cfg(feature = "http2")]
-        if !self.said_last_words
-            && let Some(words) = self.inspector.last_words(&self.owner.record)
-        {
-            self.socket.try_write(&words);
-        }
-        self.said_last_words = true;
-    }
-
-    /// An upgraded connection that is told to end fails. A WebSocket is told goodbye before.
-    fn obey(&mut self) -> io::Result<()> {
-        let Tracked { record, shared } = &self.owner;
-        if record.flags().is_websocket()
-            && self.frames.may_close()
-            && shared.drain.is_over(record.budget())
-        {
-            self.socket.try_write(&websocket::SERVICE_RESTART);
-            self.frames.close();
-            shared.drain.count_farewell();
-        }
-        match self.owner.record.commands().take() {
-            Command::Close(_) => Err(io::ErrorKind::ConnectionAborted.into()),
-            Command::Park | Command::None => Ok(()),
-        }
-    }
-
-    /// The socket takes no more. Whoever is to go for that is spared if it takes what it was sent before, and sees
-    /// that it has not got all if not.
-    #[cold]
-    fn stall(&mut self) {
-        let (now, Tracked { record, shared }) = (self.now(), &self.owner);
-        let begins = record.answers().stall_write(now);
-        if begins {
-            self.unread.begin(&self.socket, now);
-        }
-        if record.commands().asked() != Command::Close(CloseReason::SlowRead) {
-            return;
-        }
-        let rate = shared.config.min_response_rate_bytes;
-        if begins || self.unread.shrinks(&self.socket, now, rate) {
-            record.commands().forget();
-            record.answers().stall_write_anew(now);
-        } else {
-            self.socket.reset_when_closed();
-        }
-    }
-
-    /// The first `n` of these bytes were written.
-    fn look_at(&mut self, buffers: &[io::IoSlice<'_>], n: usize) {
-        let upgraded = self.owner.record.flags().is_upgraded();
-        let mut left = n;
-        for buffer in buffers {
-            let written = &buffer[..left.min(buffer.len())];
-            self.inspector.wrote(written);
-            if upgraded {
-                self.frames.sent(written);
-            }
-            left -= written.len();
-        }
-    }
-
-    fn wrote(
-        &mut self,
-        polled: Poll<io::Result<usize>>,
-        buffers: &[io::IoSlice<'_>],
-        cx: &Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        match &polled {
-            Poll::Ready(Ok(n)) => {
-                self.owner.record.add_written(*n);
-                self.look_at(buffers, *n);
-            }
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.stall(),
-        }
-        if self.owner.record.flags().is_upgraded() {
-            if polled.is_pending() {
-                self.owner.record.owner().hear(cx.waker());
-            }
-            self.obey()?;
-        }
-        polled
     }
 }
 
@@ -369,29 +307,23 @@ impl AsyncWrite for Io {
         if this.condemned {
             return Poll::Ready(Ok(()));
         }
-        if !this.held.is_empty() && !this.another_follows() {
-            ready!(this.poll_send_held(cx))?;
-        }
-        let polled = Pin::new(&mut this.socket).poll_flush(cx);
-        // TLS holds back what the socket does not take; a plain socket is always flushed.
-        if this.socket.stays_with_task() {
-            match &polled {
-                Poll::Pending => this.stall(),
-                Poll::Ready(_) => this.owner.record.add_written(0),
-            }
-        }
-        polled
+        this.read_ahead(cx)?;
+        this.poll_flush_now(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.owner.record.flags().is_parking() {
+        if !this.inspector.is_http2() && !this.owner.record.flags().is_upgraded() {
+            // The end is the manager's business.
             return Poll::Ready(Ok(()));
         }
         ready!(this.poll_send_held(cx))?;
         if this.owner.record.state() != ConnectionState::Closing {
             this.say_last_words();
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
+        }
+        if !this.inspector.is_http2() {
+            return Poll::Ready(Ok(()));
         }
         let Tracked { record, shared } = &this.owner;
         #[cfg(feature = "http2")]

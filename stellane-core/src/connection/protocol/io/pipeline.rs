@@ -2,8 +2,6 @@
 
 use std::{io, task::Poll};
 
-use crate::connection::transport::socket::Socket;
-
 /// How much is held back.
 pub(crate) const MAX_HELD: usize = 16 << 10;
 
@@ -45,12 +43,8 @@ impl HeldAnswers {
         polled
     }
 
-    /// For an end that nobody announces.
-    pub(crate) fn send_what_it_takes(&mut self, socket: &mut Socket) {
-        if !self.0.is_empty() {
-            socket.try_write(&self.0);
-            self.0.clear();
-        }
+    pub(crate) fn into_inner(self) -> Vec<u8> {
+        self.0
     }
 }
 

@@ -42,6 +42,16 @@ pub(crate) enum Step<N> {
     Next(N),
 }
 
+impl<N> Step<N> {
+    pub(crate) fn map<M>(self, next: impl FnOnce(N) -> M) -> Step<M> {
+        match self {
+            Self::Wait => Step::Wait,
+            Self::End(reason) => Step::End(reason),
+            Self::Next(stage) => Step::Next(next(stage)),
+        }
+    }
+}
+
 impl<S> Connection<S> {
     pub(crate) fn new(served: Arc<Served<S>>, record: Arc<Record>) -> Self {
         Self {
@@ -65,6 +75,11 @@ impl<S> Connection<S> {
         self.spared_from = Some(reason);
         self.record.flags().close_after_response();
         self.record.commands().forget();
+    }
+
+    /// Whether the client has ended its side between two requests.
+    fn is_left(&self) -> bool {
+        self.record.flags().is_half_closed() && self.record.state() == ConnectionState::Idle
     }
 
     /// Why its latest answer was its last, when nobody has told the task.
@@ -95,12 +110,18 @@ impl<S> Connection<S> {
             Ok(()) if self.shared().drain.has_begun() => CloseReason::Drained,
             Ok(()) if self.shared().is_last(self.record.requests()) => CloseReason::MaxRequests,
             Ok(()) if self.record.flags().closes_after_response() => {
-                self.spared_from.unwrap_or_else(|| self.asked_to_go())
+                let behind_upgrade = self.record.flags().has_bytes_behind_upgrade();
+                let reason = behind_upgrade.then_some(CloseReason::BytesBehindUpgrade);
+                reason
+                    .or(self.spared_from)
+                    .unwrap_or_else(|| self.asked_to_go())
             }
-            Ok(()) if self.record.state() == ConnectionState::Idle => CloseReason::ClientClosed,
+            Ok(()) if self.is_left() => CloseReason::ClientClosed,
             Ok(()) => CloseReason::Finished,
             Err(error) if error.is_parse() => CloseReason::ProtocolError,
             Err(error) if error.is_user() => CloseReason::ServiceError,
+            #[cfg(feature = "http2")]
+            Err(error) if error.is_timeout() => CloseReason::PingTimeout,
             Err(_) => CloseReason::IoError,
         }
     }

@@ -4,6 +4,7 @@ use std::{
     io,
     mem::{self, MaybeUninit},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -16,7 +17,7 @@ use tokio::io::ReadBuf;
 use crate::connection::{
     early::Early,
     http_service::HttpService,
-    incoming::Incoming,
+    incoming::{Incoming, UnreadBody},
     lifecycle::Shared,
     protocol::{
         adapter::{Adapter, Answer, ResponseFuture, Waiting},
@@ -34,11 +35,11 @@ use crate::connection::{
             connection::{Connection, Step},
             http1::ActiveHttp1,
             read_ahead::ReadAhead,
+            waits::{wait_for_answer, wait_for_request},
         },
     },
     reason::CloseReason,
     state::ConnectionState,
-    table::command::Command,
     transport::socket::Socket,
 };
 
@@ -48,6 +49,9 @@ pub(crate) struct FastPath<S: HttpService> {
     adapter: Adapter<S>,
     under_way: Option<UnderWay<S>>,
     delayed: Option<DelayedWrite>,
+    /// Where answers are written, and up to where they are whole.
+    out: Vec<u8>,
+    whole: usize,
     /// Where the body of an answer is read.
     body: Pin<Box<Option<S::ResBody>>>,
     /// A map of headers, used again for the next request.
@@ -116,6 +120,8 @@ impl<S: HttpService> FastPath<S> {
             adapter,
             under_way: None,
             delayed: None,
+            out: Vec::new(),
+            whole: 0,
             body: Box::pin(None),
             headers: HeaderMap::new(),
             header_cache: HeaderCache::default(),
@@ -124,10 +130,14 @@ impl<S: HttpService> FastPath<S> {
         }
     }
 
-    /// For an end before the next turn.
-    pub(crate) fn send_delayed(&mut self) {
+    /// For an end before the next turn, or by a panic: what is written goes out as far as the socket takes it.
+    pub(crate) fn send_what_it_takes(&mut self) {
         if let Some(delayed) = self.delayed.take() {
             self.io.socket.try_write(&delayed.answer);
+        }
+        // A handler's panic is not the end of the answers before it.
+        if self.whole > 0 {
+            self.io.socket.try_write(&self.out[..self.whole]);
         }
     }
 
@@ -137,9 +147,11 @@ impl<S: HttpService> FastPath<S> {
         }
         let mut space = [MaybeUninit::uninit(); MAX_READ];
         let mut read = ReadBuf::uninit(&mut space);
-        self.io
-            .poll_socket(cx, &mut read)
-            .map_ok(|()| fast_path::share(read.filled()))
+        let polled = match self.under_way {
+            Some(_) => self.io.poll_ahead(cx, &mut read),
+            None => self.io.poll_socket(cx, &mut read),
+        };
+        polled.map_ok(|()| fast_path::share(read.filled()))
     }
 
     /// Answers the request under way, and the simple ones at the beginning of `bytes`; not more than `left`.
@@ -150,8 +162,10 @@ impl<S: HttpService> FastPath<S> {
         left: &mut usize,
         shared: &Shared,
     ) -> Outcome<S> {
-        let mut out = write_batch::take_buffer();
-        let outcome = self.answer_into(cx, bytes, left, shared, &mut out);
+        self.out = write_batch::take_buffer();
+        let outcome = self.write_answers(cx, bytes, left, shared);
+        self.whole = 0;
+        let mut out = mem::take(&mut self.out);
         if let Outcome::Answered = outcome
             && !out.is_empty()
         {
@@ -186,20 +200,19 @@ impl<S: HttpService> FastPath<S> {
         }
     }
 
-    fn answer_into(
+    fn write_answers(
         &mut self,
         cx: &mut Context<'_>,
         mut bytes: Bytes,
         left: &mut usize,
         shared: &Shared,
-        out: &mut Vec<u8>,
     ) -> Outcome<S> {
         if let Some(UnderWay { answer, .. }) = &mut self.under_way {
             let Poll::Ready(answer) = Pin::new(answer).poll(cx) else {
                 return Outcome::Waits;
             };
             if let Some(UnderWay { read, .. }) = self.under_way.take() {
-                if let Err(answer) = self.write(cx, answer, out) {
+                if let Err(answer) = self.write(cx, answer) {
                     return Outcome::Begun(read.whole(), answer);
                 }
                 bytes = read.rest();
@@ -210,9 +223,10 @@ impl<S: HttpService> FastPath<S> {
             if *left == 0 {
                 return Outcome::Enough(bytes);
             }
-            if out.len() > MAX_HELD {
-                let sent = self.io.send(cx, out);
-                out.clear();
+            if self.out.len() > MAX_HELD {
+                let sent = self.io.send(cx, &self.out);
+                self.out.clear();
+                self.whole = 0;
                 match sent {
                     Ok(true) => {}
                     Ok(false) => return Outcome::Left(bytes),
@@ -231,15 +245,17 @@ impl<S: HttpService> FastPath<S> {
                 && let Some(refusal) = early.refuse(&mut request, self.pressed.again())
             {
                 self.adapter.pass_by();
-                self.headers = refusal::write(refusal, out);
+                self.headers = refusal::write(refusal, &mut self.out);
+                self.whole = self.out.len();
                 bytes.advance(head);
                 *left -= 1;
                 continue;
             }
             let mut waiting = None;
-            match self.adapter.answer(request, cx, &mut waiting) {
+            let terms = self.adapter.terms_of_simple();
+            match self.adapter.answer(request, terms, cx, &mut waiting) {
                 Poll::Ready(answer) => {
-                    if let Err(answer) = self.write(cx, answer, out) {
+                    if let Err(answer) = self.write(cx, answer) {
                         return Outcome::Begun(bytes, answer);
                     }
                 }
@@ -256,34 +272,30 @@ impl<S: HttpService> FastPath<S> {
     }
 
     /// Writes an answer if it is simple, and otherwise gives it back.
-    fn write(
-        &mut self,
-        cx: &mut Context<'_>,
-        answer: Answer<S>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), AnswerForHyper<S>> {
-        let for_hyper = |answer| Err(Box::new(ResponseFuture::Done(Some(answer))));
+    fn write(&mut self, cx: &mut Context<'_>, answer: Answer<S>) -> Result<(), AnswerForHyper<S>> {
         let response = match answer {
             Ok(response) => response,
-            Err(error) => return for_hyper(Err(error)),
+            Err(error) => return Err(Box::new(self.adapter.give_to_hyper(Err(error)))),
         };
-        let begun = out.len();
+        let out = &mut self.out;
         let length = match response.body() {
             body if body.is_end_stream() => 0,
             body => body.size_hint().exact().unwrap_or(u64::MAX),
         };
         let is_simple = length <= MAX_BODY as u64 && response::write_head(&response, length, out);
         if !is_simple {
-            out.truncate(begun);
-            return for_hyper(Ok(self.adapter.open(response)));
+            out.truncate(self.whole);
+            return Err(Box::new(self.adapter.give_to_hyper(Ok(response))));
         }
         let (mut head, body) = response.into_parts();
         if length > 0
             && let Err(body) = write_body(&mut self.body, cx, body, length, out)
         {
-            out.truncate(begun);
-            return for_hyper(Ok(Response::from_parts(head, body)));
+            out.truncate(self.whole);
+            let response = Response::from_parts(head, body);
+            return Err(Box::new(ResponseFuture::Done(Some(Ok(response)))));
         }
+        self.whole = out.len();
         mem::swap(&mut self.headers, &mut head.headers);
         self.headers.clear();
         Ok(())
@@ -327,22 +339,26 @@ impl<S: HttpService> FastPath<S> {
 
             let waits = match &self.under_way {
                 // No more is read than what belongs together: it is the client that waits.
-                Some(under_way) if !under_way.read.is_last() => {
-                    return wait_for_answer(connection);
+                Some(under_way) if !under_way.read.is_last() || self.io.has_ended() => {
+                    return wait_for_answer(connection).map(|never| match never {});
                 }
                 Some(_) => true,
                 None => false,
             };
             match self.poll_bytes(cx) {
-                Poll::Pending if waits => return wait_for_answer(connection),
-                Poll::Pending => return wait_for_request(connection),
+                Poll::Pending if waits => {
+                    return wait_for_answer(connection).map(|never| match never {});
+                }
+                Poll::Pending => return wait_for_request(connection).map(Next::Idle),
                 Poll::Ready(Ok(read)) if !read.is_empty() => match &mut self.under_way {
                     Some(under_way) => under_way.read.add(read),
                     None => bytes = read,
                 },
-                // The client is gone, and nobody waits for the answer.
-                Poll::Ready(_) if waits => return Step::End(CloseReason::IoError),
+                Poll::Ready(Ok(_)) if waits => {
+                    return wait_for_answer(connection).map(|never| match never {});
+                }
                 Poll::Ready(Ok(_)) => {
+                    self.io.socket.say_goodbye(cx);
                     connection.enter(ConnectionState::Idle);
                     return Step::End(connection.finished(Ok(())));
                 }
@@ -381,12 +397,18 @@ impl<S: HttpService> FastPath<S> {
         let requests = connection.record.requests() - u64::from(answer.is_some());
         let begins_a_head = answer.is_none() && !unread.is_empty();
         io.begin_anew(unread, requests);
-        adapter.answer_with(answer);
+        let unread = Arc::new(UnreadBody::new(
+            connection.shared().config.unread_body_bytes,
+        ));
+        adapter.serve_hyper(answer, Arc::clone(&unread));
         let http1 = &connection.served.builders.http1;
-        let hyper = http1
-            .serve_connection(TokioIo::new(io), adapter)
-            .with_upgrades();
-        ActiveHttp1::new(hyper, begins_a_head.then_some(requests), open_bodies)
+        let hyper = http1.serve_connection(TokioIo::new(io), adapter);
+        ActiveHttp1::new(
+            hyper,
+            unread,
+            begins_a_head.then_some(requests),
+            open_bodies,
+        )
     }
 }
 
@@ -401,41 +423,4 @@ fn to_hyper<S: HttpService>(
         answer,
         open_bodies,
     }))
-}
-
-/// Every request is answered, and no byte of another is there.
-fn wait_for_request<S: HttpService>(connection: &Connection<S>) -> Step<Next<S>> {
-    connection.enter(ConnectionState::Idle);
-    match connection.record.commands().take() {
-        Command::None => Step::Wait,
-        Command::Park => Step::Next(Next::Idle(None)),
-        // Parked first, it is closed only if no byte is there.
-        Command::Close(reason) if reason.yields_to_a_request() => {
-            Step::Next(Next::Idle(Some(reason)))
-        }
-        Command::Close(reason) => close(connection, reason),
-    }
-}
-
-/// A handler is at work.
-fn wait_for_answer<S: HttpService>(connection: &mut Connection<S>) -> Step<Next<S>> {
-    match connection.record.commands().take() {
-        Command::None | Command::Park => Step::Wait,
-        Command::Close(reason) if reason.yields_to_a_request() => {
-            connection.spare(reason);
-            Step::Wait
-        }
-        Command::Close(reason) => close(connection, reason),
-    }
-}
-
-fn close<S: HttpService>(connection: &Connection<S>, reason: CloseReason) -> Step<Next<S>> {
-    match reason {
-        // The whole request came in that moment.
-        CloseReason::HeadTimeout | CloseReason::SlowBody => {
-            connection.record.commands().forget();
-            Step::Wait
-        }
-        reason => Step::End(reason),
-    }
 }

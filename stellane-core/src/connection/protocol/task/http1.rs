@@ -1,21 +1,32 @@
 //! HTTP/1 while hyper has it.
+//!
+//! Everything that was handed to the service is answered, whatever comes behind it and however the connection ends: hyper
+//! never ends a socket, and what it has written goes out in [`Closing`](super::closing::Closing). What can come before an
+//! answer is counted by its reason: the client's reset ([`IoError`](CloseReason::IoError)), its end, after a grace
+//! ([`HalfClosed`](CloseReason::HalfClosed)), a deadline of ours, a service that fails, and a close by hand or at the end
+//! of a drain. `tests/connection_simulation.rs` and `tests/connection_answers.rs` hold it to that.
 
 use std::{
     error::Error,
-    io,
+    io, mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
+use http::StatusCode;
+use http_body::Body;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use crate::connection::{
     http_service::HttpService,
+    incoming::UnreadBody,
     protocol::{
         adapter::Adapter,
-        io::{Io, inspect::UnknownCoding},
+        http1::refusal,
+        io::{Io, inspect::UnknownCoding, linger::MAX_LINGER},
         open_body,
         task::connection::{Connection, Step},
     },
@@ -25,24 +36,39 @@ use crate::connection::{
     transport::socket::Socket,
 };
 
-type Http1<S> = http1::UpgradeableConnection<TokioIo<Io>, Adapter<S>>;
-
 /// An HTTP/1 connection while hyper has it.
 pub(crate) struct ActiveHttp1<S: HttpService> {
-    hyper: Http1<S>,
+    hyper: Hyper<S>,
+    unread: Arc<UnreadBody>,
+    /// What is left of a request's body, and how much of it was read and dropped.
+    drained: Option<(hyper::body::Incoming, u64)>,
     /// Response bodies that are not sent to their end.
     open_bodies: i32,
     /// The count of requests and of bytes when the wait for a head began.
     idle_since: (u64, u64),
     /// The count of requests when hyper was put together, if it was around the beginning of a head.
     head_after: Option<u64>,
+    /// Bytes written when the client had ended its side, and somebody looked.
+    written: u64,
+    /// Why it ends, when hyper is done and only has to send what it holds.
+    ending: Option<CloseReason>,
+}
+
+/// Only the upgradeable one gives its socket to whoever asked for an upgrade, and it does so also when the upgrade was
+/// declined: so it is used once a service has agreed to one.
+enum Hyper<S: HttpService> {
+    Plain(http1::Connection<TokioIo<Io>, Adapter<S>>),
+    Upgrading(http1::UpgradeableConnection<TokioIo<Io>, Adapter<S>>),
+    Apart(Box<http1::Parts<TokioIo<Io>, Adapter<S>>>),
+    Gone,
 }
 
 /// Why hyper is to give back what it has.
+#[derive(Clone, Copy)]
 pub(crate) enum TakeApart {
     /// The connection is idle: to be parked, or to be closed for a reason.
     Idle(Option<CloseReason>),
-    /// It ends, with answers that are not sent yet to the requests before the one that failed.
+    /// It ends; there may be answers that are not sent yet.
     Ended(CloseReason),
     /// A request took too long, and no answer to it has begun: it is told 408.
     TimedOut(CloseReason),
@@ -59,17 +85,51 @@ pub(crate) enum TakenApart<S> {
         service: S,
         close: Option<CloseReason>,
     },
+    Closing {
+        socket: Socket,
+        unsent: Vec<u8>,
+        reason: CloseReason,
+    },
     Ended(CloseReason),
 }
 
+impl<S: HttpService> Hyper<S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        match self {
+            Self::Plain(hyper) => Pin::new(hyper).poll(cx),
+            Self::Upgrading(hyper) => Pin::new(hyper).poll(cx),
+            Self::Apart(_) | Self::Gone => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn into_parts(self) -> Option<http1::Parts<TokioIo<Io>, Adapter<S>>> {
+        match self {
+            Self::Plain(hyper) => Some(hyper.into_parts()),
+            // `None` after an upgrade, and then the connection's future has ended.
+            Self::Upgrading(hyper) => hyper.into_parts(),
+            Self::Apart(parts) => Some(*parts),
+            Self::Gone => None,
+        }
+    }
+}
+
 impl<S: HttpService> ActiveHttp1<S> {
-    pub(crate) fn new(hyper: Http1<S>, head_after: Option<u64>, open_bodies: i32) -> Self {
+    pub(crate) fn new(
+        hyper: http1::Connection<TokioIo<Io>, Adapter<S>>,
+        unread: Arc<UnreadBody>,
+        head_after: Option<u64>,
+        open_bodies: i32,
+    ) -> Self {
         Self {
-            hyper,
+            hyper: Hyper::Plain(hyper),
+            unread,
+            drained: None,
             open_bodies,
             // Never equal to what is counted, so that the next wait for a head begins anew.
             idle_since: (u64::MAX, 0),
             head_after,
+            written: 0,
+            ending: None,
         }
     }
 
@@ -79,37 +139,43 @@ impl<S: HttpService> ActiveHttp1<S> {
         cx: &mut Context<'_>,
     ) -> Step<TakeApart> {
         let read_before = connection.record.bytes().0;
-        let hyper = Pin::new(&mut self.hyper);
-        let (polled, open_bodies) = open_body::observe(self.open_bodies, || hyper.poll(cx));
-        self.open_bodies = open_bodies;
+        let polled = self.poll_hyper(connection, cx);
+        if let Some(reason) = self.ending {
+            return match (polled, connection.record.commands().take()) {
+                (Poll::Pending, Command::Close(reason)) if !reason.yields_to_a_request() => {
+                    Step::End(reason)
+                }
+                (Poll::Pending, _) => Step::Wait,
+                (Poll::Ready(_), _) => Step::Next(TakeApart::Ended(reason)),
+            };
+        }
         if let Poll::Ready(result) = polled {
             if result.as_ref().err().is_some_and(is_not_for_hyper) {
                 return Step::Next(TakeApart::NotImplemented);
             }
             let failed = result.is_err();
             let reason = connection.finished(result);
-            return match failed {
-                true => Step::Next(TakeApart::Ended(reason)),
-                false => Step::End(reason),
-            };
+            if reason == CloseReason::Upgraded {
+                return Step::End(reason);
+            }
+            if !failed {
+                // After a request for an upgrade hyper is done before it has sent all.
+                self.ending = Some(reason);
+                return self.poll(connection, cx);
+            }
+            return Step::Next(TakeApart::Ended(reason));
         }
 
         let record = &connection.record;
-        if record.state() == ConnectionState::Closing {
-            return match record.commands().take() {
-                // Its client does not end: it does, for the reason for which it began to.
-                Command::Close(CloseReason::Finished) => Step::End(connection.finished(Ok(()))),
-                Command::Close(reason) => Step::End(reason),
-                Command::Park | Command::None => Step::Wait,
-            };
-        }
         // What hyper holds of an answer that the client takes slowly is not sent yet.
         let waiting = self.open_bodies == 0
+            && self.drained.is_none()
+            && !self.unread.is_held(cx)
             && record.answers().in_flight() == 0
             && record.answers().write_stalled() == 0;
         let (requests, read) = (record.requests(), record.bytes().0);
         if !waiting {
-            connection.enter(ConnectionState::Active);
+            self.enter_active(connection);
         } else if self.idle_since.0 != requests {
             // The bytes that it was built around were not a whole head.
             let fresh = self.head_after == Some(requests);
@@ -159,80 +225,156 @@ impl<S: HttpService> ActiveHttp1<S> {
                 }
                 Step::Next(TakeApart::TimedOut(reason))
             }
+            // The answer has gone on since.
+            Command::Close(CloseReason::HalfClosed) if waiting => {
+                record.commands().forget();
+                Step::Wait
+            }
+            // The answers to those before it are sent.
+            Command::Close(CloseReason::HalfClosed) => {
+                Step::Next(TakeApart::Ended(CloseReason::HalfClosed))
+            }
             Command::Close(reason) => Step::End(reason),
         }
     }
 
-    /// Has hyper end an idle connection without its socket, to park it or to close it for a reason.
+    /// Polls hyper, drops what nobody reads of a request's body, and has hyper go on with what it can then.
+    fn poll_hyper(
+        &mut self,
+        connection: &Connection<S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<hyper::Result<()>> {
+        loop {
+            let hyper = &mut self.hyper;
+            let (polled, open_bodies) = open_body::observe(self.open_bodies, || hyper.poll(cx));
+            self.open_bodies = open_bodies;
+            if polled.is_ready() {
+                return polled;
+            }
+            if connection.record.flags().is_upgraded() && matches!(self.hyper, Hyper::Plain(_)) {
+                // The response that agrees waits for this.
+                connection.enter(ConnectionState::Upgraded);
+                self.hyper = match mem::replace(&mut self.hyper, Hyper::Gone) {
+                    Hyper::Plain(hyper) => Hyper::Upgrading(hyper.with_upgrades()),
+                    other => other,
+                };
+            } else if !self.drain_unread(cx) {
+                if self.drained.is_some() {
+                    // It has to come at the least rate of bodies.
+                    connection.record.turn().starve();
+                }
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads and drops what is there of a body that nobody reads; whether there was anything, or there is no more to come.
+    fn drain_unread(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.drained.is_none() {
+            self.drained = self.unread.take().map(|body| (body, 0));
+        }
+        let Some((body, length)) = &mut self.drained else {
+            return false;
+        };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(Some(Ok(frame))) => {
+                *length += frame.data_ref().map_or(0, Bytes::len) as u64;
+                if *length > MAX_LINGER {
+                    self.drained = None;
+                }
+            }
+            Poll::Ready(None | Some(Err(_))) => self.drained = None,
+        }
+        true
+    }
+
+    /// A request is being served. The time of a client that has ended its side begins anew with all that is sent.
+    fn enter_active(&mut self, connection: &Connection<S>) {
+        let record = &connection.record;
+        if !record.flags().is_half_closed() {
+            return connection.enter(ConnectionState::Active);
+        }
+        connection.enter(ConnectionState::HalfClosed);
+        let written = record.bytes().1;
+        if mem::replace(&mut self.written, written) != written {
+            record.begin_anew(connection.shared().clock.now());
+        }
+    }
+
+    /// Takes an idle connection apart, to park it or to close it for a reason.
     fn park(
         &mut self,
         connection: &Connection<S>,
         cx: &mut Context<'_>,
         close: Option<CloseReason>,
     ) -> Step<TakeApart> {
-        let record = &connection.record;
-        if record.state() != ConnectionState::Idle || record.answers().write_stalled() != 0 {
+        if connection.record.state() != ConnectionState::Idle {
             return Step::Wait;
         }
-        record.flags().begin_parking();
-        let mut hyper = Pin::new(&mut self.hyper);
-        hyper.as_mut().graceful_shutdown();
-        let polled = hyper.poll(cx);
-        record.flags().end_parking();
-        match (polled, close) {
-            (Poll::Ready(Ok(())), _) => Step::Next(TakeApart::Idle(close)),
-            (Poll::Ready(Err(_)), _) => Step::End(CloseReason::IoError),
-            // A client that has its answer and still sends the body of its request; hyper ends the
-            // connection after it.
-            (Poll::Pending, None) => Step::Wait,
-            (Poll::Pending, Some(reason)) => Step::End(reason),
+        let Some(parts) = mem::replace(&mut self.hyper, Hyper::Gone).into_parts() else {
+            return Step::End(CloseReason::Finished);
+        };
+        if !parts.io.inner().holds_answers() {
+            self.hyper = Hyper::Apart(Box::new(parts));
+            return Step::Next(TakeApart::Idle(close));
         }
+        // hyper only lets others have their turn before the next of its requests.
+        let mut io = parts.io.into_inner();
+        io.begin_again(parts.read_buf, connection.record.requests());
+        let http1 = &connection.served.builders.http1;
+        self.hyper = Hyper::Plain(http1.serve_connection(TokioIo::new(io), parts.service));
+        cx.waker().wake_by_ref();
+        Step::Wait
     }
 
     pub(crate) fn take_apart(self, why: TakeApart) -> TakenApart<S> {
-        let parts = self.dismantle();
-        match (why, parts) {
-            (TakeApart::Idle(close), Some((socket, unread, service))) => TakenApart::Idle {
+        let Some(parts) = self.hyper.into_parts() else {
+            let (TakeApart::Ended(reason) | TakeApart::TimedOut(reason)) = why else {
+                return TakenApart::Ended(CloseReason::Finished);
+            };
+            return TakenApart::Ended(reason);
+        };
+        let (socket, unread, mut unsent) = parts.io.into_inner().into_parts(parts.read_buf);
+        match why {
+            TakeApart::Idle(close) => TakenApart::Idle {
                 socket,
                 unread,
-                service,
+                service: parts.service.into_inner(),
                 close,
             },
-            // hyper gives nothing back after a request for an upgrade, also of one that was declined.
-            (TakeApart::Idle(_), None) => TakenApart::Ended(CloseReason::Finished),
-            (TakeApart::Ended(reason), _) => TakenApart::Ended(reason),
-            (TakeApart::TimedOut(reason), parts) => {
-                if let Some((mut socket, ..)) = parts {
-                    socket.try_write(
-                        b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-                    );
+            TakeApart::Ended(reason) => TakenApart::Closing {
+                socket,
+                unsent,
+                reason,
+            },
+            TakeApart::TimedOut(reason) => {
+                refusal::write(StatusCode::REQUEST_TIMEOUT, &mut unsent);
+                TakenApart::Closing {
+                    socket,
+                    unsent,
+                    reason,
                 }
-                TakenApart::Ended(reason)
             }
-            (TakeApart::NotImplemented, parts) => {
-                if let Some((mut socket, ..)) = parts {
-                    socket.try_write(
-                        b"HTTP/1.1 501 Not Implemented\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-                    );
+            TakeApart::NotImplemented => {
+                refusal::write(StatusCode::NOT_IMPLEMENTED, &mut unsent);
+                TakenApart::Closing {
+                    socket,
+                    unsent,
+                    reason: CloseReason::ProtocolError,
                 }
-                TakenApart::Ended(CloseReason::ProtocolError)
             }
         }
     }
 
-    /// The socket, what was read from it but not used, and the service.
-    fn dismantle(self) -> Option<(Socket, Bytes, S)> {
-        // `None` after an upgrade, and then the connection's future has ended.
-        let parts = self.hyper.into_parts()?;
-        let mut io = parts.io.into_inner();
-        io.send_what_it_takes();
-        // What hyper has read comes before what it has not asked for yet.
-        let unread = if io.rewind.is_empty() {
-            parts.read_buf
-        } else {
-            [&parts.read_buf[..], &io.rewind[..]].concat().into()
-        };
-        Some((io.socket, unread, parts.service.into_inner()))
+    /// Sends what was to be sent, as far as the socket takes it: for an end that comes from a panic.
+    pub(crate) fn send_what_it_takes(self) {
+        if let Some(parts) = self.hyper.into_parts() {
+            let (mut socket, _, unsent) = parts.io.into_inner().into_parts(parts.read_buf);
+            if !unsent.is_empty() {
+                socket.try_write(&unsent);
+            }
+        }
     }
 }
 

@@ -31,8 +31,8 @@ use crate::connection::{
     transport::socket::Socket,
 };
 
-/// No method of HTTP/1 begins like this.
-const PREFACE: &[u8] = b"PRI";
+/// What HTTP/2 begins with. A part of it may be a method of HTTP/1.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether the first bytes of a connection are those of HTTP/2.
 pub(crate) fn is_preface(bytes: &[u8]) -> bool {

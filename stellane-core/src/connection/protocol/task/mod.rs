@@ -1,11 +1,13 @@
 //! The state machine of one connection.
 
+pub(crate) mod closing;
 pub(crate) mod connection;
 pub(crate) mod fast_path;
 pub(crate) mod http1;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
 pub(crate) mod read_ahead;
+pub(crate) mod waits;
 
 use std::{
     io, mem,
@@ -34,6 +36,7 @@ use crate::connection::{
         io::{Io, inspect::Watch},
         scope,
         task::{
+            closing::Closing,
             connection::{Connection, Served, Step},
             fast_path::{FastPath, Next},
             http1::{ActiveHttp1, TakenApart},
@@ -77,6 +80,7 @@ enum Stage<S: HttpService> {
     Http1(Box<ActiveHttp1<S>>),
     #[cfg(feature = "http2")]
     Http2(Box<ActiveHttp2<S>>),
+    Closing(Box<Closing>),
     /// The socket is parked, and needs no task.
     Left,
     Ended,
@@ -123,9 +127,10 @@ impl<S: HttpService> Task<S> {
 
 impl<S: HttpService> Drop for Task<S> {
     fn drop(&mut self) {
-        match &mut self.stage {
+        match mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Left => return,
-            Stage::FastPath(fast_path) => fast_path.send_delayed(),
+            Stage::FastPath(mut fast_path) => fast_path.send_what_it_takes(),
+            Stage::Http1(active) => active.send_what_it_takes(),
             _ => {}
         }
         let Connection { record, reason, .. } = &self.connection;
@@ -219,11 +224,8 @@ impl<S: HttpService> Task<S> {
                 },
             },
             #[cfg(feature = "http2")]
-            Stage::Http2(active) => match active.poll(connection, cx) {
-                Step::Wait => Step::Wait,
-                Step::End(reason) => Step::End(reason),
-                Step::Next(never) => match never {},
-            },
+            Stage::Http2(active) => active.poll(connection, cx).map(|never| match never {}),
+            Stage::Closing(closing) => closing.poll(connection, cx).map(|never| match never {}),
             Stage::Left | Stage::Ended => Step::Wait,
         }
     }
@@ -386,6 +388,15 @@ impl<S: HttpService> Task<S> {
     fn after_hyper(&mut self, taken_apart: TakenApart<S>) -> Step<()> {
         match taken_apart {
             TakenApart::Ended(reason) => Step::End(reason),
+            TakenApart::Closing {
+                socket,
+                unsent,
+                reason,
+            } => {
+                let closing = Closing::new(socket, unsent, &self.connection.record, reason);
+                self.stage = Stage::Closing(Box::new(closing));
+                Step::Next(())
+            }
             TakenApart::Idle {
                 socket,
                 unread,

@@ -32,8 +32,13 @@ pub(crate) fn write_body<B: Body<Error: Into<BoxError>>>(
         }
         Poll::Ready(Some(Ok(data))) => Some(Ok(Frame::data(data))),
         Poll::Ready(Some(Err(frame))) => Some(frame.map_err(Into::into)),
+        // It ended before it was as long as it said.
+        Poll::Ready(None) => {
+            place.set(None);
+            None
+        }
         // It is asked again.
-        Poll::Ready(None) | Poll::Pending => None,
+        Poll::Pending => None,
     };
     let rest = mem::replace(place, Box::pin(None));
     Err(OpenBody::begun(length, begun, rest))
