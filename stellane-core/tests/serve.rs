@@ -140,6 +140,22 @@ async fn each_of_several_listeners_has_its_own_tls() {
             rustls::pki_types::PrivatePkcs8KeyDer::from(key.signing_key.serialize_der()).into(),
         )
         .expect("a certificate");
+    // What tonic's own server says of a connection with TLS.
+    #[cfg(feature = "tonic-014")]
+    type Told = <tokio_rustls::server::TlsStream<TcpStream> as
+        tonic::transport::server::Connected>::ConnectInfo;
+    let hello = || {
+        service_fn(async |request: Request<RequestBody>| {
+            let _ = &request;
+            #[cfg(feature = "tonic-014")]
+            if let Some(told) = request.extensions().get::<Told>() {
+                assert!(told.get_ref().remote_addr().is_some());
+                assert!(told.peer_certs().is_none());
+                return Ok(Response::new("hello, tonic".to_owned()));
+            }
+            Ok::<_, Infallible>(Response::new("hello".to_owned()))
+        })
+    };
     let (plain, secret) = (Listener::from(listener().await), listener().await);
     let secret = Listener::from(secret).tls(&TlsAcceptor::from_rustls(config));
     let (at, at_tls) = (plain.local_addr(), secret.local_addr());
@@ -159,7 +175,9 @@ async fn each_of_several_listeners_has_its_own_tls() {
     let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
     let name = "localhost".try_into().expect("a name");
     let stream = connector.connect(name, socket).await.expect("a handshake");
-    assert!(ask(stream, GET).await.contains("hello"));
+    let answer = ask(stream, GET).await;
+    let tonic = cfg!(feature = "tonic-014");
+    assert_eq!(answer.contains("hello, tonic"), tonic, "{answer}");
 }
 
 #[tokio::test]
@@ -389,6 +407,7 @@ async fn what_main_prints_of_an_error_is_a_sentence() {
     let address = taken.local_addr().expect("TCP");
     for error in [
         serve(address, hello()).bind().await.expect_err("taken"),
+        serve([""; 0], hello()).bind().await.expect_err("nothing"),
         serve("nonsense", hello())
             .bind()
             .await

@@ -101,6 +101,10 @@ impl Around {
         listeners: Listeners,
         make: &Make,
     ) -> Serving {
+        if !listeners.sources.is_empty() {
+            let error = "a make-service is served on listeners, not on connections from elsewhere";
+            return Box::pin(async move { Err(EngineError::Serve(error.into())) });
+        }
         let mut all = JoinSet::new();
         for listener in listeners.sockets {
             let (around, make) = (self.clone(), make.clone());

@@ -40,7 +40,7 @@ use crate::{
 /// |---|---|---|
 /// | `server.admin_address` | `""`: off | nobody has asked for a second port, and two such programs on one machine could not both have it |
 /// | `server.restart_timeout` | `"0s"`: off | the process that `SIGUSR2` starts would listen on the same address itself |
-/// | `connection.connect_info` | `true` | handlers find the `ConnectInfo` of axum (feature `axum-08`) and of tonic (`tonic-014`), at the price of two allocations for a request and one for each of these |
+/// | `connection.connect_info` | `true` | handlers find the `ConnectInfo` of axum (feature `axum-08`) and of tonic (`tonic-014`), at the price of three small allocations for a request and one for each of these |
 ///
 /// The service is [boxed](BoxApp), so that programs compile quickly; who counts allocations takes the [`Runtime`].
 pub fn serve<L: IntoListener>(listener: L, app: impl App) -> Serve<L> {
@@ -51,7 +51,8 @@ pub fn serve<L: IntoListener>(listener: L, app: impl App) -> Serve<L> {
 /// `into_make_service_with_connect_info`, or any other service that makes an [`App`] of a [`ConnectInfo`].
 ///
 /// It is called when the first bytes of a connection arrive. A connection whose service can't be made answers 500.
-/// Connections from [`connections`](super::connections) are not served in this way.
+/// [Connections from elsewhere](super::connections) are refused with an error, and all others served on the runtime of
+/// the caller, whatever `engine.kind` says.
 pub fn serve_make<L, M>(listener: L, make: M) -> Serve<L>
 where
     L: IntoListener,

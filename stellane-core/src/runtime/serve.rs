@@ -125,6 +125,13 @@ pub(super) async fn bind_on<S>(
 ) -> Result<BoundRuntime<S>, RuntimeError> {
     let options = options(&runtime.config);
     let listeners = listener.into_listeners(&options).await?;
+    if listeners.sockets.is_empty() && listeners.sources.is_empty() {
+        return Err(RuntimeError::Bind {
+            key: "listener",
+            address: "[]".to_owned(),
+            source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
+        });
+    }
     bound(runtime, listeners, None).await
 }
 
