@@ -117,8 +117,10 @@ pub fn proxy_header(bytes: &[u8]) {
         Some([_, _, high, low, rest @ ..]) => {
             rest.len() == usize::from(u16::from_be_bytes([*high, *low]))
         }
+        // What stands before the end of the line is nobody's business if the proxy knows no address.
         _ => {
-            header.len() <= 107 && header.iter().position(|b| *b == b'\n') == Some(header.len() - 1)
+            let end = header.windows(2).position(|two| two == b"\r\n");
+            header.len() <= 107 && end == Some(header.len() - 2)
         }
     };
     assert!(whole && bytes.ends_with(&rest), "{header:?}");

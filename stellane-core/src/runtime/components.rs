@@ -101,12 +101,12 @@ impl Components {
         purge: Option<Box<dyn Fn() + Send + Sync>>,
     ) -> Result<Self, RuntimeError> {
         let tokio = tokio::runtime::Handle::try_current().map_err(|_| RuntimeError::NoTokio)?;
-        // Before anything counts on it.
-        machine::raise_open_files(&config.connection);
         let mut connection = config.connection.clone();
         // Or the end of a short drain would cut who has only not gone yet.
         let idle = connection.drain_idle.min(config.server.drain_timeout / 2);
         connection.drain_idle = idle;
+        // Before anything counts on it.
+        machine::raise_open_files(&connection);
         let mut connections = ConnectionManager::builder().config(connection);
         if let Some(purge) = purge {
             connections = connections.purge_hook(purge);

@@ -112,8 +112,9 @@ impl Http1Rules {
             return Err(Violation::TargetNotAscii);
         }
         // What begins with a slash is for every method but one.
-        let is_usual = target.starts_with('/') && uri.authority().is_none();
-        let connects = request.method() == Method::CONNECT;
+        let authority = uri.authority();
+        let is_usual = authority.is_none() && target.starts_with('/');
+        let connects = matches!(*request.method(), Method::CONNECT);
         if (connects || !is_usual) && !is_form_of(request.method(), uri) {
             return Err(Violation::TargetForm);
         }
@@ -138,7 +139,7 @@ impl Http1Rules {
             }
             _ => {}
         }
-        if let Some(authority) = uri.authority() {
+        if let Some(authority) = authority {
             let (authority, scheme) = (authority.as_str().as_bytes(), uri.scheme_str());
             let differs = host.is_some_and(|host| !host::same(host, authority, scheme));
             if differs || authority.contains(&b'@') {

@@ -1,15 +1,8 @@
 //! The manager whose connection or stream this thread polls: how a handler finds what it may know without anything in
 //! its request.
 
-use std::{
-    cell::Cell,
-    mem,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{cell::Cell, mem, sync::Arc};
 
-use pin_project_lite::pin_project;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::lifecycle::Shared;
@@ -79,32 +72,6 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         drop(CURRENT.replace(self.outer.take()));
-    }
-}
-
-pin_project! {
-    /// A future that goes on with the manager of the thread that made it, in a task of its own.
-    pub(crate) struct Scoped<F> {
-        shared: Option<Arc<Shared>>,
-        #[pin]
-        future: F,
-    }
-}
-
-pub(crate) fn scoped<F>(future: F) -> Scoped<F> {
-    let shared = with(Arc::clone);
-    Scoped { shared, future }
-}
-
-impl<F: Future> Future for Scoped<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        let entered = enter(this.shared.take());
-        let polled = this.future.poll(cx);
-        *this.shared = entered.leave();
-        polled
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod abuse;
 pub(crate) mod body;
 pub(crate) mod frames;
 pub(crate) mod ledger;
+pub(crate) mod scoped;
 pub(crate) mod service;
 pub(crate) mod streams;
 

@@ -37,7 +37,7 @@ use tokio::runtime::Handle;
 use crate::connection::{
     incoming::{self, Received},
     policy::stream_rates::Slow,
-    protocol::{http2::ledger::Ledger, scope::scoped},
+    protocol::http2::{ledger::Ledger, scoped::scoped},
 };
 
 /// On runtimes with more worker threads than this each stream has a task from the beginning.
