@@ -200,14 +200,15 @@ impl Body for Incoming {
             }
         };
         let polled = Pin::new(&mut *body).poll_frame(cx);
+        if let Origin::Stream { paced: true, .. } = this.origin {
+            Received::note(&polled);
+        }
         if body.is_end_stream() || matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             // Nothing is left of it.
             if let Origin::Connection(unread) | Origin::Asked(unread) = mem::take(&mut this.origin)
             {
                 unread.end();
             }
-        } else if let Origin::Stream { paced: true, .. } = this.origin {
-            Received::note(&polled);
         }
         polled
     }

@@ -128,8 +128,8 @@
 //! Everything that was handed to the service is answered, whatever comes behind it, unless the client's reset, its end
 //! after a grace, a deadline, a failing service, or a close by hand came first. hyper never closes a socket: what is
 //! written is sent, then the side is ended, and then what the client still sends is read and dropped, so that no reset
-//! takes the answer from it: up to 64 MiB in 30 s, and for a second of silence, or five behind a body. A client that
-//! writes all of an upload before it reads gets its 413.
+//! takes the answer from it: up to 64 MiB in 30 s. Who may still be sending, behind a body, 400 or 408, may be silent for
+//! a second meanwhile, or five behind a body. A client that writes all of an upload before it reads gets its 413.
 //!
 //! | what happens | what comes of it |
 //! |---|---|

@@ -168,7 +168,10 @@ impl Deadlines {
                 Command::Close(SlowRead)
             }
             Idle | Parked if waited >= self.idle => Command::Close(IdleTimeout),
-            HalfClosed if waited >= self.half_close => Command::Close(CloseReason::HalfClosed),
+            // One that takes its answer slowly has the time of those that do.
+            HalfClosed if waited >= self.half_close && record.answers().write_stalled() == 0 => {
+                Command::Close(CloseReason::HalfClosed)
+            }
             Closing if waited >= linger => Command::Close(Finished),
             New | Idle if waited >= self.park => Command::Park,
             _ => Command::None,
@@ -245,6 +248,17 @@ mod tests {
             let got = command(&config, &record, 5000 + waited);
             assert_eq!(got, expected, "{state:?} for {waited} ms");
         }
+    }
+
+    #[test]
+    fn who_has_ended_its_side_and_takes_an_answer_slowly_is_no_later_than_others() {
+        let config = ConnectionConfig::default();
+        let record = record(ConnectionState::HalfClosed, 1000);
+        record.answers().stall_write(1000);
+        assert_eq!(command(&config, &record, 31_000), Command::None);
+        record.add_written(1);
+        let close = Command::Close(CloseReason::HalfClosed);
+        assert_eq!(command(&config, &record, 31_000), close);
     }
 
     #[test]

@@ -164,9 +164,6 @@ impl<S: HttpService> Adapter<S> {
     pub(crate) fn terms<B>(&self, request: &Request<B>) -> Terms {
         let version = request.version();
         let is_wanted = version >= Version::HTTP_2 || persistence::is_wanted(request);
-        if !is_wanted {
-            self.owner.record.flags().set_client_closes();
-        }
         let simple = self.terms_of_simple();
         Terms {
             connect: request.method() == Method::CONNECT,

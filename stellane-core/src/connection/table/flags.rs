@@ -19,8 +19,6 @@ const ABUSIVE: u8 = 1 << 5;
 const WEBSOCKET: u8 = 1 << 6;
 #[cfg(feature = "http2")]
 const ANSWERED_PING: u8 = 1 << 7;
-/// Of HTTP/1 alone, as the one before is of HTTP/2.
-const CLIENT_CLOSES: u8 = 1 << 7;
 
 impl Flags {
     fn has(&self, flag: u8) -> bool {
@@ -61,15 +59,6 @@ impl Flags {
 
     pub(crate) fn set_half_closed(&self) {
         self.set(HALF_CLOSED);
-    }
-
-    /// Whether the client has said that it sends no other request.
-    pub(crate) fn client_closes(&self) -> bool {
-        self.has(CLIENT_CLOSES)
-    }
-
-    pub(crate) fn set_client_closes(&self) {
-        self.set(CLIENT_CLOSES);
     }
 
     /// Whether its next response is its last.
@@ -129,8 +118,7 @@ mod tests {
         assert!(flags.close_after_response() && !flags.close_after_response());
         assert!(!flags.leave_upgraded() && flags.leave_upgraded());
         flags.set_half_closed();
-        flags.set_client_closes();
-        assert!(flags.closes_after_response() && flags.is_half_closed() && flags.client_closes());
+        assert!(flags.closes_after_response() && flags.is_half_closed());
         assert!(!flags.is_upgraded() && !flags.is_websocket());
         assert!(!flags.has_bytes_behind_upgrade());
     }

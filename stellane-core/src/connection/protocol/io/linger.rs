@@ -24,7 +24,7 @@ const LONGEST: u64 = 30_000;
 /// and dropped first, up to a bound here and for as long as the sweep allows.
 #[derive(Debug)]
 pub(crate) struct Linger {
-    /// Whether it waits also for a client that may have sent all it has.
+    /// Whether it waits also for a client of which nothing is to come.
     always: bool,
     most: u64,
     dropped: u64,
@@ -32,7 +32,7 @@ pub(crate) struct Linger {
 }
 
 impl Linger {
-    /// Up to so many bytes. `always` is for a client that may send more, since it was this side that decided to end.
+    /// Up to so many bytes. `always` is for a client that was interrupted.
     pub(crate) fn new(most: u64, always: bool) -> Self {
         Self {
             always,

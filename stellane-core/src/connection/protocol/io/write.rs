@@ -28,7 +28,7 @@ impl Io {
         let another = self.another_follows();
         if !another && self.held.is_empty() {
             let polled = self.poll_write_now(cx, buffer);
-            if polled.is_ready() || !self.held.has_room_for(buffer) {
+            if polled.is_ready() || !self.held.has_room_for(buffer) || self.inspector.is_http2() {
                 return polled;
             }
             // So that it is not lost should hyper fail at what comes behind it.

@@ -16,7 +16,7 @@ use crate::connection::{
         task::connection::{Connection, Step},
     },
     reason::CloseReason,
-    table::{command::Command, record::Record},
+    table::command::Command,
     transport::socket::Socket,
 };
 
@@ -31,16 +31,14 @@ pub(crate) struct Closing {
 }
 
 impl Closing {
-    pub(crate) fn new(
-        socket: Socket,
-        unsent: Vec<u8>,
-        record: &Record,
-        reason: CloseReason,
-    ) -> Self {
+    pub(crate) fn new(socket: Socket, unsent: Vec<u8>, reason: CloseReason) -> Self {
+        use CloseReason::{HeadTimeout, ProtocolError, SlowBody};
+        // Its client was interrupted.
+        let sends = matches!(reason, HeadTimeout | ProtocolError | SlowBody);
         Self {
             socket,
             unsent: unsent.into(),
-            linger: Linger::new(MAX_LINGER, !record.flags().client_closes()),
+            linger: Linger::new(MAX_LINGER, sends),
             is_shut: false,
             reason,
         }

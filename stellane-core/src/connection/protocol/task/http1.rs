@@ -32,7 +32,7 @@ use crate::connection::{
     },
     reason::CloseReason,
     state::ConnectionState,
-    table::command::Command,
+    table::{clock::millis, command::Command},
     transport::socket::Socket,
 };
 
@@ -226,7 +226,7 @@ impl<S: HttpService> ActiveHttp1<S> {
                 Step::Next(TakeApart::TimedOut(reason))
             }
             // The answer has gone on since.
-            Command::Close(CloseReason::HalfClosed) if waiting => {
+            Command::Close(CloseReason::HalfClosed) if waiting || self.goes_on(connection) => {
                 record.commands().forget();
                 Step::Wait
             }
@@ -300,6 +300,14 @@ impl<S: HttpService> ActiveHttp1<S> {
         if mem::replace(&mut self.written, written) != written {
             record.begin_anew(connection.shared().clock.now());
         }
+    }
+
+    /// Whether something was sent within the time that a client has which has ended its side.
+    fn goes_on(&self, connection: &Connection<S>) -> bool {
+        let shared = connection.shared();
+        let since = connection.record.since();
+        let quiet = shared.clock.now().saturating_sub(since);
+        quiet < millis(shared.config.half_close_grace)
     }
 
     /// Takes an idle connection apart, to park it or to close it for a reason.

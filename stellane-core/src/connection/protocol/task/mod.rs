@@ -394,7 +394,7 @@ impl<S: HttpService> Task<S> {
                 unsent,
                 reason,
             } => {
-                let closing = Closing::new(socket, unsent, &self.connection.record, reason);
+                let closing = Closing::new(socket, unsent, reason);
                 self.stage = Stage::Closing(Box::new(closing));
                 Step::Next(())
             }
