@@ -466,6 +466,28 @@ async fn an_early_answer_reaches_a_client_that_writes_all_first() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_for_the_end_with_its_body_unsent_is_told_the_end() {
+    let (_, address) = start(ConnectionConfig::default()).await;
+    for path in ["/401", "/late401"] {
+        for (version, fields) in [
+            ("1.1", "connection: close\r\ncontent-length: 6\r\n"),
+            ("1.1", "connection: close\r\ntransfer-encoding: chunked\r\n"),
+            ("1.0", "content-length: 6\r\n"),
+        ] {
+            for sent in ["", "1"] {
+                let mut stream = TcpStream::connect(address).await.expect("connects");
+                let request =
+                    format!("POST {path} HTTP/{version}\r\nhost: x\r\n{fields}\r\n{sent}");
+                write(&mut stream, request).await;
+                let got = timeout(PATIENCE, read_to_end(&mut stream)).await;
+                let got = got.unwrap_or_else(|_| panic!("{path} {version} {fields} {sent}"));
+                assert!(got.contains(" 401 "), "{got}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_waits_to_be_asked_for_and_is_refused_ends_the_connection_as_was_said() {
     let (_, address) = start(ConnectionConfig::default()).await;
     for path in ["/401", "/late401"] {

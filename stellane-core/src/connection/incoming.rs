@@ -258,6 +258,8 @@ struct State {
     is_awaited: bool,
     /// It is too long, or won't come.
     refused: bool,
+    /// The connection ends with the response: nobody waits for its rest.
+    given_up: bool,
     /// Somebody holds it.
     held: bool,
     /// Who reads and drops it.
@@ -281,6 +283,7 @@ impl UnreadBody {
         let mut state = self.lock();
         state.is_awaited = is_awaited;
         state.refused = false;
+        state.given_up = false;
         state.held = true;
     }
 
@@ -297,7 +300,7 @@ impl UnreadBody {
         let mut state = self.lock();
         let too_long = body.size_hint().exact() > Some(self.most);
         state.refused = too_long || (state.is_awaited && !asked);
-        if !state.refused {
+        if !state.refused && !state.given_up {
             state.left = Some(body);
         }
         drop(state);
@@ -307,6 +310,15 @@ impl UnreadBody {
     /// Whether its rest is neither read nor dropped: the connection ends with the response.
     pub(super) fn is_refused(&self) -> bool {
         self.lock().refused
+    }
+
+    /// The response is the connection's last: a client that waits for its end does not wait for its own body.
+    pub(super) fn give_up(&self) {
+        self.lock().given_up = true;
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.lock().given_up
     }
 
     /// What was left, if it is to be read and dropped.

@@ -20,7 +20,8 @@ pub(crate) fn is_wanted<B>(request: &Request<B>) -> bool {
     }
 }
 
-fn closes(headers: &HeaderMap) -> bool {
+/// Whether a message says that it is the last.
+pub(crate) fn closes(headers: &HeaderMap) -> bool {
     has(headers, "close")
 }
 

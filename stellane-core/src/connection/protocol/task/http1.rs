@@ -273,6 +273,11 @@ impl<S: HttpService> ActiveHttp1<S> {
         if self.drained.is_none() {
             self.drained = self.unread.take().map(|body| (body, 0));
         }
+        if self.drained.is_some() && self.unread.is_given_up() {
+            // hyper is done without it.
+            self.drained = None;
+            return true;
+        }
         let Some((body, length)) = &mut self.drained else {
             return false;
         };
