@@ -475,6 +475,8 @@ async fn who_would_wait_in_vain_is_told_at_once_and_who_asks_again_and_again_wai
     let mut config = config();
     config.limit.max_wait = Duration::from_secs(20);
     config.limit.max_waiters = 100;
+    // Who has left is not waited for.
+    config.connection.half_close_grace = Duration::from_millis(1);
     let (address, components) = serve(config, None).await;
     let _place = components.limit.try_acquire().expect("the only one");
     let waits = async || {
