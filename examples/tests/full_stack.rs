@@ -249,7 +249,8 @@ fn a_panic_costs_its_own_request_only() {
 
 #[test]
 fn a_client_that_leaves_is_counted_as_cancelled() {
-    let server = Server::start(&[]);
+    // One that has only ended its side is waited for.
+    let server = Server::start(&[("STELLANE__CONNECTION__HALF_CLOSE_GRACE", "100ms")]);
     let mut stream = connect(server.address).expect("connects");
     stream
         .write_all(b"GET /sleep HTTP/1.1\r\nhost: x\r\n\r\n")

@@ -396,11 +396,8 @@ impl Owner {
             let idle_timeout = self.shared.settings.idle_timeout();
             persistence::tell_idle(response.headers_mut(), idle_timeout);
         }
-        if let Some(unread) = unread
-            && (!terms.is_wanted || persistence::closes(response.headers()))
-        {
-            unread.give_up();
-        }
+        let is_last = !terms.is_wanted || persistence::closes(response.headers());
+        unread.filter(|_| is_last).map(UnreadBody::give_up);
     }
 
     /// An answer for hyper to send.
