@@ -1,6 +1,8 @@
 //! HTTP/2 under attack, frame by frame, over real sockets.
 #![cfg(feature = "http2")]
 
+#[path = "support/frames.rs"]
+mod frames;
 #[path = "support/served.rs"]
 mod served;
 
@@ -18,6 +20,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM,
+    SETTINGS, frame,
+};
 use futures_util::StreamExt;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -42,26 +48,7 @@ async fn start(config: ConnectionConfig) -> (ConnectionManager, SocketAddr) {
     served(config, service, |listener| listener).await
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
 const ENHANCE_YOUR_CALM: u8 = 11;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
-    let mut frame = length[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
 
 /// `:method POST`, `:scheme http`, `:path /`, `:authority x`, by HPACK's static table.
 const POST: &[u8] = &[0x83, 0x86, 0x84, 0x41, 0x01, b'x'];

@@ -133,12 +133,7 @@ impl Table {
         // Where the template lies tells most routes apart; what it says decides.
         let entry = &shard.route_cache[mix(template.as_ptr() as u64 ^ template.len() as u64)];
         let id = entry.load(Relaxed);
-        if self
-            .routes
-            .get(id as usize)
-            .and_then(OnceLock::get)
-            .is_some_and(|t| **t == *template)
-        {
+        if self.is_of(id, template) {
             return id;
         }
         let id = self.find_or_add_route(template);
@@ -156,12 +151,7 @@ impl Table {
         let (shard, _) = self.shard();
         let entry = &shard.route_cache[mix(digest(template.as_bytes()))];
         let id = entry.load(Relaxed);
-        if self
-            .routes
-            .get(id as usize)
-            .and_then(OnceLock::get)
-            .is_some_and(|t| **t == *template)
-        {
+        if self.is_of(id, template) {
             return Some(id);
         }
         let index = self
@@ -171,6 +161,12 @@ impl Table {
         let id = index.get(template).copied()?;
         entry.store(id, Relaxed);
         Some(id)
+    }
+
+    #[inline]
+    fn is_of(&self, id: RouteId, template: &str) -> bool {
+        let known = self.routes.get(id as usize).and_then(OnceLock::get);
+        known.is_some_and(|known| **known == *template)
     }
 
     /// The template of an id; `None` for requests that nothing named.

@@ -397,7 +397,9 @@ impl Owner {
             persistence::tell_idle(response.headers_mut(), idle_timeout);
         }
         let is_last = !terms.is_wanted || persistence::closes(response.headers());
-        unread.filter(|_| is_last).map(UnreadBody::give_up);
+        if is_last && let Some(unread) = unread {
+            unread.give_up();
+        }
     }
 
     /// An answer for hyper to send.

@@ -113,20 +113,26 @@ impl Socket {
         }
     }
 
+    /// What the system has of it; that of TLS below its records.
+    #[cfg(unix)]
+    fn system_socket(&self) -> Option<SockRef<'_>> {
+        match self {
+            Self::Tcp(socket) => Some(SockRef::from(socket)),
+            Self::Unix(socket) => Some(SockRef::from(socket)),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Some(SockRef::from(stream.get_ref().0)),
+            Self::Other(_) => None,
+        }
+    }
+
     /// Whether its client has sent something, also if tokio has not heard of it yet: for an end that gives way to a
     /// request.
     pub(crate) fn has_bytes(&self) -> bool {
         #[cfg(unix)]
         {
             let mut byte = [std::mem::MaybeUninit::uninit()];
-            let peeked = match self {
-                Self::Tcp(socket) => SockRef::from(socket).peek(&mut byte),
-                Self::Unix(socket) => SockRef::from(socket).peek(&mut byte),
-                #[cfg(feature = "tls")]
-                Self::Tls(stream) => SockRef::from(stream.get_ref().0).peek(&mut byte),
-                Self::Other(_) => return false,
-            };
-            peeked.is_ok_and(|n| n > 0)
+            let peeked = self.system_socket().map(|socket| socket.peek(&mut byte));
+            peeked.is_some_and(|peeked| peeked.is_ok_and(|n| n > 0))
         }
         #[cfg(not(unix))]
         false
@@ -142,22 +148,16 @@ impl Socket {
         )
     ))]
     pub(crate) fn unacknowledged(&self) -> Option<u32> {
-        use std::{ffi::c_int, os::fd::AsFd};
+        use std::ffi::c_int;
 
         use rustix::ioctl::{Getter, ioctl, opcode::none};
 
         /// `SIOCOUTQ`, which is another number on some architectures.
         const QUEUED: rustix::ioctl::Opcode = none(b'T', 0x11);
-        let file = match self {
-            Self::Tcp(socket) => socket.as_fd(),
-            Self::Unix(socket) => socket.as_fd(),
-            #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.get_ref().0.as_fd(),
-            Self::Other(_) => return None,
-        };
+        let socket = self.system_socket()?;
         // SAFETY: on a socket this request writes one `int`, whatever the socket's protocol, and nothing else; the
         // descriptor is open for as long as it is borrowed.
-        let queued = unsafe { ioctl(file, Getter::<QUEUED, c_int>::new()) };
+        let queued = unsafe { ioctl(&*socket, Getter::<QUEUED, c_int>::new()) };
         queued.ok()?.try_into().ok()
     }
 
@@ -176,14 +176,9 @@ impl Socket {
     /// Has the client see a reset when the socket is closed, and what it has not read thrown away.
     #[cfg(unix)]
     pub(crate) fn reset_when_closed(&self) {
-        let socket = match self {
-            Self::Tcp(socket) => SockRef::from(socket),
-            Self::Unix(socket) => SockRef::from(socket),
-            #[cfg(feature = "tls")]
-            Self::Tls(stream) => SockRef::from(stream.get_ref().0),
-            Self::Other(_) => return,
-        };
-        let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+        if let Some(socket) = self.system_socket() {
+            let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+        }
     }
 
     #[cfg(not(unix))]
