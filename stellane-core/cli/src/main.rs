@@ -1,4 +1,4 @@
-//! The command `stellane`: `cargo install stellane-core --features cli`.
+//! The command `stellane`: `cargo install stellane-cli`.
 //!
 //! | command | what it does |
 //! |---|---|
@@ -13,17 +13,14 @@
 use std::{fmt, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
-
-use crate::config::Loader;
+use stellane_core::config::{Loader, REFERENCE};
 
 mod bench;
 mod dev;
 mod schema;
 mod top;
 
-/// Runs the command with the arguments of this process.
-#[must_use]
-pub fn main() -> ExitCode {
+fn main() -> ExitCode {
     let result = match Stellane::parse().command {
         Command::Check(args) => args.run(),
         Command::Config(args) => args.run(),
@@ -96,7 +93,7 @@ struct Config {
 impl Config {
     fn run(self) -> Result<(), Failure> {
         if self.default {
-            return print(crate::config::REFERENCE);
+            return print(REFERENCE);
         }
         if self.schema {
             return print(format_args!("{:#}\n", schema::json_schema()));

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use toml::Table;
 
-use crate::config::{REFERENCE, RuntimeConfig};
+use stellane_core::config::{REFERENCE, RuntimeConfig};
 
 /// The schema: types from the serialised defaults, meanings from the reference, and the names of an
 /// enum or the form of a duration from what deserialising accepts.

@@ -159,7 +159,7 @@ pub(super) fn name(percentile: f64) -> String {
 }
 
 /// Nanoseconds as people read them.
-pub(in crate::cli) fn time(nanos: f64) -> String {
+pub(crate) fn time(nanos: f64) -> String {
     match nanos {
         n if n < 1e6 => format!("{:.1} µs", n / 1e3),
         n if n < 1e9 => format!("{:.2} ms", n / 1e6),

@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::Failure;
-use crate::config::{Loader, RuntimeConfig};
+use stellane_core::config::{Loader, RuntimeConfig};
 
 mod build;
 mod child;

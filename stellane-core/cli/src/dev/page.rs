@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::hot_reload::{LIVE_PATH, SCRIPT};
+use stellane_core::hot_reload::{LIVE_PATH, SCRIPT};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_HEAD: usize = 64 << 10;

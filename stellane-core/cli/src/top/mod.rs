@@ -34,7 +34,7 @@ impl Top {
             .address
             .trim_start_matches("http://")
             .trim_end_matches('/');
-        if !crate::config::is_socket_address(address) {
+        if !is_host_and_port(address) {
             return Err(Failure::input(format_args!(
                 "`{address}` is not an address: expected HOST:PORT, such as 127.0.0.1:9090"
             )));
@@ -54,6 +54,13 @@ impl Top {
         ratatui::restore();
         result
     }
+}
+
+fn is_host_and_port(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        !host.is_empty() && (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
+    })
 }
 
 fn watch(

@@ -250,7 +250,7 @@ fn bytes(number: Option<f64>) -> String {
 }
 
 fn seconds(number: Option<f64>) -> String {
-    number.map_or("-".to_owned(), |n| crate::cli::bench::time(n * 1e9))
+    number.map_or("-".to_owned(), |n| crate::bench::time(n * 1e9))
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! `stellane bench` against servers that are known exactly.
 //!
-//! `cargo test --release -p stellane-core --features cli --test cli_bench -- --ignored --nocapture` checks the
+//! `cargo test --release -p stellane-cli --test command -- --ignored --nocapture` checks the
 //! measured percentiles against an injected latency distribution (20 s, wants an idle machine).
-#![cfg(feature = "cli")]
 
 use std::{
     io::{BufRead, BufReader, Write},

@@ -1,6 +1,5 @@
 //! Broken configuration files, as people write them: each gives one readable error for each mistake,
 //! with the line, and never a panic.
-#![cfg(feature = "cli")]
 
 use std::{fs, process::Command};
 

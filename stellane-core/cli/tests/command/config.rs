@@ -1,5 +1,4 @@
 //! `stellane check` and `stellane config`, run as a user runs them.
-#![cfg(feature = "cli")]
 
 use std::{
     fs,

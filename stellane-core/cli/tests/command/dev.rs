@@ -1,5 +1,4 @@
 //! `stellane dev` on a project of its own, with a client that asks every 10 ms: edit, compile error, fix.
-#![cfg(all(feature = "cli", unix))]
 
 use std::{
     fs,

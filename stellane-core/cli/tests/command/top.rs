@@ -1,5 +1,4 @@
 //! `stellane top` against an admin service that answers, one that does not, and one that is not there.
-#![cfg(feature = "cli")]
 
 use std::{
     io::{Read, Write},

@@ -1,8 +1,8 @@
 //! Routers against each other, and the interner against its like, in one process.
 //!
-//! - `cargo bench -p stellane-router --profile default-release` prints nanoseconds (the best of many
+//! - in `examples/compare`, `cargo bench --profile default-release --bench router` prints nanoseconds (the best of many
 //!   alternating rounds) and allocations per operation, compiled as users compile who set no profile.
-//! - `stellane-router/benches/instructions.sh` runs every contender under callgrind and prints
+//! - `benches/router_instructions` runs every contender under callgrind and prints
 //!   instructions per operation, which do not depend on what else the machine does.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -140,7 +140,7 @@ struct Corpus {
 
 fn corpora() -> Vec<Corpus> {
     // GitHub's API as matchit's own benchmark has it: 130 routes.
-    let github: Vec<String> = include_str!("github.txt")
+    let github: Vec<String> = include_str!("../../../stellane-router/tests/support/github.txt")
         .lines()
         .map(str::to_owned)
         .collect();

@@ -1,8 +1,8 @@
 //! What one request costs in the layer, beside `axum-prometheus` and the bare macros of the `metrics` facade.
 //!
-//! `cargo bench -p stellane-metrics --bench layer` runs all of them in one process, in turns, and prints the cheapest of
+//! `cargo bench --bench metrics_layer` in `examples/compare` runs all of them in one process, in turns, and prints the cheapest of
 //! several rounds: nanoseconds and allocations per request above the bare handler. For instructions per request:
-//! `stellane-metrics/benches/instructions`, which runs single variants (`VARIANT REQUESTS`) under callgrind.
+//! `benches/metrics_layer_instructions`, which runs single variants (`VARIANT REQUESTS`) under callgrind.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -157,7 +157,7 @@ fn axum_prometheus(requests: u64) {
 
 /// Sends requests one after the other and reads their bodies to the end, without a runtime.
 ///
-/// The only function in which `benches/instructions` counts.
+/// The only function in which `metrics_layer_instructions` counts.
 #[inline(never)]
 fn drive<S, B>(mut service: S, requests: u64)
 where

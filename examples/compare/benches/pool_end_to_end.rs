@@ -1,4 +1,4 @@
-//! `cargo bench -p stellane-pool --features http --bench pool_end_to_end`: against mimalloc.
+//! `cargo bench --bench pool_end_to_end`: against mimalloc.
 
 mod end_to_end;
 

@@ -1,6 +1,6 @@
 //! What the worker pool costs and what it is worth, beside the alternatives, in one process.
 //!
-//! `cargo bench -p stellane-pool --features worker --bench worker -- [dispatch|round-trip|producers|growth|one-cpu|layer|isolation|overload]`
+//! `cargo bench --bench worker -- [dispatch|round-trip|producers|growth|one-cpu|layer|isolation|overload]`
 
 mod worker_parts;
 

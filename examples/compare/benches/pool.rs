@@ -1,7 +1,7 @@
 //! Take and return against other pools and against plain mimalloc, all in one process.
 //!
 //! Every pool gives an owned guard, as a value that lives across an `await` needs, and clears the value.
-//! `cargo bench -p stellane-pool --features http --bench pool`
+//! `cargo bench --bench pool`
 
 use std::{
     hint::black_box,
