@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 
 #[cfg(feature = "profiling")]
@@ -463,8 +464,15 @@ impl<S: Served> BoundRuntime<S> {
         };
         let serving = service.start(&engine, &components.connections, listeners, around);
         let close_admin = watch.close_admin(Duration::from_secs(1));
+        // Nobody listens, and those that gave connections have ended.
+        let over = CancellationToken::new();
         let ending = async {
-            let delay = match end.await {
+            let end = tokio::select! {
+                end = end => end,
+                () = over.cancelled() => End::Over,
+            };
+            let delay = match end {
+                End::Over => Duration::ZERO,
                 End::Asked => {
                     #[cfg(unix)]
                     systemd::stopping(config.server.grace_period());
@@ -503,6 +511,7 @@ impl<S: Served> BoundRuntime<S> {
             // A listener that fails ends the run now, not at the next signal.
             served = &mut serving => {
                 served.map_err(failed)?;
+                over.cancel();
                 ending.await
             }
             drain = &mut ending => {
@@ -543,6 +552,7 @@ fn profiles(
 
 enum End {
     Asked,
+    Over,
     #[cfg(unix)]
     HandedOver,
 }
