@@ -35,6 +35,10 @@ impl TcpIncoming {
     pub fn with_nodelay(self, _: Option<bool>) -> Self {
         self
     }
+
+    pub fn with_keepalive(self, _: Option<Duration>) -> Self {
+        self
+    }
 }
 
 /// What tonic takes as a stream of connections.
