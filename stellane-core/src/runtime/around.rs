@@ -160,7 +160,10 @@ async fn until_both_end(
         }
     };
     // A listener that fails ends all at once.
-    let elsewhere = async { Ok(elsewhere.await) };
+    let elsewhere = async {
+        elsewhere.await;
+        Ok(())
+    };
     tokio::try_join!(listening, elsewhere).map(drop)
 }
 
