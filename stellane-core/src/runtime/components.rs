@@ -12,9 +12,9 @@ use stellane_autotune::{
     overload::{OverloadLayer, Pressure},
 };
 use stellane_metrics::{
-    HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot, metrics,
+    HttpMetrics, Prometheus, Readiness, RequestScope, RuntimeMetrics, RuntimeSnapshot, metrics,
 };
-use stellane_pool::{Pools, WorkerPool};
+use stellane_pool::{Carried, Pools, WorkerPool};
 use stellane_router::Interner;
 use tokio::task::JoinSet;
 
@@ -139,6 +139,7 @@ impl Components {
             .map_err(failed("overload"))?;
         let workers = WorkerPool::builder()
             .config(config.workers.clone())
+            .carry(request_scope)
             .build()
             .map_err(failed("workers"))?;
         let pools = Pools::builder()
@@ -421,4 +422,14 @@ fn read_pools(snapshot: &mut RuntimeSnapshot, pools: &Pools) {
     snapshot.pool_retained_bytes = stats.retained_bytes as u64;
     snapshot.memory_trims = stats.trims;
     snapshot.trim_pause = stats.last_trim;
+}
+
+/// The request that is measured on this thread, for a worker that runs it.
+fn request_scope() -> Option<Carried> {
+    let scope = Arc::new(RequestScope::current()?);
+    let back = Arc::clone(&scope);
+    Some(Carried::new(
+        move |inside| scope.run(inside),
+        move || back.hand_back(),
+    ))
 }
