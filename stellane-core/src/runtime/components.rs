@@ -15,11 +15,11 @@ use stellane_autotune::{
     overload::{OverloadLayer, Pressure},
 };
 use stellane_metrics::{
-    HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot, metrics,
+    HttpMetrics, Prometheus, Readiness, RequestScope, RuntimeMetrics, RuntimeSnapshot, metrics,
 };
 use stellane_pool::Pools;
 #[cfg(feature = "workers")]
-use stellane_pool::WorkerPool;
+use stellane_pool::{Carried, WorkerPool};
 use stellane_router::Interner;
 use tokio::task::JoinSet;
 
@@ -152,6 +152,7 @@ impl Components {
         #[cfg(feature = "workers")]
         let workers = WorkerPool::builder()
             .config(config.workers.clone())
+            .carry(request_scope)
             .build()
             .map_err(failed("workers"))?;
         let pools = Pools::builder()
@@ -458,4 +459,14 @@ fn read_pools(snapshot: &mut RuntimeSnapshot, pools: &Pools) {
     snapshot.pool_retained_bytes = stats.retained_bytes as u64;
     snapshot.memory_trims = stats.trims;
     snapshot.trim_pause = stats.last_trim;
+}
+
+/// The request that is measured on this thread, for a worker that runs it.
+fn request_scope() -> Option<Carried> {
+    let scope = Arc::new(RequestScope::current()?);
+    let back = Arc::clone(&scope);
+    Some(Carried::new(
+        move |inside| scope.run(inside),
+        move || back.hand_back(),
+    ))
 }
