@@ -1,10 +1,9 @@
-#[cfg(any(feature = "admin", all(unix, feature = "restart")))]
-use std::time::Duration;
 use std::{
     fmt, io,
     net::SocketAddr,
     pin::pin,
     process::{ExitCode, Termination},
+    time::Duration,
 };
 
 use tokio::task::JoinSet;
