@@ -3,7 +3,7 @@
 //! which answers as the latter.
 //!
 //! The column for hyper is a canary: it says what hyper itself refuses, and fails when that changes.
-#![cfg(all(feature = "connection", feature = "strict-http1"))]
+#![cfg(all(feature = "connection", feature = "layers"))]
 
 use std::{
     convert::Infallible,

@@ -38,9 +38,9 @@
 //! # Sockets
 //!
 //! A [`Listener`] is made from one of tokio's, or by [`Listener::bind`] with the options of a
-//! [`ListenConfig`]: `HOST:PORT` or `unix:PATH`, one socket or several on one address. With the feature `listenfd`
-//! sockets of systemd are taken over, with `tls` rustls speaks on them, with `proxy-protocol` a trusted
-//! proxy says whose a connection is. Handshakes and PROXY headers are waited for off the accept loop.
+//! [`ListenConfig`]: `HOST:PORT` or `unix:PATH`, one socket or several on one address. Sockets of
+//! systemd are taken over, with the feature `tls` rustls speaks on them, and a trusted proxy may say whose a connection
+//! is. Handshakes and PROXY headers are waited for off the accept loop.
 //!
 //! # What a client may not do
 //!
@@ -188,9 +188,8 @@ mod transport;
 
 #[cfg(feature = "http2")]
 pub use self::config::http2::Http2Config;
-#[cfg(feature = "proxy-protocol")]
 pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
-#[cfg(feature = "full")]
+#[cfg(feature = "preset")]
 pub(crate) use self::early::{Early, EarlyRefusals};
 #[cfg(unix)]
 pub use self::protocol::connect_info::UnixPeer;
