@@ -85,8 +85,8 @@ pub use http_metrics::{
 pub use layer::AxumRoute;
 pub use layer::{
     Entered, Metrics, MetricsLayer, NoRoute, RequestBody, RequestBytes, RequestBytesLayer,
-    RequestRoute, ResponseBody, ResponseFuture, ResponseRoute, RouteLabel, RouteLabelLayer,
-    current_route, label_route,
+    RequestRoute, RequestScope, ResponseBody, ResponseFuture, ResponseRoute, RouteLabel,
+    RouteLabelLayer, current_route, label_route,
 };
 /// The facade this crate publishes to: use this one, so that both are the same version.
 #[cfg(feature = "facade")]

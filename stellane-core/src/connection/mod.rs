@@ -134,8 +134,8 @@
 //! | what happens | what comes of it |
 //! |---|---|
 //! | the client ends its side (FIN, or `close_notify`) behind whole requests | they are answered if each begins to be within [`half_close_grace`](ConnectionConfig::half_close_grace); then its handler is dropped, and [`HalfClosed`](CloseReason::HalfClosed) |
-//! | an upgrade or CONNECT is declined | the connection goes on |
-//! | the same, and bytes stand behind the request already | the answer says `close`, since they may be meant for the other protocol; [`BytesBehindUpgrade`](CloseReason::BytesBehindUpgrade) |
+//! | an upgrade or CONNECT is declined | the connection goes on, with the requests that stand behind an upgrade: a client may not speak the other protocol before it is told 101 (RFC 9110, 7.8; RFC 9931) |
+//! | bytes stand behind a CONNECT already when it is refused | the answer says `close`, since they may be those of a proxy's own client (RFC 9931); [`BytesBehindUpgrade`](CloseReason::BytesBehindUpgrade) |
 //! | a handler does not read the body | it is read and dropped; beyond [`unread_body_bytes`](ConnectionConfig::unread_body_bytes) the answer says `close` |
 //! | the client waits with its body (`Expect: 100-continue`), and nobody asks for it | the answer says `close` |
 //! | a response has a `Content-Length` that is not its body's, or stands on 204 | the field is left out |

@@ -19,7 +19,7 @@ use stellane_metrics::{
 };
 use stellane_pool::Pools;
 #[cfg(feature = "workers")]
-use stellane_pool::WorkerPool;
+use stellane_pool::{Carried, WorkerPool};
 use stellane_router::Interner;
 use tokio::task::JoinSet;
 
@@ -152,6 +152,7 @@ impl Components {
         #[cfg(feature = "workers")]
         let workers = WorkerPool::builder()
             .config(config.workers.clone())
+            .carry(request_scope)
             .build()
             .map_err(failed("workers"))?;
         let pools = Pools::builder()
@@ -453,4 +454,15 @@ fn read_pools(snapshot: &mut RuntimeSnapshot, pools: &Pools) {
     snapshot.pool_retained_bytes = stats.retained_bytes as u64;
     snapshot.memory_trims = stats.trims;
     snapshot.trim_pause = stats.last_trim;
+}
+
+/// The request that is measured on this thread, for a worker that runs it.
+#[cfg(feature = "workers")]
+fn request_scope() -> Option<Carried> {
+    let scope = Arc::new(stellane_metrics::RequestScope::current()?);
+    let back = Arc::clone(&scope);
+    Some(Carried::new(
+        move |inside| scope.run(inside),
+        move || back.hand_back(),
+    ))
 }

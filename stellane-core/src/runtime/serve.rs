@@ -1,13 +1,13 @@
-#[cfg(any(feature = "admin", all(unix, feature = "restart")))]
-use std::time::Duration;
 use std::{
     fmt, io,
     net::SocketAddr,
     pin::pin,
     process::{ExitCode, Termination},
+    time::Duration,
 };
 
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "profiling")]
 use super::builder::HeapSource;
@@ -504,8 +504,15 @@ impl<S: Served> BoundRuntime<S> {
         let serving = service.start(&engine, &components.connections, listeners, around);
         #[cfg(all(unix, feature = "admin", feature = "restart"))]
         let close_admin = watch.close_admin(Duration::from_secs(1));
+        // Nobody listens, and those that gave connections have ended.
+        let over = CancellationToken::new();
         let ending = async {
-            let delay = match end.await {
+            let end = tokio::select! {
+                end = end => end,
+                () = over.cancelled() => End::Over,
+            };
+            let delay = match end {
+                End::Over => Duration::ZERO,
                 End::Asked => {
                     #[cfg(all(unix, feature = "restart"))]
                     systemd::stopping(config.server.grace_period());
@@ -546,6 +553,7 @@ impl<S: Served> BoundRuntime<S> {
             // A listener that fails ends the run now, not at the next signal.
             served = &mut serving => {
                 served.map_err(failed)?;
+                over.cancel();
                 ending.await
             }
             drain = &mut ending => {
@@ -588,6 +596,7 @@ fn profiles(
 
 enum End {
     Asked,
+    Over,
     #[cfg(all(unix, feature = "restart"))]
     HandedOver,
 }

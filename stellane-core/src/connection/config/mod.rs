@@ -137,6 +137,10 @@ pub struct ConnectionConfig {
     /// long and they miss what happens. Default `0s`: nothing is said, and browsers wait for some seconds.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub sse_retry: Duration,
+    /// Whether HTTP/1 is spoken. Without it a connection that does not begin as HTTP/2 does is ended in the words of HTTP/2,
+    /// and the preset offers `h2` alone over TLS: for a port of gRPC that nobody else is to use. Default `true`.
+    #[cfg(feature = "http2")]
+    pub http1: bool,
     /// Whether bytes of an HTTP/1 connection that two parties could read differently are refused with 400
     /// where hyper would repair them in silence: a bare line feed as the end of a line, a `Content-Length`
     /// beside a `Transfer-Encoding` or given twice, what is no extension of a chunk, a `Content-Length`,
@@ -200,6 +204,8 @@ impl Default for ConnectionConfig {
             drain_idle: Duration::from_secs(1),
             drain_spread: Duration::from_secs(2),
             sse_retry: Duration::ZERO,
+            #[cfg(feature = "http2")]
+            http1: true,
             strict_http1: true,
             max_head_bytes: 64 << 10,
             read_buffer_bytes: 400 << 10,

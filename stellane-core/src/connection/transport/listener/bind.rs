@@ -90,8 +90,8 @@ fn tcp(address: SocketAddr, config: &ListenConfig) -> io::Result<TcpListener> {
         let keepalive = TcpKeepalive::new().with_time(config.keepalive);
         #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
         let keepalive = keepalive
-            .with_interval(std::time::Duration::from_secs(10))
-            .with_retries(3);
+            .with_interval(config.keepalive_interval)
+            .with_retries(config.keepalive_retries);
         socket.set_tcp_keepalive(&keepalive)?;
     }
     socket.set_nonblocking(true)?;
