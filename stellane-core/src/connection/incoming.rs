@@ -129,6 +129,17 @@ impl Incoming {
         }
     }
 
+    #[cold]
+    fn leave(&mut self) {
+        if let Kind::Sent(body) = mem::take(&mut self.body) {
+            match mem::take(&mut self.origin) {
+                Origin::Connection(unread) => unread.leave(body, false),
+                Origin::Asked(unread) => unread.leave(body, true),
+                Origin::Unknown | Origin::Stream { .. } => {}
+            }
+        }
+    }
+
     /// It was asked for, and so a client that waits with it sends it.
     fn ask(&mut self) {
         if let Origin::Connection(_) = self.origin
@@ -243,12 +254,8 @@ impl Body for Incoming {
 impl Drop for Incoming {
     #[inline]
     fn drop(&mut self) {
-        if let Kind::Sent(body) = mem::take(&mut self.body) {
-            match mem::take(&mut self.origin) {
-                Origin::Connection(unread) => unread.leave(body, false),
-                Origin::Asked(unread) => unread.leave(body, true),
-                Origin::Unknown | Origin::Stream { .. } => {}
-            }
+        if let Origin::Connection(_) | Origin::Asked(_) = self.origin {
+            self.leave();
         }
     }
 }
