@@ -31,8 +31,8 @@
 //!
 //! # What it costs
 //!
-//! `cargo bench -p stellane-metrics --bench layer` prints nanoseconds and allocations per request beside `axum-prometheus` and
-//! the bare macros of the facade, `stellane-metrics/benches/instructions` the instructions. `grafana/` has a dashboard
+//! The bench `metrics_layer` of `examples/compare` prints nanoseconds and allocations per request beside `axum-prometheus` and
+//! the bare macros of the facade, `metrics_layer_instructions` beside it the instructions. `grafana/` has a dashboard
 //! and alert rules.
 //!
 //! # Tests that need more than cargo

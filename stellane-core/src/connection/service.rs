@@ -17,8 +17,11 @@ use tokio::{
 use tower_service::Service;
 
 use crate::connection::{
-    http_service::HttpService, manager::ConnectionManager, protocol::connect_info::ConnectInfo,
-    reason::CloseReason, transport::socket::Socket,
+    http_service::HttpService,
+    manager::ConnectionManager,
+    protocol::{connect_info::ConnectInfo, service_source::ServiceSource},
+    reason::CloseReason,
+    transport::socket::Socket,
 };
 
 impl ConnectionManager {
@@ -107,7 +110,7 @@ where
         // The one that is ready is called; the clone that stays must become ready first.
         let fresh = self.make.clone();
         let mut ready = std::mem::replace(&mut self.make, fresh);
-        let make = move |info| async move { ready.call(info).await };
+        let make = move |info| async move { ready.call(info).await.map(ServiceSource::shared) };
         ConnectionFuture(Box::pin(self.manager.serve_made(socket, peer, make)))
     }
 }

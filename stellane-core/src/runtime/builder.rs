@@ -74,11 +74,15 @@ pub struct Runtime<S> {
     pub(super) limit_layer: AdaptiveLimitLayer,
     pub(super) duties: Duties,
     /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "restart"))]
     pub(super) restart: Option<tokio::signal::unix::Signal>,
     /// `SIGTERM` and `SIGINT`, unless they are not ours.
     #[cfg(unix)]
     pub(super) ending: Option<Ending>,
+    #[cfg_attr(
+        not(any(feature = "admin", feature = "reload")),
+        expect(dead_code, reason = "nothing changes the level")
+    )]
     pub(super) log: Option<LogHandle>,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
@@ -430,7 +434,7 @@ impl<F> RuntimeBuilder<F> {
             return Err(RuntimeError::NoTokio);
         }
         // Who brings a signal of their own has their own way to restart.
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "restart"))]
         let restart = match &self.signal {
             None if !self.config.server.restart_timeout.is_zero() => restart_signal(),
             _ => None,
@@ -476,7 +480,7 @@ impl<F> RuntimeBuilder<F> {
             on_refusal: self.on_refusal,
             limit_layer,
             duties: self.duties,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "restart"))]
             restart,
             #[cfg(unix)]
             ending,
@@ -489,7 +493,7 @@ impl<F> RuntimeBuilder<F> {
     }
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "restart"))]
 fn restart_signal() -> Option<tokio::signal::unix::Signal> {
     use tokio::signal::unix::{SignalKind, signal};
     signal(SignalKind::user_defined2())

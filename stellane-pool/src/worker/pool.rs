@@ -17,7 +17,7 @@ use super::{
     scale::{LoadRule, QueueRule, ScalePolicy},
     shared::{Limits, Phase, Shared},
     stats::Recent,
-    threads::{self, ThreadSettings},
+    threads::ThreadSettings,
     watch::{Watch, available_cpus},
 };
 
@@ -108,10 +108,11 @@ impl WorkerPoolBuilder {
         self
     }
 
-    /// Starts `min_workers` threads (see there) and one that watches them.
+    /// The pool. Its threads, `min_workers` (see there) and one that watches them, start with its first job; where none
+    /// can be started, jobs are refused as by a full queue until one can.
     ///
     /// # Errors
-    /// Every setting that is out of range, or that a thread could not be started.
+    /// Every setting that is out of range.
     pub fn build(self) -> Result<WorkerPool, WorkerPoolError> {
         let shards = available_cpus().next_power_of_two().min(8);
         let settings = ThreadSettings {
@@ -119,7 +120,7 @@ impl WorkerPoolBuilder {
             nice: self.config.nice,
         };
         let (pool, watch) = self.assemble(Clock::system(), shards, None)?;
-        threads::start(&pool.inner.shared, watch, settings).map_err(WorkerPoolError::Thread)?;
+        pool.inner.shared.starter.arm(watch, settings);
         Ok(pool)
     }
 

@@ -11,7 +11,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     task::{JoinSet, yield_now},
-    time::{Instant, MissedTickBehavior},
+    time::MissedTickBehavior,
 };
 
 use crate::connection::{
@@ -35,19 +35,18 @@ pub(crate) async fn serve_all<S: HttpService>(
     shared: Arc<Shared>,
     builders: Arc<HyperBuilders>,
     listeners: Vec<Listener>,
-    service: S,
+    services: impl Fn() -> ServiceSource<S>,
 ) -> Result<(), ServeError> {
     let mut loops = JoinSet::new();
     for listener in listeners {
-        let services = ServiceSource::shared(service.clone());
         loops.spawn(serve(
             Arc::clone(&shared),
             Arc::clone(&builders),
             listener,
-            services,
+            services(),
         ));
     }
-    drop(service);
+    drop(services);
     while let Some(ended) = loops.join_next().await {
         match ended {
             Ok(served) => served?,
@@ -88,7 +87,7 @@ pub(crate) async fn serve<S: HttpService>(
     let mut pending = PendingProxyHeaders::new(&shared);
     let mut lobby = Lobby::new();
     // Nothing is accepted before, since there were no more open files.
-    let mut rests_until = Instant::now();
+    let mut rests_until = None;
     let mut loop_handle = listener.join(id);
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -99,13 +98,17 @@ pub(crate) async fn serve<S: HttpService>(
     loop {
         // The only waits of this loop are these, beside everything else that it does.
         let accept = async {
-            tokio::time::sleep_until(rests_until).await;
+            // A timer of the past fires with the next millisecond only.
+            if let Some(instant) = rests_until {
+                tokio::time::sleep_until(instant).await;
+            }
             wait_for_the_rate(&shared).await;
             listener.accept().await
         };
         tokio::select! {
             accepted = accept => match accepted {
                 Ok((socket, peer)) => {
+                    rests_until = None;
                     if shared.admission.rate.is_limited() {
                         shared.admission.rate.take(shared.clock.elapsed());
                     }

@@ -29,7 +29,7 @@ use crate::connection::{
 /// The group of connections that came by themselves.
 const NO_LISTENER: u16 = u16::MAX;
 
-/// Serves it to its end by the service that `make` makes for it.
+/// Serves it to its end by what `make` has for it.
 ///
 /// # Errors
 /// Those of `make`; the connection is closed then.
@@ -41,7 +41,7 @@ pub(crate) async fn serve_connection<S: HttpService, M, E>(
     make: impl FnOnce(ConnectInfo) -> M,
 ) -> Result<CloseReason, E>
 where
-    M: Future<Output = Result<S, E>>,
+    M: Future<Output = Result<ServiceSource<S>, E>>,
 {
     let served = Arc::clone(&shared);
     let serving = async {
@@ -51,8 +51,8 @@ where
         };
         let mut admitted = Admitted::new(&shared, record);
         let info = ConnectInfo::new(&socket, &admitted.record, &shared);
-        let service = match admitted.make(make(info)).await {
-            Ok(Ok(service)) => service,
+        let services = match admitted.make(make(info)).await {
+            Ok(Ok(services)) => services,
             Ok(Err(error)) => {
                 admitted.reason = CloseReason::ServiceError;
                 return Err(error);
@@ -69,7 +69,7 @@ where
         let served = Arc::new(Served {
             shared: Arc::clone(&shared),
             builders,
-            services: ServiceSource::shared(service),
+            services,
             parked: ParkedPoller::closed(),
             early: Early::default(),
         });

@@ -343,7 +343,9 @@ impl<S: HttpService> Task<S> {
         let info = shared.config.connect_info.then(info);
         let adapter = Adapter::new(service, Arc::clone(record), Arc::clone(shared), info);
         #[cfg(feature = "http2")]
-        let ledger = (sniff && is_preface(&rewind)).then(|| Arc::new(Ledger::new(record.clone())));
+        let is_http2 = sniff && (is_preface(&rewind) || !shared.config.http1);
+        #[cfg(feature = "http2")]
+        let ledger = is_http2.then(|| Arc::new(Ledger::new(record.clone())));
         let watch = match shared.config.strict_http1 {
             #[cfg(feature = "http2")]
             _ if let Some(ledger) = &ledger => {
