@@ -15,7 +15,7 @@ use stellane_autotune::{
     overload::{OverloadLayer, Pressure},
 };
 use stellane_metrics::{
-    HttpMetrics, Prometheus, Readiness, RequestScope, RuntimeMetrics, RuntimeSnapshot, metrics,
+    HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot, metrics,
 };
 use stellane_pool::Pools;
 #[cfg(feature = "workers")]
@@ -462,8 +462,9 @@ fn read_pools(snapshot: &mut RuntimeSnapshot, pools: &Pools) {
 }
 
 /// The request that is measured on this thread, for a worker that runs it.
+#[cfg(feature = "workers")]
 fn request_scope() -> Option<Carried> {
-    let scope = Arc::new(RequestScope::current()?);
+    let scope = Arc::new(stellane_metrics::RequestScope::current()?);
     let back = Arc::clone(&scope);
     Some(Carried::new(
         move |inside| scope.run(inside),
