@@ -122,7 +122,7 @@ impl MemoryRelease {
     }
 
     /// Whether there is a hook.
-    #[cfg(feature = "full")]
+    #[cfg(feature = "preset")]
     pub(crate) fn is_given_back(&self) -> bool {
         self.hook.is_some()
     }
