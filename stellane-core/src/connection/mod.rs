@@ -190,8 +190,6 @@ mod transport;
 pub use self::config::http2::Http2Config;
 #[cfg(feature = "proxy-protocol")]
 pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
-#[cfg(feature = "full")]
-pub(crate) use self::early::{Early, EarlyRefusals};
 #[cfg(unix)]
 pub use self::protocol::connect_info::UnixPeer;
 #[cfg(feature = "tls")]
@@ -203,6 +201,7 @@ pub use self::{
 pub use self::{
     config::{
         ConnectionConfig,
+        forwarded::{ForwardedConfig, ForwardedHeader},
         listen::{ListenConfig, WhenFull},
     },
     error::{BuildError, ServeError},
@@ -210,10 +209,16 @@ pub use self::{
     incoming::Incoming,
     lifecycle::memory::malloc_trim,
     manager::{ConnectionManager, ConnectionManagerBuilder},
+    policy::forwarded::Forwarded,
     protocol::{connect_info::ConnectInfo, scope::drain_token},
     reason::CloseReason,
     state::{ConnectionInfo, ConnectionState},
     stats::{ConnectionStats, DrainReport},
     transport::listener::{Listener, detached::DetachedListener},
+};
+#[cfg(feature = "full")]
+pub(crate) use self::{
+    early::{Early, EarlyRefusals},
+    transport::socket::Socket,
 };
 pub use crate::config_error::ConfigError;

@@ -26,7 +26,7 @@ use crate::profiling::HeapProfiler;
 use crate::{
     BoxError,
     config::RuntimeConfig,
-    connection::{CloseReason, ConnectInfo, HttpService, Incoming},
+    connection::{CloseReason, ConnectInfo, HttpService, Incoming, TlsAcceptor},
     logging::LogHandle,
 };
 
@@ -53,6 +53,7 @@ pub struct RuntimeBuilder<F> {
     log: Option<LogHandle>,
     describe: Option<Arc<DescribeFn>>,
     outer: Option<Arc<OuterFn>>,
+    tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
     heap: Option<HeapSource>,
 }
@@ -82,6 +83,7 @@ pub struct Runtime<S> {
     pub(super) log: Option<LogHandle>,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
+    pub(super) tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
 }
@@ -101,6 +103,7 @@ impl Runtime<()> {
             log: None,
             describe: None,
             outer: None,
+            tls: None,
             #[cfg(feature = "profiling")]
             heap: None,
         }
@@ -158,6 +161,7 @@ impl<F> RuntimeBuilder<F> {
             log,
             describe,
             outer,
+            tls,
             #[cfg(feature = "profiling")]
             heap,
         } = self;
@@ -173,6 +177,7 @@ impl<F> RuntimeBuilder<F> {
             log,
             describe,
             outer,
+            tls,
             #[cfg(feature = "profiling")]
             heap,
         }
@@ -292,6 +297,24 @@ impl<F> RuntimeBuilder<F> {
         describe: impl Fn(&ConnectInfo, &mut Extensions) + Send + Sync + 'static,
     ) -> Self {
         self.describe = Some(Arc::new(describe));
+        self
+    }
+
+    /// TLS for the listeners of TCP that have none of their own, in the place of the files of `connection.tls`: with a
+    /// configuration of rustls for client certificates, several names, or other cryptography. Its ALPN is used as it is:
+    /// for HTTP/2 it has to hold `h2`. The handle changes it while it serves, as for new certificates.
+    ///
+    /// ```no_run
+    /// use stellane_core::{Runtime, connection::TlsAcceptor};
+    ///
+    /// # fn example(config: tokio_rustls::rustls::ServerConfig) {
+    /// let tls = TlsAcceptor::from_rustls(config);
+    /// let builder = Runtime::builder().tls(tls.clone());
+    /// # drop(builder);
+    /// # }
+    /// ```
+    pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
+        self.tls = Some(tls.into());
         self
     }
 
@@ -483,6 +506,7 @@ impl<F> RuntimeBuilder<F> {
             log: self.log,
             describe: self.describe,
             outer: self.outer,
+            tls: self.tls,
             #[cfg(feature = "profiling")]
             heap: self.heap,
         })
@@ -504,6 +528,31 @@ impl<S: App> Runtime<S> {
     /// An address that can't be listened on, or a listener that fails for good.
     pub async fn serve(self, address: &str) -> Result<RunReport, RuntimeError> {
         self.bind(address).await?.serve().await
+    }
+
+    /// Serves on listeners that one has, each with its own TLS, and on nothing beside them: see
+    /// [`listen_on`](Self::listen_on).
+    ///
+    /// ```no_run
+    /// use stellane_core::{Runtime, connection::{Listener, TlsAcceptor}};
+    /// use tokio::net::{TcpListener, UnixListener};
+    ///
+    /// # async fn example(app: axum::Router, tls: TlsAcceptor) -> Result<(), Box<dyn std::error::Error>> {
+    /// let plain = Listener::from(UnixListener::bind("/run/app.sock")?);
+    /// let secret = Listener::from(TcpListener::bind("0.0.0.0:443").await?).tls(&tls);
+    /// let runtime = Runtime::builder().service(app).build()?;
+    /// runtime.serve_listeners([plain, secret]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub async fn serve_listeners(
+        self,
+        listeners: impl IntoListener,
+    ) -> Result<RunReport, RuntimeError> {
+        self.listen_on(listeners).await?.serve().await
     }
 
     /// Serves on the configured `server.address`.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     BoxError,
     config::{ConfigErrors, Loader, RuntimeConfig},
-    connection::{ConnectInfo, ConnectionManager, HttpService, Incoming},
+    connection::{ConnectInfo, ConnectionManager, HttpService, Incoming, TlsAcceptor},
     engine::Engine,
 };
 
@@ -137,6 +137,12 @@ impl<L> Serve<L> {
         O: Layer<BoxService<Incoming>, Service: HttpService> + Send + Sync + 'static,
     {
         self.builder = self.builder.outer_layer(layer);
+        self
+    }
+
+    /// See [`RuntimeBuilder::tls`].
+    pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
+        self.builder = self.builder.tls(tls);
         self
     }
 

@@ -68,6 +68,10 @@ mod unix {
             Self { registry: None }
         }
 
+        pub(crate) fn is_closed(&self) -> bool {
+            self.registry.is_none()
+        }
+
         /// Takes the socket in under a number, or gives it back if it is of a kind that can't be parked or
         /// the system refuses.
         ///
@@ -188,6 +192,11 @@ mod none {
 
         pub(crate) const fn closed() -> Self {
             Self
+        }
+
+        #[expect(clippy::unused_self, reason = "as on Unix")]
+        pub(crate) fn is_closed(&self) -> bool {
+            true
         }
 
         pub(crate) fn park(

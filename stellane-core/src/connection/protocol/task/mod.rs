@@ -249,7 +249,12 @@ impl<S: HttpService> Task<S> {
                         Step::Wait
                     }
                     Command::Close(reason) => Step::End(reason),
-                    Command::Park if socket.stays_with_task() => self.refuse_to_park(),
+                    Command::Park
+                        if socket.stays_with_task()
+                            || self.connection.served.parked.is_closed() =>
+                    {
+                        self.refuse_to_park()
+                    }
                     Command::Park => self.leave(),
                     Command::None => Step::Wait,
                 };
