@@ -31,8 +31,8 @@
 //!
 //! # What it costs
 //!
-//! `cargo bench -p stellane-metrics --bench layer` prints nanoseconds and allocations per request beside `axum-prometheus` and
-//! the bare macros of the facade, `stellane-metrics/benches/instructions` the instructions. `grafana/` has a dashboard
+//! The bench `metrics_layer` of `examples/compare` prints nanoseconds and allocations per request beside `axum-prometheus` and
+//! the bare macros of the facade, `metrics_layer_instructions` beside it the instructions. `grafana/` has a dashboard
 //! and alert rules.
 //!
 //! # Tests that need more than cargo
@@ -84,8 +84,8 @@ pub use http_metrics::{
 pub use layer::AxumRoute;
 pub use layer::{
     Entered, Metrics, MetricsLayer, NoRoute, RequestBody, RequestBytes, RequestBytesLayer,
-    RequestRoute, ResponseBody, ResponseFuture, ResponseRoute, RouteLabel, RouteLabelLayer,
-    current_route, label_route,
+    RequestRoute, RequestScope, ResponseBody, ResponseFuture, ResponseRoute, RouteLabel,
+    RouteLabelLayer, current_route, label_route,
 };
 /// The facade this crate publishes to: use this one, so that both are the same version.
 #[cfg(feature = "facade")]

@@ -64,22 +64,23 @@ pub struct Guarded {
     pub heads: u64,
 }
 
-/// Has the guard look at bytes in pieces; an upgrade that is asked for is declined between two, if it may be.
+/// Has the guard look at bytes in pieces; an upgrade that is asked for is declined.
 ///
 /// # Panics
 /// If it changes other bytes than the one that it spoils.
 #[must_use]
-pub fn guard(bytes: &[u8], piece: usize, declines: bool) -> Guarded {
+pub fn guard(bytes: &[u8], piece: usize) -> Guarded {
     let mut guard = FramingGuard::new();
     let mut passed = bytes.to_vec();
     let mut at = 0;
     while at < passed.len() {
         let end = at.saturating_add(piece).min(passed.len());
-        if declines && guard.is_held() {
-            guard.decide(false);
-        }
         match guard.look(&mut passed[at..end]) {
-            Verdict::Fine | Verdict::Held => at = end,
+            Verdict::Fine => at = end,
+            Verdict::Held(hypers) => {
+                at += hypers;
+                guard.decide(false);
+            }
             Verdict::Spoilt => break,
             Verdict::Unknown(start) => {
                 passed.truncate(at + start);

@@ -38,8 +38,8 @@ enum Origin {
     Unknown,
     /// From a connection that it shares with other requests, by its id.
     #[cfg_attr(
-        not(feature = "full"),
-        expect(dead_code, reason = "only the runtime asks")
+        not(all(feature = "http2", feature = "preset")),
+        expect(dead_code, reason = "only the runtime asks, of HTTP/2")
     )]
     Stream {
         connection: u64,
@@ -116,7 +116,7 @@ impl Incoming {
     }
 
     /// The id of the connection, if that has other requests at the same time.
-    #[cfg(feature = "full")]
+    #[cfg(feature = "preset")]
     pub(crate) fn shared_connection(&self) -> Option<u64> {
         match self.origin {
             Origin::Stream { connection, .. } => Some(connection),

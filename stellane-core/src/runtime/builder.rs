@@ -21,12 +21,14 @@ use super::{
     serve,
     stack::PresetLayer,
 };
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
 #[cfg(feature = "profiling")]
 use crate::profiling::HeapProfiler;
 use crate::{
     BoxError,
     config::RuntimeConfig,
-    connection::{CloseReason, ConnectInfo, HttpService, Incoming, TlsAcceptor},
+    connection::{CloseReason, ConnectInfo, HttpService, Incoming},
     logging::LogHandle,
 };
 
@@ -53,6 +55,7 @@ pub struct RuntimeBuilder<F> {
     log: Option<LogHandle>,
     describe: Option<Arc<DescribeFn>>,
     outer: Option<Arc<OuterFn>>,
+    #[cfg(feature = "tls")]
     tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
     heap: Option<HeapSource>,
@@ -75,14 +78,19 @@ pub struct Runtime<S> {
     pub(super) limit_layer: AdaptiveLimitLayer,
     pub(super) duties: Duties,
     /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "restart"))]
     pub(super) restart: Option<tokio::signal::unix::Signal>,
     /// `SIGTERM` and `SIGINT`, unless they are not ours.
     #[cfg(unix)]
     pub(super) ending: Option<Ending>,
+    #[cfg_attr(
+        not(any(feature = "admin", feature = "reload")),
+        expect(dead_code, reason = "nothing changes the level")
+    )]
     pub(super) log: Option<LogHandle>,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
+    #[cfg(feature = "tls")]
     pub(super) tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
@@ -103,6 +111,7 @@ impl Runtime<()> {
             log: None,
             describe: None,
             outer: None,
+            #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "profiling")]
             heap: None,
@@ -161,6 +170,7 @@ impl<F> RuntimeBuilder<F> {
             log,
             describe,
             outer,
+            #[cfg(feature = "tls")]
             tls,
             #[cfg(feature = "profiling")]
             heap,
@@ -177,6 +187,7 @@ impl<F> RuntimeBuilder<F> {
             log,
             describe,
             outer,
+            #[cfg(feature = "tls")]
             tls,
             #[cfg(feature = "profiling")]
             heap,
@@ -313,6 +324,7 @@ impl<F> RuntimeBuilder<F> {
     /// # drop(builder);
     /// # }
     /// ```
+    #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
         self.tls = Some(tls.into());
         self
@@ -453,7 +465,7 @@ impl<F> RuntimeBuilder<F> {
             return Err(RuntimeError::NoTokio);
         }
         // Who brings a signal of their own has their own way to restart.
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "restart"))]
         let restart = match &self.signal {
             None if !self.config.server.restart_timeout.is_zero() => restart_signal(),
             _ => None,
@@ -499,13 +511,14 @@ impl<F> RuntimeBuilder<F> {
             on_refusal: self.on_refusal,
             limit_layer,
             duties: self.duties,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "restart"))]
             restart,
             #[cfg(unix)]
             ending,
             log: self.log,
             describe: self.describe,
             outer: self.outer,
+            #[cfg(feature = "tls")]
             tls: self.tls,
             #[cfg(feature = "profiling")]
             heap: self.heap,
@@ -513,7 +526,7 @@ impl<F> RuntimeBuilder<F> {
     }
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "restart"))]
 fn restart_signal() -> Option<tokio::signal::unix::Signal> {
     use tokio::signal::unix::{SignalKind, signal};
     signal(SignalKind::user_defined2())

@@ -13,10 +13,12 @@ use super::{
     listeners::Listeners,
     make::Make,
 };
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
 use crate::{
     BoxError,
     config::{ConfigErrors, Loader, RuntimeConfig},
-    connection::{ConnectInfo, ConnectionManager, HttpService, Incoming, TlsAcceptor},
+    connection::{ConnectInfo, ConnectionManager, HttpService, Incoming},
     engine::Engine,
 };
 
@@ -141,6 +143,7 @@ impl<L> Serve<L> {
     }
 
     /// See [`RuntimeBuilder::tls`].
+    #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
         self.builder = self.builder.tls(tls);
         self

@@ -6,7 +6,6 @@ pub(crate) mod forwarded;
 pub(crate) mod http2;
 pub(crate) mod listen;
 pub(crate) mod network;
-#[cfg(feature = "proxy-protocol")]
 pub(crate) mod proxy_protocol;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
@@ -15,7 +14,6 @@ use std::time::Duration;
 
 #[cfg(feature = "http2")]
 use crate::connection::config::http2::Http2Config;
-#[cfg(feature = "proxy-protocol")]
 use crate::connection::config::proxy_protocol::ProxyProtocolConfig;
 #[cfg(feature = "tls")]
 use crate::connection::config::tls::TlsConfig;
@@ -178,7 +176,6 @@ pub struct ConnectionConfig {
     #[cfg(feature = "http2")]
     pub http2: Http2Config,
     /// The PROXY protocol.
-    #[cfg(feature = "proxy-protocol")]
     pub proxy_protocol: ProxyProtocolConfig,
     /// TLS.
     #[cfg(feature = "tls")]
@@ -224,7 +221,6 @@ impl Default for ConnectionConfig {
             forwarded: ForwardedConfig::default(),
             #[cfg(feature = "http2")]
             http2: Http2Config::default(),
-            #[cfg(feature = "proxy-protocol")]
             proxy_protocol: ProxyProtocolConfig::default(),
             #[cfg(feature = "tls")]
             tls: TlsConfig::default(),
@@ -282,7 +278,6 @@ impl ConnectionConfig {
         }
         #[cfg(feature = "http2")]
         self.http2.check(&mut errors);
-        #[cfg(feature = "proxy-protocol")]
         self.proxy_protocol.check(&mut errors);
         #[cfg(feature = "tls")]
         self.tls.check(&mut errors);

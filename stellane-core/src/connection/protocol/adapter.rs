@@ -193,7 +193,7 @@ impl<S: HttpService> Adapter<S> {
         if let Some(budget) = shared.budgets.of(&request) {
             record.begin_budget(budget);
         }
-        if record.flags().has_bytes_behind_upgrade() && asks_for_upgrade(&request) {
+        if record.flags().has_bytes_behind_upgrade() && request.method() == Method::CONNECT {
             record.flags().close_after_response();
         }
         let mut service = self.service.borrow_mut();
@@ -246,11 +246,6 @@ impl<S: HttpService> Adapter<S> {
             guard: InFlight::new(self.owner.clone()),
         }
     }
-}
-
-#[cold]
-fn asks_for_upgrade(request: &Request<Incoming>) -> bool {
-    request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
 }
 
 #[inline]

@@ -29,7 +29,6 @@ impl Listener {
     ///
     /// # Errors
     /// What was handed over is neither a TCP nor a Unix socket that listens.
-    #[cfg(feature = "listenfd")]
     pub fn inherited() -> io::Result<Vec<Self>> {
         inherited()
     }
@@ -125,7 +124,6 @@ async fn unix(path: &std::path::Path, config: &ListenConfig) -> io::Result<Liste
     Ok(UnixListener::from_std(listener)?.into())
 }
 
-#[cfg(feature = "listenfd")]
 fn inherited() -> io::Result<Vec<Listener>> {
     let mut handed = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
