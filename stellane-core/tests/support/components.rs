@@ -549,7 +549,11 @@ async fn the_tuner_undoes_what_made_things_worse() {
         .iter()
         .find(|action| action.outcome == ActionOutcome::RollBack);
     let undone = undone.unwrap_or_else(|| panic!("{said:?}"));
-    assert_eq!((undone.old_value, undone.new_value), (32.0, 16.0), "{said:?}");
+    assert_eq!(
+        (undone.old_value, undone.new_value),
+        (32.0, 16.0),
+        "{said:?}"
+    );
     assert_eq!(foreign.pool.size.load(SeqCst), 16);
 }
 
