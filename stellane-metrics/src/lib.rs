@@ -3,7 +3,8 @@
 //! - [`MetricsLayer`] measures the requests of any tower stack under OpenTelemetry's names, without allocating and
 //!   without sharing a cache line between threads.
 //! - [`RuntimeMetrics`] reads every component a few times a second: rates, percentiles, process, container, tokio.
-//! - [`prometheus()`] renders both, and whatever the application records through the `metrics` facade.
+//! - [`prometheus()`] renders both, and whatever the application records through the `metrics` facade, if it
+//!   [asks for that](Prometheus::install).
 //! - [`Admin`] serves it all: probes, text, JSON and a live page.
 //!
 //! ```
@@ -15,7 +16,7 @@
 //! let layer = MetricsLayer::new(&http); // around your service
 //! let runtime = RuntimeMetrics::builder().http(&http).build()?;
 //! // Inside of a tokio runtime: tokio::spawn(runtime.clone().run());
-//! let prometheus = prometheus().http(&http).runtime(&runtime).detached().build()?;
+//! let prometheus = prometheus().http(&http).runtime(&runtime).build()?;
 //! let readiness = Readiness::new();
 //! let admin = Admin::builder()
 //!     .prometheus(prometheus)
@@ -95,7 +96,7 @@ pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
 pub use runtime::{
     Advice, Machine, MigrationReadiness, ReadinessCheck, RuntimeMetrics, RuntimeMetricsBuilder,
-    RuntimeSnapshot,
+    RuntimeSnapshot, Values,
 };
 #[cfg(feature = "tracing")]
 pub use trace::{LogLevel, Trace, TraceBody, TraceContext, TraceFuture, TraceLayer};

@@ -150,6 +150,14 @@ impl<L> Serve<L> {
     }
 }
 
+impl<L> Serve<L> {
+    /// See [`RuntimeBuilder::install_recorder`].
+    pub fn install_recorder(mut self) -> Self {
+        self.builder = self.builder.install_recorder();
+        self
+    }
+}
+
 impl<L: IntoListener> Serve<L> {
     /// The address of the listener that was given.
     ///

@@ -67,6 +67,7 @@ mod facts;
 mod listeners;
 mod machine;
 mod make;
+mod numbers;
 mod pressure;
 mod ready_check;
 mod refusal;

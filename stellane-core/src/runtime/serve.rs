@@ -1,10 +1,9 @@
-#[cfg(any(feature = "admin", all(unix, feature = "restart")))]
-use std::time::Duration;
 use std::{
     fmt, io,
     net::SocketAddr,
     pin::pin,
     process::{ExitCode, Termination},
+    time::Duration,
 };
 
 use tokio::task::JoinSet;
@@ -263,6 +262,9 @@ async fn follow(components: Components, log: Option<LogHandle>) {
     let Some(Ok(watcher)) = thread.run(|| ConfigWatcher::new(loader)).await else {
         return;
     };
+    if let Err(error) = components.export_reloads(&watcher) {
+        tracing::warn!(%error, "reloads are not counted in the metrics");
+    }
     let targets = LiveTargets {
         log,
         connections: Some(components.connections),
