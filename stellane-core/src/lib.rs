@@ -21,8 +21,8 @@
 //! | router | `Router`, a `Service`; `RouteLayer` | `the_router_is_a_service_like_any_other`, `a_route_layer_leaves_the_route_for_whatever_is_inside` |
 //! | interner | `InternLayer` | `headers_and_claims_are_interned_without_a_router` |
 //! | rules of HTTP/1 | `StrictHttp1Layer` | `strict_rules_refuse_what_is_ambiguous` |
-//! | panics and errors | `FaultLayer` | `a_panic_is_answered_and_counted` |
-//! | prepared answers | `PreparedLayer`; `PreparedService` | `prepared_answers_come_before_the_service` |
+//! | panics and errors | `CatchFaultsLayer` | `a_panic_is_answered_and_counted` |
+//! | prepared answers | `PreparedLayer`; `PreparedOnlyService` | `prepared_answers_come_before_the_service` |
 //! | accelerated services | `EngineSelectorLayer` | `an_engine_selector_accelerates_chosen_routes` |
 //! | reloading pages | `LiveReloadLayer` | `live_reload_adds_its_script_to_pages_only` |
 //! | all of it | `PresetLayer` | `tests/preset_layer.rs`, `tests/preset_is_its_layers.rs` |
@@ -46,6 +46,8 @@
 //! | sweep | the one walk over all connections by which their deadlines are kept |
 //! | trim | to give idle pooled memory back to the system |
 
+#[cfg(feature = "layers")]
+pub mod catch_faults;
 #[cfg(feature = "config")]
 pub mod config;
 #[cfg(any(
@@ -62,8 +64,6 @@ mod detached;
 pub mod engine;
 #[cfg(feature = "engine-selector")]
 pub mod engine_selector;
-#[cfg(feature = "layers")]
-pub mod fault;
 #[cfg(feature = "hot-reload")]
 pub mod hot_reload;
 #[cfg(feature = "logging")]

@@ -61,12 +61,12 @@ mod threads;
 mod wake_batch;
 
 pub use self::{
-    body::WorkerBody,
+    body::WorkerPoolBody,
     carried::Carried,
     class::{Class, ClassStats},
     config::{Discipline, OnDrop, Scale, WorkerPoolConfig},
     error::WorkerPoolError,
-    future::WorkerFuture,
+    future::WorkerPoolFuture,
     histogram::Histogram,
     job::{Job, JobError},
     layer::WorkerPoolLayer,
