@@ -98,9 +98,9 @@ fn main() {
 fn recorder() -> &'static Prometheus {
     static RECORDER: OnceLock<Prometheus> = OnceLock::new();
     RECORDER.get_or_init(|| {
-        prometheus()
-            .build()
-            .expect("the only recorder of this process")
+        let recorder = prometheus().build().expect("builds");
+        recorder.install().expect("the only one of this process");
+        recorder
     })
 }
 

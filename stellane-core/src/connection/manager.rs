@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -270,8 +270,30 @@ impl ConnectionManager {
     ) -> impl Future<Output = CloseReason> + Send + 'static {
         let socket = Socket::of(io);
         let peer = peer.or_else(|| socket.peer_addr());
+        let made = |_| std::future::ready(Ok::<_, Infallible>(services));
+        let serving = self.serve_made(socket, peer, made);
+        async {
+            match serving.await {
+                Ok(reason) => reason,
+                Err(never) => match never {},
+            }
+        }
+    }
+
+    /// Serves a connection by what `make` makes for it.
+    pub(super) fn serve_made<S: HttpService, M, E, F>(
+        &self,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        make: F,
+    ) -> impl Future<Output = Result<CloseReason, E>> + Send + use<S, M, E, F>
+    where
+        F: FnOnce(ConnectInfo) -> M + Send + 'static,
+        M: Future<Output = Result<ServiceSource<S>, E>> + Send + 'static,
+        E: Send + 'static,
+    {
         let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
-        accept::serve_connection(shared, builders, socket, peer, services)
+        accept::single::serve_connection(shared, builders, socket, peer, make)
     }
 
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.
@@ -302,6 +324,12 @@ impl ConnectionManager {
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
         self.shared.stats()
+    }
+
+    /// Whether idle connections give back what they needed while they were busy.
+    #[cfg(feature = "preset")]
+    pub(crate) fn gives_memory_back(&self) -> bool {
+        self.shared.memory.is_given_back()
     }
 
     /// How many connections there may be: as configured, and as the limit of open files allows.

@@ -55,6 +55,7 @@ pub struct RuntimeBuilder<F> {
     log: Option<LogHandle>,
     describe: Option<Arc<DescribeFn>>,
     outer: Option<Arc<OuterFn>>,
+    takes_metrics: bool,
     #[cfg(feature = "tls")]
     tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
@@ -131,6 +132,7 @@ impl Runtime<()> {
             log: None,
             describe: None,
             outer: None,
+            takes_metrics: false,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "profiling")]
@@ -190,6 +192,7 @@ impl<F> RuntimeBuilder<F> {
             log,
             describe,
             outer,
+            takes_metrics,
             #[cfg(feature = "tls")]
             tls,
             #[cfg(feature = "profiling")]
@@ -207,6 +210,7 @@ impl<F> RuntimeBuilder<F> {
             log,
             describe,
             outer,
+            takes_metrics,
             #[cfg(feature = "tls")]
             tls,
             #[cfg(feature = "profiling")]
@@ -432,6 +436,22 @@ impl<F> RuntimeBuilder<F> {
         self
     }
 
+    /// Renders what the application records by the macros of the `metrics` facade together with our own numbers, by
+    /// becoming the recorder of the process: see [`Prometheus::install`](stellane_metrics::Prometheus::install). With a
+    /// recorder of one's own it is left out, and ours are published to that by
+    /// [`Components::publisher`](super::Components::publisher). The build fails if there is one already.
+    ///
+    /// ```
+    /// use stellane_core::Runtime;
+    ///
+    /// let builder = Runtime::builder().install_recorder();
+    /// # drop(builder);
+    /// ```
+    pub fn install_recorder(mut self) -> Self {
+        self.takes_metrics = true;
+        self
+    }
+
     /// Lets the admin service change the log level.
     pub fn log_handle(mut self, log: LogHandle) -> Self {
         self.log = Some(log);
@@ -507,6 +527,13 @@ impl<F> RuntimeBuilder<F> {
             }
             Some(_) => None,
         };
+        if self.takes_metrics {
+            let installed = components.prometheus.install();
+            installed.map_err(|error| RuntimeError::Component {
+                name: "metrics",
+                source: error.into(),
+            })?;
+        }
         let mut limit_layer = components.limit_layer.clone();
         if let Some(change) = self.limit_layer {
             limit_layer = change(limit_layer, &components);

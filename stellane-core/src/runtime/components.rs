@@ -1,11 +1,12 @@
+#[cfg(any(feature = "tuner", feature = "workers"))]
+use std::sync::Arc;
+#[cfg(feature = "tuner")]
+use std::sync::OnceLock;
 #[cfg(any(feature = "profiling", feature = "workers"))]
 use std::time::Duration;
 use std::{
     borrow::Cow,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 #[cfg(feature = "tuner")]
@@ -15,7 +16,7 @@ use stellane_autotune::{
     overload::{OverloadLayer, Pressure},
 };
 use stellane_metrics::{
-    HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot, metrics,
+    FacadePublisher, HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot,
 };
 use stellane_pool::Pools;
 #[cfg(feature = "workers")]
@@ -23,8 +24,6 @@ use stellane_pool::{Carried, WorkerPool};
 use stellane_router::Interner;
 use tokio::task::JoinSet;
 
-#[cfg(feature = "tuner")]
-use super::tuning;
 #[cfg(feature = "admin")]
 use super::watch::{HeldThreads, Progress};
 use super::{
@@ -34,11 +33,13 @@ use super::{
     machine, pressure,
     refusal::OnRefusal,
 };
+#[cfg(feature = "tuner")]
+use super::{numbers, tuning};
 use crate::{
     BoxError,
+    catch_faults::Faults,
     config::{RuntimeConfig, ServerConfig},
     connection::{CloseReason, ConnectionManager},
-    fault::Faults,
     strict_http1::Http1Rules,
 };
 #[cfg(feature = "profiling")]
@@ -54,7 +55,7 @@ pub struct Components {
     pub metrics: HttpMetrics,
     /// Reads every component a few times a second.
     pub runtime_metrics: RuntimeMetrics,
-    /// Renders all metrics, and takes those of the application.
+    /// Renders all metrics; those too that the application records, if it is [installed](Prometheus::install).
     pub prometheus: Prometheus,
     /// The adaptive concurrency limit at the edge.
     pub limit: AdaptiveLimit,
@@ -178,7 +179,6 @@ impl Components {
         // is weak: otherwise each would keep the other, and all the components with them, for ever.
         #[cfg(feature = "tuner")]
         let tuner_cell = Arc::new(OnceLock::<AutoTuner>::new());
-        let panics = Arc::new(OnceLock::<metrics::Counter>::new());
         let runtime_metrics = RuntimeMetrics::builder()
             .config(config.metrics.clone())
             .http(&metrics)
@@ -188,12 +188,11 @@ impl Components {
                 #[cfg(feature = "workers")]
                 let workers = workers.clone();
                 let overload = overload.clone();
-                let (pools, interner, faults) = (pools.clone(), interner.clone(), faults.clone());
+                let (pools, interner) = (pools.clone(), interner.clone());
                 let restarts = restarts.clone();
                 #[cfg(feature = "admin")]
                 let held = held.clone();
                 let told = AtomicU64::new(0);
-                let panics = Arc::clone(&panics);
                 #[cfg(feature = "tuner")]
                 let tuner = Arc::downgrade(&tuner_cell);
                 move |snapshot| {
@@ -217,35 +216,16 @@ impl Components {
                             *total.entry(parameter.into()).or_default() += count;
                         }
                     }
-                    if let Some(panics) = panics.get() {
-                        panics.absolute(faults.stats().panics);
-                    }
                 }
             })
             .build()
             .map_err(failed("metrics"))?;
-        let prometheus = || {
-            stellane_metrics::prometheus()
-                .http(&metrics)
-                .runtime(&runtime_metrics)
-                .readiness(&readiness)
-        };
-        // The first runtime of a process also takes what the application records through the `metrics`
-        // macros; there is one global recorder.
-        let prometheus = prometheus()
+        let prometheus = stellane_metrics::prometheus()
+            .http(&metrics)
+            .runtime(&runtime_metrics)
+            .readiness(&readiness)
             .build()
-            .or_else(|_| prometheus().detached().build())
             .map_err(failed("metrics"))?;
-        let recorder = prometheus.recorder();
-        let key = metrics::Key::from_static_name("stellane_handler_panics_total");
-        recorder.describe_counter(
-            "stellane_handler_panics_total".into(),
-            None,
-            "Panics of handlers and response bodies.".into(),
-        );
-        let metadata =
-            metrics::Metadata::new(module_path!(), metrics::Level::INFO, Some(module_path!()));
-        let _ = panics.set(recorder.register_counter(&key, &metadata));
 
         #[cfg(feature = "tuner")]
         let tuner = tuning::tuner(
@@ -261,8 +241,12 @@ impl Components {
         )
         .map_err(failed("tuner"))?;
         #[cfg(feature = "tuner")]
-        let _ = tuner_cell.set(tuner.clone());
-        Ok(Self {
+        {
+            let _ = tuner_cell.set(tuner.clone());
+            let cell = Arc::downgrade(&tuner_cell);
+            numbers::of_tuner(&runtime_metrics, &cell).map_err(failed("metrics"))?;
+        }
+        let components = Self {
             connections,
             metrics,
             runtime_metrics,
@@ -290,7 +274,9 @@ impl Components {
             restarts,
             #[cfg(feature = "tuner")]
             _tuner_cell: tuner_cell,
-        })
+        };
+        components.export_numbers().map_err(failed("metrics"))?;
+        Ok(components)
     }
 
     /// All that the [`Runtime`](super::Runtime) puts around a service, for any other server and any stack of tower. Of
@@ -307,6 +293,16 @@ impl Components {
             OnRefusal::new(None, &self.faults),
             false,
         )
+    }
+
+    /// Copies our numbers to the recorder of the `metrics` facade that the program has installed, such as one of StatsD's:
+    /// `tokio::spawn(components.publisher().run(Duration::from_secs(5)))`. Not with
+    /// [`Prometheus::install`], which renders all of them together already.
+    #[must_use]
+    pub fn publisher(&self) -> FacadePublisher {
+        FacadePublisher::global()
+            .http(&self.metrics)
+            .runtime(&self.runtime_metrics)
     }
 
     /// What the components do beside requests: they measure themselves, tune each other, give memory back. To be spawned

@@ -68,7 +68,7 @@ mod unix {
             Self { registry: None }
         }
 
-        pub(crate) fn is_closed(&self) -> bool {
+        pub(crate) const fn is_closed(&self) -> bool {
             self.registry.is_none()
         }
 
@@ -194,8 +194,7 @@ mod none {
             Self
         }
 
-        #[expect(clippy::unused_self, reason = "as on Unix")]
-        pub(crate) fn is_closed(&self) -> bool {
+        pub(crate) const fn is_closed(&self) -> bool {
             true
         }
 

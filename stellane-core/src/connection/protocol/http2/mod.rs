@@ -7,6 +7,8 @@ pub(crate) mod ledger;
 pub(crate) mod scoped;
 pub(crate) mod service;
 pub(crate) mod streams;
+pub(crate) mod trailers;
+pub(crate) mod tunnel;
 
 use std::{error::Error, time::Duration};
 

@@ -23,8 +23,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 #[cfg(feature = "http2")]
 use crate::connection::protocol::{
-    http2::{abuse::AbuseMeter, ledger::Ledger, service::StreamService},
-    task::http2::{ActiveHttp2, Sniffing, is_preface, may_become_preface},
+    http2::{abuse::AbuseMeter, ledger::Ledger, service::StreamService, trailers::TrailerMarks},
+    task::http2::{ActiveHttp2, PREFACE, Sniffing, is_preface, may_become_preface},
 };
 use crate::connection::{
     http_service::HttpService,
@@ -351,7 +351,9 @@ impl<S: HttpService> Task<S> {
             _ if let Some(ledger) = &ledger => {
                 let now = shared.clock.now();
                 let meter = AbuseMeter::new(&shared.config.http2, Arc::clone(ledger), now);
-                Watch::Http2(Box::new(meter))
+                let strict = shared.config.strict_http1;
+                let marks = strict.then(|| Box::new(TrailerMarks::after(PREFACE.len())));
+                Watch::Http2(Box::new(meter), marks)
             }
             true => Watch::Http1(FramingGuard::new()),
             false => Watch::Nothing,
