@@ -5,7 +5,7 @@ use crate::Pools;
 
 /// For handlers that take their memory from it, by [`Pools::current`], the axum extractor `Pools`,
 /// [`PooledBody`](crate::PooledBody) or [`reply`](crate::http::reply): they are spared allocations, and on the system's
-/// allocator (glibc) a third of the CPU time where bodies are large; with mimalloc they are not faster. A handler that
+/// allocator (glibc) up to a third of the CPU time where bodies are large; with mimalloc they are not faster. A handler that
 /// does not ask for the pools gains nothing.
 ///
 /// Collecting the bodies of such a handler into pooled memory before it runs was measured, and is not done: small bodies
