@@ -195,8 +195,6 @@ mod transport;
 #[cfg(feature = "http2")]
 pub use self::config::http2::Http2Config;
 pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
-#[cfg(feature = "preset")]
-pub(crate) use self::early::{Early, EarlyRefusals};
 #[cfg(unix)]
 pub use self::protocol::connect_info::UnixPeer;
 #[cfg(feature = "tls")]
@@ -208,6 +206,7 @@ pub use self::{
 pub use self::{
     config::{
         ConnectionConfig,
+        forwarded::{ForwardedConfig, ForwardedHeader},
         listen::{ListenConfig, WhenFull},
     },
     error::{BuildError, ServeError},
@@ -215,11 +214,17 @@ pub use self::{
     incoming::Incoming,
     lifecycle::memory::malloc_trim,
     manager::{ConnectionManager, ConnectionManagerBuilder},
+    policy::forwarded::Forwarded,
     protocol::{connect_info::ConnectInfo, scope::drain_token},
     reason::CloseReason,
     service::{ConnectionFuture, ConnectionIo, ConnectionService, SameService},
     state::{ConnectionInfo, ConnectionState},
     stats::{ConnectionStats, DrainReport},
     transport::listener::{Listener, detached::DetachedListener},
+};
+#[cfg(feature = "preset")]
+pub(crate) use self::{
+    early::{Early, EarlyRefusals},
+    transport::socket::Socket,
 };
 pub use crate::config_error::ConfigError;
