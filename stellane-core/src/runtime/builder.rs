@@ -21,6 +21,8 @@ use super::{
     serve,
     stack::PresetLayer,
 };
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
 #[cfg(feature = "profiling")]
 use crate::profiling::HeapProfiler;
 use crate::{
@@ -54,6 +56,8 @@ pub struct RuntimeBuilder<F> {
     describe: Option<Arc<DescribeFn>>,
     outer: Option<Arc<OuterFn>>,
     takes_metrics: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
     heap: Option<HeapSource>,
 }
@@ -87,6 +91,8 @@ pub struct Runtime<S> {
     pub(super) log: Option<LogHandle>,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
 }
@@ -107,6 +113,8 @@ impl Runtime<()> {
             describe: None,
             outer: None,
             takes_metrics: false,
+            #[cfg(feature = "tls")]
+            tls: None,
             #[cfg(feature = "profiling")]
             heap: None,
         }
@@ -165,6 +173,8 @@ impl<F> RuntimeBuilder<F> {
             describe,
             outer,
             takes_metrics,
+            #[cfg(feature = "tls")]
+            tls,
             #[cfg(feature = "profiling")]
             heap,
         } = self;
@@ -181,6 +191,8 @@ impl<F> RuntimeBuilder<F> {
             describe,
             outer,
             takes_metrics,
+            #[cfg(feature = "tls")]
+            tls,
             #[cfg(feature = "profiling")]
             heap,
         }
@@ -300,6 +312,25 @@ impl<F> RuntimeBuilder<F> {
         describe: impl Fn(&ConnectInfo, &mut Extensions) + Send + Sync + 'static,
     ) -> Self {
         self.describe = Some(Arc::new(describe));
+        self
+    }
+
+    /// TLS for the listeners of TCP that have none of their own, in the place of the files of `connection.tls`: with a
+    /// configuration of rustls for client certificates, several names, or other cryptography. Its ALPN is used as it is:
+    /// for HTTP/2 it has to hold `h2`. The handle changes it while it serves, as for new certificates.
+    ///
+    /// ```no_run
+    /// use stellane_core::{Runtime, connection::TlsAcceptor};
+    ///
+    /// # fn example(config: tokio_rustls::rustls::ServerConfig) {
+    /// let tls = TlsAcceptor::from_rustls(config);
+    /// let builder = Runtime::builder().tls(tls.clone());
+    /// # drop(builder);
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
+        self.tls = Some(tls.into());
         self
     }
 
@@ -514,6 +545,8 @@ impl<F> RuntimeBuilder<F> {
             log: self.log,
             describe: self.describe,
             outer: self.outer,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
             #[cfg(feature = "profiling")]
             heap: self.heap,
         })
@@ -535,6 +568,31 @@ impl<S: App> Runtime<S> {
     /// An address that can't be listened on, or a listener that fails for good.
     pub async fn serve(self, address: &str) -> Result<RunReport, RuntimeError> {
         self.bind(address).await?.serve().await
+    }
+
+    /// Serves on listeners that one has, each with its own TLS, and on nothing beside them: see
+    /// [`listen_on`](Self::listen_on).
+    ///
+    /// ```no_run
+    /// use stellane_core::{Runtime, connection::{Listener, TlsAcceptor}};
+    /// use tokio::net::{TcpListener, UnixListener};
+    ///
+    /// # async fn example(app: axum::Router, tls: TlsAcceptor) -> Result<(), Box<dyn std::error::Error>> {
+    /// let plain = Listener::from(UnixListener::bind("/run/app.sock")?);
+    /// let secret = Listener::from(TcpListener::bind("0.0.0.0:443").await?).tls(&tls);
+    /// let runtime = Runtime::builder().service(app).build()?;
+    /// runtime.serve_listeners([plain, secret]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub async fn serve_listeners(
+        self,
+        listeners: impl IntoListener,
+    ) -> Result<RunReport, RuntimeError> {
+        self.listen_on(listeners).await?.serve().await
     }
 
     /// Serves on the configured `server.address`.

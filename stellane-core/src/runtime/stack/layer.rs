@@ -17,7 +17,7 @@ use crate::{
 /// for a request.
 ///
 /// ```text
-/// MetricsLayer ─▶ AdaptiveLimitLayer with OverloadLayer ─▶ PoolLayer ─▶ StrictHttp1Layer ─▶ RequestBytesLayer ─▶ body limit ─▶ FaultLayer
+/// MetricsLayer ─▶ AdaptiveLimitLayer with OverloadLayer ─▶ PoolLayer ─▶ StrictHttp1Layer ─▶ RequestBytesLayer ─▶ body limit ─▶ CatchFaultsLayer
 /// ```
 ///
 /// Other layers stand on both sides of it. The body of its answers has an empty [`Default`], which is what tower-http's
