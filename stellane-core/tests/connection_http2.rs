@@ -240,7 +240,7 @@ async fn the_first_bytes_may_come_one_by_one() {
     let (manager, address) = start(ConnectionConfig::default()).await;
     let greeting = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     for (protocol, sent, answer) in [
-        ("HTTP/2", &greeting[..], [0, 0, 30, SETTINGS]),
+        ("HTTP/2", &greeting[..], [0, 0, 36, SETTINGS]),
         ("HTTP/1", b"PUT / HTTP/1.1\r\nhost: x\r\n\r\n", *b"HTTP"),
         (
             "HTTP/1",

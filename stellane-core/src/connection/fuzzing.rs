@@ -158,7 +158,7 @@ pub fn trailer_marks(bytes: &[u8], piece: usize) {
 
 /// What h2 gets.
 fn marked(bytes: &[u8], piece: usize) -> Vec<u8> {
-    let mut marks = TrailerMarks::after(0);
+    let mut marks = TrailerMarks::after(0, 1 << 14);
     let mut got = Vec::new();
     for piece in bytes.chunks(piece) {
         let whole = marks.look(piece);

@@ -19,8 +19,8 @@ use crate::connection::{
     config::http2::Http2Config,
     protocol::http2::{
         frames::{
-            ACK, DATA, END_STREAM, Frames, GOAWAY, HEADERS, Head, PING, PRIORITY, PRIORITY_UPDATE,
-            RST_STREAM, SETTINGS, WINDOW_UPDATE, calm_down,
+            ACK, DATA, END_STREAM, Frames, GOAWAY, HEADERS, Head, PING, PREFACE, PRIORITY,
+            PRIORITY_UPDATE, RST_STREAM, SETTINGS, WINDOW_UPDATE, calm_down,
         },
         ledger::Ledger,
     },
@@ -63,7 +63,6 @@ pub(crate) enum Abuse {
     Hard,
 }
 
-const PREFACE: usize = 24;
 /// What a frame costs that makes work and asks for nothing.
 const ONE: u64 = 4;
 /// So many bytes of a body pay a quarter of that, and a `WINDOW_UPDATE`.

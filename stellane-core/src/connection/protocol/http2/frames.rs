@@ -17,6 +17,8 @@ pub(crate) const ACK: u8 = 1;
 
 const ENHANCE_YOUR_CALM: u8 = 11;
 pub(crate) const HEAD: usize = 9;
+/// So many bytes of a client's come before its first frame.
+pub(crate) const PREFACE: usize = 24;
 
 /// What stands before each frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

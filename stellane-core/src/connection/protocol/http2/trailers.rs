@@ -4,7 +4,10 @@
 
 use bytes::BytesMut;
 
-use crate::connection::protocol::http2::frames::{Frames, HEAD, HEADERS, Head};
+use crate::connection::{
+    config::ConnectionConfig,
+    protocol::http2::frames::{Frames, HEAD, HEADERS, Head, PREFACE},
+};
 
 /// [`TRAILER_MARK`](crate::connection::incoming::TRAILER_MARK) without a value: entry 61, indexed (RFC 7541, 6.1 and
 /// appendix A).
@@ -14,15 +17,15 @@ const CONTINUATION: u8 = 9;
 const PADDED: u8 = 8;
 const WITH_PRIORITY: u8 = 0x20;
 const END_HEADERS: u8 = 4;
-/// h2 takes no longer frames, and so none is made longer than that.
-const MAX_FRAME: usize = 16_384;
-/// No more is kept back of trailers that begin with changes to HPACK's table.
-const MAX_HELD: usize = 64;
+/// Fields that begin later in a frame, behind so many changes to HPACK's table, are left alone: so much is kept back.
+const MAX_BEFORE: usize = 64;
 
 /// Marks the trailers among what a client sends.
 #[derive(Debug)]
 pub(crate) struct TrailerMarks {
     frames: Frames,
+    /// h2 takes no longer frames, and so none is made longer than that.
+    max_frame: usize,
     last_stream: u32,
     /// A head that is not whole, or trailers of which it is not known yet where their fields begin.
     held: Vec<u8>,
@@ -45,10 +48,17 @@ enum Fields {
 }
 
 impl TrailerMarks {
-    /// Of a connection that begins after so many bytes.
-    pub(crate) fn after(preface: usize) -> Self {
+    /// Of a connection whose first byte was not read yet, if its bytes are looked at.
+    pub(crate) fn of(config: &ConnectionConfig) -> Option<Box<Self>> {
+        let marks = || Box::new(Self::after(PREFACE, config.http2.max_frame_bytes));
+        config.strict_http1.then(marks)
+    }
+
+    /// Of a connection whose frames begin after so many bytes, and are no longer than that.
+    pub(crate) fn after(preface: usize, max_frame: u32) -> Self {
         Self {
             frames: Frames::after(preface),
+            max_frame: usize::try_from(max_frame).unwrap_or(usize::MAX),
             last_stream: 0,
             held: Vec::new(),
             sought: false,
@@ -108,11 +118,11 @@ impl TrailerMarks {
                 false => Fields::Nowhere,
             };
             match fields {
-                Fields::Unknown if rest.len() < MAX_HELD => {
+                Fields::Unknown => {
                     self.sought = parsed.kind == CONTINUATION;
                     break;
                 }
-                Fields::At(fields) if parsed.length < MAX_FRAME => {
+                Fields::At(fields) if parsed.length < self.max_frame => {
                     let [.., a, b, c] = (parsed.length + 1).to_be_bytes();
                     self.marked.extend_from_slice(&[a, b, c]);
                     self.marked.extend_from_slice(&head[3..]);
@@ -154,6 +164,9 @@ fn fields(head: Head, frame: &[u8]) -> Fields {
     }
     let mut within_size = false;
     while at < end {
+        if at >= MAX_BEFORE {
+            return Fields::Nowhere;
+        }
         let Some(byte) = frame.get(at) else {
             return Fields::Unknown;
         };
@@ -174,6 +187,8 @@ fn fields(head: Head, frame: &[u8]) -> Fields {
 mod tests {
     use super::*;
 
+    const MAX_FRAME: u32 = 16_384;
+
     fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
         let [.., a, b, c] = payload.len().to_be_bytes();
         [&[a, b, c, kind, flags, 0, 0, 0, stream], payload].concat()
@@ -181,7 +196,7 @@ mod tests {
 
     /// What h2 gets of bytes that come in pieces of a size, and whether any were kept back in the end.
     fn marked(wire: &[u8], size: usize) -> (Vec<u8>, bool) {
-        let mut marks = TrailerMarks::after(3);
+        let mut marks = TrailerMarks::after(3, MAX_FRAME);
         let mut got = Vec::new();
         for piece in wire.chunks(size) {
             let whole = marks.look(piece);
@@ -249,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_not_made_longer_than_h2_takes() {
-        for (length, longer) in [(MAX_FRAME - 1, 1), (MAX_FRAME, 0)] {
+        for (length, longer) in [(16_383, 1), (16_384, 0)] {
             let trailers = frame(HEADERS, 5, 1, &vec![b'x'; length]);
             let wire = [&b"SM\n"[..], &frame(HEADERS, 4, 1, b""), &trailers].concat();
             let (got, held) = marked(&wire, 1000);

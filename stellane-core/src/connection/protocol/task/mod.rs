@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 #[cfg(feature = "http2")]
 use crate::connection::protocol::{
     http2::{abuse::AbuseMeter, ledger::Ledger, service::StreamService, trailers::TrailerMarks},
-    task::http2::{ActiveHttp2, PREFACE, Sniffing, is_preface, may_become_preface},
+    task::http2::{ActiveHttp2, Sniffing, is_preface, may_become_preface},
 };
 use crate::connection::{
     http_service::HttpService,
@@ -351,9 +351,7 @@ impl<S: HttpService> Task<S> {
             _ if let Some(ledger) = &ledger => {
                 let now = shared.clock.now();
                 let meter = AbuseMeter::new(&shared.config.http2, Arc::clone(ledger), now);
-                let strict = shared.config.strict_http1;
-                let marks = strict.then(|| Box::new(TrailerMarks::after(PREFACE.len())));
-                Watch::Http2(Box::new(meter), marks)
+                Watch::Http2(Box::new(meter), TrailerMarks::of(&shared.config))
             }
             true => Watch::Http1(FramingGuard::new()),
             false => Watch::Nothing,
