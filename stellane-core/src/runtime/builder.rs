@@ -82,6 +82,8 @@ pub struct Runtime<S> {
     pub(super) log: Option<LogHandle>,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
+    #[cfg(feature = "http-layers")]
+    pub(super) http: super::HttpLayers,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
 }
@@ -425,7 +427,16 @@ impl<F> RuntimeBuilder<F> {
         F: FnOnce(&Components) -> Result<S, BoxError>,
     {
         self.config.connection.connect_info |= self.describe.is_some();
+        // Only the connection knows whether it is one of TLS.
+        self.config.connection.connect_info |= !self.config.http.hsts.max_age.is_zero();
         self.config.validate()?;
+        #[cfg(not(feature = "http-layers"))]
+        if !self.config.http.is_off() {
+            return Err(RuntimeError::Component {
+                name: "http",
+                source: "build with the feature `http-layers` of `stellane-core`".into(),
+            });
+        }
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(RuntimeError::NoTokio);
         }
@@ -468,6 +479,8 @@ impl<F> RuntimeBuilder<F> {
                 "no heap profile: give the global allocator to `RuntimeBuilder::heap_profiler`"
             );
         }
+        #[cfg(feature = "http-layers")]
+        let http = super::HttpLayers::new(&self.config.http)?;
         Ok(Runtime {
             config: self.config,
             components,
@@ -483,6 +496,8 @@ impl<F> RuntimeBuilder<F> {
             log: self.log,
             describe: self.describe,
             outer: self.outer,
+            #[cfg(feature = "http-layers")]
+            http,
             #[cfg(feature = "profiling")]
             heap: self.heap,
         })
@@ -562,6 +577,8 @@ impl<S> Runtime<S> {
             preset: PresetLayer::new(&self.components, server, limit, on_refusal, true),
             describe: self.describe.clone(),
             outer: self.outer.clone(),
+            #[cfg(feature = "http-layers")]
+            http: self.http.clone(),
             hot_reload: self.config.dev.hot_reload,
         }
     }
