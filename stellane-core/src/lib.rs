@@ -1,14 +1,12 @@
 //! The production runtime for axum, tonic and hyper: connection manager, configuration and the
 //! full-stack preset of Stellane.
 
-#[cfg(feature = "cli")]
-pub mod cli;
 #[cfg(feature = "config")]
 pub mod config;
 #[cfg(any(
     feature = "connection",
     feature = "engine-selector",
-    feature = "strict-http1"
+    feature = "layers"
 ))]
 mod config_error;
 #[cfg(feature = "connection")]
@@ -19,23 +17,25 @@ mod detached;
 pub mod engine;
 #[cfg(feature = "engine-selector")]
 pub mod engine_selector;
-#[cfg(feature = "fault")]
+#[cfg(feature = "layers")]
 pub mod fault;
 #[cfg(feature = "hot-reload")]
 pub mod hot_reload;
 #[cfg(feature = "logging")]
 pub mod logging;
-#[cfg(feature = "prepared")]
+#[cfg(feature = "engine-selector")]
 pub mod prepared;
 #[cfg(feature = "profiling")]
 pub mod profiling;
 #[cfg(all(unix, feature = "restart"))]
 pub mod restart;
-#[cfg(feature = "full")]
+#[cfg(feature = "preset")]
 pub mod runtime;
-#[cfg(feature = "strict-http1")]
+#[cfg(feature = "service-builder")]
+mod service_builder;
+#[cfg(feature = "layers")]
 pub mod strict_http1;
-#[cfg(any(feature = "connection", feature = "strict-http1"))]
+#[cfg(any(feature = "connection", feature = "layers"))]
 mod transfer_coding;
 
 #[cfg(feature = "config")]
@@ -50,12 +50,15 @@ pub use runtime::HttpLayers;
 #[cfg(feature = "axum-08")]
 #[doc(inline)]
 pub use runtime::axum_listener;
-#[cfg(feature = "full")]
+#[cfg(feature = "preset")]
 #[doc(inline)]
 pub use runtime::{
     App, BoxApp, Components, HyperService, IntoListener, PresetLayer, RefusalKind, RequestBody,
     RequestBodyError, Runtime, RuntimeError, connections, serve, serve_make,
 };
+#[cfg(feature = "service-builder")]
+#[doc(inline)]
+pub use service_builder::StellaneBuilderExt;
 /// The crates of the components, as this version of the preset uses them.
 #[cfg(feature = "autotune")]
 pub use stellane_autotune as autotune;

@@ -1,5 +1,5 @@
 //! A fault costs its own request only.
-#![cfg(feature = "fault")]
+#![cfg(feature = "layers")]
 
 use std::{
     convert::Infallible,

@@ -553,3 +553,68 @@ async fn tonic_finds_its_own_connect_info() {
     );
     let _ = std::fs::remove_file(path);
 }
+
+/// A stream of connections that only fails is not asked again at once for ever, and one that fails now and then not kept
+/// waiting.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_only_fails_is_asked_again_after_a_pause() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let incoming = {
+        let asked = Arc::clone(&asked);
+        connections::<tokio::io::DuplexStream>(move |_| {
+            // Or a server that spins would never come to its end.
+            assert!(asked.fetch_add(1, Relaxed) < 2000, "it spins");
+            std::task::Poll::Ready(Some(Err(std::io::ErrorKind::Other.into())))
+        })
+    };
+    let minute = tokio::time::sleep(Duration::from_secs(60));
+    let served = serve(incoming, hello()).with_graceful_shutdown(minute);
+    served.await.expect("no error");
+    assert!(asked.load(Relaxed) > 100, "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_server_without_listeners_ends_with_its_last_connection() {
+    let (client, io) = tokio::io::duplex(4096);
+    // A client's handshake fails, then there is one, then the end.
+    let mut given = vec![Ok(io), Err(std::io::ErrorKind::InvalidData.into())];
+    let incoming = connections(move |_| std::task::Poll::Ready(given.pop()));
+    let server = serve(incoming, hello()).with_graceful_shutdown(std::future::pending());
+    let serving = tokio::spawn(server.into_future());
+    assert!(ask(client, GET).await.ends_with("hello"));
+    let ended = tokio::time::timeout(Duration::from_secs(60), serving).await;
+    let report = ended.expect("ends").expect("no panic").expect("no error");
+    assert!(report.is_clean(), "{report}");
+}
+
+/// Also on an engine of several threads, and for connections that no listener accepted.
+#[tokio::test]
+async fn services_are_made_on_every_engine_and_for_every_kind_of_connection() {
+    use stellane_core::engine::EngineKind;
+    let made = |name: &'static str| {
+        service_fn(move |connection: ConnectInfo| {
+            let facts = format!("{name} {}", connection.requests());
+            let thread = std::thread::current().name().map(str::to_owned);
+            async move {
+                let app = service_fn(move |_: Request<RequestBody>| {
+                    let answer = format!("{facts} {}", thread.as_deref().unwrap_or_default());
+                    async { Ok::<_, Infallible>(Response::new(answer)) }
+                });
+                Ok::<_, Infallible>(app)
+            }
+        })
+    };
+    let server = serve_make(listener().await, made("core"));
+    let address = server.local_addr().expect("TCP");
+    let mut config = quiet();
+    config.engine.kind = EngineKind::PerCore;
+    tokio::spawn(server.config(config).into_future());
+    let answer = ask_at(address, GET).await;
+    assert!(answer.contains("core 0 stellane-core-"), "{answer}");
+
+    let (client, io) = tokio::io::duplex(4096);
+    let mut given = Some(Ok(io));
+    let incoming = connections(move |_| std::task::Poll::Ready(given.take()));
+    tokio::spawn(serve_make(incoming, made("elsewhere")).into_future());
+    assert!(ask(client, GET).await.contains("elsewhere 0"));
+}

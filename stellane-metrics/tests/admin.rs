@@ -354,7 +354,7 @@ async fn the_page_and_everything_else_come_with_safe_headers_below_a_prefix() {
 #[tokio::test]
 async fn metrics_are_rendered_with_what_the_application_records() {
     let http = HttpMetrics::builder().build().unwrap();
-    let scrape = prometheus().http(&http).detached().build().unwrap();
+    let scrape = prometheus().http(&http).build().unwrap();
     let recorder = scrape.recorder();
     metrics::with_local_recorder(&recorder, || {
         metrics::counter!("orders_total").increment(3);

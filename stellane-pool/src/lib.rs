@@ -58,8 +58,8 @@ pub mod worker;
 
 #[cfg(feature = "worker")]
 pub use self::worker::{
-    Class, Discipline, Job, JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig, WorkerPoolLayer,
-    WorkerPoolStats,
+    Carried, Class, Discipline, Job, JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig,
+    WorkerPoolLayer, WorkerPoolStats,
 };
 pub use self::{
     budget::Budget,

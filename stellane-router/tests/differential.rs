@@ -212,7 +212,7 @@ fn explain_names_first_what_answers() {
 #[test]
 fn github_has_one_table_in_a_hundred_orders() {
     let mut rng = random();
-    let mut templates: Vec<&str> = include_str!("../benches/github.txt").lines().collect();
+    let mut templates: Vec<&str> = include_str!("support/github.txt").lines().collect();
     let first = RouteTable::new(&templates).unwrap();
     for _ in 0..100 {
         rng.shuffle(&mut templates);

@@ -20,6 +20,8 @@ mod histogram;
 mod keys;
 mod layer;
 mod lending;
+#[cfg(feature = "load")]
+mod load;
 mod loan;
 mod local_signal;
 mod permit;
@@ -27,7 +29,7 @@ mod refusal;
 mod request_body;
 mod service;
 mod shared;
-mod slot;
+pub(crate) mod slot;
 mod visit;
 pub(crate) mod wait;
 
@@ -50,4 +52,5 @@ pub use visit::Visit;
 
 pub(crate) use algorithm::Window;
 pub(crate) use grpc::Dialect;
+pub(crate) use histogram::{BUCKETS, Shard};
 pub(crate) use refusal::{OnRefusal, Refusals};

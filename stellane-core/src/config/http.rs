@@ -223,7 +223,7 @@ fn strings(all: &[&str]) -> Vec<String> {
 
 impl HttpConfig {
     /// Whether nothing is on.
-    #[cfg(all(feature = "full", not(feature = "http-layers")))]
+    #[cfg(all(feature = "preset", not(feature = "http-layers")))]
     pub(crate) fn is_off(&self) -> bool {
         self.sensitive_headers.is_empty()
             && !self.trim_trailing_slash
@@ -363,7 +363,7 @@ impl HttpConfig {
 }
 
 impl CorsConfig {
-    #[cfg(feature = "full")]
+    #[cfg(feature = "preset")]
     pub(crate) fn is_on(&self) -> bool {
         !self.allow_origins.is_empty()
     }

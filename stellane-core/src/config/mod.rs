@@ -64,11 +64,11 @@ pub const REFERENCE: &str = include_str!("reference.toml");
 
 #[cfg(feature = "reload")]
 pub use self::live::{LiveTargets, live_keys};
-#[cfg(all(feature = "full", feature = "reload", unix))]
+#[cfg(all(feature = "preset", feature = "reload", feature = "restart", unix))]
 pub(crate) use self::reload::Asked;
 #[cfg(feature = "reload")]
 pub use self::reload::{ConfigWatcher, KeyChange, Reload, ReloadStats};
-#[cfg(feature = "full")]
+#[cfg(feature = "preset")]
 pub(crate) use self::server::is_socket_address;
 pub use self::{
     dev::DevConfig,

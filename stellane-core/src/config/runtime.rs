@@ -2,12 +2,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "tuner")]
+use stellane_autotune::TunerConfig;
 #[cfg(feature = "autotune")]
-use stellane_autotune::{LimitConfig, TunerConfig, overload::OverloadConfig};
+use stellane_autotune::{LimitConfig, overload::OverloadConfig};
 #[cfg(feature = "metrics")]
 use stellane_metrics::MetricsConfig;
 #[cfg(feature = "pool")]
-use stellane_pool::{PoolConfig, WorkerPoolConfig};
+use stellane_pool::PoolConfig;
+#[cfg(feature = "workers")]
+use stellane_pool::WorkerPoolConfig;
 #[cfg(feature = "router")]
 use stellane_router::{InternerConfig, RouterConfig};
 
@@ -20,7 +24,7 @@ use crate::connection::ConnectionConfig;
 use crate::engine::EngineConfig;
 #[cfg(feature = "engine-selector")]
 use crate::engine_selector::SelectorConfig;
-#[cfg(feature = "strict-http1")]
+#[cfg(feature = "layers")]
 use crate::strict_http1::StrictHttp1Config;
 
 /// The configuration of the whole runtime: one section for each component.
@@ -34,7 +38,7 @@ pub struct RuntimeConfig {
     #[cfg(feature = "connection")]
     pub connection: ConnectionConfig,
     /// Which HTTP/1 requests are refused as ambiguous or too large.
-    #[cfg(feature = "strict-http1")]
+    #[cfg(feature = "layers")]
     pub strict_http1: StrictHttp1Config,
     /// Which engine runs the service: one runtime for all cores, or one for each.
     #[cfg(feature = "engine")]
@@ -43,7 +47,7 @@ pub struct RuntimeConfig {
     #[cfg(feature = "engine-selector")]
     pub selector: SelectorConfig,
     /// The worker pool for CPU-heavy work.
-    #[cfg(feature = "pool")]
+    #[cfg(feature = "workers")]
     pub workers: WorkerPoolConfig,
     /// Buffers and header maps that are used again.
     #[cfg(feature = "pool")]
@@ -66,7 +70,7 @@ pub struct RuntimeConfig {
     #[cfg(feature = "autotune")]
     pub overload: OverloadConfig,
     /// The tuner that turns the knobs of the other sections.
-    #[cfg(feature = "autotune")]
+    #[cfg(feature = "tuner")]
     pub tuner: TunerConfig,
     /// Layers of tower-http: request ids, CORS, compression and others, all off. They need the feature `http-layers`.
     pub http: HttpConfig,
@@ -93,13 +97,13 @@ impl Default for RuntimeConfig {
             server: ServerConfig::default(),
             #[cfg(feature = "connection")]
             connection: ConnectionConfig::default(),
-            #[cfg(feature = "strict-http1")]
+            #[cfg(feature = "layers")]
             strict_http1: StrictHttp1Config::default(),
             #[cfg(feature = "engine")]
             engine: EngineConfig::default(),
             #[cfg(feature = "engine-selector")]
             selector: SelectorConfig::default(),
-            #[cfg(feature = "pool")]
+            #[cfg(feature = "workers")]
             workers: WorkerPoolConfig::default(),
             #[cfg(feature = "pool")]
             pool: PoolConfig::default(),
@@ -113,7 +117,7 @@ impl Default for RuntimeConfig {
             limit,
             #[cfg(feature = "autotune")]
             overload: OverloadConfig::default(),
-            #[cfg(feature = "autotune")]
+            #[cfg(feature = "tuner")]
             tuner: TunerConfig::default(),
             http: HttpConfig::default(),
             log: LogConfig::default(),
@@ -152,12 +156,15 @@ impl RuntimeConfig {
     #[must_use]
     pub fn production() -> Self {
         let mut config = Self::default();
-        #[cfg(feature = "pool")]
+        #[cfg(feature = "workers")]
         {
             let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             config.workers.min_workers = cpus * 2;
             config.workers.max_workers = cpus * 100;
             config.workers.queue_size = 50_000;
+        }
+        #[cfg(feature = "pool")]
+        {
             config.pool.retain_percent = 50;
         }
         #[cfg(feature = "connection")]
@@ -208,17 +215,17 @@ impl RuntimeConfig {
             };
         }
         section!("connection", connection);
-        section!("strict-http1", strict_http1);
+        section!("layers", strict_http1);
         section!("engine", engine);
         section!("engine-selector", selector);
-        section!("pool", workers);
+        section!("workers", workers);
         section!("pool", pool);
         section!("router", interner);
         section!("router", router);
         section!("metrics", metrics);
         section!("autotune", limit);
         section!("autotune", overload);
-        section!("autotune", tuner);
+        section!("tuner", tuner);
         problems
     }
 }

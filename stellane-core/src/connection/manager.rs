@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -188,7 +188,25 @@ impl ConnectionManager {
         service: S,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
         let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
-        accept::serve_all(shared, builders, listeners, service)
+        accept::serve_all(shared, builders, listeners, move || {
+            ServiceSource::shared(service.clone())
+        })
+    }
+
+    /// As [`serve_all`](Self::serve_all), with a service of its own for each connection: see
+    /// [`serve_with`](Self::serve_with).
+    ///
+    /// # Errors
+    /// As [`serve_all`](Self::serve_all).
+    pub fn serve_all_with<S: HttpService>(
+        &self,
+        listeners: Vec<Listener>,
+        make: impl Fn(&ConnectInfo) -> S + Clone + Send + Sync + 'static,
+    ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
+        let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
+        accept::serve_all(shared, builders, listeners, move || {
+            ServiceSource::own(make.clone())
+        })
     }
 
     /// Serves `service` on one connection that came by other ways than a [`Listener`]: in memory, through a
@@ -229,9 +247,51 @@ impl ConnectionManager {
         peer: Option<SocketAddr>,
         service: S,
     ) -> impl Future<Output = CloseReason> + Send + 'static {
+        self.serve_io(io, peer, ServiceSource::shared(service))
+    }
+
+    /// As [`serve_connection`](Self::serve_connection), with a service that is made when its first bytes arrive: see
+    /// [`serve_with`](Self::serve_with).
+    pub fn serve_connection_with<S: HttpService>(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Option<SocketAddr>,
+        make: impl Fn(&ConnectInfo) -> S + Send + Sync + 'static,
+    ) -> impl Future<Output = CloseReason> + Send + 'static {
+        self.serve_io(io, peer, ServiceSource::own(make))
+    }
+
+    fn serve_io<S: HttpService>(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Option<SocketAddr>,
+        services: ServiceSource<S>,
+    ) -> impl Future<Output = CloseReason> + Send + 'static {
         let socket = Socket::Other(Box::new(io));
+        let made = |_| std::future::ready(Ok::<_, Infallible>(services));
+        let serving = self.serve_made(socket, peer, made);
+        async {
+            match serving.await {
+                Ok(reason) => reason,
+                Err(never) => match never {},
+            }
+        }
+    }
+
+    /// Serves a connection by what `make` makes for it.
+    pub(super) fn serve_made<S: HttpService, M, E, F>(
+        &self,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        make: F,
+    ) -> impl Future<Output = Result<CloseReason, E>> + Send + use<S, M, E, F>
+    where
+        F: FnOnce(ConnectInfo) -> M + Send + 'static,
+        M: Future<Output = Result<ServiceSource<S>, E>> + Send + 'static,
+        E: Send + 'static,
+    {
         let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
-        accept::serve_connection(shared, builders, socket, peer, service)
+        accept::single::serve_connection(shared, builders, socket, peer, make)
     }
 
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.

@@ -43,5 +43,5 @@ pub use self::{
     refusal::Refusal,
     service::Fault,
 };
-#[cfg(feature = "full")]
+#[cfg(feature = "preset")]
 pub(crate) use self::{future::Failure, grpc::Grpc};

@@ -34,8 +34,8 @@ pub use self::{
 /// The path at which a process says who it is.
 pub const LIVE_PATH: &str = "/__stellane/live";
 
-/// Loads the page again when another process answers than the one that sent it.
-pub(crate) const SCRIPT: &str = "<script>(()=>{let id;setInterval(async()=>{try{\
+/// What is appended to pages: it loads a page again when another process answers than the one that sent it.
+pub const SCRIPT: &str = "<script>(()=>{let id;setInterval(async()=>{try{\
     const r=await fetch('/__stellane/live',{cache:'no-store'});const now=await r.text();\
     if(id&&now!==id)location.reload();id=now}catch{}},500)})()</script>";
 

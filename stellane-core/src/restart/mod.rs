@@ -38,7 +38,7 @@ mod error;
 mod process;
 mod ready;
 
-#[cfg(feature = "full")]
+#[cfg(feature = "preset")]
 pub(crate) use self::ready::is_successor;
 pub use self::{
     error::RestartError,

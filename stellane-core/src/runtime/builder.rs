@@ -53,6 +53,7 @@ pub struct RuntimeBuilder<F> {
     log: Option<LogHandle>,
     describe: Option<Arc<DescribeFn>>,
     outer: Option<Arc<OuterFn>>,
+    takes_metrics: bool,
     #[cfg(feature = "profiling")]
     heap: Option<HeapSource>,
 }
@@ -74,11 +75,15 @@ pub struct Runtime<S> {
     pub(super) limit_layer: AdaptiveLimitLayer,
     pub(super) duties: Duties,
     /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "restart"))]
     pub(super) restart: Option<tokio::signal::unix::Signal>,
     /// `SIGTERM` and `SIGINT`, unless they are not ours.
     #[cfg(unix)]
     pub(super) ending: Option<Ending>,
+    #[cfg_attr(
+        not(any(feature = "admin", feature = "reload")),
+        expect(dead_code, reason = "nothing changes the level")
+    )]
     pub(super) log: Option<LogHandle>,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
@@ -103,6 +108,7 @@ impl Runtime<()> {
             log: None,
             describe: None,
             outer: None,
+            takes_metrics: false,
             #[cfg(feature = "profiling")]
             heap: None,
         }
@@ -160,6 +166,7 @@ impl<F> RuntimeBuilder<F> {
             log,
             describe,
             outer,
+            takes_metrics,
             #[cfg(feature = "profiling")]
             heap,
         } = self;
@@ -175,6 +182,7 @@ impl<F> RuntimeBuilder<F> {
             log,
             describe,
             outer,
+            takes_metrics,
             #[cfg(feature = "profiling")]
             heap,
         }
@@ -379,6 +387,22 @@ impl<F> RuntimeBuilder<F> {
         self
     }
 
+    /// Renders what the application records by the macros of the `metrics` facade together with our own numbers, by
+    /// becoming the recorder of the process: see [`Prometheus::install`](stellane_metrics::Prometheus::install). With a
+    /// recorder of one's own it is left out, and ours are published to that by
+    /// [`Components::publisher`](super::Components::publisher). The build fails if there is one already.
+    ///
+    /// ```
+    /// use stellane_core::Runtime;
+    ///
+    /// let builder = Runtime::builder().install_recorder();
+    /// # drop(builder);
+    /// ```
+    pub fn install_recorder(mut self) -> Self {
+        self.takes_metrics = true;
+        self
+    }
+
     /// Lets the admin service change the log level.
     pub fn log_handle(mut self, log: LogHandle) -> Self {
         self.log = Some(log);
@@ -441,7 +465,7 @@ impl<F> RuntimeBuilder<F> {
             return Err(RuntimeError::NoTokio);
         }
         // Who brings a signal of their own has their own way to restart.
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "restart"))]
         let restart = match &self.signal {
             None if !self.config.server.restart_timeout.is_zero() => restart_signal(),
             _ => None,
@@ -463,6 +487,13 @@ impl<F> RuntimeBuilder<F> {
             }
             Some(_) => None,
         };
+        if self.takes_metrics {
+            let installed = components.prometheus.install();
+            installed.map_err(|error| RuntimeError::Component {
+                name: "metrics",
+                source: error.into(),
+            })?;
+        }
         let mut limit_layer = components.limit_layer.clone();
         if let Some(change) = self.limit_layer {
             limit_layer = change(limit_layer, &components);
@@ -489,7 +520,7 @@ impl<F> RuntimeBuilder<F> {
             on_refusal: self.on_refusal,
             limit_layer,
             duties: self.duties,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "restart"))]
             restart,
             #[cfg(unix)]
             ending,
@@ -504,7 +535,7 @@ impl<F> RuntimeBuilder<F> {
     }
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "restart"))]
 fn restart_signal() -> Option<tokio::signal::unix::Signal> {
     use tokio::signal::unix::{SignalKind, signal};
     signal(SignalKind::user_defined2())

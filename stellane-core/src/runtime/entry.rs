@@ -51,8 +51,6 @@ pub fn serve<L: IntoListener>(listener: L, app: impl App) -> Serve<L> {
 /// `into_make_service_with_connect_info`, or any other service that makes an [`App`] of a [`ConnectInfo`].
 ///
 /// It is called when the first bytes of a connection arrive. A connection whose service can't be made answers 500.
-/// [Connections from elsewhere](super::connections) are refused with an error, and all others served on the runtime of
-/// the caller, whatever `engine.kind` says.
 pub fn serve_make<L, M>(listener: L, make: M) -> Serve<L>
 where
     L: IntoListener,
@@ -90,7 +88,7 @@ impl Served for OneOrMade {
     ) -> Serving {
         match self {
             Self::One(app) => app.start(engine, connections, listeners, around),
-            Self::Made(make) => around.serve_make(connections, listeners, &make),
+            Self::Made(make) => around.serve_make(engine, connections, listeners, make),
         }
     }
 }
@@ -148,6 +146,14 @@ impl<L> Serve<L> {
         describe: impl Fn(&ConnectInfo, &mut Extensions) + Send + Sync + 'static,
     ) -> Self {
         self.builder = self.builder.connect_info(describe);
+        self
+    }
+}
+
+impl<L> Serve<L> {
+    /// See [`RuntimeBuilder::install_recorder`].
+    pub fn install_recorder(mut self) -> Self {
+        self.builder = self.builder.install_recorder();
         self
     }
 }

@@ -213,7 +213,9 @@ impl<L: IntoListener, const N: usize> IntoListener for [L; N] {
 }
 
 /// Connections that come by other ways than a socket that listens: in memory, through a tunnel, by a listener of another
-/// crate. `next` is asked as a stream is; after its end nothing more comes, and what is there is served on.
+/// crate. `next` is asked as a stream is; after its end nothing more comes, what is there is served on, and where nothing
+/// else is listened on the server ends with the last of them. An error is logged (at `debug`) and survived; after more than
+/// eight in a row it is asked again after a pause, of 1 ms that doubles up to 100 ms.
 ///
 /// ```
 /// use stellane_core::{connections, serve};

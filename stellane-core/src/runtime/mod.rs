@@ -52,6 +52,7 @@
 //!
 #![doc = include_str!("moving_in.md")]
 
+#[cfg(feature = "admin")]
 mod admin;
 mod app;
 mod around;
@@ -68,6 +69,7 @@ mod http;
 mod listeners;
 mod machine;
 mod make;
+mod numbers;
 mod pressure;
 mod ready_check;
 mod refusal;
@@ -75,11 +77,13 @@ mod serve;
 #[cfg(unix)]
 mod signals;
 mod stack;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "restart"))]
 mod successor;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "restart"))]
 mod systemd;
+#[cfg(feature = "tuner")]
 mod tuning;
+#[cfg(feature = "admin")]
 mod watch;
 
 #[cfg(feature = "http-layers")]

@@ -111,6 +111,7 @@ impl Ending {
     }
 
     /// It ends for another reason than a signal, and is to end in time all the same.
+    #[cfg(feature = "restart")]
     pub(super) fn watch(&self) {
         self.0.watch(1);
     }

@@ -19,5 +19,5 @@ pub use request_body::{RequestBody, RequestBytes, RequestBytesLayer};
 #[cfg(feature = "axum")]
 pub use route::AxumRoute;
 pub use route::{NoRoute, RequestRoute, ResponseRoute, RouteLabel, RouteLabelLayer};
-pub use scope::{Entered, current_route, label_route};
+pub use scope::{Entered, RequestScope, current_route, label_route};
 pub use service::Metrics;

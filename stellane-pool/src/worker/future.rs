@@ -8,7 +8,7 @@ use std::{
 use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
-use super::{Job, JobError, WorkerBody, placement::Measured};
+use super::{Carried, Job, JobError, WorkerBody, placement::Measured};
 
 pin_project! {
     /// The response of a [`WorkerPoolService`](super::WorkerPoolService); dropping it cancels the work.
@@ -24,7 +24,7 @@ pin_project! {
     #[derive(Debug)]
     pub(super) enum Kind<F, T, E> {
         Inline { #[pin] call: Measured<F> },
-        Pooled { job: Job<Result<T, E>> },
+        Pooled { job: Job<Result<T, E>>, carried: Option<Carried> },
         Panicked,
     }
 }
@@ -49,8 +49,13 @@ where
                 Ok(Poll::Pending) => return Poll::Pending,
                 Err(payload) => Err(JobError::panicked(&*payload)),
             },
-            KindProj::Pooled { job } => match Pin::new(job).poll(cx) {
-                Poll::Ready(result) => result,
+            KindProj::Pooled { job, carried } => match Pin::new(job).poll(cx) {
+                Poll::Ready(result) => {
+                    if let Some(carried) = carried.take() {
+                        carried.hand_back();
+                    }
+                    result
+                }
                 Poll::Pending => return Poll::Pending,
             },
             KindProj::Panicked => Err(JobError::Panicked(String::new())),

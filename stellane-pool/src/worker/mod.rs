@@ -34,6 +34,7 @@
 mod admit;
 mod body;
 mod burst;
+mod carried;
 mod class;
 mod clock;
 mod config;
@@ -61,6 +62,7 @@ mod watch;
 
 pub use self::{
     body::WorkerBody,
+    carried::Carried,
     class::{Class, ClassStats},
     config::{Discipline, OnDrop, Scale, WorkerPoolConfig},
     error::WorkerPoolError,

@@ -7,7 +7,10 @@ use std::{
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::{Placed, WorkerBody, WorkerFuture, WorkerPoolLayer, future::Kind, placement::Measured};
+use super::{
+    Placed, WorkerBody, WorkerFuture, WorkerPoolLayer, carried::Carrying, future::Kind,
+    placement::Measured,
+};
 
 /// The service of [`WorkerPoolLayer`].
 #[derive(Debug, Clone)]
@@ -54,9 +57,12 @@ where
         let fresh = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, fresh);
         let call = async move { ready.call(request).await };
+        let carried = self.layer.carried();
+        let call = Carrying::new(call, carried.clone());
         let measured = Measured::new(call, Duration::ZERO, placement);
         WorkerFuture::new(Kind::Pooled {
             job: self.layer.job().spawn(measured),
+            carried,
         })
     }
 }

@@ -22,6 +22,7 @@ use super::{
     job::{Meta, Stage},
     local::{Local, Slot, current, refuse},
     queue::{Entry, Queue, Rules},
+    threads::Starter,
     watch::available_cpus,
 };
 
@@ -56,6 +57,7 @@ pub(super) struct Shared {
     pub(super) burst: Burst,
     /// Wakes the watch; called when jobs pile up and when the first comes after a pause.
     pub(super) watch: Watcher,
+    pub(super) starter: Starter,
 }
 
 /// Jobs come in without a lock, and are sorted in by whoever takes the lock next.
@@ -164,6 +166,7 @@ impl Shared {
             gone: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             watch: Watcher::default(),
+            starter: Starter::default(),
         }
     }
 
@@ -281,6 +284,7 @@ impl Shared {
 
     pub(super) fn end(&self, phase: Phase) {
         self.phase.fetch_max(phase as u8, SeqCst);
+        self.starter.disarm();
         if phase == Phase::Closed {
             for shard in &self.shards {
                 self.close_shard(shard);

@@ -1,12 +1,16 @@
 //! The workers' threads, and the one that watches them.
 
 use std::{
+    fmt,
     hint::spin_loop,
     io,
     rc::Rc,
     sync::{
-        Arc,
-        atomic::Ordering::{Relaxed, SeqCst},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Relaxed, Release, SeqCst},
+        },
     },
     thread::{Builder, yield_now},
     time::Duration,
@@ -39,32 +43,80 @@ const YIELDS: u32 = 16;
 /// The same when others look, too.
 const YIELDS_OF_MANY: u32 = 4;
 
-/// Starts the workers and the watch.
-pub(super) fn start(
-    shared: &Arc<Shared>,
-    watch: Watch,
-    settings: ThreadSettings,
-) -> io::Result<()> {
-    for _ in 0..shared.limits.min.load(Relaxed) {
-        if let Err(error) = add_worker(shared, settings) {
-            shared.end(Phase::Closed);
-            return Err(error);
-        }
+/// What starts the threads of a pool: its first job. A pool that nobody uses has none.
+#[derive(Default)]
+pub(super) struct Starter {
+    waits: AtomicBool,
+    with: Mutex<Option<(Watch, ThreadSettings)>>,
+}
+
+impl Starter {
+    /// There is a first job to wait for.
+    pub(super) fn arm(&self, watch: Watch, settings: ThreadSettings) {
+        *self.with() = Some((watch, settings));
+        self.waits.store(true, Release);
     }
-    let watched = Arc::clone(shared);
-    let spawned = Builder::new()
-        .name("stellane-watch".to_owned())
-        .spawn(move || keep_watch(&watched, watch, settings));
-    match spawned {
-        Ok(thread) => {
-            let _ = shared.watch.thread.set(thread.thread().clone());
-            Ok(())
-        }
-        Err(error) => {
-            shared.end(Phase::Closed);
-            Err(error)
-        }
+
+    #[inline]
+    pub(super) fn waits(&self) -> bool {
+        self.waits.load(Acquire)
     }
+
+    /// No job comes any more. What waited holds the pool.
+    pub(super) fn disarm(&self) {
+        drop(self.with().take());
+    }
+
+    /// Starts the workers and the watch; whether there are any now. The next job tries again.
+    #[cold]
+    pub(super) fn start(&self, shared: &Arc<Shared>) -> bool {
+        let mut with = self.with();
+        let Some((watch, settings)) = with.take() else {
+            // Another job was faster, or the pool has ended.
+            return true;
+        };
+        // The watch adds those that are missing.
+        let min = shared.limits.min.load(Relaxed);
+        let missing = (shared.limits.workers.load(Relaxed)..min)
+            .any(|_| add_worker(shared, settings).is_err());
+        if missing && shared.limits.workers.load(Relaxed) == 0 {
+            *with = Some((watch, settings));
+            return false;
+        }
+        // A thread that can't be started does not give back what it was to have.
+        let watch = Arc::new(Mutex::new(Some(watch)));
+        let (watched, its) = (Arc::clone(shared), Arc::clone(&watch));
+        let spawned = Builder::new()
+            .name("stellane-watch".to_owned())
+            .spawn(move || {
+                if let Some(watch) = lock(&its).take() {
+                    keep_watch(&watched, watch, settings);
+                }
+            });
+        match spawned {
+            Ok(thread) => {
+                let _ = shared.watch.thread.set(thread.thread().clone());
+                self.waits.store(false, Release);
+            }
+            // The workers there are go on; the next job tries again.
+            Err(_) => *with = lock(&watch).take().map(|watch| (watch, settings)),
+        }
+        true
+    }
+
+    fn with(&self) -> MutexGuard<'_, Option<(Watch, ThreadSettings)>> {
+        lock(&self.with)
+    }
+}
+
+impl fmt::Debug for Starter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Starter").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn keep_watch(shared: &Arc<Shared>, mut watch: Watch, settings: ThreadSettings) {

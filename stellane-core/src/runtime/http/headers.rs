@@ -9,10 +9,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{
-    config::{HstsConfig, SecurityHeadersConfig},
-    connection::ConnectInfo,
-};
+use crate::config::{HstsConfig, SecurityHeadersConfig};
 
 /// Headers that an answer gets unless it has them. tower-http's `SetMultipleResponseHeadersLayer` makes a list for each
 /// request, and can't ask the connection of a request whether it is one of TLS.
@@ -107,9 +104,15 @@ where
     }
 }
 
+#[cfg(feature = "tls")]
 fn came_by_tls<B>(request: &Request<B>) -> bool {
-    let connection = request.extensions().get::<ConnectInfo>();
+    let connection = request.extensions().get::<crate::connection::ConnectInfo>();
     connection.is_some_and(|connection| connection.tls().is_some())
+}
+
+#[cfg(not(feature = "tls"))]
+fn came_by_tls<B>(_: &Request<B>) -> bool {
+    false
 }
 
 pin_project! {

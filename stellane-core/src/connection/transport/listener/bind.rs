@@ -29,7 +29,6 @@ impl Listener {
     ///
     /// # Errors
     /// What was handed over is neither a TCP nor a Unix socket that listens.
-    #[cfg(feature = "listenfd")]
     pub fn inherited() -> io::Result<Vec<Self>> {
         inherited()
     }
@@ -91,8 +90,8 @@ fn tcp(address: SocketAddr, config: &ListenConfig) -> io::Result<TcpListener> {
         let keepalive = TcpKeepalive::new().with_time(config.keepalive);
         #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
         let keepalive = keepalive
-            .with_interval(std::time::Duration::from_secs(10))
-            .with_retries(3);
+            .with_interval(config.keepalive_interval)
+            .with_retries(config.keepalive_retries);
         socket.set_tcp_keepalive(&keepalive)?;
     }
     socket.set_nonblocking(true)?;
@@ -125,7 +124,6 @@ async fn unix(path: &std::path::Path, config: &ListenConfig) -> io::Result<Liste
     Ok(UnixListener::from_std(listener)?.into())
 }
 
-#[cfg(feature = "listenfd")]
 fn inherited() -> io::Result<Vec<Listener>> {
     let mut handed = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
