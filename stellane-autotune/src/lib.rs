@@ -9,7 +9,8 @@
 //! - [`OverloadLayer`]: deadlines that requests bring along, and [`overload::Pressure`], one level for
 //!   memory, stalls and open files by which timeouts shrink.
 //! - [`AutoTuner`]: reads [`Signal`]s and turns [`Knob`]s by [`Rule`]s and [`Controller`]s. It changes
-//!   one thing at a time, says why with the numbers, and undoes what made things worse.
+//!   one thing at a time, says why with the numbers, and undoes what made things worse. [`AutoTuneLayer`] is a tuner
+//!   whose signals are the requests of the stack that it wraps.
 //!
 //! ```
 //! use stellane_autotune::{AdaptiveLimit, AutoTuner, Condition, Knob, Rule, Signal};
@@ -56,9 +57,12 @@
 //! | `serde` | configs can be read and written; actions, stats and snapshots serialise |
 //! | `tracing` | an event per tuning action, target `stellane::tuning` |
 //! | `metrics` | the counter `stellane_tuning_actions_total{parameter,outcome}` |
+//! | `load` | `tower::load::Load` on the limit and its service: tower's balancers choose by saturation |
 //! | `sim` | the simulator with its oracle |
 
+mod auto_tune;
 mod clock;
+pub mod embed;
 mod error;
 mod limit;
 pub mod overload;
@@ -66,6 +70,7 @@ pub mod overload;
 pub mod sim;
 mod tuner;
 
+pub use auto_tune::{AutoTuneBody, AutoTuneFuture, AutoTuneLayer, AutoTuneService, TrafficStats};
 pub use clock::{Clock, ManualClock};
 pub use error::{BuildError, ConfigError};
 pub use limit::*;

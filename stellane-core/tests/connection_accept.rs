@@ -6,7 +6,6 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-#[cfg(feature = "proxy-protocol")]
 use stellane_core::connection::ProxyProtocol;
 use stellane_core::connection::{
     CloseReason, ConnectionConfig, ConnectionManager, Incoming, ListenConfig, Listener, WhenFull,
@@ -186,7 +185,6 @@ async fn who_finds_no_room_hears_503_or_nothing() {
     }
 }
 
-#[cfg(feature = "proxy-protocol")]
 fn behind_a_proxy(mode: ProxyProtocol, trusted: &str) -> ConnectionConfig {
     let mut config = ConnectionConfig::default();
     config.proxy_protocol.mode = mode;
@@ -196,10 +194,8 @@ fn behind_a_proxy(mode: ProxyProtocol, trusted: &str) -> ConnectionConfig {
 }
 
 /// Version 2, `PROXY`, TCP over IPv4, from 192.0.2.7:4711, with an extension of three bytes.
-#[cfg(feature = "proxy-protocol")]
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x12\xC0\x00\x02\x07\xC0\x00\x02\x01\x12\x67\x00\x50\x04\x00\x03abc";
 
-#[cfg(feature = "proxy-protocol")]
 #[tokio::test]
 async fn a_trusted_proxy_says_who_its_client_is() {
     let (manager, address) = start(behind_a_proxy(ProxyProtocol::Required, "127.0.0.0/8")).await;
@@ -237,7 +233,6 @@ async fn a_trusted_proxy_says_who_its_client_is() {
     assert_eq!(manager.stats().closed_total(), 8);
 }
 
-#[cfg(feature = "proxy-protocol")]
 #[tokio::test]
 async fn limits_are_those_of_the_client_behind_the_proxy() {
     let mut config = behind_a_proxy(ProxyProtocol::Required, "127.0.0.1");
@@ -260,7 +255,6 @@ async fn limits_are_those_of_the_client_behind_the_proxy() {
     assert_eq!(manager.stats().open, 3);
 }
 
-#[cfg(feature = "proxy-protocol")]
 #[tokio::test]
 async fn what_is_no_header_in_time_is_closed_unanswered() {
     let (manager, address) = start(behind_a_proxy(ProxyProtocol::Required, "127.0.0.1")).await;
@@ -291,7 +285,6 @@ async fn what_is_no_header_in_time_is_closed_unanswered() {
     }
 }
 
-#[cfg(feature = "proxy-protocol")]
 #[tokio::test]
 async fn who_is_not_trusted_can_claim_nothing() {
     let (_, address) = start(behind_a_proxy(ProxyProtocol::Required, "10.0.0.0/8")).await;
@@ -314,7 +307,7 @@ async fn who_is_not_trusted_can_claim_nothing() {
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
 }
 
-#[cfg(all(unix, feature = "listenfd"))]
+#[cfg(unix)]
 #[tokio::test]
 async fn sockets_are_taken_over_from_systemd() {
     const CHILD: &str = "STELLANE_TEST_INHERITS";

@@ -270,26 +270,137 @@ async fn the_last_request_is_answered_whatever_stands_behind_it() {
     }
 }
 
+/// `curl --http2` and Java's client ask with every first request.
+const UPGRADE: &str =
+    "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAA\r\n";
+
 #[tokio::test]
-async fn bytes_behind_a_declined_upgrade_end_its_connection_with_a_reason_of_their_own() {
-    for slow in ["/", "/slow"] {
+async fn requests_behind_a_declined_upgrade_are_served() {
+    let upgrading = |request: String| request.replace("host", &format!("{UPGRADE}host"));
+    let more = 1500;
+    for strict in [true, false] {
+        for (requests, answers) in [
+            (
+                [upgrading(get("/")), get("/slow")].concat(),
+                vec!["got ", "slow"],
+            ),
+            (
+                [upgrading(get("/slow")), get("/"), get("/slow")].concat(),
+                vec!["slow", "got ", "slow"],
+            ),
+            (
+                [upgrading(get("/pieces")), post("/", "", "posted")].concat(),
+                vec!["piece", "0\r\n\r\n", "got posted"],
+            ),
+            (
+                [upgrading(post("/", "", "first")), post("/", "", "second")].concat(),
+                vec!["got first", "got second"],
+            ),
+            (
+                [
+                    upgrading(post("/401", "", "unread")),
+                    upgrading(post("/late401", "", "unread")),
+                    get("/"),
+                ]
+                .concat(),
+                vec!["refused", "refused", "got "],
+            ),
+            (
+                [
+                    get("/slow"),
+                    upgrading(get("/")),
+                    upgrading(get("/slow")),
+                    get("/"),
+                ]
+                .concat(),
+                vec!["slow", "got ", "slow", "got "],
+            ),
+            (
+                [
+                    upgrading(get("/"))
+                        .replace("1.1", "1.0")
+                        .replace("connection: Upgrade", "connection: keep-alive, Upgrade"),
+                    get("/slow"),
+                ]
+                .concat(),
+                vec!["got ", "slow"],
+            ),
+            // One whose framing the guard spoils.
+            (
+                [
+                    upgrading(get("/")),
+                    "GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\n"
+                        .to_owned(),
+                ]
+                .concat(),
+                if strict {
+                    vec!["got ", "400 Bad Request"]
+                } else {
+                    vec!["got "]
+                },
+            ),
+            (upgrading(get("/")).repeat(more), vec!["got "; more]),
+        ] {
+            for pieces in [1, 7, usize::MAX] {
+                let mut config = quick();
+                config.strict_http1 = strict;
+                let (manager, address) = start(config).await;
+                let stream = TcpStream::connect(address).await.expect("connects");
+                let (mut reader, mut writer) = stream.into_split();
+                let bytes = requests.clone();
+                // A piece at a time takes long for the many.
+                if pieces < bytes.len() && bytes.len() > 10_000 {
+                    continue;
+                }
+                let sending = tokio::spawn(async move {
+                    for piece in bytes.as_bytes().chunks(pieces) {
+                        writer.write_all(piece).await.expect("writes");
+                        if pieces != usize::MAX {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                    writer.shutdown().await.expect("ends");
+                });
+                let mut got = String::new();
+                timeout(PATIENCE, reader.read_to_string(&mut got))
+                    .await
+                    .expect("an end")
+                    .expect("no reset");
+                sending.await.expect("sends");
+                let mut rest = &got[..];
+                for answer in &answers {
+                    let Some((_, more)) = rest.split_once(answer) else {
+                        panic!("no {answer:?} for {requests:?} by {pieces}: {got}");
+                    };
+                    rest = more;
+                }
+                let reason = CloseReason::BytesBehindUpgrade;
+                assert_eq!(manager.stats().closed(reason), 0);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn bytes_behind_a_refused_connect_end_its_connection_with_a_reason_of_their_own() {
+    let connect = "CONNECT x:1 HTTP/1.1\r\nhost: x:1\r\n\r\n";
+    for before in [String::new(), get("/slow")] {
         let (manager, address) = start(quick()).await;
         let mut stream = TcpStream::connect(address).await.expect("connects");
-        let upgrade = format!(
-            "GET {slow} HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n"
-        );
-        write(&mut stream, upgrade + &get("/behind")).await;
+        write(&mut stream, [&before, connect, &get("/behind")].concat()).await;
         let got = read_to_end(&mut stream).await;
+        let served = if before.is_empty() { 1 } else { 2 };
         assert!(
-            got.contains("connection: close") && got.matches("HTTP/1.1").count() == 1,
+            got.contains("connection: close") && got.matches("HTTP/1.1").count() == served,
             "{got}"
         );
+        assert!(got.ends_with("refused"), "{got}");
         drop(stream);
         until(&manager, "counted", |m| {
             m.stats().closed(CloseReason::BytesBehindUpgrade) == 1
         })
         .await;
-        assert_eq!(manager.stats().requests_total, 1);
+        assert_eq!(manager.stats().requests_total, served as u64);
     }
 }
 

@@ -47,15 +47,15 @@ struct Stream {
     room: usize,
     /// Why hyper alone may say less, or more, in the words of `explained`.
     unread: bool,
-    /// Which of the requests ask for an upgrade.
-    upgrades: Vec<usize>,
+    /// Which of the requests are a CONNECT.
+    connects: Vec<usize>,
 }
 
 fn stream(seed: u64) -> Stream {
     let random = &mut Random::new(seed);
     let mut bytes = Vec::new();
     let mut boundaries = Vec::new();
-    let (mut unread, mut upgrades) = (false, Vec::new());
+    let (mut unread, mut connects) = (false, Vec::new());
     let count = 1 + random.below(5);
     for n in 0..count {
         let last = n + 1 == count;
@@ -77,13 +77,10 @@ fn stream(seed: u64) -> Stream {
         let (method, rest) = match random.below(10) {
             0..=3 => ("GET", "\r\n".to_owned()),
             4 => ("HEAD", "\r\n".to_owned()),
-            5 if version == "1.1" => {
-                upgrades.push(n);
-                (
-                    "GET",
-                    "connection: upgrade\r\nupgrade: h2c\r\n\r\n".to_owned(),
-                )
-            }
+            5 if version == "1.1" => (
+                "GET",
+                "connection: upgrade\r\nupgrade: h2c\r\n\r\n".to_owned(),
+            ),
             6 if version == "1.1" => {
                 let chunk = match length {
                     0 => String::new(),
@@ -93,7 +90,7 @@ fn stream(seed: u64) -> Stream {
                 ("POST", rest)
             }
             7 if version == "1.1" => {
-                upgrades.push(n);
+                connects.push(n);
                 ("CONNECT", "\r\n".to_owned())
             }
             _ => ("POST", format!("content-length: {length}\r\n\r\n{body}")),
@@ -127,7 +124,7 @@ fn stream(seed: u64) -> Stream {
         }
     };
     Stream {
-        upgrades,
+        connects,
         bytes,
         pieces,
         end: [End::Half, End::Waits][random.below(2)],
@@ -371,10 +368,10 @@ fn explained(stream: &Stream, got: &[Said], expected: &[Said]) -> Option<&'stati
             Some("a body that nobody read cost hyper the connection")
         }
         std::cmp::Ordering::Less | std::cmp::Ordering::Equal
-            if stream.upgrades.contains(&got.len().wrapping_sub(1))
+            if stream.connects.contains(&got.len().wrapping_sub(1))
                 && got.last().is_some_and(Said::closes) =>
         {
-            Some("bytes behind a declined upgrade are no requests")
+            Some("bytes behind a refused CONNECT are no requests")
         }
         _ => None,
     }

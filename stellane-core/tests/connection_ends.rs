@@ -1,5 +1,5 @@
 //! Planned ends lose nothing, and take as long as there is work.
-#![cfg(all(feature = "http2", feature = "proxy-protocol"))]
+#![cfg(feature = "http2")]
 
 #[path = "support/served.rs"]
 mod served;

@@ -258,3 +258,41 @@ async fn an_upgraded_connection_whose_client_does_not_read_is_closed() {
     }
     assert_eq!(manager.stats().closed(CloseReason::SlowRead), 1);
 }
+
+#[tokio::test]
+async fn bytes_right_behind_an_upgrade_that_is_agreed_to_belong_to_the_other_protocol() {
+    let (_, address) = start().await;
+    let request =
+        "GET /stubborn HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    // What would not pass for HTTP, and more than is read in one piece.
+    for behind in ["GET / HTTP/1.1\n\r\n".to_owned(), "x".repeat(30_000)] {
+        for before in ["", "GET / HTTP/1.1\r\nhost: x\r\n\r\n"] {
+            for size in [1, 70, usize::MAX] {
+                let stream = TcpStream::connect(address).await.expect("connects");
+                stream.set_nodelay(true).expect("sets");
+                let (mut reader, mut writer) = stream.into_split();
+                let head = [before, request].concat();
+                let bytes = [&head, &behind[..]].concat();
+                let sending = tokio::spawn(async move {
+                    let (first, rest) = bytes.as_bytes().split_at(head.len() + 10);
+                    for piece in first.chunks(size) {
+                        writer.write_all(piece).await.expect("writes");
+                        tokio::task::yield_now().await;
+                    }
+                    writer.write_all(rest).await.expect("writes");
+                    writer.shutdown().await.expect("ends");
+                });
+                let mut got = String::new();
+                let reading = reader.read_to_string(&mut got);
+                tokio::time::timeout(Duration::from_secs(60), reading)
+                    .await
+                    .expect("an end")
+                    .expect("no reset");
+                sending.await.expect("sends");
+                assert!(got.contains("101 Switching Protocols"), "{got}");
+                let echoed = format!("\r\n\r\n{behind}");
+                assert!(got.ends_with(&echoed), "{size} {before} {}", got.len());
+            }
+        }
+    }
+}

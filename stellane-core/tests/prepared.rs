@@ -1,5 +1,5 @@
 //! Prepared responses: what a client sees, and that nothing stale is served.
-#![cfg(feature = "prepared")]
+#![cfg(feature = "engine-selector")]
 
 use std::{
     convert::Infallible,

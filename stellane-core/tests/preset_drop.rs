@@ -15,7 +15,7 @@ fn workers() -> usize {
 }
 
 #[tokio::test]
-async fn the_workers_end_with_the_runtime_that_was_never_served() {
+async fn the_workers_start_with_the_first_job_and_end_with_the_runtime_that_was_never_served() {
     let mut config = RuntimeConfig::default();
     config.workers.min_workers = 3;
     config.workers.scale = stellane_core::pool::Scale::Queue;
@@ -27,6 +27,10 @@ async fn the_workers_end_with_the_runtime_that_was_never_served() {
         .service(service)
         .build()
         .expect("builds");
+    assert_eq!(workers(), 0, "nobody has used them yet");
+    let pool = runtime.components().workers.clone();
+    pool.spawn_blocking(|| ()).await.expect("runs");
+    drop(pool);
     let started = async {
         while workers() != 3 {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -73,6 +73,64 @@ async fn a_router_is_served_in_two_lines_until_its_signal() {
     let report = serving.await.expect("no panic").expect("no error");
     assert_eq!(report.drain.aborted, 0);
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// What is logged, as lines.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + 'static {
+        let log = self.clone();
+        let lines = tracing_subscriber::fmt().with_ansi(false);
+        lines.with_writer(move || log.clone()).finish()
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text")
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panic").extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn who_gives_no_purge_hook_is_told_what_to_expect_and_a_hook_is_called_when_connections_park()
+{
+    let log = Log::default();
+    let _logged = tracing::subscriber::set_default(log.subscriber());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = serve("127.0.0.1:0", hello()).config(quiet());
+    let server = server.with_graceful_shutdown(async { drop(stopped.await) });
+    drop(stop);
+    server.await.expect("ends");
+    assert!(log.text().contains("no purge hook"), "{}", log.text());
+
+    let log = Log::default();
+    let _logged = tracing::subscriber::set_default(log.subscriber());
+    let (say_purged, mut purged) = mpsc::unbounded_channel();
+    let config = quiet().with(|config| config.connection.park_after = Duration::ZERO);
+    let server = serve("127.0.0.1:0", hello()).config(config);
+    let server = server.purge_hook(move || {
+        let _ = say_purged.send(());
+    });
+    let bound = server.bind().await.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve());
+    let mut client = TcpStream::connect(address).await.expect("connects");
+    let get = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    client.write_all(get).await.expect("writes");
+    let called = tokio::time::timeout(Duration::from_secs(20), purged.recv()).await;
+    assert_eq!(called, Ok(Some(())));
+    assert!(!log.text().contains("no purge hook"), "{}", log.text());
 }
 
 #[tokio::test]
@@ -552,4 +610,69 @@ async fn tonic_finds_its_own_connect_info() {
         "{answer}"
     );
     let _ = std::fs::remove_file(path);
+}
+
+/// A stream of connections that only fails is not asked again at once for ever, and one that fails now and then not kept
+/// waiting.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_only_fails_is_asked_again_after_a_pause() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let incoming = {
+        let asked = Arc::clone(&asked);
+        connections::<tokio::io::DuplexStream>(move |_| {
+            // Or a server that spins would never come to its end.
+            assert!(asked.fetch_add(1, Relaxed) < 2000, "it spins");
+            std::task::Poll::Ready(Some(Err(std::io::ErrorKind::Other.into())))
+        })
+    };
+    let minute = tokio::time::sleep(Duration::from_secs(60));
+    let served = serve(incoming, hello()).with_graceful_shutdown(minute);
+    served.await.expect("no error");
+    assert!(asked.load(Relaxed) > 100, "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_server_without_listeners_ends_with_its_last_connection() {
+    let (client, io) = tokio::io::duplex(4096);
+    // A client's handshake fails, then there is one, then the end.
+    let mut given = vec![Ok(io), Err(std::io::ErrorKind::InvalidData.into())];
+    let incoming = connections(move |_| std::task::Poll::Ready(given.pop()));
+    let server = serve(incoming, hello()).with_graceful_shutdown(std::future::pending());
+    let serving = tokio::spawn(server.into_future());
+    assert!(ask(client, GET).await.ends_with("hello"));
+    let ended = tokio::time::timeout(Duration::from_secs(60), serving).await;
+    let report = ended.expect("ends").expect("no panic").expect("no error");
+    assert!(report.is_clean(), "{report}");
+}
+
+/// Also on an engine of several threads, and for connections that no listener accepted.
+#[tokio::test]
+async fn services_are_made_on_every_engine_and_for_every_kind_of_connection() {
+    use stellane_core::engine::EngineKind;
+    let made = |name: &'static str| {
+        service_fn(move |connection: ConnectInfo| {
+            let facts = format!("{name} {}", connection.requests());
+            let thread = std::thread::current().name().map(str::to_owned);
+            async move {
+                let app = service_fn(move |_: Request<RequestBody>| {
+                    let answer = format!("{facts} {}", thread.as_deref().unwrap_or_default());
+                    async { Ok::<_, Infallible>(Response::new(answer)) }
+                });
+                Ok::<_, Infallible>(app)
+            }
+        })
+    };
+    let server = serve_make(listener().await, made("core"));
+    let address = server.local_addr().expect("TCP");
+    let mut config = quiet();
+    config.engine.kind = EngineKind::PerCore;
+    tokio::spawn(server.config(config).into_future());
+    let answer = ask_at(address, GET).await;
+    assert!(answer.contains("core 0 stellane-core-"), "{answer}");
+
+    let (client, io) = tokio::io::duplex(4096);
+    let mut given = Some(Ok(io));
+    let incoming = connections(move |_| std::task::Poll::Ready(given.take()));
+    tokio::spawn(serve_make(incoming, made("elsewhere")).into_future());
+    assert!(ask(client, GET).await.contains("elsewhere 0"));
 }

@@ -3,7 +3,7 @@
 //! which answers as the latter.
 //!
 //! The column for hyper is a canary: it says what hyper itself refuses, and fails when that changes.
-#![cfg(all(feature = "connection", feature = "strict-http1"))]
+#![cfg(all(feature = "connection", feature = "layers"))]
 
 use std::{
     convert::Infallible,
@@ -1287,11 +1287,16 @@ async fn what_could_be_read_in_two_ways_is_refused() {
 async fn what_follows_a_declined_upgrade_is_not_taken_for_a_request_unseen() {
     let (address, _, _) = serve_manager(None).await;
     let upgrade = "GET / HTTP/1.1\r\nhost: x\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
-    // Before the handler has declined, it might be another protocol: not looked at, and not served.
-    let (statuses, close) = send(address, upgrade, usize::MAX).await;
-    assert_eq!((statuses.as_str(), close), ("200", true));
+    // In one segment with it, and before the handler has declined.
+    for size in [1, 7, usize::MAX] {
+        let (statuses, close) = send(address, upgrade, size).await;
+        assert_eq!((statuses.as_str(), close), ("200 200", true));
+        let bare = [upgrade, "GET / HTTP/1.1\nhost: x\r\n\r\n"].concat();
+        let (statuses, _) = send(address, &bare, size).await;
+        assert_eq!(statuses, "200 400");
+    }
 
-    // After it, it is HTTP, and looked at.
+    // After it.
     for (next, expected) in [(NEXT, "200"), ("GET / HTTP/1.1\nhost: x\r\n\r\n", "400")] {
         let mut stream = TcpStream::connect(address).await.expect("connects");
         let mut answer = [0; 512];

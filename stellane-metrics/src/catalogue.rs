@@ -24,6 +24,21 @@ pub struct Metric {
     pub help: &'static str,
 }
 
+impl Metric {
+    /// A metric that only goes up, for [`RuntimeMetrics::add`](crate::RuntimeMetrics::add). By custom its name ends with
+    /// `_total`.
+    pub const fn counter(name: &'static str, help: &'static str) -> Self {
+        let kind = Kind::Counter;
+        Self { name, kind, help }
+    }
+
+    /// A metric that goes up and down.
+    pub const fn gauge(name: &'static str, help: &'static str) -> Self {
+        let kind = Kind::Gauge;
+        Self { name, kind, help }
+    }
+}
+
 macro_rules! catalogue {
     ($($constant:ident = $kind:ident $name:literal $help:literal;)*) => {
         $(pub(crate) static $constant: Metric = Metric { name: $name, kind: Kind::$kind, help: $help };)*

@@ -179,11 +179,15 @@ impl Error for ConfigError {}
 pub enum BuildError {
     /// Fields of the configuration are out of range.
     Config(Vec<ConfigError>),
-    /// A recorder of the `metrics` facade is already installed: build with `PrometheusBuilder::detached` and register there,
-    /// or do not install the other one.
+    /// A recorder of the `metrics` facade is already installed: do not install ours, and publish to that one by a
+    /// `FacadePublisher`, or do not install the other one.
     RecorderInstalled,
     /// The histogram bounds of the exporter were refused.
     Buckets(String),
+    /// A metric of this name is exported already.
+    MetricTwice(&'static str),
+    /// No name of a metric: letters, digits and `_`, no digit first.
+    MetricName(&'static str),
     /// A path of the admin service is taken or does not start with `/`.
     AdminPath(String),
 }
@@ -198,9 +202,14 @@ impl fmt::Display for BuildError {
                 Ok(())
             }
             Self::RecorderInstalled => f.write_str(
-                "a metrics recorder is already installed in this process: use `.detached()` or install only one",
+                "a metrics recorder is already installed in this process: publish to it by a `FacadePublisher`, or install only one",
             ),
             Self::Buckets(why) => write!(f, "histogram bounds refused: {why}"),
+            Self::MetricTwice(name) => write!(f, "the metric `{name}` is exported already: take another name"),
+            Self::MetricName(name) => write!(
+                f,
+                "`{name}` is no name of a metric: expected letters, digits and `_`, no digit first"
+            ),
             Self::AdminPath(path) => {
                 write!(f, "admin path {path:?} is taken or does not start with `/`")
             }

@@ -129,7 +129,7 @@ struct FacadeSink<'a> {
 }
 
 impl FacadeSink<'_> {
-    fn handle(&mut self, metric: &'static Metric, labels: Labels<'_>) -> &mut Handle {
+    fn handle(&mut self, metric: &Metric, labels: Labels<'_>) -> &mut Handle {
         let owned = labels
             .iter()
             .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
@@ -156,7 +156,7 @@ impl FacadeSink<'_> {
 }
 
 impl Sink for FacadeSink<'_> {
-    fn start(&mut self, metric: &'static Metric) {
+    fn start(&mut self, metric: &Metric) {
         let help = SharedString::const_str(metric.help);
         match metric.kind {
             Kind::Counter => self
@@ -169,13 +169,13 @@ impl Sink for FacadeSink<'_> {
         }
     }
 
-    fn counter(&mut self, metric: &'static Metric, labels: Labels<'_>, total: u64) {
+    fn counter(&mut self, metric: &Metric, labels: Labels<'_>, total: u64) {
         if let Handle::Counter(counter) = self.handle(metric, labels) {
             counter.absolute(total);
         }
     }
 
-    fn gauge(&mut self, metric: &'static Metric, labels: Labels<'_>, value: f64) {
+    fn gauge(&mut self, metric: &Metric, labels: Labels<'_>, value: f64) {
         match self.handle(metric, labels) {
             Handle::Gauge(gauge) => gauge.set(value),
             // The facade's counters are whole numbers.
@@ -184,12 +184,7 @@ impl Sink for FacadeSink<'_> {
         }
     }
 
-    fn histogram(
-        &mut self,
-        metric: &'static Metric,
-        labels: Labels<'_>,
-        value: &HistogramValue<'_>,
-    ) {
+    fn histogram(&mut self, metric: &Metric, labels: Labels<'_>, value: &HistogramValue<'_>) {
         let Handle::Histogram {
             histogram,
             published,

@@ -3,7 +3,8 @@
 //! - [`MetricsLayer`] measures the requests of any tower stack under OpenTelemetry's names, without allocating and
 //!   without sharing a cache line between threads.
 //! - [`RuntimeMetrics`] reads every component a few times a second: rates, percentiles, process, container, tokio.
-//! - [`prometheus()`] renders both, and whatever the application records through the `metrics` facade.
+//! - [`prometheus()`] renders both, and whatever the application records through the `metrics` facade, if it
+//!   [asks for that](Prometheus::install).
 //! - [`Admin`] serves it all: probes, text, JSON and a live page.
 //!
 //! ```
@@ -15,7 +16,7 @@
 //! let layer = MetricsLayer::new(&http); // around your service
 //! let runtime = RuntimeMetrics::builder().http(&http).build()?;
 //! // Inside of a tokio runtime: tokio::spawn(runtime.clone().run());
-//! let prometheus = prometheus().http(&http).runtime(&runtime).detached().build()?;
+//! let prometheus = prometheus().http(&http).runtime(&runtime).build()?;
 //! let readiness = Readiness::new();
 //! let admin = Admin::builder()
 //!     .prometheus(prometheus)
@@ -31,8 +32,8 @@
 //!
 //! # What it costs
 //!
-//! `cargo bench -p stellane-metrics --bench layer` prints nanoseconds and allocations per request beside `axum-prometheus` and
-//! the bare macros of the facade, `stellane-metrics/benches/instructions` the instructions. `grafana/` has a dashboard
+//! The bench `metrics_layer` of `examples/compare` prints nanoseconds and allocations per request beside `axum-prometheus` and
+//! the bare macros of the facade, `metrics_layer_instructions` beside it the instructions. `grafana/` has a dashboard
 //! and alert rules.
 //!
 //! # Tests that need more than cargo
@@ -57,14 +58,14 @@
 mod admin;
 mod catalogue;
 mod config;
+pub mod embed;
 #[cfg(feature = "facade")]
 mod facade;
-#[path = "http/mod.rs"]
-mod http_metrics;
 mod layer;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 mod readiness;
+mod requests;
 mod runtime;
 mod sink;
 mod text;
@@ -77,15 +78,12 @@ pub use catalogue::{Kind, Metric, catalogue};
 pub use config::{BuildError, ConfigError, DurationBuckets, MetricsConfig};
 #[cfg(feature = "facade")]
 pub use facade::FacadePublisher;
-pub use http_metrics::{
-    HttpMetrics, HttpMetricsBuilder, HttpStats, Recording, RouteStats, RunningPoll,
-};
 #[cfg(feature = "axum")]
 pub use layer::AxumRoute;
 pub use layer::{
-    Entered, Metrics, MetricsLayer, NoRoute, RequestBody, RequestBytes, RequestBytesLayer,
-    RequestRoute, ResponseBody, ResponseFuture, ResponseRoute, RouteLabel, RouteLabelLayer,
-    current_route, label_route,
+    MetricsBody, MetricsFuture, MetricsLayer, MetricsService, NoRoute, RequestBytesBody,
+    RequestBytesLayer, RequestBytesService, RequestRoute, RequestScope, ResponseRoute,
+    RouteLabelLayer, RouteLabelService, current_route, label_route,
 };
 /// The facade this crate publishes to: use this one, so that both are the same version.
 #[cfg(feature = "facade")]
@@ -93,9 +91,10 @@ pub use metrics;
 #[cfg(feature = "prometheus")]
 pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
+pub use requests::{HttpMetrics, HttpMetricsBuilder, HttpStats, RouteStats, RunningPoll};
 pub use runtime::{
-    Advice, Machine, MigrationReadiness, ReadinessCheck, RuntimeMetrics, RuntimeMetricsBuilder,
-    RuntimeSnapshot,
+    Acceleration, Advice, Machine, RuntimeMetrics, RuntimeMetricsBuilder, RuntimeSnapshot,
+    Threshold, Values,
 };
 #[cfg(feature = "tracing")]
-pub use trace::{LogLevel, Trace, TraceBody, TraceContext, TraceFuture, TraceLayer};
+pub use trace::{LogLevel, TraceBody, TraceContext, TraceFuture, TraceLayer, TraceService};

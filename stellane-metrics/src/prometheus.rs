@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder as ExporterBuilder, PrometheusHandle, PrometheusRecorder,
 };
@@ -31,7 +32,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; c
 ///
 /// # fn main() -> Result<(), stellane_metrics::BuildError> {
 /// let http = HttpMetrics::builder().build()?;
-/// let scrape = prometheus().http(&http).detached().build()?;
+/// let scrape = prometheus().http(&http).build()?;
 /// assert!(scrape.render().contains("http_server_active_requests"));
 /// # Ok(())
 /// # }
@@ -48,7 +49,6 @@ pub struct PrometheusBuilder {
     runtime: Option<RuntimeMetrics>,
     readiness: Option<Readiness>,
     labels: Vec<(String, String)>,
-    detached: bool,
 }
 
 impl PrometheusBuilder {
@@ -77,20 +77,14 @@ impl PrometheusBuilder {
         self
     }
 
-    /// Does not install the facade's recorder for the process: [`Prometheus::recorder`] gives it to you.
-    pub fn detached(mut self) -> Self {
-        self.detached = true;
-        self
-    }
-
-    /// Builds the exporter and, unless [`detached`](Self::detached), installs it as the recorder of the process.
+    /// Builds the exporter. What the application records is rendered too once [`install`](Prometheus::install) was called.
     ///
     /// Histograms of the facade get buckets, not summaries, so that they can be added up over instances. Inside of a tokio
     /// runtime the exporter's upkeep is spawned; elsewhere a thread does it: without, samples pile up until a scrape.
     ///
     /// # Errors
     ///
-    /// [`BuildError::RecorderInstalled`] when the process has a recorder already.
+    /// [`BuildError::Buckets`]: never, with the bounds there are.
     pub fn build(self) -> Result<Prometheus, BuildError> {
         let refused =
             |error: metrics_exporter_prometheus::BuildError| BuildError::Buckets(error.to_string());
@@ -101,19 +95,20 @@ impl PrometheusBuilder {
             builder = builder
                 .set_buckets_for_metric(
                     Matcher::Suffix(suffix.to_owned()),
-                    &crate::http_metrics::SIZE_BOUNDS,
+                    &crate::requests::SIZE_BOUNDS,
                 )
                 .map_err(refused)?;
         }
         for (name, value) in self.labels {
             builder = builder.add_global_label(name, value);
         }
-        let recorder = Arc::new(builder.build_recorder());
-        let handle = recorder.handle();
-        if !self.detached {
-            metrics::set_global_recorder(Arc::clone(&recorder))
-                .map_err(|_| BuildError::RecorderInstalled)?;
-        }
+        let exporter = builder.build_recorder();
+        let handle = exporter.handle();
+        let recorder = Arc::new(OnlyOthers {
+            exporter,
+            has_ours: self.http.is_some() || self.runtime.is_some() || self.readiness.is_some(),
+            runtime: self.runtime.clone(),
+        });
         let alive = Arc::new(());
         upkeep(handle.clone(), &alive);
         Ok(Prometheus {
@@ -165,7 +160,7 @@ struct Inner {
     http: Option<HttpMetrics>,
     runtime: Option<RuntimeMetrics>,
     readiness: Option<Readiness>,
-    recorder: Arc<PrometheusRecorder>,
+    recorder: Arc<OnlyOthers>,
     handle: PrometheusHandle,
     _alive: Arc<()>,
 }
@@ -204,8 +199,22 @@ impl Prometheus {
         out
     }
 
-    /// The recorder, to register with when it was built [`detached`](PrometheusBuilder::detached).
-    pub fn recorder(&self) -> Arc<dyn metrics::Recorder + Send + Sync> {
+    /// Makes this the recorder of the process: what the application records by the macros of the `metrics` facade, such as
+    /// `metrics::counter!`, is rendered with our own numbers from now on. What it recorded before is lost.
+    ///
+    /// What is exported already can't be recorded a second time under the same name: that is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::RecorderInstalled`] when the process has a recorder already: our numbers are then published to that
+    /// one by a [`FacadePublisher`](crate::FacadePublisher).
+    pub fn install(&self) -> Result<(), BuildError> {
+        metrics::set_global_recorder(Arc::clone(&self.inner.recorder))
+            .map_err(|_| BuildError::RecorderInstalled)
+    }
+
+    /// The recorder, to register with where it is not [installed](Self::install).
+    pub fn recorder(&self) -> Arc<dyn Recorder + Send + Sync> {
         Arc::clone(&self.inner.recorder) as _
     }
 
@@ -214,6 +223,63 @@ impl Prometheus {
         match tokio::task::spawn_blocking(move || self.render()).await {
             Ok(text) => text,
             Err(error) => format!("# rendering failed: {error}\n"),
+        }
+    }
+}
+
+/// The exporter, for all that is not exported by us already: it would be there twice.
+struct OnlyOthers {
+    exporter: PrometheusRecorder,
+    /// Whether there is anything of ours beside it.
+    has_ours: bool,
+    runtime: Option<RuntimeMetrics>,
+}
+
+impl OnlyOthers {
+    fn is_ours(&self, name: &str) -> bool {
+        let in_catalogue = || names::catalogue().iter().any(|metric| metric.name == name);
+        let added = |runtime: &RuntimeMetrics| runtime.has(name);
+        self.has_ours && (in_catalogue() || self.runtime.as_ref().is_some_and(added))
+    }
+}
+
+impl Recorder for OnlyOthers {
+    fn describe_counter(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+        if !self.is_ours(name.as_str()) {
+            self.exporter.describe_counter(name, unit, help);
+        }
+    }
+
+    fn describe_gauge(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+        if !self.is_ours(name.as_str()) {
+            self.exporter.describe_gauge(name, unit, help);
+        }
+    }
+
+    fn describe_histogram(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+        if !self.is_ours(name.as_str()) {
+            self.exporter.describe_histogram(name, unit, help);
+        }
+    }
+
+    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
+        match self.is_ours(key.name()) {
+            true => Counter::noop(),
+            false => self.exporter.register_counter(key, metadata),
+        }
+    }
+
+    fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
+        match self.is_ours(key.name()) {
+            true => Gauge::noop(),
+            false => self.exporter.register_gauge(key, metadata),
+        }
+    }
+
+    fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
+        match self.is_ours(key.name()) {
+            true => Histogram::noop(),
+            false => self.exporter.register_histogram(key, metadata),
         }
     }
 }

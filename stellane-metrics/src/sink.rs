@@ -13,13 +13,8 @@ pub(crate) struct HistogramValue<'a> {
 
 /// Takes every series of a metric after `start`, with totals since the process began.
 pub(crate) trait Sink {
-    fn start(&mut self, metric: &'static Metric);
-    fn counter(&mut self, metric: &'static Metric, labels: Labels<'_>, total: u64);
-    fn gauge(&mut self, metric: &'static Metric, labels: Labels<'_>, value: f64);
-    fn histogram(
-        &mut self,
-        metric: &'static Metric,
-        labels: Labels<'_>,
-        value: &HistogramValue<'_>,
-    );
+    fn start(&mut self, metric: &Metric);
+    fn counter(&mut self, metric: &Metric, labels: Labels<'_>, total: u64);
+    fn gauge(&mut self, metric: &Metric, labels: Labels<'_>, value: f64);
+    fn histogram(&mut self, metric: &Metric, labels: Labels<'_>, value: &HistogramValue<'_>);
 }

@@ -11,7 +11,7 @@ use crate::{
 pub(crate) struct TextSink {
     out: String,
     /// A metric whose header is written with its first sample: one without samples is left out.
-    pending: Option<&'static Metric>,
+    pending: Option<Metric>,
 }
 
 impl TextSink {
@@ -71,25 +71,20 @@ impl TextSink {
 }
 
 impl Sink for TextSink {
-    fn start(&mut self, metric: &'static Metric) {
-        self.pending = Some(metric);
+    fn start(&mut self, metric: &Metric) {
+        self.pending = Some(*metric);
     }
 
-    fn counter(&mut self, metric: &'static Metric, labels: Labels<'_>, total: u64) {
+    fn counter(&mut self, metric: &Metric, labels: Labels<'_>, total: u64) {
         self.gauge(metric, labels, total as f64);
     }
 
-    fn gauge(&mut self, metric: &'static Metric, labels: Labels<'_>, value: f64) {
+    fn gauge(&mut self, metric: &Metric, labels: Labels<'_>, value: f64) {
         self.header();
         self.line(metric.name, "", labels, None, value);
     }
 
-    fn histogram(
-        &mut self,
-        metric: &'static Metric,
-        labels: Labels<'_>,
-        value: &HistogramValue<'_>,
-    ) {
+    fn histogram(&mut self, metric: &Metric, labels: Labels<'_>, value: &HistogramValue<'_>) {
         self.header();
         let mut cumulative = 0;
         let bounds = value.bounds.iter().copied().chain([f64::INFINITY]);

@@ -153,7 +153,7 @@ async fn every_field_of_the_design_is_in_the_snapshot() {
          memory_trims trim_pause connections_active connections_idle connections_parked connections_upgraded \
          connections_per_second connections_closed_total interner_entries interner_bytes \
          interner_bypassed limit shed_total tuning_actions_total threads_held thread_holds_total \
-         background_restarts_total migration"
+         background_restarts_total acceleration"
         .split_whitespace()
     {
         assert!(!snapshot[field].is_null(), "{field} is missing");
@@ -354,7 +354,7 @@ async fn the_page_and_everything_else_come_with_safe_headers_below_a_prefix() {
 #[tokio::test]
 async fn metrics_are_rendered_with_what_the_application_records() {
     let http = HttpMetrics::builder().build().unwrap();
-    let scrape = prometheus().http(&http).detached().build().unwrap();
+    let scrape = prometheus().http(&http).build().unwrap();
     let recorder = scrape.recorder();
     metrics::with_local_recorder(&recorder, || {
         metrics::counter!("orders_total").increment(3);

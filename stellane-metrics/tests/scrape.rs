@@ -73,7 +73,6 @@ async fn busy() -> Prometheus {
     let scrape = prometheus()
         .runtime(&runtime)
         .readiness(&readiness)
-        .detached()
         .build()
         .unwrap();
     metrics::with_local_recorder(&scrape.recorder(), || {

@@ -214,7 +214,7 @@ async fn any_recorder_of_the_facade_gets_the_same_totals_and_no_request_twice() 
     use tower::ServiceExt;
 
     let http = http();
-    let exporter = prometheus().detached().build().unwrap();
+    let exporter = prometheus().build().unwrap();
     let mut publisher = FacadePublisher::new(exporter.recorder()).http(&http);
     for round in 1..=3 {
         for _ in 0..10 {

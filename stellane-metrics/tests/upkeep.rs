@@ -34,7 +34,7 @@ static ALLOCATOR: Counting = Counting;
 
 #[tokio::test(start_paused = true)]
 async fn samples_are_moved_into_buckets_between_scrapes() {
-    let scrape = prometheus().detached().build().unwrap();
+    let scrape = prometheus().build().unwrap();
     let histogram =
         metrics::with_local_recorder(&scrape.recorder(), || metrics::histogram!("work_seconds"));
     let before = LIVE.load(Relaxed);

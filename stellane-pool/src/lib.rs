@@ -44,6 +44,8 @@
 mod budget;
 mod buf;
 mod config_error;
+#[cfg(feature = "http")]
+pub mod embed;
 mod error;
 #[cfg(feature = "http")]
 pub mod http;
@@ -58,8 +60,8 @@ pub mod worker;
 
 #[cfg(feature = "worker")]
 pub use self::worker::{
-    Class, Discipline, Job, JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig, WorkerPoolLayer,
-    WorkerPoolStats,
+    Carried, Class, Discipline, Job, JobError, OnDrop, Scale, WorkerPool, WorkerPoolConfig,
+    WorkerPoolLayer, WorkerPoolStats,
 };
 pub use self::{
     budget::Budget,
@@ -73,5 +75,5 @@ pub use self::{
 #[cfg(feature = "http")]
 pub use self::{
     http::{CollectError, PooledBody},
-    layer::{InPoolScope, PoolFuture, PoolLayer, PoolScope, PoolService},
+    layer::{PoolFuture, PoolLayer, PoolService},
 };

@@ -158,6 +158,25 @@ async fn dropping_a_waiting_job_means_it_never_runs() {
 }
 
 #[tokio::test]
+async fn a_pool_has_no_thread_before_its_first_job() {
+    let pool = pool(2, 2, 10);
+    pool.set_min_workers(1);
+    pool.set_min_workers(2);
+    let threads = || pool.stats().idle + pool.stats().active;
+    assert_eq!(threads(), 0);
+    pool.spawn_blocking(|| ()).await.expect("runs");
+    assert_eq!(threads(), 2);
+}
+
+#[tokio::test]
+async fn a_pool_that_ends_before_its_first_job_is_gone() {
+    let pool = pool(1, 1, 10);
+    pool.drain();
+    assert_eq!(pool.spawn_blocking(|| ()).await, Err(JobError::Closed));
+    assert_eq!(pool.stats().idle + pool.stats().active, 0);
+}
+
+#[tokio::test]
 async fn threads_are_added_for_a_deep_queue_and_end_when_idle() {
     let pool = pool(1, 4, 100);
     let running = Arc::new(AtomicUsize::new(0));
@@ -184,6 +203,7 @@ async fn threads_are_added_for_a_deep_queue_and_end_when_idle() {
 #[tokio::test]
 async fn settings_change_while_it_runs() {
     let pool = pool(1, 2, 1);
+    pool.spawn_blocking(|| ()).await.expect("runs");
     pool.set_min_workers(3);
     until("three", || pool.stats().idle + pool.stats().active == 3).await;
     assert_eq!(pool.stats().max_workers, 3, "never below the minimum");

@@ -78,7 +78,7 @@
 //!
 //! # Interner
 //!
-//! See `Interner`.
+//! See `Interner`, and `InternLayer`, which interns headers, tenants or claims in front of any service.
 //!
 //! # Features
 //!
@@ -88,6 +88,7 @@
 //! | `json` | yes | `Json` |
 //! | `axum-08` | no | `Path`, `RawPathParams` and `MatchedPath` of axum 0.8 work in our handlers and within extractors of your own, for some allocations more each; ours cost none |
 //! | `interner` | yes | the interner; alone it depends on `quick_cache` and `foldhash` only |
+//! | `intern-layer` | yes | `InternLayer`; needs no router |
 //! | `serde` | no | config structs can be read and written |
 //! | `tracing` | yes | a line for every 500 of an extractor that does not fit its route |
 //! | `metrics` | no | an `Atom` becomes a `metrics::SharedString` |
@@ -97,8 +98,6 @@ pub use error::ConfigError;
 
 #[cfg(feature = "axum-08")]
 mod axum_view;
-#[cfg(feature = "router")]
-mod block;
 #[cfg(feature = "router")]
 mod body;
 #[cfg(feature = "router")]
@@ -142,6 +141,8 @@ mod params;
 #[cfg(feature = "router")]
 mod path;
 #[cfg(feature = "router")]
+mod recycled_box;
+#[cfg(feature = "router")]
 mod reply;
 #[cfg(feature = "router")]
 mod report;
@@ -162,10 +163,12 @@ mod unreachable;
 #[cfg(feature = "router")]
 mod url;
 
+#[cfg(all(feature = "intern-layer", feature = "router"))]
+pub use interner::InternedRoute;
 #[cfg(feature = "interner")]
 pub use interner::{Atom, Interner, InternerBuilder, InternerConfig, InternerStats};
-#[cfg(all(feature = "interner", feature = "router"))]
-pub use interner::{InternLayer, InternService, InternedRoute};
+#[cfg(feature = "intern-layer")]
+pub use interner::{InternLayer, InternService, Interned};
 #[cfg(feature = "json")]
 pub use json::Json;
 #[cfg(feature = "router")]

@@ -156,7 +156,7 @@ fn intern_layer_interns_what_the_template_declares() {
             .push(request.extensions().get::<InternedRoute>().cloned());
         std::future::ready(Ok::<_, ()>(()))
     });
-    let mut service = InternLayer::new(interner.clone(), table).layer(inner);
+    let mut service = InternLayer::new(&interner).routes(table).layer(inner);
     for uri in [
         "/eu%20west/users/1",
         "/eu%20west/users/2",

@@ -20,6 +20,8 @@ mod histogram;
 mod keys;
 mod layer;
 mod lending;
+#[cfg(feature = "load")]
+mod load;
 mod loan;
 mod local_signal;
 mod permit;
@@ -27,8 +29,8 @@ mod refusal;
 mod request_body;
 mod service;
 mod shared;
-mod slot;
-mod visit;
+pub(crate) mod slot;
+pub(crate) mod visit;
 pub(crate) mod wait;
 
 pub use algorithm::{Algorithm, AlgorithmKind, LimitEvidence, LimitState};
@@ -46,8 +48,9 @@ pub use local_signal::LocalSignal;
 pub use permit::Permit;
 pub use request_body::LimitRequestBody;
 pub use service::AdaptiveLimitService;
-pub use visit::Visit;
 
 pub(crate) use algorithm::Window;
 pub(crate) use grpc::Dialect;
+pub(crate) use histogram::{BUCKETS, Shard};
 pub(crate) use refusal::{OnRefusal, Refusals};
+pub(crate) use visit::Visit;

@@ -7,12 +7,12 @@ use std::sync::atomic::{
 };
 
 /// How many threads have a number at the same time.
-pub(super) const NUMBERS: usize = u32::BITS as usize;
+pub(crate) const NUMBERS: usize = u32::BITS as usize;
 
 /// The number of the current thread: below [`NUMBERS`], and no other living thread has it. Or [`NUMBERS`] itself, when
 /// there was none left.
 #[inline]
-pub(super) fn current() -> usize {
+pub(crate) fn current() -> usize {
     match NUMBER.get() {
         UNCLAIMED => claim(),
         number => number,
@@ -29,13 +29,13 @@ fn claim() -> usize {
 
 /// A counter that is cheap for the one thread that owns it.
 #[inline]
-pub(super) fn add(cell: &AtomicU64, exclusive: bool) {
+pub(crate) fn add(cell: &AtomicU64, exclusive: bool) {
     change(cell, 1, exclusive);
 }
 
 /// As [`add`], by any number; it wraps, so that one can be taken off too.
 #[inline]
-pub(super) fn change(cell: &AtomicU64, by: u64, exclusive: bool) {
+pub(crate) fn change(cell: &AtomicU64, by: u64, exclusive: bool) {
     if exclusive {
         // Nobody else writes between the load and the store. Passing on the number orders the last owner's writes
         // before this one's reads.
@@ -47,7 +47,7 @@ pub(super) fn change(cell: &AtomicU64, by: u64, exclusive: bool) {
 
 /// As [`add`].
 #[inline]
-pub(super) fn add_short(cell: &AtomicU32, exclusive: bool) {
+pub(crate) fn add_short(cell: &AtomicU32, exclusive: bool) {
     if exclusive {
         cell.store(cell.load(Relaxed).wrapping_add(1), Relaxed);
     } else {

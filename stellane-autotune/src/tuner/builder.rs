@@ -20,7 +20,7 @@ pub struct AutoTunerBuilder {
     default_rules: bool,
     controllers: Vec<Arc<dyn Controller>>,
     objective: Option<Objective>,
-    clock: Clock,
+    pub(crate) clock: Clock,
     #[cfg(feature = "tokio")]
     seed: u64,
 }

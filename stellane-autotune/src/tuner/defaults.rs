@@ -5,6 +5,8 @@ use super::{Condition, Objective, Rule};
 /// The names that the default rules look for. A rule whose signals and at least one of whose knobs
 /// are registered under these names is used; the others are left out.
 pub mod names {
+    /// Signal: the median of the latency, in seconds. No default rule asks for it.
+    pub const LATENCY_P50: &str = "latency_p50";
     /// Signal: the 99th percentile of the latency, in seconds.
     pub const LATENCY_P99: &str = "latency_p99";
     /// Signal: jobs that wait for a worker.
@@ -21,6 +23,10 @@ pub mod names {
     pub const THROUGHPUT: &str = "throughput";
     /// Signal: requests refused per second, for any reason.
     pub const SHED_RATE: &str = "shed_rate";
+    /// Signal: requests that failed per second. No default rule asks for it.
+    pub const ERROR_RATE: &str = "error_rate";
+    /// Signal: requests that are neither answered nor gone. No default rule asks for it.
+    pub const IN_FLIGHT: &str = "in_flight";
     /// Signal: jobs refused per second because the queue of the workers was full.
     pub const QUEUE_SHED_RATE: &str = "queue_shed_rate";
     /// Signal: jobs that the workers finished per second.
@@ -45,7 +51,7 @@ pub mod names {
 
 use names::*;
 
-/// The seed's rules, and those that undo them when the pressure is gone.
+/// Rules for memory, workers, queue and limit, and those that undo them when the pressure is gone.
 pub(super) fn rules() -> Vec<Rule> {
     vec![
         Rule::new("memory_critical")

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::{SignalHealth, TunerMode};
 
 /// What an [`AutoTuner`](super::AutoTuner) sees and did.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TunerStats {

@@ -20,11 +20,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((cut, bytes)) = data.split_first() else {
         return;
     };
-    let Guarded { passed, heads } = guard(bytes, usize::MAX, false);
-    let again = guard(bytes, usize::from(*cut).max(1), false);
+    let Guarded { passed, heads } = guard(bytes, usize::MAX);
+    let again = guard(bytes, usize::from(*cut).max(1));
     assert_eq!((&again.passed, again.heads), (&passed, heads), "cut");
-    // hyper goes on after a request for an upgrade that was declined.
-    let Guarded { passed, heads } = guard(bytes, 1, true);
     let served = served_by_hyper(&passed);
     assert!(served <= heads, "{served} of {heads}");
 });

@@ -1,9 +1,13 @@
 //! Which keys take effect without a restart, and how: one table for both.
 
 #[cfg(feature = "autotune")]
-use stellane_autotune::{AdaptiveLimit, AutoTuner};
+use stellane_autotune::AdaptiveLimit;
+#[cfg(feature = "tuner")]
+use stellane_autotune::AutoTuner;
 #[cfg(feature = "pool")]
-use stellane_pool::{Pools, WorkerPool};
+use stellane_pool::Pools;
+#[cfg(feature = "workers")]
+use stellane_pool::WorkerPool;
 
 use super::{Reload, RuntimeConfig};
 #[cfg(feature = "connection")]
@@ -35,7 +39,7 @@ pub struct LiveTargets {
     #[cfg(feature = "connection")]
     pub connections: Option<ConnectionManager>,
     /// For `workers.*`.
-    #[cfg(feature = "pool")]
+    #[cfg(feature = "workers")]
     pub workers: Option<WorkerPool>,
     /// For `pool.*`.
     #[cfg(feature = "pool")]
@@ -44,7 +48,7 @@ pub struct LiveTargets {
     #[cfg(feature = "autotune")]
     pub limit: Option<AdaptiveLimit>,
     /// For `tuner.*`.
-    #[cfg(feature = "autotune")]
+    #[cfg(feature = "tuner")]
     pub tuner: Option<AutoTuner>,
 }
 
@@ -93,7 +97,7 @@ live! {
         connection.max_idle_connections => ConnectionManager::set_max_idle_connections,
         connection.idle_timeout => ConnectionManager::set_idle_timeout,
         connection.park_after => ConnectionManager::set_park_after,
-    "pool" workers:
+    "workers" workers:
         workers.min_workers => WorkerPool::set_min_workers,
         workers.max_workers => WorkerPool::set_max_workers,
         workers.queue_size => WorkerPool::set_queue_size,
@@ -109,6 +113,6 @@ live! {
         limit.min => AdaptiveLimit::set_min,
         limit.max => AdaptiveLimit::set_max,
         limit.mode => AdaptiveLimit::set_mode,
-    "autotune" tuner:
+    "tuner" tuner:
         tuner.mode => AutoTuner::set_mode,
 }

@@ -110,7 +110,7 @@ impl Loader {
     }
 
     /// The same over other defaults than those of a profile.
-    #[cfg(feature = "full")]
+    #[cfg(feature = "preset")]
     pub(crate) fn load_over(&self, base: RuntimeConfig) -> Result<RuntimeConfig, ConfigErrors> {
         self.load_with(base, Vec::new())
     }

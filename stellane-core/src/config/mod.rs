@@ -26,9 +26,9 @@
 //! # Ok::<(), stellane_core::config::ConfigErrors>(())
 //! ```
 //!
-//! # From the seed document
+//! # From the environment of the Go prototype
 //!
-//! | seed | here |
+//! | there | here |
 //! |---|---|
 //! | `min_workers`, `max_workers`, `queue_size` | `workers.min_workers`, `workers.max_workers`, `workers.queue_size` |
 //! | `max_idle_conns`, `idle_timeout` | `connection.max_idle_connections`, `connection.idle_timeout` |
@@ -48,6 +48,7 @@
 mod dev;
 mod env;
 mod error;
+mod http;
 #[cfg(feature = "reload")]
 mod live;
 mod loader;
@@ -63,16 +64,20 @@ pub const REFERENCE: &str = include_str!("reference.toml");
 
 #[cfg(feature = "reload")]
 pub use self::live::{LiveTargets, live_keys};
-#[cfg(all(feature = "full", feature = "reload", unix))]
+#[cfg(all(feature = "preset", feature = "reload", feature = "restart", unix))]
 pub(crate) use self::reload::Asked;
 #[cfg(feature = "reload")]
 pub use self::reload::{ConfigWatcher, KeyChange, Reload, ReloadStats};
-#[cfg(feature = "full")]
+#[cfg(feature = "preset")]
 pub(crate) use self::server::is_socket_address;
 pub use self::{
     dev::DevConfig,
     env::Profile,
     error::{ConfigErrors, Origin, Problem},
+    http::{
+        CompressionConfig, CorsConfig, CsrfConfig, HstsConfig, HttpConfig, RequestIdConfig,
+        SecurityHeadersConfig,
+    },
     loader::Loader,
     log::{LogConfig, LogFormat},
     runtime::RuntimeConfig,

@@ -2,23 +2,29 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "tuner")]
+use stellane_autotune::TunerConfig;
 #[cfg(feature = "autotune")]
-use stellane_autotune::{LimitConfig, TunerConfig, overload::OverloadConfig};
+use stellane_autotune::{LimitConfig, overload::OverloadConfig};
 #[cfg(feature = "metrics")]
 use stellane_metrics::MetricsConfig;
 #[cfg(feature = "pool")]
-use stellane_pool::{PoolConfig, WorkerPoolConfig};
+use stellane_pool::PoolConfig;
+#[cfg(feature = "workers")]
+use stellane_pool::WorkerPoolConfig;
 #[cfg(feature = "router")]
 use stellane_router::{InternerConfig, RouterConfig};
 
-use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, ServerConfig};
+use super::{
+    ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile, ServerConfig,
+};
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
 #[cfg(feature = "engine")]
 use crate::engine::EngineConfig;
 #[cfg(feature = "engine-selector")]
 use crate::engine_selector::SelectorConfig;
-#[cfg(feature = "strict-http1")]
+#[cfg(feature = "layers")]
 use crate::strict_http1::StrictHttp1Config;
 
 /// The configuration of the whole runtime: one section for each component.
@@ -32,7 +38,7 @@ pub struct RuntimeConfig {
     #[cfg(feature = "connection")]
     pub connection: ConnectionConfig,
     /// Which HTTP/1 requests are refused as ambiguous or too large.
-    #[cfg(feature = "strict-http1")]
+    #[cfg(feature = "layers")]
     pub strict_http1: StrictHttp1Config,
     /// Which engine runs the service: one runtime for all cores, or one for each.
     #[cfg(feature = "engine")]
@@ -41,7 +47,7 @@ pub struct RuntimeConfig {
     #[cfg(feature = "engine-selector")]
     pub selector: SelectorConfig,
     /// The worker pool for CPU-heavy work.
-    #[cfg(feature = "pool")]
+    #[cfg(feature = "workers")]
     pub workers: WorkerPoolConfig,
     /// Buffers and header maps that are used again.
     #[cfg(feature = "pool")]
@@ -64,8 +70,10 @@ pub struct RuntimeConfig {
     #[cfg(feature = "autotune")]
     pub overload: OverloadConfig,
     /// The tuner that turns the knobs of the other sections.
-    #[cfg(feature = "autotune")]
+    #[cfg(feature = "tuner")]
     pub tuner: TunerConfig,
+    /// Layers of tower-http: request ids, CORS, compression and others, all off. They need the feature `http-layers`.
+    pub http: HttpConfig,
     /// What is logged.
     pub log: LogConfig,
     /// What helps while developing.
@@ -89,13 +97,13 @@ impl Default for RuntimeConfig {
             server: ServerConfig::default(),
             #[cfg(feature = "connection")]
             connection: ConnectionConfig::default(),
-            #[cfg(feature = "strict-http1")]
+            #[cfg(feature = "layers")]
             strict_http1: StrictHttp1Config::default(),
             #[cfg(feature = "engine")]
             engine: EngineConfig::default(),
             #[cfg(feature = "engine-selector")]
             selector: SelectorConfig::default(),
-            #[cfg(feature = "pool")]
+            #[cfg(feature = "workers")]
             workers: WorkerPoolConfig::default(),
             #[cfg(feature = "pool")]
             pool: PoolConfig::default(),
@@ -109,8 +117,9 @@ impl Default for RuntimeConfig {
             limit,
             #[cfg(feature = "autotune")]
             overload: OverloadConfig::default(),
-            #[cfg(feature = "autotune")]
+            #[cfg(feature = "tuner")]
             tuner: TunerConfig::default(),
+            http: HttpConfig::default(),
             log: LogConfig::default(),
             dev: DevConfig::default(),
         }
@@ -147,12 +156,15 @@ impl RuntimeConfig {
     #[must_use]
     pub fn production() -> Self {
         let mut config = Self::default();
-        #[cfg(feature = "pool")]
+        #[cfg(feature = "workers")]
         {
             let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             config.workers.min_workers = cpus * 2;
             config.workers.max_workers = cpus * 100;
             config.workers.queue_size = 50_000;
+        }
+        #[cfg(feature = "pool")]
+        {
             config.pool.retain_percent = 50;
         }
         #[cfg(feature = "connection")]
@@ -187,6 +199,7 @@ impl RuntimeConfig {
         self.server.problems(&mut problems);
         self.log.problems(&mut problems);
         self.dev.problems(&mut problems);
+        problems.extend(self.http.problems());
         // Each component checks its own section; here its keys get their full names.
         macro_rules! section {
             ($feature:literal, $name:ident) => {
@@ -202,17 +215,17 @@ impl RuntimeConfig {
             };
         }
         section!("connection", connection);
-        section!("strict-http1", strict_http1);
+        section!("layers", strict_http1);
         section!("engine", engine);
         section!("engine-selector", selector);
-        section!("pool", workers);
+        section!("workers", workers);
         section!("pool", pool);
         section!("router", interner);
         section!("router", router);
         section!("metrics", metrics);
         section!("autotune", limit);
         section!("autotune", overload);
-        section!("autotune", tuner);
+        section!("tuner", tuner);
         problems
     }
 }

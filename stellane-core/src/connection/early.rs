@@ -24,7 +24,7 @@ pub(crate) trait EarlyRefusals: Send + Sync + 'static {
 pub(crate) struct Early(Option<Arc<dyn EarlyRefusals>>);
 
 impl Early {
-    #[cfg(feature = "full")]
+    #[cfg(feature = "preset")]
     pub(crate) fn new(refusals: impl EarlyRefusals) -> Self {
         Self(Some(Arc::new(refusals)))
     }

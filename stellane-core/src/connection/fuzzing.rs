@@ -21,6 +21,7 @@ use crate::connection::{
         http2::{
             abuse::{Abuse, AbuseMeter},
             ledger::Ledger,
+            trailers::TrailerMarks,
         },
     },
     table::record::Record,
@@ -64,22 +65,23 @@ pub struct Guarded {
     pub heads: u64,
 }
 
-/// Has the guard look at bytes in pieces; an upgrade that is asked for is declined between two, if it may be.
+/// Has the guard look at bytes in pieces; an upgrade that is asked for is declined.
 ///
 /// # Panics
 /// If it changes other bytes than the one that it spoils.
 #[must_use]
-pub fn guard(bytes: &[u8], piece: usize, declines: bool) -> Guarded {
+pub fn guard(bytes: &[u8], piece: usize) -> Guarded {
     let mut guard = FramingGuard::new();
     let mut passed = bytes.to_vec();
     let mut at = 0;
     while at < passed.len() {
         let end = at.saturating_add(piece).min(passed.len());
-        if declines && guard.is_held() {
-            guard.decide(false);
-        }
         match guard.look(&mut passed[at..end]) {
-            Verdict::Fine | Verdict::Held => at = end,
+            Verdict::Fine => at = end,
+            Verdict::Held(hypers) => {
+                at += hypers;
+                guard.decide(false);
+            }
             Verdict::Spoilt => break,
             Verdict::Unknown(start) => {
                 passed.truncate(at + start);
@@ -140,6 +142,30 @@ pub fn abuse_meter(bytes: &[u8], piece: usize) {
         verdicts(bytes, piece),
         "cut by {piece}"
     );
+}
+
+/// Has trailers marked in what a client sends, whole and in pieces.
+///
+/// # Panics
+/// If it matters how it is cut.
+pub fn trailer_marks(bytes: &[u8], piece: usize) {
+    assert_eq!(
+        marked(bytes, usize::MAX),
+        marked(bytes, piece),
+        "cut by {piece}"
+    );
+}
+
+/// What h2 gets.
+fn marked(bytes: &[u8], piece: usize) -> Vec<u8> {
+    let mut marks = TrailerMarks::after(0);
+    let mut got = Vec::new();
+    for piece in bytes.chunks(piece) {
+        let whole = marks.look(piece);
+        got.extend_from_slice(&piece[..whole]);
+        got.extend(marks.take(usize::MAX).into_iter().flatten());
+    }
+    got
 }
 
 fn verdicts(mut bytes: &[u8], piece: usize) -> Vec<(Abuse, Option<[u8; 17]>)> {

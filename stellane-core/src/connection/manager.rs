@@ -1,11 +1,11 @@
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection::{
     accept,
-    config::ConnectionConfig,
+    config::{ConnectionConfig, forwarded::ForwardedHeader},
     error::{BuildError, ServeError},
     http_service::HttpService,
     incoming::Incoming,
@@ -85,10 +85,11 @@ impl ConnectionManagerBuilder {
     ///
     /// # Errors
     /// Every setting that is out of range.
-    pub fn build(self) -> Result<ConnectionManager, BuildError> {
+    pub fn build(mut self) -> Result<ConnectionManager, BuildError> {
         self.config
             .validate()
             .map_err(|errors| BuildError { errors })?;
+        self.config.connect_info |= self.config.forwarded.header != ForwardedHeader::Off;
         let builders = Arc::new(HyperBuilders::new(&self.config));
         let configured = self.config.max_connections;
         let mut shared = Shared::new(self.config, self.hook);
@@ -188,13 +189,31 @@ impl ConnectionManager {
         service: S,
     ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
         let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
-        accept::serve_all(shared, builders, listeners, service)
+        accept::serve_all(shared, builders, listeners, move || {
+            ServiceSource::shared(service.clone())
+        })
+    }
+
+    /// As [`serve_all`](Self::serve_all), with a service of its own for each connection: see
+    /// [`serve_with`](Self::serve_with).
+    ///
+    /// # Errors
+    /// As [`serve_all`](Self::serve_all).
+    pub fn serve_all_with<S: HttpService>(
+        &self,
+        listeners: Vec<Listener>,
+        make: impl Fn(&ConnectInfo) -> S + Clone + Send + Sync + 'static,
+    ) -> impl Future<Output = Result<(), ServeError>> + Send + 'static {
+        let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
+        accept::serve_all(shared, builders, listeners, move || {
+            ServiceSource::own(make.clone())
+        })
     }
 
     /// Serves `service` on one connection that came by other ways than a [`Listener`]: in memory, through a
     /// tunnel, on a socket of another kind. It has a place in the table, counts against the limits, keeps to the
     /// deadlines and is drained like any other; the future resolves to why it ended. An upgraded connection
-    /// lives on after that.
+    /// lives on after that. Without a `peer` a socket of tokio tells it itself.
     ///
     /// When idle it is parked in the future: hyper's buffers are given back, and what `io` holds stays.
     /// Dropping the future closes the connection at once.
@@ -229,9 +248,52 @@ impl ConnectionManager {
         peer: Option<SocketAddr>,
         service: S,
     ) -> impl Future<Output = CloseReason> + Send + 'static {
-        let socket = Socket::Other(Box::new(io));
+        self.serve_io(io, peer, ServiceSource::shared(service))
+    }
+
+    /// As [`serve_connection`](Self::serve_connection), with a service that is made when its first bytes arrive: see
+    /// [`serve_with`](Self::serve_with).
+    pub fn serve_connection_with<S: HttpService>(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Option<SocketAddr>,
+        make: impl Fn(&ConnectInfo) -> S + Send + Sync + 'static,
+    ) -> impl Future<Output = CloseReason> + Send + 'static {
+        self.serve_io(io, peer, ServiceSource::own(make))
+    }
+
+    fn serve_io<S: HttpService>(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Option<SocketAddr>,
+        services: ServiceSource<S>,
+    ) -> impl Future<Output = CloseReason> + Send + 'static {
+        let socket = Socket::of(io);
+        let peer = peer.or_else(|| socket.peer_addr());
+        let made = |_| std::future::ready(Ok::<_, Infallible>(services));
+        let serving = self.serve_made(socket, peer, made);
+        async {
+            match serving.await {
+                Ok(reason) => reason,
+                Err(never) => match never {},
+            }
+        }
+    }
+
+    /// Serves a connection by what `make` makes for it.
+    pub(super) fn serve_made<S: HttpService, M, E, F>(
+        &self,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        make: F,
+    ) -> impl Future<Output = Result<CloseReason, E>> + Send + use<S, M, E, F>
+    where
+        F: FnOnce(ConnectInfo) -> M + Send + 'static,
+        M: Future<Output = Result<ServiceSource<S>, E>> + Send + 'static,
+        E: Send + 'static,
+    {
         let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
-        accept::serve_connection(shared, builders, socket, peer, service)
+        accept::single::serve_connection(shared, builders, socket, peer, make)
     }
 
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.
@@ -262,6 +324,12 @@ impl ConnectionManager {
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
         self.shared.stats()
+    }
+
+    /// Whether idle connections give back what they needed while they were busy.
+    #[cfg(feature = "preset")]
+    pub(crate) fn gives_memory_back(&self) -> bool {
+        self.shared.memory.is_given_back()
     }
 
     /// How many connections there may be: as configured, and as the limit of open files allows.

@@ -38,9 +38,12 @@
 //! # Sockets
 //!
 //! A [`Listener`] is made from one of tokio's, or by [`Listener::bind`] with the options of a
-//! [`ListenConfig`]: `HOST:PORT` or `unix:PATH`, one socket or several on one address. With the feature `listenfd`
-//! sockets of systemd are taken over, with `tls` rustls speaks on them, with `proxy-protocol` a trusted
-//! proxy says whose a connection is. Handshakes and PROXY headers are waited for off the accept loop.
+//! [`ListenConfig`]: `HOST:PORT` or `unix:PATH`, one socket or several on one address. Sockets of
+//! systemd are taken over, with the feature `tls` rustls speaks on them, and a trusted proxy may say whose a connection
+//! is. Handshakes and PROXY headers are waited for off the accept loop.
+//!
+//! Or somebody else accepts: [`ConnectionManager::service`] is a tower service of connections, around which tower's own
+//! layers go, such as a limit, a timeout or a balancer.
 //!
 //! # What a client may not do
 //!
@@ -97,7 +100,9 @@
 //! 4. Each request has its time: the drain's deadline, or a [budget](ConnectionManagerBuilder::drain_budget) of its own. A
 //!    stream that goes on to its end is ended in the words of its protocol: server-sent events between two events, with
 //!    [`retry:`](ConnectionConfig::sse_retry) if that is set; a call of gRPC with the status `UNAVAILABLE`; a WebSocket
-//!    over HTTP/1.1 with the code 1012, between two frames.
+//!    with the code 1012, between two frames. Other streams, such as lines of JSON, have no such words: an end of ours
+//!    would pass for the whole, so they are cut, and their clients see that. A long poll has not been answered at all, and
+//!    only its handler knows what "nothing new" is. Handlers of both end in time by themselves with [`drain_token`].
 //! 5. What is left of a connection a second later is aborted.
 //!
 //! The `Runtime` says on its admin address that it is not ready before all this, and waits for
@@ -134,8 +139,8 @@
 //! | what happens | what comes of it |
 //! |---|---|
 //! | the client ends its side (FIN, or `close_notify`) behind whole requests | they are answered if each begins to be within [`half_close_grace`](ConnectionConfig::half_close_grace); then its handler is dropped, and [`HalfClosed`](CloseReason::HalfClosed) |
-//! | an upgrade or CONNECT is declined | the connection goes on |
-//! | the same, and bytes stand behind the request already | the answer says `close`, since they may be meant for the other protocol; [`BytesBehindUpgrade`](CloseReason::BytesBehindUpgrade) |
+//! | an upgrade or CONNECT is declined | the connection goes on, with the requests that stand behind an upgrade: a client may not speak the other protocol before it is told 101 (RFC 9110, 7.8; RFC 9931) |
+//! | bytes stand behind a CONNECT already when it is refused | the answer says `close`, since they may be those of a proxy's own client (RFC 9931); [`BytesBehindUpgrade`](CloseReason::BytesBehindUpgrade) |
 //! | a handler does not read the body | it is read and dropped; beyond [`unread_body_bytes`](ConnectionConfig::unread_body_bytes) the answer says `close` |
 //! | the client waits with its body (`Expect: 100-continue`), and nobody asks for it | the answer says `close` |
 //! | a response has a `Content-Length` that is not its body's, or stands on 204 | the field is left out |
@@ -181,6 +186,7 @@ mod manager;
 mod policy;
 mod protocol;
 mod reason;
+mod service;
 mod state;
 mod stats;
 mod table;
@@ -188,10 +194,7 @@ mod transport;
 
 #[cfg(feature = "http2")]
 pub use self::config::http2::Http2Config;
-#[cfg(feature = "proxy-protocol")]
 pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
-#[cfg(feature = "full")]
-pub(crate) use self::early::{Early, EarlyRefusals};
 #[cfg(unix)]
 pub use self::protocol::connect_info::UnixPeer;
 #[cfg(feature = "tls")]
@@ -203,6 +206,7 @@ pub use self::{
 pub use self::{
     config::{
         ConnectionConfig,
+        forwarded::{ForwardedConfig, ForwardedHeader},
         listen::{ListenConfig, WhenFull},
     },
     error::{BuildError, ServeError},
@@ -210,10 +214,17 @@ pub use self::{
     incoming::Incoming,
     lifecycle::memory::malloc_trim,
     manager::{ConnectionManager, ConnectionManagerBuilder},
+    policy::forwarded::Forwarded,
     protocol::{connect_info::ConnectInfo, scope::drain_token},
     reason::CloseReason,
+    service::{ConnectionFuture, ConnectionIo, ConnectionService, SameService},
     state::{ConnectionInfo, ConnectionState},
     stats::{ConnectionStats, DrainReport},
     transport::listener::{Listener, detached::DetachedListener},
+};
+#[cfg(feature = "preset")]
+pub(crate) use self::{
+    early::{Early, EarlyRefusals},
+    transport::socket::Socket,
 };
 pub use crate::config_error::ConfigError;

@@ -63,7 +63,7 @@ reasons! {
     Refused = "refused",
     /// The client broke the protocol.
     ProtocolError = "protocol_error",
-    /// Bytes stood behind a request for an upgrade that was declined: whether they are requests is not known.
+    /// Bytes stood behind a CONNECT that was refused: whether they are requests is not known.
     BytesBehindUpgrade = "bytes_behind_upgrade",
     /// The client made work without asking for anything: see `Http2Config::abuse_burst`.
     Abuse = "abuse",

@@ -62,7 +62,7 @@ pub use self::{
     shared::SharedEngine,
 };
 pub use crate::config_error::ConfigError;
-use crate::connection::{HttpService, Listener};
+use crate::connection::{ConnectInfo, HttpService, Listener};
 
 /// Runs a service on listeners.
 ///
@@ -90,6 +90,22 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
         listeners: Vec<Listener>,
         service: S,
     ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static;
+
+    /// As [`serve`](Self::serve), with a service of its own for each connection: see
+    /// [`ConnectionManager::serve_with`](crate::connection::ConnectionManager::serve_with). An engine that knows of no
+    /// such thing says so by an error.
+    fn serve_make<S: HttpService>(
+        &self,
+        listeners: Vec<Listener>,
+        make: impl Fn(&ConnectInfo) -> S + Clone + Send + Sync + 'static,
+    ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static {
+        drop((listeners, make));
+        let error = format!(
+            "the engine `{}` makes no service for each connection",
+            self.name()
+        );
+        async { Err(EngineError::Serve(error.into())) }
+    }
 
     /// Ends all connections without losing a request, every [`serve`](Self::serve) with them, and the engine's
     /// threads.

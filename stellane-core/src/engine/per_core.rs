@@ -10,7 +10,9 @@ use super::{
     local::OnCore,
     thread::{self, Core, JOIN, Job},
 };
-use crate::connection::{ConnectionManager, DetachedListener, HttpService, Listener, ServeError};
+use crate::connection::{
+    ConnectInfo, ConnectionManager, DetachedListener, HttpService, Listener, ServeError,
+};
 
 /// A thread with a runtime of its own for each core. See the [module docs](super).
 ///
@@ -149,15 +151,22 @@ impl PerCoreEngine {
         listeners: Vec<Listener>,
         make: impl Fn() -> S + Clone + Send + 'static,
     ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static {
-        self.serve_with(listeners, move || OnCore::new(make()))
+        self.on_each_core(listeners, move |connections, listeners| async move {
+            let service = OnCore::new(make());
+            connections.serve_all(listeners, service).await
+        })
     }
 
-    fn serve_with<S: HttpService>(
+    fn on_each_core<C, F>(
         &self,
         listeners: Vec<Listener>,
-        make: impl FnOnce() -> S + Clone + Send + 'static,
-    ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static {
-        let serving = self.begin(listeners, make);
+        serve: C,
+    ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static + use<C, F>
+    where
+        C: FnOnce(ConnectionManager, Vec<Listener>) -> F + Clone + Send + 'static,
+        F: Future<Output = Result<(), ServeError>> + 'static,
+    {
+        let serving = self.begin(listeners, serve);
         async move {
             for done in serving? {
                 match done.await {
@@ -171,22 +180,28 @@ impl PerCoreEngine {
     }
 
     /// Gives each core its listeners. What it answers with is dropped to end what it does.
-    fn begin<S: HttpService>(
+    fn begin<F>(
         &self,
         listeners: Vec<Listener>,
-        make: impl FnOnce() -> S + Clone + Send + 'static,
-    ) -> Result<Vec<oneshot::Receiver<Result<(), ServeError>>>, EngineError> {
+        serve: impl FnOnce(ConnectionManager, Vec<Listener>) -> F + Clone + Send + 'static,
+    ) -> Result<Vec<oneshot::Receiver<Result<(), ServeError>>>, EngineError>
+    where
+        F: Future<Output = Result<(), ServeError>> + 'static,
+    {
         let mut state = self.lock();
         let cores = self.started(&mut state)?;
         let shares = share(listeners, cores.len()).map_err(EngineError::Start)?;
         let mut serving = Vec::with_capacity(cores.len());
         for (core, listeners) in cores.iter().zip(shares) {
             let (mut done, receiver) = oneshot::channel();
-            let (connections, make) = (self.connections.clone(), make.clone());
+            let (connections, serve) = (self.connections.clone(), serve.clone());
             let job: Job = Box::new(move || {
                 Box::pin(async move {
-                    let service = make();
-                    let served = serve_here(&connections, listeners, service);
+                    let served = async {
+                        let attached = listeners.into_iter().map(DetachedListener::attach);
+                        let listeners = attached.collect::<Result<_, _>>();
+                        serve(connections, listeners.map_err(ServeError::from)?).await
+                    };
                     tokio::select! {
                         served = served => drop(done.send(served)),
                         () = done.closed() => {}
@@ -226,19 +241,6 @@ impl PerCoreEngine {
     }
 }
 
-async fn serve_here<S: HttpService>(
-    connections: &ConnectionManager,
-    listeners: Vec<DetachedListener>,
-    service: S,
-) -> Result<(), ServeError> {
-    let listeners = listeners
-        .into_iter()
-        .map(DetachedListener::attach)
-        .collect::<Result<_, _>>()
-        .map_err(ServeError::from)?;
-    connections.serve_all(listeners, service).await
-}
-
 /// Deals the listeners out. When there are fewer than cores, some are shared: whichever core is free accepts, and
 /// gives what it has too many of to the core that has the fewest.
 fn share(listeners: Vec<Listener>, cores: usize) -> std::io::Result<Vec<Vec<DetachedListener>>> {
@@ -276,11 +278,22 @@ impl Engine for PerCoreEngine {
         // One clone for each core.
         let service = Mutex::new(service);
         let service = std::sync::Arc::new(service);
-        self.serve_with(listeners, move || {
-            service
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone()
+        self.on_each_core(listeners, move |connections, listeners| async move {
+            let service = {
+                let shared = service.lock().unwrap_or_else(PoisonError::into_inner);
+                shared.clone()
+            };
+            connections.serve_all(listeners, service).await
+        })
+    }
+
+    fn serve_make<S: HttpService>(
+        &self,
+        listeners: Vec<Listener>,
+        make: impl Fn(&ConnectInfo) -> S + Clone + Send + Sync + 'static,
+    ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static {
+        self.on_each_core(listeners, move |connections, listeners| async move {
+            connections.serve_all_with(listeners, make).await
         })
     }
 

@@ -9,7 +9,7 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{CoreMetrics, Engine, EngineError, EngineMetrics, StopReport};
-use crate::connection::{ConnectionManager, HttpService, Listener};
+use crate::connection::{ConnectInfo, ConnectionManager, HttpService, Listener};
 
 /// Serves on the tokio runtime on which it is started. See the [module docs](super).
 ///
@@ -59,6 +59,21 @@ impl Engine for SharedEngine {
     ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static {
         let started = self.start();
         let serving = self.connections.serve_all(listeners, service);
+        async move {
+            started?;
+            serving
+                .await
+                .map_err(|error| EngineError::Serve(error.into()))
+        }
+    }
+
+    fn serve_make<S: HttpService>(
+        &self,
+        listeners: Vec<Listener>,
+        make: impl Fn(&ConnectInfo) -> S + Clone + Send + Sync + 'static,
+    ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static {
+        let started = self.start();
+        let serving = self.connections.serve_all_with(listeners, make);
         async move {
             started?;
             serving

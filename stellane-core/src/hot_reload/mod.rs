@@ -28,14 +28,15 @@ mod layer;
 mod service;
 
 pub use self::{
-    body::LiveReloadBody, future::ResponseFuture, layer::LiveReloadLayer, service::LiveReload,
+    body::LiveReloadBody, future::LiveReloadFuture, layer::LiveReloadLayer,
+    service::LiveReloadService,
 };
 
 /// The path at which a process says who it is.
 pub const LIVE_PATH: &str = "/__stellane/live";
 
-/// Loads the page again when another process answers than the one that sent it.
-pub(crate) const SCRIPT: &str = "<script>(()=>{let id;setInterval(async()=>{try{\
+/// What is appended to pages: it loads a page again when another process answers than the one that sent it.
+pub const SCRIPT: &str = "<script>(()=>{let id;setInterval(async()=>{try{\
     const r=await fetch('/__stellane/live',{cache:'no-store'});const now=await r.text();\
     if(id&&now!==id)location.reload();id=now}catch{}},500)})()</script>";
 

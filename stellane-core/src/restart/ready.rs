@@ -2,10 +2,10 @@
 
 use std::{env, fs::File, io, io::Write, path::PathBuf};
 
-use super::process::READY_PATH;
+use super::{notify::notify, process::READY_PATH};
 
 /// Tells whoever waits that this process can answer: the process that it takes over from, and systemd
-/// (`NOTIFY_SOCKET`, with the feature `systemd`). Does nothing where nobody waits.
+/// (`NOTIFY_SOCKET`). Does nothing where nobody waits.
 ///
 /// # Errors
 /// One that waits could not be told.
@@ -21,8 +21,7 @@ pub fn ready() -> io::Result<()> {
             _ => {}
         }
     }
-    #[cfg(feature = "systemd")]
-    sd_notify::notify(&[
+    notify(&[
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::MainPid(std::process::id()),
     ])?;
@@ -35,7 +34,7 @@ fn predecessor() -> Option<PathBuf> {
 }
 
 /// Whether the sockets that were handed over are those of a process of the same program.
-#[cfg(feature = "full")]
+#[cfg(feature = "preset")]
 pub(crate) fn is_successor() -> bool {
     predecessor().is_some()
 }

@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use serde_json::{Value, json};
+use serde_json::json;
+#[cfg(feature = "tuner")]
 use stellane_autotune::{TunerMode, TuningAction};
 use stellane_metrics::{Admin, AdminService, BuildError};
 
@@ -23,7 +24,6 @@ pub(super) fn service(
     let progress = components.progress.clone();
     let config = serde_json::to_value(config).unwrap_or_default();
     let connections = components.connections.clone();
-    let (tuner, chosen) = (components.tuner.clone(), components.tuner.clone());
     let mut admin = Admin::builder()
         .bound_to(address)
         .token(token)
@@ -49,20 +49,25 @@ pub(super) fn service(
                 })
             });
             json!({ "total": list.len(), "connections": shown.collect::<Vec<_>>() })
-        })
-        .json("/tuning", move || {
-            json!({
-                "mode": tuner.mode(),
-                "stats": tuner.stats(),
-                "actions": tuner.history().iter().map(action).collect::<Vec<_>>(),
-            })
-        })
-        .post("/tuning/mode", move |mode| {
-            let mode = serde_json::from_value::<TunerMode>(Value::String(mode.trim().to_owned()))
-                .map_err(|_| "expected observe, recommend or apply".to_owned())?;
-            chosen.set_mode(mode);
-            Ok(json!({ "mode": mode }))
         });
+    #[cfg(feature = "tuner")]
+    {
+        let (tuner, chosen) = (components.tuner.clone(), components.tuner.clone());
+        admin = admin
+            .json("/tuning", move || {
+                json!({
+                    "mode": tuner.mode(),
+                    "stats": tuner.stats(),
+                    "actions": tuner.history().iter().map(action).collect::<Vec<_>>(),
+                })
+            })
+            .post("/tuning/mode", move |mode| {
+                let mode = serde_json::from_value::<TunerMode>(json!(mode.trim()))
+                    .map_err(|_| "expected observe, recommend or apply".to_owned())?;
+                chosen.set_mode(mode);
+                Ok(json!({ "mode": mode }))
+            });
+    }
     if let Some(log) = log {
         let (read, change) = (Arc::new(log.clone()), log);
         admin = admin.log_level(
@@ -74,7 +79,8 @@ pub(super) fn service(
 }
 
 /// An action as the live page reads it: with the short names beside the full ones.
-fn action(action: &TuningAction) -> Value {
+#[cfg(feature = "tuner")]
+fn action(action: &TuningAction) -> serde_json::Value {
     let mut shown = serde_json::to_value(action).unwrap_or_default();
     shown["old"] = json!(action.old_value);
     shown["new"] = json!(action.new_value);

@@ -2,11 +2,13 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tower_layer::Layer;
 
 use super::{
@@ -16,7 +18,7 @@ use super::{
     make::Make,
 };
 use crate::{
-    connection::{ConnectionManager, HttpService, Incoming},
+    connection::{CloseReason, ConnectInfo, ConnectionManager, HttpService, Incoming, Socket},
     engine::{Engine, EngineError},
     hot_reload::LiveReloadLayer,
 };
@@ -30,6 +32,8 @@ pub struct Around {
     pub(super) preset: PresetLayer,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
+    #[cfg(feature = "http-layers")]
+    pub(super) http: super::HttpLayers,
     pub(super) hot_reload: bool,
 }
 
@@ -63,20 +67,52 @@ impl Around {
 
     /// Whether something outside of the limit has to see each request.
     pub(super) fn sees_all(&self) -> bool {
+        #[cfg(feature = "http-layers")]
+        if !self.http.outer().is_off() {
+            return true;
+        }
         self.hot_reload || self.outer.is_some()
+    }
+
+    /// Whether there is something else than the preset.
+    fn is_more(&self) -> bool {
+        #[cfg(feature = "http-layers")]
+        if !self.http.inner().is_off() {
+            return true;
+        }
+        self.sees_all()
     }
 
     /// With all that is rarely there.
     pub(super) fn boxed<S: App>(&self, app: S) -> BoxService<Incoming> {
-        let service = BoxService::new(self.preset(app));
-        let service = match &self.outer {
-            Some(outer) => outer(service),
-            None => service,
+        #[cfg(feature = "http-layers")]
+        let service = match self.http.inner() {
+            layer if layer.is_off() => self.outside(self.preset(app)),
+            layer => self.outside(self.preset(layer.layer(app))),
         };
+        #[cfg(not(feature = "http-layers"))]
+        let service = self.outside(self.preset(app));
         // The answer to "which process is this?" is no request of the application: outside of all.
         match self.hot_reload {
             true => BoxService::new(LiveReloadLayer::new().layer(service)),
             false => service,
+        }
+    }
+
+    /// The preset with what stands outside of it.
+    fn outside(&self, preset: impl HttpService<ResBody: Default>) -> BoxService<Incoming> {
+        #[cfg(feature = "http-layers")]
+        if !self.http.outer().is_off() {
+            let layer = self.http.outer();
+            return match &self.outer {
+                Some(outer) => BoxService::new(layer.layer(outer(BoxService::new(preset)))),
+                None => BoxService::new(layer.layer(preset)),
+            };
+        }
+        let service = BoxService::new(preset);
+        match &self.outer {
+            Some(outer) => outer(service),
+            None => service,
         }
     }
 
@@ -88,43 +124,33 @@ impl Around {
         listeners: Listeners,
         app: S,
     ) -> Serving {
-        if self.sees_all() {
+        if self.is_more() {
             return serve(engine, connections, listeners, self.boxed(app));
         }
         serve(engine, connections, listeners, self.preset(app))
     }
 
-    /// One for each. Without an engine: they know of no such thing.
-    pub(super) fn serve_make(
+    /// One for each.
+    pub(super) fn serve_make<E: Engine>(
         self,
+        engine: &E,
         connections: &ConnectionManager,
         listeners: Listeners,
-        make: &Make,
+        make: Make,
     ) -> Serving {
-        if !listeners.sources.is_empty() {
-            let error = "a make-service is served on listeners, not on connections from elsewhere";
-            return Box::pin(async move { Err(EngineError::Serve(error.into())) });
-        }
-        let mut all = JoinSet::new();
-        for listener in listeners.sockets {
-            let (around, make) = (self.clone(), make.clone());
-            let serving = connections.serve_with(listener, move |connection| {
-                around.boxed(make.of(connection))
-            });
-            all.spawn(async move {
-                serving
-                    .await
-                    .map_err(|error| EngineError::Serve(error.into()))
-            });
-        }
-        Box::pin(async move {
-            while let Some(ended) = all.join_next().await {
-                if let Ok(served) = ended {
-                    served?;
-                }
+        let Listeners { sockets, sources } = listeners;
+        let service = move |connection: &ConnectInfo| self.boxed(make.of(connection));
+        let elsewhere = {
+            let (connections, service) = (connections.clone(), service.clone());
+            move |io, peer| {
+                let (connections, service) = (connections.clone(), service.clone());
+                async move { connections.serve_connection_with(io, peer, service).await }
             }
-            Ok(())
-        })
+        };
+        let elsewhere = serve_sources(sources, connections, elsewhere);
+        let listening = !sockets.is_empty();
+        let serving = engine.serve_make(sockets, service);
+        Box::pin(until_both_end(listening.then_some(serving), elsewhere))
     }
 }
 
@@ -144,35 +170,90 @@ fn serve<E: Engine>(
     if sources.is_empty() {
         return Box::pin(engine.serve(sockets, service));
     }
-    let mut all = JoinSet::new();
-    for source in sources {
-        all.spawn(serve_source(source, connections.clone(), service.clone()));
-    }
+    let elsewhere = {
+        let (connections, service) = (connections.clone(), service.clone());
+        move |io, peer| {
+            let (connections, service) = (connections.clone(), service.clone());
+            async move { connections.serve_connection(io, peer, service).await }
+        }
+    };
+    let elsewhere = serve_sources(sources, connections, elsewhere);
+    let listening = !sockets.is_empty();
     let serving = engine.serve(sockets, service);
-    Box::pin(async move {
-        serving.await?;
-        while all.join_next().await.is_some() {}
-        Ok(())
-    })
+    Box::pin(until_both_end(listening.then_some(serving), elsewhere))
 }
 
-/// Until the drain, which ends the connections too.
-async fn serve_source(
+async fn until_both_end(
+    listening: Option<impl Future<Output = Result<(), EngineError>>>,
+    elsewhere: impl Future<Output = ()>,
+) -> Result<(), EngineError> {
+    let listening = async {
+        match listening {
+            Some(listening) => listening.await,
+            None => Ok(()),
+        }
+    };
+    // A listener that fails ends all at once.
+    let elsewhere = async {
+        elsewhere.await;
+        Ok(())
+    };
+    tokio::try_join!(listening, elsewhere).map(drop)
+}
+
+/// Until the drain, which ends the connections too, or the ends of all sources and their connections.
+fn serve_sources<C, F>(
+    sources: Vec<Source>,
+    connections: &ConnectionManager,
+    serve: C,
+) -> impl Future<Output = ()> + Send + use<C, F>
+where
+    C: FnMut(Socket, Option<SocketAddr>) -> F + Clone + Send + 'static,
+    F: Future<Output = CloseReason> + Send + 'static,
+{
+    let mut all = JoinSet::new();
+    for source in sources {
+        all.spawn(serve_source(source, connections.clone(), serve.clone()));
+    }
+    async move { while all.join_next().await.is_some() {} }
+}
+
+/// So many errors in a row are a client's each: a handshake that fails, a connection that is gone before it is there.
+const FEW_ERRORS: u32 = 8;
+/// A source that only fails is asked again after so long at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+async fn serve_source<F>(
     mut source: Source,
     connections: ConnectionManager,
-    service: impl HttpService,
-) {
+    mut serve: impl FnMut(Socket, Option<SocketAddr>) -> F,
+) where
+    F: Future<Output = CloseReason> + Send + 'static,
+{
     let mut all = JoinSet::new();
+    let mut errors: u32 = 0;
+    let mut rests_until = None;
     {
         let mut draining = pin!(connections.draining());
         loop {
+            let next = async {
+                if let Some(instant) = rests_until {
+                    tokio::time::sleep_until(instant).await;
+                }
+                source.next().await
+            };
             tokio::select! {
-                next = source.next() => match next {
+                next = next => match next {
                     Some(Ok((io, peer))) => {
-                        all.spawn(connections.serve_connection(io, peer, service.clone()));
+                        (errors, rests_until) = (0, None);
+                        all.spawn(serve(io, peer));
                     }
                     Some(Err(error)) => {
                         tracing::debug!(%error, "a connection could not be accepted");
+                        let doublings = errors.saturating_sub(FEW_ERRORS).min(10);
+                        let pause = Duration::from_millis(1 << doublings).min(LONGEST_PAUSE);
+                        rests_until = (errors >= FEW_ERRORS).then(|| Instant::now() + pause);
+                        errors = errors.saturating_add(1);
                         tokio::task::yield_now().await;
                     }
                     None => break,

@@ -21,6 +21,8 @@ use super::{
     serve,
     stack::PresetLayer,
 };
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
 #[cfg(feature = "profiling")]
 use crate::profiling::HeapProfiler;
 use crate::{
@@ -53,8 +55,31 @@ pub struct RuntimeBuilder<F> {
     log: Option<LogHandle>,
     describe: Option<Arc<DescribeFn>>,
     outer: Option<Arc<OuterFn>>,
+    takes_metrics: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
     heap: Option<HeapSource>,
+}
+
+/// A builder's service, once it has one.
+#[diagnostic::on_unimplemented(
+    message = "this `Runtime` has no service yet",
+    label = "call `.service(app)` before `.build()`"
+)]
+pub trait HasService<S> {
+    #[doc(hidden)]
+    fn make(self, components: &Components) -> Result<S, BoxError>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<S, F> HasService<S> for F
+where
+    F: FnOnce(&Components) -> Result<S, BoxError>,
+{
+    fn make(self, components: &Components) -> Result<S, BoxError> {
+        self(components)
+    }
 }
 
 /// What runs beside the service, on its runtime.
@@ -74,14 +99,22 @@ pub struct Runtime<S> {
     pub(super) limit_layer: AdaptiveLimitLayer,
     pub(super) duties: Duties,
     /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "restart"))]
     pub(super) restart: Option<tokio::signal::unix::Signal>,
     /// `SIGTERM` and `SIGINT`, unless they are not ours.
     #[cfg(unix)]
     pub(super) ending: Option<Ending>,
+    #[cfg_attr(
+        not(any(feature = "admin", feature = "reload")),
+        expect(dead_code, reason = "nothing changes the level")
+    )]
     pub(super) log: Option<LogHandle>,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<TlsAcceptor>,
+    #[cfg(feature = "http-layers")]
+    pub(super) http: super::HttpLayers,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
 }
@@ -101,6 +134,9 @@ impl Runtime<()> {
             log: None,
             describe: None,
             outer: None,
+            takes_metrics: false,
+            #[cfg(feature = "tls")]
+            tls: None,
             #[cfg(feature = "profiling")]
             heap: None,
         }
@@ -158,6 +194,9 @@ impl<F> RuntimeBuilder<F> {
             log,
             describe,
             outer,
+            takes_metrics,
+            #[cfg(feature = "tls")]
+            tls,
             #[cfg(feature = "profiling")]
             heap,
         } = self;
@@ -173,6 +212,9 @@ impl<F> RuntimeBuilder<F> {
             log,
             describe,
             outer,
+            takes_metrics,
+            #[cfg(feature = "tls")]
+            tls,
             #[cfg(feature = "profiling")]
             heap,
         }
@@ -295,6 +337,25 @@ impl<F> RuntimeBuilder<F> {
         self
     }
 
+    /// TLS for the listeners of TCP that have none of their own, in the place of the files of `connection.tls`: with a
+    /// configuration of rustls for client certificates, several names, or other cryptography. Its ALPN is used as it is:
+    /// for HTTP/2 it has to hold `h2`. The handle changes it while it serves, as for new certificates.
+    ///
+    /// ```no_run
+    /// use stellane_core::{Runtime, connection::TlsAcceptor};
+    ///
+    /// # fn example(config: tokio_rustls::rustls::ServerConfig) {
+    /// let tls = TlsAcceptor::from_rustls(config);
+    /// let builder = Runtime::builder().tls(tls.clone());
+    /// # drop(builder);
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
+        self.tls = Some(tls.into());
+        self
+    }
+
     /// Hands freed memory back to the system; see
     /// [`ConnectionManagerBuilder::purge_hook`](crate::connection::ConnectionManagerBuilder::purge_hook).
     pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
@@ -377,6 +438,22 @@ impl<F> RuntimeBuilder<F> {
         self
     }
 
+    /// Renders what the application records by the macros of the `metrics` facade together with our own numbers, by
+    /// becoming the recorder of the process: see [`Prometheus::install`](stellane_metrics::Prometheus::install). With a
+    /// recorder of one's own it is left out, and ours are published to that by
+    /// [`Components::publisher`](super::Components::publisher). The build fails if there is one already.
+    ///
+    /// ```
+    /// use stellane_core::Runtime;
+    ///
+    /// let builder = Runtime::builder().install_recorder();
+    /// # drop(builder);
+    /// ```
+    pub fn install_recorder(mut self) -> Self {
+        self.takes_metrics = true;
+        self
+    }
+
     /// Lets the admin service change the log level.
     pub fn log_handle(mut self, log: LogHandle) -> Self {
         self.log = Some(log);
@@ -422,15 +499,24 @@ impl<F> RuntimeBuilder<F> {
     /// A wrong configuration, a component that can't start, or the error of the service's maker.
     pub fn build<S>(mut self) -> Result<Runtime<S>, RuntimeError>
     where
-        F: FnOnce(&Components) -> Result<S, BoxError>,
+        F: HasService<S>,
     {
         self.config.connection.connect_info |= self.describe.is_some();
+        // Only the connection knows whether it is one of TLS.
+        self.config.connection.connect_info |= !self.config.http.hsts.max_age.is_zero();
         self.config.validate()?;
+        #[cfg(not(feature = "http-layers"))]
+        if !self.config.http.is_off() {
+            return Err(RuntimeError::Component {
+                name: "http",
+                source: "build with the feature `http-layers` of `stellane-core`".into(),
+            });
+        }
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(RuntimeError::NoTokio);
         }
         // Who brings a signal of their own has their own way to restart.
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "restart"))]
         let restart = match &self.signal {
             None if !self.config.server.restart_timeout.is_zero() => restart_signal(),
             _ => None,
@@ -452,11 +538,21 @@ impl<F> RuntimeBuilder<F> {
             }
             Some(_) => None,
         };
+        if self.takes_metrics {
+            let installed = components.prometheus.install();
+            installed.map_err(|error| RuntimeError::Component {
+                name: "metrics",
+                source: error.into(),
+            })?;
+        }
         let mut limit_layer = components.limit_layer.clone();
         if let Some(change) = self.limit_layer {
             limit_layer = change(limit_layer, &components);
         }
-        let service = (self.make_service)(&components).map_err(RuntimeError::Service)?;
+        let service = self
+            .make_service
+            .make(&components)
+            .map_err(RuntimeError::Service)?;
         let dev = &self.config.dev;
         #[cfg(not(feature = "profiling"))]
         if dev.profile_cpu || dev.profile_mem || dev.profile_block {
@@ -468,6 +564,8 @@ impl<F> RuntimeBuilder<F> {
                 "no heap profile: give the global allocator to `RuntimeBuilder::heap_profiler`"
             );
         }
+        #[cfg(feature = "http-layers")]
+        let http = super::HttpLayers::new(&self.config.http)?;
         Ok(Runtime {
             config: self.config,
             components,
@@ -476,20 +574,24 @@ impl<F> RuntimeBuilder<F> {
             on_refusal: self.on_refusal,
             limit_layer,
             duties: self.duties,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "restart"))]
             restart,
             #[cfg(unix)]
             ending,
             log: self.log,
             describe: self.describe,
             outer: self.outer,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
+            #[cfg(feature = "http-layers")]
+            http,
             #[cfg(feature = "profiling")]
             heap: self.heap,
         })
     }
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "restart"))]
 fn restart_signal() -> Option<tokio::signal::unix::Signal> {
     use tokio::signal::unix::{SignalKind, signal};
     signal(SignalKind::user_defined2())
@@ -504,6 +606,31 @@ impl<S: App> Runtime<S> {
     /// An address that can't be listened on, or a listener that fails for good.
     pub async fn serve(self, address: &str) -> Result<RunReport, RuntimeError> {
         self.bind(address).await?.serve().await
+    }
+
+    /// Serves on listeners that one has, each with its own TLS, and on nothing beside them: see
+    /// [`listen_on`](Self::listen_on).
+    ///
+    /// ```no_run
+    /// use stellane_core::{Runtime, connection::{Listener, TlsAcceptor}};
+    /// use tokio::net::{TcpListener, UnixListener};
+    ///
+    /// # async fn example(app: axum::Router, tls: TlsAcceptor) -> Result<(), Box<dyn std::error::Error>> {
+    /// let plain = Listener::from(UnixListener::bind("/run/app.sock")?);
+    /// let secret = Listener::from(TcpListener::bind("0.0.0.0:443").await?).tls(&tls);
+    /// let runtime = Runtime::builder().service(app).build()?;
+    /// runtime.serve_listeners([plain, secret]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub async fn serve_listeners(
+        self,
+        listeners: impl IntoListener,
+    ) -> Result<RunReport, RuntimeError> {
+        self.listen_on(listeners).await?.serve().await
     }
 
     /// Serves on the configured `server.address`.
@@ -562,6 +689,8 @@ impl<S> Runtime<S> {
             preset: PresetLayer::new(&self.components, server, limit, on_refusal, true),
             describe: self.describe.clone(),
             outer: self.outer.clone(),
+            #[cfg(feature = "http-layers")]
+            http: self.http.clone(),
             hot_reload: self.config.dev.hot_reload,
         }
     }

@@ -1,37 +1,45 @@
+#[cfg(any(feature = "tuner", feature = "workers"))]
+use std::sync::Arc;
+#[cfg(feature = "tuner")]
+use std::sync::OnceLock;
+#[cfg(any(feature = "profiling", feature = "workers"))]
+use std::time::Duration;
 use std::{
     borrow::Cow,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+#[cfg(feature = "tuner")]
+use stellane_autotune::AutoTuner;
 use stellane_autotune::{
-    AdaptiveLimit, AdaptiveLimitLayer, AutoTuner, Clock, LocalSignal,
+    AdaptiveLimit, AdaptiveLimitLayer, Clock, LocalSignal,
     overload::{OverloadLayer, Pressure},
 };
 use stellane_metrics::{
-    HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot, metrics,
+    FacadePublisher, HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot,
 };
-use stellane_pool::{Pools, WorkerPool};
+use stellane_pool::Pools;
+#[cfg(feature = "workers")]
+use stellane_pool::{Carried, WorkerPool};
 use stellane_router::Interner;
 use tokio::task::JoinSet;
 
+#[cfg(feature = "admin")]
+use super::watch::{HeldThreads, Progress};
 use super::{
     PresetLayer, RuntimeError,
     background::Restarts,
     classes::{self, Classes},
     machine, pressure,
     refusal::OnRefusal,
-    tuning,
-    watch::{HeldThreads, Progress},
 };
+#[cfg(feature = "tuner")]
+use super::{numbers, tuning};
 use crate::{
     BoxError,
+    catch_faults::Faults,
     config::{RuntimeConfig, ServerConfig},
     connection::{CloseReason, ConnectionManager},
-    fault::Faults,
     strict_http1::Http1Rules,
 };
 #[cfg(feature = "profiling")]
@@ -47,7 +55,7 @@ pub struct Components {
     pub metrics: HttpMetrics,
     /// Reads every component a few times a second.
     pub runtime_metrics: RuntimeMetrics,
-    /// Renders all metrics, and takes those of the application.
+    /// Renders all metrics; those too that the application records, if it is [installed](Prometheus::install).
     pub prometheus: Prometheus,
     /// The adaptive concurrency limit at the edge.
     pub limit: AdaptiveLimit,
@@ -60,12 +68,14 @@ pub struct Components {
     /// and idle connections are closed.
     pub pressure: Pressure,
     /// Runs CPU-heavy work off the reactor.
+    #[cfg(feature = "workers")]
     pub workers: WorkerPool,
     /// Buffers and header maps to use again.
     pub pools: Pools,
     /// Bounded string interner.
     pub interner: Interner,
     /// Turns the knobs of the other components.
+    #[cfg(feature = "tuner")]
     pub tuner: AutoTuner,
     /// Counts panics and errors of handlers.
     pub faults: Faults,
@@ -79,11 +89,14 @@ pub struct Components {
     /// The limit with the classes and exemptions of its configuration.
     pub(super) limit_layer: AdaptiveLimitLayer,
     /// Handlers that hold a thread.
+    #[cfg(feature = "admin")]
     pub(super) held: HeldThreads,
     /// Whether the runtimes that serve get anywhere.
+    #[cfg(feature = "admin")]
     pub(super) progress: Progress,
     pub(super) restarts: Restarts,
     /// Through it the snapshot finds the tuner; held here only, see `with_purge_hook`.
+    #[cfg(feature = "tuner")]
     _tuner_cell: Arc<OnceLock<AutoTuner>>,
 }
 
@@ -137,8 +150,10 @@ impl Components {
             .pressure(&pressure)
             .build()
             .map_err(failed("overload"))?;
+        #[cfg(feature = "workers")]
         let workers = WorkerPool::builder()
             .config(config.workers.clone())
+            .carry(request_scope)
             .build()
             .map_err(failed("workers"))?;
         let pools = Pools::builder()
@@ -156,25 +171,30 @@ impl Components {
             .map_err(failed("strict_http1"))?;
         let readiness = Readiness::new();
         readiness.set_ready(false);
+        #[cfg(feature = "admin")]
         let held = HeldThreads::new(&config.metrics.unmatched_route);
         let restarts = Restarts::default();
 
         // The tuner reads the snapshot, and the snapshot counts the tuner's actions. The snapshot's way back
         // is weak: otherwise each would keep the other, and all the components with them, for ever.
+        #[cfg(feature = "tuner")]
         let tuner_cell = Arc::new(OnceLock::<AutoTuner>::new());
-        let panics = Arc::new(OnceLock::<metrics::Counter>::new());
         let runtime_metrics = RuntimeMetrics::builder()
             .config(config.metrics.clone())
             .http(&metrics)
             .tokio(&tokio)
             .source({
-                let (connections, limit, workers) =
-                    (connections.clone(), limit.clone(), workers.clone());
+                let (connections, limit) = (connections.clone(), limit.clone());
+                #[cfg(feature = "workers")]
+                let workers = workers.clone();
                 let overload = overload.clone();
-                let (pools, interner, faults) = (pools.clone(), interner.clone(), faults.clone());
-                let (held, restarts) = (held.clone(), restarts.clone());
+                let (pools, interner) = (pools.clone(), interner.clone());
+                let restarts = restarts.clone();
+                #[cfg(feature = "admin")]
+                let held = held.clone();
                 let told = AtomicU64::new(0);
-                let (tuner, panics) = (Arc::downgrade(&tuner_cell), Arc::clone(&panics));
+                #[cfg(feature = "tuner")]
+                let tuner = Arc::downgrade(&tuner_cell);
                 move |snapshot| {
                     read_connections(snapshot, &connections);
                     read_limit(snapshot, &limit);
@@ -182,60 +202,51 @@ impl Components {
                     let timed_out = overload.stats().timed_out;
                     let shed = &mut snapshot.shed_total;
                     shed.insert(Cow::Borrowed("timed_out"), timed_out);
+                    #[cfg(feature = "workers")]
                     read_workers(snapshot, &workers);
                     read_pools(snapshot, &pools);
                     read_interner(snapshot, &interner);
+                    #[cfg(feature = "admin")]
                     held.fill(snapshot);
                     restarts.fill(snapshot);
+                    #[cfg(feature = "tuner")]
                     if let Some(tuner) = tuner.upgrade().as_deref().and_then(OnceLock::get) {
                         for (parameter, _, count) in tuner.stats().actions {
                             let total = &mut snapshot.tuning_actions_total;
                             *total.entry(parameter.into()).or_default() += count;
                         }
                     }
-                    if let Some(panics) = panics.get() {
-                        panics.absolute(faults.stats().panics);
-                    }
                 }
             })
             .build()
             .map_err(failed("metrics"))?;
-        let prometheus = || {
-            stellane_metrics::prometheus()
-                .http(&metrics)
-                .runtime(&runtime_metrics)
-                .readiness(&readiness)
-        };
-        // The first runtime of a process also takes what the application records through the `metrics`
-        // macros; there is one global recorder.
-        let prometheus = prometheus()
+        let prometheus = stellane_metrics::prometheus()
+            .http(&metrics)
+            .runtime(&runtime_metrics)
+            .readiness(&readiness)
             .build()
-            .or_else(|_| prometheus().detached().build())
             .map_err(failed("metrics"))?;
-        let recorder = prometheus.recorder();
-        let key = metrics::Key::from_static_name("stellane_handler_panics_total");
-        recorder.describe_counter(
-            "stellane_handler_panics_total".into(),
-            None,
-            "Panics of handlers and response bodies.".into(),
-        );
-        let metadata =
-            metrics::Metadata::new(module_path!(), metrics::Level::INFO, Some(module_path!()));
-        let _ = panics.set(recorder.register_counter(&key, &metadata));
 
+        #[cfg(feature = "tuner")]
         let tuner = tuning::tuner(
             &config.tuner,
             &tuning::Parts {
                 connections: &connections,
                 limit: &limit,
+                #[cfg(feature = "workers")]
                 workers: &workers,
                 pools: &pools,
                 metrics: &runtime_metrics,
             },
         )
         .map_err(failed("tuner"))?;
-        let _ = tuner_cell.set(tuner.clone());
-        Ok(Self {
+        #[cfg(feature = "tuner")]
+        {
+            let _ = tuner_cell.set(tuner.clone());
+            let cell = Arc::downgrade(&tuner_cell);
+            numbers::of_tuner(&runtime_metrics, &cell).map_err(failed("metrics"))?;
+        }
+        let components = Self {
             connections,
             metrics,
             runtime_metrics,
@@ -244,9 +255,11 @@ impl Components {
             local_signal,
             overload,
             pressure,
+            #[cfg(feature = "workers")]
             workers,
             pools,
             interner,
+            #[cfg(feature = "tuner")]
             tuner,
             faults,
             http1_rules,
@@ -254,11 +267,16 @@ impl Components {
             slow_polls: slow_polls(&config.dev),
             readiness,
             limit_layer,
+            #[cfg(feature = "admin")]
             held,
+            #[cfg(feature = "admin")]
             progress: Progress::default(),
             restarts,
+            #[cfg(feature = "tuner")]
             _tuner_cell: tuner_cell,
-        })
+        };
+        components.export_numbers().map_err(failed("metrics"))?;
+        Ok(components)
     }
 
     /// All that the [`Runtime`](super::Runtime) puts around a service, for any other server and any stack of tower. Of
@@ -277,6 +295,16 @@ impl Components {
         )
     }
 
+    /// Copies our numbers to the recorder of the `metrics` facade that the program has installed, such as one of StatsD's:
+    /// `tokio::spawn(components.publisher().run(Duration::from_secs(5)))`. Not with
+    /// [`Prometheus::install`], which renders all of them together already.
+    #[must_use]
+    pub fn publisher(&self) -> FacadePublisher {
+        FacadePublisher::global()
+            .http(&self.metrics)
+            .runtime(&self.runtime_metrics)
+    }
+
     /// What the components do beside requests: they measure themselves, tune each other, give memory back. To be spawned
     /// by who uses them without a [`Runtime`](super::Runtime), which does it itself. Never ends; what it does ends when
     /// it is dropped.
@@ -293,12 +321,16 @@ impl Components {
 
     /// What runs beside the connections; it ends when the set is dropped.
     pub(super) fn spawn_background(&self, tasks: &mut JoinSet<()>) {
-        let tuner = self.tuner.clone();
-        tasks.spawn(async move { tuner.run().await });
+        #[cfg(feature = "tuner")]
+        {
+            let tuner = self.tuner.clone();
+            tasks.spawn(async move { tuner.run().await });
+        }
         tasks.spawn(pressure::relieve(
             self.pressure.clone(),
             self.connections.clone(),
         ));
+        #[cfg(feature = "workers")]
         tasks.spawn(self.clone().watch_queue());
         let pools = self.pools.clone();
         tasks.spawn(async move {
@@ -315,6 +347,7 @@ impl Components {
 
     /// Tells the limit of jobs that wait for a worker, for ever: handlers that wait for these leave the runtimes idle.
     /// Only while there is no CPU left: jobs that wait for something else get more workers.
+    #[cfg(feature = "workers")]
     async fn watch_queue(self) {
         let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
         loop {
@@ -398,6 +431,7 @@ fn tell_of_limit(limit: &AdaptiveLimit, told: &AtomicU64) {
     }
 }
 
+#[cfg(feature = "workers")]
 fn read_workers(snapshot: &mut RuntimeSnapshot, workers: &WorkerPool) {
     let stats = workers.stats();
     snapshot.workers_active = stats.active as u64;
@@ -421,4 +455,15 @@ fn read_pools(snapshot: &mut RuntimeSnapshot, pools: &Pools) {
     snapshot.pool_retained_bytes = stats.retained_bytes as u64;
     snapshot.memory_trims = stats.trims;
     snapshot.trim_pause = stats.last_trim;
+}
+
+/// The request that is measured on this thread, for a worker that runs it.
+#[cfg(feature = "workers")]
+fn request_scope() -> Option<Carried> {
+    let scope = Arc::new(stellane_metrics::RequestScope::current()?);
+    let back = Arc::clone(&scope);
+    Some(Carried::new(
+        move |inside| scope.run(inside),
+        move || back.hand_back(),
+    ))
 }

@@ -13,6 +13,8 @@ use super::{
     listeners::Listeners,
     make::Make,
 };
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
 use crate::{
     BoxError,
     config::{ConfigErrors, Loader, RuntimeConfig},
@@ -51,8 +53,6 @@ pub fn serve<L: IntoListener>(listener: L, app: impl App) -> Serve<L> {
 /// `into_make_service_with_connect_info`, or any other service that makes an [`App`] of a [`ConnectInfo`].
 ///
 /// It is called when the first bytes of a connection arrive. A connection whose service can't be made answers 500.
-/// [Connections from elsewhere](super::connections) are refused with an error, and all others served on the runtime of
-/// the caller, whatever `engine.kind` says.
 pub fn serve_make<L, M>(listener: L, make: M) -> Serve<L>
 where
     L: IntoListener,
@@ -90,7 +90,7 @@ impl Served for OneOrMade {
     ) -> Serving {
         match self {
             Self::One(app) => app.start(engine, connections, listeners, around),
-            Self::Made(make) => around.serve_make(connections, listeners, &make),
+            Self::Made(make) => around.serve_make(engine, connections, listeners, make),
         }
     }
 }
@@ -142,12 +142,41 @@ impl<L> Serve<L> {
         self
     }
 
+    /// See [`RuntimeBuilder::tls`].
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
+        self.builder = self.builder.tls(tls);
+        self
+    }
+
     /// See [`RuntimeBuilder::connect_info`].
     pub fn connect_info(
         mut self,
         describe: impl Fn(&ConnectInfo, &mut Extensions) + Send + Sync + 'static,
     ) -> Self {
         self.builder = self.builder.connect_info(describe);
+        self
+    }
+
+    /// See [`RuntimeBuilder::purge_hook`]. For a program with the allocator of glibc:
+    ///
+    /// ```
+    /// use stellane_core::{connection::malloc_trim, serve};
+    ///
+    /// # let app = axum::Router::new();
+    /// let server = serve("127.0.0.1:0", app).purge_hook(malloc_trim);
+    /// # drop(server);
+    /// ```
+    pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.builder = self.builder.purge_hook(hook);
+        self
+    }
+}
+
+impl<L> Serve<L> {
+    /// See [`RuntimeBuilder::install_recorder`].
+    pub fn install_recorder(mut self) -> Self {
+        self.builder = self.builder.install_recorder();
         self
     }
 }

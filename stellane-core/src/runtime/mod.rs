@@ -1,7 +1,7 @@
 //! [`Runtime`]: every component in one working server, the full-stack preset.
 //!
 //! ```text
-//! socket ─▶ ConnectionManager ─▶ metrics ─▶ AdaptiveLimit ─▶ pools ─▶ body limit ─▶ FaultLayer ─▶ your service
+//! socket ─▶ ConnectionManager ─▶ metrics ─▶ AdaptiveLimit ─▶ pools ─▶ body limit ─▶ CatchFaultsLayer ─▶ your service
 //!                  ▲                             ▲             ▲
 //!                  └────────── knobs ── AutoTuner ── knobs ────┘
 //! ```
@@ -52,6 +52,7 @@
 //!
 #![doc = include_str!("moving_in.md")]
 
+#[cfg(feature = "admin")]
 mod admin;
 mod app;
 mod around;
@@ -63,9 +64,12 @@ mod components;
 mod entry;
 mod error;
 mod facts;
+#[cfg(feature = "http-layers")]
+mod http;
 mod listeners;
 mod machine;
 mod make;
+mod numbers;
 mod pressure;
 mod ready_check;
 mod refusal;
@@ -73,19 +77,23 @@ mod serve;
 #[cfg(unix)]
 mod signals;
 mod stack;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "restart"))]
 mod successor;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "restart"))]
 mod systemd;
+#[cfg(feature = "tuner")]
 mod tuning;
+#[cfg(feature = "admin")]
 mod watch;
 
+#[cfg(feature = "http-layers")]
+pub use self::http::{HttpBody, HttpInner, HttpInnerLayer, HttpLayers, HttpOuter, HttpOuterLayer};
 #[cfg(feature = "axum-08")]
 pub use self::listeners::axum_listener;
 pub use self::{
     app::{App, BoxApp, BoxService, HyperService},
     body::{RequestBody, RequestBodyError},
-    builder::{Runtime, RuntimeBuilder},
+    builder::{HasService, Runtime, RuntimeBuilder},
     components::Components,
     entry::{BoundServe, Serve, serve, serve_make},
     error::RuntimeError,

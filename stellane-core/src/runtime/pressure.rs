@@ -87,6 +87,53 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn under_full_pressure_a_quarter_of_the_idle_connections_goes_at_a_time() {
+        use crate::connection::{CloseReason, ConnectionConfig, Incoming};
+        let manager = ConnectionManager::builder()
+            .config(ConnectionConfig {
+                drain_idle: Duration::ZERO,
+                ..ConnectionConfig::default()
+            })
+            .build()
+            .unwrap();
+        let hello = tower::service_fn(async |_: http::Request<Incoming>| {
+            Ok::<_, std::convert::Infallible>(http::Response::new("hello".to_owned()))
+        });
+        let mut clients = Vec::new();
+        for _ in 0..40 {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let (mut client, server) = tokio::io::duplex(1024);
+            tokio::spawn(manager.serve_connection(server, None, hello));
+            client
+                .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                .await
+                .unwrap();
+            assert!(client.read(&mut [0; 512]).await.unwrap() > 0);
+            clients.push(client);
+        }
+        while manager.stats().idle != 40 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let pressure = Pressure::builder()
+            .source("test", 0.0, 1.0, || Some(1.0))
+            .build();
+        let closed = || manager.stats().closed(CloseReason::Reclaimed);
+        let first = async {
+            while closed() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = first => {}
+            () = relieve(pressure, manager.clone()) => {}
+        }
+        while manager.stats().idle + closed() != 40 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(closed(), 10);
+    }
+
     #[test]
     fn stalls_alone_shorten_the_patience_with_slow_clients_half_way() {
         for (memory, stall, files, expected) in [

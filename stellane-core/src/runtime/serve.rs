@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     fmt, io,
     net::SocketAddr,
     pin::pin,
@@ -7,28 +8,28 @@ use std::{
 };
 
 use tokio::task::JoinSet;
-use tower_layer::Layer;
+use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "profiling")]
 use super::builder::HeapSource;
-use super::{
-    App, Components, IntoListener, Runtime, RuntimeError, admin, around::Served,
-    background::Background, builder::Signal, listeners::Listeners, machine, refusal::EarlyLimit,
-    watch::Watch,
-};
 #[cfg(unix)]
+use super::signals::Ending;
 use super::{
-    signals::Ending,
+    App, Components, IntoListener, Runtime, RuntimeError, around::Served, background::Background,
+    listeners::Listeners, machine, refusal::EarlyLimit,
+};
+#[cfg(feature = "admin")]
+use super::{admin, watch::Watch};
+#[cfg(all(unix, feature = "restart"))]
+use super::{
+    builder::Signal,
     successor::{self, Successor},
     systemd,
 };
-use crate::{
-    BoxError,
-    config::{RuntimeConfig, ServerConfig, is_socket_address},
-    connection::{Early, ListenConfig, Listener, TlsAcceptor},
-    engine::{Engine, EngineKind, PerCoreEngine, SharedEngine, StopReport},
-    strict_http1::{Http1Rules, StrictHttp1Layer},
-};
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
+#[cfg(feature = "admin")]
+use crate::strict_http1::{Http1Rules, StrictHttp1Layer};
 #[cfg(feature = "profiling")]
 use crate::{
     config::DevConfig,
@@ -40,31 +41,43 @@ use crate::{
     detached::DetachedThread,
     logging::LogHandle,
 };
+use crate::{
+    config::{RuntimeConfig, is_socket_address},
+    connection::{Early, ListenConfig, Listener},
+    engine::{Engine, EngineKind, PerCoreEngine, SharedEngine, StopReport},
+};
 
 /// A server that listens on its addresses; [`serve`](Self::serve) begins to answer.
 #[derive(Debug)]
 pub struct BoundRuntime<S> {
     runtime: Runtime<S>,
     listeners: Listeners,
+    #[cfg_attr(
+        not(any(feature = "admin", all(unix, feature = "restart"))),
+        expect(dead_code, reason = "there is none")
+    )]
     admin: Option<Listener>,
+    #[cfg(feature = "tls")]
     tls: Option<TlsAcceptor>,
     local_addr: SocketAddr,
     admin_addr: Option<SocketAddr>,
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunReport {
     /// The drain of the connections.
     pub drain: StopReport,
+    /// The names of the [background work](super::RuntimeBuilder::background) that was cut at the deadline of the drain.
+    pub background_cut: Vec<Cow<'static, str>>,
 }
 
 impl RunReport {
     /// Whether everything came to its end by itself, or was told goodbye.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.drain.aborted == 0 && self.drain.left == 0
+        self.drain.aborted == 0 && self.drain.left == 0 && self.background_cut.is_empty()
     }
 }
 
@@ -80,7 +93,11 @@ impl fmt::Display for RunReport {
             f,
             "{closed} connections closed, {aborted} of them cut at the end of their time; {farewells} streams told \
              goodbye; {left} connections left to handlers that hold their threads"
-        )
+        )?;
+        match &self.background_cut[..] {
+            [] => Ok(()),
+            names => write!(f, "; background work cut: {}", names.join(", ")),
+        }
     }
 }
 
@@ -103,14 +120,14 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         address: server.address.clone(),
         source,
     })?;
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "restart"))]
     let admin = {
         let admin = successor::take_admin(&mut listeners);
         let (key, address) = ("server.address", &server.address);
         listeners = successor::where_configured(listeners, key, address, &options).await;
         admin
     };
-    #[cfg(not(unix))]
+    #[cfg(not(all(unix, feature = "restart")))]
     let admin = None;
     if listeners.is_empty() {
         listeners = listen("server.address", &server.address, &options).await?;
@@ -146,43 +163,67 @@ fn options(config: &RuntimeConfig) -> ListenConfig {
 
 async fn bound<S>(
     runtime: Runtime<S>,
-    mut listeners: Listeners,
+    listeners: Listeners,
     mut admin: Option<Listener>,
 ) -> Result<BoundRuntime<S>, RuntimeError> {
     let server = &runtime.config.server;
+    #[cfg(feature = "tls")]
     let files = &runtime.config.connection.tls;
     // One without the other is an error of its own.
-    let tls = if files.certificate.is_empty() && files.key.is_empty() {
+    #[cfg(feature = "tls")]
+    let tls = if runtime.tls.is_some() {
+        runtime.tls.clone()
+    } else if files.certificate.is_empty() && files.key.is_empty() {
         None
     } else {
-        let tls = TlsAcceptor::from_files(&files.certificate, &files.key);
+        let (certificate, key) = (files.certificate.as_ref(), files.key.as_ref());
+        #[cfg(feature = "http2")]
+        let http1 = runtime.config.connection.http1;
+        #[cfg(not(feature = "http2"))]
+        let http1 = true;
+        let tls = TlsAcceptor::from_files_for(certificate, key, http1);
         Some(tls.map_err(|error| RuntimeError::Component {
             name: "connection.tls",
             source: error.into(),
         })?)
     };
-    if let Some(tls) = &tls {
-        let with_tls = |listener: Listener| match listener.acceptor() {
-            None => listener.tls(tls),
-            Some(_) => listener,
-        };
-        listeners.sockets = listeners.sockets.into_iter().map(with_tls).collect();
-    }
+    #[cfg(feature = "tls")]
+    let listeners = {
+        let mut listeners = listeners;
+        if let Some(tls) = &tls {
+            let with_tls = |listener: Listener| match listener.acceptor() {
+                None => listener.tls(tls),
+                Some(_) => listener,
+            };
+            listeners.sockets = listeners.sockets.into_iter().map(with_tls).collect();
+        }
+        listeners
+    };
     let one = ListenConfig {
         sockets: 1,
         ..options(&runtime.config)
     };
-    let address = server.admin_address.as_str();
+    let (address, or_another) = match cfg!(feature = "admin") {
+        true => server.admin(),
+        false => ("", false),
+    };
     admin = match (address, admin) {
         ("", _) => None,
-        (_, None) => listen_for_admin(address, &one).await?.pop(),
-        #[cfg(unix)]
+        (_, None) => listen_for_admin(address, or_another, &one).await?.pop(),
+        // What the process before this one had instead of the default does as well for this one.
+        #[cfg(all(unix, feature = "restart"))]
+        (_, Some(admin))
+            if or_another && admin.local_addr().is_some_and(|at| at.ip().is_loopback()) =>
+        {
+            Some(admin)
+        }
+        #[cfg(all(unix, feature = "restart"))]
         (_, Some(admin)) => {
             let key = "server.admin_address";
             let admin = successor::where_configured(vec![admin], key, address, &one);
             admin.await.pop()
         }
-        #[cfg(not(unix))]
+        #[cfg(not(all(unix, feature = "restart")))]
         (_, admin) => admin,
     };
     // A Unix socket has none.
@@ -196,22 +237,23 @@ async fn bound<S>(
         runtime,
         listeners,
         admin,
+        #[cfg(feature = "tls")]
         tls,
         local_addr,
         admin_addr,
     })
 }
 
-/// Nobody chose the default address: who finds it in use, by a Prometheus or another service, gets another port.
+/// If nobody chose the address, who finds it in use, by a Prometheus or another service, gets another port.
 async fn listen_for_admin(
     address: &str,
+    or_another: bool,
     options: &ListenConfig,
 ) -> Result<Vec<Listener>, RuntimeError> {
     const KEY: &str = "server.admin_address";
     match listen(KEY, address, options).await {
         Err(RuntimeError::Bind { source, .. })
-            if source.kind() == io::ErrorKind::AddrInUse
-                && address == ServerConfig::default().admin_address => {}
+            if or_another && source.kind() == io::ErrorKind::AddrInUse => {}
         result => return result,
     }
     let listeners = listen(KEY, "127.0.0.1:0", options).await?;
@@ -230,7 +272,7 @@ async fn follow(components: Components, log: Option<LogHandle>) {
     let loader = Loader::from_process();
     if loader.path().is_none() {
         // Nothing to follow: SIGHUP keeps its usual meaning.
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "restart"))]
         systemd::nothing_to_reload(&components.readiness).await;
         return;
     }
@@ -241,12 +283,17 @@ async fn follow(components: Components, log: Option<LogHandle>) {
     let Some(Ok(watcher)) = thread.run(|| ConfigWatcher::new(loader)).await else {
         return;
     };
+    if let Err(error) = components.export_reloads(&watcher) {
+        tracing::warn!(%error, "reloads are not counted in the metrics");
+    }
     let targets = LiveTargets {
         log,
         connections: Some(components.connections),
+        #[cfg(feature = "workers")]
         workers: Some(components.workers),
         pools: Some(components.pools),
         limit: Some(components.limit),
+        #[cfg(feature = "tuner")]
         tuner: Some(components.tuner),
     };
     let outcome = move |outcome: &Result<Reload, ConfigErrors>| match outcome {
@@ -257,12 +304,12 @@ async fn follow(components: Components, log: Option<LogHandle>) {
         Err(errors) => tracing::warn!("the old configuration stays: {errors}"),
     };
     drop(thread);
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "restart"))]
     let asked = {
         let readiness = components.readiness;
         move |asked| systemd::reloading(asked, &readiness)
     };
-    #[cfg(not(unix))]
+    #[cfg(not(all(unix, feature = "restart")))]
     let asked = |_| {};
     watcher.run_and_tell(outcome, asked).await;
 }
@@ -378,10 +425,11 @@ impl<S: Served> BoundRuntime<S> {
             service,
             signal,
             duties,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "restart"))]
             restart,
             #[cfg(unix)]
                 ending: watched,
+            #[cfg(any(feature = "admin", feature = "reload"))]
             log,
             #[cfg(feature = "profiling")]
             heap,
@@ -396,33 +444,41 @@ impl<S: Served> BoundRuntime<S> {
         if !components.local_signal.is_watched() {
             background.spawn(components.local_signal.watch_tokio());
         }
+        #[cfg(feature = "tls")]
         if let Some(tls) = self.tls {
             let interval = config.connection.tls.reload_interval;
             background.spawn(async move { tls.follow_files(interval).await });
         }
         #[cfg(feature = "reload")]
         background.spawn(follow(components.clone(), log.clone()));
+        // One of the two is there.
         #[cfg(unix)]
+        let signal = {
+            let signalled = watched.as_ref().map(Ending::serve);
+            signal.or_else(|| Some(Box::pin(signalled?)))
+        };
+        let asked = signal.unwrap_or_else(|| Box::pin(terminated()));
+        #[cfg(all(unix, feature = "restart"))]
         let end = {
             let (sockets, admin) = (&self.listeners.sockets, self.admin.as_ref());
             let successor =
                 restart.and_then(|asked| Successor::new(asked, &config.server, sockets, admin));
-            // One of the two is there.
-            let signalled = watched.as_ref().map(Ending::serve);
-            let asked = signal.or_else(|| Some(Box::pin(signalled?)));
-            end_of_service(
-                asked.unwrap_or_else(|| Box::pin(std::future::pending())),
-                successor,
-            )
+            end_of_service(asked, successor)
         };
-        #[cfg(not(unix))]
-        let end = end_of_service(signal);
-        let failed = |error: BoxError| RuntimeError::Component {
+        #[cfg(not(all(unix, feature = "restart")))]
+        let end = async {
+            asked.await;
+            End::Asked
+        };
+        #[cfg(feature = "admin")]
+        let failed = |error: crate::BoxError| RuntimeError::Component {
             name: "admin",
             source: error,
         };
+        #[cfg(feature = "admin")]
         let admin = match (self.admin, self.admin_addr) {
             (Some(listener), Some(address)) => {
+                use tower_layer::Layer;
                 let admin = admin::service(&components, &config, log.clone(), address)
                     .map_err(|error| failed(error.into()))?;
                 #[cfg(feature = "profiling")]
@@ -436,16 +492,21 @@ impl<S: Served> BoundRuntime<S> {
             }
             _ => None,
         };
-        let mut watched_runtimes = runtimes.clone();
-        watched_runtimes.push(tokio::runtime::Handle::current());
-        let watch = Watch::start(&components, &config.server, admin, watched_runtimes)
-            .map_err(|error| failed(error.into()))?;
+        #[cfg(feature = "admin")]
+        let watch = {
+            let mut runtimes = runtimes.clone();
+            runtimes.push(tokio::runtime::Handle::current());
+            Watch::start(&components, &config.server, admin, runtimes)
+                .map_err(|error| failed(error.into()))?
+        };
+        #[cfg(not(feature = "admin"))]
+        background.spawn(components.runtime_metrics.clone().run());
 
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "restart"))]
         background.spawn(systemd::watchdog(runtimes));
-        #[cfg(not(unix))]
+        #[cfg(not(all(unix, feature = "restart")))]
         drop(runtimes);
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "restart"))]
         background.spawn(successor::tell_ready(components.readiness.clone()));
         // What stands outside of all has to see each request.
         let early = match around.sees_all() {
@@ -462,20 +523,29 @@ impl<S: Served> BoundRuntime<S> {
             sources,
         };
         let serving = service.start(&engine, &components.connections, listeners, around);
+        #[cfg(all(unix, feature = "admin", feature = "restart"))]
         let close_admin = watch.close_admin(Duration::from_secs(1));
+        // Nobody listens, and those that gave connections have ended.
+        let over = CancellationToken::new();
         let ending = async {
-            let delay = match end.await {
+            let end = tokio::select! {
+                end = end => end,
+                () = over.cancelled() => End::Over,
+            };
+            let delay = match end {
+                End::Over => Duration::ZERO,
                 End::Asked => {
-                    #[cfg(unix)]
+                    #[cfg(all(unix, feature = "restart"))]
                     systemd::stopping(config.server.grace_period());
                     config.server.drain_delay
                 }
                 // The new process answers on both addresses: nobody has to notice anything, systemd neither.
-                #[cfg(unix)]
+                #[cfg(all(unix, feature = "restart"))]
                 End::HandedOver => {
                     if let Some(ending) = &watched {
                         ending.watch();
                     }
+                    #[cfg(feature = "admin")]
                     close_admin.await;
                     Duration::ZERO
                 }
@@ -483,11 +553,15 @@ impl<S: Served> BoundRuntime<S> {
             tracing::info!(?delay, deadline = ?config.server.drain_timeout, "draining");
             components.readiness.set_ready(false);
             // What is left of the work needs few.
+            #[cfg(feature = "workers")]
             components.workers.set_min_workers(1);
             tokio::time::sleep(delay).await;
             let deadline = config.server.drain_timeout;
-            let (drain, ()) = tokio::join!(engine.stop(deadline), duties.end(deadline));
-            drain
+            let (drain, background_cut) = tokio::join!(engine.stop(deadline), duties.end(deadline));
+            RunReport {
+                drain,
+                background_cut,
+            }
         };
         components.readiness.set_ready(true);
         machine::say(&components.connections);
@@ -499,20 +573,22 @@ impl<S: Served> BoundRuntime<S> {
 
         let (mut serving, mut ending) = (serving, pin!(ending));
         let failed = |error| RuntimeError::Serve(Box::new(error));
-        let drain = tokio::select! {
+        let report = tokio::select! {
             // A listener that fails ends the run now, not at the next signal.
             served = &mut serving => {
                 served.map_err(failed)?;
+                over.cancel();
                 ending.await
             }
-            drain = &mut ending => {
+            report = &mut ending => {
                 serving.await.map_err(failed)?;
-                drain
+                report
             }
         };
+        #[cfg(feature = "workers")]
         components.workers.shutdown();
+        #[cfg(feature = "admin")]
         watch.end(Duration::from_millis(100)).await;
-        let report = RunReport { drain };
         #[cfg(unix)]
         if let Some(ending) = watched.as_ref().filter(|_| !report.is_clean()) {
             ending.has_cut();
@@ -543,12 +619,13 @@ fn profiles(
 
 enum End {
     Asked,
-    #[cfg(unix)]
+    Over,
+    #[cfg(all(unix, feature = "restart"))]
     HandedOver,
 }
 
 /// Waits until this process is to end. What it holds of the sockets is closed by then.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "restart"))]
 async fn end_of_service(asked: Signal, successor: Option<Successor>) -> End {
     match successor {
         None => asked.await,
@@ -560,13 +637,10 @@ async fn end_of_service(asked: Signal, successor: Option<Successor>) -> End {
     End::Asked
 }
 
-#[cfg(not(unix))]
-async fn end_of_service(signal: Option<Signal>) -> End {
-    match signal {
-        Some(signal) => signal.await,
-        None => terminated().await,
-    }
-    End::Asked
+/// There is a signal for that.
+#[cfg(unix)]
+fn terminated() -> std::future::Pending<()> {
+    std::future::pending()
 }
 
 /// Resolves at Ctrl-C.

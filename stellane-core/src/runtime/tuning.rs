@@ -6,28 +6,32 @@ use stellane_autotune::{
     AdaptiveLimit, AutoTuner, BuildError, Clock, Knob, Signal, TunerConfig, names,
 };
 use stellane_metrics::{Machine, RuntimeMetrics, RuntimeSnapshot};
-use stellane_pool::{Pools, WorkerPool};
+use stellane_pool::Pools;
+#[cfg(feature = "workers")]
+use stellane_pool::WorkerPool;
 
 use crate::connection::ConnectionManager;
 
 pub(super) struct Parts<'a> {
     pub(super) connections: &'a ConnectionManager,
     pub(super) limit: &'a AdaptiveLimit,
+    #[cfg(feature = "workers")]
     pub(super) workers: &'a WorkerPool,
     pub(super) pools: &'a Pools,
     pub(super) metrics: &'a RuntimeMetrics,
 }
 
 pub(super) fn tuner(config: &TunerConfig, parts: &Parts<'_>) -> Result<AutoTuner, BuildError> {
-    signals(parts)
-        .into_iter()
-        .fold(
-            AutoTuner::builder(),
-            stellane_autotune::AutoTunerBuilder::signal,
-        )
+    let builder = signals(parts).into_iter().fold(
+        AutoTuner::builder(),
+        stellane_autotune::AutoTunerBuilder::signal,
+    );
+    #[cfg(feature = "workers")]
+    let builder = builder
         .knob(min_workers(parts.workers))
         .knob(max_workers(parts.workers))
-        .knob(queue_size(parts.workers))
+        .knob(queue_size(parts.workers));
+    builder
         .knob(retain_percent(parts.pools))
         .knob(idle_timeout(parts.connections))
         .knob(max_limit(parts.limit))
@@ -42,14 +46,8 @@ fn signals(parts: &Parts<'_>) -> Vec<Signal> {
     let metrics = parts.metrics;
     let cpus = cpus(&metrics.snapshot());
     let (fresh, answered, refused) = (metrics.clone(), parts.limit.clone(), metrics.clone());
-    let running = parts.workers.clone();
-    let (limit, depth) = (parts.limit.clone(), parts.workers.clone());
-    let (busy, shed, done) = (
-        parts.workers.clone(),
-        parts.workers.clone(),
-        parts.workers.clone(),
-    );
-    vec![
+    let limit = parts.limit.clone();
+    let signals = [
         // The first signal: what the others read is as old as this. A counter may rightly stand still
         // for hours, in a service that nobody asks.
         Signal::counter(names::CPU, move || {
@@ -57,6 +55,30 @@ fn signals(parts: &Parts<'_>) -> Vec<Signal> {
         })
         .stuck_after(0),
         parts.limit.latency_signal(names::LATENCY_P99, 0.99),
+        Signal::new(names::MEMORY, Machine::memory_used),
+        Signal::counter(names::THROUGHPUT, move || {
+            Some(answered.stats().successes as f64)
+        })
+        .stuck_after(0)
+        .unit("/s"),
+        Signal::counter(names::SHED_RATE, move || {
+            Some(refused.snapshot().shed_total.values().sum::<u64>() as f64)
+        })
+        .stuck_after(0)
+        .unit("/s"),
+        Signal::new(names::LIMIT, move || Some(f64::from(limit.stats().limit))),
+    ];
+    #[cfg(feature = "workers")]
+    let workers = of_workers(parts.workers);
+    #[cfg(not(feature = "workers"))]
+    let workers = [];
+    signals.into_iter().chain(workers).collect()
+}
+
+#[cfg(feature = "workers")]
+fn of_workers(workers: &WorkerPool) -> [Signal; 5] {
+    let [depth, busy, running, shed, done] = std::array::from_fn(|_| workers.clone());
+    [
         Signal::new(names::QUEUE_DEPTH, move || {
             Some(depth.stats().queue_depth as f64)
         }),
@@ -69,17 +91,6 @@ fn signals(parts: &Parts<'_>) -> Vec<Signal> {
             let running = stats.active + stats.idle;
             (running > 0).then(|| stats.active as f64 / running as f64)
         }),
-        Signal::new(names::MEMORY, Machine::memory_used),
-        Signal::counter(names::THROUGHPUT, move || {
-            Some(answered.stats().successes as f64)
-        })
-        .stuck_after(0)
-        .unit("/s"),
-        Signal::counter(names::SHED_RATE, move || {
-            Some(refused.snapshot().shed_total.values().sum::<u64>() as f64)
-        })
-        .stuck_after(0)
-        .unit("/s"),
         Signal::counter(names::QUEUE_SHED_RATE, move || {
             Some(shed.stats().shed as f64)
         })
@@ -88,7 +99,6 @@ fn signals(parts: &Parts<'_>) -> Vec<Signal> {
         Signal::counter(names::JOB_RATE, move || Some(done.stats().completed as f64))
             .stuck_after(0)
             .unit("/s"),
-        Signal::new(names::LIMIT, move || Some(f64::from(limit.stats().limit))),
     ]
 }
 
@@ -100,6 +110,7 @@ fn cpus(snapshot: &RuntimeSnapshot) -> f64 {
     std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64)
 }
 
+#[cfg(feature = "workers")]
 fn min_workers(workers: &WorkerPool) -> Knob {
     let (get, set) = (workers.clone(), workers.clone());
     Knob::new(
@@ -112,6 +123,7 @@ fn min_workers(workers: &WorkerPool) -> Knob {
     .unit(" workers")
 }
 
+#[cfg(feature = "workers")]
 fn max_workers(workers: &WorkerPool) -> Knob {
     let (get, set) = (workers.clone(), workers.clone());
     Knob::new(
@@ -124,6 +136,7 @@ fn max_workers(workers: &WorkerPool) -> Knob {
     .unit(" workers")
 }
 
+#[cfg(feature = "workers")]
 fn queue_size(workers: &WorkerPool) -> Knob {
     let (get, set) = (workers.clone(), workers.clone());
     Knob::new(

@@ -3,10 +3,13 @@
 use std::{
     cell::Cell,
     fmt, ptr,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
 };
 
-use crate::http_metrics::{PollCell, Recording, Table};
+use crate::requests::{PollCell, Recording, Table};
 
 /// What inner layers told about the request being polled.
 struct Scope {
@@ -85,6 +88,92 @@ pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
         .flatten()
 }
 
+/// The request that is being called or polled on a thread, to be taken along to another: for pools that run it there.
+///
+/// ```
+/// use stellane_metrics::RequestScope;
+///
+/// # fn main() {
+/// if let Some(scope) = RequestScope::current() {
+///     std::thread::scope(|threads| {
+///         threads.spawn(|| scope.run(&mut || stellane_metrics::label_route("/report")));
+///     });
+///     // The route that was named there counts here.
+///     scope.hand_back();
+/// }
+/// # }
+/// ```
+///
+/// What is not taken along: how long a poll takes there ([`HttpMetrics::running_polls`](crate::HttpMetrics::running_polls)
+/// is about the threads that serve), and the size of a request body that a
+/// [`RequestBytesLayer`](crate::RequestBytesLayer) behind the pool counts: put that layer before it.
+pub struct RequestScope {
+    table: &'static Table,
+    route: AtomicU32,
+}
+
+impl RequestScope {
+    /// That of this thread, inside of a [`MetricsLayer`](crate::MetricsLayer).
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        SCOPE
+            .try_with(|scope| {
+                let table = scope.table.get()?;
+                let route = AtomicU32::new(scope.route.get());
+                Some(Self { table, route })
+            })
+            .ok()
+            .flatten()
+    }
+
+    /// Runs `inside` as if it ran on the thread that this was taken from: [`label_route`] names the route of the request,
+    /// [`current_route`] tells it.
+    pub fn run(&self, inside: &mut dyn FnMut()) {
+        let outer = SCOPE.try_with(|scope| {
+            let route = self.route.load(Relaxed);
+            (
+                scope.table.replace(Some(self.table)),
+                scope.route.replace(route),
+            )
+        });
+        let _inside = outer.ok().map(|outer| InScope { scope: self, outer });
+        inside();
+    }
+
+    /// Back on the first thread: the route that was named meanwhile is that of the request.
+    pub fn hand_back(&self) {
+        let _ = SCOPE.try_with(|scope| match scope.table.get() {
+            Some(table) if ptr::eq(table, self.table) => scope.route.set(self.route.load(Relaxed)),
+            _ => {}
+        });
+    }
+}
+
+impl fmt::Debug for RequestScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestScope")
+            .field("route", &self.table.template(self.route.load(Relaxed)))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Puts back what was there, also after a panic.
+struct InScope<'a> {
+    scope: &'a RequestScope,
+    outer: (Option<&'static Table>, u32),
+}
+
+impl Drop for InScope<'_> {
+    fn drop(&mut self) {
+        let (table, route) = self.outer;
+        let _ = SCOPE.try_with(|scope| {
+            scope.table.set(table);
+            self.scope.route.store(scope.route.replace(route), Relaxed);
+        });
+        drop(take_request_bytes());
+    }
+}
+
 /// Makes the request of `recording` the current one until [`Entered::leave`]. If what runs between panics instead,
 /// so says the record. No closure: that would move a request, or a response, once more.
 #[inline]
@@ -124,7 +213,7 @@ impl Entered<'_> {
     }
 
     /// As [`leave`](Self::leave), after the `call` of a service: takes the counter that a
-    /// [`RequestBody`](crate::RequestBody) made there for a body that does not say its size.
+    /// [`RequestBytesBody`](crate::RequestBytesBody) made there for a body that does not say its size.
     #[inline]
     pub fn leave_call(mut self) {
         self.restore();

@@ -112,6 +112,7 @@ impl RuntimeMetrics {
             "task",
             &s.background_restarts_total,
         );
+        self.inner.added.export(sink);
     }
 }
 

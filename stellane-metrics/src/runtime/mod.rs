@@ -1,5 +1,6 @@
 //! [`RuntimeMetrics`]: one collector reads every component a few times a second.
 
+mod added;
 mod export;
 mod groups;
 mod process;
@@ -12,14 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use added::Values;
 pub use process::Machine;
 #[cfg(feature = "serde")]
 pub(crate) use snapshot::seconds;
-pub use snapshot::{Advice, MigrationReadiness, ReadinessCheck, RuntimeSnapshot};
+pub use snapshot::{Acceleration, Advice, RuntimeSnapshot, Threshold};
 
 use crate::{
-    BuildError, HttpMetrics, MetricsConfig,
-    http_metrics::{
+    BuildError, HttpMetrics, Metric, MetricsConfig,
+    requests::{
         Clock,
         histogram::{CELLS, Totals, middle_of},
     },
@@ -62,6 +64,7 @@ struct Inner {
     latest: Mutex<Arc<RuntimeSnapshot>>,
     /// One snapshot a second, so that a page that is opened now can show what just happened.
     history: Mutex<VecDeque<Arc<RuntimeSnapshot>>>,
+    added: added::Added,
 }
 
 /// How many seconds the history goes back; about 1 KB each.
@@ -170,6 +173,39 @@ impl RuntimeMetrics {
         let mut text = crate::text::TextSink::default();
         self.export(&mut text);
         text.into_string()
+    }
+
+    /// Exports a number of a component, beside those of the [`catalogue`](crate::catalogue()): with each scrape `read` is
+    /// asked what it is then. It must not block. What it holds is held for as long as these metrics are.
+    ///
+    /// ```
+    /// use stellane_metrics::{Metric, RuntimeMetrics};
+    ///
+    /// # fn main() -> Result<(), stellane_metrics::BuildError> {
+    /// let runtime = RuntimeMetrics::builder().build()?;
+    /// let queue = Metric::gauge("outbox_messages", "Messages that are not sent yet.");
+    /// runtime.add(queue, |values| values.set(3.0))?;
+    /// assert!(runtime.render().ends_with("outbox_messages 3\n"));
+    /// assert!(runtime.add(queue, |values| values.set(4.0)).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::MetricTwice`] when the name is exported already, [`BuildError::MetricName`] when it is none.
+    pub fn add(
+        &self,
+        metric: Metric,
+        read: impl Fn(&mut Values<'_>) + Send + Sync + 'static,
+    ) -> Result<(), BuildError> {
+        self.inner.added.add(metric, Box::new(read))
+    }
+
+    /// Whether something was added by this name.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.inner.added.contains(name)
     }
 
     /// How often the collector reads.
@@ -413,6 +449,7 @@ impl RuntimeMetricsBuilder {
             state: Mutex::new(State::new()),
             latest: Mutex::default(),
             history: Mutex::default(),
+            added: added::Added::default(),
         };
         let runtime = RuntimeMetrics {
             inner: Arc::new(inner),

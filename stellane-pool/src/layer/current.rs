@@ -11,9 +11,9 @@ thread_local! {
 impl Pools {
     /// The pools of the [`PoolLayer`](crate::PoolLayer) whose handler is running, if there is one.
     ///
-    /// They are there wherever the handler's own code runs, before and after each `await`; not on
-    /// other threads or in tasks it spawns, nor behind a layer that runs the handler on another thread.
-    /// There, take them before, or use [`PoolLayer::with_extension`](crate::PoolLayer::with_extension).
+    /// They are there wherever the handler's own code runs, before and after each `await`, also on the workers of a
+    /// `WorkerPoolLayer`; not on other threads or in tasks it spawns, nor behind another layer that runs the handler on
+    /// another thread. There, take them before, or use [`PoolLayer::with_extension`](crate::PoolLayer::with_extension).
     pub fn current() -> Option<Self> {
         CURRENT
             .try_with(|current| {
@@ -35,7 +35,7 @@ impl Pools {
 /// wraps futures anyway. Only making one changes the reference count of the pools.
 ///
 /// ```
-/// use stellane_pool::{PoolScope, Pools};
+/// use stellane_pool::{Pools, embed::PoolScope};
 ///
 /// let pools = Pools::builder().build()?;
 /// let mut scope = PoolScope::new(&pools);

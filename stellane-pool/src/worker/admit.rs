@@ -17,11 +17,11 @@ use async_task::Builder;
 
 use super::{
     Job,
-    glance::SHORT,
+    context::Run,
     job::{Meta, Stage},
-    local::Run,
     origin::Origin,
     shared::{Phase, Shard, Shared, Task},
+    spin_wait::SHORT,
 };
 
 /// How a job is to be run.
@@ -48,6 +48,9 @@ impl Shared {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        if self.starter.waits() && !self.starter.start(self) {
+            return Job::refused(self.refuse(Stage::Full));
+        }
         let nested = self.on_worker(|_| ()).is_some();
         let (shard, queued, expires) = match self.admit(options, nested) {
             Ok(admitted) => admitted,
@@ -70,8 +73,8 @@ impl Shared {
             .metadata(meta)
             .spawn(move |_| Run::new(future), resume);
         let soon = self.place(task, shard);
-        let glances = if soon { self.glances.grant() } else { 0 };
-        Job::accepted(handle, glances, self.burst.enabled())
+        let spins = if soon { self.spins.grant() } else { 0 };
+        Job::accepted(handle, spins, self.wake_batch.enabled())
     }
 
     /// Counts a job as waiting: in which shard, since when, and until when.
@@ -82,9 +85,7 @@ impl Shared {
         }
         let now = (deadline != u64::MAX).then(|| self.clock.now());
         if now.is_some_and(|now| deadline <= now) {
-            self.left[Stage::Expired as usize].fetch_add(1, Relaxed);
-            self.refused.fetch_add(1, Relaxed);
-            return Err(Stage::Expired);
+            return Err(self.refuse(Stage::Expired));
         }
         let accepted = self.accepted.fetch_add(1, SeqCst);
         if nested {
@@ -107,9 +108,14 @@ impl Shared {
             return Ok((Some(at), now, deadline));
         }
         self.accepted.fetch_sub(1, SeqCst);
-        self.left[Stage::Full as usize].fetch_add(1, Relaxed);
+        Err(self.refuse(Stage::Full))
+    }
+
+    /// Counts a job that was not let in.
+    fn refuse(&self, why: Stage) -> Stage {
+        self.left[why as usize].fetch_add(1, Relaxed);
         self.refused.fetch_add(1, Relaxed);
-        Err(Stage::Full)
+        why
     }
 
     /// Where the calling thread's jobs go: to one shard for as long as no other is much shorter. So those of one thread
@@ -205,9 +211,9 @@ impl Shared {
         } else if there % 8 == 1 {
             let workers = self.limits.workers.load(Relaxed);
             let more = workers < self.limits.max.load(Relaxed);
-            self.watch.tell(more && self.waiting() > 2 * workers);
+            self.supervisor.tell(more && self.waiting() > 2 * workers);
         }
-        self.watch.tell(false);
+        self.supervisor.tell(false);
     }
 }
 

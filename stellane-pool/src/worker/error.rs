@@ -1,4 +1,4 @@
-use std::{error::Error, fmt, io};
+use std::{error::Error, fmt};
 
 use crate::ConfigError;
 
@@ -8,8 +8,6 @@ use crate::ConfigError;
 pub enum WorkerPoolError {
     /// Settings are out of range.
     Config(Vec<ConfigError>),
-    /// The system gave no thread: lower `min_workers`, or raise the limit of threads.
-    Thread(io::Error),
 }
 
 impl fmt::Display for WorkerPoolError {
@@ -22,19 +20,8 @@ impl fmt::Display for WorkerPoolError {
                 }
                 Ok(())
             }
-            Self::Thread(error) => write!(
-                f,
-                "a worker thread could not be started ({error}): lower `min_workers` or allow more threads"
-            ),
         }
     }
 }
 
-impl Error for WorkerPoolError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Config(_) => None,
-            Self::Thread(error) => Some(error),
-        }
-    }
-}
+impl Error for WorkerPoolError {}

@@ -3,14 +3,16 @@ use std::{sync::Arc, time::Duration};
 use tower_layer::Layer;
 
 use super::{
-    Class, JobBuilder, Moved, Placed, WorkerPool, WorkerPoolService, placement::Placement,
+    Carried, Class, JobBuilder, Moved, Placed, WorkerPool, WorkerPoolService, placement::Placement,
 };
 
 /// Runs the inner service on a [`WorkerPool`]: for routes that compute.
 ///
 /// A full queue is answered with 503 and `Retry-After`, a panic with 500, both as RFC 9457 problem
 /// documents; the inner service's own errors pass. Put it on the routes that need it, or give it a
-/// [`threshold`](Self::threshold): short handlers are faster without.
+/// [`threshold`](Self::threshold): short handlers are faster without. Around a whole router it is right too:
+/// [`Pools::current`](crate::Pools::current) and what the pool [carries](super::WorkerPoolBuilder::carry) are there on the
+/// worker as they are where the call was made.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -97,6 +99,10 @@ impl WorkerPoolLayer {
     pub fn placed(&self) -> Placed {
         let placement = self.placement.as_ref();
         placement.map_or(Placed::Pool, |placement| placement.placed())
+    }
+
+    pub(super) fn carried(&self) -> Option<Carried> {
+        self.pool.carried()
     }
 
     pub(super) fn job(&self) -> JobBuilder<'_> {

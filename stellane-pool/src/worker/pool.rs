@@ -11,13 +11,14 @@ use super::{
     BlockedWorker, Class, ClassStats, Histogram, Hooks, Job, OnDrop, Scale, WorkerPoolConfig,
     WorkerPoolError, WorkerPoolStats,
     admit::Options,
+    carried::{Carried, Carry},
     clock::{Clock, nanos},
     queue::Rules,
     scale::{LoadRule, QueueRule, ScalePolicy},
     shared::{Limits, Phase, Shared},
     stats::Recent,
-    threads::{self, ThreadSettings},
-    watch::{Watch, available_cpus},
+    supervisor::{Supervisor, available_cpus},
+    threads::ThreadSettings,
 };
 
 /// A pool of threads for CPU-heavy work; a cheap handle. The threads end when the last handle is dropped.
@@ -31,6 +32,7 @@ pub struct WorkerPool {
 struct Inner {
     shared: Arc<Shared>,
     on_drop: OnDrop,
+    carry: Carry,
     recent: Mutex<Recent>,
 }
 
@@ -50,6 +52,7 @@ pub struct WorkerPoolBuilder {
     config: WorkerPoolConfig,
     policy: Option<Box<dyn ScalePolicy>>,
     hooks: Hooks,
+    carry: Carry,
 }
 
 impl WorkerPoolBuilder {
@@ -72,18 +75,52 @@ impl WorkerPoolBuilder {
         self
     }
 
-    /// Starts `min_workers` threads (see there) and one that watches them.
+    /// What the calls of every [`WorkerPoolLayer`](super::WorkerPoolLayer) on this pool take along to the worker: `carry` is
+    /// called where the call is made. [`Pools::current`](crate::Pools::current) goes along by itself. Default: nothing.
+    ///
+    /// With `stellane-metrics`, so that a router behind the layer can name the route, and a handler ask for it:
+    ///
+    /// ```
+    /// # mod stellane_metrics {
+    /// #     pub struct RequestScope;
+    /// #     impl RequestScope {
+    /// #         pub fn current() -> Option<Self> { Some(Self) }
+    /// #         pub fn run(&self, inside: &mut dyn FnMut()) { inside() }
+    /// #         pub fn hand_back(&self) {}
+    /// #     }
+    /// # }
+    /// use std::sync::Arc;
+    ///
+    /// use stellane_metrics::RequestScope;
+    /// use stellane_pool::{Carried, WorkerPool};
+    ///
+    /// let workers = WorkerPool::builder()
+    ///     .carry(|| {
+    ///         let scope = Arc::new(RequestScope::current()?);
+    ///         let back = Arc::clone(&scope);
+    ///         Some(Carried::new(move |inside| scope.run(inside), move || back.hand_back()))
+    ///     })
+    ///     .build()?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn carry(mut self, carry: impl Fn() -> Option<Carried> + Send + Sync + 'static) -> Self {
+        self.carry = Carry::new(carry);
+        self
+    }
+
+    /// The pool. Its threads, `min_workers` (see there) and one that watches them, start with its first job; where none
+    /// can be started, jobs are refused as by a full queue until one can.
     ///
     /// # Errors
-    /// Every setting that is out of range, or that a thread could not be started.
+    /// Every setting that is out of range.
     pub fn build(self) -> Result<WorkerPool, WorkerPoolError> {
         let shards = available_cpus().next_power_of_two().min(8);
         let settings = ThreadSettings {
             idle_timeout: self.config.idle_timeout,
             nice: self.config.nice,
         };
-        let (pool, watch) = self.assemble(Clock::system(), shards, None)?;
-        threads::start(&pool.inner.shared, watch, settings).map_err(WorkerPoolError::Thread)?;
+        let (pool, supervisor) = self.assemble(Clock::system(), shards, None)?;
+        pool.inner.shared.starter.arm(supervisor, settings);
         Ok(pool)
     }
 
@@ -93,7 +130,7 @@ impl WorkerPoolBuilder {
         clock: Clock,
         shards: usize,
         cpus: Option<usize>,
-    ) -> Result<(WorkerPool, Watch), WorkerPoolError> {
+    ) -> Result<(WorkerPool, Supervisor), WorkerPoolError> {
         let config = self.config;
         config.validate().map_err(WorkerPoolError::Config)?;
         let rules = Rules {
@@ -120,16 +157,18 @@ impl WorkerPoolBuilder {
             Scale::Queue => Box::new(QueueRule),
         });
         let blocked_after = nanos(config.blocked_after);
-        let watch = Watch::new(Arc::clone(&shared), policy, self.hooks, blocked_after, cpus);
+        let supervisor =
+            Supervisor::new(Arc::clone(&shared), policy, self.hooks, blocked_after, cpus);
         let inner = Inner {
             shared,
             on_drop: config.on_drop,
+            carry: self.carry,
             recent: Mutex::default(),
         };
         let pool = WorkerPool {
             inner: Arc::new(inner),
         };
-        Ok((pool, watch))
+        Ok((pool, supervisor))
     }
 }
 
@@ -145,6 +184,10 @@ impl WorkerPool {
     #[cfg(feature = "sim")]
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.inner.shared
+    }
+
+    pub(super) fn carried(&self) -> Option<Carried> {
+        self.inner.carry.take()
     }
 
     /// A builder with the default settings.
@@ -241,7 +284,7 @@ impl WorkerPool {
 
     fn settings_changed(&self) {
         self.inner.shared.idle.notify_all();
-        self.inner.shared.watch.tell(true);
+        self.inner.shared.supervisor.tell(true);
     }
 
     /// Ends the pool: running jobs go on to their next `.await`, waiting ones are dropped and say

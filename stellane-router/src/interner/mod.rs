@@ -3,8 +3,12 @@
 mod atom;
 mod config;
 mod frozen;
-#[cfg(feature = "router")]
+#[cfg(feature = "intern-layer")]
+mod interned;
+#[cfg(feature = "intern-layer")]
 mod layer;
+#[cfg(all(feature = "intern-layer", feature = "router"))]
+mod route;
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -18,8 +22,13 @@ use quick_cache::{OptionsBuilder, Weighter};
 pub use self::atom::Atom;
 pub use self::config::InternerConfig;
 use self::frozen::Frozen;
-#[cfg(feature = "router")]
-pub use self::layer::{InternLayer, InternService, InternedRoute};
+#[cfg(all(feature = "intern-layer", feature = "router"))]
+pub use self::route::InternedRoute;
+#[cfg(feature = "intern-layer")]
+pub use self::{
+    interned::Interned,
+    layer::{InternLayer, InternService},
+};
 use crate::ConfigError;
 
 /// What an entry costs besides its text: the counts of the `Arc`, the allocator's header, and the

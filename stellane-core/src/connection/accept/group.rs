@@ -161,7 +161,7 @@ impl<S: HttpService> Group<S> {
     }
 
     /// Decides whether accepting goes on after an error, and until when it rests.
-    pub(crate) fn survive(&self, error: io::Error) -> Result<Instant, ServeError> {
+    pub(crate) fn survive(&self, error: io::Error) -> Result<Option<Instant>, ServeError> {
         use io::ErrorKind::{
             ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, WouldBlock,
         };
@@ -169,12 +169,12 @@ impl<S: HttpService> Group<S> {
         match error.kind() {
             // The client's doing, and over.
             ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | WouldBlock => {
-                Ok(Instant::now())
+                Ok(None)
             }
             _ if out_of_resources(&error) => {
                 self.served.shared.make_room(RECLAIM);
                 tracing::warn!(%error, "can't accept, resting");
-                Ok(Instant::now() + REST)
+                Ok(Some(Instant::now() + REST))
             }
             _ => Err(ServeError { source: error }),
         }

@@ -2,18 +2,18 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-#[cfg(feature = "proxy-protocol")]
 use tokio::task::JoinSet;
 
-#[cfg(feature = "proxy-protocol")]
-use crate::connection::reason::CloseReason;
 use crate::connection::{
     lifecycle::{Shared, quiet::Outside},
-    transport::socket::Socket,
+    reason::CloseReason,
+    transport::{
+        proxy_protocol::{self, Trust, Verdict},
+        socket::Socket,
+    },
 };
 
 /// How many connections may wait for their PROXY header: trusted proxies send it at once.
-#[cfg(feature = "proxy-protocol")]
 const MOST_PENDING: usize = 4096;
 
 /// A connection whose client is known, and what stands for it until it is in the table.
@@ -21,22 +21,16 @@ type Known = (Socket, Option<SocketAddr>, Outside);
 
 /// Connections of proxies that have not said yet whose they are.
 pub(crate) struct PendingProxyHeaders {
-    #[cfg(feature = "proxy-protocol")]
     shared: Arc<Shared>,
-    #[cfg(feature = "proxy-protocol")]
-    trust: crate::connection::transport::proxy_protocol::Trust,
-    #[cfg(feature = "proxy-protocol")]
+    trust: Trust,
     waiting: JoinSet<Option<Known>>,
 }
 
-#[cfg(feature = "proxy-protocol")]
 impl PendingProxyHeaders {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         Self {
             shared: Arc::clone(shared),
-            trust: crate::connection::transport::proxy_protocol::Trust::new(
-                &shared.config.proxy_protocol,
-            ),
+            trust: Trust::new(&shared.config.proxy_protocol),
             waiting: JoinSet::new(),
         }
     }
@@ -47,7 +41,6 @@ impl PendingProxyHeaders {
         mut socket: Socket,
         peer: Option<SocketAddr>,
     ) -> Option<(Socket, Option<SocketAddr>)> {
-        use crate::connection::transport::proxy_protocol::{self, Verdict};
         let shared = Arc::clone(&self.shared);
         match self.trust.judge(peer) {
             Verdict::Direct => return Some((socket, peer)),
@@ -97,30 +90,5 @@ impl PendingProxyHeaders {
                 None => std::future::pending().await,
             }
         }
-    }
-}
-
-#[cfg(not(feature = "proxy-protocol"))]
-impl PendingProxyHeaders {
-    pub(crate) fn new(_: &Arc<Shared>) -> Self {
-        Self {}
-    }
-
-    #[expect(clippy::unused_self, reason = "as with the feature `proxy-protocol`")]
-    pub(crate) fn receive(
-        &mut self,
-        socket: Socket,
-        peer: Option<SocketAddr>,
-    ) -> Option<(Socket, Option<SocketAddr>)> {
-        Some((socket, peer))
-    }
-
-    #[expect(clippy::unused_self, reason = "as with the feature `proxy-protocol`")]
-    pub(crate) fn is_empty(&self) -> bool {
-        true
-    }
-
-    pub(crate) async fn next(&mut self) -> Known {
-        std::future::pending().await
     }
 }

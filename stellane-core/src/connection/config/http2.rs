@@ -16,7 +16,7 @@ pub struct Http2Config {
     /// client take every place. At most 16 384; default 100.
     pub max_concurrent_streams: u32,
     /// Most streams that a client may open and reset before they were begun; then the connection ends
-    /// (rapid reset, CVE-2023-44487). Default 20.
+    /// (rapid reset, CVE-2023-44487). `0`: with the first of them. Default 20.
     pub max_pending_accept_reset_streams: usize,
     /// Most streams that the server itself has to reset for the client's errors; then the connection ends
     /// (CVE-2025-8671). Default 128.
@@ -24,6 +24,13 @@ pub struct Http2Config {
     /// Largest head of a request, as HTTP/2 counts it; more is refused with 431, and a flood of CONTINUATION
     /// ends the connection. Default 16 KiB.
     pub max_header_list_bytes: u32,
+    /// Largest frame that a client may send. Larger ones cost uploads of large pieces fewer frames, and hold up the other
+    /// streams of their connection for longer. 16 KiB, the least that the protocol knows, to 16 MiB less one byte;
+    /// default 16 KiB.
+    pub max_frame_bytes: u32,
+    /// What a client's encoder may keep of the fields of earlier requests (HPACK), so that it need not send them again.
+    /// Each connection may hold as much. Default 4 KiB, `0`: nothing.
+    pub header_table_bytes: u32,
     /// Most bytes of one response that wait for a client that does not read. Default 64 KiB.
     pub max_send_buffer_bytes: usize,
     /// Most bytes that the responses of one connection may hold together that its client does not take: pieces that
@@ -36,6 +43,10 @@ pub struct Http2Config {
     pub stream_window_bytes: u32,
     /// The same for all requests of a connection together. Default 1 MiB.
     pub connection_window_bytes: u32,
+    /// Whether the two windows follow the bandwidth and the distance of the client instead of being what is written
+    /// above: they begin at 64 KiB and may grow to 16 MiB. Faster uploads from far away, for more memory, and a
+    /// PING now and then. Default `false`.
+    pub adaptive_window: bool,
     /// Whether clients may ask by extended CONNECT (RFC 8441) for another protocol on a stream, which is how WebSocket
     /// goes over HTTP/2. Such a stream counts as a request in progress for as long as it is open; the least rates do not
     /// hold for it, and a drain waits for it as for an upgraded connection of HTTP/1. Default `true`.
@@ -64,10 +75,13 @@ impl Default for Http2Config {
             max_pending_accept_reset_streams: 20,
             max_local_error_reset_streams: 128,
             max_header_list_bytes: 16 << 10,
+            max_frame_bytes: 16 << 10,
+            header_table_bytes: 4 << 10,
             max_send_buffer_bytes: 64 << 10,
             max_unread_bytes: 256 << 20,
             stream_window_bytes: 256 << 10,
             connection_window_bytes: 1 << 20,
+            adaptive_window: false,
             extended_connect: true,
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(10),
@@ -102,7 +116,7 @@ impl Http2Config {
         check(
             "http2.max_pending_accept_reset_streams",
             self.max_pending_accept_reset_streams as u64,
-            1,
+            0,
             1 << 20,
         );
         check(
@@ -115,6 +129,18 @@ impl Http2Config {
             "http2.max_header_list_bytes",
             self.max_header_list_bytes.into(),
             1024,
+            1 << 20,
+        );
+        check(
+            "http2.max_frame_bytes",
+            self.max_frame_bytes.into(),
+            1 << 14,
+            (1 << 24) - 1,
+        );
+        check(
+            "http2.header_table_bytes",
+            self.header_table_bytes.into(),
+            0,
             1 << 20,
         );
         check(

@@ -26,11 +26,15 @@ pub struct ListenConfig {
     /// How many connections may wait to be accepted. Too few are refused in a burst, too many wait for
     /// longer than clients do. The system has a bound of its own (`net.core.somaxconn`). Default 1024.
     pub backlog: u32,
-    /// How long a TCP connection may be silent before the system asks whether its peer is still there, three
-    /// times, ten seconds apart. It ends streams and upgraded connections whose client has vanished. `0s` is
-    /// off. Default `1m`.
+    /// How long a TCP connection may be silent before the system asks whether its peer is still there. It ends streams
+    /// and upgraded connections whose client has vanished. `0s` is off. Default `1m`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub keepalive: Duration,
+    /// How long the system waits before it asks again. Default `10s`.
+    #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
+    pub keepalive_interval: Duration,
+    /// How often it asks in vain before the connection is ended. Default 3.
+    pub keepalive_retries: u32,
 }
 
 impl Default for ListenConfig {
@@ -41,6 +45,8 @@ impl Default for ListenConfig {
             reuse_address: true,
             backlog: 1024,
             keepalive: Duration::from_secs(60),
+            keepalive_interval: Duration::from_secs(10),
+            keepalive_retries: 3,
         }
     }
 }
@@ -61,12 +67,19 @@ impl ListenConfig {
         let mut errors = Vec::new();
         ConfigError::check(&mut errors, "listen.sockets", self.sockets, 0..=1024);
         ConfigError::check(&mut errors, "listen.backlog", self.backlog, 0..=1 << 20);
-        if self.keepalive.as_secs() > 32_767 {
-            errors.push(ConfigError {
-                key: "listen.keepalive",
-                value: self.keepalive.as_secs().to_string(),
-                expected: "0s to 32767s".to_owned(),
-            });
+        let retries = self.keepalive_retries as usize;
+        ConfigError::check(&mut errors, "listen.keepalive_retries", retries, 1..=127);
+        for (key, value, min) in [
+            ("listen.keepalive", self.keepalive, 0),
+            ("listen.keepalive_interval", self.keepalive_interval, 1),
+        ] {
+            if !(min..=32_767).contains(&value.as_secs()) {
+                errors.push(ConfigError {
+                    key,
+                    value: format!("{value:?}"),
+                    expected: format!("{min}s to 32767s"),
+                });
+            }
         }
         ConfigError::all(errors)
     }

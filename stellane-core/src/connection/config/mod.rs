@@ -1,10 +1,11 @@
 //! The settings of a manager, and their checks.
 
 pub(crate) mod check;
+pub(crate) mod forwarded;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
 pub(crate) mod listen;
-#[cfg(feature = "proxy-protocol")]
+pub(crate) mod network;
 pub(crate) mod proxy_protocol;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
@@ -13,7 +14,6 @@ use std::time::Duration;
 
 #[cfg(feature = "http2")]
 use crate::connection::config::http2::Http2Config;
-#[cfg(feature = "proxy-protocol")]
 use crate::connection::config::proxy_protocol::ProxyProtocolConfig;
 #[cfg(feature = "tls")]
 use crate::connection::config::tls::TlsConfig;
@@ -21,6 +21,7 @@ use crate::{
     config_error::ConfigError,
     connection::config::{
         check::check_up_to_a_day,
+        forwarded::ForwardedConfig,
         listen::{ListenConfig, WhenFull},
     },
 };
@@ -139,12 +140,17 @@ pub struct ConnectionConfig {
     /// long and they miss what happens. Default `0s`: nothing is said, and browsers wait for some seconds.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub sse_retry: Duration,
+    /// Whether HTTP/1 is spoken. Without it a connection that does not begin as HTTP/2 does is ended in the words of HTTP/2,
+    /// and the preset offers `h2` alone over TLS: for a port of gRPC that nobody else is to use. Default `true`.
+    #[cfg(feature = "http2")]
+    pub http1: bool,
     /// Whether bytes of an HTTP/1 connection that two parties could read differently are refused with 400
     /// where hyper would repair them in silence: a bare line feed as the end of a line, a `Content-Length`
     /// beside a `Transfer-Encoding` or given twice, what is no extension of a chunk, a `Content-Length`,
     /// `Transfer-Encoding` or `Host` in a trailer. A `Transfer-Encoding` that nobody knows is answered with 501. For
     /// clients that can't be mended, `false` leaves it to hyper. Over HTTP/2 a request whose `:authority` is not its
-    /// `host`, that has several hosts or names a user is reset with `PROTOCOL_ERROR`. Default `true`.
+    /// `host`, that has several hosts, names a user or has pseudo-headers in its trailers is reset with
+    /// `PROTOCOL_ERROR`. Default `true`.
     pub strict_http1: bool,
     /// Largest request head of HTTP/1, request line and all; a larger one is answered with 431. Too low refuses
     /// clients with many cookies, too high lets each connection take as much memory. Default 64 KiB.
@@ -165,11 +171,12 @@ pub struct ConnectionConfig {
     pub nodelay: bool,
     /// Options of listening sockets.
     pub listen: ListenConfig,
+    /// What proxies say in the head of a request about its client.
+    pub forwarded: ForwardedConfig,
     /// HTTP/2.
     #[cfg(feature = "http2")]
     pub http2: Http2Config,
     /// The PROXY protocol.
-    #[cfg(feature = "proxy-protocol")]
     pub proxy_protocol: ProxyProtocolConfig,
     /// TLS.
     #[cfg(feature = "tls")]
@@ -203,6 +210,8 @@ impl Default for ConnectionConfig {
             drain_idle: Duration::from_secs(1),
             drain_spread: Duration::from_secs(2),
             sse_retry: Duration::ZERO,
+            #[cfg(feature = "http2")]
+            http1: true,
             strict_http1: true,
             max_head_bytes: 64 << 10,
             read_buffer_bytes: 400 << 10,
@@ -210,9 +219,9 @@ impl Default for ConnectionConfig {
             connect_info: false,
             nodelay: true,
             listen: ListenConfig::default(),
+            forwarded: ForwardedConfig::default(),
             #[cfg(feature = "http2")]
             http2: Http2Config::default(),
-            #[cfg(feature = "proxy-protocol")]
             proxy_protocol: ProxyProtocolConfig::default(),
             #[cfg(feature = "tls")]
             tls: TlsConfig::default(),
@@ -270,11 +279,11 @@ impl ConnectionConfig {
         }
         #[cfg(feature = "http2")]
         self.http2.check(&mut errors);
-        #[cfg(feature = "proxy-protocol")]
         self.proxy_protocol.check(&mut errors);
         #[cfg(feature = "tls")]
         self.tls.check(&mut errors);
         errors.extend(self.listen.validate().err().into_iter().flatten());
+        errors.extend(self.forwarded.validate().err().into_iter().flatten());
         ConfigError::all(errors)
     }
 }

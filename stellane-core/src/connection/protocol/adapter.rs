@@ -186,14 +186,14 @@ impl<S: HttpService> Adapter<S> {
         waiting: &mut Option<Waiting<S>>,
     ) -> Poll<Answer<S>> {
         if let Some(info) = &self.info {
-            request.extensions_mut().insert(info.clone());
+            info.tell(&mut request);
         }
         let Owner { record, shared } = &self.owner;
         record.begin_request(!request.body().is_end_stream(), shared.clock.now());
         if let Some(budget) = shared.budgets.of(&request) {
             record.begin_budget(budget);
         }
-        if record.flags().has_bytes_behind_upgrade() && asks_for_upgrade(&request) {
+        if record.flags().has_bytes_behind_upgrade() && request.method() == Method::CONNECT {
             record.flags().close_after_response();
         }
         let mut service = self.service.borrow_mut();
@@ -246,11 +246,6 @@ impl<S: HttpService> Adapter<S> {
             guard: InFlight::new(self.owner.clone()),
         }
     }
-}
-
-#[cold]
-fn asks_for_upgrade(request: &Request<Incoming>) -> bool {
-    request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
 }
 
 #[inline]
@@ -396,8 +391,9 @@ impl Owner {
             let idle_timeout = self.shared.settings.idle_timeout();
             persistence::tell_idle(response.headers_mut(), idle_timeout);
         }
-        let is_last = !terms.is_wanted || persistence::closes(response.headers());
-        if is_last && let Some(unread) = unread {
+        if let Some(unread) = unread
+            && (!terms.is_wanted || persistence::closes(response.headers()))
+        {
             unread.give_up();
         }
     }

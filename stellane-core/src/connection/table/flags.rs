@@ -71,7 +71,7 @@ impl Flags {
         self.set(CLOSE_AFTER_RESPONSE)
     }
 
-    /// Whether bytes stand behind a request for an upgrade: if that is declined, its response is the last.
+    /// Whether bytes stand behind a CONNECT: if that is refused, its response is the last.
     pub(crate) fn has_bytes_behind_upgrade(&self) -> bool {
         self.has(BYTES_BEHIND_UPGRADE)
     }

@@ -2,7 +2,6 @@
 
 pub(crate) mod listener;
 pub(crate) mod parked;
-#[cfg(feature = "proxy-protocol")]
 pub(crate) mod proxy_protocol;
 pub(crate) mod socket;
 #[cfg(feature = "tls")]

@@ -21,7 +21,9 @@ pub(crate) struct FramingGuard {
     part: Part,
     /// Of the head being read.
     framing: Option<Framing>,
+    /// Whether what follows it may be another protocol's.
     upgrade: bool,
+    connect: bool,
     heads: u64,
     /// The line that an earlier read ended within.
     partial: PartialLine,
@@ -62,8 +64,8 @@ pub(crate) enum Verdict {
     Spoilt,
     /// A coding that nobody knows, in a line that begins here: hyper is not to have it, nor what follows.
     Unknown(usize),
-    /// Bytes behind a request for an upgrade, which were not looked at.
-    Held,
+    /// From here on it is not known yet whether the bytes are HTTP: hyper is not to have them now.
+    Held(usize),
 }
 
 /// What is wrong with a line.
@@ -114,6 +116,7 @@ impl FramingGuard {
             part: Part::RequestLine,
             framing: None,
             upgrade: false,
+            connect: false,
             heads: 0,
             partial: PartialLine::default(),
         }
@@ -137,6 +140,11 @@ impl FramingGuard {
         self.part == Part::Held
     }
 
+    /// Whether the latest request is a CONNECT.
+    pub(crate) fn is_connect(&self) -> bool {
+        self.connect
+    }
+
     /// What came of the upgrade: without it, what follows is HTTP.
     pub(crate) fn decide(&mut self, upgraded: bool) {
         self.part = if upgraded {
@@ -152,7 +160,7 @@ impl FramingGuard {
         while at < bytes.len() {
             match self.part {
                 Part::Over => return Verdict::Fine,
-                Part::Held => return Verdict::Held,
+                Part::Held => return Verdict::Held(at),
                 Part::Skip(left, then) => {
                     let here = (bytes.len() - at) as u64;
                     if here < left {
@@ -281,7 +289,8 @@ impl FramingGuard {
                 // Empty lines may stand before a request.
                 if !line.is_empty() {
                     self.framing = None;
-                    self.upgrade = line.starts_with(b"CONNECT ");
+                    self.connect = line.starts_with(b"CONNECT ");
+                    self.upgrade = self.connect;
                     self.part = Part::Field;
                 }
                 true

@@ -7,6 +7,8 @@ pub(crate) mod ledger;
 pub(crate) mod scoped;
 pub(crate) mod service;
 pub(crate) mod streams;
+pub(crate) mod trailers;
+pub(crate) mod tunnel;
 
 use std::{error::Error, time::Duration};
 
@@ -39,11 +41,16 @@ pub(crate) fn builder(config: &Http2Config) -> Builder<StreamExecutor> {
         .max_pending_accept_reset_streams(config.max_pending_accept_reset_streams)
         .max_local_error_reset_streams(config.max_local_error_reset_streams)
         .max_header_list_size(config.max_header_list_bytes)
+        .header_table_size(config.header_table_bytes)
+        .max_frame_size(config.max_frame_bytes)
         .max_send_buf_size(config.max_send_buffer_bytes)
         .initial_stream_window_size(config.stream_window_bytes)
         .initial_connection_window_size(config.connection_window_bytes)
         .keep_alive_interval(pings(config.ping_interval))
         .keep_alive_timeout(config.ping_timeout);
+    if config.adaptive_window {
+        http2.adaptive_window(true); // last: to name a window turns it off
+    }
     if config.extended_connect {
         http2.enable_connect_protocol();
     }

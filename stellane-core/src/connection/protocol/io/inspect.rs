@@ -3,7 +3,10 @@
 use std::{error, fmt, io};
 
 #[cfg(feature = "http2")]
-use crate::connection::protocol::http2::abuse::{Abuse, AbuseMeter};
+use crate::connection::protocol::http2::{
+    abuse::{Abuse, AbuseMeter},
+    trailers::TrailerMarks,
+};
 use crate::connection::{
     protocol::{
         http1::guard::{FramingGuard, Verdict},
@@ -18,7 +21,7 @@ pub(crate) enum Watch {
     Nothing,
     Http1(FramingGuard),
     #[cfg(feature = "http2")]
-    Http2(Box<AbuseMeter>),
+    Http2(Box<AbuseMeter>, Option<Box<TrailerMarks>>),
 }
 
 /// Follows what hyper reads, with the requests that it has begun.
@@ -51,6 +54,8 @@ pub(crate) enum Found {
     Spoilt,
     /// So many bytes are hyper's, and no more: see [`Inspector::refuses`].
     Refused(usize),
+    /// So many bytes are hyper's; the others are once it is known whether they are HTTP.
+    Behind(usize),
 }
 
 impl Inspector {
@@ -87,7 +92,7 @@ impl Inspector {
             Watch::Nothing => return Ok(Found::Nothing),
             Watch::Http1(guard) => guard,
             #[cfg(feature = "http2")]
-            Watch::Http2(meter) => {
+            Watch::Http2(meter, _) => {
                 let abuse = meter.look(bytes, record.requests(), clock.now());
                 if meter.has_answered_ping() {
                     record.flags().answer_ping();
@@ -114,17 +119,23 @@ impl Inspector {
                 self.refuses = true;
                 return Ok(Found::Refused(at));
             }
-            Verdict::Held => self.found_behind_upgrade(record),
+            Verdict::Held(at) => {
+                self.found_behind_upgrade(record);
+                return Ok(Found::Behind(at));
+            }
         }
         Ok(Found::Nothing)
     }
 
-    /// Bytes behind a request for an upgrade are not to be taken for a request, should the handler decline it: a client
-    /// that began to speak the other protocol would be heard as one that asks.
+    /// Bytes behind a declined upgrade are requests like others. Behind a refused CONNECT they are not to be taken for
+    /// any: proxies are known that send on what their own client says before they are answered (RFC 9931, 7).
     fn found_behind_upgrade(&self, record: &Record) {
         let Watch::Http1(guard) = &self.watch else {
             return;
         };
+        if !guard.is_connect() {
+            return;
+        }
         record.flags().set_bytes_behind_upgrade();
         if self.requests_before + guard.heads() <= record.requests() {
             record.flags().close_after_response();
@@ -141,7 +152,7 @@ impl Inspector {
 
     pub(crate) fn is_http2(&self) -> bool {
         #[cfg(feature = "http2")]
-        return matches!(&self.watch, Watch::Http2(_));
+        return matches!(&self.watch, Watch::Http2(..));
         #[cfg(not(feature = "http2"))]
         false
     }
@@ -152,7 +163,7 @@ impl Inspector {
             Watch::Http1(guard) => !guard.in_body(),
             Watch::Nothing => true,
             #[cfg(feature = "http2")]
-            Watch::Http2(_) => false,
+            Watch::Http2(..) => false,
         }
     }
 
@@ -177,10 +188,20 @@ impl Inspector {
     pub(crate) fn wrote(&mut self, bytes: &[u8]) {
         match &mut self.watch {
             #[cfg(feature = "http2")]
-            Watch::Http2(meter) => meter.wrote(bytes),
+            Watch::Http2(meter, _) => meter.wrote(bytes),
             _ => {
                 let _ = bytes;
             }
+        }
+    }
+
+    /// What marks the trailers of streams, if anything does.
+    #[cfg(feature = "http2")]
+    #[inline]
+    pub(crate) fn trailer_marks(&mut self) -> Option<&mut TrailerMarks> {
+        match &mut self.watch {
+            Watch::Http2(_, marks) => marks.as_deref_mut(),
+            _ => None,
         }
     }
 
@@ -188,7 +209,7 @@ impl Inspector {
     #[cfg(feature = "http2")]
     pub(crate) fn last_words(&self, record: &Record) -> Option<[u8; 17]> {
         match &self.watch {
-            Watch::Http2(meter) if record.flags().is_abusive() => meter.last_words(),
+            Watch::Http2(meter, _) if record.flags().is_abusive() => meter.last_words(),
             _ => None,
         }
     }
@@ -265,18 +286,44 @@ mod tests {
     }
 
     #[test]
-    fn bytes_behind_a_request_for_an_upgrade_make_its_response_the_last() {
-        let upgrade = b"GET / HTTP/1.1\r\nupgrade: x\r\n\r\nmore";
-        for (begun, at_upgrade) in [(false, true), (true, false)] {
+    fn bytes_behind_a_connect_make_its_response_the_last() {
+        let (connect, behind) = ("CONNECT x:1 HTTP/1.1\r\n\r\n", "more");
+        for (begun, at_connect) in [(false, true), (true, false)] {
             let record = record();
             record.answers().wait_begins();
             if begun {
                 record.begin_request(false, 0);
             }
-            look(&mut http1(0), upgrade, &record).expect("fine");
+            let bytes = [connect, behind].concat();
+            let found = look(&mut http1(0), bytes.as_bytes(), &record).expect("fine");
+            assert_eq!(found, Found::Behind(connect.len()));
             let flags = record.flags();
             assert!(flags.has_bytes_behind_upgrade());
-            assert_eq!(flags.closes_after_response(), !at_upgrade);
+            assert_eq!(flags.closes_after_response(), !at_connect);
+        }
+    }
+
+    #[test]
+    fn bytes_behind_a_request_for_an_upgrade_wait_for_what_comes_of_it() {
+        let upgrade = "GET / HTTP/1.1\r\nupgrade: x\r\n\r\n";
+        // A bare line feed, which is nobody's business but the other protocol's.
+        let behind = b"GET / HTTP/1.1\n\r\n";
+        for (upgraded, found) in [(true, Found::Nothing), (false, Found::Spoilt)] {
+            let record = record();
+            record.answers().wait_begins();
+            let mut inspector = http1(0);
+            let bytes = [upgrade.as_bytes(), behind].concat();
+            for (bytes, hypers) in [(&bytes[..], upgrade.len()), (behind, 0)] {
+                let waits = look(&mut inspector, bytes, &record).expect("fine");
+                assert_eq!(waits, Found::Behind(hypers));
+            }
+            record.begin_request(false, 0);
+            record.answers().wait_ends();
+            if upgraded {
+                record.flags().set_upgraded();
+            }
+            assert!(!record.flags().closes_after_response());
+            assert_eq!(look(&mut inspector, behind, &record).expect("fine"), found);
         }
     }
 
@@ -298,7 +345,7 @@ mod tests {
         let record = record();
         let ledger = std::sync::Arc::new(Ledger::new(std::sync::Arc::new(self::record())));
         let meter = AbuseMeter::new(&Http2Config::default(), ledger, 0);
-        let mut inspector = Inspector::new(Watch::Http2(Box::new(meter)), 0);
+        let mut inspector = Inspector::new(Watch::Http2(Box::new(meter), None), 0);
         look(&mut inspector, &[0; 24], &record).expect("the preface");
         assert!(!record.flags().is_abusive());
         // Heads of PING frames, one after the other.

@@ -23,8 +23,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 #[cfg(feature = "http2")]
 use crate::connection::protocol::{
-    http2::{abuse::AbuseMeter, ledger::Ledger, service::StreamService},
-    task::http2::{ActiveHttp2, Sniffing, is_preface, may_become_preface},
+    http2::{abuse::AbuseMeter, ledger::Ledger, service::StreamService, trailers::TrailerMarks},
+    task::http2::{ActiveHttp2, PREFACE, Sniffing, is_preface, may_become_preface},
 };
 use crate::connection::{
     http_service::HttpService,
@@ -249,7 +249,12 @@ impl<S: HttpService> Task<S> {
                         Step::Wait
                     }
                     Command::Close(reason) => Step::End(reason),
-                    Command::Park if socket.stays_with_task() => self.refuse_to_park(),
+                    Command::Park
+                        if socket.stays_with_task()
+                            || self.connection.served.parked.is_closed() =>
+                    {
+                        self.refuse_to_park()
+                    }
                     Command::Park => self.leave(),
                     Command::None => Step::Wait,
                 };
@@ -338,13 +343,17 @@ impl<S: HttpService> Task<S> {
         let info = shared.config.connect_info.then(info);
         let adapter = Adapter::new(service, Arc::clone(record), Arc::clone(shared), info);
         #[cfg(feature = "http2")]
-        let ledger = (sniff && is_preface(&rewind)).then(|| Arc::new(Ledger::new(record.clone())));
+        let is_http2 = sniff && (is_preface(&rewind) || !shared.config.http1);
+        #[cfg(feature = "http2")]
+        let ledger = is_http2.then(|| Arc::new(Ledger::new(record.clone())));
         let watch = match shared.config.strict_http1 {
             #[cfg(feature = "http2")]
             _ if let Some(ledger) = &ledger => {
                 let now = shared.clock.now();
                 let meter = AbuseMeter::new(&shared.config.http2, Arc::clone(ledger), now);
-                Watch::Http2(Box::new(meter))
+                let strict = shared.config.strict_http1;
+                let marks = strict.then(|| Box::new(TrailerMarks::after(PREFACE.len())));
+                Watch::Http2(Box::new(meter), marks)
             }
             true => Watch::Http1(FramingGuard::new()),
             false => Watch::Nothing,

@@ -29,7 +29,6 @@ impl Listener {
     ///
     /// # Errors
     /// What was handed over is neither a TCP nor a Unix socket that listens.
-    #[cfg(feature = "listenfd")]
     pub fn inherited() -> io::Result<Vec<Self>> {
         inherited()
     }
@@ -91,8 +90,8 @@ fn tcp(address: SocketAddr, config: &ListenConfig) -> io::Result<TcpListener> {
         let keepalive = TcpKeepalive::new().with_time(config.keepalive);
         #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
         let keepalive = keepalive
-            .with_interval(std::time::Duration::from_secs(10))
-            .with_retries(3);
+            .with_interval(config.keepalive_interval)
+            .with_retries(config.keepalive_retries);
         socket.set_tcp_keepalive(&keepalive)?;
     }
     socket.set_nonblocking(true)?;
@@ -125,7 +124,6 @@ async fn unix(path: &std::path::Path, config: &ListenConfig) -> io::Result<Liste
     Ok(UnixListener::from_std(listener)?.into())
 }
 
-#[cfg(feature = "listenfd")]
 fn inherited() -> io::Result<Vec<Listener>> {
     let mut handed = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
@@ -142,4 +140,36 @@ fn inherited() -> io::Result<Vec<Listener>> {
         }
     }
     Ok(listeners)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn silent_connections_are_asked_as_often_as_configured() {
+        let config = ListenConfig::default().with(|config| {
+            config.keepalive = Duration::from_secs(40);
+            config.keepalive_interval = Duration::from_secs(7);
+            config.keepalive_retries = 5;
+        });
+        let listener = tcp(([127, 0, 0, 1], 0).into(), &config).expect("listens");
+        let address = listener.local_addr().expect("an address");
+        let client = std::net::TcpStream::connect(address).expect("connects");
+        let (accepted, _) = listener.accept().await.expect("accepts");
+        let socket = socket2::SockRef::from(&accepted);
+        assert!(socket.keepalive().expect("told"));
+        assert_eq!(
+            socket.tcp_keepalive_time().expect("told"),
+            Duration::from_secs(40)
+        );
+        assert_eq!(
+            socket.tcp_keepalive_interval().expect("told"),
+            Duration::from_secs(7)
+        );
+        assert_eq!(socket.tcp_keepalive_retries().expect("told"), 5);
+        drop(client);
+    }
 }

@@ -59,7 +59,7 @@ impl Listener {
     }
 
     /// What is served here refuses some requests before it is called.
-    #[cfg(feature = "full")]
+    #[cfg(feature = "preset")]
     pub(crate) fn refuse_early(mut self, early: &Early) -> Self {
         self.early = early.clone();
         self

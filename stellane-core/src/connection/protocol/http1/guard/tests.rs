@@ -90,7 +90,11 @@ fn guarded(bytes: &[u8], random: &mut Random) -> (Vec<u8>, u64) {
                 bytes.truncate(line.map_or(0, |feed| feed + 1));
                 break;
             }
-            Verdict::Fine | Verdict::Held => at += n,
+            Verdict::Fine => at += n,
+            Verdict::Held(hypers) => {
+                at += hypers;
+                guard.decide(false);
+            }
         }
     }
     (bytes, guard.heads)

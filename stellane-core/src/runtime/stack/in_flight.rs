@@ -1,0 +1,259 @@
+//! What is kept for a request under way.
+
+use std::{any::Any, cell::RefCell, mem, sync::Arc};
+
+use bytes::Bytes;
+
+use http::{Request, Response};
+use http_body::Body;
+use stellane_autotune::{AdaptiveLimitLayer, Key, LimitRequestBody, embed::Admission};
+use stellane_metrics::{HttpMetrics, embed::Recording};
+use stellane_pool::{Pools, embed::PoolScope};
+use tower_service::Service;
+
+use crate::{
+    catch_faults::{Faults, Grpc},
+    connection::Incoming,
+    runtime::{RefusalKind, RequestBody, body::Ceiling, refusal::OnRefusal},
+    strict_http1::Http1Rules,
+};
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct StackParts {
+    pub(super) metrics: HttpMetrics,
+    pub(super) limit: AdaptiveLimitLayer,
+    pub(super) pools: Pools,
+    pub(super) faults: Faults,
+    pub(super) rules: Http1Rules,
+    /// Whether a request of HTTP/1.1 without a host is refused.
+    pub(super) wants_host: bool,
+    pub(super) max_body_bytes: usize,
+    pub(super) on_refusal: OnRefusal,
+}
+
+impl StackParts {
+    /// Whether the request goes no further: what [`StrictHttp1Layer`](crate::strict_http1::StrictHttp1Layer)
+    /// checks, and the size that its body says it has.
+    #[inline]
+    fn refusal<B: Body>(&self, request: &Request<B>, max_body_bytes: usize) -> Option<RefusalKind> {
+        if let Err(violation) = self.rules.judge(request, self.wants_host) {
+            return Some(RefusalKind::Violation(violation));
+        }
+        let declared = request.body().size_hint().lower();
+        let too_large = usize::try_from(declared).map_or(true, |n| n > max_body_bytes);
+        too_large.then_some(RefusalKind::BodyTooLarge)
+    }
+
+    /// The body that the service gets.
+    #[inline]
+    pub(super) fn limit<B: Body>(
+        &self,
+        visit: &mut Option<Admission>,
+        body: B,
+    ) -> LimitRequestBody<B> {
+        match visit {
+            Some(visit) => self.limit.request_body(visit, body),
+            None => body.into(),
+        }
+    }
+
+    /// Calls the user's service with the request, whose body `wrap` wraps first, and has `put` put its future where it
+    /// stays; or says why the request goes no further. A request and a future are large to move.
+    #[inline]
+    pub(super) fn call<S, B, C>(
+        &self,
+        service: &mut S,
+        request: Request<B>,
+        grpc: Option<Grpc>,
+        wrap: impl FnOnce(B) -> LimitRequestBody<C>,
+        put: impl FnOnce(S::Future, Option<Ceiling>),
+    ) -> Option<RefusalKind>
+    where
+        S: Service<Request<RequestBody<C>>>,
+        B: Body<Data = Bytes>,
+        C: Body<Data = Bytes>,
+    {
+        // gRPC limits each of its messages, and a stream has as many as it likes.
+        let max_bytes = match grpc {
+            None => self.max_body_bytes,
+            Some(_) => usize::MAX,
+        };
+        let refusal = self.refusal(&request, max_bytes);
+        if refusal.is_some() {
+            return refusal;
+        }
+        let says_its_size = || request.body().size_hint().exact().is_some();
+        let ceiling = (max_bytes != usize::MAX && !says_its_size()).then(Ceiling::default);
+        // Taken out of here by what may panic, and not moved into it before.
+        let mut request = Some(request);
+        let call = || {
+            let limited = |body| RequestBody::limited(wrap(body), max_bytes, ceiling.clone());
+            let request = request.take()?.map(limited);
+            put(service.call(request), ceiling);
+            Some(())
+        };
+        let called = self.faults.catch("call", call);
+        called.flatten().is_none().then_some(RefusalKind::Panic)
+    }
+}
+
+/// How many boxes a thread keeps.
+const KEPT: usize = 64;
+
+type Stock = Vec<Box<RequestState>>; // the boxes are what is kept
+
+thread_local! {
+    static STOCK: RefCell<Stock> = const { RefCell::new(Vec::new()) };
+}
+
+/// A request under way: its place under the limit and its record, until the answer has been sent; or nothing, after
+/// that. Dropped before, it counts as cancelled.
+///
+/// In a box, so that futures and bodies are small to move. The box comes from the thread's stock with its references
+/// in it, so that a request neither allocates nor counts references.
+#[derive(Debug, Default)]
+pub(super) struct InFlight(Option<Box<RequestState>>);
+
+#[derive(Debug)]
+pub(super) struct RequestState {
+    pub(super) parts: Arc<StackParts>,
+    pub(super) pools: PoolScope,
+    pub(super) recording: Recording,
+    /// None of a request that went through the layer of the limit.
+    pub(super) visit: Option<Admission>,
+    /// For one's own answer should the service fail, if there is to be one.
+    pub(super) head: Option<Box<Request<()>>>,
+    /// What it is to be answered in.
+    pub(super) grpc: Option<Grpc>,
+}
+
+impl RequestState {
+    #[cold]
+    fn new<B: Body + 'static>(parts: &Arc<StackParts>, request: &Request<B>) -> Box<Self> {
+        Box::new(Self {
+            parts: Arc::clone(parts),
+            pools: PoolScope::new(&parts.pools),
+            recording: parts.metrics.begin(request),
+            visit: parts.limit.enter_from(request, connection(request)),
+            head: parts.on_refusal.remember(request),
+            grpc: Grpc::of(request),
+        })
+    }
+
+    /// Whether it must go through the layer of the limit.
+    #[inline]
+    pub(super) fn is_limited(&self) -> bool {
+        self.visit.is_none()
+    }
+
+    /// What the service does is polled now.
+    #[inline]
+    pub(super) fn resume(&mut self) {
+        if let Some(visit) = &mut self.visit {
+            self.parts.limit.resume(visit);
+        }
+    }
+
+    /// It has nothing to do.
+    #[inline]
+    pub(super) fn pause(&mut self) {
+        if let Some(visit) = &mut self.visit {
+            self.parts.limit.pause(visit);
+        }
+    }
+
+    /// A frame of the answer is out, which was not the last.
+    #[inline]
+    pub(super) fn hand_over(&mut self) {
+        if let Some(visit) = &mut self.visit {
+            self.parts.limit.hand_over(visit);
+        }
+    }
+}
+
+/// A connection with many streams is one client; one without has but one request at a time. Who serves without our
+/// connections may say in the extensions of a request whose it is, as to the layer of the limit.
+#[inline]
+pub(super) fn connection<B: 'static>(request: &Request<B>) -> Option<Key> {
+    match (request.body() as &dyn Any).downcast_ref::<Incoming>() {
+        Some(body) => body.shared_connection().map(Key::from_number),
+        None => request.extensions().get().copied(),
+    }
+}
+
+impl InFlight {
+    /// A request begins, and takes its place unless it must go through the layer of the limit.
+    #[inline]
+    pub(super) fn begin<B: Body + 'static>(parts: &Arc<StackParts>, request: &Request<B>) -> Self {
+        let kept = STOCK.try_with(|stock| stock.try_borrow_mut().ok()?.pop());
+        let held = match kept {
+            Ok(Some(mut held)) if Arc::ptr_eq(&held.parts, parts) => {
+                held.recording = parts.metrics.begin(request);
+                let RequestState { visit, .. } = &mut *held;
+                parts.limit.enter_again(visit, request, connection(request));
+                held.head = parts.on_refusal.remember(request);
+                held.grpc = Grpc::of(request);
+                held
+            }
+            _ => RequestState::new(parts, request),
+        };
+        Self(Some(held))
+    }
+
+    #[inline]
+    pub(super) fn held(&mut self) -> Option<&mut RequestState> {
+        self.0.as_deref_mut()
+    }
+
+    /// The head of the answer is there: what its body is to hold.
+    #[inline]
+    pub(super) fn answered<B: Body>(&mut self, response: &Response<B>) -> Self {
+        if let Some(held) = &mut self.0 {
+            let RequestState {
+                parts,
+                recording,
+                visit,
+                ..
+            } = &mut **held;
+            recording.head(response);
+            if let Some(visit) = visit {
+                parts.limit.answered(visit, response);
+            }
+            if recording.is_finished() && !visit.as_ref().is_some_and(Admission::is_inside) {
+                self.end();
+            }
+        }
+        mem::take(self)
+    }
+
+    /// The answer has been sent, or nobody waits for it.
+    #[inline]
+    pub(super) fn end(&mut self) {
+        let Some(mut held) = self.0.take() else {
+            return;
+        };
+        if let Some(visit) = &mut held.visit {
+            held.parts.limit.leave(visit);
+        }
+        held.recording.end();
+        held.head = None;
+        // A thread that is ending keeps nothing.
+        let _ = STOCK.try_with(|stock| {
+            if let Ok(mut stock) = stock.try_borrow_mut()
+                && stock.len() < KEPT
+            {
+                stock.push(held);
+            }
+        });
+    }
+}
+
+impl Drop for InFlight {
+    #[inline]
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            self.end();
+        }
+    }
+}
