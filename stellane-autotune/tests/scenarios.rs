@@ -102,6 +102,49 @@ fn honest_services_are_not_refused_anything_with_or_without_a_signal_of_the_mach
     }
 }
 
+/// Two seeds of some hundred in which more answers than usual came while the clients did.
+#[test]
+fn what_was_answered_by_chance_while_clients_came_is_not_held_against_them() {
+    let services = sim::honest_services();
+    let scenario = services.iter().find(|s| s.name == "100 clients of 200 ms");
+    for seed in [4001, 6079] {
+        let run = sim::run(scenario.unwrap(), &Contender::Default, seed);
+        assert_eq!(run.refused, 0, "seed {seed}: {:?}", run.said);
+    }
+}
+
+/// Half of the load waits for 200 ms: neither is the limit what the others alone need, nor is there none. On a machine
+/// with one core a moment tells little.
+#[test]
+fn a_service_of_which_half_waits_serves_what_it_can() {
+    for times in [2.0, 10.0] {
+        for one_core in [false, true] {
+            let mut scenario = scenario("half_waits");
+            scenario.scale = times / 2.0;
+            if one_core {
+                scenario.scale /= 16.0;
+                scenario.plant = |_| Plant {
+                    cores: 1.0,
+                    contention: 0.0,
+                    waits: (0.5, 0.2),
+                    ..Plant::healthy()
+                };
+            }
+            for seed in seeds() {
+                let best = sim::oracle(&scenario, seed)[0];
+                let run = sim::run(&scenario, &Contender::Default, seed);
+                // It begins with a limit that is far too low, as there are no latencies yet.
+                let part = run.goodput(15.0, scenario.duration) / best;
+                let least = if one_core { 0.8 } else { 0.9 };
+                assert!(
+                    part > least,
+                    "{times} x, {one_core}, seed {seed}: {part:.2}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_cold_start_into_ten_times_the_load_is_over_in_two_seconds() {
     let mut services = ColdStart::services(10.0);

@@ -25,26 +25,23 @@ use super::{AdaptiveLimitLayer, Key, LimitMode, RequestHead, Shed};
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 impl AdaptiveLimitLayer {
-    /// Whether a request that comes now may be refused at once: all places are taken, and nobody may wait, no more may, or
-    /// so many do that this one would wait in vain. Never while [one's own answers](Self::on_refusal) are to be asked for.
+    /// Whether a request that comes now may be refused at once: all places are taken. Costs next to nothing, as it is asked
+    /// before each request. Never while [one's own answers](Self::on_refusal) are to be asked for.
     #[inline]
     #[must_use]
     pub fn may_refuse(&self) -> bool {
-        self.limit.shared.gate.is_taken() && self.turns_away()
-    }
-
-    fn turns_away(&self) -> bool {
-        let (shared, settings) = (&self.limit.shared, &self.limit.settings);
-        shared.mode() == LimitMode::Enforce
+        let shared = &self.limit.shared;
+        shared.gate.is_taken()
+            && shared.mode() == LimitMode::Enforce
             && !self.classifiers.on_refusal.is_set()
-            && (!shared.has_room(settings.max_waiters) || shared.is_hopeless())
     }
 
     /// The answer to a request that the service of this layer would refuse, if that is certain enough; the refusal is
     /// counted. Allocates nothing: the header map of the request becomes that of the answer.
     ///
-    /// `again` says that the client has asked a moment ago too: then the service should have it wait if it would, or
-    /// clients that ask again at once take all the CPU there is. `None` also if the request has a deadline, or is of a class
+    /// That is if nobody may wait, no more may, or so many do that this one would wait in vain. `again` says that the
+    /// client has asked a moment ago too: then the service should have it wait if it would, or clients that ask again at
+    /// once take all the CPU there is. `None` also if the request has a deadline, or is of a class
     /// with seats of its own: the service knows.
     pub fn refuse<B>(
         &self,
@@ -52,12 +49,13 @@ impl AdaptiveLimitLayer {
         connection: Option<Key>,
         again: bool,
     ) -> Option<Response<Bytes>> {
-        if !self.may_refuse()
-            || again && self.limit.shared.has_room(self.limit.settings.max_waiters)
-        {
+        let shared = &self.limit.shared;
+        let max_wait = shared.may_wait();
+        let turns_away =
+            || max_wait.is_none() || shared.is_in_vain(self.limit.settings.max_waiters, again);
+        if !self.may_refuse() || !turns_away() {
             return None;
         }
-        let shared = &self.limit.shared;
         let head = RequestHead::from(&*request);
         let class = self.classifiers.class_for(shared, head);
         let overload = self.overload.as_ref();
@@ -68,12 +66,12 @@ impl AdaptiveLimitLayer {
             return None;
         }
         let keys = self.classifiers.keys_for(head, connection);
-        if shared.try_enter(class, keys, shared.may_wait().is_some()) {
+        if shared.try_enter(class, keys, max_wait.is_some()) {
             // Something speaks for it. The service will find that too.
             shared.release(class, keys);
             return None;
         }
-        let shed = match shared.may_wait() {
+        let shed = match max_wait {
             Some(_) => Shed::QueueFull,
             None => Shed::Limit,
         };

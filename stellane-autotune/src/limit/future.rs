@@ -108,16 +108,7 @@ where
         finish: Finish,
         on_refusal: OnRefusal,
     ) -> Self {
-        let waiting = Waiting {
-            service,
-            #[cfg(feature = "tokio")]
-            timer: Timing::new(&turn, &limit, &request),
-            request,
-            turn,
-            limit,
-            finish,
-            on_refusal,
-        };
+        let waiting = Waiting::new(service, request, turn, limit, finish, on_refusal);
         Self {
             state: State::Waiting {
                 waiting: Some(Box::new(waiting)),
@@ -236,6 +227,26 @@ where
 }
 
 impl<S, B> Waiting<S, B> {
+    fn new(
+        service: S,
+        request: Request<B>,
+        turn: Turn,
+        limit: AdaptiveLimit,
+        finish: Finish,
+        on_refusal: OnRefusal,
+    ) -> Self {
+        Self {
+            service,
+            #[cfg(feature = "tokio")]
+            timer: Timing::new(&turn, &limit, &request),
+            request,
+            turn,
+            limit,
+            finish,
+            on_refusal,
+        }
+    }
+
     /// Whether a place was granted; false when the time is over.
     fn poll_granted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if let Poll::Ready(granted) = self.turn.poll_granted(cx) {
@@ -294,16 +305,7 @@ impl<S, B> Waiting<S, B> {
                     };
                 }
                 Admission::Later(turn) => {
-                    let waiting = Self {
-                        service,
-                        #[cfg(feature = "tokio")]
-                        timer: Timing::new(&turn, &limit, &request),
-                        request,
-                        turn,
-                        limit,
-                        finish,
-                        on_refusal,
-                    };
+                    let waiting = Self::new(service, request, turn, limit, finish, on_refusal);
                     return State::Waiting {
                         waiting: Some(Box::new(waiting)),
                     };

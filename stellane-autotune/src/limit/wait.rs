@@ -336,15 +336,13 @@ impl Shared {
         }
     }
 
-    /// Whether whoever comes now may wait.
-    pub(super) fn has_room(&self, max_waiters: u32) -> bool {
-        self.may_wait().is_some() && self.lock_waiters().len() < self.most_waiting(max_waiters)
-    }
-
-    /// Whether whoever comes now, and has to wait, is refused in the end, most likely.
-    pub(super) fn is_hopeless(&self) -> bool {
+    /// Whether whoever comes now may not wait, or is refused in the end, most likely; that alone is no reason for who has
+    /// come `again`.
+    pub(super) fn is_in_vain(&self, max_waiters: u32, again: bool) -> bool {
         let (now, limit) = (self.clock.nanos(), self.gate.load().1);
-        self.lock_waiters().is_hopeless(now, limit)
+        let most = self.most_waiting(max_waiters);
+        let mut waiters = self.lock_waiters();
+        waiters.len() >= most || !again && waiters.is_hopeless(now, limit)
     }
 
     /// How many wait.

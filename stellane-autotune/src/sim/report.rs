@@ -4,8 +4,8 @@ use super::{Contender, Run, Scenario, run};
 use crate::AlgorithmKind;
 
 /// The limits an oracle tries.
-const SWEEP: [u32; 22] = [
-    2, 3, 4, 6, 8, 11, 14, 16, 18, 20, 22, 24, 28, 32, 40, 52, 64, 84, 110, 150, 250, 1000,
+const SWEEP: [u32; 23] = [
+    2, 3, 4, 6, 8, 11, 14, 16, 18, 20, 22, 24, 28, 32, 40, 52, 64, 84, 110, 150, 250, 320, 1000,
 ];
 
 /// The goodput of a run in each judged interval, as a fraction of what the best fixed limit reaches

@@ -92,6 +92,8 @@ pub struct Plant {
     pub cores: f64,
     /// Time every request takes besides its work, without using a core.
     pub delay: f64,
+    /// The fraction of requests that do nothing but wait for something elsewhere, and for how long.
+    pub waits: (f64, f64),
     /// How much each request beyond the cores slows all down.
     pub contention: f64,
     /// Nothing moves: a garbage collection, a lock.
@@ -119,6 +121,7 @@ impl Plant {
         Self {
             cores: 16.0,
             delay: 0.0,
+            waits: (0.0, 0.0),
             contention: 0.05,
             stalled: false,
             bad_requests: 0.0,
@@ -314,6 +317,18 @@ pub fn scenarios() -> Vec<Scenario> {
                 ..Plant::healthy()
             },
             slo: 0.15,
+            ..base.clone()
+        },
+        Scenario {
+            // Half of what is asked costs the machine nothing.
+            name: "half_waits",
+            duration: 40.0,
+            load: |_| 4.0 * CAPACITY,
+            plant: |_| Plant {
+                waits: (0.5, 0.2),
+                ..Plant::healthy()
+            },
+            slo: 0.4,
             ..base.clone()
         },
         Scenario {

@@ -60,6 +60,7 @@ impl Engine<'_> {
         let lost = happens(plant.black_hole) && !is_other;
         let failed = happens(plant.failing) && !is_other;
         let bad = happens(plant.bad_requests) && !is_other;
+        let waits = happens(plant.waits.0) && !is_other;
         let slot = &mut self.jobs[job];
         *slot = Job {
             permit: Some(permit),
@@ -97,7 +98,11 @@ impl Engine<'_> {
             let at = self.now + plant.refusal;
             return self.schedule(at, What::Answer(job, Reply::TooMany));
         }
-        if plant.delay > 0.0 {
+        if waits {
+            self.jobs[job].work = 0.0;
+            self.delayed += 1;
+            self.schedule(self.now + plant.waits.1, What::Begin(job));
+        } else if plant.delay > 0.0 {
             self.delayed += 1;
             self.schedule(self.now + plant.delay, What::Begin(job));
         } else {

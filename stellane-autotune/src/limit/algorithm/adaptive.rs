@@ -57,6 +57,9 @@ use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize
 ///   The baseline thus follows a service that became slower or faster, without ever pinning the limit to a
 ///   few requests. A probe that costs most of the throughput in a step is given up; one that goes
 ///   deep shows that the limit itself was far too high, and it stays lower.
+/// - Where requests are of two kinds that are far apart, such as those that compute and those that wait for something
+///   elsewhere, the mean takes the place of the median; and if it is the machine that is full, its signal says whether
+///   the limit goes up or down.
 /// - An answer that says "overloaded" takes a twentieth of the limit, at most once per median, unless the other answers
 ///   are seen to follow what is asked.
 ///

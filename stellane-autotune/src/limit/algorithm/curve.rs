@@ -27,6 +27,9 @@ struct Point {
     at: Duration,
     /// Since the beginning.
     answers: f64,
+    /// Fewer were answered than are in flight, and those became more meanwhile: the quick ones, and as many as chance
+    /// made of a few.
+    ramp: bool,
 }
 
 /// Windows that are too short to tell.
@@ -67,6 +70,8 @@ const MOST: f64 = 0.5;
 const WORST: f64 = -0.3;
 /// What was answered so far was begun when less was in flight: its latency says less than it will.
 const LATER: f64 = 0.8;
+/// In flight more at the end of a point than at its beginning by this: it is of a ramp. Less is chance.
+const RISES: f64 = 1.2;
 /// A point is forgotten after so many seconds, or so many latencies: the service may be another one by then.
 const FRESH: (f64, f64) = (60.0, 40.0);
 /// Less than this part of the knee has been seen with nothing queued.
@@ -112,6 +117,7 @@ impl Curve {
         sum.in_flight += seconds * window.mean_in_flight;
         sum.ln_latency += answers * latency.ln();
         let grew = window.mean_in_flight > 2.0 * sum.first;
+        let rises = window.mean_in_flight > RISES * sum.first;
         if sum.answers < if grew { FEW } else { ANSWERS } {
             return 0.0;
         }
@@ -125,6 +131,7 @@ impl Curve {
                 latency: (sum.ln_latency / sum.answers).exp(),
                 at: window.end,
                 answers: self.answers,
+                ramp: rises && sum.answers < sum.in_flight / sum.seconds,
             },
         )
     }
@@ -133,7 +140,9 @@ impl Curve {
         let bin = bin_of(point.in_flight);
         let below = || {
             let apart = |old: &&Point| {
-                point.in_flight > APART * old.in_flight && old.is_fresh(point.at, point.latency)
+                point.in_flight > APART * old.in_flight
+                    && old.is_fresh(point.at, point.latency)
+                    && !old.is_over(&point)
             };
             self.points[..=bin].iter().rev().flatten().filter(apart)
         };
@@ -200,6 +209,13 @@ impl Point {
         age < FRESH.0.max(FRESH.1 * latency)
     }
 
+    /// Whether it was of a ramp, and that is over: as long ago as a request stays. By its chance the same honest load,
+    /// compared with it again and again, was found to be too much: four of 1200.
+    fn is_over(&self, now: &Self) -> bool {
+        let age = now.at.saturating_sub(self.at).as_secs_f64();
+        self.ramp && age > now.in_flight / now.throughput
+    }
+
     fn slopes(&self, old: Self) -> [f64; 2] {
         let measured = |p: &Self| Measured::of(p.in_flight, p.throughput, p.latency);
         measured(self).slopes(measured(&old)).unwrap_or([1.0; 2])
@@ -213,6 +229,7 @@ impl Point {
             latency: half(self.latency, new.latency),
             at: new.at,
             answers: new.answers,
+            ramp: self.ramp && new.ramp,
         }
     }
 }

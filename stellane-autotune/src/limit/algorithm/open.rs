@@ -65,7 +65,7 @@ const ENOUGH: f64 = 0.9;
 const IDLE: (f64, f64) = (3.0, 0.5);
 /// Tasks ready for each core from which on the machine is full. At 1 it has just enough, and by chance twice as many
 /// for a while.
-const FULL: f64 = 2.5;
+pub(super) const FULL: f64 = 2.5;
 /// How much more, as the logarithm, times how long, in seconds: twenty milliseconds of seven tasks for each core, or a
 /// fifth of a second of 2.8. With ten milliseconds of whatever it is, a service at four fifths of what it can do was
 /// limited once in some seconds, by chance.

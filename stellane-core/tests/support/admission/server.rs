@@ -20,7 +20,9 @@ use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use stellane_core::{
     Runtime, RuntimeConfig,
-    autotune::{AdaptiveLimit, AdaptiveLimitLayer, Class, ClassConfig, Hold, LimitConfig},
+    autotune::{
+        AdaptiveLimit, AdaptiveLimitLayer, Class, ClassConfig, Hold, LimitConfig, LocalSignal,
+    },
     engine::EngineKind,
 };
 use tokio::{
@@ -57,6 +59,8 @@ enum Base {
     PerCore,
     Production,
     Axum,
+    /// With the machine's signal, which the user starts.
+    AxumSignal,
 }
 
 pub(crate) const SERVERS: &[ServerKind] = &[
@@ -68,6 +72,8 @@ pub(crate) const SERVERS: &[ServerKind] = &[
     kind("production", Base::Production, false, false),
     kind("axum", Base::Axum, false, false),
     kind("axum-http2", Base::Axum, false, true),
+    kind("axum-signal", Base::AxumSignal, false, false),
+    kind("axum-signal-http2", Base::AxumSignal, false, true),
 ];
 
 const fn kind(name: &'static str, base: Base, tls: bool, http2: bool) -> ServerKind {
@@ -82,7 +88,11 @@ const fn kind(name: &'static str, base: Base, tls: bool, http2: bool) -> ServerK
 impl ServerKind {
     /// Whether the limit in it tells connections apart; alone in axum it does not know them.
     pub(crate) fn knows_connections(self) -> bool {
-        self.base != Base::Axum
+        !self.is_axum()
+    }
+
+    fn is_axum(self) -> bool {
+        matches!(self.base, Base::Axum | Base::AxumSignal)
     }
 }
 
@@ -144,10 +154,16 @@ impl Server {
         let taken = Arc::<Seats>::default();
         let (health, app) = app(Arc::clone(&taken));
         let started = async move {
-            if kind.base == Base::Axum {
+            if kind.is_axum() {
                 let mut alone = LimitConfig::default();
                 alone.classes = config.limit.classes;
-                let limit = AdaptiveLimit::builder().config(alone).build()?;
+                let mut limit = AdaptiveLimit::builder().config(alone);
+                if kind.base == Base::AxumSignal {
+                    let (signal, watching) = LocalSignal::tokio();
+                    tokio::spawn(watching);
+                    limit = limit.local_signal(&signal);
+                }
+                let limit = limit.build()?;
                 let seated = limit.class(SEATED).unwrap_or_default();
                 let layer =
                     AdaptiveLimitLayer::new(&limit).classify_request(move |head| {

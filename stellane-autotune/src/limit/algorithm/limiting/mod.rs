@@ -1,14 +1,16 @@
 mod adjust;
+mod kinds;
 mod probe;
 mod usual;
 
 use std::time::Duration;
 
+use self::kinds::Kinds;
 use self::probe::{PROBE_AGAIN, PROBE_EVERY, PROBE_STEP, Probe, RARE};
 use self::usual::Usual;
 use super::elasticity::{Elasticity, Measured};
 use super::open::Start;
-use super::{Next, Window, WindowSize, clamp_limit, round};
+use super::{LimitEvidence, Next, Window, WindowSize, clamp_limit, round};
 use crate::clock::Rng;
 
 /// While the service is full: keeps the limit where more would only queue. See [`Adaptive`](super::Adaptive).
@@ -40,6 +42,7 @@ pub(super) struct Limiting {
     /// Of the latest window.
     median: f64,
     throughput: f64,
+    kinds: Kinds,
     /// It has just begun, from a limit that is not tried yet.
     guess: Option<Guess>,
     /// How much more evidence it takes next time, as it was wrong of late.
@@ -113,6 +116,11 @@ const PATIENCE: (f64, f64, f64) = (0.5, 2.0, 10.0);
 const DRAIN: f64 = 3.0;
 /// and how many mean stays after that there is nobody left, nearly, who came before.
 const STAYS: f64 = 2.0;
+/// The longest that a first guess is tried: in which so many were answered before. If far fewer are now, that is all
+/// there is to know.
+const GUESS_SAMPLES: u64 = 120;
+/// While the machine has next to nothing to do: whatever their latency is, more can be let in.
+const IDLE_SAMPLES: u64 = 20;
 const MIN_SAMPLES: u64 = 60;
 /// So that a limit that is far too high is not measured for ever.
 const MAX_SAMPLES: u64 = 150;
@@ -143,6 +151,7 @@ impl Limiting {
             quiet_until: Duration::ZERO,
             median: 0.0,
             throughput: 0.0,
+            kinds: Kinds::default(),
             guess: None,
             doubt: 1.0,
             unbound_since: None,
@@ -174,6 +183,8 @@ impl Limiting {
             before: start.before,
         });
         (self.median, self.throughput) = (start.median, start.before.0);
+        self.kinds
+            .begin(matches!(start.evidence, LimitEvidence::Machine { .. }));
         self.age = 0;
         self.usual.forget();
         self.previous = None;
@@ -204,14 +215,18 @@ impl Limiting {
         let samples = (3 * u64::from(limit)).clamp(MIN_SAMPLES, MAX_SAMPLES);
         let samples = match self.probe {
             Some(probe) if probe.at_bottom => BOTTOM_SAMPLES,
+            None if self.kinds.are_idle() => IDLE_SAMPLES,
             None if self.baseline.is_some() => samples,
             _ => samples.min(QUICK_SAMPLES),
         };
         if self.probe.is_none() {
+            let patience = self.guess.map_or(Duration::MAX, |guess| {
+                seconds(GUESS_SAMPLES as f64 / guess.before.0)
+            });
             return WindowSize {
                 duration: Duration::from_millis(200),
                 samples,
-                patience: Duration::MAX,
+                patience,
             };
         }
         // If the places left are all held by requests that hang, no sample would ever end the probe.
@@ -279,7 +294,7 @@ impl Limiting {
 
     /// The next limit; none, if there is nothing to limit any more.
     pub(super) fn on_window(&mut self, window: &Window<'_>) -> Option<Next> {
-        let median = window.latencies.quantile(0.5);
+        let median = self.typical(window);
         let throughput = window.throughput();
         if let Some(probe) = self.probe
             && self.is_lost(probe, window)
@@ -307,9 +322,14 @@ impl Limiting {
             self.step_probe(probe, measured, window);
             return Some(self.next(window));
         }
-        // Slowly, and by more than luck explains: the luckiest window must not become the measure of all.
-        let lucky = 1.0 + LUCK / (window.latencies.len() as f64).sqrt();
-        let baseline = baseline + 0.2 * (lucky * median - baseline).min(0.0);
+        let off = if self.kinds.are_at_ease() {
+            median - baseline
+        } else {
+            // By more than luck explains: the luckiest window must not become the measure of all.
+            let lucky = 1.0 + LUCK / (window.latencies.len() as f64).sqrt();
+            (lucky * median - baseline).min(0.0)
+        };
+        let baseline = baseline + 0.2 * off;
         self.baseline = Some(baseline);
         let bound = window.is_limit_bound();
         self.learn(measured, bound);
@@ -320,7 +340,10 @@ impl Limiting {
         if bound {
             self.age = self.age.saturating_add(1);
             if self.is_answered() {
-                self.adjust(baseline, window);
+                match self.kinds.step(median / baseline, self.elasticity.value()) {
+                    Some(step) => self.limit = clamp_limit(step * self.limit, self.min, self.max),
+                    None => self.adjust(baseline, window),
+                }
             } else {
                 self.adjust_unanswered(baseline);
             }
@@ -331,12 +354,30 @@ impl Limiting {
         Some(self.next(window))
     }
 
+    /// The latency that is compared: the median, or the mean of [two kinds](Kinds) of requests.
+    fn typical(&mut self, window: &Window<'_>) -> f64 {
+        let were_apart = self.kinds.are_apart();
+        self.kinds.look(window.latencies, window.tasks_per_core);
+        let are_apart = self.kinds.are_apart();
+        if are_apart != were_apart {
+            // What was measured was another latency.
+            (self.baseline, self.previous, self.probe) = (None, None, None);
+            self.usual.forget();
+        }
+        if are_apart {
+            window.latencies.mean()
+        } else {
+            window.latencies.quantile(0.5)
+        }
+    }
+
     /// Tries the limit that it began with.
     fn on_first_window(&mut self, window: &Window<'_>) {
         let bound = window.is_limit_bound();
         let mut known = false;
         if let Some(guess) = self.guess {
-            known = guess.known;
+            // A target is another latency than one without a queue: it is looked for.
+            known = guess.known || self.target.is_none() && self.kinds.have_hardly_a_queue();
             if bound && self.throughput < MISTAKE * guess.before.0 {
                 // Less in flight, and that much less answered: the guess was too low, or nothing was full.
                 let most = guess.before.1.max(self.limit);
@@ -354,9 +395,14 @@ impl Limiting {
         (self.baseline, self.assumed) = (Some(self.median), true);
         if known {
             self.guess = None;
-            let pause = PROBE_AGAIN.max(RARE * self.median);
+            let pause = if self.kinds.have_hardly_a_queue() {
+                PROBE_EVERY
+            } else {
+                PROBE_AGAIN
+            };
+            let pause = pause.max(RARE * self.median);
             self.next_probe = window.end.saturating_add(Duration::from_secs_f64(pause));
-        } else if bound && self.is_answered() {
+        } else if bound && self.is_answered() && !self.kinds.are_told_by_machine() {
             // Born under load: this median already contains a queue.
             self.start_probe(None);
         }

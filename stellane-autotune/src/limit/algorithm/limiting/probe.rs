@@ -75,6 +75,8 @@ impl Limiting {
             let steep = if probe.steps < 2 { 1.0 } else { STEEP };
             slopes[0] < steep || self.elasticity.weigh(slopes) < BOTTOM
         });
+        // From a guess one step alone may be too deep: a core that is idle has no queue.
+        let queues = queues && !(probe.first && self.kinds.have_room());
         self.probe = Some(if queues && window.limit > self.min.max(4) {
             Probe {
                 steps: probe.steps + 1,

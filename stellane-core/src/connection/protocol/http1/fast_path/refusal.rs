@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::connection::{early::MOMENT, protocol::http1::fast_path::response};
 
-/// When a client last asked for something while others were refused.
+/// When a client last asked for something while all places were taken.
 #[derive(Default)]
 pub(crate) struct Pressed(Cell<Option<Instant>>);
 

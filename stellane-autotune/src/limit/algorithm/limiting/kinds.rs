@@ -1,0 +1,101 @@
+//! Requests of two kinds that are far apart: those that compute, and those that wait for something elsewhere.
+
+use super::super::Latencies;
+use super::super::open::FULL;
+
+/// Whether there are two kinds, and what the machine says of their limit.
+///
+/// The median is then now of the one and now of the other, and tells nothing: a service of which half the requests compute
+/// for 10 ms, and half wait for 200 ms, kept from 1 to 80 % of what it can do. The mean tells, as throughput times it is
+/// what is in flight; but a queue must be long before it shows, since most of what is in flight waits elsewhere. Where it
+/// is the machine that is full, its own signal shows that at once, and it is what the limit goes by.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kinds {
+    /// The logarithm of the upper quartile of latencies in terms of the lower, of late.
+    spread: f64,
+    /// Whether the machine has been full since there is a limit.
+    of_machine: bool,
+    /// What it has to do, for each core.
+    tasks: Option<f64>,
+}
+
+/// Quartiles that are so many times apart are of two kinds. Of exponential latencies they are 4.8, and 7 by chance.
+const APART: f64 = 9.0;
+/// How much one window decides of that, up, and down: when the quick ones queue, they are less apart.
+const LEARN: (f64, f64) = (0.3, 0.02);
+/// Tasks for each core below which the machine has next to nothing to do, and those below which nothing queues.
+const IDLE: f64 = 0.5;
+const AT_EASE: f64 = 0.9;
+/// By how much the limit grows below either, and by how much it falls while the machine is full,
+const GROW: (f64, f64) = (1.5, 1.1);
+const FALL: f64 = 0.9;
+/// if the mean is this many times what it is at ease: of one core a moment says little.
+const SLOWER: f64 = 1.1;
+/// Less of it is none, or chance.
+const FOLLOWS: f64 = 0.2;
+/// With so many each core has enough: a limit that begins so is right. To look for a better one at once took a second.
+const ENOUGH: f64 = 1.25;
+
+impl Kinds {
+    /// A limit begins, as the machine is full or for another reason.
+    pub(super) fn begin(&mut self, of_machine: bool) {
+        self.of_machine = of_machine;
+    }
+
+    pub(super) fn look(&mut self, latencies: &Latencies, tasks_per_core: Option<f64>) {
+        let spread = (latencies.quantile(0.75) / latencies.quantile(0.25)).ln();
+        if spread.is_finite() {
+            let up = spread > self.spread;
+            let gain = if up { LEARN.0 } else { LEARN.1 };
+            self.spread += gain * (spread - self.spread);
+        }
+        self.tasks = tasks_per_core;
+        self.of_machine |= tasks_per_core.is_some_and(|tasks| tasks > FULL);
+    }
+
+    pub(super) fn are_apart(&self) -> bool {
+        self.spread > APART.ln()
+    }
+
+    /// What the machine has to do, if it is to say.
+    fn tasks(&self) -> Option<f64> {
+        self.tasks.filter(|_| self.of_machine && self.are_apart())
+    }
+
+    pub(super) fn are_told_by_machine(&self) -> bool {
+        self.tasks().is_some()
+    }
+
+    pub(super) fn are_idle(&self) -> bool {
+        self.tasks().is_some_and(|tasks| tasks < IDLE)
+    }
+
+    pub(super) fn are_at_ease(&self) -> bool {
+        self.tasks().is_some_and(|tasks| tasks < AT_EASE)
+    }
+
+    /// Whether the machine, which is what was full, has a core to spare now.
+    pub(super) fn have_room(&self) -> bool {
+        self.of_machine && self.tasks.is_some_and(|tasks| tasks < AT_EASE)
+    }
+
+    /// Whether it has just enough to do.
+    pub(super) fn have_hardly_a_queue(&self) -> bool {
+        self.of_machine && self.tasks.is_some_and(|tasks| tasks < ENOUGH)
+    }
+
+    /// What the limit becomes, in terms of itself, if the machine is to say. The mean is so many times what it is at ease,
+    /// and throughput follows the limit so far: if it does not, something else is full too.
+    pub(super) fn step(&self, slower: f64, elasticity: f64) -> Option<f64> {
+        let tasks = self.tasks()?;
+        if tasks < AT_EASE && elasticity < FOLLOWS {
+            return None;
+        }
+        Some(match tasks {
+            tasks if tasks < IDLE => GROW.0,
+            tasks if tasks < AT_EASE => GROW.1,
+            tasks if tasks > FULL && slower > SLOWER => FALL,
+            _ => 1.0,
+        })
+    }
+}
