@@ -192,6 +192,18 @@ async fn proxies_that_are_trusted_say_whose_a_request_is() {
             "{answer}"
         );
     }
+
+    // Nobody knows who gave this one, and so nobody speaks for it.
+    let (client, io) = tokio::io::duplex(4096);
+    let mut given = Some(Ok(io));
+    let incoming = connections(move |_| std::task::Poll::Ready(given.take()));
+    tokio::spawn(
+        serve(incoming, facts())
+            .config(trusting("0.0.0.0/0"))
+            .into_future(),
+    );
+    let answer = ask(client, request).await;
+    assert!(answer.contains("peer=None"), "{answer}");
 }
 
 /// axum's `ConnectInfo` is that of the client, each request's own on a connection of a proxy.

@@ -215,7 +215,15 @@ where
     for source in sources {
         all.spawn(serve_source(source, connections.clone(), serve.clone()));
     }
-    async move { while all.join_next().await.is_some() {} }
+    async move {
+        while let Some(ended) = all.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+    }
 }
 
 /// So many errors in a row are a client's each: a handshake that fails, a connection that is gone before it is there.

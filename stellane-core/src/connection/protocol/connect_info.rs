@@ -101,11 +101,23 @@ impl ConnectInfo {
     /// Tells a request of it, and whose the request is if the proxies that are trusted say so.
     #[inline]
     pub(crate) fn tell<B>(&self, request: &mut Request<B>) {
+        let forwarded = &self.inner.shared.forwarded;
         let of_request = Self {
             inner: Arc::clone(&self.inner),
-            peer: (self.inner.shared.forwarded).client(self.peer, request.headers()),
+            peer: match self.peer {
+                // From elsewhere, whoever that is.
+                None if !self.is_unix() => None,
+                peer => forwarded.client(peer, request.headers()),
+            },
         };
         request.extensions_mut().insert(of_request);
+    }
+
+    fn is_unix(&self) -> bool {
+        #[cfg(unix)]
+        return self.inner.unix_peer.is_some();
+        #[cfg(not(unix))]
+        false
     }
 
     /// Names it to [`ConnectionManager::close`](crate::connection::ConnectionManager::close).
