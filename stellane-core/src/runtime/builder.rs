@@ -62,6 +62,26 @@ pub struct RuntimeBuilder<F> {
     heap: Option<HeapSource>,
 }
 
+/// A builder's service, once it has one.
+#[diagnostic::on_unimplemented(
+    message = "this `Runtime` has no service yet",
+    label = "call `.service(app)` before `.build()`"
+)]
+pub trait HasService<S> {
+    #[doc(hidden)]
+    fn make(self, components: &Components) -> Result<S, BoxError>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<S, F> HasService<S> for F
+where
+    F: FnOnce(&Components) -> Result<S, BoxError>,
+{
+    fn make(self, components: &Components) -> Result<S, BoxError> {
+        self(components)
+    }
+}
+
 /// What runs beside the service, on its runtime.
 #[derive(Debug, Default)]
 pub(super) struct Duties {
@@ -477,7 +497,7 @@ impl<F> RuntimeBuilder<F> {
     /// A wrong configuration, a component that can't start, or the error of the service's maker.
     pub fn build<S>(mut self) -> Result<Runtime<S>, RuntimeError>
     where
-        F: FnOnce(&Components) -> Result<S, BoxError>,
+        F: HasService<S>,
     {
         self.config.connection.connect_info |= self.describe.is_some();
         self.config.validate()?;
@@ -518,7 +538,10 @@ impl<F> RuntimeBuilder<F> {
         if let Some(change) = self.limit_layer {
             limit_layer = change(limit_layer, &components);
         }
-        let service = (self.make_service)(&components).map_err(RuntimeError::Service)?;
+        let service = self
+            .make_service
+            .make(&components)
+            .map_err(RuntimeError::Service)?;
         let dev = &self.config.dev;
         #[cfg(not(feature = "profiling"))]
         if dev.profile_cpu || dev.profile_mem || dev.profile_block {

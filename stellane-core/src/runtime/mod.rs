@@ -89,7 +89,7 @@ pub use self::listeners::axum_listener;
 pub use self::{
     app::{App, BoxApp, BoxService, HyperService},
     body::{RequestBody, RequestBodyError},
-    builder::{Runtime, RuntimeBuilder},
+    builder::{HasService, Runtime, RuntimeBuilder},
     components::Components,
     entry::{BoundServe, Serve, serve, serve_make},
     error::RuntimeError,
