@@ -155,7 +155,8 @@ impl ServerConfig {
     }
 
     /// Where the admin service is to be, and whether another port will do.
-    pub(crate) fn admin(&self) -> (&str, bool) {
+    #[must_use]
+    pub fn admin(&self) -> (&str, bool) {
         match self.admin_address.as_str() {
             AUTO => ("127.0.0.1:9090", true),
             chosen => (chosen, false),
