@@ -32,6 +32,8 @@ pub struct Around {
     pub(super) preset: PresetLayer,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
+    #[cfg(feature = "http-layers")]
+    pub(super) http: super::HttpLayers,
     pub(super) hot_reload: bool,
 }
 
@@ -65,20 +67,52 @@ impl Around {
 
     /// Whether something outside of the limit has to see each request.
     pub(super) fn sees_all(&self) -> bool {
+        #[cfg(feature = "http-layers")]
+        if !self.http.outer().is_off() {
+            return true;
+        }
         self.hot_reload || self.outer.is_some()
+    }
+
+    /// Whether there is something else than the preset.
+    fn is_more(&self) -> bool {
+        #[cfg(feature = "http-layers")]
+        if !self.http.inner().is_off() {
+            return true;
+        }
+        self.sees_all()
     }
 
     /// With all that is rarely there.
     pub(super) fn boxed<S: App>(&self, app: S) -> BoxService<Incoming> {
-        let service = BoxService::new(self.preset(app));
-        let service = match &self.outer {
-            Some(outer) => outer(service),
-            None => service,
+        #[cfg(feature = "http-layers")]
+        let service = match self.http.inner() {
+            layer if layer.is_off() => self.outside(self.preset(app)),
+            layer => self.outside(self.preset(layer.layer(app))),
         };
+        #[cfg(not(feature = "http-layers"))]
+        let service = self.outside(self.preset(app));
         // The answer to "which process is this?" is no request of the application: outside of all.
         match self.hot_reload {
             true => BoxService::new(LiveReloadLayer::new().layer(service)),
             false => service,
+        }
+    }
+
+    /// The preset with what stands outside of it.
+    fn outside(&self, preset: impl HttpService<ResBody: Default>) -> BoxService<Incoming> {
+        #[cfg(feature = "http-layers")]
+        if !self.http.outer().is_off() {
+            let layer = self.http.outer();
+            return match &self.outer {
+                Some(outer) => BoxService::new(layer.layer(outer(BoxService::new(preset)))),
+                None => BoxService::new(layer.layer(preset)),
+            };
+        }
+        let service = BoxService::new(preset);
+        match &self.outer {
+            Some(outer) => outer(service),
+            None => service,
         }
     }
 
@@ -90,7 +124,7 @@ impl Around {
         listeners: Listeners,
         app: S,
     ) -> Serving {
-        if self.sees_all() {
+        if self.is_more() {
             return serve(engine, connections, listeners, self.boxed(app));
         }
         serve(engine, connections, listeners, self.preset(app))

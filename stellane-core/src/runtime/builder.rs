@@ -113,6 +113,8 @@ pub struct Runtime<S> {
     pub(super) outer: Option<Arc<OuterFn>>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<TlsAcceptor>,
+    #[cfg(feature = "http-layers")]
+    pub(super) http: super::HttpLayers,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
 }
@@ -500,7 +502,16 @@ impl<F> RuntimeBuilder<F> {
         F: HasService<S>,
     {
         self.config.connection.connect_info |= self.describe.is_some();
+        // Only the connection knows whether it is one of TLS.
+        self.config.connection.connect_info |= !self.config.http.hsts.max_age.is_zero();
         self.config.validate()?;
+        #[cfg(not(feature = "http-layers"))]
+        if !self.config.http.is_off() {
+            return Err(RuntimeError::Component {
+                name: "http",
+                source: "build with the feature `http-layers` of `stellane-core`".into(),
+            });
+        }
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(RuntimeError::NoTokio);
         }
@@ -553,6 +564,8 @@ impl<F> RuntimeBuilder<F> {
                 "no heap profile: give the global allocator to `RuntimeBuilder::heap_profiler`"
             );
         }
+        #[cfg(feature = "http-layers")]
+        let http = super::HttpLayers::new(&self.config.http)?;
         Ok(Runtime {
             config: self.config,
             components,
@@ -570,6 +583,8 @@ impl<F> RuntimeBuilder<F> {
             outer: self.outer,
             #[cfg(feature = "tls")]
             tls: self.tls,
+            #[cfg(feature = "http-layers")]
+            http,
             #[cfg(feature = "profiling")]
             heap: self.heap,
         })
@@ -674,6 +689,8 @@ impl<S> Runtime<S> {
             preset: PresetLayer::new(&self.components, server, limit, on_refusal, true),
             describe: self.describe.clone(),
             outer: self.outer.clone(),
+            #[cfg(feature = "http-layers")]
+            http: self.http.clone(),
             hot_reload: self.config.dev.hot_reload,
         }
     }

@@ -64,6 +64,8 @@ mod components;
 mod entry;
 mod error;
 mod facts;
+#[cfg(feature = "http-layers")]
+mod http;
 mod listeners;
 mod machine;
 mod make;
@@ -84,6 +86,8 @@ mod tuning;
 #[cfg(feature = "admin")]
 mod watch;
 
+#[cfg(feature = "http-layers")]
+pub use self::http::{HttpBody, HttpInner, HttpInnerLayer, HttpLayers, HttpOuter, HttpOuterLayer};
 #[cfg(feature = "axum-08")]
 pub use self::listeners::axum_listener;
 pub use self::{
