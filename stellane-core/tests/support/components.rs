@@ -613,7 +613,7 @@ impl Kept {
         self.answer().await
     }
 
-    async fn is_closed(mut self) -> bool {
+    async fn ends(mut self) -> bool {
         matches!(within(self.0.read(&mut [0; 64])).await, Ok(0) | Err(_))
     }
 }
@@ -652,7 +652,7 @@ async fn a_timeout_around_the_manager_ends_connections() {
             .service(service),
     )
     .await;
-    assert!(Kept::to(address).await.is_closed().await);
+    assert!(Kept::to(address).await.ends().await);
     until(|| manager.list().is_empty()).await;
     assert!(Kept::to(address).await.ask().await.ends_with("hello."));
 }
@@ -701,7 +701,7 @@ async fn a_make_service_that_fails_costs_its_own_connection() {
         }
     });
     let address = accept(manager.make_service(made)).await;
-    assert!(Kept::to(address).await.is_closed().await);
+    assert!(Kept::to(address).await.ends().await);
     assert!(Kept::to(address).await.ask().await.ends_with("hello."));
     let stats = manager.stats();
     assert_eq!(stats.closed(CloseReason::ServiceError), 1);

@@ -21,8 +21,10 @@ use crate::{
 #[derive(Clone)]
 pub struct Carried(Arc<Halves>);
 
+type Run = dyn Fn(&mut dyn FnMut()) + Send + Sync;
+
 struct Halves {
-    run: Box<dyn Fn(&mut dyn FnMut()) + Send + Sync>,
+    run: Box<Run>,
     hand_back: Box<dyn Fn() + Send + Sync>,
 }
 
