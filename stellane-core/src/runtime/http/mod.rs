@@ -63,6 +63,8 @@ use crate::config::{ConfigErrors, HttpConfig};
 /// # })?;
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
+///
+#[doc = include_str!("tower_http.md")]
 #[derive(Debug, Clone)]
 pub struct HttpLayers {
     outer: HttpOuterLayer,
