@@ -36,7 +36,9 @@
 //!
 //! A thread of its own, with a small runtime of its own, serves the admin address and watches the threads of the service.
 //! `/healthz`, `/readyz`, `/metrics` and the live page answer also while handlers hold all of these, or the machine has more
-//! to do than it can. It tells which route a handler is of that [holds a thread](crate::config::ServerConfig::held_after)
+//! to do than it can: then as late as the system lets a thread run that has just woken up. With 12 threads that compute on
+//! two CPUs, and others that build, the median is some 10 ms and the worst of hundreds 150 to 200, of a thread in C that
+//! does nothing but answer 8 and 300. Probes are to wait for a second. It tells which route a handler is of that [holds a thread](crate::config::ServerConfig::held_after)
 //! while it does, and on demand `/healthz` says that the service
 //! [gets nowhere](crate::config::ServerConfig::unhealthy_after).
 //!
