@@ -65,12 +65,11 @@ pub(crate) fn parse(
     Some(length)
 }
 
-/// The method and the target of a usual line. What [`read_line`] would not look at is left to others: what follows a `#`.
+/// The method and the target of a usual line.
 fn split_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let line = line.strip_suffix(b" HTTP/1.1\r\n")?;
     let space = line.iter().position(|byte| *byte == b' ')?;
-    let (method, target) = (&line[..space], &line[space + 1..]);
-    (!target.contains(&b'#')).then_some((method, target))
+    Some((&line[..space], &line[space + 1..]))
 }
 
 /// Checks both, and puts them into the request.
@@ -88,8 +87,53 @@ fn read_line(
     if !target.starts_with(b"/") {
         return None;
     }
-    let target = PathAndQuery::from_maybe_shared(bytes.slice_ref(target)).ok()?;
+    let path = PathAndQuery::from_maybe_shared(bytes.slice_ref(target)).ok()?;
+    // It looks at nothing that follows a `#`.
+    if path.as_str().len() < target.len() {
+        return None;
+    }
     *request.method_mut() = method;
-    *request.uri_mut() = target.into();
+    *request.uri_mut() = path.into();
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_checked_alike_with_fields_that_are_known_and_that_are_not() {
+        let read = |cache: &mut HeaderCache, line: &str| {
+            let bytes = Bytes::from(format!("{line}\r\nhost: x\r\n\r\n"));
+            let mut request = Request::new(Incoming::default());
+            let length = parse(&bytes, 1000, cache, &mut request);
+            assert!(length.is_none_or(|length| length == bytes.len()));
+            length.map(|_| request.uri().to_string())
+        };
+        let mut known = HeaderCache::default();
+        for _ in 0..2 {
+            read(&mut known, "GET / HTTP/1.1").expect("simple");
+        }
+        for (line, target) in [
+            ("GET /a?b HTTP/1.1", Some("/a?b")),
+            ("get /%20 HTTP/1.1", Some("/%20")),
+            ("GET /\u{e9} HTTP/1.1", Some("/\u{e9}")),
+            ("GET /a#b HTTP/1.1", None),
+            ("GET /a#\u{1} HTTP/1.1", None),
+            ("GET /a# b HTTP/1.1", None),
+            ("GET /\u{7f} HTTP/1.1", None),
+            ("GET /a b HTTP/1.1", None),
+            ("GET  /a HTTP/1.1", None),
+            ("GET a HTTP/1.1", None),
+            ("G(T /a HTTP/1.1", None),
+            ("HEAD /a HTTP/1.1", None),
+            ("GET /a HTTP/1.0", None),
+            ("GET /a HTTP/1.1 ", None),
+            ("/a HTTP/1.1", None),
+        ] {
+            assert_eq!(read(&mut known, line).as_deref(), target, "{line:?}, known");
+            let new = &mut HeaderCache::default();
+            assert_eq!(read(new, line).as_deref(), target, "{line:?}, new");
+        }
+    }
 }
