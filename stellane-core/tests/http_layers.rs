@@ -12,9 +12,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use stellane_core::{
     BoxError, Components, RequestBody, Runtime, RuntimeConfig,
     autotune::AlgorithmKind,
+    catch_faults::Refusal,
     config::Loader,
     connection::{Listener, TlsAcceptor},
-    fault::Refusal,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

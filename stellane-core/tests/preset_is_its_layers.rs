@@ -26,8 +26,8 @@ use random::Random;
 use stellane_core::{
     BoxError, Components, Runtime, RuntimeConfig,
     autotune::{AdaptiveLimitLayer, AlgorithmKind, LimitConfig},
+    catch_faults::{CatchFaultsLayer, Refusal},
     connection::{HttpService, Listener},
-    fault::{FaultLayer, Refusal},
     metrics::{MetricsLayer, RequestBytesLayer},
     pool::PoolLayer,
     strict_http1::{StrictHttp1Layer, Violation},
@@ -272,7 +272,7 @@ fn layers(components: &Components, go: &Arc<Notify>) -> impl HttpService {
         .layer(AdaptiveLimitLayer::new(&components.limit).overload(&components.overload))
         .layer(PoolLayer::new(&components.pools))
         .layer(StrictHttp1Layer::new(&components.http1_rules))
-        .layer(FaultLayer::new(&components.faults))
+        .layer(CatchFaultsLayer::new(&components.faults))
         .layer(RequestBytesLayer::new())
         .layer(layer_fn(LimitBody))
         .service(service(go))

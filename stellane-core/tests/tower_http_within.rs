@@ -9,7 +9,7 @@ use rows::{
     each_layer_of_tower_http, expected, for_all, limited, request,
 };
 use stellane_core::{
-    Components, RuntimeConfig, autotune::AdaptiveLimitLayer, fault::FaultLayer,
+    Components, RuntimeConfig, autotune::AdaptiveLimitLayer, catch_faults::CatchFaultsLayer,
     hot_reload::LiveReloadLayer, metrics::MetricsLayer, pool::PoolLayer,
     strict_http1::StrictHttp1Layer,
 };
@@ -73,7 +73,10 @@ async fn all_of_them_stand_within_each_of_ours() {
         "StrictHttp1Layer",
         StrictHttp1Layer::new(&components.http1_rules)
     );
-    row!("FaultLayer", FaultLayer::new(&components.faults));
+    row!(
+        "CatchFaultsLayer",
+        CatchFaultsLayer::new(&components.faults)
+    );
     row!("LiveReloadLayer", LiveReloadLayer::new());
     #[cfg(feature = "http-layers")]
     {

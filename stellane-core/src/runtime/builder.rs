@@ -21,6 +21,8 @@ use super::{
     serve,
     stack::PresetLayer,
 };
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
 #[cfg(feature = "profiling")]
 use crate::profiling::HeapProfiler;
 use crate::{
@@ -54,8 +56,30 @@ pub struct RuntimeBuilder<F> {
     describe: Option<Arc<DescribeFn>>,
     outer: Option<Arc<OuterFn>>,
     takes_metrics: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
     heap: Option<HeapSource>,
+}
+
+/// A builder's service, once it has one.
+#[diagnostic::on_unimplemented(
+    message = "this `Runtime` has no service yet",
+    label = "call `.service(app)` before `.build()`"
+)]
+pub trait HasService<S> {
+    #[doc(hidden)]
+    fn make(self, components: &Components) -> Result<S, BoxError>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<S, F> HasService<S> for F
+where
+    F: FnOnce(&Components) -> Result<S, BoxError>,
+{
+    fn make(self, components: &Components) -> Result<S, BoxError> {
+        self(components)
+    }
 }
 
 /// What runs beside the service, on its runtime.
@@ -87,6 +111,8 @@ pub struct Runtime<S> {
     pub(super) log: Option<LogHandle>,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<TlsAcceptor>,
     #[cfg(feature = "http-layers")]
     pub(super) http: super::HttpLayers,
     #[cfg(feature = "profiling")]
@@ -109,6 +135,8 @@ impl Runtime<()> {
             describe: None,
             outer: None,
             takes_metrics: false,
+            #[cfg(feature = "tls")]
+            tls: None,
             #[cfg(feature = "profiling")]
             heap: None,
         }
@@ -167,6 +195,8 @@ impl<F> RuntimeBuilder<F> {
             describe,
             outer,
             takes_metrics,
+            #[cfg(feature = "tls")]
+            tls,
             #[cfg(feature = "profiling")]
             heap,
         } = self;
@@ -183,6 +213,8 @@ impl<F> RuntimeBuilder<F> {
             describe,
             outer,
             takes_metrics,
+            #[cfg(feature = "tls")]
+            tls,
             #[cfg(feature = "profiling")]
             heap,
         }
@@ -302,6 +334,25 @@ impl<F> RuntimeBuilder<F> {
         describe: impl Fn(&ConnectInfo, &mut Extensions) + Send + Sync + 'static,
     ) -> Self {
         self.describe = Some(Arc::new(describe));
+        self
+    }
+
+    /// TLS for the listeners of TCP that have none of their own, in the place of the files of `connection.tls`: with a
+    /// configuration of rustls for client certificates, several names, or other cryptography. Its ALPN is used as it is:
+    /// for HTTP/2 it has to hold `h2`. The handle changes it while it serves, as for new certificates.
+    ///
+    /// ```no_run
+    /// use stellane_core::{Runtime, connection::TlsAcceptor};
+    ///
+    /// # fn example(config: tokio_rustls::rustls::ServerConfig) {
+    /// let tls = TlsAcceptor::from_rustls(config);
+    /// let builder = Runtime::builder().tls(tls.clone());
+    /// # drop(builder);
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
+        self.tls = Some(tls.into());
         self
     }
 
@@ -448,7 +499,7 @@ impl<F> RuntimeBuilder<F> {
     /// A wrong configuration, a component that can't start, or the error of the service's maker.
     pub fn build<S>(mut self) -> Result<Runtime<S>, RuntimeError>
     where
-        F: FnOnce(&Components) -> Result<S, BoxError>,
+        F: HasService<S>,
     {
         self.config.connection.connect_info |= self.describe.is_some();
         // Only the connection knows whether it is one of TLS.
@@ -498,7 +549,10 @@ impl<F> RuntimeBuilder<F> {
         if let Some(change) = self.limit_layer {
             limit_layer = change(limit_layer, &components);
         }
-        let service = (self.make_service)(&components).map_err(RuntimeError::Service)?;
+        let service = self
+            .make_service
+            .make(&components)
+            .map_err(RuntimeError::Service)?;
         let dev = &self.config.dev;
         #[cfg(not(feature = "profiling"))]
         if dev.profile_cpu || dev.profile_mem || dev.profile_block {
@@ -527,6 +581,8 @@ impl<F> RuntimeBuilder<F> {
             log: self.log,
             describe: self.describe,
             outer: self.outer,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
             #[cfg(feature = "http-layers")]
             http,
             #[cfg(feature = "profiling")]
@@ -550,6 +606,31 @@ impl<S: App> Runtime<S> {
     /// An address that can't be listened on, or a listener that fails for good.
     pub async fn serve(self, address: &str) -> Result<RunReport, RuntimeError> {
         self.bind(address).await?.serve().await
+    }
+
+    /// Serves on listeners that one has, each with its own TLS, and on nothing beside them: see
+    /// [`listen_on`](Self::listen_on).
+    ///
+    /// ```no_run
+    /// use stellane_core::{Runtime, connection::{Listener, TlsAcceptor}};
+    /// use tokio::net::{TcpListener, UnixListener};
+    ///
+    /// # async fn example(app: axum::Router, tls: TlsAcceptor) -> Result<(), Box<dyn std::error::Error>> {
+    /// let plain = Listener::from(UnixListener::bind("/run/app.sock")?);
+    /// let secret = Listener::from(TcpListener::bind("0.0.0.0:443").await?).tls(&tls);
+    /// let runtime = Runtime::builder().service(app).build()?;
+    /// runtime.serve_listeners([plain, secret]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub async fn serve_listeners(
+        self,
+        listeners: impl IntoListener,
+    ) -> Result<RunReport, RuntimeError> {
+        self.listen_on(listeners).await?.serve().await
     }
 
     /// Serves on the configured `server.address`.

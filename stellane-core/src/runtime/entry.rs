@@ -13,6 +13,8 @@ use super::{
     listeners::Listeners,
     make::Make,
 };
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
 use crate::{
     BoxError,
     config::{ConfigErrors, Loader, RuntimeConfig},
@@ -140,12 +142,33 @@ impl<L> Serve<L> {
         self
     }
 
+    /// See [`RuntimeBuilder::tls`].
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
+        self.builder = self.builder.tls(tls);
+        self
+    }
+
     /// See [`RuntimeBuilder::connect_info`].
     pub fn connect_info(
         mut self,
         describe: impl Fn(&ConnectInfo, &mut Extensions) + Send + Sync + 'static,
     ) -> Self {
         self.builder = self.builder.connect_info(describe);
+        self
+    }
+
+    /// See [`RuntimeBuilder::purge_hook`]. For a program with the allocator of glibc:
+    ///
+    /// ```
+    /// use stellane_core::{connection::malloc_trim, serve};
+    ///
+    /// # let app = axum::Router::new();
+    /// let server = serve("127.0.0.1:0", app).purge_hook(malloc_trim);
+    /// # drop(server);
+    /// ```
+    pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.builder = self.builder.purge_hook(hook);
         self
     }
 }

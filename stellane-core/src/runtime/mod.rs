@@ -1,7 +1,7 @@
 //! [`Runtime`]: every component in one working server, the full-stack preset.
 //!
 //! ```text
-//! socket ─▶ ConnectionManager ─▶ metrics ─▶ AdaptiveLimit ─▶ pools ─▶ body limit ─▶ FaultLayer ─▶ your service
+//! socket ─▶ ConnectionManager ─▶ metrics ─▶ AdaptiveLimit ─▶ pools ─▶ body limit ─▶ CatchFaultsLayer ─▶ your service
 //!                  ▲                             ▲             ▲
 //!                  └────────── knobs ── AutoTuner ── knobs ────┘
 //! ```
@@ -93,7 +93,7 @@ pub use self::listeners::axum_listener;
 pub use self::{
     app::{App, BoxApp, BoxService, HyperService},
     body::{RequestBody, RequestBodyError},
-    builder::{Runtime, RuntimeBuilder},
+    builder::{HasService, Runtime, RuntimeBuilder},
     components::Components,
     entry::{BoundServe, Serve, serve, serve_make},
     error::RuntimeError,

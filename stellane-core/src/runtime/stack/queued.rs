@@ -18,12 +18,12 @@ use tower_service::Service;
 
 use super::{
     future::is_for_too_large,
+    in_flight::{StackParts, connection},
     label::Labelled,
-    ongoing::{Parts, connection},
 };
 use crate::{
     BoxError,
-    fault::{FaultBody, Grpc},
+    catch_faults::{CatchFaultsBody, Grpc},
     runtime::{RefusalKind, RequestBody, body::Ceiling},
 };
 
@@ -33,7 +33,7 @@ pub(super) type LimitedFuture<S, B> = LimitFuture<PoolService<Admission<S>>, B>;
 #[cold]
 pub(super) fn call<S, B, RB>(
     service: S,
-    parts: &Arc<Parts>,
+    parts: &Arc<StackParts>,
     request: Request<B>,
 ) -> Pin<Box<LimitedFuture<S, B>>>
 where
@@ -56,7 +56,7 @@ where
 #[derive(Debug, Clone)]
 pub struct Admission<S> {
     service: Labelled<S>,
-    parts: Arc<Parts>,
+    parts: Arc<StackParts>,
 }
 
 impl<S, B, RB> Service<Request<LimitRequestBody<B>>> for Admission<S>
@@ -66,7 +66,7 @@ where
     B: Body<Data = Bytes>,
     RB: 'static,
 {
-    type Response = Response<FaultBody<RB>>;
+    type Response = Response<CatchFaultsBody<RB>>;
     type Error = S::Error;
     type Future = AdmissionFuture<<Labelled<S> as Service<Request<RequestBody<B>>>>::Future>;
 
@@ -97,7 +97,7 @@ pin_project! {
     pub struct AdmissionFuture<F> {
         #[pin]
         state: State<F>,
-        parts: Arc<Parts>,
+        parts: Arc<StackParts>,
         head: Option<Box<Request<()>>>,
         grpc: Option<Grpc>,
     }
@@ -116,7 +116,7 @@ where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
 {
-    type Output = Result<Response<FaultBody<B>>, E>;
+    type Output = Result<Response<CatchFaultsBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -133,7 +133,7 @@ where
                         RefusalKind::BodyTooLarge
                     }
                     Some(Poll::Ready(Ok(response))) => {
-                        let guarded = |body| FaultBody::new(body, faults.clone());
+                        let guarded = |body| CatchFaultsBody::new(body, faults.clone());
                         return Poll::Ready(Ok(response.map(guarded)));
                     }
                     Some(Poll::Ready(Err(error))) => {
