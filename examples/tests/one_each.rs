@@ -72,7 +72,7 @@ fn each_crate_is_used_alone() {
     let text = output(env!("CARGO_BIN_EXE_alone_pool"), &["10"]);
     assert!(text.contains("from the pool"), "{text}");
     let text = output(env!("CARGO_BIN_EXE_alone_interner"), &["10"]);
-    assert!(text.contains("2 frozen, 10 entries"), "{text}");
+    assert!(text.contains("2 frozen, "), "{text}");
     let text = output(env!("CARGO_BIN_EXE_alone_metrics"), &[]);
     assert!(
         text.contains("a histogram: Key(http_server_request_duration_seconds"),
@@ -82,8 +82,7 @@ fn each_crate_is_used_alone() {
     let text = output(env!("CARGO_BIN_EXE_alone_limit"), &["10"]);
     assert!(text.contains("4 of 10 asked the dependency"), "{text}");
     let text = output(env!("CARGO_BIN_EXE_alone_tuner"), &[]);
-    assert!(text.contains("batch.size"), "{text}");
-    assert!(!text.contains("a batch has 10 now"), "{text}");
+    assert!(text.contains("batch.size: 10 -> 20"), "{text}");
 }
 
 #[test]
@@ -92,7 +91,7 @@ fn layers_of_ours_stand_under_axum_serve() {
     assert!(server.ask("/", "").ends_with("hello\n"));
     assert!(server.ask("/panic", "").starts_with("HTTP/1.1 500 "));
     let stats = server.ask("/stats", "");
-    assert!(stats.contains("\r\n\r\n3 requests; "), "{stats}");
+    assert!(stats.contains("\r\n\r\n2 requests; "), "{stats}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use stellane_core::autotune::{AutoTuner, Condition, Knob, Rule, Signal};
+use stellane_core::autotune::{AutoTuner, Condition, Knob, Rule, Signal, TunerMode};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (batch, queue) = (Arc::new(AtomicU64::new(10)), Arc::new(AtomicU64::new(0)));
@@ -35,6 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .scale("batch.size", 2.0),
         )
         .build()?;
+    // Without it, it says what it would do.
+    tuner.set_mode(TunerMode::Apply);
     // In a program: `tokio::spawn(async move { tuner.run().await })`. Here time is made.
     for second in 0..120 {
         queue.store(if second < 60 { 500 } else { 0 }, Relaxed);
