@@ -119,7 +119,7 @@ impl TrailerMarks {
             };
             match fields {
                 Fields::Unknown => {
-                    self.sought = parsed.kind == CONTINUATION;
+                    self.sought |= parsed.kind == CONTINUATION;
                     break;
                 }
                 Fields::At(fields) if parsed.length < self.max_frame => {
@@ -213,6 +213,7 @@ mod tests {
         let begins = [&b"SM\n"[..], &frame(HEADERS, 4, 1, b"head")].concat();
         let data = frame(0, 0, 1, &[1; 100]);
         // In: flags and payload of the trailers. Out: what the payload becomes.
+        let late = [&[0x20; 100][..], b"field"].concat();
         for (flags, payload, expected) in [
             (5, &b"\x84field"[..], &b"\xBD\x84field"[..]),
             (5, b"", b""),
@@ -226,6 +227,7 @@ mod tests {
             (5, b"\x3F\x81", b"\x3F\x81"),
             // Too much of it, and what h2 does not take.
             (5, &[0x20; 200], &[0x20; 200]),
+            (5, &late, &late),
             (13, b"", b""),
             (13, b"\x09field", b"\x09field"),
             (0x25, b"123", b"123"),
