@@ -1,11 +1,12 @@
+#[cfg(any(feature = "tuner", feature = "workers"))]
+use std::sync::Arc;
+#[cfg(feature = "tuner")]
+use std::sync::OnceLock;
 #[cfg(any(feature = "profiling", feature = "workers"))]
 use std::time::Duration;
 use std::{
     borrow::Cow,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 #[cfg(feature = "tuner")]
