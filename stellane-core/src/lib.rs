@@ -31,6 +31,8 @@ pub mod profiling;
 pub mod restart;
 #[cfg(feature = "preset")]
 pub mod runtime;
+#[cfg(feature = "service-builder")]
+mod service_builder;
 #[cfg(feature = "layers")]
 pub mod strict_http1;
 #[cfg(any(feature = "connection", feature = "layers"))]
@@ -51,6 +53,9 @@ pub use runtime::{
     App, BoxApp, Components, HyperService, IntoListener, PresetLayer, RefusalKind, RequestBody,
     RequestBodyError, Runtime, RuntimeError, connections, serve, serve_make,
 };
+#[cfg(feature = "service-builder")]
+#[doc(inline)]
+pub use service_builder::StellaneBuilderExt;
 /// The crates of the components, as this version of the preset uses them.
 #[cfg(feature = "autotune")]
 pub use stellane_autotune as autotune;

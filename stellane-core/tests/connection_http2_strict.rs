@@ -9,9 +9,9 @@ mod served;
 use std::{convert::Infallible, net::SocketAddr};
 
 use bytes::Bytes;
-use frames::{END_HEADERS, END_STREAM, HEADERS, Peer, RST_STREAM, field, frame};
+use frames::{DATA, END_HEADERS, END_STREAM, HEADERS, Peer, RST_STREAM, field, frame, head};
 use http::{Request, Response, StatusCode};
-use http_body_util::{Empty, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use served::served;
 use stellane_core::{
@@ -122,5 +122,99 @@ async fn a_target_and_fields_have_the_same_limits() {
         let request = request.body(Empty::<Bytes>::new()).expect("a request");
         let response = client.send_request(request).await.expect("an answer");
         assert_eq!(response.status(), status, "{path} {fields} {cookies}");
+    }
+}
+
+/// Answers with the trailers that it got, or that there is an error.
+async fn trailers(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let told = match request.into_body().collect().await {
+        Ok(body) => format!("{:?}", body.trailers()),
+        Err(_) => "an error".to_owned(),
+    };
+    Ok(Response::new(Full::from(told)))
+}
+
+#[tokio::test]
+async fn trailers_have_no_pseudo_headers() {
+    // Literals, of the static table by value and by name, of the dynamic table, and behind a change of its size.
+    let indexed = |entry: u8| vec![0x80 | entry];
+    let path = [&[0x04, 2][..], b"/x"].concat();
+    let cases = [
+        (field("x-end", "yes"), r#"{"x-end": "yes"}"#),
+        (Vec::new(), "{}"),
+        (
+            [field("x-end", "yes"), field("www-authenticate", "theirs")].concat(),
+            r#"{"x-end": "yes", "www-authenticate": "theirs"}"#,
+        ),
+        (
+            [vec![0x3F, 0xE1, 0x1F], field("x-end", "yes")].concat(),
+            r#"{"x-end": "yes"}"#,
+        ),
+        (field(":path", "/x"), ""),
+        (field(":status", "200"), ""),
+        (
+            [field(":method", "GET"), field("x-end", "yes")].concat(),
+            "",
+        ),
+        (
+            [field("x-end", "yes"), field(":method", "GET")].concat(),
+            "",
+        ),
+        (indexed(2), ""),
+        (path, ""),
+        (indexed(62), ""),
+        ([vec![0x3F, 0xE1, 0x1F], field(":path", "/x")].concat(), ""),
+    ];
+    for strict in [true, false] {
+        let mut config = ConnectionConfig::default();
+        config.strict_http1 = strict;
+        let service = tower::service_fn(trailers);
+        let (_manager, address) = served(config, service, |listener| listener).await;
+        for piece in [1, 7, usize::MAX] {
+            let mut peer = Peer::greet(address, &[]).await;
+            for (n, (block, expected)) in cases.iter().enumerate() {
+                let stream = u32::try_from(n).expect("few") * 2 + 1;
+                // Its `:authority` is in the dynamic table from then on.
+                let head = match n {
+                    0 => {
+                        let fields = [(":method", "POST"), (":scheme", "http"), (":path", "/")];
+                        let fields = fields.iter().flat_map(|(name, value)| field(name, value));
+                        fields.chain([0x41, 1, b'x']).collect()
+                    }
+                    _ => head("POST", "/"),
+                };
+                let bytes = [
+                    frame(HEADERS, END_HEADERS, stream, &head),
+                    frame(DATA, 0, stream, b"body"),
+                    frame(HEADERS, END_HEADERS | END_STREAM, stream, block),
+                ]
+                .concat();
+                for piece in bytes.chunks(piece) {
+                    peer.send(piece).await;
+                    tokio::task::yield_now().await;
+                }
+                let mut got = Vec::new();
+                let refused = loop {
+                    let frame = peer.next().await.expect("the connection lives");
+                    if frame.is(RST_STREAM, stream) {
+                        assert_eq!(frame.code(), 1, "PROTOCOL_ERROR");
+                        break true;
+                    }
+                    if frame.is(DATA, stream) {
+                        got.extend(frame.payload);
+                        if frame.flags & END_STREAM != 0 {
+                            break false;
+                        }
+                    }
+                };
+                let got = String::from_utf8(got).expect("text");
+                if strict {
+                    assert_eq!(refused, expected.is_empty(), "{n} by {piece}: {got}");
+                }
+                if !refused && !expected.is_empty() {
+                    assert_eq!(got, format!("Some({expected})"), "{n} by {piece}");
+                }
+            }
+        }
     }
 }

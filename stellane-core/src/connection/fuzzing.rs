@@ -21,6 +21,7 @@ use crate::connection::{
         http2::{
             abuse::{Abuse, AbuseMeter},
             ledger::Ledger,
+            trailers::TrailerMarks,
         },
     },
     table::record::Record,
@@ -141,6 +142,30 @@ pub fn abuse_meter(bytes: &[u8], piece: usize) {
         verdicts(bytes, piece),
         "cut by {piece}"
     );
+}
+
+/// Has trailers marked in what a client sends, whole and in pieces.
+///
+/// # Panics
+/// If it matters how it is cut.
+pub fn trailer_marks(bytes: &[u8], piece: usize) {
+    assert_eq!(
+        marked(bytes, usize::MAX),
+        marked(bytes, piece),
+        "cut by {piece}"
+    );
+}
+
+/// What h2 gets.
+fn marked(bytes: &[u8], piece: usize) -> Vec<u8> {
+    let mut marks = TrailerMarks::after(0);
+    let mut got = Vec::new();
+    for piece in bytes.chunks(piece) {
+        let whole = marks.look(piece);
+        got.extend_from_slice(&piece[..whole]);
+        got.extend(marks.take(usize::MAX).into_iter().flatten());
+    }
+    got
 }
 
 fn verdicts(mut bytes: &[u8], piece: usize) -> Vec<(Abuse, Option<[u8; 17]>)> {

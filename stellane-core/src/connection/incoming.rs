@@ -7,6 +7,11 @@ use std::{
 };
 
 use bytes::Bytes;
+#[cfg(feature = "http2")]
+use http::{
+    HeaderName,
+    header::{self, Entry},
+};
 use http_body::{Body, Frame, SizeHint};
 
 /// The body of a request: hyper's, or none at all. A request that announces no body has none, and hyper may never
@@ -124,6 +129,17 @@ impl Incoming {
         }
     }
 
+    #[cold]
+    fn leave(&mut self) {
+        if let Kind::Sent(body) = mem::take(&mut self.body) {
+            match mem::take(&mut self.origin) {
+                Origin::Connection(unread) => unread.leave(body, false),
+                Origin::Asked(unread) => unread.leave(body, true),
+                Origin::Unknown | Origin::Stream { .. } => {}
+            }
+        }
+    }
+
     /// It was asked for, and so a client that waits with it sends it.
     fn ask(&mut self) {
         if let Origin::Connection(_) = self.origin
@@ -203,6 +219,11 @@ impl Body for Incoming {
         if let Origin::Stream { paced: true, .. } = this.origin {
             Received::note(&polled);
         }
+        #[cfg(feature = "http2")]
+        let polled = match this.origin {
+            Origin::Stream { .. } => polled.map_ok(unmarked),
+            _ => polled,
+        };
         if body.is_end_stream() || matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             // Nothing is left of it.
             if let Origin::Connection(unread) | Origin::Asked(unread) = mem::take(&mut this.origin)
@@ -233,14 +254,30 @@ impl Body for Incoming {
 impl Drop for Incoming {
     #[inline]
     fn drop(&mut self) {
-        if let Kind::Sent(body) = mem::take(&mut self.body) {
-            match mem::take(&mut self.origin) {
-                Origin::Connection(unread) => unread.leave(body, false),
-                Origin::Asked(unread) => unread.leave(body, true),
-                Origin::Unknown | Origin::Stream { .. } => {}
-            }
+        if let Origin::Connection(_) | Origin::Asked(_) = self.origin {
+            self.leave();
         }
     }
+}
+
+/// What stands, without a value, before the trailers of a stream when they come from hyper; no request has it.
+#[cfg(feature = "http2")]
+pub(super) const TRAILER_MARK: HeaderName = header::WWW_AUTHENTICATE;
+
+/// Takes the mark out of trailers.
+#[cfg(feature = "http2")]
+fn unmarked(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut()
+        && let Entry::Occupied(marks) = trailers.entry(TRAILER_MARK)
+        && marks.get().is_empty()
+    {
+        let (name, values) = marks.remove_entry_mult();
+        let others: Vec<_> = values.skip(1).collect();
+        for value in others {
+            trailers.append(&name, value);
+        }
+    }
+    frame
 }
 
 /// What nobody reads of the body of a request. It comes from whatever thread that drops it.
@@ -331,5 +368,31 @@ impl UnreadBody {
         let mut state = self.lock();
         state.waker = state.held.then(|| cx.waker().clone());
         state.held
+    }
+}
+
+#[cfg(all(test, feature = "http2"))]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    #[test]
+    fn the_mark_alone_is_taken_out() {
+        for (values, left) in [
+            (&[""][..], &[][..]),
+            (&[], &[]),
+            (&["", "theirs", ""], &["theirs", ""]),
+            (&["theirs"], &["theirs"]),
+        ] {
+            let mut trailers = HeaderMap::new();
+            for value in values {
+                trailers.append(TRAILER_MARK, value.parse().expect("a value"));
+            }
+            let frame = unmarked(Frame::trailers(trailers));
+            let trailers = frame.into_trailers().expect("trailers");
+            let rest: Vec<_> = trailers.get_all(TRAILER_MARK).iter().collect();
+            assert_eq!(rest, left);
+        }
     }
 }

@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -268,8 +268,30 @@ impl ConnectionManager {
         services: ServiceSource<S>,
     ) -> impl Future<Output = CloseReason> + Send + 'static {
         let socket = Socket::Other(Box::new(io));
+        let made = |_| std::future::ready(Ok::<_, Infallible>(services));
+        let serving = self.serve_made(socket, peer, made);
+        async {
+            match serving.await {
+                Ok(reason) => reason,
+                Err(never) => match never {},
+            }
+        }
+    }
+
+    /// Serves a connection by what `make` makes for it.
+    pub(super) fn serve_made<S: HttpService, M, E, F>(
+        &self,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        make: F,
+    ) -> impl Future<Output = Result<CloseReason, E>> + Send + use<S, M, E, F>
+    where
+        F: FnOnce(ConnectInfo) -> M + Send + 'static,
+        M: Future<Output = Result<ServiceSource<S>, E>> + Send + 'static,
+        E: Send + 'static,
+    {
         let (shared, builders) = (Arc::clone(&self.shared), Arc::clone(&self.builders));
-        accept::serve_connection(shared, builders, socket, peer, services)
+        accept::single::serve_connection(shared, builders, socket, peer, make)
     }
 
     /// Ends all connections without losing a request, and every [`serve`](Self::serve) with them.

@@ -42,6 +42,9 @@
 //! systemd are taken over, with the feature `tls` rustls speaks on them, and a trusted proxy may say whose a connection
 //! is. Handshakes and PROXY headers are waited for off the accept loop.
 //!
+//! Or somebody else accepts: [`ConnectionManager::service`] is a tower service of connections, around which tower's own
+//! layers go, such as a limit, a timeout or a balancer.
+//!
 //! # What a client may not do
 //!
 //! | attack | what ends it | reason |
@@ -181,6 +184,7 @@ mod manager;
 mod policy;
 mod protocol;
 mod reason;
+mod service;
 mod state;
 mod stats;
 mod table;
@@ -211,6 +215,7 @@ pub use self::{
     manager::{ConnectionManager, ConnectionManagerBuilder},
     protocol::{connect_info::ConnectInfo, scope::drain_token},
     reason::CloseReason,
+    service::{ConnectionFuture, ConnectionIo, ConnectionService, SameService},
     state::{ConnectionInfo, ConnectionState},
     stats::{ConnectionStats, DrainReport},
     transport::listener::{Listener, detached::DetachedListener},

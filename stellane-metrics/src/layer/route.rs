@@ -85,6 +85,11 @@ impl<F> RouteLabelLayer<F> {
     {
         Self { find }
     }
+
+    /// As [`new`](Self::new), with a type that knows requests of any body.
+    pub fn with_request_route(find: F) -> Self {
+        Self { find }
+    }
 }
 
 #[cfg(feature = "axum")]

@@ -5,8 +5,9 @@ pub(crate) mod group;
 pub(crate) mod handshake;
 pub(crate) mod proxied;
 pub(crate) mod room;
+pub(crate) mod single;
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     task::{JoinSet, yield_now},
@@ -17,28 +18,18 @@ use crate::connection::{
     accept::{
         group::{Group, Lobby},
         proxied::PendingProxyHeaders,
-        room::{admit, refuse, wait_for_room},
     },
-    early::Early,
     error::ServeError,
     http_service::HttpService,
     lifecycle::Shared,
-    protocol::{
-        builders::HyperBuilders,
-        service_source::ServiceSource,
-        task::{Task, connection::Served},
-    },
-    reason::CloseReason,
-    table::{NoRoom, clock::SWEEP_INTERVAL},
+    protocol::{builders::HyperBuilders, service_source::ServiceSource, task::connection::Served},
+    table::clock::SWEEP_INTERVAL,
     transport::{
         listener::{Listener, balance::LoopHandle},
         parked::ParkedPoller,
         socket::Socket,
     },
 };
-
-/// The group of connections that came by themselves.
-const NO_LISTENER: u16 = u16::MAX;
 
 pub(crate) async fn serve_all<S: HttpService>(
     shared: Arc<Shared>,
@@ -182,53 +173,4 @@ async fn wait_for_the_rate(shared: &Shared) {
     {
         tokio::time::sleep(pause).await;
     }
-}
-
-/// Serves a connection that no listener of ours accepted.
-pub(crate) async fn serve_connection<S: HttpService>(
-    shared: Arc<Shared>,
-    builders: Arc<HyperBuilders>,
-    socket: Socket,
-    peer: Option<SocketAddr>,
-    services: ServiceSource<S>,
-) -> CloseReason {
-    // There may be no listener to do it.
-    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    shared.sweep_all();
-    let admitted = match admit(&shared, peer, NO_LISTENER) {
-        Err(NoRoom::Full) => {
-            let waiting = shared.waiting_room.enter();
-            let mut admitted = std::pin::pin!(wait_for_room(&shared, waiting, peer, NO_LISTENER));
-            loop {
-                tokio::select! {
-                    admitted = &mut admitted => break admitted,
-                    _ = sweep.tick() => shared.sweep_all(),
-                }
-            }
-        }
-        other => other.ok(),
-    };
-    let Some(record) = admitted else {
-        refuse(&shared, socket, false).await;
-        return CloseReason::Refused;
-    };
-    let served = Arc::new(Served {
-        shared: Arc::clone(&shared),
-        builders,
-        services,
-        parked: ParkedPoller::closed(),
-        early: Early::default(),
-    });
-    let mut task = Task::new(served, Arc::clone(&record), socket);
-    std::future::poll_fn(|cx| {
-        while sweep.poll_tick(cx).is_ready() {
-            shared.sweep_all();
-        }
-        // The caller may poll it by another task than before.
-        record.owner().hear(cx.waker());
-        Pin::new(&mut task).poll(cx)
-    })
-    .await;
-    task.reason().unwrap_or(CloseReason::Aborted)
 }

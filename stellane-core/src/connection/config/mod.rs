@@ -146,7 +146,8 @@ pub struct ConnectionConfig {
     /// beside a `Transfer-Encoding` or given twice, what is no extension of a chunk, a `Content-Length`,
     /// `Transfer-Encoding` or `Host` in a trailer. A `Transfer-Encoding` that nobody knows is answered with 501. For
     /// clients that can't be mended, `false` leaves it to hyper. Over HTTP/2 a request whose `:authority` is not its
-    /// `host`, that has several hosts or names a user is reset with `PROTOCOL_ERROR`. Default `true`.
+    /// `host`, that has several hosts, names a user or has pseudo-headers in its trailers is reset with
+    /// `PROTOCOL_ERROR`. Default `true`.
     pub strict_http1: bool,
     /// Largest request head of HTTP/1, request line and all; a larger one is answered with 431. Too low refuses
     /// clients with many cookies, too high lets each connection take as much memory. Default 64 KiB.

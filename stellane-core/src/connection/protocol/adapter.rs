@@ -391,8 +391,9 @@ impl Owner {
             let idle_timeout = self.shared.settings.idle_timeout();
             persistence::tell_idle(response.headers_mut(), idle_timeout);
         }
-        let is_last = !terms.is_wanted || persistence::closes(response.headers());
-        if is_last && let Some(unread) = unread {
+        if let Some(unread) = unread
+            && (!terms.is_wanted || persistence::closes(response.headers()))
+        {
             unread.give_up();
         }
     }

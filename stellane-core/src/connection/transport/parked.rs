@@ -68,6 +68,10 @@ mod unix {
             Self { registry: None }
         }
 
+        pub(crate) const fn is_closed(&self) -> bool {
+            self.registry.is_none()
+        }
+
         /// Takes the socket in under a number, or gives it back if it is of a kind that can't be parked or
         /// the system refuses.
         ///
@@ -188,6 +192,10 @@ mod none {
 
         pub(crate) const fn closed() -> Self {
             Self
+        }
+
+        pub(crate) const fn is_closed(&self) -> bool {
+            true
         }
 
         pub(crate) fn park(

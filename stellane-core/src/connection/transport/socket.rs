@@ -52,6 +52,13 @@ impl Socket {
         }
     }
 
+    /// Has small writes sent at once; a socket that has broken says so later.
+    pub(crate) fn set_nodelay(&self) {
+        if let Self::Tcp(socket) = self {
+            let _ = socket.set_nodelay(true);
+        }
+    }
+
     /// Whether it waits in its task and is never parked: the system does not know it, or only what lies
     /// beneath it.
     pub(crate) fn stays_with_task(&self) -> bool {

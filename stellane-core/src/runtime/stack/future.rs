@@ -21,9 +21,9 @@ pin_project! {
     /// layers.
     pub struct PresetFuture<F, L> {
         #[pin]
-        state: State<F, L>,
+        pub(super) state: State<F, L>,
         // After it: the place is given back when the work has ended.
-        ongoing: Ongoing,
+        pub(super) ongoing: Ongoing,
     }
 }
 

@@ -77,10 +77,13 @@ where
     fn call(&mut self, request: Request<LimitRequestBody<B>>) -> Self::Future {
         let head = self.parts.on_refusal.remember(&request);
         let grpc = Grpc::of(&request);
-        let state = match self.parts.call(&mut self.service, request, grpc) {
-            Ok((inner, ceiling)) => State::Running { inner, ceiling },
-            Err(kind) => State::Refused { kind },
-        };
+        let kind = RefusalKind::Error;
+        let mut state = State::Refused { kind };
+        let put = |inner, ceiling| state = State::Running { inner, ceiling };
+        let Self { service, parts } = self;
+        if let Some(kind) = parts.call(service, request, grpc, |body| body, put) {
+            state = State::Refused { kind };
+        }
         AdmissionFuture {
             state,
             parts: Arc::clone(&self.parts),

@@ -45,32 +45,52 @@ impl Parts {
         too_large.then_some(RefusalKind::BodyTooLarge)
     }
 
-    /// Calls the user's service, unless the request goes no further.
+    /// The body that the service gets.
     #[inline]
-    pub(super) fn call<S, B>(
+    pub(super) fn limit<B: Body>(&self, visit: &mut Option<Visit>, body: B) -> LimitRequestBody<B> {
+        match visit {
+            Some(visit) => self.limit.request_body(visit, body),
+            None => body.into(),
+        }
+    }
+
+    /// Calls the user's service with the request, whose body `wrap` wraps first, and has `put` put its future where it
+    /// stays; or says why the request goes no further. A request and a future are large to move.
+    #[inline]
+    pub(super) fn call<S, B, C>(
         &self,
         service: &mut S,
-        request: Request<LimitRequestBody<B>>,
+        request: Request<B>,
         grpc: Option<Grpc>,
-    ) -> Result<(S::Future, Option<Ceiling>), RefusalKind>
+        wrap: impl FnOnce(B) -> LimitRequestBody<C>,
+        put: impl FnOnce(S::Future, Option<Ceiling>),
+    ) -> Option<RefusalKind>
     where
-        S: Service<Request<RequestBody<B>>>,
+        S: Service<Request<RequestBody<C>>>,
         B: Body<Data = Bytes>,
+        C: Body<Data = Bytes>,
     {
         // gRPC limits each of its messages, and a stream has as many as it likes.
         let max_bytes = match grpc {
             None => self.max_body_bytes,
             Some(_) => usize::MAX,
         };
-        if let Some(kind) = self.refusal(&request, max_bytes) {
-            return Err(kind);
+        let refusal = self.refusal(&request, max_bytes);
+        if refusal.is_some() {
+            return refusal;
         }
         let says_its_size = || request.body().size_hint().exact().is_some();
         let ceiling = (max_bytes != usize::MAX && !says_its_size()).then(Ceiling::default);
-        let request = request.map(|body| RequestBody::limited(body, max_bytes, ceiling.clone()));
-        let called = self.faults.catch("call", || service.call(request));
-        let future = called.ok_or(RefusalKind::Panic)?;
-        Ok((future, ceiling))
+        // Taken out of here by what may panic, and not moved into it before.
+        let mut request = Some(request);
+        let call = || {
+            let limited = |body| RequestBody::limited(wrap(body), max_bytes, ceiling.clone());
+            let request = request.take()?.map(limited);
+            put(service.call(request), ceiling);
+            Some(())
+        };
+        let called = self.faults.catch("call", call);
+        called.flatten().is_none().then_some(RefusalKind::Panic)
     }
 }
 
@@ -97,7 +117,7 @@ pub(super) struct Held {
     pub(super) pools: PoolScope,
     pub(super) recording: Recording,
     /// None of a request that went through the layer of the limit.
-    visit: Option<Visit>,
+    pub(super) visit: Option<Visit>,
     /// For one's own answer should the service fail, if there is to be one.
     pub(super) head: Option<Box<Request<()>>>,
     /// What it is to be answered in.
@@ -121,15 +141,6 @@ impl Held {
     #[inline]
     pub(super) fn is_limited(&self) -> bool {
         self.visit.is_none()
-    }
-
-    /// The body that the service gets.
-    #[inline]
-    pub(super) fn limit<B: Body>(&mut self, body: B) -> LimitRequestBody<B> {
-        match &mut self.visit {
-            Some(visit) => self.parts.limit.request_body(visit, body),
-            None => body.into(),
-        }
     }
 
     /// What the service does is polled now.

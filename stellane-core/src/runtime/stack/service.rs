@@ -71,29 +71,43 @@ where
             parts,
             routes_told,
         } = self;
-        let mut ongoing = Ongoing::begin(parts, &request);
+        let kind = RefusalKind::Error;
+        let ongoing = Ongoing::begin(parts, &request);
+        // The future of the service is put where it stays.
+        let mut preset = PresetFuture::new(State::Refused { kind }, ongoing);
+        let PresetFuture { state, ongoing } = &mut preset;
         let Some(held) = ongoing.held() else {
-            let kind = RefusalKind::Error;
-            return PresetFuture::new(State::Refused { kind }, ongoing);
+            return preset;
         };
         if held.is_limited() {
             let future = self.call_limited(request, held);
-            return PresetFuture::new(State::Limited { future }, ongoing);
+            *state = State::Limited { future };
+            return preset;
         }
-        let request = request.map(|body| held.limit(body));
-        let entered = held.recording.enter();
-        let pools = held.pools.enter();
-        let state = match parts.call(service, request, held.grpc) {
-            Ok((future, ceiling)) => State::Running {
+        let Held {
+            recording,
+            pools,
+            visit,
+            grpc,
+            ..
+        } = held;
+        let limit = |body| parts.limit(visit, body);
+        let entered = recording.enter();
+        let pools = pools.enter();
+        let put = |future, ceiling| {
+            *state = State::Running {
                 future,
                 ceiling,
                 routes_told: *routes_told,
-            },
-            Err(kind) => State::Refused { kind },
+            };
         };
+        let refusal = parts.call(service, request, *grpc, limit, put);
         drop(pools);
         entered.leave_call();
-        PresetFuture::new(state, ongoing)
+        if let Some(kind) = refusal {
+            *state = State::Refused { kind };
+        }
+        preset
     }
 }
 

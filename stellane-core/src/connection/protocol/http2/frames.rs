@@ -28,7 +28,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    fn of(bytes: &[u8; HEAD]) -> Self {
+    pub(crate) fn of(bytes: &[u8; HEAD]) -> Self {
         let [a, b, c, kind, flags, id @ ..] = *bytes;
         Self {
             length: usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c),
@@ -83,6 +83,11 @@ impl Frames {
         };
         self.left = head.length;
         Some(head)
+    }
+
+    /// How much there is of a head that is not whole.
+    pub(crate) fn filled(&self) -> usize {
+        self.filled
     }
 
     /// Whether the last frame is whole.

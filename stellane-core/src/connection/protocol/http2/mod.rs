@@ -7,6 +7,7 @@ pub(crate) mod ledger;
 pub(crate) mod scoped;
 pub(crate) mod service;
 pub(crate) mod streams;
+pub(crate) mod trailers;
 
 use std::{error::Error, time::Duration};
 

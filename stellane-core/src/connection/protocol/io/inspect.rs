@@ -3,7 +3,10 @@
 use std::{error, fmt, io};
 
 #[cfg(feature = "http2")]
-use crate::connection::protocol::http2::abuse::{Abuse, AbuseMeter};
+use crate::connection::protocol::http2::{
+    abuse::{Abuse, AbuseMeter},
+    trailers::TrailerMarks,
+};
 use crate::connection::{
     protocol::{
         http1::guard::{FramingGuard, Verdict},
@@ -18,7 +21,7 @@ pub(crate) enum Watch {
     Nothing,
     Http1(FramingGuard),
     #[cfg(feature = "http2")]
-    Http2(Box<AbuseMeter>),
+    Http2(Box<AbuseMeter>, Option<Box<TrailerMarks>>),
 }
 
 /// Follows what hyper reads, with the requests that it has begun.
@@ -89,7 +92,7 @@ impl Inspector {
             Watch::Nothing => return Ok(Found::Nothing),
             Watch::Http1(guard) => guard,
             #[cfg(feature = "http2")]
-            Watch::Http2(meter) => {
+            Watch::Http2(meter, _) => {
                 let abuse = meter.look(bytes, record.requests(), clock.now());
                 if meter.has_answered_ping() {
                     record.flags().answer_ping();
@@ -149,7 +152,7 @@ impl Inspector {
 
     pub(crate) fn is_http2(&self) -> bool {
         #[cfg(feature = "http2")]
-        return matches!(&self.watch, Watch::Http2(_));
+        return matches!(&self.watch, Watch::Http2(..));
         #[cfg(not(feature = "http2"))]
         false
     }
@@ -160,7 +163,7 @@ impl Inspector {
             Watch::Http1(guard) => !guard.in_body(),
             Watch::Nothing => true,
             #[cfg(feature = "http2")]
-            Watch::Http2(_) => false,
+            Watch::Http2(..) => false,
         }
     }
 
@@ -185,10 +188,20 @@ impl Inspector {
     pub(crate) fn wrote(&mut self, bytes: &[u8]) {
         match &mut self.watch {
             #[cfg(feature = "http2")]
-            Watch::Http2(meter) => meter.wrote(bytes),
+            Watch::Http2(meter, _) => meter.wrote(bytes),
             _ => {
                 let _ = bytes;
             }
+        }
+    }
+
+    /// What marks the trailers of streams, if anything does.
+    #[cfg(feature = "http2")]
+    #[inline]
+    pub(crate) fn trailer_marks(&mut self) -> Option<&mut TrailerMarks> {
+        match &mut self.watch {
+            Watch::Http2(_, marks) => marks.as_deref_mut(),
+            _ => None,
         }
     }
 
@@ -196,7 +209,7 @@ impl Inspector {
     #[cfg(feature = "http2")]
     pub(crate) fn last_words(&self, record: &Record) -> Option<[u8; 17]> {
         match &self.watch {
-            Watch::Http2(meter) if record.flags().is_abusive() => meter.last_words(),
+            Watch::Http2(meter, _) if record.flags().is_abusive() => meter.last_words(),
             _ => None,
         }
     }
@@ -332,7 +345,7 @@ mod tests {
         let record = record();
         let ledger = std::sync::Arc::new(Ledger::new(std::sync::Arc::new(self::record())));
         let meter = AbuseMeter::new(&Http2Config::default(), ledger, 0);
-        let mut inspector = Inspector::new(Watch::Http2(Box::new(meter)), 0);
+        let mut inspector = Inspector::new(Watch::Http2(Box::new(meter), None), 0);
         look(&mut inspector, &[0; 24], &record).expect("the preface");
         assert!(!record.flags().is_abusive());
         // Heads of PING frames, one after the other.

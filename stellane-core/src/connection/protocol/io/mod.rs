@@ -245,6 +245,13 @@ impl AsyncRead for Io {
         if this.condemned {
             return this.poll_condemned(cx);
         }
+        #[cfg(feature = "http2")]
+        if let Some(marks) = this.inspector.trailer_marks()
+            && let Some(marked) = marks.take(buffer.remaining())
+        {
+            buffer.put_slice(&marked);
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let mut rewound = 0;
         if this.rewind.is_empty() {
@@ -293,6 +300,24 @@ impl AsyncRead for Io {
             };
         }
         this.rewind.advance(rewound);
+        #[cfg(feature = "http2")]
+        if let Some(marks) = this.inspector.trailer_marks()
+            && found.is_ok()
+            && buffer.filled().len() > before
+        {
+            let whole = marks.look(&buffer.filled()[before..]);
+            buffer.set_filled(before + whole);
+            if whole == 0 {
+                // Nothing would be the end.
+                match marks.take(buffer.remaining()) {
+                    Some(marked) => buffer.put_slice(&marked),
+                    None => {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
         match found {
             Ok(Found::Nothing | Found::Behind(_)) => {}
             Ok(Found::Spoilt) => this.rewind = Bytes::from_static(b"\r\n\r\n"),

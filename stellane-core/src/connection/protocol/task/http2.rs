@@ -32,7 +32,7 @@ use crate::connection::{
 };
 
 /// What HTTP/2 begins with. A part of it may be a method of HTTP/1.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether the first bytes of a connection are those of HTTP/2.
 pub(crate) fn is_preface(bytes: &[u8]) -> bool {

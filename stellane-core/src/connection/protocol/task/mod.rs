@@ -23,8 +23,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 #[cfg(feature = "http2")]
 use crate::connection::protocol::{
-    http2::{abuse::AbuseMeter, ledger::Ledger, service::StreamService},
-    task::http2::{ActiveHttp2, Sniffing, is_preface, may_become_preface},
+    http2::{abuse::AbuseMeter, ledger::Ledger, service::StreamService, trailers::TrailerMarks},
+    task::http2::{ActiveHttp2, PREFACE, Sniffing, is_preface, may_become_preface},
 };
 use crate::connection::{
     http_service::HttpService,
@@ -249,7 +249,12 @@ impl<S: HttpService> Task<S> {
                         Step::Wait
                     }
                     Command::Close(reason) => Step::End(reason),
-                    Command::Park if socket.stays_with_task() => self.refuse_to_park(),
+                    Command::Park
+                        if socket.stays_with_task()
+                            || self.connection.served.parked.is_closed() =>
+                    {
+                        self.refuse_to_park()
+                    }
                     Command::Park => self.leave(),
                     Command::None => Step::Wait,
                 };
@@ -346,7 +351,9 @@ impl<S: HttpService> Task<S> {
             _ if let Some(ledger) = &ledger => {
                 let now = shared.clock.now();
                 let meter = AbuseMeter::new(&shared.config.http2, Arc::clone(ledger), now);
-                Watch::Http2(Box::new(meter))
+                let strict = shared.config.strict_http1;
+                let marks = strict.then(|| Box::new(TrailerMarks::after(PREFACE.len())));
+                Watch::Http2(Box::new(meter), marks)
             }
             true => Watch::Http1(FramingGuard::new()),
             false => Watch::Nothing,

@@ -26,41 +26,29 @@ pub(crate) fn parse(
     request: &mut Request<Incoming>,
 ) -> Option<usize> {
     let line = bytes.iter().position(|byte| *byte == b'\n')? + 1;
-    let taken = cache.take(&bytes[line..], request.headers_mut());
-    let unread = match taken {
-        Some(_) => &bytes[..line],
-        None => bytes,
-    };
+    if let Some(fields) = cache.take(&bytes[line..], request.headers_mut()) {
+        let (method, target) = split_line(&bytes[..line])?;
+        read_line(bytes, method, target, request)?;
+        let length = line + fields;
+        return (length <= max_head).then_some(length);
+    }
     let mut fields = [MaybeUninit::uninit(); MAX_FIELDS];
     let mut head = httparse::Request::new(&mut []);
     let parsed =
-        ParserConfig::default().parse_request_with_uninit_headers(&mut head, unread, &mut fields);
-    let length = match (parsed, taken) {
-        (Ok(Status::Complete(length)), None) => length,
-        // A line without its fields.
-        (Ok(Status::Partial), Some(fields)) => line + fields,
-        _ => return None,
+        ParserConfig::default().parse_request_with_uninit_headers(&mut head, bytes, &mut fields);
+    let Ok(Status::Complete(length)) = parsed else {
+        return None;
     };
-    let is_simple = head.version == Some(1)
-        && length <= max_head
-        && ends_its_lines(&unread[..length.min(unread.len())]);
-    if !is_simple {
+    if head.version != Some(1) || length > max_head || !ends_its_lines(&bytes[..length]) {
         return None;
     }
+    read_line(
+        bytes,
+        head.method?.as_bytes(),
+        head.path?.as_bytes(),
+        request,
+    )?;
 
-    let method = Method::from_bytes(head.method?.as_bytes()).ok()?;
-    if matches!(method, Method::CONNECT | Method::HEAD) {
-        return None;
-    }
-    // Other targets are for proxies.
-    let target = head.path.filter(|target| target.starts_with('/'))?;
-    let target = PathAndQuery::from_maybe_shared(bytes.slice_ref(target.as_bytes())).ok()?;
-    *request.method_mut() = method;
-    *request.uri_mut() = target.into();
-
-    if taken.is_some() {
-        return Some(length);
-    }
     let headers = request.headers_mut();
     headers.reserve(head.headers.len());
     for read in &*head.headers {
@@ -75,4 +63,33 @@ pub(crate) fn parse(
     }
     cache.learn(&bytes[line..length]);
     Some(length)
+}
+
+/// The method and the target of a usual line. What [`read_line`] would not look at is left to others: what follows a `#`.
+fn split_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = line.strip_suffix(b" HTTP/1.1\r\n")?;
+    let space = line.iter().position(|byte| *byte == b' ')?;
+    let (method, target) = (&line[..space], &line[space + 1..]);
+    (!target.contains(&b'#')).then_some((method, target))
+}
+
+/// Checks both, and puts them into the request.
+fn read_line(
+    bytes: &Bytes,
+    method: &[u8],
+    target: &[u8],
+    request: &mut Request<Incoming>,
+) -> Option<()> {
+    let method = Method::from_bytes(method).ok()?;
+    if matches!(method, Method::CONNECT | Method::HEAD) {
+        return None;
+    }
+    // Other targets are for proxies.
+    if !target.starts_with(b"/") {
+        return None;
+    }
+    let target = PathAndQuery::from_maybe_shared(bytes.slice_ref(target)).ok()?;
+    *request.method_mut() = method;
+    *request.uri_mut() = target.into();
+    Some(())
 }

@@ -1,0 +1,259 @@
+//! Trailers may not have pseudo-headers (RFC 9113 section 8.1), which h2 drops from them and says nothing. It does refuse
+//! one behind another field: so trailers get a field in front, before h2 reads them, and lose it again before a service
+//! sees them. The field is one of HPACK's static table: it is one byte long and changes nothing of HPACK's state.
+
+use bytes::BytesMut;
+
+use crate::connection::protocol::http2::frames::{Frames, HEAD, HEADERS, Head};
+
+/// [`TRAILER_MARK`](crate::connection::incoming::TRAILER_MARK) without a value: entry 61, indexed (RFC 7541, 6.1 and
+/// appendix A).
+const MARK: u8 = 0x80 | 61;
+
+const CONTINUATION: u8 = 9;
+const PADDED: u8 = 8;
+const WITH_PRIORITY: u8 = 0x20;
+const END_HEADERS: u8 = 4;
+/// h2 takes no longer frames, and so none is made longer than that.
+const MAX_FRAME: usize = 16_384;
+/// No more is kept back of trailers that begin with changes to HPACK's table.
+const MAX_HELD: usize = 64;
+
+/// Marks the trailers among what a client sends.
+#[derive(Debug)]
+pub(crate) struct TrailerMarks {
+    frames: Frames,
+    last_stream: u32,
+    /// A head that is not whole, or trailers of which it is not known yet where their fields begin.
+    held: Vec<u8>,
+    /// The fields of the trailers begin in the next frame.
+    sought: bool,
+    /// What h2 gets in place of what it did not get.
+    marked: BytesMut,
+}
+
+/// Where the fields of a frame begin.
+#[derive(Debug, PartialEq, Eq)]
+enum Fields {
+    At(usize),
+    /// In the frame that continues this one.
+    Later,
+    /// More of the frame has to come.
+    Unknown,
+    /// There are none, or h2 does not take the frame.
+    Nowhere,
+}
+
+impl TrailerMarks {
+    /// Of a connection that begins after so many bytes.
+    pub(crate) fn after(preface: usize) -> Self {
+        Self {
+            frames: Frames::after(preface),
+            last_stream: 0,
+            held: Vec::new(),
+            sought: false,
+            marked: BytesMut::new(),
+        }
+    }
+
+    /// How many of these bytes are h2's as they are. In place of the others it gets what comes from [`take`](Self::take).
+    #[inline]
+    pub(crate) fn look(&mut self, bytes: &[u8]) -> usize {
+        if !self.held.is_empty() {
+            return self.hold(bytes, 0);
+        }
+        let mut rest = bytes;
+        while let Some(head) = self.frames.next(&mut rest) {
+            if self.begins_fields(head) {
+                self.sought |= head.kind == CONTINUATION;
+                return self.hold(bytes, bytes.len() - rest.len() - HEAD);
+            }
+        }
+        match self.frames.filled() {
+            0 => bytes.len(),
+            part => self.hold(bytes, bytes.len() - part),
+        }
+    }
+
+    /// What h2 is to get now, into a buffer with so much room.
+    pub(crate) fn take(&mut self, room: usize) -> Option<BytesMut> {
+        let n = self.marked.len().min(room);
+        (n > 0).then(|| self.marked.split_to(n))
+    }
+
+    /// Whether these are the first fields of trailers: the number of a new stream is higher than those before it.
+    #[inline]
+    fn begins_fields(&mut self, head: Head) -> bool {
+        match head.kind {
+            HEADERS if head.stream > self.last_stream => self.last_stream = head.stream,
+            HEADERS => return true,
+            CONTINUATION => return std::mem::take(&mut self.sought),
+            _ => {}
+        }
+        false
+    }
+
+    /// Keeps back what begins with a head there, until it is known what h2 is to get.
+    #[cold]
+    fn hold(&mut self, bytes: &[u8], start: usize) -> usize {
+        self.held.extend_from_slice(&bytes[start..]);
+        let held = std::mem::take(&mut self.held);
+        let mut rest = &held[..];
+        self.frames = Frames::after(0);
+        while let Some((head, after)) = rest.split_first_chunk::<HEAD>() {
+            let parsed = Head::of(head);
+            let (frame, next) = after.split_at(parsed.length.min(after.len()));
+            let fields = match self.begins_fields(parsed) {
+                true => fields(parsed, frame),
+                false => Fields::Nowhere,
+            };
+            match fields {
+                Fields::Unknown if rest.len() < MAX_HELD => {
+                    self.sought = parsed.kind == CONTINUATION;
+                    break;
+                }
+                Fields::At(fields) if parsed.length < MAX_FRAME => {
+                    let [.., a, b, c] = (parsed.length + 1).to_be_bytes();
+                    self.marked.extend_from_slice(&[a, b, c]);
+                    self.marked.extend_from_slice(&head[3..]);
+                    self.marked.extend_from_slice(&frame[..fields]);
+                    self.marked.extend_from_slice(&[MARK]);
+                    self.marked.extend_from_slice(&frame[fields..]);
+                }
+                _ => {
+                    self.sought |= fields == Fields::Later;
+                    self.marked.extend_from_slice(head);
+                    self.marked.extend_from_slice(frame);
+                }
+            }
+            rest = next;
+            if frame.len() < parsed.length {
+                self.frames = Frames::after(parsed.length - frame.len());
+                return start;
+            }
+        }
+        self.held = rest.to_vec();
+        start
+    }
+}
+
+/// Where fields begin in a frame of which so much is there: behind changes to the size of HPACK's table.
+fn fields(head: Head, frame: &[u8]) -> Fields {
+    let has = |flag| head.kind == HEADERS && head.flags & flag != 0;
+    let (mut at, mut end) = (0, head.length);
+    if has(PADDED) {
+        at += 1;
+        match frame.first() {
+            Some(padding) => end = end.saturating_sub(usize::from(*padding)),
+            None if end == 0 => return Fields::Nowhere,
+            None => return Fields::Unknown,
+        }
+    }
+    if has(WITH_PRIORITY) {
+        at += 5;
+    }
+    let mut within_size = false;
+    while at < end {
+        let Some(byte) = frame.get(at) else {
+            return Fields::Unknown;
+        };
+        within_size = match byte {
+            _ if within_size => byte & 0x80 != 0,
+            0x20..=0x3F => *byte == 0x3F,
+            _ => return Fields::At(at),
+        };
+        at += 1;
+    }
+    match head.flags & END_HEADERS {
+        0 if at == end && !within_size => Fields::Later,
+        _ => Fields::Nowhere,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let [.., a, b, c] = payload.len().to_be_bytes();
+        [&[a, b, c, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    /// What h2 gets of bytes that come in pieces of a size, and whether any were kept back in the end.
+    fn marked(wire: &[u8], size: usize) -> (Vec<u8>, bool) {
+        let mut marks = TrailerMarks::after(3);
+        let mut got = Vec::new();
+        for piece in wire.chunks(size) {
+            let whole = marks.look(piece);
+            got.extend_from_slice(&piece[..whole]);
+            while let Some(bytes) = marks.take(7) {
+                got.extend_from_slice(&bytes);
+            }
+        }
+        (got, !marks.held.is_empty())
+    }
+
+    #[test]
+    fn trailers_get_a_field_in_front_however_they_are_cut() {
+        let begins = [&b"SM\n"[..], &frame(HEADERS, 4, 1, b"head")].concat();
+        let data = frame(0, 0, 1, &[1; 100]);
+        // In: flags and payload of the trailers. Out: what the payload becomes.
+        for (flags, payload, expected) in [
+            (5, &b"\x84field"[..], &b"\xBD\x84field"[..]),
+            (5, b"", b""),
+            // With padding, with a priority, with both.
+            (13, b"\x02fieldPP", b"\x02\xBDfieldPP"),
+            (0x25, b"12345field", b"12345\xBDfield"),
+            (0x2D, b"\x0212345fieldPP", b"\x0212345\xBDfieldPP"),
+            // Changes to the size of the table come first.
+            (5, b"\x20\x3F\x81\x01field", b"\x20\x3F\x81\x01\xBDfield"),
+            (5, b"\x20", b"\x20"),
+            (5, b"\x3F\x81", b"\x3F\x81"),
+            // Too much of it, and what h2 does not take.
+            (5, &[0x20; 200], &[0x20; 200]),
+            (13, b"", b""),
+            (13, b"\x09field", b"\x09field"),
+            (0x25, b"123", b"123"),
+        ] {
+            let after = [frame(HEADERS, 4, 3, b"head"), frame(0, 1, 3, b"x")].concat();
+            let wire = |payload| {
+                let trailers = frame(HEADERS, flags, 1, payload);
+                [&begins[..], &data, &trailers, &after].concat()
+            };
+            for size in 1..=wire(payload).len() {
+                let (got, held) = marked(&wire(payload), size);
+                assert_eq!(got, wire(expected), "{flags:x} {payload:x?} by {size}");
+                assert!(!held);
+            }
+        }
+    }
+
+    #[test]
+    fn fields_that_begin_in_a_later_frame_are_found() {
+        let wire = |mark: &[u8]| {
+            [
+                &b"SM\n"[..],
+                &frame(HEADERS, 0, 1, b""),
+                &frame(CONTINUATION, 4, 1, b"head"),
+                &frame(HEADERS, 1, 1, b"\x20"),
+                &frame(CONTINUATION, 0, 1, b""),
+                &frame(CONTINUATION, 0, 1, &[mark, b"field"].concat()),
+                &frame(CONTINUATION, 4, 1, b"field"),
+            ]
+            .concat()
+        };
+        for size in 1..=wire(b"").len() {
+            assert_eq!(marked(&wire(b""), size), (wire(b"\xBD"), false), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_frame_is_not_made_longer_than_h2_takes() {
+        for (length, longer) in [(MAX_FRAME - 1, 1), (MAX_FRAME, 0)] {
+            let trailers = frame(HEADERS, 5, 1, &vec![b'x'; length]);
+            let wire = [&b"SM\n"[..], &frame(HEADERS, 4, 1, b""), &trailers].concat();
+            let (got, held) = marked(&wire, 1000);
+            assert_eq!((got.len(), held), (wire.len() + longer, false));
+        }
+    }
+}
