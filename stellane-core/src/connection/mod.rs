@@ -193,8 +193,6 @@ mod transport;
 #[cfg(feature = "http2")]
 pub use self::config::http2::Http2Config;
 pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
-#[cfg(feature = "preset")]
-pub(crate) use self::early::{Early, EarlyRefusals};
 #[cfg(unix)]
 pub use self::protocol::connect_info::UnixPeer;
 #[cfg(feature = "tls")]
@@ -219,5 +217,13 @@ pub use self::{
     state::{ConnectionInfo, ConnectionState},
     stats::{ConnectionStats, DrainReport},
     transport::listener::{Listener, detached::DetachedListener},
+};
+#[cfg(feature = "preset")]
+pub(crate) use self::{
+    early::{Early, EarlyRefusals},
+    transport::{
+        proxy_protocol::{Trust, Verdict, read_header},
+        socket::Socket,
+    },
 };
 pub use crate::config_error::ConfigError;

@@ -13,12 +13,13 @@ use tower_layer::Layer;
 
 use super::{
     App, BoxService, PresetLayer, PresetService,
+    bypass::{Bare, PlainEngine},
     facts::{DescribeFn, Described},
     listeners::{BoxIo, Listeners, Source},
     make::Make,
 };
 use crate::{
-    connection::{CloseReason, ConnectInfo, ConnectionManager, HttpService, Incoming},
+    connection::{ConnectInfo, ConnectionManager, HttpService, Incoming},
     engine::{Engine, EngineError},
     hot_reload::LiveReloadLayer,
 };
@@ -33,6 +34,8 @@ pub struct Around {
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
     pub(super) hot_reload: bool,
+    /// Nothing of ours is to be around.
+    pub(super) bypass: Option<PlainEngine>,
 }
 
 /// What a runtime serves: one service for all connections, or one for each.
@@ -65,12 +68,15 @@ impl Around {
 
     /// Whether something outside of the limit has to see each request.
     pub(super) fn sees_all(&self) -> bool {
-        self.hot_reload || self.outer.is_some()
+        self.hot_reload || self.outer.is_some() || self.bypass.is_some()
     }
 
     /// With all that is rarely there.
     pub(super) fn boxed<S: App>(&self, app: S) -> BoxService<Incoming> {
-        let service = BoxService::new(self.preset(app));
+        let service = match self.bypass {
+            Some(_) => BoxService::new(Described::new(Bare(app), self.describe.clone())),
+            None => BoxService::new(self.preset(app)),
+        };
         let service = match &self.outer {
             Some(outer) => outer(service),
             None => service,
@@ -91,9 +97,10 @@ impl Around {
         app: S,
     ) -> Serving {
         if self.sees_all() {
-            return serve(engine, connections, listeners, self.boxed(app));
+            let service = self.boxed(app);
+            return serve(engine, connections, listeners, service, self.bypass.clone());
         }
-        serve(engine, connections, listeners, self.preset(app))
+        serve(engine, connections, listeners, self.preset(app), None)
     }
 
     /// One for each.
@@ -105,12 +112,19 @@ impl Around {
         make: Make,
     ) -> Serving {
         let Listeners { sockets, sources } = listeners;
+        let bypass = self.bypass.clone();
         let service = move |connection: &ConnectInfo| self.boxed(make.of(connection));
         let elsewhere = {
             let (connections, service) = (connections.clone(), service.clone());
             move |io, peer| {
                 let (connections, service) = (connections.clone(), service.clone());
-                async move { connections.serve_connection_with(io, peer, service).await }
+                let bypass = bypass.clone();
+                async move {
+                    match bypass {
+                        Some(plain) => plain.serve_io(io, peer, service).await,
+                        None => drop(connections.serve_connection_with(io, peer, service).await),
+                    }
+                }
             }
         };
         let elsewhere = serve_sources(sources, connections, elsewhere);
@@ -131,6 +145,7 @@ fn serve<E: Engine>(
     connections: &ConnectionManager,
     listeners: Listeners,
     service: impl HttpService,
+    bypass: Option<PlainEngine>,
 ) -> Serving {
     let Listeners { sockets, sources } = listeners;
     if sources.is_empty() {
@@ -140,7 +155,13 @@ fn serve<E: Engine>(
         let (connections, service) = (connections.clone(), service.clone());
         move |io, peer| {
             let (connections, service) = (connections.clone(), service.clone());
-            async move { connections.serve_connection(io, peer, service).await }
+            let bypass = bypass.clone();
+            async move {
+                match bypass {
+                    Some(plain) => plain.serve_io(io, peer, move |_| service.clone()).await,
+                    None => drop(connections.serve_connection(io, peer, service).await),
+                }
+            }
         }
     };
     let elsewhere = serve_sources(sources, connections, elsewhere);
@@ -175,7 +196,7 @@ fn serve_sources<C, F>(
 ) -> impl Future<Output = ()> + Send + use<C, F>
 where
     C: FnMut(BoxIo, Option<SocketAddr>) -> F + Clone + Send + 'static,
-    F: Future<Output = CloseReason> + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
 {
     let mut all = JoinSet::new();
     for source in sources {
@@ -194,7 +215,7 @@ async fn serve_source<F>(
     connections: ConnectionManager,
     mut serve: impl FnMut(BoxIo, Option<SocketAddr>) -> F,
 ) where
-    F: Future<Output = CloseReason> + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
 {
     let mut all = JoinSet::new();
     let mut errors: u32 = 0;

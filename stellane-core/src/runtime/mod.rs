@@ -59,6 +59,7 @@ mod around;
 mod background;
 mod body;
 mod builder;
+mod bypass;
 mod classes;
 mod components;
 mod entry;
