@@ -6,6 +6,7 @@ The binary is a server on the preset that answers `GET /hello` and whose first l
 `full_stack`. Its environment passes on: STELLANE__ENGINE__KIND=per_core. It needs as many open files as connections, on
 both sides (`ulimit -n 20000`).
 """
+import itertools
 import os
 import random
 import re
@@ -17,14 +18,17 @@ import time
 arguments = sys.argv[1:] + ["", "", ""][len(sys.argv) - 1:]
 binary, n, runs = arguments[0], int(arguments[1] or 10_000), int(arguments[2] or 10)
 patterns = arguments[3:] or ["one", "burst", "waves"]
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 REQ = b"GET /hello HTTP/1.1\r\nhost: localhost\r\n\r\n"
 def rss(pid):
     for line in open(f"/proc/{pid}/status"):
         if line.startswith("VmRSS:"): return int(line.split()[1]) * 1024
-def addr_of(i):  # several source addresses: more ports than one has
-    return (f"127.0.0.{2 + i // 20000}", 0)
-def connect(port, i):
-    s = socket.socket(); s.bind(addr_of(i)); s.connect(("127.0.0.1", port)); return s
+sources = itertools.count()
+def connect(port):
+    # Several source addresses, each with its ports chosen by `connect`: those of earlier runs are kept for a minute.
+    s = socket.socket()
+    s.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    s.bind((f"127.0.0.{2 + next(sources) % 200}", 0)); s.connect(("127.0.0.1", port)); return s
 def read(s):
     got = b""
     while b"\r\n\r\n" not in got:
@@ -37,20 +41,20 @@ def read(s):
     while left > 0: left -= len(s.recv(4096))
 def one(port, n):
     out = []
-    for i in range(n):
-        s = connect(port, i); s.sendall(REQ); read(s); out.append(s)
+    for _ in range(n):
+        s = connect(port); s.sendall(REQ); read(s); out.append(s)
     return out
-def burst(port, n, base=0):
+def burst(port, n):
     out = []
-    for i in range(n):
-        s = connect(port, base + i); s.sendall(REQ); out.append(s)
+    for _ in range(n):
+        s = connect(port); s.sendall(REQ); out.append(s)
     for s in out: read(s)
     return out
 def waves(port, n):
     out = []; r = random.Random(1)
     k = n // 5
     for w in range(8):
-        out += burst(port, k, w * k)
+        out += burst(port, k)
         if w < 7 and len(out) > n - k:
             r.shuffle(out)
             for s in out[: len(out) - (n - k)]: s.close()

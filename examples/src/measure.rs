@@ -37,8 +37,6 @@ impl Server {
     pub fn start(name: &str, env: &[(&str, &str)]) -> Result<Self, BoxError> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["serve", name])
-            // Huge pages of mimalloc's are not what is measured.
-            .env("MIMALLOC_ALLOW_THP", "0")
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -113,7 +111,11 @@ pub fn run(
 ) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["serve", name] => serve(name),
+        ["serve", name] => {
+            // Huge pages of mimalloc's are not what is measured.
+            crate::small_pages_only();
+            serve(name)
+        }
         [] => compare(default),
         [number] => number.parse().map_err(Into::into).and_then(compare),
         _ => Err(format!("usage: {usage}").into()),

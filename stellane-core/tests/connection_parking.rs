@@ -13,7 +13,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -403,6 +403,43 @@ async fn a_wave_is_purged_on_every_worker_once_and_on_one_at_a_time() {
         panic!("{purged:?}");
     };
     assert_ne!(one, other);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_held_while_the_others_are_purged_comes_to_it_later() {
+    let purged = Arc::new(Mutex::new(Vec::new()));
+    let manager = ConnectionManager::builder()
+        .purge_hook({
+            let purged = Arc::clone(&purged);
+            move || {
+                purged
+                    .lock()
+                    .expect("no panic")
+                    .push(std::thread::current().id());
+            }
+        })
+        .build()
+        .expect("valid");
+    manager.set_park_after(Duration::ZERO);
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (say_thread, thread) = tokio::sync::oneshot::channel();
+    let holds = tokio::spawn(async move {
+        let _ = say_thread.send(std::thread::current().id());
+        let _ = held.recv_timeout(Duration::from_secs(30));
+    });
+    let thread = thread.await.expect("runs");
+    // Its `serve_connection` has the sweep, wherever it is polled.
+    let (mut client, server) = tokio::io::duplex(1024);
+    tokio::spawn(manager.serve_connection(server, None, tower::service_fn(answer)));
+    let get = client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    get.expect("writes");
+    let threads = || purged.lock().expect("no panic").clone();
+    until(&manager, "one is purged", |_| threads().len() == 1).await;
+    assert_ne!(threads(), [thread], "it is held");
+    drop(release);
+    holds.await.expect("no panic");
+    until(&manager, "both are purged", |_| threads().len() == 2).await;
+    assert!(threads().contains(&thread));
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ async fn axums_handler_answers_and_its_connection_is_in_use_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_drain_waits_for_it_until_its_deadline() {
+async fn a_drain_waits_for_it_until_its_deadline_and_says_goodbye() {
     let (manager, address) = served(ConnectionConfig::default(), axum(), |l| l).await;
     let mut client = connect(address).await;
     let mut socket = open(&mut client).await;
@@ -121,9 +121,52 @@ async fn a_drain_waits_for_it_until_its_deadline() {
     });
     until(&manager, "draining", |m| m.is_draining()).await;
     say(&mut socket, "still here").await;
+    let mut goodbye = [0; 4];
+    socket.read_exact(&mut goodbye).await.expect("is told");
+    assert_eq!(&goodbye, b"\x88\x02\x03\xf4");
+    // As the protocol asks.
+    let close = b"\x88\x82\0\0\0\0\x03\xf4";
+    socket.write_all(close).await.expect("writes");
+    let more = socket.read_u8().await;
+    assert!(more.is_err(), "nothing comes behind a close frame");
+    drop(socket);
     let report = drained.await.expect("no panic");
-    assert_eq!((report.aborted, report.left), (1, 0));
-    assert!(socket.read_u8().await.is_err());
+    let (told, cut) = (report.farewells, report.aborted);
+    assert_eq!((told, cut, report.left), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn goodbye_comes_within_no_frame_and_a_declined_upgrade_is_an_error() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let handler = tower::service_fn(move |mut request: Request<Incoming>| {
+        let accepts = request.uri().path() == "/ws";
+        let (tell, upgrade) = (tell.clone(), hyper::upgrade::on(&mut request));
+        tokio::spawn(async move {
+            let upgraded = upgrade.await;
+            let _ = tell.send(upgraded.is_ok());
+            let Ok(upgraded) = upgraded else { return };
+            let mut socket = TokioIo::new(upgraded);
+            socket.write_all(b"\x81\x02h").await.expect("writes");
+            while let Ok(1..) = socket.read(&mut [0; 64]).await {}
+        });
+        let mut response = Response::new(Full::<Bytes>::default());
+        if !accepts {
+            *response.status_mut() = StatusCode::FORBIDDEN;
+        }
+        async { Ok::<_, Infallible>(response) }
+    });
+    let (manager, address) = served(ConnectionConfig::default(), handler, |l| l).await;
+    let mut client = connect(address).await;
+    let declined = ask(&mut client, "/no").await;
+    assert_eq!(declined.status(), StatusCode::FORBIDDEN);
+    assert_eq!(told.recv().await, Some(false));
+    let mut half = open(&mut client).await;
+    assert_eq!(told.recv().await, Some(true));
+    let mut begun = [0; 3];
+    half.read_exact(&mut begun).await.expect("is sent");
+    let report = manager.drain(Duration::from_millis(300)).await;
+    assert_eq!((report.farewells, report.aborted), (0, 1));
+    assert!(half.read_u8().await.is_err(), "nothing more");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use std::{
 use http::{Request, Response};
 use stellane_core::{
     RequestBody, Runtime, RuntimeConfig, RuntimeError,
+    config::Loader,
     engine::EngineKind,
     metrics::Dependency,
     router::Router,
@@ -476,7 +477,8 @@ async fn background_work_is_restarted_told_of_the_drain_and_waited_for() {
     let restarted = "stellane_background_restarts_total{task=\"outbox\"} 1\n";
     until(served.admin, "/metrics", |text| text.contains(restarted)).await;
     assert!(!done.load(SeqCst));
-    served.end().await;
+    let report = served.end().await;
+    assert!(report.is_clean() && report.background_cut.is_empty());
     assert_eq!(starts.load(SeqCst), 2);
     assert!(done.load(SeqCst), "was waited for");
 }
@@ -504,7 +506,9 @@ async fn background_work_that_does_not_end_is_cut_off_at_the_deadline() {
             })
     );
     get(served.address, "/").await;
-    served.end().await;
+    let report = served.end().await;
+    assert_eq!(report.background_cut, ["stubborn"]);
+    assert!(!report.is_clean() && report.to_string().contains("stubborn"));
     let gone = async {
         while Arc::strong_count(&dropped) > 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -549,12 +553,26 @@ async fn a_default_admin_address_that_is_in_use_is_replaced_and_a_chosen_one_is_
     for admin in [one, other] {
         assert!(get(admin, "/readyz").await.starts_with("HTTP/1.1 200"));
     }
-    config.server.admin_address = one.to_string();
-    let error = bound(config).await.expect_err("it was chosen");
-    assert!(
-        error.to_string().contains("server.admin_address"),
-        "{error}"
-    );
+    let load = |loader: Loader| loader.load().expect("valid");
+    let key = "STELLANE__SERVER__ADMIN_ADDRESS";
+    let file = "[server]\nadmin_address = \"127.0.0.1:9090\"\n";
+    for chosen in [
+        config
+            .clone()
+            .with(|config| config.server.admin_address = one.to_string()),
+        // Also where it is what the default would be.
+        config.with(|config| config.server.admin_address = "127.0.0.1:9090".to_owned()),
+        load(Loader::new().text("app.toml", file)),
+        load(Loader::new().env([(key, "127.0.0.1:9090")])),
+    ] {
+        let error = bound(chosen).await.expect_err("it was chosen");
+        assert!(
+            error.to_string().contains("server.admin_address"),
+            "{error}"
+        );
+    }
+    let auto = load(Loader::new().env([(key, "auto")]));
+    assert!(bound(auto).await.is_ok(), "the default, in so many words");
     first.abort();
     second.abort();
 }

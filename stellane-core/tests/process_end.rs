@@ -4,11 +4,12 @@
 
 use std::{
     convert::Infallible,
+    ffi::OsString,
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::{net::UnixDatagram, process::ExitStatusExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio, Termination},
     sync::mpsc::{Receiver, channel},
     time::{Duration, Instant},
@@ -100,6 +101,17 @@ async fn serve(mode: &str) -> bool {
         say("built");
         std::thread::sleep(Duration::from_secs(600));
     }
+    let built = if mode == "one after the other" {
+        // The second is being made while the first serves, and begins when that has ended.
+        let first = stellane_core::serve("127.0.0.1:0", tower::service_fn(handle));
+        let bound = first.bind().await.expect("binds");
+        say(&format!("serves {}", bound.local_addr()));
+        bound.serve().await.expect("serves");
+        say("the first has ended");
+        built
+    } else {
+        built
+    };
     let bound = built.bind_configured().await.expect("binds");
     say(&format!("serves {}", bound.local_addr()));
     if let Some(admin) = bound.admin_addr() {
@@ -225,6 +237,16 @@ fn a_signal_before_the_service_begins_is_obeyed() {
     process.hear("built");
     process.signal("-INT");
     assert_eq!(process.end().signal(), Some(2));
+}
+
+#[test]
+fn a_signal_ends_also_what_begins_to_serve_after_it() {
+    let mut process = Process::start("one after the other");
+    process.address();
+    process.signal("-TERM");
+    process.hear("the first has ended");
+    process.hear("report");
+    assert_eq!(process.end().code(), Some(0));
 }
 
 #[test]
@@ -425,17 +447,30 @@ fn errors_that_nobody_reads_do_not_hold_the_process() {
 
 #[test]
 fn systemd_hears_of_every_step() {
-    hears_of_every_step(true);
+    hears_of_every_step(true, false);
     // A reload with nothing to reload is no hangup.
-    hears_of_every_step(false);
+    hears_of_every_step(false, false);
+    hears_of_every_step(false, true);
 }
 
-fn hears_of_every_step(has_file: bool) {
-    let folder = temporary(&format!("systemd-{has_file}"));
+/// A socket to hear on, and its name in `NOTIFY_SOCKET`.
+fn notify_socket(folder: &Path, is_abstract: bool) -> (UnixDatagram, OsString) {
+    if is_abstract {
+        use std::os::{linux::net::SocketAddrExt, unix::net::SocketAddr};
+        let name = format!("stellane-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("short");
+        let socket = UnixDatagram::bind_addr(&address).expect("binds");
+        return (socket, format!("@{name}").into());
+    }
+    let path = folder.join("notify");
+    (UnixDatagram::bind(&path).expect("binds"), path.into())
+}
+
+fn hears_of_every_step(has_file: bool, is_abstract: bool) {
+    let folder = temporary(&format!("systemd-{has_file}-{is_abstract}"));
     let file = folder.join("app.toml");
     fs::write(&file, "[log]\nlevel = \"info\"\n").expect("writes");
-    let path = folder.join("notify");
-    let socket = UnixDatagram::bind(&path).expect("binds");
+    let (socket, name) = notify_socket(&folder, is_abstract);
     socket
         .set_read_timeout(Some(Duration::from_secs(60)))
         .expect("sets");
@@ -451,7 +486,7 @@ fn hears_of_every_step(has_file: bool) {
     };
     let mut process = Process::spawn(
         command("serve")
-            .env("NOTIFY_SOCKET", &path)
+            .env("NOTIFY_SOCKET", &name)
             .env("WATCHDOG_USEC", "300000")
             .envs(has_file.then_some(("STELLANE_CONFIG", &file))),
     );

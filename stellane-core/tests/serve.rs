@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -73,6 +73,64 @@ async fn a_router_is_served_in_two_lines_until_its_signal() {
     let report = serving.await.expect("no panic").expect("no error");
     assert_eq!(report.drain.aborted, 0);
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// What is logged, as lines.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + 'static {
+        let log = self.clone();
+        let lines = tracing_subscriber::fmt().with_ansi(false);
+        lines.with_writer(move || log.clone()).finish()
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text")
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panic").extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn who_gives_no_purge_hook_is_told_what_to_expect_and_a_hook_is_called_when_connections_park()
+{
+    let log = Log::default();
+    let _logged = tracing::subscriber::set_default(log.subscriber());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = serve("127.0.0.1:0", hello()).config(quiet());
+    let server = server.with_graceful_shutdown(async { drop(stopped.await) });
+    drop(stop);
+    server.await.expect("ends");
+    assert!(log.text().contains("no purge hook"), "{}", log.text());
+
+    let log = Log::default();
+    let _logged = tracing::subscriber::set_default(log.subscriber());
+    let (say_purged, mut purged) = mpsc::unbounded_channel();
+    let config = quiet().with(|config| config.connection.park_after = Duration::ZERO);
+    let server = serve("127.0.0.1:0", hello()).config(config);
+    let server = server.purge_hook(move || {
+        let _ = say_purged.send(());
+    });
+    let bound = server.bind().await.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve());
+    let mut client = TcpStream::connect(address).await.expect("connects");
+    let get = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    client.write_all(get).await.expect("writes");
+    let called = tokio::time::timeout(Duration::from_secs(20), purged.recv()).await;
+    assert_eq!(called, Ok(Some(())));
+    assert!(!log.text().contains("no purge hook"), "{}", log.text());
 }
 
 #[tokio::test]

@@ -11,10 +11,10 @@ use super::{Origin, Problem};
 pub struct ServerConfig {
     /// Address of the service, used by [`Runtime::run`](crate::Runtime::run). Default `127.0.0.1:3000`.
     pub address: String,
-    /// Address of the admin service (`/metrics`, `/healthz`, `/readyz`, …); empty turns it off.
-    /// Default `127.0.0.1:9090`: loopback, since what it shows is nobody else's business. Only where this default is
-    /// in use by somebody else, as by a Prometheus or a second service, another port is taken, with a warning that
-    /// names it; any other address that is in use is an error.
+    /// Address of the admin service (`/metrics`, `/healthz`, `/readyz`, …); empty turns it off. Default `auto`:
+    /// `127.0.0.1:9090`, loopback since what it shows is nobody else's business; where that is in use by somebody else, as
+    /// by a Prometheus or a second service, another port, with a warning that names it. An address that is written here
+    /// and in use, `127.0.0.1:9090` too, is an error.
     pub admin_address: String,
     /// Bearer token for the admin pages that change something; without one they answer only on a
     /// loopback address. Default empty: none.
@@ -111,6 +111,8 @@ impl Default for DrainClass {
     }
 }
 
+/// Nobody has chosen the address of the admin service.
+const AUTO: &str = "auto";
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// What comes after the longest request: its goodbye, and the end of the process.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -119,7 +121,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             address: "127.0.0.1:3000".to_owned(),
-            admin_address: "127.0.0.1:9090".to_owned(),
+            admin_address: AUTO.to_owned(),
             admin_token: String::new(),
             drain_timeout: DRAIN_TIMEOUT,
             drain_delay: Duration::ZERO,
@@ -152,10 +154,18 @@ impl ServerConfig {
             .fold(self.drain_delay, Duration::saturating_add)
     }
 
+    /// Where the admin service is to be, and whether another port will do.
+    pub(crate) fn admin(&self) -> (&str, bool) {
+        match self.admin_address.as_str() {
+            AUTO => ("127.0.0.1:9090", true),
+            chosen => (chosen, false),
+        }
+    }
+
     pub(super) fn problems(&self, problems: &mut Vec<Problem>) {
         for (key, address, optional) in [
-            ("server.address", &self.address, false),
-            ("server.admin_address", &self.admin_address, true),
+            ("server.address", self.address.as_str(), false),
+            ("server.admin_address", self.admin().0, true),
         ] {
             let turned_off = optional && address.is_empty();
             if !turned_off && !is_socket_address(address) {

@@ -334,6 +334,12 @@ impl ConnectionManager {
         self.shared.stats()
     }
 
+    /// Whether idle connections give back what they needed while they were busy.
+    #[cfg(feature = "preset")]
+    pub(crate) fn gives_memory_back(&self) -> bool {
+        self.shared.memory.is_given_back()
+    }
+
     /// How many connections there may be: as configured, and as the limit of open files allows.
     pub(crate) fn most_connections(&self) -> usize {
         let Shared {

@@ -100,7 +100,9 @@
 //! 4. Each request has its time: the drain's deadline, or a [budget](ConnectionManagerBuilder::drain_budget) of its own. A
 //!    stream that goes on to its end is ended in the words of its protocol: server-sent events between two events, with
 //!    [`retry:`](ConnectionConfig::sse_retry) if that is set; a call of gRPC with the status `UNAVAILABLE`; a WebSocket
-//!    over HTTP/1.1 with the code 1012, between two frames.
+//!    with the code 1012, between two frames. Other streams, such as lines of JSON, have no such words: an end of ours
+//!    would pass for the whole, so they are cut, and their clients see that. A long poll has not been answered at all, and
+//!    only its handler knows what "nothing new" is. Handlers of both end in time by themselves with [`drain_token`].
 //! 5. What is left of a connection a second later is aborted.
 //!
 //! The `Runtime` says on its admin address that it is not ready before all this, and waits for

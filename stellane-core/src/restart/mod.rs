@@ -35,13 +35,14 @@
 //! are told by `GOAWAY`. Streams and upgraded connections have until the drain's deadline.
 
 mod error;
+mod notify;
 mod process;
 mod ready;
 
-#[cfg(feature = "preset")]
-pub(crate) use self::ready::is_successor;
 pub use self::{
     error::RestartError,
     process::Restart,
     ready::{names, ready},
 };
+#[cfg(feature = "preset")]
+pub(crate) use self::{notify::notify, ready::is_successor};

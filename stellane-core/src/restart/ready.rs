@@ -2,7 +2,7 @@
 
 use std::{env, fs::File, io, io::Write, path::PathBuf};
 
-use super::process::READY_PATH;
+use super::{notify::notify, process::READY_PATH};
 
 /// Tells whoever waits that this process can answer: the process that it takes over from, and systemd
 /// (`NOTIFY_SOCKET`). Does nothing where nobody waits.
@@ -21,7 +21,7 @@ pub fn ready() -> io::Result<()> {
             _ => {}
         }
     }
-    sd_notify::notify(&[
+    notify(&[
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::MainPid(std::process::id()),
     ])?;

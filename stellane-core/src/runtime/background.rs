@@ -119,17 +119,19 @@ impl Background {
         all
     }
 
-    /// Tells them of the drain, and waits for them so long.
-    pub(super) async fn end(mut self, deadline: Duration) {
+    /// Tells them of the drain, and waits for them so long; those that have not ended by then.
+    pub(super) async fn end(mut self, deadline: Duration) -> Vec<Cow<'static, str>> {
         self.token.cancel();
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(deadline, all).await.is_err() {
-            let left = lock(&self.running).join(", ");
-            tracing::warn!(
-                left,
-                "background tasks are cut off at the deadline of the drain"
-            );
+        if tokio::time::timeout(deadline, all).await.is_ok() {
+            return Vec::new();
         }
+        let left = lock(&self.running).clone();
+        tracing::warn!(
+            left = left.join(", "),
+            "background tasks are cut off at the deadline of the drain"
+        );
+        left
     }
 }
 

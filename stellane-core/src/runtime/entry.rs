@@ -148,6 +148,20 @@ impl<L> Serve<L> {
         self.builder = self.builder.connect_info(describe);
         self
     }
+
+    /// See [`RuntimeBuilder::purge_hook`]. For a program with the allocator of glibc:
+    ///
+    /// ```
+    /// use stellane_core::{connection::malloc_trim, serve};
+    ///
+    /// # let app = axum::Router::new();
+    /// let server = serve("127.0.0.1:0", app).purge_hook(malloc_trim);
+    /// # drop(server);
+    /// ```
+    pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.builder = self.builder.purge_hook(hook);
+        self
+    }
 }
 
 impl<L> Serve<L> {

@@ -42,4 +42,10 @@ pub(super) fn say(connections: &ConnectionManager) {
         connections = connections.most_connections(),
         "limits of the machine"
     );
+    if !connections.gives_memory_back() {
+        tracing::info!(
+            "no purge hook: an idle connection keeps the memory that it needed when most were busy, 2 to 30 KB each, \
+             instead of 0.2 to 0.4 (`purge_hook`)"
+        );
+    }
 }

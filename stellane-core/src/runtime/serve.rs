@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     fmt, io,
     net::SocketAddr,
     pin::pin,
@@ -41,7 +42,7 @@ use crate::{
     logging::LogHandle,
 };
 use crate::{
-    config::{RuntimeConfig, ServerConfig, is_socket_address},
+    config::{RuntimeConfig, is_socket_address},
     connection::{Early, ListenConfig, Listener},
     engine::{Engine, EngineKind, PerCoreEngine, SharedEngine, StopReport},
 };
@@ -63,18 +64,20 @@ pub struct BoundRuntime<S> {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunReport {
     /// The drain of the connections.
     pub drain: StopReport,
+    /// The names of the [background work](super::RuntimeBuilder::background) that was cut at the deadline of the drain.
+    pub background_cut: Vec<Cow<'static, str>>,
 }
 
 impl RunReport {
     /// Whether everything came to its end by itself, or was told goodbye.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.drain.aborted == 0 && self.drain.left == 0
+        self.drain.aborted == 0 && self.drain.left == 0 && self.background_cut.is_empty()
     }
 }
 
@@ -90,7 +93,11 @@ impl fmt::Display for RunReport {
             f,
             "{closed} connections closed, {aborted} of them cut at the end of their time; {farewells} streams told \
              goodbye; {left} connections left to handlers that hold their threads"
-        )
+        )?;
+        match &self.background_cut[..] {
+            [] => Ok(()),
+            names => write!(f, "; background work cut: {}", names.join(", ")),
+        }
     }
 }
 
@@ -189,13 +196,20 @@ async fn bound<S>(
         sockets: 1,
         ..options(&runtime.config)
     };
-    let address = match cfg!(feature = "admin") {
-        true => server.admin_address.as_str(),
-        false => "",
+    let (address, or_another) = match cfg!(feature = "admin") {
+        true => server.admin(),
+        false => ("", false),
     };
     admin = match (address, admin) {
         ("", _) => None,
-        (_, None) => listen_for_admin(address, &one).await?.pop(),
+        (_, None) => listen_for_admin(address, or_another, &one).await?.pop(),
+        // What the process before this one had instead of the default does as well for this one.
+        #[cfg(all(unix, feature = "restart"))]
+        (_, Some(admin))
+            if or_another && admin.local_addr().is_some_and(|at| at.ip().is_loopback()) =>
+        {
+            Some(admin)
+        }
         #[cfg(all(unix, feature = "restart"))]
         (_, Some(admin)) => {
             let key = "server.admin_address";
@@ -223,16 +237,16 @@ async fn bound<S>(
     })
 }
 
-/// Nobody chose the default address: who finds it in use, by a Prometheus or another service, gets another port.
+/// If nobody chose the address, who finds it in use, by a Prometheus or another service, gets another port.
 async fn listen_for_admin(
     address: &str,
+    or_another: bool,
     options: &ListenConfig,
 ) -> Result<Vec<Listener>, RuntimeError> {
     const KEY: &str = "server.admin_address";
     match listen(KEY, address, options).await {
         Err(RuntimeError::Bind { source, .. })
-            if source.kind() == io::ErrorKind::AddrInUse
-                && address == ServerConfig::default().admin_address => {}
+            if or_another && source.kind() == io::ErrorKind::AddrInUse => {}
         result => return result,
     }
     let listeners = listen(KEY, "127.0.0.1:0", options).await?;
@@ -548,8 +562,11 @@ impl<S: Served> BoundRuntime<S> {
             components.workers.set_min_workers(1);
             tokio::time::sleep(delay).await;
             let deadline = config.server.drain_timeout;
-            let (drain, ()) = tokio::join!(engine.stop(deadline), duties.end(deadline));
-            drain
+            let (drain, background_cut) = tokio::join!(engine.stop(deadline), duties.end(deadline));
+            RunReport {
+                drain,
+                background_cut,
+            }
         };
         components.readiness.set_ready(true);
         machine::say(&components.connections);
@@ -561,23 +578,22 @@ impl<S: Served> BoundRuntime<S> {
 
         let (mut serving, mut ending) = (serving, pin!(ending));
         let failed = |error| RuntimeError::Serve(Box::new(error));
-        let drain = tokio::select! {
+        let report = tokio::select! {
             // A listener that fails ends the run now, not at the next signal.
             served = &mut serving => {
                 served.map_err(failed)?;
                 over.cancel();
                 ending.await
             }
-            drain = &mut ending => {
+            report = &mut ending => {
                 serving.await.map_err(failed)?;
-                drain
+                report
             }
         };
         #[cfg(feature = "workers")]
         components.workers.shutdown();
         #[cfg(feature = "admin")]
         watch.end(Duration::from_millis(100)).await;
-        let report = RunReport { drain };
         #[cfg(unix)]
         if let Some(ending) = watched.as_ref().filter(|_| !report.is_clean()) {
             ending.has_cut();

@@ -5,8 +5,8 @@
 //!
 //! | when | SIGTERM | SIGINT |
 //! |---|---|---|
-//! | built, but not serving yet | ends, status 0: nothing is cut | ends, as without a handler |
-//! | serving | begins the drain | the same |
+//! | built, but none serves yet | ends, status 0: nothing is cut | ends, as without a handler |
+//! | serving | begins the drain; what is built beside it ends as soon as it serves | the same |
 //! | asked already | ends at once, status 143 | ends at once, status 130 |
 //! | no runtime any more | ends, as without a handler | the same |
 //!
@@ -107,6 +107,10 @@ impl Ending {
     /// The service begins, on this runtime; resolves when it is to end.
     pub(super) fn serve(&self) -> impl Future<Output = ()> + Send + use<> {
         self.0.enter(Phase::Serving);
+        if self.0.asked.is_cancelled() {
+            // Another one was serving when the signal came.
+            self.0.watch(1);
+        }
         self.0.asked.clone().cancelled_owned()
     }
 
@@ -236,11 +240,14 @@ fn obey(mut signals: Signals, hub: &Hub) {
             });
             low_level::exit(128 + signal);
         }
+        let serves = in_phase(Phase::Serving).next().is_some();
         for run in in_phase(Phase::Serving) {
             run.asked.cancel();
             run.watch(128 + signal);
         }
-        let serves = in_phase(Phase::Serving).next().is_some();
+        if serves {
+            in_phase(Phase::Built).for_each(|run| run.asked.cancel());
+        }
         if serves || hub.others {
             continue;
         }

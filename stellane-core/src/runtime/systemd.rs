@@ -12,19 +12,21 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[cfg(feature = "reload")]
 use crate::config::Asked;
+use crate::restart;
 
 fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    if let Err(error) = restart::notify(states) {
         tracing::warn!(%error, "systemd could not be told: {states:?}");
     }
 }
 
 /// The service ends, within this time.
 pub(super) fn stopping(grace: Duration) {
-    let micros = u32::try_from(grace.as_micros()).unwrap_or(u32::MAX);
+    // `ExtendTimeoutUsec` ends at 71 minutes.
+    let extend = format!("EXTEND_TIMEOUT_USEC={}", grace.as_micros());
     tell(&[
         NotifyState::Stopping,
-        NotifyState::ExtendTimeoutUsec(micros),
+        NotifyState::Custom(&extend),
         NotifyState::Status("draining"),
     ]);
 }

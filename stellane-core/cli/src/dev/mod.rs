@@ -111,7 +111,7 @@ impl Dev {
     }
 
     fn say_profiles(&self, config: &RuntimeConfig) {
-        let admin = &config.server.admin_address;
+        let (admin, _) = config.server.admin();
         for (on, path) in [
             (config.dev.profile_cpu, "cpu?seconds=10"),
             (config.dev.profile_mem, "heap"),

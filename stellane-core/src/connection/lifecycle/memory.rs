@@ -121,6 +121,12 @@ impl MemoryRelease {
         }
     }
 
+    /// Whether there is a hook.
+    #[cfg(feature = "preset")]
+    pub(crate) fn is_given_back(&self) -> bool {
+        self.hook.is_some()
+    }
+
     pub(crate) fn count_parked(&self) {
         self.parked.fetch_add(1, Relaxed);
     }

@@ -8,6 +8,7 @@ pub(crate) mod scoped;
 pub(crate) mod service;
 pub(crate) mod streams;
 pub(crate) mod trailers;
+pub(crate) mod tunnel;
 
 use std::{error::Error, time::Duration};
 

@@ -19,7 +19,7 @@ use crate::{
         protocol::{
             adapter::{Adapter, Answer, Waiting},
             farewell::Farewell,
-            http2::{body::StreamBody, ledger::Ledger, streams::is_slow_body},
+            http2::{body::StreamBody, ledger::Ledger, streams::is_slow_body, tunnel},
         },
     },
 };
@@ -54,13 +54,14 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
     type Error = BoxError;
     type Future = StreamFuture<S>;
 
-    fn call(&self, request: Request<hyper::body::Incoming>) -> StreamFuture<S> {
+    fn call(&self, mut request: Request<hyper::body::Incoming>) -> StreamFuture<S> {
         if self.strict && !has_one_authority(&request) {
             return StreamFuture::Done(Some(malformed()));
         }
         let terms = self.adapter.terms(&request);
         // The messages of a call may come as seldom as they like.
         let paced = request.method() != Method::POST || !is_grpc(&request);
+        tunnel::say_goodbye(&mut request, &self.ledger);
         let request = request.map(|body| Incoming::of_stream(body, self.connection, paced));
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());

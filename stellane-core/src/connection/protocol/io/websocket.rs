@@ -40,7 +40,8 @@ pub(crate) enum Frames {
 }
 
 impl Frames {
-    const BEGIN: Self = Self::Begin {
+    /// Behind the head, before the first frame.
+    pub(crate) const BEGIN: Self = Self::Begin {
         header: [0; 14],
         have: 0,
     };
