@@ -10,11 +10,16 @@ mod body;
 mod future;
 mod label;
 mod layer;
+mod layers;
 mod limited;
 mod ongoing;
 mod service;
 
 pub(super) use self::label::{tell as tell_route, tell_early};
 pub use self::{
-    body::PresetBody, future::PresetFuture, layer::PresetLayer, service::PresetService,
+    body::PresetBody,
+    future::PresetFuture,
+    layer::PresetLayer,
+    layers::{BodyLimitFuture, BodyLimitLayer, BodyLimitService, PresetLayers},
+    service::PresetService,
 };
