@@ -1,6 +1,53 @@
 //! The production runtime for axum, tonic and hyper: connection manager, configuration and the
 //! full-stack preset of Stellane.
+//!
+//! # Components
+//!
+//! Each is a tower `Layer` or `Service` of its own, and works in any tower stack. Each test runs twice, in a stack of
+//! `axum::serve` (`tests/components_axum.rs`) and in plain hyper-util (`tests/components_hyper.rs`), where nothing else of
+//! ours is.
+//!
+//! | component | in a stack | its test |
+//! |---|---|---|
+//! | connection manager | `Service` of connections: `ConnectionManager::service`, `make_service` | `a_limit_around_the_manager_counts_connections`, `a_timeout_around_the_manager_ends_connections`, `a_make_service_makes_one_for_each_connection` |
+//! | engines | `Engine::serve`, of any service | `engines_serve_any_service` |
+//! | tuner | `AutoTuneLayer` | `the_tuner_turns_a_limit_and_a_pool_of_others`, `the_tuner_undoes_what_made_things_worse` |
+//! | adaptive limit | `AdaptiveLimitLayer` | `the_adaptive_limit_refuses_what_is_too_much_and_nothing_else` |
+//! | the same for tower's balancers | `tower::load::Load` | `stellane-autotune/tests/load.rs` |
+//! | deadlines | `OverloadLayer` | `overload_passes_a_deadline_on_and_ends_what_exceeds_it` |
+//! | request metrics, labels of routes | `MetricsLayer`, `RouteLabelLayer` | `metrics_count_by_the_labels_of_routes` |
+//! | object and buffer pools | `PoolLayer` | `pools_are_within_reach_of_a_handler` |
+//! | worker pool | `WorkerPoolLayer` | `workers_run_a_whole_app_and_end_what_panics`, `routes_and_pools_of_a_whole_app_reach_its_worker` |
+//! | router | `Router`, a `Service`; `RouteLayer` | `the_router_is_a_service_like_any_other`, `a_route_layer_leaves_the_route_for_whatever_is_inside` |
+//! | interner | `InternLayer` | `headers_and_claims_are_interned_without_a_router` |
+//! | rules of HTTP/1 | `StrictHttp1Layer` | `strict_rules_refuse_what_is_ambiguous` |
+//! | panics and errors | `CatchFaultsLayer` | `a_panic_is_answered_and_counted` |
+//! | prepared answers | `PreparedLayer`; `PreparedOnlyService` | `prepared_answers_come_before_the_service` |
+//! | accelerated services | `EngineSelectorLayer` | `an_engine_selector_accelerates_chosen_routes` |
+//! | reloading pages | `LiveReloadLayer` | `live_reload_adds_its_script_to_pages_only` |
+//! | all of it | `PresetLayer` | `tests/preset_layer.rs`, `tests/preset_is_its_layers.rs` |
+//! | each as a method of `ServiceBuilder` | `StellaneBuilderExt` | `one_chain_takes_towers_tower_https_and_our_methods` |
+//!
+//! # Words
+//!
+//! | word | here |
+//! |---|---|
+//! | class | requests that share a part of the limit or of the workers' time |
+//! | drain | to end all connections without losing a request |
+//! | engine | what runs a service on runtimes: one for all cores, or one for each |
+//! | knob | a value that can be changed while serving, and that the tuner may turn |
+//! | lend | to give a place under the limit to others while its request waits for its client |
+//! | park | to take an idle connection apart, so that it costs a socket and no buffer |
+//! | place | what a request holds under the limit while the service works for it; what a connection holds |
+//! | preset | all components in one stack, as `Runtime` serves it |
+//! | pressure | how scarce memory, files or places are, from 0 to 1; timeouts shrink by it |
+//! | shed | to refuse a request because there is too much to do, and only then |
+//! | signal | a number that the tuner reads at each tick |
+//! | sweep | the one walk over all connections by which their deadlines are kept |
+//! | trim | to give idle pooled memory back to the system |
 
+#[cfg(feature = "layers")]
+pub mod catch_faults;
 #[cfg(feature = "config")]
 pub mod config;
 #[cfg(any(
@@ -17,8 +64,6 @@ mod detached;
 pub mod engine;
 #[cfg(feature = "engine-selector")]
 pub mod engine_selector;
-#[cfg(feature = "layers")]
-pub mod fault;
 #[cfg(feature = "hot-reload")]
 pub mod hot_reload;
 #[cfg(feature = "logging")]

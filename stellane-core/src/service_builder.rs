@@ -12,7 +12,7 @@ use tower_layer::Stack;
 /// use std::convert::Infallible;
 ///
 /// use http::{Request, Response};
-/// use stellane_core::{StellaneBuilderExt, autotune::AdaptiveLimit, fault::Faults, metrics::HttpMetrics};
+/// use stellane_core::{StellaneBuilderExt, autotune::AdaptiveLimit, catch_faults::Faults, metrics::HttpMetrics};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 /// use tower_http::ServiceBuilderExt;
 ///
@@ -122,13 +122,13 @@ pub trait StellaneBuilderExt<L>: sealed::Builder<L> + Sized {
         self.add(layer.clone())
     }
 
-    /// [`FaultLayer`](crate::fault::FaultLayer): panics and errors become responses.
+    /// [`CatchFaultsLayer`](crate::catch_faults::CatchFaultsLayer): panics and errors become responses.
     #[cfg(feature = "layers")]
     fn catch_faults(
         self,
-        faults: &crate::fault::Faults,
-    ) -> ServiceBuilder<Stack<crate::fault::FaultLayer, L>> {
-        self.add(crate::fault::FaultLayer::new(faults))
+        faults: &crate::catch_faults::Faults,
+    ) -> ServiceBuilder<Stack<crate::catch_faults::CatchFaultsLayer, L>> {
+        self.add(crate::catch_faults::CatchFaultsLayer::new(faults))
     }
 
     /// [`StrictHttp1Layer`](crate::strict_http1::StrictHttp1Layer): ambiguous requests are refused.

@@ -114,3 +114,25 @@ impl Service<ConnectInfo> for Make {
         ready(Ok(app(self.0.clone())))
     }
 }
+
+/// The table in the documentation of the crate names rows that exist.
+#[test]
+fn the_table_of_the_documentation_names_these_tests() {
+    let (docs, rows) = (
+        include_str!("../src/lib.rs"),
+        include_str!("support/components.rs"),
+    );
+    let table = docs.lines().filter(|line| line.starts_with("//! | "));
+    let named: Vec<_> = table
+        .filter_map(|line| line.rsplit_once(" | ").map(|(_, tests)| tests))
+        .flat_map(|tests| {
+            tests
+                .split('`')
+                .filter(|name| name.contains("_") && !name.contains('/'))
+        })
+        .collect();
+    assert!(named.len() > 15, "{named:?}");
+    for name in named {
+        assert!(rows.contains(&format!("async fn {name}()")), "{name}");
+    }
+}

@@ -1,5 +1,5 @@
 //! TLS over real sockets, with rustls as the client.
-#![cfg(all(feature = "tls", feature = "http2"))]
+#![cfg(all(feature = "tls-ring", feature = "http2"))]
 
 #[path = "support/served.rs"]
 mod served;

@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, LengthLimitError};
 use stellane_core::{
     BoxError,
-    fault::{FaultLayer, Faults},
+    catch_faults::{CatchFaultsLayer, Faults},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -23,7 +23,7 @@ async fn answer<F>(faults: &Faults, reply: fn() -> F) -> (StatusCode, Bytes)
 where
     F: Future<Output = Reply>,
 {
-    let service = FaultLayer::new(faults).layer(service_fn(move |_: Request<()>| reply()));
+    let service = CatchFaultsLayer::new(faults).layer(service_fn(move |_: Request<()>| reply()));
     let response = service
         .oneshot(Request::new(()))
         .await
@@ -99,7 +99,7 @@ impl Body for PanickingBody {
 #[tokio::test]
 async fn a_panic_in_the_response_body_ends_it_with_an_error() {
     let faults = Faults::new();
-    let service = FaultLayer::new(&faults).layer(service_fn(|_: Request<()>| async {
+    let service = CatchFaultsLayer::new(&faults).layer(service_fn(|_: Request<()>| async {
         Ok::<_, BoxError>(Response::new(PanickingBody))
     }));
     let mut body = service

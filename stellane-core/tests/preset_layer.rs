@@ -16,8 +16,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use stellane_core::{
     Components, RequestBody, RequestBodyError, RuntimeConfig,
     autotune::{AdaptiveLimitLayer, AlgorithmKind},
+    catch_faults::CatchFaultsLayer,
     connection::Incoming,
-    fault::FaultLayer,
     metrics::MetricsLayer,
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
@@ -153,7 +153,7 @@ async fn layers_of_tower_http_that_want_an_empty_body_stand_outside_of_each_of_o
     answers!(MetricsLayer::new(&components.metrics));
     answers!(AdaptiveLimitLayer::new(&components.limit));
     answers!(components.overload.clone());
-    answers!(FaultLayer::new(&components.faults));
+    answers!(CatchFaultsLayer::new(&components.faults));
 }
 
 /// What a browser sees of requests that are refused or fail, through tower-http's layers around the preset.

@@ -19,7 +19,7 @@ use http_body_util::BodyExt;
 use stellane_core::{
     BoxError, Components, RefusalKind, RequestBody, Runtime, RuntimeConfig,
     autotune::{AlgorithmKind, RequestHead},
-    fault::Refusal,
+    catch_faults::Refusal,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

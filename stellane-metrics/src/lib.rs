@@ -60,12 +60,11 @@ mod catalogue;
 mod config;
 #[cfg(feature = "facade")]
 mod facade;
-#[path = "http/mod.rs"]
-mod http_metrics;
 mod layer;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 mod readiness;
+mod requests;
 mod runtime;
 mod sink;
 mod text;
@@ -78,15 +77,12 @@ pub use catalogue::{Kind, Metric, catalogue};
 pub use config::{BuildError, ConfigError, DurationBuckets, MetricsConfig};
 #[cfg(feature = "facade")]
 pub use facade::FacadePublisher;
-pub use http_metrics::{
-    HttpMetrics, HttpMetricsBuilder, HttpStats, Recording, RouteStats, RunningPoll,
-};
 #[cfg(feature = "axum")]
 pub use layer::AxumRoute;
 pub use layer::{
-    Entered, Metrics, MetricsLayer, NoRoute, RequestBody, RequestBytes, RequestBytesLayer,
-    RequestRoute, RequestScope, ResponseBody, ResponseFuture, ResponseRoute, RouteLabel,
-    RouteLabelLayer, current_route, label_route,
+    Entered, MetricsBody, MetricsFuture, MetricsLayer, MetricsService, NoRoute, RequestBytesBody,
+    RequestBytesLayer, RequestBytesService, RequestRoute, RequestScope, ResponseRoute,
+    RouteLabelLayer, RouteLabelService, current_route, label_route,
 };
 /// The facade this crate publishes to: use this one, so that both are the same version.
 #[cfg(feature = "facade")]
@@ -94,9 +90,12 @@ pub use metrics;
 #[cfg(feature = "prometheus")]
 pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
+pub use requests::{
+    HttpMetrics, HttpMetricsBuilder, HttpStats, Recording, RouteStats, RunningPoll,
+};
 pub use runtime::{
-    Advice, Machine, MigrationReadiness, ReadinessCheck, RuntimeMetrics, RuntimeMetricsBuilder,
-    RuntimeSnapshot, Values,
+    Acceleration, Advice, Machine, RuntimeMetrics, RuntimeMetricsBuilder, RuntimeSnapshot,
+    Threshold, Values,
 };
 #[cfg(feature = "tracing")]
-pub use trace::{LogLevel, Trace, TraceBody, TraceContext, TraceFuture, TraceLayer};
+pub use trace::{LogLevel, TraceBody, TraceContext, TraceFuture, TraceLayer, TraceService};

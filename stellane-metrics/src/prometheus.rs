@@ -95,7 +95,7 @@ impl PrometheusBuilder {
             builder = builder
                 .set_buckets_for_metric(
                     Matcher::Suffix(suffix.to_owned()),
-                    &crate::http_metrics::SIZE_BOUNDS,
+                    &crate::requests::SIZE_BOUNDS,
                 )
                 .map_err(refused)?;
         }

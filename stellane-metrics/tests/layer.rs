@@ -20,7 +20,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Channel, Empty, Full, StreamBody};
 use stellane_metrics::{
-    HttpMetrics, MetricsConfig, MetricsLayer, RequestBody, RequestBytesLayer, current_route,
+    HttpMetrics, MetricsConfig, MetricsLayer, RequestBytesBody, RequestBytesLayer, current_route,
     label_route,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -437,7 +437,7 @@ async fn the_grpc_status_comes_from_the_trailers_or_from_the_head() {
 #[tokio::test]
 async fn a_streamed_request_body_is_counted_with_the_inner_layer_only() {
     let http = http();
-    let read = service_fn(|request: Request<RequestBody<Channel<Bytes>>>| async {
+    let read = service_fn(|request: Request<RequestBytesBody<Channel<Bytes>>>| async {
         request.into_body().collect().await.unwrap();
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     });

@@ -188,10 +188,10 @@ fn the_snapshot_takes_over_what_sources_report_and_judges_it() {
     assert_eq!(snapshot.heap_size, 4096);
     assert_eq!(snapshot.connections_per_second, 250.0);
     assert_eq!(snapshot.shed_total["limit"], 3);
-    assert!(snapshot.migration.scale.reached);
-    assert!(!snapshot.migration.performance_ceiling.reached);
+    assert!(snapshot.acceleration.scale.reached);
+    assert!(!snapshot.acceleration.performance_ceiling.reached);
     // Without a request, no latency is demanded of anything.
-    assert!(!snapshot.migration.latency.reached);
+    assert!(!snapshot.acceleration.latency.reached);
     if cfg!(target_os = "linux") {
         assert!(snapshot.rss > 1_000_000 && snapshot.open_fds > 2 && snapshot.threads > 0);
     }

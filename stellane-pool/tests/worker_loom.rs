@@ -146,7 +146,7 @@ fn a_worker_that_tells_of_its_search_before_a_job_is_done_loses_nothing() {
     });
 }
 
-/// The watch may wake one more at any time.
+/// The supervisor may wake one more at any time.
 #[test]
 fn a_worker_that_is_woken_although_another_searches_does_no_harm() {
     explore(|| {

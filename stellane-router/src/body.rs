@@ -9,8 +9,8 @@ use axum_core::BoxError;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use crate::block::Slot;
 use crate::params::RouteMatch;
+use crate::recycled_box::RecycledBox;
 use crate::table::RouteInfo;
 
 /// The body of a request or response: empty, one piece, or a stream in a box.
@@ -36,7 +36,7 @@ enum Carried {
     #[default]
     Nothing,
     /// To the handler, through the layers around it.
-    In(Slot<RouteMatch>),
+    In(RecycledBox<RouteMatch>),
     /// To the layers around the router.
     Out(RouteInfo),
 }
@@ -94,7 +94,7 @@ impl Body {
     }
 
     pub(crate) fn carry(&mut self, matched: RouteMatch) {
-        self.carried = Carried::In(Slot::new(matched));
+        self.carried = Carried::In(RecycledBox::new(matched));
     }
 
     pub(crate) fn take_carried(&mut self) -> Option<RouteMatch> {

@@ -181,7 +181,7 @@ fn chain_shapes(
                 report.problems.push(Problem::Conflict {
                     first: entries[first].template.to_string(),
                     second: entry.template.to_string(),
-                    witness: sample(&segments(&entry.pattern.tokens)).unwrap_or_default(),
+                    example: sample(&segments(&entry.pattern.tokens)).unwrap_or_default(),
                     remedy: "give their parameters the same names, or a constraint to one of them",
                 });
             }
@@ -250,7 +250,7 @@ impl Entry {
             report.problems.push(Problem::Conflict {
                 first: template.to_string(),
                 second: template.to_string(),
-                witness: sample(&segments(&pattern.tokens)).unwrap_or_default(),
+                example: sample(&segments(&pattern.tokens)).unwrap_or_default(),
                 remedy: "it is registered twice for one method: remove one",
             });
         }

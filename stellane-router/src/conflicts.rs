@@ -193,8 +193,8 @@ fn conflict(a: &Item<'_>, b: &Item<'_>, entries: &[Entry]) -> Option<Problem> {
         Some((x, y))
     })?;
     let start = sample(&segments(a.before))?;
-    let witness = start + &common_path(&a.segments, &b.segments)?;
-    let spans = [first, second].map(|entry| read(&entry.pattern, witness.as_bytes()));
+    let example = start + &common_path(&a.segments, &b.segments)?;
+    let spans = [first, second].map(|entry| read(&entry.pattern, example.as_bytes()));
     let [Some(x), Some(y)] = &spans else {
         return None;
     };
@@ -203,7 +203,7 @@ fn conflict(a: &Item<'_>, b: &Item<'_>, entries: &[Entry]) -> Option<Problem> {
         .then(|| Problem::Conflict {
             first: first.template.to_string(),
             second: second.template.to_string(),
-            witness,
+            example,
             remedy: "neither is more specific: give one a constraint the other does not meet",
         })
 }

@@ -15,13 +15,13 @@ use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri};
 use tower_service::Service;
 
-use crate::block::{Slot, SlotFuture};
 use crate::body::Body;
 use crate::compiled::Compiled;
 use crate::matcher::tree::Spans;
 #[cfg(feature = "axum-08")]
 use crate::params::Params;
 use crate::params::{RouteMatch, WithMatch, current_match};
+use crate::recycled_box::{RecycledBox, RecycledFuture};
 use crate::table::{RouteId, RouteTable};
 
 /// A match, borrowed from the table that found it.
@@ -80,8 +80,8 @@ pub(crate) fn call_with_source<'a>(
     table: &'a Compiled,
     (id, spans): (RouteId, Spans),
     source: PathAndQuery,
-) -> SlotFuture<'a, Answer> {
-    Slot::future(async move {
+) -> RecycledFuture<'a, Answer> {
+    RecycledBox::future(async move {
         let matched = Matched {
             table,
             id,
@@ -94,8 +94,12 @@ pub(crate) fn call_with_source<'a>(
 
 /// Answers a request; called by reference, so that nothing is cloned for a request.
 pub(crate) trait Endpoint: Send + Sync {
-    fn call<'a>(&'a self, parts: Parts, body: Body, matched: Matched<'a>)
-    -> SlotFuture<'a, Answer>;
+    fn call<'a>(
+        &'a self,
+        parts: Parts,
+        body: Body,
+        matched: Matched<'a>,
+    ) -> RecycledFuture<'a, Answer>;
 }
 
 /// A tower service as endpoint: cloned for every request, as tower demands.
@@ -126,7 +130,7 @@ where
         mut parts: Parts,
         mut body: Body,
         matched: Matched<'a>,
-    ) -> SlotFuture<'a, Answer> {
+    ) -> RecycledFuture<'a, Answer> {
         let mut service = self.service.clone();
         let owned = matched.owned(&parts.uri);
         if let Some(matched) = &owned {
@@ -136,7 +140,7 @@ where
             body.carry(matched.clone());
         }
         let request = Request::from_parts(parts, body);
-        Slot::future(async move {
+        RecycledBox::future(async move {
             let matched = owned.as_ref().map_or(matched, RouteMatch::as_matched);
             let answer = async {
                 std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
@@ -195,13 +199,13 @@ impl Endpoint for OwnEndpoint {
         mut parts: Parts,
         body: Body,
         matched: Matched<'a>,
-    ) -> SlotFuture<'a, Answer> {
+    ) -> RecycledFuture<'a, Answer> {
         let entry = matched.table.entry(matched.id);
         let own = parts.extensions.remove().unwrap_or_else(|| OwnReply {
             status: StatusCode::METHOD_NOT_ALLOWED,
             allow: entry.allow.clone(),
         });
-        Slot::future(async move {
+        RecycledBox::future(async move {
             let not_allowed = entry.not_allowed.as_deref();
             let handler = not_allowed.filter(|_| own.status == StatusCode::METHOD_NOT_ALLOWED);
             let Some(handler) = handler else {
@@ -294,7 +298,7 @@ where
         // A layer that wraps the body hides what it carries.
         let carried = body.take_carried().or_else(|| current_match(&parts.uri));
         let endpoint = Arc::clone(&self.0);
-        EndpointFuture(Slot::future(async move {
+        EndpointFuture(RecycledBox::future(async move {
             match &carried {
                 Some(carried) => endpoint.call(parts, body, carried.as_matched()).await,
                 // The layer called the route outside of its own request.
@@ -312,7 +316,7 @@ impl fmt::Debug for Route {
 
 /// The future of a [`Route`].
 #[derive(Debug)]
-pub struct EndpointFuture(SlotFuture<'static, Answer>);
+pub struct EndpointFuture(RecycledFuture<'static, Answer>);
 
 impl Future for EndpointFuture {
     type Output = Result<Response<Body>, Infallible>;

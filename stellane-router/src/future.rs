@@ -12,10 +12,10 @@ use http::Response;
 use http::header::CONTENT_LENGTH;
 use http_body::Body as _;
 
-use crate::block::{Slot, SlotFuture};
 use crate::body::Body;
 use crate::compiled::Compiled;
 use crate::endpoint::Answer;
+use crate::recycled_box::{RecycledBox, RecycledFuture};
 use crate::table::{RouteId, RouteInfo, RouteTable};
 
 /// The future of a [`Router`](crate::Router).
@@ -24,14 +24,14 @@ pub struct RouteFuture(State);
 
 enum State {
     /// No handler was called. In a slot, so that the other state is small.
-    Ready(Slot<Response<Body>>),
+    Ready(RecycledBox<Response<Body>>),
     Running(Running),
     Done,
 }
 
 struct Running {
     /// Borrows from the table, so it comes first: it is dropped first.
-    future: SlotFuture<'static, Answer>,
+    future: RecycledFuture<'static, Answer>,
     table: RouteTable,
     route: RouteId,
     head: bool,
@@ -49,7 +49,7 @@ impl fmt::Debug for State {
 
 impl RouteFuture {
     pub(crate) fn ready(response: Response<Body>) -> Self {
-        Self(State::Ready(Slot::new(response)))
+        Self(State::Ready(RecycledBox::new(response)))
     }
 
     pub(crate) fn ready_at(
@@ -63,7 +63,7 @@ impl RouteFuture {
     }
 
     pub(crate) const fn running(
-        future: SlotFuture<'static, Answer>,
+        future: RecycledFuture<'static, Answer>,
         table: Arc<Compiled>,
         route: RouteId,
         head: bool,

@@ -11,10 +11,10 @@ use http::request::Parts;
 use http::{HeaderMap, Request};
 use pin_project_lite::pin_project;
 
-use crate::block::{Slot, SlotFuture};
 use crate::body::Body;
 use crate::endpoint::{Answer, Endpoint, Matched};
 use crate::params::WithMatch;
+use crate::recycled_box::{RecycledBox, RecycledFuture};
 use crate::reply::{IntoReply, from_axum};
 use crate::report::Problem;
 
@@ -167,12 +167,12 @@ impl<H: Handler<M, S>, M, S: Send + Sync> Endpoint for HandlerEndpoint<H, M, S> 
         mut parts: Parts,
         body: Body,
         matched: Matched<'a>,
-    ) -> SlotFuture<'a, Answer> {
+    ) -> RecycledFuture<'a, Answer> {
         #[cfg(feature = "axum-08")]
         if self.may_be_foreign {
             matched.leave_for_axum(&mut parts);
         }
-        Slot::future(self.handler.call(parts, body, matched, &self.state))
+        RecycledBox::future(self.handler.call(parts, body, matched, &self.state))
     }
 }
 

@@ -99,8 +99,6 @@ pub use error::ConfigError;
 #[cfg(feature = "axum-08")]
 mod axum_view;
 #[cfg(feature = "router")]
-mod block;
-#[cfg(feature = "router")]
 mod body;
 #[cfg(feature = "router")]
 mod build;
@@ -142,6 +140,8 @@ mod openapi;
 mod params;
 #[cfg(feature = "router")]
 mod path;
+#[cfg(feature = "router")]
+mod recycled_box;
 #[cfg(feature = "router")]
 mod reply;
 #[cfg(feature = "router")]

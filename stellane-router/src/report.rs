@@ -15,7 +15,7 @@ use std::fmt;
 ///     .build()
 ///     .unwrap_err();
 /// assert_eq!(report.problems().len(), 2);
-/// assert!(matches!(&report.problems()[1], Problem::Conflict { witness, .. } if witness == "/users/w"));
+/// assert!(matches!(&report.problems()[1], Problem::Conflict { example, .. } if example == "/users/w"));
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildReport {
@@ -43,7 +43,7 @@ pub enum Problem {
         /// The other; the same text if one template was registered twice for a method.
         second: String,
         /// A path that both match.
-        witness: String,
+        example: String,
         /// How to tell them apart.
         remedy: &'static str,
     },
@@ -55,7 +55,7 @@ pub enum Problem {
         /// The route that answers instead.
         shadowed_by: String,
         /// A path that both match.
-        witness: String,
+        example: String,
     },
     /// A host that cannot be read.
     Host {
@@ -136,21 +136,21 @@ impl fmt::Display for Problem {
             Self::Conflict {
                 first,
                 second,
-                witness,
+                example,
                 remedy,
             } => {
                 write!(
                     f,
-                    "`{first}` and `{second}` both match `{witness}`: {remedy}"
+                    "`{first}` and `{second}` both match `{example}`: {remedy}"
                 )
             }
             Self::Unreachable {
                 template,
                 shadowed_by,
-                witness,
+                example,
             } => write!(
                 f,
-                "`{template}` never answers: `{shadowed_by}` is preferred, as for `{witness}`"
+                "`{template}` never answers: `{shadowed_by}` is preferred, as for `{example}`"
             ),
             Self::Name { name, reason } => write!(f, "name `{name}`: {reason}"),
             Self::Extractor {

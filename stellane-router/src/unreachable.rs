@@ -34,7 +34,7 @@ pub(crate) fn find(leaves: &[u32], entries: &[Entry], tree: &Tree, report: &mut 
             .collect();
         let Some(before) = before else { continue };
         for (_, entry) in chain(entries, leaf) {
-            let shadow = |(witness, routes): &(String, Vec<u32>)| {
+            let shadow = |(example, routes): &(String, Vec<u32>)| {
                 let covered = (0..32)
                     .map(|shift| 1 << shift)
                     .filter(|bit| entry.takes & bit != 0)
@@ -46,16 +46,16 @@ pub(crate) fn find(leaves: &[u32], entries: &[Entry], tree: &Tree, report: &mut 
                 let by = routes.iter().flat_map(|&route| chain(entries, route));
                 let mut by = by.filter(|(_, other)| other.takes & entry.takes != 0);
                 let (_, by) = by.next().filter(|_| covered)?;
-                Some((by.template.to_string(), witness.clone()))
+                Some((by.template.to_string(), example.clone()))
             };
             let shadows: Option<Vec<_>> = before.iter().map(shadow).collect();
-            let Some((shadowed_by, witness)) = shadows.and_then(|s| s.into_iter().next()) else {
+            let Some((shadowed_by, example)) = shadows.and_then(|s| s.into_iter().next()) else {
                 continue;
             };
             let problem = Problem::Unreachable {
                 template: entry.template.to_string(),
                 shadowed_by,
-                witness,
+                example,
             };
             match count <= MAX_PIECES {
                 true => report.problems.push(problem),

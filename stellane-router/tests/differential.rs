@@ -63,11 +63,11 @@ fn what_is_refused_is_wrong() {
                 Problem::Conflict {
                     first,
                     second,
-                    witness,
+                    example,
                     ..
                 } => {
                     let both = [first.clone(), second.clone()];
-                    let best = reader::best(&both, &reader::canonical(witness).unwrap());
+                    let best = reader::best(&both, &reader::canonical(example).unwrap());
                     assert!(
                         best.is_some_and(|b| b.ambiguous),
                         "{problem} in {templates:?}"
@@ -75,12 +75,12 @@ fn what_is_refused_is_wrong() {
                     conflicts += 1;
                 }
                 Problem::Unreachable {
-                    template, witness, ..
+                    template, example, ..
                 } => {
                     let answers = |path: &str| {
                         reader::best(&templates, path).is_some_and(|b| b.template == template)
                     };
-                    assert!(!answers(witness), "{problem} in {templates:?}");
+                    assert!(!answers(example), "{problem} in {templates:?}");
                     let paths = grammar.paths_near(template);
                     assert!(
                         !paths.iter().any(|p| answers(p)),

@@ -72,14 +72,14 @@ fn a_route_never_answers_only_where_that_is_so_for_all_paths() {
         let report = RouteTable::new(templates).unwrap_err();
         let [
             Problem::Unreachable {
-                template, witness, ..
+                template, example, ..
             },
         ] = report.problems()
         else {
             panic!("{templates:?}: {report}");
         };
         assert_eq!(template, in_vain);
-        assert!(table(&[template]).find(witness).is_some(), "{report}");
+        assert!(table(&[template]).find(example).is_some(), "{report}");
     }
     for reached in [
         &["/{x:one(a|b)}", "/a"][..],
@@ -211,7 +211,7 @@ fn one_method_under_two_names_is_a_conflict() {
         Problem::Conflict {
             first,
             second,
-            witness,
+            example,
             ..
         },
     ] = report.problems()
@@ -219,7 +219,7 @@ fn one_method_under_two_names_is_a_conflict() {
         panic!("{report}");
     };
     assert_eq!((&**first, &**second), ("/users/{id}", "/users/{name}"));
-    assert!(table(&[first]).find(witness).is_some());
+    assert!(table(&[first]).find(example).is_some());
 }
 
 /// Excerpts of public descriptions that name one place differently for different methods.
@@ -329,14 +329,14 @@ fn what_is_ambiguous_is_found_wherever_it_is() {
         let Some(Problem::Conflict {
             first,
             second,
-            witness,
+            example,
             ..
         }) = report.problems().first()
         else {
             panic!("{report}");
         };
         for template in [first, second] {
-            assert!(table(&[template]).find(witness).is_some(), "{report}");
+            assert!(table(&[template]).find(example).is_some(), "{report}");
         }
     }
     for distinct in [

@@ -8,10 +8,11 @@ use super::{AdaptiveLimit, AdaptiveLimitService};
 /// loads.
 ///
 /// ```
-/// use stellane_autotune::{AdaptiveLimit, AlgorithmKind};
+/// use stellane_autotune::AdaptiveLimit;
+/// use stellane_autotune::algorithm::Fixed;
 /// use tower::load::Load;
 ///
-/// let limit = AdaptiveLimit::builder().fixed(4).build()?;
+/// let limit = AdaptiveLimit::builder().algorithm(Fixed::new(4)).build()?;
 /// assert_eq!(limit.load(), 0.0);
 /// let _permit = limit.try_acquire();
 /// assert_eq!(limit.load(), 0.25);

@@ -51,7 +51,7 @@ pub mod names {
 
 use names::*;
 
-/// The seed's rules, and those that undo them when the pressure is gone.
+/// Rules for memory, workers, queue and limit, and those that undo them when the pressure is gone.
 pub(super) fn rules() -> Vec<Rule> {
     vec![
         Rule::new("memory_critical")

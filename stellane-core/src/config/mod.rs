@@ -26,9 +26,9 @@
 //! # Ok::<(), stellane_core::config::ConfigErrors>(())
 //! ```
 //!
-//! # From the seed document
+//! # From the environment of the Go prototype
 //!
-//! | seed | here |
+//! | there | here |
 //! |---|---|
 //! | `min_workers`, `max_workers`, `queue_size` | `workers.min_workers`, `workers.max_workers`, `workers.queue_size` |
 //! | `max_idle_conns`, `idle_timeout` | `connection.max_idle_connections`, `connection.idle_timeout` |

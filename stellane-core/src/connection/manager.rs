@@ -5,7 +5,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection::{
     accept,
-    config::ConnectionConfig,
+    config::{ConnectionConfig, forwarded::ForwardedHeader},
     error::{BuildError, ServeError},
     http_service::HttpService,
     incoming::Incoming,
@@ -85,10 +85,11 @@ impl ConnectionManagerBuilder {
     ///
     /// # Errors
     /// Every setting that is out of range.
-    pub fn build(self) -> Result<ConnectionManager, BuildError> {
+    pub fn build(mut self) -> Result<ConnectionManager, BuildError> {
         self.config
             .validate()
             .map_err(|errors| BuildError { errors })?;
+        self.config.connect_info |= self.config.forwarded.header != ForwardedHeader::Off;
         let builders = Arc::new(HyperBuilders::new(&self.config));
         let configured = self.config.max_connections;
         let mut shared = Shared::new(self.config, self.hook);
@@ -212,7 +213,7 @@ impl ConnectionManager {
     /// Serves `service` on one connection that came by other ways than a [`Listener`]: in memory, through a
     /// tunnel, on a socket of another kind. It has a place in the table, counts against the limits, keeps to the
     /// deadlines and is drained like any other; the future resolves to why it ended. An upgraded connection
-    /// lives on after that.
+    /// lives on after that. Without a `peer` a socket of tokio tells it itself.
     ///
     /// When idle it is parked in the future: hyper's buffers are given back, and what `io` holds stays.
     /// Dropping the future closes the connection at once.
@@ -267,7 +268,8 @@ impl ConnectionManager {
         peer: Option<SocketAddr>,
         services: ServiceSource<S>,
     ) -> impl Future<Output = CloseReason> + Send + 'static {
-        let socket = Socket::Other(Box::new(io));
+        let socket = Socket::of(io);
+        let peer = peer.or_else(|| socket.peer_addr());
         let made = |_| std::future::ready(Ok::<_, Infallible>(services));
         let serving = self.serve_made(socket, peer, made);
         async {

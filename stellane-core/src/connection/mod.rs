@@ -206,6 +206,7 @@ pub use self::{
 pub use self::{
     config::{
         ConnectionConfig,
+        forwarded::{ForwardedConfig, ForwardedHeader},
         listen::{ListenConfig, WhenFull},
     },
     error::{BuildError, ServeError},
@@ -213,6 +214,7 @@ pub use self::{
     incoming::Incoming,
     lifecycle::memory::malloc_trim,
     manager::{ConnectionManager, ConnectionManagerBuilder},
+    policy::forwarded::Forwarded,
     protocol::{connect_info::ConnectInfo, scope::drain_token},
     reason::CloseReason,
     service::{ConnectionFuture, ConnectionIo, ConnectionService, SameService},

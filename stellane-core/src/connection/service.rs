@@ -1,7 +1,6 @@
 //! The manager as a service of connections.
 
 use std::{
-    any::Any,
     convert::Infallible,
     fmt,
     future::{Ready, ready},
@@ -10,10 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
 use crate::connection::{
@@ -173,45 +169,8 @@ impl ConnectionIo {
 
 impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> From<Io> for ConnectionIo {
     fn from(io: Io) -> Self {
-        let io = match cast::<_, TcpStream>(io) {
-            Ok(tcp) => {
-                let peer = tcp.peer_addr().ok();
-                let socket = Socket::Tcp(tcp);
-                return Self { socket, peer };
-            }
-            Err(io) => io,
-        };
-        #[cfg(unix)]
-        let io = match cast::<_, tokio::net::UnixStream>(io) {
-            Ok(unix) => {
-                let socket = Socket::Unix(unix);
-                return Self { socket, peer: None };
-            }
-            Err(io) => io,
-        };
-        #[cfg(feature = "tls")]
-        let io = match cast::<_, tokio_rustls::server::TlsStream<TcpStream>>(io) {
-            Ok(tls) => {
-                let peer = tls.get_ref().0.peer_addr().ok();
-                let socket = Socket::Tls(Box::new(tls));
-                return Self { socket, peer };
-            }
-            Err(io) => io,
-        };
-        let socket = Socket::Other(Box::new(io));
-        Self { socket, peer: None }
-    }
-}
-
-/// A value as the type that it is, if that is `B`.
-fn cast<A: 'static, B: 'static>(value: A) -> Result<B, A> {
-    let mut value = Some(value);
-    let taken = (&mut value as &mut dyn Any)
-        .downcast_mut::<Option<B>>()
-        .and_then(Option::take);
-    match (taken, value) {
-        (Some(taken), _) => Ok(taken),
-        (None, Some(value)) => Err(value),
-        (None, None) => unreachable!("taken only as what it is"),
+        let socket = Socket::of(io);
+        let peer = socket.peer_addr();
+        Self { socket, peer }
     }
 }

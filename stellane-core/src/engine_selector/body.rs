@@ -9,9 +9,9 @@ use pin_project_lite::pin_project;
 use crate::BoxError;
 
 pin_project! {
-    /// The response body of a [`Selected`](super::Selected) service.
+    /// The response body of an [`EngineSelectorService`](super::EngineSelectorService).
     #[derive(Debug)]
-    pub struct SelectedBody<A, N> {
+    pub struct EngineSelectorBody<A, N> {
         #[pin]
         kind: Kind<A, N>,
     }
@@ -28,7 +28,7 @@ pin_project! {
     }
 }
 
-impl<A, N> SelectedBody<A, N> {
+impl<A, N> EngineSelectorBody<A, N> {
     pub(crate) fn accelerated(body: A) -> Self {
         Self {
             kind: Kind::Accelerated { body },
@@ -46,7 +46,7 @@ impl<A, N> SelectedBody<A, N> {
     }
 }
 
-impl<A, N> Body for SelectedBody<A, N>
+impl<A, N> Body for EngineSelectorBody<A, N>
 where
     A: Body<Error: Into<BoxError>>,
     N: Body<Data = A::Data, Error: Into<BoxError>>,

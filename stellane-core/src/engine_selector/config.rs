@@ -9,7 +9,7 @@ use super::ConfigError;
 #[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct SelectorConfig {
-    /// The routes that go to the accelerated service (the seed's `hybrid_routes`), as templates of the router:
+    /// The routes that go to the accelerated service, as templates of the router:
     /// `/users/{id}`, `/static/{*rest}`. Default none.
     pub accelerated_routes: Vec<String>,
     /// `"safe"`: the native service answers what the accelerated one can't, and only requests that are

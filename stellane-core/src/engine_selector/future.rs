@@ -11,14 +11,14 @@ use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::{
-    Declined, SelectedBody,
+    Declined, EngineSelectorBody,
     handle::{Attempt, Cause},
 };
 use crate::BoxError;
 
 pin_project! {
-    /// The response of a [`Selected`](super::Selected) service.
-    pub struct ResponseFuture<A, N, B>
+    /// The response of an [`EngineSelectorService`](super::EngineSelectorService).
+    pub struct EngineSelectorFuture<A, N, B>
     where
         N: Service<Request<B>>,
     {
@@ -58,7 +58,7 @@ pin_project! {
     }
 }
 
-impl<A, N: Service<Request<B>>, B> ResponseFuture<A, N, B> {
+impl<A, N: Service<Request<B>>, B> EngineSelectorFuture<A, N, B> {
     pub(super) fn trying(future: A, attempt: Attempt, native: Option<Native<N, B>>) -> Self {
         Self {
             stage: Stage::Trying {
@@ -85,19 +85,20 @@ impl<A, N: Service<Request<B>>, B> ResponseFuture<A, N, B> {
     }
 }
 
-impl<A, N: Service<Request<B>>, B> fmt::Debug for ResponseFuture<A, N, B> {
+impl<A, N: Service<Request<B>>, B> fmt::Debug for EngineSelectorFuture<A, N, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+        f.debug_struct("EngineSelectorFuture")
+            .finish_non_exhaustive()
     }
 }
 
-impl<A, N, B, AB, NB, E> Future for ResponseFuture<A, N, B>
+impl<A, N, B, AB, NB, E> Future for EngineSelectorFuture<A, N, B>
 where
     A: Future<Output = Result<Response<AB>, E>>,
     E: Into<BoxError>,
     N: Service<Request<B>, Response = Response<NB>>,
 {
-    type Output = Result<Response<SelectedBody<AB, NB>>, N::Error>;
+    type Output = Result<Response<EngineSelectorBody<AB, NB>>, N::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -105,7 +106,7 @@ where
             let (attempt, cause) = match this.stage.as_mut().project() {
                 Projected::Native { future } => {
                     let response = ready!(future.poll(cx))?;
-                    return Poll::Ready(Ok(response.map(SelectedBody::native)));
+                    return Poll::Ready(Ok(response.map(EngineSelectorBody::native)));
                 }
                 Projected::Refused => return Poll::Ready(Ok(refusal())),
                 Projected::Trying {
@@ -120,7 +121,7 @@ where
                             }
                             // The native service is not needed: others may have its place.
                             *this.native = None;
-                            return Poll::Ready(Ok(response.map(SelectedBody::accelerated)));
+                            return Poll::Ready(Ok(response.map(EngineSelectorBody::accelerated)));
                         }
                         Ok(Poll::Pending) => {
                             ready!(poll_timeout(sleep, attempt.as_ref(), cx));
@@ -170,8 +171,8 @@ fn cause_of(error: &BoxError) -> Cause {
     Cause::Error
 }
 
-fn refusal<A, N>() -> Response<SelectedBody<A, N>> {
-    let mut response = Response::new(SelectedBody::empty());
+fn refusal<A, N>() -> Response<EngineSelectorBody<A, N>> {
+    let mut response = Response::new(EngineSelectorBody::empty());
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     let one = HeaderValue::from_static("1");
     response.headers_mut().insert(header::RETRY_AFTER, one);

@@ -1,8 +1,8 @@
 use tower_layer::Layer;
 
-use super::{EngineSelector, Selected};
+use super::{EngineSelector, EngineSelectorService};
 
-/// Applies [`Selected`]. See the [module docs](super) for an example.
+/// Applies [`EngineSelectorService`]. See the [module docs](super) for an example.
 #[derive(Debug, Clone)]
 pub struct EngineSelectorLayer<A> {
     selector: EngineSelector,
@@ -20,9 +20,9 @@ impl<A> EngineSelectorLayer<A> {
 }
 
 impl<A: Clone, N> Layer<N> for EngineSelectorLayer<A> {
-    type Service = Selected<A, N>;
+    type Service = EngineSelectorService<A, N>;
 
-    fn layer(&self, native: N) -> Selected<A, N> {
-        Selected::new(self.selector.clone(), self.accelerated.clone(), native)
+    fn layer(&self, native: N) -> EngineSelectorService<A, N> {
+        EngineSelectorService::new(self.selector.clone(), self.accelerated.clone(), native)
     }
 }

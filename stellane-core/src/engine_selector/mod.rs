@@ -48,14 +48,14 @@ mod replay;
 mod service;
 
 pub use self::{
-    body::SelectedBody,
+    body::EngineSelectorBody,
     breaker::BreakerState,
     config::{FallbackMode, SelectorConfig},
-    future::ResponseFuture,
+    future::EngineSelectorFuture,
     handle::{BuildError, EngineSelector, EngineSelectorBuilder, SelectorStats},
     layer::EngineSelectorLayer,
     replay::ReplayBody,
-    service::Selected,
+    service::EngineSelectorService,
 };
 pub use crate::config_error::ConfigError;
 

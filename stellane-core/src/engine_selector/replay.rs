@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use crate::BoxError;
 
 pin_project! {
-    /// The request body that both services behind a [`Selected`](super::Selected) get.
+    /// The request body that both services behind an [`EngineSelectorService`](super::EngineSelectorService) get.
     pub struct ReplayBody<B> {
         #[pin]
         kind: Kind<B>,

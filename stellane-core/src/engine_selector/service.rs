@@ -9,7 +9,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    EngineSelector, FallbackMode, ReplayBody, ResponseFuture, SelectedBody,
+    EngineSelector, EngineSelectorBody, EngineSelectorFuture, FallbackMode, ReplayBody,
     future::Native,
     handle::{Attempt, Cause},
 };
@@ -17,13 +17,13 @@ use crate::BoxError;
 
 /// An accelerated service before a native one. See the [module docs](super).
 #[derive(Debug, Clone)]
-pub struct Selected<A, N> {
+pub struct EngineSelectorService<A, N> {
     selector: EngineSelector,
     accelerated: A,
     native: N,
 }
 
-impl<A, N> Selected<A, N> {
+impl<A, N> EngineSelectorService<A, N> {
     /// Puts `accelerated` before `native`.
     pub const fn new(selector: EngineSelector, accelerated: A, native: N) -> Self {
         Self {
@@ -34,16 +34,16 @@ impl<A, N> Selected<A, N> {
     }
 }
 
-impl<A, N, B, AB, NB> Service<Request<B>> for Selected<A, N>
+impl<A, N, B, AB, NB> Service<Request<B>> for EngineSelectorService<A, N>
 where
     A: Service<Request<ReplayBody<B>>, Response = Response<AB>> + Clone,
     A::Error: Into<BoxError>,
     N: Service<Request<ReplayBody<B>>, Response = Response<NB>> + Clone,
     B: Body<Error: Into<BoxError>>,
 {
-    type Response = Response<SelectedBody<AB, NB>>;
+    type Response = Response<EngineSelectorBody<AB, NB>>;
     type Error = N::Error;
-    type Future = ResponseFuture<A::Future, N, ReplayBody<B>>;
+    type Future = EngineSelectorFuture<A::Future, N, ReplayBody<B>>;
 
     /// Ready when the native service is: the accelerated one is asked at the call, and never waited for.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), N::Error>> {
@@ -53,11 +53,11 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = &self.selector.shared;
         if shared.routes.find(request.uri().path()).is_none() {
-            return ResponseFuture::native(self.native.call(request.map(ReplayBody::direct)));
+            return EngineSelectorFuture::native(self.native.call(request.map(ReplayBody::direct)));
         }
         if !may_be_accelerated(&request, &self.selector) {
             shared.counts.not_replayable.fetch_add(1, Relaxed);
-            return ResponseFuture::native(self.native.call(request.map(ReplayBody::direct)));
+            return EngineSelectorFuture::native(self.native.call(request.map(ReplayBody::direct)));
         }
         let Some(attempt) = Attempt::begin(&self.selector) else {
             self.selector.count(Cause::Open);
@@ -78,22 +78,25 @@ where
     }
 }
 
-impl<A, N> Selected<A, N> {
-    fn without<B, F, NB>(&mut self, request: Request<B>) -> ResponseFuture<F, N, ReplayBody<B>>
+impl<A, N> EngineSelectorService<A, N> {
+    fn without<B, F, NB>(
+        &mut self,
+        request: Request<B>,
+    ) -> EngineSelectorFuture<F, N, ReplayBody<B>>
     where
         N: Service<Request<ReplayBody<B>>, Response = Response<NB>>,
     {
         if self.selector.shared.config.fallback_mode == FallbackMode::Off {
-            return ResponseFuture::refused();
+            return EngineSelectorFuture::refused();
         }
-        ResponseFuture::native(self.native.call(request.map(ReplayBody::direct)))
+        EngineSelectorFuture::native(self.native.call(request.map(ReplayBody::direct)))
     }
 
     fn attempt<B, AB, NB>(
         &mut self,
         request: Request<B>,
         attempt: Attempt,
-    ) -> ResponseFuture<A::Future, N, ReplayBody<B>>
+    ) -> EngineSelectorFuture<A::Future, N, ReplayBody<B>>
     where
         A: Service<Request<ReplayBody<B>>, Response = Response<AB>> + Clone,
         N: Service<Request<ReplayBody<B>>, Response = Response<NB>> + Clone,
@@ -115,11 +118,11 @@ impl<A, N> Selected<A, N> {
             (Request::from_parts(parts, first), Some(native))
         };
         match catch_unwind(AssertUnwindSafe(|| self.accelerated.call(request))) {
-            Ok(future) => ResponseFuture::trying(future, attempt, native),
+            Ok(future) => EngineSelectorFuture::trying(future, attempt, native),
             Err(_) => {
                 attempt.fail(Cause::Panic);
-                native.map_or_else(ResponseFuture::refused, |native| {
-                    ResponseFuture::native(native.call())
+                native.map_or_else(EngineSelectorFuture::refused, |native| {
+                    EngineSelectorFuture::native(native.call())
                 })
             }
         }

@@ -12,9 +12,9 @@ use pin_project_lite::pin_project;
 use super::{LiveReloadBody, SCRIPT};
 
 pin_project! {
-    /// The response of [`LiveReload`](super::LiveReload).
+    /// The response of [`LiveReloadService`](super::LiveReloadService).
     #[derive(Debug)]
-    pub struct ResponseFuture<F> {
+    pub struct LiveReloadFuture<F> {
         #[pin]
         kind: Kind<F>,
     }
@@ -29,7 +29,7 @@ pin_project! {
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F> LiveReloadFuture<F> {
     pub(super) fn inner(future: F, inject: bool) -> Self {
         Self {
             kind: Kind::Inner { future, inject },
@@ -43,7 +43,7 @@ impl<F> ResponseFuture<F> {
     }
 }
 
-impl<F, B, E> Future for ResponseFuture<F>
+impl<F, B, E> Future for LiveReloadFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
 {

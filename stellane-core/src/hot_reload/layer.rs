@@ -5,9 +5,9 @@ use std::{
 
 use tower_layer::Layer;
 
-use super::LiveReload;
+use super::LiveReloadService;
 
-/// Applies [`LiveReload`]; see the [module docs](super) for an example.
+/// Applies [`LiveReloadService`]; see the [module docs](super) for an example.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct LiveReloadLayer {
@@ -41,10 +41,10 @@ impl Default for LiveReloadLayer {
 }
 
 impl<S> Layer<S> for LiveReloadLayer {
-    type Service = LiveReload<S>;
+    type Service = LiveReloadService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LiveReload {
+        LiveReloadService {
             inner,
             id: self.id.clone(),
         }

@@ -28,7 +28,8 @@ mod layer;
 mod service;
 
 pub use self::{
-    body::LiveReloadBody, future::ResponseFuture, layer::LiveReloadLayer, service::LiveReload,
+    body::LiveReloadBody, future::LiveReloadFuture, layer::LiveReloadLayer,
+    service::LiveReloadService,
 };
 
 /// The path at which a process says who it is.

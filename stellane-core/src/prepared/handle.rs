@@ -13,7 +13,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower_service::Service;
 
-use super::{PreparedResponse, PreparedService};
+use super::{PreparedOnlyService, PreparedResponse};
 use crate::BoxError;
 
 /// Responses by their paths; a cheap handle. See the [module docs](super).
@@ -173,8 +173,8 @@ impl Prepared {
 
     /// The service, for an [`EngineSelectorLayer`](crate::engine_selector::EngineSelectorLayer).
     #[must_use]
-    pub fn service(&self) -> PreparedService {
-        PreparedService::new(self.clone())
+    pub fn service(&self) -> PreparedOnlyService {
+        PreparedOnlyService::new(self.clone())
     }
 
     /// What is prepared for a path.

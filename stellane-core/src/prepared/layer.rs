@@ -12,12 +12,12 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::Prepared;
-use crate::{BoxError, engine_selector::SelectedBody};
+use crate::{BoxError, engine_selector::EngineSelectorBody};
 
 /// Answers with what is [`Prepared`], and lets the service within answer the rest.
 ///
 /// The shortest way: what is in memory can't fail, so nothing is kept for a second try. Put it outside of a
-/// [`Selected`](crate::engine_selector::Selected) service, or use it alone.
+/// [`EngineSelectorService`](crate::engine_selector::EngineSelectorService), or use it alone.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -55,10 +55,10 @@ impl PreparedLayer {
 }
 
 impl<N> Layer<N> for PreparedLayer {
-    type Service = PreparedOr<N>;
+    type Service = PreparedService<N>;
 
-    fn layer(&self, native: N) -> PreparedOr<N> {
-        PreparedOr {
+    fn layer(&self, native: N) -> PreparedService<N> {
+        PreparedService {
             prepared: self.prepared.clone(),
             native,
         }
@@ -67,19 +67,19 @@ impl<N> Layer<N> for PreparedLayer {
 
 /// What a [`PreparedLayer`] makes.
 #[derive(Debug, Clone)]
-pub struct PreparedOr<N> {
+pub struct PreparedService<N> {
     prepared: Prepared,
     native: N,
 }
 
-impl<N, B, NB> Service<Request<B>> for PreparedOr<N>
+impl<N, B, NB> Service<Request<B>> for PreparedService<N>
 where
     N: Service<Request<B>, Response = Response<NB>>,
     NB: Body<Data = Bytes, Error: Into<BoxError>>,
 {
-    type Response = Response<SelectedBody<Full<Bytes>, NB>>;
+    type Response = Response<EngineSelectorBody<Full<Bytes>, NB>>;
     type Error = N::Error;
-    type Future = ResponseFuture<N::Future>;
+    type Future = PreparedFuture<N::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), N::Error>> {
         self.native.poll_ready(cx)
@@ -94,14 +94,14 @@ where
                 future: self.native.call(request),
             },
         };
-        ResponseFuture { kind }
+        PreparedFuture { kind }
     }
 }
 
 pin_project! {
-    /// The response of a [`PreparedOr`].
+    /// The response of a [`PreparedService`].
     #[derive(Debug)]
-    pub struct ResponseFuture<F> {
+    pub struct PreparedFuture<F> {
         #[pin]
         kind: Kind<F>,
     }
@@ -116,21 +116,21 @@ pin_project! {
     }
 }
 
-impl<F, E, NB> Future for ResponseFuture<F>
+impl<F, E, NB> Future for PreparedFuture<F>
 where
     F: Future<Output = Result<Response<NB>, E>>,
 {
-    type Output = Result<Response<SelectedBody<Full<Bytes>, NB>>, E>;
+    type Output = Result<Response<EngineSelectorBody<Full<Bytes>, NB>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
             Projected::Prepared { response } => match response.take() {
-                Some(response) => Poll::Ready(Ok(response.map(SelectedBody::accelerated))),
+                Some(response) => Poll::Ready(Ok(response.map(EngineSelectorBody::accelerated))),
                 None => Poll::Pending,
             },
             Projected::Native { future } => {
                 let response = ready!(future.poll(cx))?;
-                Poll::Ready(Ok(response.map(SelectedBody::native)))
+                Poll::Ready(Ok(response.map(EngineSelectorBody::native)))
             }
         }
     }

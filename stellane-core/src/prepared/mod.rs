@@ -46,7 +46,7 @@ mod service;
 pub use self::{
     encoding::Encoding,
     handle::{Outcome, PrepareError, Prepared, PreparedStats},
-    layer::{PreparedLayer, PreparedOr, ResponseFuture},
+    layer::{PreparedFuture, PreparedLayer, PreparedService},
     response::PreparedResponse,
-    service::PreparedService,
+    service::PreparedOnlyService,
 };

@@ -13,11 +13,11 @@ use crate::engine_selector::Declined;
 
 /// Answers with what is [`Prepared`], and declines the rest.
 #[derive(Debug, Clone)]
-pub struct PreparedService {
+pub struct PreparedOnlyService {
     prepared: Prepared,
 }
 
-impl PreparedService {
+impl PreparedOnlyService {
     pub(super) const fn new(prepared: Prepared) -> Self {
         Self { prepared }
     }
@@ -91,7 +91,7 @@ fn respond(
     (StatusCode::OK, variant.bytes.clone())
 }
 
-impl<B> Service<Request<B>> for PreparedService {
+impl<B> Service<Request<B>> for PreparedOnlyService {
     type Response = Response<Full<Bytes>>;
     type Error = Declined;
     type Future = Ready<Result<Response<Full<Bytes>>, Declined>>;

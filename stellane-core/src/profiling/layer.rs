@@ -28,10 +28,10 @@ impl ProfileLayer {
 }
 
 impl<S> Layer<S> for ProfileLayer {
-    type Service = WithProfiles<S>;
+    type Service = ProfileLayerService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        WithProfiles {
+        ProfileLayerService {
             inner,
             profiles: self.profiles.clone(),
         }
@@ -40,18 +40,18 @@ impl<S> Layer<S> for ProfileLayer {
 
 /// An admin service with profiles; made by [`ProfileLayer`].
 #[derive(Debug, Clone)]
-pub struct WithProfiles<S> {
+pub struct ProfileLayerService<S> {
     inner: S,
     profiles: ProfileService,
 }
 
-impl<S, B, ResBody> Service<Request<B>> for WithProfiles<S>
+impl<S, B, ResBody> Service<Request<B>> for ProfileLayerService<S>
 where
     S: Service<Request<B>, Response = Response<ResBody>>,
 {
     type Response = Response<Either<Full<Bytes>, ResBody>>;
     type Error = S::Error;
-    type Future = WithProfilesFuture<S::Future>;
+    type Future = ProfileLayerFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -67,14 +67,14 @@ where
                 future: self.inner.call(request),
             }
         };
-        WithProfilesFuture { kind }
+        ProfileLayerFuture { kind }
     }
 }
 
 pin_project! {
-    /// The response of [`WithProfiles`].
+    /// The response of [`ProfileLayerService`].
     #[derive(Debug)]
-    pub struct WithProfilesFuture<F> {
+    pub struct ProfileLayerFuture<F> {
         #[pin]
         kind: Kind<F>,
     }
@@ -89,7 +89,7 @@ pin_project! {
     }
 }
 
-impl<F, B, E> Future for WithProfilesFuture<F>
+impl<F, B, E> Future for ProfileLayerFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
 {

@@ -39,8 +39,8 @@ mod service;
 mod stacks;
 
 pub use self::{
-    block::{ResponseFuture as SlowPollFuture, SlowPoll, SlowPollLayer, SlowPolls, SlowRoute},
+    block::{SlowPollFuture, SlowPollLayer, SlowPollService, SlowPolls, SlowRoute},
     heap::HeapProfiler,
-    layer::{ProfileLayer, WithProfiles, WithProfilesFuture},
+    layer::{ProfileLayer, ProfileLayerFuture, ProfileLayerService},
     service::{ProfileFuture, ProfileService, ProfileServiceBuilder},
 };

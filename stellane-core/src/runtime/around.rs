@@ -15,11 +15,11 @@ use super::{
     App, BoxService, PresetLayer, PresetService,
     bypass::{Bare, PlainEngine},
     facts::{DescribeFn, Described},
-    listeners::{BoxIo, Listeners, Source},
+    listeners::{Listeners, Source},
     make::Make,
 };
 use crate::{
-    connection::{ConnectInfo, ConnectionManager, HttpService, Incoming},
+    connection::{ConnectInfo, ConnectionManager, HttpService, Incoming, Socket},
     engine::{Engine, EngineError},
     hot_reload::LiveReloadLayer,
 };
@@ -195,7 +195,7 @@ fn serve_sources<C, F>(
     serve: C,
 ) -> impl Future<Output = ()> + Send + use<C, F>
 where
-    C: FnMut(BoxIo, Option<SocketAddr>) -> F + Clone + Send + 'static,
+    C: FnMut(Socket, Option<SocketAddr>) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
     let mut all = JoinSet::new();
@@ -213,7 +213,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 async fn serve_source<F>(
     mut source: Source,
     connections: ConnectionManager,
-    mut serve: impl FnMut(BoxIo, Option<SocketAddr>) -> F,
+    mut serve: impl FnMut(Socket, Option<SocketAddr>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {

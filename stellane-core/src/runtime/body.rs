@@ -58,7 +58,7 @@ pin_project! {
     enum Kind<B> {
         Sent {
             #[pin]
-            inner: Limited<stellane_metrics::RequestBody<LimitRequestBody<B>>>,
+            inner: Limited<stellane_metrics::RequestBytesBody<LimitRequestBody<B>>>,
             ceiling: Option<Ceiling>,
         },
         // A body may be `Send` alone, and a request is more useful if it is `Sync`: nobody ever waits for the lock.
@@ -85,7 +85,7 @@ impl<B> RequestBody<B> {
     where
         B: Body,
     {
-        let counted = stellane_metrics::RequestBody::counted(body);
+        let counted = stellane_metrics::RequestBytesBody::counted(body);
         Self {
             kind: Kind::Sent {
                 inner: Limited::new(counted, max_bytes),

@@ -22,6 +22,8 @@ use super::{
     serve,
     stack::PresetLayer,
 };
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
 #[cfg(feature = "profiling")]
 use crate::profiling::HeapProfiler;
 use crate::{
@@ -56,6 +58,8 @@ pub struct RuntimeBuilder<F> {
     outer: Option<Arc<OuterFn>>,
     takes_metrics: bool,
     bypass: Option<bool>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
     heap: Option<HeapSource>,
 }
@@ -90,6 +94,8 @@ pub struct Runtime<S> {
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
     pub(super) bypass: Option<PlainEngine>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
 }
@@ -111,6 +117,8 @@ impl Runtime<()> {
             outer: None,
             takes_metrics: false,
             bypass: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             #[cfg(feature = "profiling")]
             heap: None,
         }
@@ -170,6 +178,8 @@ impl<F> RuntimeBuilder<F> {
             outer,
             takes_metrics,
             bypass,
+            #[cfg(feature = "tls")]
+            tls,
             #[cfg(feature = "profiling")]
             heap,
         } = self;
@@ -187,6 +197,8 @@ impl<F> RuntimeBuilder<F> {
             outer,
             takes_metrics,
             bypass,
+            #[cfg(feature = "tls")]
+            tls,
             #[cfg(feature = "profiling")]
             heap,
         }
@@ -306,6 +318,25 @@ impl<F> RuntimeBuilder<F> {
         describe: impl Fn(&ConnectInfo, &mut Extensions) + Send + Sync + 'static,
     ) -> Self {
         self.describe = Some(Arc::new(describe));
+        self
+    }
+
+    /// TLS for the listeners of TCP that have none of their own, in the place of the files of `connection.tls`: with a
+    /// configuration of rustls for client certificates, several names, or other cryptography. Its ALPN is used as it is:
+    /// for HTTP/2 it has to hold `h2`. The handle changes it while it serves, as for new certificates.
+    ///
+    /// ```no_run
+    /// use stellane_core::{Runtime, connection::TlsAcceptor};
+    ///
+    /// # fn example(config: tokio_rustls::rustls::ServerConfig) {
+    /// let tls = TlsAcceptor::from_rustls(config);
+    /// let builder = Runtime::builder().tls(tls.clone());
+    /// # drop(builder);
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
+        self.tls = Some(tls.into());
         self
     }
 
@@ -543,6 +574,8 @@ impl<F> RuntimeBuilder<F> {
             describe: self.describe,
             outer: self.outer,
             bypass,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
             #[cfg(feature = "profiling")]
             heap: self.heap,
         })
@@ -564,6 +597,31 @@ impl<S: App> Runtime<S> {
     /// An address that can't be listened on, or a listener that fails for good.
     pub async fn serve(self, address: &str) -> Result<RunReport, RuntimeError> {
         self.bind(address).await?.serve().await
+    }
+
+    /// Serves on listeners that one has, each with its own TLS, and on nothing beside them: see
+    /// [`listen_on`](Self::listen_on).
+    ///
+    /// ```no_run
+    /// use stellane_core::{Runtime, connection::{Listener, TlsAcceptor}};
+    /// use tokio::net::{TcpListener, UnixListener};
+    ///
+    /// # async fn example(app: axum::Router, tls: TlsAcceptor) -> Result<(), Box<dyn std::error::Error>> {
+    /// let plain = Listener::from(UnixListener::bind("/run/app.sock")?);
+    /// let secret = Listener::from(TcpListener::bind("0.0.0.0:443").await?).tls(&tls);
+    /// let runtime = Runtime::builder().service(app).build()?;
+    /// runtime.serve_listeners([plain, secret]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub async fn serve_listeners(
+        self,
+        listeners: impl IntoListener,
+    ) -> Result<RunReport, RuntimeError> {
+        self.listen_on(listeners).await?.serve().await
     }
 
     /// Serves on the configured `server.address`.

@@ -133,7 +133,7 @@ impl PlainEngine {
         peer: Option<SocketAddr>,
         make: impl Fn(&ConnectInfo) -> S,
     ) {
-        let socket = Socket::Other(Box::new(io));
+        let socket = Socket::of(io);
         self.serve_socket(socket, peer, make).await;
     }
 

@@ -37,9 +37,9 @@ use super::{
 use super::{numbers, tuning};
 use crate::{
     BoxError,
+    catch_faults::Faults,
     config::{RuntimeConfig, ServerConfig},
     connection::{CloseReason, ConnectionManager},
-    fault::Faults,
     strict_http1::Http1Rules,
 };
 #[cfg(feature = "profiling")]

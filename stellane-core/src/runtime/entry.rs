@@ -13,6 +13,8 @@ use super::{
     listeners::Listeners,
     make::Make,
 };
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
 use crate::{
     BoxError,
     config::{ConfigErrors, Loader, RuntimeConfig},
@@ -137,6 +139,13 @@ impl<L> Serve<L> {
         O: Layer<BoxService<Incoming>, Service: HttpService> + Send + Sync + 'static,
     {
         self.builder = self.builder.outer_layer(layer);
+        self
+    }
+
+    /// See [`RuntimeBuilder::tls`].
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
+        self.builder = self.builder.tls(tls);
         self
     }
 

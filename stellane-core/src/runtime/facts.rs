@@ -83,7 +83,9 @@ fn for_tonic(connection: &ConnectInfo, extensions: &mut Extensions) {
     }
     #[cfg(feature = "tls")]
     if let Some(tls) = connection.tonic_tls() {
-        extensions.insert(tls.clone());
+        let mut tls = tls.clone();
+        tls.get_mut().remote_addr = connection.peer();
+        extensions.insert(tls);
     }
     if connection.local().is_some() || connection.peer().is_some() {
         extensions.insert(TcpConnectInfo {

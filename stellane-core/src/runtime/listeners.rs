@@ -11,7 +11,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{RuntimeError, serve::listen};
-use crate::connection::{DetachedListener, ListenConfig, Listener};
+use crate::connection::{DetachedListener, ListenConfig, Listener, Socket};
 
 /// What can be served on: a listener of tokio or of std (TCP, or Unix sockets), a [`Listener`] with its TLS, an address
 /// (`"127.0.0.1:3000"`, `"unix:/run/app.sock"`, a `SocketAddr`), [connections] that come by other ways, or several of one
@@ -213,7 +213,8 @@ impl<L: IntoListener, const N: usize> IntoListener for [L; N] {
 }
 
 /// Connections that come by other ways than a socket that listens: in memory, through a tunnel, by a listener of another
-/// crate. `next` is asked as a stream is; after its end nothing more comes, what is there is served on, and where nothing
+/// crate. Of those that are sockets of tokio or its TLS streams handlers find what they find of others: addresses, who
+/// is at the other end of a Unix socket, the certificate of a client. `next` is asked as a stream is; after its end nothing more comes, what is there is served on, and where nothing
 /// else is listened on the server ends with the last of them. An error is logged (at `debug`) and survived; after more than
 /// eight in a row it is asked again after a pause, of 1 ms that doubles up to 100 ms.
 ///
@@ -243,11 +244,7 @@ pub fn connections<Io>(
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    Source::new(move |cx| {
-        let boxed = |io: Io| (Box::new(io) as BoxIo, None);
-        next(cx).map(|next| next.map(|accepted| accepted.map(boxed)))
-    })
-    .into()
+    Source::new(move |cx| next(cx).map_ok(|io| (Socket::of(io), None))).into()
 }
 
 /// A listener of axum's kind, such as one with `tap_io`, or of another transport.
@@ -266,7 +263,7 @@ where
         let ((io, address), listener) = std::task::ready!(accepting.as_mut().poll(cx));
         accepting = accept(listener);
         let peer = (&address as &dyn std::any::Any).downcast_ref();
-        Poll::Ready(Some(Ok((Box::new(io), peer.copied()))))
+        Poll::Ready(Some(Ok((Socket::of(io), peer.copied()))))
     })
     .into()
 }
@@ -294,12 +291,7 @@ pub(super) struct Source {
 }
 
 type NextFn = dyn FnMut(&mut Context<'_>) -> Poll<Option<io::Result<Accepted>>> + Send;
-type Accepted = (BoxIo, Option<SocketAddr>);
-pub(super) type BoxIo = Box<dyn Io>;
-
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+type Accepted = (Socket, Option<SocketAddr>);
 
 impl Source {
     fn new(

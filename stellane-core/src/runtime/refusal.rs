@@ -9,8 +9,8 @@ use stellane_autotune::{AdaptiveLimitLayer, RequestHead, Shed};
 use stellane_metrics::HttpMetrics;
 
 use crate::{
+    catch_faults::{CatchFaultsBody, Failure, Faults, Grpc, Refusal},
     connection::{EarlyRefusals, Incoming},
-    fault::{Failure, FaultBody, Faults, Grpc, Refusal},
     strict_http1::Violation,
 };
 
@@ -112,11 +112,11 @@ impl OnRefusal {
         kind: RefusalKind,
         remembered: Option<&Request<()>>,
         grpc: Option<Grpc>,
-    ) -> Response<FaultBody<B>> {
+    ) -> Response<CatchFaultsBody<B>> {
         let own = remembered.and_then(|request| self.ask(kind, RequestHead::from(request)));
         let refusal = kind.refusal();
         match own {
-            Some(own) => refusal.closed_by(own.map(FaultBody::text)),
+            Some(own) => refusal.closed_by(own.map(CatchFaultsBody::text)),
             None => refusal.response(grpc),
         }
     }

@@ -171,10 +171,17 @@ async fn bound<S>(
     let files = &runtime.config.connection.tls;
     // One without the other is an error of its own.
     #[cfg(feature = "tls")]
-    let tls = if files.certificate.is_empty() && files.key.is_empty() {
+    let tls = if runtime.tls.is_some() {
+        runtime.tls.clone()
+    } else if files.certificate.is_empty() && files.key.is_empty() {
         None
     } else {
-        let tls = TlsAcceptor::from_files(&files.certificate, &files.key);
+        let (certificate, key) = (files.certificate.as_ref(), files.key.as_ref());
+        #[cfg(feature = "http2")]
+        let http1 = runtime.config.connection.http1;
+        #[cfg(not(feature = "http2"))]
+        let http1 = true;
+        let tls = TlsAcceptor::from_files_for(certificate, key, http1);
         Some(tls.map_err(|error| RuntimeError::Component {
             name: "connection.tls",
             source: error.into(),

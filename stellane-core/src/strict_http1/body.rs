@@ -10,13 +10,13 @@ use pin_project_lite::pin_project;
 pin_project! {
     /// The body of the guarded service, or the empty one of a refusal.
     #[derive(Debug)]
-    pub struct StrictBody<B> {
+    pub struct StrictHttp1Body<B> {
         #[pin]
         inner: Option<B>,
     }
 }
 
-impl<B> StrictBody<B> {
+impl<B> StrictHttp1Body<B> {
     pub(super) fn inner(body: B) -> Self {
         Self { inner: Some(body) }
     }
@@ -30,7 +30,7 @@ impl<B> StrictBody<B> {
     }
 }
 
-impl<B: Body> Body for StrictBody<B> {
+impl<B: Body> Body for StrictHttp1Body<B> {
     type Data = B::Data;
     type Error = B::Error;
 

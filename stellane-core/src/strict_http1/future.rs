@@ -7,12 +7,12 @@ use std::{
 use http::Response;
 use pin_project_lite::pin_project;
 
-use super::{StrictBody, Violation};
+use super::{StrictHttp1Body, Violation};
 
 pin_project! {
-    /// The response of a [`StrictHttp1`](super::StrictHttp1) service.
+    /// The response of [`StrictHttp1Service`](super::StrictHttp1Service).
     #[derive(Debug)]
-    pub struct ResponseFuture<F> {
+    pub struct StrictHttp1Future<F> {
         #[pin]
         kind: Kind<F>,
     }
@@ -27,7 +27,7 @@ pin_project! {
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F> StrictHttp1Future<F> {
     pub(super) fn running(inner: F) -> Self {
         Self {
             kind: Kind::Running { inner },
@@ -41,19 +41,19 @@ impl<F> ResponseFuture<F> {
     }
 }
 
-impl<F, RB, E> Future for ResponseFuture<F>
+impl<F, RB, E> Future for StrictHttp1Future<F>
 where
     F: Future<Output = Result<Response<RB>, E>>,
 {
-    type Output = Result<Response<StrictBody<RB>>, E>;
+    type Output = Result<Response<StrictHttp1Body<RB>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
             KindProj::Running { inner } => inner
                 .poll(cx)
-                .map_ok(|response| response.map(StrictBody::inner)),
+                .map_ok(|response| response.map(StrictHttp1Body::inner)),
             KindProj::Refused { violation } => {
-                Poll::Ready(Ok(StrictBody::refusal(violation.status())))
+                Poll::Ready(Ok(StrictHttp1Body::refusal(violation.status())))
             }
         }
     }

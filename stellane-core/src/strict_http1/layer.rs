@@ -9,7 +9,7 @@ use std::{
 use http::{Method, Request, Uri, Version, header};
 use tower_layer::Layer;
 
-use super::{ConfigError, StrictHttp1, StrictHttp1Config, Violation, host};
+use super::{ConfigError, StrictHttp1Config, StrictHttp1Service, Violation, host};
 use crate::transfer_coding::TransferCoding;
 
 /// What a request must keep to, and how often one did not; a cheap handle.
@@ -228,7 +228,7 @@ impl StrictHttp1Stats {
     }
 }
 
-/// Applies [`StrictHttp1`]. See the [module docs](super) for an example.
+/// Applies [`StrictHttp1Service`]. See the [module docs](super) for an example.
 #[derive(Debug, Clone)]
 pub struct StrictHttp1Layer {
     rules: Http1Rules,
@@ -245,10 +245,10 @@ impl StrictHttp1Layer {
 }
 
 impl<S> Layer<S> for StrictHttp1Layer {
-    type Service = StrictHttp1<S>;
+    type Service = StrictHttp1Service<S>;
 
-    fn layer(&self, inner: S) -> StrictHttp1<S> {
-        StrictHttp1::new(inner, self.rules.clone())
+    fn layer(&self, inner: S) -> StrictHttp1Service<S> {
+        StrictHttp1Service::new(inner, self.rules.clone())
     }
 }
 

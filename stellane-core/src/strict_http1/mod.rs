@@ -65,11 +65,11 @@ mod service;
 mod violation;
 
 pub use self::{
-    body::StrictBody,
+    body::StrictHttp1Body,
     config::StrictHttp1Config,
-    future::ResponseFuture,
+    future::StrictHttp1Future,
     layer::{BuildError, Http1Rules, Http1RulesBuilder, StrictHttp1Layer, StrictHttp1Stats},
-    service::StrictHttp1,
+    service::StrictHttp1Service,
     violation::Violation,
 };
 pub use crate::config_error::ConfigError;

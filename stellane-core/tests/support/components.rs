@@ -22,10 +22,10 @@ use stellane_core::{
         Condition, Hold, Knob, LimitConfig, Objective, OverloadLayer, Rule, TunerConfig, TunerMode,
         overload::Deadline,
     },
+    catch_faults::{CatchFaultsLayer, Faults},
     connection::{CloseReason, ConnectInfo, ConnectionManager, ListenConfig, Listener},
     engine::{Engine, PerCoreEngine, SharedEngine},
     engine_selector::{EngineSelector, EngineSelectorLayer},
-    fault::{FaultLayer, Faults},
     hot_reload::LiveReloadLayer,
     metrics::{HttpMetrics, MetricsLayer, RequestScope},
     pool::{Carried, PoolConfig, PoolLayer, Pools, WorkerPool, WorkerPoolLayer},
@@ -356,7 +356,7 @@ async fn a_panic_is_answered_and_counted() {
         assert!(parts.uri.path() != "/panic", "as it should");
         "hello".to_owned()
     });
-    let address = serve(FaultLayer::new(&faults).layer(app(handler))).await;
+    let address = serve(CatchFaultsLayer::new(&faults).layer(app(handler))).await;
     assert!(get(address, "/panic").await.starts_with("HTTP/1.1 500"));
     assert!(get(address, "/").await.ends_with("hello"));
     assert_eq!(faults.stats().panics, 1);

@@ -12,7 +12,7 @@ use crate::Recording;
 
 pin_project! {
     /// A response body that tells [`HttpMetrics`](crate::HttpMetrics) how it ended.
-    pub struct ResponseBody<B> {
+    pub struct MetricsBody<B> {
         // None of the empty one.
         #[pin]
         inner: Option<B>,
@@ -21,7 +21,7 @@ pin_project! {
     }
 }
 
-impl<B: Body> ResponseBody<B> {
+impl<B: Body> MetricsBody<B> {
     #[inline]
     pub(super) fn new(inner: B, recording: Option<Recording>) -> Self {
         let recording = recording.filter(|recording| !recording.is_finished());
@@ -40,7 +40,7 @@ impl<B: Body> ResponseBody<B> {
 }
 
 /// The empty body.
-impl<B> Default for ResponseBody<B> {
+impl<B> Default for MetricsBody<B> {
     fn default() -> Self {
         Self {
             inner: None,
@@ -49,7 +49,7 @@ impl<B> Default for ResponseBody<B> {
     }
 }
 
-impl<B: Body> Body for ResponseBody<B> {
+impl<B: Body> Body for MetricsBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -87,9 +87,9 @@ impl<B: Body> Body for ResponseBody<B> {
     }
 }
 
-impl<B> fmt::Debug for ResponseBody<B> {
+impl<B> fmt::Debug for MetricsBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseBody")
+        f.debug_struct("MetricsBody")
             .field("open", &self.recording.is_some())
             .finish_non_exhaustive()
     }

@@ -7,12 +7,12 @@ use std::{
 use http::Response;
 use pin_project_lite::pin_project;
 
-use super::{body::ResponseBody, route::ResponseRoute};
+use super::{body::MetricsBody, route::ResponseRoute};
 use crate::Recording;
 
 pin_project! {
     /// The future of [`Metrics`](crate::Metrics). Dropping it counts the request as cancelled.
-    pub struct ResponseFuture<F, R> {
+    pub struct MetricsFuture<F, R> {
         #[pin]
         inner: F,
         // Gone once the response was handed over.
@@ -21,7 +21,7 @@ pin_project! {
     }
 }
 
-impl<F, R> ResponseFuture<F, R> {
+impl<F, R> MetricsFuture<F, R> {
     #[inline]
     pub(super) fn new(inner: F, recording: Recording, response_route: R) -> Self {
         Self {
@@ -32,13 +32,13 @@ impl<F, R> ResponseFuture<F, R> {
     }
 }
 
-impl<F, R, T, E> Future for ResponseFuture<F, R>
+impl<F, R, T, E> Future for MetricsFuture<F, R>
 where
     F: Future<Output = Result<Response<T>, E>>,
     R: ResponseRoute<T>,
     T: http_body::Body,
 {
-    type Output = Result<Response<ResponseBody<T>>, E>;
+    type Output = Result<Response<MetricsBody<T>>, E>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -48,7 +48,7 @@ where
             return this
                 .inner
                 .poll(cx)
-                .map_ok(|response| response.map(ResponseBody::finished));
+                .map_ok(|response| response.map(MetricsBody::finished));
         };
         let entered = recording.enter();
         let polled = this.inner.poll(cx);
@@ -62,7 +62,7 @@ where
                 }
                 recording.head(&response);
                 let recording = this.recording.take();
-                Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, recording))))
+                Poll::Ready(Ok(response.map(|body| MetricsBody::new(body, recording))))
             }
             Poll::Ready(Err(error)) => {
                 recording.failed();
@@ -73,8 +73,8 @@ where
     }
 }
 
-impl<F, R> fmt::Debug for ResponseFuture<F, R> {
+impl<F, R> fmt::Debug for MetricsFuture<F, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+        f.debug_struct("MetricsFuture").finish_non_exhaustive()
     }
 }

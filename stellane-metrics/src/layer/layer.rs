@@ -1,7 +1,7 @@
 use http::{Request, Response};
 use tower_layer::Layer;
 
-use super::{NoRoute, service::Metrics};
+use super::{NoRoute, service::MetricsService};
 use crate::HttpMetrics;
 
 /// Measures every request that passes, in any tower stack.
@@ -123,10 +123,10 @@ impl<Q, R> MetricsLayer<Q, R> {
 }
 
 impl<S, Q: Clone, R: Clone> Layer<S> for MetricsLayer<Q, R> {
-    type Service = Metrics<S, Q, R>;
+    type Service = MetricsService<S, Q, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Metrics {
+        MetricsService {
             inner,
             http: self.http,
             request_route: self.request_route.clone(),

@@ -12,12 +12,12 @@ mod route;
 pub(crate) mod scope;
 mod service;
 
-pub use body::ResponseBody;
-pub use future::ResponseFuture;
+pub use body::MetricsBody;
+pub use future::MetricsFuture;
 pub use layer::MetricsLayer;
-pub use request_body::{RequestBody, RequestBytes, RequestBytesLayer};
+pub use request_body::{RequestBytesBody, RequestBytesLayer, RequestBytesService};
 #[cfg(feature = "axum")]
 pub use route::AxumRoute;
-pub use route::{NoRoute, RequestRoute, ResponseRoute, RouteLabel, RouteLabelLayer};
+pub use route::{NoRoute, RequestRoute, ResponseRoute, RouteLabelLayer, RouteLabelService};
 pub use scope::{Entered, RequestScope, current_route, label_route};
-pub use service::Metrics;
+pub use service::MetricsService;

@@ -20,7 +20,7 @@ use super::scope;
 
 /// Counts the bytes of request bodies without `Content-Length`, for the [`MetricsLayer`](crate::MetricsLayer) right outside.
 ///
-/// Without it their size is not recorded. It changes the type of the request body to [`RequestBody`] and costs one
+/// Without it their size is not recorded. It changes the type of the request body to [`RequestBytesBody`] and costs one
 /// allocation per streamed request; bodies that say their size pass through untouched.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
@@ -34,22 +34,22 @@ impl RequestBytesLayer {
 }
 
 impl<S> Layer<S> for RequestBytesLayer {
-    type Service = RequestBytes<S>;
+    type Service = RequestBytesService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RequestBytes { inner }
+        RequestBytesService { inner }
     }
 }
 
 /// The service of [`RequestBytesLayer`].
 #[derive(Debug, Clone, Copy)]
-pub struct RequestBytes<S> {
+pub struct RequestBytesService<S> {
     inner: S,
 }
 
-impl<S, B> Service<Request<B>> for RequestBytes<S>
+impl<S, B> Service<Request<B>> for RequestBytesService<S>
 where
-    S: Service<Request<RequestBody<B>>>,
+    S: Service<Request<RequestBytesBody<B>>>,
     B: Body,
 {
     type Response = S::Response;
@@ -63,21 +63,21 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> S::Future {
-        self.inner.call(request.map(RequestBody::counted))
+        self.inner.call(request.map(RequestBytesBody::counted))
     }
 }
 
 pin_project! {
     /// A request body that counts what is read from it, if nobody knew before.
     #[derive(Debug)]
-    pub struct RequestBody<B> {
+    pub struct RequestBytesBody<B> {
         #[pin]
         inner: B,
         counter: Option<Arc<AtomicU64>>,
     }
 }
 
-impl<B: Body> RequestBody<B> {
+impl<B: Body> RequestBytesBody<B> {
     /// What [`RequestBytesLayer`] makes of a body, for a service that wraps it anyway: called inside the `call` of
     /// a service behind a [`MetricsLayer`](super::MetricsLayer), elsewhere it counts nothing.
     #[inline]
@@ -92,14 +92,14 @@ impl<B: Body> RequestBody<B> {
     }
 }
 
-impl<B> RequestBody<B> {
+impl<B> RequestBytesBody<B> {
     /// The body inside; what is read from it later is not counted.
     pub fn into_inner(self) -> B {
         self.inner
     }
 }
 
-impl<B: Body> Body for RequestBody<B> {
+impl<B: Body> Body for RequestBytesBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

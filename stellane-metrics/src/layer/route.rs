@@ -117,10 +117,10 @@ impl<B> RequestRoute<B> for AxumRoute {
 }
 
 impl<S, F: Clone> Layer<S> for RouteLabelLayer<F> {
-    type Service = RouteLabel<S, F>;
+    type Service = RouteLabelService<S, F>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RouteLabel {
+        RouteLabelService {
             inner,
             find: self.find.clone(),
         }
@@ -129,12 +129,12 @@ impl<S, F: Clone> Layer<S> for RouteLabelLayer<F> {
 
 /// The service of [`RouteLabelLayer`].
 #[derive(Debug, Clone, Copy)]
-pub struct RouteLabel<S, F> {
+pub struct RouteLabelService<S, F> {
     inner: S,
     find: F,
 }
 
-impl<S, F, B> Service<Request<B>> for RouteLabel<S, F>
+impl<S, F, B> Service<Request<B>> for RouteLabelService<S, F>
 where
     S: Service<Request<B>>,
     F: RequestRoute<B>,

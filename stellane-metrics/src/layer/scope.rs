@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use crate::http_metrics::{PollCell, Recording, Table};
+use crate::requests::{PollCell, Recording, Table};
 
 /// What inner layers told about the request being polled.
 struct Scope {
@@ -213,7 +213,7 @@ impl Entered<'_> {
     }
 
     /// As [`leave`](Self::leave), after the `call` of a service: takes the counter that a
-    /// [`RequestBody`](crate::RequestBody) made there for a body that does not say its size.
+    /// [`RequestBytesBody`](crate::RequestBytesBody) made there for a body that does not say its size.
     #[inline]
     pub fn leave_call(mut self) {
         self.restore();

@@ -4,22 +4,22 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use super::{
-    body::ResponseBody,
-    future::ResponseFuture,
+    body::MetricsBody,
+    future::MetricsFuture,
     route::{RequestRoute, ResponseRoute},
 };
 use crate::HttpMetrics;
 
 /// The service of [`MetricsLayer`](crate::MetricsLayer).
 #[derive(Debug, Clone)]
-pub struct Metrics<S, Q, R> {
+pub struct MetricsService<S, Q, R> {
     pub(super) inner: S,
     pub(super) http: HttpMetrics,
     pub(super) request_route: Q,
     pub(super) response_route: R,
 }
 
-impl<S, Q, R, B, T> Service<Request<B>> for Metrics<S, Q, R>
+impl<S, Q, R, B, T> Service<Request<B>> for MetricsService<S, Q, R>
 where
     S: Service<Request<B>, Response = Response<T>>,
     Q: RequestRoute<B>,
@@ -27,9 +27,9 @@ where
     B: http_body::Body,
     T: http_body::Body,
 {
-    type Response = Response<ResponseBody<T>>;
+    type Response = Response<MetricsBody<T>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, R>;
+    type Future = MetricsFuture<S::Future, R>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -45,6 +45,6 @@ where
         let entered = recording.enter();
         let future = self.inner.call(request);
         entered.leave_call();
-        ResponseFuture::new(future, recording, self.response_route.clone())
+        MetricsFuture::new(future, recording, self.response_route.clone())
     }
 }

@@ -17,11 +17,11 @@ pub use added::Values;
 pub use process::Machine;
 #[cfg(feature = "serde")]
 pub(crate) use snapshot::seconds;
-pub use snapshot::{Advice, MigrationReadiness, ReadinessCheck, RuntimeSnapshot};
+pub use snapshot::{Acceleration, Advice, RuntimeSnapshot, Threshold};
 
 use crate::{
     BuildError, HttpMetrics, Metric, MetricsConfig,
-    http_metrics::{
+    requests::{
         Clock,
         histogram::{CELLS, Totals, middle_of},
     },

@@ -147,24 +147,24 @@ pub struct RuntimeSnapshot {
     pub tokio_busy_ratio: f64,
 
     /// Whether the load has outgrown the thresholds at which an accelerated engine pays.
-    pub migration: MigrationReadiness,
+    pub acceleration: Acceleration,
 }
 
 /// The indicators by which to consider an accelerated engine.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
-pub struct MigrationReadiness {
+pub struct Acceleration {
     /// More than 400 000 requests per second.
-    pub performance_ceiling: ReadinessCheck,
+    pub performance_ceiling: Threshold,
     /// A 99th percentile under 1 ms is demanded, and not met: the value is in seconds. Without traffic it is not reached.
-    pub latency: ReadinessCheck,
+    pub latency: Threshold,
     /// More than 80% of the memory that the container, or the machine, has.
-    pub memory: ReadinessCheck,
+    pub memory: Threshold,
     /// More than 80% of the cores that the container, or the machine, has.
-    pub cpu: ReadinessCheck,
+    pub cpu: Threshold,
     /// More than 10 000 connections.
-    pub scale: ReadinessCheck,
+    pub scale: Threshold,
     /// How many of the indicators are reached.
     pub reached: u8,
     /// What to change, with the figures that speak for it; empty while nothing does.
@@ -186,7 +186,7 @@ pub struct Advice {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
-pub struct ReadinessCheck {
+pub struct Threshold {
     /// What is measured.
     pub value: f64,
     /// From where on the indicator is reached.
@@ -195,7 +195,7 @@ pub struct ReadinessCheck {
     pub reached: bool,
 }
 
-impl ReadinessCheck {
+impl Threshold {
     fn new(value: f64, threshold: f64) -> Self {
         Self {
             value,
@@ -206,7 +206,7 @@ impl ReadinessCheck {
 }
 
 impl RuntimeSnapshot {
-    /// Fills in [`migration`](Self::migration) from the other fields.
+    /// Fills in [`acceleration`](Self::acceleration) from the other fields.
     pub(super) fn judge(
         &mut self,
         memory: u64,
@@ -217,24 +217,24 @@ impl RuntimeSnapshot {
             + self.connections_idle
             + self.connections_parked
             + self.connections_upgraded;
-        let mut migration = MigrationReadiness {
-            performance_ceiling: ReadinessCheck::new(self.requests_per_second, 400_000.0),
-            latency: ReadinessCheck::new(self.latency_p99.as_secs_f64(), 0.001),
-            memory: ReadinessCheck::new(self.rss as f64, memory as f64 * 0.8),
-            cpu: ReadinessCheck::new(self.cpu_usage, cores * 0.8),
-            scale: ReadinessCheck::new(connections as f64, 10_000.0),
+        let mut acceleration = Acceleration {
+            performance_ceiling: Threshold::new(self.requests_per_second, 400_000.0),
+            latency: Threshold::new(self.latency_p99.as_secs_f64(), 0.001),
+            memory: Threshold::new(self.rss as f64, memory as f64 * 0.8),
+            cpu: Threshold::new(self.cpu_usage, cores * 0.8),
+            scale: Threshold::new(connections as f64, 10_000.0),
             reached: 0,
             advice: self.advice(cores, routes),
         };
         let all = [
-            migration.performance_ceiling,
-            migration.latency,
-            migration.memory,
-            migration.cpu,
-            migration.scale,
+            acceleration.performance_ceiling,
+            acceleration.latency,
+            acceleration.memory,
+            acceleration.cpu,
+            acceleration.scale,
         ];
-        migration.reached = all.iter().filter(|check| check.reached).count() as u8;
-        self.migration = migration;
+        acceleration.reached = all.iter().filter(|check| check.reached).count() as u8;
+        self.acceleration = acceleration;
     }
 }
 
@@ -332,7 +332,7 @@ mod tests {
 
     fn changes(mut snapshot: RuntimeSnapshot, cores: f64) -> Vec<&'static str> {
         snapshot.judge(0, cores, routes);
-        let advice = &snapshot.migration.advice;
+        let advice = &snapshot.acceleration.advice;
         advice.iter().map(|advice| advice.change).collect()
     }
 
@@ -340,8 +340,8 @@ mod tests {
     fn a_busy_server_with_short_connections_and_even_requests_is_told_to_go_per_core() {
         let mut snapshot = outgrown();
         snapshot.judge(0, 4.0, routes);
-        let [advice] = &snapshot.migration.advice[..] else {
-            panic!("{:?}", snapshot.migration.advice);
+        let [advice] = &snapshot.acceleration.advice[..] else {
+            panic!("{:?}", snapshot.acceleration.advice);
         };
         assert_eq!(advice.change, "engine.kind = \"per_core\"");
         for figure in ["88% of 4.0 cores", "2000 connections", "5.0 medians"] {
@@ -372,8 +372,8 @@ mod tests {
         frequent.connections_per_second = 0.0;
         frequent.requests_per_second = 50_000.0;
         frequent.judge(0, 4.0, routes);
-        let [advice] = &frequent.migration.advice[..] else {
-            panic!("{:?}", frequent.migration.advice);
+        let [advice] = &frequent.acceleration.advice[..] else {
+            panic!("{:?}", frequent.acceleration.advice);
         };
         assert_eq!(advice.change, "selector.accelerated_routes");
         for figure in [

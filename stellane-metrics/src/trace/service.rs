@@ -17,18 +17,18 @@ use super::{
 };
 use crate::{
     RequestRoute,
-    http_metrics::labels::{METHODS, method_index},
+    requests::labels::{METHODS, method_index},
 };
 
 /// The service of [`TraceLayer`](crate::TraceLayer).
 #[derive(Debug, Clone)]
-pub struct Trace<S, Q> {
+pub struct TraceService<S, Q> {
     inner: S,
     settings: Settings,
     request_route: Q,
 }
 
-impl<S, Q> Trace<S, Q> {
+impl<S, Q> TraceService<S, Q> {
     pub(super) fn new(inner: S, settings: Settings, request_route: Q) -> Self {
         Self {
             inner,
@@ -38,7 +38,7 @@ impl<S, Q> Trace<S, Q> {
     }
 }
 
-impl<S, Q, B, T> Service<Request<B>> for Trace<S, Q>
+impl<S, Q, B, T> Service<Request<B>> for TraceService<S, Q>
 where
     S: Service<Request<B>, Response = Response<T>>,
     Q: RequestRoute<B>,
@@ -143,7 +143,7 @@ impl Drop for Watch {
 }
 
 pin_project! {
-    /// The future of [`Trace`].
+    /// The future of [`TraceService`].
     pub struct TraceFuture<F> {
         #[pin]
         inner: F,

@@ -17,11 +17,11 @@ use async_task::Builder;
 
 use super::{
     Job,
-    glance::SHORT,
+    context::Run,
     job::{Meta, Stage},
-    local::Run,
     origin::Origin,
     shared::{Phase, Shard, Shared, Task},
+    spin_wait::SHORT,
 };
 
 /// How a job is to be run.
@@ -73,8 +73,8 @@ impl Shared {
             .metadata(meta)
             .spawn(move |_| Run::new(future), resume);
         let soon = self.place(task, shard);
-        let glances = if soon { self.glances.grant() } else { 0 };
-        Job::accepted(handle, glances, self.burst.enabled())
+        let spins = if soon { self.spins.grant() } else { 0 };
+        Job::accepted(handle, spins, self.wake_batch.enabled())
     }
 
     /// Counts a job as waiting: in which shard, since when, and until when.
@@ -211,9 +211,9 @@ impl Shared {
         } else if there % 8 == 1 {
             let workers = self.limits.workers.load(Relaxed);
             let more = workers < self.limits.max.load(Relaxed);
-            self.watch.tell(more && self.waiting() > 2 * workers);
+            self.supervisor.tell(more && self.waiting() > 2 * workers);
         }
-        self.watch.tell(false);
+        self.supervisor.tell(false);
     }
 }
 

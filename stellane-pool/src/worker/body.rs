@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 pin_project! {
     /// The body of the inner service, or a problem document of the pool.
     #[derive(Debug)]
-    pub struct WorkerBody<B> {
+    pub struct WorkerPoolBody<B> {
         #[pin]
         kind: Kind<B>,
     }
@@ -26,7 +26,7 @@ pin_project! {
     }
 }
 
-impl<B> WorkerBody<B> {
+impl<B> WorkerPoolBody<B> {
     pub(super) const fn inner(body: B) -> Self {
         Self {
             kind: Kind::Inner { body },
@@ -50,7 +50,7 @@ impl<B> WorkerBody<B> {
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for WorkerBody<B> {
+impl<B: Body<Data = Bytes>> Body for WorkerPoolBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 

@@ -8,12 +8,12 @@ use std::{
 use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
-use super::{Carried, Job, JobError, WorkerBody, placement::Measured};
+use super::{Carried, Job, JobError, WorkerPoolBody, placement::Measured};
 
 pin_project! {
     /// The response of a [`WorkerPoolService`](super::WorkerPoolService); dropping it cancels the work.
     #[derive(Debug)]
-    pub struct WorkerFuture<F, T, E> {
+    pub struct WorkerPoolFuture<F, T, E> {
         #[pin]
         kind: Kind<F, T, E>,
     }
@@ -29,17 +29,17 @@ pin_project! {
     }
 }
 
-impl<F, T, E> WorkerFuture<F, T, E> {
+impl<F, T, E> WorkerPoolFuture<F, T, E> {
     pub(super) const fn new(kind: Kind<F, T, E>) -> Self {
         Self { kind }
     }
 }
 
-impl<F, RB, E> Future for WorkerFuture<F, Response<RB>, E>
+impl<F, RB, E> Future for WorkerPoolFuture<F, Response<RB>, E>
 where
     F: Future<Output = Result<Response<RB>, E>>,
 {
-    type Output = Result<Response<WorkerBody<RB>>, E>;
+    type Output = Result<Response<WorkerPoolBody<RB>>, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = match self.as_mut().project().kind.project() {
@@ -61,17 +61,17 @@ where
             KindProj::Panicked => Err(JobError::Panicked(String::new())),
         };
         Poll::Ready(match result {
-            Ok(result) => result.map(|response| response.map(WorkerBody::inner)),
+            Ok(result) => result.map(|response| response.map(WorkerPoolBody::inner)),
             Err(error) => Ok(refusal(&error)),
         })
     }
 }
 
-fn refusal<B>(error: &JobError) -> Response<WorkerBody<B>> {
+fn refusal<B>(error: &JobError) -> Response<WorkerPoolBody<B>> {
     let text: &[u8] = match error {
         JobError::Panicked(_) => {
             let text = br#"{"title":"Internal Server Error","status":500}"#;
-            return WorkerBody::problem(StatusCode::INTERNAL_SERVER_ERROR, text);
+            return WorkerPoolBody::problem(StatusCode::INTERNAL_SERVER_ERROR, text);
         }
         JobError::Overloaded => {
             br#"{"title":"Service Unavailable","status":503,"detail":"all workers are busy and the queue is full"}"#
@@ -83,5 +83,5 @@ fn refusal<B>(error: &JobError) -> Response<WorkerBody<B>> {
             br#"{"title":"Service Unavailable","status":503,"detail":"the server is shutting down"}"#
         }
     };
-    WorkerBody::problem(StatusCode::SERVICE_UNAVAILABLE, text)
+    WorkerPoolBody::problem(StatusCode::SERVICE_UNAVAILABLE, text)
 }

@@ -14,11 +14,11 @@ use std::{
 };
 
 use super::{
-    burst::later,
-    glance::{glance, poll_again},
+    context::WorkerSlot,
     histogram::bump,
-    local::Slot,
     origin::Origin,
+    spin_wait::{poll_again, spin},
+    wake_batch::later,
 };
 
 /// What the pool knows of a job, beside its future. Small, as all of a job is: thousands may wait, and each crosses
@@ -73,7 +73,7 @@ impl Meta {
     }
 
     /// Takes the job out of the waiting ones, to be run by that worker; only the first to try does.
-    pub(super) fn begin(&self, slot: &Slot) -> bool {
+    pub(super) fn begin(&self, slot: &WorkerSlot) -> bool {
         let begins = self.change(Stage::Begun);
         if begins {
             bump(&slot.begun, 1);
@@ -102,7 +102,7 @@ enum State<T> {
     Accepted {
         task: async_task::Task<Result<T, JobError>, Meta>,
         /// How often it looks for the result before it has itself woken.
-        glances: u8,
+        spins: u8,
         /// Its caller is woken together with others.
         together: bool,
     },
@@ -113,12 +113,12 @@ enum State<T> {
 impl<T> Job<T> {
     pub(super) const fn accepted(
         task: async_task::Task<Result<T, JobError>, Meta>,
-        glances: u8,
+        spins: u8,
         together: bool,
     ) -> Self {
         Self(State::Accepted {
             task,
-            glances,
+            spins,
             together,
         })
     }
@@ -135,20 +135,20 @@ impl<T> Future for Job<T> {
         let result = match &mut self.0 {
             State::Accepted {
                 task,
-                glances,
+                spins,
                 together,
             } => {
-                if *glances > 0 && !glance(|| task.is_finished()) {
-                    *glances -= 1;
-                    if *glances > 0 {
+                if *spins > 0 && !spin(|| task.is_finished()) {
+                    *spins -= 1;
+                    if *spins > 0 {
                         poll_again(cx);
                         return Poll::Pending;
                     }
-                    task.metadata().origin.shared.glances.failed();
+                    task.metadata().origin.shared.spins.failed();
                 }
                 if *together {
                     let shared = &task.metadata().origin.shared;
-                    shared.burst.deliver();
+                    shared.wake_batch.deliver();
                     let later = later(shared, cx.waker());
                     ready!(Pin::new(task).poll(&mut Context::from_waker(&later)))
                 } else {

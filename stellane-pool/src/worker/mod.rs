@@ -33,19 +33,17 @@
 
 mod admit;
 mod body;
-mod burst;
 mod carried;
 mod class;
 mod clock;
 mod config;
+mod context;
 mod error;
 mod future;
-mod glance;
 mod histogram;
 mod idle;
 mod job;
 mod layer;
-mod local;
 mod origin;
 mod placement;
 mod pool;
@@ -56,17 +54,19 @@ mod service;
 mod shared;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod spin_wait;
 mod stats;
+mod supervisor;
 mod threads;
-mod watch;
+mod wake_batch;
 
 pub use self::{
-    body::WorkerBody,
+    body::WorkerPoolBody,
     carried::Carried,
     class::{Class, ClassStats},
     config::{Discipline, OnDrop, Scale, WorkerPoolConfig},
     error::WorkerPoolError,
-    future::WorkerFuture,
+    future::WorkerPoolFuture,
     histogram::Histogram,
     job::{Job, JobError},
     layer::WorkerPoolLayer,
@@ -74,7 +74,7 @@ pub use self::{
     pool::{JobBuilder, WorkerPool, WorkerPoolBuilder},
     service::WorkerPoolService,
     stats::WorkerPoolStats,
-    watch::BlockedWorker,
+    supervisor::BlockedWorker,
 };
 
 /// What a pool calls.

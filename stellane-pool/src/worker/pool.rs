@@ -17,8 +17,8 @@ use super::{
     scale::{LoadRule, QueueRule, ScalePolicy},
     shared::{Limits, Phase, Shared},
     stats::Recent,
+    supervisor::{Supervisor, available_cpus},
     threads::ThreadSettings,
-    watch::{Watch, available_cpus},
 };
 
 /// A pool of threads for CPU-heavy work; a cheap handle. The threads end when the last handle is dropped.
@@ -119,8 +119,8 @@ impl WorkerPoolBuilder {
             idle_timeout: self.config.idle_timeout,
             nice: self.config.nice,
         };
-        let (pool, watch) = self.assemble(Clock::system(), shards, None)?;
-        pool.inner.shared.starter.arm(watch, settings);
+        let (pool, supervisor) = self.assemble(Clock::system(), shards, None)?;
+        pool.inner.shared.starter.arm(supervisor, settings);
         Ok(pool)
     }
 
@@ -130,7 +130,7 @@ impl WorkerPoolBuilder {
         clock: Clock,
         shards: usize,
         cpus: Option<usize>,
-    ) -> Result<(WorkerPool, Watch), WorkerPoolError> {
+    ) -> Result<(WorkerPool, Supervisor), WorkerPoolError> {
         let config = self.config;
         config.validate().map_err(WorkerPoolError::Config)?;
         let rules = Rules {
@@ -157,7 +157,8 @@ impl WorkerPoolBuilder {
             Scale::Queue => Box::new(QueueRule),
         });
         let blocked_after = nanos(config.blocked_after);
-        let watch = Watch::new(Arc::clone(&shared), policy, self.hooks, blocked_after, cpus);
+        let supervisor =
+            Supervisor::new(Arc::clone(&shared), policy, self.hooks, blocked_after, cpus);
         let inner = Inner {
             shared,
             on_drop: config.on_drop,
@@ -167,7 +168,7 @@ impl WorkerPoolBuilder {
         let pool = WorkerPool {
             inner: Arc::new(inner),
         };
-        Ok((pool, watch))
+        Ok((pool, supervisor))
     }
 }
 
@@ -283,7 +284,7 @@ impl WorkerPool {
 
     fn settings_changed(&self) {
         self.inner.shared.idle.notify_all();
-        self.inner.shared.watch.tell(true);
+        self.inner.shared.supervisor.tell(true);
     }
 
     /// Ends the pool: running jobs go on to their next `.await`, waiting ones are dropped and say

@@ -38,7 +38,7 @@ pub trait ScalePolicy: Send + 'static {
     fn target(&mut self, load: &Load) -> usize;
 }
 
-/// The seed's rule: more workers while more than twice as many jobs wait as there are workers.
+/// More workers while more than twice as many jobs wait as there are workers.
 ///
 /// For work that blocks. For work that computes, more workers than CPUs only take turns.
 #[derive(Debug, Default)]

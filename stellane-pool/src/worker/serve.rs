@@ -5,19 +5,19 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crossbeam_deque::Steal;
 
 use super::{
-    burst::Burst,
+    context::{Outcome, WorkerContext},
     histogram::bump,
     job::Stage,
-    local::{Local, Outcome},
     queue::{Popped, Queue},
     shared::{Shard, Shared, Task},
+    wake_batch::WakeBatch,
 };
 
 impl Shared {
     /// The next job for a worker. What it has in hand comes first, but every 61st time a new one does, and as
     /// often another worker's: what that one took in hand must not wait for the end of a long poll while
     /// new jobs keep all others busy.
-    pub(super) fn next(&self, local: &Local) -> Option<Task> {
+    pub(super) fn next(&self, local: &WorkerContext) -> Option<Task> {
         let tick = local.ticks.get().wrapping_add(1);
         local.ticks.set(tick);
         let turn = match tick % 61 {
@@ -51,7 +51,7 @@ impl Shared {
     /// A job from the shard whose oldest has waited longest: so all of them together keep an order, and see the same
     /// delay, which tells overload from a burst. Where they differ by little, each worker has one of its own: whose
     /// jobs it runs, and whom it wakes, is then at hand.
-    fn pop(&self, local: &Local) -> Option<Task> {
+    fn pop(&self, local: &WorkerContext) -> Option<Task> {
         const LITTLE: u64 = 100_000;
         let now = local.now.get();
         loop {
@@ -89,7 +89,7 @@ impl Shared {
     /// they come.
     fn take_unsorted(
         &self,
-        local: &Local,
+        local: &WorkerContext,
         shard: &Shard,
         queue: &mut Queue<Task>,
         now: u64,
@@ -112,7 +112,7 @@ impl Shared {
     /// second is one that is not to be run.
     fn take(
         &self,
-        local: &Local,
+        local: &WorkerContext,
         queue: &mut Queue<Task>,
         now: u64,
     ) -> (Option<Task>, Option<Popped<Task>>) {
@@ -138,7 +138,7 @@ impl Shared {
 
     /// How many more jobs a worker takes while it has the lock: no more than it does within some 30 µs, of one class
     /// only, so that neither order nor shares suffer, and half of what waits, so that the others find some.
-    fn handful(&self, local: &Local, class: u16, waiting: usize) -> usize {
+    fn handful(&self, local: &WorkerContext, class: u16, waiting: usize) -> usize {
         const TIME: u64 = 30_000;
         const MOST: u64 = 15;
         let run = self.classes.mean_run(usize::from(class));
@@ -146,20 +146,20 @@ impl Shared {
         if run == 0 || !local.deque.is_empty() {
             return 0;
         }
-        if self.burst.enabled() {
+        if self.wake_batch.enabled() {
             // The others have no CPU, and what is done in one go saves turns.
-            return waiting.min((Burst::TIME / run) as usize);
+            return waiting.min((WakeBatch::TIME / run) as usize);
         }
         (waiting / 2).min((TIME / run).min(MOST) as usize)
     }
 
     /// Whether results may wait for such a job's.
     fn is_short(&self, class: u16) -> bool {
-        (1..=Burst::TIME / 4).contains(&self.classes.mean_run(usize::from(class)))
+        (1..=WakeBatch::TIME / 4).contains(&self.classes.mean_run(usize::from(class)))
     }
 
     /// Half of what another worker has to do, the others in random order.
-    fn steal(&self, local: &Local) -> Option<Task> {
+    fn steal(&self, local: &WorkerContext) -> Option<Task> {
         let mut others = local.others.borrow_mut();
         if others.len() != self.slot_count.load(SeqCst) {
             others.clone_from(&self.slots());
@@ -189,7 +189,7 @@ impl Shared {
     }
 
     /// Whether there is work within the calling worker's sight; cheaper than `has_work`, and a hint only.
-    pub(super) fn something_waits(&self, local: &Local) -> bool {
+    pub(super) fn something_waits(&self, local: &WorkerContext) -> bool {
         !local.deque.is_empty()
             || self.shards.iter().any(|shard| !shard.is_empty())
             || !self.resumed.is_empty()
@@ -203,7 +203,7 @@ impl Shared {
     }
 
     /// Runs one poll of a job, unless nobody wants it any more.
-    pub(super) fn run(&self, local: &Local, task: Task) {
+    pub(super) fn run(&self, local: &WorkerContext, task: Task) {
         let meta = task.metadata();
         let slot = &local.slot;
         let class = meta.class;
@@ -233,7 +233,7 @@ impl Shared {
             slot.polling_since.store(now, Relaxed);
         }
         if !self.is_short(class) {
-            self.burst.deliver();
+            self.wake_batch.deliver();
         }
         let outcome = local.poll(task, now);
         if outcome.gone {
@@ -248,7 +248,7 @@ impl Shared {
 
     /// Whether the clock need not be read after each job: they are shorter than that takes, or little longer, and the
     /// next is at hand.
-    fn may_wait(&self, local: &Local, class: u16) -> bool {
+    fn may_wait(&self, local: &WorkerContext, class: u16) -> bool {
         const TINY: u64 = 1_000;
         const MOST: u64 = 16;
         (1..=TINY).contains(&self.classes.mean_run(usize::from(class)))
@@ -265,7 +265,7 @@ impl Shared {
     }
 
     /// Those that have begun no longer wait.
-    fn tell(&self, local: &Local) {
+    fn tell(&self, local: &WorkerContext) {
         let begun = local.untold.take();
         if begun > 0 {
             self.departed.fetch_add(begun, SeqCst);
@@ -273,13 +273,13 @@ impl Shared {
     }
 
     /// Nothing is left in hand, or a pause is to come: ends what was put off.
-    pub(super) fn rest(&self, local: &Local) {
+    pub(super) fn rest(&self, local: &WorkerContext) {
         self.settle(local);
-        self.burst.deliver();
+        self.wake_batch.deliver();
     }
 
     /// Accounts for the polls since the clock was read last, if there are any.
-    fn settle(&self, local: &Local) {
+    fn settle(&self, local: &WorkerContext) {
         if local.unsettled.get() > 0 {
             let ended = Outcome {
                 ended: true,
@@ -290,7 +290,7 @@ impl Shared {
     }
 
     /// `last` is what came of the last of them; the others have ended.
-    fn account(&self, local: &Local, last: Outcome) {
+    fn account(&self, local: &WorkerContext, last: Outcome) {
         let slot = &local.slot;
         let polls = local.unsettled.replace(0);
         let class = slot.class.load(Relaxed);
@@ -315,6 +315,7 @@ impl Shared {
         if last.ended {
             slot.run.record(last.ran_before + ran - others * each);
         }
-        self.classes.ran(class, polls, ran, self.burst.enabled());
+        self.classes
+            .ran(class, polls, ran, self.wake_batch.enabled());
     }
 }

@@ -8,7 +8,7 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use super::{
-    Placed, WorkerBody, WorkerFuture, WorkerPoolLayer, carried::Carrying, future::Kind,
+    Placed, WorkerPoolBody, WorkerPoolFuture, WorkerPoolLayer, carried::Carrying, future::Kind,
     placement::Measured,
 };
 
@@ -33,9 +33,9 @@ where
     B: Send + 'static,
     RB: Send + 'static,
 {
-    type Response = Response<WorkerBody<RB>>;
+    type Response = Response<WorkerPoolBody<RB>>;
     type Error = S::Error;
-    type Future = WorkerFuture<S::Future, Response<RB>, S::Error>;
+    type Future = WorkerPoolFuture<S::Future, Response<RB>, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -46,7 +46,7 @@ where
         if self.layer.placed() == Placed::Inline {
             let began = Instant::now();
             let call = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
-            return WorkerFuture::new(match call {
+            return WorkerPoolFuture::new(match call {
                 Ok(call) => Kind::Inline {
                     call: Measured::new(call, began.elapsed(), placement),
                 },
@@ -60,7 +60,7 @@ where
         let carried = self.layer.carried();
         let call = Carrying::new(call, carried.clone());
         let measured = Measured::new(call, Duration::ZERO, placement);
-        WorkerFuture::new(Kind::Pooled {
+        WorkerPoolFuture::new(Kind::Pooled {
             job: self.layer.job().spawn(measured),
             carried,
         })

@@ -14,16 +14,16 @@ use crossbeam_deque::{Injector, Steal, Worker};
 use crossbeam_utils::CachePadded;
 
 use super::{
-    burst::Burst,
     class::Classes,
     clock::Clock,
-    glance::Glances,
+    context::{WorkerContext, WorkerSlot, current, refuse},
     idle::Idle,
     job::{Meta, Stage},
-    local::{Local, Slot, current, refuse},
     queue::{Entry, Queue, Rules},
+    spin_wait::SpinWaits,
+    supervisor::available_cpus,
     threads::Starter,
-    watch::available_cpus,
+    wake_batch::WakeBatch,
 };
 
 pub(super) type Task = Runnable<Meta>;
@@ -43,7 +43,7 @@ pub(super) struct Shared {
     pub(super) departed: CachePadded<AtomicU64>,
     pub(super) limits: Limits,
     pub(super) classes: Classes,
-    pub(super) slots: Mutex<Vec<Arc<Slot>>>,
+    pub(super) slots: Mutex<Vec<Arc<WorkerSlot>>>,
     pub(super) slot_count: AtomicUsize,
     pub(super) phase: AtomicU8,
     /// Jobs that left their queue other than by beginning, by [`Stage`].
@@ -53,10 +53,10 @@ pub(super) struct Shared {
     /// Futures dropped by others than workers.
     pub(super) gone: AtomicU64,
     pub(super) refused: AtomicU64,
-    pub(super) glances: Glances,
-    pub(super) burst: Burst,
-    /// Wakes the watch; called when jobs pile up and when the first comes after a pause.
-    pub(super) watch: Watcher,
+    pub(super) spins: SpinWaits,
+    pub(super) wake_batch: WakeBatch,
+    /// Wakes the supervisor; called when jobs pile up and when the first comes after a pause.
+    pub(super) supervisor: SupervisorHandle,
     pub(super) starter: Starter,
 }
 
@@ -91,14 +91,14 @@ pub(super) struct Limits {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Watcher {
+pub(super) struct SupervisorHandle {
     pub(super) thread: std::sync::OnceLock<std::thread::Thread>,
     /// It sleeps until it is told.
     pub(super) asleep: std::sync::atomic::AtomicBool,
     pub(super) hurry: std::sync::atomic::AtomicBool,
 }
 
-impl Watcher {
+impl SupervisorHandle {
     /// Wakes it if it sleeps for good, or in any case when there is reason to hurry.
     pub(super) fn tell(&self, hurry: bool) {
         let wake = if hurry {
@@ -143,12 +143,12 @@ impl Shared {
             })
         };
         // In virtual time a look would never find anything.
-        let glances = Glances::new(!clock.is_virtual() && available_cpus() > 1);
-        let burst = Burst::new(!clock.is_virtual() && available_cpus() == 1);
+        let spins = SpinWaits::new(!clock.is_virtual() && available_cpus() > 1);
+        let wake_batch = WakeBatch::new(!clock.is_virtual() && available_cpus() == 1);
         Self {
             clock,
-            glances,
-            burst,
+            spins,
+            wake_batch,
             rules,
             full_wait,
             shards: (0..shards).map(|_| shard()).collect(),
@@ -165,7 +165,7 @@ impl Shared {
             cancelled: AtomicU64::new(0),
             gone: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            watch: Watcher::default(),
+            supervisor: SupervisorHandle::default(),
             starter: Starter::default(),
         }
     }
@@ -250,25 +250,25 @@ impl Shared {
 
     // The workers.
 
-    pub(super) fn slots(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
+    pub(super) fn slots(&self) -> MutexGuard<'_, Vec<Arc<WorkerSlot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A slot for a new worker: one that another has left, or a new one.
-    pub(super) fn claim_slot(self: &Arc<Self>) -> Option<Local> {
+    pub(super) fn claim_slot(self: &Arc<Self>) -> Option<WorkerContext> {
         let mut slots = self.slots();
         for (index, slot) in slots.iter().enumerate() {
-            if let Some(local) = Local::new(Arc::clone(self), index, Arc::clone(slot)) {
+            if let Some(local) = WorkerContext::new(Arc::clone(self), index, Arc::clone(slot)) {
                 return Some(local);
             }
         }
-        let slot = Arc::new(Slot::new());
+        let slot = Arc::new(WorkerSlot::new());
         slots.push(Arc::clone(&slot));
         self.slot_count.store(slots.len(), SeqCst);
-        Local::new(Arc::clone(self), slots.len() - 1, slot)
+        WorkerContext::new(Arc::clone(self), slots.len() - 1, slot)
     }
 
-    pub(super) fn on_worker<R>(&self, f: impl FnOnce(&Local) -> R) -> Option<R> {
+    pub(super) fn on_worker<R>(&self, f: impl FnOnce(&WorkerContext) -> R) -> Option<R> {
         current(|local| std::ptr::eq(&*local.shared, self).then(|| f(local))).flatten()
     }
 
@@ -292,7 +292,7 @@ impl Shared {
             self.close_resumed();
         }
         self.idle.notify_all();
-        self.watch.tell(true);
+        self.supervisor.tell(true);
     }
 
     pub(super) fn close_shard(&self, shard: &Shard) {
@@ -312,7 +312,7 @@ impl Shared {
     }
 
     /// Puts back what a worker that ends still had.
-    pub(super) fn hand_back(&self, local: &Local) {
+    pub(super) fn hand_back(&self, local: &WorkerContext) {
         while let Some(task) = local.deque.pop() {
             self.resumed.push(task);
         }

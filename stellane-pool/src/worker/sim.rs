@@ -39,9 +39,9 @@ use tokio::runtime::Handle;
 use super::{
     WorkerPool, WorkerPoolBuilder, WorkerPoolConfig, WorkerPoolError,
     clock::{Clock, nanos},
-    local::Local,
+    context::WorkerContext,
     shared::Shared,
-    watch::Watch,
+    supervisor::Supervisor,
 };
 
 thread_local! {
@@ -58,7 +58,7 @@ pub fn take(time: Duration) {
 pub struct VirtualPool {
     pool: WorkerPool,
     shared: Arc<Shared>,
-    watch: Watch,
+    supervisor: Supervisor,
     clock: Arc<AtomicU64>,
     workers: Vec<Worker>,
     idle_timeout: u64,
@@ -66,7 +66,7 @@ pub struct VirtualPool {
 }
 
 struct Worker {
-    local: Rc<Local>,
+    local: Rc<WorkerContext>,
     /// When its poll ends; before, it is idle since then.
     until: u64,
     busy: bool,
@@ -91,11 +91,11 @@ impl VirtualPool {
         cpus: usize,
     ) -> Result<Self, WorkerPoolError> {
         let (clock, nanos_now) = Clock::simulated();
-        let (pool, watch) = builder.assemble(clock, 1, Some(cpus))?;
+        let (pool, supervisor) = builder.assemble(clock, 1, Some(cpus))?;
         let mut virt = Self {
             shared: Arc::clone(pool.shared()),
             pool,
-            watch,
+            supervisor,
             clock: nanos_now,
             workers: Vec::new(),
             idle_timeout: nanos(config.idle_timeout),
@@ -124,7 +124,7 @@ impl VirtualPool {
         self.workers.len()
     }
 
-    /// Lets time pass: polls end, jobs begin, the watch looks and scales every 10 ms.
+    /// Lets time pass: polls end, jobs begin, the supervisor looks and scales every 10 ms.
     pub fn advance(&mut self, by: Duration) {
         let end = self.clock.load(Relaxed) + nanos(by);
         loop {
@@ -139,8 +139,8 @@ impl VirtualPool {
             }
             self.clock.store(event, Relaxed);
             if self.next_look <= event {
-                self.next_look = event + nanos(Watch::INTERVAL);
-                let more = self.watch.look(event);
+                self.next_look = event + nanos(Supervisor::INTERVAL);
+                let more = self.supervisor.look(event);
                 self.add_workers(more);
             }
         }

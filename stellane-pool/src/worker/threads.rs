@@ -19,11 +19,11 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
+    context::WorkerContext,
     idle::Wake,
-    local::Local,
     origin::Origin,
     shared::{Phase, Shared, Task},
-    watch::Watch,
+    supervisor::Supervisor,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +47,13 @@ const YIELDS_OF_MANY: u32 = 4;
 #[derive(Default)]
 pub(super) struct Starter {
     waits: AtomicBool,
-    with: Mutex<Option<(Watch, ThreadSettings)>>,
+    with: Mutex<Option<(Supervisor, ThreadSettings)>>,
 }
 
 impl Starter {
     /// There is a first job to wait for.
-    pub(super) fn arm(&self, watch: Watch, settings: ThreadSettings) {
-        *self.with() = Some((watch, settings));
+    pub(super) fn arm(&self, supervisor: Supervisor, settings: ThreadSettings) {
+        *self.with() = Some((supervisor, settings));
         self.waits.store(true, Release);
     }
 
@@ -67,44 +67,48 @@ impl Starter {
         drop(self.with().take());
     }
 
-    /// Starts the workers and the watch; whether there are any now. The next job tries again.
+    /// Starts the workers and the supervisor; whether there are any now. The next job tries again.
     #[cold]
     pub(super) fn start(&self, shared: &Arc<Shared>) -> bool {
         let mut with = self.with();
-        let Some((watch, settings)) = with.take() else {
+        let Some((supervisor, settings)) = with.take() else {
             // Another job was faster, or the pool has ended.
             return true;
         };
-        // The watch adds those that are missing.
+        // The supervisor adds those that are missing.
         let min = shared.limits.min.load(Relaxed);
         let missing = (shared.limits.workers.load(Relaxed)..min)
             .any(|_| add_worker(shared, settings).is_err());
         if missing && shared.limits.workers.load(Relaxed) == 0 {
-            *with = Some((watch, settings));
+            *with = Some((supervisor, settings));
             return false;
         }
         // A thread that can't be started does not give back what it was to have.
-        let watch = Arc::new(Mutex::new(Some(watch)));
-        let (watched, its) = (Arc::clone(shared), Arc::clone(&watch));
+        let supervisor = Arc::new(Mutex::new(Some(supervisor)));
+        let (watched, its) = (Arc::clone(shared), Arc::clone(&supervisor));
         let spawned = Builder::new()
             .name("stellane-watch".to_owned())
             .spawn(move || {
-                if let Some(watch) = lock(&its).take() {
-                    keep_watch(&watched, watch, settings);
+                if let Some(supervisor) = lock(&its).take() {
+                    supervise(&watched, supervisor, settings);
                 }
             });
         match spawned {
             Ok(thread) => {
-                let _ = shared.watch.thread.set(thread.thread().clone());
+                let _ = shared.supervisor.thread.set(thread.thread().clone());
                 self.waits.store(false, Release);
             }
             // The workers there are go on; the next job tries again.
-            Err(_) => *with = lock(&watch).take().map(|watch| (watch, settings)),
+            Err(_) => {
+                *with = lock(&supervisor)
+                    .take()
+                    .map(|supervisor| (supervisor, settings))
+            }
         }
         true
     }
 
-    fn with(&self) -> MutexGuard<'_, Option<(Watch, ThreadSettings)>> {
+    fn with(&self) -> MutexGuard<'_, Option<(Supervisor, ThreadSettings)>> {
         lock(&self.with)
     }
 }
@@ -119,11 +123,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn keep_watch(shared: &Arc<Shared>, mut watch: Watch, settings: ThreadSettings) {
+fn supervise(shared: &Arc<Shared>, mut supervisor: Supervisor, settings: ThreadSettings) {
     loop {
-        shared.watch.hurry.store(false, SeqCst);
+        shared.supervisor.hurry.store(false, SeqCst);
         let now = shared.clock.now();
-        for _ in 0..watch.look(now) {
+        for _ in 0..supervisor.look(now) {
             // Without another thread the jobs only wait longer; the next look tries again.
             if add_worker(shared, settings).is_err() {
                 break;
@@ -138,14 +142,14 @@ fn keep_watch(shared: &Arc<Shared>, mut watch: Watch, settings: ThreadSettings) 
             Phase::Draining => {}
             Phase::Closed => return,
         }
-        if watch.quiet(now) {
-            shared.watch.asleep.store(true, SeqCst);
-            if shared.queued() == 0 && !shared.watch.hurry.load(SeqCst) {
+        if supervisor.quiet(now) {
+            shared.supervisor.asleep.store(true, SeqCst);
+            if shared.queued() == 0 && !shared.supervisor.hurry.load(SeqCst) {
                 std::thread::park();
             }
-            shared.watch.asleep.store(false, SeqCst);
-        } else if !shared.watch.hurry.load(SeqCst) {
-            std::thread::park_timeout(Watch::INTERVAL);
+            shared.supervisor.asleep.store(false, SeqCst);
+        } else if !shared.supervisor.hurry.load(SeqCst) {
+            std::thread::park_timeout(Supervisor::INTERVAL);
         }
     }
 }
@@ -164,7 +168,7 @@ fn add_worker(shared: &Arc<Shared>, settings: ThreadSettings) -> io::Result<()> 
                 local.enter(|| work(&local, settings.idle_timeout));
                 owned.hand_back(&local);
                 local.slot.thread.store(0, Relaxed);
-                Local::give_back(local);
+                WorkerContext::give_back(local);
             }
         });
     if started.is_err() {
@@ -182,7 +186,7 @@ enum Pause {
     Surplus,
 }
 
-fn work(local: &Local, idle_timeout: Duration) {
+fn work(local: &WorkerContext, idle_timeout: Duration) {
     let shared = &*local.shared;
     let mut first = None;
     loop {
@@ -212,7 +216,7 @@ fn work(local: &Local, idle_timeout: Duration) {
 }
 
 /// Runs jobs as long as there are any of that runtime, and waits a little for more.
-fn run_jobs(local: &Local, mut origin: Option<Arc<Origin>>, first: Option<Task>) -> Pause {
+fn run_jobs(local: &WorkerContext, mut origin: Option<Arc<Origin>>, first: Option<Task>) -> Pause {
     let shared = &*local.shared;
     local.now.set(shared.clock.now());
     if let Some(task) = first {

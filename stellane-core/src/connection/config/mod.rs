@@ -1,9 +1,11 @@
 //! The settings of a manager, and their checks.
 
 pub(crate) mod check;
+pub(crate) mod forwarded;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
 pub(crate) mod listen;
+pub(crate) mod network;
 pub(crate) mod proxy_protocol;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
@@ -19,6 +21,7 @@ use crate::{
     config_error::ConfigError,
     connection::config::{
         check::check_up_to_a_day,
+        forwarded::ForwardedConfig,
         listen::{ListenConfig, WhenFull},
     },
 };
@@ -168,6 +171,8 @@ pub struct ConnectionConfig {
     pub nodelay: bool,
     /// Options of listening sockets.
     pub listen: ListenConfig,
+    /// What proxies say in the head of a request about its client.
+    pub forwarded: ForwardedConfig,
     /// HTTP/2.
     #[cfg(feature = "http2")]
     pub http2: Http2Config,
@@ -214,6 +219,7 @@ impl Default for ConnectionConfig {
             connect_info: false,
             nodelay: true,
             listen: ListenConfig::default(),
+            forwarded: ForwardedConfig::default(),
             #[cfg(feature = "http2")]
             http2: Http2Config::default(),
             proxy_protocol: ProxyProtocolConfig::default(),
@@ -277,6 +283,7 @@ impl ConnectionConfig {
         #[cfg(feature = "tls")]
         self.tls.check(&mut errors);
         errors.extend(self.listen.validate().err().into_iter().flatten());
+        errors.extend(self.forwarded.validate().err().into_iter().flatten());
         ConfigError::all(errors)
     }
 }

@@ -27,6 +27,7 @@ use crate::connection::{
         budgets::Budgets,
         deadlines::Deadlines,
         drain::{Drain, spread_of},
+        forwarded::Forwarded,
         park_delay::ParkDelay,
         pressure::{Patience, Pressure},
         room::{Offer, Part, idle_since, part_in_making_room},
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) drain: Drain,
     /// How long each request may take in a drain.
     pub(crate) budgets: Budgets,
+    pub(crate) forwarded: Forwarded,
     pub(crate) pressure: Pressure,
     pub(crate) quiet: Arc<Quiet>,
     pub(crate) waiting_room: Arc<WaitingRoom>,
@@ -81,6 +83,7 @@ impl Shared {
             admission: Admission::new(&config),
             drain: Drain::new(),
             budgets: Budgets::default(),
+            forwarded: Forwarded::of(&config.forwarded),
             pressure: Pressure::default(),
             quiet: Arc::default(),
             waiting_room: Arc::default(),

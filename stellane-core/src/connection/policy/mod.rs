@@ -5,6 +5,7 @@ pub(crate) mod admission;
 pub(crate) mod budgets;
 pub(crate) mod deadlines;
 pub(crate) mod drain;
+pub(crate) mod forwarded;
 pub(crate) mod min_rates;
 pub(crate) mod park_delay;
 pub(crate) mod pressure;

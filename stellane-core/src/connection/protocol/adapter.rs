@@ -186,7 +186,7 @@ impl<S: HttpService> Adapter<S> {
         waiting: &mut Option<Waiting<S>>,
     ) -> Poll<Answer<S>> {
         if let Some(info) = &self.info {
-            request.extensions_mut().insert(info.clone());
+            info.tell(&mut request);
         }
         let Owner { record, shared } = &self.owner;
         record.begin_request(!request.body().is_end_stream(), shared.clock.now());

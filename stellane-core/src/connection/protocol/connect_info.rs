@@ -1,5 +1,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
+use http::Request;
+
 use crate::connection::{lifecycle::Shared, table::record::Record, transport::socket::Socket};
 
 /// The connection that a request came by, in the request's extensions when
@@ -26,6 +28,8 @@ use crate::connection::{lifecycle::Shared, table::record::Record, transport::soc
 #[derive(Clone)]
 pub struct ConnectInfo {
     inner: Arc<Inner>,
+    /// As the proxies say.
+    peer: Option<SocketAddr>,
 }
 
 struct Inner {
@@ -74,6 +78,7 @@ pub(crate) type TonicTls = <tokio_rustls::server::TlsStream<tokio::net::TcpStrea
 impl ConnectInfo {
     pub(crate) fn new(socket: &Socket, record: &Arc<Record>, shared: &Arc<Shared>) -> Self {
         Self {
+            peer: record.peer(),
             inner: Arc::new(Inner {
                 local: socket.local_addr(),
                 #[cfg(unix)]
@@ -93,16 +98,28 @@ impl ConnectInfo {
         }
     }
 
+    /// Tells a request of it, and whose the request is if the proxies that are trusted say so.
+    #[inline]
+    pub(crate) fn tell<B>(&self, request: &mut Request<B>) {
+        let of_request = Self {
+            inner: Arc::clone(&self.inner),
+            peer: (self.inner.shared.forwarded).client(self.peer, request.headers()),
+        };
+        request.extensions_mut().insert(of_request);
+    }
+
     /// Names it to [`ConnectionManager::close`](crate::connection::ConnectionManager::close).
     #[must_use]
     pub fn id(&self) -> u64 {
         self.inner.record.id()
     }
 
-    /// The client's address, as a trusted proxy said it if there is one; `None` for Unix sockets.
+    /// The client's address, as a trusted proxy said it if there is one: before the connection
+    /// ([`proxy_protocol`](crate::connection::ConnectionConfig::proxy_protocol)), or in the head of the request
+    /// ([`forwarded`](crate::connection::ConnectionConfig::forwarded)). `None` for Unix sockets.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.inner.record.peer()
+        self.peer
     }
 
     /// The address it was accepted on; `None` for Unix sockets.

@@ -6,7 +6,10 @@ use ppp::{v1, v2};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::connection::{
-    config::proxy_protocol::{Network, ProxyProtocol, ProxyProtocolConfig},
+    config::{
+        network::Networks,
+        proxy_protocol::{ProxyProtocol, ProxyProtocolConfig},
+    },
     transport::socket::Socket,
 };
 
@@ -22,29 +25,22 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct Trust {
     mode: ProxyProtocol,
-    networks: Vec<Network>,
+    networks: Networks,
 }
 
 impl Trust {
     pub(crate) fn new(config: &ProxyProtocolConfig) -> Self {
-        let networks = config.trusted.iter();
         Self {
             mode: config.mode,
-            networks: networks.filter_map(|text| Network::parse(text)).collect(),
+            networks: Networks::parse(&config.trusted),
         }
     }
 
     /// `None` is the peer of a Unix socket.
     pub(crate) fn judge(&self, peer: Option<SocketAddr>) -> Verdict {
-        let trusted = || {
-            peer.is_none_or(|peer| {
-                let ip = peer.ip().to_canonical();
-                self.networks.iter().any(|network| network.holds(ip))
-            })
-        };
         match self.mode {
             ProxyProtocol::Off => Verdict::Direct,
-            _ if trusted() => Verdict::Header,
+            _ if self.networks.trust(peer) => Verdict::Header,
             ProxyProtocol::Trusted => Verdict::Direct,
             ProxyProtocol::Required => Verdict::Refused,
         }

@@ -1,6 +1,7 @@
 //! What carries the bytes of a connection.
 
 use std::{
+    any::Any,
     fmt, io,
     net::SocketAddr,
     pin::Pin,
@@ -41,6 +42,47 @@ impl fmt::Debug for dyn Transport {
 }
 
 impl Socket {
+    /// What somebody brought, as what it is: a socket of the system keeps its addresses and what else is known of it.
+    pub(crate) fn of<Io>(io: Io) -> Self
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        fn take<T: 'static>(io: &mut dyn Any) -> Option<T> {
+            io.downcast_mut::<Option<T>>()?.take()
+        }
+        let mut io = Some(io);
+        if let Some(socket) = take(&mut io) {
+            return socket;
+        }
+        if let Some(socket) = take(&mut io) {
+            return Self::Tcp(socket);
+        }
+        #[cfg(unix)]
+        if let Some(socket) = take(&mut io) {
+            return Self::Unix(socket);
+        }
+        #[cfg(feature = "tls")]
+        if let Some(stream) = take(&mut io) {
+            return Self::Tls(Box::new(stream));
+        }
+        match io {
+            Some(io) => Self::Other(Box::new(io)),
+            // Nobody has taken it.
+            None => Self::Other(Box::new(tokio::io::empty())),
+        }
+    }
+
+    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().ok(),
+            #[cfg(unix)]
+            Self::Unix(_) => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+            Self::Other(_) => None,
+        }
+    }
+
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(socket) => socket.local_addr().ok(),

@@ -9,7 +9,7 @@ use std::{
 
 use tokio_rustls::rustls::{
     self, ServerConfig,
-    crypto::ring,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
@@ -45,6 +45,8 @@ struct Inner {
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
+    /// For ALPN.
+    protocols: Vec<Vec<u8>>,
     /// When the files had last changed, as of the latest load.
     changed: Mutex<[Option<SystemTime>; 2]>,
 }
@@ -53,15 +55,32 @@ impl TlsAcceptor {
     /// With a certificate and a key in PEM files, TLS 1.2 and 1.3, and ALPN for what the
     /// manager speaks: HTTP/2 (feature `http2`) and HTTP/1.1.
     ///
+    /// The cryptography is the process's ([`CryptoProvider::install_default`]), or else that of the feature
+    /// `tls-aws-lc-rs` or `tls-ring`. Neither is on by itself: a program with a [configuration of its
+    /// own](Self::from_rustls) needs none, and who uses rustls elsewhere is not given a second one.
+    ///
     /// # Errors
-    /// A file that can't be read, or that holds no certificate or key, or two that do not belong together.
+    /// A file that can't be read, or that holds no certificate or key, or two that do not belong together; no
+    /// cryptography.
     pub fn from_files(
         certificate: impl AsRef<Path>,
         key: impl AsRef<Path>,
     ) -> Result<Self, TlsError> {
+        Self::from_files_for(certificate.as_ref(), key.as_ref(), true)
+    }
+
+    /// Without HTTP/1 clients are offered `h2` alone.
+    pub(crate) fn from_files_for(
+        certificate: &Path,
+        key: &Path,
+        http1: bool,
+    ) -> Result<Self, TlsError> {
+        let h2 = cfg!(feature = "http2").then(|| b"h2".to_vec());
+        let http1 = http1.then(|| b"http/1.1".to_vec());
         let files = Files {
-            certificate: certificate.as_ref().to_owned(),
-            key: key.as_ref().to_owned(),
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            protocols: h2.into_iter().chain(http1).collect(),
             changed: Mutex::default(),
         };
         let current = RwLock::new(files.load()?);
@@ -170,14 +189,13 @@ impl Files {
         }
         let key = PrivateKeyDer::from_pem_file(&self.key)
             .map_err(|error| fault(&self.key)(error.into()))?;
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let provider = provider().ok_or_else(|| wrong(NO_PROVIDER.into()))?;
+        let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map(|builder| builder.with_no_client_auth())
             .and_then(|builder| builder.with_single_cert(certificates, key))
             .map_err(|error: rustls::Error| wrong(error.into()))?;
-        #[cfg(feature = "http2")]
-        config.alpn_protocols.push(b"h2".to_vec());
-        config.alpn_protocols.push(b"http/1.1".to_vec());
+        config.alpn_protocols.clone_from(&self.protocols);
         *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = changed;
         Ok(Arc::new(config))
     }
@@ -188,6 +206,36 @@ impl Files {
 
     fn unchanged(&self) -> bool {
         *self.changed.lock().unwrap_or_else(PoisonError::into_inner) == self.modified()
+    }
+}
+
+const NO_PROVIDER: &str = "there is no cryptography for rustls: turn on the feature `tls-ring` or `tls-aws-lc-rs` of \
+    `stellane-core`, or install a provider (`CryptoProvider::install_default`), or bring a `ServerConfig`";
+
+/// The process's own, or that of a feature.
+fn provider() -> Option<Arc<CryptoProvider>> {
+    if let Some(installed) = CryptoProvider::get_default() {
+        return Some(Arc::clone(installed));
+    }
+    #[cfg(feature = "tls-aws-lc-rs")]
+    return Some(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    #[cfg(all(feature = "tls-ring", not(feature = "tls-aws-lc-rs")))]
+    return Some(Arc::new(rustls::crypto::ring::default_provider()));
+    #[cfg(not(any(feature = "tls-aws-lc-rs", feature = "tls-ring")))]
+    None
+}
+
+/// With a configuration of rustls.
+impl From<ServerConfig> for TlsAcceptor {
+    fn from(config: ServerConfig) -> Self {
+        Self::from_rustls(config)
+    }
+}
+
+/// With a configuration of rustls.
+impl From<Arc<ServerConfig>> for TlsAcceptor {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self::from_rustls(config)
     }
 }
 

@@ -11,9 +11,9 @@ use pin_project_lite::pin_project;
 use super::{Polls, SlowPolls};
 
 pin_project! {
-    /// The response of [`SlowPoll`](super::SlowPoll). Reports once: when it is done or dropped.
+    /// The response of [`SlowPollService`](super::SlowPollService). Reports once: when it is done or dropped.
     #[derive(Debug)]
-    pub struct ResponseFuture<F> {
+    pub struct SlowPollFuture<F> {
         #[pin]
         inner: F,
         // Boxed: off is the rule, and this future lies within others.
@@ -37,7 +37,7 @@ impl Drop for Watch {
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F> SlowPollFuture<F> {
     pub(super) fn unwatched(inner: F) -> Self {
         Self { inner, watch: None }
     }
@@ -55,7 +55,7 @@ impl<F> ResponseFuture<F> {
     }
 }
 
-impl<F, B, E> Future for ResponseFuture<F>
+impl<F, B, E> Future for SlowPollFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
 {

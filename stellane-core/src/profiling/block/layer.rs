@@ -1,6 +1,6 @@
 use tower_layer::Layer;
 
-use super::{SlowPoll, SlowPolls};
+use super::{SlowPollService, SlowPolls};
 
 /// Measures the polls of every response future; see the [module docs](crate::profiling) for an example.
 ///
@@ -19,10 +19,10 @@ impl SlowPollLayer {
 }
 
 impl<S> Layer<S> for SlowPollLayer {
-    type Service = SlowPoll<S>;
+    type Service = SlowPollService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SlowPoll {
+        SlowPollService {
             inner,
             polls: self.polls.clone(),
         }

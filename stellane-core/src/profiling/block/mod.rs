@@ -16,7 +16,7 @@ mod future;
 mod layer;
 mod service;
 
-pub use self::{future::ResponseFuture, layer::SlowPollLayer, service::SlowPoll};
+pub use self::{future::SlowPollFuture, layer::SlowPollLayer, service::SlowPollService};
 
 /// As many routes are told apart; the rest are `(other)`.
 const MAX_ROUTES: usize = 512;

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use stellane_autotune::LimitBody;
 
 use super::ongoing::Ongoing;
-use crate::{BoxError, fault::FaultBody};
+use crate::{BoxError, catch_faults::CatchFaultsBody};
 
 pin_project! {
     /// The body of an answer of a [`PresetService`](super::PresetService); it ends the request.
@@ -25,14 +25,14 @@ pin_project! {
 pin_project! {
     #[project = KindProjection]
     enum Kind<B> {
-        Plain { #[pin] body: FaultBody<B> },
-        Limited { body: Pin<Box<LimitBody<FaultBody<B>>>> },
+        Plain { #[pin] body: CatchFaultsBody<B> },
+        Limited { body: Pin<Box<LimitBody<CatchFaultsBody<B>>>> },
     }
 }
 
 impl<B> PresetBody<B> {
     #[inline]
-    pub(super) fn new(body: FaultBody<B>, ongoing: Ongoing) -> Self {
+    pub(super) fn new(body: CatchFaultsBody<B>, ongoing: Ongoing) -> Self {
         Self {
             kind: Kind::Plain { body },
             ongoing,
@@ -40,7 +40,7 @@ impl<B> PresetBody<B> {
     }
 
     /// Of a request that went through the layer of the limit.
-    pub(super) fn limited(body: Pin<Box<LimitBody<FaultBody<B>>>>, ongoing: Ongoing) -> Self {
+    pub(super) fn limited(body: Pin<Box<LimitBody<CatchFaultsBody<B>>>>, ongoing: Ongoing) -> Self {
         Self {
             kind: Kind::Limited { body },
             ongoing,
@@ -51,7 +51,7 @@ impl<B> PresetBody<B> {
 /// The empty body.
 impl<B> Default for PresetBody<B> {
     fn default() -> Self {
-        Self::new(FaultBody::default(), Ongoing::default())
+        Self::new(CatchFaultsBody::default(), Ongoing::default())
     }
 }
 

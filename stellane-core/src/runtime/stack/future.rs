@@ -12,7 +12,7 @@ use stellane_autotune::LimitBody;
 use super::{body::PresetBody, label, ongoing::Ongoing};
 use crate::{
     BoxError,
-    fault::FaultBody,
+    catch_faults::CatchFaultsBody,
     runtime::{RefusalKind, body::Ceiling},
 };
 
@@ -59,7 +59,7 @@ pub(super) fn is_for_too_large<B>(response: &Response<B>, ceiling: Option<&Ceili
 impl<F, L, B, E> Future for PresetFuture<F, L>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    L: Future<Output = Result<Response<LimitBody<FaultBody<B>>>, E>>,
+    L: Future<Output = Result<Response<LimitBody<CatchFaultsBody<B>>>, E>>,
     B: Body<Error: Into<BoxError>> + 'static,
     E: Into<BoxError>,
 {
@@ -110,8 +110,9 @@ where
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(_)) if is_for_too_large => RefusalKind::BodyTooLarge,
                     Poll::Ready(Ok(response)) => {
-                        return Poll::Ready(Ok(response
-                            .map(|body| PresetBody::new(FaultBody::new(body, faults), ongoing))));
+                        return Poll::Ready(Ok(response.map(|body| {
+                            PresetBody::new(CatchFaultsBody::new(body, faults), ongoing)
+                        })));
                     }
                     Poll::Ready(Err(error)) => {
                         let error = error.into();

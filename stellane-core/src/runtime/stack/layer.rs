@@ -19,7 +19,7 @@ use crate::{
 /// for a request.
 ///
 /// ```text
-/// MetricsLayer ─▶ AdaptiveLimitLayer with OverloadLayer ─▶ PoolLayer ─▶ StrictHttp1Layer ─▶ FaultLayer ─▶ BodyLimitLayer
+/// MetricsLayer ─▶ AdaptiveLimitLayer with OverloadLayer ─▶ PoolLayer ─▶ StrictHttp1Layer ─▶ CatchFaultsLayer ─▶ BodyLimitLayer
 /// ```
 ///
 /// Other layers stand on both sides of it. The body of its answers has an empty [`Default`], which is what tower-http's

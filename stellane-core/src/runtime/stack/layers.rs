@@ -19,8 +19,8 @@ use tower_service::Service;
 use super::{future::is_for_too_large, label};
 use crate::{
     BoxError,
+    catch_faults::{CatchFaultsLayer, Grpc, Refusal},
     config::ServerConfig,
-    fault::{FaultLayer, Grpc, Refusal},
     runtime::{Components, RequestBody, body::Ceiling},
     strict_http1::StrictHttp1Layer,
 };
@@ -29,7 +29,7 @@ use crate::{
 pub type PresetLayers = Stack<
     BodyLimitLayer,
     Stack<
-        FaultLayer,
+        CatchFaultsLayer,
         Stack<StrictHttp1Layer, Stack<PoolLayer, Stack<AdaptiveLimitLayer, MetricsLayer>>>,
     >,
 >;
@@ -63,7 +63,7 @@ impl Components {
         let layers = Stack::new(limit, MetricsLayer::new(&self.metrics));
         let layers = Stack::new(PoolLayer::new(&self.pools), layers);
         let layers = Stack::new(StrictHttp1Layer::new(&self.http1_rules), layers);
-        let layers = Stack::new(FaultLayer::new(&self.faults), layers);
+        let layers = Stack::new(CatchFaultsLayer::new(&self.faults), layers);
         Stack::new(BodyLimitLayer::new(server.max_body_bytes), layers)
     }
 }
@@ -72,7 +72,7 @@ impl Components {
 /// message, and not here. What has come of it is counted, as by [`RequestBytesLayer`](stellane_metrics::RequestBytesLayer).
 ///
 /// It stands inside of an [`AdaptiveLimitLayer`], gives the service a [`RequestBody`], and its refusals are errors that a
-/// [`FaultLayer`] around it answers.
+/// [`CatchFaultsLayer`] around it answers.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimitLayer {
     max_bytes: usize,

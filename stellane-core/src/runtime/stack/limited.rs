@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     BoxError,
-    fault::{FaultBody, Grpc},
+    catch_faults::{CatchFaultsBody, Grpc},
     runtime::{RefusalKind, RequestBody, body::Ceiling},
 };
 
@@ -66,7 +66,7 @@ where
     B: Body<Data = Bytes>,
     RB: 'static,
 {
-    type Response = Response<FaultBody<RB>>;
+    type Response = Response<CatchFaultsBody<RB>>;
     type Error = S::Error;
     type Future = AdmissionFuture<<Labelled<S> as Service<Request<RequestBody<B>>>>::Future>;
 
@@ -116,7 +116,7 @@ where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
 {
-    type Output = Result<Response<FaultBody<B>>, E>;
+    type Output = Result<Response<CatchFaultsBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -133,7 +133,7 @@ where
                         RefusalKind::BodyTooLarge
                     }
                     Some(Poll::Ready(Ok(response))) => {
-                        let guarded = |body| FaultBody::new(body, faults.clone());
+                        let guarded = |body| CatchFaultsBody::new(body, faults.clone());
                         return Poll::Ready(Ok(response.map(guarded)));
                     }
                     Some(Poll::Ready(Err(error))) => {

@@ -1,7 +1,7 @@
 //! The layers around the user's service.
 //!
 //! Each request goes through metrics, deadlines, the limit, pools, the checks of strict HTTP/1, the body limit and
-//! [`FaultLayer`](crate::fault::FaultLayer). As many layers would move request and response as often, and count as many
+//! [`CatchFaultsLayer`](crate::catch_faults::CatchFaultsLayer). As many layers would move request and response as often, and count as many
 //! references: they are one [service](service), with one future and one body, and what they keep for a request lies in
 //! one box that the thread [uses again](ongoing). Requests that the limit does not let in at once are [rare](limited),
 //! and take the layers themselves.

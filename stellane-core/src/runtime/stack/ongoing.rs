@@ -12,8 +12,8 @@ use stellane_pool::{PoolScope, Pools};
 use tower_service::Service;
 
 use crate::{
+    catch_faults::{Faults, Grpc},
     connection::Incoming,
-    fault::{Faults, Grpc},
     runtime::{RefusalKind, RequestBody, body::Ceiling, refusal::OnRefusal},
     strict_http1::Http1Rules,
 };

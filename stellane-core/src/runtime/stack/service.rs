@@ -25,7 +25,7 @@ use crate::{
 #[cfg(not(feature = "profiling"))]
 type Inner<S> = S;
 #[cfg(feature = "profiling")]
-type Inner<S> = crate::profiling::SlowPoll<super::label::Labelled<S>>;
+type Inner<S> = crate::profiling::SlowPollService<super::label::Labelled<S>>;
 
 /// A service behind a [`PresetLayer`](super::PresetLayer).
 #[derive(Debug, Clone)]

@@ -141,3 +141,35 @@ fn inherited() -> io::Result<Vec<Listener>> {
     }
     Ok(listeners)
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn silent_connections_are_asked_as_often_as_configured() {
+        let config = ListenConfig::default().with(|config| {
+            config.keepalive = Duration::from_secs(40);
+            config.keepalive_interval = Duration::from_secs(7);
+            config.keepalive_retries = 5;
+        });
+        let listener = tcp(([127, 0, 0, 1], 0).into(), &config).expect("listens");
+        let address = listener.local_addr().expect("an address");
+        let client = std::net::TcpStream::connect(address).expect("connects");
+        let (accepted, _) = listener.accept().await.expect("accepts");
+        let socket = socket2::SockRef::from(&accepted);
+        assert!(socket.keepalive().expect("told"));
+        assert_eq!(
+            socket.tcp_keepalive_time().expect("told"),
+            Duration::from_secs(40)
+        );
+        assert_eq!(
+            socket.tcp_keepalive_interval().expect("told"),
+            Duration::from_secs(7)
+        );
+        assert_eq!(socket.tcp_keepalive_retries().expect("told"), 5);
+        drop(client);
+    }
+}

@@ -7,13 +7,13 @@ use std::{
 use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
-use super::{FaultBody, Faults, Refusal, grpc::Grpc};
+use super::{CatchFaultsBody, Faults, Refusal, grpc::Grpc};
 use crate::BoxError;
 
 pin_project! {
-    /// The response of a [`Fault`](super::Fault) service.
+    /// The response of [`CatchFaultsService`](super::CatchFaultsService).
     #[derive(Debug)]
-    pub struct ResponseFuture<F> {
+    pub struct CatchFaultsFuture<F> {
         #[pin]
         inner: Option<F>,
         // None after a panic of the call.
@@ -22,7 +22,7 @@ pin_project! {
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F> CatchFaultsFuture<F> {
     pub(super) fn running(inner: F, faults: Faults, grpc: Option<Grpc>) -> Self {
         Self {
             inner: Some(inner),
@@ -40,12 +40,12 @@ impl<F> ResponseFuture<F> {
     }
 }
 
-impl<F, RB, E> Future for ResponseFuture<F>
+impl<F, RB, E> Future for CatchFaultsFuture<F>
 where
     F: Future<Output = Result<Response<RB>, E>>,
     E: Into<BoxError>,
 {
-    type Output = Result<Response<FaultBody<RB>>, E>;
+    type Output = Result<Response<CatchFaultsBody<RB>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR);
@@ -59,7 +59,7 @@ where
             Some(Poll::Pending) => return Poll::Pending,
             Some(Poll::Ready(Ok(response))) => {
                 let faults = faults.clone();
-                response.map(|body| FaultBody::new(body, faults))
+                response.map(|body| CatchFaultsBody::new(body, faults))
             }
             Some(Poll::Ready(Err(error))) => {
                 let error = error.into();

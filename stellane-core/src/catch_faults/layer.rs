@@ -6,7 +6,7 @@ use std::{
 
 use tower_layer::Layer;
 
-use super::Fault;
+use super::CatchFaultsService;
 use crate::BoxError;
 
 /// Counts what went wrong in handlers; a cheap handle. The two counters are never freed.
@@ -87,13 +87,13 @@ impl Default for Faults {
     }
 }
 
-/// Applies [`Fault`]. See the [module docs](super) for an example.
+/// Applies [`CatchFaultsService`]. See the [module docs](super) for an example.
 #[derive(Debug, Clone)]
-pub struct FaultLayer {
+pub struct CatchFaultsLayer {
     faults: Faults,
 }
 
-impl FaultLayer {
+impl CatchFaultsLayer {
     /// A layer that counts into `faults`.
     #[must_use]
     pub fn new(faults: &Faults) -> Self {
@@ -103,10 +103,10 @@ impl FaultLayer {
     }
 }
 
-impl<S> Layer<S> for FaultLayer {
-    type Service = Fault<S>;
+impl<S> Layer<S> for CatchFaultsLayer {
+    type Service = CatchFaultsService<S>;
 
-    fn layer(&self, inner: S) -> Fault<S> {
-        Fault::new(inner, self.faults.clone())
+    fn layer(&self, inner: S) -> CatchFaultsService<S> {
+        CatchFaultsService::new(inner, self.faults.clone())
     }
 }

@@ -25,7 +25,7 @@ use super::{
 
 /// A worker as the others see it. A worker that ends leaves it to the next one.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct WorkerSlot {
     pub(super) stealer: Stealer<Task>,
     /// Taken by the worker while there is one.
     pub(super) deque: Mutex<Option<Worker<Task>>>,
@@ -33,7 +33,7 @@ pub(super) struct Slot {
     pub(super) polling_since: AtomicU64,
     /// Whose poll that is.
     pub(super) class: AtomicU16,
-    /// For the watch: the kernel's id of the thread.
+    /// For the supervisor: the kernel's id of the thread.
     pub(super) thread: AtomicU32,
     // Written by the worker alone.
     pub(super) wait: Recorder,
@@ -48,7 +48,7 @@ pub(super) struct Slot {
     pub(super) stolen: AtomicU64,
 }
 
-impl Slot {
+impl WorkerSlot {
     pub(super) fn new() -> Self {
         let deque = Worker::new_fifo();
         Self {
@@ -70,13 +70,13 @@ impl Slot {
 }
 
 /// A worker as it sees itself.
-pub(super) struct Local {
+pub(super) struct WorkerContext {
     pub(super) shared: Arc<Shared>,
-    pub(super) slot: Arc<Slot>,
+    pub(super) slot: Arc<WorkerSlot>,
     pub(super) index: usize,
     pub(super) deque: Worker<Task>,
     /// All slots, as of when there were as many.
-    pub(super) others: RefCell<Vec<Arc<Slot>>>,
+    pub(super) others: RefCell<Vec<Arc<WorkerSlot>>>,
     pub(super) ticks: Cell<u32>,
     /// As the clock was read last.
     pub(super) now: Cell<u64>,
@@ -104,7 +104,7 @@ pub(super) struct Outcome {
 thread_local! {
     /// Set while a job is ended instead of being run.
     static REFUSED: Cell<Option<Stage>> = const { Cell::new(None) };
-    static LOCAL: RefCell<Option<Rc<Local>>> = const { RefCell::new(None) };
+    static LOCAL: RefCell<Option<Rc<WorkerContext>>> = const { RefCell::new(None) };
 }
 
 /// Ends a job without polling its future.
@@ -118,15 +118,15 @@ pub(super) fn refuse(task: Task, why: Stage) {
 }
 
 /// The worker that the calling thread is; none on other threads.
-pub(super) fn current<R>(f: impl FnOnce(&Local) -> R) -> Option<R> {
+pub(super) fn current<R>(f: impl FnOnce(&WorkerContext) -> R) -> Option<R> {
     LOCAL
         .try_with(|local| local.borrow().as_deref().map(f))
         .ok()
         .flatten()
 }
 
-impl Local {
-    pub(super) fn new(shared: Arc<Shared>, index: usize, slot: Arc<Slot>) -> Option<Self> {
+impl WorkerContext {
+    pub(super) fn new(shared: Arc<Shared>, index: usize, slot: Arc<WorkerSlot>) -> Option<Self> {
         let deque = slot.deque.lock().ok()?.take()?;
         Some(Self {
             shared,
@@ -277,7 +277,7 @@ impl<F: Future> Future for Run<F> {
             });
             // And before the caller is woken: its next job then wakes no other worker, since this one is about to
             // look. Only the caller's waker runs in between, or the result's destructor if the caller has left;
-            // if that takes long, the watch wakes another worker.
+            // if that takes long, the supervisor wakes another worker.
             if !local.shared.something_waits(local) {
                 local.search();
             }

@@ -2,19 +2,19 @@ use std::fmt;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::{FaultBody, grpc::Grpc};
+use super::{CatchFaultsBody, grpc::Grpc};
 
-/// An error with which a service refuses a request: [`FaultLayer`](super::FaultLayer) answers it with the
+/// An error with which a service refuses a request: [`CatchFaultsLayer`](super::CatchFaultsLayer) answers it with the
 /// status it names, and counts no fault.
 ///
 /// ```
 /// use http::{Request, Response, StatusCode};
-/// use stellane_core::fault::{FaultLayer, Faults, Refusal};
+/// use stellane_core::catch_faults::{CatchFaultsLayer, Faults, Refusal};
 /// use tower::{Layer, ServiceExt, service_fn};
 ///
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// let faults = Faults::new();
-/// let service = FaultLayer::new(&faults).layer(service_fn(|_: Request<()>| async {
+/// let service = CatchFaultsLayer::new(&faults).layer(service_fn(|_: Request<()>| async {
 ///     Err::<Response<String>, _>(Refusal::new(StatusCode::BAD_REQUEST).closing())
 /// }));
 /// let response = service.oneshot(Request::new(())).await?;
@@ -55,10 +55,10 @@ impl Refusal {
     }
 
     /// The answer to a request that speaks gRPC, or does not.
-    pub(crate) fn response<B>(self, grpc: Option<Grpc>) -> Response<FaultBody<B>> {
+    pub(crate) fn response<B>(self, grpc: Option<Grpc>) -> Response<CatchFaultsBody<B>> {
         self.closed_by(match grpc {
             Some(grpc) => grpc.answer(self.status),
-            None => FaultBody::plain(self.status),
+            None => CatchFaultsBody::plain(self.status),
         })
     }
 

@@ -25,7 +25,7 @@ pub struct BlockedWorker {
     pub waits: bool,
 }
 
-pub(super) struct Watch {
+pub(super) struct Supervisor {
     shared: Arc<Shared>,
     policy: Box<dyn ScalePolicy>,
     hooks: Hooks,
@@ -46,7 +46,7 @@ struct Seen {
     busy: u64,
 }
 
-impl Watch {
+impl Supervisor {
     /// Between two looks while there is work.
     pub(super) const INTERVAL: Duration = Duration::from_millis(10);
     /// A job that waits longer while workers sleep is not going to be found by those that are awake.
@@ -78,7 +78,7 @@ impl Watch {
     /// One look; returns how many workers are to be added.
     pub(super) fn look(&mut self, now: u64) -> usize {
         self.shared.sweep(now);
-        self.shared.burst.deliver();
+        self.shared.wake_batch.deliver();
         if self.cpus_read != u64::MAX && now >= self.cpus_read + Self::CPUS_INTERVAL {
             self.cpus = available_cpus();
             self.cpus_read = now;

@@ -10,7 +10,7 @@ use tower_layer::Layer;
 use tracing_subscriber::{EnvFilter, reload};
 
 pub use context::TraceContext;
-pub use service::{Trace, TraceBody, TraceFuture};
+pub use service::{TraceBody, TraceFuture, TraceService};
 
 /// Opens a span for each request and closes it when the response body ends.
 ///
@@ -91,10 +91,10 @@ impl<Q> TraceLayer<Q> {
 }
 
 impl<S, Q: Clone> Layer<S> for TraceLayer<Q> {
-    type Service = Trace<S, Q>;
+    type Service = TraceService<S, Q>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Trace::new(inner, self.settings, self.request_route.clone())
+        TraceService::new(inner, self.settings, self.request_route.clone())
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`FaultLayer`]: a handler that panics or fails costs its own request and nothing else.
+//! [`CatchFaultsLayer`]: a handler that panics or fails costs its own request and nothing else.
 //!
 //! - A panic while the service is called, while its future is polled or while its response body is
 //!   polled is caught. Before the response head the client gets 500; later only its response is cut
@@ -12,12 +12,12 @@
 //!
 //! ```
 //! use http::{Request, Response, StatusCode};
-//! use stellane_core::fault::{FaultLayer, Faults};
+//! use stellane_core::catch_faults::{CatchFaultsLayer, Faults};
 //! use tower::{Layer, ServiceExt, service_fn};
 //!
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 //! let faults = Faults::new();
-//! let service = FaultLayer::new(&faults).layer(service_fn(|_: Request<()>| async {
+//! let service = CatchFaultsLayer::new(&faults).layer(service_fn(|_: Request<()>| async {
 //!     if true { panic!("boom") }
 //!     Ok::<_, std::io::Error>(Response::new(String::new()))
 //! }));
@@ -37,11 +37,11 @@ mod refusal;
 mod service;
 
 pub use self::{
-    body::FaultBody,
-    future::ResponseFuture,
-    layer::{FaultLayer, FaultStats, Faults},
+    body::CatchFaultsBody,
+    future::CatchFaultsFuture,
+    layer::{CatchFaultsLayer, FaultStats, Faults},
     refusal::Refusal,
-    service::Fault,
+    service::CatchFaultsService,
 };
 #[cfg(feature = "preset")]
 pub(crate) use self::{future::Failure, grpc::Grpc};

@@ -5,7 +5,7 @@ use std::error::Error;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 
-use super::FaultBody;
+use super::CatchFaultsBody;
 use crate::BoxError;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -58,10 +58,10 @@ impl Grpc {
 
     /// The answer that an error is, if it is a status of tonic's or stands before one: as tonic's own server does.
     #[cfg(feature = "tonic-014")]
-    pub(crate) fn answer_to<B>(self, error: &BoxError) -> Option<Response<FaultBody<B>>> {
+    pub(crate) fn answer_to<B>(self, error: &BoxError) -> Option<Response<CatchFaultsBody<B>>> {
         let status = status_in(&**error)?;
         let response = status.clone().into_http::<()>();
-        let mut response = response.map(|()| FaultBody::default());
+        let mut response = response.map(|()| CatchFaultsBody::default());
         let content_type = self.content_type();
         response
             .headers_mut()
@@ -70,14 +70,14 @@ impl Grpc {
     }
 
     #[cfg(not(feature = "tonic-014"))]
-    pub(crate) fn answer_to<B>(self, _: &BoxError) -> Option<Response<FaultBody<B>>> {
+    pub(crate) fn answer_to<B>(self, _: &BoxError) -> Option<Response<CatchFaultsBody<B>>> {
         None
     }
 
     /// The answer that says what this status says elsewhere, in headers alone.
-    pub(crate) fn answer<B>(self, status: StatusCode) -> Response<FaultBody<B>> {
+    pub(crate) fn answer<B>(self, status: StatusCode) -> Response<CatchFaultsBody<B>> {
         let (number, message) = status_of(status);
-        let mut response = Response::new(FaultBody::default());
+        let mut response = Response::new(CatchFaultsBody::default());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, self.content_type());
         headers.insert(GRPC_STATUS, HeaderValue::from_static(number));

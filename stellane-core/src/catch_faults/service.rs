@@ -3,17 +3,17 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::{FaultBody, Faults, ResponseFuture, grpc::Grpc};
+use super::{CatchFaultsBody, CatchFaultsFuture, Faults, grpc::Grpc};
 use crate::BoxError;
 
 /// Turns panics and errors of a service into responses. See the [module docs](super).
 #[derive(Debug, Clone)]
-pub struct Fault<S> {
+pub struct CatchFaultsService<S> {
     inner: S,
     faults: Faults,
 }
 
-impl<S> Fault<S> {
+impl<S> CatchFaultsService<S> {
     /// Guards `inner`, counting into `faults`.
     pub const fn new(inner: S, faults: Faults) -> Self {
         Self { inner, faults }
@@ -25,14 +25,14 @@ impl<S> Fault<S> {
     }
 }
 
-impl<S, B, RB> Service<Request<B>> for Fault<S>
+impl<S, B, RB> Service<Request<B>> for CatchFaultsService<S>
 where
     S: Service<Request<B>, Response = Response<RB>>,
     S::Error: Into<BoxError>,
 {
-    type Response = Response<FaultBody<RB>>;
+    type Response = Response<CatchFaultsBody<RB>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = CatchFaultsFuture<S::Future>;
 
     /// A service that fails to become ready is broken for good: its error is passed on.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -43,8 +43,8 @@ where
         let faults = self.faults.clone();
         let grpc = Grpc::of(&request);
         match faults.catch("call", || self.inner.call(request)) {
-            Some(future) => ResponseFuture::running(future, faults, grpc),
-            None => ResponseFuture::panicked(grpc),
+            Some(future) => CatchFaultsFuture::running(future, faults, grpc),
+            None => CatchFaultsFuture::panicked(grpc),
         }
     }
 }

@@ -16,14 +16,14 @@ use super::shared::Shared;
 
 /// Callers that are to be woken.
 #[derive(Debug)]
-pub(super) struct Burst {
+pub(super) struct WakeBatch {
     enabled: bool,
     callers: Mutex<Vec<Waker>>,
     /// There are some; to be read without the lock.
     some: AtomicBool,
 }
 
-impl Burst {
+impl WakeBatch {
     /// For how long a worker has jobs in hand, in nanoseconds.
     pub(super) const TIME: u64 = 300_000;
 
@@ -74,7 +74,7 @@ impl Wake for Later {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if self.shared.on_worker(|_| ()).is_some() {
-            self.shared.burst.push(self.caller.clone());
+            self.shared.wake_batch.push(self.caller.clone());
         } else {
             self.caller.wake_by_ref();
         }

@@ -14,7 +14,7 @@ use crate::BoxError;
 pin_project! {
     /// The body of the guarded service, or the few words that replace it.
     #[derive(Debug)]
-    pub struct FaultBody<B> {
+    pub struct CatchFaultsBody<B> {
         #[pin]
         kind: Kind<B>,
     }
@@ -30,7 +30,7 @@ pin_project! {
     }
 }
 
-impl<B> FaultBody<B> {
+impl<B> CatchFaultsBody<B> {
     #[inline]
     pub(crate) fn new(body: B, faults: Faults) -> Self {
         Self {
@@ -61,14 +61,14 @@ impl<B> FaultBody<B> {
 }
 
 /// The empty body.
-impl<B> Default for FaultBody<B> {
+impl<B> Default for CatchFaultsBody<B> {
     fn default() -> Self {
         Self::text(Bytes::new())
     }
 }
 
 /// Data of another kind become [`Bytes`]; those are passed on as they are.
-impl<B> Body for FaultBody<B>
+impl<B> Body for CatchFaultsBody<B>
 where
     B: Body<Error: Into<BoxError>>,
 {

@@ -1,4 +1,4 @@
-//! `Slot`: a box whose memory comes from a small per-thread stock.
+//! `RecycledBox`: a box whose memory comes from a small per-thread stock.
 //!
 //! Handler futures have as many types as there are handlers, so they live behind a pointer. Taking
 //! that memory from the allocator for every request is what this avoids: blocks of four sizes are
@@ -18,17 +18,17 @@ const ALIGN: usize = 16;
 /// Block sizes, and how many of each a thread keeps: at most 224 KiB in all.
 const CLASSES: [(usize, u16); 4] = [(512, 64), (1024, 64), (2048, 32), (4096, 16)];
 
-pub(crate) struct Slot<T: ?Sized>(NonNull<T>);
+pub(crate) struct RecycledBox<T: ?Sized>(NonNull<T>);
 
 /// A future in a slot.
-pub(crate) type SlotFuture<'a, T> = Slot<dyn Future<Output = T> + Send + 'a>;
+pub(crate) type RecycledFuture<'a, T> = RecycledBox<dyn Future<Output = T> + Send + 'a>;
 
 // SAFETY: a slot owns its value like a box does; its memory may be freed on any thread.
-unsafe impl<T: ?Sized + Send> Send for Slot<T> {}
+unsafe impl<T: ?Sized + Send> Send for RecycledBox<T> {}
 // SAFETY: as above; a shared slot gives only shared access.
-unsafe impl<T: ?Sized + Sync> Sync for Slot<T> {}
+unsafe impl<T: ?Sized + Sync> Sync for RecycledBox<T> {}
 
-impl<T> Slot<T> {
+impl<T> RecycledBox<T> {
     pub(crate) fn new(value: T) -> Self {
         let memory = take(Layout::new::<T>()).cast::<T>();
         // SAFETY: `take` returns memory of this layout, owned by nobody else.
@@ -45,9 +45,9 @@ impl<T> Slot<T> {
     }
 }
 
-impl<'a, T> Slot<dyn Future<Output = T> + Send + 'a> {
+impl<'a, T> RecycledBox<dyn Future<Output = T> + Send + 'a> {
     pub(crate) fn future(future: impl Future<Output = T> + Send + 'a) -> Self {
-        let slot = ManuallyDrop::new(Slot::new(future));
+        let slot = ManuallyDrop::new(RecycledBox::new(future));
         Self(slot.0)
     }
 
@@ -56,7 +56,7 @@ impl<'a, T> Slot<dyn Future<Output = T> + Send + 'a> {
     /// # Safety
     ///
     /// The caller keeps everything borrowed for `'a` alive and in place until the result is dropped.
-    pub(crate) unsafe fn forget_lifetime(self) -> SlotFuture<'static, T> {
+    pub(crate) unsafe fn forget_lifetime(self) -> RecycledFuture<'static, T> {
         let slot = ManuallyDrop::new(self);
         // SAFETY: only the lifetime changes; the caller vouches for it.
         let pointer = unsafe {
@@ -65,11 +65,11 @@ impl<'a, T> Slot<dyn Future<Output = T> + Send + 'a> {
                 NonNull<dyn Future<Output = T> + Send + 'static>,
             >(slot.0)
         };
-        Slot(pointer)
+        RecycledBox(pointer)
     }
 }
 
-impl<T: ?Sized + Future> Future for Slot<T> {
+impl<T: ?Sized + Future> Future for RecycledBox<T> {
     type Output = T::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -79,7 +79,7 @@ impl<T: ?Sized + Future> Future for Slot<T> {
     }
 }
 
-impl<T: ?Sized> Deref for Slot<T> {
+impl<T: ?Sized> Deref for RecycledBox<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -88,7 +88,7 @@ impl<T: ?Sized> Deref for Slot<T> {
     }
 }
 
-impl<T: ?Sized> Drop for Slot<T> {
+impl<T: ?Sized> Drop for RecycledBox<T> {
     fn drop(&mut self) {
         struct GiveBack(NonNull<u8>, Layout);
         impl Drop for GiveBack {
@@ -105,9 +105,9 @@ impl<T: ?Sized> Drop for Slot<T> {
     }
 }
 
-impl<T: ?Sized> fmt::Debug for Slot<T> {
+impl<T: ?Sized> fmt::Debug for RecycledBox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").finish_non_exhaustive()
+        f.debug_struct("RecycledBox").finish_non_exhaustive()
     }
 }
 

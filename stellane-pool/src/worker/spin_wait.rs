@@ -17,13 +17,13 @@ pub(super) const SHORT: u64 = 8_000;
 
 /// Who may look, as it paid lately.
 #[derive(Debug)]
-pub(super) struct Glances {
+pub(super) struct SpinWaits {
     /// How many more jobs are awaited as usual.
     pause: AtomicU32,
     enabled: bool,
 }
 
-impl Glances {
+impl SpinWaits {
     /// Some 2 µs in all.
     const MOST: u8 = 3;
     /// So that looking in vain costs less than a tenth of a microsecond for each job.
@@ -34,7 +34,7 @@ impl Glances {
         Self { pause, enabled }
     }
 
-    /// How many glances the caller of the next short job has. Racing callers may miscount: it does not matter.
+    /// How many spins the caller of the next short job has. Racing callers may miscount: it does not matter.
     pub(super) fn grant(&self) -> u8 {
         if !self.enabled {
             return 0;
@@ -55,7 +55,7 @@ impl Glances {
 }
 
 /// Looks for about as long as it takes another CPU to begin and end a tiny job: some hundred nanoseconds.
-pub(super) fn glance(finished: impl Fn() -> bool) -> bool {
+pub(super) fn spin(finished: impl Fn() -> bool) -> bool {
     for _ in 0..20 {
         if finished() {
             return true;
