@@ -62,6 +62,7 @@
 
 mod auto_tune;
 mod clock;
+pub mod embed;
 mod error;
 mod limit;
 pub mod overload;

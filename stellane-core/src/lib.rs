@@ -89,6 +89,9 @@ pub use config::RuntimeConfig;
 #[cfg(feature = "connection")]
 #[doc(inline)]
 pub use connection::drain_token;
+#[cfg(feature = "http-layers")]
+#[doc(inline)]
+pub use runtime::HttpLayers;
 #[cfg(feature = "axum-08")]
 #[doc(inline)]
 pub use runtime::axum_listener;

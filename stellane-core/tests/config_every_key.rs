@@ -65,6 +65,9 @@ fn candidates(defaults: &Table, path: &[String], default: &Value) -> Vec<Value> 
             Value::Array(vec!["10.0.0.0/8".into()]),
             Value::Array(vec![0.25.into(), 0.75.into()]),
             Value::Array(vec![1.into(), 2.into()]),
+            Value::Array(vec!["https://a.example".into()]),
+            Value::Array(vec!["text/css".into()]),
+            Value::Array(vec!["gzip".into()]),
         ],
         Value::String(default) => {
             let words = ["7s", "70ms", "2m", "127.0.0.1:4000", "debug"].map(str::to_owned);

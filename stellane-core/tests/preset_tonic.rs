@@ -1,6 +1,8 @@
 //! tonic's `Routes` in the preset: HTTP/2 without TLS, and the gRPC status as a label.
 #![cfg(feature = "full")]
 
+use std::time::Duration;
+
 use stellane_core::{Runtime, RuntimeConfig};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -52,4 +54,43 @@ async fn tonic_routes_are_served_and_their_status_is_counted() {
         1,
         "one HTTP/2 connection"
     );
+}
+
+/// A stream that goes on beyond what its client has said it waits ends in gRPC's own words, and one of a client that has
+/// said nothing goes on for longer than the server allows for a head.
+#[tokio::test]
+async fn a_stream_ends_with_its_deadline() {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = String::new();
+    config.overload.max_timeout = Duration::from_millis(300);
+    let runtime = Runtime::builder()
+        .config(config)
+        .service(tonic::service::Routes::new(health))
+        .build()
+        .expect("builds");
+    let components = runtime.components().clone();
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = format!("http://{}", bound.local_addr());
+    tokio::spawn(bound.serve());
+    let channel = tonic::transport::Endpoint::from_shared(address).expect("an address");
+    let mut client = HealthClient::new(channel.connect().await.expect("connects"));
+    let mut watch = async |timeout: Option<&'static str>| {
+        let mut request = tonic::Request::new(HealthCheckRequest::default());
+        if let Some(timeout) = timeout {
+            let timeout = timeout.parse().expect("text");
+            request.metadata_mut().insert("grpc-timeout", timeout);
+        }
+        let mut statuses = client.watch(request).await.expect("begins").into_inner();
+        assert!(statuses.message().await.expect("goes on").is_some());
+        statuses
+    };
+    let mut unbound = watch(None).await;
+    let ended = watch(Some("400m")).await.message().await;
+    let ended = ended.expect_err("its time is over");
+    assert_eq!(ended.code(), tonic::Code::DeadlineExceeded, "{ended}");
+    assert_eq!(components.overload.stats().timed_out, 1);
+    let not_serving = tonic_health::ServingStatus::NotServing;
+    reporter.set_service_status("", not_serving).await;
+    assert!(unbound.message().await.expect("goes on").is_some());
 }

@@ -313,7 +313,8 @@ fn handlers_that_hold_threads_do_not_hold_the_process() {
         process.signal("-TERM");
         assert_eq!(process.end().code(), Some(143));
         let said = process.errors();
-        assert!(said.contains("1 connections are cut"), "{said}");
+        // Nobody may have noticed that another one was closed before.
+        assert!(said.contains(" 1 of them in the midst"), "{said}");
     }
 }
 

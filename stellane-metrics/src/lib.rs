@@ -58,6 +58,7 @@
 mod admin;
 mod catalogue;
 mod config;
+pub mod embed;
 #[cfg(feature = "facade")]
 mod facade;
 mod layer;
@@ -80,7 +81,7 @@ pub use facade::FacadePublisher;
 #[cfg(feature = "axum")]
 pub use layer::AxumRoute;
 pub use layer::{
-    Entered, MetricsBody, MetricsFuture, MetricsLayer, MetricsService, NoRoute, RequestBytesBody,
+    MetricsBody, MetricsFuture, MetricsLayer, MetricsService, NoRoute, RequestBytesBody,
     RequestBytesLayer, RequestBytesService, RequestRoute, RequestScope, ResponseRoute,
     RouteLabelLayer, RouteLabelService, current_route, label_route,
 };
@@ -90,9 +91,7 @@ pub use metrics;
 #[cfg(feature = "prometheus")]
 pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
-pub use requests::{
-    HttpMetrics, HttpMetricsBuilder, HttpStats, Recording, RouteStats, RunningPoll,
-};
+pub use requests::{HttpMetrics, HttpMetricsBuilder, HttpStats, RouteStats, RunningPoll};
 pub use runtime::{
     Acceleration, Advice, Machine, RuntimeMetrics, RuntimeMetricsBuilder, RuntimeSnapshot,
     Threshold, Values,

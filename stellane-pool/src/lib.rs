@@ -44,6 +44,8 @@
 mod budget;
 mod buf;
 mod config_error;
+#[cfg(feature = "http")]
+pub mod embed;
 mod error;
 #[cfg(feature = "http")]
 pub mod http;
@@ -73,5 +75,5 @@ pub use self::{
 #[cfg(feature = "http")]
 pub use self::{
     http::{CollectError, PooledBody},
-    layer::{InPoolScope, PoolFuture, PoolLayer, PoolScope, PoolService},
+    layer::{PoolFuture, PoolLayer, PoolService},
 };

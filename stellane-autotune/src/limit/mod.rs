@@ -30,7 +30,7 @@ mod request_body;
 mod service;
 mod shared;
 pub(crate) mod slot;
-mod visit;
+pub(crate) mod visit;
 pub(crate) mod wait;
 
 pub use algorithm::{Algorithm, AlgorithmKind, LimitEvidence, LimitState};
@@ -48,9 +48,9 @@ pub use local_signal::LocalSignal;
 pub use permit::Permit;
 pub use request_body::LimitRequestBody;
 pub use service::AdaptiveLimitService;
-pub use visit::Visit;
 
 pub(crate) use algorithm::Window;
 pub(crate) use grpc::Dialect;
 pub(crate) use histogram::{BUCKETS, Shard};
 pub(crate) use refusal::{OnRefusal, Refusals};
+pub(crate) use visit::Visit;

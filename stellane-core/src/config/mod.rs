@@ -48,6 +48,7 @@
 mod dev;
 mod env;
 mod error;
+mod http;
 #[cfg(feature = "reload")]
 mod live;
 mod loader;
@@ -73,6 +74,10 @@ pub use self::{
     dev::DevConfig,
     env::Profile,
     error::{ConfigErrors, Origin, Problem},
+    http::{
+        CompressionConfig, CorsConfig, CsrfConfig, HstsConfig, HttpConfig, RequestIdConfig,
+        SecurityHeadersConfig,
+    },
     loader::Loader,
     log::{LogConfig, LogFormat},
     runtime::RuntimeConfig,

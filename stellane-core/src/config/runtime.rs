@@ -15,7 +15,9 @@ use stellane_pool::WorkerPoolConfig;
 #[cfg(feature = "router")]
 use stellane_router::{InternerConfig, RouterConfig};
 
-use super::{ConfigErrors, DevConfig, Loader, LogConfig, Problem, Profile, ServerConfig};
+use super::{
+    ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile, ServerConfig,
+};
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
 #[cfg(feature = "engine")]
@@ -70,6 +72,8 @@ pub struct RuntimeConfig {
     /// The tuner that turns the knobs of the other sections.
     #[cfg(feature = "tuner")]
     pub tuner: TunerConfig,
+    /// Layers of tower-http: request ids, CORS, compression and others, all off. They need the feature `http-layers`.
+    pub http: HttpConfig,
     /// What is logged.
     pub log: LogConfig,
     /// What helps while developing.
@@ -115,6 +119,7 @@ impl Default for RuntimeConfig {
             overload: OverloadConfig::default(),
             #[cfg(feature = "tuner")]
             tuner: TunerConfig::default(),
+            http: HttpConfig::default(),
             log: LogConfig::default(),
             dev: DevConfig::default(),
         }
@@ -194,6 +199,7 @@ impl RuntimeConfig {
         self.server.problems(&mut problems);
         self.log.problems(&mut problems);
         self.dev.problems(&mut problems);
+        problems.extend(self.http.problems());
         // Each component checks its own section; here its keys get their full names.
         macro_rules! section {
             ($feature:literal, $name:ident) => {

@@ -154,8 +154,9 @@ impl ServerConfig {
             .fold(self.drain_delay, Duration::saturating_add)
     }
 
-    /// Where the admin service is to be, and whether another port will do.
-    pub(crate) fn admin(&self) -> (&str, bool) {
+    /// Where the admin service is to be (empty: nowhere), and whether another port will do.
+    #[must_use]
+    pub fn admin(&self) -> (&str, bool) {
         match self.admin_address.as_str() {
             AUTO => ("127.0.0.1:9090", true),
             chosen => (chosen, false),

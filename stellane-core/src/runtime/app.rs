@@ -45,7 +45,7 @@ use crate::BoxError;
     label = "not a service of `Request<stellane_core::RequestBody>` that is `Clone + Send + 'static`",
     note = "an axum router whose state is missing needs `.with_state(…)`, a `RouterBuilder` of ours `.build()?`",
     note = "a function for `hyper::body::Incoming` takes `stellane_core::RequestBody`, or any body: `async fn f<B>(_: Request<B>)`",
-    note = "its answers are a `Response` of an `http_body::Body`, such as `String` or `http_body_util::Full<Bytes>`",
+    note = "its answers are a `Response` of an `http_body::Body`, such as `String` or `http_body_util::Full<Bytes>`, its future is `Send`: no `Rc`, and no guard of a lock held over an `.await`",
     note = "a service of hyper (`call(&self)`) goes through `stellane_core::HyperService`, a make-service to `serve_make`"
 )]
 pub trait App:

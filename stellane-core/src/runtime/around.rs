@@ -33,6 +33,8 @@ pub struct Around {
     pub(super) preset: PresetLayer,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
+    #[cfg(feature = "http-layers")]
+    pub(super) http: super::HttpLayers,
     pub(super) hot_reload: bool,
     /// Nothing of ours is to be around.
     pub(super) bypass: Option<PlainEngine>,
@@ -68,23 +70,62 @@ impl Around {
 
     /// Whether something outside of the limit has to see each request.
     pub(super) fn sees_all(&self) -> bool {
+        #[cfg(feature = "http-layers")]
+        if !self.http.outer().is_off() {
+            return true;
+        }
         self.hot_reload || self.outer.is_some() || self.bypass.is_some()
+    }
+
+    /// Whether there is something else than the preset.
+    fn is_more(&self) -> bool {
+        #[cfg(feature = "http-layers")]
+        if !self.http.inner().is_off() {
+            return true;
+        }
+        self.sees_all()
     }
 
     /// With all that is rarely there.
     pub(super) fn boxed<S: App>(&self, app: S) -> BoxService<Incoming> {
-        let service = match self.bypass {
-            Some(_) => BoxService::new(Described::new(Bare(app), self.describe.clone())),
-            None => BoxService::new(self.preset(app)),
+        #[cfg(feature = "http-layers")]
+        let service = match self.http.inner() {
+            layer if layer.is_off() => self.inside(app),
+            layer => self.inside(layer.layer(app)),
         };
-        let service = match &self.outer {
-            Some(outer) => outer(service),
-            None => service,
-        };
+        #[cfg(not(feature = "http-layers"))]
+        let service = self.inside(app);
         // The answer to "which process is this?" is no request of the application: outside of all.
         match self.hot_reload {
             true => BoxService::new(LiveReloadLayer::new().layer(service)),
             false => service,
+        }
+    }
+
+    /// The preset, unless it is bypassed, with what stands outside of it.
+    fn inside<S: App>(&self, app: S) -> BoxService<Incoming> {
+        match self.bypass {
+            Some(_) => {
+                let bare = Described::new(Bare(app), self.describe.clone());
+                self.outside(BoxService::new(bare))
+            }
+            None => self.outside(self.preset(app)),
+        }
+    }
+
+    fn outside(&self, preset: impl HttpService<ResBody: Default>) -> BoxService<Incoming> {
+        #[cfg(feature = "http-layers")]
+        if !self.http.outer().is_off() {
+            let layer = self.http.outer();
+            return match &self.outer {
+                Some(outer) => BoxService::new(layer.layer(outer(BoxService::new(preset)))),
+                None => BoxService::new(layer.layer(preset)),
+            };
+        }
+        let service = BoxService::new(preset);
+        match &self.outer {
+            Some(outer) => outer(service),
+            None => service,
         }
     }
 
@@ -96,7 +137,7 @@ impl Around {
         listeners: Listeners,
         app: S,
     ) -> Serving {
-        if self.sees_all() {
+        if self.is_more() {
             let service = self.boxed(app);
             return serve(engine, connections, listeners, service, self.bypass.clone());
         }

@@ -190,7 +190,8 @@ where
 
 pin_project! {
     /// A body of any data and any error, of which `Bytes` are not copied.
-    pub(super) struct AsBytes<B> {
+    #[derive(Debug)]
+    pub struct AsBytes<B> {
         #[pin]
         inner: B,
     }

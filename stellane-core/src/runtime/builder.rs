@@ -64,6 +64,26 @@ pub struct RuntimeBuilder<F> {
     heap: Option<HeapSource>,
 }
 
+/// A builder's service, once it has one.
+#[diagnostic::on_unimplemented(
+    message = "this `Runtime` has no service yet",
+    label = "call `.service(app)` before `.build()`"
+)]
+pub trait HasService<S> {
+    #[doc(hidden)]
+    fn make(self, components: &Components) -> Result<S, BoxError>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<S, F> HasService<S> for F
+where
+    F: FnOnce(&Components) -> Result<S, BoxError>,
+{
+    fn make(self, components: &Components) -> Result<S, BoxError> {
+        self(components)
+    }
+}
+
 /// What runs beside the service, on its runtime.
 #[derive(Debug, Default)]
 pub(super) struct Duties {
@@ -96,6 +116,8 @@ pub struct Runtime<S> {
     pub(super) bypass: Option<PlainEngine>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<TlsAcceptor>,
+    #[cfg(feature = "http-layers")]
+    pub(super) http: super::HttpLayers,
     #[cfg(feature = "profiling")]
     pub(super) heap: Option<HeapSource>,
 }
@@ -503,10 +525,19 @@ impl<F> RuntimeBuilder<F> {
     /// A wrong configuration, a component that can't start, or the error of the service's maker.
     pub fn build<S>(mut self) -> Result<Runtime<S>, RuntimeError>
     where
-        F: FnOnce(&Components) -> Result<S, BoxError>,
+        F: HasService<S>,
     {
         self.config.connection.connect_info |= self.describe.is_some();
+        // Only the connection knows whether it is one of TLS.
+        self.config.connection.connect_info |= !self.config.http.hsts.max_age.is_zero();
         self.config.validate()?;
+        #[cfg(not(feature = "http-layers"))]
+        if !self.config.http.is_off() {
+            return Err(RuntimeError::Component {
+                name: "http",
+                source: "build with the feature `http-layers` of `stellane-core`".into(),
+            });
+        }
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(RuntimeError::NoTokio);
         }
@@ -544,7 +575,10 @@ impl<F> RuntimeBuilder<F> {
         if let Some(change) = self.limit_layer {
             limit_layer = change(limit_layer, &components);
         }
-        let service = (self.make_service)(&components).map_err(RuntimeError::Service)?;
+        let service = self
+            .make_service
+            .make(&components)
+            .map_err(RuntimeError::Service)?;
         let dev = &self.config.dev;
         #[cfg(not(feature = "profiling"))]
         if dev.profile_cpu || dev.profile_mem || dev.profile_block {
@@ -558,6 +592,8 @@ impl<F> RuntimeBuilder<F> {
         }
         let bypass = self.bypass.unwrap_or_else(bypass::is_asked_for);
         let bypass = bypass.then(|| PlainEngine::new(&components.connections));
+        #[cfg(feature = "http-layers")]
+        let http = super::HttpLayers::new(&self.config.http)?;
         Ok(Runtime {
             config: self.config,
             components,
@@ -576,6 +612,8 @@ impl<F> RuntimeBuilder<F> {
             bypass,
             #[cfg(feature = "tls")]
             tls: self.tls,
+            #[cfg(feature = "http-layers")]
+            http,
             #[cfg(feature = "profiling")]
             heap: self.heap,
         })
@@ -681,6 +719,8 @@ impl<S> Runtime<S> {
             describe: self.describe.clone(),
             outer: self.outer.clone(),
             bypass: self.bypass.clone(),
+            #[cfg(feature = "http-layers")]
+            http: self.http.clone(),
             hot_reload: self.config.dev.hot_reload,
         }
     }

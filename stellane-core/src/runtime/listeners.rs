@@ -35,7 +35,7 @@ use crate::connection::{DetachedListener, ListenConfig, Listener, Socket};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be listened on",
     note = "it is a `TcpListener` or `UnixListener` of tokio or std, an address, or an array or `Vec` of one of these",
-    note = "axum's own kind of listener goes through `stellane_core::axum_listener`"
+    note = "axum's own kind of listener goes through `stellane_core::axum_listener`, a stream of connections through `stellane_core::connections`"
 )]
 pub trait IntoListener: Sized + Send {
     /// The address, if it is one of TCP and known already.

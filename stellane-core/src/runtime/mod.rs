@@ -65,6 +65,8 @@ mod components;
 mod entry;
 mod error;
 mod facts;
+#[cfg(feature = "http-layers")]
+mod http;
 mod listeners;
 mod machine;
 mod make;
@@ -85,12 +87,14 @@ mod tuning;
 #[cfg(feature = "admin")]
 mod watch;
 
+#[cfg(feature = "http-layers")]
+pub use self::http::{HttpBody, HttpInner, HttpInnerLayer, HttpLayers, HttpOuter, HttpOuterLayer};
 #[cfg(feature = "axum-08")]
 pub use self::listeners::axum_listener;
 pub use self::{
     app::{App, BoxApp, BoxService, HyperService},
     body::{RequestBody, RequestBodyError},
-    builder::{Runtime, RuntimeBuilder},
+    builder::{HasService, Runtime, RuntimeBuilder},
     components::Components,
     entry::{BoundServe, Serve, serve, serve_make},
     error::RuntimeError,

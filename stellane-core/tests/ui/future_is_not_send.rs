@@ -1,4 +1,4 @@
-//~ cannot be sent between threads safely
+//~ its future is `Send`: no `Rc`
 use std::{convert::Infallible, rc::Rc};
 
 use http::{Request, Response};

@@ -1,4 +1,4 @@
-//~ `Router<App>` can't be served
+//~ Router<App>` can't be served
 //~ an axum router whose state is missing needs `.with_state(…)`
 use axum::{Router, extract::State, routing::get};
 

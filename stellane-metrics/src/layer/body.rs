@@ -8,7 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::scope;
-use crate::Recording;
+use crate::embed::Recording;
 
 pin_project! {
     /// A response body that tells [`HttpMetrics`](crate::HttpMetrics) how it ended.

@@ -8,7 +8,7 @@ use http::Response;
 use pin_project_lite::pin_project;
 
 use super::{body::MetricsBody, route::ResponseRoute};
-use crate::Recording;
+use crate::embed::Recording;
 
 pin_project! {
     /// The future of [`Metrics`](crate::Metrics). Dropping it counts the request as cancelled.

@@ -35,7 +35,7 @@ impl Pools {
 /// wraps futures anyway. Only making one changes the reference count of the pools.
 ///
 /// ```
-/// use stellane_pool::{PoolScope, Pools};
+/// use stellane_pool::{Pools, embed::PoolScope};
 ///
 /// let pools = Pools::builder().build()?;
 /// let mut scope = PoolScope::new(&pools);

@@ -5,7 +5,7 @@ use std::{
 
 use pin_project_lite::pin_project;
 
-use crate::PoolScope;
+use crate::embed::PoolScope;
 
 pin_project! {
     /// The future of [`PoolService`](super::PoolService).

@@ -4,7 +4,7 @@ use http::Request;
 use tower_service::Service;
 
 use super::PoolFuture;
-use crate::{PoolScope, Pools};
+use crate::{Pools, embed::PoolScope};
 
 /// The service of [`PoolLayer`](super::PoolLayer).
 #[derive(Debug, Clone)]

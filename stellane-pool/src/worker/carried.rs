@@ -11,7 +11,10 @@ use std::{
 use pin_project_lite::pin_project;
 
 #[cfg(feature = "http")]
-use crate::{InPoolScope, PoolScope, Pools};
+use crate::{
+    Pools,
+    embed::{InPoolScope, PoolScope},
+};
 
 /// Something bound to a thread that a call takes along to its worker: see
 /// [`WorkerPoolBuilder::carry`](super::WorkerPoolBuilder::carry).

@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use stellane_autotune::LimitBody;
 
-use super::ongoing::Ongoing;
+use super::in_flight::InFlight;
 use crate::{BoxError, catch_faults::CatchFaultsBody};
 
 pin_project! {
@@ -18,7 +18,7 @@ pin_project! {
         #[pin]
         kind: Kind<B>,
         // After it: the place is given back when the work has ended.
-        ongoing: Ongoing,
+        in_flight: InFlight,
     }
 }
 
@@ -32,18 +32,21 @@ pin_project! {
 
 impl<B> PresetBody<B> {
     #[inline]
-    pub(super) fn new(body: CatchFaultsBody<B>, ongoing: Ongoing) -> Self {
+    pub(super) fn new(body: CatchFaultsBody<B>, in_flight: InFlight) -> Self {
         Self {
             kind: Kind::Plain { body },
-            ongoing,
+            in_flight,
         }
     }
 
     /// Of a request that went through the layer of the limit.
-    pub(super) fn limited(body: Pin<Box<LimitBody<CatchFaultsBody<B>>>>, ongoing: Ongoing) -> Self {
+    pub(super) fn limited(
+        body: Pin<Box<LimitBody<CatchFaultsBody<B>>>>,
+        in_flight: InFlight,
+    ) -> Self {
         Self {
             kind: Kind::Limited { body },
-            ongoing,
+            in_flight,
         }
     }
 }
@@ -51,7 +54,7 @@ impl<B> PresetBody<B> {
 /// The empty body.
 impl<B> Default for PresetBody<B> {
     fn default() -> Self {
-        Self::new(CatchFaultsBody::default(), Ongoing::default())
+        Self::new(CatchFaultsBody::default(), InFlight::default())
     }
 }
 
@@ -74,7 +77,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let Some(held) = this.ongoing.held() else {
+        let Some(held) = this.in_flight.held() else {
             return this.kind.poll_frame(cx);
         };
         held.resume();
@@ -84,7 +87,7 @@ where
         };
         let is_end = || this.kind.is_end_stream();
         if held.recording.frame(frame.as_ref(), is_end) {
-            this.ongoing.end();
+            this.in_flight.end();
         } else {
             held.hand_over();
         }

@@ -9,7 +9,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use stellane_autotune::LimitBody;
 
-use super::{body::PresetBody, label, ongoing::Ongoing};
+use super::{body::PresetBody, in_flight::InFlight, label};
 use crate::{
     BoxError,
     catch_faults::CatchFaultsBody,
@@ -23,7 +23,7 @@ pin_project! {
         #[pin]
         pub(super) state: State<F, L>,
         // After it: the place is given back when the work has ended.
-        pub(super) ongoing: Ongoing,
+        pub(super) in_flight: InFlight,
     }
 }
 
@@ -38,8 +38,8 @@ pin_project! {
 
 impl<F, L> PresetFuture<F, L> {
     #[inline]
-    pub(super) fn new(state: State<F, L>, ongoing: Ongoing) -> Self {
-        Self { state, ongoing }
+    pub(super) fn new(state: State<F, L>, in_flight: InFlight) -> Self {
+        Self { state, in_flight }
     }
 }
 
@@ -69,7 +69,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         // Nothing is held once it was ready.
-        let Some(held) = this.ongoing.held() else {
+        let Some(held) = this.in_flight.held() else {
             return Poll::Pending;
         };
         held.resume();
@@ -99,11 +99,11 @@ where
                     _ => false,
                 };
                 // Before the answer is taken out: what others look at must be moved to where they look.
-                let ongoing = match &polled {
+                let in_flight = match &polled {
                     Poll::Ready(Ok(response)) if !is_for_too_large => {
-                        this.ongoing.answered(response)
+                        this.in_flight.answered(response)
                     }
-                    _ => Ongoing::default(),
+                    _ => InFlight::default(),
                 };
                 match polled {
                     Poll::Pending if panicked => RefusalKind::Panic,
@@ -111,14 +111,16 @@ where
                     Poll::Ready(Ok(_)) if is_for_too_large => RefusalKind::BodyTooLarge,
                     Poll::Ready(Ok(response)) => {
                         return Poll::Ready(Ok(response.map(|body| {
-                            PresetBody::new(CatchFaultsBody::new(body, faults), ongoing)
+                            PresetBody::new(CatchFaultsBody::new(body, faults), in_flight)
                         })));
                     }
                     Poll::Ready(Err(error)) => {
                         let error = error.into();
                         if let Some(own) = grpc.and_then(|grpc| grpc.answer_to(&error)) {
-                            let ongoing = this.ongoing.answered(&own);
-                            return Poll::Ready(Ok(own.map(|body| PresetBody::new(body, ongoing))));
+                            let in_flight = this.in_flight.answered(&own);
+                            return Poll::Ready(Ok(
+                                own.map(|body| PresetBody::new(body, in_flight))
+                            ));
                         }
                         faults.answer_to(&error).into()
                     }
@@ -132,19 +134,19 @@ where
                 let polled = future.as_mut().poll(cx);
                 entered.leave();
                 let response = ready!(polled)?;
-                let ongoing = this.ongoing.answered(&response);
-                let limited = |body| PresetBody::limited(Box::pin(body), ongoing);
+                let in_flight = this.in_flight.answered(&response);
+                let limited = |body| PresetBody::limited(Box::pin(body), in_flight);
                 return Poll::Ready(Ok(response.map(limited)));
             }
         };
         // Dropped now: a future that panicked must not be polled again.
         this.state.set(State::Refused { kind });
-        let Some(held) = this.ongoing.held() else {
+        let Some(held) = this.in_flight.held() else {
             return Poll::Pending;
         };
         let on_refusal = &held.parts.on_refusal;
         let response = on_refusal.answer(kind, held.head.as_deref(), held.grpc);
-        let ongoing = this.ongoing.answered(&response);
-        Poll::Ready(Ok(response.map(|body| PresetBody::new(body, ongoing))))
+        let in_flight = this.in_flight.answered(&response);
+        Poll::Ready(Ok(response.map(|body| PresetBody::new(body, in_flight))))
     }
 }

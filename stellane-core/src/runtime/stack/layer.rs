@@ -3,7 +3,7 @@ use std::sync::Arc;
 use stellane_autotune::AdaptiveLimitLayer;
 use tower_layer::Layer;
 
-use super::{label::tell_early, ongoing::Parts, service::PresetService};
+use super::{in_flight::StackParts, label::tell_early, service::PresetService};
 use crate::{
     config::ServerConfig,
     runtime::{Components, refusal::OnRefusal},
@@ -51,7 +51,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct PresetLayer {
-    parts: Arc<Parts>,
+    parts: Arc<StackParts>,
     #[cfg(feature = "profiling")]
     slow_polls: crate::profiling::SlowPolls,
 }
@@ -64,7 +64,7 @@ impl PresetLayer {
         on_refusal: OnRefusal,
         wants_host: bool,
     ) -> Self {
-        let parts = Parts {
+        let parts = StackParts {
             metrics: components.metrics,
             limit,
             pools: components.pools.clone(),

@@ -13,8 +13,8 @@ use tower_service::Service;
 use super::{
     body::PresetBody,
     future::{PresetFuture, State},
-    limited::{self, LimitedFuture},
-    ongoing::{Held, Ongoing, Parts},
+    in_flight::{InFlight, RequestState, StackParts},
+    queued::{self, LimitedFuture},
 };
 use crate::{
     BoxError,
@@ -31,13 +31,13 @@ type Inner<S> = crate::profiling::SlowPollService<super::label::Labelled<S>>;
 #[derive(Debug, Clone)]
 pub struct PresetService<S> {
     service: Inner<S>,
-    parts: Arc<Parts>,
+    parts: Arc<StackParts>,
     /// Whether it tells its routes before their handlers run.
     routes_told: bool,
 }
 
 impl<S> PresetService<S> {
-    pub(super) fn new(service: Inner<S>, parts: Arc<Parts>, routes_told: bool) -> Self {
+    pub(super) fn new(service: Inner<S>, parts: Arc<StackParts>, routes_told: bool) -> Self {
         Self {
             service,
             parts,
@@ -72,11 +72,11 @@ where
             routes_told,
         } = self;
         let kind = RefusalKind::Error;
-        let ongoing = Ongoing::begin(parts, &request);
+        let in_flight = InFlight::begin(parts, &request);
         // The future of the service is put where it stays.
-        let mut preset = PresetFuture::new(State::Refused { kind }, ongoing);
-        let PresetFuture { state, ongoing } = &mut preset;
-        let Some(held) = ongoing.held() else {
+        let mut preset = PresetFuture::new(State::Refused { kind }, in_flight);
+        let PresetFuture { state, in_flight } = &mut preset;
+        let Some(held) = in_flight.held() else {
             return preset;
         };
         if held.is_limited() {
@@ -84,7 +84,7 @@ where
             *state = State::Limited { future };
             return preset;
         }
-        let Held {
+        let RequestState {
             recording,
             pools,
             visit,
@@ -117,7 +117,7 @@ impl<S> PresetService<S> {
     fn call_limited<B, RB>(
         &mut self,
         request: Request<B>,
-        held: &mut Held,
+        held: &mut RequestState,
     ) -> Pin<Box<LimitedFuture<Inner<S>, B>>>
     where
         S: Service<Request<RequestBody<B>>, Response = Response<RB>> + Clone,
@@ -128,7 +128,7 @@ impl<S> PresetService<S> {
         let entered = held.recording.enter();
         let next = self.service.clone();
         let ready = mem::replace(&mut self.service, next);
-        let future = limited::call(ready, &self.parts, request);
+        let future = queued::call(ready, &self.parts, request);
         entered.leave_call();
         future
     }

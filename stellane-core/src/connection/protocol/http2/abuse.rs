@@ -46,7 +46,8 @@ pub(crate) struct AbuseMeter {
     /// Bytes of answers for which no `WINDOW_UPDATE` came. Without an upper bound: a client may take in its whole window,
     /// however large, before it gives that back.
     not_given_back: u64,
-    /// The last stream that was begun, until the client was told which is the last.
+    /// The last stream that was asked for, and the last until the client was told which is the last.
+    newest_stream: u32,
     last_stream: u32,
     goaways: u32,
     answered_ping: bool,
@@ -83,6 +84,7 @@ impl AbuseMeter {
             pieces: 0,
             rest: 0,
             not_given_back: 0,
+            newest_stream: 0,
             last_stream: 0,
             goaways: 0,
             answered_ping: false,
@@ -188,6 +190,10 @@ impl AbuseMeter {
                 0
             }
             HEADERS => {
+                if head.stream > self.newest_stream {
+                    self.newest_stream = head.stream;
+                    self.ledger.ask();
+                }
                 // The second GOAWAY of a connection that ends in peace names its last stream.
                 if self.goaways < 2 {
                     self.last_stream = self.last_stream.max(head.stream);

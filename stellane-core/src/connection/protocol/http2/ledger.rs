@@ -1,12 +1,14 @@
 //! What a connection and its streams know of each other.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
+    ptr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    task::Waker,
+    task::{Wake, Waker},
 };
 
 use crate::connection::{
@@ -18,6 +20,8 @@ use crate::connection::{
 #[derive(Debug)]
 pub(crate) struct Ledger {
     record: Arc<Record>,
+    /// Streams whose heads the client has sent, or begun to.
+    asked: AtomicU64,
     /// Pieces of answers that the service has made.
     pieces: AtomicU64,
     /// Bytes of `DATA` that were written.
@@ -47,6 +51,7 @@ impl Ledger {
     pub(crate) fn new(record: Arc<Record>) -> Self {
         Self {
             record,
+            asked: AtomicU64::new(0),
             pieces: AtomicU64::new(0),
             written: AtomicU64::new(0),
             narrow: AtomicBool::new(false),
@@ -57,6 +62,15 @@ impl Ledger {
     /// How long a drain waits for the streams.
     pub(crate) fn budget(&self) -> Budget {
         self.record.budget()
+    }
+
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.load(Relaxed)
+    }
+
+    /// The client asks for another stream. Only the connection writes.
+    pub(crate) fn ask(&self) {
+        self.asked.store(self.asked() + 1, Relaxed);
     }
 
     pub(crate) fn pieces(&self) -> u64 {
@@ -87,7 +101,7 @@ impl Ledger {
     }
 
     pub(crate) fn close(&self) {
-        if self.record.answers().wait_ends() == 0 {
+        if self.record.answers().wait_ends() == 0 && !is_in_turn(self) {
             // The connection's task may have sent the last frame already, and would not look again.
             self.record.owner().wake();
         }
@@ -158,5 +172,56 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+thread_local! {
+    /// Whose streams this thread polls in the turn of their connection.
+    static IN_TURN: Cell<*const Ledger> = const { Cell::new(ptr::null()) };
+}
+
+/// While it lives this thread polls streams of one connection, which it polls itself after them: nobody need wake it.
+pub(crate) struct InTurn {
+    outer: *const Ledger,
+}
+
+impl InTurn {
+    pub(crate) fn of(ledger: &Ledger) -> Self {
+        let outer = IN_TURN.replace(ledger);
+        Self { outer }
+    }
+}
+
+impl Drop for InTurn {
+    fn drop(&mut self) {
+        IN_TURN.set(self.outer);
+    }
+}
+
+fn is_in_turn(ledger: &Ledger) -> bool {
+    ptr::eq(IN_TURN.get(), ledger)
+}
+
+/// Wakes the task of a connection, but not from within its own turn.
+pub(crate) struct TurnWaker {
+    task: Waker,
+    ledger: Arc<Ledger>,
+}
+
+impl TurnWaker {
+    pub(crate) fn new(task: Waker, ledger: Arc<Ledger>) -> Self {
+        Self { task, ledger }
+    }
+}
+
+impl Wake for TurnWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !is_in_turn(&self.ledger) {
+            self.task.wake_by_ref();
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! hyper gives each stream a task of its own. Most are done at their first poll, and there a task costs more than the
 //! answer: it is allocated, queued, and wakes the connection, which then writes one answer and not all. So the
-//! connection polls the streams that it has begun once itself, and only those that have to wait get a task.
+//! connection polls the streams that it has begun once itself, and only those that have to wait get a task. It does so
+//! when hyper has begun all that the client has asked for: what hyper does next is to write their answers.
 //!
 //! # Order and fairness
 //!
@@ -27,7 +28,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use hyper::rt::Executor;
@@ -37,7 +38,10 @@ use tokio::runtime::Handle;
 use crate::connection::{
     incoming::{self, Received},
     policy::stream_rates::Slow,
-    protocol::http2::{ledger::Ledger, scoped::scoped},
+    protocol::http2::{
+        ledger::{InTurn, Ledger, TurnWaker},
+        scoped::scoped,
+    },
 };
 
 /// On runtimes with more worker threads than this each stream has a task from the beginning.
@@ -64,6 +68,17 @@ struct Begun {
     /// Whether it polls its streams itself.
     here: bool,
     streams: Vec<Stream>,
+    /// How many there were, as far as it is known what the client has asked for.
+    count: u64,
+}
+
+impl Begun {
+    /// Whether it is the last that the client has asked for.
+    fn add(&mut self, stream: Stream) -> bool {
+        self.streams.push(stream);
+        self.count += 1;
+        self.count == self.ledger.asked()
+    }
 }
 
 /// What becomes of a stream in one poll.
@@ -116,11 +131,12 @@ pub(crate) struct StreamExecutor;
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
-        TURN.with_borrow_mut(|turn| match turn {
-            Some(Turn::Connection(begun)) if begun.here => begun.streams.push(Box::pin(stream)),
+        let is_last = TURN.with_borrow_mut(|turn| match turn {
+            Some(Turn::Connection(begun)) if begun.here => begun.add(Box::pin(stream)),
             Some(Turn::Connection(begun)) => {
                 let ledger = Arc::clone(&begun.ledger);
                 tokio::spawn(scoped(Watched::new(stream, ledger, Seen::default())));
+                false
             }
             // What a stream begins is to carry another protocol.
             Some(Turn::Stream(ledger)) => {
@@ -129,9 +145,16 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
                     stream.await;
                     drop(open);
                 }));
+                false
             }
-            None => drop(tokio::spawn(scoped(stream))),
+            None => {
+                tokio::spawn(scoped(stream));
+                false
+            }
         });
+        if is_last {
+            run();
+        }
     }
 }
 
@@ -139,6 +162,9 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
 pub(crate) struct BegunStreams {
     /// `None` while it is polled.
     turn: Option<Turn>,
+    ledger: Arc<Ledger>,
+    /// Of the task, and for what the task polls.
+    wakers: Option<(Waker, Waker)>,
 }
 
 impl BegunStreams {
@@ -146,26 +172,40 @@ impl BegunStreams {
     pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
         let runtime = Handle::try_current();
         let begun = Begun {
-            ledger,
+            ledger: Arc::clone(&ledger),
             here: runtime.is_ok_and(|runtime| runtime.metrics().num_workers() <= MOST_WORKERS),
             streams: Vec::new(),
+            count: 0,
         };
         Self {
             turn: Some(Turn::Connection(Box::new(begun))),
+            ledger,
+            wakers: None,
         }
     }
 
-    /// Polls the connection, then once each of the streams that it has begun, and the connection again, which writes
-    /// their answers together.
+    fn waker(&mut self, task: &Waker) -> &Waker {
+        let known = self.wakers.take();
+        let known = known.filter(|(known, _)| known.will_wake(task));
+        let wakers = known.unwrap_or_else(|| {
+            let ours = TurnWaker::new(task.clone(), Arc::clone(&self.ledger));
+            (task.clone(), Arc::new(ours).into())
+        });
+        &self.wakers.insert(wakers).1
+    }
+
+    /// Polls the connection, and in its course once each of the streams that it begins. What it begins without the client
+    /// having asked for it, as far as is known here, is polled after it, and it again, which writes their answers.
     pub(crate) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
         mut connection: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         let _outer = Outer(TURN.replace(self.turn.take()));
+        let cx = &mut Context::from_waker(self.waker(cx.waker()));
         let mut polled = connection(cx);
         if polled.is_pending() && are_begun() {
-            run(cx);
+            run();
             polled = connection(cx);
             if are_begun() {
                 // They have begun since: others have their turn before them.
@@ -173,16 +213,24 @@ impl BegunStreams {
             }
         }
         self.turn = TURN.take();
+        if let Some(Turn::Connection(begun)) = &mut self.turn {
+            // What was asked for and has not begun was refused, or is not whole.
+            begun.count = self.ledger.asked();
+        }
         polled
     }
 }
 
-/// Polls each once of those that the connection has begun; those that have to wait get a task.
-fn run(cx: &mut Context<'_>) {
+/// Polls each once of those that the connection has begun; those that have to wait get a task. The connection has to be
+/// polled after that.
+fn run() {
     let Some(Turn::Connection(mut begun)) = TURN.take() else {
         return;
     };
     TURN.set(Some(Turn::Stream(Arc::clone(&begun.ledger))));
+    let in_turn = InTurn::of(&begun.ledger);
+    // Nobody is woken: those that wait are polled by their tasks at once.
+    let cx = &mut Context::from_waker(Waker::noop());
     for mut stream in begun.streams.drain(..) {
         // As in a task of its own: a panic, also one of what it drops, is the end of this stream only.
         let polled = catch_unwind(AssertUnwindSafe(|| {
@@ -197,6 +245,7 @@ fn run(cx: &mut Context<'_>) {
             )));
         }
     }
+    drop(in_turn);
     TURN.set(Some(Turn::Connection(begun)));
 }
 
@@ -346,8 +395,11 @@ impl Drop for OpenTunnel {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{Arc, Mutex},
-        task::Waker,
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicU32, Ordering::Relaxed},
+        },
+        task::{Wake, Waker},
     };
 
     use tokio::task::yield_now;
@@ -401,6 +453,46 @@ mod tests {
         while !log.lock().expect("no panic").contains(&"b done".to_owned()) {
             yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn streams_are_polled_when_all_that_was_asked_for_have_begun_and_wake_nobody() {
+        #[derive(Default)]
+        struct Woken(AtomicU32);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Relaxed);
+            }
+        }
+        let (log, woken) = (Log::default(), Arc::new(Woken::default()));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut begun = begun_streams();
+        let ledger = Arc::clone(&begun.ledger);
+        // One more is asked for than begins in the first turn.
+        for (asked, names, polls) in [(3, &["a", "b"][..], 2), (2, &["c", "d"], 1)] {
+            let mut turns = 0;
+            (0..asked).for_each(|_| ledger.ask());
+            let _: Poll<()> = begun.poll(&mut Context::from_waker(&waker), |cx| {
+                turns += 1;
+                for name in names.iter().filter(|_| turns == 1) {
+                    assert!(taken(&log).is_empty(), "none before all have begun");
+                    let (log, connection) = (Arc::clone(&log), cx.waker().clone());
+                    StreamExecutor.execute(async move {
+                        connection.wake();
+                        stream(log, name, 0).await;
+                    });
+                }
+                Poll::Pending
+            });
+            let done: Vec<_> = names.iter().map(|name| format!("{name} done")).collect();
+            assert_eq!((taken(&log), turns), (done, polls));
+        }
+        assert_eq!(woken.0.load(Relaxed), 0, "it was polled after them");
+        let _: Poll<()> = begun.poll(&mut Context::from_waker(&waker), |cx| {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        });
+        assert_eq!(woken.0.load(Relaxed), 1);
     }
 
     #[tokio::test]

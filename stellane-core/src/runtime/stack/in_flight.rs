@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use http::{Request, Response};
 use http_body::Body;
-use stellane_autotune::{AdaptiveLimitLayer, Key, LimitRequestBody, Visit};
-use stellane_metrics::{HttpMetrics, Recording};
-use stellane_pool::{PoolScope, Pools};
+use stellane_autotune::{AdaptiveLimitLayer, Key, LimitRequestBody, embed::Admission};
+use stellane_metrics::{HttpMetrics, embed::Recording};
+use stellane_pool::{Pools, embed::PoolScope};
 use tower_service::Service;
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 
 /// What all requests share.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct StackParts {
     pub(super) metrics: HttpMetrics,
     pub(super) limit: AdaptiveLimitLayer,
     pub(super) pools: Pools,
@@ -32,7 +32,7 @@ pub(super) struct Parts {
     pub(super) on_refusal: OnRefusal,
 }
 
-impl Parts {
+impl StackParts {
     /// Whether the request goes no further: what [`StrictHttp1Layer`](crate::strict_http1::StrictHttp1Layer)
     /// checks, and the size that its body says it has.
     #[inline]
@@ -47,7 +47,11 @@ impl Parts {
 
     /// The body that the service gets.
     #[inline]
-    pub(super) fn limit<B: Body>(&self, visit: &mut Option<Visit>, body: B) -> LimitRequestBody<B> {
+    pub(super) fn limit<B: Body>(
+        &self,
+        visit: &mut Option<Admission>,
+        body: B,
+    ) -> LimitRequestBody<B> {
         match visit {
             Some(visit) => self.limit.request_body(visit, body),
             None => body.into(),
@@ -97,7 +101,7 @@ impl Parts {
 /// How many boxes a thread keeps.
 const KEPT: usize = 64;
 
-type Stock = Vec<Box<Held>>; // the boxes are what is kept
+type Stock = Vec<Box<RequestState>>; // the boxes are what is kept
 
 thread_local! {
     static STOCK: RefCell<Stock> = const { RefCell::new(Vec::new()) };
@@ -109,24 +113,24 @@ thread_local! {
 /// In a box, so that futures and bodies are small to move. The box comes from the thread's stock with its references
 /// in it, so that a request neither allocates nor counts references.
 #[derive(Debug, Default)]
-pub(super) struct Ongoing(Option<Box<Held>>);
+pub(super) struct InFlight(Option<Box<RequestState>>);
 
 #[derive(Debug)]
-pub(super) struct Held {
-    pub(super) parts: Arc<Parts>,
+pub(super) struct RequestState {
+    pub(super) parts: Arc<StackParts>,
     pub(super) pools: PoolScope,
     pub(super) recording: Recording,
     /// None of a request that went through the layer of the limit.
-    pub(super) visit: Option<Visit>,
+    pub(super) visit: Option<Admission>,
     /// For one's own answer should the service fail, if there is to be one.
     pub(super) head: Option<Box<Request<()>>>,
     /// What it is to be answered in.
     pub(super) grpc: Option<Grpc>,
 }
 
-impl Held {
+impl RequestState {
     #[cold]
-    fn new<B: Body + 'static>(parts: &Arc<Parts>, request: &Request<B>) -> Box<Self> {
+    fn new<B: Body + 'static>(parts: &Arc<StackParts>, request: &Request<B>) -> Box<Self> {
         Box::new(Self {
             parts: Arc::clone(parts),
             pools: PoolScope::new(&parts.pools),
@@ -178,27 +182,27 @@ pub(super) fn connection<B: 'static>(request: &Request<B>) -> Option<Key> {
     }
 }
 
-impl Ongoing {
+impl InFlight {
     /// A request begins, and takes its place unless it must go through the layer of the limit.
     #[inline]
-    pub(super) fn begin<B: Body + 'static>(parts: &Arc<Parts>, request: &Request<B>) -> Self {
+    pub(super) fn begin<B: Body + 'static>(parts: &Arc<StackParts>, request: &Request<B>) -> Self {
         let kept = STOCK.try_with(|stock| stock.try_borrow_mut().ok()?.pop());
         let held = match kept {
             Ok(Some(mut held)) if Arc::ptr_eq(&held.parts, parts) => {
                 held.recording = parts.metrics.begin(request);
-                let Held { visit, .. } = &mut *held;
+                let RequestState { visit, .. } = &mut *held;
                 parts.limit.enter_again(visit, request, connection(request));
                 held.head = parts.on_refusal.remember(request);
                 held.grpc = Grpc::of(request);
                 held
             }
-            _ => Held::new(parts, request),
+            _ => RequestState::new(parts, request),
         };
         Self(Some(held))
     }
 
     #[inline]
-    pub(super) fn held(&mut self) -> Option<&mut Held> {
+    pub(super) fn held(&mut self) -> Option<&mut RequestState> {
         self.0.as_deref_mut()
     }
 
@@ -206,7 +210,7 @@ impl Ongoing {
     #[inline]
     pub(super) fn answered<B: Body>(&mut self, response: &Response<B>) -> Self {
         if let Some(held) = &mut self.0 {
-            let Held {
+            let RequestState {
                 parts,
                 recording,
                 visit,
@@ -216,7 +220,7 @@ impl Ongoing {
             if let Some(visit) = visit {
                 parts.limit.answered(visit, response);
             }
-            if recording.is_finished() && !visit.as_ref().is_some_and(Visit::is_inside) {
+            if recording.is_finished() && !visit.as_ref().is_some_and(Admission::is_inside) {
                 self.end();
             }
         }
@@ -245,7 +249,7 @@ impl Ongoing {
     }
 }
 
-impl Drop for Ongoing {
+impl Drop for InFlight {
     #[inline]
     fn drop(&mut self) {
         if self.0.is_some() {

@@ -18,8 +18,8 @@ use tower_service::Service;
 
 use super::{
     future::is_for_too_large,
+    in_flight::{StackParts, connection},
     label::Labelled,
-    ongoing::{Parts, connection},
 };
 use crate::{
     BoxError,
@@ -33,7 +33,7 @@ pub(super) type LimitedFuture<S, B> = LimitFuture<PoolService<Admission<S>>, B>;
 #[cold]
 pub(super) fn call<S, B, RB>(
     service: S,
-    parts: &Arc<Parts>,
+    parts: &Arc<StackParts>,
     request: Request<B>,
 ) -> Pin<Box<LimitedFuture<S, B>>>
 where
@@ -56,7 +56,7 @@ where
 #[derive(Debug, Clone)]
 pub struct Admission<S> {
     service: Labelled<S>,
-    parts: Arc<Parts>,
+    parts: Arc<StackParts>,
 }
 
 impl<S, B, RB> Service<Request<LimitRequestBody<B>>> for Admission<S>
@@ -97,7 +97,7 @@ pin_project! {
     pub struct AdmissionFuture<F> {
         #[pin]
         state: State<F>,
-        parts: Arc<Parts>,
+        parts: Arc<StackParts>,
         head: Option<Box<Request<()>>>,
         grpc: Option<Grpc>,
     }
