@@ -9,28 +9,28 @@ mod random;
 mod until;
 
 use std::{
+    cell::Cell,
+    convert::Infallible,
     fmt::Write,
     net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
+    panic,
+    sync::{Arc, Once},
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use random::Random;
 use stellane_core::{
     BoxError, Components, Runtime, RuntimeConfig,
-    autotune::{AdaptiveLimitLayer, AlgorithmKind, LimitConfig},
-    catch_faults::{CatchFaultsLayer, Refusal},
+    catch_faults::Refusal,
+    config::Loader,
     connection::{HttpService, Listener},
-    metrics::{MetricsLayer, RequestBytesLayer},
-    pool::PoolLayer,
-    strict_http1::{StrictHttp1Layer, Violation},
+    strict_http1::Violation,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -38,11 +38,11 @@ use tokio::{
     sync::Notify,
     task::JoinHandle,
 };
-use tower::{Service, ServiceBuilder, layer::layer_fn, service_fn};
+use tower::{Service, ServiceBuilder, service_fn};
 use until::until;
 
 const MAX_BODY: usize = 64;
-const SCRIPTS: u64 = 1000;
+const SCRIPTS: u64 = 100;
 
 /// What is sent; `connection: close` is added.
 #[derive(Clone, Copy)]
@@ -114,6 +114,16 @@ const CASES: &[Case] = &[
         "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     ),
     case(
+        "echo with trailers",
+        "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 5\r\n\r\n",
+    ),
+    case(
+        "trailers",
+        "GET /trailers HTTP/1.1\r\nhost: x\r\nte: trailers\r\n\r\n",
+    ),
+    case("exempt", "GET /exempt HTTP/1.1\r\nhost: x\r\n\r\n"),
+    case("of a class", "GET /class/a HTTP/1.1\r\nhost: x\r\n\r\n"),
+    case(
         "too large by its length",
         "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 65\r\n\r\n\
          0123456789012345678901234567890123456789012345678901234567890123456789",
@@ -129,23 +139,23 @@ const CASES: &[Case] = &[
     )),
     case(
         "ok in time",
-        "GET /ok HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 5000\r\n\r\n",
+        "GET /ok HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 60000\r\n\r\n",
     ),
     case(
         "hangs",
-        "GET /hang HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 30\r\n\r\n",
+        "GET /hang HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 500\r\n\r\n",
     ),
     case(
         "error in time",
-        "GET /error HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 5000\r\n\r\n",
+        "GET /error HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 60000\r\n\r\n",
     ),
     case(
         "panic in time",
-        "GET /panic/later HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 5000\r\n\r\n",
+        "GET /panic/later HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 60000\r\n\r\n",
     ),
     differs(case(
         "two hosts in time",
-        "GET /ok HTTP/1.1\r\nhost: x\r\nhost: y\r\nx-request-timeout-ms: 5000\r\n\r\n",
+        "GET /ok HTTP/1.1\r\nhost: x\r\nhost: y\r\nx-request-timeout-ms: 60000\r\n\r\n",
     )),
 ];
 
@@ -166,7 +176,7 @@ where
         "/error" => return Err("on purpose".into()),
         "/refusal" => return Err(Refusal::new(StatusCode::CONFLICT).into()),
         "/hang" => std::future::pending().await,
-        "/wait" => {
+        "/wait" | "/class/wait" => {
             go.notified().await;
             (200, text("waited"))
         }
@@ -191,6 +201,14 @@ where
         "/stream" | "/events" => {
             let frames = stream::iter([frame("data: a\n\n"), frame("data: b\n\n")]);
             (200, StreamBody::new(frames).boxed_unsync())
+        }
+        "/trailers" => {
+            let trailers = HeaderMap::from_iter([(
+                HeaderName::from_static("x-sum"),
+                HeaderValue::from_static("5"),
+            )]);
+            let frames = [frame("hello"), Ok(Frame::trailers(trailers))];
+            (200, StreamBody::new(stream::iter(frames)).boxed_unsync())
         }
         "/endless" => {
             let frames = stream::once(async move { frame("first") });
@@ -236,45 +254,10 @@ where
     })
 }
 
-/// Refuses a body that says that it is too large, and ends one that turns out to be.
-#[derive(Clone)]
-struct LimitBody<S>(S);
-
-impl<S, B> Service<Request<B>> for LimitBody<S>
-where
-    S: Service<Request<Limited<B>>, Error = BoxError, Future: Send + 'static>,
-    B: Body,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        if request.body().size_hint().lower() > MAX_BODY as u64 {
-            let refusal = Refusal::new(StatusCode::PAYLOAD_TOO_LARGE);
-            return Box::pin(async move { Err(refusal.into()) });
-        }
-        Box::pin(
-            self.0
-                .call(request.map(|body| Limited::new(body, MAX_BODY))),
-        )
-    }
-}
-
-/// What the preset says it consists of, outermost first.
-fn layers(components: &Components, go: &Arc<Notify>) -> impl HttpService {
+/// What the preset says it consists of.
+fn layers(components: &Components, config: &RuntimeConfig, go: &Arc<Notify>) -> impl HttpService {
     ServiceBuilder::new()
-        .layer(MetricsLayer::new(&components.metrics))
-        .layer(AdaptiveLimitLayer::new(&components.limit).overload(&components.overload))
-        .layer(PoolLayer::new(&components.pools))
-        .layer(StrictHttp1Layer::new(&components.http1_rules))
-        .layer(CatchFaultsLayer::new(&components.faults))
-        .layer(RequestBytesLayer::new())
-        .layer(layer_fn(LimitBody))
+        .layer(components.layers(&config.server))
         .service(service(go))
 }
 
@@ -317,7 +300,7 @@ impl Server {
         let address = listener.local_addr().expect("TCP");
         let served = components
             .connections
-            .serve(listener, layers(&components, &go));
+            .serve(listener, layers(&components, config, &go));
         let serving = tokio::spawn(async move { drop(served.await) });
         Self {
             components,
@@ -360,13 +343,7 @@ impl Server {
         let mut stream = self.send(&request).await;
         let inside = || self.components.metrics.stats().requests_in_flight == 1;
         self.until("inside", inside).await;
-        let mut got = String::new();
-        while !got.contains(after) {
-            let mut piece = [0; 512];
-            let n = stream.read(&mut piece).await.expect("reads");
-            assert!(n > 0, "{got}");
-            got.push_str(&String::from_utf8_lossy(&piece[..n]));
-        }
+        read_until(&mut stream, after).await;
         drop(stream);
         self.until_idle().await;
     }
@@ -429,19 +406,30 @@ async fn receive(mut stream: TcpStream) -> String {
 }
 
 fn config(places: u32) -> RuntimeConfig {
-    let mut limit = LimitConfig::default();
-    limit.algorithm = AlgorithmKind::Fixed;
-    (limit.initial, limit.min, limit.max) = (places, places, places);
-    limit.max_wait = Duration::from_secs(60);
-    let mut config = RuntimeConfig::default();
-    config.server.admin_address = String::new();
-    config.server.max_body_bytes = MAX_BODY as u64;
-    config.workers.min_workers = 1;
-    config.limit = limit;
-    config
+    let text = format!(
+        "[server]\nadmin_address = \"\"\nmax_body_bytes = {MAX_BODY}\n[workers]\nmin_workers = 1\n\
+         [limit]\nalgorithm = \"fixed\"\ninitial = {places}\nmin = {places}\nmax = {places}\nmax_wait = \"60s\"\n\
+         exempt = [\"/exempt\"]\n[limit.classes.gpu]\nlimit = 1\npaths = [\"/class/{{what}}\"]\n"
+    );
+    let loaded = Loader::new().text("app.toml", &text).load();
+    loaded.expect("loads")
+}
+
+/// Panics on purpose are not worth a backtrace each.
+fn quiet() {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !info.to_string().contains("on purpose") {
+                usual(info);
+            }
+        }));
+    });
 }
 
 async fn both(places: u32) -> (Server, Server) {
+    quiet();
     let config = config(places);
     (Server::preset(&config).await, Server::layers(&config).await)
 }
@@ -519,23 +507,189 @@ async fn with_clients_that_leave() {
     }
 }
 
+/// What is said to one of the two, by one version of HTTP.
+struct Talk<'a> {
+    server: &'a Server,
+    http2: Option<SendRequest<UnsyncBoxBody<Bytes, Infallible>>>,
+}
+
+impl<'a> Talk<'a> {
+    async fn new(server: &'a Server, http2: bool) -> Self {
+        let http2 = match http2 {
+            false => None,
+            true => {
+                let socket = TcpStream::connect(server.address).await.expect("connects");
+                let shaken = handshake(TokioExecutor::new(), TokioIo::new(socket)).await;
+                let (sender, connection) = shaken.expect("HTTP/2");
+                tokio::spawn(connection);
+                Some(sender)
+            }
+        };
+        Self { server, http2 }
+    }
+
+    async fn ask(&self, request: &str) -> String {
+        match self.http2.clone() {
+            None => self.server.answer_to(request).await,
+            Some(sender) => ask_by_http2(sender, request).await,
+        }
+    }
+
+    /// While another request is there, which goes on once this one is there too.
+    async fn ask_beside(&self, other: &str, request: &str) -> String {
+        let server = self.server;
+        let other = server
+            .send(&format!("GET {other} HTTP/1.1\r\nhost: x\r\n\r\n"))
+            .await;
+        let inside = || server.components.metrics.stats().requests_in_flight == 1;
+        server.until("inside", inside).await;
+        let is_done = Cell::new(false);
+        let asking = async {
+            let answer = self.ask(request).await;
+            is_done.set(true);
+            answer
+        };
+        let going_on = async {
+            // It is there, and waits or works.
+            let metrics = &server.components.metrics;
+            let is_there = || is_done.get() || metrics.stats().requests_in_flight == 2;
+            server.until("there", is_there).await;
+            server.go.notify_one();
+            receive(other).await;
+        };
+        tokio::join!(asking, going_on).0
+    }
+}
+
+async fn read_until(stream: &mut TcpStream, text: &str) {
+    let mut got = String::new();
+    while !got.contains(text) {
+        let mut piece = [0; 512];
+        let n = stream.read(&mut piece).await.expect("reads");
+        assert!(n > 0, "{got}");
+        got.push_str(&String::from_utf8_lossy(&piece[..n]));
+    }
+}
+
+/// The request as it is written for HTTP/1, and all of the answer.
+async fn ask_by_http2(
+    mut sender: SendRequest<UnsyncBoxBody<Bytes, Infallible>>,
+    request: &str,
+) -> String {
+    let (head, body) = request.split_once("\r\n\r\n").expect("a head");
+    let mut lines = head.split("\r\n");
+    let mut line = lines.next().expect("a line").split(' ');
+    let mut parts = Request::builder()
+        .method(line.next().expect("a method"))
+        .uri(format!("http://x{}", line.next().expect("a path")));
+    let mut is_chunked = false;
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        match name {
+            "host" | "content-length" => {}
+            "transfer-encoding" => is_chunked = true,
+            _ => parts = parts.header(name, value),
+        }
+    }
+    let body = match is_chunked {
+        false => Full::from(body.to_owned()).boxed_unsync(),
+        true => {
+            let mut frames = Vec::new();
+            let (chunks, trailers) = body.split_once("\r\n0\r\n").expect("a last chunk");
+            let data = chunks.split_once("\r\n").expect("a chunk").1.to_owned();
+            frames.push(Ok(Frame::data(Bytes::from(data))));
+            if let Some((name, value)) = trailers.trim().split_once(": ") {
+                let mut map = HeaderMap::new();
+                map.insert(
+                    HeaderName::try_from(name).expect("a name"),
+                    HeaderValue::try_from(value).expect("a value"),
+                );
+                frames.push(Ok(Frame::trailers(map)));
+            }
+            StreamBody::new(stream::iter(frames)).boxed_unsync()
+        }
+    };
+    sender.ready().await.expect("open");
+    let response = match sender
+        .send_request(parts.body(body).expect("a request"))
+        .await
+    {
+        Ok(response) => response,
+        Err(error) => return format!("no answer: {error}"),
+    };
+    let (parts, mut body) = response.into_parts();
+    let fields = |map: &HeaderMap| {
+        let mut fields: Vec<_> = map.iter().map(|field| format!("{field:?}")).collect();
+        fields.retain(|field| !field.starts_with("(\"date\""));
+        fields.sort();
+        fields.join(" ")
+    };
+    let mut answer = format!("HTTP/2 {} {}\n", parts.status, fields(&parts.headers));
+    loop {
+        match body.frame().await {
+            None => return answer,
+            Some(Err(error)) => {
+                let error: &dyn std::error::Error = &error;
+                write!(
+                    answer,
+                    "broken: {:?}",
+                    error.source().map(ToString::to_string)
+                )
+                .expect("fits");
+                return answer;
+            }
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => answer.push_str(&String::from_utf8_lossy(&data)),
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    write!(answer, "trailers: {}", fields(&trailers)).expect("fits");
+                }
+            },
+        }
+    }
+}
+
 #[tokio::test]
 async fn whatever_comes_after_what() {
-    let (preset, layers) = both(100).await;
+    let (roomy, narrow) = (both(100).await, both(1).await);
     // What differs is told by the tests above; what hangs takes its time.
     let is_quick = |case: &&Case| !case.differs && case.name != "hangs";
     let cases: Vec<_> = CASES.iter().filter(is_quick).collect();
     for seed in 0..SCRIPTS {
         let mut random = Random::new(seed);
-        let script: Vec<_> = (0..=random.below(4))
-            .map(|_| cases[random.below(cases.len())])
-            .collect();
-        for case in &script {
-            let answer = preset.answer_to(case.request).await;
-            compare(case, &answer, &layers.answer_to(case.request).await);
+        let (preset, layers) = match random.below(3) {
+            0 => (&narrow.0, &narrow.1),
+            _ => (&roomy.0, &roomy.1),
+        };
+        let http2 = random.below(2) == 0;
+        let talks = (
+            Talk::new(preset, http2).await,
+            Talk::new(layers, http2).await,
+        );
+        let mut script = vec![format!("seed {seed}, HTTP/2 {http2}")];
+        for _ in 0..=random.below(4) {
+            let case = cases[random.below(cases.len())];
+            // Alone, behind one that works, behind one of its class.
+            let beside = [None, Some("/wait"), Some("/class/wait")];
+            let beside = beside[random.below(6).min(2)];
+            script.push(format!("{} {beside:?}", case.name));
+            let answers = match beside {
+                None => (
+                    talks.0.ask(case.request).await,
+                    talks.1.ask(case.request).await,
+                ),
+                Some(other) => (
+                    talks.0.ask_beside(other, case.request).await,
+                    talks.1.ask_beside(other, case.request).await,
+                ),
+            };
+            assert_eq!(answers.0, answers.1, "{script:?}");
+            preset.until_idle().await;
+            layers.until_idle().await;
         }
-        let names: Vec<_> = script.iter().map(|case| case.name).collect();
-        let counts = (preset.counts().await, layers.counts().await);
-        assert_eq!(counts.0, counts.1, "seed {seed}: {names:?}");
+        let counts = (
+            without_request_bytes(&preset.counts().await),
+            without_request_bytes(&layers.counts().await),
+        );
+        assert_eq!(counts.0, counts.1, "{script:?}");
     }
 }

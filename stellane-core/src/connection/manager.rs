@@ -307,6 +307,16 @@ impl ConnectionManager {
         self.shared.drain(deadline).await
     }
 
+    /// What a connection that somebody else serves says of itself. It is in no table, and is told of the drain.
+    #[cfg(feature = "preset")]
+    pub(crate) fn describe(&self, socket: &Socket, peer: Option<SocketAddr>) -> ConnectInfo {
+        let now = self.shared.clock.now();
+        let record = Arc::new(crate::connection::table::record::Record::new(
+            0, 0, peer, false, 0, now,
+        ));
+        ConnectInfo::new(socket, &record, &self.shared)
+    }
+
     /// Resolves when a drain has begun. A handler, which has no manager at hand, asks
     /// [`drain_token`](super::drain_token).
     pub fn draining(&self) -> impl Future<Output = ()> + Send + Sync + use<> {

@@ -225,6 +225,9 @@ pub use self::{
 #[cfg(feature = "preset")]
 pub(crate) use self::{
     early::{Early, EarlyRefusals},
-    transport::socket::Socket,
+    transport::{
+        proxy_protocol::{Trust, Verdict, read_header},
+        socket::Socket,
+    },
 };
 pub use crate::config_error::ConfigError;

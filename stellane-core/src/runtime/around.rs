@@ -13,12 +13,13 @@ use tower_layer::Layer;
 
 use super::{
     App, BoxService, PresetLayer, PresetService,
+    bypass::{Bare, PlainEngine},
     facts::{DescribeFn, Described},
     listeners::{Listeners, Source},
     make::Make,
 };
 use crate::{
-    connection::{CloseReason, ConnectInfo, ConnectionManager, HttpService, Incoming, Socket},
+    connection::{ConnectInfo, ConnectionManager, HttpService, Incoming, Socket},
     engine::{Engine, EngineError},
     hot_reload::LiveReloadLayer,
 };
@@ -35,6 +36,8 @@ pub struct Around {
     #[cfg(feature = "http-layers")]
     pub(super) http: super::HttpLayers,
     pub(super) hot_reload: bool,
+    /// Nothing of ours is to be around.
+    pub(super) bypass: Option<PlainEngine>,
 }
 
 /// What a runtime serves: one service for all connections, or one for each.
@@ -71,7 +74,7 @@ impl Around {
         if !self.http.outer().is_off() {
             return true;
         }
-        self.hot_reload || self.outer.is_some()
+        self.hot_reload || self.outer.is_some() || self.bypass.is_some()
     }
 
     /// Whether there is something else than the preset.
@@ -87,11 +90,11 @@ impl Around {
     pub(super) fn boxed<S: App>(&self, app: S) -> BoxService<Incoming> {
         #[cfg(feature = "http-layers")]
         let service = match self.http.inner() {
-            layer if layer.is_off() => self.outside(self.preset(app)),
-            layer => self.outside(self.preset(layer.layer(app))),
+            layer if layer.is_off() => self.inside(app),
+            layer => self.inside(layer.layer(app)),
         };
         #[cfg(not(feature = "http-layers"))]
-        let service = self.outside(self.preset(app));
+        let service = self.inside(app);
         // The answer to "which process is this?" is no request of the application: outside of all.
         match self.hot_reload {
             true => BoxService::new(LiveReloadLayer::new().layer(service)),
@@ -99,7 +102,17 @@ impl Around {
         }
     }
 
-    /// The preset with what stands outside of it.
+    /// The preset, unless it is bypassed, with what stands outside of it.
+    fn inside<S: App>(&self, app: S) -> BoxService<Incoming> {
+        match self.bypass {
+            Some(_) => {
+                let bare = Described::new(Bare(app), self.describe.clone());
+                self.outside(BoxService::new(bare))
+            }
+            None => self.outside(self.preset(app)),
+        }
+    }
+
     fn outside(&self, preset: impl HttpService<ResBody: Default>) -> BoxService<Incoming> {
         #[cfg(feature = "http-layers")]
         if !self.http.outer().is_off() {
@@ -125,9 +138,10 @@ impl Around {
         app: S,
     ) -> Serving {
         if self.is_more() {
-            return serve(engine, connections, listeners, self.boxed(app));
+            let service = self.boxed(app);
+            return serve(engine, connections, listeners, service, self.bypass.clone());
         }
-        serve(engine, connections, listeners, self.preset(app))
+        serve(engine, connections, listeners, self.preset(app), None)
     }
 
     /// One for each.
@@ -139,12 +153,19 @@ impl Around {
         make: Make,
     ) -> Serving {
         let Listeners { sockets, sources } = listeners;
+        let bypass = self.bypass.clone();
         let service = move |connection: &ConnectInfo| self.boxed(make.of(connection));
         let elsewhere = {
             let (connections, service) = (connections.clone(), service.clone());
             move |io, peer| {
                 let (connections, service) = (connections.clone(), service.clone());
-                async move { connections.serve_connection_with(io, peer, service).await }
+                let bypass = bypass.clone();
+                async move {
+                    match bypass {
+                        Some(plain) => plain.serve_io(io, peer, service).await,
+                        None => drop(connections.serve_connection_with(io, peer, service).await),
+                    }
+                }
             }
         };
         let elsewhere = serve_sources(sources, connections, elsewhere);
@@ -165,6 +186,7 @@ fn serve<E: Engine>(
     connections: &ConnectionManager,
     listeners: Listeners,
     service: impl HttpService,
+    bypass: Option<PlainEngine>,
 ) -> Serving {
     let Listeners { sockets, sources } = listeners;
     if sources.is_empty() {
@@ -174,7 +196,13 @@ fn serve<E: Engine>(
         let (connections, service) = (connections.clone(), service.clone());
         move |io, peer| {
             let (connections, service) = (connections.clone(), service.clone());
-            async move { connections.serve_connection(io, peer, service).await }
+            let bypass = bypass.clone();
+            async move {
+                match bypass {
+                    Some(plain) => plain.serve_io(io, peer, move |_| service.clone()).await,
+                    None => drop(connections.serve_connection(io, peer, service).await),
+                }
+            }
         }
     };
     let elsewhere = serve_sources(sources, connections, elsewhere);
@@ -209,7 +237,7 @@ fn serve_sources<C, F>(
 ) -> impl Future<Output = ()> + Send + use<C, F>
 where
     C: FnMut(Socket, Option<SocketAddr>) -> F + Clone + Send + 'static,
-    F: Future<Output = CloseReason> + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
 {
     let mut all = JoinSet::new();
     for source in sources {
@@ -236,7 +264,7 @@ async fn serve_source<F>(
     connections: ConnectionManager,
     mut serve: impl FnMut(Socket, Option<SocketAddr>) -> F,
 ) where
-    F: Future<Output = CloseReason> + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
 {
     let mut all = JoinSet::new();
     let mut errors: u32 = 0;

@@ -14,6 +14,7 @@ use super::{
     App, BoundRuntime, BoxService, Components, IntoListener, RefusalKind, RunReport, RuntimeError,
     around::{Around, OuterFn},
     background::BackgroundTask,
+    bypass::{self, PlainEngine},
     entry::OneOrMade,
     facts::DescribeFn,
     ready_check::ReadyCheck,
@@ -56,6 +57,7 @@ pub struct RuntimeBuilder<F> {
     describe: Option<Arc<DescribeFn>>,
     outer: Option<Arc<OuterFn>>,
     takes_metrics: bool,
+    bypass: Option<bool>,
     #[cfg(feature = "tls")]
     tls: Option<TlsAcceptor>,
     #[cfg(feature = "profiling")]
@@ -111,6 +113,7 @@ pub struct Runtime<S> {
     pub(super) log: Option<LogHandle>,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
+    pub(super) bypass: Option<PlainEngine>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<TlsAcceptor>,
     #[cfg(feature = "http-layers")]
@@ -135,6 +138,7 @@ impl Runtime<()> {
             describe: None,
             outer: None,
             takes_metrics: false,
+            bypass: None,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "profiling")]
@@ -195,6 +199,7 @@ impl<F> RuntimeBuilder<F> {
             describe,
             outer,
             takes_metrics,
+            bypass,
             #[cfg(feature = "tls")]
             tls,
             #[cfg(feature = "profiling")]
@@ -213,6 +218,7 @@ impl<F> RuntimeBuilder<F> {
             describe,
             outer,
             takes_metrics,
+            bypass,
             #[cfg(feature = "tls")]
             tls,
             #[cfg(feature = "profiling")]
@@ -438,6 +444,26 @@ impl<F> RuntimeBuilder<F> {
         self
     }
 
+    /// The way out, for who suspects us: serves the same service on the same addresses by plain hyper-util, without any of
+    /// our own paths. There is then no limit, no deadline and no timeout but hyper's, no check of ambiguous requests, no
+    /// answer to a panic or an error (the connection ends), and no request is counted; the PROXY protocol, TLS, the admin
+    /// address, readiness, the signals and the drain are as before, what stands
+    /// [outside of the preset](Self::outer_layer) too. A fault that is still there is not ours.
+    ///
+    /// Default: what `STELLANE_BYPASS=1` in the environment says, which needs no new build. At the start a warning says
+    /// that it is on.
+    ///
+    /// ```
+    /// use stellane_core::Runtime;
+    ///
+    /// let builder = Runtime::builder().bypass(true);
+    /// # drop(builder);
+    /// ```
+    pub fn bypass(mut self, bypass: bool) -> Self {
+        self.bypass = Some(bypass);
+        self
+    }
+
     /// Renders what the application records by the macros of the `metrics` facade together with our own numbers, by
     /// becoming the recorder of the process: see [`Prometheus::install`](stellane_metrics::Prometheus::install). With a
     /// recorder of one's own it is left out, and ours are published to that by
@@ -564,6 +590,8 @@ impl<F> RuntimeBuilder<F> {
                 "no heap profile: give the global allocator to `RuntimeBuilder::heap_profiler`"
             );
         }
+        let bypass = self.bypass.unwrap_or_else(bypass::is_asked_for);
+        let bypass = bypass.then(|| PlainEngine::new(&components.connections));
         #[cfg(feature = "http-layers")]
         let http = super::HttpLayers::new(&self.config.http)?;
         Ok(Runtime {
@@ -581,6 +609,7 @@ impl<F> RuntimeBuilder<F> {
             log: self.log,
             describe: self.describe,
             outer: self.outer,
+            bypass,
             #[cfg(feature = "tls")]
             tls: self.tls,
             #[cfg(feature = "http-layers")]
@@ -689,6 +718,7 @@ impl<S> Runtime<S> {
             preset: PresetLayer::new(&self.components, server, limit, on_refusal, true),
             describe: self.describe.clone(),
             outer: self.outer.clone(),
+            bypass: self.bypass.clone(),
             #[cfg(feature = "http-layers")]
             http: self.http.clone(),
             hot_reload: self.config.dev.hot_reload,

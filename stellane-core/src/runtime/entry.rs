@@ -174,6 +174,12 @@ impl<L> Serve<L> {
 }
 
 impl<L> Serve<L> {
+    /// See [`RuntimeBuilder::bypass`].
+    pub fn bypass(mut self, bypass: bool) -> Self {
+        self.builder = self.builder.bypass(bypass);
+        self
+    }
+
     /// See [`RuntimeBuilder::install_recorder`].
     pub fn install_recorder(mut self) -> Self {
         self.builder = self.builder.install_recorder();

@@ -61,6 +61,7 @@ mod around;
 mod background;
 mod body;
 mod builder;
+mod bypass;
 mod classes;
 mod components;
 mod entry;
@@ -102,7 +103,10 @@ pub use self::{
     listeners::{IntoListener, Listeners, connections},
     refusal::RefusalKind,
     serve::{BoundRuntime, RunReport},
-    stack::{PresetBody, PresetFuture, PresetLayer, PresetService},
+    stack::{
+        BodyLimitFuture, BodyLimitLayer, BodyLimitService, PresetBody, PresetFuture, PresetLayer,
+        PresetLayers, PresetService,
+    },
 };
 /// What [`RuntimeBuilder::background`] gives to a task.
 pub use tokio_util::sync::CancellationToken;

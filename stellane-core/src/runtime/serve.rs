@@ -375,13 +375,19 @@ impl<S: App> BoundRuntime<S> {
     /// # Errors
     /// A listener that fails for good, or an engine that can't start.
     pub async fn serve_on<E: Engine>(self, engine: E) -> Result<RunReport, RuntimeError> {
-        self.serve_watched(engine, Vec::new()).await
+        match self.runtime.bypass.clone() {
+            Some(plain) => self.serve_watched(plain, Vec::new()).await,
+            None => self.serve_watched(engine, Vec::new()).await,
+        }
     }
 }
 
 impl<S: Served> BoundRuntime<S> {
     /// On the configured engine.
     pub(super) async fn serve_configured(self) -> Result<RunReport, RuntimeError> {
+        if let Some(plain) = self.runtime.bypass.clone() {
+            return self.serve_watched(plain, Vec::new()).await;
+        }
         let connections = &self.components().connections;
         match self.runtime.config.engine.kind {
             EngineKind::Shared => {
@@ -436,7 +442,13 @@ impl<S: Served> BoundRuntime<S> {
             ..
         } = self.runtime;
         let mut background = JoinSet::new();
-        components.spawn_background(&mut background);
+        if around.bypass.is_some() {
+            tracing::warn!(
+                "bypass: served by plain hyper-util, without limits, timeouts, checks and counts of requests (`STELLANE_BYPASS`)"
+            );
+        } else {
+            components.spawn_background(&mut background);
+        }
         for check in duties.checks {
             background.spawn(check.run(&components.readiness));
         }

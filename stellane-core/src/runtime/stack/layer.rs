@@ -12,12 +12,14 @@ use crate::{
 /// All that the [`Runtime`](crate::Runtime) puts around a service, as one layer for any stack of tower: made by
 /// [`Components::layer`].
 ///
+/// It is the fast form of [`Components::layers`], which are its specification.
+///
 /// It takes a service of `Request<RequestBody<B>>` and gives one of `Request<B>`, whatever the body `B` of the server
 /// around it is. It stands for these layers, outermost first, and costs less: one future, one body and no allocation
 /// for a request.
 ///
 /// ```text
-/// MetricsLayer ─▶ AdaptiveLimitLayer with OverloadLayer ─▶ PoolLayer ─▶ StrictHttp1Layer ─▶ RequestBytesLayer ─▶ body limit ─▶ CatchFaultsLayer
+/// MetricsLayer ─▶ AdaptiveLimitLayer with OverloadLayer ─▶ PoolLayer ─▶ StrictHttp1Layer ─▶ CatchFaultsLayer ─▶ BodyLimitLayer
 /// ```
 ///
 /// Other layers stand on both sides of it. The body of its answers has an empty [`Default`], which is what tower-http's

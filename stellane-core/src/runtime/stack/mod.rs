@@ -11,10 +11,15 @@ mod future;
 mod in_flight;
 mod label;
 mod layer;
+mod layers;
 mod queued;
 mod service;
 
 pub(super) use self::label::{tell as tell_route, tell_early};
 pub use self::{
-    body::PresetBody, future::PresetFuture, layer::PresetLayer, service::PresetService,
+    body::PresetBody,
+    future::PresetFuture,
+    layer::PresetLayer,
+    layers::{BodyLimitFuture, BodyLimitLayer, BodyLimitService, PresetLayers},
+    service::PresetService,
 };

@@ -1,0 +1,183 @@
+//! The layers themselves: the specification of what the [`PresetLayer`](super::PresetLayer) does.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use stellane_autotune::{AdaptiveLimitLayer, LimitRequestBody};
+use stellane_metrics::MetricsLayer;
+use stellane_pool::PoolLayer;
+use tower_layer::{Layer, Stack};
+use tower_service::Service;
+
+use super::{future::is_for_too_large, label};
+use crate::{
+    BoxError,
+    catch_faults::{CatchFaultsLayer, Grpc, Refusal},
+    config::ServerConfig,
+    runtime::{Components, RequestBody, body::Ceiling},
+    strict_http1::StrictHttp1Layer,
+};
+
+/// What a [`PresetLayer`](super::PresetLayer) stands for, the innermost layer first: see [`Components::layers`].
+pub type PresetLayers = Stack<
+    BodyLimitLayer,
+    Stack<
+        CatchFaultsLayer,
+        Stack<StrictHttp1Layer, Stack<PoolLayer, Stack<AdaptiveLimitLayer, MetricsLayer>>>,
+    >,
+>;
+
+impl Components {
+    /// The layers that [`layer`](Self::layer) stands for, one around the other, as a `ServiceBuilder` puts them together:
+    /// to leave one out, or to put others between them. They do the same, and cost more: each has a future and a body of
+    /// its own. A test has them answer, count and measure a thousand random conversations as the one layer does.
+    ///
+    /// ```
+    /// use stellane_core::{Components, RequestBody, RuntimeConfig, connection::HttpService};
+    /// use tower::ServiceBuilder;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let config = RuntimeConfig::default();
+    /// let components = Components::new(&config)?;
+    /// let service = ServiceBuilder::new()
+    ///     .layer(components.layers(&config.server))
+    ///     .service_fn(async |_: http::Request<RequestBody>| {
+    ///         Ok::<_, std::convert::Infallible>(http::Response::new("hello".to_owned()))
+    ///     });
+    /// let serving = components.connections.serve_connection(tokio::io::duplex(64).0, None, service);
+    /// # drop(serving);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn layers(&self, server: &ServerConfig) -> PresetLayers {
+        let limit = self.limit_layer.clone().overload(&self.overload);
+        let layers = Stack::new(limit, MetricsLayer::new(&self.metrics));
+        let layers = Stack::new(PoolLayer::new(&self.pools), layers);
+        let layers = Stack::new(StrictHttp1Layer::new(&self.http1_rules), layers);
+        let layers = Stack::new(CatchFaultsLayer::new(&self.faults), layers);
+        Stack::new(BodyLimitLayer::new(server.max_body_bytes), layers)
+    }
+}
+
+/// Refuses a request whose body says that it is too large, and ends one that turns out to be; calls of gRPC are limited by
+/// message, and not here. What has come of it is counted, as by [`RequestBytesLayer`](stellane_metrics::RequestBytesLayer).
+///
+/// It stands inside of an [`AdaptiveLimitLayer`], gives the service a [`RequestBody`], and its refusals are errors that a
+/// [`CatchFaultsLayer`] around it answers.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimitLayer {
+    max_bytes: usize,
+}
+
+impl BodyLimitLayer {
+    /// At most so many bytes; 0 is no limit.
+    #[must_use]
+    pub fn new(max_bytes: u64) -> Self {
+        let max_bytes = match usize::try_from(max_bytes) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(bytes) => bytes,
+        };
+        Self { max_bytes }
+    }
+}
+
+impl<S> Layer<S> for BodyLimitLayer {
+    type Service = BodyLimitService<S>;
+
+    fn layer(&self, inner: S) -> BodyLimitService<S> {
+        BodyLimitService {
+            inner,
+            max_bytes: self.max_bytes,
+        }
+    }
+}
+
+/// A service behind a [`BodyLimitLayer`].
+#[derive(Debug, Clone)]
+pub struct BodyLimitService<S> {
+    inner: S,
+    max_bytes: usize,
+}
+
+impl<S, B, RB> Service<Request<LimitRequestBody<B>>> for BodyLimitService<S>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<RB>, Error: Into<BoxError>>,
+    B: Body<Data = Bytes>,
+    RB: 'static,
+{
+    type Response = Response<RB>;
+    type Error = BoxError;
+    type Future = BodyLimitFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<LimitRequestBody<B>>) -> Self::Future {
+        let max_bytes = match Grpc::of(&request) {
+            None => self.max_bytes,
+            Some(_) => usize::MAX,
+        };
+        let size = request.body().size_hint();
+        if usize::try_from(size.lower()).map_or(true, |bytes| bytes > max_bytes) {
+            return BodyLimitFuture {
+                inner: None,
+                ceiling: None,
+            };
+        }
+        let is_open = max_bytes != usize::MAX && size.exact().is_none();
+        let ceiling = is_open.then(Ceiling::default);
+        let request = request.map(|body| RequestBody::limited(body, max_bytes, ceiling.clone()));
+        BodyLimitFuture {
+            inner: Some(self.inner.call(request)),
+            ceiling,
+        }
+    }
+}
+
+pin_project! {
+    /// The future of a [`BodyLimitService`].
+    pub struct BodyLimitFuture<F> {
+        #[pin]
+        inner: Option<F>,
+        ceiling: Option<Ceiling>,
+    }
+}
+
+impl<F, B, E> Future for BodyLimitFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+    B: 'static,
+{
+    type Output = Result<Response<B>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let too_large = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE).into();
+        let Some(inner) = this.inner.as_pin_mut() else {
+            return Poll::Ready(Err(too_large()));
+        };
+        let response = ready!(inner.poll(cx)).map_err(Into::into)?;
+        label::tell(response.body());
+        match is_for_too_large(&response, this.ceiling.as_ref()) {
+            true => Poll::Ready(Err(too_large())),
+            false => Poll::Ready(Ok(response)),
+        }
+    }
+}
+
+impl<F> fmt::Debug for BodyLimitFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyLimitFuture").finish_non_exhaustive()
+    }
+}
