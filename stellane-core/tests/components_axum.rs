@@ -21,10 +21,7 @@ use tower::Service;
 
 /// The handler as an axum router, with a route that has a template.
 fn app(handler: Handler) -> Router {
-    let answer = move |request: Request| {
-        let answer = handler(request.into_parts().0);
-        async move { answer.await }
-    };
+    let answer = move |request: Request| handler(request.into_parts().0);
     Router::new()
         .route("/users/{id}", any(answer.clone()))
         .fallback(answer)
