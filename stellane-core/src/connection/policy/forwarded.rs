@@ -25,13 +25,14 @@ use crate::{
 /// let forwarded = Forwarded::new(&ForwardedConfig::default().with(|config| {
 ///     config.header = ForwardedHeader::XForwardedFor;
 ///     config.trusted = vec!["10.0.0.0/8".to_owned()];
-/// }))?;
+/// }))
+/// .expect("a network");
 /// let mut headers = HeaderMap::new();
 /// // The client claims to be 127.0.0.1; the proxy 10.0.0.2 has seen it, and 10.0.0.1 has seen the proxy.
 /// headers.insert("x-forwarded-for", "127.0.0.1, 192.0.2.7, 10.0.0.2".parse()?);
 /// let client = forwarded.client(Some(([10, 0, 0, 1], 4711).into()), &headers);
 /// assert_eq!(client, Some(([192, 0, 2, 7], 0).into()));
-/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # Ok::<_, http::header::InvalidHeaderValue>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct Forwarded {
