@@ -1,45 +1,14 @@
 //! The programs that moved in by two lines, started as their users would, over real sockets.
 
-use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+#[path = "support/server.rs"]
+mod server;
 
+use std::io::{Read, Write};
+
+use server::Server;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-/// A started program; killed when dropped.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
-
 impl Server {
-    fn start(program: &str) -> Self {
-        let mut child = Command::new(program)
-            .arg("127.0.0.1:0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        stdout.read_line(&mut line).expect("it says where it is");
-        let (_, rest) = line.split_once("http://").expect("a URL");
-        let address = rest.split('/').next().expect("a host").parse();
-        Self {
-            child,
-            address: address.expect("an address"),
-        }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).expect("connects");
-        let patience = Some(Duration::from_secs(30));
-        stream.set_read_timeout(patience).expect("is set");
-        stream
-    }
-
     /// The answer to a request that ends its connection.
     fn ask(&self, line: &str, body: &str) -> String {
         let length = body.len();
@@ -55,16 +24,9 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn an_axum_program_loses_nothing() {
-    let server = Server::start(env!("CARGO_BIN_EXE_serve_axum"));
+    let (server, _) = Server::start(env!("CARGO_BIN_EXE_serve_axum"));
     for visit in 1..3 {
         let answer = server.ask("GET /", "");
         let hello = format!("hello, 127.0.0.1, for the {visit}. time\n");
@@ -108,7 +70,7 @@ fn an_axum_program_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tonic_program_loses_nothing() {
-    let server = Server::start(env!("CARGO_BIN_EXE_serve_tonic"));
+    let (server, _) = Server::start(env!("CARGO_BIN_EXE_serve_tonic"));
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address));
     let channel = endpoint.expect("an address").connect().await;
     let mut client = HealthClient::new(channel.expect("connects"));
@@ -118,7 +80,7 @@ async fn a_tonic_program_loses_nothing() {
 
 #[test]
 fn a_service_of_hyper_loses_nothing() {
-    let server = Server::start(env!("CARGO_BIN_EXE_serve_hyper"));
+    let (server, _) = Server::start(env!("CARGO_BIN_EXE_serve_hyper"));
     let answer = server.ask("POST /", "hello");
     assert!(answer.ends_with("hello"), "{answer}");
 }

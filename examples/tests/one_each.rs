@@ -1,11 +1,14 @@
 //! The examples of one use each, started as their users would.
 
+#[path = "support/server.rs"]
+mod server;
+
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
-    process::{Child, Command, Stdio},
-    time::Duration,
+    io::{Read, Write},
+    process::Command,
 };
+
+use server::Server;
 
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
@@ -17,33 +20,14 @@ fn output(program: &str, arguments: &[&str]) -> String {
     text
 }
 
-/// A started server; killed when dropped.
-struct Server(Child, String);
+/// One that says what to try.
+fn start(program: &str) -> Server {
+    let (server, said) = Server::start(program);
+    assert!(said.contains(", try: "), "{said}");
+    server
+}
 
 impl Server {
-    fn start(program: &str) -> Self {
-        let mut command = Command::new(program);
-        let mut child = command
-            .arg("127.0.0.1:0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        stdout.read_line(&mut line).expect("it says where it is");
-        assert!(line.contains(", try: "), "{line}");
-        let (_, rest) = line.split_once("://").expect("a URL");
-        let address = rest.split('/').next().expect("a host").to_owned();
-        Self(child, address)
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.1).expect("connects");
-        let patience = Some(Duration::from_secs(30));
-        stream.set_read_timeout(patience).expect("is set");
-        stream
-    }
-
     fn ask(&self, path: &str, fields: &str) -> String {
         let mut stream = self.connect();
         let request =
@@ -52,13 +36,6 @@ impl Server {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("reads");
         String::from_utf8_lossy(&answer).into_owned()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -87,7 +64,7 @@ fn each_crate_is_used_alone() {
 
 #[test]
 fn layers_of_ours_stand_under_axum_serve() {
-    let server = Server::start(env!("CARGO_BIN_EXE_layers_axum"));
+    let server = start(env!("CARGO_BIN_EXE_layers_axum"));
     assert!(server.ask("/", "").ends_with("hello\n"));
     assert!(server.ask("/panic", "").starts_with("HTTP/1.1 500 "));
     let stats = server.ask("/stats", "");
@@ -96,7 +73,7 @@ fn layers_of_ours_stand_under_axum_serve() {
 
 #[test]
 fn layers_of_tower_http_stand_beside_ours() {
-    let server = Server::start(env!("CARGO_BIN_EXE_serve_tower_http"));
+    let server = start(env!("CARGO_BIN_EXE_serve_tower_http"));
     let fields = "origin: https://app.example.com\r\naccept-encoding: gzip\r\n";
     let hello = server.ask("/", fields);
     for field in [
@@ -172,7 +149,7 @@ fn tls_is_spoken() {
         }
     }
 
-    let server = Server::start(env!("CARGO_BIN_EXE_serve_tls"));
+    let server = start(env!("CARGO_BIN_EXE_serve_tls"));
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")

@@ -1,7 +1,10 @@
 //! The section `[http]`: tower-http's layers in the preset, over real sockets, by HTTP/1 and HTTP/2.
 #![cfg(feature = "http-layers")]
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+#[path = "support/self_signed.rs"]
+mod self_signed;
+
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -9,6 +12,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use self_signed::SelfSigned;
 use stellane_core::{
     BoxError, Components, RequestBody, Runtime, RuntimeConfig,
     autotune::AlgorithmKind,
@@ -597,18 +601,7 @@ const TLS: &str = r#"
 
 #[tokio::test]
 async fn browsers_are_told_to_be_careful_and_of_tls_only_over_tls() {
-    use tokio_rustls::rustls;
-    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![key.cert.der().clone()],
-            rustls::pki_types::PrivatePkcs8KeyDer::from(key.signing_key.serialize_der()).into(),
-        )
-        .expect("a certificate");
+    let key = SelfSigned::new();
     let listen = async || {
         Listener::from(
             tokio::net::TcpListener::bind("127.0.0.1:0")
@@ -618,7 +611,7 @@ async fn browsers_are_told_to_be_careful_and_of_tls_only_over_tls() {
     };
     let (plain, secret) = (
         listen().await,
-        listen().await.tls(&TlsAcceptor::from_rustls(server)),
+        listen().await.tls(&TlsAcceptor::from_rustls(key.server())),
     );
     let (at, at_tls) = (
         plain.local_addr().expect("TCP"),
@@ -651,17 +644,8 @@ async fn browsers_are_told_to_be_careful_and_of_tls_only_over_tls() {
     );
     assert_eq!(field(headers, "strict-transport-security"), None);
 
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(key.cert.der().clone()).expect("a root");
-    let client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
     let socket = TcpStream::connect(at_tls).await.expect("connects");
-    let name = "localhost".try_into().expect("a name");
-    let mut stream = connector.connect(name, socket).await.expect("a handshake");
+    let mut stream = key.connect(socket).await;
     let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     stream.write_all(request).await.expect("writes");
     let mut answer = String::new();

@@ -4,13 +4,18 @@
 
 #[path = "support/frames.rs"]
 mod frames;
+#[cfg(unix)]
+#[path = "support/self_signed.rs"]
+mod self_signed;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr};
 
 use frames::{
     END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Peer, RST_STREAM, SETTINGS, frame, head,
 };
 use http::{Request, Response};
+#[cfg(unix)]
+use self_signed::SelfSigned;
 use stellane_core::{
     RequestBody, Runtime, RuntimeConfig,
     connection::{ConnectInfo, ConnectionConfig, ForwardedHeader, Listener},
@@ -261,18 +266,7 @@ async fn sockets_that_somebody_else_accepted_tell_what_they_are() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_configuration_of_rustls_is_brought_along() {
-    use tokio_rustls::rustls;
-    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config_of_server = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![key.cert.der().clone()],
-            rustls::pki_types::PrivatePkcs8KeyDer::from(key.signing_key.serialize_der()).into(),
-        )
-        .expect("a certificate");
+    let key = SelfSigned::new();
     let path = std::env::temp_dir().join(format!("stellane-parity-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let secret = TcpListener::bind("127.0.0.1:0").await.expect("binds");
@@ -280,7 +274,7 @@ async fn a_configuration_of_rustls_is_brought_along() {
     let plain = tokio::net::UnixListener::bind(&path).expect("binds");
     let runtime = Runtime::builder()
         .config(config(|_| {}))
-        .tls(config_of_server)
+        .tls(key.server())
         .service(facts())
         .build()
         .expect("builds");
@@ -291,17 +285,8 @@ async fn a_configuration_of_rustls_is_brought_along() {
         .await
         .expect("connects");
     assert!(ask(client, GET).await.contains("tls=None"));
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(key.cert.der().clone()).expect("a root");
-    let client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let socket = TcpStream::connect(at_tls).await.expect("connects");
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
-    let name = "localhost".try_into().expect("a name");
-    let stream = connector.connect(name, socket).await.expect("a handshake");
+    let stream = key.connect(socket).await;
     let answer = ask(stream, GET).await;
     assert!(answer.contains("tls=Some(\"TLSv1_3\")"), "{answer}");
     let _ = std::fs::remove_file(path);

@@ -3,13 +3,18 @@
 
 use std::time::Duration;
 
-use stellane_core::{Runtime, RuntimeConfig};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use stellane_core::{Components, Runtime, RuntimeConfig};
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::{
+    pb::{HealthCheckRequest, health_client::HealthClient},
+    server::HealthReporter,
+};
 
-#[tokio::test]
-async fn tonic_routes_are_served_and_their_status_is_counted() {
-    let (_reporter, health) = tonic_health::server::health_reporter();
-    let mut config = RuntimeConfig::default();
+/// tonic's health service in the preset, and a client of it.
+async fn serve_health(
+    mut config: RuntimeConfig,
+) -> (Components, HealthReporter, HealthClient<Channel>) {
+    let (reporter, health) = tonic_health::server::health_reporter();
     config.server.admin_address = String::new();
     let runtime = Runtime::builder()
         .config(config)
@@ -20,9 +25,14 @@ async fn tonic_routes_are_served_and_their_status_is_counted() {
     let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
     let address = format!("http://{}", bound.local_addr());
     tokio::spawn(bound.serve());
+    let channel = Endpoint::from_shared(address).expect("an address");
+    let client = HealthClient::new(channel.connect().await.expect("connects"));
+    (components, reporter, client)
+}
 
-    let channel = tonic::transport::Endpoint::from_shared(address).expect("an address");
-    let mut client = HealthClient::new(channel.connect().await.expect("connects"));
+#[tokio::test]
+async fn tonic_routes_are_served_and_their_status_is_counted() {
+    let (components, _reporter, mut client) = serve_health(RuntimeConfig::default()).await;
     for _ in 0..3 {
         let answer = client
             .check(HealthCheckRequest {
@@ -60,21 +70,9 @@ async fn tonic_routes_are_served_and_their_status_is_counted() {
 /// said nothing goes on for longer than the server allows for a head.
 #[tokio::test]
 async fn a_stream_ends_with_its_deadline() {
-    let (reporter, health) = tonic_health::server::health_reporter();
     let mut config = RuntimeConfig::default();
-    config.server.admin_address = String::new();
     config.overload.max_timeout = Duration::from_millis(300);
-    let runtime = Runtime::builder()
-        .config(config)
-        .service(tonic::service::Routes::new(health))
-        .build()
-        .expect("builds");
-    let components = runtime.components().clone();
-    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
-    let address = format!("http://{}", bound.local_addr());
-    tokio::spawn(bound.serve());
-    let channel = tonic::transport::Endpoint::from_shared(address).expect("an address");
-    let mut client = HealthClient::new(channel.connect().await.expect("connects"));
+    let (components, reporter, mut client) = serve_health(config).await;
     let mut watch = async |timeout: Option<&'static str>| {
         let mut request = tonic::Request::new(HealthCheckRequest::default());
         if let Some(timeout) = timeout {

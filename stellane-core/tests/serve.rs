@@ -1,6 +1,9 @@
 //! `stellane_core::serve` in the place of `axum::serve`.
 #![cfg(feature = "full")]
 
+#[path = "support/self_signed.rs"]
+mod self_signed;
+
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -15,6 +18,7 @@ use axum::{Router, extract::State, routing::get};
 use bytes::{Buf, Bytes};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use self_signed::SelfSigned;
 use stellane_core::{
     App, BoxApp, HyperService, RequestBody, Runtime, RuntimeConfig, RuntimeError,
     autotune::AlgorithmKind,
@@ -186,18 +190,7 @@ async fn all_kinds_of_listeners_are_served_on_alone_and_together() {
 #[tokio::test]
 async fn each_of_several_listeners_has_its_own_tls() {
     use stellane_core::connection::TlsAcceptor;
-    use tokio_rustls::rustls;
-    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![key.cert.der().clone()],
-            rustls::pki_types::PrivatePkcs8KeyDer::from(key.signing_key.serialize_der()).into(),
-        )
-        .expect("a certificate");
+    let key = SelfSigned::new();
     // What tonic's own server says of a connection with TLS.
     #[cfg(feature = "tonic-014")]
     type Told = <tokio_rustls::server::TlsStream<TcpStream> as
@@ -215,24 +208,15 @@ async fn each_of_several_listeners_has_its_own_tls() {
         })
     };
     let (plain, secret) = (Listener::from(listener().await), listener().await);
-    let secret = Listener::from(secret).tls(&TlsAcceptor::from_rustls(config));
+    let secret = Listener::from(secret).tls(&TlsAcceptor::from_rustls(key.server()));
     let (at, at_tls) = (plain.local_addr(), secret.local_addr());
     tokio::spawn(serve([plain, secret], hello()).into_future());
     assert!(ask_at(at.expect("TCP"), GET).await.ends_with("hello"));
 
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(key.cert.der().clone()).expect("a root");
-    let client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let socket = TcpStream::connect(at_tls.expect("TCP"))
         .await
         .expect("connects");
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
-    let name = "localhost".try_into().expect("a name");
-    let stream = connector.connect(name, socket).await.expect("a handshake");
+    let stream = key.connect(socket).await;
     let answer = ask(stream, GET).await;
     let tonic = cfg!(feature = "tonic-014");
     assert_eq!(answer.contains("hello, tonic"), tonic, "{answer}");

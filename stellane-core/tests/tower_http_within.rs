@@ -6,13 +6,9 @@ mod rows;
 
 use rows::{
     ANY, Boxed, OF_ALL, PACKED, all_layers, app, authorize, boxed, check, documented,
-    each_layer_of_tower_http, expected, for_all, limited, request,
+    each_layer_of_tower_http, expected, for_all, layers_of_ours, limited, request,
 };
-use stellane_core::{
-    Components, RuntimeConfig, autotune::AdaptiveLimitLayer, catch_faults::CatchFaultsLayer,
-    hot_reload::LiveReloadLayer, metrics::MetricsLayer, pool::PoolLayer,
-    strict_http1::StrictHttp1Layer,
-};
+use stellane_core::{Components, RuntimeConfig};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::map_request_body::MapRequestBodyLayer;
 
@@ -47,8 +43,6 @@ async fn each_layer_does_its_work_within_the_preset() {
 
 #[tokio::test]
 async fn all_of_them_stand_within_each_of_ours() {
-    let config = RuntimeConfig::default();
-    let components = Components::new(&config).expect("valid");
     macro_rules! row {
         ($name:literal, $ours:expr) => {{
             let all = all_layers(Boxed::new(service_fn(app)));
@@ -61,27 +55,5 @@ async fn all_of_them_stand_within_each_of_ours() {
             .await;
         }};
     }
-    row!("PresetLayer", components.layer(&config.server));
-    row!("MetricsLayer", MetricsLayer::new(&components.metrics));
-    row!(
-        "AdaptiveLimitLayer",
-        AdaptiveLimitLayer::new(&components.limit)
-    );
-    row!("OverloadLayer", components.overload.clone());
-    row!("PoolLayer", PoolLayer::new(&components.pools));
-    row!(
-        "StrictHttp1Layer",
-        StrictHttp1Layer::new(&components.http1_rules)
-    );
-    row!(
-        "CatchFaultsLayer",
-        CatchFaultsLayer::new(&components.faults)
-    );
-    row!("LiveReloadLayer", LiveReloadLayer::new());
-    #[cfg(feature = "http-layers")]
-    {
-        let http = stellane_core::HttpLayers::new(&config.http).expect("valid");
-        row!("HttpOuterLayer", http.outer());
-        row!("HttpInnerLayer", http.inner());
-    }
+    layers_of_ours!(row);
 }

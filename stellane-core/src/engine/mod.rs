@@ -51,7 +51,11 @@ mod shared;
 pub mod testing;
 mod thread;
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 pub use self::{
     config::{EngineConfig, EngineKind},
@@ -63,6 +67,17 @@ pub use self::{
 };
 pub use crate::config_error::ConfigError;
 use crate::connection::{ConnectInfo, HttpService, Listener};
+
+/// Makes clones of a service, or of what makes one, for several threads: neither needs to be `Sync`.
+pub(crate) fn cloner<S: Clone + Send>(service: S) -> impl Fn() -> S + Clone + Send + Sync {
+    let service = Arc::new(Mutex::new(service));
+    move || {
+        service
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
 
 /// Runs a service on listeners.
 ///

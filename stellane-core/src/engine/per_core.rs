@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{
     CoreMetrics, Engine, EngineConfig, EngineError, EngineMetrics, LocalHttpService, StopReport,
+    cloner,
     local::OnCore,
     thread::{self, Core, JOIN, Job},
 };
@@ -275,15 +276,9 @@ impl Engine for PerCoreEngine {
         listeners: Vec<Listener>,
         service: S,
     ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static {
-        // One clone for each core.
-        let service = Mutex::new(service);
-        let service = std::sync::Arc::new(service);
+        let clone = cloner(service);
         self.on_each_core(listeners, move |connections, listeners| async move {
-            let service = {
-                let shared = service.lock().unwrap_or_else(PoisonError::into_inner);
-                shared.clone()
-            };
-            connections.serve_all(listeners, service).await
+            connections.serve_all(listeners, clone()).await
         })
     }
 

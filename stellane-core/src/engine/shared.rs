@@ -9,7 +9,7 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{CoreMetrics, Engine, EngineError, EngineMetrics, StopReport};
-use crate::connection::{ConnectInfo, ConnectionManager, HttpService, Listener};
+use crate::connection::{ConnectInfo, ConnectionManager, HttpService, Listener, ServeError};
 
 /// Serves on the tokio runtime on which it is started. See the [module docs](super).
 ///
@@ -36,6 +36,16 @@ impl SharedEngine {
     }
 }
 
+async fn serve(
+    started: Result<(), EngineError>,
+    serving: impl Future<Output = Result<(), ServeError>>,
+) -> Result<(), EngineError> {
+    started?;
+    serving
+        .await
+        .map_err(|error| EngineError::Serve(error.into()))
+}
+
 impl Engine for SharedEngine {
     fn name(&self) -> &'static str {
         "shared"
@@ -57,14 +67,7 @@ impl Engine for SharedEngine {
         listeners: Vec<Listener>,
         service: S,
     ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static {
-        let started = self.start();
-        let serving = self.connections.serve_all(listeners, service);
-        async move {
-            started?;
-            serving
-                .await
-                .map_err(|error| EngineError::Serve(error.into()))
-        }
+        serve(self.start(), self.connections.serve_all(listeners, service))
     }
 
     fn serve_make<S: HttpService>(
@@ -72,14 +75,10 @@ impl Engine for SharedEngine {
         listeners: Vec<Listener>,
         make: impl Fn(&ConnectInfo) -> S + Clone + Send + Sync + 'static,
     ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static {
-        let started = self.start();
-        let serving = self.connections.serve_all_with(listeners, make);
-        async move {
-            started?;
-            serving
-                .await
-                .map_err(|error| EngineError::Serve(error.into()))
-        }
+        serve(
+            self.start(),
+            self.connections.serve_all_with(listeners, make),
+        )
     }
 
     async fn stop(&self, deadline: Duration) -> StopReport {

@@ -31,7 +31,7 @@ use crate::{
         ConnectInfo, ConnectionManager, HttpService, Incoming, Listener, Socket, Trust, Verdict,
         read_header,
     },
-    engine::{Engine, EngineError, EngineMetrics, StopReport},
+    engine::{Engine, EngineError, EngineMetrics, StopReport, cloner},
 };
 
 /// So often it looks whether all have ended.
@@ -144,9 +144,7 @@ impl PlainEngine {
         make: impl Fn(&ConnectInfo) -> S,
     ) {
         let _open = Open::new(&self);
-        if let Socket::Tcp(socket) = &socket {
-            let _ = socket.set_nodelay(true);
-        }
+        socket.set_nodelay();
         let info = self.connections.describe(&socket, peer);
         let service = make(&info);
         let wants_info = self.connections.config().connect_info;
@@ -201,20 +199,8 @@ impl Engine for PlainEngine {
         listeners: Vec<Listener>,
         service: S,
     ) -> impl Future<Output = Result<(), EngineError>> + Send + 'static {
-        // Services need not be `Sync`.
-        let service = std::sync::Mutex::new(service);
-        let service = Arc::new(service);
-        let make = move |_: &ConnectInfo| {
-            let service = service.lock();
-            service
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .clone()
-        };
-        let serving = self.clone().serve_listeners(listeners, make);
-        async move {
-            serving.await;
-            Ok(())
-        }
+        let clone = cloner(service);
+        self.serve_make(listeners, move |_: &ConnectInfo| clone())
     }
 
     fn serve_make<S: HttpService>(

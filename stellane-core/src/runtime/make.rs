@@ -3,7 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex as SyncMutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tower_service::Service;
 
 use super::{App, BoxApp, RequestBody};
-use crate::{BoxError, connection::ConnectInfo};
+use crate::{BoxError, connection::ConnectInfo, engine::cloner};
 
 /// Makes the service of a connection.
 #[derive(Clone)]
@@ -28,9 +28,9 @@ impl Make {
             + Send
             + 'static,
     {
-        let make = SyncMutex::new(make);
+        let clone = cloner(make);
         Self(Arc::new(move |connection| {
-            let mut make = make.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut make = clone();
             Made::of(Box::pin(async move {
                 std::future::poll_fn(|cx| make.poll_ready(cx))
                     .await

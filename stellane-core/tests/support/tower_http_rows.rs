@@ -7,36 +7,41 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use stellane_core::{BoxError, runtime::BoxService};
+use theirs::*;
 use tower::ServiceBuilder;
-use tower_http::{
-    add_extension::AddExtensionLayer,
-    auth::{AddAuthorizationLayer, AsyncRequireAuthorizationLayer},
-    catch_panic::CatchPanicLayer,
-    compression::CompressionLayer,
-    cors::CorsLayer,
-    csrf::CsrfLayer,
-    decompression::{DecompressionLayer, RequestDecompressionLayer},
-    limit::RequestBodyLimitLayer,
-    map_request_body::MapRequestBodyLayer,
-    map_response_body::MapResponseBodyLayer,
-    metrics::InFlightRequestsLayer,
-    normalize_path::NormalizePathLayer,
-    on_early_drop::{EarlyDropsAsFailures, OnEarlyDropLayer},
-    propagate_header::PropagateHeaderLayer,
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
-    sensitive_headers::SetSensitiveHeadersLayer,
-    set_header::{
-        SetRequestHeaderLayer, SetResponseHeaderLayer, request::SetMultipleRequestHeadersLayer,
-        response::SetMultipleResponseHeadersLayer,
-    },
-    set_status::SetStatusLayer,
-    timeout::{
-        RequestBodyDeadlineLayer, RequestBodyTimeoutLayer, ResponseBodyDeadlineLayer,
-        ResponseBodyTimeoutLayer, TimeoutLayer,
-    },
-    trace::{DefaultOnFailure, TraceLayer},
-    validate_request::ValidateRequestHeaderLayer,
-};
+
+/// What the rows name, here and where they are written out.
+pub(crate) mod theirs {
+    pub(crate) use tower_http::{
+        add_extension::AddExtensionLayer,
+        auth::{AddAuthorizationLayer, AsyncRequireAuthorizationLayer},
+        catch_panic::CatchPanicLayer,
+        compression::CompressionLayer,
+        cors::CorsLayer,
+        csrf::CsrfLayer,
+        decompression::{DecompressionLayer, RequestDecompressionLayer},
+        limit::RequestBodyLimitLayer,
+        map_request_body::MapRequestBodyLayer,
+        map_response_body::MapResponseBodyLayer,
+        metrics::InFlightRequestsLayer,
+        normalize_path::NormalizePathLayer,
+        on_early_drop::{EarlyDropsAsFailures, OnEarlyDropLayer},
+        propagate_header::PropagateHeaderLayer,
+        request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+        sensitive_headers::SetSensitiveHeadersLayer,
+        set_header::{
+            SetRequestHeaderLayer, SetResponseHeaderLayer, request::SetMultipleRequestHeadersLayer,
+            response::SetMultipleResponseHeadersLayer,
+        },
+        set_status::SetStatusLayer,
+        timeout::{
+            RequestBodyDeadlineLayer, RequestBodyTimeoutLayer, ResponseBodyDeadlineLayer,
+            ResponseBodyTimeoutLayer, TimeoutLayer,
+        },
+        trace::{DefaultOnFailure, TraceLayer},
+        validate_request::ValidateRequestHeaderLayer,
+    };
+}
 
 /// Says what it has got.
 pub(crate) async fn app<B>(request: Request<B>) -> Result<Response<Full<Bytes>>, BoxError>
@@ -169,35 +174,8 @@ macro_rules! each_layer_of_tower_http {
         use std::time::Duration;
 
         use http::{HeaderName, HeaderValue, StatusCode};
-        use tower_http::{
-            add_extension::AddExtensionLayer,
-            auth::{AddAuthorizationLayer, AsyncRequireAuthorizationLayer},
-            catch_panic::CatchPanicLayer,
-            compression::CompressionLayer,
-            cors::CorsLayer,
-            csrf::CsrfLayer,
-            decompression::{DecompressionLayer, RequestDecompressionLayer},
-            limit::RequestBodyLimitLayer,
-            map_request_body::MapRequestBodyLayer,
-            map_response_body::MapResponseBodyLayer,
-            metrics::InFlightRequestsLayer,
-            normalize_path::NormalizePathLayer,
-            on_early_drop::{EarlyDropsAsFailures, OnEarlyDropLayer},
-            propagate_header::PropagateHeaderLayer,
-            request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
-            sensitive_headers::SetSensitiveHeadersLayer,
-            set_header::{
-                SetRequestHeaderLayer, SetResponseHeaderLayer,
-                request::SetMultipleRequestHeadersLayer, response::SetMultipleResponseHeadersLayer,
-            },
-            set_status::SetStatusLayer,
-            timeout::{
-                RequestBodyDeadlineLayer, RequestBodyTimeoutLayer, ResponseBodyDeadlineLayer,
-                ResponseBodyTimeoutLayer, TimeoutLayer,
-            },
-            trace::{DefaultOnFailure, TraceLayer},
-            validate_request::ValidateRequestHeaderLayer,
-        };
+        use $crate::rows::theirs::*;
+
         let (name, value) = (
             HeaderName::from_static("x-in"),
             HeaderValue::from_static("in"),
@@ -391,6 +369,44 @@ macro_rules! each_layer_of_tower_http {
     }};
 }
 pub(crate) use each_layer_of_tower_http;
+
+/// Calls `$row!(name, layer)` for layers of ours.
+macro_rules! layers_of_ours {
+    ($row:ident) => {{
+        use stellane_core::{
+            Components, RuntimeConfig, autotune::AdaptiveLimitLayer,
+            catch_faults::CatchFaultsLayer, hot_reload::LiveReloadLayer, metrics::MetricsLayer,
+            pool::PoolLayer, strict_http1::StrictHttp1Layer,
+        };
+
+        let config = RuntimeConfig::default();
+        let components = Components::new(&config).expect("valid");
+        $row!("PresetLayer", components.layer(&config.server));
+        $row!("MetricsLayer", MetricsLayer::new(&components.metrics));
+        $row!(
+            "AdaptiveLimitLayer",
+            AdaptiveLimitLayer::new(&components.limit)
+        );
+        $row!("OverloadLayer", components.overload.clone());
+        $row!("PoolLayer", PoolLayer::new(&components.pools));
+        $row!(
+            "StrictHttp1Layer",
+            StrictHttp1Layer::new(&components.http1_rules)
+        );
+        $row!(
+            "CatchFaultsLayer",
+            CatchFaultsLayer::new(&components.faults)
+        );
+        $row!("LiveReloadLayer", LiveReloadLayer::new());
+        #[cfg(feature = "http-layers")]
+        {
+            let http = stellane_core::HttpLayers::new(&config.http).expect("valid");
+            $row!("HttpOuterLayer", http.outer());
+            $row!("HttpInnerLayer", http.inner());
+        }
+    }};
+}
+pub(crate) use layers_of_ours;
 
 /// In a box, or the type of all layers takes minutes to be compiled.
 pub(crate) type Boxed = BoxService<UnsyncBoxBody<Bytes, BoxError>>;

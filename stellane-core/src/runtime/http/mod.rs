@@ -3,7 +3,6 @@
 mod answer;
 mod body;
 mod cors;
-mod either;
 mod headers;
 mod ids;
 mod inner;

@@ -4,6 +4,7 @@ use std::{
 };
 
 use http::{Request, Response};
+use tower::util::Either;
 use tower_http::{
     csrf::{Csrf, CsrfLayer},
     sensitive_headers::{SetSensitiveHeaders, SetSensitiveHeadersLayer},
@@ -13,7 +14,6 @@ use tower_service::Service;
 
 use super::{
     cors::{self, Preflights, PreflightsLayer},
-    either::{Either, optional},
     headers::{FixedHeaders, FixedHeadersLayer},
     ids::{RequestIds, RequestIdsLayer},
 };
@@ -83,6 +83,14 @@ impl<S> Layer<S> for HttpOuterLayer {
         HttpOuter {
             stack: optional(self.ids.as_ref(), service),
         }
+    }
+}
+
+/// The layer around the service, if there is one.
+fn optional<L: Layer<S>, S>(layer: Option<&L>, service: S) -> Either<L::Service, S> {
+    match layer {
+        Some(layer) => Either::Left(layer.layer(service)),
+        None => Either::Right(service),
     }
 }
 

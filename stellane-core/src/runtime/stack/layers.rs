@@ -37,7 +37,7 @@ pub type PresetLayers = Stack<
 impl Components {
     /// The layers that [`layer`](Self::layer) stands for, one around the other, as a `ServiceBuilder` puts them together:
     /// to leave one out, or to put others between them. They do the same, and cost more: each has a future and a body of
-    /// its own. A test has them answer, count and measure a thousand random conversations as the one layer does.
+    /// its own. A test has them answer, count and measure random conversations as the one layer does.
     ///
     /// ```
     /// use stellane_core::{Components, RequestBody, RuntimeConfig, connection::HttpService};
