@@ -64,6 +64,8 @@ mod detached;
 pub mod engine;
 #[cfg(feature = "engine-selector")]
 pub mod engine_selector;
+#[cfg(feature = "full")]
+pub mod guide;
 #[cfg(feature = "hot-reload")]
 pub mod hot_reload;
 #[cfg(feature = "logging")]
