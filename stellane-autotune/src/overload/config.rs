@@ -65,7 +65,7 @@ impl OverloadConfig {
         }
         let day = Duration::from_secs(86_400);
         if self.max_timeout.is_zero() || self.max_timeout > day {
-            let value = format_args!("{:?}", self.max_timeout);
+            let value = format!("{:?}", self.max_timeout);
             errors.push(ConfigError::new(
                 "max_timeout",
                 value,
@@ -73,7 +73,7 @@ impl OverloadConfig {
             ));
         }
         if self.default_timeout > self.max_timeout {
-            let value = format_args!("{:?}", self.default_timeout);
+            let value = format!("{:?}", self.default_timeout);
             let expected = format!("at most `max_timeout`, {:?}", self.max_timeout);
             errors.push(ConfigError::new("default_timeout", value, expected));
         }
