@@ -10,6 +10,15 @@ use tower_layer::Layer;
 use super::CatchFaultsService;
 use crate::BoxError;
 
+/// What a panic says, if it is text.
+pub(crate) fn message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
 thread_local! {
     static TOLD: Cell<bool> = const { Cell::new(false) };
 }
@@ -81,11 +90,7 @@ impl Faults {
         if TOLD.try_with(Cell::take).unwrap_or_default() {
             return;
         }
-        let message = payload
-            .downcast_ref::<&'static str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("no message");
+        let message = message(payload);
         tracing::error!(place, message, "handler panicked");
     }
 

@@ -172,7 +172,7 @@ impl Record {
         let thread = thread::current();
         Self {
             thread: thread.name().unwrap_or("<unnamed>").to_owned(),
-            message: info.payload_as_str().unwrap_or("no message").to_owned(),
+            message: catch_faults::message(info.payload()).to_owned(),
             location: info.location().map(ToString::to_string).unwrap_or_default(),
             route: stellane_metrics::current_route(),
             // Only if `RUST_BACKTRACE` asks for it.
