@@ -16,7 +16,7 @@ use super::builder::HeapSource;
 use super::signals::Ending;
 use super::{
     App, Components, IntoListener, Runtime, RuntimeError, around::Served, background::Background,
-    listeners::Listeners, machine, refusal::EarlyLimit,
+    listeners::Listeners, machine, panics, refusal::EarlyLimit,
 };
 #[cfg(feature = "admin")]
 use super::{admin, watch::Watch};
@@ -424,6 +424,7 @@ impl<S: Served> BoundRuntime<S> {
         engine: E,
         runtimes: Vec<tokio::runtime::Handle>,
     ) -> Result<RunReport, RuntimeError> {
+        panics::never_wait();
         let around = self.runtime.around();
         let Runtime {
             config,
