@@ -126,7 +126,7 @@
 //! together are sent together, after all of their handlers have run: it costs less CPU time. Where handlers take long,
 //! each is sent at once.
 //!
-//! A client can't tell (`tests/connection_simple.rs`, `tests/connection_differential.rs`).
+//! A client can't tell (`tests/connection/simple.rs`, `tests/connection_differential.rs`).
 //!
 //! # How a connection ends
 //!
@@ -169,7 +169,7 @@
 //!
 //! A connection is idle when no handler runs, no response body is open, nobody holds the body of a request, and the
 //! socket has taken all that hyper wrote: the manager counts all of that. hyper then waits for a head, and gives back the
-//! socket with what was read and not used, such as a part of that head. `tests/connection_parking.rs` fails loudly should
+//! socket with what was read and not used, such as a part of that head. `tests/connection/parking.rs` fails loudly should
 //! hyper ever change that.
 
 mod accept;

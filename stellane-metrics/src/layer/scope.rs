@@ -15,6 +15,8 @@ use crate::requests::{PollCell, Recording, Table};
 struct Scope {
     table: Cell<Option<&'static Table>>,
     route: Cell<u32>,
+    /// Whose request what is in [`REQUEST_BYTES`] counts.
+    counts_for: Cell<Option<&'static Table>>,
     /// Where this thread says what it polls, and of which table that is.
     polls: Cell<(Option<&'static Table>, &'static PollCell)>,
 }
@@ -34,11 +36,24 @@ impl Scope {
             }
         }
     }
+
+    /// The counter that an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left for the request of this table that just ran.
+    #[inline]
+    fn take_counter(&self, table: &'static Table) -> Option<Arc<AtomicU64>> {
+        self.counts_for.get().filter(|of| ptr::eq(*of, table))?;
+        self.counts_for.set(None);
+        REQUEST_BYTES.try_with(Cell::take).ok().flatten()
+    }
 }
 
 thread_local! {
     static SCOPE: Scope = const {
-        Scope { table: Cell::new(None), route: Cell::new(0), polls: Cell::new((None, &NOWHERE)) }
+        Scope {
+            table: Cell::new(None),
+            route: Cell::new(0),
+            counts_for: Cell::new(None),
+            polls: Cell::new((None, &NOWHERE)),
+        }
     };
     /// The counter of a streamed request body. Apart, since what has to be dropped costs a look at every access.
     static REQUEST_BYTES: Cell<Option<Arc<AtomicU64>>> = const { Cell::new(None) };
@@ -74,14 +89,15 @@ pub fn current_route() -> Option<&'static str> {
         .flatten()
 }
 
-/// Hands the counter of a streamed request body to the request being called.
+/// Hands the counter of a streamed request body to the request being called or polled.
 pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
     SCOPE
         .try_with(|scope| {
-            scope.table.get()?;
+            let table = scope.table.get()?;
             let counter = Arc::new(AtomicU64::new(0));
             let left = Some(Arc::clone(&counter));
             REQUEST_BYTES.try_with(|bytes| bytes.set(left)).ok()?;
+            scope.counts_for.set(Some(table));
             Some(counter)
         })
         .ok()
@@ -169,8 +185,8 @@ impl Drop for InScope<'_> {
         let _ = SCOPE.try_with(|scope| {
             scope.table.set(table);
             self.scope.route.store(scope.route.replace(route), Relaxed);
+            drop(scope.take_counter(self.scope.table));
         });
-        drop(take_request_bytes());
     }
 }
 
@@ -212,15 +228,6 @@ impl Entered<'_> {
         std::mem::forget(self);
     }
 
-    /// As [`leave`](Self::leave), after the `call` of a service: takes the counter that a
-    /// [`RequestBytesBody`](crate::RequestBytesBody) made there for a body that does not say its size.
-    #[inline]
-    pub fn leave_call(mut self) {
-        self.restore();
-        self.recording.count_request(take_request_bytes());
-        std::mem::forget(self);
-    }
-
     #[inline]
     fn restore(&mut self) {
         let (outer, route) = self.outer;
@@ -231,6 +238,10 @@ impl Entered<'_> {
         let _ = SCOPE.try_with(|scope| {
             scope.table.set(outer);
             self.recording.route = scope.route.replace(route);
+            // Not by `call` alone: behind a queue, or in a router of axum, the inner service is called by a poll.
+            if let Some(counter) = scope.take_counter(self.recording.table()) {
+                self.recording.count_request(counter);
+            }
         });
     }
 }
@@ -267,10 +278,4 @@ impl Drop for Watched<'_> {
     fn drop(&mut self) {
         self.0.panicked();
     }
-}
-
-/// The counter that an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left for the request that was just called.
-#[inline]
-fn take_request_bytes() -> Option<Arc<AtomicU64>> {
-    REQUEST_BYTES.try_with(Cell::take).ok().flatten()
 }
