@@ -49,8 +49,9 @@ impl HeldThreads {
         usize::try_from(threads).unwrap_or(usize::MAX)
     }
 
-    fn name(&self, route: Option<&'static str>) -> Cow<'static, str> {
-        route.map_or_else(|| self.0.unmatched.clone().into(), Cow::Borrowed)
+    fn name(&self, route: Option<Arc<str>>) -> Cow<'static, str> {
+        let route = route.as_deref().unwrap_or(&self.0.unmatched);
+        route.to_owned().into()
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
