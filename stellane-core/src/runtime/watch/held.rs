@@ -49,8 +49,8 @@ impl HeldThreads {
         usize::try_from(threads).unwrap_or(usize::MAX)
     }
 
-    fn name(&self, route: Option<Arc<str>>) -> Cow<'static, str> {
-        let route = route.as_deref().unwrap_or(&self.0.unmatched);
+    fn name(&self, route: Option<&str>) -> Cow<'static, str> {
+        let route = route.unwrap_or(&self.0.unmatched);
         route.to_owned().into()
     }
 
@@ -103,7 +103,7 @@ impl Look {
             };
             self.seen.insert(poll.thread, (poll.serial, looks));
             if looks >= self.most {
-                let route = held.name(poll.route);
+                let route = held.name(poll.route.as_deref());
                 if looks == self.most {
                     new.push(route.clone());
                 }
