@@ -83,7 +83,7 @@ impl OverloadLayer {
     }
 
     /// Timeouts of their own for some requests: for these the closure's takes the place of `default_timeout` and of
-    /// `max_timeout`, longer or shorter, so that a client may ask for less and not for more. `None` leaves both as they are.
+    /// `max_timeout`, longer or shorter, so that a client may ask for less and not for more. `None`, or zero, leaves both as they are.
     /// A later closure takes the place of an earlier one; it is asked up to three times for a request.
     ///
     /// ```
@@ -119,7 +119,8 @@ impl OverloadLayer {
 
     #[inline]
     fn own_timeout(&self, head: RequestHead<'_>) -> Option<Duration> {
-        self.timeouts.0.as_ref().and_then(|of| of(head))
+        let own = self.timeouts.0.as_ref()?;
+        own(head).filter(|timeout| !timeout.is_zero())
     }
 
     /// What happened so far.
@@ -163,6 +164,7 @@ impl Shared {
         // Pressure shortens how long the server is willing to work, not what the client asked for
         // if that is shorter anyway.
         let most = match &self.pressure {
+            _ if most.is_zero() => Duration::MAX,
             Some(pressure) if self.is_full() => pressure.scale(most, config.pressed_timeout),
             _ => most,
         };
