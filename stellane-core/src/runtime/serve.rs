@@ -526,7 +526,7 @@ impl<S: Served> BoundRuntime<S> {
             true => Early::default(),
             false => Early::new(EarlyLimit {
                 limit: around.preset.limit().clone(),
-                metrics: components.metrics,
+                metrics: components.metrics.clone(),
             }),
         };
         let refuse_early = |listener: Listener| listener.refuse_early(&early);
