@@ -531,6 +531,7 @@ impl<S: Served> BoundRuntime<S> {
         };
         let refuse_early = |listener: Listener| listener.refuse_early(&early);
         let Listeners { sockets, sources } = self.listeners;
+        let names: Vec<_> = sockets.iter().map(Listener::name).collect();
         let listeners = Listeners {
             sockets: sockets.into_iter().map(refuse_early).collect(),
             sources,
@@ -580,7 +581,7 @@ impl<S: Served> BoundRuntime<S> {
         machine::say(&components.connections);
         let grace = config.server.grace_period();
         tracing::info!(
-            engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr,
+            engine = engine.name(), address = %names.join(", "), admin = ?self.admin_addr,
             grace_period = ?grace, "serving; whoever stops this process has to wait for the grace period before killing it"
         );
 

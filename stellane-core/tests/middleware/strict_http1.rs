@@ -93,6 +93,20 @@ fn cases() -> Vec<Case> {
             "200 200",
         ),
         case(
+            "absolute target without Host",
+            "GET http://x/ HTTP/1.1\r\n\r\n",
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "CONNECT without Host",
+            "CONNECT x:443 HTTP/1.1\r\n\r\n",
+            "200",
+            "200",
+            "200",
+        ),
+        case(
             "options of all",
             "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
             "200 200",
