@@ -48,6 +48,7 @@
 mod dev;
 mod env;
 mod error;
+mod file;
 mod http;
 #[cfg(feature = "reload")]
 mod live;
@@ -57,6 +58,7 @@ mod log;
 mod reload;
 mod runtime;
 mod schema;
+pub(crate) mod secret;
 mod server;
 
 /// Every key with its default and its meaning, as a TOML file: what `stellane config --default` prints.
@@ -81,5 +83,6 @@ pub use self::{
     loader::Loader,
     log::{LogConfig, LogFormat},
     runtime::RuntimeConfig,
+    secret::Secrets,
     server::{DrainClass, ServerConfig},
 };

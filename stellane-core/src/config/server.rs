@@ -1,11 +1,11 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, Problem};
+use super::{Origin, Problem, secret};
 
 /// Where the preset listens and how it ends (section `[server]`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ServerConfig {
@@ -189,6 +189,13 @@ impl ServerConfig {
                 wrong("no request is of this class: expected `paths`, `methods` or `grpc`");
             }
         }
+    }
+}
+
+/// Without what is [secret](super::Secrets).
+impl fmt::Debug for ServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        secret::debug("ServerConfig", self, f)
     }
 }
 

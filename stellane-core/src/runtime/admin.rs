@@ -8,7 +8,10 @@ use stellane_autotune::{TunerMode, TuningAction};
 use stellane_metrics::{Admin, AdminService, BuildError};
 
 use super::Components;
-use crate::{config::RuntimeConfig, logging::LogHandle};
+use crate::{
+    config::{RuntimeConfig, Secrets, secret::shown},
+    logging::LogHandle,
+};
 
 /// Rows of the connection table that are shown; a table of thousands helps nobody.
 const MAX_CONNECTIONS: usize = 1000;
@@ -22,7 +25,7 @@ pub(super) fn service(
     let token = config.server.admin_token.clone();
     let unhealthy_after = config.server.unhealthy_after;
     let progress = components.progress.clone();
-    let config = serde_json::to_value(config).unwrap_or_default();
+    let config = serde_json::to_value(shown(config, &Secrets::default())).unwrap_or_default();
     let connections = components.connections.clone();
     let mut admin = Admin::builder()
         .bound_to(address)

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, Method, StatusCode, header, request::Parts};
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Access {
     pub(super) bound_to: Option<SocketAddr>,
     pub(super) token: Option<String>,
