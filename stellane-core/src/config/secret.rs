@@ -30,7 +30,8 @@ const WORDS: [&str; 13] = [
 /// A key is one if it contains `access_key`, `api_key`, `authorization`, `cookie`, `credential`, `passphrase`, `passwd`,
 /// `password`, `private_key`, `pwd`, `secret`, `signing_key` or `token`, in any case and however its words are separated,
 /// or one of the words that were added. Values that are `true` or `false`, or empty, are shown. In every text the
-/// passwords of URLs (`postgres://app:PASSWORD@db`) are replaced, and so are the values of such keys in the query of one.
+/// passwords of URLs (`postgres://app:PASSWORD@db`) are replaced, the values of such keys in the query of one, and private
+/// keys in PEM.
 ///
 /// It is what `/config`, [`Reload`](super::Reload), [`ConfigErrors`](super::ConfigErrors) and the `Debug` and `Display` of
 /// a [`RuntimeConfig`](super::RuntimeConfig) go through, and each line of [`logging`](crate::logging); there
@@ -138,8 +139,22 @@ impl Secrets {
             found.extend(user_info(&text[url..end]).map(|(from, to)| (url + from, url + to)));
             start = url;
         }
+        let mut start = 0;
+        while let Some(at) = text[start..].find("PRIVATE KEY-----") {
+            let from = start + at + "PRIVATE KEY-----".len();
+            let to = text[from..]
+                .find("-----END")
+                .map_or(text.len(), |n| from + n);
+            found.push((from, to));
+            start = to
+                + text[to..]
+                    .find("KEY-----")
+                    .map_or(0, |n| n + "KEY-----".len());
+        }
         if text.contains(['?', '&']) && text.contains('=') {
             found.extend(self.in_queries(text));
+        }
+        if found.len() > 1 {
             found.sort_unstable();
             // A password may hold what looks like a query.
             let mut last = 0;
@@ -242,6 +257,14 @@ mod tests {
             ),
             ("http://u:p?token=x@h/", "http://u:<redacted>@h/"),
             ("http://ü:ß@h", "http://ü:<redacted>@h"),
+            (
+                "-----BEGIN EC PRIVATE KEY-----\nab\n-----END EC PRIVATE KEY-----, cut",
+                "-----BEGIN EC PRIVATE KEY-----<redacted>-----END EC PRIVATE KEY-----, cut",
+            ),
+            (
+                "-----BEGIN PRIVATE KEY-----ab",
+                "-----BEGIN PRIVATE KEY-----<redacted>",
+            ),
         ] {
             assert_eq!(Secrets::default().text(text), expected);
         }

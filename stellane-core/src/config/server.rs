@@ -16,9 +16,18 @@ pub struct ServerConfig {
     /// by a Prometheus or a second service, another port, with a warning that names it. An address that is written here
     /// and in use, `127.0.0.1:9090` too, is an error.
     pub admin_address: String,
-    /// Bearer token for the admin pages that change something; without one they answer only on a
-    /// loopback address. Default empty: none.
+    /// The token that the admin service takes, as `Authorization: Bearer` or as the password of a browser: on a loopback
+    /// address for what changes something, on any other for everything but `/healthz`, `/readyz` and `/metrics`. Without
+    /// one nothing else is answered there. Default empty: none.
     pub admin_token: String,
+    /// Names by which the admin service may be asked for anything but probes and metrics, besides addresses, which need
+    /// not be named, and `localhost`: that of a proxy, or of the service in its network, such as
+    /// `"orders.internal"`. A page of somebody else's that has its own name point to the admin address is refused by
+    /// that. Default: none.
+    pub admin_hosts: Vec<String>,
+    /// Whether the admin service speaks TLS, with the certificate of the service (`connection.tls`); it does not start
+    /// without one. Probes and Prometheus then have to speak it too. Default `false`.
+    pub admin_tls: bool,
     /// How long a drain waits for requests in progress before it ends them, `drain_classes` aside. Too short cuts off slow
     /// requests; too long, and whoever stops the process kills it before: with `drain_delay` it has to stay below the
     /// 30 s of Kubernetes, or below what the start says the grace period must be. `connection.drain_idle` is no more than
@@ -123,6 +132,8 @@ impl Default for ServerConfig {
             address: "127.0.0.1:3000".to_owned(),
             admin_address: AUTO.to_owned(),
             admin_token: String::new(),
+            admin_hosts: Vec::new(),
+            admin_tls: false,
             drain_timeout: DRAIN_TIMEOUT,
             drain_delay: Duration::ZERO,
             restart_timeout: Duration::from_secs(30),

@@ -48,13 +48,17 @@ impl fmt::Debug for RuntimeError {
 impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // It may have been meant for something else.
-        let shown = |address| Secrets::default().text(address).into_owned();
+        let shown = |text: &str| Secrets::default().text(text).into_owned();
         match self {
             Self::NoTokio => f.write_str(
                 "there is no tokio runtime here: build it within one, such as in a function under `#[tokio::main]`",
             ),
             Self::Config(errors) => errors.fmt(f),
-            Self::Service(source) => write!(f, "the service could not be made: {source}"),
+            Self::Service(source) => write!(
+                f,
+                "the service could not be made: {}",
+                shown(&source.to_string())
+            ),
             Self::Address { key, address } => write!(
                 f,
                 "`{key}` = \"{}\" is not an address: expected HOST:PORT with a port from 0 to 65535, \
@@ -79,6 +83,7 @@ impl fmt::Display for RuntimeError {
                 write!(f, "`{key}` = \"{address}\" can't be listened on: {source}")
             }
             Self::Component { name, source } => {
+                let source = shown(&source.to_string());
                 write!(f, "`{name}` could not be started: {source}")
             }
             Self::Serve(source) => write!(f, "serving ended with an error: {source}"),

@@ -233,6 +233,16 @@ async fn bound<S>(
         .find_map(Listener::local_addr)
         .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
     let admin_addr = admin.as_ref().and_then(Listener::local_addr);
+    if server.admin_tls && admin.is_some() {
+        #[cfg(feature = "tls")]
+        let with_tls = tls.as_ref().and_then(|tls| Some(admin.take()?.tls(tls)));
+        #[cfg(not(feature = "tls"))]
+        let with_tls = None;
+        admin = Some(with_tls.ok_or_else(|| RuntimeError::Component {
+            name: "server.admin_tls",
+            source: "there is no certificate: expected `connection.tls`".into(),
+        })?);
+    }
     Ok(BoundRuntime {
         runtime,
         listeners,
@@ -491,6 +501,7 @@ impl<S: Served> BoundRuntime<S> {
         let admin = match (self.admin, self.admin_addr) {
             (Some(listener), Some(address)) => {
                 use tower_layer::Layer;
+                admin::warn_of_strangers(address, &config);
                 let admin = admin::service(&components, &config, log.clone(), address)
                     .map_err(|error| failed(error.into()))?;
                 #[cfg(feature = "profiling")]
