@@ -71,7 +71,7 @@ pub(crate) use self::reload::Asked;
 #[cfg(feature = "reload")]
 pub use self::reload::{ConfigWatcher, KeyChange, Reload, ReloadStats};
 #[cfg(feature = "preset")]
-pub(crate) use self::server::is_socket_address;
+pub(crate) use self::server::is_address;
 pub use self::{
     dev::DevConfig,
     env::Profile,
@@ -84,5 +84,5 @@ pub use self::{
     log::{LogConfig, LogFormat},
     runtime::RuntimeConfig,
     secret::Secrets,
-    server::{DrainClass, ServerConfig},
+    server::{DrainClass, ListenAddress, ListenTls, ServerConfig},
 };

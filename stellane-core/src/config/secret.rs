@@ -35,7 +35,7 @@ const WORDS: [&str; 13] = [
 ///
 /// It is what `/config`, [`Reload`](super::Reload), [`ConfigErrors`](super::ConfigErrors) and the `Debug` and `Display` of
 /// a [`RuntimeConfig`](super::RuntimeConfig) go through, and each line of [`logging`](crate::logging); there
-/// [`log.secrets`](super::LogConfig::secrets) adds words. For pages and lines of one's own:
+/// [`log.redact`](super::LogConfig::redact) adds words. For pages and lines of one's own:
 ///
 /// ```
 /// use stellane_core::config::Secrets;

@@ -9,8 +9,12 @@ use super::{Origin, Problem, secret};
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// Address of the service, used by [`Runtime::run`](crate::Runtime::run). Default `127.0.0.1:3000`.
+    /// Address of the service, used by [`Runtime::run`](crate::Runtime::run): `HOST:PORT`, `:3000` for that port of all
+    /// addresses of the machine, or `unix:/run/app.sock`. Default `127.0.0.1:3000`.
     pub address: String,
+    /// Several addresses of the service, in the place of `address`: for each a table of `address` and `tls`, as
+    /// [`ListenAddress`] documents them. Default: none.
+    pub listen: Vec<ListenAddress>,
     /// Address of the admin service (`/metrics`, `/healthz`, `/readyz`, …); empty turns it off. Default `auto`:
     /// `127.0.0.1:9090`, loopback since what it shows is nobody else's business; where that is in use by somebody else, as
     /// by a Prometheus or a second service, another port, with a warning that names it. An address that is written here
@@ -63,6 +67,56 @@ pub struct ServerConfig {
     /// `methods` and `grpc`, as [`DrainClass`] documents them. The process stays for as long as the longest of those that
     /// are open. Default: none.
     pub drain_classes: BTreeMap<String, DrainClass>,
+}
+
+/// One of several addresses of the service: see [`ServerConfig::listen`].
+///
+/// ```
+/// use stellane_core::config::{ListenTls, Loader};
+///
+/// let text = r#"
+///     [[server.listen]]
+///     address = ":8443"
+///
+///     [[server.listen]]
+///     address = "unix:/run/app.sock"
+///     tls = "off"
+/// "#;
+/// let config = Loader::new().text("app.toml", text).load()?;
+/// assert_eq!(config.server.listen[1].tls, ListenTls::Off);
+/// # Ok::<_, stellane_core::config::ConfigErrors>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ListenAddress {
+    /// As [`ServerConfig::address`]. There is no default.
+    pub address: String,
+    /// Whether TLS is spoken there: `auto`, `on` or `off`. Default `auto`.
+    pub tls: ListenTls,
+}
+
+impl ListenAddress {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
+/// Whether TLS is spoken on an address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ListenTls {
+    /// If there is a certificate.
+    #[default]
+    Auto,
+    /// The service does not start without a certificate, nor on a Unix socket.
+    On,
+    /// Never.
+    Off,
 }
 
 /// How long a drain waits for some requests: see [`ServerConfig::drain_classes`].
@@ -130,6 +184,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             address: "127.0.0.1:3000".to_owned(),
+            listen: Vec::new(),
             admin_address: AUTO.to_owned(),
             admin_token: String::new(),
             admin_hosts: Vec::new(),
@@ -175,18 +230,30 @@ impl ServerConfig {
     }
 
     pub(super) fn problems(&self, problems: &mut Vec<Problem>) {
-        for (key, address, optional) in [
-            ("server.address", self.address.as_str(), false),
-            ("server.admin_address", self.admin().0, true),
-        ] {
-            let turned_off = optional && address.is_empty();
-            if !turned_off && !is_socket_address(address) {
-                problems.push(Problem::new(
-                    Origin::Program,
-                    key,
-                    format!("`{address}` is not an address: expected HOST:PORT, such as `127.0.0.1:3000`"),
-                ));
+        let mut not_one = |key, address: &str, expected| {
+            let message = format!("`{address}` is not an address: expected {expected}");
+            problems.push(Problem::new(Origin::Program, key, message));
+        };
+        let listen = self.listen.iter().map(|one| ("server.listen", one));
+        let on_tls = listen.clone().filter(|(_, one)| one.tls == ListenTls::On);
+        let of_all = listen.map(|(key, one)| (key, &one.address));
+        for (key, address) in of_all.chain([("server.address", &self.address)]) {
+            if !is_address(address) {
+                let expected =
+                    "HOST:PORT, such as `127.0.0.1:3000`, `:3000`, or `unix:/run/app.sock`";
+                not_one(key, address, expected);
             }
+        }
+        for (key, one) in on_tls.filter(|(_, one)| one.address.starts_with(UNIX)) {
+            not_one(key, &one.address, "one of TCP, since `tls` is `on`");
+        }
+        let admin = self.admin().0;
+        if !admin.is_empty() && !is_socket_address(admin) {
+            not_one(
+                "server.admin_address",
+                admin,
+                "HOST:PORT, such as `127.0.0.1:9090`",
+            );
         }
         for (name, class) in &self.drain_classes {
             let key = format!("server.drain_classes.{name}");
@@ -210,10 +277,20 @@ impl fmt::Debug for ServerConfig {
     }
 }
 
-/// `HOST:PORT`, where HOST is resolved only when it is bound.
-pub(crate) fn is_socket_address(address: &str) -> bool {
+const UNIX: &str = "unix:";
+
+/// What a service can listen on, as far as one can tell before it does.
+pub(crate) fn is_address(address: &str) -> bool {
+    match address.strip_prefix(UNIX) {
+        Some(path) => cfg!(unix) && !path.is_empty(),
+        None => is_socket_address(address),
+    }
+}
+
+/// `HOST:PORT`, where HOST is resolved only when it is bound, or `:PORT`.
+fn is_socket_address(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(host, port)| {
         let bracketed = host.starts_with('[') && host.ends_with(']');
-        !host.is_empty() && (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
+        (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
     })
 }

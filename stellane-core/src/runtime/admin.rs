@@ -47,8 +47,9 @@ pub(super) fn service(
     let token = config.server.admin_token.clone();
     let unhealthy_after = config.server.unhealthy_after;
     let progress = components.progress.clone();
+    let secrets = Secrets::default().and(&config.log.redact);
     let hosts = config.server.admin_hosts.clone();
-    let config = serde_json::to_value(shown(config, &Secrets::default())).unwrap_or_default();
+    let config = serde_json::to_value(shown(config, &secrets)).unwrap_or_default();
     let connections = components.connections.clone();
     let mut admin = hosts
         .into_iter()
