@@ -142,6 +142,13 @@ async fn deadlines(fused: bool) {
         ask("x-request-timeout-ms", "150").await,
         (200, "150".into())
     );
+    // Who says that it waits for long may: who says nothing does too.
+    for (timeout, millis) in [("5M", 300_000), ("99999999H", 99_999_999_u64 * 3_600_000)] {
+        assert_eq!(
+            ask("grpc-timeout", timeout).await,
+            (200, millis.to_string())
+        );
+    }
     assert_eq!(ask("grpc-timeout", "garbage").await, (200, "0".into()));
     let (status, body) = ask("grpc-timeout", "50m").await;
     assert_eq!(status, 504);
@@ -151,7 +158,7 @@ async fn deadlines(fused: bool) {
     let stats = layer.stats();
     assert_eq!(
         (stats.with_deadline, stats.timed_out, stats.refused),
-        (4, 1, 1)
+        (6, 1, 1)
     );
 }
 

@@ -45,6 +45,7 @@
 //! | signal | a number that the tuner reads at each tick |
 //! | sweep | the one walk over all connections by which their deadlines are kept |
 //! | trim | to give idle pooled memory back to the system |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "layers")]
 pub mod catch_faults;
@@ -64,6 +65,8 @@ mod detached;
 pub mod engine;
 #[cfg(feature = "engine-selector")]
 pub mod engine_selector;
+#[cfg(feature = "full")]
+pub mod guide;
 #[cfg(feature = "hot-reload")]
 pub mod hot_reload;
 #[cfg(feature = "logging")]
@@ -116,8 +119,3 @@ pub use stellane_router as router;
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Compiles the snippets of the README.
-#[cfg(all(doctest, feature = "full"))]
-#[doc = include_str!("../../README.md")]
-struct Readme;

@@ -92,6 +92,7 @@
 //! | `serde` | no | config structs can be read and written |
 //! | `tracing` | yes | a line for every 500 of an extractor that does not fit its route |
 //! | `metrics` | no | an `Atom` becomes a `metrics::SharedString` |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod error;
 pub use error::ConfigError;

@@ -111,6 +111,7 @@ impl Shared {
         // Pressure shortens how long the server is willing to work, not what the client asked for
         // if that is shorter anyway.
         let most = match &self.pressure {
+            _ if config.max_timeout.is_zero() => Duration::MAX,
             Some(pressure) if self.is_full() => {
                 pressure.scale(config.max_timeout, config.pressed_timeout)
             }

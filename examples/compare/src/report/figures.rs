@@ -1,4 +1,4 @@
-//! The table of the project's README: one line for each server, from several workloads.
+//! The table of `FIGURES.md`: one line for each server, from several workloads.
 
 use std::{
     fmt::{self, Write},
@@ -16,16 +16,16 @@ use crate::{
 const BEGIN: &str = "<!-- compare: begin -->\n";
 const END: &str = "<!-- compare: end -->";
 
-/// Replaces what stands between the two marks of the README by the table of the run in `folder`.
-pub(crate) fn put_into_readme(folder: &Path) -> Result<(), BoxError> {
-    let table = fs::read_to_string(folder.join("readme.md"))?;
-    let path = contestants::home().join("../../README.md");
-    let readme = fs::read_to_string(&path)?;
-    let parts = readme.split_once(BEGIN).and_then(|(before, rest)| {
+/// Replaces what stands between the two marks of `FIGURES.md` by the table of the run in `folder`.
+pub(crate) fn put_into_figures(folder: &Path) -> Result<(), BoxError> {
+    let table = fs::read_to_string(folder.join("table.md"))?;
+    let path = contestants::home().join("FIGURES.md");
+    let page = fs::read_to_string(&path)?;
+    let parts = page.split_once(BEGIN).and_then(|(before, rest)| {
         let (_, after) = rest.split_once(END)?;
         Some((before, after))
     });
-    let (before, after) = parts.ok_or("README.md has no marks for the table")?;
+    let (before, after) = parts.ok_or("FIGURES.md has no marks for the table")?;
     Ok(fs::write(
         path,
         [before, BEGIN, &table, END, after].concat(),
