@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{AlgorithmKind, ClassConfig};
@@ -94,6 +95,9 @@ impl Default for LimitConfig {
 }
 
 impl LimitConfig {
+    /// What `max` may be, besides being no lower than `min`.
+    pub const MAX: RangeInclusive<u32> = 1..=u32::MAX;
+
     /// Changed by a closure: it can't be written as a literal.
     #[must_use]
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::secret::{REDACTED, Secrets};
+use super::Secrets;
 
 /// The value at a dotted path such as `["connection", "idle_timeout"]`.
 pub(super) fn get<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Value> {
@@ -120,7 +120,7 @@ pub(super) fn nearest<'a>(name: &str, valid: impl Iterator<Item = &'a str>) -> O
 pub(super) fn show(key: &str, value: &Value) -> String {
     match value {
         Value::Table(_) => "a section".to_owned(),
-        _ if Secrets::default().is_secret(key) => REDACTED.to_owned(),
+        _ if Secrets::default().is_secret(key) => Secrets::REDACTED.to_owned(),
         Value::String(s) => format!("\"{s}\""),
         other => other.to_string(),
     }

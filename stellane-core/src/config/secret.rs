@@ -5,9 +5,6 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use serde::Serialize;
 use toml::{Table, Value};
 
-/// What stands in the place of a secret.
-pub(crate) const REDACTED: &str = "<redacted>";
-
 /// Words that make a key look like that of a secret, in lower case and without what separates words.
 const WORDS: [&str; 13] = [
     "accesskey",
@@ -50,6 +47,9 @@ pub struct Secrets {
 }
 
 impl Secrets {
+    /// What stands in the place of a secret.
+    pub const REDACTED: &'static str = "<redacted>";
+
     /// With more words.
     #[must_use]
     pub fn and(self, words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
@@ -79,7 +79,7 @@ impl Secrets {
         let mut end = 0;
         for (from, to) in found {
             shown.push_str(&text[end..from]);
-            shown.push_str(REDACTED);
+            shown.push_str(Self::REDACTED);
             end = to;
         }
         shown.push_str(&text[end..]);
@@ -90,7 +90,7 @@ impl Secrets {
     pub(crate) fn value<'a>(&self, key: &str, value: &'a str) -> Cow<'a, str> {
         match value {
             "" | "\"\"" | "true" | "false" => Cow::Borrowed(value),
-            _ if self.is_secret(key) => Cow::Borrowed(REDACTED),
+            _ if self.is_secret(key) => Cow::Borrowed(Self::REDACTED),
             _ => self.text(value),
         }
     }
@@ -116,7 +116,7 @@ impl Secrets {
                 }
             }
             Value::String(text) if text.is_empty() => {}
-            value if is_secret => *value = Value::String(REDACTED.to_owned()),
+            value if is_secret => *value = Value::String(Self::REDACTED.to_owned()),
             Value::String(text) => {
                 if let Cow::Owned(shown) = self.text(text) {
                     *text = shown;

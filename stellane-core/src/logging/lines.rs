@@ -19,7 +19,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::config::{LogFormat, Secrets, secret::REDACTED};
+use crate::config::{LogFormat, Secrets};
 
 /// Formats events and the fields of spans.
 #[derive(Debug, Clone)]
@@ -238,7 +238,7 @@ impl<'a> Seen<'a> {
 
     fn note(&mut self, field: &Field, value: Value) {
         let secret = self.lines.secrets.is_secret(field.name());
-        let hidden = || Value::text(REDACTED.to_owned());
+        let hidden = || Value::text(Secrets::REDACTED.to_owned());
         // Of tokens, which is none of them.
         let is_count = field.name().to_ascii_lowercase().contains("token");
         let value = match value {
