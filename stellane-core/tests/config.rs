@@ -188,9 +188,8 @@ fn the_profile_production_has_the_values_of_the_seed_and_is_valid() {
     assert_eq!(config.workers.min_workers, cpus * 2);
     assert_eq!(config.workers.max_workers, cpus * 100);
     assert_eq!(config.workers.queue_size, 50_000);
-    // They cost nothing.
-    assert_eq!(config.connection.max_idle_connections, 0);
-    assert_eq!(config.connection.idle_timeout, Duration::from_secs(300));
+    // Of the seed's limits for idle connections none is left: they cost next to nothing.
+    assert_eq!(config.connection, RuntimeConfig::default().connection);
     assert_eq!(config.pool.retain_percent, 50);
 }
 
