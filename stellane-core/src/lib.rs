@@ -102,7 +102,7 @@ pub use runtime::axum_listener;
 #[doc(inline)]
 pub use runtime::{
     App, BoxApp, Components, HyperService, IntoListener, PresetLayer, RefusalKind, RequestBody,
-    RequestBodyError, Runtime, RuntimeError, connections, serve, serve_make,
+    RequestBodyError, RequestLimits, Runtime, RuntimeError, connections, serve, serve_make,
 };
 #[cfg(feature = "service-builder")]
 #[doc(inline)]

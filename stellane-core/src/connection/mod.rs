@@ -67,12 +67,12 @@
 //!
 //! | what | setting | at rest | 3/4 of the places held | none left |
 //! |---|---|--:|--:|--:|
-//! | nothing is sent after the connect | [`first_byte_timeout`](ConnectionConfig::first_byte_timeout) | 60 s | 7.7 s | 1 s |
+//! | nothing is sent after the connect | [`first_byte_timeout`](ConnectionConfig::first_byte_timeout) | 10 min | 24 s | 1 s |
 //! | a head is not complete | [`head_timeout`](ConnectionConfig::head_timeout) | 60 s | 7.7 s | 1 s |
 //! | nothing of an answer is taken | [`write_timeout`](ConnectionConfig::write_timeout) | 10 min | 24 s | 1 s |
 //! | a body comes, or an answer is taken, slower than the least rate | [`rate_grace`](ConnectionConfig::rate_grace) | 10 min | 24 s | 1 s |
-//! | a TLS handshake is not complete, most of which is the server's work | `tls.handshake_timeout` | 10 s | 10 s | 10 s |
-//! | an idle connection | [`idle_timeout`](ConnectionConfig::idle_timeout) | 60 s | 60 s | makes room when needed |
+//! | a TLS handshake is not complete, most of which is the server's work | `tls.handshake_timeout` | 60 s | 60 s | 60 s |
+//! | an idle connection | [`idle_timeout`](ConnectionConfig::idle_timeout) | 75 min | 75 min | makes room when needed |
 //!
 //! - A setting means what it says while there is room, whether it was set or is the default. Under pressure it shrinks
 //!   down to [`min_timeout`](ConnectionConfig::min_timeout), and not at all where that is `0s`. Off stays off.

@@ -117,8 +117,12 @@ struct Server {
 }
 
 async fn start(retry: Duration) -> Server {
+    start_with(retry, Duration::from_millis(100)).await
+}
+
+async fn start_with(retry: Duration, drain_idle: Duration) -> Server {
     let mut config = ConnectionConfig::default();
-    config.drain_idle = Duration::from_millis(100);
+    config.drain_idle = drain_idle;
     config.sse_retry = retry;
     let manager = ConnectionManager::builder()
         .config(config)
@@ -266,6 +270,17 @@ fn a_stream_of_events_ends_between_two_of_them() {
             assert_eq!(all, format!("data: one\n\n{last}"));
         }
     });
+}
+
+#[tokio::test]
+async fn a_stream_that_was_told_goodbye_is_not_cut_though_its_connection_is_idle_for_less_than_it_may()
+ {
+    let server = start_with(Duration::ZERO, LONG).await;
+    let mut stream = server.ask("/events", "").await;
+    read_until(&mut stream, b"data: one\n\n\r\n").await;
+    let report = server.manager.drain(Duration::from_millis(300)).await;
+    assert_eq!((report.aborted, report.farewells), (0, 1));
+    assert!(rest(stream).await.ends_with(b"0\r\n\r\n"));
 }
 
 #[tokio::test]

@@ -61,9 +61,9 @@ async fn pause(seconds: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn who_pauses_while_there_is_room_is_served() {
-    // A browser connects before it knows what to ask for; a head, and a body, stop for a while.
+    // A load balancer keeps a connection ready; a head, and a body, stop for a while.
     let (_manager, mut client, _serving) = in_memory(ConnectionConfig::default());
-    pause(50).await;
+    pause(500).await;
     client
         .write_all(b"POST / HTTP/1.1\r\nhost")
         .await
@@ -76,7 +76,8 @@ async fn who_pauses_while_there_is_room_is_served() {
     let answer = read_until(&mut client, "got 10.").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 
-    // Somebody pauses a video.
+    // A proxy asks again after all the time that it keeps an idle connection: Envoy's hour. Somebody pauses a video.
+    pause(3600).await;
     client
         .write_all(b"GET /big HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         .await
@@ -87,6 +88,38 @@ async fn who_pauses_while_there_is_room_is_served() {
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).await.expect("reads");
     assert!(video.len() + rest.len() > BIG.len());
+}
+
+/// It does not answer PINGs meanwhile either: its process has stopped, or its socket is full.
+#[cfg(feature = "http2")]
+#[tokio::test(start_paused = true)]
+async fn who_pauses_a_download_over_http2_is_served() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let (_manager, client, _serving) = in_memory(ConnectionConfig::default());
+    let speaks = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(client));
+    let (mut client, mut connection) = speaks.await.expect("speaks");
+    let get = Request::get("http://x/big").body(Full::<Bytes>::default());
+    let response = client.send_request(get.expect("valid"));
+    let response = tokio::select! {
+        response = response => response.expect("an answer"),
+        ended = &mut connection => panic!("{ended:?}"),
+    };
+    let (mut body, mut length) = (response.into_body(), 0);
+    let mut read_to = async |least: usize| {
+        while length < least {
+            tokio::select! {
+                frame = body.frame() => {
+                    let data = frame.expect("more").expect("whole").into_data();
+                    length += data.map_or(0, |data| data.len());
+                }
+                ended = &mut connection => panic!("{ended:?} after {length}"),
+            }
+        }
+    };
+    read_to(1 << 20).await;
+    pause(300).await;
+    read_to(BIG.len()).await;
 }
 
 #[tokio::test(start_paused = true)]

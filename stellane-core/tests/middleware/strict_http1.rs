@@ -93,6 +93,20 @@ fn cases() -> Vec<Case> {
             "200 200",
         ),
         case(
+            "absolute target without Host",
+            "GET http://x/ HTTP/1.1\r\n\r\n",
+            "200 200",
+            "200 200",
+            "200 200",
+        ),
+        case(
+            "CONNECT without Host",
+            "CONNECT x:443 HTTP/1.1\r\n\r\n",
+            "200",
+            "200",
+            "200",
+        ),
+        case(
             "options of all",
             "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
             "200 200",
@@ -1056,10 +1070,10 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "longer target",
-            format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", long(8192)),
+            format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", long(60_000)),
             "200 200",
             "200 200",
-            "414",
+            "200 200",
         ),
         case(
             "longest target",
