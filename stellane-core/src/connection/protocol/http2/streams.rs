@@ -68,8 +68,6 @@ struct Begun {
     /// Whether it polls its streams itself.
     here: bool,
     streams: Vec<Stream>,
-    /// Those that the connection has to make room for.
-    for_room: Vec<(Stream, Seen)>,
     /// How many there were, as far as it is known what the client has asked for.
     count: u64,
 }
@@ -177,7 +175,6 @@ impl BegunStreams {
             ledger: Arc::clone(&ledger),
             here: runtime.is_ok_and(|runtime| runtime.metrics().num_workers() <= MOST_WORKERS),
             streams: Vec::new(),
-            for_room: Vec::new(),
             count: 0,
         };
         Self {
@@ -207,11 +204,11 @@ impl BegunStreams {
         let _outer = Outer(TURN.replace(self.turn.take()));
         let cx = &mut Context::from_waker(self.waker(cx.waker()));
         let mut polled = connection(cx);
-        if polled.is_pending() && have_to_go_on() {
+        if polled.is_pending() && are_begun() {
             run();
             polled = connection(cx);
-            if have_to_go_on() {
-                // Others have their turn before them.
+            if are_begun() {
+                // They have begun since: others have their turn before them.
                 cx.waker().wake_by_ref();
             }
         }
@@ -224,50 +221,38 @@ impl BegunStreams {
     }
 }
 
-/// Polls each once of those that the connection has begun, and once more those that it may have made room for since;
-/// those that have to wait get a task. The connection has to be polled after that.
+/// Polls each once of those that the connection has begun; those that have to wait get a task. The connection has to be
+/// polled after that.
 fn run() {
     let Some(Turn::Connection(mut begun)) = TURN.take() else {
         return;
     };
     TURN.set(Some(Turn::Stream(Arc::clone(&begun.ledger))));
     let in_turn = InTurn::of(&begun.ledger);
-    for (stream, before) in begun.for_room.drain(..) {
-        if let Some((stream, seen)) = poll_once(stream) {
-            spawn(stream, &begun.ledger, seen.after(before));
-        }
-    }
-    for stream in begun.streams.drain(..) {
-        match poll_once(stream) {
-            Some((stream, seen)) if seen.for_room() => begun.for_room.push((stream, seen)),
-            Some((stream, seen)) => spawn(stream, &begun.ledger, seen),
-            None => {}
+    // Nobody is woken: those that wait are polled by their tasks at once.
+    let cx = &mut Context::from_waker(Waker::noop());
+    for mut stream in begun.streams.drain(..) {
+        // As in a task of its own: a panic, also one of what it drops, is the end of this stream only.
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let (polled, seen) = Seen::by(|| stream.as_mut().poll(cx), None);
+            polled.is_pending().then_some((stream, seen))
+        }));
+        if let Ok(Some((stream, seen))) = polled {
+            tokio::spawn(scoped(Watched::new(
+                stream,
+                Arc::clone(&begun.ledger),
+                seen,
+            )));
         }
     }
     drop(in_turn);
     TURN.set(Some(Turn::Connection(begun)));
 }
 
-/// Polls a stream, and gives it back if it has to wait.
-fn poll_once(mut stream: Stream) -> Option<(Stream, Seen)> {
-    // Nobody is woken: those that wait are polled again, here or by their tasks.
-    let cx = &mut Context::from_waker(Waker::noop());
-    // As in a task of its own: a panic, also one of what it drops, is the end of this stream only.
-    let polled = catch_unwind(AssertUnwindSafe(|| {
-        let (polled, seen) = Seen::by(|| stream.as_mut().poll(cx), None);
-        polled.is_pending().then_some((stream, seen))
-    }));
-    polled.ok().flatten()
-}
-
-fn spawn(stream: Stream, ledger: &Arc<Ledger>, seen: Seen) {
-    tokio::spawn(scoped(Watched::new(stream, Arc::clone(ledger), seen)));
-}
-
-/// Whether the connection that is polled has streams to poll.
-fn have_to_go_on() -> bool {
+/// Whether the connection that is polled has begun streams.
+fn are_begun() -> bool {
     TURN.with_borrow(|turn| match turn {
-        Some(Turn::Connection(begun)) => !(begun.streams.is_empty() && begun.for_room.is_empty()),
+        Some(Turn::Connection(begun)) => !begun.streams.is_empty(),
         _ => false,
     })
 }
@@ -301,17 +286,6 @@ impl Seen {
         let (polled, received) = incoming::observe(poll);
         let notes = NOTES.replace(outer);
         (polled, Self { notes, received })
-    }
-
-    /// Whether it has a piece of an answer that h2 does not take yet.
-    fn for_room(&self) -> bool {
-        matches!(self.notes.answer, Some(AnswerNote::Piece { .. }))
-    }
-
-    /// What was seen in two polls. A piece that waits is not asked for again.
-    fn after(mut self, before: Self) -> Self {
-        self.notes.answer = self.notes.answer.or(before.notes.answer);
-        self
     }
 }
 
@@ -372,8 +346,10 @@ impl StreamWatch {
     }
 
     /// Tells what was seen of a stream that waits.
-    fn note(&mut self, seen: Seen, cx: &Context<'_>) {
-        let seen = seen.after(mem::take(&mut self.seen));
+    fn note(&mut self, mut seen: Seen, cx: &Context<'_>) {
+        let before = mem::take(&mut self.seen);
+        // A piece that waits is not asked for again.
+        seen.notes.answer = seen.notes.answer.or(before.notes.answer);
         self.answered |= seen.notes.answer.is_some();
         // Who is answered may go on sending for as long as it likes, as calls do in both directions.
         let starved = seen.received.starved && !self.answered;
