@@ -4,7 +4,7 @@
 //! # Components
 //!
 //! Each is a tower `Layer` or `Service` of its own, and works in any tower stack. Each test runs twice, in a stack of
-//! `axum::serve` (`tests/components_axum.rs`) and in plain hyper-util (`tests/components_hyper.rs`), where nothing else of
+//! `axum::serve` (`tests/components/axum_serve.rs`) and in plain hyper-util (`tests/components/plain_hyper.rs`), where nothing else of
 //! ours is.
 //!
 //! | component | in a stack | its test |
@@ -25,7 +25,7 @@
 //! | prepared answers | `PreparedLayer`; `PreparedOnlyService` | `prepared_answers_come_before_the_service` |
 //! | accelerated services | `EngineSelectorLayer` | `an_engine_selector_accelerates_chosen_routes` |
 //! | reloading pages | `LiveReloadLayer` | `live_reload_adds_its_script_to_pages_only` |
-//! | all of it | `PresetLayer` | `tests/preset_layer.rs`, `tests/preset_is_its_layers.rs` |
+//! | all of it | `PresetLayer` | `tests/preset/layer.rs`, `tests/preset/is_its_layers.rs` |
 //! | each as a method of `ServiceBuilder` | `StellaneBuilderExt` | `one_chain_takes_towers_tower_https_and_our_methods` |
 //!
 //! # Words
@@ -45,6 +45,7 @@
 //! | signal | a number that the tuner reads at each tick |
 //! | sweep | the one walk over all connections by which their deadlines are kept |
 //! | trim | to give idle pooled memory back to the system |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "layers")]
 pub mod catch_faults;
@@ -64,6 +65,8 @@ mod detached;
 pub mod engine;
 #[cfg(feature = "engine-selector")]
 pub mod engine_selector;
+#[cfg(feature = "full")]
+pub mod guide;
 #[cfg(feature = "hot-reload")]
 pub mod hot_reload;
 #[cfg(feature = "logging")]
@@ -99,7 +102,7 @@ pub use runtime::axum_listener;
 #[doc(inline)]
 pub use runtime::{
     App, BoxApp, Components, HyperService, IntoListener, PresetLayer, RefusalKind, RequestBody,
-    RequestBodyError, Runtime, RuntimeError, connections, serve, serve_make,
+    RequestBodyError, RequestLimits, Runtime, RuntimeError, connections, serve, serve_make,
 };
 #[cfg(feature = "service-builder")]
 #[doc(inline)]
@@ -116,8 +119,3 @@ pub use stellane_router as router;
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Compiles the snippets of the README.
-#[cfg(all(doctest, feature = "full"))]
-#[doc = include_str!("../../README.md")]
-struct Readme;

@@ -134,9 +134,10 @@ impl Waiters {
         // Nobody may wait at all, or not for so long.
         if is_due && (long == 0 || self.is_pressed(now)) {
             for slot in &mut late {
-                let is_late = |w: &mut Arc<Waiter>| waited(w) >= long;
-                let other = self.others.pop_front_if(is_late);
-                *slot = other.or_else(|| self.hopeful.pop_front_if(is_late));
+                let late_line = [&mut self.others, &mut self.hopeful]
+                    .into_iter()
+                    .find(|line| line.front().is_some_and(|w| waited(w) >= long));
+                *slot = late_line.and_then(VecDeque::pop_front);
             }
             self.press(now);
         }

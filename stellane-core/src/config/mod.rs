@@ -81,5 +81,5 @@ pub use self::{
     loader::Loader,
     log::{LogConfig, LogFormat},
     runtime::RuntimeConfig,
-    server::{DrainClass, ServerConfig},
+    server::{DrainClass, RouteLimits, ServerConfig},
 };

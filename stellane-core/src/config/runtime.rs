@@ -167,11 +167,6 @@ impl RuntimeConfig {
         {
             config.pool.retain_percent = 50;
         }
-        #[cfg(feature = "connection")]
-        {
-            config.connection.max_idle_connections = 5000;
-            config.connection.idle_timeout = Duration::from_secs(5 * 60);
-        }
         config.server.drain_delay = Duration::from_secs(5);
         config
     }

@@ -54,6 +54,10 @@ pub struct ServerConfig {
     /// `methods` and `grpc`, as [`DrainClass`] documents them. The process stays for as long as the longest of those that
     /// are open. Default: none.
     pub drain_classes: BTreeMap<String, DrainClass>,
+    /// Requests with a deadline or a body limit of their own, longer or shorter, larger or smaller than that of all: for
+    /// each kind a table of `timeout`, `max_body_bytes`, `paths`, `methods` and `grpc`, as [`RouteLimits`] documents them.
+    /// Default: none.
+    pub route_limits: BTreeMap<String, RouteLimits>,
 }
 
 /// How long a drain waits for some requests: see [`ServerConfig::drain_classes`].
@@ -111,6 +115,77 @@ impl Default for DrainClass {
     }
 }
 
+/// A deadline and a body limit for some requests: see [`ServerConfig::route_limits`]. What has to be computed is said by
+/// [`RuntimeBuilder::route_limits`](crate::RuntimeBuilder::route_limits).
+///
+/// ```
+/// use stellane_core::config::Loader;
+///
+/// let text = r#"
+///     [server]
+///     max_body_bytes = "1MiB"
+///     [server.route_limits.uploads]
+///     timeout = "10m"
+///     max_body_bytes = "1GiB"
+///     paths = ["/files/{*path}"]
+///     methods = ["PUT"]
+/// "#;
+/// let config = Loader::new().text("app.toml", text).load()?;
+/// assert_eq!(config.server.route_limits["uploads"].max_body_bytes, 1 << 30);
+/// # Ok::<_, stellane_core::config::ConfigErrors>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RouteLimits {
+    /// How long such a request may take, instead of `overload.default_timeout` and of `overload.max_timeout`: who asks for
+    /// less gets less, who asks for more gets this. As those it ends at the head of the answer, and shrinks under pressure.
+    /// Too short ends honest requests, too long lets each hold a place for as long. At most one day. Default `0s`: as all
+    /// others.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How large its body may be, instead of `server.max_body_bytes`. It is also what the extractors of axum and of our
+    /// router take for their default, where no `DefaultBodyLimit` of the route says otherwise. Too low refuses uploads,
+    /// too high lets a handler that collects a body collect as much. Not for gRPC, which limits each message. Default `0`:
+    /// as all others.
+    #[serde(deserialize_with = "size")]
+    pub max_body_bytes: u64,
+    /// Requests whose path matches one of these templates, in the syntax of the router. A request of several kinds is of
+    /// the one with the most specific template. Default: none.
+    pub paths: Vec<String>,
+    /// Only requests with one of these methods. Without `paths` and `grpc`, on any path. Default: any.
+    pub methods: Vec<String>,
+    /// Calls of these gRPC services, such as `"llm.v1.Chat"`. Default: none.
+    pub grpc: Vec<String>,
+}
+
+impl RouteLimits {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
+/// In a section of free names nobody else reads sizes.
+fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a size, such as 65536 or \"64KiB\"")]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    match Size::deserialize(from)? {
+        Size::Bytes(bytes) => Ok(bytes),
+        Size::Text(text) => {
+            let size = text.parse::<bytesize::ByteSize>();
+            let wrong = |_| serde::de::Error::custom(format_args!("\"{text}\" is not a size"));
+            size.map(|size| size.as_u64()).map_err(wrong)
+        }
+    }
+}
+
 /// Nobody has chosen the address of the admin service.
 const AUTO: &str = "auto";
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -130,6 +205,7 @@ impl Default for ServerConfig {
             unhealthy_after: Duration::ZERO,
             max_body_bytes: 0,
             drain_classes: BTreeMap::new(),
+            route_limits: BTreeMap::new(),
         }
     }
 }
@@ -187,6 +263,26 @@ impl ServerConfig {
             }
             if class.paths.is_empty() && class.methods.is_empty() && class.grpc.is_empty() {
                 wrong("no request is of this class: expected `paths`, `methods` or `grpc`");
+            }
+        }
+        for (name, limits) in &self.route_limits {
+            let key = format!("server.route_limits.{name}");
+            let mut wrong = |what: &str| {
+                problems.push(Problem::new(Origin::Program, &key, what.to_owned()));
+            };
+            if limits.timeout > Duration::from_secs(24 * 3600) {
+                wrong("`timeout` is out of range: expected 0s to 1 day");
+            }
+            if limits.timeout.is_zero() && limits.max_body_bytes == 0 {
+                wrong("it limits nothing: expected `timeout` or `max_body_bytes`");
+            }
+            let has_paths = !limits.paths.is_empty() || !limits.methods.is_empty();
+            if !has_paths && limits.grpc.is_empty() {
+                wrong("no request is of this kind: expected `paths`, `methods` or `grpc`");
+            } else if !has_paths && limits.timeout.is_zero() {
+                wrong(
+                    "`max_body_bytes` is not for gRPC, which limits each message: expected `timeout`",
+                );
             }
         }
     }

@@ -16,7 +16,7 @@ use super::builder::HeapSource;
 use super::signals::Ending;
 use super::{
     App, Components, IntoListener, Runtime, RuntimeError, around::Served, background::Background,
-    listeners::Listeners, machine, refusal::EarlyLimit,
+    listeners::Listeners, machine, panics, refusal::EarlyLimit,
 };
 #[cfg(feature = "admin")]
 use super::{admin, watch::Watch};
@@ -424,6 +424,7 @@ impl<S: Served> BoundRuntime<S> {
         engine: E,
         runtimes: Vec<tokio::runtime::Handle>,
     ) -> Result<RunReport, RuntimeError> {
+        panics::never_wait();
         let around = self.runtime.around();
         let Runtime {
             config,
@@ -525,11 +526,12 @@ impl<S: Served> BoundRuntime<S> {
             true => Early::default(),
             false => Early::new(EarlyLimit {
                 limit: around.preset.limit().clone(),
-                metrics: components.metrics,
+                metrics: components.metrics.clone(),
             }),
         };
         let refuse_early = |listener: Listener| listener.refuse_early(&early);
         let Listeners { sockets, sources } = self.listeners;
+        let names: Vec<_> = sockets.iter().map(Listener::name).collect();
         let listeners = Listeners {
             sockets: sockets.into_iter().map(refuse_early).collect(),
             sources,
@@ -579,7 +581,7 @@ impl<S: Served> BoundRuntime<S> {
         machine::say(&components.connections);
         let grace = config.server.grace_period();
         tracing::info!(
-            engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr,
+            engine = engine.name(), address = %names.join(", "), admin = ?self.admin_addr,
             grace_period = ?grace, "serving; whoever stops this process has to wait for the grace period before killing it"
         );
 

@@ -58,6 +58,21 @@ impl Listener {
         }
     }
 
+    /// For people: the address, or the path of a Unix socket.
+    #[cfg(feature = "preset")]
+    pub(crate) fn name(&self) -> String {
+        let unknown = || "unknown".to_owned();
+        match &self.kind {
+            Kind::Tcp(_) => self.local_addr().map_or_else(unknown, |at| at.to_string()),
+            #[cfg(unix)]
+            Kind::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                path.map_or_else(unknown, |path| format!("unix:{}", path.display()))
+            }
+        }
+    }
+
     /// What is served here refuses some requests before it is called.
     #[cfg(feature = "preset")]
     pub(crate) fn refuse_early(mut self, early: &Early) -> Self {
