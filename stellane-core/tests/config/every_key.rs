@@ -67,6 +67,10 @@ fn candidates(defaults: &Table, path: &[String], default: &Value) -> Vec<Value> 
             Value::Array(vec!["https://a.example".into()]),
             Value::Array(vec!["text/css".into()]),
             Value::Array(vec!["gzip".into()]),
+            Value::Array(vec![Value::Table(Table::from_iter([(
+                "address".to_owned(),
+                ":4000".into(),
+            )]))]),
         ],
         Value::String(default) => {
             let words = ["7s", "70ms", "2m", "127.0.0.1:4000", "debug"].map(str::to_owned);

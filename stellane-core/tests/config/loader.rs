@@ -82,7 +82,10 @@ fn every_mistake_is_reported_with_its_line_the_value_and_what_is_valid() {
             "-1 is not a whole number from 0",
         ),
         ("app.toml:7: `sever`", "did you mean `server`?"),
-        ("app.toml:10: `log.format`", "expected `text` or `compact`"),
+        (
+            "app.toml:10: `log.format`",
+            "expected one of `text`, `compact`, `json`",
+        ),
         (
             "STELLANE__SERVER__MAX_BODY_BYTES: ",
             "\"lots\" is not a size",

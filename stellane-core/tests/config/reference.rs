@@ -32,6 +32,28 @@ fn the_reference_holds_every_key_with_its_default_and_its_documentation() {
 }
 
 #[test]
+fn where_the_preset_has_another_default_than_the_component_the_documentation_names_it() {
+    let structs = structs();
+    let preset = Table::try_from(RuntimeConfig::default().limit).expect("serialises");
+    let alone = Table::try_from(stellane_autotune::LimitConfig::default()).expect("serialises");
+    let mut others = 0;
+    for (name, value) in preset
+        .iter()
+        .filter(|(name, value)| alone[*name] != **value)
+    {
+        let field = structs["LimitConfig"]
+            .iter()
+            .find(|field| field.name == *name);
+        let docs = field.expect("a field").docs.join(" ");
+        let named = docs.contains(&format!("in the preset of `stellane-core` `{value}`"))
+            || docs.contains(&format!("in the preset {value}"));
+        assert!(named, "`limit.{name}` is {value} in the preset: {docs}");
+        others += 1;
+    }
+    assert!(others > 0);
+}
+
+#[test]
 fn the_reference_loads_to_the_defaults() {
     if std::env::var_os("STELLANE_WRITE_REFERENCE").is_some() {
         // What is compiled in is the old one.

@@ -58,18 +58,13 @@ impl Listener {
         }
     }
 
-    /// For people: the address, or the path of a Unix socket.
+    /// The path of a Unix socket.
     #[cfg(feature = "preset")]
-    pub(crate) fn name(&self) -> String {
-        let unknown = || "unknown".to_owned();
+    pub(crate) fn path(&self) -> Option<std::path::PathBuf> {
         match &self.kind {
-            Kind::Tcp(_) => self.local_addr().map_or_else(unknown, |at| at.to_string()),
+            Kind::Tcp(_) => None,
             #[cfg(unix)]
-            Kind::Unix(listener) => {
-                let address = listener.local_addr().ok();
-                let path = address.as_ref().and_then(|address| address.as_pathname());
-                path.map_or_else(unknown, |path| format!("unix:{}", path.display()))
-            }
+            Kind::Unix(listener) => Some(listener.local_addr().ok()?.as_pathname()?.to_owned()),
         }
     }
 
