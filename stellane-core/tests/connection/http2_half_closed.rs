@@ -1,25 +1,17 @@
 //! A client of HTTP/2 that ends its side of the socket is answered, as one of HTTP/1 is.
 #![cfg(feature = "full")]
 
-#[path = "support/frames.rs"]
-mod frames;
-#[path = "support/self_signed.rs"]
-mod self_signed;
-#[path = "support/served.rs"]
-mod served;
-#[path = "support/until.rs"]
-mod until;
-
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
-use frames::{
+use crate::frames::{
     DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, head, window_update,
 };
+use crate::self_signed::SelfSigned;
+use crate::served::served;
+use crate::until::until;
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use self_signed::SelfSigned;
-use served::served;
 use stellane_core::connection::{
     CloseReason, ConnectionConfig, ConnectionManager, Incoming, TlsAcceptor,
 };
@@ -28,7 +20,6 @@ use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
 };
-use until::until;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const LARGE: usize = 300_000;
