@@ -70,6 +70,11 @@ async fn handle(
             let hung = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(600)));
             let _ = hung.await;
         }
+        "/lend" => {
+            drop(tokio::task::spawn_blocking(|| {
+                std::thread::sleep(Duration::from_secs(600));
+            }));
+        }
         "/wait" => {
             say("waits");
             std::future::pending::<()>().await;
@@ -101,6 +106,14 @@ async fn serve(mode: &str) -> bool {
     if mode != "no log" {
         let log = stellane_core::logging::init(&config.log).expect("the first");
         builder = builder.log_handle(log);
+    }
+    if mode == "check blocks" {
+        let second = Duration::from_secs(1);
+        builder = builder.ready_check("blocks", second, second, async || {
+            say("blocks");
+            std::thread::sleep(Duration::from_secs(600));
+            Ok::<_, Infallible>(())
+        });
     }
     let built = builder
         .config(config)
@@ -396,6 +409,24 @@ fn work_that_a_handler_has_lent_out_and_that_hangs_does_not_hold_the_process() {
     process.signal("-TERM");
     // The drain itself has ended.
     process.hear("report");
+    assert_eq!(process.end().code(), Some(143));
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_does_not_hold_the_process() {
+    let mut process = Process::start("check blocks");
+    process.address();
+    process.hear("blocks");
+    process.signal("-TERM");
+    assert!(process.hear("report").contains(" 0 of them cut"));
+    assert_eq!(process.end().code(), Some(143));
+    // Lent out by a request that was answered long ago.
+    let mut process = Process::start("serve");
+    let mut answer = [0; 12];
+    let mut stream = ask(process.address(), "/lend");
+    stream.read_exact(&mut answer).expect("answers");
+    process.signal("-TERM");
+    assert!(process.hear("report").contains(" 0 of them cut"));
     assert_eq!(process.end().code(), Some(143));
 }
 
