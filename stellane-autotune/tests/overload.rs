@@ -163,6 +163,39 @@ async fn deadlines(fused: bool) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn some_requests_have_a_timeout_of_their_own_longer_or_shorter_than_that_of_all() {
+    let config = OverloadConfig::default().with(|config| {
+        config.default_timeout = Duration::from_millis(90);
+        config.max_timeout = Duration::from_millis(95);
+    });
+    let layer = OverloadLayer::builder()
+        .config(config)
+        .clock(Clock::tokio());
+    let layer = layer.build().unwrap().timeouts(|head| {
+        let own = head.headers.get("x-own")?.to_str().ok()?;
+        own.parse().ok().map(Duration::from_millis)
+    });
+    // The service takes 100 ms.
+    for fused in [false, true] {
+        let own = async |own| ask_either(&layer, "x-own", own, fused).await;
+        assert_eq!(own("none").await.0, 504);
+        assert_eq!(own("50").await.0, 504);
+        assert_eq!(own("5000").await, (200, "5000".into()));
+    }
+    let asks_for = async |own: &str, asked: &str| {
+        let request = Request::builder().header("x-own", own);
+        let request = request.header("x-request-timeout-ms", asked);
+        let request = request.body(Body::default()).unwrap();
+        let response = layer.layer(service()).oneshot(request).await.unwrap();
+        response.status().as_u16()
+    };
+    assert_eq!(asks_for("none", "5000").await, 504);
+    assert_eq!(asks_for("5000", "3000").await, 200);
+    assert_eq!(asks_for("5000", "50").await, 504);
+    assert_eq!(asks_for("50", "5000").await, 504);
+}
+
+#[tokio::test(start_paused = true)]
 async fn pressure_shortens_what_a_request_may_ask_for() {
     let pressure = Pressure::builder()
         .source("test", 0.0, 1.0, || Some(1.0))

@@ -209,3 +209,9 @@ pub(crate) fn cast<A: 'static, B: 'static>(value: A) -> Result<B, A> {
         None => Err(value.expect("only taken if the types are equal")),
     }
 }
+
+/// How large a body the extractors of a request take, ours and those of axum, where no `DefaultBodyLimit` of the route
+/// says otherwise; 2 MiB if nobody sets it. For a layer outside of the router that knows which requests may be larger.
+pub fn set_default_body_limit<B>(request: &mut http::Request<B>, max_bytes: usize) {
+    axum_core::extract::DefaultBodyLimit::max(max_bytes).apply(request);
+}

@@ -174,7 +174,7 @@ pub use interner::{InternLayer, InternService, Interned};
 pub use json::Json;
 #[cfg(feature = "router")]
 pub use {
-    body::Body,
+    body::{Body, set_default_body_limit},
     builder::RouterBuilder,
     config::RouterConfig,
     endpoint::{EndpointFuture, Route, ScopeService},

@@ -61,10 +61,9 @@ impl<S> AdaptiveLimitService<S> {
     where
         S: Service<Request<LimitRequestBody<B>>> + Clone,
     {
-        let overload = self.overload.as_ref().map(|overload| &overload.shared);
-        let timed = overload.and_then(|overload| {
-            let timeout = overload.timeout(request.headers())?;
-            Some((Arc::clone(overload), timeout))
+        let timed = self.overload.as_ref().and_then(|overload| {
+            let timeout = overload.timeout(RequestHead::from(&request))?;
+            Some((Arc::clone(&overload.shared), timeout))
         });
         match timed {
             None => self.call_limited(request, connection),

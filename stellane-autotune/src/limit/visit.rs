@@ -328,7 +328,7 @@ impl AdaptiveLimitLayer {
     pub fn enter_from<B>(&self, request: &Request<B>, connection: Option<Key>) -> Option<Visit> {
         let head = RequestHead::from(request);
         let overload = self.overload.as_ref();
-        if overload.is_some_and(|overload| overload.shared.has_timeout(head.headers))
+        if overload.is_some_and(|overload| overload.has_timeout(head))
             || self.classifiers.is_exempt(head)
         {
             return None;

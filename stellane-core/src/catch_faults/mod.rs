@@ -36,6 +36,7 @@ mod layer;
 mod refusal;
 mod service;
 
+use self::layer::FaultCounter;
 pub use self::{
     body::CatchFaultsBody,
     future::CatchFaultsFuture,

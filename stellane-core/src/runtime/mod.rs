@@ -85,6 +85,7 @@ mod panics;
 mod pressure;
 mod ready_check;
 mod refusal;
+mod route_limits;
 mod serve;
 #[cfg(unix)]
 mod signals;
@@ -111,6 +112,7 @@ pub use self::{
     error::RuntimeError,
     listeners::{IntoListener, Listeners, connections},
     refusal::RefusalKind,
+    route_limits::RequestLimits,
     serve::{BoundRuntime, RunReport},
     stack::{
         BodyLimitFuture, BodyLimitLayer, BodyLimitService, PresetBody, PresetFuture, PresetLayer,

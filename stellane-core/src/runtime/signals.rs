@@ -31,7 +31,7 @@ use signal_hook::{
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::ConnectionManager;
+use crate::{connection::ConnectionManager, logging};
 
 /// How long a line may take to be written: nobody may be reading it.
 const PATIENCE_WITH_LOG: Duration = Duration::from_millis(200);
@@ -330,6 +330,7 @@ fn say(line: impl FnOnce() -> String + Send + 'static) {
         let line = line();
         if tracing::dispatcher::has_been_set() {
             tracing::warn!("{line}");
+            logging::flush();
         } else {
             eprintln!("{line}");
         }
