@@ -515,6 +515,40 @@ fn a_hook_for_panics_that_the_program_brings_stays() {
 }
 
 #[test]
+fn few_open_files_are_shared_with_clients_and_told_once() {
+    let inner = command("serve");
+    let mut outer = Command::new("sh");
+    outer
+        .args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        outer.env(name, value.unwrap_or_default());
+    }
+    outer
+        .env("STELLANE_TEST_ADMIN", "1")
+        .env("STELLANE__SERVER__ADMIN_ADDRESS", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut process = Process::spawn(&mut outer);
+    let address = process.address();
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        let mut answer = [0; 12];
+        let mut stream = ask(address, "/");
+        stream.read_exact(&mut answer).expect("answers");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        open.push(stream);
+    }
+    process.signal("-TERM");
+    assert_eq!(process.end().code(), Some(0));
+    let said = process.errors();
+    let times = said.matches("allows fewer connections").count();
+    assert_eq!(times, 1, "{said}");
+}
+
+#[test]
 fn systemd_hears_of_every_step() {
     hears_of_every_step(true, false);
     // A reload with nothing to reload is no hangup.

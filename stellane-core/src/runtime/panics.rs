@@ -9,7 +9,7 @@ use std::{
     collections::VecDeque,
     io::Write,
     panic::{self, AssertUnwindSafe, PanicHookInfo},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -91,7 +91,7 @@ struct Record {
     thread: String,
     message: String,
     location: String,
-    route: Option<&'static str>,
+    route: Option<Arc<str>>,
     backtrace: Backtrace,
     span: Span,
     dispatch: Dispatch,
@@ -203,7 +203,7 @@ impl Record {
                     target: "stellane::panic",
                     thread,
                     location,
-                    route,
+                    route = route.as_deref(),
                     left_out = (left_out > 0).then_some(left_out),
                     backtrace = backtrace.as_ref().map(tracing::field::display),
                     "panicked: {message}"

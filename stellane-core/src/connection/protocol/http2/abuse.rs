@@ -450,7 +450,7 @@ mod tests {
         {
             let mut meter = meter();
             let (mut stream, mut now) = (1_u32, 0);
-            let mut of = |kind: u8, flags, first: u32| -> Vec<u8> {
+            let of = |kind: u8, flags, first: u32| -> Vec<u8> {
                 let streams = (0..in_flight).map(|n| first + 2 * n);
                 let frames = streams.flat_map(|stream| {
                     let mut frame = frame(kind, flags, 4);
