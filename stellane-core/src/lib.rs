@@ -4,7 +4,7 @@
 //! # Components
 //!
 //! Each is a tower `Layer` or `Service` of its own, and works in any tower stack. Each test runs twice, in a stack of
-//! `axum::serve` (`tests/components_axum.rs`) and in plain hyper-util (`tests/components_hyper.rs`), where nothing else of
+//! `axum::serve` (`tests/components/axum_serve.rs`) and in plain hyper-util (`tests/components/plain_hyper.rs`), where nothing else of
 //! ours is.
 //!
 //! | component | in a stack | its test |
@@ -25,7 +25,7 @@
 //! | prepared answers | `PreparedLayer`; `PreparedOnlyService` | `prepared_answers_come_before_the_service` |
 //! | accelerated services | `EngineSelectorLayer` | `an_engine_selector_accelerates_chosen_routes` |
 //! | reloading pages | `LiveReloadLayer` | `live_reload_adds_its_script_to_pages_only` |
-//! | all of it | `PresetLayer` | `tests/preset_layer.rs`, `tests/preset_is_its_layers.rs` |
+//! | all of it | `PresetLayer` | `tests/preset/layer.rs`, `tests/preset/is_its_layers.rs` |
 //! | each as a method of `ServiceBuilder` | `StellaneBuilderExt` | `one_chain_takes_towers_tower_https_and_our_methods` |
 //!
 //! # Words

@@ -74,7 +74,11 @@ async fn handle(
             say("waits");
             std::future::pending::<()>().await;
         }
-        "/panic" => panic!("on purpose"),
+        "/panic" => {
+            stellane_core::metrics::label_route("/panic");
+            // A pipe takes sixteen of them.
+            panic!("on purpose {}", "x".repeat(4096))
+        }
         _ => {}
     }
     Ok(Response::new(Full::from("hello").boxed()))
@@ -90,10 +94,16 @@ async fn serve(mode: &str) -> bool {
         config.server.admin_address = String::new();
     }
     config.log.level = "info".to_owned();
-    let log = stellane_core::logging::init(&config.log).expect("the first");
-    let built = Runtime::builder()
+    if mode == "own hook" {
+        std::panic::set_hook(Box::new(|_| say("own hook")));
+    }
+    let mut builder = Runtime::builder();
+    if mode != "no log" {
+        let log = stellane_core::logging::init(&config.log).expect("the first");
+        builder = builder.log_handle(log);
+    }
+    let built = builder
         .config(config)
-        .log_handle(log)
         .service(tower::service_fn(handle))
         .build()
         .expect("builds");
@@ -421,7 +431,7 @@ fn a_file_that_hangs_does_not_hold_the_process() {
 }
 
 #[test]
-fn errors_that_nobody_reads_do_not_hold_the_process() {
+fn errors_that_nobody_reads_hold_neither_the_service_nor_the_process() {
     let mut child = command("serve").spawn().expect("starts");
     let lines = lines_of(&mut child);
     // Nobody reads it, and it stays open.
@@ -432,18 +442,45 @@ fn errors_that_nobody_reads_do_not_hold_the_process() {
         errors: channel().1,
     };
     let address = process.address();
-    // More than a pipe takes.
-    for _ in 0..1000 {
-        let mut stream = ask(address, "/panic");
-        stream
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .expect("sets");
-        if stream.read(&mut [0; 64]).is_err() {
-            break;
-        }
+    let status = |path: &str| {
+        let mut stream = ask(address, path);
+        let patience = Some(Duration::from_secs(60));
+        stream.set_read_timeout(patience).expect("sets");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("answers");
+        String::from_utf8_lossy(&answer[9..]).into_owned()
+    };
+    for _ in 0..200 {
+        assert_eq!(status("/panic"), "500");
     }
+    assert_eq!(status("/"), "200");
     process.signal("-TERM");
     process.end();
+}
+
+#[test]
+fn a_panic_is_told_once_with_its_route() {
+    for (mode, says_so) in [("serve", "panicked: on purpose"), ("no log", "panicked at")] {
+        let mut process = Process::start(mode);
+        let mut answer = [0; 12];
+        let mut stream = ask(process.address(), "/panic");
+        stream.read_exact(&mut answer).expect("answers");
+        assert_eq!(&answer, b"HTTP/1.1 500");
+        process.signal("-TERM");
+        assert_eq!(process.end().code(), Some(0));
+        let said = process.errors();
+        assert_eq!(said.matches("on purpose").count(), 1, "{said}");
+        for what in [says_so, "/panic", "process_end.rs"] {
+            assert!(said.contains(what), "{what} in {said}");
+        }
+    }
+}
+
+#[test]
+fn a_hook_for_panics_that_the_program_brings_stays() {
+    let process = Process::start("own hook");
+    let _ended = ask(process.address(), "/panic");
+    process.hear("own hook");
 }
 
 #[test]

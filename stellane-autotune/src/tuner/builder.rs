@@ -125,6 +125,17 @@ impl AutoTunerBuilder {
         self.knobs
             .iter()
             .try_for_each(|knob| check_knob(&knob.spec))?;
+        for knob in &self.knobs {
+            let KnobSpec {
+                name,
+                at_least,
+                at_most,
+                ..
+            } = &knob.spec;
+            for other in [at_least, at_most].into_iter().flatten() {
+                self.check_name("knob", other, name)?;
+            }
+        }
         for rule in &self.rules {
             self.check_rule(rule)?;
         }

@@ -1,5 +1,6 @@
 use std::{
     any::Any,
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -11,6 +12,25 @@ use tower_layer::Layer;
 
 use super::CatchFaultsService;
 use crate::BoxError;
+
+/// What a panic says, if it is text.
+pub(crate) fn message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+thread_local! {
+    static TOLD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// For a hook that has logged the panic of this thread: it is not logged again when it is caught.
+#[cfg(feature = "preset")]
+pub(crate) fn told() {
+    let _ = TOLD.try_with(|told| told.set(true));
+}
 
 /// Counts what went wrong in handlers; a cheap handle.
 #[derive(Debug, Clone)]
@@ -109,11 +129,10 @@ impl FaultCounter {
     #[cold]
     fn panicked(self, place: &'static str, payload: &(dyn Any + Send)) {
         self.0.panics.fetch_add(1, Ordering::Relaxed);
-        let message = payload
-            .downcast_ref::<&'static str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("no message");
+        if TOLD.try_with(Cell::take).unwrap_or_default() {
+            return;
+        }
+        let message = message(payload);
         tracing::error!(place, message, "handler panicked");
     }
 

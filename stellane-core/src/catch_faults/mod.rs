@@ -45,4 +45,8 @@ pub use self::{
     service::CatchFaultsService,
 };
 #[cfg(feature = "preset")]
-pub(crate) use self::{future::Failure, grpc::Grpc};
+pub(crate) use self::{
+    future::Failure,
+    grpc::Grpc,
+    layer::{message, told},
+};

@@ -1,6 +1,5 @@
 use std::{
     fmt,
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -11,11 +10,13 @@ use std::{
 use tokio::sync::watch;
 use toml::{Table, Value};
 
-use super::{ConfigErrors, Loader, RuntimeConfig, live_keys, schema};
+use super::{ConfigErrors, Loader, RuntimeConfig, Secrets, file, live_keys, schema};
 use crate::detached::DetachedThread;
 
 /// How often [`ConfigWatcher::run`] looks at the file. A change is applied after two looks that agree.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// How many looks a file may take to be written, once a reload was asked for.
+const WRITING: u32 = 20;
 
 /// Follows a configuration while the process runs: reads it again when its file changes or on SIGHUP,
 /// validates it, and publishes what can change without a restart.
@@ -46,17 +47,16 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// # })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ConfigWatcher {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     loader: Loader,
     running: watch::Sender<Arc<RuntimeConfig>>,
-    /// The file as the process started with it.
-    initial: Option<Vec<u8>>,
+    /// What a look at the file saw when the process started with it.
+    initial: Look,
     /// One reload at a time; holds why the last one failed.
     last_error: Mutex<Option<ConfigErrors>>,
     reloads: AtomicU64,
@@ -69,8 +69,13 @@ impl ConfigWatcher {
     /// # Errors
     /// Every mistake in the configuration that the process would start with.
     pub fn new(loader: Loader) -> Result<Self, ConfigErrors> {
-        let initial = loader.path().and_then(|path| std::fs::read(path).ok());
-        let config = Arc::new(with_content(&loader, initial.as_deref()).load()?);
+        let initial = Look::at(&loader);
+        let config = match &initial {
+            Look::Content(_) => initial.load(&loader)?,
+            // What can be read but once, such as a pipe, can be started with.
+            Look::Unreadable(_) => loader.load()?,
+        };
+        let config = Arc::new(config);
         Ok(Self {
             shared: Arc::new(Shared {
                 loader,
@@ -100,7 +105,7 @@ impl ConfigWatcher {
     /// # Errors
     /// Every mistake in the new configuration; the old one stays in force.
     pub fn reload(&self) -> Result<Reload, ConfigErrors> {
-        self.reload_from(&self.shared.loader)
+        self.reload_from(&Look::at(&self.shared.loader))
     }
 
     /// How often the configuration was reloaded, and how the last time went.
@@ -129,22 +134,41 @@ impl ConfigWatcher {
         let Ok(files) = DetachedThread::spawn("stellane-config") else {
             return;
         };
-        let path = self.shared.loader.path().map(PathBuf::from);
         let mut current = self.shared.initial.clone();
         let mut previous = current.clone();
+        let mut hangup_until = 0;
         loop {
-            let asked = hangup.within(INTERVAL).await;
-            if asked {
+            if hangup.within(INTERVAL).await {
                 on_asked(Asked::Begins);
+                hangup_until = WRITING;
             }
-            let seen = read(&files, path.clone()).await;
-            let changed = seen != current && seen == previous;
+            let asked = hangup_until > 0;
+            let shared = self.shared.clone();
+            let Some(seen) = files.run(move || Look::at(&shared.loader)).await else {
+                return;
+            };
+            let is_whole = seen == previous;
             previous.clone_from(&seen);
-            if !changed && !asked {
+            hangup_until -= u32::from(asked && !is_whole);
+            let wanted = if asked {
+                is_whole || hangup_until == 0
+            } else {
+                is_whole && seen != current
+            };
+            if !wanted {
                 continue;
             }
-            current = seen;
-            let outcome = self.reload_from(&with_content(&self.shared.loader, current.as_deref()));
+            hangup_until = 0;
+            current = if is_whole {
+                seen
+            } else {
+                Look::unreadable("it is being written")
+            };
+            let (watcher, look) = (self.clone(), current.clone());
+            // Off the threads that serve: a file may be long.
+            let Some(outcome) = files.run(move || watcher.reload_from(&look)).await else {
+                return;
+            };
             if !matches!(&outcome, Ok(reload) if reload.is_empty()) {
                 on_reload(&outcome);
             }
@@ -154,10 +178,10 @@ impl ConfigWatcher {
         }
     }
 
-    fn reload_from(&self, loader: &Loader) -> Result<Reload, ConfigErrors> {
+    fn reload_from(&self, look: &Look) -> Result<Reload, ConfigErrors> {
         let mut last_error = self.last_error();
-        let outcome = loader
-            .load()
+        let outcome = look
+            .load(&self.shared.loader)
             .and_then(|new| Reload::new(&self.config(), &new));
         match &outcome {
             Ok(reload) => {
@@ -180,6 +204,15 @@ impl ConfigWatcher {
             .last_error
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for ConfigWatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConfigWatcher")
+            .field("loader", &self.shared.loader)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 
@@ -256,9 +289,9 @@ impl fmt::Display for Reload {
 pub struct KeyChange {
     /// The full key, such as `log.level`.
     pub key: String,
-    /// The value in force before, as TOML.
+    /// The value in force before, as TOML; without what is [secret](super::Secrets).
     pub old: String,
-    /// The value in the new configuration, as TOML.
+    /// The value in the new configuration, likewise.
     pub new: String,
 }
 
@@ -288,11 +321,38 @@ pub struct ReloadStats {
     pub last_error: Option<String>,
 }
 
-/// The loader with this content of its file, so that what was compared is what is parsed.
-fn with_content(loader: &Loader, content: Option<&[u8]>) -> Loader {
-    match (loader.path(), content.map(str::from_utf8)) {
-        (Some(path), Some(Ok(text))) => loader.clone().text(path, text),
-        _ => loader.clone(),
+/// What a look at the file of a loader saw.
+#[derive(Clone, PartialEq)]
+enum Look {
+    /// `None`: there is no file, or its text is in memory.
+    Content(Option<Arc<str>>),
+    Unreadable(Arc<str>),
+}
+
+impl Look {
+    fn at(loader: &Loader) -> Self {
+        let Some(path) = loader.followed() else {
+            return Self::Content(None);
+        };
+        match file::read_again(path) {
+            Ok(text) => Self::Content(Some(text.into())),
+            Err(error) => Self::unreadable(&error),
+        }
+    }
+
+    fn unreadable(why: &str) -> Self {
+        Self::Unreadable(why.into())
+    }
+
+    /// What was seen, not what is there now, so that what was compared is what is parsed.
+    fn load(&self, loader: &Loader) -> Result<RuntimeConfig, ConfigErrors> {
+        match (self, loader.path()) {
+            (Self::Content(Some(text)), Some(path)) => loader.clone().text(path, &**text).load(),
+            (Self::Unreadable(why), Some(path)) => {
+                Err(ConfigErrors::one(file::unreadable(path, why)))
+            }
+            _ => loader.load(),
+        }
     }
 }
 
@@ -305,21 +365,18 @@ fn differences(old: &Table, new: &Table, path: &mut Vec<String>, changes: &mut V
         path.push(name.clone());
         match (old.get(name), new) {
             (Some(Value::Table(old)), Value::Table(new)) => differences(old, new, path, changes),
-            (Some(old), new) if old != new => changes.push(KeyChange {
-                key: path.join("."),
-                old: old.to_string(),
-                new: new.to_string(),
-            }),
+            (Some(old), new) if old != new => {
+                let (key, secrets) = (path.join("."), Secrets::default());
+                changes.push(KeyChange {
+                    old: secrets.value(&key, &old.to_string()).into_owned(),
+                    new: secrets.value(&key, &new.to_string()).into_owned(),
+                    key,
+                });
+            }
             _ => {}
         }
         path.pop();
     }
-}
-
-/// The content of the file; `None` when there is none.
-async fn read(files: &DetachedThread, path: Option<PathBuf>) -> Option<Vec<u8>> {
-    let path = path?;
-    files.run(move || std::fs::read(path).ok()).await.flatten()
 }
 
 /// SIGHUP where there is one.

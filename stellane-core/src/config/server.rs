@@ -1,24 +1,37 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, Problem};
+use super::{Origin, Problem, secret};
 
 /// Where the preset listens and how it ends (section `[server]`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// Address of the service, used by [`Runtime::run`](crate::Runtime::run). Default `127.0.0.1:3000`.
+    /// Address of the service, used by [`Runtime::run`](crate::Runtime::run): `HOST:PORT`, `:3000` for that port of all
+    /// addresses of the machine, or `unix:/run/app.sock`. Default `127.0.0.1:3000`.
     pub address: String,
+    /// Several addresses of the service, in the place of `address`: for each a table of `address` and `tls`, as
+    /// [`ListenAddress`] documents them. Default: none.
+    pub listen: Vec<ListenAddress>,
     /// Address of the admin service (`/metrics`, `/healthz`, `/readyz`, …); empty turns it off. Default `auto`:
     /// `127.0.0.1:9090`, loopback since what it shows is nobody else's business; where that is in use by somebody else, as
     /// by a Prometheus or a second service, another port, with a warning that names it. An address that is written here
     /// and in use, `127.0.0.1:9090` too, is an error.
     pub admin_address: String,
-    /// Bearer token for the admin pages that change something; without one they answer only on a
-    /// loopback address. Default empty: none.
+    /// The token that the admin service takes, as `Authorization: Bearer` or as the password of a browser: on a loopback
+    /// address for what changes something, on any other for everything but `/healthz`, `/readyz` and `/metrics`. Without
+    /// one nothing else is answered there. Default empty: none.
     pub admin_token: String,
+    /// Names by which the admin service may be asked for anything but probes and metrics, besides addresses, which need
+    /// not be named, and `localhost`: that of a proxy, or of the service in its network, such as
+    /// `"orders.internal"`. A page of somebody else's that has its own name point to the admin address is refused by
+    /// that. Default: none.
+    pub admin_hosts: Vec<String>,
+    /// Whether the admin service speaks TLS, with the certificate of the service (`connection.tls`); it does not start
+    /// without one. Probes and Prometheus then have to speak it too. Default `false`.
+    pub admin_tls: bool,
     /// How long a drain waits for requests in progress before it ends them, `drain_classes` aside. Too short cuts off slow
     /// requests; too long, and whoever stops the process kills it before: with `drain_delay` it has to stay below the
     /// 30 s of Kubernetes, or below what the start says the grace period must be. `connection.drain_idle` is no more than
@@ -58,6 +71,56 @@ pub struct ServerConfig {
     /// each kind a table of `timeout`, `max_body_bytes`, `paths`, `methods` and `grpc`, as [`RouteLimits`] documents them.
     /// Default: none.
     pub route_limits: BTreeMap<String, RouteLimits>,
+}
+
+/// One of several addresses of the service: see [`ServerConfig::listen`].
+///
+/// ```
+/// use stellane_core::config::{ListenTls, Loader};
+///
+/// let text = r#"
+///     [[server.listen]]
+///     address = ":8443"
+///
+///     [[server.listen]]
+///     address = "unix:/run/app.sock"
+///     tls = "off"
+/// "#;
+/// let config = Loader::new().text("app.toml", text).load()?;
+/// assert_eq!(config.server.listen[1].tls, ListenTls::Off);
+/// # Ok::<_, stellane_core::config::ConfigErrors>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ListenAddress {
+    /// As [`ServerConfig::address`]. There is no default.
+    pub address: String,
+    /// Whether TLS is spoken there: `auto`, `on` or `off`. Default `auto`.
+    pub tls: ListenTls,
+}
+
+impl ListenAddress {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
+/// Whether TLS is spoken on an address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ListenTls {
+    /// If there is a certificate.
+    #[default]
+    Auto,
+    /// The service does not start without a certificate, nor on a Unix socket.
+    On,
+    /// Never.
+    Off,
 }
 
 /// How long a drain waits for some requests: see [`ServerConfig::drain_classes`].
@@ -196,8 +259,11 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             address: "127.0.0.1:3000".to_owned(),
+            listen: Vec::new(),
             admin_address: AUTO.to_owned(),
             admin_token: String::new(),
+            admin_hosts: Vec::new(),
+            admin_tls: false,
             drain_timeout: DRAIN_TIMEOUT,
             drain_delay: Duration::ZERO,
             restart_timeout: Duration::from_secs(30),
@@ -240,18 +306,30 @@ impl ServerConfig {
     }
 
     pub(super) fn problems(&self, problems: &mut Vec<Problem>) {
-        for (key, address, optional) in [
-            ("server.address", self.address.as_str(), false),
-            ("server.admin_address", self.admin().0, true),
-        ] {
-            let turned_off = optional && address.is_empty();
-            if !turned_off && !is_socket_address(address) {
-                problems.push(Problem::new(
-                    Origin::Program,
-                    key,
-                    format!("`{address}` is not an address: expected HOST:PORT, such as `127.0.0.1:3000`"),
-                ));
+        let mut not_one = |key, address: &str, expected| {
+            let message = format!("`{address}` is not an address: expected {expected}");
+            problems.push(Problem::new(Origin::Program, key, message));
+        };
+        let listen = self.listen.iter().map(|one| ("server.listen", one));
+        let on_tls = listen.clone().filter(|(_, one)| one.tls == ListenTls::On);
+        let of_all = listen.map(|(key, one)| (key, &one.address));
+        for (key, address) in of_all.chain([("server.address", &self.address)]) {
+            if !is_address(address) {
+                let expected =
+                    "HOST:PORT, such as `127.0.0.1:3000`, `:3000`, or `unix:/run/app.sock`";
+                not_one(key, address, expected);
             }
+        }
+        for (key, one) in on_tls.filter(|(_, one)| one.address.starts_with(UNIX)) {
+            not_one(key, &one.address, "one of TCP, since `tls` is `on`");
+        }
+        let admin = self.admin().0;
+        if !admin.is_empty() && !is_socket_address(admin) {
+            not_one(
+                "server.admin_address",
+                admin,
+                "HOST:PORT, such as `127.0.0.1:9090`",
+            );
         }
         for (name, class) in &self.drain_classes {
             let key = format!("server.drain_classes.{name}");
@@ -288,10 +366,27 @@ impl ServerConfig {
     }
 }
 
-/// `HOST:PORT`, where HOST is resolved only when it is bound.
-pub(crate) fn is_socket_address(address: &str) -> bool {
+/// Without what is [secret](super::Secrets).
+impl fmt::Debug for ServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        secret::debug("ServerConfig", self, f)
+    }
+}
+
+const UNIX: &str = "unix:";
+
+/// What a service can listen on, as far as one can tell before it does.
+pub(crate) fn is_address(address: &str) -> bool {
+    match address.strip_prefix(UNIX) {
+        Some(path) => cfg!(unix) && !path.is_empty(),
+        None => is_socket_address(address),
+    }
+}
+
+/// `HOST:PORT`, where HOST is resolved only when it is bound, or `:PORT`.
+fn is_socket_address(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(host, port)| {
         let bracketed = host.starts_with('[') && host.ends_with(']');
-        !host.is_empty() && (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
+        (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
     })
 }

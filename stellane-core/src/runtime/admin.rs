@@ -5,13 +5,38 @@ use std::{net::SocketAddr, sync::Arc};
 use serde_json::json;
 #[cfg(feature = "tuner")]
 use stellane_autotune::{TunerMode, TuningAction};
-use stellane_metrics::{Admin, AdminService, BuildError};
+use stellane_metrics::{Admin, AdminBuilder, AdminService, BuildError};
 
 use super::Components;
-use crate::{config::RuntimeConfig, logging::LogHandle};
+use crate::{
+    config::{RuntimeConfig, Secrets, secret::shown},
+    logging::LogHandle,
+};
 
 /// Rows of the connection table that are shown; a table of thousands helps nobody.
 const MAX_CONNECTIONS: usize = 1000;
+
+/// Whom the admin service lets in, told once to who made it reachable.
+pub(super) fn warn_of_strangers(address: SocketAddr, config: &RuntimeConfig) {
+    if address.ip().to_canonical().is_loopback() {
+        return;
+    }
+    let rest = match (
+        config.server.admin_token.is_empty(),
+        config.server.admin_tls,
+    ) {
+        (true, _) => "and to nobody anything else, since there is no `server.admin_token`",
+        (false, false) => {
+            "and the rest to who has `server.admin_token`, which crosses the network as clear text without \
+             `server.admin_tls`"
+        }
+        (false, true) => "and the rest to who has `server.admin_token`",
+    };
+    tracing::warn!(
+        "the admin address {address} can be reached from other machines: it shows `/healthz`, `/readyz` and `/metrics` to \
+         anybody there, {rest}"
+    );
+}
 
 pub(super) fn service(
     components: &Components,
@@ -22,9 +47,13 @@ pub(super) fn service(
     let token = config.server.admin_token.clone();
     let unhealthy_after = config.server.unhealthy_after;
     let progress = components.progress.clone();
-    let config = serde_json::to_value(config).unwrap_or_default();
+    let secrets = Secrets::default().and(&config.log.redact);
+    let hosts = config.server.admin_hosts.clone();
+    let config = serde_json::to_value(shown(config, &secrets)).unwrap_or_default();
     let connections = components.connections.clone();
-    let mut admin = Admin::builder()
+    let mut admin = hosts
+        .into_iter()
+        .fold(Admin::builder(), AdminBuilder::allow_host)
         .bound_to(address)
         .token(token)
         .prometheus(components.prometheus.clone())

@@ -714,6 +714,7 @@ impl<S: App> Runtime<S> {
     /// An address that can't be listened on.
     pub async fn bind(mut self, address: &str) -> Result<BoundRuntime<S>, RuntimeError> {
         self.config.server.address = address.to_owned();
+        self.config.server.listen.clear();
         self.bind_configured().await
     }
 

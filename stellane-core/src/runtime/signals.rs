@@ -30,7 +30,7 @@ use signal_hook::{
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::ConnectionManager;
+use crate::{connection::ConnectionManager, logging};
 
 /// How long a line may take to be written: nobody may be reading it.
 const PATIENCE_WITH_LOG: Duration = Duration::from_millis(200);
@@ -278,6 +278,7 @@ fn say(line: impl FnOnce() -> String + Send + 'static) {
         let line = line();
         if tracing::dispatcher::has_been_set() {
             tracing::warn!("{line}");
+            logging::flush();
         } else {
             eprintln!("{line}");
         }

@@ -4,6 +4,7 @@ use std::{
     cell::Cell,
     fmt,
     mem::ManuallyDrop,
+    ptr,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -20,6 +21,8 @@ type Current = Option<ManuallyDrop<Arc<Table>>>;
 struct Scope {
     table: Cell<Current>,
     route: Cell<u32>,
+    /// The table of the request that what is in [`REQUEST_BYTES`] counts for. Only compared.
+    counts_for: Cell<*const Table>,
 }
 
 impl Scope {
@@ -31,10 +34,26 @@ impl Scope {
         self.table.set(Some(table));
         Some(found)
     }
+
+    /// The counter that an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left for the request of this table that just ran.
+    #[inline]
+    fn take_counter(&self, table: &Arc<Table>) -> Option<Arc<AtomicU64>> {
+        if self.counts_for.get() != Arc::as_ptr(table) {
+            return None;
+        }
+        self.counts_for.set(ptr::null());
+        REQUEST_BYTES.try_with(Cell::take).ok().flatten()
+    }
 }
 
 thread_local! {
-    static SCOPE: Scope = const { Scope { table: Cell::new(None), route: Cell::new(0) } };
+    static SCOPE: Scope = const {
+        Scope {
+            table: Cell::new(None),
+            route: Cell::new(0),
+            counts_for: Cell::new(ptr::null()),
+        }
+    };
     /// The counter of a streamed request body. Apart, since what has to be dropped costs a look at every access.
     static REQUEST_BYTES: Cell<Option<Arc<AtomicU64>>> = const { Cell::new(None) };
 }
@@ -78,14 +97,15 @@ pub fn is_labelled() -> bool {
     labelled.unwrap_or(false)
 }
 
-/// Hands the counter of a streamed request body to the request being called.
+/// Hands the counter of a streamed request body to the request being called or polled.
 pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
     SCOPE
         .try_with(|scope| {
-            scope.look(|_| ())?;
+            let table = scope.look(Arc::as_ptr)?;
             let counter = Arc::new(AtomicU64::new(0));
             let left = Some(Arc::clone(&counter));
             REQUEST_BYTES.try_with(|bytes| bytes.set(left)).ok()?;
+            scope.counts_for.set(table);
             Some(counter)
         })
         .ok()
@@ -172,8 +192,8 @@ impl Drop for InScope<'_> {
         let _ = SCOPE.try_with(|scope| {
             drop(scope.table.replace(table).map(ManuallyDrop::into_inner));
             self.scope.route.store(scope.route.replace(route), Relaxed);
+            drop(scope.take_counter(&self.scope.table));
         });
-        drop(take_request_bytes());
     }
 }
 
@@ -213,15 +233,6 @@ impl Entered<'_> {
         std::mem::forget(self);
     }
 
-    /// As [`leave`](Self::leave), after the `call` of a service: takes the counter that a
-    /// [`RequestBytesBody`](crate::RequestBytesBody) made there for a body that does not say its size.
-    #[inline]
-    pub fn leave_call(mut self) {
-        self.restore();
-        self.recording.count_request(take_request_bytes());
-        std::mem::forget(self);
-    }
-
     #[inline]
     fn restore(&mut self) {
         let (outer, route) = (self.outer.0.take(), self.outer.1);
@@ -232,6 +243,10 @@ impl Entered<'_> {
                         table.poll_cell().end_within(route);
                     }
                     _ => table.poll_cell().end(),
+                }
+                // Not by `call` alone: behind a queue, or in a router of axum, the inner service is called by a poll.
+                if let Some(counter) = scope.take_counter(&table) {
+                    self.recording.count_request(counter);
                 }
                 self.recording.table = Some(table);
             }
@@ -273,10 +288,4 @@ impl Drop for Watched<'_> {
     fn drop(&mut self) {
         self.0.panicked();
     }
-}
-
-/// The counter that an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left for the request that was just called.
-#[inline]
-fn take_request_bytes() -> Option<Arc<AtomicU64>> {
-    REQUEST_BYTES.try_with(Cell::take).ok().flatten()
 }

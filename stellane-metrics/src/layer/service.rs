@@ -44,7 +44,7 @@ where
         }
         let entered = recording.enter();
         let future = self.inner.call(request);
-        entered.leave_call();
+        entered.leave();
         MetricsFuture::new(future, recording, self.response_route.clone())
     }
 }

@@ -215,8 +215,8 @@ impl Recording {
 
     /// Takes the size of the request body from this counter when the request ends.
     #[inline]
-    pub(crate) fn count_request(&mut self, counter: Option<Arc<AtomicU64>>) {
-        self.request_counter = counter;
+    pub(crate) fn count_request(&mut self, counter: Arc<AtomicU64>) {
+        self.request_counter = Some(counter);
     }
 
     /// Ends the record as a drop does.

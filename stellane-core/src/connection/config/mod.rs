@@ -10,7 +10,7 @@ pub(crate) mod proxy_protocol;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 #[cfg(feature = "http2")]
 use crate::connection::config::http2::Http2Config;
@@ -20,7 +20,7 @@ use crate::connection::config::tls::TlsConfig;
 use crate::{
     config_error::ConfigError,
     connection::config::{
-        check::check_up_to_a_day,
+        check::{DAY, check_up_to_a_day},
         forwarded::ForwardedConfig,
         listen::{ListenConfig, WhenFull},
     },
@@ -238,6 +238,9 @@ impl ConnectionConfig {
         change(&mut self);
         self
     }
+
+    /// What times may be; `0s` is off.
+    pub const TIMES: RangeInclusive<Duration> = Duration::ZERO..=DAY;
 
     /// Checks every value.
     ///

@@ -4,7 +4,7 @@
 //! never ends a socket, and what it has written goes out in [`Closing`](super::closing::Closing). What can come before an
 //! answer is counted by its reason: the client's reset ([`IoError`](CloseReason::IoError)), its end, after a grace
 //! ([`HalfClosed`](CloseReason::HalfClosed)), a deadline of ours, a service that fails, and a close by hand or at the end
-//! of a drain. `tests/connection_simulation.rs` and `tests/connection_answers.rs` hold it to that.
+//! of a drain. `tests/connection_simulation.rs` and `tests/connection/answers.rs` hold it to that.
 
 use std::{
     error::Error,
