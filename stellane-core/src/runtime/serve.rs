@@ -690,8 +690,8 @@ impl<S: Served> BoundRuntime<S> {
         #[cfg(feature = "admin")]
         watch.end(Duration::from_millis(100)).await;
         #[cfg(unix)]
-        if let Some(ending) = watched.as_ref().filter(|_| !report.is_clean()) {
-            ending.has_cut();
+        if let Some(ending) = &watched {
+            ending.has_ended(!report.is_clean()).await;
         }
         let lasted = Duration::from_secs(begun.elapsed().as_secs());
         tracing::info!(

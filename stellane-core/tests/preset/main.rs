@@ -20,6 +20,7 @@ mod layer;
 mod parity;
 mod places;
 mod refusals;
+mod route_limits;
 mod runtime;
 mod tonic;
 mod wiring;

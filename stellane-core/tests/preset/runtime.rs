@@ -1,6 +1,6 @@
 //! The preset serves any service: an axum router, our router, a plain `service_fn`; over a real socket.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use crate::ask::{ask_at, get};
 use bytes::Bytes;
