@@ -214,7 +214,7 @@ impl Record {
         if logged {
             return;
         }
-        let route = route.map(|route| format!(", route {route}"));
+        let route = route.as_ref().map(|route| format!(", route {route}"));
         let route = route.unwrap_or_default();
         let mut text = format!("\nthread '{thread}' panicked at {location}{route}:\n{message}\n");
         if let Some(backtrace) = backtrace {

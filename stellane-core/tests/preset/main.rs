@@ -1,6 +1,8 @@
 //! The preset: what it consists of, how it is wired, what it answers and measures.
 #![cfg(feature = "full")]
 
+#[path = "../support/ask.rs"]
+mod ask;
 #[path = "../support/frames.rs"]
 mod frames;
 #[path = "../support/random.rs"]
@@ -18,6 +20,7 @@ mod layer;
 mod parity;
 mod places;
 mod refusals;
+mod route_limits;
 mod runtime;
 mod tonic;
 mod wiring;

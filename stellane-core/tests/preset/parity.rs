@@ -4,6 +4,7 @@
 #[cfg(unix)]
 use std::{convert::Infallible, net::SocketAddr};
 
+use crate::ask::{ask, ask_at};
 use crate::frames::{
     END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Peer, RST_STREAM, SETTINGS, frame, head,
 };
@@ -15,20 +16,10 @@ use stellane_core::{
     connection::{ConnectInfo, ConnectionConfig, ForwardedHeader, Listener},
     connections, serve,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tower::service_fn;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-
-async fn ask(mut io: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
-    io.write_all(request.as_bytes()).await.expect("writes");
-    let mut answer = Vec::new();
-    io.read_to_end(&mut answer).await.expect("reads");
-    String::from_utf8_lossy(&answer).into_owned()
-}
 
 /// Answers what its connection tells.
 fn facts() -> impl tower::Service<
@@ -154,8 +145,7 @@ async fn no_reset_before_a_request_was_begun_may_be_allowed() {
 #[tokio::test]
 async fn http1_can_be_turned_off() {
     let address = served(config(|connection| connection.http1 = false)).await;
-    let client = TcpStream::connect(address).await.expect("connects");
-    let answer = ask(client, GET).await;
+    let answer = ask_at(address, GET).await;
     assert!(!answer.contains("HTTP/1.1"), "{answer:?}");
     let mut peer = Peer::greet(address, &[]).await;
     peer.send(&frame(
@@ -184,8 +174,7 @@ async fn proxies_that_are_trusted_say_whose_a_request_is() {
                    x-forwarded-for: 127.0.0.9, 192.0.2.7\r\n\r\n";
     for (networks, expected) in [("127.0.0.0/8", "192.0.2.7:0"), ("10.0.0.0/8", "127.0.0.1:")] {
         let address = served(trusting(networks)).await;
-        let client = TcpStream::connect(address).await.expect("connects");
-        let answer = ask(client, request).await;
+        let answer = ask_at(address, request).await;
         assert!(
             answer.contains(&format!("peer=Some({expected}")),
             "{answer}"
@@ -253,6 +242,57 @@ async fn sockets_that_somebody_else_accepted_tell_what_they_are() {
         let answer = ask(client, GET).await;
         assert!(answer.contains(&format!("uid=Some({uid})")), "{answer}");
     }
+}
+
+/// Of sockets that are accepted here, which have it from their listener, and of those that somebody else accepted.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn nothing_waits_to_be_sent_unless_the_configuration_says_so() {
+    for nodelay in [true, false] {
+        let configured = || config(|config| config.nodelay = nodelay);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = listener.local_addr().expect("an address");
+        let same = socket2::Socket::from(listener.try_clone().expect("a handle"));
+        tokio::spawn(serve(listener, facts()).config(configured()).into_future());
+        let client = TcpStream::connect(address).await.expect("connects");
+        assert!(ask(client, GET).await.contains("peer="));
+        assert_eq!(same.tcp_nodelay().expect("an option"), nodelay);
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = listener.local_addr().expect("an address");
+        let client = TcpStream::connect(address).await.expect("connects");
+        let (accepted, _) = listener.accept().expect("accepts");
+        accepted.set_nonblocking(true).expect("sets");
+        let same = accepted.try_clone().expect("a handle");
+        let mut given = Some(TcpStream::from_std(accepted));
+        let incoming = connections(move |_| std::task::Poll::Ready(given.take()));
+        tokio::spawn(serve(incoming, facts()).config(configured()).into_future());
+        assert!(ask(client, GET).await.contains("peer="));
+        assert_eq!(same.nodelay().expect("an option"), nodelay);
+    }
+}
+
+/// What tonic's `trace_fn` is for: a span around each call, made of its request.
+#[tokio::test]
+async fn a_span_around_each_request_is_a_layer_of_tower_http() {
+    use tower::Layer;
+    let spans = tower_http::trace::TraceLayer::new_for_http().make_span_with(
+        |request: &Request<RequestBody>| tracing::info_span!("call", path = request.uri().path()),
+    );
+    let app = spans.layer(service_fn(async |_: Request<RequestBody>| {
+        let span = tracing::Span::current();
+        Ok::<_, Infallible>(Response::new(format!(
+            "in {:?}",
+            span.metadata().map(|span| span.name())
+        )))
+    }));
+    let _logging = tracing::subscriber::set_default(tracing_subscriber::registry());
+    let bound = serve("127.0.0.1:0", app).bind().await.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve());
+    let client = TcpStream::connect(address).await.expect("connects");
+    let answer = ask(client, GET).await;
+    assert!(answer.contains(r#"in Some("call")"#), "{answer}");
 }
 
 /// A configuration of rustls, with whatever cryptography, for all listeners of TCP; a Unix socket beside them, and no other

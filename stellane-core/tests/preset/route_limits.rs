@@ -1,5 +1,4 @@
 //! Deadlines and body limits of some requests, by the configuration and by a closure.
-#![cfg(feature = "full")]
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -37,6 +36,9 @@ const CONFIG: &str = r#"
     [server.route_limits.chat]
     timeout = "2s"
     grpc = ["llm.v1.Chat"]
+    [server.route_limits.long]
+    timeout = "10m"
+    grpc = ["llm.v1.Long"]
     [server.route_limits.patches]
     timeout = "3s"
     max_body_bytes = 20
@@ -223,9 +225,10 @@ async fn the_limit_of_a_route_is_also_what_extractors_take_by_default() {
 }
 
 /// Served on a port of its own, with an answer of one's own to what is refused.
-async fn served(closure: bool) -> SocketAddr {
+async fn served(default_timeout: Duration, closure: bool) -> SocketAddr {
     let mut config = config();
-    config.overload.default_timeout = Duration::from_millis(50);
+    config.overload.default_timeout = default_timeout;
+    config.overload.max_timeout = Duration::ZERO;
     let mut builder = Runtime::builder().config(config).on_refusal(|kind, head| {
         let is_late = kind.status() == StatusCode::GATEWAY_TIMEOUT;
         if !is_late && kind != RefusalKind::BodyTooLarge || head.uri.path().starts_with("/llm") {
@@ -290,71 +293,97 @@ async fn send(address: SocketAddr, version: Version, mut request: Request<Body>)
     (outcome, text)
 }
 
+const SHORT: Duration = Duration::from_millis(50);
+const NONE: Duration = Duration::ZERO;
+
+/// Asked over both versions of HTTP: the outcomes and the texts.
+async fn ask(
+    address: SocketAddr,
+    line: &str,
+    size: usize,
+    (name, value): (&'static str, &str),
+) -> [(u16, String); 2] {
+    let (method, path) = line.split_once(' ').expect("two words");
+    let make = || {
+        let mut request = request(method, path, body(size, size.is_multiple_of(2)));
+        let headers = request.headers_mut();
+        headers.insert(name, value.parse().expect("valid"));
+        if path.starts_with("/llm") {
+            let grpc = http::HeaderValue::from_static("application/grpc");
+            headers.insert("content-type", grpc);
+        }
+        request
+    };
+    [
+        send(address, Version::HTTP_11, make()).await,
+        send(address, Version::HTTP_2, make()).await,
+    ]
+}
+
 #[tokio::test]
 async fn over_sockets_routes_have_their_limits_and_refusals_are_shaped() {
-    let address = served(false).await;
-    for version in [Version::HTTP_11, Version::HTTP_2] {
-        let answer = async |method: &str, path: &str, size, take: &str| {
-            let mut request = request(method, path, body(size, size % 2 == 0));
-            if !take.is_empty() {
-                let take = take.parse().expect("valid");
-                request.headers_mut().insert("x-take", take);
-            }
-            if path.starts_with("/llm") {
-                let grpc = http::HeaderValue::from_static("application/grpc");
-                request.headers_mut().insert("content-type", grpc);
-            }
-            send(address, version, request).await
-        };
-        let own = |status: u16| (status, format!("own {status}"));
-        assert_eq!(
-            answer("PUT", "/files/a", 1024, "").await,
-            (200, "1024".into())
-        );
-        assert_eq!(answer("PUT", "/files/a", 1026, "").await, own(413));
-        assert_eq!(answer("PUT", "/files/a", 1025, "").await, own(413));
-        assert_eq!(answer("PUT", "/other", 101, "").await, own(413));
-        assert_eq!(answer("PUT", "/notes/1", 12, "").await, own(413));
-        // The default is 50 ms.
-        assert_eq!(answer("GET", "/other", 0, "900").await, own(504));
-        assert_eq!(
-            answer("GET", "/reports/1", 0, "0.2").await,
-            (200, "0".into())
-        );
-        assert_eq!(answer("GET", "/ping", 0, "900").await, own(504));
-        if version == Version::HTTP_2 {
-            // Messages are limited, each of them, and by whoever reads them.
-            let path = "/llm.v1.Chat/Ask";
-            assert_eq!(
-                answer("POST", path, 5001, "0.2").await,
-                (200, "5001".into())
-            );
-            assert_eq!(answer("POST", path, 0, "900").await, (4, String::new()));
-        }
-    }
+    let own = |status: u16| [(); 2].map(|()| (status, format!("own {status}")));
+    let read = |size: usize| [(); 2].map(|()| (200, size.to_string()));
+    let address = served(NONE, false).await;
+    let sent = async |line, size| ask(address, line, size, ("x-none", "")).await;
+    assert_eq!(sent("PUT /files/a", 1024).await, read(1024));
+    assert_eq!(sent("PUT /files/a", 1026).await, own(413));
+    assert_eq!(sent("PUT /files/a", 1025).await, own(413));
+    assert_eq!(sent("PUT /other", 101).await, own(413));
+    assert_eq!(sent("PUT /notes/1", 12).await, own(413));
+    // Messages are limited, each of them, and by whoever reads them.
+    assert_eq!(sent("POST /llm.v1.Other/Ask", 5001).await, read(5001));
+
+    let address = served(SHORT, false).await;
+    let takes = async |line, seconds| ask(address, line, 0, ("x-take", seconds)).await;
+    assert_eq!(takes("GET /other", "900").await, own(504));
+    assert_eq!(takes("GET /reports/1", "0.2").await, read(0));
+    assert_eq!(takes("GET /ping", "900").await, own(504));
+    let [_, grpc] = takes("POST /llm.v1.Long/Ask", "0.2").await;
+    assert_eq!(grpc, (200, "0".to_owned()));
+    let [_, grpc] = takes("POST /llm.v1.Chat/Ask", "900").await;
+    assert_eq!(grpc, (4, String::new()));
+}
+
+#[tokio::test]
+async fn a_stream_of_grpc_is_as_long_as_it_likes() {
+    let address = served(NONE, false).await;
+    // 3000 messages of 1 KB, where 100 bytes are the most of a body.
+    let message = Bytes::from([&[0, 0, 0, 4, 0][..], &[b'x'; 1024]].concat());
+    let messages = stream::iter(vec![Ok::<_, Infallible>(message); 3000]);
+    let mut request = request("POST", "/llm.v1.Long/Talk", Body::from_stream(messages));
+    let grpc = http::HeaderValue::from_static("application/grpc");
+    request.headers_mut().insert("content-type", grpc);
+    let answer = send(address, Version::HTTP_2, request).await;
+    assert_eq!(answer, (200, (3000 * 1029).to_string()));
 }
 
 #[tokio::test]
 async fn a_closure_has_the_first_word_and_the_configuration_the_second() {
-    let address = served(true).await;
-    for version in [Version::HTTP_11, Version::HTTP_2] {
-        let answer = async |method: &str, path: &str, tenant: &'static str, size, take: &str| {
-            let mut request = request(method, path, body(size, size % 2 == 0));
-            let headers = request.headers_mut();
-            headers.insert("x-tenant", http::HeaderValue::from_static(tenant));
-            headers.insert("x-take", take.parse().expect("valid"));
-            send(address, version, request).await.0
-        };
-        assert_eq!(answer("PUT", "/other", "large", 2000, "0.2").await, 200);
-        assert_eq!(answer("PUT", "/other", "large", 2001, "0").await, 413);
-        assert_eq!(answer("PUT", "/files/a", "small", 6, "0").await, 413);
-        // What it leaves open.
-        assert_eq!(answer("PUT", "/files/a", "patient", 1000, "0.2").await, 200);
-        assert_eq!(answer("PUT", "/other", "patient", 101, "0").await, 413);
-        assert_eq!(answer("PUT", "/files/a", "nobody", 1000, "0").await, 200);
-        assert_eq!(answer("GET", "/other", "nobody", 0, "900").await, 504);
-        assert_eq!(answer("GET", "/ping", "nobody", 0, "0.2").await, 200);
-    }
+    let address = served(NONE, true).await;
+    let outcomes = async |line, size, tenant| {
+        let answers = ask(address, line, size, ("x-tenant", tenant)).await;
+        answers.map(|(outcome, _)| outcome)
+    };
+    assert_eq!(outcomes("PUT /other", 2000, "large").await, [200; 2]);
+    assert_eq!(outcomes("PUT /other", 2001, "large").await, [413; 2]);
+    assert_eq!(outcomes("PUT /files/a", 6, "small").await, [413; 2]);
+    // What it leaves open.
+    assert_eq!(outcomes("PUT /files/a", 1000, "patient").await, [200; 2]);
+    assert_eq!(outcomes("PUT /other", 101, "patient").await, [413; 2]);
+    assert_eq!(outcomes("PUT /files/a", 1000, "nobody").await, [200; 2]);
+
+    let address = served(SHORT, true).await;
+    let outcomes = async |line: &str, take: &str, tenant: &'static str| {
+        let mut request = request("GET", line, Body::empty());
+        let headers = request.headers_mut();
+        headers.insert("x-tenant", http::HeaderValue::from_static(tenant));
+        headers.insert("x-take", take.parse().expect("valid"));
+        send(address, Version::HTTP_11, request).await.0
+    };
+    assert_eq!(outcomes("/other", "0.2", "patient").await, 200);
+    assert_eq!(outcomes("/reports/1", "0.2", "nobody").await, 200);
+    assert_eq!(outcomes("/other", "900", "nobody").await, 504);
 }
 
 #[test]
