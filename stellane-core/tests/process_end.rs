@@ -544,7 +544,7 @@ fn few_open_files_are_shared_with_clients_and_told_once() {
     process.signal("-TERM");
     assert_eq!(process.end().code(), Some(0));
     let said = process.errors();
-    let times = said.matches("allows fewer connections").count();
+    let times = said.matches("the limit of open files allows").count();
     assert_eq!(times, 1, "{said}");
 }
 
