@@ -15,3 +15,22 @@ pub fn purge() {
     // SAFETY: it may be called from any thread at any time; it frees only what nobody uses.
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
+
+/// The programs of the READMEs compile.
+#[cfg(doctest)]
+mod readmes {
+    macro_rules! compiled {
+        ($($name:ident: $path:literal,)*) => {
+            $(#[doc = include_str!($path)] struct $name;)*
+        };
+    }
+
+    compiled! {
+        Stellane: "../../README.md",
+        Core: "../../stellane-core/README.md",
+        Pool: "../../stellane-pool/README.md",
+        Router: "../../stellane-router/README.md",
+        Metrics: "../../stellane-metrics/README.md",
+        Autotune: "../../stellane-autotune/README.md",
+    }
+}

@@ -29,9 +29,13 @@ fn start(program: &str) -> Server {
 
 impl Server {
     fn ask(&self, path: &str, fields: &str) -> String {
+        self.tell(&format!("GET {path}"), fields, "")
+    }
+
+    fn tell(&self, line: &str, fields: &str, body: &str) -> String {
         let mut stream = self.connect();
         let request =
-            format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{fields}\r\n");
+            format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{fields}\r\n{body}");
         stream.write_all(request.as_bytes()).expect("writes");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("reads");
@@ -60,6 +64,16 @@ fn each_crate_is_used_alone() {
     assert!(text.contains("4 of 10 asked the dependency"), "{text}");
     let text = output(env!("CARGO_BIN_EXE_alone_tuner"), &[]);
     assert!(text.contains("batch.size: 10 -> 20"), "{text}");
+}
+
+#[test]
+fn the_worker_pool_computes_behind_axum() {
+    let server = start(env!("CARGO_BIN_EXE_password_hashing"));
+    let hash = server.tell("POST /hash", "content-length: 6\r\n", "secret");
+    assert!(hash.contains("\r\n\r\n$argon2id$"), "{hash}");
+    assert!(server.ask("/hello", "").ends_with("hello\n"));
+    let stats = server.ask("/workers", "");
+    assert!(!stats.contains("\"submitted\":0,"), "{stats}");
 }
 
 #[test]

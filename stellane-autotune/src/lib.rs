@@ -59,6 +59,7 @@
 //! | `metrics` | the counter `stellane_tuning_actions_total{parameter,outcome}` |
 //! | `load` | `tower::load::Load` on the limit and its service: tower's balancers choose by saturation |
 //! | `sim` | the simulator with its oracle |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod auto_tune;
 mod clock;

@@ -3,15 +3,14 @@
 #![cfg(feature = "tokio")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::convert::Infallible;
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use stellane_autotune::overload::{Deadline, OverloadConfig, OverloadLayer, Pressure};
 use stellane_autotune::{
     AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Clock, LimitConfig, RequestHead, Shed,
+    overload::{Deadline, OverloadConfig, OverloadLayer, Pressure},
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
@@ -142,6 +141,13 @@ async fn deadlines(fused: bool) {
         ask("x-request-timeout-ms", "150").await,
         (200, "150".into())
     );
+    // Who says that it waits for long may: who says nothing does too.
+    for (timeout, millis) in [("5M", 300_000), ("99999999H", 99_999_999_u64 * 3_600_000)] {
+        assert_eq!(
+            ask("grpc-timeout", timeout).await,
+            (200, millis.to_string())
+        );
+    }
     assert_eq!(ask("grpc-timeout", "garbage").await, (200, "0".into()));
     let (status, body) = ask("grpc-timeout", "50m").await;
     assert_eq!(status, 504);
@@ -151,8 +157,41 @@ async fn deadlines(fused: bool) {
     let stats = layer.stats();
     assert_eq!(
         (stats.with_deadline, stats.timed_out, stats.refused),
-        (4, 1, 1)
+        (6, 1, 1)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn some_requests_have_a_timeout_of_their_own_longer_or_shorter_than_that_of_all() {
+    let config = OverloadConfig::default().with(|config| {
+        config.default_timeout = Duration::from_millis(90);
+        config.max_timeout = Duration::from_millis(95);
+    });
+    let layer = OverloadLayer::builder()
+        .config(config)
+        .clock(Clock::tokio());
+    let layer = layer.build().unwrap().timeouts(|head| {
+        let own = head.headers.get("x-own")?.to_str().ok()?;
+        own.parse().ok().map(Duration::from_millis)
+    });
+    // The service takes 100 ms.
+    for fused in [false, true] {
+        let own = async |own| ask_either(&layer, "x-own", own, fused).await;
+        assert_eq!(own("none").await.0, 504);
+        assert_eq!(own("50").await.0, 504);
+        assert_eq!(own("5000").await, (200, "5000".into()));
+    }
+    let asks_for = async |own: &str, asked: &str| {
+        let request = Request::builder().header("x-own", own);
+        let request = request.header("x-request-timeout-ms", asked);
+        let request = request.body(Body::default()).unwrap();
+        let response = layer.layer(service()).oneshot(request).await.unwrap();
+        response.status().as_u16()
+    };
+    assert_eq!(asks_for("none", "5000").await, 504);
+    assert_eq!(asks_for("5000", "3000").await, 200);
+    assert_eq!(asks_for("5000", "50").await, 504);
+    assert_eq!(asks_for("50", "5000").await, 504);
 }
 
 #[tokio::test(start_paused = true)]

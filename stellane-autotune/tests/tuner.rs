@@ -2,15 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use stellane_autotune::controllers::{Parking, Scaled, Staffing};
 use stellane_autotune::{
     ActionOutcome, AutoTuner, AutoTunerBuilder, Condition, Knob, Objective, Rule, Signal,
-    SignalHealth, TunerConfig, TunerMode, names,
+    SignalHealth, TunerConfig, TunerMode,
+    controllers::{Parking, Scaled, Staffing},
+    names,
 };
 
 #[derive(Clone, Default)]
@@ -740,4 +745,126 @@ async fn subscribers_hear_every_action_and_the_end() {
     let made = tuner.history().len();
     drop(tuner);
     assert_eq!(listener.await.unwrap(), (made, 0));
+}
+
+#[test]
+fn subscribers_hear_how_a_change_has_turned_out() {
+    for (harm, expected) in [
+        (false, ActionOutcome::Kept),
+        (true, ActionOutcome::RolledBack),
+    ] {
+        let (workers, pace) = (Cell::new(4.0), Cell::new(100.0));
+        let tuner = builder(TunerMode::Apply)
+            .signal(Signal::new("depth", || Some(50.0)))
+            .signal(pace.signal("pace"))
+            .knob(workers.knob("workers"))
+            .rule(grow_when_deep().objective(Objective::maximize("pace")))
+            .build()
+            .unwrap();
+        let mut subscription = tuner.subscribe();
+        let mut heard = Vec::new();
+        for second in 0..60 {
+            tuner.tick(Duration::from_secs(second));
+            if harm && workers.get() > 4.0 {
+                pace.set(10.0);
+            }
+            heard.extend(std::iter::from_fn(|| subscription.try_recv()));
+        }
+        let first: Vec<_> = heard
+            .iter()
+            .filter(|action| action.seq == heard[0].seq)
+            .collect();
+        assert_eq!(first.len(), 2, "{first:#?}");
+        assert_eq!(
+            (&first[0].outcome, &first[1].outcome),
+            (&ActionOutcome::Pending, &expected)
+        );
+        assert_eq!(subscription.missed(), 0);
+    }
+}
+
+/// A rule, and a knob at a value, with what may come of it: a move in the direction of the rule, or none.
+#[test]
+fn a_knob_outside_of_its_range_is_never_moved_against_the_rule() {
+    for (value, by, expected) in [
+        (200.0, 1.0, 200.0),
+        (200.0, -1.0, 100.0),
+        (0.0, -1.0, 0.0),
+        (0.0, 1.0, 1.0),
+        (100.0, 1.0, 100.0),
+        (1.0, -1.0, 1.0),
+        (50.0, 1.0, 51.0),
+    ] {
+        for mode in [TunerMode::Apply, TunerMode::Recommend] {
+            let workers = Cell::new(value);
+            let rule = Rule::new("deep")
+                .when(Condition::above("depth", 10.0))
+                .step("workers", by);
+            let tuner = builder(mode)
+                .signal(Signal::new("depth", || Some(50.0)))
+                .knob(workers.knob("workers"))
+                .rule(rule)
+                .build()
+                .unwrap();
+            run(&tuner, 0..6);
+            let actions = tuner.history();
+            if expected == value {
+                assert!(actions.is_empty(), "{value} {by}: {actions:?}");
+                continue;
+            }
+            assert_eq!(actions[0].new_value, expected, "{value} {by}: {actions:?}");
+            let word = if by > 0.0 { ": raise " } else { ": lower " };
+            assert!(actions[0].reason.contains(word), "{}", actions[0].reason);
+        }
+    }
+}
+
+#[test]
+fn a_knob_stays_on_its_side_of_another() {
+    let (least, most) = (Cell::new(4.0), Cell::new(6.0));
+    let grow = |by| {
+        Rule::new("deep")
+            .when(Condition::above("depth", 10.0))
+            .scale("least", by)
+    };
+    let tuner = builder(TunerMode::Apply)
+        .signal(Signal::new("depth", || Some(50.0)))
+        .knob(least.knob("least").at_most("most"))
+        .knob(most.knob("most").at_least("least"))
+        .rule(grow(4.0))
+        .build()
+        .unwrap();
+    run(&tuner, 0..60);
+    assert_eq!((least.get(), most.get()), (6.0, 6.0));
+    let unknown = builder(TunerMode::Apply).knob(least.knob("least").at_most("nothing"));
+    assert!(unknown.build().unwrap_err().to_string().contains("nothing"));
+}
+
+#[test]
+fn advice_that_is_nearly_the_same_is_said_once() {
+    let (workers, refused) = (Cell::new(30.0), Cell::new(240.0));
+    let rule = Rule::new("short")
+        .when(Condition::above("refused", 10.0))
+        .meet("workers", "refused", "answered");
+    let tuner = builder(TunerMode::Recommend)
+        .signal(refused.signal("refused"))
+        .signal(Signal::new("answered", || Some(100.0)))
+        .knob(workers.knob("workers"))
+        .rule(rule)
+        .build()
+        .unwrap();
+    for second in 0..600 {
+        // 103, 102, 105 workers, and so on.
+        refused.set(240.0 + [0.0, -4.0, 6.0, 9.0, -9.0][second as usize % 5]);
+        tuner.tick(Duration::from_secs(second));
+    }
+    assert_eq!(tuner.history().len(), 1, "{:#?}", tuner.history());
+    // Another situation is another advice.
+    refused.set(20.0);
+    run(&tuner, 600..660);
+    assert_eq!(tuner.history().len(), 2, "{:#?}", tuner.history());
+    workers.set(36.0);
+    refused.set(240.0);
+    run(&tuner, 660..720);
+    assert_eq!(tuner.history().len(), 3, "{:#?}", tuner.history());
 }

@@ -1,10 +1,54 @@
 //! The production runtime for axum, tonic and hyper: connection manager, configuration and the
 //! full-stack preset of Stellane.
 //!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let app = Router::new().route("/", get(async || "hello"));
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//!     stellane_core::serve(listener, app).await?; // was: axum::serve(listener, app).await?
+//!     Ok(())
+//! }
+//! ```
+//!
+//! It ends at Ctrl-C or `SIGTERM`, when what is being answered is answered. `STELLANE__SERVER__ADMIN_ADDRESS=auto` in the
+//! environment adds the live page and `/metrics` on `127.0.0.1:9090`. What it has to say goes to `tracing`: to the subscriber
+//! of the program, or to the one of [`logging`] where it has none.
+//!
+//! # Which part do I want?
+//!
+//! | I have | I take |
+//! |---|---|
+//! | an axum app | [`serve`], or [`serve_make`] for `into_make_service…`; feature `axum-08` |
+//! | services of tonic | [`serve`] of `tonic::service::Routes`; feature `tonic-014` |
+//! | a service of hyper or tower | [`serve`] ([`HyperService`] for hyper's), or the [`connection`] manager alone |
+//! | a configuration file, background work, readiness checks | [`Runtime`], which the docs of [`runtime`] tell of |
+//! | an `axum::serve` that stays | the layers under [Components](#components) |
+//! | many tests that each start a server | [`serve`], or [`BoxApp`], as either compiles but once |
+//! | a server to choose | the table of [`runtime`]: what `axum::serve`, tonic's server and this one offer |
+//!
+//! Whole programs are in the [`guide`]; what can be set, and by which of file, environment and program, in [`config`].
+//!
+//! # Features
+//!
+//! | feature | in `full`, the default | brings |
+//! |---|---|---|
+//! | `preset` | yes | [`serve`], [`Runtime`], [`PresetLayer`], with all below that needs neither C nor a thread |
+//! | `admin`, `tuner`, `workers`, `reload`, `restart` | yes | admin address, tuner, worker pool, a configuration that follows its file, restarts on the same sockets |
+//! | `http2`, `tls` | yes | HTTP/2; TLS by rustls with the cryptography that you bring |
+//! | `service-builder` | yes | each layer as a method of `ServiceBuilder` |
+//! | `axum-08`, `tonic-014` | | what requests carry under `axum::serve` and under tonic's server |
+//! | `tls-ring`, `tls-aws-lc-rs` | | cryptography for TLS from files |
+//! | `http-layers` | | the section `[http]`: CORS, compression, request ids and others of tower-http's |
+//! | `profiling` | | profiles of CPU, heap and blocking on the admin address |
+//! | `connection`, `engine`, `layers`, … | within `preset` | each component alone, by `default-features = false` |
+//!
 //! # Components
 //!
 //! Each is a tower `Layer` or `Service` of its own, and works in any tower stack. Each test runs twice, in a stack of
-//! `axum::serve` (`tests/components_axum.rs`) and in plain hyper-util (`tests/components_hyper.rs`), where nothing else of
+//! `axum::serve` (`tests/components/axum_serve.rs`) and in plain hyper-util (`tests/components/plain_hyper.rs`), where nothing else of
 //! ours is.
 //!
 //! | component | in a stack | its test |
@@ -25,7 +69,7 @@
 //! | prepared answers | `PreparedLayer`; `PreparedOnlyService` | `prepared_answers_come_before_the_service` |
 //! | accelerated services | `EngineSelectorLayer` | `an_engine_selector_accelerates_chosen_routes` |
 //! | reloading pages | `LiveReloadLayer` | `live_reload_adds_its_script_to_pages_only` |
-//! | all of it | `PresetLayer` | `tests/preset_layer.rs`, `tests/preset_is_its_layers.rs` |
+//! | all of it | `PresetLayer` | `tests/preset/layer.rs`, `tests/preset/is_its_layers.rs` |
 //! | each as a method of `ServiceBuilder` | `StellaneBuilderExt` | `one_chain_takes_towers_tower_https_and_our_methods` |
 //!
 //! # Words
@@ -45,6 +89,7 @@
 //! | signal | a number that the tuner reads at each tick |
 //! | sweep | the one walk over all connections by which their deadlines are kept |
 //! | trim | to give idle pooled memory back to the system |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "layers")]
 pub mod catch_faults;
@@ -64,6 +109,8 @@ mod detached;
 pub mod engine;
 #[cfg(feature = "engine-selector")]
 pub mod engine_selector;
+#[cfg(feature = "full")]
+pub mod guide;
 #[cfg(feature = "hot-reload")]
 pub mod hot_reload;
 #[cfg(feature = "logging")]
@@ -99,7 +146,7 @@ pub use runtime::axum_listener;
 #[doc(inline)]
 pub use runtime::{
     App, BoxApp, Components, HyperService, IntoListener, PresetLayer, RefusalKind, RequestBody,
-    RequestBodyError, Runtime, RuntimeError, connections, serve, serve_make,
+    RequestBodyError, RequestLimits, Runtime, RuntimeError, connections, serve, serve_make,
 };
 #[cfg(feature = "service-builder")]
 #[doc(inline)]
@@ -116,8 +163,3 @@ pub use stellane_router as router;
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Compiles the snippets of the README.
-#[cfg(all(doctest, feature = "full"))]
-#[doc = include_str!("../../README.md")]
-struct Readme;

@@ -70,11 +70,20 @@ async fn handle(
             let hung = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(600)));
             let _ = hung.await;
         }
+        "/lend" => {
+            drop(tokio::task::spawn_blocking(|| {
+                std::thread::sleep(Duration::from_secs(600));
+            }));
+        }
         "/wait" => {
             say("waits");
             std::future::pending::<()>().await;
         }
-        "/panic" => panic!("on purpose"),
+        "/panic" => {
+            stellane_core::metrics::label_route("/panic");
+            // A pipe takes sixteen of them.
+            panic!("on purpose {}", "x".repeat(4096))
+        }
         _ => {}
     }
     Ok(Response::new(Full::from("hello").boxed()))
@@ -90,10 +99,24 @@ async fn serve(mode: &str) -> bool {
         config.server.admin_address = String::new();
     }
     config.log.level = "info".to_owned();
-    let log = stellane_core::logging::init(&config.log).expect("the first");
-    let built = Runtime::builder()
+    if mode == "own hook" {
+        std::panic::set_hook(Box::new(|_| say("own hook")));
+    }
+    let mut builder = Runtime::builder();
+    if mode != "no log" {
+        let log = stellane_core::logging::init(&config.log).expect("the first");
+        builder = builder.log_handle(log);
+    }
+    if mode == "check blocks" {
+        let second = Duration::from_secs(1);
+        builder = builder.ready_check("blocks", second, second, async || {
+            say("blocks");
+            std::thread::sleep(Duration::from_secs(600));
+            Ok::<_, Infallible>(())
+        });
+    }
+    let built = builder
         .config(config)
-        .log_handle(log)
         .service(tower::service_fn(handle))
         .build()
         .expect("builds");
@@ -390,6 +413,24 @@ fn work_that_a_handler_has_lent_out_and_that_hangs_does_not_hold_the_process() {
 }
 
 #[test]
+fn what_nobody_waits_for_any_more_does_not_hold_the_process() {
+    let mut process = Process::start("check blocks");
+    process.address();
+    process.hear("blocks");
+    process.signal("-TERM");
+    assert!(process.hear("report").contains(" 0 of them cut"));
+    assert_eq!(process.end().code(), Some(143));
+    // Lent out by a request that was answered long ago.
+    let mut process = Process::start("serve");
+    let mut answer = [0; 12];
+    let mut stream = ask(process.address(), "/lend");
+    stream.read_exact(&mut answer).expect("answers");
+    process.signal("-TERM");
+    assert!(process.hear("report").contains(" 0 of them cut"));
+    assert_eq!(process.end().code(), Some(143));
+}
+
+#[test]
 fn a_file_that_hangs_does_not_hold_the_process() {
     let folder = temporary("fifo");
     let file = folder.join("app.toml");
@@ -421,7 +462,7 @@ fn a_file_that_hangs_does_not_hold_the_process() {
 }
 
 #[test]
-fn errors_that_nobody_reads_do_not_hold_the_process() {
+fn errors_that_nobody_reads_hold_neither_the_service_nor_the_process() {
     let mut child = command("serve").spawn().expect("starts");
     let lines = lines_of(&mut child);
     // Nobody reads it, and it stays open.
@@ -432,18 +473,79 @@ fn errors_that_nobody_reads_do_not_hold_the_process() {
         errors: channel().1,
     };
     let address = process.address();
-    // More than a pipe takes.
-    for _ in 0..1000 {
-        let mut stream = ask(address, "/panic");
-        stream
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .expect("sets");
-        if stream.read(&mut [0; 64]).is_err() {
-            break;
-        }
+    let status = |path: &str| {
+        let mut stream = ask(address, path);
+        let patience = Some(Duration::from_secs(60));
+        stream.set_read_timeout(patience).expect("sets");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("answers");
+        String::from_utf8_lossy(&answer[9..]).into_owned()
+    };
+    for _ in 0..200 {
+        assert_eq!(status("/panic"), "500");
     }
+    assert_eq!(status("/"), "200");
     process.signal("-TERM");
     process.end();
+}
+
+#[test]
+fn a_panic_is_told_once_with_its_route() {
+    for (mode, says_so) in [("serve", "panicked: on purpose"), ("no log", "panicked at")] {
+        let mut process = Process::start(mode);
+        let mut answer = [0; 12];
+        let mut stream = ask(process.address(), "/panic");
+        stream.read_exact(&mut answer).expect("answers");
+        assert_eq!(&answer, b"HTTP/1.1 500");
+        process.signal("-TERM");
+        assert_eq!(process.end().code(), Some(0));
+        let said = process.errors();
+        assert_eq!(said.matches("on purpose").count(), 1, "{said}");
+        for what in [says_so, "/panic", "process_end.rs"] {
+            assert!(said.contains(what), "{what} in {said}");
+        }
+    }
+}
+
+#[test]
+fn a_hook_for_panics_that_the_program_brings_stays() {
+    let process = Process::start("own hook");
+    let _ended = ask(process.address(), "/panic");
+    process.hear("own hook");
+}
+
+#[test]
+fn few_open_files_are_shared_with_clients_and_told_once() {
+    let inner = command("serve");
+    let mut outer = Command::new("sh");
+    outer
+        .args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        outer.env(name, value.unwrap_or_default());
+    }
+    outer
+        .env("STELLANE_TEST_ADMIN", "1")
+        .env("STELLANE__SERVER__ADMIN_ADDRESS", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut process = Process::spawn(&mut outer);
+    let address = process.address();
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        let mut answer = [0; 12];
+        let mut stream = ask(address, "/");
+        stream.read_exact(&mut answer).expect("answers");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        open.push(stream);
+    }
+    process.signal("-TERM");
+    assert_eq!(process.end().code(), Some(0));
+    let said = process.errors();
+    let times = said.matches("the limit of open files allows").count();
+    assert_eq!(times, 1, "{said}");
 }
 
 #[test]

@@ -73,7 +73,7 @@ async fn main() -> Result<(), Error> {
 
     if !quiet {
         for client in 0..24 {
-            tokio::spawn(traffic(http, client, Arc::clone(&made_up)));
+            tokio::spawn(traffic(http.clone(), client, Arc::clone(&made_up)));
         }
     }
     println!("http://{address}/");

@@ -1,4 +1,7 @@
 //! For services that wrap futures and bodies anyway: what [`MetricsLayer`](crate::MetricsLayer) does for a request, without
 //! a future and a body of its own.
 
-pub use crate::{layer::Entered, requests::Recording};
+pub use crate::{
+    layer::{Entered, is_labelled},
+    requests::Recording,
+};

@@ -70,7 +70,7 @@ impl FacadePublisher {
     /// Publishes these request metrics.
     #[must_use]
     pub fn http(mut self, http: &HttpMetrics) -> Self {
-        self.http = Some(*http);
+        self.http = Some(http.clone());
         self
     }
 
@@ -106,7 +106,7 @@ impl FacadePublisher {
             recorder,
             handles: &mut self.handles,
         };
-        if let Some(http) = self.http {
+        if let Some(http) = &self.http {
             http.export(&mut sink);
         }
         if let Some(runtime) = &self.runtime {

@@ -22,6 +22,7 @@
 //!     .prometheus(prometheus)
 //!     .runtime(runtime)
 //!     .readiness(readiness.clone())
+//!     .bound_to(([127, 0, 0, 1], 9090).into())
 //!     .build()?;
 //! # let _ = (layer, admin);
 //! # Ok(())

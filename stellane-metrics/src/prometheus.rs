@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, mpsc},
     task::{Context, Poll},
     time::Duration,
 };
@@ -54,7 +54,7 @@ pub struct PrometheusBuilder {
 impl PrometheusBuilder {
     /// Renders these request metrics.
     pub fn http(mut self, http: &HttpMetrics) -> Self {
-        self.http = Some(*http);
+        self.http = Some(http.clone());
         self
     }
 
@@ -109,16 +109,14 @@ impl PrometheusBuilder {
             has_ours: self.http.is_some() || self.runtime.is_some() || self.readiness.is_some(),
             runtime: self.runtime.clone(),
         });
-        let alive = Arc::new(());
-        upkeep(handle.clone(), &alive);
         Ok(Prometheus {
             inner: Arc::new(Inner {
                 http: self.http,
                 runtime: self.runtime,
                 readiness: self.readiness,
                 recorder,
+                _upkeep: Upkeep::start(handle.clone()),
                 handle,
-                _alive: alive,
             }),
         })
     }
@@ -127,26 +125,47 @@ impl PrometheusBuilder {
 /// How often the exporter moves samples into buckets. Between two runs each takes 16 bytes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Runs until the [`Prometheus`] is gone.
-fn upkeep(handle: PrometheusHandle, alive: &Arc<()>) {
-    let alive = Arc::downgrade(alive);
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move {
-            while alive.strong_count() > 0 {
-                tokio::time::sleep(UPKEEP).await;
-                let handle = handle.clone();
-                let _ = tokio::task::spawn_blocking(move || handle.run_upkeep()).await;
-            }
-        });
-    } else {
+/// Ends when it is dropped.
+struct Upkeep {
+    task: Option<tokio::task::AbortHandle>,
+    _thread: Option<mpsc::Sender<()>>,
+}
+
+impl Upkeep {
+    fn start(handle: PrometheusHandle) -> Self {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let task = runtime.spawn(async move {
+                loop {
+                    tokio::time::sleep(UPKEEP).await;
+                    let handle = handle.clone();
+                    let _ = tokio::task::spawn_blocking(move || handle.run_upkeep()).await;
+                }
+            });
+            return Self {
+                task: Some(task.abort_handle()),
+                _thread: None,
+            };
+        }
+        let (alive, gone) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("stellane-metrics-upkeep".to_owned());
         // Without a thread the samples wait for the next scrape: more memory, nothing lost.
         let _ = thread.spawn(move || {
-            while alive.strong_count() > 0 {
-                std::thread::sleep(UPKEEP);
+            while gone.recv_timeout(UPKEEP) == Err(mpsc::RecvTimeoutError::Timeout) {
                 handle.run_upkeep();
             }
         });
+        Self {
+            task: None,
+            _thread: Some(alive),
+        }
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
@@ -162,14 +181,14 @@ struct Inner {
     readiness: Option<Readiness>,
     recorder: Arc<OnlyOthers>,
     handle: PrometheusHandle,
-    _alive: Arc<()>,
+    _upkeep: Upkeep,
 }
 
 impl Prometheus {
     /// The scrape, in the text format. Takes milliseconds when there are thousands of series: do not call it in a task.
     pub fn render(&self) -> String {
         let mut text = TextSink::default();
-        if let Some(http) = self.inner.http {
+        if let Some(http) = &self.inner.http {
             http.export(&mut text);
         }
         if let Some(runtime) = &self.inner.runtime {

@@ -29,6 +29,11 @@ fn builder() -> AdminBuilder {
         })
 }
 
+/// As `builder`, where nothing has to be proved.
+fn guarded() -> AdminBuilder {
+    builder().guarded()
+}
+
 fn local() -> AdminService {
     builder().bound_to(LOOPBACK.into()).build().unwrap()
 }
@@ -108,7 +113,7 @@ async fn runtime_json_routes_and_events_tell_the_same_requests() {
         .await
         .unwrap();
     let runtime = RuntimeMetrics::builder().http(&http).build().unwrap();
-    let service = builder().runtime(runtime).build().unwrap();
+    let service = guarded().runtime(runtime).build().unwrap();
 
     let runtime = value(call(&service, get("/runtime.json")).await).await;
     assert_eq!(runtime["requests_total"], 1);
@@ -142,7 +147,7 @@ async fn runtime_json_routes_and_events_tell_the_same_requests() {
 
 #[tokio::test]
 async fn every_field_of_the_design_is_in_the_snapshot() {
-    let service = builder()
+    let service = guarded()
         .runtime(RuntimeMetrics::builder().build().unwrap())
         .build()
         .unwrap();
@@ -162,7 +167,7 @@ async fn every_field_of_the_design_is_in_the_snapshot() {
 
 #[tokio::test]
 async fn event_streams_are_bounded_and_their_places_come_back() {
-    let service = builder()
+    let service = guarded()
         .runtime(RuntimeMetrics::builder().build().unwrap())
         .build()
         .unwrap();
@@ -245,13 +250,24 @@ async fn on_other_addresses_changes_need_the_token() {
         StatusCode::FORBIDDEN
     );
 
-    let with = builder().bound_to(public).token("s3cret").build().unwrap();
+    let with = builder()
+        .bound_to(public)
+        .allow_host("host")
+        .token("s3cret")
+        .build()
+        .unwrap();
     for (header, status) in [
         ("Bearer s3cret", StatusCode::OK),
         ("bearer s3cret", StatusCode::OK),
         ("Bearer s3creT", StatusCode::UNAUTHORIZED),
         ("Bearer ", StatusCode::UNAUTHORIZED),
         ("Basic s3cret", StatusCode::UNAUTHORIZED),
+        // `me:s3cret`, `:s3cret`, `me:s3creT`, `s3cret`, and what is none.
+        ("Basic bWU6czNjcmV0", StatusCode::OK),
+        ("basic OnMzY3JldA==", StatusCode::OK),
+        ("Basic bWU6czNjcmVU", StatusCode::UNAUTHORIZED),
+        ("Basic czNjcmV0", StatusCode::UNAUTHORIZED),
+        ("Basic b*==", StatusCode::UNAUTHORIZED),
     ] {
         let response = call(&with, post("host", &[("authorization", header)])).await;
         assert_eq!(response.status(), status, "{header}");
@@ -297,6 +313,7 @@ async fn wrong_changes_paths_and_methods_are_answered_with_the_reason() {
 #[tokio::test]
 async fn a_closure_that_panics_is_an_answer() {
     let service = Admin::builder()
+        .guarded()
         .json("/bad", || panic!("on purpose"))
         .build()
         .unwrap();
@@ -333,7 +350,7 @@ async fn the_log_level_is_read_and_changed() {
 
 #[tokio::test]
 async fn the_page_and_everything_else_come_with_safe_headers_below_a_prefix() {
-    let service = builder().prefix("/admin/").build().unwrap();
+    let service = guarded().prefix("/admin/").build().unwrap();
     for path in ["/admin", "/admin/", "/admin/?x=1"] {
         let response = call(&service, get(path)).await;
         assert_eq!(response.status(), StatusCode::OK, "{path}");
@@ -381,4 +398,73 @@ fn paths_that_are_taken_are_refused() {
         let error = builder().json(path, || Value::Null).build().unwrap_err();
         assert_eq!(error, BuildError::AdminPath(path.to_owned()));
     }
+}
+
+#[tokio::test]
+async fn beyond_loopback_only_probes_and_metrics_are_for_everybody() {
+    let scrape = prometheus().build().unwrap();
+    let service = |token: &str, address: [u8; 4]| {
+        builder()
+            .runtime(RuntimeMetrics::builder().build().unwrap())
+            .prometheus(scrape.clone())
+            .readiness(Readiness::new())
+            .bound_to((address, 9090).into())
+            .token(token)
+            .allow_host("orders.internal")
+            .build()
+            .unwrap()
+    };
+    let ask = async |service: &AdminService, path: &str, host: &str, token: &str| {
+        let request = Request::get(path)
+            .header(header::HOST, host)
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .body(Full::default());
+        call(service, request.unwrap()).await.status().as_u16()
+    };
+    let (any, with, local) = ([0, 0, 0, 0], "s3cret", [127, 0, 0, 1]);
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        for (token, address) in [("", any), (with, any), (with, local)] {
+            let service = service(token, address);
+            assert_eq!(ask(&service, path, "evil.example", "").await, 200, "{path}");
+        }
+    }
+    for path in [
+        "/",
+        "/config",
+        "/runtime.json",
+        "/events",
+        "/history.json",
+        "/paths",
+        "/none",
+    ] {
+        let found = if path == "/none" { 404 } else { 200 };
+        for (token, address, host, given, status) in [
+            ("", any, "10.0.0.1:9090", "", 403),
+            ("", any, "localhost", with, 403),
+            (with, any, "10.0.0.1:9090", "", 401),
+            (with, any, "10.0.0.1:9090", "s3creT", 401),
+            (with, any, "10.0.0.1:9090", with, found),
+            (with, any, "[fd00::1]:9090", with, found),
+            (with, any, "orders.internal:9090", with, found),
+            (with, any, "Orders.Internal", with, found),
+            (with, any, "evil.example", with, 403),
+            (with, any, "evil.example", "", 403),
+            (with, local, "localhost", "", found),
+            (with, local, "orders.internal", "", found),
+            (with, local, "evil.example", with, 403),
+        ] {
+            let service = service(token, address);
+            let case = format!("{path} {token:?} {address:?} {host} {given:?}");
+            assert_eq!(ask(&service, path, host, given).await, status, "{case}");
+        }
+    }
+    let refused = call(&service(with, any), get("/config")).await;
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    // A browser then asks for it.
+    assert!(
+        refused.headers()[header::WWW_AUTHENTICATE]
+            .to_str()
+            .unwrap()
+            .starts_with("Basic ")
+    );
 }

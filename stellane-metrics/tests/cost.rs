@@ -82,6 +82,28 @@ fn a_request_allocates_nothing_once_its_series_is_known() {
 }
 
 #[test]
+fn a_table_is_freed_with_its_last_handle_and_its_last_request() {
+    let life = || {
+        let http = HttpMetrics::builder().build().unwrap();
+        let mut service = MetricsLayer::new(&http).layer(service_fn(|_: Request<Body1>| {
+            label_route("/");
+            ready(Ok::<_, Infallible>(Response::new(Full::new(
+                Bytes::from_static(b"hello"),
+            ))))
+        }));
+        send(&mut service, Request::new(Full::default()));
+        let under_way = service.call(Request::new(Full::default()));
+        drop((http, service));
+        assert!(LIVE.get() > 60_000, "a request holds the table");
+        drop(under_way);
+    };
+    life();
+    let before = LIVE.get();
+    life();
+    assert_eq!(LIVE.get() - before, 0);
+}
+
+#[test]
 fn a_cancelled_request_allocates_nothing() {
     let http = HttpMetrics::builder().build().unwrap();
     let mut service = MetricsLayer::new(&http).layer(service_fn(|_: Request<Body1>| {

@@ -126,7 +126,7 @@ async fn an_inner_layer_and_the_response_can_name_the_route() {
         tokio::task::yield_now().await;
         assert_eq!(current_route(), None);
         label_route("/from/inside");
-        assert_eq!(current_route(), Some("/from/inside"));
+        assert_eq!(current_route().as_deref(), Some("/from/inside"));
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     });
     MetricsLayer::new(&http)
@@ -434,6 +434,14 @@ async fn the_grpc_status_comes_from_the_trailers_or_from_the_head() {
     );
 }
 
+/// A body of eight bytes that does not say so.
+async fn streamed() -> Request<Channel<Bytes>> {
+    let (mut sender, body) = Channel::<Bytes>::new(2);
+    sender.send_data(Bytes::from("12345")).await.unwrap();
+    sender.send_data(Bytes::from("678")).await.unwrap();
+    Request::new(body)
+}
+
 #[tokio::test]
 async fn a_streamed_request_body_is_counted_with_the_inner_layer_only() {
     let http = http();
@@ -442,13 +450,52 @@ async fn a_streamed_request_body_is_counted_with_the_inner_layer_only() {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     });
     let service = MetricsLayer::new(&http).layer(RequestBytesLayer::new().layer(read));
-    let (mut sender, body) = Channel::<Bytes>::new(2);
-    sender.send_data(Bytes::from("12345")).await.unwrap();
-    sender.send_data(Bytes::from("678")).await.unwrap();
-    drop(sender);
-    service.oneshot(Request::new(body)).await.unwrap();
+    service.oneshot(streamed().await).await.unwrap();
     assert_eq!(
         value(&http, &["http_server_request_body_size_bytes_sum"]),
+        8.0
+    );
+}
+
+#[tokio::test]
+async fn a_streamed_request_body_is_counted_for_its_request_when_a_poll_calls_the_service() {
+    let http = http();
+    let read = service_fn(|request: Request<RequestBytesBody<Channel<Bytes>>>| async {
+        request.into_body().collect().await.unwrap();
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    });
+    // As behind a queue, or in a router of axum.
+    let inner = RequestBytesLayer::new().layer(read);
+    let later = service_fn(move |request| inner.oneshot(request));
+    let service = MetricsLayer::new(&http).layer(later);
+    service.oneshot(streamed().await).await.unwrap();
+    let counted = || {
+        let sum = value(&http, &["http_server_request_body_size_bytes_sum"]);
+        let count = value(&http, &["http_server_request_body_size_bytes_count"]);
+        (sum, count)
+    };
+    assert_eq!(counted(), (8.0, 1.0));
+    // Nor is it counted for the next request of the thread, whose body nobody knows.
+    let ignore = service_fn(|_: Request<Channel<Bytes>>| {
+        ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
+    });
+    let service = MetricsLayer::new(&http).layer(ignore);
+    service.oneshot(streamed().await).await.unwrap();
+    assert_eq!(counted(), (8.0, 1.0));
+}
+
+#[tokio::test]
+async fn a_streamed_request_body_is_counted_around_a_service_with_metrics_of_its_own() {
+    let (outer, inner) = (http(), http());
+    let read = service_fn(|request: Request<RequestBytesBody<Channel<Bytes>>>| async {
+        request.into_body().collect().await.unwrap();
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    });
+    let measured = RequestBytesLayer::new().layer(MetricsLayer::new(&inner).layer(read));
+    let service = MetricsLayer::new(&outer).layer(measured);
+    service.oneshot(streamed().await).await.unwrap();
+    assert_eq!(
+        value(&outer, &["http_server_request_body_size_bytes_sum"]),
         8.0
     );
 }

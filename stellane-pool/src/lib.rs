@@ -36,10 +36,11 @@
 //! ```
 //!
 //! Buffers and maps are reused only when [`PoolConfig::enabled`](field@PoolConfig::enabled) says so, because with
-//! a good allocator it saves no CPU time end to end; the crate's README has the figures.
+//! a good allocator it saves no CPU time end to end; `FIGURES.md` in the package has the measurements.
 //!
 //! An idle value leaves after two [ticks](Pools::tick): somebody has to tick, for example a task that
 //! sleeps for [`PoolConfig::trim_interval`] between calls. Stellane's runtime does.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod budget;
 mod buf;

@@ -1,17 +1,17 @@
 //! The body of requests and responses.
 
-use std::any::Any;
-use std::borrow::Cow;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::{
+    any::Any,
+    borrow::Cow,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use axum_core::BoxError;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use crate::params::RouteMatch;
-use crate::recycled_box::RecycledBox;
-use crate::table::RouteInfo;
+use crate::{params::RouteMatch, recycled_box::RecycledBox, table::RouteInfo};
 
 /// The body of a request or response: empty, one piece, or a stream in a box.
 ///
@@ -208,4 +208,10 @@ pub(crate) fn cast<A: 'static, B: 'static>(value: A) -> Result<B, A> {
         Some(value) => Ok(value),
         None => Err(value.expect("only taken if the types are equal")),
     }
+}
+
+/// How large a body the extractors of a request take, ours and those of axum, where no `DefaultBodyLimit` of the route
+/// says otherwise; 2 MiB if nobody sets it. For a layer outside of the router that knows which requests may be larger.
+pub fn set_default_body_limit<B>(request: &mut http::Request<B>, max_bytes: usize) {
+    axum_core::extract::DefaultBodyLimit::max(max_bytes).apply(request);
 }

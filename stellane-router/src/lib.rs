@@ -92,6 +92,7 @@
 //! | `serde` | no | config structs can be read and written |
 //! | `tracing` | yes | a line for every 500 of an extractor that does not fit its route |
 //! | `metrics` | no | an `Atom` becomes a `metrics::SharedString` |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod error;
 pub use error::ConfigError;
@@ -173,7 +174,7 @@ pub use interner::{InternLayer, InternService, Interned};
 pub use json::Json;
 #[cfg(feature = "router")]
 pub use {
-    body::Body,
+    body::{Body, set_default_body_limit},
     builder::RouterBuilder,
     config::RouterConfig,
     endpoint::{EndpointFuture, Route, ScopeService},

@@ -23,7 +23,7 @@ const USAGE: &str = "usage: stellane-compare [--quick] [options]
   --out FOLDER       where the results go (results/DATE-FORM beside the sources)
 
        stellane-compare --agree FOLDER FOLDER   whether two runs agree within their spreads
-       stellane-compare --readme FOLDER         puts the table of a run into the project's README";
+       stellane-compare --figures FOLDER        puts the table of a run into FIGURES.md";
 
 #[derive(Debug, Default)]
 struct Options {
@@ -85,8 +85,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
         [agree, first, second] if agree == "--agree" => {
             return report::agree(first.as_ref(), second.as_ref());
         }
-        [readme, folder] if readme == "--readme" => {
-            return report::put_into_readme(folder.as_ref());
+        [figures, folder] if figures == "--figures" => {
+            return report::put_into_figures(folder.as_ref());
         }
         _ => {}
     }

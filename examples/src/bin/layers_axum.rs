@@ -21,7 +21,7 @@ async fn main() -> Result<(), BoxError> {
     // What they do beside requests: the limit learns, memory is given back.
     tokio::spawn(components.clone().run());
 
-    let (metrics, limit) = (components.metrics, components.limit.clone());
+    let (metrics, limit) = (components.metrics.clone(), components.limit.clone());
     let stats = async move || {
         let (requests, state) = (metrics.stats().requests_total, limit.explain());
         format!("{requests} requests; {state}\n")

@@ -1,5 +1,4 @@
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use super::{AlgorithmKind, ClassConfig};
 use crate::ConfigError;
@@ -42,14 +41,14 @@ pub struct LimitConfig {
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub latency_target: Duration,
     /// How long a request may wait for a place before it is refused. Default: `"0s"`, refuse at
-    /// once. Needs the feature `tokio`. They are served in order as long as that serves all in time. Once
+    /// once; in the preset of `stellane-core` `"500ms"`. Needs the feature `tokio`. They are served in order as long as that serves all in time. Once
     /// one has left after a twentieth of this without a place, and until none has for as long as this, the
     /// newest are served first and who has waited for a tenth of it is refused: otherwise, in an overload,
     /// everyone would wait as long as clients do, for nothing. Too long and clients give up on requests that
     /// are then served for nobody.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub max_wait: Duration,
-    /// How many requests may wait. Default: 100. Only matters with `max_wait`, and not while there is no limit.
+    /// How many requests may wait. Default: 100, in the preset 1000. Only matters with `max_wait`, and not while there is no limit.
     pub max_waiters: u32,
     /// What `Retry-After` says on average; each refusal draws from half to one and a half of it, in
     /// whole seconds, so that clients do not return together. Default: `"2s"`.
@@ -94,6 +93,9 @@ impl Default for LimitConfig {
 }
 
 impl LimitConfig {
+    /// What `max` may be, besides being no lower than `min`.
+    pub const MAX: RangeInclusive<u32> = 1..=u32::MAX;
+
     /// Changed by a closure: it can't be written as a literal.
     #[must_use]
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {

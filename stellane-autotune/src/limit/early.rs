@@ -59,7 +59,7 @@ impl AdaptiveLimitLayer {
         let head = RequestHead::from(&*request);
         let class = self.classifiers.class_for(shared, head);
         let overload = self.overload.as_ref();
-        if overload.is_some_and(|overload| overload.shared.has_timeout(head.headers))
+        if overload.is_some_and(|overload| overload.has_timeout(head))
             || shared.seats(class).is_some()
             || self.classifiers.is_exempt(head)
         {

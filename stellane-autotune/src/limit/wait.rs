@@ -1,12 +1,14 @@
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
-use super::keys::Keys;
-use super::shared::Shared;
-use super::{Class, Permit};
+use super::{Class, Permit, keys::Keys, shared::Shared};
 use crate::clock::saturating_nanos;
 
 /// One request that waits for a place. Who wins the change away from `WAITING` decides: the
@@ -134,9 +136,10 @@ impl Waiters {
         // Nobody may wait at all, or not for so long.
         if is_due && (long == 0 || self.is_pressed(now)) {
             for slot in &mut late {
-                let is_late = |w: &mut Arc<Waiter>| waited(w) >= long;
-                let other = self.others.pop_front_if(is_late);
-                *slot = other.or_else(|| self.hopeful.pop_front_if(is_late));
+                let late_line = [&mut self.others, &mut self.hopeful]
+                    .into_iter()
+                    .find(|line| line.front().is_some_and(|w| waited(w) >= long));
+                *slot = late_line.and_then(VecDeque::pop_front);
             }
             self.press(now);
         }

@@ -16,15 +16,15 @@ pub struct OverloadConfig {
     /// The timeout of a request that brings none. Default: `"0s"`, none.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub default_timeout: Duration,
-    /// No request may ask for more. Default: `"1m"`. Too high and a client can hold a place for as
-    /// long as it likes; too low and honest long requests fail.
+    /// No request may ask for more. Default: `"0s"`, no such bound: a request that names no deadline has none either, and
+    /// who says that it will wait for five minutes is not to be worse off. Too low and honest long requests fail.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub max_timeout: Duration,
     /// Whether a request that exceeds its deadline is ended with 504. Default: true. Needs the
     /// feature `tokio`; without it the deadline is only passed on and checked on arrival.
     pub enforce: bool,
-    /// How far timeouts shrink at full pressure, as a fraction of what they are without.
-    /// Default: 0.25. 1 turns scaling off.
+    /// How far `max_timeout`, if there is one, shrinks at full pressure while the service is full, as a fraction of what it
+    /// is without. Default: 0.25. 1 turns scaling off.
     pub pressed_timeout: f64,
 }
 
@@ -34,7 +34,7 @@ impl Default for OverloadConfig {
             grpc_timeout: true,
             header: "x-request-timeout-ms".into(),
             default_timeout: Duration::ZERO,
-            max_timeout: Duration::from_secs(60),
+            max_timeout: Duration::ZERO,
             enforce: true,
             pressed_timeout: 0.25,
         }
@@ -64,16 +64,12 @@ impl OverloadConfig {
             ));
         }
         let day = Duration::from_secs(86_400);
-        if self.max_timeout.is_zero() || self.max_timeout > day {
-            let value = format_args!("{:?}", self.max_timeout);
-            errors.push(ConfigError::new(
-                "max_timeout",
-                value,
-                "above 0s, at most 1 day",
-            ));
+        if self.max_timeout > day {
+            let value = format!("{:?}", self.max_timeout);
+            errors.push(ConfigError::new("max_timeout", value, "at most 1 day"));
         }
-        if self.default_timeout > self.max_timeout {
-            let value = format_args!("{:?}", self.default_timeout);
+        if !self.max_timeout.is_zero() && self.default_timeout > self.max_timeout {
+            let value = format!("{:?}", self.default_timeout);
             let expected = format!("at most `max_timeout`, {:?}", self.max_timeout);
             errors.push(ConfigError::new("default_timeout", value, expected));
         }

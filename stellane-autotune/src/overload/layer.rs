@@ -1,15 +1,24 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response};
 use tower_layer::Layer;
 
-use super::deadline::{GRPC_TIMEOUT, asked, may_ask};
-use super::{Deadline, OverloadConfig, OverloadService, Pressure};
-use crate::limit::{OnRefusal, Refusals};
-use crate::{AdaptiveLimit, BuildError, Clock, RequestHead, Shed};
+use super::{
+    Deadline, OverloadConfig, OverloadService, Pressure,
+    deadline::{GRPC_TIMEOUT, asked, may_ask},
+};
+use crate::{
+    AdaptiveLimit, BuildError, Clock, RequestHead, Shed,
+    limit::{OnRefusal, Refusals},
+};
 
 /// Reads deadlines, refuses what cannot meet them, passes them on and ends what exceeds them.
 ///
@@ -37,6 +46,19 @@ use crate::{AdaptiveLimit, BuildError, Clock, RequestHead, Shed};
 #[derive(Debug, Clone)]
 pub struct OverloadLayer {
     pub(crate) shared: Arc<Shared>,
+    timeouts: Timeouts,
+}
+
+/// The timeouts of some requests.
+#[derive(Clone, Default)]
+struct Timeouts(Option<Arc<TimeoutFn>>);
+
+type TimeoutFn = dyn Fn(RequestHead<'_>) -> Option<Duration> + Send + Sync;
+
+impl fmt::Debug for Timeouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Timeouts").field(&self.0.is_some()).finish()
+    }
 }
 
 #[derive(Debug)]
@@ -68,6 +90,47 @@ impl OverloadLayer {
         OverloadLayerBuilder::default()
     }
 
+    /// Timeouts of their own for some requests: for these the closure's takes the place of `default_timeout` and of
+    /// `max_timeout`, longer or shorter, so that a client may ask for less and not for more. `None`, or zero, leaves both as they are.
+    /// A later closure takes the place of an earlier one; it is asked up to three times for a request.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use stellane_autotune::overload::OverloadLayer;
+    ///
+    /// let layer = OverloadLayer::builder().build()?.timeouts(|head| {
+    ///     head.uri.path().starts_with("/reports/").then_some(Duration::from_secs(600))
+    /// });
+    /// # let _ = layer;
+    /// # Ok::<_, stellane_autotune::BuildError>(())
+    /// ```
+    #[must_use]
+    pub fn timeouts(
+        mut self,
+        of: impl Fn(RequestHead<'_>) -> Option<Duration> + Send + Sync + 'static,
+    ) -> Self {
+        self.timeouts = Timeouts(Some(Arc::new(of)));
+        self
+    }
+
+    /// Whether a request has a timeout; counts nothing.
+    #[inline]
+    pub(crate) fn has_timeout(&self, head: RequestHead<'_>) -> bool {
+        self.shared.has_timeout(head.headers) || self.own_timeout(head).is_some()
+    }
+
+    /// The timeout of a request, if it has one.
+    #[inline]
+    pub(crate) fn timeout(&self, head: RequestHead<'_>) -> Option<Duration> {
+        self.shared.timeout(head.headers, self.own_timeout(head))
+    }
+
+    #[inline]
+    fn own_timeout(&self, head: RequestHead<'_>) -> Option<Duration> {
+        let own = self.timeouts.0.as_ref()?;
+        own(head).filter(|timeout| !timeout.is_zero())
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn stats(&self) -> OverloadStats {
@@ -82,9 +145,8 @@ impl OverloadLayer {
 }
 
 impl Shared {
-    /// Whether a request has a timeout; counts nothing.
     #[inline]
-    pub(crate) fn has_timeout(&self, headers: &HeaderMap) -> bool {
+    fn has_timeout(&self, headers: &HeaderMap) -> bool {
         let (grpc, other) = self.names();
         self.has_default || may_ask(headers, grpc, other) && self.asked(headers).is_some()
     }
@@ -100,21 +162,19 @@ impl Shared {
         asked(headers, grpc, other)
     }
 
-    /// The timeout of a request, if it has one.
     #[inline]
-    pub(crate) fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {
+    fn timeout(&self, headers: &HeaderMap, own: Option<Duration>) -> Option<Duration> {
         let config = &self.config;
-        let asked = self
-            .asked(headers)
-            .or_else(|| Some(config.default_timeout).filter(|timeout| !timeout.is_zero()))?;
+        let usual = own.or_else(|| self.has_default.then_some(config.default_timeout));
+        let asked = self.asked(headers).or(usual)?;
+        let most = own.unwrap_or(config.max_timeout);
         self.with_deadline.fetch_add(1, Ordering::Relaxed);
         // Pressure shortens how long the server is willing to work, not what the client asked for
         // if that is shorter anyway.
         let most = match &self.pressure {
-            Some(pressure) if self.is_full() => {
-                pressure.scale(config.max_timeout, config.pressed_timeout)
-            }
-            _ => config.max_timeout,
+            _ if most.is_zero() => Duration::MAX,
+            Some(pressure) if self.is_full() => pressure.scale(most, config.pressed_timeout),
+            _ => most,
         };
         Some(asked.min(most))
     }
@@ -180,7 +240,7 @@ impl<S> Layer<S> for OverloadLayer {
     type Service = OverloadService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        OverloadService::new(inner, Arc::clone(&self.shared))
+        OverloadService::new(inner, self.clone())
     }
 }
 
@@ -258,6 +318,7 @@ impl OverloadLayerBuilder {
         };
         Ok(OverloadLayer {
             shared: Arc::new(shared),
+            timeouts: Timeouts::default(),
         })
     }
 }

@@ -1,25 +1,26 @@
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::layer::Shared;
-use super::{OverloadFuture, TimeOut};
-use crate::LimitBody;
+use super::{OverloadFuture, OverloadLayer, TimeOut};
+use crate::{LimitBody, RequestHead};
 
 /// A service with deadlines; made by [`OverloadLayer`](super::OverloadLayer).
 #[derive(Debug, Clone)]
 pub struct OverloadService<S> {
     inner: S,
-    shared: Arc<Shared>,
+    layer: OverloadLayer,
 }
 
 impl<S> OverloadService<S> {
-    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self { inner, shared }
+    pub(super) fn new(inner: S, layer: OverloadLayer) -> Self {
+        Self { inner, layer }
     }
 }
 
@@ -38,18 +39,19 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Some(timeout) = self.shared.timeout(request.headers()) else {
+        let Some(timeout) = self.layer.timeout(RequestHead::from(&request)) else {
             return OverloadFuture::open(self.inner.call(request));
         };
-        let on_refusal = &self.shared.on_refusal;
-        let request = match self.shared.admit(request, timeout, on_refusal) {
+        let shared = &self.layer.shared;
+        let on_refusal = &shared.on_refusal;
+        let request = match shared.admit(request, timeout, on_refusal) {
             Ok(request) => request,
             Err(refusal) => return OverloadFuture::refused(*refusal),
         };
-        if !self.shared.enforces() {
+        if !shared.enforces() {
             return OverloadFuture::open(self.inner.call(request));
         }
-        let end = TimeOut::new(&request, on_refusal.clone(), Arc::clone(&self.shared));
+        let end = TimeOut::new(&request, on_refusal.clone(), Arc::clone(shared));
         OverloadFuture::timed(self.inner.call(request), timeout, end)
     }
 }

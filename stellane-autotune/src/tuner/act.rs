@@ -1,11 +1,13 @@
 //! What the guard rails let happen.
 
-use super::action::Short;
-use super::core::{Decisions, Plan};
-use super::knob::KnobSpec;
-use super::propose::Proposal;
-use super::state::{State, Trial};
-use super::{ActionOutcome, Snapshot, TunerMode, TuningAction};
+use super::{
+    ActionOutcome, Snapshot, TunerMode, TuningAction,
+    action::Short,
+    core::{Decisions, Plan},
+    knob::KnobSpec,
+    propose::Proposal,
+    state::{State, Trial},
+};
 
 impl Plan {
     pub(super) fn act(
@@ -49,7 +51,8 @@ impl Plan {
         if snapshot.pinned.get(proposal.knob).copied().unwrap_or(false) {
             return None;
         }
-        let new = bounded(spec, old, proposal.to, self.config.max_change)?;
+        let range = self.range(spec, state);
+        let new = bounded(spec, range, old, proposal.to, self.config.max_change)?;
         let up = new > old;
         let at = snapshot.at;
         if at < knob.frozen_until || at < knob.blocked_until[usize::from(up)] {
@@ -68,10 +71,22 @@ impl Plan {
                 return None;
             }
         }
-        if snapshot.mode == TunerMode::Recommend && knob.recommended == Some(new) {
+        let is_said =
+            |said: f64| (said > old) == up && (said - new).abs() <= SAME * (said - old).abs();
+        if snapshot.mode == TunerMode::Recommend && knob.recommended.is_some_and(is_said) {
             return None;
         }
         Some(new)
+    }
+
+    /// Where a knob may be now.
+    fn range(&self, spec: &KnobSpec, state: &State) -> (f64, f64) {
+        let value = |knob: &Option<String>| state.knobs[self.knob(knob.as_deref()?)?].value;
+        let (low, high) = (value(&spec.at_least), value(&spec.at_most));
+        (
+            low.map_or(spec.min, |low| low.max(spec.min)),
+            high.map_or(spec.max, |high| high.min(spec.max)),
+        )
     }
 
     fn take(
@@ -158,9 +173,19 @@ impl Plan {
     }
 }
 
-/// The value nearest to `to` that range, step and step bound allow; `None` if that is no change.
-fn bounded(spec: &KnobSpec, old: f64, to: f64, max_change: f64) -> Option<f64> {
-    if !to.is_finite() || to == old {
+/// How much of an advice may differ from the one before without being another.
+const SAME: f64 = 0.2;
+
+/// The value nearest to `to` that range, step and step bound allow; `None` if that is no change in this direction: a value
+/// from outside the range does not come in against the wish.
+fn bounded(
+    spec: &KnobSpec,
+    (low, high): (f64, f64),
+    old: f64,
+    to: f64,
+    max_change: f64,
+) -> Option<f64> {
+    if !to.is_finite() || to == old || low > high {
         return None;
     }
     let up = (old.abs() * max_change).max(spec.step);
@@ -173,7 +198,7 @@ fn bounded(spec: &KnobSpec, old: f64, to: f64, max_change: f64) -> Option<f64> {
     } else {
         steps
     };
-    // A value from outside the range may come in at once.
-    let new = (old + steps * spec.step).clamp(spec.min, spec.max);
-    ((new - old).abs() > spec.step * 1e-6).then_some(new)
+    let new = (old + steps * spec.step).clamp(low, high);
+    let is_wanted = (new > old) == (to > old);
+    (is_wanted && (new - old).abs() > spec.step * 1e-6).then_some(new)
 }

@@ -43,8 +43,6 @@ pub mod names {
     pub const POOL_RETAIN: &str = "pool.retain_percent";
     /// Knob: how long a connection may be idle, in seconds.
     pub const IDLE_TIMEOUT: &str = "connection.idle_timeout";
-    /// Knob: how many idle connections may stay.
-    pub const IDLE_MAX: &str = "connection.max_idle";
     /// Knob: the highest concurrency limit.
     pub const LIMIT_MAX: &str = "limit.max";
 }
@@ -60,7 +58,6 @@ pub(super) fn rules() -> Vec<Rule> {
             .towards(POOL_RETAIN, 0.0)
             .scale(QUEUE_BOUND, 0.5)
             .scale(IDLE_TIMEOUT, 0.5)
-            .scale(IDLE_MAX, 0.5)
             .scale(LIMIT_MAX, 0.8)
             .hold(1)
             .priority(100)
@@ -70,7 +67,6 @@ pub(super) fn rules() -> Vec<Rule> {
             .when(Condition::above(MEMORY, 0.85).clear_at(0.80))
             .scale(POOL_RETAIN, 0.5)
             .scale(IDLE_TIMEOUT, 0.7)
-            .scale(IDLE_MAX, 0.8)
             .priority(90)
             .urgent(),
         Rule::new("memory_pressure")

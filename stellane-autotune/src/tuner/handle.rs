@@ -1,14 +1,17 @@
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use super::core::{Decisions, Plan};
-use super::state::State;
-use super::subscription::Log;
 use super::{
-    ActionOutcome, AutoTunerBuilder, Knob, KnobStats, Signal, SignalStats, Snapshot, Subscription,
-    TunerMode, TunerStats, TuningAction,
+    ActionOutcome, AutoTunerBuilder, Knob, KnobStats, Rule, Signal, SignalStats, Snapshot,
+    Subscription, TunerMode, TunerStats, TuningAction,
+    core::{Decisions, Plan},
+    defaults,
+    state::State,
+    subscription::Log,
 };
 use crate::clock::Clock;
 
@@ -79,6 +82,13 @@ impl AutoTuner {
         AutoTunerBuilder::default()
     }
 
+    /// The rules that a tuner has unless it is [built](AutoTunerBuilder::default_rules) without them; each only where its
+    /// signals are, and at least one of its knobs.
+    #[must_use]
+    pub fn default_rules() -> Vec<Rule> {
+        defaults::rules()
+    }
+
     /// Reads all signals, decides, and in [`TunerMode::Apply`] turns the knobs. `now` is the time on
     /// the clock of the caller; it must grow from tick to tick, or the tick decides nothing.
     /// Returns what was decided.
@@ -137,7 +147,7 @@ impl AutoTuner {
         }
     }
 
-    /// Every action from now on.
+    /// Every action from now on, and again each whose outcome was pending, once that is known.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         self.inner.log.subscribe()

@@ -1,7 +1,4 @@
-use std::fmt;
-use std::ops::RangeInclusive;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 /// A named value that can be changed at run time.
 ///
@@ -38,6 +35,9 @@ pub(super) struct KnobSpec {
     pub(super) step: f64,
     pub(super) cooldown: Option<Duration>,
     pub(super) pinned: bool,
+    /// The knob that it is never below, and that it is never above.
+    pub(super) at_least: Option<String>,
+    pub(super) at_most: Option<String>,
 }
 
 impl Knob {
@@ -58,6 +58,8 @@ impl Knob {
             step,
             cooldown: None,
             pinned: false,
+            at_least: None,
+            at_most: None,
         };
         Self {
             spec,
@@ -84,6 +86,20 @@ impl Knob {
     #[must_use]
     pub fn pinned(mut self) -> Self {
         self.spec.pinned = true;
+        self
+    }
+
+    /// Never goes below the value of this other knob: the most is no less than the least.
+    #[must_use]
+    pub fn at_least(mut self, knob: impl Into<String>) -> Self {
+        self.spec.at_least = Some(knob.into());
+        self
+    }
+
+    /// Never goes above the value of this other knob.
+    #[must_use]
+    pub fn at_most(mut self, knob: impl Into<String>) -> Self {
+        self.spec.at_most = Some(knob.into());
         self
     }
 

@@ -122,6 +122,11 @@ impl Rule {
         &self.name
     }
 
+    /// The knobs that it moves.
+    pub fn knobs(&self) -> impl Iterator<Item = &str> {
+        self.moves.iter().map(|target| &*target.knob)
+    }
+
     fn moves(mut self, knob: impl Into<Cow<'static, str>>, change: Change) -> Self {
         self.moves.push(Move {
             knob: knob.into(),

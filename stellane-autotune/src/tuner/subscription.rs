@@ -1,7 +1,9 @@
-use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
 
 use super::{ActionOutcome, TuningAction};
 
@@ -12,8 +14,10 @@ pub(super) struct Log(Arc<Mutex<Ring>>);
 #[derive(Debug)]
 struct Ring {
     actions: VecDeque<TuningAction>,
+    /// What subscribers hear: the actions, and again those whose outcome has become known.
+    news: VecDeque<TuningAction>,
     capacity: usize,
-    /// How many actions have left the ring: the position of its first.
+    /// How much of the news has left the ring: the position of its first.
     gone: u64,
     wakers: Vec<Waker>,
     closed: bool,
@@ -21,9 +25,9 @@ struct Ring {
 
 impl Log {
     pub(super) fn new(capacity: usize) -> Self {
-        let actions = VecDeque::new();
         let ring = Ring {
-            actions,
+            actions: VecDeque::new(),
+            news: VecDeque::new(),
             capacity,
             gone: 0,
             wakers: Vec::new(),
@@ -36,10 +40,9 @@ impl Log {
         let mut ring = self.lock();
         if ring.actions.len() == ring.capacity {
             ring.actions.pop_front();
-            ring.gone += 1;
         }
-        ring.actions.push_back(action);
-        Self::wake(ring);
+        ring.actions.push_back(action.clone());
+        Self::tell(ring, action);
     }
 
     pub(super) fn resolve(&self, seq: u64, outcome: ActionOutcome) {
@@ -51,6 +54,8 @@ impl Log {
             .find(|action| action.seq == seq)
         {
             action.outcome = outcome;
+            let action = action.clone();
+            Self::tell(ring, action);
         }
     }
 
@@ -66,13 +71,22 @@ impl Log {
 
     pub(super) fn subscribe(&self) -> Subscription {
         let ring = self.lock();
-        let next = ring.gone + ring.actions.len() as u64;
+        let next = ring.gone + ring.news.len() as u64;
         drop(ring);
         Subscription {
             log: self.clone(),
             next,
             missed: 0,
         }
+    }
+
+    fn tell(mut ring: MutexGuard<'_, Ring>, action: TuningAction) {
+        if ring.news.len() == ring.capacity {
+            ring.news.pop_front();
+            ring.gone += 1;
+        }
+        ring.news.push_back(action);
+        Self::wake(ring);
     }
 
     fn wake(mut ring: MutexGuard<'_, Ring>) {
@@ -86,7 +100,8 @@ impl Log {
     }
 }
 
-/// Every [`TuningAction`] from the subscription on, in order.
+/// Every [`TuningAction`] from the subscription on, in order. One whose [outcome](TuningAction::outcome) is pending comes a
+/// second time, by the same number, when it is known.
 ///
 /// Nobody waits for a slow subscriber: it loses what has left the history, and can tell by
 /// [`Subscription::missed`].
@@ -138,7 +153,7 @@ impl Subscription {
             self.next = ring.gone;
         }
         let index = usize::try_from(self.next - ring.gone).ok()?;
-        let action = ring.actions.get(index)?.clone();
+        let action = ring.news.get(index)?.clone();
         self.next += 1;
         Some(action)
     }

@@ -103,7 +103,7 @@ impl Config {
             loader = loader.file(file);
         }
         let config = loader.load().map_err(Failure::input)?;
-        print(toml::to_string(&config).map_err(Failure::new)?)
+        print(config)
     }
 }
 

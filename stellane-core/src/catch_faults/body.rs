@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::Faults;
+use super::FaultCounter;
 use crate::BoxError;
 
 pin_project! {
@@ -24,7 +24,7 @@ pin_project! {
     #[project = KindProj]
     #[derive(Debug)]
     enum Kind<B> {
-        Inner { #[pin] body: B, faults: Faults },
+        Inner { #[pin] body: B, faults: FaultCounter },
         // `None` once it was sent, or after the inner body panicked.
         Plain { text: Option<Bytes> },
     }
@@ -32,7 +32,7 @@ pin_project! {
 
 impl<B> CatchFaultsBody<B> {
     #[inline]
-    pub(crate) fn new(body: B, faults: Faults) -> Self {
+    pub(crate) fn new(body: B, faults: FaultCounter) -> Self {
         Self {
             kind: Kind::Inner { body, faults },
         }

@@ -7,7 +7,7 @@ use std::{
 use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
-use super::{CatchFaultsBody, Faults, Refusal, grpc::Grpc};
+use super::{CatchFaultsBody, FaultCounter, Refusal, grpc::Grpc};
 use crate::BoxError;
 
 pin_project! {
@@ -17,13 +17,13 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         // None after a panic of the call.
-        faults: Option<Faults>,
+        faults: Option<FaultCounter>,
         grpc: Option<Grpc>,
     }
 }
 
 impl<F> CatchFaultsFuture<F> {
-    pub(super) fn running(inner: F, faults: Faults, grpc: Option<Grpc>) -> Self {
+    pub(super) fn running(inner: F, faults: FaultCounter, grpc: Option<Grpc>) -> Self {
         Self {
             inner: Some(inner),
             faults: Some(faults),
@@ -58,8 +58,7 @@ where
         Poll::Ready(Ok(match faults.catch("future", || inner.poll(cx)) {
             Some(Poll::Pending) => return Poll::Pending,
             Some(Poll::Ready(Ok(response))) => {
-                let faults = faults.clone();
-                response.map(|body| CatchFaultsBody::new(body, faults))
+                response.map(|body| CatchFaultsBody::new(body, *faults))
             }
             Some(Poll::Ready(Err(error))) => {
                 let error = error.into();
@@ -92,10 +91,10 @@ impl Failure {
     }
 }
 
-impl Faults {
+impl FaultCounter {
     /// How an error of a service is answered; counts it as one unless it is a refusal.
     #[cold]
-    pub(crate) fn answer_to(&self, error: &BoxError) -> Failure {
+    pub(crate) fn answer_to(self, error: &BoxError) -> Failure {
         if let Some(refusal) = error.downcast_ref::<Refusal>() {
             return Failure::Refused(*refusal);
         }

@@ -1,7 +1,11 @@
 use std::{
     any::Any,
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tower_layer::Layer;
@@ -9,11 +13,61 @@ use tower_layer::Layer;
 use super::CatchFaultsService;
 use crate::BoxError;
 
-/// Counts what went wrong in handlers; a cheap handle. The two counters are never freed.
+/// What a panic says, if it is text.
+pub(crate) fn message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+thread_local! {
+    static TOLD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// For a hook that has logged the panic of this thread: it is not logged again when it is caught.
+#[cfg(feature = "preset")]
+pub(crate) fn told() {
+    let _ = TOLD.try_with(|told| told.set(true));
+}
+
+/// Counts what went wrong in handlers; a cheap handle.
 #[derive(Debug, Clone)]
 pub struct Faults {
-    // Not shared by reference count: every request would change it twice.
-    counts: &'static Counts,
+    counter: Arc<Lent>,
+}
+
+/// What futures and bodies count with. Not shared by reference count: every request would change it twice. So the counts
+/// are never freed, but used again by the next [`Faults`] when the last handle is gone; a body that outlives it and then
+/// panics is counted there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FaultCounter(&'static Counts);
+
+#[derive(Debug)]
+struct Lent(FaultCounter);
+
+/// Counts that nobody has a handle of.
+static UNUSED: Mutex<Vec<&'static Counts>> = Mutex::new(Vec::new());
+
+fn unused() -> MutexGuard<'static, Vec<&'static Counts>> {
+    UNUSED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Lent {
+    fn new() -> Self {
+        let counts = unused().pop();
+        let counts = counts.unwrap_or_else(|| Box::leak(Box::default()));
+        counts.panics.store(0, Ordering::Relaxed);
+        counts.errors.store(0, Ordering::Relaxed);
+        Self(FaultCounter(counts))
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        unused().push(self.0.0);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -37,22 +91,30 @@ impl Faults {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            counts: Box::leak(Box::default()),
+            counter: Arc::new(Lent::new()),
         }
+    }
+
+    #[inline]
+    pub(crate) fn counter(&self) -> FaultCounter {
+        self.counter.0
     }
 
     /// The counts so far.
     #[must_use]
     pub fn stats(&self) -> FaultStats {
+        let counts = self.counter().0;
         FaultStats {
-            panics: self.counts.panics.load(Ordering::Relaxed),
-            errors: self.counts.errors.load(Ordering::Relaxed),
+            panics: counts.panics.load(Ordering::Relaxed),
+            errors: counts.errors.load(Ordering::Relaxed),
         }
     }
+}
 
+impl FaultCounter {
     /// What `run` returns, unless it panics.
     #[inline]
-    pub(crate) fn catch<T>(&self, place: &'static str, run: impl FnOnce() -> T) -> Option<T> {
+    pub(crate) fn catch<T>(self, place: &'static str, run: impl FnOnce() -> T) -> Option<T> {
         // What it works on may be left half-way through a change by a panic. It is the user's own, who
         // asked for exactly this; Rust's types keep it memory-safe.
         match catch_unwind(AssertUnwindSafe(run)) {
@@ -65,18 +127,17 @@ impl Faults {
     }
 
     #[cold]
-    fn panicked(&self, place: &'static str, payload: &(dyn Any + Send)) {
-        self.counts.panics.fetch_add(1, Ordering::Relaxed);
-        let message = payload
-            .downcast_ref::<&'static str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("no message");
+    fn panicked(self, place: &'static str, payload: &(dyn Any + Send)) {
+        self.0.panics.fetch_add(1, Ordering::Relaxed);
+        if TOLD.try_with(Cell::take).unwrap_or_default() {
+            return;
+        }
+        let message = message(payload);
         tracing::error!(place, message, "handler panicked");
     }
 
-    pub(super) fn failed(&self, error: &BoxError) {
-        self.counts.errors.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn failed(self, error: &BoxError) {
+        self.0.errors.fetch_add(1, Ordering::Relaxed);
         tracing::error!(error = %**error, "service failed");
     }
 }

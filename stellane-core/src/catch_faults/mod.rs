@@ -36,6 +36,7 @@ mod layer;
 mod refusal;
 mod service;
 
+use self::layer::FaultCounter;
 pub use self::{
     body::CatchFaultsBody,
     future::CatchFaultsFuture,
@@ -44,4 +45,8 @@ pub use self::{
     service::CatchFaultsService,
 };
 #[cfg(feature = "preset")]
-pub(crate) use self::{future::Failure, grpc::Grpc};
+pub(crate) use self::{
+    future::Failure,
+    grpc::Grpc,
+    layer::{message, told},
+};

@@ -40,7 +40,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let faults = self.faults.clone();
+        let faults = self.faults.counter();
         let grpc = Grpc::of(&request);
         match faults.catch("call", || self.inner.call(request)) {
             Some(future) => CatchFaultsFuture::running(future, faults, grpc),

@@ -1,6 +1,11 @@
 use std::{fmt, path::PathBuf};
 
-/// Everything that is wrong with a configuration, in the order of its sources.
+use super::Secrets;
+
+/// Who has made more mistakes has given another file.
+const MOST: usize = 100;
+
+/// Everything that is wrong with a configuration, in the order of its sources; the first hundred.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
     problems: Vec<Problem>,
@@ -9,6 +14,12 @@ pub struct ConfigErrors {
 impl ConfigErrors {
     /// `Ok` when there is nothing to report.
     pub(crate) fn check(mut problems: Vec<Problem>) -> Result<(), Self> {
+        let more = problems.len().saturating_sub(MOST);
+        if more > 0 {
+            problems.truncate(MOST);
+            let origin = problems[0].origin.clone();
+            problems.push(Problem::new(origin, "", format!("{more} more mistakes")));
+        }
         // As one reads a file: from top to bottom. Equal places keep the order they were found in.
         problems.sort_by_key(|problem| match &problem.origin {
             Origin::File { line, .. } => (0, line.unwrap_or(0)),
@@ -19,6 +30,13 @@ impl ConfigErrors {
             Ok(())
         } else {
             Err(Self { problems })
+        }
+    }
+
+    #[cfg(feature = "reload")]
+    pub(super) fn one(problem: Problem) -> Self {
+        Self {
+            problems: vec![problem],
         }
     }
 
@@ -60,7 +78,7 @@ impl Problem {
         Self {
             origin,
             key: key.to_owned(),
-            message: message.into(),
+            message: Secrets::default().text(&message.into()).into_owned(),
         }
     }
 }
@@ -96,11 +114,11 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Program => f.write_str("configuration"),
-            Self::File {
-                path,
-                line: Some(line),
-            } => write!(f, "{}:{line}", path.display()),
-            Self::File { path, line: None } => write!(f, "{}", path.display()),
+            Self::File { path, line } => {
+                let path = path.display().to_string();
+                f.write_str(&Secrets::default().text(&path))?;
+                line.map_or(Ok(()), |line| write!(f, ":{line}"))
+            }
             Self::Env(name) => f.write_str(name),
         }
     }

@@ -1,6 +1,8 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -9,7 +11,9 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigErrors, Origin, Problem, Profile, RuntimeConfig, schema};
+use super::{
+    ConfigErrors, Origin, Problem, Profile, RuntimeConfig, Secrets, file, schema, source::Source,
+};
 
 const SECTION_PREFIX: &str = "STELLANE__";
 
@@ -26,15 +30,15 @@ const SHORT_NAMES: [(&str, &str); 5] = [
 ///
 /// [`Loader::from_process`] takes the file and the variables that the process was started with; the
 /// other methods make each source explicit, which is what tests want.
-#[derive(Debug, Default, Clone)]
+#[derive(Default, Clone)]
 #[must_use]
 pub struct Loader {
-    file: Option<Source>,
+    file: Option<TomlFile>,
     env: Vec<(String, String)>,
 }
 
-#[derive(Debug, Clone)]
-enum Source {
+#[derive(Clone)]
+enum TomlFile {
     Path(PathBuf),
     Text(PathBuf, String),
 }
@@ -55,13 +59,13 @@ impl Loader {
 
     /// Reads this TOML file. It replaces a file named by `STELLANE_CONFIG`.
     pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.file = Some(Source::Path(path.into()));
+        self.file = Some(TomlFile::Path(path.into()));
         self
     }
 
     /// Takes TOML that is already in memory; `name` stands for the file in messages.
     pub fn text(mut self, name: impl Into<PathBuf>, toml: impl Into<String>) -> Self {
-        self.file = Some(Source::Text(name.into(), toml.into()));
+        self.file = Some(TomlFile::Text(name.into(), toml.into()));
         self
     }
 
@@ -83,8 +87,26 @@ impl Loader {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match &self.file {
-            Some(Source::Path(path) | Source::Text(path, _)) => Some(path),
+            Some(TomlFile::Path(path) | TomlFile::Text(path, _)) => Some(path),
             None => self.variable("STELLANE_CONFIG").map(Path::new),
+        }
+    }
+
+    /// The path of the file that can change; text in memory can't.
+    #[cfg(feature = "reload")]
+    pub(super) fn followed(&self) -> Option<&Path> {
+        match &self.file {
+            Some(TomlFile::Text(..)) => None,
+            _ => self.path(),
+        }
+    }
+
+    /// The same with this text for that of its file.
+    #[cfg(feature = "reload")]
+    pub(super) fn with_content(&self, text: &str) -> Self {
+        match self.path() {
+            Some(path) => self.clone().text(path, text),
+            None => self.clone(),
         }
     }
 
@@ -110,7 +132,7 @@ impl Loader {
     }
 
     /// The same over other defaults than those of a profile.
-    #[cfg(feature = "preset")]
+    #[cfg(any(feature = "preset", feature = "reload"))]
     pub(crate) fn load_over(&self, base: RuntimeConfig) -> Result<RuntimeConfig, ConfigErrors> {
         self.load_with(base, Vec::new())
     }
@@ -120,7 +142,8 @@ impl Loader {
         base: RuntimeConfig,
         mut problems: Vec<Problem>,
     ) -> Result<RuntimeConfig, ConfigErrors> {
-        let (config, origins) = self.merge(base, &mut problems);
+        let text = self.file_text(&mut problems);
+        let (mut config, origins) = self.merge(base.clone(), &text, &mut problems);
 
         let mut invalid = config.problems();
         for problem in &mut invalid {
@@ -130,6 +153,7 @@ impl Loader {
         }
         problems.append(&mut invalid);
         ConfigErrors::check(problems)?;
+        config.source = Source::new(self.clone(), text, base, &config, origins);
         Ok(config)
     }
 
@@ -146,24 +170,32 @@ impl Loader {
     fn merge<T: Serialize + DeserializeOwned + Clone>(
         &self,
         base: T,
+        file: &str,
         problems: &mut Vec<Problem>,
     ) -> (T, BTreeMap<String, Origin>) {
         let Ok(mut merged) = Table::try_from(&base) else {
             return (base, BTreeMap::new());
         };
         let known = merged.clone();
+        let mut settings = self.file_settings(file, &known, problems);
+        settings.append(&mut self.env_settings(&known, problems));
         let mut origins = BTreeMap::new();
-        for Setting {
-            path,
-            value,
-            origin,
-        } in self
-            .file_settings(&known, problems)
-            .into_iter()
-            .chain(self.env_settings(&known, problems))
+        for setting in &settings {
+            schema::set(&mut merged, &setting.path(), setting.value.clone());
+            origins.insert(setting.path.join("."), setting.origin.clone());
+        }
+        // Once for all of them; what is hidden by another source is looked at on its own.
+        if origins.len() == settings.len()
+            && let Ok(config) = merged.try_into::<T>()
         {
-            let path: Vec<&str> = path.iter().map(String::as_str).collect();
-            let key = path.join(".");
+            return (config, origins);
+        }
+        let mut merged = known.clone();
+        origins.clear();
+        for setting in settings {
+            let (path, key) = (setting.path(), setting.path.join("."));
+            let Setting { value, origin, .. } = &setting;
+            let (value, origin) = (value.clone(), origin.clone());
             // One key at a time: whatever goes wrong is this key's fault and is told with its place.
             let mut alone = known.clone();
             schema::set(&mut alone, &path, value.clone());
@@ -175,7 +207,7 @@ impl Loader {
                 Err(error) => {
                     let message = match value {
                         Value::Integer(n) if n < 0 => format!("{n} is not a whole number from 0"),
-                        value => invalid(&value, error.message().trim()),
+                        value => invalid(&key, &value, error.message().trim()),
                     };
                     problems.push(Problem::new(origin, &key, message));
                 }
@@ -184,65 +216,54 @@ impl Loader {
         (merged.try_into().unwrap_or(base), origins)
     }
 
-    fn file_settings(&self, known: &Table, problems: &mut Vec<Problem>) -> Vec<Setting> {
-        let (path, text) = match &self.file {
-            Some(Source::Text(path, text)) => (path.clone(), Ok(text.clone())),
-            Some(Source::Path(path)) => (path.clone(), std::fs::read_to_string(path)),
-            None => match self.variable("STELLANE_CONFIG") {
-                Some(path) => (PathBuf::from(path), std::fs::read_to_string(path)),
-                None => return Vec::new(),
-            },
-        };
-        let text = match text {
-            Ok(text) => text,
-            Err(error) => {
-                let origin = Origin::File { path, line: None };
-                problems.push(Problem::new(origin, "", format!("can't be read: {error}")));
-                return Vec::new();
+    /// The text of the file; empty where there is none.
+    fn file_text(&self, problems: &mut Vec<Problem>) -> Arc<str> {
+        let text = match (&self.file, self.path()) {
+            (Some(TomlFile::Text(_, text)), _) => return text.as_str().into(),
+            (_, Some(path)) => {
+                file::read_to_start(path).map_err(|why| file::unreadable(path, &why))
             }
+            (_, None) => return "".into(),
         };
-        let (document, errors) = DeTable::parse_recoverable(&text);
-        let place = |offset: usize| Origin::File {
-            path: path.clone(),
-            line: Some(
-                text.as_bytes()
-                    .iter()
-                    .take(offset)
-                    .filter(|b| **b == b'\n')
-                    .count()
-                    + 1,
-            ),
+        text.unwrap_or_else(|problem| {
+            problems.push(problem);
+            String::new()
+        })
+        .into()
+    }
+
+    fn file_settings(
+        &self,
+        text: &str,
+        known: &Table,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Setting> {
+        let Some(path) = self.path() else {
+            return Vec::new();
         };
-        let mut broken = Vec::new();
+        let (document, errors) = DeTable::parse_recoverable(text);
+        let lines = Lines::of(text);
+        let mut broken = BTreeSet::new();
         for error in errors {
-            let origin = place(error.span().map_or(0, |span| span.start));
-            if broken.contains(&origin) {
+            let number = lines.number(error.span().map_or(0, |span| span.start));
+            if !broken.insert(number) {
                 continue;
             }
-            let line = match &origin {
-                Origin::File {
-                    line: Some(line), ..
-                } => text.lines().nth(line - 1),
-                _ => None,
-            };
-            let message = not_toml(line.unwrap_or_default(), error.message());
-            problems.push(Problem::new(origin.clone(), "", message));
-            broken.push(origin);
+            let message = not_toml(lines.that_may_be_shown(number, known), error.message());
+            let line = Some(number);
+            let path = path.to_owned();
+            problems.push(Problem::new(Origin::File { path, line }, "", message));
         }
-        let mut settings = Vec::new();
-        let mut misread = Vec::new();
         let mut file = FileWalk {
-            place: &place,
-            problems: &mut misread,
-            settings: &mut settings,
+            file: path,
+            lines: &lines,
+            broken: &broken,
+            problems,
+            settings: Vec::new(),
             path: Vec::new(),
         };
         file.table(document.get_ref(), known);
-        // What the parser made of a broken line is not what was meant: one mistake is told once.
-        settings.retain(|setting| !broken.contains(&setting.origin));
-        misread.retain(|problem| !broken.contains(&problem.origin));
-        problems.append(&mut misread);
-        settings
+        file.settings
     }
 
     fn env_settings(&self, known: &Table, problems: &mut Vec<Problem>) -> Vec<Setting> {
@@ -271,6 +292,17 @@ impl Loader {
             }
         }
         settings
+    }
+}
+
+/// Without what the file and the variables hold.
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Loader")
+            .field("file", &self.path())
+            .field("env", &names)
+            .finish()
     }
 }
 
@@ -304,15 +336,24 @@ struct Setting {
     origin: Origin,
 }
 
+impl Setting {
+    fn path(&self) -> Vec<&str> {
+        self.path.iter().map(String::as_str).collect()
+    }
+}
+
 /// Walks a parsed file beside the schema.
-struct FileWalk<'a, P> {
-    place: &'a P,
+struct FileWalk<'a> {
+    file: &'a Path,
+    lines: &'a Lines<'a>,
+    /// Lines that do not parse. What the parser made of one is not what was meant: one mistake is told once.
+    broken: &'a BTreeSet<usize>,
     problems: &'a mut Vec<Problem>,
-    settings: &'a mut Vec<Setting>,
+    settings: Vec<Setting>,
     path: Vec<String>,
 }
 
-impl<P: Fn(usize) -> Origin> FileWalk<'_, P> {
+impl FileWalk<'_> {
     fn table(&mut self, table: &DeTable<'_>, known: &Table) {
         for (name, value) in table {
             self.path.push(name.get_ref().to_string());
@@ -333,8 +374,16 @@ impl<P: Fn(usize) -> Origin> FileWalk<'_, P> {
         schema: Option<&Value>,
         siblings: &Table,
     ) {
+        let line = self.lines.number(offset);
+        let is_section = matches!(value.get_ref(), DeValue::Table(_));
+        if self.broken.contains(&line) && !is_section {
+            return;
+        }
         let key = self.path.join(".");
-        let origin = (self.place)(offset);
+        let origin = Origin::File {
+            path: self.file.to_owned(),
+            line: Some(line),
+        };
         if schema.is_none() && !siblings.is_empty() {
             let name = self.path.last().map_or("", String::as_str);
             self.problems
@@ -346,6 +395,7 @@ impl<P: Fn(usize) -> Origin> FileWalk<'_, P> {
         }
         let read = toml::de::ValueDeserializer::from(value.clone());
         let read = serde::Deserialize::deserialize(read).map_err(|error| match value.get_ref() {
+            _ if Secrets::default().is_secret(&key) => "can't be read".to_owned(),
             DeValue::Integer(n) => {
                 format!("{} is out of range", n.as_str())
             }
@@ -366,9 +416,60 @@ impl<P: Fn(usize) -> Origin> FileWalk<'_, P> {
     }
 }
 
+/// The lines of a file, found without counting from its start each time.
+struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Self {
+        let after = text.match_indices('\n').map(|(at, _)| at + 1);
+        Self {
+            text,
+            starts: std::iter::once(0).chain(after).collect(),
+        }
+    }
+
+    /// The number of the line, counted from one, that has this byte.
+    fn number(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset)
+    }
+
+    fn line(&self, number: usize) -> &'a str {
+        let start = self.starts.get(number - 1).copied();
+        let rest = &self.text[start.unwrap_or(self.text.len())..];
+        rest.lines().next().unwrap_or_default().trim()
+    }
+
+    /// A line that does not parse, if nothing in it can be a secret: no more than one key, which is known and none.
+    fn that_may_be_shown(&self, number: usize, known: &Table) -> Option<&'a str> {
+        let line = self.line(number);
+        let (key, value) = line.split_once('=')?;
+        let name = key.rsplit('.').next().unwrap_or(key).trim();
+        let is_one = !value.contains(['=', '{']) && line.len() <= LONGEST_SHOWN;
+        let is_open = is_one && is_a_key(name, known) && !Secrets::default().is_secret(line);
+        is_open.then_some(line)
+    }
+}
+
+/// A longer line is no mistake that one finds by looking at it.
+const LONGEST_SHOWN: usize = 200;
+
+/// Whether any section has a key of this name.
+fn is_a_key(name: &str, known: &Table) -> bool {
+    known.iter().any(|(key, value)| match value {
+        Value::Table(section) => is_a_key(name, section),
+        _ => key == name,
+    })
+}
+
 /// The message for a value that has the right type and still can't be read.
-fn invalid(value: &Value, cause: &str) -> String {
-    let value = schema::show(value);
+fn invalid(key: &str, value: &Value, cause: &str) -> String {
+    if Secrets::default().is_secret(key) {
+        return "can't have this value".to_owned();
+    }
+    let value = schema::show(key, value);
     // serde repeats the value: `invalid value: string "30", expected a duration`.
     match cause
         .strip_prefix("invalid value: ")
@@ -383,8 +484,10 @@ fn invalid(value: &Value, cause: &str) -> String {
 }
 
 /// The message for a line that does not parse.
-fn not_toml(line: &str, cause: &str) -> String {
-    let line = line.trim();
+fn not_toml(line: Option<&str>, cause: &str) -> String {
+    let Some(line) = line else {
+        return format!("not TOML: {cause}");
+    };
     let bare = line
         .split_once('=')
         .map(|(_, value)| value.trim_start())

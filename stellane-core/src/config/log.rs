@@ -10,8 +10,15 @@ pub struct LogConfig {
     /// A level (`error`, `warn`, `info`, `debug`, `trace`, `off`) or a filter such as
     /// `info,stellane_core=debug`. Also set by `STELLANE_LOG_LEVEL`. Default `info`.
     pub level: String,
-    /// `text` for people or `compact` for narrow terminals. Default `text`.
+    /// `text` for people, `compact` for narrow terminals, or `json` for what collects logs: an object in each line, with
+    /// `timestamp`, `level`, `target`, `message`, the fields of the event and its `spans`. Default `text`.
     pub format: LogFormat,
+    /// The longest line; what is longer is cut, and ends in `…`. Too low cuts what one looks for, too high lets one
+    /// message fill what the lines wait in, which is 1 MiB. From 256 to 262144. Default 16384.
+    pub max_line_bytes: usize,
+    /// Words that make the name of a field, or a key on `/config`, look like that of a secret, besides those that always do
+    /// (see [`Secrets`](super::Secrets)), such as `"license"`. Default: none.
+    pub redact: Vec<String>,
 }
 
 /// The form of a log line.
@@ -24,6 +31,8 @@ pub enum LogFormat {
     Text,
     /// The same without the target.
     Compact,
+    /// An object for each event.
+    Json,
 }
 
 impl Default for LogConfig {
@@ -31,6 +40,8 @@ impl Default for LogConfig {
         Self {
             level: "info".to_owned(),
             format: LogFormat::Text,
+            max_line_bytes: 16 << 10,
+            redact: Vec::new(),
         }
     }
 }
@@ -45,15 +56,29 @@ impl LogConfig {
         self
     }
 
-    /// A filter takes almost anything for the name of a module, so that a misspelt level would turn
-    /// everything off. What looks like one is told.
     pub(super) fn problems(&self, problems: &mut Vec<Problem>) {
+        let mut wrong = |key, message| problems.push(Problem::new(Origin::Program, key, message));
+        for fault in Self::faults(&self.level) {
+            wrong("log.level", fault);
+        }
+        let most = 256..=256 << 10;
+        if !most.contains(&self.max_line_bytes) {
+            let (value, least, most) = (self.max_line_bytes, most.start(), most.end());
+            let message = format!("{value} is out of range: expected {least} to {most}");
+            wrong("log.max_line_bytes", message);
+        }
+    }
+
+    /// What is wrong with a level. A filter takes almost anything for the name of a module, so that a misspelt level
+    /// would turn everything off.
+    pub(crate) fn faults(level: &str) -> Vec<String> {
+        let mut faults = Vec::new();
         let is_level = |s: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(s));
         // Commas inside `[span{field=value}]` do not separate.
-        let directives = if self.level.contains('[') {
+        let directives = if level.contains('[') {
             vec![]
         } else {
-            self.level.split(',').collect()
+            level.split(',').collect()
         };
         for directive in directives.into_iter().map(str::trim) {
             let (level, names_module) = match directive.split_once('=') {
@@ -65,17 +90,16 @@ impl LogConfig {
                 continue;
             }
             let near = schema::nearest(&level.to_ascii_lowercase(), LEVELS.into_iter());
-            if names_module || near.is_some() {
+            // Nobody who names a module turns all others off by that.
+            let is_module = level.contains("::") || level.contains('_');
+            if names_module || near.is_some() || !is_module {
                 let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-                problems.push(Problem::new(
-                    Origin::Program,
-                    "log.level",
-                    format!(
-                        "`{level}` is not a level: expected {}{near}",
-                        LEVELS.join(", ")
-                    ),
+                faults.push(format!(
+                    "`{level}` is not a level: expected {}{near}",
+                    LEVELS.join(", ")
                 ));
             }
         }
+        faults
     }
 }

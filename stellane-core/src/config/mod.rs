@@ -48,6 +48,7 @@
 mod dev;
 mod env;
 mod error;
+mod file;
 mod http;
 #[cfg(feature = "reload")]
 mod live;
@@ -57,7 +58,9 @@ mod log;
 mod reload;
 mod runtime;
 mod schema;
+pub(crate) mod secret;
 mod server;
+pub(crate) mod source;
 
 /// Every key with its default and its meaning, as a TOML file: what `stellane config --default` prints.
 pub const REFERENCE: &str = include_str!("reference.toml");
@@ -69,7 +72,7 @@ pub(crate) use self::reload::Asked;
 #[cfg(feature = "reload")]
 pub use self::reload::{ConfigWatcher, KeyChange, Reload, ReloadStats};
 #[cfg(feature = "preset")]
-pub(crate) use self::server::is_socket_address;
+pub(crate) use self::server::is_address;
 pub use self::{
     dev::DevConfig,
     env::Profile,
@@ -81,5 +84,6 @@ pub use self::{
     loader::Loader,
     log::{LogConfig, LogFormat},
     runtime::RuntimeConfig,
-    server::{DrainClass, ServerConfig},
+    secret::Secrets,
+    server::{DrainClass, ListenAddress, ListenTls, RouteLimits, ServerConfig},
 };

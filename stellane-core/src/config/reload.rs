@@ -1,6 +1,5 @@
 use std::{
     fmt,
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -9,13 +8,17 @@ use std::{
 };
 
 use tokio::sync::watch;
-use toml::{Table, Value};
 
-use super::{ConfigErrors, Loader, RuntimeConfig, live_keys, schema};
+use super::{
+    ConfigErrors, Loader, RuntimeConfig, Secrets, file, live_keys, schema,
+    source::{differences, table},
+};
 use crate::detached::DetachedThread;
 
 /// How often [`ConfigWatcher::run`] looks at the file. A change is applied after two looks that agree.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// How many looks a file may take to be written, once a reload was asked for.
+const WRITING: u32 = 20;
 
 /// Follows a configuration while the process runs: reads it again when its file changes or on SIGHUP,
 /// validates it, and publishes what can change without a restart.
@@ -46,17 +49,20 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// # })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ConfigWatcher {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     loader: Loader,
+    /// What the loader lays its sources over.
+    base: RuntimeConfig,
+    /// Keys that the program has set: no source changes them.
+    set_by_program: Vec<String>,
     running: watch::Sender<Arc<RuntimeConfig>>,
     /// The file as the process started with it.
-    initial: Option<Vec<u8>>,
+    initial: Look,
     /// One reload at a time; holds why the last one failed.
     last_error: Mutex<Option<ConfigErrors>>,
     reloads: AtomicU64,
@@ -69,18 +75,49 @@ impl ConfigWatcher {
     /// # Errors
     /// Every mistake in the configuration that the process would start with.
     pub fn new(loader: Loader) -> Result<Self, ConfigErrors> {
-        let initial = loader.path().and_then(|path| std::fs::read(path).ok());
-        let config = Arc::new(with_content(&loader, initial.as_deref()).load()?);
-        Ok(Self {
+        let config = loader.load()?;
+        let loaded = config.source.loaded().cloned();
+        let (base, text) = loaded.map(|loaded| (loaded.base, loaded.text)).unzip();
+        let (base, text) = (base.unwrap_or_default(), text.unwrap_or_default());
+        Ok(Self::over(loader, text, base, Vec::new(), config))
+    }
+
+    /// Follows what a configuration was loaded from, if that can change. What the program has set since stays.
+    #[cfg(feature = "preset")]
+    pub(crate) fn of(config: &RuntimeConfig) -> Option<Self> {
+        let loaded = config.source.loaded()?;
+        loaded.loader.followed()?;
+        let (loader, text, base) = (&loaded.loader, &loaded.text, &loaded.base);
+        let by_program = loaded.set_by_program(config);
+        Some(Self::over(
+            loader.clone(),
+            text.clone(),
+            base.clone(),
+            by_program,
+            config.clone(),
+        ))
+    }
+
+    fn over(
+        loader: Loader,
+        text: Arc<str>,
+        base: RuntimeConfig,
+        set_by_program: Vec<String>,
+        config: RuntimeConfig,
+    ) -> Self {
+        let initial = loader.followed().map(|_| text);
+        Self {
             shared: Arc::new(Shared {
                 loader,
-                initial,
-                running: watch::Sender::new(config),
+                base,
+                set_by_program,
+                initial: Look::Content(initial),
+                running: watch::Sender::new(Arc::new(config)),
                 last_error: Mutex::default(),
                 reloads: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
             }),
-        })
+        }
     }
 
     /// The configuration in force: the one at the start with every live change since.
@@ -100,7 +137,7 @@ impl ConfigWatcher {
     /// # Errors
     /// Every mistake in the new configuration; the old one stays in force.
     pub fn reload(&self) -> Result<Reload, ConfigErrors> {
-        self.reload_from(&self.shared.loader)
+        self.reload_from(&Look::at(&self.shared.loader))
     }
 
     /// How often the configuration was reloaded, and how the last time went.
@@ -129,22 +166,41 @@ impl ConfigWatcher {
         let Ok(files) = DetachedThread::spawn("stellane-config") else {
             return;
         };
-        let path = self.shared.loader.path().map(PathBuf::from);
         let mut current = self.shared.initial.clone();
         let mut previous = current.clone();
+        let mut hangup_until = 0;
         loop {
-            let asked = hangup.within(INTERVAL).await;
-            if asked {
+            if hangup.within(INTERVAL).await {
                 on_asked(Asked::Begins);
+                hangup_until = WRITING;
             }
-            let seen = read(&files, path.clone()).await;
-            let changed = seen != current && seen == previous;
+            let asked = hangup_until > 0;
+            let shared = self.shared.clone();
+            let Some(seen) = files.run(move || Look::at(&shared.loader)).await else {
+                return;
+            };
+            let is_whole = seen == previous;
             previous.clone_from(&seen);
-            if !changed && !asked {
+            hangup_until -= u32::from(asked && !is_whole);
+            let wanted = if asked {
+                is_whole || hangup_until == 0
+            } else {
+                is_whole && seen != current
+            };
+            if !wanted {
                 continue;
             }
-            current = seen;
-            let outcome = self.reload_from(&with_content(&self.shared.loader, current.as_deref()));
+            hangup_until = 0;
+            current = if is_whole {
+                seen
+            } else {
+                Look::unreadable("it is being written")
+            };
+            let (watcher, look) = (self.clone(), current.clone());
+            // Off the threads that serve: a file may be long.
+            let Some(outcome) = files.run(move || watcher.reload_from(&look)).await else {
+                return;
+            };
             if !matches!(&outcome, Ok(reload) if reload.is_empty()) {
                 on_reload(&outcome);
             }
@@ -154,11 +210,13 @@ impl ConfigWatcher {
         }
     }
 
-    fn reload_from(&self, loader: &Loader) -> Result<Reload, ConfigErrors> {
+    fn reload_from(&self, look: &Look) -> Result<Reload, ConfigErrors> {
         let mut last_error = self.last_error();
-        let outcome = loader
-            .load()
-            .and_then(|new| Reload::new(&self.config(), &new));
+        let running = self.config();
+        let outcome = look.load(&self.shared).and_then(|new| {
+            let new = with_values_of(&running, &self.shared.set_by_program, new);
+            Reload::new(&running, &new)
+        });
         match &outcome {
             Ok(reload) => {
                 self.shared.reloads.fetch_add(1, Ordering::Relaxed);
@@ -180,6 +238,15 @@ impl ConfigWatcher {
             .last_error
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for ConfigWatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConfigWatcher")
+            .field("loader", &self.shared.loader)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 
@@ -206,7 +273,14 @@ impl Reload {
     fn new(running: &RuntimeConfig, new: &RuntimeConfig) -> Result<Self, ConfigErrors> {
         let (mut merged, wanted) = (table(running), table(new));
         let mut changes = Vec::new();
-        differences(&merged, &wanted, &mut Vec::new(), &mut changes);
+        let secrets = Secrets::default();
+        differences(&merged, &wanted, &mut Vec::new(), &mut |key, old, new| {
+            changes.push(KeyChange {
+                old: secrets.value(&key, &old.to_string()).into_owned(),
+                new: secrets.value(&key, &new.to_string()).into_owned(),
+                key,
+            });
+        });
         let (live, restart_required) = changes.into_iter().partition::<Vec<_>, _>(|c| c.is_live());
         for change in &live {
             let path: Vec<&str> = change.key.split('.').collect();
@@ -214,7 +288,9 @@ impl Reload {
                 schema::set(&mut merged, &path, value.clone());
             }
         }
-        let config: RuntimeConfig = merged.try_into().unwrap_or_else(|_| running.clone());
+        let mut config: RuntimeConfig = merged.try_into().unwrap_or_else(|_| running.clone());
+        let keys = live.iter().map(|change| change.key.as_str());
+        config.source = running.source.after(&new.source, keys);
         // New live values and old restart-only values may contradict each other.
         config.validate()?;
         Ok(Self {
@@ -256,9 +332,9 @@ impl fmt::Display for Reload {
 pub struct KeyChange {
     /// The full key, such as `log.level`.
     pub key: String,
-    /// The value in force before, as TOML.
+    /// The value in force before, as TOML; without what is [secret](super::Secrets).
     pub old: String,
-    /// The value in the new configuration, as TOML.
+    /// The value in the new configuration, likewise.
     pub new: String,
 }
 
@@ -288,38 +364,61 @@ pub struct ReloadStats {
     pub last_error: Option<String>,
 }
 
-/// The loader with this content of its file, so that what was compared is what is parsed.
-fn with_content(loader: &Loader, content: Option<&[u8]>) -> Loader {
-    match (loader.path(), content.map(str::from_utf8)) {
-        (Some(path), Some(Ok(text))) => loader.clone().text(path, text),
-        _ => loader.clone(),
-    }
+/// What a look at the file of a loader saw.
+#[derive(Clone, PartialEq)]
+enum Look {
+    /// `None`: there is no file, or its text is in memory.
+    Content(Option<Arc<str>>),
+    Unreadable(Arc<str>),
 }
 
-fn table(config: &RuntimeConfig) -> Table {
-    Table::try_from(config).unwrap_or_default()
-}
-
-fn differences(old: &Table, new: &Table, path: &mut Vec<String>, changes: &mut Vec<KeyChange>) {
-    for (name, new) in new {
-        path.push(name.clone());
-        match (old.get(name), new) {
-            (Some(Value::Table(old)), Value::Table(new)) => differences(old, new, path, changes),
-            (Some(old), new) if old != new => changes.push(KeyChange {
-                key: path.join("."),
-                old: old.to_string(),
-                new: new.to_string(),
-            }),
-            _ => {}
+impl Look {
+    fn at(loader: &Loader) -> Self {
+        let Some(path) = loader.followed() else {
+            return Self::Content(None);
+        };
+        match file::read_again(path) {
+            Ok(text) => Self::Content(Some(text.into())),
+            Err(error) => Self::unreadable(&error),
         }
-        path.pop();
+    }
+
+    fn unreadable(why: &str) -> Self {
+        Self::Unreadable(why.into())
+    }
+
+    /// What was seen, not what is there now, so that what was compared is what is parsed.
+    fn load(&self, shared: &Shared) -> Result<RuntimeConfig, ConfigErrors> {
+        let (loader, base) = (&shared.loader, shared.base.clone());
+        match (self, loader.path()) {
+            (Self::Content(Some(text)), _) => loader.with_content(text).load_over(base),
+            (Self::Unreadable(why), Some(path)) => {
+                Err(ConfigErrors::one(file::unreadable(path, why)))
+            }
+            _ => loader.load_over(base),
+        }
     }
 }
 
-/// The content of the file; `None` when there is none.
-async fn read(files: &DetachedThread, path: Option<PathBuf>) -> Option<Vec<u8>> {
-    let path = path?;
-    files.run(move || std::fs::read(path).ok()).await.flatten()
+/// The configuration with these keys as the other has them.
+fn with_values_of(other: &RuntimeConfig, keys: &[String], config: RuntimeConfig) -> RuntimeConfig {
+    if keys.is_empty() {
+        return config;
+    }
+    let (mut merged, other) = (table(&config), table(other));
+    for key in keys {
+        let path: Vec<&str> = key.split('.').collect();
+        if let Some(value) = schema::get(&other, &path) {
+            schema::set(&mut merged, &path, value.clone());
+        }
+    }
+    match merged.try_into::<RuntimeConfig>() {
+        Ok(mut merged) => {
+            merged.source = config.source;
+            merged
+        }
+        Err(_) => config,
+    }
 }
 
 /// SIGHUP where there is one.

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,8 @@ use stellane_pool::WorkerPoolConfig;
 use stellane_router::{InternerConfig, RouterConfig};
 
 use super::{
-    ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile, ServerConfig,
+    ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile, Secrets,
+    ServerConfig, secret, source::Source,
 };
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
@@ -28,7 +29,7 @@ use crate::engine_selector::SelectorConfig;
 use crate::strict_http1::StrictHttp1Config;
 
 /// The configuration of the whole runtime: one section for each component.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RuntimeConfig {
@@ -78,6 +79,8 @@ pub struct RuntimeConfig {
     pub log: LogConfig,
     /// What helps while developing.
     pub dev: DevConfig,
+    #[serde(skip)]
+    pub(super) source: Source,
 }
 
 #[cfg_attr(
@@ -122,6 +125,7 @@ impl Default for RuntimeConfig {
             http: HttpConfig::default(),
             log: LogConfig::default(),
             dev: DevConfig::default(),
+            source: Source::default(),
         }
     }
 }
@@ -166,11 +170,6 @@ impl RuntimeConfig {
         #[cfg(feature = "pool")]
         {
             config.pool.retain_percent = 50;
-        }
-        #[cfg(feature = "connection")]
-        {
-            config.connection.max_idle_connections = 5000;
-            config.connection.idle_timeout = Duration::from_secs(5 * 60);
         }
         config.server.drain_delay = Duration::from_secs(5);
         config
@@ -227,5 +226,19 @@ impl RuntimeConfig {
         section!("autotune", overload);
         section!("tuner", tuner);
         problems
+    }
+}
+
+/// As TOML, without what is [secret](Secrets).
+impl fmt::Display for RuntimeConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        secret::shown(self, &Secrets::default()).fmt(f)
+    }
+}
+
+/// Without what is [secret](Secrets).
+impl fmt::Debug for RuntimeConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        secret::debug("RuntimeConfig", self, f)
     }
 }

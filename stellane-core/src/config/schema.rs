@@ -2,6 +2,8 @@
 
 use toml::{Table, Value};
 
+use super::Secrets;
+
 /// The value at a dotted path such as `["connection", "idle_timeout"]`.
 pub(super) fn get<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Value> {
     let (last, parents) = path.split_last()?;
@@ -54,7 +56,11 @@ pub(super) fn coerce(key: &str, schema: &Value, value: Value) -> Result<Value, S
         (Value::Float(_), Value::Integer(n)) => Ok(Value::Float(n as f64)),
         (Value::Integer(_), Value::String(s)) if key.ends_with("_bytes") => bytes(&s),
         (schema, value) if same_type(schema, &value) => Ok(value),
-        (schema, value) => Err(format!("{} is not {}", show(&value), expected(key, schema))),
+        (schema, value) => Err(format!(
+            "{} is not {}",
+            show(key, &value),
+            expected(key, schema)
+        )),
     }
 }
 
@@ -84,7 +90,10 @@ pub(super) fn parse(key: &str, schema: &Value, text: &str) -> Result<Value, Stri
                 .and_then(|mut t| t.remove("value"))
         }
     };
-    let value = parsed.ok_or_else(|| format!("`{text}` is not {}", expected(key, schema)))?;
+    let value = parsed.ok_or_else(|| {
+        let text = Secrets::default().value(key, text);
+        format!("`{text}` is not {}", expected(key, schema))
+    })?;
     coerce(key, schema, value)
 }
 
@@ -108,10 +117,11 @@ pub(super) fn nearest<'a>(name: &str, valid: impl Iterator<Item = &'a str>) -> O
 }
 
 /// A value as the user would write it.
-pub(super) fn show(value: &Value) -> String {
+pub(super) fn show(key: &str, value: &Value) -> String {
     match value {
-        Value::String(s) => format!("\"{s}\""),
         Value::Table(_) => "a section".to_owned(),
+        _ if Secrets::default().is_secret(key) => Secrets::REDACTED.to_owned(),
+        Value::String(s) => format!("\"{s}\""),
         other => other.to_string(),
     }
 }
@@ -134,7 +144,7 @@ fn expected(key: &str, schema: &Value) -> String {
         Value::Integer(n) => format!("a whole number, such as {n}"),
         Value::Float(n) => format!("a number, such as {n}"),
         Value::Boolean(_) => "true or false".into(),
-        Value::String(s) if s.is_empty() => "a string".into(),
+        Value::String(s) if s.is_empty() || Secrets::default().is_secret(key) => "a string".into(),
         Value::String(s) => format!("a string, such as \"{s}\""),
         Value::Array(_) => "a list, such as [\"…\"]".into(),
         Value::Table(_) => "a section".into(),

@@ -1,24 +1,37 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, Problem};
+use super::{Origin, Problem, secret};
 
 /// Where the preset listens and how it ends (section `[server]`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// Address of the service, used by [`Runtime::run`](crate::Runtime::run). Default `127.0.0.1:3000`.
+    /// Address of the service, used by [`Runtime::run`](crate::Runtime::run): `HOST:PORT`, `:3000` for that port of all
+    /// addresses of the machine, or `unix:/run/app.sock`. Default `127.0.0.1:3000`.
     pub address: String,
+    /// Several addresses of the service, in the place of `address`: for each a table of `address` and `tls`, as
+    /// [`ListenAddress`] documents them. Default: none.
+    pub listen: Vec<ListenAddress>,
     /// Address of the admin service (`/metrics`, `/healthz`, `/readyz`, …); empty turns it off. Default `auto`:
     /// `127.0.0.1:9090`, loopback since what it shows is nobody else's business; where that is in use by somebody else, as
     /// by a Prometheus or a second service, another port, with a warning that names it. An address that is written here
     /// and in use, `127.0.0.1:9090` too, is an error.
     pub admin_address: String,
-    /// Bearer token for the admin pages that change something; without one they answer only on a
-    /// loopback address. Default empty: none.
+    /// The token that the admin service takes, as `Authorization: Bearer` or as the password of a browser: on a loopback
+    /// address for what changes something, on any other for everything but `/healthz`, `/readyz` and `/metrics`. Without
+    /// one nothing else is answered there. Default empty: none.
     pub admin_token: String,
+    /// Names by which the admin service may be asked for anything but probes and metrics, besides addresses, which need
+    /// not be named, and `localhost`: that of a proxy, or of the service in its network, such as
+    /// `"orders.internal"`. A page of somebody else's that has its own name point to the admin address is refused by
+    /// that. Default: none.
+    pub admin_hosts: Vec<String>,
+    /// Whether the admin service speaks TLS, with the certificate of the service (`connection.tls`); it does not start
+    /// without one. Probes and Prometheus then have to speak it too. Default `false`.
+    pub admin_tls: bool,
     /// How long a drain waits for requests in progress before it ends them, `drain_classes` aside. Too short cuts off slow
     /// requests; too long, and whoever stops the process kills it before: with `drain_delay` it has to stay below the
     /// 30 s of Kubernetes, or below what the start says the grace period must be. `connection.drain_idle` is no more than
@@ -54,6 +67,60 @@ pub struct ServerConfig {
     /// `methods` and `grpc`, as [`DrainClass`] documents them. The process stays for as long as the longest of those that
     /// are open. Default: none.
     pub drain_classes: BTreeMap<String, DrainClass>,
+    /// Requests with a deadline or a body limit of their own, longer or shorter, larger or smaller than that of all: for
+    /// each kind a table of `timeout`, `max_body_bytes`, `paths`, `methods` and `grpc`, as [`RouteLimits`] documents them.
+    /// Default: none.
+    pub route_limits: BTreeMap<String, RouteLimits>,
+}
+
+/// One of several addresses of the service: see [`ServerConfig::listen`].
+///
+/// ```
+/// use stellane_core::config::{ListenTls, Loader};
+///
+/// let text = r#"
+///     [[server.listen]]
+///     address = ":8443"
+///
+///     [[server.listen]]
+///     address = "unix:/run/app.sock"
+///     tls = "off"
+/// "#;
+/// let config = Loader::new().text("app.toml", text).load()?;
+/// assert_eq!(config.server.listen[1].tls, ListenTls::Off);
+/// # Ok::<_, stellane_core::config::ConfigErrors>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ListenAddress {
+    /// As [`ServerConfig::address`]. There is no default.
+    pub address: String,
+    /// Whether TLS is spoken there: `auto`, `on` or `off`. Default `auto`.
+    pub tls: ListenTls,
+}
+
+impl ListenAddress {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
+/// Whether TLS is spoken on an address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ListenTls {
+    /// If there is a certificate.
+    #[default]
+    Auto,
+    /// The service does not start without a certificate, nor on a Unix socket.
+    On,
+    /// Never.
+    Off,
 }
 
 /// How long a drain waits for some requests: see [`ServerConfig::drain_classes`].
@@ -111,6 +178,77 @@ impl Default for DrainClass {
     }
 }
 
+/// A deadline and a body limit for some requests: see [`ServerConfig::route_limits`]. What has to be computed is said by
+/// [`RuntimeBuilder::route_limits`](crate::RuntimeBuilder::route_limits).
+///
+/// ```
+/// use stellane_core::config::Loader;
+///
+/// let text = r#"
+///     [server]
+///     max_body_bytes = "1MiB"
+///     [server.route_limits.uploads]
+///     timeout = "10m"
+///     max_body_bytes = "1GiB"
+///     paths = ["/files/{*path}"]
+///     methods = ["PUT"]
+/// "#;
+/// let config = Loader::new().text("app.toml", text).load()?;
+/// assert_eq!(config.server.route_limits["uploads"].max_body_bytes, 1 << 30);
+/// # Ok::<_, stellane_core::config::ConfigErrors>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RouteLimits {
+    /// How long such a request may take, instead of `overload.default_timeout` and of `overload.max_timeout`: who asks for
+    /// less gets less, who asks for more gets this. As those it ends at the head of the answer, and shrinks under pressure.
+    /// Too short ends honest requests, too long lets each hold a place for as long. At most one day. Default `0s`: as all
+    /// others.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How large its body may be, instead of `server.max_body_bytes`. It is also what the extractors of axum and of our
+    /// router take for their default, where no `DefaultBodyLimit` of the route says otherwise. Too low refuses uploads,
+    /// too high lets a handler that collects a body collect as much. Not for gRPC, which limits each message. Default `0`:
+    /// as all others.
+    #[serde(deserialize_with = "size")]
+    pub max_body_bytes: u64,
+    /// Requests whose path matches one of these templates, in the syntax of the router. A request of several kinds is of
+    /// the one with the most specific template. Default: none.
+    pub paths: Vec<String>,
+    /// Only requests with one of these methods. Without `paths` and `grpc`, on any path. Default: any.
+    pub methods: Vec<String>,
+    /// Calls of these gRPC services, such as `"llm.v1.Chat"`. Default: none.
+    pub grpc: Vec<String>,
+}
+
+impl RouteLimits {
+    /// Changed by a closure: it can't be written as a literal.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
+/// In a section of free names nobody else reads sizes.
+fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a size, such as 65536 or \"64KiB\"")]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    match Size::deserialize(from)? {
+        Size::Bytes(bytes) => Ok(bytes),
+        Size::Text(text) => {
+            let size = text.parse::<bytesize::ByteSize>();
+            let wrong = |_| serde::de::Error::custom(format_args!("\"{text}\" is not a size"));
+            size.map(|size| size.as_u64()).map_err(wrong)
+        }
+    }
+}
+
 /// Nobody has chosen the address of the admin service.
 const AUTO: &str = "auto";
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -121,8 +259,11 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             address: "127.0.0.1:3000".to_owned(),
+            listen: Vec::new(),
             admin_address: AUTO.to_owned(),
             admin_token: String::new(),
+            admin_hosts: Vec::new(),
+            admin_tls: false,
             drain_timeout: DRAIN_TIMEOUT,
             drain_delay: Duration::ZERO,
             restart_timeout: Duration::from_secs(30),
@@ -130,6 +271,7 @@ impl Default for ServerConfig {
             unhealthy_after: Duration::ZERO,
             max_body_bytes: 0,
             drain_classes: BTreeMap::new(),
+            route_limits: BTreeMap::new(),
         }
     }
 }
@@ -164,18 +306,30 @@ impl ServerConfig {
     }
 
     pub(super) fn problems(&self, problems: &mut Vec<Problem>) {
-        for (key, address, optional) in [
-            ("server.address", self.address.as_str(), false),
-            ("server.admin_address", self.admin().0, true),
-        ] {
-            let turned_off = optional && address.is_empty();
-            if !turned_off && !is_socket_address(address) {
-                problems.push(Problem::new(
-                    Origin::Program,
-                    key,
-                    format!("`{address}` is not an address: expected HOST:PORT, such as `127.0.0.1:3000`"),
-                ));
+        let mut not_one = |key, address: &str, expected| {
+            let message = format!("`{address}` is not an address: expected {expected}");
+            problems.push(Problem::new(Origin::Program, key, message));
+        };
+        let listen = self.listen.iter().map(|one| ("server.listen", one));
+        let on_tls = listen.clone().filter(|(_, one)| one.tls == ListenTls::On);
+        let of_all = listen.map(|(key, one)| (key, &one.address));
+        for (key, address) in of_all.chain([("server.address", &self.address)]) {
+            if !is_address(address) {
+                let expected =
+                    "HOST:PORT, such as `127.0.0.1:3000`, `:3000`, or `unix:/run/app.sock`";
+                not_one(key, address, expected);
             }
+        }
+        for (key, one) in on_tls.filter(|(_, one)| one.address.starts_with(UNIX)) {
+            not_one(key, &one.address, "one of TCP, since `tls` is `on`");
+        }
+        let admin = self.admin().0;
+        if !admin.is_empty() && !is_socket_address(admin) {
+            not_one(
+                "server.admin_address",
+                admin,
+                "HOST:PORT, such as `127.0.0.1:9090`",
+            );
         }
         for (name, class) in &self.drain_classes {
             let key = format!("server.drain_classes.{name}");
@@ -189,13 +343,50 @@ impl ServerConfig {
                 wrong("no request is of this class: expected `paths`, `methods` or `grpc`");
             }
         }
+        for (name, limits) in &self.route_limits {
+            let key = format!("server.route_limits.{name}");
+            let mut wrong = |what: &str| {
+                problems.push(Problem::new(Origin::Program, &key, what.to_owned()));
+            };
+            if limits.timeout > Duration::from_secs(24 * 3600) {
+                wrong("`timeout` is out of range: expected 0s to 1 day");
+            }
+            if limits.timeout.is_zero() && limits.max_body_bytes == 0 {
+                wrong("it limits nothing: expected `timeout` or `max_body_bytes`");
+            }
+            let has_paths = !limits.paths.is_empty() || !limits.methods.is_empty();
+            if !has_paths && limits.grpc.is_empty() {
+                wrong("no request is of this kind: expected `paths`, `methods` or `grpc`");
+            } else if !has_paths && limits.timeout.is_zero() {
+                wrong(
+                    "`max_body_bytes` is not for gRPC, which limits each message: expected `timeout`",
+                );
+            }
+        }
     }
 }
 
-/// `HOST:PORT`, where HOST is resolved only when it is bound.
-pub(crate) fn is_socket_address(address: &str) -> bool {
+/// Without what is [secret](super::Secrets).
+impl fmt::Debug for ServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        secret::debug("ServerConfig", self, f)
+    }
+}
+
+const UNIX: &str = "unix:";
+
+/// What a service can listen on, as far as one can tell before it does.
+pub(crate) fn is_address(address: &str) -> bool {
+    match address.strip_prefix(UNIX) {
+        Some(path) => cfg!(unix) && !path.is_empty(),
+        None => is_socket_address(address),
+    }
+}
+
+/// `HOST:PORT`, where HOST is resolved only when it is bound, or `:PORT`.
+fn is_socket_address(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(host, port)| {
         let bracketed = host.starts_with('[') && host.ends_with(']');
-        !host.is_empty() && (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
+        (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
     })
 }

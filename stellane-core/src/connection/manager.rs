@@ -99,17 +99,20 @@ impl ConnectionManagerBuilder {
             shared: Arc::new(shared),
         };
         let most = manager.most_connections();
-        if most < configured {
+        let wanted = if configured == 0 { USUAL } else { configured };
+        if most < wanted {
             tracing::warn!(
                 most,
-                configured,
-                "the limit of open files allows fewer connections than `max_connections`: raise it (`ulimit -n`, \
-                 systemd's LimitNOFILE)"
+                wanted,
+                "the limit of open files allows few connections: raise it (`ulimit -n`, systemd's LimitNOFILE)"
             );
         }
         Ok(manager)
     }
 }
+
+/// With room for fewer connections than that, a limit of open files is worth a warning.
+const USUAL: usize = 1000;
 
 impl ConnectionManager {
     /// A builder with the default settings.

@@ -67,12 +67,12 @@
 //!
 //! | what | setting | at rest | 3/4 of the places held | none left |
 //! |---|---|--:|--:|--:|
-//! | nothing is sent after the connect | [`first_byte_timeout`](ConnectionConfig::first_byte_timeout) | 60 s | 7.7 s | 1 s |
+//! | nothing is sent after the connect | [`first_byte_timeout`](ConnectionConfig::first_byte_timeout) | 10 min | 24 s | 1 s |
 //! | a head is not complete | [`head_timeout`](ConnectionConfig::head_timeout) | 60 s | 7.7 s | 1 s |
 //! | nothing of an answer is taken | [`write_timeout`](ConnectionConfig::write_timeout) | 10 min | 24 s | 1 s |
 //! | a body comes, or an answer is taken, slower than the least rate | [`rate_grace`](ConnectionConfig::rate_grace) | 10 min | 24 s | 1 s |
-//! | a TLS handshake is not complete, most of which is the server's work | `tls.handshake_timeout` | 10 s | 10 s | 10 s |
-//! | an idle connection | [`idle_timeout`](ConnectionConfig::idle_timeout) | 60 s | 60 s | makes room when needed |
+//! | a TLS handshake is not complete, most of which is the server's work | `tls.handshake_timeout` | 60 s | 60 s | 60 s |
+//! | an idle connection | [`idle_timeout`](ConnectionConfig::idle_timeout) | 75 min | 75 min | makes room when needed |
 //!
 //! - A setting means what it says while there is room, whether it was set or is the default. Under pressure it shrinks
 //!   down to [`min_timeout`](ConnectionConfig::min_timeout), and not at all where that is `0s`. Off stays off.
@@ -126,7 +126,7 @@
 //! together are sent together, after all of their handlers have run: it costs less CPU time. Where handlers take long,
 //! each is sent at once.
 //!
-//! A client can't tell (`tests/connection_simple.rs`, `tests/connection_differential.rs`).
+//! A client can't tell (`tests/connection/simple.rs`, `tests/connection_differential.rs`).
 //!
 //! # How a connection ends
 //!
@@ -169,7 +169,7 @@
 //!
 //! A connection is idle when no handler runs, no response body is open, nobody holds the body of a request, and the
 //! socket has taken all that hyper wrote: the manager counts all of that. hyper then waits for a head, and gives back the
-//! socket with what was read and not used, such as a part of that head. `tests/connection_parking.rs` fails loudly should
+//! socket with what was read and not used, such as a part of that head. `tests/connection/parking.rs` fails loudly should
 //! hyper ever change that.
 
 mod accept;

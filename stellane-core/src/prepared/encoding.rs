@@ -28,36 +28,51 @@ impl Encoding {
 ///
 /// What `Accept-Encoding` does not name has the weight of `*`; without one, identity has a weight and the others do not.
 pub(super) fn weight(headers: &HeaderMap, coding: Option<Encoding>) -> u16 {
-    let name = coding.map_or("identity", Encoding::as_str);
     let mut any = None;
-    for value in headers.get_all(header::ACCEPT_ENCODING) {
-        for item in text(value).split(',') {
-            let (item, weight) = match item.split_once(';') {
-                Some((item, parameter)) => (item, quality(parameter)),
-                None => (item, 1000),
-            };
-            let item = item.trim();
-            let alias = item.eq_ignore_ascii_case("x-gzip") && name == "gzip";
-            if item.eq_ignore_ascii_case(name) || alias {
-                return weight;
-            }
-            if item == "*" {
-                any = Some(weight);
-            }
+    for (item, weight) in accepted(headers) {
+        if is_named(item, coding) {
+            return weight;
+        }
+        if item == "*" {
+            any = Some(weight);
         }
     }
     // RFC 9110 §12.5.3: identity is acceptable unless it is excluded.
     any.unwrap_or(u16::from(coding.is_none()))
 }
 
-/// The thousandths of `q=0.5`; what can't be read counts as a refusal.
+/// What `Accept-Encoding` names, each with its weight in thousandths.
+pub(crate) fn accepted(headers: &HeaderMap) -> impl Iterator<Item = (&str, u16)> {
+    let lists = headers.get_all(header::ACCEPT_ENCODING).iter().map(text);
+    lists.flat_map(|list| list.split(',')).map(|item| {
+        let (name, weight) = match item.split_once(';') {
+            Some((name, parameter)) => (name, quality(parameter.trim())),
+            None => (item, 1000),
+        };
+        (name.trim(), weight)
+    })
+}
+
+/// Whether a name in `Accept-Encoding` is that of a coding.
+pub(crate) fn is_named(name: &str, coding: Option<Encoding>) -> bool {
+    let is = |other| name.eq_ignore_ascii_case(other);
+    is(coding.map_or("identity", Encoding::as_str))
+        || (coding == Some(Encoding::Gzip) && is("x-gzip"))
+}
+
+/// The thousandths of `q=0.5`, read as strictly as tower-http does: what is not written so counts as a refusal.
 fn quality(parameter: &str) -> u16 {
-    let value = parameter
-        .trim()
-        .strip_prefix(['q', 'Q'])
-        .and_then(|rest| rest.trim_start().strip_prefix('='))
-        .and_then(|number| number.trim().parse::<f32>().ok())
-        .filter(|number| (0.0..=1.0).contains(number));
+    let number = parameter.strip_prefix(['q', 'Q']);
+    let Some(number) = number.and_then(|rest| rest.strip_prefix('=')) else {
+        return 0;
+    };
+    let is_written_so = number.len() <= 5
+        && number.starts_with(['0', '1'])
+        && number
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let value = number.parse::<f32>().ok().filter(|_| is_written_so);
+    let value = value.filter(|number| *number <= 1.0);
     value.map_or(0, |number| (number * 1000.0).round() as u16)
 }
 
@@ -99,7 +114,12 @@ mod tests {
         assert_eq!(accepts("*;q=0.1", Some(Encoding::Zstd)), 100);
         assert_eq!(accepts("identity;q=0, *", None), 0);
         assert_eq!(accepts("*;q=0", None), 0);
-        assert_eq!(accepts("gzip;q=nonsense", gzip), 0);
+        for unreadable in ["q=nonsense", "q = 0.5", "q=2", "q=+1", "q=0.1234", "0.5"] {
+            let mut headers = HeaderMap::new();
+            let value = format!("gzip;{unreadable}").parse().expect("valid");
+            headers.insert(header::ACCEPT_ENCODING, value);
+            assert_eq!(weight(&headers, gzip), 0, "{unreadable}");
+        }
         assert_eq!(accepts("gzipped", gzip), 0);
     }
 

@@ -43,6 +43,8 @@ mod layer;
 mod response;
 mod service;
 
+#[cfg(feature = "http-layers")]
+pub(crate) use self::encoding::{accepted, is_named};
 pub use self::{
     encoding::Encoding,
     handle::{Outcome, PrepareError, Prepared, PreparedStats},

@@ -5,26 +5,60 @@ use std::{net::SocketAddr, sync::Arc};
 use serde_json::json;
 #[cfg(feature = "tuner")]
 use stellane_autotune::{TunerMode, TuningAction};
-use stellane_metrics::{Admin, AdminService, BuildError};
+use stellane_metrics::{Admin, AdminBuilder, AdminService, BuildError};
 
 use super::Components;
-use crate::{config::RuntimeConfig, logging::LogHandle};
+#[cfg(feature = "tuner")]
+use super::tuning;
+#[cfg(feature = "reload")]
+use crate::config::ConfigWatcher;
+use crate::{
+    config::{RuntimeConfig, Secrets, secret::shown, source::places},
+    logging::LogHandle,
+};
 
 /// Rows of the connection table that are shown; a table of thousands helps nobody.
 const MAX_CONNECTIONS: usize = 1000;
 
+/// Whom the admin service lets in, told once to who made it reachable.
+pub(super) fn warn_of_strangers(address: SocketAddr, config: &RuntimeConfig) {
+    if address.ip().to_canonical().is_loopback() {
+        return;
+    }
+    let rest = match (
+        config.server.admin_token.is_empty(),
+        config.server.admin_tls,
+    ) {
+        (true, _) => "and to nobody anything else, since there is no `server.admin_token`",
+        (false, false) => {
+            "and the rest to who has `server.admin_token`, which crosses the network as clear text without \
+             `server.admin_tls`"
+        }
+        (false, true) => "and the rest to who has `server.admin_token`",
+    };
+    tracing::warn!(
+        "the admin address {address} can be reached from other machines: it shows `/healthz`, `/readyz` and `/metrics` to \
+         anybody there, {rest}"
+    );
+}
+
 pub(super) fn service(
     components: &Components,
-    config: &RuntimeConfig,
+    running: Running,
     log: Option<LogHandle>,
     address: SocketAddr,
 ) -> Result<AdminService, BuildError> {
+    let config = running.config();
     let token = config.server.admin_token.clone();
     let unhealthy_after = config.server.unhealthy_after;
     let progress = components.progress.clone();
-    let config = serde_json::to_value(config).unwrap_or_default();
+    let secrets = Secrets::default().and(&config.log.redact);
+    let hosts = config.server.admin_hosts.clone();
+    let (of, level) = (components.clone(), log.clone());
     let connections = components.connections.clone();
-    let mut admin = Admin::builder()
+    let mut admin = hosts
+        .into_iter()
+        .fold(Admin::builder(), AdminBuilder::allow_host)
         .bound_to(address)
         .token(token)
         .prometheus(components.prometheus.clone())
@@ -34,7 +68,9 @@ pub(super) fn service(
             still if unhealthy_after.is_zero() || still < unhealthy_after => Ok(()),
             still => Err(format!("no task has had a turn for {still:?}")),
         })
-        .json("/config", move || config.clone())
+        .json("/config", move || {
+            in_force(&running.config(), &of, level.as_ref(), &secrets)
+        })
         .json("/connections", move || {
             let list = connections.list();
             let shown = list.iter().take(MAX_CONNECTIONS).map(|connection| {
@@ -76,6 +112,81 @@ pub(super) fn service(
         );
     }
     admin.build()
+}
+
+/// The configuration that the service began with, and what a reload has made of it.
+pub(super) struct Running {
+    initial: Arc<RuntimeConfig>,
+    #[cfg(feature = "reload")]
+    watcher: Option<ConfigWatcher>,
+}
+
+impl Running {
+    pub(super) fn new(
+        config: &RuntimeConfig,
+        #[cfg(feature = "reload")] watcher: Option<ConfigWatcher>,
+    ) -> Self {
+        Self {
+            initial: Arc::new(config.clone()),
+            #[cfg(feature = "reload")]
+            watcher,
+        }
+    }
+
+    fn config(&self) -> Arc<RuntimeConfig> {
+        #[cfg(feature = "reload")]
+        if let Some(watcher) = &self.watcher {
+            return watcher.config();
+        }
+        self.initial.clone()
+    }
+}
+
+/// What is in force now, and under `from` where the keys have their values from that have no default: a place in the file,
+/// a variable of the environment, the profile, the program, the tuner, or `/log-level`.
+fn in_force(
+    config: &RuntimeConfig,
+    components: &Components,
+    log: Option<&LogHandle>,
+    secrets: &Secrets,
+) -> serde_json::Value {
+    let now = now(config, components, log);
+    let changed_by = |key: &str, value: &toml::Value| match key {
+        "log.level" => "/log-level",
+        #[cfg(feature = "tuner")]
+        _ if tuning::has_turned(&components.tuner, key, value) => "tuner",
+        _ => "program",
+    };
+    let from = places(config, &now, changed_by).into_iter();
+    let from = from.map(|(key, from)| json!({ "key": key, "from": from }));
+    let mut shown = serde_json::to_value(shown(&now, secrets)).unwrap_or_default();
+    shown["from"] = from.collect();
+    shown
+}
+
+/// The configuration with what the handles say.
+fn now(config: &RuntimeConfig, components: &Components, log: Option<&LogHandle>) -> RuntimeConfig {
+    let mut now = config.clone();
+    now.connection = components.connections.config();
+    let limit = components.limit.stats();
+    (now.limit.min, now.limit.max) = (limit.min, limit.max);
+    now.pool.retain_percent = components.pools.retain_percent();
+    now.pool.max_body_bytes = components.pools.max_body_bytes();
+    #[cfg(feature = "workers")]
+    {
+        let workers = components.workers.stats();
+        now.workers.min_workers = workers.min_workers;
+        now.workers.max_workers = workers.max_workers;
+        now.workers.queue_size = workers.queue_size;
+    }
+    #[cfg(feature = "tuner")]
+    {
+        now.tuner.mode = components.tuner.mode();
+    }
+    if let Some(log) = log.filter(|log| !log.is_at(&config.log.level)) {
+        now.log.level = log.level();
+    }
+    now
 }
 
 /// An action as the live page reads it: with the short names beside the full ones.

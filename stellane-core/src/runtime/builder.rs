@@ -19,6 +19,7 @@ use super::{
     facts::DescribeFn,
     ready_check::ReadyCheck,
     refusal::{AnswerFn, OnRefusal},
+    route_limits::{LimitsFn, OwnLimits, RequestLimits},
     serve,
     stack::PresetLayer,
 };
@@ -51,6 +52,7 @@ pub struct RuntimeBuilder<F> {
     signal: Option<Signal>,
     on_refusal: Option<Arc<AnswerFn>>,
     limit_layer: Option<ChangeLimit>,
+    route_limits: Option<Arc<LimitsFn>>,
     purge: Option<Box<dyn Fn() + Send + Sync>>,
     duties: Duties,
     log: Option<LogHandle>,
@@ -99,6 +101,7 @@ pub struct Runtime<S> {
     pub(super) signal: Option<Signal>,
     pub(super) on_refusal: Option<Arc<AnswerFn>>,
     pub(super) limit_layer: AdaptiveLimitLayer,
+    pub(super) own_limits: OwnLimits,
     pub(super) duties: Duties,
     /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
     #[cfg(all(unix, feature = "restart"))]
@@ -132,6 +135,7 @@ impl Runtime<()> {
             signal: None,
             on_refusal: None,
             limit_layer: None,
+            route_limits: None,
             purge: None,
             duties: Duties::default(),
             log: None,
@@ -193,6 +197,7 @@ impl<F> RuntimeBuilder<F> {
             signal,
             on_refusal,
             limit_layer,
+            route_limits,
             purge,
             duties,
             log,
@@ -212,6 +217,7 @@ impl<F> RuntimeBuilder<F> {
             signal,
             on_refusal,
             limit_layer,
+            route_limits,
             purge,
             duties,
             log,
@@ -290,6 +296,33 @@ impl<F> RuntimeBuilder<F> {
         change: impl FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLimitLayer + Send + 'static,
     ) -> Self {
         self.limit_layer = Some(Box::new(change));
+        self
+    }
+
+    /// Deadlines and body limits of some requests, where they have to be computed; what can be said by paths, methods and
+    /// gRPC services is said by [`server.route_limits`](crate::config::ServerConfig::route_limits), which is also what counts
+    /// where the closure leaves something open. See [`RouteLimits`](crate::config::RouteLimits) for what they mean. It is
+    /// asked up to four times for a request.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use stellane_core::{RequestLimits, Runtime};
+    ///
+    /// let builder = Runtime::builder().route_limits(|head| {
+    ///     let limits = RequestLimits::default();
+    ///     match head.headers.contains_key("x-batch") {
+    ///         true => limits.timeout(Duration::from_secs(600)).max_body_bytes(1 << 30),
+    ///         false => limits,
+    ///     }
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn route_limits(
+        mut self,
+        of: impl Fn(RequestHead<'_>) -> RequestLimits + Send + Sync + 'static,
+    ) -> Self {
+        self.route_limits = Some(Arc::new(of));
         self
     }
 
@@ -575,6 +608,10 @@ impl<F> RuntimeBuilder<F> {
         if let Some(change) = self.limit_layer {
             limit_layer = change(limit_layer, &components);
         }
+        let mut own_limits = components.own_limits.clone();
+        if let Some(closure) = self.route_limits {
+            own_limits = own_limits.by(closure);
+        }
         let service = self
             .make_service
             .make(&components)
@@ -601,6 +638,7 @@ impl<F> RuntimeBuilder<F> {
             signal: self.signal,
             on_refusal: self.on_refusal,
             limit_layer,
+            own_limits,
             duties: self.duties,
             #[cfg(all(unix, feature = "restart"))]
             restart,
@@ -676,6 +714,7 @@ impl<S: App> Runtime<S> {
     /// An address that can't be listened on.
     pub async fn bind(mut self, address: &str) -> Result<BoundRuntime<S>, RuntimeError> {
         self.config.server.address = address.to_owned();
+        self.config.server.listen.clear();
         self.bind_configured().await
     }
 
@@ -711,11 +750,19 @@ impl<S> Runtime<S> {
     /// What stands around its service.
     pub(super) fn around(&self) -> Around {
         let on_refusal = OnRefusal::new(self.on_refusal.clone(), &self.components.faults);
-        let limit = self.limit_layer.clone().overload(&self.components.overload);
+        let overload = self.own_limits.apply(self.components.overload.clone());
+        let limit = self.limit_layer.clone().overload(&overload);
         let limit = on_refusal.of_limit(limit);
         let server = &self.config.server;
         Around {
-            preset: PresetLayer::new(&self.components, server, limit, on_refusal, true),
+            preset: PresetLayer::new(
+                &self.components,
+                server,
+                limit,
+                &self.own_limits,
+                on_refusal,
+                true,
+            ),
             describe: self.describe.clone(),
             outer: self.outer.clone(),
             bypass: self.bypass.clone(),

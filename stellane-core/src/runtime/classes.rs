@@ -1,4 +1,5 @@
-//! Which requests are of which class, by the configuration: of the limit, or of the drain.
+//! Which requests are of which class, by the configuration: of the limit, of the drain, or of those with limits of their
+//! own.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -10,7 +11,7 @@ use crate::{config::DrainClass, connection::Incoming};
 
 /// What is said of requests by their paths, methods and gRPC services.
 #[derive(Debug)]
-struct Rules<T> {
+pub(super) struct Rules<T> {
     table: RouteTable,
     /// By the number of the route.
     of_route: Vec<Vec<Rule<T>>>,
@@ -27,20 +28,20 @@ struct Rule<T> {
 
 /// What is gathered for [`Rules`].
 #[derive(Debug)]
-struct RulesBuilder<T> {
+pub(super) struct RulesBuilder<T> {
     by_template: BTreeMap<String, Vec<Rule<T>>>,
     of_any_path: Vec<Rule<T>>,
 }
 
 impl<T: Copy> RulesBuilder<T> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             by_template: BTreeMap::new(),
             of_any_path: Vec::new(),
         }
     }
 
-    fn add(&mut self, of: T, paths: &[String], methods: &[String], grpc: &[String]) {
+    pub(super) fn add(&mut self, of: T, paths: &[String], methods: &[String], grpc: &[String]) {
         let methods = methods.iter().filter_map(|name| name.parse().ok());
         let rule = Rule {
             methods: methods.collect(),
@@ -57,7 +58,7 @@ impl<T: Copy> RulesBuilder<T> {
         }
     }
 
-    fn build(mut self) -> Result<Rules<T>, BuildReport> {
+    pub(super) fn build(mut self) -> Result<Rules<T>, BuildReport> {
         let table = RouteTable::new(self.by_template.keys())?;
         let mut of_route = vec![Vec::new(); table.len()];
         for route in table.routes() {
@@ -74,7 +75,7 @@ impl<T: Copy> RulesBuilder<T> {
 }
 
 impl<T: Copy> Rules<T> {
-    fn find(&self, path: &str, method: &Method) -> Option<T> {
+    pub(super) fn find(&self, path: &str, method: &Method) -> Option<T> {
         let located = self.table.find(path);
         let of_route = located.map(|located| &self.of_route[located.id().index()]);
         let rules = of_route.into_iter().flatten().chain(&self.of_any_path);

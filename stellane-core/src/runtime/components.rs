@@ -32,6 +32,7 @@ use super::{
     classes::{self, Classes},
     machine, pressure,
     refusal::OnRefusal,
+    route_limits::OwnLimits,
 };
 #[cfg(feature = "tuner")]
 use super::{numbers, tuning};
@@ -88,6 +89,8 @@ pub struct Components {
     pub readiness: Readiness,
     /// The limit with the classes and exemptions of its configuration.
     pub(super) limit_layer: AdaptiveLimitLayer,
+    /// By the configuration.
+    pub(super) own_limits: OwnLimits,
     /// Handlers that hold a thread.
     #[cfg(feature = "admin")]
     pub(super) held: HeldThreads,
@@ -150,6 +153,9 @@ impl Components {
             .pressure(&pressure)
             .build()
             .map_err(failed("overload"))?;
+        let own_limits = OwnLimits::new(&config.server.route_limits);
+        let own_limits = own_limits.map_err(failed("server.route_limits"))?;
+        let overload = own_limits.apply(overload);
         #[cfg(feature = "workers")]
         let workers = WorkerPool::builder()
             .config(config.workers.clone())
@@ -267,6 +273,7 @@ impl Components {
             slow_polls: slow_polls(&config.dev),
             readiness,
             limit_layer,
+            own_limits,
             #[cfg(feature = "admin")]
             held,
             #[cfg(feature = "admin")]
@@ -280,7 +287,7 @@ impl Components {
     }
 
     /// All that the [`Runtime`](super::Runtime) puts around a service, for any other server and any stack of tower. Of
-    /// the configuration it takes `max_body_bytes`. A request of HTTP/1.1 without a `Host` is let through: whether there
+    /// the configuration it takes `max_body_bytes`; `route_limits` are those that the components were made with. A request of HTTP/1.1 without a `Host` is let through: whether there
     /// has to be one is for the server around to say, and one that is made in a test has none. What the components do by themselves is [`run`](Self::run)'s.
     #[must_use]
     pub fn layer(&self, server: &ServerConfig) -> PresetLayer {
@@ -290,6 +297,7 @@ impl Components {
             self,
             server,
             limit,
+            &self.own_limits,
             OnRefusal::new(None, &self.faults),
             false,
         )
@@ -368,7 +376,7 @@ fn slow_polls(config: &DevConfig) -> SlowPolls {
         false => Duration::ZERO,
     };
     SlowPolls::with_route(threshold, |_| {
-        stellane_metrics::current_route().map(str::to_owned)
+        stellane_metrics::current_route().map(|route| route.to_string())
     })
 }
 

@@ -40,7 +40,7 @@ use crate::{
 ///
 /// | key | here | because |
 /// |---|---|---|
-/// | `server.admin_address` | `""`: off | nobody has asked for a second port, and two such programs on one machine could not both have it |
+/// | `server.admin_address` | `""`: off | nobody has asked for a second port |
 /// | `server.restart_timeout` | `"0s"`: off | the process that `SIGUSR2` starts would listen on the same address itself |
 /// | `connection.connect_info` | `true` | handlers find the `ConnectInfo` of axum (feature `axum-08`) and of tonic (`tonic-014`), at the price of three small allocations for a request and one for each of these |
 ///

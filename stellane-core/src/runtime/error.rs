@@ -1,6 +1,6 @@
 use std::{fmt, io};
 
-use crate::config::ConfigErrors;
+use crate::config::{ConfigErrors, Secrets};
 
 /// Why the runtime could not be built or served.
 #[non_exhaustive]
@@ -47,16 +47,23 @@ impl fmt::Debug for RuntimeError {
 
 impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It may have been meant for something else.
+        let shown = |text: &str| Secrets::default().text(text).into_owned();
         match self {
             Self::NoTokio => f.write_str(
                 "there is no tokio runtime here: build it within one, such as in a function under `#[tokio::main]`",
             ),
             Self::Config(errors) => errors.fmt(f),
-            Self::Service(source) => write!(f, "the service could not be made: {source}"),
+            Self::Service(source) => write!(
+                f,
+                "the service could not be made: {}",
+                shown(&source.to_string())
+            ),
             Self::Address { key, address } => write!(
                 f,
-                "`{key}` = \"{address}\" is not an address: expected HOST:PORT with a port from 0 to 65535, \
-                 such as 127.0.0.1:3000"
+                "`{key}` = \"{}\" is not an address: expected HOST:PORT with a port from 0 to 65535, \
+                 such as 127.0.0.1:3000",
+                shown(address)
             ),
             Self::Bind {
                 key,
@@ -64,16 +71,19 @@ impl fmt::Display for RuntimeError {
                 source,
             } if source.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
-                "`{key}` = \"{address}\" is in use by another process: stop it or choose another port"
+                "`{key}` = \"{}\" is in use by another process: stop it or choose another port",
+                shown(address)
             ),
             Self::Bind {
                 key,
                 address,
                 source,
             } => {
+                let address = shown(address);
                 write!(f, "`{key}` = \"{address}\" can't be listened on: {source}")
             }
             Self::Component { name, source } => {
+                let source = shown(&source.to_string());
                 write!(f, "`{name}` could not be started: {source}")
             }
             Self::Serve(source) => write!(f, "serving ended with an error: {source}"),

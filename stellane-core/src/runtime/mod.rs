@@ -45,6 +45,14 @@
 //! What the service depends on is given to [`RuntimeBuilder::ready_check`], what it does beside requests to
 //! [`RuntimeBuilder::background`].
 //!
+//! # Panics
+//!
+//! A panic of a handler costs its own request. Where the program has no hook of its own for panics (`std::panic::set_hook`),
+//! serving puts one in the place of std's, for the process and for good: who panics is logged once as an error of the target
+//! `stellane::panic`, with thread, place and route, and a backtrace if `RUST_BACKTRACE` asks for it, or written to stderr if
+//! there is no log. std's waits for stderr, so that one that nobody reads would hold the service; ours writes 100 records a
+//! second at most, from a thread of its own, and counts what it leaves out. A hook that the program brings stays as it is.
+//!
 //! # Memory of idle connections
 //!
 //! Parked connections are small, but what they needed while they were busy comes back to the system only if the allocator
@@ -73,9 +81,11 @@ mod listeners;
 mod machine;
 mod make;
 mod numbers;
+mod panics;
 mod pressure;
 mod ready_check;
 mod refusal;
+mod route_limits;
 mod serve;
 #[cfg(unix)]
 mod signals;
@@ -102,6 +112,7 @@ pub use self::{
     error::RuntimeError,
     listeners::{IntoListener, Listeners, connections},
     refusal::RefusalKind,
+    route_limits::RequestLimits,
     serve::{BoundRuntime, RunReport},
     stack::{
         BodyLimitFuture, BodyLimitLayer, BodyLimitService, PresetBody, PresetFuture, PresetLayer,

@@ -12,7 +12,9 @@ use stellane_metrics::{BuildError, Metric};
 use super::Components;
 #[cfg(feature = "reload")]
 use crate::config::ConfigWatcher;
-use crate::{engine_selector::EngineSelector, prepared::Prepared, strict_http1::Violation};
+use crate::{
+    engine_selector::EngineSelector, logging, prepared::Prepared, strict_http1::Violation,
+};
 
 /// A line is a kind, a name, a help text, and what of the component's `stats()` it is: a number, or one for each value of
 /// a label.
@@ -87,6 +89,11 @@ impl Components {
         numbers!(to, self.http1_rules =>
             counter "stellane_requests_ambiguous_total" "Requests refused by the strict rules of HTTP/1, by rule." by "violation" |s| Violation::ALL.iter().map(|one| (one.as_str(), s.refused(*one)));
         );
+        let lost = Metric::counter(
+            "stellane_log_lines_lost_total",
+            "Log lines of the process that nobody has read in time.",
+        );
+        to.add(lost, |values| values.set(logging::lost() as f64))?;
         #[cfg(feature = "workers")]
         numbers!(to, self.workers =>
             gauge "stellane_worker_jobs_outstanding" "Jobs whose futures are not dropped yet." |s| s.outstanding;

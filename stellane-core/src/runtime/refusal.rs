@@ -86,6 +86,7 @@ impl OnRefusal {
     fn ask(&self, kind: RefusalKind, head: RequestHead<'_>) -> Option<Response<Bytes>> {
         let answer = self.answer.as_ref()?;
         self.faults
+            .counter()
             .catch("on_refusal", || answer(kind, head))
             .flatten()
     }

@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::JoinSet;
+use humantime_serde::re::humantime::format_duration;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "profiling")]
@@ -16,7 +17,7 @@ use super::builder::HeapSource;
 use super::signals::Ending;
 use super::{
     App, Components, IntoListener, Runtime, RuntimeError, around::Served, background::Background,
-    listeners::Listeners, machine, refusal::EarlyLimit,
+    listeners::Listeners, machine, panics, refusal::EarlyLimit,
 };
 #[cfg(feature = "admin")]
 use super::{admin, watch::Watch};
@@ -28,6 +29,8 @@ use super::{
 };
 #[cfg(feature = "tls")]
 use crate::connection::TlsAcceptor;
+#[cfg(all(unix, feature = "restart"))]
+use crate::restart;
 #[cfg(feature = "admin")]
 use crate::strict_http1::{Http1Rules, StrictHttp1Layer};
 #[cfg(feature = "profiling")]
@@ -37,14 +40,14 @@ use crate::{
 };
 #[cfg(feature = "reload")]
 use crate::{
-    config::{ConfigErrors, ConfigWatcher, LiveTargets, Loader, Reload},
-    detached::DetachedThread,
+    config::{ConfigErrors, ConfigWatcher, LiveTargets, Reload},
     logging::LogHandle,
 };
 use crate::{
-    config::{RuntimeConfig, is_socket_address},
+    config::{ListenAddress, ListenTls, RuntimeConfig, is_address},
     connection::{Early, ListenConfig, Listener},
     engine::{Engine, EngineKind, PerCoreEngine, SharedEngine, StopReport},
+    logging,
 };
 
 /// A server that listens on its addresses; [`serve`](Self::serve) begins to answer.
@@ -121,18 +124,54 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
         source,
     })?;
     #[cfg(all(unix, feature = "restart"))]
-    let admin = {
-        let admin = successor::take_admin(&mut listeners);
-        let (key, address) = ("server.address", &server.address);
-        listeners = successor::where_configured(listeners, key, address, &options).await;
-        admin
-    };
+    let admin = successor::take_admin(&mut listeners);
     #[cfg(not(all(unix, feature = "restart")))]
     let admin = None;
+    if !server.listen.is_empty() {
+        let (listeners, plain) = several(listeners, &server.listen, &options).await?;
+        return bound(runtime, listeners.into(), plain, admin).await;
+    }
+    #[cfg(all(unix, feature = "restart"))]
+    {
+        let (key, address) = ("server.address", &server.address);
+        listeners = successor::where_configured(listeners, key, address, &options).await;
+    }
     if listeners.is_empty() {
         listeners = listen("server.address", &server.address, &options).await?;
     }
-    bound(runtime, listeners.into(), admin).await
+    bound(runtime, listeners.into(), Vec::new(), admin).await
+}
+
+/// Sockets for all these addresses, those that were handed over first; and among them those without TLS, apart.
+async fn several(
+    mut handed: Vec<Listener>,
+    addresses: &[ListenAddress],
+    options: &ListenConfig,
+) -> Result<(Vec<Listener>, Vec<Listener>), RuntimeError> {
+    let (mut listeners, mut plain) = (Vec::new(), Vec::new());
+    for one in addresses {
+        let mut found = Vec::new();
+        for listener in std::mem::take(&mut handed) {
+            match listener.is_at(&one.address).await {
+                true => found.push(listener),
+                false => handed.push(listener),
+            }
+        }
+        if found.is_empty() {
+            found = listen("server.listen", &one.address, options).await?;
+        }
+        match one.tls {
+            ListenTls::Off => plain.append(&mut found),
+            ListenTls::Auto | ListenTls::On => listeners.append(&mut found),
+        }
+    }
+    #[cfg(all(unix, feature = "restart"))]
+    if restart::is_successor() {
+        // What the process before this one had, and the configuration no longer names.
+        handed.clear();
+    }
+    listeners.append(&mut handed);
+    Ok((listeners, plain))
 }
 
 /// On listeners that somebody brought.
@@ -149,7 +188,7 @@ pub(super) async fn bind_on<S>(
             source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
         });
     }
-    bound(runtime, listeners, None).await
+    bound(runtime, listeners, Vec::new(), None).await
 }
 
 fn options(config: &RuntimeConfig) -> ListenConfig {
@@ -163,7 +202,8 @@ fn options(config: &RuntimeConfig) -> ListenConfig {
 
 async fn bound<S>(
     runtime: Runtime<S>,
-    listeners: Listeners,
+    mut listeners: Listeners,
+    mut plain: Vec<Listener>,
     mut admin: Option<Listener>,
 ) -> Result<BoundRuntime<S>, RuntimeError> {
     let server = &runtime.config.server;
@@ -188,17 +228,25 @@ async fn bound<S>(
         })?)
     };
     #[cfg(feature = "tls")]
-    let listeners = {
-        let mut listeners = listeners;
-        if let Some(tls) = &tls {
-            let with_tls = |listener: Listener| match listener.acceptor() {
-                None => listener.tls(tls),
-                Some(_) => listener,
-            };
-            listeners.sockets = listeners.sockets.into_iter().map(with_tls).collect();
-        }
-        listeners
-    };
+    if let Some(tls) = &tls {
+        let with_tls = |listener: Listener| match listener.acceptor() {
+            None => listener.tls(tls),
+            Some(_) => listener,
+        };
+        listeners.sockets = listeners.sockets.into_iter().map(with_tls).collect();
+    }
+    #[cfg(feature = "tls")]
+    let has_certificate = tls.is_some();
+    #[cfg(not(feature = "tls"))]
+    let has_certificate = false;
+    let needs_one = server.listen.iter().any(|one| one.tls == ListenTls::On);
+    if needs_one && !has_certificate {
+        return Err(RuntimeError::Component {
+            name: "server.listen",
+            source: "there is no certificate for `tls = \"on\"`: expected `connection.tls`".into(),
+        });
+    }
+    listeners.sockets.append(&mut plain);
     let one = ListenConfig {
         sockets: 1,
         ..options(&runtime.config)
@@ -233,6 +281,16 @@ async fn bound<S>(
         .find_map(Listener::local_addr)
         .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
     let admin_addr = admin.as_ref().and_then(Listener::local_addr);
+    if server.admin_tls && admin.is_some() {
+        #[cfg(feature = "tls")]
+        let with_tls = tls.as_ref().and_then(|tls| Some(admin.take()?.tls(tls)));
+        #[cfg(not(feature = "tls"))]
+        let with_tls = None;
+        admin = Some(with_tls.ok_or_else(|| RuntimeError::Component {
+            name: "server.admin_tls",
+            source: "there is no certificate: expected `connection.tls`".into(),
+        })?);
+    }
     Ok(BoundRuntime {
         runtime,
         listeners,
@@ -268,19 +326,11 @@ async fn listen_for_admin(
 
 /// Applies what can change at run time when the configuration file changes, or on SIGHUP.
 #[cfg(feature = "reload")]
-async fn follow(components: Components, log: Option<LogHandle>) {
-    let loader = Loader::from_process();
-    if loader.path().is_none() {
+async fn follow(watcher: Option<ConfigWatcher>, components: Components, log: Option<LogHandle>) {
+    let Some(watcher) = watcher else {
         // Nothing to follow: SIGHUP keeps its usual meaning.
         #[cfg(all(unix, feature = "restart"))]
         systemd::nothing_to_reload(&components.readiness).await;
-        return;
-    }
-    let Ok(thread) = DetachedThread::spawn("stellane-config") else {
-        return;
-    };
-    // The process started with it; what is wrong now is told when it changes.
-    let Some(Ok(watcher)) = thread.run(|| ConfigWatcher::new(loader)).await else {
         return;
     };
     if let Err(error) = components.export_reloads(&watcher) {
@@ -301,9 +351,12 @@ async fn follow(components: Components, log: Option<LogHandle>) {
             targets.apply(reload);
             tracing::info!("{reload}");
         }
-        Err(errors) => tracing::warn!("the old configuration stays: {errors}"),
+        Err(errors) => {
+            for problem in errors.problems() {
+                tracing::warn!("the old configuration stays: {problem}");
+            }
+        }
     };
-    drop(thread);
     #[cfg(all(unix, feature = "restart"))]
     let asked = {
         let readiness = components.readiness;
@@ -319,7 +372,7 @@ pub(super) async fn listen(
     address: &str,
     options: &ListenConfig,
 ) -> Result<Vec<Listener>, RuntimeError> {
-    if !is_socket_address(address) && !address.starts_with("unix:") {
+    if !is_address(address) {
         return Err(RuntimeError::Address {
             key,
             address: address.to_owned(),
@@ -344,6 +397,16 @@ impl<S> BoundRuntime<S> {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// All addresses of the service that are of TCP.
+    #[must_use]
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        let sockets = self.listeners.sockets.iter();
+        let mut addresses: Vec<_> = sockets.filter_map(Listener::local_addr).collect();
+        // Several sockets may listen on the same.
+        addresses.dedup();
+        addresses
     }
 
     /// The address of the admin service, unless it is off.
@@ -424,6 +487,7 @@ impl<S: Served> BoundRuntime<S> {
         engine: E,
         runtimes: Vec<tokio::runtime::Handle>,
     ) -> Result<RunReport, RuntimeError> {
+        panics::never_wait();
         let around = self.runtime.around();
         let Runtime {
             config,
@@ -462,7 +526,9 @@ impl<S: Served> BoundRuntime<S> {
             background.spawn(async move { tls.follow_files(interval).await });
         }
         #[cfg(feature = "reload")]
-        background.spawn(follow(components.clone(), log.clone()));
+        let watcher = ConfigWatcher::of(&config);
+        #[cfg(feature = "reload")]
+        background.spawn(follow(watcher.clone(), components.clone(), log.clone()));
         // One of the two is there.
         #[cfg(unix)]
         let signal = {
@@ -491,7 +557,12 @@ impl<S: Served> BoundRuntime<S> {
         let admin = match (self.admin, self.admin_addr) {
             (Some(listener), Some(address)) => {
                 use tower_layer::Layer;
-                let admin = admin::service(&components, &config, log.clone(), address)
+                admin::warn_of_strangers(address, &config);
+                #[cfg(feature = "reload")]
+                let running = admin::Running::new(&config, watcher);
+                #[cfg(not(feature = "reload"))]
+                let running = admin::Running::new(&config);
+                let admin = admin::service(&components, running, log.clone(), address)
                     .map_err(|error| failed(error.into()))?;
                 #[cfg(feature = "profiling")]
                 let admin = {
@@ -525,10 +596,15 @@ impl<S: Served> BoundRuntime<S> {
             true => Early::default(),
             false => Early::new(EarlyLimit {
                 limit: around.preset.limit().clone(),
-                metrics: components.metrics,
+                metrics: components.metrics.clone(),
             }),
         };
         let refuse_early = |listener: Listener| listener.refuse_early(&early);
+        let places = places(
+            &self.listeners.sockets,
+            self.admin_addr,
+            config.server.admin_tls,
+        );
         let Listeners { sockets, sources } = self.listeners;
         let listeners = Listeners {
             sockets: sockets.into_iter().map(refuse_early).collect(),
@@ -562,7 +638,18 @@ impl<S: Served> BoundRuntime<S> {
                     Duration::ZERO
                 }
             };
-            tracing::info!(?delay, deadline = ?config.server.drain_timeout, "draining");
+            let (open, most) = (
+                components.connections.stats().open,
+                config.server.drain_timeout,
+            );
+            let most = format_duration(most);
+            match delay.is_zero() {
+                true => tracing::info!("draining: {open} connections, at most {most}"),
+                false => tracing::info!(
+                    "draining: {open} connections, at most {most}, after {} in which new ones are taken",
+                    format_duration(delay)
+                ),
+            }
             components.readiness.set_ready(false);
             // What is left of the work needs few.
             #[cfg(feature = "workers")]
@@ -577,11 +664,12 @@ impl<S: Served> BoundRuntime<S> {
         };
         components.readiness.set_ready(true);
         machine::say(&components.connections);
-        let grace = config.server.grace_period();
         tracing::info!(
-            engine = engine.name(), address = %self.local_addr, admin = ?self.admin_addr,
-            grace_period = ?grace, "serving; whoever stops this process has to wait for the grace period before killing it"
+            "serving {places} (engine {}); whoever stops this process has to give it {} before killing it",
+            engine.name(),
+            format_duration(config.server.grace_period())
         );
+        let begun = Instant::now();
 
         let (mut serving, mut ending) = (serving, pin!(ending));
         let failed = |error| RuntimeError::Serve(Box::new(error));
@@ -602,12 +690,43 @@ impl<S: Served> BoundRuntime<S> {
         #[cfg(feature = "admin")]
         watch.end(Duration::from_millis(100)).await;
         #[cfg(unix)]
-        if let Some(ending) = watched.as_ref().filter(|_| !report.is_clean()) {
-            ending.has_cut();
+        if let Some(ending) = &watched {
+            ending.has_ended(!report.is_clean()).await;
         }
-        tracing::info!("ended: {report}");
+        let lasted = Duration::from_secs(begun.elapsed().as_secs());
+        tracing::info!(
+            "stopped after {}: {} requests, {report}",
+            format_duration(lasted),
+            components.connections.stats().requests_total
+        );
+        logging::flush();
         Ok(report)
     }
+}
+
+/// Where the service and its admin service are, as one would write it.
+fn places(sockets: &[Listener], admin: Option<SocketAddr>, admin_tls: bool) -> String {
+    let scheme = |tls| if tls { "https" } else { "http" };
+    let of_socket = |listener: &Listener| {
+        #[cfg(feature = "tls")]
+        let tls = listener.acceptor().is_some();
+        #[cfg(not(feature = "tls"))]
+        let tls = false;
+        match (listener.local_addr(), listener.path()) {
+            (Some(address), _) => format!("{}://{address}", scheme(tls)),
+            (None, Some(path)) => format!("unix:{}", path.display()),
+            (None, None) => "a Unix socket".to_owned(),
+        }
+    };
+    let mut places: Vec<_> = sockets.iter().map(of_socket).collect();
+    places.dedup();
+    if places.is_empty() {
+        places.push("connections".to_owned());
+    }
+    if let Some(admin) = admin {
+        places.push(format!("admin {}://{admin}", scheme(admin_tls)));
+    }
+    places.join(", ")
 }
 
 /// The kinds of profile that the configuration asks for.

@@ -1,6 +1,6 @@
 //! The process that comes before this one, and the one that comes after it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 
@@ -27,12 +27,15 @@ pub(super) async fn where_configured(
     address: &str,
     options: &ListenConfig,
 ) -> Vec<Listener> {
-    let Some(local) = handed.iter().find_map(Listener::local_addr) else {
+    let Some(first) = handed.iter().find(|one| one.local_addr().is_some()) else {
         return handed;
     };
-    if !restart::is_successor() || is_at(local, address).await {
+    if !restart::is_successor() || first.is_at(address).await {
         return handed;
     }
+    let local = first
+        .local_addr()
+        .map_or(String::new(), |at| at.to_string());
     match Listener::bind_all(address, options).await {
         Ok(listeners) => {
             tracing::info!(key, address, was = %local, "another address than before is listened on");
@@ -47,14 +50,6 @@ pub(super) async fn where_configured(
             handed
         }
     }
-}
-
-/// Whether a socket listens where the configuration says.
-async fn is_at(local: SocketAddr, address: &str) -> bool {
-    let Ok(mut configured) = tokio::net::lookup_host(address).await else {
-        return false;
-    };
-    configured.any(|at| at.ip() == local.ip() && (at.port() == 0 || at.port() == local.port()))
 }
 
 /// What a new process needs, and the signal that asks for it.

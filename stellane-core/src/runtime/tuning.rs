@@ -1,16 +1,18 @@
 //! What the tuner sees, and what it may turn: the adapters between the components.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use stellane_autotune::{
-    AdaptiveLimit, AutoTuner, BuildError, Clock, Knob, Signal, TunerConfig, names,
+    AdaptiveLimit, AutoTuner, BuildError, Clock, Knob, LimitConfig, Signal, TunerConfig, names,
 };
 use stellane_metrics::{Machine, RuntimeMetrics, RuntimeSnapshot};
-use stellane_pool::Pools;
+use stellane_pool::{PoolConfig, Pools};
 #[cfg(feature = "workers")]
-use stellane_pool::WorkerPool;
+use stellane_pool::{WorkerPool, WorkerPoolConfig};
 
-use crate::connection::ConnectionManager;
+use crate::connection::{ConnectionConfig, ConnectionManager};
+#[cfg(feature = "admin")]
+use stellane_autotune::TunerMode;
 
 pub(super) struct Parts<'a> {
     pub(super) connections: &'a ConnectionManager,
@@ -110,38 +112,52 @@ fn cpus(snapshot: &RuntimeSnapshot) -> f64 {
     std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64)
 }
 
+/// A knob whose range is that of its key in the configuration.
+fn knob<T: Into<f64>>(
+    name: &'static str,
+    range: RangeInclusive<T>,
+    step: f64,
+    get: impl Fn() -> f64 + Send + Sync + 'static,
+    set: impl Fn(f64) + Send + Sync + 'static,
+) -> Knob {
+    let (low, high) = range.into_inner();
+    Knob::new(name, low.into()..=high.into(), step, get, set)
+}
+
 #[cfg(feature = "workers")]
 fn min_workers(workers: &WorkerPool) -> Knob {
     let (get, set) = (workers.clone(), workers.clone());
-    Knob::new(
+    knob(
         names::WORKERS_MIN,
-        1.0..=1024.0,
+        count(WorkerPoolConfig::WORKERS),
         1.0,
         move || get.stats().min_workers as f64,
         move |value| set.set_min_workers(value as usize),
     )
+    .at_most(names::WORKERS_MAX)
     .unit(" workers")
 }
 
 #[cfg(feature = "workers")]
 fn max_workers(workers: &WorkerPool) -> Knob {
     let (get, set) = (workers.clone(), workers.clone());
-    Knob::new(
+    knob(
         names::WORKERS_MAX,
-        1.0..=1024.0,
+        count(WorkerPoolConfig::WORKERS),
         1.0,
         move || get.stats().max_workers as f64,
         move |value| set.set_max_workers(value as usize),
     )
+    .at_least(names::WORKERS_MIN)
     .unit(" workers")
 }
 
 #[cfg(feature = "workers")]
 fn queue_size(workers: &WorkerPool) -> Knob {
     let (get, set) = (workers.clone(), workers.clone());
-    Knob::new(
+    knob(
         names::QUEUE_BOUND,
-        1.0..=1_000_000.0,
+        count(WorkerPoolConfig::QUEUE_SIZE),
         1.0,
         move || get.stats().queue_size as f64,
         move |value| set.set_queue_size(value as usize),
@@ -151,9 +167,9 @@ fn queue_size(workers: &WorkerPool) -> Knob {
 
 fn retain_percent(pools: &Pools) -> Knob {
     let (get, set) = (pools.clone(), pools.clone());
-    Knob::new(
+    knob(
         names::POOL_RETAIN,
-        0.0..=200.0,
+        count(PoolConfig::RETAIN_PERCENT),
         5.0,
         move || get.retain_percent() as f64,
         move |value| set.set_retain_percent(value as usize),
@@ -163,9 +179,11 @@ fn retain_percent(pools: &Pools) -> Knob {
 
 fn idle_timeout(connections: &ConnectionManager) -> Knob {
     let (get, set) = (connections.clone(), connections.clone());
-    Knob::new(
+    // `0s` is off: nothing that a tuner may turn to.
+    let most = ConnectionConfig::TIMES.end().as_secs_f64();
+    knob(
         names::IDLE_TIMEOUT,
-        1.0..=3600.0,
+        1.0..=most,
         1.0,
         move || get.config().idle_timeout.as_secs_f64(),
         move |value| set.set_idle_timeout(Duration::from_secs_f64(value.max(1.0))),
@@ -175,12 +193,46 @@ fn idle_timeout(connections: &ConnectionManager) -> Knob {
 
 fn max_limit(limit: &AdaptiveLimit) -> Knob {
     let (get, set) = (limit.clone(), limit.clone());
-    Knob::new(
+    knob(
         names::LIMIT_MAX,
-        1.0..=100_000.0,
+        LimitConfig::MAX,
         1.0,
         move || f64::from(get.stats().max),
         move |value| set.set_max(value as u32),
     )
     .unit(" requests")
+}
+
+/// As numbers of a knob.
+fn count(range: RangeInclusive<usize>) -> RangeInclusive<f64> {
+    *range.start() as f64..=*range.end() as f64
+}
+
+/// The keys of the configuration that the knobs turn.
+#[cfg(feature = "admin")]
+const KEYS: [(&str, &str); 6] = [
+    (names::WORKERS_MIN, "workers.min_workers"),
+    (names::WORKERS_MAX, "workers.max_workers"),
+    (names::QUEUE_BOUND, "workers.queue_size"),
+    (names::POOL_RETAIN, "pool.retain_percent"),
+    (names::IDLE_TIMEOUT, "connection.idle_timeout"),
+    (names::LIMIT_MAX, "limit.max"),
+];
+
+/// Whether the tuner has given this value to the knob of the key.
+#[cfg(feature = "admin")]
+pub(super) fn has_turned(tuner: &AutoTuner, key: &str, value: &toml::Value) -> bool {
+    let Some((knob, _)) = KEYS.iter().find(|(_, of)| *of == key) else {
+        return false;
+    };
+    let value = match value {
+        toml::Value::String(time) => humantime_serde::re::humantime::parse_duration(time)
+            .ok()
+            .map(|time| time.as_secs_f64()),
+        value => value.as_integer().map(|n| n as f64),
+    };
+    let history = tuner.history();
+    let mut actions = history.iter().rev();
+    let last = actions.find(|one| one.parameter == *knob && one.mode == TunerMode::Apply);
+    last.is_some_and(|last| value == Some(last.new_value))
 }

@@ -8,8 +8,8 @@ use super::ConfigError;
 pub struct StrictHttp1Config {
     /// Whether requests are checked. Default `true`.
     pub enabled: bool,
-    /// Longest request target (path and query); a longer one is answered with 414. Too low refuses long
-    /// queries, too high gives an attacker room. hyper's own end is at 64 KiB. Default 8 KiB.
+    /// Longest request target (path and query); a longer one is answered with 414. Too low refuses long queries. What a
+    /// whole head may take is limited besides. Default 65 534, hyper's own end.
     pub max_target_bytes: usize,
     /// Whether a target may hold bytes above 0x7f as they are. The grammar wants them encoded, but curl, scripts and old
     /// links send them, and hyper takes UTF-8. Default `true`; `false` answers 400, for services behind a proxy that reads
@@ -24,7 +24,7 @@ impl Default for StrictHttp1Config {
     fn default() -> Self {
         Self {
             enabled: true,
-            max_target_bytes: 8 << 10,
+            max_target_bytes: 65_534,
             allow_non_ascii_target: true,
             max_headers: 100,
         }

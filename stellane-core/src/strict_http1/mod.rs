@@ -7,7 +7,7 @@
 //!
 //! | request | RFC | answer | by |
 //! |---|---|---|---|
-//! | HTTP/1.1 without `Host`, any with two, or with one that is not `host[:port]` (a user, a list, blanks) | 9112 3.2 | 400 | layer |
+//! | HTTP/1.1 without `Host` and without one in the target, any with two `Host`, or with one that is not `host[:port]` (a user, a list, blanks) | 9112 3.2 | 400 | layer |
 //! | an empty `Host` | ours: a name is wanted (9110 4.2.1) | 400 | layer |
 //! | `*` for another method than `OPTIONS`; an authority (`GET a:80`) for another than `CONNECT` | 9112 3.2.3, 3.2.4 | 400 | layer |
 //! | `CONNECT` for anything but a host and a port | 9110 9.3.6 | 400 | layer |
@@ -30,7 +30,9 @@
 //! These pass, since the grammar allows them: any blanks and tabs around a value, zeros before a length or a size,
 //! extensions of chunks with blanks around `;` and `=` and with quoted strings, other fields in trailers, empty lines
 //! before a request, the usual port of a scheme given or not. So do these, which it does not: bytes above 0x7f and `"`,
-//! `|`, `{`, `\` and the like in a target, since curl, browsers and scripts send them; a fragment, which hyper cuts off.
+//! `|`, `{`, `\` and the like in a target, since curl, browsers and scripts send them; a fragment, which hyper cuts off;
+//! HTTP/1.1 without `Host` whose target names the host (`GET http://a/`, `CONNECT a:80`), since hyper's client leaves it to
+//! its user to add one, and a single name can't be read in two ways.
 //!
 //! Each answer says `Connection: close`. Over HTTP/2 the lengths hold too, 414 and 431, where cookies that come in
 //! fields of their own count as one (9113 8.2.3). What else is meant here can't be said in it, but for authorities: the

@@ -36,7 +36,7 @@ macro_rules! violations {
 }
 
 violations! {
-    /// HTTP/1.1 without a `Host`.
+    /// HTTP/1.1 without a `Host`, whose target names none either.
     HostMissing = "host_missing", BAD_REQUEST;
     /// More than one `Host`.
     HostRepeated = "host_repeated", BAD_REQUEST;

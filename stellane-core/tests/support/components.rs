@@ -40,7 +40,7 @@ use tokio::{
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::{app, labelled, make, serve};
+use super::{app, labelled, make, serve};
 
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Response<String>> + Send>>;
 pub(crate) type Handler = Arc<dyn Fn(Parts) -> Answer + Send + Sync>;

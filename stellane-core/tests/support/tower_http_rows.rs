@@ -20,6 +20,7 @@ pub(crate) mod theirs {
         cors::CorsLayer,
         csrf::CsrfLayer,
         decompression::{DecompressionLayer, RequestDecompressionLayer},
+        follow_redirect::FollowRedirectLayer,
         limit::RequestBodyLimitLayer,
         map_request_body::MapRequestBodyLayer,
         map_response_body::MapResponseBodyLayer,
@@ -28,7 +29,10 @@ pub(crate) mod theirs {
         on_early_drop::{EarlyDropsAsFailures, OnEarlyDropLayer},
         propagate_header::PropagateHeaderLayer,
         request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
-        sensitive_headers::SetSensitiveHeadersLayer,
+        sensitive_headers::{
+            SetSensitiveHeadersLayer, SetSensitiveRequestHeadersLayer,
+            SetSensitiveResponseHeadersLayer,
+        },
         set_header::{
             SetRequestHeaderLayer, SetResponseHeaderLayer, request::SetMultipleRequestHeadersLayer,
             response::SetMultipleResponseHeadersLayer,
@@ -53,6 +57,10 @@ where
         "/panic" => panic!("on purpose"),
         "/hang" => std::future::pending().await,
         _ => {}
+    }
+    if head.uri.path() == "/moved" {
+        let moved = Response::builder().status(StatusCode::FOUND);
+        return Ok(moved.header(header::LOCATION, "/a").body(Full::default())?);
     }
     let seen = |name| head.headers.get(name).cloned();
     let mut response = Response::builder().header(header::CONTENT_TYPE, "text/plain");
@@ -234,6 +242,12 @@ macro_rules! each_layer_of_tower_http {
             hello
         );
         $row!(
+            "FollowRedirect",
+            FollowRedirectLayer::new(),
+            request("GET http://a/moved", &[("host", "a")], b""),
+            expected(200, ANY, "/a ")
+        );
+        $row!(
             "InFlightRequests",
             InFlightRequestsLayer::pair().0,
             post(&[]),
@@ -348,6 +362,18 @@ macro_rules! each_layer_of_tower_http {
             expected(200, ANY, "/a hellosecret")
         );
         $row!(
+            "SetSensitiveRequestHeaders",
+            SetSensitiveRequestHeadersLayer::new([name.clone()]),
+            post(&[("x-in", "in")]),
+            expected(200, ANY, "/a hellosecret")
+        );
+        $row!(
+            "SetSensitiveResponseHeaders",
+            SetSensitiveResponseHeadersLayer::new([name.clone()]),
+            post(&[]),
+            hello
+        );
+        $row!(
             "SetStatus",
             SetStatusLayer::new(StatusCode::IM_A_TEAPOT),
             post(&[]),
@@ -370,13 +396,21 @@ macro_rules! each_layer_of_tower_http {
 }
 pub(crate) use each_layer_of_tower_http;
 
-/// Calls `$row!(name, layer)` for layers of ours.
+/// Calls `$row!(name, layer)` for each layer of ours that is for requests; the `BodyLimitLayer` is among
+/// `Components::layers`, as it stands nowhere else.
 macro_rules! layers_of_ours {
     ($row:ident) => {{
         use stellane_core::{
-            Components, RuntimeConfig, autotune::AdaptiveLimitLayer,
-            catch_faults::CatchFaultsLayer, hot_reload::LiveReloadLayer, metrics::MetricsLayer,
-            pool::PoolLayer, strict_http1::StrictHttp1Layer,
+            Components, RuntimeConfig,
+            autotune::{AdaptiveLimitLayer, AutoTuner},
+            catch_faults::CatchFaultsLayer,
+            engine_selector::{EngineSelector, EngineSelectorLayer},
+            hot_reload::LiveReloadLayer,
+            metrics::{MetricsLayer, NoRoute, RequestBytesLayer, RouteLabelLayer},
+            pool::{PoolLayer, WorkerPoolLayer},
+            prepared::{Prepared, PreparedLayer},
+            router::{InternLayer, Interner, RouteLayer, RouteTable},
+            strict_http1::StrictHttp1Layer,
         };
 
         let config = RuntimeConfig::default();
@@ -398,6 +432,26 @@ macro_rules! layers_of_ours {
             CatchFaultsLayer::new(&components.faults)
         );
         $row!("LiveReloadLayer", LiveReloadLayer::new());
+        $row!("Components::layers", components.layers(&config.server));
+        $row!("RequestBytesLayer", RequestBytesLayer::new());
+        $row!(
+            "RouteLabelLayer",
+            RouteLabelLayer::with_request_route(NoRoute)
+        );
+        let table = RouteTable::new(["/a"]).expect("valid");
+        $row!("RouteLayer", RouteLayer::new(table));
+        let interner = Interner::builder().build().expect("valid");
+        $row!("InternLayer", InternLayer::new(&interner).header("x-in"));
+        $row!("WorkerPoolLayer", WorkerPoolLayer::new(&components.workers));
+        let tuner = AutoTuner::builder().build_layer().expect("valid");
+        $row!("AutoTuneLayer", tuner);
+        let prepared = Prepared::new();
+        $row!("PreparedLayer", PreparedLayer::new(&prepared));
+        let selector = EngineSelector::builder().route("/a").build();
+        $row!(
+            "EngineSelectorLayer",
+            EngineSelectorLayer::new(&selector.expect("valid"), prepared.service())
+        );
         #[cfg(feature = "http-layers")]
         {
             let http = stellane_core::HttpLayers::new(&config.http).expect("valid");

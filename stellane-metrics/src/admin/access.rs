@@ -4,14 +4,30 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, Method, StatusCode, header, request::Parts};
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Access {
+    /// `None`: nobody has said.
     pub(super) bound_to: Option<SocketAddr>,
+    /// Who mounts the service lets in only those who may.
+    pub(super) guarded: bool,
     pub(super) token: Option<String>,
     pub(super) hosts: Vec<String>,
 }
 
 pub(super) type Refusal = (StatusCode, &'static str);
+
+const NO_TOKEN: Refusal = (
+    StatusCode::FORBIDDEN,
+    "beyond a loopback address there are only probes and metrics, unless a token is configured",
+);
+const WRONG_TOKEN: Refusal = (
+    StatusCode::UNAUTHORIZED,
+    "this takes the token: as a bearer token, or as the password of any user",
+);
+const UNKNOWN_HOST: Refusal = (
+    StatusCode::FORBIDDEN,
+    "the host of the request is neither an address, nor a loopback name, nor one that was allowed",
+);
 
 impl Access {
     /// Whether this request may be answered.
@@ -23,32 +39,25 @@ impl Access {
         if reads && public {
             return Ok(());
         }
-        if !reads && let Some(token) = &self.token {
-            return match bearer(&head.headers) {
-                Some(given) if equal(given.as_bytes(), token.as_bytes()) => Ok(()),
-                _ => Err((
-                    StatusCode::UNAUTHORIZED,
-                    "a bearer token is required to change things",
-                )),
+        if self.guarded {
+            return match &self.token {
+                Some(token) if !reads => with_token(&head.headers, token),
+                _ => Ok(()),
             };
         }
-        match self.bound_to {
-            // A page of another site can make a name of its own point to 127.0.0.1; it cannot make the browser lie about the name.
-            Some(address) if address.ip().is_loopback() => {
-                if self.is_known(host(head)) {
-                    Ok(())
-                } else {
-                    Err((
-                        StatusCode::FORBIDDEN,
-                        "the host of the request is neither an address nor a loopback name",
-                    ))
-                }
-            }
-            _ if reads => Ok(()),
-            _ => Err((
-                StatusCode::FORBIDDEN,
-                "to change things, bind to a loopback address or configure a token",
-            )),
+        // A page of another site can make a name of its own point to this address; it can't make the browser lie about
+        // the name.
+        if !self.is_known(host(head)) {
+            return Err(UNKNOWN_HOST);
+        }
+        let is_local = self
+            .bound_to
+            .is_some_and(|at| at.ip().to_canonical().is_loopback());
+        match &self.token {
+            None if is_local => Ok(()),
+            None => Err(NO_TOKEN),
+            Some(_) if is_local && reads => Ok(()),
+            Some(token) => with_token(&head.headers, token),
         }
     }
 
@@ -107,13 +116,51 @@ fn without_port(host: &str) -> &str {
     host.split(':').next().unwrap_or(host)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers
-        .get(header::AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+fn with_token(headers: &HeaderMap, token: &str) -> Result<(), Refusal> {
+    match given(headers) {
+        Some(given) if equal(&given, token.as_bytes()) => Ok(()),
+        _ => Err(WRONG_TOKEN),
+    }
+}
+
+/// A browser that shows the page can only ask for a user and a password.
+fn given(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let authorization = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, given) = authorization.split_once(' ')?;
+    let given = given.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(given.as_bytes().to_vec());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let given = from_base64(given)?;
+    let colon = given.iter().position(|byte| *byte == b':')?;
+    Some(given[colon + 1..].to_vec())
+}
+
+/// RFC 4648, section 4.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut count) = (0_u32, 0);
+    for letter in text.trim_end_matches('=').bytes() {
+        let six = match letter {
+            b'A'..=b'Z' => letter - b'A',
+            b'a'..=b'z' => letter - b'a' + 26,
+            b'0'..=b'9' => letter - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(six);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    Some(bytes)
 }
 
 /// Takes as long wherever the two differ.

@@ -112,8 +112,7 @@ impl AdminBuilder {
 
     /// Calls the closure with the body of a `POST` or `PUT` to this path; an error is answered with 400.
     ///
-    /// Refused unless the service is [bound to](Self::bound_to) a loopback address or a [token](Self::token) is given, and
-    /// always for cross-origin requests.
+    /// Who may do that: see [`bound_to`](Self::bound_to). Never a cross-origin request.
     pub fn post(
         mut self,
         path: impl Into<String>,
@@ -140,20 +139,31 @@ impl AdminBuilder {
             })
     }
 
-    /// The address this service listens on. On a loopback address it may change things without a token, and answers
-    /// only requests for an address or a loopback name (see [`allow_host`](Self::allow_host)).
+    /// The address this service listens on. On a loopback address it shows all, and changes things too without a token.
+    /// On any other, and on one that nobody has named, everything but `/healthz`, `/readyz` and `/metrics` takes the
+    /// [token](Self::token). Both answer only requests for an address or a loopback name (see
+    /// [`allow_host`](Self::allow_host)).
     pub fn bound_to(mut self, address: SocketAddr) -> Self {
         self.access.bound_to = Some(address);
         self
     }
 
-    /// The bearer token that changing things takes, on any address.
+    /// Whoever mounts the service lets in only those who may see all: no name is checked, and a token only by what changes
+    /// things. Default: off.
+    pub fn guarded(mut self) -> Self {
+        self.access.guarded = true;
+        self
+    }
+
+    /// The token that changing things takes on any address, and seeing them on one that is no loopback address: as
+    /// `Authorization: Bearer`, or as the password of a browser (`Basic`, with any name).
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.access.token = Some(token.into()).filter(|token| !token.is_empty());
         self
     }
 
-    /// Also answers requests for this host name (without a port) when bound to a loopback address: for a reverse proxy.
+    /// Also answers requests for this host name (without a port): that of a reverse proxy, or of the service in its
+    /// network. Addresses and loopback names need not be named.
     pub fn allow_host(mut self, host: impl Into<String>) -> Self {
         self.access.hosts.push(host.into());
         self

@@ -94,7 +94,13 @@ where
     let path = if path.is_empty() { "/" } else { &*path };
     let public = matches!(path, "/healthz" | "/readyz" | "/metrics");
     if let Err((status, why)) = shared.access.check(&head, public) {
-        return problem(status, why);
+        let mut response = problem(status, why);
+        if status == StatusCode::UNAUTHORIZED {
+            let ask = HeaderValue::from_static(r#"Basic realm="admin", charset="UTF-8""#);
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, ask);
+        }
+        return response;
     }
     match head.method {
         Method::GET | Method::HEAD => shared.read(path, head.uri.query()).await,

@@ -58,7 +58,7 @@ where
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(response)) => {
                 if let Some(route) = this.response_route.route(&response) {
-                    recording.route = recording.table().route_id(route);
+                    recording.name(route);
                 }
                 recording.head(&response);
                 let recording = this.recording.take();

@@ -7,7 +7,8 @@ use crate::HttpMetrics;
 /// Measures every request that passes, in any tower stack.
 ///
 /// Put it outside of compression (sizes are those on the wire) and outside of load shedding (refusals count).
-/// No allocation per request once a route, method and status were seen.
+/// No allocation per request once a route, method and status were seen; the one thing that threads share is the count of
+/// who holds the table, changed when a request comes and when it goes.
 ///
 /// The route template comes, in this order of precedence, from the response
 /// ([`route_from_response`](Self::route_from_response)), from an inner layer that calls
@@ -43,7 +44,7 @@ impl MetricsLayer {
     /// Writes to this table.
     pub fn new(http: &HttpMetrics) -> Self {
         Self {
-            http: *http,
+            http: http.clone(),
             request_route: NoRoute,
             response_route: NoRoute,
         }
@@ -128,7 +129,7 @@ impl<S, Q: Clone, R: Clone> Layer<S> for MetricsLayer<Q, R> {
     fn layer(&self, inner: S) -> Self::Service {
         MetricsService {
             inner,
-            http: self.http,
+            http: self.http.clone(),
             request_route: self.request_route.clone(),
             response_route: self.response_route.clone(),
         }

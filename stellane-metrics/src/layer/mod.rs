@@ -19,5 +19,5 @@ pub use request_body::{RequestBytesBody, RequestBytesLayer, RequestBytesService}
 #[cfg(feature = "axum")]
 pub use route::AxumRoute;
 pub use route::{NoRoute, RequestRoute, ResponseRoute, RouteLabelLayer, RouteLabelService};
-pub use scope::{Entered, RequestScope, current_route, label_route};
+pub use scope::{Entered, RequestScope, current_route, is_labelled, label_route};
 pub use service::MetricsService;

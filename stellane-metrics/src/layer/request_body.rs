@@ -78,7 +78,7 @@ pin_project! {
 }
 
 impl<B: Body> RequestBytesBody<B> {
-    /// What [`RequestBytesLayer`] makes of a body, for a service that wraps it anyway: called inside the `call` of
+    /// What [`RequestBytesLayer`] makes of a body, for a service that wraps it anyway: called inside of
     /// a service behind a [`MetricsLayer`](super::MetricsLayer), elsewhere it counts nothing.
     #[inline]
     pub fn counted(inner: B) -> Self {

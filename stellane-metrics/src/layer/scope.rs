@@ -2,43 +2,57 @@
 
 use std::{
     cell::Cell,
-    fmt, ptr,
+    fmt,
+    mem::ManuallyDrop,
+    ptr,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
-use crate::requests::{PollCell, Recording, Table};
+use crate::requests::{Recording, Table, UNMATCHED};
+
+/// The table of the request being polled. Never dropped where it is, since a thread-local that has to be costs a look at
+/// every access: who puts it there takes it back.
+type Current = Option<ManuallyDrop<Arc<Table>>>;
 
 /// What inner layers told about the request being polled.
 struct Scope {
-    table: Cell<Option<&'static Table>>,
+    table: Cell<Current>,
     route: Cell<u32>,
-    /// Where this thread says what it polls, and of which table that is.
-    polls: Cell<(Option<&'static Table>, &'static PollCell)>,
+    /// The table of the request that what is in [`REQUEST_BYTES`] counts for. Only compared.
+    counts_for: Cell<*const Table>,
 }
 
-/// Until a thread polls for the first time, and while its thread-locals are torn down. Nobody looks here.
-static NOWHERE: PollCell = PollCell::new();
-
 impl Scope {
+    /// What `look` finds in the table.
     #[inline]
-    fn polls_of(&self, table: &'static Table) -> &'static PollCell {
-        match self.polls.get() {
-            (Some(known), cell) if ptr::eq(known, table) => cell,
-            _ => {
-                let cell = table.poll_cell();
-                self.polls.set((Some(table), cell));
-                cell
-            }
+    fn look<T>(&self, look: impl FnOnce(&Arc<Table>) -> T) -> Option<T> {
+        let table = self.table.take()?;
+        let found = look(&table);
+        self.table.set(Some(table));
+        Some(found)
+    }
+
+    /// The counter that an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left for the request of this table that just ran.
+    #[inline]
+    fn take_counter(&self, table: &Arc<Table>) -> Option<Arc<AtomicU64>> {
+        if self.counts_for.get() != Arc::as_ptr(table) {
+            return None;
         }
+        self.counts_for.set(ptr::null());
+        REQUEST_BYTES.try_with(Cell::take).ok().flatten()
     }
 }
 
 thread_local! {
     static SCOPE: Scope = const {
-        Scope { table: Cell::new(None), route: Cell::new(0), polls: Cell::new((None, &NOWHERE)) }
+        Scope {
+            table: Cell::new(None),
+            route: Cell::new(0),
+            counts_for: Cell::new(ptr::null()),
+        }
     };
     /// The counter of a streamed request body. Apart, since what has to be dropped costs a look at every access.
     static REQUEST_BYTES: Cell<Option<Arc<AtomicU64>>> = const { Cell::new(None) };
@@ -55,11 +69,11 @@ thread_local! {
 #[inline]
 pub fn label_route(template: &str) {
     let _ = SCOPE.try_with(|scope| {
-        if let Some(table) = scope.table.get() {
+        scope.look(|table| {
             let route = table.route_id(template);
             scope.route.set(route);
-            scope.polls_of(table).name(route);
-        }
+            table.poll_cell().name(route);
+        });
     });
 }
 
@@ -67,21 +81,31 @@ pub fn label_route(template: &str) {
 ///
 /// `None` before it is named, and outside of a [`MetricsLayer`](crate::MetricsLayer).
 #[must_use]
-pub fn current_route() -> Option<&'static str> {
+pub fn current_route() -> Option<Arc<str>> {
     SCOPE
-        .try_with(|scope| scope.table.get()?.template(scope.route.get()))
+        .try_with(|scope| scope.look(|table| table.template(scope.route.get()).cloned()))
         .ok()
+        .flatten()
         .flatten()
 }
 
-/// Hands the counter of a streamed request body to the request being called.
+/// Whether the request that is being called or polled on this thread has a route.
+#[inline]
+#[must_use]
+pub fn is_labelled() -> bool {
+    let labelled = SCOPE.try_with(|scope| scope.route.get() != UNMATCHED);
+    labelled.unwrap_or(false)
+}
+
+/// Hands the counter of a streamed request body to the request being called or polled.
 pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
     SCOPE
         .try_with(|scope| {
-            scope.table.get()?;
+            let table = scope.look(Arc::as_ptr)?;
             let counter = Arc::new(AtomicU64::new(0));
             let left = Some(Arc::clone(&counter));
             REQUEST_BYTES.try_with(|bytes| bytes.set(left)).ok()?;
+            scope.counts_for.set(table);
             Some(counter)
         })
         .ok()
@@ -108,7 +132,7 @@ pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
 /// is about the threads that serve), and the size of a request body that a
 /// [`RequestBytesLayer`](crate::RequestBytesLayer) behind the pool counts: put that layer before it.
 pub struct RequestScope {
-    table: &'static Table,
+    table: Arc<Table>,
     route: AtomicU32,
 }
 
@@ -118,7 +142,7 @@ impl RequestScope {
     pub fn current() -> Option<Self> {
         SCOPE
             .try_with(|scope| {
-                let table = scope.table.get()?;
+                let table = scope.look(Arc::clone)?;
                 let route = AtomicU32::new(scope.route.get());
                 Some(Self { table, route })
             })
@@ -130,11 +154,9 @@ impl RequestScope {
     /// [`current_route`] tells it.
     pub fn run(&self, inside: &mut dyn FnMut()) {
         let outer = SCOPE.try_with(|scope| {
+            let table = ManuallyDrop::new(Arc::clone(&self.table));
             let route = self.route.load(Relaxed);
-            (
-                scope.table.replace(Some(self.table)),
-                scope.route.replace(route),
-            )
+            (scope.table.replace(Some(table)), scope.route.replace(route))
         });
         let _inside = outer.ok().map(|outer| InScope { scope: self, outer });
         inside();
@@ -142,9 +164,10 @@ impl RequestScope {
 
     /// Back on the first thread: the route that was named meanwhile is that of the request.
     pub fn hand_back(&self) {
-        let _ = SCOPE.try_with(|scope| match scope.table.get() {
-            Some(table) if ptr::eq(table, self.table) => scope.route.set(self.route.load(Relaxed)),
-            _ => {}
+        let _ = SCOPE.try_with(|scope| {
+            if scope.look(|table| Arc::ptr_eq(table, &self.table)) == Some(true) {
+                scope.route.set(self.route.load(Relaxed));
+            }
         });
     }
 }
@@ -160,17 +183,17 @@ impl fmt::Debug for RequestScope {
 /// Puts back what was there, also after a panic.
 struct InScope<'a> {
     scope: &'a RequestScope,
-    outer: (Option<&'static Table>, u32),
+    outer: (Current, u32),
 }
 
 impl Drop for InScope<'_> {
     fn drop(&mut self) {
-        let (table, route) = self.outer;
+        let (table, route) = (self.outer.0.take(), self.outer.1);
         let _ = SCOPE.try_with(|scope| {
-            scope.table.set(table);
+            drop(scope.table.replace(table).map(ManuallyDrop::into_inner));
             self.scope.route.store(scope.route.replace(route), Relaxed);
+            drop(scope.take_counter(&self.scope.table));
         });
-        drop(take_request_bytes());
     }
 }
 
@@ -178,19 +201,18 @@ impl Drop for InScope<'_> {
 /// so says the record. No closure: that would move a request, or a response, once more.
 #[inline]
 pub(crate) fn enter(recording: &mut Recording) -> Entered<'_> {
-    let (table, route) = (recording.table(), recording.route);
-    let (outer, poll) = SCOPE
-        .try_with(|scope| {
-            let poll = scope.polls_of(table);
-            poll.begin(route);
-            let outer = (scope.table.replace(Some(table)), scope.route.replace(route));
-            (outer, poll)
-        })
-        .unwrap_or(((None, 0), &NOWHERE));
+    let outer = SCOPE.try_with(|scope| {
+        let route = recording.route;
+        let table = recording.table.take();
+        if let Some(table) = &table {
+            table.poll_cell().begin(route);
+        }
+        let table = table.map(ManuallyDrop::new);
+        (scope.table.replace(table), scope.route.replace(route))
+    });
     Entered {
         recording,
-        outer,
-        poll,
+        outer: outer.unwrap_or_default(),
     }
 }
 
@@ -200,8 +222,7 @@ pub(crate) fn enter(recording: &mut Recording) -> Entered<'_> {
 #[must_use = "a drop instead of `leave` counts as a panic"]
 pub struct Entered<'a> {
     recording: &'a mut Recording,
-    outer: (Option<&'static Table>, u32),
-    poll: &'static PollCell,
+    outer: (Current, u32),
 }
 
 impl Entered<'_> {
@@ -212,23 +233,23 @@ impl Entered<'_> {
         std::mem::forget(self);
     }
 
-    /// As [`leave`](Self::leave), after the `call` of a service: takes the counter that a
-    /// [`RequestBytesBody`](crate::RequestBytesBody) made there for a body that does not say its size.
-    #[inline]
-    pub fn leave_call(mut self) {
-        self.restore();
-        self.recording.count_request(take_request_bytes());
-        std::mem::forget(self);
-    }
-
     #[inline]
     fn restore(&mut self) {
-        let (outer, route) = self.outer;
-        match outer {
-            Some(outer) if ptr::eq(outer, self.recording.table()) => self.poll.end_within(route),
-            _ => self.poll.end(),
-        }
+        let (outer, route) = (self.outer.0.take(), self.outer.1);
         let _ = SCOPE.try_with(|scope| {
+            if let Some(table) = scope.table.take().map(ManuallyDrop::into_inner) {
+                match &outer {
+                    Some(outer) if Arc::ptr_eq(outer, &table) => {
+                        table.poll_cell().end_within(route);
+                    }
+                    _ => table.poll_cell().end(),
+                }
+                // Not by `call` alone: behind a queue, or in a router of axum, the inner service is called by a poll.
+                if let Some(counter) = scope.take_counter(&table) {
+                    self.recording.count_request(counter);
+                }
+                self.recording.table = Some(table);
+            }
             scope.table.set(outer);
             self.recording.route = scope.route.replace(route);
         });
@@ -267,10 +288,4 @@ impl Drop for Watched<'_> {
     fn drop(&mut self) {
         self.0.panicked();
     }
-}
-
-/// The counter that an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left for the request that was just called.
-#[inline]
-fn take_request_bytes() -> Option<Arc<AtomicU64>> {
-    REQUEST_BYTES.try_with(Cell::take).ok().flatten()
 }

@@ -40,11 +40,11 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut recording = self.http.begin(&request);
         if let Some(route) = self.request_route.route(&request) {
-            recording.route = recording.table().route_id(route);
+            recording.name(route);
         }
         let entered = recording.enter();
         let future = self.inner.call(request);
-        entered.leave_call();
+        entered.leave();
         MetricsFuture::new(future, recording, self.response_route.clone())
     }
 }

@@ -10,7 +10,7 @@ use crate::sink::{HistogramValue, Sink};
 
 impl HttpMetrics {
     pub(crate) fn export(&self, sink: &mut impl Sink) {
-        let table = self.table;
+        let table = &*self.table;
         let bounds = self.config().duration_buckets.bounds();
         type Pick = fn(Layout) -> usize;
         for (metric, at, bounds, unit) in [

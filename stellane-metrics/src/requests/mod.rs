@@ -18,9 +18,8 @@ use histogram::Totals;
 #[cfg(feature = "prometheus")]
 pub(crate) use layout::SIZE_BOUNDS;
 pub use recording::Recording;
-pub(crate) use registry::Table;
+pub(crate) use registry::{Table, UNMATCHED};
 pub use routes::RouteStats;
-pub(crate) use running::PollCell;
 pub use running::RunningPoll;
 
 /// The request metrics of one server: a cheap handle to the table that [`MetricsLayer`](crate::MetricsLayer) writes.
@@ -29,8 +28,8 @@ pub use running::RunningPoll;
 /// which are summed when somebody looks. Series are capped by [`MetricsConfig::max_routes`] and
 /// [`MetricsConfig::max_series`].
 ///
-/// The table lives as long as the process, like a global recorder: a request holds a plain reference to it, so
-/// build one per server, not one per request. Dropping the last handle frees nothing.
+/// Build one per server, not one per request: the table takes some 60 KiB, and about as much for each thread that writes
+/// to it. It is freed with the last handle and the last request.
 ///
 /// ```
 /// use stellane_metrics::{HttpMetrics, MetricsLayer};
@@ -42,9 +41,9 @@ pub use running::RunningPoll;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct HttpMetrics {
-    pub(crate) table: &'static Table,
+    pub(crate) table: Arc<Table>,
 }
 
 impl HttpMetrics {
@@ -69,7 +68,7 @@ impl HttpMetrics {
 
     /// What each route has done since the start, busiest first.
     pub fn routes(&self) -> Vec<RouteStats> {
-        routes::collect(self.table)
+        routes::collect(&self.table)
     }
 
     /// What the threads poll at this moment, as far as it is the call or the future of a measured service. A thread
@@ -77,7 +76,7 @@ impl HttpMetrics {
     ///
     /// Not seen: response bodies, tasks and threads that a handler starts, and threads beyond the 128th. What runs in
     /// `block_in_place` is seen, though it holds no thread of the runtime.
-    pub fn running_polls(&self) -> impl Iterator<Item = RunningPoll> + use<> {
+    pub fn running_polls(&self) -> impl Iterator<Item = RunningPoll> {
         self.table.running_polls()
     }
 
@@ -90,7 +89,7 @@ impl HttpMetrics {
         text.into_string()
     }
 
-    pub(crate) fn config(&self) -> &'static MetricsConfig {
+    pub(crate) fn config(&self) -> &MetricsConfig {
         &self.table.config
     }
 
@@ -161,7 +160,7 @@ impl HttpMetricsBuilder {
         self.config.validate().map_err(BuildError::Config)?;
         let table = Table::new(self.config, self.clock);
         Ok(HttpMetrics {
-            table: Box::leak(Box::new(table)),
+            table: Arc::new(table),
         })
     }
 }

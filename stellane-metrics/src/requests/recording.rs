@@ -46,7 +46,8 @@ use crate::{
 /// ```
 #[must_use = "dropping the record counts the request as cancelled"]
 pub struct Recording {
-    table: &'static Table,
+    /// Not here while the request is the current one of its thread: the scope has it then.
+    pub(crate) table: Option<Arc<Table>>,
     start: u64,
     head_ns: Option<u64>,
     request_bytes: Option<u64>,
@@ -71,18 +72,16 @@ impl HttpMetrics {
     /// Begins the record of a request.
     #[inline]
     pub fn begin<B: http_body::Body>(&self, request: &http::Request<B>) -> Recording {
-        Recording::open(*self, request)
+        Recording::open(Arc::clone(&self.table), request)
     }
 }
 
 impl Recording {
     #[inline]
-    fn open<B: http_body::Body>(http: HttpMetrics, request: &http::Request<B>) -> Self {
-        let table = http.table;
+    fn open<B: http_body::Body>(table: Arc<Table>, request: &http::Request<B>) -> Self {
         let method = labels::method_index(request.method());
         table.started(method);
         Self {
-            table,
             start: table.now(),
             head_ns: None,
             request_bytes: request.body().size_hint().exact(),
@@ -98,21 +97,42 @@ impl Recording {
                 .scheme()
                 .map_or(table.config.https, |s| *s == http::uri::Scheme::HTTPS),
             grpc: NO_GRPC,
-            call: Call::of(request, method, table),
+            call: Call::of(request, method, &table),
             answered: false,
             panicked: false,
             finished: false,
+            table: Some(table),
         }
     }
 
-    pub(crate) fn table(&self) -> &'static Table {
-        self.table
+    /// Begins the record of another request in the place of this one, which ends if it has not. For who keeps records: that
+    /// counts no reference to the table, which [`begin`](HttpMetrics::begin) does.
+    #[inline]
+    pub fn begin_again<B: http_body::Body>(
+        &mut self,
+        http: &HttpMetrics,
+        request: &http::Request<B>,
+    ) {
+        self.end();
+        let same = |table: &Arc<Table>| Arc::ptr_eq(table, &http.table);
+        let kept = self.table.take().filter(same);
+        let table = kept.unwrap_or_else(|| Arc::clone(&http.table));
+        *self = Self::open(table, request);
+    }
+
+    /// The route, as the request itself or its answer says.
+    #[inline]
+    pub(crate) fn name(&mut self, template: &str) {
+        if let Some(table) = &self.table {
+            self.route = table.route_id(template);
+        }
     }
 
     /// The head of the response is there. Finishes the record if nothing of a body can follow.
     #[inline]
     pub fn head<B: http_body::Body>(&mut self, response: &Response<B>) {
-        self.head_ns = Some(self.table.elapsed_ns(self.start));
+        let elapsed = |table: &Arc<Table>| table.elapsed_ns(self.start);
+        self.head_ns = self.table.as_ref().map(elapsed);
         self.status = response.status().as_u16();
         // The status of a call that failed at once. gRPC needs HTTP/2, and of gRPC-Web such an answer has no body: others of
         // HTTP/1 need not be looked into.
@@ -195,8 +215,8 @@ impl Recording {
 
     /// Takes the size of the request body from this counter when the request ends.
     #[inline]
-    pub(crate) fn count_request(&mut self, counter: Option<Arc<AtomicU64>>) {
-        self.request_counter = counter;
+    pub(crate) fn count_request(&mut self, counter: Arc<AtomicU64>) {
+        self.request_counter = Some(counter);
     }
 
     /// Ends the record as a drop does.
@@ -231,7 +251,8 @@ impl Recording {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        let full_ns = full_ns.unwrap_or_else(|| self.table.elapsed_ns(self.start));
+        let Some(table) = &self.table else { return };
+        let full_ns = full_ns.unwrap_or_else(|| table.elapsed_ns(self.start));
         let status = match outcome {
             // What nginx logs for a client that went away.
             Outcome::Cancelled if self.status == 0 => 499,
@@ -239,12 +260,12 @@ impl Recording {
         };
         let mut route = self.route;
         if self.call.is_some() {
-            route = self.call.route(route, self.answered, self.table);
+            route = self.call.route(route, self.answered, table);
             if self.grpc == NO_GRPC {
                 self.grpc = self.call.status(outcome, status);
             }
         }
-        self.table.record(&Record {
+        table.record(&Record {
             key: SeriesKey {
                 route,
                 method: self.method,

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        OnceLock, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -30,7 +30,7 @@ const CACHE: usize = 256;
 pub(crate) struct Table {
     pub(crate) config: MetricsConfig,
     clock: TableClock,
-    routes: Box<[OnceLock<Box<str>>]>,
+    routes: Box<[OnceLock<Arc<str>>]>,
     route_index: RwLock<HashMap<Box<str>, RouteId>>,
     series: Box<[OnceLock<u64>]>,
     series_index: RwLock<HashMap<u64, u32>>,
@@ -170,7 +170,7 @@ impl Table {
     }
 
     /// The template of an id; `None` for requests that nothing named.
-    pub(crate) fn template(&self, id: RouteId) -> Option<&str> {
+    pub(crate) fn template(&self, id: RouteId) -> Option<&Arc<str>> {
         let template = self.routes.get(id as usize)?.get()?;
         (id != UNMATCHED).then_some(template)
     }
@@ -207,19 +207,19 @@ impl Table {
     }
 
     /// Where this thread says what it polls. Threads that share a shard share that too, and nobody looks there.
-    #[cold]
+    #[inline]
     pub(crate) fn poll_cell(&self) -> &PollCell {
         &self.shard().0.poll
     }
 
-    pub(crate) fn running_polls(&'static self) -> impl Iterator<Item = RunningPoll> {
+    pub(crate) fn running_polls(&self) -> impl Iterator<Item = RunningPoll> {
         let shards = self.shards.iter().take(slot::EXCLUSIVE).enumerate();
         shards.filter_map(|(thread, shard)| {
             let (serial, route) = shard.get()?.poll.read()?;
             Some(RunningPoll {
                 thread,
                 serial,
-                route: self.template(route),
+                route: self.template(route).cloned(),
             })
         })
     }

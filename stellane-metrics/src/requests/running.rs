@@ -1,11 +1,14 @@
 //! What each thread polls now, for whoever watches from another thread.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use super::registry::RouteId;
 
 /// A poll that has begun and not ended. See [`HttpMetrics::running_polls`](crate::HttpMetrics::running_polls).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunningPoll {
     /// Tells the threads apart.
@@ -13,7 +16,7 @@ pub struct RunningPoll {
     /// Tells the polls of a thread apart.
     pub serial: u32,
     /// The route, once it is named.
-    pub route: Option<&'static str>,
+    pub route: Option<Arc<str>>,
 }
 
 /// The poll of one thread: written by that thread only, by a store at its begin and one at its end. The route in the

@@ -130,7 +130,13 @@ impl RuntimeMetrics {
             source(&mut snapshot);
         }
         state.advance(inner, now, busy, &mut snapshot);
-        let routes = || inner.http.map(|http| http.routes()).unwrap_or_default();
+        let routes = || {
+            inner
+                .http
+                .as_ref()
+                .map(HttpMetrics::routes)
+                .unwrap_or_default()
+        };
         snapshot.judge(inner.machine.memory, inner.machine.cpus, routes);
         let snapshot = Arc::new(snapshot);
         *inner.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
@@ -215,7 +221,7 @@ impl RuntimeMetrics {
 
     /// The request metrics it reads.
     pub fn http(&self) -> Option<HttpMetrics> {
-        self.inner.http
+        self.inner.http.clone()
     }
 
     fn latest(&self) -> Arc<RuntimeSnapshot> {
@@ -229,7 +235,7 @@ impl RuntimeMetrics {
     }
 
     fn fill_http(&self, snapshot: &mut RuntimeSnapshot) {
-        let Some(http) = self.inner.http else { return };
+        let Some(http) = &self.inner.http else { return };
         let stats = http.stats();
         snapshot.requests_total = stats.requests_total;
         snapshot.requests_in_flight = stats.requests_in_flight;
@@ -298,6 +304,7 @@ impl State {
     ) {
         let (full, head) = inner
             .http
+            .as_ref()
             .map_or_else(|| (Totals::new(), Totals::new()), |h| h.durations());
         let tick = Tick {
             at: now,
@@ -395,7 +402,7 @@ impl RuntimeMetricsBuilder {
 
     /// Reads these request metrics.
     pub fn http(mut self, http: &HttpMetrics) -> Self {
-        self.http = Some(*http);
+        self.http = Some(http.clone());
         self
     }
 
@@ -430,8 +437,8 @@ impl RuntimeMetricsBuilder {
     /// [`BuildError::Config`] when a field of the configuration is out of range.
     pub fn build(self) -> Result<RuntimeMetrics, BuildError> {
         let config = self.config.unwrap_or_else(|| {
-            self.http
-                .map_or_else(MetricsConfig::default, |h| h.config().clone())
+            let of_http = |http: &HttpMetrics| http.config().clone();
+            self.http.as_ref().map(of_http).unwrap_or_default()
         });
         config.validate().map_err(BuildError::Config)?;
         let clock = self.clock.unwrap_or_else(|| {

@@ -10,7 +10,7 @@ use crate::Pools;
 ///
 /// Collecting the bodies of such a handler into pooled memory before it runs was measured, and is not done: small bodies
 /// cost some per cent more CPU time, only those of 1 MiB on glibc gain, and a handler that streams would no longer (the
-/// crate's README has the figures). The layer itself costs no allocation.
+/// crate's `FIGURES.md` has the measurements). The layer itself costs no allocation.
 ///
 /// ```
 /// use http::{Request, Response};

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use crate::ConfigError;
 
@@ -55,6 +55,9 @@ impl Default for PoolConfig {
 }
 
 impl PoolConfig {
+    /// What `retain_percent` may be.
+    pub const RETAIN_PERCENT: RangeInclusive<usize> = 0..=10_000;
+
     /// Changed by a closure: it can't be written as a literal.
     #[must_use]
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
@@ -101,7 +104,8 @@ impl PoolConfig {
             1 << 20,
             "0 to 1048576 (1 MiB)",
         );
-        range("retain_percent", self.retain_percent, 10_000, "0 to 10000");
+        let most = *Self::RETAIN_PERCENT.end();
+        range("retain_percent", self.retain_percent, most, "0 to 10000");
         if errors.is_empty() {
             Ok(())
         } else {

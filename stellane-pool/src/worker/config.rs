@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use crate::ConfigError;
 
@@ -116,6 +116,11 @@ impl Default for WorkerPoolConfig {
 }
 
 impl WorkerPoolConfig {
+    /// What `min_workers` and `max_workers` may be.
+    pub const WORKERS: RangeInclusive<usize> = 1..=65_536;
+    /// What `queue_size` may be.
+    pub const QUEUE_SIZE: RangeInclusive<usize> = 1..=10_000_000;
+
     /// Changed by a closure: it can't be written as a literal.
     #[must_use]
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
@@ -134,21 +139,21 @@ impl WorkerPoolConfig {
                 errors.push(ConfigError::new(key, format!("{value:?}"), expected));
             }
         };
-        let (min, max) = (self.min_workers, self.max_workers);
+        let (min, max, most) = (self.min_workers, self.max_workers, Self::WORKERS.end());
         check(
-            (1..=65_536).contains(&min),
+            Self::WORKERS.contains(&min),
             "min_workers",
             &min,
-            "1 to 65536".into(),
+            format!("1 to {most}"),
         );
         check(
-            max >= min && max <= 65_536,
+            max >= min && max <= *most,
             "max_workers",
             &max,
-            format!("`min_workers`, {min}, to 65536"),
+            format!("`min_workers`, {min}, to {most}"),
         );
         check(
-            (1..=10_000_000).contains(&self.queue_size),
+            Self::QUEUE_SIZE.contains(&self.queue_size),
             "queue_size",
             &self.queue_size,
             "1 to 10000000".into(),

@@ -1,14 +1,14 @@
-//! What a run says: JSON with every turn, Markdown to read, a chart, and the table of the project's README.
+//! What a run says: JSON with every turn, Markdown to read, a chart, and the table of `FIGURES.md`.
 
 mod agree;
 mod chart;
+mod figures;
 mod markdown;
-mod readme;
 
 use std::{fs, path::Path};
 
 pub(crate) use agree::agree;
-pub(crate) use readme::put_into_readme;
+pub(crate) use figures::put_into_figures;
 
 use serde::Serialize;
 
@@ -35,7 +35,7 @@ impl Report {
         fs::create_dir_all(folder)?;
         fs::write(folder.join("report.json"), serde_json::to_vec_pretty(self)?)?;
         fs::write(folder.join("report.md"), markdown::report(self)?)?;
-        fs::write(folder.join("readme.md"), readme::table(self)?)?;
+        fs::write(folder.join("table.md"), figures::table(self)?)?;
         fs::write(folder.join("chart.svg"), chart::draw(self)?)?;
         Ok(())
     }

@@ -17,7 +17,7 @@ mod view;
 /// Watch a running service in the terminal.
 #[derive(Debug, clap::Args)]
 pub(super) struct Top {
-    /// The admin address of the service.
+    /// The admin address of the service. Its token is taken from `STELLANE__SERVER__ADMIN_TOKEN`.
     #[arg(default_value = "127.0.0.1:9090")]
     address: String,
     /// How often to ask.

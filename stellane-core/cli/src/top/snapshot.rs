@@ -73,6 +73,9 @@ impl fmt::Display for Snapshot {
     }
 }
 
+/// The same variable as that of the service.
+const TOKEN: &str = "STELLANE__SERVER__ADMIN_TOKEN";
+
 /// Asks the admin service, also whether it is ready and what its tuner did.
 ///
 /// # Errors
@@ -84,6 +87,11 @@ pub(super) fn fetch(address: &str) -> Result<Snapshot, String> {
     let (status, body) = get(address, "/runtime.json").map_err(|error| {
         format!("{url}: {error}; is the service running, and is `server.admin_address` {address}?")
     })?;
+    if matches!(status, 401 | 403) {
+        return Err(format!(
+            "{url}: refused with {status}; is `{TOKEN}` here the `server.admin_token` there?"
+        ));
+    }
     if status != 200 {
         return Err(stranger(format!("status {status}")));
     }
@@ -110,8 +118,13 @@ fn get(address: &str, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     // HTTP/1.0: the body ends with the connection and comes in no chunks.
-    let request =
-        format!("GET {path} HTTP/1.0\r\nhost: {address}\r\naccept: application/json\r\n\r\n");
+    let token = match std::env::var(TOKEN) {
+        Ok(token) if !token.is_empty() => format!("authorization: Bearer {token}\r\n"),
+        _ => String::new(),
+    };
+    let request = format!(
+        "GET {path} HTTP/1.0\r\nhost: {address}\r\naccept: application/json\r\n{token}\r\n"
+    );
     stream.write_all(request.as_bytes())?;
     let mut response = Vec::new();
     stream.take(MAX_BYTES).read_to_end(&mut response)?;

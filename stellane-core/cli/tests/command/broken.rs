@@ -165,15 +165,15 @@ const BROKEN: &[(&str, &[&str])] = &[
         &["2:", "expected HOST:PORT"],
     ),
     (
-        "[server]\nadmin_address = \":9090\"",
+        "[server]\nadmin_address = \"unix:/run/admin\"",
         &["2:", "expected HOST:PORT"],
     ),
     (
-        "[log]\nformat = \"json\"",
+        "[log]\nformat = \"xml\"",
         &[
             "2:",
-            "\"json\" is not valid",
-            "expected `text` or `compact`",
+            "\"xml\" is not valid",
+            "expected one of `text`, `compact`, `json`",
         ],
     ),
     (

@@ -12,8 +12,9 @@ use crate::config_error::ConfigError;
 #[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Http2Config {
-    /// Most requests in progress on one connection. Too few slow down pages with many parts, too many let one
-    /// client take every place. At most 16 384; default 100.
+    /// Most requests in progress on one connection. Too few keep the calls of a gateway waiting that has one connection
+    /// for all its clients (tonic's server has no such limit, hyper's 200), too many let one client take much memory. At
+    /// most 16 384; default 1000.
     pub max_concurrent_streams: u32,
     /// Most streams that a client may open and reset before they were begun; then the connection ends
     /// (rapid reset, CVE-2023-44487). `0`: with the first of them. Default 20.
@@ -54,11 +55,12 @@ pub struct Http2Config {
     /// How often a client is asked whether it is still there; `0s` is off. Default `30s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub ping_interval: Duration,
-    /// How long it may take to answer that. Default `10s`.
+    /// How long it may take to answer that. A client that has paused a download does not read, and can't answer: too short
+    /// cuts it, too long keeps dead clients. Default `10m`, as `write_timeout`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub ping_timeout: Duration,
     /// What a client may cost at once: one for each of the pings, settings, empty frames and others that make work but
-    /// ask for nothing, two for a reset, a quarter for a `WINDOW_UPDATE`. It pays one with each request, the head and
+    /// ask for nothing, two for a reset that follows its request at once, a quarter for a `WINDOW_UPDATE`. It pays one with each request, the head and
     /// each piece of an answer, and 1024 bytes of a body in either direction; `WINDOW_UPDATE` costs nothing while there
     /// is one for every 256 bytes taken; and time pays (`abuse_per_second`). With a quarter left the connection is asked
     /// to go (GOAWAY), with none it is closed (GOAWAY with `ENHANCE_YOUR_CALM`). Too low ends odd clients, too high has
@@ -71,7 +73,7 @@ pub struct Http2Config {
 impl Default for Http2Config {
     fn default() -> Self {
         Self {
-            max_concurrent_streams: 100,
+            max_concurrent_streams: 1000,
             max_pending_accept_reset_streams: 20,
             max_local_error_reset_streams: 128,
             max_header_list_bytes: 16 << 10,
@@ -84,7 +86,7 @@ impl Default for Http2Config {
             adaptive_window: false,
             extended_connect: true,
             ping_interval: Duration::from_secs(30),
-            ping_timeout: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(600),
             abuse_burst: 1000,
             abuse_per_second: 50,
         }

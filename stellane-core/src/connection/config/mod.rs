@@ -10,7 +10,7 @@ pub(crate) mod proxy_protocol;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 #[cfg(feature = "http2")]
 use crate::connection::config::http2::Http2Config;
@@ -20,7 +20,7 @@ use crate::connection::config::tls::TlsConfig;
 use crate::{
     config_error::ConfigError,
     connection::config::{
-        check::check_up_to_a_day,
+        check::{DAY, check_up_to_a_day},
         forwarded::ForwardedConfig,
         listen::{ListenConfig, WhenFull},
     },
@@ -37,7 +37,7 @@ pub struct ConnectionConfig {
     /// Most connections at once. When it is reached, room is made for a new one by those that have been idle for
     /// longer than [`drain_idle`](Self::drain_idle), then by the oldest head or handshake that is unfinished after a
     /// second; others are asked to go with their next response. The new one waits for up to a second, and is then
-    /// refused with 503. Too low refuses clients, too high runs into the limit of open files. Default 10 000.
+    /// refused with 503. Too low refuses clients. Default `0`: as many as the limit of open files allows.
     pub max_connections: usize,
     /// Most connections of one peer address (of one /64 for IPv6). Too low hurts users behind one proxy,
     /// too high lets one client take all. Default `0`: off.
@@ -56,14 +56,16 @@ pub struct ConnectionConfig {
     /// What happens to a new connection when there is no room: `respond` (503) or `close`. Default `respond`.
     pub when_full: WhenFull,
     /// How long a new connection may take to send its first byte, while there is room: browsers connect before they
-    /// know what to ask for. Such a connection costs as little as a parked one. Default `60s`.
+    /// know what to ask for, and load balancers keep some ready. Such a connection costs as little as a parked one, and
+    /// makes room as one. Default `10m`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub first_byte_timeout: Duration,
     /// How long a request head may take from its first byte to its last, while there is room; then 408. Default `60s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub head_timeout: Duration,
-    /// How long a connection may be idle between two requests. Too short costs reconnects, too long costs
-    /// open files. Default `60s`.
+    /// How long a connection may be idle between two requests. Too short, and a proxy or a pool of connections that keeps
+    /// them for longer loses the requests that it sends just then: those of the large clouds do for a minute to ten,
+    /// Envoy for an hour. Too long costs little: a parked connection makes room when it is needed. Default `75m`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub idle_timeout: Duration,
     /// Whether responses of HTTP/1.1 say how long the connection may be idle, in whole seconds, by
@@ -72,7 +74,7 @@ pub struct ConnectionConfig {
     /// client. Room for new connections is made, and drains go on, as without it. Default `false`.
     pub keep_alive_header: bool,
     /// How long the handler of a request may still take, or a response in pieces pause, when the client has ended its side
-    /// of an HTTP/1 connection: by FIN, or over TLS by `close_notify`. Who asks like that may be a script that reads the
+    /// of a connection: by FIN, or over TLS by `close_notify`. Who asks like that may be a script that reads the
     /// answer (`nc -N`), or a browser that has given up: the two look the same. Too short leaves the former without an
     /// answer, too long works for the latter. Then the handler is dropped and counted as cancelled. Default `5s`, `0s`:
     /// as long as it takes.
@@ -186,15 +188,15 @@ pub struct ConnectionConfig {
 impl Default for ConnectionConfig {
     fn default() -> Self {
         Self {
-            max_connections: 10_000,
+            max_connections: 0,
             max_connections_per_peer: 0,
             max_idle_connections: 0,
             max_accepts_per_second: 0,
             reserve_files: 128,
             when_full: WhenFull::default(),
-            first_byte_timeout: Duration::from_secs(60),
+            first_byte_timeout: Duration::from_secs(600),
             head_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(75 * 60),
             keep_alive_header: false,
             half_close_grace: Duration::from_secs(5),
             write_timeout: Duration::from_secs(600),
@@ -236,6 +238,9 @@ impl ConnectionConfig {
         change(&mut self);
         self
     }
+
+    /// What times may be; `0s` is off.
+    pub const TIMES: RangeInclusive<Duration> = Duration::ZERO..=DAY;
 
     /// Checks every value.
     ///

@@ -19,7 +19,7 @@ pub struct TlsConfig {
     pub reload_interval: Duration,
     /// How long a handshake may wait: for the client's hello from its first byte, for its turn to be computed, for the
     /// client's answer; each as long. Too short refuses clients far away, too long keeps those that do nothing.
-    /// Default `10s`.
+    /// Default `60s`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub handshake_timeout: Duration,
     /// Most handshakes that are computed at once, and never more than there are CPUs; others wait for their turn, which
@@ -34,7 +34,7 @@ impl Default for TlsConfig {
             certificate: String::new(),
             key: String::new(),
             reload_interval: Duration::from_secs(60),
-            handshake_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(60),
             max_handshakes: 256,
         }
     }

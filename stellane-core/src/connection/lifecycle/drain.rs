@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::connection::{
     lifecycle::Shared,
     reason::CloseReason,
+    state::ConnectionState,
     table::{command::Command, record::Record},
 };
 
@@ -17,6 +18,7 @@ impl Shared {
     /// Waits until all connections have ended, and ends each whose time is over. A handler that blocks its thread is
     /// not waited for.
     pub(crate) async fn end_in_time(&self) {
+        use ConnectionState::{Idle, Parked};
         let mut looked = 0;
         // Who stands outside may come in: looked at first, so that it is not missed.
         while self.quiet.outside() > 0 || self.next_end(looked).is_some() {
@@ -42,9 +44,11 @@ impl Shared {
             if say_goodbye {
                 self.wait_for_those_over(now).await;
             }
-            self.command_each(|record| match self.is_over(record, now) {
-                true => Command::Close(CloseReason::Aborted),
-                false => Command::None,
+            self.command_each(|record| match record.state() {
+                _ if !self.is_over(record, now) => Command::None,
+                // Of a stream that has just ended: there is nothing to cut.
+                Idle | Parked => Command::Close(CloseReason::Drained),
+                _ => Command::Close(CloseReason::Aborted),
             });
             looked = now;
             // Each ends at its next poll.

@@ -11,7 +11,10 @@ fn accept(shared: &Shared) -> Arc<Record> {
 
 #[tokio::test(start_paused = true)]
 async fn a_sweep_asks_those_whose_time_is_over() {
-    let shared = shared(ConnectionConfig::default());
+    let shared = shared(ConnectionConfig {
+        first_byte_timeout: Duration::from_secs(60),
+        ..ConnectionConfig::default()
+    });
     let (new, head) = (accept(&shared), accept(&shared));
     head.enter(ConnectionState::Head, 0);
     for (seconds, asked_new, asked_head) in [

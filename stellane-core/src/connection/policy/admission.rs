@@ -62,10 +62,10 @@ pub(crate) fn surplus(idle: usize, settings: &LiveSettings) -> usize {
 }
 
 /// How many connections there may be: as configured, and no more than the limit of open files has room for besides the
-/// reserve.
+/// reserve; if none are configured, besides newcomers too.
 fn most_connections(configured: usize, file_limit: usize) -> usize {
     match configured {
-        0 => file_limit,
+        0 => file_limit - (file_limit / 16).min(LOBBY),
         most => most.min(file_limit),
     }
 }
@@ -100,9 +100,14 @@ mod tests {
 
     #[test]
     fn there_are_as_many_as_configured_and_as_files_allow() {
-        for (configured, file_limit, most) in
-            [(0, 100, 100), (10, 100, 10), (1000, 100, 100), (1, 1, 1)]
-        {
+        for (configured, file_limit, most) in [
+            (0, 100, 94),
+            (0, 1, 1),
+            (0, 1 << 20, (1 << 20) - LOBBY),
+            (10, 100, 10),
+            (1000, 100, 100),
+            (1, 1, 1),
+        ] {
             assert_eq!(most_connections(configured, file_limit), most);
         }
         let settings = LiveSettings::new(&ConnectionConfig::default());
@@ -120,7 +125,9 @@ mod tests {
             (10_000, 10_500, 128, 500),
             (10_000, 1 << 20, 128, LOBBY),
             (0, 900, 128, 64),
-            (0, 900, 0, 16),
+            (0, 900, 0, 56),
+            (0, 100, 0, 16),
+            (0, 20_000, 128, LOBBY),
         ] {
             assert_eq!(lobby(configured, file_limit, reserve), places);
         }

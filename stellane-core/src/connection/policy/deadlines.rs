@@ -196,6 +196,14 @@ mod tests {
         record
     }
 
+    fn minutes() -> ConnectionConfig {
+        ConnectionConfig {
+            first_byte_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(60),
+            ..ConnectionConfig::default()
+        }
+    }
+
     fn judge(config: &ConnectionConfig, drain: &Drain, record: &Record, now: u64) -> Judgement {
         judge_at(0.0, config, drain, record, now)
     }
@@ -224,7 +232,7 @@ mod tests {
         use CloseReason::{Finished, FirstByteTimeout, HeadTimeout, IdleTimeout};
         use Command::{Close, None, Park};
         use ConnectionState::{Active, Closing, HalfClosed, Head, Idle, New, Parked, Upgraded};
-        let config = ConnectionConfig::default();
+        let config = minutes();
         for (state, waited, expected) in [
             (New, 990, None),
             (New, 1000, Park),
@@ -252,7 +260,7 @@ mod tests {
 
     #[test]
     fn who_has_ended_its_side_and_takes_an_answer_slowly_is_no_later_than_others() {
-        let config = ConnectionConfig::default();
+        let config = minutes();
         let record = record(ConnectionState::HalfClosed, 1000);
         record.answers().stall_write(1000);
         assert_eq!(command(&config, &record, 31_000), Command::None);
@@ -270,7 +278,7 @@ mod tests {
             idle_timeout: Duration::ZERO,
             write_timeout: Duration::ZERO,
             park: false,
-            ..ConnectionConfig::default()
+            ..minutes()
         };
         for state in [New, Head, Idle] {
             let record = record(state, 0);
@@ -286,7 +294,7 @@ mod tests {
         let config = ConnectionConfig {
             park: false,
             keep_alive_header: true,
-            ..ConnectionConfig::default()
+            ..minutes()
         };
         let record = record(ConnectionState::Idle, 0);
         assert_eq!(command(&config, &record, 60_990), Command::None);
@@ -296,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_client_that_takes_nothing_is_closed_whatever_the_state() {
-        let config = ConnectionConfig::default();
+        let config = minutes();
         for state in [ConnectionState::Active, ConnectionState::Idle] {
             let record = record(state, 1000);
             record.answers().stall_write(1000);
@@ -322,7 +330,7 @@ mod tests {
         use ConnectionState::{Active, Closing, Handshake, Head, Idle, New, Upgraded};
         let shrinking = ConnectionConfig {
             park: false,
-            ..ConnectionConfig::default()
+            ..minutes()
         };
         let fixed = ConnectionConfig {
             min_timeout: Duration::ZERO,
@@ -420,7 +428,7 @@ mod tests {
             max_age: Duration::from_secs(100),
             first_byte_timeout: Duration::from_secs(200),
             park: false,
-            ..ConnectionConfig::default()
+            ..minutes()
         };
         let drain = Drain::new();
         let young = judge(&config, &drain, &record(Active, 0), 89_000);
@@ -448,7 +456,7 @@ mod tests {
             max_age: Duration::from_secs(100),
             max_age_grace: Duration::from_secs(20),
             head_timeout: Duration::ZERO,
-            ..ConnectionConfig::default()
+            ..minutes()
         };
         let ended = Command::Close(CloseReason::MaxAgeGrace);
         for state in [Active, Head, Upgraded] {
@@ -464,7 +472,7 @@ mod tests {
 
     #[test]
     fn one_that_was_told_that_its_response_is_the_last_is_closed_if_no_request_follows() {
-        let config = ConnectionConfig::default();
+        let config = minutes();
         let record = record(ConnectionState::Idle, 5000);
         record.flags().close_after_response();
         let closed = Command::Close(CloseReason::Reclaimed);
@@ -480,7 +488,7 @@ mod tests {
         };
         let config = ConnectionConfig {
             park: false,
-            ..ConnectionConfig::default()
+            ..minutes()
         };
         let drain = Drain::new();
         drain.begin(10_000, 0);
@@ -513,7 +521,7 @@ mod tests {
     fn a_head_that_goes_on_is_left_alone_by_a_drain() {
         let config = ConnectionConfig {
             drain_idle: Duration::from_millis(150),
-            ..ConnectionConfig::default()
+            ..minutes()
         };
         let drain = Drain::new();
         drain.begin(10_000, 0);

@@ -4,7 +4,10 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 use http_body::Body;
 use tower_http::compression::predicate::Predicate;
 
-use crate::config::CompressionConfig;
+use crate::{
+    config::CompressionConfig,
+    prepared::{Encoding, accepted, is_named},
+};
 
 /// Which answers are worth compressing, and which may not be touched.
 #[derive(Debug, Clone)]
@@ -118,35 +121,13 @@ impl Encodings {
         if method == Method::CONNECT {
             return false;
         }
-        let lists = headers.get_all(header::ACCEPT_ENCODING).iter();
-        lists
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|list| list.split(','))
-            .any(|item| {
-                let (name, weight) = match item.split_once(';') {
-                    Some((name, weight)) => (name.trim(), Some(weight.trim())),
-                    None => (item.trim(), None),
-                };
-                let is = |names: &[&str]| names.iter().any(|n| name.eq_ignore_ascii_case(n));
-                let is_ours = (self.gzip && is(&["gzip", "x-gzip"]))
-                    || (self.br && is(&["br"]))
-                    || (self.zstd && is(&["zstd"]))
-                    || name == "*";
-                is_ours && weight.is_none_or(is_more_than_nothing)
-            })
+        accepted(headers).any(|(name, weight)| {
+            let is = |coding| is_named(name, Some(coding));
+            let is_ours = (self.gzip && is(Encoding::Gzip))
+                || (self.br && is(Encoding::Brotli))
+                || (self.zstd && is(Encoding::Zstd))
+                || name == "*";
+            is_ours && weight > 0
+        })
     }
-}
-
-/// Of a weight such as `q=0.5`; what is none counts as nothing.
-fn is_more_than_nothing(weight: &str) -> bool {
-    let number = weight.strip_prefix(['q', 'Q']);
-    let Some(number) = number.and_then(|rest| rest.strip_prefix('=')) else {
-        return false;
-    };
-    let is_written_so = number.len() <= 5
-        && number.starts_with(['0', '1'])
-        && number
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    is_written_so && number.parse().is_ok_and(|q: f32| q > 0.0 && q <= 1.0)
 }

@@ -84,7 +84,7 @@ where
                 // Not what the closure returns, which is moved.
                 let mut polled = Poll::Pending;
                 let poll = || polled = future.poll(cx);
-                let panicked = held.parts.faults.catch("future", poll).is_none();
+                let panicked = held.parts.faults.counter().catch("future", poll).is_none();
                 drop(pools);
                 if let Poll::Ready(Ok(response)) = &polled {
                     label::tell_late(response.body(), *routes_told);
@@ -93,7 +93,7 @@ where
                 if polled.is_pending() {
                     held.pause();
                 }
-                let (faults, grpc) = (held.parts.faults.clone(), held.grpc);
+                let (faults, grpc) = (held.parts.faults.counter(), held.grpc);
                 let is_for_too_large = match &polled {
                     Poll::Ready(Ok(response)) => is_for_too_large(response, ceiling.as_ref()),
                     _ => false,

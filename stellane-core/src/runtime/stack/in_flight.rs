@@ -14,7 +14,9 @@ use tower_service::Service;
 use crate::{
     catch_faults::{Faults, Grpc},
     connection::Incoming,
-    runtime::{RefusalKind, RequestBody, body::Ceiling, refusal::OnRefusal},
+    runtime::{
+        RefusalKind, RequestBody, body::Ceiling, refusal::OnRefusal, route_limits::BodyLimits,
+    },
     strict_http1::Http1Rules,
 };
 
@@ -28,7 +30,7 @@ pub(super) struct StackParts {
     pub(super) rules: Http1Rules,
     /// Whether a request of HTTP/1.1 without a host is refused.
     pub(super) wants_host: bool,
-    pub(super) max_body_bytes: usize,
+    pub(super) body_limits: BodyLimits,
     pub(super) on_refusal: OnRefusal,
 }
 
@@ -64,7 +66,7 @@ impl StackParts {
     pub(super) fn call<S, B, C>(
         &self,
         service: &mut S,
-        request: Request<B>,
+        mut request: Request<B>,
         grpc: Option<Grpc>,
         wrap: impl FnOnce(B) -> LimitRequestBody<C>,
         put: impl FnOnce(S::Future, Option<Ceiling>),
@@ -74,11 +76,7 @@ impl StackParts {
         B: Body<Data = Bytes>,
         C: Body<Data = Bytes>,
     {
-        // gRPC limits each of its messages, and a stream has as many as it likes.
-        let max_bytes = match grpc {
-            None => self.max_body_bytes,
-            Some(_) => usize::MAX,
-        };
+        let max_bytes = self.body_limits.of(&mut request, grpc);
         let refusal = self.refusal(&request, max_bytes);
         if refusal.is_some() {
             return refusal;
@@ -93,7 +91,7 @@ impl StackParts {
             put(service.call(request), ceiling);
             Some(())
         };
-        let called = self.faults.catch("call", call);
+        let called = self.faults.counter().catch("call", call);
         called.flatten().is_none().then_some(RefusalKind::Panic)
     }
 }
@@ -105,6 +103,18 @@ type Stock = Vec<Box<RequestState>>; // the boxes are what is kept
 
 thread_local! {
     static STOCK: RefCell<Stock> = const { RefCell::new(Vec::new()) };
+}
+
+/// A box whose references are those of `parts`. If there is one of others, all of those are dropped: who has ended must not
+/// live on in a thread's stock.
+#[inline]
+fn take(stock: &mut Stock, parts: &Arc<StackParts>) -> Option<Box<RequestState>> {
+    let kept = stock.pop()?;
+    if Arc::ptr_eq(&kept.parts, parts) {
+        return Some(kept);
+    }
+    stock.retain(|kept| Arc::ptr_eq(&kept.parts, parts));
+    stock.pop()
 }
 
 /// A request under way: its place under the limit and its record, until the answer has been sent; or nothing, after
@@ -186,10 +196,10 @@ impl InFlight {
     /// A request begins, and takes its place unless it must go through the layer of the limit.
     #[inline]
     pub(super) fn begin<B: Body + 'static>(parts: &Arc<StackParts>, request: &Request<B>) -> Self {
-        let kept = STOCK.try_with(|stock| stock.try_borrow_mut().ok()?.pop());
+        let kept = STOCK.try_with(|stock| take(&mut *stock.try_borrow_mut().ok()?, parts));
         let held = match kept {
-            Ok(Some(mut held)) if Arc::ptr_eq(&held.parts, parts) => {
-                held.recording = parts.metrics.begin(request);
+            Ok(Some(mut held)) => {
+                held.recording.begin_again(&parts.metrics, request);
                 let RequestState { visit, .. } = &mut *held;
                 parts.limit.enter_again(visit, request, connection(request));
                 held.head = parts.on_refusal.remember(request);

@@ -18,7 +18,7 @@ pub(in crate::runtime) fn tell_early<S: 'static>(service: &S) -> bool {
 /// As [`tell`], unless that was done early.
 #[inline]
 pub(super) fn tell_late<B: 'static>(body: &B, early: bool) {
-    if !early || stellane_metrics::current_route().is_none() {
+    if !early || !stellane_metrics::embed::is_labelled() {
         tell(body);
     }
 }

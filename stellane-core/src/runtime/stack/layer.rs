@@ -6,7 +6,11 @@ use tower_layer::Layer;
 use super::{in_flight::StackParts, label::tell_early, service::PresetService};
 use crate::{
     config::ServerConfig,
-    runtime::{Components, refusal::OnRefusal},
+    runtime::{
+        Components,
+        refusal::OnRefusal,
+        route_limits::{BodyLimits, OwnLimits},
+    },
 };
 
 /// All that the [`Runtime`](crate::Runtime) puts around a service, as one layer for any stack of tower: made by
@@ -61,20 +65,18 @@ impl PresetLayer {
         components: &Components,
         server: &ServerConfig,
         limit: AdaptiveLimitLayer,
+        own_limits: &OwnLimits,
         on_refusal: OnRefusal,
         wants_host: bool,
     ) -> Self {
         let parts = StackParts {
-            metrics: components.metrics,
+            metrics: components.metrics.clone(),
             limit,
             pools: components.pools.clone(),
             faults: components.faults.clone(),
             rules: components.http1_rules.clone(),
             wants_host,
-            max_body_bytes: match usize::try_from(server.max_body_bytes) {
-                Ok(0) | Err(_) => usize::MAX,
-                Ok(bytes) => bytes,
-            },
+            body_limits: BodyLimits::new(server.max_body_bytes, own_limits),
             on_refusal,
         };
         Self {

@@ -21,7 +21,11 @@ use crate::{
     BoxError,
     catch_faults::{CatchFaultsLayer, Grpc, Refusal},
     config::ServerConfig,
-    runtime::{Components, RequestBody, body::Ceiling},
+    runtime::{
+        Components, RequestBody,
+        body::Ceiling,
+        route_limits::{BodyLimits, OwnLimits},
+    },
     strict_http1::StrictHttp1Layer,
 };
 
@@ -64,7 +68,8 @@ impl Components {
         let layers = Stack::new(PoolLayer::new(&self.pools), layers);
         let layers = Stack::new(StrictHttp1Layer::new(&self.http1_rules), layers);
         let layers = Stack::new(CatchFaultsLayer::new(&self.faults), layers);
-        Stack::new(BodyLimitLayer::new(server.max_body_bytes), layers)
+        let body_limits = BodyLimits::new(server.max_body_bytes, &self.own_limits);
+        Stack::new(BodyLimitLayer { body_limits }, layers)
     }
 }
 
@@ -73,20 +78,18 @@ impl Components {
 ///
 /// It stands inside of an [`AdaptiveLimitLayer`], gives the service a [`RequestBody`], and its refusals are errors that a
 /// [`CatchFaultsLayer`] around it answers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct BodyLimitLayer {
-    max_bytes: usize,
+    body_limits: BodyLimits,
 }
 
 impl BodyLimitLayer {
     /// At most so many bytes; 0 is no limit.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
-        let max_bytes = match usize::try_from(max_bytes) {
-            Ok(0) | Err(_) => usize::MAX,
-            Ok(bytes) => bytes,
-        };
-        Self { max_bytes }
+        Self {
+            body_limits: BodyLimits::new(max_bytes, &OwnLimits::default()),
+        }
     }
 }
 
@@ -96,7 +99,7 @@ impl<S> Layer<S> for BodyLimitLayer {
     fn layer(&self, inner: S) -> BodyLimitService<S> {
         BodyLimitService {
             inner,
-            max_bytes: self.max_bytes,
+            body_limits: self.body_limits.clone(),
         }
     }
 }
@@ -105,7 +108,7 @@ impl<S> Layer<S> for BodyLimitLayer {
 #[derive(Debug, Clone)]
 pub struct BodyLimitService<S> {
     inner: S,
-    max_bytes: usize,
+    body_limits: BodyLimits,
 }
 
 impl<S, B, RB> Service<Request<LimitRequestBody<B>>> for BodyLimitService<S>
@@ -122,11 +125,9 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<LimitRequestBody<B>>) -> Self::Future {
-        let max_bytes = match Grpc::of(&request) {
-            None => self.max_bytes,
-            Some(_) => usize::MAX,
-        };
+    fn call(&mut self, mut request: Request<LimitRequestBody<B>>) -> Self::Future {
+        let grpc = Grpc::of(&request);
+        let max_bytes = self.body_limits.of(&mut request, grpc);
         let size = request.body().size_hint();
         if usize::try_from(size.lower()).map_or(true, |bytes| bytes > max_bytes) {
             return BodyLimitFuture {

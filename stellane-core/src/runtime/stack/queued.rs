@@ -120,7 +120,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let faults = &this.parts.faults;
+        let faults = this.parts.faults.counter();
         let kind = match this.state.as_mut().project() {
             StateProjection::Refused { kind } => *kind,
             StateProjection::Running { inner, ceiling } => {
@@ -133,7 +133,7 @@ where
                         RefusalKind::BodyTooLarge
                     }
                     Some(Poll::Ready(Ok(response))) => {
-                        let guarded = |body| CatchFaultsBody::new(body, faults.clone());
+                        let guarded = |body| CatchFaultsBody::new(body, faults);
                         return Poll::Ready(Ok(response.map(guarded)));
                     }
                     Some(Poll::Ready(Err(error))) => {

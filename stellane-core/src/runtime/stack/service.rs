@@ -103,7 +103,7 @@ where
         };
         let refusal = parts.call(service, request, *grpc, limit, put);
         drop(pools);
-        entered.leave_call();
+        entered.leave();
         if let Some(kind) = refusal {
             *state = State::Refused { kind };
         }
@@ -129,7 +129,7 @@ impl<S> PresetService<S> {
         let next = self.service.clone();
         let ready = mem::replace(&mut self.service, next);
         let future = queued::call(ready, &self.parts, request);
-        entered.leave_call();
+        entered.leave();
         future
     }
 }

@@ -49,8 +49,9 @@ impl HeldThreads {
         usize::try_from(threads).unwrap_or(usize::MAX)
     }
 
-    fn name(&self, route: Option<&'static str>) -> Cow<'static, str> {
-        route.map_or_else(|| self.0.unmatched.clone().into(), Cow::Borrowed)
+    fn name(&self, route: Option<&str>) -> Cow<'static, str> {
+        let route = route.unwrap_or(&self.0.unmatched);
+        route.to_owned().into()
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -102,7 +103,7 @@ impl Look {
             };
             self.seen.insert(poll.thread, (poll.serial, looks));
             if looks >= self.most {
-                let route = held.name(poll.route);
+                let route = held.name(poll.route.as_deref());
                 if looks == self.most {
                     new.push(route.clone());
                 }

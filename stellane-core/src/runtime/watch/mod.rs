@@ -66,7 +66,7 @@ impl Watch {
         };
         let watcher = Watcher {
             look: Look::new(server.held_after, TICK),
-            http: components.metrics,
+            http: components.metrics.clone(),
             held: components.held.clone(),
             signal: components.local_signal.clone(),
             pulses: Pulses::new(runtimes, components.progress.clone()),

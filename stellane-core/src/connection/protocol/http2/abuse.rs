@@ -3,7 +3,7 @@
 //!
 //! | frame of the client's | costs |
 //! |---|---|
-//! | `RST_STREAM` | 2: what its request has paid, and one |
+//! | `RST_STREAM` | 2: what its request has paid, and one; nothing if that was in progress for some milliseconds |
 //! | `PING`, `SETTINGS`, `CONTINUATION`, an empty `DATA`, and what nobody knows | 1 |
 //! | `PRIORITY`, `PRIORITY_UPDATE` | ¼ |
 //! | `WINDOW_UPDATE` | nothing, if 256 bytes of `DATA` were written for it, else ¼ |
@@ -12,6 +12,10 @@
 //! It pays 1 with each request, with the head of each answer, with each piece of an answer that the service makes, and
 //! with 1024 bytes of `DATA` in either direction; time pays too. Pieces pay and not the frames that they are sent in:
 //! who opens its window by a byte at a time is sent many frames of one piece.
+//!
+//! A request that is reset at once has made work and was never counted as one in progress. One that was in progress for a
+//! while is as any other, and its client may have waited for as long as it could: a proxy whose calls all run into their
+//! deadlines resets each of them.
 
 use std::sync::Arc;
 
@@ -46,8 +50,20 @@ pub(crate) struct AbuseMeter {
     /// Bytes of answers for which no `WINDOW_UPDATE` came. Without an upper bound: a client may take in its whole window,
     /// however large, before it gives that back.
     not_given_back: u64,
-    /// The last stream that was asked for, and the last until the client was told which is the last.
+    /// The last stream that was asked for, and when.
     newest_stream: u32,
+    newest: u64,
+    /// The last that was asked for by the time of `looked`, and the last that has been in progress for a while.
+    recent_stream: u32,
+    lived_stream: u32,
+    looked: u64,
+    /// How many were asked for since `recent_stream`, up to it since `lived_stream`, and up to that and not reset.
+    young: u32,
+    recent: u32,
+    lived: u32,
+    /// No more than so many can be in progress.
+    most_streams: u32,
+    /// The last until the client was told which is the last.
     last_stream: u32,
     goaways: u32,
     answered_ping: bool,
@@ -67,6 +83,8 @@ pub(crate) enum Abuse {
 const ONE: u64 = 4;
 /// So many bytes of a body pay a quarter of that, and a `WINDOW_UPDATE`.
 const QUARTER: u64 = 256;
+/// For how many milliseconds a request has to be in progress until a reset takes nothing back.
+const LIVED: u64 = 10;
 
 impl AbuseMeter {
     pub(crate) fn new(config: &Http2Config, ledger: Arc<Ledger>, now: u64) -> Self {
@@ -84,6 +102,14 @@ impl AbuseMeter {
             rest: 0,
             not_given_back: 0,
             newest_stream: 0,
+            newest: now,
+            recent_stream: 0,
+            lived_stream: 0,
+            looked: now,
+            young: 0,
+            recent: 0,
+            lived: 0,
+            most_streams: config.max_concurrent_streams,
             last_stream: 0,
             goaways: 0,
             answered_ping: false,
@@ -103,13 +129,20 @@ impl AbuseMeter {
         let pieces = self.ledger.pieces() - self.pieces;
         self.pieces += pieces;
         self.not_given_back += pieces * 2 * QUARTER;
+        self.age(now);
+        let newest = self.newest_stream;
         let due = self.due(now);
         self.pay((served + pieces) * ONE + due);
         while let Some(head) = self.read.next(&mut bytes) {
-            if head.kind == SETTINGS && head.flags & ACK == 0 {
-                self.read_settings(bytes.get(..head.length));
+            match head.kind {
+                SETTINGS if head.flags & ACK == 0 => self.read_settings(bytes.get(..head.length)),
+                WINDOW_UPDATE if head.stream == 0 => self.read_update(bytes),
+                _ => {}
             }
             self.was_sent(head);
+        }
+        if newest != self.newest_stream {
+            self.newest = now;
         }
         match self.balance {
             _ if self.full == 0 => Abuse::None,
@@ -122,15 +155,21 @@ impl AbuseMeter {
     /// How much room the client has for an answer when a stream begins; not known if its settings came in parts.
     fn read_settings(&self, settings: Option<&[u8]>) {
         const INITIAL_WINDOW: u8 = 4;
-        const USUAL: u32 = 65_535;
         let Some(settings) = settings else {
-            return self.ledger.set_narrow(true);
+            return self.ledger.set_stream_window(0);
         };
         for setting in settings.chunks_exact(6) {
             if let [0, INITIAL_WINDOW, a, b, c, d] = *setting {
                 let window = u32::from_be_bytes([a, b, c, d]);
-                self.ledger.set_narrow(window < USUAL);
+                self.ledger.set_stream_window(window.into());
             }
+        }
+    }
+
+    /// Room for all answers; one that came in parts is lost, which only has them wait in pieces.
+    fn read_update(&self, update: &[u8]) {
+        if let Some(bytes) = update.first_chunk() {
+            self.ledger.widen(u32::from_be_bytes(*bytes).into());
         }
     }
 
@@ -155,6 +194,26 @@ impl AbuseMeter {
         self.written
             .are_whole()
             .then(|| calm_down(self.last_stream))
+    }
+
+    /// Which streams have been in progress for a while.
+    fn age(&mut self, now: u64) {
+        if now.saturating_sub(self.looked) < LIVED {
+            return;
+        }
+        // Twice, if nothing was asked for since.
+        let turns = if now.saturating_sub(self.newest) < LIVED {
+            1
+        } else {
+            2
+        };
+        for _ in 0..turns {
+            self.lived = (self.lived + self.recent).min(self.most_streams);
+            self.lived_stream = self.recent_stream;
+            (self.recent, self.young) = (self.young, 0);
+            self.recent_stream = self.newest_stream;
+        }
+        self.looked = now;
     }
 
     /// What time pays.
@@ -191,12 +250,17 @@ impl AbuseMeter {
             HEADERS => {
                 if head.stream > self.newest_stream {
                     self.newest_stream = head.stream;
+                    self.young += 1;
                     self.ledger.ask();
                 }
                 // The second GOAWAY of a connection that ends in peace names its last stream.
                 if self.goaways < 2 {
                     self.last_stream = self.last_stream.max(head.stream);
                 }
+                0
+            }
+            RST_STREAM if head.stream <= self.lived_stream && self.lived > 0 => {
+                self.lived -= 1;
                 0
             }
             RST_STREAM => 2 * ONE,
@@ -244,7 +308,7 @@ mod tests {
 
     /// The service makes a piece of an answer, which is sent in frames of so many bytes.
     fn answers(meter: &mut AbuseMeter, frames: &[usize]) {
-        meter.ledger.count_piece();
+        meter.ledger.count_piece(0);
         for length in frames {
             meter.wrote(&frame(DATA, 0, *length));
         }
@@ -295,7 +359,7 @@ mod tests {
         // Of one large piece it takes a byte at a time.
         let stopped = stopped_after(|meter, n| {
             if n == 1 {
-                meter.ledger.count_piece();
+                meter.ledger.count_piece(0);
             }
             meter.wrote(&frame(DATA, 0, 1));
             frame(WINDOW_UPDATE, 0, 4).repeat(2)
@@ -387,6 +451,37 @@ mod tests {
     }
 
     #[test]
+    fn who_has_waited_before_it_cancels_is_never_stopped() {
+        // A proxy whose calls all run into their deadlines, a thousand in a second and more.
+        for (in_flight, waits, pause) in
+            [(1, 10, 0), (100, 20, 0), (1000, 100, 0), (100, 5000, 5000)]
+        {
+            let mut meter = meter();
+            let (mut stream, mut now) = (1_u32, 0);
+            let of = |kind: u8, flags, first: u32| -> Vec<u8> {
+                let streams = (0..in_flight).map(|n| first + 2 * n);
+                let frames = streams.flat_map(|stream| {
+                    let mut frame = frame(kind, flags, 4);
+                    frame[5..HEAD].copy_from_slice(&stream.to_be_bytes());
+                    frame
+                });
+                frames.collect()
+            };
+            for turn in 1..=200 {
+                let requests =
+                    meter.look(&of(HEADERS, 5, stream), u64::from(in_flight * turn), now);
+                assert_eq!(requests, Abuse::None, "{in_flight}, {waits} ms");
+                now += waits;
+                let resets =
+                    meter.look(&of(RST_STREAM, 0, stream), u64::from(in_flight * turn), now);
+                assert_eq!(resets, Abuse::None, "{in_flight}, {waits} ms");
+                now += pause;
+                stream += 2 * in_flight;
+            }
+        }
+    }
+
+    #[test]
     fn time_pays_too() {
         let mut meter = meter();
         for second in 0..1000 {
@@ -426,6 +521,22 @@ mod tests {
             let mut meter = meter();
             meter.look(&frame, 0, 0);
             assert_eq!(meter.ledger.is_narrow(), narrow, "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn room_that_the_client_makes_for_all_answers_is_seen() {
+        for (stream, cut, fits) in [(0, 13, true), (1, 13, false), (0, 12, false)] {
+            let mut update = frame(WINDOW_UPDATE, 0, 4);
+            update[8] = stream;
+            update[9..].copy_from_slice(&[0, 0, 0, 10]);
+            let mut meter = meter();
+            for part in [&update[..cut], &update[cut..]] {
+                meter.look(part, 0, 0);
+            }
+            assert!(meter.ledger.count_piece(65_535));
+            assert_eq!(meter.ledger.count_piece(10), fits, "{stream}, {cut}");
+            assert!(!meter.ledger.count_piece(1));
         }
     }
 }

@@ -1,4 +1,7 @@
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
@@ -6,7 +9,7 @@ use tokio::net::TcpListener;
 use crate::connection::{config::listen::ListenConfig, transport::listener::Listener};
 
 impl Listener {
-    /// Listens on `HOST:PORT`, or on `unix:PATH`.
+    /// Listens on `HOST:PORT`, on `:PORT` of all addresses of the machine, or on `unix:PATH`.
     ///
     /// A file that an ended process left at `PATH` is replaced; one that is still listened on is not.
     ///
@@ -24,6 +27,24 @@ impl Listener {
         bind_all(address, config).await
     }
 
+    /// Whether it is what [`bind`](Self::bind) makes of this address.
+    #[cfg(feature = "preset")]
+    pub(crate) async fn is_at(&self, address: &str) -> bool {
+        match (address.strip_prefix("unix:"), self.local_addr()) {
+            (Some(path), None) => self
+                .path()
+                .is_some_and(|at| at == std::path::Path::new(path)),
+            (None, Some(local)) => {
+                let configured = candidates(address).await.unwrap_or_default();
+                let is_it = |at: &SocketAddr| {
+                    at.ip() == local.ip() && (at.port() == 0 || at.port() == local.port())
+                };
+                configured.iter().any(is_it)
+            }
+            _ => false,
+        }
+    }
+
     /// Every listening socket that the parent process handed over by the protocol of systemd
     /// (`LISTEN_FDS`); none if there are none. A second call finds nothing.
     ///
@@ -34,20 +55,33 @@ impl Listener {
     }
 }
 
-async fn bind(address: &str, config: &ListenConfig) -> io::Result<Listener> {
+async fn bind(name: &str, config: &ListenConfig) -> io::Result<Listener> {
     #[cfg(unix)]
-    if let Some(path) = address.strip_prefix("unix:") {
+    if let Some(path) = name.strip_prefix("unix:") {
         return unix(path.as_ref(), config).await;
     }
     let mut failure = None;
-    for address in tokio::net::lookup_host(address).await? {
+    for address in candidates(name).await? {
         match tcp(address, config) {
             Ok(listener) => return Ok(listener.into()),
+            // Of the two for all addresses the second is for machines without IPv6.
+            Err(error) if name.starts_with(':') && error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(error);
+            }
             Err(error) => failure = Some(error),
         }
     }
     let nothing = || io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
     Err(failure.unwrap_or_else(nothing))
+}
+
+/// The addresses that a name has; of a port alone, that of the whole machine by IPv6, and with it by IPv4, or by IPv4.
+async fn candidates(address: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Some(port) = address.strip_prefix(':').and_then(|port| port.parse().ok()) {
+        let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        return Ok(vec![v6, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))]);
+    }
+    Ok(tokio::net::lookup_host(address).await?.collect())
 }
 
 async fn bind_all(address: &str, config: &ListenConfig) -> io::Result<Vec<Listener>> {

@@ -58,6 +58,16 @@ impl Listener {
         }
     }
 
+    /// The path of a Unix socket.
+    #[cfg(feature = "preset")]
+    pub(crate) fn path(&self) -> Option<std::path::PathBuf> {
+        match &self.kind {
+            Kind::Tcp(_) => None,
+            #[cfg(unix)]
+            Kind::Unix(listener) => Some(listener.local_addr().ok()?.as_pathname()?.to_owned()),
+        }
+    }
+
     /// What is served here refuses some requests before it is called.
     #[cfg(feature = "preset")]
     pub(crate) fn refuse_early(mut self, early: &Early) -> Self {

@@ -1,0 +1,227 @@
+//! The commented default file is the code: its values are the defaults and its comments the
+//! documentation of the fields.
+//!
+//! `STELLANE_WRITE_REFERENCE=1 cargo test -p stellane-core --test config reference` writes
+//! `src/config/reference.toml` anew after a field has changed.
+#![cfg(feature = "full")]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use stellane_core::config::{Loader, REFERENCE, RuntimeConfig};
+use toml::{Table, Value};
+
+const HEAD: &str = "# Every key of a Stellane configuration, with its default.\n\
+                    # Keep only what you change: a key that is left out has this value.\n";
+
+#[test]
+fn the_reference_holds_every_key_with_its_default_and_its_documentation() {
+    let structs = structs();
+    let defaults = Table::try_from(RuntimeConfig::default()).expect("serialises");
+    let mut text = HEAD.to_owned();
+    write_section(&mut text, &structs, "RuntimeConfig", "", &defaults);
+
+    if std::env::var_os("STELLANE_WRITE_REFERENCE").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/reference.toml");
+        fs::write(path, &text).expect("writes");
+        return;
+    }
+    assert_eq!(
+        text, REFERENCE,
+        "write it anew: STELLANE_WRITE_REFERENCE=1 cargo test -p stellane-core --test config reference"
+    );
+}
+
+#[test]
+fn where_the_preset_has_another_default_than_the_component_the_documentation_names_it() {
+    let structs = structs();
+    let preset = Table::try_from(RuntimeConfig::default().limit).expect("serialises");
+    let alone = Table::try_from(stellane_autotune::LimitConfig::default()).expect("serialises");
+    let mut others = 0;
+    for (name, value) in preset
+        .iter()
+        .filter(|(name, value)| alone[*name] != **value)
+    {
+        let field = structs["LimitConfig"]
+            .iter()
+            .find(|field| field.name == *name);
+        let docs = field.expect("a field").docs.join(" ");
+        let named = docs.contains(&format!("in the preset of `stellane-core` `{value}`"))
+            || docs.contains(&format!("in the preset {value}"));
+        assert!(named, "`limit.{name}` is {value} in the preset: {docs}");
+        others += 1;
+    }
+    assert!(others > 0);
+}
+
+#[test]
+fn the_reference_loads_to_the_defaults() {
+    if std::env::var_os("STELLANE_WRITE_REFERENCE").is_some() {
+        // What is compiled in is the old one.
+        return;
+    }
+    let loaded = Loader::new().text("reference.toml", REFERENCE).load();
+    assert_eq!(loaded, Ok(RuntimeConfig::default()));
+}
+
+#[test]
+fn every_component_has_its_section() {
+    let structs = structs();
+    let mut reached = vec!["RuntimeConfig"];
+    let mut next = 0;
+    while let Some(name) = reached.get(next) {
+        let fields = structs.get(*name).into_iter().flatten();
+        reached.extend(fields.map(|field| field.type_name.as_str()));
+        next += 1;
+    }
+    for name in structs.keys().filter(|name| name.ends_with("Config")) {
+        // Of classes there are none by default.
+        let is_free = name == "ClassConfig";
+        assert!(
+            is_free || reached.contains(&name.as_str()),
+            "no section has {name}"
+        );
+    }
+}
+
+/// The structs of the crates whose configuration the runtime holds.
+fn structs() -> BTreeMap<String, Vec<Field>> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut structs = BTreeMap::new();
+    for krate in ["autotune", "core", "metrics", "pool", "router"] {
+        let sources = workspace.join(format!("stellane-{krate}/src"));
+        read_structs(&sources, &mut structs);
+    }
+    structs
+}
+
+struct Field {
+    name: String,
+    docs: Vec<String>,
+    type_name: String,
+}
+
+/// The public fields of every struct below a folder, by the name of the struct.
+fn read_structs(folder: &Path, structs: &mut BTreeMap<String, Vec<Field>>) {
+    for entry in fs::read_dir(folder)
+        .expect("sources")
+        .map(|e| e.expect("entry").path())
+    {
+        if entry.is_dir() {
+            read_structs(&entry, structs);
+            continue;
+        }
+        let source = fs::read_to_string(&entry).expect("source");
+        let mut current: Option<(String, Vec<Field>)> = None;
+        let mut docs = Vec::new();
+        for line in source.lines().map(str::trim) {
+            if let Some(text) = line.strip_prefix("///") {
+                docs.push(text.trim().to_owned());
+            } else if let Some(name) = line
+                .strip_prefix("pub struct ")
+                .and_then(|l| l.strip_suffix(" {"))
+            {
+                current = Some((name.to_owned(), Vec::new()));
+                docs.clear();
+            } else if let Some((_, fields)) = &mut current
+                && let Some((name, type_name)) =
+                    line.strip_prefix("pub ").and_then(|l| l.split_once(": "))
+            {
+                let type_name = type_name.trim_end_matches(',');
+                fields.push(Field {
+                    name: name.to_owned(),
+                    docs: std::mem::take(&mut docs),
+                    type_name: type_name.to_owned(),
+                });
+            } else if line == "}" {
+                structs.extend(current.take());
+            } else if !line.starts_with("#[") {
+                docs.clear();
+            }
+        }
+    }
+}
+
+fn write_section(
+    out: &mut String,
+    structs: &BTreeMap<String, Vec<Field>>,
+    type_name: &str,
+    path: &str,
+    defaults: &Table,
+) {
+    let fields = structs
+        .get(type_name)
+        .unwrap_or_else(|| panic!("no struct {type_name}"));
+    assert_eq!(
+        fields.len(),
+        defaults.len(),
+        "{type_name}: every field is a key"
+    );
+    let (sections, keys): (Vec<_>, Vec<_>) = fields
+        .iter()
+        .partition(|field| matches!(defaults.get(&field.name), Some(Value::Table(_))));
+    for Field { name, docs, .. } in keys {
+        let value = defaults
+            .get(name)
+            .unwrap_or_else(|| panic!("{type_name}::{name} is not a key"));
+        write_docs(out, docs, &format!("{type_name}::{name}"));
+        out.push_str(&format!("{name} = {value}\n"));
+    }
+    for Field {
+        name,
+        docs,
+        type_name,
+    } in sections
+    {
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
+        write_docs(out, docs, &path);
+        out.push_str(&format!("[{path}]\n"));
+        if type_name.starts_with("BTreeMap") {
+            // The names are the user's own.
+            continue;
+        }
+        write_section(
+            out,
+            structs,
+            type_name,
+            &path,
+            defaults[name].as_table().expect("section"),
+        );
+    }
+}
+
+fn write_docs(out: &mut String, docs: &[String], what: &str) {
+    assert!(!docs.is_empty(), "{what} is not documented");
+    out.push('\n');
+    for line in docs {
+        out.push_str(format!("# {}", without_links(line)).trim_end());
+        out.push('\n');
+    }
+}
+
+/// `[text](target)` and `[text]` become `text`.
+fn without_links(line: &str) -> String {
+    let mut out = String::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once('[') {
+        let Some((text, tail)) = after.split_once(']') else {
+            break;
+        };
+        // A TOML list in the text is not a link.
+        if text.starts_with('"') || !text.starts_with('`') && !tail.starts_with('(') {
+            out.push_str(&format!("{before}[{text}]"));
+            rest = tail;
+            continue;
+        }
+        out.push_str(before);
+        out.push_str(text);
+        rest = match tail.strip_prefix('(').and_then(|t| t.split_once(')')) {
+            Some((_, tail)) => tail,
+            None => tail,
+        };
+    }
+    out + rest
+}

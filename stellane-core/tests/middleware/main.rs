@@ -1,0 +1,12 @@
+//! Each middleware of this crate.
+
+#[cfg(feature = "http-layers")]
+#[path = "../support/self_signed.rs"]
+mod self_signed;
+
+mod engine_selector;
+mod fault;
+mod hot_reload;
+mod http_layers;
+mod prepared;
+mod strict_http1;

@@ -1,0 +1,26 @@
+//! The preset: what it consists of, how it is wired, what it answers and measures.
+#![cfg(feature = "full")]
+
+#[path = "../support/ask.rs"]
+mod ask;
+#[path = "../support/frames.rs"]
+mod frames;
+#[path = "../support/random.rs"]
+mod random;
+#[path = "../support/self_signed.rs"]
+mod self_signed;
+#[path = "../support/until.rs"]
+mod until;
+
+mod bypass;
+mod classes;
+mod drain;
+mod is_its_layers;
+mod layer;
+mod parity;
+mod places;
+mod refusals;
+mod route_limits;
+mod runtime;
+mod tonic;
+mod wiring;

@@ -1,0 +1,505 @@
+//! What a client sees of a request that the preset answers in the place of the service.
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use crate::ask::ask_at;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use stellane_core::{
+    BoxError, Components, RefusalKind, RequestBody, Runtime, RuntimeConfig,
+    autotune::{AlgorithmKind, RequestHead},
+    catch_faults::Refusal,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tonic::metadata::MetadataMap;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tower::{Service, service_fn};
+
+/// One place, and nobody waits for it.
+fn config() -> RuntimeConfig {
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = String::new();
+    config.server.max_body_bytes = 10;
+    config.workers.min_workers = 1;
+    config.limit.algorithm = AlgorithmKind::Fixed;
+    (config.limit.initial, config.limit.min) = (1, 1);
+    config.limit.max_wait = Duration::ZERO;
+    // By default the calls that are made here.
+    config.limit.exempt = vec!["/exempt".to_owned()];
+    config
+}
+
+/// Fails in the way that the path names.
+async fn answer(request: Request<RequestBody>) -> Result<Response<String>, BoxError> {
+    match request.uri().path() {
+        "/panic" => panic!("as asked"),
+        "/error" => Err("as asked".into()),
+        "/refuse" => Err(Refusal::new(StatusCode::IM_A_TEAPOT).closing().into()),
+        "/read" => {
+            request.into_body().collect().await?;
+            Ok(Response::new("read".to_owned()))
+        }
+        "/hang" => std::future::pending().await,
+        _ => Ok(Response::new("hello".to_owned())),
+    }
+}
+
+type OnRefusal = fn(RefusalKind, RequestHead<'_>) -> Option<Response<Bytes>>;
+
+async fn serve(config: RuntimeConfig, on_refusal: Option<OnRefusal>) -> (SocketAddr, Components) {
+    let mut builder = Runtime::builder().config(config);
+    if let Some(own) = on_refusal {
+        builder = builder.on_refusal(own);
+    }
+    let runtime = builder.service(service_fn(answer)).build().expect("builds");
+    let components = runtime.components().clone();
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve());
+    (address, components)
+}
+
+/// What tonic's client makes of the answer.
+async fn call(address: SocketAddr, timeout_ms: &str) -> Result<i32, tonic::Status> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
+    let channel = endpoint.expect("an address").connect().await;
+    let mut request = tonic::Request::new(HealthCheckRequest::default());
+    let timeout = timeout_ms.parse().expect("a number");
+    request
+        .metadata_mut()
+        .insert("x-request-timeout-ms", timeout);
+    let mut client = HealthClient::new(channel.expect("connects"));
+    Ok(client.check(request).await?.into_inner().status)
+}
+
+fn pushback(metadata: &MetadataMap) -> u32 {
+    let value = metadata
+        .get("grpc-retry-pushback-ms")
+        .expect("says when to retry");
+    value.to_str().expect("text").parse().expect("a number")
+}
+
+#[tokio::test]
+async fn grpc_is_refused_in_its_own_language() {
+    let (address, components) = serve(config(), None).await;
+    let place = components.limit.try_acquire().expect("the only one");
+    let refused = call(address, "60000").await.expect_err("refused");
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    assert_eq!(
+        refused.message(),
+        "The concurrency limit is reached. Retry later."
+    );
+    assert!((1000..=3000).contains(&pushback(refused.metadata())));
+    // No deadline at all: the way is another one.
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
+    let channel = endpoint.expect("an address").connect().await;
+    let refused = HealthClient::new(channel.expect("connects"))
+        .check(HealthCheckRequest::default())
+        .await
+        .expect_err("refused");
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    drop(place);
+
+    let late = call(address, "0").await.expect_err("too late");
+    assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late}");
+    assert_eq!(components.limit.stats().shed_limit, 2);
+    assert_eq!(components.limit.stats().shed_deadline, 1);
+}
+
+#[tokio::test]
+async fn grpc_is_told_in_its_own_language_that_its_time_is_over() {
+    let runtime = Runtime::builder()
+        .config(config())
+        .service(service_fn(async |_: Request<RequestBody>| {
+            std::future::pending::<()>().await;
+            Ok::<_, Infallible>(Response::new(String::new()))
+        }))
+        .build()
+        .expect("builds");
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve());
+    let late = call(address, "50").await.expect_err("never answered");
+    assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late}");
+    assert_eq!(late.message(), "The deadline of the request has passed.");
+}
+
+#[tokio::test]
+async fn grpc_web_is_refused_in_headers() {
+    let (address, components) = serve(config(), None).await;
+    let _place = components.limit.try_acquire().expect("the only one");
+    for content_type in [
+        "application/grpc-web+proto",
+        "application/grpc-web-text+proto",
+    ] {
+        let refused = ask_at(
+            address,
+            &format!(
+                "POST /grpc.health.v1.Health/Check HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                 content-type: {content_type}\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0"
+            ),
+        )
+        .await;
+        assert!(refused.starts_with("HTTP/1.1 200 OK\r\n"), "{refused}");
+        for line in [
+            &format!("content-type: {content_type}"),
+            "grpc-status: 14",
+            "grpc-message: The concurrency limit is reached. Retry later.",
+            "content-length: 0",
+        ] {
+            assert!(refused.contains(&format!("\r\n{line}\r\n")), "{refused}");
+        }
+        assert!(refused.ends_with("\r\n\r\n"), "{refused}");
+    }
+    let scrape = components.prometheus.render();
+    let counted = scrape.lines().any(|line| {
+        line.contains("_duration_seconds_count")
+            && line.contains("rpc_response_status_code=\"UNAVAILABLE\"")
+            && line.ends_with(" 2")
+    });
+    assert!(counted, "{scrape}");
+}
+
+#[tokio::test]
+async fn whatever_is_refused_or_fails_may_be_answered_by_oneself() {
+    let own: OnRefusal = |kind, head| {
+        let asks = head.headers.get("x-own")? == "yes";
+        let mut response = Response::new(format!("{kind:?} {}", head.uri).into());
+        *response.status_mut() = kind.status();
+        asks.then_some(response)
+    };
+    let (address, components) = serve(config(), Some(own)).await;
+    let cases = [
+        ("/panic", "", "500", "Panic"),
+        ("/error", "", "500", "Error"),
+        ("/refuse", "", "418", "Refused"),
+        ("/", "content-length: 11\r\n", "413", "BodyTooLarge"),
+        (
+            "/read",
+            "transfer-encoding: chunked\r\n",
+            "413",
+            "BodyTooLarge",
+        ),
+        ("/", "host: y\r\n", "400", "Violation(HostRepeated)"),
+        ("/", "x-request-timeout-ms: 0\r\n", "503", "Shed(Deadline)"),
+        (
+            "/hang",
+            "x-request-timeout-ms: 50\r\n",
+            "504",
+            "Shed(TimedOut)",
+        ),
+    ];
+    let check = async |(path, fields, status, kind): (&str, &str, &str, &str), own: &str| {
+        let body = match path {
+            "/read" => "B\r\n01234567890\r\n0\r\n\r\n",
+            _ => "",
+        };
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-own: {own}\r\n{fields}\r\n{body}"
+        );
+        let answer = ask_at(address, &request).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        let own_text = format!("\r\n\r\n{kind}");
+        assert_eq!(answer.contains(&own_text), own == "yes", "{kind}: {answer}");
+        assert_eq!(answer.ends_with(&format!(" {path}")), own == "yes");
+    };
+    for own in ["yes", "no"] {
+        for (path, fields, status, kind) in cases {
+            check((path, fields, status, kind), own).await;
+            if !fields.contains("timeout") {
+                // With a deadline, and so through the layers one by one.
+                let fields = format!("x-request-timeout-ms: 9000\r\n{fields}");
+                check((path, &fields, status, kind), own).await;
+            }
+        }
+        let _place = components.limit.try_acquire().expect("the only one");
+        check(("/", "", "503", "Shed(Limit)"), own).await;
+    }
+    assert_eq!(components.limit.stats().in_flight, 0);
+}
+
+#[tokio::test]
+async fn an_answer_of_ones_own_ends_a_connection_that_is_to_end_and_its_panic_is_caught() {
+    let own: OnRefusal = |kind, _| match kind {
+        RefusalKind::Panic => panic!("so does this"),
+        _ => Some(Response::new(Bytes::from_static(b"my own"))),
+    };
+    let (address, components) = serve(config(), Some(own)).await;
+    // Ends although nobody asks for it.
+    for request in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET /refuse HTTP/1.1\r\nhost: x\r\n\r\n",
+    ] {
+        let answer = ask_at(address, request).await;
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        assert!(answer.ends_with("my own"), "{answer}");
+    }
+    let request = "GET /panic HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answer = ask_at(address, request).await;
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    assert_eq!(components.faults.stats().panics, 2);
+}
+
+#[tokio::test]
+async fn a_refusal_is_a_problem_that_says_when_to_come_again() {
+    let (address, components) = serve(config(), None).await;
+    let _place = components.limit.try_acquire().expect("the only one");
+    let refused = tokio::time::timeout(
+        Duration::from_secs(5),
+        ask_at(
+            address,
+            "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        ),
+    )
+    .await
+    .expect("at once");
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(
+        refused.contains("\r\ncontent-type: application/problem+json\r\n"),
+        "{refused}"
+    );
+    assert!(refused.contains("\r\nretry-after: "), "{refused}");
+}
+
+/// What a connection gets for these bytes, and then for a request that ends it.
+async fn exchange(address: SocketAddr, bytes: &str) -> String {
+    const END: &str = "GET /end HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    let bytes = [bytes, END].concat();
+    stream.write_all(bytes.as_bytes()).await.expect("writes");
+    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+    // It may have ended before, with a reset.
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        answer.extend_from_slice(&buffer[..read]);
+    }
+    String::from_utf8(answer).expect("text")
+}
+
+/// Without what differs from one answer to the next: the second, and how long the client is to wait.
+fn comparable(answer: &str) -> String {
+    let varies = |line: &&str| line.starts_with("date: ") || line.starts_with("retry-after: ");
+    let lines = answer.split("\r\n").filter(|line| !varies(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What was counted: by the limit, by the metrics and by the connections.
+fn counted(components: &Components) -> (u64, u64, u64, u64, String) {
+    let (http, limit) = (components.metrics.stats(), components.limit.stats());
+    let scrape = components.prometheus.render();
+    let of_requests = |line: &&str| line.starts_with("http_server_request_duration_seconds_count");
+    let mut series: Vec<_> = scrape.lines().filter(of_requests).collect();
+    series.sort_unstable();
+    (
+        limit.shed_limit,
+        http.requests_total,
+        http.requests_failed_total,
+        components.connections.stats().requests_total,
+        series.join("\n"),
+    )
+}
+
+/// The preset twice, with the only place taken: one that refuses before there is a request, and one that asks
+/// somebody first, who has no answer of their own.
+async fn early_and_late(config: RuntimeConfig) -> [(SocketAddr, Components); 2] {
+    let nothing: OnRefusal = |_, _| None;
+    [
+        serve(config.clone(), None).await,
+        serve(config, Some(nothing)).await,
+    ]
+}
+
+const GET: &str = "GET /a HTTP/1.1\r\nhost: x\r\naccept: */*\r\n\r\n";
+
+#[tokio::test]
+async fn what_is_refused_before_it_is_a_request_gets_the_same_answer_and_is_counted_the_same() {
+    let servers = early_and_late(config()).await;
+    let places = servers
+        .each_ref()
+        .map(|(_, components)| components.limit.try_acquire());
+    let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(7000));
+    for bytes in [
+        GET.to_owned(),
+        // Pipelined, and in two pieces of which the second begins within a head.
+        GET.repeat(40),
+        format!("{GET}GET /b HTT"),
+        // Let in although the limit is reached.
+        format!("GET /exempt?x HTTP/1.1\r\nhost: x\r\n\r\n{GET}"),
+        // Methods; fields that are known by name elsewhere.
+        "DELETE /a HTTP/1.1\r\nhost: x\r\nconnection: keep-alive\r\n\r\n".to_owned(),
+        "BREW /a HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\n\r\n".to_owned(),
+        "OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+        // What hyper sends otherwise, or ends the connection with.
+        "HEAD /a HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.0\r\nhost: x\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".to_owned(),
+        "CONNECT x:1 HTTP/1.1\r\nhost: x:1\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n".to_owned(),
+        // With a body; with a deadline; of gRPC.
+        format!("POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi{GET}"),
+        format!("POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{GET}"),
+        format!("GET /a HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 0\r\n\r\n{GET}"),
+        format!("GET /a HTTP/1.1\r\nhost: x\r\nGRPC-Timeout: 5S\r\n\r\n{GET}"),
+        "GET /a HTTP/1.1\r\nhost: x\r\nContent-Type: application/grpc-web\r\n\r\n".to_owned(),
+        // What is wrong with a request is told before the limit is asked, or after.
+        "GET /a HTTP/1.1\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nhost: x\n\r\n".to_owned(),
+        "GET /a\u{7f} HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nho st: x\r\n\r\n".to_owned(),
+        "GET http://x/a HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+        long,
+    ] {
+        let [early, late] = servers.each_ref().map(|(address, _)| *address);
+        let (early, late) = tokio::join!(exchange(early, &bytes), exchange(late, &bytes));
+        assert_eq!(comparable(&early), comparable(&late), "{bytes}");
+        let [early, late] = servers
+            .each_ref()
+            .map(|(_, components)| counted(components));
+        assert_eq!(early, late, "{bytes}");
+    }
+    let refused = servers[0].1.limit.stats().shed_limit;
+    assert!(refused > 50, "{refused}");
+    drop(places);
+}
+
+/// Counts how often it is asked whether it is ready, as it is before each request.
+#[derive(Clone, Default)]
+struct Asked(Arc<AtomicUsize>);
+
+impl Service<Request<RequestBody>> for Asked {
+    type Response = Response<String>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<String>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.fetch_add(1, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<RequestBody>) -> Self::Future {
+        ready(Ok(Response::new(String::new())))
+    }
+}
+
+#[tokio::test]
+async fn the_service_does_not_hear_of_what_is_refused_before_it_is_a_request() {
+    let service = Asked::default();
+    let builder = Runtime::builder().config(config()).service(service.clone());
+    let runtime = builder.build().expect("builds");
+    let components = runtime.components().clone();
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve());
+    let place = components.limit.try_acquire().expect("the only one");
+    // The last one ends its connection, and takes the longer way.
+    exchange(address, &GET.repeat(10)).await;
+    assert_eq!(components.limit.stats().shed_limit, 11);
+    assert_eq!(service.0.load(Relaxed), 1);
+    drop(place);
+    exchange(address, &GET.repeat(10)).await;
+    assert_eq!(service.0.load(Relaxed), 12);
+}
+
+#[tokio::test]
+async fn what_a_refusal_has_to_say_about_its_connection_is_said() {
+    let mut config = config();
+    config.connection.max_requests = 3;
+    config.connection.keep_alive_header = true;
+    let servers = early_and_late(config).await;
+    let _places = servers
+        .each_ref()
+        .map(|(_, components)| components.limit.try_acquire());
+    let [early, late] = servers.each_ref().map(|(address, _)| *address);
+    let bytes = GET.repeat(5);
+    let (early, late) = tokio::join!(exchange(early, &bytes), exchange(late, &bytes));
+    assert_eq!(comparable(&early), comparable(&late));
+    assert_eq!(early.matches("HTTP/1.1 503").count(), 3, "{early}");
+    assert!(early.contains("keep-alive: timeout="), "{early}");
+    assert!(early.contains("connection: close"), "{early}");
+}
+
+#[tokio::test]
+async fn nobody_is_refused_before_a_place_that_is_free_or_a_queue_that_has_room() {
+    let (address, components) = serve(config(), None).await;
+    let place = components.limit.try_acquire().expect("the only one");
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    let mut ask = async || {
+        stream.write_all(GET.as_bytes()).await.expect("writes");
+        let mut answer = [0; 1024];
+        let read = stream.read(&mut answer).await.expect("reads");
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    };
+    assert!(ask().await.starts_with("HTTP/1.1 503"));
+    drop(place);
+    assert!(ask().await.starts_with("HTTP/1.1 200"));
+    drop(components);
+
+    let mut config = config();
+    config.limit.max_wait = Duration::from_secs(60);
+    let (address, components) = serve(config, None).await;
+    let place = components.limit.try_acquire().expect("the only one");
+    let waiting = tokio::spawn(async move { exchange(address, GET).await });
+    until_waiting(&components, 1).await;
+    drop(place);
+    let answer = waiting.await.expect("no panic");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_would_wait_in_vain_is_told_at_once_and_who_asks_again_and_again_waits() {
+    let mut config = config();
+    config.limit.max_wait = Duration::from_secs(20);
+    config.limit.max_waiters = 100;
+    // Who has left is not waited for.
+    config.connection.half_close_grace = Duration::from_millis(1);
+    let (address, components) = serve(config, None).await;
+    let _place = components.limit.try_acquire().expect("the only one");
+    let waits = async || {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(GET.as_bytes()).await.expect("writes");
+        stream
+    };
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        waiting.push(waits().await);
+    }
+    until_waiting(&components, 20).await;
+    // Somebody gives up after more than a twentieth of the longest wait.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    waiting.pop();
+    until_waiting(&components, 19).await;
+
+    let mut stream = waits().await;
+    let mut answer = [0; 1024];
+    let read = stream.read(&mut answer).await.expect("reads");
+    assert!(answer[..read].starts_with(b"HTTP/1.1 503"));
+    assert_eq!(components.limit.stats().shed_queue_full, 1);
+    stream.write_all(GET.as_bytes()).await.expect("writes");
+    until_waiting(&components, 20).await;
+}
+
+async fn until_waiting(components: &Components, count: u32) {
+    let waiting = async {
+        while components.limit.stats().waiting != count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+    assert!(waited.is_ok(), "{:?}", components.limit.stats());
+}
