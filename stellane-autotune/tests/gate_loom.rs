@@ -4,9 +4,13 @@
 #![cfg(loom)]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use loom::sync::atomic::{AtomicU32, Ordering};
-use loom::sync::{Arc, Mutex};
-use loom::thread;
+use loom::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
 
 #[path = "../src/limit/gate.rs"]
 #[expect(dead_code, reason = "the gate has more than the models ask of it")]

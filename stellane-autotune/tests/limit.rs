@@ -2,11 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
-use stellane_autotune::AlgorithmKind::Fixed;
-use stellane_autotune::{AdaptiveLimit, Class, LimitConfig, LimitMode, ManualClock, Outcome};
+use stellane_autotune::{
+    AdaptiveLimit, AlgorithmKind::Fixed, Class, LimitConfig, LimitMode, ManualClock, Outcome,
+};
 
 fn fixed(limit: u32) -> LimitConfig {
     let mut config = LimitConfig::default();

@@ -1,8 +1,7 @@
 //! tower's balancer chooses by how full a limit is.
 #![cfg(not(loom))]
 
-use std::convert::Infallible;
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -11,10 +10,10 @@ use stellane_autotune::{
     AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Hold, LimitConfig, LimitRequestBody,
 };
 use tokio::sync::Semaphore;
-use tower::balance::p2c::Balance;
-use tower::discover::ServiceList;
-use tower::load::Load;
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{
+    Layer, Service, ServiceExt, balance::p2c::Balance, discover::ServiceList, load::Load,
+    service_fn,
+};
 
 /// A replica that can take so many at a time.
 fn limit_of(places: u32) -> AdaptiveLimit {

@@ -3,15 +3,14 @@
 #![cfg(feature = "tokio")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::convert::Infallible;
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use stellane_autotune::overload::{Deadline, OverloadConfig, OverloadLayer, Pressure};
 use stellane_autotune::{
     AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Clock, LimitConfig, RequestHead, Shed,
+    overload::{Deadline, OverloadConfig, OverloadLayer, Pressure},
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 

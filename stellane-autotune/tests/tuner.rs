@@ -2,15 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use stellane_autotune::controllers::{Parking, Scaled, Staffing};
 use stellane_autotune::{
     ActionOutcome, AutoTuner, AutoTunerBuilder, Condition, Knob, Objective, Rule, Signal,
-    SignalHealth, TunerConfig, TunerMode, names,
+    SignalHealth, TunerConfig, TunerMode,
+    controllers::{Parking, Scaled, Staffing},
+    names,
 };
 
 #[derive(Clone, Default)]

@@ -2,8 +2,7 @@
 //! own, so that the machine has no part in it; over sockets it is `admission_sockets` in `stellane-core`.
 #![cfg(feature = "tokio")]
 
-use std::convert::Infallible;
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};

@@ -1,6 +1,50 @@
 //! The production runtime for axum, tonic and hyper: connection manager, configuration and the
 //! full-stack preset of Stellane.
 //!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let app = Router::new().route("/", get(async || "hello"));
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//!     stellane_core::serve(listener, app).await?; // was: axum::serve(listener, app).await?
+//!     Ok(())
+//! }
+//! ```
+//!
+//! It ends at Ctrl-C or `SIGTERM`, when what is being answered is answered. `STELLANE__SERVER__ADMIN_ADDRESS=auto` in the
+//! environment adds the live page and `/metrics` on `127.0.0.1:9090`. What it has to say goes to `tracing`: to the subscriber
+//! of the program, or to the one of [`logging`] where it has none.
+//!
+//! # Which part do I want?
+//!
+//! | I have | I take |
+//! |---|---|
+//! | an axum app | [`serve`], or [`serve_make`] for `into_make_service…`; feature `axum-08` |
+//! | services of tonic | [`serve`] of `tonic::service::Routes`; feature `tonic-014` |
+//! | a service of hyper or tower | [`serve`] ([`HyperService`] for hyper's), or the [`connection`] manager alone |
+//! | a configuration file, background work, readiness checks | [`Runtime`], which the docs of [`runtime`] tell of |
+//! | an `axum::serve` that stays | the layers under [Components](#components) |
+//! | many tests that each start a server | [`serve`], or [`BoxApp`], as either compiles but once |
+//! | a server to choose | the table of [`runtime`]: what `axum::serve`, tonic's server and this one offer |
+//!
+//! Whole programs are in the [`guide`]; what can be set, and by which of file, environment and program, in [`config`].
+//!
+//! # Features
+//!
+//! | feature | in `full`, the default | brings |
+//! |---|---|---|
+//! | `preset` | yes | [`serve`], [`Runtime`], [`PresetLayer`], with all below that needs neither C nor a thread |
+//! | `admin`, `tuner`, `workers`, `reload`, `restart` | yes | admin address, tuner, worker pool, a configuration that follows its file, restarts on the same sockets |
+//! | `http2`, `tls` | yes | HTTP/2; TLS by rustls with the cryptography that you bring |
+//! | `service-builder` | yes | each layer as a method of `ServiceBuilder` |
+//! | `axum-08`, `tonic-014` | | what requests carry under `axum::serve` and under tonic's server |
+//! | `tls-ring`, `tls-aws-lc-rs` | | cryptography for TLS from files |
+//! | `http-layers` | | the section `[http]`: CORS, compression, request ids and others of tower-http's |
+//! | `profiling` | | profiles of CPU, heap and blocking on the admin address |
+//! | `connection`, `engine`, `layers`, … | within `preset` | each component alone, by `default-features = false` |
+//!
 //! # Components
 //!
 //! Each is a tower `Layer` or `Service` of its own, and works in any tower stack. Each test runs twice, in a stack of

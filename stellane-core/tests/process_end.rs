@@ -70,6 +70,11 @@ async fn handle(
             let hung = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(600)));
             let _ = hung.await;
         }
+        "/lend" => {
+            drop(tokio::task::spawn_blocking(|| {
+                std::thread::sleep(Duration::from_secs(600));
+            }));
+        }
         "/wait" => {
             say("waits");
             std::future::pending::<()>().await;
@@ -101,6 +106,14 @@ async fn serve(mode: &str) -> bool {
     if mode != "no log" {
         let log = stellane_core::logging::init(&config.log).expect("the first");
         builder = builder.log_handle(log);
+    }
+    if mode == "check blocks" {
+        let second = Duration::from_secs(1);
+        builder = builder.ready_check("blocks", second, second, async || {
+            say("blocks");
+            std::thread::sleep(Duration::from_secs(600));
+            Ok::<_, Infallible>(())
+        });
     }
     let built = builder
         .config(config)
@@ -400,6 +413,24 @@ fn work_that_a_handler_has_lent_out_and_that_hangs_does_not_hold_the_process() {
 }
 
 #[test]
+fn what_nobody_waits_for_any_more_does_not_hold_the_process() {
+    let mut process = Process::start("check blocks");
+    process.address();
+    process.hear("blocks");
+    process.signal("-TERM");
+    assert!(process.hear("report").contains(" 0 of them cut"));
+    assert_eq!(process.end().code(), Some(143));
+    // Lent out by a request that was answered long ago.
+    let mut process = Process::start("serve");
+    let mut answer = [0; 12];
+    let mut stream = ask(process.address(), "/lend");
+    stream.read_exact(&mut answer).expect("answers");
+    process.signal("-TERM");
+    assert!(process.hear("report").contains(" 0 of them cut"));
+    assert_eq!(process.end().code(), Some(143));
+}
+
+#[test]
 fn a_file_that_hangs_does_not_hold_the_process() {
     let folder = temporary("fifo");
     let file = folder.join("app.toml");
@@ -481,6 +512,40 @@ fn a_hook_for_panics_that_the_program_brings_stays() {
     let process = Process::start("own hook");
     let _ended = ask(process.address(), "/panic");
     process.hear("own hook");
+}
+
+#[test]
+fn few_open_files_are_shared_with_clients_and_told_once() {
+    let inner = command("serve");
+    let mut outer = Command::new("sh");
+    outer
+        .args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        outer.env(name, value.unwrap_or_default());
+    }
+    outer
+        .env("STELLANE_TEST_ADMIN", "1")
+        .env("STELLANE__SERVER__ADMIN_ADDRESS", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut process = Process::spawn(&mut outer);
+    let address = process.address();
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        let mut answer = [0; 12];
+        let mut stream = ask(address, "/");
+        stream.read_exact(&mut answer).expect("answers");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        open.push(stream);
+    }
+    process.signal("-TERM");
+    assert_eq!(process.end().code(), Some(0));
+    let said = process.errors();
+    let times = said.matches("the limit of open files allows").count();
+    assert_eq!(times, 1, "{said}");
 }
 
 #[test]

@@ -5,16 +5,19 @@
 //! path made of their values, and what it leaves behind is handed on. Where a router of axum is around ours, that is
 //! added to what the outer one left. `MatchedPath` is made the same way, of the template itself.
 
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::{
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
 
-use axum::body::Body;
-use axum::extract::{MatchedPath, OriginalUri, Request};
+use axum::{
+    body::Body,
+    extract::{MatchedPath, OriginalUri, Request},
+};
 use http::Extensions;
 use tower_service::Service;
 
-use crate::matcher::pattern::Pattern;
-use crate::params::Params;
+use crate::{matcher::pattern::Pattern, params::Params};
 
 /// What follows the parameters: the last one in a path is never empty, as the others may be.
 const END: &str = "/-";

@@ -1,17 +1,17 @@
 //! The body of requests and responses.
 
-use std::any::Any;
-use std::borrow::Cow;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::{
+    any::Any,
+    borrow::Cow,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use axum_core::BoxError;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use crate::params::RouteMatch;
-use crate::recycled_box::RecycledBox;
-use crate::table::RouteInfo;
+use crate::{params::RouteMatch, recycled_box::RecycledBox, table::RouteInfo};
 
 /// The body of a request or response: empty, one piece, or a stream in a box.
 ///

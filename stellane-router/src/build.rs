@@ -6,19 +6,23 @@ use std::sync::OnceLock;
 
 use http::HeaderValue;
 
-use crate::compiled::{Definition, Entry, NO_ENTRY, Routes};
-use crate::conflicts;
 #[cfg(feature = "axum-08")]
 use crate::handler::{ForeignExtractor, Reads};
-use crate::host::HostPattern;
-use crate::matcher::exact::Exact;
-use crate::matcher::pattern::{Fault, Pattern, Token};
-use crate::matcher::segment::{sample, segments};
-use crate::matcher::tree::Tree;
-use crate::methods::{self, Methods};
-use crate::report::{BuildReport, Problem};
-use crate::table::SlashPolicy;
-use crate::unreachable;
+use crate::{
+    compiled::{Definition, Entry, NO_ENTRY, Routes},
+    conflicts,
+    host::HostPattern,
+    matcher::{
+        exact::Exact,
+        pattern::{Fault, Pattern, Token},
+        segment::{sample, segments},
+        tree::Tree,
+    },
+    methods::{self, Methods},
+    report::{BuildReport, Problem},
+    table::SlashPolicy,
+    unreachable,
+};
 
 impl Routes {
     pub(crate) fn build(

@@ -1,19 +1,20 @@
 //! Declaring routes.
 
-use std::fmt;
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use http::Method;
 
-use crate::compiled::{Compiled, Definition};
-use crate::config::RouterConfig;
-use crate::endpoint::{Endpoint, ScopeService};
-use crate::handler::{ForeignExtractor, Handler, HandlerEndpoint, Reads, foreign};
-use crate::methods::IntoMethods;
-use crate::report::{BuildReport, Problem};
-use crate::router::Router;
-use crate::scope::Wrap;
-use crate::table::SlashPolicy;
+use crate::{
+    compiled::{Compiled, Definition},
+    config::RouterConfig,
+    endpoint::{Endpoint, ScopeService},
+    handler::{ForeignExtractor, Handler, HandlerEndpoint, Reads, foreign},
+    methods::IntoMethods,
+    report::{BuildReport, Problem},
+    router::Router,
+    scope::Wrap,
+    table::SlashPolicy,
+};
 
 /// Collects routes; the order in which they are added means nothing.
 ///

@@ -1,19 +1,25 @@
 //! The compiled, immutable form of the routes: what a request meets.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
 
 use http::{HeaderValue, Method};
 
-use crate::endpoint::{Endpoint, OwnEndpoint};
-use crate::handler::ForeignExtractor;
-use crate::host::{HostPattern, host_of};
-use crate::matcher::exact::Exact;
-use crate::matcher::pattern::Pattern;
-use crate::matcher::tree::{Spans, Tree, Visit};
-use crate::methods::{self, Methods};
-use crate::report::{BuildReport, Problem};
-use crate::table::{RouteId, SlashPolicy};
+use crate::{
+    endpoint::{Endpoint, OwnEndpoint},
+    handler::ForeignExtractor,
+    host::{HostPattern, host_of},
+    matcher::{
+        exact::Exact,
+        pattern::Pattern,
+        tree::{Spans, Tree, Visit},
+    },
+    methods::{self, Methods},
+    report::{BuildReport, Problem},
+    table::{RouteId, SlashPolicy},
+};
 
 /// A route as declared, prefixes and layers applied.
 #[derive(Clone)]

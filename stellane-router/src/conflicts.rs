@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::compiled::{Entry, chain};
-use crate::matcher::constraint::Constraint;
-use crate::matcher::pattern::{Pattern, Token};
-use crate::matcher::rivals::Rivals;
-use crate::matcher::segment::{Part, Segment, common_path, sample, segments};
-use crate::matcher::tree::read;
-use crate::report::{BuildReport, Problem};
+use crate::{
+    compiled::{Entry, chain},
+    matcher::{
+        constraint::Constraint,
+        pattern::{Pattern, Token},
+        rivals::Rivals,
+        segment::{Part, Segment, common_path, sample, segments},
+        tree::read,
+    },
+    report::{BuildReport, Problem},
+};
 
 /// More than anyone reads.
 const MAX_CONFLICTS: usize = 100;

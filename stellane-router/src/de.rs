@@ -1,14 +1,13 @@
 //! The parameters of a match as a deserializer.
 
-use std::borrow::Cow;
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use percent_encoding::percent_decode_str;
-use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
+use serde::de::{
+    self, DeserializeSeed, Deserializer, IntoDeserializer, Visitor, value::StrDeserializer,
+};
 
-use crate::params::Params;
-use crate::scan;
+use crate::{params::Params, scan};
 
 #[derive(Debug)]
 pub(crate) struct Error {

@@ -1,28 +1,34 @@
 //! What answers a matched request.
 
-use std::convert::Infallible;
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum_core::BoxError;
 use bytes::Bytes;
-use http::header::{ALLOW, HeaderValue};
-use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Request, Response, StatusCode, Uri};
+use http::{
+    Request, Response, StatusCode, Uri,
+    header::{ALLOW, HeaderValue},
+    request::Parts,
+    uri::PathAndQuery,
+};
 use tower_service::Service;
 
-use crate::body::Body;
-use crate::compiled::Compiled;
-use crate::matcher::tree::Spans;
 #[cfg(feature = "axum-08")]
 use crate::params::Params;
-use crate::params::{RouteMatch, WithMatch, current_match};
-use crate::recycled_box::{RecycledBox, RecycledFuture};
-use crate::table::{RouteId, RouteTable};
+use crate::{
+    body::Body,
+    compiled::Compiled,
+    matcher::tree::Spans,
+    params::{RouteMatch, WithMatch, current_match},
+    recycled_box::{RecycledBox, RecycledFuture},
+    table::{RouteId, RouteTable},
+};
 
 /// A match, borrowed from the table that found it.
 #[derive(Clone, Copy)]

@@ -2,12 +2,16 @@
 
 use std::fmt::Write as _;
 
-use crate::compiled::Entry;
-use crate::escape;
-use crate::host::HostPattern;
-use crate::matcher::pattern::Pattern;
-use crate::matcher::tree::{Spans, read};
-use crate::methods::Methods;
+use crate::{
+    compiled::Entry,
+    escape,
+    host::HostPattern,
+    matcher::{
+        pattern::Pattern,
+        tree::{Spans, read},
+    },
+    methods::Methods,
+};
 
 /// The routes that match a path in order of preference; if none does, those that come closest.
 pub(crate) fn explain(entries: &[Entry], methods: &Methods, path: &str) -> String {

@@ -1,22 +1,25 @@
 //! The future of a router.
 
-use std::convert::Infallible;
-use std::fmt;
-use std::future::Future;
-use std::mem;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use http::Response;
-use http::header::CONTENT_LENGTH;
+use http::{Response, header::CONTENT_LENGTH};
 use http_body::Body as _;
 
-use crate::body::Body;
-use crate::compiled::Compiled;
-use crate::endpoint::Answer;
-use crate::recycled_box::{RecycledBox, RecycledFuture};
-use crate::table::{RouteId, RouteInfo, RouteTable};
+use crate::{
+    body::Body,
+    compiled::Compiled,
+    endpoint::Answer,
+    recycled_box::{RecycledBox, RecycledFuture},
+    table::{RouteId, RouteInfo, RouteTable},
+};
 
 /// The future of a [`Router`](crate::Router).
 #[derive(Debug)]

@@ -1,22 +1,25 @@
 //! Async functions as endpoints.
 
-use std::future::Future;
-use std::marker::PhantomData;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::{
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use axum_core::extract::{FromRequest, FromRequestParts};
-use http::request::Parts;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, request::Parts};
 use pin_project_lite::pin_project;
 
-use crate::body::Body;
-use crate::endpoint::{Answer, Endpoint, Matched};
-use crate::params::WithMatch;
-use crate::recycled_box::{RecycledBox, RecycledFuture};
-use crate::reply::{IntoReply, from_axum};
-use crate::report::Problem;
+use crate::{
+    body::Body,
+    endpoint::{Answer, Endpoint, Matched},
+    params::WithMatch,
+    recycled_box::{RecycledBox, RecycledFuture},
+    reply::{IntoReply, from_axum},
+    report::Problem,
+};
 
 /// Marks handlers whose arguments are all [`FromRequestParts`].
 #[derive(Debug)]

@@ -2,16 +2,21 @@
 
 use std::cell::RefCell;
 
-use axum_core::extract::{FromRequest, Request};
-use axum_core::response::{IntoResponse, Response};
+use axum_core::{
+    extract::{FromRequest, Request},
+    response::{IntoResponse, Response},
+};
 use bytes::Bytes;
-use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use http::{
+    StatusCode,
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::body::Body;
-use crate::reply::{IntoReply, Native, typed};
+use crate::{
+    body::Body,
+    reply::{IntoReply, Native, typed},
+};
 
 /// JSON in a request or a response.
 ///

@@ -1,22 +1,25 @@
 //! Matching in front of any other service.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use arc_swap::ArcSwap;
-use http::Request;
-use http::uri::PathAndQuery;
+use http::{Request, uri::PathAndQuery};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::compiled::{AnyLeaf, Compiled};
-use crate::matcher::tree::Spans;
-use crate::params::RouteMatch;
-use crate::stats::{Count, RouteLayerStats};
-use crate::table::{RouteId, RouteTable};
-use crate::{escape, host};
+use crate::{
+    compiled::{AnyLeaf, Compiled},
+    escape, host,
+    matcher::tree::Spans,
+    params::RouteMatch,
+    stats::{Count, RouteLayerStats},
+    table::{RouteId, RouteTable},
+};
 
 /// Matches the path of every request and leaves one [`RouteMatch`] extension for the service inside:
 /// an axum router, tonic, anything.

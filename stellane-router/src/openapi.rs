@@ -3,9 +3,10 @@
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
-use crate::matcher::constraint::Constraint;
-use crate::matcher::pattern::Token;
-use crate::table::{RouteInfo, RouteTable};
+use crate::{
+    matcher::{constraint::Constraint, pattern::Token},
+    table::{RouteInfo, RouteTable},
+};
 
 /// A route, as an OpenAPI document lists it: one operation for each method.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

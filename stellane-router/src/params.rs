@@ -1,27 +1,33 @@
 //! The match a request leaves behind, and its parameters.
 
-use std::borrow::Cow;
-use std::cell::Cell;
-use std::convert::Infallible;
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
-use std::ptr::NonNull;
-use std::str::{FromStr, Utf8Error};
-use std::task::{Context, Poll};
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    ptr::NonNull,
+    str::{FromStr, Utf8Error},
+    task::{Context, Poll},
+};
 
-use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
-use axum_core::response::{IntoResponse, Response};
-use http::StatusCode;
-use http::request::Parts;
-use http::uri::PathAndQuery;
+use axum_core::{
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, request::Parts, uri::PathAndQuery};
 use percent_encoding::percent_decode_str;
 use pin_project_lite::pin_project;
 
-use crate::endpoint::Matched;
-use crate::matcher::pattern::{Param, Token};
-use crate::matcher::tree::Spans;
-use crate::table::{RouteId, RouteInfo, RouteTable};
+use crate::{
+    endpoint::Matched,
+    matcher::{
+        pattern::{Param, Token},
+        tree::Spans,
+    },
+    table::{RouteId, RouteInfo, RouteTable},
+};
 
 /// The route a request matched and its parameters, as a value of its own.
 ///

@@ -2,14 +2,17 @@
 
 use std::fmt;
 
-use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
-use axum_core::response::{IntoResponse, Response};
-use http::StatusCode;
-use http::request::Parts;
+use axum_core::{
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
 
-use crate::de::ParamsDeserializer;
-use crate::params::{NoRoute, Params, with_match};
+use crate::{
+    de::ParamsDeserializer,
+    params::{NoRoute, Params, with_match},
+};
 
 /// The parameters of the path, decoded and parsed: one value, a tuple in the order of the template,
 /// or a struct by name.

@@ -4,15 +4,17 @@
 //! that memory from the allocator for every request is what this avoids: blocks of four sizes are
 //! kept by the thread that freed them, a bounded number of each.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::cell::Cell;
-use std::fmt;
-use std::future::Future;
-use std::mem::ManuallyDrop;
-use std::ops::Deref;
-use std::pin::Pin;
-use std::ptr::{self, NonNull};
-use std::task::{Context, Poll};
+use std::{
+    alloc::{Layout, alloc, dealloc, handle_alloc_error},
+    cell::Cell,
+    fmt,
+    future::Future,
+    mem::ManuallyDrop,
+    ops::Deref,
+    pin::Pin,
+    ptr::{self, NonNull},
+    task::{Context, Poll},
+};
 
 const ALIGN: usize = 16;
 /// Block sizes, and how many of each a thread keeps: at most 224 KiB in all.

@@ -1,12 +1,13 @@
 //! What handlers return.
 
-use std::borrow::Cow;
-use std::mem;
+use std::{borrow::Cow, mem};
 
 use axum_core::response::IntoResponse;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{Response, StatusCode};
+use http::{
+    Response, StatusCode,
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue},
+};
 
 use crate::body::{Body, cast};
 

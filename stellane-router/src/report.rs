@@ -1,7 +1,6 @@
 //! What is wrong with a set of routes, all of it at once.
 
-use std::error::Error;
-use std::fmt;
+use std::{error::Error, fmt};
 
 /// Everything that kept a table from being built.
 ///

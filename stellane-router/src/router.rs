@@ -1,10 +1,14 @@
 //! The router as a service.
 
-use std::convert::Infallible;
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
 
 use arc_swap::ArcSwap;
 use axum_core::BoxError;
@@ -12,18 +16,20 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use crate::body::Body;
-use crate::builder::RouterBuilder;
-use crate::compiled::{Compiled, Found};
-use crate::endpoint::Matched;
-use crate::escape::is_canonical;
-use crate::future::RouteFuture;
-use crate::host;
-use crate::matcher::tree::Spans;
-use crate::methods;
-use crate::seldom::{Own, Seldom};
-use crate::stats::{Counts, RouterStats};
-use crate::table::{RouteId, RouteInfo, RouteTable};
+use crate::{
+    body::Body,
+    builder::RouterBuilder,
+    compiled::{Compiled, Found},
+    endpoint::Matched,
+    escape::is_canonical,
+    future::RouteFuture,
+    host,
+    matcher::tree::Spans,
+    methods,
+    seldom::{Own, Seldom},
+    stats::{Counts, RouterStats},
+    table::{RouteId, RouteInfo, RouteTable},
+};
 
 /// A tower service that finds the handler of a request and calls it.
 ///

@@ -1,19 +1,19 @@
 //! The layers of a scope, and what becomes of it when it is flattened.
 
-use std::convert::Infallible;
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
-use axum_core::BoxError;
-use axum_core::response::IntoResponse;
+use axum_core::{BoxError, response::IntoResponse};
 use bytes::Bytes;
 use http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::body::Body;
-use crate::builder::RouterBuilder;
-use crate::compiled::Definition;
-use crate::endpoint::{Endpoint, OwnEndpoint, Route, ScopeService, ServiceEndpoint, TakesAxumBody};
+use crate::{
+    body::Body,
+    builder::RouterBuilder,
+    compiled::Definition,
+    endpoint::{Endpoint, OwnEndpoint, Route, ScopeService, ServiceEndpoint, TakesAxumBody},
+};
 
 /// A layer of a scope.
 pub(crate) struct Wrap {

@@ -1,21 +1,26 @@
 //! What a request meets that no handler answers as it is.
 
-use std::borrow::Cow;
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use http::header::{HeaderValue, LOCATION};
-use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Response, StatusCode, Uri};
+use http::{
+    Response, StatusCode, Uri,
+    header::{HeaderValue, LOCATION},
+    request::Parts,
+    uri::PathAndQuery,
+};
 
-use crate::body::Body;
-use crate::compiled::{Compiled, Found};
-use crate::endpoint::{self, Endpoint, Matched, OwnReply};
-use crate::future::RouteFuture;
-use crate::matcher::tree::Spans;
-use crate::stats::Counts;
-use crate::table::{RouteId, SlashPolicy};
-use crate::{escape, host, methods, reply};
+use crate::{
+    body::Body,
+    compiled::{Compiled, Found},
+    endpoint::{self, Endpoint, Matched, OwnReply},
+    escape,
+    future::RouteFuture,
+    host,
+    matcher::tree::Spans,
+    methods, reply,
+    stats::Counts,
+    table::{RouteId, SlashPolicy},
+};
 
 /// An answer of the router's own to a path that exists.
 pub(crate) struct Own {

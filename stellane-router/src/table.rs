@@ -1,18 +1,17 @@
 //! The route table as users see it.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::sync::Arc;
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use http::Method;
 
-use crate::compiled::{AnyLeaf, Compiled, Definition};
-use crate::escape;
-use crate::explain;
-use crate::matcher::tree::Spans;
-use crate::params::Params;
-use crate::report::{BuildReport, Problem};
-use crate::scan;
+use crate::{
+    compiled::{AnyLeaf, Compiled, Definition},
+    escape, explain,
+    matcher::tree::Spans,
+    params::Params,
+    report::{BuildReport, Problem},
+    scan,
+};
 
 /// The number of a route in its table; the same for the same set of routes, however they were added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

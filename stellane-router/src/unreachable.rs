@@ -4,13 +4,17 @@
 //! and `{*rest}`, which is `{+rest}` or nothing. Of any other parameter a narrower one leaves something.
 //! So templates with neither are not looked at.
 
-use crate::compiled::{Entry, chain};
-use crate::matcher::constraint::Constraint;
-use crate::matcher::param::{ParamKey, Tail};
-use crate::matcher::pattern::{Least, Pattern, Token};
-use crate::matcher::segment::{Part, Segment, contains, sample, segments};
-use crate::matcher::tree::{Spans, Tree, Visit};
-use crate::report::{BuildReport, Problem};
+use crate::{
+    compiled::{Entry, chain},
+    matcher::{
+        constraint::Constraint,
+        param::{ParamKey, Tail},
+        pattern::{Least, Pattern, Token},
+        segment::{Part, Segment, contains, sample, segments},
+        tree::{Spans, Tree, Visit},
+    },
+    report::{BuildReport, Problem},
+};
 
 /// The most pieces of a template that are looked at; if it has more, nothing is certain.
 const MAX_PIECES: usize = 64;

@@ -1,16 +1,19 @@
 //! Paths made from templates: the way back.
 
-use std::error::Error;
-use std::fmt::{self, Display};
-use std::marker::PhantomData;
+use std::{
+    error::Error,
+    fmt::{self, Display},
+    marker::PhantomData,
+};
 
 use percent_encoding::percent_decode;
 
-use crate::compiled::Entry;
-use crate::escape::{self, is_unreserved};
-use crate::matcher::pattern::Token;
-use crate::matcher::tree::read;
-use crate::table::{RouteId, RouteTable};
+use crate::{
+    compiled::Entry,
+    escape::{self, is_unreserved},
+    matcher::{pattern::Token, tree::read},
+    table::{RouteId, RouteTable},
+};
 
 /// Values for the parameters of a template, in its order: a tuple of up to 12 that can be displayed.
 pub trait UrlValues {

@@ -2,21 +2,24 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::{collections::BTreeMap, convert::Infallible};
 
-use axum::Router as Axum;
-use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, MatchedPath, OriginalUri, Path, RawPathParams};
-use axum::routing::get;
+use axum::{
+    Router as Axum,
+    body::Body,
+    extract::{
+        FromRequestParts, MatchedPath, OriginalUri, Path, RawPathParams, rejection::PathRejection,
+    },
+    routing::get,
+};
 use bytes::Bytes;
-use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, request::Parts};
 use http_body_util::BodyExt;
 use stellane_router::Router;
-use support::grammar::{cases, random};
-use support::now;
+use support::{
+    grammar::{cases, random},
+    now,
+};
 use tower::{Service, ServiceExt};
 
 /// An extractor of someone's own, which asks axum's.

@@ -4,8 +4,7 @@ mod support;
 
 use std::collections::HashMap;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{MatchedPath, OriginalUri, Path, RawPathParams};
+use axum::extract::{MatchedPath, OriginalUri, Path, RawPathParams, rejection::PathRejection};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use stellane_router::{Problem, Router, RouterBuilder};

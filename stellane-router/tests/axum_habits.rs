@@ -2,16 +2,22 @@
 
 mod support;
 
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
 
-use axum::extract::Request as AxumRequest;
-use axum::middleware::{Next, from_fn};
+use axum::{
+    extract::Request as AxumRequest,
+    middleware::{Next, from_fn},
+};
 use http::{Method, Request, Response, StatusCode, header};
 use stellane_router::{Body, Path, RouteMatch, Router};
 use support::{call, get, request, send, text};
-use tower::util::{MapRequestLayer, MapResponseLayer};
-use tower::{Layer, Service, service_fn};
+use tower::{
+    Layer, Service, service_fn,
+    util::{MapRequestLayer, MapResponseLayer},
+};
 use tower_http::cors::CorsLayer;
 
 fn tag(
@@ -417,9 +423,11 @@ fn a_layer_may_fail() {
         }
     }
     mod futures {
-        use std::future::Future;
-        use std::pin::Pin;
-        use std::task::{Context, Poll, ready};
+        use std::{
+            future::Future,
+            pin::Pin,
+            task::{Context, Poll, ready},
+        };
         pub(super) enum Either<F> {
             Refused(Option<String>),
             Inner(F),

@@ -1,7 +1,9 @@
 //! What building a table costs, and what it then takes of memory.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
 
 use stellane_router::RouteTable;
 

@@ -8,8 +8,10 @@ mod support;
 
 use http::StatusCode;
 use stellane_router::{Problem, RouteTable};
-use support::grammar::{Grammar, KINDS, NARROW, cases, random};
-use support::reader::{self, Reading};
+use support::{
+    grammar::{Grammar, KINDS, NARROW, cases, random},
+    reader::{self, Reading},
+};
 
 fn answer(table: &RouteTable, path: &str) -> Option<(String, Vec<String>)> {
     let found = table.find(path)?;

@@ -3,8 +3,10 @@
 //! `STELLANE_ATTACK=10000000 cargo test --release -p stellane-router --test interner_attack` is the
 //! full form; the default is small enough for every run.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use stellane_router::Interner;
 

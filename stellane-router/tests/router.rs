@@ -2,11 +2,12 @@
 
 mod support;
 
-use std::convert::Infallible;
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
-use axum::extract::{Query, State};
-use axum::response::IntoResponse;
+use axum::{
+    extract::{Query, State},
+    response::IntoResponse,
+};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use stellane_router::{
     Body, Json, Path, RouteLayer, RouteMatch, RouteTable, Router, RouterBuilder, SlashPolicy,

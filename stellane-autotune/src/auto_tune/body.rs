@@ -1,5 +1,7 @@
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;

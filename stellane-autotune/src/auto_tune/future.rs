@@ -1,12 +1,13 @@
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::AutoTuneBody;
-use super::traffic::Passage;
+use super::{AutoTuneBody, traffic::Passage};
 use crate::ResponseHead;
 
 pin_project! {

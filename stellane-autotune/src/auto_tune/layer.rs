@@ -2,8 +2,7 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use super::traffic::Traffic;
-use super::{AutoTuneService, TrafficStats};
+use super::{AutoTuneService, TrafficStats, traffic::Traffic};
 use crate::{AutoTuner, AutoTunerBuilder, BuildError};
 
 /// Watches the requests that pass, and turns what it was given to turn, of whatever stack.

@@ -1,12 +1,16 @@
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::traffic::{Passage, Traffic};
-use super::{AutoTuneBody, AutoTuneFuture};
+use super::{
+    AutoTuneBody, AutoTuneFuture,
+    traffic::{Passage, Traffic},
+};
 
 /// The service of [`AutoTuneLayer`](super::AutoTuneLayer).
 #[derive(Debug, Clone)]

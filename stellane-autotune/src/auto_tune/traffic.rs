@@ -1,10 +1,16 @@
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::available_parallelism;
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::available_parallelism,
+};
 
-use crate::limit::slot;
-use crate::limit::{BUCKETS, Shard};
-use crate::{Clock, Latencies, Outcome, ResponseHead, Signal, names};
+use crate::{
+    Clock, Latencies, Outcome, ResponseHead, Signal,
+    limit::{BUCKETS, Shard, thread_number},
+    names,
+};
 
 /// What an [`AutoTuneLayer`](super::AutoTuneLayer) has seen so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,7 +55,7 @@ impl Traffic {
             failed: AtomicU64::new(0),
         };
         // The last one is for all threads that have no number.
-        let recorders = (0..=(2 * threads).min(slot::NUMBERS)).map(|_| recorder());
+        let recorders = (0..=(2 * threads).min(thread_number::NUMBERS)).map(|_| recorder());
         Self {
             clock,
             recorders: recorders.collect(),
@@ -110,7 +116,7 @@ impl Traffic {
 
     /// The recorder of this thread, and whether no other thread writes to it.
     fn recorder(&self) -> (&Recorder, bool) {
-        let (thread, shared) = (slot::current(), self.recorders.len() - 1);
+        let (thread, shared) = (thread_number::current(), self.recorders.len() - 1);
         (&self.recorders[thread.min(shared)], thread < shared)
     }
 }
@@ -125,7 +131,7 @@ pub(super) struct Passage {
 impl Passage {
     pub(super) fn begin(traffic: &Arc<Traffic>) -> Self {
         let (recorder, exclusive) = traffic.recorder();
-        slot::add(&recorder.in_flight, exclusive);
+        thread_number::add(&recorder.in_flight, exclusive);
         Self {
             began: traffic.clock.nanos(),
             traffic: Arc::clone(traffic),
@@ -136,13 +142,13 @@ impl Passage {
     pub(super) fn answer(&self, head: ResponseHead<'_>) {
         let (recorder, exclusive) = self.traffic.recorder();
         match head.default_outcome() {
-            Outcome::Overload => slot::add(&recorder.refused, exclusive),
+            Outcome::Overload => thread_number::add(&recorder.refused, exclusive),
             Outcome::Ignore if head.status.is_server_error() => {
-                slot::add(&recorder.failed, exclusive);
+                thread_number::add(&recorder.failed, exclusive);
             }
             _ => {
                 let latency = self.traffic.clock.nanos().saturating_sub(self.began);
-                slot::add(&recorder.answered, exclusive);
+                thread_number::add(&recorder.answered, exclusive);
                 recorder.latencies.record(latency, exclusive);
             }
         }
@@ -151,13 +157,13 @@ impl Passage {
     /// The service has returned an error.
     pub(super) fn fail(&self) {
         let (recorder, exclusive) = self.traffic.recorder();
-        slot::add(&recorder.failed, exclusive);
+        thread_number::add(&recorder.failed, exclusive);
     }
 }
 
 impl Drop for Passage {
     fn drop(&mut self) {
         let (recorder, exclusive) = self.traffic.recorder();
-        slot::change(&recorder.in_flight, u64::MAX, exclusive);
+        thread_number::change(&recorder.in_flight, u64::MAX, exclusive);
     }
 }

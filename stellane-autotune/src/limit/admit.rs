@@ -1,15 +1,14 @@
-use std::sync::Arc;
-use std::task::{Context, Poll};
 #[cfg(feature = "tokio")]
 use std::time::Duration;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use super::keys::Keys;
-use super::shared::Shared;
-use super::wait::Queued;
-use super::{AdaptiveLimit, Class, Permit, Shed};
+use super::{AdaptiveLimit, Class, Permit, Shed, keys::Keys, shared::Shared, wait::Queued};
 
 /// What a limit says to a request.
-pub(super) enum Admission {
+pub(super) enum Decision {
     Now(Permit),
     Later(Turn),
     Never(Shed),
@@ -29,7 +28,7 @@ enum Awaited {
 }
 
 impl AdaptiveLimit {
-    pub(super) fn admit(&self, class: Class, keys: Keys) -> Admission {
+    pub(super) fn admit(&self, class: Class, keys: Keys) -> Decision {
         let seats = match self.take_seat(class) {
             Ok(seat) => return self.admit_seated(class, keys, seat),
             Err(seats) => seats,
@@ -37,7 +36,7 @@ impl AdaptiveLimit {
         let awaited = Awaited::Seat(Arc::clone(seats));
         self.queue(class, keys, awaited).unwrap_or_else(|| {
             self.shared.shed(class, Shed::ClassFull);
-            Admission::Never(Shed::ClassFull)
+            Decision::Never(Shed::ClassFull)
         })
     }
 
@@ -53,11 +52,11 @@ impl AdaptiveLimit {
         }
     }
 
-    fn admit_seated(&self, class: Class, keys: Keys, seat: Option<Permit>) -> Admission {
+    fn admit_seated(&self, class: Class, keys: Keys, seat: Option<Permit>) -> Decision {
         let shared = &self.shared;
         if shared.try_enter(class, keys, false) {
             let permit = Permit::new(Arc::clone(shared), class, keys);
-            return Admission::Now(permit.with_seat(seat));
+            return Decision::Now(permit.with_seat(seat));
         }
         let reason = match shared.may_wait() {
             Some(_) => Shed::QueueFull,
@@ -66,12 +65,12 @@ impl AdaptiveLimit {
         self.queue(class, keys, Awaited::Place { seat })
             .unwrap_or_else(|| {
                 shared.shed(class, reason);
-                Admission::Never(reason)
+                Decision::Never(reason)
             })
     }
 
     /// None if it may not wait, or too many do.
-    fn queue(&self, class: Class, keys: Keys, awaited: Awaited) -> Option<Admission> {
+    fn queue(&self, class: Class, keys: Keys, awaited: Awaited) -> Option<Decision> {
         let max_waiters = self.settings.max_waiters;
         let queued = match &awaited {
             Awaited::Seat(seats) => {
@@ -83,7 +82,7 @@ impl AdaptiveLimit {
                 Queued::join(&self.shared, class, keys, max_waiters)
             }
         };
-        Some(Admission::Later(Turn {
+        Some(Decision::Later(Turn {
             queued: queued?,
             class,
             keys,
@@ -125,11 +124,11 @@ impl Turn {
     }
 
     /// What comes next, once it was granted.
-    pub(super) fn proceed(self, limit: &AdaptiveLimit) -> Admission {
+    pub(super) fn proceed(self, limit: &AdaptiveLimit) -> Decision {
         let permit = self.queued.into_permit();
         match self.awaited {
             Awaited::Seat(_) => limit.admit_seated(self.class, self.keys, Some(permit)),
-            Awaited::Place { seat } => Admission::Now(permit.with_seat(seat)),
+            Awaited::Place { seat } => Decision::Now(permit.with_seat(seat)),
         }
     }
 }

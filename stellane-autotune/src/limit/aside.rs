@@ -2,8 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::shared::Shared;
-use super::slot;
+use super::{shared::Shared, thread_number};
 
 /// Requests in flight by the generation that they came with: of each thread those it let in, less those it let out,
 /// so that only the sums of all threads mean something. The last are those that have been set aside.
@@ -65,7 +64,7 @@ impl Shared {
     #[inline]
     fn change_age(&self, index: usize, by: u64) {
         let (recorder, exclusive) = self.recorder();
-        slot::change(&recorder.ages[index], by, exclusive);
+        thread_number::change(&recorder.ages[index], by, exclusive);
     }
 
     fn age_sum(&self, index: usize) -> u64 {

@@ -84,8 +84,7 @@ impl From<f64> for ClassConfig {
 mod de {
     use std::fmt;
 
-    use serde::de::value::MapAccessDeserializer;
-    use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+    use serde::de::{Deserialize, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
     use super::ClassConfig;
 

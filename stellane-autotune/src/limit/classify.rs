@@ -1,12 +1,10 @@
-use std::fmt;
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use http::header::CONTENT_TYPE;
-use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{
+    Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri, header::CONTENT_TYPE,
+};
 
-use super::keys::Keys;
-use super::shared::Shared;
-use super::{Class, Key, OnRefusal, Outcome};
+use super::{Class, Key, OnRefusal, Outcome, keys::Keys, shared::Shared};
 
 /// A request without its body, for those who classify.
 #[derive(Debug, Clone, Copy)]

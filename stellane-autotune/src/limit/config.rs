@@ -1,6 +1,4 @@
-use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use super::{AlgorithmKind, ClassConfig};
 use crate::ConfigError;

@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use super::keys::{DEBT, HELD, Keys};
-use super::shared::Shared;
+use super::{
+    keys::{DEBT, HELD, Keys},
+    shared::Shared,
+};
 
 /// Whether the last quarter is kept, which only makes sense while somebody else may ask for it.
 ///

@@ -1,7 +1,9 @@
-use std::fmt;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -9,11 +11,11 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::admit::{Admission, Turn};
-use super::classify::OutcomeFn;
 use super::{
     AdaptiveLimit, Hold, LimitBody, LimitRequestBody, OnRefusal, Outcome, Permit, ResponseHead,
     Shed,
+    admit::{Decision, Turn},
+    classify::OutcomeFn,
 };
 use crate::overload::{self, Deadline, TimeOut, Timed};
 
@@ -296,7 +298,7 @@ impl<S, B> Waiting<S, B> {
             reason
         } else {
             match turn.proceed(&limit) {
-                Admission::Now(mut permit) => {
+                Decision::Now(mut permit) => {
                     let future = service.call(finish.begun(request, &mut permit));
                     return State::Admitted {
                         future,
@@ -304,13 +306,13 @@ impl<S, B> Waiting<S, B> {
                         finish,
                     };
                 }
-                Admission::Later(turn) => {
+                Decision::Later(turn) => {
                     let waiting = Self::new(service, request, turn, limit, finish, on_refusal);
                     return State::Waiting {
                         waiting: Some(Box::new(waiting)),
                     };
                 }
-                Admission::Never(reason) => reason,
+                Decision::Never(reason) => reason,
             }
         };
         let response = on_refusal.refuse(reason, request, &limit.settings.refusals);

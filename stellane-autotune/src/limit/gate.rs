@@ -1,7 +1,8 @@
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Requests in flight, the limit, and whether somebody waits, in one word: admission is one
 /// compare-and-swap and never exceeds the limit by a race, and a release can't miss who waits.

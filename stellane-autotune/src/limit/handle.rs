@@ -1,13 +1,14 @@
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
-use super::algorithm::{Adaptive, Aimd, Algorithm, AlgorithmKind, Fixed, Gradient2, Vegas};
-use super::keys::Keys;
-use super::shared::{ClassState, Shared, scale_share};
 use super::{
     Class, ClassConfig, Key, Latencies, LimitConfig, LimitEvidence, LimitMode, LimitState,
     LocalSignal, Permit, Shed,
+    algorithm::{Adaptive, Aimd, Algorithm, AlgorithmKind, Fixed, Gradient2, Vegas},
+    keys::Keys,
+    shared::{ClassState, Shared, scale_share},
 };
 use crate::{BuildError, Clock, Signal};
 

@@ -1,7 +1,9 @@
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
-use super::slot;
+use super::thread_number;
 
 /// Sub-buckets per octave: a bucket is 3 % wide.
 const SUB_BITS: u32 = 5;
@@ -28,7 +30,7 @@ impl Shard {
 
     #[inline]
     pub(crate) fn record(&self, nanos: u64, exclusive: bool) {
-        slot::add_short(&self.buckets[bucket_of(nanos)], exclusive);
+        thread_number::add_short(&self.buckets[bucket_of(nanos)], exclusive);
     }
 
     pub(crate) fn add_to(&self, sums: &mut [u32; BUCKETS]) {

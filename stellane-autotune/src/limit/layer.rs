@@ -4,10 +4,9 @@ use bytes::Bytes;
 use http::Response;
 use tower_layer::Layer;
 
-use super::classify::Classifiers;
 use super::{
     AdaptiveLimit, AdaptiveLimitService, Class, Key, OnRefusal, Outcome, RequestHead, ResponseHead,
-    Shed,
+    Shed, classify::Classifiers,
 };
 use crate::overload::OverloadLayer;
 
@@ -16,7 +15,7 @@ use crate::overload::OverloadLayer;
 /// Give the limit a [`LocalSignal`](crate::LocalSignal) if the service runs in this process: handlers that compute keep
 /// later requests waiting in their sockets, where no layer sees them.
 ///
-/// Admission is decided in `call`, never in `poll_ready`: an idle connection holds no place. A
+/// Decision is decided in `call`, never in `poll_ready`: an idle connection holds no place. A
 /// refused request is answered with 503, `Retry-After` and an RFC 9457 body, before its own
 /// body is read and without an allocation. gRPC and gRPC-Web, by the content type of the request, are told in their
 /// own way: no body, status 200, `grpc-status` 14 (8 where a class is full, 4 where a deadline can't be met),

@@ -6,13 +6,17 @@
 //! what was let in is never delayed. Who does that while the limit is reached has a debt: until that request has left,
 //! its key gets no place that others could have, and others may go beyond the limit: see [`Lending::beyond`].
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicU64, Ordering},
+};
 
-use super::aging::{Aging, Epoch};
-use super::keys::{DEBT, Keys, LENT};
-use super::loan::{self, Begun};
-use super::shared::Shared;
+use super::{
+    aging::{Aging, Epoch},
+    keys::{DEBT, Keys, LENT},
+    loan::{self, Begun},
+    shared::Shared,
+};
 
 /// In nanoseconds. Longer than what a connection that is not stalled needs from one frame to the next, and so short
 /// that a request that waits for a place hardly notices.

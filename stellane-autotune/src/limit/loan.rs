@@ -1,7 +1,8 @@
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicU8, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU8, Ordering};
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU8, Ordering};
 
 /// Whether a place is lent, in one byte that the handler of a request and its body change, on any threads: it is as
 /// long as there are both reasons, unless that was not allowed when the second came.

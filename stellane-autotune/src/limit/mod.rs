@@ -1,5 +1,6 @@
 //! A concurrency limit that finds its own value.
 
+pub(crate) mod admission;
 mod admit;
 mod aging;
 pub mod algorithm;
@@ -9,7 +10,6 @@ mod class;
 mod class_config;
 mod classify;
 mod config;
-mod control;
 mod early;
 mod fairness;
 mod future;
@@ -29,10 +29,12 @@ mod refusal;
 mod request_body;
 mod service;
 mod shared;
-pub(crate) mod slot;
-pub(crate) mod visit;
+pub(crate) mod thread_number;
 pub(crate) mod wait;
+mod window_control;
 
+pub(crate) use admission::Admission;
+pub(crate) use algorithm::Window;
 pub use algorithm::{Algorithm, AlgorithmKind, LimitEvidence, LimitState};
 pub use body::LimitBody;
 pub use class::{Class, Outcome, Shed};
@@ -40,17 +42,14 @@ pub use class_config::ClassConfig;
 pub use classify::{RequestHead, ResponseHead};
 pub use config::{Hold, LimitConfig, LimitMode};
 pub use future::LimitFuture;
+pub(crate) use grpc::Dialect;
 pub use handle::{AdaptiveLimit, AdaptiveLimitBuilder, ClassStats, LimitStats};
 pub use histogram::Latencies;
+pub(crate) use histogram::{BUCKETS, Shard};
 pub use keys::Key;
 pub use layer::AdaptiveLimitLayer;
 pub use local_signal::LocalSignal;
 pub use permit::Permit;
+pub(crate) use refusal::{OnRefusal, Refusals};
 pub use request_body::LimitRequestBody;
 pub use service::AdaptiveLimitService;
-
-pub(crate) use algorithm::Window;
-pub(crate) use grpc::Dialect;
-pub(crate) use histogram::{BUCKETS, Shard};
-pub(crate) use refusal::{OnRefusal, Refusals};
-pub(crate) use visit::Visit;

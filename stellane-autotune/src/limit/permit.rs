@@ -1,8 +1,10 @@
 use std::sync::Arc;
 
-use super::keys::{EXEMPT, Keys};
-use super::shared::Shared;
-use super::{Class, Outcome, Visit};
+use super::{
+    Admission, Class, Outcome,
+    keys::{EXEMPT, Keys},
+    shared::Shared,
+};
 
 /// More than a client of health checks has at a time, and no more than one can do harm with.
 const EXEMPT_OF_ONE: u32 = 16;
@@ -13,13 +15,13 @@ const EXEMPT_OF_ONE: u32 = 16;
 #[must_use = "dropping a permit gives the place back at once"]
 pub struct Permit {
     shared: Arc<Shared>,
-    visit: Visit,
+    visit: Admission,
 }
 
 impl Permit {
     #[inline]
     pub(super) fn new(shared: Arc<Shared>, class: Class, keys: Keys) -> Self {
-        let visit = Visit::new(&shared, class, keys);
+        let visit = Admission::new(&shared, class, keys);
         Self { shared, visit }
     }
 
@@ -31,7 +33,7 @@ impl Permit {
         shared.keys.add(keys, EXEMPT);
         Some(Self {
             shared: Arc::clone(shared),
-            visit: Visit::exempt(keys),
+            visit: Admission::exempt(keys),
         })
     }
 
@@ -41,7 +43,7 @@ impl Permit {
         self
     }
 
-    pub(super) fn parts(&mut self) -> (&Arc<Shared>, &mut Visit) {
+    pub(super) fn parts(&mut self) -> (&Arc<Shared>, &mut Admission) {
         (&self.shared, &mut self.visit)
     }
 

@@ -1,15 +1,23 @@
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
 use http_body::Frame;
 
-use super::grpc::{Dialect, GRPC_MESSAGE, GRPC_STATUS};
-use super::{RequestHead, Shed};
+use super::{
+    RequestHead, Shed,
+    grpc::{Dialect, GRPC_MESSAGE, GRPC_STATUS},
+};
 use crate::clock::mix;
 
 /// When a gRPC client that retries may do so: proposal A6 of gRPC.

@@ -1,7 +1,9 @@
-use std::fmt;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;

@@ -1,16 +1,20 @@
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::admit::Admission;
-use super::classify::Classifiers;
-use super::future::{Finish, LimitFuture};
-use super::{AdaptiveLimit, Key, LimitBody, LimitRequestBody, Permit, RequestHead};
+use super::{
+    AdaptiveLimit, Key, LimitBody, LimitRequestBody, Permit, RequestHead,
+    admit::Decision,
+    classify::Classifiers,
+    future::{Finish, LimitFuture},
+};
 use crate::overload::{OverloadLayer, Shared, TimeOut};
 
 /// A service behind an [`AdaptiveLimit`]; made by [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer).
@@ -122,16 +126,16 @@ impl<S> AdaptiveLimitService<S> {
             Finish::new(hold, request.method(), outcome)
         };
         match self.limit.admit(class, keys) {
-            Admission::Now(mut permit) => {
+            Decision::Now(mut permit) => {
                 let finish = finish();
                 let request = finish.begun(request, &mut permit);
                 LimitFuture::admitted(self.inner.call(request), permit, finish)
             }
-            Admission::Never(shed) => {
+            Decision::Never(shed) => {
                 let (on_refusal, settings) = (&self.classifiers.on_refusal, &self.limit.settings);
                 LimitFuture::refused(on_refusal.refuse(shed, request, &settings.refusals))
             }
-            Admission::Later(turn) => {
+            Decision::Later(turn) => {
                 let finish = finish();
                 let ready = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, ready);

@@ -1,17 +1,24 @@
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use super::aside::Ages;
-use super::control::Control;
-use super::fairness::Fairness;
-use super::gate::Gate;
-use super::histogram::Shard;
-use super::keys::{HELD, KeyCounts, Keys};
-use super::lending::Lending;
-use super::wait::Waiters;
-use super::{Algorithm, Class, Hold, LimitMode, LimitState, LocalSignal, Outcome, Shed, slot};
+use super::{
+    Algorithm, Class, Hold, LimitMode, LimitState, LocalSignal, Outcome, Shed,
+    aside::Ages,
+    fairness::Fairness,
+    gate::Gate,
+    histogram::Shard,
+    keys::{HELD, KeyCounts, Keys},
+    lending::Lending,
+    thread_number,
+    wait::Waiters,
+    window_control::WindowControl,
+};
 use crate::clock::Clock;
 
 /// All state of one limit.
@@ -35,7 +42,7 @@ pub(crate) struct Shared {
     pub(super) recorders: Box<[Recorder]>,
     pub(super) classes: Box<[ClassState]>,
     pub(super) waiters: Mutex<Waiters>,
-    pub(super) control: Mutex<Control>,
+    pub(super) control: Mutex<WindowControl>,
     pub(super) clock: Clock,
     /// That of those who come now: see [`Aside`](super::aside::Aside).
     pub(super) generation: AtomicU32,
@@ -150,12 +157,12 @@ impl Shared {
             median: AtomicU64::new(0),
             mode: AtomicU8::new(mode as u8),
             timed_one_of: AtomicU32::new(1),
-            recorders: (0..=(2 * threads).min(slot::NUMBERS))
+            recorders: (0..=(2 * threads).min(thread_number::NUMBERS))
                 .map(|_| recorder())
                 .collect(),
             classes,
             waiters: Mutex::new(Waiters::new(max_wait)),
-            control: Mutex::new(Control::new(algorithm, (min, max))),
+            control: Mutex::new(WindowControl::new(algorithm, (min, max))),
             clock,
             generation: AtomicU32::new(0),
             limit: AtomicU32::new(initial),
@@ -343,8 +350,8 @@ impl Shared {
         self.forget(class, keys);
         let (is_awaited, in_flight) = self.gate.leave();
         let (recorder, exclusive) = self.recorder();
-        slot::add(&recorder.left, exclusive);
-        slot::change(&recorder.in_flight_then, u64::from(in_flight), exclusive);
+        thread_number::add(&recorder.left, exclusive);
+        thread_number::change(&recorder.in_flight_then, u64::from(in_flight), exclusive);
         is_awaited
     }
 
@@ -353,7 +360,7 @@ impl Shared {
     pub(super) fn change_streaming(&self, begins: bool) {
         let (recorder, exclusive) = self.recorder();
         let by = if begins { 1 } else { u64::MAX };
-        slot::change(&recorder.streaming, by, exclusive);
+        thread_number::change(&recorder.streaming, by, exclusive);
     }
 
     /// Requests that are answered and whose bodies are under way.
@@ -393,7 +400,7 @@ impl Shared {
     pub(super) fn record(&self, start: u64, outcome: Outcome) {
         let (recorder, exclusive) = self.recorder();
         if start == UNTIMED && outcome == Outcome::Success {
-            return slot::add(&recorder.untimed, exclusive);
+            return thread_number::add(&recorder.untimed, exclusive);
         }
         let now = self.clock.nanos();
         match outcome {
@@ -402,10 +409,10 @@ impl Shared {
                 recorder.latencies.record(latency, exclusive);
             }
             Outcome::Overload => {
-                slot::add(&recorder.overloads, exclusive);
+                thread_number::add(&recorder.overloads, exclusive);
                 self.on_overload(now);
             }
-            Outcome::Ignore => slot::add(&recorder.ignored, exclusive),
+            Outcome::Ignore => thread_number::add(&recorder.ignored, exclusive),
         }
         // A start in the future means that the clock went back: the window must begin anew.
         if now >= self.due.load(Ordering::Relaxed) || now < start && start != UNTIMED {
@@ -415,13 +422,13 @@ impl Shared {
 
     pub(super) fn record_cancelled(&self) {
         let (recorder, exclusive) = self.recorder();
-        slot::add(&recorder.cancelled, exclusive);
+        thread_number::add(&recorder.cancelled, exclusive);
     }
 
     /// The recorder of this thread, and whether no other thread writes to it.
     #[inline]
     pub(super) fn recorder(&self) -> (&Recorder, bool) {
-        let (thread, shared) = (slot::current(), self.recorders.len() - 1);
+        let (thread, shared) = (thread_number::current(), self.recorders.len() - 1);
         (&self.recorders[thread.min(shared)], thread < shared)
     }
 

@@ -1,12 +1,14 @@
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
-use super::keys::Keys;
-use super::shared::Shared;
-use super::{Class, Permit};
+use super::{Class, Permit, keys::Keys, shared::Shared};
 use crate::clock::saturating_nanos;
 
 /// One request that waits for a place. Who wins the change away from `WAITING` decides: the

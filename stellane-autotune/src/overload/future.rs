@@ -1,8 +1,10 @@
-use std::fmt;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -10,8 +12,10 @@ use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 
 use super::layer::Shared;
-use crate::limit::{Dialect, OnRefusal};
-use crate::{LimitBody, Shed};
+use crate::{
+    LimitBody, Shed,
+    limit::{Dialect, OnRefusal},
+};
 
 pin_project! {
     /// The future of an [`OverloadService`](super::OverloadService).

@@ -1,16 +1,24 @@
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response};
 use tower_layer::Layer;
 
-use super::deadline::{GRPC_TIMEOUT, asked, may_ask};
-use super::{Deadline, OverloadConfig, OverloadService, Pressure};
-use crate::limit::{OnRefusal, Refusals};
-use crate::{AdaptiveLimit, BuildError, Clock, RequestHead, Shed};
+use super::{
+    Deadline, OverloadConfig, OverloadService, Pressure,
+    deadline::{GRPC_TIMEOUT, asked, may_ask},
+};
+use crate::{
+    AdaptiveLimit, BuildError, Clock, RequestHead, Shed,
+    limit::{OnRefusal, Refusals},
+};
 
 /// Reads deadlines, refuses what cannot meet them, passes them on and ends what exceeds them.
 ///

@@ -1,7 +1,11 @@
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 /// How much pressure the process is under, from 0 (none) to 1 (act at once): the highest of all
 /// its sources, each scaled from where it begins to matter to where it must not go.

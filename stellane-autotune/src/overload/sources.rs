@@ -1,7 +1,9 @@
 //! What Linux says about the process, as fractions of its limits; `None` where it says nothing.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Memory as a fraction of its limit, in the control group (version 1 or 2) that is nearest to its own: that of the process
 /// or one above; of the machine where none has a limit. Page cache that can be dropped does not count.

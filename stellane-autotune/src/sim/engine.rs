@@ -1,14 +1,17 @@
-use std::cmp::{Ordering, Reverse};
-use std::collections::{BinaryHeap, VecDeque};
-use std::time::Duration;
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BinaryHeap, VecDeque},
+    time::Duration,
+};
 
-use super::scenario::{Plant, Scenario, exponential};
-use super::service::{Job, Seats};
-use super::sharing::Sharing;
-use super::waiting::{Asking, Waiting, Who};
-use super::{Contender, Run, Sample};
-use crate::clock::Rng;
-use crate::{AdaptiveLimit, LocalSignal, ManualClock, Outcome};
+use super::{
+    Contender, Run, Sample,
+    scenario::{Plant, Scenario, exponential},
+    service::{Job, Seats},
+    sharing::Sharing,
+    waiting::{Asking, Waiting, Who},
+};
+use crate::{AdaptiveLimit, LocalSignal, ManualClock, Outcome, clock::Rng};
 
 /// Runs one scenario.
 #[must_use]

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::Discipline;
-use super::engine::{Engine, Reply, What};
-use super::waiting::{Asking, Who};
+use super::{
+    Discipline,
+    engine::{Engine, Reply, What},
+    waiting::{Asking, Who},
+};
 use crate::{AdaptiveLimit, Outcome, Permit};
 
 /// A request that was let in.

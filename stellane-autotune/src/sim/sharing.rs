@@ -1,5 +1,7 @@
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::BinaryHeap,
+};
 
 use super::scenario::Plant;
 

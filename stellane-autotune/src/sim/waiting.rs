@@ -1,9 +1,10 @@
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Wake, Waker},
+};
 
-use crate::limit::wait::Queued;
-use crate::{AdaptiveLimit, Class, Permit};
+use crate::{AdaptiveLimit, Class, Permit, limit::wait::Queued};
 
 /// A request on its way to the service.
 #[derive(Debug, Clone, Copy)]

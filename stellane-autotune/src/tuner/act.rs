@@ -1,11 +1,13 @@
 //! What the guard rails let happen.
 
-use super::action::Short;
-use super::core::{Decisions, Plan};
-use super::knob::KnobSpec;
-use super::propose::Proposal;
-use super::state::{State, Trial};
-use super::{ActionOutcome, Snapshot, TunerMode, TuningAction};
+use super::{
+    ActionOutcome, Snapshot, TunerMode, TuningAction,
+    action::Short,
+    core::{Decisions, Plan},
+    knob::KnobSpec,
+    propose::Proposal,
+    state::{State, Trial},
+};
 
 impl Plan {
     pub(super) fn act(

@@ -1,13 +1,17 @@
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex},
+};
 
-use super::core::Plan;
-use super::defaults;
-use super::handle::{AutoTuner, Driver, Inner};
-use super::knob::KnobSpec;
-use super::rule::{Objective, Rule};
-use super::subscription::Log;
-use super::{Controller, Knob, Signal, TunerConfig};
+use super::{
+    Controller, Knob, Signal, TunerConfig,
+    core::Plan,
+    defaults,
+    handle::{AutoTuner, Driver, Inner},
+    knob::KnobSpec,
+    rule::{Objective, Rule},
+    subscription::Log,
+};
 use crate::{BuildError, Clock};
 
 /// Builds an [`AutoTuner`].

@@ -1,9 +1,6 @@
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use super::Objective;
-use super::core::Plan;
-use super::state::State;
+use super::{Objective, core::Plan, state::State};
 
 /// Decides one knob by more than thresholds. Pure: what it wishes depends only on the [`View`] and
 /// on its [`Memory`], so that a recorded run can be replayed.

@@ -4,8 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::action::Short;
-use super::{Controller, Memory, Objective, View, Wish};
+use super::{Controller, Memory, Objective, View, Wish, action::Short};
 
 type Name = Cow<'static, str>;
 

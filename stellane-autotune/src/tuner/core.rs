@@ -1,14 +1,15 @@
 //! The tuner without a clock, a thread or a side effect: `(state, snapshot) -> (state, decisions)`.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::controller::{Controller, Memory};
-use super::knob::KnobSpec;
-use super::rule::{Objective, Rule};
-use super::signal::SignalSpec;
-use super::state::{KnobState, RuleState, SignalState, State};
-use super::{ActionOutcome, TunerConfig, TunerMode, TuningAction};
+use super::{
+    ActionOutcome, TunerConfig, TunerMode, TuningAction,
+    controller::{Controller, Memory},
+    knob::KnobSpec,
+    rule::{Objective, Rule},
+    signal::SignalSpec,
+    state::{KnobState, RuleState, SignalState, State},
+};
 
 /// Everything the core is told at one tick. A list of these replays a run.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,15 +1,17 @@
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use super::core::{Decisions, Plan};
-use super::defaults;
-use super::state::State;
-use super::subscription::Log;
 use super::{
     ActionOutcome, AutoTunerBuilder, Knob, KnobStats, Rule, Signal, SignalStats, Snapshot,
     Subscription, TunerMode, TunerStats, TuningAction,
+    core::{Decisions, Plan},
+    defaults,
+    state::State,
+    subscription::Log,
 };
 use crate::clock::Clock;
 

@@ -1,7 +1,4 @@
-use std::fmt;
-use std::ops::RangeInclusive;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 /// A named value that can be changed at run time.
 ///

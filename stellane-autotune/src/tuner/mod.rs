@@ -18,11 +18,12 @@ mod stats;
 mod subscription;
 mod trial;
 
+pub use core::Snapshot;
+
 pub use action::{ActionOutcome, Evidence, TuningAction};
 pub use builder::AutoTunerBuilder;
 pub use config::{TunerConfig, TunerMode};
 pub use controller::{Controller, Memory, View, Wish};
-pub use core::Snapshot;
 pub use defaults::names;
 pub use handle::AutoTuner;
 pub use knob::{Knob, SetResult};

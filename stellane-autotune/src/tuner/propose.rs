@@ -1,11 +1,13 @@
 //! What rules and controllers wish.
 
-use super::action::Short;
-use super::controller::{Controller, Memory, View};
-use super::core::Plan;
-use super::rule::{Change, Condition, Rule};
-use super::state::{RuleState, State};
-use super::{Evidence, Snapshot};
+use super::{
+    Evidence, Snapshot,
+    action::Short,
+    controller::{Controller, Memory, View},
+    core::Plan,
+    rule::{Change, Condition, Rule},
+    state::{RuleState, State},
+};
 
 #[derive(Debug)]
 pub(super) struct Proposal {

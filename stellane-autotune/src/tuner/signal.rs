@@ -1,6 +1,4 @@
-use std::fmt;
-use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::{fmt, ops::RangeInclusive, sync::Arc};
 
 /// A named reading that is sampled at every tick.
 ///

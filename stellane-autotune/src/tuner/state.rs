@@ -1,13 +1,11 @@
 //! What the core remembers.
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-use super::action::Short;
-use super::controller::Memory;
-use super::core::Plan;
-use super::signal::SignalSpec;
-use super::{ActionOutcome, SignalHealth, TunerMode, TuningAction};
+use super::{
+    ActionOutcome, SignalHealth, TunerMode, TuningAction, action::Short, controller::Memory,
+    core::Plan, signal::SignalSpec,
+};
 
 /// After so many repetitions a pause is not doubled any more.
 pub(super) const LONGEST_BACKOFF: u32 = 6;

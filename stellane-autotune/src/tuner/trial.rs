@@ -1,9 +1,11 @@
 //! Whether a change did good.
 
-use super::action::Short;
-use super::core::{Decisions, Plan};
-use super::state::{LONGEST_BACKOFF, State, Trial};
-use super::{ActionOutcome, Evidence, Snapshot, TunerMode, TuningAction};
+use super::{
+    ActionOutcome, Evidence, Snapshot, TunerMode, TuningAction,
+    action::Short,
+    core::{Decisions, Plan},
+    state::{LONGEST_BACKOFF, State, Trial},
+};
 
 enum Verdict {
     /// Clearly better.

@@ -1,8 +1,8 @@
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -11,7 +11,9 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigErrors, Origin, Problem, Profile, RuntimeConfig, Secrets, file, schema};
+use super::{
+    ConfigErrors, Origin, Problem, Profile, RuntimeConfig, Secrets, file, schema, source::Source,
+};
 
 const SECTION_PREFIX: &str = "STELLANE__";
 
@@ -31,12 +33,12 @@ const SHORT_NAMES: [(&str, &str); 5] = [
 #[derive(Default, Clone)]
 #[must_use]
 pub struct Loader {
-    file: Option<Source>,
+    file: Option<TomlFile>,
     env: Vec<(String, String)>,
 }
 
 #[derive(Clone)]
-enum Source {
+enum TomlFile {
     Path(PathBuf),
     Text(PathBuf, String),
 }
@@ -57,13 +59,13 @@ impl Loader {
 
     /// Reads this TOML file. It replaces a file named by `STELLANE_CONFIG`.
     pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.file = Some(Source::Path(path.into()));
+        self.file = Some(TomlFile::Path(path.into()));
         self
     }
 
     /// Takes TOML that is already in memory; `name` stands for the file in messages.
     pub fn text(mut self, name: impl Into<PathBuf>, toml: impl Into<String>) -> Self {
-        self.file = Some(Source::Text(name.into(), toml.into()));
+        self.file = Some(TomlFile::Text(name.into(), toml.into()));
         self
     }
 
@@ -85,7 +87,7 @@ impl Loader {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match &self.file {
-            Some(Source::Path(path) | Source::Text(path, _)) => Some(path),
+            Some(TomlFile::Path(path) | TomlFile::Text(path, _)) => Some(path),
             None => self.variable("STELLANE_CONFIG").map(Path::new),
         }
     }
@@ -94,8 +96,17 @@ impl Loader {
     #[cfg(feature = "reload")]
     pub(super) fn followed(&self) -> Option<&Path> {
         match &self.file {
-            Some(Source::Text(..)) => None,
+            Some(TomlFile::Text(..)) => None,
             _ => self.path(),
+        }
+    }
+
+    /// The same with this text for that of its file.
+    #[cfg(feature = "reload")]
+    pub(super) fn with_content(&self, text: &str) -> Self {
+        match self.path() {
+            Some(path) => self.clone().text(path, text),
+            None => self.clone(),
         }
     }
 
@@ -121,7 +132,7 @@ impl Loader {
     }
 
     /// The same over other defaults than those of a profile.
-    #[cfg(feature = "preset")]
+    #[cfg(any(feature = "preset", feature = "reload"))]
     pub(crate) fn load_over(&self, base: RuntimeConfig) -> Result<RuntimeConfig, ConfigErrors> {
         self.load_with(base, Vec::new())
     }
@@ -131,7 +142,8 @@ impl Loader {
         base: RuntimeConfig,
         mut problems: Vec<Problem>,
     ) -> Result<RuntimeConfig, ConfigErrors> {
-        let (config, origins) = self.merge(base, &mut problems);
+        let text = self.file_text(&mut problems);
+        let (mut config, origins) = self.merge(base.clone(), &text, &mut problems);
 
         let mut invalid = config.problems();
         for problem in &mut invalid {
@@ -141,6 +153,7 @@ impl Loader {
         }
         problems.append(&mut invalid);
         ConfigErrors::check(problems)?;
+        config.source = Source::new(self.clone(), text, base, &config, origins);
         Ok(config)
     }
 
@@ -157,13 +170,14 @@ impl Loader {
     fn merge<T: Serialize + DeserializeOwned + Clone>(
         &self,
         base: T,
+        file: &str,
         problems: &mut Vec<Problem>,
     ) -> (T, BTreeMap<String, Origin>) {
         let Ok(mut merged) = Table::try_from(&base) else {
             return (base, BTreeMap::new());
         };
         let known = merged.clone();
-        let mut settings = self.file_settings(&known, problems);
+        let mut settings = self.file_settings(file, &known, problems);
         settings.append(&mut self.env_settings(&known, problems));
         let mut origins = BTreeMap::new();
         for setting in &settings {
@@ -202,23 +216,33 @@ impl Loader {
         (merged.try_into().unwrap_or(base), origins)
     }
 
-    fn file_settings(&self, known: &Table, problems: &mut Vec<Problem>) -> Vec<Setting> {
+    /// The text of the file; empty where there is none.
+    fn file_text(&self, problems: &mut Vec<Problem>) -> Arc<str> {
+        let text = match (&self.file, self.path()) {
+            (Some(TomlFile::Text(_, text)), _) => return text.as_str().into(),
+            (_, Some(path)) => {
+                file::read_to_start(path).map_err(|why| file::unreadable(path, &why))
+            }
+            (_, None) => return "".into(),
+        };
+        text.unwrap_or_else(|problem| {
+            problems.push(problem);
+            String::new()
+        })
+        .into()
+    }
+
+    fn file_settings(
+        &self,
+        text: &str,
+        known: &Table,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Setting> {
         let Some(path) = self.path() else {
             return Vec::new();
         };
-        let text = match &self.file {
-            Some(Source::Text(_, text)) => Ok(Cow::Borrowed(&**text)),
-            _ => file::read_to_start(path).map(Cow::Owned),
-        };
-        let text = match text {
-            Ok(text) => text,
-            Err(error) => {
-                problems.push(file::unreadable(path, &error));
-                return Vec::new();
-            }
-        };
-        let (document, errors) = DeTable::parse_recoverable(&text);
-        let lines = Lines::of(&text);
+        let (document, errors) = DeTable::parse_recoverable(text);
+        let lines = Lines::of(text);
         let mut broken = BTreeSet::new();
         for error in errors {
             let number = lines.number(error.span().map_or(0, |span| span.start));

@@ -8,9 +8,11 @@ use std::{
 };
 
 use tokio::sync::watch;
-use toml::{Table, Value};
 
-use super::{ConfigErrors, Loader, RuntimeConfig, Secrets, file, live_keys, schema};
+use super::{
+    ConfigErrors, Loader, RuntimeConfig, Secrets, file, live_keys, schema,
+    source::{differences, table},
+};
 use crate::detached::DetachedThread;
 
 /// How often [`ConfigWatcher::run`] looks at the file. A change is applied after two looks that agree.
@@ -54,8 +56,12 @@ pub struct ConfigWatcher {
 
 struct Shared {
     loader: Loader,
+    /// What the loader lays its sources over.
+    base: RuntimeConfig,
+    /// Keys that the program has set: no source changes them.
+    set_by_program: Vec<String>,
     running: watch::Sender<Arc<RuntimeConfig>>,
-    /// What a look at the file saw when the process started with it.
+    /// The file as the process started with it.
     initial: Look,
     /// One reload at a time; holds why the last one failed.
     last_error: Mutex<Option<ConfigErrors>>,
@@ -69,23 +75,49 @@ impl ConfigWatcher {
     /// # Errors
     /// Every mistake in the configuration that the process would start with.
     pub fn new(loader: Loader) -> Result<Self, ConfigErrors> {
-        let initial = Look::at(&loader);
-        let config = match &initial {
-            Look::Content(_) => initial.load(&loader)?,
-            // What can be read but once, such as a pipe, can be started with.
-            Look::Unreadable(_) => loader.load()?,
-        };
-        let config = Arc::new(config);
-        Ok(Self {
+        let config = loader.load()?;
+        let loaded = config.source.loaded().cloned();
+        let (base, text) = loaded.map(|loaded| (loaded.base, loaded.text)).unzip();
+        let (base, text) = (base.unwrap_or_default(), text.unwrap_or_default());
+        Ok(Self::over(loader, text, base, Vec::new(), config))
+    }
+
+    /// Follows what a configuration was loaded from, if that can change. What the program has set since stays.
+    #[cfg(feature = "preset")]
+    pub(crate) fn of(config: &RuntimeConfig) -> Option<Self> {
+        let loaded = config.source.loaded()?;
+        loaded.loader.followed()?;
+        let (loader, text, base) = (&loaded.loader, &loaded.text, &loaded.base);
+        let by_program = loaded.set_by_program(config);
+        Some(Self::over(
+            loader.clone(),
+            text.clone(),
+            base.clone(),
+            by_program,
+            config.clone(),
+        ))
+    }
+
+    fn over(
+        loader: Loader,
+        text: Arc<str>,
+        base: RuntimeConfig,
+        set_by_program: Vec<String>,
+        config: RuntimeConfig,
+    ) -> Self {
+        let initial = loader.followed().map(|_| text);
+        Self {
             shared: Arc::new(Shared {
                 loader,
-                initial,
-                running: watch::Sender::new(config),
+                base,
+                set_by_program,
+                initial: Look::Content(initial),
+                running: watch::Sender::new(Arc::new(config)),
                 last_error: Mutex::default(),
                 reloads: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
             }),
-        })
+        }
     }
 
     /// The configuration in force: the one at the start with every live change since.
@@ -180,9 +212,11 @@ impl ConfigWatcher {
 
     fn reload_from(&self, look: &Look) -> Result<Reload, ConfigErrors> {
         let mut last_error = self.last_error();
-        let outcome = look
-            .load(&self.shared.loader)
-            .and_then(|new| Reload::new(&self.config(), &new));
+        let running = self.config();
+        let outcome = look.load(&self.shared).and_then(|new| {
+            let new = with_values_of(&running, &self.shared.set_by_program, new);
+            Reload::new(&running, &new)
+        });
         match &outcome {
             Ok(reload) => {
                 self.shared.reloads.fetch_add(1, Ordering::Relaxed);
@@ -239,7 +273,14 @@ impl Reload {
     fn new(running: &RuntimeConfig, new: &RuntimeConfig) -> Result<Self, ConfigErrors> {
         let (mut merged, wanted) = (table(running), table(new));
         let mut changes = Vec::new();
-        differences(&merged, &wanted, &mut Vec::new(), &mut changes);
+        let secrets = Secrets::default();
+        differences(&merged, &wanted, &mut Vec::new(), &mut |key, old, new| {
+            changes.push(KeyChange {
+                old: secrets.value(&key, &old.to_string()).into_owned(),
+                new: secrets.value(&key, &new.to_string()).into_owned(),
+                key,
+            });
+        });
         let (live, restart_required) = changes.into_iter().partition::<Vec<_>, _>(|c| c.is_live());
         for change in &live {
             let path: Vec<&str> = change.key.split('.').collect();
@@ -247,7 +288,9 @@ impl Reload {
                 schema::set(&mut merged, &path, value.clone());
             }
         }
-        let config: RuntimeConfig = merged.try_into().unwrap_or_else(|_| running.clone());
+        let mut config: RuntimeConfig = merged.try_into().unwrap_or_else(|_| running.clone());
+        let keys = live.iter().map(|change| change.key.as_str());
+        config.source = running.source.after(&new.source, keys);
         // New live values and old restart-only values may contradict each other.
         config.validate()?;
         Ok(Self {
@@ -345,37 +388,36 @@ impl Look {
     }
 
     /// What was seen, not what is there now, so that what was compared is what is parsed.
-    fn load(&self, loader: &Loader) -> Result<RuntimeConfig, ConfigErrors> {
+    fn load(&self, shared: &Shared) -> Result<RuntimeConfig, ConfigErrors> {
+        let (loader, base) = (&shared.loader, shared.base.clone());
         match (self, loader.path()) {
-            (Self::Content(Some(text)), Some(path)) => loader.clone().text(path, &**text).load(),
+            (Self::Content(Some(text)), _) => loader.with_content(text).load_over(base),
             (Self::Unreadable(why), Some(path)) => {
                 Err(ConfigErrors::one(file::unreadable(path, why)))
             }
-            _ => loader.load(),
+            _ => loader.load_over(base),
         }
     }
 }
 
-fn table(config: &RuntimeConfig) -> Table {
-    Table::try_from(config).unwrap_or_default()
-}
-
-fn differences(old: &Table, new: &Table, path: &mut Vec<String>, changes: &mut Vec<KeyChange>) {
-    for (name, new) in new {
-        path.push(name.clone());
-        match (old.get(name), new) {
-            (Some(Value::Table(old)), Value::Table(new)) => differences(old, new, path, changes),
-            (Some(old), new) if old != new => {
-                let (key, secrets) = (path.join("."), Secrets::default());
-                changes.push(KeyChange {
-                    old: secrets.value(&key, &old.to_string()).into_owned(),
-                    new: secrets.value(&key, &new.to_string()).into_owned(),
-                    key,
-                });
-            }
-            _ => {}
+/// The configuration with these keys as the other has them.
+fn with_values_of(other: &RuntimeConfig, keys: &[String], config: RuntimeConfig) -> RuntimeConfig {
+    if keys.is_empty() {
+        return config;
+    }
+    let (mut merged, other) = (table(&config), table(other));
+    for key in keys {
+        let path: Vec<&str> = key.split('.').collect();
+        if let Some(value) = schema::get(&other, &path) {
+            schema::set(&mut merged, &path, value.clone());
         }
-        path.pop();
+    }
+    match merged.try_into::<RuntimeConfig>() {
+        Ok(mut merged) => {
+            merged.source = config.source;
+            merged
+        }
+        Err(_) => config,
     }
 }
 

@@ -17,7 +17,7 @@ use stellane_router::{InternerConfig, RouterConfig};
 
 use super::{
     ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile, Secrets,
-    ServerConfig, secret,
+    ServerConfig, secret, source::Source,
 };
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
@@ -79,6 +79,8 @@ pub struct RuntimeConfig {
     pub log: LogConfig,
     /// What helps while developing.
     pub dev: DevConfig,
+    #[serde(skip)]
+    pub(super) source: Source,
 }
 
 #[cfg_attr(
@@ -123,6 +125,7 @@ impl Default for RuntimeConfig {
             http: HttpConfig::default(),
             log: LogConfig::default(),
             dev: DevConfig::default(),
+            source: Source::default(),
         }
     }
 }

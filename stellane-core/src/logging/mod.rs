@@ -49,6 +49,12 @@ impl LogHandle {
         self.filter.reload(filter).map_err(|_| LogError::Gone)
     }
 
+    /// Whether this is the filter in force, however it is written.
+    #[cfg(feature = "admin")]
+    pub(crate) fn is_at(&self, level: &str) -> bool {
+        parse(level).is_ok_and(|filter| filter.to_string() == self.level())
+    }
+
     /// The filter in force.
     #[must_use]
     pub fn level(&self) -> String {

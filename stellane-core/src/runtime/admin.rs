@@ -8,8 +8,12 @@ use stellane_autotune::{TunerMode, TuningAction};
 use stellane_metrics::{Admin, AdminBuilder, AdminService, BuildError};
 
 use super::Components;
+#[cfg(feature = "tuner")]
+use super::tuning;
+#[cfg(feature = "reload")]
+use crate::config::ConfigWatcher;
 use crate::{
-    config::{RuntimeConfig, Secrets, secret::shown},
+    config::{RuntimeConfig, Secrets, secret::shown, source::places},
     logging::LogHandle,
 };
 
@@ -40,16 +44,17 @@ pub(super) fn warn_of_strangers(address: SocketAddr, config: &RuntimeConfig) {
 
 pub(super) fn service(
     components: &Components,
-    config: &RuntimeConfig,
+    running: Running,
     log: Option<LogHandle>,
     address: SocketAddr,
 ) -> Result<AdminService, BuildError> {
+    let config = running.config();
     let token = config.server.admin_token.clone();
     let unhealthy_after = config.server.unhealthy_after;
     let progress = components.progress.clone();
     let secrets = Secrets::default().and(&config.log.redact);
     let hosts = config.server.admin_hosts.clone();
-    let config = serde_json::to_value(shown(config, &secrets)).unwrap_or_default();
+    let (of, level) = (components.clone(), log.clone());
     let connections = components.connections.clone();
     let mut admin = hosts
         .into_iter()
@@ -63,7 +68,9 @@ pub(super) fn service(
             still if unhealthy_after.is_zero() || still < unhealthy_after => Ok(()),
             still => Err(format!("no task has had a turn for {still:?}")),
         })
-        .json("/config", move || config.clone())
+        .json("/config", move || {
+            in_force(&running.config(), &of, level.as_ref(), &secrets)
+        })
         .json("/connections", move || {
             let list = connections.list();
             let shown = list.iter().take(MAX_CONNECTIONS).map(|connection| {
@@ -105,6 +112,81 @@ pub(super) fn service(
         );
     }
     admin.build()
+}
+
+/// The configuration that the service began with, and what a reload has made of it.
+pub(super) struct Running {
+    initial: Arc<RuntimeConfig>,
+    #[cfg(feature = "reload")]
+    watcher: Option<ConfigWatcher>,
+}
+
+impl Running {
+    pub(super) fn new(
+        config: &RuntimeConfig,
+        #[cfg(feature = "reload")] watcher: Option<ConfigWatcher>,
+    ) -> Self {
+        Self {
+            initial: Arc::new(config.clone()),
+            #[cfg(feature = "reload")]
+            watcher,
+        }
+    }
+
+    fn config(&self) -> Arc<RuntimeConfig> {
+        #[cfg(feature = "reload")]
+        if let Some(watcher) = &self.watcher {
+            return watcher.config();
+        }
+        self.initial.clone()
+    }
+}
+
+/// What is in force now, and under `from` where the keys have their values from that have no default: a place in the file,
+/// a variable of the environment, the profile, the program, the tuner, or `/log-level`.
+fn in_force(
+    config: &RuntimeConfig,
+    components: &Components,
+    log: Option<&LogHandle>,
+    secrets: &Secrets,
+) -> serde_json::Value {
+    let now = now(config, components, log);
+    let changed_by = |key: &str, value: &toml::Value| match key {
+        "log.level" => "/log-level",
+        #[cfg(feature = "tuner")]
+        _ if tuning::has_turned(&components.tuner, key, value) => "tuner",
+        _ => "program",
+    };
+    let from = places(config, &now, changed_by).into_iter();
+    let from = from.map(|(key, from)| json!({ "key": key, "from": from }));
+    let mut shown = serde_json::to_value(shown(&now, secrets)).unwrap_or_default();
+    shown["from"] = from.collect();
+    shown
+}
+
+/// The configuration with what the handles say.
+fn now(config: &RuntimeConfig, components: &Components, log: Option<&LogHandle>) -> RuntimeConfig {
+    let mut now = config.clone();
+    now.connection = components.connections.config();
+    let limit = components.limit.stats();
+    (now.limit.min, now.limit.max) = (limit.min, limit.max);
+    now.pool.retain_percent = components.pools.retain_percent();
+    now.pool.max_body_bytes = components.pools.max_body_bytes();
+    #[cfg(feature = "workers")]
+    {
+        let workers = components.workers.stats();
+        now.workers.min_workers = workers.min_workers;
+        now.workers.max_workers = workers.max_workers;
+        now.workers.queue_size = workers.queue_size;
+    }
+    #[cfg(feature = "tuner")]
+    {
+        now.tuner.mode = components.tuner.mode();
+    }
+    if let Some(log) = log.filter(|log| !log.is_at(&config.log.level)) {
+        now.log.level = log.level();
+    }
+    now
 }
 
 /// An action as the live page reads it: with the short names beside the full ones.

@@ -39,17 +39,25 @@ impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Described<S> 
 
     #[inline]
     fn call(&mut self, mut request: Request<Incoming>) -> S::Future {
-        let extensions = request.extensions_mut();
-        if let Some(connection) = extensions.get::<ConnectInfo>().cloned() {
-            #[cfg(feature = "axum-08")]
-            for_axum(&connection, extensions);
-            #[cfg(feature = "tonic-014")]
-            for_tonic(&connection, extensions);
-            if let Some(describe) = &self.describe {
-                describe(&connection, extensions);
-            }
+        if request.extensions().get::<ConnectInfo>().is_some() {
+            describe(request.extensions_mut(), self.describe.as_deref());
         }
         self.inner.call(request)
+    }
+}
+
+/// Apart, so that requests without it pay nothing.
+#[inline(never)]
+fn describe(extensions: &mut Extensions, further: Option<&DescribeFn>) {
+    let Some(connection) = extensions.get::<ConnectInfo>().cloned() else {
+        return;
+    };
+    #[cfg(feature = "axum-08")]
+    for_axum(&connection, extensions);
+    #[cfg(feature = "tonic-014")]
+    for_tonic(&connection, extensions);
+    if let Some(further) = further {
+        further(&connection, extensions);
     }
 }
 

@@ -40,8 +40,7 @@ use crate::{
 };
 #[cfg(feature = "reload")]
 use crate::{
-    config::{ConfigErrors, ConfigWatcher, LiveTargets, Loader, Reload},
-    detached::DetachedThread,
+    config::{ConfigErrors, ConfigWatcher, LiveTargets, Reload},
     logging::LogHandle,
 };
 use crate::{
@@ -327,19 +326,11 @@ async fn listen_for_admin(
 
 /// Applies what can change at run time when the configuration file changes, or on SIGHUP.
 #[cfg(feature = "reload")]
-async fn follow(components: Components, log: Option<LogHandle>) {
-    let loader = Loader::from_process();
-    if loader.path().is_none() {
+async fn follow(watcher: Option<ConfigWatcher>, components: Components, log: Option<LogHandle>) {
+    let Some(watcher) = watcher else {
         // Nothing to follow: SIGHUP keeps its usual meaning.
         #[cfg(all(unix, feature = "restart"))]
         systemd::nothing_to_reload(&components.readiness).await;
-        return;
-    }
-    let Ok(thread) = DetachedThread::spawn("stellane-config") else {
-        return;
-    };
-    // The process started with it; what is wrong now is told when it changes.
-    let Some(Ok(watcher)) = thread.run(|| ConfigWatcher::new(loader)).await else {
         return;
     };
     if let Err(error) = components.export_reloads(&watcher) {
@@ -360,9 +351,12 @@ async fn follow(components: Components, log: Option<LogHandle>) {
             targets.apply(reload);
             tracing::info!("{reload}");
         }
-        Err(errors) => tracing::warn!("the old configuration stays: {errors}"),
+        Err(errors) => {
+            for problem in errors.problems() {
+                tracing::warn!("the old configuration stays: {problem}");
+            }
+        }
     };
-    drop(thread);
     #[cfg(all(unix, feature = "restart"))]
     let asked = {
         let readiness = components.readiness;
@@ -532,7 +526,9 @@ impl<S: Served> BoundRuntime<S> {
             background.spawn(async move { tls.follow_files(interval).await });
         }
         #[cfg(feature = "reload")]
-        background.spawn(follow(components.clone(), log.clone()));
+        let watcher = ConfigWatcher::of(&config);
+        #[cfg(feature = "reload")]
+        background.spawn(follow(watcher.clone(), components.clone(), log.clone()));
         // One of the two is there.
         #[cfg(unix)]
         let signal = {
@@ -562,7 +558,11 @@ impl<S: Served> BoundRuntime<S> {
             (Some(listener), Some(address)) => {
                 use tower_layer::Layer;
                 admin::warn_of_strangers(address, &config);
-                let admin = admin::service(&components, &config, log.clone(), address)
+                #[cfg(feature = "reload")]
+                let running = admin::Running::new(&config, watcher);
+                #[cfg(not(feature = "reload"))]
+                let running = admin::Running::new(&config);
+                let admin = admin::service(&components, running, log.clone(), address)
                     .map_err(|error| failed(error.into()))?;
                 #[cfg(feature = "profiling")]
                 let admin = {
@@ -690,8 +690,8 @@ impl<S: Served> BoundRuntime<S> {
         #[cfg(feature = "admin")]
         watch.end(Duration::from_millis(100)).await;
         #[cfg(unix)]
-        if let Some(ending) = watched.as_ref().filter(|_| !report.is_clean()) {
-            ending.has_cut();
+        if let Some(ending) = &watched {
+            ending.has_ended(!report.is_clean()).await;
         }
         let lasted = Duration::from_secs(begun.elapsed().as_secs());
         tracing::info!(

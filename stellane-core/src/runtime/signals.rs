@@ -14,6 +14,7 @@
 //! process that is blocked is ended with a line that says what was cut.
 
 use std::{
+    collections::HashSet,
     ffi::{OsStr, OsString},
     io,
     path::Path,
@@ -27,13 +28,15 @@ use signal_hook::{
     iterator::Signals,
     low_level,
 };
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 
 use crate::{connection::ConnectionManager, logging};
 
 /// How long a line may take to be written: nobody may be reading it.
 const PATIENCE_WITH_LOG: Duration = Duration::from_millis(200);
+/// So often the workers of a runtime are asked whether they are free, each time for 10 ms.
+const TURNS: u32 = 20;
 /// So long before whoever waits for the process loses patience.
 const EARLIER: Duration = Duration::from_secs(1);
 
@@ -120,9 +123,11 @@ impl Ending {
         self.0.watch(1);
     }
 
-    /// It has ended, and requests were cut: what they wait for may hold the threads of this runtime for ever.
-    pub(super) fn has_cut(&self) {
-        *lock(&self.0.held) = Threads::of(Handle::current());
+    /// It has ended. What was cut may hold the threads of this runtime for ever, and so may what nobody waits for any more.
+    pub(super) async fn has_ended(&self, has_cut: bool) {
+        let runtime = Handle::current();
+        let is_held = has_cut || !all_have_a_turn(&runtime).await;
+        *lock(&self.0.held) = Threads::of(runtime, is_held);
     }
 }
 
@@ -191,18 +196,25 @@ impl Run {
 #[derive(Debug)]
 struct Threads {
     runtime: Handle,
+    /// Those of other runtimes are among them: they have the same name.
     ids: Vec<OsString>,
+    /// One is known to be held.
+    is_held: bool,
 }
 
 impl Threads {
     /// `None` where nobody can tell.
-    fn of(runtime: Handle) -> Option<Self> {
+    fn of(runtime: Handle, is_held: bool) -> Option<Self> {
         let ids: Vec<_> = std::fs::read_dir("/proc/self/task")
             .ok()?
             .filter_map(|entry| Some(entry.ok()?.file_name()))
             .filter(|id| is_of_tokio(id))
             .collect();
-        (!ids.is_empty()).then_some(Self { runtime, ids })
+        (!ids.is_empty()).then_some(Self {
+            runtime,
+            ids,
+            is_held,
+        })
     }
 
     /// Whether the runtime is being dropped, which does not end.
@@ -216,8 +228,48 @@ impl Threads {
         });
         let is_dropped = is_alive.strong_count() == 0;
         task.abort();
-        is_dropped && self.ids.iter().any(|id| is_of_tokio(id))
+        let is_held = |id: &OsString| is_of_tokio(id) && (self.is_held || is_stuck(id));
+        is_dropped && self.ids.iter().any(is_held)
     }
+}
+
+/// Whether every worker of a runtime runs a task that is spawned now: one that is held does not.
+async fn all_have_a_turn(runtime: &Handle) -> bool {
+    if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
+        return true;
+    }
+    let workers = runtime.metrics().num_workers();
+    let seen = Arc::new(Mutex::new(HashSet::new()));
+    for _ in 0..TURNS {
+        // One more for the one that stays with the worker that spawns.
+        for _ in 0..=workers {
+            let seen = Arc::clone(&seen);
+            runtime.spawn(async move {
+                lock(&seen).insert(thread::current().id());
+                // Meanwhile others take the tasks that are for them.
+                thread::sleep(Duration::from_micros(100));
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if lock(&seen).len() >= workers {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a thread waits, again and again, for something else in the system than a thread of a runtime without work does.
+fn is_stuck(id: &OsStr) -> bool {
+    let at = Path::new("/proc/self/task").join(id).join("wchan");
+    (0..3).all(|_| {
+        thread::sleep(Duration::from_millis(20));
+        let at = std::fs::read_to_string(&at).unwrap_or_default();
+        !at.is_empty()
+            && at != "0"
+            && !["ep_poll", "epoll", "futex"]
+                .iter()
+                .any(|one| at.contains(one))
+    })
 }
 
 /// Whether a thread has the name that tokio gives, unless it is told otherwise.

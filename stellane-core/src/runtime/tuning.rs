@@ -11,6 +11,8 @@ use stellane_pool::{PoolConfig, Pools};
 use stellane_pool::{WorkerPool, WorkerPoolConfig};
 
 use crate::connection::{ConnectionConfig, ConnectionManager};
+#[cfg(feature = "admin")]
+use stellane_autotune::TunerMode;
 
 pub(super) struct Parts<'a> {
     pub(super) connections: &'a ConnectionManager,
@@ -204,4 +206,33 @@ fn max_limit(limit: &AdaptiveLimit) -> Knob {
 /// As numbers of a knob.
 fn count(range: RangeInclusive<usize>) -> RangeInclusive<f64> {
     *range.start() as f64..=*range.end() as f64
+}
+
+/// The keys of the configuration that the knobs turn.
+#[cfg(feature = "admin")]
+const KEYS: [(&str, &str); 6] = [
+    (names::WORKERS_MIN, "workers.min_workers"),
+    (names::WORKERS_MAX, "workers.max_workers"),
+    (names::QUEUE_BOUND, "workers.queue_size"),
+    (names::POOL_RETAIN, "pool.retain_percent"),
+    (names::IDLE_TIMEOUT, "connection.idle_timeout"),
+    (names::LIMIT_MAX, "limit.max"),
+];
+
+/// Whether the tuner has given this value to the knob of the key.
+#[cfg(feature = "admin")]
+pub(super) fn has_turned(tuner: &AutoTuner, key: &str, value: &toml::Value) -> bool {
+    let Some((knob, _)) = KEYS.iter().find(|(_, of)| *of == key) else {
+        return false;
+    };
+    let value = match value {
+        toml::Value::String(time) => humantime_serde::re::humantime::parse_duration(time)
+            .ok()
+            .map(|time| time.as_secs_f64()),
+        value => value.as_integer().map(|n| n as f64),
+    };
+    let history = tuner.history();
+    let mut actions = history.iter().rev();
+    let last = actions.find(|one| one.parameter == *knob && one.mode == TunerMode::Apply);
+    last.is_some_and(|last| value == Some(last.new_value))
 }

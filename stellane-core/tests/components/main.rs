@@ -1,5 +1,7 @@
 //! Each component alone in servers of others, and tower-http's layers around and within ours.
 #![cfg(feature = "full")]
+// The rows of `support/components.rs` are compiled for each of two servers.
+#![allow(clippy::duplicate_mod)]
 
 #[path = "../support/tower_http_rows.rs"]
 mod rows;

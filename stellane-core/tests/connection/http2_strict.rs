@@ -3,7 +3,9 @@
 
 use std::{convert::Infallible, net::SocketAddr};
 
-use crate::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, Peer, RST_STREAM, field, frame, head};
+use crate::frames::{
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Peer, RST_STREAM, field, frame, head,
+};
 use crate::served::served;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -129,6 +131,16 @@ async fn trailers(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, I
     Ok(Response::new(Full::from(told)))
 }
 
+/// These fields and a long one, as much as a frame holds.
+fn filled(mut fields: Vec<u8>) -> Vec<u8> {
+    let length = 16_384 - fields.len() - 6;
+    let more = length - 127;
+    let [low, high] = [more & 0x7F | 0x80, more >> 7].map(|n| u8::try_from(n).expect("short"));
+    fields.extend([0, 1, b'x', 127, low, high]);
+    fields.resize(16_384, b'v');
+    fields
+}
+
 #[tokio::test]
 async fn trailers_have_no_pseudo_headers() {
     // Literals, of the static table by value and by name, of the dynamic table, and behind a change of its size.
@@ -159,10 +171,14 @@ async fn trailers_have_no_pseudo_headers() {
         (path, ""),
         (indexed(62), ""),
         ([vec![0x3F, 0xE1, 0x1F], field(":path", "/x")].concat(), ""),
+        (filled(Vec::new()), r#"{"x": "VALUE"}"#),
+        // In a frame that has no room for another byte.
+        (filled(field(":path", "/x")), ""),
     ];
     for strict in [true, false] {
         let mut config = ConnectionConfig::default();
         config.strict_http1 = strict;
+        config.http2.max_header_list_bytes = 1 << 16;
         let service = tower::service_fn(trailers);
         let (_manager, address) = served(config, service, |listener| listener).await;
         for piece in [1, 7, usize::MAX] {
@@ -203,6 +219,7 @@ async fn trailers_have_no_pseudo_headers() {
                     }
                 };
                 let got = String::from_utf8(got).expect("text");
+                let got = got.replace(&"v".repeat(16_378), "VALUE");
                 if strict {
                     assert_eq!(refused, expected.is_empty(), "{n} by {piece}: {got}");
                 }
@@ -210,6 +227,30 @@ async fn trailers_have_no_pseudo_headers() {
                     assert_eq!(got, format!("Some({expected})"), "{n} by {piece}");
                 }
             }
+        }
+    }
+}
+
+/// Two changes to the size of HPACK's table are the most that there may be (RFC 7541, 4.2). So many are no trailers.
+#[tokio::test]
+async fn trailers_behind_no_end_of_changes_to_the_table_are_an_error() {
+    let service = tower::service_fn(trailers);
+    let (_manager, address) =
+        served(ConnectionConfig::default(), service, |listener| listener).await;
+    let mut peer = Peer::greet(address, &[]).await;
+    let block = [vec![0x20; 100], field(":path", "/x")].concat();
+    let bytes = [
+        frame(HEADERS, END_HEADERS, 1, &head("POST", "/")),
+        frame(DATA, 0, 1, b"body"),
+        frame(HEADERS, END_HEADERS | END_STREAM, 1, &block),
+    ];
+    peer.send(&bytes.concat()).await;
+    loop {
+        let frame = peer.next().await.expect("told why");
+        assert!(!frame.is(DATA, 1), "answered");
+        if frame.kind == GOAWAY {
+            assert_eq!(frame.code(), 1, "PROTOCOL_ERROR");
+            break;
         }
     }
 }

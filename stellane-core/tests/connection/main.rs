@@ -6,6 +6,9 @@
 mod frames;
 #[path = "../support/random.rs"]
 mod random;
+#[cfg(feature = "full")]
+#[path = "../support/self_signed.rs"]
+mod self_signed;
 #[path = "../support/served.rs"]
 mod served;
 #[path = "../support/until.rs"]
@@ -18,6 +21,7 @@ mod drain;
 mod ends;
 mod farewell;
 mod http2;
+mod http2_half_closed;
 mod http2_rates;
 mod http2_strict;
 mod hysteresis;

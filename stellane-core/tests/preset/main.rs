@@ -1,6 +1,8 @@
 //! The preset: what it consists of, how it is wired, what it answers and measures.
 #![cfg(feature = "full")]
 
+#[path = "../support/ask.rs"]
+mod ask;
 #[path = "../support/frames.rs"]
 mod frames;
 #[path = "../support/random.rs"]

@@ -4,6 +4,7 @@
 #[cfg(unix)]
 use std::{convert::Infallible, net::SocketAddr};
 
+use crate::ask::{ask, ask_at};
 use crate::frames::{
     END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Peer, RST_STREAM, SETTINGS, frame, head,
 };
@@ -15,20 +16,10 @@ use stellane_core::{
     connection::{ConnectInfo, ConnectionConfig, ForwardedHeader, Listener},
     connections, serve,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tower::service_fn;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-
-async fn ask(mut io: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
-    io.write_all(request.as_bytes()).await.expect("writes");
-    let mut answer = Vec::new();
-    io.read_to_end(&mut answer).await.expect("reads");
-    String::from_utf8_lossy(&answer).into_owned()
-}
 
 /// Answers what its connection tells.
 fn facts() -> impl tower::Service<
@@ -154,8 +145,7 @@ async fn no_reset_before_a_request_was_begun_may_be_allowed() {
 #[tokio::test]
 async fn http1_can_be_turned_off() {
     let address = served(config(|connection| connection.http1 = false)).await;
-    let client = TcpStream::connect(address).await.expect("connects");
-    let answer = ask(client, GET).await;
+    let answer = ask_at(address, GET).await;
     assert!(!answer.contains("HTTP/1.1"), "{answer:?}");
     let mut peer = Peer::greet(address, &[]).await;
     peer.send(&frame(
@@ -184,8 +174,7 @@ async fn proxies_that_are_trusted_say_whose_a_request_is() {
                    x-forwarded-for: 127.0.0.9, 192.0.2.7\r\n\r\n";
     for (networks, expected) in [("127.0.0.0/8", "192.0.2.7:0"), ("10.0.0.0/8", "127.0.0.1:")] {
         let address = served(trusting(networks)).await;
-        let client = TcpStream::connect(address).await.expect("connects");
-        let answer = ask(client, request).await;
+        let answer = ask_at(address, request).await;
         assert!(
             answer.contains(&format!("peer=Some({expected}")),
             "{answer}"

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use crate::ask::ask_at;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -70,15 +71,6 @@ async fn serve(config: RuntimeConfig, on_refusal: Option<OnRefusal>) -> (SocketA
     let address = bound.local_addr();
     tokio::spawn(bound.serve());
     (address, components)
-}
-
-/// The answer to a request that asks for the connection's end.
-async fn ask(address: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("connects");
-    stream.write_all(request.as_bytes()).await.expect("writes");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("reads");
-    answer
 }
 
 /// What tonic's client makes of the answer.
@@ -154,7 +146,7 @@ async fn grpc_web_is_refused_in_headers() {
         "application/grpc-web+proto",
         "application/grpc-web-text+proto",
     ] {
-        let refused = ask(
+        let refused = ask_at(
             address,
             &format!(
                 "POST /grpc.health.v1.Health/Check HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
@@ -219,7 +211,7 @@ async fn whatever_is_refused_or_fails_may_be_answered_by_oneself() {
         let request = format!(
             "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-own: {own}\r\n{fields}\r\n{body}"
         );
-        let answer = ask(address, &request).await;
+        let answer = ask_at(address, &request).await;
         assert!(
             answer.starts_with(&format!("HTTP/1.1 {status} ")),
             "{answer}"
@@ -255,12 +247,12 @@ async fn an_answer_of_ones_own_ends_a_connection_that_is_to_end_and_its_panic_is
         "GET / HTTP/1.1\r\n\r\n",
         "GET /refuse HTTP/1.1\r\nhost: x\r\n\r\n",
     ] {
-        let answer = ask(address, request).await;
+        let answer = ask_at(address, request).await;
         assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
         assert!(answer.ends_with("my own"), "{answer}");
     }
     let request = "GET /panic HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let answer = ask(address, request).await;
+    let answer = ask_at(address, request).await;
     assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
     assert_eq!(components.faults.stats().panics, 2);
 }
@@ -271,7 +263,7 @@ async fn a_refusal_is_a_problem_that_says_when_to_come_again() {
     let _place = components.limit.try_acquire().expect("the only one");
     let refused = tokio::time::timeout(
         Duration::from_secs(5),
-        ask(
+        ask_at(
             address,
             "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
         ),

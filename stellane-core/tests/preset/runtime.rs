@@ -1,7 +1,8 @@
 //! The preset serves any service: an axum router, our router, a plain `service_fn`; over a real socket.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
+use crate::ask::{ask_at, get};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -19,15 +20,6 @@ fn config() -> RuntimeConfig {
     config.server.max_body_bytes = 100;
     config.workers.min_workers = 1;
     config
-}
-
-async fn get(address: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("connects");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("writes");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("reads");
-    answer
 }
 
 /// Serves `$service`, asks for `/users/7`, drains, and returns the answer and the scrape.
@@ -189,14 +181,11 @@ async fn the_admin_token_guards_changes_and_is_never_shown() {
         ("", "401"),
         ("authorization: Bearer open sesame\r\n", "200"),
     ] {
-        let mut stream = TcpStream::connect(admin).await.expect("connects");
         let request = format!(
             "POST /tuning/mode HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{header}\
              content-length: 5\r\n\r\napply"
         );
-        stream.write_all(request.as_bytes()).await.expect("writes");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("reads");
+        let answer = ask_at(admin, &request).await;
         assert!(
             answer.starts_with(&format!("HTTP/1.1 {status}")),
             "{answer}"
@@ -221,10 +210,7 @@ async fn an_ambiguous_request_is_refused_and_counted() {
     let (address, admin) = (bound.local_addr(), bound.admin_addr().expect("on"));
     let _serving = tokio::spawn(bound.serve());
     for request in ["GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nhost: x\n\r\n"] {
-        let mut stream = TcpStream::connect(address).await.expect("connects");
-        stream.write_all(request.as_bytes()).await.expect("writes");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("reads");
+        let answer = ask_at(address, request).await;
         assert!(answer.starts_with("HTTP/1.1 400 Bad Request"), "{answer}");
         assert!(answer.contains("connection: close"), "{answer}");
     }

@@ -1,13 +1,15 @@
 //! An interned string.
 
-use std::borrow::Borrow;
-use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
-use std::ops::Deref;
-use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::{
+    borrow::Borrow,
+    fmt,
+    hash::{Hash, Hasher},
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ops::Deref,
+    ptr::{self, NonNull},
+    sync::Arc,
+};
 
 /// Set in the length of an atom whose text is never freed.
 const STATIC: usize = 1 << (usize::BITS - 1);

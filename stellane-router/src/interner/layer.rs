@@ -1,11 +1,12 @@
 //! Interning what a request brings along.
 
-use std::fmt;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use http::request::Parts;
-use http::{Extensions, HeaderName, Request};
+use http::{Extensions, HeaderName, Request, request::Parts};
 use tower_layer::Layer;
 use tower_service::Service;
 

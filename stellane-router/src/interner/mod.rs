@@ -10,20 +10,25 @@ mod layer;
 #[cfg(all(feature = "intern-layer", feature = "router"))]
 mod route;
 
-use std::fmt;
-use std::hash::BuildHasher;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::{
+    fmt,
+    hash::BuildHasher,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
 use foldhash::fast::RandomState;
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, Weighter};
+use quick_cache::{
+    OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 
-pub use self::atom::Atom;
-pub use self::config::InternerConfig;
 use self::frozen::Frozen;
 #[cfg(all(feature = "intern-layer", feature = "router"))]
 pub use self::route::InternedRoute;
+pub use self::{atom::Atom, config::InternerConfig};
 #[cfg(feature = "intern-layer")]
 pub use self::{
     interned::Interned,

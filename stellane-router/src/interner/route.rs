@@ -2,8 +2,7 @@ use http::Request;
 use percent_encoding::percent_decode_str;
 
 use super::{Atom, Interner};
-use crate::layer::find;
-use crate::{RouteMatch, RouteTable};
+use crate::{RouteMatch, RouteTable, layer::find};
 
 /// The interned parts of a request's route; an extension that [`InternLayer::routes`](crate::InternLayer::routes) leaves.
 #[derive(Debug, Clone)]

@@ -1,15 +1,16 @@
 //! The tree while templates are still being added, and how it is compiled.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
-use super::constraint::Constraint;
-use super::param::{ParamKey, Tail};
-use super::pattern::{Pattern, Token};
-use super::places::Places;
-use super::rivals::{self, Rivals};
-use super::texts::Texts;
-use super::tree::{Edge, GoesOn, LEAST, LITERAL_MAX, NONE, NOWHERE, Node, Rest, Run, Tree};
+use super::{
+    constraint::Constraint,
+    param::{ParamKey, Tail},
+    pattern::{Pattern, Token},
+    places::Places,
+    rivals::{self, Rivals},
+    texts::Texts,
+    tree::{Edge, GoesOn, LEAST, LITERAL_MAX, NONE, NOWHERE, Node, Rest, Run, Tree},
+};
 use crate::scan;
 
 /// Nodes with more parameters than this find them by what stands in the path.

@@ -2,9 +2,11 @@
 
 use std::cmp::Ordering;
 
-use super::constraint::Constraint;
-use super::param::{ParamKey, Tail};
-use super::tree::Spans;
+use super::{
+    constraint::Constraint,
+    param::{ParamKey, Tail},
+    tree::Spans,
+};
 use crate::{escape, scan};
 
 /// The most parameters one template may have.

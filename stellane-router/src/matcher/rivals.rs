@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::constraint::Constraint;
-use super::param::ParamKey;
+use super::{constraint::Constraint, param::ParamKey};
 
 /// Sets of leaves; where one of each of two sets fit a path, their parameter number `param` is the
 /// first at which they differ, and nothing but the spelling decides.

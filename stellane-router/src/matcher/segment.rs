@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::constraint::Constraint;
-use super::param::infix_places;
-use super::pattern::{Least, Token};
+use super::{
+    constraint::Constraint,
+    param::infix_places,
+    pattern::{Least, Token},
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Segment {

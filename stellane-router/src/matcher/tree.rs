@@ -8,9 +8,11 @@
 
 use std::ops::Range;
 
-use super::param::{ParamKey, Tail};
-use super::pattern::{Least, MAX_PARAMS, Pattern};
-use super::texts::Texts;
+use super::{
+    param::{ParamKey, Tail},
+    pattern::{Least, MAX_PARAMS, Pattern},
+    texts::Texts,
+};
 use crate::scan;
 
 pub(super) const NONE: u32 = u32::MAX;

@@ -4,10 +4,12 @@
 pub(crate) mod grammar;
 pub(crate) mod reader;
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
 
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty};

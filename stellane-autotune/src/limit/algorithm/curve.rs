@@ -1,7 +1,6 @@
 use std::time::Duration;
 
-use super::elasticity::Measured;
-use super::{LimitEvidence, Window};
+use super::{LimitEvidence, Window, elasticity::Measured};
 
 /// What a service did at which concurrency while nobody was refused, and whether that says that it is full.
 ///

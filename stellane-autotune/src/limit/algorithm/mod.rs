@@ -15,15 +15,14 @@ mod open;
 mod overloads;
 mod vegas;
 
+use std::{fmt, time::Duration};
+
 pub use adaptive::Adaptive;
 pub use aimd::Aimd;
 pub use evidence::{LimitEvidence, LimitState};
 pub use fixed::Fixed;
 pub use gradient2::Gradient2;
 pub use vegas::Vegas;
-
-use std::fmt;
-use std::time::Duration;
 
 use super::Latencies;
 

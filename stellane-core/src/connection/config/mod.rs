@@ -74,7 +74,7 @@ pub struct ConnectionConfig {
     /// client. Room for new connections is made, and drains go on, as without it. Default `false`.
     pub keep_alive_header: bool,
     /// How long the handler of a request may still take, or a response in pieces pause, when the client has ended its side
-    /// of an HTTP/1 connection: by FIN, or over TLS by `close_notify`. Who asks like that may be a script that reads the
+    /// of a connection: by FIN, or over TLS by `close_notify`. Who asks like that may be a script that reads the
     /// answer (`nc -N`), or a browser that has given up: the two look the same. Too short leaves the former without an
     /// answer, too long works for the latter. Then the handler is dropped and counted as cancelled. Default `5s`, `0s`:
     /// as long as it takes.

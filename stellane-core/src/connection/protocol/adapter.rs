@@ -366,10 +366,8 @@ impl Owner {
     /// moved anyway.
     #[inline]
     fn finish<B>(&self, terms: Terms, unread: Option<&UnreadBody>, response: &mut Response<B>) {
-        if self.shared.clock.was_set_back()
-            && let Some(date) = date::value()
-        {
-            response.headers_mut().entry(header::DATE).or_insert(date);
+        if self.shared.clock.was_set_back() {
+            date::tell(response.headers_mut());
         }
         if terms.version >= Version::HTTP_2 {
             // What is upgraded is a stream, and how a connection ends is said by GOAWAY.

@@ -2,6 +2,8 @@
 
 use std::{io, time::Duration};
 
+use tracing::subscriber::{self, NoSubscriber};
+
 use crate::connection::{ConnectionConfig, ConnectionManager, ConnectionState};
 
 /// Most connections there.
@@ -31,7 +33,9 @@ impl AdminPlaces {
             rate_grace: READING,
             ..ConnectionConfig::default()
         };
-        let manager = ConnectionManager::builder().config(config).build();
+        // What few open files mean, that of the service says.
+        let build = || ConnectionManager::builder().config(config).build();
+        let manager = subscriber::with_default(NoSubscriber::default(), build);
         manager.map_err(io::Error::other)
     }
 

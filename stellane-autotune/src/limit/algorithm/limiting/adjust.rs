@@ -1,8 +1,10 @@
 //! Where the limit goes from one window to the next.
 
-use super::super::elasticity::Measured;
-use super::super::{Window, clamp_limit};
-use super::{Fading, Limiting, ROOM, probe::REST};
+use super::{
+    super::{Window, clamp_limit, elasticity::Measured},
+    Fading, Limiting, ROOM,
+    probe::REST,
+};
 
 /// How much one window decides of the elasticity.
 const LEARN: Fading = Fading {

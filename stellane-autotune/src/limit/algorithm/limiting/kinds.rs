@@ -1,7 +1,6 @@
 //! Requests of two kinds that are far apart: those that compute, and those that wait for something elsewhere.
 
-use super::super::Latencies;
-use super::super::open::FULL;
+use super::super::{Latencies, open::FULL};
 
 /// Whether there are two kinds, and what the machine says of their limit.
 ///

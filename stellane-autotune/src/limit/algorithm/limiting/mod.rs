@@ -5,12 +5,17 @@ mod usual;
 
 use std::time::Duration;
 
-use self::kinds::Kinds;
-use self::probe::{PROBE_AGAIN, PROBE_EVERY, PROBE_STEP, Probe, RARE};
-use self::usual::Usual;
-use super::elasticity::{Elasticity, Measured};
-use super::open::Start;
-use super::{LimitEvidence, Next, Window, WindowSize, clamp_limit, round};
+use self::{
+    kinds::Kinds,
+    probe::{PROBE_AGAIN, PROBE_EVERY, PROBE_STEP, Probe, RARE},
+    usual::Usual,
+};
+use super::{
+    LimitEvidence, Next, Window, WindowSize, clamp_limit,
+    elasticity::{Elasticity, Measured},
+    open::Start,
+    round,
+};
 use crate::clock::Rng;
 
 /// While the service is full: keeps the limit where more would only queue. See [`Adaptive`](super::Adaptive).

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::super::elasticity::Measured;
-use super::super::{Window, clamp_limit};
-use super::{AVERAGE, Limiting};
+use super::{
+    super::{Window, clamp_limit, elasticity::Measured},
+    AVERAGE, Limiting,
+};
 
 /// A probe under way.
 #[derive(Debug, Clone, Copy)]

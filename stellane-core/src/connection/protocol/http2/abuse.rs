@@ -134,8 +134,10 @@ impl AbuseMeter {
         let due = self.due(now);
         self.pay((served + pieces) * ONE + due);
         while let Some(head) = self.read.next(&mut bytes) {
-            if head.kind == SETTINGS && head.flags & ACK == 0 {
-                self.read_settings(bytes.get(..head.length));
+            match head.kind {
+                SETTINGS if head.flags & ACK == 0 => self.read_settings(bytes.get(..head.length)),
+                WINDOW_UPDATE if head.stream == 0 => self.read_update(bytes),
+                _ => {}
             }
             self.was_sent(head);
         }
@@ -153,15 +155,21 @@ impl AbuseMeter {
     /// How much room the client has for an answer when a stream begins; not known if its settings came in parts.
     fn read_settings(&self, settings: Option<&[u8]>) {
         const INITIAL_WINDOW: u8 = 4;
-        const USUAL: u32 = 65_535;
         let Some(settings) = settings else {
-            return self.ledger.set_narrow(true);
+            return self.ledger.set_stream_window(0);
         };
         for setting in settings.chunks_exact(6) {
             if let [0, INITIAL_WINDOW, a, b, c, d] = *setting {
                 let window = u32::from_be_bytes([a, b, c, d]);
-                self.ledger.set_narrow(window < USUAL);
+                self.ledger.set_stream_window(window.into());
             }
+        }
+    }
+
+    /// Room for all answers; one that came in parts is lost, which only has them wait in pieces.
+    fn read_update(&self, update: &[u8]) {
+        if let Some(bytes) = update.first_chunk() {
+            self.ledger.widen(u32::from_be_bytes(*bytes).into());
         }
     }
 
@@ -300,7 +308,7 @@ mod tests {
 
     /// The service makes a piece of an answer, which is sent in frames of so many bytes.
     fn answers(meter: &mut AbuseMeter, frames: &[usize]) {
-        meter.ledger.count_piece();
+        meter.ledger.count_piece(0);
         for length in frames {
             meter.wrote(&frame(DATA, 0, *length));
         }
@@ -351,7 +359,7 @@ mod tests {
         // Of one large piece it takes a byte at a time.
         let stopped = stopped_after(|meter, n| {
             if n == 1 {
-                meter.ledger.count_piece();
+                meter.ledger.count_piece(0);
             }
             meter.wrote(&frame(DATA, 0, 1));
             frame(WINDOW_UPDATE, 0, 4).repeat(2)
@@ -450,7 +458,7 @@ mod tests {
         {
             let mut meter = meter();
             let (mut stream, mut now) = (1_u32, 0);
-            let mut of = |kind: u8, flags, first: u32| -> Vec<u8> {
+            let of = |kind: u8, flags, first: u32| -> Vec<u8> {
                 let streams = (0..in_flight).map(|n| first + 2 * n);
                 let frames = streams.flat_map(|stream| {
                     let mut frame = frame(kind, flags, 4);
@@ -513,6 +521,22 @@ mod tests {
             let mut meter = meter();
             meter.look(&frame, 0, 0);
             assert_eq!(meter.ledger.is_narrow(), narrow, "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn room_that_the_client_makes_for_all_answers_is_seen() {
+        for (stream, cut, fits) in [(0, 13, true), (1, 13, false), (0, 12, false)] {
+            let mut update = frame(WINDOW_UPDATE, 0, 4);
+            update[8] = stream;
+            update[9..].copy_from_slice(&[0, 0, 0, 10]);
+            let mut meter = meter();
+            for part in [&update[..cut], &update[cut..]] {
+                meter.look(part, 0, 0);
+            }
+            assert!(meter.ledger.count_piece(65_535));
+            assert_eq!(meter.ledger.count_piece(10), fits, "{stream}, {cut}");
+            assert!(!meter.ledger.count_piece(1));
         }
     }
 }

@@ -25,6 +25,8 @@ use crate::{
     },
 };
 
+/// The longest piece that is not cut, if there is room for it: as much as a client may take of an answer unseen.
+const LONGEST: usize = 2 * PIECE;
 /// An answer longer than this may have to wait, whatever a client's window is at first, but for narrow ones.
 const LONG: u64 = 65_535;
 
@@ -35,6 +37,8 @@ pin_project! {
     ///
     /// Where much depends on it, in answers that are long or whose client opens its window narrowly, the last byte goes
     /// alone: hyper gives it away when the client has room for all before it.
+    ///
+    /// What the client has made room for already waits for nobody: it goes as it is.
     pub(crate) struct StreamBody<B: Body> {
         #[pin]
         inner: Option<B>,
@@ -102,11 +106,17 @@ impl<B: Body<Error: Into<BoxError>> + 'static> Body for StreamBody<B> {
                 Ok(data) => data,
                 Err(frame) => return Poll::Ready(Some(Ok(frame.map_data(Piece::Whole)))),
             };
-            ledger.count_piece();
             let length = data.remaining();
-            let long = *this.given + length as u64 > LONG && inner.is_end_stream();
-            if length <= 1 || (length <= PIECE && !long && !ledger.is_narrow()) {
-                *this.given += length as u64;
+            let given = *this.given + length as u64;
+            let fits = ledger.count_piece(length as u64) && given <= ledger.stream_window();
+            let long = given > LONG && inner.is_end_stream();
+            let goes = match length {
+                0..=1 => true,
+                2..=PIECE => fits || !(long || ledger.is_narrow()),
+                _ => fits && length <= LONGEST,
+            };
+            if goes {
+                *this.given = given;
                 note_piece(length, length);
                 return Poll::Ready(Some(Ok(Frame::data(Piece::Whole(data)))));
             }
@@ -171,5 +181,89 @@ impl<D: Buf> Buf for Piece<D> {
 
     fn copy_to_bytes(&mut self, length: usize) -> Bytes {
         either!(self, buf => buf.copy_to_bytes(length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, task::Waker};
+
+    use http_body_util::{Full, StreamBody as Frames};
+
+    use super::*;
+    use crate::connection::table::record::Record;
+
+    /// The lengths of the pieces that hyper gets.
+    fn pieces(
+        body: impl Body<Data = Bytes, Error = Infallible> + 'static,
+        ledger: Ledger,
+    ) -> Vec<usize> {
+        let body = StreamBody::new(body, Farewell::none(), Arc::new(ledger));
+        let (mut body, mut lengths) = (Box::pin(body), Vec::new());
+        let cx = &mut Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(cx) {
+            let data = frame.expect("no error").into_data();
+            lengths.push(data.map_or(0, |data| data.remaining()));
+        }
+        lengths
+    }
+
+    fn ledger(stream: u64, all: u64) -> Ledger {
+        let ledger = Ledger::new(Arc::new(Record::new(1, 0, None, false, 0, 0)));
+        ledger.set_stream_window(stream);
+        ledger.widen(all);
+        ledger
+    }
+
+    #[test]
+    fn what_has_room_goes_as_it_is_and_what_may_have_to_wait_in_pieces() {
+        const WIDE: u64 = 1 << 20;
+        for (stream, all, length, expected) in [
+            (65_535, 0, 1000, &[1000][..]),
+            (65_535, 0, 65_535, &[65_535]),
+            // More than the windows that nobody spoke of.
+            (65_535, 0, 70_000, &[65_536, 4463, 1]),
+            (WIDE, 0, 70_000, &[65_536, 4463, 1]),
+            (65_535, WIDE, 70_000, &[65_536, 4463, 1]),
+            (WIDE, WIDE, 70_000, &[70_000]),
+            (WIDE, WIDE, 131_072, &[131_072]),
+            (WIDE, WIDE, 131_073, &[65_536, 65_536, 1]),
+            // A narrow window.
+            (100, 0, 100, &[100]),
+            (100, 0, 101, &[100, 1]),
+            (0, WIDE, 1, &[1]),
+        ] {
+            let body = Full::new(Bytes::from(vec![0; length]));
+            let got = pieces(body, ledger(stream, all));
+            assert_eq!(got, expected, "{length} bytes, {stream} and {all}");
+        }
+    }
+
+    #[test]
+    fn a_body_of_many_pieces_has_room_until_the_windows_are_full() {
+        let body = || {
+            let frames = (0..4).map(|_| Ok(Frame::data(Bytes::from(vec![0; 100_000]))));
+            Frames::new(futures_util::stream::iter(frames))
+        };
+        let cut = [65_536, 34_464];
+        for (window, whole) in [(99_999, 0), (200_000, 2), (400_000, 4)] {
+            let expected: Vec<_> = (0..4)
+                .flat_map(|n| {
+                    if n < whole {
+                        vec![100_000]
+                    } else {
+                        cut.to_vec()
+                    }
+                })
+                .collect();
+            assert_eq!(
+                pieces(body(), ledger(window, 1 << 20)),
+                expected,
+                "{window}"
+            );
+            // Of all answers together.
+            let all = ledger(1 << 20, window - 65_535);
+            assert_eq!(pieces(body(), all), expected, "{window}");
+        }
     }
 }

@@ -66,6 +66,9 @@ impl Frames {
         let skipped = self.left.min(bytes.len());
         self.left -= skipped;
         *bytes = &bytes[skipped..];
+        if bytes.is_empty() {
+            return None;
+        }
         let head = match bytes.split_first_chunk::<HEAD>() {
             Some((head, rest)) if self.filled == 0 => {
                 *bytes = rest;

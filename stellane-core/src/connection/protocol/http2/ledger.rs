@@ -6,7 +6,7 @@ use std::{
     ptr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Wake, Waker},
 };
@@ -15,6 +15,9 @@ use crate::connection::{
     policy::stream_rates::{Slow, StreamDebts, StreamRates},
     table::{budget::Budget, record::Record},
 };
+
+/// How much room a client has that says nothing of it.
+const USUAL_WINDOW: u64 = 65_535;
 
 /// One for each connection. Streams write it, on any thread; the connection reads it.
 #[derive(Debug)]
@@ -26,8 +29,11 @@ pub(crate) struct Ledger {
     pieces: AtomicU64,
     /// Bytes of `DATA` that were written.
     written: AtomicU64,
-    /// Whether a stream begins with less room for its answer than the protocol gives by itself.
-    narrow: AtomicBool,
+    /// Bytes of them.
+    made: AtomicU64,
+    /// How much the client takes of them all, from the beginning on, and how much of each stream at its beginning.
+    window: AtomicU64,
+    stream_window: AtomicU64,
     waiting: Mutex<Waiting>,
 }
 
@@ -54,7 +60,9 @@ impl Ledger {
             asked: AtomicU64::new(0),
             pieces: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            narrow: AtomicBool::new(false),
+            made: AtomicU64::new(0),
+            window: AtomicU64::new(USUAL_WINDOW),
+            stream_window: AtomicU64::new(USUAL_WINDOW),
             waiting: Mutex::default(),
         }
     }
@@ -77,8 +85,17 @@ impl Ledger {
         self.pieces.load(Relaxed)
     }
 
-    pub(crate) fn count_piece(&self) {
+    /// Of so many bytes. Whether the client takes them, and all before them, without having to make room.
+    pub(crate) fn count_piece(&self, bytes: u64) -> bool {
         self.pieces.fetch_add(1, Relaxed);
+        let made = self.made.fetch_add(bytes, Relaxed) + bytes;
+        made <= self.window.load(Relaxed)
+    }
+
+    /// The client has made so much room for all streams. Only the connection writes.
+    pub(crate) fn widen(&self, bytes: u64) {
+        let window = self.window.load(Relaxed).saturating_add(bytes);
+        self.window.store(window, Relaxed);
     }
 
     /// Only the connection writes.
@@ -87,12 +104,18 @@ impl Ledger {
         self.written.store(written, Relaxed);
     }
 
-    pub(crate) fn is_narrow(&self) -> bool {
-        self.narrow.load(Relaxed)
+    /// How much room a stream has at its beginning.
+    pub(crate) fn stream_window(&self) -> u64 {
+        self.stream_window.load(Relaxed)
     }
 
-    pub(crate) fn set_narrow(&self, narrow: bool) {
-        self.narrow.store(narrow, Relaxed);
+    pub(crate) fn set_stream_window(&self, bytes: u64) {
+        self.stream_window.store(bytes, Relaxed);
+    }
+
+    /// Whether that is less than the protocol gives by itself.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.stream_window() < USUAL_WINDOW
     }
 
     /// Something of a stream is not sent yet.

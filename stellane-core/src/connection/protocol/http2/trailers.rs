@@ -17,7 +17,8 @@ const CONTINUATION: u8 = 9;
 const PADDED: u8 = 8;
 const WITH_PRIORITY: u8 = 0x20;
 const END_HEADERS: u8 = 4;
-/// Fields that begin later in a frame, behind so many changes to HPACK's table, are left alone: so much is kept back.
+/// So much of a frame is kept back for changes to HPACK's table, of which there are two at most (RFC 7541, 4.2). Those
+/// behind it come after a field then, which is an error.
 const MAX_BEFORE: usize = 64;
 
 /// Marks the trailers among what a client sends.
@@ -107,7 +108,7 @@ impl TrailerMarks {
     #[cold]
     fn hold(&mut self, bytes: &[u8], start: usize) -> usize {
         self.held.extend_from_slice(&bytes[start..]);
-        let held = std::mem::take(&mut self.held);
+        let mut held = std::mem::take(&mut self.held);
         let mut rest = &held[..];
         self.frames = Frames::after(0);
         while let Some((head, after)) = rest.split_first_chunk::<HEAD>() {
@@ -123,12 +124,36 @@ impl TrailerMarks {
                     break;
                 }
                 Fields::At(fields) if parsed.length < self.max_frame => {
-                    let [.., a, b, c] = (parsed.length + 1).to_be_bytes();
-                    self.marked.extend_from_slice(&[a, b, c]);
-                    self.marked.extend_from_slice(&head[3..]);
+                    self.begin(head, parsed.length + 1, parsed.flags);
                     self.marked.extend_from_slice(&frame[..fields]);
                     self.marked.extend_from_slice(&[MARK]);
                     self.marked.extend_from_slice(&frame[fields..]);
+                }
+                // There is no room for the mark, but in place of padding, or in a frame of its own.
+                Fields::At(fields) if parsed.length == self.max_frame => {
+                    match padding(parsed, frame) {
+                        0 => {
+                            self.begin(head, fields + 1, parsed.flags & !END_HEADERS);
+                            self.marked.extend_from_slice(&frame[..fields]);
+                            self.marked.extend_from_slice(&[MARK]);
+                            let next = [&head[..3], &[CONTINUATION], &head[4..]].concat();
+                            let flags = parsed.flags & END_HEADERS;
+                            self.begin(&next, parsed.length - fields, flags);
+                            self.marked.extend_from_slice(&frame[fields..]);
+                        }
+                        _ if frame.len() < parsed.length => {
+                            self.sought |= parsed.kind == CONTINUATION;
+                            break;
+                        }
+                        padding => {
+                            self.begin(head, parsed.length, parsed.flags);
+                            self.marked.extend_from_slice(&[padding - 1]);
+                            self.marked.extend_from_slice(&frame[1..fields]);
+                            self.marked.extend_from_slice(&[MARK]);
+                            self.marked
+                                .extend_from_slice(&frame[fields..parsed.length - 1]);
+                        }
+                    }
                 }
                 _ => {
                     self.sought |= fields == Fields::Later;
@@ -142,16 +167,36 @@ impl TrailerMarks {
                 return start;
             }
         }
-        self.held = rest.to_vec();
+        let done = held.len() - rest.len();
+        held.drain(..done);
+        self.held = held;
         start
+    }
+
+    /// The head of a frame that h2 gets in place of one with this head.
+    fn begin(&mut self, head: &[u8], length: usize, flags: u8) {
+        let [.., a, b, c] = length.to_be_bytes();
+        self.marked.extend_from_slice(&[a, b, c, head[3], flags]);
+        self.marked.extend_from_slice(&head[5..]);
+    }
+}
+
+fn has(head: Head, flag: u8) -> bool {
+    head.kind == HEADERS && head.flags & flag != 0
+}
+
+/// How much of it a frame says it has.
+fn padding(head: Head, frame: &[u8]) -> u8 {
+    match frame.first() {
+        Some(padding) if has(head, PADDED) => *padding,
+        _ => 0,
     }
 }
 
 /// Where fields begin in a frame of which so much is there: behind changes to the size of HPACK's table.
 fn fields(head: Head, frame: &[u8]) -> Fields {
-    let has = |flag| head.kind == HEADERS && head.flags & flag != 0;
     let (mut at, mut end) = (0, head.length);
-    if has(PADDED) {
+    if has(head, PADDED) {
         at += 1;
         match frame.first() {
             Some(padding) => end = end.saturating_sub(usize::from(*padding)),
@@ -159,12 +204,16 @@ fn fields(head: Head, frame: &[u8]) -> Fields {
             None => return Fields::Unknown,
         }
     }
-    if has(WITH_PRIORITY) {
+    if has(head, WITH_PRIORITY) {
         at += 5;
     }
     let mut within_size = false;
     while at < end {
-        if at >= MAX_BEFORE {
+        if at >= MAX_BEFORE && !within_size {
+            return Fields::At(at);
+        }
+        if at >= 2 * MAX_BEFORE {
+            // A number that h2 does not take.
             return Fields::Nowhere;
         }
         let Some(byte) = frame.get(at) else {
@@ -213,7 +262,9 @@ mod tests {
         let begins = [&b"SM\n"[..], &frame(HEADERS, 4, 1, b"head")].concat();
         let data = frame(0, 0, 1, &[1; 100]);
         // In: flags and payload of the trailers. Out: what the payload becomes.
-        let late = [&[0x20; 100][..], b"field"].concat();
+        let late = |mark: &[u8]| [&[0x20; 64][..], mark, &[0x20; 36], b"field"].concat();
+        let long = |mark: &[u8]| [&[0x20; 63][..], b"\x3F\x81\x01", mark, b"\x20field"].concat();
+        let endless = [&[0x3F][..], &[0x81; 200]].concat();
         for (flags, payload, expected) in [
             (5, &b"\x84field"[..], &b"\xBD\x84field"[..]),
             (5, b"", b""),
@@ -225,9 +276,11 @@ mod tests {
             (5, b"\x20\x3F\x81\x01field", b"\x20\x3F\x81\x01\xBDfield"),
             (5, b"\x20", b"\x20"),
             (5, b"\x3F\x81", b"\x3F\x81"),
-            // Too much of it, and what h2 does not take.
-            (5, &[0x20; 200], &[0x20; 200]),
-            (5, &late, &late),
+            // Too much of it: what is behind the mark is an error then.
+            (5, &late(b""), &late(b"\xBD")),
+            (5, &long(b""), &long(b"\xBD")),
+            // What h2 does not take.
+            (5, &endless, &endless),
             (13, b"", b""),
             (13, b"\x09field", b"\x09field"),
             (0x25, b"123", b"123"),
@@ -266,11 +319,57 @@ mod tests {
 
     #[test]
     fn a_frame_is_not_made_longer_than_h2_takes() {
-        for (length, longer) in [(16_383, 1), (16_384, 0)] {
-            let trailers = frame(HEADERS, 5, 1, &vec![b'x'; length]);
-            let wire = [&b"SM\n"[..], &frame(HEADERS, 4, 1, b""), &trailers].concat();
-            let (got, held) = marked(&wire, 1000);
-            assert_eq!((got.len(), held), (wire.len() + longer, false));
+        const MAX: usize = MAX_FRAME as usize;
+        let fields = |before: &[u8], length: usize, after: &[u8]| {
+            let fields = vec![b'f'; length - before.len() - after.len()];
+            [before, &fields, after].concat()
+        };
+        let one = |flags, payload: &[u8]| frame(HEADERS, flags, 1, payload);
+        let two = |flags, begin: &[u8], rest: &[u8]| {
+            let rest = frame(CONTINUATION, flags & END_HEADERS, 1, rest);
+            [frame(HEADERS, flags & !END_HEADERS, 1, begin), rest].concat()
+        };
+        let padded = [7; 7];
+        for (sent, expected) in [
+            (
+                one(5, &fields(b"", MAX - 1, b"")),
+                one(5, &fields(b"\xBD", MAX, b"")),
+            ),
+            (
+                one(5, &fields(b"", MAX, b"")),
+                two(5, b"\xBD", &fields(b"", MAX, b"")),
+            ),
+            (
+                one(1, &fields(b"", MAX, b"")),
+                two(1, b"\xBD", &fields(b"", MAX, b"")),
+            ),
+            (
+                one(0x25, &fields(b"12345\x20", MAX, b"")),
+                two(0x25, b"12345\x20\xBD", &fields(b"", MAX - 6, b"")),
+            ),
+            (
+                one(13, &fields(b"\0", MAX, b"")),
+                two(13, b"\0\xBD", &fields(b"", MAX - 1, b"")),
+            ),
+            (
+                one(13, &fields(b"\x07", MAX, &padded)),
+                one(13, &fields(b"\x06\xBD", MAX, &padded[1..])),
+            ),
+            // h2 does not take it.
+            (
+                one(5, &fields(b"", MAX + 1, b"")),
+                one(5, &fields(b"", MAX + 1, b"")),
+            ),
+        ] {
+            for size in [1, 7, 1000, 16_392, 16_393, 100_000] {
+                let wire = |trailers: &[u8]| {
+                    let after = frame(0, 1, 3, b"x");
+                    [b"SM\n", &frame(HEADERS, 4, 1, b"")[..], trailers, &after].concat()
+                };
+                let (got, held) = marked(&wire(&sent), size);
+                assert!(got == wire(&expected), "{:x?} by {size}", &sent[..20]);
+                assert!(!held);
+            }
         }
     }
 }

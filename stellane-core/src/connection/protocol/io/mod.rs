@@ -184,6 +184,25 @@ impl Io {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads for hyper. Of HTTP/2, the end only when its task says that all is answered: h2 drops with it what is not.
+    #[inline]
+    fn poll_wire(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.inspector.is_http2() {
+            return self.poll_socket(cx, buffer);
+        }
+        if !self.ended {
+            ready!(self.poll_ahead(cx, buffer))?;
+        }
+        match self.ended && self.owner.record.state() != ConnectionState::Idle {
+            true => Poll::Pending,
+            false => Poll::Ready(Ok(())),
+        }
+    }
+
     /// While hyper waits for a service it does not read. A body it asks for when the service does.
     fn read_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let record = &self.owner.record;
@@ -263,7 +282,7 @@ impl AsyncRead for Io {
             if this.blocked_in == this.owner.record.turn().number() && !upgraded {
                 return Poll::Pending;
             }
-            if this.poll_socket(cx, buffer)?.is_pending() {
+            if this.poll_wire(cx, buffer)?.is_pending() {
                 // hyper reads when a service takes what it reads, and not before.
                 if this.inspector.is_in_body() {
                     this.owner.record.turn().starve();

@@ -153,8 +153,7 @@ impl Io {
     }
 
     /// The first `n` of these bytes were written.
-    fn look_at(&mut self, buffers: &[io::IoSlice<'_>], n: usize) {
-        let upgraded = self.owner.record.flags().is_upgraded();
+    fn look_at(&mut self, buffers: &[io::IoSlice<'_>], n: usize, upgraded: bool) {
         let mut left = n;
         for buffer in buffers {
             let written = &buffer[..left.min(buffer.len())];
@@ -172,15 +171,18 @@ impl Io {
         buffers: &[io::IoSlice<'_>],
         cx: &Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        let upgraded = self.owner.record.flags().is_upgraded();
         match &polled {
             Poll::Ready(Ok(n)) => {
                 self.owner.record.add_written(*n);
-                self.look_at(buffers, *n);
+                if upgraded || self.inspector.is_http2() {
+                    self.look_at(buffers, *n, upgraded);
+                }
             }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.stall(),
         }
-        if self.owner.record.flags().is_upgraded() {
+        if upgraded {
             if polled.is_pending() {
                 self.owner.record.owner().hear(cx.waker());
             }

@@ -1,6 +1,6 @@
 //! What every stage of a connection works with, and what it says of its turn.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 #[cfg(feature = "http2")]
 use crate::connection::protocol::http2::blame;
@@ -68,6 +68,26 @@ impl<S> Connection<S> {
 
     pub(crate) fn enter(&self, state: ConnectionState) {
         self.record.enter(state, self.shared().clock.now());
+    }
+
+    /// A request is being served. The time of a client that has ended its side begins anew with all that is sent; so much
+    /// was when somebody looked.
+    pub(crate) fn enter_active(&self, written: &mut u64) {
+        if !self.record.flags().is_half_closed() {
+            return self.enter(ConnectionState::Active);
+        }
+        self.enter(ConnectionState::HalfClosed);
+        let now = self.record.bytes().1;
+        if mem::replace(written, now) != now {
+            self.record.begin_anew(self.shared().clock.now());
+        }
+    }
+
+    /// Whether something was sent within the time that a client has which has ended its side.
+    pub(crate) fn goes_on(&self) -> bool {
+        let shared = self.shared();
+        let quiet = shared.clock.now().saturating_sub(self.record.since());
+        quiet < millis(shared.config.half_close_grace)
     }
 
     /// A connection in use is closed after its next answer.

@@ -32,7 +32,7 @@ use crate::connection::{
     },
     reason::CloseReason,
     state::ConnectionState,
-    table::{clock::millis, command::Command},
+    table::command::Command,
     transport::socket::Socket,
 };
 
@@ -175,7 +175,7 @@ impl<S: HttpService> ActiveHttp1<S> {
             && record.answers().write_stalled() == 0;
         let (requests, read) = (record.requests(), record.bytes().0);
         if !waiting {
-            self.enter_active(connection);
+            connection.enter_active(&mut self.written);
         } else if self.idle_since.0 != requests {
             // The bytes that it was built around were not a whole head.
             let fresh = self.head_after == Some(requests);
@@ -226,7 +226,7 @@ impl<S: HttpService> ActiveHttp1<S> {
                 Step::Next(TakeApart::TimedOut(reason))
             }
             // The answer has gone on since.
-            Command::Close(CloseReason::HalfClosed) if waiting || self.goes_on(connection) => {
+            Command::Close(CloseReason::HalfClosed) if waiting || connection.goes_on() => {
                 record.commands().forget();
                 Step::Wait
             }
@@ -292,27 +292,6 @@ impl<S: HttpService> ActiveHttp1<S> {
             Poll::Ready(None | Some(Err(_))) => self.drained = None,
         }
         true
-    }
-
-    /// A request is being served. The time of a client that has ended its side begins anew with all that is sent.
-    fn enter_active(&mut self, connection: &Connection<S>) {
-        let record = &connection.record;
-        if !record.flags().is_half_closed() {
-            return connection.enter(ConnectionState::Active);
-        }
-        connection.enter(ConnectionState::HalfClosed);
-        let written = record.bytes().1;
-        if mem::replace(&mut self.written, written) != written {
-            record.begin_anew(connection.shared().clock.now());
-        }
-    }
-
-    /// Whether something was sent within the time that a client has which has ended its side.
-    fn goes_on(&self, connection: &Connection<S>) -> bool {
-        let shared = connection.shared();
-        let since = connection.record.since();
-        let quiet = shared.clock.now().saturating_sub(since);
-        quiet < millis(shared.config.half_close_grace)
     }
 
     /// Takes an idle connection apart, to park it or to close it for a reason.

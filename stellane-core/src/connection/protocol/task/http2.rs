@@ -18,6 +18,7 @@ use crate::connection::{
     policy::stream_rates::{self, StreamRates},
     protocol::{
         http2::{
+            blame,
             ledger::Ledger,
             service::StreamService,
             streams::{BegunStreams, StreamExecutor},
@@ -100,6 +101,20 @@ pub(crate) struct ActiveHttp2<S: HttpService> {
     rates: StreamRates,
     /// When the streams were looked at that wait for their client.
     looked: u64,
+    /// Bytes written when the client had ended its side, and somebody looked.
+    written: u64,
+    end: End,
+}
+
+/// What becomes of a client that has ended its side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It is answered. h2, which drops with the end all that is not sent, does not hear of that yet.
+    Kept,
+    /// All is answered, and h2 sends what it has of that.
+    Sent,
+    /// h2 hears of it.
+    Told,
 }
 
 impl<S: HttpService> ActiveHttp2<S> {
@@ -111,6 +126,8 @@ impl<S: HttpService> ActiveHttp2<S> {
             ledger,
             rates: StreamRates::new(&shared.config),
             looked: shared.clock.now(),
+            written: 0,
+            end: End::Kept,
         }
     }
 
@@ -120,10 +137,11 @@ impl<S: HttpService> ActiveHttp2<S> {
         cx: &mut Context<'_>,
     ) -> Step<Infallible> {
         loop {
+            let before = Moment::of(connection);
             let hyper = &mut self.hyper;
             let polled = self.begun.poll(cx, |cx| Pin::new(&mut *hyper).poll(cx));
             if let Poll::Ready(result) = polled {
-                return Step::End(connection.finished(result));
+                return Step::End(before.finished(connection, result));
             }
             if connection.record.state() == ConnectionState::Closing {
                 // It has had its last word.
@@ -139,12 +157,25 @@ impl<S: HttpService> ActiveHttp2<S> {
             // What h2 holds of an answer that the client takes slowly is not sent yet.
             let answers = connection.record.answers();
             let idle = answers.in_flight() == 0 && answers.write_stalled() == 0;
-            connection.enter(if idle {
-                ConnectionState::Idle
-            } else {
-                ConnectionState::Active
-            });
+            let goes_on_to_end = idle && connection.record.flags().is_half_closed();
+            if goes_on_to_end && self.end == End::Kept {
+                self.end = End::Sent;
+                continue;
+            }
+            match idle {
+                true => connection.enter(ConnectionState::Idle),
+                false => connection.enter_active(&mut self.written),
+            }
+            if goes_on_to_end && self.end == End::Sent {
+                self.end = End::Told;
+                continue;
+            }
             let goaway = match connection.record.commands().take() {
+                // The answer has gone on since.
+                Command::Close(CloseReason::HalfClosed) if idle || connection.goes_on() => {
+                    connection.record.commands().forget();
+                    false
+                }
                 Command::Close(reason) if !reason.yields_to_a_request() => {
                     // Also of one that was asked to go before.
                     connection.reason = Some(reason);
@@ -203,6 +234,35 @@ impl<S: HttpService> ActiveHttp2<S> {
         if !answers.are_unread() {
             self.ledger.judge(&self.rates, elapsed, grace);
         }
+    }
+}
+
+/// Before h2 is polled.
+struct Moment {
+    serves: bool,
+    requests: u64,
+}
+
+impl Moment {
+    fn of<S>(connection: &Connection<S>) -> Self {
+        use ConnectionState::{Active, HalfClosed};
+        let record = &connection.record;
+        Self {
+            serves: matches!(record.state(), Active | HalfClosed),
+            requests: record.requests(),
+        }
+    }
+
+    /// Why the connection ended. What h2 still wants to say to a client that has left between two requests is no matter.
+    fn finished<S>(self, connection: &Connection<S>, result: hyper::Result<()>) -> CloseReason {
+        let record = &connection.record;
+        let is_left =
+            record.flags().is_half_closed() && !self.serves && self.requests == record.requests();
+        if !is_left || result.as_ref().err().and_then(blame).is_some() {
+            return connection.finished(result);
+        }
+        connection.enter(ConnectionState::Idle);
+        connection.finished(Ok(()))
     }
 }
 

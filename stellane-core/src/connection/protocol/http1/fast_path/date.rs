@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, header};
 use httpdate::HttpDate;
 
 /// The date of a second as the last field of a head, with the ends of the lines around it; and that second.
@@ -25,10 +25,12 @@ pub(crate) fn write_last(out: &mut Vec<u8>) {
     DATE.with_borrow_mut(|date| out.extend_from_slice(date.at(SystemTime::now())));
 }
 
-/// The value of the field, for who writes it another way.
+/// Adds the field to those that say no date themselves.
 #[cold]
-pub(crate) fn value() -> Option<HeaderValue> {
-    HeaderValue::try_from(HttpDate::from(SystemTime::now()).to_string()).ok()
+pub(crate) fn tell(headers: &mut HeaderMap) {
+    if let Ok(now) = HeaderValue::try_from(HttpDate::from(SystemTime::now()).to_string()) {
+        headers.entry(header::DATE).or_insert(now);
+    }
 }
 
 impl Date {

@@ -1,14 +1,20 @@
 //! The windows: what is done a few times a second, by whoever comes first.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::{
+    sync::{
+        MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use super::algorithm::{Next, Tick};
-use super::aside::Aside;
-use super::histogram::BUCKETS;
-use super::shared::{Recorder, Shared};
-use super::{Algorithm, Latencies, LimitEvidence, LimitState, Window};
+use super::{
+    Algorithm, Latencies, LimitEvidence, LimitState, Window,
+    algorithm::{Next, Tick},
+    aside::Aside,
+    histogram::BUCKETS,
+    shared::{Recorder, Shared},
+};
 use crate::clock::saturating_nanos;
 
 /// From so many timed answers in a window on, fewer are timed.
@@ -19,7 +25,7 @@ const DRAIN_LOOK: u64 = 5_000_000;
 
 /// What only the thread that closes a window touches.
 #[derive(Debug)]
-pub(super) struct Control {
+pub(super) struct WindowControl {
     algorithm: Box<dyn Algorithm>,
     min: u32,
     max: u32,
@@ -54,7 +60,7 @@ enum Phase {
     },
 }
 
-impl Control {
+impl WindowControl {
     pub(super) fn new(algorithm: Box<dyn Algorithm>, (min, max): (u32, u32)) -> Self {
         Self {
             state: algorithm.state(),
@@ -145,12 +151,12 @@ impl Shared {
         }
     }
 
-    fn is_overfull(&self, control: &Control) -> bool {
+    fn is_overfull(&self, control: &WindowControl) -> bool {
         let (in_flight, limit) = self.load();
         in_flight.saturating_sub(self.count_aside(&control.aside)) > limit
     }
 
-    fn measure(&self, control: &mut Control, start: u64, now: u64) {
+    fn measure(&self, control: &mut WindowControl, start: u64, now: u64) {
         let (in_flight, limit) = self.load();
         let size = control.algorithm.window(limit);
         self.read_recorders(control);
@@ -222,7 +228,7 @@ impl Shared {
         self.await_effect(control, next, now);
     }
 
-    fn await_effect(&self, control: &mut Control, next: Next, now: u64) {
+    fn await_effect(&self, control: &mut WindowControl, next: Next, now: u64) {
         let (drain, settle) = (saturating_nanos(next.drain), saturating_nanos(next.settle));
         if drain > 0 {
             let until = now.saturating_add(drain);
@@ -238,7 +244,7 @@ impl Shared {
     }
 
     /// Puts a limit in force, and tells of what else may have changed.
-    fn set_limit(&self, control: &mut Control, limit: u32, now: u64) {
+    fn set_limit(&self, control: &mut WindowControl, limit: u32, now: u64) {
         let aside = self.count_aside(&control.aside);
         self.aside.store(aside, Ordering::Relaxed);
         let limit = limit.clamp(control.min, control.max);
@@ -255,14 +261,14 @@ impl Shared {
     }
 
     /// As those saw it who left.
-    fn mean_in_flight(&self, control: &Control) -> f64 {
+    fn mean_in_flight(&self, control: &WindowControl) -> f64 {
         let (count, sum) = self.departures();
         let (count_then, sum_then) = control.departures_at_start;
         let count = count.wrapping_sub(count_then).max(1);
         sum.wrapping_sub(sum_then) as f64 / count as f64
     }
 
-    fn start_window(&self, control: &mut Control, now: u64) {
+    fn start_window(&self, control: &mut WindowControl, now: u64) {
         self.read_recorders(control);
         control.at_start.copy_from_slice(&*control.latest);
         control.refused_at_start = self.refused();
@@ -290,7 +296,7 @@ impl Shared {
         self.timed_one_of.store(next, Ordering::Relaxed);
     }
 
-    fn read_recorders(&self, control: &mut Control) {
+    fn read_recorders(&self, control: &mut WindowControl) {
         let mut sums = [0; BUCKETS];
         for recorder in &self.recorders {
             recorder.latencies.add_to(&mut sums);
@@ -359,11 +365,11 @@ impl Shared {
         self.grant_waiters();
     }
 
-    fn control(&self) -> MutexGuard<'_, Control> {
+    fn control(&self) -> MutexGuard<'_, WindowControl> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn try_control(&self) -> Option<MutexGuard<'_, Control>> {
+    fn try_control(&self) -> Option<MutexGuard<'_, WindowControl>> {
         match self.control.try_lock() {
             Ok(control) => Some(control),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),

@@ -3,12 +3,14 @@ use std::sync::Arc;
 use http::{Method, Request, Response, Version};
 use http_body::Body;
 
-use super::aging::Epoch;
-use super::future::answer_of;
-use super::keys::{EXEMPT, Keys};
-use super::lending::Loan;
-use super::shared::{Shared, UNTIMED};
-use super::{AdaptiveLimitLayer, Class, Hold, Key, LimitRequestBody, Outcome, Permit, RequestHead};
+use super::{
+    AdaptiveLimitLayer, Class, Hold, Key, LimitRequestBody, Outcome, Permit, RequestHead,
+    aging::Epoch,
+    future::answer_of,
+    keys::{EXEMPT, Keys},
+    lending::Loan,
+    shared::{Shared, UNTIMED},
+};
 
 /// A request that an [`AdaptiveLimitLayer`] let in by [`enter`](AdaptiveLimitLayer::enter).
 ///
@@ -16,7 +18,7 @@ use super::{AdaptiveLimitLayer, Class, Hold, Key, LimitRequestBody, Outcome, Per
 /// share: who keeps the layer anyway gives the place back to it.
 #[derive(Debug)]
 #[must_use = "the place is lost unless the layer gets it back by `leave`"]
-pub struct Visit {
+pub struct Admission {
     start: u64,
     class: Class,
     keys: Keys,
@@ -54,7 +56,7 @@ struct Seat {
     hold: Hold,
 }
 
-impl Visit {
+impl Admission {
     /// Of a request that was let in just now.
     #[inline]
     pub(super) fn new(shared: &Shared, class: Class, keys: Keys) -> Self {
@@ -319,13 +321,17 @@ impl AdaptiveLimitLayer {
     /// Takes a place, unless the request must wait for one, has a deadline, is exempt or is to be refused: then
     /// nothing is counted, and the layer's service does all that.
     #[inline]
-    pub fn enter<B>(&self, request: &Request<B>) -> Option<Visit> {
+    pub fn enter<B>(&self, request: &Request<B>) -> Option<Admission> {
         self.enter_from(request, None)
     }
 
     /// The same for a request from `connection`.
     #[inline]
-    pub fn enter_from<B>(&self, request: &Request<B>, connection: Option<Key>) -> Option<Visit> {
+    pub fn enter_from<B>(
+        &self,
+        request: &Request<B>,
+        connection: Option<Key>,
+    ) -> Option<Admission> {
         let head = RequestHead::from(request);
         let overload = self.overload.as_ref();
         if overload.is_some_and(|overload| overload.has_timeout(head))
@@ -340,7 +346,7 @@ impl AdaptiveLimitLayer {
         if shared.seats(class).is_some() || !shared.try_enter(class, keys, false) {
             return None;
         }
-        let mut visit = Visit::new(shared, class, keys);
+        let mut visit = Admission::new(shared, class, keys);
         visit.note_head(request, shared.hold_of(class));
         Some(visit)
     }
@@ -349,7 +355,7 @@ impl AdaptiveLimitLayer {
     #[inline]
     pub fn enter_again<B>(
         &self,
-        visit: &mut Option<Visit>,
+        visit: &mut Option<Admission>,
         request: &Request<B>,
         connection: Option<Key>,
     ) {
@@ -363,31 +369,31 @@ impl AdaptiveLimitLayer {
     /// The body that the service gets: while it has nothing, and the service waits, the place is lent. Without a body
     /// there is nothing to wait for, and nothing is allocated.
     #[inline]
-    pub fn request_body<B: Body>(&self, visit: &mut Visit, body: B) -> LimitRequestBody<B> {
+    pub fn request_body<B: Body>(&self, visit: &mut Admission, body: B) -> LimitRequestBody<B> {
         visit.wrap(body, &self.limit.shared)
     }
 
     /// To be told before the service's future, or the body of its answer, is polled.
     #[inline]
-    pub fn resume(&self, visit: &mut Visit) {
+    pub fn resume(&self, visit: &mut Admission) {
         visit.resume(&self.limit.shared);
     }
 
     /// To be told when what was polled is pending.
     #[inline]
-    pub fn pause(&self, visit: &mut Visit) {
+    pub fn pause(&self, visit: &mut Admission) {
         visit.pause();
     }
 
     /// To be told when the body of the answer has given a frame, unless it was the last.
     #[inline]
-    pub fn hand_over(&self, visit: &mut Visit) {
+    pub fn hand_over(&self, visit: &mut Admission) {
         visit.hand_over(&self.limit.shared);
     }
 
     /// Records what an answer says about the load, and gives the place back unless its body is to hold it.
     #[inline]
-    pub fn answered<B: Body>(&self, visit: &mut Visit, response: &Response<B>) {
+    pub fn answered<B: Body>(&self, visit: &mut Admission, response: &Response<B>) {
         let classify = self.classifiers.outcome.as_ref();
         let shared = &self.limit.shared;
         let hold = shared.hold_of(visit.class);
@@ -401,7 +407,7 @@ impl AdaptiveLimitLayer {
 
     /// Gives the place back. A request that was not answered before counts as cancelled.
     #[inline]
-    pub fn leave(&self, visit: &mut Visit) {
+    pub fn leave(&self, visit: &mut Admission) {
         visit.leave(&self.limit.shared);
     }
 }

@@ -1,9 +1,11 @@
 //! Which recorder the current thread may write to without a locked instruction.
 
-use std::cell::Cell;
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+use std::{
+    cell::Cell,
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
 };
 
 /// How many threads have a number at the same time.
@@ -22,7 +24,7 @@ pub(crate) fn current() -> usize {
 #[cold]
 fn claim() -> usize {
     // While thread-locals are torn down the number may be another thread's already.
-    let number = SLOT.try_with(|slot| slot.0).unwrap_or(NUMBERS);
+    let number = CLAIM.try_with(|claim| claim.0).unwrap_or(NUMBERS);
     NUMBER.set(number);
     number
 }
@@ -55,10 +57,10 @@ pub(crate) fn add_short(cell: &AtomicU32, exclusive: bool) {
     }
 }
 
-struct Slot(usize);
+struct Claim(usize);
 
-impl Slot {
-    fn claim() -> Self {
+impl Claim {
+    fn new() -> Self {
         let mut number = NUMBERS;
         let take = |taken: u32| {
             number = taken.trailing_ones() as usize;
@@ -70,7 +72,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Claim {
     fn drop(&mut self) {
         NUMBER.set(NUMBERS);
         if self.0 < NUMBERS {
@@ -85,15 +87,16 @@ static TAKEN: AtomicU32 = AtomicU32::new(0);
 const UNCLAIMED: usize = NUMBERS + 1;
 
 thread_local! {
-    static SLOT: Slot = Slot::claim();
+    static CLAIM: Claim = Claim::new();
     /// What [`current`] answers. Apart, since what has to be dropped costs a look at every access.
     static NUMBER: Cell<usize> = const { Cell::new(UNCLAIMED) };
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::thread;
+
+    use super::*;
 
     #[test]
     fn no_two_living_threads_have_the_same_number_and_that_of_an_ended_one_is_used_again() {
