@@ -32,8 +32,8 @@ const PATIENCE_OF_TASKS: Duration = Duration::from_millis(100);
 
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
 
-/// Replaces std's own hook for panics, for the process and for good. One that the program has installed stays, and has to
-/// take care itself that it never waits.
+/// Replaces std's own hook for panics, for the process and for good, where handlers run: see [`is_ours`]. One that the
+/// program has installed stays, and has to take care itself that it never waits.
 pub(super) fn never_wait() {
     // Two at once would take each other's for the program's.
     static INSTALLING: Mutex<()> = Mutex::new(());
@@ -42,7 +42,7 @@ pub(super) fn never_wait() {
     // What is there when none is set is std's.
     let std = panic::take_hook();
     panic::set_hook(match is_same(&present, &std) {
-        true => Box::new(RECORDS.hook()),
+        true => Box::new(RECORDS.hook(std)),
         false => present,
     });
 }
@@ -51,6 +51,13 @@ pub(super) fn never_wait() {
 /// ever be made in two places of std, the hook in force is left alone.
 fn is_same(one: &Hook, other: &Hook) -> bool {
     std::ptr::eq(&raw const **one, &raw const **other)
+}
+
+/// Tasks, the threads of the worker pool, and the thread that ends the process. On others std's hook has its say, and with
+/// it what catches the output of a test.
+fn is_ours() -> bool {
+    let is_named = |name: &str| name == "main" || name.starts_with("stellane-");
+    tokio::task::try_id().is_some() || thread::current().name().is_some_and(is_named)
 }
 
 static RECORDS: Records = Records {
@@ -99,8 +106,11 @@ struct Record {
 }
 
 impl Records {
-    fn hook(&'static self) -> impl Fn(&PanicHookInfo<'_>) + Sync + Send + 'static {
-        |info| {
+    fn hook(&'static self, std: Hook) -> impl Fn(&PanicHookInfo<'_>) + Sync + Send + 'static {
+        move |info| {
+            if !is_ours() {
+                return std(info);
+            }
             catch_faults::told();
             // A log that panics can't be told so.
             if thread::current().name() != Some(WRITER) && self.has_room() {
