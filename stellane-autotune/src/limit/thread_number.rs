@@ -60,7 +60,7 @@ pub(crate) fn add_short(cell: &AtomicU32, exclusive: bool) {
 struct Claim(usize);
 
 impl Claim {
-    fn claim() -> Self {
+    fn new() -> Self {
         let mut number = NUMBERS;
         let take = |taken: u32| {
             number = taken.trailing_ones() as usize;
@@ -87,7 +87,7 @@ static TAKEN: AtomicU32 = AtomicU32::new(0);
 const UNCLAIMED: usize = NUMBERS + 1;
 
 thread_local! {
-    static CLAIM: Claim = Claim::claim();
+    static CLAIM: Claim = Claim::new();
     /// What [`current`] answers. Apart, since what has to be dropped costs a look at every access.
     static NUMBER: Cell<usize> = const { Cell::new(UNCLAIMED) };
 }

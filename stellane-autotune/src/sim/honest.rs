@@ -208,6 +208,47 @@ pub fn honest_services() -> Vec<Scenario> {
             slo: f64::INFINITY,
             ..base()
         },
+        Scenario {
+            name: "two routes of three answer 503",
+            load: |_| 960.0,
+            plant: |_| Plant {
+                failing: 2.0 / 3.0,
+                ..Plant::healthy()
+            },
+            slo: f64::INFINITY,
+            ..base()
+        },
+        Scenario {
+            name: "one route of three answers 504 after 1 s",
+            load: |_| 960.0,
+            plant: |_| Plant {
+                failing: 1.0 / 3.0,
+                refusal: 1.0,
+                ..Plant::healthy()
+            },
+            slo: f64::INFINITY,
+            ..base()
+        },
+        Scenario {
+            plant: |_| Plant {
+                cores: 1e9,
+                contention: 0.0,
+                failing: 1.0 / 3.0,
+                ..Plant::healthy()
+            },
+            closed: Some(Closed {
+                clients: 50,
+                think: 0.0,
+                backoff: 0.001,
+                within: 0.1,
+            }),
+            ..closed(
+                "50 clients of 50 ms, one route of three answers 503",
+                50,
+                0.05,
+                0.0,
+            )
+        },
         beside("20 streams without end", endless(20)),
         beside("100 streams without end", endless(100)),
         beside(

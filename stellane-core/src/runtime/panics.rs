@@ -16,7 +16,7 @@ use std::{
 
 use tracing::{Dispatch, Level, Span, dispatcher};
 
-use crate::catch_faults;
+use crate::{catch_faults, logging};
 
 /// The thread that writes.
 const WRITER: &str = "stellane-panics";
@@ -27,7 +27,7 @@ const MOST_EACH_SECOND: u32 = 100;
 /// How long a thread that panics waits for its record to be written: the process may be about to end. Once that was too
 /// short, nobody waits until a record has been written again.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The same within a task, which ends neither its thread nor the process.
+/// The same within a task.
 const PATIENCE_OF_TASKS: Duration = Duration::from_millis(100);
 
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
@@ -67,8 +67,7 @@ static RECORDS: Records = Records {
     changed: Condvar::new(),
 };
 
-/// Those that wait to be written. The one sink of this kind in the process; a writer of the log that never blocks may
-/// take its place.
+/// Those that wait to be written: into whatever log there is, which may wait for somebody, or on stderr if there is none.
 struct Records {
     state: Mutex<State>,
     changed: Condvar,
@@ -95,6 +94,8 @@ struct Record {
     backtrace: Backtrace,
     span: Span,
     dispatch: Dispatch,
+    /// It is not of a task, which ends neither its thread nor the process.
+    may_be_the_last: bool,
 }
 
 impl Records {
@@ -126,9 +127,9 @@ impl Records {
 
     /// Has it written, and waits for that unless it takes long.
     fn add(&'static self, record: Record) {
-        let patience = match tokio::task::try_id() {
-            Some(_) if cfg!(panic = "unwind") => PATIENCE_OF_TASKS,
-            _ => PATIENCE,
+        let patience = match record.may_be_the_last {
+            true => PATIENCE,
+            false => PATIENCE_OF_TASKS,
         };
         let mut state = self.state();
         state.waiting.push_back(record);
@@ -179,6 +180,7 @@ impl Record {
             backtrace: Backtrace::capture(),
             span: Span::current(),
             dispatch: dispatcher::get_default(Clone::clone),
+            may_be_the_last: tokio::task::try_id().is_none() || cfg!(panic = "abort"),
         }
     }
 
@@ -192,6 +194,7 @@ impl Record {
             backtrace,
             span,
             dispatch,
+            may_be_the_last,
         } = self;
         let has_backtrace = backtrace.status() == BacktraceStatus::Captured;
         let backtrace = has_backtrace.then_some(backtrace);
@@ -212,6 +215,9 @@ impl Record {
             wanted
         });
         if logged {
+            if may_be_the_last {
+                logging::flush();
+            }
             return;
         }
         let route = route.as_ref().map(|route| format!(", route {route}"));

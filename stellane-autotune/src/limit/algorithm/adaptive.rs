@@ -141,8 +141,10 @@ impl Algorithm for Adaptive {
     }
 
     fn on_window(&mut self, window: &Window<'_>) -> Next {
-        self.overloads.add(window.end, window.so_far);
         if self.is_open() {
+            let median = self.open.median();
+            self.overloads
+                .add(window.end, window.so_far, window.in_flight, median);
             if window.latencies.is_empty() || window.answers == 0 {
                 return Next::at_once(window.limit);
             }
@@ -164,10 +166,12 @@ impl Algorithm for Adaptive {
     }
 
     fn on_tick(&mut self, tick: Tick) -> Option<Next> {
-        self.overloads.add(tick.now, tick.so_far);
         if !self.is_open() {
             return None;
         }
+        let median = self.open.median();
+        self.overloads
+            .add(tick.now, tick.so_far, tick.in_flight, median);
         let before = self.open.cap();
         if let Some(start) = self.open.on_tick(tick, &self.overloads) {
             self.begin_to_limit(start);
@@ -179,7 +183,7 @@ impl Algorithm for Adaptive {
 
     fn on_overload(&mut self, now: Duration, _in_flight: u32) -> Option<u32> {
         // While there is no limit one answer says little: the window tells.
-        if self.is_open() || self.overloads.follows() {
+        if self.is_open() || self.overloads.evidence().is_none() {
             return None;
         }
         self.limiting.on_overload(now)

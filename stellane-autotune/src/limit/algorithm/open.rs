@@ -59,10 +59,11 @@ const SHRINK: (f64, f64) = (0.9, 4.0);
 /// Natural logarithms of concurrency that brought nothing: enough to act on. The constant that matters most: below 0.8
 /// storms of retries were met too late, as honest load had to be told from them more often by chance.
 const ENOUGH: f64 = 0.9;
-/// Times that on a machine that has next to nothing to do, below this many tasks for each core: what is slow is slow
-/// elsewhere. At twice as much two of 480 honest loads were refused up to a fifth, closed loops of requests of which half
-/// take a hundred times as long as the others and all began at once.
-const IDLE: (f64, f64) = (3.0, 0.5);
+/// Times that on a machine that is heard and not full: what is slow is slow elsewhere, or by chance. At 2 two of 480 honest
+/// loads were refused up to a fifth, closed loops of requests of which half take a hundred times as long as the others and
+/// all began at once, and a service of which a third is a 504 after a second in one run of 25. Only where there is next to
+/// nothing to do, one run of 400 of a service at three fifths of what it can do was limited by chance, for seconds.
+const NOT_FULL: f64 = 3.0;
 /// Tasks ready for each core from which on the machine is full. At 1 it has just enough, and by chance twice as many
 /// for a while.
 pub(super) const FULL: f64 = 2.5;
@@ -106,6 +107,11 @@ impl Open {
 
     pub(super) fn cap(&self) -> u32 {
         round(clamp_limit(self.cap, self.min, self.max))
+    }
+
+    /// The latest, in seconds.
+    pub(super) fn median(&self) -> f64 {
+        self.median
     }
 
     pub(super) fn next_step(&self) -> Duration {
@@ -152,8 +158,8 @@ impl Open {
         let flat = self.curve.add(window);
         self.answers += window.answers;
         self.step(window.end, f64::from(window.max_in_flight));
-        let is_idle = window.tasks_per_core.is_some_and(|tasks| tasks < IDLE.1);
-        let enough = doubt * ENOUGH * if is_idle { IDLE.0 } else { 1.0 };
+        let is_not_full = window.tasks_per_core.is_some_and(|tasks| tasks < FULL);
+        let enough = doubt * ENOUGH * if is_not_full { NOT_FULL } else { 1.0 };
         if flat > enough && window.mean_in_flight > FEW {
             let (knee, known) = self.curve.knee(window.end);
             let limit = knee + ROOM * knee.sqrt();
