@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use toml::{Table, Value};
 
-use super::{Loader, Origin, RuntimeConfig, schema};
+#[cfg(feature = "reload")]
+use super::schema;
+use super::{Loader, Origin, RuntimeConfig};
 
 /// How a configuration was loaded; nothing for one that the program has made. It is no part of what a configuration says:
 /// two that say the same are equal.

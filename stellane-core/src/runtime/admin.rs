@@ -151,10 +151,13 @@ fn in_force(
     secrets: &Secrets,
 ) -> serde_json::Value {
     let now = now(config, components, log);
-    let changed_by = |key: &str, value: &toml::Value| match key {
+    #[cfg(feature = "tuner")]
+    let is_of_tuner = |key: &str, value: &_| tuning::has_turned(&components.tuner, key, value);
+    #[cfg(not(feature = "tuner"))]
+    let is_of_tuner = |_: &str, _: &_| false;
+    let changed_by = |key: &str, value: &_| match key {
         "log.level" => "/log-level",
-        #[cfg(feature = "tuner")]
-        _ if tuning::has_turned(&components.tuner, key, value) => "tuner",
+        _ if is_of_tuner(key, value) => "tuner",
         _ => "program",
     };
     let from = places(config, &now, changed_by).into_iter();
