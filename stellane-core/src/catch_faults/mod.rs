@@ -36,7 +36,7 @@ mod layer;
 mod refusal;
 mod service;
 
-use self::layer::FaultCounter;
+pub(crate) use self::layer::FaultCounter;
 pub use self::{
     body::CatchFaultsBody,
     future::CatchFaultsFuture,

@@ -1,7 +1,7 @@
 //! Reading a configuration file without waiting for it, and no more of it than makes sense.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read},
     path::Path,
 };
@@ -20,14 +20,14 @@ pub(super) fn read_to_start(path: &Path) -> Result<String, String> {
 /// The text of a regular file: what is no more than looked at must not be waited for.
 #[cfg(feature = "reload")]
 pub(super) fn read_again(path: &Path) -> Result<String, String> {
-    let is_regular = |metadata: io::Result<fs::Metadata>| match metadata {
+    let is_regular = |metadata: io::Result<std::fs::Metadata>| match metadata {
         Ok(metadata) if metadata.is_file() => Ok(()),
         Ok(metadata) if metadata.is_dir() => Err("it is a directory".to_owned()),
         Ok(_) => Err("it is no regular file".to_owned()),
         Err(error) => Err(say(&error)),
     };
     // Before it is opened, which waits for the other end of a FIFO.
-    is_regular(fs::metadata(path))?;
+    is_regular(std::fs::metadata(path))?;
     read(File::open(path).map_err(|error| say(&error))?)
 }
 

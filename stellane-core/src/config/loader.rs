@@ -11,9 +11,9 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{
-    ConfigErrors, Origin, Problem, Profile, RuntimeConfig, Secrets, file, schema, source::Source,
-};
+#[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
+use super::source::Source;
+use super::{ConfigErrors, Origin, Problem, Profile, RuntimeConfig, Secrets, file, schema};
 
 const SECTION_PREFIX: &str = "STELLANE__";
 
@@ -143,7 +143,7 @@ impl Loader {
         mut problems: Vec<Problem>,
     ) -> Result<RuntimeConfig, ConfigErrors> {
         let text = self.file_text(&mut problems);
-        let (mut config, origins) = self.merge(base.clone(), &text, &mut problems);
+        let (config, origins) = self.merge(base.clone(), &text, &mut problems);
 
         let mut invalid = config.problems();
         for problem in &mut invalid {
@@ -153,7 +153,12 @@ impl Loader {
         }
         problems.append(&mut invalid);
         ConfigErrors::check(problems)?;
-        config.source = Source::new(self.clone(), text, base, &config, origins);
+        #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
+        let config = {
+            let mut config = config;
+            config.source = Source::new(self.clone(), text, base, &config, origins);
+            config
+        };
         Ok(config)
     }
 

@@ -60,6 +60,7 @@ mod runtime;
 mod schema;
 pub(crate) mod secret;
 mod server;
+#[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
 pub(crate) mod source;
 
 /// Every key with its default and its meaning, as a TOML file: what `stellane config --default` prints.

@@ -76,9 +76,14 @@ impl ConfigWatcher {
     /// Every mistake in the configuration that the process would start with.
     pub fn new(loader: Loader) -> Result<Self, ConfigErrors> {
         let config = loader.load()?;
-        let loaded = config.source.loaded().cloned();
-        let (base, text) = loaded.map(|loaded| (loaded.base, loaded.text)).unzip();
-        let (base, text) = (base.unwrap_or_default(), text.unwrap_or_default());
+        let (loader, text, base) = match config.source.loaded() {
+            Some(loaded) => (
+                loaded.loader.clone(),
+                loaded.text.clone(),
+                loaded.base.clone(),
+            ),
+            None => (loader, "".into(), RuntimeConfig::default()),
+        };
         Ok(Self::over(loader, text, base, Vec::new(), config))
     }
 

@@ -15,9 +15,11 @@ use stellane_pool::WorkerPoolConfig;
 #[cfg(feature = "router")]
 use stellane_router::{InternerConfig, RouterConfig};
 
+#[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
+use super::source::Source;
 use super::{
     ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile, Secrets,
-    ServerConfig, secret, source::Source,
+    ServerConfig, secret,
 };
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
@@ -79,6 +81,7 @@ pub struct RuntimeConfig {
     pub log: LogConfig,
     /// What helps while developing.
     pub dev: DevConfig,
+    #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
     #[serde(skip)]
     pub(super) source: Source,
 }
@@ -125,6 +128,7 @@ impl Default for RuntimeConfig {
             http: HttpConfig::default(),
             log: LogConfig::default(),
             dev: DevConfig::default(),
+            #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
             source: Source::default(),
         }
     }

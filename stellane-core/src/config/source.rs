@@ -13,8 +13,16 @@ pub(crate) struct Source(Option<Arc<Loaded>>);
 
 #[derive(Clone)]
 pub(crate) struct Loaded {
+    #[cfg_attr(
+        not(feature = "reload"),
+        expect(dead_code, reason = "nothing is followed")
+    )]
     pub(super) loader: Loader,
     /// What its file said.
+    #[cfg_attr(
+        not(feature = "reload"),
+        expect(dead_code, reason = "nothing is followed")
+    )]
     pub(super) text: Arc<str>,
     /// What it was laid over: the defaults of a profile, or those of the program.
     pub(super) base: RuntimeConfig,
@@ -73,6 +81,7 @@ impl Source {
     }
 }
 
+#[cfg(all(feature = "preset", feature = "reload"))]
 impl Loaded {
     /// The keys that have another value than what was loaded: those that the program has set.
     pub(super) fn set_by_program(&self, config: &RuntimeConfig) -> Vec<String> {
@@ -85,6 +94,7 @@ pub(super) fn table(config: &RuntimeConfig) -> Table {
 }
 
 /// The keys that have another value there.
+#[cfg(feature = "preset")]
 fn changed(old: &Table, new: &Table) -> Vec<String> {
     let mut keys = Vec::new();
     differences(old, new, &mut Vec::new(), &mut |key, _, _| keys.push(key));
@@ -110,7 +120,7 @@ pub(super) fn differences(
 }
 
 /// Where the keys have their values from that do not have the default; `in_force` is what the handles say now.
-#[cfg(feature = "admin")]
+#[cfg(all(feature = "admin", feature = "preset"))]
 pub(crate) fn places(
     config: &RuntimeConfig,
     in_force: &RuntimeConfig,

@@ -2,3 +2,5 @@
 
 #[doc = include_str!("compose.md")]
 pub mod compose {}
+#[doc = include_str!("threat_model.md")]
+pub mod threat_model {}

@@ -50,7 +50,7 @@ impl LogHandle {
     }
 
     /// Whether this is the filter in force, however it is written.
-    #[cfg(feature = "admin")]
+    #[cfg(all(feature = "admin", feature = "preset"))]
     pub(crate) fn is_at(&self, level: &str) -> bool {
         parse(level).is_ok_and(|filter| filter.to_string() == self.level())
     }

@@ -610,7 +610,7 @@ impl<F> RuntimeBuilder<F> {
         }
         let mut own_limits = components.own_limits.clone();
         if let Some(closure) = self.route_limits {
-            own_limits = own_limits.by(closure);
+            own_limits = own_limits.by(closure, &components.faults);
         }
         let service = self
             .make_service

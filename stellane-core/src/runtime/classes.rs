@@ -76,7 +76,9 @@ impl<T: Copy> RulesBuilder<T> {
 
 impl<T: Copy> Rules<T> {
     pub(super) fn find(&self, path: &str, method: &Method) -> Option<T> {
-        let located = self.table.find(path);
+        // Some services take `/a/` and `//a` for `/a`: who writes it so must not be of another class.
+        let find = |path| self.table.find(path);
+        let located = find(path).or_else(|| find(without_more_slashes(path)?));
         let of_route = located.map(|located| &self.of_route[located.id().index()]);
         let rules = of_route.into_iter().flatten().chain(&self.of_any_path);
         let is_of = |rule: &&Rule<T>| rule.methods.is_empty() || rule.methods.contains(method);
@@ -87,6 +89,14 @@ impl<T: Copy> Rules<T> {
         let rules = self.of_route.iter().flatten().chain(&self.of_any_path);
         rules.map(|rule| rule.of)
     }
+}
+
+/// A path without those at its end and all but one at its begin, if it has such.
+fn without_more_slashes(path: &str) -> Option<&str> {
+    let short = path.trim_end_matches('/');
+    let leading = short.len() - short.trim_start_matches('/').len();
+    let short = &short[leading.saturating_sub(1)..];
+    (short.len() < path.len()).then_some(short)
 }
 
 /// How long a drain waits for a request, by `server.drain_classes`; `None` if there are none.

@@ -16,7 +16,7 @@ use std::{
 
 use tracing::{Dispatch, Level, Span, dispatcher};
 
-use crate::catch_faults;
+use crate::{catch_faults, logging};
 
 /// The thread that writes.
 const WRITER: &str = "stellane-panics";
@@ -27,13 +27,13 @@ const MOST_EACH_SECOND: u32 = 100;
 /// How long a thread that panics waits for its record to be written: the process may be about to end. Once that was too
 /// short, nobody waits until a record has been written again.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The same within a task, which ends neither its thread nor the process.
+/// The same within a task.
 const PATIENCE_OF_TASKS: Duration = Duration::from_millis(100);
 
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
 
-/// Replaces std's own hook for panics, for the process and for good. One that the program has installed stays, and has to
-/// take care itself that it never waits.
+/// Replaces std's own hook for panics, for the process and for good, where handlers run: see [`is_ours`]. One that the
+/// program has installed stays, and has to take care itself that it never waits.
 pub(super) fn never_wait() {
     // Two at once would take each other's for the program's.
     static INSTALLING: Mutex<()> = Mutex::new(());
@@ -42,7 +42,7 @@ pub(super) fn never_wait() {
     // What is there when none is set is std's.
     let std = panic::take_hook();
     panic::set_hook(match is_same(&present, &std) {
-        true => Box::new(RECORDS.hook()),
+        true => Box::new(RECORDS.hook(std)),
         false => present,
     });
 }
@@ -51,6 +51,13 @@ pub(super) fn never_wait() {
 /// ever be made in two places of std, the hook in force is left alone.
 fn is_same(one: &Hook, other: &Hook) -> bool {
     std::ptr::eq(&raw const **one, &raw const **other)
+}
+
+/// Tasks, the threads of the worker pool, and the thread that ends the process. On others std's hook has its say, and with
+/// it what catches the output of a test.
+fn is_ours() -> bool {
+    let is_named = |name: &str| name == "main" || name.starts_with("stellane-");
+    tokio::task::try_id().is_some() || thread::current().name().is_some_and(is_named)
 }
 
 static RECORDS: Records = Records {
@@ -67,8 +74,7 @@ static RECORDS: Records = Records {
     changed: Condvar::new(),
 };
 
-/// Those that wait to be written. The one sink of this kind in the process; a writer of the log that never blocks may
-/// take its place.
+/// Those that wait to be written: into whatever log there is, which may wait for somebody, or on stderr if there is none.
 struct Records {
     state: Mutex<State>,
     changed: Condvar,
@@ -95,11 +101,16 @@ struct Record {
     backtrace: Backtrace,
     span: Span,
     dispatch: Dispatch,
+    /// It is not of a task, which ends neither its thread nor the process.
+    may_be_the_last: bool,
 }
 
 impl Records {
-    fn hook(&'static self) -> impl Fn(&PanicHookInfo<'_>) + Sync + Send + 'static {
-        |info| {
+    fn hook(&'static self, std: Hook) -> impl Fn(&PanicHookInfo<'_>) + Sync + Send + 'static {
+        move |info| {
+            if !is_ours() {
+                return std(info);
+            }
             catch_faults::told();
             // A log that panics can't be told so.
             if thread::current().name() != Some(WRITER) && self.has_room() {
@@ -126,9 +137,9 @@ impl Records {
 
     /// Has it written, and waits for that unless it takes long.
     fn add(&'static self, record: Record) {
-        let patience = match tokio::task::try_id() {
-            Some(_) if cfg!(panic = "unwind") => PATIENCE_OF_TASKS,
-            _ => PATIENCE,
+        let patience = match record.may_be_the_last {
+            true => PATIENCE,
+            false => PATIENCE_OF_TASKS,
         };
         let mut state = self.state();
         state.waiting.push_back(record);
@@ -179,6 +190,7 @@ impl Record {
             backtrace: Backtrace::capture(),
             span: Span::current(),
             dispatch: dispatcher::get_default(Clone::clone),
+            may_be_the_last: tokio::task::try_id().is_none() || cfg!(panic = "abort"),
         }
     }
 
@@ -192,6 +204,7 @@ impl Record {
             backtrace,
             span,
             dispatch,
+            may_be_the_last,
         } = self;
         let has_backtrace = backtrace.status() == BacktraceStatus::Captured;
         let backtrace = has_backtrace.then_some(backtrace);
@@ -212,6 +225,9 @@ impl Record {
             wanted
         });
         if logged {
+            if may_be_the_last {
+                logging::flush();
+            }
             return;
         }
         let route = route.as_ref().map(|route| format!(", route {route}"));

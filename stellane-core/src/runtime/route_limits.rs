@@ -7,7 +7,10 @@ use stellane_autotune::{RequestHead, overload::OverloadLayer};
 use stellane_router::BuildReport;
 
 use super::classes::{Rules, RulesBuilder};
-use crate::{catch_faults::Grpc, config::RouteLimits};
+use crate::{
+    catch_faults::{FaultCounter, Faults, Grpc},
+    config::RouteLimits,
+};
 
 /// The limits of one request, where they are not those of all: see
 /// [`RuntimeBuilder::route_limits`](super::RuntimeBuilder::route_limits). The default leaves all as it is.
@@ -41,7 +44,7 @@ pub(super) type LimitsFn = dyn Fn(RequestHead<'_>) -> RequestLimits + Send + Syn
 /// Which requests have limits of their own: by a closure, then by the configuration.
 #[derive(Clone, Default)]
 pub(super) struct OwnLimits {
-    by_closure: Option<Arc<LimitsFn>>,
+    by_closure: Option<(Arc<LimitsFn>, FaultCounter)>,
     configured: Option<Arc<Rules<RequestLimits>>>,
 }
 
@@ -64,9 +67,9 @@ impl OwnLimits {
         })
     }
 
-    /// What the closure leaves open is as configured.
-    pub(super) fn by(mut self, closure: Arc<LimitsFn>) -> Self {
-        self.by_closure = Some(closure);
+    /// What the closure leaves open is as configured, and all if it panics.
+    pub(super) fn by(mut self, closure: Arc<LimitsFn>, faults: &Faults) -> Self {
+        self.by_closure = Some((closure, faults.counter()));
         self
     }
 
@@ -75,12 +78,15 @@ impl OwnLimits {
         head: RequestHead<'_>,
         pick: impl Fn(RequestLimits) -> Option<T>,
     ) -> Option<T> {
-        let by_closure = self.by_closure.as_ref();
+        let by_closure = || {
+            let (of, faults) = self.by_closure.as_ref()?;
+            pick(faults.catch("route_limits", || of(head))?)
+        };
         let configured = || {
             let rules = self.configured.as_ref()?;
             pick(rules.find(head.uri.path(), head.method)?)
         };
-        by_closure.and_then(|of| pick(of(head))).or_else(configured)
+        by_closure().or_else(configured)
     }
 
     /// Has deadlines go by them.

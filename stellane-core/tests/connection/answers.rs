@@ -205,7 +205,11 @@ async fn a_declined_upgrade_and_a_refused_connect_leave_an_ordinary_connection()
         for again in [false, true] {
             write(&mut stream, request).await;
             let got = read_until(&mut stream, answer).await;
-            assert!(got.contains("keep-alive: timeout=60"), "{got}");
+            let idle = manager.config().idle_timeout.as_secs();
+            assert!(
+                got.contains(&format!("keep-alive: timeout={idle}\r\n")),
+                "{got}"
+            );
             until(&manager, "parked", |m| m.stats().parked == 1).await;
             write(&mut stream, get("/")).await;
             read_until(&mut stream, "got ").await;

@@ -134,6 +134,16 @@ const CASES: &[Case] = &[
     case("exempt", "GET /exempt HTTP/1.1\r\nhost: x\r\n\r\n"),
     case("of a class", "GET /class/a HTTP/1.1\r\nhost: x\r\n\r\n"),
     case(
+        "as large as may be",
+        "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 64\r\n\r\n\
+         0123456789012345678901234567890123456789012345678901234567890123",
+    ),
+    case(
+        "too large for who does not read it",
+        "POST /ok HTTP/1.1\r\nhost: x\r\ncontent-length: 65\r\n\r\n\
+         01234567890123456789012345678901234567890123456789012345678901234",
+    ),
+    case(
         "too large by its length",
         "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 65\r\n\r\n\
          0123456789012345678901234567890123456789012345678901234567890123456789",

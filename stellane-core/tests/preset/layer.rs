@@ -1,6 +1,11 @@
 //! The preset as a layer: in any stack of tower, with any body, without a server.
 
-use std::{convert::Infallible, error::Error};
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::{Ready, ready},
+    task::{Context, Poll},
+};
 
 use axum::{
     Router,
@@ -446,4 +451,102 @@ async fn a_server_of_another_kind_names_the_connection_of_a_request() {
         preset.oneshot(request).await.expect("answered").status(),
         200
     );
+}
+
+/// May be called once it was asked whether it is ready, as tower has it. A clone was not.
+#[derive(Default)]
+struct Strict(bool);
+
+impl Clone for Strict {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl<B> Service<Request<B>> for Strict {
+    type Response = Response<String>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<String>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0 = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        assert!(std::mem::take(&mut self.0), "not asked");
+        ready(Ok(Response::new("done".to_owned())))
+    }
+}
+
+#[tokio::test]
+async fn a_service_is_called_when_it_is_ready_at_once_and_from_the_queue() {
+    let mut config = config();
+    config.limit.max_wait = std::time::Duration::from_secs(60);
+    let components = Components::new(&config).expect("valid");
+    let preset = components.layer(&config.server).layer(Strict::default());
+    let layers = ServiceBuilder::new()
+        .layer(components.layers(&config.server))
+        .service(Strict::default());
+    let request = || {
+        let request = Request::get("/").header(header::HOST, "x");
+        request.body(Full::<Bytes>::default()).expect("valid")
+    };
+    for waits in [false, true] {
+        let place = waits.then(|| components.limit.try_acquire().expect("the only one"));
+        let mut first = Box::pin(preset.clone().oneshot(request()));
+        if waits {
+            let is_pending =
+                tokio::select! { biased; _ = &mut first => false, () = ready(()) => true };
+            assert!(is_pending);
+        }
+        drop(place);
+        assert_eq!(first.await.expect("answered").status(), 200, "{waits}");
+
+        let place = waits.then(|| components.limit.try_acquire().expect("the only one"));
+        let mut second = Box::pin(layers.clone().oneshot(request()));
+        if waits {
+            let is_pending =
+                tokio::select! { biased; _ = &mut second => false, () = ready(()) => true };
+            assert!(is_pending);
+        }
+        drop(place);
+        assert_eq!(second.await.expect("answered").status(), 200, "{waits}");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_knows_the_size_of_a_body_and_whether_it_was_too_large() {
+    /// What it knows, as an answer with the status that is in the path.
+    async fn tell(
+        request: Request<RequestBody<axum::body::Body>>,
+    ) -> Result<Response<String>, Infallible> {
+        let size = request.body().size_hint().exact();
+        let status = request.uri().path()[1..].parse().expect("a status");
+        let told = match request.into_body().collect().await {
+            Ok(_) => format!("{size:?}"),
+            Err(error) => format!("too large: {}", error.is_too_large()),
+        };
+        let mut answer = Response::new(told);
+        *answer.status_mut() = status;
+        Ok(answer)
+    }
+    let mut config = RuntimeConfig::default();
+    config.server.max_body_bytes = 1500;
+    let components = Components::new(&config).expect("valid");
+    let preset = components.layer(&config.server).layer(service_fn(tell));
+    for (path, body, status, told) in [
+        ("/200", axum::body::Body::from("hello"), 200, "Some(5)"),
+        ("/200", chunks(1024), 200, "None"),
+        ("/200", chunks(2048), 200, "too large: true"),
+        // A bad request for another reason stays one.
+        ("/400", chunks(1024), 400, "None"),
+    ] {
+        let request = Request::post(path).body(body).expect("valid");
+        let answer = preset.clone().oneshot(request).await.expect("answered");
+        assert_eq!(answer.status(), status, "{told}");
+        assert_eq!(text(answer).await, told);
+    }
+    let made = RequestBody::<axum::body::Body>::from("hello");
+    assert_eq!(made.size_hint().exact(), Some(5));
 }

@@ -123,6 +123,10 @@ async fn a_body_may_be_as_large_as_its_route_allows() {
         ("PATCH", "/anything", 20, 200),
         ("PATCH", "/anything", 21, 413),
         ("PATCH", "/notes/1", 11, 413),
+        // Written so that some services take it for the same.
+        ("POST", "/notes/1/", 11, 413),
+        ("POST", "//notes/1", 11, 413),
+        ("POST", "//notes/1//", 11, 413),
     ] {
         for whole in [true, false] {
             let make = || request(method, path, body(size, whole));
@@ -247,6 +251,7 @@ async fn served(default_timeout: Duration, closure: bool) -> SocketAddr {
                     .max_body_bytes(2000),
                 Some(b"patient") => limits.timeout(Duration::from_secs(300)),
                 Some(b"small") => limits.max_body_bytes(5),
+                Some(b"panics") => panic!("on purpose"),
                 _ => limits,
             }
         });
@@ -372,6 +377,8 @@ async fn a_closure_has_the_first_word_and_the_configuration_the_second() {
     assert_eq!(outcomes("PUT /files/a", 1000, "patient").await, [200; 2]);
     assert_eq!(outcomes("PUT /other", 101, "patient").await, [413; 2]);
     assert_eq!(outcomes("PUT /files/a", 1000, "nobody").await, [200; 2]);
+    assert_eq!(outcomes("PUT /files/a", 1000, "panics").await, [200; 2]);
+    assert_eq!(outcomes("PUT /other", 101, "panics").await, [413; 2]);
 
     let address = served(SHORT, true).await;
     let outcomes = async |line: &str, take: &str, tenant: &'static str| {

@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
     sync::oneshot,
 };
-use tower::service_fn;
+use tower::{ServiceBuilder, service_fn};
 
 fn config() -> RuntimeConfig {
     let mut config = RuntimeConfig::default();
@@ -85,6 +85,19 @@ async fn our_router_is_served_and_labels_its_routes_by_itself() {
         .build()
         .expect("no conflicts");
     let (answer, metrics) = served!(router);
+    assert!(answer.ends_with("user 7"), "{answer}");
+    assert_counted(&metrics, "/users/{id}");
+}
+
+/// It is not known before it has answered.
+#[tokio::test]
+async fn our_router_names_its_routes_from_within_a_layer() {
+    let router = Router::builder()
+        .get("/users/{id}", async || "user 7")
+        .build()
+        .expect("no conflicts");
+    let same = |request: Request<RequestBody>| request;
+    let (answer, metrics) = served!(ServiceBuilder::new().map_request(same).service(router));
     assert!(answer.ends_with("user 7"), "{answer}");
     assert_counted(&metrics, "/users/{id}");
 }

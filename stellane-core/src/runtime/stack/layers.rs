@@ -43,6 +43,9 @@ impl Components {
     /// to leave one out, or to put others between them. They do the same, and cost more: each has a future and a body of
     /// its own. A test has them answer, count and measure random conversations as the one layer does.
     ///
+    /// But for this: in a server that is not ours the one layer lets a request of HTTP/1.1 without a host pass, which may be
+    /// none of the network's; [`StrictHttp1Layer`] refuses it.
+    ///
     /// ```
     /// use stellane_core::{Components, RequestBody, RuntimeConfig, connection::HttpService};
     /// use tower::ServiceBuilder;
