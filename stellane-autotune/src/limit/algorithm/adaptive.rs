@@ -28,7 +28,8 @@ use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize
 /// are compared with those at half the concurrency or less. If throughput has stayed what it was and latency has not, for
 /// long enough to be no chance, that is evidence. So is a machine whose own queue is long
 /// (see [`LocalSignal`](crate::LocalSignal)), and a service of which many answers say that it is overloaded while the
-/// others are the same number however many ask.
+/// others are the same number however many ask. To know that takes some seconds in which the load varies: a route that
+/// fails, for a third of all or for most, is no overload.
 ///
 /// Without a signal of the machine the rest must do. It does for a service that queues, some tenths of a second later. It
 /// does not for a cold start into many times the load, nor into one whose throughput *collapses* under more concurrency and
@@ -60,8 +61,8 @@ use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize
 /// - Where requests are of two kinds that are far apart, such as those that compute and those that wait for something
 ///   elsewhere, the mean takes the place of the median; and if it is the machine that is full, its signal says whether
 ///   the limit goes up or down.
-/// - An answer that says "overloaded" takes a twentieth of the limit, at most once per median, unless the other answers
-///   are seen to follow what is asked.
+/// - An answer that says "overloaded" takes a twentieth of the limit, at most once per median, if it is known that the
+///   other answers do not follow what is asked.
 ///
 /// Limit a service where it serves rather than where many clients call it: to a client, the others' requests are
 /// a queue that it cannot shed, and a limit that it raises takes throughput from them. Two clients that
