@@ -302,7 +302,7 @@ impl<F> RuntimeBuilder<F> {
     /// Deadlines and body limits of some requests, where they have to be computed; what can be said by paths, methods and
     /// gRPC services is said by [`server.route_limits`](crate::config::ServerConfig::route_limits), which is also what counts
     /// where the closure leaves something open. See [`RouteLimits`](crate::config::RouteLimits) for what they mean. It is
-    /// asked up to four times for a request.
+    /// asked up to four times for a request. A request with a deadline takes boxes, some 8 allocations.
     ///
     /// ```
     /// use std::time::Duration;

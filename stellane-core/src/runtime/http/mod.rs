@@ -34,7 +34,9 @@ use crate::config::{ConfigErrors, HttpConfig};
 /// - What never became a request has neither: a head that can't be read or that is late.
 ///
 /// With nothing on, a runtime has none of them and a request costs nothing. With any, a request costs two boxes; beside
-/// that, one that is off costs a branch, and those that are on what tower-http's cost.
+/// that, one that is off costs a branch and no allocation. On, a request allocates for: ids 8, CORS with an `Origin` 8,
+/// CSRF of a `POST` 1, a slash that is trimmed 4, gzip of 2 KB 9; security and sensitive headers, and compression that
+/// nobody asks for, none.
 ///
 /// ```
 /// use stellane_core::{Components, HttpLayers, RuntimeConfig, config::Loader};
