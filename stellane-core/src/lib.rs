@@ -26,7 +26,7 @@
 //! | a service of hyper or tower | [`serve`] ([`HyperService`] for hyper's), or the [`connection`] manager alone |
 //! | a configuration file, background work, readiness checks | [`Runtime`], which the docs of [`runtime`] tell of |
 //! | an `axum::serve` that stays | the layers under [Components](#components) |
-//! | many tests that each start a server | [`serve`], or [`BoxApp`], as either compiles but once |
+//! | many tests that each start a server | [`serve`], or [`BoxApp`]: the server is not compiled for each type of service |
 //! | a server to choose | the table of [`runtime`]: what `axum::serve`, tonic's server and this one offer |
 //!
 //! Whole programs are in the [`guide`]; what can be set, and by which of file, environment and program, in [`config`].
