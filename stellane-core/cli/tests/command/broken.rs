@@ -178,7 +178,7 @@ const BROKEN: &[(&str, &[&str])] = &[
     ),
     (
         "[log]\nformat = \"\"",
-        &["2:", "expected `text` or `compact`"],
+        &["2:", "expected one of `text`, `compact`, `json`"],
     ),
     (
         "[log]\nlevel = \"inof\"",

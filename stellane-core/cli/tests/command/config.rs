@@ -106,7 +106,10 @@ fn the_schema_describes_every_key_and_its_defaults_are_the_code_s() {
     let defaults = toml::Table::try_from(RuntimeConfig::default()).expect("serialises");
     compare(&schema, &defaults, "");
     let format = &schema["properties"]["log"]["properties"]["format"];
-    assert_eq!(format["enum"], serde_json::json!(["text", "compact"]));
+    assert_eq!(
+        format["enum"],
+        serde_json::json!(["text", "compact", "json"])
+    );
     let limit = &schema["properties"]["server"]["properties"]["max_body_bytes"];
     assert_eq!(
         limit["anyOf"][0],

@@ -347,14 +347,17 @@ impl<S: HttpService> Task<S> {
         #[cfg(feature = "http2")]
         let ledger = is_http2.then(|| Arc::new(Ledger::new(record.clone())));
         let watch = match shared.config.strict_http1 {
-            #[cfg(feature = "http2")]
-            _ if let Some(ledger) = &ledger => {
+            true => Watch::Http1(FramingGuard::new()),
+            false => Watch::Nothing,
+        };
+        #[cfg(feature = "http2")]
+        let watch = match &ledger {
+            Some(ledger) => {
                 let now = shared.clock.now();
                 let meter = AbuseMeter::new(&shared.config.http2, Arc::clone(ledger), now);
                 Watch::Http2(Box::new(meter), TrailerMarks::of(&shared.config))
             }
-            true => Watch::Http1(FramingGuard::new()),
-            false => Watch::Nothing,
+            None => watch,
         };
         let (record, shared) = (Arc::clone(record), Arc::clone(shared));
         let io = Io::new(socket, rewind, watch, record, shared, !sniff);
