@@ -330,6 +330,48 @@ async fn a_wave_is_purged_once_however_many_connections_come_later() {
     drop(later);
 }
 
+#[tokio::test]
+async fn what_a_drain_closes_is_given_back_while_others_go_on() {
+    let purged = Arc::new(AtomicUsize::new(0));
+    let hook = Arc::clone(&purged);
+    let mut config = ConnectionConfig::default();
+    config.park = false;
+    config.drain_idle = Duration::from_millis(50);
+    let manager = ConnectionManager::builder()
+        .config(config)
+        .purge_hook(move || {
+            hook.fetch_add(1, Ordering::Relaxed);
+        })
+        .build()
+        .expect("valid");
+    let service = tower::service_fn(async |request: Request<Incoming>| {
+        if request.uri().path() == "/long" {
+            std::future::pending::<()>().await;
+        }
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
+    });
+    let mut clients = Vec::new();
+    for path in ["/long", "/"] {
+        let (mut client, server) = tokio::io::duplex(1024);
+        tokio::spawn(manager.serve_connection(server, None, service));
+        let get = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        client.write_all(get.as_bytes()).await.expect("writes");
+        clients.push(client);
+    }
+    let asked = |m: &ConnectionManager| m.stats().active == 1 && m.stats().idle == 1;
+    until(&manager, "one works and one is idle", asked).await;
+    assert_eq!(purged.load(Ordering::Relaxed), 0);
+    let drain = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.drain(Duration::from_secs(600)).await }
+    });
+    until(&manager, "purged while one goes on", |m| {
+        m.stats().open == 1 && purged.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    drain.abort();
+}
+
 #[test]
 fn a_wave_is_purged_on_the_worker_as_well_where_block_on_serves() {
     let (purged, threads) = std::sync::mpsc::channel();

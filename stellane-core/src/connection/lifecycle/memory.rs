@@ -54,14 +54,14 @@ impl fmt::Debug for Hook {
     }
 }
 
-/// Calls the hook after each round of connections that have parked, once on every worker of every runtime that
+/// Calls the hook after each round of connections that have parked, or were closed by a drain, once on every worker of every runtime that
 /// serves: allocators with a heap for each thread give back only what the calling thread holds. One worker at a time:
 /// mimalloc leaves out what it would give back while another thread does, and the others can go on serving.
 #[derive(Debug)]
 pub(crate) struct MemoryRelease {
     hook: Option<Hook>,
-    /// Connections parked since the last round ended.
-    parked: AtomicU64,
+    /// Connections that were parked, or closed by a drain, since the last round ended.
+    freed: AtomicU64,
     last_round: AtomicU64,
     rounds: AtomicU64,
     /// How far each runtime is.
@@ -114,7 +114,7 @@ impl MemoryRelease {
     pub(crate) fn new(hook: Option<Hook>) -> Self {
         Self {
             hook,
-            parked: AtomicU64::new(0),
+            freed: AtomicU64::new(0),
             last_round: AtomicU64::new(0),
             rounds: AtomicU64::new(0),
             runtimes: Mutex::default(),
@@ -128,14 +128,14 @@ impl MemoryRelease {
         self.hook.is_some()
     }
 
-    pub(crate) fn count_parked(&self) {
-        self.parked.fetch_add(1, Relaxed);
+    pub(crate) fn count_freed(&self) {
+        self.freed.fetch_add(1, Relaxed);
     }
 
-    /// Ends a round, unless nothing has parked or the last one is too near. For one caller at a time.
+    /// Ends a round, unless nothing was freed or the last one is too near. For one caller at a time.
     pub(crate) fn end_round(&self, now: u64) {
         let due = now >= self.last_round.load(Relaxed) + INTERVAL;
-        if due && self.parked.swap(0, Relaxed) > 0 {
+        if due && self.freed.swap(0, Relaxed) > 0 {
             self.last_round.store(now, Relaxed);
             self.rounds.fetch_add(1, Relaxed);
         }

@@ -228,6 +228,10 @@ impl Shared {
         self.table
             .remove(record, || self.totals.count_end(record, reason));
         self.end_hooks.run(record);
+        // What is left may go on for long, and needs little.
+        if self.drain.has_begun() {
+            self.memory.count_freed();
+        }
         self.waiting_room.give();
         self.quiet.look();
     }

@@ -439,7 +439,7 @@ impl<S: HttpService> Task<S> {
         let Connection { served, record, .. } = &self.connection;
         served.services.keep(record, service);
         self.connection.enter(ConnectionState::Parked);
-        self.connection.shared().memory.count_parked();
+        self.connection.shared().memory.count_freed();
         self.stage = Stage::Waiting(socket);
         match close {
             None => self.leave(),
