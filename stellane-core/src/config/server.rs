@@ -179,7 +179,7 @@ impl Default for DrainClass {
 }
 
 /// A deadline and a body limit for some requests: see [`ServerConfig::route_limits`]. What has to be computed is said by
-/// [`RuntimeBuilder::route_limits`](crate::RuntimeBuilder::route_limits).
+/// [`RuntimeBuilder::route_limits`](crate::runtime::RuntimeBuilder::route_limits).
 ///
 /// ```
 /// use stellane_core::config::Loader;
