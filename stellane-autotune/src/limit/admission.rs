@@ -46,7 +46,7 @@ pub struct Admission {
     loan: Option<Arc<Loan>>,
     /// Its place under the limit of its class.
     seat: Option<Seat>,
-    /// What another visit shared with its body, to be used again.
+    /// What another admission shared with its body, to be used again.
     spare: Option<Arc<Loan>>,
 }
 
@@ -310,10 +310,10 @@ impl Admission {
 /// let limit = AdaptiveLimit::builder().build()?;
 /// let layer = AdaptiveLimitLayer::new(&limit);
 /// // None: it must go through the service of the layer.
-/// let mut visit = layer.enter(&Request::new(())).ok_or("it must wait")?;
-/// layer.answered(&mut visit, &Response::new(Full::new(Bytes::from("hello"))));
+/// let mut admission = layer.enter(&Request::new(())).ok_or("it must wait")?;
+/// layer.answered(&mut admission, &Response::new(Full::new(Bytes::from("hello"))));
 /// assert_eq!(limit.stats().in_flight, 1); // until the body has ended
-/// layer.leave(&mut visit);
+/// layer.leave(&mut admission);
 /// assert_eq!(limit.stats().successes, 1);
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
@@ -346,68 +346,68 @@ impl AdaptiveLimitLayer {
         if shared.seats(class).is_some() || !shared.try_enter(class, keys, false) {
             return None;
         }
-        let mut visit = Admission::new(shared, class, keys);
-        visit.note_head(request, shared.hold_of(class));
-        Some(visit)
+        let mut admission = Admission::new(shared, class, keys);
+        admission.note_head(request, shared.hold_of(class));
+        Some(admission)
     }
 
-    /// The same in the place of a visit of this layer that has left: what it has allocated is used again.
+    /// The same in the place of an admission of this layer that has left: what it has allocated is used again.
     #[inline]
     pub fn enter_again<B>(
         &self,
-        visit: &mut Option<Admission>,
+        admission: &mut Option<Admission>,
         request: &Request<B>,
         connection: Option<Key>,
     ) {
-        let spare = visit.take().and_then(|visit| visit.spare);
-        *visit = self.enter_from(request, connection);
-        if let Some(visit) = visit {
-            visit.spare = spare;
+        let spare = admission.take().and_then(|admission| admission.spare);
+        *admission = self.enter_from(request, connection);
+        if let Some(admission) = admission {
+            admission.spare = spare;
         }
     }
 
     /// The body that the service gets: while it has nothing, and the service waits, the place is lent. Without a body
     /// there is nothing to wait for, and nothing is allocated.
     #[inline]
-    pub fn request_body<B: Body>(&self, visit: &mut Admission, body: B) -> LimitRequestBody<B> {
-        visit.wrap(body, &self.limit.shared)
+    pub fn request_body<B: Body>(&self, admission: &mut Admission, body: B) -> LimitRequestBody<B> {
+        admission.wrap(body, &self.limit.shared)
     }
 
     /// To be told before the service's future, or the body of its answer, is polled.
     #[inline]
-    pub fn resume(&self, visit: &mut Admission) {
-        visit.resume(&self.limit.shared);
+    pub fn resume(&self, admission: &mut Admission) {
+        admission.resume(&self.limit.shared);
     }
 
     /// To be told when what was polled is pending.
     #[inline]
-    pub fn pause(&self, visit: &mut Admission) {
-        visit.pause();
+    pub fn pause(&self, admission: &mut Admission) {
+        admission.pause();
     }
 
     /// To be told when the body of the answer has given a frame, unless it was the last.
     #[inline]
-    pub fn hand_over(&self, visit: &mut Admission) {
-        visit.hand_over(&self.limit.shared);
+    pub fn hand_over(&self, admission: &mut Admission) {
+        admission.hand_over(&self.limit.shared);
     }
 
     /// Records what an answer says about the load, and gives the place back unless its body is to hold it.
     #[inline]
-    pub fn answered<B: Body>(&self, visit: &mut Admission, response: &Response<B>) {
+    pub fn answered<B: Body>(&self, admission: &mut Admission, response: &Response<B>) {
         let classify = self.classifiers.outcome.as_ref();
         let shared = &self.limit.shared;
-        let hold = shared.hold_of(visit.class);
-        let (outcome, holds) = answer_of(classify, hold, visit.tunnel, response);
+        let hold = shared.hold_of(admission.class);
+        let (outcome, holds) = answer_of(classify, hold, admission.tunnel, response);
         if response.body().is_end_stream() {
-            visit.record(shared, outcome);
-            return self.leave(visit);
+            admission.record(shared, outcome);
+            return self.leave(admission);
         }
-        visit.answered(shared, outcome, holds);
+        admission.answered(shared, outcome, holds);
     }
 
     /// Gives the place back. A request that was not answered before counts as cancelled.
     #[inline]
-    pub fn leave(&self, visit: &mut Admission) {
-        visit.leave(&self.limit.shared);
+    pub fn leave(&self, admission: &mut Admission) {
+        admission.leave(&self.limit.shared);
     }
 }

@@ -98,8 +98,8 @@ where
         }
         match this.inner.project() {
             InnerProjection::Response { mut body } => {
-                if let Some((shared, visit)) = this.permit.as_mut().map(Permit::parts) {
-                    visit.resume(shared);
+                if let Some((shared, admission)) = this.permit.as_mut().map(Permit::parts) {
+                    admission.resume(shared);
                 }
                 let polled = body.as_mut().poll_frame(cx);
                 let goes_on = match &polled {
@@ -114,10 +114,10 @@ where
                 {
                     *this.timed = None;
                 }
-                if let Some((shared, visit)) = this.permit.as_mut().map(Permit::parts) {
+                if let Some((shared, admission)) = this.permit.as_mut().map(Permit::parts) {
                     match polled {
-                        Poll::Pending => visit.pause(),
-                        Poll::Ready(_) => visit.hand_over(shared),
+                        Poll::Pending => admission.pause(),
+                        Poll::Ready(_) => admission.hand_over(shared),
                     }
                 }
                 polled

@@ -183,13 +183,13 @@ where
                     finish,
                 } => {
                     // One match: each step of several would move the response once more.
-                    if let Some((shared, visit)) = permit.as_mut().map(Permit::parts) {
-                        visit.resume(shared);
+                    if let Some((shared, admission)) = permit.as_mut().map(Permit::parts) {
+                        admission.resume(shared);
                     }
                     return match future.poll(cx) {
                         Poll::Pending => {
-                            if let Some((_, visit)) = permit.as_mut().map(Permit::parts) {
-                                visit.pause();
+                            if let Some((_, admission)) = permit.as_mut().map(Permit::parts) {
+                                admission.pause();
                             }
                             Poll::Pending
                         }
@@ -370,9 +370,9 @@ impl Finish {
         request: Request<B>,
         permit: &mut Permit,
     ) -> Request<LimitRequestBody<B>> {
-        let (shared, visit) = permit.parts();
-        visit.note_head(&request, self.hold);
-        request.map(|body| visit.wrap(body, shared))
+        let (shared, admission) = permit.parts();
+        admission.note_head(&request, self.hold);
+        request.map(|body| admission.wrap(body, shared))
     }
 
     /// Records the outcome; the permit, if the body is to hold it.
@@ -383,13 +383,13 @@ impl Finish {
     ) -> Option<Permit> {
         let mut permit = permit?;
         let (outcome, holds) = answer_of(self.outcome.as_ref(), self.hold, self.tunnel, response);
-        let (shared, visit) = permit.parts();
+        let (shared, admission) = permit.parts();
         if response.body().is_end_stream() {
-            visit.record(shared, outcome);
+            admission.record(shared, outcome);
             return None;
         }
-        visit.answered(shared, outcome, holds);
-        visit.is_inside().then_some(permit)
+        admission.answered(shared, outcome, holds);
+        admission.is_inside().then_some(permit)
     }
 }
 

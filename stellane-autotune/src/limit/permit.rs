@@ -15,14 +15,14 @@ const EXEMPT_OF_ONE: u32 = 16;
 #[must_use = "dropping a permit gives the place back at once"]
 pub struct Permit {
     shared: Arc<Shared>,
-    visit: Admission,
+    admission: Admission,
 }
 
 impl Permit {
     #[inline]
     pub(super) fn new(shared: Arc<Shared>, class: Class, keys: Keys) -> Self {
-        let visit = Admission::new(&shared, class, keys);
-        Self { shared, visit }
+        let admission = Admission::new(&shared, class, keys);
+        Self { shared, admission }
     }
 
     /// Of a request that needs no place, as long as its key has few of these.
@@ -33,36 +33,36 @@ impl Permit {
         shared.keys.add(keys, EXEMPT);
         Some(Self {
             shared: Arc::clone(shared),
-            visit: Admission::exempt(keys),
+            admission: Admission::exempt(keys),
         })
     }
 
     /// It keeps a seat of its class as well.
     pub(super) fn with_seat(mut self, seat: Option<Self>) -> Self {
-        self.visit.sit_down(&self.shared, seat);
+        self.admission.sit_down(&self.shared, seat);
         self
     }
 
     pub(super) fn parts(&mut self) -> (&Arc<Shared>, &mut Admission) {
-        (&self.shared, &mut self.visit)
+        (&self.shared, &mut self.admission)
     }
 
     /// Gives the place back while the request waits for its client, until [`retake`](Self::retake). As much as may be
     /// lent at a time is bounded; beyond that the place is kept.
     pub fn lend(&mut self) {
-        self.visit.lend(&self.shared);
+        self.admission.lend(&self.shared);
     }
 
     /// Takes the place again, at once, also when it is no longer free. Nothing if it was not lent.
     pub fn retake(&mut self) {
-        self.visit.retake(&self.shared);
+        self.admission.retake(&self.shared);
     }
 
     /// Records the outcome and the time since admission, and keeps the place. Only the first
     /// record counts.
     #[inline]
     pub fn record(&mut self, outcome: Outcome) {
-        self.visit.record(&self.shared, outcome);
+        self.admission.record(&self.shared, outcome);
     }
 
     /// Records the outcome and gives the place back.
@@ -75,6 +75,6 @@ impl Permit {
 impl Drop for Permit {
     #[inline]
     fn drop(&mut self) {
-        self.visit.leave(&self.shared);
+        self.admission.leave(&self.shared);
     }
 }

@@ -30,6 +30,15 @@ pub(super) struct Lines {
     pub(super) secrets: Secrets,
 }
 
+/// What a line says.
+struct Parts<'a> {
+    level: Level,
+    target: &'a str,
+    message: &'a str,
+    fields: &'a [(String, Value)],
+    spans: &'a [String],
+}
+
 /// What stands in the place of what is left out.
 const CUT: &str = "…";
 const RESET: &str = "\x1b[0m";
@@ -38,25 +47,24 @@ impl Lines {
     /// A line about the log itself.
     pub(super) fn about_lost(&self, lost: u64) -> String {
         let message = format!("{lost} log lines were lost: what reads the log is too slow");
-        let (level, target) = (Level::WARN, "stellane::log");
+        let parts = Parts {
+            level: Level::WARN,
+            target: "stellane::log",
+            message: &message,
+            fields: &[],
+            spans: &[],
+        };
         let mut line = String::new();
         // A `String` takes all.
-        let _ = self.compose(&mut line, level, target, &message, &[], &[]);
+        let _ = self.compose(&mut line, &parts);
         line
     }
 
-    fn compose(
-        &self,
-        line: &mut String,
-        level: Level,
-        target: &str,
-        message: &str,
-        fields: &[(String, Value)],
-        spans: &[String],
-    ) -> fmt::Result {
+    fn compose(&self, line: &mut String, parts: &Parts<'_>) -> fmt::Result {
         if self.format == LogFormat::Json {
-            return self.json(line, level, target, message, fields, spans);
+            return self.json(line, parts);
         }
+        let level = parts.level;
         if self.colours {
             line.push_str("\x1b[2m");
         }
@@ -73,37 +81,29 @@ impl Lines {
         } else {
             write!(line, " {level:>5} ")?;
         }
-        for span in spans {
+        for span in parts.spans {
             write!(line, "{span}: ")?;
         }
         if self.format == LogFormat::Text {
-            write!(line, "{target}: ")?;
+            write!(line, "{}: ", parts.target)?;
         }
-        line.push_str(message);
-        for (name, value) in fields {
+        line.push_str(parts.message);
+        for (name, value) in parts.fields {
             write!(line, " {name}={}", value.as_text())?;
         }
         cut(line, self.most_bytes);
         Ok(())
     }
 
-    fn json(
-        &self,
-        line: &mut String,
-        level: Level,
-        target: &str,
-        message: &str,
-        fields: &[(String, Value)],
-        spans: &[String],
-    ) -> fmt::Result {
+    fn json(&self, line: &mut String, parts: &Parts<'_>) -> fmt::Result {
         let mut left = self.most_bytes;
         line.push_str("{\"timestamp\":\"");
         SystemTime.format_time(&mut Writer::new(line))?;
-        write!(line, "\",\"level\":\"{level}\",\"target\":")?;
-        json_text(line, target, &mut left);
+        write!(line, "\",\"level\":\"{}\",\"target\":", parts.level)?;
+        json_text(line, parts.target, &mut left);
         line.push_str(",\"message\":");
-        json_text(line, message, &mut left);
-        for (name, value) in fields {
+        json_text(line, parts.message, &mut left);
+        for (name, value) in parts.fields {
             if left == 0 {
                 break;
             }
@@ -124,9 +124,9 @@ impl Lines {
                 Value::Text { text, .. } => json_text(line, text, &mut left),
             }
         }
-        if !spans.is_empty() && left > 0 {
+        if !parts.spans.is_empty() && left > 0 {
             line.push_str(",\"spans\":[");
-            for (i, span) in spans.iter().enumerate() {
+            for (i, span) in parts.spans.iter().enumerate() {
                 if i > 0 {
                     line.push(',');
                 }
@@ -164,10 +164,15 @@ where
                 }
             })
             .collect();
-        let (level, target) = (*event.metadata().level(), event.metadata().target());
+        let parts = Parts {
+            level: *event.metadata().level(),
+            target: event.metadata().target(),
+            message: seen.message.as_deref().unwrap_or_default(),
+            fields: &seen.fields,
+            spans: &spans,
+        };
         let mut line = String::new();
-        let message = seen.message.unwrap_or_default();
-        self.compose(&mut line, level, target, &message, &seen.fields, &spans)?;
+        self.compose(&mut line, &parts)?;
         line.push('\n');
         writer.write_str(&line)
     }

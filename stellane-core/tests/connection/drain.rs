@@ -40,15 +40,21 @@ async fn exchange(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(answer).ok()
 }
 
-#[tokio::test]
-async fn idle_connections_close_one_after_the_other() {
-    let (manager, address) = start().await;
+/// Clients that have asked once.
+async fn fifty(address: SocketAddr) -> Vec<TcpStream> {
     let mut clients = Vec::new();
     for _ in 0..50 {
         let mut client = TcpStream::connect(address).await.expect("connects");
         exchange(&mut client).await.expect("answers");
         clients.push(client);
     }
+    clients
+}
+
+#[tokio::test]
+async fn idle_connections_close_one_after_the_other() {
+    let (manager, address) = start().await;
+    let _clients = fifty(address).await;
     until(&manager, "parked", |m| m.stats().parked == 50).await;
     let mut seen = BTreeSet::new();
     let mut drain = std::pin::pin!(manager.drain(Duration::from_secs(30)));
@@ -67,12 +73,7 @@ async fn idle_connections_close_one_after_the_other() {
 #[tokio::test]
 async fn a_drain_that_spreads_still_meets_its_deadline() {
     let (manager, address) = start().await;
-    let mut clients = Vec::new();
-    for _ in 0..50 {
-        let mut client = TcpStream::connect(address).await.expect("connects");
-        exchange(&mut client).await.expect("answers");
-        clients.push(client);
-    }
+    let _clients = fifty(address).await;
     // The window would go on for longer.
     let report = manager.drain(Duration::from_millis(900)).await;
     assert_eq!((report.closed, report.aborted), (50, 0));
@@ -82,9 +83,7 @@ async fn a_drain_that_spreads_still_meets_its_deadline() {
 async fn who_goes_on_asking_is_answered_until_told_to_leave() {
     let (manager, address) = start().await;
     let mut clients = JoinSet::new();
-    for _ in 0..50 {
-        let mut stream = TcpStream::connect(address).await.expect("connects");
-        exchange(&mut stream).await.expect("answers");
+    for mut stream in fifty(address).await {
         clients.spawn(async move {
             let mut answers = 0;
             loop {

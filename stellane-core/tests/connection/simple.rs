@@ -283,7 +283,7 @@ async fn ask(stream: DuplexStream, bytes: &[u8], piece: usize) -> String {
 }
 
 /// What is said of the connection is said twice by hyper, or wrongly, where the service says something of its own, and to
-/// HTTP/1.0: see `connection_answers.rs` for how it is.
+/// HTTP/1.0: see `answers.rs` for how it is.
 fn settled(answers: &str) -> String {
     let mut old = false;
     let lines = answers.split_inclusive("\r\n").filter_map(|line| {

@@ -487,13 +487,13 @@ fn compare_counts(preset: &str, layers: &str, what: &dyn Debug) {
     assert!(is_same, "{what:?}\npreset: {preset}\nlayers: {layers}");
 }
 
-#[tokio::test]
-async fn with_room_under_the_limit() {
+/// Each case in servers of its own, with so many places.
+async fn compare_all(places: u32, ask: impl AsyncFn(&Server, &str) -> String) {
     for case in CASES {
-        let (preset, layers) = both(100).await;
+        let (preset, layers) = both(places).await;
         let answers = (
-            preset.answer_to(case.request).await,
-            layers.answer_to(case.request).await,
+            ask(&preset, case.request).await,
+            ask(&layers, case.request).await,
         );
         compare(case, &answers.0, &answers.1);
         let counts = (preset.counts().await, layers.counts().await);
@@ -506,21 +506,13 @@ async fn with_room_under_the_limit() {
 }
 
 #[tokio::test]
+async fn with_room_under_the_limit() {
+    compare_all(100, Server::answer_to).await;
+}
+
+#[tokio::test]
 async fn with_one_place_and_a_request_that_waits_for_it() {
-    for case in CASES {
-        let (preset, layers) = both(1).await;
-        let answers = (
-            preset.answer_behind_another(case.request).await,
-            layers.answer_behind_another(case.request).await,
-        );
-        compare(case, &answers.0, &answers.1);
-        let counts = (preset.counts().await, layers.counts().await);
-        if case.differs {
-            assert_ne!(counts.0, counts.1, "{}: its mark can go", case.name);
-        } else {
-            compare_counts(&counts.0, &counts.1, &case.name);
-        }
-    }
+    compare_all(1, Server::answer_behind_another).await;
 }
 
 #[tokio::test]

@@ -4,9 +4,8 @@ use crate::config_error::ConfigError;
 
 /// Settings of HTTP/2 (section `[connection.http2]`).
 ///
-/// The defaults are narrower than hyper's where that only costs attackers: what one connection can make the
-/// server hold is `max_concurrent_streams` × (`max_send_buffer_bytes` + `max_header_list_bytes`), one
-/// `connection_window_bytes`, and `max_unread_bytes` of what services make at once.
+/// What one connection can make the server hold is `max_concurrent_streams` × (`max_send_buffer_bytes` +
+/// `max_header_list_bytes`), one `connection_window_bytes`, and `max_unread_bytes` of what services make at once.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]

@@ -54,9 +54,10 @@ impl fmt::Debug for Hook {
     }
 }
 
-/// Calls the hook after each round of connections that have parked, or were closed by a drain, once on every worker of every runtime that
-/// serves: allocators with a heap for each thread give back only what the calling thread holds. One worker at a time:
-/// mimalloc leaves out what it would give back while another thread does, and the others can go on serving.
+/// Calls the hook after each round of connections that have parked, or were closed by a drain, once on every worker of
+/// every runtime that serves: allocators with a heap for each thread give back only what the calling thread holds. One
+/// worker at a time: mimalloc leaves out what it would give back while another thread does, and the others can go on
+/// serving.
 #[derive(Debug)]
 pub(crate) struct MemoryRelease {
     hook: Option<Hook>,

@@ -51,11 +51,11 @@ impl StackParts {
     #[inline]
     pub(super) fn limit<B: Body>(
         &self,
-        visit: &mut Option<Admission>,
+        admission: &mut Option<Admission>,
         body: B,
     ) -> LimitRequestBody<B> {
-        match visit {
-            Some(visit) => self.limit.request_body(visit, body),
+        match admission {
+            Some(admission) => self.limit.request_body(admission, body),
             None => body.into(),
         }
     }
@@ -131,7 +131,7 @@ pub(super) struct RequestState {
     pub(super) pools: PoolScope,
     pub(super) recording: Recording,
     /// None of a request that went through the layer of the limit.
-    pub(super) visit: Option<Admission>,
+    pub(super) admission: Option<Admission>,
     /// For one's own answer should the service fail, if there is to be one.
     pub(super) head: Option<Box<Request<()>>>,
     /// What it is to be answered in.
@@ -145,7 +145,7 @@ impl RequestState {
             parts: Arc::clone(parts),
             pools: PoolScope::new(&parts.pools),
             recording: parts.metrics.begin(request),
-            visit: parts.limit.enter_from(request, connection(request)),
+            admission: parts.limit.enter_from(request, connection(request)),
             head: parts.on_refusal.remember(request),
             grpc: Grpc::of(request),
         })
@@ -154,30 +154,30 @@ impl RequestState {
     /// Whether it must go through the layer of the limit.
     #[inline]
     pub(super) fn is_limited(&self) -> bool {
-        self.visit.is_none()
+        self.admission.is_none()
     }
 
     /// What the service does is polled now.
     #[inline]
     pub(super) fn resume(&mut self) {
-        if let Some(visit) = &mut self.visit {
-            self.parts.limit.resume(visit);
+        if let Some(admission) = &mut self.admission {
+            self.parts.limit.resume(admission);
         }
     }
 
     /// It has nothing to do.
     #[inline]
     pub(super) fn pause(&mut self) {
-        if let Some(visit) = &mut self.visit {
-            self.parts.limit.pause(visit);
+        if let Some(admission) = &mut self.admission {
+            self.parts.limit.pause(admission);
         }
     }
 
     /// A frame of the answer is out, which was not the last.
     #[inline]
     pub(super) fn hand_over(&mut self) {
-        if let Some(visit) = &mut self.visit {
-            self.parts.limit.hand_over(visit);
+        if let Some(admission) = &mut self.admission {
+            self.parts.limit.hand_over(admission);
         }
     }
 }
@@ -200,8 +200,10 @@ impl InFlight {
         let held = match kept {
             Ok(Some(mut held)) => {
                 held.recording.begin_again(&parts.metrics, request);
-                let RequestState { visit, .. } = &mut *held;
-                parts.limit.enter_again(visit, request, connection(request));
+                let RequestState { admission, .. } = &mut *held;
+                parts
+                    .limit
+                    .enter_again(admission, request, connection(request));
                 held.head = parts.on_refusal.remember(request);
                 held.grpc = Grpc::of(request);
                 held
@@ -223,14 +225,14 @@ impl InFlight {
             let RequestState {
                 parts,
                 recording,
-                visit,
+                admission,
                 ..
             } = &mut **held;
             recording.head(response);
-            if let Some(visit) = visit {
-                parts.limit.answered(visit, response);
+            if let Some(admission) = admission {
+                parts.limit.answered(admission, response);
             }
-            if recording.is_finished() && !visit.as_ref().is_some_and(Admission::is_inside) {
+            if recording.is_finished() && !admission.as_ref().is_some_and(Admission::is_inside) {
                 self.end();
             }
         }
@@ -243,8 +245,8 @@ impl InFlight {
         let Some(mut held) = self.0.take() else {
             return;
         };
-        if let Some(visit) = &mut held.visit {
-            held.parts.limit.leave(visit);
+        if let Some(admission) = &mut held.admission {
+            held.parts.limit.leave(admission);
         }
         held.recording.end();
         held.head = None;

@@ -87,11 +87,11 @@ where
         let RequestState {
             recording,
             pools,
-            visit,
+            admission,
             grpc,
             ..
         } = held;
-        let limit = |body| parts.limit(visit, body);
+        let limit = |body| parts.limit(admission, body);
         let entered = recording.enter();
         let pools = pools.enter();
         let put = |future, ceiling| {

@@ -1,5 +1,5 @@
 //! Traffic over real sockets, honest and hostile, against every way to serve, with a bystander beside it. What
-//! `tests/admission_*.rs` run in small form, `examples/src/bin/admission_sockets.rs` runs whole.
+//! `tests/admission` run in small form, `examples/src/bin/admission_sockets.rs` runs whole.
 
 mod attack;
 mod client;
