@@ -43,6 +43,7 @@
 //! | `tls-ring`, `tls-aws-lc-rs` | | cryptography for TLS from files |
 //! | `http-layers` | | the section `[http]`: CORS, compression, request ids and others of tower-http's |
 //! | `profiling` | | profiles of CPU, heap and blocking on the admin address |
+//! | `cancel-points` | | [`cancel_points`]: a test that drops a future of any program at each await |
 //! | `connection`, `engine`, `layers`, … | within `preset` | each component alone, by `default-features = false` |
 //!
 //! # Components
@@ -91,6 +92,8 @@
 //! | trim | to give idle pooled memory back to the system |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "cancel-points")]
+pub mod cancel_points;
 #[cfg(feature = "layers")]
 pub mod catch_faults;
 #[cfg(feature = "config")]
