@@ -118,6 +118,8 @@ pub mod guide;
 pub mod hot_reload;
 #[cfg(feature = "logging")]
 pub mod logging;
+#[cfg(feature = "on-disconnect")]
+pub mod on_disconnect;
 #[cfg(feature = "engine-selector")]
 pub mod prepared;
 #[cfg(feature = "profiling")]
@@ -139,6 +141,9 @@ pub use config::RuntimeConfig;
 #[cfg(feature = "connection")]
 #[doc(inline)]
 pub use connection::drain_token;
+#[cfg(feature = "on-disconnect")]
+#[doc(inline)]
+pub use on_disconnect::OnDisconnectLayer;
 #[cfg(feature = "http-layers")]
 #[doc(inline)]
 pub use runtime::HttpLayers;
