@@ -67,6 +67,7 @@
 //! | interner | `InternLayer` | `headers_and_claims_are_interned_without_a_router` |
 //! | rules of HTTP/1 | `StrictHttp1Layer` | `strict_rules_refuse_what_is_ambiguous` |
 //! | panics and errors | `CatchFaultsLayer` | `a_panic_is_answered_and_counted` |
+//! | a client that leaves | `OnDisconnectLayer` | `a_handler_whose_client_has_left_goes_on` |
 //! | prepared answers | `PreparedLayer`; `PreparedOnlyService` | `prepared_answers_come_before_the_service` |
 //! | accelerated services | `EngineSelectorLayer` | `an_engine_selector_accelerates_chosen_routes` |
 //! | reloading pages | `LiveReloadLayer` | `live_reload_adds_its_script_to_pages_only` |
@@ -77,6 +78,7 @@
 //!
 //! | word | here |
 //! |---|---|
+//! | abandon | to leave a request before its answer, as its client does |
 //! | class | requests that share a part of the limit or of the workers' time |
 //! | drain | to end all connections without losing a request |
 //! | engine | what runs a service on runtimes: one for all cores, or one for each |
