@@ -13,7 +13,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower_service::Service;
 
-use super::{PreparedOnlyService, PreparedResponse};
+use super::PreparedResponse;
 use crate::BoxError;
 
 /// Responses by their paths; a cheap handle. See the [module docs](super).
@@ -169,12 +169,6 @@ impl Prepared {
         self.shared.responses.store(Arc::new(responses));
         drop(changes);
         Ok(Outcome::Changed)
-    }
-
-    /// The service, for an [`EngineSelectorLayer`](crate::engine_selector::EngineSelectorLayer).
-    #[must_use]
-    pub fn service(&self) -> PreparedOnlyService {
-        PreparedOnlyService::new(self.clone())
     }
 
     /// What is prepared for a path.
