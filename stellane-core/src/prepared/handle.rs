@@ -39,7 +39,7 @@ struct Shared {
 pub struct PreparedStats {
     /// Responses that are prepared now.
     pub entries: usize,
-    /// Their bytes, all variants not counted.
+    /// Their bytes, those of compressed variants left out.
     pub bytes: usize,
     /// Responses served in full.
     pub served: u64,

@@ -68,7 +68,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Also on those.
+    /// These and those: what serves on them serves on both.
     pub fn and(mut self, others: impl Into<Self>) -> Self {
         let others = others.into();
         self.sockets.extend(others.sockets);

@@ -41,7 +41,7 @@ pub struct Http1RulesBuilder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BuildError {
-    /// Every setting that is.
+    /// Every setting that is out of range.
     pub errors: Vec<ConfigError>,
 }
 

@@ -61,19 +61,12 @@ fn hello() -> Handler {
 
 /// What a client is told, to the end of its connection.
 async fn ask(address: SocketAddr, head: &str) -> String {
-    let asking = async {
-        let mut client = TcpStream::connect(address).await.expect("connects");
-        let request = format!("{head}\r\nconnection: close\r\n\r\n");
-        client.write_all(request.as_bytes()).await.expect("writes");
-        let mut answer = Vec::new();
-        client.read_to_end(&mut answer).await.expect("reads");
-        String::from_utf8(answer).expect("text")
-    };
-    within(asking).await
+    let request = format!("{head}\r\nconnection: close\r\n\r\n");
+    within(crate::ask::ask_at(address, &request)).await
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {
-    ask(address, &format!("GET {path} HTTP/1.1\r\nhost: localhost")).await
+    within(crate::ask::get(address, path)).await
 }
 
 /// Fails instead of hanging.
