@@ -12,7 +12,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tower_layer::Layer;
 
 use super::{
-    App, BoxService, PresetLayer, PresetService,
+    App, BoxApp, BoxService, PresetLayer, PresetService,
     bypass::{Bare, PlainEngine},
     facts::{DescribeFn, Described},
     listeners::{Listeners, Source},
@@ -60,6 +60,28 @@ impl<S: App> Served for S {
         around: Around,
     ) -> Serving {
         around.serve(engine, connections, listeners, self)
+    }
+}
+
+/// What a [`Serve`](super::Serve) serves.
+#[derive(Debug, Clone)]
+pub(super) enum OneOrMade {
+    One(BoxApp),
+    Made(Make),
+}
+
+impl Served for OneOrMade {
+    fn start<E: Engine>(
+        self,
+        engine: &E,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving {
+        match self {
+            Self::One(app) => app.start(engine, connections, listeners, around),
+            Self::Made(make) => around.serve_make(engine, connections, listeners, make),
+        }
     }
 }
 

@@ -1,0 +1,301 @@
+use std::{io, net::SocketAddr};
+
+#[cfg(all(unix, feature = "restart"))]
+use super::successor;
+use super::{
+    App, Components, IntoListener, Runtime, RuntimeError,
+    listeners::{Listeners, listen},
+};
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
+#[cfg(all(unix, feature = "restart"))]
+use crate::restart;
+use crate::{
+    config::{ListenAddress, ListenTls, RuntimeConfig},
+    connection::{ListenConfig, Listener},
+    engine::EngineKind,
+};
+
+impl<S: App> Runtime<S> {
+    /// Listens on `address` and on the admin address, and serves neither yet. What connects waits.
+    ///
+    /// # Errors
+    /// An address that can't be listened on.
+    pub async fn bind(mut self, address: &str) -> Result<BoundRuntime<S>, RuntimeError> {
+        self.config.server.address = address.to_owned();
+        self.config.server.listen.clear();
+        self.bind_configured().await
+    }
+
+    /// Listens on the configured `server.address`, with the options of `connection.listen`: see
+    /// [`bind`](Self::bind). Sockets that systemd or `stellane dev` handed over (`LISTEN_FDS`) take its place.
+    ///
+    /// # Errors
+    /// An address that can't be listened on.
+    pub async fn bind_configured(self) -> Result<BoundRuntime<S>, RuntimeError> {
+        let server = &self.config.server;
+        let options = options(&self.config);
+        let mut listeners = Listener::inherited().map_err(|source| RuntimeError::Bind {
+            key: "server.address",
+            address: server.address.clone(),
+            source,
+        })?;
+        #[cfg(all(unix, feature = "restart"))]
+        let admin = successor::take_admin(&mut listeners);
+        #[cfg(not(all(unix, feature = "restart")))]
+        let admin = None;
+        if !server.listen.is_empty() {
+            let (listeners, plain) = several(listeners, &server.listen, &options).await?;
+            return bound(self, listeners.into(), plain, admin).await;
+        }
+        #[cfg(all(unix, feature = "restart"))]
+        {
+            let (key, address) = ("server.address", &server.address);
+            listeners = successor::where_configured(listeners, key, address, &options).await;
+        }
+        if listeners.is_empty() {
+            listeners = listen("server.address", &server.address, &options).await?;
+        }
+        bound(self, listeners.into(), Vec::new(), admin).await
+    }
+}
+
+impl<S> Runtime<S> {
+    /// Listens on what one has: a listener of tokio or std, Unix sockets, several; see [`IntoListener`]. The configured
+    /// `server.address` counts for nothing then, and sockets that were handed over neither. Where there is TLS in the
+    /// configuration, it counts for listeners of TCP that have none of their own.
+    ///
+    /// # Errors
+    /// An address that can't be listened on.
+    pub async fn listen_on(
+        self,
+        listener: impl IntoListener,
+    ) -> Result<BoundRuntime<S>, RuntimeError> {
+        let options = options(&self.config);
+        let listeners = listener.into_listeners(&options).await?;
+        if listeners.sockets.is_empty() && listeners.sources.is_empty() {
+            return Err(RuntimeError::Bind {
+                key: "listener",
+                address: "[]".to_owned(),
+                source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
+            });
+        }
+        bound(self, listeners, Vec::new(), None).await
+    }
+}
+
+/// A server that listens on its addresses; [`serve`](Self::serve) begins to answer.
+#[derive(Debug)]
+pub struct BoundRuntime<S> {
+    pub(super) runtime: Runtime<S>,
+    pub(super) listeners: Listeners,
+    #[cfg_attr(
+        not(any(feature = "admin", all(unix, feature = "restart"))),
+        expect(dead_code, reason = "there is none")
+    )]
+    pub(super) admin: Option<Listener>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) local_addr: SocketAddr,
+    pub(super) admin_addr: Option<SocketAddr>,
+}
+
+impl<S> BoundRuntime<S> {
+    /// Serves on this as well, for example on a Unix socket for a proxy on the same machine.
+    pub fn listen_also(&mut self, listener: impl Into<Listener>) {
+        self.listeners.sockets.push(listener.into());
+    }
+
+    /// The address of the service, with the port that the system chose if it was 0.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// All addresses of the service that are of TCP.
+    #[must_use]
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        let sockets = self.listeners.sockets.iter();
+        let mut addresses: Vec<_> = sockets.filter_map(Listener::local_addr).collect();
+        // Several sockets may listen on the same.
+        addresses.dedup();
+        addresses
+    }
+
+    /// The address of the admin service, unless it is off.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin_addr
+    }
+
+    /// The components, for the service's own use.
+    #[must_use]
+    pub fn components(&self) -> &Components {
+        &self.runtime.components
+    }
+}
+
+/// Sockets for all these addresses, those that were handed over first; and among them those without TLS, apart.
+async fn several(
+    mut handed: Vec<Listener>,
+    addresses: &[ListenAddress],
+    options: &ListenConfig,
+) -> Result<(Vec<Listener>, Vec<Listener>), RuntimeError> {
+    let (mut listeners, mut plain) = (Vec::new(), Vec::new());
+    for one in addresses {
+        let mut found = Vec::new();
+        for listener in std::mem::take(&mut handed) {
+            match listener.is_at(&one.address).await {
+                true => found.push(listener),
+                false => handed.push(listener),
+            }
+        }
+        if found.is_empty() {
+            found = listen("server.listen", &one.address, options).await?;
+        }
+        match one.tls {
+            ListenTls::Off => plain.append(&mut found),
+            ListenTls::Auto | ListenTls::On => listeners.append(&mut found),
+        }
+    }
+    #[cfg(all(unix, feature = "restart"))]
+    if restart::is_successor() {
+        // What the process before this one had, and the configuration no longer names.
+        handed.clear();
+    }
+    listeners.append(&mut handed);
+    Ok((listeners, plain))
+}
+
+fn options(config: &RuntimeConfig) -> ListenConfig {
+    let mut options = config.connection.listen.clone();
+    if config.engine.kind == EngineKind::PerCore && options.sockets == 1 {
+        // Each core accepts what the system deals it.
+        options.sockets = config.engine.threads();
+    }
+    options
+}
+
+async fn bound<S>(
+    runtime: Runtime<S>,
+    mut listeners: Listeners,
+    mut plain: Vec<Listener>,
+    mut admin: Option<Listener>,
+) -> Result<BoundRuntime<S>, RuntimeError> {
+    let server = &runtime.config.server;
+    #[cfg(feature = "tls")]
+    let files = &runtime.config.connection.tls;
+    // One without the other is an error of its own.
+    #[cfg(feature = "tls")]
+    let tls = if runtime.tls.is_some() {
+        runtime.tls.clone()
+    } else if files.certificate.is_empty() && files.key.is_empty() {
+        None
+    } else {
+        let (certificate, key) = (files.certificate.as_ref(), files.key.as_ref());
+        #[cfg(feature = "http2")]
+        let http1 = runtime.config.connection.http1;
+        #[cfg(not(feature = "http2"))]
+        let http1 = true;
+        let tls = TlsAcceptor::from_files_for(certificate, key, http1);
+        Some(tls.map_err(|error| RuntimeError::Component {
+            name: "connection.tls",
+            source: error.into(),
+        })?)
+    };
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &tls {
+        let with_tls = |listener: Listener| match listener.acceptor() {
+            None => listener.tls(tls),
+            Some(_) => listener,
+        };
+        listeners.sockets = listeners.sockets.into_iter().map(with_tls).collect();
+    }
+    #[cfg(feature = "tls")]
+    let has_certificate = tls.is_some();
+    #[cfg(not(feature = "tls"))]
+    let has_certificate = false;
+    let needs_one = server.listen.iter().any(|one| one.tls == ListenTls::On);
+    if needs_one && !has_certificate {
+        return Err(RuntimeError::Component {
+            name: "server.listen",
+            source: "there is no certificate for `tls = \"on\"`: expected `connection.tls`".into(),
+        });
+    }
+    listeners.sockets.append(&mut plain);
+    let one = ListenConfig {
+        sockets: 1,
+        ..options(&runtime.config)
+    };
+    let (address, or_another) = match cfg!(feature = "admin") {
+        true => server.admin(),
+        false => ("", false),
+    };
+    admin = match (address, admin) {
+        ("", _) => None,
+        (_, None) => listen_for_admin(address, or_another, &one).await?.pop(),
+        // What the process before this one had instead of the default does as well for this one.
+        #[cfg(all(unix, feature = "restart"))]
+        (_, Some(admin))
+            if or_another && admin.local_addr().is_some_and(|at| at.ip().is_loopback()) =>
+        {
+            Some(admin)
+        }
+        #[cfg(all(unix, feature = "restart"))]
+        (_, Some(admin)) => {
+            let key = "server.admin_address";
+            let admin = successor::where_configured(vec![admin], key, address, &one);
+            admin.await.pop()
+        }
+        #[cfg(not(all(unix, feature = "restart")))]
+        (_, admin) => admin,
+    };
+    // A Unix socket has none.
+    let local_addr = listeners
+        .sockets
+        .iter()
+        .find_map(Listener::local_addr)
+        .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+    let admin_addr = admin.as_ref().and_then(Listener::local_addr);
+    if server.admin_tls && admin.is_some() {
+        #[cfg(feature = "tls")]
+        let with_tls = tls.as_ref().and_then(|tls| Some(admin.take()?.tls(tls)));
+        #[cfg(not(feature = "tls"))]
+        let with_tls = None;
+        admin = Some(with_tls.ok_or_else(|| RuntimeError::Component {
+            name: "server.admin_tls",
+            source: "there is no certificate: expected `connection.tls`".into(),
+        })?);
+    }
+    Ok(BoundRuntime {
+        runtime,
+        listeners,
+        admin,
+        #[cfg(feature = "tls")]
+        tls,
+        local_addr,
+        admin_addr,
+    })
+}
+
+/// If nobody chose the address, who finds it in use, by a Prometheus or another service, gets another port.
+async fn listen_for_admin(
+    address: &str,
+    or_another: bool,
+    options: &ListenConfig,
+) -> Result<Vec<Listener>, RuntimeError> {
+    const KEY: &str = "server.admin_address";
+    match listen(KEY, address, options).await {
+        Err(RuntimeError::Bind { source, .. })
+            if or_another && source.kind() == io::ErrorKind::AddrInUse => {}
+        result => return result,
+    }
+    let listeners = listen(KEY, "127.0.0.1:0", options).await?;
+    if let Some(used) = listeners.first().and_then(Listener::local_addr) {
+        tracing::warn!(
+            %used,
+            "`{KEY}`: the default, {address}, is in use by somebody else; the admin service is on {used} instead"
+        );
+    }
+    Ok(listeners)
+}
