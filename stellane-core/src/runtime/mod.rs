@@ -84,6 +84,7 @@ mod numbers;
 mod panics;
 mod pressure;
 mod ready_check;
+mod redirect;
 mod refusal;
 mod route_limits;
 mod serve;
@@ -94,6 +95,8 @@ mod stack;
 mod successor;
 #[cfg(all(unix, feature = "restart"))]
 mod systemd;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "tuner")]
 mod tuning;
 #[cfg(feature = "admin")]

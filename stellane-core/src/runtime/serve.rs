@@ -16,8 +16,12 @@ use super::builder::HeapSource;
 #[cfg(unix)]
 use super::signals::Ending;
 use super::{
-    App, Components, IntoListener, Runtime, RuntimeError, around::Served, background::Background,
-    listeners::Listeners, machine, panics, refusal::EarlyLimit,
+    App, Components, IntoListener, Runtime, RuntimeError,
+    around::Served,
+    background::Background,
+    listeners::{Listeners, Redirects},
+    machine, panics,
+    refusal::EarlyLimit,
 };
 #[cfg(feature = "admin")]
 use super::{admin, watch::Watch};
@@ -44,7 +48,7 @@ use crate::{
     logging::LogHandle,
 };
 use crate::{
-    config::{ListenAddress, ListenTls, RuntimeConfig, is_address},
+    config::{ListenTls, RuntimeConfig, is_address},
     connection::{Early, ListenConfig, Listener},
     engine::{Engine, EngineKind, PerCoreEngine, SharedEngine, StopReport},
     logging,
@@ -60,8 +64,9 @@ pub struct BoundRuntime<S> {
         expect(dead_code, reason = "there is none")
     )]
     admin: Option<Listener>,
+    /// Whose files are to be followed.
     #[cfg(feature = "tls")]
-    tls: Option<TlsAcceptor>,
+    acceptors: Vec<TlsAcceptor>,
     local_addr: SocketAddr,
     admin_addr: Option<SocketAddr>,
 }
@@ -128,8 +133,12 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
     #[cfg(not(all(unix, feature = "restart")))]
     let admin = None;
     if !server.listen.is_empty() {
-        let (listeners, plain) = several(listeners, &server.listen, &options).await?;
-        return bound(runtime, listeners.into(), plain, admin).await;
+        #[cfg(feature = "tls")]
+        let brought = runtime.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let brought = false;
+        let doors = several(listeners, &runtime.config, brought, &options).await?;
+        return bound(runtime, doors, admin).await;
     }
     #[cfg(all(unix, feature = "restart"))]
     {
@@ -139,17 +148,42 @@ pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, Runt
     if listeners.is_empty() {
         listeners = listen("server.address", &server.address, &options).await?;
     }
-    bound(runtime, listeners.into(), Vec::new(), admin).await
+    bound(runtime, Doors::of(listeners), admin).await
 }
 
-/// Sockets for all these addresses, those that were handed over first; and among them those without TLS, apart.
+/// Sockets for all addresses.
+#[derive(Default)]
+struct Doors {
+    /// They speak TLS if there is a certificate for all.
+    listeners: Listeners,
+    plain: Vec<Listener>,
+    /// Of those with certificates of their own.
+    #[cfg(feature = "tls")]
+    acceptors: Vec<TlsAcceptor>,
+}
+
+impl Doors {
+    fn of(listeners: impl Into<Listeners>) -> Self {
+        Self {
+            listeners: listeners.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Those that were handed over first. `brought` says whether the program brings TLS.
 async fn several(
     mut handed: Vec<Listener>,
-    addresses: &[ListenAddress],
+    config: &RuntimeConfig,
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(unused_variables, reason = "there is none")
+    )]
+    brought: bool,
     options: &ListenConfig,
-) -> Result<(Vec<Listener>, Vec<Listener>), RuntimeError> {
-    let (mut listeners, mut plain) = (Vec::new(), Vec::new());
-    for one in addresses {
+) -> Result<Doors, RuntimeError> {
+    let mut doors = Doors::default();
+    for one in &config.server.listen {
         let mut found = Vec::new();
         for listener in std::mem::take(&mut handed) {
             match listener.is_at(&one.address).await {
@@ -161,8 +195,20 @@ async fn several(
             found = listen("server.listen", &one.address, options).await?;
         }
         match one.tls {
-            ListenTls::Off => plain.append(&mut found),
-            ListenTls::Auto | ListenTls::On => listeners.append(&mut found),
+            ListenTls::Off => doors.plain.append(&mut found),
+            ListenTls::Redirect => doors.listeners.redirects.push(Redirects {
+                sockets: found,
+                port: Some(one.redirect_port).filter(|port| *port != 0),
+            }),
+            ListenTls::Auto | ListenTls::On => {
+                #[cfg(feature = "tls")]
+                if one.has_own_tls() {
+                    let tls = super::tls::own(config, brought, one)?;
+                    found = found.into_iter().map(|one| one.tls(&tls)).collect();
+                    doors.acceptors.push(tls);
+                }
+                doors.listeners.sockets.append(&mut found);
+            }
         }
     }
     #[cfg(all(unix, feature = "restart"))]
@@ -170,8 +216,8 @@ async fn several(
         // What the process before this one had, and the configuration no longer names.
         handed.clear();
     }
-    listeners.append(&mut handed);
-    Ok((listeners, plain))
+    doors.listeners.sockets.append(&mut handed);
+    Ok(doors)
 }
 
 /// On listeners that somebody brought.
@@ -188,7 +234,7 @@ pub(super) async fn bind_on<S>(
             source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
         });
     }
-    bound(runtime, listeners, Vec::new(), None).await
+    bound(runtime, Doors::of(listeners), None).await
 }
 
 fn options(config: &RuntimeConfig) -> ListenConfig {
@@ -202,31 +248,17 @@ fn options(config: &RuntimeConfig) -> ListenConfig {
 
 async fn bound<S>(
     runtime: Runtime<S>,
-    mut listeners: Listeners,
-    mut plain: Vec<Listener>,
+    doors: Doors,
     mut admin: Option<Listener>,
 ) -> Result<BoundRuntime<S>, RuntimeError> {
     let server = &runtime.config.server;
+    let (mut listeners, mut plain) = (doors.listeners, doors.plain);
     #[cfg(feature = "tls")]
-    let files = &runtime.config.connection.tls;
-    // One without the other is an error of its own.
+    let mut acceptors = doors.acceptors;
     #[cfg(feature = "tls")]
-    let tls = if runtime.tls.is_some() {
-        runtime.tls.clone()
-    } else if files.certificate.is_empty() && files.key.is_empty() {
-        None
-    } else {
-        let (certificate, key) = (files.certificate.as_ref(), files.key.as_ref());
-        #[cfg(feature = "http2")]
-        let http1 = runtime.config.connection.http1;
-        #[cfg(not(feature = "http2"))]
-        let http1 = true;
-        let tls = TlsAcceptor::from_files_for(certificate, key, http1);
-        Some(tls.map_err(|error| RuntimeError::Component {
-            name: "connection.tls",
-            source: error.into(),
-        })?)
-    };
+    let tls = super::tls::of_all(&runtime)?;
+    #[cfg(feature = "tls")]
+    acceptors.extend(tls.clone());
     #[cfg(feature = "tls")]
     if let Some(tls) = &tls {
         let with_tls = |listener: Listener| match listener.acceptor() {
@@ -236,14 +268,26 @@ async fn bound<S>(
         listeners.sockets = listeners.sockets.into_iter().map(with_tls).collect();
     }
     #[cfg(feature = "tls")]
-    let has_certificate = tls.is_some();
+    let speaks_tls = |listener: &Listener| listener.acceptor().is_some();
     #[cfg(not(feature = "tls"))]
-    let has_certificate = false;
-    let needs_one = server.listen.iter().any(|one| one.tls == ListenTls::On);
-    if needs_one && !has_certificate {
+    let speaks_tls = |_: &Listener| false;
+    #[cfg(feature = "tls")]
+    let of_all = tls.is_some();
+    #[cfg(not(feature = "tls"))]
+    let of_all = false;
+    let has_tls = listeners.sockets.iter().any(speaks_tls);
+    let in_vain = server.listen.iter().find_map(|one| match one.tls {
+        ListenTls::On if !of_all && !one.has_own_tls() => Some("`tls = \"on\"`"),
+        ListenTls::Redirect if !has_tls => Some("`tls = \"redirect\"`"),
+        _ => None,
+    });
+    if let Some(what) = in_vain {
         return Err(RuntimeError::Component {
             name: "server.listen",
-            source: "there is no certificate for `tls = \"on\"`: expected `connection.tls`".into(),
+            source: format!(
+                "there is no certificate for {what}: expected `connection.tls.certificate` and `key`"
+            )
+            .into(),
         });
     }
     listeners.sockets.append(&mut plain);
@@ -276,14 +320,17 @@ async fn bound<S>(
     };
     // A Unix socket has none.
     let local_addr = listeners
-        .sockets
-        .iter()
+        .listening()
         .find_map(Listener::local_addr)
         .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
     let admin_addr = admin.as_ref().and_then(Listener::local_addr);
     if server.admin_tls && admin.is_some() {
         #[cfg(feature = "tls")]
-        let with_tls = tls.as_ref().and_then(|tls| Some(admin.take()?.tls(tls)));
+        let with_tls = {
+            let for_admin = super::tls::of_admin(&runtime)?;
+            acceptors.extend(for_admin.clone());
+            for_admin.and_then(|tls| Some(admin.take()?.tls(&tls)))
+        };
         #[cfg(not(feature = "tls"))]
         let with_tls = None;
         admin = Some(with_tls.ok_or_else(|| RuntimeError::Component {
@@ -296,7 +343,7 @@ async fn bound<S>(
         listeners,
         admin,
         #[cfg(feature = "tls")]
-        tls,
+        acceptors,
         local_addr,
         admin_addr,
     })
@@ -402,8 +449,8 @@ impl<S> BoundRuntime<S> {
     /// All addresses of the service that are of TCP.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        let sockets = self.listeners.sockets.iter();
-        let mut addresses: Vec<_> = sockets.filter_map(Listener::local_addr).collect();
+        let listening = self.listeners.listening();
+        let mut addresses: Vec<_> = listening.filter_map(Listener::local_addr).collect();
         // Several sockets may listen on the same.
         addresses.dedup();
         addresses
@@ -521,7 +568,7 @@ impl<S: Served> BoundRuntime<S> {
             background.spawn(components.local_signal.watch_tokio());
         }
         #[cfg(feature = "tls")]
-        if let Some(tls) = self.tls {
+        for tls in self.acceptors {
             let interval = config.connection.tls.reload_interval;
             background.spawn(async move { tls.follow_files(interval).await });
         }
@@ -538,9 +585,9 @@ impl<S: Served> BoundRuntime<S> {
         let asked = signal.unwrap_or_else(|| Box::pin(terminated()));
         #[cfg(all(unix, feature = "restart"))]
         let end = {
-            let (sockets, admin) = (&self.listeners.sockets, self.admin.as_ref());
+            let (listeners, admin) = (&self.listeners, self.admin.as_ref());
             let successor =
-                restart.and_then(|asked| Successor::new(asked, &config.server, sockets, admin));
+                restart.and_then(|asked| Successor::new(asked, &config.server, listeners, admin));
             end_of_service(asked, successor)
         };
         #[cfg(not(all(unix, feature = "restart")))]
@@ -601,15 +648,13 @@ impl<S: Served> BoundRuntime<S> {
         };
         let refuse_early = |listener: Listener| listener.refuse_early(&early);
         let places = places(
-            &self.listeners.sockets,
+            self.listeners.listening(),
             self.admin_addr,
             config.server.admin_tls,
         );
-        let Listeners { sockets, sources } = self.listeners;
-        let listeners = Listeners {
-            sockets: sockets.into_iter().map(refuse_early).collect(),
-            sources,
-        };
+        let mut listeners = self.listeners;
+        let sockets = listeners.sockets.into_iter();
+        listeners.sockets = sockets.map(refuse_early).collect();
         let serving = service.start(&engine, &components.connections, listeners, around);
         #[cfg(all(unix, feature = "admin", feature = "restart"))]
         let close_admin = watch.close_admin(Duration::from_secs(1));
@@ -705,7 +750,11 @@ impl<S: Served> BoundRuntime<S> {
 }
 
 /// Where the service and its admin service are, as one would write it.
-fn places(sockets: &[Listener], admin: Option<SocketAddr>, admin_tls: bool) -> String {
+fn places<'a>(
+    sockets: impl Iterator<Item = &'a Listener>,
+    admin: Option<SocketAddr>,
+    admin_tls: bool,
+) -> String {
     let scheme = |tls| if tls { "https" } else { "http" };
     let of_socket = |listener: &Listener| {
         #[cfg(feature = "tls")]
@@ -718,7 +767,7 @@ fn places(sockets: &[Listener], admin: Option<SocketAddr>, admin_tls: bool) -> S
             (None, None) => "a Unix socket".to_owned(),
         }
     };
-    let mut places: Vec<_> = sockets.iter().map(of_socket).collect();
+    let mut places: Vec<_> = sockets.map(of_socket).collect();
     places.dedup();
     if places.is_empty() {
         places.push("connections".to_owned());
