@@ -32,6 +32,7 @@ use super::{
     classes::{self, Classes},
     machine, pressure,
     refusal::OnRefusal,
+    refusing,
     route_limits::OwnLimits,
 };
 #[cfg(feature = "tuner")]
@@ -337,6 +338,10 @@ impl Components {
         tasks.spawn(pressure::relieve(
             self.pressure.clone(),
             self.connections.clone(),
+        ));
+        tasks.spawn(refusing::tell(
+            self.limit.clone(),
+            self.runtime_metrics.clone(),
         ));
         #[cfg(feature = "workers")]
         tasks.spawn(self.clone().watch_queue());

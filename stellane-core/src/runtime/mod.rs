@@ -86,6 +86,7 @@ mod pressure;
 mod ready_check;
 mod redirect;
 mod refusal;
+mod refusing;
 mod route_limits;
 mod serve;
 #[cfg(unix)]
