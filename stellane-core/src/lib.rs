@@ -69,7 +69,12 @@
 //! | prepared answers | `PreparedLayer`; `PreparedOnlyService` | `prepared_answers_come_before_the_service` |
 //! | accelerated services | `EngineSelectorLayer` | `an_engine_selector_accelerates_chosen_routes` |
 //! | reloading pages | `LiveReloadLayer` | `live_reload_adds_its_script_to_pages_only` |
+//! | admin pages, scrapes | `AdminService`; `Prometheus`, a `Service` | `an_admin_service_shows_what_it_is_given`, `a_scrape_is_a_service_of_its_own` |
+//! | profiles | `ProfileLayer`, `ProfileService`, `SlowPollLayer` | `profiles_tell_which_route_held_a_thread` |
+//! | spans | `TraceLayer` of `stellane-metrics` | `stellane-metrics/tests/trace.rs` |
+//! | tower-http's by configuration | `HttpLayers`: `HttpOuterLayer`, `HttpInnerLayer` | `tests/middleware/http_layers.rs` |
 //! | all of it | `PresetLayer` | `tests/preset/layer.rs`, `tests/preset/is_its_layers.rs` |
+//! | the same one by one | `Components::layers`, with `BodyLimitLayer`, `RequestBytesLayer` | `tests/preset/is_its_layers.rs`, `stellane-metrics/tests/layer.rs` |
 //! | each as a method of `ServiceBuilder` | `StellaneBuilderExt` | `one_chain_takes_towers_tower_https_and_our_methods` |
 //!
 //! # Words

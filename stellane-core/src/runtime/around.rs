@@ -12,7 +12,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tower_layer::Layer;
 
 use super::{
-    App, BoxService, PresetLayer, PresetService,
+    App, BoxApp, BoxService, PresetLayer, PresetService,
     bypass::{Bare, PlainEngine},
     facts::{DescribeFn, Described},
     listeners::{Listeners, Redirects, Source},
@@ -73,6 +73,28 @@ impl<S: App> Served for S {
         redirecting.into_iter().fold(serving, |others, one| {
             Box::pin(async { tokio::try_join!(others, one).map(drop) })
         })
+    }
+}
+
+/// What a [`Serve`](super::Serve) serves.
+#[derive(Debug, Clone)]
+pub(super) enum OneOrMade {
+    One(BoxApp),
+    Made(Make),
+}
+
+impl Served for OneOrMade {
+    fn start<E: Engine>(
+        self,
+        engine: &E,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving {
+        match self {
+            Self::One(app) => app.start(engine, connections, listeners, around),
+            Self::Made(make) => around.serve_make(engine, connections, listeners, make),
+        }
     }
 }
 

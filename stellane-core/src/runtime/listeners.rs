@@ -10,8 +10,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{RuntimeError, serve::listen};
-use crate::connection::{DetachedListener, ListenConfig, Listener, Socket};
+use super::RuntimeError;
+use crate::{
+    config::is_address,
+    connection::{DetachedListener, ListenConfig, Listener, Socket},
+};
 
 /// What can be served on: a listener of tokio or of std (TCP, or Unix sockets), a [`Listener`] with its TLS, an address
 /// (`"127.0.0.1:3000"`, `"unix:/run/app.sock"`, a `SocketAddr`), [connections] that come by other ways, or several of one
@@ -74,7 +77,7 @@ pub(super) struct Redirects {
 }
 
 impl Listeners {
-    /// Also on those.
+    /// These and those: what serves on them serves on both.
     pub fn and(mut self, others: impl Into<Self>) -> Self {
         let others = others.into();
         self.sockets.extend(others.sockets);
@@ -236,6 +239,27 @@ impl<L: IntoListener, const N: usize> IntoListener for [L; N] {
     async fn into_listeners(self, options: &ListenConfig) -> Result<Listeners, RuntimeError> {
         Vec::from(self).into_listeners(options).await
     }
+}
+
+/// One address that somebody wrote, of this key.
+pub(super) async fn listen(
+    key: &'static str,
+    address: &str,
+    options: &ListenConfig,
+) -> Result<Vec<Listener>, RuntimeError> {
+    if !is_address(address) {
+        return Err(RuntimeError::Address {
+            key,
+            address: address.to_owned(),
+        });
+    }
+    Listener::bind_all(address, options)
+        .await
+        .map_err(|source| RuntimeError::Bind {
+            key,
+            address: address.to_owned(),
+            source,
+        })
 }
 
 /// Connections that come by other ways than a socket that listens: in memory, through a tunnel, by a listener of another

@@ -1,6 +1,7 @@
 mod adjust;
 mod kinds;
 mod probe;
+mod probing;
 mod usual;
 
 use std::time::Duration;
