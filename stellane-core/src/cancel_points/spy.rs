@@ -166,9 +166,13 @@ mod tests {
         let outer = Waker::from(Arc::clone(&count));
         assert!(spy.poll(polled, &Context::from_waker(&outer)).is_pending());
         let kept = kept.expect("it was polled");
-        std::thread::spawn(move || kept.clone().wake())
-            .join()
-            .expect("it does not panic");
+        std::thread::spawn(move || {
+            let other = kept.clone();
+            kept.wake();
+            drop(other);
+        })
+        .join()
+        .expect("it does not panic");
         drop(outer);
         assert_eq!(count.0.load(Relaxed), 2);
         assert_eq!((Arc::strong_count(&count), Arc::strong_count(&spy)), (1, 1));
