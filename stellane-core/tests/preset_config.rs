@@ -1,8 +1,12 @@
 //! The configuration of a service that runs: what is followed, what wins, and what is shown.
 #![cfg(all(feature = "full", unix))]
 
+#[path = "support/ask.rs"]
+mod ask;
+
 use std::{convert::Infallible, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
+use ask::get;
 use http::{Request, Response};
 use serde_json::Value;
 use stellane_core::{
@@ -10,10 +14,6 @@ use stellane_core::{
     autotune::{TunerMode, names},
     config::{ConfigWatcher, Loader, RuntimeConfig},
     runtime::Components,
-};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -69,15 +69,6 @@ async fn serve(config: RuntimeConfig) -> Served {
     };
     tokio::spawn(bound.serve());
     served
-}
-
-async fn get(address: SocketAddr, path: &str) -> String {
-    let mut socket = TcpStream::connect(address).await.expect("connects");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).await.expect("writes");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.expect("reads");
-    answer
 }
 
 async fn shown(served: &Served) -> Value {

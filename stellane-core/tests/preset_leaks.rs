@@ -1,6 +1,9 @@
 //! Runtimes that come and go leave nothing behind. Alone in its file: it counts the bytes and the threads of the process.
 #![cfg(all(feature = "full", target_os = "linux"))]
 
+#[path = "support/ask.rs"]
+mod ask;
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     sync::atomic::{AtomicI64, Ordering::Relaxed},
@@ -9,11 +12,7 @@ use std::{
 
 use axum::{Router, routing::get};
 use stellane_core::{Runtime, RuntimeConfig, engine::EngineKind, serve};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::oneshot,
-};
+use tokio::sync::oneshot;
 
 struct Counting;
 
@@ -69,15 +68,6 @@ fn assert_no_growth(kind: &str, run: &dyn Fn()) {
     assert!(least <= most, "{kind}: {left:?}");
 }
 
-async fn ask(address: std::net::SocketAddr) {
-    let mut client = TcpStream::connect(address).await.expect("connects");
-    let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    client.write_all(request).await.expect("sends");
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).await.expect("answers");
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-}
-
 fn app() -> Router {
     Router::new().route("/", get(async || "hello"))
 }
@@ -100,7 +90,8 @@ async fn whole_life(engine: EngineKind) {
     let workers = runtime.components().workers.clone();
     let address = runtime.local_addr();
     let serving = tokio::spawn(runtime.serve());
-    ask(address).await;
+    let answer = ask::get(address, "/").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     workers.spawn_blocking(|| ()).await.expect("runs");
     drop(workers);
     drop(end);
@@ -114,7 +105,8 @@ async fn two_lines() {
     let server = server.bind().await.expect("listens");
     let address = server.local_addr();
     let serving = tokio::spawn(server.serve());
-    ask(address).await;
+    let answer = ask::get(address, "/").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     drop(end);
     serving.await.expect("ends").expect("without an error");
 }

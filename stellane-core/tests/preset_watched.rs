@@ -1,6 +1,9 @@
 //! What the admin address tells while the service is held up, and what the preset does beside the requests.
 #![cfg(feature = "full")]
 
+#[path = "support/ask.rs"]
+mod ask;
+
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -40,20 +43,13 @@ fn config() -> RuntimeConfig {
 }
 
 async fn exchange(address: SocketAddr, request: &str) -> String {
-    let exchange = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer)
-    };
-    let answer = tokio::time::timeout(TIMEOUT, exchange).await;
-    answer.expect("in time").expect("an answer")
+    let answer = tokio::time::timeout(TIMEOUT, ask::ask_at(address, request)).await;
+    answer.expect("in time")
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    exchange(address, &request).await
+    let answer = tokio::time::timeout(TIMEOUT, ask::get(address, path)).await;
+    answer.expect("in time")
 }
 
 /// Asks again and again until the answer is as it should be.

@@ -1,18 +1,17 @@
 //! What the preset offers a developer over real sockets: profiles on the admin address, pages that reload.
 #![cfg(all(feature = "full", feature = "profiling"))]
 
-use std::{alloc::System, net::SocketAddr, thread, time::Duration};
+#[path = "support/ask.rs"]
+mod ask;
+
+use std::{alloc::System, thread, time::Duration};
 
 use axum::{response::Html, routing::get};
 use stellane_core::{
     Runtime, RuntimeConfig, hot_reload::LIVE_PATH, metrics::RouteLabelLayer,
     profiling::HeapProfiler, router::Router,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::oneshot,
-};
+use tokio::sync::oneshot;
 
 #[global_allocator]
 static ALLOCATOR: HeapProfiler<System> = HeapProfiler::new(System);
@@ -23,15 +22,6 @@ fn config() -> RuntimeConfig {
     config.server.drain_timeout = Duration::from_millis(100);
     config.connection.drain_idle = Duration::ZERO;
     config
-}
-
-async fn fetch(address: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("connects");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("writes");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.expect("reads");
-    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// Asks the service for `paths`, then the admin service for `admin_path`; the last answer of each.
@@ -54,9 +44,9 @@ macro_rules! served {
         let serving = tokio::spawn(bound.serve());
         let mut answer = String::new();
         for path in $paths {
-            answer = fetch(address, path).await;
+            answer = ask::get(address, path).await;
         }
-        let said = fetch(admin, $admin_path).await;
+        let said = ask::get(admin, $admin_path).await;
         stop.send(()).expect("still serving");
         serving.await.expect("no panic").expect("no error");
         (answer, said)

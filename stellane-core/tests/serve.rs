@@ -1,6 +1,8 @@
 //! `stellane_core::serve` in the place of `axum::serve`.
 #![cfg(feature = "full")]
 
+#[path = "support/ask.rs"]
+mod ask;
 #[path = "support/self_signed.rs"]
 mod self_signed;
 
@@ -26,7 +28,7 @@ use stellane_core::{
     connections, serve, serve_make,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
 };
@@ -34,21 +36,6 @@ use tower::service_fn;
 use tower_http::cors::CorsLayer;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-
-async fn ask(mut io: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
-    io.write_all(request.as_bytes()).await.expect("writes");
-    let mut answer = String::new();
-    io.read_to_string(&mut answer).await.expect("reads");
-    answer
-}
-
-async fn ask_at(address: SocketAddr, request: &str) -> String {
-    ask(
-        TcpStream::connect(address).await.expect("connects"),
-        request,
-    )
-    .await
-}
 
 fn hello() -> Router {
     Router::new()
@@ -72,7 +59,7 @@ async fn a_router_is_served_in_two_lines_until_its_signal() {
     });
     let address = server.local_addr().expect("known before");
     let serving = tokio::spawn(server.into_future());
-    assert!(ask_at(address, GET).await.ends_with("hello"));
+    assert!(ask::get(address, "/").await.ends_with("hello"));
     let _ = stop.send(());
     let report = serving.await.expect("no panic").expect("no error");
     assert_eq!(report.drain.aborted, 0);
@@ -147,7 +134,7 @@ async fn many_serve_in_one_process_and_no_other_port_is_opened() {
         tokio::spawn(bound.serve());
     }
     for address in servers {
-        assert!(ask_at(address, GET).await.ends_with("hello"));
+        assert!(ask::get(address, "/").await.ends_with("hello"));
     }
 }
 
@@ -162,7 +149,7 @@ async fn all_kinds_of_listeners_are_served_on_alone_and_together() {
     let std = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let address = std.local_addr().expect("an address");
     tokio::spawn(serve(std, hello()).into_future());
-    assert!(ask_at(address, GET).await.ends_with("hello"));
+    assert!(ask::get(address, "/").await.ends_with("hello"));
 
     let unix = UnixListener::bind(path("tokio")).expect("binds");
     let bound = serve(unix, hello()).bind().await.expect("binds");
@@ -175,14 +162,14 @@ async fn all_kinds_of_listeners_are_served_on_alone_and_together() {
     tokio::spawn(bound.serve());
     for name in ["tokio", "std", "address"] {
         let client = UnixStream::connect(path(name)).await.expect("connects");
-        assert!(ask(client, GET).await.ends_with("hello"), "{name}");
+        assert!(ask::ask(client, GET).await.ends_with("hello"), "{name}");
     }
 
     let both = [listener().await, listener().await];
     let addresses = both.each_ref().map(|one| one.local_addr().expect("TCP"));
     tokio::spawn(serve(both, hello()).into_future());
     for address in addresses {
-        assert!(ask_at(address, GET).await.ends_with("hello"));
+        assert!(ask::get(address, "/").await.ends_with("hello"));
     }
     let _ = std::fs::remove_dir_all(folder);
 }
@@ -211,13 +198,13 @@ async fn each_of_several_listeners_has_its_own_tls() {
     let secret = Listener::from(secret).tls(&TlsAcceptor::from_rustls(key.server()));
     let (at, at_tls) = (plain.local_addr(), secret.local_addr());
     tokio::spawn(serve([plain, secret], hello()).into_future());
-    assert!(ask_at(at.expect("TCP"), GET).await.ends_with("hello"));
+    assert!(ask::ask_at(at.expect("TCP"), GET).await.ends_with("hello"));
 
     let socket = TcpStream::connect(at_tls.expect("TCP"))
         .await
         .expect("connects");
     let stream = key.connect(socket).await;
-    let answer = ask(stream, GET).await;
+    let answer = ask::ask(stream, GET).await;
     let tonic = cfg!(feature = "tonic-014");
     assert_eq!(answer.contains("hello, tonic"), tonic, "{answer}");
 }
@@ -234,7 +221,7 @@ async fn connections_come_from_anywhere() {
     for _ in 0..2 {
         let (client, io) = tokio::io::duplex(4096);
         send.send(io).await.expect("served");
-        assert!(ask(client, GET).await.ends_with("hello"));
+        assert!(ask::ask(client, GET).await.ends_with("hello"));
     }
     // One that stays is told by the drain.
     let (mut client, io) = tokio::io::duplex(4096);
@@ -259,7 +246,7 @@ async fn a_connection_is_served_by_a_runtime_without_a_listener() {
         .expect("builds");
     let (client, io) = tokio::io::duplex(4096);
     let serving = tokio::spawn(runtime.serve_connection(io, None));
-    assert!(ask(client, GET).await.ends_with("hello"));
+    assert!(ask::ask(client, GET).await.ends_with("hello"));
     serving.await.expect("no panic");
     assert_eq!(runtime.components().metrics.stats().requests_total, 1);
 }
@@ -289,7 +276,7 @@ async fn a_service_is_made_for_each_connection() {
     tokio::spawn(server.into_future());
     for number in 0..2 {
         let two = format!("GET / HTTP/1.1\r\nhost: x\r\n\r\n{GET}");
-        let answers = ask_at(address, &two).await;
+        let answers = ask::ask_at(address, &two).await;
         assert!(answers.contains(&format!("{number}:0")), "{answers}");
         assert!(answers.ends_with(&format!("{number}:1")), "{answers}");
     }
@@ -299,7 +286,7 @@ async fn a_service_is_made_for_each_connection() {
     let server = serve_make(listener().await, fails);
     let address = server.local_addr().expect("TCP");
     tokio::spawn(server.into_future());
-    assert!(ask_at(address, GET).await.starts_with("HTTP/1.1 500 "));
+    assert!(ask::get(address, "/").await.starts_with("HTTP/1.1 500 "));
 }
 
 #[tokio::test]
@@ -319,14 +306,14 @@ async fn facts_of_ones_own_about_the_connection_are_in_the_requests() {
     let server = serve(listener().await, peer()).connect_info(describe);
     let address = server.local_addr().expect("TCP");
     tokio::spawn(server.into_future());
-    assert!(ask_at(address, GET).await.ends_with("true"));
+    assert!(ask::get(address, "/").await.ends_with("true"));
 
     let builder = Runtime::builder().config(quiet()).service(peer());
     let bound = builder.connect_info(describe).build().expect("builds");
     let bound = bound.bind("127.0.0.1:0").await.expect("binds");
     let address = bound.local_addr();
     tokio::spawn(bound.serve());
-    assert!(ask_at(address, GET).await.ends_with("true"));
+    assert!(ask::get(address, "/").await.ends_with("true"));
 }
 
 /// A layer outside of the preset sees what is refused by the limit, before there is a request for it.
@@ -356,7 +343,7 @@ async fn layers_outside_of_the_preset_see_refusals_and_answer_preflights_under_o
             "{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\norigin: https://example.org\r\n\
              access-control-request-method: GET\r\n{fields}\r\n"
         );
-        let answer = ask_at(address, &request).await;
+        let answer = ask::ask_at(address, &request).await;
         assert!(
             answer.starts_with(&format!("HTTP/1.1 {status} ")),
             "{line}: {answer}"
@@ -407,7 +394,7 @@ async fn bodies_of_any_data_and_services_of_hyper_are_served() {
     tokio::spawn(bound.serve());
     let request =
         "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
-    assert!(ask_at(address, request).await.contains("olleh"));
+    assert!(ask::ask_at(address, request).await.contains("olleh"));
 }
 
 #[tokio::test]
@@ -430,7 +417,7 @@ async fn a_boxed_app_has_a_type_with_a_name_and_keeps_lengths_and_ends() {
     tokio::spawn(bound.serve());
     let request =
         "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
-    let answer = ask_at(address, request).await;
+    let answer = ask::ask_at(address, request).await;
     assert!(answer.contains("\r\ncontent-length: 5\r\n"), "{answer}");
 }
 
@@ -523,7 +510,7 @@ mod axum_08 {
         let serving = tokio::spawn(server.into_future());
         let client = TcpStream::connect(address).await.expect("connects");
         let local = client.local_addr().expect("an address").to_string();
-        assert!(ask(client, GET).await.ends_with(&local));
+        assert!(ask::ask(client, GET).await.ends_with(&local));
         serving.abort();
     }
 
@@ -549,7 +536,7 @@ mod axum_08 {
         let server = serve(listener().await, peer()).config(quiet());
         let address = server.local_addr().expect("TCP");
         tokio::spawn(server.into_future());
-        assert!(ask_at(address, GET).await.starts_with("HTTP/1.1 500 "));
+        assert!(ask::get(address, "/").await.starts_with("HTTP/1.1 500 "));
     }
 }
 
@@ -578,7 +565,11 @@ async fn tonic_finds_its_own_connect_info() {
     tokio::spawn(server.into_future());
     let client = TcpStream::connect(address).await.expect("connects");
     let local = client.local_addr().expect("an address");
-    assert!(ask(client, GET).await.ends_with(&format!("tcp {local}")));
+    assert!(
+        ask::ask(client, GET)
+            .await
+            .ends_with(&format!("tcp {local}"))
+    );
 
     let path = std::env::temp_dir().join(format!("stellane-uds-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
@@ -588,7 +579,7 @@ async fn tonic_finds_its_own_connect_info() {
         .await
         .expect("connects");
     let uid = client.peer_cred().expect("credentials").uid();
-    let answer = ask(client, GET).await;
+    let answer = ask::ask(client, GET).await;
     assert!(
         answer.ends_with(&format!("uds {uid} {}", std::process::id())),
         "{answer}"
@@ -623,7 +614,7 @@ async fn a_server_without_listeners_ends_with_its_last_connection() {
     let incoming = connections(move |_| std::task::Poll::Ready(given.pop()));
     let server = serve(incoming, hello()).with_graceful_shutdown(std::future::pending());
     let serving = tokio::spawn(server.into_future());
-    assert!(ask(client, GET).await.ends_with("hello"));
+    assert!(ask::ask(client, GET).await.ends_with("hello"));
     let ended = tokio::time::timeout(Duration::from_secs(60), serving).await;
     let report = ended.expect("ends").expect("no panic").expect("no error");
     assert!(report.is_clean(), "{report}");
@@ -651,12 +642,12 @@ async fn services_are_made_on_every_engine_and_for_every_kind_of_connection() {
     let mut config = quiet();
     config.engine.kind = EngineKind::PerCore;
     tokio::spawn(server.config(config).into_future());
-    let answer = ask_at(address, GET).await;
+    let answer = ask::get(address, "/").await;
     assert!(answer.contains("core 0 stellane-core-"), "{answer}");
 
     let (client, io) = tokio::io::duplex(4096);
     let mut given = Some(Ok(io));
     let incoming = connections(move |_| std::task::Poll::Ready(given.take()));
     tokio::spawn(serve_make(incoming, made("elsewhere")).into_future());
-    assert!(ask(client, GET).await.contains("elsewhere 0"));
+    assert!(ask::ask(client, GET).await.contains("elsewhere 0"));
 }

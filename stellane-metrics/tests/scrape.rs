@@ -19,8 +19,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use stellane_metrics::{
-    Dependency, HttpMetrics, Kind, MetricsLayer, Prometheus, Readiness, RuntimeMetrics, catalogue,
-    metrics, prometheus,
+    BuildError, Dependency, HttpMetrics, Kind, Metric, MetricsLayer, Prometheus, Readiness,
+    RuntimeMetrics, catalogue, metrics, prometheus,
 };
 use tower::{Layer, Service, service_fn};
 
@@ -257,6 +257,22 @@ fn dashboard_expressions() -> Vec<String> {
     walk(&serde_json::from_str(&json).unwrap(), &mut found);
     assert!(found.len() > 30, "{} expressions", found.len());
     found
+}
+
+#[test]
+fn a_name_that_is_taken_or_no_name_is_refused() {
+    let runtime = RuntimeMetrics::builder().build().unwrap();
+    let add = |name| runtime.add(Metric::counter(name, "Orders."), |values| values.set(1.0));
+    add("orders_total").unwrap();
+    let own = catalogue()[0].name;
+    for taken in ["orders_total", own] {
+        let refused = add(taken).unwrap_err();
+        assert!(matches!(refused, BuildError::MetricTwice(name) if name == taken));
+    }
+    for none in ["", "9_lives", "two words", "a-b"] {
+        let refused = add(none).unwrap_err();
+        assert!(matches!(refused, BuildError::MetricName(name) if name == none));
+    }
 }
 
 #[tokio::test]

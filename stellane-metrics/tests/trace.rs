@@ -13,7 +13,10 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use stellane_metrics::{TraceContext, TraceLayer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{Layer, ServiceExt, service_fn};
 use tracing::{
     Event, Subscriber,
@@ -205,4 +208,63 @@ async fn a_slow_request_is_logged_with_its_route_even_if_it_is_not_sampled() {
     let _guard = quiet.install();
     send(&layer.slow(Duration::ZERO), request("/slow/7", None)).await;
     assert!(!quiet.text().contains("slow request"));
+}
+
+/// What a client with this parent is told by whoever serves at the address.
+async fn over_a_socket(address: std::net::SocketAddr) -> TraceContext {
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "GET /users/7 HTTP/1.1\r\nhost: x\r\ntraceparent: {PARENT}\r\nconnection: close\r\n\r\n"
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    TraceContext::parse(body).unwrap()
+}
+
+/// Whether it is the caller's trace, with a span of the server's.
+fn goes_on(context: TraceContext) -> bool {
+    let parent = TraceContext::parse(PARENT).unwrap();
+    context.trace_id == parent.trace_id && context.span_id != parent.span_id
+}
+
+/// The header as it is passed on.
+fn passed_on(headers: &http::HeaderMap) -> String {
+    headers["traceparent"].to_str().unwrap().to_owned()
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn under_axum_serve_the_callers_trace_is_passed_on() {
+    let app = axum::Router::new()
+        .route(
+            "/users/{id}",
+            axum::routing::get(async |headers: http::HeaderMap| passed_on(&headers)),
+        )
+        .layer(TraceLayer::new());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+    let context = over_a_socket(address).await;
+    assert!(goes_on(context), "{context}");
+    serving.abort();
+}
+
+#[tokio::test]
+async fn in_plain_hyper_the_callers_trace_is_passed_on() {
+    let app = TraceLayer::new().layer(service_fn(async |request: Request<Incoming>| {
+        Ok::<_, Infallible>(Response::new(passed_on(request.headers())))
+    }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(socket), TowerToHyperService::new(app))
+            .await
+    });
+    let context = over_a_socket(address).await;
+    assert!(goes_on(context), "{context}");
+    serving.await.unwrap().unwrap();
 }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use http::HeaderValue;
 
 #[cfg(feature = "axum-08")]
-use crate::handler::{ForeignExtractor, Reads};
+use crate::foreign::{ForeignExtractor, Reads};
 use crate::{
     compiled::{Definition, Entry, NO_ENTRY, Routes},
     conflicts,

@@ -7,12 +7,12 @@ use http::Method;
 use crate::{
     compiled::{Compiled, Definition},
     config::RouterConfig,
-    endpoint::{Endpoint, ScopeService},
-    handler::{ForeignExtractor, Handler, HandlerEndpoint, Reads, foreign},
+    endpoint::{Endpoint, Route, ScopeService},
+    foreign::{ForeignExtractor, Reads, foreign},
+    handler::{Handler, HandlerEndpoint},
     methods::IntoMethods,
     report::{BuildReport, Problem},
     router::Router,
-    scope::Wrap,
     table::SlashPolicy,
 };
 
@@ -34,8 +34,22 @@ pub struct RouterBuilder<S = ()> {
     pub(crate) problems: Vec<Problem>,
 }
 
+/// A layer of a scope.
+pub(crate) struct Wrap {
+    /// Around neither the fallback nor the answers of the router itself.
+    pub(crate) routes_only: bool,
+    pub(crate) layer: Box<dyn Fn(Route) -> Route + Send + Sync>,
+}
+
+impl Router {
+    /// Begins a router without state.
+    pub fn builder() -> RouterBuilder {
+        RouterBuilder::new()
+    }
+}
+
 impl RouterBuilder {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self {
             state: Arc::new(()),
             routes: Vec::new(),

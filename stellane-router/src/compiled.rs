@@ -9,12 +9,13 @@ use http::{HeaderValue, Method};
 
 use crate::{
     endpoint::{Endpoint, OwnEndpoint},
-    handler::ForeignExtractor,
+    foreign::ForeignExtractor,
     host::{HostPattern, host_of},
     matcher::{
         exact::Exact,
         pattern::Pattern,
-        tree::{Spans, Tree, Visit},
+        spans::Spans,
+        tree::{Tree, Visit},
     },
     methods::{self, Methods},
     report::{BuildReport, Problem},

@@ -24,7 +24,7 @@ use crate::params::Params;
 use crate::{
     body::Body,
     compiled::Compiled,
-    matcher::tree::Spans,
+    matcher::spans::Spans,
     params::{RouteMatch, WithMatch, current_match},
     recycled_box::{RecycledBox, RecycledFuture},
     table::{RouteId, RouteTable},

@@ -6,10 +6,7 @@ use crate::{
     compiled::Entry,
     escape,
     host::HostPattern,
-    matcher::{
-        pattern::Pattern,
-        tree::{Spans, read},
-    },
+    matcher::{pattern::Pattern, spans::Spans, tree::read},
     methods::Methods,
 };
 

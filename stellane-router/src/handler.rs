@@ -12,13 +12,14 @@ use axum_core::extract::{FromRequest, FromRequestParts};
 use http::{HeaderMap, Request, request::Parts};
 use pin_project_lite::pin_project;
 
+#[cfg(feature = "axum-08")]
+use crate::foreign::foreign;
 use crate::{
     body::Body,
     endpoint::{Answer, Endpoint, Matched},
     params::WithMatch,
     recycled_box::{RecycledBox, RecycledFuture},
     reply::{IntoReply, from_axum},
-    report::Problem,
 };
 
 /// Marks handlers whose arguments are all [`FromRequestParts`].
@@ -54,69 +55,6 @@ pub trait Handler<M, S>: Send + Sync + 'static {
         matched: Matched<'a>,
         state: &'a S,
     ) -> impl Future<Output = Answer> + Send + 'a;
-}
-
-/// An extractor of axum that reads what only a router of axum leaves behind.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ForeignExtractor {
-    /// The type of the argument.
-    pub(crate) argument: &'static str,
-    pub(crate) reads: Reads,
-    /// Ours to take instead.
-    pub(crate) instead: &'static str,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reads {
-    Parameters,
-    Template,
-    Prefix,
-}
-
-impl ForeignExtractor {
-    pub(crate) fn problem(&self, template: &str, instead: &'static str) -> Problem {
-        Problem::Extractor {
-            template: template.to_owned(),
-            extractor: self.argument,
-            instead,
-        }
-    }
-}
-
-/// Those among the arguments of a handler, also within an extractor around them.
-pub(crate) fn foreign(arguments: &[&'static str]) -> Vec<ForeignExtractor> {
-    let known = [
-        (
-            "axum::extract::path::Path<",
-            Reads::Parameters,
-            "stellane_router::Path",
-        ),
-        (
-            "axum::extract::path::RawPathParams",
-            Reads::Parameters,
-            "stellane_router::RouteMatch",
-        ),
-        (
-            "axum::extract::matched_path::MatchedPath",
-            Reads::Template,
-            "stellane_router::RouteMatch",
-        ),
-        (
-            "axum::extract::nested_path::NestedPath",
-            Reads::Prefix,
-            "stellane_router::RouteMatch",
-        ),
-    ];
-    let of = |argument: &&'static str| {
-        let found = known.iter().filter(|(name, ..)| argument.contains(name));
-        let extractor = |&(_, reads, instead)| ForeignExtractor {
-            argument,
-            reads,
-            instead,
-        };
-        found.map(extractor).collect::<Vec<_>>()
-    };
-    arguments.iter().flat_map(of).collect()
 }
 
 /// Whether an argument of a handler may read what a router of axum leaves behind: one of [`foreign`], or an extractor

@@ -15,7 +15,7 @@ use tower_service::Service;
 use crate::{
     compiled::{AnyLeaf, Compiled},
     escape, host,
-    matcher::tree::Spans,
+    matcher::spans::Spans,
     params::RouteMatch,
     stats::{Count, RouteLayerStats},
     table::{RouteId, RouteTable},

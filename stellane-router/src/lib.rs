@@ -120,6 +120,8 @@ mod escape;
 #[cfg(feature = "router")]
 mod explain;
 #[cfg(feature = "router")]
+mod foreign;
+#[cfg(feature = "router")]
 mod future;
 #[cfg(feature = "router")]
 mod handler;

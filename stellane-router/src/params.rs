@@ -24,7 +24,7 @@ use crate::{
     endpoint::Matched,
     matcher::{
         pattern::{Param, Token},
-        tree::Spans,
+        spans::Spans,
     },
     table::{RouteId, RouteInfo, RouteTable},
 };
@@ -295,7 +295,15 @@ impl std::error::Error for NoRoute {}
 
 impl IntoResponse for NoRoute {
     fn into_response(self) -> Response {
-        crate::path::log(&self);
+        log(&self);
         (StatusCode::INTERNAL_SERVER_ERROR, self.to_string()).into_response()
     }
+}
+
+/// A fault of the program that a client can do nothing about: a line for who can.
+pub(crate) fn log(error: &dyn std::error::Error) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(%error, "extractor does not fit its route");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
 }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     de::ParamsDeserializer,
-    params::{NoRoute, Params, with_match},
+    params::{NoRoute, Params, log, with_match},
 };
 
 /// The parameters of the path, decoded and parsed: one value, a tuple in the order of the template,
@@ -124,12 +124,4 @@ impl IntoResponse for PathRejection {
         };
         (status, self.to_string()).into_response()
     }
-}
-
-/// A fault of the program that a client can do nothing about: a line for who can.
-pub(crate) fn log(error: &dyn std::error::Error) {
-    #[cfg(feature = "tracing")]
-    tracing::error!(%error, "extractor does not fit its route");
-    #[cfg(not(feature = "tracing"))]
-    let _ = error;
 }

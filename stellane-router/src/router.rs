@@ -18,13 +18,12 @@ use tower_service::Service;
 
 use crate::{
     body::Body,
-    builder::RouterBuilder,
     compiled::{Compiled, Found},
     endpoint::Matched,
     escape::is_canonical,
     future::RouteFuture,
     host,
-    matcher::tree::Spans,
+    matcher::spans::Spans,
     methods,
     seldom::{Own, Seldom},
     stats::{Counts, RouterStats},
@@ -50,11 +49,6 @@ struct Shared {
 }
 
 impl Router {
-    /// Begins a router without state.
-    pub fn builder() -> RouterBuilder {
-        RouterBuilder::new()
-    }
-
     pub(crate) fn from_compiled(table: Arc<Compiled>) -> Self {
         Self {
             shared: Arc::new(Shared {

@@ -10,17 +10,10 @@ use tower_service::Service;
 
 use crate::{
     body::Body,
-    builder::RouterBuilder,
+    builder::{RouterBuilder, Wrap},
     compiled::Definition,
     endpoint::{Endpoint, OwnEndpoint, Route, ScopeService, ServiceEndpoint, TakesAxumBody},
 };
-
-/// A layer of a scope.
-pub(crate) struct Wrap {
-    /// Around neither the fallback nor the answers of the router itself.
-    routes_only: bool,
-    layer: Box<dyn Fn(Route) -> Route + Send + Sync>,
-}
 
 impl<S: Send + Sync + 'static> RouterBuilder<S> {
     /// Wraps all routes and the fallback of this scope, those added later too, and what the router answers by

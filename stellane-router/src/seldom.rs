@@ -16,7 +16,7 @@ use crate::{
     escape,
     future::RouteFuture,
     host,
-    matcher::tree::Spans,
+    matcher::spans::Spans,
     methods, reply,
     stats::Counts,
     table::{RouteId, SlashPolicy},

@@ -7,7 +7,7 @@ use http::Method;
 use crate::{
     compiled::{AnyLeaf, Compiled, Definition},
     escape, explain,
-    matcher::tree::Spans,
+    matcher::spans::Spans,
     params::Params,
     report::{BuildReport, Problem},
     scan,

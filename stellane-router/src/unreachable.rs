@@ -11,7 +11,8 @@ use crate::{
         param::{ParamKey, Tail},
         pattern::{Least, Pattern, Token},
         segment::{Part, Segment, contains, sample, segments},
-        tree::{Spans, Tree, Visit},
+        spans::Spans,
+        tree::{Tree, Visit},
     },
     report::{BuildReport, Problem},
 };

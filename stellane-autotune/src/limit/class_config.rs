@@ -26,7 +26,7 @@ pub struct ClassConfig {
     /// limit is reached. Unused shares are free for everyone. Default: 0. Too high and others wait for places that
     /// hardly anybody uses at once.
     pub share: f64,
-    /// So many requests of the class at a time, under the common limit: the seats of something that is behind the
+    /// How many requests of the class may be in progress at a time, under the common limit: the seats of something that is behind the
     /// service, such as a GPU or a pool of connections. Default: 0, no limit of its own. Who finds no seat waits for
     /// `max_wait`, or is refused, which is never taken for an overload of the service.
     pub limit: u32,

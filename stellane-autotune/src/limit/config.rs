@@ -30,12 +30,12 @@ pub struct LimitConfig {
     /// and a surge of honest requests waits for longer than it must; too high and a cold start into an overload lets more
     /// in than the service is done with in a second. `fixed` stays there; the others start there, but not above 20.
     pub initial: u32,
-    /// The limit never falls below. Default: 4. Too high and a slow service stays overloaded.
+    /// The lowest that the limit may become. Default: 4. Too high and a slow service stays overloaded.
     pub min: u32,
-    /// The limit never exceeds. Default: 100 000, which no service is expected to reach. Too low and it, not the
+    /// The highest that the limit may become. Default: 100 000, which no service is expected to reach. Too low and it, not the
     /// service, is the bottleneck, and the only limit that refuses without evidence.
     pub max: u32,
-    /// Cut the limit while the 99th percentile exceeds twice this. `"0s"`, the default, is off:
+    /// The latency that the limit is to keep: it is cut while the 99th percentile exceeds twice this. `"0s"`, the default, is off:
     /// the shape of the latency alone decides. A target below what the service needs when idle
     /// holds the limit at `min`.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]

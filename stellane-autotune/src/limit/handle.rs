@@ -400,11 +400,11 @@ pub struct LimitStats {
     pub aside: u32,
     /// Whether there is a limit.
     pub state: LimitState,
-    /// Why there is.
+    /// What says that the service is full, while there is a limit.
     pub evidence: Option<LimitEvidence>,
     /// How often the state has changed.
     pub changes: u64,
-    /// For how long it has been this one.
+    /// For how long the state has been what it is.
     pub since: Duration,
     /// Requests that got a place.
     pub admitted: u64,

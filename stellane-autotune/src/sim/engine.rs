@@ -6,8 +6,8 @@ use std::{
 
 use super::{
     Contender, Run, Sample,
+    job::{Job, Seats},
     scenario::{Plant, Scenario, exponential},
-    service::{Job, Seats},
     sharing::Sharing,
     waiting::{Asking, Waiting, Who},
 };

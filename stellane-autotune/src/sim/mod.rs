@@ -17,6 +17,7 @@
 mod contender;
 mod engine;
 mod honest;
+mod job;
 mod report;
 mod run;
 mod scenario;

@@ -1,35 +1,12 @@
 //! What happens to a request that was let in.
 
-use std::collections::VecDeque;
-
 use super::{
     Discipline,
     engine::{Engine, Reply, What},
+    job::Job,
     waiting::{Asking, Who},
 };
 use crate::{AdaptiveLimit, Outcome, Permit};
-
-/// A request that was let in.
-#[derive(Default)]
-pub(super) struct Job {
-    permit: Option<Permit>,
-    second: Option<Permit>,
-    generation: u32,
-    arrived: f64,
-    work: f64,
-    attempt: u32,
-    client: usize,
-    who: Who,
-    wanted: bool,
-    lost: bool,
-}
-
-/// What the [`Others`](super::Others) need to their last byte.
-#[derive(Default)]
-pub(super) struct Seats {
-    taken: usize,
-    queue: VecDeque<usize>,
-}
 
 impl Engine<'_> {
     pub(super) fn enter(&mut self, asking: Asking, permit: Permit) {

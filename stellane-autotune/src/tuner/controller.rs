@@ -1,6 +1,11 @@
 use std::{fmt, time::Duration};
 
-use super::{Objective, core::Plan, state::State};
+use super::{
+    Objective,
+    knob::KnobSpec,
+    signal::SignalSpec,
+    state::{Memory, State},
+};
 
 /// Decides one knob by more than thresholds. Pure: what it wishes depends only on the [`View`] and
 /// on its [`Memory`], so that a recorded run can be replayed.
@@ -27,9 +32,6 @@ pub trait Controller: fmt::Debug + Send + Sync {
     }
 }
 
-/// What a [`Controller`] may remember from one tick to the next; zeros at first.
-pub type Memory = [f64; 8];
-
 /// The value a [`Controller`] wishes its knob to have.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wish {
@@ -44,7 +46,8 @@ pub struct Wish {
 /// What a [`Controller`] sees at one tick.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    pub(super) plan: &'a Plan,
+    pub(super) signals: &'a [SignalSpec],
+    pub(super) knobs: &'a [KnobSpec],
     pub(super) state: &'a State,
     pub(super) now: Duration,
 }
@@ -59,13 +62,13 @@ impl View<'_> {
     /// A signal that can be believed, or a knob, by name.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<f64> {
-        self.plan.value(name, self.state)
+        self.state.value(name, self.signals, self.knobs)
     }
 
     /// The lowest and the highest value of a knob.
     #[must_use]
     pub fn range(&self, knob: &str) -> Option<(f64, f64)> {
-        let spec = self.plan.knobs.iter().find(|spec| spec.name == knob)?;
+        let spec = self.knobs.iter().find(|spec| spec.name == knob)?;
         Some((spec.min, spec.max))
     }
 }

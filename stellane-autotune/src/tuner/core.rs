@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     ActionOutcome, TunerConfig, TunerMode, TuningAction,
-    controller::{Controller, Memory},
+    controller::Controller,
     knob::KnobSpec,
     rule::{Objective, Rule},
     signal::SignalSpec,
-    state::{KnobState, RuleState, SignalState, State},
+    state::{KnobState, Memory, RuleState, SignalState, State},
 };
 
 /// Everything the core is told at one tick. A list of these replays a run.
@@ -151,10 +151,7 @@ impl Plan {
 
     /// A healthy signal, or a knob, by name.
     pub(super) fn value(&self, name: &str, state: &State) -> Option<f64> {
-        if let Some(index) = self.signals.iter().position(|spec| spec.name == name) {
-            return state.signals[index].value;
-        }
-        self.knob(name).and_then(|index| state.knobs[index].value)
+        state.value(name, &self.signals, &self.knobs)
     }
 
     pub(super) fn knob(&self, name: &str) -> Option<usize> {

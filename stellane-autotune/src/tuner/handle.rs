@@ -194,7 +194,7 @@ impl AutoTuner {
         let Some(state) = &mut driver.state else {
             return Vec::new();
         };
-        let mut actions = state.restore(&inner.plan, now);
+        let mut actions = state.restore(&inner.plan.knobs, now);
         drop(driver);
         for action in &mut actions {
             inner.carry_out(action);

@@ -3,10 +3,10 @@
 use super::{
     Evidence, Snapshot,
     action::Short,
-    controller::{Controller, Memory, View},
+    controller::{Controller, View},
     core::Plan,
     rule::{Change, Condition, Rule},
-    state::{RuleState, State},
+    state::{Memory, RuleState, State},
 };
 
 #[derive(Debug)]
@@ -143,7 +143,8 @@ impl Plan {
         proposals: &mut Vec<Proposal>,
     ) {
         let view = View {
-            plan: self,
+            signals: &self.signals,
+            knobs: &self.knobs,
             state,
             now: snapshot.at,
         };

@@ -3,12 +3,15 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::{
-    ActionOutcome, SignalHealth, TunerMode, TuningAction, action::Short, controller::Memory,
-    core::Plan, signal::SignalSpec,
+    ActionOutcome, SignalHealth, TunerMode, TuningAction, action::Short, knob::KnobSpec,
+    signal::SignalSpec,
 };
 
 /// After so many repetitions a pause is not doubled any more.
 pub(super) const LONGEST_BACKOFF: u32 = 6;
+
+/// What a [`Controller`](super::Controller) may remember from one tick to the next; zeros at first.
+pub type Memory = [f64; 8];
 
 /// What a tuner remembers from one tick to the next.
 #[derive(Debug, Clone)]
@@ -89,6 +92,20 @@ const RECENT: usize = 16;
 const NOISE_GAIN: f64 = 0.1;
 
 impl State {
+    /// A healthy signal, or a knob, by name.
+    pub(super) fn value(
+        &self,
+        name: &str,
+        signals: &[SignalSpec],
+        knobs: &[KnobSpec],
+    ) -> Option<f64> {
+        if let Some(index) = signals.iter().position(|spec| spec.name == name) {
+            return self.signals[index].value;
+        }
+        let index = knobs.iter().position(|spec| spec.name == name)?;
+        self.knobs[index].value
+    }
+
     /// A knob was turned: what was measured before belongs to another service.
     pub(super) fn forget_recent(&mut self) {
         for signal in &mut self.signals {
@@ -97,9 +114,9 @@ impl State {
     }
 
     /// Actions that put back the first value of every knob.
-    pub(super) fn restore(&mut self, plan: &Plan, now: Duration) -> Vec<TuningAction> {
+    pub(super) fn restore(&mut self, knobs: &[KnobSpec], now: Duration) -> Vec<TuningAction> {
         let mut actions = Vec::new();
-        for (spec, knob) in plan.knobs.iter().zip(&mut self.knobs) {
+        for (spec, knob) in knobs.iter().zip(&mut self.knobs) {
             let (Some(initial), Some(value)) = (knob.initial, knob.value) else {
                 continue;
             };

@@ -30,23 +30,25 @@
 //! ```
 
 mod body;
+mod faults;
 mod future;
 mod grpc;
 mod layer;
 mod refusal;
 mod service;
 
-pub(crate) use self::layer::FaultCounter;
+pub(crate) use self::faults::FaultCounter;
 pub use self::{
     body::CatchFaultsBody,
+    faults::{FaultStats, Faults},
     future::CatchFaultsFuture,
-    layer::{CatchFaultsLayer, FaultStats, Faults},
+    layer::CatchFaultsLayer,
     refusal::Refusal,
     service::CatchFaultsService,
 };
 #[cfg(feature = "preset")]
 pub(crate) use self::{
+    faults::{message, told},
     future::Failure,
     grpc::Grpc,
-    layer::{message, told},
 };

@@ -9,7 +9,7 @@ use stellane_pool::Pools;
 #[cfg(feature = "workers")]
 use stellane_pool::WorkerPool;
 
-use super::{Reload, RuntimeConfig};
+use super::RuntimeConfig;
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionManager;
 #[cfg(feature = "logging")]
@@ -52,24 +52,19 @@ pub struct LiveTargets {
     pub tuner: Option<AutoTuner>,
 }
 
-impl LiveTargets {
-    /// Turns what the reload changed, and nothing else: what a tuner has set meanwhile stays.
-    pub fn apply(&self, reload: &Reload) {
-        for change in &reload.applied {
-            if let Some((_, apply)) = LIVE.iter().find(|(key, _)| *key == change.key) {
-                apply(self, &reload.config);
-            }
-        }
-    }
-}
-
 /// The keys whose change takes effect without a restart. Every other change is reported as
-/// [`Reload::restart_required`] and not applied.
+/// [`Reload::restart_required`](super::Reload::restart_required) and not applied.
 pub fn live_keys() -> impl Iterator<Item = &'static str> {
     LIVE.iter().map(|(key, _)| *key)
 }
 
-type Apply = fn(&LiveTargets, &RuntimeConfig);
+/// What this key turns, if its change takes effect at once.
+pub(super) fn live_key(key: &str) -> Option<Apply> {
+    let found = LIVE.iter().find(|(live, _)| *live == key);
+    found.map(|(_, apply)| *apply)
+}
+
+pub(super) type Apply = fn(&LiveTargets, &RuntimeConfig);
 
 macro_rules! live {
     ($($feature:literal $target:ident: $($section:ident.$key:ident => $apply:expr,)*)*) => {

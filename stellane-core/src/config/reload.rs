@@ -10,7 +10,9 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    ConfigErrors, Loader, RuntimeConfig, Secrets, file, live_keys, schema,
+    ConfigErrors, LiveTargets, Loader, RuntimeConfig, Secrets, file,
+    live::live_key,
+    schema,
     source::{differences, table},
 };
 use crate::detached::DetachedThread;
@@ -274,6 +276,17 @@ pub struct Reload {
     pub restart_required: Vec<KeyChange>,
 }
 
+impl LiveTargets {
+    /// Turns what the reload changed, and nothing else: what a tuner has set meanwhile stays.
+    pub fn apply(&self, reload: &Reload) {
+        for change in &reload.applied {
+            if let Some(apply) = live_key(&change.key) {
+                apply(self, &reload.config);
+            }
+        }
+    }
+}
+
 impl Reload {
     fn new(running: &RuntimeConfig, new: &RuntimeConfig) -> Result<Self, ConfigErrors> {
         let (mut merged, wanted) = (table(running), table(new));
@@ -347,7 +360,7 @@ impl KeyChange {
     /// Whether it takes effect without a restart: see [`live_keys`].
     #[must_use]
     pub fn is_live(&self) -> bool {
-        live_keys().any(|key| key == self.key)
+        live_key(&self.key).is_some()
     }
 }
 

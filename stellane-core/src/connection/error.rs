@@ -8,7 +8,7 @@ use crate::config_error::ConfigError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BuildError {
-    /// Every setting that is.
+    /// Every setting that is out of range.
     pub errors: Vec<ConfigError>,
 }
 

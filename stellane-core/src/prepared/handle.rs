@@ -13,7 +13,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower_service::Service;
 
-use super::{PreparedOnlyService, PreparedResponse};
+use super::PreparedResponse;
 use crate::BoxError;
 
 /// Responses by their paths; a cheap handle. See the [module docs](super).
@@ -39,7 +39,7 @@ struct Shared {
 pub struct PreparedStats {
     /// Responses that are prepared now.
     pub entries: usize,
-    /// Their bytes, all variants not counted.
+    /// Their bytes, those of compressed variants left out.
     pub bytes: usize,
     /// Responses served in full.
     pub served: u64,
@@ -169,12 +169,6 @@ impl Prepared {
         self.shared.responses.store(Arc::new(responses));
         drop(changes);
         Ok(Outcome::Changed)
-    }
-
-    /// The service, for an [`EngineSelectorLayer`](crate::engine_selector::EngineSelectorLayer).
-    #[must_use]
-    pub fn service(&self) -> PreparedOnlyService {
-        PreparedOnlyService::new(self.clone())
     }
 
     /// What is prepared for a path.

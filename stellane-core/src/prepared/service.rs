@@ -24,6 +24,12 @@ impl PreparedOnlyService {
 }
 
 impl Prepared {
+    /// The service, for an [`EngineSelectorLayer`](crate::engine_selector::EngineSelectorLayer).
+    #[must_use]
+    pub fn service(&self) -> PreparedOnlyService {
+        PreparedOnlyService::new(self.clone())
+    }
+
     /// The response, or the request as it was.
     #[expect(
         clippy::result_large_err,

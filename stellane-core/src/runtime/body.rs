@@ -239,7 +239,7 @@ impl RequestBodyError {
         self.0.is::<LengthLimitError>()
     }
 
-    /// What the body itself said.
+    /// The error of the body itself.
     #[must_use]
     pub fn into_inner(self) -> BoxError {
         self.0

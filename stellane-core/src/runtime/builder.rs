@@ -1,27 +1,26 @@
-use std::{borrow::Cow, fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Extensions, Response};
 use stellane_autotune::{AdaptiveLimitLayer, RequestHead};
 use stellane_metrics::Dependency;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 
+#[cfg(feature = "profiling")]
+use super::runtime::HeapSource;
 #[cfg(unix)]
 use super::signals::Ending;
 use super::{
-    App, BoundRuntime, BoxService, Components, IntoListener, RefusalKind, RunReport, RuntimeError,
-    around::{Around, OuterFn},
+    App, BoxService, Components, RefusalKind, RuntimeError,
+    around::{OneOrMade, OuterFn},
     background::BackgroundTask,
     bypass::{self, PlainEngine},
-    entry::OneOrMade,
     facts::DescribeFn,
     ready_check::ReadyCheck,
-    refusal::{AnswerFn, OnRefusal},
-    route_limits::{LimitsFn, OwnLimits, RequestLimits},
-    serve,
-    stack::PresetLayer,
+    refusal::AnswerFn,
+    route_limits::{LimitsFn, RequestLimits},
+    runtime::{Duties, Runtime, Signal},
 };
 #[cfg(feature = "tls")]
 use crate::connection::TlsAcceptor;
@@ -30,18 +29,11 @@ use crate::profiling::HeapProfiler;
 use crate::{
     BoxError,
     config::RuntimeConfig,
-    connection::{CloseReason, ConnectInfo, HttpService, Incoming},
+    connection::{ConnectInfo, HttpService, Incoming},
     logging::LogHandle,
 };
 
-/// Gives heap profiles.
-#[cfg(feature = "profiling")]
-pub(super) type HeapProfile = Box<dyn Fn() -> Result<Vec<u8>, BoxError> + Send + Sync>;
-/// Begins to sample about every so many bytes.
-#[cfg(feature = "profiling")]
-pub(super) type HeapSource = Box<dyn FnOnce(u64) -> HeapProfile + Send + Sync>;
 type ChangeLimit = Box<dyn FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLimitLayer + Send>;
-pub(super) type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Builds a [`Runtime`].
 #[must_use]
@@ -84,45 +76,6 @@ where
     fn make(self, components: &Components) -> Result<S, BoxError> {
         self(components)
     }
-}
-
-/// What runs beside the service, on its runtime.
-#[derive(Debug, Default)]
-pub(super) struct Duties {
-    pub(super) checks: Vec<ReadyCheck>,
-    pub(super) background: Vec<BackgroundTask>,
-}
-
-/// A server that is ready to listen. See the [module docs](super).
-pub struct Runtime<S> {
-    pub(super) config: RuntimeConfig,
-    pub(super) components: Components,
-    pub(super) service: S,
-    pub(super) signal: Option<Signal>,
-    pub(super) on_refusal: Option<Arc<AnswerFn>>,
-    pub(super) limit_layer: AdaptiveLimitLayer,
-    pub(super) own_limits: OwnLimits,
-    pub(super) duties: Duties,
-    /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
-    #[cfg(all(unix, feature = "restart"))]
-    pub(super) restart: Option<tokio::signal::unix::Signal>,
-    /// `SIGTERM` and `SIGINT`, unless they are not ours.
-    #[cfg(unix)]
-    pub(super) ending: Option<Ending>,
-    #[cfg_attr(
-        not(any(feature = "admin", feature = "reload")),
-        expect(dead_code, reason = "nothing changes the level")
-    )]
-    pub(super) log: Option<LogHandle>,
-    pub(super) describe: Option<Arc<DescribeFn>>,
-    pub(super) outer: Option<Arc<OuterFn>>,
-    pub(super) bypass: Option<PlainEngine>,
-    #[cfg(feature = "tls")]
-    pub(super) tls: Option<TlsAcceptor>,
-    #[cfg(feature = "http-layers")]
-    pub(super) http: super::HttpLayers,
-    #[cfg(feature = "profiling")]
-    pub(super) heap: Option<HeapSource>,
 }
 
 impl Runtime<()> {
@@ -563,6 +516,11 @@ impl<F> RuntimeBuilder<F> {
         self.config.connection.connect_info |= self.describe.is_some();
         // Only the connection knows whether it is one of TLS.
         self.config.connection.connect_info |= !self.config.http.hsts.max_age.is_zero();
+        // Handlers are to find who shows a certificate.
+        #[cfg(feature = "tls")]
+        {
+            self.config.connection.connect_info |= super::tls::asks_clients(&self.config);
+        }
         self.config.validate()?;
         #[cfg(not(feature = "http-layers"))]
         if !self.config.http.is_off() {
@@ -666,143 +624,9 @@ fn restart_signal() -> Option<tokio::signal::unix::Signal> {
         .ok()
 }
 
-impl<S: App> Runtime<S> {
-    /// Serves on `address` until a signal, then drains.
-    ///
-    /// # Errors
-    /// An address that can't be listened on, or a listener that fails for good.
-    pub async fn serve(self, address: &str) -> Result<RunReport, RuntimeError> {
-        self.bind(address).await?.serve().await
-    }
-
-    /// Serves on listeners that one has, each with its own TLS, and on nothing beside them: see
-    /// [`listen_on`](Self::listen_on).
-    ///
-    /// ```no_run
-    /// use stellane_core::{Runtime, connection::{Listener, TlsAcceptor}};
-    /// use tokio::net::{TcpListener, UnixListener};
-    ///
-    /// # async fn example(app: axum::Router, tls: TlsAcceptor) -> Result<(), Box<dyn std::error::Error>> {
-    /// let plain = Listener::from(UnixListener::bind("/run/app.sock")?);
-    /// let secret = Listener::from(TcpListener::bind("0.0.0.0:443").await?).tls(&tls);
-    /// let runtime = Runtime::builder().service(app).build()?;
-    /// runtime.serve_listeners([plain, secret]).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`serve`](Self::serve).
-    pub async fn serve_listeners(
-        self,
-        listeners: impl IntoListener,
-    ) -> Result<RunReport, RuntimeError> {
-        self.listen_on(listeners).await?.serve().await
-    }
-
-    /// Serves on the configured `server.address`.
-    ///
-    /// # Errors
-    /// As [`serve`](Self::serve).
-    pub async fn run(self) -> Result<RunReport, RuntimeError> {
-        self.bind_configured().await?.serve().await
-    }
-
-    /// Listens on `address` and on the admin address, and serves neither yet. What connects waits.
-    ///
-    /// # Errors
-    /// An address that can't be listened on.
-    pub async fn bind(mut self, address: &str) -> Result<BoundRuntime<S>, RuntimeError> {
-        self.config.server.address = address.to_owned();
-        self.config.server.listen.clear();
-        self.bind_configured().await
-    }
-
-    /// Listens on the configured `server.address`, with the options of `connection.listen`: see
-    /// [`bind`](Self::bind). Sockets that systemd or `stellane dev` handed over (`LISTEN_FDS`) take its place.
-    ///
-    /// # Errors
-    /// An address that can't be listened on.
-    pub async fn bind_configured(self) -> Result<BoundRuntime<S>, RuntimeError> {
-        serve::bind(self).await
-    }
-}
-
-impl<S: App> Runtime<S> {
-    /// Serves one connection that came by other ways than a listener, such as in memory, with all of the preset around
-    /// its requests; see [`ConnectionManager::serve_connection`](crate::connection::ConnectionManager::serve_connection).
-    /// For tests: what the runtime does beside its connections is not begun by it.
-    pub fn serve_connection<Io>(
-        &self,
-        io: Io,
-        peer: Option<SocketAddr>,
-    ) -> impl Future<Output = CloseReason> + Send + use<S, Io> + 'static
-    where
-        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let service = self.around().boxed(self.service.clone());
-        let connections = self.components.connections.clone();
-        async move { connections.serve_connection(io, peer, service).await }
-    }
-}
-
-impl<S> Runtime<S> {
-    /// What stands around its service.
-    pub(super) fn around(&self) -> Around {
-        let on_refusal = OnRefusal::new(self.on_refusal.clone(), &self.components.faults);
-        let overload = self.own_limits.apply(self.components.overload.clone());
-        let limit = self.limit_layer.clone().overload(&overload);
-        let limit = on_refusal.of_limit(limit);
-        let server = &self.config.server;
-        Around {
-            preset: PresetLayer::new(
-                &self.components,
-                server,
-                limit,
-                &self.own_limits,
-                on_refusal,
-                true,
-            ),
-            describe: self.describe.clone(),
-            outer: self.outer.clone(),
-            bypass: self.bypass.clone(),
-            #[cfg(feature = "http-layers")]
-            http: self.http.clone(),
-            hot_reload: self.config.dev.hot_reload,
-        }
-    }
-
-    /// Listens on what one has: a listener of tokio or std, Unix sockets, several; see [`IntoListener`]. The configured
-    /// `server.address` counts for nothing then, and sockets that were handed over neither. Where there is TLS in the
-    /// configuration, it counts for listeners of TCP that have none of their own.
-    ///
-    /// # Errors
-    /// An address that can't be listened on.
-    pub async fn listen_on(
-        self,
-        listener: impl IntoListener,
-    ) -> Result<BoundRuntime<S>, RuntimeError> {
-        serve::bind_on(self, listener).await
-    }
-
-    /// The components, for the service's own use.
-    #[must_use]
-    pub fn components(&self) -> &Components {
-        &self.components
-    }
-}
-
 impl<F> fmt::Debug for RuntimeBuilder<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RuntimeBuilder")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<S> fmt::Debug for Runtime<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Runtime")
             .field("config", &self.config)
             .finish_non_exhaustive()
     }

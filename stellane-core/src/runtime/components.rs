@@ -27,11 +27,10 @@ use tokio::task::JoinSet;
 #[cfg(feature = "admin")]
 use super::watch::{HeldThreads, Progress};
 use super::{
-    PresetLayer, RuntimeError,
+    RuntimeError,
     background::Restarts,
     classes::{self, Classes},
-    machine, pressure,
-    refusal::OnRefusal,
+    machine, pressure, refusing,
     route_limits::OwnLimits,
 };
 #[cfg(feature = "tuner")]
@@ -39,7 +38,7 @@ use super::{numbers, tuning};
 use crate::{
     BoxError,
     catch_faults::Faults,
-    config::{RuntimeConfig, ServerConfig},
+    config::RuntimeConfig,
     connection::{CloseReason, ConnectionManager},
     strict_http1::Http1Rules,
 };
@@ -286,23 +285,6 @@ impl Components {
         Ok(components)
     }
 
-    /// All that the [`Runtime`](super::Runtime) puts around a service, for any other server and any stack of tower. Of
-    /// the configuration it takes `max_body_bytes`; `route_limits` are those that the components were made with. A request of HTTP/1.1 without a `Host` is let through: whether there
-    /// has to be one is for the server around to say, and one that is made in a test has none. What the components do by themselves is [`run`](Self::run)'s.
-    #[must_use]
-    pub fn layer(&self, server: &ServerConfig) -> PresetLayer {
-        let limit = self.limit_layer.clone().overload(&self.overload);
-        // Out of a test a request has no host.
-        PresetLayer::new(
-            self,
-            server,
-            limit,
-            &self.own_limits,
-            OnRefusal::new(None, &self.faults),
-            false,
-        )
-    }
-
     /// Copies our numbers to the recorder of the `metrics` facade that the program has installed, such as one of StatsD's:
     /// `tokio::spawn(components.publisher().run(Duration::from_secs(5)))`. Not with
     /// [`Prometheus::install`], which renders all of them together already.
@@ -337,6 +319,10 @@ impl Components {
         tasks.spawn(pressure::relieve(
             self.pressure.clone(),
             self.connections.clone(),
+        ));
+        tasks.spawn(refusing::tell(
+            self.limit.clone(),
+            self.runtime_metrics.clone(),
         ));
         #[cfg(feature = "workers")]
         tasks.spawn(self.clone().watch_queue());

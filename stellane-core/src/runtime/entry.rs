@@ -8,18 +8,14 @@ use tower_service::Service;
 
 use super::{
     App, BoundRuntime, BoxApp, BoxService, IntoListener, RunReport, Runtime, RuntimeBuilder,
-    RuntimeError,
-    around::{Around, Served, Serving},
-    listeners::Listeners,
-    make::Make,
+    RuntimeError, around::OneOrMade, make::Make,
 };
 #[cfg(feature = "tls")]
 use crate::connection::TlsAcceptor;
 use crate::{
     BoxError,
     config::{ConfigErrors, Loader, RuntimeConfig},
-    connection::{ConnectInfo, ConnectionManager, HttpService, Incoming},
-    engine::Engine,
+    connection::{ConnectInfo, HttpService, Incoming},
 };
 
 /// Serves an axum router, tonic's `Routes`, or any other [`App`] until `SIGTERM` or Ctrl-C, and then loses no request: all
@@ -71,28 +67,6 @@ pub struct Serve<L> {
     served: OneOrMade,
     config: Option<RuntimeConfig>,
     builder: RuntimeBuilder<()>,
-}
-
-/// What a [`Serve`] serves.
-#[derive(Debug, Clone)]
-pub(super) enum OneOrMade {
-    One(BoxApp),
-    Made(Make),
-}
-
-impl Served for OneOrMade {
-    fn start<E: Engine>(
-        self,
-        engine: &E,
-        connections: &ConnectionManager,
-        listeners: Listeners,
-        around: Around,
-    ) -> Serving {
-        match self {
-            Self::One(app) => app.start(engine, connections, listeners, around),
-            Self::Made(make) => around.serve_make(engine, connections, listeners, make),
-        }
-    }
 }
 
 impl<L> Serve<L> {

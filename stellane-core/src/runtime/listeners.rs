@@ -10,8 +10,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{RuntimeError, serve::listen};
-use crate::connection::{DetachedListener, ListenConfig, Listener, Socket};
+use super::RuntimeError;
+use crate::{
+    config::is_address,
+    connection::{DetachedListener, ListenConfig, Listener, Socket},
+};
 
 /// What can be served on: a listener of tokio or of std (TCP, or Unix sockets), a [`Listener`] with its TLS, an address
 /// (`"127.0.0.1:3000"`, `"unix:/run/app.sock"`, a `SocketAddr`), [connections] that come by other ways, or several of one
@@ -62,15 +65,41 @@ pub trait IntoListener: Sized + Send {
 pub struct Listeners {
     pub(super) sockets: Vec<Listener>,
     pub(super) sources: Vec<Source>,
+    pub(super) redirects: Vec<Redirects>,
+}
+
+/// Sockets where requests are sent on to https.
+#[derive(Debug)]
+pub(super) struct Redirects {
+    pub(super) sockets: Vec<Listener>,
+    /// The port of https as it is configured, if it is.
+    pub(super) port: Option<u16>,
 }
 
 impl Listeners {
-    /// Also on those.
+    /// These and those: what serves on them serves on both.
     pub fn and(mut self, others: impl Into<Self>) -> Self {
         let others = others.into();
         self.sockets.extend(others.sockets);
         self.sources.extend(others.sources);
+        self.redirects.extend(others.redirects);
         self
+    }
+
+    /// Where https is.
+    pub(super) fn https_port(&self) -> u16 {
+        #[cfg(feature = "tls")]
+        let mut https = self.sockets.iter().filter(|one| one.acceptor().is_some());
+        #[cfg(not(feature = "tls"))]
+        let mut https = std::iter::empty::<&Listener>();
+        let port = https.find_map(|one| Some(one.local_addr()?.port()));
+        port.unwrap_or(443)
+    }
+
+    /// All sockets that listen.
+    pub(super) fn listening(&self) -> impl Iterator<Item = &Listener> {
+        let redirects = self.redirects.iter().flat_map(|one| &one.sockets);
+        self.sockets.iter().chain(redirects)
     }
 }
 
@@ -84,7 +113,7 @@ impl From<Vec<Listener>> for Listeners {
     fn from(sockets: Vec<Listener>) -> Self {
         Self {
             sockets,
-            sources: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -212,6 +241,27 @@ impl<L: IntoListener, const N: usize> IntoListener for [L; N] {
     }
 }
 
+/// One address that somebody wrote, of this key.
+pub(super) async fn listen(
+    key: &'static str,
+    address: &str,
+    options: &ListenConfig,
+) -> Result<Vec<Listener>, RuntimeError> {
+    if !is_address(address) {
+        return Err(RuntimeError::Address {
+            key,
+            address: address.to_owned(),
+        });
+    }
+    Listener::bind_all(address, options)
+        .await
+        .map_err(|source| RuntimeError::Bind {
+            key,
+            address: address.to_owned(),
+            source,
+        })
+}
+
 /// Connections that come by other ways than a socket that listens: in memory, through a tunnel, by a listener of another
 /// crate. Of those that are sockets of tokio or its TLS streams handlers find what they find of others: addresses, who
 /// is at the other end of a Unix socket, the certificate of a client. `next` is asked as a stream is; after its end nothing more comes, what is there is served on, and where nothing
@@ -279,8 +329,8 @@ type AcceptedBy<L> = (
 impl From<Source> for Listeners {
     fn from(source: Source) -> Self {
         Self {
-            sockets: Vec::new(),
             sources: vec![source],
+            ..Self::default()
         }
     }
 }

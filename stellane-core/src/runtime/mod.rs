@@ -67,6 +67,7 @@ mod admin;
 mod app;
 mod around;
 mod background;
+mod bind;
 mod body;
 mod builder;
 mod bypass;
@@ -75,6 +76,8 @@ mod components;
 mod entry;
 mod error;
 mod facts;
+#[cfg(feature = "reload")]
+mod follow;
 #[cfg(feature = "http-layers")]
 mod http;
 mod listeners;
@@ -84,8 +87,13 @@ mod numbers;
 mod panics;
 mod pressure;
 mod ready_check;
+mod redirect;
 mod refusal;
+mod refusing;
+mod report;
 mod route_limits;
+#[expect(clippy::module_inception, reason = "it is the file of `Runtime`")]
+mod runtime;
 mod serve;
 #[cfg(unix)]
 mod signals;
@@ -94,6 +102,8 @@ mod stack;
 mod successor;
 #[cfg(all(unix, feature = "restart"))]
 mod systemd;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "tuner")]
 mod tuning;
 #[cfg(feature = "admin")]
@@ -105,15 +115,17 @@ pub use self::http::{HttpBody, HttpInner, HttpInnerLayer, HttpLayers, HttpOuter,
 pub use self::listeners::axum_listener;
 pub use self::{
     app::{App, BoxApp, BoxService, HyperService},
+    bind::BoundRuntime,
     body::{RequestBody, RequestBodyError},
-    builder::{HasService, Runtime, RuntimeBuilder},
+    builder::{HasService, RuntimeBuilder},
     components::Components,
     entry::{BoundServe, Serve, serve, serve_make},
     error::RuntimeError,
     listeners::{IntoListener, Listeners, connections},
     refusal::RefusalKind,
+    report::RunReport,
     route_limits::RequestLimits,
-    serve::{BoundRuntime, RunReport},
+    runtime::Runtime,
     stack::{
         BodyLimitFuture, BodyLimitLayer, BodyLimitService, PresetBody, PresetFuture, PresetLayer,
         PresetLayers, PresetService,

@@ -1,36 +1,29 @@
-use std::{
-    borrow::Cow,
-    fmt, io,
-    net::SocketAddr,
-    pin::pin,
-    process::{ExitCode, Termination},
-    time::Duration,
-};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use humantime_serde::re::humantime::format_duration;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "reload")]
+use super::follow::follow;
 #[cfg(feature = "profiling")]
-use super::builder::HeapSource;
+use super::runtime::HeapSource;
 #[cfg(unix)]
 use super::signals::Ending;
 use super::{
-    App, Components, IntoListener, Runtime, RuntimeError, around::Served, background::Background,
-    listeners::Listeners, machine, panics, refusal::EarlyLimit,
+    App, BoundRuntime, Components, IntoListener, RunReport, Runtime, RuntimeError, around::Served,
+    background::Background, machine, panics, refusal::EarlyLimit,
 };
 #[cfg(feature = "admin")]
 use super::{admin, watch::Watch};
 #[cfg(all(unix, feature = "restart"))]
 use super::{
-    builder::Signal,
+    runtime::Signal,
     successor::{self, Successor},
     systemd,
 };
-#[cfg(feature = "tls")]
-use crate::connection::TlsAcceptor;
-#[cfg(all(unix, feature = "restart"))]
-use crate::restart;
+#[cfg(feature = "reload")]
+use crate::config::ConfigWatcher;
 #[cfg(feature = "admin")]
 use crate::strict_http1::{Http1Rules, StrictHttp1Layer};
 #[cfg(feature = "profiling")]
@@ -38,387 +31,52 @@ use crate::{
     config::DevConfig,
     profiling::{ProfileLayer, ProfileService},
 };
-#[cfg(feature = "reload")]
 use crate::{
-    config::{ConfigErrors, ConfigWatcher, LiveTargets, Reload},
-    logging::LogHandle,
-};
-use crate::{
-    config::{ListenAddress, ListenTls, RuntimeConfig, is_address},
-    connection::{Early, ListenConfig, Listener},
-    engine::{Engine, EngineKind, PerCoreEngine, SharedEngine, StopReport},
+    connection::{Early, Listener},
+    engine::{Engine, EngineKind, PerCoreEngine, SharedEngine},
     logging,
 };
 
-/// A server that listens on its addresses; [`serve`](Self::serve) begins to answer.
-#[derive(Debug)]
-pub struct BoundRuntime<S> {
-    runtime: Runtime<S>,
-    listeners: Listeners,
-    #[cfg_attr(
-        not(any(feature = "admin", all(unix, feature = "restart"))),
-        expect(dead_code, reason = "there is none")
-    )]
-    admin: Option<Listener>,
-    #[cfg(feature = "tls")]
-    tls: Option<TlsAcceptor>,
-    local_addr: SocketAddr,
-    admin_addr: Option<SocketAddr>,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RunReport {
-    /// The drain of the connections.
-    pub drain: StopReport,
-    /// The names of the [background work](super::RuntimeBuilder::background) that was cut at the deadline of the drain.
-    pub background_cut: Vec<Cow<'static, str>>,
-}
-
-impl RunReport {
-    /// Whether everything came to its end by itself, or was told goodbye.
-    #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.drain.aborted == 0 && self.drain.left == 0 && self.background_cut.is_empty()
-    }
-}
-
-impl fmt::Display for RunReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let StopReport {
-            closed,
-            farewells,
-            aborted,
-            left,
-        } = self.drain;
-        write!(
-            f,
-            "{closed} connections closed, {aborted} of them cut at the end of their time; {farewells} streams told \
-             goodbye; {left} connections left to handlers that hold their threads"
-        )?;
-        match &self.background_cut[..] {
-            [] => Ok(()),
-            names => write!(f, "; background work cut: {}", names.join(", ")),
-        }
-    }
-}
-
-/// What `main` may return: success if [nothing was cut](RunReport::is_clean), and otherwise failure, so that whoever
-/// started the process can tell that its time was too short.
-impl Termination for RunReport {
-    fn report(self) -> ExitCode {
-        match self.is_clean() {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        }
-    }
-}
-
-pub(super) async fn bind<S>(runtime: Runtime<S>) -> Result<BoundRuntime<S>, RuntimeError> {
-    let server = &runtime.config.server;
-    let options = options(&runtime.config);
-    let mut listeners = Listener::inherited().map_err(|source| RuntimeError::Bind {
-        key: "server.address",
-        address: server.address.clone(),
-        source,
-    })?;
-    #[cfg(all(unix, feature = "restart"))]
-    let admin = successor::take_admin(&mut listeners);
-    #[cfg(not(all(unix, feature = "restart")))]
-    let admin = None;
-    if !server.listen.is_empty() {
-        let (listeners, plain) = several(listeners, &server.listen, &options).await?;
-        return bound(runtime, listeners.into(), plain, admin).await;
-    }
-    #[cfg(all(unix, feature = "restart"))]
-    {
-        let (key, address) = ("server.address", &server.address);
-        listeners = successor::where_configured(listeners, key, address, &options).await;
-    }
-    if listeners.is_empty() {
-        listeners = listen("server.address", &server.address, &options).await?;
-    }
-    bound(runtime, listeners.into(), Vec::new(), admin).await
-}
-
-/// Sockets for all these addresses, those that were handed over first; and among them those without TLS, apart.
-async fn several(
-    mut handed: Vec<Listener>,
-    addresses: &[ListenAddress],
-    options: &ListenConfig,
-) -> Result<(Vec<Listener>, Vec<Listener>), RuntimeError> {
-    let (mut listeners, mut plain) = (Vec::new(), Vec::new());
-    for one in addresses {
-        let mut found = Vec::new();
-        for listener in std::mem::take(&mut handed) {
-            match listener.is_at(&one.address).await {
-                true => found.push(listener),
-                false => handed.push(listener),
-            }
-        }
-        if found.is_empty() {
-            found = listen("server.listen", &one.address, options).await?;
-        }
-        match one.tls {
-            ListenTls::Off => plain.append(&mut found),
-            ListenTls::Auto | ListenTls::On => listeners.append(&mut found),
-        }
-    }
-    #[cfg(all(unix, feature = "restart"))]
-    if restart::is_successor() {
-        // What the process before this one had, and the configuration no longer names.
-        handed.clear();
-    }
-    listeners.append(&mut handed);
-    Ok((listeners, plain))
-}
-
-/// On listeners that somebody brought.
-pub(super) async fn bind_on<S>(
-    runtime: Runtime<S>,
-    listener: impl IntoListener,
-) -> Result<BoundRuntime<S>, RuntimeError> {
-    let options = options(&runtime.config);
-    let listeners = listener.into_listeners(&options).await?;
-    if listeners.sockets.is_empty() && listeners.sources.is_empty() {
-        return Err(RuntimeError::Bind {
-            key: "listener",
-            address: "[]".to_owned(),
-            source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
-        });
-    }
-    bound(runtime, listeners, Vec::new(), None).await
-}
-
-fn options(config: &RuntimeConfig) -> ListenConfig {
-    let mut options = config.connection.listen.clone();
-    if config.engine.kind == EngineKind::PerCore && options.sockets == 1 {
-        // Each core accepts what the system deals it.
-        options.sockets = config.engine.threads();
-    }
-    options
-}
-
-async fn bound<S>(
-    runtime: Runtime<S>,
-    mut listeners: Listeners,
-    mut plain: Vec<Listener>,
-    mut admin: Option<Listener>,
-) -> Result<BoundRuntime<S>, RuntimeError> {
-    let server = &runtime.config.server;
-    #[cfg(feature = "tls")]
-    let files = &runtime.config.connection.tls;
-    // One without the other is an error of its own.
-    #[cfg(feature = "tls")]
-    let tls = if runtime.tls.is_some() {
-        runtime.tls.clone()
-    } else if files.certificate.is_empty() && files.key.is_empty() {
-        None
-    } else {
-        let (certificate, key) = (files.certificate.as_ref(), files.key.as_ref());
-        #[cfg(feature = "http2")]
-        let http1 = runtime.config.connection.http1;
-        #[cfg(not(feature = "http2"))]
-        let http1 = true;
-        let tls = TlsAcceptor::from_files_for(certificate, key, http1);
-        Some(tls.map_err(|error| RuntimeError::Component {
-            name: "connection.tls",
-            source: error.into(),
-        })?)
-    };
-    #[cfg(feature = "tls")]
-    if let Some(tls) = &tls {
-        let with_tls = |listener: Listener| match listener.acceptor() {
-            None => listener.tls(tls),
-            Some(_) => listener,
-        };
-        listeners.sockets = listeners.sockets.into_iter().map(with_tls).collect();
-    }
-    #[cfg(feature = "tls")]
-    let has_certificate = tls.is_some();
-    #[cfg(not(feature = "tls"))]
-    let has_certificate = false;
-    let needs_one = server.listen.iter().any(|one| one.tls == ListenTls::On);
-    if needs_one && !has_certificate {
-        return Err(RuntimeError::Component {
-            name: "server.listen",
-            source: "there is no certificate for `tls = \"on\"`: expected `connection.tls`".into(),
-        });
-    }
-    listeners.sockets.append(&mut plain);
-    let one = ListenConfig {
-        sockets: 1,
-        ..options(&runtime.config)
-    };
-    let (address, or_another) = match cfg!(feature = "admin") {
-        true => server.admin(),
-        false => ("", false),
-    };
-    admin = match (address, admin) {
-        ("", _) => None,
-        (_, None) => listen_for_admin(address, or_another, &one).await?.pop(),
-        // What the process before this one had instead of the default does as well for this one.
-        #[cfg(all(unix, feature = "restart"))]
-        (_, Some(admin))
-            if or_another && admin.local_addr().is_some_and(|at| at.ip().is_loopback()) =>
-        {
-            Some(admin)
-        }
-        #[cfg(all(unix, feature = "restart"))]
-        (_, Some(admin)) => {
-            let key = "server.admin_address";
-            let admin = successor::where_configured(vec![admin], key, address, &one);
-            admin.await.pop()
-        }
-        #[cfg(not(all(unix, feature = "restart")))]
-        (_, admin) => admin,
-    };
-    // A Unix socket has none.
-    let local_addr = listeners
-        .sockets
-        .iter()
-        .find_map(Listener::local_addr)
-        .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
-    let admin_addr = admin.as_ref().and_then(Listener::local_addr);
-    if server.admin_tls && admin.is_some() {
-        #[cfg(feature = "tls")]
-        let with_tls = tls.as_ref().and_then(|tls| Some(admin.take()?.tls(tls)));
-        #[cfg(not(feature = "tls"))]
-        let with_tls = None;
-        admin = Some(with_tls.ok_or_else(|| RuntimeError::Component {
-            name: "server.admin_tls",
-            source: "there is no certificate: expected `connection.tls`".into(),
-        })?);
-    }
-    Ok(BoundRuntime {
-        runtime,
-        listeners,
-        admin,
-        #[cfg(feature = "tls")]
-        tls,
-        local_addr,
-        admin_addr,
-    })
-}
-
-/// If nobody chose the address, who finds it in use, by a Prometheus or another service, gets another port.
-async fn listen_for_admin(
-    address: &str,
-    or_another: bool,
-    options: &ListenConfig,
-) -> Result<Vec<Listener>, RuntimeError> {
-    const KEY: &str = "server.admin_address";
-    match listen(KEY, address, options).await {
-        Err(RuntimeError::Bind { source, .. })
-            if or_another && source.kind() == io::ErrorKind::AddrInUse => {}
-        result => return result,
-    }
-    let listeners = listen(KEY, "127.0.0.1:0", options).await?;
-    if let Some(used) = listeners.first().and_then(Listener::local_addr) {
-        tracing::warn!(
-            %used,
-            "`{KEY}`: the default, {address}, is in use by somebody else; the admin service is on {used} instead"
-        );
-    }
-    Ok(listeners)
-}
-
-/// Applies what can change at run time when the configuration file changes, or on SIGHUP.
-#[cfg(feature = "reload")]
-async fn follow(watcher: Option<ConfigWatcher>, components: Components, log: Option<LogHandle>) {
-    let Some(watcher) = watcher else {
-        // Nothing to follow: SIGHUP keeps its usual meaning.
-        #[cfg(all(unix, feature = "restart"))]
-        systemd::nothing_to_reload(&components.readiness).await;
-        return;
-    };
-    if let Err(error) = components.export_reloads(&watcher) {
-        tracing::warn!(%error, "reloads are not counted in the metrics");
-    }
-    let targets = LiveTargets {
-        log,
-        connections: Some(components.connections),
-        #[cfg(feature = "workers")]
-        workers: Some(components.workers),
-        pools: Some(components.pools),
-        limit: Some(components.limit),
-        #[cfg(feature = "tuner")]
-        tuner: Some(components.tuner),
-    };
-    let outcome = move |outcome: &Result<Reload, ConfigErrors>| match outcome {
-        Ok(reload) => {
-            targets.apply(reload);
-            tracing::info!("{reload}");
-        }
-        Err(errors) => {
-            for problem in errors.problems() {
-                tracing::warn!("the old configuration stays: {problem}");
-            }
-        }
-    };
-    #[cfg(all(unix, feature = "restart"))]
-    let asked = {
-        let readiness = components.readiness;
-        move |asked| systemd::reloading(asked, &readiness)
-    };
-    #[cfg(not(all(unix, feature = "restart")))]
-    let asked = |_| {};
-    watcher.run_and_tell(outcome, asked).await;
-}
-
-pub(super) async fn listen(
-    key: &'static str,
-    address: &str,
-    options: &ListenConfig,
-) -> Result<Vec<Listener>, RuntimeError> {
-    if !is_address(address) {
-        return Err(RuntimeError::Address {
-            key,
-            address: address.to_owned(),
-        });
-    }
-    Listener::bind_all(address, options)
-        .await
-        .map_err(|source| RuntimeError::Bind {
-            key,
-            address: address.to_owned(),
-            source,
-        })
-}
-
-impl<S> BoundRuntime<S> {
-    /// Serves on this as well, for example on a Unix socket for a proxy on the same machine.
-    pub fn listen_also(&mut self, listener: impl Into<Listener>) {
-        self.listeners.sockets.push(listener.into());
+impl<S: App> Runtime<S> {
+    /// Serves on `address` until a signal, then drains.
+    ///
+    /// # Errors
+    /// An address that can't be listened on, or a listener that fails for good.
+    pub async fn serve(self, address: &str) -> Result<RunReport, RuntimeError> {
+        self.bind(address).await?.serve().await
     }
 
-    /// The address of the service, with the port that the system chose if it was 0.
-    #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+    /// Serves on listeners that one has, each with its own TLS, and on nothing beside them: see
+    /// [`listen_on`](Self::listen_on).
+    ///
+    /// ```no_run
+    /// use stellane_core::{Runtime, connection::{Listener, TlsAcceptor}};
+    /// use tokio::net::{TcpListener, UnixListener};
+    ///
+    /// # async fn example(app: axum::Router, tls: TlsAcceptor) -> Result<(), Box<dyn std::error::Error>> {
+    /// let plain = Listener::from(UnixListener::bind("/run/app.sock")?);
+    /// let secret = Listener::from(TcpListener::bind("0.0.0.0:443").await?).tls(&tls);
+    /// let runtime = Runtime::builder().service(app).build()?;
+    /// runtime.serve_listeners([plain, secret]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub async fn serve_listeners(
+        self,
+        listeners: impl IntoListener,
+    ) -> Result<RunReport, RuntimeError> {
+        self.listen_on(listeners).await?.serve().await
     }
 
-    /// All addresses of the service that are of TCP.
-    #[must_use]
-    pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        let sockets = self.listeners.sockets.iter();
-        let mut addresses: Vec<_> = sockets.filter_map(Listener::local_addr).collect();
-        // Several sockets may listen on the same.
-        addresses.dedup();
-        addresses
-    }
-
-    /// The address of the admin service, unless it is off.
-    #[must_use]
-    pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.admin_addr
-    }
-
-    /// The components, for the service's own use.
-    #[must_use]
-    pub fn components(&self) -> &Components {
-        &self.runtime.components
+    /// Serves on the configured `server.address`.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub async fn run(self) -> Result<RunReport, RuntimeError> {
+        self.bind_configured().await?.serve().await
     }
 }
 
@@ -521,7 +179,7 @@ impl<S: Served> BoundRuntime<S> {
             background.spawn(components.local_signal.watch_tokio());
         }
         #[cfg(feature = "tls")]
-        if let Some(tls) = self.tls {
+        for tls in self.acceptors {
             let interval = config.connection.tls.reload_interval;
             background.spawn(async move { tls.follow_files(interval).await });
         }
@@ -538,9 +196,9 @@ impl<S: Served> BoundRuntime<S> {
         let asked = signal.unwrap_or_else(|| Box::pin(terminated()));
         #[cfg(all(unix, feature = "restart"))]
         let end = {
-            let (sockets, admin) = (&self.listeners.sockets, self.admin.as_ref());
+            let (listeners, admin) = (&self.listeners, self.admin.as_ref());
             let successor =
-                restart.and_then(|asked| Successor::new(asked, &config.server, sockets, admin));
+                restart.and_then(|asked| Successor::new(asked, &config.server, listeners, admin));
             end_of_service(asked, successor)
         };
         #[cfg(not(all(unix, feature = "restart")))]
@@ -601,15 +259,13 @@ impl<S: Served> BoundRuntime<S> {
         };
         let refuse_early = |listener: Listener| listener.refuse_early(&early);
         let places = places(
-            &self.listeners.sockets,
+            self.listeners.listening(),
             self.admin_addr,
             config.server.admin_tls,
         );
-        let Listeners { sockets, sources } = self.listeners;
-        let listeners = Listeners {
-            sockets: sockets.into_iter().map(refuse_early).collect(),
-            sources,
-        };
+        let mut listeners = self.listeners;
+        let sockets = listeners.sockets.into_iter();
+        listeners.sockets = sockets.map(refuse_early).collect();
         let serving = service.start(&engine, &components.connections, listeners, around);
         #[cfg(all(unix, feature = "admin", feature = "restart"))]
         let close_admin = watch.close_admin(Duration::from_secs(1));
@@ -705,7 +361,11 @@ impl<S: Served> BoundRuntime<S> {
 }
 
 /// Where the service and its admin service are, as one would write it.
-fn places(sockets: &[Listener], admin: Option<SocketAddr>, admin_tls: bool) -> String {
+fn places<'a>(
+    sockets: impl Iterator<Item = &'a Listener>,
+    admin: Option<SocketAddr>,
+    admin_tls: bool,
+) -> String {
     let scheme = |tls| if tls { "https" } else { "http" };
     let of_socket = |listener: &Listener| {
         #[cfg(feature = "tls")]
@@ -718,7 +378,7 @@ fn places(sockets: &[Listener], admin: Option<SocketAddr>, admin_tls: bool) -> S
             (None, None) => "a Unix socket".to_owned(),
         }
     };
-    let mut places: Vec<_> = sockets.iter().map(of_socket).collect();
+    let mut places: Vec<_> = sockets.map(of_socket).collect();
     places.dedup();
     if places.is_empty() {
         places.push("connections".to_owned());

@@ -63,6 +63,7 @@ mod config;
 mod future;
 mod host;
 mod layer;
+mod rules;
 mod service;
 mod violation;
 
@@ -70,7 +71,8 @@ pub use self::{
     body::StrictHttp1Body,
     config::StrictHttp1Config,
     future::StrictHttp1Future,
-    layer::{BuildError, Http1Rules, Http1RulesBuilder, StrictHttp1Layer, StrictHttp1Stats},
+    layer::StrictHttp1Layer,
+    rules::{BuildError, Http1Rules, Http1RulesBuilder, StrictHttp1Stats},
     service::StrictHttp1Service,
     violation::Violation,
 };

@@ -3,6 +3,8 @@
 // The rows of `support/components.rs` are compiled for each of two servers.
 #![allow(clippy::duplicate_mod)]
 
+#[path = "../support/ask.rs"]
+mod ask;
 #[path = "../support/tower_http_rows.rs"]
 mod rows;
 

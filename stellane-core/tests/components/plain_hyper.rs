@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     future::{Ready, ready},
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -115,26 +116,62 @@ impl Service<ConnectInfo> for Make {
     }
 }
 
-/// The table in the documentation of the crate names rows that exist.
-#[test]
-fn the_table_of_the_documentation_names_these_tests() {
-    let (docs, rows) = (
-        include_str!("../../src/lib.rs"),
-        include_str!("../support/components.rs"),
-    );
+/// The section of the documentation of the crate.
+fn table() -> String {
+    let docs = include_str!("../../src/lib.rs");
     let (_, table) = docs.split_once("# Components\n").expect("its section");
     let (table, _) = table.split_once("\n//! # ").expect("another section");
+    table.to_owned()
+}
+
+#[test]
+fn the_table_of_the_documentation_names_these_tests() {
+    let rows = include_str!("../support/components.rs");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = table();
     let table = table.lines().filter(|line| line.starts_with("//! | "));
     let named: Vec<_> = table
-        .filter_map(|line| line.rsplit_once(" | ").map(|(_, tests)| tests))
-        .flat_map(|tests| {
-            tests
-                .split('`')
-                .filter(|name| name.contains("_") && !name.contains('/'))
-        })
+        .filter_map(|line| line.strip_suffix(" |")?.rsplit_once(" | "))
+        .flat_map(|(_, tests)| tests.split('`').filter(|name| name.contains('_')))
         .collect();
-    assert!(named.len() > 15, "{named:?}");
+    assert!(named.len() > 20, "{named:?}");
     for name in named {
-        assert!(rows.contains(&format!("async fn {name}()")), "{name}");
+        let exists = match name.contains('/') {
+            true => root.join(name).exists() || root.join("..").join(name).exists(),
+            false => rows.contains(&format!("async fn {name}()")),
+        };
+        assert!(exists, "{name}");
     }
+}
+
+#[test]
+fn the_table_of_the_documentation_knows_every_layer() {
+    let table = table();
+    let mut found = 0;
+    for krate in ["autotune", "core", "metrics", "pool", "router"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut folders = vec![root.join(format!("stellane-{krate}/src"))];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("there") {
+                let path = entry.expect("there").path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let code = std::fs::read_to_string(&path).unwrap_or_default();
+                for line in code.lines() {
+                    let Some(rest) = line.strip_prefix("pub struct ") else {
+                        continue;
+                    };
+                    let name = rest.split(|c: char| !c.is_alphanumeric()).next();
+                    let name = name.expect("a name");
+                    if name.ends_with("Layer") {
+                        found += 1;
+                        assert!(table.contains(&format!("`{name}`")), "{name} of {path:?}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(found > 20, "{found}");
 }

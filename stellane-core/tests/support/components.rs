@@ -27,7 +27,8 @@ use stellane_core::{
     engine::{Engine, PerCoreEngine, SharedEngine},
     engine_selector::{EngineSelector, EngineSelectorLayer},
     hot_reload::LiveReloadLayer,
-    metrics::{HttpMetrics, MetricsLayer, RequestScope},
+    metrics::{Admin, HttpMetrics, MetricsLayer, RequestScope, RuntimeMetrics, prometheus},
+    on_disconnect::{Abandoned, OnDisconnectLayer},
     pool::{Carried, PoolConfig, PoolLayer, Pools, WorkerPool, WorkerPoolLayer},
     prepared::{Prepared, PreparedLayer, PreparedResponse},
     router::{InternLayer, Interned, Interner, RouteLayer, RouteMatch, RouteTable, Router},
@@ -61,19 +62,12 @@ fn hello() -> Handler {
 
 /// What a client is told, to the end of its connection.
 async fn ask(address: SocketAddr, head: &str) -> String {
-    let asking = async {
-        let mut client = TcpStream::connect(address).await.expect("connects");
-        let request = format!("{head}\r\nconnection: close\r\n\r\n");
-        client.write_all(request.as_bytes()).await.expect("writes");
-        let mut answer = Vec::new();
-        client.read_to_end(&mut answer).await.expect("reads");
-        String::from_utf8(answer).expect("text")
-    };
-    within(asking).await
+    let request = format!("{head}\r\nconnection: close\r\n\r\n");
+    within(crate::ask::ask_at(address, &request)).await
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {
-    ask(address, &format!("GET {path} HTTP/1.1\r\nhost: localhost")).await
+    within(crate::ask::get(address, path)).await
 }
 
 /// Fails instead of hanging.
@@ -340,6 +334,54 @@ async fn the_router_is_a_service_like_any_other() {
 }
 
 #[tokio::test]
+async fn an_admin_service_shows_what_it_is_given() {
+    let admin = Admin::builder()
+        .runtime(RuntimeMetrics::builder().build().expect("valid"))
+        .guarded()
+        .json("/what", || "this".into())
+        .build()
+        .expect("valid");
+    let address = serve(admin).await;
+    assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(get(address, "/what").await.ends_with("\"this\""));
+    assert!(get(address, "/else").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
+async fn a_scrape_is_a_service_of_its_own() {
+    let metrics = HttpMetrics::builder().build().expect("valid");
+    let app = serve(MetricsLayer::new(&metrics).layer(app(hello()))).await;
+    get(app, "/").await;
+    until(|| metrics.stats().requests_total == 1).await;
+    let scrape = serve(prometheus().http(&metrics).build().expect("valid")).await;
+    let text = get(scrape, "/").await;
+    assert!(text.contains("http_server_request_duration_seconds_count{"));
+    assert!(text.contains("content-type: text/plain"), "{text}");
+}
+
+#[cfg(feature = "profiling")]
+#[tokio::test]
+async fn profiles_tell_which_route_held_a_thread() {
+    use stellane_core::profiling::{ProfileLayer, ProfileService, SlowPolls};
+
+    // Every poll is a slow one.
+    let polls = SlowPolls::new(Duration::from_nanos(1));
+    let address = serve(polls.layer().layer(app(hello()))).await;
+    get(address, "/").await;
+    until(|| !polls.stats().is_empty()).await;
+    let profiles = ProfileService::builder().block(polls).build();
+    let own = SocketAddr::from(([127, 0, 0, 1], 9090));
+    let profiles = ProfileLayer::new(profiles.listening_on(own));
+    let address = serve(profiles.layer(app(hello()))).await;
+    let slow = get(address, "/debug/profile/block").await;
+    assert!(
+        slow.starts_with("HTTP/1.1 200") && slow.contains("polls"),
+        "{slow}"
+    );
+    assert!(get(address, "/").await.ends_with("hello"));
+}
+
+#[tokio::test]
 async fn strict_rules_refuse_what_is_ambiguous() {
     let rules = Http1Rules::default();
     let address = serve(StrictHttp1Layer::new(&rules).layer(app(hello()))).await;
@@ -360,6 +402,28 @@ async fn a_panic_is_answered_and_counted() {
     assert!(get(address, "/panic").await.starts_with("HTTP/1.1 500"));
     assert!(get(address, "/").await.ends_with("hello"));
     assert_eq!(faults.stats().panics, 1);
+}
+
+#[tokio::test]
+async fn a_handler_whose_client_has_left_goes_on() {
+    let (abandoned, gate) = (Abandoned::default(), Arc::new(Semaphore::new(0)));
+    let handler = handler({
+        let gate = Arc::clone(&gate);
+        move |_| {
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.expect("open").forget();
+                "done".to_owned()
+            }
+        }
+    });
+    let layer = OnDisconnectLayer::finish(Duration::from_secs(3600)).counted_by(&abandoned);
+    let address = serve(layer.layer(app(handler))).await;
+    let leaves = tokio::time::timeout(Duration::from_millis(50), get(address, "/"));
+    assert!(leaves.await.is_err());
+    until(|| abandoned.stats().running == 1).await;
+    gate.add_permits(1);
+    until(|| abandoned.stats().finished_total == 1).await;
 }
 
 #[tokio::test]

@@ -9,13 +9,9 @@ use serde_json::Value;
 
 use super::{
     access::Access,
-    service::{AdminService, Shared},
+    service::{AdminService, Change, Health, Read, Shared},
 };
 use crate::{BuildError, Readiness, RuntimeMetrics};
-
-pub(super) type Read = Box<dyn Fn() -> Value + Send + Sync>;
-pub(super) type Health = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
-pub(super) type Change = Box<dyn Fn(&str) -> Result<Value, String> + Send + Sync>;
 
 /// Where [`AdminService`] begins: see [`AdminBuilder`].
 #[derive(Debug)]

@@ -16,7 +16,6 @@ use tower_service::Service;
 use super::{
     access::Access,
     body::{AdminBody, Stream},
-    builder::{Change, Health, Read},
 };
 use crate::{Readiness, RuntimeMetrics};
 
@@ -42,6 +41,10 @@ const MOST_BODY: usize = 64 * 1024;
 pub struct AdminService {
     pub(super) shared: Arc<Shared>,
 }
+
+pub(super) type Read = Box<dyn Fn() -> Value + Send + Sync>;
+pub(super) type Health = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+pub(super) type Change = Box<dyn Fn(&str) -> Result<Value, String> + Send + Sync>;
 
 pub(super) struct Shared {
     pub(super) prefix: String,

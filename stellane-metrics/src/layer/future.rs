@@ -11,7 +11,7 @@ use super::{body::MetricsBody, route::ResponseRoute};
 use crate::embed::Recording;
 
 pin_project! {
-    /// The future of [`Metrics`](crate::Metrics). Dropping it counts the request as cancelled.
+    /// The future of [`MetricsService`](crate::MetricsService). Dropping it counts the request as cancelled.
     pub struct MetricsFuture<F, R> {
         #[pin]
         inner: F,

@@ -3,8 +3,8 @@
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 
 use super::{
-    labels::{self, NO_GRPC, Outcome},
-    registry::{RouteId, Table},
+    labels::{self, NO_GRPC, Outcome, RouteId},
+    registry::Table,
 };
 
 /// The call that a request is.

@@ -2,6 +2,9 @@
 
 use http::{Method, Version};
 
+/// Index of a route template in the table.
+pub(crate) type RouteId = u32;
+
 pub(crate) const METHODS: [&str; 11] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY",
     "_OTHER",

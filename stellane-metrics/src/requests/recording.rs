@@ -14,8 +14,8 @@ use http_body::Frame;
 
 use super::{
     grpc::Call,
-    labels::{self, NO_GRPC, Outcome, SeriesKey},
-    registry::{Record, RouteId, Table, UNMATCHED},
+    labels::{self, NO_GRPC, Outcome, RouteId, SeriesKey},
+    registry::{Record, Table, UNMATCHED},
 };
 use crate::{
     HttpMetrics,

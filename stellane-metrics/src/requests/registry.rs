@@ -11,15 +11,13 @@ use std::{
 use super::{
     Clock,
     histogram::{self, Histogram, Totals},
-    labels::{METHODS, Outcome, SeriesKey},
+    labels::{METHODS, Outcome, RouteId, SeriesKey},
     layout::{Layout, size_bucket},
     running::{PollCell, RunningPoll},
     slot,
 };
 use crate::MetricsConfig;
 
-/// Index of a route template in the table.
-pub(crate) type RouteId = u32;
 pub(crate) const UNMATCHED: RouteId = 0;
 const OVERFLOW: RouteId = 1;
 /// No request has this key: its outcome is none of the five.

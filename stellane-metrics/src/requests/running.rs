@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::registry::RouteId;
+use super::labels::RouteId;
 
 /// A poll that has begun and not ended. See [`HttpMetrics::running_polls`](crate::HttpMetrics::running_polls).
 #[derive(Debug, Clone, PartialEq, Eq)]

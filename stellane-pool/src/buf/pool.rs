@@ -3,11 +3,11 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::{PooledBuf, slab::Slab};
-use crate::{Budget, BuildError, Pool, PoolConfig, PoolStats, Pooled, Trimmed};
-
-/// The size classes, in bytes.
-const CLASSES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+use super::{
+    PooledBuf,
+    slab::{CLASSES, Classes, Slab},
+};
+use crate::{Budget, BuildError, Pool, PoolConfig, PoolStats, Trimmed};
 
 /// A pool of byte buffers of 4 KiB, 16 KiB, 64 KiB, 256 KiB and 1 MiB.
 ///
@@ -34,8 +34,6 @@ const CLASSES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 pub struct BufPool {
     classes: Arc<Classes>,
 }
-
-pub(super) type Classes = [Pool<Slab>; CLASSES.len()];
 
 impl BufPool {
     /// A buffer pool with a budget of its own.
@@ -156,15 +154,6 @@ impl BufPool {
         }
         sum
     }
-}
-
-/// The smallest pooled buffer with room for `capacity` bytes, unless it is not to be pooled.
-#[inline]
-pub(super) fn slab(classes: &Classes, capacity: usize) -> Option<Pooled<Slab>> {
-    let class = CLASSES.iter().position(|size| capacity <= *size)?;
-    let pool = &classes[class];
-    // A pool that keeps nothing would only add to the cost of the allocation.
-    (!pool.is_off()).then(|| pool.take())
 }
 
 impl fmt::Debug for BufPool {

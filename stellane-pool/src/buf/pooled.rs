@@ -5,10 +5,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut, buf::UninitSlice};
 
-use super::{
-    pool::{Classes, slab},
-    slab::Slab,
-};
+use super::slab::{Classes, Slab, slab};
 use crate::Pooled;
 
 /// A growable buffer from a [`BufPool`](super::BufPool); it returns when dropped, or after [`freeze`](Self::freeze) when

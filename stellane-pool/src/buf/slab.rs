@@ -2,8 +2,21 @@ use std::sync::Weak;
 
 use bytes::BytesMut;
 
-use super::pool::Classes;
-use crate::{Fate, Recycle, RecycleCx};
+use crate::{Fate, Pool, Pooled, Recycle, RecycleCx};
+
+/// The size classes, in bytes.
+pub(super) const CLASSES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+
+pub(super) type Classes = [Pool<Slab>; CLASSES.len()];
+
+/// The smallest pooled buffer with room for `capacity` bytes, unless it is not to be pooled.
+#[inline]
+pub(super) fn slab(classes: &Classes, capacity: usize) -> Option<Pooled<Slab>> {
+    let class = CLASSES.iter().position(|size| capacity <= *size)?;
+    let pool = &classes[class];
+    // A pool that keeps nothing would only add to the cost of the allocation.
+    (!pool.is_off()).then(|| pool.take())
+}
 
 /// The memory of one pooled buffer, while nobody writes to it.
 ///

@@ -6,16 +6,23 @@ use crate::{Budget, BuildError, ConfigError, Recycle};
 /// Builds a [`Pool`].
 #[must_use = "a builder does nothing until it builds"]
 pub struct PoolBuilder<T: Recycle> {
-    pub(super) make: Box<dyn Fn() -> T + Send + Sync>,
-    pub(super) budget: Budget,
-    pub(super) max_idle: usize,
-    pub(super) max_object_bytes: usize,
-    pub(super) retain_percent: usize,
-    pub(super) magazines: usize,
+    make: Box<dyn Fn() -> T + Send + Sync>,
+    budget: Budget,
+    max_idle: usize,
+    max_object_bytes: usize,
+    retain_percent: usize,
+    magazines: usize,
+}
+
+impl<T: Recycle> Pool<T> {
+    /// A pool whose values are made by `make`.
+    pub fn builder(make: impl Fn() -> T + Send + Sync + 'static) -> PoolBuilder<T> {
+        PoolBuilder::new(Box::new(make))
+    }
 }
 
 impl<T: Recycle> PoolBuilder<T> {
-    pub(super) fn new(make: Box<dyn Fn() -> T + Send + Sync>) -> Self {
+    fn new(make: Box<dyn Fn() -> T + Send + Sync>) -> Self {
         Self {
             make,
             budget: Budget::new(64 << 20),
@@ -73,7 +80,11 @@ impl<T: Recycle> PoolBuilder<T> {
 
     /// The pool of a builder whose `magazines` nobody touched.
     pub(crate) fn finish(self) -> Pool<T> {
-        Pool::from_shared(Shared::new(self))
+        let shared = Shared::new(self.make, self.magazines, self.budget);
+        shared.set_max_object_bytes(self.max_object_bytes);
+        shared.set_retain_percent(self.retain_percent);
+        shared.set_max_idle(self.max_idle);
+        Pool::from_shared(shared)
     }
 }
 

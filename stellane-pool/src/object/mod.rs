@@ -41,11 +41,6 @@ struct Handle<T: Recycle> {
 }
 
 impl<T: Recycle> Pool<T> {
-    /// A pool whose values are made by `make`.
-    pub fn builder(make: impl Fn() -> T + Send + Sync + 'static) -> PoolBuilder<T> {
-        PoolBuilder::new(Box::new(make))
-    }
-
     fn from_shared(shared: Shared<T>) -> Self {
         let shared = Arc::new(shared);
         let anchor = |_| {

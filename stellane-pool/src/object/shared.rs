@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::{
-    PoolBuilder, PoolStats, Trimmed,
+    PoolStats, Trimmed,
     magazine::{Leaving, Magazine, Refused, Slot},
     stats::{Drops, Trims},
 };
@@ -47,10 +47,15 @@ struct Counters {
 }
 
 impl<T: Recycle> Shared<T> {
-    pub(super) fn new(builder: PoolBuilder<T>) -> Self {
+    /// It keeps nothing yet: see [`set_max_idle`](Self::set_max_idle).
+    pub(super) fn new(
+        make: Box<dyn Fn() -> T + Send + Sync>,
+        magazines: usize,
+        budget: Budget,
+    ) -> Self {
         let magazine = || Padded(TryLock::new(Magazine::new()));
-        let shared = Self {
-            magazines: (0..builder.magazines.next_power_of_two())
+        Self {
+            magazines: (0..magazines.next_power_of_two())
                 .map(|_| magazine())
                 .collect(),
             exchange: magazine(),
@@ -58,11 +63,11 @@ impl<T: Recycle> Shared<T> {
                 closed: AtomicBool::new(false),
                 magazine: AtomicUsize::new(0),
                 exchange: AtomicUsize::new(0),
-                max_object_bytes: AtomicUsize::new(builder.max_object_bytes),
-                retain_percent: AtomicUsize::new(builder.retain_percent),
+                max_object_bytes: AtomicUsize::new(0),
+                retain_percent: AtomicUsize::new(0),
             },
-            budget: builder.budget,
-            make: builder.make,
+            budget,
+            make,
             counters: Padded(Counters {
                 misses: AtomicU64::new(0),
                 steals: AtomicU64::new(0),
@@ -70,9 +75,7 @@ impl<T: Recycle> Shared<T> {
                 drops: std::array::from_fn(|_| AtomicU64::new(0)),
                 trims: Trims::default(),
             }),
-        };
-        shared.set_max_idle(builder.max_idle);
-        shared
+        }
     }
 
     /// How many magazines there are: a power of two.

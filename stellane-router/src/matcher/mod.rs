@@ -8,5 +8,6 @@ pub(crate) mod pattern;
 mod places;
 pub(crate) mod rivals;
 pub(crate) mod segment;
+pub(crate) mod spans;
 mod texts;
 pub(crate) mod tree;

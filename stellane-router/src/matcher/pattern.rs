@@ -5,12 +5,10 @@ use std::cmp::Ordering;
 use super::{
     constraint::Constraint,
     param::{ParamKey, Tail},
-    tree::Spans,
+    spans::{MAX_PARAMS, Spans},
 };
 use crate::{escape, scan};
 
-/// The most parameters one template may have.
-pub(crate) const MAX_PARAMS: usize = 12;
 /// The longest template, in bytes: what an `http::Uri` can hold.
 const MAX_LEN: usize = 65_534;
 

@@ -2,6 +2,7 @@ mod adjust;
 mod guess;
 mod kinds;
 mod probe;
+mod probing;
 mod usual;
 
 use std::time::Duration;

@@ -1,0 +1,128 @@
+use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+
+use stellane_autotune::AdaptiveLimitLayer;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+#[cfg(unix)]
+use super::signals::Ending;
+use super::{
+    App, Components, PresetLayer,
+    around::{Around, OuterFn},
+    background::BackgroundTask,
+    bypass::PlainEngine,
+    facts::DescribeFn,
+    ready_check::ReadyCheck,
+    refusal::{AnswerFn, OnRefusal},
+    route_limits::OwnLimits,
+};
+#[cfg(feature = "profiling")]
+use crate::BoxError;
+#[cfg(feature = "tls")]
+use crate::connection::TlsAcceptor;
+use crate::{config::RuntimeConfig, connection::CloseReason, logging::LogHandle};
+
+/// Gives heap profiles.
+#[cfg(feature = "profiling")]
+pub(super) type HeapProfile = Box<dyn Fn() -> Result<Vec<u8>, BoxError> + Send + Sync>;
+/// Begins to sample about every so many bytes.
+#[cfg(feature = "profiling")]
+pub(super) type HeapSource = Box<dyn FnOnce(u64) -> HeapProfile + Send + Sync>;
+pub(super) type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What runs beside the service, on its runtime.
+#[derive(Debug, Default)]
+pub(super) struct Duties {
+    pub(super) checks: Vec<ReadyCheck>,
+    pub(super) background: Vec<BackgroundTask>,
+}
+
+/// A server that is ready to listen. See the [module docs](super).
+pub struct Runtime<S> {
+    pub(super) config: RuntimeConfig,
+    pub(super) components: Components,
+    pub(super) service: S,
+    pub(super) signal: Option<Signal>,
+    pub(super) on_refusal: Option<Arc<AnswerFn>>,
+    pub(super) limit_layer: AdaptiveLimitLayer,
+    pub(super) own_limits: OwnLimits,
+    pub(super) duties: Duties,
+    /// `SIGUSR2`, unless it is not ours: one that comes before the service does ends nothing, and is obeyed then.
+    #[cfg(all(unix, feature = "restart"))]
+    pub(super) restart: Option<tokio::signal::unix::Signal>,
+    /// `SIGTERM` and `SIGINT`, unless they are not ours.
+    #[cfg(unix)]
+    pub(super) ending: Option<Ending>,
+    #[cfg_attr(
+        not(any(feature = "admin", feature = "reload")),
+        expect(dead_code, reason = "nothing changes the level")
+    )]
+    pub(super) log: Option<LogHandle>,
+    pub(super) describe: Option<Arc<DescribeFn>>,
+    pub(super) outer: Option<Arc<OuterFn>>,
+    pub(super) bypass: Option<PlainEngine>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<TlsAcceptor>,
+    #[cfg(feature = "http-layers")]
+    pub(super) http: super::HttpLayers,
+    #[cfg(feature = "profiling")]
+    pub(super) heap: Option<HeapSource>,
+}
+
+impl<S> Runtime<S> {
+    /// What stands around its service.
+    pub(super) fn around(&self) -> Around {
+        let on_refusal = OnRefusal::new(self.on_refusal.clone(), &self.components.faults);
+        let overload = self.own_limits.apply(self.components.overload.clone());
+        let limit = self.limit_layer.clone().overload(&overload);
+        let limit = on_refusal.of_limit(limit);
+        let server = &self.config.server;
+        Around {
+            preset: PresetLayer::new(
+                &self.components,
+                server,
+                limit,
+                &self.own_limits,
+                on_refusal,
+                true,
+            ),
+            describe: self.describe.clone(),
+            outer: self.outer.clone(),
+            bypass: self.bypass.clone(),
+            #[cfg(feature = "http-layers")]
+            http: self.http.clone(),
+            hot_reload: self.config.dev.hot_reload,
+        }
+    }
+
+    /// The components, for the service's own use.
+    #[must_use]
+    pub fn components(&self) -> &Components {
+        &self.components
+    }
+}
+
+impl<S: App> Runtime<S> {
+    /// Serves one connection that came by other ways than a listener, such as in memory, with all of the preset around
+    /// its requests; see [`ConnectionManager::serve_connection`](crate::connection::ConnectionManager::serve_connection).
+    /// For tests: what the runtime does beside its connections is not begun by it.
+    pub fn serve_connection<Io>(
+        &self,
+        io: Io,
+        peer: Option<SocketAddr>,
+    ) -> impl Future<Output = CloseReason> + Send + use<S, Io> + 'static
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let service = self.around().boxed(self.service.clone());
+        let connections = self.components.connections.clone();
+        async move { connections.serve_connection(io, peer, service).await }
+    }
+}
+
+impl<S> fmt::Debug for Runtime<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
