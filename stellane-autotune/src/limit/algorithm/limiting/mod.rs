@@ -73,6 +73,7 @@ struct Fading {
     settled: f64,
 }
 
+/// Windows after which a service is known: five seconds of the shortest ones.
 const SETTLED: u32 = 25;
 /// By how much the limit swings. Less, and throughput does not show it above the noise; more, and the swing itself costs.
 const DITHER: Fading = Fading {
@@ -108,6 +109,7 @@ const ROOM: (f64, f64) = (0.88, 2.0);
 const PATIENCE: (f64, f64, f64) = (0.5, 2.0, 10.0);
 /// While the machine has next to nothing to do: whatever their latency is, more can be let in.
 const IDLE_SAMPLES: u64 = 20;
+/// Latencies of a window: of fewer the median is off by more than an eighth.
 const MIN_SAMPLES: u64 = 60;
 /// So that a limit that is far too high is not measured for ever.
 const MAX_SAMPLES: u64 = 150;

@@ -16,6 +16,8 @@ pub(super) struct Probe {
     pub(super) first: bool,
 }
 
+/// What a step leaves of the limit: two of them halve it, which is as far apart as two points must be to differ by more than
+/// chance.
 pub(super) const PROBE_STEP: f64 = 0.7;
 /// Seconds from one to the next,
 pub(super) const PROBE_EVERY: f64 = 8.0;
