@@ -15,8 +15,9 @@ use super::{
     App, BoxApp, BoxService, PresetLayer, PresetService,
     bypass::{Bare, PlainEngine},
     facts::{DescribeFn, Described},
-    listeners::{Listeners, Source},
+    listeners::{Listeners, Redirects, Source},
     make::Make,
+    redirect::Redirect,
 };
 use crate::{
     connection::{ConnectInfo, ConnectionManager, HttpService, Incoming, Socket},
@@ -56,10 +57,22 @@ impl<S: App> Served for S {
         self,
         engine: &E,
         connections: &ConnectionManager,
-        listeners: Listeners,
+        mut listeners: Listeners,
         around: Around,
     ) -> Serving {
-        around.serve(engine, connections, listeners, self)
+        let https = listeners.https_port();
+        let redirects = std::mem::take(&mut listeners.redirects);
+        let redirecting: Vec<_> = redirects
+            .into_iter()
+            .map(|Redirects { sockets, port }| {
+                let redirect = Redirect::new(self.clone(), https, port);
+                engine.serve(sockets, around.boxed(redirect))
+            })
+            .collect();
+        let serving = around.serve(engine, connections, listeners, self);
+        redirecting.into_iter().fold(serving, |others, one| {
+            Box::pin(async { tokio::try_join!(others, one).map(drop) })
+        })
     }
 }
 
@@ -174,7 +187,9 @@ impl Around {
         listeners: Listeners,
         make: Make,
     ) -> Serving {
-        let Listeners { sockets, sources } = listeners;
+        let Listeners {
+            sockets, sources, ..
+        } = listeners;
         let bypass = self.bypass.clone();
         let service = move |connection: &ConnectInfo| self.boxed(make.of(connection));
         let elsewhere = {
@@ -210,7 +225,9 @@ fn serve<E: Engine>(
     service: impl HttpService,
     bypass: Option<PlainEngine>,
 ) -> Serving {
-    let Listeners { sockets, sources } = listeners;
+    let Listeners {
+        sockets, sources, ..
+    } = listeners;
     if sources.is_empty() {
         return Box::pin(engine.serve(sockets, service));
     }

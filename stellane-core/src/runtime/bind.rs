@@ -4,14 +4,14 @@ use std::{io, net::SocketAddr};
 use super::successor;
 use super::{
     App, Components, IntoListener, Runtime, RuntimeError,
-    listeners::{Listeners, listen},
+    listeners::{Listeners, Redirects, listen},
 };
 #[cfg(feature = "tls")]
 use crate::connection::TlsAcceptor;
 #[cfg(all(unix, feature = "restart"))]
 use crate::restart;
 use crate::{
-    config::{ListenAddress, ListenTls, RuntimeConfig},
+    config::{ListenTls, RuntimeConfig},
     connection::{ListenConfig, Listener},
     engine::EngineKind,
 };
@@ -45,8 +45,12 @@ impl<S: App> Runtime<S> {
         #[cfg(not(all(unix, feature = "restart")))]
         let admin = None;
         if !server.listen.is_empty() {
-            let (listeners, plain) = several(listeners, &server.listen, &options).await?;
-            return bound(self, listeners.into(), plain, admin).await;
+            #[cfg(feature = "tls")]
+            let brought = self.tls.is_some();
+            #[cfg(not(feature = "tls"))]
+            let brought = false;
+            let doors = several(listeners, &self.config, brought, &options).await?;
+            return bound(self, doors, admin).await;
         }
         #[cfg(all(unix, feature = "restart"))]
         {
@@ -56,7 +60,7 @@ impl<S: App> Runtime<S> {
         if listeners.is_empty() {
             listeners = listen("server.address", &server.address, &options).await?;
         }
-        bound(self, listeners.into(), Vec::new(), admin).await
+        bound(self, Doors::of(listeners), admin).await
     }
 }
 
@@ -80,7 +84,7 @@ impl<S> Runtime<S> {
                 source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
             });
         }
-        bound(self, listeners, Vec::new(), None).await
+        bound(self, Doors::of(listeners), None).await
     }
 }
 
@@ -94,8 +98,9 @@ pub struct BoundRuntime<S> {
         expect(dead_code, reason = "there is none")
     )]
     pub(super) admin: Option<Listener>,
+    /// Whose files are to be followed.
     #[cfg(feature = "tls")]
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) acceptors: Vec<TlsAcceptor>,
     pub(super) local_addr: SocketAddr,
     pub(super) admin_addr: Option<SocketAddr>,
 }
@@ -115,8 +120,8 @@ impl<S> BoundRuntime<S> {
     /// All addresses of the service that are of TCP.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        let sockets = self.listeners.sockets.iter();
-        let mut addresses: Vec<_> = sockets.filter_map(Listener::local_addr).collect();
+        let listening = self.listeners.listening();
+        let mut addresses: Vec<_> = listening.filter_map(Listener::local_addr).collect();
         // Several sockets may listen on the same.
         addresses.dedup();
         addresses
@@ -135,14 +140,39 @@ impl<S> BoundRuntime<S> {
     }
 }
 
-/// Sockets for all these addresses, those that were handed over first; and among them those without TLS, apart.
+/// Sockets for all addresses.
+#[derive(Default)]
+struct Doors {
+    /// They speak TLS if there is a certificate for all.
+    listeners: Listeners,
+    plain: Vec<Listener>,
+    /// Of those with certificates of their own.
+    #[cfg(feature = "tls")]
+    acceptors: Vec<TlsAcceptor>,
+}
+
+impl Doors {
+    fn of(listeners: impl Into<Listeners>) -> Self {
+        Self {
+            listeners: listeners.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Those that were handed over first. `brought` says whether the program brings TLS.
 async fn several(
     mut handed: Vec<Listener>,
-    addresses: &[ListenAddress],
+    config: &RuntimeConfig,
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(unused_variables, reason = "there is none")
+    )]
+    brought: bool,
     options: &ListenConfig,
-) -> Result<(Vec<Listener>, Vec<Listener>), RuntimeError> {
-    let (mut listeners, mut plain) = (Vec::new(), Vec::new());
-    for one in addresses {
+) -> Result<Doors, RuntimeError> {
+    let mut doors = Doors::default();
+    for one in &config.server.listen {
         let mut found = Vec::new();
         for listener in std::mem::take(&mut handed) {
             match listener.is_at(&one.address).await {
@@ -154,8 +184,20 @@ async fn several(
             found = listen("server.listen", &one.address, options).await?;
         }
         match one.tls {
-            ListenTls::Off => plain.append(&mut found),
-            ListenTls::Auto | ListenTls::On => listeners.append(&mut found),
+            ListenTls::Off => doors.plain.append(&mut found),
+            ListenTls::Redirect => doors.listeners.redirects.push(Redirects {
+                sockets: found,
+                port: Some(one.redirect_port).filter(|port| *port != 0),
+            }),
+            ListenTls::Auto | ListenTls::On => {
+                #[cfg(feature = "tls")]
+                if one.has_own_tls() {
+                    let tls = super::tls::own(config, brought, one)?;
+                    found = found.into_iter().map(|one| one.tls(&tls)).collect();
+                    doors.acceptors.push(tls);
+                }
+                doors.listeners.sockets.append(&mut found);
+            }
         }
     }
     #[cfg(all(unix, feature = "restart"))]
@@ -163,8 +205,8 @@ async fn several(
         // What the process before this one had, and the configuration no longer names.
         handed.clear();
     }
-    listeners.append(&mut handed);
-    Ok((listeners, plain))
+    doors.listeners.sockets.append(&mut handed);
+    Ok(doors)
 }
 
 fn options(config: &RuntimeConfig) -> ListenConfig {
@@ -178,31 +220,17 @@ fn options(config: &RuntimeConfig) -> ListenConfig {
 
 async fn bound<S>(
     runtime: Runtime<S>,
-    mut listeners: Listeners,
-    mut plain: Vec<Listener>,
+    doors: Doors,
     mut admin: Option<Listener>,
 ) -> Result<BoundRuntime<S>, RuntimeError> {
     let server = &runtime.config.server;
+    let (mut listeners, mut plain) = (doors.listeners, doors.plain);
     #[cfg(feature = "tls")]
-    let files = &runtime.config.connection.tls;
-    // One without the other is an error of its own.
+    let mut acceptors = doors.acceptors;
     #[cfg(feature = "tls")]
-    let tls = if runtime.tls.is_some() {
-        runtime.tls.clone()
-    } else if files.certificate.is_empty() && files.key.is_empty() {
-        None
-    } else {
-        let (certificate, key) = (files.certificate.as_ref(), files.key.as_ref());
-        #[cfg(feature = "http2")]
-        let http1 = runtime.config.connection.http1;
-        #[cfg(not(feature = "http2"))]
-        let http1 = true;
-        let tls = TlsAcceptor::from_files_for(certificate, key, http1);
-        Some(tls.map_err(|error| RuntimeError::Component {
-            name: "connection.tls",
-            source: error.into(),
-        })?)
-    };
+    let tls = super::tls::of_all(&runtime)?;
+    #[cfg(feature = "tls")]
+    acceptors.extend(tls.clone());
     #[cfg(feature = "tls")]
     if let Some(tls) = &tls {
         let with_tls = |listener: Listener| match listener.acceptor() {
@@ -212,14 +240,26 @@ async fn bound<S>(
         listeners.sockets = listeners.sockets.into_iter().map(with_tls).collect();
     }
     #[cfg(feature = "tls")]
-    let has_certificate = tls.is_some();
+    let speaks_tls = |listener: &Listener| listener.acceptor().is_some();
     #[cfg(not(feature = "tls"))]
-    let has_certificate = false;
-    let needs_one = server.listen.iter().any(|one| one.tls == ListenTls::On);
-    if needs_one && !has_certificate {
+    let speaks_tls = |_: &Listener| false;
+    #[cfg(feature = "tls")]
+    let of_all = tls.is_some();
+    #[cfg(not(feature = "tls"))]
+    let of_all = false;
+    let has_tls = listeners.sockets.iter().any(speaks_tls);
+    let in_vain = server.listen.iter().find_map(|one| match one.tls {
+        ListenTls::On if !of_all && !one.has_own_tls() => Some("`tls = \"on\"`"),
+        ListenTls::Redirect if !has_tls => Some("`tls = \"redirect\"`"),
+        _ => None,
+    });
+    if let Some(what) = in_vain {
         return Err(RuntimeError::Component {
             name: "server.listen",
-            source: "there is no certificate for `tls = \"on\"`: expected `connection.tls`".into(),
+            source: format!(
+                "there is no certificate for {what}: expected `connection.tls.certificate` and `key`"
+            )
+            .into(),
         });
     }
     listeners.sockets.append(&mut plain);
@@ -252,14 +292,17 @@ async fn bound<S>(
     };
     // A Unix socket has none.
     let local_addr = listeners
-        .sockets
-        .iter()
+        .listening()
         .find_map(Listener::local_addr)
         .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
     let admin_addr = admin.as_ref().and_then(Listener::local_addr);
     if server.admin_tls && admin.is_some() {
         #[cfg(feature = "tls")]
-        let with_tls = tls.as_ref().and_then(|tls| Some(admin.take()?.tls(tls)));
+        let with_tls = {
+            let for_admin = super::tls::of_admin(&runtime)?;
+            acceptors.extend(for_admin.clone());
+            for_admin.and_then(|tls| Some(admin.take()?.tls(&tls)))
+        };
         #[cfg(not(feature = "tls"))]
         let with_tls = None;
         admin = Some(with_tls.ok_or_else(|| RuntimeError::Component {
@@ -272,7 +315,7 @@ async fn bound<S>(
         listeners,
         admin,
         #[cfg(feature = "tls")]
-        tls,
+        acceptors,
         local_addr,
         admin_addr,
     })
