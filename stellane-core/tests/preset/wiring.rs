@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, pin::pin, sync::mpsc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use stellane_core::{
@@ -11,9 +11,10 @@ use stellane_core::{
     autotune::{AlgorithmKind, Key},
     config::Loader,
     pool::{Job, JobError},
+    router::Router,
 };
 use tokio::sync::oneshot;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn, util::MapRequest};
 
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 
@@ -196,6 +197,58 @@ async fn whose_a_request_is_may_be_said_in_its_extensions() {
     assert_eq!(of("/", "b").await, 200);
     assert_eq!(of("/", "a").await, 503, "the last quarter is for others");
     assert_eq!(of("/", "b").await, 200);
+}
+
+/// What it can't read is a bad request, as for the extractors of axum.
+async fn extractor(request: Request<RequestBody<Body>>) -> Result<Response<String>, BoxError> {
+    let mut response = Response::new(String::new());
+    if request.into_body().collect().await.is_err() {
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+    }
+    Ok(response)
+}
+
+#[tokio::test]
+async fn a_body_that_turns_out_too_large_is_told_as_that_and_not_as_a_bad_request() {
+    let config = config();
+    let components = Components::new(&config).expect("valid");
+    for (bytes, says_so, status) in [(10, false, 200), (11, true, 413), (11, false, 413)] {
+        let fused = components
+            .layer(&config.server)
+            .layer(service_fn(extractor));
+        let upload = || {
+            let mut request = upload(bytes, says_so);
+            let host = HeaderValue::from_static("localhost");
+            request.headers_mut().insert(header::HOST, host);
+            request
+        };
+        let fused = fused.oneshot(upload()).await;
+        assert_eq!(fused.expect("is answered").status(), status, "{bytes}");
+        let layers = components.layers(&config.server);
+        let layers = layers.layer(service_fn(extractor));
+        let layers = layers.oneshot(upload()).await;
+        assert_eq!(layers.expect("is answered").status(), status, "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn a_router_within_layers_of_others_tells_its_route() {
+    let config = config();
+    let components = Components::new(&config).expect("valid");
+    let router = Router::builder().get("/users/{id}", async || "a user");
+    let router = router.build().expect("valid");
+    let within = MapRequest::new(router, |request: Request<RequestBody<Body>>| request);
+    let service = components.layer(&config.server).layer(within);
+    let answer = service.oneshot(request("/users/7")).await;
+    let answer = answer.expect("is answered");
+    answer.into_body().collect().await.expect("is whole");
+    let routes = components.metrics.routes();
+    let named: Vec<_> = routes
+        .iter()
+        .filter(|route| route.requests > 0)
+        .map(|route| &*route.route)
+        .collect();
+    assert_eq!(named, ["/users/{id}"]);
 }
 
 fn shed(components: &Components) -> BTreeMap<String, f64> {
