@@ -14,6 +14,7 @@ mod served;
 #[path = "../support/until.rs"]
 mod until;
 
+mod abandoned;
 mod accept;
 mod answers;
 mod basics;
@@ -36,5 +37,6 @@ mod rounds;
 mod simple;
 mod stats;
 mod tls;
+mod tls_ends;
 mod waves;
 mod websocket;
