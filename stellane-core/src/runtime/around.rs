@@ -49,6 +49,15 @@ pub trait Served: Send + Sized + 'static {
         listeners: Listeners,
         around: Around,
     ) -> Serving;
+
+    /// With nothing of the preset around it.
+    fn bypass(
+        self,
+        plain: &PlainEngine,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving;
 }
 
 impl<S: App> Served for S {
@@ -60,6 +69,17 @@ impl<S: App> Served for S {
         around: Around,
     ) -> Serving {
         around.serve(engine, connections, listeners, self)
+    }
+
+    fn bypass(
+        self,
+        plain: &PlainEngine,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving {
+        let service = around.boxed(self);
+        serve(plain, connections, listeners, service, around.bypass)
     }
 }
 
@@ -81,6 +101,19 @@ impl Served for OneOrMade {
         match self {
             Self::One(app) => app.start(engine, connections, listeners, around),
             Self::Made(make) => around.serve_make(engine, connections, listeners, make),
+        }
+    }
+
+    fn bypass(
+        self,
+        plain: &PlainEngine,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving {
+        match self {
+            Self::One(app) => app.bypass(plain, connections, listeners, around),
+            Self::Made(make) => around.serve_make(plain, connections, listeners, make),
         }
     }
 }

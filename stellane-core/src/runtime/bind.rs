@@ -4,7 +4,9 @@ use std::{io, net::SocketAddr};
 use super::successor;
 use super::{
     App, Components, IntoListener, Runtime, RuntimeError,
+    error::BoxResult,
     listeners::{Listeners, listen},
+    runtime::RuntimeParts,
 };
 #[cfg(feature = "tls")]
 use crate::connection::TlsAcceptor;
@@ -22,8 +24,9 @@ impl<S: App> Runtime<S> {
     /// # Errors
     /// An address that can't be listened on.
     pub async fn bind(mut self, address: &str) -> Result<BoundRuntime<S>, RuntimeError> {
-        self.config.server.address = address.to_owned();
-        self.config.server.listen.clear();
+        let server = &mut self.parts.config.server;
+        server.address = address.to_owned();
+        server.listen.clear();
         self.bind_configured().await
     }
 
@@ -33,30 +36,10 @@ impl<S: App> Runtime<S> {
     /// # Errors
     /// An address that can't be listened on.
     pub async fn bind_configured(self) -> Result<BoundRuntime<S>, RuntimeError> {
-        let server = &self.config.server;
-        let options = options(&self.config);
-        let mut listeners = Listener::inherited().map_err(|source| RuntimeError::Bind {
-            key: "server.address",
-            address: server.address.clone(),
-            source,
-        })?;
-        #[cfg(all(unix, feature = "restart"))]
-        let admin = successor::take_admin(&mut listeners);
-        #[cfg(not(all(unix, feature = "restart")))]
-        let admin = None;
-        if !server.listen.is_empty() {
-            let (listeners, plain) = several(listeners, &server.listen, &options).await?;
-            return bound(self, listeners.into(), plain, admin).await;
-        }
-        #[cfg(all(unix, feature = "restart"))]
-        {
-            let (key, address) = ("server.address", &server.address);
-            listeners = successor::where_configured(listeners, key, address, &options).await;
-        }
-        if listeners.is_empty() {
-            listeners = listen("server.address", &server.address, &options).await?;
-        }
-        bound(self, listeners.into(), Vec::new(), admin).await
+        Ok(BoundRuntime {
+            bound: bind(self.parts).await?,
+            service: self.service,
+        })
     }
 }
 
@@ -71,23 +54,26 @@ impl<S> Runtime<S> {
         self,
         listener: impl IntoListener,
     ) -> Result<BoundRuntime<S>, RuntimeError> {
-        let options = options(&self.config);
+        let options = options(&self.parts.config);
         let listeners = listener.into_listeners(&options).await?;
-        if listeners.sockets.is_empty() && listeners.sources.is_empty() {
-            return Err(RuntimeError::Bind {
-                key: "listener",
-                address: "[]".to_owned(),
-                source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
-            });
-        }
-        bound(self, listeners, Vec::new(), None).await
+        Ok(BoundRuntime {
+            bound: bind_on(self.parts, listeners).await?,
+            service: self.service,
+        })
     }
 }
 
 /// A server that listens on its addresses; [`serve`](Self::serve) begins to answer.
 #[derive(Debug)]
 pub struct BoundRuntime<S> {
-    pub(super) runtime: Runtime<S>,
+    pub(super) service: S,
+    pub(super) bound: Bound,
+}
+
+/// All of a [`BoundRuntime`] but its service.
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub(super) parts: RuntimeParts,
     pub(super) listeners: Listeners,
     #[cfg_attr(
         not(any(feature = "admin", all(unix, feature = "restart"))),
@@ -103,19 +89,19 @@ pub struct BoundRuntime<S> {
 impl<S> BoundRuntime<S> {
     /// Serves on this as well, for example on a Unix socket for a proxy on the same machine.
     pub fn listen_also(&mut self, listener: impl Into<Listener>) {
-        self.listeners.sockets.push(listener.into());
+        self.bound.listeners.sockets.push(listener.into());
     }
 
     /// The address of the service, with the port that the system chose if it was 0.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.bound.local_addr
     }
 
     /// All addresses of the service that are of TCP.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        let sockets = self.listeners.sockets.iter();
+        let sockets = self.bound.listeners.sockets.iter();
         let mut addresses: Vec<_> = sockets.filter_map(Listener::local_addr).collect();
         // Several sockets may listen on the same.
         addresses.dedup();
@@ -125,14 +111,58 @@ impl<S> BoundRuntime<S> {
     /// The address of the admin service, unless it is off.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.admin_addr
+        self.bound.admin_addr
     }
 
     /// The components, for the service's own use.
     #[must_use]
     pub fn components(&self) -> &Components {
-        &self.runtime.components
+        &self.bound.parts.components
     }
+}
+
+/// Where the configuration says.
+fn bind(parts: RuntimeParts) -> BoxResult<Bound> {
+    Box::pin(async move {
+        let server = &parts.config.server;
+        let options = options(&parts.config);
+        let mut listeners = Listener::inherited().map_err(|source| RuntimeError::Bind {
+            key: "server.address",
+            address: server.address.clone(),
+            source,
+        })?;
+        #[cfg(all(unix, feature = "restart"))]
+        let admin = successor::take_admin(&mut listeners);
+        #[cfg(not(all(unix, feature = "restart")))]
+        let admin = None;
+        if !server.listen.is_empty() {
+            let (listeners, plain) = several(listeners, &server.listen, &options).await?;
+            return bound(parts, listeners.into(), plain, admin).await;
+        }
+        #[cfg(all(unix, feature = "restart"))]
+        {
+            let (key, address) = ("server.address", &server.address);
+            listeners = successor::where_configured(listeners, key, address, &options).await;
+        }
+        if listeners.is_empty() {
+            listeners = listen("server.address", &server.address, &options).await?;
+        }
+        bound(parts, listeners.into(), Vec::new(), admin).await
+    })
+}
+
+/// On what somebody brought along.
+fn bind_on(parts: RuntimeParts, listeners: Listeners) -> BoxResult<Bound> {
+    Box::pin(async move {
+        if listeners.sockets.is_empty() && listeners.sources.is_empty() {
+            return Err(RuntimeError::Bind {
+                key: "listener",
+                address: "[]".to_owned(),
+                source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
+            });
+        }
+        bound(parts, listeners, Vec::new(), None).await
+    })
 }
 
 /// Sockets for all these addresses, those that were handed over first; and among them those without TLS, apart.
@@ -176,25 +206,25 @@ fn options(config: &RuntimeConfig) -> ListenConfig {
     options
 }
 
-async fn bound<S>(
-    runtime: Runtime<S>,
+async fn bound(
+    parts: RuntimeParts,
     mut listeners: Listeners,
     mut plain: Vec<Listener>,
     mut admin: Option<Listener>,
-) -> Result<BoundRuntime<S>, RuntimeError> {
-    let server = &runtime.config.server;
+) -> Result<Bound, RuntimeError> {
+    let server = &parts.config.server;
     #[cfg(feature = "tls")]
-    let files = &runtime.config.connection.tls;
+    let files = &parts.config.connection.tls;
     // One without the other is an error of its own.
     #[cfg(feature = "tls")]
-    let tls = if runtime.tls.is_some() {
-        runtime.tls.clone()
+    let tls = if parts.tls.is_some() {
+        parts.tls.clone()
     } else if files.certificate.is_empty() && files.key.is_empty() {
         None
     } else {
         let (certificate, key) = (files.certificate.as_ref(), files.key.as_ref());
         #[cfg(feature = "http2")]
-        let http1 = runtime.config.connection.http1;
+        let http1 = parts.config.connection.http1;
         #[cfg(not(feature = "http2"))]
         let http1 = true;
         let tls = TlsAcceptor::from_files_for(certificate, key, http1);
@@ -225,7 +255,7 @@ async fn bound<S>(
     listeners.sockets.append(&mut plain);
     let one = ListenConfig {
         sockets: 1,
-        ..options(&runtime.config)
+        ..options(&parts.config)
     };
     let (address, or_another) = match cfg!(feature = "admin") {
         true => server.admin(),
@@ -267,8 +297,8 @@ async fn bound<S>(
             source: "there is no certificate: expected `connection.tls`".into(),
         })?);
     }
-    Ok(BoundRuntime {
-        runtime,
+    Ok(Bound {
+        parts,
         listeners,
         admin,
         #[cfg(feature = "tls")]
