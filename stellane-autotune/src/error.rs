@@ -59,6 +59,8 @@ pub enum BuildError {
         name: String,
         /// The rule that asked for it.
         rule: String,
+        /// The names of those that were.
+        known: Vec<String>,
     },
     /// A knob whose range is empty, or whose step is not a positive number.
     Knob {
@@ -79,11 +81,20 @@ impl fmt::Display for BuildError {
             Self::Duplicate { what, name } => {
                 write!(f, "two {what}s are named `{name}`: names must be unique")
             }
-            Self::Unknown { what, name, rule } => {
+            Self::Unknown {
+                what,
+                name,
+                rule,
+                known,
+            } => {
                 write!(
                     f,
-                    "rule `{rule}` needs the {what} `{name}`, which is not registered"
-                )
+                    "rule `{rule}` needs the {what} `{name}`, which is not registered; "
+                )?;
+                match &known[..] {
+                    [] => write!(f, "there is no {what}"),
+                    known => write!(f, "the {what}s are `{}`", known.join("`, `")),
+                }
             }
             Self::Knob { name, problem } => write!(f, "knob `{name}`: {problem}"),
         }

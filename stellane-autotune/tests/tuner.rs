@@ -713,7 +713,19 @@ fn a_builder_names_what_is_wrong() {
         .unwrap_err();
     assert_eq!(
         unknown.to_string(),
-        "rule `deep` needs the signal `depth`, which is not registered"
+        "rule `deep` needs the signal `depth`, which is not registered; there is no signal"
+    );
+    let (one, other) = (Cell::new(0.0), Cell::new(0.0));
+    let unknown = builder(TunerMode::Apply)
+        .signal(depth.signal("depth"))
+        .knob(one.knob("pool"))
+        .knob(other.knob("queue"))
+        .rule(grow_when_deep())
+        .build()
+        .unwrap_err();
+    assert_eq!(
+        unknown.to_string(),
+        "rule `deep` needs the knob `workers`, which is not registered; the knobs are `pool`, `queue`"
     );
     let twice = builder(TunerMode::Apply)
         .signal(depth.signal("depth"))

@@ -12,10 +12,11 @@ use axum_core::extract::{FromRequest, FromRequestParts};
 use http::{HeaderMap, Request, request::Parts};
 use pin_project_lite::pin_project;
 
+#[cfg(feature = "axum-08")]
+use crate::foreign::foreign;
 use crate::{
     body::Body,
     endpoint::{Answer, Endpoint, Matched},
-    foreign::foreign,
     params::WithMatch,
     recycled_box::{RecycledBox, RecycledFuture},
     reply::{IntoReply, from_axum},

@@ -8,7 +8,7 @@ use super::{
     aging::Epoch,
     future::answer_of,
     keys::{EXEMPT, Keys},
-    lending::Loan,
+    place::Loan,
     shared::{Shared, UNTIMED},
 };
 

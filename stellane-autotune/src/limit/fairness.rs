@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::{
-    keys::{DEBT, HELD, Keys},
-    shared::Shared,
+    gate::Gate,
+    keys::{DEBT, HELD, KeyCounts, Keys},
+    lending::Lending,
 };
 
 /// Whether the last quarter is kept, which only makes sense while somebody else may ask for it.
@@ -26,6 +27,49 @@ const SECOND: u64 = 1_000_000_000;
 const NEXT_TO_NOTHING: u32 = 16;
 
 impl Fairness {
+    /// Takes a place of the gate as far as its keys may; `quarter` is that of the limit.
+    pub(super) fn try_enter(
+        &self,
+        (gate, counts, lending): (&Gate, &KeyCounts, &Lending),
+        quarter: u32,
+        keys: Keys,
+        queued: bool,
+    ) -> bool {
+        let (inside, limit) = gate.load();
+        if quarter == 0 || inside < limit.saturating_sub(quarter) {
+            return gate.try_enter(queued, |limit| limit);
+        }
+        let (held, debt) = if keys.is_none() {
+            (0, 0)
+        } else {
+            (counts.get(keys, HELD), counts.get(keys, DEBT))
+        };
+        if held < quarter && debt == 0 {
+            if held <= quarter / (NEXT_TO_NOTHING / 4) {
+                set(&self.light_asked);
+            }
+            let beyond = lending.beyond(quarter, is_set(&self.heavy_took));
+            // Those who wait while a quarter is kept are those that it is not kept for.
+            let passes = queued || self.is_kept();
+            return gate.try_enter(passes, |limit| limit.saturating_add(beyond));
+        }
+        if self.is_kept() {
+            return gate.try_enter(queued, |limit| {
+                limit.saturating_sub(quarter.saturating_add(debt))
+            });
+        }
+        let entered = gate.try_enter(queued, |limit| limit.saturating_sub(debt));
+        if entered {
+            set(&self.heavy_took);
+        }
+        entered
+    }
+
+    /// A key that holds a quarter has taken places back that were no longer free.
+    pub(super) fn note_heavy(&self) {
+        set(&self.heavy_took);
+    }
+
     fn is_kept(&self) -> bool {
         is_set(&self.light_asked)
     }
@@ -56,56 +100,5 @@ fn is_set([this, before]: &[AtomicBool; 2]) -> bool {
 fn set([this, _]: &[AtomicBool; 2]) {
     if !this.load(Relaxed) {
         this.store(true, Relaxed);
-    }
-}
-
-impl Shared {
-    /// Takes a place as far as its keys may.
-    pub(super) fn try_enter_fairly(&self, keys: Keys, queued: bool) -> bool {
-        let (inside, limit) = self.gate.load();
-        let quarter = self.quarter();
-        if quarter == 0 || inside < limit.saturating_sub(quarter) {
-            return self.gate.try_enter(queued, |limit| limit);
-        }
-        let Fairness {
-            light_asked,
-            heavy_took,
-            ..
-        } = &self.fairness;
-        let (held, debt) = if keys.is_none() {
-            (0, 0)
-        } else {
-            (self.keys.get(keys, HELD), self.keys.get(keys, DEBT))
-        };
-        if held < quarter && debt == 0 {
-            if held <= quarter / (NEXT_TO_NOTHING / 4) {
-                set(light_asked);
-            }
-            let beyond = self.lending.beyond(quarter, is_set(heavy_took));
-            // Those who wait while a quarter is kept are those that it is not kept for.
-            let passes = queued || self.fairness.is_kept();
-            return self
-                .gate
-                .try_enter(passes, |limit| limit.saturating_add(beyond));
-        }
-        if self.fairness.is_kept() {
-            return self.gate.try_enter(queued, |limit| {
-                limit.saturating_sub(quarter.saturating_add(debt))
-            });
-        }
-        let entered = self
-            .gate
-            .try_enter(queued, |limit| limit.saturating_sub(debt));
-        if entered {
-            set(heavy_took);
-        }
-        entered
-    }
-
-    /// A key has taken places back that were no longer free.
-    pub(super) fn note_heavy(&self, keys: Keys) {
-        if self.keys.get(keys, HELD) >= self.quarter() {
-            set(&self.fairness.heavy_took);
-        }
     }
 }

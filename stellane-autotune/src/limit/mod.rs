@@ -25,13 +25,17 @@ mod load;
 mod loan;
 mod local_signal;
 mod permit;
+mod place;
+mod recorder;
 mod refusal;
 mod request_body;
 mod service;
 mod shared;
 pub(crate) mod thread_number;
 pub(crate) mod wait;
+mod waiters;
 mod window_control;
+mod windows;
 
 pub(crate) use admission::Admission;
 pub(crate) use algorithm::Window;

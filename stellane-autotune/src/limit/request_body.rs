@@ -8,7 +8,7 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::lending::Loan;
+use super::place::Loan;
 
 pin_project! {
     /// The body of a request under an [`AdaptiveLimit`](super::AdaptiveLimit), as the service gets it.

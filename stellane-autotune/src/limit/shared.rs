@@ -9,14 +9,13 @@ use std::{
 
 use super::{
     Algorithm, Class, Hold, LimitMode, LimitState, LocalSignal, Outcome, Shed,
-    aside::Ages,
     fairness::Fairness,
     gate::Gate,
-    histogram::Shard,
     keys::{HELD, KeyCounts, Keys},
     lending::Lending,
+    recorder::{GENERATIONS, Recorder},
     thread_number,
-    wait::Waiters,
+    waiters::Waiters,
     window_control::WindowControl,
 };
 use crate::clock::Clock;
@@ -63,24 +62,6 @@ pub(crate) struct Shared {
     pub(super) max_wait: Duration,
     pub(super) can_wait: bool,
     pub(crate) local_signal: LocalSignal,
-}
-
-#[derive(Debug)]
-pub(super) struct Recorder {
-    pub(super) latencies: Shard,
-    /// Answers that count but were not timed.
-    pub(super) untimed: AtomicU64,
-    /// Counts admissions, to choose which are timed; it may lose some, so it needs no lock.
-    turn: AtomicU32,
-    pub(super) overloads: AtomicU64,
-    pub(super) ignored: AtomicU64,
-    pub(super) cancelled: AtomicU64,
-    pub(super) ages: Ages,
-    /// Requests that are answered and hold a place, whose bodies are under way: a difference.
-    streaming: AtomicU64,
-    /// How many gave a place back, and the sum of those in flight when they did.
-    left: AtomicU64,
-    in_flight_then: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -138,18 +119,6 @@ impl Shared {
         let initial = algorithm.initial();
         let is_open = algorithm.state() == LimitState::Open;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let recorder = || Recorder {
-            latencies: Shard::new(),
-            untimed: AtomicU64::new(0),
-            turn: AtomicU32::new(0),
-            overloads: AtomicU64::new(0),
-            ignored: AtomicU64::new(0),
-            cancelled: AtomicU64::new(0),
-            ages: Ages::default(),
-            streaming: AtomicU64::new(0),
-            left: AtomicU64::new(0),
-            in_flight_then: AtomicU64::new(0),
-        };
         Self {
             gate: Gate::new(initial),
             due: AtomicU64::new(0),
@@ -158,7 +127,7 @@ impl Shared {
             mode: AtomicU8::new(mode as u8),
             timed_one_of: AtomicU32::new(1),
             recorders: (0..=(2 * threads).min(thread_number::NUMBERS))
-                .map(|_| recorder())
+                .map(|_| Recorder::new())
                 .collect(),
             classes,
             waiters: Mutex::new(Waiters::new(max_wait)),
@@ -254,6 +223,21 @@ impl Shared {
             return true;
         }
         self.enter_beyond(class, keys)
+    }
+
+    /// Takes a place as far as its keys may.
+    fn try_enter_fairly(&self, keys: Keys, queued: bool) -> bool {
+        let of = (&self.gate, &self.keys, &self.lending);
+        self.fairness.try_enter(of, self.quarter(), keys, queued)
+    }
+
+    /// Frames that were handed out long enough ago no longer hold their places. Whether that may have made room.
+    pub(super) fn age_handed(&self, now: u64) -> bool {
+        let aged = self.lending.age(now);
+        if aged {
+            self.set_gate();
+        }
+        aged
     }
 
     /// Whether a class may be admitted although those before it in the queue may not.
@@ -353,6 +337,36 @@ impl Shared {
         thread_number::add(&recorder.left, exclusive);
         thread_number::change(&recorder.in_flight_then, u64::from(in_flight), exclusive);
         is_awaited
+    }
+
+    /// Counts a request in; the generation that it belongs to.
+    #[inline]
+    pub(super) fn be_born(&self) -> u32 {
+        let generation = self.generation.load(Ordering::Relaxed);
+        self.change_age(generation as usize % GENERATIONS, 1);
+        generation
+    }
+
+    /// Counts it out.
+    ///
+    /// If the generations change at this very moment, it may be counted out where it is no longer counted. The sum at that
+    /// index is off by one then, and that of those set aside the other way, until the index is used again.
+    #[inline]
+    pub(super) fn pass_away(&self, generation: u32) {
+        let age = self.generation.load(Ordering::Relaxed);
+        let is_young = (age.wrapping_sub(generation) as usize) < GENERATIONS;
+        let index = if is_young {
+            generation as usize % GENERATIONS
+        } else {
+            GENERATIONS
+        };
+        self.change_age(index, u64::MAX);
+    }
+
+    #[inline]
+    fn change_age(&self, index: usize, by: u64) {
+        let (recorder, exclusive) = self.recorder();
+        thread_number::change(&recorder.ages[index], by, exclusive);
     }
 
     /// The body of an answer begins, or has ended.

@@ -1,60 +1,18 @@
+//! Waiting for a place.
+
 use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
-    task::{Context, Poll, Waker},
+    sync::{Arc, MutexGuard, PoisonError, atomic::Ordering},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use super::{Class, Permit, keys::Keys, shared::Shared};
-use crate::clock::saturating_nanos;
+use super::{
+    Class, Permit,
+    keys::Keys,
+    shared::Shared,
+    waiters::{AT_A_TIME, GONE, GRANTED, REFUSED, WAITING, Waiter, Waiters},
+};
 
-/// One request that waits for a place. Who wins the change away from `WAITING` decides: the
-/// granter hands the place over, the waiter goes away without one.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    state: AtomicU8,
-    class: Class,
-    keys: Keys,
-    /// Since when, in nanoseconds.
-    since: u64,
-    waker: Mutex<Option<Waker>>,
-}
-
-/// Those who wait, oldest first.
-///
-/// They are served in order as long as that serves them all in time. Once somebody has left after a long wait,
-/// order serves nobody: everyone would wait as long as the queue is, and leave. Then the queue is pressed: the
-/// newest is served first, so that what is served is served soon, and who has waited for long is refused.
-///
-/// Those are refused together, when the oldest has waited twice as long: a client that asks again at once would otherwise
-/// be back at once, and its refusals take all the CPU there is.
-///
-/// While the queue is pressed, few wait [with hope](Self::hopeful): the next ones come long before the others have their
-/// turn. Who may refuse [early](super::AdaptiveLimitLayer::refuse) need not have them wait in vain: to refuse on arrival
-/// costs two thirds of what it costs later.
-#[derive(Debug)]
-pub(super) struct Waiters {
-    hopeful: VecDeque<Arc<Waiter>>,
-    /// Who came to a pressed queue that was long enough: served when nobody else waits.
-    others: VecDeque<Arc<Waiter>>,
-    /// What a long wait is, in nanoseconds.
-    long: u64,
-    /// Until when the queue is pressed, in nanoseconds.
-    pressed_until: u64,
-    /// When it became empty.
-    emptied: u64,
-    /// When somebody came after it had been empty for a long wait.
-    rested: u64,
-}
-
-/// A long wait, as a part of `max_wait`.
-const LONG: u32 = 20;
-/// While the queue is pressed so many wait with hope, or as many as there are places if that is more: enough that a free
-/// place finds somebody.
-const LEAST_HOPEFUL: usize = 16;
 /// Who has waited for so long while there is no limit is refused: seven steps let in a hundred times as many. With half
 /// a second one in 10^5 of honest requests was refused, of a thousand who came at once.
 const OPEN_WAIT: Duration = Duration::from_secs(2);
@@ -63,139 +21,6 @@ const MOST_WAITING: usize = 100_000;
 /// Until the next step at least, for a clock that stands still or was read long ago.
 #[cfg(any(feature = "sim", feature = "tokio"))]
 const SOONEST: Duration = Duration::from_millis(1);
-/// How many are refused at a time, so that nobody holds the lock for long.
-const AT_A_TIME: usize = 64;
-
-impl Waiters {
-    pub(super) fn new(max_wait: Duration) -> Self {
-        Self {
-            hopeful: VecDeque::new(),
-            others: VecDeque::new(),
-            long: saturating_nanos(max_wait / LONG),
-            pressed_until: 0,
-            emptied: 0,
-            rested: 0,
-        }
-    }
-
-    /// The limit has become one: who has waited until now would wait as long as the queue is.
-    fn press(&mut self, now: u64) {
-        self.pressed_until = now.saturating_add(self.pause());
-    }
-
-    fn is_pressed(&self, now: u64) -> bool {
-        // No longer than that, also when the clock went back.
-        now < self.pressed_until && self.pressed_until - now <= self.pause()
-    }
-
-    fn pause(&self) -> u64 {
-        u64::from(LONG).saturating_mul(self.long)
-    }
-
-    fn len(&self) -> usize {
-        self.hopeful.len() + self.others.len()
-    }
-
-    /// Whether whoever comes now waits in vain, most likely. That keeps a pressed queue so, unless it has rested of late:
-    /// bursts don't.
-    fn is_hopeless(&mut self, now: u64, limit: u32) -> bool {
-        let hopeless =
-            self.is_pressed(now) && self.hopeful.len() >= LEAST_HOPEFUL.max(limit as usize);
-        if hopeless && now.saturating_sub(self.rested) >= self.pause() {
-            self.press(now);
-        }
-        hopeless
-    }
-
-    fn push(&mut self, waiter: Arc<Waiter>, limit: u32) {
-        let now = waiter.since;
-        if self.len() == 0 && now.saturating_sub(self.emptied) >= self.long {
-            self.rested = now;
-        }
-        match self.is_hopeless(now, limit) {
-            true => self.others.push_back(waiter),
-            false => self.hopeful.push_back(waiter),
-        }
-    }
-
-    /// Somebody left without a place.
-    fn note_unserved(&mut self, waiter: &Waiter, now: u64) {
-        if now.saturating_sub(waiter.since) >= self.long {
-            self.pressed_until = now.saturating_add(self.pause());
-        }
-    }
-
-    /// Takes some who have waited too long for a queue that is pressed.
-    fn take_late(&mut self, now: u64) -> [Option<Arc<Waiter>>; AT_A_TIME] {
-        let mut late = [const { None }; AT_A_TIME];
-        let long = self.long;
-        let waited = |waiter: &Waiter| now.saturating_sub(waiter.since);
-        let [hopeful, others] = [&mut self.hopeful, &mut self.others];
-        let mut first = hopeful.front().into_iter().chain(others.front());
-        let is_due = first.any(|w| waited(w) >= 2 * long);
-        // Nobody may wait at all, or not for so long.
-        if is_due && (long == 0 || self.is_pressed(now)) {
-            for slot in &mut late {
-                let late_line = [&mut self.others, &mut self.hopeful]
-                    .into_iter()
-                    .find(|line| line.front().is_some_and(|w| waited(w) >= long));
-                *slot = late_line.and_then(VecDeque::pop_front);
-            }
-            self.press(now);
-        }
-        late
-    }
-
-    /// Takes the first in line whom `admit` lets in, of so many `candidates`.
-    fn take(
-        &mut self,
-        now: u64,
-        candidates: usize,
-        admit: impl Fn(&Waiter) -> bool,
-    ) -> Option<Arc<Waiter>> {
-        let pressed = self.is_pressed(now);
-        let mut left = candidates;
-        for queue in [&mut self.hopeful, &mut self.others] {
-            let mut line = queue.iter().enumerate();
-            let admitted = if pressed {
-                line.rev().take(left).find(|(_, w)| admit(w))
-            } else {
-                line.by_ref().take(left).find(|(_, w)| admit(w))
-            };
-            if let Some((index, _)) = admitted {
-                return queue.remove(index);
-            }
-            left = left.saturating_sub(queue.len());
-        }
-        None
-    }
-}
-
-const WAITING: u8 = 0;
-const GRANTED: u8 = 1;
-const REFUSED: u8 = 2;
-const GONE: u8 = 3;
-
-impl Waiter {
-    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn leave_waiting(&self, to: u8) -> bool {
-        self.state
-            .compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
-
-    /// Ends the waiting; whether it was not over before.
-    fn end(&self, how: u8) -> bool {
-        let ended = self.leave_waiting(how);
-        if ended && let Some(waker) = self.waker().take() {
-            waker.wake();
-        }
-        ended
-    }
-}
 
 /// A place in the queue; leaves it when dropped, and gives the place back if one was granted.
 #[derive(Debug)]
@@ -213,13 +38,7 @@ impl Queued {
         max_waiters: u32,
     ) -> Option<Self> {
         let now = shared.clock.nanos();
-        let waiter = Arc::new(Waiter {
-            state: AtomicU8::new(WAITING),
-            class,
-            keys,
-            since: now,
-            waker: Mutex::new(None),
-        });
+        let waiter = Waiter::new(class, keys, now);
         {
             let mut waiters = shared.lock_waiters();
             if waiters.len() >= shared.most_waiting(max_waiters) {
@@ -242,7 +61,7 @@ impl Queued {
     /// Ready when the waiting is over, with whether a place was granted: see [`Self::into_permit`].
     pub(crate) fn poll_granted(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut waker = self.waiter.waker();
-        match self.waiter.state.load(Ordering::Acquire) {
+        match self.waiter.state() {
             WAITING => {}
             state => return Poll::Ready(state == GRANTED),
         }
@@ -255,7 +74,7 @@ impl Queued {
 
     /// Turns the granted place into a permit.
     pub(crate) fn into_permit(self) -> Permit {
-        self.waiter.state.store(GONE, Ordering::Release);
+        self.waiter.go();
         Permit::new(
             Arc::clone(&self.shared),
             self.waiter.class,
@@ -270,14 +89,12 @@ impl Drop for Queued {
             // The queue may hold many that left: forget them here, so that it stays bounded.
             let now = self.shared.clock.nanos();
             let mut waiters = self.shared.lock_waiters();
-            let is_other = |waiter: &Arc<Waiter>| !Arc::ptr_eq(waiter, &self.waiter);
-            waiters.hopeful.retain(is_other);
-            waiters.others.retain(is_other);
+            waiters.remove(&self.waiter);
             if !self.shared.is_open() {
                 waiters.note_unserved(&self.waiter, now);
             }
             self.shared.note_empty(&mut waiters, now);
-        } else if self.waiter.state.load(Ordering::Acquire) == GRANTED {
+        } else if self.waiter.state() == GRANTED {
             self.shared.release(self.waiter.class, self.waiter.keys);
         }
     }
@@ -354,8 +171,7 @@ impl Shared {
     }
 
     fn note_empty(&self, waiters: &mut Waiters, now: u64) {
-        if waiters.len() == 0 {
-            waiters.emptied = now;
+        if waiters.note_empty(now) {
             self.gate.set_waiters(false);
         }
     }

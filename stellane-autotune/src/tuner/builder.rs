@@ -220,17 +220,18 @@ impl AutoTunerBuilder {
     }
 
     fn check_name(&self, what: &'static str, name: &str, rule: &str) -> Result<(), BuildError> {
-        let found = match what {
-            "knob" => self.has_knob(name),
-            _ => self.signals.iter().any(|signal| signal.name() == name),
+        let known: Vec<_> = match what {
+            "knob" => self.knobs.iter().map(Knob::name).collect(),
+            _ => self.signals.iter().map(Signal::name).collect(),
         };
-        if found {
+        if known.contains(&name) {
             return Ok(());
         }
         Err(BuildError::Unknown {
             what,
             name: name.to_owned(),
             rule: rule.to_owned(),
+            known: known.into_iter().map(str::to_owned).collect(),
         })
     }
 

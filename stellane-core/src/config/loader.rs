@@ -11,9 +11,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-#[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
-use super::source::Source;
-use super::{ConfigErrors, Origin, Problem, Profile, RuntimeConfig, Secrets, file, schema};
+use super::{Origin, Problem, Secrets, file, schema};
 
 const SECTION_PREFIX: &str = "STELLANE__";
 
@@ -26,7 +24,7 @@ const SHORT_NAMES: [(&str, &str); 5] = [
     ("STELLANE_PROFILE_BLOCK", "dev.profile_block"),
 ];
 
-/// Reads a [`RuntimeConfig`] from its sources and reports every mistake at once.
+/// Reads a [`RuntimeConfig`](super::RuntimeConfig) from its sources and reports every mistake at once.
 ///
 /// [`Loader::from_process`] takes the file and the variables that the process was started with; the
 /// other methods make each source explicit, which is what tests want.
@@ -110,59 +108,7 @@ impl Loader {
         }
     }
 
-    /// Reads, merges and validates.
-    ///
-    /// # Errors
-    /// Every mistake in every source, each with its place.
-    pub fn load(&self) -> Result<RuntimeConfig, ConfigErrors> {
-        let mut problems = Vec::new();
-        let base = self
-            .variable("STELLANE_ENV")
-            .unwrap_or_default()
-            .parse::<Profile>();
-        let base = base.unwrap_or_else(|message| {
-            problems.push(Problem::new(
-                Origin::Env("STELLANE_ENV".into()),
-                "",
-                message,
-            ));
-            Profile::Default
-        });
-        self.load_with(RuntimeConfig::profile(base), problems)
-    }
-
-    /// The same over other defaults than those of a profile.
-    #[cfg(any(feature = "preset", feature = "reload"))]
-    pub(crate) fn load_over(&self, base: RuntimeConfig) -> Result<RuntimeConfig, ConfigErrors> {
-        self.load_with(base, Vec::new())
-    }
-
-    fn load_with(
-        &self,
-        base: RuntimeConfig,
-        mut problems: Vec<Problem>,
-    ) -> Result<RuntimeConfig, ConfigErrors> {
-        let text = self.file_text(&mut problems);
-        let (config, origins) = self.merge(base.clone(), &text, &mut problems);
-
-        let mut invalid = config.problems();
-        for problem in &mut invalid {
-            if let Some(origin) = origin_of(problem, &origins) {
-                problem.origin = origin.clone();
-            }
-        }
-        problems.append(&mut invalid);
-        ConfigErrors::check(problems)?;
-        #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
-        let config = {
-            let mut config = config;
-            config.source = Source::new(self.clone(), text, base, &config, origins);
-            config
-        };
-        Ok(config)
-    }
-
-    fn variable(&self, name: &str) -> Option<&str> {
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.env
             .iter()
             .rev()
@@ -172,7 +118,7 @@ impl Loader {
 
     /// Lays the file and the environment over `base`, key by key. A key that can't be read keeps the
     /// value of `base`, so that the other keys are still checked.
-    fn merge<T: Serialize + DeserializeOwned + Clone>(
+    pub(super) fn merge<T: Serialize + DeserializeOwned + Clone>(
         &self,
         base: T,
         file: &str,
@@ -222,7 +168,7 @@ impl Loader {
     }
 
     /// The text of the file; empty where there is none.
-    fn file_text(&self, problems: &mut Vec<Problem>) -> Arc<str> {
+    pub(super) fn file_text(&self, problems: &mut Vec<Problem>) -> Arc<str> {
         let text = match (&self.file, self.path()) {
             (Some(TomlFile::Text(_, text)), _) => return text.as_str().into(),
             (_, Some(path)) => {
@@ -313,7 +259,10 @@ impl fmt::Debug for Loader {
 
 /// Where to look for the cause of a problem: where its key was written; else where something below it
 /// was; else, for values that contradict each other, where the other one was that the message names.
-fn origin_of<'a>(problem: &Problem, origins: &'a BTreeMap<String, Origin>) -> Option<&'a Origin> {
+pub(super) fn origin_of<'a>(
+    problem: &Problem,
+    origins: &'a BTreeMap<String, Origin>,
+) -> Option<&'a Origin> {
     let below = format!("{}.", problem.key);
     let section = problem
         .key

@@ -52,8 +52,11 @@ mod file;
 mod http;
 #[cfg(feature = "reload")]
 mod live;
+mod load;
 mod loader;
 mod log;
+#[cfg(all(feature = "admin", feature = "preset"))]
+pub(crate) mod places;
 #[cfg(feature = "reload")]
 mod reload;
 mod runtime;
@@ -61,7 +64,7 @@ mod schema;
 pub(crate) mod secret;
 mod server;
 #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
-pub(crate) mod source;
+mod source;
 
 /// Every key with its default and its meaning, as a TOML file: what `stellane config --default` prints.
 pub const REFERENCE: &str = include_str!("reference.toml");

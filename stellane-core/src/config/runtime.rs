@@ -83,7 +83,7 @@ pub struct RuntimeConfig {
     pub dev: DevConfig,
     #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
     #[serde(skip)]
-    pub(super) source: Source,
+    pub(super) source: Source<Self>,
 }
 
 #[cfg_attr(

@@ -27,8 +27,8 @@ const WORDS: [&str; 13] = [
 /// A key is one if it contains `access_key`, `api_key`, `authorization`, `cookie`, `credential`, `passphrase`, `passwd`,
 /// `password`, `private_key`, `pwd`, `secret`, `signing_key` or `token`, in any case and however its words are separated,
 /// or one of the words that were added. Values that are `true` or `false`, or empty, are shown. In every text the
-/// passwords of URLs (`postgres://app:PASSWORD@db`) are replaced, the values of such keys in the query of one, and private
-/// keys in PEM.
+/// passwords of URLs (`postgres://app:PASSWORD@db`) are replaced, private keys in PEM, and what stands beside such a key:
+/// in the query of a URL, as `api-key=VALUE`, as `"authorization": "VALUE"`, as `password = "VALUE"`.
 ///
 /// It is what `/config`, [`Reload`](super::Reload), [`ConfigErrors`](super::ConfigErrors) and the `Debug` and `Display` of
 /// a [`RuntimeConfig`](super::RuntimeConfig) go through, and each line of [`logging`](crate::logging); there
@@ -68,7 +68,7 @@ impl Secrets {
         WORDS.into_iter().chain(more).any(|word| key.contains(word))
     }
 
-    /// The text without the secrets in its URLs.
+    /// The text without its secrets.
     #[must_use]
     pub fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let found = self.within(text);
@@ -151,9 +151,7 @@ impl Secrets {
                     .find("KEY-----")
                     .map_or(0, |n| n + "KEY-----".len());
         }
-        if text.contains(['?', '&']) && text.contains('=') {
-            found.extend(self.in_queries(text));
-        }
+        found.extend(self.in_pairs(text));
         if found.len() > 1 {
             found.sort_unstable();
             // A password may hold what looks like a query.
@@ -167,23 +165,70 @@ impl Secrets {
         found
     }
 
-    fn in_queries<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, usize)> + 'a {
-        text.match_indices(['?', '&']).filter_map(|(at, _)| {
-            let rest = &text[at + 1..];
-            let name =
-                rest.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-' | '.'))?;
-            if !rest[name..].starts_with('=') || !self.is_secret(&rest[..name]) {
+    /// Values beside a name that looks secret: in the query of a URL, in `api-key=x`, in `"authorization": "Bearer x"` as
+    /// JSON and the `Debug` of headers and structs write it, in `password = "x"`.
+    fn in_pairs<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, usize)> + 'a {
+        text.match_indices(['=', ':']).filter_map(|(at, sign)| {
+            let before = text[..at].trim_end_matches([' ', '"', '\'', '\\']);
+            let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+            let (lead, name) = before.split_at(before.trim_end_matches(is_of_name).len());
+            if name.is_empty() || !self.is_secret(name) {
                 return None;
             }
-            let value = &rest[name + 1..];
-            let ends = |c: char| {
-                c.is_whitespace() || matches!(c, '&' | '#' | '"' | '\'' | '`' | '<' | '>')
+            let after = &text[at + 1..];
+            let rest = after.trim_start_matches(' ');
+            // In a sentence a colon is no more than that: `unexpected token: "}"`.
+            let lead = lead.trim_end_matches(char::is_whitespace);
+            let is_pair =
+                sign == "=" || lead.is_empty() || lead.ends_with(['"', '\'', '{', '(', '[', ',']);
+            let is_bare = sign == "=" && before.len() == at && rest.len() == after.len();
+            let (skipped, length) = match rest.as_bytes() {
+                [quote @ (b'"' | b'\''), ..] if is_pair => (1, quoted(&rest[1..], *quote)),
+                [b'\\', b'"', ..] if is_pair => {
+                    (2, rest[2..].find("\\\"").unwrap_or(rest.len() - 2))
+                }
+                _ if is_bare && !is_no_secret(name, word(rest)) => (0, word(rest).len()),
+                _ => {
+                    let scheme = ["bearer ", "basic "].into_iter().find(|scheme| {
+                        let start = rest.get(..scheme.len());
+                        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+                    })?;
+                    (scheme.len(), word(&rest[scheme.len()..]).len())
+                }
             };
-            let length = value.find(ends).unwrap_or(value.len());
-            let from = at + 1 + name + 1;
+            let from = text.len() - rest.len() + skipped;
             (length > 0).then_some((from, from + length))
         })
     }
+}
+
+/// How long a text is that ends with this quote.
+fn quoted(text: &str, quote: u8) -> usize {
+    let mut escaped = false;
+    let end = text.bytes().position(|byte| {
+        let is_end = byte == quote && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        is_end
+    });
+    end.unwrap_or(text.len())
+}
+
+/// What ends no later than a value does that has no quotes.
+fn word(text: &str) -> &str {
+    let ends = |c: char| {
+        c.is_whitespace()
+            || matches!(
+                c,
+                '&' | '#' | '"' | '\'' | '`' | '<' | '>' | ',' | ';' | ')' | ']' | '}'
+            )
+    };
+    &text[..text.find(ends).unwrap_or(text.len())]
+}
+
+/// A switch, or how many there were.
+fn is_no_secret(name: &str, value: &str) -> bool {
+    let is_count = name.to_ascii_lowercase().ends_with("tokens");
+    matches!(value, "true" | "false") || is_count && value.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Where a URL, of which this is what comes after `://`, has its password; or its user, if that is all there is, since it
@@ -265,6 +310,38 @@ mod tests {
                 "-----BEGIN PRIVATE KEY-----ab",
                 "-----BEGIN PRIVATE KEY-----<redacted>",
             ),
+            // As headers, maps and structs are shown.
+            (
+                r#"{"authorization": "Bearer hunter2", "host": "x"}"#,
+                r#"{"authorization": "<redacted>", "host": "x"}"#,
+            ),
+            (
+                r#"{"api_key":"a\"b","n":1}"#,
+                r#"{"api_key":"<redacted>","n":1}"#,
+            ),
+            (
+                r#"{\"password\":\"hunter2\",\"n\":1}"#,
+                r#"{\"password\":\"<redacted>\",\"n\":1}"#,
+            ),
+            (
+                r#"Db { user: "u", password: "hunter2" }"#,
+                r#"Db { user: "u", password: "<redacted>" }"#,
+            ),
+            ("passwd = 'hunter2' # x", "passwd = '<redacted>' # x"),
+            ("token = \"hunter2", "token = \"<redacted>"),
+            (
+                "authorization: Bearer hunter2\r\n",
+                "authorization: Bearer <redacted>\r\n",
+            ),
+            (
+                "Authorization: basic aHVudGVyMg==",
+                "Authorization: basic <redacted>",
+            ),
+            (
+                "OTEL_EXPORTER_OTLP_HEADERS=api-key=hunter2,x=y",
+                "OTEL_EXPORTER_OTLP_HEADERS=api-key=<redacted>,x=y",
+            ),
+            ("connect(password=hunter2)", "connect(password=<redacted>)"),
         ] {
             assert_eq!(Secrets::default().text(text), expected);
         }
@@ -278,6 +355,10 @@ mod tests {
             "a?token=",
             "why? token = x",
             "/?page=2&sort=name",
+            r#"unexpected token: "}""#,
+            "tokens=4711 of 8000, has_password=true",
+            "my::token::parse: at 3",
+            "secret: it stays",
             "",
         ] {
             assert_eq!(Secrets::default().text(text), text);

@@ -3,6 +3,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{Origin, Problem, secret};
+#[cfg(feature = "tls")]
+use crate::connection::{ClientAuth, TlsCertificate, TlsVersion};
 
 /// Where the preset listens and how it ends (section `[server]`).
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -12,8 +14,8 @@ pub struct ServerConfig {
     /// Address of the service, used by [`Runtime::run`](crate::Runtime::run): `HOST:PORT`, `:3000` for that port of all
     /// addresses of the machine, or `unix:/run/app.sock`. Default `127.0.0.1:3000`.
     pub address: String,
-    /// Several addresses of the service, in the place of `address`: for each a table of `address` and `tls`, as
-    /// [`ListenAddress`] documents them. Default: none.
+    /// Several addresses of the service, in the place of `address`: for each a table of `address`, `tls` and what is to
+    /// be otherwise there than in `connection.tls`, as [`ListenAddress`] documents them. Default: none.
     pub listen: Vec<ListenAddress>,
     /// Address of the admin service (`/metrics`, `/healthz`, `/readyz`, …); empty turns it off. Default `auto`:
     /// `127.0.0.1:9090`, loopback since what it shows is nobody else's business; where that is in use by somebody else, as
@@ -80,14 +82,25 @@ pub struct ServerConfig {
 ///
 /// let text = r#"
 ///     [[server.listen]]
+///     address = ":443"
+///
+///     # Sends browsers to the one above.
+///     [[server.listen]]
+///     address = ":80"
+///     tls = "redirect"
+///
+///     # Other services, by their certificates.
+///     [[server.listen]]
 ///     address = ":8443"
+///     client_auth = "required"
+///     client_ca = "/etc/app/clients.pem"
 ///
 ///     [[server.listen]]
 ///     address = "unix:/run/app.sock"
 ///     tls = "off"
 /// "#;
 /// let config = Loader::new().text("app.toml", text).load()?;
-/// assert_eq!(config.server.listen[1].tls, ListenTls::Off);
+/// assert_eq!(config.server.listen[1].tls, ListenTls::Redirect);
 /// # Ok::<_, stellane_core::config::ConfigErrors>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,8 +109,29 @@ pub struct ServerConfig {
 pub struct ListenAddress {
     /// As [`ServerConfig::address`]. There is no default.
     pub address: String,
-    /// Whether TLS is spoken there: `auto`, `on` or `off`. Default `auto`.
+    /// Whether TLS is spoken there: `auto`, `on`, `off` or `redirect`. Default `auto`.
     pub tls: ListenTls,
+    /// The port of https as clients see it, to which `redirect` sends them. Default `0`: for a request that names no
+    /// port, 443; for one that does, the port of the first address with TLS.
+    pub redirect_port: u16,
+    /// Certificates for this address in the place of those of `connection.tls`: for each a table of `certificate` and
+    /// `key`. Default: those.
+    #[cfg(feature = "tls")]
+    pub certificates: Vec<TlsCertificate>,
+    /// As `connection.tls.min_version`, and by default that.
+    #[cfg(feature = "tls")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_version: Option<TlsVersion>,
+    /// As `connection.tls.client_auth`, and by default that.
+    #[cfg(feature = "tls")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_auth: Option<ClientAuth>,
+    /// As `connection.tls.client_ca`, and by default that.
+    #[cfg(feature = "tls")]
+    pub client_ca: String,
+    /// As `connection.tls.client_crl`, and by default that.
+    #[cfg(feature = "tls")]
+    pub client_crl: String,
 }
 
 impl ListenAddress {
@@ -106,6 +140,21 @@ impl ListenAddress {
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
+    }
+
+    /// Whether TLS is otherwise here than in `connection.tls`.
+    #[cfg(feature = "tls")]
+    pub(crate) fn has_own_tls(&self) -> bool {
+        self.min_version.is_some()
+            || self.client_auth.is_some()
+            || !self.certificates.is_empty()
+            || !self.client_ca.is_empty()
+            || !self.client_crl.is_empty()
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn has_own_tls(&self) -> bool {
+        false
     }
 }
 
@@ -121,6 +170,10 @@ pub enum ListenTls {
     On,
     /// Never.
     Off,
+    /// Never: requests are sent on to https by 308, with their host, path and query. Those for
+    /// `/.well-known/acme-challenge/` are the service's, since who issues certificates asks for them here. The service
+    /// does not start if it has no address with TLS, nor does it redirect on a Unix socket.
+    Redirect,
 }
 
 /// How long a drain waits for some requests: see [`ServerConfig::drain_classes`].
@@ -311,7 +364,12 @@ impl ServerConfig {
             problems.push(Problem::new(Origin::Program, key, message));
         };
         let listen = self.listen.iter().map(|one| ("server.listen", one));
-        let on_tls = listen.clone().filter(|(_, one)| one.tls == ListenTls::On);
+        let needs_tcp = |tls| matches!(tls, ListenTls::On | ListenTls::Redirect);
+        let on_tls = listen.clone().filter(|(_, one)| needs_tcp(one.tls));
+        let plain = |tls| matches!(tls, ListenTls::Off | ListenTls::Redirect);
+        let idle = listen
+            .clone()
+            .filter(|(_, one)| plain(one.tls) && one.has_own_tls());
         let of_all = listen.map(|(key, one)| (key, &one.address));
         for (key, address) in of_all.chain([("server.address", &self.address)]) {
             if !is_address(address) {
@@ -321,7 +379,11 @@ impl ServerConfig {
             }
         }
         for (key, one) in on_tls.filter(|(_, one)| one.address.starts_with(UNIX)) {
-            not_one(key, &one.address, "one of TCP, since `tls` is `on`");
+            let expected = match one.tls {
+                ListenTls::Redirect => "one of TCP, since `tls` is `redirect`",
+                _ => "one of TCP, since `tls` is `on`",
+            };
+            not_one(key, &one.address, expected);
         }
         let admin = self.admin().0;
         if !admin.is_empty() && !is_socket_address(admin) {
@@ -330,6 +392,14 @@ impl ServerConfig {
                 admin,
                 "HOST:PORT, such as `127.0.0.1:9090`",
             );
+        }
+        for (key, one) in idle {
+            let message = format!(
+                "`{}`: nobody speaks TLS there, so what is said of its certificates has no effect: expected `tls` of `auto` \
+                 or `on`",
+                one.address
+            );
+            problems.push(Problem::new(Origin::Program, key, message));
         }
         for (name, class) in &self.drain_classes {
             let key = format!("server.drain_classes.{name}");

@@ -2,19 +2,20 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::Serialize;
 use toml::{Table, Value};
 
 #[cfg(feature = "reload")]
 use super::schema;
-use super::{Loader, Origin, RuntimeConfig};
+use super::{Loader, Origin};
 
 /// How a configuration was loaded; nothing for one that the program has made. It is no part of what a configuration says:
 /// two that say the same are equal.
 #[derive(Clone, Default)]
-pub(crate) struct Source(Option<Arc<Loaded>>);
+pub(crate) struct Source<C>(Option<Arc<Loaded<C>>>);
 
 #[derive(Clone)]
-pub(crate) struct Loaded {
+pub(crate) struct Loaded<C> {
     #[cfg_attr(
         not(feature = "reload"),
         expect(dead_code, reason = "nothing is followed")
@@ -27,25 +28,25 @@ pub(crate) struct Loaded {
     )]
     pub(super) text: Arc<str>,
     /// What it was laid over: the defaults of a profile, or those of the program.
-    pub(super) base: RuntimeConfig,
+    pub(super) base: C,
     /// What came of it, before the program changed anything.
-    config: Table,
+    pub(super) config: Table,
     /// Where the keys were that are not from `base`.
-    origins: BTreeMap<String, Origin>,
+    pub(super) origins: BTreeMap<String, Origin>,
 }
 
-impl PartialEq for Source {
+impl<C> PartialEq for Source<C> {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Source {
+impl<C: Clone + Serialize> Source<C> {
     pub(super) fn new(
         loader: Loader,
         text: Arc<str>,
-        base: RuntimeConfig,
-        config: &RuntimeConfig,
+        base: C,
+        config: &C,
         origins: BTreeMap<String, Origin>,
     ) -> Self {
         let config = table(config);
@@ -58,7 +59,7 @@ impl Source {
         })))
     }
 
-    pub(crate) fn loaded(&self) -> Option<&Loaded> {
+    pub(crate) fn loaded(&self) -> Option<&Loaded<C>> {
         self.0.as_deref()
     }
 
@@ -84,20 +85,20 @@ impl Source {
 }
 
 #[cfg(all(feature = "preset", feature = "reload"))]
-impl Loaded {
+impl<C: Serialize> Loaded<C> {
     /// The keys that have another value than what was loaded: those that the program has set.
-    pub(super) fn set_by_program(&self, config: &RuntimeConfig) -> Vec<String> {
+    pub(super) fn set_by_program(&self, config: &C) -> Vec<String> {
         changed(&self.config, &table(config))
     }
 }
 
-pub(super) fn table(config: &RuntimeConfig) -> Table {
+pub(super) fn table(config: &impl Serialize) -> Table {
     Table::try_from(config).unwrap_or_default()
 }
 
 /// The keys that have another value there.
 #[cfg(feature = "preset")]
-fn changed(old: &Table, new: &Table) -> Vec<String> {
+pub(super) fn changed(old: &Table, new: &Table) -> Vec<String> {
     let mut keys = Vec::new();
     differences(old, new, &mut Vec::new(), &mut |key, _, _| keys.push(key));
     keys
@@ -119,42 +120,4 @@ pub(super) fn differences(
         }
         path.pop();
     }
-}
-
-/// Where the keys have their values from that do not have the default; `in_force` is what the handles say now.
-#[cfg(all(feature = "admin", feature = "preset"))]
-pub(crate) fn places(
-    config: &RuntimeConfig,
-    in_force: &RuntimeConfig,
-    changed_by: impl Fn(&str, &Value) -> &'static str,
-) -> BTreeMap<String, String> {
-    let mut places = BTreeMap::new();
-    let (defaults, written) = (table(&RuntimeConfig::default()), table(config));
-    let base = config.source.loaded().map(|loaded| &loaded.base);
-    let base = base.map_or_else(|| defaults.clone(), table);
-    let mut note = |keys: Vec<String>, place: &dyn Fn(&str) -> String| {
-        for key in keys {
-            let place = place(&key);
-            places.insert(key, place);
-        }
-    };
-    // From the weakest to the strongest.
-    note(changed(&defaults, &base), &|_| "profile".to_owned());
-    match config.source.loaded() {
-        None => note(changed(&defaults, &written), &|_| "program".to_owned()),
-        Some(loaded) => {
-            let keys = loaded.origins.keys().cloned().collect();
-            note(keys, &|key| match &loaded.origins[key] {
-                Origin::Env(name) => format!("environment {name}"),
-                origin => origin.to_string(),
-            });
-            note(changed(&loaded.config, &written), &|_| "program".to_owned());
-        }
-    }
-    let now = table(in_force);
-    differences(&written, &now, &mut Vec::new(), &mut |key, _, value| {
-        let place = changed_by(&key, value).to_owned();
-        places.insert(key, place);
-    });
-    places
 }

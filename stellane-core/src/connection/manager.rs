@@ -3,6 +3,8 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+#[cfg(feature = "tls")]
+use crate::connection::config::tls::ClientAuth;
 use crate::connection::{
     accept,
     config::{ConnectionConfig, forwarded::ForwardedHeader},
@@ -90,6 +92,10 @@ impl ConnectionManagerBuilder {
             .validate()
             .map_err(|errors| BuildError { errors })?;
         self.config.connect_info |= self.config.forwarded.header != ForwardedHeader::Off;
+        #[cfg(feature = "tls")]
+        {
+            self.config.connect_info |= self.config.tls.client_auth != ClientAuth::None;
+        }
         let builders = Arc::new(HyperBuilders::new(&self.config));
         let configured = self.config.max_connections;
         let mut shared = Shared::new(self.config, self.hook);

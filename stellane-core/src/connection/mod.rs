@@ -199,9 +199,9 @@ pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
 pub use self::protocol::connect_info::UnixPeer;
 #[cfg(feature = "tls")]
 pub use self::{
-    config::tls::TlsConfig,
+    config::tls::{ClientAuth, TlsCertificate, TlsConfig, TlsVersion},
     protocol::connect_info::TlsInfo,
-    transport::tls::{TlsAcceptor, TlsError},
+    transport::tls::{TlsAcceptor, client::TlsClient, error::TlsError},
 };
 pub use self::{
     config::{

@@ -148,7 +148,10 @@ impl Breaker {
         };
         self.closed.store(false, Relaxed);
         self.opened.fetch_add(1, Relaxed);
-        tracing::warn!(rest = ?self.open, "the accelerated service fails: its breaker is open");
+        tracing::warn!(
+            "the accelerated service fails: its breaker is open for {:?}",
+            self.open
+        );
     }
 
     pub(super) fn state(&self) -> BreakerState {

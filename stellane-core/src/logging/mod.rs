@@ -6,6 +6,9 @@
 //! can't write in time is counted (`stellane_log_lines_lost_total`). Every line is one line, of bounded length, in which
 //! control characters are escaped, and [what is secret](crate::config::Secrets) is left out. Colours are for terminals
 //! alone, and not where `NO_COLOR` is set.
+//!
+//! A [`Runtime`](crate::Runtime) hands the records of panics to a thread of its own first: a program may have brought a
+//! subscriber that does wait, and a panic must not.
 
 mod lines;
 mod writer;

@@ -13,7 +13,7 @@ use super::tuning;
 #[cfg(feature = "reload")]
 use crate::config::ConfigWatcher;
 use crate::{
-    config::{RuntimeConfig, Secrets, secret::shown, source::places},
+    config::{RuntimeConfig, Secrets, places::places, secret::shown},
     logging::LogHandle,
 };
 

@@ -100,8 +100,9 @@ pub struct BoxService<B> {
     service: Box<dyn DynService<B>>,
 }
 
-type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<BoxBody>, BoxError>> + Send>>;
-type BoxBody = UnsyncBoxBody<Bytes, BoxError>;
+pub(super) type BoxFuture =
+    Pin<Box<dyn Future<Output = Result<Response<BoxBody>, BoxError>> + Send>>;
+pub(super) type BoxBody = UnsyncBoxBody<Bytes, BoxError>;
 
 trait DynService<B>: Send {
     fn clone_boxed(&self) -> Box<dyn DynService<B>>;

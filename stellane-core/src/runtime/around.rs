@@ -15,8 +15,9 @@ use super::{
     App, BoxApp, BoxService, PresetLayer, PresetService,
     bypass::{Bare, PlainEngine},
     facts::{DescribeFn, Described},
-    listeners::{Listeners, Source},
+    listeners::{Listeners, Redirects, Source},
     make::Make,
+    redirect::Redirect,
 };
 use crate::{
     connection::{ConnectInfo, ConnectionManager, HttpService, Incoming, Socket},
@@ -65,21 +66,25 @@ impl<S: App> Served for S {
         self,
         engine: &E,
         connections: &ConnectionManager,
-        listeners: Listeners,
+        mut listeners: Listeners,
         around: Around,
     ) -> Serving {
-        around.serve(engine, connections, listeners, self)
+        let redirects = around.redirects(engine, &mut listeners, &self);
+        let serving = around.serve(engine, connections, listeners, self);
+        redirects.into_iter().fold(serving, both)
     }
 
     fn bypass(
         self,
         plain: &PlainEngine,
         connections: &ConnectionManager,
-        listeners: Listeners,
+        mut listeners: Listeners,
         around: Around,
     ) -> Serving {
+        let redirects = around.redirects(plain, &mut listeners, &self);
         let service = around.boxed(self);
-        serve(plain, connections, listeners, service, around.bypass)
+        let serving = serve(plain, connections, listeners, service, around.bypass);
+        redirects.into_iter().fold(serving, both)
     }
 }
 
@@ -184,6 +189,23 @@ impl Around {
         }
     }
 
+    /// On those listeners that only send to others.
+    fn redirects<E: Engine>(
+        &self,
+        engine: &E,
+        listeners: &mut Listeners,
+        app: &impl App,
+    ) -> Vec<Serving> {
+        let https = listeners.https_port();
+        let redirects = std::mem::take(&mut listeners.redirects).into_iter();
+        redirects
+            .map(|Redirects { sockets, port }| -> Serving {
+                let redirect = Redirect::new(app.clone(), https, port);
+                Box::pin(engine.serve(sockets, self.boxed(redirect)))
+            })
+            .collect()
+    }
+
     /// One service for all connections.
     fn serve<E: Engine, S: App>(
         &self,
@@ -207,7 +229,9 @@ impl Around {
         listeners: Listeners,
         make: Make,
     ) -> Serving {
-        let Listeners { sockets, sources } = listeners;
+        let Listeners {
+            sockets, sources, ..
+        } = listeners;
         let bypass = self.bypass.clone();
         let service = move |connection: &ConnectInfo| self.boxed(make.of(connection));
         let elsewhere = {
@@ -243,7 +267,9 @@ fn serve<E: Engine>(
     service: impl HttpService,
     bypass: Option<PlainEngine>,
 ) -> Serving {
-    let Listeners { sockets, sources } = listeners;
+    let Listeners {
+        sockets, sources, ..
+    } = listeners;
     if sources.is_empty() {
         return Box::pin(engine.serve(sockets, service));
     }
@@ -264,6 +290,10 @@ fn serve<E: Engine>(
     let listening = !sockets.is_empty();
     let serving = engine.serve(sockets, service);
     Box::pin(until_both_end(listening.then_some(serving), elsewhere))
+}
+
+fn both(others: Serving, one: Serving) -> Serving {
+    Box::pin(async { tokio::try_join!(others, one).map(drop) })
 }
 
 async fn until_both_end(

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use humantime_serde::re::humantime::format_duration;
 use stellane_metrics::RuntimeSnapshot;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -70,7 +71,10 @@ impl BackgroundTask {
             if begun.elapsed() > WELL {
                 rest = FIRST_REST;
             }
-            tracing::error!(task = %name, ?rest, "a background task has panicked");
+            tracing::error!(
+                "the background task `{name}` has panicked: it is started again in {}",
+                format_duration(rest)
+            );
             tokio::select! {
                 // In the drain there is no time to begin again.
                 () = token.cancelled() => return,

@@ -5,7 +5,7 @@ use super::successor;
 use super::{
     App, Components, IntoListener, Runtime, RuntimeError,
     error::BoxResult,
-    listeners::{Listeners, listen},
+    listeners::{Listeners, Redirects, listen},
     runtime::RuntimeParts,
 };
 #[cfg(feature = "tls")]
@@ -13,7 +13,7 @@ use crate::connection::TlsAcceptor;
 #[cfg(all(unix, feature = "restart"))]
 use crate::restart;
 use crate::{
-    config::{ListenAddress, ListenTls, RuntimeConfig},
+    config::{ListenTls, RuntimeConfig},
     connection::{ListenConfig, Listener},
     engine::EngineKind,
 };
@@ -80,8 +80,9 @@ pub(super) struct Bound {
         expect(dead_code, reason = "there is none")
     )]
     pub(super) admin: Option<Listener>,
+    /// Whose files are to be followed.
     #[cfg(feature = "tls")]
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) acceptors: Vec<TlsAcceptor>,
     pub(super) local_addr: SocketAddr,
     pub(super) admin_addr: Option<SocketAddr>,
 }
@@ -101,8 +102,8 @@ impl<S> BoundRuntime<S> {
     /// All addresses of the service that are of TCP.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        let sockets = self.bound.listeners.sockets.iter();
-        let mut addresses: Vec<_> = sockets.filter_map(Listener::local_addr).collect();
+        let listening = self.bound.listeners.listening();
+        let mut addresses: Vec<_> = listening.filter_map(Listener::local_addr).collect();
         // Several sockets may listen on the same.
         addresses.dedup();
         addresses
@@ -136,8 +137,12 @@ fn bind(parts: RuntimeParts) -> BoxResult<Bound> {
         #[cfg(not(all(unix, feature = "restart")))]
         let admin = None;
         if !server.listen.is_empty() {
-            let (listeners, plain) = several(listeners, &server.listen, &options).await?;
-            return bound(parts, listeners.into(), plain, admin).await;
+            #[cfg(feature = "tls")]
+            let brought = parts.tls.is_some();
+            #[cfg(not(feature = "tls"))]
+            let brought = false;
+            let doors = several(listeners, &parts.config, brought, &options).await?;
+            return bound(parts, doors, admin).await;
         }
         #[cfg(all(unix, feature = "restart"))]
         {
@@ -147,7 +152,7 @@ fn bind(parts: RuntimeParts) -> BoxResult<Bound> {
         if listeners.is_empty() {
             listeners = listen("server.address", &server.address, &options).await?;
         }
-        bound(parts, listeners.into(), Vec::new(), admin).await
+        bound(parts, Doors::of(listeners), admin).await
     })
 }
 
@@ -161,18 +166,43 @@ fn bind_on(parts: RuntimeParts, listeners: Listeners) -> BoxResult<Bound> {
                 source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
             });
         }
-        bound(parts, listeners, Vec::new(), None).await
+        bound(parts, Doors::of(listeners), None).await
     })
 }
 
-/// Sockets for all these addresses, those that were handed over first; and among them those without TLS, apart.
+/// Sockets for all addresses.
+#[derive(Default)]
+struct Doors {
+    /// They speak TLS if there is a certificate for all.
+    listeners: Listeners,
+    plain: Vec<Listener>,
+    /// Of those with certificates of their own.
+    #[cfg(feature = "tls")]
+    acceptors: Vec<TlsAcceptor>,
+}
+
+impl Doors {
+    fn of(listeners: impl Into<Listeners>) -> Self {
+        Self {
+            listeners: listeners.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Those that were handed over first. `brought` says whether the program brings TLS.
 async fn several(
     mut handed: Vec<Listener>,
-    addresses: &[ListenAddress],
+    config: &RuntimeConfig,
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(unused_variables, reason = "there is none")
+    )]
+    brought: bool,
     options: &ListenConfig,
-) -> Result<(Vec<Listener>, Vec<Listener>), RuntimeError> {
-    let (mut listeners, mut plain) = (Vec::new(), Vec::new());
-    for one in addresses {
+) -> Result<Doors, RuntimeError> {
+    let mut doors = Doors::default();
+    for one in &config.server.listen {
         let mut found = Vec::new();
         for listener in std::mem::take(&mut handed) {
             match listener.is_at(&one.address).await {
@@ -184,8 +214,20 @@ async fn several(
             found = listen("server.listen", &one.address, options).await?;
         }
         match one.tls {
-            ListenTls::Off => plain.append(&mut found),
-            ListenTls::Auto | ListenTls::On => listeners.append(&mut found),
+            ListenTls::Off => doors.plain.append(&mut found),
+            ListenTls::Redirect => doors.listeners.redirects.push(Redirects {
+                sockets: found,
+                port: Some(one.redirect_port).filter(|port| *port != 0),
+            }),
+            ListenTls::Auto | ListenTls::On => {
+                #[cfg(feature = "tls")]
+                if one.has_own_tls() {
+                    let tls = super::tls::own(config, brought, one)?;
+                    found = found.into_iter().map(|one| one.tls(&tls)).collect();
+                    doors.acceptors.push(tls);
+                }
+                doors.listeners.sockets.append(&mut found);
+            }
         }
     }
     #[cfg(all(unix, feature = "restart"))]
@@ -193,8 +235,8 @@ async fn several(
         // What the process before this one had, and the configuration no longer names.
         handed.clear();
     }
-    listeners.append(&mut handed);
-    Ok((listeners, plain))
+    doors.listeners.sockets.append(&mut handed);
+    Ok(doors)
 }
 
 fn options(config: &RuntimeConfig) -> ListenConfig {
@@ -208,31 +250,17 @@ fn options(config: &RuntimeConfig) -> ListenConfig {
 
 async fn bound(
     parts: RuntimeParts,
-    mut listeners: Listeners,
-    mut plain: Vec<Listener>,
+    doors: Doors,
     mut admin: Option<Listener>,
 ) -> Result<Bound, RuntimeError> {
     let server = &parts.config.server;
+    let (mut listeners, mut plain) = (doors.listeners, doors.plain);
     #[cfg(feature = "tls")]
-    let files = &parts.config.connection.tls;
-    // One without the other is an error of its own.
+    let mut acceptors = doors.acceptors;
     #[cfg(feature = "tls")]
-    let tls = if parts.tls.is_some() {
-        parts.tls.clone()
-    } else if files.certificate.is_empty() && files.key.is_empty() {
-        None
-    } else {
-        let (certificate, key) = (files.certificate.as_ref(), files.key.as_ref());
-        #[cfg(feature = "http2")]
-        let http1 = parts.config.connection.http1;
-        #[cfg(not(feature = "http2"))]
-        let http1 = true;
-        let tls = TlsAcceptor::from_files_for(certificate, key, http1);
-        Some(tls.map_err(|error| RuntimeError::Component {
-            name: "connection.tls",
-            source: error.into(),
-        })?)
-    };
+    let tls = super::tls::of_all(&parts)?;
+    #[cfg(feature = "tls")]
+    acceptors.extend(tls.clone());
     #[cfg(feature = "tls")]
     if let Some(tls) = &tls {
         let with_tls = |listener: Listener| match listener.acceptor() {
@@ -242,14 +270,26 @@ async fn bound(
         listeners.sockets = listeners.sockets.into_iter().map(with_tls).collect();
     }
     #[cfg(feature = "tls")]
-    let has_certificate = tls.is_some();
+    let speaks_tls = |listener: &Listener| listener.acceptor().is_some();
     #[cfg(not(feature = "tls"))]
-    let has_certificate = false;
-    let needs_one = server.listen.iter().any(|one| one.tls == ListenTls::On);
-    if needs_one && !has_certificate {
+    let speaks_tls = |_: &Listener| false;
+    #[cfg(feature = "tls")]
+    let of_all = tls.is_some();
+    #[cfg(not(feature = "tls"))]
+    let of_all = false;
+    let has_tls = listeners.sockets.iter().any(speaks_tls);
+    let in_vain = server.listen.iter().find_map(|one| match one.tls {
+        ListenTls::On if !of_all && !one.has_own_tls() => Some("`tls = \"on\"`"),
+        ListenTls::Redirect if !has_tls => Some("`tls = \"redirect\"`"),
+        _ => None,
+    });
+    if let Some(what) = in_vain {
         return Err(RuntimeError::Component {
             name: "server.listen",
-            source: "there is no certificate for `tls = \"on\"`: expected `connection.tls`".into(),
+            source: format!(
+                "there is no certificate for {what}: expected `connection.tls.certificate` and `key`"
+            )
+            .into(),
         });
     }
     listeners.sockets.append(&mut plain);
@@ -282,14 +322,17 @@ async fn bound(
     };
     // A Unix socket has none.
     let local_addr = listeners
-        .sockets
-        .iter()
+        .listening()
         .find_map(Listener::local_addr)
         .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
     let admin_addr = admin.as_ref().and_then(Listener::local_addr);
     if server.admin_tls && admin.is_some() {
         #[cfg(feature = "tls")]
-        let with_tls = tls.as_ref().and_then(|tls| Some(admin.take()?.tls(tls)));
+        let with_tls = {
+            let for_admin = super::tls::of_admin(&parts)?;
+            acceptors.extend(for_admin.clone());
+            for_admin.and_then(|tls| Some(admin.take()?.tls(&tls)))
+        };
         #[cfg(not(feature = "tls"))]
         let with_tls = None;
         admin = Some(with_tls.ok_or_else(|| RuntimeError::Component {
@@ -302,7 +345,7 @@ async fn bound(
         listeners,
         admin,
         #[cfg(feature = "tls")]
-        tls,
+        acceptors,
         local_addr,
         admin_addr,
     })

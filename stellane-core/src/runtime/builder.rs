@@ -481,6 +481,11 @@ impl Settings {
         self.config.connection.connect_info |= self.describe.is_some();
         // Only the connection knows whether it is one of TLS.
         self.config.connection.connect_info |= !self.config.http.hsts.max_age.is_zero();
+        // Handlers are to find who shows a certificate.
+        #[cfg(feature = "tls")]
+        {
+            self.config.connection.connect_info |= super::tls::asks_clients(&self.config);
+        }
         self.config.validate()?;
         #[cfg(not(feature = "http-layers"))]
         if !self.config.http.is_off() {

@@ -30,7 +30,7 @@ use super::{
     RuntimeError,
     background::Restarts,
     classes::{self, Classes},
-    machine, pressure,
+    machine, pressure, refusing,
     route_limits::OwnLimits,
 };
 #[cfg(feature = "tuner")]
@@ -319,6 +319,10 @@ impl Components {
         tasks.spawn(pressure::relieve(
             self.pressure.clone(),
             self.connections.clone(),
+        ));
+        tasks.spawn(refusing::tell(
+            self.limit.clone(),
+            self.runtime_metrics.clone(),
         ));
         #[cfg(feature = "workers")]
         tasks.spawn(self.clone().watch_queue());

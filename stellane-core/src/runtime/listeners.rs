@@ -65,6 +65,15 @@ pub trait IntoListener: Sized + Send {
 pub struct Listeners {
     pub(super) sockets: Vec<Listener>,
     pub(super) sources: Vec<Source>,
+    pub(super) redirects: Vec<Redirects>,
+}
+
+/// Sockets where requests are sent on to https.
+#[derive(Debug)]
+pub(super) struct Redirects {
+    pub(super) sockets: Vec<Listener>,
+    /// The port of https as it is configured, if it is.
+    pub(super) port: Option<u16>,
 }
 
 impl Listeners {
@@ -73,7 +82,24 @@ impl Listeners {
         let others = others.into();
         self.sockets.extend(others.sockets);
         self.sources.extend(others.sources);
+        self.redirects.extend(others.redirects);
         self
+    }
+
+    /// Where https is.
+    pub(super) fn https_port(&self) -> u16 {
+        #[cfg(feature = "tls")]
+        let mut https = self.sockets.iter().filter(|one| one.acceptor().is_some());
+        #[cfg(not(feature = "tls"))]
+        let mut https = std::iter::empty::<&Listener>();
+        let port = https.find_map(|one| Some(one.local_addr()?.port()));
+        port.unwrap_or(443)
+    }
+
+    /// All sockets that listen.
+    pub(super) fn listening(&self) -> impl Iterator<Item = &Listener> {
+        let redirects = self.redirects.iter().flat_map(|one| &one.sockets);
+        self.sockets.iter().chain(redirects)
     }
 }
 
@@ -87,7 +113,7 @@ impl From<Vec<Listener>> for Listeners {
     fn from(sockets: Vec<Listener>) -> Self {
         Self {
             sockets,
-            sources: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -303,8 +329,8 @@ type AcceptedBy<L> = (
 impl From<Source> for Listeners {
     fn from(source: Source) -> Self {
         Self {
-            sockets: Vec::new(),
             sources: vec![source],
+            ..Self::default()
         }
     }
 }

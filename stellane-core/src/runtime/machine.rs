@@ -24,8 +24,10 @@ pub(super) fn raise_open_files(config: &ConnectionConfig) {
         maximum: limit.maximum,
     };
     match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => tracing::info!(from = current, to = allowed, "limit of open files raised"),
-        Err(error) => tracing::warn!(%error, current, "the limit of open files can't be raised"),
+        Ok(()) => tracing::info!("the limit of open files is raised from {current} to {allowed}"),
+        Err(error) => {
+            tracing::warn!("the limit of open files, {current}, can't be raised: {error}");
+        }
     }
 }
 
@@ -36,11 +38,11 @@ pub(super) fn raise_open_files(_: &ConnectionConfig) {}
 pub(super) fn say(connections: &ConnectionManager) {
     let machine = Machine::read();
     tracing::info!(
-        memory_mib = machine.memory >> 20,
-        cpus = machine.cpus,
-        open_files = machine.max_files,
-        connections = connections.most_connections(),
-        "limits of the machine"
+        "this process may use {} CPUs, {} MiB of memory and {} open files, of them {} for connections",
+        machine.cpus,
+        machine.memory >> 20,
+        machine.max_files,
+        connections.most_connections()
     );
     if !connections.gives_memory_back() {
         tracing::info!(

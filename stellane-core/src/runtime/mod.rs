@@ -88,7 +88,9 @@ mod on_engine;
 mod panics;
 mod pressure;
 mod ready_check;
+mod redirect;
 mod refusal;
+mod refusing;
 mod report;
 mod route_limits;
 #[expect(clippy::module_inception, reason = "it is the file of `Runtime`")]
@@ -101,6 +103,8 @@ mod stack;
 mod successor;
 #[cfg(all(unix, feature = "restart"))]
 mod systemd;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "tuner")]
 mod tuning;
 #[cfg(feature = "admin")]

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use stellane_autotune::overload::Pressure;
 use stellane_metrics::Machine;
+use tokio::time::Instant;
 
 use crate::connection::ConnectionManager;
 
 /// How often it is measured.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// How long a line of the log holds.
+const PERIOD: Duration = Duration::from_secs(10);
 
 /// The pressure on this process, from what the metrics tell too: memory from 85 to 95 % of the tightest limit, the time in
 /// which a group near its limit waits for memory from 1 to 10 %, open files from 80 to 95 % of their limit.
@@ -24,6 +27,7 @@ pub(super) fn pressure() -> Pressure {
 /// for longer than `drain_idle`: a fraction of them each time, at full pressure a quarter. Where there are few it is worth
 /// none.
 pub(super) async fn relieve(pressure: Pressure, connections: ConnectionManager) {
+    let (mut untold, mut told) = (0, None::<Instant>);
     loop {
         tokio::time::sleep(INTERVAL).await;
         let reads = pressure.clone();
@@ -43,15 +47,22 @@ pub(super) async fn relieve(pressure: Pressure, connections: ConnectionManager) 
         connections.set_pressure(felt);
         let stats = connections.stats();
         let closed = connections.close_idle(relief(stats.idle + stats.parked, level));
-        if closed > 0 {
+        untold += closed;
+        if untold > 0 && told.is_none_or(|at| at.elapsed() >= PERIOD) {
             tracing::warn!(
-                level,
-                sources = ?pressure.sources(),
-                closed,
-                "under pressure, idle connections are closed"
+                "under pressure ({}): {untold} idle connections were closed",
+                in_words(&pressure.sources())
             );
+            (untold, told) = (0, Some(Instant::now()));
         }
     }
+}
+
+/// Such as `memory 0.9, open_files 0.0 of 1.0`.
+fn in_words(sources: &[(&str, Option<f64>)]) -> String {
+    let one = |(name, level): &(&str, Option<f64>)| Some(format!("{name} {:.1}", (*level)?));
+    let all: Vec<_> = sources.iter().filter_map(one).collect();
+    all.join(", ") + " of 1.0"
 }
 
 /// How many of so many idle connections are closed at a time.

@@ -12,8 +12,8 @@ use super::runtime::HeapSource;
 use super::signals::Ending;
 use super::{
     App, BoundRuntime, Components, IntoListener, RunReport, Runtime, RuntimeError, around::Served,
-    background::Background, bind::Bound, error::BoxResult, listeners::Listeners, machine,
-    on_engine::OnEngine, panics, refusal::EarlyLimit, runtime::RuntimeParts,
+    background::Background, bind::Bound, error::BoxResult, machine, on_engine::OnEngine, panics,
+    refusal::EarlyLimit, runtime::RuntimeParts,
 };
 #[cfg(feature = "admin")]
 use super::{admin, watch::Watch};
@@ -195,7 +195,7 @@ impl Bound {
             background.spawn(components.local_signal.watch_tokio());
         }
         #[cfg(feature = "tls")]
-        if let Some(tls) = self.tls {
+        for tls in self.acceptors {
             let interval = config.connection.tls.reload_interval;
             background.spawn(async move { tls.follow_files(interval).await });
         }
@@ -212,9 +212,9 @@ impl Bound {
         let asked = signal.unwrap_or_else(|| Box::pin(terminated()));
         #[cfg(all(unix, feature = "restart"))]
         let end = {
-            let (sockets, admin) = (&self.listeners.sockets, self.admin.as_ref());
+            let (listeners, admin) = (&self.listeners, self.admin.as_ref());
             let successor =
-                restart.and_then(|asked| Successor::new(asked, &config.server, sockets, admin));
+                restart.and_then(|asked| Successor::new(asked, &config.server, listeners, admin));
             end_of_service(asked, successor)
         };
         #[cfg(not(all(unix, feature = "restart")))]
@@ -275,15 +275,13 @@ impl Bound {
         };
         let refuse_early = |listener: Listener| listener.refuse_early(&early);
         let places = places(
-            &self.listeners.sockets,
+            self.listeners.listening(),
             self.admin_addr,
             config.server.admin_tls,
         );
-        let Listeners { sockets, sources } = self.listeners;
-        let listeners = Listeners {
-            sockets: sockets.into_iter().map(refuse_early).collect(),
-            sources,
-        };
+        let mut listeners = self.listeners;
+        let sockets = listeners.sockets.into_iter();
+        listeners.sockets = sockets.map(refuse_early).collect();
         let serving = start(&components.connections, listeners, around);
         #[cfg(all(unix, feature = "admin", feature = "restart"))]
         let close_admin = watch.close_admin(Duration::from_secs(1));
@@ -378,7 +376,11 @@ impl Bound {
 }
 
 /// Where the service and its admin service are, as one would write it.
-fn places(sockets: &[Listener], admin: Option<SocketAddr>, admin_tls: bool) -> String {
+fn places<'a>(
+    sockets: impl Iterator<Item = &'a Listener>,
+    admin: Option<SocketAddr>,
+    admin_tls: bool,
+) -> String {
     let scheme = |tls| if tls { "https" } else { "http" };
     let of_socket = |listener: &Listener| {
         #[cfg(feature = "tls")]
@@ -391,7 +393,7 @@ fn places(sockets: &[Listener], admin: Option<SocketAddr>, admin_tls: bool) -> S
             (None, None) => "a Unix socket".to_owned(),
         }
     };
-    let mut places: Vec<_> = sockets.iter().map(of_socket).collect();
+    let mut places: Vec<_> = sockets.map(of_socket).collect();
     places.dedup();
     if places.is_empty() {
         places.push("connections".to_owned());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 
+use super::listeners::Listeners;
 use crate::{
     config::ServerConfig,
     connection::{ListenConfig, Listener},
@@ -63,11 +64,11 @@ impl Successor {
     pub(super) fn new(
         asked: Signal,
         config: &ServerConfig,
-        listeners: &[Listener],
+        listeners: &Listeners,
         admin: Option<&Listener>,
     ) -> Option<Self> {
         let restart = || {
-            let restart = Restart::from_process()?.with_listeners("http", listeners)?;
+            let restart = Restart::from_process()?.with_listeners("http", listeners.listening())?;
             restart.with_listeners(ADMIN, admin)
         };
         let restart = restart()

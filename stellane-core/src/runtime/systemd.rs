@@ -16,7 +16,7 @@ use crate::restart;
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = restart::notify(states) {
-        tracing::warn!(%error, "systemd could not be told: {states:?}");
+        tracing::warn!("systemd could not be told how the service is: {error}");
     }
 }
 

@@ -3,7 +3,8 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use stellane_autotune::{
-    AdaptiveLimit, AutoTuner, BuildError, Clock, Knob, LimitConfig, Signal, TunerConfig, names,
+    AdaptiveLimit, AutoTuner, BuildError, Clock, Knob, LimitConfig, Rule, Signal, TunerConfig,
+    names,
 };
 use stellane_metrics::{Machine, RuntimeMetrics, RuntimeSnapshot};
 use stellane_pool::{PoolConfig, Pools};
@@ -33,13 +34,39 @@ pub(super) fn tuner(config: &TunerConfig, parts: &Parts<'_>) -> Result<AutoTuner
         .knob(min_workers(parts.workers))
         .knob(max_workers(parts.workers))
         .knob(queue_size(parts.workers));
-    builder
+    let tuner = builder
         .knob(retain_percent(parts.pools))
         .knob(idle_timeout(parts.connections))
         .knob(max_limit(parts.limit))
         .config(config.clone())
         .clock(Clock::tokio())
-        .build()
+        .build()?;
+    let knobs = tuner.stats().knobs.into_iter().map(|knob| knob.name);
+    check(&AutoTuner::default_rules(), knobs.collect())?;
+    Ok(tuner)
+}
+
+/// The tuner leaves out what a rule would turn and nobody made. Here all are made: one that is missing is a rule that never
+/// does what it says.
+fn check(rules: &[Rule], known: Vec<String>) -> Result<(), BuildError> {
+    #[cfg(feature = "workers")]
+    let left_out: [&str; 0] = [];
+    #[cfg(not(feature = "workers"))]
+    let left_out = [names::WORKERS_MIN, names::WORKERS_MAX, names::QUEUE_BOUND];
+    for rule in rules {
+        let is_there = |name: &str| known.iter().any(|known| known == name);
+        let mut named = rule.knobs();
+        let missing = named.find(|name| !is_there(name) && !left_out.contains(name));
+        if let Some(name) = missing {
+            return Err(BuildError::Unknown {
+                what: "knob",
+                name: name.to_owned(),
+                rule: rule.name().to_owned(),
+                known,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Each says what happened since the tick before: an average over a longer time would judge a change by
@@ -235,4 +262,28 @@ pub(super) fn has_turned(tuner: &AutoTuner, key: &str, value: &toml::Value) -> b
     let mut actions = history.iter().rev();
     let last = actions.find(|one| one.parameter == *knob && one.mode == TunerMode::Apply);
     last.is_some_and(|last| value == Some(last.new_value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_for_a_knob_that_nobody_made_is_an_error_that_names_those_there_are() {
+        let rules = AutoTuner::default_rules();
+        let all = rules.iter().flat_map(Rule::knobs).map(str::to_owned);
+        let all: std::collections::BTreeSet<_> = all.collect();
+        let all: Vec<_> = all.into_iter().collect();
+        check(&rules, all.clone()).expect("all are there");
+        for name in [names::POOL_RETAIN, names::IDLE_TIMEOUT, names::LIMIT_MAX] {
+            let others: Vec<_> = all.iter().filter(|one| *one != name).cloned().collect();
+            let error = check(&rules, others.clone()).expect_err(name).to_string();
+            assert!(
+                error.contains(&format!("needs the knob `{name}`")),
+                "{error}"
+            );
+            let listed = format!("the knobs are `{}`", others.join("`, `"));
+            assert!(error.contains(&listed), "{error}");
+        }
+    }
 }

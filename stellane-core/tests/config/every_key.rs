@@ -71,6 +71,9 @@ fn candidates(defaults: &Table, path: &[String], default: &Value) -> Vec<Value> 
                 "address".to_owned(),
                 ":4000".into(),
             )]))]),
+            Value::Array(vec![Value::Table(Table::from_iter(
+                ["certificate", "key"].map(|name| (name.to_owned(), "a.pem".into())),
+            ))]),
         ],
         Value::String(default) => {
             let words = ["7s", "70ms", "2m", "127.0.0.1:4000", "debug"].map(str::to_owned);

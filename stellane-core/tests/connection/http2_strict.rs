@@ -254,3 +254,92 @@ async fn trailers_behind_no_end_of_changes_to_the_table_are_an_error() {
         }
     }
 }
+
+/// The service of a path that is never answered, and of others that are.
+async fn now_or_never<B>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.uri().path() == "/never" {
+        std::future::pending::<()>().await;
+    }
+    Ok(Response::new(Full::from("hello")))
+}
+
+async fn bare_hyper() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("binds");
+    let address = listener.local_addr().expect("has one");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(now_or_never);
+            let io = TokioIo::new(stream);
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(builder.serve_connection(io, service));
+        }
+    });
+    address
+}
+
+/// RFC 9113, 5.1 and 5.1.1: whether it is an error of the stream or of the connection, and which one.
+#[tokio::test]
+async fn fields_on_a_stream_that_is_over_are_the_same_error_as_of_hyper() {
+    let (manager, ours) = served(
+        ConnectionConfig::default(),
+        tower::service_fn(now_or_never),
+        |l| l,
+    )
+    .await;
+    let hyper = bare_hyper().await;
+    let fields = |end, stream, path| frame(HEADERS, END_HEADERS | end, stream, &head("POST", path));
+    let cancel = frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes());
+    let data = frame(DATA, END_STREAM, 1, b"body");
+    let errors = [
+        // Half closed by the head, and by the body.
+        (
+            [fields(END_STREAM, 1, "/never"), fields(END_STREAM, 1, "/")].concat(),
+            None,
+        ),
+        (
+            [&fields(0, 1, "/never"), &data, &fields(END_STREAM, 1, "/")]
+                .map(|frame| &frame[..])
+                .concat(),
+            None,
+        ),
+        // Answered meanwhile.
+        (fields(END_STREAM, 1, "/"), Some(fields(END_STREAM, 1, "/"))),
+        // Cancelled by its client.
+        (
+            [
+                &fields(0, 1, "/never"),
+                &cancel,
+                &fields(END_STREAM, 1, "/"),
+            ]
+            .map(|frame| &frame[..])
+            .concat(),
+            None,
+        ),
+        // Never begun, and too late for that.
+        (
+            [fields(END_STREAM, 5, "/never"), fields(END_STREAM, 3, "/")].concat(),
+            None,
+        ),
+    ];
+    for (n, (first, then)) in errors.iter().enumerate() {
+        let mut told = Vec::new();
+        for address in [ours, hyper] {
+            let mut peer = Peer::greet(address, &[]).await;
+            peer.send(first).await;
+            if let Some(then) = then {
+                peer.until(DATA, 1).await;
+                peer.send(then).await;
+            }
+            let error = loop {
+                let frame = peer.next().await.expect("is told");
+                if matches!(frame.kind, RST_STREAM | GOAWAY) {
+                    break (frame.kind, frame.stream, frame.code());
+                }
+            };
+            told.push(error);
+        }
+        assert_eq!(told[0], told[1], "{n}");
+    }
+    drop(manager);
+}

@@ -36,5 +36,6 @@ mod rounds;
 mod simple;
 mod stats;
 mod tls;
+mod tls_ends;
 mod waves;
 mod websocket;

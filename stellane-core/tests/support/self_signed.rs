@@ -1,6 +1,6 @@
 //! A key of the moment, for a server with TLS and a client that trusts it.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls};
@@ -27,6 +27,10 @@ impl SelfSigned {
 
     /// A handshake with that server.
     pub(crate) async fn connect(&self, socket: TcpStream) -> TlsStream<TcpStream> {
+        self.try_connect(socket).await.expect("a handshake")
+    }
+
+    pub(crate) async fn try_connect(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.0.cert.der().clone()).expect("a root");
         let client = rustls::ClientConfig::builder_with_provider(provider())
@@ -36,7 +40,7 @@ impl SelfSigned {
             .with_no_client_auth();
         let name = "localhost".try_into().expect("a name");
         let connector = TlsConnector::from(Arc::new(client));
-        connector.connect(name, socket).await.expect("a handshake")
+        connector.connect(name, socket).await
     }
 }
 

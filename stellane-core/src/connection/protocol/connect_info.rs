@@ -2,6 +2,8 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Request;
 
+#[cfg(feature = "tls")]
+use crate::connection::transport::tls::client::TlsClient;
 use crate::connection::{lifecycle::Shared, table::record::Record, transport::socket::Socket};
 
 /// The connection that a request came by, in the request's extensions when
@@ -57,6 +59,8 @@ pub struct TlsInfo {
     pub server_name: Option<String>,
     /// The certificate of the client in DER, if one was asked for and shown.
     pub client_certificate: Option<Vec<u8>>,
+    /// The client by that certificate; also in the extensions of each request of the connection.
+    pub client: Option<TlsClient>,
 }
 
 /// Who is at the other end of a Unix socket.
@@ -111,6 +115,10 @@ impl ConnectInfo {
             },
         };
         request.extensions_mut().insert(of_request);
+        #[cfg(feature = "tls")]
+        if let Some(client) = self.tls().and_then(|tls| tls.client.as_ref()) {
+            request.extensions_mut().insert(client.clone());
+        }
     }
 
     fn is_unix(&self) -> bool {
@@ -203,12 +211,13 @@ impl fmt::Debug for ConnectInfo {
 impl TlsInfo {
     fn new(connection: &tokio_rustls::rustls::ServerConnection) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let certificates = connection.peer_certificates();
+        let certificate = connection.peer_certificates().and_then(|all| all.first());
         Self {
             version: connection.protocol_version().and_then(|v| v.as_str()),
             alpn: connection.alpn_protocol().map(text),
             server_name: connection.server_name().map(str::to_owned),
-            client_certificate: certificates.and_then(|all| Some(all.first()?.to_vec())),
+            client_certificate: certificate.map(|certificate| certificate.to_vec()),
+            client: certificate.and_then(TlsClient::new),
         }
     }
 }

@@ -156,8 +156,7 @@ impl SlowPolls {
         let held = polls.max;
         tracing::warn!(
             route,
-            ?held,
-            "a poll held its worker: use a worker pool or `spawn_blocking`"
+            "a poll held its worker for {held:?}: use a worker pool or `spawn_blocking`"
         );
     }
 }

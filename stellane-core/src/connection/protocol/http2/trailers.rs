@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use crate::connection::{
     config::ConnectionConfig,
-    protocol::http2::frames::{Frames, HEAD, HEADERS, Head, PREFACE},
+    protocol::http2::frames::{DATA, END_STREAM, Frames, HEAD, HEADERS, Head, PREFACE, RST_STREAM},
 };
 
 /// [`TRAILER_MARK`](crate::connection::incoming::TRAILER_MARK) without a value: entry 61, indexed (RFC 7541, 6.1 and
@@ -20,6 +20,8 @@ const END_HEADERS: u8 = 4;
 /// So much of a frame is kept back for changes to HPACK's table, of which there are two at most (RFC 7541, 4.2). Those
 /// behind it come after a field then, which is an error.
 const MAX_BEFORE: usize = 64;
+/// So many streams are told apart by whether their requests go on; with more, all that may are taken for such.
+const MAX_OPEN: usize = 1024;
 
 /// Marks the trailers among what a client sends.
 #[derive(Debug)]
@@ -28,6 +30,11 @@ pub(crate) struct TrailerMarks {
     /// h2 takes no longer frames, and so none is made longer than that.
     max_frame: usize,
     last_stream: u32,
+    /// The streams whose requests go on, ascending. What comes on another one is no trailers, but an error of its state,
+    /// which h2 has to see as it is: a mark would make another error of it.
+    open: Vec<u32>,
+    /// Not all of them are there.
+    more_open: bool,
     /// A head that is not whole, or trailers of which it is not known yet where their fields begin.
     held: Vec<u8>,
     /// The fields of the trailers begin in the next frame.
@@ -61,6 +68,8 @@ impl TrailerMarks {
             frames: Frames::after(preface),
             max_frame: usize::try_from(max_frame).unwrap_or(usize::MAX),
             last_stream: 0,
+            open: Vec::new(),
+            more_open: false,
             held: Vec::new(),
             sought: false,
             marked: BytesMut::new(),
@@ -79,6 +88,7 @@ impl TrailerMarks {
                 self.sought |= head.kind == CONTINUATION;
                 return self.hold(bytes, bytes.len() - rest.len() - HEAD);
             }
+            self.pass(head);
         }
         match self.frames.filled() {
             0 => bytes.len(),
@@ -92,16 +102,39 @@ impl TrailerMarks {
         (n > 0).then(|| self.marked.split_to(n))
     }
 
-    /// Whether these are the first fields of trailers: the number of a new stream is higher than those before it.
+    /// Whether these are the first fields of trailers.
     #[inline]
     fn begins_fields(&mut self, head: Head) -> bool {
         match head.kind {
-            HEADERS if head.stream > self.last_stream => self.last_stream = head.stream,
-            HEADERS => return true,
-            CONTINUATION => return std::mem::take(&mut self.sought),
+            HEADERS if head.stream <= self.last_stream => {
+                self.more_open || self.open.binary_search(&head.stream).is_ok()
+            }
+            CONTINUATION => std::mem::take(&mut self.sought),
+            _ => false,
+        }
+    }
+
+    /// What a frame that h2 gets does to its stream. The number of a new one is higher than those before it.
+    #[inline]
+    fn pass(&mut self, head: Head) {
+        let ends = head.flags & END_STREAM != 0;
+        match head.kind {
+            HEADERS if head.stream > self.last_stream => {
+                self.last_stream = head.stream;
+                if !ends && self.open.len() < MAX_OPEN {
+                    self.open.push(head.stream);
+                } else {
+                    self.more_open |= !ends;
+                }
+            }
+            HEADERS | DATA if !ends => {}
+            HEADERS | DATA | RST_STREAM => {
+                if let Ok(at) = self.open.binary_search(&head.stream) {
+                    self.open.remove(at);
+                }
+            }
             _ => {}
         }
-        false
     }
 
     /// Keeps back what begins with a head there, until it is known what h2 is to get.
@@ -161,6 +194,7 @@ impl TrailerMarks {
                     self.marked.extend_from_slice(frame);
                 }
             }
+            self.pass(parsed);
             rest = next;
             if frame.len() < parsed.length {
                 self.frames = Frames::after(parsed.length - frame.len());
@@ -315,6 +349,62 @@ mod tests {
         for size in 1..=wire(b"").len() {
             assert_eq!(marked(&wire(b""), size), (wire(b"\xBD"), false), "{size}");
         }
+    }
+
+    #[test]
+    fn what_comes_on_a_stream_that_is_over_is_left_as_it_is() {
+        let (more, last, cut) = (
+            frame(HEADERS, 4, 3, b"head"),
+            frame(HEADERS, 5, 3, b"head"),
+            frame(RST_STREAM, 0, 3, b"code"),
+        );
+        let (data, end) = (frame(DATA, 0, 3, b"body"), frame(DATA, 1, 3, b"body"));
+        let trailers = frame(HEADERS, 5, 3, b"fields");
+        let marked_trailers = frame(HEADERS, 5, 3, b"\xBDfields");
+        for (before, mark) in [
+            (vec![&more], true),
+            (vec![&more, &data], true),
+            (vec![&last], false),
+            (vec![&more, &end], false),
+            (vec![&more, &cut], false),
+            (vec![&more, &data, &cut], false),
+        ] {
+            let before = [
+                b"SM\n",
+                &before.into_iter().flatten().copied().collect::<Vec<_>>()[..],
+            ];
+            let before = before.concat();
+            // Twice: the first ones end the stream. Then one that was skipped.
+            let skipped = frame(HEADERS, 5, 1, b"head");
+            let sent = [&before[..], &trailers, &trailers, &skipped].concat();
+            let first = if mark { &marked_trailers } else { &trailers };
+            let expected = [&before[..], first, &trailers, &skipped].concat();
+            for size in 1..=sent.len() {
+                assert_eq!(marked(&sent, size), (expected.clone(), false), "by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn with_more_streams_than_are_told_apart_all_trailers_are_marked() {
+        let stream = |n: u32| (n * 2 + 1).to_be_bytes();
+        let frame = |flags, n, payload: &[u8]| {
+            let mut frame = frame(HEADERS, flags, 0, payload);
+            frame[5..HEAD].copy_from_slice(&stream(n));
+            frame
+        };
+        let heads: Vec<u8> = (0..=1024).flat_map(|n| frame(4, n, b"head")).collect();
+        let sent = |mark: &[u8]| {
+            let fields = [mark, b"fields"].concat();
+            [
+                b"SM\n",
+                &heads[..],
+                &frame(5, 0, &fields),
+                &frame(5, 1024, &fields),
+            ]
+            .concat()
+        };
+        assert_eq!(marked(&sent(b""), 1000), (sent(b"\xBD"), false));
     }
 
     #[test]

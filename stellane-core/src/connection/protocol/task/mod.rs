@@ -248,7 +248,10 @@ impl<S: HttpService> Task<S> {
                     {
                         Step::Wait
                     }
-                    Command::Close(reason) => Step::End(reason),
+                    Command::Close(reason) => {
+                        socket.say_goodbye(cx);
+                        Step::End(reason)
+                    }
                     Command::Park
                         if socket.stays_with_task()
                             || self.connection.served.parked.is_closed() =>
@@ -265,6 +268,7 @@ impl<S: HttpService> Task<S> {
             Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
         };
         if read == 0 {
+            socket.say_goodbye(cx);
             return Step::End(CloseReason::ClientClosed);
         }
         match record.commands().take() {

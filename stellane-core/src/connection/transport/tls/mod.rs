@@ -1,19 +1,20 @@
 //! Certificates, and the files they come from.
 
+pub(crate) mod client;
+pub(crate) mod error;
+mod files;
+
 use std::{
     fmt,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
-use tokio_rustls::rustls::{
-    self, ServerConfig,
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
+use tokio_rustls::rustls::ServerConfig;
 
-use crate::detached::DetachedThread;
+use self::{error::TlsError, files::Files};
+use crate::{connection::config::tls::TlsConfig, detached::DetachedThread};
 
 /// Certificate, key and everything else a server says in a TLS handshake; a cheap handle.
 ///
@@ -42,15 +43,6 @@ struct Inner {
     files: Option<Files>,
 }
 
-struct Files {
-    certificate: PathBuf,
-    key: PathBuf,
-    /// For ALPN.
-    protocols: Vec<Vec<u8>>,
-    /// When the files had last changed, as of the latest load.
-    changed: Mutex<[Option<SystemTime>; 2]>,
-}
-
 impl TlsAcceptor {
     /// With a certificate and a key in PEM files, TLS 1.2 and 1.3, and ALPN for what the
     /// manager speaks: HTTP/2 (feature `http2`) and HTTP/1.1.
@@ -66,23 +58,38 @@ impl TlsAcceptor {
         certificate: impl AsRef<Path>,
         key: impl AsRef<Path>,
     ) -> Result<Self, TlsError> {
-        Self::from_files_for(certificate.as_ref(), key.as_ref(), true)
+        Self::of_files(Files::of_pair(certificate.as_ref(), key.as_ref()))
+    }
+
+    /// With what a section `[connection.tls]` says: several certificates, chosen by the name that a client asks for, the
+    /// least version, certificates of clients. Otherwise as [`from_files`](Self::from_files).
+    ///
+    /// ```no_run
+    /// use stellane_core::connection::{ClientAuth, TlsAcceptor, TlsConfig};
+    ///
+    /// let config = TlsConfig::default().with(|tls| {
+    ///     tls.certificate = "server.pem".to_owned();
+    ///     tls.key = "server.key".to_owned();
+    ///     tls.client_auth = ClientAuth::Required;
+    ///     tls.client_ca = "clients.pem".to_owned();
+    /// });
+    /// let tls = TlsAcceptor::from_config(&config)?;
+    /// # Ok::<_, stellane_core::connection::TlsError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`from_files`](Self::from_files); no certificate at all; `client_auth` without `client_ca`, and the other way
+    /// round.
+    pub fn from_config(config: &TlsConfig) -> Result<Self, TlsError> {
+        Self::from_config_for(config, true)
     }
 
     /// Without HTTP/1 clients are offered `h2` alone.
-    pub(crate) fn from_files_for(
-        certificate: &Path,
-        key: &Path,
-        http1: bool,
-    ) -> Result<Self, TlsError> {
-        let h2 = cfg!(feature = "http2").then(|| b"h2".to_vec());
-        let http1 = http1.then(|| b"http/1.1".to_vec());
-        let files = Files {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-            protocols: h2.into_iter().chain(http1).collect(),
-            changed: Mutex::default(),
-        };
+    pub(crate) fn from_config_for(config: &TlsConfig, http1: bool) -> Result<Self, TlsError> {
+        Self::of_files(Files::new(config, http1))
+    }
+
+    fn of_files(files: Files) -> Result<Self, TlsError> {
         let current = RwLock::new(files.load()?);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -92,8 +99,8 @@ impl TlsAcceptor {
         })
     }
 
-    /// With a configuration of rustls, for client certificates, several names, or another provider. Its ALPN is
-    /// used as it is.
+    /// With a configuration of rustls, for what [`from_config`](Self::from_config) does not say, such as ACME or another
+    /// provider. Its ALPN is used as it is.
     #[must_use]
     pub fn from_rustls(config: impl Into<Arc<ServerConfig>>) -> Self {
         Self {
@@ -110,7 +117,7 @@ impl TlsAcceptor {
     /// As [`from_files`](Self::from_files); what was loaded before stays in use.
     pub fn reload(&self) -> Result<(), TlsError> {
         if let Some(files) = &self.inner.files {
-            self.set_rustls(files.load()?);
+            self.set_rustls(files.load_again()?);
         }
         Ok(())
     }
@@ -138,6 +145,7 @@ impl TlsAcceptor {
             Ok(thread) => thread,
             Err(error) => return tracing::warn!(%error, "certificates are not followed"),
         };
+        let mut told = String::new();
         loop {
             tokio::time::sleep(interval).await;
             let acceptor = self.clone();
@@ -150,10 +158,18 @@ impl TlsAcceptor {
             };
             match reloaded {
                 Ok(()) => {
-                    tracing::info!(certificate = %files.certificate.display(), "certificate reloaded")
+                    told.clear();
+                    let first = files.first().unwrap_or(Path::new(""));
+                    tracing::info!(certificate = %first.display(), "certificates reloaded");
                 }
-                // Perhaps only one of the two is written yet: tried again.
-                Err(error) => tracing::warn!(%error, "the old certificate stays"),
+                // Perhaps only one of two is written yet: tried again, and told once.
+                Err(error) => {
+                    let error = error.to_string();
+                    if error != told {
+                        tracing::warn!(%error, "the old certificates stay");
+                        told = error;
+                    }
+                }
             }
         }
     }
@@ -167,62 +183,6 @@ impl TlsAcceptor {
             .unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&current)
     }
-}
-
-impl Files {
-    fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        // Looked at first: a change while they are read is seen the next time.
-        let changed = self.modified();
-        let fault = |file: &Path| {
-            let file = file.to_owned();
-            move |error: Box<dyn std::error::Error + Send + Sync>| TlsError {
-                file: file.clone(),
-                source: error,
-            }
-        };
-        let wrong = fault(&self.certificate);
-        let certificates = CertificateDer::pem_file_iter(&self.certificate)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| wrong(error.into()))?;
-        if certificates.is_empty() {
-            return Err(wrong("no certificate in it".into()));
-        }
-        let key = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|error| fault(&self.key)(error.into()))?;
-        let provider = provider().ok_or_else(|| wrong(NO_PROVIDER.into()))?;
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map(|builder| builder.with_no_client_auth())
-            .and_then(|builder| builder.with_single_cert(certificates, key))
-            .map_err(|error: rustls::Error| wrong(error.into()))?;
-        config.alpn_protocols.clone_from(&self.protocols);
-        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = changed;
-        Ok(Arc::new(config))
-    }
-
-    fn modified(&self) -> [Option<SystemTime>; 2] {
-        [&self.certificate, &self.key].map(|file| std::fs::metadata(file).ok()?.modified().ok())
-    }
-
-    fn unchanged(&self) -> bool {
-        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) == self.modified()
-    }
-}
-
-const NO_PROVIDER: &str = "there is no cryptography for rustls: turn on the feature `tls-ring` or `tls-aws-lc-rs` of \
-    `stellane-core`, or install a provider (`CryptoProvider::install_default`), or bring a `ServerConfig`";
-
-/// The process's own, or that of a feature.
-fn provider() -> Option<Arc<CryptoProvider>> {
-    if let Some(installed) = CryptoProvider::get_default() {
-        return Some(Arc::clone(installed));
-    }
-    #[cfg(feature = "tls-aws-lc-rs")]
-    return Some(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-    #[cfg(all(feature = "tls-ring", not(feature = "tls-aws-lc-rs")))]
-    return Some(Arc::new(rustls::crypto::ring::default_provider()));
-    #[cfg(not(any(feature = "tls-aws-lc-rs", feature = "tls-ring")))]
-    None
 }
 
 /// With a configuration of rustls.
@@ -243,26 +203,7 @@ impl fmt::Debug for TlsAcceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let files = self.inner.files.as_ref();
         f.debug_struct("TlsAcceptor")
-            .field("certificate", &files.map(|files| &files.certificate))
+            .field("files", &files)
             .finish_non_exhaustive()
-    }
-}
-
-/// A certificate or a key can't be used.
-#[derive(Debug)]
-pub struct TlsError {
-    file: PathBuf,
-    source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TLS: {}: {}", self.file.display(), self.source)
-    }
-}
-
-impl std::error::Error for TlsError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.source)
     }
 }
