@@ -43,6 +43,7 @@
 //! | `tls-ring`, `tls-aws-lc-rs` | | cryptography for TLS from files |
 //! | `http-layers` | | the section `[http]`: CORS, compression, request ids and others of tower-http's |
 //! | `profiling` | | profiles of CPU, heap and blocking on the admin address |
+//! | `cancel-points` | | [`cancel_points`]: a test that drops a future of any program at each await |
 //! | `connection`, `engine`, `layers`, … | within `preset` | each component alone, by `default-features = false` |
 //!
 //! # Components
@@ -66,6 +67,7 @@
 //! | interner | `InternLayer` | `headers_and_claims_are_interned_without_a_router` |
 //! | rules of HTTP/1 | `StrictHttp1Layer` | `strict_rules_refuse_what_is_ambiguous` |
 //! | panics and errors | `CatchFaultsLayer` | `a_panic_is_answered_and_counted` |
+//! | a client that leaves | `OnDisconnectLayer` | `a_handler_whose_client_has_left_goes_on` |
 //! | prepared answers | `PreparedLayer`; `PreparedOnlyService` | `prepared_answers_come_before_the_service` |
 //! | accelerated services | `EngineSelectorLayer` | `an_engine_selector_accelerates_chosen_routes` |
 //! | reloading pages | `LiveReloadLayer` | `live_reload_adds_its_script_to_pages_only` |
@@ -81,6 +83,7 @@
 //!
 //! | word | here |
 //! |---|---|
+//! | abandon | to leave a request before its answer, as its client does |
 //! | class | requests that share a part of the limit or of the workers' time |
 //! | drain | to end all connections without losing a request |
 //! | engine | what runs a service on runtimes: one for all cores, or one for each |
@@ -96,6 +99,8 @@
 //! | trim | to give idle pooled memory back to the system |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "cancel-points")]
+pub mod cancel_points;
 #[cfg(feature = "layers")]
 pub mod catch_faults;
 #[cfg(feature = "config")]
@@ -120,6 +125,8 @@ pub mod guide;
 pub mod hot_reload;
 #[cfg(feature = "logging")]
 pub mod logging;
+#[cfg(feature = "on-disconnect")]
+pub mod on_disconnect;
 #[cfg(feature = "engine-selector")]
 pub mod prepared;
 #[cfg(feature = "profiling")]
@@ -141,6 +148,9 @@ pub use config::RuntimeConfig;
 #[cfg(feature = "connection")]
 #[doc(inline)]
 pub use connection::drain_token;
+#[cfg(feature = "on-disconnect")]
+#[doc(inline)]
+pub use on_disconnect::OnDisconnectLayer;
 #[cfg(feature = "http-layers")]
 #[doc(inline)]
 pub use runtime::HttpLayers;

@@ -162,6 +162,15 @@ pub trait StellaneBuilderExt<L>: sealed::Builder<L> + Sized {
         ))
     }
 
+    /// [`OnDisconnectLayer`](crate::OnDisconnectLayer): what becomes of a handler whose client has left.
+    #[cfg(feature = "on-disconnect")]
+    fn on_disconnect(
+        self,
+        layer: &crate::OnDisconnectLayer,
+    ) -> ServiceBuilder<Stack<crate::OnDisconnectLayer, L>> {
+        self.add(layer.clone())
+    }
+
     /// [`LiveReloadLayer`](crate::hot_reload::LiveReloadLayer): open pages reload when the service restarts.
     #[cfg(feature = "hot-reload")]
     fn live_reload(self) -> ServiceBuilder<Stack<crate::hot_reload::LiveReloadLayer, L>> {

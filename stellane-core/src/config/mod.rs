@@ -89,5 +89,5 @@ pub use self::{
     log::{LogConfig, LogFormat},
     runtime::RuntimeConfig,
     secret::Secrets,
-    server::{DrainClass, ListenAddress, ListenTls, RouteLimits, ServerConfig},
+    server::{DrainClass, ListenAddress, ListenTls, RouteLimits, ServerConfig, WhenDisconnected},
 };

@@ -69,9 +69,9 @@ pub struct ServerConfig {
     /// `methods` and `grpc`, as [`DrainClass`] documents them. The process stays for as long as the longest of those that
     /// are open. Default: none.
     pub drain_classes: BTreeMap<String, DrainClass>,
-    /// Requests with a deadline or a body limit of their own, longer or shorter, larger or smaller than that of all: for
-    /// each kind a table of `timeout`, `max_body_bytes`, `paths`, `methods` and `grpc`, as [`RouteLimits`] documents them.
-    /// Default: none.
+    /// Requests with a deadline or a body limit of their own, longer or shorter, larger or smaller than that of all, or that
+    /// go on when their client leaves: for each kind a table of `timeout`, `max_body_bytes`, `on_disconnect`,
+    /// `finish_within`, `paths`, `methods` and `grpc`, as [`RouteLimits`] documents them. Default: none.
     pub route_limits: BTreeMap<String, RouteLimits>,
 }
 
@@ -231,7 +231,7 @@ impl Default for DrainClass {
     }
 }
 
-/// A deadline and a body limit for some requests: see [`ServerConfig::route_limits`]. What has to be computed is said by
+/// A deadline, a body limit and a way to end for some requests: see [`ServerConfig::route_limits`]. What has to be computed is said by
 /// [`RuntimeBuilder::route_limits`](crate::runtime::RuntimeBuilder::route_limits).
 ///
 /// ```
@@ -250,7 +250,7 @@ impl Default for DrainClass {
 /// assert_eq!(config.server.route_limits["uploads"].max_body_bytes, 1 << 30);
 /// # Ok::<_, stellane_core::config::ConfigErrors>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RouteLimits {
@@ -266,6 +266,13 @@ pub struct RouteLimits {
     /// as all others.
     #[serde(deserialize_with = "size")]
     pub max_body_bytes: u64,
+    /// What becomes of its handler when its client leaves, as [`OnDisconnect`](crate::on_disconnect) documents it: `cancel`,
+    /// `finish` or `tell`. Default `cancel`, for all methods.
+    pub on_disconnect: WhenDisconnected,
+    /// For how long it may go on then, if it does. Too short leaves work half-done, too long keeps a place for nobody. At
+    /// most one day. Default `30s`.
+    #[serde(with = "humantime_serde")]
+    pub finish_within: Duration,
     /// Requests whose path matches one of these templates, in the syntax of the router. A request of several kinds is of
     /// the one with the most specific template. Default: none.
     pub paths: Vec<String>,
@@ -273,6 +280,34 @@ pub struct RouteLimits {
     pub methods: Vec<String>,
     /// Calls of these gRPC services, such as `"llm.v1.Chat"`. Default: none.
     pub grpc: Vec<String>,
+}
+
+/// What becomes of a handler whose client has left: see [`RouteLimits::on_disconnect`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum WhenDisconnected {
+    /// It is dropped.
+    #[default]
+    Cancel,
+    /// It goes on.
+    Finish,
+    /// It goes on, and is told.
+    Tell,
+}
+
+impl Default for RouteLimits {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::ZERO,
+            max_body_bytes: 0,
+            on_disconnect: WhenDisconnected::default(),
+            finish_within: Duration::from_secs(30),
+            paths: Vec::new(),
+            methods: Vec::new(),
+            grpc: Vec::new(),
+        }
+    }
 }
 
 impl RouteLimits {
@@ -421,13 +456,18 @@ impl ServerConfig {
             if limits.timeout > Duration::from_secs(24 * 3600) {
                 wrong("`timeout` is out of range: expected 0s to 1 day");
             }
-            if limits.timeout.is_zero() && limits.max_body_bytes == 0 {
-                wrong("it limits nothing: expected `timeout` or `max_body_bytes`");
+            if limits.finish_within > Duration::from_secs(24 * 3600) {
+                wrong("`finish_within` is out of range: expected 0s to 1 day");
+            }
+            let limits_time =
+                !limits.timeout.is_zero() || limits.on_disconnect != WhenDisconnected::Cancel;
+            if !limits_time && limits.max_body_bytes == 0 {
+                wrong("it limits nothing: expected `timeout`, `max_body_bytes` or `on_disconnect`");
             }
             let has_paths = !limits.paths.is_empty() || !limits.methods.is_empty();
             if !has_paths && limits.grpc.is_empty() {
                 wrong("no request is of this kind: expected `paths`, `methods` or `grpc`");
-            } else if !has_paths && limits.timeout.is_zero() {
+            } else if !has_paths && !limits_time {
                 wrong(
                     "`max_body_bytes` is not for gRPC, which limits each message: expected `timeout`",
                 );

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::connection::reason::CloseReason;
+use crate::{connection::reason::CloseReason, on_disconnect::AbandonedStats};
 
 /// What a [`ConnectionManager`](crate::connection::ConnectionManager) has seen; totals are since it was built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct ConnectionStats {
     pub requests_in_flight: u64,
     /// Requests whose client left before the response head.
     pub requests_cancelled_total: u64,
+    /// Of those, the requests that [`OnDisconnect`](crate::on_disconnect::OnDisconnect) lets go on.
+    pub abandoned: AbandonedStats,
     /// Times a parked connection was put together again.
     pub unparked_total: u64,
     /// How long a connection is idle now before it is parked: see
@@ -64,6 +66,7 @@ impl Default for ConnectionStats {
             requests_per_second: 0,
             requests_in_flight: 0,
             requests_cancelled_total: 0,
+            abandoned: AbandonedStats::default(),
             unparked_total: 0,
             park_after: Duration::ZERO,
             bytes_read_total: 0,

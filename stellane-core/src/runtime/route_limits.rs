@@ -1,4 +1,4 @@
-//! Deadlines and body limits of some requests.
+//! Deadlines and body limits of some requests, and what becomes of them when their client leaves.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -9,7 +9,8 @@ use stellane_router::BuildReport;
 use super::classes::{Rules, RulesBuilder};
 use crate::{
     catch_faults::{FaultCounter, Faults, Grpc},
-    config::RouteLimits,
+    config::{RouteLimits, WhenDisconnected},
+    on_disconnect::{Asking, OnDisconnect},
 };
 
 /// The limits of one request, where they are not those of all: see
@@ -21,6 +22,8 @@ pub struct RequestLimits {
     pub timeout: Option<Duration>,
     /// See [`RouteLimits::max_body_bytes`].
     pub max_body_bytes: Option<u64>,
+    /// See [`RouteLimits::on_disconnect`].
+    pub on_disconnect: Option<OnDisconnect>,
 }
 
 impl RequestLimits {
@@ -35,6 +38,13 @@ impl RequestLimits {
     #[must_use]
     pub const fn max_body_bytes(mut self, bytes: u64) -> Self {
         self.max_body_bytes = Some(bytes);
+        self
+    }
+
+    /// What becomes of its handler when its client leaves.
+    #[must_use]
+    pub const fn on_disconnect(mut self, how: OnDisconnect) -> Self {
+        self.on_disconnect = Some(how);
         self
     }
 }
@@ -58,6 +68,7 @@ impl OwnLimits {
             let limits = RequestLimits {
                 timeout: Some(kind.timeout).filter(|timeout| !timeout.is_zero()),
                 max_body_bytes: Some(kind.max_body_bytes).filter(|bytes| *bytes > 0),
+                on_disconnect: on_disconnect(kind),
             };
             rules.add(limits, &kind.paths, &kind.methods, &kind.grpc);
         }
@@ -104,7 +115,16 @@ impl OwnLimits {
     }
 }
 
-/// How large the body of a request may be.
+fn on_disconnect(kind: &RouteLimits) -> Option<OnDisconnect> {
+    let within = kind.finish_within;
+    match kind.on_disconnect {
+        WhenDisconnected::Cancel => None,
+        WhenDisconnected::Finish => Some(OnDisconnect::Finish { within }),
+        WhenDisconnected::Tell => Some(OnDisconnect::Tell { within }),
+    }
+}
+
+/// How large the body of a request may be, and whether it goes on without its client.
 #[derive(Debug, Clone)]
 pub(super) struct BodyLimits {
     max_bytes: usize,
@@ -142,6 +162,17 @@ impl BodyLimits {
         let own = to_usize(own);
         stellane_router::set_default_body_limit(request, own);
         own
+    }
+
+    /// Asks its connection to let it go on, if it is to and that is ours.
+    #[inline]
+    pub(super) fn asking<B>(&self, request: &mut Request<B>) -> Option<Asking> {
+        if self.own.is_none() {
+            return None;
+        }
+        let head = RequestHead::from(&*request);
+        let how = self.own.pick(head, |limits| limits.on_disconnect)?;
+        Asking::new(how.begin(request.extensions_mut())?).ok()
     }
 }
 

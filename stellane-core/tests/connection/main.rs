@@ -14,6 +14,7 @@ mod served;
 #[path = "../support/until.rs"]
 mod until;
 
+mod abandoned;
 mod accept;
 mod answers;
 mod basics;

@@ -8,5 +8,6 @@ mod engine_selector;
 mod fault;
 mod hot_reload;
 mod http_layers;
+mod on_disconnect;
 mod prepared;
 mod strict_http1;

@@ -17,6 +17,7 @@ mod classes;
 mod drain;
 mod is_its_layers;
 mod layer;
+mod on_disconnect;
 mod parity;
 mod places;
 mod refusals;

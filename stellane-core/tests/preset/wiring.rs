@@ -454,6 +454,7 @@ const FIELDS: &[(&str, &[(&str, Is)])] = &[
                 "requests_cancelled_total",
                 Exported("stellane_connection_requests_cancelled_total"),
             ),
+            ("abandoned", Told("by the next table")),
             (
                 "unparked_total",
                 Exported("stellane_connections_unparked_total"),
@@ -469,6 +470,32 @@ const FIELDS: &[(&str, &[(&str, Is)])] = &[
             (
                 "bytes_written_total",
                 Exported("stellane_connection_written_bytes_total"),
+            ),
+        ],
+    ),
+    (
+        "abandoned",
+        &[
+            ("running", Exported("stellane_requests_abandoned")),
+            (
+                "finished_total",
+                Exported("stellane_requests_abandoned_total{end=\"finished\"}"),
+            ),
+            (
+                "timed_out_total",
+                Exported("stellane_requests_abandoned_total{end=\"timed_out\"}"),
+            ),
+            (
+                "stopped_total",
+                Exported("stellane_requests_abandoned_total{end=\"stopped\"}"),
+            ),
+            (
+                "panicked_total",
+                Exported("stellane_requests_abandoned_total{end=\"panicked\"}"),
+            ),
+            (
+                "refused_total",
+                Exported("stellane_requests_abandoned_total{end=\"refused\"}"),
             ),
         ],
     ),
@@ -885,6 +912,10 @@ async fn every_field_of_every_stats_is_exported_with_its_value() {
         (
             "connections",
             format!("{:?}", components.connections.stats()),
+        ),
+        (
+            "abandoned",
+            format!("{:?}", components.connections.stats().abandoned),
         ),
         ("limit", format!("{:?}", components.limit.stats())),
         (

@@ -28,6 +28,7 @@ use stellane_core::{
     engine_selector::{EngineSelector, EngineSelectorLayer},
     hot_reload::LiveReloadLayer,
     metrics::{Admin, HttpMetrics, MetricsLayer, RequestScope, RuntimeMetrics, prometheus},
+    on_disconnect::{Abandoned, OnDisconnectLayer},
     pool::{Carried, PoolConfig, PoolLayer, Pools, WorkerPool, WorkerPoolLayer},
     prepared::{Prepared, PreparedLayer, PreparedResponse},
     router::{InternLayer, Interned, Interner, RouteLayer, RouteMatch, RouteTable, Router},
@@ -401,6 +402,28 @@ async fn a_panic_is_answered_and_counted() {
     assert!(get(address, "/panic").await.starts_with("HTTP/1.1 500"));
     assert!(get(address, "/").await.ends_with("hello"));
     assert_eq!(faults.stats().panics, 1);
+}
+
+#[tokio::test]
+async fn a_handler_whose_client_has_left_goes_on() {
+    let (abandoned, gate) = (Abandoned::default(), Arc::new(Semaphore::new(0)));
+    let handler = handler({
+        let gate = Arc::clone(&gate);
+        move |_| {
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.expect("open").forget();
+                "done".to_owned()
+            }
+        }
+    });
+    let layer = OnDisconnectLayer::finish(Duration::from_secs(3600)).counted_by(&abandoned);
+    let address = serve(layer.layer(app(handler))).await;
+    let leaves = tokio::time::timeout(Duration::from_millis(50), get(address, "/"));
+    assert!(leaves.await.is_err());
+    until(|| abandoned.stats().running == 1).await;
+    gate.add_permits(1);
+    until(|| abandoned.stats().finished_total == 1).await;
 }
 
 #[tokio::test]

@@ -19,7 +19,10 @@ use crate::connection::{
     error::ServeError,
     http_service::HttpService,
     policy::admission::RECLAIM,
-    protocol::task::{FIRST_READ, Task, connection::Served},
+    protocol::task::{
+        Task,
+        connection::{FIRST_READ, Served},
+    },
     reason::CloseReason,
     table::{NoRoom, command::Command, owner::SocketOwner, record::Record},
     transport::{listener::balance::LoopHandle, socket::Socket},

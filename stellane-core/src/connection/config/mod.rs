@@ -119,6 +119,10 @@ pub struct ConnectionConfig {
     pub max_age_grace: Duration,
     /// Most requests on one connection. Default `0`: off.
     pub max_requests: u64,
+    /// How many requests whose clients have left may go on at a time, where
+    /// [`OnDisconnect`](crate::on_disconnect::OnDisconnect) lets them: more are cancelled. Too few leaves work half-done, too
+    /// many lets clients that ask and leave keep the server busy. Default 1024.
+    pub max_abandoned: usize,
     /// Whether idle connections are taken apart until bytes arrive. Default `true`.
     pub park: bool,
     /// How long a connection is idle before it is parked. Too short parks connections that are busy and
@@ -207,6 +211,7 @@ impl Default for ConnectionConfig {
             max_age: Duration::ZERO,
             max_age_grace: Duration::from_secs(600),
             max_requests: 0,
+            max_abandoned: 1024,
             park: true,
             park_after: Duration::from_secs(1),
             drain_idle: Duration::from_secs(1),

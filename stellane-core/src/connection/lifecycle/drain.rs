@@ -6,7 +6,7 @@ use crate::connection::{
     lifecycle::Shared,
     reason::CloseReason,
     state::ConnectionState,
-    table::{command::Command, record::Record},
+    table::{clock::millis, command::Command, record::Record},
 };
 
 /// How long streams that are told to say goodbye may take to end, and connections that are aborted to notice.
@@ -53,6 +53,12 @@ impl Shared {
             looked = now;
             // Each ends at its next poll.
             self.wait_for_those_over(now).await;
+        }
+        // What goes on without its client has its time, too. One that blocks its thread is not waited for.
+        let latest = || self.drain.end_of_abandoned().saturating_add(millis(MOMENT));
+        while self.abandoned.running() > 0 && self.clock.tick() < latest() {
+            self.drain.look(self.clock.now());
+            let _ = tokio::time::timeout(MOMENT / 10, self.abandoned.none_runs()).await;
         }
     }
 

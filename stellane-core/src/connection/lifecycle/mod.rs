@@ -47,6 +47,7 @@ use crate::connection::{
 };
 #[cfg(feature = "tls")]
 use crate::connection::{lifecycle::handshakes::HandshakePlaces, policy::admission::handshakes};
+use crate::on_disconnect::Abandoned;
 
 /// What the handle, the accept loops and the connections share.
 #[derive(Debug)]
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) totals: Totals,
     pub(crate) admission: Admission,
     pub(crate) drain: Drain,
+    /// Requests that go on without their clients.
+    pub(crate) abandoned: Abandoned,
     /// How long each request may take in a drain.
     pub(crate) budgets: Budgets,
     pub(crate) forwarded: Forwarded,
@@ -82,6 +85,7 @@ impl Shared {
             totals: Totals::default(),
             admission: Admission::new(&config),
             drain: Drain::new(),
+            abandoned: Abandoned::new(config.max_abandoned),
             budgets: Budgets::default(),
             forwarded: Forwarded::of(&config.forwarded),
             pressure: Pressure::default(),
@@ -100,7 +104,10 @@ impl Shared {
     /// See [`ConnectionManager::stats`](crate::connection::ConnectionManager::stats).
     pub(crate) fn stats(&self) -> ConnectionStats {
         let park_after = Duration::from_millis(self.park_after());
-        self.totals.stats(&self.table, park_after)
+        ConnectionStats {
+            abandoned: self.abandoned.stats(),
+            ..self.totals.stats(&self.table, park_after)
+        }
     }
 
     /// How long a connection is idle now before it is parked, in milliseconds.

@@ -30,6 +30,8 @@ pub(crate) struct Drain {
     spread: AtomicU64,
     /// How long it may take for what has no budget of its own, in milliseconds.
     deadline: AtomicU64,
+    /// The longest own budget of a request that goes on without its client, in milliseconds.
+    abandoned: AtomicU64,
     /// How long it had gone on when it last looked whose time is over, in milliseconds.
     looked: watch::Sender<u64>,
     /// Streams that were told goodbye in the words of their protocol.
@@ -44,6 +46,7 @@ impl Drain {
             began: AtomicU64::new(0),
             spread: AtomicU64::new(0),
             deadline: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
             looked: watch::Sender::new(0),
             farewells: AtomicU64::new(0),
         }
@@ -117,6 +120,20 @@ impl Drain {
         let elapsed = self.elapsed(now).unwrap_or_default();
         self.looked.send_replace(elapsed);
         self.looked.receiver_count() > 0
+    }
+
+    /// A request with this budget goes on without its client.
+    pub(crate) fn abandon(&self, budget: Budget) {
+        self.abandoned.fetch_max(budget.longest(0), Relaxed);
+    }
+
+    /// Until when those that go on without their clients may go on, on the coarse clock.
+    pub(crate) fn end_of_abandoned(&self) -> u64 {
+        let longest = self
+            .abandoned
+            .load(Relaxed)
+            .max(self.deadline.load(Relaxed));
+        self.began.load(Relaxed).saturating_add(longest)
     }
 
     /// Whether a stream with this budget is to say goodbye.

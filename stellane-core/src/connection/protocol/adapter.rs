@@ -6,29 +6,35 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
 use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 
-use crate::connection::{
-    http_service::HttpService,
-    incoming::{Incoming, UnreadBody},
-    lifecycle::Shared,
-    protocol::{
-        connect_info::ConnectInfo, farewell::Farewell, http1::fast_path::date, io::websocket,
-        open_body::OpenBody, persistence, terms::Terms,
+use crate::{
+    connection::{
+        http_service::HttpService,
+        incoming::{Incoming, UnreadBody},
+        lifecycle::Shared,
+        protocol::{
+            abandoned,
+            connect_info::ConnectInfo,
+            farewell::Farewell,
+            http1::fast_path::date,
+            in_flight::{InFlight, Owner},
+            io::websocket,
+            open_body::OpenBody,
+            persistence,
+            slot::{Returned, Slot, lock, poll_slot},
+            terms::Terms,
+        },
+        state::ConnectionState,
+        table::record::Record,
     },
-    state::ConnectionState,
-    table::record::Record,
+    on_disconnect::{After, Hosted},
 };
-
-/// The future of one request, kept in a box that the connection uses again for its next request.
-type Slot<F> = Pin<Box<Option<F>>>;
-/// Where a slot comes back that left with a response future, which may live on another thread.
-type Returned<F> = Arc<Mutex<Option<Slot<F>>>>;
 
 /// A tower service as a connection calls it: one for each.
 pub(crate) struct Adapter<S: HttpService> {
@@ -40,13 +46,6 @@ pub(crate) struct Adapter<S: HttpService> {
     unread: Option<Arc<UnreadBody>>,
     /// The answer to the next request that hyper brings, which was called for before.
     begun: Cell<Option<Box<ResponseFuture<S>>>>,
-}
-
-/// The connection that a request belongs to.
-#[derive(Debug, Clone)]
-struct Owner {
-    record: Arc<Record>,
-    shared: Arc<Shared>,
 }
 
 impl<S: HttpService> Adapter<S> {
@@ -92,10 +91,6 @@ impl<S: HttpService> Adapter<S> {
             .or_else(|| lock(&self.returned).take())
             .unwrap_or_else(|| Box::pin(None))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for Adapter<S> {
@@ -207,13 +202,15 @@ impl<S: HttpService> Adapter<S> {
             Poll::Ready(Ok(())) => {}
         }
         let mut slot = self.slot();
+        let hosted = Hosted::begin();
         slot.set(Some(service.call(request)));
         // Many handlers are done at their first poll. Polled here, they drop the request before hyper reads on, and
         // hyper can use its read buffer again instead of taking a new one.
         let mut polled = poll_slot(&mut slot, cx);
         match &mut polled {
             Poll::Pending => {
-                *waiting = Some(self.waiting(Stage::Running(Some(slot)), terms));
+                let waiting = waiting.insert(self.waiting(Stage::Running(Some(slot)), terms));
+                waiting.after = hosted.asked();
             }
             Poll::Ready(answer) => {
                 slot.set(None);
@@ -244,16 +241,9 @@ impl<S: HttpService> Adapter<S> {
             unread: self.unread.clone(),
             returned: Arc::clone(&self.returned),
             guard: InFlight::new(self.owner.clone()),
+            after: None,
         }
     }
-}
-
-#[inline]
-fn poll_slot<F: Future>(slot: &mut Slot<F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-    let Some(future) = slot.as_mut().as_pin_mut() else {
-        return Poll::Pending;
-    };
-    future.poll(cx)
 }
 
 /// What a service makes of a request.
@@ -285,6 +275,8 @@ pub(crate) struct Waiting<S: HttpService> {
     unread: Option<Arc<UnreadBody>>,
     returned: Returned<S::ResFuture>,
     guard: InFlight,
+    /// What is to become of it when the client leaves, if it is not just dropped.
+    after: Option<After>,
 }
 
 enum Stage<S: HttpService> {
@@ -336,7 +328,9 @@ impl<S: HttpService> Future for Waiting<S> {
             unread,
             returned,
             guard,
+            after,
         } = self.get_mut();
+        let hosted = Hosted::begin();
         if let Stage::NotReady(waiting) = stage {
             let (service, request) = &mut **waiting;
             if let Err(error) = ready!(service.poll_ready(cx)) {
@@ -348,7 +342,12 @@ impl<S: HttpService> Future for Waiting<S> {
         let Stage::Running(Some(slot)) = stage else {
             return Poll::Pending;
         };
-        let mut answer = ready!(poll_slot(slot, cx));
+        // Not there while it is polled: one that panics does not go on.
+        let before = after.take();
+        let Poll::Ready(mut answer) = poll_slot(slot, cx) else {
+            *after = hosted.asked().or(before);
+            return Poll::Pending;
+        };
         slot.set(None);
         if let Stage::Running(slot) = stage {
             *lock(returned) = slot.take();
@@ -358,6 +357,15 @@ impl<S: HttpService> Future for Waiting<S> {
             guard.owner.finish(*terms, unread.as_deref(), response);
         }
         Poll::Ready(answer)
+    }
+}
+
+impl<S: HttpService> Drop for Waiting<S> {
+    fn drop(&mut self) {
+        if let (Some(after), Stage::Running(slot)) = (self.after.take(), &mut self.stage) {
+            let Owner { record, shared } = &self.guard.owner;
+            abandoned::go_on(slot.take(), &after, record.budget(), shared);
+        }
     }
 }
 
@@ -413,31 +421,5 @@ impl Owner {
             }));
         }
         ResponseFuture::Done(Some(answer))
-    }
-}
-
-/// Counts a request whose handler waits, and that it was cancelled if it is dropped before its response.
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    owner: Owner,
-    answered: bool,
-}
-
-impl InFlight {
-    fn new(owner: Owner) -> Self {
-        owner.record.answers().wait_begins();
-        Self {
-            owner,
-            answered: false,
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.owner.record.answers().wait_ends();
-        if !self.answered {
-            self.owner.shared.totals.count_cancelled();
-        }
     }
 }

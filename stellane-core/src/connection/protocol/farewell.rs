@@ -176,7 +176,7 @@ impl Farewell {
 }
 
 /// Resolves when the time of a stream is over.
-async fn over(shared: Arc<Shared>, budget: Budget) {
+pub(crate) async fn over(shared: Arc<Shared>, budget: Budget) {
     let mut looks = shared.drain.looks();
     // An error would mean that the drain is gone, which is held here.
     let _ = looks.wait_for(|_| shared.drain.is_over(budget)).await;

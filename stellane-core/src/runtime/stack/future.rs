@@ -13,6 +13,7 @@ use super::{body::PresetBody, in_flight::InFlight, label};
 use crate::{
     BoxError,
     catch_faults::CatchFaultsBody,
+    on_disconnect::Asking,
     runtime::{RefusalKind, body::Ceiling},
 };
 
@@ -30,7 +31,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     pub(super) enum State<F, L> {
-        Running { #[pin] future: F, ceiling: Option<Ceiling>, routes_told: bool },
+        Running { #[pin] future: F, ceiling: Option<Ceiling>, asking: Option<Asking>, routes_told: bool },
         Refused { kind: RefusalKind },
         Limited { future: Pin<Box<L>> },
     }
@@ -78,6 +79,7 @@ where
             StateProjection::Running {
                 future,
                 ceiling,
+                asking,
                 routes_told,
             } => {
                 let pools = held.pools.enter();
@@ -92,6 +94,9 @@ where
                 entered.leave();
                 if polled.is_pending() {
                     held.pause();
+                    if let Some(asking) = asking {
+                        asking.ask();
+                    }
                 }
                 let (faults, grpc) = (held.parts.faults.counter(), held.grpc);
                 let is_for_too_large = match &polled {

@@ -14,6 +14,7 @@ use tower_service::Service;
 use crate::{
     catch_faults::{Faults, Grpc},
     connection::Incoming,
+    on_disconnect::Asking,
     runtime::{
         RefusalKind, RequestBody, body::Ceiling, refusal::OnRefusal, route_limits::BodyLimits,
     },
@@ -69,7 +70,7 @@ impl StackParts {
         mut request: Request<B>,
         grpc: Option<Grpc>,
         wrap: impl FnOnce(B) -> LimitRequestBody<C>,
-        put: impl FnOnce(S::Future, Option<Ceiling>),
+        put: impl FnOnce(S::Future, Option<Ceiling>, Option<Asking>),
     ) -> Option<RefusalKind>
     where
         S: Service<Request<RequestBody<C>>>,
@@ -81,6 +82,7 @@ impl StackParts {
         if refusal.is_some() {
             return refusal;
         }
+        let asking = self.body_limits.asking(&mut request);
         let says_its_size = || request.body().size_hint().exact().is_some();
         let ceiling = (max_bytes != usize::MAX && !says_its_size()).then(Ceiling::default);
         // Taken out of here by what may panic, and not moved into it before.
@@ -88,7 +90,7 @@ impl StackParts {
         let call = || {
             let limited = |body| RequestBody::limited(wrap(body), max_bytes, ceiling.clone());
             let request = request.take()?.map(limited);
-            put(service.call(request), ceiling);
+            put(service.call(request), ceiling, asking);
             Some(())
         };
         let called = self.faults.counter().catch("call", call);

@@ -21,6 +21,7 @@ use crate::{
     BoxError,
     catch_faults::{CatchFaultsLayer, Grpc, Refusal},
     config::ServerConfig,
+    on_disconnect::Asking,
     runtime::{
         Components, RequestBody,
         body::Ceiling,
@@ -136,14 +137,17 @@ where
             return BodyLimitFuture {
                 inner: None,
                 ceiling: None,
+                asking: None,
             };
         }
+        let asking = self.body_limits.asking(&mut request);
         let is_open = max_bytes != usize::MAX && size.exact().is_none();
         let ceiling = is_open.then(Ceiling::default);
         let request = request.map(|body| RequestBody::limited(body, max_bytes, ceiling.clone()));
         BodyLimitFuture {
             inner: Some(self.inner.call(request)),
             ceiling,
+            asking,
         }
     }
 }
@@ -154,6 +158,7 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         ceiling: Option<Ceiling>,
+        asking: Option<Asking>,
     }
 }
 
@@ -171,7 +176,11 @@ where
         let Some(inner) = this.inner.as_pin_mut() else {
             return Poll::Ready(Err(too_large()));
         };
-        let response = ready!(inner.poll(cx)).map_err(Into::into)?;
+        let polled = inner.poll(cx);
+        if let (Poll::Pending, Some(asking)) = (&polled, this.asking) {
+            asking.ask();
+        }
+        let response = ready!(polled).map_err(Into::into)?;
         label::tell(response.body());
         match is_for_too_large(&response, this.ceiling.as_ref()) {
             true => Poll::Ready(Err(too_large())),

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     BoxError,
     catch_faults::{CatchFaultsBody, Grpc},
+    on_disconnect::Asking,
     runtime::{RefusalKind, RequestBody, body::Ceiling},
 };
 
@@ -79,7 +80,13 @@ where
         let grpc = Grpc::of(&request);
         let kind = RefusalKind::Error;
         let mut state = State::Refused { kind };
-        let put = |inner, ceiling| state = State::Running { inner, ceiling };
+        let put = |inner, ceiling, asking| {
+            state = State::Running {
+                inner,
+                ceiling,
+                asking,
+            }
+        };
         let Self { service, parts } = self;
         if let Some(kind) = parts.call(service, request, grpc, |body| body, put) {
             state = State::Refused { kind };
@@ -106,7 +113,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F> {
-        Running { #[pin] inner: F, ceiling: Option<Ceiling> },
+        Running { #[pin] inner: F, ceiling: Option<Ceiling>, asking: Option<Asking> },
         Refused { kind: RefusalKind },
     }
 }
@@ -123,28 +130,35 @@ where
         let faults = this.parts.faults.counter();
         let kind = match this.state.as_mut().project() {
             StateProjection::Refused { kind } => *kind,
-            StateProjection::Running { inner, ceiling } => {
-                match faults.catch("future", || inner.poll(cx)) {
-                    None => RefusalKind::Panic,
-                    Some(Poll::Pending) => return Poll::Pending,
-                    Some(Poll::Ready(Ok(response)))
-                        if is_for_too_large(&response, ceiling.as_ref()) =>
-                    {
-                        RefusalKind::BodyTooLarge
+            StateProjection::Running {
+                inner,
+                ceiling,
+                asking,
+            } => match faults.catch("future", || inner.poll(cx)) {
+                None => RefusalKind::Panic,
+                Some(Poll::Pending) => {
+                    if let Some(asking) = asking {
+                        asking.ask();
                     }
-                    Some(Poll::Ready(Ok(response))) => {
-                        let guarded = |body| CatchFaultsBody::new(body, faults);
-                        return Poll::Ready(Ok(response.map(guarded)));
-                    }
-                    Some(Poll::Ready(Err(error))) => {
-                        let error = error.into();
-                        if let Some(own) = this.grpc.and_then(|grpc| grpc.answer_to(&error)) {
-                            return Poll::Ready(Ok(own));
-                        }
-                        faults.answer_to(&error).into()
-                    }
+                    return Poll::Pending;
                 }
-            }
+                Some(Poll::Ready(Ok(response)))
+                    if is_for_too_large(&response, ceiling.as_ref()) =>
+                {
+                    RefusalKind::BodyTooLarge
+                }
+                Some(Poll::Ready(Ok(response))) => {
+                    let guarded = |body| CatchFaultsBody::new(body, faults);
+                    return Poll::Ready(Ok(response.map(guarded)));
+                }
+                Some(Poll::Ready(Err(error))) => {
+                    let error = error.into();
+                    if let Some(own) = this.grpc.and_then(|grpc| grpc.answer_to(&error)) {
+                        return Poll::Ready(Ok(own));
+                    }
+                    faults.answer_to(&error).into()
+                }
+            },
         };
         // Dropped now: a future that panicked must not be polled again.
         this.state.set(State::Refused { kind });

@@ -94,10 +94,11 @@ where
         let limit = |body| parts.limit(admission, body);
         let entered = recording.enter();
         let pools = pools.enter();
-        let put = |future, ceiling| {
+        let put = |future, ceiling, asking| {
             *state = State::Running {
                 future,
                 ceiling,
+                asking,
                 routes_told: *routes_told,
             };
         };

@@ -15,6 +15,9 @@ use crate::connection::{
     transport::parked::ParkedPoller,
 };
 
+/// How much of a first read fits on the stack.
+pub(crate) const FIRST_READ: usize = 2048;
+
 /// What the connections of one call of `serve` share.
 pub(crate) struct Served<S> {
     pub(crate) shared: Arc<Shared>,

@@ -37,7 +37,7 @@ use crate::connection::{
         scope,
         task::{
             closing::Closing,
-            connection::{Connection, Served, Step},
+            connection::{Connection, FIRST_READ, Served, Step},
             fast_path::{FastPath, Next},
             http1::{ActiveHttp1, TakenApart},
         },
@@ -47,9 +47,6 @@ use crate::connection::{
     table::{command::Command, owner::SocketOwner, record::Record},
     transport::socket::Socket,
 };
-
-/// How much of a first read fits on the stack.
-pub(crate) const FIRST_READ: usize = 2048;
 
 /// A connection that somebody serves, or that was just accepted. A parked one has no task: see
 /// [`parked`](crate::connection::transport::parked).
@@ -347,9 +344,8 @@ impl<S: HttpService> Task<S> {
         let info = shared.config.connect_info.then(info);
         let adapter = Adapter::new(service, Arc::clone(record), Arc::clone(shared), info);
         #[cfg(feature = "http2")]
-        let is_http2 = sniff && (is_preface(&rewind) || !shared.config.http1);
-        #[cfg(feature = "http2")]
-        let ledger = is_http2.then(|| Arc::new(Ledger::new(record.clone())));
+        let ledger = (sniff && (is_preface(&rewind) || !shared.config.http1))
+            .then(|| Arc::new(Ledger::new(Arc::clone(record))));
         let watch = match shared.config.strict_http1 {
             true => Watch::Http1(FramingGuard::new()),
             false => Watch::Nothing,

@@ -1,0 +1,267 @@
+//! `OnDisconnectLayer` where no connection manager of ours is.
+#![cfg(feature = "on-disconnect")]
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use axum::{Router, routing::get};
+use http::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use stellane_core::on_disconnect::{Abandoned, AbandonedStats, ClientLeft, OnDisconnectLayer};
+use tokio::{net::TcpStream, sync::Semaphore, task::yield_now};
+use tower::{Layer, Service, limit::ConcurrencyLimitLayer, service_fn};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A service that counts, waits for a permit, and counts again.
+#[derive(Clone)]
+struct Steps {
+    first: Arc<AtomicUsize>,
+    second: Arc<AtomicUsize>,
+    gate: Arc<Semaphore>,
+}
+
+impl Steps {
+    fn new() -> Self {
+        Self {
+            first: Arc::default(),
+            second: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    async fn run(self) -> String {
+        self.first.fetch_add(1, SeqCst);
+        self.gate.acquire().await.expect("open").forget();
+        self.second.fetch_add(1, SeqCst);
+        "done".to_owned()
+    }
+
+    fn service(
+        &self,
+    ) -> impl Service<
+        Request<()>,
+        Response = Response<String>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + use<> {
+        let steps = self.clone();
+        service_fn(move |_| {
+            let steps = steps.clone();
+            async move { Ok(Response::new(steps.run().await)) }
+        })
+    }
+
+    fn done(&self) -> (usize, usize) {
+        (self.first.load(SeqCst), self.second.load(SeqCst))
+    }
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting)
+        .await
+        .expect("in time");
+}
+
+fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) {
+    assert!(
+        future
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
+    );
+}
+
+#[tokio::test]
+async fn a_future_that_is_dropped_while_it_waits_goes_on() {
+    let (steps, abandoned) = (Steps::new(), Abandoned::default());
+    let mut service = OnDisconnectLayer::finish(HOUR)
+        .counted_by(&abandoned)
+        .layer(steps.service());
+    // Not begun, it does not begin.
+    drop(service.call(Request::new(())));
+    yield_now().await;
+    assert_eq!(
+        (steps.done(), abandoned.stats()),
+        ((0, 0), AbandonedStats::default())
+    );
+    {
+        let mut future = pin!(service.call(Request::new(())));
+        poll_once(future.as_mut());
+    }
+    assert_eq!((steps.done(), abandoned.stats().running), ((1, 0), 1));
+    steps.gate.add_permits(1);
+    assert!(abandoned.drain(HOUR).await);
+    assert_eq!(
+        (steps.done(), abandoned.stats().finished_total),
+        ((1, 1), 1)
+    );
+    // After the drain nothing is taken on.
+    {
+        let mut future = pin!(service.call(Request::new(())));
+        poll_once(future.as_mut());
+    }
+    assert_eq!(
+        (abandoned.stats().running, abandoned.stats().refused_total),
+        (0, 1)
+    );
+}
+
+#[test]
+fn without_a_runtime_it_is_dropped_and_counted() {
+    let (steps, abandoned) = (Steps::new(), Abandoned::default());
+    let mut service = OnDisconnectLayer::finish(HOUR)
+        .counted_by(&abandoned)
+        .layer(steps.service());
+    {
+        let mut future = pin!(service.call(Request::new(())));
+        poll_once(future.as_mut());
+    }
+    assert_eq!(
+        (abandoned.stats().running, abandoned.stats().refused_total),
+        (0, 1)
+    );
+
+    // One that ends takes those along that go on.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("builds");
+    runtime.block_on(async {
+        let mut future = pin!(service.call(Request::new(())));
+        poll_once(future.as_mut());
+    });
+    assert_eq!(abandoned.stats().running, 1);
+    drop(runtime);
+    assert_eq!(
+        (abandoned.stats().running, abandoned.stats().stopped_total),
+        (0, 1)
+    );
+}
+
+#[tokio::test]
+async fn one_that_panics_is_not_polled_again() {
+    let abandoned = Abandoned::default();
+    let layer = OnDisconnectLayer::finish(HOUR).counted_by(&abandoned);
+    let mut service = layer.layer(service_fn(
+        async |_: Request<()>| -> Result<(), Infallible> { panic!("as asked") },
+    ));
+    let task = tokio::spawn(service.call(Request::new(())));
+    assert!(task.await.expect_err("it panicked").is_panic());
+    assert_eq!(abandoned.stats(), AbandonedStats::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_drops_what_is_left() {
+    let (steps, abandoned) = (Steps::new(), Abandoned::default());
+    let mut service = OnDisconnectLayer::finish(HOUR)
+        .counted_by(&abandoned)
+        .layer(steps.service());
+    {
+        let mut future = pin!(service.call(Request::new(())));
+        poll_once(future.as_mut());
+    }
+    assert!(!abandoned.drain(Duration::from_secs(10)).await);
+    assert_eq!((steps.done(), abandoned.stats().stopped_total), ((1, 0), 1));
+}
+
+/// As the docs say: what stands outside of the layer goes with the client.
+#[tokio::test]
+async fn a_limit_around_it_is_left_and_one_within_is_held() {
+    let (steps, abandoned) = (Steps::new(), Abandoned::default());
+    let layer = OnDisconnectLayer::finish(HOUR).counted_by(&abandoned);
+    for outside in [true, false] {
+        let limit = ConcurrencyLimitLayer::new(1);
+        let service: tower::util::BoxCloneService<_, _, _> = if outside {
+            tower::util::BoxCloneService::new(limit.layer(layer.layer(steps.service())))
+        } else {
+            tower::util::BoxCloneService::new(layer.layer(limit.layer(steps.service())))
+        };
+        let (mut service, mut other) = (service.clone(), service);
+        tower::ServiceExt::ready(&mut service).await.expect("ready");
+        {
+            let mut future = pin!(service.call(Request::new(())));
+            poll_once(future.as_mut());
+        }
+        let free = other
+            .poll_ready(&mut Context::from_waker(Waker::noop()))
+            .is_ready();
+        assert_eq!(free, outside);
+        steps.gate.add_permits(1);
+        until(|| abandoned.stats().running == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn clients_of_axum_serve_leave_by_both_protocols() {
+    for http2 in [false, true] {
+        let (steps, abandoned) = (Steps::new(), Abandoned::default());
+        let handler = {
+            let steps = steps.clone();
+            get(move || steps.clone().run())
+        };
+        let told =
+            get(async |axum::Extension(client): axum::Extension<ClientLeft>| client.left().await);
+        let app = Router::new()
+            .route(
+                "/finish",
+                handler.route_layer(OnDisconnectLayer::finish(HOUR).counted_by(&abandoned)),
+            )
+            .route(
+                "/tell",
+                told.route_layer(OnDisconnectLayer::tell(HOUR).counted_by(&abandoned)),
+            );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("binds");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let left = || abandoned.stats().running + abandoned.stats().finished_total;
+        for (path, n) in [("/finish", 1), ("/tell", 2)] {
+            let io = TokioIo::new(TcpStream::connect(address).await.expect("connects"));
+            let request = Request::get(format!("http://{address}{path}"))
+                .body(String::new())
+                .expect("valid");
+            if http2 {
+                let (mut client, connection) =
+                    hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+                        .await
+                        .expect("connects");
+                tokio::spawn(connection);
+                let sent = tokio::spawn(client.send_request(request));
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                // By RST_STREAM: the connection goes on.
+                sent.abort();
+                until(|| left() == n).await;
+                assert!(!client.is_closed());
+            } else {
+                let (mut client, connection) = hyper::client::conn::http1::handshake(io)
+                    .await
+                    .expect("connects");
+                let connection = tokio::spawn(connection);
+                let sent = tokio::spawn(async move { client.send_request(request).await });
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                connection.abort();
+                sent.abort();
+                until(|| left() == n).await;
+            }
+        }
+        steps.gate.add_permits(1);
+        until(|| abandoned.stats().finished_total == 2).await;
+        assert_eq!(steps.done(), (1, 1), "{http2}");
+    }
+}
