@@ -49,7 +49,7 @@ pub(super) fn is_asked_for() -> bool {
 /// An engine that knows of nothing but hyper-util: no limit of connections, no timeout but hyper's, nothing counted but
 /// what is open. The manager is there for what a [`ConnectInfo`] says, and hears of the end.
 #[derive(Debug, Clone)]
-pub(super) struct PlainEngine {
+pub struct PlainEngine {
     connections: ConnectionManager,
     builder: Builder<TokioExecutor>,
     open: Arc<AtomicU64>,

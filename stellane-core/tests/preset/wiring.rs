@@ -8,7 +8,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use stellane_core::{
     BoxError, Components, RequestBody, RuntimeConfig,
-    autotune::AlgorithmKind,
+    autotune::{AlgorithmKind, Key},
     config::Loader,
     pool::{Job, JobError},
 };
@@ -146,6 +146,56 @@ async fn errors_and_panics_of_the_service_are_500_and_counted_on_both_ways() {
     assert_eq!((queued, counts()), (error, (1, 2)));
     let queued = behind_the_queue(&components, &config, request("/panic")).await;
     assert_eq!((queued, counts()), (error, (2, 2)));
+}
+
+#[tokio::test]
+async fn an_answer_whose_client_does_not_ask_for_more_lends_its_place() {
+    let mut config = config();
+    config.limit.max_wait = Duration::ZERO;
+    let components = Components::new(&config).expect("valid");
+    let stream = async |_: Request<RequestBody<Body>>| {
+        let frame = || Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"a frame")));
+        let frames = futures_util::stream::iter([frame(), frame(), frame()]);
+        Ok::<_, BoxError>(Response::new(StreamBody::new(frames)))
+    };
+    let service = components.layer(&config.server).layer(service_fn(stream));
+    let answer = service.oneshot(request("/")).await.expect("is answered");
+    let mut body = answer.into_body();
+    let other = async || send(&components, &config, request("/")).await;
+    assert_eq!(other().await, 503, "it has the only place");
+    // From here on it waits for its client.
+    body.frame().await.expect("a frame").expect("is whole");
+    let lent = async {
+        while other().await != 200 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let patience = Duration::from_secs(30);
+    tokio::time::timeout(patience, lent).await.expect("is lent");
+    assert_eq!(components.limit.stats().lent, 1);
+    // And takes the place back by asking for the next.
+    body.frame().await.expect("a frame").expect("is whole");
+    assert_eq!(components.limit.stats().lent, 0);
+}
+
+#[tokio::test]
+async fn whose_a_request_is_may_be_said_in_its_extensions() {
+    let mut config = config();
+    config.limit.initial = 8;
+    config.limit.max_wait = Duration::ZERO;
+    let components = Components::new(&config).expect("valid");
+    let of = |path: &str, name: &str| {
+        let mut request = request(path);
+        request.extensions_mut().insert(Key::of(name));
+        send(&components, &config, request)
+    };
+    let mut held: Vec<_> = (0..6).map(|_| Box::pin(of("/hang", "a"))).collect();
+    for one in &mut held {
+        begin(one).await;
+    }
+    assert_eq!(of("/", "b").await, 200);
+    assert_eq!(of("/", "a").await, 503, "the last quarter is for others");
+    assert_eq!(of("/", "b").await, 200);
 }
 
 fn shed(components: &Components) -> BTreeMap<String, f64> {
