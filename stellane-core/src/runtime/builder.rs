@@ -198,6 +198,9 @@ impl<F> RuntimeBuilder<F> {
     ///     .limit_layer(|layer, _| layer.key(|head| head.headers.get("x-tenant").map(Key::of)));
     /// # drop(builder);
     /// ```
+    ///
+    /// Nor does a client who shows a certificate, by the `TlsClient` in the extensions:
+    /// `head.extensions.get::<TlsClient>()?.id().map(Key::of)`.
     pub fn limit_layer(
         mut self,
         change: impl FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLimitLayer + Send + 'static,
@@ -283,9 +286,10 @@ impl<F> RuntimeBuilder<F> {
         self
     }
 
-    /// TLS for the listeners of TCP that have none of their own, in the place of the files of `connection.tls`: with a
-    /// configuration of rustls for client certificates, several names, or other cryptography. Its ALPN is used as it is:
-    /// for HTTP/2 it has to hold `h2`. The handle changes it while it serves, as for new certificates.
+    /// TLS for the listeners of TCP that have none of their own, in the place of the files of `connection.tls`, whose keys
+    /// can't change it: with a configuration of rustls for what these do not say, such as certificates that come from
+    /// elsewhere. Its ALPN is used as it is: for HTTP/2 it has to hold `h2`. The handle changes it while it serves, as for
+    /// new certificates.
     ///
     /// ```no_run
     /// use stellane_core::{Runtime, connection::TlsAcceptor};
