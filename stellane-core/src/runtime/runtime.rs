@@ -10,7 +10,7 @@ use super::{
     around::{Around, OuterFn},
     background::BackgroundTask,
     bypass::PlainEngine,
-    facts::DescribeFn,
+    facts::{DescribeFn, Facts},
     ready_check::ReadyCheck,
     refusal::{AnswerFn, OnRefusal},
     route_limits::OwnLimits,
@@ -76,6 +76,7 @@ impl<S> Runtime<S> {
         let limit = self.limit_layer.clone().overload(&overload);
         let limit = on_refusal.of_limit(limit);
         let server = &self.config.server;
+        let facts = Facts(self.describe.clone());
         Around {
             preset: PresetLayer::new(
                 &self.components,
@@ -84,8 +85,9 @@ impl<S> Runtime<S> {
                 &self.own_limits,
                 on_refusal,
                 true,
+                Some(facts.clone()),
             ),
-            describe: self.describe.clone(),
+            facts,
             outer: self.outer.clone(),
             bypass: self.bypass.clone(),
             #[cfg(feature = "http-layers")]
