@@ -559,6 +559,45 @@ async fn client_errors_and_streams_do_not_count() {
     }
 }
 
+#[tokio::test]
+async fn a_grpc_answer_counts_as_what_its_status_says() {
+    // Per status, what it is in front of one's own service, and at a client of another's.
+    let ignore = [Outcome::Ignore; 2];
+    for (code, expected) in [
+        ("0", [Outcome::Success; 2]),
+        ("4", [Outcome::Overload; 2]),
+        ("8", [Outcome::Ignore, Outcome::Overload]),
+        ("14", [Outcome::Overload; 2]),
+        ("5", ignore),
+        ("13", ignore),
+        ("", ignore),
+    ] {
+        for (client, expected) in [false, true].into_iter().zip(expected) {
+            let limit = build(fixed(5));
+            let mut layer = AdaptiveLimitLayer::new(&limit);
+            if client {
+                layer = layer.classify_response(|head| head.client_outcome());
+            }
+            let service = layer.layer(service_fn(|_: Request<Limited>| async move {
+                let response = Response::builder()
+                    .header("content-type", "application/grpc+proto")
+                    .header("grpc-status", code)
+                    .body(Body::default());
+                Ok::<_, Infallible>(response.unwrap())
+            }));
+            drop(service.oneshot(request()).await.unwrap());
+            let stats = limit.stats();
+            let counted = match (stats.successes, stats.overloads, stats.ignored) {
+                (1, 0, 0) => Outcome::Success,
+                (0, 1, 0) => Outcome::Overload,
+                (0, 0, 1) => Outcome::Ignore,
+                other => panic!("{code}: {other:?}"),
+            };
+            assert_eq!(counted, expected, "{code}, {client}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_exempt_request_is_neither_limited_nor_counted() {
     let limit = build(fixed(1));

@@ -50,6 +50,15 @@ pub trait Served: Send + Sized + 'static {
         listeners: Listeners,
         around: Around,
     ) -> Serving;
+
+    /// With nothing of the preset around it.
+    fn bypass(
+        self,
+        plain: &PlainEngine,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving;
 }
 
 impl<S: App> Served for S {
@@ -60,19 +69,22 @@ impl<S: App> Served for S {
         mut listeners: Listeners,
         around: Around,
     ) -> Serving {
-        let https = listeners.https_port();
-        let redirects = std::mem::take(&mut listeners.redirects);
-        let redirecting: Vec<_> = redirects
-            .into_iter()
-            .map(|Redirects { sockets, port }| {
-                let redirect = Redirect::new(self.clone(), https, port);
-                engine.serve(sockets, around.boxed(redirect))
-            })
-            .collect();
+        let redirects = around.redirects(engine, &mut listeners, &self);
         let serving = around.serve(engine, connections, listeners, self);
-        redirecting.into_iter().fold(serving, |others, one| {
-            Box::pin(async { tokio::try_join!(others, one).map(drop) })
-        })
+        redirects.into_iter().fold(serving, both)
+    }
+
+    fn bypass(
+        self,
+        plain: &PlainEngine,
+        connections: &ConnectionManager,
+        mut listeners: Listeners,
+        around: Around,
+    ) -> Serving {
+        let redirects = around.redirects(plain, &mut listeners, &self);
+        let service = around.boxed(self);
+        let serving = serve(plain, connections, listeners, service, around.bypass);
+        redirects.into_iter().fold(serving, both)
     }
 }
 
@@ -94,6 +106,19 @@ impl Served for OneOrMade {
         match self {
             Self::One(app) => app.start(engine, connections, listeners, around),
             Self::Made(make) => around.serve_make(engine, connections, listeners, make),
+        }
+    }
+
+    fn bypass(
+        self,
+        plain: &PlainEngine,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving {
+        match self {
+            Self::One(app) => app.bypass(plain, connections, listeners, around),
+            Self::Made(make) => around.serve_make(plain, connections, listeners, make),
         }
     }
 }
@@ -158,6 +183,23 @@ impl Around {
             Some(outer) => outer(service),
             None => service,
         }
+    }
+
+    /// On those listeners that only send to others.
+    fn redirects<E: Engine>(
+        &self,
+        engine: &E,
+        listeners: &mut Listeners,
+        app: &impl App,
+    ) -> Vec<Serving> {
+        let https = listeners.https_port();
+        let redirects = std::mem::take(&mut listeners.redirects).into_iter();
+        redirects
+            .map(|Redirects { sockets, port }| -> Serving {
+                let redirect = Redirect::new(app.clone(), https, port);
+                Box::pin(engine.serve(sockets, self.boxed(redirect)))
+            })
+            .collect()
     }
 
     /// One service for all connections.
@@ -244,6 +286,10 @@ fn serve<E: Engine>(
     let listening = !sockets.is_empty();
     let serving = engine.serve(sockets, service);
     Box::pin(until_both_end(listening.then_some(serving), elsewhere))
+}
+
+fn both(others: Serving, one: Serving) -> Serving {
+    Box::pin(async { tokio::try_join!(others, one).map(drop) })
 }
 
 async fn until_both_end(

@@ -1,6 +1,10 @@
-use std::{fmt, io};
+use std::{fmt, io, pin::Pin};
 
 use crate::config::{ConfigErrors, Secrets};
+
+/// What functions return that are compiled once for all services: a future is compiled where it is polled, one in a box
+/// where it is made.
+pub(super) type BoxResult<T> = Pin<Box<dyn Future<Output = Result<T, RuntimeError>> + Send>>;
 
 /// Why the runtime could not be built or served.
 #[non_exhaustive]

@@ -84,6 +84,7 @@ mod listeners;
 mod machine;
 mod make;
 mod numbers;
+mod on_engine;
 mod panics;
 mod pressure;
 mod ready_check;

@@ -11,6 +11,7 @@ rows! { honest:
     streams_refuse_nobody("axum", "axum-signal"; Load::Lines { every_millis: 100, clients: 100 });
     grpc_streams_refuse_no_call("axum", "axum-signal"; Load::Grpc { streams: 100 });
     slow_downloads_refuse_nobody("axum", "axum-http2", "axum-signal", "axum-signal-http2"; Load::Download { clients: 40, rate: 50_000 });
+    two_hundred_slow_readers_refuse_nobody("axum"; Load::Download { clients: 200, rate: 50_000 });
     slow_uploads_refuse_nobody("axum", "axum-http2", "axum-signal", "axum-signal-http2"; Load::Upload { clients: 40, rate: 10_000 });
 }
 

@@ -13,6 +13,7 @@ rows! { honest:
     streams_refuse_nobody("preset", "tls-http2"; Load::Lines { every_millis: 100, clients: 100 });
     grpc_streams_refuse_no_call("per-core"; Load::Grpc { streams: 100 });
     slow_downloads_refuse_nobody("preset", "preset-http2"; Load::Download { clients: 40, rate: 50_000 });
+    two_hundred_slow_readers_refuse_nobody("preset"; Load::Download { clients: 200, rate: 50_000 });
     slow_uploads_refuse_nobody("tls", "preset-http2"; Load::Upload { clients: 40, rate: 10_000 });
 }
 

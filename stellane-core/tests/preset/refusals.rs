@@ -503,3 +503,60 @@ async fn until_waiting(components: &Components, count: u32) {
     let waited = tokio::time::timeout(Duration::from_secs(10), waiting).await;
     assert!(waited.is_ok(), "{:?}", components.limit.stats());
 }
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("whole").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_tells_of_refusals_now_and_then_and_not_of_each() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::sync::Mutex::new(log.clone()));
+    let _logging = tracing::subscriber::set_default(subscriber.finish());
+    let lines = || {
+        let text = String::from_utf8(log.0.lock().expect("whole").clone()).expect("text");
+        let about = text
+            .lines()
+            .filter(|line| line.contains("the limit is reached: "));
+        about.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (address, components) = serve(config(), None).await;
+    let mut holds = TcpStream::connect(address).await.expect("connects");
+    let request = b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n";
+    holds.write_all(request).await.expect("writes");
+    let until = async |what: &str, holds: &dyn Fn() -> bool| {
+        let waiting = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        waited.unwrap_or_else(|_| panic!("never {what}"));
+    };
+    until("held", &|| components.limit.stats().in_flight == 1).await;
+    for _ in 0..2 {
+        for _ in 0..50 {
+            let request = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            let answer = ask_at(address, request).await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        }
+        until("told", &|| !lines().is_empty()).await;
+    }
+    let lines = lines();
+    assert!(lines.len() < 10, "{lines:#?}");
+    assert!(lines[0].contains("WARN"), "{lines:#?}");
+    assert!(lines[0].contains(": limit 1, CPU "), "{lines:#?}");
+}

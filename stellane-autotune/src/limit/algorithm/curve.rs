@@ -177,8 +177,20 @@ impl Curve {
         };
         let stays = self.fresh(now).map(|p| p.in_flight / p.throughput);
         let knee = (self.most(now) * stays.fold(f64::INFINITY, f64::min)).min(latest.in_flight);
-        let least = self.fresh(now).map(|p| p.in_flight);
-        (knee, least.fold(f64::INFINITY, f64::min) < CLEAR * knee)
+        (knee, self.has_less(knee, now, |_| true))
+    }
+
+    /// The same, if less has been seen of a load that lasted. Little's law needs one: while it climbs, what is in flight has
+    /// mostly just come. A cold start into ten times the load took the first of that for what the service does without a queue.
+    pub(super) fn lasting_knee(&self, now: Duration) -> Option<f64> {
+        let (knee, _) = self.knee(now);
+        self.has_less(knee, now, |point| !point.ramp)
+            .then_some(knee)
+    }
+
+    fn has_less(&self, knee: f64, now: Duration, counts: impl Fn(&Point) -> bool) -> bool {
+        let mut points = self.fresh(now);
+        points.any(|point| counts(point) && point.in_flight < CLEAR * knee)
     }
 
     pub(super) fn evidence(&self, now: Duration) -> LimitEvidence {

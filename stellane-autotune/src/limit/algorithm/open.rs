@@ -75,7 +75,7 @@ const MUCH: f64 = 0.02;
 /// itself a service at four fifths of what it can do, limited by chance, lost a sixth for seconds.
 const ROOM: f64 = 2.0;
 /// How many places are the machine's knee, in terms of what keeps its cores busy.
-const SPARE: f64 = 1.25;
+pub(super) const SPARE: f64 = 1.25;
 /// What is left of the load when the service itself says that it is overloaded. A cut to the knee, as far below as that
 /// was measured, cost a third of the throughput where refusing is all that the service does.
 const TOLD: f64 = 0.8;
@@ -207,10 +207,10 @@ impl Open {
         // How many can be in flight without a queue depends on how long they wait for something else, which tasks don't
         // tell: what was seen with less in flight does, if there was less.
         let guess = SPARE * in_flight / tasks_per_core;
-        let (knee, known) = self.curve.knee(now);
-        let is_seen = known && knee > guess;
-        let limit = if is_seen { knee } else { guess };
-        self.full(limit, is_seen, LimitEvidence::Machine { tasks_per_core })
+        let seen = self.curve.lasting_knee(now).filter(|knee| *knee > guess);
+        let limit = seen.unwrap_or(guess);
+        let evidence = LimitEvidence::Machine { tasks_per_core };
+        self.full(limit, seen.is_some(), evidence)
     }
 
     fn full(&self, limit: f64, known: bool, evidence: LimitEvidence) -> Option<Start> {

@@ -2,7 +2,8 @@
 
 use super::{
     super::{Window, clamp_limit, elasticity::Measured},
-    Fading, Limiting, ROOM,
+    Limiting, ROOM,
+    fading::{Fading, HEADROOM},
     probe::REST,
 };
 
@@ -28,9 +29,6 @@ const USUAL: Fading = Fading {
 };
 /// In a row: it goes down for a reason that the baseline may not know of.
 const CUTS_BEFORE_PROBE: u32 = 6;
-/// Places beyond the gradient, in square roots of the limit: what keeps a service busy. Less, and 16 cores idle at times;
-/// more, and latency grows for nothing.
-const HEADROOM: f64 = 0.75;
 /// How soon it is given up where more concurrency costs throughput. At 2 a service of ten cores and a steep knee was kept at
 /// 12 to 13, and two hundredths of its throughput.
 const STEEP: f64 = 3.0;
@@ -117,6 +115,11 @@ impl Limiting {
         }
         if self.roomy >= 2 && next > self.limit {
             next = GROW * self.limit;
+        }
+        // What is taken for the latency without a queue may be one with a queue, until a probe has measured it: the machine
+        // that was what was full knows better. Else a service with a knee went past it, for seconds, after one start of forty.
+        if self.assumed && self.kinds.have_enough(f64::from(window.in_flight)) {
+            next = next.min(self.limit);
         }
         self.cuts = if next < 0.97 * self.limit {
             self.cuts + 1

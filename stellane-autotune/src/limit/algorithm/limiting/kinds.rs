@@ -1,6 +1,12 @@
 //! Requests of two kinds that are far apart: those that compute, and those that wait for something elsewhere.
 
-use super::super::{Latencies, open::FULL};
+use super::{
+    super::{
+        Latencies,
+        open::{FULL, SPARE},
+    },
+    fading::{DITHER, HEADROOM},
+};
 
 /// Whether there are two kinds, and what the machine says of their limit.
 ///
@@ -16,6 +22,8 @@ pub(super) struct Kinds {
     of_machine: bool,
     /// What it has to do, for each core.
     tasks: Option<f64>,
+    /// The same a window before.
+    tasks_before: Option<f64>,
 }
 
 /// Quartiles that are so many times apart are of two kinds. Of exponential latencies they are 4.8, and 7 by chance.
@@ -32,8 +40,9 @@ const FALL: f64 = 0.9;
 const SLOWER: f64 = 1.1;
 /// Less of it is none, or chance.
 const FOLLOWS: f64 = 0.2;
-/// With so many each core has enough: a limit that begins so is right. To look for a better one at once took a second.
-const ENOUGH: f64 = 1.25;
+/// With so many each core has enough: a limit that begins with its [`SPARE`], however the dither moves it, is right. To look
+/// for a better one at once took a second, and by chance one of four hundred starts five.
+const ENOUGH: f64 = SPARE * (1.0 + DITHER.new);
 
 impl Kinds {
     /// A limit begins, as the machine is full or for another reason.
@@ -48,7 +57,7 @@ impl Kinds {
             let gain = if up { LEARN.0 } else { LEARN.1 };
             self.spread += gain * (spread - self.spread);
         }
-        self.tasks = tasks_per_core;
+        self.tasks_before = std::mem::replace(&mut self.tasks, tasks_per_core);
         self.of_machine |= tasks_per_core.is_some_and(|tasks| tasks > FULL);
     }
 
@@ -76,6 +85,22 @@ impl Kinds {
     /// Whether the machine, which is what was full, has a core to spare now.
     pub(super) fn have_room(&self) -> bool {
         self.of_machine && self.tasks.is_some_and(|tasks| tasks < AT_EASE)
+    }
+
+    /// Whether it has no core to spare: more places answer no more.
+    pub(super) fn are_busy(&self) -> bool {
+        self.of_machine && self.tasks.is_some_and(|tasks| tasks >= AT_EASE)
+    }
+
+    /// Whether it has, twice in a row, enough to do and some to spare: what more is let in only queues. At most so many cores
+    /// as that makes do it.
+    pub(super) fn have_enough(&self, in_flight: f64) -> bool {
+        let twice = self.tasks.zip(self.tasks_before);
+        self.of_machine
+            && twice.is_some_and(|(now, before)| {
+                let tasks = now.min(before);
+                tasks > 1.0 + HEADROOM / (in_flight / tasks).sqrt()
+            })
     }
 
     /// Whether it has just enough to do.

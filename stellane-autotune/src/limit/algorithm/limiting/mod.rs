@@ -1,4 +1,7 @@
 mod adjust;
+mod fading;
+mod guess;
+mod guessing;
 mod kinds;
 mod probe;
 mod probing;
@@ -7,8 +10,10 @@ mod usual;
 use std::time::Duration;
 
 use self::{
+    fading::{DITHER, Fading, SETTLED},
+    guess::{GUESS_SAMPLES, Guess, STAYS, SURPLUS},
     kinds::Kinds,
-    probe::{PROBE_AGAIN, PROBE_EVERY, PROBE_STEP, Probe, RARE},
+    probe::{PROBE_EVERY, PROBE_STEP, Probe},
     usual::Usual,
 };
 use super::{
@@ -64,31 +69,6 @@ pub(super) struct Limiting {
     rng: Rng,
 }
 
-/// See [`Start`].
-#[derive(Debug, Clone, Copy)]
-struct Guess {
-    known: bool,
-    before: (f64, f64),
-}
-
-/// A gain that is `new` for a service that is not known yet, and `settled` after [`SETTLED`] windows.
-#[derive(Debug, Clone, Copy)]
-struct Fading {
-    new: f64,
-    settled: f64,
-}
-
-const SETTLED: u32 = 25;
-/// By how much the limit swings. Less, and throughput does not show it above the noise; more, and the swing itself costs.
-const DITHER: Fading = Fading {
-    new: 0.12,
-    settled: 0.05,
-};
-/// How much one probe decides of the baseline: one alone measures little.
-const AVERAGE: Fading = Fading {
-    new: 0.5,
-    settled: 0.2,
-};
 /// What an answer that says "overloaded" leaves of the limit, at most once per median.
 const OVERLOADED: f64 = 0.95;
 /// How many times the error of a median explains one below the baseline.
@@ -107,24 +87,10 @@ const AT_EASE: f64 = 1.0;
 /// Twice in a row that throughput follows the limit so far, with a median below so many baselines: there is room. Without
 /// it a service that has become slower by itself took twenty seconds to have the places it needs.
 const ROOM: (f64, f64) = (0.88, 2.0);
-/// A first guess that leaves less than this of the answers was too low, or there was nothing to limit.
-const MISTAKE: f64 = 0.7;
-/// Each such mistake doubles the evidence that it takes next time, up to this. At 8 a service of two kinds of
-/// requests was never limited again.
-const DOUBT: f64 = 3.0;
-/// In flight still, in terms of the limit: what was let in while there was none is not done yet.
-const SURPLUS: f64 = 1.25;
 /// It is waited for what shows the effect of a limit up to so many medians, and seconds at least and at most. With half
 /// a second at most, whose answers take a second told of the limit before, and the limit went from 200 to 1000 and
 /// to 70.
 const PATIENCE: (f64, f64, f64) = (0.5, 2.0, 10.0);
-/// How long it may take at first, in terms of how long it should,
-const DRAIN: f64 = 3.0;
-/// and how many mean stays after that there is nobody left, nearly, who came before.
-const STAYS: f64 = 2.0;
-/// The longest that a first guess is tried: in which so many were answered before. If far fewer are now, that is all
-/// there is to know.
-const GUESS_SAMPLES: u64 = 120;
 /// While the machine has next to nothing to do: whatever their latency is, more can be let in.
 const IDLE_SAMPLES: u64 = 20;
 const MIN_SAMPLES: u64 = 60;
@@ -244,20 +210,6 @@ impl Limiting {
         }
     }
 
-    /// To see what the limit that it begins with does, what was let in before must be gone, and then those must be who were
-    /// let in beside it.
-    pub(super) fn start(&self, in_flight: f64) -> Next {
-        let limit = self.limit();
-        let surplus = in_flight - f64::from(limit);
-        // Of a service that has answered hardly anything yet nothing is known, and both are without end.
-        let stays = STAYS * f64::from(limit) / self.throughput;
-        Next {
-            limit,
-            drain: seconds((DRAIN * surplus / self.throughput).max(PATIENCE.0)),
-            settle: seconds(stays.min(self.patience())),
-        }
-    }
-
     fn next(&self, window: &Window<'_>) -> Next {
         let limit = self.limit();
         let Some(probe) = self.probe else {
@@ -374,43 +326,6 @@ impl Limiting {
             window.latencies.mean()
         } else {
             window.latencies.quantile(0.5)
-        }
-    }
-
-    /// Tries the limit that it began with.
-    fn on_first_window(&mut self, window: &Window<'_>) {
-        let bound = window.is_limit_bound();
-        let mut known = false;
-        if let Some(guess) = self.guess {
-            // A target is another latency than one without a queue: it is looked for.
-            known = guess.known || self.target.is_none() && self.kinds.have_hardly_a_queue();
-            if bound && self.throughput < MISTAKE * guess.before.0 {
-                // Less in flight, and that much less answered: the guess was too low, or nothing was full.
-                let most = guess.before.1.max(self.limit);
-                let next = (2.0 * self.limit).min(most);
-                if next > 1.1 * self.limit {
-                    self.limit = clamp_limit(next, self.min, self.max);
-                    return;
-                }
-                self.doubt = (2.0 * self.doubt).min(DOUBT);
-                known = true;
-            } else {
-                self.doubt = (0.5 * self.doubt).max(1.0);
-            }
-        }
-        (self.baseline, self.assumed) = (Some(self.median), true);
-        if known {
-            self.guess = None;
-            let pause = if self.kinds.have_hardly_a_queue() {
-                PROBE_EVERY
-            } else {
-                PROBE_AGAIN
-            };
-            let pause = pause.max(RARE * self.median);
-            self.next_probe = window.end.saturating_add(Duration::from_secs_f64(pause));
-        } else if bound && self.is_answered() && !self.kinds.are_told_by_machine() {
-            // Born under load: this median already contains a queue.
-            self.start_probe(None);
         }
     }
 

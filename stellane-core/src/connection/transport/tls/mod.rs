@@ -160,13 +160,13 @@ impl TlsAcceptor {
                 Ok(()) => {
                     told.clear();
                     let first = files.first().unwrap_or(Path::new(""));
-                    tracing::info!(certificate = %first.display(), "certificates reloaded");
+                    tracing::info!("certificates reloaded, {} first", first.display());
                 }
                 // Perhaps only one of two is written yet: tried again, and told once.
                 Err(error) => {
                     let error = error.to_string();
                     if error != told {
-                        tracing::warn!(%error, "the old certificates stay");
+                        tracing::warn!("the old certificates stay: {error}");
                         told = error;
                     }
                 }

@@ -1,0 +1,16 @@
+//! What is known of a first guess.
+
+/// See [`Start`](super::super::open::Start).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Guess {
+    pub(super) known: bool,
+    pub(super) before: (f64, f64),
+}
+
+/// In flight still, in terms of the limit: what was let in while there was none is not done yet.
+pub(super) const SURPLUS: f64 = 1.25;
+/// After how many mean stays there is nobody left, nearly, who came before.
+pub(super) const STAYS: f64 = 2.0;
+/// The longest that a first guess is tried: in which so many were answered before. If far fewer are now, that is all
+/// there is to know.
+pub(super) const GUESS_SAMPLES: u64 = 120;
