@@ -8,7 +8,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use stellane_core::{
     BoxError, Components, RequestBody, RuntimeConfig,
-    autotune::{AlgorithmKind, Key},
+    autotune::{AlgorithmKind, Key, names},
     config::Loader,
     pool::{Job, JobError},
     router::Router,
@@ -399,6 +399,47 @@ async fn each_knob_of_the_tuner_turns_what_its_name_says() {
     // It turns all of them.
     tuner.restore();
     assert_eq!(values(), before);
+}
+
+#[tokio::test]
+async fn the_signals_of_the_tuner_say_what_their_names_say() {
+    let mut config = config();
+    (config.workers.min_workers, config.workers.max_workers) = (2, 2);
+    let components = Components::new(&config).expect("valid");
+    let (release, held) = mpsc::channel::<()>();
+    let job = components.workers.spawn_blocking(move || held.recv());
+    while (
+        components.workers.stats().active,
+        components.workers.stats().idle,
+    ) != (1, 1)
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let cpu_time = || components.runtime_metrics.snapshot().cpu_time.as_secs_f64();
+    components.tuner.tick(Duration::from_secs(1));
+    let before = cpu_time();
+    while components.runtime_metrics.collect().cpu_time.as_secs_f64() < before + 0.05 {}
+    components.tuner.tick(Duration::from_secs(2));
+    let used = cpu_time() - before;
+
+    let signals = components.tuner.stats().signals;
+    let value = |name: &str| {
+        let signal = signals.iter().find(|signal| signal.name == name);
+        signal.and_then(|signal| signal.value).expect("is good")
+    };
+    assert_eq!(value(names::WORKER_UTILIZATION), 0.5);
+    assert_eq!(value(names::WORKERS_BUSY), 0.5);
+    assert_eq!(value(names::QUEUE_DEPTH), 0.0);
+    assert_eq!(value(names::LIMIT), 1.0);
+    // Of all CPUs together, in the second between the ticks.
+    let snapshot = components.runtime_metrics.snapshot();
+    let cpus = match snapshot.cgroup_cpu_limit {
+        0.0 => std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64),
+        limit => limit,
+    };
+    assert!((value(names::CPU) - used / cpus).abs() < 1e-9);
+    drop(release);
+    let _ = job.await;
 }
 
 /// What becomes of a field of a component's `stats()`.
