@@ -358,7 +358,7 @@ pub struct KeyChange {
 }
 
 impl KeyChange {
-    /// Whether it takes effect without a restart: see [`live_keys`].
+    /// Whether it takes effect without a restart: see [`live_keys`](super::live_keys).
     #[must_use]
     pub fn is_live(&self) -> bool {
         live_key(&self.key).is_some()
