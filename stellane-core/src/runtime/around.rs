@@ -12,9 +12,9 @@ use tokio::{task::JoinSet, time::Instant};
 use tower_layer::Layer;
 
 use super::{
-    App, BoxApp, BoxService, PresetLayer, PresetService,
+    App, BoxApp, BoxService, PresetLayer,
     bypass::{Bare, PlainEngine},
-    facts::{DescribeFn, Described},
+    facts::Facts,
     listeners::{Listeners, Redirects, Source},
     make::Make,
     redirect::Redirect,
@@ -32,7 +32,7 @@ pub(super) type Serving = Pin<Box<dyn Future<Output = Result<(), EngineError>> +
 #[derive(Clone)]
 pub struct Around {
     pub(super) preset: PresetLayer,
-    pub(super) describe: Option<Arc<DescribeFn>>,
+    pub(super) facts: Facts,
     pub(super) outer: Option<Arc<OuterFn>>,
     #[cfg(feature = "http-layers")]
     pub(super) http: super::HttpLayers,
@@ -124,10 +124,6 @@ impl Served for OneOrMade {
 }
 
 impl Around {
-    fn preset<S: 'static>(&self, app: S) -> Described<PresetService<S>> {
-        Described::new(self.preset.layer(app), self.describe.clone())
-    }
-
     /// Whether something outside of the limit has to see each request.
     pub(super) fn sees_all(&self) -> bool {
         #[cfg(feature = "http-layers")]
@@ -166,10 +162,10 @@ impl Around {
     fn inside<S: App>(&self, app: S) -> BoxService<Incoming> {
         match self.bypass {
             Some(_) => {
-                let bare = Described::new(Bare(app), self.describe.clone());
+                let bare = Bare::new(app, self.facts.clone());
                 self.outside(BoxService::new(bare))
             }
-            None => self.outside(self.preset(app)),
+            None => self.outside(self.preset.layer(app)),
         }
     }
 
@@ -218,7 +214,7 @@ impl Around {
             let service = self.boxed(app);
             return serve(engine, connections, listeners, service, self.bypass.clone());
         }
-        serve(engine, connections, listeners, self.preset(app), None)
+        serve(engine, connections, listeners, self.preset.layer(app), None)
     }
 
     /// One for each.

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::{App, RequestBody};
+use super::{App, RequestBody, facts::Facts};
 use crate::{
     connection::{
         ConnectInfo, ConnectionManager, HttpService, Incoming, Listener, Socket, Trust, Verdict,
@@ -276,7 +276,16 @@ impl Drop for Open {
 
 /// The service without anything of the preset around it.
 #[derive(Clone)]
-pub(super) struct Bare<S>(pub(super) S);
+pub(super) struct Bare<S> {
+    app: S,
+    facts: Facts,
+}
+
+impl<S> Bare<S> {
+    pub(super) fn new(app: S, facts: Facts) -> Self {
+        Self { app, facts }
+    }
+}
 
 impl<S: App> Service<Request<Incoming>> for Bare<S> {
     type Response = S::Response;
@@ -284,10 +293,11 @@ impl<S: App> Service<Request<Incoming>> for Bare<S> {
     type Future = S::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.app.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> S::Future {
-        self.0.call(request.map(RequestBody::new))
+    fn call(&mut self, mut request: Request<Incoming>) -> S::Future {
+        self.facts.tell(&mut request);
+        self.app.call(request.map(RequestBody::new))
     }
 }

@@ -10,7 +10,7 @@ use super::{
     around::{Around, OuterFn},
     background::BackgroundTask,
     bypass::PlainEngine,
-    facts::DescribeFn,
+    facts::{DescribeFn, Facts},
     ready_check::ReadyCheck,
     refusal::{AnswerFn, OnRefusal},
     route_limits::OwnLimits,
@@ -85,6 +85,7 @@ impl RuntimeParts {
         let limit = self.limit_layer.clone().overload(&overload);
         let limit = on_refusal.of_limit(limit);
         let server = &self.config.server;
+        let facts = Facts(self.describe.clone());
         Around {
             preset: PresetLayer::new(
                 &self.components,
@@ -93,8 +94,9 @@ impl RuntimeParts {
                 &self.own_limits,
                 on_refusal,
                 true,
+                Some(facts.clone()),
             ),
-            describe: self.describe.clone(),
+            facts,
             outer: self.outer.clone(),
             bypass: self.bypass.clone(),
             #[cfg(feature = "http-layers")]
