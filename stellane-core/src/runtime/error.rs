@@ -113,3 +113,15 @@ impl From<ConfigErrors> for RuntimeError {
         Self::Config(errors)
     }
 }
+
+/// For a `main` that returns what `axum::serve` does. The kind is that of the address that can't be listened on.
+impl From<RuntimeError> for io::Error {
+    fn from(error: RuntimeError) -> Self {
+        let kind = match &error {
+            RuntimeError::Bind { source, .. } => source.kind(),
+            RuntimeError::Config(_) | RuntimeError::Address { .. } => io::ErrorKind::InvalidInput,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}

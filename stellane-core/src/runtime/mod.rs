@@ -113,7 +113,7 @@ mod watch;
 #[cfg(feature = "http-layers")]
 pub use self::http::{HttpBody, HttpInner, HttpInnerLayer, HttpLayers, HttpOuter, HttpOuterLayer};
 #[cfg(feature = "axum-08")]
-pub use self::listeners::axum_listener;
+pub use self::{app::AxumService, listeners::axum_listener};
 pub use self::{
     app::{App, BoxApp, BoxService, HyperService},
     bind::BoundRuntime,
