@@ -86,6 +86,29 @@ fn layers_of_ours_stand_under_axum_serve() {
 }
 
 #[test]
+fn a_handler_whose_client_has_left_goes_on_to_its_end() {
+    let server = start(env!("CARGO_BIN_EXE_client_left"));
+    for path in ["/cancel", "/finish"] {
+        let mut stream = server.connect();
+        let request = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("writes");
+        while !server.ask("/", "").contains(match path {
+            "/cancel" => "1 orders begun",
+            _ => "2 orders begun",
+        }) {}
+    }
+    let whole = || server.ask("/", "").contains("2 orders begun, 1 whole");
+    let ends = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !whole() {
+        assert!(std::time::Instant::now() < ends, "{}", server.ask("/", ""));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // The other never comes.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert!(whole());
+}
+
+#[test]
 fn layers_of_tower_http_stand_beside_ours() {
     let server = start(env!("CARGO_BIN_EXE_serve_tower_http"));
     let fields = "origin: https://app.example.com\r\naccept-encoding: gzip\r\n";

@@ -154,15 +154,15 @@ pub use on_disconnect::OnDisconnectLayer;
 #[cfg(feature = "http-layers")]
 #[doc(inline)]
 pub use runtime::HttpLayers;
-#[cfg(feature = "axum-08")]
-#[doc(inline)]
-pub use runtime::axum_listener;
 #[cfg(feature = "preset")]
 #[doc(inline)]
 pub use runtime::{
     App, BoxApp, Components, HyperService, IntoListener, PresetLayer, RefusalKind, RequestBody,
     RequestBodyError, RequestLimits, Runtime, RuntimeError, connections, serve, serve_make,
 };
+#[cfg(feature = "axum-08")]
+#[doc(inline)]
+pub use runtime::{AxumService, axum_listener};
 #[cfg(feature = "service-builder")]
 #[doc(inline)]
 pub use service_builder::StellaneBuilderExt;

@@ -229,6 +229,8 @@ async fn a_file_that_is_none_is_an_error_and_nothing_else() {
     fails("ten megabytes").await;
     file.replace(&format!("{ADMIN}{}", "a".repeat(1_000_000)));
     fails("a megabyte of nonsense").await;
+    file.replace("");
+    fails("an empty file").await;
     fs::remove_file(&file.0).expect("removes");
     let made = std::process::Command::new("mkfifo").arg(&file.0).status();
     assert!(made.expect("mkfifo").success());

@@ -397,6 +397,49 @@ async fn bodies_of_any_data_and_services_of_hyper_are_served() {
     assert!(ask::ask_at(address, request).await.contains("olleh"));
 }
 
+/// A function that stands around a whole router, so that it runs before routing, knows no request but axum's.
+#[cfg(feature = "axum-08")]
+#[tokio::test]
+async fn services_of_axums_own_request_are_served() {
+    use axum::{extract::Request, middleware, response::Response};
+    use stellane_core::AxumService;
+    use tower::Layer;
+
+    async fn lower_case(mut request: Request, next: middleware::Next) -> Response {
+        let lower = request.uri().path().to_lowercase();
+        *request.uri_mut() = lower.parse().expect("still a path");
+        next.run(request).await
+    }
+
+    let echo = async |peer: axum::extract::ConnectInfo<SocketAddr>, body: String| {
+        format!("{} {body}", peer.ip())
+    };
+    let app = Router::new().route("/echo", axum::routing::post(echo));
+    let app = AxumService(middleware::from_fn(lower_case).layer(app));
+    let listener = listener().await;
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(serve(listener, app).into_future());
+    let request =
+        "POST /ECHO HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
+    let answer = ask::ask_at(address, request).await;
+    assert!(answer.ends_with("127.0.0.1 hello"), "{answer}");
+}
+
+/// `axum::serve` gives an `io::Result`, and so do the functions that call it.
+#[tokio::test]
+async fn an_error_is_one_of_io_where_the_program_has_it_so() {
+    async fn program(address: SocketAddr) -> std::io::Result<()> {
+        serve(address, hello()).await?;
+        Ok(())
+    }
+
+    let taken = listener().await;
+    let error = program(taken.local_addr().expect("bound")).await;
+    let error = error.expect_err("in use");
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert!(error.to_string().contains("is in use"), "{error}");
+}
+
 #[tokio::test]
 async fn a_boxed_app_has_a_type_with_a_name_and_keeps_lengths_and_ends() {
     fn app() -> impl App {

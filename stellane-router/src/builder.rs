@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use http::Method;
 
+#[cfg(feature = "axum-08")]
+use crate::handler::{WithAxums, may_be_foreign};
 use crate::{
     compiled::{Compiled, Definition},
     config::RouterConfig,
@@ -346,6 +348,10 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
         let problem = |extractor: ForeignExtractor| extractor.problem(path, extractor.instead);
         self.problems.extend(unknown.into_iter().map(problem));
         let endpoint = HandlerEndpoint::new(handler, Arc::clone(&self.state));
+        #[cfg(feature = "axum-08")]
+        if may_be_foreign(&H::arguments()) {
+            return (self, Arc::new(WithAxums(endpoint)), known);
+        }
         (self, Arc::new(endpoint), known)
     }
 

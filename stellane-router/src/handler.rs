@@ -60,7 +60,7 @@ pub trait Handler<M, S>: Send + Sync + 'static {
 /// Whether an argument of a handler may read what a router of axum leaves behind: one of [`foreign`], or an extractor
 /// of someone's own, which may ask those.
 #[cfg(feature = "axum-08")]
-fn may_be_foreign(arguments: &[&'static str]) -> bool {
+pub(crate) fn may_be_foreign(arguments: &[&'static str]) -> bool {
     let known = [
         "stellane_",
         "axum::",
@@ -81,8 +81,6 @@ fn may_be_foreign(arguments: &[&'static str]) -> bool {
 pub(crate) struct HandlerEndpoint<H, M, S> {
     handler: H,
     state: Arc<S>,
-    #[cfg(feature = "axum-08")]
-    may_be_foreign: bool,
     marker: PhantomData<fn() -> M>,
 }
 
@@ -91,8 +89,6 @@ impl<H: Handler<M, S>, M, S> HandlerEndpoint<H, M, S> {
         Self {
             handler,
             state,
-            #[cfg(feature = "axum-08")]
-            may_be_foreign: may_be_foreign(&H::arguments()),
             marker: PhantomData,
         }
     }
@@ -101,19 +97,29 @@ impl<H: Handler<M, S>, M, S> HandlerEndpoint<H, M, S> {
 impl<H: Handler<M, S>, M, S: Send + Sync> Endpoint for HandlerEndpoint<H, M, S> {
     fn call<'a>(
         &'a self,
-        #[cfg_attr(
-            not(feature = "axum-08"),
-            expect(unused_mut, reason = "axum's extractors")
-        )]
+        parts: Parts,
+        body: Body,
+        matched: Matched<'a>,
+    ) -> RecycledFuture<'a, Answer> {
+        RecycledBox::future(self.handler.call(parts, body, matched, &self.state))
+    }
+}
+
+/// An endpoint to which is left what a router of axum leaves to its extractors. Apart from those that need it not: what
+/// was lent is moved once more.
+#[cfg(feature = "axum-08")]
+pub(crate) struct WithAxums<E>(pub(crate) E);
+
+#[cfg(feature = "axum-08")]
+impl<E: Endpoint> Endpoint for WithAxums<E> {
+    fn call<'a>(
+        &'a self,
         mut parts: Parts,
         body: Body,
         matched: Matched<'a>,
     ) -> RecycledFuture<'a, Answer> {
-        #[cfg(feature = "axum-08")]
-        if self.may_be_foreign {
-            matched.leave_for_axum(&mut parts);
-        }
-        RecycledBox::future(self.handler.call(parts, body, matched, &self.state))
+        matched.leave_for_axum(&mut parts);
+        self.0.call(parts, body, matched)
     }
 }
 

@@ -112,23 +112,21 @@ impl KeyCounts {
     /// Whether the key had one before; a request without a key has not.
     #[inline]
     pub(super) fn add(&self, keys: Keys, what: Count) -> bool {
-        let counts = self
-            .cells(keys)
-            .map(|cell| what(cell).fetch_add(1, Relaxed));
-        counts
-            .reduce(|first, _| first)
-            .is_some_and(|before| before >= 1)
+        let one_more = |cell: &Cell| what(cell).fetch_add(1, Relaxed);
+        !keys.is_none() && self.count(keys, one_more).is_some_and(|before| before >= 1)
     }
 
     /// Whether the key has one still.
     #[inline]
     pub(super) fn sub(&self, keys: Keys, what: Count) -> bool {
-        let counts = self
-            .cells(keys)
-            .map(|cell| what(cell).fetch_sub(1, Relaxed));
-        counts
-            .reduce(|first, _| first)
-            .is_some_and(|before| before >= 2)
+        let one_less = |cell: &Cell| what(cell).fetch_sub(1, Relaxed);
+        !keys.is_none() && self.count(keys, one_less).is_some_and(|before| before >= 2)
+    }
+
+    /// Counts in all cells; what the first one was. Apart, so that requests without a key pay nothing.
+    #[inline(never)]
+    fn count(&self, keys: Keys, count: impl Fn(&Cell) -> u32) -> Option<u32> {
+        self.cells(keys).map(count).reduce(|first, _| first)
     }
 
     /// Of the key that has most.

@@ -27,7 +27,8 @@ const WRITING: u32 = 20;
 ///
 /// An invalid file changes nothing. The file is compared by content, not by notifications, so that an
 /// edit in place, an atomic rename, a swapped symlink (as Kubernetes does it) and a network file system
-/// are all the same; a half-written file is not read, since two looks in a row must agree.
+/// are all the same; a half-written file is not read, since two looks in a row must agree, and one that has been emptied
+/// is an error.
 ///
 /// A cheap handle: clones follow the same configuration.
 ///
@@ -144,7 +145,7 @@ impl ConfigWatcher {
     /// # Errors
     /// Every mistake in the new configuration; the old one stays in force.
     pub fn reload(&self) -> Result<Reload, ConfigErrors> {
-        self.reload_from(&Look::at(&self.shared.loader))
+        self.reload_from(&Look::at(&self.shared))
     }
 
     /// How often the configuration was reloaded, and how the last time went.
@@ -183,7 +184,7 @@ impl ConfigWatcher {
             }
             let asked = hangup_until > 0;
             let shared = self.shared.clone();
-            let Some(seen) = files.run(move || Look::at(&shared.loader)).await else {
+            let Some(seen) = files.run(move || Look::at(&shared)).await else {
                 return;
             };
             let is_whole = seen == previous;
@@ -357,7 +358,7 @@ pub struct KeyChange {
 }
 
 impl KeyChange {
-    /// Whether it takes effect without a restart: see [`live_keys`].
+    /// Whether it takes effect without a restart: see [`live_keys`](super::live_keys).
     #[must_use]
     pub fn is_live(&self) -> bool {
         live_key(&self.key).is_some()
@@ -391,14 +392,22 @@ enum Look {
 }
 
 impl Look {
-    fn at(loader: &Loader) -> Self {
-        let Some(path) = loader.followed() else {
+    fn at(shared: &Shared) -> Self {
+        let Some(path) = shared.loader.followed() else {
             return Self::Content(None);
         };
         match file::read_again(path) {
+            // Who writes it anew has emptied it first.
+            Ok(text) if text.trim().is_empty() && !shared.initial.is_blank() => Self::unreadable(
+                "it is empty, as if it were still being written; a comment in it says that all is to be as by default",
+            ),
             Ok(text) => Self::Content(Some(text.into())),
             Err(error) => Self::unreadable(&error),
         }
+    }
+
+    fn is_blank(&self) -> bool {
+        matches!(self, Self::Content(Some(text)) if text.trim().is_empty())
     }
 
     fn unreadable(why: &str) -> Self {

@@ -84,12 +84,12 @@ pub struct ServerConfig {
 ///     [[server.listen]]
 ///     address = ":443"
 ///
-///     # Sends browsers to the one above.
+///     ## Sends browsers to the one above.
 ///     [[server.listen]]
 ///     address = ":80"
 ///     tls = "redirect"
 ///
-///     # Other services, by their certificates.
+///     ## Other services, by their certificates.
 ///     [[server.listen]]
 ///     address = ":8443"
 ///     client_auth = "required"

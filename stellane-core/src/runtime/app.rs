@@ -46,7 +46,7 @@ use crate::BoxError;
     note = "an axum router whose state is missing needs `.with_state(…)`, a `RouterBuilder` of ours `.build()?`",
     note = "a function for `hyper::body::Incoming` takes `stellane_core::RequestBody`, or any body: `async fn f<B>(_: Request<B>)`",
     note = "its answers are a `Response` of an `http_body::Body`, such as `String` or `http_body_util::Full<Bytes>`, its future is `Send`: no `Rc`, and no guard of a lock held over an `.await`",
-    note = "a service of hyper (`call(&self)`) goes through `stellane_core::HyperService`, a make-service to `serve_make`"
+    note = "a service of hyper (`call(&self)`) goes through `stellane_core::HyperService`, one of axum's `Request` (a `middleware::from_fn` around a whole router) through `stellane_core::AxumService` (feature `axum-08`), a make-service to `serve_make`"
 )]
 pub trait App:
     Service<
@@ -79,8 +79,10 @@ where
     type ResFuture = S::Future;
 }
 
-/// Any [`App`], in a box: for a type that has a name, and for programs that serve many services. What a [`Runtime`]
-/// is made of is compiled anew for each type of service, which takes seconds, and for this one together with the library.
+/// Any [`App`], in a box: for a type that has a name, and for programs that serve many services. What serves a service is
+/// compiled anew for each type of one, which takes some seconds, and for this one together with the library: of twenty
+/// test programs, each with a service of its own, each compiles little more than its service, as by
+/// [`serve`](super::serve()), which boxes what it gets.
 /// A request costs two allocations more, for its future and for the body of its answer.
 ///
 /// [`Runtime`]: super::Runtime
@@ -219,5 +221,49 @@ where
 
     fn call(&mut self, request: R) -> S::Future {
         self.0.call(request)
+    }
+}
+
+/// A service of axum's own `Request`, which takes no other: a `middleware::from_fn` that stands around a whole router, so
+/// that it runs before routing, or a function of one. A router itself takes all bodies, and needs none of this.
+///
+/// ```
+/// use axum::{Router, extract::Request, middleware::{Next, from_fn}, response::Response};
+/// use stellane_core::{AxumService, serve};
+/// use tower::Layer;
+///
+/// async fn lower_case(mut request: Request, next: Next) -> Response {
+///     if let Ok(lower) = request.uri().path().to_lowercase().parse() {
+///         *request.uri_mut() = lower;
+///     }
+///     next.run(request).await
+/// }
+/// # let app: Router = Router::new();
+/// let server = serve("127.0.0.1:3000", AxumService(from_fn(lower_case).layer(app)));
+/// # drop(server);
+/// ```
+#[cfg(feature = "axum-08")]
+#[derive(Debug, Clone, Copy)]
+pub struct AxumService<S>(
+    /// The service.
+    pub S,
+);
+
+#[cfg(feature = "axum-08")]
+impl<S, B> Service<Request<B>> for AxumService<S>
+where
+    S: Service<Request<axum::body::Body>>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> S::Future {
+        self.0.call(request.map(axum::body::Body::new))
     }
 }

@@ -12,9 +12,9 @@ use tokio::{task::JoinSet, time::Instant};
 use tower_layer::Layer;
 
 use super::{
-    App, BoxApp, BoxService, PresetLayer, PresetService,
+    App, BoxApp, BoxService, PresetLayer,
     bypass::{Bare, PlainEngine},
-    facts::{DescribeFn, Described},
+    facts::Facts,
     listeners::{Listeners, Redirects, Source},
     make::Make,
     redirect::Redirect,
@@ -32,7 +32,7 @@ pub(super) type Serving = Pin<Box<dyn Future<Output = Result<(), EngineError>> +
 #[derive(Clone)]
 pub struct Around {
     pub(super) preset: PresetLayer,
-    pub(super) describe: Option<Arc<DescribeFn>>,
+    pub(super) facts: Facts,
     pub(super) outer: Option<Arc<OuterFn>>,
     #[cfg(feature = "http-layers")]
     pub(super) http: super::HttpLayers,
@@ -50,6 +50,15 @@ pub trait Served: Send + Sized + 'static {
         listeners: Listeners,
         around: Around,
     ) -> Serving;
+
+    /// With nothing of the preset around it.
+    fn bypass(
+        self,
+        plain: &PlainEngine,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving;
 }
 
 impl<S: App> Served for S {
@@ -60,19 +69,22 @@ impl<S: App> Served for S {
         mut listeners: Listeners,
         around: Around,
     ) -> Serving {
-        let https = listeners.https_port();
-        let redirects = std::mem::take(&mut listeners.redirects);
-        let redirecting: Vec<_> = redirects
-            .into_iter()
-            .map(|Redirects { sockets, port }| {
-                let redirect = Redirect::new(self.clone(), https, port);
-                engine.serve(sockets, around.boxed(redirect))
-            })
-            .collect();
+        let redirects = around.redirects(engine, &mut listeners, &self);
         let serving = around.serve(engine, connections, listeners, self);
-        redirecting.into_iter().fold(serving, |others, one| {
-            Box::pin(async { tokio::try_join!(others, one).map(drop) })
-        })
+        redirects.into_iter().fold(serving, both)
+    }
+
+    fn bypass(
+        self,
+        plain: &PlainEngine,
+        connections: &ConnectionManager,
+        mut listeners: Listeners,
+        around: Around,
+    ) -> Serving {
+        let redirects = around.redirects(plain, &mut listeners, &self);
+        let service = around.boxed(self);
+        let serving = serve(plain, connections, listeners, service, around.bypass);
+        redirects.into_iter().fold(serving, both)
     }
 }
 
@@ -96,13 +108,22 @@ impl Served for OneOrMade {
             Self::Made(make) => around.serve_make(engine, connections, listeners, make),
         }
     }
+
+    fn bypass(
+        self,
+        plain: &PlainEngine,
+        connections: &ConnectionManager,
+        listeners: Listeners,
+        around: Around,
+    ) -> Serving {
+        match self {
+            Self::One(app) => app.bypass(plain, connections, listeners, around),
+            Self::Made(make) => around.serve_make(plain, connections, listeners, make),
+        }
+    }
 }
 
 impl Around {
-    fn preset<S: 'static>(&self, app: S) -> Described<PresetService<S>> {
-        Described::new(self.preset.layer(app), self.describe.clone())
-    }
-
     /// Whether something outside of the limit has to see each request.
     pub(super) fn sees_all(&self) -> bool {
         #[cfg(feature = "http-layers")]
@@ -141,10 +162,10 @@ impl Around {
     fn inside<S: App>(&self, app: S) -> BoxService<Incoming> {
         match self.bypass {
             Some(_) => {
-                let bare = Described::new(Bare(app), self.describe.clone());
+                let bare = Bare::new(app, self.facts.clone());
                 self.outside(BoxService::new(bare))
             }
-            None => self.outside(self.preset(app)),
+            None => self.outside(self.preset.layer(app)),
         }
     }
 
@@ -164,6 +185,23 @@ impl Around {
         }
     }
 
+    /// On those listeners that only send to others.
+    fn redirects<E: Engine>(
+        &self,
+        engine: &E,
+        listeners: &mut Listeners,
+        app: &impl App,
+    ) -> Vec<Serving> {
+        let https = listeners.https_port();
+        let redirects = std::mem::take(&mut listeners.redirects).into_iter();
+        redirects
+            .map(|Redirects { sockets, port }| -> Serving {
+                let redirect = Redirect::new(app.clone(), https, port);
+                Box::pin(engine.serve(sockets, self.boxed(redirect)))
+            })
+            .collect()
+    }
+
     /// One service for all connections.
     fn serve<E: Engine, S: App>(
         &self,
@@ -176,7 +214,7 @@ impl Around {
             let service = self.boxed(app);
             return serve(engine, connections, listeners, service, self.bypass.clone());
         }
-        serve(engine, connections, listeners, self.preset(app), None)
+        serve(engine, connections, listeners, self.preset.layer(app), None)
     }
 
     /// One for each.
@@ -248,6 +286,10 @@ fn serve<E: Engine>(
     let listening = !sockets.is_empty();
     let serving = engine.serve(sockets, service);
     Box::pin(until_both_end(listening.then_some(serving), elsewhere))
+}
+
+fn both(others: Serving, one: Serving) -> Serving {
+    Box::pin(async { tokio::try_join!(others, one).map(drop) })
 }
 
 async fn until_both_end(

@@ -4,7 +4,9 @@ use std::{io, net::SocketAddr};
 use super::successor;
 use super::{
     App, Components, IntoListener, Runtime, RuntimeError,
+    error::BoxResult,
     listeners::{Listeners, Redirects, listen},
+    runtime::RuntimeParts,
 };
 #[cfg(feature = "tls")]
 use crate::connection::TlsAcceptor;
@@ -22,8 +24,9 @@ impl<S: App> Runtime<S> {
     /// # Errors
     /// An address that can't be listened on.
     pub async fn bind(mut self, address: &str) -> Result<BoundRuntime<S>, RuntimeError> {
-        self.config.server.address = address.to_owned();
-        self.config.server.listen.clear();
+        let server = &mut self.parts.config.server;
+        server.address = address.to_owned();
+        server.listen.clear();
         self.bind_configured().await
     }
 
@@ -33,34 +36,10 @@ impl<S: App> Runtime<S> {
     /// # Errors
     /// An address that can't be listened on.
     pub async fn bind_configured(self) -> Result<BoundRuntime<S>, RuntimeError> {
-        let server = &self.config.server;
-        let options = options(&self.config);
-        let mut listeners = Listener::inherited().map_err(|source| RuntimeError::Bind {
-            key: "server.address",
-            address: server.address.clone(),
-            source,
-        })?;
-        #[cfg(all(unix, feature = "restart"))]
-        let admin = successor::take_admin(&mut listeners);
-        #[cfg(not(all(unix, feature = "restart")))]
-        let admin = None;
-        if !server.listen.is_empty() {
-            #[cfg(feature = "tls")]
-            let brought = self.tls.is_some();
-            #[cfg(not(feature = "tls"))]
-            let brought = false;
-            let doors = several(listeners, &self.config, brought, &options).await?;
-            return bound(self, doors, admin).await;
-        }
-        #[cfg(all(unix, feature = "restart"))]
-        {
-            let (key, address) = ("server.address", &server.address);
-            listeners = successor::where_configured(listeners, key, address, &options).await;
-        }
-        if listeners.is_empty() {
-            listeners = listen("server.address", &server.address, &options).await?;
-        }
-        bound(self, Doors::of(listeners), admin).await
+        Ok(BoundRuntime {
+            bound: bind(self.parts).await?,
+            service: self.service,
+        })
     }
 }
 
@@ -75,23 +54,26 @@ impl<S> Runtime<S> {
         self,
         listener: impl IntoListener,
     ) -> Result<BoundRuntime<S>, RuntimeError> {
-        let options = options(&self.config);
+        let options = options(&self.parts.config);
         let listeners = listener.into_listeners(&options).await?;
-        if listeners.sockets.is_empty() && listeners.sources.is_empty() {
-            return Err(RuntimeError::Bind {
-                key: "listener",
-                address: "[]".to_owned(),
-                source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
-            });
-        }
-        bound(self, Doors::of(listeners), None).await
+        Ok(BoundRuntime {
+            bound: bind_on(self.parts, listeners).await?,
+            service: self.service,
+        })
     }
 }
 
 /// A server that listens on its addresses; [`serve`](Self::serve) begins to answer.
 #[derive(Debug)]
 pub struct BoundRuntime<S> {
-    pub(super) runtime: Runtime<S>,
+    pub(super) service: S,
+    pub(super) bound: Bound,
+}
+
+/// All of a [`BoundRuntime`] but its service.
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub(super) parts: RuntimeParts,
     pub(super) listeners: Listeners,
     #[cfg_attr(
         not(any(feature = "admin", all(unix, feature = "restart"))),
@@ -108,19 +90,19 @@ pub struct BoundRuntime<S> {
 impl<S> BoundRuntime<S> {
     /// Serves on this as well, for example on a Unix socket for a proxy on the same machine.
     pub fn listen_also(&mut self, listener: impl Into<Listener>) {
-        self.listeners.sockets.push(listener.into());
+        self.bound.listeners.sockets.push(listener.into());
     }
 
     /// The address of the service, with the port that the system chose if it was 0.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.bound.local_addr
     }
 
     /// All addresses of the service that are of TCP.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        let listening = self.listeners.listening();
+        let listening = self.bound.listeners.listening();
         let mut addresses: Vec<_> = listening.filter_map(Listener::local_addr).collect();
         // Several sockets may listen on the same.
         addresses.dedup();
@@ -130,14 +112,62 @@ impl<S> BoundRuntime<S> {
     /// The address of the admin service, unless it is off.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.admin_addr
+        self.bound.admin_addr
     }
 
     /// The components, for the service's own use.
     #[must_use]
     pub fn components(&self) -> &Components {
-        &self.runtime.components
+        &self.bound.parts.components
     }
+}
+
+/// Where the configuration says.
+fn bind(parts: RuntimeParts) -> BoxResult<Bound> {
+    Box::pin(async move {
+        let server = &parts.config.server;
+        let options = options(&parts.config);
+        let mut listeners = Listener::inherited().map_err(|source| RuntimeError::Bind {
+            key: "server.address",
+            address: server.address.clone(),
+            source,
+        })?;
+        #[cfg(all(unix, feature = "restart"))]
+        let admin = successor::take_admin(&mut listeners);
+        #[cfg(not(all(unix, feature = "restart")))]
+        let admin = None;
+        if !server.listen.is_empty() {
+            #[cfg(feature = "tls")]
+            let brought = parts.tls.is_some();
+            #[cfg(not(feature = "tls"))]
+            let brought = false;
+            let doors = several(listeners, &parts.config, brought, &options).await?;
+            return bound(parts, doors, admin).await;
+        }
+        #[cfg(all(unix, feature = "restart"))]
+        {
+            let (key, address) = ("server.address", &server.address);
+            listeners = successor::where_configured(listeners, key, address, &options).await;
+        }
+        if listeners.is_empty() {
+            listeners = listen("server.address", &server.address, &options).await?;
+        }
+        bound(parts, Doors::of(listeners), admin).await
+    })
+}
+
+/// On what somebody brought along.
+fn bind_on(parts: RuntimeParts, listeners: Listeners) -> BoxResult<Bound> {
+    Box::pin(async move {
+        if listeners.sockets.is_empty() && listeners.sources.is_empty() {
+            return Err(RuntimeError::Bind {
+                key: "listener",
+                address: "[]".to_owned(),
+                source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
+            });
+        }
+        bound(parts, Doors::of(listeners), None).await
+    })
 }
 
 /// Sockets for all addresses.
@@ -218,17 +248,17 @@ fn options(config: &RuntimeConfig) -> ListenConfig {
     options
 }
 
-async fn bound<S>(
-    runtime: Runtime<S>,
+async fn bound(
+    parts: RuntimeParts,
     doors: Doors,
     mut admin: Option<Listener>,
-) -> Result<BoundRuntime<S>, RuntimeError> {
-    let server = &runtime.config.server;
+) -> Result<Bound, RuntimeError> {
+    let server = &parts.config.server;
     let (mut listeners, mut plain) = (doors.listeners, doors.plain);
     #[cfg(feature = "tls")]
     let mut acceptors = doors.acceptors;
     #[cfg(feature = "tls")]
-    let tls = super::tls::of_all(&runtime)?;
+    let tls = super::tls::of_all(&parts)?;
     #[cfg(feature = "tls")]
     acceptors.extend(tls.clone());
     #[cfg(feature = "tls")]
@@ -265,7 +295,7 @@ async fn bound<S>(
     listeners.sockets.append(&mut plain);
     let one = ListenConfig {
         sockets: 1,
-        ..options(&runtime.config)
+        ..options(&parts.config)
     };
     let (address, or_another) = match cfg!(feature = "admin") {
         true => server.admin(),
@@ -299,7 +329,7 @@ async fn bound<S>(
     if server.admin_tls && admin.is_some() {
         #[cfg(feature = "tls")]
         let with_tls = {
-            let for_admin = super::tls::of_admin(&runtime)?;
+            let for_admin = super::tls::of_admin(&parts)?;
             acceptors.extend(for_admin.clone());
             for_admin.and_then(|tls| Some(admin.take()?.tls(&tls)))
         };
@@ -310,8 +340,8 @@ async fn bound<S>(
             source: "there is no certificate: expected `connection.tls`".into(),
         })?);
     }
-    Ok(BoundRuntime {
-        runtime,
+    Ok(Bound {
+        parts,
         listeners,
         admin,
         #[cfg(feature = "tls")]

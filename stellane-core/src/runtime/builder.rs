@@ -20,7 +20,7 @@ use super::{
     ready_check::ReadyCheck,
     refusal::AnswerFn,
     route_limits::{LimitsFn, RequestLimits},
-    runtime::{Duties, Runtime, Signal},
+    runtime::{Duties, Runtime, RuntimeParts, Signal},
 };
 #[cfg(feature = "tls")]
 use crate::connection::TlsAcceptor;
@@ -38,9 +38,15 @@ type ChangeLimit = Box<dyn FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLi
 /// Builds a [`Runtime`].
 #[must_use]
 pub struct RuntimeBuilder<F> {
+    make_service: F,
+    settings: Settings,
+}
+
+/// All of a builder but the service: what knows no type of one is compiled once, together with the library.
+#[derive(Default)]
+struct Settings {
     config: RuntimeConfig,
     components: Option<Components>,
-    make_service: F,
     signal: Option<Signal>,
     on_refusal: Option<Arc<AnswerFn>>,
     limit_layer: Option<ChangeLimit>,
@@ -82,24 +88,8 @@ impl Runtime<()> {
     /// A builder with the default configuration.
     pub fn builder() -> RuntimeBuilder<()> {
         RuntimeBuilder {
-            config: RuntimeConfig::default(),
-            components: None,
             make_service: (),
-            signal: None,
-            on_refusal: None,
-            limit_layer: None,
-            route_limits: None,
-            purge: None,
-            duties: Duties::default(),
-            log: None,
-            describe: None,
-            outer: None,
-            takes_metrics: false,
-            bypass: None,
-            #[cfg(feature = "tls")]
-            tls: None,
-            #[cfg(feature = "profiling")]
-            heap: None,
+            settings: Settings::default(),
         }
     }
 }
@@ -107,14 +97,14 @@ impl Runtime<()> {
 impl<F> RuntimeBuilder<F> {
     /// The configuration. Default: [`RuntimeConfig::default`].
     pub fn config(mut self, config: RuntimeConfig) -> Self {
-        self.config = config;
+        self.settings.config = config;
         self
     }
 
     /// Components that were made before, instead of those made from the configuration: for services
     /// that need a handle earlier than [`service_with`](Self::service_with) gives it.
     pub fn components(mut self, components: Components) -> Self {
-        self.components = Some(components);
+        self.settings.components = Some(components);
         self
     }
 
@@ -143,45 +133,9 @@ impl<F> RuntimeBuilder<F> {
     }
 
     fn with_service<G>(self, make_service: G) -> RuntimeBuilder<G> {
-        let Self {
-            config,
-            components,
-            make_service: _,
-            signal,
-            on_refusal,
-            limit_layer,
-            route_limits,
-            purge,
-            duties,
-            log,
-            describe,
-            outer,
-            takes_metrics,
-            bypass,
-            #[cfg(feature = "tls")]
-            tls,
-            #[cfg(feature = "profiling")]
-            heap,
-        } = self;
         RuntimeBuilder {
-            config,
-            components,
             make_service,
-            signal,
-            on_refusal,
-            limit_layer,
-            route_limits,
-            purge,
-            duties,
-            log,
-            describe,
-            outer,
-            takes_metrics,
-            bypass,
-            #[cfg(feature = "tls")]
-            tls,
-            #[cfg(feature = "profiling")]
-            heap,
+            settings: self.settings,
         }
     }
 
@@ -198,7 +152,7 @@ impl<F> RuntimeBuilder<F> {
     /// [grace period](crate::config::ServerConfig::grace_period) is over. With a signal of one's own all of this is left
     /// to the program.
     pub fn shutdown_signal(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
-        self.signal = Some(Box::pin(signal));
+        self.settings.signal = Some(Box::pin(signal));
         self
     }
 
@@ -228,7 +182,7 @@ impl<F> RuntimeBuilder<F> {
         mut self,
         answer: impl Fn(RefusalKind, RequestHead<'_>) -> Option<Response<Bytes>> + Send + Sync + 'static,
     ) -> Self {
-        self.on_refusal = Some(Arc::new(answer));
+        self.settings.on_refusal = Some(Arc::new(answer));
         self
     }
 
@@ -244,11 +198,14 @@ impl<F> RuntimeBuilder<F> {
     ///     .limit_layer(|layer, _| layer.key(|head| head.headers.get("x-tenant").map(Key::of)));
     /// # drop(builder);
     /// ```
+    ///
+    /// Nor does a client who shows a certificate, by the `TlsClient` in the extensions:
+    /// `head.extensions.get::<TlsClient>()?.id().map(Key::of)`.
     pub fn limit_layer(
         mut self,
         change: impl FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLimitLayer + Send + 'static,
     ) -> Self {
-        self.limit_layer = Some(Box::new(change));
+        self.settings.limit_layer = Some(Box::new(change));
         self
     }
 
@@ -275,7 +232,7 @@ impl<F> RuntimeBuilder<F> {
         mut self,
         of: impl Fn(RequestHead<'_>) -> RequestLimits + Send + Sync + 'static,
     ) -> Self {
-        self.route_limits = Some(Arc::new(of));
+        self.settings.route_limits = Some(Arc::new(of));
         self
     }
 
@@ -297,7 +254,7 @@ impl<F> RuntimeBuilder<F> {
     where
         O: Layer<BoxService<Incoming>, Service: HttpService> + Send + Sync + 'static,
     {
-        self.outer = Some(match self.outer.take() {
+        self.settings.outer = Some(match self.settings.outer.take() {
             None => Arc::new(move |service| BoxService::new(layer.layer(service))),
             Some(inner) => Arc::new(move |service| BoxService::new(layer.layer(inner(service)))),
         });
@@ -325,13 +282,14 @@ impl<F> RuntimeBuilder<F> {
         mut self,
         describe: impl Fn(&ConnectInfo, &mut Extensions) + Send + Sync + 'static,
     ) -> Self {
-        self.describe = Some(Arc::new(describe));
+        self.settings.describe = Some(Arc::new(describe));
         self
     }
 
-    /// TLS for the listeners of TCP that have none of their own, in the place of the files of `connection.tls`: with a
-    /// configuration of rustls for client certificates, several names, or other cryptography. Its ALPN is used as it is:
-    /// for HTTP/2 it has to hold `h2`. The handle changes it while it serves, as for new certificates.
+    /// TLS for the listeners of TCP that have none of their own, in the place of the files of `connection.tls`, whose keys
+    /// can't change it: with a configuration of rustls for what these do not say, such as certificates that come from
+    /// elsewhere. Its ALPN is used as it is: for HTTP/2 it has to hold `h2`. The handle changes it while it serves, as for
+    /// new certificates.
     ///
     /// ```no_run
     /// use stellane_core::{Runtime, connection::TlsAcceptor};
@@ -344,14 +302,14 @@ impl<F> RuntimeBuilder<F> {
     /// ```
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: impl Into<TlsAcceptor>) -> Self {
-        self.tls = Some(tls.into());
+        self.settings.tls = Some(tls.into());
         self
     }
 
     /// Hands freed memory back to the system; see
     /// [`ConnectionManagerBuilder::purge_hook`](crate::connection::ConnectionManagerBuilder::purge_hook).
     pub fn purge_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
-        self.purge = Some(Box::new(hook));
+        self.settings.purge = Some(Box::new(hook));
         self
     }
 
@@ -393,7 +351,7 @@ impl<F> RuntimeBuilder<F> {
         E: Into<BoxError>,
     {
         let check = ReadyCheck::new(dependency.into(), every, timeout, check);
-        self.duties.checks.push(check);
+        self.settings.duties.checks.push(check);
         self
     }
 
@@ -426,7 +384,7 @@ impl<F> RuntimeBuilder<F> {
         Fut: Future<Output = ()> + Send + 'static,
     {
         let task = BackgroundTask::new(name.into(), task);
-        self.duties.background.push(task);
+        self.settings.duties.background.push(task);
         self
     }
 
@@ -446,7 +404,7 @@ impl<F> RuntimeBuilder<F> {
     /// # drop(builder);
     /// ```
     pub fn bypass(mut self, bypass: bool) -> Self {
-        self.bypass = Some(bypass);
+        self.settings.bypass = Some(bypass);
         self
     }
 
@@ -462,13 +420,13 @@ impl<F> RuntimeBuilder<F> {
     /// # drop(builder);
     /// ```
     pub fn install_recorder(mut self) -> Self {
-        self.takes_metrics = true;
+        self.settings.takes_metrics = true;
         self
     }
 
     /// Lets the admin service change the log level.
     pub fn log_handle(mut self, log: LogHandle) -> Self {
-        self.log = Some(log);
+        self.settings.log = Some(log);
         self
     }
 
@@ -487,7 +445,7 @@ impl<F> RuntimeBuilder<F> {
     /// ```
     #[cfg(feature = "profiling")]
     pub fn heap_profiler<A: Sync>(mut self, allocator: &'static HeapProfiler<A>) -> Self {
-        self.heap = Some(Box::new(move |sample_bytes| {
+        self.settings.heap = Some(Box::new(move |sample_bytes| {
             allocator.start(usize::try_from(sample_bytes).unwrap_or(usize::MAX));
             Box::new(|| Ok(allocator.pprof()))
         }));
@@ -501,7 +459,7 @@ impl<F> RuntimeBuilder<F> {
         mut self,
         source: impl Fn() -> Result<Vec<u8>, BoxError> + Send + Sync + 'static,
     ) -> Self {
-        self.heap = Some(Box::new(move |_| Box::new(source)));
+        self.settings.heap = Some(Box::new(move |_| Box::new(source)));
         self
     }
 
@@ -509,10 +467,21 @@ impl<F> RuntimeBuilder<F> {
     ///
     /// # Errors
     /// A wrong configuration, a component that can't start, or the error of the service's maker.
-    pub fn build<S>(mut self) -> Result<Runtime<S>, RuntimeError>
+    pub fn build<S>(self) -> Result<Runtime<S>, RuntimeError>
     where
         F: HasService<S>,
     {
+        let parts = self.settings.build()?;
+        let service = self.make_service.make(&parts.components);
+        Ok(Runtime {
+            service: service.map_err(RuntimeError::Service)?,
+            parts,
+        })
+    }
+}
+
+impl Settings {
+    fn build(mut self) -> Result<RuntimeParts, RuntimeError> {
         self.config.connection.connect_info |= self.describe.is_some();
         // Only the connection knows whether it is one of TLS.
         self.config.connection.connect_info |= !self.config.http.hsts.max_age.is_zero();
@@ -570,10 +539,6 @@ impl<F> RuntimeBuilder<F> {
         if let Some(closure) = self.route_limits {
             own_limits = own_limits.by(closure, &components.faults);
         }
-        let service = self
-            .make_service
-            .make(&components)
-            .map_err(RuntimeError::Service)?;
         let dev = &self.config.dev;
         #[cfg(not(feature = "profiling"))]
         if dev.profile_cpu || dev.profile_mem || dev.profile_block {
@@ -589,10 +554,9 @@ impl<F> RuntimeBuilder<F> {
         let bypass = bypass.then(|| PlainEngine::new(&components.connections));
         #[cfg(feature = "http-layers")]
         let http = super::HttpLayers::new(&self.config.http)?;
-        Ok(Runtime {
+        Ok(RuntimeParts {
             config: self.config,
             components,
-            service,
             signal: self.signal,
             on_refusal: self.on_refusal,
             limit_layer,
@@ -627,7 +591,7 @@ fn restart_signal() -> Option<tokio::signal::unix::Signal> {
 impl<F> fmt::Debug for RuntimeBuilder<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RuntimeBuilder")
-            .field("config", &self.config)
+            .field("config", &self.settings.config)
             .finish_non_exhaustive()
     }
 }

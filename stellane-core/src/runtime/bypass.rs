@@ -13,10 +13,9 @@ use std::{
 };
 
 use http::Request;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto::Builder,
-};
+#[cfg(feature = "http2")]
+use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinSet,
@@ -25,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::{App, RequestBody};
+use super::{App, RequestBody, facts::Facts};
 use crate::{
     connection::{
         ConnectInfo, ConnectionManager, HttpService, Incoming, Listener, Socket, Trust, Verdict,
@@ -41,6 +40,12 @@ const REST: Duration = Duration::from_millis(50);
 /// How long a TLS handshake or a PROXY header may take.
 const OPENING: Duration = Duration::from_secs(10);
 
+/// Without the feature `http2` neither is it spoken here, nor is h2 built.
+#[cfg(feature = "http2")]
+type Builder = hyper_util::server::conn::auto::Builder<TokioExecutor>;
+#[cfg(not(feature = "http2"))]
+type Builder = hyper::server::conn::http1::Builder;
+
 /// Whether the environment asks for it.
 pub(super) fn is_asked_for() -> bool {
     std::env::var_os("STELLANE_BYPASS").is_some_and(|value| value == "1" || value == "true")
@@ -49,9 +54,9 @@ pub(super) fn is_asked_for() -> bool {
 /// An engine that knows of nothing but hyper-util: no limit of connections, no timeout but hyper's, nothing counted but
 /// what is open. The manager is there for what a [`ConnectInfo`] says, and hears of the end.
 #[derive(Debug, Clone)]
-pub(super) struct PlainEngine {
+pub struct PlainEngine {
     connections: ConnectionManager,
-    builder: Builder<TokioExecutor>,
+    builder: Builder,
     open: Arc<AtomicU64>,
     total: Arc<AtomicU64>,
     stop: CancellationToken,
@@ -60,16 +65,9 @@ pub(super) struct PlainEngine {
 
 impl PlainEngine {
     pub(super) fn new(connections: &ConnectionManager) -> Self {
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new());
-        #[cfg(feature = "http2")]
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .enable_connect_protocol();
         Self {
             connections: connections.clone(),
-            builder,
+            builder: builder(),
             open: Arc::default(),
             total: Arc::default(),
             stop: CancellationToken::new(),
@@ -160,7 +158,11 @@ impl PlainEngine {
             }
         });
         let io = TokioIo::new(socket);
-        let mut connection = pin!(self.builder.serve_connection_with_upgrades(io, service));
+        #[cfg(feature = "http2")]
+        let connection = self.builder.serve_connection_with_upgrades(io, service);
+        #[cfg(not(feature = "http2"))]
+        let connection = self.builder.serve_connection(io, service).with_upgrades();
+        let mut connection = pin!(connection);
         tokio::select! {
             _ = connection.as_mut() => return,
             () = self.stop.cancelled() => {}
@@ -237,6 +239,24 @@ impl Engine for PlainEngine {
     }
 }
 
+#[cfg(feature = "http2")]
+fn builder() -> Builder {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .enable_connect_protocol();
+    builder
+}
+
+#[cfg(not(feature = "http2"))]
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.timer(TokioTimer::new());
+    builder
+}
+
 /// A connection that is counted while it lasts.
 struct Open(Arc<AtomicU64>);
 
@@ -256,7 +276,16 @@ impl Drop for Open {
 
 /// The service without anything of the preset around it.
 #[derive(Clone)]
-pub(super) struct Bare<S>(pub(super) S);
+pub(super) struct Bare<S> {
+    app: S,
+    facts: Facts,
+}
+
+impl<S> Bare<S> {
+    pub(super) fn new(app: S, facts: Facts) -> Self {
+        Self { app, facts }
+    }
+}
 
 impl<S: App> Service<Request<Incoming>> for Bare<S> {
     type Response = S::Response;
@@ -264,10 +293,11 @@ impl<S: App> Service<Request<Incoming>> for Bare<S> {
     type Future = S::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.app.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> S::Future {
-        self.0.call(request.map(RequestBody::new))
+    fn call(&mut self, mut request: Request<Incoming>) -> S::Future {
+        self.facts.tell(&mut request);
+        self.app.call(request.map(RequestBody::new))
     }
 }

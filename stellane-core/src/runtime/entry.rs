@@ -8,7 +8,7 @@ use tower_service::Service;
 
 use super::{
     App, BoundRuntime, BoxApp, BoxService, IntoListener, RunReport, Runtime, RuntimeBuilder,
-    RuntimeError, around::OneOrMade, make::Make,
+    RuntimeError, around::OneOrMade, error::BoxResult, make::Make,
 };
 #[cfg(feature = "tls")]
 use crate::connection::TlsAcceptor;
@@ -179,8 +179,7 @@ impl<L: IntoListener> Serve<L> {
             Some(config) => config,
             None => configured()?,
         };
-        let served = self.served;
-        let runtime = self.builder.config(config).served(served).build()?;
+        let runtime = built(self.builder.config(config), self.served)?;
         let runtime = runtime.listen_on(self.listener).await?;
         Ok(BoundServe { runtime })
     }
@@ -217,8 +216,22 @@ impl BoundServe {
     /// # Errors
     /// A listener that fails for good.
     pub async fn serve(self) -> Result<RunReport, RuntimeError> {
-        self.runtime.serve_configured().await
+        serve_bound(self.runtime).await
     }
+}
+
+/// A function of its own: one that has no parameters of type is compiled with the library, and all that it needs with it.
+fn built(
+    builder: RuntimeBuilder<()>,
+    served: OneOrMade,
+) -> Result<Runtime<OneOrMade>, RuntimeError> {
+    builder.served(served).build()
+}
+
+/// The same, in a box: a future is compiled where it is polled. So a program that calls [`serve`] compiles nothing that
+/// serves (`.ci/suites/compiled` looks).
+fn serve_bound(runtime: BoundRuntime<OneOrMade>) -> BoxResult<RunReport> {
+    runtime.serve_configured()
 }
 
 impl<L: IntoListener + 'static> IntoFuture for Serve<L> {

@@ -1,6 +1,10 @@
-use std::{fmt, io};
+use std::{fmt, io, pin::Pin};
 
 use crate::config::{ConfigErrors, Secrets};
+
+/// What functions return that are compiled once for all services: a future is compiled where it is polled, one in a box
+/// where it is made.
+pub(super) type BoxResult<T> = Pin<Box<dyn Future<Output = Result<T, RuntimeError>> + Send>>;
 
 /// Why the runtime could not be built or served.
 #[non_exhaustive]
@@ -107,5 +111,17 @@ impl std::error::Error for RuntimeError {
 impl From<ConfigErrors> for RuntimeError {
     fn from(errors: ConfigErrors) -> Self {
         Self::Config(errors)
+    }
+}
+
+/// For a `main` that returns what `axum::serve` does. The kind is that of the address that can't be listened on.
+impl From<RuntimeError> for io::Error {
+    fn from(error: RuntimeError) -> Self {
+        let kind = match &error {
+            RuntimeError::Bind { source, .. } => source.kind(),
+            RuntimeError::Config(_) | RuntimeError::Address { .. } => io::ErrorKind::InvalidInput,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
     }
 }

@@ -1,48 +1,24 @@
 //! What a request says about its connection, for those who look for it where their own server puts it.
 
-use std::{
-    fmt,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{fmt, sync::Arc};
 
 use http::{Extensions, Request};
-use tower_service::Service;
 
-use crate::connection::{ConnectInfo, Incoming};
+use crate::connection::ConnectInfo;
 
 /// Puts what a program of one's own looks for into the extensions of a request.
 pub(super) type DescribeFn = dyn Fn(&ConnectInfo, &mut Extensions) + Send + Sync;
 
 /// Puts what axum and tonic look for beside our own [`ConnectInfo`], if that is there.
 #[derive(Clone)]
-pub(super) struct Described<S> {
-    inner: S,
-    describe: Option<Arc<DescribeFn>>,
-}
+pub(super) struct Facts(pub(super) Option<Arc<DescribeFn>>);
 
-impl<S> Described<S> {
-    pub(super) fn new(inner: S, describe: Option<Arc<DescribeFn>>) -> Self {
-        Self { inner, describe }
-    }
-}
-
-impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Described<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
+impl Facts {
     #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    #[inline]
-    fn call(&mut self, mut request: Request<Incoming>) -> S::Future {
+    pub(super) fn tell<B>(&self, request: &mut Request<B>) {
         if request.extensions().get::<ConnectInfo>().is_some() {
-            describe(request.extensions_mut(), self.describe.as_deref());
+            describe(request.extensions_mut(), self.0.as_deref());
         }
-        self.inner.call(request)
     }
 }
 
@@ -103,8 +79,8 @@ fn for_tonic(connection: &ConnectInfo, extensions: &mut Extensions) {
     }
 }
 
-impl<S> fmt::Debug for Described<S> {
+impl fmt::Debug for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Described").finish_non_exhaustive()
+        f.debug_struct("Facts").finish_non_exhaustive()
     }
 }

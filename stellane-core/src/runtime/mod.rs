@@ -84,6 +84,7 @@ mod listeners;
 mod machine;
 mod make;
 mod numbers;
+mod on_engine;
 mod panics;
 mod pressure;
 mod ready_check;
@@ -112,7 +113,7 @@ mod watch;
 #[cfg(feature = "http-layers")]
 pub use self::http::{HttpBody, HttpInner, HttpInnerLayer, HttpLayers, HttpOuter, HttpOuterLayer};
 #[cfg(feature = "axum-08")]
-pub use self::listeners::axum_listener;
+pub use self::{app::AxumService, listeners::axum_listener};
 pub use self::{
     app::{App, BoxApp, BoxService, HyperService},
     bind::BoundRuntime,

@@ -6,7 +6,7 @@ use stellane_autotune::overload::Pressure;
 use stellane_metrics::Machine;
 use tokio::time::Instant;
 
-use crate::connection::ConnectionManager;
+use crate::connection::{ConnectionManager, ConnectionStats};
 
 /// How often it is measured.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -45,8 +45,7 @@ pub(super) async fn relieve(pressure: Pressure, connections: ConnectionManager) 
             continue;
         };
         connections.set_pressure(felt);
-        let stats = connections.stats();
-        let closed = connections.close_idle(relief(stats.idle + stats.parked, level));
+        let closed = connections.close_idle(relief(&connections.stats(), level));
         untold += closed;
         if untold > 0 && told.is_none_or(|at| at.elapsed() >= PERIOD) {
             tracing::warn!(
@@ -65,9 +64,9 @@ fn in_words(sources: &[(&str, Option<f64>)]) -> String {
     all.join(", ") + " of 1.0"
 }
 
-/// How many of so many idle connections are closed at a time.
-fn relief(idle: u64, level: f64) -> usize {
-    (idle as f64 * level / 4.0) as usize
+/// How many idle connections are closed at a time.
+fn relief(stats: &ConnectionStats, level: f64) -> usize {
+    ((stats.idle + stats.parked) as f64 * level / 4.0) as usize
 }
 
 /// Stalls may be the fault of other processes: by them alone the timeouts of slow clients shrink half way at most.
@@ -85,16 +84,21 @@ mod tests {
 
     #[test]
     fn a_few_idle_connections_are_left_alone() {
-        for (idle, level, closed) in [
-            (0, 1.0, 0),
-            (1, 1.0, 0),
-            (3, 1.0, 0),
-            (4, 1.0, 1),
-            (1000, 1.0, 250),
-            (1000, 0.1, 25),
-            (1000, 0.0, 0),
+        for (idle, parked, level, closed) in [
+            (0, 0, 1.0, 0),
+            (1, 0, 1.0, 0),
+            (1, 2, 1.0, 0),
+            (2, 2, 1.0, 1),
+            (0, 1000, 1.0, 250),
+            (10, 990, 0.1, 25),
+            (0, 1000, 0.0, 0),
         ] {
-            assert_eq!(relief(idle, level), closed, "{idle} at {level}");
+            let stats = ConnectionStats {
+                idle,
+                parked,
+                ..ConnectionStats::default()
+            };
+            assert_eq!(relief(&stats, level), closed, "{idle}, {parked}, {level}");
         }
     }
 
@@ -143,6 +147,36 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(closed(), 10);
+    }
+
+    #[tokio::test]
+    async fn under_full_pressure_a_client_that_does_not_finish_its_head_is_ended_soon() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        use crate::connection::{ConnectionConfig, Incoming};
+        let manager = ConnectionManager::builder()
+            .config(ConnectionConfig {
+                head_timeout: Duration::from_secs(3600),
+                ..ConnectionConfig::default()
+            })
+            .build()
+            .unwrap();
+        let hello = tower::service_fn(async |_: http::Request<Incoming>| {
+            Ok::<_, std::convert::Infallible>(http::Response::new("hello".to_owned()))
+        });
+        let (mut client, server) = tokio::io::duplex(1024);
+        tokio::spawn(manager.serve_connection(server, None, hello));
+        client.write_all(b"GET / HTTP/1.1\r\nhost").await.unwrap();
+        let pressure = Pressure::builder()
+            .source("memory", 0.0, 1.0, || Some(1.0))
+            .build();
+        let mut answer = [0; 12];
+        let ended = tokio::time::timeout(Duration::from_secs(60), client.read_exact(&mut answer));
+        tokio::select! {
+            read = ended => read.expect("soon").expect("an answer"),
+            () = relieve(pressure, manager.clone()) => unreachable!("it never ends"),
+        };
+        assert_eq!(&answer, b"HTTP/1.1 408");
     }
 
     #[test]

@@ -6,11 +6,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 #[cfg(unix)]
 use super::signals::Ending;
 use super::{
-    App, Components, PresetLayer,
+    App, BoxService, Components, PresetLayer,
     around::{Around, OuterFn},
     background::BackgroundTask,
     bypass::PlainEngine,
-    facts::DescribeFn,
+    facts::{DescribeFn, Facts},
     ready_check::ReadyCheck,
     refusal::{AnswerFn, OnRefusal},
     route_limits::OwnLimits,
@@ -19,7 +19,11 @@ use super::{
 use crate::BoxError;
 #[cfg(feature = "tls")]
 use crate::connection::TlsAcceptor;
-use crate::{config::RuntimeConfig, connection::CloseReason, logging::LogHandle};
+use crate::{
+    config::RuntimeConfig,
+    connection::{CloseReason, Incoming, Socket},
+    logging::LogHandle,
+};
 
 /// Gives heap profiles.
 #[cfg(feature = "profiling")]
@@ -38,9 +42,14 @@ pub(super) struct Duties {
 
 /// A server that is ready to listen. See the [module docs](super).
 pub struct Runtime<S> {
+    pub(super) service: S,
+    pub(super) parts: RuntimeParts,
+}
+
+/// All of a [`Runtime`] but its service.
+pub(super) struct RuntimeParts {
     pub(super) config: RuntimeConfig,
     pub(super) components: Components,
-    pub(super) service: S,
     pub(super) signal: Option<Signal>,
     pub(super) on_refusal: Option<Arc<AnswerFn>>,
     pub(super) limit_layer: AdaptiveLimitLayer,
@@ -68,7 +77,7 @@ pub struct Runtime<S> {
     pub(super) heap: Option<HeapSource>,
 }
 
-impl<S> Runtime<S> {
+impl RuntimeParts {
     /// What stands around its service.
     pub(super) fn around(&self) -> Around {
         let on_refusal = OnRefusal::new(self.on_refusal.clone(), &self.components.faults);
@@ -76,6 +85,7 @@ impl<S> Runtime<S> {
         let limit = self.limit_layer.clone().overload(&overload);
         let limit = on_refusal.of_limit(limit);
         let server = &self.config.server;
+        let facts = Facts(self.describe.clone());
         Around {
             preset: PresetLayer::new(
                 &self.components,
@@ -84,8 +94,9 @@ impl<S> Runtime<S> {
                 &self.own_limits,
                 on_refusal,
                 true,
+                Some(facts.clone()),
             ),
-            describe: self.describe.clone(),
+            facts,
             outer: self.outer.clone(),
             bypass: self.bypass.clone(),
             #[cfg(feature = "http-layers")]
@@ -94,10 +105,26 @@ impl<S> Runtime<S> {
         }
     }
 
+    /// See [`Runtime::serve_connection`]; compiled once for all services.
+    fn serve_connection(
+        &self,
+        io: Socket,
+        peer: Option<SocketAddr>,
+        service: BoxService<Incoming>,
+    ) -> Pin<Box<dyn Future<Output = CloseReason> + Send>> {
+        Box::pin(
+            self.components
+                .connections
+                .serve_connection(io, peer, service),
+        )
+    }
+}
+
+impl<S> Runtime<S> {
     /// The components, for the service's own use.
     #[must_use]
     pub fn components(&self) -> &Components {
-        &self.components
+        &self.parts.components
     }
 }
 
@@ -113,16 +140,21 @@ impl<S: App> Runtime<S> {
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let service = self.around().boxed(self.service.clone());
-        let connections = self.components.connections.clone();
-        async move { connections.serve_connection(io, peer, service).await }
+        let service = self.parts.around().boxed(self.service.clone());
+        self.parts.serve_connection(Socket::of(io), peer, service)
     }
 }
 
 impl<S> fmt::Debug for Runtime<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Runtime")
-            .field("config", &self.config)
+            .field("config", &self.parts.config)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RuntimeParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RuntimeParts").finish_non_exhaustive()
     }
 }

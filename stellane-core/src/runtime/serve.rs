@@ -1,7 +1,7 @@
 use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use humantime_serde::re::humantime::format_duration;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "reload")]
@@ -12,7 +12,8 @@ use super::runtime::HeapSource;
 use super::signals::Ending;
 use super::{
     App, BoundRuntime, Components, IntoListener, RunReport, Runtime, RuntimeError, around::Served,
-    background::Background, machine, panics, refusal::EarlyLimit,
+    background::Background, bind::Bound, error::BoxResult, machine, on_engine::OnEngine, panics,
+    refusal::EarlyLimit, runtime::RuntimeParts,
 };
 #[cfg(feature = "admin")]
 use super::{admin, watch::Watch};
@@ -96,61 +97,70 @@ impl<S: App> BoundRuntime<S> {
     /// # Errors
     /// A listener that fails for good, or an engine that can't start.
     pub async fn serve_on<E: Engine>(self, engine: E) -> Result<RunReport, RuntimeError> {
-        match self.runtime.bypass.clone() {
-            Some(plain) => self.serve_watched(plain, Vec::new()).await,
-            None => self.serve_watched(engine, Vec::new()).await,
-        }
+        let Self { service, bound } = self;
+        let engine = match &bound.parts.bypass {
+            Some(plain) => OnEngine::bypass(plain, service),
+            None => OnEngine::new(engine, service),
+        };
+        bound.serve(engine).await
     }
 }
 
 impl<S: Served> BoundRuntime<S> {
     /// On the configured engine.
-    pub(super) async fn serve_configured(self) -> Result<RunReport, RuntimeError> {
-        if let Some(plain) = self.runtime.bypass.clone() {
-            return self.serve_watched(plain, Vec::new()).await;
-        }
-        let connections = &self.components().connections;
-        match self.runtime.config.engine.kind {
-            EngineKind::Shared => {
-                let engine = SharedEngine::new(connections);
-                self.serve_watched(engine, Vec::new()).await
-            }
-            EngineKind::PerCore => {
-                let engine = PerCoreEngine::builder()
-                    .connections(connections)
-                    .config(self.runtime.config.engine.clone())
-                    .build();
-                engine
-                    .start()
-                    .map_err(|error| RuntimeError::Serve(Box::new(error)))?;
-                let Components {
-                    runtime_metrics,
-                    local_signal,
-                    ..
-                } = self.components();
-                let runtimes = engine.runtimes();
-                for runtime in &runtimes {
-                    runtime_metrics.add_tokio(runtime);
-                    // It ends with the runtime.
-                    runtime.spawn(local_signal.watch_tokio());
-                }
-                self.serve_watched(engine, runtimes).await
-            }
-        }
+    pub(super) fn serve_configured(self) -> BoxResult<RunReport> {
+        let Self { service, bound } = self;
+        let engine = match (&bound.parts.bypass, bound.parts.config.engine.kind) {
+            (Some(plain), _) => OnEngine::bypass(plain, service),
+            (None, EngineKind::Shared) => OnEngine::new(bound.shared(), service),
+            (None, EngineKind::PerCore) => match bound.per_core() {
+                Ok((engine, runtimes)) => OnEngine::new(engine, service).with_runtimes(runtimes),
+                Err(error) => return Box::pin(std::future::ready(Err(error))),
+            },
+        };
+        bound.serve(engine)
+    }
+}
+
+impl Bound {
+    fn shared(&self) -> SharedEngine {
+        SharedEngine::new(&self.parts.components.connections)
     }
 
-    /// `runtimes` are those of the engine, to be watched.
-    async fn serve_watched<E: Engine>(
-        self,
-        engine: E,
-        runtimes: Vec<tokio::runtime::Handle>,
-    ) -> Result<RunReport, RuntimeError> {
+    /// Started, with the runtimes of its threads.
+    fn per_core(&self) -> Result<(PerCoreEngine, Vec<Handle>), RuntimeError> {
+        let Components {
+            connections,
+            runtime_metrics,
+            local_signal,
+            ..
+        } = &self.parts.components;
+        let engine = PerCoreEngine::builder()
+            .connections(connections)
+            .config(self.parts.config.engine.clone())
+            .build();
+        engine
+            .start()
+            .map_err(|error| RuntimeError::Serve(Box::new(error)))?;
+        let runtimes = engine.runtimes();
+        for runtime in &runtimes {
+            runtime_metrics.add_tokio(runtime);
+            // It ends with the runtime.
+            runtime.spawn(local_signal.watch_tokio());
+        }
+        Ok((engine, runtimes))
+    }
+
+    fn serve(self, engine: OnEngine) -> BoxResult<RunReport> {
+        Box::pin(self.serve_watched(engine))
+    }
+
+    async fn serve_watched(self, engine: OnEngine) -> Result<RunReport, RuntimeError> {
         panics::never_wait();
-        let around = self.runtime.around();
-        let Runtime {
+        let around = self.parts.around();
+        let RuntimeParts {
             config,
             components,
-            service,
             signal,
             duties,
             #[cfg(all(unix, feature = "restart"))]
@@ -162,7 +172,13 @@ impl<S: Served> BoundRuntime<S> {
             #[cfg(feature = "profiling")]
             heap,
             ..
-        } = self.runtime;
+        } = self.parts;
+        let OnEngine {
+            name,
+            runtimes,
+            start,
+            stop,
+        } = engine;
         let mut background = JoinSet::new();
         if around.bypass.is_some() {
             tracing::warn!(
@@ -236,7 +252,7 @@ impl<S: Served> BoundRuntime<S> {
         #[cfg(feature = "admin")]
         let watch = {
             let mut runtimes = runtimes.clone();
-            runtimes.push(tokio::runtime::Handle::current());
+            runtimes.push(Handle::current());
             Watch::start(&components, &config.server, admin, runtimes)
                 .map_err(|error| failed(error.into()))?
         };
@@ -266,7 +282,7 @@ impl<S: Served> BoundRuntime<S> {
         let mut listeners = self.listeners;
         let sockets = listeners.sockets.into_iter();
         listeners.sockets = sockets.map(refuse_early).collect();
-        let serving = service.start(&engine, &components.connections, listeners, around);
+        let serving = start(&components.connections, listeners, around);
         #[cfg(all(unix, feature = "admin", feature = "restart"))]
         let close_admin = watch.close_admin(Duration::from_secs(1));
         // Nobody listens, and those that gave connections have ended.
@@ -312,7 +328,7 @@ impl<S: Served> BoundRuntime<S> {
             components.workers.set_min_workers(1);
             tokio::time::sleep(delay).await;
             let deadline = config.server.drain_timeout;
-            let (drain, background_cut) = tokio::join!(engine.stop(deadline), duties.end(deadline));
+            let (drain, background_cut) = tokio::join!(stop(deadline), duties.end(deadline));
             RunReport {
                 drain,
                 background_cut,
@@ -321,8 +337,7 @@ impl<S: Served> BoundRuntime<S> {
         components.readiness.set_ready(true);
         machine::say(&components.connections);
         tracing::info!(
-            "serving {places} (engine {}); whoever stops this process has to give it {} before killing it",
-            engine.name(),
+            "serving {places} (engine {name}); whoever stops this process has to give it {} before killing it",
             format_duration(config.server.grace_period())
         );
         let begun = Instant::now();

@@ -1,13 +1,13 @@
 //! TLS by configuration: what is spoken on which address.
 
-use super::{Runtime, RuntimeError};
+use super::{RuntimeError, runtime::RuntimeParts};
 use crate::{
     config::{ListenAddress, ListenTls, RuntimeConfig},
     connection::{ClientAuth, TlsAcceptor, TlsConfig, TlsVersion},
 };
 
 /// For all addresses that have nothing of their own: what the program brought, or the files of `connection.tls`.
-pub(super) fn of_all<S>(runtime: &Runtime<S>) -> Result<Option<TlsAcceptor>, RuntimeError> {
+pub(super) fn of_all(runtime: &RuntimeParts) -> Result<Option<TlsAcceptor>, RuntimeError> {
     let config = &runtime.config.connection.tls;
     let is_asked_for = config.client_auth != ClientAuth::None
         || config.min_version != TlsVersion::default()
@@ -37,7 +37,7 @@ fn speaks_by_it(listen: &[ListenAddress]) -> bool {
 }
 
 /// The same for the admin service, where nobody needs a certificate: probes have none, and the token guards the rest.
-pub(super) fn of_admin<S>(runtime: &Runtime<S>) -> Result<Option<TlsAcceptor>, RuntimeError> {
+pub(super) fn of_admin(runtime: &RuntimeParts) -> Result<Option<TlsAcceptor>, RuntimeError> {
     if runtime.tls.is_some() {
         return Ok(runtime.tls.clone());
     }

@@ -63,6 +63,82 @@ fn the_reference_loads_to_the_defaults() {
     assert_eq!(loaded, Ok(RuntimeConfig::default()));
 }
 
+const THREAT_MODEL: &str = include_str!("../../src/guide/threat_model.md");
+
+#[test]
+fn every_key_that_the_threat_model_names_is_one() {
+    let defaults = Table::try_from(RuntimeConfig::default()).expect("serialises");
+    let mut keys = Vec::new();
+    every_key(&defaults, "", &mut keys);
+    // Of one of several addresses.
+    keys.extend(["redirect_port", "certificates"].map(str::to_owned));
+    let is_of_key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.*".contains(c);
+    let mut named = 0;
+    for name in THREAT_MODEL.split('`').skip(1).step_by(2) {
+        // The name of a metric, of a close reason, of an example.
+        let is_other = ["stellane_", "handshake_", "serve_"]
+            .iter()
+            .any(|one| name.starts_with(one));
+        if is_other || !name.contains(['_', '.']) || !name.chars().all(is_of_key) {
+            continue;
+        }
+        let start = name.trim_end_matches('*');
+        let is_one = |key: &String| {
+            let end = key.rsplit('.').next().unwrap_or(key);
+            key == name || end == name || (start != name && key.starts_with(start))
+        };
+        assert!(keys.iter().any(is_one), "`{name}` is no key");
+        named += 1;
+    }
+    assert!(named > 30, "{named}");
+}
+
+#[test]
+fn the_defaults_are_those_that_the_threat_model_tells() {
+    let defaults = Table::try_from(RuntimeConfig::default()).expect("serialises");
+    for (key, expected) in [
+        ("server.address", Value::from("127.0.0.1:3000")),
+        ("server.admin_address", "auto".into()),
+        ("server.admin_token", "".into()),
+        ("server.admin_hosts", Value::Array(Vec::new())),
+        ("server.admin_tls", false.into()),
+        ("server.max_body_bytes", 0.into()),
+        ("connection.max_connections_per_peer", 0.into()),
+        ("connection.strict_http1", true.into()),
+        ("strict_http1.enabled", true.into()),
+        ("strict_http1.allow_non_ascii_target", true.into()),
+        ("connection.forwarded.header", "off".into()),
+        ("connection.proxy_protocol.mode", "off".into()),
+        ("connection.tls.certificate", "".into()),
+        ("connection.tls.certificates", Value::Array(Vec::new())),
+        ("connection.tls.min_version", "1.2".into()),
+        ("connection.tls.client_auth", "none".into()),
+        ("connection.tls.client_ca", "".into()),
+        ("connection.tls.client_crl", "".into()),
+        ("dev.profile_cpu", false.into()),
+        ("dev.profile_mem", false.into()),
+        ("dev.profile_block", false.into()),
+    ] {
+        let mut names = key.split('.');
+        let section = &defaults[names.next().expect("a section")];
+        let value = names.fold(section, |value, name| &value[name]);
+        assert_eq!(*value, expected, "{key}");
+    }
+    let server = RuntimeConfig::default().server;
+    let (admin, _) = server.admin();
+    assert!(admin.starts_with("127.0.0.1:"), "{admin}");
+}
+
+fn every_key(table: &Table, path: &str, keys: &mut Vec<String>) {
+    for (name, value) in table {
+        let key = format!("{path}{name}");
+        if let Value::Table(table) = value {
+            every_key(table, &format!("{key}."), keys);
+        }
+        keys.push(key);
+    }
+}
+
 #[test]
 fn every_component_has_its_section() {
     let structs = structs();

@@ -2,7 +2,10 @@
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use stellane_core::{
     Components, RequestBody, Runtime, RuntimeConfig, autotune::Key, config::Loader,
 };
@@ -130,6 +133,37 @@ async fn a_tenant_leaves_a_quarter_to_others() {
     assert_eq!(status(address, "GET /", "x-tenant: b\r\n").await, 200);
     assert_eq!(status(address, "GET /", "x-tenant: a\r\n").await, 503);
     assert_eq!(status(address, "GET /", "x-tenant: b\r\n").await, 200);
+}
+
+#[tokio::test]
+async fn a_connection_with_many_streams_leaves_a_quarter_to_others() {
+    let started = start(false).await;
+    let address = started.0;
+    let stream = TcpStream::connect(address).await.expect("connects");
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("HTTP/2");
+    tokio::spawn(connection);
+    let request = |waits: bool| {
+        let request = Request::get("http://localhost/");
+        let request = match waits {
+            true => request.header("x-wait", "1"),
+            false => request,
+        };
+        request.body(Empty::<Bytes>::new()).expect("a request")
+    };
+    let held: Vec<_> = (0..6)
+        .map(|_| tokio::spawn(sender.send_request(request(true))))
+        .collect();
+    while started.1.limit.stats().in_flight < 6 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(status(address, "GET /", "").await, 200);
+    let own = sender.send_request(request(false)).await;
+    assert_eq!(own.expect("an answer").status(), 503);
+    assert_eq!(status(address, "GET /", "").await, 200);
+    drop(held);
 }
 
 #[tokio::test]

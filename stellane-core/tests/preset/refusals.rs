@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use crate::ask::ask_at;
+use crate::{ask::ask_at, self_signed::SelfSigned};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -22,7 +22,7 @@ use stellane_core::{
     catch_faults::Refusal,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 use tonic::metadata::MetadataMap;
@@ -502,4 +502,145 @@ async fn until_waiting(components: &Components, count: u32) {
     };
     let waited = tokio::time::timeout(Duration::from_secs(10), waiting).await;
     assert!(waited.is_ok(), "{:?}", components.limit.stats());
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("whole").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_tells_of_refusals_now_and_then_and_not_of_each() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::sync::Mutex::new(log.clone()));
+    let _logging = tracing::subscriber::set_default(subscriber.finish());
+    let lines = || {
+        let text = String::from_utf8(log.0.lock().expect("whole").clone()).expect("text");
+        let about = text
+            .lines()
+            .filter(|line| line.contains("the limit is reached: "));
+        about.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (address, components) = serve(config(), None).await;
+    let mut holds = TcpStream::connect(address).await.expect("connects");
+    let request = b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n";
+    holds.write_all(request).await.expect("writes");
+    let until = async |what: &str, holds: &dyn Fn() -> bool| {
+        let waiting = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        waited.unwrap_or_else(|_| panic!("never {what}"));
+    };
+    until("held", &|| components.limit.stats().in_flight == 1).await;
+    for _ in 0..2 {
+        for _ in 0..50 {
+            let request = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            let answer = ask_at(address, request).await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        }
+        until("told", &|| !lines().is_empty()).await;
+    }
+    let lines = lines();
+    assert!(lines.len() < 10, "{lines:#?}");
+    assert!(lines[0].contains("WARN"), "{lines:#?}");
+    assert!(lines[0].contains(": limit 1, CPU "), "{lines:#?}");
+}
+
+/// On the first request of a connection, after another, and after a pause; with a body in one piece and in two.
+async fn is_kept_when_refused(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    components: &Components,
+    length: usize,
+) {
+    let body = "x".repeat(length);
+    let post = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
+    for (n, cut) in [post.len(), post.len() / 2, post.len() - 1]
+        .into_iter()
+        .enumerate()
+    {
+        for parked in [false, true] {
+            let place = components.limit.try_acquire().expect("the only one");
+            for piece in [&post[..cut], &post[cut..]] {
+                stream.write_all(piece.as_bytes()).await.expect("writes");
+                stream.flush().await.expect("writes");
+                tokio::task::yield_now().await;
+            }
+            let refused = read_answer(&mut stream, "}").await;
+            assert!(
+                refused.starts_with("HTTP/1.1 503 "),
+                "{length} {n}: {refused}"
+            );
+            assert!(
+                !refused.contains("connection: close"),
+                "{length} {n}: {refused}"
+            );
+            drop(place);
+            stream.write_all(GET.as_bytes()).await.expect("writes");
+            stream.flush().await.expect("writes");
+            let answer = read_answer(&mut stream, "hello").await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200 "),
+                "{length} {n}: {answer}"
+            );
+            while parked && components.connections.stats().parked == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
+/// Reads up to such an end.
+async fn read_answer(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
+    let mut got = Vec::new();
+    let reading = async {
+        while !got.ends_with(end.as_bytes()) {
+            let read = stream.read_buf(&mut got).await.expect("reads");
+            assert!(read > 0, "ended after {:?}", String::from_utf8_lossy(&got));
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(20), reading).await;
+    in_time.expect("in time");
+    String::from_utf8(got).expect("text")
+}
+
+#[tokio::test]
+async fn a_body_that_was_refused_with_its_request_does_not_cost_the_connection() {
+    let key = SelfSigned::new();
+    for tls in [false, true] {
+        let mut config = config();
+        config.server.max_body_bytes = 1 << 20;
+        config.connection.park_after = Duration::from_millis(1);
+        let mut builder = Runtime::builder().config(config);
+        if tls {
+            builder = builder.tls(key.server());
+        }
+        let runtime = builder.service(service_fn(answer)).build().expect("builds");
+        let components = runtime.components().clone();
+        let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+        let address = bound.local_addr();
+        tokio::spawn(bound.serve());
+        for length in [1, 2100, 16 << 10] {
+            let stream = TcpStream::connect(address).await.expect("connects");
+            if tls {
+                is_kept_when_refused(key.connect(stream).await, &components, length).await;
+            } else {
+                is_kept_when_refused(stream, &components, length).await;
+            }
+        }
+    }
 }

@@ -3,17 +3,18 @@
 use std::{collections::BTreeMap, pin::pin, sync::mpsc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use stellane_core::{
     BoxError, Components, RequestBody, RuntimeConfig,
-    autotune::AlgorithmKind,
+    autotune::{AlgorithmKind, Key, names},
     config::Loader,
     pool::{Job, JobError},
+    router::Router,
 };
 use tokio::sync::oneshot;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn, util::MapRequest};
 
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 
@@ -146,6 +147,108 @@ async fn errors_and_panics_of_the_service_are_500_and_counted_on_both_ways() {
     assert_eq!((queued, counts()), (error, (1, 2)));
     let queued = behind_the_queue(&components, &config, request("/panic")).await;
     assert_eq!((queued, counts()), (error, (2, 2)));
+}
+
+#[tokio::test]
+async fn an_answer_whose_client_does_not_ask_for_more_lends_its_place() {
+    let mut config = config();
+    config.limit.max_wait = Duration::ZERO;
+    let components = Components::new(&config).expect("valid");
+    let stream = async |_: Request<RequestBody<Body>>| {
+        let frame = || Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"a frame")));
+        let frames = futures_util::stream::iter([frame(), frame(), frame()]);
+        Ok::<_, BoxError>(Response::new(StreamBody::new(frames)))
+    };
+    let service = components.layer(&config.server).layer(service_fn(stream));
+    let answer = service.oneshot(request("/")).await.expect("is answered");
+    let mut body = answer.into_body();
+    let other = async || send(&components, &config, request("/")).await;
+    assert_eq!(other().await, 503, "it has the only place");
+    // From here on it waits for its client.
+    body.frame().await.expect("a frame").expect("is whole");
+    let lent = async {
+        while other().await != 200 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let patience = Duration::from_secs(30);
+    tokio::time::timeout(patience, lent).await.expect("is lent");
+    assert_eq!(components.limit.stats().lent, 1);
+    // And takes the place back by asking for the next.
+    body.frame().await.expect("a frame").expect("is whole");
+    assert_eq!(components.limit.stats().lent, 0);
+}
+
+#[tokio::test]
+async fn whose_a_request_is_may_be_said_in_its_extensions() {
+    let mut config = config();
+    config.limit.initial = 8;
+    config.limit.max_wait = Duration::ZERO;
+    let components = Components::new(&config).expect("valid");
+    let of = |path: &str, name: &str| {
+        let mut request = request(path);
+        request.extensions_mut().insert(Key::of(name));
+        send(&components, &config, request)
+    };
+    let mut held: Vec<_> = (0..6).map(|_| Box::pin(of("/hang", "a"))).collect();
+    for one in &mut held {
+        begin(one).await;
+    }
+    assert_eq!(of("/", "b").await, 200);
+    assert_eq!(of("/", "a").await, 503, "the last quarter is for others");
+    assert_eq!(of("/", "b").await, 200);
+}
+
+/// What it can't read is a bad request, as for the extractors of axum.
+async fn extractor(request: Request<RequestBody<Body>>) -> Result<Response<String>, BoxError> {
+    let mut response = Response::new(String::new());
+    if request.into_body().collect().await.is_err() {
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+    }
+    Ok(response)
+}
+
+#[tokio::test]
+async fn a_body_that_turns_out_too_large_is_told_as_that_and_not_as_a_bad_request() {
+    let config = config();
+    let components = Components::new(&config).expect("valid");
+    for (bytes, says_so, status) in [(10, false, 200), (11, true, 413), (11, false, 413)] {
+        let fused = components
+            .layer(&config.server)
+            .layer(service_fn(extractor));
+        let upload = || {
+            let mut request = upload(bytes, says_so);
+            let host = HeaderValue::from_static("localhost");
+            request.headers_mut().insert(header::HOST, host);
+            request
+        };
+        let fused = fused.oneshot(upload()).await;
+        assert_eq!(fused.expect("is answered").status(), status, "{bytes}");
+        let layers = components.layers(&config.server);
+        let layers = layers.layer(service_fn(extractor));
+        let layers = layers.oneshot(upload()).await;
+        assert_eq!(layers.expect("is answered").status(), status, "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn a_router_within_layers_of_others_tells_its_route() {
+    let config = config();
+    let components = Components::new(&config).expect("valid");
+    let router = Router::builder().get("/users/{id}", async || "a user");
+    let router = router.build().expect("valid");
+    let within = MapRequest::new(router, |request: Request<RequestBody<Body>>| request);
+    let service = components.layer(&config.server).layer(within);
+    let answer = service.oneshot(request("/users/7")).await;
+    let answer = answer.expect("is answered");
+    answer.into_body().collect().await.expect("is whole");
+    let routes = components.metrics.routes();
+    let named: Vec<_> = routes
+        .iter()
+        .filter(|route| route.requests > 0)
+        .map(|route| &*route.route)
+        .collect();
+    assert_eq!(named, ["/users/{id}"]);
 }
 
 fn shed(components: &Components) -> BTreeMap<String, f64> {
@@ -296,6 +399,47 @@ async fn each_knob_of_the_tuner_turns_what_its_name_says() {
     // It turns all of them.
     tuner.restore();
     assert_eq!(values(), before);
+}
+
+#[tokio::test]
+async fn the_signals_of_the_tuner_say_what_their_names_say() {
+    let mut config = config();
+    (config.workers.min_workers, config.workers.max_workers) = (2, 2);
+    let components = Components::new(&config).expect("valid");
+    let (release, held) = mpsc::channel::<()>();
+    let job = components.workers.spawn_blocking(move || held.recv());
+    while (
+        components.workers.stats().active,
+        components.workers.stats().idle,
+    ) != (1, 1)
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let cpu_time = || components.runtime_metrics.snapshot().cpu_time.as_secs_f64();
+    components.tuner.tick(Duration::from_secs(1));
+    let before = cpu_time();
+    while components.runtime_metrics.collect().cpu_time.as_secs_f64() < before + 0.05 {}
+    components.tuner.tick(Duration::from_secs(2));
+    let used = cpu_time() - before;
+
+    let signals = components.tuner.stats().signals;
+    let value = |name: &str| {
+        let signal = signals.iter().find(|signal| signal.name == name);
+        signal.and_then(|signal| signal.value).expect("is good")
+    };
+    assert_eq!(value(names::WORKER_UTILIZATION), 0.5);
+    assert_eq!(value(names::WORKERS_BUSY), 0.5);
+    assert_eq!(value(names::QUEUE_DEPTH), 0.0);
+    assert_eq!(value(names::LIMIT), 1.0);
+    // Of all CPUs together, in the second between the ticks.
+    let snapshot = components.runtime_metrics.snapshot();
+    let cpus = match snapshot.cgroup_cpu_limit {
+        0.0 => std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64),
+        limit => limit,
+    };
+    assert!((value(names::CPU) - used / cpus).abs() < 1e-9);
+    drop(release);
+    let _ = job.await;
 }
 
 /// What becomes of a field of a component's `stats()`.

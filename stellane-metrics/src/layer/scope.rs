@@ -14,7 +14,7 @@ use std::{
 use crate::requests::{Recording, Table, UNMATCHED};
 
 /// The table of the request being polled. Never dropped where it is, since a thread-local that has to be costs a look at
-/// every access: who puts it there takes it back.
+/// every access, and may be gone: who puts it there takes it back.
 type Current = Option<ManuallyDrop<Arc<Table>>>;
 
 /// What inner layers told about the request being polled.
@@ -35,12 +35,15 @@ impl Scope {
         Some(found)
     }
 
-    /// The counter that an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left for the request of this table that just ran.
+    /// Whether an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left a counter for the request of this table.
     #[inline]
-    fn take_counter(&self, table: &Arc<Table>) -> Option<Arc<AtomicU64>> {
-        if self.counts_for.get() != Arc::as_ptr(table) {
-            return None;
-        }
+    fn has_counter(&self, table: &Arc<Table>) -> bool {
+        self.counts_for.get() == Arc::as_ptr(table)
+    }
+
+    /// That counter.
+    #[cold]
+    fn take_counter(&self) -> Option<Arc<AtomicU64>> {
         self.counts_for.set(ptr::null());
         REQUEST_BYTES.try_with(Cell::take).ok().flatten()
     }
@@ -68,12 +71,8 @@ thread_local! {
 /// ```
 #[inline]
 pub fn label_route(template: &str) {
-    let _ = SCOPE.try_with(|scope| {
-        scope.look(|table| {
-            let route = table.route_id(template);
-            scope.route.set(route);
-            table.poll_cell().name(route);
-        });
+    SCOPE.with(|scope| {
+        scope.look(|table| scope.route.set(table.name_poll(template)));
     });
 }
 
@@ -83,9 +82,7 @@ pub fn label_route(template: &str) {
 #[must_use]
 pub fn current_route() -> Option<Arc<str>> {
     SCOPE
-        .try_with(|scope| scope.look(|table| table.template(scope.route.get()).cloned()))
-        .ok()
-        .flatten()
+        .with(|scope| scope.look(|table| table.template(scope.route.get()).cloned()))
         .flatten()
 }
 
@@ -93,23 +90,19 @@ pub fn current_route() -> Option<Arc<str>> {
 #[inline]
 #[must_use]
 pub fn is_labelled() -> bool {
-    let labelled = SCOPE.try_with(|scope| scope.route.get() != UNMATCHED);
-    labelled.unwrap_or(false)
+    SCOPE.with(|scope| scope.route.get() != UNMATCHED)
 }
 
 /// Hands the counter of a streamed request body to the request being called or polled.
 pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
-    SCOPE
-        .try_with(|scope| {
-            let table = scope.look(Arc::as_ptr)?;
-            let counter = Arc::new(AtomicU64::new(0));
-            let left = Some(Arc::clone(&counter));
-            REQUEST_BYTES.try_with(|bytes| bytes.set(left)).ok()?;
-            scope.counts_for.set(table);
-            Some(counter)
-        })
-        .ok()
-        .flatten()
+    SCOPE.with(|scope| {
+        let table = scope.look(Arc::as_ptr)?;
+        let counter = Arc::new(AtomicU64::new(0));
+        let left = Some(Arc::clone(&counter));
+        REQUEST_BYTES.try_with(|bytes| bytes.set(left)).ok()?;
+        scope.counts_for.set(table);
+        Some(counter)
+    })
 }
 
 /// The request that is being called or polled on a thread, to be taken along to another: for pools that run it there.
@@ -140,31 +133,28 @@ impl RequestScope {
     /// That of this thread, inside of a [`MetricsLayer`](crate::MetricsLayer).
     #[must_use]
     pub fn current() -> Option<Self> {
-        SCOPE
-            .try_with(|scope| {
-                let table = scope.look(Arc::clone)?;
-                let route = AtomicU32::new(scope.route.get());
-                Some(Self { table, route })
-            })
-            .ok()
-            .flatten()
+        SCOPE.with(|scope| {
+            let table = scope.look(Arc::clone)?;
+            let route = AtomicU32::new(scope.route.get());
+            Some(Self { table, route })
+        })
     }
 
     /// Runs `inside` as if it ran on the thread that this was taken from: [`label_route`] names the route of the request,
     /// [`current_route`] tells it.
     pub fn run(&self, inside: &mut dyn FnMut()) {
-        let outer = SCOPE.try_with(|scope| {
+        let outer = SCOPE.with(|scope| {
             let table = ManuallyDrop::new(Arc::clone(&self.table));
             let route = self.route.load(Relaxed);
             (scope.table.replace(Some(table)), scope.route.replace(route))
         });
-        let _inside = outer.ok().map(|outer| InScope { scope: self, outer });
+        let _inside = InScope { scope: self, outer };
         inside();
     }
 
     /// Back on the first thread: the route that was named meanwhile is that of the request.
     pub fn hand_back(&self) {
-        let _ = SCOPE.try_with(|scope| {
+        SCOPE.with(|scope| {
             if scope.look(|table| Arc::ptr_eq(table, &self.table)) == Some(true) {
                 scope.route.set(self.route.load(Relaxed));
             }
@@ -189,31 +179,28 @@ struct InScope<'a> {
 impl Drop for InScope<'_> {
     fn drop(&mut self) {
         let (table, route) = (self.outer.0.take(), self.outer.1);
-        let _ = SCOPE.try_with(|scope| {
+        SCOPE.with(|scope| {
             drop(scope.table.replace(table).map(ManuallyDrop::into_inner));
             self.scope.route.store(scope.route.replace(route), Relaxed);
-            drop(scope.take_counter(&self.scope.table));
+            if scope.has_counter(&self.scope.table) {
+                drop(scope.take_counter());
+            }
         });
     }
 }
 
 /// Makes the request of `recording` the current one until [`Entered::leave`]. If what runs between panics instead,
 /// so says the record. No closure: that would move a request, or a response, once more.
-#[inline]
+#[inline(always)]
 pub(crate) fn enter(recording: &mut Recording) -> Entered<'_> {
-    let outer = SCOPE.try_with(|scope| {
-        let route = recording.route;
-        let table = recording.table.take();
-        if let Some(table) = &table {
-            table.poll_cell().begin(route);
-        }
-        let table = table.map(ManuallyDrop::new);
-        (scope.table.replace(table), scope.route.replace(route))
-    });
-    Entered {
-        recording,
-        outer: outer.unwrap_or_default(),
+    let route = recording.route;
+    let table = recording.table.take();
+    if let Some(table) = &table {
+        table.poll_cell().begin(route);
     }
+    let table = table.map(ManuallyDrop::new);
+    let outer = SCOPE.with(|scope| (scope.table.replace(table), scope.route.replace(route)));
+    Entered { recording, outer }
 }
 
 /// While it lives, what runs on this thread belongs to a [`Recording`]; made by [`Recording::enter`].
@@ -227,31 +214,33 @@ pub struct Entered<'a> {
 
 impl Entered<'_> {
     /// What ran has returned.
-    #[inline]
+    #[inline(always)]
     pub fn leave(mut self) {
         self.restore();
         std::mem::forget(self);
     }
 
-    #[inline]
+    #[inline(always)]
     fn restore(&mut self) {
         let (outer, route) = (self.outer.0.take(), self.outer.1);
-        let _ = SCOPE.try_with(|scope| {
-            if let Some(table) = scope.table.take().map(ManuallyDrop::into_inner) {
-                match &outer {
-                    Some(outer) if Arc::ptr_eq(outer, &table) => {
-                        table.poll_cell().end_within(route);
-                    }
-                    _ => table.poll_cell().end(),
-                }
-                // Not by `call` alone: behind a queue, or in a router of axum, the inner service is called by a poll.
-                if let Some(counter) = scope.take_counter(&table) {
-                    self.recording.count_request(counter);
-                }
-                self.recording.table = Some(table);
-            }
-            scope.table.set(outer);
+        SCOPE.with(|scope| {
             self.recording.route = scope.route.replace(route);
+            let within = outer.as_ref().map(|outer| Arc::as_ptr(outer));
+            let Some(table) = scope.table.replace(outer).map(ManuallyDrop::into_inner) else {
+                return;
+            };
+            if within == Some(Arc::as_ptr(&table)) {
+                table.poll_cell().end_within(route);
+            } else {
+                table.poll_cell().end();
+            }
+            // Not by `call` alone: behind a queue, or in a router of axum, the inner service is called by a poll.
+            if scope.has_counter(&table)
+                && let Some(counter) = scope.take_counter()
+            {
+                self.recording.count_request(counter);
+            }
+            self.recording.table = Some(table);
         });
     }
 }

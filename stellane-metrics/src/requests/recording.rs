@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Buf;
-use http::{Response, StatusCode, header::CONTENT_LENGTH};
+use http::{HeaderName, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Frame;
 
 use super::{
@@ -21,6 +21,9 @@ use crate::{
     HttpMetrics,
     layer::{Entered, scope},
 };
+
+/// Parsed once: every answer over HTTP/2 is asked for it.
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The record of one request, for a service that wraps futures and bodies anyway: what
 /// [`MetricsLayer`](crate::MetricsLayer) does, without a future and a body of its own.
@@ -137,7 +140,7 @@ impl Recording {
         // The status of a call that failed at once. gRPC needs HTTP/2, and of gRPC-Web such an answer has no body: others of
         // HTTP/1 need not be looked into.
         if (self.call.is_some() || self.version > 2 || response.body().is_end_stream())
-            && let Some(status) = response.headers().get("grpc-status")
+            && let Some(status) = response.headers().get(&GRPC_STATUS)
         {
             self.grpc = labels::grpc_index(status);
         }
@@ -187,7 +190,7 @@ impl Recording {
 
     /// Makes this request the one that [`label_route`](crate::label_route) names, until
     /// [`Entered::leave`].
-    #[inline]
+    #[inline(always)]
     pub fn enter(&mut self) -> Entered<'_> {
         scope::enter(self)
     }
@@ -203,7 +206,7 @@ impl Recording {
     }
 
     fn trailers(&mut self, trailers: &http::HeaderMap) {
-        if let Some(status) = trailers.get("grpc-status") {
+        if let Some(status) = trailers.get(&GRPC_STATUS) {
             self.grpc = labels::grpc_index(status);
         }
     }

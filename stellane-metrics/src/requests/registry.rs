@@ -128,6 +128,20 @@ impl Table {
     #[inline]
     pub(crate) fn route_id(&self, template: &str) -> RouteId {
         let (shard, exclusive) = self.shard();
+        self.route_id_by(shard, exclusive, template)
+    }
+
+    /// As [`route_id`](Self::route_id), and says that the poll of this thread is of it.
+    #[inline]
+    pub(crate) fn name_poll(&self, template: &str) -> RouteId {
+        let (shard, exclusive) = self.shard();
+        let route = self.route_id_by(shard, exclusive, template);
+        shard.poll.name(route);
+        route
+    }
+
+    #[inline]
+    fn route_id_by(&self, shard: &Shard, exclusive: bool, template: &str) -> RouteId {
         // Where the template lies tells most routes apart; what it says decides.
         let entry = &shard.route_cache[mix(template.as_ptr() as u64 ^ template.len() as u64)];
         let id = entry.load(Relaxed);
@@ -341,8 +355,16 @@ impl Table {
     #[inline]
     fn shard(&self) -> (&Shard, bool) {
         let slot = slot::current();
-        let shard = self.shards[slot].get_or_init(|| Box::new(Shard::new(self.series.len())));
+        let shard = match self.shards[slot].get() {
+            Some(shard) => shard,
+            None => self.new_shard(slot),
+        };
         (shard, slot < slot::EXCLUSIVE)
+    }
+
+    #[cold]
+    fn new_shard(&self, slot: usize) -> &Shard {
+        self.shards[slot].get_or_init(|| Box::new(Shard::new(self.series.len())))
     }
 
     fn live_shards(&self) -> impl Iterator<Item = &Shard> {

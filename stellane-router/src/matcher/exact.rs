@@ -6,6 +6,8 @@ use crate::scan;
 /// How many places a template may take up; one for which they are taken is left to the tree.
 const PLACES: usize = 4;
 
+type Slot = Option<(Box<[u8]>, u32)>;
+
 /// The templates that have neither parameters nor escapes, by a hash of their length and ends.
 ///
 /// Of all leaves that fit a path, one that says it literally comes first in the tree: so it may be looked for
@@ -13,7 +15,7 @@ const PLACES: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Exact {
     /// As many as a power of two and [`PLACES`] more; or none.
-    slots: Vec<Option<(Box<[u8]>, u32)>>,
+    slots: Vec<Slot>,
     shift: u32,
 }
 
@@ -44,15 +46,26 @@ impl Exact {
     }
 
     /// The leaf whose template is this path.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, path: &[u8]) -> Option<u32> {
         if self.slots.is_empty() {
             return None;
         }
         let places = self.slots.get(self.first(path)..)?;
-        for slot in places.first_chunk::<PLACES>()? {
+        let [first, others @ ..] = places.first_chunk::<PLACES>()?;
+        let (text, leaf) = first.as_ref()?;
+        if text.len() == path.len() && scan::begins(path, text) {
+            return Some(*leaf);
+        }
+        Self::find_among(others, path)
+    }
+
+    /// Apart, so that the first look is small enough to be inlined.
+    #[inline(never)]
+    fn find_among(places: &[Slot], path: &[u8]) -> Option<u32> {
+        for slot in places {
             let (text, leaf) = slot.as_ref()?;
-            if text.len() == path.len() && scan::begins(path, text) {
+            if **text == *path {
                 return Some(*leaf);
             }
         }

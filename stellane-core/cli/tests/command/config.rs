@@ -91,6 +91,36 @@ fn config_prints_what_a_service_started_here_would_have() {
 }
 
 #[test]
+fn no_command_prints_a_secret() {
+    let text = "[server]\nadmin_token = \"hunter2-1\"\n[http.security_headers]\n\
+                content_security_policy = \"report-uri https://u:hunter2-2@a.example/\"\n";
+    let good = temporary("secrets.toml", text);
+    let bad = temporary("bad-secrets.toml", "[server]\nadmin_token = hunter2-3\n");
+    let env = [("STELLANE__SERVER__DB_PASSWORD", "hunter2-4")];
+    for (arguments, env, expected) in [
+        (
+            &["config", "--file", &good][..],
+            &[][..],
+            "admin_token = \"<redacted>\"",
+        ),
+        (&["check", &good], &[], "valid"),
+        (&["config", "--file", &bad], &[], "admin_token"),
+        (&["check", &bad], &[], "admin_token"),
+        (&["config"], &env, "unknown key"),
+        (&["config", "--default"], &env, "admin_token = \"\""),
+        (&["config", "--schema"], &env, "admin_token"),
+    ] {
+        let output = stellane(arguments, env);
+        let said = format!("{}{}", stdout(&output), stderr(&output));
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+        assert!(!said.contains("hunter2"), "{arguments:?}: {said}");
+    }
+    for file in [good, bad] {
+        fs::remove_file(file).expect("removes");
+    }
+}
+
+#[test]
 fn config_default_prints_the_reference_and_it_checks() {
     let output = stellane(&["config", "--default"], &[]);
     assert_eq!(stdout(&output), REFERENCE);

@@ -28,7 +28,8 @@ pub struct TlsConfig {
     /// not) or `required` (who shows none is not served). What was shown is in the extensions of each request as a
     /// `TlsClient`. Browsers ask their user which one to show, if they are asked. Default `none`.
     pub client_auth: ClientAuth,
-    /// File with the certificates that sign those of clients, in PEM, for `client_auth`. Default empty.
+    /// File with the certificates that sign those of clients, in PEM, for `client_auth`. One that signs itself and says
+    /// that it is an authority is not taken as a client's. Default empty.
     pub client_ca: String,
     /// File with lists of certificates of clients that were revoked, in PEM, or one list in DER. A list that is out of
     /// date counts as well; who is signed by somebody without a list is not refused for that. Connections that are

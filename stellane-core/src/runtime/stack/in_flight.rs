@@ -16,7 +16,8 @@ use crate::{
     connection::Incoming,
     on_disconnect::Asking,
     runtime::{
-        RefusalKind, RequestBody, body::Ceiling, refusal::OnRefusal, route_limits::BodyLimits,
+        RefusalKind, RequestBody, body::Ceiling, facts::Facts, refusal::OnRefusal,
+        route_limits::BodyLimits,
     },
     strict_http1::Http1Rules,
 };
@@ -31,6 +32,8 @@ pub(super) struct StackParts {
     pub(super) rules: Http1Rules,
     /// Whether a request of HTTP/1.1 without a host is refused.
     pub(super) wants_host: bool,
+    /// What a request is told of its connection, where that is one of ours.
+    pub(super) facts: Option<Facts>,
     pub(super) body_limits: BodyLimits,
     pub(super) on_refusal: OnRefusal,
 }
@@ -62,12 +65,13 @@ impl StackParts {
     }
 
     /// Calls the user's service with the request, whose body `wrap` wraps first, and has `put` put its future where it
-    /// stays; or says why the request goes no further. A request and a future are large to move.
+    /// stays; or says why the request goes no further. A request and a future are large to move: the request is taken
+    /// from where it lies, and by what may panic.
     #[inline]
     pub(super) fn call<S, B, C>(
         &self,
         service: &mut S,
-        mut request: Request<B>,
+        request: &mut Option<Request<B>>,
         grpc: Option<Grpc>,
         wrap: impl FnOnce(B) -> LimitRequestBody<C>,
         put: impl FnOnce(S::Future, Option<Ceiling>, Option<Asking>),
@@ -77,16 +81,17 @@ impl StackParts {
         B: Body<Data = Bytes>,
         C: Body<Data = Bytes>,
     {
-        let max_bytes = self.body_limits.of(&mut request, grpc);
-        let refusal = self.refusal(&request, max_bytes);
+        let Some(head) = request else {
+            return Some(RefusalKind::Error);
+        };
+        let max_bytes = self.body_limits.of(head, grpc);
+        let refusal = self.refusal(head, max_bytes);
         if refusal.is_some() {
             return refusal;
         }
-        let asking = self.body_limits.asking(&mut request);
-        let says_its_size = || request.body().size_hint().exact().is_some();
+        let asking = self.body_limits.asking(head);
+        let says_its_size = || head.body().size_hint().exact().is_some();
         let ceiling = (max_bytes != usize::MAX && !says_its_size()).then(Ceiling::default);
-        // Taken out of here by what may panic, and not moved into it before.
-        let mut request = Some(request);
         let call = || {
             let limited = |body| RequestBody::limited(wrap(body), max_bytes, ceiling.clone());
             let request = request.take()?.map(limited);

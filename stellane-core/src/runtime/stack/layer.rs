@@ -8,6 +8,7 @@ use crate::{
     config::ServerConfig,
     runtime::{
         Components,
+        facts::Facts,
         refusal::OnRefusal,
         route_limits::{BodyLimits, OwnLimits},
     },
@@ -68,6 +69,7 @@ impl PresetLayer {
         own_limits: &OwnLimits,
         on_refusal: OnRefusal,
         wants_host: bool,
+        facts: Option<Facts>,
     ) -> Self {
         let parts = StackParts {
             metrics: components.metrics.clone(),
@@ -76,6 +78,7 @@ impl PresetLayer {
             faults: components.faults.clone(),
             rules: components.http1_rules.clone(),
             wants_host,
+            facts,
             body_limits: BodyLimits::new(server.max_body_bytes, own_limits),
             on_refusal,
         };
@@ -108,6 +111,7 @@ impl Components {
             &self.own_limits,
             OnRefusal::new(None, &self.faults),
             false,
+            None,
         )
     }
 }

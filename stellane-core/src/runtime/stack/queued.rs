@@ -88,7 +88,7 @@ where
             }
         };
         let Self { service, parts } = self;
-        if let Some(kind) = parts.call(service, request, grpc, |body| body, put) {
+        if let Some(kind) = parts.call(service, &mut Some(request), grpc, |body| body, put) {
             state = State::Refused { kind };
         }
         AdmissionFuture {

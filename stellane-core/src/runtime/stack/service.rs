@@ -65,12 +65,15 @@ where
     }
 
     #[inline]
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let Self {
             service,
             parts,
             routes_told,
         } = self;
+        if let Some(facts) = &parts.facts {
+            facts.tell(&mut request);
+        }
         let kind = RefusalKind::Error;
         let in_flight = InFlight::begin(parts, &request);
         // The future of the service is put where it stays.
@@ -102,7 +105,7 @@ where
                 routes_told: *routes_told,
             };
         };
-        let refusal = parts.call(service, request, *grpc, limit, put);
+        let refusal = parts.call(service, &mut Some(request), *grpc, limit, put);
         drop(pools);
         entered.leave();
         if let Some(kind) = refusal {

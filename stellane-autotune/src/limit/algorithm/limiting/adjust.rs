@@ -2,7 +2,8 @@
 
 use super::{
     super::{Window, clamp_limit, elasticity::Measured},
-    Fading, Limiting, ROOM,
+    Limiting, ROOM,
+    fading::{Fading, HEADROOM},
     probe::REST,
 };
 
@@ -28,9 +29,6 @@ const USUAL: Fading = Fading {
 };
 /// In a row: it goes down for a reason that the baseline may not know of.
 const CUTS_BEFORE_PROBE: u32 = 6;
-/// Places beyond the gradient, in square roots of the limit: what keeps a service busy. Less, and 16 cores idle at times;
-/// more, and latency grows for nothing.
-pub(super) const HEADROOM: f64 = 0.75;
 /// How soon it is given up where more concurrency costs throughput. At 2 a service of ten cores and a steep knee was kept at
 /// 12 to 13, and two hundredths of its throughput.
 const STEEP: f64 = 3.0;

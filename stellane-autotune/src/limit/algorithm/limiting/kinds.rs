@@ -5,8 +5,7 @@ use super::{
         Latencies,
         open::{FULL, SPARE},
     },
-    DITHER,
-    adjust::HEADROOM,
+    fading::{DITHER, HEADROOM},
 };
 
 /// Whether there are two kinds, and what the machine says of their limit.

@@ -1,5 +1,7 @@
 mod adjust;
+mod fading;
 mod guess;
+mod guessing;
 mod kinds;
 mod probe;
 mod probing;
@@ -8,6 +10,7 @@ mod usual;
 use std::time::Duration;
 
 use self::{
+    fading::{DITHER, Fading, SETTLED},
     guess::{GUESS_SAMPLES, Guess, STAYS, SURPLUS},
     kinds::Kinds,
     probe::{PROBE_EVERY, PROBE_STEP, Probe},
@@ -66,25 +69,6 @@ pub(super) struct Limiting {
     rng: Rng,
 }
 
-/// A gain that is `new` for a service that is not known yet, and `settled` after [`SETTLED`] windows.
-#[derive(Debug, Clone, Copy)]
-struct Fading {
-    new: f64,
-    settled: f64,
-}
-
-/// Windows after which a service is known: five seconds of the shortest ones.
-const SETTLED: u32 = 25;
-/// By how much the limit swings. Less, and throughput does not show it above the noise; more, and the swing itself costs.
-const DITHER: Fading = Fading {
-    new: 0.12,
-    settled: 0.05,
-};
-/// How much one probe decides of the baseline: one alone measures little.
-const AVERAGE: Fading = Fading {
-    new: 0.5,
-    settled: 0.2,
-};
 /// What an answer that says "overloaded" leaves of the limit, at most once per median.
 const OVERLOADED: f64 = 0.95;
 /// How many times the error of a median explains one below the baseline.

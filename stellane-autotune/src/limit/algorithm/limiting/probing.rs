@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{
     super::{Window, clamp_limit, elasticity::Measured},
-    AVERAGE, Limiting,
+    Limiting,
+    fading::AVERAGE,
     probe::{PROBE_AGAIN, PROBE_EVERY, PROBE_SELDOM, PROBE_STEP, Probe, RARE},
 };
 

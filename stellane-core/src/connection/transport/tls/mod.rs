@@ -47,8 +47,9 @@ impl TlsAcceptor {
     /// With a certificate and a key in PEM files, TLS 1.2 and 1.3, and ALPN for what the
     /// manager speaks: HTTP/2 (feature `http2`) and HTTP/1.1.
     ///
-    /// The cryptography is the process's ([`CryptoProvider::install_default`]), or else that of the feature
-    /// `tls-aws-lc-rs` or `tls-ring`. Neither is on by itself: a program with a [configuration of its
+    /// The cryptography is the process's
+    /// ([`CryptoProvider::install_default`](tokio_rustls::rustls::crypto::CryptoProvider::install_default)), or else that
+    /// of the feature `tls-aws-lc-rs` or `tls-ring`. Neither is on by itself: a program with a [configuration of its
     /// own](Self::from_rustls) needs none, and who uses rustls elsewhere is not given a second one.
     ///
     /// # Errors
@@ -160,13 +161,13 @@ impl TlsAcceptor {
                 Ok(()) => {
                     told.clear();
                     let first = files.first().unwrap_or(Path::new(""));
-                    tracing::info!(certificate = %first.display(), "certificates reloaded");
+                    tracing::info!("certificates reloaded, {} first", first.display());
                 }
                 // Perhaps only one of two is written yet: tried again, and told once.
                 Err(error) => {
                     let error = error.to_string();
                     if error != told {
-                        tracing::warn!(%error, "the old certificates stay");
+                        tracing::warn!("the old certificates stay: {error}");
                         told = error;
                     }
                 }
