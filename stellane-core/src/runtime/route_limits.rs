@@ -155,6 +155,12 @@ impl BodyLimits {
         if self.own.is_none() {
             return self.max_bytes;
         }
+        self.own_of(request)
+    }
+
+    /// Apart, so that requests pay nothing where there are none.
+    #[inline(never)]
+    fn own_of<B>(&self, request: &mut Request<B>) -> usize {
         let head = RequestHead::from(&*request);
         let Some(own) = self.own.pick(head, |limits| limits.max_body_bytes) else {
             return self.max_bytes;
@@ -170,6 +176,11 @@ impl BodyLimits {
         if self.own.is_none() {
             return None;
         }
+        self.own_asking(request)
+    }
+
+    #[inline(never)]
+    fn own_asking<B>(&self, request: &mut Request<B>) -> Option<Asking> {
         let head = RequestHead::from(&*request);
         let how = self.own.pick(head, |limits| limits.on_disconnect)?;
         Asking::new(how.begin(request.extensions_mut())?).ok()
