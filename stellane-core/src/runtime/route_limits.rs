@@ -109,7 +109,13 @@ impl OwnLimits {
         layer.timeouts(move |head| limits.pick(head, |limits| limits.timeout))
     }
 
-    #[inline]
+    #[inline(never)]
+    fn asking<B>(&self, request: &mut Request<B>) -> Option<Asking> {
+        let head = RequestHead::from(&*request);
+        let how = self.pick(head, |limits| limits.on_disconnect)?;
+        Asking::new(how.begin(request.extensions_mut())?).ok()
+    }
+
     fn is_none(&self) -> bool {
         self.by_closure.is_none() && self.configured.is_none()
     }
@@ -128,7 +134,8 @@ fn on_disconnect(kind: &RouteLimits) -> Option<OnDisconnect> {
 #[derive(Debug, Clone)]
 pub(super) struct BodyLimits {
     max_bytes: usize,
-    own: OwnLimits,
+    /// If there are any: requests pay but a look at this where there are none.
+    own: Option<Box<OwnLimits>>,
 }
 
 impl BodyLimits {
@@ -140,7 +147,7 @@ impl BodyLimits {
         };
         Self {
             max_bytes,
-            own: own.clone(),
+            own: (!own.is_none()).then(|| Box::new(own.clone())),
         }
     }
 
@@ -152,17 +159,16 @@ impl BodyLimits {
         if grpc.is_some() {
             return usize::MAX;
         }
-        if self.own.is_none() {
-            return self.max_bytes;
+        match &self.own {
+            None => self.max_bytes,
+            Some(own) => self.own_of(own, request),
         }
-        self.own_of(request)
     }
 
-    /// Apart, so that requests pay nothing where there are none.
     #[inline(never)]
-    fn own_of<B>(&self, request: &mut Request<B>) -> usize {
+    fn own_of<B>(&self, own: &OwnLimits, request: &mut Request<B>) -> usize {
         let head = RequestHead::from(&*request);
-        let Some(own) = self.own.pick(head, |limits| limits.max_body_bytes) else {
+        let Some(own) = own.pick(head, |limits| limits.max_body_bytes) else {
             return self.max_bytes;
         };
         let own = to_usize(own);
@@ -173,17 +179,10 @@ impl BodyLimits {
     /// Asks its connection to let it go on, if it is to and that is ours.
     #[inline]
     pub(super) fn asking<B>(&self, request: &mut Request<B>) -> Option<Asking> {
-        if self.own.is_none() {
-            return None;
+        match &self.own {
+            None => None,
+            Some(own) => own.asking(request),
         }
-        self.own_asking(request)
-    }
-
-    #[inline(never)]
-    fn own_asking<B>(&self, request: &mut Request<B>) -> Option<Asking> {
-        let head = RequestHead::from(&*request);
-        let how = self.own.pick(head, |limits| limits.on_disconnect)?;
-        Asking::new(how.begin(request.extensions_mut())?).ok()
     }
 }
 
