@@ -79,6 +79,12 @@ async fn handle(
             say("waits");
             std::future::pending::<()>().await;
         }
+        "/files" => {
+            // None is left, for as long as this lives.
+            while let Ok(file) = fs::File::open("/dev/null") {
+                std::mem::forget(file);
+            }
+        }
         "/panic" => {
             stellane_core::metrics::label_route("/panic");
             // A pipe takes sixteen of them.
@@ -546,6 +552,43 @@ fn few_open_files_are_shared_with_clients_and_told_once() {
     let said = process.errors();
     let times = said.matches("the limit of open files allows").count();
     assert_eq!(times, 1, "{said}");
+}
+
+/// Newcomers wait in the queue of the system; who is connected, parked or not, is served as if nothing were, and asked to go
+/// with an answer, so that they come in.
+#[test]
+fn without_an_open_file_parked_connections_are_served_at_once() {
+    let mut command = command("serve");
+    command.env("STELLANE__CONNECTION__PARK_AFTER", "10ms");
+    let process = Process::spawn(&mut command);
+    let address = process.address();
+    let patience = Some(Duration::from_secs(30));
+    // The answer, and whether the connection stays.
+    let stays = |stream: &mut TcpStream| {
+        stream.set_read_timeout(patience).expect("is set");
+        let mut answer = [0; 512];
+        let n = stream.read(&mut answer).expect("answers");
+        let answer = String::from_utf8_lossy(&answer[..n]);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        !answer.contains("connection: close")
+    };
+    let mut open: Vec<_> = (0..20).map(|_| ask(address, "/")).collect();
+    open.retain_mut(stays);
+    assert!(stays(&mut ask(address, "/files")));
+    let newcomers: Vec<_> = (0..30).map(|_| ask(address, "/")).collect();
+    // An accept loop that slept for a second at each error would take longer.
+    let began = Instant::now();
+    for _ in 0..40 {
+        std::thread::sleep(Duration::from_millis(20));
+        open.retain_mut(|stream| {
+            write!(stream, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("writes");
+            stays(stream)
+        });
+    }
+    assert!(Some(began.elapsed()) < patience, "{:?}", began.elapsed());
+    for mut newcomer in newcomers {
+        stays(&mut newcomer);
+    }
 }
 
 #[test]
