@@ -36,8 +36,8 @@ pub enum TakesBody {}
 /// [`RouterBuilder::with_state`](crate::RouterBuilder::with_state).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no handler for state `{S}`",
-    note = "arguments are extractors (`FromRequestParts`, the last perhaps `FromRequest`), the \
-            return type is `IntoResponse` or `Json`"
+    note = "a handler is an `async fn` whose future is `Send`: no `Rc`, and no guard of a lock held over an `.await`",
+    note = "its arguments are extractors (`FromRequestParts`; the last one, which may read the body, `FromRequest`), and it returns an `IntoResponse`, such as `Json` of what is `Serialize`"
 )]
 pub trait Handler<M, S>: Send + Sync + 'static {
     /// The types of the arguments, to tell those that cannot work.
