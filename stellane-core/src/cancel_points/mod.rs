@@ -47,7 +47,7 @@
 //!
 //! ```text
 //! 1 of 2 points: cancelled at point 2: an order without items
-//!     in orders::Orders::place::{{closure}} at ./src/orders.rs:16:26
+//!     in orders::Orders::place::{async_fn#0} at ./src/orders.rs:16:26
 //! ```
 //!
 //! # Limits
