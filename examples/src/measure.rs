@@ -14,6 +14,21 @@ pub const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 /// The kernel counts the CPU time of a process in hundredths of a second.
 pub const TICK_MICROS: f64 = 10_000.0;
 
+/// Allows this process the first CPU (`"0"`) or, if there are more, all others (`"1-"`), by `taskset` where there is one.
+pub fn pin(cpus: &str) {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus = match cpus {
+        "1-" if all > 1 => format!("1-{}", all - 1),
+        _ => "0".to_owned(),
+    };
+    let pid = std::process::id().to_string();
+    let mut command = Command::new("taskset");
+    let done = command.args(["-acp", &cpus, &pid]).output();
+    if !done.is_ok_and(|output| output.status.success()) {
+        eprintln!("not pinned: there is no taskset");
+    }
+}
+
 /// A server in a process of its own; killed when dropped.
 #[derive(Debug)]
 pub struct Server {

@@ -1,9 +1,13 @@
 //! Where the preset listens: what `server.address` and `[[server.listen]]` take.
 #![cfg(all(feature = "full", unix))]
 
+#[path = "support/log.rs"]
+mod log;
+
 use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
 use http::{Request, Response};
+use log::Log;
 use stellane_core::{
     RequestBody, Runtime, RuntimeError,
     config::{Loader, RuntimeConfig},
@@ -249,21 +253,6 @@ fn what_is_no_address_is_named() {
     }
 }
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("whole").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn an_admin_address_that_others_can_reach_is_warned_of() {
     for (address, token, expected) in [
@@ -277,10 +266,7 @@ async fn an_admin_address_that_others_can_reach_is_warned_of() {
         ("0.0.0.0:0", "long-and-secret", Some("`server.admin_tls`")),
     ] {
         let log = Log::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(std::sync::Mutex::new(log.clone()));
-        let _logging = tracing::subscriber::set_default(subscriber.finish());
+        let _logging = tracing::subscriber::set_default(log.subscriber());
         let config = config("[server]\naddress = \"127.0.0.1:0\"\n").with(|config| {
             config.server.admin_address = address.to_owned();
             config.server.admin_token = token.to_owned();
@@ -291,7 +277,7 @@ async fn an_admin_address_that_others_can_reach_is_warned_of() {
         // What is warned of is so before anybody is answered.
         let stream = TcpStream::connect(service).await.expect("connects");
         assert!(answer(stream).await.ends_with("hello"));
-        let log = String::from_utf8(log.0.lock().expect("whole").clone()).expect("text");
+        let log = log.text();
         assert!(log.contains("serving http://"), "{log}");
         let warned = log.contains("can be reached from other machines");
         assert_eq!(warned, expected.is_some(), "{address}: {log}");

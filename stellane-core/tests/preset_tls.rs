@@ -1,8 +1,12 @@
 //! TLS by configuration: certificates by name, least version, certificates of clients, redirects.
 #![cfg(all(feature = "full", feature = "tls-ring", unix))]
 
+#[path = "support/ask.rs"]
+mod ask;
 #[path = "support/authority.rs"]
 mod authority;
+#[path = "support/log.rs"]
+mod log;
 
 use std::{
     convert::Infallible,
@@ -16,6 +20,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use log::Log;
 use stellane_core::{
     RequestBody, Runtime, RuntimeError,
     autotune::Key,
@@ -518,11 +523,7 @@ async fn each_address_may_have_certificates_and_rules_of_its_own() {
 async fn all_files_are_followed_and_a_bad_one_changes_nothing() {
     let folder = Folder::new("followed");
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .without_time()
-        .with_ansi(false)
-        .with_writer(Mutex::new(log.clone()));
-    let _logging = tracing::subscriber::set_default(subscriber.finish());
+    let _logging = tracing::subscriber::set_default(log.subscriber());
     let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
     let later = Authority::new("later clients");
     let issue = |name: &str| servers.issue("", &[name], &[]);
@@ -590,7 +591,7 @@ async fn all_files_are_followed_and_a_bad_one_changes_nothing() {
         .await
         .expect("not revoked");
 
-    let log = String::from_utf8(log.0.lock().expect("whole").clone()).expect("text");
+    let log = log.text();
     let faults: Vec<_> = log
         .lines()
         .filter(|line| line.contains("the old certificates stay"))
@@ -599,29 +600,6 @@ async fn all_files_are_followed_and_a_bad_one_changes_nothing() {
     assert!(log.contains("first.key: it is no regular file"), "{log}");
     assert_eq!(each.len(), faults.len(), "each once: {log}");
     assert!(log.contains("certificates reloaded"), "{log}");
-}
-
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("whole").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-async fn ask(address: SocketAddr, request: &str) -> String {
-    let mut socket = TcpStream::connect(address).await.expect("connects");
-    socket.write_all(request.as_bytes()).await.expect("writes");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.expect("reads");
-    answer
 }
 
 #[tokio::test]
@@ -676,21 +654,21 @@ async fn plain_http_is_sent_to_https_where_that_is_asked_for() {
             let request = format!(
                 "{method} {target} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             );
-            let answer = ask(http, &request).await;
+            let answer = ask::ask_at(http, &request).await;
             assert!(answer.starts_with("HTTP/1.1 308 "), "{target}: {answer}");
             let line = format!("location: {expected}\r\n");
             assert!(answer.contains(&line), "{target} at {host}: {answer}");
         }
     }
     let request = "GET /x HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n";
-    let answer = ask(other, request).await;
+    let answer = ask::ask_at(other, request).await;
     assert!(
         answer.contains("location: https://a.example:9443/x\r\n"),
         "{answer}"
     );
     // Who issues certificates asks by plain HTTP.
     let acme = "GET /.well-known/acme-challenge/t HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n";
-    let answer = ask(http, acme).await;
+    let answer = ask::ask_at(http, acme).await;
     assert!(
         answer.ends_with("at /.well-known/acme-challenge/t"),
         "{answer}"
@@ -700,7 +678,7 @@ async fn plain_http_is_sent_to_https_where_that_is_asked_for() {
         "GET / HTTP/1.0\r\n\r\n",
         "GET / HTTP/1.1\r\nhost: me@a.example\r\nconnection: close\r\n\r\n",
     ] {
-        let answer = ask(http, request).await;
+        let answer = ask::ask_at(http, request).await;
         assert!(
             answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.0 400 "),
             "{answer}"

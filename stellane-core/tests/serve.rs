@@ -3,6 +3,8 @@
 
 #[path = "support/ask.rs"]
 mod ask;
+#[path = "support/log.rs"]
+mod log;
 #[path = "support/self_signed.rs"]
 mod self_signed;
 
@@ -10,7 +12,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -20,6 +22,7 @@ use axum::{Router, extract::State, routing::get};
 use bytes::{Buf, Bytes};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use log::Log;
 use self_signed::SelfSigned;
 use stellane_core::{
     App, BoxApp, HyperService, RequestBody, Runtime, RuntimeConfig, RuntimeError,
@@ -64,33 +67,6 @@ async fn a_router_is_served_in_two_lines_until_its_signal() {
     let report = serving.await.expect("no panic").expect("no error");
     assert_eq!(report.drain.aborted, 0);
     assert!(TcpStream::connect(address).await.is_err());
-}
-
-/// What is logged, as lines.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + 'static {
-        let log = self.clone();
-        let lines = tracing_subscriber::fmt().with_ansi(false);
-        lines.with_writer(move || log.clone()).finish()
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text")
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no panic").extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test]

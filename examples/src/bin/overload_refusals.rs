@@ -12,14 +12,7 @@
 //! What is kept is said twice: by the clock, and by CPU time (answers a second of the server's CPU), which does not
 //! change with what else the machine does.
 
-use std::{
-    io,
-    net::SocketAddr,
-    process::{Command, ExitCode},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, process::ExitCode, sync::mpsc, thread, time::Duration};
 
 use http::{Request, Response};
 use stellane_core::{
@@ -63,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn compare(rounds: usize) -> Result<(), BoxError> {
-    pin("1-");
+    measure::pin("1-");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -77,21 +70,6 @@ fn compare(rounds: usize) -> Result<(), BoxError> {
         }
     }
     Ok(())
-}
-
-/// Allows this process these CPUs only.
-fn pin(cpus: &str) {
-    let all = thread::available_parallelism().map_or(1, usize::from);
-    let cpus = match cpus {
-        "1-" if all > 1 => format!("1-{}", all - 1),
-        _ => "0".to_owned(),
-    };
-    let pid = std::process::id().to_string();
-    let mut command = Command::new("taskset");
-    let done = command.args(["-acp", &cpus, &pid]).output();
-    if !done.is_ok_and(|output| output.status.success()) {
-        eprintln!("not pinned: there is no taskset");
-    }
 }
 
 #[derive(Default)]
@@ -226,7 +204,7 @@ fn is_whole(answer: &[u8]) -> Option<io::Result<bool>> {
 }
 
 fn serve(name: &str) -> Result<(), BoxError> {
-    pin("0");
+    measure::pin("0");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -6,13 +6,7 @@
 //! so that every request is refused; each of 1000 connections asks every 100 ms, by its own clock: who asks again at once
 //! waits instead. `hello` is what a request costs that is answered, over the same connections: for what else they cost.
 
-use std::{
-    io,
-    net::SocketAddr,
-    process::{Command, ExitCode},
-    thread,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, process::ExitCode, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -45,7 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn compare(rounds: usize) -> Result<(), BoxError> {
-    pin("1-");
+    measure::pin("1-");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -60,21 +54,6 @@ fn compare(rounds: usize) -> Result<(), BoxError> {
         }
     }
     Ok(())
-}
-
-/// Allows this process these CPUs only.
-fn pin(cpus: &str) {
-    let all = thread::available_parallelism().map_or(1, usize::from);
-    let cpus = match cpus {
-        "1-" if all > 1 => format!("1-{}", all - 1),
-        _ => "0".to_owned(),
-    };
-    let pid = std::process::id().to_string();
-    let mut command = Command::new("taskset");
-    let done = command.args(["-acp", &cpus, &pid]).output();
-    if !done.is_ok_and(|output| output.status.success()) {
-        eprintln!("not pinned: there is no taskset");
-    }
 }
 
 async fn round(name: &str, protocol: &str) -> Result<(), BoxError> {
@@ -183,7 +162,7 @@ impl Client {
 }
 
 fn serve(name: &str) -> Result<(), BoxError> {
-    pin("0");
+    measure::pin("0");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

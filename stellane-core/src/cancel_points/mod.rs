@@ -192,13 +192,11 @@ impl CancelPoints {
                     at: spy.calls(),
                 });
             }
-            match reached {
-                Reached::Point => report.points = point,
-                Reached::Nothing => {
-                    report.points = point;
-                    return report;
-                }
-                Reached::End => return report,
+            if reached != Reached::End {
+                report.points = point;
+            }
+            if reached != Reached::Point {
+                return report;
             }
         }
     }

@@ -31,19 +31,17 @@ pin_project! {
         F: Send,
         F: 'static,
     {
-        /// It is dropped with this.
-        Cancel { #[pin] future: F },
-        /// The connection that polls it takes care of it.
-        Hosted { #[pin] future: F, asking: Asking },
+        /// It is dropped with this, unless the connection that polls it takes care of it.
+        InPlace { #[pin] future: F, asking: Option<Asking> },
         /// Goes on when this is dropped.
         Own { own: Own<F> },
     }
 }
 
 impl<F: Future + Send + 'static> OnDisconnectFuture<F> {
-    pub(super) fn new(future: F, after: After, abandoned: &Abandoned) -> Self {
-        let state = match Asking::new(after) {
-            Ok(asking) => State::Hosted { future, asking },
+    pub(super) fn new(future: F, after: Option<After>, abandoned: &Abandoned) -> Self {
+        let state = match after.map(Asking::new).transpose() {
+            Ok(asking) => State::InPlace { future, asking },
             Err(after) => State::Own {
                 own: Own {
                     // It can't be moved once it was polled.
@@ -56,12 +54,6 @@ impl<F: Future + Send + 'static> OnDisconnectFuture<F> {
         };
         Self { state }
     }
-
-    pub(super) fn cancelled(future: F) -> Self {
-        Self {
-            state: State::Cancel { future },
-        }
-    }
 }
 
 impl<F: Future + Send + 'static> Future for OnDisconnectFuture<F> {
@@ -69,10 +61,9 @@ impl<F: Future + Send + 'static> Future for OnDisconnectFuture<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         match self.project().state.project() {
-            StateProjection::Cancel { future } => future.poll(cx),
-            StateProjection::Hosted { future, asking } => {
+            StateProjection::InPlace { future, asking } => {
                 let polled = future.poll(cx);
-                if polled.is_pending() {
+                if let (Poll::Pending, Some(asking)) = (&polled, asking) {
                     asking.ask();
                 }
                 polled

@@ -81,9 +81,6 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let after = self.layer.how.begin(request.extensions_mut());
         let future = self.inner.call(request);
-        match after {
-            Some(after) => OnDisconnectFuture::new(future, after, &self.layer.abandoned),
-            None => OnDisconnectFuture::cancelled(future),
-        }
+        OnDisconnectFuture::new(future, after, &self.layer.abandoned)
     }
 }

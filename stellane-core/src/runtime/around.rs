@@ -66,25 +66,31 @@ impl<S: App> Served for S {
         self,
         engine: &E,
         connections: &ConnectionManager,
-        mut listeners: Listeners,
+        listeners: Listeners,
         around: Around,
     ) -> Serving {
-        let redirects = around.redirects(engine, &mut listeners, &self);
-        let serving = around.serve(engine, connections, listeners, self);
-        redirects.into_iter().fold(serving, both)
+        around.beside_redirects(engine, listeners, self, |listeners, app| {
+            around.serve(engine, connections, listeners, app)
+        })
     }
 
     fn bypass(
         self,
         plain: &PlainEngine,
         connections: &ConnectionManager,
-        mut listeners: Listeners,
+        listeners: Listeners,
         around: Around,
     ) -> Serving {
-        let redirects = around.redirects(plain, &mut listeners, &self);
-        let service = around.boxed(self);
-        let serving = serve(plain, connections, listeners, service, around.bypass);
-        redirects.into_iter().fold(serving, both)
+        around.beside_redirects(plain, listeners, self, |listeners, app| {
+            let service = around.boxed(app);
+            serve(
+                plain,
+                connections,
+                listeners,
+                service,
+                around.bypass.clone(),
+            )
+        })
     }
 }
 
@@ -185,21 +191,22 @@ impl Around {
         }
     }
 
-    /// On those listeners that only send to others.
-    fn redirects<E: Engine>(
+    /// What serves the app, and beside it the listeners that only send to others.
+    fn beside_redirects<E: Engine, S: App>(
         &self,
         engine: &E,
-        listeners: &mut Listeners,
-        app: &impl App,
-    ) -> Vec<Serving> {
+        mut listeners: Listeners,
+        app: S,
+        serve: impl FnOnce(Listeners, S) -> Serving,
+    ) -> Serving {
         let https = listeners.https_port();
-        let redirects = std::mem::take(&mut listeners.redirects).into_iter();
-        redirects
-            .map(|Redirects { sockets, port }| -> Serving {
-                let redirect = Redirect::new(app.clone(), https, port);
-                Box::pin(engine.serve(sockets, self.boxed(redirect)))
-            })
-            .collect()
+        let redirects = std::mem::take(&mut listeners.redirects);
+        let redirect = |Redirects { sockets, port }| -> Serving {
+            let redirect = Redirect::new(app.clone(), https, port);
+            Box::pin(engine.serve(sockets, self.boxed(redirect)))
+        };
+        let redirects: Vec<_> = redirects.into_iter().map(redirect).collect();
+        redirects.into_iter().fold(serve(listeners, app), both)
     }
 
     /// One service for all connections.

@@ -263,21 +263,17 @@ async fn bound(
     acceptors.extend(tls.clone());
     #[cfg(feature = "tls")]
     if let Some(tls) = &tls {
-        let with_tls = |listener: Listener| match listener.acceptor() {
-            None => listener.tls(tls),
-            Some(_) => listener,
+        let with_tls = |listener: Listener| match listener.speaks_tls() {
+            false => listener.tls(tls),
+            true => listener,
         };
         listeners.sockets = listeners.sockets.into_iter().map(with_tls).collect();
     }
     #[cfg(feature = "tls")]
-    let speaks_tls = |listener: &Listener| listener.acceptor().is_some();
-    #[cfg(not(feature = "tls"))]
-    let speaks_tls = |_: &Listener| false;
-    #[cfg(feature = "tls")]
     let of_all = tls.is_some();
     #[cfg(not(feature = "tls"))]
     let of_all = false;
-    let has_tls = listeners.sockets.iter().any(speaks_tls);
+    let has_tls = listeners.sockets.iter().any(Listener::speaks_tls);
     let in_vain = server.listen.iter().find_map(|one| match one.tls {
         ListenTls::On if !of_all && !one.has_own_tls() => Some("`tls = \"on\"`"),
         ListenTls::Redirect if !has_tls => Some("`tls = \"redirect\"`"),

@@ -88,10 +88,7 @@ impl Listeners {
 
     /// Where https is.
     pub(super) fn https_port(&self) -> u16 {
-        #[cfg(feature = "tls")]
-        let mut https = self.sockets.iter().filter(|one| one.acceptor().is_some());
-        #[cfg(not(feature = "tls"))]
-        let mut https = std::iter::empty::<&Listener>();
+        let mut https = self.sockets.iter().filter(|one| one.speaks_tls());
         let port = https.find_map(|one| Some(one.local_addr()?.port()));
         port.unwrap_or(443)
     }

@@ -6,12 +6,11 @@ use stellane_autotune::overload::Pressure;
 use stellane_metrics::Machine;
 use tokio::time::Instant;
 
+use super::refusing::PERIOD;
 use crate::connection::{ConnectionManager, ConnectionStats};
 
 /// How often it is measured.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// How long a line of the log holds.
-const PERIOD: Duration = Duration::from_secs(10);
 
 /// The pressure on this process, from what the metrics tell too: memory from 85 to 95 % of the tightest limit, the time in
 /// which a group near its limit waits for memory from 1 to 10 %, open files from 80 to 95 % of their limit.

@@ -8,8 +8,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a line holds; without a refusal for as long they have ended.
-const PERIOD: Duration = Duration::from_secs(10);
+/// How long a line of the log holds; without a refusal for as long they have ended.
+pub(super) const PERIOD: Duration = Duration::from_secs(10);
 
 /// For ever.
 pub(super) async fn tell(limit: AdaptiveLimit, metrics: RuntimeMetrics) {

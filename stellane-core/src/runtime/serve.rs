@@ -383,10 +383,7 @@ fn places<'a>(
 ) -> String {
     let scheme = |tls| if tls { "https" } else { "http" };
     let of_socket = |listener: &Listener| {
-        #[cfg(feature = "tls")]
-        let tls = listener.acceptor().is_some();
-        #[cfg(not(feature = "tls"))]
-        let tls = false;
+        let tls = listener.speaks_tls();
         match (listener.local_addr(), listener.path()) {
             (Some(address), _) => format!("{}://{address}", scheme(tls)),
             (None, Some(path)) => format!("unix:{}", path.display()),

@@ -1,14 +1,6 @@
 //! A request whose client has left goes on where a layer says so: every way to leave, and every end.
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -17,50 +9,25 @@ use stellane_core::{
     connection::{ConnectionConfig, ConnectionManager, Incoming},
     on_disconnect::{ClientLeft, OnDisconnect, OnDisconnectLayer},
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Semaphore};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tower::{Layer, service_fn};
 
-use crate::{served::served, until::until};
+use crate::{served::served, steps::Steps, until::until};
 
-/// An order is placed in two steps; the second waits for a permit.
-#[derive(Clone)]
-struct Orders {
-    begun: Arc<AtomicUsize>,
-    placed: Arc<AtomicUsize>,
-    gate: Arc<Semaphore>,
-}
-
-impl Orders {
-    fn new() -> Self {
-        Self {
-            begun: Arc::default(),
-            placed: Arc::default(),
-            gate: Arc::new(Semaphore::new(0)),
-        }
+/// An order is placed in two steps; who is told that its client has left waits for nothing else.
+async fn place(orders: Steps, request: Request<Incoming>) -> Result<Response<String>, Infallible> {
+    let left = request.extensions().get::<ClientLeft>().cloned();
+    let panics = request.uri().path() == "/panics";
+    orders.begin();
+    // Its rest may not come.
+    let _ = request.into_body().collect().await;
+    match left {
+        Some(client) => client.left().await,
+        None => orders.pass().await,
     }
-
-    fn begun(&self) -> usize {
-        self.begun.load(SeqCst)
-    }
-
-    fn placed(&self) -> usize {
-        self.placed.load(SeqCst)
-    }
-
-    async fn place(self, request: Request<Incoming>) -> Result<Response<String>, Infallible> {
-        let left = request.extensions().get::<ClientLeft>().cloned();
-        let panics = request.uri().path() == "/panics";
-        self.begun.fetch_add(1, SeqCst);
-        // Its rest may not come.
-        let _ = request.into_body().collect().await;
-        match left {
-            Some(client) => client.left().await,
-            None => self.gate.acquire().await.expect("open").forget(),
-        }
-        assert!(!panics, "as asked");
-        self.placed.fetch_add(1, SeqCst);
-        Ok(Response::new("placed".to_owned()))
-    }
+    assert!(!panics, "as asked");
+    orders.end();
+    Ok(Response::new("placed".to_owned()))
 }
 
 fn config() -> ConnectionConfig {
@@ -70,10 +37,10 @@ fn config() -> ConnectionConfig {
 async fn start(
     config: ConnectionConfig,
     how: OnDisconnect,
-    orders: &Orders,
+    orders: &Steps,
 ) -> (ConnectionManager, SocketAddr) {
     let orders = orders.clone();
-    let service = service_fn(move |request| orders.clone().place(request));
+    let service = service_fn(move |request| place(orders.clone(), request));
     served(
         config,
         OnDisconnectLayer::new(how).layer(service),
@@ -92,7 +59,7 @@ const fn finish(within: Duration) -> OnDisconnect {
 const POST: &str = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\norder";
 
 /// A client that has asked for that, and is being served.
-async fn asked(address: SocketAddr, orders: &Orders, request: &str) -> TcpStream {
+async fn asked(address: SocketAddr, orders: &Steps, request: &str) -> TcpStream {
     let begun = orders.begun();
     let mut stream = TcpStream::connect(address).await.expect("connects");
     stream.write_all(request.as_bytes()).await.expect("writes");
@@ -125,7 +92,7 @@ async fn however_a_client_leaves_its_request_goes_on_to_its_end() {
         ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", true),
         ("GET / HTTP/1.0\r\n\r\n", false),
     ] {
-        let orders = Orders::new();
+        let orders = Steps::new();
         let (manager, address) = start(config(), FINISH, &orders).await;
         let mut stream = asked(address, &orders, request).await;
         assert_eq!(manager.stats().abandoned.running, 0);
@@ -136,12 +103,12 @@ async fn however_a_client_leaves_its_request_goes_on_to_its_end() {
         }
         goes_on(&manager, 1).await;
         until(&manager, "closed", |m| m.stats().open == 0).await;
-        assert_eq!(orders.placed(), 0, "{request}");
+        assert_eq!(orders.done(), 0, "{request}");
         orders.gate.add_permits(1);
         goes_on(&manager, 0).await;
         let stats = manager.stats();
         assert_eq!(
-            (orders.placed(), stats.abandoned.finished_total),
+            (orders.done(), stats.abandoned.finished_total),
             (1, 1),
             "{request}"
         );
@@ -159,11 +126,11 @@ async fn who_cuts_an_upload_short_ends_nothing_else() {
         "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\norder",
         "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nord\r\n",
     ] {
-        let orders = Orders::new();
+        let orders = Steps::new();
         let (manager, address) = start(config(), FINISH, &orders).await;
         reset(asked(address, &orders, begin).await);
         orders.gate.add_permits(1);
-        until(&manager, "placed", |_| orders.placed() == 1).await;
+        until(&manager, "placed", |_| orders.done() == 1).await;
         until(&manager, "closed", |m| m.stats().open == 0).await;
         goes_on(&manager, 0).await;
     }
@@ -172,7 +139,7 @@ async fn who_cuts_an_upload_short_ends_nothing_else() {
 /// One that is answered within the grace is not abandoned, and nor is one whose client stays.
 #[tokio::test]
 async fn who_is_answered_has_not_left() {
-    let orders = Orders::new();
+    let orders = Steps::new();
     orders.gate.add_permits(2);
     let (manager, address) = start(ConnectionConfig::default(), FINISH, &orders).await;
     for ends in [false, true] {
@@ -190,12 +157,12 @@ async fn who_is_answered_has_not_left() {
         manager.stats().abandoned,
         stellane_core::on_disconnect::AbandonedStats::default()
     );
-    assert_eq!(orders.placed(), 2);
+    assert_eq!(orders.done(), 2);
 }
 
 #[tokio::test]
 async fn without_the_layers_word_it_is_cancelled() {
-    let orders = Orders::new();
+    let orders = Steps::new();
     let (manager, address) = start(config(), OnDisconnect::Cancel, &orders).await;
     reset(asked(address, &orders, POST).await);
     until(&manager, "cancelled", |m| {
@@ -205,12 +172,12 @@ async fn without_the_layers_word_it_is_cancelled() {
     orders.gate.add_permits(1);
     until(&manager, "closed", |m| m.stats().open == 0).await;
     // Nobody has taken it.
-    assert_eq!((orders.gate.available_permits(), orders.placed()), (1, 0));
+    assert_eq!((orders.gate.available_permits(), orders.done()), (1, 0));
 }
 
 #[tokio::test]
 async fn it_ends_with_its_time_or_by_a_panic_or_is_one_too_many() {
-    let orders = Orders::new();
+    let orders = Steps::new();
     let (manager, address) = start(config(), finish(Duration::from_millis(20)), &orders).await;
     reset(asked(address, &orders, POST).await);
     until(&manager, "timed out", |m| {
@@ -218,7 +185,7 @@ async fn it_ends_with_its_time_or_by_a_panic_or_is_one_too_many() {
     })
     .await;
 
-    let orders = Orders::new();
+    let orders = Steps::new();
     let most = config().with(|config| config.max_abandoned = 1);
     let (manager, address) = start(most, FINISH, &orders).await;
     reset(asked(address, &orders, &POST.replace("POST /", "POST /panics")).await);
@@ -233,7 +200,7 @@ async fn it_ends_with_its_time_or_by_a_panic_or_is_one_too_many() {
         m.stats().abandoned.panicked_total == 1
     })
     .await;
-    assert_eq!((orders.placed(), manager.stats().abandoned.running), (0, 0));
+    assert_eq!((orders.done(), manager.stats().abandoned.running), (0, 0));
     // The server goes on.
     orders.gate.add_permits(1);
     asked(address, &orders, POST).await;
@@ -242,23 +209,23 @@ async fn it_ends_with_its_time_or_by_a_panic_or_is_one_too_many() {
 
 #[tokio::test]
 async fn who_is_told_may_stop_by_itself() {
-    let orders = Orders::new();
+    let orders = Steps::new();
     let within = Duration::from_secs(3600);
     let (manager, address) = start(config(), OnDisconnect::Tell { within }, &orders).await;
     let stream = asked(address, &orders, POST).await;
-    assert_eq!(orders.placed(), 0);
+    assert_eq!(orders.done(), 0);
     reset(stream);
     until(&manager, "told", |m| {
         m.stats().abandoned.finished_total == 1
     })
     .await;
-    assert_eq!(orders.placed(), 1);
+    assert_eq!(orders.done(), 1);
 }
 
 #[tokio::test]
 async fn a_drain_waits_for_it_and_ends_what_is_left() {
     for in_time in [true, false] {
-        let orders = Orders::new();
+        let orders = Steps::new();
         let (manager, address) = start(config(), FINISH, &orders).await;
         reset(asked(address, &orders, POST).await);
         goes_on(&manager, 1).await;
@@ -277,21 +244,21 @@ async fn a_drain_waits_for_it_and_ends_what_is_left() {
         let abandoned = manager.stats().abandoned;
         let ends = (abandoned.finished_total, abandoned.stopped_total);
         assert_eq!(ends, if in_time { (1, 0) } else { (0, 1) });
-        assert_eq!(orders.placed(), usize::from(in_time));
+        assert_eq!(orders.done(), usize::from(in_time));
     }
 }
 
 /// What a drain aborts has had its time.
 #[tokio::test]
 async fn what_a_drain_cuts_does_not_go_on() {
-    let orders = Orders::new();
+    let orders = Steps::new();
     let (manager, address) = start(config(), FINISH, &orders).await;
     let stream = asked(address, &orders, POST).await;
     let report = manager.drain(Duration::from_millis(50)).await;
     assert_eq!((report.aborted, manager.stats().abandoned.running), (1, 0));
     orders.gate.add_permits(1);
     drop(stream);
-    assert_eq!((orders.placed(), orders.gate.available_permits()), (0, 1));
+    assert_eq!((orders.done(), orders.gate.available_permits()), (0, 1));
 }
 
 #[cfg(feature = "http2")]
@@ -301,7 +268,7 @@ async fn a_stream_that_is_reset_goes_on_and_so_does_its_connection() {
 
     const CANCEL: [u8; 4] = 8_u32.to_be_bytes();
     let get = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &head("GET", "/"));
-    let orders = Orders::new();
+    let orders = Steps::new();
     let (manager, address) = start(config(), FINISH, &orders).await;
     let mut peer = Peer::greet(address, &[]).await;
     peer.send(&get(1)).await;
@@ -323,7 +290,7 @@ async fn a_stream_that_is_reset_goes_on_and_so_does_its_connection() {
     orders.gate.add_permits(1);
     goes_on(&manager, 0).await;
     assert_eq!(
-        (orders.placed(), manager.stats().abandoned.finished_total),
+        (orders.done(), manager.stats().abandoned.finished_total),
         (3, 2)
     );
 }

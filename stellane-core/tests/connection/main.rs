@@ -11,6 +11,8 @@ mod random;
 mod self_signed;
 #[path = "../support/served.rs"]
 mod served;
+#[path = "../support/steps.rs"]
+mod steps;
 #[path = "../support/until.rs"]
 mod until;
 

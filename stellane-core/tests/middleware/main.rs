@@ -4,6 +4,9 @@
 #[path = "../support/self_signed.rs"]
 mod self_signed;
 
+#[path = "../support/steps.rs"]
+mod steps;
+
 mod engine_selector;
 mod fault;
 mod hot_reload;

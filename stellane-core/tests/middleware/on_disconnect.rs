@@ -5,10 +5,6 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
     task::{Context, Waker},
     time::Duration,
 };
@@ -17,54 +13,24 @@ use axum::{Router, routing::get};
 use http::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use stellane_core::on_disconnect::{Abandoned, AbandonedStats, ClientLeft, OnDisconnectLayer};
-use tokio::{net::TcpStream, sync::Semaphore, task::yield_now};
+use tokio::{net::TcpStream, task::yield_now};
 use tower::{Layer, Service, limit::ConcurrencyLimitLayer, service_fn};
+
+use crate::steps::Steps;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A service that counts, waits for a permit, and counts again.
-#[derive(Clone)]
-struct Steps {
-    first: Arc<AtomicUsize>,
-    second: Arc<AtomicUsize>,
-    gate: Arc<Semaphore>,
-}
-
-impl Steps {
-    fn new() -> Self {
-        Self {
-            first: Arc::default(),
-            second: Arc::default(),
-            gate: Arc::new(Semaphore::new(0)),
-        }
-    }
-
-    async fn run(self) -> String {
-        self.first.fetch_add(1, SeqCst);
-        self.gate.acquire().await.expect("open").forget();
-        self.second.fetch_add(1, SeqCst);
-        "done".to_owned()
-    }
-
-    fn service(
-        &self,
-    ) -> impl Service<
-        Request<()>,
-        Response = Response<String>,
-        Error = Infallible,
-        Future: Send + 'static,
-    > + Clone
-    + use<> {
-        let steps = self.clone();
-        service_fn(move |_| {
-            let steps = steps.clone();
-            async move { Ok(Response::new(steps.run().await)) }
-        })
-    }
-
-    fn done(&self) -> (usize, usize) {
-        (self.first.load(SeqCst), self.second.load(SeqCst))
-    }
+/// Does the two steps.
+fn service(
+    steps: &Steps,
+) -> impl Service<Request<()>, Response = Response<String>, Error = Infallible, Future: Send + 'static>
++ Clone
++ use<> {
+    let steps = steps.clone();
+    service_fn(move |_| {
+        let steps = steps.clone();
+        async move { Ok(Response::new(steps.run().await)) }
+    })
 }
 
 async fn until(holds: impl Fn() -> bool) {
@@ -91,23 +57,23 @@ async fn a_future_that_is_dropped_while_it_waits_goes_on() {
     let (steps, abandoned) = (Steps::new(), Abandoned::default());
     let mut service = OnDisconnectLayer::finish(HOUR)
         .counted_by(&abandoned)
-        .layer(steps.service());
+        .layer(service(&steps));
     // Not begun, it does not begin.
     drop(service.call(Request::new(())));
     yield_now().await;
     assert_eq!(
-        (steps.done(), abandoned.stats()),
+        (steps.counts(), abandoned.stats()),
         ((0, 0), AbandonedStats::default())
     );
     {
         let mut future = pin!(service.call(Request::new(())));
         poll_once(future.as_mut());
     }
-    assert_eq!((steps.done(), abandoned.stats().running), ((1, 0), 1));
+    assert_eq!((steps.counts(), abandoned.stats().running), ((1, 0), 1));
     steps.gate.add_permits(1);
     assert!(abandoned.drain(HOUR).await);
     assert_eq!(
-        (steps.done(), abandoned.stats().finished_total),
+        (steps.counts(), abandoned.stats().finished_total),
         ((1, 1), 1)
     );
     // After the drain nothing is taken on.
@@ -126,7 +92,7 @@ fn without_a_runtime_it_is_dropped_and_counted() {
     let (steps, abandoned) = (Steps::new(), Abandoned::default());
     let mut service = OnDisconnectLayer::finish(HOUR)
         .counted_by(&abandoned)
-        .layer(steps.service());
+        .layer(service(&steps));
     {
         let mut future = pin!(service.call(Request::new(())));
         poll_once(future.as_mut());
@@ -170,13 +136,16 @@ async fn a_drain_drops_what_is_left() {
     let (steps, abandoned) = (Steps::new(), Abandoned::default());
     let mut service = OnDisconnectLayer::finish(HOUR)
         .counted_by(&abandoned)
-        .layer(steps.service());
+        .layer(service(&steps));
     {
         let mut future = pin!(service.call(Request::new(())));
         poll_once(future.as_mut());
     }
     assert!(!abandoned.drain(Duration::from_secs(10)).await);
-    assert_eq!((steps.done(), abandoned.stats().stopped_total), ((1, 0), 1));
+    assert_eq!(
+        (steps.counts(), abandoned.stats().stopped_total),
+        ((1, 0), 1)
+    );
 }
 
 /// As the docs say: what stands outside of the layer goes with the client.
@@ -187,9 +156,9 @@ async fn a_limit_around_it_is_left_and_one_within_is_held() {
     for outside in [true, false] {
         let limit = ConcurrencyLimitLayer::new(1);
         let service: tower::util::BoxCloneService<_, _, _> = if outside {
-            tower::util::BoxCloneService::new(limit.layer(layer.layer(steps.service())))
+            tower::util::BoxCloneService::new(limit.layer(layer.layer(service(&steps))))
         } else {
-            tower::util::BoxCloneService::new(layer.layer(limit.layer(steps.service())))
+            tower::util::BoxCloneService::new(layer.layer(limit.layer(service(&steps))))
         };
         let (mut service, mut other) = (service.clone(), service);
         tower::ServiceExt::ready(&mut service).await.expect("ready");
@@ -262,6 +231,6 @@ async fn clients_of_axum_serve_leave_by_both_protocols() {
         }
         steps.gate.add_permits(1);
         until(|| abandoned.stats().finished_total == 2).await;
-        assert_eq!(steps.done(), (1, 1), "{http2}");
+        assert_eq!(steps.counts(), (1, 1), "{http2}");
     }
 }

@@ -5,10 +5,14 @@
 mod ask;
 #[path = "../support/frames.rs"]
 mod frames;
+#[path = "../support/log.rs"]
+mod log;
 #[path = "../support/random.rs"]
 mod random;
 #[path = "../support/self_signed.rs"]
 mod self_signed;
+#[path = "../support/steps.rs"]
+mod steps;
 #[path = "../support/until.rs"]
 mod until;
 

@@ -1,15 +1,7 @@
 //! A request whose client has left goes on in the preset: by the configuration, by a closure, by a layer on a route; with its
 //! place under the limit and its record, whether it came through the queue or not, in the one layer and in the many.
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use axum::{Router, routing::post};
 use http::{Request, Response};
@@ -20,10 +12,10 @@ use stellane_core::{
     connection::Listener,
     on_disconnect::OnDisconnect,
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Semaphore};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tower::{Layer, service_fn};
 
-use crate::until::until;
+use crate::{steps::Steps, until::until};
 
 const CONFIG: &str = r#"
     [server]
@@ -50,34 +42,6 @@ fn config() -> RuntimeConfig {
     })
 }
 
-#[derive(Clone)]
-struct Handler {
-    begun: Arc<AtomicUsize>,
-    done: Arc<AtomicUsize>,
-    gate: Arc<Semaphore>,
-}
-
-impl Handler {
-    fn new() -> Self {
-        Self {
-            begun: Arc::default(),
-            done: Arc::default(),
-            gate: Arc::new(Semaphore::new(0)),
-        }
-    }
-
-    async fn run(self) -> String {
-        self.begun.fetch_add(1, SeqCst);
-        self.gate.acquire().await.expect("open").forget();
-        self.done.fetch_add(1, SeqCst);
-        "done".to_owned()
-    }
-
-    fn counts(&self) -> (usize, usize) {
-        (self.begun.load(SeqCst), self.done.load(SeqCst))
-    }
-}
-
 async fn send(address: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("connects");
     let request = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
@@ -94,7 +58,7 @@ fn leave(stream: TcpStream) {
 
 /// One goes on when it has left, and keeps its place, for which another waits that has left when it had not begun. A third
 /// waits for both and comes through the queue.
-async fn check(components: &Components, handler: &Handler, address: SocketAddr) {
+async fn check(components: &Components, handler: &Steps, address: SocketAddr) {
     let connections = &components.connections;
     let stats = || connections.stats().abandoned;
     let first = send(address, "/orders/1").await;
@@ -158,7 +122,7 @@ async fn listen(components: &Components) -> (Listener, SocketAddr) {
 async fn by_the_configuration() {
     for fused in [true, false] {
         let components = Components::new(&config()).expect("valid");
-        let handler = Handler::new();
+        let handler = Steps::new();
         let service = service_fn({
             let handler = handler.clone();
             move |_: Request<RequestBody>| {
@@ -185,7 +149,7 @@ async fn by_a_closure_and_by_a_layer_on_a_route() {
     for by_closure in [true, false] {
         let mut config = config();
         config.server.route_limits.clear();
-        let handler = Handler::new();
+        let handler = Steps::new();
         let route = || {
             let handler = handler.clone();
             post(move || handler.clone().run())

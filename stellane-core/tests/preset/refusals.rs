@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{ask::ask_at, self_signed::SelfSigned};
+use crate::{ask::ask_at, log::Log, self_signed::SelfSigned};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -504,30 +504,12 @@ async fn until_waiting(components: &Components, count: u32) {
     assert!(waited.is_ok(), "{:?}", components.limit.stats());
 }
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("whole").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn the_log_tells_of_refusals_now_and_then_and_not_of_each() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(std::sync::Mutex::new(log.clone()));
-    let _logging = tracing::subscriber::set_default(subscriber.finish());
+    let _logging = tracing::subscriber::set_default(log.subscriber());
     let lines = || {
-        let text = String::from_utf8(log.0.lock().expect("whole").clone()).expect("text");
+        let text = log.text();
         let about = text
             .lines()
             .filter(|line| line.contains("the limit is reached: "));

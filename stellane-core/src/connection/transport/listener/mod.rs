@@ -84,6 +84,15 @@ impl Listener {
         self.tls.clone()
     }
 
+    /// Whether TLS is spoken on it.
+    #[cfg(feature = "preset")]
+    pub(crate) fn speaks_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     /// The place among the loops that accept from the same socket, if there are others.
     pub(crate) fn join(&mut self, group: u16) -> Option<LoopHandle> {
         Some(self.balance.take()?.join(group))

@@ -182,13 +182,11 @@ impl Pair {
         let wrong = |why: String| TlsError::new(&self.key, why);
         let pem = read(&self.key).map_err(wrong)?;
         let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
-            match error {
-            _ if find(&pem, "ENCRYPTED") => wrong(
-                "its key is encrypted: `openssl pkey -in FILE -out NEW_FILE` writes one that is not"
+            wrong(match find(&pem, "ENCRYPTED") {
+                true => "its key is encrypted: `openssl pkey -in FILE -out NEW_FILE` writes one that is not"
                     .to_owned(),
-            ),
-            error => wrong(not_in_it("private key", &pem, &error)),
-        }
+                false => not_in_it("private key", &pem, &error),
+            })
         })?;
         CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => wrong(format!(
@@ -205,14 +203,7 @@ impl Pair {
 
 fn certificates(file: &Path, read: ReadFn) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = read(file).map_err(|why| TlsError::new(file, why))?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match all {
-        Ok(all) if !all.is_empty() => Ok(all),
-        all => {
-            let error = all.err().unwrap_or(pem::Error::NoItemsFound);
-            Err(TlsError::new(file, not_in_it("certificate", &pem, &error)))
-        }
-    }
+    all_in(file, &pem, "certificate")
 }
 
 fn revoked(
@@ -224,15 +215,17 @@ fn revoked(
         // As authorities publish it.
         return Ok(vec![bytes.into()]);
     }
-    let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
-    match all {
-        Ok(all) if !all.is_empty() => Ok(all),
-        all => {
-            let error = all.err().unwrap_or(pem::Error::NoItemsFound);
-            let what = "list of revoked certificates";
-            Err(TlsError::new(file, not_in_it(what, &bytes, &error)))
-        }
-    }
+    all_in(file, &bytes, "list of revoked certificates")
+}
+
+/// At least one.
+fn all_in<T: PemObject>(file: &Path, pem: &[u8], what: &str) -> Result<Vec<T>, TlsError> {
+    let error = match T::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>() {
+        Ok(all) if !all.is_empty() => return Ok(all),
+        Ok(_) => pem::Error::NoItemsFound,
+        Err(error) => error,
+    };
+    Err(TlsError::new(file, not_in_it(what, pem, &error)))
 }
 
 /// Why nothing of the kind was found; what is in the file may be secret.
