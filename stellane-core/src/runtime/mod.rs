@@ -1,7 +1,7 @@
 //! [`Runtime`]: every component in one working server, the full-stack preset.
 //!
 //! ```text
-//! socket ─▶ ConnectionManager ─▶ metrics ─▶ AdaptiveLimit ─▶ pools ─▶ body limit ─▶ CatchFaultsLayer ─▶ your service
+//! socket ─▶ ConnectionManager ─▶ metrics ─▶ AdaptiveLimit ─▶ pools ─▶ CatchFaultsLayer ─▶ body limit ─▶ your service
 //!                  ▲                             ▲             ▲
 //!                  └────────── knobs ── AutoTuner ── knobs ────┘
 //! ```

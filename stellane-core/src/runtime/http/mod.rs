@@ -23,7 +23,7 @@ use crate::config::{ConfigErrors, HttpConfig};
 /// ```text
 ///  [HttpOuterLayer]    request id ▸ sensitive headers ▸ security headers, HSTS ▸ CORS ▸ CSRF
 ///  RuntimeBuilder::outer_layer
-///  the preset          metrics ▸ deadline ▸ limit ▸ pools ▸ strict HTTP/1 ▸ body limit ▸ panics and errors
+///  the preset          metrics ▸ deadline ▸ limit ▸ pools ▸ strict HTTP/1 ▸ panics and errors ▸ body limit
 ///  [HttpInnerLayer]    compression ▸ trailing slash
 ///  your service
 /// ```

@@ -98,8 +98,9 @@ impl PresetLayer {
 
 impl Components {
     /// All that the [`Runtime`](crate::Runtime) puts around a service, for any other server and any stack of tower. Of
-    /// the configuration it takes `max_body_bytes`; `route_limits` are those that the components were made with. A request of HTTP/1.1 without a `Host` is let through: whether there
-    /// has to be one is for the server around to say, and one that is made in a test has none. What the components do by themselves is [`run`](Self::run)'s.
+    /// the configuration it takes `max_body_bytes`; `route_limits` are those that the components were made with. A request
+    /// of HTTP/1.1 without a `Host` is let through: whether there has to be one is for the server around to say, and one
+    /// that is made in a test has none. What the components do by themselves is [`run`](Self::run)'s.
     #[must_use]
     pub fn layer(&self, server: &ServerConfig) -> PresetLayer {
         let limit = self.limit_layer.clone().overload(&self.overload);
