@@ -68,6 +68,7 @@
 //! | rules of HTTP/1 | `StrictHttp1Layer` | `strict_rules_refuse_what_is_ambiguous` |
 //! | panics and errors | `CatchFaultsLayer` | `a_panic_is_answered_and_counted` |
 //! | a client that leaves | `OnDisconnectLayer` | `a_handler_whose_client_has_left_goes_on` |
+//! | memory of bodies | `MemoryBudgetLayer` | `what_a_client_has_not_read_counts` |
 //! | prepared answers | `PreparedLayer`; `PreparedOnlyService` | `prepared_answers_come_before_the_service` |
 //! | accelerated services | `EngineSelectorLayer` | `an_engine_selector_accelerates_chosen_routes` |
 //! | reloading pages | `LiveReloadLayer` | `live_reload_adds_its_script_to_pages_only` |
@@ -125,6 +126,8 @@ pub mod guide;
 pub mod hot_reload;
 #[cfg(feature = "logging")]
 pub mod logging;
+#[cfg(feature = "layers")]
+pub mod memory;
 #[cfg(feature = "on-disconnect")]
 pub mod on_disconnect;
 #[cfg(feature = "engine-selector")]

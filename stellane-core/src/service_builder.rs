@@ -162,6 +162,15 @@ pub trait StellaneBuilderExt<L>: sealed::Builder<L> + Sized {
         ))
     }
 
+    /// [`MemoryBudgetLayer`](crate::memory::MemoryBudgetLayer): bodies hold no more than a budget.
+    #[cfg(feature = "layers")]
+    fn memory_budget(
+        self,
+        budget: &crate::memory::MemoryBudget,
+    ) -> ServiceBuilder<Stack<crate::memory::MemoryBudgetLayer, L>> {
+        self.add(crate::memory::MemoryBudgetLayer::new(budget))
+    }
+
     /// [`OnDisconnectLayer`](crate::OnDisconnectLayer): what becomes of a handler whose client has left.
     #[cfg(feature = "on-disconnect")]
     fn on_disconnect(

@@ -11,6 +11,7 @@ mod engine_selector;
 mod fault;
 mod hot_reload;
 mod http_layers;
+mod memory;
 mod on_disconnect;
 mod prepared;
 mod strict_http1;

@@ -27,6 +27,7 @@ use stellane_core::{
     engine::{Engine, PerCoreEngine, SharedEngine},
     engine_selector::{EngineSelector, EngineSelectorLayer},
     hot_reload::LiveReloadLayer,
+    memory::{MemoryBudget, MemoryBudgetLayer},
     metrics::{Admin, HttpMetrics, MetricsLayer, RequestScope, RuntimeMetrics, prometheus},
     on_disconnect::{Abandoned, OnDisconnectLayer},
     pool::{Carried, PoolConfig, PoolLayer, Pools, WorkerPool, WorkerPoolLayer},
@@ -424,6 +425,23 @@ async fn a_handler_whose_client_has_left_goes_on() {
     until(|| abandoned.stats().running == 1).await;
     gate.add_permits(1);
     until(|| abandoned.stats().finished_total == 1).await;
+}
+
+#[tokio::test]
+async fn what_a_client_has_not_read_counts() {
+    let budget = MemoryBudget::new(64 << 20);
+    let large = handler(async |_| "x".repeat(16 << 20));
+    let address = serve(MemoryBudgetLayer::new(&budget).layer(app(large))).await;
+    let mut client = TcpStream::connect(address).await.expect("connects");
+    let head = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    client.write_all(head).await.expect("writes");
+    until(|| budget.stats().answers_bytes == 16 << 20).await;
+    let mut answer = Vec::new();
+    within(client.read_to_end(&mut answer))
+        .await
+        .expect("reads");
+    assert!(answer.len() > 16 << 20);
+    until(|| budget.stats().held_bytes == 0).await;
 }
 
 #[tokio::test]
@@ -856,6 +874,7 @@ async fn one_chain_takes_towers_tower_https_and_our_methods() {
         .intern(&InternLayer::new(&interner).header("x-region"))
         .on_workers(&workers())
         .catch_faults(&faults)
+        .memory_budget(&MemoryBudget::new(1 << 20))
         .service(app(hello()));
     let address = serve(stack).await;
     let answer = ask(

@@ -1,0 +1,295 @@
+use std::{
+    collections::HashMap,
+    fmt, mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Poll, Waker},
+};
+
+use super::{
+    Budget, ConfigError, MemoryConfig,
+    account::Account,
+    counts::{Counts, MemoryStats},
+    policy::{self, Decision, Scene},
+};
+
+/// Counts the bytes that bodies hold, and sees to it that they stay within what there is for them; a cheap handle. See the
+/// [module](super).
+#[derive(Clone)]
+pub struct MemoryBudget(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) counts: Arc<Counts>,
+    uploads: Mutex<HashMap<u64, Weak<Account>>>,
+    last: AtomicU64,
+    /// Bytes given back since it was looked who may read on.
+    given_back: AtomicU64,
+}
+
+impl MemoryBudget {
+    /// Of so many bytes; 0 is off.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
+        Self(Arc::new(Inner {
+            counts: Arc::new(Counts::new(bytes)),
+            uploads: Mutex::default(),
+            last: AtomicU64::new(0),
+            given_back: AtomicU64::new(0),
+        }))
+    }
+
+    /// By configuration.
+    pub fn builder() -> MemoryBudgetBuilder {
+        MemoryBudgetBuilder::default()
+    }
+
+    /// How many bytes there are; 0 is off.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.counts.bytes()
+    }
+
+    /// From now on there are so many; 0 is off for requests that begin now.
+    pub fn set_bytes(&self, bytes: u64) {
+        self.0.counts.set_bytes(bytes);
+        self.0.look();
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn stats(&self) -> MemoryStats {
+        self.0.counts.stats()
+    }
+
+    /// How scarce memory is by what is counted here: 0 until uploads wait for each other, 1 with 95 % of the budget.
+    #[must_use]
+    pub fn pressure(&self) -> f64 {
+        let bytes = self.bytes();
+        if bytes == 0 {
+            return 0.0;
+        }
+        let share = self.0.counts.held() as f64 / bytes as f64;
+        ((share - 0.75) / 0.2).clamp(0.0, 1.0)
+    }
+
+    /// Counts bytes of one's own, such as what a handler makes of a body, until this is dropped. Uploads wait for them, and
+    /// nobody is ended in their place.
+    pub fn hold(&self, bytes: u64) -> Held {
+        self.0.counts.count(0, bytes);
+        Held {
+            budget: Arc::clone(&self.0),
+            bytes,
+        }
+    }
+
+    /// Says whether the process has little memory left, by whatever measure: uploads then go on one by one, so that what
+    /// is not counted here grows slowly. Nobody is ended for it.
+    pub fn set_squeezed(&self, squeezed: bool) {
+        self.0.counts.set_squeezed(squeezed);
+    }
+
+    /// Looks whether those that wait may read on: to be called about twice a second, so that nobody waits for a client
+    /// that sends nothing. The `Runtime` does.
+    pub fn look(&self) {
+        if self.0.counts.waiting() > 0 {
+            for upload in self.0.list() {
+                upload.look();
+            }
+        }
+        self.0.look();
+    }
+}
+
+impl Inner {
+    pub(super) fn account(&self, key: Option<u64>, length: Option<u64>) -> Account {
+        let id = self.last.fetch_add(1, Relaxed);
+        Account::new(&self.counts, id, key, length)
+    }
+
+    pub(super) fn answer_was_read(&self, bytes: u64) {
+        self.counts.answer_was_read(bytes);
+        self.give_back(bytes);
+    }
+
+    fn uploads(&self) -> MutexGuard<'_, HashMap<u64, Weak<Account>>> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn list(&self) -> Vec<Arc<Account>> {
+        self.uploads().values().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(super) fn enlist(&self, upload: &Arc<Account>) {
+        self.uploads().insert(upload.id, Arc::downgrade(upload));
+    }
+
+    pub(super) fn strike(&self, id: u64) {
+        self.uploads().remove(&id);
+        self.look();
+    }
+
+    /// Bytes came back: now and then it is looked who may read on.
+    pub(super) fn give_back(&self, bytes: u64) {
+        if self.counts.waiting() == 0 {
+            return;
+        }
+        let given_back = self.given_back.fetch_add(bytes, Relaxed) + bytes;
+        if given_back >= self.counts.bytes() / 64 {
+            self.look();
+        }
+    }
+
+    /// Whether an upload may read on. If it has to wait, this waker is woken when it is to ask again.
+    #[cold]
+    pub(super) fn ask(&self, upload: &Account, waker: &Waker) -> Poll<()> {
+        let few = {
+            let uploads = self.uploads().len();
+            let held = upload.held();
+            let full = self.counts.held() >= self.counts.bytes();
+            !full && held <= policy::allowance(self.counts.bytes(), uploads)
+        };
+        if few || upload.goes() && self.counts.held() < self.counts.bytes() {
+            return Poll::Ready(());
+        }
+        if upload.begin_to_wait(waker) {
+            self.counts.count_wait();
+        }
+        self.look();
+        match upload.waits() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    }
+
+    /// Looks who of those that wait may read on, and who is ended.
+    pub(super) fn look(&self) {
+        if self.counts.waiting() == 0 {
+            return;
+        }
+        self.given_back.store(0, Relaxed);
+        // Nobody else decides meanwhile. What is woken and dropped is so after it, since it may do anything.
+        let mut woken = Vec::new();
+        let uploads = self.uploads();
+        let listed: Vec<_> = uploads.values().filter_map(Weak::upgrade).collect();
+        if self.counts.is_scarce() {
+            let rows: Vec<_> = listed.iter().map(|upload| upload.row()).collect();
+            let scene = Scene {
+                budget: self.counts.bytes(),
+                held: self.counts.held(),
+                squeezed: self.counts.is_squeezed(),
+                uploads: &rows,
+            };
+            let Decision { go, end } = scene.decide();
+            let of = |id: u64| uploads.get(&id).and_then(Weak::upgrade);
+            for (upload, kept) in go.iter().filter_map(|(id, kept)| Some((of(*id)?, *kept))) {
+                woken.extend(upload.go_on(kept));
+            }
+            for upload in end.iter().filter_map(|id| of(*id)) {
+                self.counts.count_end();
+                woken.extend(upload.end());
+            }
+        } else {
+            for upload in &listed {
+                woken.extend(upload.go_on(0));
+            }
+        }
+        drop(uploads);
+        woken.into_iter().for_each(Waker::wake);
+        drop(listed);
+    }
+}
+
+impl fmt::Debug for MemoryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MemoryBudget").field(&self.stats()).finish()
+    }
+}
+
+/// Bytes that are [held](MemoryBudget::hold) until this is dropped.
+#[must_use = "they are given back when it is dropped"]
+pub struct Held {
+    budget: Arc<Inner>,
+    bytes: u64,
+}
+
+impl Held {
+    /// From now on it is so many.
+    pub fn set(&mut self, bytes: u64) {
+        let before = mem::replace(&mut self.bytes, bytes);
+        self.budget.counts.count(before, bytes);
+        self.budget.give_back(before.saturating_sub(bytes));
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.counts.count(self.bytes, 0);
+        self.budget.give_back(self.bytes);
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Held").field(&self.bytes).finish()
+    }
+}
+
+/// Makes a [`MemoryBudget`].
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct MemoryBudgetBuilder {
+    config: MemoryConfig,
+    limit: Option<u64>,
+}
+
+impl MemoryBudgetBuilder {
+    /// With these settings.
+    pub fn config(mut self, config: MemoryConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Of so many bytes.
+    pub fn bytes(mut self, bytes: u64) -> Self {
+        self.config.budget = Budget::Bytes(bytes);
+        self
+    }
+
+    /// What the process may use, of which [`Budget::Auto`] takes a part. Without it there is no limit.
+    pub fn limit(mut self, bytes: u64) -> Self {
+        self.limit = Some(bytes);
+        self
+    }
+
+    /// Makes it.
+    ///
+    /// # Errors
+    /// A setting is out of range.
+    pub fn build(self) -> Result<MemoryBudget, BuildError> {
+        self.config.validate().map_err(BuildError)?;
+        Ok(MemoryBudget::new(self.config.budget.bytes(self.limit)))
+    }
+}
+
+/// Why there is no [`MemoryBudget`]: settings that are out of range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildError(Vec<ConfigError>);
+
+impl BuildError {
+    /// Each of them.
+    #[must_use]
+    pub fn errors(&self) -> &[ConfigError] {
+        &self.0
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let errors: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&errors.join("; "))
+    }
+}
+
+impl std::error::Error for BuildError {}

@@ -1,0 +1,137 @@
+//! The bytes that are held, and how many there are.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use super::policy;
+
+#[derive(Debug)]
+pub(super) struct Counts {
+    /// 0 is off.
+    bytes: AtomicU64,
+    held: AtomicU64,
+    /// Of those, what clients have not read.
+    answers: AtomicU64,
+    /// The process has little memory left, whatever is counted here.
+    squeezed: AtomicBool,
+    /// Uploads that wait.
+    waiting: AtomicUsize,
+    waits: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// What a [`MemoryBudget`](super::MemoryBudget) counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct MemoryStats {
+    /// How many bytes there are for bodies; 0 is off.
+    pub budget_bytes: u64,
+    /// How many are held: by requests, by answers, and by [`MemoryBudget::hold`](super::MemoryBudget::hold).
+    pub held_bytes: u64,
+    /// Those of answers that their clients have not read.
+    pub answers_bytes: u64,
+    /// Uploads that wait until others have given bytes back.
+    pub waiting: u64,
+    /// How often one began to wait.
+    pub waits_total: u64,
+    /// Requests that were ended, since nobody could go on otherwise.
+    pub ended_total: u64,
+}
+
+impl Counts {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self {
+            bytes: AtomicU64::new(bytes),
+            held: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+            squeezed: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            waits: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn stats(&self) -> MemoryStats {
+        MemoryStats {
+            budget_bytes: self.bytes(),
+            held_bytes: self.held(),
+            answers_bytes: self.answers.load(Relaxed),
+            waiting: self.waiting() as u64,
+            waits_total: self.waits.load(Relaxed),
+            ended_total: self.ended.load(Relaxed),
+        }
+    }
+
+    #[inline]
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    pub(super) fn set_bytes(&self, bytes: u64) {
+        self.bytes.store(bytes, Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn held(&self) -> u64 {
+        self.held.load(Relaxed)
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
+    pub(super) fn is_squeezed(&self) -> bool {
+        self.squeezed.load(Relaxed)
+    }
+
+    pub(super) fn set_squeezed(&self, squeezed: bool) {
+        self.squeezed.store(squeezed, Relaxed);
+    }
+
+    /// Whether there is so much left that it need not be known what of a body is still held.
+    #[inline]
+    pub(super) fn is_at_ease(&self) -> bool {
+        self.held() < self.bytes() / 4
+    }
+
+    #[inline]
+    pub(super) fn is_scarce(&self) -> bool {
+        self.is_squeezed() || self.held() >= policy::near(self.bytes())
+    }
+
+    /// Whether answers have to wait until their clients have read what they have. Uploads have half of the budget.
+    pub(super) fn answers_wait(&self) -> bool {
+        self.is_scarce() || self.answers.load(Relaxed) >= self.bytes() / 2
+    }
+
+    /// Somebody held so many bytes, and now holds so many.
+    pub(super) fn count(&self, before: u64, after: u64) {
+        if after >= before {
+            self.held.fetch_add(after - before, Relaxed);
+        } else {
+            self.held.fetch_sub(before - after, Relaxed);
+        }
+    }
+
+    pub(super) fn count_answer(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Relaxed);
+        self.answers.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn answer_was_read(&self, bytes: u64) {
+        self.answers.fetch_sub(bytes, Relaxed);
+        self.held.fetch_sub(bytes, Relaxed);
+    }
+
+    pub(super) fn count_wait(&self) {
+        self.waiting.fetch_add(1, Relaxed);
+        self.waits.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn waits_no_more(&self) {
+        self.waiting.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn count_end(&self) {
+        self.ended.fetch_add(1, Relaxed);
+    }
+}

@@ -1,0 +1,348 @@
+//! Who reads on and who is ended when memory is scarce: functions of what each upload holds.
+
+use std::collections::HashMap;
+
+/// One upload, as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Upload {
+    /// In the order in which they began.
+    pub(super) id: u64,
+    /// Whose it is.
+    pub(super) key: u64,
+    /// Bytes that it holds.
+    pub(super) held: u64,
+    /// Bytes that are still to come, if its client has said so.
+    pub(super) left: Option<u64>,
+    pub(super) stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It was not asked to wait.
+    Reads,
+    /// The same, and its client has sent nothing since somebody looked.
+    Starves,
+    /// It waits to read on.
+    Waits,
+    /// It reads on, and so many bytes are kept for it.
+    Goes(u64),
+    /// It is whole, and its handler works.
+    Whole,
+    /// It was ended, and has not gone yet.
+    Leaves,
+}
+
+/// All uploads that hold more than a little, and what they share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub(super) budget: u64,
+    pub(super) held: u64,
+    /// The process has little memory left, for reasons that are not counted here.
+    pub(super) squeezed: bool,
+    pub(super) uploads: &'a [Upload],
+}
+
+/// What is to become of those that wait.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Decision {
+    /// They read on; so much is kept for each.
+    pub(super) go: Vec<(u64, u64)>,
+    pub(super) end: Vec<u64>,
+}
+
+/// From this part of a budget on uploads wait for each other.
+pub(super) fn near(budget: u64) -> u64 {
+    budget / 4 * 3
+}
+
+/// What an upload may hold without waiting, while there is anything left.
+pub(super) fn allowance(budget: u64, uploads: usize) -> u64 {
+    (budget / 4 / uploads.max(1) as u64).clamp(4 << 10, 64 << 10)
+}
+
+impl Scene<'_> {
+    fn allowance(&self) -> u64 {
+        allowance(self.budget, self.uploads.len())
+    }
+
+    /// What is left, and kept for nobody.
+    fn room(&self) -> u64 {
+        let kept = self.uploads.iter().map(|upload| match upload.stage {
+            Stage::Goes(kept) => kept,
+            _ => 0,
+        });
+        let room = self.budget.saturating_sub(self.held);
+        room.saturating_sub(kept.sum())
+    }
+
+    /// Whether bytes will come back without anybody else reading on.
+    fn moves(&self) -> bool {
+        self.uploads.iter().any(|upload| match upload.stage {
+            Stage::Goes(_) => true,
+            Stage::Reads => upload.held > self.allowance(),
+            Stage::Whole | Stage::Leaves => upload.held > 0,
+            Stage::Starves | Stage::Waits => false,
+        })
+    }
+
+    /// Who needs least to be whole comes first: so most come to their end.
+    pub(super) fn decide(&self) -> Decision {
+        let mut waiting: Vec<_> = self
+            .uploads
+            .iter()
+            .filter(|upload| upload.stage == Stage::Waits)
+            .collect();
+        waiting.sort_by_key(|upload| (upload.left.unwrap_or(u64::MAX), upload.id));
+        let mut decision = Decision::default();
+        let mut room = match self.squeezed {
+            true => 0,
+            false => self.room(),
+        };
+        let allowance = self.allowance();
+        for upload in &waiting {
+            let is_small = upload.held <= allowance && self.held < self.budget;
+            match upload.left {
+                _ if is_small => decision.go.push((upload.id, 0)),
+                Some(left) if left <= room => {
+                    room -= left;
+                    decision.go.push((upload.id, left));
+                }
+                _ => {}
+            }
+        }
+        if !decision.go.is_empty() || waiting.is_empty() || self.moves() {
+            return decision;
+        }
+        // How long it is is not known: as far as there is room. Where others take the memory, one by one.
+        let of_unknown_length = waiting.iter().find(|upload| upload.left.is_none());
+        if self.squeezed && self.held < near(self.budget) {
+            decision.go = vec![(waiting[0].id, waiting[0].left.unwrap_or_default())];
+        } else if let Some(upload) = of_unknown_length
+            && room > 0
+        {
+            decision.go = vec![(upload.id, room)];
+        } else {
+            decision.end = self.largest(room, &waiting);
+            if decision.end.is_empty() {
+                // They hold next to nothing: it is others that fill the budget.
+                decision.go = waiting.iter().map(|upload| (upload.id, 0)).collect();
+            }
+        }
+        decision
+    }
+
+    /// Of the key that holds most the largest, and so on, until there is room for another, or half of all.
+    fn largest(&self, mut room: u64, waiting: &[&Upload]) -> Vec<u64> {
+        let mut of_key: HashMap<u64, u64> = HashMap::new();
+        let mut candidates = Vec::new();
+        for upload in self.uploads {
+            match upload.stage {
+                Stage::Leaves => continue,
+                Stage::Waits | Stage::Starves if upload.held > self.allowance() => {
+                    candidates.push(upload);
+                }
+                _ => {}
+            }
+            *of_key.entry(upload.key).or_default() += upload.held;
+        }
+        let mut ended = Vec::new();
+        while let Some(at) = (0..candidates.len()).max_by_key(|at| {
+            let upload = candidates[*at];
+            (of_key[&upload.key], upload.held, upload.id)
+        }) {
+            let upload = candidates.swap_remove(at);
+            ended.push(upload.id);
+            room += upload.held;
+            if let Some(held) = of_key.get_mut(&upload.key) {
+                *held -= upload.held;
+            }
+            let fits = |other: &&Upload| {
+                let left = other.left.is_some_and(|left| left <= room);
+                left && !ended.contains(&other.id)
+            };
+            if room >= self.budget / 2 || waiting.iter().any(fits) {
+                break;
+            }
+        }
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Stage::{Goes, Leaves, Reads, Starves, Waits, Whole},
+        *,
+    };
+
+    const MIB: u64 = 1 << 20;
+
+    fn upload(id: u64, held: u64, left: Option<u64>, stage: Stage) -> Upload {
+        Upload {
+            id,
+            key: id,
+            held: held * MIB,
+            left: left.map(|left| left * MIB),
+            stage,
+        }
+    }
+
+    /// Of a budget of 100 MiB, all that is held by them.
+    fn decide(uploads: &[Upload]) -> Decision {
+        decide_with(uploads, 0, false)
+    }
+
+    fn decide_with(uploads: &[Upload], others: u64, squeezed: bool) -> Decision {
+        let held = uploads.iter().map(|upload| upload.held).sum::<u64>() + others * MIB;
+        let scene = Scene {
+            budget: 100 * MIB,
+            held,
+            squeezed,
+            uploads,
+        };
+        scene.decide()
+    }
+
+    fn go(who: &[(u64, u64)]) -> Decision {
+        Decision {
+            go: who.iter().map(|(id, kept)| (*id, kept * MIB)).collect(),
+            end: Vec::new(),
+        }
+    }
+
+    fn end(who: &[u64]) -> Decision {
+        Decision {
+            go: Vec::new(),
+            end: who.to_vec(),
+        }
+    }
+
+    #[test]
+    fn those_go_on_for_which_there_is_room_to_their_end_and_the_shortest_first() {
+        for (uploads, expected) in [
+            (&[][..], go(&[])),
+            (
+                &[
+                    upload(1, 40, Some(30), Waits),
+                    upload(2, 40, Some(12), Waits),
+                ],
+                go(&[(2, 12)]),
+            ),
+            (
+                &[
+                    upload(1, 40, Some(8), Waits),
+                    upload(2, 40, Some(12), Waits),
+                ],
+                go(&[(1, 8), (2, 12)]),
+            ),
+            // What is kept for one is not given to another.
+            (
+                &[
+                    upload(1, 40, Some(12), Goes(12 * MIB)),
+                    upload(2, 40, Some(9), Waits),
+                ],
+                go(&[]),
+            ),
+            // Who waits for a handler that works, or for one that leaves, loses nothing.
+            (
+                &[upload(1, 80, None, Whole), upload(2, 10, Some(30), Waits)],
+                go(&[]),
+            ),
+            (
+                &[upload(1, 80, None, Leaves), upload(2, 10, Some(30), Waits)],
+                go(&[]),
+            ),
+            (
+                &[
+                    upload(1, 80, Some(9), Reads),
+                    upload(2, 10, Some(30), Waits),
+                ],
+                go(&[]),
+            ),
+            // How long it is is not known: as far as it goes.
+            (
+                &[upload(1, 40, Some(99), Waits), upload(2, 40, None, Waits)],
+                go(&[(2, 20)]),
+            ),
+        ] {
+            assert_eq!(decide(uploads), expected, "{uploads:?}");
+        }
+    }
+
+    #[test]
+    fn the_largest_is_ended_when_nobody_can_become_whole() {
+        for (uploads, expected) in [
+            (
+                &[
+                    upload(1, 50, Some(50), Waits),
+                    upload(2, 40, Some(60), Waits),
+                ][..],
+                end(&[1]),
+            ),
+            // One that could never be.
+            (&[upload(1, 90, Some(30), Waits)], end(&[1])),
+            (&[upload(1, 100, None, Waits)], end(&[1])),
+            // It holds much, and its client sends nothing.
+            (
+                &[
+                    upload(1, 70, Some(9), Starves),
+                    upload(2, 20, Some(60), Waits),
+                ],
+                end(&[1]),
+            ),
+            // Not what its handler works with.
+            (
+                &[
+                    upload(1, 50, Some(99), Waits),
+                    upload(2, 45, Some(99), Waits),
+                    upload(3, 0, None, Whole),
+                ],
+                end(&[1]),
+            ),
+        ] {
+            assert_eq!(decide(uploads), expected, "{uploads:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_one_of_the_client_that_holds_most() {
+        let of = |id, key, held| Upload {
+            key,
+            ..upload(id, held, Some(99), Waits)
+        };
+        let uploads = [of(1, 1, 30), of(2, 7, 25), of(3, 7, 20), of(4, 4, 20)];
+        assert_eq!(decide(&uploads), end(&[2, 1]));
+    }
+
+    #[test]
+    fn as_many_are_ended_as_make_room_for_another() {
+        let uploads: Vec<_> = (0..80).map(|id| upload(id, 1, Some(30), Waits)).collect();
+        assert_eq!(decide(&uploads).end.len(), 10);
+        let uploads: Vec<_> = (0..80).map(|id| upload(id, 1, Some(127), Waits)).collect();
+        assert_eq!(decide(&uploads).end.len(), 30, "half of all is free");
+    }
+
+    #[test]
+    fn who_holds_nothing_waits_for_nobody() {
+        let small = upload(2, 0, Some(4000), Waits);
+        let large = upload(1, 90, Some(50), Waits);
+        assert_eq!(decide(&[large, small]), go(&[(2, 0)]));
+        // Not even where others fill the budget, who can't be ended.
+        let all = decide_with(&[small], 100, false);
+        assert_eq!(all, go(&[(2, 0)]));
+    }
+
+    #[test]
+    fn where_the_process_has_no_memory_left_they_go_one_by_one_and_none_is_ended() {
+        let uploads = [
+            upload(1, 10, Some(50), Waits),
+            upload(2, 10, Some(20), Waits),
+        ];
+        assert_eq!(decide_with(&uploads, 0, true), go(&[(2, 20)]));
+        let uploads = [
+            upload(1, 10, Some(50), Waits),
+            upload(2, 10, Some(20), Goes(20 * MIB)),
+        ];
+        assert_eq!(decide_with(&uploads, 0, true), go(&[]));
+    }
+}

@@ -1,0 +1,215 @@
+//! A request under way, and its body.
+
+use std::{
+    mem,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http_body::Body;
+
+use super::{
+    MemoryBudget, MemoryExhausted,
+    account::{Account, SMALL, State},
+    budget::Inner,
+};
+
+/// A request with a body, until it is answered or given up; its body has a [`Received`].
+pub(crate) struct Upload {
+    account: Arc<Account>,
+    budget: Arc<Inner>,
+}
+
+impl Upload {
+    /// A request begins; `None` where its body is nothing to speak of.
+    #[inline]
+    pub(crate) fn begin(budget: &MemoryBudget, key: Option<u64>, body: &impl Body) -> Option<Self> {
+        if budget.bytes() == 0 || body.is_end_stream() {
+            return None;
+        }
+        let most = body.size_hint().upper();
+        if most.is_some_and(|most| most <= SMALL) {
+            return None;
+        }
+        Some(Self {
+            account: Arc::new(budget.0.account(key, most)),
+            budget: Arc::clone(&budget.0),
+        })
+    }
+
+    pub(crate) fn received(&self) -> Received {
+        Received {
+            account: Arc::clone(&self.account),
+            budget: Arc::clone(&self.budget),
+        }
+    }
+
+    /// Whether it was ended, to make room for others.
+    #[inline]
+    pub(crate) fn is_ended(&self) -> bool {
+        self.account.is_ended()
+    }
+
+    /// Its handler waits: it is woken should the request be ended.
+    pub(crate) fn handler_waits(&self, cx: &Context<'_>) {
+        let mut state = self.account.state();
+        let known = state.handler.as_ref();
+        if !state.is_listed || known.is_some_and(|known| known.will_wake(cx.waker())) {
+            return;
+        }
+        let before = state.handler.replace(cx.waker().clone());
+        drop(state);
+        drop(before);
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Self { account, budget } = self;
+        let mut wakers = (None, None);
+        let mut was_listed = false;
+        account.change(|state| {
+            wakers = (state.waits.take(), state.handler.take());
+            (state.unfollowed, state.whole) = (0, None);
+            state.is_answered = true;
+            was_listed = state.is_listed;
+        });
+        if wakers.0.is_some() {
+            budget.counts.waits_no_more();
+        }
+        if was_listed {
+            budget.strike(account.id);
+        }
+        // A body that is read without its handler.
+        wakers.0.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// What a body has received.
+pub(crate) struct Received {
+    account: Arc<Account>,
+    budget: Arc<Inner>,
+}
+
+impl Received {
+    /// Whether it may read on.
+    #[inline]
+    pub(super) fn poll_turn(&self, cx: &Context<'_>) -> Poll<Result<(), MemoryExhausted>> {
+        let Self { account, budget } = self;
+        if account.is_ended() {
+            return Poll::Ready(Err(MemoryExhausted(())));
+        }
+        if !budget.counts.is_scarce() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_scarce(cx)
+    }
+
+    #[cold]
+    fn poll_scarce(&self, cx: &Context<'_>) -> Poll<Result<(), MemoryExhausted>> {
+        let Self { account, budget } = self;
+        {
+            let state = account.state();
+            // Nothing is to come of one that is whole but its end.
+            if !state.is_listed || state.is_answered || state.whole.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let keeps_none = |state: &mut State| {
+            if state.follows && state.live == 0 {
+                state.unfollowed = 0;
+            }
+        };
+        budget.give_back(account.change(keeps_none));
+        match budget.ask(account, cx.waker()) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) if account.is_ended() => Poll::Ready(Err(MemoryExhausted(()))),
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// A frame came.
+    #[inline]
+    pub(super) fn frame(&self, data: Bytes) -> Bytes {
+        let (Self { account, budget }, bytes) = (self, data.len() as u64);
+        let (mut begins, mut follow, mut waited) = (false, false, None);
+        let back = account.change(|state| {
+            // It was polled for another reason, when it need not wait any more.
+            waited = state.waits.take();
+            state.received += bytes;
+            state.starves = false;
+            if !state.is_listed {
+                if state.received <= SMALL {
+                    return;
+                }
+                state.is_listed = true;
+                if !state.is_answered {
+                    begins = true;
+                    state.unfollowed = state.received;
+                    return;
+                }
+            }
+            if state.follows && state.live == 0 {
+                (state.unfollowed, state.follows) = (0, false);
+            }
+            follow = state.is_answered || !budget.counts.is_at_ease();
+            if follow {
+                state.follows = true;
+                state.live += bytes;
+            } else {
+                state.unfollowed += bytes;
+            }
+        });
+        if begins {
+            budget.enlist(account);
+        }
+        if waited.is_some() {
+            budget.counts.waits_no_more();
+        }
+        budget.give_back(back);
+        if !follow {
+            return data;
+        }
+        Bytes::from_owner(Followed {
+            data,
+            account: Arc::clone(account),
+            budget: Arc::clone(budget),
+        })
+    }
+
+    /// All of it came, or as much as ever will.
+    pub(super) fn end(&self) {
+        self.account.change(|state| {
+            if !state.is_answered && state.whole.is_none() {
+                state.whole = Some(state.live);
+            }
+        });
+    }
+}
+
+/// A frame that counts for as long as it is there.
+struct Followed {
+    data: Bytes,
+    account: Arc<Account>,
+    budget: Arc<Inner>,
+}
+
+impl AsRef<[u8]> for Followed {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let bytes = self.data.len() as u64;
+        // Before it is counted as gone.
+        drop(mem::take(&mut self.data));
+        let Self {
+            account, budget, ..
+        } = self;
+        let back = account.change(|state| state.live -= bytes);
+        budget.give_back(back);
+    }
+}
