@@ -55,6 +55,15 @@ pub trait StellaneBuilderExt<L>: sealed::Builder<L> + Sized {
         self.add(overload.clone())
     }
 
+    /// [`RateLimitLayer`](stellane_autotune::RateLimitLayer): how often each key may ask.
+    #[cfg(feature = "autotune")]
+    fn limit_rate(
+        self,
+        layer: &stellane_autotune::RateLimitLayer,
+    ) -> ServiceBuilder<Stack<stellane_autotune::RateLimitLayer, L>> {
+        self.add(layer.clone())
+    }
+
     /// [`AutoTuneLayer`](stellane_autotune::AutoTuneLayer): a tuner of the stack further in.
     #[cfg(feature = "autotune")]
     fn auto_tune(

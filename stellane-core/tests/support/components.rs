@@ -19,8 +19,8 @@ use http::{Response, StatusCode, request::Parts};
 use stellane_core::{
     autotune::{
         ActionOutcome, AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, AutoTuneLayer, AutoTuner,
-        Condition, Hold, Knob, LimitConfig, Objective, OverloadLayer, Rule, TunerConfig, TunerMode,
-        overload::Deadline,
+        Condition, Hold, Key, Knob, LimitConfig, Objective, OverloadLayer, RateLimit,
+        RateLimitLayer, Rule, TunerConfig, TunerMode, overload::Deadline,
     },
     catch_faults::{CatchFaultsLayer, Faults},
     connection::{CloseReason, ConnectInfo, ConnectionManager, ListenConfig, Listener},
@@ -125,6 +125,29 @@ async fn the_adaptive_limit_refuses_what_is_too_much_and_nothing_else() {
     assert!(first.await.expect("asked").ends_with("done"));
     assert!(get(address, "/").await.ends_with("done"));
     assert_eq!((limit.stats().successes, limit.stats().shed), (2, 1));
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_told_so_and_nobody_else() {
+    let limit = RateLimit::builder()
+        .rule("2/h".parse().expect("a rate"))
+        .build()
+        .expect("valid");
+    let layer = RateLimitLayer::new(&limit, |head| head.headers.get("x-tenant").map(Key::of));
+    let address = serve(layer.layer(app(hello()))).await;
+    let of = |tenant: &str| format!("GET / HTTP/1.1\r\nhost: localhost\r\nx-tenant: {tenant}");
+    for _ in 0..2 {
+        assert!(ask(address, &of("ada")).await.ends_with("hello"));
+    }
+    let refused = ask(address, &of("ada")).await;
+    assert!(refused.starts_with("HTTP/1.1 429"), "{refused}");
+    assert!(refused.contains("retry-after: 1800"), "{refused}");
+    assert!(ask(address, &of("bob")).await.ends_with("hello"));
+    assert!(get(address, "/").await.ends_with("hello"));
+    assert_eq!(
+        (limit.stats().allowed, limit.stats().rules[0].refused),
+        (3, 1)
+    );
 }
 
 #[tokio::test]
