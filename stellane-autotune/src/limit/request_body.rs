@@ -33,6 +33,15 @@ impl<B> LimitRequestBody<B> {
         }
     }
 
+    /// With another body inside, made of this one's.
+    #[inline]
+    pub fn map<C>(self, map: impl FnOnce(B) -> C) -> LimitRequestBody<C> {
+        LimitRequestBody {
+            inner: map(self.inner),
+            loan: self.loan,
+        }
+    }
+
     /// The body inside.
     pub fn get_ref(&self) -> &B {
         &self.inner

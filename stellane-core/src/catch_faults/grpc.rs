@@ -105,6 +105,7 @@ fn status_of(status: StatusCode) -> (&'static str, &'static str) {
         413 => ("8", "The request is too large."),
         414 | 431 => ("8", "The head of the request is too large."),
         429 => ("8", "There are too many calls."),
+        507 => ("8", "There is no memory left for the call. Retry later."),
         502 | 503 => ("14", "The service is not available. Retry later."),
         status if status < 500 => ("9", "The call was refused."),
         _ => ("13", "The service failed."),

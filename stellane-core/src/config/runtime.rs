@@ -28,7 +28,7 @@ use crate::engine::EngineConfig;
 #[cfg(feature = "engine-selector")]
 use crate::engine_selector::SelectorConfig;
 #[cfg(feature = "layers")]
-use crate::strict_http1::StrictHttp1Config;
+use crate::{memory::MemoryConfig, strict_http1::StrictHttp1Config};
 
 /// The configuration of the whole runtime: one section for each component.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +52,9 @@ pub struct RuntimeConfig {
     /// The worker pool for CPU-heavy work.
     #[cfg(feature = "workers")]
     pub workers: WorkerPoolConfig,
+    /// How many bytes the bodies of requests and answers may hold.
+    #[cfg(feature = "layers")]
+    pub memory: MemoryConfig,
     /// Buffers and header maps that are used again.
     #[cfg(feature = "pool")]
     pub pool: PoolConfig,
@@ -111,6 +114,8 @@ impl Default for RuntimeConfig {
             selector: SelectorConfig::default(),
             #[cfg(feature = "workers")]
             workers: WorkerPoolConfig::default(),
+            #[cfg(feature = "layers")]
+            memory: MemoryConfig::default(),
             #[cfg(feature = "pool")]
             pool: PoolConfig::default(),
             #[cfg(feature = "router")]
@@ -222,6 +227,7 @@ impl RuntimeConfig {
         section!("engine", engine);
         section!("engine-selector", selector);
         section!("workers", workers);
+        section!("layers", memory);
         section!("pool", pool);
         section!("router", interner);
         section!("router", router);

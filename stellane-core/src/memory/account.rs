@@ -41,8 +41,12 @@ pub(super) struct State {
     pub(super) counted: u64,
     /// Not read on, with who is to be woken.
     pub(super) waits: Option<Waker>,
-    /// Until it has received so much, it does not wait.
-    pub(super) goes_to: u64,
+    /// It does not wait before it has received so much more.
+    pub(super) kept: u64,
+    /// The length of its last piece.
+    pub(super) piece: u64,
+    /// Whether it was seen to keep nothing of its latest pieces.
+    pub(super) consumes: bool,
     /// `received` when somebody looked last, and whether that was the same at the look before.
     pub(super) seen: Option<u64>,
     pub(super) starves: bool,
@@ -103,8 +107,23 @@ impl Account {
 
     /// Whether bytes are kept for it.
     pub(super) fn goes(&self) -> bool {
-        let state = self.state();
-        state.received < state.goes_to
+        self.state().kept > 0
+    }
+
+    /// Keeps so many bytes for it, and no others.
+    pub(super) fn keep(&self, bytes: u64) {
+        let before = mem::replace(&mut self.state().kept, bytes);
+        self.counts.keep(before, bytes);
+    }
+
+    /// What its next piece may take: connections read up to twice as much as the last time.
+    fn next(&self, state: &State) -> u64 {
+        let next = (2 * state.piece).clamp(SMALL, 512 << 10);
+        next.min(self.left(state).unwrap_or(u64::MAX))
+    }
+
+    fn left(&self, state: &State) -> Option<u64> {
+        Some(self.length?.saturating_sub(state.received))
     }
 
     pub(super) fn waits(&self) -> bool {
@@ -113,19 +132,15 @@ impl Account {
 
     /// Whether it did not before.
     pub(super) fn begin_to_wait(&self, waker: &Waker) -> bool {
-        let mut state = self.state();
-        state.goes_to = 0;
-        let before = state.waits.replace(waker.clone());
-        drop(state);
+        self.keep(0);
+        let before = self.state().waits.replace(waker.clone());
         before.is_none()
     }
 
     /// It reads on, and so many bytes are kept for it; who is to be woken.
     pub(super) fn go_on(&self, kept: u64) -> Option<Waker> {
-        let mut state = self.state();
-        let waker = state.waits.take()?;
-        state.goes_to = state.received.saturating_add(kept);
-        drop(state);
+        let waker = self.state().waits.take()?;
+        self.keep(kept);
         self.counts.waits_no_more();
         Some(waker)
     }
@@ -143,6 +158,11 @@ impl Account {
         let mut state = self.state();
         let received = state.received;
         state.starves = state.seen.replace(received) == Some(received);
+        let starves = state.starves;
+        drop(state);
+        if starves {
+            self.keep(0);
+        }
     }
 
     pub(super) fn row(&self) -> policy::Upload {
@@ -156,8 +176,8 @@ impl Account {
             Stage::Waits
         } else if state.starves {
             Stage::Starves
-        } else if state.received < state.goes_to {
-            Stage::Goes(state.goes_to - state.received)
+        } else if state.kept > 0 {
+            Stage::Goes
         } else {
             Stage::Reads
         };
@@ -165,9 +185,9 @@ impl Account {
             id: self.id,
             key: self.key,
             held: state.held(),
-            left: self
-                .length
-                .map(|length| length.saturating_sub(state.received)),
+            left: self.left(&state),
+            next: self.next(&state),
+            consumes: state.consumes,
             stage,
         }
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http_body::Frame;
 
 use super::{MemoryBudget, budget::Inner};
 
@@ -39,10 +40,25 @@ impl Unsent {
         }
     }
 
-    /// A piece that goes out now.
+    /// What goes out now.
     #[inline]
-    pub(crate) fn piece(&mut self, budget: &MemoryBudget, data: Bytes) -> Bytes {
-        let counts = data.len() >= SMALL && (data.len() <= SHARED || data.is_unique());
+    pub(crate) fn count<E>(
+        &mut self,
+        budget: &MemoryBudget,
+        frame: Option<Result<Frame<Bytes>, E>>,
+    ) -> Option<Result<Frame<Bytes>, E>> {
+        let data = frame
+            .as_ref()
+            .and_then(|frame| frame.as_ref().ok()?.data_ref());
+        match data.is_some_and(|data| data.len() >= SMALL) {
+            true => frame
+                .map(|frame| frame.map(|frame| frame.map_data(|data| self.piece(budget, data)))),
+            false => frame,
+        }
+    }
+
+    fn piece(&mut self, budget: &MemoryBudget, data: Bytes) -> Bytes {
+        let counts = data.len() <= SHARED || data.is_unique();
         if !counts || budget.bytes() == 0 {
             return data;
         }

@@ -150,8 +150,7 @@ impl<B: Body<Data = Bytes>> Body for MemoryBody<B> {
         };
         ready!(this.unsent.poll_turn(cx));
         let frame = ready!(inner.poll_frame(cx));
-        let counted = |data| this.unsent.piece(budget, data);
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(counted))))
+        Poll::Ready(this.unsent.count(budget, frame))
     }
 
     #[inline]

@@ -144,13 +144,13 @@ impl Inner {
     /// Whether an upload may read on. If it has to wait, this waker is woken when it is to ask again.
     #[cold]
     pub(super) fn ask(&self, upload: &Account, waker: &Waker) -> Poll<()> {
-        let few = {
-            let uploads = self.uploads().len();
-            let held = upload.held();
-            let full = self.counts.held() >= self.counts.bytes();
-            !full && held <= policy::allowance(self.counts.bytes(), uploads)
-        };
-        if few || upload.goes() && self.counts.held() < self.counts.bytes() {
+        let (bytes, room) = (self.counts.bytes(), self.counts.room());
+        if upload.goes() && self.counts.held() < bytes {
+            return Poll::Ready(());
+        }
+        let allowance = policy::allowance(bytes, self.uploads().len());
+        if let Some(piece) = upload.row().piece_at_once(allowance, bytes, room) {
+            upload.keep(piece);
             return Poll::Ready(());
         }
         if upload.begin_to_wait(waker) {
@@ -178,6 +178,7 @@ impl Inner {
             let scene = Scene {
                 budget: self.counts.bytes(),
                 held: self.counts.held(),
+                room: self.counts.room(),
                 squeezed: self.counts.is_squeezed(),
                 uploads: &rows,
             };

@@ -9,6 +9,8 @@ pub(super) struct Counts {
     /// 0 is off.
     bytes: AtomicU64,
     held: AtomicU64,
+    /// Kept for uploads that read on.
+    kept: AtomicU64,
     /// Of those, what clients have not read.
     answers: AtomicU64,
     /// The process has little memory left, whatever is counted here.
@@ -42,6 +44,7 @@ impl Counts {
         Self {
             bytes: AtomicU64::new(bytes),
             held: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             squeezed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
@@ -73,6 +76,18 @@ impl Counts {
     #[inline]
     pub(super) fn held(&self) -> u64 {
         self.held.load(Relaxed)
+    }
+
+    /// What is left, and kept for nobody.
+    pub(super) fn room(&self) -> u64 {
+        let taken = self.held() + self.kept.load(Relaxed);
+        self.bytes().saturating_sub(taken)
+    }
+
+    /// So many bytes were kept for somebody, and now so many are.
+    pub(super) fn keep(&self, before: u64, after: u64) {
+        self.kept.fetch_add(after, Relaxed);
+        self.kept.fetch_sub(before, Relaxed);
     }
 
     pub(super) fn waiting(&self) -> usize {

@@ -13,6 +13,10 @@ pub(super) struct Upload {
     pub(super) held: u64,
     /// Bytes that are still to come, if its client has said so.
     pub(super) left: Option<u64>,
+    /// What its next piece may take.
+    pub(super) next: u64,
+    /// It keeps nothing of what it reads.
+    pub(super) consumes: bool,
     pub(super) stage: Stage,
 }
 
@@ -24,8 +28,8 @@ pub(super) enum Stage {
     Starves,
     /// It waits to read on.
     Waits,
-    /// It reads on, and so many bytes are kept for it.
-    Goes(u64),
+    /// It reads on, and bytes are kept for it.
+    Goes,
     /// It is whole, and its handler works.
     Whole,
     /// It was ended, and has not gone yet.
@@ -37,6 +41,8 @@ pub(super) enum Stage {
 pub(super) struct Scene<'a> {
     pub(super) budget: u64,
     pub(super) held: u64,
+    /// What is left, and kept for nobody.
+    pub(super) room: u64,
     /// The process has little memory left, for reasons that are not counted here.
     pub(super) squeezed: bool,
     pub(super) uploads: &'a [Upload],
@@ -60,25 +66,25 @@ pub(super) fn allowance(budget: u64, uploads: usize) -> u64 {
     (budget / 4 / uploads.max(1) as u64).clamp(4 << 10, 64 << 10)
 }
 
+impl Upload {
+    /// What is kept for its next piece, if it holds next to nothing and there is room: but for those that keep nothing, the
+    /// last eighth is for those that come to their end.
+    pub(super) fn piece_at_once(&self, allowance: u64, budget: u64, room: u64) -> Option<u64> {
+        let aside = if self.consumes { 0 } else { budget / 8 };
+        let goes = self.held <= allowance && self.next.saturating_add(aside) <= room;
+        goes.then_some(self.next)
+    }
+}
+
 impl Scene<'_> {
     fn allowance(&self) -> u64 {
         allowance(self.budget, self.uploads.len())
     }
 
-    /// What is left, and kept for nobody.
-    fn room(&self) -> u64 {
-        let kept = self.uploads.iter().map(|upload| match upload.stage {
-            Stage::Goes(kept) => kept,
-            _ => 0,
-        });
-        let room = self.budget.saturating_sub(self.held);
-        room.saturating_sub(kept.sum())
-    }
-
     /// Whether bytes will come back without anybody else reading on.
     fn moves(&self) -> bool {
         self.uploads.iter().any(|upload| match upload.stage {
-            Stage::Goes(_) => true,
+            Stage::Goes => true,
             Stage::Reads => upload.held > self.allowance(),
             Stage::Whole | Stage::Leaves => upload.held > 0,
             Stage::Starves | Stage::Waits => false,
@@ -94,20 +100,14 @@ impl Scene<'_> {
             .collect();
         waiting.sort_by_key(|upload| (upload.left.unwrap_or(u64::MAX), upload.id));
         let mut decision = Decision::default();
-        let mut room = match self.squeezed {
-            true => 0,
-            false => self.room(),
-        };
+        let mut room = self.room;
         let allowance = self.allowance();
         for upload in &waiting {
-            let is_small = upload.held <= allowance && self.held < self.budget;
-            match upload.left {
-                _ if is_small => decision.go.push((upload.id, 0)),
-                Some(left) if left <= room => {
-                    room -= left;
-                    decision.go.push((upload.id, left));
-                }
-                _ => {}
+            let piece = upload.piece_at_once(allowance, self.budget, room);
+            let rest = upload.left.filter(|left| *left <= room && !self.squeezed);
+            if let Some(kept) = piece.or(rest) {
+                room -= kept;
+                decision.go.push((upload.id, kept));
             }
         }
         if !decision.go.is_empty() || waiting.is_empty() || self.moves() {
@@ -116,7 +116,8 @@ impl Scene<'_> {
         // How long it is is not known: as far as there is room. Where others take the memory, one by one.
         let of_unknown_length = waiting.iter().find(|upload| upload.left.is_none());
         if self.squeezed && self.held < near(self.budget) {
-            decision.go = vec![(waiting[0].id, waiting[0].left.unwrap_or_default())];
+            let rest = waiting[0].left.unwrap_or(waiting[0].next);
+            decision.go = vec![(waiting[0].id, rest)];
         } else if let Some(upload) = of_unknown_length
             && room > 0
         {
@@ -125,7 +126,7 @@ impl Scene<'_> {
             decision.end = self.largest(room, &waiting);
             if decision.end.is_empty() {
                 // They hold next to nothing: it is others that fill the budget.
-                decision.go = waiting.iter().map(|upload| (upload.id, 0)).collect();
+                decision.go = vec![(waiting[0].id, waiting[0].next)];
             }
         }
         decision
@@ -183,6 +184,8 @@ mod tests {
             key: id,
             held: held * MIB,
             left: left.map(|left| left * MIB),
+            next: MIB,
+            consumes: false,
             stage,
         }
     }
@@ -194,9 +197,12 @@ mod tests {
 
     fn decide_with(uploads: &[Upload], others: u64, squeezed: bool) -> Decision {
         let held = uploads.iter().map(|upload| upload.held).sum::<u64>() + others * MIB;
+        let kept = uploads.iter().filter(|upload| upload.stage == Goes);
+        let kept = kept.map(|upload| upload.left.unwrap_or(0)).sum::<u64>();
         let scene = Scene {
             budget: 100 * MIB,
             held,
+            room: (100 * MIB).saturating_sub(held + kept),
             squeezed,
             uploads,
         };
@@ -237,10 +243,7 @@ mod tests {
             ),
             // What is kept for one is not given to another.
             (
-                &[
-                    upload(1, 40, Some(12), Goes(12 * MIB)),
-                    upload(2, 40, Some(9), Waits),
-                ],
+                &[upload(1, 40, Some(12), Goes), upload(2, 40, Some(9), Waits)],
                 go(&[]),
             ),
             // Who waits for a handler that works, or for one that leaves, loses nothing.
@@ -323,13 +326,20 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_nothing_waits_for_nobody() {
+    fn who_holds_nothing_goes_on_and_the_last_eighth_is_for_those_that_come_to_their_end() {
         let small = upload(2, 0, Some(4000), Waits);
-        let large = upload(1, 90, Some(50), Waits);
-        assert_eq!(decide(&[large, small]), go(&[(2, 0)]));
-        // Not even where others fill the budget, who can't be ended.
-        let all = decide_with(&[small], 100, false);
-        assert_eq!(all, go(&[(2, 0)]));
+        let large = upload(1, 80, Some(50), Waits);
+        let larger = upload(1, 90, Some(50), Waits);
+        assert_eq!(decide(&[large, small]), go(&[(2, 1)]));
+        assert_eq!(decide(&[larger, small]), end(&[1]));
+        let consumes = Upload {
+            consumes: true,
+            ..small
+        };
+        assert_eq!(decide(&[larger, consumes]), go(&[(2, 1)]));
+        // Others fill the budget, who can't be ended.
+        let others = [small, upload(3, 0, Some(4001), Waits)];
+        assert_eq!(decide_with(&others, 100, false), go(&[(2, 1)]));
     }
 
     #[test]
@@ -341,7 +351,7 @@ mod tests {
         assert_eq!(decide_with(&uploads, 0, true), go(&[(2, 20)]));
         let uploads = [
             upload(1, 10, Some(50), Waits),
-            upload(2, 10, Some(20), Goes(20 * MIB)),
+            upload(2, 10, Some(20), Goes),
         ];
         assert_eq!(decide_with(&uploads, 0, true), go(&[]));
     }

@@ -32,7 +32,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let key = request.extensions().get().map(|MemoryKey(key)| *key);
+        let key = || request.extensions().get().map(|MemoryKey(key)| *key);
         let upload = Upload::begin(&self.budget, key, request.body());
         let form = upload.as_ref().map(|_| RefusalForm::of(&request));
         let request = request.map(|body| MemoryRequestBody::new(body, upload.as_ref()));

@@ -24,7 +24,11 @@ pub(crate) struct Upload {
 impl Upload {
     /// A request begins; `None` where its body is nothing to speak of.
     #[inline]
-    pub(crate) fn begin(budget: &MemoryBudget, key: Option<u64>, body: &impl Body) -> Option<Self> {
+    pub(crate) fn begin(
+        budget: &MemoryBudget,
+        key: impl FnOnce() -> Option<u64>,
+        body: &impl Body,
+    ) -> Option<Self> {
         if budget.bytes() == 0 || body.is_end_stream() {
             return None;
         }
@@ -33,7 +37,7 @@ impl Upload {
             return None;
         }
         Some(Self {
-            account: Arc::new(budget.0.account(key, most)),
+            account: Arc::new(budget.0.account(key(), most)),
             budget: Arc::clone(&budget.0),
         })
     }
@@ -75,6 +79,7 @@ impl Drop for Upload {
             state.is_answered = true;
             was_listed = state.is_listed;
         });
+        account.keep(0);
         if wakers.0.is_some() {
             budget.counts.waits_no_more();
         }
@@ -117,7 +122,8 @@ impl Received {
             }
         }
         let keeps_none = |state: &mut State| {
-            if state.follows && state.live == 0 {
+            state.consumes = state.follows && state.live == 0;
+            if state.consumes {
                 state.unfollowed = 0;
             }
         };
@@ -133,12 +139,14 @@ impl Received {
     #[inline]
     pub(super) fn frame(&self, data: Bytes) -> Bytes {
         let (Self { account, budget }, bytes) = (self, data.len() as u64);
-        let (mut begins, mut follow, mut waited) = (false, false, None);
+        let (mut begins, mut follow, mut waited, mut came) = (false, false, None, 0);
         let back = account.change(|state| {
             // It was polled for another reason, when it need not wait any more.
             waited = state.waits.take();
             state.received += bytes;
-            state.starves = false;
+            (state.piece, state.starves) = (bytes, false);
+            came = state.kept.min(bytes);
+            state.kept -= came;
             if !state.is_listed {
                 if state.received <= SMALL {
                     return;
@@ -164,6 +172,7 @@ impl Received {
         if begins {
             budget.enlist(account);
         }
+        budget.counts.keep(came, 0);
         if waited.is_some() {
             budget.counts.waits_no_more();
         }
@@ -211,5 +220,11 @@ impl Drop for Followed {
         } = self;
         let back = account.change(|state| state.live -= bytes);
         budget.give_back(back);
+    }
+}
+
+impl std::fmt::Debug for Upload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Upload").field(&self.account.held()).finish()
     }
 }

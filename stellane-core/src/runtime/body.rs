@@ -9,12 +9,19 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, combinators::UnsyncBoxBody};
 use pin_project_lite::pin_project;
 use stellane_autotune::LimitRequestBody;
 
-use crate::{BoxError, connection::Incoming};
+use super::RefusalKind;
+use crate::{
+    BoxError,
+    catch_faults::Grpc,
+    connection::Incoming,
+    memory::{MemoryRequestBody, Upload},
+};
 
 pin_project! {
     /// The body of a request in the [`Runtime`](super::Runtime), and behind a [`PresetLayer`](super::PresetLayer): the
@@ -58,7 +65,7 @@ pin_project! {
     enum Kind<B> {
         Sent {
             #[pin]
-            inner: Limited<stellane_metrics::RequestBytesBody<LimitRequestBody<B>>>,
+            inner: Limited<Counted<B>>,
             ceiling: Option<Ceiling>,
         },
         // A body may be `Send` alone, and a request is more useful if it is `Sync`: nobody ever waits for the lock.
@@ -66,30 +73,87 @@ pin_project! {
     }
 }
 
+type Counted<B> = stellane_metrics::RequestBytesBody<LimitRequestBody<MemoryRequestBody<B>>>;
+
+/// What the future of a request has to know of its body.
+#[derive(Debug, Default)]
+pub(super) struct BodyWatch {
+    /// If it does not say how long it is, and that is limited.
+    ceiling: Option<Ceiling>,
+    upload: Option<Upload>,
+}
+
+impl BodyWatch {
+    #[inline]
+    pub(super) fn new(is_open: bool, upload: Option<Upload>) -> Self {
+        Self {
+            ceiling: is_open.then(Ceiling::default),
+            upload,
+        }
+    }
+
+    /// Whether its future has come to something that is not worth more than to say why.
+    #[inline]
+    pub(super) fn refusal<B, E>(
+        &self,
+        polled: &Poll<Result<Response<B>, E>>,
+        grpc: Option<Grpc>,
+        cx: &Context<'_>,
+    ) -> Option<RefusalKind> {
+        match self {
+            Self {
+                ceiling: None,
+                upload: None,
+            } => None,
+            _ => self.refusal_of_watched(polled, grpc, cx),
+        }
+    }
+
+    fn refusal_of_watched<B, E>(
+        &self,
+        polled: &Poll<Result<Response<B>, E>>,
+        grpc: Option<Grpc>,
+        cx: &Context<'_>,
+    ) -> Option<RefusalKind> {
+        let status = match polled {
+            Poll::Ready(Ok(response)) => Some(response.status()),
+            _ => None,
+        };
+        // axum's extractors know no limit but their own, and call it a bad request.
+        let passed = self.ceiling.as_ref().is_some_and(Ceiling::was_passed);
+        if passed && status == Some(StatusCode::BAD_REQUEST) {
+            return Some(RefusalKind::BodyTooLarge);
+        }
+        let upload = self.upload.as_ref()?;
+        if polled.is_pending() {
+            upload.handler_waits(cx);
+        }
+        let is_answered = grpc.is_none() && status.is_some_and(|status| status.is_success());
+        (upload.is_ended() && !is_answered).then_some(RefusalKind::MemoryExhausted)
+    }
+}
+
 /// Whether a body that did not say how long it is has turned out to be too long.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ceiling(Arc<AtomicBool>);
+struct Ceiling(Arc<AtomicBool>);
 
 impl Ceiling {
-    pub(super) fn was_passed(&self) -> bool {
+    fn was_passed(&self) -> bool {
         self.0.load(Relaxed)
     }
 }
 
 impl<B> RequestBody<B> {
-    pub(super) fn limited(
-        body: LimitRequestBody<B>,
-        max_bytes: usize,
-        ceiling: Option<Ceiling>,
-    ) -> Self
+    pub(super) fn limited(body: LimitRequestBody<B>, max_bytes: usize, watch: &BodyWatch) -> Self
     where
-        B: Body,
+        B: Body<Data = Bytes, Error: Into<BoxError>>,
     {
-        let counted = stellane_metrics::RequestBytesBody::counted(body);
+        let body = body.map(|body| MemoryRequestBody::new(body, watch.upload.as_ref()));
+        let counted = Counted::counted(body);
         Self {
             kind: Kind::Sent {
                 inner: Limited::new(counted, max_bytes),
-                ceiling,
+                ceiling: watch.ceiling.clone(),
             },
         }
     }

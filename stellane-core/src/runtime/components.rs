@@ -16,7 +16,7 @@ use stellane_autotune::{
     overload::{OverloadLayer, Pressure},
 };
 use stellane_metrics::{
-    FacadePublisher, HttpMetrics, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot,
+    FacadePublisher, HttpMetrics, Machine, Prometheus, Readiness, RuntimeMetrics, RuntimeSnapshot,
 };
 use stellane_pool::Pools;
 #[cfg(feature = "workers")]
@@ -40,6 +40,7 @@ use crate::{
     catch_faults::Faults,
     config::RuntimeConfig,
     connection::{CloseReason, ConnectionManager},
+    memory::MemoryBudget,
     strict_http1::Http1Rules,
 };
 #[cfg(feature = "profiling")]
@@ -77,6 +78,8 @@ pub struct Components {
     /// Turns the knobs of the other components.
     #[cfg(feature = "tuner")]
     pub tuner: AutoTuner,
+    /// Counts what bodies hold; off unless there is a limit of memory, or `memory.budget` says otherwise.
+    pub memory: MemoryBudget,
     /// Counts panics and errors of handlers.
     pub faults: Faults,
     /// Counts requests that were refused as ambiguous.
@@ -169,6 +172,11 @@ impl Components {
             .config(config.interner.clone())
             .build()
             .map_err(|errors| failed("interner")(join(&errors)))?;
+        let mut memory = MemoryBudget::builder().config(config.memory.clone());
+        if let Some(limit) = Machine::memory_limit() {
+            memory = memory.limit(limit);
+        }
+        let memory = memory.build().map_err(failed("memory"))?;
         let faults = Faults::new();
         let http1_rules = Http1Rules::builder()
             .config(config.strict_http1.clone())
@@ -266,6 +274,7 @@ impl Components {
             interner,
             #[cfg(feature = "tuner")]
             tuner,
+            memory,
             faults,
             http1_rules,
             #[cfg(feature = "profiling")]
@@ -309,6 +318,10 @@ impl Components {
         std::future::pending().await
     }
 
+    pub(super) fn memory_if_on(&self) -> Option<MemoryBudget> {
+        (self.memory.bytes() > 0).then(|| self.memory.clone())
+    }
+
     /// What runs beside the connections; it ends when the set is dropped.
     pub(super) fn spawn_background(&self, tasks: &mut JoinSet<()>) {
         #[cfg(feature = "tuner")]
@@ -319,6 +332,7 @@ impl Components {
         tasks.spawn(pressure::relieve(
             self.pressure.clone(),
             self.connections.clone(),
+            self.memory.clone(),
         ));
         tasks.spawn(refusing::tell(
             self.limit.clone(),

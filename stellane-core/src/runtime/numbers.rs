@@ -84,6 +84,14 @@ impl Components {
             gauge "stellane_interner_max_bytes" "The most bytes that the interner may keep." |s| s.max_bytes;
             counter "stellane_interner_inserted_total" "Strings put into the interner." |s| s.inserted;
         );
+        numbers!(to, self.memory =>
+            gauge "stellane_memory_budget_bytes" "How many bytes bodies may hold; 0 is off." |s| s.budget_bytes;
+            gauge "stellane_memory_held_bytes" "How many bytes bodies hold." |s| s.held_bytes;
+            gauge "stellane_memory_answers_bytes" "Those of answers that their clients have not read." |s| s.answers_bytes;
+            gauge "stellane_uploads_waiting" "Uploads that wait for memory." |s| s.waiting;
+            counter "stellane_uploads_waits_total" "How often an upload began to wait for memory." |s| s.waits_total;
+            counter "stellane_requests_out_of_memory_total" "Requests that were ended to make room for others." |s| s.ended_total;
+        );
         numbers!(to, self.faults =>
             counter "stellane_handler_panics_total" "Panics of handlers and response bodies." |s| s.panics;
             counter "stellane_handler_errors_total" "Errors that services returned." |s| s.errors;

@@ -7,7 +7,10 @@ use stellane_metrics::Machine;
 use tokio::time::Instant;
 
 use super::refusing::PERIOD;
-use crate::connection::{ConnectionManager, ConnectionStats};
+use crate::{
+    connection::{ConnectionManager, ConnectionStats},
+    memory::{MemoryBudget, MemoryStats},
+};
 
 /// How often it is measured.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -25,8 +28,13 @@ pub(super) fn pressure() -> Pressure {
 /// Measures for ever, and under pressure has less patience with slow clients, and closes connections that have been idle
 /// for longer than `drain_idle`: a fraction of them each time, at full pressure a quarter. Where there are few it is worth
 /// none.
-pub(super) async fn relieve(pressure: Pressure, connections: ConnectionManager) {
+pub(super) async fn relieve(
+    pressure: Pressure,
+    connections: ConnectionManager,
+    memory: MemoryBudget,
+) {
     let (mut untold, mut told) = (0, None::<Instant>);
+    let mut ended = Ended::default();
     loop {
         tokio::time::sleep(INTERVAL).await;
         let reads = pressure.clone();
@@ -43,7 +51,10 @@ pub(super) async fn relieve(pressure: Pressure, connections: ConnectionManager) 
         let Ok((level, felt)) = measured.await else {
             continue;
         };
-        connections.set_pressure(felt);
+        connections.set_pressure(felt.max(memory.pressure()));
+        memory.set_squeezed(pressure.sources().iter().any(is_memory));
+        memory.look();
+        ended.tell(memory.stats());
         let closed = connections.close_idle(relief(&connections.stats(), level));
         untold += closed;
         if untold > 0 && told.is_none_or(|at| at.elapsed() >= PERIOD) {
@@ -53,6 +64,34 @@ pub(super) async fn relieve(pressure: Pressure, connections: ConnectionManager) 
             );
             (untold, told) = (0, Some(Instant::now()));
         }
+    }
+}
+
+fn is_memory((name, level): &(&str, Option<f64>)) -> bool {
+    *name == "memory" && level.is_some_and(|level| level > 0.0)
+}
+
+/// Requests that were ended for lack of memory: a line for the first, and then one for all of a while.
+#[derive(Debug, Default)]
+struct Ended {
+    told_of: u64,
+    told: Option<Instant>,
+}
+
+impl Ended {
+    fn tell(&mut self, stats: MemoryStats) {
+        let untold = stats.ended_total - self.told_of;
+        if untold == 0 || self.told.is_some_and(|at| at.elapsed() < PERIOD) {
+            return;
+        }
+        tracing::warn!(
+            "memory budget: {untold} requests were ended to make room for others; {} of {} bytes are held, and {} uploads \
+             wait",
+            stats.held_bytes,
+            stats.budget_bytes,
+            stats.waiting
+        );
+        (self.told_of, self.told) = (stats.ended_total, Some(Instant::now()));
     }
 }
 
@@ -142,7 +181,7 @@ mod tests {
             };
             tokio::select! {
                 () = so => {}
-                () = relieve(pressure.clone(), manager.clone()) => {}
+                () = relieve(pressure.clone(), manager.clone(), MemoryBudget::new(0)) => {}
             }
         };
 
@@ -210,7 +249,7 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(60), client.read_exact(&mut answer));
         tokio::select! {
             read = ended => read.expect("soon").expect("an answer"),
-            () = relieve(pressure, manager.clone()) => unreachable!("it never ends"),
+            () = relieve(pressure, manager.clone(), MemoryBudget::new(0)) => unreachable!("it never ends"),
         };
         assert_eq!(&answer, b"HTTP/1.1 408");
     }

@@ -25,6 +25,9 @@ pub enum RefusalKind {
     Violation(Violation),
     /// The body is larger than `server.max_body_bytes`, by its own account or when it was read: 413.
     BodyTooLarge,
+    /// It was ended to make room for others, since there is no memory left for its body: 503, `RESOURCE_EXHAUSTED` in gRPC.
+    /// See [`memory`](crate::memory).
+    MemoryExhausted,
     /// The service returned a [`Refusal`] as its error, which names the status.
     Refused(Refusal),
     /// The service returned another error: 500.
@@ -41,13 +44,19 @@ impl RefusalKind {
             Self::Shed(shed) => shed.status(),
             Self::Violation(violation) => violation.status(),
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MemoryExhausted => StatusCode::SERVICE_UNAVAILABLE,
             Self::Refused(refusal) => refusal.status(),
             Self::Error | Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
-    fn refusal(self) -> Refusal {
+    /// The usual answer to a request that speaks gRPC, or does not.
+    pub(super) fn refusal(self, grpc: Option<Grpc>) -> Refusal {
         match self {
+            // gRPC has a status for it.
+            Self::MemoryExhausted if grpc.is_some() => {
+                Refusal::new(StatusCode::INSUFFICIENT_STORAGE)
+            }
             Self::Refused(refusal) => refusal,
             Self::Violation(_) => Refusal::new(self.status()).closing(),
             _ => Refusal::new(self.status()),
@@ -115,7 +124,7 @@ impl OnRefusal {
         grpc: Option<Grpc>,
     ) -> Response<CatchFaultsBody<B>> {
         let own = remembered.and_then(|request| self.ask(kind, RequestHead::from(request)));
-        let refusal = kind.refusal();
+        let refusal = kind.refusal(grpc);
         match own {
             Some(own) => refusal.closed_by(own.map(CatchFaultsBody::text)),
             None => refusal.response(grpc),

@@ -569,6 +569,20 @@ const FIELDS: &[(&str, &[(&str, Is)])] = &[
         ],
     ),
     (
+        "memory",
+        &[
+            ("budget_bytes", Exported("stellane_memory_budget_bytes")),
+            ("held_bytes", Exported("stellane_memory_held_bytes")),
+            ("answers_bytes", Exported("stellane_memory_answers_bytes")),
+            ("waiting", Exported("stellane_uploads_waiting")),
+            ("waits_total", Exported("stellane_uploads_waits_total")),
+            (
+                "ended_total",
+                Exported("stellane_requests_out_of_memory_total"),
+            ),
+        ],
+    ),
+    (
         "abandoned",
         &[
             ("running", Exported("stellane_requests_abandoned")),
@@ -1008,6 +1022,7 @@ async fn every_field_of_every_stats_is_exported_with_its_value() {
             "connections",
             format!("{:?}", components.connections.stats()),
         ),
+        ("memory", format!("{:?}", components.memory.stats())),
         (
             "abandoned",
             format!("{:?}", components.connections.stats().abandoned),

@@ -51,6 +51,12 @@ impl Machine {
         Groups::read(total).memory_used().or_else(of_machine)
     }
 
+    /// The least that a group of the process allows of memory in bytes, if one limits it.
+    #[must_use]
+    pub fn memory_limit() -> Option<u64> {
+        Groups::read(total_memory()?).memory_limit()
+    }
+
     /// The share of the last ten seconds in which a group of the process that is near its limit of memory waited for some.
     /// That the whole machine does so is no fault of this process, and not told here.
     #[must_use]

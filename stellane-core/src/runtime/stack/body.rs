@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use stellane_autotune::LimitBody;
 
 use super::in_flight::InFlight;
-use crate::{BoxError, catch_faults::CatchFaultsBody};
+use crate::{BoxError, catch_faults::CatchFaultsBody, memory::Unsent};
 
 pin_project! {
     /// The body of an answer of a [`PresetService`](super::PresetService); it ends the request.
@@ -19,6 +19,7 @@ pin_project! {
         kind: Kind<B>,
         // After it: the place is given back when the work has ended.
         in_flight: InFlight,
+        unsent: Unsent,
     }
 }
 
@@ -36,6 +37,7 @@ impl<B> PresetBody<B> {
         Self {
             kind: Kind::Plain { body },
             in_flight,
+            unsent: Unsent::default(),
         }
     }
 
@@ -47,6 +49,7 @@ impl<B> PresetBody<B> {
         Self {
             kind: Kind::Limited { body },
             in_flight,
+            unsent: Unsent::default(),
         }
     }
 }
@@ -81,10 +84,17 @@ where
             return this.kind.poll_frame(cx);
         };
         held.resume();
-        let Poll::Ready(frame) = this.kind.as_mut().poll_frame(cx) else {
+        let polled = match this.unsent.poll_turn(cx) {
+            Poll::Ready(()) => this.kind.as_mut().poll_frame(cx),
+            Poll::Pending => Poll::Pending,
+        };
+        let Poll::Ready(mut frame) = polled else {
             held.pause();
             return Poll::Pending;
         };
+        if let Some(memory) = &held.parts.memory {
+            frame = this.unsent.count(memory, frame);
+        }
         let is_end = || this.kind.is_end_stream();
         if held.recording.frame(frame.as_ref(), is_end) {
             this.in_flight.end();

@@ -4,7 +4,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Response, StatusCode};
+use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 use stellane_autotune::LimitBody;
@@ -14,7 +14,7 @@ use crate::{
     BoxError,
     catch_faults::CatchFaultsBody,
     on_disconnect::Asking,
-    runtime::{RefusalKind, body::Ceiling},
+    runtime::{RefusalKind, body::BodyWatch},
 };
 
 pin_project! {
@@ -31,7 +31,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     pub(super) enum State<F, L> {
-        Running { #[pin] future: F, ceiling: Option<Ceiling>, asking: Option<Asking>, routes_told: bool },
+        Running { #[pin] future: F, watch: BodyWatch, asking: Option<Asking>, routes_told: bool },
         Refused { kind: RefusalKind },
         Limited { future: Pin<Box<L>> },
     }
@@ -48,13 +48,6 @@ impl<F, L> fmt::Debug for PresetFuture<F, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PresetFuture").finish_non_exhaustive()
     }
-}
-
-/// Whether what a service made of a body that was too large is not worth more than to say that: axum's extractors know
-/// no limit but their own, and call it a bad request.
-#[inline]
-pub(super) fn is_for_too_large<B>(response: &Response<B>, ceiling: Option<&Ceiling>) -> bool {
-    ceiling.is_some_and(Ceiling::was_passed) && response.status() == StatusCode::BAD_REQUEST
 }
 
 impl<F, L, B, E> Future for PresetFuture<F, L>
@@ -78,7 +71,7 @@ where
         let kind = match this.state.as_mut().project() {
             StateProjection::Running {
                 future,
-                ceiling,
+                watch,
                 asking,
                 routes_told,
             } => {
@@ -92,42 +85,44 @@ where
                     label::tell_late(response.body(), *routes_told);
                 }
                 entered.leave();
+                let (faults, grpc) = (held.parts.faults.counter(), held.grpc);
+                let refusal = match panicked {
+                    true => Some(RefusalKind::Panic),
+                    false => watch.refusal(&polled, grpc, cx),
+                };
                 if polled.is_pending() {
                     held.pause();
                     if let Some(asking) = asking {
                         asking.ask();
                     }
                 }
-                let (faults, grpc) = (held.parts.faults.counter(), held.grpc);
-                let is_for_too_large = match &polled {
-                    Poll::Ready(Ok(response)) => is_for_too_large(response, ceiling.as_ref()),
-                    _ => false,
-                };
                 // Before the answer is taken out: what others look at must be moved to where they look.
                 let in_flight = match &polled {
-                    Poll::Ready(Ok(response)) if !is_for_too_large => {
+                    Poll::Ready(Ok(response)) if refusal.is_none() => {
                         this.in_flight.answered(response)
                     }
                     _ => InFlight::default(),
                 };
-                match polled {
-                    Poll::Pending if panicked => RefusalKind::Panic,
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(_)) if is_for_too_large => RefusalKind::BodyTooLarge,
-                    Poll::Ready(Ok(response)) => {
-                        return Poll::Ready(Ok(response.map(|body| {
-                            PresetBody::new(CatchFaultsBody::new(body, faults), in_flight)
-                        })));
-                    }
-                    Poll::Ready(Err(error)) => {
-                        let error = error.into();
-                        if let Some(own) = grpc.and_then(|grpc| grpc.answer_to(&error)) {
-                            let in_flight = this.in_flight.answered(&own);
-                            return Poll::Ready(Ok(
-                                own.map(|body| PresetBody::new(body, in_flight))
-                            ));
+                if let Some(kind) = refusal {
+                    kind
+                } else {
+                    match polled {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(response)) => {
+                            return Poll::Ready(Ok(response.map(|body| {
+                                PresetBody::new(CatchFaultsBody::new(body, faults), in_flight)
+                            })));
                         }
-                        faults.answer_to(&error).into()
+                        Poll::Ready(Err(error)) => {
+                            let error = error.into();
+                            if let Some(own) = grpc.and_then(|grpc| grpc.answer_to(&error)) {
+                                let in_flight = this.in_flight.answered(&own);
+                                return Poll::Ready(Ok(
+                                    own.map(|body| PresetBody::new(body, in_flight))
+                                ));
+                            }
+                            faults.answer_to(&error).into()
+                        }
                     }
                 }
             }

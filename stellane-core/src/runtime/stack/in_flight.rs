@@ -12,11 +12,13 @@ use stellane_pool::{Pools, embed::PoolScope};
 use tower_service::Service;
 
 use crate::{
+    BoxError,
     catch_faults::{Faults, Grpc},
     connection::Incoming,
+    memory::{MemoryBudget, MemoryKey, Upload},
     on_disconnect::Asking,
     runtime::{
-        RefusalKind, RequestBody, body::Ceiling, facts::Facts, refusal::OnRefusal,
+        RefusalKind, RequestBody, body::BodyWatch, facts::Facts, refusal::OnRefusal,
         route_limits::BodyLimits,
     },
     strict_http1::Http1Rules,
@@ -36,6 +38,8 @@ pub(super) struct StackParts {
     pub(super) facts: Option<Facts>,
     pub(super) body_limits: BodyLimits,
     pub(super) on_refusal: OnRefusal,
+    /// If it is on.
+    pub(super) memory: Option<MemoryBudget>,
 }
 
 impl StackParts {
@@ -74,12 +78,12 @@ impl StackParts {
         request: &mut Option<Request<B>>,
         grpc: Option<Grpc>,
         wrap: impl FnOnce(B) -> LimitRequestBody<C>,
-        put: impl FnOnce(S::Future, Option<Ceiling>, Option<Asking>),
+        put: impl FnOnce(S::Future, BodyWatch, Option<Asking>),
     ) -> Option<RefusalKind>
     where
         S: Service<Request<RequestBody<C>>>,
-        B: Body<Data = Bytes>,
-        C: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + 'static,
+        C: Body<Data = Bytes, Error: Into<BoxError>>,
     {
         let Some(head) = request else {
             return Some(RefusalKind::Error);
@@ -91,16 +95,35 @@ impl StackParts {
         }
         let asking = self.body_limits.asking(head);
         let says_its_size = || head.body().size_hint().exact().is_some();
-        let ceiling = (max_bytes != usize::MAX && !says_its_size()).then(Ceiling::default);
+        let is_open = max_bytes != usize::MAX && !says_its_size();
+        let watch = BodyWatch::new(is_open, upload(self.memory.as_ref(), head));
         let call = || {
-            let limited = |body| RequestBody::limited(wrap(body), max_bytes, ceiling.clone());
+            let limited = |body| RequestBody::limited(wrap(body), max_bytes, &watch);
             let request = request.take()?.map(limited);
-            put(service.call(request), ceiling, asking);
+            put(service.call(request), watch, asking);
             Some(())
         };
         let called = self.faults.counter().catch("call", call);
         called.flatten().is_none().then_some(RefusalKind::Panic)
     }
+}
+
+/// What its body is counted by, if it is.
+#[inline]
+pub(super) fn upload<B: Body + 'static>(
+    memory: Option<&MemoryBudget>,
+    request: &Request<B>,
+) -> Option<Upload> {
+    let memory = memory?;
+    let key = || {
+        let body = request.body() as &dyn Any;
+        let limited = || Some(body.downcast_ref::<LimitRequestBody<Incoming>>()?.get_ref());
+        match body.downcast_ref().or_else(limited) {
+            Some(incoming) => incoming.shared_connection(),
+            None => request.extensions().get().map(|MemoryKey(key)| *key),
+        }
+    };
+    Upload::begin(memory, key, request.body())
 }
 
 /// How many boxes a thread keeps.

@@ -81,6 +81,7 @@ impl PresetLayer {
             facts,
             body_limits: BodyLimits::new(server.max_body_bytes, own_limits),
             on_refusal,
+            memory: components.memory_if_on(),
         };
         Self {
             parts: Arc::new(parts),

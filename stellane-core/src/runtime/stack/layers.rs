@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use stellane_autotune::{AdaptiveLimitLayer, LimitRequestBody};
@@ -16,15 +16,16 @@ use stellane_pool::PoolLayer;
 use tower_layer::{Layer, Stack};
 use tower_service::Service;
 
-use super::{future::is_for_too_large, label};
+use super::{in_flight::upload, label};
 use crate::{
     BoxError,
-    catch_faults::{CatchFaultsLayer, Grpc, Refusal},
+    catch_faults::{CatchFaultsLayer, Grpc},
     config::ServerConfig,
+    memory::{MemoryBody, MemoryBudget},
     on_disconnect::Asking,
     runtime::{
-        Components, RequestBody,
-        body::Ceiling,
+        Components, RefusalKind, RequestBody,
+        body::BodyWatch,
         route_limits::{BodyLimits, OwnLimits},
     },
     strict_http1::StrictHttp1Layer,
@@ -73,7 +74,14 @@ impl Components {
         let layers = Stack::new(StrictHttp1Layer::new(&self.http1_rules), layers);
         let layers = Stack::new(CatchFaultsLayer::new(&self.faults), layers);
         let body_limits = BodyLimits::new(server.max_body_bytes, &self.own_limits);
-        Stack::new(BodyLimitLayer { body_limits }, layers)
+        let memory = self.memory_if_on();
+        Stack::new(
+            BodyLimitLayer {
+                body_limits,
+                memory,
+            },
+            layers,
+        )
     }
 }
 
@@ -85,6 +93,7 @@ impl Components {
 #[derive(Debug, Clone)]
 pub struct BodyLimitLayer {
     body_limits: BodyLimits,
+    memory: Option<MemoryBudget>,
 }
 
 impl BodyLimitLayer {
@@ -93,7 +102,15 @@ impl BodyLimitLayer {
     pub fn new(max_bytes: u64) -> Self {
         Self {
             body_limits: BodyLimits::new(max_bytes, &OwnLimits::default()),
+            memory: None,
         }
+    }
+
+    /// Also counts what bodies hold, as a [`MemoryBudgetLayer`](crate::memory::MemoryBudgetLayer) does.
+    #[must_use]
+    pub fn memory(mut self, budget: &MemoryBudget) -> Self {
+        self.memory = Some(budget.clone());
+        self
     }
 }
 
@@ -104,6 +121,7 @@ impl<S> Layer<S> for BodyLimitLayer {
         BodyLimitService {
             inner,
             body_limits: self.body_limits.clone(),
+            memory: self.memory.clone(),
         }
     }
 }
@@ -113,15 +131,16 @@ impl<S> Layer<S> for BodyLimitLayer {
 pub struct BodyLimitService<S> {
     inner: S,
     body_limits: BodyLimits,
+    memory: Option<MemoryBudget>,
 }
 
 impl<S, B, RB> Service<Request<LimitRequestBody<B>>> for BodyLimitService<S>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<RB>, Error: Into<BoxError>>,
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
     RB: 'static,
 {
-    type Response = Response<RB>;
+    type Response = Response<MemoryBody<RB>>;
     type Error = BoxError;
     type Future = BodyLimitFuture<S::Future>;
 
@@ -136,18 +155,22 @@ where
         if usize::try_from(size.lower()).map_or(true, |bytes| bytes > max_bytes) {
             return BodyLimitFuture {
                 inner: None,
-                ceiling: None,
+                watch: BodyWatch::default(),
                 asking: None,
+                grpc,
+                memory: None,
             };
         }
         let asking = self.body_limits.asking(&mut request);
         let is_open = max_bytes != usize::MAX && size.exact().is_none();
-        let ceiling = is_open.then(Ceiling::default);
-        let request = request.map(|body| RequestBody::limited(body, max_bytes, ceiling.clone()));
+        let watch = BodyWatch::new(is_open, upload(self.memory.as_ref(), &request));
+        let request = request.map(|body| RequestBody::limited(body, max_bytes, &watch));
         BodyLimitFuture {
             inner: Some(self.inner.call(request)),
-            ceiling,
+            watch,
             asking,
+            grpc,
+            memory: self.memory.clone(),
         }
     }
 }
@@ -157,8 +180,10 @@ pin_project! {
     pub struct BodyLimitFuture<F> {
         #[pin]
         inner: Option<F>,
-        ceiling: Option<Ceiling>,
+        watch: BodyWatch,
         asking: Option<Asking>,
+        grpc: Option<Grpc>,
+        memory: Option<MemoryBudget>,
     }
 }
 
@@ -168,24 +193,31 @@ where
     E: Into<BoxError>,
     B: 'static,
 {
-    type Output = Result<Response<B>, BoxError>;
+    type Output = Result<Response<MemoryBody<B>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let too_large = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE).into();
-        let Some(inner) = this.inner.as_pin_mut() else {
-            return Poll::Ready(Err(too_large()));
+        let mut this = self.project();
+        let grpc = *this.grpc;
+        let refused = |kind: RefusalKind| Poll::Ready(Err(kind.refusal(grpc).into()));
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            return refused(RefusalKind::BodyTooLarge);
         };
         let polled = inner.poll(cx);
+        if let Poll::Ready(Ok(response)) = &polled {
+            label::tell(response.body());
+        }
+        if let Some(kind) = this.watch.refusal(&polled, grpc, cx) {
+            this.inner.set(None);
+            return refused(kind);
+        }
         if let (Poll::Pending, Some(asking)) = (&polled, this.asking) {
             asking.ask();
         }
         let response = ready!(polled).map_err(Into::into)?;
-        label::tell(response.body());
-        match is_for_too_large(&response, this.ceiling.as_ref()) {
-            true => Poll::Ready(Err(too_large())),
-            false => Poll::Ready(Ok(response)),
-        }
+        *this.watch = BodyWatch::default();
+        Poll::Ready(Ok(
+            response.map(|body| MemoryBody::new(body, this.memory.take()))
+        ))
     }
 }
 

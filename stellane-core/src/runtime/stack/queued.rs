@@ -17,7 +17,6 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    future::is_for_too_large,
     in_flight::{StackParts, connection},
     label::Labelled,
 };
@@ -25,7 +24,7 @@ use crate::{
     BoxError,
     catch_faults::{CatchFaultsBody, Grpc},
     on_disconnect::Asking,
-    runtime::{RefusalKind, RequestBody, body::Ceiling},
+    runtime::{RefusalKind, RequestBody, body::BodyWatch},
 };
 
 pub(super) type LimitedFuture<S, B> = LimitFuture<PoolService<Admission<S>>, B>;
@@ -64,7 +63,7 @@ impl<S, B, RB> Service<Request<LimitRequestBody<B>>> for Admission<S>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<RB>>,
     S::Error: Into<BoxError>,
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + 'static,
     RB: 'static,
 {
     type Response = Response<CatchFaultsBody<RB>>;
@@ -80,10 +79,10 @@ where
         let grpc = Grpc::of(&request);
         let kind = RefusalKind::Error;
         let mut state = State::Refused { kind };
-        let put = |inner, ceiling, asking| {
+        let put = |inner, watch, asking| {
             state = State::Running {
                 inner,
-                ceiling,
+                watch,
                 asking,
             }
         };
@@ -113,7 +112,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F> {
-        Running { #[pin] inner: F, ceiling: Option<Ceiling>, asking: Option<Asking> },
+        Running { #[pin] inner: F, watch: BodyWatch, asking: Option<Asking> },
         Refused { kind: RefusalKind },
     }
 }
@@ -132,32 +131,30 @@ where
             StateProjection::Refused { kind } => *kind,
             StateProjection::Running {
                 inner,
-                ceiling,
+                watch,
                 asking,
             } => match faults.catch("future", || inner.poll(cx)) {
                 None => RefusalKind::Panic,
-                Some(Poll::Pending) => {
-                    if let Some(asking) = asking {
-                        asking.ask();
+                Some(polled) => match (watch.refusal(&polled, *this.grpc, cx), polled) {
+                    (Some(kind), _) => kind,
+                    (None, Poll::Pending) => {
+                        if let Some(asking) = asking {
+                            asking.ask();
+                        }
+                        return Poll::Pending;
                     }
-                    return Poll::Pending;
-                }
-                Some(Poll::Ready(Ok(response)))
-                    if is_for_too_large(&response, ceiling.as_ref()) =>
-                {
-                    RefusalKind::BodyTooLarge
-                }
-                Some(Poll::Ready(Ok(response))) => {
-                    let guarded = |body| CatchFaultsBody::new(body, faults);
-                    return Poll::Ready(Ok(response.map(guarded)));
-                }
-                Some(Poll::Ready(Err(error))) => {
-                    let error = error.into();
-                    if let Some(own) = this.grpc.and_then(|grpc| grpc.answer_to(&error)) {
-                        return Poll::Ready(Ok(own));
+                    (None, Poll::Ready(Ok(response))) => {
+                        let guarded = |body| CatchFaultsBody::new(body, faults);
+                        return Poll::Ready(Ok(response.map(guarded)));
                     }
-                    faults.answer_to(&error).into()
-                }
+                    (None, Poll::Ready(Err(error))) => {
+                        let error = error.into();
+                        if let Some(own) = this.grpc.and_then(|grpc| grpc.answer_to(&error)) {
+                            return Poll::Ready(Ok(own));
+                        }
+                        faults.answer_to(&error).into()
+                    }
+                },
             },
         };
         // Dropped now: a future that panicked must not be polled again.

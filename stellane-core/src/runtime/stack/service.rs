@@ -97,10 +97,10 @@ where
         let limit = |body| parts.limit(admission, body);
         let entered = recording.enter();
         let pools = pools.enter();
-        let put = |future, ceiling, asking| {
+        let put = |future, watch, asking| {
             *state = State::Running {
                 future,
-                ceiling,
+                watch,
                 asking,
                 routes_told: *routes_told,
             };
