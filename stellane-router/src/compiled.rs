@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     sync::{Arc, Weak},
 };
 
@@ -71,9 +72,16 @@ impl Definition {
     }
 }
 
+/// The tables, behind a count of references of which there are several: see [`apart`](Self::apart). It has a cache line,
+/// and the one that is fetched with it, for itself.
+#[repr(align(128))]
 pub(crate) struct Compiled {
     /// Itself, for what must outlive a borrow.
     pub(crate) me: Weak<Self>,
+    tables: Arc<Tables>,
+}
+
+pub(crate) struct Tables {
     pub(crate) methods: Methods,
     /// Whether any route is other than strict about its last slash.
     pub(crate) lenient: bool,
@@ -132,8 +140,7 @@ impl Compiled {
         }
         let every = routes.entries.iter().fold(0, |set, e| set | e.methods);
         let allow_all = methods.allow(every);
-        Ok(Arc::new_cyclic(|me| Self {
-            me: Weak::clone(me),
+        Ok(Self::of(Arc::new(Tables {
             methods,
             lenient: routes
                 .entries
@@ -145,9 +152,33 @@ impl Compiled {
             allow_all,
             names,
             warnings: report.warnings,
-        }))
+        })))
     }
 
+    fn of(tables: Arc<Tables>) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            tables,
+        })
+    }
+
+    /// The same tables, with a count of references of its own: one that all cores write costs a request more than to find
+    /// its route.
+    pub(crate) fn apart(&self) -> Arc<Self> {
+        Self::of(Arc::clone(&self.tables))
+    }
+}
+
+impl Deref for Compiled {
+    type Target = Tables;
+
+    #[inline]
+    fn deref(&self) -> &Tables {
+        &self.tables
+    }
+}
+
+impl Tables {
     #[inline]
     pub(crate) fn entry(&self, id: RouteId) -> &Entry {
         match self.routes.entries.get(id.index()) {
