@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use crate::compiled::Compiled;
+use crate::types::Compiled;
 
 /// A table that can be replaced while requests are matched against it. What all requests read is on no cache line that
 /// others write.

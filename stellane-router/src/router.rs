@@ -13,10 +13,8 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use crate::{
-    body::Body,
-    compiled::{Compiled, Found},
+    compiled::Found,
     current::{Current, Seen},
-    endpoint::Matched,
     escape::is_canonical,
     future::RouteFuture,
     host,
@@ -24,7 +22,7 @@ use crate::{
     methods,
     seldom::{Own, Seldom},
     stats::{Counts, RouterStats},
-    table::{RouteId, RouteInfo, RouteTable},
+    types::{Body, Compiled, Matched, RouteId, RouteInfo, RouteTable},
 };
 
 /// A tower service that finds the handler of a request and calls it.
