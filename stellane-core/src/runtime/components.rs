@@ -30,7 +30,9 @@ use super::{
     RuntimeError,
     background::Restarts,
     classes::{self, Classes},
-    machine, pressure, refusing,
+    machine, pressure,
+    rate_limits::RateLimits,
+    refusing,
     route_limits::OwnLimits,
 };
 #[cfg(feature = "tuner")]
@@ -93,6 +95,8 @@ pub struct Components {
     pub(super) limit_layer: AdaptiveLimitLayer,
     /// By the configuration.
     pub(super) own_limits: OwnLimits,
+    /// By the configuration.
+    pub(super) rate_limits: RateLimits,
     /// Handlers that hold a thread.
     #[cfg(feature = "admin")]
     pub(super) held: HeldThreads,
@@ -158,6 +162,7 @@ impl Components {
         let own_limits = OwnLimits::new(&config.server.route_limits);
         let own_limits = own_limits.map_err(failed("server.route_limits"))?;
         let overload = own_limits.apply(overload);
+        let rate_limits = RateLimits::new(&config.rate_limit)?;
         #[cfg(feature = "workers")]
         let workers = WorkerPool::builder()
             .config(config.workers.clone())
@@ -282,6 +287,7 @@ impl Components {
             readiness,
             limit_layer,
             own_limits,
+            rate_limits,
             #[cfg(feature = "admin")]
             held,
             #[cfg(feature = "admin")]

@@ -26,6 +26,7 @@ mod memory;
 mod on_disconnect;
 mod parity;
 mod places;
+mod rate_limits;
 mod refusals;
 mod route_limits;
 mod runtime;
