@@ -108,9 +108,12 @@ impl Counts {
         self.held() < self.bytes() / 4
     }
 
+    /// Whether uploads wait for each other: those that do go on one after the other until there is plenty again. All at
+    /// once, and soon there would be no room for any.
     #[inline]
     pub(super) fn is_scarce(&self) -> bool {
-        self.is_squeezed() || self.held() >= policy::near(self.bytes())
+        let is_near = self.is_squeezed() || self.held() >= policy::near(self.bytes());
+        is_near || (self.waiting() > 0 && !self.is_at_ease())
     }
 
     /// Whether answers have to wait until their clients have read what they have. Uploads have half of the budget.

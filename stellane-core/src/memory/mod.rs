@@ -38,7 +38,8 @@
 //! - **Uploads wait for each other.** A body gives nothing, so its socket is not read and its window in HTTP/2 stays as it
 //!   is: the client sends more slowly. The ones go on whose rest has room, with the least rest first; it is kept for
 //!   them, so that each of them comes to its end. Requests of up to 16 KiB wait for nobody, and uploads that are consumed
-//!   as they come go on as long as there is room for a piece.
+//!   as they come go on as long as there is room for a piece. So it goes on until three quarters are free again, or none
+//!   waits.
 //! - **Answers wait for their clients.** A body of an answer is asked for its next piece when less than 16 KiB of it are
 //!   unsent. Answers have at most half of the budget.
 //! - **If nobody could go on, the largest is ended**: of the key that holds most (its connection over HTTP/2, else the

@@ -118,6 +118,9 @@ impl Scene<'_> {
         if self.squeezed && self.held < near(self.budget) {
             let rest = waiting[0].left.unwrap_or(waiting[0].next);
             decision.go = vec![(waiting[0].id, rest)];
+        } else if self.held < near(self.budget) {
+            // None can be whole, and there is no need yet.
+            decision.go = waiting.iter().map(|one| (one.id, one.next)).collect();
         } else if let Some(upload) = of_unknown_length
             && room > 0
         {
@@ -305,6 +308,15 @@ mod tests {
         ] {
             assert_eq!(decide(uploads), expected, "{uploads:?}");
         }
+    }
+
+    #[test]
+    fn none_is_ended_before_memory_is_scarce() {
+        let uploads = [
+            upload(1, 30, Some(60), Waits),
+            upload(2, 20, Some(70), Waits),
+        ];
+        assert_eq!(decide(&uploads), go(&[(1, 1), (2, 1)]));
     }
 
     #[test]

@@ -288,6 +288,35 @@ async fn what_can_not_be_held_is_ended_and_the_others_go_on() {
     );
 }
 
+/// Two and a half times as much as there is, each more than a third of it: a few give way, and the others come to their end
+/// one after the other.
+#[tokio::test]
+async fn no_more_are_ended_than_make_room_for_another() {
+    let budget = MemoryBudget::new(10 * MB);
+    let handlers = Handlers::default();
+    let uploads: Vec<_> = (0..20)
+        .map(|_| {
+            let handlers = handlers.clone();
+            begin(&budget, Some(4 * MIB), None, move |body| {
+                handlers.clone().collect(body)
+            })
+        })
+        .collect();
+    for _ in 0..16 {
+        for upload in &uploads {
+            upload.send(MIB / 4);
+        }
+        settle().await;
+    }
+    let mut whole = 0;
+    for upload in uploads {
+        whole += usize::from(upload.status().await == StatusCode::OK);
+    }
+    let stats = budget.stats();
+    assert_eq!((stats.held_bytes, stats.waiting), (0, 0));
+    assert!(whole >= 16, "{whole} of 20, {stats:?}");
+}
+
 #[tokio::test]
 async fn a_client_with_many_uploads_loses_one_before_others_do() {
     let budget = MemoryBudget::new(10 * MB);

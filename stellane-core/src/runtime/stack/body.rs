@@ -1,7 +1,7 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -83,12 +83,10 @@ where
         let Some(held) = this.in_flight.held() else {
             return this.kind.poll_frame(cx);
         };
+        // It is the client that is waited for.
+        ready!(this.unsent.poll_turn(cx));
         held.resume();
-        let polled = match this.unsent.poll_turn(cx) {
-            Poll::Ready(()) => this.kind.as_mut().poll_frame(cx),
-            Poll::Pending => Poll::Pending,
-        };
-        let Poll::Ready(mut frame) = polled else {
+        let Poll::Ready(mut frame) = this.kind.as_mut().poll_frame(cx) else {
             held.pause();
             return Poll::Pending;
         };
