@@ -31,7 +31,7 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::stream;
-use stellane_core::{Components, Runtime, RuntimeConfig, memory::Budget};
+use stellane_core::{Components, Runtime, RuntimeConfig, autotune::LimitMode, memory::Budget};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -110,6 +110,8 @@ async fn serve(kind: &str) -> Result<(), BoxError> {
     let mut config = RuntimeConfig::default();
     config.server.admin_address = String::new();
     config.log.level = "warn".to_owned();
+    // It is memory alone that is to decide here, also on a machine that has no time to spare.
+    config.limit.mode = LimitMode::Shadow;
     config.memory.budget = match kind {
         "budget" => Budget::Bytes(BUDGET),
         _ => Budget::Off,

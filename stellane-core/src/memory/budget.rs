@@ -63,17 +63,6 @@ impl MemoryBudget {
         self.0.counts.stats()
     }
 
-    /// How scarce memory is by what is counted here: 0 until uploads wait for each other, 1 with 95 % of the budget.
-    #[must_use]
-    pub fn pressure(&self) -> f64 {
-        let bytes = self.bytes();
-        if bytes == 0 {
-            return 0.0;
-        }
-        let share = self.0.counts.held() as f64 / bytes as f64;
-        ((share - 0.75) / 0.2).clamp(0.0, 1.0)
-    }
-
     /// Counts bytes of one's own, such as what a handler makes of a body, until this is dropped. Uploads wait for them, and
     /// nobody is ended in their place.
     pub fn hold(&self, bytes: u64) -> Held {

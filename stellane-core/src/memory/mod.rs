@@ -41,14 +41,15 @@
 //!   as they come go on as long as there is room for a piece. So it goes on until three quarters are free again, or none
 //!   waits.
 //! - **Answers wait for their clients.** A body of an answer is asked for its next piece when less than 16 KiB of it are
-//!   unsent. Answers have at most half of the budget.
+//!   unsent, and from half of the budget on that holds also where uploads need nothing. One piece each may have: ten thousand
+//!   clients that read nothing are ten thousand pieces.
 //! - **If nobody could go on, the largest is ended**: of the key that holds most (its connection over HTTP/2, else the
 //!   request, or a [`MemoryKey`]) the largest, and so on, until there is room for another. Its handler is dropped, after
 //!   its body has told it by the error [`MemoryExhausted`], and it is answered with 503, or `RESOURCE_EXHAUSTED` in gRPC.
 //!   None is ended that is whole, and none whose handler still works on others' behalf: those are waited for.
 //!
-//! In the preset slow clients also have less time while memory is scarce, as with
-//! [any pressure](crate::connection#how-long-the-slow-may-take): who does not read its answer goes.
+//! In the preset clients that do not read their answers have less and less time when the process comes near its limit of
+//! memory, as with [any pressure](crate::connection#how-long-the-slow-may-take); the budget alone cuts none.
 //!
 //! # What it does not see
 //!
@@ -64,8 +65,9 @@
 //!
 //! # Cost
 //!
-//! Requests of up to 16 KiB pay two comparisons, or one allocation where their length is not known before. Where it is
-//! off, nothing is counted.
+//! A request without a body, or with one of up to 16 KiB, pays a few comparisons, and one allocation where its length is not
+//! known before; a longer body an allocation, an entry in a map, and a lock that is free for each piece. Where it is off,
+//! nothing is counted.
 
 mod account;
 mod answer;

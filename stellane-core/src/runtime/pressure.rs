@@ -51,7 +51,7 @@ pub(super) async fn relieve(
         let Ok((level, felt)) = measured.await else {
             continue;
         };
-        connections.set_pressure(felt.max(memory.pressure()));
+        connections.set_pressure(felt);
         memory.set_squeezed(pressure.sources().iter().any(is_memory));
         memory.look();
         ended.tell(memory.stats());
