@@ -22,6 +22,7 @@ mod drain;
 mod figures;
 mod is_its_layers;
 mod layer;
+mod ledger;
 mod on_disconnect;
 mod parity;
 mod places;
