@@ -1,25 +1,21 @@
-//! The compiled, immutable form of the routes: what a request meets.
+//! How the compiled routes are made and looked up.
 
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     sync::{Arc, Weak},
 };
 
 use http::{HeaderValue, Method};
 
 use crate::{
-    endpoint::{Endpoint, OwnEndpoint},
+    endpoint::OwnEndpoint,
     foreign::ForeignExtractor,
-    host::{HostPattern, host_of},
-    matcher::{
-        exact::Exact,
-        pattern::Pattern,
-        spans::Spans,
-        tree::{Tree, Visit},
-    },
+    host::host_of,
+    matcher::{spans::Spans, tree::Visit},
     methods::{self, Methods},
     report::{BuildReport, Problem},
-    table::{RouteId, SlashPolicy},
+    types::{Compiled, Endpoint, Entry, RouteId, Routes, SlashPolicy, Tables},
 };
 
 /// A route as declared, prefixes and layers applied.
@@ -71,25 +67,6 @@ impl Definition {
     }
 }
 
-pub(crate) struct Compiled {
-    /// Itself, for what must outlive a borrow.
-    pub(crate) me: Weak<Self>,
-    pub(crate) methods: Methods,
-    /// Whether any route is other than strict about its last slash.
-    pub(crate) lenient: bool,
-    pub(crate) routes: Routes,
-    /// Scopes with a fallback, as templates of their own.
-    fallbacks: Routes,
-    /// What [`RouteId::NONE`] refers to.
-    unmatched: Entry,
-    /// `Allow` for `OPTIONS *`.
-    pub(crate) allow_all: HeaderValue,
-    /// The routes that have a name.
-    pub(crate) names: BTreeMap<Box<str>, u32>,
-    /// What is likely wrong.
-    pub(crate) warnings: Vec<Problem>,
-}
-
 /// What a lookup found.
 pub(crate) enum Found<'t> {
     Endpoint {
@@ -132,8 +109,7 @@ impl Compiled {
         }
         let every = routes.entries.iter().fold(0, |set, e| set | e.methods);
         let allow_all = methods.allow(every);
-        Ok(Arc::new_cyclic(|me| Self {
-            me: Weak::clone(me),
+        Ok(Self::of(Arc::new(Tables {
             methods,
             lenient: routes
                 .entries
@@ -145,9 +121,33 @@ impl Compiled {
             allow_all,
             names,
             warnings: report.warnings,
-        }))
+        })))
     }
 
+    fn of(tables: Arc<Tables>) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            tables,
+        })
+    }
+
+    /// The same tables, with a count of references of its own: one that all cores write costs a request more than to find
+    /// its route.
+    pub(crate) fn apart(&self) -> Arc<Self> {
+        Self::of(Arc::clone(&self.tables))
+    }
+}
+
+impl Deref for Compiled {
+    type Target = Tables;
+
+    #[inline]
+    fn deref(&self) -> &Tables {
+        &self.tables
+    }
+}
+
+impl Tables {
     #[inline]
     pub(crate) fn entry(&self, id: RouteId) -> &Entry {
         match self.routes.entries.get(id.index()) {
@@ -282,45 +282,8 @@ fn names(entries: &[Entry], report: &mut BuildReport) -> BTreeMap<Box<str>, u32>
     names
 }
 
-/// The templates of a table, and the trees that find them.
-#[derive(Default)]
-pub(crate) struct Routes {
-    pub(crate) entries: Vec<Entry>,
-    /// Hosts, the most specific first.
-    pub(crate) hosts: Vec<(HostPattern, Tree)>,
-    pub(crate) tree: Tree,
-    /// Of the routes without a host.
-    pub(crate) exact: Exact,
-}
-
 /// The end of a chain of entries.
 pub(crate) const NO_ENTRY: u32 = u32::MAX;
-
-pub(crate) struct Entry {
-    pub(crate) template: Box<str>,
-    pub(crate) host: Option<Box<str>>,
-    pub(crate) pattern: Pattern,
-    /// The methods registered.
-    pub(crate) methods: u32,
-    /// Takes every method that no other entry of its shape has.
-    pub(crate) takes_any: bool,
-    /// All methods that are for this route, those that follow from others too.
-    pub(crate) takes: u32,
-    /// Of the templates that differ only in the names of their parameters, the next; their leaf in
-    /// the tree is the first.
-    pub(crate) next: u32,
-    pub(crate) slash: SlashPolicy,
-    pub(crate) allow: HeaderValue,
-    /// In the order of the bits of `methods`.
-    pub(crate) endpoints: Box<[Option<Arc<dyn Endpoint>>]>,
-    pub(crate) any: Option<Arc<dyn Endpoint>>,
-    pub(crate) own: Option<Arc<dyn Endpoint>>,
-    pub(crate) not_allowed: Option<Arc<dyn Endpoint>>,
-    pub(crate) names: Vec<Box<str>>,
-    /// Made when a handler first takes an extractor of axum.
-    #[cfg(feature = "axum-08")]
-    pub(crate) axum: std::sync::OnceLock<crate::axum_view::AxumView>,
-}
 
 impl Entry {
     fn heap_bytes(&self) -> usize {

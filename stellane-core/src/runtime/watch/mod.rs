@@ -26,7 +26,7 @@ use tokio::{
     sync::oneshot,
     task::JoinSet,
 };
-use tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
+use tracing::{Dispatch, dispatcher};
 
 use self::{admin::AdminPlaces, held::Look, progress::Pulses};
 pub(super) use self::{held::HeldThreads, progress::Progress};
@@ -80,7 +80,9 @@ impl Watch {
         let serving = manager.clone();
         let thread = thread::Builder::new().name("stellane-admin".to_owned());
         thread.spawn(move || {
-            let _quiet = tracing::subscriber::set_default(NoSubscriber::default());
+            // None at all, not one that takes nothing: that one says no level, and then the whole process asks at each
+            // trace point whether anybody wants it.
+            let _quiet = dispatcher::set_default(&Dispatch::none());
             let runtime = Builder::new_current_thread()
                 .enable_all()
                 .max_blocking_threads(BLOCKING_THREADS)
@@ -207,5 +209,40 @@ impl Logs {
             dispatcher::with_default(&dispatch, || tell(left_out));
             busy.store(false, Relaxed);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn while_lines_are_being_written_others_are_left_out_and_counted() {
+        let mut logs = Logs::default();
+        let (go_on, held) = sync_mpsc::channel::<()>();
+        let (say, said) = sync_mpsc::channel();
+        let told = say.clone();
+        logs.tell(move |left_out| {
+            let _ = told.send(left_out);
+            let _ = held.recv();
+        });
+        for _ in 0..2 {
+            logs.tell(|_| unreachable!("the first is not done"));
+        }
+        drop(go_on);
+        while logs.busy.load(Relaxed) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for _ in 0..2 {
+            let told = say.clone();
+            logs.tell(move |left_out| {
+                let _ = told.send(left_out);
+            });
+            while logs.busy.load(Relaxed) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        drop((say, logs));
+        assert_eq!(said.iter().collect::<Vec<_>>(), [0, 2, 0]);
     }
 }
