@@ -82,6 +82,15 @@ pub trait StellaneBuilderExt<L>: sealed::Builder<L> + Sized {
         self.add(stellane_metrics::MetricsLayer::new(metrics))
     }
 
+    /// [`LoadReportLayer`](stellane_metrics::LoadReportLayer): balancers are told how loaded this replica is.
+    #[cfg(feature = "metrics")]
+    fn report_load(
+        self,
+        reports: &stellane_metrics::LoadReports,
+    ) -> ServiceBuilder<Stack<stellane_metrics::LoadReportLayer, L>> {
+        self.add(stellane_metrics::LoadReportLayer::new(reports))
+    }
+
     /// [`RouteLabelLayer`](stellane_metrics::RouteLabelLayer): tells the metrics further out the route, which `find`
     /// finds in the request.
     #[cfg(feature = "metrics")]

@@ -33,8 +33,8 @@ use crate::{
     profiling::{ProfileLayer, ProfileService},
 };
 use crate::{
-    connection::{Early, Listener},
-    engine::{Engine, EngineKind, PerCoreEngine, SharedEngine},
+    connection::{ConnectionStats, Early, Listener},
+    engine::{Engine, EngineKind, HandoffEngine, PerCoreEngine, SharedEngine},
     logging,
 };
 
@@ -117,6 +117,10 @@ impl<S: Served> BoundRuntime<S> {
                 Ok((engine, runtimes)) => OnEngine::new(engine, service).with_runtimes(runtimes),
                 Err(error) => return Box::pin(std::future::ready(Err(error))),
             },
+            (None, EngineKind::Handoff) => match bound.handoff() {
+                Ok((engine, runtimes)) => OnEngine::new(engine, service).with_runtimes(runtimes),
+                Err(error) => return Box::pin(std::future::ready(Err(error))),
+            },
         };
         bound.serve(engine)
     }
@@ -125,6 +129,27 @@ impl<S: Served> BoundRuntime<S> {
 impl Bound {
     fn shared(&self) -> SharedEngine {
         SharedEngine::new(&self.parts.components.connections)
+    }
+
+    /// Started, with the runtimes of its cores.
+    fn handoff(&self) -> Result<(HandoffEngine, Vec<Handle>), RuntimeError> {
+        let Components {
+            connections,
+            runtime_metrics,
+            ..
+        } = &self.parts.components;
+        let engine = HandoffEngine::builder()
+            .connections(connections)
+            .config(self.parts.config.engine.clone())
+            .build();
+        engine
+            .start()
+            .map_err(|error| RuntimeError::Serve(Box::new(error)))?;
+        let runtimes = engine.runtimes();
+        for runtime in &runtimes {
+            runtime_metrics.add_tokio(runtime);
+        }
+        Ok((engine, runtimes))
     }
 
     /// Started, with the runtimes of its threads.
@@ -310,15 +335,12 @@ impl Bound {
                     Duration::ZERO
                 }
             };
-            let (open, most) = (
-                components.connections.stats().open,
-                config.server.drain_timeout,
-            );
-            let most = format_duration(most);
+            let open = at_work(&components.connections.stats());
+            let most = format_duration(config.server.drain_timeout);
             match delay.is_zero() {
-                true => tracing::info!("draining: {open} connections, at most {most}"),
+                true => tracing::info!("draining: {open}, at most {most}"),
                 false => tracing::info!(
-                    "draining: {open} connections, at most {most}, after {} in which new ones are taken",
+                    "draining: {open}, at most {most}, after {} in which new ones are taken",
                     format_duration(delay)
                 ),
             }
@@ -372,6 +394,17 @@ impl Bound {
         );
         logging::flush();
         Ok(report)
+    }
+}
+
+/// What a drain is to wait for.
+fn at_work(stats: &ConnectionStats) -> String {
+    match stats.abandoned.running {
+        0 => format!("{} connections", stats.open),
+        running => format!(
+            "{} connections and {running} requests without their clients",
+            stats.open
+        ),
     }
 }
 

@@ -24,10 +24,13 @@ use stellane_core::{
     },
     catch_faults::{CatchFaultsLayer, Faults},
     connection::{CloseReason, ConnectInfo, ConnectionManager, ListenConfig, Listener},
-    engine::{Engine, PerCoreEngine, SharedEngine},
+    engine::{Engine, HandoffEngine, PerCoreEngine, SharedEngine},
     engine_selector::{EngineSelector, EngineSelectorLayer},
     hot_reload::LiveReloadLayer,
-    metrics::{Admin, HttpMetrics, MetricsLayer, RequestScope, RuntimeMetrics, prometheus},
+    metrics::{
+        Admin, HttpMetrics, LoadReportLayer, LoadReports, MetricsLayer, RequestScope,
+        RuntimeMetrics, prometheus,
+    },
     on_disconnect::{Abandoned, OnDisconnectLayer},
     pool::{Carried, PoolConfig, PoolLayer, Pools, WorkerPool, WorkerPoolLayer},
     prepared::{Prepared, PreparedLayer, PreparedResponse},
@@ -188,6 +191,29 @@ async fn metrics_count_by_the_labels_of_routes() {
         routes.contains(&("/users/{id}".to_owned(), 2)),
         "{routes:?}"
     );
+}
+
+#[tokio::test]
+async fn an_answer_tells_how_loaded_the_replica_is() {
+    let time = Arc::new(AtomicU64::new(0));
+    let now = Arc::clone(&time);
+    let metrics = HttpMetrics::builder()
+        .clock(move || Duration::from_secs(now.load(Relaxed)))
+        .build()
+        .expect("valid");
+    let reports = LoadReports::builder(&metrics)
+        .application_utilization(|| Some(0.5))
+        .build()
+        .expect("valid");
+    let layers = ServiceBuilder::new()
+        .layer(LoadReportLayer::new(&reports))
+        .layer(MetricsLayer::new(&metrics));
+    let address = serve(layers.service(app(hello()))).await;
+    assert!(!get(address, "/").await.contains("endpoint-load-metrics"));
+    time.store(2, Relaxed);
+    let answer = get(address, "/").await;
+    assert!(answer.contains("endpoint-load-metrics: TEXT "), "{answer}");
+    assert!(answer.contains("application_utilization:0.5"), "{answer}");
 }
 
 #[tokio::test]
@@ -843,6 +869,13 @@ async fn engines_serve_any_service() {
     check(SharedEngine::new(&connections())).await;
     check(
         PerCoreEngine::builder()
+            .connections(&connections())
+            .cores(2)
+            .build(),
+    )
+    .await;
+    check(
+        HandoffEngine::builder()
             .connections(&connections())
             .cores(2)
             .build(),
