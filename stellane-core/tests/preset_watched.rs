@@ -261,7 +261,11 @@ async fn a_handler_that_holds_its_thread_is_named_in_the_log_once() {
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     until(admin, "/metrics", |_| !told().is_empty()).await;
-    assert!(told()[0].contains("/blocks/{id}"), "{:?}", told());
+    let line = told().remove(0);
+    assert!(
+        line.contains("/blocks/{id}") && line.contains("for 500ms"),
+        "{line}"
+    );
     // It is looked at again and again.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(told().len(), 1, "{:?}", told());
