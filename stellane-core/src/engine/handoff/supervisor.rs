@@ -18,6 +18,9 @@ const ALERT: u32 = 500;
 /// After so many looks at idle cores it sleeps until one has work.
 const QUIET: u32 = 25;
 
+/// At the end it looks so often at what is left.
+const CLEAR: Duration = Duration::from_millis(10);
+
 /// What is known of a core.
 struct Watched {
     core: Arc<Core>,
@@ -60,6 +63,15 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
         }
         let all_rest = shared.rest.idle() == cores.len();
         quiet = if all_rest { (quiet + 1).min(QUIET) } else { 0 };
+    }
+    // What is left is dropped where nobody holds what it needs for that.
+    let _entered = shared.main.enter();
+    while shared
+        .cores
+        .iter()
+        .fold(false, |left, core| core.clear() | left)
+    {
+        thread::sleep(CLEAR);
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) struct Shared {
     pub(super) handed_off: AtomicU64,
     pub(super) refused: AtomicU64,
     /// In whose context handlers run.
-    main: Handle,
+    pub(super) main: Handle,
     /// Threads that have no core.
     spares: Mutex<Vec<Arc<Worker>>>,
     stopped: AtomicBool,
