@@ -1,6 +1,6 @@
 //! Adaptive concurrency limits and a tuner with guard rails for tower services.
 //!
-//! Three parts, usable one by one:
+//! Four parts, usable one by one:
 //!
 //! - [`AdaptiveLimit`] and [`AdaptiveLimitLayer`]: a concurrency limit that finds its own value, in
 //!   front of any tower service, server or client. What exceeds it is refused with 503,
@@ -8,6 +8,8 @@
 //!   up to a bound. Classes of requests have guaranteed shares.
 //! - [`OverloadLayer`]: deadlines that requests bring along, and [`overload::Pressure`], one level for
 //!   memory, stalls and open files by which timeouts shrink.
+//! - [`RateLimit`] and [`RateLimitLayer`]: how often each address, token or tenant may ask; 429 for what is more. See
+//!   [`rate_limit`].
 //! - [`AutoTuner`]: reads [`Signal`]s and turns [`Knob`]s by [`Rule`]s and [`Controller`]s. It changes
 //!   one thing at a time, says why with the numbers, and undoes what made things worse. [`AutoTuneLayer`] is a tuner
 //!   whose signals are the requests of the stack that it wraps.
@@ -67,6 +69,7 @@ pub mod embed;
 mod error;
 mod limit;
 pub mod overload;
+pub mod rate_limit;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod tuner;
@@ -76,4 +79,5 @@ pub use clock::{Clock, ManualClock};
 pub use error::{BuildError, ConfigError};
 pub use limit::*;
 pub use overload::{OverloadConfig, OverloadLayer};
+pub use rate_limit::*;
 pub use tuner::*;

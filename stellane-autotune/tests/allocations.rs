@@ -14,7 +14,9 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
-use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, LimitConfig, Outcome};
+use stellane_autotune::{
+    AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, Key, LimitConfig, Outcome, RateLimit,
+};
 use tower::{Layer, Service, service_fn};
 
 struct Counting;
@@ -123,4 +125,21 @@ fn a_refusal_allocates_nothing() {
         assert_eq!(count, 0);
     }
     assert_eq!(limit.stats().shed_limit, 2000);
+}
+
+#[test]
+fn a_rate_of_a_known_key_allocates_nothing() {
+    let rate = RateLimit::builder()
+        .rule("1/h burst 100".parse().unwrap())
+        .build()
+        .unwrap();
+    let ada = Key::of("ada");
+    black_box(rate.check(ada, 1)).unwrap();
+    let count = allocations(|| {
+        for _ in 0..200 {
+            let _ = black_box(rate.check(ada, 1));
+        }
+    });
+    assert_eq!(count, 0);
+    assert!(rate.check(ada, 1).is_err());
 }

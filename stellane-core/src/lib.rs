@@ -59,8 +59,10 @@
 //! | tuner | `AutoTuneLayer` | `the_tuner_turns_a_limit_and_a_pool_of_others`, `the_tuner_undoes_what_made_things_worse` |
 //! | adaptive limit | `AdaptiveLimitLayer` | `the_adaptive_limit_refuses_what_is_too_much_and_nothing_else` |
 //! | the same for tower's balancers | `tower::load::Load` | `stellane-autotune/tests/load.rs` |
+//! | rates by key | `RateLimitLayer` | `who_asks_too_often_is_told_so_and_nobody_else` |
 //! | deadlines | `OverloadLayer` | `overload_passes_a_deadline_on_and_ends_what_exceeds_it` |
 //! | request metrics, labels of routes | `MetricsLayer`, `RouteLabelLayer` | `metrics_count_by_the_labels_of_routes` |
+//! | load reports for balancers | `LoadReportLayer` | `an_answer_tells_how_loaded_the_replica_is` |
 //! | object and buffer pools | `PoolLayer` | `pools_are_within_reach_of_a_handler` |
 //! | worker pool | `WorkerPoolLayer` | `workers_run_a_whole_app_and_end_what_panics`, `routes_and_pools_of_a_whole_app_reach_its_worker` |
 //! | router | `Router`, a `Service`; `RouteLayer` | `the_router_is_a_service_like_any_other`, `a_route_layer_leaves_the_route_for_whatever_is_inside` |

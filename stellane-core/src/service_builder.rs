@@ -55,6 +55,15 @@ pub trait StellaneBuilderExt<L>: sealed::Builder<L> + Sized {
         self.add(overload.clone())
     }
 
+    /// [`RateLimitLayer`](stellane_autotune::RateLimitLayer): how often each key may ask.
+    #[cfg(feature = "autotune")]
+    fn limit_rate(
+        self,
+        layer: &stellane_autotune::RateLimitLayer,
+    ) -> ServiceBuilder<Stack<stellane_autotune::RateLimitLayer, L>> {
+        self.add(layer.clone())
+    }
+
     /// [`AutoTuneLayer`](stellane_autotune::AutoTuneLayer): a tuner of the stack further in.
     #[cfg(feature = "autotune")]
     fn auto_tune(
@@ -71,6 +80,15 @@ pub trait StellaneBuilderExt<L>: sealed::Builder<L> + Sized {
         metrics: &stellane_metrics::HttpMetrics,
     ) -> ServiceBuilder<Stack<stellane_metrics::MetricsLayer, L>> {
         self.add(stellane_metrics::MetricsLayer::new(metrics))
+    }
+
+    /// [`LoadReportLayer`](stellane_metrics::LoadReportLayer): balancers are told how loaded this replica is.
+    #[cfg(feature = "metrics")]
+    fn report_load(
+        self,
+        reports: &stellane_metrics::LoadReports,
+    ) -> ServiceBuilder<Stack<stellane_metrics::LoadReportLayer, L>> {
+        self.add(stellane_metrics::LoadReportLayer::new(reports))
     }
 
     /// [`RouteLabelLayer`](stellane_metrics::RouteLabelLayer): tells the metrics further out the route, which `find`

@@ -12,8 +12,12 @@ use serde_json::Value;
 use stellane_core::{
     RequestBody, Runtime,
     autotune::{TunerMode, names},
-    config::{ConfigWatcher, Loader, RuntimeConfig},
-    runtime::Components,
+    config::{ConfigWatcher, Loader, LogConfig, RuntimeConfig},
+    runtime::{Components, RuntimeBuilder},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,10 +55,14 @@ struct Served {
 }
 
 async fn serve(config: RuntimeConfig) -> Served {
+    serve_with(Runtime::builder().config(config)).await
+}
+
+async fn serve_with(builder: RuntimeBuilder<()>) -> Served {
     let app = tower::service_fn(|_: Request<RequestBody>| async {
         Ok::<_, Infallible>(Response::new("hello".to_owned()))
     });
-    let runtime = Runtime::builder().config(config).service(app);
+    let runtime = builder.service(app);
     let runtime = runtime.shutdown_signal(std::future::pending());
     let bound = runtime
         .build()
@@ -72,7 +80,11 @@ async fn serve(config: RuntimeConfig) -> Served {
 }
 
 async fn shown(served: &Served) -> Value {
-    let answer = get(served.admin, "/config").await;
+    page(served, "/config").await
+}
+
+async fn page(served: &Served, path: &str) -> Value {
+    let answer = get(served.admin, path).await;
     let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
     serde_json::from_str(body).expect("JSON")
 }
@@ -214,6 +226,138 @@ async fn what_is_in_force_is_shown_and_where_it_is_from() {
     );
     assert_eq!(second["tuner"]["mode"], "observe");
     assert!(!second.to_string().contains("hunter2"));
+}
+
+/// The status, and what is told.
+async fn post(served: &Served, path: &str, body: &str) -> (String, String) {
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    let answer = ask::ask_at(served.admin, &request).await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a body");
+    (head[9..12].to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn what_a_handle_has_turned_is_shown_with_its_new_value() {
+    let log = stellane_core::logging::init(&LogConfig::default()).expect("the only one");
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = "127.0.0.1:0".to_owned();
+    let served = serve_with(Runtime::builder().config(config).log_handle(log.clone())).await;
+    let Components {
+        connections,
+        limit,
+        pools,
+        workers,
+        tuner,
+        ..
+    } = served.components.clone();
+    let before = shown(&served).await;
+    assert_eq!(before["log"]["level"], LogConfig::default().level);
+    assert_eq!(place(&before, "log.level"), "a default");
+    assert_eq!(page(&served, "/log-level").await, before["log"]["level"]);
+
+    connections.set_idle_timeout(Duration::from_secs(33));
+    limit.set_min(3);
+    limit.set_max(333);
+    pools.set_retain_percent(33);
+    pools.set_max_body_bytes(3333);
+    workers.set_max_workers(30);
+    workers.set_min_workers(13);
+    workers.set_queue_size(3);
+    assert_eq!(post(&served, "/log-level", "warn").await.0, "200");
+    assert_eq!(
+        post(&served, "/log-level", "no such=level=x").await.0,
+        "400"
+    );
+    let (status, told) = post(&served, "/tuning/mode", " apply\n").await;
+    assert_eq!(
+        (status.as_str(), told.as_str()),
+        ("200", "{\"mode\":\"apply\"}")
+    );
+    let (status, told) = post(&served, "/tuning/mode", "often").await;
+    assert_eq!(status, "400");
+    assert!(told.contains("observe, recommend or apply"), "{told}");
+    assert_eq!(tuner.mode(), TunerMode::Apply);
+    assert_eq!(log.level(), "warn");
+
+    let after = shown(&served).await;
+    for (section, key, value, from) in [
+        ("connection", "idle_timeout", Value::from("33s"), "program"),
+        ("limit", "min", 3.into(), "program"),
+        ("limit", "max", 333.into(), "program"),
+        ("pool", "retain_percent", 33.into(), "program"),
+        ("pool", "max_body_bytes", 3333.into(), "program"),
+        ("workers", "min_workers", 13.into(), "program"),
+        ("workers", "max_workers", 30.into(), "program"),
+        ("workers", "queue_size", 3.into(), "program"),
+        ("tuner", "mode", "apply".into(), "program"),
+        ("log", "level", "warn".into(), "/log-level"),
+    ] {
+        let key_of = format!("{section}.{key}");
+        assert_ne!(before[section][key], value, "{key_of}");
+        assert_eq!(after[section][key], value, "{key_of}");
+        assert_eq!(place(&after, &key_of), from, "{key_of}");
+    }
+    assert_eq!(page(&served, "/log-level").await, "warn");
+}
+
+#[tokio::test]
+async fn the_pages_of_tuning_and_connections_show_what_there_is() {
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = "127.0.0.1:0".to_owned();
+    config.tuner.mode = TunerMode::Apply;
+    config.tuner.interval = Duration::from_secs(60);
+    (config.workers.min_workers, config.workers.max_workers) = (4, 8);
+    let served = serve(config).await;
+    let tuner = served.components.tuner.clone();
+    for minute in 1..100 {
+        tuner.tick(Duration::from_secs(60 * minute));
+    }
+    let page_of_tuning = page(&served, "/tuning").await;
+    assert_eq!(page_of_tuning["mode"], "apply");
+    let ticks = page_of_tuning["stats"]["ticks"].as_u64();
+    assert!(ticks.is_some_and(|ticks| ticks >= 99), "{page_of_tuning}");
+    let actions = page_of_tuning["actions"].as_array().expect("a list");
+    let history = tuner.history();
+    assert!(!actions.is_empty() && actions.len() <= history.len());
+    for (action, done) in actions.iter().zip(&history) {
+        assert_eq!(action["parameter"], *done.parameter);
+        assert_eq!(action["old"], done.old_value);
+        assert_eq!(action["new"], done.new_value);
+        assert_eq!(action["new_value"], done.new_value);
+    }
+
+    let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut client = TcpStream::connect(served.address).await.expect("connects");
+    for _ in 0..2 {
+        client.write_all(request).await.expect("writes");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            let read = client.read_buf(&mut answer).await.expect("reads");
+            assert!(read > 0, "it ended");
+        }
+    }
+    let waiting = async {
+        loop {
+            let page = page(&served, "/connections").await;
+            if page["connections"][0]["state"] != "active" {
+                return page;
+            }
+        }
+    };
+    let connections = tokio::time::timeout(PATIENCE, waiting).await.expect("idle");
+    let one = &connections["connections"][0];
+    assert_eq!(connections["total"], 1);
+    let peer = client.local_addr().expect("connected").to_string();
+    assert_eq!(one["peer"], peer.as_str());
+    assert_eq!(one["requests"], 2);
+    assert_eq!(one["bytes_read"], 2 * request.len());
+    assert!(one["bytes_written"].as_u64() > one["bytes_read"].as_u64());
+    assert!(one["age"].is_number());
+    let is_known = ["idle", "parked"].map(Value::from).contains(&one["state"]);
+    assert!(is_known, "{one}");
 }
 
 #[tokio::test]

@@ -236,6 +236,29 @@ async fn one_handler_that_holds_its_thread_does_not_hold_up_the_others() {
 }
 
 #[tokio::test]
+async fn a_thread_that_is_always_busy_with_something_else_is_not_held() {
+    let busy = async || {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_secs(5) {
+            // A step is a thousandth of what holds a thread.
+            let step = std::time::Instant::now();
+            while step.elapsed() < Duration::from_millis(2) {}
+            tokio::task::yield_now().await;
+        }
+        "done"
+    };
+    let mut config = config();
+    config.server.held_after = Duration::from_secs(2);
+    let router = Router::builder().get("/busy", busy);
+    let router = router.build().expect("no conflicts");
+    let served = serve!(1, Runtime::builder().config(config).service(router));
+    assert!(get(served.address, "/busy").await.ends_with("done"));
+    let told = get(served.admin, "/metrics").await;
+    assert!(!told.contains("stellane_thread_holds_total{"), "{told}");
+    served.end().await;
+}
+
+#[tokio::test]
 async fn an_axum_handler_is_named_too() {
     let gate = Gate::default();
     let _at_last = AtLast(gate.clone());
@@ -312,6 +335,39 @@ async fn half_heads_on_the_admin_address_leave_places_for_probes() {
         let mut end = Vec::new();
         let closed = tokio::time::timeout(TIMEOUT, oldest.read_to_end(&mut end)).await;
         assert!(closed.is_ok(), "{round}: still there");
+    }
+    served.end().await;
+}
+
+#[tokio::test]
+async fn who_has_asked_on_the_admin_address_stays_however_many_come() {
+    let hello = service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new("hello".to_owned()))
+    });
+    let served = serve!(2, Runtime::builder().config(config()).service(hello));
+    let ask = async |stream: &mut TcpStream| {
+        let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        stream.write_all(request).await.expect("writes");
+        let mut answer = [0; 4096];
+        let read = tokio::time::timeout(TIMEOUT, stream.read(&mut answer)).await;
+        let read = read.expect("in time").expect("is there");
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+    };
+    // Scrapers that keep their connections, more than the places from which on some are closed.
+    let mut probes = Vec::new();
+    for _ in 0..100 {
+        let mut probe = TcpStream::connect(served.admin).await.expect("connects");
+        ask(&mut probe).await;
+        probes.push(probe);
+    }
+    // It looks: who comes later and asks for nothing goes.
+    for _ in 0..2 {
+        let mut silent = TcpStream::connect(served.admin).await.expect("connects");
+        let closed = tokio::time::timeout(TIMEOUT, silent.read(&mut [0; 1])).await;
+        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "still there");
+    }
+    for probe in &mut probes {
+        ask(probe).await;
     }
     served.end().await;
 }
@@ -493,6 +549,7 @@ async fn background_work_that_does_not_end_is_cut_off_at_the_deadline() {
         Runtime::builder()
             .config(config)
             .service(hello)
+            .background("one that ends", |_| async {})
             .background("stubborn", move |_| {
                 let held = Arc::clone(&held);
                 async move {

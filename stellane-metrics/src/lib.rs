@@ -5,6 +5,7 @@
 //! - [`RuntimeMetrics`] reads every component a few times a second: rates, percentiles, process, container, tokio.
 //! - [`prometheus()`] renders both, and whatever the application records through the `metrics` facade, if it
 //!   [asks for that](Prometheus::install).
+//! - [`LoadReportLayer`] tells balancers of gRPC and Envoy, with each answer, how loaded this replica is.
 //! - [`Admin`] serves it all: probes, text, JSON and a live page.
 //!
 //! ```
@@ -63,6 +64,7 @@ pub mod embed;
 #[cfg(feature = "facade")]
 mod facade;
 mod layer;
+pub mod load_report;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 mod readiness;
@@ -85,6 +87,10 @@ pub use layer::{
     MetricsBody, MetricsFuture, MetricsLayer, MetricsService, NoRoute, RequestBytesBody,
     RequestBytesLayer, RequestBytesService, RequestRoute, RequestScope, ResponseRoute,
     RouteLabelLayer, RouteLabelService, current_route, label_route,
+};
+pub use load_report::{
+    LoadReport, LoadReportBody, LoadReportFuture, LoadReportLayer, LoadReportService, LoadReports,
+    LoadReportsBuilder,
 };
 /// The facade this crate publishes to: use this one, so that both are the same version.
 #[cfg(feature = "facade")]

@@ -127,6 +127,57 @@ fn percentiles_are_within_5_percent_of_those_of_the_raw_samples() {
     assert!((snapshot.latency_avg.as_secs_f64() - mean).abs() / mean < 0.001);
 }
 
+/// They lie on one chart: one that is smoothed and one that is not would cross.
+#[test]
+fn the_rate_of_failures_is_of_the_same_window_as_that_of_all() {
+    let setup = setup();
+    let fail = |requests| {
+        for _ in 0..requests {
+            let service = service_fn(|_| {
+                let response = Response::builder().status(503);
+                ready(Ok::<_, Infallible>(
+                    response.body(Empty::<Bytes>::new()).unwrap(),
+                ))
+            });
+            let mut service = MetricsLayer::new(&setup.http).layer(service);
+            let call = pin!(service.call(Request::new(Empty::<Bytes>::new())));
+            assert!(
+                call.poll(&mut Context::from_waker(Waker::noop()))
+                    .is_ready()
+            );
+        }
+    };
+    let mut most = 0.0_f64;
+    for tick in 0..120 {
+        fail(if tick == 60 { 1000 } else { 1 });
+        setup.clock.advance(Duration::from_millis(250));
+        let snapshot = setup.runtime.collect();
+        let (failed, all) = (
+            snapshot.requests_failed_per_second,
+            snapshot.requests_per_second,
+        );
+        assert!(failed <= all, "{failed} of {all} at tick {tick}");
+        most = most.max(failed);
+    }
+    // A second of ten.
+    assert!((100.0..110.0).contains(&most), "{most}");
+}
+
+#[test]
+fn what_takes_microseconds_is_not_told_as_milliseconds() {
+    let setup = setup();
+    setup.serve([Duration::from_micros(1); 10]);
+    let scrape = setup.http.render();
+    let first = scrape
+        .lines()
+        .find(|line| line.starts_with("http_server_request_duration_seconds_bucket"))
+        .unwrap();
+    assert!(
+        first.contains("le=\"0.0001\"") && first.ends_with(" 10"),
+        "{first}"
+    );
+}
+
 #[test]
 fn rates_and_percentiles_forget_what_lies_before_the_window() {
     let setup = setup();
@@ -264,7 +315,7 @@ fn the_configuration_survives_serialisation_and_refuses_unknown_keys() {
     let config = MetricsConfig::default();
     let json = serde_json::to_value(&config).unwrap();
     assert_eq!(json["window"], "10s");
-    assert_eq!(json["duration_buckets"], "otel");
+    assert_eq!(json["duration_buckets"], "fine");
     assert_eq!(
         serde_json::from_value::<MetricsConfig>(json).unwrap(),
         config

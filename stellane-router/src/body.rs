@@ -11,35 +11,10 @@ use axum_core::BoxError;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use crate::{params::RouteMatch, recycled_box::RecycledBox, table::RouteInfo};
-
-/// The body of a request or response: empty, one piece, or a stream in a box.
-///
-/// Only the stream costs an allocation. The body of a response also carries out the route that made
-/// it, for a layer around the router to read; see [`route`](Self::route).
-#[derive(Debug, Default)]
-pub struct Body {
-    content: Content,
-    carried: Carried,
-}
-
-#[derive(Debug, Default)]
-enum Content {
-    #[default]
-    Empty,
-    Once(Bytes),
-    Stream(axum_core::body::Body),
-}
-
-#[derive(Debug, Default)]
-enum Carried {
-    #[default]
-    Nothing,
-    /// To the handler, through the layers around it.
-    In(RecycledBox<RouteMatch>),
-    /// To the layers around the router.
-    Out(RouteInfo),
-}
+use crate::{
+    recycled_box::RecycledBox,
+    types::{Body, Carried, Content, RouteInfo, RouteMatch},
+};
 
 impl Body {
     /// A body without content.

@@ -9,7 +9,7 @@ use http::HeaderValue;
 #[cfg(feature = "axum-08")]
 use crate::foreign::{ForeignExtractor, Reads};
 use crate::{
-    compiled::{Definition, Entry, NO_ENTRY, Routes},
+    compiled::{Definition, NO_ENTRY},
     conflicts,
     host::HostPattern,
     matcher::{
@@ -20,7 +20,7 @@ use crate::{
     },
     methods::{self, Methods},
     report::{BuildReport, Problem},
-    table::SlashPolicy,
+    types::{Entry, Routes, SlashPolicy},
     unreachable,
 };
 

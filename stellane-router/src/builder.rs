@@ -7,15 +7,15 @@ use http::Method;
 #[cfg(feature = "axum-08")]
 use crate::handler::{WithAxums, may_be_foreign};
 use crate::{
-    compiled::{Compiled, Definition},
+    compiled::Definition,
     config::RouterConfig,
-    endpoint::{Endpoint, Route, ScopeService},
+    endpoint::{Route, ScopeService},
     foreign::{ForeignExtractor, Reads, foreign},
     handler::{Handler, HandlerEndpoint},
     methods::IntoMethods,
     report::{BuildReport, Problem},
     router::Router,
-    table::SlashPolicy,
+    types::{Compiled, Endpoint, SlashPolicy},
 };
 
 /// Collects routes; the order in which they are added means nothing.

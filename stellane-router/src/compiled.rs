@@ -1,4 +1,4 @@
-//! The compiled, immutable form of the routes: what a request meets.
+//! How the compiled routes are made and looked up.
 
 use std::{
     collections::BTreeMap,
@@ -8,18 +8,13 @@ use std::{
 use http::{HeaderValue, Method};
 
 use crate::{
-    endpoint::{Endpoint, OwnEndpoint},
+    endpoint::OwnEndpoint,
     foreign::ForeignExtractor,
-    host::{HostPattern, host_of},
-    matcher::{
-        exact::Exact,
-        pattern::Pattern,
-        spans::Spans,
-        tree::{Tree, Visit},
-    },
+    host::host_of,
+    matcher::{spans::Spans, tree::Visit},
     methods::{self, Methods},
     report::{BuildReport, Problem},
-    table::{RouteId, SlashPolicy},
+    types::{Compiled, Endpoint, Entry, RouteId, Routes, SlashPolicy},
 };
 
 /// A route as declared, prefixes and layers applied.
@@ -69,25 +64,6 @@ impl Definition {
             foreign: Vec::new(),
         }
     }
-}
-
-pub(crate) struct Compiled {
-    /// Itself, for what must outlive a borrow.
-    pub(crate) me: Weak<Self>,
-    pub(crate) methods: Methods,
-    /// Whether any route is other than strict about its last slash.
-    pub(crate) lenient: bool,
-    pub(crate) routes: Routes,
-    /// Scopes with a fallback, as templates of their own.
-    fallbacks: Routes,
-    /// What [`RouteId::NONE`] refers to.
-    unmatched: Entry,
-    /// `Allow` for `OPTIONS *`.
-    pub(crate) allow_all: HeaderValue,
-    /// The routes that have a name.
-    pub(crate) names: BTreeMap<Box<str>, u32>,
-    /// What is likely wrong.
-    pub(crate) warnings: Vec<Problem>,
 }
 
 /// What a lookup found.
@@ -282,45 +258,8 @@ fn names(entries: &[Entry], report: &mut BuildReport) -> BTreeMap<Box<str>, u32>
     names
 }
 
-/// The templates of a table, and the trees that find them.
-#[derive(Default)]
-pub(crate) struct Routes {
-    pub(crate) entries: Vec<Entry>,
-    /// Hosts, the most specific first.
-    pub(crate) hosts: Vec<(HostPattern, Tree)>,
-    pub(crate) tree: Tree,
-    /// Of the routes without a host.
-    pub(crate) exact: Exact,
-}
-
 /// The end of a chain of entries.
 pub(crate) const NO_ENTRY: u32 = u32::MAX;
-
-pub(crate) struct Entry {
-    pub(crate) template: Box<str>,
-    pub(crate) host: Option<Box<str>>,
-    pub(crate) pattern: Pattern,
-    /// The methods registered.
-    pub(crate) methods: u32,
-    /// Takes every method that no other entry of its shape has.
-    pub(crate) takes_any: bool,
-    /// All methods that are for this route, those that follow from others too.
-    pub(crate) takes: u32,
-    /// Of the templates that differ only in the names of their parameters, the next; their leaf in
-    /// the tree is the first.
-    pub(crate) next: u32,
-    pub(crate) slash: SlashPolicy,
-    pub(crate) allow: HeaderValue,
-    /// In the order of the bits of `methods`.
-    pub(crate) endpoints: Box<[Option<Arc<dyn Endpoint>>]>,
-    pub(crate) any: Option<Arc<dyn Endpoint>>,
-    pub(crate) own: Option<Arc<dyn Endpoint>>,
-    pub(crate) not_allowed: Option<Arc<dyn Endpoint>>,
-    pub(crate) names: Vec<Box<str>>,
-    /// Made when a handler first takes an extractor of axum.
-    #[cfg(feature = "axum-08")]
-    pub(crate) axum: std::sync::OnceLock<crate::axum_view::AxumView>,
-}
 
 impl Entry {
     fn heap_bytes(&self) -> usize {

@@ -1,6 +1,6 @@
 //! Settings of the router.
 
-use crate::table::SlashPolicy;
+use crate::types::SlashPolicy;
 
 /// What can be set about a router.
 #[derive(Debug, Clone, Default, PartialEq)]

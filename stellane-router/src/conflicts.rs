@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    compiled::{Entry, chain},
+    compiled::chain,
     matcher::{
         constraint::Constraint,
         pattern::{Pattern, Token},
@@ -12,6 +12,7 @@ use crate::{
         tree::read,
     },
     report::{BuildReport, Problem},
+    types::Entry,
 };
 
 /// More than anyone reads.

@@ -22,23 +22,11 @@ use tower_service::Service;
 #[cfg(feature = "axum-08")]
 use crate::params::Params;
 use crate::{
-    body::Body,
-    compiled::Compiled,
     matcher::spans::Spans,
-    params::{RouteMatch, WithMatch, current_match},
     recycled_box::{RecycledBox, RecycledFuture},
-    table::{RouteId, RouteTable},
+    route_match::{WithMatch, current_match},
+    types::{Answer, Body, Compiled, Endpoint, Matched, RouteId, RouteMatch, RouteTable},
 };
-
-/// A match, borrowed from the table that found it.
-#[derive(Clone, Copy)]
-pub struct Matched<'a> {
-    pub(crate) table: &'a Compiled,
-    pub(crate) id: RouteId,
-    pub(crate) spans: Spans,
-    /// What the spans refer to, if not to the request's own URI.
-    pub(crate) source: Option<&'a PathAndQuery>,
-}
 
 impl Matched<'_> {
     /// The match as a value of its own.
@@ -76,9 +64,6 @@ impl fmt::Debug for Matched<'_> {
     }
 }
 
-/// What an endpoint's future yields: as the service does, so that it is written where it belongs.
-pub(crate) type Answer = Result<Response<Body>, Infallible>;
-
 /// Calls an endpoint with a match whose spans refer to a text that lives as long as the future.
 pub(crate) fn call_with_source<'a>(
     endpoint: &'a dyn Endpoint,
@@ -96,16 +81,6 @@ pub(crate) fn call_with_source<'a>(
         };
         endpoint.call(parts, body, matched).await
     })
-}
-
-/// Answers a request; called by reference, so that nothing is cloned for a request.
-pub(crate) trait Endpoint: Send + Sync {
-    fn call<'a>(
-        &'a self,
-        parts: Parts,
-        body: Body,
-        matched: Matched<'a>,
-    ) -> RecycledFuture<'a, Answer>;
 }
 
 /// A tower service as endpoint: cloned for every request, as tower demands.

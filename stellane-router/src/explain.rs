@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use crate::{
-    compiled::Entry,
     escape,
     host::HostPattern,
     matcher::{pattern::Pattern, spans::Spans, tree::read},
     methods::Methods,
+    types::Entry,
 };
 
 /// The routes that match a path in order of preference; if none does, those that come closest.

@@ -14,11 +14,8 @@ use http::{Response, header::CONTENT_LENGTH};
 use http_body::Body as _;
 
 use crate::{
-    body::Body,
-    compiled::Compiled,
-    endpoint::Answer,
     recycled_box::{RecycledBox, RecycledFuture},
-    table::{RouteId, RouteInfo, RouteTable},
+    types::{Answer, Body, Compiled, RouteId, RouteInfo, RouteTable},
 };
 
 /// The future of a [`Router`](crate::Router).

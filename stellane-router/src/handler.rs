@@ -15,11 +15,10 @@ use pin_project_lite::pin_project;
 #[cfg(feature = "axum-08")]
 use crate::foreign::foreign;
 use crate::{
-    body::Body,
-    endpoint::{Answer, Endpoint, Matched},
-    params::WithMatch,
     recycled_box::{RecycledBox, RecycledFuture},
     reply::{IntoReply, from_axum},
+    route_match::WithMatch,
+    types::{Answer, Body, Endpoint, Matched},
 };
 
 /// Marks handlers whose arguments are all [`FromRequestParts`].

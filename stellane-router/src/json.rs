@@ -14,8 +14,8 @@ use http::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    body::Body,
     reply::{IntoReply, Native, typed},
+    types::Body,
 };
 
 /// JSON in a request or a response.

@@ -13,12 +13,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    compiled::{AnyLeaf, Compiled},
+    compiled::AnyLeaf,
     escape, host,
     matcher::spans::Spans,
-    params::RouteMatch,
     stats::{Count, RouteLayerStats},
-    table::{RouteId, RouteTable},
+    types::{Compiled, RouteId, RouteMatch, RouteTable},
 };
 
 /// Matches the path of every request and leaves one [`RouteMatch`] extension for the service inside:

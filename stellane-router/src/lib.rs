@@ -150,6 +150,8 @@ mod reply;
 #[cfg(feature = "router")]
 mod report;
 #[cfg(feature = "router")]
+mod route_match;
+#[cfg(feature = "router")]
 mod router;
 #[cfg(feature = "router")]
 mod scan;
@@ -161,6 +163,8 @@ mod seldom;
 mod stats;
 #[cfg(feature = "router")]
 mod table;
+#[cfg(feature = "router")]
+mod types;
 #[cfg(feature = "router")]
 mod unreachable;
 #[cfg(feature = "router")]
@@ -176,7 +180,7 @@ pub use interner::{InternLayer, InternService, Interned};
 pub use json::Json;
 #[cfg(feature = "router")]
 pub use {
-    body::{Body, set_default_body_limit},
+    body::set_default_body_limit,
     builder::RouterBuilder,
     config::RouterConfig,
     endpoint::{EndpointFuture, Route, ScopeService},
@@ -185,12 +189,14 @@ pub use {
     layer::{RouteLayer, RouteService},
     methods::IntoMethods,
     openapi::{ApiParameter, ApiRoute, ApiSchema},
-    params::{NoRoute, Params, RouteMatch},
+    params::Params,
     path::{Path, PathRejection},
     reply::IntoReply,
     report::{BuildReport, Problem},
+    route_match::NoRoute,
     router::Router,
     stats::{RouteLayerStats, RouterStats},
-    table::{Located, RouteId, RouteInfo, RouteTable, SlashPolicy},
+    table::Located,
+    types::{Body, RouteId, RouteInfo, RouteMatch, RouteTable, SlashPolicy},
     url::{Link, UrlError, UrlValues},
 };

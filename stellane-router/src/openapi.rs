@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::{
     matcher::{constraint::Constraint, pattern::Token},
-    table::{RouteInfo, RouteTable},
+    types::{RouteInfo, RouteTable},
 };
 
 /// A route, as an OpenAPI document lists it: one operation for each method.

@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     de::ParamsDeserializer,
-    params::{NoRoute, Params, log, with_match},
+    params::Params,
+    route_match::{NoRoute, log, with_match},
 };
 
 /// The parameters of the path, decoded and parsed: one value, a tuple in the order of the template,

@@ -9,7 +9,7 @@ use http::{
     header::{CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 
-use crate::body::{Body, cast};
+use crate::{body::cast, types::Body};
 
 /// Marks the return types that are [`IntoResponse`].
 #[derive(Debug)]

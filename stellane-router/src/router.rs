@@ -17,9 +17,7 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use crate::{
-    body::Body,
-    compiled::{Compiled, Found},
-    endpoint::Matched,
+    compiled::Found,
     escape::is_canonical,
     future::RouteFuture,
     host,
@@ -27,7 +25,7 @@ use crate::{
     methods,
     seldom::{Own, Seldom},
     stats::{Counts, RouterStats},
-    table::{RouteId, RouteInfo, RouteTable},
+    types::{Body, Compiled, Matched, RouteId, RouteInfo, RouteTable},
 };
 
 /// A tower service that finds the handler of a request and calls it.

@@ -9,10 +9,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    body::Body,
     builder::{RouterBuilder, Wrap},
     compiled::Definition,
-    endpoint::{Endpoint, OwnEndpoint, Route, ScopeService, ServiceEndpoint, TakesAxumBody},
+    endpoint::{OwnEndpoint, Route, ScopeService, ServiceEndpoint, TakesAxumBody},
+    types::{Body, Endpoint},
 };
 
 impl<S: Send + Sync + 'static> RouterBuilder<S> {

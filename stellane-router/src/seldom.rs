@@ -10,16 +10,15 @@ use http::{
 };
 
 use crate::{
-    body::Body,
-    compiled::{Compiled, Found},
-    endpoint::{self, Endpoint, Matched, OwnReply},
+    compiled::Found,
+    endpoint::{self, OwnReply},
     escape,
     future::RouteFuture,
     host,
     matcher::spans::Spans,
     methods, reply,
     stats::Counts,
-    table::{RouteId, SlashPolicy},
+    types::{Body, Compiled, Endpoint, Matched, RouteId, SlashPolicy},
 };
 
 /// An answer of the router's own to a path that exists.

@@ -1,81 +1,18 @@
 //! The route table as users see it.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, fmt};
 
 use http::Method;
 
 use crate::{
-    compiled::{AnyLeaf, Compiled, Definition},
+    compiled::{AnyLeaf, Definition},
     escape, explain,
     matcher::spans::Spans,
     params::Params,
     report::{BuildReport, Problem},
     scan,
+    types::{Compiled, RouteId, RouteInfo, RouteTable},
 };
-
-/// The number of a route in its table; the same for the same set of routes, however they were added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RouteId(pub(crate) u32);
-
-impl RouteId {
-    const FALLBACKS: u32 = 1 << 31;
-
-    /// Of a request that a fallback answers: not of a route of the table.
-    pub(crate) const fn fallback(index: u32) -> Self {
-        Self(Self::FALLBACKS | index)
-    }
-
-    pub(crate) const fn as_fallback(self) -> Option<usize> {
-        match self.0 & Self::FALLBACKS {
-            0 => None,
-            _ => Some((self.0 & !Self::FALLBACKS) as usize),
-        }
-    }
-
-    pub(crate) const fn is_route(self) -> bool {
-        self.as_fallback().is_none()
-    }
-
-    /// The number, from 0 to the number of routes.
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// What a path with one slash too many or too few at its end gets.
-///
-/// A policy holds for a scope and all scopes in it that have none of their own. Of the scopes that
-/// share a template, the most lenient decides.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
-pub enum SlashPolicy {
-    /// 404: `/a` and `/a/` are different.
-    #[default]
-    Strict,
-    /// 308 to the path that exists, whatever the method; the query is kept.
-    Redirect,
-    /// The same answer as the path that exists, its 405 and `OPTIONS` included.
-    Ignore,
-}
-
-/// A compiled set of routes: cheap to clone, never changes.
-///
-/// A [`Router`](crate::Router) holds one, and so does a [`RouteLayer`](crate::RouteLayer).
-///
-/// ```
-/// use stellane_router::RouteTable;
-///
-/// let table = RouteTable::new(["/users/{id:u64}", "/users/me"])?;
-/// let found = table.find("/users/42").unwrap();
-/// assert_eq!(found.template(), "/users/{id:u64}");
-/// assert_eq!(found.params().get("id"), Some("42"));
-/// assert!(table.find("/users/someone").is_none());
-/// # Ok::<(), stellane_router::BuildReport>(())
-/// ```
-#[derive(Clone)]
-pub struct RouteTable(pub(crate) Arc<Compiled>);
 
 impl RouteTable {
     /// A table of templates that match whatever the method: for a [`RouteLayer`](crate::RouteLayer).
@@ -232,13 +169,6 @@ impl fmt::Debug for Located<'_> {
             .field("params", &self.params())
             .finish()
     }
-}
-
-/// A route of a table: what a metrics label or a listing needs.
-#[derive(Clone)]
-pub struct RouteInfo {
-    pub(crate) table: RouteTable,
-    pub(crate) id: RouteId,
 }
 
 impl RouteInfo {

@@ -5,7 +5,7 @@
 //! So templates with neither are not looked at.
 
 use crate::{
-    compiled::{Entry, chain},
+    compiled::chain,
     matcher::{
         constraint::Constraint,
         param::{ParamKey, Tail},
@@ -15,6 +15,7 @@ use crate::{
         tree::{Tree, Visit},
     },
     report::{BuildReport, Problem},
+    types::Entry,
 };
 
 /// The most pieces of a template that are looked at; if it has more, nothing is certain.

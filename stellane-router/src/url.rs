@@ -9,10 +9,9 @@ use std::{
 use percent_encoding::percent_decode;
 
 use crate::{
-    compiled::Entry,
     escape::{self, is_unreserved},
     matcher::{pattern::Token, tree::read},
-    table::{RouteId, RouteTable},
+    types::{Entry, RouteId, RouteTable},
 };
 
 /// Values for the parameters of a template, in its order: a tuple of up to 12 that can be displayed.

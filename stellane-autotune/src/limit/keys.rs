@@ -1,5 +1,6 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
     num::NonZeroU64,
     sync::{
         OnceLock,
@@ -36,6 +37,29 @@ impl Key {
     #[must_use]
     pub fn from_number(number: u64) -> Self {
         Self(NonZeroU64::new(number.wrapping_add(1)).unwrap_or(NonZeroU64::MAX))
+    }
+
+    /// The key of an address: of all of it for IPv4, of the first half for IPv6, since whoever has one address there has as
+    /// many as he likes of the same /64. An IPv4 address that is written as one of IPv6 is what it is.
+    ///
+    /// ```
+    /// use stellane_autotune::Key;
+    ///
+    /// let of = |address: &str| Key::peer(address.parse().unwrap());
+    /// assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+    /// assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+    /// assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+    /// ```
+    #[must_use]
+    pub fn peer(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::of(address.octets()),
+            IpAddr::V6(address) => Self::of(&address.octets()[..8]),
+        }
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        self.0.get()
     }
 }
 
@@ -150,7 +174,7 @@ impl KeyCounts {
             let row = || std::array::from_fn(|_| Cell::default());
             Box::new([row(), row()])
         });
-        let hash = mix(key.0.get() ^ self.secret);
+        let hash = mix(key.number() ^ self.secret);
         [
             &rows[0][hash as usize % COLUMNS],
             &rows[1][(hash >> 32) as usize % COLUMNS],

@@ -46,7 +46,7 @@ pub use class_config::ClassConfig;
 pub use classify::{RequestHead, ResponseHead};
 pub use config::{Hold, LimitConfig, LimitMode};
 pub use future::LimitFuture;
-pub(crate) use grpc::Dialect;
+pub(crate) use grpc::{Dialect, GRPC_MESSAGE, GRPC_PUSHBACK, GRPC_STATUS};
 pub use handle::{AdaptiveLimit, AdaptiveLimitBuilder, ClassStats, LimitStats};
 pub use histogram::Latencies;
 pub(crate) use histogram::{BUCKETS, Shard};

@@ -9,19 +9,16 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body::Frame;
 
 use super::{
     RequestHead, Shed,
-    grpc::{Dialect, GRPC_MESSAGE, GRPC_STATUS},
+    grpc::{Dialect, GRPC_MESSAGE, GRPC_PUSHBACK, GRPC_STATUS},
 };
 use crate::clock::mix;
-
-/// When a gRPC client that retries may do so: proposal A6 of gRPC.
-const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// Everything a refusal needs, made once: a refusal allocates nothing.
 #[derive(Debug)]

@@ -102,4 +102,9 @@ pub struct DrainReport {
     pub aborted: u64,
     /// Connections that could not even be aborted, since their handler blocks its thread.
     pub left: usize,
+    /// Requests that went on without their clients during the drain: see
+    /// [`OnDisconnect`](crate::on_disconnect::OnDisconnect).
+    pub abandoned: u64,
+    /// Those of them that had not come to their end when their time was over.
+    pub abandoned_stopped: u64,
 }

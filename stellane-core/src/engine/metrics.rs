@@ -81,6 +81,11 @@ pub struct StopReport {
     pub aborted: u64,
     /// Connections that could not even be aborted, since their handler blocks its thread.
     pub left: u64,
+    /// Requests that went on without their clients: see
+    /// [`DrainReport::abandoned`](crate::connection::DrainReport::abandoned).
+    pub abandoned: u64,
+    /// Those of them that had not come to their end when their time was over.
+    pub abandoned_stopped: u64,
 }
 
 impl From<DrainReport> for StopReport {
@@ -90,6 +95,8 @@ impl From<DrainReport> for StopReport {
             farewells: drain.farewells,
             aborted: drain.aborted,
             left: drain.left as u64,
+            abandoned: drain.abandoned,
+            abandoned_stopped: drain.abandoned_stopped,
         }
     }
 }

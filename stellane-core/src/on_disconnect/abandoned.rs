@@ -67,6 +67,18 @@ pub struct AbandonedStats {
     pub refused_total: u64,
 }
 
+impl AbandonedStats {
+    /// How many ended since then, of those that were let go on.
+    #[cfg(feature = "connection")]
+    pub(crate) fn ended_since(&self, before: &Self) -> u64 {
+        let ended = |stats: &Self| {
+            let on_its_own = stats.finished_total + stats.panicked_total;
+            on_its_own + stats.timed_out_total + stats.stopped_total
+        };
+        ended(self) - ended(before)
+    }
+}
+
 impl Abandoned {
     /// So many at most at a time; those beyond are cancelled.
     #[must_use]

@@ -148,3 +148,85 @@ impl fmt::Debug for BackgroundTask {
         f.debug_tuple("BackgroundTask").field(&self.name).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task<F, Fut>(name: &'static str, start: F) -> BackgroundTask
+    where
+        F: Fn(CancellationToken) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        BackgroundTask::new(name.into(), start)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_panics_again_and_again_rests_longer_each_time_and_anew_once_it_ran_well() {
+        // How long it runs before it panics, and how long it rests then.
+        let runs_and_rests: &[(u64, u64)] = &[
+            (0, 100),
+            (0, 200),
+            (5, 400),
+            (0, 800),
+            (0, 1_600),
+            (0, 3_200),
+            (0, 6_400),
+            (0, 12_800),
+            (0, 25_600),
+            (0, 30_000),
+            (59_000, 30_000),
+            (61_000, 100),
+            (0, 200),
+        ];
+        let starts = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&starts);
+        let start = move |_| {
+            let mut starts = lock(&seen);
+            starts.push(Instant::now());
+            let run = runs_and_rests.get(starts.len() - 1).map(|(run, _)| *run);
+            async move {
+                let Some(run) = run else { return };
+                tokio::time::sleep(Duration::from_millis(run)).await;
+                panic!("as asked");
+            }
+        };
+        let restarts = Restarts::default();
+        let token = CancellationToken::new();
+        task("unlucky", start).run(token, restarts.clone()).await;
+        let starts = lock(&starts);
+        for ((run, rest), pair) in runs_and_rests.iter().zip(starts.windows(2)) {
+            let between = pair[1] - pair[0];
+            assert_eq!(between, Duration::from_millis(run + rest), "{starts:?}");
+        }
+        assert_eq!(starts.len(), runs_and_rests.len() + 1, "and once well");
+        let counted = u64::try_from(runs_and_rests.len()).unwrap();
+        assert_eq!(restarts.counts()["unlucky"], counted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_at_the_deadline_is_named_and_nothing_begins_again_in_the_drain() {
+        let starts = Arc::new(Mutex::new(0));
+        let seen = Arc::clone(&starts);
+        let panics = move |_| {
+            *lock(&seen) += 1;
+            async { panic!("as asked") }
+        };
+        let tasks = vec![
+            task("that ends", |_| async {}),
+            task("stubborn", |_| std::future::pending()),
+            task("obedient", |token| async move { token.cancelled().await }),
+            task("panics", panics),
+        ];
+        let restarts = Restarts::default();
+        let background = Background::start(tasks, &restarts);
+        // It rests now.
+        tokio::time::sleep(FIRST_REST / 2).await;
+        let begun = Instant::now();
+        let deadline = Duration::from_secs(10);
+        assert_eq!(background.end(deadline).await, ["stubborn"]);
+        assert_eq!(begun.elapsed(), deadline);
+        assert_eq!(*lock(&starts), 1);
+        assert!(restarts.counts().is_empty());
+    }
+}

@@ -406,6 +406,8 @@ fn read_limit(snapshot: &mut RuntimeSnapshot, limit: &AdaptiveLimit) {
     let stats = limit.stats();
     snapshot.limit = u64::from(stats.limit);
     snapshot.limit_state = limit.explain();
+    snapshot.limit_in_flight = u64::from(stats.in_flight);
+    snapshot.limit_waiting = u64::from(stats.waiting);
     for (reason, count) in [
         ("limit", stats.shed_limit),
         ("queue_full", stats.shed_queue_full),

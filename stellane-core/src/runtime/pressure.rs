@@ -78,6 +78,10 @@ fn felt_by_the_slow(sources: &[(&str, Option<f64>)]) -> f64 {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/log.rs"]
+mod log;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -102,8 +106,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn under_full_pressure_a_quarter_of_the_idle_connections_goes_at_a_time() {
+    async fn under_full_pressure_a_quarter_of_the_idle_connections_goes_at_a_time_and_is_told() {
+        use std::sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        };
+
         use crate::connection::{CloseReason, ConnectionConfig, Incoming};
+        let log = log::Log::default();
+        let _logging = tracing::subscriber::set_default(log.subscriber());
         let manager = ConnectionManager::builder()
             .config(ConnectionConfig {
                 drain_idle: Duration::ZERO,
@@ -114,6 +125,34 @@ mod tests {
         let hello = tower::service_fn(async |_: http::Request<Incoming>| {
             Ok::<_, std::convert::Infallible>(http::Response::new("hello".to_owned()))
         });
+        let measured = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&measured);
+        let pressure = Pressure::builder()
+            .source("test", 0.0, 1.0, move || {
+                count.fetch_add(1, Relaxed);
+                Some(1.0)
+            })
+            .build();
+        let closed = || manager.stats().closed(CloseReason::Reclaimed);
+        let until = async |is_so: &dyn Fn() -> bool| {
+            let so = async {
+                while !is_so() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::select! {
+                () = so => {}
+                () = relieve(pressure.clone(), manager.clone()) => {}
+            }
+        };
+
+        until(&|| measured.load(Relaxed) >= 3).await;
+        let told = || {
+            let text = log.text();
+            let lines = text.lines().filter(|line| line.contains("under pressure"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(told().len(), 0, "there is nothing to close");
         let mut clients = Vec::new();
         for _ in 0..40 {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -126,26 +165,24 @@ mod tests {
             assert!(client.read(&mut [0; 512]).await.unwrap() > 0);
             clients.push(client);
         }
-        while manager.stats().idle != 40 {
+        let resting = || manager.stats().idle + manager.stats().parked;
+        while resting() != 40 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let pressure = Pressure::builder()
-            .source("test", 0.0, 1.0, || Some(1.0))
-            .build();
-        let closed = || manager.stats().closed(CloseReason::Reclaimed);
-        let first = async {
-            while closed() == 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::select! {
-            () = first => {}
-            () = relieve(pressure, manager.clone()) => {}
-        }
-        while manager.stats().idle + closed() != 40 {
+        until(&|| closed() > 0).await;
+        while resting() + closed() != 40 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(closed(), 10);
+        let line = "under pressure (test 1.0 of 1.0): 10 idle connections were closed";
+        assert!(
+            told().len() == 1 && told()[0].ends_with(line),
+            "{:?}",
+            told()
+        );
+        // Of those that follow soon, no line for each time.
+        until(&|| closed() > 18).await;
+        assert_eq!(told().len(), 2, "{:?}", told());
     }
 
     #[tokio::test]

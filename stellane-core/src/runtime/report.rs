@@ -20,7 +20,8 @@ impl RunReport {
     /// Whether everything came to its end by itself, or was told goodbye.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.drain.aborted == 0 && self.drain.left == 0 && self.background_cut.is_empty()
+        let cut = self.drain.aborted + self.drain.left + self.drain.abandoned_stopped;
+        cut == 0 && self.background_cut.is_empty()
     }
 }
 
@@ -31,12 +32,21 @@ impl fmt::Display for RunReport {
             farewells,
             aborted,
             left,
+            abandoned,
+            abandoned_stopped,
         } = self.drain;
         write!(
             f,
             "{closed} connections closed, {aborted} of them cut at the end of their time; {farewells} streams told \
              goodbye; {left} connections left to handlers that hold their threads"
         )?;
+        if abandoned > 0 {
+            write!(
+                f,
+                "; {abandoned} requests went on without their clients, {abandoned_stopped} of them stopped at the end \
+                 of their time"
+            )?;
+        }
         match &self.background_cut[..] {
             [] => Ok(()),
             names => write!(f, "; background work cut: {}", names.join(", ")),

@@ -33,7 +33,7 @@ use crate::{
     profiling::{ProfileLayer, ProfileService},
 };
 use crate::{
-    connection::{Early, Listener},
+    connection::{ConnectionStats, Early, Listener},
     engine::{Engine, EngineKind, HandoffEngine, PerCoreEngine, SharedEngine},
     logging,
 };
@@ -335,15 +335,12 @@ impl Bound {
                     Duration::ZERO
                 }
             };
-            let (open, most) = (
-                components.connections.stats().open,
-                config.server.drain_timeout,
-            );
-            let most = format_duration(most);
+            let open = at_work(&components.connections.stats());
+            let most = format_duration(config.server.drain_timeout);
             match delay.is_zero() {
-                true => tracing::info!("draining: {open} connections, at most {most}"),
+                true => tracing::info!("draining: {open}, at most {most}"),
                 false => tracing::info!(
-                    "draining: {open} connections, at most {most}, after {} in which new ones are taken",
+                    "draining: {open}, at most {most}, after {} in which new ones are taken",
                     format_duration(delay)
                 ),
             }
@@ -397,6 +394,17 @@ impl Bound {
         );
         logging::flush();
         Ok(report)
+    }
+}
+
+/// What a drain is to wait for.
+fn at_work(stats: &ConnectionStats) -> String {
+    match stats.abandoned.running {
+        0 => format!("{} connections", stats.open),
+        running => format!(
+            "{} connections and {running} requests without their clients",
+            stats.open
+        ),
     }
 }
 

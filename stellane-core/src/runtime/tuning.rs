@@ -266,6 +266,9 @@ pub(super) fn has_turned(tuner: &AutoTuner, key: &str, value: &toml::Value) -> b
 
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "admin")]
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -284,6 +287,48 @@ mod tests {
             );
             let listed = format!("the knobs are `{}`", others.join("`, `"));
             assert!(error.contains(&listed), "{error}");
+        }
+    }
+
+    #[cfg(feature = "admin")]
+    #[test]
+    fn a_key_is_the_tuners_as_long_as_it_has_the_value_that_the_tuner_gave_to_its_knob() {
+        use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+        use stellane_autotune::Condition;
+
+        let shown = |key: &str, value: f64| match key {
+            "connection.idle_timeout" => toml::Value::String(format!("{value}s")),
+            _ => toml::Value::Integer(value as i64),
+        };
+        for (knob, key) in KEYS {
+            for mode in [TunerMode::Apply, TunerMode::Recommend] {
+                let mut config = TunerConfig::default();
+                config.mode = mode;
+                let asked = Signal::new("asked", || Some(1.0));
+                let turn = Rule::new("turn").when(Condition::above("asked", 0.5));
+                let builder = AutoTuner::builder().config(config).signal(asked);
+                let builder = builder.rule(turn.step(knob, 1.0));
+                let builder = KEYS.iter().fold(builder, |builder, (name, _)| {
+                    let cell = Arc::new(AtomicU64::new(5));
+                    let (get, set) = (Arc::clone(&cell), cell);
+                    let get = move || get.load(Relaxed) as f64;
+                    let set = move |value| set.store(value as u64, Relaxed);
+                    builder.knob(Knob::new(*name, 1.0..=100.0, 1.0, get, set))
+                });
+                let tuner = builder.build().unwrap();
+                for second in 1..20 {
+                    tuner.tick(Duration::from_secs(second));
+                }
+                let value = tuner.history().last().expect("it acts").new_value;
+                for (_, other) in KEYS {
+                    let is_turned = has_turned(&tuner, other, &shown(other, value));
+                    let expected = other == key && mode == TunerMode::Apply;
+                    assert_eq!(is_turned, expected, "{other} for {key}, {mode:?}");
+                }
+                assert!(!has_turned(&tuner, key, &shown(key, value + 1.0)), "{key}");
+                assert!(!has_turned(&tuner, "pool.enabled", &shown(key, value)));
+            }
         }
     }
 }

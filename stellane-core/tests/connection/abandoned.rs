@@ -240,7 +240,9 @@ async fn a_drain_waits_for_it_and_ends_what_is_left() {
             assert!(!draining.is_finished(), "it waits");
             orders.gate.add_permits(1);
         }
-        draining.await.expect("no panic");
+        let report = draining.await.expect("no panic");
+        let told = (report.abandoned, report.abandoned_stopped);
+        assert_eq!(told, if in_time { (1, 0) } else { (1, 1) });
         let abandoned = manager.stats().abandoned;
         let ends = (abandoned.finished_total, abandoned.stopped_total);
         assert_eq!(ends, if in_time { (1, 0) } else { (0, 1) });

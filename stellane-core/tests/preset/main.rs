@@ -19,6 +19,7 @@ mod until;
 mod bypass;
 mod classes;
 mod drain;
+mod figures;
 mod is_its_layers;
 mod layer;
 mod on_disconnect;

@@ -175,3 +175,43 @@ async fn by_a_closure_and_by_a_layer_on_a_route() {
         check(&components, &handler, address).await;
     }
 }
+
+#[tokio::test]
+async fn a_run_tells_of_those_that_it_stopped() {
+    let config = config().with(|config| {
+        config.limit = LimitConfig::default();
+        config.server.drain_timeout = Duration::from_millis(100);
+    });
+    let handler = Steps::new();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let orders = {
+        let handler = handler.clone();
+        post(move || handler.clone().run())
+    };
+    let bound = Runtime::builder()
+        .config(config)
+        .service(Router::new().route("/orders/{id}", orders))
+        .shutdown_signal(async { drop(stopped.await) })
+        .build()
+        .expect("builds");
+    let bound = bound.bind("127.0.0.1:0").await.expect("binds");
+    let (address, components) = (bound.local_addr(), bound.components().clone());
+    let serving = tokio::spawn(bound.serve());
+    let connections = &components.connections;
+    for n in 1..=8 {
+        let stream = send(address, "/orders/1").await;
+        until(connections, "begun", |_| handler.counts().0 == n).await;
+        leave(stream);
+    }
+    until(connections, "abandoned", |m| {
+        m.stats().abandoned.running == 8
+    })
+    .await;
+    stop.send(()).expect("serves");
+    let report = serving.await.expect("no panic").expect("serves");
+    let drain = report.drain;
+    assert_eq!((drain.abandoned, drain.abandoned_stopped), (8, 8));
+    assert!(!report.is_clean());
+    let told = "; 8 requests went on without their clients, 8 of them stopped";
+    assert!(report.to_string().contains(told), "{report}");
+}

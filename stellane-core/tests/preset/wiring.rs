@@ -442,6 +442,60 @@ async fn the_signals_of_the_tuner_say_what_their_names_say() {
     let _ = job.await;
 }
 
+#[tokio::test]
+async fn the_rates_of_the_tuner_count_what_their_names_say() {
+    let mut config = config();
+    config.limit.max_wait = Duration::ZERO;
+    (config.workers.min_workers, config.workers.max_workers) = (1, 1);
+    config.workers.queue_size = 1;
+    let components = Components::new(&config).expect("valid");
+    components.tuner.tick(Duration::from_secs(1));
+    for _ in 0..5 {
+        assert_eq!(send(&components, &config, request("/")).await, 200);
+    }
+    let place = components.limit.try_acquire().expect("the only one");
+    for _ in 0..3 {
+        assert_eq!(send(&components, &config, request("/")).await, 503);
+    }
+    drop(place);
+    let workers = &components.workers;
+    for _ in 0..4 {
+        workers.spawn_blocking(|| ()).await.expect("is done");
+    }
+    // One holds the only worker, one waits, two are refused.
+    let (release, held) = mpsc::channel::<()>();
+    let (begun, begins) = oneshot::channel();
+    let _running = workers.spawn_blocking(move || {
+        let _ = begun.send(());
+        let _ = held.recv();
+    });
+    begins.await.expect("begins");
+    let _waiting = workers.spawn_blocking(|| ());
+    for _ in 0..2 {
+        let refused = workers.spawn_blocking(|| ()).await;
+        assert_eq!(refused, Err(JobError::Overloaded));
+    }
+    components.runtime_metrics.collect();
+    components.tuner.tick(Duration::from_secs(2));
+
+    let signals = components.tuner.stats().signals;
+    let value = |name: &str| {
+        let signal = signals.iter().find(|signal| signal.name == name);
+        signal.and_then(|signal| signal.value)
+    };
+    assert_eq!(value(names::THROUGHPUT), Some(5.0));
+    // Whoever refused them.
+    assert_eq!(value(names::SHED_RATE), Some(5.0));
+    assert_eq!(value(names::QUEUE_SHED_RATE), Some(2.0));
+    assert_eq!(value(names::JOB_RATE), Some(4.0));
+    assert_eq!(value(names::QUEUE_DEPTH), Some(1.0));
+    assert_eq!(value(names::WORKERS_BUSY), Some(1.0));
+    let memory = value(names::MEMORY).zip(stellane_core::metrics::Machine::memory_used());
+    let (signal, now) = memory.expect("is known on Linux");
+    assert!((signal - now).abs() < 0.2, "{signal}, {now}");
+    drop(release);
+}
+
 /// What becomes of a field of a component's `stats()`.
 enum Is {
     /// The sum of the series of this name, or the one series with these labels.

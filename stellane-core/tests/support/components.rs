@@ -19,15 +19,18 @@ use http::{Response, StatusCode, request::Parts};
 use stellane_core::{
     autotune::{
         ActionOutcome, AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, AutoTuneLayer, AutoTuner,
-        Condition, Hold, Knob, LimitConfig, Objective, OverloadLayer, Rule, TunerConfig, TunerMode,
-        overload::Deadline,
+        Condition, Hold, Key, Knob, LimitConfig, Objective, OverloadLayer, RateLimit,
+        RateLimitLayer, Rule, TunerConfig, TunerMode, overload::Deadline,
     },
     catch_faults::{CatchFaultsLayer, Faults},
     connection::{CloseReason, ConnectInfo, ConnectionManager, ListenConfig, Listener},
     engine::{Engine, HandoffEngine, PerCoreEngine, SharedEngine},
     engine_selector::{EngineSelector, EngineSelectorLayer},
     hot_reload::LiveReloadLayer,
-    metrics::{Admin, HttpMetrics, MetricsLayer, RequestScope, RuntimeMetrics, prometheus},
+    metrics::{
+        Admin, HttpMetrics, LoadReportLayer, LoadReports, MetricsLayer, RequestScope,
+        RuntimeMetrics, prometheus,
+    },
     on_disconnect::{Abandoned, OnDisconnectLayer},
     pool::{Carried, PoolConfig, PoolLayer, Pools, WorkerPool, WorkerPoolLayer},
     prepared::{Prepared, PreparedLayer, PreparedResponse},
@@ -128,6 +131,29 @@ async fn the_adaptive_limit_refuses_what_is_too_much_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn who_asks_too_often_is_told_so_and_nobody_else() {
+    let limit = RateLimit::builder()
+        .rule("2/h".parse().expect("a rate"))
+        .build()
+        .expect("valid");
+    let layer = RateLimitLayer::new(&limit, |head| head.headers.get("x-tenant").map(Key::of));
+    let address = serve(layer.layer(app(hello()))).await;
+    let of = |tenant: &str| format!("GET / HTTP/1.1\r\nhost: localhost\r\nx-tenant: {tenant}");
+    for _ in 0..2 {
+        assert!(ask(address, &of("ada")).await.ends_with("hello"));
+    }
+    let refused = ask(address, &of("ada")).await;
+    assert!(refused.starts_with("HTTP/1.1 429"), "{refused}");
+    assert!(refused.contains("retry-after: 1800"), "{refused}");
+    assert!(ask(address, &of("bob")).await.ends_with("hello"));
+    assert!(get(address, "/").await.ends_with("hello"));
+    assert_eq!(
+        (limit.stats().allowed, limit.stats().rules[0].refused),
+        (3, 1)
+    );
+}
+
+#[tokio::test]
 async fn overload_passes_a_deadline_on_and_ends_what_exceeds_it() {
     let overload = OverloadLayer::builder().build().expect("valid");
     let handler = handler(async |parts: Parts| {
@@ -165,6 +191,29 @@ async fn metrics_count_by_the_labels_of_routes() {
         routes.contains(&("/users/{id}".to_owned(), 2)),
         "{routes:?}"
     );
+}
+
+#[tokio::test]
+async fn an_answer_tells_how_loaded_the_replica_is() {
+    let time = Arc::new(AtomicU64::new(0));
+    let now = Arc::clone(&time);
+    let metrics = HttpMetrics::builder()
+        .clock(move || Duration::from_secs(now.load(Relaxed)))
+        .build()
+        .expect("valid");
+    let reports = LoadReports::builder(&metrics)
+        .application_utilization(|| Some(0.5))
+        .build()
+        .expect("valid");
+    let layers = ServiceBuilder::new()
+        .layer(LoadReportLayer::new(&reports))
+        .layer(MetricsLayer::new(&metrics));
+    let address = serve(layers.service(app(hello()))).await;
+    assert!(!get(address, "/").await.contains("endpoint-load-metrics"));
+    time.store(2, Relaxed);
+    let answer = get(address, "/").await;
+    assert!(answer.contains("endpoint-load-metrics: TEXT "), "{answer}");
+    assert!(answer.contains("application_utilization:0.5"), "{answer}");
 }
 
 #[tokio::test]

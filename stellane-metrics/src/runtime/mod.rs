@@ -84,6 +84,8 @@ struct State {
 struct Tick {
     at: Duration,
     requests: u64,
+    failed: u64,
+    shed: u64,
     connections: u64,
     cpu: Duration,
     busy: Duration,
@@ -309,6 +311,8 @@ impl State {
         let tick = Tick {
             at: now,
             requests: snapshot.requests_total,
+            failed: snapshot.requests_failed_total,
+            shed: snapshot.shed_total.values().sum(),
             connections: snapshot.connections_total,
             cpu: snapshot.cpu_time,
             busy,
@@ -339,6 +343,10 @@ impl State {
             if elapsed > 0.0 {
                 let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / elapsed;
                 snapshot.requests_per_second = rate(first.requests, last.requests);
+                // Counted a moment later than all of them.
+                let failed = rate(first.failed, last.failed);
+                snapshot.requests_failed_per_second = failed.min(snapshot.requests_per_second);
+                snapshot.shed_per_second = rate(first.shed, last.shed);
                 snapshot.connections_per_second = rate(first.connections, last.connections);
                 let share =
                     |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() / elapsed;

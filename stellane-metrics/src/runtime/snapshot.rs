@@ -30,6 +30,8 @@ pub struct RuntimeSnapshot {
     pub requests_cancelled_total: u64,
     /// Requests that ended in a 5xx, an error or a panic.
     pub requests_failed_total: u64,
+    /// The same per second: never more than [`requests_per_second`](Self::requests_per_second).
+    pub requests_failed_per_second: f64,
     /// Mean duration to the end of the response body.
     #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
     pub latency_avg: Duration,
@@ -109,8 +111,14 @@ pub struct RuntimeSnapshot {
     /// What the limit does and why, in a sentence such as `limiting at 48: throughput flat at 1590/s`; empty without
     /// one.
     pub limit_state: String,
+    /// Requests that have a place under the limit.
+    pub limit_in_flight: u64,
+    /// Requests that wait for one.
+    pub limit_waiting: u64,
     /// Requests refused, by reason.
     pub shed_total: ByLabel,
+    /// All of them per second.
+    pub shed_per_second: f64,
     /// Changes made by the tuner, by parameter.
     pub tuning_actions_total: ByLabel,
 

@@ -12,38 +12,57 @@ use super::{history::History, snapshot::Snapshot};
 
 /// Draws everything; too small a terminal shows less.
 pub(super) fn draw(frame: &mut Frame<'_>, history: &History) {
+    let now = &history.now;
+    let sections = sections(now);
+    // A number that is cut is a wrong number: where the boxes are too narrow for any, there are lines.
+    let wide = frame.area().width >= BOXES;
+    let lines = match wide {
+        true => Vec::new(),
+        false => lines(&sections, frame.area().width),
+    };
+    let (course, tables) = match wide {
+        true => (7, 8),
+        false => (5, u16::try_from(lines.len()).unwrap_or(u16::MAX)),
+    };
     let [head, requests, latency, tables, actions] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(9),
+        Constraint::Length(course),
+        Constraint::Length(course),
+        Constraint::Length(tables),
         Constraint::Fill(1),
     ])
     .areas(frame.area());
-    let now = &history.now;
 
     frame.render_widget(title(history), head);
     let course = Course {
         points: &history.requests,
         color: Color::Cyan,
+        numbers: requests_line(now),
     };
-    course.draw(frame, requests, "requests", requests_line(now));
+    course.draw(frame, requests, "requests");
     let course = Course {
         points: &history.p99,
         color: Color::Yellow,
+        numbers: latency_line(now),
     };
-    course.draw(frame, latency, "latency (p99)", latency_line(now));
+    course.draw(frame, latency, "latency (p99)");
 
-    let columns = Layout::horizontal([Constraint::Fill(1); 5]).split(tables);
-    for (area, (name, rows)) in columns.iter().zip(sections(now)) {
-        let lines: Vec<Line<'_>> = rows
-            .into_iter()
-            .map(|(label, value)| Line::from(vec![format!("{label:<12}").dim(), Span::raw(value)]))
-            .collect();
-        frame.render_widget(
-            Paragraph::new(lines).block(Block::bordered().title(name)),
-            *area,
-        );
+    if wide {
+        let columns = Layout::horizontal([Constraint::Fill(1); 5]).split(tables);
+        for (area, (name, rows)) in columns.iter().zip(sections) {
+            let lines: Vec<Line<'_>> = rows
+                .into_iter()
+                .map(|(label, value)| {
+                    Line::from(vec![format!("{label:<12}").dim(), Span::raw(value)])
+                })
+                .collect();
+            frame.render_widget(
+                Paragraph::new(lines).block(Block::bordered().title(name)),
+                *area,
+            );
+        }
+    } else {
+        frame.render_widget(Paragraph::new(lines), tables);
     }
     let block = Block::bordered().title("tuning, latest first");
     frame.render_widget(Paragraph::new(tuning(now)).block(block), actions);
@@ -85,16 +104,17 @@ fn title(history: &History) -> Line<'_> {
 struct Course<'a> {
     points: &'a VecDeque<u64>,
     color: Color,
+    numbers: Rows,
 }
 
 impl Course<'_> {
-    fn draw(&self, frame: &mut Frame<'_>, area: Rect, name: &str, numbers: Line<'_>) {
+    fn draw(&self, frame: &mut Frame<'_>, area: Rect, name: &str) {
         let block = Block::bordered().title(name.to_owned());
         let inner = block.inner(area);
         frame.render_widget(block, area);
         let [line, chart] =
             Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(inner);
-        frame.render_widget(numbers, line);
+        frame.render_widget(numbers(&self.numbers, line.width), line);
         // The newest at the right edge.
         let shown = self.points.len().min(chart.width as usize);
         let mut points = vec![0; chart.width as usize - shown];
@@ -106,32 +126,68 @@ impl Course<'_> {
     }
 }
 
-fn requests_line(now: &Snapshot) -> Line<'static> {
-    numbers([
+fn requests_line(now: &Snapshot) -> Rows {
+    vec![
         ("/s", count(now.number("requests_per_second"))),
         ("in flight", count(now.number("requests_in_flight"))),
         ("total", count(now.number("requests_total"))),
         ("failed", count(now.number("requests_failed_total"))),
         ("cancelled", count(now.number("requests_cancelled_total"))),
-    ])
+    ]
 }
 
-fn latency_line(now: &Snapshot) -> Line<'static> {
+fn latency_line(now: &Snapshot) -> Rows {
     let latency = |path: &str| seconds(now.number(path));
-    numbers([
-        ("mean", latency("latency_avg")),
+    vec![
         ("p50", latency("latency_p50")),
         ("p90", latency("latency_p90")),
         ("p99", latency("latency_p99")),
         ("p99.9", latency("latency_p999")),
-    ])
+        ("mean", latency("latency_avg")),
+    ]
 }
 
-fn numbers(pairs: [(&'static str, String); 5]) -> Line<'static> {
-    let spans = pairs
-        .into_iter()
-        .flat_map(|(label, value)| [value.bold(), " ".into(), label.dim(), "   ".into()]);
-    Line::from(spans.collect::<Vec<_>>())
+/// The first of them that fit, each whole.
+fn numbers(pairs: &[(&'static str, String)], width: u16) -> Line<'static> {
+    let mut left = usize::from(width);
+    let mut spans = Vec::new();
+    for (label, value) in pairs {
+        let takes = Span::raw(value).width() + 1 + label.len();
+        if takes > left {
+            break;
+        }
+        left = left.saturating_sub(takes + 3);
+        spans.extend([value.clone().bold(), " ".into(), label.dim(), "   ".into()]);
+    }
+    Line::from(spans)
+}
+
+/// From so many columns on five boxes side by side hold their numbers.
+const BOXES: u16 = 115;
+
+/// The boxes as lines, with as many of their numbers on each as fit whole.
+fn lines(sections: &[(&'static str, Rows); 5], width: u16) -> Vec<Line<'static>> {
+    const NAME: usize = 13;
+    let width = usize::from(width);
+    let indent = if width < 40 { 0 } else { NAME };
+    let mut lines = Vec::new();
+    for (name, rows) in sections {
+        let mut line = vec![format!("{name:<NAME$}").bold()];
+        let mut left = width.saturating_sub(NAME);
+        for (label, value) in rows {
+            let takes = Span::raw(value).width() + label.len() + 1;
+            if takes > left {
+                lines.push(Line::from(std::mem::take(&mut line)));
+                line.push(" ".repeat(indent).into());
+                left = width.saturating_sub(indent);
+            }
+            left = left.saturating_sub(takes + 2);
+            let value = Span::raw(value.clone());
+            line.extend([label.dim(), " ".into(), value, "  ".into()]);
+        }
+        lines.push(Line::from(line));
+    }
+    lines
 }
 
 type Rows = Vec<(&'static str, String)>;
@@ -195,10 +251,10 @@ fn sections(now: &Snapshot) -> [(&'static str, Rows); 5] {
             "limits",
             vec![
                 ("limit", n("limit")),
-                ("in flight", n("requests_in_flight")),
+                ("running", n("limit_in_flight")),
+                ("waiting", n("limit_waiting")),
                 ("shed", count(now.sum("shed_total"))),
                 ("tuned", count(now.sum("tuning_actions_total"))),
-                ("interned", n("interner_entries")),
             ],
         ),
     ]
@@ -222,15 +278,23 @@ fn tuning(now: &Snapshot) -> Vec<Line<'static>> {
             Line::from(vec![
                 text(action, "parameter").bold(),
                 format!(
-                    " {} -> {}  ",
-                    text(action, "old_value"),
-                    text(action, "new_value")
+                    " {} → {}  ",
+                    whole(&action["old_value"]),
+                    whole(&action["new_value"])
                 )
                 .into(),
                 text(action, "reason").dim(),
             ])
         })
         .collect()
+}
+
+/// A value of a knob, without the `.0` of a float that is a whole number.
+fn whole(value: &serde_json::Value) -> String {
+    match value.as_f64() {
+        Some(number) => number.to_string(),
+        None => value.to_string(),
+    }
 }
 
 fn count(number: Option<f64>) -> String {
@@ -273,7 +337,7 @@ mod tests {
             Snapshot::new(json!({
                 "uptime": 61.5, "requests_per_second": 12345.6, "requests_in_flight": 7, "latency_p99": 0.0021,
                 "connections_parked": 1500, "rss": 52428800, "shed_total": { "limit": 3, "queue": 4 },
-                "tuning": { "actions": [{ "parameter": "limit", "old_value": 20, "new_value": 24, "reason": "latency is flat" }] },
+                "tuning": { "actions": [{ "parameter": "limit", "old_value": 20.0, "new_value": 24, "reason": "latency is flat" }] },
             })),
         );
         let shown = screen(&history, 120, 32);
@@ -285,12 +349,52 @@ mod tests {
             "1500",
             "50.0 MiB",
             "shed        7",
-            "limit 20 -> 24",
+            "limit 20 → 24",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
         history.push(Err("connection refused".to_owned()));
         assert!(screen(&history, 120, 32).contains("connection refused"));
+    }
+
+    /// No number is cut to another one, however few columns there are.
+    #[test]
+    fn every_number_is_whole_or_not_there_at_any_width() {
+        let json = json!({
+            "uptime": 61.5, "requests_per_second": 812.4, "requests_in_flight": 7, "requests_total": 1_203_114,
+            "requests_failed_total": 9025, "requests_cancelled_total": 63,
+            "latency_avg": 0.123_456, "latency_p50": 0.100_123, "latency_p90": 0.200_123,
+            "latency_p99": 0.321_123, "latency_p999": 0.912_345,
+            "connections_closed_total": { "idle": 163 }, "queue_wait_p99": 0.000_35, "rss": 22_649_241,
+            "shed_total": { "limit": 11_500 }, "limit": 28, "limit_in_flight": 27, "limit_waiting": 72,
+        });
+        let history = History::new("127.0.0.1:9090", Snapshot::new(json));
+        let shown = screen(&history, 80, 24);
+        for part in [
+            "shed 11.5k",
+            "closed 163",
+            "rss 21.6 MiB",
+            "wait p99 350",
+            "waiting 72",
+            "ms p99.9",
+        ] {
+            assert!(shown.contains(part), "{part} in\n{shown}");
+        }
+        for width in 24..150 {
+            let shown = screen(&history, width, 60);
+            for (label, value) in [("shed", "11.5k"), ("closed", "163"), ("rss", "21.6 MiB")] {
+                let named = format!("{label} ");
+                let mut found = shown.match_indices(&named);
+                let whole = found.all(|(at, _)| {
+                    let rest = shown[at + label.len()..].trim_start();
+                    rest.starts_with(value)
+                });
+                assert!(
+                    whole && shown.contains(value),
+                    "{label} at {width}:\n{shown}"
+                );
+            }
+        }
     }
 
     #[test]

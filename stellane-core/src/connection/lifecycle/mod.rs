@@ -144,7 +144,7 @@ impl Shared {
 
     /// See [`ConnectionManager::drain`](crate::connection::ConnectionManager::drain).
     pub(crate) async fn drain(&self, deadline: Duration) -> DrainReport {
-        let before = self.totals.closed();
+        let (before, abandoned_before) = (self.totals.closed(), self.abandoned.stats());
         // The listeners close before the first response says "close": a client that comes back at once
         // must be refused, not taken into a queue that nobody empties.
         self.drain.announce();
@@ -155,13 +155,16 @@ impl Shared {
         self.drain.begin(self.clock.tick(), spread);
         self.tell_those_that_drain();
         self.end_in_time().await;
-        let after = self.totals.closed();
+        let (after, abandoned) = (self.totals.closed(), self.abandoned.stats());
         let aborted = CloseReason::Aborted as usize;
         DrainReport {
             closed: after.iter().sum::<u64>() - before.iter().sum::<u64>(),
             aborted: after[aborted] - before[aborted],
             farewells: self.drain.farewells(),
             left: self.totals.open(),
+            abandoned: abandoned.running + abandoned.ended_since(&abandoned_before),
+            abandoned_stopped: abandoned.running + abandoned.stopped_total
+                - abandoned_before.stopped_total,
         }
     }
 

@@ -209,3 +209,38 @@ impl Logs {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn while_lines_are_being_written_others_are_left_out_and_counted() {
+        let mut logs = Logs::default();
+        let (go_on, held) = sync_mpsc::channel::<()>();
+        let (say, said) = sync_mpsc::channel();
+        let told = say.clone();
+        logs.tell(move |left_out| {
+            let _ = told.send(left_out);
+            let _ = held.recv();
+        });
+        for _ in 0..2 {
+            logs.tell(|_| unreachable!("the first is not done"));
+        }
+        drop(go_on);
+        while logs.busy.load(Relaxed) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for _ in 0..2 {
+            let told = say.clone();
+            logs.tell(move |left_out| {
+                let _ = told.send(left_out);
+            });
+            while logs.busy.load(Relaxed) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        drop((say, logs));
+        assert_eq!(said.iter().collect::<Vec<_>>(), [0, 2, 0]);
+    }
+}

@@ -1,0 +1,253 @@
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::HeaderValue;
+
+use super::LoadReport;
+use crate::{BuildError, ConfigError, HttpMetrics};
+
+type Source = Box<dyn Fn() -> Option<f64> + Send + Sync>;
+
+/// The load of this replica: the handle, cheap to clone. See the [module](super).
+#[derive(Clone)]
+pub struct LoadReports(Arc<Shared>);
+
+struct Shared {
+    http: HttpMetrics,
+    application: Option<Source>,
+    cpu: Option<Source>,
+    memory: Option<Source>,
+    named: Vec<(Cow<'static, str>, Source)>,
+    /// When the next report is to be made, in nanoseconds.
+    due: AtomicU64,
+    averages: Mutex<Averages>,
+    latest: RwLock<Latest>,
+}
+
+#[derive(Clone, Default)]
+struct Latest {
+    report: Option<LoadReport>,
+    text: Option<HeaderValue>,
+    binary: Option<HeaderValue>,
+}
+
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// What is averaged over about a second: one look at how many requests are in flight says little.
+#[derive(Debug, Default)]
+struct Averages {
+    begun: Option<Duration>,
+    read: Duration,
+    requests: u64,
+    failed: u64,
+    rps: f64,
+    eps: f64,
+    utilization: Option<f64>,
+}
+
+impl Averages {
+    /// Whether they mean something yet.
+    fn update(
+        &mut self,
+        now: Duration,
+        requests: u64,
+        failed: u64,
+        utilization: Option<f64>,
+    ) -> bool {
+        let begun = match self.begun {
+            Some(begun) => begun,
+            None => {
+                (self.read, self.requests, self.failed) = (now, requests, failed);
+                *self.begun.insert(now)
+            }
+        };
+        let passed = now.saturating_sub(self.read).as_secs_f64();
+        if passed > 0.0 {
+            let weight = 1.0 - (-passed).exp();
+            let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / passed;
+            self.rps += weight * (rate(requests, self.requests) - self.rps);
+            self.eps += weight * (rate(failed, self.failed) - self.eps);
+            self.utilization = match (self.utilization, utilization) {
+                (Some(before), Some(now)) => Some(before + weight * (now - before)),
+                (_, now) => now,
+            };
+            (self.read, self.requests, self.failed) = (now, requests, failed);
+        }
+        now.saturating_sub(begun) >= Duration::from_secs(1)
+    }
+}
+
+impl LoadReports {
+    /// A builder of reports whose rates are those of the requests that `http` counts.
+    pub fn builder(http: &HttpMetrics) -> LoadReportsBuilder {
+        LoadReportsBuilder {
+            http: http.clone(),
+            application: None,
+            cpu: None,
+            memory: None,
+            named: Vec::new(),
+        }
+    }
+
+    /// The load now, at most a tenth of a second old. `None` before a second of traffic.
+    #[must_use]
+    pub fn report(&self) -> Option<LoadReport> {
+        self.latest(|latest| latest.report.clone())
+    }
+
+    pub(super) fn text(&self) -> Option<HeaderValue> {
+        self.latest(|latest| latest.text.clone())
+    }
+
+    pub(super) fn binary(&self) -> Option<HeaderValue> {
+        self.latest(|latest| latest.binary.clone())
+    }
+
+    fn latest<T>(&self, of: impl FnOnce(&Latest) -> T) -> T {
+        let shared = &*self.0;
+        let nanos = shared.http.table.elapsed_ns(0);
+        let due = shared.due.load(Relaxed);
+        let next = nanos.saturating_add(INTERVAL.as_nanos() as u64);
+        // Whoever comes first makes it; the others take the one before.
+        if nanos >= due
+            && shared
+                .due
+                .compare_exchange(due, next, Relaxed, Relaxed)
+                .is_ok()
+        {
+            let latest = shared.make(Duration::from_nanos(nanos));
+            *shared
+                .latest
+                .write()
+                .unwrap_or_else(PoisonError::into_inner) = latest;
+        }
+        of(&shared.latest.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Shared {
+    fn make(&self, now: Duration) -> Latest {
+        let read = |source: &Option<Source>| source.as_ref().and_then(|source| source());
+        let (stats, utilization) = (self.http.stats(), read(&self.application));
+        let (requests, failed) = (stats.requests_total, stats.requests_failed_total);
+        let (rps, eps, utilization) = {
+            let mut averages = self.averages.lock().unwrap_or_else(PoisonError::into_inner);
+            if !averages.update(now, requests, failed, utilization) {
+                return Latest::default();
+            }
+            (averages.rps, averages.eps, averages.utilization)
+        };
+        let named = self.named.iter();
+        let report = LoadReport {
+            application_utilization: utilization,
+            cpu_utilization: read(&self.cpu),
+            mem_utilization: read(&self.memory),
+            rps_fractional: Some(rps),
+            eps: Some(eps),
+            named_metrics: named
+                .filter_map(|(name, source)| Some((name.clone(), source()?)))
+                .collect(),
+        };
+        Latest {
+            text: report.text(),
+            binary: report.binary(),
+            report: Some(report),
+        }
+    }
+}
+
+impl fmt::Debug for LoadReports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LoadReports").field(&self.report()).finish()
+    }
+}
+
+/// Builds [`LoadReports`].
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct LoadReportsBuilder {
+    http: HttpMetrics,
+    application: Option<Source>,
+    cpu: Option<Source>,
+    memory: Option<Source>,
+    named: Vec<(Cow<'static, str>, Source)>,
+}
+
+impl LoadReportsBuilder {
+    /// How full the service is: 1 is full, more is too much. What balancers choose by; it is asked ten times a second at most.
+    pub fn application_utilization(
+        mut self,
+        of: impl Fn() -> Option<f64> + Send + Sync + 'static,
+    ) -> Self {
+        self.application = Some(Box::new(of));
+        self
+    }
+
+    /// CPU in terms of what the process may use. What balancers choose by where there is no `application_utilization`.
+    pub fn cpu_utilization(mut self, of: impl Fn() -> Option<f64> + Send + Sync + 'static) -> Self {
+        self.cpu = Some(Box::new(of));
+        self
+    }
+
+    /// Memory in terms of what the process may use.
+    pub fn mem_utilization(mut self, of: impl Fn() -> Option<f64> + Send + Sync + 'static) -> Self {
+        self.memory = Some(Box::new(of));
+        self
+    }
+
+    /// A number of the service's own, for balancers that are told to choose by it.
+    pub fn named(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        of: impl Fn() -> Option<f64> + Send + Sync + 'static,
+    ) -> Self {
+        self.named.push((name.into(), Box::new(of)));
+        self
+    }
+
+    /// Builds it.
+    ///
+    /// # Errors
+    ///
+    /// A name is used twice, or is not of letters, digits, `_`, `-` and `.`: balancers would take no report at all.
+    pub fn build(self) -> Result<LoadReports, BuildError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        let mut errors = Vec::new();
+        for (place, (name, _)) in self.named.iter().enumerate() {
+            let is_twice = self.named[..place].iter().any(|(other, _)| other == name);
+            if name.is_empty() || !name.chars().all(plain) || is_twice {
+                errors.push(ConfigError {
+                    key: "named",
+                    value: name.clone().into_owned(),
+                    expected: "a name that is used once, of letters, digits, `_`, `-` and `.`"
+                        .into(),
+                });
+            }
+        }
+        if !errors.is_empty() {
+            return Err(BuildError::Config(errors));
+        }
+        Ok(LoadReports(Arc::new(Shared {
+            http: self.http,
+            application: self.application,
+            cpu: self.cpu,
+            memory: self.memory,
+            named: self.named,
+            due: AtomicU64::new(0),
+            averages: Mutex::default(),
+            latest: RwLock::default(),
+        })))
+    }
+}
+
+impl fmt::Debug for LoadReportsBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadReportsBuilder").finish_non_exhaustive()
+    }
+}
