@@ -25,11 +25,12 @@ use stellane_router::Interner;
 use tokio::task::JoinSet;
 
 #[cfg(feature = "admin")]
-use super::watch::{HeldThreads, Progress};
+use super::watch::Progress;
 use super::{
     RuntimeError,
     background::Restarts,
     classes::{self, Classes},
+    held::HeldThreads,
     machine, pressure, refusing,
     route_limits::OwnLimits,
 };
@@ -91,7 +92,6 @@ pub struct Components {
     /// By the configuration.
     pub(super) own_limits: OwnLimits,
     /// Handlers that hold a thread.
-    #[cfg(feature = "admin")]
     pub(super) held: HeldThreads,
     /// Whether the runtimes that serve get anywhere.
     #[cfg(feature = "admin")]
@@ -176,7 +176,6 @@ impl Components {
             .map_err(failed("strict_http1"))?;
         let readiness = Readiness::new();
         readiness.set_ready(false);
-        #[cfg(feature = "admin")]
         let held = HeldThreads::new(&config.metrics.unmatched_route);
         let restarts = Restarts::default();
 
@@ -195,7 +194,6 @@ impl Components {
                 let overload = overload.clone();
                 let (pools, interner) = (pools.clone(), interner.clone());
                 let restarts = restarts.clone();
-                #[cfg(feature = "admin")]
                 let held = held.clone();
                 let told = AtomicU64::new(0);
                 #[cfg(feature = "tuner")]
@@ -211,7 +209,6 @@ impl Components {
                     read_workers(snapshot, &workers);
                     read_pools(snapshot, &pools);
                     read_interner(snapshot, &interner);
-                    #[cfg(feature = "admin")]
                     held.fill(snapshot);
                     restarts.fill(snapshot);
                     #[cfg(feature = "tuner")]
@@ -273,7 +270,6 @@ impl Components {
             readiness,
             limit_layer,
             own_limits,
-            #[cfg(feature = "admin")]
             held,
             #[cfg(feature = "admin")]
             progress: Progress::default(),

@@ -7,9 +7,13 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use async_task::Runnable;
@@ -30,6 +34,8 @@ pub(super) struct Core {
     queue: Mutex<Queue>,
     /// How many live here.
     tasks: AtomicUsize,
+    /// For how long tasks were polled, in nanoseconds, without what was not over when the core went to another thread.
+    worked: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +69,7 @@ impl Core {
             reactor: Mutex::new(Some(Arc::new(Reactor(Some(runtime))))),
             queue: Mutex::default(),
             tasks: AtomicUsize::new(0),
+            worked: AtomicU64::new(0),
         })
     }
 
@@ -76,6 +83,17 @@ impl Core {
 
     pub(super) fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    pub(super) fn worked(&self) -> Duration {
+        Duration::from_nanos(self.worked.load(Relaxed))
+    }
+
+    /// Only the thread that has the core counts.
+    pub(super) fn add_work(&self, time: Duration) {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.worked.load(Relaxed);
+        self.worked.store(before.wrapping_add(time), Relaxed);
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
