@@ -20,6 +20,7 @@ use super::{
     redirect::Redirect,
 };
 use crate::{
+    access_log::AccessLogLayer,
     connection::{ConnectInfo, ConnectionManager, HttpService, Incoming, Socket},
     engine::{Engine, EngineError},
     hot_reload::LiveReloadLayer,
@@ -34,6 +35,8 @@ pub struct Around {
     pub(super) preset: PresetLayer,
     pub(super) facts: Facts,
     pub(super) outer: Option<Arc<OuterFn>>,
+    /// Outside of it.
+    pub(super) access_log: Option<AccessLogLayer>,
     #[cfg(feature = "http-layers")]
     pub(super) http: super::HttpLayers,
     pub(super) hot_reload: bool,
@@ -136,7 +139,8 @@ impl Around {
         if !self.http.outer().is_off() {
             return true;
         }
-        self.hot_reload || self.outer.is_some() || self.bypass.is_some()
+        let is_seen = self.outer.is_some() || self.access_log.is_some();
+        self.hot_reload || is_seen || self.bypass.is_some()
     }
 
     /// Whether there is something else than the preset.
@@ -157,6 +161,10 @@ impl Around {
         };
         #[cfg(not(feature = "http-layers"))]
         let service = self.inside(app);
+        let service = match &self.access_log {
+            Some(layer) => BoxService::new(layer.layer(service)),
+            None => service,
+        };
         // The answer to "which process is this?" is no request of the application: outside of all.
         match self.hot_reload {
             true => BoxService::new(LiveReloadLayer::new().layer(service)),
