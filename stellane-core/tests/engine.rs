@@ -15,7 +15,7 @@ use http::{Request, Response};
 use stellane_core::{
     connection::{CloseReason, ConnectionManager, Incoming, ListenConfig, Listener},
     engine::{
-        Engine, EngineError, PerCoreEngine, SharedEngine,
+        Engine, EngineError, HandoffEngine, PerCoreEngine, SharedEngine,
         testing::{self, Client},
     },
 };
@@ -52,6 +52,19 @@ async fn the_per_core_engine_passes_the_suite() {
             .build()
     };
     testing::check_engine(pinned).await.expect("passes");
+}
+
+fn handoff(cores: usize) -> HandoffEngine {
+    HandoffEngine::builder()
+        .connections(&connections())
+        .cores(cores)
+        .build()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_handoff_engine_passes_the_suite() {
+    testing::check_engine(|| handoff(3)).await.expect("passes");
+    testing::check_engine(|| handoff(1)).await.expect("passes");
 }
 
 async fn reuse_port(sockets: usize) -> Vec<Listener> {
@@ -247,6 +260,7 @@ async fn the_preset_serves_on_the_engine_that_is_configured() {
     for (kind, thread) in [
         (EngineKind::Shared, "tokio-"),
         (EngineKind::PerCore, "stellane-core-"),
+        (EngineKind::Handoff, "stellane-core"),
     ] {
         let mut config = RuntimeConfig::default();
         config.engine.kind = kind;

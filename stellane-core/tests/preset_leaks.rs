@@ -126,9 +126,10 @@ fn tokio() -> tokio::runtime::Runtime {
 
 #[test]
 fn runtimes_that_come_and_go_leave_neither_memory_nor_threads() {
-    use EngineKind::{PerCore, Shared};
+    use EngineKind::{Handoff, PerCore, Shared};
     assert_no_growth("shared", &|| tokio().block_on(whole_life(Shared)));
     assert_no_growth("per core", &|| tokio().block_on(whole_life(PerCore)));
+    assert_no_growth("handoff", &|| tokio().block_on(whole_life(Handoff)));
     assert_no_growth("two lines", &|| tokio().block_on(two_lines()));
     assert_no_growth("never served", &|| tokio().block_on(never_served()));
     let one = tokio();

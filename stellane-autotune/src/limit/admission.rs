@@ -7,7 +7,7 @@ use super::{
     AdaptiveLimitLayer, Class, Hold, Key, LimitRequestBody, Outcome, Permit, RequestHead,
     aging::Epoch,
     future::answer_of,
-    keys::{EXEMPT, Keys},
+    keys::{Count, Keys},
     place::Loan,
     shared::{Shared, UNTIMED},
 };
@@ -258,7 +258,7 @@ impl Admission {
         self.give_back(shared);
         self.seat = None;
         if std::mem::take(&mut self.exempt) {
-            shared.keys.sub(self.keys, EXEMPT);
+            shared.keys.sub(self.keys, Count::Exempt);
         }
     }
 

@@ -351,6 +351,12 @@ impl ConnectionManager {
         self.shared.memory.is_given_back()
     }
 
+    /// Gives back the memory of a thread that has nothing to do for now.
+    #[cfg(feature = "engine")]
+    pub(crate) fn release_thread(&self) {
+        self.shared.memory.release_thread();
+    }
+
     /// How many connections there may be: as configured, and as the limit of open files allows.
     pub(crate) fn most_connections(&self) -> usize {
         let Shared {

@@ -199,6 +199,7 @@ mod policy;
 mod protocol;
 mod reason;
 mod service;
+pub(crate) mod spawn;
 mod state;
 mod stats;
 mod table;

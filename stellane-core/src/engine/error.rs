@@ -8,7 +8,8 @@ use crate::BoxError;
 pub enum EngineError {
     /// A thread or a runtime could not be made: there are too many, or too many open files.
     Start(io::Error),
-    /// [`SharedEngine`](super::SharedEngine) was started outside of a tokio runtime.
+    /// [`SharedEngine`](super::SharedEngine) or [`HandoffEngine`](super::HandoffEngine) was started outside of a tokio
+    /// runtime.
     NoRuntime,
     /// The engine was stopped; make a new one.
     Stopped,

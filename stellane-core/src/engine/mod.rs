@@ -5,8 +5,10 @@
 //! - [`PerCoreEngine`]: a thread with a runtime of its own for each core. A connection stays on the core that
 //!   accepted it, and no task wakes another core. The right one for many short and even requests. Services
 //!   that are not `Send` can be served too, made once for each core: see [`PerCoreEngine::serve_local`].
+//! - [`HandoffEngine`]: a core that goes from thread to thread, so that a handler may block the one that it is on. The
+//!   right one where handlers call what blocks, or nobody is sure that they do not.
 //!
-//! Both serve through one [`ConnectionManager`](crate::connection::ConnectionManager): its limits, statistics
+//! All serve through one [`ConnectionManager`](crate::connection::ConnectionManager): its limits, statistics
 //! and drains cover all cores. An engine of your own implements [`Engine`] and shows that it keeps the contract
 //! by passing the public suite, `engine::testing` (feature `engine-testing`).
 //!
@@ -43,6 +45,7 @@
 
 mod config;
 mod error;
+mod handoff;
 mod local;
 mod metrics;
 mod per_core;
@@ -60,6 +63,7 @@ use std::{
 pub use self::{
     config::{EngineConfig, EngineKind},
     error::EngineError,
+    handoff::{HandoffEngine, HandoffEngineBuilder, HandoffStats},
     local::LocalHttpService,
     metrics::{CoreMetrics, EngineMetrics, StopReport},
     per_core::{PerCoreEngine, PerCoreEngineBuilder},

@@ -94,7 +94,7 @@ impl PerCoreEngineBuilder<ConnectionManager> {
 }
 
 impl EngineConfig {
-    /// How many threads a `per_core` engine has.
+    /// How many cores an engine has that is not `shared`.
     #[must_use]
     pub fn threads(&self) -> usize {
         match self.cores {
@@ -244,7 +244,10 @@ impl PerCoreEngine {
 
 /// Deals the listeners out. When there are fewer than cores, some are shared: whichever core is free accepts, and
 /// gives what it has too many of to the core that has the fewest.
-fn share(listeners: Vec<Listener>, cores: usize) -> std::io::Result<Vec<Vec<DetachedListener>>> {
+pub(super) fn share(
+    listeners: Vec<Listener>,
+    cores: usize,
+) -> std::io::Result<Vec<Vec<DetachedListener>>> {
     let listeners = listeners
         .into_iter()
         .map(Listener::detach)

@@ -241,7 +241,7 @@ async fn several(
 
 fn options(config: &RuntimeConfig) -> ListenConfig {
     let mut options = config.connection.listen.clone();
-    if config.engine.kind == EngineKind::PerCore && options.sockets == 1 {
+    if config.engine.kind != EngineKind::Shared && options.sockets == 1 {
         // Each core accepts what the system deals it.
         options.sockets = config.engine.threads();
     }

@@ -31,7 +31,9 @@ use super::{
     background::Restarts,
     classes::{self, Classes},
     ledger::{self, KeptRequest, Ledgers},
-    machine, pressure, refusing,
+    machine, pressure,
+    rate_limits::RateLimits,
+    refusing,
     route_limits::OwnLimits,
 };
 #[cfg(feature = "tuner")]
@@ -92,6 +94,8 @@ pub struct Components {
     /// By the configuration.
     pub(super) own_limits: OwnLimits,
     pub(super) ledgers: Ledgers,
+    /// By the configuration.
+    pub(super) rate_limits: RateLimits,
     /// Handlers that hold a thread.
     #[cfg(feature = "admin")]
     pub(super) held: HeldThreads,
@@ -157,6 +161,7 @@ impl Components {
         let own_limits = OwnLimits::new(&config.server.route_limits);
         let own_limits = own_limits.map_err(failed("server.route_limits"))?;
         let overload = own_limits.apply(overload);
+        let rate_limits = RateLimits::new(&config.rate_limit)?;
         #[cfg(feature = "workers")]
         let workers = WorkerPool::builder()
             .config(config.workers.clone())
@@ -280,6 +285,7 @@ impl Components {
             limit_layer,
             own_limits,
             ledgers,
+            rate_limits,
             #[cfg(feature = "admin")]
             held,
             #[cfg(feature = "admin")]

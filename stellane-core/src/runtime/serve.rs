@@ -34,7 +34,7 @@ use crate::{
 };
 use crate::{
     connection::{ConnectionStats, Early, Listener},
-    engine::{Engine, EngineKind, PerCoreEngine, SharedEngine},
+    engine::{Engine, EngineKind, HandoffEngine, PerCoreEngine, SharedEngine},
     logging,
 };
 
@@ -117,6 +117,10 @@ impl<S: Served> BoundRuntime<S> {
                 Ok((engine, runtimes)) => OnEngine::new(engine, service).with_runtimes(runtimes),
                 Err(error) => return Box::pin(std::future::ready(Err(error))),
             },
+            (None, EngineKind::Handoff) => match bound.handoff() {
+                Ok((engine, runtimes)) => OnEngine::new(engine, service).with_runtimes(runtimes),
+                Err(error) => return Box::pin(std::future::ready(Err(error))),
+            },
         };
         bound.serve(engine)
     }
@@ -125,6 +129,27 @@ impl<S: Served> BoundRuntime<S> {
 impl Bound {
     fn shared(&self) -> SharedEngine {
         SharedEngine::new(&self.parts.components.connections)
+    }
+
+    /// Started, with the runtimes of its cores.
+    fn handoff(&self) -> Result<(HandoffEngine, Vec<Handle>), RuntimeError> {
+        let Components {
+            connections,
+            runtime_metrics,
+            ..
+        } = &self.parts.components;
+        let engine = HandoffEngine::builder()
+            .connections(connections)
+            .config(self.parts.config.engine.clone())
+            .build();
+        engine
+            .start()
+            .map_err(|error| RuntimeError::Serve(Box::new(error)))?;
+        let runtimes = engine.runtimes();
+        for runtime in &runtimes {
+            runtime_metrics.add_tokio(runtime);
+        }
+        Ok((engine, runtimes))
     }
 
     /// Started, with the runtimes of its threads.

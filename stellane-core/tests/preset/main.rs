@@ -27,6 +27,7 @@ mod ledger;
 mod on_disconnect;
 mod parity;
 mod places;
+mod rate_limits;
 mod refusals;
 mod route_limits;
 mod runtime;

@@ -26,7 +26,7 @@ use stellane_core::{
     catch_faults::{CatchFaultsLayer, Faults},
     config::AccessLogConfig,
     connection::{CloseReason, ConnectInfo, ConnectionManager, ListenConfig, Listener},
-    engine::{Engine, PerCoreEngine, SharedEngine},
+    engine::{Engine, HandoffEngine, PerCoreEngine, SharedEngine},
     engine_selector::{EngineSelector, EngineSelectorLayer},
     hot_reload::LiveReloadLayer,
     logging::LogWriter,
@@ -905,6 +905,13 @@ async fn engines_serve_any_service() {
     check(SharedEngine::new(&connections())).await;
     check(
         PerCoreEngine::builder()
+            .connections(&connections())
+            .cores(2)
+            .build(),
+    )
+    .await;
+    check(
+        HandoffEngine::builder()
             .connections(&connections())
             .cores(2)
             .build(),

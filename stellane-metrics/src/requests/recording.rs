@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Buf;
-use http::{HeaderName, Response, StatusCode, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Frame;
 
 use super::{
@@ -145,7 +145,7 @@ impl Recording {
         // The status of a call that failed at once. gRPC needs HTTP/2, and of gRPC-Web such an answer has no body: others of
         // HTTP/1 need not be looked into.
         if (self.call.is_some() || self.version > 2 || response.body().is_end_stream())
-            && let Some(status) = response.headers().get(&GRPC_STATUS)
+            && let Some(status) = grpc_status(response.headers())
         {
             self.grpc = labels::grpc_index(status);
         }
@@ -210,8 +210,8 @@ impl Recording {
             || (self.method == labels::CONNECT && status.is_success())
     }
 
-    fn trailers(&mut self, trailers: &http::HeaderMap) {
-        if let Some(status) = trailers.get(&GRPC_STATUS) {
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(status) = grpc_status(trailers) {
             self.grpc = labels::grpc_index(status);
         }
     }
@@ -368,6 +368,13 @@ pub struct Told {
     pub request_bytes: Option<u64>,
     /// The size of the body of its answer, as far as it was handed over.
     pub response_bytes: u64,
+}
+
+/// By a walk: there are few fields, and the hash of a name of one's own costs as much as ten of them.
+#[inline]
+fn grpc_status(fields: &HeaderMap) -> Option<&HeaderValue> {
+    let (_, status) = fields.iter().find(|(name, _)| **name == GRPC_STATUS)?;
+    Some(status)
 }
 
 impl Drop for Recording {

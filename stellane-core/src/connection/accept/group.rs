@@ -24,6 +24,7 @@ use crate::connection::{
         connection::{FIRST_READ, Served},
     },
     reason::CloseReason,
+    spawn::spawn,
     table::{NoRoom, command::Command, owner::SocketOwner, record::Record},
     transport::{listener::balance::LoopHandle, socket::Socket},
 };
@@ -153,7 +154,7 @@ impl<S: HttpService> Group<S> {
                 };
                 let bytes = Bytes::copy_from_slice(&buffer[..read]);
                 let served = Arc::clone(&self.served);
-                tokio::spawn(Task::resume(served, Arc::clone(record), socket, bytes));
+                spawn(Task::resume(served, Arc::clone(record), socket, bytes));
                 return None;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
@@ -204,12 +205,12 @@ impl<S: HttpService> Door<S> {
             (Socket::Tcp(socket), Some(acceptor)) => {
                 let shared = Arc::clone(&served.shared);
                 let opening = handshake::handshake(acceptor, socket, shared, Arc::clone(&record));
-                tokio::spawn(Task::opening(served, record, Box::pin(opening)));
+                spawn(Task::opening(served, record, Box::pin(opening)));
                 return;
             }
             (socket, _) => socket,
         };
-        tokio::spawn(Task::new(served, record, socket));
+        spawn(Task::new(served, record, socket));
     }
 
     fn speaks_tls(&self, socket: &Socket) -> bool {

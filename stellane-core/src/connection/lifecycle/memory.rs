@@ -173,6 +173,14 @@ impl MemoryRelease {
         }
     }
 
+    /// Purges this thread, which has nothing to do for now and is of no runtime, unless another one is at it.
+    #[cfg(feature = "engine")]
+    pub(crate) fn release_thread(&self) {
+        if let (Some(Hook(hook)), Ok(_turn)) = (&self.hook, self.turn.try_lock()) {
+            hook();
+        }
+    }
+
     /// Purges this thread, unless that was done, or another one is at it; whether it did.
     fn this_thread(&self, runtime: Id) -> bool {
         let thread = thread::current().id();

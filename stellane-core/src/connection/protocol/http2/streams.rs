@@ -31,10 +31,6 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use hyper::rt::Executor;
-use pin_project_lite::pin_project;
-use tokio::runtime::Handle;
-
 use crate::connection::{
     incoming::{self, Received},
     policy::stream_rates::Slow,
@@ -42,7 +38,10 @@ use crate::connection::{
         ledger::{InTurn, Ledger, TurnWaker},
         scoped::scoped,
     },
+    spawn::{self, spawn},
 };
+use hyper::rt::Executor;
+use pin_project_lite::pin_project;
 
 /// On runtimes with more worker threads than this each stream has a task from the beginning.
 const MOST_WORKERS: usize = 2;
@@ -131,31 +130,45 @@ pub(crate) struct StreamExecutor;
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
-        let is_last = TURN.with_borrow_mut(|turn| match turn {
-            Some(Turn::Connection(begun)) if begun.here => begun.add(Box::pin(stream)),
+        if is_here() {
+            // Boxed before it is moved anywhere: it is large.
+            let stream = Box::pin(stream);
+            if begin(stream) {
+                run();
+            }
+            return;
+        }
+        TURN.with_borrow(|turn| match turn {
             Some(Turn::Connection(begun)) => {
                 let ledger = Arc::clone(&begun.ledger);
-                tokio::spawn(scoped(Watched::new(stream, ledger, Seen::default())));
-                false
+                spawn(scoped(Watched::new(stream, ledger, Seen::default())));
             }
             // What a stream begins is to carry another protocol.
             Some(Turn::Stream(ledger)) => {
                 let open = OpenTunnel::new(Arc::clone(ledger));
-                tokio::spawn(scoped(async move {
+                spawn(scoped(async move {
                     stream.await;
                     drop(open);
                 }));
-                false
             }
             None => {
-                tokio::spawn(scoped(stream));
-                false
+                spawn(scoped(stream));
             }
         });
-        if is_last {
-            run();
-        }
     }
+}
+
+/// Whether what is polled is a connection that polls its streams itself.
+fn is_here() -> bool {
+    TURN.with_borrow(|turn| matches!(turn, Some(Turn::Connection(begun)) if begun.here))
+}
+
+/// Whether it is the last that the client of the connection has asked for.
+fn begin(stream: Stream) -> bool {
+    TURN.with_borrow_mut(|turn| match turn {
+        Some(Turn::Connection(begun)) => begun.add(stream),
+        _ => false,
+    })
 }
 
 /// The streams of one connection that have begun and were not polled yet.
@@ -170,10 +183,9 @@ pub(crate) struct BegunStreams {
 impl BegunStreams {
     /// For a connection on the runtime of the caller.
     pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
-        let runtime = Handle::try_current();
         let begun = Begun {
             ledger: Arc::clone(&ledger),
-            here: runtime.is_ok_and(|runtime| runtime.metrics().num_workers() <= MOST_WORKERS),
+            here: spawn::threads().is_some_and(|threads| threads <= MOST_WORKERS),
             streams: Vec::new(),
             count: 0,
         };
@@ -238,7 +250,7 @@ fn run() {
             polled.is_pending().then_some((stream, seen))
         }));
         if let Ok(Some((stream, seen))) = polled {
-            tokio::spawn(scoped(Watched::new(
+            spawn(scoped(Watched::new(
                 stream,
                 Arc::clone(&begun.ledger),
                 seen,

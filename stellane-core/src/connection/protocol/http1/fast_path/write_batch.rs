@@ -9,7 +9,9 @@
 
 use std::{cell::RefCell, time::Duration};
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::time::Instant;
+
+use crate::connection::spawn;
 
 /// So many answers between two looks.
 const STEP: u32 = 64;
@@ -108,7 +110,7 @@ impl Thread {
 
 /// Whether no other thread takes over what waits on this one.
 fn is_alone() -> bool {
-    Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() == 1)
+    spawn::threads() == Some(1)
 }
 
 impl DelayedWrite {

@@ -1,0 +1,49 @@
+//! Where the tasks of connections run: on the tokio runtime of the caller, or with an engine that has an executor.
+
+#[cfg(feature = "engine")]
+use std::{cell::RefCell, pin::Pin, sync::Arc};
+
+use tokio::runtime::Handle;
+
+/// An executor that is not tokio's.
+#[cfg(feature = "engine")]
+pub(crate) trait Spawner: Send + Sync {
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>);
+}
+
+#[cfg(feature = "engine")]
+thread_local! {
+    static HERE: RefCell<Option<Arc<dyn Spawner>>> = const { RefCell::new(None) };
+}
+
+/// From now on the tasks of connections that begin on this thread go there; or to tokio again.
+#[cfg(feature = "engine")]
+pub(crate) fn set_here(spawner: Option<Arc<dyn Spawner>>) {
+    // Dropped outside of the borrow.
+    drop(HERE.replace(spawner));
+}
+
+#[cfg(feature = "engine")]
+fn here() -> Option<Arc<dyn Spawner>> {
+    HERE.with_borrow(Clone::clone)
+}
+
+/// Runs a task of a connection.
+pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    #[cfg(feature = "engine")]
+    if let Some(here) = here() {
+        return here.spawn(Box::pin(task));
+    }
+    drop(tokio::spawn(task));
+}
+
+/// How many threads take over from each other what is spawned here.
+pub(crate) fn threads() -> Option<usize> {
+    #[cfg(feature = "engine")]
+    if HERE.with_borrow(Option::is_some) {
+        // Others help out, but only where a thread is behind.
+        return Some(1);
+    }
+    let runtime = Handle::try_current().ok()?;
+    Some(runtime.metrics().num_workers())
+}
