@@ -62,6 +62,7 @@
 //!
 #![doc = include_str!("moving_in.md")]
 
+mod access_log;
 #[cfg(feature = "admin")]
 mod admin;
 mod app;
