@@ -45,6 +45,7 @@
 //! | `STELLANE_HOT_RELOAD` | the same, or `dev.hot_reload` |
 //! | `STELLANE_PROFILE_CPU`, `_MEM`, `_BLOCK` | the same, or `dev.profile_cpu`, `dev.profile_mem`, `dev.profile_block` |
 
+mod access_log;
 mod dev;
 mod env;
 mod error;
@@ -57,6 +58,8 @@ mod loader;
 mod log;
 #[cfg(all(feature = "admin", feature = "preset"))]
 pub(crate) mod places;
+#[cfg(feature = "autotune")]
+mod rate_limit;
 #[cfg(feature = "reload")]
 mod reload;
 mod runtime;
@@ -71,6 +74,8 @@ pub const REFERENCE: &str = include_str!("reference.toml");
 
 #[cfg(feature = "reload")]
 pub use self::live::{LiveTargets, live_keys};
+#[cfg(feature = "autotune")]
+pub use self::rate_limit::RateLimits;
 #[cfg(all(feature = "preset", feature = "reload", feature = "restart", unix))]
 pub(crate) use self::reload::Asked;
 #[cfg(feature = "reload")]
@@ -78,6 +83,7 @@ pub use self::reload::{ConfigWatcher, KeyChange, Reload, ReloadStats};
 #[cfg(feature = "preset")]
 pub(crate) use self::server::is_address;
 pub use self::{
+    access_log::{AccessLogConfig, AccessLogField, AccessLogOutput},
     dev::DevConfig,
     env::Profile,
     error::{ConfigErrors, Origin, Problem},

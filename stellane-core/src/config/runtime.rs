@@ -1,3 +1,5 @@
+#[cfg(feature = "autotune")]
+use std::collections::BTreeMap;
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +20,8 @@ use stellane_router::{InternerConfig, RouterConfig};
 #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
 use super::source::Source;
 use super::{
-    ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile, Secrets,
-    ServerConfig, secret,
+    AccessLogConfig, ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile,
+    Secrets, ServerConfig, secret,
 };
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
@@ -72,6 +74,9 @@ pub struct RuntimeConfig {
     /// Deadlines that requests bring along, and how far pressure shortens them.
     #[cfg(feature = "autotune")]
     pub overload: OverloadConfig,
+    /// How often each client may ask: for each name a table, as [`RateLimits`](super::RateLimits) documents it. Default: none.
+    #[cfg(feature = "autotune")]
+    pub rate_limit: BTreeMap<String, super::RateLimits>,
     /// The tuner that turns the knobs of the other sections.
     #[cfg(feature = "tuner")]
     pub tuner: TunerConfig,
@@ -79,6 +84,8 @@ pub struct RuntimeConfig {
     pub http: HttpConfig,
     /// What is logged.
     pub log: LogConfig,
+    /// A line for each request.
+    pub access_log: AccessLogConfig,
     /// What helps while developing.
     pub dev: DevConfig,
     #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
@@ -123,10 +130,13 @@ impl Default for RuntimeConfig {
             limit,
             #[cfg(feature = "autotune")]
             overload: OverloadConfig::default(),
+            #[cfg(feature = "autotune")]
+            rate_limit: BTreeMap::new(),
             #[cfg(feature = "tuner")]
             tuner: TunerConfig::default(),
             http: HttpConfig::default(),
             log: LogConfig::default(),
+            access_log: AccessLogConfig::default(),
             dev: DevConfig::default(),
             #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
             source: Source::default(),
@@ -201,6 +211,7 @@ impl RuntimeConfig {
         let mut problems = Vec::new();
         self.server.problems(&mut problems);
         self.log.problems(&mut problems);
+        self.access_log.problems(&mut problems);
         self.dev.problems(&mut problems);
         problems.extend(self.http.problems());
         // Each component checks its own section; here its keys get their full names.
@@ -228,6 +239,10 @@ impl RuntimeConfig {
         section!("metrics", metrics);
         section!("autotune", limit);
         section!("autotune", overload);
+        #[cfg(feature = "autotune")]
+        for (name, rate) in &self.rate_limit {
+            rate.problems(name, &mut problems);
+        }
         section!("tuner", tuner);
         problems
     }

@@ -8,18 +8,24 @@ use std::{
     time::Duration,
 };
 
+use http::{Request, Response};
+use stellane_autotune::RateLimitLayer;
 use tokio::{task::JoinSet, time::Instant};
+use tower::ServiceExt;
 use tower_layer::Layer;
 
 use super::{
     App, BoxApp, BoxService, PresetLayer,
+    body::{AsBytes, RequestBody},
     bypass::{Bare, PlainEngine},
     facts::Facts,
     listeners::{Listeners, Redirects, Source},
     make::Make,
     redirect::Redirect,
+    stack::{tell_early, tell_route},
 };
 use crate::{
+    access_log::AccessLogLayer,
     connection::{ConnectInfo, ConnectionManager, HttpService, Incoming, Socket},
     engine::{Engine, EngineError},
     hot_reload::LiveReloadLayer,
@@ -34,8 +40,11 @@ pub struct Around {
     pub(super) preset: PresetLayer,
     pub(super) facts: Facts,
     pub(super) outer: Option<Arc<OuterFn>>,
+    /// Outside of it.
+    pub(super) access_log: Option<AccessLogLayer>,
     #[cfg(feature = "http-layers")]
     pub(super) http: super::HttpLayers,
+    pub(super) rates: Option<RateLimitLayer>,
     pub(super) hot_reload: bool,
     /// Nothing of ours is to be around.
     pub(super) bypass: Option<PlainEngine>,
@@ -136,7 +145,8 @@ impl Around {
         if !self.http.outer().is_off() {
             return true;
         }
-        self.hot_reload || self.outer.is_some() || self.bypass.is_some()
+        let is_seen = self.outer.is_some() || self.access_log.is_some();
+        self.hot_reload || is_seen || self.bypass.is_some()
     }
 
     /// Whether there is something else than the preset.
@@ -145,11 +155,29 @@ impl Around {
         if !self.http.inner().is_off() {
             return true;
         }
-        self.sees_all()
+        self.rates.is_some() || self.sees_all()
     }
 
     /// With all that is rarely there.
     pub(super) fn boxed<S: App>(&self, app: S) -> BoxService<Incoming> {
+        match &self.rates {
+            None => self.with_http(app),
+            Some(rates) => {
+                // Nobody outside sees whose routes they are.
+                tell_early(&app);
+                let app = ServiceExt::<Request<RequestBody>>::map_response(
+                    app,
+                    |response: Response<S::ResBody>| {
+                        tell_route(response.body());
+                        response.map(AsBytes::new)
+                    },
+                );
+                self.with_http(rates.layer(app))
+            }
+        }
+    }
+
+    fn with_http<S: App>(&self, app: S) -> BoxService<Incoming> {
         #[cfg(feature = "http-layers")]
         let service = match self.http.inner() {
             layer if layer.is_off() => self.inside(app),
@@ -157,6 +185,10 @@ impl Around {
         };
         #[cfg(not(feature = "http-layers"))]
         let service = self.inside(app);
+        let service = match &self.access_log {
+            Some(layer) => BoxService::new(layer.layer(service)),
+            None => service,
+        };
         // The answer to "which process is this?" is no request of the application: outside of all.
         match self.hot_reload {
             true => BoxService::new(LiveReloadLayer::new().layer(service)),

@@ -78,8 +78,16 @@ async fn ended(components: &Components, requests: u64) -> HttpStats {
     counted.unwrap_or_else(|_| panic!("never {requests}: {:?}", components.metrics.stats()))
 }
 
-/// What clients ask of a folder, and what they are answered.
-const QUESTIONS: [(&str, &str, &[(&str, &str)], u16); 8] = [
+/// A method, a path, headers, and the status of the answer.
+type Question = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    u16,
+);
+
+/// What clients ask of a folder.
+const QUESTIONS: [Question; 8] = [
     ("GET", "/file.txt", &[], 200),
     ("HEAD", "/file.txt", &[], 200),
     ("GET", "/file.txt", &[("range", "bytes=10-99999")], 206),
