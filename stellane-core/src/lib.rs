@@ -161,6 +161,7 @@ pub use runtime::HttpLayers;
 pub use runtime::{
     App, BoxApp, Components, HyperService, IntoListener, PresetLayer, RefusalKind, RequestBody,
     RequestBodyError, RequestLimits, Runtime, RuntimeError, connections, serve, serve_make,
+    waits_for,
 };
 #[cfg(feature = "axum-08")]
 #[doc(inline)]

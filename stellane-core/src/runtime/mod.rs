@@ -80,6 +80,7 @@ mod facts;
 mod follow;
 #[cfg(feature = "http-layers")]
 mod http;
+mod ledger;
 mod listeners;
 mod machine;
 mod make;
@@ -87,6 +88,7 @@ mod numbers;
 mod on_engine;
 mod panics;
 mod pressure;
+mod rate_limits;
 mod ready_check;
 mod redirect;
 mod refusal;
@@ -122,6 +124,7 @@ pub use self::{
     components::Components,
     entry::{BoundServe, Serve, serve, serve_make},
     error::RuntimeError,
+    ledger::{KeptAs, KeptRequest, WaitsFor, waits_for},
     listeners::{IntoListener, Listeners, connections},
     refusal::RefusalKind,
     report::RunReport,
