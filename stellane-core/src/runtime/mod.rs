@@ -62,6 +62,7 @@
 //!
 #![doc = include_str!("moving_in.md")]
 
+mod access_log;
 #[cfg(feature = "admin")]
 mod admin;
 mod app;
@@ -78,6 +79,7 @@ mod error;
 mod facts;
 #[cfg(feature = "reload")]
 mod follow;
+mod held;
 #[cfg(feature = "http-layers")]
 mod http;
 mod ledger;

@@ -16,6 +16,7 @@ mod steps;
 #[path = "../support/until.rs"]
 mod until;
 
+mod access_log;
 mod bypass;
 mod classes;
 mod drain;

@@ -31,7 +31,7 @@ pub use self::{
     kept::{KeptAs, KeptRequest},
     waits::{WaitsFor, waits_for},
 };
-use crate::config::RuntimeConfig;
+use crate::{access_log::Notes, config::RuntimeConfig};
 
 /// What the ledgers of all requests share.
 #[derive(Debug, Clone)]
@@ -104,6 +104,18 @@ impl Accounts {
     pub(super) fn waits(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let waits = self.waits.into_iter();
         waits.filter(|(name, _)| !name.is_empty())
+    }
+
+    /// All of them by name.
+    fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let own = [
+            ("computing", self.computing),
+            ("blocking", self.blocking),
+            ("poll_delay", self.poll_delay),
+            ("waiting", self.waiting),
+            ("client_reading", self.client_reading),
+        ];
+        self.waits().chain(own)
     }
 
     fn wait(&mut self, name: Option<&'static str>, took: u64) {
@@ -228,14 +240,8 @@ impl Ledger {
     pub(super) fn server_timing(&self, begun: u64) -> HeaderValue {
         let head_ns = self.ticks.nanos(begun, self.ticks.now());
         let accounts = self.closed(head_ns, Some(head_ns));
-        let own = [
-            ("computing", accounts.computing),
-            ("blocking", accounts.blocking),
-            ("poll_delay", accounts.poll_delay),
-            ("waiting", accounts.waiting),
-            ("total", head_ns),
-        ];
-        let parts = accounts.waits().chain(own).filter(|(_, took)| *took > 0);
+        let total = [("total", head_ns)];
+        let parts = accounts.named().chain(total).filter(|(_, took)| *took > 0);
         let parts = parts.map(|(name, took)| {
             // A name is the program's: no other characters than those of a token.
             let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_");
@@ -269,6 +275,15 @@ impl Ledger {
         if self.phase != Phase::First {
             self.reset();
         }
+    }
+
+    /// What the access log is to say of it.
+    #[cold]
+    pub(super) fn notes(&self, recording: &Recording) -> Notes {
+        let told = recording.told();
+        let full_ns = recording.ended().map_or(0, |ended| ended.full_ns);
+        let accounts = self.closed(full_ns, told.head_ns);
+        Notes::new(told.route, told.grpc).timing(accounts.named())
     }
 
     #[cold]

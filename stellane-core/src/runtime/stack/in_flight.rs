@@ -12,6 +12,7 @@ use stellane_pool::{Pools, embed::PoolScope};
 use tower_service::Service;
 
 use crate::{
+    access_log,
     catch_faults::{Faults, Grpc},
     connection::Incoming,
     on_disconnect::Asking,
@@ -295,6 +296,9 @@ impl InFlight {
             is_refused,
             ..
         } = &mut *held;
+        if access_log::is_noting() {
+            access_log::note(ledger.notes(recording));
+        }
         let is_refused = mem::take(is_refused);
         ledger.end(recording, id, is_refused, &parts.ledgers.kept);
         held.head = None;
