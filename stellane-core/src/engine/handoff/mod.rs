@@ -40,7 +40,7 @@ use crate::connection::{
 /// with its core, which a spare thread gets, or a new one. Sockets are waited for by the core's own tokio runtime, which
 /// is not entered while a handler runs, and so goes to the other thread as well. Who was stuck ends its poll, and is a
 /// spare thread then: for ten seconds, after one of which it gives its memory back by
-/// [`purge_memory`](crate::connection::ConnectionManagerBuilder::purge_memory).
+/// [`purge_hook`](crate::connection::ConnectionManagerBuilder::purge_hook).
 ///
 /// Handlers run within the context of the runtime on which the engine was started: there are their timers, their
 /// `tokio::spawn` and the sockets that they open. They are in no task of tokio's, and so `Handle::block_on` is no mistake
