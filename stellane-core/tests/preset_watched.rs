@@ -30,6 +30,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tower::service_fn;
+use tracing::level_filters::LevelFilter;
 
 /// Far longer than anything takes here; who waits as long has waited in vain.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -276,6 +277,17 @@ async fn an_axum_handler_is_named_too() {
     gate.open();
     held.await.expect("no panic");
     served.end().await;
+}
+
+/// Nobody logs in this process: a trace point costs one comparison, in h2 alone there are fifty for each request.
+#[tokio::test]
+async fn the_thread_beside_the_service_has_nobody_asked_what_is_to_be_logged() {
+    let router = blocking_router(&Gate::default());
+    let served = serve!(1, Runtime::builder().config(config()).service(router));
+    until(served.admin, "/healthz", |answer| answer.contains(" 200 ")).await;
+    assert_eq!(LevelFilter::current(), LevelFilter::OFF);
+    served.end().await;
+    assert_eq!(LevelFilter::current(), LevelFilter::OFF);
 }
 
 #[tokio::test]

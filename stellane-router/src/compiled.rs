@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     sync::{Arc, Weak},
 };
 
@@ -14,7 +15,7 @@ use crate::{
     matcher::{spans::Spans, tree::Visit},
     methods::{self, Methods},
     report::{BuildReport, Problem},
-    types::{Compiled, Endpoint, Entry, RouteId, Routes, SlashPolicy},
+    types::{Compiled, Endpoint, Entry, RouteId, Routes, SlashPolicy, Tables},
 };
 
 /// A route as declared, prefixes and layers applied.
@@ -108,8 +109,7 @@ impl Compiled {
         }
         let every = routes.entries.iter().fold(0, |set, e| set | e.methods);
         let allow_all = methods.allow(every);
-        Ok(Arc::new_cyclic(|me| Self {
-            me: Weak::clone(me),
+        Ok(Self::of(Arc::new(Tables {
             methods,
             lenient: routes
                 .entries
@@ -121,9 +121,33 @@ impl Compiled {
             allow_all,
             names,
             warnings: report.warnings,
-        }))
+        })))
     }
 
+    fn of(tables: Arc<Tables>) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            tables,
+        })
+    }
+
+    /// The same tables, with a count of references of its own: one that all cores write costs a request more than to find
+    /// its route.
+    pub(crate) fn apart(&self) -> Arc<Self> {
+        Self::of(Arc::clone(&self.tables))
+    }
+}
+
+impl Deref for Compiled {
+    type Target = Tables;
+
+    #[inline]
+    fn deref(&self) -> &Tables {
+        &self.tables
+    }
+}
+
+impl Tables {
     #[inline]
     pub(crate) fn entry(&self, id: RouteId) -> &Entry {
         match self.routes.entries.get(id.index()) {

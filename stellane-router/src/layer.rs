@@ -7,13 +7,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use arc_swap::ArcSwap;
 use http::{Request, uri::PathAndQuery};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     compiled::AnyLeaf,
+    current::{Current, Seen},
     escape, host,
     matcher::spans::Spans,
     stats::{Count, RouteLayerStats},
@@ -53,7 +53,7 @@ pub struct RouteLayer {
 }
 
 struct Shared {
-    table: ArcSwap<Compiled>,
+    current: Current,
     swaps: Count,
     unmatched: Count,
 }
@@ -64,7 +64,7 @@ impl RouteLayer {
     pub fn new(table: RouteTable) -> Self {
         Self {
             shared: Arc::new(Shared {
-                table: ArcSwap::new(table.0),
+                current: Current::new(table.0),
                 swaps: Count::default(),
                 unmatched: Count::default(),
             }),
@@ -74,12 +74,13 @@ impl RouteLayer {
     /// The table that requests are matched against now.
     #[must_use]
     pub fn table(&self) -> RouteTable {
-        RouteTable(self.shared.table.load_full())
+        RouteTable(self.shared.current.table())
     }
 
-    /// Replaces the table of all services this layer and its clones have made.
+    /// Replaces the table of all services this layer and its clones have made. The old one is dropped when each that has
+    /// used it is gone or has been called again.
     pub fn replace(&self, table: RouteTable) {
-        self.shared.table.store(table.0);
+        self.shared.current.replace(table.0);
         self.shared.swaps.add();
     }
 
@@ -103,6 +104,7 @@ impl<S> Layer<S> for RouteLayer {
         RouteService {
             inner,
             shared: Arc::clone(&self.shared),
+            seen: Seen::default(),
         }
     }
 }
@@ -114,10 +116,10 @@ impl fmt::Debug for RouteLayer {
 }
 
 /// The service of a [`RouteLayer`].
-#[derive(Clone)]
 pub struct RouteService<S> {
     inner: S,
     shared: Arc<Shared>,
+    seen: Seen,
 }
 
 impl<S, B> Service<Request<B>> for RouteService<S>
@@ -133,8 +135,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        let table = self.shared.table.load_full();
-        match find(&table, &request) {
+        let table = self.seen.look(&self.shared.current);
+        match find(table, &request) {
             Some(found) => {
                 request.extensions_mut().insert(found);
             }
@@ -160,6 +162,16 @@ pub(crate) fn find<B>(table: &Arc<Compiled>, request: &Request<B>) -> Option<Rou
         spans,
         source,
     ))
+}
+
+impl<S: Clone> Clone for RouteService<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            shared: Arc::clone(&self.shared),
+            seen: Seen::default(),
+        }
+    }
 }
 
 impl<S: fmt::Debug> fmt::Debug for RouteService<S> {

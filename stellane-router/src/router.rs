@@ -3,14 +3,10 @@
 use std::{
     convert::Infallible,
     fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
-use arc_swap::ArcSwap;
 use axum_core::BoxError;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -18,6 +14,7 @@ use tower_service::Service;
 
 use crate::{
     compiled::Found,
+    current::{Current, Seen},
     escape::is_canonical,
     future::RouteFuture,
     host,
@@ -33,36 +30,31 @@ use crate::{
 /// Cloning is one reference count, and clones are always ready. See the [crate docs](crate).
 pub struct Router {
     shared: Arc<Shared>,
-    /// The table that this clone used last, and its version. Asking for the version is cheaper than for
-    /// the table, and a clone that is never called keeps no table from being dropped.
-    seen: Option<(u64, Arc<Compiled>)>,
+    seen: Seen,
 }
 
 struct Shared {
-    table: ArcSwap<Compiled>,
-    /// Counts the tables before this one.
-    version: AtomicU64,
-    counts: Counts,
+    current: Current,
     on_match: OnceLock<fn(&str)>,
+    counts: Counts,
 }
 
 impl Router {
     pub(crate) fn from_compiled(table: Arc<Compiled>) -> Self {
         Self {
             shared: Arc::new(Shared {
-                table: ArcSwap::new(table),
-                version: AtomicU64::new(0),
-                counts: Counts::default(),
+                current: Current::new(table),
                 on_match: OnceLock::new(),
+                counts: Counts::default(),
             }),
-            seen: None,
+            seen: Seen::default(),
         }
     }
 
     /// The table that requests are matched against now.
     #[must_use]
     pub fn table(&self) -> RouteTable {
-        RouteTable(self.shared.table.load_full())
+        RouteTable(self.shared.current.table())
     }
 
     /// All routes, in the order of their ids.
@@ -82,8 +74,7 @@ impl Router {
     /// Requests that have begun end with the handlers they began with. The old routes are dropped when every
     /// clone that has served them is gone or has been called again.
     pub fn replace(&self, with: &Self) {
-        self.shared.table.store(with.shared.table.load_full());
-        self.shared.version.fetch_add(1, Ordering::Release);
+        self.shared.current.replace(with.shared.current.table());
         self.shared.counts.swaps.add();
     }
 
@@ -114,31 +105,13 @@ impl Router {
         }
     }
 
-    /// The current table.
-    #[inline]
-    fn current(&mut self) -> Arc<Compiled> {
-        // Before the table: that of a later version is only asked for once more.
-        let version = self.shared.version.load(Ordering::Acquire);
-        match &self.seen {
-            Some((seen, table)) if *seen == version => Arc::clone(table),
-            _ => self.look_again(version),
-        }
-    }
-
-    #[cold]
-    fn look_again(&mut self, version: u64) -> Arc<Compiled> {
-        let table = self.shared.table.load_full();
-        self.seen = Some((version, Arc::clone(&table)));
-        table
-    }
-
     #[inline]
     fn dispatch<B>(&mut self, request: Request<B>) -> RouteFuture
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let table = self.current();
+        let table = Arc::clone(self.seen.look(&self.shared.current));
         let counts = &self.shared.counts;
         let bit = table.methods.bit(request.method());
         let path = request.uri().path();
@@ -215,7 +188,7 @@ impl Clone for Router {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            seen: None,
+            seen: Seen::default(),
         }
     }
 }

@@ -59,7 +59,9 @@ impl Count {
     }
 }
 
+/// Apart from what every request reads.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct Counts {
     pub(crate) swaps: Count,
     pub(crate) bad_paths: Count,

@@ -154,10 +154,16 @@ pub(crate) enum Carried {
     Out(RouteInfo),
 }
 
-/// The compiled, immutable form of the routes: what a request meets.
+/// The compiled, immutable form of the routes: what a request meets. Behind a count of references of which there are
+/// several, see [`apart`](Self::apart): it has a cache line, and the one that is fetched with it, for itself.
+#[repr(align(128))]
 pub(crate) struct Compiled {
     /// Itself, for what must outlive a borrow.
     pub(crate) me: Weak<Self>,
+    pub(crate) tables: Arc<Tables>,
+}
+
+pub(crate) struct Tables {
     pub(crate) methods: Methods,
     /// Whether any route is other than strict about its last slash.
     pub(crate) lenient: bool,

@@ -8,7 +8,7 @@ use super::{
     aging::Epoch,
     future::answer_of,
     held,
-    keys::{EXEMPT, Keys},
+    keys::{Count, Keys},
     place::Loan,
     shared::{Shared, UNTIMED},
 };
@@ -296,7 +296,7 @@ impl Admission {
         self.give_back(shared);
         self.seat = None;
         if std::mem::take(&mut self.exempt) {
-            shared.keys.sub(self.keys, EXEMPT);
+            shared.keys.sub(self.keys, Count::Exempt);
         }
     }
 

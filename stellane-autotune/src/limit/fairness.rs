@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::{
     gate::Gate,
-    keys::{DEBT, HELD, KeyCounts, Keys},
+    keys::{Count, KeyCounts, Keys},
     lending::Lending,
 };
 
@@ -42,7 +42,7 @@ impl Fairness {
         let (held, debt) = if keys.is_none() {
             (0, 0)
         } else {
-            (counts.get(keys, HELD), counts.get(keys, DEBT))
+            (counts.get(keys, Count::Held), counts.get(keys, Count::Debt))
         };
         if held < quarter && debt == 0 {
             if held <= quarter / (NEXT_TO_NOTHING / 4) {

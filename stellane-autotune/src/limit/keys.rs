@@ -76,10 +76,6 @@ impl Keys {
     pub(super) fn is_none(self) -> bool {
         self.connection.is_none() && self.chosen.is_none()
     }
-
-    fn all(self) -> impl Iterator<Item = Key> {
-        [self.connection, self.chosen].into_iter().flatten()
-    }
 }
 
 /// What the requests of each key hold, in so many bytes whatever the number of keys.
@@ -97,27 +93,21 @@ pub(super) struct KeyCounts {
 const ROWS: usize = 2;
 const COLUMNS: usize = 1024;
 
-/// What a key has.
-#[derive(Debug, Default)]
-pub(super) struct Cell {
-    /// Requests that were let in and have not left, those that are lent among them.
-    held: AtomicU32,
-    lent: AtomicU32,
-    debt: AtomicU32,
-    exempt: AtomicU32,
-}
+/// What a key has, by [`Count`].
+type Cell = [AtomicU32; 4];
 
 /// What is counted.
-pub(super) type Count = fn(&Cell) -> &AtomicU32;
-
-/// Requests that were let in and have not left.
-pub(super) const HELD: Count = |cell| &cell.held;
-/// Those whose place is given back meanwhile.
-pub(super) const LENT: Count = |cell| &cell.lent;
-/// Those that are exempt.
-pub(super) const EXEMPT: Count = |cell| &cell.exempt;
-/// Those that took a place back which was no longer free.
-pub(super) const DEBT: Count = |cell| &cell.debt;
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Count {
+    /// Requests that were let in and have not left, those that are lent among them.
+    Held,
+    /// Those whose place is given back meanwhile.
+    Lent,
+    /// Those that took a place back which was no longer free.
+    Debt,
+    /// Those that are exempt.
+    Exempt,
+}
 
 impl KeyCounts {
     pub(super) fn new(secret: u64) -> Self {
@@ -136,49 +126,62 @@ impl KeyCounts {
     /// Whether the key had one before; a request without a key has not.
     #[inline]
     pub(super) fn add(&self, keys: Keys, what: Count) -> bool {
-        let one_more = |cell: &Cell| what(cell).fetch_add(1, Relaxed);
-        !keys.is_none() && self.count(keys, one_more).is_some_and(|before| before >= 1)
+        self.count(keys, what, 1) >= 1
     }
 
     /// Whether the key has one still.
     #[inline]
     pub(super) fn sub(&self, keys: Keys, what: Count) -> bool {
-        let one_less = |cell: &Cell| what(cell).fetch_sub(1, Relaxed);
-        !keys.is_none() && self.count(keys, one_less).is_some_and(|before| before >= 2)
+        self.count(keys, what, u32::MAX) >= 2
     }
 
-    /// Counts in all cells; what the first one was. Apart, so that requests without a key pay nothing.
+    /// Adds to all cells, and wraps; what the first one was.
+    #[inline]
+    fn count(&self, keys: Keys, what: Count, by: u32) -> u32 {
+        let connection = keys.connection.map(|key| self.count_one(key, what, by));
+        let chosen = keys.chosen.map(|key| self.count_one(key, what, by));
+        connection.or(chosen).unwrap_or(0)
+    }
+
+    /// Apart, so that requests without a key pay nothing.
     #[inline(never)]
-    fn count(&self, keys: Keys, count: impl Fn(&Cell) -> u32) -> Option<u32> {
-        self.cells(keys).map(count).reduce(|first, _| first)
+    fn count_one(&self, key: Key, what: Count, by: u32) -> u32 {
+        let [one, other] = self.cells_of(key);
+        other[what as usize].fetch_add(by, Relaxed);
+        one[what as usize].fetch_add(by, Relaxed)
     }
 
     /// Of the key that has most.
     pub(super) fn get(&self, keys: Keys, what: Count) -> u32 {
         let of = |key| {
-            let cells = self.cells_of(key).into_iter();
+            let [one, other] = self.cells_of(key);
             // One that is subtracted before it is added, by another thread, is less than nothing.
-            let count = |cell| i32::max(what(cell).load(Relaxed) as i32, 0) as u32;
-            cells.map(count).min().unwrap_or(0)
+            let count = |cell: &Cell| i32::max(cell[what as usize].load(Relaxed) as i32, 0) as u32;
+            count(one).min(count(other))
         };
-        keys.all().map(of).max().unwrap_or(0)
-    }
-
-    fn cells(&self, keys: Keys) -> impl Iterator<Item = &Cell> {
-        keys.all().flat_map(|key| self.cells_of(key))
+        let connection = keys.connection.map_or(0, of);
+        connection.max(keys.chosen.map_or(0, of))
     }
 
     #[inline]
     fn cells_of(&self, key: Key) -> [&Cell; ROWS] {
-        let rows = self.rows.get_or_init(|| {
-            let row = || std::array::from_fn(|_| Cell::default());
-            Box::new([row(), row()])
-        });
+        let rows = match self.rows.get() {
+            Some(rows) => rows,
+            None => self.first_rows(),
+        };
         let hash = mix(key.number() ^ self.secret);
         [
             &rows[0][hash as usize % COLUMNS],
             &rows[1][(hash >> 32) as usize % COLUMNS],
         ]
+    }
+
+    #[cold]
+    fn first_rows(&self) -> &[[Cell; COLUMNS]; ROWS] {
+        self.rows.get_or_init(|| {
+            let row = || std::array::from_fn(|_| Cell::default());
+            Box::new([row(), row()])
+        })
     }
 }
 
@@ -197,12 +200,12 @@ mod tests {
     fn a_million_keys_that_come_and_go_leave_nothing() {
         let counts = KeyCounts::new(7);
         for number in 0..1_000_000 {
-            counts.add(connection(number), HELD);
-            assert!(counts.get(connection(number), HELD) >= 1);
-            counts.sub(connection(number), HELD);
+            counts.add(connection(number), Count::Held);
+            assert!(counts.get(connection(number), Count::Held) >= 1);
+            counts.sub(connection(number), Count::Held);
         }
         for number in 0..1000 {
-            assert_eq!(counts.get(connection(number), HELD), 0);
+            assert_eq!(counts.get(connection(number), Count::Held), 0);
         }
     }
 
@@ -210,10 +213,10 @@ mod tests {
     fn beside_a_heavy_key_others_stay_light() {
         let counts = KeyCounts::new(7);
         for _ in 0..1000 {
-            counts.add(connection(u64::MAX), HELD);
+            counts.add(connection(u64::MAX), Count::Held);
         }
         let taken_for_heavy = (0..10_000)
-            .filter(|number| counts.get(connection(*number), HELD) > 0)
+            .filter(|number| counts.get(connection(*number), Count::Held) > 0)
             .count();
         assert!(taken_for_heavy <= 1, "{taken_for_heavy}");
     }
@@ -226,8 +229,8 @@ mod tests {
             ..connection(1)
         };
         for number in 0..10 {
-            counts.add(chosen(number), HELD);
+            counts.add(chosen(number), Count::Held);
         }
-        assert_eq!(counts.get(chosen(77), HELD), 10);
+        assert_eq!(counts.get(chosen(77), Count::Held), 10);
     }
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::{
     Admission, Class, Outcome,
-    keys::{EXEMPT, Keys},
+    keys::{Count, Keys},
     shared::Shared,
 };
 
@@ -27,10 +27,10 @@ impl Permit {
 
     /// Of a request that needs no place, as long as its key has few of these.
     pub(super) fn exempt(shared: &Arc<Shared>, keys: Keys) -> Option<Self> {
-        if shared.keys.get(keys, EXEMPT) >= EXEMPT_OF_ONE {
+        if shared.keys.get(keys, Count::Exempt) >= EXEMPT_OF_ONE {
             return None;
         }
-        shared.keys.add(keys, EXEMPT);
+        shared.keys.add(keys, Count::Exempt);
         Some(Self {
             shared: Arc::clone(shared),
             admission: Admission::exempt(keys),

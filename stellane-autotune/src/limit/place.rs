@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{
     aging::Epoch,
-    keys::{DEBT, HELD, Keys, LENT},
+    keys::{Count, Keys},
     loan::{self, Begun},
     shared::Shared,
 };
@@ -22,29 +22,32 @@ impl Shared {
             return false;
         }
         self.lending.change_given_back(false);
-        self.keys.add(keys, LENT);
+        self.keys.add(keys, Count::Lent);
         true
     }
 
     fn is_lent_out(&self, keys: Keys) -> bool {
-        !keys.is_none() && self.keys.get(keys, LENT) >= self.quarter().max(LENT_BY_ONE)
+        // All that is lent is seldom as much as one key may lend.
+        !keys.is_none()
+            && self.lending.all() >= LENT_BY_ONE
+            && self.keys.get(keys, Count::Lent) >= self.quarter().max(LENT_BY_ONE)
     }
 
     pub(super) fn end_loan(&self, keys: Keys) {
         self.lending.change_given_back(true);
-        self.keys.sub(keys, LENT);
+        self.keys.sub(keys, Count::Lent);
     }
 
     pub(super) fn owe(&self, keys: Keys) {
-        let again = self.keys.add(keys, DEBT);
+        let again = self.keys.add(keys, Count::Debt);
         self.lending.change_debt(false, again);
-        if again && self.keys.get(keys, HELD) >= self.quarter() {
+        if again && self.keys.get(keys, Count::Held) >= self.quarter() {
             self.fairness.note_heavy();
         }
     }
 
     pub(super) fn pay(&self, keys: Keys) {
-        let again = self.keys.sub(keys, DEBT);
+        let again = self.keys.sub(keys, Count::Debt);
         self.lending.change_debt(true, again);
     }
 
@@ -56,7 +59,7 @@ impl Shared {
             if self.is_lent_out(keys) {
                 return None;
             }
-            self.keys.add(keys, LENT);
+            self.keys.add(keys, Count::Lent);
         }
         Some(self.lending.hand_over())
     }
@@ -64,7 +67,7 @@ impl Shared {
     /// It leaves; whether it held no place.
     pub(super) fn forget_handed(&self, keys: Keys, epoch: Epoch) -> bool {
         if !keys.is_none() {
-            self.keys.sub(keys, LENT);
+            self.keys.sub(keys, Count::Lent);
         }
         let held_none = self.lending.take_back(epoch);
         if held_none {

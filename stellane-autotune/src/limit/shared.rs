@@ -11,7 +11,7 @@ use super::{
     Algorithm, Class, Hold, LimitMode, LimitState, LocalSignal, Outcome, Shed,
     fairness::Fairness,
     gate::Gate,
-    keys::{HELD, KeyCounts, Keys},
+    keys::{Count, KeyCounts, Keys},
     lending::Lending,
     recorder::{GENERATIONS, Recorder},
     thread_number,
@@ -219,7 +219,7 @@ impl Shared {
             if self.has_classes() {
                 self.class(class).in_flight.fetch_add(1, Ordering::Relaxed);
             }
-            self.keys.add(keys, HELD);
+            self.keys.add(keys, Count::Held);
             return true;
         }
         self.enter_beyond(class, keys)
@@ -273,7 +273,7 @@ impl Shared {
             }
         }
         self.gate.enter_beyond_limit();
-        self.keys.add(keys, HELD);
+        self.keys.add(keys, Count::Held);
         true
     }
 
@@ -325,7 +325,7 @@ impl Shared {
         if self.has_classes() {
             self.class(class).in_flight.fetch_sub(1, Ordering::Relaxed);
         }
-        self.keys.sub(keys, HELD);
+        self.keys.sub(keys, Count::Held);
     }
 
     /// Gives a place back; whether somebody waits for it.

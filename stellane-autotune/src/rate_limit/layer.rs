@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{RateLimit, RateLimitHeaders, RateLimited, refusal};
+use super::{RateLeft, RateLimit, RateLimitHeaders, RateLimited, refusal};
 use crate::{Key, LimitBody, RequestHead};
 
 type KeyFn = dyn Fn(RequestHead<'_>) -> Option<Key> + Send + Sync;
@@ -26,16 +26,36 @@ type RefusalFn = dyn Fn(RateLimited, RequestHead<'_>) -> Option<Response<Bytes>>
 /// gRPC-Web by `RESOURCE_EXHAUSTED` with `grpc-retry-pushback-ms`. Who waits for as long as that is let in.
 #[derive(Clone)]
 pub struct RateLimitLayer {
-    limit: RateLimit,
-    of: Arc<Of>,
+    rates: Arc<[Rate]>,
+    on_refusal: Option<Arc<RefusalFn>>,
 }
 
-/// What is asked about a request.
+/// One limit, and what is asked about a request.
 #[derive(Clone)]
-struct Of {
+struct Rate {
+    limit: RateLimit,
     key: Arc<KeyFn>,
     cost: Option<Arc<CostFn>>,
-    on_refusal: Option<Arc<RefusalFn>>,
+}
+
+impl Rate {
+    fn new(
+        limit: &RateLimit,
+        key: impl Fn(RequestHead<'_>) -> Option<Key> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            limit: limit.clone(),
+            key: Arc::new(key),
+            cost: None,
+        }
+    }
+
+    /// `None` if the request is nobody's.
+    fn check(&self, head: RequestHead<'_>) -> Option<Result<RateLeft, RateLimited>> {
+        let key = (self.key)(head)?;
+        let cost = self.cost.as_ref().map_or(1, |cost| cost(head));
+        Some(self.limit.check(key, cost))
+    }
 }
 
 impl RateLimitLayer {
@@ -46,19 +66,30 @@ impl RateLimitLayer {
         key: impl Fn(RequestHead<'_>) -> Option<Key> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            limit: limit.clone(),
-            of: Arc::new(Of {
-                key: Arc::new(key),
-                cost: None,
-                on_refusal: None,
-            }),
+            rates: Arc::new([Rate::new(limit, key)]),
+            on_refusal: None,
         }
     }
 
-    /// For how many a request counts. Default: one. Zero asks for nothing, and is let in while the key is not over its rate.
+    /// Another limit further in, by another key: an address and a tenant, say. What it refuses counts for those before it.
+    #[must_use]
+    pub fn and(
+        mut self,
+        limit: &RateLimit,
+        key: impl Fn(RequestHead<'_>) -> Option<Key> + Send + Sync + 'static,
+    ) -> Self {
+        let rates = self.rates.iter().cloned();
+        self.rates = rates.chain([Rate::new(limit, key)]).collect();
+        self
+    }
+
+    /// For how many a request counts, under the limit that was given last. Default: one. Zero asks for nothing, and is let in
+    /// while the key is not over its rate.
     #[must_use]
     pub fn cost(mut self, cost: impl Fn(RequestHead<'_>) -> u32 + Send + Sync + 'static) -> Self {
-        Arc::make_mut(&mut self.of).cost = Some(Arc::new(cost));
+        if let Some(rate) = Arc::make_mut(&mut self.rates).last_mut() {
+            rate.cost = Some(Arc::new(cost));
+        }
         self
     }
 
@@ -68,16 +99,15 @@ impl RateLimitLayer {
         mut self,
         answer: impl Fn(RateLimited, RequestHead<'_>) -> Option<Response<Bytes>> + Send + Sync + 'static,
     ) -> Self {
-        Arc::make_mut(&mut self.of).on_refusal = Some(Arc::new(answer));
+        self.on_refusal = Some(Arc::new(answer));
         self
     }
 }
 
 impl fmt::Debug for RateLimitLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RateLimitLayer")
-            .field(&self.limit.rules())
-            .finish()
+        let rules = self.rates.iter().map(|rate| rate.limit.rules());
+        f.debug_list().entries(rules).finish()
     }
 }
 
@@ -114,33 +144,39 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let RateLimitLayer { limit, of } = &self.layer;
+        let RateLimitLayer { rates, on_refusal } = &self.layer;
         let head = RequestHead::from(&request);
-        let Some(key) = (of.key)(head) else {
-            return RateLimitFuture::new(self.inner.call(request), None);
-        };
-        let cost = of.cost.as_ref().map_or(1, |cost| cost(head));
-        match limit.check(key, cost) {
-            Ok(left) => {
-                let tells = limit.headers() == RateLimitHeaders::All;
-                let tells = tells.then(|| (limit.clone(), left.rule, left.left, left.full_in));
-                RateLimitFuture::new(self.inner.call(request), tells)
-            }
-            Err(limited) => {
-                let own = of.on_refusal.as_ref().and_then(|own| own(limited, head));
-                let mut response = own
-                    .unwrap_or_else(|| refusal::response(&limited, request.into_parts().0.headers));
-                if limit.headers() != RateLimitHeaders::Off {
-                    let RateLimited { rule, full_in, .. } = limited;
-                    refusal::tell(limit, rule, 0, full_in, response.headers_mut());
+        let mut tells: Option<Tells> = None;
+        for rate in &**rates {
+            let limit = &rate.limit;
+            match rate.check(head) {
+                None => {}
+                Some(Ok(RateLeft {
+                    rule,
+                    left,
+                    full_in,
+                })) => {
+                    let is_least = tells.as_ref().is_none_or(|tells| left < tells.2);
+                    if is_least && limit.headers() == RateLimitHeaders::All {
+                        tells = Some((limit.clone(), rule, left, full_in));
+                    }
                 }
-                RateLimitFuture {
-                    state: State::Refused {
+                Some(Err(limited)) => {
+                    let own = on_refusal.as_ref().and_then(|own| own(limited, head));
+                    let usual = || refusal::response(&limited, request.into_parts().0.headers);
+                    let mut response = own.unwrap_or_else(usual);
+                    if limit.headers() != RateLimitHeaders::Off {
+                        let RateLimited { rule, full_in, .. } = limited;
+                        refusal::tell(limit, rule, 0, full_in, response.headers_mut());
+                    }
+                    let state = State::Refused {
                         response: Some(response),
-                    },
+                    };
+                    return RateLimitFuture { state };
                 }
             }
         }
+        RateLimitFuture::new(self.inner.call(request), tells)
     }
 }
 

@@ -33,7 +33,7 @@
 //! # Where it goes
 //!
 //! Outside of an adaptive limit what it refuses takes no place; inside of it a 429 says nothing about the load, and closes
-//! nothing. Several layers, for an address and for a tenant, go one around the other.
+//! nothing. Several rates by several keys, an address and a tenant, go into one layer: [`RateLimitLayer::and`].
 //!
 //! # What it remembers
 //!

@@ -57,6 +57,8 @@ mod loader;
 mod log;
 #[cfg(all(feature = "admin", feature = "preset"))]
 pub(crate) mod places;
+#[cfg(feature = "autotune")]
+mod rate_limit;
 #[cfg(feature = "reload")]
 mod reload;
 mod runtime;
@@ -71,6 +73,8 @@ pub const REFERENCE: &str = include_str!("reference.toml");
 
 #[cfg(feature = "reload")]
 pub use self::live::{LiveTargets, live_keys};
+#[cfg(feature = "autotune")]
+pub use self::rate_limit::RateLimits;
 #[cfg(all(feature = "preset", feature = "reload", feature = "restart", unix))]
 pub(crate) use self::reload::Asked;
 #[cfg(feature = "reload")]

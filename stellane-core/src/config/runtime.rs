@@ -1,3 +1,5 @@
+#[cfg(feature = "autotune")]
+use std::collections::BTreeMap;
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -72,6 +74,9 @@ pub struct RuntimeConfig {
     /// Deadlines that requests bring along, and how far pressure shortens them.
     #[cfg(feature = "autotune")]
     pub overload: OverloadConfig,
+    /// How often each client may ask: for each name a table, as [`RateLimits`](super::RateLimits) documents it. Default: none.
+    #[cfg(feature = "autotune")]
+    pub rate_limit: BTreeMap<String, super::RateLimits>,
     /// The tuner that turns the knobs of the other sections.
     #[cfg(feature = "tuner")]
     pub tuner: TunerConfig,
@@ -123,6 +128,8 @@ impl Default for RuntimeConfig {
             limit,
             #[cfg(feature = "autotune")]
             overload: OverloadConfig::default(),
+            #[cfg(feature = "autotune")]
+            rate_limit: BTreeMap::new(),
             #[cfg(feature = "tuner")]
             tuner: TunerConfig::default(),
             http: HttpConfig::default(),
@@ -228,6 +235,10 @@ impl RuntimeConfig {
         section!("metrics", metrics);
         section!("autotune", limit);
         section!("autotune", overload);
+        #[cfg(feature = "autotune")]
+        for (name, rate) in &self.rate_limit {
+            rate.problems(name, &mut problems);
+        }
         section!("tuner", tuner);
         problems
     }

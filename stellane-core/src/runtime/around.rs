@@ -8,16 +8,21 @@ use std::{
     time::Duration,
 };
 
+use http::{Request, Response};
+use stellane_autotune::RateLimitLayer;
 use tokio::{task::JoinSet, time::Instant};
+use tower::ServiceExt;
 use tower_layer::Layer;
 
 use super::{
     App, BoxApp, BoxService, PresetLayer,
+    body::{AsBytes, RequestBody},
     bypass::{Bare, PlainEngine},
     facts::Facts,
     listeners::{Listeners, Redirects, Source},
     make::Make,
     redirect::Redirect,
+    stack::{tell_early, tell_route},
 };
 use crate::{
     connection::{ConnectInfo, ConnectionManager, HttpService, Incoming, Socket},
@@ -36,6 +41,7 @@ pub struct Around {
     pub(super) outer: Option<Arc<OuterFn>>,
     #[cfg(feature = "http-layers")]
     pub(super) http: super::HttpLayers,
+    pub(super) rates: Option<RateLimitLayer>,
     pub(super) hot_reload: bool,
     /// Nothing of ours is to be around.
     pub(super) bypass: Option<PlainEngine>,
@@ -145,11 +151,29 @@ impl Around {
         if !self.http.inner().is_off() {
             return true;
         }
-        self.sees_all()
+        self.rates.is_some() || self.sees_all()
     }
 
     /// With all that is rarely there.
     pub(super) fn boxed<S: App>(&self, app: S) -> BoxService<Incoming> {
+        match &self.rates {
+            None => self.with_http(app),
+            Some(rates) => {
+                // Nobody outside sees whose routes they are.
+                tell_early(&app);
+                let app = ServiceExt::<Request<RequestBody>>::map_response(
+                    app,
+                    |response: Response<S::ResBody>| {
+                        tell_route(response.body());
+                        response.map(AsBytes::new)
+                    },
+                );
+                self.with_http(rates.layer(app))
+            }
+        }
+    }
+
+    fn with_http<S: App>(&self, app: S) -> BoxService<Incoming> {
         #[cfg(feature = "http-layers")]
         let service = match self.http.inner() {
             layer if layer.is_off() => self.inside(app),

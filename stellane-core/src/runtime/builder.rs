@@ -485,6 +485,7 @@ impl Settings {
         self.config.connection.connect_info |= self.describe.is_some();
         // Only the connection knows whether it is one of TLS.
         self.config.connection.connect_info |= !self.config.http.hsts.max_age.is_zero();
+        self.config.connection.connect_info |= rates_by_peer(&self.config);
         // Handlers are to find who shows a certificate.
         #[cfg(feature = "tls")]
         {
@@ -578,6 +579,12 @@ impl Settings {
             heap: self.heap,
         })
     }
+}
+
+/// Whether the address of the client has to be known.
+fn rates_by_peer(config: &RuntimeConfig) -> bool {
+    let mut sections = config.rate_limit.values();
+    sections.any(|section| section.header().is_none())
 }
 
 #[cfg(all(unix, feature = "restart"))]

@@ -31,7 +31,9 @@ use super::{
     background::Restarts,
     classes::{self, Classes},
     held::HeldThreads,
-    machine, pressure, refusing,
+    machine, pressure,
+    rate_limits::RateLimits,
+    refusing,
     route_limits::OwnLimits,
 };
 #[cfg(feature = "tuner")]
@@ -91,6 +93,8 @@ pub struct Components {
     pub(super) limit_layer: AdaptiveLimitLayer,
     /// By the configuration.
     pub(super) own_limits: OwnLimits,
+    /// By the configuration.
+    pub(super) rate_limits: RateLimits,
     /// Handlers that hold a thread.
     pub(super) held: HeldThreads,
     /// Whether the runtimes that serve get anywhere.
@@ -155,6 +159,7 @@ impl Components {
         let own_limits = OwnLimits::new(&config.server.route_limits);
         let own_limits = own_limits.map_err(failed("server.route_limits"))?;
         let overload = own_limits.apply(overload);
+        let rate_limits = RateLimits::new(&config.rate_limit)?;
         #[cfg(feature = "workers")]
         let workers = WorkerPool::builder()
             .config(config.workers.clone())
@@ -270,6 +275,7 @@ impl Components {
             readiness,
             limit_layer,
             own_limits,
+            rate_limits,
             held,
             #[cfg(feature = "admin")]
             progress: Progress::default(),

@@ -88,6 +88,7 @@ mod numbers;
 mod on_engine;
 mod panics;
 mod pressure;
+mod rate_limits;
 mod ready_check;
 mod redirect;
 mod refusal;

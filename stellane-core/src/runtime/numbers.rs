@@ -71,6 +71,12 @@ impl Components {
             counter "stellane_requests_hopeless_total" "Requests refused because they could not meet their deadlines." |s| s.refused;
             gauge "stellane_pressure" "How scarce memory and open files are, from 0 to 1." |s| s.pressure;
         );
+        numbers!(to, self.rate_limits =>
+            counter "stellane_rate_limit_allowed_total" "Requests that were within a rate, by its section." by "limit" |s| s.iter().map(|(name, s)| (name, s.allowed));
+            counter "stellane_rate_limit_refused_total" "Requests that came too soon for a rate, by its section." by "limit" |s| s.iter().map(|(name, s)| (name, s.rules.iter().map(|rule| rule.refused).sum::<u64>()));
+            gauge "stellane_rate_limit_keys" "Clients that a rate remembers, by its section." by "limit" |s| s.iter().map(|(name, s)| (name, s.keys));
+            counter "stellane_rate_limit_forgotten_total" "Clients that were forgotten before their time, for lack of room." by "limit" |s| s.iter().map(|(name, s)| (name, s.forgotten));
+        );
         numbers!(to, self.pools =>
             counter "stellane_pool_steals_total" "Hits that had to fetch from another thread." |s| s.steals;
             counter "stellane_pool_drops_total" "Values that pools dropped, by reason." by "reason" |s| s.drops.iter().map(|(reason, count)| (reason.as_str(), count));

@@ -101,6 +101,7 @@ impl RuntimeParts {
             bypass: self.bypass.clone(),
             #[cfg(feature = "http-layers")]
             http: self.http.clone(),
+            rates: self.components.rate_limits.layer().cloned(),
             hot_reload: self.config.dev.hot_reload,
         }
     }

@@ -79,7 +79,14 @@ async fn ended(components: &Components, requests: u64) -> HttpStats {
 }
 
 /// What clients ask of a folder, and what they are answered.
-const QUESTIONS: [(&str, &str, &[(&str, &str)], u16); 8] = [
+type Question = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    u16,
+);
+
+const QUESTIONS: [Question; 8] = [
     ("GET", "/file.txt", &[], 200),
     ("HEAD", "/file.txt", &[], 200),
     ("GET", "/file.txt", &[("range", "bytes=10-99999")], 206),

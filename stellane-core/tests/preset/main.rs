@@ -25,6 +25,7 @@ mod layer;
 mod on_disconnect;
 mod parity;
 mod places;
+mod rate_limits;
 mod refusals;
 mod route_limits;
 mod runtime;

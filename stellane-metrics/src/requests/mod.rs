@@ -3,6 +3,7 @@
 pub(crate) mod export;
 mod grpc;
 pub(crate) mod histogram;
+mod index;
 pub(crate) mod labels;
 mod layout;
 pub(crate) mod recording;

@@ -1,16 +1,17 @@
 //! Routes and series, registered once; the cells of each thread.
 
 use std::{
-    collections::HashMap,
+    hash::{BuildHasher, RandomState},
     sync::{
-        Arc, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use super::{
     Clock,
     histogram::{self, Histogram, Totals},
+    index::Index,
     labels::{METHODS, Outcome, RouteId, SeriesKey},
     layout::{Layout, size_bucket},
     running::{PollCell, RunningPoll},
@@ -29,11 +30,10 @@ pub(crate) struct Table {
     pub(crate) config: MetricsConfig,
     clock: TableClock,
     routes: Box<[OnceLock<Arc<str>>]>,
-    route_index: RwLock<HashMap<Box<str>, RouteId>>,
+    route_index: Index,
     series: Box<[OnceLock<u64>]>,
-    series_index: RwLock<HashMap<u64, u32>>,
-    series_len: AtomicUsize,
-    routes_len: AtomicUsize,
+    series_index: Index,
+    hasher: RandomState,
     shards: Box<[OnceLock<Box<Shard>>]>,
     duration_bounds_ns: Box<[u64]>,
     /// For each cell of the fine histogram the bucket that its smallest value falls into.
@@ -83,11 +83,10 @@ impl Table {
             routes: (0..config.max_routes + 2)
                 .map(|_| OnceLock::new())
                 .collect(),
-            route_index: RwLock::default(),
+            route_index: Index::new(OVERFLOW + 1, config.max_routes),
             series: (0..=config.max_series).map(|_| OnceLock::new()).collect(),
-            series_index: RwLock::default(),
-            series_len: AtomicUsize::new(1),
-            routes_len: AtomicUsize::new(2),
+            series_index: Index::new(1, config.max_series),
+            hasher: RandomState::new(),
             shards: (0..=slot::EXCLUSIVE).map(|_| OnceLock::new()).collect(),
             bucket_of_cell: Box::new(std::array::from_fn(|cell| {
                 bounds_ns.partition_point(|b| *b < histogram::lowest_of(cell)) as u8
@@ -166,11 +165,8 @@ impl Table {
         if self.is_of(id, template) {
             return Some(id);
         }
-        let index = self
-            .route_index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let id = index.get(template).copied()?;
+        let hash = self.hasher.hash_one(template);
+        let id = self.route_index.find(hash, |id| self.is_of(id, template))?;
         entry.store(id, Relaxed);
         Some(id)
     }
@@ -189,33 +185,14 @@ impl Table {
 
     #[cold]
     fn find_or_add_route(&self, template: &str) -> RouteId {
-        let known = |index: &HashMap<Box<str>, RouteId>| index.get(template).copied();
-        let index = self
-            .route_index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(id) = known(&index) {
-            return id;
-        }
-        if index.len() >= self.config.max_routes {
-            return OVERFLOW;
-        }
-        drop(index);
-        let mut index = self
-            .route_index
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(id) = known(&index) {
-            return id;
-        }
-        if index.len() >= self.config.max_routes {
-            return OVERFLOW;
-        }
-        let id = index.len() + 2;
-        let _ = self.routes[id].set(template.into());
-        index.insert(template.into(), id as RouteId);
-        self.routes_len.store(id + 1, Relaxed);
-        id as RouteId
+        let hash = self.hasher.hash_one(template);
+        let is_it = |id| self.is_of(id, template);
+        let add = |id| {
+            let _ = self.routes[id as usize].set(template.into());
+        };
+        self.route_index
+            .find_or_add(hash, is_it, add)
+            .unwrap_or(OVERFLOW)
     }
 
     /// Where this thread says what it polls. Threads that share a shard share that too, and nobody looks there.
@@ -324,32 +301,13 @@ impl Table {
 
     #[cold]
     fn find_or_add_series(&self, key: u64) -> usize {
-        let index = self
-            .series_index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = index.get(&key) {
-            return *found as usize;
-        }
-        if index.len() >= self.config.max_series {
-            return 0;
-        }
-        drop(index);
-        let mut index = self
-            .series_index
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = index.get(&key) {
-            return *found as usize;
-        }
-        if index.len() >= self.config.max_series {
-            return 0;
-        }
-        let at = index.len() + 1;
-        let _ = self.series[at].set(key);
-        index.insert(key, at as u32);
-        self.series_len.store(at + 1, Relaxed);
-        at
+        let hash = self.hasher.hash_one(key);
+        let is_it = |at: u32| self.series[at as usize].get() == Some(&key);
+        let add = |at: u32| {
+            let _ = self.series[at as usize].set(key);
+        };
+        let found = self.series_index.find_or_add(hash, is_it, add);
+        found.unwrap_or(0) as usize
     }
 
     #[inline]
@@ -423,11 +381,11 @@ impl Table {
     }
 
     pub(crate) fn route_count(&self) -> usize {
-        self.routes_len.load(Relaxed) - 2
+        self.route_index.len()
     }
 
     pub(crate) fn series_count(&self) -> usize {
-        self.series_len.load(Relaxed) - 1
+        self.series_index.len()
     }
 
     pub(crate) fn route(&self, id: RouteId) -> &str {
@@ -440,7 +398,7 @@ impl Table {
     /// Calls back with every series that has requests: its labels (none for the overflow series) and its cells.
     pub(crate) fn each_series(&self, mut f: impl FnMut(Option<SeriesKey>, &[u64], Layout)) {
         let mut cells = vec![0_u64; self.layout.cells()];
-        for index in 0..self.series_len.load(Relaxed) {
+        for index in 0..=self.series_index.len() {
             let Some(key) = self.series[index].get().copied() else {
                 continue;
             };

@@ -1,6 +1,6 @@
 use tower_layer::Layer;
 
-use super::PoolService;
+use super::{PoolService, handles::Handles};
 use crate::Pools;
 
 /// For handlers that take their memory from it, by [`Pools::current`], the axum extractor `Pools`,
@@ -33,7 +33,7 @@ use crate::Pools;
 /// ```
 #[derive(Debug, Clone)]
 pub struct PoolLayer {
-    pools: Pools,
+    pools: Handles,
     extension: bool,
 }
 
@@ -41,7 +41,7 @@ impl PoolLayer {
     /// A layer for `pools`.
     pub fn new(pools: &Pools) -> Self {
         Self {
-            pools: pools.clone(),
+            pools: Handles::to(pools),
             extension: false,
         }
     }

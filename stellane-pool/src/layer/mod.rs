@@ -2,6 +2,7 @@
 
 mod current;
 mod future;
+mod handles;
 #[expect(
     clippy::module_inception,
     reason = "one folder for each middleware, with the layer in layer.rs"

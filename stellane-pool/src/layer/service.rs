@@ -3,14 +3,14 @@ use std::task::{Context, Poll};
 use http::Request;
 use tower_service::Service;
 
-use super::PoolFuture;
-use crate::{Pools, embed::PoolScope};
+use super::{PoolFuture, handles::Handles};
+use crate::embed::PoolScope;
 
 /// The service of [`PoolLayer`](super::PoolLayer).
 #[derive(Debug, Clone)]
 pub struct PoolService<S> {
     pub(super) inner: S,
-    pub(super) pools: Pools,
+    pub(super) pools: Handles,
     pub(super) extension: bool,
 }
 
@@ -27,10 +27,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let pools = self.pools.of_this_thread();
         if self.extension {
-            request.extensions_mut().insert(self.pools.clone());
+            request.extensions_mut().insert(pools.clone());
         }
-        let mut scope = PoolScope::new(&self.pools);
+        let mut scope = PoolScope::new(pools);
         let entered = scope.enter();
         let future = self.inner.call(request);
         drop(entered);

@@ -5,9 +5,11 @@ use crate::{Budget, DropReason, Recycle};
 /// How many of the oldest lent values a take looks at before it gives up.
 const LOOKS: usize = 4;
 
-/// From this size on, the reserve that a take leaves behind goes straight back to the budget: it would
-/// be large, and the shared counter costs nothing next to touching that much memory.
-const RELEASE_AT_ONCE: usize = 32 << 10;
+/// From this size on, what a take leaves behind is large: no more than so much of it stays in reserve, and no more than
+/// such a part of the budget. A pool whose values come and go one at a time leaves the shared counter alone all the same.
+const LARGE: usize = 32 << 10;
+const MOST_RESERVED: usize = 256 << 10;
+const PART_RESERVED: usize = 64;
 
 /// A stack of idle values with its share of the budget. The exchange is one too.
 pub(super) struct Magazine<T> {
@@ -19,8 +21,8 @@ pub(super) struct Magazine<T> {
     low: usize,
     /// The bytes of all slots.
     held: usize,
-    /// What is charged to the budget, at least `held`. It follows `held` up, and down only at ticks and
-    /// for large values, so that steady traffic leaves the shared counter alone.
+    /// What is charged to the budget, at least `held`. It follows `held` up, and down only at ticks and where the
+    /// difference gets large, so that steady traffic leaves the shared counter alone.
     charged: usize,
     pub(super) hits: u64,
     pub(super) returns: u64,
@@ -76,8 +78,8 @@ impl<T: Recycle> Magazine<T> {
         };
         self.low = self.low.min(self.idle.len());
         self.held -= slot.bytes;
-        if slot.bytes >= RELEASE_AT_ONCE {
-            self.settle(budget);
+        if slot.bytes >= LARGE {
+            self.reserve(MOST_RESERVED.min(budget.limit() / PART_RESERVED), budget);
         }
         Some(slot)
     }
@@ -220,8 +222,14 @@ impl<T: Recycle> Magazine<T> {
     }
 
     fn settle(&mut self, budget: &Budget) {
-        budget.release(self.charged - self.held);
-        self.charged = self.held;
+        self.reserve(0, budget);
+    }
+
+    /// Gives back to the budget what is charged beyond `most` more than is held.
+    fn reserve(&mut self, most: usize, budget: &Budget) {
+        let surplus = (self.charged - self.held).saturating_sub(most);
+        budget.release(surplus);
+        self.charged -= surplus;
     }
 }
 

@@ -5,6 +5,7 @@ mod stats;
 
 use std::{
     fmt,
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -43,7 +44,21 @@ use crate::{Pool, Pooled};
 /// ```
 #[derive(Clone)]
 pub struct Pools {
-    shared: Arc<Shared>,
+    shared: Arc<Counted>,
+}
+
+/// The pools, behind a count of references of which there may be several. It has a cache line, and the one that is
+/// fetched with it, for itself.
+#[repr(align(128))]
+struct Counted(Arc<Shared>);
+
+impl Deref for Counted {
+    type Target = Shared;
+
+    #[inline]
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 struct Shared {
@@ -77,6 +92,12 @@ impl Pools {
     /// Starts with the default [`PoolConfig`], which reuses nothing: see [`PoolsBuilder::enabled`].
     pub fn builder() -> PoolsBuilder {
         PoolsBuilder::default()
+    }
+
+    /// A handle to the same pools whose references are counted apart.
+    pub(crate) fn apart(&self) -> Self {
+        let shared = Arc::new(Counted(Arc::clone(&self.shared.0)));
+        Self { shared }
     }
 
     /// The buffers.
@@ -350,7 +371,7 @@ impl PoolsBuilder {
             bodies_too_large: AtomicU64::new(0),
         };
         Ok(Pools {
-            shared: Arc::new(shared),
+            shared: Arc::new(Counted(Arc::new(shared))),
         })
     }
 }

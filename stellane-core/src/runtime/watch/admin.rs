@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use tracing::subscriber::{self, NoSubscriber};
+use tracing::{Dispatch, dispatcher};
 
 use crate::connection::{ConnectionConfig, ConnectionManager, ConnectionState};
 
@@ -35,7 +35,7 @@ impl AdminPlaces {
         };
         // What few open files mean, that of the service says.
         let build = || ConnectionManager::builder().config(config).build();
-        let manager = subscriber::with_default(NoSubscriber::default(), build);
+        let manager = dispatcher::with_default(&Dispatch::none(), build);
         manager.map_err(io::Error::other)
     }
 

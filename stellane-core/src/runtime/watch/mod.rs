@@ -26,7 +26,7 @@ use tokio::{
     sync::oneshot,
     task::JoinSet,
 };
-use tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
+use tracing::{Dispatch, dispatcher};
 
 pub(super) use self::progress::Progress;
 use self::{admin::AdminPlaces, held::Look, progress::Pulses};
@@ -82,7 +82,9 @@ impl Watch {
         let serving = manager.clone();
         let thread = thread::Builder::new().name("stellane-admin".to_owned());
         thread.spawn(move || {
-            let _quiet = tracing::subscriber::set_default(NoSubscriber::default());
+            // None at all, not one that takes nothing: that one says no level, and then the whole process asks at each
+            // trace point whether anybody wants it.
+            let _quiet = dispatcher::set_default(&Dispatch::none());
             let runtime = Builder::new_current_thread()
                 .enable_all()
                 .max_blocking_threads(BLOCKING_THREADS)

@@ -175,17 +175,20 @@ impl AbuseMeter {
 
     /// Looks at bytes that were written.
     pub(crate) fn wrote(&mut self, mut bytes: &[u8]) {
+        let (mut heads, mut data) = (0, 0);
         while let Some(head) = self.written.next(&mut bytes) {
             match head.kind {
-                DATA => {
-                    self.not_given_back += head.length as u64;
-                    self.ledger.wrote(head.length as u64);
-                    self.pay_bytes(head.length);
-                }
-                HEADERS => self.pay(ONE),
+                DATA => data += head.length,
+                HEADERS => heads += 1,
                 GOAWAY => self.goaways += 1,
                 _ => {}
             }
+        }
+        self.pay(heads * ONE);
+        if data > 0 {
+            self.not_given_back += data as u64;
+            self.ledger.wrote(data as u64);
+            self.pay_bytes(data);
         }
     }
 

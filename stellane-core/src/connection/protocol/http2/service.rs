@@ -66,15 +66,18 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
         let mut waiting = None;
-        let answer =
-            AssertUnwindSafe(|| self.adapter.answer(request, terms, &mut cx, &mut waiting));
-        match catch_unwind(answer) {
-            Ok(Poll::Ready(answer)) => StreamFuture::Done(Some(open::<S>(answer, &self.ledger))),
-            Ok(Poll::Pending) => waiting.map_or(StreamFuture::Done(None), |waiting| {
+        // Not what the closure returns, which is moved.
+        let mut polled = Poll::Pending;
+        let answer = || polled = self.adapter.answer(request, terms, &mut cx, &mut waiting);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(answer)) {
+            // Goes on where hyper polls it: in the stream, and not in the connection of all of them.
+            return StreamFuture::Panicked(Some(panic));
+        }
+        match polled {
+            Poll::Ready(answer) => StreamFuture::Done(Some(open::<S>(answer, &self.ledger))),
+            Poll::Pending => waiting.map_or(StreamFuture::Done(None), |waiting| {
                 StreamFuture::Pending(waiting, Arc::clone(&self.ledger))
             }),
-            // Goes on where hyper polls it: in the stream, and not in the connection of all of them.
-            Err(panic) => StreamFuture::Panicked(Some(panic)),
         }
     }
 }
@@ -94,8 +97,10 @@ fn has_one_authority<B>(request: &Request<B>) -> bool {
     if authority.is_some_and(|authority| authority.contains(&b'@')) {
         return false;
     }
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let Some(host) = hosts.next() else {
+    // One walk: cheaper than a look-up, unless there are very many.
+    let mut fields = request.headers().iter();
+    let mut next_host = || fields.find(|(name, _)| **name == header::HOST);
+    let Some((_, host)) = next_host() else {
         return true;
     };
     let usual = match uri.scheme_str() {
@@ -105,7 +110,7 @@ fn has_one_authority<B>(request: &Request<B>) -> bool {
     let same = authority.is_none_or(|authority| {
         bare(authority, usual).eq_ignore_ascii_case(bare(host.as_bytes(), usual))
     });
-    same && hosts.next().is_none() && !host.as_bytes().contains(&b'@')
+    same && next_host().is_none() && !host.as_bytes().contains(&b'@')
 }
 
 /// An authority without the port that goes without saying.

@@ -130,12 +130,18 @@ pub(crate) struct StreamExecutor;
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
-        let is_last = TURN.with_borrow_mut(|turn| match turn {
-            Some(Turn::Connection(begun)) if begun.here => begun.add(Box::pin(stream)),
+        if is_here() {
+            // Boxed before it is moved anywhere: it is large.
+            let stream = Box::pin(stream);
+            if begin(stream) {
+                run();
+            }
+            return;
+        }
+        TURN.with_borrow(|turn| match turn {
             Some(Turn::Connection(begun)) => {
                 let ledger = Arc::clone(&begun.ledger);
                 spawn(scoped(Watched::new(stream, ledger, Seen::default())));
-                false
             }
             // What a stream begins is to carry another protocol.
             Some(Turn::Stream(ledger)) => {
@@ -144,17 +150,25 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
                     stream.await;
                     drop(open);
                 }));
-                false
             }
             None => {
                 spawn(scoped(stream));
-                false
             }
         });
-        if is_last {
-            run();
-        }
     }
+}
+
+/// Whether what is polled is a connection that polls its streams itself.
+fn is_here() -> bool {
+    TURN.with_borrow(|turn| matches!(turn, Some(Turn::Connection(begun)) if begun.here))
+}
+
+/// Whether it is the last that the client of the connection has asked for.
+fn begin(stream: Stream) -> bool {
+    TURN.with_borrow_mut(|turn| match turn {
+        Some(Turn::Connection(begun)) => begun.add(stream),
+        _ => false,
+    })
 }
 
 /// The streams of one connection that have begun and were not polled yet.

@@ -1,0 +1,93 @@
+//! The table that requests are matched against now.
+
+use std::{
+    cell::Cell,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+
+use crate::types::Compiled;
+
+/// A table that can be replaced while requests are matched against it. What all requests read is on no cache line that
+/// others write.
+#[repr(align(128))]
+pub(crate) struct Current {
+    copies: ArcSwap<Copies>,
+    /// Counts the tables before this one.
+    version: AtomicU64,
+}
+
+/// A table, with a count of its references for each of the first threads; later ones share them.
+struct Copies {
+    first: Arc<Compiled>,
+    of_threads: [OnceLock<Arc<Compiled>>; 32],
+}
+
+impl Copies {
+    fn of(first: Arc<Compiled>) -> Arc<Self> {
+        let of_threads = [const { OnceLock::new() }; 32];
+        Arc::new(Self { first, of_threads })
+    }
+}
+
+impl Current {
+    pub(crate) fn new(table: Arc<Compiled>) -> Self {
+        Self {
+            copies: ArcSwap::new(Copies::of(table)),
+            version: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn table(&self) -> Arc<Compiled> {
+        Arc::clone(&self.copies.load().first)
+    }
+
+    #[cold]
+    fn of_this_thread(&self) -> Arc<Compiled> {
+        let copies = self.copies.load();
+        let copy = &copies.of_threads[thread_number() % copies.of_threads.len()];
+        Arc::clone(copy.get_or_init(|| copies.first.apart()))
+    }
+
+    pub(crate) fn replace(&self, table: Arc<Compiled>) {
+        self.copies.store(Copies::of(table));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// The table that a clone used last, and its version: asking for that is cheaper than for the table, and a clone that is
+/// never called keeps no table from being dropped.
+#[derive(Default)]
+pub(crate) struct Seen(Option<(u64, Arc<Compiled>)>);
+
+impl Seen {
+    #[inline]
+    pub(crate) fn look(&mut self, current: &Current) -> &Arc<Compiled> {
+        // Before the table: that of a later version is only asked for once more.
+        let version = current.version.load(Ordering::Acquire);
+        if !matches!(self.0, Some((seen, _)) if seen == version) {
+            self.0 = None;
+        }
+        let (_, table) = self
+            .0
+            .get_or_insert_with(|| (version, current.of_this_thread()));
+        table
+    }
+}
+
+/// A number that no other thread of the process has had.
+fn thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+    NUMBER.get().unwrap_or_else(|| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        NUMBER.set(Some(number));
+        number
+    })
+}
