@@ -302,12 +302,12 @@ async fn a_panic_after_the_core_went_ends_its_own_connection_only() {
 async fn beyond_the_bound_a_core_waits_and_goes_on_when_a_thread_is_free() {
     let served = serve(1, 2).await;
     let mut kept = served.kept(2).await;
-    // Two lose the core and the third keeps it.
-    let asking = served.ask(3, "/block");
-    served.gate.hold(3).await;
+    // Twice as many lose the core, and the next one keeps it.
+    let asking = served.ask(5, "/block");
+    served.gate.hold(5).await;
     let stats = || served.engine.stats();
     until(|| stats().refused_total > 0).await;
-    assert_eq!((stats().threads, stats().blocked), (3, 2));
+    assert_eq!((stats().threads, stats().blocked), (5, 4));
     let waiting = tokio::spawn(async move {
         hello(&mut kept[0]).await;
         kept

@@ -3,5 +3,5 @@
 
 pub use crate::{
     layer::{Entered, is_labelled},
-    requests::{Ended, Outcome, Recording, Ticks, Told},
+    requests::{Ended, Outcome, Recording, Ticks, Told, thread_number},
 };

@@ -200,8 +200,8 @@ where
                     }
                     return match future.poll(cx) {
                         Poll::Pending => {
-                            if let Some((_, admission)) = permit.as_mut().map(Permit::parts) {
-                                admission.pause();
+                            if let Some((shared, admission)) = permit.as_mut().map(Permit::parts) {
+                                admission.pause(shared);
                             }
                             Poll::Pending
                         }

@@ -25,11 +25,12 @@ use stellane_router::Interner;
 use tokio::task::JoinSet;
 
 #[cfg(feature = "admin")]
-use super::watch::{HeldThreads, Progress};
+use super::watch::Progress;
 use super::{
     RuntimeError,
     background::Restarts,
     classes::{self, Classes},
+    held::HeldThreads,
     ledger::{self, KeptRequest, Ledgers},
     machine, pressure,
     rate_limits::RateLimits,
@@ -93,11 +94,10 @@ pub struct Components {
     pub(super) limit_layer: AdaptiveLimitLayer,
     /// By the configuration.
     pub(super) own_limits: OwnLimits,
-    pub(super) ledgers: Ledgers,
     /// By the configuration.
     pub(super) rate_limits: RateLimits,
+    pub(super) ledgers: Ledgers,
     /// Handlers that hold a thread.
-    #[cfg(feature = "admin")]
     pub(super) held: HeldThreads,
     /// Whether the runtimes that serve get anywhere.
     #[cfg(feature = "admin")]
@@ -184,7 +184,6 @@ impl Components {
             .map_err(failed("strict_http1"))?;
         let readiness = Readiness::new();
         readiness.set_ready(false);
-        #[cfg(feature = "admin")]
         let held = HeldThreads::new(&config.metrics.unmatched_route);
         let restarts = Restarts::default();
         let ledgers = Ledgers::new(config, &metrics);
@@ -205,7 +204,6 @@ impl Components {
                 let (pools, interner) = (pools.clone(), interner.clone());
                 let restarts = restarts.clone();
                 let ledgers = ledgers.clone();
-                #[cfg(feature = "admin")]
                 let held = held.clone();
                 let told = AtomicU64::new(0);
                 #[cfg(feature = "tuner")]
@@ -222,7 +220,6 @@ impl Components {
                     ledgers.tick();
                     read_pools(snapshot, &pools);
                     read_interner(snapshot, &interner);
-                    #[cfg(feature = "admin")]
                     held.fill(snapshot);
                     restarts.fill(snapshot);
                     #[cfg(feature = "tuner")]
@@ -284,9 +281,8 @@ impl Components {
             readiness,
             limit_layer,
             own_limits,
-            ledgers,
             rate_limits,
-            #[cfg(feature = "admin")]
+            ledgers,
             held,
             #[cfg(feature = "admin")]
             progress: Progress::default(),

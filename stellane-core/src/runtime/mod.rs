@@ -79,6 +79,7 @@ mod error;
 mod facts;
 #[cfg(feature = "reload")]
 mod follow;
+mod held;
 #[cfg(feature = "http-layers")]
 mod http;
 mod ledger;

@@ -24,6 +24,7 @@ pub use registry::Ticks;
 pub(crate) use registry::{Table, UNMATCHED};
 pub use routes::RouteStats;
 pub use running::RunningPoll;
+pub use slot::current as thread_number;
 
 /// The request metrics of one server: a cheap handle to the table that [`MetricsLayer`](crate::MetricsLayer) writes.
 ///

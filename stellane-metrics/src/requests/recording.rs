@@ -338,6 +338,13 @@ impl Recording {
     }
 }
 
+/// By a walk: there are few fields, and the hash of a name of one's own costs as much as ten of them.
+#[inline]
+fn grpc_status(fields: &HeaderMap) -> Option<&HeaderValue> {
+    let (_, status) = fields.iter().find(|(name, _)| **name == GRPC_STATUS)?;
+    Some(status)
+}
+
 /// How a request ended; see [`Recording::ended`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -368,13 +375,6 @@ pub struct Told {
     pub request_bytes: Option<u64>,
     /// The size of the body of its answer, as far as it was handed over.
     pub response_bytes: u64,
-}
-
-/// By a walk: there are few fields, and the hash of a name of one's own costs as much as ten of them.
-#[inline]
-fn grpc_status(fields: &HeaderMap) -> Option<&HeaderValue> {
-    let (_, status) = fields.iter().find(|(name, _)| **name == GRPC_STATUS)?;
-    Some(status)
 }
 
 impl Drop for Recording {

@@ -66,7 +66,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, history: &History) {
     }
     let (requests, tuned) = (kept(now), tuning(now));
     // Where there is no room for both, what was slow or refused is what one looks for.
-    let split = match (requests.is_empty(), actions.height < 10) {
+    let split = match (requests.is_empty(), actions.height < 8) {
         (true, _) => [Constraint::Length(0), Constraint::Fill(1)],
         (false, true) => [Constraint::Fill(1), Constraint::Length(0)],
         (false, false) => [Constraint::Fill(2), Constraint::Fill(1)],
