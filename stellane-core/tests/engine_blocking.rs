@@ -302,12 +302,12 @@ async fn a_panic_after_the_core_went_ends_its_own_connection_only() {
 async fn beyond_the_bound_a_core_waits_and_goes_on_when_a_thread_is_free() {
     let served = serve(1, 2).await;
     let mut kept = served.kept(2).await;
-    // Two lose the core and the third keeps it.
-    let asking = served.ask(3, "/block");
-    served.gate.hold(3).await;
+    // Twice as many lose the core, and the next one keeps it.
+    let asking = served.ask(5, "/block");
+    served.gate.hold(5).await;
     let stats = || served.engine.stats();
     until(|| stats().refused_total > 0).await;
-    assert_eq!((stats().threads, stats().blocked), (3, 2));
+    assert_eq!((stats().threads, stats().blocked), (5, 4));
     let waiting = tokio::spawn(async move {
         hello(&mut kept[0]).await;
         kept
@@ -494,4 +494,56 @@ async fn a_thread_that_is_spare_gives_its_memory_back() {
     drop(client);
     within(engine.stop(DEADLINE)).await;
     within(serving).await.expect("no panic").expect("served");
+}
+
+#[cfg(feature = "http2")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_the_second_time_on_streams_of_one_connection_do_not_wait_for_one_that_blocks() {
+    use http_body_util::{BodyExt, Empty};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let served = serve(1, 256).await;
+    let connect = async || {
+        let socket = tokio::net::TcpStream::connect(served.address).await;
+        let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let socket = TokioIo::new(socket.expect("connects"));
+        let (client, connection) = builder.handshake(socket).await.expect("speaks HTTP/2");
+        tokio::spawn(connection);
+        client
+    };
+    type Client = hyper::client::conn::http2::SendRequest<Empty<hyper::body::Bytes>>;
+    let ask = |client: &Client, path: &str| {
+        let request = Request::get(format!("http://test{path}"));
+        let request = request.body(Empty::new()).expect("valid");
+        let answer = client.clone().send_request(request);
+        async {
+            let body = answer.await.expect("answers").into_body();
+            let body = body.collect().await.expect("whole").to_bytes();
+            assert_eq!(&*body, b"hello");
+        }
+    };
+    let (client, other) = (connect().await, connect().await);
+    within(ask(&client, "/")).await;
+    // The first: another connection goes on.
+    let first = tokio::spawn(ask(&client, "/block"));
+    served.gate.hold(1).await;
+    within(ask(&other, "/")).await;
+    served.gate.open();
+    within(first).await.expect("answered");
+    // Those after it: the same connection goes on.
+    *served.gate.open.lock().expect("no panic") = false;
+    let held: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(ask(&client, "/block")))
+        .collect();
+    served.gate.hold(21).await;
+    for _ in 0..10 {
+        within(ask(&client, "/")).await;
+        within(ask(&other, "/")).await;
+    }
+    served.gate.open();
+    for held in held {
+        within(held).await.expect("answered");
+    }
+    drop((client, other));
+    served.end().await;
 }

@@ -667,3 +667,173 @@ async fn the_threads_of_a_run_end_with_it() {
         .await
         .expect("closed when it is dropped");
 }
+
+/// One whose threads may be held.
+fn handoff() -> RuntimeConfig {
+    let mut config = config();
+    config.engine.kind = EngineKind::Handoff;
+    config.engine.cores = 2;
+    config
+}
+
+/// Where handlers wait by their threads, and where they compute, until the gate is open.
+fn holding_router(gate: &Gate) -> Router {
+    let (gate, computing) = (gate.clone(), gate.clone());
+    let block = move || {
+        let gate = gate.clone();
+        async move {
+            gate.block();
+            "at last"
+        }
+    };
+    let compute = move || {
+        let gate = computing.clone();
+        async move {
+            while !*gate.0.0.lock().expect("no panic") {
+                std::hint::black_box((0..10_000).map(std::hint::black_box).sum::<u32>());
+            }
+            "computed"
+        }
+    };
+    Router::builder()
+        .get("/blocks/{id}", block)
+        .get("/computes/{id}", compute)
+        .get("/", || async { "hello" })
+        .build()
+        .expect("no conflicts")
+}
+
+impl Served {
+    fn ask(&self, count: usize, path: &'static str) -> Vec<JoinHandle<String>> {
+        let ask = |n| {
+            let address = self.address;
+            tokio::spawn(async move { get(address, &format!("{path}/{n}")).await })
+        };
+        (0..count).map(ask).collect()
+    }
+
+    async fn until_held(&self, path: &str, threads: usize) -> String {
+        let now = format!("stellane_held_threads{{http_route=\"{path}/{{id}}\"}} {threads}\n");
+        until(self.admin, "/metrics", |text| text.contains(&now)).await
+    }
+}
+
+async fn answered(asking: Vec<JoinHandle<String>>, with: &str) {
+    for asked in asking {
+        let answer = asked.await.expect("no panic");
+        assert!(answer.ends_with(with), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn more_handlers_may_wait_by_their_threads_than_the_limit_has_places_and_each_is_told_once() {
+    let gate = Gate::default();
+    let _at_last = AtLast(gate.clone());
+    let router = holding_router(&gate);
+    let served = serve!(2, Runtime::builder().config(handoff()).service(router));
+    // The limit begins with 20.
+    let asking = served.ask(100, "/blocks");
+    let told = served.until_held("/blocks", 100).await;
+    let total = "stellane_thread_holds_total{http_route=\"/blocks/{id}\"} 100\n";
+    assert!(told.contains(total), "{told}");
+    for _ in 0..20 {
+        let answer = get(served.address, "/").await;
+        assert!(answer.ends_with("hello"), "{answer}");
+        for probe in ["/healthz", "/readyz"] {
+            let answer = get(served.admin, probe).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+    }
+    gate.open();
+    answered(asking, "at last").await;
+    let over = "stellane_thread_held_seconds_total{http_route=\"/blocks/{id}\"}";
+    let told = until(served.admin, "/metrics", |text| {
+        text.contains(over) && !text.contains("stellane_held_threads{")
+    })
+    .await;
+    assert!(told.contains(total), "once for each: {told}");
+    assert_eq!(served.end().await.drain.aborted, 0);
+}
+
+#[tokio::test]
+async fn a_handler_that_waits_by_its_thread_leaves_the_limit_and_one_that_computes_does_not() {
+    for (path, answer) in [("/blocks", "hello"), ("/computes", "")] {
+        let gate = Gate::default();
+        let _at_last = AtLast(gate.clone());
+        let router = holding_router(&gate);
+        let mut config = handoff();
+        (config.limit.min, config.limit.initial, config.limit.max) = (2, 2, 2);
+        config.limit.max_wait = Duration::from_millis(1);
+        let served = serve!(2, Runtime::builder().config(config).service(router));
+        let asking = served.ask(2, path);
+        served.until_held(path, 2).await;
+        let is_there = |text: &str| text.starts_with("HTTP/1.1 200");
+        match answer.is_empty() {
+            // At once or after it is seen that they wait.
+            false => drop(until(served.address, "/", is_there).await),
+            true => {
+                for _ in 0..5 {
+                    let answer = get(served.address, "/").await;
+                    assert!(answer.starts_with("HTTP/1.1 503"), "{path}: {answer}");
+                }
+            }
+        }
+        gate.open();
+        for asked in asking {
+            assert!(is_there(&asked.await.expect("no panic")));
+        }
+        // All places are there again, and no more.
+        until(served.address, "/", is_there).await;
+        served.end().await;
+    }
+}
+
+#[tokio::test]
+async fn beyond_those_that_may_wait_without_a_place_requests_are_refused() {
+    let gate = Gate::default();
+    let _at_last = AtLast(gate.clone());
+    let router = holding_router(&gate);
+    let mut config = handoff();
+    config.engine.max_blocked = 4;
+    (config.limit.min, config.limit.initial, config.limit.max) = (3, 3, 3);
+    config.limit.max_wait = Duration::from_millis(1);
+    let served = serve!(2, Runtime::builder().config(config).service(router));
+    let mut asking = Vec::new();
+    for held in 1..=7 {
+        // As soon as there is a place for it.
+        asking.extend(served.ask(1, "/blocks"));
+        while asking.last().is_some_and(|asked| !asked.is_finished())
+            && !get(served.admin, "/metrics").await.contains(&format!(
+                "stellane_held_threads{{http_route=\"/blocks/{{id}}\"}} {held}\n"
+            ))
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    for _ in 0..5 {
+        let answer = get(served.address, "/").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    }
+    gate.open();
+    answered(asking, "at last").await;
+    let answer = get(served.address, "/").await;
+    assert!(answer.ends_with("hello"), "{answer}");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn an_end_while_handlers_hold_their_threads_loses_none_of_their_answers() {
+    let gate = Gate::default();
+    let _at_last = AtLast(gate.clone());
+    let router = holding_router(&gate);
+    let mut served = serve!(2, Runtime::builder().config(handoff()).service(router));
+    let asking = served.ask(10, "/blocks");
+    served.until_held("/blocks", 10).await;
+    drop(served.stop.take());
+    let is_draining = |text: &str| text.starts_with("HTTP/1.1 503");
+    until(served.admin, "/readyz", is_draining).await;
+    gate.open();
+    answered(asking, "at last").await;
+    let report = served.end().await;
+    assert_eq!((report.drain.aborted, report.drain.left), (0, 0));
+}

@@ -100,6 +100,8 @@ catalogue! {
         "Threads of the runtimes that a handler holds now, by route.";
     THREAD_HOLDS = Counter "stellane_thread_holds_total"
         "How often a handler has held a thread of the runtimes for too long, by route.";
+    THREAD_HELD_SECONDS = Counter "stellane_thread_held_seconds_total"
+        "For how many seconds handlers have held threads whose place another thread took, by route.";
     BACKGROUND_RESTARTS = Counter "stellane_background_restarts_total"
         "How often a background task was started again after a panic, by task.";
     TOKIO_WORKERS = Gauge "tokio_workers" "Worker threads of the tokio runtime.";

@@ -158,6 +158,7 @@ async fn every_field_of_the_design_is_in_the_snapshot() {
          memory_trims trim_pause connections_active connections_idle connections_parked connections_upgraded \
          connections_per_second connections_closed_total interner_entries interner_bytes \
          interner_bypassed limit shed_total tuning_actions_total threads_held thread_holds_total \
+         thread_held_seconds_total \
          background_restarts_total acceleration"
         .split_whitespace()
     {

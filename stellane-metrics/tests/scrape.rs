@@ -59,6 +59,8 @@ async fn busy() -> Prometheus {
             snapshot.connections_closed_total.insert("idle".into(), 1);
             snapshot.threads_held.insert("/slow".into(), 1);
             snapshot.thread_holds_total.insert("/slow".into(), 2);
+            let seconds = &mut snapshot.thread_held_seconds_total;
+            seconds.insert("/slow".into(), 0.5);
             let restarts = &mut snapshot.background_restarts_total;
             restarts.insert("outbox".into(), 1);
             snapshot.cgroup_memory_limit = 1 << 30;

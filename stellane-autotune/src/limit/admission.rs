@@ -7,6 +7,7 @@ use super::{
     AdaptiveLimitLayer, Class, Hold, Key, LimitRequestBody, Outcome, Permit, RequestHead,
     aging::Epoch,
     future::answer_of,
+    held,
     keys::{Count, Keys},
     place::Loan,
     shared::{Shared, UNTIMED},
@@ -40,6 +41,8 @@ pub struct Admission {
     owes: bool,
     /// It needs no place, but is one of few that its key has.
     exempt: bool,
+    /// It is polled by a thread that somebody watches.
+    watched: bool,
     /// When its latest frame was handed out.
     handed: Option<Epoch>,
     /// What it shares with the body of the request.
@@ -93,6 +96,7 @@ impl Admission {
             lent: None,
             owes: false,
             exempt: false,
+            watched: false,
             handed: None,
             loan: None,
             seat: None,
@@ -165,11 +169,43 @@ impl Admission {
         if let Some(loan) = &self.loan {
             loan.resume();
         }
+        if !self.left {
+            let generation = match &self.loan {
+                Some(loan) => loan.generation(),
+                None => self.generation,
+            };
+            self.watched = held::begin(shared, generation);
+        }
+    }
+
+    /// The poll has ended; if its thread was held, the place was lent meanwhile.
+    #[inline]
+    fn end_poll(&mut self, shared: &Shared) {
+        if self.watched {
+            self.watched = false;
+            if let Some(since) = held::end(shared) {
+                self.take_back(shared, since);
+            }
+        }
+    }
+
+    #[cold]
+    fn take_back(&mut self, shared: &Shared, since: u64) {
+        self.forget_time(shared.clock.nanos().saturating_sub(since));
+        match &self.loan {
+            Some(loan) => loan.age_anew(),
+            None => self.generation = shared.be_born(),
+        }
+        if shared.retake() && !self.owes {
+            shared.owe(self.keys);
+            self.owes = true;
+        }
     }
 
     /// It has nothing to do.
     #[inline]
-    pub(super) fn pause(&self) {
+    pub(super) fn pause(&mut self, shared: &Shared) {
+        self.end_poll(shared);
         if let Some(loan) = &self.loan {
             loan.pause();
         }
@@ -178,6 +214,7 @@ impl Admission {
     /// The client has got a frame, and may not want the next one yet.
     #[inline]
     pub(super) fn hand_over(&mut self, shared: &Shared) {
+        self.end_poll(shared);
         if self.lends && !self.left && self.handed.is_none() {
             self.pay(shared);
             self.handed = shared.hand_over(self.keys);
@@ -233,6 +270,7 @@ impl Admission {
     /// Only the first record counts.
     #[inline]
     pub(super) fn record(&mut self, shared: &Shared, outcome: Outcome) {
+        self.end_poll(shared);
         if self.recorded {
             return;
         }
@@ -267,6 +305,7 @@ impl Admission {
         if self.left {
             return;
         }
+        self.end_poll(shared);
         self.left = true;
         if self.streams {
             shared.change_streaming(false);
@@ -382,7 +421,7 @@ impl AdaptiveLimitLayer {
     /// To be told when what was polled is pending.
     #[inline]
     pub fn pause(&self, admission: &mut Admission) {
-        admission.pause();
+        admission.pause(&self.limit.shared);
     }
 
     /// To be told when the body of the answer has given a frame, unless it was the last.

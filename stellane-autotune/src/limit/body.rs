@@ -116,7 +116,7 @@ where
                 }
                 if let Some((shared, admission)) = this.permit.as_mut().map(Permit::parts) {
                     match polled {
-                        Poll::Pending => admission.pause(),
+                        Poll::Pending => admission.pause(shared),
                         Poll::Ready(_) => admission.hand_over(shared),
                     }
                 }

@@ -159,6 +159,22 @@ impl LocalSignal {
 
     /// The same for a signal that is there: of several runtimes, each of which serves, it tells the average.
     pub fn watch_tokio(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        self.watch(worked)
+    }
+
+    /// The same for an executor that has the time of a tokio runtime, and tells itself how long it has worked: spawn it on
+    /// that runtime, whose turn is to come when that of a task of the executor would.
+    pub fn watch_executor(
+        &self,
+        worked: impl Fn() -> Duration + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.watch(worked)
+    }
+
+    fn watch<W: Fn() -> Duration + Send + 'static>(
+        &self,
+        worked: W,
+    ) -> impl Future<Output = ()> + Send + 'static + use<W> {
         let watched = Watched {
             tasks: Arc::default(),
             signal: self.clone(),

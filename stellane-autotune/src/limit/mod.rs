@@ -16,6 +16,7 @@ mod future;
 mod gate;
 mod grpc;
 mod handle;
+pub(crate) mod held;
 mod histogram;
 mod keys;
 mod layer;

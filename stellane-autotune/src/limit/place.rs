@@ -169,7 +169,7 @@ impl Loan {
         !before.lent
     }
 
-    fn generation(&self) -> u32 {
+    pub(super) fn generation(&self) -> u32 {
         self.generation.load(Ordering::Relaxed)
     }
 
@@ -186,6 +186,12 @@ impl Loan {
         if !self.state.age() {
             self.shared.pass_away(generation);
         }
+    }
+
+    /// It has an age, which was ended while its thread was held.
+    pub(super) fn age_anew(&self) {
+        self.generation
+            .store(self.shared.be_born(), Ordering::Relaxed);
     }
 
     fn begin(&self, reason: u8) {

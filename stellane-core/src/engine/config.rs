@@ -24,8 +24,10 @@ pub struct EngineConfig {
     /// Default `"10ms"`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub hand_off_after: Duration,
-    /// How many threads of a `handoff` engine handlers may hold at once; the next one that blocks holds up the others of its
-    /// core until it is done. Each takes the memory of a thread, some megabytes at most. Default `256`.
+    /// How many threads of a `handoff` engine handlers may hold by waiting without a place under the limit of requests:
+    /// each holds its place when so many wait already, and where the limit has no more, requests are refused with 503. As
+    /// many threads more there are at most; the next one that is held holds up the others of its core until it goes on. Too
+    /// few refuse requests that could be answered; each takes the memory of a thread, a megabyte or two. Default `256`.
     pub max_blocked: usize,
 }
 

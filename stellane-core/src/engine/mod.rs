@@ -60,6 +60,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "preset")]
+pub(crate) use self::handoff::{Observe, ObserveThread};
 pub use self::{
     config::{EngineConfig, EngineKind},
     error::EngineError,

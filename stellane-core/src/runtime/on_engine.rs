@@ -19,6 +19,8 @@ pub(super) struct OnEngine {
     pub(super) name: &'static str,
     /// Those of the engine's own threads, to be watched.
     pub(super) runtimes: Vec<Handle>,
+    /// Whether it tells itself of threads that are held.
+    pub(super) tells_held: bool,
     pub(super) start: Box<StartFn>,
     pub(super) stop: Box<StopFn>,
 }
@@ -49,11 +51,17 @@ impl OnEngine {
         Self {
             name: engine.name(),
             runtimes: Vec::new(),
+            tells_held: false,
             start: Box::new(move |connections, listeners, around| {
                 start(&engine, connections, listeners, around)
             }),
             stop: Box::new(move |deadline| Box::pin(async move { stopped.stop(deadline).await })),
         }
+    }
+
+    pub(super) fn that_tells_held(mut self) -> Self {
+        self.tells_held = true;
+        self
     }
 
     pub(super) fn with_runtimes(mut self, runtimes: Vec<Handle>) -> Self {

@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, pin::pin, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use humantime_serde::re::humantime::format_duration;
 use tokio::{runtime::Handle, task::JoinSet, time::Instant};
@@ -12,8 +12,8 @@ use super::runtime::HeapSource;
 use super::signals::Ending;
 use super::{
     App, BoundRuntime, Components, IntoListener, RunReport, Runtime, RuntimeError, around::Served,
-    background::Background, bind::Bound, error::BoxResult, machine, on_engine::OnEngine, panics,
-    refusal::EarlyLimit, runtime::RuntimeParts,
+    background::Background, bind::Bound, error::BoxResult, held::HeldObserver, machine,
+    on_engine::OnEngine, panics, refusal::EarlyLimit, runtime::RuntimeParts,
 };
 #[cfg(feature = "admin")]
 use super::{admin, watch::Watch};
@@ -118,7 +118,9 @@ impl<S: Served> BoundRuntime<S> {
                 Err(error) => return Box::pin(std::future::ready(Err(error))),
             },
             (None, EngineKind::Handoff) => match bound.handoff() {
-                Ok((engine, runtimes)) => OnEngine::new(engine, service).with_runtimes(runtimes),
+                Ok((engine, runtimes)) => OnEngine::new(engine, service)
+                    .with_runtimes(runtimes)
+                    .that_tells_held(),
                 Err(error) => return Box::pin(std::future::ready(Err(error))),
             },
         };
@@ -136,18 +138,31 @@ impl Bound {
         let Components {
             connections,
             runtime_metrics,
+            local_signal,
+            held,
+            metrics,
+            limit,
             ..
         } = &self.parts.components;
+        let observer = HeldObserver {
+            held: held.clone(),
+            metrics: metrics.clone(),
+            limit: limit.clone(),
+        };
         let engine = HandoffEngine::builder()
             .connections(connections)
+            .observer(Arc::new(observer))
             .config(self.parts.config.engine.clone())
             .build();
         engine
             .start()
             .map_err(|error| RuntimeError::Serve(Box::new(error)))?;
-        let runtimes = engine.runtimes();
-        for runtime in &runtimes {
-            runtime_metrics.add_tokio(runtime);
+        let mut runtimes = Vec::new();
+        for (runtime, worked) in engine.cores() {
+            runtime_metrics.add_tokio(&runtime);
+            // It ends with the runtime.
+            runtime.spawn(local_signal.watch_executor(worked));
+            runtimes.push(runtime);
         }
         Ok((engine, runtimes))
     }
@@ -201,6 +216,8 @@ impl Bound {
         let OnEngine {
             name,
             runtimes,
+            #[cfg(feature = "admin")]
+            tells_held,
             start,
             stop,
         } = engine;
@@ -278,7 +295,7 @@ impl Bound {
         let watch = {
             let mut runtimes = runtimes.clone();
             runtimes.push(Handle::current());
-            Watch::start(&components, &config.server, admin, runtimes)
+            Watch::start(&components, &config.server, admin, runtimes, tells_held)
                 .map_err(|error| failed(error.into()))?
         };
         #[cfg(not(feature = "admin"))]
@@ -296,6 +313,7 @@ impl Bound {
             false => Early::new(EarlyLimit {
                 limit: around.preset.limit().clone(),
                 metrics: components.metrics.clone(),
+                ledgers: components.ledgers.clone(),
             }),
         };
         let refuse_early = |listener: Listener| listener.refuse_early(&early);

@@ -13,7 +13,7 @@ pub(crate) const EXCLUSIVE: usize = 128;
 
 /// The slot of the current thread: an index below [`EXCLUSIVE`] that no other living thread has, or [`EXCLUSIVE`] itself, which is shared.
 #[inline]
-pub(crate) fn current() -> usize {
+pub fn current() -> usize {
     match NUMBER.get() {
         UNCLAIMED => claim(),
         number => number,

@@ -69,6 +69,11 @@ impl RuntimeMetrics {
             let labels = [("http_route", &**route)];
             sink.gauge(&names::THREADS_HELD, &labels, *threads as f64);
         }
+        sink.start(&names::THREAD_HELD_SECONDS);
+        for (route, seconds) in &s.thread_held_seconds_total {
+            let labels = [("http_route", &**route)];
+            sink.gauge(&names::THREAD_HELD_SECONDS, &labels, *seconds);
+        }
 
         let mut counter = |metric: &'static Metric, values: &[(&[(&str, &str)], u64)]| {
             sink.start(metric);

@@ -126,6 +126,8 @@ pub struct RuntimeSnapshot {
     pub threads_held: ByLabel,
     /// How often a handler has held a thread of the runtimes for too long, by route.
     pub thread_holds_total: ByLabel,
+    /// For how many seconds handlers have held threads whose place another thread took, by route, of those that are over.
+    pub thread_held_seconds_total: BTreeMap<Cow<'static, str>, f64>,
     /// How often a background task was started again after a panic, by task.
     pub background_restarts_total: ByLabel,
 

@@ -2,11 +2,18 @@
 
 use std::{
     collections::VecDeque,
-    io, mem,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use async_task::Runnable;
@@ -25,6 +32,12 @@ pub(super) struct Core {
     reactor: Mutex<Option<Arc<Reactor>>>,
     handle: Handle,
     queue: Mutex<Queue>,
+    /// Whether a thread was held lately.
+    held: AtomicBool,
+    /// How many live here.
+    tasks: AtomicUsize,
+    /// For how long tasks were polled, in nanoseconds, without what was not over when the core went to another thread.
+    worked: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +70,9 @@ impl Core {
             handle: runtime.handle().clone(),
             reactor: Mutex::new(Some(Arc::new(Reactor(Some(runtime))))),
             queue: Mutex::default(),
+            held: AtomicBool::new(false),
+            tasks: AtomicUsize::new(0),
+            worked: AtomicU64::new(0),
         })
     }
 
@@ -72,17 +88,30 @@ impl Core {
         &self.handle
     }
 
+    /// Says whether a thread of any core was held lately.
+    pub(super) fn set_held(&self, held: bool) {
+        self.held.store(held, Relaxed);
+    }
+
+    pub(super) fn worked(&self) -> Duration {
+        Duration::from_nanos(self.worked.load(Relaxed))
+    }
+
+    /// Only the thread that has the core counts.
+    pub(super) fn add_work(&self, time: Duration) {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.worked.load(Relaxed);
+        self.worked.store(before.wrapping_add(time), Relaxed);
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A task is to be polled.
+    /// A task is to be polled. Nothing is dropped here, whatever becomes of the core: who wakes a task may hold what that
+    /// task needs for its end.
     fn schedule(&self, task: Runnable) {
         let mut queue = self.queue();
-        if queue.closed {
-            drop(queue);
-            return end(task);
-        }
         queue.tasks.push_back(task);
         // A thread that polls looks here when it is done, and so does who gets the core after it: only one that waits
         // has to be woken.
@@ -115,27 +144,29 @@ impl Core {
         }
     }
 
-    /// Ends all that is left here. What is to be polled later is dropped then.
+    /// From now on no thread polls its tasks: they are to be [cleared](Self::clear) until there are none.
     pub(super) fn close(&self) {
-        let closed = Queue {
-            closed: true,
-            ..Queue::default()
-        };
-        let left = mem::replace(&mut *self.queue(), closed);
-        left.tasks.into_iter().for_each(end);
+        let mut queue = self.queue();
+        queue.closed = true;
+        let waiting = queue.waiting.take();
+        drop(queue);
         let mut reactor = self.reactor.lock().unwrap_or_else(PoisonError::into_inner);
         let reactor = reactor.take();
-        if let Some(waiting) = left.waiting {
+        if let Some(waiting) = waiting {
             waiting.wake();
         }
         // Its end wakes who waits for a socket of it.
         drop(reactor);
     }
-}
 
-/// Drops a task and its future.
-fn end(task: Runnable) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(task)));
+    /// Drops what would be polled; whether there are tasks all the same.
+    pub(super) fn clear(&self) -> bool {
+        // One at a time: what is dropped may wake others.
+        while let Some((task, _)) = self.next() {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(task)));
+        }
+        self.tasks.load(SeqCst) > 0
+    }
 }
 
 /// Spawns tasks on a core.
@@ -145,9 +176,38 @@ pub(super) struct CoreSpawner(pub(super) Arc<Core>);
 impl Spawner for CoreSpawner {
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
         let core = Arc::clone(&self.0);
-        let (runnable, task) = async_task::spawn(task, move |task| core.schedule(task));
+        core.tasks.fetch_add(1, SeqCst);
+        let counted = Counted {
+            task,
+            core: Arc::clone(&core),
+        };
+        let (runnable, task) = async_task::spawn(counted, move |task| core.schedule(task));
         task.detach();
         runnable.schedule();
+    }
+
+    fn are_held(&self) -> bool {
+        self.0.held.load(Relaxed)
+    }
+}
+
+/// A task of a core, which knows how many it has.
+struct Counted {
+    task: Pin<Box<dyn Future<Output = ()> + Send>>,
+    core: Arc<Core>,
+}
+
+impl Future for Counted {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.task.as_mut().poll(cx)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.core.tasks.fetch_sub(1, SeqCst);
     }
 }
 

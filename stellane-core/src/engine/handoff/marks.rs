@@ -38,6 +38,11 @@ impl PollMark {
         (number != NONE && number != LOST).then_some(number)
     }
 
+    /// Whether the thread is in a poll whose core was taken.
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.load(SeqCst) == LOST
+    }
+
     /// Takes the core of a thread that is still in this poll. Who gets `true` has the core, and nobody else.
     #[must_use]
     pub(super) fn take_core(&self, number: u64) -> bool {

@@ -2,6 +2,7 @@
 
 mod core;
 mod marks;
+mod observe;
 mod supervisor;
 mod sync;
 mod threads;
@@ -14,6 +15,10 @@ use std::{
 
 use tokio::{runtime::Handle, task::JoinSet};
 
+#[cfg(not(feature = "preset"))]
+use self::observe::Observe;
+#[cfg(feature = "preset")]
+pub(crate) use self::observe::{Observe, ObserveThread};
 use self::threads::{Loop, Shared};
 use super::{
     Engine, EngineConfig, EngineError, EngineMetrics, StopReport, cloner, per_core::share,
@@ -35,7 +40,7 @@ use crate::connection::{
 /// with its core, which a spare thread gets, or a new one. Sockets are waited for by the core's own tokio runtime, which
 /// is not entered while a handler runs, and so goes to the other thread as well. Who was stuck ends its poll, and is a
 /// spare thread then: for ten seconds, after one of which it gives its memory back by
-/// [`purge_memory`](crate::connection::ConnectionManagerBuilder::purge_memory).
+/// [`purge_hook`](crate::connection::ConnectionManagerBuilder::purge_hook).
 ///
 /// Handlers run within the context of the runtime on which the engine was started: there are their timers, their
 /// `tokio::spawn` and the sockets that they open. They are in no task of tokio's, and so `Handle::block_on` is no mistake
@@ -48,9 +53,11 @@ use crate::connection::{
 ///   threads wait for a CPU, whoever runs them.
 /// - What a handler spawns runs on the runtime that the engine was started on, and blocks that.
 /// - Nothing can cancel what blocks: the client that leaves, the deadline and the drain are seen when its poll ends.
-/// - Up to [`max_blocked`](EngineConfig::max_blocked) threads are held. The next one that blocks holds its core.
+/// - Threads are bounded: beyond twice [`max_blocked`](EngineConfig::max_blocked) the next one that blocks holds its core.
 /// - A lock that a blocked handler holds holds up whoever wants it.
-/// - Streams of one HTTP/2 connection wait for the one among them that blocks in its first poll.
+/// - Streams of an HTTP/2 connection wait for the first one among them that blocks, if it does so before it has waited for
+///   anything: a connection polls new streams itself. For a minute after each that was seen to block, on whatever connection,
+///   it does not: then every stream has a task of its own from the beginning, and none waits for another.
 /// - Services that are not `Send` can't be served: they can't change threads. [`PerCoreEngine`](super::PerCoreEngine)
 ///   serves them.
 ///
@@ -81,6 +88,7 @@ use crate::connection::{
 pub struct HandoffEngine {
     config: EngineConfig,
     connections: ConnectionManager,
+    observer: Option<Arc<dyn Observe>>,
     state: Mutex<State>,
 }
 
@@ -97,6 +105,7 @@ enum State {
 pub struct HandoffEngineBuilder<C> {
     connections: C,
     config: EngineConfig,
+    observer: Option<Arc<dyn Observe>>,
 }
 
 /// What a [`HandoffEngine`] is doing and did about handlers that block.
@@ -119,6 +128,7 @@ impl HandoffEngine {
         HandoffEngineBuilder {
             connections: (),
             config: EngineConfig::default(),
+            observer: None,
         }
     }
 
@@ -150,6 +160,19 @@ impl HandoffEngine {
         }
     }
 
+    /// Those runtimes, each with how long its core has worked.
+    #[cfg(feature = "preset")]
+    pub(crate) fn cores(&self) -> Vec<(Handle, impl Fn() -> Duration + Send + 'static + use<>)> {
+        let State::Running(shared) = &*self.lock() else {
+            return Vec::new();
+        };
+        let worked = |core: &Arc<core::Core>| {
+            let core = Arc::clone(core);
+            (core.handle().clone(), move || core.worked())
+        };
+        shared.cores.iter().map(worked).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +181,7 @@ impl HandoffEngine {
         let mut state = self.lock();
         if matches!(*state, State::New) {
             let main = Handle::try_current().map_err(|_| EngineError::NoRuntime)?;
-            let shared = Shared::new(&self.config, &self.connections, main);
+            let shared = Shared::new(&self.config, &self.connections, self.observer.clone(), main);
             let shared = Arc::new(shared.map_err(EngineError::Start)?);
             if let Err(error) = start_threads(&shared) {
                 shared.end();
@@ -232,6 +255,7 @@ impl<C> HandoffEngineBuilder<C> {
         HandoffEngineBuilder {
             connections: connections.clone(),
             config: self.config,
+            observer: self.observer,
         }
     }
 
@@ -254,6 +278,12 @@ impl<C> HandoffEngineBuilder<C> {
         self
     }
 
+    #[cfg(feature = "preset")]
+    pub(crate) fn observer(mut self, observer: Arc<dyn Observe>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
     /// [`EngineConfig::hand_off_after`].
     pub fn hand_off_after(mut self, after: Duration) -> Self {
         self.config.hand_off_after = after;
@@ -268,6 +298,7 @@ impl HandoffEngineBuilder<ConnectionManager> {
         HandoffEngine {
             config: self.config,
             connections: self.connections,
+            observer: self.observer,
             state: Mutex::new(State::New),
         }
     }

@@ -1,9 +1,10 @@
 //! The thread that watches the others: it gives the core of one that is stuck in a poll to another.
 
 use std::{
+    mem,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -17,6 +18,13 @@ const LOOKS: u32 = 5;
 const ALERT: u32 = 500;
 /// After so many looks at idle cores it sleeps until one has work.
 const QUIET: u32 = 25;
+
+/// Every so many looks it looks again at those that compute.
+const AGAIN: u32 = 25;
+/// For so long after that streams of HTTP/2 have tasks of their own.
+const LATELY: Duration = Duration::from_secs(60);
+/// At the end it looks so often at what is left.
+const CLEAR: Duration = Duration::from_millis(10);
 
 /// What is known of a core.
 struct Watched {
@@ -42,10 +50,19 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
     let mut cores: Vec<_> = shared.cores.iter().zip(workers).map(watched).collect();
     let tick = shared.config.hand_off_after / LOOKS;
     let (mut alert, mut quiet) = (0, 0);
+    // Those that have lost their cores and compute, as far as it is known.
+    let mut held: Vec<Arc<Worker>> = Vec::new();
+    let mut tick_number: u32 = 0;
+    // When the last core was handed over, if it is not long ago.
+    let mut lately = None::<Instant>;
     while !shared.is_stopped() {
-        if quiet == QUIET && alert == 0 {
+        if quiet == QUIET && alert == 0 && held.is_empty() {
             if shared.rest.watch_may_sleep(cores.len()) && !shared.is_stopped() {
-                thread::park();
+                // Woken too late it would only do for longer what it does now.
+                match lately {
+                    Some(at) => thread::park_timeout(LATELY.saturating_sub(at.elapsed())),
+                    None => thread::park(),
+                }
             }
             quiet = 0;
             continue;
@@ -54,31 +71,73 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
         alert = u32::saturating_sub(alert, 1);
         let looks = if alert > 0 { 1 } else { LOOKS };
         for watched in &mut cores {
-            if look(shared, watched, looks, tick) {
+            if let Some((worker, wants_cpu)) = look(shared, watched, looks, tick) {
                 alert = ALERT;
+                lately = Some(Instant::now());
+                if !may_lend(shared, &worker, wants_cpu) {
+                    held.push(worker);
+                }
             }
+        }
+        if alert == ALERT {
+            shared.cores.iter().for_each(|core| core.set_held(true));
+        } else if lately.is_some_and(|at| at.elapsed() > LATELY) {
+            lately = None;
+            shared.cores.iter().for_each(|core| core.set_held(false));
+        }
+        tick_number = tick_number.wrapping_add(1);
+        if tick_number.is_multiple_of(AGAIN) {
+            held.retain(|worker| {
+                worker.mark.is_lost()
+                    && !may_lend(shared, worker, Thread::at(worker.id()).wants_cpu)
+            });
         }
         let all_rest = shared.rest.idle() == cores.len();
         quiet = if all_rest { (quiet + 1).min(QUIET) } else { 0 };
     }
+    // What is left is dropped where nobody holds what it needs for that.
+    let _entered = shared.main.enter();
+    while shared
+        .cores
+        .iter()
+        .fold(false, |left, core| core.clear() | left)
+    {
+        thread::sleep(CLEAR);
+    }
 }
 
-/// Whether a core went to another thread.
-fn look(shared: &Arc<Shared>, watched: &mut Watched, looks: u32, tick: Duration) -> bool {
+/// Whether the request that holds this thread is at nothing, and is not in the way of others. One that computes is.
+fn may_lend(shared: &Shared, worker: &Worker, wants_cpu: bool) -> bool {
+    if wants_cpu || shared.counts.borrow().blocked > shared.config.max_blocked {
+        return false;
+    }
+    if let Some(observed) = worker.observed.get() {
+        observed.waits();
+    }
+    true
+}
+
+/// Who has lost the core, if it went to another thread, and whether it computes.
+fn look(
+    shared: &Arc<Shared>,
+    watched: &mut Watched,
+    looks: u32,
+    tick: Duration,
+) -> Option<(Arc<Worker>, bool)> {
     let core = &watched.core;
     let Some(worker) = &watched.worker else {
         watched.worker = shared.give(core).ok();
-        return false;
+        return None;
     };
     let Some(poll) = worker.mark.running() else {
         watched.poll = 0;
-        return false;
+        return None;
     };
     if watched.poll != poll {
         (watched.poll, watched.looks, watched.ran) = (poll, 0, None);
         if looks > 1 {
             // Most are over at the next look: it is early enough to look closely then.
-            return false;
+            return None;
         }
     } else {
         watched.looks += 1;
@@ -86,29 +145,32 @@ fn look(shared: &Arc<Shared>, watched: &mut Watched, looks: u32, tick: Duration)
     let now = Thread::at(worker.id());
     let began = *watched.ran.get_or_insert(now.ran);
     if watched.looks < looks {
-        return false;
+        return None;
     }
     // A thread that only waits for a CPU holds up nobody that another one would not have to wait for too.
     let worked = Duration::from_nanos(now.ran.saturating_sub(began));
     if now.wants_cpu && worked < tick * looks / 2 {
-        return false;
+        return None;
     }
     if !shared.has_room() {
         shared
             .refused
             .fetch_add(u64::from(watched.looks == looks), Relaxed);
-        return false;
+        return None;
     }
     // First, since it may end its poll at any time.
     shared.counts.send_modify(|counts| counts.blocked += 1);
     if !worker.mark.take_core(poll) {
         shared.counts.send_modify(|counts| counts.blocked -= 1);
-        return false;
+        return None;
     }
     shared.handed_off.fetch_add(1, Relaxed);
+    if let Some(observed) = worker.observed.get() {
+        observed.is_held(tick * looks);
+    }
     watched.poll = 0;
-    watched.worker = shared.give(core).ok();
-    true
+    let before = mem::replace(&mut watched.worker, shared.give(core).ok());
+    before.map(|worker| (worker, now.wants_cpu))
 }
 
 /// What the kernel says of a thread.

@@ -18,6 +18,7 @@ use super::{
     super::EngineConfig,
     core::{Core, CoreSpawner, Waited},
     marks::{PollMark, Rest},
+    observe::{Observe, ObserveThread},
 };
 use crate::connection::{ConnectionManager, spawn::set_here};
 
@@ -35,6 +36,7 @@ const SPARE: Duration = Duration::from_secs(9);
 pub(super) struct Shared {
     pub(super) config: EngineConfig,
     pub(super) connections: ConnectionManager,
+    observer: Option<Arc<dyn Observe>>,
     pub(super) cores: Vec<Arc<Core>>,
     pub(super) rest: Rest,
     pub(super) supervisor: OnceLock<Thread>,
@@ -44,7 +46,7 @@ pub(super) struct Shared {
     pub(super) handed_off: AtomicU64,
     pub(super) refused: AtomicU64,
     /// In whose context handlers run.
-    main: Handle,
+    pub(super) main: Handle,
     /// Threads that have no core.
     spares: Mutex<Vec<Arc<Worker>>>,
     stopped: AtomicBool,
@@ -62,6 +64,7 @@ pub(super) struct Counts {
 pub(super) struct Worker {
     pub(super) mark: PollMark,
     id: OnceLock<u32>,
+    pub(super) observed: OnceLock<Box<dyn ObserveThread>>,
     /// The core that it is given while it has none.
     next: Mutex<Option<Arc<Core>>>,
     given: Condvar,
@@ -81,6 +84,7 @@ impl Shared {
     pub(super) fn new(
         config: &EngineConfig,
         connections: &ConnectionManager,
+        observer: Option<Arc<dyn Observe>>,
         main: Handle,
     ) -> io::Result<Self> {
         let cores = (0..config.threads()).map(|_| Core::new().map(Arc::new));
@@ -88,6 +92,7 @@ impl Shared {
             cores: cores.collect::<Result<_, _>>()?,
             config: config.clone(),
             connections: connections.clone(),
+            observer,
             rest: Rest::new(),
             supervisor: OnceLock::new(),
             counts: watch::Sender::default(),
@@ -122,7 +127,7 @@ impl Shared {
 
     /// Whether there is a thread for a core, or may be one more.
     pub(super) fn has_room(&self) -> bool {
-        self.counts.borrow().threads < self.cores.len() + self.config.max_blocked
+        self.counts.borrow().threads < self.cores.len() + 2 * self.config.max_blocked
             || !lock(&self.spares).is_empty()
     }
 
@@ -141,6 +146,7 @@ impl Shared {
         let worker = Arc::new(Worker {
             mark: PollMark::new(),
             id: OnceLock::new(),
+            observed: OnceLock::new(),
             next: Mutex::new(Some(core)),
             given: Condvar::new(),
         });
@@ -159,6 +165,9 @@ impl Shared {
     /// A thread's life.
     fn live(&self, own: &Arc<Worker>) {
         let _ = own.id.set(thread_id());
+        if let Some(observer) = &self.observer {
+            let _ = own.observed.set(observer.thread());
+        }
         let _entered = self.main.enter();
         let mut polls = 0;
         while let Some(core) = own.next_core(self) {
@@ -169,6 +178,9 @@ impl Shared {
             match end {
                 End::Lost => {
                     self.counts.send_modify(|counts| counts.blocked -= 1);
+                    if let Some(observed) = own.observed.get() {
+                        observed.goes_on();
+                    }
                     lock(&self.spares).push(Arc::clone(own));
                 }
                 End::Stopped => return,
@@ -179,6 +191,7 @@ impl Shared {
     /// Polls the tasks of a core until it loses it.
     fn run(&self, core: &Arc<Core>, own: &Worker, polls: &mut u64) -> End {
         let mut left = BATCH;
+        let mut works_since = Instant::now();
         // Another core has too much to do.
         let mut asked = false;
         loop {
@@ -212,7 +225,9 @@ impl Shared {
                 reactor.block_on(yield_now());
                 continue;
             }
+            core.add_work(works_since.elapsed());
             let waited = reactor.block_on(core.work(&self.rest));
+            works_since = Instant::now();
             asked = waited != Some(Waited::No);
             if asked {
                 left = BATCH;

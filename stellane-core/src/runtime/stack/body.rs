@@ -86,8 +86,9 @@ where
         // It is the client that is waited for.
         ready!(this.unsent.poll_turn(cx));
         held.resume();
-        let Poll::Ready(mut frame) = this.kind.as_mut().poll_frame(cx) else {
-            held.pause();
+        let mut stamped = Context::from_waker(held.ledger.enter());
+        let Poll::Ready(mut frame) = this.kind.as_mut().poll_frame(&mut stamped) else {
+            held.pause(None, cx);
             return Poll::Pending;
         };
         if let Some(memory) = &held.parts.memory {

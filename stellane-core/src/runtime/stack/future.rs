@@ -14,7 +14,7 @@ use crate::{
     BoxError,
     catch_faults::CatchFaultsBody,
     on_disconnect::Asking,
-    runtime::{RefusalKind, body::BodyWatch},
+    runtime::{RefusalKind, body::BodyWatch, ledger},
 };
 
 pin_project! {
@@ -50,10 +50,16 @@ impl<F, L> fmt::Debug for PresetFuture<F, L> {
     }
 }
 
+/// What the ledger asks of the future of the limit.
+pub trait Limited {
+    fn is_waiting(&self) -> bool;
+    fn is_refused(&self) -> bool;
+}
+
 impl<F, L, B, E> Future for PresetFuture<F, L>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    L: Future<Output = Result<Response<LimitBody<CatchFaultsBody<B>>>, E>>,
+    L: Future<Output = Result<Response<LimitBody<CatchFaultsBody<B>>>, E>> + Limited,
     B: Body<Error: Into<BoxError>> + 'static,
     E: Into<BoxError>,
 {
@@ -67,6 +73,7 @@ where
             return Poll::Pending;
         };
         held.resume();
+        let mut stamped = Context::from_waker(held.ledger.enter());
         let entered = held.recording.enter();
         let kind = match this.state.as_mut().project() {
             StateProjection::Running {
@@ -78,7 +85,7 @@ where
                 let pools = held.pools.enter();
                 // Not what the closure returns, which is moved.
                 let mut polled = Poll::Pending;
-                let poll = || polled = future.poll(cx);
+                let poll = || polled = future.poll(&mut stamped);
                 let panicked = held.parts.faults.counter().catch("future", poll).is_none();
                 drop(pools);
                 if let Poll::Ready(Ok(response)) = &polled {
@@ -91,14 +98,15 @@ where
                     false => watch.refusal(&polled, grpc, cx),
                 };
                 if polled.is_pending() {
-                    held.pause();
+                    held.pause(None, cx);
                     if let Some(asking) = asking {
                         asking.ask();
                     }
                 }
                 // Before the answer is taken out: what others look at must be moved to where they look.
-                let in_flight = match &polled {
+                let in_flight = match &mut polled {
                     Poll::Ready(Ok(response)) if refusal.is_none() => {
+                        held.tell_timing(response);
                         this.in_flight.answered(response)
                     }
                     _ => InFlight::default(),
@@ -131,9 +139,14 @@ where
                 *kind
             }
             StateProjection::Limited { future } => {
-                let polled = future.as_mut().poll(cx);
+                let polled = future.as_mut().poll(&mut stamped);
                 entered.leave();
-                let response = ready!(polled)?;
+                held.is_refused = future.is_refused();
+                if polled.is_pending() {
+                    held.pause(future.is_waiting().then_some(ledger::LIMIT), cx);
+                }
+                let mut response = ready!(polled)?;
+                held.tell_timing(&mut response);
                 let in_flight = this.in_flight.answered(&response);
                 let limited = |body| PresetBody::limited(Box::pin(body), in_flight);
                 return Poll::Ready(Ok(response.map(limited)));

@@ -17,6 +17,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
+    future::Limited,
     in_flight::{StackParts, connection},
     label::Labelled,
 };
@@ -28,6 +29,19 @@ use crate::{
 };
 
 pub(super) type LimitedFuture<S, B> = LimitFuture<PoolService<Admission<S>>, B>;
+
+impl<S, B> Limited for LimitFuture<S, B>
+where
+    S: Service<Request<LimitRequestBody<B>>>,
+{
+    fn is_waiting(&self) -> bool {
+        Self::is_waiting(self)
+    }
+
+    fn is_refused(&self) -> bool {
+        Self::is_refused(self)
+    }
+}
 
 /// Calls a service that is ready through the layer of the limit.
 #[cold]

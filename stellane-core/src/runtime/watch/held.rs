@@ -1,63 +1,10 @@
-//! Handlers that hold a thread of the runtimes.
+//! Handlers that hold a thread of the runtimes, as one sees from outside.
 
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
-use stellane_metrics::{RunningPoll, RuntimeSnapshot};
+use stellane_metrics::RunningPoll;
 
-type ByRoute = BTreeMap<Cow<'static, str>, u64>;
-
-/// What is held now, and how often something was; a cheap handle.
-#[derive(Debug, Clone)]
-pub(in crate::runtime) struct HeldThreads(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    /// Stands for a route that is not known.
-    unmatched: String,
-    counts: Mutex<Counts>,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    now: ByRoute,
-    total: ByRoute,
-}
-
-impl HeldThreads {
-    pub(in crate::runtime) fn new(unmatched: &str) -> Self {
-        Self(Arc::new(Inner {
-            unmatched: unmatched.to_owned(),
-            counts: Mutex::default(),
-        }))
-    }
-
-    pub(in crate::runtime) fn fill(&self, snapshot: &mut RuntimeSnapshot) {
-        let counts = self.counts();
-        snapshot.threads_held = counts.now.clone();
-        snapshot.thread_holds_total = counts.total.clone();
-    }
-
-    /// How many threads are held now.
-    pub(super) fn now(&self) -> usize {
-        let threads = self.counts().now.values().sum::<u64>();
-        usize::try_from(threads).unwrap_or(usize::MAX)
-    }
-
-    fn name(&self, route: Option<&str>) -> Cow<'static, str> {
-        let route = route.unwrap_or(&self.0.unmatched);
-        route.to_owned().into()
-    }
-
-    fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use crate::runtime::held::{ByRoute, HeldThreads};
 
 /// Looks again and again at what the threads poll. It counts its own looks and no time: a machine that stood still
 /// holds nobody.
@@ -94,7 +41,7 @@ impl Look {
         if self.most == 0 {
             return Vec::new();
         }
-        let before = mem::take(&mut self.seen);
+        let before = std::mem::take(&mut self.seen);
         let (mut now, mut new) = (ByRoute::new(), Vec::new());
         for poll in polls {
             let looks = match before.get(&poll.thread) {
@@ -110,11 +57,7 @@ impl Look {
                 *now.entry(route).or_default() += 1;
             }
         }
-        let mut counts = held.counts();
-        for route in &new {
-            *counts.total.entry(route.clone()).or_default() += 1;
-        }
-        counts.now = now;
+        held.set(now, &new);
         new
     }
 }

@@ -28,9 +28,9 @@ use tokio::{
 };
 use tracing::{Dispatch, dispatcher};
 
+pub(super) use self::progress::Progress;
 use self::{admin::AdminPlaces, held::Look, progress::Pulses};
-pub(super) use self::{held::HeldThreads, progress::Progress};
-use super::Components;
+use super::{Components, held::HeldThreads};
 use crate::{
     config::ServerConfig,
     connection::{ConnectionManager, HttpService, Listener},
@@ -58,6 +58,7 @@ impl Watch {
         server: &ServerConfig,
         admin: Option<(Listener, S)>,
         runtimes: Vec<Handle>,
+        are_told: bool,
     ) -> io::Result<Self> {
         let manager = AdminPlaces::manager()?;
         let admin = match admin {
@@ -66,6 +67,7 @@ impl Watch {
         };
         let watcher = Watcher {
             look: Look::new(server.held_after, TICK),
+            are_told,
             http: components.metrics.clone(),
             held: components.held.clone(),
             signal: components.local_signal.clone(),
@@ -143,6 +145,8 @@ impl Watch {
 /// What the thread does every tick.
 struct Watcher {
     look: Look,
+    /// Whether an engine tells of threads that are held.
+    are_told: bool,
     http: HttpMetrics,
     held: HeldThreads,
     signal: LocalSignal,
@@ -159,10 +163,13 @@ impl Watcher {
             ticks.tick().await;
             self.pulses.tick(TICK);
             self.places.keep_some();
-            let new = self.look.at(self.http.running_polls(), &self.held);
-            self.signal.report_held(self.held.now());
+            let after = self.look.after();
+            let new = match self.are_told {
+                true => self.held.lasting(after),
+                false => self.look.at(self.http.running_polls(), &self.held),
+            };
+            self.signal.report_held(self.held.in_the_way());
             if !new.is_empty() {
-                let after = self.look.after();
                 self.logs.tell(move |left_out| {
                     for route in &new {
                         tracing::warn!(

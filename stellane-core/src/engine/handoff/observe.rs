@@ -1,0 +1,20 @@
+//! Who wants to know of threads that are held.
+
+use std::{fmt::Debug, time::Duration};
+
+pub(crate) trait Observe: Debug + Send + Sync {
+    /// A thread of the engine begins; asked on that thread.
+    fn thread(&self) -> Box<dyn ObserveThread>;
+}
+
+/// One thread. Nothing here may wait for what a handler may hold, but in [`goes_on`](Self::goes_on).
+pub(crate) trait ObserveThread: Debug + Send + Sync {
+    /// Its core went to another thread, since a poll has lasted for about so long.
+    fn is_held(&self, lasted: Duration);
+
+    /// It waits, and does not compute.
+    fn waits(&self);
+
+    /// The poll is over; told by the thread itself.
+    fn goes_on(&self);
+}

@@ -1,0 +1,211 @@
+//! Handlers that hold a thread: what is counted and told of them.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use stellane_autotune::{AdaptiveLimit, embed::ThreadPlace};
+use stellane_metrics::{HttpMetrics, RuntimeSnapshot, embed::thread_number};
+
+use crate::engine::{Observe, ObserveThread};
+
+pub(super) type ByRoute = BTreeMap<Cow<'static, str>, u64>;
+
+/// Lines of a route are no nearer to each other.
+const APART: Duration = Duration::from_secs(10);
+
+/// What is held now, and how often something was; a cheap handle.
+#[derive(Debug, Clone)]
+pub(super) struct HeldThreads(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Stands for a route that is not known.
+    unmatched: String,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    now: ByRoute,
+    total: ByRoute,
+    /// For how long in all, of those that are over.
+    time: BTreeMap<Cow<'static, str>, Duration>,
+    /// Those that an engine tells of, by the numbers of their threads.
+    open: BTreeMap<usize, Hold>,
+    said: BTreeMap<Cow<'static, str>, Said>,
+}
+
+#[derive(Debug)]
+struct Hold {
+    route: Cow<'static, str>,
+    since: Instant,
+    /// Whether it was told of while it lasted.
+    told: bool,
+}
+
+#[derive(Debug)]
+struct Said {
+    at: Instant,
+    left_out: u64,
+}
+
+impl HeldThreads {
+    pub(super) fn new(unmatched: &str) -> Self {
+        Self(Arc::new(Inner {
+            unmatched: unmatched.to_owned(),
+            counts: Mutex::default(),
+        }))
+    }
+
+    pub(super) fn fill(&self, snapshot: &mut RuntimeSnapshot) {
+        let counts = self.counts();
+        snapshot.threads_held = counts.now.clone();
+        snapshot.thread_holds_total = counts.total.clone();
+        let seconds =
+            |(route, time): (&Cow<'static, str>, &Duration)| (route.clone(), time.as_secs_f64());
+        snapshot.thread_held_seconds_total = counts.time.iter().map(seconds).collect();
+    }
+
+    pub(super) fn name(&self, route: Option<&str>) -> Cow<'static, str> {
+        let route = route.unwrap_or(&self.0.unmatched);
+        route.to_owned().into()
+    }
+
+    /// What is held now, and what was not held before.
+    #[cfg(feature = "admin")]
+    pub(super) fn set(&self, now: ByRoute, new: &[Cow<'static, str>]) {
+        let mut counts = self.counts();
+        for route in new {
+            *counts.total.entry(route.clone()).or_default() += 1;
+        }
+        counts.now = now;
+    }
+
+    /// How many threads are held now that nobody has taken the place of.
+    #[cfg(feature = "admin")]
+    pub(super) fn in_the_way(&self) -> usize {
+        let counts = self.counts();
+        let threads = counts.now.values().sum::<u64>();
+        let threads = usize::try_from(threads).unwrap_or(usize::MAX);
+        threads.saturating_sub(counts.open.len())
+    }
+
+    /// The routes of those that have lasted for so long and were not told of.
+    #[cfg(feature = "admin")]
+    pub(super) fn lasting(&self, after: Duration) -> Vec<Cow<'static, str>> {
+        if after.is_zero() {
+            // It is not to be told.
+            return Vec::new();
+        }
+        let mut counts = self.counts();
+        let is_new = |hold: &&mut Hold| !hold.told && hold.since.elapsed() >= after;
+        let new = counts.open.values_mut().filter(is_new);
+        let tell = |hold: &mut Hold| {
+            hold.told = true;
+            hold.route.clone()
+        };
+        new.map(tell).collect()
+    }
+
+    fn begin(&self, thread: usize, route: Cow<'static, str>, since: Instant) {
+        let mut counts = self.counts();
+        *counts.now.entry(route.clone()).or_default() += 1;
+        *counts.total.entry(route.clone()).or_default() += 1;
+        let told = false;
+        let hold = Hold { route, since, told };
+        counts.open.insert(thread, hold);
+    }
+
+    fn end(&self, thread: usize) {
+        let mut counts = self.counts();
+        let Some(Hold { route, since, told }) = counts.open.remove(&thread) else {
+            return;
+        };
+        let lasted = since.elapsed();
+        *counts.time.entry(route.clone()).or_default() += lasted;
+        if let Some(now) = counts.now.get_mut(&route) {
+            *now -= 1;
+            if *now == 0 {
+                counts.now.remove(&route);
+            }
+        }
+        if told {
+            return;
+        }
+        let at = Instant::now();
+        let left_out = match counts.said.get_mut(&route) {
+            Some(said) if at - said.at < APART => {
+                said.left_out += 1;
+                return;
+            }
+            said => said.map_or(0, |said| said.left_out),
+        };
+        let said = Said { at, left_out: 0 };
+        counts.said.insert(route.clone(), said);
+        drop(counts);
+        tracing::warn!(
+            target: "stellane::held",
+            route = &*route,
+            left_out,
+            "a handler has held its thread for {lasted:?}; others went on, on another one"
+        );
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts and tells of the threads of an engine that are held, and gives back the places of requests that only wait.
+#[derive(Debug, Clone)]
+pub(super) struct HeldObserver {
+    pub(super) held: HeldThreads,
+    pub(super) metrics: HttpMetrics,
+    pub(super) limit: AdaptiveLimit,
+}
+
+#[derive(Debug)]
+struct ObservedThread {
+    observer: HeldObserver,
+    /// By which the metrics know it.
+    polls: usize,
+    /// By which it is told from all others.
+    number: usize,
+    place: Arc<ThreadPlace>,
+}
+
+impl Observe for HeldObserver {
+    fn thread(&self) -> Box<dyn ObserveThread> {
+        let place = ThreadPlace::here(&self.limit);
+        Box::new(ObservedThread {
+            observer: self.clone(),
+            polls: thread_number(),
+            number: Arc::as_ptr(&place).addr(),
+            place,
+        })
+    }
+}
+
+impl ObserveThread for ObservedThread {
+    fn is_held(&self, lasted: Duration) {
+        let HeldObserver { held, metrics, .. } = &self.observer;
+        let poll = metrics
+            .running_polls()
+            .find(|poll| poll.thread == self.polls);
+        let route = held.name(poll.and_then(|poll| poll.route).as_deref());
+        let now = Instant::now();
+        held.begin(self.number, route, now.checked_sub(lasted).unwrap_or(now));
+    }
+
+    fn waits(&self) {
+        self.place.lend();
+    }
+
+    fn goes_on(&self) {
+        self.observer.held.end(self.number);
+    }
+}
