@@ -52,7 +52,7 @@ type Body1 = Full<Bytes>;
 fn send<S, B>(service: &mut S, request: Request<Body1>)
 where
     S: Service<Request<Body1>, Response = Response<B>, Error = Infallible>,
-    B: Body<Error = Infallible> + Unpin,
+    B: Body + Unpin,
 {
     let mut cx = Context::from_waker(Waker::noop());
     let Poll::Ready(Ok(mut response)) = pin!(service.call(request)).poll(&mut cx) else {
@@ -79,6 +79,41 @@ fn a_request_allocates_nothing_once_its_series_is_known() {
     run(100_000);
     assert_eq!(ALLOCATIONS.get() - before, 0);
     assert_eq!(http.stats().requests_total, 100_010);
+}
+
+/// axum boxes what a layer of a route makes, whichever it is.
+#[cfg(feature = "axum")]
+#[test]
+fn a_label_from_axum_allocates_nothing_beyond_what_axum_does_for_any_layer_there() {
+    use axum::{
+        Router,
+        routing::{Route, get},
+    };
+    use tower::layer::layer_fn;
+
+    let app = || Router::new().route("/users/{id}", get(|| async { "hello" }));
+    let allocations = |app: Router, route: &str| {
+        let http = HttpMetrics::builder().build().unwrap();
+        let mut service = MetricsLayer::new(&http).layer(app);
+        let mut run = |n| {
+            (0..n).for_each(|_| {
+                let request = Request::get("/users/7");
+                send(&mut service, request.body(Full::default()).unwrap());
+            });
+        };
+        run(10);
+        let before = ALLOCATIONS.get();
+        run(100);
+        assert_eq!(http.routes()[0].route, route);
+        ALLOCATIONS.get() - before
+    };
+    let unmatched = MetricsConfig::default().unmatched_route;
+    let none = app().route_layer(layer_fn(|route: Route| route));
+    let labelled = app().route_layer(stellane_metrics::RouteLabelLayer::axum());
+    assert_eq!(
+        allocations(labelled, "/users/{id}"),
+        allocations(none, &unmatched)
+    );
 }
 
 #[test]

@@ -60,7 +60,9 @@ impl<B> ResponseRoute<B> for NoRoute {
 
 /// Tells an outer [`MetricsLayer`](crate::MetricsLayer) the route, from a place where it is known.
 ///
-/// In axum put it on the router with `route_layer(RouteLabelLayer::axum())` (feature `axum`).
+/// In axum put it on the router with `route_layer(RouteLabelLayer::axum())` (feature `axum`). It costs a request some 150
+/// instructions and no allocation; axum, which boxes what each layer of a route makes, another 450 and three allocations
+/// for any layer there.
 ///
 /// ```
 /// use http::Request;
