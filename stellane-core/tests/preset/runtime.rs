@@ -297,3 +297,53 @@ async fn a_low_limit_of_open_files_is_raised() {
         clients.push(client);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_holds_its_thread_is_named_in_the_log_once() {
+    use tracing::instrument::WithSubscriber;
+
+    let log = crate::log::Log::default();
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));
+    let block = move || {
+        let gate = gate.clone();
+        async move {
+            let _ = gate.lock().expect("no panic").recv();
+        }
+    };
+    let router = Router::builder().get("/blocks/{id}", block);
+    let router = router.build().expect("no conflicts");
+    let runtime = Runtime::builder().config(config()).service(router);
+    let runtime = runtime.shutdown_signal(std::future::pending());
+    let bound = runtime.build().expect("builds").bind("127.0.0.1:0").await;
+    let bound = bound.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve().with_subscriber(log.subscriber()));
+    let held = tokio::spawn(async move { get(address, "/blocks/1").await });
+    let told = || {
+        let text = log.text();
+        let lines = text
+            .lines()
+            .filter(|line| line.contains("has held a thread"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let is_told = async {
+        while told().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let patience = Duration::from_secs(60);
+    tokio::time::timeout(patience, is_told)
+        .await
+        .expect("is told");
+    let line = told().remove(0);
+    assert!(
+        line.contains("/blocks/{id}") && line.contains("for 500ms"),
+        "{line}"
+    );
+    // It is looked at again and again.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(told().len(), 1, "{:?}", told());
+    drop(open);
+    held.await.expect("no panic");
+}

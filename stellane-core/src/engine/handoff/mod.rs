@@ -40,7 +40,7 @@ use crate::connection::{
 /// with its core, which a spare thread gets, or a new one. Sockets are waited for by the core's own tokio runtime, which
 /// is not entered while a handler runs, and so goes to the other thread as well. Who was stuck ends its poll, and is a
 /// spare thread then: for ten seconds, after one of which it gives its memory back by
-/// [`purge_memory`](crate::connection::ConnectionManagerBuilder::purge_memory).
+/// [`purge_hook`](crate::connection::ConnectionManagerBuilder::purge_hook).
 ///
 /// Handlers run within the context of the runtime on which the engine was started: there are their timers, their
 /// `tokio::spawn` and the sockets that they open. They are in no task of tokio's, and so `Handle::block_on` is no mistake
@@ -55,7 +55,9 @@ use crate::connection::{
 /// - Nothing can cancel what blocks: the client that leaves, the deadline and the drain are seen when its poll ends.
 /// - Threads are bounded: beyond twice [`max_blocked`](EngineConfig::max_blocked) the next one that blocks holds its core.
 /// - A lock that a blocked handler holds holds up whoever wants it.
-/// - Streams of one HTTP/2 connection wait for the one among them that blocks in its first poll.
+/// - Streams of an HTTP/2 connection wait for the first one among them that blocks, if it does so before it has waited for
+///   anything: a connection polls new streams itself. For a minute after each that was seen to block, on whatever connection,
+///   it does not: then every stream has a task of its own from the beginning, and none waits for another.
 /// - Services that are not `Send` can't be served: they can't change threads. [`PerCoreEngine`](super::PerCoreEngine)
 ///   serves them.
 ///
