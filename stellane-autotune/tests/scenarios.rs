@@ -225,10 +225,15 @@ fn chance_at_the_beginning_of_a_slow_service_does_not_cost_a_minute() {
 
 /// A service whose dependency is quick again, under a limit at which the queue that takes its place is as long as the
 /// dependency took; and one that has twice the cores, under a limit that noise keeps low. Latency says neither, the machine
-/// says both.
+/// says both. And one that loses requests, whose limit must be looked at often.
 #[test]
-fn a_service_that_became_faster_is_noticed_where_its_latency_stayed() {
-    for (name, seed) in [("slow_dependency", 80002), ("capacity_halves", 30005)] {
+fn a_service_that_has_changed_is_noticed_where_its_latency_says_little() {
+    let seeds = [
+        ("slow_dependency", 80002),
+        ("capacity_halves", 30005),
+        ("black_hole", 90006),
+    ];
+    for (name, seed) in seeds {
         let scenario = scenario(name);
         let run = sim::run(&scenario, &Contender::Default, seed);
         let scores = sim::score(&scenario, &sim::oracle(&scenario, seed), &run);
@@ -345,8 +350,8 @@ fn goodput_does_not_oscillate_at_steady_state() {
     assert!(worst[0].0 < 0.3, "{worst:?}");
 }
 
-/// Over two minutes, of which the second counts. Of one run in ten of a service with a knee the band is above 0.15, of one in
-/// a hundred above 0.2, whatever the seeds: so chance is left one of them.
+/// Over two minutes, of which the second counts. Of 96 runs on other seeds one, of a service with a knee, had a band above 0.15
+/// and none above 0.2: so chance is left one of them.
 #[test]
 fn the_limit_does_not_oscillate_at_steady_state() {
     let mut bands = Vec::new();
@@ -364,7 +369,7 @@ fn the_limit_does_not_oscillate_at_steady_state() {
     let [.., second, worst] = bands.as_slice() else {
         panic!("no bands");
     };
-    assert!(worst.0 <= 0.3, "{bands:?}");
+    assert!(worst.0 <= 0.2, "{bands:?}");
     assert!(second.0 <= 0.15 || bands.len() > 16, "{bands:?}");
     assert!(bands[bands.len() / 2].0 <= 0.1, "{bands:?}");
 }
@@ -514,8 +519,9 @@ mod known_failures_of_others {
             let mut parts: Vec<f64> = seconds.map(|goodput| goodput / mean).collect();
             parts.sort_by(f64::total_cmp);
             println!("seed {seed}: {:.2?}", &parts[..3]);
-            // One probe of one run in six goes too deep by chance, in one second or across two.
-            assert!(parts[0] > 0.5 && parts[2] > 0.75, "seed {seed}: {parts:?}");
+            // One probe of one run in five goes too deep by chance, in two of a hundred runs one more or across two seconds: of
+            // a hundred runs none came below a half.
+            assert!(parts[0] > 0.5 && parts[1] > 0.75, "seed {seed}: {parts:?}");
         }
     }
 

@@ -495,3 +495,55 @@ async fn a_thread_that_is_spare_gives_its_memory_back() {
     within(engine.stop(DEADLINE)).await;
     within(serving).await.expect("no panic").expect("served");
 }
+
+#[cfg(feature = "http2")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_the_second_time_on_streams_of_one_connection_do_not_wait_for_one_that_blocks() {
+    use http_body_util::{BodyExt, Empty};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let served = serve(1, 256).await;
+    let connect = async || {
+        let socket = tokio::net::TcpStream::connect(served.address).await;
+        let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let socket = TokioIo::new(socket.expect("connects"));
+        let (client, connection) = builder.handshake(socket).await.expect("speaks HTTP/2");
+        tokio::spawn(connection);
+        client
+    };
+    type Client = hyper::client::conn::http2::SendRequest<Empty<hyper::body::Bytes>>;
+    let ask = |client: &Client, path: &str| {
+        let request = Request::get(format!("http://test{path}"));
+        let request = request.body(Empty::new()).expect("valid");
+        let answer = client.clone().send_request(request);
+        async {
+            let body = answer.await.expect("answers").into_body();
+            let body = body.collect().await.expect("whole").to_bytes();
+            assert_eq!(&*body, b"hello");
+        }
+    };
+    let (client, other) = (connect().await, connect().await);
+    within(ask(&client, "/")).await;
+    // The first: another connection goes on.
+    let first = tokio::spawn(ask(&client, "/block"));
+    served.gate.hold(1).await;
+    within(ask(&other, "/")).await;
+    served.gate.open();
+    within(first).await.expect("answered");
+    // Those after it: the same connection goes on.
+    *served.gate.open.lock().expect("no panic") = false;
+    let held: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(ask(&client, "/block")))
+        .collect();
+    served.gate.hold(21).await;
+    for _ in 0..10 {
+        within(ask(&client, "/")).await;
+        within(ask(&other, "/")).await;
+    }
+    served.gate.open();
+    for held in held {
+        within(held).await.expect("answered");
+    }
+    drop((client, other));
+    served.end().await;
+}

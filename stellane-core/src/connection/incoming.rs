@@ -106,8 +106,13 @@ impl Incoming {
     /// Of one of the many streams of a connection.
     #[cfg(feature = "http2")]
     pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64, paced: bool) -> Self {
+        // Asked once: hyper takes a lock that all streams of the connection share, each time.
+        let body = match body.is_end_stream() {
+            true => Kind::Empty,
+            false => Kind::Sent(body),
+        };
         Self {
-            body: Kind::Sent(body),
+            body,
             origin: Origin::Stream { connection, paced },
         }
     }

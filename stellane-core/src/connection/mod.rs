@@ -149,8 +149,9 @@
 //!
 //! On a runtime of one or two worker threads, such as each of `PerCoreEngine`'s, a connection polls the streams that it
 //! begins once itself, in their order, and writes the answers of those that are ready at once together. Only a stream that
-//! has to wait gets a task of its own. On larger runtimes each has one from the beginning, so that threads can take work
-//! over from each other. Either way the panic of a handler ends its own stream and no other.
+//! has to wait gets a task of its own. So it is on `HandoffEngine`, but for a minute after a handler was seen to hold its
+//! thread each has one from the beginning. So has each on larger runtimes, so that threads can take work over from each
+//! other. Either way the panic of a handler ends its own stream and no other.
 //!
 //! # Early refusals
 //!

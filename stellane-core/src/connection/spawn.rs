@@ -9,6 +9,9 @@ use tokio::runtime::Handle;
 #[cfg(feature = "engine")]
 pub(crate) trait Spawner: Send + Sync {
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>);
+
+    /// Whether handlers have held their threads lately: what is in one task with others would hold them up.
+    fn are_held(&self) -> bool;
 }
 
 #[cfg(feature = "engine")]
@@ -35,6 +38,15 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
         return here.spawn(Box::pin(task));
     }
     drop(tokio::spawn(task));
+}
+
+/// See [`Spawner::are_held`].
+#[cfg(feature = "http2")]
+pub(crate) fn are_held() -> bool {
+    #[cfg(feature = "engine")]
+    return HERE.with_borrow(|here| here.as_ref().is_some_and(|here| here.are_held()));
+    #[cfg(not(feature = "engine"))]
+    false
 }
 
 /// How many threads take over from each other what is spawned here.

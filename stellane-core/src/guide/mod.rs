@@ -9,6 +9,7 @@
 //! | set something | [`configuration`] |
 //! | deploy it: Kubernetes, systemd, behind a proxy | [`deploying`] |
 //! | run it elsewhere than on Linux | [`platforms`] |
+//! | know why a request was slow, who refused it, what to look at | [`watching`] |
 //! | test my service | [`testing`] |
 //! | write a layer | [`layers`] |
 //! | know what a hostile client can do | [`threat_model`] |
@@ -35,3 +36,5 @@ pub mod request {}
 pub mod testing {}
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}
+#[doc = include_str!("watching.md")]
+pub mod watching {}

@@ -92,7 +92,7 @@ impl AdminBuilder {
 
     /// Serves what the closure returns under this path, on a blocking thread.
     ///
-    /// The page shows `/connections`, `/routes`, `/tuning` and `/config` if they exist. Under `/config` the values of keys that
+    /// The page shows `/connections`, `/requests`, `/routes`, `/tuning` and `/config` if they exist. Under `/config` the values of keys that
     /// look like secrets are replaced.
     pub fn json(
         mut self,

@@ -103,10 +103,12 @@ pub(super) fn fetch(address: &str) -> Result<Snapshot, String> {
     if let Ok((status @ (200 | 503), _)) = get(address, "/readyz") {
         map.insert("ready".to_owned(), (status == 200).into());
     }
-    if let Ok((200, body)) = get(address, "/tuning")
-        && let Ok(tuning) = serde_json::from_slice(&body)
-    {
-        map.insert("tuning".to_owned(), tuning);
+    for (path, key) in [("/tuning", "tuning"), ("/requests", "requests")] {
+        if let Ok((200, body)) = get(address, path)
+            && let Ok(value) = serde_json::from_slice(&body)
+        {
+            map.insert(key.to_owned(), value);
+        }
     }
     Ok(Snapshot::new(json))
 }

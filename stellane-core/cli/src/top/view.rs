@@ -64,8 +64,19 @@ pub(super) fn draw(frame: &mut Frame<'_>, history: &History) {
     } else {
         frame.render_widget(Paragraph::new(lines), tables);
     }
+    let (requests, tuned) = (kept(now), tuning(now));
+    // Where there is no room for both, what was slow or refused is what one looks for.
+    let split = match (requests.is_empty(), actions.height < 8) {
+        (true, _) => [Constraint::Length(0), Constraint::Fill(1)],
+        (false, true) => [Constraint::Fill(1), Constraint::Length(0)],
+        (false, false) => [Constraint::Fill(2), Constraint::Fill(1)],
+    };
+    let [slow, actions] = Layout::vertical(split).areas(actions);
+    let block = Block::bordered()
+        .title("requests of the last ten minutes: slowest, then refused, failed, left");
+    frame.render_widget(Paragraph::new(requests).block(block), slow);
     let block = Block::bordered().title("tuning, latest first");
-    frame.render_widget(Paragraph::new(tuning(now)).block(block), actions);
+    frame.render_widget(Paragraph::new(tuned).block(block), actions);
 }
 
 fn title(history: &History) -> Line<'_> {
@@ -260,6 +271,26 @@ fn sections(now: &Snapshot) -> [(&'static str, Rows); 5] {
     ]
 }
 
+/// The requests that the service has kept, each with what took most of its time.
+fn kept(now: &Snapshot) -> Vec<Line<'static>> {
+    let all = now.value("requests").and_then(serde_json::Value::as_array);
+    let line = |request: &serde_json::Value| {
+        let text = |key: &str| request[key].as_str().unwrap_or_default().to_owned();
+        let route = request["route"].as_str().unwrap_or("no route");
+        Line::from(vec![
+            format!("{:>9} ", seconds(request["duration"].as_f64())).bold(),
+            format!("{} {} {route}  ", request["status"], text("method")).into(),
+            text("why").dim(),
+        ])
+    };
+    // The slowest come first, then each of the others.
+    let slow = |request: &&serde_json::Value| request["kept_as"] == "slow";
+    let all = || all.into_iter().flatten();
+    let slowest = all().filter(slow).take(6);
+    let others = all().filter(|request| !slow(request)).take(12);
+    slowest.chain(others).map(line).collect()
+}
+
 /// The tuner's actions, if the service tells them.
 fn tuning(now: &Snapshot) -> Vec<Line<'static>> {
     let text = |action: &serde_json::Value, key: &str| match &action[key] {
@@ -337,6 +368,8 @@ mod tests {
             Snapshot::new(json!({
                 "uptime": 61.5, "requests_per_second": 12345.6, "requests_in_flight": 7, "latency_p99": 0.0021,
                 "connections_parked": 1500, "rss": 52428800, "shed_total": { "limit": 3, "queue": 4 },
+                "requests": [{ "kept_as": "slow", "duration": 0.312, "status": 200, "method": "GET", "route": "/orders/{id}",
+                    "why": "87 % of the time it waited for db" }],
                 "tuning": { "actions": [{ "parameter": "limit", "old_value": 20.0, "new_value": 24, "reason": "latency is flat" }] },
             })),
         );
@@ -350,6 +383,7 @@ mod tests {
             "50.0 MiB",
             "shed        7",
             "limit 20 → 24",
+            "312.00 ms 200 GET /orders/{id}  87 % of the time it waited for db",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }

@@ -180,17 +180,7 @@ impl<S: HttpService> Adapter<S> {
         cx: &mut Context<'_>,
         waiting: &mut Option<Waiting<S>>,
     ) -> Poll<Answer<S>> {
-        if let Some(info) = &self.info {
-            info.tell(&mut request);
-        }
-        let Owner { record, shared } = &self.owner;
-        record.begin_request(!request.body().is_end_stream(), shared.clock.now());
-        if let Some(budget) = shared.budgets.of(&request) {
-            record.begin_budget(budget);
-        }
-        if record.flags().has_bytes_behind_upgrade() && request.method() == Method::CONNECT {
-            record.flags().close_after_response();
-        }
+        self.begin(&mut request);
         let mut service = self.service.borrow_mut();
         match service.poll_ready(cx) {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -221,6 +211,29 @@ impl<S: HttpService> Adapter<S> {
             }
         }
         polled
+    }
+
+    /// As [`answer`](Self::answer), but the service is not asked for anything before what is returned is polled.
+    #[cfg(feature = "http2")]
+    pub(crate) fn put_off(&self, mut request: Request<Incoming>, terms: Terms) -> Waiting<S> {
+        self.begin(&mut request);
+        let service = self.service.borrow().clone();
+        self.waiting(Stage::NotReady(Box::new((service, Some(request)))), terms)
+    }
+
+    #[inline]
+    fn begin(&self, request: &mut Request<Incoming>) {
+        if let Some(info) = &self.info {
+            info.tell(request);
+        }
+        let Owner { record, shared } = &self.owner;
+        record.begin_request(!request.body().is_end_stream(), shared.clock.now());
+        if let Some(budget) = shared.budgets.of(request) {
+            record.begin_budget(budget);
+        }
+        if record.flags().has_bytes_behind_upgrade() && request.method() == Method::CONNECT {
+            record.flags().close_after_response();
+        }
     }
 
     #[cold]

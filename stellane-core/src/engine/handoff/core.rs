@@ -8,7 +8,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicU64, AtomicUsize,
+            AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -32,6 +32,8 @@ pub(super) struct Core {
     reactor: Mutex<Option<Arc<Reactor>>>,
     handle: Handle,
     queue: Mutex<Queue>,
+    /// Whether a thread was held lately.
+    held: AtomicBool,
     /// How many live here.
     tasks: AtomicUsize,
     /// For how long tasks were polled, in nanoseconds, without what was not over when the core went to another thread.
@@ -68,6 +70,7 @@ impl Core {
             handle: runtime.handle().clone(),
             reactor: Mutex::new(Some(Arc::new(Reactor(Some(runtime))))),
             queue: Mutex::default(),
+            held: AtomicBool::new(false),
             tasks: AtomicUsize::new(0),
             worked: AtomicU64::new(0),
         })
@@ -83,6 +86,11 @@ impl Core {
 
     pub(super) fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Says whether a thread of any core was held lately.
+    pub(super) fn set_held(&self, held: bool) {
+        self.held.store(held, Relaxed);
     }
 
     pub(super) fn worked(&self) -> Duration {
@@ -176,6 +184,10 @@ impl Spawner for CoreSpawner {
         let (runnable, task) = async_task::spawn(counted, move |task| core.schedule(task));
         task.detach();
         runnable.schedule();
+    }
+
+    fn are_held(&self) -> bool {
+        self.0.held.load(Relaxed)
     }
 }
 

@@ -55,7 +55,9 @@ use crate::connection::{
 /// - Nothing can cancel what blocks: the client that leaves, the deadline and the drain are seen when its poll ends.
 /// - Threads are bounded: beyond twice [`max_blocked`](EngineConfig::max_blocked) the next one that blocks holds its core.
 /// - A lock that a blocked handler holds holds up whoever wants it.
-/// - Streams of one HTTP/2 connection wait for the one among them that blocks in its first poll.
+/// - Streams of an HTTP/2 connection wait for the first one among them that blocks, if it does so before it has waited for
+///   anything: a connection polls new streams itself. For a minute after each that was seen to block, on whatever connection,
+///   it does not: then every stream has a task of its own from the beginning, and none waits for another.
 /// - Services that are not `Send` can't be served: they can't change threads. [`PerCoreEngine`](super::PerCoreEngine)
 ///   serves them.
 ///

@@ -4,7 +4,7 @@ use std::{
     mem,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -21,6 +21,8 @@ const QUIET: u32 = 25;
 
 /// Every so many looks it looks again at those that compute.
 const AGAIN: u32 = 25;
+/// For so long after that streams of HTTP/2 have tasks of their own.
+const LATELY: Duration = Duration::from_secs(60);
 /// At the end it looks so often at what is left.
 const CLEAR: Duration = Duration::from_millis(10);
 
@@ -51,10 +53,16 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
     // Those that have lost their cores and compute, as far as it is known.
     let mut held: Vec<Arc<Worker>> = Vec::new();
     let mut tick_number: u32 = 0;
+    // When the last core was handed over, if it is not long ago.
+    let mut lately = None::<Instant>;
     while !shared.is_stopped() {
         if quiet == QUIET && alert == 0 && held.is_empty() {
             if shared.rest.watch_may_sleep(cores.len()) && !shared.is_stopped() {
-                thread::park();
+                // Woken too late it would only do for longer what it does now.
+                match lately {
+                    Some(at) => thread::park_timeout(LATELY.saturating_sub(at.elapsed())),
+                    None => thread::park(),
+                }
             }
             quiet = 0;
             continue;
@@ -65,10 +73,17 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
         for watched in &mut cores {
             if let Some((worker, wants_cpu)) = look(shared, watched, looks, tick) {
                 alert = ALERT;
+                lately = Some(Instant::now());
                 if !may_lend(shared, &worker, wants_cpu) {
                     held.push(worker);
                 }
             }
+        }
+        if alert == ALERT {
+            shared.cores.iter().for_each(|core| core.set_held(true));
+        } else if lately.is_some_and(|at| at.elapsed() > LATELY) {
+            lately = None;
+            shared.cores.iter().for_each(|core| core.set_held(false));
         }
         tick_number = tick_number.wrapping_add(1);
         if tick_number.is_multiple_of(AGAIN) {

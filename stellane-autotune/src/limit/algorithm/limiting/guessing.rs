@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     super::{Next, Window, clamp_limit},
     Limiting, PATIENCE,
-    guess::{Guess, STAYS},
+    guess::{GONE, Guess},
     probe::{PROBE_AGAIN, PROBE_EVERY, RARE},
     seconds,
 };
@@ -28,7 +28,7 @@ impl Limiting {
         let surplus = in_flight - f64::from(limit);
         // Of a service that has answered hardly anything yet nothing is known, and both are without end. Of one that is known
         // the median may be that of a few milliseconds, and too short by far.
-        let stays = STAYS * f64::from(limit) / self.throughput;
+        let stays = GONE * f64::from(limit) / self.throughput;
         let settle = if self.guess.is_some_and(|guess| guess.known) {
             stays
         } else {

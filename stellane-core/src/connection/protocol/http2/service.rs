@@ -21,6 +21,7 @@ use crate::{
             farewell::Farewell,
             http2::{body::StreamBody, ledger::Ledger, streams::is_slow_body, tunnel},
         },
+        spawn::are_held,
     },
 };
 
@@ -63,6 +64,11 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         let paced = request.method() != Method::POST || !is_grpc(&request);
         tunnel::say_goodbye(&mut request, &self.ledger);
         let request = request.map(|body| Incoming::of_stream(body, self.connection, paced));
+        if are_held() {
+            // In its own task, where it holds up no other stream.
+            let waiting = self.adapter.put_off(request, terms);
+            return StreamFuture::Pending(waiting, Arc::clone(&self.ledger));
+        }
         // With a waker that wakes nobody: what is returned is polled by hyper at once, with the real one.
         let mut cx = Context::from_waker(Waker::noop());
         let mut waiting = None;

@@ -12,6 +12,9 @@
 //! answers, so at most `max_concurrent_streams`; those that begin while it writes are for its next turn, when other
 //! connections of the thread have had theirs.
 //!
+//! One that holds its thread in that poll holds up those behind it, and the connection. Where an engine sees such handlers,
+//! each stream has a task from the beginning for a minute after the last of them.
+//!
 //! Where many workers share a runtime, tasks that wait are taken over by workers that have nothing to do. What that is
 //! worth against the tasks that are saved was measured with one worker only, so beyond [`MOST_WORKERS`] each stream gets
 //! a task as before.
@@ -64,8 +67,9 @@ enum Turn {
 /// What a connection begins.
 struct Begun {
     ledger: Arc<Ledger>,
-    /// Whether it polls its streams itself.
+    /// Whether it polls its streams itself: on a runtime of few threads, unless handlers hold them.
     here: bool,
+    few_threads: bool,
     streams: Vec<Stream>,
     /// How many there were, as far as it is known what the client has asked for.
     count: u64,
@@ -185,7 +189,8 @@ impl BegunStreams {
     pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
         let begun = Begun {
             ledger: Arc::clone(&ledger),
-            here: spawn::threads().is_some_and(|threads| threads <= MOST_WORKERS),
+            here: false,
+            few_threads: spawn::threads().is_some_and(|threads| threads <= MOST_WORKERS),
             streams: Vec::new(),
             count: 0,
         };
@@ -213,6 +218,9 @@ impl BegunStreams {
         cx: &mut Context<'_>,
         mut connection: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
+        if let Some(Turn::Connection(begun)) = &mut self.turn {
+            begun.here = begun.few_threads && !spawn::are_held();
+        }
         let _outer = Outer(TURN.replace(self.turn.take()));
         let cx = &mut Context::from_waker(self.waker(cx.waker()));
         let mut polled = connection(cx);
