@@ -135,7 +135,8 @@ impl<B: Body<Error: Into<BoxError>>> Body for ReplayBody<B> {
             // As long as nothing was read it is the whole; later the length has been used already.
             Kind::Shared { tee, position: 0 } => {
                 let tee = tee.lock().unwrap_or_else(PoisonError::into_inner);
-                tee.hint
+                // Not `Copy` in http-body 1.0.0.
+                SizeHint::clone(&tee.hint)
             }
             Kind::Shared { .. } => SizeHint::default(),
         }
