@@ -77,7 +77,20 @@ mod tuner;
 pub use auto_tune::{AutoTuneBody, AutoTuneFuture, AutoTuneLayer, AutoTuneService, TrafficStats};
 pub use clock::{Clock, ManualClock};
 pub use error::{BuildError, ConfigError};
-pub use limit::*;
+pub use limit::{
+    AdaptiveLimit, AdaptiveLimitBuilder, AdaptiveLimitLayer, AdaptiveLimitService, Algorithm,
+    AlgorithmKind, Class, ClassConfig, ClassStats, Hold, Key, Latencies, LimitBody, LimitConfig,
+    LimitEvidence, LimitFuture, LimitMode, LimitRequestBody, LimitState, LimitStats, LocalSignal,
+    Outcome, Permit, RequestHead, ResponseHead, Shed, algorithm,
+};
 pub use overload::{OverloadConfig, OverloadLayer};
-pub use rate_limit::*;
-pub use tuner::*;
+pub use rate_limit::{
+    RateLeft, RateLimit, RateLimitBuilder, RateLimitConfig, RateLimitFuture, RateLimitHeaders,
+    RateLimitLayer, RateLimitService, RateLimitStats, RateLimited, RateRule, RateRuleError,
+    RuleStats,
+};
+pub use tuner::{
+    ActionOutcome, AutoTuner, AutoTunerBuilder, Condition, Controller, Evidence, Knob, KnobStats,
+    Memory, Objective, Rule, SetResult, Signal, SignalHealth, SignalStats, Snapshot, Subscription,
+    TunerConfig, TunerMode, TunerStats, TuningAction, View, Wish, controllers, names,
+};

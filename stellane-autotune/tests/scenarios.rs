@@ -208,6 +208,35 @@ fn chance_in_the_first_milliseconds_of_a_cold_start_costs_no_seconds() {
     }
 }
 
+/// Where a request takes a second, a window says little and comes seldom. Of some hundreds of seeds those in which the first
+/// window told of those who came while there was no limit, or of too few, and the limit was wrong for a minute.
+#[test]
+fn chance_at_the_beginning_of_a_slow_service_does_not_cost_a_minute() {
+    let cold = ColdStart::services(2.0).pop().unwrap();
+    let end = cold.scenario.duration;
+    for seed in [80017, 100_068, 100_268, 100_312, 100_380] {
+        let right = sim::run(&cold.scenario, &Contender::Kind(Fixed, cold.right), seed);
+        let run = sim::run(&cold.scenario, &Contender::Default, seed);
+        let recovery = cold.recovery(&run, right.goodput(0.5 * end, end));
+        println!("seed {seed}: {recovery:.1} s");
+        assert!(recovery <= 30.0, "seed {seed}: {recovery} s");
+    }
+}
+
+/// A service whose dependency is quick again, under a limit at which the queue that takes its place is as long as the
+/// dependency took; and one that has twice the cores, under a limit that noise keeps low. Latency says neither, the machine
+/// says both.
+#[test]
+fn a_service_that_became_faster_is_noticed_where_its_latency_stayed() {
+    for (name, seed) in [("slow_dependency", 80002), ("capacity_halves", 30005)] {
+        let scenario = scenario(name);
+        let run = sim::run(&scenario, &Contender::Default, seed);
+        let scores = sim::score(&scenario, &sim::oracle(&scenario, seed), &run);
+        println!("{name}, seed {seed}: {scores:.3?}");
+        assert!(scores.iter().all(|score| *score >= 0.9), "{scores:?}");
+    }
+}
+
 #[test]
 fn a_service_full_of_streams_or_of_uploads_that_end_at_once_comes_back() {
     for scenario in sim::hostile() {
@@ -292,20 +321,28 @@ fn the_default_finds_its_limit_within_five_seconds_from_far_off() {
     }
 }
 
+/// Over two seconds it is within 15 % of its mean. Of one run in twenty it is not (of `pareto` one in six, whose heavy requests
+/// move it by up to 15 % under a fixed limit too): so chance is left one of ten, up to 30 %.
 #[test]
 fn goodput_does_not_oscillate_at_steady_state() {
+    let mut worst = Vec::new();
     for name in ["overload_2x", "overload_10x", "fifo", "pareto", "spike"] {
         let scenario = scenario(name);
-        let run = sim::run(&scenario, &Contender::Default, SEED);
         let (from, to) = *scenario.judged().last().unwrap();
-        let mean = run.goodput(from, to);
-        let mut at = from;
-        while at + 2.0 <= to {
-            let off = run.goodput(at, at + 2.0) / mean - 1.0;
-            assert!(off.abs() < 0.15, "{name} at {at}: {off}");
-            at += 2.0;
+        for seed in seeds() {
+            let run = sim::run(&scenario, &Contender::Default, seed);
+            let mean = run.goodput(from, to);
+            let spans = (0..).map(|span| from + 2.0 * f64::from(span));
+            let spans = spans.take_while(|at| at + 2.0 <= to);
+            let off = spans.map(|at| (run.goodput(at, at + 2.0) / mean - 1.0).abs());
+            worst.push((off.fold(0.0, f64::max), name, seed));
         }
     }
+    worst.sort_by(|a, b| b.0.total_cmp(&a.0));
+    println!("{worst:.3?}");
+    let bad = worst.iter().filter(|run| run.0 >= 0.15).count();
+    assert!(bad <= worst.len().div_ceil(10), "{worst:?}");
+    assert!(worst[0].0 < 0.3, "{worst:?}");
 }
 
 /// Over two minutes, of which the second counts. Of one run in ten of a service with a knee the band is above 0.15, of one in

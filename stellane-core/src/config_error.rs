@@ -5,6 +5,7 @@ use std::{
 
 /// A setting that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConfigError {
     /// The field of the configuration that was checked.
     pub key: &'static str,

@@ -75,6 +75,7 @@
 //! | reloading pages | `LiveReloadLayer` | `live_reload_adds_its_script_to_pages_only` |
 //! | admin pages, scrapes | `AdminService`; `Prometheus`, a `Service` | `an_admin_service_shows_what_it_is_given`, `a_scrape_is_a_service_of_its_own` |
 //! | profiles | `ProfileLayer`, `ProfileService`, `SlowPollLayer` | `profiles_tell_which_route_held_a_thread` |
+//! | a line for each request | `AccessLogLayer` | `every_request_has_a_line` |
 //! | spans | `TraceLayer` of `stellane-metrics` | `stellane-metrics/tests/trace.rs` |
 //! | tower-http's by configuration | `HttpLayers`: `HttpOuterLayer`, `HttpInnerLayer` | `tests/middleware/http_layers.rs` |
 //! | all of it | `PresetLayer` | `tests/preset/layer.rs`, `tests/preset/is_its_layers.rs` |
@@ -101,6 +102,8 @@
 //! | trim | to give idle pooled memory back to the system |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(all(feature = "layers", feature = "logging"))]
+pub mod access_log;
 #[cfg(feature = "cancel-points")]
 pub mod cancel_points;
 #[cfg(feature = "layers")]
@@ -161,6 +164,7 @@ pub use runtime::HttpLayers;
 pub use runtime::{
     App, BoxApp, Components, HyperService, IntoListener, PresetLayer, RefusalKind, RequestBody,
     RequestBodyError, RequestLimits, Runtime, RuntimeError, connections, serve, serve_make,
+    waits_for,
 };
 #[cfg(feature = "axum-08")]
 #[doc(inline)]

@@ -180,6 +180,15 @@ pub trait StellaneBuilderExt<L>: sealed::Builder<L> + Sized {
         ))
     }
 
+    /// [`AccessLogLayer`](crate::access_log::AccessLogLayer): a line for each request.
+    #[cfg(all(feature = "layers", feature = "logging"))]
+    fn access_log(
+        self,
+        layer: &crate::access_log::AccessLogLayer,
+    ) -> ServiceBuilder<Stack<crate::access_log::AccessLogLayer, L>> {
+        self.add(layer.clone())
+    }
+
     /// [`OnDisconnectLayer`](crate::OnDisconnectLayer): what becomes of a handler whose client has left.
     #[cfg(feature = "on-disconnect")]
     fn on_disconnect(

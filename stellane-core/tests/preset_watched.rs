@@ -3,6 +3,8 @@
 
 #[path = "support/ask.rs"]
 mod ask;
+#[path = "support/log.rs"]
+mod log;
 
 use std::{
     convert::Infallible,
@@ -234,6 +236,41 @@ async fn one_handler_that_holds_its_thread_does_not_hold_up_the_others() {
     gate.open();
     held.await.expect("no panic");
     served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_holds_its_thread_is_named_in_the_log_once() {
+    use tracing::instrument::WithSubscriber;
+
+    let (gate, log) = (Gate::default(), log::Log::default());
+    let _at_last = AtLast(gate.clone());
+    let runtime = Runtime::builder()
+        .config(config())
+        .service(blocking_router(&gate))
+        .shutdown_signal(std::future::pending());
+    let bound = runtime.build().expect("builds").bind("127.0.0.1:0").await;
+    let bound = bound.expect("binds");
+    let (address, admin) = (bound.local_addr(), bound.admin_addr().expect("on"));
+    tokio::spawn(bound.serve().with_subscriber(log.subscriber()));
+    let held = tokio::spawn(async move { get(address, "/blocks/1").await });
+    let told = || {
+        let text = log.text();
+        let lines = text
+            .lines()
+            .filter(|line| line.contains("has held a thread"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    until(admin, "/metrics", |_| !told().is_empty()).await;
+    let line = told().remove(0);
+    assert!(
+        line.contains("/blocks/{id}") && line.contains("for 500ms"),
+        "{line}"
+    );
+    // It is looked at again and again.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(told().len(), 1, "{:?}", told());
+    gate.open();
+    held.await.expect("no panic");
 }
 
 #[tokio::test]

@@ -153,6 +153,7 @@ const MAX_SERIES: usize = 1_000_000;
 
 /// One field of a configuration that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConfigError {
     /// The name of the field.
     pub key: &'static str,

@@ -3,5 +3,5 @@
 
 pub use crate::{
     layer::{Entered, is_labelled},
-    requests::{Recording, thread_number},
+    requests::{Ended, Outcome, Recording, Ticks, Told, thread_number},
 };

@@ -2,6 +2,7 @@ use std::{error::Error, fmt};
 
 /// A configuration value that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConfigError {
     /// The key, as written in the configuration.
     pub key: &'static str,

@@ -73,6 +73,7 @@ impl RecycleCx {
 /// What becomes of a returned value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a vetoed value must not be kept"]
+#[non_exhaustive]
 pub enum Fate {
     /// It is clean and may be used again.
     Keep,

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use bytes::{BufMut, Bytes};
-use stellane_pool::{BufPool, DropReason, PoolConfig};
+use stellane_pool::{Budget, BufPool, DropReason, PoolConfig, Pools};
 
 fn pool() -> BufPool {
     BufPool::new(&PoolConfig::enabled()).expect("the defaults are valid")
@@ -145,4 +145,31 @@ fn a_pool_that_is_off_gives_ordinary_memory() {
     assert_eq!(buffer.freeze(), vec![1; 10_000]);
     let stats = pool.stats();
     assert_eq!((stats.hits, stats.misses, stats.idle), (0, 0, 0));
+}
+
+#[test]
+fn one_large_buffer_at_a_time_leaves_the_budget_alone_and_many_at_once_leave_it_to_others() {
+    const LARGE: usize = 64 << 10;
+    let in_use = |limit: usize, count: usize| {
+        let pools = Pools::builder().enabled(true);
+        let pools = pools.budget(&Budget::new(limit)).build().expect("valid");
+        let take = || {
+            (0..count)
+                .map(|_| pools.buf().get(LARGE))
+                .collect::<Vec<_>>()
+        };
+        drop(take());
+        let kept = pools.budget().used();
+        let taken = take();
+        let in_use = pools.budget().used();
+        drop(taken);
+        assert_eq!(pools.budget().used(), kept);
+        (kept, in_use)
+    };
+    let (kept, in_reserve) = in_use(64 << 20, 1);
+    assert!(kept >= LARGE && in_reserve == kept);
+    let (kept, in_reserve) = in_use(64 << 20, 12);
+    assert!(kept >= 12 * LARGE && in_reserve <= 256 << 10);
+    let (kept, in_reserve) = in_use(1 << 20, 1);
+    assert!(kept >= LARGE && in_reserve <= 16 << 10, "{in_reserve}");
 }

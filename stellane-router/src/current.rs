@@ -91,3 +91,33 @@ fn thread_number() -> usize {
         number
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::types::RouteTable;
+
+    #[test]
+    fn each_thread_counts_its_references_apart_and_all_see_the_table_that_replaces_another() {
+        let table = || RouteTable::new(["/"]).expect("valid").0;
+        let current = Current::new(table());
+        let look = || Arc::clone(Seen::default().look(&current));
+        let ours = look();
+        let theirs = thread::scope(|scope| scope.spawn(look).join().expect("no panic"));
+        assert!(Arc::ptr_eq(&ours, &look()), "one count for one thread");
+        assert!(!Arc::ptr_eq(&ours, &theirs) && Arc::ptr_eq(&ours.tables, &theirs.tables));
+        let mut seen = Seen::default();
+        assert!(Arc::ptr_eq(&ours, seen.look(&current)));
+        let old = Arc::downgrade(&ours.tables);
+        drop((ours, theirs));
+        current.replace(table());
+        assert!(
+            old.upgrade().is_some(),
+            "a clone has it that was not called since"
+        );
+        let new = Arc::clone(seen.look(&current));
+        assert!(old.upgrade().is_none() && Arc::ptr_eq(&new, &look()));
+    }
+}

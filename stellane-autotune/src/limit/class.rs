@@ -61,6 +61,7 @@ impl std::error::Error for Shed {}
 
 /// What an answer says about the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// A normal answer: its latency counts.
     Success,

@@ -173,6 +173,7 @@ impl LimitConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum LimitMode {
     /// Refuse what exceeds the limit.
     #[default]
@@ -185,6 +186,7 @@ pub enum LimitMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum Hold {
     /// While the service works: until the response body has ended or was dropped, but for the times in which the
     /// handler waits for bytes of the request that are not there, or the response for its client. The place is then

@@ -87,6 +87,18 @@ where
         }
     }
 
+    /// Whether the request waits for its place.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
+    }
+
+    /// Whether the limit, or the deadline, has answered in the place of the service, or is about to.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self.state, State::Refused { .. })
+    }
+
     /// Ends it with 504 after that time.
     pub(super) fn timed(mut self, timeout: Duration, end: TimeOut) -> Self {
         self.timed = Some(Box::new(Timed::new(timeout, end)));

@@ -22,6 +22,7 @@ pub struct RateLimitConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum RateLimitHeaders {
     /// None. `Retry-After` is on each refusal all the same.
     Off,

@@ -33,6 +33,7 @@ pub struct TuningAction {
 /// One reading.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Evidence {
     /// The signal.
     pub signal: String,

@@ -29,6 +29,9 @@ pub struct DevConfig {
     /// and preemption, too high misses what makes other requests wait. At least `1us`. Default `1ms`.
     #[serde(with = "humantime_serde")]
     pub block_threshold: Duration,
+    /// Answers say in a header `Server-Timing` where their time went until their head, which browsers draw: to anybody who
+    /// asks, so it is not for production. Default `false`.
+    pub server_timing: bool,
 }
 
 impl Default for DevConfig {
@@ -40,6 +43,7 @@ impl Default for DevConfig {
             heap_sample_bytes: 512 << 10,
             profile_block: false,
             block_threshold: Duration::from_millis(1),
+            server_timing: false,
         }
     }
 }

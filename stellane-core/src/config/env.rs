@@ -2,6 +2,7 @@ use std::{fmt, str::FromStr};
 
 /// Which set of defaults to start from (`STELLANE_ENV`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Profile {
     /// The documented defaults of every key.
     #[default]

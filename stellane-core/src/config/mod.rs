@@ -45,6 +45,7 @@
 //! | `STELLANE_HOT_RELOAD` | the same, or `dev.hot_reload` |
 //! | `STELLANE_PROFILE_CPU`, `_MEM`, `_BLOCK` | the same, or `dev.profile_cpu`, `dev.profile_mem`, `dev.profile_block` |
 
+mod access_log;
 mod dev;
 mod env;
 mod error;
@@ -82,6 +83,7 @@ pub use self::reload::{ConfigWatcher, KeyChange, Reload, ReloadStats};
 #[cfg(feature = "preset")]
 pub(crate) use self::server::is_address;
 pub use self::{
+    access_log::{AccessLogConfig, AccessLogField, AccessLogOutput},
     dev::DevConfig,
     env::Profile,
     error::{ConfigErrors, Origin, Problem},

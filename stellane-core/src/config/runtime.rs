@@ -20,8 +20,8 @@ use stellane_router::{InternerConfig, RouterConfig};
 #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
 use super::source::Source;
 use super::{
-    ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile, Secrets,
-    ServerConfig, secret,
+    AccessLogConfig, ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile,
+    Secrets, ServerConfig, secret,
 };
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
@@ -84,6 +84,8 @@ pub struct RuntimeConfig {
     pub http: HttpConfig,
     /// What is logged.
     pub log: LogConfig,
+    /// A line for each request.
+    pub access_log: AccessLogConfig,
     /// What helps while developing.
     pub dev: DevConfig,
     #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
@@ -134,6 +136,7 @@ impl Default for RuntimeConfig {
             tuner: TunerConfig::default(),
             http: HttpConfig::default(),
             log: LogConfig::default(),
+            access_log: AccessLogConfig::default(),
             dev: DevConfig::default(),
             #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
             source: Source::default(),
@@ -208,6 +211,7 @@ impl RuntimeConfig {
         let mut problems = Vec::new();
         self.server.problems(&mut problems);
         self.log.problems(&mut problems);
+        self.access_log.problems(&mut problems);
         self.dev.problems(&mut problems);
         problems.extend(self.http.problems());
         // Each component checks its own section; here its keys get their full names.

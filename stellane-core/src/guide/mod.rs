@@ -8,6 +8,7 @@
 //! | know what happens when there is too much to do | [`overload`] |
 //! | set something | [`configuration`] |
 //! | deploy it: Kubernetes, systemd, behind a proxy | [`deploying`] |
+//! | run it elsewhere than on Linux | [`platforms`] |
 //! | test my service | [`testing`] |
 //! | write a layer | [`layers`] |
 //! | know what a hostile client can do | [`threat_model`] |
@@ -26,6 +27,8 @@ pub mod faq {}
 pub mod layers {}
 #[doc = include_str!("overload.md")]
 pub mod overload {}
+#[doc = include_str!("platforms.md")]
+pub mod platforms {}
 #[doc = include_str!("request.md")]
 pub mod request {}
 #[doc = include_str!("testing.md")]

@@ -56,6 +56,7 @@ pub(super) fn service(
     let hosts = config.server.admin_hosts.clone();
     let (of, level) = (components.clone(), log.clone());
     let connections = components.connections.clone();
+    let kept = components.clone();
     let mut admin = hosts
         .into_iter()
         .fold(Admin::builder(), AdminBuilder::allow_host)
@@ -71,6 +72,7 @@ pub(super) fn service(
         .json("/config", move || {
             in_force(&running.config(), &of, level.as_ref(), &secrets)
         })
+        .json("/requests", move || json!(kept.kept_requests()))
         .json("/connections", move || {
             let list = connections.list();
             let shown = list.iter().take(MAX_CONNECTIONS).map(|connection| {

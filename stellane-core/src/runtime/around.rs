@@ -25,6 +25,7 @@ use super::{
     stack::{tell_early, tell_route},
 };
 use crate::{
+    access_log::AccessLogLayer,
     connection::{ConnectInfo, ConnectionManager, HttpService, Incoming, Socket},
     engine::{Engine, EngineError},
     hot_reload::LiveReloadLayer,
@@ -39,6 +40,8 @@ pub struct Around {
     pub(super) preset: PresetLayer,
     pub(super) facts: Facts,
     pub(super) outer: Option<Arc<OuterFn>>,
+    /// Outside of it.
+    pub(super) access_log: Option<AccessLogLayer>,
     #[cfg(feature = "http-layers")]
     pub(super) http: super::HttpLayers,
     pub(super) rates: Option<RateLimitLayer>,
@@ -142,7 +145,8 @@ impl Around {
         if !self.http.outer().is_off() {
             return true;
         }
-        self.hot_reload || self.outer.is_some() || self.bypass.is_some()
+        let is_seen = self.outer.is_some() || self.access_log.is_some();
+        self.hot_reload || is_seen || self.bypass.is_some()
     }
 
     /// Whether there is something else than the preset.
@@ -181,6 +185,10 @@ impl Around {
         };
         #[cfg(not(feature = "http-layers"))]
         let service = self.inside(app);
+        let service = match &self.access_log {
+            Some(layer) => BoxService::new(layer.layer(service)),
+            None => service,
+        };
         // The answer to "which process is this?" is no request of the application: outside of all.
         match self.hot_reload {
             true => BoxService::new(LiveReloadLayer::new().layer(service)),

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, combinator
 use pin_project_lite::pin_project;
 use stellane_autotune::LimitRequestBody;
 
+use super::ledger;
 use crate::{BoxError, connection::Incoming};
 
 pin_project! {
@@ -160,6 +161,9 @@ where
                     && error.is::<LengthLimitError>()
                 {
                     ceiling.0.store(true, Relaxed);
+                }
+                if polled.is_pending() {
+                    ledger::name_wait(Some(ledger::CLIENT_BODY));
                 }
                 polled
             }

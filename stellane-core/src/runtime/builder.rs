@@ -12,7 +12,7 @@ use super::runtime::HeapSource;
 #[cfg(unix)]
 use super::signals::Ending;
 use super::{
-    App, BoxService, Components, RefusalKind, RuntimeError,
+    App, BoxService, Components, RefusalKind, RuntimeError, access_log,
     around::{OneOrMade, OuterFn},
     background::BackgroundTask,
     bypass::{self, PlainEngine},
@@ -30,7 +30,7 @@ use crate::{
     BoxError,
     config::RuntimeConfig,
     connection::{ConnectInfo, HttpService, Incoming},
-    logging::LogHandle,
+    logging::{LogHandle, LogWriter},
 };
 
 type ChangeLimit = Box<dyn FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLimitLayer + Send>;
@@ -56,6 +56,7 @@ struct Settings {
     log: Option<LogHandle>,
     describe: Option<Arc<DescribeFn>>,
     outer: Option<Arc<OuterFn>>,
+    access_log: Option<LogWriter>,
     takes_metrics: bool,
     bypass: Option<bool>,
     #[cfg(feature = "tls")]
@@ -258,6 +259,14 @@ impl<F> RuntimeBuilder<F> {
             None => Arc::new(move |service| BoxService::new(layer.layer(service))),
             Some(inner) => Arc::new(move |service| BoxService::new(layer.layer(inner(service)))),
         });
+        self
+    }
+
+    /// Writes the lines of the access log there, such as to a file of its own, whatever
+    /// [`access_log.output`](crate::config::AccessLogConfig::output) says. Whether there are any is said by the
+    /// configuration.
+    pub fn access_log_writer(mut self, writer: LogWriter) -> Self {
+        self.settings.access_log = Some(writer);
         self
     }
 
@@ -485,6 +494,7 @@ impl Settings {
         self.config.connection.connect_info |= self.describe.is_some();
         // Only the connection knows whether it is one of TLS.
         self.config.connection.connect_info |= !self.config.http.hsts.max_age.is_zero();
+        self.config.connection.connect_info |= self.config.access_log.enabled;
         self.config.connection.connect_info |= rates_by_peer(&self.config);
         // Handlers are to find who shows a certificate.
         #[cfg(feature = "tls")]
@@ -555,6 +565,7 @@ impl Settings {
         let bypass = bypass.then(|| PlainEngine::new(&components.connections));
         #[cfg(feature = "http-layers")]
         let http = super::HttpLayers::new(&self.config.http)?;
+        let access_log = access_log::layer(&self.config, &components, self.access_log)?;
         Ok(RuntimeParts {
             config: self.config,
             components,
@@ -570,6 +581,7 @@ impl Settings {
             log: self.log,
             describe: self.describe,
             outer: self.outer,
+            access_log,
             bypass,
             #[cfg(feature = "tls")]
             tls: self.tls,

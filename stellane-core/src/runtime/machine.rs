@@ -34,16 +34,42 @@ pub(super) fn raise_open_files(config: &ConnectionConfig) {
 #[cfg(not(unix))]
 pub(super) fn raise_open_files(_: &ConnectionConfig) {}
 
+/// What the preset does on Linux and can't do here, in the words of `guide::platforms`.
+const MISSING: &[&str] = &[
+    #[cfg(not(target_os = "linux"))]
+    "pressure of memory and open files",
+    #[cfg(not(target_os = "linux"))]
+    "metrics of the process",
+    #[cfg(not(target_os = "linux"))]
+    "pinned threads",
+    #[cfg(not(unix))]
+    "parked connections",
+    #[cfg(not(unix))]
+    "Unix sockets",
+    #[cfg(not(unix))]
+    "signals but Ctrl-C",
+    #[cfg(not(unix))]
+    "restarts by SIGUSR2",
+    #[cfg(not(unix))]
+    "`reuse_port`",
+];
+
 /// Says what the process may use.
 pub(super) fn say(connections: &ConnectionManager) {
     let machine = Machine::read();
-    tracing::info!(
-        "this process may use {} CPUs, {} MiB of memory and {} open files, of them {} for connections",
-        machine.cpus,
-        machine.memory >> 20,
-        machine.max_files,
-        connections.most_connections()
-    );
+    let cpus = machine.cpus;
+    match MISSING {
+        [] => tracing::info!(
+            "this process may use {cpus} CPUs, {} MiB of memory and {} open files, of them {} for connections",
+            machine.memory >> 20,
+            machine.max_files,
+            connections.most_connections()
+        ),
+        missing => tracing::info!(
+            "this process may use {cpus} CPUs, and does without what this system does not have: {}",
+            missing.join(", ")
+        ),
+    }
     if !connections.gives_memory_back() {
         tracing::info!(
             "no purge hook: an idle connection keeps the memory that it needed when most were busy, 2 to 30 KB each, \

@@ -62,6 +62,7 @@
 //!
 #![doc = include_str!("moving_in.md")]
 
+mod access_log;
 #[cfg(feature = "admin")]
 mod admin;
 mod app;
@@ -81,6 +82,7 @@ mod follow;
 mod held;
 #[cfg(feature = "http-layers")]
 mod http;
+mod ledger;
 mod listeners;
 mod machine;
 mod make;
@@ -124,6 +126,7 @@ pub use self::{
     components::Components,
     entry::{BoundServe, Serve, serve, serve_make},
     error::RuntimeError,
+    ledger::{KeptAs, KeptRequest, WaitsFor, waits_for},
     listeners::{IntoListener, Listeners, connections},
     refusal::RefusalKind,
     report::RunReport,

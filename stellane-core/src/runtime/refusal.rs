@@ -8,6 +8,7 @@ use stellane_autotune::{AdaptiveLimitLayer, RequestHead, Shed};
 
 use stellane_metrics::HttpMetrics;
 
+use super::ledger::Ledgers;
 use crate::{
     catch_faults::{CatchFaultsBody, Failure, Faults, Grpc, Refusal},
     connection::{EarlyRefusals, Incoming},
@@ -128,6 +129,7 @@ impl OnRefusal {
 pub(super) struct EarlyLimit {
     pub(super) limit: AdaptiveLimitLayer,
     pub(super) metrics: HttpMetrics,
+    pub(super) ledgers: Ledgers,
 }
 
 impl EarlyRefusals for EarlyLimit {
@@ -146,6 +148,7 @@ impl EarlyRefusals for EarlyLimit {
             Some(&Ok::<_, Infallible>(Frame::data(text.clone()))),
             || true,
         );
+        self.ledgers.refused(&recording, request.headers());
         Some(response.map(|_| text))
     }
 }

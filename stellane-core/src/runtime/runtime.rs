@@ -20,6 +20,7 @@ use crate::BoxError;
 #[cfg(feature = "tls")]
 use crate::connection::TlsAcceptor;
 use crate::{
+    access_log::AccessLogLayer,
     config::RuntimeConfig,
     connection::{CloseReason, Incoming, Socket},
     logging::LogHandle,
@@ -68,6 +69,7 @@ pub(super) struct RuntimeParts {
     pub(super) log: Option<LogHandle>,
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
+    pub(super) access_log: Option<AccessLogLayer>,
     pub(super) bypass: Option<PlainEngine>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<TlsAcceptor>,
@@ -98,6 +100,7 @@ impl RuntimeParts {
             ),
             facts,
             outer: self.outer.clone(),
+            access_log: self.access_log.clone(),
             bypass: self.bypass.clone(),
             #[cfg(feature = "http-layers")]
             http: self.http.clone(),

@@ -313,6 +313,7 @@ impl Bound {
             false => Early::new(EarlyLimit {
                 limit: around.preset.limit().clone(),
                 metrics: components.metrics.clone(),
+                ledgers: components.ledgers.clone(),
             }),
         };
         let refuse_early = |listener: Listener| listener.refuse_early(&early);

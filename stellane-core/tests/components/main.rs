@@ -5,6 +5,8 @@
 
 #[path = "../support/ask.rs"]
 mod ask;
+#[path = "../support/log.rs"]
+mod log;
 #[path = "../support/tower_http_rows.rs"]
 mod rows;
 

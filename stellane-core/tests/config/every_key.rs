@@ -67,6 +67,7 @@ fn candidates(defaults: &Table, path: &[String], default: &Value) -> Vec<Value> 
             Value::Array(vec!["https://a.example".into()]),
             Value::Array(vec!["text/css".into()]),
             Value::Array(vec!["gzip".into()]),
+            Value::Array(vec!["time".into()]),
             Value::Array(vec![Value::Table(Table::from_iter([(
                 "address".to_owned(),
                 ":4000".into(),

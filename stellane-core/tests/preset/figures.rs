@@ -78,7 +78,7 @@ async fn ended(components: &Components, requests: u64) -> HttpStats {
     counted.unwrap_or_else(|_| panic!("never {requests}: {:?}", components.metrics.stats()))
 }
 
-/// What clients ask of a folder, and what they are answered.
+/// A method, a path, headers, and the status of the answer.
 type Question = (
     &'static str,
     &'static str,
@@ -86,6 +86,7 @@ type Question = (
     u16,
 );
 
+/// What clients ask of a folder.
 const QUESTIONS: [Question; 8] = [
     ("GET", "/file.txt", &[], 200),
     ("HEAD", "/file.txt", &[], 200),

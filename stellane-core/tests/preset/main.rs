@@ -16,12 +16,14 @@ mod steps;
 #[path = "../support/until.rs"]
 mod until;
 
+mod access_log;
 mod bypass;
 mod classes;
 mod drain;
 mod figures;
 mod is_its_layers;
 mod layer;
+mod ledger;
 mod on_disconnect;
 mod parity;
 mod places;

@@ -17,16 +17,19 @@ use std::{
 
 use http::{Response, StatusCode, request::Parts};
 use stellane_core::{
+    access_log::AccessLogLayer,
     autotune::{
         ActionOutcome, AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, AutoTuneLayer, AutoTuner,
         Condition, Hold, Key, Knob, LimitConfig, Objective, OverloadLayer, RateLimit,
         RateLimitLayer, Rule, TunerConfig, TunerMode, overload::Deadline,
     },
     catch_faults::{CatchFaultsLayer, Faults},
+    config::AccessLogConfig,
     connection::{CloseReason, ConnectInfo, ConnectionManager, ListenConfig, Listener},
     engine::{Engine, HandoffEngine, PerCoreEngine, SharedEngine},
     engine_selector::{EngineSelector, EngineSelectorLayer},
     hot_reload::LiveReloadLayer,
+    logging::LogWriter,
     metrics::{
         Admin, HttpMetrics, LoadReportLayer, LoadReports, MetricsLayer, RequestScope,
         RuntimeMetrics, prometheus,
@@ -473,6 +476,39 @@ async fn a_handler_whose_client_has_left_goes_on() {
     until(|| abandoned.stats().running == 1).await;
     gate.add_permits(1);
     until(|| abandoned.stats().finished_total == 1).await;
+}
+
+#[tokio::test]
+async fn every_request_has_a_line() {
+    let log = crate::log::Log::default();
+    let writer = LogWriter::new(log.clone(), |lost| format!("{lost} lost"));
+    let writer = writer.expect("a thread");
+    let handler = handler(async |parts: Parts| {
+        stellane_metrics::label_route("/{name}");
+        parts.uri.path().to_owned()
+    });
+    let http = HttpMetrics::builder().build().expect("valid");
+    let config = AccessLogConfig::default();
+    let layer = AccessLogLayer::new(&config, writer).request_id("x-id".parse().expect("valid"));
+    let stack = MetricsLayer::new(&http).layer(layer.layer(app(handler)));
+    let address = serve(stack).await;
+    let head = "GET /a?password=7 HTTP/1.1\r\nhost: x\r\nx-id: 17\r\nuser-agent: \"a\\b\r\n\
+                traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    assert!(ask(address, head).await.ends_with("/a"));
+    until(|| !log.text().is_empty()).await;
+    let line = log.text();
+    for part in [
+        r#""method":"GET","route":"/{name}","path":"/a","version":"1.1","status":200,"#,
+        r#""response_bytes":2,"#,
+        r#""end":"complete","request_id":"17","trace_id":"0af7651916cd43dd8448eb211c80319c","#,
+        r#""user_agent":"\"a\\b"}"#,
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    assert!(
+        !line.contains("password") && line.ends_with("}\n"),
+        "{line}"
+    );
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+#![allow(dead_code, reason = "each test uses its part")]
+
 use std::{
     io,
     sync::{Arc, Mutex},

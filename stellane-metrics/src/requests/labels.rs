@@ -32,7 +32,7 @@ pub(crate) fn method_index(method: &Method) -> u8 {
     }
 }
 
-const VERSIONS: [&str; 5] = ["0.9", "1.0", "1.1", "2", "3"];
+pub(super) const VERSIONS: [&str; 5] = ["0.9", "1.0", "1.1", "2", "3"];
 
 #[inline]
 pub(crate) fn version_index(version: Version) -> u8 {
@@ -76,7 +76,7 @@ pub(crate) fn grpc_index(value: &http::HeaderValue) -> u8 {
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// The whole response was handed over.
     Complete = 0,
     /// The future or the body was dropped before its end.

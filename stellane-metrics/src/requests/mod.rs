@@ -16,9 +16,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{BuildError, MetricsConfig};
 use histogram::Totals;
+pub use labels::Outcome;
 #[cfg(feature = "prometheus")]
 pub(crate) use layout::SIZE_BOUNDS;
-pub use recording::Recording;
+pub use recording::{Ended, Recording, Told};
+pub use registry::Ticks;
 pub(crate) use registry::{Table, UNMATCHED};
 pub use routes::RouteStats;
 pub use running::RunningPoll;
@@ -89,6 +91,12 @@ impl HttpMetrics {
         let mut text = crate::text::TextSink::default();
         self.export(&mut text);
         text.into_string()
+    }
+
+    /// The clock by which requests are timed, for [`embed`](crate::embed).
+    #[must_use]
+    pub fn ticks(&self) -> Ticks {
+        self.table.clock.clone()
     }
 
     pub(crate) fn config(&self) -> &MetricsConfig {

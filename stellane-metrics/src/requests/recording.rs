@@ -14,7 +14,7 @@ use http_body::Frame;
 
 use super::{
     grpc::Call,
-    labels::{self, NO_GRPC, Outcome, RouteId, SeriesKey},
+    labels::{self, GRPC, METHODS, NO_GRPC, Outcome, RouteId, SeriesKey, VERSIONS},
     registry::{Record, Table, UNMATCHED},
 };
 use crate::{
@@ -53,6 +53,9 @@ pub struct Recording {
     pub(crate) table: Option<Arc<Table>>,
     start: u64,
     head_ns: Option<u64>,
+    /// With `outcome`, once it is finished.
+    full_ns: u64,
+    outcome: Outcome,
     request_bytes: Option<u64>,
     request_counter: Option<Arc<AtomicU64>>,
     response_bytes: u64,
@@ -87,6 +90,8 @@ impl Recording {
         Self {
             start: table.now(),
             head_ns: None,
+            full_ns: 0,
+            outcome: Outcome::Complete,
             request_bytes: request.body().size_hint().exact(),
             request_counter: None,
             response_bytes: 0,
@@ -237,6 +242,49 @@ impl Recording {
         });
     }
 
+    /// When it began, as a reading of the [clock](HttpMetrics::ticks).
+    #[inline]
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        self.start
+    }
+
+    /// How long it took, in nanoseconds, and whether it was answered to its end: once it is finished.
+    #[inline]
+    #[must_use]
+    pub fn ended(&self) -> Option<Ended> {
+        let (full_ns, outcome) = (self.full_ns, self.outcome);
+        self.finished.then_some(Ended { full_ns, outcome })
+    }
+
+    /// The status, zero before there is one: 499 of a client that left before it.
+    #[inline]
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// What the series knows of it by now, for who keeps more about a request than the series do.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        let table = self.table.as_deref();
+        let bytes = |counter: &Arc<AtomicU64>| counter.load(Relaxed);
+        Told {
+            method: METHODS[usize::from(self.method)],
+            version: VERSIONS[usize::from(self.version)],
+            route: table.and_then(|table| table.template(self.route).cloned()),
+            status: self.status,
+            grpc: GRPC.get(usize::from(self.grpc)).copied(),
+            head_ns: self.head_ns,
+            request_bytes: self
+                .request_counter
+                .as_ref()
+                .map(bytes)
+                .or(self.request_bytes),
+            response_bytes: self.response_bytes,
+        }
+    }
+
     /// Whether the request is counted as ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -256,11 +304,12 @@ impl Recording {
         }
         let Some(table) = &self.table else { return };
         let full_ns = full_ns.unwrap_or_else(|| table.elapsed_ns(self.start));
-        let status = match outcome {
-            // What nginx logs for a client that went away.
-            Outcome::Cancelled if self.status == 0 => 499,
-            _ => self.status,
-        };
+        (self.full_ns, self.outcome) = (full_ns, outcome);
+        // What nginx logs for a client that went away.
+        if outcome == Outcome::Cancelled && self.status == 0 {
+            self.status = 499;
+        }
+        let status = self.status;
         let mut route = self.route;
         if self.call.is_some() {
             route = self.call.route(route, self.answered, table);
@@ -294,6 +343,38 @@ impl Recording {
 fn grpc_status(fields: &HeaderMap) -> Option<&HeaderValue> {
     let (_, status) = fields.iter().find(|(name, _)| **name == GRPC_STATUS)?;
     Some(status)
+}
+
+/// How a request ended; see [`Recording::ended`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ended {
+    /// From its begin to its end, in nanoseconds.
+    pub full_ns: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What a series is told of a request; see [`Recording::told`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Told {
+    /// The method; `_OTHER` for what a client has made up.
+    pub method: &'static str,
+    /// The version of HTTP, such as `1.1`.
+    pub version: &'static str,
+    /// The template of its route.
+    pub route: Option<Arc<str>>,
+    /// The status: 499 of a client that left before there was one, zero where there was none.
+    pub status: u16,
+    /// The code of a call of gRPC.
+    pub grpc: Option<&'static str>,
+    /// From its begin to the head of its answer, in nanoseconds.
+    pub head_ns: Option<u64>,
+    /// The size of its body, as far as it is known.
+    pub request_bytes: Option<u64>,
+    /// The size of the body of its answer, as far as it was handed over.
+    pub response_bytes: u64,
 }
 
 impl Drop for Recording {

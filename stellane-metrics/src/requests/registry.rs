@@ -1,6 +1,7 @@
 //! Routes and series, registered once; the cells of each thread.
 
 use std::{
+    fmt,
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, OnceLock,
@@ -17,6 +18,8 @@ use super::{
     running::{PollCell, RunningPoll},
     slot,
 };
+#[cfg(doc)]
+use crate::HttpMetrics;
 use crate::MetricsConfig;
 
 pub(crate) const UNMATCHED: RouteId = 0;
@@ -28,7 +31,7 @@ const CACHE: usize = 256;
 
 pub(crate) struct Table {
     pub(crate) config: MetricsConfig,
-    clock: TableClock,
+    pub(super) clock: Ticks,
     routes: Box<[OnceLock<Arc<str>>]>,
     route_index: Index,
     series: Box<[OnceLock<u64>]>,
@@ -41,9 +44,42 @@ pub(crate) struct Table {
     layout: Layout,
 }
 
+#[derive(Clone)]
 enum TableClock {
     Counter(quanta::Clock),
     Given(Clock),
+}
+
+/// A clock that tells durations cheaply: that of a [table](HttpMetrics::ticks). A cheap handle, which holds no table.
+#[derive(Clone)]
+pub struct Ticks(TableClock);
+
+impl Ticks {
+    /// A reading of it.
+    #[inline]
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        match &self.0 {
+            TableClock::Counter(clock) => clock.raw(),
+            TableClock::Given(clock) => clock().as_nanos() as u64,
+        }
+    }
+
+    /// Nanoseconds from one reading to another; zero if the second is the earlier one.
+    #[inline]
+    #[must_use]
+    pub fn nanos(&self, from: u64, to: u64) -> u64 {
+        match &self.0 {
+            TableClock::Counter(clock) => clock.delta_as_nanos(from, to),
+            TableClock::Given(_) => to.saturating_sub(from),
+        }
+    }
+}
+
+impl fmt::Debug for Ticks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ticks").field(&self.now()).finish()
+    }
 }
 
 /// What one thread writes. The last shard is shared by the threads that found no free slot.
@@ -93,10 +129,10 @@ impl Table {
             })),
             duration_bounds_ns: bounds_ns,
             layout,
-            clock: clock.map_or_else(
+            clock: Ticks(clock.map_or_else(
                 || TableClock::Counter(quanta::Clock::new()),
                 TableClock::Given,
-            ),
+            )),
             config,
         };
         let _ = table.routes[UNMATCHED as usize].set(table.config.unmatched_route.as_str().into());
@@ -108,19 +144,13 @@ impl Table {
     /// A reading of the clock, for [`elapsed_ns`](Self::elapsed_ns).
     #[inline]
     pub(crate) fn now(&self) -> u64 {
-        match &self.clock {
-            TableClock::Counter(clock) => clock.raw(),
-            TableClock::Given(clock) => clock().as_nanos() as u64,
-        }
+        self.clock.now()
     }
 
     /// Nanoseconds from one reading of the clock to now.
     #[inline]
     pub(crate) fn elapsed_ns(&self, since: u64) -> u64 {
-        match &self.clock {
-            TableClock::Counter(clock) => clock.delta_as_nanos(since, clock.raw()),
-            TableClock::Given(clock) => (clock().as_nanos() as u64).saturating_sub(since),
-        }
+        self.clock.nanos(since, self.clock.now())
     }
 
     /// The id of a template; allocates the first time it is seen only.

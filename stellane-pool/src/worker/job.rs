@@ -10,7 +10,7 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use super::{
@@ -146,14 +146,21 @@ impl<T> Future for Job<T> {
                     }
                     task.metadata().origin.shared.spins.failed();
                 }
-                if *together {
+                let polled = if *together {
                     let shared = &task.metadata().origin.shared;
                     shared.wake_batch.deliver();
                     let later = later(shared, cx.waker());
-                    ready!(Pin::new(task).poll(&mut Context::from_waker(&later)))
+                    Pin::new(&mut *task).poll(&mut Context::from_waker(&later))
                 } else {
-                    ready!(Pin::new(task).poll(cx))
-                }
+                    Pin::new(&mut *task).poll(cx)
+                };
+                let Poll::Ready(result) = polled else {
+                    if let Some(on_wait) = task.metadata().origin.shared.on_wait {
+                        on_wait();
+                    }
+                    return Poll::Pending;
+                };
+                result
             }
             State::Refused(why) => Err(why.error()),
             State::Done => return Poll::Pending,

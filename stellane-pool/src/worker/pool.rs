@@ -53,6 +53,7 @@ pub struct WorkerPoolBuilder {
     policy: Option<Box<dyn ScalePolicy>>,
     hooks: Hooks,
     carry: Carry,
+    on_wait: Option<fn()>,
 }
 
 impl WorkerPoolBuilder {
@@ -108,6 +109,13 @@ impl WorkerPoolBuilder {
         self
     }
 
+    /// Called on the thread of whoever polls a [`Job`](super::Job) that is not done yet: for who tells what a request waits
+    /// for. Default: nothing.
+    pub fn on_wait(mut self, hook: fn()) -> Self {
+        self.on_wait = Some(hook);
+        self
+    }
+
     /// The pool. Its threads, `min_workers` (see there) and one that watches them, start with its first job; where none
     /// can be started, jobs are refused as by a full queue until one can.
     ///
@@ -151,7 +159,9 @@ impl WorkerPoolBuilder {
             workers: AtomicUsize::new(0),
         };
         let full_wait = nanos(config.full_wait);
-        let shared = Arc::new(Shared::new(clock, shards, rules, full_wait, limits));
+        let mut shared = Shared::new(clock, shards, rules, full_wait, limits);
+        shared.on_wait = self.on_wait;
+        let shared = Arc::new(shared);
         let policy = self.policy.unwrap_or_else(|| match config.scale {
             Scale::Load => Box::new(LoadRule::default()),
             Scale::Queue => Box::new(QueueRule),

@@ -31,6 +31,8 @@ pub(super) type Task = Runnable<Meta>;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) clock: Clock,
+    /// Told by who waits for a job.
+    pub(super) on_wait: Option<fn()>,
     pub(super) rules: Rules,
     pub(super) full_wait: u64,
     pub(super) shards: Box<[CachePadded<Shard>]>,
@@ -146,6 +148,7 @@ impl Shared {
         let spins = SpinWaits::new(!clock.is_virtual() && available_cpus() > 1);
         let wake_batch = WakeBatch::new(!clock.is_virtual() && available_cpus() == 1);
         Self {
+            on_wait: None,
             clock,
             spins,
             wake_batch,

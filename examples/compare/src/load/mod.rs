@@ -3,6 +3,10 @@
 //! Closed loop: each connection sends its next request when the last one is answered. Open loop: requests
 //! are due at a fixed rate whether or not the server keeps up, and latency counts from when a request was
 //! due, so that a server that stalls can't hide it.
+//!
+//! It is not `stellane bench`, which a stranger points at any server: that one takes chunked answers and those that end with the
+//! connection, opens what was closed and draws what it saw, on a runtime. This one measures servers on the core beside it, and
+//! what it costs itself would be in the figures: it knows the bytes that it has to get.
 
 mod connection;
 pub(crate) mod wrk;

@@ -61,6 +61,9 @@ use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize
 /// - Where requests are of two kinds that are far apart, such as those that compute and those that wait for something
 ///   elsewhere, the mean takes the place of the median; and if it is the machine that is full, its signal says whether
 ///   the limit goes up or down.
+/// - Where the machine was what was full, it has a say of its own: with a core to spare and a throughput that follows the
+///   limit grows by a tenth at a time, and a queue that latency does not show, since the service has become faster under
+///   a limit that was right for a slower one, is looked for by a probe.
 /// - An answer that says "overloaded" takes a twentieth of the limit, at most once per median, if it is known that the
 ///   other answers do not follow what is asked.
 ///

@@ -1,6 +1,7 @@
 //! One HTTP/1.1 connection that sends the same bytes again and again.
 //!
-//! Not hyper: a load generator that costs as much per request as the server measures itself.
+//! Not hyper: a load generator that costs as much per request as the server measures itself. Not that of `examples/compare`
+//! either, which knows what it is answered; this one has to read whatever a server says.
 
 use std::{
     io,

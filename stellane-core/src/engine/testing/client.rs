@@ -5,7 +5,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A client that sees every byte: HTTP/1.1 over one connection.
+/// A client that sees every byte: HTTP/1.1 over one connection. It sends one thing at a time and says whether the server
+/// closes, which clients that are made to be fast or lenient hide.
 #[derive(Debug)]
 pub struct Client {
     socket: TcpStream,

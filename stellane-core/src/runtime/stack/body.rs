@@ -81,8 +81,9 @@ where
             return this.kind.poll_frame(cx);
         };
         held.resume();
-        let Poll::Ready(frame) = this.kind.as_mut().poll_frame(cx) else {
-            held.pause();
+        let mut stamped = Context::from_waker(held.ledger.enter());
+        let Poll::Ready(frame) = this.kind.as_mut().poll_frame(&mut stamped) else {
+            held.pause(None, cx);
             return Poll::Pending;
         };
         let is_end = || this.kind.is_end_stream();

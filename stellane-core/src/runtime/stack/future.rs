@@ -14,7 +14,7 @@ use crate::{
     BoxError,
     catch_faults::CatchFaultsBody,
     on_disconnect::Asking,
-    runtime::{RefusalKind, body::Ceiling},
+    runtime::{RefusalKind, body::Ceiling, ledger},
 };
 
 pin_project! {
@@ -50,6 +50,12 @@ impl<F, L> fmt::Debug for PresetFuture<F, L> {
     }
 }
 
+/// What the ledger asks of the future of the limit.
+pub trait Limited {
+    fn is_waiting(&self) -> bool;
+    fn is_refused(&self) -> bool;
+}
+
 /// Whether what a service made of a body that was too large is not worth more than to say that: axum's extractors know
 /// no limit but their own, and call it a bad request.
 #[inline]
@@ -60,7 +66,7 @@ pub(super) fn is_for_too_large<B>(response: &Response<B>, ceiling: Option<&Ceili
 impl<F, L, B, E> Future for PresetFuture<F, L>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    L: Future<Output = Result<Response<LimitBody<CatchFaultsBody<B>>>, E>>,
+    L: Future<Output = Result<Response<LimitBody<CatchFaultsBody<B>>>, E>> + Limited,
     B: Body<Error: Into<BoxError>> + 'static,
     E: Into<BoxError>,
 {
@@ -74,6 +80,7 @@ where
             return Poll::Pending;
         };
         held.resume();
+        let mut stamped = Context::from_waker(held.ledger.enter());
         let entered = held.recording.enter();
         let kind = match this.state.as_mut().project() {
             StateProjection::Running {
@@ -85,7 +92,7 @@ where
                 let pools = held.pools.enter();
                 // Not what the closure returns, which is moved.
                 let mut polled = Poll::Pending;
-                let poll = || polled = future.poll(cx);
+                let poll = || polled = future.poll(&mut stamped);
                 let panicked = held.parts.faults.counter().catch("future", poll).is_none();
                 drop(pools);
                 if let Poll::Ready(Ok(response)) = &polled {
@@ -93,7 +100,7 @@ where
                 }
                 entered.leave();
                 if polled.is_pending() {
-                    held.pause();
+                    held.pause(None, cx);
                     if let Some(asking) = asking {
                         asking.ask();
                     }
@@ -104,8 +111,9 @@ where
                     _ => false,
                 };
                 // Before the answer is taken out: what others look at must be moved to where they look.
-                let in_flight = match &polled {
+                let in_flight = match &mut polled {
                     Poll::Ready(Ok(response)) if !is_for_too_large => {
+                        held.tell_timing(response);
                         this.in_flight.answered(response)
                     }
                     _ => InFlight::default(),
@@ -136,9 +144,14 @@ where
                 *kind
             }
             StateProjection::Limited { future } => {
-                let polled = future.as_mut().poll(cx);
+                let polled = future.as_mut().poll(&mut stamped);
                 entered.leave();
-                let response = ready!(polled)?;
+                held.is_refused = future.is_refused();
+                if polled.is_pending() {
+                    held.pause(future.is_waiting().then_some(ledger::LIMIT), cx);
+                }
+                let mut response = ready!(polled)?;
+                held.tell_timing(&mut response);
                 let in_flight = this.in_flight.answered(&response);
                 let limited = |body| PresetBody::limited(Box::pin(body), in_flight);
                 return Poll::Ready(Ok(response.map(limited)));

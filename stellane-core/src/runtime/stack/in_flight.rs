@@ -1,10 +1,10 @@
 //! What is kept for a request under way.
 
-use std::{any::Any, cell::RefCell, mem, sync::Arc};
+use std::{any::Any, cell::RefCell, mem, sync::Arc, task::Context};
 
 use bytes::Bytes;
 
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use http_body::Body;
 use stellane_autotune::{AdaptiveLimitLayer, Key, LimitRequestBody, embed::Admission};
 use stellane_metrics::{HttpMetrics, embed::Recording};
@@ -12,15 +12,22 @@ use stellane_pool::{Pools, embed::PoolScope};
 use tower_service::Service;
 
 use crate::{
+    access_log,
     catch_faults::{Faults, Grpc},
     connection::Incoming,
     on_disconnect::Asking,
     runtime::{
-        RefusalKind, RequestBody, body::Ceiling, facts::Facts, refusal::OnRefusal,
+        RefusalKind, RequestBody,
+        body::Ceiling,
+        facts::Facts,
+        ledger::{Ledger, Ledgers, RequestId},
+        refusal::OnRefusal,
         route_limits::BodyLimits,
     },
     strict_http1::Http1Rules,
 };
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// What all requests share.
 #[derive(Debug)]
@@ -36,6 +43,7 @@ pub(super) struct StackParts {
     pub(super) facts: Option<Facts>,
     pub(super) body_limits: BodyLimits,
     pub(super) on_refusal: OnRefusal,
+    pub(super) ledgers: Ledgers,
 }
 
 impl StackParts {
@@ -137,6 +145,11 @@ pub(super) struct RequestState {
     pub(super) parts: Arc<StackParts>,
     pub(super) pools: PoolScope,
     pub(super) recording: Recording,
+    pub(super) ledger: Ledger,
+    /// Nothing where requests have none.
+    id: RequestId,
+    /// Whether the limit or a deadline has answered it.
+    pub(super) is_refused: bool,
     /// None of a request that went through the layer of the limit.
     pub(super) admission: Option<Admission>,
     /// For one's own answer should the service fail, if there is to be one.
@@ -152,6 +165,9 @@ impl RequestState {
             parts: Arc::clone(parts),
             pools: PoolScope::new(&parts.pools),
             recording: parts.metrics.begin(request),
+            ledger: Ledger::new(&parts.metrics),
+            id: RequestId::NONE,
+            is_refused: false,
             admission: parts.limit.enter_from(request, connection(request)),
             head: parts.on_refusal.remember(request),
             grpc: Grpc::of(request),
@@ -172,17 +188,28 @@ impl RequestState {
         }
     }
 
-    /// It has nothing to do.
+    /// It has nothing to do: it waits for what has this name, if it is known.
     #[inline]
-    pub(super) fn pause(&mut self) {
+    pub(super) fn pause(&mut self, name: Option<&'static str>, cx: &Context<'_>) {
+        self.ledger.pending(self.recording.begun(), name, cx);
         if let Some(admission) = &mut self.admission {
             self.parts.limit.pause(admission);
+        }
+    }
+
+    /// Has the answer say where its time went, if it is to.
+    #[inline]
+    pub(super) fn tell_timing<B>(&self, response: &mut Response<B>) {
+        if self.parts.ledgers.server_timing {
+            let timing = self.ledger.server_timing(self.recording.begun());
+            response.headers_mut().append(SERVER_TIMING, timing);
         }
     }
 
     /// A frame of the answer is out, which was not the last.
     #[inline]
     pub(super) fn hand_over(&mut self) {
+        self.ledger.hand_over(self.recording.begun());
         if let Some(admission) = &mut self.admission {
             self.parts.limit.hand_over(admission);
         }
@@ -204,7 +231,7 @@ impl InFlight {
     #[inline]
     pub(super) fn begin<B: Body + 'static>(parts: &Arc<StackParts>, request: &Request<B>) -> Self {
         let kept = STOCK.try_with(|stock| take(&mut *stock.try_borrow_mut().ok()?, parts));
-        let held = match kept {
+        let mut held = match kept {
             Ok(Some(mut held)) => {
                 held.recording.begin_again(&parts.metrics, request);
                 let RequestState { admission, .. } = &mut *held;
@@ -217,6 +244,9 @@ impl InFlight {
             }
             _ => RequestState::new(parts, request),
         };
+        if let Some(header) = &parts.ledgers.id {
+            held.id = RequestId::of(request.headers().get(header));
+        }
         Self(Some(held))
     }
 
@@ -232,10 +262,12 @@ impl InFlight {
             let RequestState {
                 parts,
                 recording,
+                ledger,
                 admission,
                 ..
             } = &mut **held;
             recording.head(response);
+            ledger.head(recording.begun());
             if let Some(admission) = admission {
                 parts.limit.answered(admission, response);
             }
@@ -256,6 +288,19 @@ impl InFlight {
             held.parts.limit.leave(admission);
         }
         held.recording.end();
+        let RequestState {
+            parts,
+            recording,
+            ledger,
+            id,
+            is_refused,
+            ..
+        } = &mut *held;
+        if access_log::is_noting() {
+            access_log::note(ledger.notes(recording));
+        }
+        let is_refused = mem::take(is_refused);
+        ledger.end(recording, id, is_refused, &parts.ledgers.kept);
         held.head = None;
         // A thread that is ending keeps nothing.
         let _ = STOCK.try_with(|stock| {

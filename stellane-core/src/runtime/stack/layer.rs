@@ -81,6 +81,7 @@ impl PresetLayer {
             facts,
             body_limits: BodyLimits::new(server.max_body_bytes, own_limits),
             on_refusal,
+            ledgers: components.ledgers.clone(),
         };
         Self {
             parts: Arc::new(parts),

@@ -17,7 +17,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    future::is_for_too_large,
+    future::{Limited, is_for_too_large},
     in_flight::{StackParts, connection},
     label::Labelled,
 };
@@ -29,6 +29,19 @@ use crate::{
 };
 
 pub(super) type LimitedFuture<S, B> = LimitFuture<PoolService<Admission<S>>, B>;
+
+impl<S, B> Limited for LimitFuture<S, B>
+where
+    S: Service<Request<LimitRequestBody<B>>>,
+{
+    fn is_waiting(&self) -> bool {
+        Self::is_waiting(self)
+    }
+
+    fn is_refused(&self) -> bool {
+        Self::is_refused(self)
+    }
+}
 
 /// Calls a service that is ready through the layer of the limit.
 #[cold]

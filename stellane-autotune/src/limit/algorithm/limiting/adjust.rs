@@ -118,8 +118,12 @@ impl Limiting {
         }
         // What is taken for the latency without a queue may be one with a queue, until a probe has measured it: the machine
         // that was what was full knows better. Else a service with a knee went past it, for seconds, after one start of forty.
-        if self.assumed && self.kinds.have_enough(f64::from(window.in_flight)) {
+        let swing = self.limit / f64::from(window.limit);
+        if self.assumed && self.kinds.have_enough(f64::from(window.in_flight), swing) {
             next = next.min(self.limit);
+        }
+        if let Some(room) = self.kinds.room(elasticity) {
+            next = next.max(room * self.limit);
         }
         self.cuts = if next < 0.97 * self.limit {
             self.cuts + 1
@@ -131,13 +135,15 @@ impl Limiting {
         let due = self.next_probe.as_secs_f64();
         let now = window.end.as_secs_f64();
         let rested = now > due - (1.0 - REST) * self.probe_every;
-        let stale = rested && elasticity > NO_QUEUE.0 && gradient < NO_QUEUE.1;
+        // Latency that is long without a queue, or a queue with a latency that was that of none.
+        let stale = elasticity > NO_QUEUE.0 && gradient < NO_QUEUE.1
+            || self.kinds.have_queue(f64::from(window.in_flight));
         let latest = (self.median, self.throughput);
         let jumped = self.usual.has_jumped(latest, window, self.fading(USUAL));
         if jumped {
             self.age = 0;
         }
-        if now >= due || stale || jumped || self.cuts >= CUTS_BEFORE_PROBE {
+        if now >= due || rested && stale || jumped || self.cuts >= CUTS_BEFORE_PROBE {
             self.start_probe(self.previous);
         }
     }

@@ -5,12 +5,14 @@
 pub(super) struct Guess {
     pub(super) known: bool,
     pub(super) before: (f64, f64),
+    /// The shortest median of those tried before, in seconds.
+    pub(super) shortest: f64,
 }
 
 /// In flight still, in terms of the limit: what was let in while there was none is not done yet.
 pub(super) const SURPLUS: f64 = 1.25;
 /// After how many mean stays there is nobody left, nearly, who came before.
-pub(super) const STAYS: f64 = 2.0;
+pub(super) const STAYS: f64 = 3.0;
 /// The longest that a first guess is tried: in which so many were answered before. If far fewer are now, that is all
-/// there is to know.
-pub(super) const GUESS_SAMPLES: u64 = 120;
+/// there is to know. And so many answers are waited for: they make the baseline.
+pub(super) const GUESS_SAMPLES: u64 = 200;

@@ -5,13 +5,15 @@ use std::time::Duration;
 use super::{
     super::{Next, Window, clamp_limit},
     Limiting, PATIENCE,
-    guess::STAYS,
+    guess::{Guess, STAYS},
     probe::{PROBE_AGAIN, PROBE_EVERY, RARE},
     seconds,
 };
 
 /// A first guess that leaves less than this of the answers was too low, or there was nothing to limit.
 const MISTAKE: f64 = 0.7;
+/// The limit becomes twice itself at most, however few answers are left.
+const LEAST: f64 = 0.5;
 /// Each such mistake doubles the evidence that it takes next time, up to this. At 8 a service of two kinds of
 /// requests was never limited again.
 const DOUBT: f64 = 3.0;
@@ -24,31 +26,42 @@ impl Limiting {
     pub(in super::super) fn start(&self, in_flight: f64) -> Next {
         let limit = self.limit();
         let surplus = in_flight - f64::from(limit);
-        // Of a service that has answered hardly anything yet nothing is known, and both are without end.
+        // Of a service that has answered hardly anything yet nothing is known, and both are without end. Of one that is known
+        // the median may be that of a few milliseconds, and too short by far.
         let stays = STAYS * f64::from(limit) / self.throughput;
+        let settle = if self.guess.is_some_and(|guess| guess.known) {
+            stays
+        } else {
+            stays.min(self.patience())
+        };
         Next {
             limit,
             drain: seconds((DRAIN * surplus / self.throughput).max(PATIENCE.0)),
-            settle: seconds(stays.min(self.patience())),
+            settle: seconds(settle),
         }
     }
 
     /// Tries the limit that it began with.
     pub(super) fn on_first_window(&mut self, window: &Window<'_>) {
         let bound = window.is_limit_bound();
-        let mut known = false;
+        let (mut known, mut baseline) = (false, self.median);
         if let Some(guess) = self.guess {
             // A target is another latency than one without a queue: it is looked for.
             known = guess.known || self.target.is_none() && self.kinds.have_hardly_a_queue();
-            // What was answered before is that of a few milliseconds, and may be half as much again by chance.
-            let lost = self.throughput < MISTAKE * guess.before.0;
-            if bound && lost && !self.kinds.are_busy() {
-                // Less in flight, and that much less answered: the guess was too low, or nothing was full.
+            baseline = baseline.min(guess.shortest);
+            let part = self.throughput / guess.before.0;
+            let before = self.limit;
+            if bound && !self.kinds.are_busy() {
+                // Less in flight, and that much less answered: so much is missing, or nothing was full.
                 let most = guess.before.1.max(self.limit);
-                let next = (2.0 * self.limit).min(most);
-                if next > 1.1 * self.limit {
-                    self.limit = clamp_limit(next, self.min, self.max);
-                    return;
+                let next = (self.limit / part.clamp(LEAST, 1.0)).min(most);
+                self.limit = clamp_limit(next, self.min, self.max);
+            }
+            // What was answered before is that of a few milliseconds, and may be half as much again by chance.
+            if bound && part < MISTAKE && !self.kinds.are_busy() {
+                if self.limit > 1.1 * before {
+                    let shortest = baseline;
+                    return self.guess = Some(Guess { shortest, ..guess });
                 }
                 self.doubt = (2.0 * self.doubt).min(DOUBT);
                 known = true;
@@ -56,7 +69,7 @@ impl Limiting {
                 self.doubt = (0.5 * self.doubt).max(1.0);
             }
         }
-        (self.baseline, self.assumed) = (Some(self.median), true);
+        (self.baseline, self.assumed) = (Some(baseline), true);
         if known {
             self.guess = None;
             let pause = if self.kinds.have_hardly_a_queue() {

@@ -43,6 +43,8 @@ const FOLLOWS: f64 = 0.2;
 /// With so many each core has enough: a limit that begins with its [`SPARE`], however the dither moves it, is right. To look
 /// for a better one at once took a second, and by chance one of four hundred starts five.
 const ENOUGH: f64 = SPARE * (1.0 + DITHER.new);
+/// More than [`FULL`] by this, as a fraction of one core; of several, less by the root of how many they are.
+const CHANCE: f64 = 2.0;
 
 impl Kinds {
     /// A limit begins, as the machine is full or for another reason.
@@ -93,13 +95,31 @@ impl Kinds {
     }
 
     /// Whether it has, twice in a row, enough to do and some to spare: what more is let in only queues. At most so many cores
-    /// as that makes do it.
-    pub(super) fn have_enough(&self, in_flight: f64) -> bool {
+    /// as that makes do it. Without the dither, that is, which is so many times what there is.
+    pub(super) fn have_enough(&self, in_flight: f64, swing: f64) -> bool {
         let twice = self.tasks.zip(self.tasks_before);
         self.of_machine
             && twice.is_some_and(|(now, before)| {
                 let tasks = now.min(before);
-                tasks > 1.0 + HEADROOM / (in_flight / tasks).sqrt()
+                swing * tasks > 1.0 + HEADROOM / (in_flight / tasks).sqrt()
+            })
+    }
+
+    /// What the limit becomes, in terms of itself, if the machine has had a core to spare twice in a row, and throughput
+    /// follows: where latency says too little it took ten seconds to see that the machine could do twice as much.
+    pub(super) fn room(&self, elasticity: f64) -> Option<f64> {
+        let twice = self.tasks.zip(self.tasks_before);
+        let idles = twice.is_some_and(|(now, before)| now.max(before) < AT_EASE);
+        (self.of_machine && idles && elasticity > FOLLOWS).then_some(GROW.1)
+    }
+
+    /// Whether it has, twice in a row, more than chance explains: it queues, however short latency is by what was known.
+    pub(super) fn have_queue(&self, in_flight: f64) -> bool {
+        let twice = self.tasks.zip(self.tasks_before);
+        self.of_machine
+            && twice.is_some_and(|(now, before)| {
+                let tasks = now.min(before);
+                tasks > FULL * (1.0 + CHANCE / (in_flight / tasks).sqrt())
             })
     }
 

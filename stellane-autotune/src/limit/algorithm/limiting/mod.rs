@@ -37,6 +37,8 @@ pub(super) struct Limiting {
     baseline: Option<f64>,
     /// No probe has measured it yet.
     assumed: bool,
+    /// Up to this limit nothing queued before there was one; 0 if that is not known.
+    easy: f64,
     probe: Option<Probe>,
     probe_every: f64,
     next_probe: Duration,
@@ -112,6 +114,7 @@ impl Limiting {
             elasticity: Elasticity::new(),
             baseline: None,
             assumed: true,
+            easy: 0.0,
             probe: None,
             probe_every: PROBE_EVERY,
             next_probe: Duration::ZERO,
@@ -151,9 +154,11 @@ impl Limiting {
     /// What was learnt of the service under a limit before is kept, but for how long it takes.
     pub(super) fn begin(&mut self, start: Start) {
         self.limit = clamp_limit(start.limit, self.min, self.max);
+        self.easy = if start.known { self.limit } else { 0.0 };
         self.guess = Some(Guess {
             known: start.known,
             before: start.before,
+            shortest: f64::INFINITY,
         });
         (self.median, self.throughput) = (start.median, start.before.0);
         self.kinds
@@ -189,6 +194,7 @@ impl Limiting {
         let samples = match self.probe {
             Some(probe) if probe.at_bottom => BOTTOM_SAMPLES,
             None if self.kinds.are_idle() => IDLE_SAMPLES,
+            None if self.guess.is_some() => GUESS_SAMPLES,
             None if self.baseline.is_some() => samples,
             _ => samples.min(QUICK_SAMPLES),
         };
@@ -216,7 +222,7 @@ impl Limiting {
         let Some(probe) = self.probe else {
             // Who was let in before the limit changed tells of the limit before.
             let stay = if self.is_answered() {
-                self.median
+                window.latencies.mean()
             } else {
                 STAYS * f64::from(limit) / self.throughput
             };
@@ -281,7 +287,8 @@ impl Limiting {
             self.step_probe(probe, measured, window);
             return Some(self.next(window));
         }
-        let off = if self.kinds.are_at_ease() {
+        let is_easy = self.assumed && f64::from(window.limit) <= self.easy;
+        let off = if is_easy || self.kinds.are_at_ease() {
             median - baseline
         } else {
             // By more than luck explains: the luckiest window must not become the measure of all.

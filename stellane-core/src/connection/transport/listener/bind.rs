@@ -60,6 +60,11 @@ async fn bind(name: &str, config: &ListenConfig) -> io::Result<Listener> {
     if let Some(path) = name.strip_prefix("unix:") {
         return unix(path.as_ref(), config).await;
     }
+    #[cfg(not(unix))]
+    if name.starts_with("unix:") {
+        let why = "there are no Unix sockets on this system";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+    }
     let mut failure = None;
     for address in candidates(name).await? {
         match tcp(address, config) {

@@ -1,0 +1,224 @@
+//! What a line looks like. What a client has sent is escaped and cut, and can begin no line of its own.
+
+use std::{cell::RefCell, fmt::Write, time::Duration};
+
+use http::{HeaderValue, Version};
+use humantime_serde::re::humantime::format_rfc3339_millis;
+
+use super::entry::{End, Entry};
+use crate::config::AccessLogField as Field;
+
+/// What is kept of the memory of a long line.
+const KEPT: usize = 16 << 10;
+
+thread_local! {
+    static LINE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+pub(super) fn write(entry: &Entry, end: End, took: Duration) {
+    // On a thread that is ending there is none to use again.
+    let used = LINE.try_with(|line| {
+        let mut line = line.try_borrow_mut().ok()?;
+        line.clear();
+        compose(&mut line, entry, end, took);
+        entry.log.writer.line(line.as_bytes());
+        line.shrink_to(KEPT);
+        Some(())
+    });
+    if !matches!(used, Ok(Some(()))) {
+        let mut line = String::new();
+        compose(&mut line, entry, end, took);
+        entry.log.writer.line(line.as_bytes());
+    }
+}
+
+fn compose(line: &mut String, entry: &Entry, end: End, took: Duration) {
+    let log = &*entry.log;
+    let is_json = log.is_json;
+    if is_json {
+        line.push('{');
+    }
+    let mut fields = Fields {
+        line,
+        is_json,
+        most: log.most,
+        is_first: true,
+    };
+    for field in &log.fields {
+        let name = field.as_str();
+        let notes = entry.notes.as_ref();
+        match field {
+            Field::Time => fields.plain(name, &format_rfc3339_millis(entry.at), true),
+            Field::Peer => {
+                if let Some(peer) = entry.peer {
+                    fields.plain(name, &peer, true);
+                }
+            }
+            Field::Method => fields.text(name, entry.method.as_str()),
+            Field::Route => {
+                if let Some(route) = notes.and_then(|notes| notes.route.as_deref()) {
+                    fields.text(name, route);
+                }
+            }
+            Field::Path => fields.text(name, entry.uri.path()),
+            Field::Query => {
+                if let Some(query) = entry.uri.query() {
+                    fields.text(name, &log.secrets.text(query));
+                }
+            }
+            Field::Version => fields.plain(name, &version(entry.version), true),
+            Field::Host => match (&entry.host, entry.uri.authority()) {
+                (Some(host), _) => fields.bytes(name, host),
+                (None, Some(authority)) => fields.text(name, authority.as_str()),
+                (None, None) => {}
+            },
+            Field::Status if entry.status > 0 => fields.plain(name, &entry.status, false),
+            Field::Status => {}
+            Field::GrpcStatus => match (notes.and_then(|notes| notes.grpc), &entry.grpc) {
+                (Some(code), _) => fields.text(name, code),
+                (None, Some(code)) => fields.bytes(name, code),
+                (None, None) => {}
+            },
+            Field::RequestBytes => {
+                if let Some(bytes) = entry.request_bytes {
+                    fields.plain(name, &bytes, false);
+                }
+            }
+            Field::ResponseBytes => fields.plain(name, &entry.response_bytes, false),
+            Field::HeadSeconds => {
+                if let Some(head) = entry.head {
+                    fields.plain(name, &Seconds(head), false);
+                }
+            }
+            Field::DurationSeconds => fields.plain(name, &Seconds(took), false),
+            Field::End => fields.plain(name, &end.as_str(), true),
+            Field::Timing => {
+                for (account, nanos) in notes.iter().flat_map(|notes| notes.accounts()) {
+                    fields.account(name, account, Duration::from_nanos(nanos));
+                }
+            }
+            Field::RequestId => fields.some_bytes(name, entry.id.as_ref()),
+            Field::TraceId => {
+                if let Some(id) = entry.traceparent.as_ref().and_then(trace_id) {
+                    fields.text(name, id);
+                }
+            }
+            Field::UserAgent => fields.some_bytes(name, entry.user_agent.as_ref()),
+            Field::Referer => fields.some_bytes(name, entry.referer.as_ref()),
+        }
+    }
+    if is_json {
+        line.push('}');
+    }
+}
+
+struct Fields<'a> {
+    line: &'a mut String,
+    is_json: bool,
+    most: usize,
+    is_first: bool,
+}
+
+impl Fields<'_> {
+    fn name(&mut self, name: &str) {
+        if !std::mem::take(&mut self.is_first) {
+            self.line.push(if self.is_json { ',' } else { ' ' });
+        }
+        match self.is_json {
+            true => {
+                self.line.push('"');
+                self.line.push_str(name);
+                self.line.push_str("\":");
+            }
+            false => {
+                self.line.push_str(name);
+                self.line.push('=');
+            }
+        }
+    }
+
+    /// Of ours: there is nothing to escape. A number stands without quotes.
+    fn plain(&mut self, name: &str, value: &dyn std::fmt::Display, is_text: bool) {
+        self.name(name);
+        let quote = if self.is_json && is_text { "\"" } else { "" };
+        // A `String` takes all.
+        let _ = write!(self.line, "{quote}{value}{quote}");
+    }
+
+    fn account(&mut self, name: &str, account: &str, took: Duration) {
+        let name = format!("{name}_{account}");
+        let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        self.plain(&name, &Seconds(took), false);
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        let is_word = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'=');
+        let is_bare = !value.is_empty() && value.len() <= self.most && value.bytes().all(is_word);
+        if is_bare && !self.is_json {
+            self.line.push_str(value);
+        } else {
+            self.quoted(value);
+        }
+    }
+
+    fn bytes(&mut self, name: &str, value: &HeaderValue) {
+        self.text(name, &String::from_utf8_lossy(value.as_bytes()));
+    }
+
+    fn some_bytes(&mut self, name: &str, value: Option<&HeaderValue>) {
+        if let Some(value) = value {
+            self.bytes(name, value);
+        }
+    }
+
+    fn quoted(&mut self, value: &str) {
+        let line = &mut *self.line;
+        line.push('"');
+        let begin = line.len();
+        for c in value.chars() {
+            if line.len() - begin + c.len_utf8() > self.most {
+                line.push('…');
+                break;
+            }
+            match c {
+                '"' => line.push_str("\\\""),
+                '\\' => line.push_str("\\\\"),
+                // What terminals obey, what ends lines, and what turns them around.
+                c if c.is_control() || is_tricky(c) => {
+                    let _ = write!(line, "\\u{:04x}", u32::from(c));
+                }
+                c => line.push(c),
+            }
+        }
+        line.push('"');
+    }
+}
+
+fn is_tricky(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+struct Seconds(Duration);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:06}", self.0.as_secs(), self.0.subsec_micros())
+    }
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "0.9",
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1.1",
+    }
+}
+
+fn trace_id(traceparent: &HeaderValue) -> Option<&str> {
+    let id = traceparent.to_str().ok()?.get(3..35)?;
+    let is_hex = id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    is_hex.then_some(id)
+}

@@ -1,0 +1,347 @@
+//! Where the time of a request goes.
+//!
+//! A request whose answer is there at its first poll costs no reading of the clock beyond those of its record: all of
+//! its time up to the head is one poll. Who waits pays two for each wait, and a third for the wake.
+//!
+//! Each reading moves a mark and adds what lies between to one account, so the accounts add up to the whole.
+
+mod kept;
+mod stamp;
+mod waits;
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Waker},
+};
+
+use stellane_metrics::{
+    HttpMetrics,
+    embed::{Recording, Ticks},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use self::stamp::Stamp;
+pub(super) use self::{
+    kept::{Kept, RequestId},
+    waits::{CLIENT_BODY, LIMIT, WORKERS, name_wait},
+};
+pub use self::{
+    kept::{KeptAs, KeptRequest},
+    waits::{WaitsFor, waits_for},
+};
+use crate::{access_log::Notes, config::RuntimeConfig};
+
+/// What the ledgers of all requests share.
+#[derive(Debug, Clone)]
+pub(super) struct Ledgers {
+    pub(super) kept: Arc<Kept>,
+    ticks: Ticks,
+    /// Where a request has its id.
+    pub(super) id: Option<HeaderName>,
+    /// Whether answers tell where their time went.
+    pub(super) server_timing: bool,
+}
+
+impl Ledgers {
+    pub(super) fn new(config: &RuntimeConfig, metrics: &HttpMetrics) -> Self {
+        let id = &config.http.request_id;
+        let header = id.enabled.then(|| id.header.parse().ok());
+        Self {
+            kept: Arc::default(),
+            ticks: metrics.ticks(),
+            id: header.flatten(),
+            server_timing: config.dev.server_timing,
+        }
+    }
+
+    /// A request that was refused before it came to a ledger of its own.
+    pub(super) fn refused(&self, recording: &Recording, headers: &HeaderMap) {
+        if let Some(ended) = recording.ended()
+            && self.kept.has_room(KeptAs::Refused)
+        {
+            let mut accounts = Accounts::default();
+            accounts.poll(ended.full_ns, ended.full_ns >= LONG_POLL_NS);
+            let id = RequestId::of(self.id.as_ref().and_then(|id| headers.get(id)));
+            let row = kept::Row::new(recording.told(), ended, accounts, &id, true);
+            self.kept.put(row, self.now());
+        }
+    }
+
+    /// A minute that begins has room for its own.
+    pub(super) fn tick(&self) {
+        self.kept.tick(self.now());
+    }
+
+    fn now(&self) -> u64 {
+        self.ticks.nanos(0, self.ticks.now())
+    }
+}
+
+/// A poll that takes so long holds up others.
+const LONG_POLL_NS: u64 = 1_000_000;
+
+/// How many things that a request waits for have an account of their own.
+const NAMES: usize = 6;
+
+/// What a request has spent its time with: readings of the clock, or nanoseconds once it has ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Accounts {
+    pub(super) polls: u32,
+    pub(super) computing: u64,
+    pub(super) blocking: u64,
+    pub(super) longest_poll: u64,
+    pub(super) poll_delay: u64,
+    waits: [(&'static str, u64); NAMES],
+    /// What nobody has named, and what found no account.
+    pub(super) waiting: u64,
+    pub(super) client_reading: u64,
+}
+
+impl Accounts {
+    /// The waits that have a name.
+    pub(super) fn waits(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let waits = self.waits.into_iter();
+        waits.filter(|(name, _)| !name.is_empty())
+    }
+
+    /// All of them by name.
+    fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let own = [
+            ("computing", self.computing),
+            ("blocking", self.blocking),
+            ("poll_delay", self.poll_delay),
+            ("waiting", self.waiting),
+            ("client_reading", self.client_reading),
+        ];
+        self.waits().chain(own)
+    }
+
+    fn wait(&mut self, name: Option<&'static str>, took: u64) {
+        let account = name.and_then(|name| {
+            let is_its = |(of, _): &&mut (&str, u64)| of.is_empty() || *of == name;
+            let account = self.waits.iter_mut().find(is_its)?;
+            account.0 = name;
+            Some(&mut account.1)
+        });
+        *account.unwrap_or(&mut self.waiting) += took;
+    }
+
+    fn poll(&mut self, took: u64, is_long: bool) {
+        self.polls += 1;
+        self.longest_poll = self.longest_poll.max(took);
+        match is_long {
+            true => self.blocking += took,
+            false => self.computing += took,
+        }
+    }
+
+    fn sum(&self) -> u64 {
+        let waits: u64 = self.waits.iter().map(|(_, took)| took).sum();
+        let polls = self.computing + self.blocking;
+        polls + self.poll_delay + waits + self.waiting + self.client_reading
+    }
+}
+
+/// The accounts of one request.
+pub(super) struct Ledger {
+    ticks: Ticks,
+    stamp: Arc<Stamp>,
+    /// Of the stamp: what the request is polled with. Nobody counts a reference who does not wait.
+    waker: Waker,
+    mark: u64,
+    phase: Phase,
+    accounts: Accounts,
+}
+
+/// What lies between the mark and now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// All since the begin: the mark means nothing yet.
+    First,
+    Polling,
+    Waiting(Option<&'static str>),
+    /// The client takes the answer.
+    Reading,
+}
+
+impl Ledger {
+    pub(super) fn new(metrics: &HttpMetrics) -> Self {
+        let ticks = metrics.ticks();
+        let stamp = Stamp::new(ticks.clone());
+        Self {
+            waker: Waker::from(Arc::clone(&stamp)),
+            stamp,
+            ticks,
+            mark: 0,
+            phase: Phase::First,
+            accounts: Accounts::default(),
+        }
+    }
+
+    /// A poll begins: with this waker.
+    #[inline]
+    pub(super) fn enter(&mut self) -> &Waker {
+        if self.phase != Phase::First {
+            self.resume();
+        }
+        name_wait(None);
+        &self.waker
+    }
+
+    /// What lies between two polls.
+    fn resume(&mut self) {
+        let now = self.ticks.now();
+        let gap = now.saturating_sub(self.mark);
+        if let Phase::Waiting(name) = self.phase {
+            // Polled for another reason than its own, it was not delayed.
+            let woken = self.stamp.take().unwrap_or(now).clamp(self.mark, now);
+            self.accounts.poll_delay += now - woken;
+            self.accounts.wait(name, woken - self.mark);
+        } else {
+            self.accounts.client_reading += gap;
+        }
+        self.mark = now;
+        self.phase = Phase::Polling;
+    }
+
+    /// A poll ends without an answer: the request waits for what has this name, or what it said itself.
+    pub(super) fn pending(&mut self, begun: u64, name: Option<&'static str>, cx: &Context<'_>) {
+        self.poll_ended(begun);
+        let said = waits::take_name();
+        self.phase = Phase::Waiting(name.or(said));
+        self.stamp.hear(cx.waker());
+    }
+
+    fn poll_ended(&mut self, begun: u64) {
+        let now = self.ticks.now();
+        let from = match self.phase {
+            Phase::First => begun,
+            _ => self.mark,
+        };
+        let took = now.saturating_sub(from);
+        let is_long = self.ticks.nanos(0, took) >= LONG_POLL_NS;
+        self.accounts.poll(took, is_long);
+        self.mark = now;
+    }
+
+    /// The head of the answer is there. For one that never waited nothing is to be done.
+    #[inline]
+    pub(super) fn head(&mut self, begun: u64) {
+        if self.phase != Phase::First {
+            self.poll_ended(begun);
+            self.phase = Phase::Reading;
+        }
+    }
+
+    /// What `Server-Timing` is to say, in milliseconds: where the time went until the head of the answer.
+    #[cold]
+    pub(super) fn server_timing(&self, begun: u64) -> HeaderValue {
+        let head_ns = self.ticks.nanos(begun, self.ticks.now());
+        let accounts = self.closed(head_ns, Some(head_ns));
+        let total = [("total", head_ns)];
+        let parts = accounts.named().chain(total).filter(|(_, took)| *took > 0);
+        let parts = parts.map(|(name, took)| {
+            // A name is the program's: no other characters than those of a token.
+            let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_");
+            format!("{name};dur={:.3}", took as f64 / 1e6)
+        });
+        let text = parts.collect::<Vec<_>>().join(", ");
+        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+    }
+
+    /// The body has handed out a frame, which was not the last.
+    #[inline]
+    pub(super) fn hand_over(&mut self, begun: u64) {
+        self.poll_ended(begun);
+        self.phase = Phase::Reading;
+    }
+
+    /// The request has ended. Whoever was slow, refused, or did not end well is kept.
+    #[inline]
+    pub(super) fn end(
+        &mut self,
+        recording: &Recording,
+        id: &RequestId,
+        is_refused: bool,
+        kept: &Kept,
+    ) {
+        if let Some(ended) = recording.ended()
+            && kept.wants(&ended, recording.status(), is_refused)
+        {
+            self.keep(recording, id, is_refused, kept);
+        }
+        if self.phase != Phase::First {
+            self.reset();
+        }
+    }
+
+    /// What the access log is to say of it.
+    #[cold]
+    pub(super) fn notes(&self, recording: &Recording) -> Notes {
+        let told = recording.told();
+        let full_ns = recording.ended().map_or(0, |ended| ended.full_ns);
+        let accounts = self.closed(full_ns, told.head_ns);
+        Notes::new(told.route, told.grpc).timing(accounts.named())
+    }
+
+    #[cold]
+    fn reset(&mut self) {
+        self.stamp.take();
+        if !self.stamp.is_free() {
+            // A timer or a channel may still wake who is no longer there.
+            self.stamp = Stamp::new(self.ticks.clone());
+            self.waker = Waker::from(Arc::clone(&self.stamp));
+        }
+        self.phase = Phase::First;
+        self.accounts = Accounts::default();
+    }
+
+    #[cold]
+    fn keep(&self, recording: &Recording, id: &RequestId, is_refused: bool, kept: &Kept) {
+        if let Some(ended) = recording.ended() {
+            let told = recording.told();
+            let accounts = self.closed(ended.full_ns, told.head_ns);
+            let end = self.ticks.nanos(0, self.ticks.now());
+            kept.put(kept::Row::new(told, ended, accounts, id, is_refused), end);
+        }
+    }
+
+    /// In nanoseconds, with what lies between the mark and the end.
+    fn closed(&self, full_ns: u64, head_ns: Option<u64>) -> Accounts {
+        let ns = |ticks| self.ticks.nanos(0, ticks);
+        let now = &self.accounts;
+        let mut closed = Accounts {
+            polls: now.polls,
+            computing: ns(now.computing),
+            blocking: ns(now.blocking),
+            longest_poll: ns(now.longest_poll),
+            poll_delay: ns(now.poll_delay),
+            waits: now.waits.map(|(name, took)| (name, ns(took))),
+            waiting: ns(now.waiting),
+            client_reading: ns(now.client_reading),
+        };
+        let rest = full_ns.saturating_sub(closed.sum());
+        match self.phase {
+            Phase::First => {
+                let head = head_ns.unwrap_or(full_ns);
+                closed.poll(head, head >= LONG_POLL_NS);
+                closed.client_reading += full_ns.saturating_sub(head);
+            }
+            Phase::Waiting(name) => closed.wait(name, rest),
+            Phase::Polling => closed.poll(rest, rest >= LONG_POLL_NS),
+            Phase::Reading => closed.client_reading += rest,
+        }
+        closed
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger")
+            .field("phase", &self.phase)
+            .field("accounts", &self.accounts)
+            .finish_non_exhaustive()
+    }
+}
