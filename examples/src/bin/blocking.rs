@@ -85,6 +85,8 @@ fn serve(name: &str) -> Result<(), BoxError> {
         }
         let config = RuntimeConfig::default().with(|config| {
             config.server.admin_address = String::new();
+            // The limit is not what is measured.
+            (config.limit.min, config.limit.initial) = (128, 128);
             config.engine.kind = match name {
                 "handoff" => EngineKind::Handoff,
                 _ => EngineKind::Shared,
