@@ -46,6 +46,14 @@ use crate::connection::{
 /// `tokio::spawn` and the sockets that they open. They are in no task of tokio's, and so `Handle::block_on` is no mistake
 /// in them.
 ///
+/// # What it costs
+///
+/// A request costs about the CPU time that it does on [`SharedEngine`](super::SharedEngine), unless its handler waits for
+/// sockets or timers of its own: those are of another runtime, and each wait is a change of threads. The example `blocking`
+/// measured, unoptimised on two busy CPUs, for an answer that is there at once 0.8, 1.05 and 1.0 of the shared engine with
+/// 1, 16 and 64 connections, and for a handler with two sockets and a timer 3.0 and 1.7 with 1 and 16. So it is not the
+/// default.
+///
 /// # What it does not do
 ///
 /// - The first that blocks holds up the others of its core for [`hand_off_after`](EngineConfig::hand_off_after) and a
