@@ -111,6 +111,7 @@ mod compiled;
 mod config;
 #[cfg(feature = "router")]
 mod conflicts;
+#[cfg(feature = "router")]
 mod current;
 #[cfg(feature = "router")]
 mod de;

@@ -11,6 +11,7 @@ pub(crate) trait Spawner: Send + Sync {
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>);
 
     /// Whether handlers have held their threads lately: what is in one task with others would hold them up.
+    #[cfg(feature = "http2")]
     fn are_held(&self) -> bool;
 }
 

@@ -24,6 +24,8 @@ use stellane_pool::{Carried, WorkerPool};
 use stellane_router::Interner;
 use tokio::task::JoinSet;
 
+#[cfg(feature = "workers")]
+use super::ledger;
 #[cfg(feature = "admin")]
 use super::watch::Progress;
 use super::{
@@ -31,7 +33,7 @@ use super::{
     background::Restarts,
     classes::{self, Classes},
     held::HeldThreads,
-    ledger::{self, KeptRequest, Ledgers},
+    ledger::{KeptRequest, Ledgers},
     machine, pressure,
     rate_limits::RateLimits,
     refusing,

@@ -20,6 +20,7 @@ pub(super) struct OnEngine {
     /// Those of the engine's own threads, to be watched.
     pub(super) runtimes: Vec<Handle>,
     /// Whether it tells itself of threads that are held.
+    #[cfg(feature = "admin")]
     pub(super) tells_held: bool,
     pub(super) start: Box<StartFn>,
     pub(super) stop: Box<StopFn>,
@@ -51,6 +52,7 @@ impl OnEngine {
         Self {
             name: engine.name(),
             runtimes: Vec::new(),
+            #[cfg(feature = "admin")]
             tells_held: false,
             start: Box::new(move |connections, listeners, around| {
                 start(&engine, connections, listeners, around)
@@ -59,9 +61,12 @@ impl OnEngine {
         }
     }
 
-    pub(super) fn that_tells_held(mut self) -> Self {
-        self.tells_held = true;
-        self
+    pub(super) fn that_tells_held(self) -> Self {
+        Self {
+            #[cfg(feature = "admin")]
+            tells_held: true,
+            ..self
+        }
     }
 
     pub(super) fn with_runtimes(mut self, runtimes: Vec<Handle>) -> Self {

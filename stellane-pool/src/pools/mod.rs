@@ -95,6 +95,7 @@ impl Pools {
     }
 
     /// A handle to the same pools whose references are counted apart.
+    #[cfg(feature = "http")]
     pub(crate) fn apart(&self) -> Self {
         let shared = Arc::new(Counted(Arc::clone(&self.shared.0)));
         Self { shared }

@@ -93,6 +93,7 @@ impl Core {
         self.held.store(held, Relaxed);
     }
 
+    #[cfg(feature = "preset")]
     pub(super) fn worked(&self) -> Duration {
         Duration::from_nanos(self.worked.load(Relaxed))
     }
@@ -186,6 +187,7 @@ impl Spawner for CoreSpawner {
         runnable.schedule();
     }
 
+    #[cfg(feature = "http2")]
     fn are_held(&self) -> bool {
         self.0.held.load(Relaxed)
     }
