@@ -11,7 +11,7 @@ use std::{
 /// How many threads get a shard of their own at the same time; the others share one.
 pub(crate) const EXCLUSIVE: usize = 128;
 
-/// The slot of the current thread: an index below [`EXCLUSIVE`] that no other living thread has, or [`EXCLUSIVE`] itself, which is shared.
+/// The slot of the current thread: an index below 128 that no other living thread has, or 128, which the others share.
 #[inline]
 pub fn current() -> usize {
     match NUMBER.get() {
