@@ -145,6 +145,8 @@ pub mod restart;
 pub mod runtime;
 #[cfg(feature = "service-builder")]
 mod service_builder;
+#[cfg(feature = "config")]
+mod size;
 #[cfg(feature = "layers")]
 pub mod strict_http1;
 #[cfg(any(feature = "connection", feature = "layers"))]

@@ -40,12 +40,25 @@ impl Refusals {
         }
     }
 
-    /// The refusal as a response, in the language of the client: gRPC reads headers and nothing else. Reuses the
-    /// header map of the request.
-    pub(crate) fn response(&self, shed: Shed, mut headers: HeaderMap) -> Response<Bytes> {
-        let text = Text::of(shed);
+    /// The refusal as a response.
+    pub(crate) fn response(&self, shed: Shed, headers: HeaderMap) -> Response<Bytes> {
         let draw = mix(self.drawn.fetch_add(1, Ordering::Relaxed)) as usize;
         let drawn = |values: &[HeaderValue]| values[draw % values.len()].clone();
+        let retry_after = || drawn(&self.retry_after);
+        Text::of(shed).response(headers, retry_after, || drawn(&self.pushback))
+    }
+}
+
+impl Text {
+    /// As a response, in the language of the client: gRPC reads headers and nothing else. Reuses the header map of the
+    /// request.
+    pub(crate) fn response(
+        self,
+        mut headers: HeaderMap,
+        retry_after: impl FnOnce() -> HeaderValue,
+        pushback: impl FnOnce() -> HeaderValue,
+    ) -> Response<Bytes> {
+        let text = self;
         let grpc = headers.remove(CONTENT_TYPE).filter(is_grpc);
         headers.clear();
         let (status, body) = match grpc {
@@ -53,12 +66,12 @@ impl Refusals {
                 headers.insert(CONTENT_TYPE, content_type);
                 headers.insert(GRPC_STATUS, HeaderValue::from_static(text.grpc_status));
                 headers.insert(GRPC_MESSAGE, HeaderValue::from_static(text.detail));
-                headers.insert(GRPC_PUSHBACK, drawn(&self.pushback));
+                headers.insert(GRPC_PUSHBACK, pushback());
                 (StatusCode::OK, "")
             }
             None => {
                 let problem = HeaderValue::from_static("application/problem+json");
-                headers.insert(RETRY_AFTER, drawn(&self.retry_after));
+                headers.insert(RETRY_AFTER, retry_after());
                 headers.insert(CONTENT_TYPE, problem);
                 (text.status, text.problem)
             }
@@ -89,13 +102,13 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
 }
 
 /// What a refusal says.
-struct Text {
-    status: StatusCode,
+pub(crate) struct Text {
+    pub(crate) status: StatusCode,
     /// The RFC 9457 body. Its exact size hint becomes the `Content-Length`.
-    problem: &'static str,
-    grpc_status: &'static str,
+    pub(crate) problem: &'static str,
+    pub(crate) grpc_status: &'static str,
     /// Also the `grpc-message`: of characters that need no percent-encoding.
-    detail: &'static str,
+    pub(crate) detail: &'static str,
 }
 
 impl Text {

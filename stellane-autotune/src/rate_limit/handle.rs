@@ -2,7 +2,7 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -100,9 +100,13 @@ impl RateLimit {
     #[must_use]
     pub fn rules(&self) -> Vec<RateRule> {
         let rules = self.0.rules.read();
-        rules
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
+        rules.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn rule(&self, place: usize) -> Option<RateRule> {
+        let rules = self.0.rules.read();
+        let rules = rules.unwrap_or_else(PoisonError::into_inner);
+        rules.get(place).copied()
     }
 
     /// Changes the rates while they are in use: what a key owes is owed in time, and stays.
@@ -170,6 +174,18 @@ pub struct RateLimited {
     pub retry_after: Duration,
     /// When all of its burst is free again, if nothing else comes.
     pub full_in: Duration,
+}
+
+impl RateLimited {
+    /// Nothing, until then.
+    pub(super) fn left(self) -> RateLeft {
+        let Self { rule, full_in, .. } = self;
+        RateLeft {
+            rule,
+            left: 0,
+            full_in,
+        }
+    }
 }
 
 impl fmt::Display for RateLimited {

@@ -3,7 +3,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -151,14 +150,12 @@ where
             let limit = &rate.limit;
             match rate.check(head) {
                 None => {}
-                Some(Ok(RateLeft {
-                    rule,
-                    left,
-                    full_in,
-                })) => {
-                    let is_least = tells.as_ref().is_none_or(|tells| left < tells.2);
-                    if is_least && limit.headers() == RateLimitHeaders::All {
-                        tells = Some((limit.clone(), rule, left, full_in));
+                Some(Ok(left)) => {
+                    let is_least = |(_, least): &Tells| left.left < least.left;
+                    if limit.headers() == RateLimitHeaders::All
+                        && tells.as_ref().is_none_or(is_least)
+                    {
+                        tells = Some((limit.clone(), left));
                     }
                 }
                 Some(Err(limited)) => {
@@ -166,8 +163,7 @@ where
                     let usual = || refusal::response(&limited, request.into_parts().0.headers);
                     let mut response = own.unwrap_or_else(usual);
                     if limit.headers() != RateLimitHeaders::Off {
-                        let RateLimited { rule, full_in, .. } = limited;
-                        refusal::tell(limit, rule, 0, full_in, response.headers_mut());
+                        refusal::tell(limit, limited.left(), response.headers_mut());
                     }
                     let state = State::Refused {
                         response: Some(response),
@@ -180,7 +176,7 @@ where
     }
 }
 
-type Tells = (RateLimit, usize, u64, Duration);
+type Tells = (RateLimit, RateLeft);
 
 pin_project! {
     /// The future of a [`RateLimitService`].
@@ -223,8 +219,8 @@ where
         match self.project().state.project() {
             StateProjection::Allowed { future, tells } => {
                 let mut response = ready!(future.poll(cx))?;
-                if let Some((limit, rule, left, full_in)) = tells.take() {
-                    refusal::tell(&limit, rule, left, full_in, response.headers_mut());
+                if let Some((limit, left)) = tells.take() {
+                    refusal::tell(&limit, left, response.headers_mut());
                 }
                 Poll::Ready(Ok(response.map(|body| LimitBody::new(body, None))))
             }

@@ -1,69 +1,39 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER},
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::{RateLimit, RateLimited};
-use crate::limit::{Dialect, GRPC_MESSAGE, GRPC_PUSHBACK, GRPC_STATUS};
+use super::{RateLeft, RateLimit, RateLimited};
+use crate::limit::Text;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// The refusal as a response, in the language of the client. Reuses the header map of the request.
-pub(super) fn response(limited: &RateLimited, mut headers: HeaderMap) -> Response<Bytes> {
-    const PROBLEM: &str = r#"{"type":"about:blank","title":"Too Many Requests","status":429,"reason":"rate","detail":"You ask too often. Retry later."}"#;
-    let grpc = headers
-        .remove(CONTENT_TYPE)
-        .filter(|value| Dialect::of(value).is_some());
-    headers.clear();
-    let (status, body) = match grpc {
-        Some(content_type) => {
-            headers.insert(CONTENT_TYPE, content_type);
-            headers.insert(GRPC_STATUS, HeaderValue::from_static("8"));
-            headers.insert(
-                GRPC_MESSAGE,
-                HeaderValue::from_static("You ask too often. Retry later."),
-            );
-            let milliseconds = limited.retry_after.as_nanos().div_ceil(1_000_000);
-            let milliseconds = i32::try_from(milliseconds).unwrap_or(i32::MAX);
-            headers.insert(GRPC_PUSHBACK, milliseconds.into());
-            (StatusCode::OK, "")
-        }
-        None => {
-            headers.insert(RETRY_AFTER, seconds(limited.retry_after).into());
-            headers.insert(
-                CONTENT_TYPE,
-                HeaderValue::from_static("application/problem+json"),
-            );
-            (StatusCode::TOO_MANY_REQUESTS, PROBLEM)
-        }
+const TOO_OFTEN: Text = Text {
+    status: StatusCode::TOO_MANY_REQUESTS,
+    problem: r#"{"type":"about:blank","title":"Too Many Requests","status":429,"reason":"rate","detail":"You ask too often. Retry later."}"#,
+    grpc_status: "8",
+    detail: "You ask too often. Retry later.",
+};
+
+/// The refusal as a response.
+pub(super) fn response(limited: &RateLimited, headers: HeaderMap) -> Response<Bytes> {
+    let after = limited.retry_after;
+    let pushback = || {
+        let milliseconds = after.as_nanos().div_ceil(1_000_000);
+        i32::try_from(milliseconds).unwrap_or(i32::MAX).into()
     };
-    let mut response = Response::new(Bytes::from_static(body.as_bytes()));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
+    TOO_OFTEN.response(headers, || seconds(after).into(), pushback)
 }
 
 /// `RateLimit` and `RateLimit-Policy`, as draft-ietf-httpapi-ratelimit-headers has them: of the rule that matters.
-pub(super) fn tell(
-    limit: &RateLimit,
-    rule: usize,
-    left: u64,
-    full_in: Duration,
-    headers: &mut HeaderMap,
-) {
-    let rules = limit.rules();
-    let Some(rule) = rules.get(rule) else { return };
-    let name = rule.to_string();
-    let policy = format!(
-        "\"{name}\";q={};w={}",
-        rule.limit(),
-        rule.window().as_secs().max(1)
-    );
-    let state = format!("\"{name}\";r={left};t={}", seconds(full_in));
+pub(super) fn tell(limit: &RateLimit, left: RateLeft, headers: &mut HeaderMap) {
+    let Some(rule) = limit.rule(left.rule) else {
+        return;
+    };
+    let (most, window) = (rule.limit(), rule.window().as_secs().max(1));
+    let policy = format!("\"{rule}\";q={most};w={window}");
+    let state = format!("\"{rule}\";r={};t={}", left.left, seconds(left.full_in));
     for (name, value) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, state)] {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);

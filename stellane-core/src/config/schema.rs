@@ -3,6 +3,7 @@
 use toml::{Table, Value};
 
 use super::Secrets;
+use crate::size::size;
 
 /// The value at a dotted path such as `["connection", "idle_timeout"]`.
 pub(super) fn get<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Value> {
@@ -127,9 +128,7 @@ pub(super) fn show(key: &str, value: &Value) -> String {
 }
 
 fn bytes(text: &str) -> Result<Value, String> {
-    text.parse::<bytesize::ByteSize>()
-        .ok()
-        .and_then(|size| i64::try_from(size.as_u64()).ok())
+    size(text)
         .map(Value::Integer)
         .ok_or_else(|| format!("\"{text}\" is not a size, such as 65536 or \"64KiB\""))
 }

@@ -198,13 +198,8 @@ impl PerCoreEngine {
             let (connections, serve) = (self.connections.clone(), serve.clone());
             let job: Job = Box::new(move || {
                 Box::pin(async move {
-                    let served = async {
-                        let attached = listeners.into_iter().map(DetachedListener::attach);
-                        let listeners = attached.collect::<Result<_, _>>();
-                        serve(connections, listeners.map_err(ServeError::from)?).await
-                    };
                     tokio::select! {
-                        served = served => drop(done.send(served)),
+                        served = serve_share(connections, listeners, serve) => drop(done.send(served)),
                         () = done.closed() => {}
                     }
                 })
@@ -263,6 +258,20 @@ pub(super) fn share(
         shares[i % cores].push(listener);
     }
     Ok(shares)
+}
+
+/// Serves its share of the listeners on the runtime that this is polled on.
+pub(super) async fn serve_share<F>(
+    connections: ConnectionManager,
+    share: Vec<DetachedListener>,
+    serve: impl FnOnce(ConnectionManager, Vec<Listener>) -> F,
+) -> Result<(), ServeError>
+where
+    F: Future<Output = Result<(), ServeError>>,
+{
+    let attached = share.into_iter().map(DetachedListener::attach);
+    let listeners = attached.collect::<Result<_, _>>()?;
+    serve(connections, listeners).await
 }
 
 impl Engine for PerCoreEngine {

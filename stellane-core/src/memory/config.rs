@@ -1,6 +1,10 @@
-use std::{fmt, str::FromStr};
+use std::fmt;
+#[cfg(feature = "config")]
+use std::str::FromStr;
 
 use super::ConfigError;
+#[cfg(feature = "config")]
+use crate::size::size;
 
 /// Settings of a [`MemoryBudget`](super::MemoryBudget) (section `[memory]`).
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -78,12 +82,14 @@ impl fmt::Display for Budget {
     }
 }
 
+#[cfg(feature = "config")]
 impl From<Budget> for String {
     fn from(budget: Budget) -> Self {
         budget.to_string()
     }
 }
 
+#[cfg(feature = "config")]
 impl FromStr for Budget {
     type Err = String;
 
@@ -91,13 +97,17 @@ impl FromStr for Budget {
         match text.trim() {
             "auto" => Ok(Self::Auto),
             "off" | "0" => Ok(Self::Off),
-            size => bytes_of(size).map(Self::Bytes).ok_or_else(|| {
-                format!("`{text}` is neither `auto` nor `off` nor a size such as `512MiB`")
-            }),
+            other => {
+                let bytes = size(other).and_then(|bytes| bytes.try_into().ok());
+                bytes.map(Self::Bytes).ok_or_else(|| {
+                    format!("`{text}` is neither `auto` nor `off` nor a size such as `512MiB`")
+                })
+            }
         }
     }
 }
 
+#[cfg(feature = "config")]
 impl TryFrom<String> for Budget {
     type Error = String;
 
@@ -106,26 +116,11 @@ impl TryFrom<String> for Budget {
     }
 }
 
-fn bytes_of(size: &str) -> Option<u64> {
-    let digits = size.find(|c: char| !c.is_ascii_digit());
-    let (number, unit) = size.split_at(digits.unwrap_or(size.len()));
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" => 1000,
-        "kib" | "k" => 1 << 10,
-        "mb" => 1_000_000,
-        "mib" | "m" => 1 << 20,
-        "gb" => 1_000_000_000,
-        "gib" | "g" => 1 << 30,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(factor)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[cfg(feature = "config")]
     #[test]
     fn a_budget_is_read_as_it_is_shown() {
         for (text, expected) in [

@@ -21,12 +21,11 @@ use self::observe::Observe;
 pub(crate) use self::observe::{Observe, ObserveThread};
 use self::threads::{Loop, Shared};
 use super::{
-    Engine, EngineConfig, EngineError, EngineMetrics, StopReport, cloner, per_core::share,
+    Engine, EngineConfig, EngineError, EngineMetrics, StopReport, cloner,
+    per_core::{serve_share, share},
     thread::JOIN,
 };
-use crate::connection::{
-    ConnectInfo, ConnectionManager, DetachedListener, HttpService, Listener, ServeError,
-};
+use crate::connection::{ConnectInfo, ConnectionManager, HttpService, Listener, ServeError};
 
 /// A queue of connections for each core, and threads of which each has one of the cores. A thread that is held by a
 /// handler loses its core to another thread within milliseconds, and goes on with nothing but that handler. So a handler
@@ -50,9 +49,8 @@ use crate::connection::{
 ///
 /// A request costs about the CPU time that it does on [`SharedEngine`](super::SharedEngine), unless its handler waits for
 /// sockets or timers of its own: those are of another runtime, and each wait is a change of threads. The example `blocking`
-/// measured, unoptimised on two busy CPUs, for an answer that is there at once 0.8, 1.05 and 1.0 of the shared engine with
-/// 1, 16 and 64 connections, and for a handler with two sockets and a timer 3.0 and 1.7 with 1 and 16. So it is not the
-/// default.
+/// measured, on two CPUs, for an answer that is there at once 1.3, 1.0 and 1.0 of the shared engine with 1, 16 and 64
+/// connections, and for a handler with two sockets and a timer 2.6, 1.5 and 1.3. So it is not the default.
 ///
 /// # What it does not do
 ///
@@ -244,9 +242,7 @@ impl HandoffEngine {
             let counted = Loop::begin(&shared);
             let serving = async move {
                 let _counted = counted;
-                let attached = listeners.into_iter().map(DetachedListener::attach);
-                let listeners = attached.collect::<Result<_, _>>();
-                serve(connections, listeners.map_err(ServeError::from)?).await
+                serve_share(connections, listeners, serve).await
             };
             loops.spawn_on(serving, core.handle());
         }
