@@ -40,7 +40,7 @@
 //!
 //! # Tests that need more than cargo
 //!
-//! `cargo test -p stellane-metrics --test page --test scrape -- --ignored` needs `chromium`, `node` and `prometheus`.
+//! `cargo test -p stellane-metrics --test scrape -- --ignored` needs `prometheus`.
 //!
 //! # Features
 //!

@@ -194,10 +194,11 @@ fn now(config: &RuntimeConfig, components: &Components, log: Option<&LogHandle>)
     now
 }
 
-/// An action as the live page reads it: with the short names beside the full ones.
+/// An action as the live page reads it: with the short names beside the full ones, and its time in seconds.
 #[cfg(feature = "tuner")]
 fn action(action: &TuningAction) -> serde_json::Value {
     let mut shown = serde_json::to_value(action).unwrap_or_default();
+    shown["at"] = json!(action.at.as_secs_f64());
     shown["old"] = json!(action.old_value);
     shown["new"] = json!(action.new_value);
     shown

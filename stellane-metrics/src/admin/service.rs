@@ -5,6 +5,7 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, atomic::AtomicUsize},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -214,16 +215,16 @@ impl Shared {
         }
     }
 
-    /// `?route=TEMPLATE`: of a route, if it is one of the busiest.
+    /// `?route=TEMPLATE`: of a route, if it is one of the busiest. `?since=SECONDS`: what came after this uptime.
     fn history_json(&self, query: &str) -> Response<AdminBody> {
         let Some(runtime) = &self.runtime else {
             return self.not_found();
         };
-        let json = match query
-            .split('&')
-            .find_map(|part| part.strip_prefix("route="))
-        {
-            None => serde_json::to_string(&runtime.history()),
+        let asked = |name| query.split('&').find_map(|part| part.strip_prefix(name));
+        let since =
+            asked("since=").and_then(|since| Duration::try_from_secs_f64(since.parse().ok()?).ok());
+        let json = match asked("route=") {
+            None => serde_json::to_string(&runtime.history_since(since.unwrap_or_default())),
             Some(route) => match runtime.route_history(&percent_decoded(route)) {
                 Some(history) => serde_json::to_string(&history),
                 None => return problem(StatusCode::NOT_FOUND, "the route is none of the busiest"),

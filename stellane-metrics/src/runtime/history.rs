@@ -225,31 +225,33 @@ impl History {
         &self.routes
     }
 
-    pub(super) fn read(&self) -> RuntimeHistory {
-        let column = |pick: &dyn Fn(&Point) -> Packed| {
-            self.points.iter().map(|point| pick(point).get()).collect()
-        };
+    /// What came after this moment.
+    pub(super) fn since(&self, at: Duration) -> RuntimeHistory {
+        let points = || self.points.iter().filter(|point| point.at > at);
+        let column =
+            |pick: &dyn Fn(&Point) -> Packed| points().map(|point| pick(point).get()).collect();
         let mut counts: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
         for (at, label) in self.labels.iter().enumerate() {
             let courses = counts.entry(label.of).or_default();
             courses.insert(label.name.to_string(), column(&|point| point.counts[at]));
         }
         RuntimeHistory {
-            at: self
-                .points
-                .iter()
+            at: points()
                 .map(|point| point.at.as_millis() as f64 / 1000.0)
                 .collect(),
             numbers: (0..NUMBERS.len())
                 .map(|at| (NUMBERS[at].0, column(&|point| point.numbers[at])))
                 .collect(),
-            latency_heat: self
-                .points
-                .iter()
+            latency_heat: points()
                 .map(|point| point.heat.iter().map(|n| n.get()).collect())
                 .collect(),
             counts,
-            events: self.events.iter().cloned().collect(),
+            events: self
+                .events
+                .iter()
+                .filter(|event| event.at > at.as_secs_f64())
+                .cloned()
+                .collect(),
         }
     }
 }
@@ -372,7 +374,7 @@ mod tests {
             history.observe(&snapshot, Some(&http));
         }
         assert!(history.bytes() <= 512 * 1024, "{}", history.bytes());
-        let told = history.read();
+        let told = history.since(Duration::ZERO);
         assert_eq!(
             (told.at.len(), told.at[0], told.at[599]),
             (600, 101.0, 700.0)

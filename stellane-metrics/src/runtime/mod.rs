@@ -147,7 +147,12 @@ impl RuntimeMetrics {
 
     /// What happened in the last ten minutes, a point a second.
     pub fn history(&self) -> RuntimeHistory {
-        self.past().read()
+        self.past().since(Duration::ZERO)
+    }
+
+    /// The same, as far as it is later than this [`RuntimeSnapshot::uptime`].
+    pub fn history_since(&self, uptime: Duration) -> RuntimeHistory {
+        self.past().since(uptime)
     }
 
     /// The same of a route, if it is one of the 50 with most load.
