@@ -86,7 +86,14 @@ pub(super) fn service(
                     "bytes_written": connection.bytes_written,
                 })
             });
-            json!({ "total": list.len(), "connections": shown.collect::<Vec<_>>() })
+            let stats = connections.stats();
+            let counts = json!({
+                "accepted": stats.accepted_total,
+                "TLS": stats.tls_total,
+                "HTTP/2": stats.http2_total,
+                "accept_errors": stats.accept_errors_total,
+            });
+            json!({ "total": list.len(), "counts": counts, "connections": shown.collect::<Vec<_>>() })
         });
     #[cfg(feature = "tuner")]
     {
