@@ -440,10 +440,7 @@ async fn a_prometheus_server_scrapes_it_and_understands_every_expression() {
         let answer = query(&expression);
         // An event has a value only when it happens.
         let is_event = expression.contains("> 0") || expression.contains("unless");
-        assert!(
-            answer.contains("=>") || is_event,
-            "{expression} is empty"
-        );
+        assert!(answer.contains("=>") || is_event, "{expression} is empty");
     }
     assert!(!query("ALERTS").contains("alertname=\"StellaneNotReady\""));
     fs::remove_dir_all(&directory).unwrap();

@@ -207,7 +207,7 @@ impl AdminBuilder {
         Ok(AdminService {
             shared: Arc::new(Shared {
                 prefix: self.prefix,
-                about: about(self.name, self.version),
+                about: about(self.name, self.version.as_deref()),
                 access: self.access,
                 runtime: self.runtime,
                 readiness: self.readiness,
@@ -242,7 +242,7 @@ impl AdminBuilder {
 }
 
 /// Who this is, and what it may use.
-fn about(name: Option<String>, version: Option<String>) -> Value {
+fn about(name: Option<String>, version: Option<&str>) -> Value {
     let program = || {
         let program = std::env::current_exe().ok()?;
         Some(program.file_stem()?.to_string_lossy().into_owned())

@@ -409,7 +409,7 @@ mod tests {
             now.uptime += Duration::from_millis(250);
             history.observe(now, None);
             history
-                .read()
+                .since(Duration::ZERO)
                 .events
                 .iter()
                 .map(|event| event.text.clone())

@@ -365,7 +365,6 @@ impl<S: HttpService> Task<S> {
         #[cfg(feature = "http2")]
         if let Some(ledger) = ledger {
             let Connection { served, record, .. } = &self.connection;
-            served.shared.totals.count_http2();
             let strict = served.shared.config.strict_http1;
             let service = StreamService::new(adapter, record.id(), Arc::clone(&ledger), strict);
             let http2 = &served.builders.http2;
