@@ -27,7 +27,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::oneshot,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 use tower::service_fn;
 use tracing::level_filters::LevelFilter;
@@ -836,4 +836,111 @@ async fn an_end_while_handlers_hold_their_threads_loses_none_of_their_answers() 
     answered(asking, "at last").await;
     let report = served.end().await;
     assert_eq!((report.drain.aborted, report.drain.left), (0, 0));
+}
+
+/// The CPU time of this thread.
+#[cfg(target_os = "linux")]
+fn ran() -> Duration {
+    let times = std::fs::read_to_string("/proc/thread-self/schedstat").expect("is there");
+    let ran = times.split(' ').next().and_then(|ran| ran.parse().ok());
+    Duration::from_nanos(ran.expect("a number"))
+}
+
+/// What the limit makes of ten times as many computations of 200 ms of a CPU as there are CPUs for, from when it begins to
+/// limit: how many are answered and refused. `slice` is after how much of it a handler lets others have its thread.
+#[cfg(target_os = "linux")]
+async fn ten_times_too_many_computations(kind: EngineKind, slice: Duration) -> (usize, usize) {
+    let over = Arc::<AtomicBool>::default();
+    let is_over = Arc::clone(&over);
+    let compute = move || {
+        let is_over = Arc::clone(&is_over);
+        async move {
+            for _ in 0..200 / slice.as_millis() {
+                let end = ran() + slice;
+                while ran() < end && !is_over.load(SeqCst) {
+                    std::hint::black_box((0..50_000).map(std::hint::black_box).sum::<u64>());
+                }
+                tokio::task::yield_now().await;
+            }
+            "computed"
+        }
+    };
+    let router = Router::builder().get("/", compute).build();
+    let router = router.expect("no conflicts");
+    let mut config = config();
+    config.engine.kind = kind;
+    let cpus = std::thread::available_parallelism().expect("known").get();
+    let served = serve!(cpus, Runtime::builder().config(config).service(router));
+    let mut ticks = tokio::time::interval(Duration::from_millis(20) / cpus as u32);
+    let (mut asking, mut limits) = (JoinSet::new(), false);
+    let (mut answered, mut refused) = (0, 0);
+    let load = async {
+        while refused < 100 {
+            for _ in 0..10 {
+                ticks.tick().await;
+                let address = served.address;
+                asking.spawn(async move { ask::get(address, "/").await });
+            }
+            if !limits {
+                let told = get(served.admin, "/runtime.json").await;
+                limits = told.contains("\"limit_state\":\"limiting");
+            }
+            while let Some(asked) = asking.try_join_next() {
+                let answer = asked.expect("no panic");
+                answered += usize::from(limits && answer.starts_with("HTTP/1.1 200"));
+                refused += usize::from(limits && answer.starts_with("HTTP/1.1 503"));
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(4 * TIMEOUT, load).await.is_ok();
+    over.store(true, SeqCst);
+    assert!(in_time, "{kind:?} limits: {limits}, refused {refused}");
+    drop(asking);
+    served.end().await;
+    (answered, refused)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_times_as_many_computations_as_there_are_cpus_for_are_limited_as_on_the_shared_engine()
+{
+    // There one that lets nobody else have its thread stands in the way of the limit too.
+    let of_shared = Duration::from_millis(10);
+    let whole = Duration::from_millis(200);
+    for (kind, slice) in [
+        (EngineKind::Shared, of_shared),
+        (EngineKind::Handoff, of_shared),
+        (EngineKind::Handoff, whole),
+    ] {
+        let (answered, refused) = ten_times_too_many_computations(kind, slice).await;
+        println!("{kind:?}, {slice:?}: {answered} answered, {refused} refused");
+        assert!(answered < refused, "{kind:?}: {answered} of {refused}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_cores_do_that_go_from_thread_to_thread_is_shown() {
+    let gate = Gate::default();
+    let _at_last = AtLast(gate.clone());
+    let router = holding_router(&gate);
+    let served = serve!(2, Runtime::builder().config(handoff()).service(router));
+    let asking = served.ask(4, "/computes");
+    served.until_held("/computes", 4).await;
+    let number = |text: &str, name: &str| {
+        let rest = text.split(&format!("\"{name}\":")).nth(1)?;
+        rest.split([',', '}']).next()?.parse::<f64>().ok()
+    };
+    // Two of tokio's, and the cores.
+    until(served.admin, "/runtime.json", |text| {
+        number(text, "tokio_workers") == Some(4.0)
+            && number(text, "tokio_alive_tasks").is_some_and(|tasks| tasks >= 4.0)
+            && number(text, "tokio_busy_ratio").is_some_and(|ratio| ratio > 0.02)
+    })
+    .await;
+    let told = get(served.admin, "/metrics").await;
+    assert!(told.contains("\ntokio_workers 4\n"), "{told}");
+    gate.open();
+    answered(asking, "computed").await;
+    served.end().await;
 }

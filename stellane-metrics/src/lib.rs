@@ -100,8 +100,8 @@ pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
 pub use requests::{HttpMetrics, HttpMetricsBuilder, HttpStats, RouteStats, RunningPoll};
 pub use runtime::{
-    Acceleration, Advice, Machine, RuntimeMetrics, RuntimeMetricsBuilder, RuntimeSnapshot,
-    Threshold, Values,
+    Acceleration, Advice, ExecutorStats, Machine, RuntimeMetrics, RuntimeMetricsBuilder,
+    RuntimeSnapshot, Threshold, Values,
 };
 #[cfg(feature = "tracing")]
 pub use trace::{LogLevel, TraceBody, TraceContext, TraceFuture, TraceLayer, TraceService};

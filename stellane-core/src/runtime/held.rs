@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stellane_autotune::{AdaptiveLimit, embed::ThreadPlace};
+use stellane_autotune::{AdaptiveLimit, LocalSignal, embed::ThreadPlace};
 use stellane_metrics::{HttpMetrics, RuntimeSnapshot, embed::thread_number};
 
 use crate::engine::{Observe, ObserveThread};
@@ -166,6 +166,7 @@ pub(super) struct HeldObserver {
     pub(super) held: HeldThreads,
     pub(super) metrics: HttpMetrics,
     pub(super) limit: AdaptiveLimit,
+    pub(super) signal: LocalSignal,
 }
 
 #[derive(Debug)]
@@ -179,6 +180,10 @@ struct ObservedThread {
 }
 
 impl Observe for HeldObserver {
+    fn compute(&self, per_core: f64) {
+        self.signal.report_computing(per_core);
+    }
+
     fn thread(&self) -> Box<dyn ObserveThread> {
         let place = ThreadPlace::here(&self.limit);
         Box::new(ObservedThread {

@@ -166,17 +166,12 @@ impl HandoffEngine {
         }
     }
 
-    /// Those runtimes, each with how long its core has worked.
     #[cfg(feature = "preset")]
-    pub(crate) fn cores(&self) -> Vec<(Handle, impl Fn() -> Duration + Send + 'static + use<>)> {
-        let State::Running(shared) = &*self.lock() else {
-            return Vec::new();
-        };
-        let worked = |core: &Arc<core::Core>| {
-            let core = Arc::clone(core);
-            (core.handle().clone(), move || core.worked())
-        };
-        shared.cores.iter().map(worked).collect()
+    pub(crate) fn cores(&self) -> Vec<CoreCounts> {
+        match &*self.lock() {
+            State::Running(shared) => shared.cores.iter().cloned().map(CoreCounts).collect(),
+            State::New | State::Stopped => Vec::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -247,6 +242,31 @@ impl HandoffEngine {
             loops.spawn_on(serving, core.handle());
         }
         Ok(loops)
+    }
+}
+
+/// What a core counts of itself, for who shows it and for the limit.
+#[cfg(feature = "preset")]
+#[derive(Debug, Clone)]
+pub(crate) struct CoreCounts(Arc<core::Core>);
+
+#[cfg(feature = "preset")]
+impl CoreCounts {
+    /// The runtime that waits for its sockets.
+    pub(crate) fn runtime(&self) -> &Handle {
+        self.0.handle()
+    }
+
+    pub(crate) fn worked(&self) -> Duration {
+        self.0.worked()
+    }
+
+    pub(crate) fn tasks(&self) -> usize {
+        self.0.metrics().tasks
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.0.queued()
     }
 }
 
@@ -367,7 +387,11 @@ impl Engine for HandoffEngine {
     }
 
     fn metrics(&self) -> EngineMetrics {
-        EngineMetrics::of(&self.connections.stats(), Vec::new())
+        let cores = match &*self.lock() {
+            State::Running(shared) => shared.cores.iter().map(|core| core.metrics()).collect(),
+            State::New | State::Stopped => Vec::new(),
+        };
+        EngineMetrics::of(&self.connections.stats(), cores)
     }
 }
 

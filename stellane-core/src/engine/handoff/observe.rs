@@ -5,6 +5,9 @@ use std::{fmt::Debug, time::Duration};
 pub(crate) trait Observe: Debug + Send + Sync {
     /// A thread of the engine begins; asked on that thread.
     fn thread(&self) -> Box<dyn ObserveThread>;
+
+    /// So many threads for each core have lost theirs and compute, and have for a while.
+    fn compute(&self, per_core: f64);
 }
 
 /// One thread. Nothing here may wait for what a handler may hold, but in [`goes_on`](Self::goes_on).

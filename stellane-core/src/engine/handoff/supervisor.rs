@@ -19,8 +19,10 @@ const ALERT: u32 = 500;
 /// After so many looks at idle cores it sleeps until one has work.
 const QUIET: u32 = 25;
 
-/// Every so many looks it looks again at those that compute.
-const AGAIN: u32 = 25;
+/// Every so often it looks again at those that compute,
+const AGAIN: Duration = Duration::from_millis(50);
+/// and so many of those looks count.
+const LATEST: usize = 5;
 /// For so long after that streams of HTTP/2 have tasks of their own.
 const LATELY: Duration = Duration::from_secs(60);
 /// At the end it looks so often at what is left.
@@ -38,6 +40,14 @@ struct Watched {
     ran: Option<u64>,
 }
 
+/// A thread in a poll whose core went to another.
+struct Held {
+    worker: Arc<Worker>,
+    core: Arc<Core>,
+    /// Its CPU time when it was last looked at, in nanoseconds.
+    ran: u64,
+}
+
 /// Watches the cores until the engine ends.
 pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
     let watched = |(core, worker): (&Arc<Core>, _)| Watched {
@@ -51,12 +61,13 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
     let tick = shared.config.hand_off_after / LOOKS;
     let (mut alert, mut quiet) = (0, 0);
     // Those that have lost their cores and compute, as far as it is known.
-    let mut held: Vec<Arc<Worker>> = Vec::new();
-    let mut tick_number: u32 = 0;
+    let mut held: Vec<Held> = Vec::new();
+    let (mut latest, mut said) = ([0; LATEST], 0);
+    let mut again = Instant::now();
     // When the last core was handed over, if it is not long ago.
     let mut lately = None::<Instant>;
     while !shared.is_stopped() {
-        if quiet == QUIET && alert == 0 && held.is_empty() {
+        if quiet == QUIET && alert == 0 && held.is_empty() && said == 0 {
             if shared.rest.watch_may_sleep(cores.len()) && !shared.is_stopped() {
                 // Woken too late it would only do for longer what it does now.
                 match lately {
@@ -71,11 +82,13 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
         alert = u32::saturating_sub(alert, 1);
         let looks = if alert > 0 { 1 } else { LOOKS };
         for watched in &mut cores {
-            if let Some((worker, wants_cpu)) = look(shared, watched, looks, tick) {
+            if let Some((worker, now)) = look(shared, watched, looks, tick) {
                 alert = ALERT;
                 lately = Some(Instant::now());
-                if !may_lend(shared, &worker, wants_cpu) {
-                    held.push(worker);
+                if !may_lend(shared, &worker, now.wants_cpu) {
+                    let core = Arc::clone(&watched.core);
+                    let ran = now.ran;
+                    held.push(Held { worker, core, ran });
                 }
             }
         }
@@ -85,12 +98,28 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
             lately = None;
             shared.cores.iter().for_each(|core| core.set_held(false));
         }
-        tick_number = tick_number.wrapping_add(1);
-        if tick_number.is_multiple_of(AGAIN) {
-            held.retain(|worker| {
-                worker.mark.is_lost()
-                    && !may_lend(shared, worker, Thread::at(worker.id()).wants_cpu)
+        if again.elapsed() >= AGAIN {
+            again = Instant::now();
+            let mut computing = 0;
+            held.retain_mut(|held| {
+                held.worker.mark.is_lost() && {
+                    let now = Thread::at(held.worker.id());
+                    let before = mem::replace(&mut held.ran, now.ran);
+                    held.core.add_computed(now.ran.saturating_sub(before));
+                    computing += usize::from(now.wants_cpu);
+                    !may_lend(shared, &held.worker, now.wants_cpu)
+                }
             });
+            // Some that compute for a moment together are no queue.
+            latest.rotate_right(1);
+            latest[0] = computing;
+            let least = latest.iter().min().copied().unwrap_or(0);
+            if least != said
+                && let Some(observer) = &shared.observer
+            {
+                said = least;
+                observer.compute(least as f64 / cores.len() as f64);
+            }
         }
         let all_rest = shared.rest.idle() == cores.len();
         quiet = if all_rest { (quiet + 1).min(QUIET) } else { 0 };
@@ -117,13 +146,13 @@ fn may_lend(shared: &Shared, worker: &Worker, wants_cpu: bool) -> bool {
     true
 }
 
-/// Who has lost the core, if it went to another thread, and whether it computes.
+/// Who has lost the core, if it went to another thread, and what it does.
 fn look(
     shared: &Arc<Shared>,
     watched: &mut Watched,
     looks: u32,
     tick: Duration,
-) -> Option<(Arc<Worker>, bool)> {
+) -> Option<(Arc<Worker>, Thread)> {
     let core = &watched.core;
     let Some(worker) = &watched.worker else {
         watched.worker = shared.give(core).ok();
@@ -170,7 +199,7 @@ fn look(
     }
     watched.poll = 0;
     let before = mem::replace(&mut watched.worker, shared.give(core).ok());
-    before.map(|worker| (worker, now.wants_cpu))
+    before.map(|worker| (worker, now))
 }
 
 /// What the kernel says of a thread.

@@ -36,7 +36,7 @@ const SPARE: Duration = Duration::from_secs(9);
 pub(super) struct Shared {
     pub(super) config: EngineConfig,
     pub(super) connections: ConnectionManager,
-    observer: Option<Arc<dyn Observe>>,
+    pub(super) observer: Option<Arc<dyn Observe>>,
     pub(super) cores: Vec<Arc<Core>>,
     pub(super) rest: Rest,
     pub(super) supervisor: OnceLock<Thread>,
@@ -220,17 +220,19 @@ impl Shared {
             let Some(reactor) = core.reactor() else {
                 return End::Stopped;
             };
+            core.add_work(works_since.elapsed());
             if left == 0 {
                 left = BATCH;
                 reactor.block_on(yield_now());
+                works_since = Instant::now();
                 continue;
             }
-            core.add_work(works_since.elapsed());
             let waited = reactor.block_on(core.work(&self.rest));
             works_since = Instant::now();
             asked = waited != Some(Waited::No);
             if asked {
                 left = BATCH;
+                core.add_park();
             }
             if waited == Some(Waited::AndWatchSleeps) {
                 self.wake_supervisor();
