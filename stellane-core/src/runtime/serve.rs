@@ -145,6 +145,8 @@ impl Bound {
             limit,
             ..
         } = &self.parts.components;
+        held.learned()
+            .set_most(self.parts.config.engine.max_blocked);
         let observer = HeldObserver {
             held: held.clone(),
             metrics: metrics.clone(),

@@ -16,10 +16,10 @@ use std::{
     time::Duration,
 };
 
-use async_task::Runnable;
+use async_task::{Runnable, ScheduleInfo, WithInfo};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::marks::Rest;
+use super::{apart, marks::Rest};
 use crate::{connection::spawn::Spawner, engine::CoreMetrics};
 
 /// A runtime that waits for sockets and timers, and runs the accept loops; connections are no tasks of it.
@@ -141,7 +141,7 @@ impl Core {
 
     /// A task is to be polled. Nothing is dropped here, whatever becomes of the core: who wakes a task may hold what that
     /// task needs for its end.
-    fn schedule(&self, task: Runnable) {
+    pub(super) fn schedule(&self, task: Runnable) {
         let mut queue = self.queue();
         queue.tasks.push_back(task);
         // A thread that polls looks here when it is done, and so does who gets the core after it: only one that waits
@@ -221,7 +221,17 @@ impl Spawner for CoreSpawner {
             task,
             core: Arc::clone(&core),
         };
-        let (runnable, task) = async_task::spawn(counted, move |task| core.schedule(task));
+        // Who is woken while it runs gets here on the thread that has run it.
+        let schedule = move |task, info: ScheduleInfo| {
+            let task = match info.woken_while_running {
+                true => apart::unless_it_leaves(task),
+                false => Some(task),
+            };
+            if let Some(task) = task {
+                core.schedule(task);
+            }
+        };
+        let (runnable, task) = async_task::spawn(counted, WithInfo(schedule));
         task.detach();
         runnable.schedule();
     }

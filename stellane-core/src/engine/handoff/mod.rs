@@ -1,5 +1,10 @@
 //! [`HandoffEngine`]: a handler may block its thread, and the others of its core go on.
 
+#[cfg_attr(
+    not(feature = "preset"),
+    expect(dead_code, reason = "it is the preset that knows routes")
+)]
+mod apart;
 mod core;
 mod marks;
 mod observe;
@@ -17,9 +22,12 @@ use tokio::{runtime::Handle, task::JoinSet};
 
 #[cfg(not(feature = "preset"))]
 use self::observe::Observe;
-#[cfg(feature = "preset")]
-pub(crate) use self::observe::{Observe, ObserveThread};
 use self::threads::{Loop, Shared};
+#[cfg(feature = "preset")]
+pub(crate) use self::{
+    apart::{Place, here, leave},
+    observe::{Observe, ObserveThread},
+};
 use super::{
     Engine, EngineConfig, EngineError, EngineMetrics, StopReport, cloner,
     per_core::{serve_share, share},
@@ -329,7 +337,7 @@ impl HandoffEngineBuilder<ConnectionManager> {
 }
 
 fn start_threads(shared: &Arc<Shared>) -> std::io::Result<()> {
-    let workers = shared.cores.iter().map(|core| shared.give(core));
+    let workers = shared.cores.iter().map(|core| shared.give_core(core));
     let workers = workers.collect::<Result<_, _>>()?;
     let watched = Arc::clone(shared);
     let supervisor = thread::Builder::new()

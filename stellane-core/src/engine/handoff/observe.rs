@@ -12,12 +12,12 @@ pub(crate) trait Observe: Debug + Send + Sync {
 
 /// One thread. Nothing here may wait for what a handler may hold, but in [`goes_on`](Self::goes_on).
 pub(crate) trait ObserveThread: Debug + Send + Sync {
-    /// Its core went to another thread, since a poll has lasted for about so long.
+    /// It has no core, or its core went to another thread, since a poll has lasted for about so long.
     fn is_held(&self, lasted: Duration);
 
-    /// It waits, and does not compute.
-    fn waits(&self);
+    /// It waits, and does not compute. `apart` says that what it polls had left its core before.
+    fn waits(&self, apart: bool);
 
-    /// The poll is over; told by the thread itself.
+    /// The poll is over, also of one that has not lasted; told by the thread itself.
     fn goes_on(&self);
 }

@@ -44,6 +44,8 @@ struct Watched {
 struct Held {
     worker: Arc<Worker>,
     core: Arc<Core>,
+    /// Whether what it polls had left the core before.
+    apart: bool,
     /// Its CPU time when it was last looked at, in nanoseconds.
     ran: u64,
 }
@@ -67,7 +69,8 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
     // When the last core was handed over, if it is not long ago.
     let mut lately = None::<Instant>;
     while !shared.is_stopped() {
-        if quiet == QUIET && alert == 0 && held.is_empty() && said == 0 {
+        if quiet == QUIET && alert == 0 && held.is_empty() && said == 0 && shared.apart().is_empty()
+        {
             if shared.rest.watch_may_sleep(cores.len()) && !shared.is_stopped() {
                 // Woken too late it would only do for longer what it does now.
                 match lately {
@@ -81,18 +84,28 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
         thread::sleep(tick);
         alert = u32::saturating_sub(alert, 1);
         let looks = if alert > 0 { 1 } else { LOOKS };
+        let mut new = Vec::new();
         for watched in &mut cores {
-            if let Some((worker, now)) = look(shared, watched, looks, tick) {
-                alert = ALERT;
-                lately = Some(Instant::now());
-                if !may_lend(shared, &worker, now.wants_cpu) {
-                    let core = Arc::clone(&watched.core);
-                    let ran = now.ran;
-                    held.push(Held { worker, core, ran });
-                }
-            }
+            let lost = look(shared, watched, looks, tick);
+            let Some((worker, now)) = lost else { continue };
+            alert = ALERT;
+            let core = Arc::clone(&watched.core);
+            let (apart, ran) = (false, now.ran);
+            let lost = Held {
+                worker,
+                core,
+                apart,
+                ran,
+            };
+            new.push((lost, now));
         }
-        if alert == ALERT {
+        new.extend(look_apart(shared, tick));
+        if !new.is_empty() {
+            lately = Some(Instant::now());
+            let computes = |(held, now): (Held, Thread)| {
+                (!may_lend(shared, &held, now.wants_cpu)).then_some(held)
+            };
+            held.extend(new.into_iter().filter_map(computes));
             shared.cores.iter().for_each(|core| core.set_held(true));
         } else if lately.is_some_and(|at| at.elapsed() > LATELY) {
             lately = None;
@@ -107,7 +120,7 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
                     let before = mem::replace(&mut held.ran, now.ran);
                     held.core.add_computed(now.ran.saturating_sub(before));
                     computing += usize::from(now.wants_cpu);
-                    !may_lend(shared, &held.worker, now.wants_cpu)
+                    !may_lend(shared, held, now.wants_cpu)
                 }
             });
             // Some that compute for a moment together are no queue.
@@ -136,14 +149,49 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
 }
 
 /// Whether the request that holds this thread is at nothing, and is not in the way of others. One that computes is.
-fn may_lend(shared: &Shared, worker: &Worker, wants_cpu: bool) -> bool {
-    if wants_cpu || shared.counts.borrow().blocked > shared.config.max_blocked {
+fn may_lend(shared: &Shared, held: &Held, wants_cpu: bool) -> bool {
+    // Those that have left their cores before were counted then.
+    let is_full = || shared.counts.borrow().blocked > shared.config.max_blocked;
+    if wants_cpu || (!held.apart && is_full()) {
         return false;
     }
-    if let Some(observed) = worker.observed.get() {
-        observed.waits();
+    if let Some(observed) = held.worker.observed.get() {
+        observed.waits(held.apart);
     }
     true
+}
+
+/// Those in a poll of a task that has left its core, which has just lasted for as long as one may on a core.
+fn look_apart(shared: &Shared, tick: Duration) -> Vec<(Held, Thread)> {
+    let mut new = Vec::new();
+    for apart in shared.apart().iter_mut() {
+        apart.looks += 1;
+        if apart.looks == LOOKS {
+            let worker = Arc::clone(&apart.worker);
+            new.push((worker, Arc::clone(&apart.core), apart.poll));
+        }
+    }
+    let held = |(worker, core, poll): (Arc<Worker>, _, _)| {
+        // It may be over by now, and the thread have got a core.
+        if !worker.mark.take_core(poll) {
+            return None;
+        }
+        if let Some(observed) = worker.observed.get() {
+            observed.is_held(tick * LOOKS);
+        }
+        let now = Thread::at(worker.id());
+        let (apart, ran) = (true, now.ran);
+        Some((
+            Held {
+                worker,
+                core,
+                apart,
+                ran,
+            },
+            now,
+        ))
+    };
+    new.into_iter().filter_map(held).collect()
 }
 
 /// Who has lost the core, if it went to another thread, and what it does.
@@ -155,7 +203,7 @@ fn look(
 ) -> Option<(Arc<Worker>, Thread)> {
     let core = &watched.core;
     let Some(worker) = &watched.worker else {
-        watched.worker = shared.give(core).ok();
+        watched.worker = shared.give_core(core).ok();
         return None;
     };
     let Some(poll) = worker.mark.running() else {
@@ -198,7 +246,7 @@ fn look(
         observed.is_held(tick * looks);
     }
     watched.poll = 0;
-    let before = mem::replace(&mut watched.worker, shared.give(core).ok());
+    let before = mem::replace(&mut watched.worker, shared.give_core(core).ok());
     before.map(|worker| (worker, now))
 }
 
