@@ -103,7 +103,7 @@ pub use requests::{
     HttpMetrics, HttpMetricsBuilder, HttpStats, RouteHistory, RouteStats, RunningPoll,
 };
 pub use runtime::{
-    Acceleration, Advice, Machine, RuntimeEvent, RuntimeHistory, RuntimeMetrics,
+    Acceleration, Advice, ExecutorStats, Machine, RuntimeEvent, RuntimeHistory, RuntimeMetrics,
     RuntimeMetricsBuilder, RuntimeSnapshot, Threshold, Values,
 };
 #[cfg(feature = "tracing")]

@@ -82,6 +82,7 @@ mod follow;
 mod held;
 #[cfg(feature = "http-layers")]
 mod http;
+mod learned;
 mod ledger;
 mod listeners;
 mod machine;

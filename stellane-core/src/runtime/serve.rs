@@ -1,6 +1,7 @@
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use humantime_serde::re::humantime::format_duration;
+use stellane_metrics::ExecutorStats;
 use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -144,10 +145,13 @@ impl Bound {
             limit,
             ..
         } = &self.parts.components;
+        held.learned()
+            .set_most(self.parts.config.engine.max_blocked);
         let observer = HeldObserver {
             held: held.clone(),
             metrics: metrics.clone(),
             limit: limit.clone(),
+            signal: local_signal.clone(),
         };
         let engine = HandoffEngine::builder()
             .connections(connections)
@@ -158,10 +162,20 @@ impl Bound {
             .start()
             .map_err(|error| RuntimeError::Serve(Box::new(error)))?;
         let mut runtimes = Vec::new();
-        for (runtime, worked) in engine.cores() {
-            runtime_metrics.add_tokio(&runtime);
+        for core in engine.cores() {
+            let runtime = core.runtime().clone();
+            let counts = core.clone();
+            // Tokio's own do not see connections there.
+            runtime_metrics.add_executor(move || {
+                let mut stats = ExecutorStats::default();
+                stats.workers = 1;
+                stats.tasks = counts.tasks() as u64;
+                stats.queued = counts.queued() as u64;
+                stats.busy = counts.worked();
+                stats
+            });
             // It ends with the runtime.
-            runtime.spawn(local_signal.watch_executor(worked));
+            runtime.spawn(local_signal.watch_executor(move || core.worked()));
             runtimes.push(runtime);
         }
         Ok((engine, runtimes))

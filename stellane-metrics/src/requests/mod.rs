@@ -77,6 +77,19 @@ impl HttpMetrics {
         routes::collect(&self.table)
     }
 
+    /// The templates of all routes that were named so far.
+    #[must_use]
+    pub fn templates(&self) -> Vec<Arc<str>> {
+        self.table.templates()
+    }
+
+    /// How many those are.
+    #[inline]
+    #[must_use]
+    pub fn template_count(&self) -> usize {
+        self.table.route_count()
+    }
+
     /// What the threads poll at this moment, as far as it is the call or the future of a measured service. A thread
     /// that shows the same [`RunningPoll::serial`] for long is held by a handler.
     ///

@@ -63,7 +63,7 @@ pub struct Recording {
     expected: Option<u64>,
     pub(crate) route: RouteId,
     status: u16,
-    method: u8,
+    pub(crate) method: u8,
     version: u8,
     https: bool,
     grpc: u8,

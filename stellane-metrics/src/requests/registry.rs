@@ -234,10 +234,11 @@ impl Table {
     pub(crate) fn running_polls(&self) -> impl Iterator<Item = RunningPoll> {
         let shards = self.shards.iter().take(slot::EXCLUSIVE).enumerate();
         shards.filter_map(|(thread, shard)| {
-            let (serial, route) = shard.get()?.poll.read()?;
+            let (serial, method, route) = shard.get()?.poll.read()?;
             Some(RunningPoll {
                 thread,
                 serial,
+                method: METHODS.get(usize::from(method))?,
                 route: self.template(route).cloned(),
             })
         })
@@ -408,6 +409,12 @@ impl Table {
             shard.head.add_to(&mut head);
         }
         (full, head)
+    }
+
+    /// Of those that were named, without what stands for others.
+    pub(crate) fn templates(&self) -> Vec<Arc<str>> {
+        let named = self.routes.iter().skip(OVERFLOW as usize + 1);
+        named.filter_map(OnceLock::get).cloned().collect()
     }
 
     pub(crate) fn route_count(&self) -> usize {

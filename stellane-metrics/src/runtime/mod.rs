@@ -10,7 +10,7 @@ mod snapshot;
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, PoisonError, TryLockError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
 
@@ -59,14 +59,30 @@ struct Inner {
     http: Option<HttpMetrics>,
     sources: Vec<Source>,
     machine: Machine,
-    #[cfg(feature = "tokio")]
-    tokio: Mutex<Vec<tokio::runtime::Handle>>,
+    executors: Mutex<Vec<Executor>>,
     clock: Clock,
     state: Mutex<State>,
     latest: Mutex<Arc<RuntimeSnapshot>>,
     /// So that a page that is opened now can show what just happened.
     history: Mutex<history::History>,
     added: added::Added,
+}
+
+/// Asked at every tick.
+type Executor = Box<dyn Fn() -> ExecutorStats + Send + Sync>;
+
+/// What runs tasks, at this moment; see [`RuntimeMetrics::add_executor`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExecutorStats {
+    /// How many threads poll tasks.
+    pub workers: u64,
+    /// Tasks alive.
+    pub tasks: u64,
+    /// Tasks that wait for their turn in a queue that all workers share.
+    pub queued: u64,
+    /// For how long the workers have worked since they began, all added up.
+    pub busy: Duration,
 }
 
 /// What the collector remembers between ticks.
@@ -125,7 +141,7 @@ impl RuntimeMetrics {
             ..RuntimeSnapshot::default()
         };
         inner.machine.fill(&mut snapshot);
-        let busy = self.fill_tokio(&mut snapshot);
+        let busy = self.fill_executors(&mut snapshot);
         self.fill_http(&mut snapshot);
         for source in &inner.sources {
             source(&mut snapshot);
@@ -272,42 +288,50 @@ impl RuntimeMetrics {
     }
 
     /// Returns how long the workers were busy, all added up.
-    #[cfg(feature = "tokio")]
-    fn fill_tokio(&self, snapshot: &mut RuntimeSnapshot) -> Duration {
+    fn fill_executors(&self, snapshot: &mut RuntimeSnapshot) -> Duration {
         let mut busy = Duration::ZERO;
-        for handle in self.tokio_runtimes().iter() {
-            let metrics = handle.metrics();
-            snapshot.tokio_workers += metrics.num_workers() as u64;
-            snapshot.tokio_alive_tasks += metrics.num_alive_tasks() as u64;
-            snapshot.tokio_queue_depth += metrics.global_queue_depth() as u64;
-            #[cfg(target_has_atomic = "64")]
-            for worker in 0..metrics.num_workers() {
-                busy += metrics.worker_total_busy_duration(worker);
-            }
+        for executor in self.executors().iter() {
+            let stats = executor();
+            snapshot.tokio_workers += stats.workers;
+            snapshot.tokio_alive_tasks += stats.tasks;
+            snapshot.tokio_queue_depth += stats.queued;
+            busy += stats.busy;
         }
         busy
     }
 
-    #[cfg(feature = "tokio")]
-    fn tokio_runtimes(&self) -> std::sync::MutexGuard<'_, Vec<tokio::runtime::Handle>> {
-        let runtimes = self.inner.tokio.lock();
-        runtimes.unwrap_or_else(PoisonError::into_inner)
+    fn executors(&self) -> MutexGuard<'_, Vec<Executor>> {
+        let executors = self.inner.executors.lock();
+        executors.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads another tokio runtime as well, for a server with one for each core: their workers, tasks and busy time
     /// are added up.
     #[cfg(feature = "tokio")]
     pub fn add_tokio(&self, handle: &tokio::runtime::Handle) {
-        self.tokio_runtimes().push(handle.clone());
+        let handle = handle.clone();
+        self.executors().push(Box::new(move || of_tokio(&handle)));
     }
 
-    #[cfg(not(feature = "tokio"))]
-    #[expect(
-        clippy::unused_self,
-        reason = "the same signature with and without tokio"
-    )]
-    fn fill_tokio(&self, _: &mut RuntimeSnapshot) -> Duration {
-        Duration::ZERO
+    /// The same for what runs tasks and is not tokio's: asked at every tick, it must not block.
+    pub fn add_executor(&self, read: impl Fn() -> ExecutorStats + Send + Sync + 'static) {
+        self.executors().push(Box::new(read));
+    }
+}
+
+#[cfg(feature = "tokio")]
+fn of_tokio(runtime: &tokio::runtime::Handle) -> ExecutorStats {
+    let metrics = runtime.metrics();
+    let workers = metrics.num_workers();
+    #[cfg(target_has_atomic = "64")]
+    let busy = (0..workers).map(|worker| metrics.worker_total_busy_duration(worker));
+    #[cfg(not(target_has_atomic = "64"))]
+    let busy = std::iter::empty::<Duration>();
+    ExecutorStats {
+        workers: workers as u64,
+        tasks: metrics.num_alive_tasks() as u64,
+        queued: metrics.global_queue_depth() as u64,
+        busy: busy.sum(),
     }
 }
 
@@ -422,8 +446,7 @@ pub struct RuntimeMetricsBuilder {
     config: Option<MetricsConfig>,
     http: Option<HttpMetrics>,
     sources: Vec<Source>,
-    #[cfg(feature = "tokio")]
-    tokio: Vec<tokio::runtime::Handle>,
+    executors: Vec<Executor>,
     clock: Option<Clock>,
 }
 
@@ -454,7 +477,8 @@ impl RuntimeMetricsBuilder {
     /// Reads the metrics of this tokio runtime.
     #[cfg(feature = "tokio")]
     pub fn tokio(mut self, handle: &tokio::runtime::Handle) -> Self {
-        self.tokio = vec![handle.clone()];
+        let handle = handle.clone();
+        self.executors = vec![Box::new(move || of_tokio(&handle))];
         self
     }
 
@@ -484,8 +508,7 @@ impl RuntimeMetricsBuilder {
             http: self.http,
             sources: self.sources,
             machine: Machine::read(),
-            #[cfg(feature = "tokio")]
-            tokio: Mutex::new(self.tokio),
+            executors: Mutex::new(self.executors),
             clock,
             state: Mutex::new(State::new()),
             latest: Mutex::default(),

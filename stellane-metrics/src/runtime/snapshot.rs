@@ -147,13 +147,13 @@ pub struct RuntimeSnapshot {
     /// The CPU limit of the container in cores; zero means none.
     pub cgroup_cpu_limit: f64,
 
-    /// Worker threads of the tokio runtime.
+    /// Worker threads of the tokio runtime, and of other [executors](crate::RuntimeMetrics::add_executor).
     pub tokio_workers: u64,
-    /// Tasks alive in the tokio runtime.
+    /// Tasks alive there.
     pub tokio_alive_tasks: u64,
-    /// Tasks in the global queue of the tokio runtime: when this grows, the server is overloaded.
+    /// Tasks in their global queues: when this grows, the server is overloaded.
     pub tokio_queue_depth: u64,
-    /// Share of the time in which the tokio workers were busy, 0 to 1.
+    /// Share of the time in which these workers were busy, 0 to 1.
     pub tokio_busy_ratio: f64,
 
     /// What somebody should know now, in words; empty while all is well.

@@ -4,7 +4,7 @@ use std::{any::Any, cell::RefCell, mem, sync::Arc, task::Context};
 
 use bytes::Bytes;
 
-use http::{HeaderName, Request, Response};
+use http::{HeaderName, Method, Request, Response};
 use http_body::Body;
 use stellane_autotune::{AdaptiveLimitLayer, Key, LimitRequestBody, embed::Admission};
 use stellane_metrics::{HttpMetrics, embed::Recording};
@@ -21,6 +21,7 @@ use crate::{
         RefusalKind, RequestBody,
         body::BodyWatch,
         facts::Facts,
+        learned::{ApartRequest, Learned},
         ledger::{Ledger, Ledgers, RequestId},
         refusal::OnRefusal,
         route_limits::BodyLimits,
@@ -47,6 +48,7 @@ pub(super) struct StackParts {
     /// If it is on.
     pub(super) memory: Option<MemoryBudget>,
     pub(super) ledgers: Ledgers,
+    pub(super) learned: Learned,
 }
 
 impl StackParts {
@@ -178,6 +180,8 @@ pub(super) struct RequestState {
     pub(super) head: Option<Box<Request<()>>>,
     /// What it is to be answered in.
     pub(super) grpc: Option<Grpc>,
+    /// If handlers of its route wait by their threads.
+    pub(super) apart: Option<ApartRequest>,
 }
 
 impl RequestState {
@@ -193,6 +197,7 @@ impl RequestState {
             admission: parts.limit.enter_from(request, connection(request)),
             head: parts.on_refusal.remember(request),
             grpc: Grpc::of(request),
+            apart: None,
         })
     }
 
@@ -200,6 +205,34 @@ impl RequestState {
     #[inline]
     pub(super) fn is_limited(&self) -> bool {
         self.admission.is_none()
+    }
+
+    /// If handlers of its route wait by their threads: it is to be polled on one of its own, or there are too many of them.
+    #[cold]
+    pub(super) fn apart(&mut self, method: &Method, path: &str) -> Option<RefusalKind> {
+        let learned = &self.parts.learned;
+        let route = learned.find(method, path)?;
+        let apart = ApartRequest::new(learned, route);
+        if apart.is_too_much() {
+            return Some(self.refuse_apart(&apart));
+        }
+        self.apart = Some(apart);
+        None
+    }
+
+    /// It has not begun, and does not.
+    #[cold]
+    pub(super) fn refuse_apart(&mut self, apart: &ApartRequest) -> RefusalKind {
+        apart.refuse();
+        let entered = self.recording.enter();
+        stellane_metrics::label_route(apart.route());
+        entered.leave();
+        self.is_refused = true;
+        // No answer that the limit could learn from.
+        if let Some(mut admission) = self.admission.take() {
+            self.parts.limit.leave(&mut admission);
+        }
+        RefusalKind::ThreadsHeld
     }
 
     /// What the service does is polled now.
@@ -324,6 +357,7 @@ impl InFlight {
         let is_refused = mem::take(is_refused);
         ledger.end(recording, id, is_refused, &parts.ledgers.kept);
         held.head = None;
+        held.apart = None;
         // A thread that is ending keeps nothing.
         let _ = STOCK.try_with(|stock| {
             if let Ok(mut stock) = stock.try_borrow_mut()

@@ -83,6 +83,7 @@ impl PresetLayer {
             on_refusal,
             memory: components.memory_if_on(),
             ledgers: components.ledgers.clone(),
+            learned: components.held.learned().clone(),
         };
         Self {
             parts: Arc::new(parts),

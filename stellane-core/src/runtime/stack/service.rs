@@ -82,6 +82,12 @@ where
         let Some(held) = in_flight.held() else {
             return preset;
         };
+        if parts.learned.any()
+            && let Some(kind) = held.apart(request.method(), request.uri().path())
+        {
+            *state = State::Refused { kind };
+            return preset;
+        }
         if held.is_limited() {
             let future = self.call_limited(request, held);
             *state = State::Limited { future };
