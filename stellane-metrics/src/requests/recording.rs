@@ -285,6 +285,30 @@ impl Recording {
         }
     }
 
+    /// OpenTelemetry's `error.type`, once it is finished: absent when all went well.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn error_type(&self) -> Option<std::borrow::Cow<'static, str>> {
+        self.key().error_type()
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(crate) fn scheme(&self) -> &'static str {
+        self.key().scheme()
+    }
+
+    #[inline]
+    fn key(&self) -> SeriesKey {
+        SeriesKey {
+            route: self.route,
+            method: self.method,
+            status: self.status,
+            version: self.version,
+            https: self.https,
+            grpc: self.grpc,
+            outcome: self.outcome,
+        }
+    }
+
     /// Whether the request is counted as ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -309,24 +333,14 @@ impl Recording {
         if outcome == Outcome::Cancelled && self.status == 0 {
             self.status = 499;
         }
-        let status = self.status;
-        let mut route = self.route;
         if self.call.is_some() {
-            route = self.call.route(route, self.answered, table);
+            self.route = self.call.route(self.route, self.answered, table);
             if self.grpc == NO_GRPC {
-                self.grpc = self.call.status(outcome, status);
+                self.grpc = self.call.status(outcome, self.status);
             }
         }
         table.record(&Record {
-            key: SeriesKey {
-                route,
-                method: self.method,
-                status,
-                version: self.version,
-                https: self.https,
-                grpc: self.grpc,
-                outcome,
-            },
+            key: self.key(),
             full_ns,
             head_ns: self.head_ns,
             request_bytes: match &self.request_counter {
