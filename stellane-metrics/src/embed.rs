@@ -6,4 +6,5 @@ pub use crate::trace::{BeginSpan, RequestSpan, Spans};
 pub use crate::{
     layer::{Entered, is_labelled},
     requests::{Ended, Outcome, Recording, Ticks, Told, thread_number},
+    sink::{HistogramValue, Labels, Sink},
 };

@@ -66,6 +66,8 @@ mod facade;
 mod layer;
 pub mod load_report;
 #[cfg(feature = "prometheus")]
+mod negotiate;
+#[cfg(feature = "prometheus")]
 mod prometheus;
 mod readiness;
 mod requests;
@@ -98,7 +100,7 @@ pub use metrics;
 #[cfg(feature = "prometheus")]
 pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
-pub use requests::{HttpMetrics, HttpMetricsBuilder, HttpStats, RouteStats, RunningPoll};
+pub use requests::{Exemplar, HttpMetrics, HttpMetricsBuilder, HttpStats, RouteStats, RunningPoll};
 pub use runtime::{
     Acceleration, Advice, Machine, RuntimeMetrics, RuntimeMetricsBuilder, RuntimeSnapshot,
     Threshold, Values,

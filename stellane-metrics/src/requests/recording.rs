@@ -12,6 +12,8 @@ use bytes::Buf;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Frame;
 
+#[cfg(feature = "tracing")]
+use super::{exemplars::Exemplar, histogram::cell_of};
 use super::{
     grpc::Call,
     labels::{self, GRPC, METHODS, NO_GRPC, Outcome, RouteId, SeriesKey, VERSIONS},
@@ -282,6 +284,23 @@ impl Recording {
                 .map(bytes)
                 .or(self.request_bytes),
             response_bytes: self.response_bytes,
+        }
+    }
+
+    /// It leads to this span: the latest of its bucket does.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn keep_exemplar(&self, trace_id: u128, span_id: u64) {
+        if let Some(table) = &self.table
+            && self.finished
+        {
+            let bucket = table.duration_bucket(cell_of(self.full_ns), self.full_ns);
+            let exemplar = Exemplar {
+                value: self.full_ns as f64 / 1e9,
+                trace_id,
+                span_id,
+                at: std::time::SystemTime::now(),
+            };
+            table.exemplars.put(self.key().pack(), bucket, exemplar);
         }
     }
 

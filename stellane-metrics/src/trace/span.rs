@@ -234,6 +234,10 @@ impl RequestSpan {
         if let Some(error) = recording.error_type() {
             tell_error(span, &error);
         }
+        let TraceContext {
+            trace_id, span_id, ..
+        } = self.context;
+        recording.keep_exemplar(trace_id, span_id);
     }
 }
 

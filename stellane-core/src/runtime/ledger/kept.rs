@@ -8,11 +8,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::HeaderValue;
 use serde::{Serialize, Serializer};
-use stellane_metrics::embed::{Ended, Outcome, RequestSpan, Told};
+use stellane_metrics::embed::{Ended, Outcome, Told};
 
-use super::{Accounts, Marks};
+use super::{
+    Accounts,
+    marks::{Marks, RequestId},
+};
 
 /// So many minutes are kept,
 const MINUTES: u64 = 10;
@@ -103,45 +105,6 @@ pub struct KeptRequest {
     /// Between two pieces of the answer and after the last: handed over, or not taken by the client yet.
     #[serde(serialize_with = "seconds")]
     pub client_reading: Duration,
-}
-
-/// The first bytes of the id of a request.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::runtime) struct RequestId {
-    bytes: [u8; 40],
-    len: u8,
-}
-
-impl Default for RequestId {
-    fn default() -> Self {
-        Self {
-            bytes: [0; 40],
-            len: 0,
-        }
-    }
-}
-
-impl RequestId {
-    pub(in crate::runtime) fn of(value: Option<&HeaderValue>) -> Self {
-        let mut id = Self::default();
-        let text = value.and_then(|value| value.to_str().ok());
-        let text = text.unwrap_or_default().as_bytes();
-        let len = text.len().min(id.bytes.len());
-        id.bytes[..len].copy_from_slice(&text[..len]);
-        id.len = len as u8;
-        id
-    }
-
-    pub(super) fn tell(&self, span: &RequestSpan) {
-        if let Some(id) = self.text() {
-            span.span().record("request_id", id);
-        }
-    }
-
-    fn text(&self) -> Option<&str> {
-        let text = str::from_utf8(&self.bytes[..usize::from(self.len)]).ok()?;
-        (!text.is_empty()).then_some(text)
-    }
 }
 
 /// A request as it is kept.

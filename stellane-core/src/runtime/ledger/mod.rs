@@ -6,6 +6,7 @@
 //! Each reading moves a mark and adds what lies between to one account, so the accounts add up to the whole.
 
 mod kept;
+mod marks;
 mod stamp;
 mod waits;
 
@@ -18,21 +19,22 @@ use std::{
 use http::{HeaderName, HeaderValue, Request};
 use stellane_metrics::{
     HttpMetrics,
-    embed::{Recording, RequestSpan, Spans, Ticks},
+    embed::{Recording, Spans, Ticks},
 };
-
-use tracing::field::display;
 
 pub(super) use self::{
     kept::Kept,
     waits::{CLIENT_BODY, LIMIT, WORKERS, name_wait},
 };
-use self::{kept::RequestId, stamp::Stamp};
 pub use self::{
     kept::{KeptAs, KeptRequest},
     waits::{WaitsFor, waits_for},
 };
-use crate::{access_log::Notes, config::RuntimeConfig, connection::ConnectInfo};
+use self::{
+    marks::{Marks, RequestId},
+    stamp::Stamp,
+};
+use crate::{access_log::Notes, config::RuntimeConfig};
 
 /// What the ledgers of all requests share.
 #[derive(Debug, Clone)]
@@ -52,7 +54,12 @@ impl Ledgers {
         let id = &config.http.request_id;
         let header = id.enabled.then(|| id.header.parse().ok());
         let trace = &config.trace;
-        let spans = || Spans::new(trace.sample).accept(trace.accept);
+        let spans = || {
+            let spans = Spans::new(trace.sample).accept(trace.accept);
+            #[cfg(feature = "otlp")]
+            let spans = spans.on_begin(crate::otlp::begin);
+            spans
+        };
         Self {
             kept: Arc::new(Kept::new(trace.slow)),
             ticks: metrics.ticks(),
@@ -81,7 +88,7 @@ impl Ledgers {
         let (trace_id, span) = spans.begin(request);
         if let Some(span) = &span {
             id.tell(span);
-            tell_peer(request, span);
+            marks::tell_peer(request, span);
         }
         Marks { id, trace_id, span }
     }
@@ -114,24 +121,6 @@ impl Ledgers {
 
     fn now(&self) -> u64 {
         self.ticks.nanos(0, self.ticks.now())
-    }
-}
-
-/// What leads from a request to what others know of it; nothing where nobody asked for it.
-#[derive(Debug, Default)]
-pub(super) struct Marks {
-    id: RequestId,
-    /// That of its caller, or its own if it has a span.
-    trace_id: Option<u128>,
-    span: Option<RequestSpan>,
-}
-
-fn tell_peer<B>(request: &Request<B>, span: &RequestSpan) {
-    let info = request.extensions().get::<ConnectInfo>();
-    if let Some(peer) = info.and_then(ConnectInfo::peer) {
-        let span = span.span();
-        span.record("network.peer.address", display(peer.ip()));
-        span.record("network.peer.port", peer.port());
     }
 }
 
