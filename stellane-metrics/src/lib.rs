@@ -65,6 +65,8 @@ pub mod embed;
 mod facade;
 mod layer;
 pub mod load_report;
+#[cfg(feature = "prometheus")]
+mod negotiate;
 mod packed;
 #[cfg(feature = "prometheus")]
 mod prometheus;
@@ -100,7 +102,7 @@ pub use metrics;
 pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
 pub use requests::{
-    HttpMetrics, HttpMetricsBuilder, HttpStats, RouteHistory, RouteStats, RunningPoll,
+    Exemplar, HttpMetrics, HttpMetricsBuilder, HttpStats, RouteHistory, RouteStats, RunningPoll,
 };
 pub use runtime::{
     Acceleration, Advice, ExecutorStats, Machine, RuntimeEvent, RuntimeHistory, RuntimeMetrics,

@@ -198,7 +198,7 @@ impl RuntimeMetrics {
         self.past().tell((self.inner.clock)(), text);
     }
 
-    fn past(&self) -> std::sync::MutexGuard<'_, history::History> {
+    fn past(&self) -> MutexGuard<'_, history::History> {
         self.inner
             .history
             .lock()
@@ -256,6 +256,12 @@ impl RuntimeMetrics {
     #[cfg(feature = "prometheus")]
     pub(crate) fn has(&self, name: &str) -> bool {
         self.inner.added.contains(name)
+    }
+
+    /// What was added.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn added(&self) -> Vec<Metric> {
+        self.inner.added.metrics()
     }
 
     /// How often the collector reads.
