@@ -88,7 +88,7 @@ pub use overload::{OverloadConfig, OverloadLayer};
 pub use rate_limit::{
     RateLeft, RateLimit, RateLimitBuilder, RateLimitConfig, RateLimitFuture, RateLimitHeaders,
     RateLimitLayer, RateLimitService, RateLimitStats, RateLimited, RateRule, RateRuleError,
-    RuleStats,
+    RuleStats, WithoutStore,
 };
 pub use tuner::{
     ActionOutcome, AutoTuner, AutoTunerBuilder, Condition, Controller, Evidence, Knob, KnobStats,

@@ -52,7 +52,7 @@ mod rule;
 pub mod shared;
 mod table;
 
-pub use config::{RateLimitConfig, RateLimitHeaders};
+pub use config::{RateLimitConfig, RateLimitHeaders, WithoutStore};
 pub use handle::{RateLeft, RateLimit, RateLimitBuilder, RateLimitStats, RateLimited, RuleStats};
 pub use layer::{RateLimitFuture, RateLimitLayer, RateLimitService};
 pub use rule::{RateRule, RateRuleError};

@@ -12,14 +12,14 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    RateStore, WithoutStore,
+    RateStore,
     question::{Ask, Rate},
 };
 use crate::{
     BuildError, Clock, ConfigError, Key,
     rate_limit::{
         RateLeft, RateLimit, RateLimitBuilder, RateLimitConfig, RateLimitStats, RateLimited,
-        RateRule, table::Debt,
+        RateRule, WithoutStore, table::Debt,
     },
 };
 
@@ -64,7 +64,7 @@ impl SharedRateLimit {
     ) -> Result<Result<RateLeft, SharedRateLimited>, SharedCheck> {
         let Shared { rate, store, .. } = &*self.0;
         if !store.is_there() {
-            return Ok(self.without_store(key, cost));
+            return Ok(self.alone(key, cost));
         }
         match rate.local.take_leased(key, cost) {
             Ok(decided) => Ok(decided.map_err(SharedRateLimited::Rate)),
@@ -95,7 +95,7 @@ impl SharedRateLimit {
         receiver
     }
 
-    fn without_store(&self, key: Key, cost: u32) -> Result<RateLeft, SharedRateLimited> {
+    fn alone(&self, key: Key, cost: u32) -> Result<RateLeft, SharedRateLimited> {
         let Shared {
             rate,
             store,
@@ -132,17 +132,23 @@ impl SharedRateLimit {
     /// What happened so far in this replica. It looks at each key, and is meant for a scrape, not for each request.
     #[must_use]
     pub fn stats(&self) -> SharedRateLimitStats {
-        let Shared {
-            rate,
-            asked,
-            without,
-            ..
-        } = &*self.0;
         SharedRateLimitStats {
-            local: rate.local.stats(),
-            asked: asked.load(Relaxed),
-            without_store: without.load(Relaxed),
+            local: self.local().stats(),
+            asked: self.asked(),
+            without_store: self.without_store(),
         }
+    }
+
+    /// Requests for which the store had to be asked, of this replica.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.0.asked.load(Relaxed)
+    }
+
+    /// Requests of this replica that were decided without the store, since it was away.
+    #[must_use]
+    pub fn without_store(&self) -> u64 {
+        self.0.without.load(Relaxed)
     }
 
     pub(super) fn local(&self) -> &RateLimit {
@@ -183,7 +189,7 @@ impl Future for SharedCheck {
         Poll::Ready(match answer {
             Ok(answer) => answer.map_err(SharedRateLimited::Rate),
             // It was there a moment ago.
-            Err(_) => self.limit.without_store(self.key, self.cost),
+            Err(_) => self.limit.alone(self.key, self.cost),
         })
     }
 }

@@ -54,9 +54,13 @@ mod state;
 mod store;
 mod worker;
 
-pub use config::{RateStoreConfig, WithoutStore};
+pub use config::RateStoreConfig;
+
 pub use layer::{SharedRateLimitFuture, SharedRateLimitLayer, SharedRateLimitService};
 pub use limit::{
     SharedCheck, SharedRateLimit, SharedRateLimitBuilder, SharedRateLimitStats, SharedRateLimited,
 };
 pub use store::{RateStore, RateStoreBuilder, RateStoreStats};
+
+#[doc(no_inline)]
+pub use super::WithoutStore;
