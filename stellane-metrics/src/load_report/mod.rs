@@ -31,6 +31,13 @@
 //! A report is made ten times a second at most, whatever the number of requests; an answer clones it. gRPC-Web, and who asked by
 //! HTTP for gRPC's trailers, are told nothing in trailers.
 //!
+//! # Out of band
+//!
+//! A client may ask for reports on a stream of their own, at an interval that it names (`enable_oob_load_report`), so that it hears of
+//! a replica that it sends nothing to: `OpenRcaService` (feature `tokio`; of tonic's routers by `tonic-014`). Put it
+//! outside of limits, deadlines and [`MetricsLayer`](crate::MetricsLayer), in whose sight the streams would be requests without an
+//! end, and call `LoadReports::end_streams` when the service is to end.
+//!
 //! # What it tells strangers
 //!
 //! Nobody takes the field from an answer on its way out: Envoy removes nothing by itself. Where clients are the public, have the edge
@@ -38,10 +45,14 @@
 
 mod body;
 mod layer;
+#[cfg(feature = "tokio")]
+mod out_of_band;
 mod report;
 mod reports;
 
 pub use body::LoadReportBody;
 pub use layer::{LoadReportFuture, LoadReportLayer, LoadReportService};
+#[cfg(feature = "tokio")]
+pub use out_of_band::{OpenRcaBody, OpenRcaService};
 pub use report::LoadReport;
 pub use reports::{LoadReports, LoadReportsBuilder};

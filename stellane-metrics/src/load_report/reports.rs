@@ -8,6 +8,9 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "tokio")]
+use std::sync::atomic::AtomicBool;
+
 use http::HeaderValue;
 
 use super::LoadReport;
@@ -27,6 +30,8 @@ struct Shared {
     named: Vec<(Cow<'static, str>, Source)>,
     /// When the next report is to be made, in nanoseconds.
     due: AtomicU64,
+    #[cfg(feature = "tokio")]
+    has_ended: AtomicBool,
     averages: Mutex<Averages>,
     latest: RwLock<Latest>,
 }
@@ -108,6 +113,18 @@ impl LoadReports {
 
     pub(super) fn binary(&self) -> Option<HeaderValue> {
         self.latest(|latest| latest.binary.clone())
+    }
+
+    /// Ends the streams of [`OpenRcaService`](super::OpenRcaService), and those that begin: for when the service is to end, so that
+    /// no stream holds it up.
+    #[cfg(feature = "tokio")]
+    pub fn end_streams(&self) {
+        self.0.has_ended.store(true, Relaxed);
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.has_ended.load(Relaxed)
     }
 
     fn latest<T>(&self, of: impl FnOnce(&Latest) -> T) -> T {
@@ -240,6 +257,8 @@ impl LoadReportsBuilder {
             memory: self.memory,
             named: self.named,
             due: AtomicU64::new(0),
+            #[cfg(feature = "tokio")]
+            has_ended: AtomicBool::new(false),
             averages: Mutex::default(),
             latest: RwLock::default(),
         })))
