@@ -28,7 +28,8 @@
 //! them that failed, and `application_utilization`, else `cpu_utilization`. The rates and
 //! `application_utilization` are averages of about a second, the rates those of [`HttpMetrics`](crate::HttpMetrics). Nothing is told in the first second of traffic, in which they are noise.
 //!
-//! A report is made ten times a second at most, whatever the number of requests; an answer clones it. gRPC-Web, and who asked by
+//! A report is made ten times a second at most, whatever the number of requests, when one comes; an answer clones it. So put the layer
+//! outside of [`MetricsLayer`](crate::MetricsLayer): else each request would find itself in flight. gRPC-Web, and who asked by
 //! HTTP for gRPC's trailers, are told nothing in trailers.
 //!
 //! # Out of band

@@ -104,6 +104,7 @@ impl LoadReports {
     /// The load now, at most a tenth of a second old. `None` before a second of traffic.
     #[must_use]
     pub fn report(&self) -> Option<LoadReport> {
+        self.look();
         self.latest(|latest| latest.report.clone())
     }
 
@@ -127,7 +128,9 @@ impl LoadReports {
         self.0.has_ended.load(Relaxed)
     }
 
-    fn latest<T>(&self, of: impl FnOnce(&Latest) -> T) -> T {
+    /// Makes a report if one is due. At a time that no answer chooses, such as when a request comes: a look when one ends finds one in
+    /// flight always, and whoever has few would seem busy, and get fewer.
+    pub(super) fn look(&self) {
         let shared = &*self.0;
         let nanos = shared.http.table.elapsed_ns(0);
         let due = shared.due.load(Relaxed);
@@ -145,7 +148,10 @@ impl LoadReports {
                 .write()
                 .unwrap_or_else(PoisonError::into_inner) = latest;
         }
-        of(&shared.latest.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn latest<T>(&self, of: impl FnOnce(&Latest) -> T) -> T {
+        of(&self.0.latest.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
