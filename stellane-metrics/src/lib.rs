@@ -51,6 +51,7 @@
 //! | `serde` | yes | `Serialize` for configurations and snapshots |
 //! | `tokio` | yes | `RuntimeMetrics::run`, metrics of the tokio runtime |
 //! | `facade` | through `prometheus` | publishing to any recorder of the `metrics` facade |
+//! | `tonic-014` | no | `OpenRcaService` for tonic's routers |
 //! | `axum` | no | routes from `MatchedPath` |
 //! | `tracing` | no | spans, `traceparent`, the slow-request log, the log-level handle |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -95,6 +96,8 @@ pub use load_report::{
     LoadReport, LoadReportBody, LoadReportFuture, LoadReportLayer, LoadReportService, LoadReports,
     LoadReportsBuilder,
 };
+#[cfg(feature = "tokio")]
+pub use load_report::{OpenRcaBody, OpenRcaService};
 /// The facade this crate publishes to: use this one, so that both are the same version.
 #[cfg(feature = "facade")]
 pub use metrics;

@@ -108,6 +108,8 @@ impl RuntimeParts {
             #[cfg(feature = "http-layers")]
             http: self.http.clone(),
             rates: self.components.rate_limits.layer().cloned(),
+            #[cfg(feature = "redis")]
+            shared_rates: self.components.rate_limits.shared_layer().cloned(),
             hot_reload: self.config.dev.hot_reload,
         }
     }
