@@ -263,6 +263,30 @@ async fn others_go_on_while_handlers_compute() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_core_tells_what_it_does_and_what_those_do_that_have_lost_it() {
+    let served = serve(2, 256).await;
+    let mut kept = served.kept(4).await;
+    let asking = served.ask(2, "/compute");
+    served.gate.hold(2).await;
+    until(|| served.engine.stats().blocked == 2).await;
+    served.others_are_answered(&mut kept).await;
+    let cores = || served.engine.metrics().cores;
+    assert_eq!(cores().len(), 2);
+    let tasks = || cores().iter().map(|core| core.tasks).sum::<usize>();
+    assert!(tasks() >= 2, "those that compute are there");
+    assert!(cores().iter().map(|core| core.parks).sum::<u64>() > 0);
+    // Nobody asks anything; what computes goes on.
+    let busy = || cores().iter().map(|core| core.busy).sum::<Duration>();
+    let before = busy();
+    until(|| busy() > before + Duration::from_millis(100)).await;
+    served.gate.open();
+    all_are_answered(asking).await;
+    drop(kept);
+    until(|| tasks() == 0).await;
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_behind_a_handler_on_its_own_connection_is_answered_after_it() {
     let served = serve(1, 256).await;
     let mut client = served.connect().await;

@@ -3,7 +3,8 @@
 //!
 //! ```sh
 //! cargo run --release -p stellane-examples --bin fleet_replicas   # prints the three addresses
-//! python3 examples/fleet/weighted_round_robin.py ADDRESS,ADDRESS,ADDRESS   # needs grpcio
+//! python3 examples/fleet/weighted_round_robin.py ADDRESS,ADDRESS,ADDRESS         # needs grpcio
+//! python3 examples/fleet/weighted_round_robin.py ADDRESS,ADDRESS,ADDRESS --oob   # by a stream of reports of each replica
 //! ```
 //!
 //! `/fleet.Work/Do` takes a seat of its replica for 20 ms; `/fleet.Work/Slow` makes one replica four times as slow. It ends with its
@@ -21,13 +22,13 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Full, combinators::WithTrailers};
+use http_body_util::{BodyExt, Either, Full, combinators::WithTrailers};
 use stellane_core::{
     BoxError, RequestBody,
-    metrics::{HttpMetrics, LoadReportLayer, LoadReports, MetricsLayer},
+    metrics::{HttpMetrics, LoadReportLayer, LoadReports, MetricsLayer, OpenRcaService},
 };
 use tokio::{net::TcpListener, sync::Semaphore};
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt};
 
 #[derive(Clone)]
 struct Replica {
@@ -86,6 +87,23 @@ async fn main() -> Result<(), BoxError> {
                 let replica = replica.clone();
                 async move { Ok::<_, Infallible>(replica.answer(request).await) }
             });
+        let out_of_band = OpenRcaService::new(&reports);
+        // Outside of all that measures: a stream of reports is no work.
+        let service = tower::service_fn(move |request: Request<RequestBody>| {
+            let (service, out_of_band) = (service.clone(), out_of_band.clone());
+            async move {
+                match request.uri().path() == OpenRcaService::PATH {
+                    true => out_of_band
+                        .oneshot(request)
+                        .await
+                        .map(|told| told.map(Either::Left)),
+                    false => service
+                        .oneshot(request)
+                        .await
+                        .map(|answer| answer.map(Either::Right)),
+                }
+            }
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         addresses.push(listener.local_addr()?.to_string());
         tokio::spawn(async move { stellane_core::serve(listener, service).await });

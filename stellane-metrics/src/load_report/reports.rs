@@ -8,6 +8,9 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "tokio")]
+use std::sync::atomic::AtomicBool;
+
 use http::HeaderValue;
 
 use super::LoadReport;
@@ -27,6 +30,8 @@ struct Shared {
     named: Vec<(Cow<'static, str>, Source)>,
     /// When the next report is to be made, in nanoseconds.
     due: AtomicU64,
+    #[cfg(feature = "tokio")]
+    has_ended: AtomicBool,
     averages: Mutex<Averages>,
     latest: RwLock<Latest>,
 }
@@ -99,6 +104,7 @@ impl LoadReports {
     /// The load now, at most a tenth of a second old. `None` before a second of traffic.
     #[must_use]
     pub fn report(&self) -> Option<LoadReport> {
+        self.look();
         self.latest(|latest| latest.report.clone())
     }
 
@@ -110,7 +116,21 @@ impl LoadReports {
         self.latest(|latest| latest.binary.clone())
     }
 
-    fn latest<T>(&self, of: impl FnOnce(&Latest) -> T) -> T {
+    /// Ends the streams of [`OpenRcaService`](super::OpenRcaService), and those that begin: for when the service is to end, so that
+    /// no stream holds it up.
+    #[cfg(feature = "tokio")]
+    pub fn end_streams(&self) {
+        self.0.has_ended.store(true, Relaxed);
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.has_ended.load(Relaxed)
+    }
+
+    /// Makes a report if one is due. At a time that no answer chooses, such as when a request comes: a look when one ends finds one in
+    /// flight always, and whoever has few would seem busy, and get fewer.
+    pub(super) fn look(&self) {
         let shared = &*self.0;
         let nanos = shared.http.table.elapsed_ns(0);
         let due = shared.due.load(Relaxed);
@@ -128,7 +148,10 @@ impl LoadReports {
                 .write()
                 .unwrap_or_else(PoisonError::into_inner) = latest;
         }
-        of(&shared.latest.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn latest<T>(&self, of: impl FnOnce(&Latest) -> T) -> T {
+        of(&self.0.latest.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -240,6 +263,8 @@ impl LoadReportsBuilder {
             memory: self.memory,
             named: self.named,
             due: AtomicU64::new(0),
+            #[cfg(feature = "tokio")]
+            has_ended: AtomicBool::new(false),
             averages: Mutex::default(),
             latest: RwLock::default(),
         })))
