@@ -369,6 +369,9 @@ impl Bound {
             };
             let open = at_work(&components.connections.stats());
             let most = format_duration(config.server.drain_timeout);
+            components
+                .runtime_metrics
+                .tell(&format!("draining: {open}, at most {most}"));
             match delay.is_zero() {
                 true => tracing::info!("draining: {open}, at most {most}"),
                 false => tracing::info!(
@@ -389,6 +392,9 @@ impl Bound {
             }
         };
         components.readiness.set_ready(true);
+        components
+            .runtime_metrics
+            .tell(&format!("serving {places}"));
         machine::say(&components.connections);
         tracing::info!(
             "serving {places} (engine {name}); whoever stops this process has to give it {} before killing it",

@@ -5,6 +5,7 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, atomic::AtomicUsize},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -34,7 +35,8 @@ const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 
 /// What a change may send at most.
 const MOST_BODY: usize = 64 * 1024;
 
-/// Answers `/healthz`, `/readyz`, `/metrics`, `/runtime.json`, `/history.json`, `/events`, `/` and what was plugged in.
+/// Answers `/healthz`, `/readyz`, `/metrics`, `/runtime.json`, `/history.json`, `/events`, `/about`, `/` and what was
+/// plugged in.
 ///
 /// A tower service: mount it in any server. It needs a tokio runtime. See [`AdminBuilder`](crate::AdminBuilder).
 #[derive(Clone)]
@@ -48,6 +50,7 @@ pub(super) type Change = Box<dyn Fn(&str) -> Result<Value, String> + Send + Sync
 
 pub(super) struct Shared {
     pub(super) prefix: String,
+    pub(super) about: Value,
     pub(super) access: Access,
     pub(super) runtime: Option<RuntimeMetrics>,
     pub(super) readiness: Option<Readiness>,
@@ -123,9 +126,12 @@ impl Shared {
             "/" => page(),
             "/healthz" => self.healthy(),
             "/readyz" => self.ready(query.unwrap_or_default()),
+            "/about" => respond(StatusCode::OK, JSON, self.about.to_string()),
             "/paths" => respond(StatusCode::OK, JSON, json!(self.paths()).to_string()),
             "/runtime.json" if self.runtime.is_some() => self.runtime_json(),
-            "/history.json" if self.runtime.is_some() => self.history_json(),
+            "/history.json" if self.runtime.is_some() => {
+                self.history_json(query.unwrap_or_default())
+            }
             "/events" if self.runtime.is_some() => self.events(),
             #[cfg(feature = "prometheus")]
             "/metrics" if self.prometheus.is_some() => {
@@ -209,22 +215,28 @@ impl Shared {
         }
     }
 
-    fn history_json(&self) -> Response<AdminBody> {
-        let history = self
-            .runtime
-            .as_ref()
-            .map(RuntimeMetrics::history)
-            .unwrap_or_default();
-        let list: Vec<_> = history.iter().map(|snapshot| &**snapshot).collect();
-        serde_json::to_string(&list).map_or_else(
-            |_| {
-                problem(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the history has no JSON form",
-                )
+    /// `?route=TEMPLATE`: of a route, if it is one of the busiest. `?since=SECONDS`: what came after this uptime.
+    fn history_json(&self, query: &str) -> Response<AdminBody> {
+        let Some(runtime) = &self.runtime else {
+            return self.not_found();
+        };
+        let asked = |name| query.split('&').find_map(|part| part.strip_prefix(name));
+        let since =
+            asked("since=").and_then(|since| Duration::try_from_secs_f64(since.parse().ok()?).ok());
+        let json = match asked("route=") {
+            None => serde_json::to_string(&runtime.history_since(since.unwrap_or_default())),
+            Some(route) => match runtime.route_history(&percent_decoded(route)) {
+                Some(history) => serde_json::to_string(&history),
+                None => return problem(StatusCode::NOT_FOUND, "the route is none of the busiest"),
             },
-            |json| respond(StatusCode::OK, JSON, json),
-        )
+        };
+        match json {
+            Ok(json) => respond(StatusCode::OK, JSON, json),
+            Err(_) => problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the history has no JSON form",
+            ),
+        }
     }
 
     fn events(&self) -> Response<AdminBody> {
@@ -257,7 +269,7 @@ impl Shared {
     }
 
     fn paths(&self) -> Vec<&str> {
-        let mut paths = vec!["/", "/healthz", "/paths", "/readyz"];
+        let mut paths = vec!["/", "/about", "/healthz", "/paths", "/readyz"];
         #[cfg(feature = "prometheus")]
         paths.extend(self.prometheus.is_some().then_some("/metrics"));
         if self.runtime.is_some() {
@@ -269,6 +281,20 @@ impl Shared {
         paths.dedup();
         paths
     }
+}
+
+/// A part of a query as it was meant. What is no escape stays as it is.
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        let escaped = text.get(at + 1..at + 3).filter(|_| *byte == b'%');
+        let escaped = escaped.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        decoded.push(escaped.unwrap_or(*byte));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 /// Runs what was plugged in where it may block.

@@ -6,6 +6,7 @@ pub(crate) mod histogram;
 mod index;
 pub(crate) mod labels;
 mod layout;
+pub(crate) mod past;
 pub(crate) mod recording;
 mod registry;
 mod routes;
@@ -19,6 +20,7 @@ use histogram::Totals;
 pub use labels::Outcome;
 #[cfg(feature = "prometheus")]
 pub(crate) use layout::SIZE_BOUNDS;
+pub use past::RouteHistory;
 pub use recording::{Ended, Recording, Told};
 pub use registry::Ticks;
 pub(crate) use registry::{Table, UNMATCHED};
@@ -114,6 +116,16 @@ impl HttpMetrics {
 
     pub(crate) fn config(&self) -> &MetricsConfig {
         &self.table.config
+    }
+
+    /// Takes down what the routes did in the last seconds.
+    pub(crate) fn observe(
+        &self,
+        past: &mut past::RoutesPast,
+        seconds: f64,
+        most: usize,
+    ) -> [u64; past::ENDS.len()] {
+        past.observe(&self.table, seconds, most)
     }
 
     pub(crate) fn durations(&self) -> (Totals, Totals) {

@@ -3,6 +3,7 @@
 mod added;
 mod export;
 mod groups;
+mod history;
 mod process;
 mod snapshot;
 
@@ -14,13 +15,14 @@ use std::{
 };
 
 pub use added::Values;
+pub use history::{RuntimeEvent, RuntimeHistory};
 pub use process::Machine;
 #[cfg(feature = "serde")]
 pub(crate) use snapshot::seconds;
 pub use snapshot::{Acceleration, Advice, RuntimeSnapshot, Threshold};
 
 use crate::{
-    BuildError, HttpMetrics, Metric, MetricsConfig,
+    BuildError, HttpMetrics, Metric, MetricsConfig, RouteHistory,
     requests::{
         Clock,
         histogram::{CELLS, Totals, middle_of},
@@ -61,8 +63,8 @@ struct Inner {
     clock: Clock,
     state: Mutex<State>,
     latest: Mutex<Arc<RuntimeSnapshot>>,
-    /// One snapshot a second, so that a page that is opened now can show what just happened.
-    history: Mutex<VecDeque<Arc<RuntimeSnapshot>>>,
+    /// So that a page that is opened now can show what just happened.
+    history: Mutex<history::History>,
     added: added::Added,
 }
 
@@ -82,9 +84,6 @@ pub struct ExecutorStats {
     /// For how long the workers have worked since they began, all added up.
     pub busy: Duration,
 }
-
-/// How many seconds the history goes back; about 1 KB each.
-const HISTORY: usize = 120;
 
 /// What the collector remembers between ticks.
 struct State {
@@ -158,25 +157,52 @@ impl RuntimeMetrics {
         snapshot.judge(inner.machine.memory, inner.machine.cpus, routes);
         let snapshot = Arc::new(snapshot);
         *inner.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
-        let mut history = inner.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = |last: &Arc<RuntimeSnapshot>| now >= last.uptime + Duration::from_secs(1);
-        if history.back().is_none_or(due) {
-            history.push_back(Arc::clone(&snapshot));
-            if history.len() > HISTORY {
-                history.pop_front();
-            }
-        }
+        self.past().observe(&snapshot, inner.http.as_ref());
         snapshot
     }
 
-    /// The snapshots of the last two minutes, one a second, oldest first.
-    pub fn history(&self) -> Vec<Arc<RuntimeSnapshot>> {
-        let history = self
-            .inner
+    /// What happened in the last ten minutes, a point a second.
+    pub fn history(&self) -> RuntimeHistory {
+        self.past().since(Duration::ZERO)
+    }
+
+    /// The same, as far as it is later than this [`RuntimeSnapshot::uptime`].
+    pub fn history_since(&self, uptime: Duration) -> RuntimeHistory {
+        self.past().since(uptime)
+    }
+
+    /// The same of a route, if it is one of the 50 with most load.
+    pub fn route_history(&self, route: &str) -> Option<RouteHistory> {
+        self.past().routes().route(route)
+    }
+
+    /// What each route has done since the start, and what the busiest do now.
+    #[cfg(feature = "admin")]
+    pub(crate) fn routes_json(&self) -> serde_json::Value {
+        let all = self.http().map(|http| http.routes()).unwrap_or_default();
+        let past = self.past();
+        let now: std::collections::HashMap<_, _> = past.routes().now().collect();
+        let route = |stats: &crate::RouteStats| {
+            let mut route = serde_json::to_value(stats).unwrap_or_default();
+            route["now"] = serde_json::to_value(now.get(&*stats.route)).unwrap_or_default();
+            route
+        };
+        all.iter().map(route).collect()
+    }
+
+    /// Adds a line to the [events](RuntimeHistory::events) that the live page shows; what is longer than 200 bytes is cut.
+    ///
+    /// What the snapshots tell is there by itself: that the limit begins or ceases to limit, that requests are refused,
+    /// that a handler holds a thread, that a background task was started again.
+    pub fn tell(&self, text: &str) {
+        self.past().tell((self.inner.clock)(), text);
+    }
+
+    fn past(&self) -> std::sync::MutexGuard<'_, history::History> {
+        self.inner
             .history
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        history.iter().cloned().collect()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Collects at the configured interval, for ever. Spawn it once.

@@ -8,7 +8,7 @@ use super::{Figures, Plan, Section, requests};
 use crate::{
     BoxError,
     contestants::{Contestant, Scope},
-    load::{Generator, Load, Pace},
+    load::{Generator, Load, at_rate},
 };
 
 /// How long the connections are left alone.
@@ -64,7 +64,7 @@ fn measure(plan: &Plan, contestant: &Contestant) -> Result<IdleRow, BoxError> {
 
     let connections = plan.idle_connections;
     let mut load = Load::closed(connections, requests::hello());
-    load.pace = Pace::Open { rate: RATE };
+    load.pace = at_rate(RATE);
     let mut generator = Generator::connect(server.address, load)?;
     // The connections take turns, so that each sends one request.
     let once = Duration::from_secs_f64((connections as f64 - 0.5) / RATE);

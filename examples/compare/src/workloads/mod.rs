@@ -16,7 +16,7 @@ pub(crate) use restart::RestartRow;
 use crate::{
     BoxError,
     contestants::{Contestant, Scope},
-    load::{Load, Pace},
+    load::{Load, Pace, at_rate},
     measure::{Driver, Rounds, Row, levels, rounds},
     server::Cores,
 };
@@ -282,7 +282,7 @@ fn latency(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
     let what = "JSON at 20 000 requests a second on 64 connections, whether or not the server keeps up; \
         latency counts from when a request was due.";
     let mut load = Load::closed(CONNECTIONS, requests::json());
-    load.pace = Pace::Open { rate: 20_000.0 };
+    load.pace = at_rate(20_000.0);
     plan.rates((name, "Latency at a fixed rate", what), Scope::All, &load)
 }
 
@@ -302,7 +302,7 @@ fn connections(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
         let loads = counts.map(|connections| {
             let mut load = Load::closed(connections, requests::json());
             if let Some(rate) = rate {
-                load.pace = Pace::Open { rate };
+                load.pace = at_rate(rate);
             }
             load
         });

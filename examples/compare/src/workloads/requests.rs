@@ -17,11 +17,14 @@ fn get(path: &str, headers: &str) -> Vec<u8> {
 const HELLO: &[u8] = b"Hello, world!";
 
 pub(super) fn hello() -> Arc<[Exchange]> {
-    [Exchange::new(&get("/hello", ""), HELLO)].into()
+    [Exchange::new(&get("/hello", "")).expecting(HELLO)].into()
 }
 
 pub(super) fn pipelined(times: usize) -> Arc<[Exchange]> {
-    [Exchange::new(&get("/hello", ""), HELLO).repeated(times)].into()
+    [Exchange::new(&get("/hello", ""))
+        .expecting(HELLO)
+        .repeated(times)]
+    .into()
 }
 
 pub(super) fn json() -> Arc<[Exchange]> {
@@ -29,7 +32,7 @@ pub(super) fn json() -> Arc<[Exchange]> {
         .map(|n| {
             let name = format!("user-{:06}", n * 7919);
             let body = format!("{{\"hello\":\"{name}\"}}");
-            Exchange::new(&get(&format!("/hello/{name}"), ""), body.as_bytes())
+            Exchange::new(&get(&format!("/hello/{name}"), "")).expecting(body.as_bytes())
         })
         .collect()
 }
@@ -52,7 +55,7 @@ pub(super) fn browser() -> Arc<[Exchange]> {
         Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\n\
         Cookie: session=9f8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d; theme=dark; consent=all; \
         _ga=GA1.1.1234567890.1700000000; _ga_ABCDEFGHIJ=GS1.1.1700000000.12.1.1700000300.0.0.0\r\n";
-    [Exchange::new(&get("/hello", HEADERS), HELLO)].into()
+    [Exchange::new(&get("/hello", HEADERS)).expecting(HELLO)].into()
 }
 
 pub(super) fn upload(path: &str) -> Arc<[Exchange]> {
@@ -62,16 +65,12 @@ pub(super) fn upload(path: &str) -> Arc<[Exchange]> {
     let mut request = head.into_bytes();
     request.extend((0..LENGTH).map(|n| n as u8));
     let body = format!("{{\"received\":{LENGTH}}}");
-    [Exchange::new(&request, body.as_bytes())].into()
+    [Exchange::new(&request).expecting(body.as_bytes())].into()
 }
 
 pub(super) fn cpu(below: u32, primes: u32) -> Arc<[Exchange]> {
     let body = format!("{{\"primes\":{primes}}}");
-    [Exchange::new(
-        &get(&format!("/cpu/{below}"), ""),
-        body.as_bytes(),
-    )]
-    .into()
+    [Exchange::new(&get(&format!("/cpu/{below}"), "")).expecting(body.as_bytes())].into()
 }
 
 /// One user of a database, `sqlite` or `postgres`; each client asks for another.
@@ -81,7 +80,7 @@ pub(super) fn users(database: &str) -> Arc<[Exchange]> {
             let id = 1 + n * 149 % USERS;
             let (name, region) = user(id);
             let body = format!("{{\"id\":{id},\"name\":\"{name}\",\"region\":\"{region}\"}}");
-            Exchange::new(&get(&format!("/{database}/{id}"), ""), body.as_bytes())
+            Exchange::new(&get(&format!("/{database}/{id}"), "")).expecting(body.as_bytes())
         })
         .collect()
 }
