@@ -198,7 +198,7 @@ impl RuntimeMetrics {
         self.past().tell((self.inner.clock)(), text);
     }
 
-    fn past(&self) -> std::sync::MutexGuard<'_, history::History> {
+    fn past(&self) -> MutexGuard<'_, history::History> {
         self.inner
             .history
             .lock()
