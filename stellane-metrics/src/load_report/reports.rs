@@ -45,6 +45,9 @@ struct Latest {
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// What is fuller is as good as twice full: balancers halve what they send, and hear of it within the second.
+const FULLEST: f64 = 2.0;
+
 /// What is averaged over about a second: one look at how many requests are in flight says little.
 #[derive(Debug, Default)]
 struct Averages {
@@ -79,6 +82,8 @@ impl Averages {
             let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / passed;
             self.rps += weight * (rate(requests, self.requests) - self.rps);
             self.eps += weight * (rate(failed, self.failed) - self.eps);
+            // Whoever was much too full for a moment would be remembered as such for long, and get nothing meanwhile.
+            let utilization = utilization.map(|utilization| utilization.min(FULLEST));
             self.utilization = match (self.utilization, utilization) {
                 (Some(before), Some(now)) => Some(before + weight * (now - before)),
                 (_, now) => now,
@@ -203,7 +208,9 @@ pub struct LoadReportsBuilder {
 }
 
 impl LoadReportsBuilder {
-    /// How full the service is: 1 is full, more is too much. What balancers choose by; it is asked ten times a second at most.
+    /// How full the service is: 1 is full, more is too much, and more than 2 no more than that. What balancers choose by; it is asked ten
+    /// times a second at most. Best is what works in terms of what can: a few requests that come together and wait for a moment are no load,
+    /// and would seem to be much of it on a small replica.
     pub fn application_utilization(
         mut self,
         of: impl Fn() -> Option<f64> + Send + Sync + 'static,
