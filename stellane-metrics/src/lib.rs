@@ -40,7 +40,7 @@
 //!
 //! # Tests that need more than cargo
 //!
-//! `cargo test -p stellane-metrics --test page --test scrape -- --ignored` needs `chromium`, `node` and `prometheus`.
+//! `cargo test -p stellane-metrics --test scrape -- --ignored` needs `prometheus`.
 //!
 //! # Features
 //!
@@ -66,6 +66,9 @@ pub mod embed;
 mod facade;
 mod layer;
 pub mod load_report;
+#[cfg(feature = "prometheus")]
+mod negotiate;
+mod packed;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 mod readiness;
@@ -101,10 +104,12 @@ pub use metrics;
 #[cfg(feature = "prometheus")]
 pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
-pub use requests::{HttpMetrics, HttpMetricsBuilder, HttpStats, RouteStats, RunningPoll};
+pub use requests::{
+    Exemplar, HttpMetrics, HttpMetricsBuilder, HttpStats, RouteHistory, RouteStats, RunningPoll,
+};
 pub use runtime::{
-    Acceleration, Advice, Machine, RuntimeMetrics, RuntimeMetricsBuilder, RuntimeSnapshot,
-    Threshold, Values,
+    Acceleration, Advice, ExecutorStats, Machine, RuntimeEvent, RuntimeHistory, RuntimeMetrics,
+    RuntimeMetricsBuilder, RuntimeSnapshot, Threshold, Values,
 };
 #[cfg(feature = "tracing")]
 pub use trace::{LogLevel, TraceBody, TraceContext, TraceFuture, TraceLayer, TraceService};

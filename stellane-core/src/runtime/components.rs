@@ -197,7 +197,7 @@ impl Components {
             .map_err(failed("strict_http1"))?;
         let readiness = Readiness::new();
         readiness.set_ready(false);
-        let held = HeldThreads::new(&config.metrics.unmatched_route);
+        let held = HeldThreads::new(&config.metrics.unmatched_route, &metrics);
         let restarts = Restarts::default();
         let ledgers = Ledgers::new(config, &metrics);
 

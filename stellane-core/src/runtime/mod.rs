@@ -82,12 +82,15 @@ mod follow;
 mod held;
 #[cfg(feature = "http-layers")]
 mod http;
+mod learned;
 mod ledger;
 mod listeners;
 mod machine;
 mod make;
 mod numbers;
 mod on_engine;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod panics;
 mod pressure;
 mod rate_limits;

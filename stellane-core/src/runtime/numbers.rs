@@ -46,6 +46,8 @@ impl Components {
             gauge "stellane_requests_abandoned" "Requests that go on though their clients have left." |s| s.abandoned.running;
             counter "stellane_requests_abandoned_total" "Requests whose clients have left and that were to go on, by their end." by "end" |s| [("finished", s.abandoned.finished_total), ("timed_out", s.abandoned.timed_out_total), ("stopped", s.abandoned.stopped_total), ("panicked", s.abandoned.panicked_total), ("refused", s.abandoned.refused_total)];
             counter "stellane_connections_unparked_total" "Times a parked connection was put together again." |s| s.unparked_total;
+            counter "stellane_connections_tls_total" "TLS handshakes that were done." |s| s.tls_total;
+            counter "stellane_connections_http2_total" "Connections that began to speak HTTP/2." |s| s.http2_total;
             gauge "stellane_connections_park_after_seconds" "How long a connection is idle now before it is parked." |s| s.park_after.as_secs_f64();
             counter "stellane_connection_read_bytes_total" "Bytes read from all sockets." |s| s.bytes_read_total;
             counter "stellane_connection_written_bytes_total" "Bytes written to all sockets." |s| s.bytes_written_total;

@@ -33,4 +33,5 @@ mod refusals;
 mod route_limits;
 mod runtime;
 mod tonic;
+mod trace;
 mod wiring;
