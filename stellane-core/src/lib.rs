@@ -135,6 +135,8 @@ pub mod logging;
 pub mod memory;
 #[cfg(feature = "on-disconnect")]
 pub mod on_disconnect;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 #[cfg(feature = "engine-selector")]
 pub mod prepared;
 #[cfg(feature = "profiling")]

@@ -51,6 +51,7 @@
 //! | `serde` | yes | `Serialize` for configurations and snapshots |
 //! | `tokio` | yes | `RuntimeMetrics::run`, metrics of the tokio runtime |
 //! | `facade` | through `prometheus` | publishing to any recorder of the `metrics` facade |
+//! | `tonic-014` | no | `OpenRcaService` for tonic's routers |
 //! | `axum` | no | routes from `MatchedPath` |
 //! | `tracing` | no | spans, `traceparent`, the slow-request log, the log-level handle |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -65,6 +66,8 @@ pub mod embed;
 mod facade;
 mod layer;
 pub mod load_report;
+#[cfg(feature = "prometheus")]
+mod negotiate;
 mod packed;
 #[cfg(feature = "prometheus")]
 mod prometheus;
@@ -93,6 +96,8 @@ pub use load_report::{
     LoadReport, LoadReportBody, LoadReportFuture, LoadReportLayer, LoadReportService, LoadReports,
     LoadReportsBuilder,
 };
+#[cfg(feature = "tokio")]
+pub use load_report::{OpenRcaBody, OpenRcaService};
 /// The facade this crate publishes to: use this one, so that both are the same version.
 #[cfg(feature = "facade")]
 pub use metrics;
@@ -100,7 +105,7 @@ pub use metrics;
 pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
 pub use requests::{
-    HttpMetrics, HttpMetricsBuilder, HttpStats, RouteHistory, RouteStats, RunningPoll,
+    Exemplar, HttpMetrics, HttpMetricsBuilder, HttpStats, RouteHistory, RouteStats, RunningPoll,
 };
 pub use runtime::{
     Acceleration, Advice, ExecutorStats, Machine, RuntimeEvent, RuntimeHistory, RuntimeMetrics,

@@ -89,6 +89,8 @@ mod machine;
 mod make;
 mod numbers;
 mod on_engine;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod panics;
 mod pressure;
 mod rate_limits;

@@ -165,7 +165,7 @@ impl EarlyRefusals for EarlyLimit {
             Some(&Ok::<_, Infallible>(Frame::data(text.clone()))),
             || true,
         );
-        self.ledgers.refused(&recording, request.headers());
+        self.ledgers.refused(&recording, request);
         Some(response.map(|_| text))
     }
 }

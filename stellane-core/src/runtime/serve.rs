@@ -217,6 +217,8 @@ impl Bound {
             components,
             signal,
             duties,
+            #[cfg(feature = "otlp")]
+            otlp,
             #[cfg(all(unix, feature = "restart"))]
             restart,
             #[cfg(unix)]
@@ -423,6 +425,10 @@ impl Bound {
         #[cfg(unix)]
         if let Some(ending) = &watched {
             ending.has_ended(!report.is_clean()).await;
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(otlp) = &otlp {
+            super::otlp::end(otlp).await;
         }
         let lasted = Duration::from_secs(begun.elapsed().as_secs());
         tracing::info!(

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use serde_json::{Value, json};
 use tower_service::Service;
@@ -24,8 +24,6 @@ const PAGE: &str = include_str!("page.html");
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
-#[cfg(feature = "prometheus")]
-const SCRAPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The page runs its own script, talks to its own server, and nothing else; nobody may frame it.
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
@@ -109,7 +107,7 @@ where
         return response;
     }
     match head.method {
-        Method::GET | Method::HEAD => shared.read(path, head.uri.query()).await,
+        Method::GET | Method::HEAD => shared.read(path, &head).await,
         Method::POST | Method::PUT if shared.changes.contains_key(path) => {
             match read_text(body).await {
                 Ok(text) => Shared::change(shared, path.to_owned(), text).await,
@@ -121,16 +119,17 @@ where
 }
 
 impl Shared {
-    async fn read(self: Arc<Self>, path: &str, query: Option<&str>) -> Response<AdminBody> {
+    async fn read(self: Arc<Self>, path: &str, head: &Parts) -> Response<AdminBody> {
+        let Parts { uri, headers, .. } = head;
         match path {
             "/" => page(),
             "/healthz" => self.healthy(),
-            "/readyz" => self.ready(query.unwrap_or_default()),
+            "/readyz" => self.ready(uri.query().unwrap_or_default()),
             "/about" => respond(StatusCode::OK, JSON, self.about.to_string()),
             "/paths" => respond(StatusCode::OK, JSON, json!(self.paths()).to_string()),
             "/runtime.json" if self.runtime.is_some() => self.runtime_json(),
             "/history.json" if self.runtime.is_some() => {
-                self.history_json(query.unwrap_or_default())
+                self.history_json(uri.query().unwrap_or_default())
             }
             "/events" if self.runtime.is_some() => self.events(),
             #[cfg(feature = "prometheus")]
@@ -138,7 +137,8 @@ impl Shared {
                 let Some(prometheus) = self.prometheus.clone() else {
                     return self.not_found();
                 };
-                respond(StatusCode::OK, SCRAPE, prometheus.render_blocking().await)
+                let scrape = prometheus.answer(headers).await;
+                unsniffed(scrape.map(AdminBody::full))
             }
             _ if self.reads.contains_key(path) => {
                 let path = path.to_owned();
@@ -400,6 +400,11 @@ fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Re
 fn with_type(mut response: Response<AdminBody>, kind: &'static str) -> Response<AdminBody> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    unsniffed(response)
+}
+
+fn unsniffed(mut response: Response<AdminBody>) -> Response<AdminBody> {
+    let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,

@@ -1,5 +1,6 @@
 //! The table of HTTP series: written per thread without shared atomics, read by whoever exports.
 
+mod exemplars;
 pub(crate) mod export;
 mod grpc;
 pub(crate) mod histogram;
@@ -16,6 +17,7 @@ mod slot;
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{BuildError, MetricsConfig};
+pub use exemplars::Exemplar;
 use histogram::Totals;
 pub use labels::Outcome;
 #[cfg(feature = "prometheus")]

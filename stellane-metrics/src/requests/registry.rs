@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     Clock,
+    exemplars::Exemplars,
     histogram::{self, Histogram, Totals},
     index::Index,
     labels::{METHODS, Outcome, RouteId, SeriesKey},
@@ -42,6 +43,7 @@ pub(crate) struct Table {
     /// For each cell of the fine histogram the bucket that its smallest value falls into.
     bucket_of_cell: Box<[u8; histogram::CELLS]>,
     layout: Layout,
+    pub(super) exemplars: Exemplars,
 }
 
 #[derive(Clone)]
@@ -129,6 +131,7 @@ impl Table {
             })),
             duration_bounds_ns: bounds_ns,
             layout,
+            exemplars: Exemplars::default(),
             clock: Ticks(clock.map_or_else(
                 || TableClock::Counter(quanta::Clock::new()),
                 TableClock::Given,
@@ -317,7 +320,7 @@ impl Table {
 
     /// The first bucket whose bound is not below the duration, which lies in this cell.
     #[inline]
-    fn duration_bucket(&self, cell: usize, ns: u64) -> usize {
+    pub(super) fn duration_bucket(&self, cell: usize, ns: u64) -> usize {
         let mut bucket = usize::from(self.bucket_of_cell[cell]);
         // A cell that a bound divides begins in the bucket below.
         while self

@@ -258,6 +258,12 @@ impl RuntimeMetrics {
         self.inner.added.contains(name)
     }
 
+    /// What was added.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn added(&self) -> Vec<Metric> {
+        self.inner.added.metrics()
+    }
+
     /// How often the collector reads.
     pub fn interval(&self) -> Duration {
         self.inner.config.interval

@@ -22,7 +22,7 @@ use crate::{
         body::BodyWatch,
         facts::Facts,
         learned::{ApartRequest, Learned},
-        ledger::{Ledger, Ledgers, RequestId},
+        ledger::{Ledger, Ledgers},
         refusal::OnRefusal,
         route_limits::BodyLimits,
     },
@@ -49,6 +49,8 @@ pub(super) struct StackParts {
     pub(super) memory: Option<MemoryBudget>,
     pub(super) ledgers: Ledgers,
     pub(super) learned: Learned,
+    /// Whether requests have ids or spans.
+    pub(super) marks_requests: bool,
 }
 
 impl StackParts {
@@ -170,8 +172,6 @@ pub(super) struct RequestState {
     pub(super) pools: PoolScope,
     pub(super) recording: Recording,
     pub(super) ledger: Ledger,
-    /// Nothing where requests have none.
-    id: RequestId,
     /// Whether the limit or a deadline has answered it.
     pub(super) is_refused: bool,
     /// None of a request that went through the layer of the limit.
@@ -192,7 +192,6 @@ impl RequestState {
             pools: PoolScope::new(&parts.pools),
             recording: parts.metrics.begin(request),
             ledger: Ledger::new(&parts.metrics),
-            id: RequestId::NONE,
             is_refused: false,
             admission: parts.limit.enter_from(request, connection(request)),
             head: parts.on_refusal.remember(request),
@@ -284,7 +283,10 @@ pub(super) fn connection<B: 'static>(request: &Request<B>) -> Option<Key> {
 impl InFlight {
     /// A request begins, and takes its place unless it must go through the layer of the limit.
     #[inline]
-    pub(super) fn begin<B: Body + 'static>(parts: &Arc<StackParts>, request: &Request<B>) -> Self {
+    pub(super) fn begin<B: Body + 'static>(
+        parts: &Arc<StackParts>,
+        request: &mut Request<B>,
+    ) -> Self {
         let kept = STOCK.try_with(|stock| take(&mut *stock.try_borrow_mut().ok()?, parts));
         let mut held = match kept {
             Ok(Some(mut held)) => {
@@ -299,8 +301,9 @@ impl InFlight {
             }
             _ => RequestState::new(parts, request),
         };
-        if let Some(header) = &parts.ledgers.id {
-            held.id = RequestId::of(request.headers().get(header));
+        if parts.marks_requests {
+            let marks = parts.ledgers.mark(request);
+            held.ledger.mark(marks, held.recording.begun());
         }
         Self(Some(held))
     }
@@ -347,7 +350,6 @@ impl InFlight {
             parts,
             recording,
             ledger,
-            id,
             is_refused,
             ..
         } = &mut *held;
@@ -355,7 +357,7 @@ impl InFlight {
             access_log::note(ledger.notes(recording));
         }
         let is_refused = mem::take(is_refused);
-        ledger.end(recording, id, is_refused, &parts.ledgers.kept);
+        ledger.end(recording, is_refused, &parts.ledgers.kept);
         held.head = None;
         held.apart = None;
         // A thread that is ending keeps nothing.

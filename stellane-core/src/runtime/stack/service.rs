@@ -75,7 +75,7 @@ where
             facts.tell(&mut request);
         }
         let kind = RefusalKind::Error;
-        let in_flight = InFlight::begin(parts, &request);
+        let in_flight = InFlight::begin(parts, &mut request);
         // The future of the service is put where it stays.
         let mut preset = PresetFuture::new(State::Refused { kind }, in_flight);
         let PresetFuture { state, in_flight } = &mut preset;
@@ -96,6 +96,7 @@ where
         let RequestState {
             recording,
             pools,
+            ledger,
             admission,
             grpc,
             ..
@@ -114,6 +115,7 @@ where
         let refusal = parts.call(service, &mut Some(request), *grpc, limit, put);
         drop(pools);
         entered.leave();
+        ledger.called();
         if let Some(kind) = refusal {
             *state = State::Refused { kind };
         }
@@ -140,6 +142,7 @@ impl<S> PresetService<S> {
         let ready = mem::replace(&mut self.service, next);
         let future = queued::call(ready, &self.parts, request);
         entered.leave();
+        held.ledger.called();
         future
     }
 }
