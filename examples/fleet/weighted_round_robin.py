@@ -1,5 +1,6 @@
 """Calls the replicas of `fleet_replicas` by gRPC's own balancer, at half of what they can do together, and prints the share of each:
-at first, and when the third has become four times as slow. Needs grpcio 1.60 or later. Ends with 1 if a share is off by more than 15 %."""
+at first, and when the third has become four times as slow. With `--oob` by the reports that each replica streams, else by those on its
+answers. Needs grpcio 1.60 or later. Ends with 1 if a share is off by more than 15 %."""
 
 import json, sys, threading, time
 
@@ -7,7 +8,7 @@ import grpc
 
 ADDRESSES = sys.argv[1]
 RATE = 350  # calls a second; the replicas do 100, 200 and 400
-POLICY = {"enableOobLoadReport": False, "blackoutPeriod": "1s", "weightUpdatePeriod": "0.5s"}
+POLICY = {"enableOobLoadReport": "--oob" in sys.argv, "oobReportingPeriod": "1s", "blackoutPeriod": "1s", "weightUpdatePeriod": "0.5s"}
 SERVICE = {"loadBalancingConfig": [{"weighted_round_robin": POLICY}]}
 OPTIONS = [("grpc.service_config", json.dumps(SERVICE)), ("grpc.default_authority", "fleet")]
 

@@ -6,14 +6,17 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::hint::black_box;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Frame;
 use http_body_util::Full;
 use stellane_autotune::{
-    AdaptiveLimit, AdaptiveLimitLayer, AdaptiveLimitService, AlgorithmKind, LimitConfig, Outcome,
+    AdaptiveLimit, AdaptiveLimitLayer, AdaptiveLimitService, AlgorithmKind, LimitConfig,
+    LimitRequestBody, Outcome,
 };
 use tower::{Layer, Service, service_fn};
 
@@ -94,6 +97,52 @@ where
         .for_each(|request| case_call(service, request));
 }
 
+/// A body that its client is waited for once, or one that is there.
+struct Upload {
+    is_late: bool,
+}
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match std::mem::take(&mut self.is_late) {
+            true => Poll::Pending,
+            false => Poll::Ready(None),
+        }
+    }
+}
+
+/// Reads the body, and waits once for something else unless it has waited for that.
+async fn read(request: Request<LimitRequestBody<Upload>>) -> Result<Response<Body>, Infallible> {
+    let waits = !request.body().get_ref().is_late;
+    let mut body = pin!(request.into_body());
+    while let Some(Ok(_)) =
+        std::future::poll_fn(|cx| http_body::Body::poll_frame(body.as_mut(), cx)).await
+    {}
+    let mut is_late = waits;
+    std::future::poll_fn(|_| match std::mem::take(&mut is_late) {
+        true => Poll::Pending,
+        false => Poll::Ready(()),
+    })
+    .await;
+    Ok(Response::new(Body::new(Bytes::from_static(b"hello"))))
+}
+
+/// Polled twice: what it waited for is there the second time.
+#[inline(never)]
+fn case_wait<S: Service<Request<Upload>>>(service: &mut S, is_late: bool) {
+    let mut future = pin!(service.call(Request::new(Upload { is_late })));
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..2 {
+        let _ = black_box(future.as_mut().poll(&mut context).is_ready());
+    }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args()
         .skip(1)
@@ -129,6 +178,15 @@ fn main() {
     if is_on("admit_call") {
         let mut service = layered(&open);
         measure("admit_call", calls_count, |n| calls(&mut service, n));
+    }
+    // The difference between these two is what it costs to lend the place and to take it again.
+    for (name, is_late) in [("wait_for_work", false), ("wait_for_body", true)] {
+        if is_on(name) {
+            let mut service = AdaptiveLimitLayer::new(&open).layer(service_fn(read));
+            measure(name, calls_count, |n| {
+                (0..n).for_each(|_| case_wait(&mut service, is_late))
+            });
+        }
     }
     if is_on("refuse_call") {
         let mut service = layered(&full);

@@ -59,6 +59,7 @@
 //! | `serde` | configs can be read and written; actions, stats and snapshots serialise |
 //! | `tracing` | an event per tuning action, target `stellane::tuning` |
 //! | `metrics` | the counter `stellane_tuning_actions_total{parameter,outcome}` |
+//! | `redis` | [`rate_limit`]`::shared`: rates that replicas share by Redis or Valkey |
 //! | `load` | `tower::load::Load` on the limit and its service: tower's balancers choose by saturation |
 //! | `sim` | the simulator with its oracle |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -81,13 +82,13 @@ pub use limit::{
     AdaptiveLimit, AdaptiveLimitBuilder, AdaptiveLimitLayer, AdaptiveLimitService, Algorithm,
     AlgorithmKind, Class, ClassConfig, ClassStats, Hold, Key, Latencies, LimitBody, LimitConfig,
     LimitEvidence, LimitFuture, LimitMode, LimitRequestBody, LimitState, LimitStats, LocalSignal,
-    Outcome, Permit, RequestHead, ResponseHead, Shed, algorithm,
+    Outcome, Permit, RequestHead, ResponseHead, RetryAfter, Shed, algorithm,
 };
 pub use overload::{OverloadConfig, OverloadLayer};
 pub use rate_limit::{
     RateLeft, RateLimit, RateLimitBuilder, RateLimitConfig, RateLimitFuture, RateLimitHeaders,
     RateLimitLayer, RateLimitService, RateLimitStats, RateLimited, RateRule, RateRuleError,
-    RuleStats,
+    RuleStats, WithoutStore,
 };
 pub use tuner::{
     ActionOutcome, AutoTuner, AutoTunerBuilder, Condition, Controller, Evidence, Knob, KnobStats,

@@ -111,31 +111,130 @@ fn nobody_who_comes_later_takes_the_place_of_who_waits() {
     });
 }
 
+#[test]
+fn a_place_that_is_lent_is_never_missed_by_who_waits_for_it() {
+    loom::model(|| {
+        let shared = Arc::new((Gate::new(1), Mutex::new(Queue::default())));
+        assert!(shared.0.try_enter(false, |limit| limit));
+        let waiter = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || wait(&shared.0, &shared.1))
+        };
+        if shared.0.lend() {
+            grant(&shared.0, &shared.1);
+        }
+        waiter.join().unwrap();
+        let queue = shared.1.lock().unwrap();
+        assert_eq!((queue.waiting, queue.granted), (0, 1));
+        assert_eq!((shared.0.load(), shared.0.inside()), ((1, 1), 2));
+    });
+}
+
+type Place = Arc<(Gate, loan::State)>;
+
+fn place() -> Place {
+    let shared = Arc::new((Gate::new(1), loan::State::new()));
+    assert!(shared.0.try_enter(false, |limit| limit));
+    shared
+}
+
+fn pause((gate, state): &(Gate, loan::State)) {
+    if let loan::Begun::Lent { .. } = state.pause(|| true) {
+        gate.lend();
+    }
+}
+
+fn resume((gate, state): &(Gate, loan::State)) {
+    if state.resume() {
+        gate.retake();
+    }
+}
+
+fn starve((gate, state): &(Gate, loan::State), inside: bool) {
+    if let loan::Begun::Lent { .. } = state.starve(inside, || true) {
+        gate.lend();
+    }
+}
+
+fn feed((gate, state): &(Gate, loan::State), inside: bool) {
+    if state.feed(inside) {
+        gate.retake();
+    }
+}
+
+fn end((gate, state): &(Gate, loan::State)) {
+    if state.end().lent {
+        gate.leave_lent();
+    } else {
+        gate.leave();
+    }
+}
+
 /// A handler that waits and a body that has nothing, on two threads, and both go on.
 #[test]
 fn a_place_that_is_lent_is_given_back_and_taken_again_as_often() {
     loom::model(|| {
-        let shared = Arc::new((Gate::new(1), loan::State::new()));
-        assert!(shared.0.try_enter(false, |limit| limit));
-        let wait = |(gate, state): &(Gate, loan::State), reason| {
-            if let loan::Begun::Lent { .. } = state.begin(reason, || true) {
-                gate.leave();
-            }
-            if state.end_reason(reason) {
-                gate.enter_beyond_limit();
-            }
-        };
+        let shared = place();
         let body = {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || wait(&shared, loan::STARVED))
+            thread::spawn(move || {
+                starve(&shared, false);
+                feed(&shared, false);
+            })
         };
-        wait(&shared, loan::PAUSED);
+        pause(&shared);
+        resume(&shared);
         body.join().unwrap();
-        assert_eq!(shared.0.load(), (1, 1));
-        if !shared.1.end().lent {
-            shared.0.leave();
-        }
+        assert_eq!((shared.0.load(), shared.0.lent()), ((1, 1), 0));
+        end(&shared);
         assert_eq!(shared.0.load(), (0, 1));
+    });
+}
+
+/// A handler has polled its body, and gives it to another thread before it waits itself.
+#[test]
+fn a_body_that_goes_elsewhere_takes_what_its_handler_has_noted_along() {
+    for (dry_before, dry_then) in [(true, false), (false, true), (true, true), (false, false)] {
+        loom::model(move || {
+            let shared = place();
+            let find = |shared: &Place, inside, dry| match dry {
+                true => starve(shared, inside),
+                false => feed(shared, inside),
+            };
+            find(&shared, true, dry_before);
+            let body = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || find(&shared, false, dry_then))
+            };
+            pause(&shared);
+            body.join().unwrap();
+            assert_eq!(shared.0.lent(), u32::from(dry_then));
+            resume(&shared);
+            assert_eq!(shared.0.load(), (1, 1));
+            pause(&shared);
+            assert_eq!(shared.0.lent(), u32::from(dry_then));
+            end(&shared);
+            assert_eq!((shared.0.load(), shared.0.lent()), ((0, 1), 0));
+        });
+    }
+}
+
+/// The same, when it was polled by the handler in a poll before.
+#[test]
+fn a_body_that_is_given_away_while_its_place_is_lent_is_fed_there() {
+    loom::model(|| {
+        let shared = place();
+        starve(&shared, true);
+        pause(&shared);
+        assert_eq!(shared.0.lent(), 1);
+        let body = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || feed(&shared, false))
+        };
+        resume(&shared);
+        pause(&shared);
+        body.join().unwrap();
+        assert_eq!((shared.0.load(), shared.0.lent()), ((1, 1), 0));
     });
 }
 
@@ -144,33 +243,24 @@ fn a_place_that_is_lent_is_given_back_and_taken_again_as_often() {
 fn a_request_that_leaves_gives_its_place_back_once() {
     for feeds in [true, false] {
         loom::model(move || {
-            let shared = Arc::new((Gate::new(1), loan::State::new()));
-            assert!(shared.0.try_enter(false, |limit| limit));
-            let begin = |(gate, state): &(Gate, loan::State), reason| {
-                if let loan::Begun::Lent { .. } = state.begin(reason, || true) {
-                    gate.leave();
-                }
-            };
-            begin(&shared, loan::PAUSED);
+            let shared = place();
+            pause(&shared);
             if feeds {
-                begin(&shared, loan::STARVED);
+                starve(&shared, false);
             }
             let body = {
                 let shared = Arc::clone(&shared);
-                thread::spawn(move || {
-                    if !feeds {
-                        begin(&shared, loan::STARVED);
-                    } else if shared.1.end_reason(loan::STARVED) {
-                        shared.0.enter_beyond_limit();
+                thread::spawn(move || match feeds {
+                    false => starve(&shared, false),
+                    true => {
+                        feed(&shared, false);
                         let _ = shared.1.owe();
                     }
                 })
             };
-            if !shared.1.end().lent {
-                shared.0.leave();
-            }
+            end(&shared);
             body.join().unwrap();
-            assert_eq!(shared.0.load(), (0, 1));
+            assert_eq!((shared.0.load(), shared.0.lent()), ((0, 1), 0));
         });
     }
 }

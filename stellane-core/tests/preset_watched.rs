@@ -27,7 +27,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::oneshot,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 use tower::service_fn;
 use tracing::level_filters::LevelFilter;
@@ -698,6 +698,8 @@ fn holding_router(gate: &Gate) -> Router {
     Router::builder()
         .get("/blocks/{id}", block)
         .get("/computes/{id}", compute)
+        .get("/blocks/quick", || async { "hello" })
+        .post("/blocks/{id}", || async { "posted" })
         .get("/", || async { "hello" })
         .build()
         .expect("no conflicts")
@@ -788,37 +790,107 @@ async fn a_handler_that_waits_by_its_thread_leaves_the_limit_and_one_that_comput
     }
 }
 
+/// So many hold their threads, of a route that is known to after the first of them.
+async fn fill(served: &Served, count: usize, path: &'static str) -> Vec<JoinHandle<String>> {
+    let mut asking = served.ask(1, path);
+    served.until_held(path, 1).await;
+    asking.extend(served.ask(count - 1, path));
+    served.until_held(path, count).await;
+    asking
+}
+
 #[tokio::test]
-async fn beyond_those_that_may_wait_without_a_place_requests_are_refused() {
+async fn beyond_those_that_may_wait_requests_of_their_route_are_refused_and_no_others() {
     let gate = Gate::default();
     let _at_last = AtLast(gate.clone());
-    let router = holding_router(&gate);
+    let siblings = holding_router(&gate);
     let mut config = handoff();
     config.engine.max_blocked = 4;
     (config.limit.min, config.limit.initial, config.limit.max) = (3, 3, 3);
-    config.limit.max_wait = Duration::from_millis(1);
-    let served = serve!(2, Runtime::builder().config(config).service(router));
-    let mut asking = Vec::new();
-    for held in 1..=7 {
-        // As soon as there is a place for it.
-        asking.extend(served.ask(1, "/blocks"));
-        while asking.last().is_some_and(|asked| !asked.is_finished())
-            && !get(served.admin, "/metrics").await.contains(&format!(
-                "stellane_held_threads{{http_route=\"/blocks/{{id}}\"}} {held}\n"
-            ))
-        {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+    let served = serve!(2, Runtime::builder().config(config).service(siblings));
+    let post =
+        "POST /blocks/1 HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    // Routes are known once they were asked for.
+    for path in ["/", "/blocks/quick"] {
+        assert!(get(served.address, path).await.ends_with("hello"));
+    }
+    exchange(served.address, post).await;
+    let asking = fill(&served, 4, "/blocks").await;
+    for n in 0..5 {
+        let refused = get(served.address, &format!("/blocks/{n}")).await;
+        assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+        assert!(refused.contains("retry-after: 1"), "{refused}");
+        for path in ["/", "/blocks/quick"] {
+            let answer = get(served.address, path).await;
+            assert!(answer.ends_with("hello"), "{path}: {answer}");
         }
+        let other = exchange(served.address, post).await;
+        assert!(other.ends_with("posted"), "{other}");
     }
-    for _ in 0..5 {
-        let answer = get(served.address, "/").await;
-        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    }
+    let refused = "stellane_requests_shed_total{reason=\"max_blocked\"} 5\n";
+    let told = until(served.admin, "/metrics", |text| text.contains(refused)).await;
+    let of_route = |line: &str| line.contains("\"/blocks/{id}\"") && line.contains("\"503\"");
+    assert!(told.lines().any(of_route), "{told}");
+    // Nobody was refused by the limit, which has but three places.
+    let of_limit = "stellane_requests_shed_total{reason=\"limit\"} 0\n";
+    assert!(told.contains(of_limit), "{told}");
     gate.open();
     answered(asking, "at last").await;
-    let answer = get(served.address, "/").await;
-    assert!(answer.ends_with("hello"), "{answer}");
+    let answer = get(served.address, "/blocks/1").await;
+    assert!(answer.ends_with("at last"), "{answer}");
     served.end().await;
+}
+
+#[tokio::test]
+async fn handlers_of_a_route_that_has_waited_by_its_thread_take_no_core_from_others() {
+    let gate = Gate::default();
+    let _at_last = AtLast(gate.clone());
+    let inside = Arc::new(AtomicU64::new(0));
+    let (opens, counts) = (gate.clone(), Arc::clone(&inside));
+    let block = move || {
+        let (gate, inside) = (opens.clone(), Arc::clone(&counts));
+        async move {
+            // Wherever it is polled by then.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            inside.fetch_add(1, SeqCst);
+            gate.block();
+            "at last"
+        }
+    };
+    let router = Router::builder()
+        .get("/blocks/{id}", block)
+        .get("/", || async { "hello" });
+    let router = router.build().expect("no conflicts");
+    let mut config = handoff();
+    config.engine.cores = 1;
+    // It takes as long until the core is taken from one that was not known, and a fifth of it from each that follows.
+    config.engine.hand_off_after = Duration::from_secs(5);
+    let served = serve!(2, Runtime::builder().config(config).service(router));
+    let mut asking = served.ask(1, "/blocks");
+    served.until_held("/blocks", 1).await;
+    asking.extend(served.ask(30, "/blocks"));
+    let all_inside = async {
+        while inside.load(SeqCst) < 31 {
+            let answer = get(served.address, "/").await;
+            assert!(answer.ends_with("hello"), "{answer}");
+        }
+    };
+    tokio::time::timeout(TIMEOUT, all_inside)
+        .await
+        .expect("in time");
+    // Those that were seen to hold a thread until then.
+    let told = get(served.admin, "/metrics").await;
+    let seen = told.split("stellane_thread_holds_total{http_route=\"/blocks/{id}\"} ");
+    let seen = seen
+        .last()
+        .and_then(|rest| rest.lines().next()?.parse::<u64>().ok());
+    assert!(seen.is_some_and(|seen| seen < 15), "{seen:?}");
+    gate.open();
+    answered(asking, "at last").await;
+    // More than it takes to forget the route.
+    answered(served.ask(100, "/blocks"), "at last").await;
+    answered(served.ask(100, "/blocks"), "at last").await;
+    assert_eq!(served.end().await.drain.aborted, 0);
 }
 
 #[tokio::test]
@@ -836,4 +908,110 @@ async fn an_end_while_handlers_hold_their_threads_loses_none_of_their_answers() 
     answered(asking, "at last").await;
     let report = served.end().await;
     assert_eq!((report.drain.aborted, report.drain.left), (0, 0));
+}
+
+/// The CPU time of this thread.
+#[cfg(target_os = "linux")]
+fn ran() -> Duration {
+    let times = std::fs::read_to_string("/proc/thread-self/schedstat").expect("is there");
+    let ran = times.split(' ').next().and_then(|ran| ran.parse().ok());
+    Duration::from_nanos(ran.expect("a number"))
+}
+
+/// What the limit makes of ten times as many computations of 200 ms of a CPU as there are CPUs for, from when it begins to
+/// limit: how many are answered and refused. `slice` is after how much of it a handler lets others have its thread.
+#[cfg(target_os = "linux")]
+async fn ten_times_too_many_computations(kind: EngineKind, slice: Duration) -> (usize, usize) {
+    let over = Arc::<AtomicBool>::default();
+    let is_over = Arc::clone(&over);
+    let compute = move || {
+        let is_over = Arc::clone(&is_over);
+        async move {
+            for _ in 0..200 / slice.as_millis() {
+                let end = ran() + slice;
+                while ran() < end && !is_over.load(SeqCst) {
+                    std::hint::black_box((0..50_000).map(std::hint::black_box).sum::<u64>());
+                }
+                tokio::task::yield_now().await;
+            }
+            "computed"
+        }
+    };
+    let router = Router::builder().get("/", compute).build();
+    let router = router.expect("no conflicts");
+    let mut config = config();
+    config.engine.kind = kind;
+    let cpus = std::thread::available_parallelism().expect("known").get();
+    let served = serve!(cpus, Runtime::builder().config(config).service(router));
+    let mut ticks = tokio::time::interval(Duration::from_millis(20) / cpus as u32);
+    let (mut asking, mut limits) = (JoinSet::new(), false);
+    let (mut answered, mut refused) = (0, 0);
+    let load = async {
+        while refused < 50 {
+            for _ in 0..10 {
+                ticks.tick().await;
+                let address = served.address;
+                asking.spawn(async move { ask::get(address, "/").await });
+            }
+            if !limits {
+                let told = get(served.admin, "/runtime.json").await;
+                limits = told.contains("\"limit_state\":\"limiting");
+            }
+            while let Some(asked) = asking.try_join_next() {
+                let answer = asked.expect("no panic");
+                answered += usize::from(limits && answer.starts_with("HTTP/1.1 200"));
+                refused += usize::from(limits && answer.starts_with("HTTP/1.1 503"));
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(4 * TIMEOUT, load).await.is_ok();
+    over.store(true, SeqCst);
+    assert!(in_time, "{kind:?} limits: {limits}, refused {refused}");
+    drop(asking);
+    served.end().await;
+    (answered, refused)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_times_as_many_computations_as_there_are_cpus_for_are_limited_as_on_the_shared_engine()
+{
+    // There one that lets nobody else have its thread stands in the way of the limit too.
+    let of_shared = Duration::from_millis(10);
+    let whole = Duration::from_millis(200);
+    for (kind, slice) in [
+        (EngineKind::Shared, of_shared),
+        (EngineKind::Handoff, whole),
+    ] {
+        let (answered, refused) = ten_times_too_many_computations(kind, slice).await;
+        println!("{kind:?}, {slice:?}: {answered} answered, {refused} refused");
+        assert!(answered < refused, "{kind:?}: {answered} of {refused}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_cores_do_that_go_from_thread_to_thread_is_shown() {
+    let gate = Gate::default();
+    let _at_last = AtLast(gate.clone());
+    let router = holding_router(&gate);
+    let served = serve!(2, Runtime::builder().config(handoff()).service(router));
+    let asking = served.ask(4, "/computes");
+    served.until_held("/computes", 4).await;
+    let number = |text: &str, name: &str| {
+        let rest = text.split(&format!("\"{name}\":")).nth(1)?;
+        rest.split([',', '}']).next()?.parse::<f64>().ok()
+    };
+    // Two of tokio's, and the cores.
+    until(served.admin, "/runtime.json", |text| {
+        number(text, "tokio_workers") == Some(4.0)
+            && number(text, "tokio_alive_tasks").is_some_and(|tasks| tasks >= 4.0)
+            && number(text, "tokio_busy_ratio").is_some_and(|ratio| ratio > 0.02)
+    })
+    .await;
+    let told = get(served.admin, "/metrics").await;
+    assert!(told.contains("\ntokio_workers 4\n"), "{told}");
+    gate.open();
+    answered(asking, "computed").await;
+    served.end().await;
 }

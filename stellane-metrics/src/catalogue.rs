@@ -25,6 +25,30 @@ pub struct Metric {
 }
 
 impl Metric {
+    /// The name without the `_total` of a counter: that of its family in OpenMetrics.
+    pub fn family(&self) -> &'static str {
+        match self.kind {
+            Kind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
+            _ => self.name,
+        }
+    }
+
+    /// Its unit as OpenTelemetry writes it, by the end of its name: `s`, `By`, `1` for a ratio; empty if it counts things.
+    pub fn unit(&self) -> &'static str {
+        match self.unit_suffix() {
+            Some("_seconds") => "s",
+            Some("_bytes") => "By",
+            Some("_ratio") => "1",
+            _ => "",
+        }
+    }
+
+    /// The end of its [family](Self::family)'s name that is its unit.
+    pub fn unit_suffix(&self) -> Option<&'static str> {
+        let mut suffixes = ["_seconds", "_bytes", "_ratio"].into_iter();
+        suffixes.find(|suffix| self.family().ends_with(suffix))
+    }
+
     /// A metric that only goes up, for [`RuntimeMetrics::add`](crate::RuntimeMetrics::add). By custom its name ends with
     /// `_total`.
     pub const fn counter(name: &'static str, help: &'static str) -> Self {

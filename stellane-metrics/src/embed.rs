@@ -1,7 +1,10 @@
 //! For services that wrap futures and bodies anyway: what [`MetricsLayer`](crate::MetricsLayer) does for a request, without
 //! a future and a body of its own.
 
+#[cfg(feature = "tracing")]
+pub use crate::trace::{BeginSpan, RequestSpan, Spans};
 pub use crate::{
     layer::{Entered, is_labelled},
     requests::{Ended, Outcome, Recording, Ticks, Told, thread_number},
+    sink::{HistogramValue, Labels, Sink},
 };

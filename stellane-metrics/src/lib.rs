@@ -40,7 +40,7 @@
 //!
 //! # Tests that need more than cargo
 //!
-//! `cargo test -p stellane-metrics --test page --test scrape -- --ignored` needs `chromium`, `node` and `prometheus`.
+//! `cargo test -p stellane-metrics --test scrape -- --ignored` needs `prometheus`.
 //!
 //! # Features
 //!
@@ -51,6 +51,7 @@
 //! | `serde` | yes | `Serialize` for configurations and snapshots |
 //! | `tokio` | yes | `RuntimeMetrics::run`, metrics of the tokio runtime |
 //! | `facade` | through `prometheus` | publishing to any recorder of the `metrics` facade |
+//! | `tonic-014` | no | `OpenRcaService` for tonic's routers |
 //! | `axum` | no | routes from `MatchedPath` |
 //! | `tracing` | no | spans, `traceparent`, the slow-request log, the log-level handle |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -65,6 +66,9 @@ pub mod embed;
 mod facade;
 mod layer;
 pub mod load_report;
+#[cfg(feature = "prometheus")]
+mod negotiate;
+mod packed;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 mod readiness;
@@ -92,16 +96,20 @@ pub use load_report::{
     LoadReport, LoadReportBody, LoadReportFuture, LoadReportLayer, LoadReportService, LoadReports,
     LoadReportsBuilder,
 };
+#[cfg(feature = "tokio")]
+pub use load_report::{OpenRcaBody, OpenRcaService};
 /// The facade this crate publishes to: use this one, so that both are the same version.
 #[cfg(feature = "facade")]
 pub use metrics;
 #[cfg(feature = "prometheus")]
 pub use prometheus::{Prometheus, PrometheusBuilder, TextBody, prometheus};
 pub use readiness::{Dependency, DependencyHandle, DependencyStatus, Latch, Readiness};
-pub use requests::{HttpMetrics, HttpMetricsBuilder, HttpStats, RouteStats, RunningPoll};
+pub use requests::{
+    Exemplar, HttpMetrics, HttpMetricsBuilder, HttpStats, RouteHistory, RouteStats, RunningPoll,
+};
 pub use runtime::{
-    Acceleration, Advice, Machine, RuntimeMetrics, RuntimeMetricsBuilder, RuntimeSnapshot,
-    Threshold, Values,
+    Acceleration, Advice, ExecutorStats, Machine, RuntimeEvent, RuntimeHistory, RuntimeMetrics,
+    RuntimeMetricsBuilder, RuntimeSnapshot, Threshold, Values,
 };
 #[cfg(feature = "tracing")]
 pub use trace::{LogLevel, TraceBody, TraceContext, TraceFuture, TraceLayer, TraceService};

@@ -1,8 +1,10 @@
 //! One scrape of everything: our tables, and what the application records through the `metrics` facade.
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
     fmt,
+    io::{self, Write},
     pin::Pin,
     sync::{Arc, mpsc},
     task::{Context, Poll},
@@ -10,7 +12,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{
@@ -19,11 +22,15 @@ use metrics_exporter_prometheus::{
 use tower_service::Service;
 
 use crate::{
-    BuildError, DurationBuckets, HttpMetrics, Readiness, RuntimeMetrics, catalogue as names,
-    sink::Sink, text::TextSink,
+    BuildError, DurationBuckets, HttpMetrics, Kind, Readiness, RuntimeMetrics, catalogue as names,
+    negotiate,
+    sink::Sink,
+    text::{Format, TextSink},
 };
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// Starts a [`Prometheus`] scrape.
 ///
@@ -187,35 +194,65 @@ struct Inner {
 impl Prometheus {
     /// The scrape, in the text format. Takes milliseconds when there are thousands of series: do not call it in a task.
     pub fn render(&self) -> String {
-        let mut text = TextSink::default();
+        self.render_as(Format::Plain)
+    }
+
+    /// The same as OpenMetrics, in which a figure leads to the trace of a request that it counts.
+    pub fn render_open_metrics(&self) -> String {
+        self.render_as(Format::Open)
+    }
+
+    fn render_as(&self, format: Format) -> String {
+        let others = self.inner.handle.render();
+        let mut text = match format {
+            Format::Plain => TextSink::default(),
+            Format::Open => TextSink::open(self.plain_names(&others)),
+        };
+        self.walk(&mut text);
+        text.append(&others);
+        text.into_string()
+    }
+
+    /// Those of all metrics that are no counters.
+    fn plain_names(&self, others: &str) -> HashSet<String> {
+        let added = self.inner.runtime.as_ref().map(RuntimeMetrics::added);
+        let ours = names::catalogue().iter().copied().copied();
+        let ours = ours.chain(added.into_iter().flatten());
+        let ours = ours.filter(|metric| metric.kind != Kind::Counter);
+        let types = others.lines().filter_map(|line| {
+            let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+            (kind != "counter").then(|| name.to_owned())
+        });
+        ours.map(|metric| metric.name.to_owned())
+            .chain(types)
+            .collect()
+    }
+
+    /// Shows all numbers of ours to whoever exports them elsewhere; not what the application records through the facade.
+    /// Takes milliseconds when there are thousands of series.
+    pub fn walk(&self, sink: &mut dyn Sink) {
         if let Some(http) = &self.inner.http {
-            http.export(&mut text);
+            http.export(sink);
         }
         if let Some(runtime) = &self.inner.runtime {
-            runtime.export(&mut text);
+            runtime.export(sink);
         }
         if let Some(readiness) = &self.inner.readiness {
-            text.start(&names::READY);
-            text.gauge(
-                &names::READY,
-                &[],
-                f64::from(u8::from(readiness.is_ready())),
-            );
+            sink.start(&names::READY);
+            let ready = f64::from(u8::from(readiness.is_ready()));
+            sink.gauge(&names::READY, &[], ready);
             let dependencies = readiness.dependencies();
-            text.start(&names::DEPENDENCY_UP);
+            sink.start(&names::DEPENDENCY_UP);
             for one in &dependencies {
                 let up = f64::from(u8::from(one.up));
-                text.gauge(&names::DEPENDENCY_UP, &[("dependency", &one.name)], up);
+                sink.gauge(&names::DEPENDENCY_UP, &[("dependency", &one.name)], up);
             }
             let metric = &names::DEPENDENCY_FAILURES;
-            text.start(metric);
+            sink.start(metric);
             for one in &dependencies {
-                text.counter(metric, &[("dependency", &one.name)], one.failures);
+                sink.counter(metric, &[("dependency", &one.name)], one.failures);
             }
         }
-        let mut out = text.into_string();
-        out.push_str(&self.inner.handle.render());
-        out
     }
 
     /// Makes this the recorder of the process: what the application records by the macros of the `metrics` facade, such as
@@ -237,13 +274,44 @@ impl Prometheus {
         Arc::clone(&self.inner.recorder) as _
     }
 
-    /// Renders on a blocking thread.
-    pub(crate) async fn render_blocking(self) -> String {
-        match tokio::task::spawn_blocking(move || self.render()).await {
-            Ok(text) => text,
-            Err(error) => format!("# rendering failed: {error}\n"),
+    /// The answer to a scrape with these headers, rendered on a blocking thread.
+    pub(crate) async fn answer(self, headers: &HeaderMap) -> Response<Bytes> {
+        let format = negotiate::format(headers);
+        let takes_gzip = negotiate::takes_gzip(headers);
+        let render = move || {
+            let text = self.render_as(format);
+            let zipped = takes_gzip.then(|| gzip(text.as_bytes()).ok()).flatten();
+            (
+                zipped.is_some(),
+                zipped.unwrap_or_else(|| text.into_bytes()),
+            )
+        };
+        let rendered = tokio::task::spawn_blocking(render).await;
+        let (is_zipped, body) = rendered
+            .unwrap_or_else(|error| (false, format!("# rendering failed: {error}\n").into_bytes()));
+        let mut response = Response::new(Bytes::from(body));
+        let headers = response.headers_mut();
+        let kind = match format {
+            Format::Plain => TEXT,
+            Format::Open => OPEN_METRICS,
+        };
+        headers.insert(header::CONTENT_TYPE, kind);
+        headers.insert(
+            header::VARY,
+            HeaderValue::from_static("accept, accept-encoding"),
+        );
+        if is_zipped {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
+        response
     }
+}
+
+/// A scrape of 19 KB becomes one of 2 KB.
+fn gzip(text: &[u8]) -> io::Result<Vec<u8>> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(text)?;
+    gzip.finish()
 }
 
 /// The exporter, for all that is not exported by us already: it would be there twice.
@@ -321,12 +389,11 @@ impl<B> Service<Request<B>> for Prometheus {
     /// # Panics
     ///
     /// The future panics outside of a tokio runtime.
-    fn call(&mut self, _: Request<B>) -> Self::Future {
-        let this = self.clone();
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (this, headers) = (self.clone(), request.headers().clone());
         Box::pin(async move {
-            let mut response = Response::new(TextBody(Some(this.render_blocking().await.into())));
-            response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
-            Ok(response)
+            let response = this.answer(&headers).await;
+            Ok(response.map(|text| TextBody(Some(text))))
         })
     }
 }

@@ -179,6 +179,71 @@ async fn grpc_is_told_in_its_trailers_or_in_an_answer_that_is_only_a_head() {
     );
 }
 
+/// Else a balancer would take it for one that is full, and send it fewer still.
+#[tokio::test]
+async fn a_replica_that_has_little_to_do_says_so() {
+    let (millis, http) = metrics();
+    let in_flight = http.clone();
+    let reports = LoadReports::builder(&http)
+        .application_utilization(move || Some(in_flight.stats().requests_in_flight as f64 / 2.0));
+    let reports = build(reports);
+    let works = Arc::clone(&millis);
+    let mut service = ServiceBuilder::new()
+        .layer(LoadReportLayer::new(&reports))
+        .layer(MetricsLayer::new(&http))
+        .service_fn(move |_: Request<Body>| {
+            works.fetch_add(20, Relaxed);
+            async { Ok::<_, Infallible>(Response::new(Body::from("hello"))) }
+        });
+    // One at a time, each second: a hundredth of what two seats can do.
+    let mut told = None;
+    for _ in 0..20 {
+        millis.fetch_add(980, Relaxed);
+        let service = service.ready().await.expect("infallible");
+        let answer = service.call(Request::new(Body::default())).await;
+        let answer = answer.expect("infallible");
+        told = answer.headers().get("endpoint-load-metrics").cloned();
+        answer.into_body().collect().await.expect("whole");
+    }
+    let told = told.expect("a report");
+    let (_, rest) = told
+        .to_str()
+        .expect("text")
+        .split_once("application_utilization:")
+        .expect("told");
+    let utilization: f64 = rest
+        .split(',')
+        .next()
+        .expect("a number")
+        .parse()
+        .expect("a number");
+    assert!(utilization < 0.02, "{told:?}");
+}
+
+/// A moment's crowd is forgotten in seconds.
+#[test]
+fn whoever_was_much_too_full_is_not_remembered_for_it() {
+    let (millis, http) = metrics();
+    let load = Arc::new(AtomicU64::new(50));
+    let read = Arc::clone(&load);
+    let reports = build(
+        LoadReports::builder(&http)
+            .application_utilization(move || Some(read.load(Relaxed) as f64)),
+    );
+    let told_after = |seconds: u64| {
+        let mut told = None;
+        for _ in 0..seconds * 10 {
+            millis.fetch_add(100, Relaxed);
+            told = reports.report();
+        }
+        told.and_then(|report| report.application_utilization)
+            .expect("told")
+    };
+    assert!(told_after(5) >= 1.5);
+    load.store(0, Relaxed);
+    assert!(told_after(4) < 0.05);
+}
+
 #[test]
 fn a_name_that_makes_the_report_invalid_is_an_error() {
     let (_, http) = metrics();

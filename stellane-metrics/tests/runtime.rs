@@ -285,20 +285,28 @@ fn a_source_may_ask_for_the_snapshot_it_is_part_of() {
 }
 
 #[test]
-fn the_history_has_one_snapshot_a_second_for_two_minutes() {
+fn the_history_has_a_point_a_second_for_ten_minutes() {
     let setup = setup();
-    for _ in 0..1_000 {
+    for _ in 0..3_000 {
         setup.clock.advance(Duration::from_millis(250));
+        setup.serve([Duration::from_millis(1)]);
         setup.runtime.collect();
     }
+    setup.runtime.tell("configuration reloaded");
     let history = setup.runtime.history();
-    assert_eq!(history.len(), 120);
+    let seconds: Vec<f64> = (151..=750).map(f64::from).collect();
+    assert_eq!(history.at, seconds);
+    assert_eq!(history.numbers["requests_per_second"], vec![4.0; 600]);
+    assert_eq!(history.counts["responses"]["2xx"], vec![4.0; 600]);
     assert!(
         history
-            .windows(2)
-            .all(|pair| pair[1].uptime - pair[0].uptime == Duration::from_secs(1))
+            .latency_heat
+            .iter()
+            .all(|rows| rows.iter().sum::<f64>() == 1.0)
     );
-    assert_eq!(history[119].uptime, Duration::from_secs(250));
+    let last = history.events.last().unwrap();
+    assert_eq!((last.at, &*last.text), (750.0, "configuration reloaded"));
+    assert!(setup.runtime.route_history("/nowhere").is_none());
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //!
 //! ```sh
 //! cargo run --release -p stellane-examples --bin fleet_replicas   # prints the three addresses
-//! python3 examples/fleet/weighted_round_robin.py ADDRESS,ADDRESS,ADDRESS   # needs grpcio
+//! python3 examples/fleet/weighted_round_robin.py ADDRESS,ADDRESS,ADDRESS         # needs grpcio
+//! python3 examples/fleet/weighted_round_robin.py ADDRESS,ADDRESS,ADDRESS --oob   # by a stream of reports of each replica
 //! ```
 //!
 //! `/fleet.Work/Do` takes a seat of its replica for 20 ms; `/fleet.Work/Slow` makes one replica four times as slow. It ends with its
@@ -21,13 +22,13 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Full, combinators::WithTrailers};
+use http_body_util::{BodyExt, Either, Full, combinators::WithTrailers};
 use stellane_core::{
     BoxError, RequestBody,
-    metrics::{HttpMetrics, LoadReportLayer, LoadReports, MetricsLayer},
+    metrics::{HttpMetrics, LoadReportLayer, LoadReports, MetricsLayer, OpenRcaService},
 };
 use tokio::{net::TcpListener, sync::Semaphore};
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt};
 
 #[derive(Clone)]
 struct Replica {
@@ -73,9 +74,19 @@ async fn main() -> Result<(), BoxError> {
             millis: Arc::new(AtomicU64::new(20)),
         };
         let http = HttpMetrics::builder().build()?;
-        let in_flight = http.clone();
-        let utilization =
-            move || Some(in_flight.stats().requests_in_flight as f64 / f64::from(seats));
+        let (in_flight, free) = (http.clone(), Arc::clone(&replica.seats));
+        // The seats that are taken. What waits for one counts once it would fill them all again: a few that come together say
+        // nothing, and of two seats they would seem to say much.
+        let utilization = move || {
+            let taken = seats as usize - free.available_permits();
+            let waits = (in_flight.stats().requests_in_flight as usize).saturating_sub(taken);
+            let counts = if waits < seats as usize {
+                taken
+            } else {
+                taken + waits
+            };
+            Some(counts as f64 / f64::from(seats))
+        };
         let reports = LoadReports::builder(&http)
             .application_utilization(utilization)
             .build()?;
@@ -86,6 +97,23 @@ async fn main() -> Result<(), BoxError> {
                 let replica = replica.clone();
                 async move { Ok::<_, Infallible>(replica.answer(request).await) }
             });
+        let out_of_band = OpenRcaService::new(&reports);
+        // Outside of all that measures: a stream of reports is no work.
+        let service = tower::service_fn(move |request: Request<RequestBody>| {
+            let (service, out_of_band) = (service.clone(), out_of_band.clone());
+            async move {
+                match request.uri().path() == OpenRcaService::PATH {
+                    true => out_of_band
+                        .oneshot(request)
+                        .await
+                        .map(|told| told.map(Either::Left)),
+                    false => service
+                        .oneshot(request)
+                        .await
+                        .map(|answer| answer.map(Either::Right)),
+                }
+            }
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         addresses.push(listener.local_addr()?.to_string());
         tokio::spawn(async move { stellane_core::serve(listener, service).await });

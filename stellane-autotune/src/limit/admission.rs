@@ -5,11 +5,10 @@ use http_body::Body;
 
 use super::{
     AdaptiveLimitLayer, Class, Hold, Key, LimitRequestBody, Outcome, Permit, RequestHead,
-    aging::Epoch,
     future::answer_of,
     held,
     keys::{Count, Keys},
-    place::Loan,
+    place::{Counts, Handed, Loan},
     shared::{Shared, UNTIMED},
 };
 
@@ -35,8 +34,8 @@ pub struct Admission {
     /// Whether the body of its answer is under way.
     streams: bool,
     left: bool,
-    /// Since when the place is given back by hand, in nanoseconds.
-    lent: Option<u64>,
+    /// Since when the place is given back by hand, in nanoseconds, and whether that counts for its keys.
+    lent: Option<(u64, Counts)>,
     /// The place was taken back when it was no longer free.
     owes: bool,
     /// It needs no place, but is one of few that its key has.
@@ -44,7 +43,7 @@ pub struct Admission {
     /// It is polled by a thread that somebody watches.
     watched: bool,
     /// When its latest frame was handed out.
-    handed: Option<Epoch>,
+    handed: Option<Handed>,
     /// What it shares with the body of the request.
     loan: Option<Arc<Loan>>,
     /// Its place under the limit of its class.
@@ -162,8 +161,8 @@ impl Admission {
     /// The handler, or the body of the answer, goes on.
     #[inline]
     pub(super) fn resume(&mut self, shared: &Shared) {
-        if let Some(epoch) = self.handed.take() {
-            self.owes |= shared.take_back(self.keys, epoch);
+        if let Some(handed) = self.handed.take() {
+            self.owes |= shared.take_back(self.keys, handed);
             self.age(shared);
         }
         if let Some(loan) = &self.loan {
@@ -181,6 +180,9 @@ impl Admission {
     /// The poll has ended; if its thread was held, the place was lent meanwhile.
     #[inline]
     fn end_poll(&mut self, shared: &Shared) {
+        if let Some(loan) = &self.loan {
+            loan.end_poll();
+        }
         if self.watched {
             self.watched = false;
             if let Some(since) = held::end(shared) {
@@ -196,7 +198,7 @@ impl Admission {
             Some(loan) => loan.age_anew(),
             None => self.generation = shared.be_born(),
         }
-        if shared.retake() && !self.owes {
+        if shared.gate.retake() && !self.owes {
             shared.owe(self.keys);
             self.owes = true;
         }
@@ -226,20 +228,22 @@ impl Admission {
 
     /// Gives the place back until [`retake`](Self::retake).
     pub(super) fn lend(&mut self, shared: &Shared) {
-        if self.lent.is_none() && self.loan.is_none() && shared.reserve_loan(self.keys) {
-            self.lent = Some(shared.clock.nanos());
+        if self.lent.is_none()
+            && self.loan.is_none()
+            && let Some(counts) = shared.may_lend(self.keys)
+        {
+            self.lent = Some((shared.clock.nanos(), counts));
             self.stop_ageing(shared);
             self.pay(shared);
-            shared.lend();
+            shared.lend(self.keys, counts);
         }
     }
 
     pub(super) fn retake(&mut self, shared: &Shared) {
-        if let Some(since) = self.lent.take() {
+        if let Some((since, counts)) = self.lent.take() {
             self.forget_time(shared.clock.nanos().saturating_sub(since));
-            shared.end_loan(self.keys);
             self.age(shared);
-            if shared.retake() {
+            if shared.retake(self.keys, counts) {
                 shared.owe(self.keys);
                 self.owes = true;
             }
@@ -317,22 +321,18 @@ impl Admission {
         if ages && self.loan.is_none() {
             shared.pass_away(self.generation);
         }
-        if let Some(epoch) = self.handed.take() {
-            shared.forget_handed(self.keys, epoch);
+        if let Some(handed) = self.handed.take() {
+            shared.forget_handed(self.keys, handed);
         }
         self.pay(shared);
-        let mut holds = self.lent.is_none();
-        if !holds {
-            shared.end_loan(self.keys);
-        }
+        let mut lent = self.lent.map(|(_, counts)| counts);
         if let Some(loan) = self.loan.take() {
-            holds &= loan.end();
+            lent = loan.end();
             self.spare = Some(loan);
         }
-        if holds {
-            shared.release(self.class, self.keys);
-        } else {
-            shared.forget(self.class, self.keys);
+        match lent {
+            None => shared.release(self.class, self.keys),
+            Some(counts) => shared.release_lent(self.class, self.keys, counts),
         }
     }
 }

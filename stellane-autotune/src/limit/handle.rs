@@ -162,7 +162,7 @@ impl AdaptiveLimit {
         let now = shared.clock.nanos();
         let totals = shared.totals();
         let (in_flight, limit) = shared.load();
-        let inside = u64::from(shared.gate.load().0) + u64::from(shared.lending.given_back());
+        let inside = u64::from(shared.gate.inside());
         let classes: Vec<_> = shared.classes.iter().map(ClassStats::of).collect();
         let shed_of = |reason: Shed| classes.iter().map(|class| class.shed_by(reason)).sum();
         let finished = totals.successes + totals.overloads + totals.ignored + totals.cancelled;
@@ -174,7 +174,7 @@ impl AdaptiveLimit {
             max: totals.max,
             in_flight,
             waiting: shared.waiting(),
-            lent: shared.lending.lent(),
+            lent: shared.lent(),
             aside: totals.aside,
             state: totals.state,
             evidence: totals.evidence,
@@ -392,7 +392,7 @@ pub struct LimitStats {
     pub max: u32,
     /// Requests that hold a place.
     pub in_flight: u32,
-    /// Requests that were let in and hold none at the moment, since their client is waited for.
+    /// Requests that were let in and hold none at the moment, since their client is waited for, or their thread is held.
     pub lent: u32,
     /// Requests that wait for one.
     pub waiting: u32,

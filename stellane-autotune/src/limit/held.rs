@@ -83,7 +83,9 @@ impl ThreadPlace {
         }
         // What is lent does not age.
         self.shared.pass_away(state as u32);
-        self.shared.lend();
+        if self.shared.gate.lend() {
+            self.shared.grant_waiters();
+        }
         true
     }
 
@@ -116,7 +118,7 @@ fn begin_watched(shared: &Shared, generation: u32) -> bool {
         let next = HOLDS | u64::from(generation);
         if here.end(next).is_some() {
             // One that panicked, or that polls this one.
-            shared.retake();
+            shared.gate.retake();
             shared.be_born();
         }
         Some(())

@@ -14,10 +14,9 @@ use super::aging::{Aging, Epoch};
 /// that a request that waits for a place hardly notices.
 const PATIENCE: u64 = 20_000_000;
 
-/// What is lent in all.
+/// What is lent while an answer waits for its client, and what is owed.
 #[derive(Debug)]
 pub(super) struct Lending {
-    given_back: AtomicU32,
     /// Frames that were handed out, by when.
     handed: Aging<2>,
     /// When the next epoch of those begins, in nanoseconds.
@@ -31,7 +30,6 @@ pub(super) struct Lending {
 impl Lending {
     pub(super) fn new() -> Self {
         Self {
-            given_back: AtomicU32::new(0),
             handed: Aging::new(),
             next_epoch: AtomicU64::new(0),
             debt: AtomicU32::new(0),
@@ -39,14 +37,9 @@ impl Lending {
         }
     }
 
-    /// All that is lent, and what may turn out to be.
-    pub(super) fn all(&self) -> u32 {
-        self.given_back().saturating_add(self.handed.count())
-    }
-
-    /// One more is given back, or taken again.
-    pub(super) fn change_given_back(&self, taken: bool) {
-        change(&self.given_back, taken);
+    /// Who was handed a frame and has not asked for the next one.
+    pub(super) fn handed(&self) -> u32 {
+        self.handed.count()
     }
 
     /// One more has a debt, or has paid it; `again` is whether its key has others.
@@ -86,23 +79,9 @@ impl Lending {
         won
     }
 
-    /// Requests that hold no place at the moment because their client is waited for.
-    pub(super) fn lent(&self) -> u32 {
-        self.given_back().saturating_add(self.handed.old())
-    }
-
     /// Requests in the gate that are waited for by nobody but their client.
     pub(super) fn stalled(&self) -> u32 {
         self.handed.old()
-    }
-
-    /// Whether somebody might be found to wait for its client.
-    pub(super) fn may_age(&self) -> bool {
-        self.handed.count() > 0
-    }
-
-    pub(super) fn given_back(&self) -> u32 {
-        difference(&self.given_back)
     }
 
     #[inline]

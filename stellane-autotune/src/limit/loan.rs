@@ -6,22 +6,35 @@ use loom::sync::atomic::{AtomicU8, Ordering};
 
 /// Whether a place is lent, in one byte that the handler of a request and its body change, on any threads: it is as
 /// long as there are both reasons, unless that was not allowed when the second came.
+///
+/// Most bodies are polled by their handler, while that is polled itself. What such a body finds is noted beside the byte
+/// without an atomic step, and [`pause`](Self::pause) takes it along: the same thread comes there next.
 #[derive(Debug)]
-pub(crate) struct State(AtomicU8);
+pub(crate) struct State {
+    word: AtomicU8,
+    /// What the body has found since its handler is polled: written by the thread that polls both, and read by it.
+    within: AtomicU8,
+}
 
 /// The handler waits.
-pub(crate) const PAUSED: u8 = 1;
+const PAUSED: u8 = 1;
 /// The body has nothing.
-pub(crate) const STARVED: u8 = 2;
+const STARVED: u8 = 2;
 const BOTH: u8 = PAUSED | STARVED;
 const LENT: u8 = 4;
 const OWES: u8 = 8;
 const ENDED: u8 = 16;
 /// It has an age, by which it may be set aside: it has none while it is lent.
 const AGES: u8 = 32;
+/// The body was polled elsewhere than by its handler: what was noted beside the byte no longer counts.
+const ELSEWHERE: u8 = 64;
+
+/// Noted beside the byte, as [`STARVED`] is.
+const FED: u8 = 1;
+const NOTHING_NEW: u8 = 0;
 
 /// What a reason has done.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Begun {
     /// The place is to be given back; whether it had a debt, which is paid by that, and an age.
     Lent { owed: bool, aged: bool },
@@ -39,14 +52,68 @@ pub(crate) struct Before {
 
 impl State {
     pub(crate) fn new() -> Self {
-        Self(AtomicU8::new(AGES))
+        Self {
+            word: AtomicU8::new(AGES),
+            within: AtomicU8::new(NOTHING_NEW),
+        }
     }
 
-    /// A reason begins. `may_lend` is asked when it makes both, perhaps more than once.
-    pub(crate) fn begin(&self, reason: u8, mut may_lend: impl FnMut() -> bool) -> Begun {
-        let mut state = self.0.load(Ordering::Relaxed);
+    /// The handler waits, and maybe for its body. `may_lend` is asked if so, perhaps more than once.
+    pub(crate) fn pause(&self, may_lend: impl FnMut() -> bool) -> Begun {
+        let found = self.within.load(Ordering::Relaxed);
+        let with_found = |state: u8| match found {
+            _ if state & ELSEWHERE != 0 => state,
+            STARVED => state | STARVED,
+            FED => state & !STARVED,
+            _ => state,
+        };
+        let begun = self.begin(|state| with_found(state) | PAUSED, may_lend);
+        if found != NOTHING_NEW {
+            // After the step above, for who feeds elsewhere.
+            self.within.store(NOTHING_NEW, Ordering::Release);
+        }
+        begun
+    }
+
+    /// The handler goes on. Whether the place is to be taken again; it has an age then.
+    pub(crate) fn resume(&self) -> bool {
+        let aged = |state: u8| if state & LENT != 0 { AGES } else { 0 };
+        self.end_reason(|state| state & !(PAUSED | LENT) | aged(state))
+    }
+
+    /// The body has nothing; `inside` is whether this thread polls its handler just now.
+    pub(crate) fn starve(&self, inside: bool, may_lend: impl FnMut() -> bool) -> Begun {
+        if inside && self.note(STARVED) {
+            return Begun::Kept;
+        }
+        self.begin(|state| state | STARVED | ELSEWHERE, may_lend)
+    }
+
+    /// The body has something, or nobody reads it any more. Whether the place is to be taken again.
+    pub(crate) fn feed(&self, inside: bool) -> bool {
+        if inside && self.note(FED) {
+            return false;
+        }
+        let noted = self.within.load(Ordering::Acquire);
+        if noted != STARVED && self.word.load(Ordering::Relaxed) & STARVED == 0 {
+            return false;
+        }
+        self.end_reason(|state| state & !(STARVED | LENT) | ELSEWHERE)
+    }
+
+    /// Notes what the body has found, unless it was polled elsewhere before.
+    fn note(&self, found: u8) -> bool {
+        let counts = self.word.load(Ordering::Relaxed) & ELSEWHERE == 0;
+        if counts {
+            self.within.store(found, Ordering::Relaxed);
+        }
+        counts
+    }
+
+    fn begin(&self, with: impl Fn(u8) -> u8, mut may_lend: impl FnMut() -> bool) -> Begun {
+        let mut state = self.word.load(Ordering::Relaxed);
         loop {
-            let mut next = state | reason;
+            let mut next = with(state);
             if next & BOTH == BOTH && state & (LENT | ENDED) == 0 && may_lend() {
                 next = (next | LENT) & !(OWES | AGES);
             }
@@ -64,14 +131,14 @@ impl State {
         }
     }
 
-    /// A reason ends; whether the place is to be taken again.
-    pub(crate) fn end_reason(&self, reason: u8) -> bool {
-        let mut state = self.0.load(Ordering::Relaxed);
+    fn end_reason(&self, without: impl Fn(u8) -> u8) -> bool {
+        let mut state = self.word.load(Ordering::Relaxed);
         loop {
-            if state & ENDED != 0 || state & reason == 0 {
+            let next = without(state);
+            if next == state || state & ENDED != 0 {
                 return false;
             }
-            match self.exchange(state, state & !(reason | LENT)) {
+            match self.exchange(state, next) {
                 Err(current) => state = current,
                 Ok(_) => return state & LENT != 0,
             }
@@ -80,23 +147,23 @@ impl State {
 
     /// What was taken again was no longer free. Whether that is to be paid when it leaves.
     pub(crate) fn owe(&self) -> bool {
-        let before = self.0.fetch_or(OWES, Ordering::AcqRel);
+        let before = self.word.fetch_or(OWES, Ordering::AcqRel);
         before & (OWES | ENDED) == 0
     }
 
     /// Its age begins anew. False if the request has left meanwhile.
     pub(crate) fn age(&self) -> bool {
-        self.0.fetch_or(AGES, Ordering::AcqRel) & ENDED == 0
+        self.word.fetch_or(AGES, Ordering::AcqRel) & ENDED == 0
     }
 
     /// It has no age for a while; whether it had one.
     pub(crate) fn stop_ageing(&self) -> bool {
-        self.0.fetch_and(!AGES, Ordering::AcqRel) & AGES != 0
+        self.word.fetch_and(!AGES, Ordering::AcqRel) & AGES != 0
     }
 
     /// The request leaves. Only once.
     pub(crate) fn end(&self) -> Before {
-        let before = self.0.swap(ENDED, Ordering::AcqRel);
+        let before = self.word.swap(ENDED, Ordering::AcqRel);
         Before {
             lent: before & LENT != 0,
             owes: before & OWES != 0,
@@ -105,7 +172,7 @@ impl State {
     }
 
     fn exchange(&self, state: u8, next: u8) -> Result<u8, u8> {
-        self.0
+        self.word
             .compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Relaxed)
     }
 }

@@ -34,6 +34,7 @@ pub struct LocalSignal(Arc<Sources>);
 struct Sources {
     reported: Tasks,
     queued: Tasks,
+    computing: Tasks,
     /// Threads of the runtimes that are held.
     held: AtomicUsize,
     watched: Mutex<Vec<Arc<Tasks>>>,
@@ -62,6 +63,12 @@ impl LocalSignal {
         self.0.queued.set(tasks_per_core);
     }
 
+    /// How many tasks compute on threads beside the runtimes, or would if there were a CPU for them, for each core: an
+    /// executor that gives up threads to those that compute for long has nothing to do itself. NaN: it is not known.
+    pub fn report_computing(&self, tasks_per_core: f64) {
+        self.0.computing.set(tasks_per_core);
+    }
+
     /// How many threads of the runtimes that are watched do not come back from a task. A runtime tells of the time of
     /// a task when that is over, so whoever sees such threads from outside tells here, again and again: else one whose
     /// other threads have more than they can do looks as if it had time.
@@ -69,19 +76,19 @@ impl LocalSignal {
         self.0.held.store(threads, Ordering::Relaxed);
     }
 
-    /// The latest report, or else the average of all runtimes that are watched, or the queue beside them if that is
-    /// longer.
+    /// The latest report, or else the average of all runtimes that are watched, or what waits or computes beside them if
+    /// that is more.
     #[must_use]
     pub fn tasks_per_core(&self) -> Option<f64> {
-        let queued = self.0.queued.get();
+        let beside = [&self.0.queued, &self.0.computing];
+        let beside = beside.into_iter().filter_map(Tasks::get);
         self.0.reported.get().or_else(|| {
             let watched = self.watched();
             let known = watched.iter().filter_map(|tasks| tasks.get());
             let (count, sum) =
                 known.fold((0.0, 0.0), |(count, sum), tasks| (count + 1.0, sum + tasks));
             let average = (count > 0.0).then(|| sum / count);
-            // Nothing is less than something.
-            if queued > average { queued } else { average }
+            average.into_iter().chain(beside).reduce(f64::max)
         })
     }
 
@@ -345,6 +352,8 @@ mod tests {
             runtime.set(of_runtime);
             assert_eq!(signal.tasks_per_core(), Some(expected));
         }
+        signal.report_computing(6.0);
+        assert_eq!(signal.tasks_per_core(), Some(6.0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,41 +1,83 @@
 //! The places of requests, while they are lent.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+use std::{
+    cell::Cell,
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use super::{
+    Class,
     aging::Epoch,
     keys::{Count, Keys},
     loan::{self, Begun},
     shared::Shared,
 };
 
-/// What one key may lend at least, whatever the limit is: as many streams as most connections have.
+/// What one key may lend at least, whatever the limit is: as many streams as most connections have. While all together lend
+/// no more, it is not counted who does.
 const LENT_BY_ONE: u32 = 100;
 
+/// Whether one that is lent counts for its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts(bool);
+
 impl Shared {
-    /// Whether one more may be lent; then it is counted.
-    pub(super) fn reserve_loan(&self, keys: Keys) -> bool {
-        if self.lending.all() >= self.max() || self.is_lent_out(keys) {
-            return false;
+    /// Requests that hold no place at the moment because their client is waited for, or their thread is held.
+    pub(super) fn lent(&self) -> u32 {
+        self.gate.lent().saturating_add(self.lending.stalled())
+    }
+
+    /// Whether one more may be lent.
+    pub(super) fn may_lend(&self, keys: Keys) -> Option<Counts> {
+        let may_lend = self.all_lent() < self.max();
+        may_lend.then(|| self.may_key_lend(keys)).flatten()
+    }
+
+    fn may_key_lend(&self, keys: Keys) -> Option<Counts> {
+        let counts = !keys.is_none() && self.all_lent() >= LENT_BY_ONE;
+        let is_lent_out =
+            counts && self.keys.get(keys, Count::Lent) >= self.quarter().max(LENT_BY_ONE);
+        (!is_lent_out).then_some(Counts(counts))
+    }
+
+    /// All that is lent, and what may turn out to be.
+    fn all_lent(&self) -> u32 {
+        self.gate.lent().saturating_add(self.lending.handed())
+    }
+
+    /// Gives a place back that may be lent and is going to be taken again.
+    pub(super) fn lend(&self, keys: Keys, counts: Counts) {
+        if counts.0 {
+            self.keys.add(keys, Count::Lent);
         }
-        self.lending.change_given_back(false);
-        self.keys.add(keys, Count::Lent);
-        true
+        if self.gate.lend() {
+            self.grant_waiters();
+        }
     }
 
-    fn is_lent_out(&self, keys: Keys) -> bool {
-        // All that is lent is seldom as much as one key may lend.
-        !keys.is_none()
-            && self.lending.all() >= LENT_BY_ONE
-            && self.keys.get(keys, Count::Lent) >= self.quarter().max(LENT_BY_ONE)
+    /// Takes it again; whether that is one too many.
+    pub(super) fn retake(&self, keys: Keys, counts: Counts) -> bool {
+        self.forget_lent(keys, counts);
+        self.gate.retake()
     }
 
-    pub(super) fn end_loan(&self, keys: Keys) {
-        self.lending.change_given_back(true);
-        self.keys.sub(keys, Count::Lent);
+    fn forget_lent(&self, keys: Keys, counts: Counts) {
+        if counts.0 {
+            self.keys.sub(keys, Count::Lent);
+        }
+    }
+
+    /// A request leaves whose place is lent.
+    pub(super) fn release_lent(&self, class: Class, keys: Keys, counts: Counts) {
+        self.forget_lent(keys, counts);
+        self.forget(class, keys);
+        if self.gate.leave_lent() {
+            self.grant_waiters();
+        }
     }
 
     pub(super) fn owe(&self, keys: Keys) {
@@ -54,21 +96,18 @@ impl Shared {
     /// A frame of a response was handed out: it waits for its client from now on, or for the next time that it is
     /// asked. None if that is not to count, since its key has lent too much.
     #[inline]
-    pub(super) fn hand_over(&self, keys: Keys) -> Option<Epoch> {
-        if !keys.is_none() {
-            if self.is_lent_out(keys) {
-                return None;
-            }
+    pub(super) fn hand_over(&self, keys: Keys) -> Option<Handed> {
+        let counts = self.may_key_lend(keys)?;
+        if counts.0 {
             self.keys.add(keys, Count::Lent);
         }
-        Some(self.lending.hand_over())
+        let epoch = self.lending.hand_over();
+        Some(Handed { epoch, counts })
     }
 
     /// It leaves; whether it held no place.
-    pub(super) fn forget_handed(&self, keys: Keys, epoch: Epoch) -> bool {
-        if !keys.is_none() {
-            self.keys.sub(keys, Count::Lent);
-        }
+    pub(super) fn forget_handed(&self, keys: Keys, Handed { epoch, counts }: Handed) -> bool {
+        self.forget_lent(keys, counts);
         let held_none = self.lending.take_back(epoch);
         if held_none {
             self.set_gate();
@@ -78,8 +117,8 @@ impl Shared {
 
     /// It was asked for its next frame; whether it now has a debt.
     #[inline]
-    pub(super) fn take_back(&self, keys: Keys, epoch: Epoch) -> bool {
-        let owes = self.forget_handed(keys, epoch) && self.is_over();
+    pub(super) fn take_back(&self, keys: Keys, handed: Handed) -> bool {
+        let owes = self.forget_handed(keys, handed) && self.is_over();
         if owes {
             self.owe(keys);
         }
@@ -87,10 +126,20 @@ impl Shared {
     }
 }
 
+/// When a frame was handed out whose request may wait for its client.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Handed {
+    epoch: Epoch,
+    counts: Counts,
+}
+
 /// The place of a request that has a body: its handler and its body both know when the client is waited for.
 ///
 /// That is so while the handler has nothing else to do, since its latest poll was pending, and the body has nothing for
 /// it, since its latest poll was.
+///
+/// To lend it and to take it again is one write each that all cores share, that to the gate; and one each to its own state,
+/// which a handler makes whatever it waits for.
 #[derive(Debug)]
 pub(super) struct Loan {
     shared: Arc<Shared>,
@@ -98,9 +147,17 @@ pub(super) struct Loan {
     state: loan::State,
     /// See [`Shared::be_born`].
     generation: AtomicU32,
-    /// Since when it is lent, and for how long it was before, in nanoseconds.
+    // Who lends writes these two, and who takes it again reads them: the state orders both.
+    /// Since when it is lent, in nanoseconds.
     since: AtomicU64,
+    counts: AtomicBool,
+    /// For how long it was lent before, in nanoseconds.
     lent_for: AtomicU64,
+}
+
+thread_local! {
+    /// The loan whose handler this thread polls, to be compared only.
+    static POLLED: Cell<*const Loan> = const { Cell::new(ptr::null()) };
 }
 
 impl Loan {
@@ -111,6 +168,7 @@ impl Loan {
             keys,
             state: loan::State::new(),
             since: AtomicU64::new(0),
+            counts: AtomicBool::new(false),
             lent_for: AtomicU64::new(0),
         }
     }
@@ -125,28 +183,54 @@ impl Loan {
         Some(loan)
     }
 
-    /// The handler waits.
-    #[inline]
-    pub(super) fn pause(&self) {
-        self.begin(loan::PAUSED);
-    }
-
     /// The handler goes on.
     #[inline]
     pub(super) fn resume(&self) {
-        self.end_reason(loan::PAUSED);
+        POLLED.set(self);
+        if self.state.resume() {
+            let generation = self.shared.be_born();
+            self.generation.store(generation, Ordering::Relaxed);
+            self.take_again();
+        }
+    }
+
+    /// The poll of the handler has ended.
+    #[inline]
+    pub(super) fn end_poll(&self) {
+        if self.is_polled() {
+            POLLED.set(ptr::null());
+        }
+    }
+
+    /// Whether this thread polls its handler: what polls the body now is called by that.
+    fn is_polled(&self) -> bool {
+        ptr::eq(POLLED.get(), self)
+    }
+
+    /// The handler waits.
+    #[inline]
+    pub(super) fn pause(&self) {
+        let mut counts = Counts(false);
+        let begun = self.state.pause(|| self.may_lend(&mut counts));
+        self.lend_if(begun, counts);
     }
 
     /// The body has nothing.
     #[inline]
     pub(super) fn starve(&self) {
-        self.begin(loan::STARVED);
+        let mut counts = Counts(false);
+        let may_lend = || self.may_lend(&mut counts);
+        let begun = self.state.starve(self.is_polled(), may_lend);
+        self.lend_if(begun, counts);
     }
 
     /// The body has something, or nobody reads it any more.
     #[inline]
     pub(super) fn feed(&self) {
-        self.end_reason(loan::STARVED);
+        if self.state.feed(self.is_polled()) {
+            self.age();
+            self.take_again();
+        }
     }
 
     /// How long it was lent, in nanoseconds.
@@ -154,8 +238,8 @@ impl Loan {
         self.lent_for.load(Ordering::Relaxed)
     }
 
-    /// The request leaves; whether it holds a place, which is to be given back.
-    pub(super) fn end(&self) -> bool {
+    /// The request leaves; whether its place is lent, or else to be given back.
+    pub(super) fn end(&self) -> Option<Counts> {
         let before = self.state.end();
         if before.owes {
             self.shared.pay(self.keys);
@@ -163,10 +247,7 @@ impl Loan {
         if before.ages {
             self.shared.pass_away(self.generation());
         }
-        if before.lent {
-            self.shared.end_loan(self.keys);
-        }
-        !before.lent
+        before.lent.then(|| self.counts())
     }
 
     pub(super) fn generation(&self) -> u32 {
@@ -194,39 +275,42 @@ impl Loan {
             .store(self.shared.be_born(), Ordering::Relaxed);
     }
 
-    fn begin(&self, reason: u8) {
-        let mut reserved = false;
-        let begun = self.state.begin(reason, || {
-            reserved = reserved || self.shared.reserve_loan(self.keys);
-            self.since
-                .store(self.shared.clock.nanos(), Ordering::Relaxed);
-            reserved
-        });
-        match begun {
-            Begun::Lent { owed, aged } => {
-                if aged {
-                    self.shared.pass_away(self.generation());
-                }
-                if owed {
-                    self.shared.pay(self.keys);
-                }
-                self.shared.lend();
-            }
-            Begun::Kept if reserved => self.shared.end_loan(self.keys),
-            Begun::Kept => {}
-        }
+    fn counts(&self) -> Counts {
+        Counts(self.counts.load(Ordering::Relaxed))
     }
 
-    fn end_reason(&self, reason: u8) {
-        if !self.state.end_reason(reason) {
+    /// Notes besides what who takes it again must know.
+    fn may_lend(&self, noted: &mut Counts) -> bool {
+        let Some(counts) = self.shared.may_lend(self.keys) else {
+            return false;
+        };
+        *noted = counts;
+        self.counts.store(counts.0, Ordering::Relaxed);
+        self.since
+            .store(self.shared.clock.nanos(), Ordering::Relaxed);
+        true
+    }
+
+    fn lend_if(&self, begun: Begun, counts: Counts) {
+        let Begun::Lent { owed, aged } = begun else {
             return;
+        };
+        if aged {
+            self.shared.pass_away(self.generation());
         }
+        if owed {
+            self.shared.pay(self.keys);
+        }
+        self.shared.lend(self.keys, counts);
+    }
+
+    fn take_again(&self) {
         let now = self.shared.clock.nanos();
         let lent_for = now.saturating_sub(self.since.load(Ordering::Relaxed));
-        self.lent_for.fetch_add(lent_for, Ordering::Relaxed);
-        self.shared.end_loan(self.keys);
-        self.age();
-        if self.shared.retake() {
+        // Nobody else does until it is lent anew.
+        self.lent_for
+            .store(self.lent_for() + lent_for, Ordering::Relaxed);
+        if self.shared.retake(self.keys, self.counts()) {
             self.shared.owe(self.keys);
             if !self.state.owe() {
                 self.shared.pay(self.keys);

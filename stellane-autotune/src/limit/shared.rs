@@ -194,19 +194,6 @@ impl Shared {
         inside > limit
     }
 
-    /// Gives a place back that is going to be taken again.
-    pub(super) fn lend(&self) {
-        if self.gate.leave().0 {
-            self.grant_waiters();
-        }
-    }
-
-    /// Takes a place again; whether that is one too many.
-    pub(super) fn retake(&self) -> bool {
-        self.gate.enter_beyond_limit();
-        self.is_over()
-    }
-
     /// Takes a place if there is one. With `queued`, those who already wait are not in the way.
     #[inline]
     pub(super) fn try_enter(&self, class: Class, keys: Keys, queued: bool) -> bool {
@@ -248,7 +235,7 @@ impl Shared {
     /// Places may have been lent meanwhile, or be left to those who have little.
     #[cold]
     fn may_enter_now(&self, keys: Keys, queued: bool) -> bool {
-        let has_aged = self.lending.may_age() && self.age_handed(self.clock.nanos());
+        let has_aged = self.lending.handed() > 0 && self.age_handed(self.clock.nanos());
         let may_go_beyond = self.fairness.may_go_beyond(self.lending.debt());
         (has_aged || may_go_beyond) && self.try_enter_fairly(keys, queued)
     }
@@ -320,7 +307,7 @@ impl Shared {
         }
     }
 
-    /// Forgets a request that holds no place.
+    /// Forgets a request, but for its place.
     pub(super) fn forget(&self, class: Class, keys: Keys) {
         if self.has_classes() {
             self.class(class).in_flight.fetch_sub(1, Ordering::Relaxed);

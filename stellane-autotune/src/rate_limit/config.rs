@@ -33,6 +33,23 @@ pub enum RateLimitHeaders {
     All,
 }
 
+/// What is done with requests while the store of a shared rate is away: see the module `shared` (feature `redis`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum WithoutStore {
+    /// Each replica keeps to the whole rule: nobody who is within it is refused, wherever his requests arrive; who is not gets up to as
+    /// many times the rate as there are replicas.
+    #[default]
+    Whole,
+    /// Each replica keeps to its share: the rule by the number of replicas that were there last. A client whose requests arrive at one
+    /// replica only, by one connection for instance, gets no more than that.
+    Share,
+    /// Requests are refused by 503: for what must not be tried too often, such as passwords.
+    Refuse,
+}
+
 impl Default for RateLimitConfig {
     fn default() -> Self {
         Self {

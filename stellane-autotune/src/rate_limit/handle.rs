@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "redis")]
+use super::table::{Debt, Told};
 use super::{
     RateLimitConfig, RateLimitHeaders, RateRule,
-    table::{Pace, Table},
+    table::{Pace, Standing, Table},
 };
 use crate::{BuildError, Clock, ConfigError, Key};
 
@@ -67,32 +69,34 @@ impl RateLimit {
     ///
     /// The rule that is exceeded, and when to come again.
     pub fn check(&self, key: Key, cost: u32) -> Result<RateLeft, RateLimited> {
-        let Shared {
-            paces,
-            table,
-            clock,
-            ..
-        } = &*self.0;
-        let pace = |rule: usize| {
-            let pace = &paces[rule];
+        self.check_share(key, cost, 1)
+    }
+
+    /// As [`check`](Self::check), of a rate that is shared among so many.
+    pub(super) fn check_share(
+        &self,
+        key: Key,
+        cost: u32,
+        replicas: u32,
+    ) -> Result<RateLeft, RateLimited> {
+        let Shared { table, clock, .. } = &*self.0;
+        let share = |rule: usize| {
+            let pace = self.pace(rule);
+            let interval = pace.interval.saturating_mul(replicas.max(1).into());
+            let tolerance = pace.tolerance.max(interval);
             Pace {
-                interval: pace.interval.load(Relaxed),
-                tolerance: pace.tolerance.load(Relaxed),
+                interval,
+                tolerance,
             }
         };
-        let standing = table.take(key, u64::from(cost), clock.nanos(), pace);
-        let full_in = Duration::from_nanos(standing.full_in);
-        match standing.wait {
-            0 => Ok(RateLeft {
-                rule: standing.rule,
-                left: standing.left,
-                full_in,
-            }),
-            wait => Err(RateLimited {
-                rule: standing.rule,
-                retry_after: Duration::from_nanos(wait),
-                full_in,
-            }),
+        decided(table.take(key, u64::from(cost), clock.nanos(), share))
+    }
+
+    fn pace(&self, rule: usize) -> Pace {
+        let pace = &self.0.paces[rule];
+        Pace {
+            interval: pace.interval.load(Relaxed),
+            tolerance: pace.tolerance.load(Relaxed),
         }
     }
 
@@ -149,6 +153,56 @@ impl RateLimit {
 
     pub(super) fn headers(&self) -> RateLimitHeaders {
         self.0.headers
+    }
+}
+
+/// What a rate that is shared by a store needs besides.
+#[cfg(feature = "redis")]
+impl RateLimit {
+    /// Whether the key may come, as far as is known here; if that is not far enough, what it owes to the store.
+    pub(super) fn take_leased(
+        &self,
+        key: Key,
+        cost: u32,
+    ) -> Result<Result<RateLeft, RateLimited>, Debt> {
+        let Shared { table, clock, .. } = &*self.0;
+        let pace = |rule| self.pace(rule);
+        let standing = table.take_leased(key, u64::from(cost), clock.nanos(), pace)?;
+        Ok(decided(standing))
+    }
+
+    /// What the store says: the answers to those that it let in, and to those that it refused.
+    pub(super) fn told(&self, key: Key, told: Told<'_>) -> (RateLeft, RateLimited) {
+        let Shared { table, clock, .. } = &*self.0;
+        let (let_in, refused) = table.told(key, told, clock.nanos(), |rule| self.pace(rule));
+        (left(let_in), limited(refused))
+    }
+
+    pub(super) fn paces(&self) -> impl Iterator<Item = Pace> {
+        (0..self.0.paces.len()).map(|rule| self.pace(rule))
+    }
+}
+
+fn decided(standing: Standing) -> Result<RateLeft, RateLimited> {
+    match standing.wait {
+        0 => Ok(left(standing)),
+        _ => Err(limited(standing)),
+    }
+}
+
+fn left(standing: Standing) -> RateLeft {
+    RateLeft {
+        rule: standing.rule,
+        left: standing.left,
+        full_in: Duration::from_nanos(standing.full_in),
+    }
+}
+
+fn limited(standing: Standing) -> RateLimited {
+    RateLimited {
+        rule: standing.rule,
+        retry_after: Duration::from_nanos(standing.wait),
+        full_in: Duration::from_nanos(standing.full_in),
     }
 }
 

@@ -40,16 +40,19 @@
 //! For each key and rule one number: when its bucket will be full again. Room is for
 //! [`max_keys`](RateLimitConfig::max_keys), taken as keys come. When more are there at once than it holds, the one is forgotten
 //! that owes least, and begins anew with a full bucket: nobody is refused for others, and whoever makes keys by the million
-//! gains no more than each new one gives. Nothing is shared between processes: of three replicas each lets in what the rule says.
+//! gains no more than each new one gives. Nothing is shared between processes: of three replicas each lets in what the rule says,
+//! unless they share a store, by the module `shared` (feature `redis`).
 
 mod config;
 mod handle;
 mod layer;
 mod refusal;
 mod rule;
+#[cfg(feature = "redis")]
+pub mod shared;
 mod table;
 
-pub use config::{RateLimitConfig, RateLimitHeaders};
+pub use config::{RateLimitConfig, RateLimitHeaders, WithoutStore};
 pub use handle::{RateLeft, RateLimit, RateLimitBuilder, RateLimitStats, RateLimited, RuleStats};
 pub use layer::{RateLimitFuture, RateLimitLayer, RateLimitService};
 pub use rule::{RateRule, RateRuleError};

@@ -16,14 +16,31 @@ const TOO_OFTEN: Text = Text {
     detail: "You ask too often. Retry later.",
 };
 
+#[cfg(feature = "redis")]
+const WITHOUT_STORE: Text = Text {
+    status: StatusCode::SERVICE_UNAVAILABLE,
+    problem: r#"{"type":"about:blank","title":"Service Unavailable","status":503,"reason":"rate_store","detail":"How often you ask can not be checked. Retry later."}"#,
+    grpc_status: "14",
+    detail: "How often you ask can not be checked. Retry later.",
+};
+
 /// The refusal as a response.
 pub(super) fn response(limited: &RateLimited, headers: HeaderMap) -> Response<Bytes> {
-    let after = limited.retry_after;
+    write(TOO_OFTEN, limited.retry_after, headers)
+}
+
+/// The answer where nobody is let in without the store.
+#[cfg(feature = "redis")]
+pub(super) fn without_store(after: Duration, headers: HeaderMap) -> Response<Bytes> {
+    write(WITHOUT_STORE, after, headers)
+}
+
+fn write(text: Text, after: Duration, headers: HeaderMap) -> Response<Bytes> {
     let pushback = || {
         let milliseconds = after.as_nanos().div_ceil(1_000_000);
         i32::try_from(milliseconds).unwrap_or(i32::MAX).into()
     };
-    TOO_OFTEN.response(headers, || seconds(after).into(), pushback)
+    text.response(headers, || seconds(after).into(), pushback)
 }
 
 /// `RateLimit` and `RateLimit-Policy`, as draft-ietf-httpapi-ratelimit-headers has them: of the rule that matters.

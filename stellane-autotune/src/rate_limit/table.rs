@@ -1,6 +1,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(feature = "redis")]
+use lease::Lease;
+#[cfg(feature = "redis")]
+pub(super) use lease::{Debt, Told};
+
 use crate::{Key, clock::mix};
+
+#[cfg(feature = "redis")]
+mod lease;
 
 /// What each key owes to each rule, in bounded memory: when its bucket will be full again.
 ///
@@ -18,6 +26,9 @@ pub(super) struct Table {
 struct Set {
     counts: Box<[u64]>,
     slots: Box<[u64]>,
+    /// Of a rate that is shared, made with its first lease.
+    #[cfg(feature = "redis")]
+    leases: Box<[Lease]>,
 }
 
 const WAYS: usize = 16;
@@ -74,70 +85,56 @@ impl Table {
         now: u64,
         pace: impl Fn(usize) -> Pace,
     ) -> Standing {
+        let mut set = lock(self.set(key));
+        let mut entry = self.entry(&mut set, key, now);
+        let standing = entry.standing(cost, now, &pace);
+        match standing.wait {
+            0 => entry.pay(cost, now, &pace),
+            _ => entry.refuse(standing.rule, 1),
+        }
+        standing
+    }
+
+    fn set(&self, key: Key) -> &Mutex<Set> {
+        &self.sets[mix(key.number() ^ self.secret) as usize & (self.sets.len() - 1)]
+    }
+
+    /// The place of the key in its set, given to it if it has none.
+    fn entry<'a>(&self, set: &'a mut Set, key: Key, now: u64) -> Entry<'a> {
         let key = key.number();
-        let at = mix(key ^ self.secret) as usize & (self.sets.len() - 1);
-        let mut set = lock(&self.sets[at]);
-        let Set { counts, slots } = &mut *set;
         let width = 1 + self.rules;
-        if slots.is_empty() {
-            *slots = vec![0; WAYS * width].into();
-            *counts = vec![0; REFUSED + self.rules].into();
+        if set.slots.is_empty() {
+            set.slots = vec![0; WAYS * width].into();
+            set.counts = vec![0; REFUSED + self.rules].into();
         }
         let full_at = |slot: &[u64]| slot[1..].iter().copied().max().unwrap_or(0);
-        let known = slots.chunks_exact(width).position(|slot| slot[0] == key);
+        let known = set
+            .slots
+            .chunks_exact(width)
+            .position(|slot| slot[0] == key);
         let place = known.unwrap_or_else(|| {
-            let mut places = slots.chunks_exact(width).enumerate();
+            let mut places = set.slots.chunks_exact(width).enumerate();
             let least = places.by_ref().min_by_key(|(_, slot)| full_at(slot));
             least.map_or(0, |(place, _)| place)
         });
-        let slot = &mut slots[place * width..][..width];
+        let slot = &mut set.slots[place * width..][..width];
         if known.is_none() {
-            counts[FORGOTTEN] += u64::from(full_at(slot) > now);
+            set.counts[FORGOTTEN] += u64::from(full_at(slot) > now);
             slot.fill(0);
             slot[0] = key;
-        }
-        let stands = |(rule, full_at): (usize, &u64)| {
-            let Pace {
-                interval,
-                tolerance,
-            } = pace(rule);
-            let ahead = full_at.saturating_sub(now);
-            let price = interval.saturating_mul(cost);
-            // What costs more than a full bucket waits for a full one: else it would never be let in.
-            let room = tolerance - price.min(tolerance);
-            let wait = ahead.saturating_sub(room);
-            let ahead = if wait == 0 {
-                ahead.saturating_add(price)
-            } else {
-                ahead
-            };
-            Standing {
-                rule,
-                left: tolerance.saturating_sub(ahead) / interval,
-                full_in: ahead,
-                wait,
+            #[cfg(feature = "redis")]
+            if let Some(lease) = set.leases.get_mut(place) {
+                *lease = Lease::default();
             }
-        };
-        // Of those that refuse the one that does for longest, else the one that leaves least.
-        let worst = slot[1..].iter().enumerate().map(stands);
-        let Some(worst) = worst.min_by_key(|stands| (u64::MAX - stands.wait, stands.left)) else {
-            return Standing {
-                rule: 0,
-                left: 0,
-                full_in: 0,
-                wait: 0,
-            };
-        };
-        if worst.wait > 0 {
-            counts[REFUSED + worst.rule] += 1;
-            return worst;
         }
-        counts[ALLOWED] += 1;
-        for (rule, full_at) in slot[1..].iter_mut().enumerate() {
-            let price = pace(rule).interval.saturating_mul(cost);
-            *full_at = (*full_at).max(now).saturating_add(price);
+        Entry {
+            full_at: &mut slot[1..],
+            counts: &mut set.counts,
+            #[cfg(feature = "redis")]
+            place,
+            #[cfg(feature = "redis")]
+            leases: &mut set.leases,
         }
-        worst
     }
 
     pub(super) fn totals(&self, now: u64) -> Totals {
@@ -146,7 +143,7 @@ impl Table {
             ..Totals::default()
         };
         for set in &self.sets {
-            let Set { counts, slots } = &*lock(set);
+            let Set { counts, slots, .. } = &*lock(set);
             let Some((&[allowed, forgotten], refused)) = counts.split_first_chunk() else {
                 continue;
             };
@@ -160,6 +157,72 @@ impl Table {
         }
         totals
     }
+}
+
+/// One key's place in its set.
+struct Entry<'a> {
+    full_at: &'a mut [u64],
+    counts: &'a mut [u64],
+    #[cfg(feature = "redis")]
+    place: usize,
+    #[cfg(feature = "redis")]
+    leases: &'a mut Box<[Lease]>,
+}
+
+impl Entry<'_> {
+    fn standing(&self, cost: u64, now: u64, pace: impl Fn(usize) -> Pace) -> Standing {
+        let ahead = self
+            .full_at
+            .iter()
+            .map(|full_at| full_at.saturating_sub(now));
+        standing(ahead, cost, pace)
+    }
+
+    fn pay(&mut self, cost: u64, now: u64, pace: impl Fn(usize) -> Pace) {
+        self.counts[ALLOWED] += 1;
+        for (rule, full_at) in self.full_at.iter_mut().enumerate() {
+            let price = pace(rule).interval.saturating_mul(cost);
+            *full_at = (*full_at).max(now).saturating_add(price);
+        }
+    }
+
+    fn refuse(&mut self, rule: usize, requests: u64) {
+        self.counts[REFUSED + rule] += requests;
+    }
+}
+
+/// How a request stands whose key is so far ahead of each rule: of those that refuse the one that does for longest, else the one
+/// that leaves least.
+fn standing(ahead: impl Iterator<Item = u64>, cost: u64, pace: impl Fn(usize) -> Pace) -> Standing {
+    let stands = |(rule, ahead): (usize, u64)| {
+        let Pace {
+            interval,
+            tolerance,
+        } = pace(rule);
+        let price = interval.saturating_mul(cost);
+        // What costs more than a full bucket waits for a full one: else it would never be let in.
+        let room = tolerance - price.min(tolerance);
+        let wait = ahead.saturating_sub(room);
+        let ahead = if wait == 0 {
+            ahead.saturating_add(price)
+        } else {
+            ahead
+        };
+        Standing {
+            rule,
+            left: tolerance.saturating_sub(ahead) / interval,
+            full_in: ahead,
+            wait,
+        }
+    };
+    let worst = ahead.enumerate().map(stands);
+    let worst = worst.min_by_key(|stands| (u64::MAX - stands.wait, stands.left));
+    worst.unwrap_or(Standing {
+        rule: 0,
+        left: 0,
+        full_in: 0,
+        wait: 0,
+    })
 }
 
 /// Nothing panics while a set is held, and half a change of one would do no harm.

@@ -6,6 +6,7 @@
 //! | `stellane config` | prints the configuration in force here; `--default` the commented defaults, `--schema` a JSON Schema |
 //! | `stellane dev` | builds, runs, watches and restarts a service; nobody is refused meanwhile |
 //! | `stellane top` | shows a running service in the terminal |
+//! | `stellane report` | writes all that a service says of itself to one file, for whoever helps |
 //! | `stellane bench URL` | measures throughput, or latency under a given rate, honestly |
 //!
 //! Exit status: 0 done, 1 failed, 2 the arguments or the input are wrong.
@@ -15,8 +16,10 @@ use std::{fmt, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, Subcommand};
 use stellane_core::config::{Loader, REFERENCE};
 
+mod admin;
 mod bench;
 mod dev;
+mod report;
 mod schema;
 mod top;
 
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
         Command::Config(args) => args.run(),
         Command::Bench(args) => args.run(),
         Command::Dev(args) => args.run(),
+        Command::Report(args) => args.run(),
         Command::Top(args) => args.run(),
     };
     match result {
@@ -51,6 +55,7 @@ enum Command {
     Config(Config),
     Bench(bench::Bench),
     Dev(dev::Dev),
+    Report(report::Report),
     Top(top::Top),
 }
 

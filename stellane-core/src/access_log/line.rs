@@ -99,7 +99,10 @@ fn compose(line: &mut String, entry: &Entry, end: End, took: Duration) {
             }
             Field::RequestId => fields.some_bytes(name, entry.id.as_ref()),
             Field::TraceId => {
-                if let Some(id) = entry.traceparent.as_ref().and_then(trace_id) {
+                // Its own, or what its client has sent.
+                if let Some(id) = notes.and_then(|notes| notes.trace_id) {
+                    fields.plain(name, &format_args!("{id:032x}"), true);
+                } else if let Some(id) = entry.traceparent.as_ref().and_then(trace_id) {
                     fields.text(name, id);
                 }
             }

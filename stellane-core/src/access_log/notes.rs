@@ -10,6 +10,7 @@ const ACCOUNTS: usize = 12;
 pub(crate) struct Notes {
     pub(crate) route: Option<Arc<str>>,
     pub(crate) grpc: Option<&'static str>,
+    pub(crate) trace_id: Option<u128>,
     /// In nanoseconds.
     timing: [(&'static str, u64); ACCOUNTS],
 }
@@ -30,6 +31,13 @@ impl Notes {
         for (at, account) in self.timing.iter_mut().zip(some) {
             *at = account;
         }
+        self
+    }
+
+    /// The trace that it is of, if that is known.
+    #[cfg(feature = "preset")]
+    pub(crate) fn of_trace(mut self, id: Option<u128>) -> Self {
+        self.trace_id = id;
         self
     }
 

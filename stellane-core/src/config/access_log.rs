@@ -73,7 +73,7 @@ pub enum AccessLogField {
     Timing,
     /// Its id, by the header that `http.request_id` names.
     RequestId,
-    /// The id of its trace, by its `traceparent`.
+    /// The id of its trace: by the section `[trace]`, else by its `traceparent`.
     TraceId,
     /// `User-Agent`.
     UserAgent,

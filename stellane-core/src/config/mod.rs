@@ -68,6 +68,7 @@ pub(crate) mod secret;
 mod server;
 #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
 mod source;
+mod trace;
 
 /// Every key with its default and its meaning, as a TOML file: what `stellane config --default` prints.
 pub const REFERENCE: &str = include_str!("reference.toml");
@@ -96,4 +97,5 @@ pub use self::{
     runtime::RuntimeConfig,
     secret::Secrets,
     server::{DrainClass, ListenAddress, ListenTls, RouteLimits, ServerConfig, WhenDisconnected},
+    trace::TraceConfig,
 };

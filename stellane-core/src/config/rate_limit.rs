@@ -1,5 +1,5 @@
 use serde::{Deserialize, Serialize};
-use stellane_autotune::{RateLimitConfig, RateLimitHeaders, RateRule};
+use stellane_autotune::{RateLimitConfig, RateLimitHeaders, RateRule, WithoutStore};
 
 use super::{Origin, Problem};
 
@@ -40,6 +40,14 @@ pub struct RateLimits {
     pub max_keys: usize,
     /// Which answers say how much is left: `off`, `refused` or `all`. Default `refused`.
     pub headers: RateLimitHeaders,
+    /// The store by which all replicas share this rate (feature `redis`), Redis or Valkey: `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`
+    /// or `unix:PATH`. Sections of one URL share a connection. Services that share a server take different databases, or other names for
+    /// their sections. Rates that are not shared come first. Default: none, each replica keeps to the rate by itself.
+    pub shared: String,
+    /// What is done while that store is away: `whole`, each replica keeps to the whole rate; `share`, to its part of it by the number of
+    /// replicas, which refuses a client whose requests all arrive at one; or `refuse`, by 503, for what must not be tried too often.
+    /// Default `whole`.
+    pub without_store: WithoutStore,
     /// Only requests whose path matches one of these templates, in the syntax of the router. Default: all.
     pub paths: Vec<String>,
     /// Only requests with one of these methods. Default: all.
@@ -61,6 +69,8 @@ impl Default for RateLimits {
             rules,
             max_keys,
             headers,
+            shared: String::new(),
+            without_store: WithoutStore::default(),
             paths: Vec::new(),
             methods: Vec::new(),
             grpc: Vec::new(),
@@ -88,11 +98,34 @@ impl RateLimits {
         })
     }
 
+    #[cfg(feature = "redis")]
+    pub(crate) fn store(&self) -> stellane_autotune::rate_limit::shared::RateStoreConfig {
+        let config = stellane_autotune::rate_limit::shared::RateStoreConfig::default();
+        config.with(|config| config.url.clone_from(&self.shared))
+    }
+
+    fn problem_of_store(&self) -> Option<String> {
+        if self.shared.is_empty() {
+            return None;
+        }
+        #[cfg(feature = "redis")]
+        return self.store().validate().err().map(|errors| {
+            let errors = errors.into_iter().map(|error| error.expected);
+            format!("expected {}", errors.collect::<Vec<_>>().join(", "))
+        });
+        #[cfg(not(feature = "redis"))]
+        Some("needs the feature `redis` of `stellane-core`".to_owned())
+    }
+
     pub(super) fn problems(&self, name: &str, problems: &mut Vec<Problem>) {
         let key = format!("rate_limit.{name}");
         let mut wrong = |what| problems.push(Problem::new(Origin::Program, &key, what));
         for error in self.limit().validate().err().into_iter().flatten() {
             wrong(error.to_string());
+        }
+        if let Some(problem) = self.problem_of_store() {
+            // Not shown: a password may stand in it.
+            wrong(format!("`shared`: {problem}"));
         }
         let is_header = |name: &str| http::HeaderName::try_from(name).is_ok();
         if self.key != "peer" && !self.header().is_some_and(is_header) {

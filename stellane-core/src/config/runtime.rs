@@ -21,7 +21,7 @@ use stellane_router::{InternerConfig, RouterConfig};
 use super::source::Source;
 use super::{
     AccessLogConfig, ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile,
-    Secrets, ServerConfig, secret,
+    Secrets, ServerConfig, TraceConfig, secret,
 };
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
@@ -89,6 +89,8 @@ pub struct RuntimeConfig {
     pub log: LogConfig,
     /// A line for each request.
     pub access_log: AccessLogConfig,
+    /// A span for each request, and a log of those that are slow.
+    pub trace: TraceConfig,
     /// What helps while developing.
     pub dev: DevConfig,
     #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
@@ -142,6 +144,7 @@ impl Default for RuntimeConfig {
             http: HttpConfig::default(),
             log: LogConfig::default(),
             access_log: AccessLogConfig::default(),
+            trace: TraceConfig::default(),
             dev: DevConfig::default(),
             #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
             source: Source::default(),
@@ -217,6 +220,7 @@ impl RuntimeConfig {
         self.server.problems(&mut problems);
         self.log.problems(&mut problems);
         self.access_log.problems(&mut problems);
+        self.trace.problems(&mut problems);
         self.dev.problems(&mut problems);
         problems.extend(self.http.problems());
         // Each component checks its own section; here its keys get their full names.

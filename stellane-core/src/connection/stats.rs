@@ -40,6 +40,10 @@ pub struct ConnectionStats {
     pub abandoned: AbandonedStats,
     /// Times a parked connection was put together again.
     pub unparked_total: u64,
+    /// TLS handshakes that were done.
+    pub tls_total: u64,
+    /// Connections that began to speak HTTP/2.
+    pub http2_total: u64,
     /// How long a connection is idle now before it is parked: see
     /// [`park_after`](crate::connection::ConnectionConfig::park_after).
     pub park_after: Duration,
@@ -68,6 +72,8 @@ impl Default for ConnectionStats {
             requests_cancelled_total: 0,
             abandoned: AbandonedStats::default(),
             unparked_total: 0,
+            tls_total: 0,
+            http2_total: 0,
             park_after: Duration::ZERO,
             bytes_read_total: 0,
             bytes_written_total: 0,

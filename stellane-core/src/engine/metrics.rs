@@ -14,7 +14,8 @@ pub struct EngineMetrics {
     pub requests_total: u64,
     /// Requests whose response head is not made yet.
     pub requests_in_flight: u64,
-    /// One for each thread that serves; empty where an engine can't tell.
+    /// One for each thread that serves, or each core of a [`HandoffEngine`](super::HandoffEngine); empty where an engine can't
+    /// tell.
     pub cores: Vec<CoreMetrics>,
 }
 

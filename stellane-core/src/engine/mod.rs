@@ -61,7 +61,7 @@ use std::{
 };
 
 #[cfg(feature = "preset")]
-pub(crate) use self::handoff::{Observe, ObserveThread};
+pub(crate) use self::handoff::{Observe, ObserveThread, Place, here, leave};
 pub use self::{
     config::{EngineConfig, EngineKind},
     error::EngineError,

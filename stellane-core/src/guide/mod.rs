@@ -10,6 +10,7 @@
 //! | deploy it: Kubernetes, systemd, behind a proxy | [`deploying`] |
 //! | run it elsewhere than on Linux | [`platforms`] |
 //! | know why a request was slow, who refused it, what to look at | [`watching`] |
+//! | know what a metric means | [`metrics`] |
 //! | test my service | [`testing`] |
 //! | write a layer | [`layers`] |
 //! | know what a hostile client can do | [`threat_model`] |
@@ -26,6 +27,8 @@ pub mod deploying {}
 pub mod faq {}
 #[doc = include_str!("layers.md")]
 pub mod layers {}
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
 #[doc = include_str!("overload.md")]
 pub mod overload {}
 #[doc = include_str!("platforms.md")]

@@ -20,8 +20,13 @@ use std::{
     time::Duration,
 };
 
+use tracing::Subscriber;
 use tracing_subscriber::{
-    EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    reload,
+    util::{SubscriberInitExt, TryInitError},
 };
 
 use self::lines::Lines;
@@ -128,20 +133,41 @@ pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
     let of_lost = lines.clone();
     let writer = LogWriter::new(io::stderr(), move |lost| of_lost.about_lost(lost));
     let writer = writer.map_err(LogError::Thread)?;
-    let layer = tracing_subscriber::fmt::layer()
+    let registry = tracing_subscriber::registry();
+    #[cfg(feature = "otlp")]
+    let spans = crate::otlp::of_process().ok().flatten();
+    #[cfg(feature = "otlp")]
+    if let Some(spans) = spans.and_then(crate::otlp::Otlp::layer) {
+        // Which spans are sent does not depend on what is logged.
+        let layer = layer(lines, &writer).with_filter(filter);
+        let installed = registry.with(layer).with(spans).try_init();
+        return installed_with(installed, handle, writer);
+    }
+    let installed = registry.with(filter).with(layer(lines, &writer));
+    installed_with(installed.try_init(), handle, writer)
+}
+
+fn layer<S>(lines: Lines, writer: &LogWriter) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    tracing_subscriber::fmt::layer()
         .with_writer(writer.clone())
         .with_ansi(lines.colours)
         .log_internal_errors(false)
         .fmt_fields(lines.clone())
-        .event_format(lines);
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(layer)
-        .try_init()
-        .map_err(|_| LogError::AlreadySet)?;
+        .event_format(lines)
+}
+
+fn installed_with(
+    installed: Result<(), TryInitError>,
+    filter: reload::Handle<EnvFilter, Registry>,
+    writer: LogWriter,
+) -> Result<LogHandle, LogError> {
+    installed.map_err(|_| LogError::AlreadySet)?;
     let _ = WRITER.set(writer);
     Ok(LogHandle {
-        filter: handle,
+        filter,
         _last: Arc::new(LastLines),
     })
 }

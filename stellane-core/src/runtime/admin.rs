@@ -86,7 +86,14 @@ pub(super) fn service(
                     "bytes_written": connection.bytes_written,
                 })
             });
-            json!({ "total": list.len(), "connections": shown.collect::<Vec<_>>() })
+            let stats = connections.stats();
+            let counts = json!({
+                "accepted": stats.accepted_total,
+                "TLS": stats.tls_total,
+                "HTTP/2": stats.http2_total,
+                "accept_errors": stats.accept_errors_total,
+            });
+            json!({ "total": list.len(), "counts": counts, "connections": shown.collect::<Vec<_>>() })
         });
     #[cfg(feature = "tuner")]
     {
@@ -194,10 +201,11 @@ fn now(config: &RuntimeConfig, components: &Components, log: Option<&LogHandle>)
     now
 }
 
-/// An action as the live page reads it: with the short names beside the full ones.
+/// An action as the live page reads it: with the short names beside the full ones, and its time in seconds.
 #[cfg(feature = "tuner")]
 fn action(action: &TuningAction) -> serde_json::Value {
     let mut shown = serde_json::to_value(action).unwrap_or_default();
+    shown["at"] = json!(action.at.as_secs_f64());
     shown["old"] = json!(action.old_value);
     shown["new"] = json!(action.new_value);
     shown

@@ -10,9 +10,12 @@ use std::{
 
 use http::{Request, Response};
 use stellane_autotune::RateLimitLayer;
+#[cfg(feature = "redis")]
+use stellane_autotune::rate_limit::shared::SharedRateLimitLayer;
 use tokio::{task::JoinSet, time::Instant};
 use tower::ServiceExt;
 use tower_layer::Layer;
+use tower_service::Service;
 
 use super::{
     App, BoxApp, BoxService, PresetLayer,
@@ -45,6 +48,9 @@ pub struct Around {
     #[cfg(feature = "http-layers")]
     pub(super) http: super::HttpLayers,
     pub(super) rates: Option<RateLimitLayer>,
+    /// Inside of it.
+    #[cfg(feature = "redis")]
+    pub(super) shared_rates: Option<SharedRateLimitLayer>,
     pub(super) hot_reload: bool,
     /// Nothing of ours is to be around.
     pub(super) bypass: Option<PlainEngine>,
@@ -155,25 +161,26 @@ impl Around {
         if !self.http.inner().is_off() {
             return true;
         }
+        #[cfg(feature = "redis")]
+        if self.shared_rates.is_some() {
+            return true;
+        }
         self.rates.is_some() || self.sees_all()
     }
 
     /// With all that is rarely there.
     pub(super) fn boxed<S: App>(&self, app: S) -> BoxService<Incoming> {
+        #[cfg(feature = "redis")]
+        if let Some(shared) = &self.shared_rates {
+            let app = BoxApp::new(shared.layer(told(app)));
+            return match &self.rates {
+                None => self.with_http(app),
+                Some(rates) => self.with_http(rates.layer(app)),
+            };
+        }
         match &self.rates {
             None => self.with_http(app),
-            Some(rates) => {
-                // Nobody outside sees whose routes they are.
-                tell_early(&app);
-                let app = ServiceExt::<Request<RequestBody>>::map_response(
-                    app,
-                    |response: Response<S::ResBody>| {
-                        tell_route(response.body());
-                        response.map(AsBytes::new)
-                    },
-                );
-                self.with_http(rates.layer(app))
-            }
+            Some(rates) => self.with_http(rates.layer(told(app))),
         }
     }
 
@@ -420,4 +427,22 @@ async fn serve_source<F>(
         }
     }
     while all.join_next().await.is_some() {}
+}
+
+/// The service under rates: nobody outside sees whose routes they are.
+fn told<S: App>(
+    app: S,
+) -> impl Service<
+    Request<RequestBody>,
+    Response = Response<AsBytes<S::ResBody>>,
+    Error = S::ServiceError,
+    Future: Send,
+> + Clone
++ Send
++ 'static {
+    tell_early(&app);
+    ServiceExt::<Request<RequestBody>>::map_response(app, |response: Response<S::ResBody>| {
+        tell_route(response.body());
+        response.map(AsBytes::new)
+    })
 }

@@ -57,6 +57,8 @@ struct Settings {
     describe: Option<Arc<DescribeFn>>,
     outer: Option<Arc<OuterFn>>,
     access_log: Option<LogWriter>,
+    #[cfg(feature = "otlp")]
+    otlp: Option<crate::otlp::Otlp>,
     takes_metrics: bool,
     bypass: Option<bool>,
     #[cfg(feature = "tls")]
@@ -267,6 +269,26 @@ impl<F> RuntimeBuilder<F> {
     /// configuration.
     pub fn access_log_writer(mut self, writer: LogWriter) -> Self {
         self.settings.access_log = Some(writer);
+        self
+    }
+
+    /// Sends the metrics there, whatever the environment says: see [`otlp`](crate::otlp). For spans too a program that has a
+    /// subscriber of its own adds [`Otlp::layer`](crate::otlp::Otlp::layer) to it.
+    ///
+    /// ```
+    /// use stellane_core::{Runtime, otlp::Otlp};
+    ///
+    /// let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")];
+    /// let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    /// if let Some(otlp) = Otlp::from_vars(variables)? {
+    ///     let builder = Runtime::builder().otlp(otlp);
+    ///     # drop(builder);
+    /// }
+    /// # Ok::<_, stellane_core::otlp::OtlpError>(())
+    /// ```
+    #[cfg(feature = "otlp")]
+    pub fn otlp(mut self, otlp: crate::otlp::Otlp) -> Self {
+        self.settings.otlp = Some(otlp);
         self
     }
 
@@ -565,6 +587,8 @@ impl Settings {
         let bypass = bypass.then(|| PlainEngine::new(&components.connections));
         #[cfg(feature = "http-layers")]
         let http = super::HttpLayers::new(&self.config.http)?;
+        #[cfg(feature = "otlp")]
+        let otlp = super::otlp::start(self.otlp, &components);
         let access_log = access_log::layer(&self.config, &components, self.access_log)?;
         Ok(RuntimeParts {
             config: self.config,
@@ -582,6 +606,8 @@ impl Settings {
             describe: self.describe,
             outer: self.outer,
             access_log,
+            #[cfg(feature = "otlp")]
+            otlp,
             bypass,
             #[cfg(feature = "tls")]
             tls: self.tls,

@@ -24,6 +24,7 @@ pub(super) async fn follow(
     if let Err(error) = components.export_reloads(&watcher) {
         tracing::warn!(%error, "reloads are not counted in the metrics");
     }
+    let told = components.runtime_metrics.clone();
     let targets = LiveTargets {
         log,
         connections: Some(components.connections),
@@ -37,9 +38,11 @@ pub(super) async fn follow(
     let outcome = move |outcome: &Result<Reload, ConfigErrors>| match outcome {
         Ok(reload) => {
             targets.apply(reload);
+            told.tell(&reload.to_string());
             tracing::info!("{reload}");
         }
         Err(errors) => {
+            told.tell("the configuration file has mistakes: the old configuration stays");
             for problem in errors.problems() {
                 tracing::warn!("the old configuration stays: {problem}");
             }

@@ -3,13 +3,17 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
-use stellane_autotune::{AdaptiveLimit, embed::ThreadPlace};
-use stellane_metrics::{HttpMetrics, RuntimeSnapshot, embed::thread_number};
+use stellane_autotune::{AdaptiveLimit, LocalSignal, embed::ThreadPlace};
+use stellane_metrics::{HttpMetrics, RunningPoll, RuntimeSnapshot, embed::thread_number};
 
+use super::learned::Learned;
 use crate::engine::{Observe, ObserveThread};
 
 pub(super) type ByRoute = BTreeMap<Cow<'static, str>, u64>;
@@ -23,6 +27,7 @@ pub(super) struct HeldThreads(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    learned: Learned,
     /// Stands for a route that is not known.
     unmatched: String,
     counts: Mutex<Counts>,
@@ -54,17 +59,25 @@ struct Said {
 }
 
 impl HeldThreads {
-    pub(super) fn new(unmatched: &str) -> Self {
+    pub(super) fn new(unmatched: &str, metrics: &HttpMetrics) -> Self {
         Self(Arc::new(Inner {
+            learned: Learned::new(metrics),
             unmatched: unmatched.to_owned(),
             counts: Mutex::default(),
         }))
+    }
+
+    /// Routes of which it is known.
+    pub(super) fn learned(&self) -> &Learned {
+        &self.0.learned
     }
 
     pub(super) fn fill(&self, snapshot: &mut RuntimeSnapshot) {
         let counts = self.counts();
         snapshot.threads_held = counts.now.clone();
         snapshot.thread_holds_total = counts.total.clone();
+        let refused = self.0.learned.refused();
+        snapshot.shed_total.insert("max_blocked".into(), refused);
         let seconds =
             |(route, time): (&Cow<'static, str>, &Duration)| (route.clone(), time.as_secs_f64());
         snapshot.thread_held_seconds_total = counts.time.iter().map(seconds).collect();
@@ -166,6 +179,7 @@ pub(super) struct HeldObserver {
     pub(super) held: HeldThreads,
     pub(super) metrics: HttpMetrics,
     pub(super) limit: AdaptiveLimit,
+    pub(super) signal: LocalSignal,
 }
 
 #[derive(Debug)]
@@ -176,9 +190,22 @@ struct ObservedThread {
     /// By which it is told from all others.
     number: usize,
     place: Arc<ThreadPlace>,
+    /// Whether what it polls is counted among those that wait.
+    counted: AtomicBool,
+}
+
+impl ObservedThread {
+    fn poll(&self) -> Option<RunningPoll> {
+        let mut polls = self.observer.metrics.running_polls();
+        polls.find(|poll| poll.thread == self.polls)
+    }
 }
 
 impl Observe for HeldObserver {
+    fn compute(&self, per_core: f64) {
+        self.signal.report_computing(per_core);
+    }
+
     fn thread(&self) -> Box<dyn ObserveThread> {
         let place = ThreadPlace::here(&self.limit);
         Box::new(ObservedThread {
@@ -186,26 +213,40 @@ impl Observe for HeldObserver {
             polls: thread_number(),
             number: Arc::as_ptr(&place).addr(),
             place,
+            counted: AtomicBool::new(false),
         })
     }
 }
 
 impl ObserveThread for ObservedThread {
     fn is_held(&self, lasted: Duration) {
-        let HeldObserver { held, metrics, .. } = &self.observer;
-        let poll = metrics
-            .running_polls()
-            .find(|poll| poll.thread == self.polls);
+        let held = &self.observer.held;
+        let poll = self.poll();
+        if let Some(poll) = &poll {
+            held.learned().holds(poll);
+        }
         let route = held.name(poll.and_then(|poll| poll.route).as_deref());
         let now = Instant::now();
         held.begin(self.number, route, now.checked_sub(lasted).unwrap_or(now));
     }
 
-    fn waits(&self) {
+    fn waits(&self, apart: bool) {
         self.place.lend();
+        let learned = self.observer.held.learned();
+        // One that has left its core counts itself.
+        if !apart {
+            self.counted.store(true, SeqCst);
+            learned.begin();
+        }
+        if let Some(poll) = self.poll() {
+            learned.waits(&poll);
+        }
     }
 
     fn goes_on(&self) {
+        if self.counted.swap(false, SeqCst) {
+            self.observer.held.learned().end();
+        }
         self.observer.held.end(self.number);
     }
 }

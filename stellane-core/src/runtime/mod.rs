@@ -82,12 +82,15 @@ mod follow;
 mod held;
 #[cfg(feature = "http-layers")]
 mod http;
+mod learned;
 mod ledger;
 mod listeners;
 mod machine;
 mod make;
 mod numbers;
 mod on_engine;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod panics;
 mod pressure;
 mod rate_limits;
@@ -99,6 +102,7 @@ mod report;
 mod route_limits;
 #[expect(clippy::module_inception, reason = "it is the file of `Runtime`")]
 mod runtime;
+mod saturation;
 mod serve;
 #[cfg(unix)]
 mod signals;
@@ -132,6 +136,7 @@ pub use self::{
     report::RunReport,
     route_limits::RequestLimits,
     runtime::Runtime,
+    saturation::Saturation,
     stack::{
         BodyLimitFuture, BodyLimitLayer, BodyLimitService, PresetBody, PresetFuture, PresetLayer,
         PresetLayers, PresetService,

@@ -46,6 +46,8 @@ impl Components {
             gauge "stellane_requests_abandoned" "Requests that go on though their clients have left." |s| s.abandoned.running;
             counter "stellane_requests_abandoned_total" "Requests whose clients have left and that were to go on, by their end." by "end" |s| [("finished", s.abandoned.finished_total), ("timed_out", s.abandoned.timed_out_total), ("stopped", s.abandoned.stopped_total), ("panicked", s.abandoned.panicked_total), ("refused", s.abandoned.refused_total)];
             counter "stellane_connections_unparked_total" "Times a parked connection was put together again." |s| s.unparked_total;
+            counter "stellane_connections_tls_total" "TLS handshakes that were done." |s| s.tls_total;
+            counter "stellane_connections_http2_total" "Connections that began to speak HTTP/2." |s| s.http2_total;
             gauge "stellane_connections_park_after_seconds" "How long a connection is idle now before it is parked." |s| s.park_after.as_secs_f64();
             counter "stellane_connection_read_bytes_total" "Bytes read from all sockets." |s| s.bytes_read_total;
             counter "stellane_connection_written_bytes_total" "Bytes written to all sockets." |s| s.bytes_written_total;
@@ -71,11 +73,22 @@ impl Components {
             counter "stellane_requests_hopeless_total" "Requests refused because they could not meet their deadlines." |s| s.refused;
             gauge "stellane_pressure" "How scarce memory and open files are, from 0 to 1." |s| s.pressure;
         );
+        numbers!(to, self.saturation =>
+            gauge "stellane_saturation" "How much is asked of this process in terms of what it can do: 1 is all." |s| s;
+        );
         numbers!(to, self.rate_limits =>
-            counter "stellane_rate_limit_allowed_total" "Requests that were within a rate, by its section." by "limit" |s| s.iter().map(|(name, s)| (name, s.allowed));
-            counter "stellane_rate_limit_refused_total" "Requests that came too soon for a rate, by its section." by "limit" |s| s.iter().map(|(name, s)| (name, s.rules.iter().map(|rule| rule.refused).sum::<u64>()));
-            gauge "stellane_rate_limit_keys" "Clients that a rate remembers, by its section." by "limit" |s| s.iter().map(|(name, s)| (name, s.keys));
-            counter "stellane_rate_limit_forgotten_total" "Clients that were forgotten before their time, for lack of room." by "limit" |s| s.iter().map(|(name, s)| (name, s.forgotten));
+            counter "stellane_rate_limit_allowed_total" "Requests that were within a rate, by its section." by "limit" |s| s.scrape().iter().map(|(name, s)| (name, s.allowed));
+            counter "stellane_rate_limit_refused_total" "Requests that came too soon for a rate, by its section." by "limit" |s| s.scraped().iter().map(|(name, s)| (name, s.rules.iter().map(|rule| rule.refused).sum::<u64>()));
+            gauge "stellane_rate_limit_keys" "Clients that a rate remembers, by its section." by "limit" |s| s.scraped().iter().map(|(name, s)| (name, s.keys));
+            counter "stellane_rate_limit_forgotten_total" "Clients that were forgotten before their time, for lack of room." by "limit" |s| s.scraped().iter().map(|(name, s)| (name, s.forgotten));
+        );
+        #[cfg(feature = "redis")]
+        numbers!(to, self.rate_limits =>
+            counter "stellane_rate_limit_asked_total" "Requests for which the store of a shared rate was asked, by section." by "limit" |s| s.shared().iter().map(|(name, limit)| (name, limit.asked()));
+            counter "stellane_rate_limit_without_store_total" "Requests that were decided without the store, since it was away, by section." by "limit" |s| s.shared().iter().map(|(name, limit)| (name, limit.without_store()));
+            gauge "stellane_rate_stores" "Stores of shared rates, by whether they answer." by "state" |s| { let there = s.stores().iter().filter(|store| store.stats().is_there).count(); [("there", there), ("away", s.stores().len() - there)] };
+            counter "stellane_rate_store_round_trips_total" "Answers of the stores of shared rates." |s| s.stores().iter().map(|store| store.stats().round_trips).sum::<u64>();
+            counter "stellane_rate_store_failures_total" "How often a store of shared rates was away, or refused what it was asked." |s| s.stores().iter().map(|store| store.stats().failures).sum::<u64>();
         );
         numbers!(to, self.pools =>
             counter "stellane_pool_steals_total" "Hits that had to fetch from another thread." |s| s.steals;

@@ -1,7 +1,7 @@
 use std::{convert::Infallible, fmt, sync::Arc};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER};
 use http_body::Frame;
 use http_body_util::Full;
 use stellane_autotune::{AdaptiveLimitLayer, RequestHead, Shed};
@@ -29,6 +29,9 @@ pub enum RefusalKind {
     /// It was ended to make room for others, since there is no memory left for its body: 503, `RESOURCE_EXHAUSTED` in gRPC.
     /// See [`memory`](crate::memory).
     MemoryExhausted,
+    /// Handlers of its route wait by their threads, and [as many as may](crate::engine::EngineConfig::max_blocked) do
+    /// already: 503.
+    ThreadsHeld,
     /// The service returned a [`Refusal`] as its error, which names the status.
     Refused(Refusal),
     /// The service returned another error: 500.
@@ -45,7 +48,7 @@ impl RefusalKind {
             Self::Shed(shed) => shed.status(),
             Self::Violation(violation) => violation.status(),
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::MemoryExhausted => StatusCode::SERVICE_UNAVAILABLE,
+            Self::MemoryExhausted | Self::ThreadsHeld => StatusCode::SERVICE_UNAVAILABLE,
             Self::Refused(refusal) => refusal.status(),
             Self::Error | Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -126,10 +129,15 @@ impl OnRefusal {
     ) -> Response<CatchFaultsBody<B>> {
         let own = remembered.and_then(|request| self.ask(kind, RequestHead::from(request)));
         let refusal = kind.refusal(grpc);
-        match own {
-            Some(own) => refusal.closed_by(own.map(CatchFaultsBody::text)),
+        let mut response = match own {
+            Some(own) => return refusal.closed_by(own.map(CatchFaultsBody::text)),
             None => refusal.response(grpc),
+        };
+        if kind == RefusalKind::ThreadsHeld {
+            let soon = HeaderValue::from_static("1");
+            response.headers_mut().insert(RETRY_AFTER, soon);
         }
+        response
     }
 }
 
@@ -157,7 +165,7 @@ impl EarlyRefusals for EarlyLimit {
             Some(&Ok::<_, Infallible>(Frame::data(text.clone()))),
             || true,
         );
-        self.ledgers.refused(&recording, request.headers());
+        self.ledgers.refused(&recording, request);
         Some(response.map(|_| text))
     }
 }

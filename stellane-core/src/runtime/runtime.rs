@@ -70,6 +70,9 @@ pub(super) struct RuntimeParts {
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
     pub(super) access_log: Option<AccessLogLayer>,
+    /// Where the metrics are sent.
+    #[cfg(feature = "otlp")]
+    pub(super) otlp: Option<crate::otlp::Otlp>,
     pub(super) bypass: Option<PlainEngine>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<TlsAcceptor>,
@@ -105,6 +108,8 @@ impl RuntimeParts {
             #[cfg(feature = "http-layers")]
             http: self.http.clone(),
             rates: self.components.rate_limits.layer().cloned(),
+            #[cfg(feature = "redis")]
+            shared_rates: self.components.rate_limits.shared_layer().cloned(),
             hot_reload: self.config.dev.hot_reload,
         }
     }

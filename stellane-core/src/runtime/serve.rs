@@ -1,6 +1,7 @@
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use humantime_serde::re::humantime::format_duration;
+use stellane_metrics::ExecutorStats;
 use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -144,10 +145,13 @@ impl Bound {
             limit,
             ..
         } = &self.parts.components;
+        held.learned()
+            .set_most(self.parts.config.engine.max_blocked);
         let observer = HeldObserver {
             held: held.clone(),
             metrics: metrics.clone(),
             limit: limit.clone(),
+            signal: local_signal.clone(),
         };
         let engine = HandoffEngine::builder()
             .connections(connections)
@@ -158,10 +162,20 @@ impl Bound {
             .start()
             .map_err(|error| RuntimeError::Serve(Box::new(error)))?;
         let mut runtimes = Vec::new();
-        for (runtime, worked) in engine.cores() {
-            runtime_metrics.add_tokio(&runtime);
+        for core in engine.cores() {
+            let runtime = core.runtime().clone();
+            let counts = core.clone();
+            // Tokio's own do not see connections there.
+            runtime_metrics.add_executor(move || {
+                let mut stats = ExecutorStats::default();
+                stats.workers = 1;
+                stats.tasks = counts.tasks() as u64;
+                stats.queued = counts.queued() as u64;
+                stats.busy = counts.worked();
+                stats
+            });
             // It ends with the runtime.
-            runtime.spawn(local_signal.watch_executor(worked));
+            runtime.spawn(local_signal.watch_executor(move || core.worked()));
             runtimes.push(runtime);
         }
         Ok((engine, runtimes))
@@ -203,6 +217,8 @@ impl Bound {
             components,
             signal,
             duties,
+            #[cfg(feature = "otlp")]
+            otlp,
             #[cfg(all(unix, feature = "restart"))]
             restart,
             #[cfg(unix)]
@@ -355,6 +371,9 @@ impl Bound {
             };
             let open = at_work(&components.connections.stats());
             let most = format_duration(config.server.drain_timeout);
+            components
+                .runtime_metrics
+                .tell(&format!("draining: {open}, at most {most}"));
             match delay.is_zero() {
                 true => tracing::info!("draining: {open}, at most {most}"),
                 false => tracing::info!(
@@ -375,6 +394,9 @@ impl Bound {
             }
         };
         components.readiness.set_ready(true);
+        components
+            .runtime_metrics
+            .tell(&format!("serving {places}"));
         machine::say(&components.connections);
         tracing::info!(
             "serving {places} (engine {name}); whoever stops this process has to give it {} before killing it",
@@ -403,6 +425,10 @@ impl Bound {
         #[cfg(unix)]
         if let Some(ending) = &watched {
             ending.has_ended(!report.is_clean()).await;
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(otlp) = &otlp {
+            super::otlp::end(otlp).await;
         }
         let lasted = Duration::from_secs(begun.elapsed().as_secs());
         tracing::info!(

@@ -210,7 +210,7 @@ async fn a_client_that_says_goodbye_behind_its_request_is_answered() {
 #[tokio::test]
 async fn alpn_chooses_the_protocol() {
     let files = Files::new("alpn");
-    let (_manager, address) = start(quick(), &files.acceptor()).await;
+    let (manager, address) = start(quick(), &files.acceptor()).await;
     let mut stream = connect(&files.client(&["http/1.1"]), address)
         .await
         .expect("connects");
@@ -238,6 +238,8 @@ async fn alpn_chooses_the_protocol() {
         .expect("a body")
         .to_bytes();
     assert_eq!(body, "two");
+    let stats = manager.stats();
+    assert_eq!((stats.tls_total, stats.http2_total), (2, 1));
 }
 
 #[tokio::test]

@@ -33,4 +33,6 @@ mod refusals;
 mod route_limits;
 mod runtime;
 mod tonic;
+mod trace;
+mod watching;
 mod wiring;

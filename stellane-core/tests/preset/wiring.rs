@@ -554,6 +554,8 @@ const FIELDS: &[(&str, &[(&str, Is)])] = &[
                 "unparked_total",
                 Exported("stellane_connections_unparked_total"),
             ),
+            ("tls_total", Exported("stellane_connections_tls_total")),
+            ("http2_total", Exported("stellane_connections_http2_total")),
             (
                 "park_after",
                 Exported("stellane_connections_park_after_seconds"),

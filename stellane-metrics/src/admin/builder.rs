@@ -5,13 +5,13 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     access::Access,
     service::{AdminService, Change, Health, Read, Shared},
 };
-use crate::{BuildError, Readiness, RuntimeMetrics};
+use crate::{BuildError, Machine, Readiness, RuntimeMetrics};
 
 /// Where [`AdminService`] begins: see [`AdminBuilder`].
 #[derive(Debug)]
@@ -49,6 +49,8 @@ impl Admin {
 #[derive(Default)]
 pub struct AdminBuilder {
     prefix: String,
+    name: Option<String>,
+    version: Option<String>,
     access: Access,
     runtime: Option<RuntimeMetrics>,
     readiness: Option<Readiness>,
@@ -61,6 +63,19 @@ pub struct AdminBuilder {
 }
 
 impl AdminBuilder {
+    /// What the service is called, so that the pages of many can be told apart. Default: `OTEL_SERVICE_NAME`, else the name of
+    /// the program.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into()).filter(|name| !name.is_empty());
+        self
+    }
+
+    /// Which version of the service this is: `env!("CARGO_PKG_VERSION")`. Default: none is shown.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into()).filter(|version| !version.is_empty());
+        self
+    }
+
     /// Serves `/metrics`.
     #[cfg(feature = "prometheus")]
     pub fn prometheus(mut self, prometheus: crate::Prometheus) -> Self {
@@ -180,14 +195,19 @@ impl AdminBuilder {
         if let Some(path) = self.bad_path {
             return Err(BuildError::AdminPath(path));
         }
-        if let Some(http) = self.runtime.as_ref().and_then(RuntimeMetrics::http) {
-            self.reads.entry("/routes".to_owned()).or_insert_with(|| {
-                Box::new(move || serde_json::to_value(http.routes()).unwrap_or_default())
-            });
+        if let Some(runtime) = self
+            .runtime
+            .clone()
+            .filter(|runtime| runtime.http().is_some())
+        {
+            self.reads
+                .entry("/routes".to_owned())
+                .or_insert_with(|| Box::new(move || runtime.routes_json()));
         }
         Ok(AdminService {
             shared: Arc::new(Shared {
                 prefix: self.prefix,
+                about: about(self.name, self.version.as_deref()),
                 access: self.access,
                 runtime: self.runtime,
                 readiness: self.readiness,
@@ -210,6 +230,7 @@ impl AdminBuilder {
             "/runtime.json",
             "/history.json",
             "/events",
+            "/about",
             "/paths",
         ];
         let free = path.starts_with('/') && !own.contains(&path) && !self.reads.contains_key(path);
@@ -218,6 +239,33 @@ impl AdminBuilder {
         }
         free
     }
+}
+
+/// Who this is, and what it may use.
+fn about(name: Option<String>, version: Option<&str>) -> Value {
+    let program = || {
+        let program = std::env::current_exe().ok()?;
+        Some(program.file_stem()?.to_string_lossy().into_owned())
+    };
+    let of_otel = || {
+        std::env::var("OTEL_SERVICE_NAME")
+            .ok()
+            .filter(|name| !name.is_empty())
+    };
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let machine = Machine::read();
+    json!({
+        "name": name.or_else(of_otel).or_else(program),
+        "version": version,
+        "host": std::env::var("HOSTNAME").ok().or_else(host).map(|host| host.trim().to_owned()),
+        "pid": std::process::id(),
+        "stellane": env!("CARGO_PKG_VERSION"),
+        "os": std::env::consts::OS,
+        "arch": std::env::consts::ARCH,
+        "cpus": machine.cpus,
+        "memory": machine.memory,
+        "max_files": machine.max_files,
+    })
 }
 
 impl fmt::Debug for AdminBuilder {

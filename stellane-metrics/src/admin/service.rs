@@ -5,10 +5,11 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, atomic::AtomicUsize},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use serde_json::{Value, json};
 use tower_service::Service;
@@ -23,8 +24,6 @@ const PAGE: &str = include_str!("page.html");
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
-#[cfg(feature = "prometheus")]
-const SCRAPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The page runs its own script, talks to its own server, and nothing else; nobody may frame it.
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
@@ -34,7 +33,8 @@ const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 
 /// What a change may send at most.
 const MOST_BODY: usize = 64 * 1024;
 
-/// Answers `/healthz`, `/readyz`, `/metrics`, `/runtime.json`, `/history.json`, `/events`, `/` and what was plugged in.
+/// Answers `/healthz`, `/readyz`, `/metrics`, `/runtime.json`, `/history.json`, `/events`, `/about`, `/` and what was
+/// plugged in.
 ///
 /// A tower service: mount it in any server. It needs a tokio runtime. See [`AdminBuilder`](crate::AdminBuilder).
 #[derive(Clone)]
@@ -48,6 +48,7 @@ pub(super) type Change = Box<dyn Fn(&str) -> Result<Value, String> + Send + Sync
 
 pub(super) struct Shared {
     pub(super) prefix: String,
+    pub(super) about: Value,
     pub(super) access: Access,
     pub(super) runtime: Option<RuntimeMetrics>,
     pub(super) readiness: Option<Readiness>,
@@ -106,7 +107,7 @@ where
         return response;
     }
     match head.method {
-        Method::GET | Method::HEAD => shared.read(path, head.uri.query()).await,
+        Method::GET | Method::HEAD => shared.read(path, &head).await,
         Method::POST | Method::PUT if shared.changes.contains_key(path) => {
             match read_text(body).await {
                 Ok(text) => Shared::change(shared, path.to_owned(), text).await,
@@ -118,21 +119,26 @@ where
 }
 
 impl Shared {
-    async fn read(self: Arc<Self>, path: &str, query: Option<&str>) -> Response<AdminBody> {
+    async fn read(self: Arc<Self>, path: &str, head: &Parts) -> Response<AdminBody> {
+        let Parts { uri, headers, .. } = head;
         match path {
             "/" => page(),
             "/healthz" => self.healthy(),
-            "/readyz" => self.ready(query.unwrap_or_default()),
+            "/readyz" => self.ready(uri.query().unwrap_or_default()),
+            "/about" => respond(StatusCode::OK, JSON, self.about.to_string()),
             "/paths" => respond(StatusCode::OK, JSON, json!(self.paths()).to_string()),
             "/runtime.json" if self.runtime.is_some() => self.runtime_json(),
-            "/history.json" if self.runtime.is_some() => self.history_json(),
+            "/history.json" if self.runtime.is_some() => {
+                self.history_json(uri.query().unwrap_or_default())
+            }
             "/events" if self.runtime.is_some() => self.events(),
             #[cfg(feature = "prometheus")]
             "/metrics" if self.prometheus.is_some() => {
                 let Some(prometheus) = self.prometheus.clone() else {
                     return self.not_found();
                 };
-                respond(StatusCode::OK, SCRAPE, prometheus.render_blocking().await)
+                let scrape = prometheus.answer(headers).await;
+                unsniffed(scrape.map(AdminBody::full))
             }
             _ if self.reads.contains_key(path) => {
                 let path = path.to_owned();
@@ -209,22 +215,28 @@ impl Shared {
         }
     }
 
-    fn history_json(&self) -> Response<AdminBody> {
-        let history = self
-            .runtime
-            .as_ref()
-            .map(RuntimeMetrics::history)
-            .unwrap_or_default();
-        let list: Vec<_> = history.iter().map(|snapshot| &**snapshot).collect();
-        serde_json::to_string(&list).map_or_else(
-            |_| {
-                problem(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the history has no JSON form",
-                )
+    /// `?route=TEMPLATE`: of a route, if it is one of the busiest. `?since=SECONDS`: what came after this uptime.
+    fn history_json(&self, query: &str) -> Response<AdminBody> {
+        let Some(runtime) = &self.runtime else {
+            return self.not_found();
+        };
+        let asked = |name| query.split('&').find_map(|part| part.strip_prefix(name));
+        let since =
+            asked("since=").and_then(|since| Duration::try_from_secs_f64(since.parse().ok()?).ok());
+        let json = match asked("route=") {
+            None => serde_json::to_string(&runtime.history_since(since.unwrap_or_default())),
+            Some(route) => match runtime.route_history(&percent_decoded(route)) {
+                Some(history) => serde_json::to_string(&history),
+                None => return problem(StatusCode::NOT_FOUND, "the route is none of the busiest"),
             },
-            |json| respond(StatusCode::OK, JSON, json),
-        )
+        };
+        match json {
+            Ok(json) => respond(StatusCode::OK, JSON, json),
+            Err(_) => problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the history has no JSON form",
+            ),
+        }
     }
 
     fn events(&self) -> Response<AdminBody> {
@@ -257,7 +269,7 @@ impl Shared {
     }
 
     fn paths(&self) -> Vec<&str> {
-        let mut paths = vec!["/", "/healthz", "/paths", "/readyz"];
+        let mut paths = vec!["/", "/about", "/healthz", "/paths", "/readyz"];
         #[cfg(feature = "prometheus")]
         paths.extend(self.prometheus.is_some().then_some("/metrics"));
         if self.runtime.is_some() {
@@ -269,6 +281,20 @@ impl Shared {
         paths.dedup();
         paths
     }
+}
+
+/// A part of a query as it was meant. What is no escape stays as it is.
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        let escaped = text.get(at + 1..at + 3).filter(|_| *byte == b'%');
+        let escaped = escaped.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        decoded.push(escaped.unwrap_or(*byte));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 /// Runs what was plugged in where it may block.
@@ -374,6 +400,11 @@ fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Re
 fn with_type(mut response: Response<AdminBody>, kind: &'static str) -> Response<AdminBody> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    unsniffed(response)
+}
+
+fn unsniffed(mut response: Response<AdminBody>) -> Response<AdminBody> {
+    let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,

@@ -196,7 +196,7 @@ pub(crate) fn enter(recording: &mut Recording) -> Entered<'_> {
     let route = recording.route;
     let table = recording.table.take();
     if let Some(table) = &table {
-        table.poll_cell().begin(route);
+        table.poll_cell().begin(recording.method, route);
     }
     let table = table.map(ManuallyDrop::new);
     let outer = SCOPE.with(|scope| (scope.table.replace(table), scope.route.replace(route)));
@@ -230,7 +230,7 @@ impl Entered<'_> {
                 return;
             };
             if within == Some(Arc::as_ptr(&table)) {
-                table.poll_cell().end_within(route);
+                table.poll_cell().end_within(self.recording.method, route);
             } else {
                 table.poll_cell().end();
             }

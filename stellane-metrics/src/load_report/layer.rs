@@ -57,6 +57,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.reports.look();
         LoadReportFuture {
             inner: self.inner.call(request),
             reports: self.reports.clone(),

@@ -28,8 +28,16 @@
 //! them that failed, and `application_utilization`, else `cpu_utilization`. The rates and
 //! `application_utilization` are averages of about a second, the rates those of [`HttpMetrics`](crate::HttpMetrics). Nothing is told in the first second of traffic, in which they are noise.
 //!
-//! A report is made ten times a second at most, whatever the number of requests; an answer clones it. gRPC-Web, and who asked by
+//! A report is made ten times a second at most, whatever the number of requests, when one comes; an answer clones it. So put the layer
+//! outside of [`MetricsLayer`](crate::MetricsLayer): else each request would find itself in flight. gRPC-Web, and who asked by
 //! HTTP for gRPC's trailers, are told nothing in trailers.
+//!
+//! # Out of band
+//!
+//! A client may ask for reports on a stream of their own, at an interval that it names (`enable_oob_load_report`), so that it hears of
+//! a replica that it sends nothing to: `OpenRcaService` (feature `tokio`; of tonic's routers by `tonic-014`). Put it
+//! outside of limits, deadlines and [`MetricsLayer`](crate::MetricsLayer), in whose sight the streams would be requests without an
+//! end, and call `LoadReports::end_streams` when the service is to end.
 //!
 //! # What it tells strangers
 //!
@@ -38,10 +46,14 @@
 
 mod body;
 mod layer;
+#[cfg(feature = "tokio")]
+mod out_of_band;
 mod report;
 mod reports;
 
 pub use body::LoadReportBody;
 pub use layer::{LoadReportFuture, LoadReportLayer, LoadReportService};
+#[cfg(feature = "tokio")]
+pub use out_of_band::{OpenRcaBody, OpenRcaService};
 pub use report::LoadReport;
 pub use reports::{LoadReports, LoadReportsBuilder};

@@ -64,8 +64,13 @@ impl LoadReport {
             .flatten()
     }
 
-    /// As gRPC reads it: the message in base64, without padding.
+    /// As gRPC reads it in trailers: the message in base64, without padding.
     pub(super) fn binary(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from(base64(&self.message())).ok()
+    }
+
+    /// The message.
+    pub(super) fn message(&self) -> Vec<u8> {
         const I64: u8 = 1;
         const BYTES: u8 = 2;
         let mut message = Vec::with_capacity(64);
@@ -83,7 +88,7 @@ impl LoadReport {
             varint(entry.len(), &mut message);
             message.extend(entry);
         }
-        HeaderValue::try_from(base64(&message)).ok()
+        message
     }
 }
 

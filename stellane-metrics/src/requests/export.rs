@@ -9,9 +9,10 @@ use crate::catalogue as names;
 use crate::sink::{HistogramValue, Sink};
 
 impl HttpMetrics {
-    pub(crate) fn export(&self, sink: &mut impl Sink) {
+    pub(crate) fn export(&self, sink: &mut dyn Sink) {
         let table = &*self.table;
         let bounds = self.config().duration_buckets.bounds();
+        let mut exemplars = vec![None; bounds.len() + 1];
         type Pick = fn(Layout) -> usize;
         for (metric, at, bounds, unit) in [
             (&names::REQUEST_DURATION, Layout::full as Pick, bounds, 1e9),
@@ -27,10 +28,11 @@ impl HttpMetrics {
             sink.start(metric);
             table.each_series(|key, cells, layout| {
                 let at = at(layout);
-                let value = HistogramValue {
+                let mut value = HistogramValue {
                     bounds,
                     buckets: &cells[at..=at + bounds.len()],
                     sum: cells[at + bounds.len() + 1] as f64 / unit,
+                    exemplars: &[],
                 };
                 if value.buckets.iter().all(|n| *n == 0) {
                     return;
@@ -62,6 +64,10 @@ impl HttpMetrics {
                 }
                 if let Some(grpc) = key.grpc() {
                     push("rpc_response_status_code", grpc);
+                }
+                if metric.name == names::REQUEST_DURATION.name {
+                    table.exemplars.of(key.pack(), &mut exemplars);
+                    value.exemplars = &exemplars;
                 }
                 sink.histogram(metric, &labels[..len], &value);
             });

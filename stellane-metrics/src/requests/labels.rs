@@ -32,7 +32,7 @@ pub(crate) fn method_index(method: &Method) -> u8 {
     }
 }
 
-pub(super) const VERSIONS: [&str; 5] = ["0.9", "1.0", "1.1", "2", "3"];
+pub(crate) const VERSIONS: [&str; 5] = ["0.9", "1.0", "1.1", "2", "3"];
 
 #[inline]
 pub(crate) fn version_index(version: Version) -> u8 {

@@ -1,11 +1,13 @@
 //! The table of HTTP series: written per thread without shared atomics, read by whoever exports.
 
+mod exemplars;
 pub(crate) mod export;
 mod grpc;
 pub(crate) mod histogram;
 mod index;
 pub(crate) mod labels;
 mod layout;
+pub(crate) mod past;
 pub(crate) mod recording;
 mod registry;
 mod routes;
@@ -15,10 +17,12 @@ mod slot;
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{BuildError, MetricsConfig};
+pub use exemplars::Exemplar;
 use histogram::Totals;
 pub use labels::Outcome;
 #[cfg(feature = "prometheus")]
 pub(crate) use layout::SIZE_BOUNDS;
+pub use past::RouteHistory;
 pub use recording::{Ended, Recording, Told};
 pub use registry::Ticks;
 pub(crate) use registry::{Table, UNMATCHED};
@@ -75,6 +79,19 @@ impl HttpMetrics {
         routes::collect(&self.table)
     }
 
+    /// The templates of all routes that were named so far.
+    #[must_use]
+    pub fn templates(&self) -> Vec<Arc<str>> {
+        self.table.templates()
+    }
+
+    /// How many those are.
+    #[inline]
+    #[must_use]
+    pub fn template_count(&self) -> usize {
+        self.table.route_count()
+    }
+
     /// What the threads poll at this moment, as far as it is the call or the future of a measured service. A thread
     /// that shows the same [`RunningPoll::serial`] for long is held by a handler.
     ///
@@ -101,6 +118,16 @@ impl HttpMetrics {
 
     pub(crate) fn config(&self) -> &MetricsConfig {
         &self.table.config
+    }
+
+    /// Takes down what the routes did in the last seconds.
+    pub(crate) fn observe(
+        &self,
+        past: &mut past::RoutesPast,
+        seconds: f64,
+        most: usize,
+    ) -> [u64; past::ENDS.len()] {
+        past.observe(&self.table, seconds, most)
     }
 
     pub(crate) fn durations(&self) -> (Totals, Totals) {

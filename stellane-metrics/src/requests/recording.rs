@@ -12,6 +12,8 @@ use bytes::Buf;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Frame;
 
+#[cfg(feature = "tracing")]
+use super::{exemplars::Exemplar, histogram::cell_of};
 use super::{
     grpc::Call,
     labels::{self, GRPC, METHODS, NO_GRPC, Outcome, RouteId, SeriesKey, VERSIONS},
@@ -63,7 +65,7 @@ pub struct Recording {
     expected: Option<u64>,
     pub(crate) route: RouteId,
     status: u16,
-    method: u8,
+    pub(crate) method: u8,
     version: u8,
     https: bool,
     grpc: u8,
@@ -285,6 +287,47 @@ impl Recording {
         }
     }
 
+    /// It leads to this span: the latest of its bucket does.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn keep_exemplar(&self, trace_id: u128, span_id: u64) {
+        if let Some(table) = &self.table
+            && self.finished
+        {
+            let bucket = table.duration_bucket(cell_of(self.full_ns), self.full_ns);
+            let exemplar = Exemplar {
+                value: self.full_ns as f64 / 1e9,
+                trace_id,
+                span_id,
+                at: std::time::SystemTime::now(),
+            };
+            table.exemplars.put(self.key().pack(), bucket, exemplar);
+        }
+    }
+
+    /// OpenTelemetry's `error.type`, once it is finished: absent when all went well.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn error_type(&self) -> Option<std::borrow::Cow<'static, str>> {
+        self.key().error_type()
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(crate) fn scheme(&self) -> &'static str {
+        self.key().scheme()
+    }
+
+    #[inline]
+    fn key(&self) -> SeriesKey {
+        SeriesKey {
+            route: self.route,
+            method: self.method,
+            status: self.status,
+            version: self.version,
+            https: self.https,
+            grpc: self.grpc,
+            outcome: self.outcome,
+        }
+    }
+
     /// Whether the request is counted as ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -309,24 +352,14 @@ impl Recording {
         if outcome == Outcome::Cancelled && self.status == 0 {
             self.status = 499;
         }
-        let status = self.status;
-        let mut route = self.route;
         if self.call.is_some() {
-            route = self.call.route(route, self.answered, table);
+            self.route = self.call.route(self.route, self.answered, table);
             if self.grpc == NO_GRPC {
-                self.grpc = self.call.status(outcome, status);
+                self.grpc = self.call.status(outcome, self.status);
             }
         }
         table.record(&Record {
-            key: SeriesKey {
-                route,
-                method: self.method,
-                status,
-                version: self.version,
-                https: self.https,
-                grpc: self.grpc,
-                outcome,
-            },
+            key: self.key(),
             full_ns,
             head_ns: self.head_ns,
             request_bytes: match &self.request_counter {

@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     Clock,
+    exemplars::Exemplars,
     histogram::{self, Histogram, Totals},
     index::Index,
     labels::{METHODS, Outcome, RouteId, SeriesKey},
@@ -42,6 +43,7 @@ pub(crate) struct Table {
     /// For each cell of the fine histogram the bucket that its smallest value falls into.
     bucket_of_cell: Box<[u8; histogram::CELLS]>,
     layout: Layout,
+    pub(super) exemplars: Exemplars,
 }
 
 #[derive(Clone)]
@@ -129,6 +131,7 @@ impl Table {
             })),
             duration_bounds_ns: bounds_ns,
             layout,
+            exemplars: Exemplars::default(),
             clock: Ticks(clock.map_or_else(
                 || TableClock::Counter(quanta::Clock::new()),
                 TableClock::Given,
@@ -234,10 +237,11 @@ impl Table {
     pub(crate) fn running_polls(&self) -> impl Iterator<Item = RunningPoll> {
         let shards = self.shards.iter().take(slot::EXCLUSIVE).enumerate();
         shards.filter_map(|(thread, shard)| {
-            let (serial, route) = shard.get()?.poll.read()?;
+            let (serial, method, route) = shard.get()?.poll.read()?;
             Some(RunningPoll {
                 thread,
                 serial,
+                method: METHODS.get(usize::from(method))?,
                 route: self.template(route).cloned(),
             })
         })
@@ -316,7 +320,7 @@ impl Table {
 
     /// The first bucket whose bound is not below the duration, which lies in this cell.
     #[inline]
-    fn duration_bucket(&self, cell: usize, ns: u64) -> usize {
+    pub(super) fn duration_bucket(&self, cell: usize, ns: u64) -> usize {
         let mut bucket = usize::from(self.bucket_of_cell[cell]);
         // A cell that a bound divides begins in the bucket below.
         while self
@@ -408,6 +412,12 @@ impl Table {
             shard.head.add_to(&mut head);
         }
         (full, head)
+    }
+
+    /// Of those that were named, without what stands for others.
+    pub(crate) fn templates(&self) -> Vec<Arc<str>> {
+        let named = self.routes.iter().skip(OVERFLOW as usize + 1);
+        named.filter_map(OnceLock::get).cloned().collect()
     }
 
     pub(crate) fn route_count(&self) -> usize {

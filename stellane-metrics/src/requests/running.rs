@@ -15,12 +15,14 @@ pub struct RunningPoll {
     pub thread: usize,
     /// Tells the polls of a thread apart.
     pub serial: u32,
+    /// The method of the request; `_OTHER` for what a client has made up.
+    pub method: &'static str,
     /// The route, once it is named.
     pub route: Option<Arc<str>>,
 }
 
-/// The poll of one thread: written by that thread only, by a store at its begin and one at its end. The route in the
-/// upper half; in the lower half a number that is odd while something is polled.
+/// The poll of one thread: written by that thread only, by a store at its begin and one at its end. The method in the
+/// upper eight bits, the route in the next; in the lower half a number that is odd while something is polled.
 #[derive(Debug)]
 pub(crate) struct PollCell(AtomicU64);
 
@@ -30,14 +32,16 @@ impl PollCell {
     }
 
     #[inline]
-    pub(crate) fn begin(&self, route: RouteId) {
+    pub(crate) fn begin(&self, method: u8, route: RouteId) {
         let next = self.serial().wrapping_add(1) | 1;
-        self.0.store(both(next, route), Relaxed);
+        self.0.store(all(next, method, route), Relaxed);
     }
 
     #[inline]
     pub(crate) fn name(&self, route: RouteId) {
-        self.0.store(both(self.serial(), route), Relaxed);
+        let all_but_route = self.0.load(Relaxed) & !(u64::from(ROUTE) << 32);
+        self.0
+            .store(all_but_route | u64::from(route) << 32, Relaxed);
     }
 
     #[inline]
@@ -49,15 +53,15 @@ impl PollCell {
 
     /// One within another has ended, which is of this route. It is counted anew: it has got somewhere.
     #[cold]
-    pub(crate) fn end_within(&self, route: RouteId) {
-        self.begin(route);
+    pub(crate) fn end_within(&self, method: u8, route: RouteId) {
+        self.begin(method, route);
     }
 
-    /// The number and the route, while something is polled.
-    pub(super) fn read(&self) -> Option<(u32, RouteId)> {
-        let both = self.0.load(Relaxed);
-        let (serial, route) = (both as u32, (both >> 32) as u32);
-        (serial % 2 == 1).then_some((serial, route))
+    /// The number, the method and the route, while something is polled.
+    pub(super) fn read(&self) -> Option<(u32, u8, RouteId)> {
+        let all = self.0.load(Relaxed);
+        let (serial, method, route) = (all as u32, (all >> 56) as u8, (all >> 32) as u32 & ROUTE);
+        (serial % 2 == 1).then_some((serial, method, route))
     }
 
     #[inline]
@@ -66,9 +70,12 @@ impl PollCell {
     }
 }
 
+/// Of the upper half; there are no more routes than that.
+const ROUTE: u32 = (1 << 24) - 1;
+
 #[inline]
-fn both(serial: u32, route: RouteId) -> u64 {
-    u64::from(route) << 32 | u64::from(serial)
+fn all(serial: u32, method: u8, route: RouteId) -> u64 {
+    u64::from(method) << 56 | u64::from(route) << 32 | u64::from(serial)
 }
 
 #[cfg(test)]
@@ -81,21 +88,25 @@ mod tests {
         let mut seen = Vec::new();
         for _ in 0..3 {
             assert_eq!(cell.read(), None);
-            cell.begin(0);
+            cell.begin(3, 0);
             seen.extend(cell.read());
             cell.name(7);
-            assert_eq!(cell.read().map(|(_, route)| route), Some(7));
-            cell.begin(9);
+            let named = cell.read().map(|(_, method, route)| (method, route));
+            assert_eq!(named, Some((3, 7)));
+            cell.begin(255, 9);
             seen.extend(cell.read());
-            cell.end_within(7);
+            cell.end_within(3, 7);
             seen.extend(cell.read());
             cell.end();
         }
         assert_eq!(cell.read(), None);
-        let routes: Vec<_> = seen.iter().map(|(_, route)| *route).collect();
-        assert_eq!(routes, [0, 9, 7, 0, 9, 7, 0, 9, 7]);
+        let what: Vec<_> = seen
+            .iter()
+            .map(|(_, method, route)| (*method, *route))
+            .collect();
+        assert_eq!(what, [(3, 0), (255, 9), (3, 7)].repeat(3));
         seen.sort_unstable();
-        seen.dedup_by_key(|(serial, _)| *serial);
+        seen.dedup_by_key(|(serial, ..)| *serial);
         assert_eq!(seen.len(), 9, "no number twice");
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     BuildError,
     catalogue::{Metric, catalogue},
     sink::Sink,
+    text::is_metric_name,
 };
 
 /// Takes what a metric says now: see [`RuntimeMetrics::add`](super::RuntimeMetrics::add).
@@ -42,9 +43,7 @@ pub(super) struct Added(RwLock<Vec<(Metric, Read)>>);
 
 impl Added {
     pub(super) fn add(&self, metric: Metric, read: Read) -> Result<(), BuildError> {
-        let is_good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-        let starts = !metric.name.starts_with(|c: char| c.is_ascii_digit());
-        if metric.name.is_empty() || !starts || !metric.name.chars().all(is_good) {
+        if !is_metric_name(metric.name) {
             return Err(BuildError::MetricName(metric.name));
         }
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -64,6 +63,12 @@ impl Added {
             sink.start(metric);
             read(&mut Values { metric, sink });
         }
+    }
+
+    #[cfg(feature = "prometheus")]
+    pub(super) fn metrics(&self) -> Vec<Metric> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(metric, _)| *metric).collect()
     }
 
     #[cfg(feature = "prometheus")]

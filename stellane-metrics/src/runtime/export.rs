@@ -7,7 +7,7 @@ use crate::{
 };
 
 impl RuntimeMetrics {
-    pub(crate) fn export(&self, sink: &mut impl Sink) {
+    pub(crate) fn export(&self, sink: &mut dyn Sink) {
         let s = self.snapshot();
         let mut gauge = |metric: &'static Metric, values: &[(&[(&str, &str)], f64)]| {
             sink.start(metric);
@@ -121,7 +121,7 @@ impl RuntimeMetrics {
     }
 }
 
-fn by_label(sink: &mut impl Sink, metric: &'static Metric, label: &str, values: &ByLabel) {
+fn by_label(sink: &mut dyn Sink, metric: &'static Metric, label: &str, values: &ByLabel) {
     sink.start(metric);
     for (value, total) in values {
         sink.counter(metric, &[(label, value)], *total);

@@ -3,24 +3,26 @@
 mod added;
 mod export;
 mod groups;
+mod history;
 mod process;
 mod snapshot;
 
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, PoisonError, TryLockError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
 
 pub use added::Values;
+pub use history::{RuntimeEvent, RuntimeHistory};
 pub use process::Machine;
 #[cfg(feature = "serde")]
 pub(crate) use snapshot::seconds;
 pub use snapshot::{Acceleration, Advice, RuntimeSnapshot, Threshold};
 
 use crate::{
-    BuildError, HttpMetrics, Metric, MetricsConfig,
+    BuildError, HttpMetrics, Metric, MetricsConfig, RouteHistory,
     requests::{
         Clock,
         histogram::{CELLS, Totals, middle_of},
@@ -57,18 +59,31 @@ struct Inner {
     http: Option<HttpMetrics>,
     sources: Vec<Source>,
     machine: Machine,
-    #[cfg(feature = "tokio")]
-    tokio: Mutex<Vec<tokio::runtime::Handle>>,
+    executors: Mutex<Vec<Executor>>,
     clock: Clock,
     state: Mutex<State>,
     latest: Mutex<Arc<RuntimeSnapshot>>,
-    /// One snapshot a second, so that a page that is opened now can show what just happened.
-    history: Mutex<VecDeque<Arc<RuntimeSnapshot>>>,
+    /// So that a page that is opened now can show what just happened.
+    history: Mutex<history::History>,
     added: added::Added,
 }
 
-/// How many seconds the history goes back; about 1 KB each.
-const HISTORY: usize = 120;
+/// Asked at every tick.
+type Executor = Box<dyn Fn() -> ExecutorStats + Send + Sync>;
+
+/// What runs tasks, at this moment; see [`RuntimeMetrics::add_executor`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExecutorStats {
+    /// How many threads poll tasks.
+    pub workers: u64,
+    /// Tasks alive.
+    pub tasks: u64,
+    /// Tasks that wait for their turn in a queue that all workers share.
+    pub queued: u64,
+    /// For how long the workers have worked since they began, all added up.
+    pub busy: Duration,
+}
 
 /// What the collector remembers between ticks.
 struct State {
@@ -126,7 +141,7 @@ impl RuntimeMetrics {
             ..RuntimeSnapshot::default()
         };
         inner.machine.fill(&mut snapshot);
-        let busy = self.fill_tokio(&mut snapshot);
+        let busy = self.fill_executors(&mut snapshot);
         self.fill_http(&mut snapshot);
         for source in &inner.sources {
             source(&mut snapshot);
@@ -142,25 +157,52 @@ impl RuntimeMetrics {
         snapshot.judge(inner.machine.memory, inner.machine.cpus, routes);
         let snapshot = Arc::new(snapshot);
         *inner.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
-        let mut history = inner.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = |last: &Arc<RuntimeSnapshot>| now >= last.uptime + Duration::from_secs(1);
-        if history.back().is_none_or(due) {
-            history.push_back(Arc::clone(&snapshot));
-            if history.len() > HISTORY {
-                history.pop_front();
-            }
-        }
+        self.past().observe(&snapshot, inner.http.as_ref());
         snapshot
     }
 
-    /// The snapshots of the last two minutes, one a second, oldest first.
-    pub fn history(&self) -> Vec<Arc<RuntimeSnapshot>> {
-        let history = self
-            .inner
+    /// What happened in the last ten minutes, a point a second.
+    pub fn history(&self) -> RuntimeHistory {
+        self.past().since(Duration::ZERO)
+    }
+
+    /// The same, as far as it is later than this [`RuntimeSnapshot::uptime`].
+    pub fn history_since(&self, uptime: Duration) -> RuntimeHistory {
+        self.past().since(uptime)
+    }
+
+    /// The same of a route, if it is one of the 50 with most load.
+    pub fn route_history(&self, route: &str) -> Option<RouteHistory> {
+        self.past().routes().route(route)
+    }
+
+    /// What each route has done since the start, and what the busiest do now.
+    #[cfg(feature = "admin")]
+    pub(crate) fn routes_json(&self) -> serde_json::Value {
+        let all = self.http().map(|http| http.routes()).unwrap_or_default();
+        let past = self.past();
+        let now: std::collections::HashMap<_, _> = past.routes().now().collect();
+        let route = |stats: &crate::RouteStats| {
+            let mut route = serde_json::to_value(stats).unwrap_or_default();
+            route["now"] = serde_json::to_value(now.get(&*stats.route)).unwrap_or_default();
+            route
+        };
+        all.iter().map(route).collect()
+    }
+
+    /// Adds a line to the [events](RuntimeHistory::events) that the live page shows; what is longer than 200 bytes is cut.
+    ///
+    /// What the snapshots tell is there by itself: that the limit begins or ceases to limit, that requests are refused,
+    /// that a handler holds a thread, that a background task was started again.
+    pub fn tell(&self, text: &str) {
+        self.past().tell((self.inner.clock)(), text);
+    }
+
+    fn past(&self) -> MutexGuard<'_, history::History> {
+        self.inner
             .history
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        history.iter().cloned().collect()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Collects at the configured interval, for ever. Spawn it once.
@@ -216,6 +258,12 @@ impl RuntimeMetrics {
         self.inner.added.contains(name)
     }
 
+    /// What was added.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn added(&self) -> Vec<Metric> {
+        self.inner.added.metrics()
+    }
+
     /// How often the collector reads.
     pub fn interval(&self) -> Duration {
         self.inner.config.interval
@@ -246,42 +294,50 @@ impl RuntimeMetrics {
     }
 
     /// Returns how long the workers were busy, all added up.
-    #[cfg(feature = "tokio")]
-    fn fill_tokio(&self, snapshot: &mut RuntimeSnapshot) -> Duration {
+    fn fill_executors(&self, snapshot: &mut RuntimeSnapshot) -> Duration {
         let mut busy = Duration::ZERO;
-        for handle in self.tokio_runtimes().iter() {
-            let metrics = handle.metrics();
-            snapshot.tokio_workers += metrics.num_workers() as u64;
-            snapshot.tokio_alive_tasks += metrics.num_alive_tasks() as u64;
-            snapshot.tokio_queue_depth += metrics.global_queue_depth() as u64;
-            #[cfg(target_has_atomic = "64")]
-            for worker in 0..metrics.num_workers() {
-                busy += metrics.worker_total_busy_duration(worker);
-            }
+        for executor in self.executors().iter() {
+            let stats = executor();
+            snapshot.tokio_workers += stats.workers;
+            snapshot.tokio_alive_tasks += stats.tasks;
+            snapshot.tokio_queue_depth += stats.queued;
+            busy += stats.busy;
         }
         busy
     }
 
-    #[cfg(feature = "tokio")]
-    fn tokio_runtimes(&self) -> std::sync::MutexGuard<'_, Vec<tokio::runtime::Handle>> {
-        let runtimes = self.inner.tokio.lock();
-        runtimes.unwrap_or_else(PoisonError::into_inner)
+    fn executors(&self) -> MutexGuard<'_, Vec<Executor>> {
+        let executors = self.inner.executors.lock();
+        executors.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads another tokio runtime as well, for a server with one for each core: their workers, tasks and busy time
     /// are added up.
     #[cfg(feature = "tokio")]
     pub fn add_tokio(&self, handle: &tokio::runtime::Handle) {
-        self.tokio_runtimes().push(handle.clone());
+        let handle = handle.clone();
+        self.executors().push(Box::new(move || of_tokio(&handle)));
     }
 
-    #[cfg(not(feature = "tokio"))]
-    #[expect(
-        clippy::unused_self,
-        reason = "the same signature with and without tokio"
-    )]
-    fn fill_tokio(&self, _: &mut RuntimeSnapshot) -> Duration {
-        Duration::ZERO
+    /// The same for what runs tasks and is not tokio's: asked at every tick, it must not block.
+    pub fn add_executor(&self, read: impl Fn() -> ExecutorStats + Send + Sync + 'static) {
+        self.executors().push(Box::new(read));
+    }
+}
+
+#[cfg(feature = "tokio")]
+fn of_tokio(runtime: &tokio::runtime::Handle) -> ExecutorStats {
+    let metrics = runtime.metrics();
+    let workers = metrics.num_workers();
+    #[cfg(target_has_atomic = "64")]
+    let busy = (0..workers).map(|worker| metrics.worker_total_busy_duration(worker));
+    #[cfg(not(target_has_atomic = "64"))]
+    let busy = std::iter::empty::<Duration>();
+    ExecutorStats {
+        workers: workers as u64,
+        tasks: metrics.num_alive_tasks() as u64,
+        queued: metrics.global_queue_depth() as u64,
+        busy: busy.sum(),
     }
 }
 
@@ -396,8 +452,7 @@ pub struct RuntimeMetricsBuilder {
     config: Option<MetricsConfig>,
     http: Option<HttpMetrics>,
     sources: Vec<Source>,
-    #[cfg(feature = "tokio")]
-    tokio: Vec<tokio::runtime::Handle>,
+    executors: Vec<Executor>,
     clock: Option<Clock>,
 }
 
@@ -428,7 +483,8 @@ impl RuntimeMetricsBuilder {
     /// Reads the metrics of this tokio runtime.
     #[cfg(feature = "tokio")]
     pub fn tokio(mut self, handle: &tokio::runtime::Handle) -> Self {
-        self.tokio = vec![handle.clone()];
+        let handle = handle.clone();
+        self.executors = vec![Box::new(move || of_tokio(&handle))];
         self
     }
 
@@ -458,8 +514,7 @@ impl RuntimeMetricsBuilder {
             http: self.http,
             sources: self.sources,
             machine: Machine::read(),
-            #[cfg(feature = "tokio")]
-            tokio: Mutex::new(self.tokio),
+            executors: Mutex::new(self.executors),
             clock,
             state: Mutex::new(State::new()),
             latest: Mutex::default(),

@@ -147,14 +147,17 @@ pub struct RuntimeSnapshot {
     /// The CPU limit of the container in cores; zero means none.
     pub cgroup_cpu_limit: f64,
 
-    /// Worker threads of the tokio runtime.
+    /// Worker threads of the tokio runtime, and of other [executors](crate::RuntimeMetrics::add_executor).
     pub tokio_workers: u64,
-    /// Tasks alive in the tokio runtime.
+    /// Tasks alive there.
     pub tokio_alive_tasks: u64,
-    /// Tasks in the global queue of the tokio runtime: when this grows, the server is overloaded.
+    /// Tasks in their global queues: when this grows, the server is overloaded.
     pub tokio_queue_depth: u64,
-    /// Share of the time in which the tokio workers were busy, 0 to 1.
+    /// Share of the time in which these workers were busy, 0 to 1.
     pub tokio_busy_ratio: f64,
+
+    /// What somebody should know now, in words; empty while all is well.
+    pub warnings: Vec<String>,
 
     /// Whether the load has outgrown the thresholds at which an accelerated engine pays.
     pub acceleration: Acceleration,
@@ -245,6 +248,50 @@ impl RuntimeSnapshot {
         ];
         acceleration.reached = all.iter().filter(|check| check.reached).count() as u8;
         self.acceleration = acceleration;
+        self.warnings = self.warnings(cores);
+    }
+
+    fn warnings(&self, cores: f64) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.shed_per_second > 0.0 {
+            let state = match &*self.limit_state {
+                "" => String::new(),
+                state => format!("; limit: {state}"),
+            };
+            warnings.push(format!(
+                "{:.1} requests a second are refused{state}",
+                self.shed_per_second
+            ));
+        }
+        let failed = self.requests_failed_per_second / self.requests_per_second;
+        if failed > FAILING {
+            warnings.push(format!("{:.0} % of the requests fail", failed * 100.0));
+        }
+        if !self.threads_held.is_empty() {
+            let routes: Vec<_> = self.threads_held.keys().map(|route| &**route).collect();
+            warnings.push(format!(
+                "threads of the runtime are held by {}",
+                routes.join(", ")
+            ));
+        }
+        if self.cgroup_memory_limit > 0
+            && self.rss as f64 > self.cgroup_memory_limit as f64 * SCARCE
+        {
+            let (used, limit) = (self.rss >> 20, self.cgroup_memory_limit >> 20);
+            warnings.push(format!(
+                "memory: {used} MiB of the {limit} MiB that the container may have"
+            ));
+        }
+        if self.max_fds > 0 && self.open_fds as f64 > self.max_fds as f64 * SCARCE {
+            warnings.push(format!("open files: {} of {}", self.open_fds, self.max_fds));
+        }
+        if cores > 0.0 && self.cpu_usage > cores * SCARCE {
+            warnings.push(format!(
+                "CPU: {:.1} of {cores:.1} cores are busy",
+                self.cpu_usage
+            ));
+        }
+        warnings
     }
 }
 
@@ -256,6 +303,11 @@ const BUSY: f64 = 0.8;
 const EVEN: f64 = 10.0;
 /// From so many requests a second and core the cost of a handler shows.
 const FREQUENT: f64 = 10_000.0;
+
+/// From this share of failed requests on somebody should look.
+const FAILING: f64 = 0.01;
+/// From this share on a resource will soon be used up.
+const SCARCE: f64 = 0.9;
 
 impl RuntimeSnapshot {
     fn advice(&self, cores: f64, routes: impl FnOnce() -> Vec<RouteStats>) -> Vec<Advice> {
@@ -374,6 +426,41 @@ mod tests {
             let told = changes(snapshot, cores);
             assert!(!told.contains(&"engine.kind = \"per_core\""), "{told:?}");
         }
+    }
+
+    #[test]
+    fn what_somebody_should_know_is_said_in_words_and_nothing_while_all_is_well() {
+        let mut snapshot = RuntimeSnapshot {
+            requests_per_second: 1000.0,
+            requests_failed_per_second: 5.0,
+            cpu_usage: 3.0,
+            rss: 100 << 20,
+            cgroup_memory_limit: 256 << 20,
+            open_fds: 20,
+            max_fds: 1024,
+            ..RuntimeSnapshot::default()
+        };
+        snapshot.judge(0, 4.0, routes);
+        assert!(snapshot.warnings.is_empty(), "{:?}", snapshot.warnings);
+        snapshot.requests_failed_per_second = 30.0;
+        snapshot.shed_per_second = 572.04;
+        snapshot.limit_state = "limiting at 28".to_owned();
+        snapshot.threads_held.insert("/slow".into(), 2);
+        snapshot.rss = 250 << 20;
+        snapshot.open_fds = 1000;
+        snapshot.cpu_usage = 3.9;
+        snapshot.judge(0, 4.0, routes);
+        assert_eq!(
+            snapshot.warnings,
+            [
+                "572.0 requests a second are refused; limit: limiting at 28",
+                "3 % of the requests fail",
+                "threads of the runtime are held by /slow",
+                "memory: 250 MiB of the 256 MiB that the container may have",
+                "open files: 1000 of 1024",
+                "CPU: 3.9 of 4.0 cores are busy",
+            ]
+        );
     }
 
     #[test]

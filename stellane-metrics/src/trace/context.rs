@@ -64,32 +64,40 @@ impl TraceContext {
     }
 
     /// The caller's trace with a new span, or a new trace that is sampled in `share` of 2^64 cases.
-    pub(super) fn enter(headers: &HeaderMap, share: u64) -> (Self, Option<u64>) {
-        let parent = headers
-            .get(TRACEPARENT)
-            .and_then(|h| Self::parse(h.to_str().ok()?));
-        match parent {
-            Some(parent) => (
-                Self {
-                    span_id: random(),
-                    ..parent
-                },
-                Some(parent.span_id),
-            ),
-            None => {
-                let (high, low) = (random(), random());
-                let sampled = share == u64::MAX || low < share;
-                let trace_id = u128::from(high) << 64 | u128::from(low);
-                (
-                    Self {
-                        trace_id,
-                        span_id: random(),
-                        sampled,
-                    },
-                    None,
-                )
-            }
+    pub(super) fn enter(headers: &HeaderMap, share: u64) -> (Self, Option<Self>) {
+        let parent = Self::of(headers);
+        let mut context = Self::below(parent);
+        if parent.is_none() {
+            context.sampled = share == u64::MAX || (context.trace_id as u64) < share;
         }
+        (context, parent)
+    }
+
+    /// A new span of the parent's trace, or of a new trace that is sampled.
+    pub(super) fn below(parent: Option<Self>) -> Self {
+        let new = || u128::from(random()) << 64 | u128::from(random());
+        Self {
+            trace_id: parent.map_or_else(new, |parent| parent.trace_id),
+            span_id: random(),
+            sampled: parent.is_none_or(|parent| parent.sampled),
+        }
+    }
+
+    /// What a request says of itself.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let header = headers.get(TRACEPARENT)?;
+        Self::parse(header.to_str().ok()?)
+    }
+
+    /// A context of whoever makes ids of its own; `None` if one of them is zero.
+    #[must_use]
+    pub fn new(trace_id: u128, span_id: u64, sampled: bool) -> Option<Self> {
+        let context = Self {
+            trace_id,
+            span_id,
+            sampled,
+        };
+        (trace_id != 0 && span_id != 0).then_some(context)
     }
 
     pub(super) fn header(self) -> HeaderValue {
@@ -114,7 +122,7 @@ impl fmt::Display for TraceContext {
 }
 
 /// A number that is unlikely to repeat and never zero: a keyed hash, with the key from the operating system, of a counter.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     static NEXT: AtomicU64 = AtomicU64::new(0);
     KEY.hash_one(NEXT.fetch_add(1, Relaxed)).max(1)

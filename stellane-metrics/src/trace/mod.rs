@@ -2,6 +2,7 @@
 
 mod context;
 mod service;
+mod span;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tracing_subscriber::{EnvFilter, reload};
 
 pub use context::TraceContext;
 pub use service::{TraceBody, TraceFuture, TraceService};
+pub use span::{BeginSpan, RequestSpan, Spans};
 
 /// Opens a span for each request and closes it when the response body ends.
 ///
@@ -19,7 +21,12 @@ pub use service::{TraceBody, TraceFuture, TraceService};
 /// The [`TraceContext`] of the `traceparent` header, or a new one, lies in the extensions of the request, with this
 /// server as the parent, to be passed on: the `traceparent` header of the request is replaced by it.
 ///
-/// Put it inside of [`MetricsLayer`](crate::MetricsLayer), so that refusals of outer layers cost no span.
+/// Put it inside of [`MetricsLayer`](crate::MetricsLayer), so that refusals of outer layers cost no span, and so that it
+/// knows the routes that [`label_route`](crate::label_route) names.
+///
+/// tower-http's `TraceLayer` can't do all of that by its `MakeSpan` and `OnResponse`: it does not hear of a body that ends by
+/// its `Content-Length`, where a server stops polling, nor of a client that leaves; the size of the answer and a route that
+/// the handler's router names are known to it too late or never; and who is not sampled pays for it as well.
 ///
 /// ```
 /// use std::time::Duration;

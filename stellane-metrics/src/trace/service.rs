@@ -1,22 +1,25 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
+use bytes::Buf;
+use http::{Request, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_service::Service;
-use tracing::{Span, field};
+use tracing::Span;
 
 use super::{
     Settings,
     context::{TRACEPARENT, TraceContext},
+    span::{RequestSpan, open, tell_error, tell_route},
 };
 use crate::{
-    RequestRoute,
+    RequestRoute, current_route,
     requests::labels::{METHODS, method_index},
 };
 
@@ -42,6 +45,7 @@ impl<S, Q, B, T> Service<Request<B>> for TraceService<S, Q>
 where
     S: Service<Request<B>, Response = Response<T>>,
     Q: RequestRoute<B>,
+    B: Body,
     T: Body,
 {
     type Response = Response<TraceBody<T>>;
@@ -54,75 +58,124 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let (context, parent) = TraceContext::enter(request.headers(), self.settings.sample);
-        let route = self.request_route.route(&request);
-        let span = open(&request, context, parent, route);
-        let watch = Watch {
-            route: route.map(Into::into),
-            method: METHODS[usize::from(method_index(request.method()))],
+        let route = self.request_route.route(&request).map(Into::into);
+        let method = METHODS[usize::from(method_index(request.method()))];
+        let span = context.sampled.then(|| {
+            let span = open(&request);
+            if let Some(scheme) = request.uri().scheme_str() {
+                span.record("url.scheme", scheme);
+            }
+            if let Some(bytes) = request.body().size_hint().exact() {
+                span.record("http.request.body.size", bytes);
+            }
+            RequestSpan::new(span, context, parent)
+        });
+        let mut watch = Watch {
+            span,
+            route,
+            method,
             status: 0,
+            response_bytes: 0,
+            end: Some("cancelled"),
+            expected: None,
             slow: self.settings.slow,
             trace_id: context.trace_id,
             start: Instant::now(),
         };
         request.headers_mut().insert(TRACEPARENT, context.header());
         request.extensions_mut().insert(context);
-        let inner = span.in_scope(|| self.inner.call(request));
+        let inner = watch.within(|| self.inner.call(request));
         TraceFuture {
             inner,
-            state: Some((span, watch)),
+            watch: Some(watch),
         }
     }
 }
 
-fn open<B>(
-    request: &Request<B>,
-    context: TraceContext,
-    parent: Option<u64>,
-    route: Option<&str>,
-) -> Span {
-    if !context.sampled {
-        return Span::none();
-    }
-    let method = METHODS[usize::from(method_index(request.method()))];
-    let span = tracing::info_span!(
-        target: "stellane_metrics::trace",
-        "request",
-        otel.kind = "server",
-        otel.name = field::Empty,
-        http.request.method = method,
-        url.path = request.uri().path(),
-        http.route = route,
-        http.response.status_code = field::Empty,
-        error.r#type = field::Empty,
-        trace_id = format_args!("{:032x}", context.trace_id),
-        span_id = format_args!("{:016x}", context.span_id),
-        parent_id = field::Empty,
-    );
-    match route {
-        Some(route) => span.record(
-            "otel.name",
-            field::display(format_args!("{method} {route}")),
-        ),
-        None => span.record("otel.name", method),
-    };
-    if let Some(parent) = parent {
-        span.record("parent_id", field::display(format_args!("{parent:016x}")));
-    }
-    span
-}
-
-/// Logs the request if it was slow, when it is dropped: at the end of the body, or when somebody gave up.
+/// A request under way. When it is dropped, at the end of the body or when somebody gave up, its span is told what has come
+/// of it, and it is logged if it was slow.
 struct Watch {
-    route: Option<Box<str>>,
+    span: Option<RequestSpan>,
+    route: Option<Arc<str>>,
     method: &'static str,
     status: u16,
+    response_bytes: u64,
+    /// What is wrong if it ends now.
+    end: Option<&'static str>,
+    /// How long the body of the answer is to be.
+    expected: Option<u64>,
     slow: Duration,
     trace_id: u128,
     start: Instant,
 }
 
+impl Watch {
+    fn within<T>(&mut self, run: impl FnOnce() -> T) -> T {
+        let span = self.span.as_mut().map(RequestSpan::entered);
+        let done = run();
+        drop(span);
+        // Named by a router inside of a `MetricsLayer` that is around.
+        if self.route.is_none() {
+            self.route = current_route();
+        }
+        done
+    }
+
+    fn answered<B: Body>(&mut self, response: &Response<B>) {
+        self.status = response.status().as_u16();
+        let declared = || {
+            let length = response.headers().get(CONTENT_LENGTH)?;
+            length.to_str().ok()?.parse().ok()
+        };
+        self.expected = response.body().size_hint().exact().or_else(declared);
+        // Of such an answer no server asks for the body.
+        let has_none = self.method == "HEAD"
+            || matches!(
+                response.status(),
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS
+            )
+            || (self.method == "CONNECT" && response.status().is_success());
+        if response.body().is_end_stream() || has_none {
+            self.end = None;
+        }
+    }
+
+    fn frame<D: Buf, E>(&mut self, frame: Option<&Result<Frame<D>, E>>, is_end: bool) {
+        match frame {
+            None => self.end = None,
+            Some(Err(_)) => self.end = Some("body_error"),
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, Buf::remaining);
+                self.response_bytes += bytes as u64;
+                // A server stops asking where the answer ends by its length.
+                if is_end || frame.is_trailers() || self.expected == Some(self.response_bytes) {
+                    self.end = None;
+                }
+            }
+        }
+    }
+
+    fn tell(&self, span: &Span) {
+        if let Some(route) = &self.route {
+            tell_route(span, self.method, route);
+        }
+        if self.status > 0 {
+            span.record("http.response.status_code", self.status);
+        }
+        span.record("http.response.body.size", self.response_bytes);
+        match self.end {
+            Some(error) => tell_error(span, error),
+            None if self.status >= 500 => tell_error(span, &self.status.to_string()),
+            None => {}
+        }
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
+        if let Some(span) = &self.span {
+            self.tell(span.span());
+        }
         if self.slow.is_zero() {
             return;
         }
@@ -147,7 +200,7 @@ pin_project! {
     pub struct TraceFuture<F> {
         #[pin]
         inner: F,
-        state: Option<(Span, Watch)>,
+        watch: Option<Watch>,
     }
 }
 
@@ -160,27 +213,20 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let entered = this.state.as_ref().map(|(span, _)| span.enter());
-        let result = this.inner.poll(cx);
-        drop(entered);
+        let inner = this.inner;
+        let result = match this.watch {
+            Some(watch) => watch.within(|| inner.poll(cx)),
+            None => inner.poll(cx),
+        };
         let result = ready!(result);
-        let mut state = this.state.take();
-        if let Some((span, watch)) = &mut state {
+        let mut watch = this.watch.take();
+        if let Some(watch) = &mut watch {
             match &result {
-                Ok(response) => {
-                    let status = response.status();
-                    watch.status = status.as_u16();
-                    span.record("http.response.status_code", status.as_u16());
-                    if status.is_server_error() {
-                        span.record("error.type", status.as_str());
-                    }
-                }
-                Err(_) => {
-                    span.record("error.type", "service_error");
-                }
+                Ok(response) => watch.answered(response),
+                Err(_) => watch.end = Some("service_error"),
             }
         }
-        Poll::Ready(result.map(|response| response.map(|inner| TraceBody { inner, state })))
+        Poll::Ready(result.map(|response| response.map(|inner| TraceBody { inner, watch })))
     }
 }
 
@@ -195,7 +241,7 @@ pin_project! {
     pub struct TraceBody<B> {
         #[pin]
         inner: B,
-        state: Option<(Span, Watch)>,
+        watch: Option<Watch>,
     }
 }
 
@@ -207,17 +253,17 @@ impl<B: Body> Body for TraceBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let this = self.project();
-        let entered = this.state.as_ref().map(|(span, _)| span.enter());
-        let frame = this.inner.poll_frame(cx);
-        drop(entered);
-        if let Poll::Ready(None | Some(Err(_))) = &frame {
-            if let (Some((span, _)), Poll::Ready(Some(Err(_)))) = (&*this.state, &frame) {
-                span.record("error.type", "body_error");
-            }
-            *this.state = None;
+        let mut this = self.project();
+        let Some(watch) = this.watch else {
+            return this.inner.poll_frame(cx);
+        };
+        let frame = ready!(watch.within(|| this.inner.as_mut().poll_frame(cx)));
+        let is_end = this.inner.is_end_stream();
+        watch.frame(frame.as_ref(), is_end);
+        if is_end || matches!(frame, None | Some(Err(_))) {
+            *this.watch = None;
         }
-        frame
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,96 +1,57 @@
-//! The load generator: one thread, many connections, every answer checked.
-//!
-//! Closed loop: each connection sends its next request when the last one is answered. Open loop: requests
-//! are due at a fixed rate whether or not the server keeps up, and latency counts from when a request was
-//! due, so that a server that stalls can't hide it.
-//!
-//! It is not `stellane bench`, which a stranger points at any server: that one takes chunked answers and those that end with the
-//! connection, opens what was closed and draws what it saw, on a runtime. This one measures servers on the core beside it, and
-//! what it costs itself would be in the figures: it knows the bytes that it has to get.
+//! What comes back, and what is made of it. The requests are sent by the load generator of `stellane bench`.
 
-mod connection;
+mod http2;
+mod tls;
 pub(crate) mod wrk;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use hdrhistogram::Histogram;
-use mio::{Events, Poll, Token};
+use mio::net::TcpStream;
 use rustix::time::{ClockId, clock_gettime};
+use rustls::ClientConfig;
+use stellane_cli::load::{self, Answer, Codec, Failure, Observer, Stream, Wire};
+pub(crate) use stellane_cli::load::{Exchange, Load, Pace};
 
-use connection::{Connection, Outcome};
+use crate::BoxError;
 
-/// A request as it is sent, and the body that must come back.
+/// So many requests a second, on a core of the generator's own.
+pub(crate) fn at_rate(rate: f64) -> Pace {
+    Pace::Open { rate, spin: true }
+}
+
+/// What is spoken with a server, if it is not HTTP/1 over TCP.
 #[derive(Debug)]
-pub(crate) struct Exchange {
-    /// The request, as often as it may be sent at once.
-    bytes: Vec<u8>,
-    times: usize,
-    body: Vec<u8>,
+pub(crate) struct Speech {
+    http2: bool,
+    tls: Option<Arc<ClientConfig>>,
 }
 
-impl Exchange {
-    pub(crate) fn new(request: &[u8], body: &[u8]) -> Self {
-        Self {
-            bytes: request.to_vec(),
-            times: 1,
-            body: body.to_vec(),
-        }
+impl Speech {
+    /// HTTP/2 of who knows that the server speaks it.
+    pub(crate) fn http2() -> Arc<dyn Wire> {
+        let http2 = true;
+        Arc::new(Self { http2, tls: None })
     }
 
-    /// For pipelining: so many requests in one write.
-    pub(crate) fn repeated(self, times: usize) -> Self {
-        Self {
-            bytes: self.bytes.repeat(times),
-            times,
-            ..self
-        }
-    }
-
-    fn length(&self) -> usize {
-        self.bytes.len() / self.times
+    /// Over TLS, with a server that shows the certificate in a file.
+    pub(crate) fn tls(http2: bool, certificate: &Path) -> Result<Arc<dyn Wire>, BoxError> {
+        let protocol: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
+        let tls = Some(tls::config(certificate, protocol)?);
+        Ok(Arc::new(Self { http2, tls }))
     }
 }
 
-/// When requests are sent.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Pace {
-    /// As fast as the server answers, with so many requests under way on each connection.
-    Closed { pipeline: usize },
-    /// So many a second.
-    Open { rate: f64 },
-}
+impl Wire for Speech {
+    fn stream(&self, socket: TcpStream) -> io::Result<Box<dyn Stream>> {
+        Ok(match &self.tls {
+            Some(config) => Box::new(tls::Tls::new(config, socket)?),
+            None => Box::new(socket),
+        })
+    }
 
-/// What is done to a server.
-#[derive(Debug, Clone)]
-pub(crate) struct Load {
-    pub connections: usize,
-    /// Each connection keeps to one of them.
-    pub exchanges: Arc<[Exchange]>,
-    pub pace: Pace,
-    /// Requests after which the client closes the connection and opens another; 0 is never.
-    pub reconnect_after: u64,
-    /// When a client gives up on an answer and closes the connection.
-    pub patience: Duration,
-    /// Statuses that are an answer too, besides 200: refusals under overload.
-    pub accepted: &'static [u16],
-}
-
-impl Load {
-    pub(crate) fn closed(connections: usize, exchanges: Arc<[Exchange]>) -> Self {
-        Self {
-            connections,
-            exchanges,
-            pace: Pace::Closed { pipeline: 1 },
-            reconnect_after: 0,
-            patience: Duration::from_secs(10),
-            accepted: &[],
-        }
+    fn codec(&self) -> Option<Box<dyn Codec>> {
+        self.http2.then(|| Box::new(http2::Http2::default()) as _)
     }
 }
 
@@ -108,6 +69,10 @@ pub(crate) struct Answers {
     pub elapsed: Duration,
     /// How much of a core's time the generator used; none where it waits by looking again and again.
     pub busy: Option<f64>,
+    /// Statuses that are an answer too, besides 200.
+    accepted: &'static [u16],
+    /// Latencies are those of so many of the exchanges, the first.
+    timed: usize,
 }
 
 impl Answers {
@@ -124,7 +89,7 @@ impl Answers {
         self.failures.values().sum()
     }
 
-    fn new() -> Self {
+    fn new(accepted: &'static [u16], timed: usize) -> Self {
         let latency = Histogram::new_with_bounds(100, 600_000_000_000, 3);
         Self {
             good: 0,
@@ -133,6 +98,8 @@ impl Answers {
             latency: latency.expect("the bounds are constant and right"),
             elapsed: Duration::ZERO,
             busy: None,
+            accepted,
+            timed,
         }
     }
 
@@ -146,196 +113,56 @@ impl Answers {
     }
 }
 
+impl Observer for Answers {
+    fn answered(&mut self, answer: Answer, after: Duration) {
+        if answer.status == 200 {
+            self.good += 1;
+            if answer.exchange < self.timed {
+                self.latency.saturating_record(after.as_nanos() as u64);
+            }
+            return;
+        }
+        *self.statuses.entry(answer.status).or_default() += 1;
+        if !self.accepted.contains(&answer.status) {
+            self.fail(&format!("status {}", answer.status));
+        }
+    }
+
+    fn failed(&mut self, failure: Failure, _after: Duration) {
+        self.fail(failure.as_str());
+    }
+}
+
 /// Many connections to one server.
 #[derive(Debug)]
 pub(crate) struct Generator {
-    address: SocketAddr,
-    load: Load,
-    poll: Poll,
-    connections: Vec<Connection>,
-    /// Connections without a request, in the open loop; they take turns.
-    free: VecDeque<usize>,
-    /// Requests that are due and have no connection yet.
-    due: VecDeque<Instant>,
+    inner: load::Generator,
+    spins: bool,
+    /// Statuses that are an answer too, besides 200: refusals under overload.
+    pub accepted: &'static [u16],
+    /// Latencies are those of so many of the exchanges, the first.
+    pub timed: usize,
 }
 
 impl Generator {
-    /// Opens the connections.
     pub(crate) fn connect(address: SocketAddr, load: Load) -> io::Result<Self> {
-        let mut generator = Self {
-            address,
-            poll: Poll::new()?,
-            connections: (0..load.connections).map(|_| Connection::new()).collect(),
-            free: (0..load.connections).collect(),
-            due: VecDeque::new(),
-            load,
-        };
-        for number in 0..generator.connections.len() {
-            generator.open(number)?;
-            if number % 128 == 127 {
-                // Fewer than any server's queue of connections to accept.
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-        Ok(generator)
+        Ok(Self {
+            spins: matches!(load.pace, Pace::Open { .. }),
+            inner: load::Generator::connect(address, load)?,
+            accepted: &[],
+            timed: usize::MAX,
+        })
     }
 
     /// Sends for `duration`, then waits for what is under way.
     pub(crate) fn run(&mut self, duration: Duration) -> io::Result<Answers> {
-        let mut answers = Answers::new();
-        let mut events = Events::with_capacity(1024);
-        let (start, cpu) = (Instant::now(), thread_cpu());
-        let end = start + duration;
-        let (mut next_due, mut next_sweep) = (start, start);
-        let mut now = start;
-        loop {
-            let sending = now < end;
-            if let Pace::Open { rate } = self.load.pace {
-                while sending && next_due <= now {
-                    self.due.push_back(next_due);
-                    next_due += Duration::from_secs_f64(1.0 / rate);
-                }
-                self.assign(now, &mut answers)?;
-            }
-            if now >= next_sweep {
-                self.sweep(now, sending, &mut answers)?;
-                next_sweep = now + Duration::from_millis(20);
-            }
-            if !sending
-                && self.due.is_empty()
-                && self.connections.iter().all(|c| c.asked.is_empty())
-            {
-                break;
-            }
-            let wait = match self.load.pace {
-                // Waits by looking again and again: to sleep would be late.
-                Pace::Open { .. } => Duration::ZERO,
-                Pace::Closed { .. } => Duration::from_millis(20),
-            };
-            match self.poll.poll(&mut events, Some(wait)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => result?,
-            }
-            // One look at the clock for all answers that came together.
-            now = Instant::now();
-            for event in &events {
-                let Token(number) = event.token();
-                if event.is_readable() {
-                    self.connections[number].readable = true;
-                }
-                self.drive(number, now, now < end, &mut answers)?;
-            }
-        }
-        // With what came after the last was sent: it is counted, and so is the CPU time it took.
-        answers.elapsed = start.elapsed();
-        if let Pace::Closed { .. } = self.load.pace {
-            let used = thread_cpu().saturating_sub(cpu);
-            answers.busy = Some(used.as_secs_f64() / answers.elapsed.as_secs_f64());
-        }
+        let mut answers = Answers::new(self.accepted, self.timed);
+        let cpu = thread_cpu();
+        answers.elapsed = self.inner.run(duration, &mut answers)?;
+        let used = thread_cpu().saturating_sub(cpu);
+        let busy = used.as_secs_f64() / answers.elapsed.as_secs_f64();
+        answers.busy = (!self.spins).then_some(busy);
         Ok(answers)
-    }
-
-    fn open(&mut self, number: usize) -> io::Result<()> {
-        self.connections[number].open(self.address, Token(number), &self.poll)
-    }
-
-    /// Gives due requests to free connections.
-    fn assign(&mut self, now: Instant, answers: &mut Answers) -> io::Result<()> {
-        while let Some(due) = self.due.front().copied() {
-            if now.duration_since(due) > self.load.patience {
-                answers.fail("gave up: no connection was free");
-            } else if let Some(number) = self.free.pop_front() {
-                if !self.connections[number].is_open() {
-                    self.open(number)?;
-                }
-                self.connections[number].ask(due);
-                self.drive(number, now, true, answers)?;
-            } else {
-                return Ok(());
-            }
-            self.due.pop_front();
-        }
-        Ok(())
-    }
-
-    /// Closes connections whose answer does not come; in the closed loop, also begins what is not under way.
-    fn sweep(&mut self, now: Instant, sending: bool, answers: &mut Answers) -> io::Result<()> {
-        for number in 0..self.connections.len() {
-            let connection = &mut self.connections[number];
-            let late = |asked: &Instant| now.duration_since(*asked) > self.load.patience;
-            if connection.asked.front().is_some_and(late) {
-                self.fail(number, "gave up: no answer in time", answers);
-            }
-            if let Pace::Closed { pipeline } = self.load.pace
-                && sending
-                && self.connections[number].asked.is_empty()
-            {
-                if !self.connections[number].is_open() {
-                    self.open(number)?;
-                }
-                for _ in 0..pipeline {
-                    self.connections[number].ask(now);
-                }
-                self.drive(number, now, sending, answers)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Closes a connection; the next request on it opens it again.
-    fn fail(&mut self, number: usize, what: &str, answers: &mut Answers) {
-        let connection = &mut self.connections[number];
-        if !connection.asked.is_empty() {
-            for _ in &connection.asked {
-                answers.fail(what);
-            }
-            self.free.push_back(number);
-        }
-        connection.close();
-    }
-
-    /// Sends and receives on one connection until nothing more can be done now.
-    fn drive(
-        &mut self,
-        number: usize,
-        now: Instant,
-        sending: bool,
-        answers: &mut Answers,
-    ) -> io::Result<()> {
-        let exchanges = Arc::clone(&self.load.exchanges);
-        let exchange = &exchanges[number % exchanges.len()];
-        loop {
-            let connection = &mut self.connections[number];
-            let status = match connection.step(exchange) {
-                Outcome::Wait => return Ok(()),
-                Outcome::Failed(what) => {
-                    self.fail(number, what, answers);
-                    return Ok(());
-                }
-                Outcome::Answer(status) => status,
-            };
-            let asked = connection.asked.pop_front().unwrap_or(now);
-            if status == 200 {
-                answers.good += 1;
-                let nanos = now.duration_since(asked).as_nanos();
-                answers.latency.saturating_record(nanos as u64);
-            } else {
-                *answers.statuses.entry(status).or_default() += 1;
-                if !self.load.accepted.contains(&status) {
-                    answers.fail(&format!("status {status}"));
-                }
-            }
-            let enough = connection.answered == self.load.reconnect_after;
-            let over = connection.closing || enough;
-            match self.load.pace {
-                Pace::Closed { .. } if sending => connection.ask(now),
-                Pace::Closed { .. } => {}
-                Pace::Open { .. } => self.free.push_back(number),
-            }
-            if over {
-                self.open(number)?;
-            }
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Figures, Plan, Section, requests};
 use crate::{
     BoxError,
     contestants::{Contestant, Scope},
-    load::{Generator, Load, Pace},
+    load::{Generator, Load, at_rate},
 };
 
 /// With so many the capacity is measured.
@@ -86,10 +86,10 @@ fn measure(
         .per_second();
     let offered = capacity * TIMES;
     load.connections = CONNECTIONS;
-    load.pace = Pace::Open { rate: offered };
+    load.pace = at_rate(offered);
     load.patience = PATIENCE;
-    load.accepted = &[503, 429];
     let mut generator = Generator::connect(server.address, load)?;
+    generator.accepted = &[503, 429];
     let answers = generator.run(SENDING)?;
     let seconds = answers.elapsed.as_secs_f64();
     let refused: u64 = answers.statuses.values().sum();

@@ -12,7 +12,7 @@ use super::{Figures, Plan, Section, requests};
 use crate::{
     BoxError,
     contestants::{Contestant, Scope},
-    load::{Generator, Load, Pace},
+    load::{Generator, Load, at_rate},
 };
 
 const RATE: f64 = 5000.0;
@@ -55,7 +55,7 @@ fn measure(plan: &Plan, contestant: &Contestant) -> Result<RestartRow, BoxError>
     let mut old = contestant.start(&plan.cores, &plan.environment)?;
     let address = old.address;
     let mut load = Load::closed(64, requests::hello());
-    load.pace = Pace::Open { rate: RATE };
+    load.pace = at_rate(RATE);
     load.patience = Duration::from_secs(2);
     let mut generator = Generator::connect(address, load)?;
     let (answers, restarted) = thread::scope(|scope| {

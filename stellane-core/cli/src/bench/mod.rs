@@ -9,10 +9,10 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{Failure, duration, print};
 
-mod client;
 mod load;
 mod report;
 mod svg;
+mod target;
 
 pub(super) use self::report::time;
 
@@ -34,7 +34,7 @@ pub(super) struct Bench {
     /// Threads of the load generator; half of the CPUs when left out.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// When a request counts as failed.
+    /// When a request counts as failed, from when it was due.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     timeout: Duration,
     /// The request method.
@@ -57,7 +57,7 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
         let target =
-            client::Target::new(&self.url, &self.method, &self.header, self.body.as_deref())
+            target::Target::new(&self.url, &self.method, &self.header, self.body.as_deref())
                 .map_err(Failure::input)?;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let connections = self.connections as usize;

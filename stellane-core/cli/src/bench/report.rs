@@ -16,7 +16,7 @@ pub(super) struct Report {
     bytes: u64,
     seconds: f64,
     statuses: Vec<(u16, u64)>,
-    errors: Vec<(String, u64)>,
+    errors: Vec<(&'static str, u64)>,
     unsent: u64,
     mean: f64,
     /// Percentile and nanoseconds.
@@ -54,7 +54,7 @@ impl Report {
             errors: outcome
                 .errors
                 .iter()
-                .map(|(error, &count)| (error.clone(), count))
+                .map(|(error, &count)| (*error, count))
                 .collect(),
             unsent: outcome.unsent,
             mean: outcome.latency.mean(),
@@ -81,7 +81,7 @@ impl Report {
         let errors: serde_json::Map<_, _> = self
             .errors
             .iter()
-            .map(|(error, count)| (error.clone(), (*count).into()))
+            .map(|(error, count)| ((*error).to_owned(), (*count).into()))
             .collect();
         json!({
             "run": self.title,
@@ -120,7 +120,7 @@ impl fmt::Display for Report {
         if self.unsent > 0 {
             writeln!(
                 f,
-                "never sent  {}: all connections were busy to the end",
+                "never sent  {}: no connection was free within the timeout",
                 self.unsent
             )?;
         }

@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 
 use super::snapshot::Snapshot;
+use crate::admin::Admin;
 
 /// As many points as a wide terminal can show.
 const POINTS: usize = 300;
@@ -18,7 +19,27 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) fn new(address: &str, first: Snapshot) -> Self {
+    /// With what the service knows of its last minutes.
+    pub(super) fn new(admin: &Admin, first: Snapshot) -> Self {
+        let mut history = Self::from_now_on(&admin.address, first);
+        let past = admin.json("/history.json").unwrap_or_default();
+        let course = |name: &str, factor: f64| -> VecDeque<u64> {
+            let points = past["numbers"][name].as_array();
+            let points = points
+                .into_iter()
+                .flatten()
+                .filter_map(serde_json::Value::as_f64);
+            let points: Vec<_> = points.map(|n| (n * factor) as u64).collect();
+            points[points.len().saturating_sub(POINTS)..]
+                .to_vec()
+                .into()
+        };
+        history.requests = course("requests_per_second", 1.0);
+        history.p99 = course("latency_p99", 1e6);
+        history
+    }
+
+    pub(super) fn from_now_on(address: &str, first: Snapshot) -> Self {
         let mut history = Self {
             address: address.to_owned(),
             now: Snapshot::default(),

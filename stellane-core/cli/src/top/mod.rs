@@ -5,10 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use ratatui::{
+    Terminal,
+    backend::TestBackend,
+    crossterm::{
+        event::{self, Event, KeyCode, KeyModifiers},
+        terminal,
+    },
+};
 
-use self::{history::History, snapshot::Snapshot};
-use super::{Failure, duration, print};
+use self::history::History;
+use super::{Failure, admin::Admin, duration, print};
 
 mod history;
 mod snapshot;
@@ -17,59 +24,70 @@ mod view;
 /// Watch a running service in the terminal.
 #[derive(Debug, clap::Args)]
 pub(super) struct Top {
-    /// The admin address of the service. Its token is taken from `STELLANE__SERVER__ADMIN_TOKEN`.
-    #[arg(default_value = "127.0.0.1:9090")]
-    address: String,
+    /// The admin address of the service. Default: that of the configuration here.
+    ///
+    /// That is `server.admin_address` of `STELLANE_CONFIG` and the environment. The token is taken from
+    /// `STELLANE__SERVER__ADMIN_TOKEN`.
+    address: Option<String>,
     /// How often to ask.
     #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     interval: Duration,
-    /// Print what there is to see once, as text, and end.
-    #[arg(long)]
+    /// Print the screen once, and end.
+    #[arg(long, conflicts_with = "json")]
     once: bool,
+    /// Print what the service says once, as JSON for a script, and end.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Top {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let address = self
-            .address
-            .trim_start_matches("http://")
-            .trim_end_matches('/');
-        if !is_host_and_port(address) {
-            return Err(Failure::input(format_args!(
-                "`{address}` is not an address: expected HOST:PORT, such as 127.0.0.1:9090"
-            )));
-        }
+        let admin = Admin::at(self.address.as_deref())?;
         // Before the terminal is taken, so that a wrong address is said in plain text.
-        let first = snapshot::fetch(address).map_err(Failure::new)?;
+        let first = snapshot::fetch(&admin).map_err(Failure::new)?;
+        if self.json {
+            return print(format_args!("{:#}\n", first.json()));
+        }
+        let history = History::new(&admin, first);
         if self.once {
-            return print(first);
+            return print(screen(&history)?);
         }
         if !std::io::stdout().is_terminal() {
             return Err(Failure::input(
-                "standard output is not a terminal: use --once",
+                "standard output is not a terminal: use --once or --json",
             ));
         }
         let mut terminal = ratatui::try_init().map_err(Failure::new)?;
-        let result = watch(&mut terminal, address, self.interval, first);
+        let result = watch(&mut terminal, &admin, self.interval, history);
         ratatui::restore();
         result
     }
 }
 
-fn is_host_and_port(address: &str) -> bool {
-    address.rsplit_once(':').is_some_and(|(host, port)| {
-        let bracketed = host.starts_with('[') && host.ends_with(']');
-        !host.is_empty() && (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
-    })
+/// What a terminal would show, as text: as wide as the one there is.
+fn screen(history: &History) -> Result<String, Failure> {
+    let width = match terminal::size() {
+        Ok((width, _)) if std::io::stdout().is_terminal() => width,
+        _ => 120,
+    };
+    let mut terminal = Terminal::new(TestBackend::new(width, 50)).map_err(Failure::new)?;
+    terminal
+        .draw(|frame| view::draw(frame, history))
+        .map_err(Failure::new)?;
+    let cells = terminal.backend().buffer().content();
+    let lines = cells.chunks(usize::from(width.max(1))).map(|line| {
+        let line: String = line.iter().map(|cell| cell.symbol()).collect();
+        line.trim_end().to_owned() + "\n"
+    });
+    Ok(lines.collect())
 }
 
 fn watch(
     terminal: &mut ratatui::DefaultTerminal,
-    address: &str,
+    admin: &Admin,
     interval: Duration,
-    first: Snapshot,
+    mut history: History,
 ) -> Result<(), Failure> {
-    let mut history = History::new(address, first);
     let mut next = Instant::now() + interval;
     loop {
         terminal
@@ -84,7 +102,7 @@ fn watch(
         }
         next = Instant::now() + interval;
         // A service that restarts is shown as gone until it is back.
-        history.push(snapshot::fetch(address));
+        history.push(snapshot::fetch(admin));
     }
 }
 

@@ -24,8 +24,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, history: &History) {
         true => (7, 8),
         false => (5, u16::try_from(lines.len()).unwrap_or(u16::MAX)),
     };
-    let [head, requests, latency, tables, actions] = Layout::vertical([
+    let warnings = warnings(now);
+    let [head, warned, requests, latency, tables, lists] = Layout::vertical([
         Constraint::Length(1),
+        Constraint::Length(u16::try_from(warnings.len()).unwrap_or(u16::MAX)),
         Constraint::Length(course),
         Constraint::Length(course),
         Constraint::Length(tables),
@@ -33,6 +35,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, history: &History) {
     ])
     .areas(frame.area());
 
+    frame.render_widget(Paragraph::new(warnings), warned);
     frame.render_widget(title(history), head);
     let course = Course {
         points: &history.requests,
@@ -64,19 +67,76 @@ pub(super) fn draw(frame: &mut Frame<'_>, history: &History) {
     } else {
         frame.render_widget(Paragraph::new(lines), tables);
     }
-    let (requests, tuned) = (kept(now), tuning(now));
-    // Where there is no room for both, what was slow or refused is what one looks for.
-    let split = match (requests.is_empty(), actions.height < 8) {
-        (true, _) => [Constraint::Length(0), Constraint::Fill(1)],
-        (false, true) => [Constraint::Fill(1), Constraint::Length(0)],
-        (false, false) => [Constraint::Fill(2), Constraint::Fill(1)],
+    // Where there is no room for all, what was slow or refused is what one looks for, then the routes.
+    let (kept, routes, tuned) = (kept(now), routes(now), tuning(now));
+    let room = lists.height / LIST;
+    let has_kept = !kept.is_empty();
+    let shown = [
+        ("routes, busiest first", routes, room > u16::from(has_kept)),
+        (
+            "requests of the last ten minutes: slowest, then refused, failed, left",
+            kept,
+            true,
+        ),
+        (
+            "tuning, latest first",
+            tuned,
+            room > 1 + u16::from(has_kept),
+        ),
+    ];
+    let shown: Vec<_> = shown
+        .into_iter()
+        .filter(|(_, lines, is_room)| *is_room && !lines.is_empty())
+        .collect();
+    let areas = Layout::vertical(vec![Constraint::Fill(1); shown.len()]).split(lists);
+    for ((name, lines, _), area) in shown.into_iter().zip(areas.iter()) {
+        frame.render_widget(
+            Paragraph::new(lines).block(Block::bordered().title(name)),
+            *area,
+        );
+    }
+}
+
+/// A list needs so many lines.
+const LIST: u16 = 5;
+
+/// What somebody should know now.
+fn warnings(now: &Snapshot) -> Vec<Line<'static>> {
+    let texts = now
+        .list("warnings")
+        .iter()
+        .filter_map(serde_json::Value::as_str);
+    texts
+        .map(|text| format!("! {text}").yellow().into())
+        .collect()
+}
+
+/// The busiest routes: what they do now.
+fn routes(now: &Snapshot) -> Vec<Line<'static>> {
+    let mut routes: Vec<_> = now.list("routes").iter().collect();
+    let rate =
+        |route: &serde_json::Value| route["now"]["requests_per_second"].as_f64().unwrap_or(0.0);
+    routes.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
+    let line = |route: &&serde_json::Value| {
+        let of = |key: &str| route["now"][key].as_f64();
+        let failed = of("failed_per_second").unwrap_or(0.0) / rate(route).max(f64::MIN_POSITIVE);
+        Line::from(vec![
+            format!("{:>8} /s ", count(of("requests_per_second"))).bold(),
+            format!(
+                "{:>5.1} % failed  p50 {:>9}  p99 {:>9}  ",
+                failed * 100.0,
+                seconds(of("latency_p50")),
+                seconds(of("latency_p99"))
+            )
+            .into(),
+            route["route"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+                .into(),
+        ])
     };
-    let [slow, actions] = Layout::vertical(split).areas(actions);
-    let block = Block::bordered()
-        .title("requests of the last ten minutes: slowest, then refused, failed, left");
-    frame.render_widget(Paragraph::new(requests).block(block), slow);
-    let block = Block::bordered().title("tuning, latest first");
-    frame.render_widget(Paragraph::new(tuned).block(block), actions);
+    routes.iter().take(50).map(line).collect()
 }
 
 fn title(history: &History) -> Line<'_> {
@@ -101,8 +161,19 @@ fn title(history: &History) -> Line<'_> {
                 humantime_serde::re::humantime::format_duration(up)
             )
         });
+    let about = |key: &str| {
+        history
+            .now
+            .value("about")
+            .and_then(|about| about[key].as_str())
+    };
+    let name = [about("name"), about("version")]
+        .into_iter()
+        .flatten()
+        .map(|text| format!("{text} "));
     Line::from(vec![
         "stellane top ".bold(),
+        name.collect::<String>().into(),
         history.address.as_str().into(),
         "  ".into(),
         state,
@@ -273,7 +344,6 @@ fn sections(now: &Snapshot) -> [(&'static str, Rows); 5] {
 
 /// The requests that the service has kept, each with what took most of its time.
 fn kept(now: &Snapshot) -> Vec<Line<'static>> {
-    let all = now.value("requests").and_then(serde_json::Value::as_array);
     let line = |request: &serde_json::Value| {
         let text = |key: &str| request[key].as_str().unwrap_or_default().to_owned();
         let route = request["route"].as_str().unwrap_or("no route");
@@ -285,7 +355,7 @@ fn kept(now: &Snapshot) -> Vec<Line<'static>> {
     };
     // The slowest come first, then each of the others.
     let slow = |request: &&serde_json::Value| request["kept_as"] == "slow";
-    let all = || all.into_iter().flatten();
+    let all = || now.list("requests").iter();
     let slowest = all().filter(slow).take(6);
     let others = all().filter(|request| !slow(request)).take(12);
     slowest.chain(others).map(line).collect()
@@ -298,12 +368,8 @@ fn tuning(now: &Snapshot) -> Vec<Line<'static>> {
         serde_json::Value::String(text) => text.clone(),
         value => value.to_string(),
     };
-    let actions = now
-        .value("tuning.actions")
-        .and_then(serde_json::Value::as_array);
-    actions
-        .into_iter()
-        .flatten()
+    now.list("tuning.actions")
+        .iter()
         .rev()
         .map(|action| {
             Line::from(vec![
@@ -363,17 +429,21 @@ mod tests {
 
     #[test]
     fn the_numbers_of_the_service_are_on_the_screen() {
-        let mut history = History::new(
+        let mut history = History::from_now_on(
             "127.0.0.1:9090",
             Snapshot::new(json!({
                 "uptime": 61.5, "requests_per_second": 12345.6, "requests_in_flight": 7, "latency_p99": 0.0021,
                 "connections_parked": 1500, "rss": 52428800, "shed_total": { "limit": 3, "queue": 4 },
                 "requests": [{ "kept_as": "slow", "duration": 0.312, "status": 200, "method": "GET", "route": "/orders/{id}",
                     "why": "87 % of the time it waited for db" }],
+                "warnings": ["572.0 requests a second are refused; limit: limiting at 28"],
+                "about": { "name": "orders", "version": "1.4.2" },
+                "routes": [{ "route": "/idle", "now": null },
+                    { "route": "/hello", "now": { "requests_per_second": 812.4, "failed_per_second": 81.2, "latency_p50": 0.0001, "latency_p99": 0.002 } }],
                 "tuning": { "actions": [{ "parameter": "limit", "old_value": 20.0, "new_value": 24, "reason": "latency is flat" }] },
             })),
         );
-        let shown = screen(&history, 120, 32);
+        let shown = screen(&history, 120, 40);
         for part in [
             "up 1m 1s",
             "12.3k /s",
@@ -383,6 +453,9 @@ mod tests {
             "50.0 MiB",
             "shed        7",
             "limit 20 → 24",
+            "! 572.0 requests a second are refused",
+            "stellane top orders 1.4.2 127.0.0.1:9090",
+            "812 /s  10.0 % failed  p50 100.00 us  p99   2.00 ms  /hello",
             "312.00 ms 200 GET /orders/{id}  87 % of the time it waited for db",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
@@ -402,7 +475,7 @@ mod tests {
             "connections_closed_total": { "idle": 163 }, "queue_wait_p99": 0.000_35, "rss": 22_649_241,
             "shed_total": { "limit": 11_500 }, "limit": 28, "limit_in_flight": 27, "limit_waiting": 72,
         });
-        let history = History::new("127.0.0.1:9090", Snapshot::new(json));
+        let history = History::from_now_on("127.0.0.1:9090", Snapshot::new(json));
         let shown = screen(&history, 80, 24);
         for part in [
             "shed 11.5k",
@@ -433,7 +506,7 @@ mod tests {
 
     #[test]
     fn a_tiny_terminal_and_an_empty_snapshot_are_no_panic() {
-        let history = History::new("a:1", Snapshot::default());
+        let history = History::from_now_on("a:1", Snapshot::default());
         for (width, height) in [(1, 1), (10, 3), (200, 60)] {
             let _ = screen(&history, width, height);
         }

@@ -5,4 +5,5 @@ mod broken;
 mod config;
 #[cfg(unix)]
 mod dev;
+mod load;
 mod top;

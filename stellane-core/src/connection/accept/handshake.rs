@@ -45,6 +45,7 @@ pub(crate) async fn handshake(
     });
     match accepted.await {
         Ok(stream) => {
+            shared.totals.count_tls();
             record.enter(ConnectionState::New, shared.clock.now());
             Ok(Socket::Tls(Box::new(stream)))
         }

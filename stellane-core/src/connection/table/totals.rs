@@ -32,6 +32,8 @@ pub(crate) struct Totals {
     written: AtomicU64,
     cancelled: AtomicU64,
     unparked: AtomicU64,
+    tls: AtomicU64,
+    http2: AtomicU64,
     throughput: Mutex<Throughput>,
 }
 
@@ -70,6 +72,18 @@ impl Totals {
         self.unparked.fetch_add(1, Relaxed);
     }
 
+    /// A TLS handshake is done.
+    #[cfg(feature = "tls")]
+    pub(crate) fn count_tls(&self) {
+        self.tls.fetch_add(1, Relaxed);
+    }
+
+    /// A connection speaks HTTP/2.
+    #[cfg(feature = "http2")]
+    pub(crate) fn count_http2(&self) {
+        self.http2.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
@@ -88,6 +102,8 @@ impl Totals {
             requests_total: self.requests.load(Relaxed),
             requests_cancelled_total: self.cancelled.load(Relaxed),
             unparked_total: self.unparked.load(Relaxed),
+            tls_total: self.tls.load(Relaxed),
+            http2_total: self.http2.load(Relaxed),
             bytes_read_total: self.read.load(Relaxed),
             bytes_written_total: self.written.load(Relaxed),
             ..ConnectionStats::default()
@@ -100,6 +116,8 @@ impl Totals {
             requests_total: ended.requests_total + live.requests_total,
             requests_cancelled_total: ended.requests_cancelled_total,
             unparked_total: ended.unparked_total,
+            tls_total: ended.tls_total,
+            http2_total: ended.http2_total,
             park_after,
             bytes_read_total: ended.bytes_read_total + live.bytes_read_total,
             bytes_written_total: ended.bytes_written_total + live.bytes_written_total,

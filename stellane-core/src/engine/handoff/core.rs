@@ -16,11 +16,11 @@ use std::{
     time::Duration,
 };
 
-use async_task::Runnable;
+use async_task::{Runnable, ScheduleInfo, WithInfo};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::marks::Rest;
-use crate::connection::spawn::Spawner;
+use super::{apart, marks::Rest};
+use crate::{connection::spawn::Spawner, engine::CoreMetrics};
 
 /// A runtime that waits for sockets and timers, and runs the accept loops; connections are no tasks of it.
 #[derive(Debug)]
@@ -38,6 +38,10 @@ pub(super) struct Core {
     tasks: AtomicUsize,
     /// For how long tasks were polled, in nanoseconds, without what was not over when the core went to another thread.
     worked: AtomicU64,
+    /// CPU time of those that lost the core in a poll, in nanoseconds; counted by who watches.
+    computed: AtomicU64,
+    /// How often there was nothing to do.
+    parks: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +77,8 @@ impl Core {
             held: AtomicBool::new(false),
             tasks: AtomicUsize::new(0),
             worked: AtomicU64::new(0),
+            computed: AtomicU64::new(0),
+            parks: AtomicU64::new(0),
         })
     }
 
@@ -93,16 +99,40 @@ impl Core {
         self.held.store(held, Relaxed);
     }
 
-    #[cfg(feature = "preset")]
+    /// How long its threads have worked, those that have lost it too.
     pub(super) fn worked(&self) -> Duration {
-        Duration::from_nanos(self.worked.load(Relaxed))
+        let computed = self.computed.load(Relaxed);
+        Duration::from_nanos(self.worked.load(Relaxed).wrapping_add(computed))
+    }
+
+    pub(super) fn metrics(&self) -> CoreMetrics {
+        CoreMetrics {
+            cpu: None,
+            tasks: self.tasks.load(Relaxed),
+            busy: self.worked(),
+            parks: self.parks.load(Relaxed),
+        }
+    }
+
+    /// How many tasks wait for their turn.
+    #[cfg(feature = "preset")]
+    pub(super) fn queued(&self) -> usize {
+        self.queue().tasks.len()
     }
 
     /// Only the thread that has the core counts.
     pub(super) fn add_work(&self, time: Duration) {
-        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let before = self.worked.load(Relaxed);
-        self.worked.store(before.wrapping_add(time), Relaxed);
+        add(&self.worked, nanos(time));
+    }
+
+    /// Only that thread.
+    pub(super) fn add_park(&self) {
+        add(&self.parks, 1);
+    }
+
+    /// CPU time of a thread that has lost the core, in nanoseconds: only who watches counts.
+    pub(super) fn add_computed(&self, nanos: u64) {
+        add(&self.computed, nanos);
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -111,7 +141,7 @@ impl Core {
 
     /// A task is to be polled. Nothing is dropped here, whatever becomes of the core: who wakes a task may hold what that
     /// task needs for its end.
-    fn schedule(&self, task: Runnable) {
+    pub(super) fn schedule(&self, task: Runnable) {
         let mut queue = self.queue();
         queue.tasks.push_back(task);
         // A thread that polls looks here when it is done, and so does who gets the core after it: only one that waits
@@ -170,6 +200,15 @@ impl Core {
     }
 }
 
+/// For counters that have one writer.
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Spawns tasks on a core.
 #[derive(Debug)]
 pub(super) struct CoreSpawner(pub(super) Arc<Core>);
@@ -182,7 +221,17 @@ impl Spawner for CoreSpawner {
             task,
             core: Arc::clone(&core),
         };
-        let (runnable, task) = async_task::spawn(counted, move |task| core.schedule(task));
+        // Who is woken while it runs gets here on the thread that has run it.
+        let schedule = move |task, info: ScheduleInfo| {
+            let task = match info.woken_while_running {
+                true => apart::unless_it_leaves(task),
+                false => Some(task),
+            };
+            if let Some(task) = task {
+                core.schedule(task);
+            }
+        };
+        let (runnable, task) = async_task::spawn(counted, WithInfo(schedule));
         task.detach();
         runnable.schedule();
     }

@@ -1,5 +1,10 @@
 //! [`HandoffEngine`]: a handler may block its thread, and the others of its core go on.
 
+#[cfg_attr(
+    not(feature = "preset"),
+    expect(dead_code, reason = "it is the preset that knows routes")
+)]
+mod apart;
 mod core;
 mod marks;
 mod observe;
@@ -17,9 +22,12 @@ use tokio::{runtime::Handle, task::JoinSet};
 
 #[cfg(not(feature = "preset"))]
 use self::observe::Observe;
-#[cfg(feature = "preset")]
-pub(crate) use self::observe::{Observe, ObserveThread};
 use self::threads::{Loop, Shared};
+#[cfg(feature = "preset")]
+pub(crate) use self::{
+    apart::{Place, here, leave},
+    observe::{Observe, ObserveThread},
+};
 use super::{
     Engine, EngineConfig, EngineError, EngineMetrics, StopReport, cloner,
     per_core::{serve_share, share},
@@ -166,17 +174,12 @@ impl HandoffEngine {
         }
     }
 
-    /// Those runtimes, each with how long its core has worked.
     #[cfg(feature = "preset")]
-    pub(crate) fn cores(&self) -> Vec<(Handle, impl Fn() -> Duration + Send + 'static + use<>)> {
-        let State::Running(shared) = &*self.lock() else {
-            return Vec::new();
-        };
-        let worked = |core: &Arc<core::Core>| {
-            let core = Arc::clone(core);
-            (core.handle().clone(), move || core.worked())
-        };
-        shared.cores.iter().map(worked).collect()
+    pub(crate) fn cores(&self) -> Vec<CoreCounts> {
+        match &*self.lock() {
+            State::Running(shared) => shared.cores.iter().cloned().map(CoreCounts).collect(),
+            State::New | State::Stopped => Vec::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -250,6 +253,31 @@ impl HandoffEngine {
     }
 }
 
+/// What a core counts of itself, for who shows it and for the limit.
+#[cfg(feature = "preset")]
+#[derive(Debug, Clone)]
+pub(crate) struct CoreCounts(Arc<core::Core>);
+
+#[cfg(feature = "preset")]
+impl CoreCounts {
+    /// The runtime that waits for its sockets.
+    pub(crate) fn runtime(&self) -> &Handle {
+        self.0.handle()
+    }
+
+    pub(crate) fn worked(&self) -> Duration {
+        self.0.worked()
+    }
+
+    pub(crate) fn tasks(&self) -> usize {
+        self.0.metrics().tasks
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.0.queued()
+    }
+}
+
 impl<C> HandoffEngineBuilder<C> {
     /// What owns the connections of all cores.
     pub fn connections(
@@ -309,7 +337,7 @@ impl HandoffEngineBuilder<ConnectionManager> {
 }
 
 fn start_threads(shared: &Arc<Shared>) -> std::io::Result<()> {
-    let workers = shared.cores.iter().map(|core| shared.give(core));
+    let workers = shared.cores.iter().map(|core| shared.give_core(core));
     let workers = workers.collect::<Result<_, _>>()?;
     let watched = Arc::clone(shared);
     let supervisor = thread::Builder::new()
@@ -367,7 +395,11 @@ impl Engine for HandoffEngine {
     }
 
     fn metrics(&self) -> EngineMetrics {
-        EngineMetrics::of(&self.connections.stats(), Vec::new())
+        let cores = match &*self.lock() {
+            State::Running(shared) => shared.cores.iter().map(|core| core.metrics()).collect(),
+            State::New | State::Stopped => Vec::new(),
+        };
+        EngineMetrics::of(&self.connections.stats(), cores)
     }
 }
 

@@ -5,16 +5,19 @@ use std::{fmt::Debug, time::Duration};
 pub(crate) trait Observe: Debug + Send + Sync {
     /// A thread of the engine begins; asked on that thread.
     fn thread(&self) -> Box<dyn ObserveThread>;
+
+    /// So many threads for each core have lost theirs and compute, and have for a while.
+    fn compute(&self, per_core: f64);
 }
 
 /// One thread. Nothing here may wait for what a handler may hold, but in [`goes_on`](Self::goes_on).
 pub(crate) trait ObserveThread: Debug + Send + Sync {
-    /// Its core went to another thread, since a poll has lasted for about so long.
+    /// It has no core, or its core went to another thread, since a poll has lasted for about so long.
     fn is_held(&self, lasted: Duration);
 
-    /// It waits, and does not compute.
-    fn waits(&self);
+    /// It waits, and does not compute. `apart` says that what it polls had left its core before.
+    fn waits(&self, apart: bool);
 
-    /// The poll is over; told by the thread itself.
+    /// The poll is over, also of one that has not lasted; told by the thread itself.
     fn goes_on(&self);
 }

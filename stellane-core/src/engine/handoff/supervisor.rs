@@ -19,8 +19,10 @@ const ALERT: u32 = 500;
 /// After so many looks at idle cores it sleeps until one has work.
 const QUIET: u32 = 25;
 
-/// Every so many looks it looks again at those that compute.
-const AGAIN: u32 = 25;
+/// Every so often it looks again at those that compute,
+const AGAIN: Duration = Duration::from_millis(50);
+/// and so many of those looks count.
+const LATEST: usize = 5;
 /// For so long after that streams of HTTP/2 have tasks of their own.
 const LATELY: Duration = Duration::from_secs(60);
 /// At the end it looks so often at what is left.
@@ -38,6 +40,16 @@ struct Watched {
     ran: Option<u64>,
 }
 
+/// A thread in a poll whose core went to another.
+struct Held {
+    worker: Arc<Worker>,
+    core: Arc<Core>,
+    /// Whether what it polls had left the core before.
+    apart: bool,
+    /// Its CPU time when it was last looked at, in nanoseconds.
+    ran: u64,
+}
+
 /// Watches the cores until the engine ends.
 pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
     let watched = |(core, worker): (&Arc<Core>, _)| Watched {
@@ -51,12 +63,14 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
     let tick = shared.config.hand_off_after / LOOKS;
     let (mut alert, mut quiet) = (0, 0);
     // Those that have lost their cores and compute, as far as it is known.
-    let mut held: Vec<Arc<Worker>> = Vec::new();
-    let mut tick_number: u32 = 0;
+    let mut held: Vec<Held> = Vec::new();
+    let (mut latest, mut said) = ([0; LATEST], 0);
+    let mut again = Instant::now();
     // When the last core was handed over, if it is not long ago.
     let mut lately = None::<Instant>;
     while !shared.is_stopped() {
-        if quiet == QUIET && alert == 0 && held.is_empty() {
+        if quiet == QUIET && alert == 0 && held.is_empty() && said == 0 && shared.apart().is_empty()
+        {
             if shared.rest.watch_may_sleep(cores.len()) && !shared.is_stopped() {
                 // Woken too late it would only do for longer what it does now.
                 match lately {
@@ -70,27 +84,55 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
         thread::sleep(tick);
         alert = u32::saturating_sub(alert, 1);
         let looks = if alert > 0 { 1 } else { LOOKS };
+        let mut new = Vec::new();
         for watched in &mut cores {
-            if let Some((worker, wants_cpu)) = look(shared, watched, looks, tick) {
-                alert = ALERT;
-                lately = Some(Instant::now());
-                if !may_lend(shared, &worker, wants_cpu) {
-                    held.push(worker);
-                }
-            }
+            let lost = look(shared, watched, looks, tick);
+            let Some((worker, now)) = lost else { continue };
+            alert = ALERT;
+            let core = Arc::clone(&watched.core);
+            let (apart, ran) = (false, now.ran);
+            let lost = Held {
+                worker,
+                core,
+                apart,
+                ran,
+            };
+            new.push((lost, now));
         }
-        if alert == ALERT {
+        new.extend(look_apart(shared, tick));
+        if !new.is_empty() {
+            lately = Some(Instant::now());
+            let computes = |(held, now): (Held, Thread)| {
+                (!may_lend(shared, &held, now.wants_cpu)).then_some(held)
+            };
+            held.extend(new.into_iter().filter_map(computes));
             shared.cores.iter().for_each(|core| core.set_held(true));
         } else if lately.is_some_and(|at| at.elapsed() > LATELY) {
             lately = None;
             shared.cores.iter().for_each(|core| core.set_held(false));
         }
-        tick_number = tick_number.wrapping_add(1);
-        if tick_number.is_multiple_of(AGAIN) {
-            held.retain(|worker| {
-                worker.mark.is_lost()
-                    && !may_lend(shared, worker, Thread::at(worker.id()).wants_cpu)
+        if again.elapsed() >= AGAIN {
+            again = Instant::now();
+            let mut computing = 0;
+            held.retain_mut(|held| {
+                held.worker.mark.is_lost() && {
+                    let now = Thread::at(held.worker.id());
+                    let before = mem::replace(&mut held.ran, now.ran);
+                    held.core.add_computed(now.ran.saturating_sub(before));
+                    computing += usize::from(now.wants_cpu);
+                    !may_lend(shared, held, now.wants_cpu)
+                }
             });
+            // Some that compute for a moment together are no queue.
+            latest.rotate_right(1);
+            latest[0] = computing;
+            let least = latest.iter().min().copied().unwrap_or(0);
+            if least != said
+                && let Some(observer) = &shared.observer
+            {
+                said = least;
+                observer.compute(least as f64 / cores.len() as f64);
+            }
         }
         let all_rest = shared.rest.idle() == cores.len();
         quiet = if all_rest { (quiet + 1).min(QUIET) } else { 0 };
@@ -107,26 +149,61 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
 }
 
 /// Whether the request that holds this thread is at nothing, and is not in the way of others. One that computes is.
-fn may_lend(shared: &Shared, worker: &Worker, wants_cpu: bool) -> bool {
-    if wants_cpu || shared.counts.borrow().blocked > shared.config.max_blocked {
+fn may_lend(shared: &Shared, held: &Held, wants_cpu: bool) -> bool {
+    // Those that have left their cores before were counted then.
+    let is_full = || shared.counts.borrow().blocked > shared.config.max_blocked;
+    if wants_cpu || (!held.apart && is_full()) {
         return false;
     }
-    if let Some(observed) = worker.observed.get() {
-        observed.waits();
+    if let Some(observed) = held.worker.observed.get() {
+        observed.waits(held.apart);
     }
     true
 }
 
-/// Who has lost the core, if it went to another thread, and whether it computes.
+/// Those in a poll of a task that has left its core, which has just lasted for as long as one may on a core.
+fn look_apart(shared: &Shared, tick: Duration) -> Vec<(Held, Thread)> {
+    let mut new = Vec::new();
+    for apart in shared.apart().iter_mut() {
+        apart.looks += 1;
+        if apart.looks == LOOKS {
+            let worker = Arc::clone(&apart.worker);
+            new.push((worker, Arc::clone(&apart.core), apart.poll));
+        }
+    }
+    let held = |(worker, core, poll): (Arc<Worker>, _, _)| {
+        // It may be over by now, and the thread have got a core.
+        if !worker.mark.take_core(poll) {
+            return None;
+        }
+        if let Some(observed) = worker.observed.get() {
+            observed.is_held(tick * LOOKS);
+        }
+        let now = Thread::at(worker.id());
+        let (apart, ran) = (true, now.ran);
+        Some((
+            Held {
+                worker,
+                core,
+                apart,
+                ran,
+            },
+            now,
+        ))
+    };
+    new.into_iter().filter_map(held).collect()
+}
+
+/// Who has lost the core, if it went to another thread, and what it does.
 fn look(
     shared: &Arc<Shared>,
     watched: &mut Watched,
     looks: u32,
     tick: Duration,
-) -> Option<(Arc<Worker>, bool)> {
+) -> Option<(Arc<Worker>, Thread)> {
     let core = &watched.core;
     let Some(worker) = &watched.worker else {
-        watched.worker = shared.give(core).ok();
+        watched.worker = shared.give_core(core).ok();
         return None;
     };
     let Some(poll) = worker.mark.running() else {
@@ -169,8 +246,8 @@ fn look(
         observed.is_held(tick * looks);
     }
     watched.poll = 0;
-    let before = mem::replace(&mut watched.worker, shared.give(core).ok());
-    before.map(|worker| (worker, now.wants_cpu))
+    let before = mem::replace(&mut watched.worker, shared.give_core(core).ok());
+    before.map(|worker| (worker, now))
 }
 
 /// What the kernel says of a thread.

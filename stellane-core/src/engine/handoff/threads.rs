@@ -16,6 +16,7 @@ use tokio::{runtime::Handle, sync::watch, task::yield_now};
 
 use super::{
     super::EngineConfig,
+    apart::{self, Place},
     core::{Core, CoreSpawner, Waited},
     marks::{PollMark, Rest},
     observe::{Observe, ObserveThread},
@@ -36,7 +37,7 @@ const SPARE: Duration = Duration::from_secs(9);
 pub(super) struct Shared {
     pub(super) config: EngineConfig,
     pub(super) connections: ConnectionManager,
-    observer: Option<Arc<dyn Observe>>,
+    pub(super) observer: Option<Arc<dyn Observe>>,
     pub(super) cores: Vec<Arc<Core>>,
     pub(super) rest: Rest,
     pub(super) supervisor: OnceLock<Thread>,
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     pub(super) main: Handle,
     /// Threads that have no core.
     spares: Mutex<Vec<Arc<Worker>>>,
+    /// Those that poll a task which has left its core.
+    apart: Mutex<Vec<Apart>>,
     stopped: AtomicBool,
 }
 
@@ -59,14 +62,32 @@ pub(super) struct Counts {
     pub(super) blocked: usize,
 }
 
+/// A poll of a task that has left its core.
+#[derive(Debug)]
+pub(super) struct Apart {
+    pub(super) worker: Arc<Worker>,
+    pub(super) core: Arc<Core>,
+    pub(super) poll: u64,
+    /// How many looks have found it.
+    pub(super) looks: u32,
+}
+
+/// What a thread that has no core gets.
+#[derive(Debug)]
+enum Job {
+    Core(Arc<Core>),
+    /// To be polled once.
+    Task(Arc<Core>, Runnable),
+}
+
 /// What is known of one thread.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) mark: PollMark,
     id: OnceLock<u32>,
     pub(super) observed: OnceLock<Box<dyn ObserveThread>>,
-    /// The core that it is given while it has none.
-    next: Mutex<Option<Arc<Core>>>,
+    /// What it is given while it has no core.
+    next: Mutex<Option<Job>>,
     given: Condvar,
 }
 
@@ -101,6 +122,7 @@ impl Shared {
             refused: AtomicU64::new(0),
             main,
             spares: Mutex::default(),
+            apart: Mutex::default(),
             stopped: AtomicBool::new(false),
         })
     }
@@ -131,23 +153,48 @@ impl Shared {
             || !lock(&self.spares).is_empty()
     }
 
+    /// Threads that poll a task which has left its core.
+    pub(super) fn apart(&self) -> MutexGuard<'_, Vec<Apart>> {
+        lock(&self.apart)
+    }
+
     /// Gives a core to a thread that has none, or to a new one.
-    pub(super) fn give(self: &Arc<Self>, core: &Arc<Core>) -> io::Result<Arc<Worker>> {
+    pub(super) fn give_core(self: &Arc<Self>, core: &Arc<Core>) -> io::Result<Arc<Worker>> {
+        let given = self.give(Job::Core(Arc::clone(core)));
+        given.map_err(|(error, _)| error)
+    }
+
+    /// Has such a thread poll a task that leaves its core; the core has to, if there is none.
+    fn give_task(self: &Arc<Self>, core: &Arc<Core>, task: Runnable) {
+        if !self.has_room() {
+            return core.schedule(task);
+        }
+        self.counts.send_modify(|counts| counts.blocked += 1);
+        if let Err((_, job)) = self.give(Job::Task(Arc::clone(core), task)) {
+            self.counts.send_modify(|counts| counts.blocked -= 1);
+            if let Some(Job::Task(core, task)) = job {
+                core.schedule(task);
+            }
+        }
+    }
+
+    /// With what was to be given, if there is no thread for it.
+    fn give(self: &Arc<Self>, job: Job) -> Result<Arc<Worker>, (io::Error, Option<Job>)> {
         let spare = lock(&self.spares).pop();
         let Some(spare) = spare else {
-            return self.start_thread(Arc::clone(core));
+            return self.start_thread(job);
         };
-        *lock(&spare.next) = Some(Arc::clone(core));
+        *lock(&spare.next) = Some(job);
         spare.wake();
         Ok(spare)
     }
 
-    fn start_thread(self: &Arc<Self>, core: Arc<Core>) -> io::Result<Arc<Worker>> {
+    fn start_thread(self: &Arc<Self>, job: Job) -> Result<Arc<Worker>, (io::Error, Option<Job>)> {
         let worker = Arc::new(Worker {
             mark: PollMark::new(),
             id: OnceLock::new(),
             observed: OnceLock::new(),
-            next: Mutex::new(Some(core)),
+            next: Mutex::new(Some(job)),
             given: Condvar::new(),
         });
         self.counts.send_modify(|counts| counts.threads += 1);
@@ -158,22 +205,34 @@ impl Shared {
             .spawn(move || {
                 let _counted = counted;
                 shared.live(&own);
-            })?;
+            })
+            .map_err(|error| (error, lock(&worker.next).take()))?;
         Ok(worker)
     }
 
     /// A thread's life.
-    fn live(&self, own: &Arc<Worker>) {
+    fn live(self: &Arc<Self>, own: &Arc<Worker>) {
         let _ = own.id.set(thread_id());
         if let Some(observer) = &self.observer {
             let _ = own.observed.set(observer.thread());
         }
         let _entered = self.main.enter();
         let mut polls = 0;
-        while let Some(core) = own.next_core(self) {
-            let spawner = CoreSpawner(Arc::clone(&core));
-            set_here(Some(Arc::new(spawner)));
-            let end = self.run(&core, own, &mut polls);
+        while let Some(job) = own.next_job(self) {
+            let (Job::Core(core) | Job::Task(core, _)) = &job;
+            set_here(Some(Arc::new(CoreSpawner(Arc::clone(core)))));
+            let end = match job {
+                Job::Core(core) => {
+                    apart::set_here(Place::Core);
+                    self.run(&core, own, &mut polls)
+                }
+                Job::Task(core, task) => {
+                    apart::set_here(Place::Apart);
+                    polls += 1;
+                    self.run_apart(core, task, own, polls)
+                }
+            };
+            apart::set_here(Place::Elsewhere);
             set_here(None);
             match end {
                 End::Lost => {
@@ -188,8 +247,31 @@ impl Shared {
         }
     }
 
+    /// Polls a task that has left its core.
+    fn run_apart(&self, core: Arc<Core>, task: Runnable, own: &Arc<Worker>, poll: u64) -> End {
+        if self.is_stopped() {
+            // It is dropped with all that are left.
+            core.schedule(task);
+            return End::Lost;
+        }
+        own.mark.begin(poll);
+        let worker = Arc::clone(own);
+        self.apart().push(Apart {
+            worker,
+            core,
+            poll,
+            looks: 0,
+        });
+        let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
+        self.apart()
+            .retain(|apart| !Arc::ptr_eq(&apart.worker, own));
+        // Whether it was held too long, nobody needs to know any more.
+        let _ = own.mark.end();
+        End::Lost
+    }
+
     /// Polls the tasks of a core until it loses it.
-    fn run(&self, core: &Arc<Core>, own: &Worker, polls: &mut u64) -> End {
+    fn run(self: &Arc<Self>, core: &Arc<Core>, own: &Worker, polls: &mut u64) -> End {
         let mut left = BATCH;
         let mut works_since = Instant::now();
         // Another core has too much to do.
@@ -212,7 +294,11 @@ impl Shared {
                 own.mark.begin(*polls);
                 // As in a task of tokio's: a panic is the end of this task only.
                 let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
-                if !own.mark.end() {
+                let has_core = own.mark.end();
+                if let Some(task) = apart::left() {
+                    self.give_task(core, task);
+                }
+                if !has_core {
                     return End::Lost;
                 }
             }
@@ -220,17 +306,19 @@ impl Shared {
             let Some(reactor) = core.reactor() else {
                 return End::Stopped;
             };
+            core.add_work(works_since.elapsed());
             if left == 0 {
                 left = BATCH;
                 reactor.block_on(yield_now());
+                works_since = Instant::now();
                 continue;
             }
-            core.add_work(works_since.elapsed());
             let waited = reactor.block_on(core.work(&self.rest));
             works_since = Instant::now();
             asked = waited != Some(Waited::No);
             if asked {
                 left = BATCH;
+                core.add_park();
             }
             if waited == Some(Waited::AndWatchSleeps) {
                 self.wake_supervisor();
@@ -269,16 +357,16 @@ impl Worker {
         self.given.notify_one();
     }
 
-    /// Waits for a core; `None` if none comes for long, or the engine has stopped.
-    fn next_core(self: &Arc<Self>, shared: &Shared) -> Option<Arc<Core>> {
+    /// Waits for a core or a task; `None` if none comes for long, or the engine has stopped.
+    fn next_job(self: &Arc<Self>, shared: &Shared) -> Option<Job> {
         for (turn, patience) in [TIDY, SPARE].into_iter().enumerate() {
             let waits = |next: &mut Option<_>| next.is_none() && !shared.is_stopped();
             let waited = self
                 .given
                 .wait_timeout_while(lock(&self.next), patience, waits);
             let (mut next, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-            if let Some(core) = next.take() {
-                return Some(core);
+            if let Some(job) = next.take() {
+                return Some(job);
             }
             drop(next);
             if !timeout.timed_out() {
@@ -295,7 +383,7 @@ impl Worker {
             return None;
         }
         drop(spares);
-        // It was taken from among them a moment ago: a core is on its way.
+        // It was taken from among them a moment ago: something is on its way.
         let next = self
             .given
             .wait_while(lock(&self.next), |next| next.is_none());

@@ -8,11 +8,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::HeaderValue;
 use serde::{Serialize, Serializer};
 use stellane_metrics::embed::{Ended, Outcome, Told};
 
-use super::Accounts;
+use super::{
+    Accounts,
+    marks::{Marks, RequestId},
+};
 
 /// So many minutes are kept,
 const MINUTES: u64 = 10;
@@ -59,6 +61,9 @@ pub struct KeptRequest {
     pub at: SystemTime,
     /// Its id, as the section `[http.request_id]` of the configuration gives it one.
     pub id: Option<String>,
+    /// The id of its trace, as 32 hexadecimal digits, if [`trace`](crate::config::TraceConfig) is on: that of its caller, or
+    /// its own if it has a span.
+    pub trace_id: Option<String>,
     /// The method; `_OTHER` for what a client has made up.
     pub method: &'static str,
     /// The template of its route; never the path.
@@ -102,35 +107,6 @@ pub struct KeptRequest {
     pub client_reading: Duration,
 }
 
-/// The first bytes of the id of a request.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::runtime) struct RequestId {
-    bytes: [u8; 40],
-    len: u8,
-}
-
-impl RequestId {
-    pub(in crate::runtime) const NONE: Self = Self {
-        bytes: [0; 40],
-        len: 0,
-    };
-
-    pub(in crate::runtime) fn of(value: Option<&HeaderValue>) -> Self {
-        let mut id = Self::NONE;
-        let text = value.and_then(|value| value.to_str().ok());
-        let text = text.unwrap_or_default().as_bytes();
-        let len = text.len().min(id.bytes.len());
-        id.bytes[..len].copy_from_slice(&text[..len]);
-        id.len = len as u8;
-        id
-    }
-
-    fn text(&self) -> Option<String> {
-        let text = str::from_utf8(&self.bytes[..usize::from(self.len)]).ok()?;
-        (!text.is_empty()).then(|| text.to_owned())
-    }
-}
-
 /// A request as it is kept.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
@@ -139,6 +115,8 @@ pub(super) struct Row {
     ended: Ended,
     accounts: Accounts,
     id: RequestId,
+    /// Zero for none; in bytes, which need no alignment.
+    trace_id: [u8; 16],
     is_refused: bool,
 }
 
@@ -147,7 +125,7 @@ impl Row {
         told: Told,
         ended: Ended,
         accounts: Accounts,
-        id: &RequestId,
+        marks: &Marks,
         is_refused: bool,
     ) -> Self {
         Self {
@@ -155,9 +133,15 @@ impl Row {
             told,
             ended,
             accounts,
-            id: *id,
+            id: marks.id,
+            trace_id: marks.trace_id.unwrap_or_default().to_ne_bytes(),
             is_refused,
         }
+    }
+
+    fn trace_id(&self) -> Option<String> {
+        let id = u128::from_ne_bytes(self.trace_id);
+        (id != 0).then(|| format!("{id:032x}"))
     }
 
     fn shown(&self, kept_as: KeptAs) -> KeptRequest {
@@ -167,7 +151,8 @@ impl Row {
         KeptRequest {
             kept_as,
             at: self.at,
-            id: self.id.text(),
+            id: self.id.text().map(str::to_owned),
+            trace_id: self.trace_id(),
             method: self.told.method,
             route: self.told.route.as_deref().map(str::to_owned),
             status: self.told.status,
@@ -237,11 +222,36 @@ fn other(outcome: Outcome, status: u16, is_refused: bool) -> Option<KeptAs> {
 /// What is kept; 80 KiB at most.
 #[derive(Debug, Default)]
 pub(in crate::runtime) struct Kept {
-    /// What a request must take to be among the slowest of its minute.
+    /// What a request must take to be among the slowest of its minute, or to be logged.
     slow: AtomicU64,
     /// Of what this minute has enough.
     enough: AtomicU8,
     rows: Mutex<Rows>,
+    slow_log: Option<SlowLog>,
+}
+
+/// Who takes so long is logged.
+#[derive(Debug)]
+struct SlowLog {
+    from_ns: u64,
+    /// The second of the last line, and how many there were in it: the second times 2^20.
+    lines: AtomicU64,
+    left_out: AtomicU64,
+}
+
+impl SlowLog {
+    /// In a second.
+    const MOST: u64 = 10;
+
+    fn has_room(&self, now_ns: u64) -> bool {
+        let second = (now_ns / 1_000_000_000) << 20;
+        let count = |last: u64| match last {
+            last if last < second => Some(second + 1),
+            last if last - second < Self::MOST => Some(last + 1),
+            _ => None,
+        };
+        self.lines.fetch_update(Relaxed, Relaxed, count).is_ok()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -258,6 +268,44 @@ struct Minute {
 }
 
 impl Kept {
+    /// Logs who takes longer than that, unless it is zero.
+    pub(super) fn new(slow: Duration) -> Self {
+        let from_ns = u64::try_from(slow.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            slow_log: (from_ns > 0).then(|| SlowLog {
+                from_ns,
+                lines: AtomicU64::default(),
+                left_out: AtomicU64::default(),
+            }),
+            ..Self::default()
+        }
+    }
+
+    /// Logs it if it was slow. `now` is a time that never goes back.
+    pub(super) fn log_if_slow(&self, row: &Row, now_ns: u64) {
+        let Some(log) = &self.slow_log else { return };
+        if row.ended.full_ns < log.from_ns || row.is_refused {
+            return;
+        }
+        if !log.has_room(now_ns) {
+            log.left_out.fetch_add(1, Relaxed);
+            return;
+        }
+        let left_out = log.left_out.swap(0, Relaxed);
+        tracing::warn!(
+            target: "stellane_core::slow",
+            message = "slow request",
+            http.request.method = row.told.method,
+            http.route = row.told.route.as_deref(),
+            http.response.status_code = row.told.status,
+            duration_seconds = row.ended.full_ns as f64 / 1e9,
+            request_id = row.id.text(),
+            trace_id = row.trace_id(),
+            why = row.why(),
+            not_logged_before = (left_out > 0).then_some(left_out),
+        );
+    }
+
     /// Whether there is room for what it is, or it would be among the slowest.
     #[inline]
     pub(super) fn wants(&self, ended: &Ended, status: u16, is_refused: bool) -> bool {
@@ -309,6 +357,8 @@ impl Kept {
             }
             if slowest.len() == SLOWEST {
                 let least = slowest.iter().map(|row| row.ended.full_ns).min();
+                let logged = self.slow_log.as_ref().map(|log| log.from_ns);
+                let least = least.into_iter().chain(logged).min();
                 self.slow.store(least.unwrap_or_default(), Relaxed);
             }
         }
@@ -408,7 +458,7 @@ mod tests {
             recording.told(),
             ended,
             accounts,
-            &RequestId::NONE,
+            &Marks::default(),
             is_refused,
         )
     }
@@ -468,5 +518,47 @@ mod tests {
         assert!(
             kept.has_room(KeptAs::Refused) && kept.wants(&row(0, 200, false).ended, 200, false)
         );
+    }
+
+    #[test]
+    fn whoever_is_slow_is_logged_and_no_more_than_can_be_read() {
+        use std::sync::Arc;
+        use tracing_subscriber::{Registry, layer::SubscriberExt};
+
+        #[derive(Clone, Default)]
+        struct Count(Arc<AtomicU64>);
+        impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Count {
+            fn on_event(
+                &self,
+                _: &tracing::Event<'_>,
+                _: tracing_subscriber::layer::Context<'_, S>,
+            ) {
+                self.0.fetch_add(1, Relaxed);
+            }
+        }
+        let count = Count::default();
+        let _listens = tracing::subscriber::set_default(Registry::default().with(count.clone()));
+        let kept = Kept::new(Duration::from_millis(100));
+        let end = |ms, is_refused, second: u64| {
+            let row = row(ms, 200, is_refused);
+            if kept.wants(&row.ended, 200, is_refused) {
+                kept.log_if_slow(&row, second * 1_000_000_000);
+                kept.put(row, second * 1_000_000_000);
+            }
+            count.0.load(Relaxed)
+        };
+        assert_eq!(end(99, false, 0), 0, "fast");
+        assert_eq!(end(5000, true, 0), 0, "refused");
+        // The slowest of the minute are slower than what is logged.
+        for n in 1..=8 {
+            assert_eq!(end(9000, false, n), n);
+        }
+        assert_eq!(end(100, false, 9), 9);
+        for n in 0..30 {
+            assert_eq!(end(100, false, 10), (10 + n).min(19));
+        }
+        assert_eq!(end(100, false, 11), 20);
+        // Of nobody is it asked twice.
+        assert!(!kept.wants(&row(99, 200, false).ended, 200, false));
     }
 }

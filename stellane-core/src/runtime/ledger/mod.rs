@@ -6,6 +6,7 @@
 //! Each reading moves a mark and adds what lies between to one account, so the accounts add up to the whole.
 
 mod kept;
+mod marks;
 mod stamp;
 mod waits;
 
@@ -15,21 +16,23 @@ use std::{
     task::{Context, Waker},
 };
 
+use http::{HeaderName, HeaderValue, Request};
 use stellane_metrics::{
     HttpMetrics,
-    embed::{Recording, Ticks},
+    embed::{Recording, Spans, Ticks},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue};
-
-use self::stamp::Stamp;
 pub(super) use self::{
-    kept::{Kept, RequestId},
+    kept::Kept,
     waits::{CLIENT_BODY, LIMIT, WORKERS, name_wait},
 };
 pub use self::{
     kept::{KeptAs, KeptRequest},
     waits::{WaitsFor, waits_for},
+};
+use self::{
+    marks::{Marks, RequestId},
+    stamp::Stamp,
 };
 use crate::{access_log::Notes, config::RuntimeConfig};
 
@@ -42,29 +45,71 @@ pub(super) struct Ledgers {
     pub(super) id: Option<HeaderName>,
     /// Whether answers tell where their time went.
     pub(super) server_timing: bool,
+    /// Which requests get a span, if any does.
+    spans: Option<Spans>,
 }
 
 impl Ledgers {
     pub(super) fn new(config: &RuntimeConfig, metrics: &HttpMetrics) -> Self {
         let id = &config.http.request_id;
         let header = id.enabled.then(|| id.header.parse().ok());
+        let trace = &config.trace;
+        let spans = || {
+            let spans = Spans::new(trace.sample).accept(trace.accept);
+            #[cfg(feature = "otlp")]
+            let spans = spans.on_begin(crate::otlp::begin);
+            spans
+        };
         Self {
-            kept: Arc::default(),
+            kept: Arc::new(Kept::new(trace.slow)),
             ticks: metrics.ticks(),
             id: header.flatten(),
             server_timing: config.dev.server_timing,
+            spans: trace.enabled.then(spans),
         }
     }
 
+    /// Whether a request has more than its ledger: an id, or a span.
+    pub(super) fn mark_requests(&self) -> bool {
+        self.id.is_some() || self.spans.is_some()
+    }
+
+    /// The id and the span of a request that begins.
+    #[cold]
+    pub(super) fn mark<B>(&self, request: &mut Request<B>) -> Marks {
+        let header = self.id.as_ref();
+        let id = RequestId::of(header.and_then(|id| request.headers().get(id)));
+        let Some(spans) = &self.spans else {
+            return Marks {
+                id,
+                ..Marks::default()
+            };
+        };
+        let (trace_id, span) = spans.begin(request);
+        if let Some(span) = &span {
+            id.tell(span);
+            marks::tell_peer(request, span);
+        }
+        Marks { id, trace_id, span }
+    }
+
     /// A request that was refused before it came to a ledger of its own.
-    pub(super) fn refused(&self, recording: &Recording, headers: &HeaderMap) {
-        if let Some(ended) = recording.ended()
-            && self.kept.has_room(KeptAs::Refused)
-        {
+    pub(super) fn refused<B>(&self, recording: &Recording, request: &mut Request<B>) {
+        let Some(ended) = recording.ended() else {
+            return;
+        };
+        let has_room = self.kept.has_room(KeptAs::Refused);
+        if !has_room && self.spans.is_none() {
+            return;
+        }
+        let marks = self.mark(request);
+        if let Some(span) = &marks.span {
+            span.tell(recording);
+        }
+        if has_room {
             let mut accounts = Accounts::default();
             accounts.poll(ended.full_ns, ended.full_ns >= LONG_POLL_NS);
-            let id = RequestId::of(self.id.as_ref().and_then(|id| headers.get(id)));
-            let row = kept::Row::new(recording.told(), ended, accounts, &id, true);
+            let row = kept::Row::new(recording.told(), ended, accounts, &marks, true);
             self.kept.put(row, self.now());
         }
     }
@@ -153,6 +198,7 @@ pub(super) struct Ledger {
     mark: u64,
     phase: Phase,
     accounts: Accounts,
+    marks: Marks,
 }
 
 /// What lies between the mark and now.
@@ -177,6 +223,26 @@ impl Ledger {
             mark: 0,
             phase: Phase::First,
             accounts: Accounts::default(),
+            marks: Marks::default(),
+        }
+    }
+
+    /// A request begins that has more than its ledger. Until [`called`](Self::called) its span is entered.
+    pub(super) fn mark(&mut self, marks: Marks, begun: u64) {
+        self.marks = marks;
+        if let Some(span) = &mut self.marks.span {
+            span.enter();
+            // One with a span is never as simple as the others: its polls are told from each other from the begin on.
+            self.mark = begun;
+            self.phase = Phase::Polling;
+        }
+    }
+
+    /// The service was called, which is polled next.
+    #[inline]
+    pub(super) fn called(&mut self) {
+        if let Some(span) = &mut self.marks.span {
+            span.leave();
         }
     }
 
@@ -192,15 +258,20 @@ impl Ledger {
 
     /// What lies between two polls.
     fn resume(&mut self) {
+        if let Some(span) = &mut self.marks.span {
+            span.enter();
+        }
         let now = self.ticks.now();
-        let gap = now.saturating_sub(self.mark);
-        if let Phase::Waiting(name) = self.phase {
-            // Polled for another reason than its own, it was not delayed.
-            let woken = self.stamp.take().unwrap_or(now).clamp(self.mark, now);
-            self.accounts.poll_delay += now - woken;
-            self.accounts.wait(name, woken - self.mark);
-        } else {
-            self.accounts.client_reading += gap;
+        match self.phase {
+            // Since it has begun.
+            Phase::First | Phase::Polling => return,
+            Phase::Waiting(name) => {
+                // Polled for another reason than its own, it was not delayed.
+                let woken = self.stamp.take().unwrap_or(now).clamp(self.mark, now);
+                self.accounts.poll_delay += now - woken;
+                self.accounts.wait(name, woken - self.mark);
+            }
+            Phase::Reading => self.accounts.client_reading += now.saturating_sub(self.mark),
         }
         self.mark = now;
         self.phase = Phase::Polling;
@@ -218,7 +289,10 @@ impl Ledger {
         let now = self.ticks.now();
         let from = match self.phase {
             Phase::First => begun,
-            _ => self.mark,
+            _ => {
+                self.called();
+                self.mark
+            }
         };
         let took = now.saturating_sub(from);
         let is_long = self.ticks.nanos(0, took) >= LONG_POLL_NS;
@@ -260,19 +334,14 @@ impl Ledger {
 
     /// The request has ended. Whoever was slow, refused, or did not end well is kept.
     #[inline]
-    pub(super) fn end(
-        &mut self,
-        recording: &Recording,
-        id: &RequestId,
-        is_refused: bool,
-        kept: &Kept,
-    ) {
+    pub(super) fn end(&mut self, recording: &Recording, is_refused: bool, kept: &Kept) {
         if let Some(ended) = recording.ended()
             && kept.wants(&ended, recording.status(), is_refused)
         {
-            self.keep(recording, id, is_refused, kept);
+            self.keep(recording, is_refused, kept);
         }
         if self.phase != Phase::First {
+            self.tell_span(recording);
             self.reset();
         }
     }
@@ -283,7 +352,35 @@ impl Ledger {
         let told = recording.told();
         let full_ns = recording.ended().map_or(0, |ended| ended.full_ns);
         let accounts = self.closed(full_ns, told.head_ns);
-        Notes::new(told.route, told.grpc).timing(accounts.named())
+        let notes = Notes::new(told.route, told.grpc).timing(accounts.named());
+        notes.of_trace(self.marks.trace_id)
+    }
+
+    /// Of a request with a span.
+    fn tell_span(&mut self, recording: &Recording) {
+        let Some(mut span) = self.marks.span.take() else {
+            return;
+        };
+        span.leave();
+        span.tell(recording);
+        let full_ns = recording.ended().map_or(0, |ended| ended.full_ns);
+        let accounts = self.closed(full_ns, recording.told().head_ns);
+        let span = span.span();
+        for (field, took) in [
+            ("stellane.computing_seconds", accounts.computing),
+            ("stellane.blocking_seconds", accounts.blocking),
+            ("stellane.poll_delay_seconds", accounts.poll_delay),
+            ("stellane.waiting_seconds", accounts.waiting),
+            ("stellane.client_reading_seconds", accounts.client_reading),
+        ] {
+            span.record(field, took as f64 / 1e9);
+        }
+        let waits = accounts.waits();
+        let waits = waits.map(|(name, took)| format!("{name}={:.6}", took as f64 / 1e9));
+        let waits = waits.collect::<Vec<_>>().join(" ");
+        if !waits.is_empty() {
+            span.record("stellane.waits", waits);
+        }
     }
 
     #[cold]
@@ -299,12 +396,14 @@ impl Ledger {
     }
 
     #[cold]
-    fn keep(&self, recording: &Recording, id: &RequestId, is_refused: bool, kept: &Kept) {
+    fn keep(&self, recording: &Recording, is_refused: bool, kept: &Kept) {
         if let Some(ended) = recording.ended() {
             let told = recording.told();
             let accounts = self.closed(ended.full_ns, told.head_ns);
             let end = self.ticks.nanos(0, self.ticks.now());
-            kept.put(kept::Row::new(told, ended, accounts, id, is_refused), end);
+            let row = kept::Row::new(told, ended, accounts, &self.marks, is_refused);
+            kept.log_if_slow(&row, end);
+            kept.put(row, end);
         }
     }
 

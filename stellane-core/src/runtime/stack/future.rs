@@ -9,7 +9,11 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use stellane_autotune::LimitBody;
 
-use super::{body::PresetBody, in_flight::InFlight, label};
+use super::{
+    body::PresetBody,
+    in_flight::{InFlight, RequestState},
+    label,
+};
 use crate::{
     BoxError,
     catch_faults::CatchFaultsBody,
@@ -72,6 +76,9 @@ where
         let Some(held) = this.in_flight.held() else {
             return Poll::Pending;
         };
+        if held.apart.is_some() && leaves(held, this.state.as_mut(), cx) {
+            return Poll::Pending;
+        }
         held.resume();
         let mut stamped = Context::from_waker(held.ledger.enter());
         let entered = held.recording.enter();
@@ -88,6 +95,9 @@ where
                 let poll = || polled = future.poll(&mut stamped);
                 let panicked = held.parts.faults.counter().catch("future", poll).is_none();
                 drop(pools);
+                if let Some(apart) = &mut held.apart {
+                    apart.polled();
+                }
                 if let Poll::Ready(Ok(response)) = &polled {
                     label::tell_late(response.body(), *routes_told);
                 }
@@ -141,6 +151,9 @@ where
             StateProjection::Limited { future } => {
                 let polled = future.as_mut().poll(&mut stamped);
                 entered.leave();
+                if let Some(apart) = &mut held.apart {
+                    apart.polled();
+                }
                 held.is_refused = future.is_refused();
                 if polled.is_pending() {
                     held.pause(future.is_waiting().then_some(ledger::LIMIT), cx);
@@ -162,4 +175,29 @@ where
         let in_flight = this.in_flight.answered(&response);
         Poll::Ready(Ok(response.map(|body| PresetBody::new(body, in_flight))))
     }
+}
+
+/// Whether a request of a route whose handlers wait by their threads has asked for a thread of its own, and is not polled
+/// here. It is refused where it still waits for a place, and too many hold a thread.
+#[cold]
+fn leaves<F, L: Limited>(
+    held: &mut RequestState,
+    mut state: Pin<&mut State<F, L>>,
+    cx: &Context<'_>,
+) -> bool {
+    let Some(mut apart) = held.apart.take() else {
+        return false;
+    };
+    let waits = match state.as_mut().project() {
+        StateProjection::Limited { future } => future.is_waiting(),
+        _ => false,
+    };
+    if waits && apart.is_too_much() {
+        let kind = held.refuse_apart(&apart);
+        state.set(State::Refused { kind });
+        return false;
+    }
+    let leaves = apart.leaves(cx);
+    held.apart = Some(apart);
+    leaves
 }

@@ -4,7 +4,7 @@ use std::{any::Any, cell::RefCell, mem, sync::Arc, task::Context};
 
 use bytes::Bytes;
 
-use http::{HeaderName, Request, Response};
+use http::{HeaderName, Method, Request, Response};
 use http_body::Body;
 use stellane_autotune::{AdaptiveLimitLayer, Key, LimitRequestBody, embed::Admission};
 use stellane_metrics::{HttpMetrics, embed::Recording};
@@ -21,7 +21,8 @@ use crate::{
         RefusalKind, RequestBody,
         body::BodyWatch,
         facts::Facts,
-        ledger::{Ledger, Ledgers, RequestId},
+        learned::{ApartRequest, Learned},
+        ledger::{Ledger, Ledgers},
         refusal::OnRefusal,
         route_limits::BodyLimits,
     },
@@ -47,6 +48,9 @@ pub(super) struct StackParts {
     /// If it is on.
     pub(super) memory: Option<MemoryBudget>,
     pub(super) ledgers: Ledgers,
+    pub(super) learned: Learned,
+    /// Whether requests have ids or spans.
+    pub(super) marks_requests: bool,
 }
 
 impl StackParts {
@@ -173,8 +177,6 @@ pub(super) struct RequestState {
     pub(super) pools: PoolScope,
     pub(super) recording: Recording,
     pub(super) ledger: Ledger,
-    /// Nothing where requests have none.
-    id: RequestId,
     /// Whether the limit or a deadline has answered it.
     pub(super) is_refused: bool,
     /// None of a request that went through the layer of the limit.
@@ -183,6 +185,8 @@ pub(super) struct RequestState {
     pub(super) head: Option<Box<Request<()>>>,
     /// What it is to be answered in.
     pub(super) grpc: Option<Grpc>,
+    /// If handlers of its route wait by their threads.
+    pub(super) apart: Option<ApartRequest>,
 }
 
 impl RequestState {
@@ -193,11 +197,11 @@ impl RequestState {
             pools: PoolScope::new(&parts.pools),
             recording: parts.metrics.begin(request),
             ledger: Ledger::new(&parts.metrics),
-            id: RequestId::NONE,
             is_refused: false,
             admission: parts.limit.enter_from(request, connection(request)),
             head: parts.on_refusal.remember(request),
             grpc: Grpc::of(request),
+            apart: None,
         })
     }
 
@@ -205,6 +209,34 @@ impl RequestState {
     #[inline]
     pub(super) fn is_limited(&self) -> bool {
         self.admission.is_none()
+    }
+
+    /// If handlers of its route wait by their threads: it is to be polled on one of its own, or there are too many of them.
+    #[cold]
+    pub(super) fn apart(&mut self, method: &Method, path: &str) -> Option<RefusalKind> {
+        let learned = &self.parts.learned;
+        let route = learned.find(method, path)?;
+        let apart = ApartRequest::new(learned, route);
+        if apart.is_too_much() {
+            return Some(self.refuse_apart(&apart));
+        }
+        self.apart = Some(apart);
+        None
+    }
+
+    /// It has not begun, and does not.
+    #[cold]
+    pub(super) fn refuse_apart(&mut self, apart: &ApartRequest) -> RefusalKind {
+        apart.refuse();
+        let entered = self.recording.enter();
+        stellane_metrics::label_route(apart.route());
+        entered.leave();
+        self.is_refused = true;
+        // No answer that the limit could learn from.
+        if let Some(mut admission) = self.admission.take() {
+            self.parts.limit.leave(&mut admission);
+        }
+        RefusalKind::ThreadsHeld
     }
 
     /// What the service does is polled now.
@@ -256,7 +288,10 @@ pub(super) fn connection<B: 'static>(request: &Request<B>) -> Option<Key> {
 impl InFlight {
     /// A request begins, and takes its place unless it must go through the layer of the limit.
     #[inline]
-    pub(super) fn begin<B: Body + 'static>(parts: &Arc<StackParts>, request: &Request<B>) -> Self {
+    pub(super) fn begin<B: Body + 'static>(
+        parts: &Arc<StackParts>,
+        request: &mut Request<B>,
+    ) -> Self {
         let kept = STOCK.try_with(|stock| take(&mut *stock.try_borrow_mut().ok()?, parts));
         let mut held = match kept {
             Ok(Some(mut held)) => {
@@ -271,8 +306,9 @@ impl InFlight {
             }
             _ => RequestState::new(parts, request),
         };
-        if let Some(header) = &parts.ledgers.id {
-            held.id = RequestId::of(request.headers().get(header));
+        if parts.marks_requests {
+            let marks = parts.ledgers.mark(request);
+            held.ledger.mark(marks, held.recording.begun());
         }
         Self(Some(held))
     }
@@ -319,7 +355,6 @@ impl InFlight {
             parts,
             recording,
             ledger,
-            id,
             is_refused,
             ..
         } = &mut *held;
@@ -327,8 +362,9 @@ impl InFlight {
             access_log::note(ledger.notes(recording));
         }
         let is_refused = mem::take(is_refused);
-        ledger.end(recording, id, is_refused, &parts.ledgers.kept);
+        ledger.end(recording, is_refused, &parts.ledgers.kept);
         held.head = None;
+        held.apart = None;
         // A thread that is ending keeps nothing.
         let _ = STOCK.try_with(|stock| {
             if let Ok(mut stock) = stock.try_borrow_mut()

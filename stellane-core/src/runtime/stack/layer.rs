@@ -82,7 +82,9 @@ impl PresetLayer {
             body_limits: BodyLimits::new(server.max_body_bytes, own_limits),
             on_refusal,
             memory: components.memory_if_on(),
+            marks_requests: components.ledgers.mark_requests(),
             ledgers: components.ledgers.clone(),
+            learned: components.held.learned().clone(),
         };
         Self {
             parts: Arc::new(parts),

@@ -75,13 +75,19 @@ where
             facts.tell(&mut request);
         }
         let kind = RefusalKind::Error;
-        let in_flight = InFlight::begin(parts, &request);
+        let in_flight = InFlight::begin(parts, &mut request);
         // The future of the service is put where it stays.
         let mut preset = PresetFuture::new(State::Refused { kind }, in_flight);
         let PresetFuture { state, in_flight } = &mut preset;
         let Some(held) = in_flight.held() else {
             return preset;
         };
+        if parts.learned.any()
+            && let Some(kind) = held.apart(request.method(), request.uri().path())
+        {
+            *state = State::Refused { kind };
+            return preset;
+        }
         if held.is_limited() {
             let future = self.call_limited(request, held);
             *state = State::Limited { future };
@@ -90,6 +96,7 @@ where
         let RequestState {
             recording,
             pools,
+            ledger,
             admission,
             grpc,
             ..
@@ -108,6 +115,7 @@ where
         let refusal = parts.call(service, &mut Some(request), *grpc, limit, put);
         drop(pools);
         entered.leave();
+        ledger.called();
         if let Some(kind) = refusal {
             *state = State::Refused { kind };
         }
@@ -134,6 +142,7 @@ impl<S> PresetService<S> {
         let ready = mem::replace(&mut self.service, next);
         let future = queued::call(ready, &self.parts, request);
         entered.leave();
+        held.ledger.called();
         future
     }
 }

@@ -119,6 +119,7 @@ enum End {
 
 impl<S: HttpService> ActiveHttp2<S> {
     pub(crate) fn new(hyper: Http2<S>, ledger: Arc<Ledger>, shared: &Shared) -> Self {
+        shared.totals.count_http2();
         Self {
             hyper,
             goaway: None,

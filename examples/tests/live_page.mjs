@@ -1,12 +1,14 @@
-// Looks at the live page in headless Chromium: `node tests/page.mjs URL OUT_PREFIX`.
+// Looks at the live page in headless Chromium: `node live_page.mjs ADMIN_URL OUT_PREFIX SECONDS [SERVICE_URL PID]`.
+// With a service it sends load to it for so long; with a process it ends that and looks at the page of a server that is gone.
 // Fails on any console error or exception, and when a number on the page differs from /runtime.json.
-// Writes OUT_PREFIX-{light,dark,phone}.png. `tests/page.rs` runs it against the example `live_page`.
+// Writes OUT_PREFIX-{light,dark,phone,gone}.png.
 import { spawn } from 'node:child_process';
+import { Agent, request } from 'node:http';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-const [url, out, seconds = '12'] = process.argv.slice(2);
+const [url, out, seconds = '12', service, pid] = process.argv.slice(2);
 const profile = mkdtempSync(join(tmpdir(), 'stellane-page-'));
 const chromium = spawn(process.env.CHROMIUM || 'chromium', [
   '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--remote-debugging-pipe',
@@ -34,6 +36,17 @@ const send = (method, params = {}, sessionId) => new Promise((resolve, reject) =
 });
 const sleep = ms => new Promise(resolve => setTimeout(resolve, ms));
 
+const check = (is, otherwise) => { if (!is) problems.push(otherwise); };
+// Sixteen clients with connections that stay; some ask for what is not there, or for what takes long.
+function load(until) {
+  const agent = new Agent({ keepAlive: true, maxSockets: 64 });
+  const get = path => new Promise(resolve => request(service + path, { agent }, response => response.resume().on('end', resolve).on('error', resolve)).on('error', resolve).end());
+  const paths = ['/hello', '/hello/Ada', '/users/7', '/hello', '/users/8', '/hello', '/nowhere', '/primes/20000'];
+  return Array.from({ length: 16 }, async (_, client) => {
+    for (let n = client; Date.now() < until; n++) { await get(paths[n % paths.length]); await sleep(2 + 8 * (1 + Math.sin(n / 200))); }
+  });
+}
+
 let failed = false;
 try {
   const { targetId } = await send('Target.createTarget', { url: 'about:blank' });
@@ -54,23 +67,51 @@ try {
   };
 
   await theme('light');
-  await size(1280, 1150, false);
+  await size(1280, 1000, false);
   await page('Page.navigate', { url });
-  await sleep(Number(seconds) * 1000);
+  const until = Date.now() + Number(seconds) * 1000;
+  await Promise.all([sleep(Number(seconds) * 1000), ...(service ? load(until) : [])]);
   const compared = await evaluate(`(async () => {
     for (let attempt = 0; attempt < 100; attempt++) {
       const json = await (await fetch('runtime.json')).json();
       await new Promise(resolve => setTimeout(resolve, 20));
       if (document.documentElement.dataset.snapshot !== String(json.uptime)) continue;
-      const tiles = [...document.querySelectorAll('[data-key]')];
-      return { tiles: tiles.length, wrong: tiles.filter(t => t.dataset.raw !== String(json[t.dataset.key])).map(t => t.dataset.key) };
+      const tiles = [...document.querySelectorAll('[data-keys]')];
+      return { tiles: tiles.length, wrong: tiles.filter(t => t.dataset.raw !== t.dataset.keys.split(' ').map(key => json[key]).join(' ')).map(t => t.dataset.keys) };
     }
     return { tiles: 0, wrong: ['no snapshot in common'] };
   })()`);
-  if (compared.wrong.length || !compared.tiles) problems.push('page and /runtime.json differ: ' + compared.wrong);
+  check(!compared.wrong.length && compared.tiles, 'page and /runtime.json differ: ' + compared.wrong);
   const overflow = () => evaluate('document.documentElement.scrollWidth - innerWidth');
-  if (await overflow() > 0) problems.push('the page scrolls sideways on a desktop');
+  check(await overflow() <= 0, 'the page scrolls sideways on a desktop');
+  if (service) {
+    // A route's own course opens by the keyboard, and search finds one.
+    check(await evaluate(`(async () => {
+      const open = [...document.querySelectorAll('#routes td button')].find(b => b.textContent === '/hello');
+      if (!open) return 'no row of /hello';
+      open.focus(); open.click();
+      for (let i = 0; i < 40 && !route.points.length; i++) await new Promise(resolve => setTimeout(resolve, 50));
+      document.getElementById('search').value = 'users'; routes();
+      const rows = [...document.querySelectorAll('#routes tbody tr')].map(r => r.innerText);
+      document.getElementById('search').value = ''; routes();
+      return route.points.length && rows.length === 1 && rows[0].includes('/users/') ? '' : 'points ' + route.points.length + ', rows ' + rows;
+    })()`) === '', 'the routes do not open or are not found');
+  }
   await shoot('light');
+  // The past is there at once for who comes now.
+  await page('Page.reload');
+  await sleep(1500);
+  const seen = await evaluate('points.length');
+  check(seen >= Number(seconds) - 2, `after a reload the page knows ${seen} seconds of ${seconds}`);
+  // A line at the pointer, in all charts; a selection stays.
+  await evaluate(`(() => {
+    const canvas = document.querySelector('.chart canvas'), at = (type, x) => canvas.dispatchEvent(new PointerEvent(type, { clientX: canvas.getBoundingClientRect().x + x, clientY: canvas.getBoundingClientRect().y + 20 }));
+    at('pointerdown', canvas.clientWidth - 60); at('pointerup', canvas.clientWidth - 5); at('pointermove', canvas.clientWidth - 30);
+  })()`);
+  await sleep(300);
+  check(await evaluate('view.hover > 0 && view.to - view.from >= 3 && document.getElementById("pause").textContent') === 'Go on', 'no selection by the pointer');
+  await evaluate('document.getElementById("pause").click()');
+  check(await evaluate('view.to') === 0, 'the selection does not end');
   // The controls work from the page: the same origin, without a token on a loopback address.
   const answers = await evaluate(`(async () => {
     const use = async (input, value, form, answer) => {
@@ -79,16 +120,26 @@ try {
       for (let i = 0; i < 100 && !document.getElementById(answer).textContent; i++) await new Promise(resolve => setTimeout(resolve, 50));
       return document.getElementById(answer).textContent;
     };
-    return [await use('mode', 'apply', 'mode-form', 'mode-answer'), await use('level', 'debug', 'log-form', 'log-answer'),
+    return [await use('mode', 'apply', 'mode-form', 'mode-answer'), await use('level', 'warn', 'log-form', 'log-answer'),
       (await (await fetch('tuning')).json()).mode, await (await fetch('log-level')).json()];
   })()`);
-  if (answers.join() !== 'done,done,apply,debug') problems.push('the controls answered ' + answers);
+  check(answers.join() === 'done,done,apply,warn', 'the controls answered ' + answers);
   await theme('dark');
   await shoot('dark');
   await size(390, 844, true);
   await sleep(500);
-  if (await overflow() > 0) problems.push('the page scrolls sideways on a phone');
+  check(await overflow() <= 0, 'the page scrolls sideways on a phone');
   await shoot('phone');
+  const before = problems.length;
+  if (pid) {
+    process.kill(Number(pid), 'SIGKILL');
+    await sleep(1500);
+    check(await evaluate('!document.getElementById("gone").hidden && document.title.startsWith("✕")'), 'a server that is gone is not told');
+    await size(1280, 1000, false);
+    await shoot('gone');
+    // That it can't be reached is what the browser itself complains of.
+    for (let i = problems.length - 1; i >= before; i--) if (/ERR_|net::/.test(problems[i])) problems.splice(i, 1);
+  }
   console.log(`${compared.tiles} numbers compared`);
 } catch (error) {
   problems.push(error.stack);

@@ -1,0 +1,247 @@
+//! The thread that sends.
+
+use std::{
+    future::pending,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use opentelemetry_proto::tonic::{
+    collector::{
+        metrics::v1::ExportMetricsServiceResponse,
+        trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
+    },
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span},
+};
+use opentelemetry_sdk::trace::SpanData;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    client::{Failure, send},
+    counts::{Counts, Flush, Walk},
+    metrics::{Collector, scope},
+    settings::{Settings, Target},
+};
+
+/// Between two tries, at first and at last.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// So often a message of spans is tried, while others wait.
+const MOST_TRIES: u32 = 5;
+
+/// What sends one signal, and what it is asked.
+pub(super) struct Exporting {
+    target: Target,
+    asked: mpsc::UnboundedReceiver<Flush>,
+    counts: Arc<Counts>,
+    /// Of the messages that nobody has had since.
+    failures: u32,
+}
+
+impl Exporting {
+    pub(super) fn new(
+        target: Target,
+        asked: mpsc::UnboundedReceiver<Flush>,
+        counts: Arc<Counts>,
+    ) -> Self {
+        Self {
+            target,
+            asked,
+            counts,
+            failures: 0,
+        }
+    }
+
+    /// Sends the totals again and again, until nobody has a handle any more.
+    pub(super) async fn metrics(
+        mut self,
+        mut collector: Collector,
+        walk: Arc<Mutex<Option<Walk>>>,
+        interval: Duration,
+    ) {
+        let mut pause = interval;
+        let mut is_over = false;
+        while !is_over {
+            let flush = tokio::select! {
+                flush = self.asked.recv() => {
+                    is_over = flush.is_none();
+                    flush
+                }
+                () = sleep(pause) => None,
+            };
+            let collected = {
+                let walk = walk.lock().unwrap_or_else(PoisonError::into_inner);
+                walk.as_ref().map(|walk| collector.collect(walk))
+            };
+            let mut sent = Ok(());
+            if let Some(collected) = collected {
+                let answer = send(&self.target, &collected.request).await;
+                let answer: Result<ExportMetricsServiceResponse, _> = answer;
+                sent = self.told(answer.map(|answer| {
+                    collector.sent(collected);
+                    let refused = answer.partial_success;
+                    refused.map_or(0, |refused| refused.rejected_data_points)
+                }));
+            }
+            pause = match &sent {
+                Ok(()) => interval,
+                // What was not sent is part of what is next.
+                Err(failure) => self.pause(failure).min(interval),
+            };
+            if let Some(flush) = flush {
+                let _ = flush.send(sent.is_ok());
+            }
+        }
+    }
+
+    /// Sends the spans that come, until nobody has a handle any more.
+    pub(super) async fn traces(mut self, settings: Settings, mut ended: mpsc::Receiver<SpanData>) {
+        let mut batch = Vec::new();
+        let mut is_over = false;
+        while !is_over {
+            // What it is asked is asked about all that has come.
+            let mut flush = None;
+            let mut until = None;
+            while flush.is_none() && !is_over && batch.len() < settings.batch {
+                let room = settings.batch - batch.len();
+                let gathered = async {
+                    match until {
+                        Some(until) => sleep_until(until).await,
+                        None => pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    count = ended.recv_many(&mut batch, room) => {
+                        is_over = count == 0;
+                        until = until.or_else(|| Some(Instant::now() + settings.delay));
+                    }
+                    asked = self.asked.recv() => {
+                        is_over = asked.is_none();
+                        flush = asked;
+                    }
+                    () = gathered => break,
+                }
+            }
+            let mut is_well = true;
+            while !batch.is_empty() {
+                is_well &= self
+                    .spans(&settings, std::mem::take(&mut batch), &mut flush)
+                    .await;
+                if flush.is_some() || is_over {
+                    // One that is full left others behind.
+                    while batch.len() < settings.batch
+                        && let Ok(span) = ended.try_recv()
+                    {
+                        batch.push(span);
+                    }
+                }
+            }
+            if let Some(flush) = flush {
+                let _ = flush.send(is_well);
+            }
+        }
+    }
+
+    /// Sends these, a few times if need be: whether they have arrived. Whoever asks meanwhile is told of the next try.
+    async fn spans(
+        &mut self,
+        settings: &Settings,
+        spans: Vec<SpanData>,
+        flush: &mut Option<Flush>,
+    ) -> bool {
+        let count = spans.len() as u64;
+        let request = message(settings, spans);
+        for try_no in 1.. {
+            let answer = send(&self.target, &request).await;
+            let answer: Result<ExportTraceServiceResponse, _> = answer;
+            let sent = self.told(answer.map(|answer| {
+                let refused = answer.partial_success;
+                refused.map_or(0, |refused| refused.rejected_spans)
+            }));
+            let Err(failure) = sent else { return true };
+            // Who ends waits for nobody who is away.
+            if !failure.is_passing || try_no >= MOST_TRIES || self.asked.is_closed() {
+                break;
+            }
+            if let Some(flush) = flush.take() {
+                let _ = flush.send(false);
+            }
+            tokio::select! {
+                () = sleep(self.pause(&failure)) => {}
+                Some(asked) = self.asked.recv() => *flush = Some(asked),
+            }
+        }
+        self.counts.spans_lost.fetch_add(count, Relaxed);
+        false
+    }
+
+    /// Counts what has come of a message, and says so when that changes.
+    fn told(&mut self, answer: Result<i64, Failure>) -> Result<(), Failure> {
+        let counts = self.counts.of(self.target.signal);
+        let (signal, place) = (self.target.signal.as_str(), self.target.place());
+        match answer {
+            Ok(rejected) => {
+                counts.well.fetch_add(1, Relaxed);
+                if let Some(rejected) = u64::try_from(rejected).ok().filter(|n| *n > 0) {
+                    let before = self.counts.rejected.fetch_add(rejected, Relaxed);
+                    if before == 0 {
+                        tracing::warn!("the collector {place} has not taken all of the {signal}");
+                    }
+                }
+                if self.failures > 0 {
+                    let failures = self.failures;
+                    tracing::info!(
+                        "the collector {place} takes {signal} again, after {failures} failures"
+                    );
+                }
+                self.failures = 0;
+                Ok(())
+            }
+            Err(failure) => {
+                counts.failed.fetch_add(1, Relaxed);
+                if self.failures == 0 {
+                    let why = &failure.why;
+                    tracing::warn!(
+                        "{signal} can't be sent to the collector {place}: {why}; it is tried on, and counted"
+                    );
+                }
+                self.failures = self.failures.saturating_add(1);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Longer each time, and not the same for all replicas.
+    fn pause(&self, failure: &Failure) -> Duration {
+        let doublings = self.failures.saturating_sub(1).min(5);
+        let pause = (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
+        let share = RandomState::new().hash_one(()) % 1000;
+        let pause = pause.mul_f64(0.5 + share as f64 / 1000.0);
+        failure.after.unwrap_or(pause)
+    }
+}
+
+fn message(settings: &Settings, spans: Vec<SpanData>) -> ExportTraceServiceRequest {
+    let spans = ScopeSpans {
+        scope: Some(scope()),
+        spans: spans.into_iter().map(Span::from).collect(),
+        ..ScopeSpans::default()
+    };
+    let all = ResourceSpans {
+        resource: Some(Resource {
+            attributes: settings.resource.clone(),
+            ..Resource::default()
+        }),
+        scope_spans: vec![spans],
+        ..ResourceSpans::default()
+    };
+    ExportTraceServiceRequest {
+        resource_spans: vec![all],
+    }
+}
