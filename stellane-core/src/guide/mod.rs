@@ -8,8 +8,10 @@
 //! | know what happens when there is too much to do | [`overload`] |
 //! | set something | [`configuration`] |
 //! | deploy it: Kubernetes, systemd, behind a proxy | [`deploying`] |
+//! | run more than one of it: balancers, shared rates, autoscaling, calls to others | [`fleet`] |
 //! | run it elsewhere than on Linux | [`platforms`] |
 //! | know why a request was slow, who refused it, what to look at | [`watching`] |
+//! | know what a metric means | [`metrics`] |
 //! | test my service | [`testing`] |
 //! | write a layer | [`layers`] |
 //! | know what a hostile client can do | [`threat_model`] |
@@ -24,8 +26,12 @@ pub mod configuration {}
 pub mod deploying {}
 #[doc = include_str!("faq.md")]
 pub mod faq {}
+#[doc = include_str!("fleet.md")]
+pub mod fleet {}
 #[doc = include_str!("layers.md")]
 pub mod layers {}
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
 #[doc = include_str!("overload.md")]
 pub mod overload {}
 #[doc = include_str!("platforms.md")]

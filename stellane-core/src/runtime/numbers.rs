@@ -73,6 +73,9 @@ impl Components {
             counter "stellane_requests_hopeless_total" "Requests refused because they could not meet their deadlines." |s| s.refused;
             gauge "stellane_pressure" "How scarce memory and open files are, from 0 to 1." |s| s.pressure;
         );
+        numbers!(to, self.saturation =>
+            gauge "stellane_saturation" "How much is asked of this process in terms of what it can do: 1 is all." |s| s;
+        );
         numbers!(to, self.rate_limits =>
             counter "stellane_rate_limit_allowed_total" "Requests that were within a rate, by its section." by "limit" |s| s.scrape().iter().map(|(name, s)| (name, s.allowed));
             counter "stellane_rate_limit_refused_total" "Requests that came too soon for a rate, by its section." by "limit" |s| s.scraped().iter().map(|(name, s)| (name, s.rules.iter().map(|rule| rule.refused).sum::<u64>()));
@@ -104,6 +107,7 @@ impl Components {
             gauge "stellane_memory_budget_bytes" "How many bytes bodies may hold; 0 is off." |s| s.budget_bytes;
             gauge "stellane_memory_held_bytes" "How many bytes bodies hold." |s| s.held_bytes;
             gauge "stellane_memory_answers_bytes" "Those of answers that their clients have not read." |s| s.answers_bytes;
+            gauge "stellane_memory_sockets_bytes" "What the system holds for sockets; 0 where it does not tell." |s| s.sockets_bytes;
             gauge "stellane_uploads_waiting" "Uploads that wait for memory." |s| s.waiting;
             counter "stellane_uploads_waits_total" "How often an upload began to wait for memory." |s| s.waits_total;
             counter "stellane_requests_out_of_memory_total" "Requests that were ended to make room for others." |s| s.ended_total;
