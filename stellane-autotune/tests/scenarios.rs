@@ -225,13 +225,17 @@ fn chance_at_the_beginning_of_a_slow_service_does_not_cost_a_minute() {
 
 /// A service whose dependency is quick again, under a limit at which the queue that takes its place is as long as the
 /// dependency took; and one that has twice the cores, under a limit that noise keeps low. Latency says neither, the machine
-/// says both. And one that loses requests, whose limit must be looked at often.
+/// says both. And one that loses requests, whose limit must be looked at often, and must not follow what throughput does by
+/// chance.
 #[test]
 fn a_service_that_has_changed_is_noticed_where_its_latency_says_little() {
     let seeds = [
         ("slow_dependency", 80002),
+        ("slow_dependency", 910_020),
         ("capacity_halves", 30005),
         ("black_hole", 90006),
+        ("black_hole", 910_001),
+        ("black_hole", 930_015),
     ];
     for (name, seed) in seeds {
         let scenario = scenario(name);

@@ -32,6 +32,8 @@ enum Answers {
     /// None is, for so many microseconds.
     No(u64),
     Says(&'static str),
+    /// As `Yes`, after 5 ms.
+    Slowly,
     /// None, ever.
     Nothing,
     HangsUp,
@@ -94,6 +96,10 @@ impl Server {
                     self.questions.lock().unwrap().push(question);
                     let answers = *self.answers.lock().unwrap();
                     match answers {
+                        Answers::Slowly => {
+                            std::thread::sleep(Duration::from_millis(5));
+                            format!("*2\r\n:{count}\r\n:0\r\n")
+                        }
                         Answers::Yes => format!("*2\r\n:{count}\r\n:0\r\n"),
                         Answers::No(micros) => format!("*2\r\n:0\r\n:{micros}\r\n"),
                         Answers::Says(text) => text.into(),
@@ -247,6 +253,23 @@ async fn requests_of_the_same_moment_go_together() {
     let questions = server.questions();
     assert_eq!(questions.iter().map(|asked| asked.count).sum::<u64>(), 500);
     assert!(questions.len() < 250, "{}", questions.len());
+}
+
+/// A store that takes 5 ms for each question, and twenty times as many as it can answer in time.
+#[tokio::test]
+async fn nobody_waits_behind_all_others() {
+    let (server, time) = (Server::start(Answers::Slowly), ManualClock::default());
+    let store = RateStore::builder(format!("redis://{}", server.address));
+    let store = store.timeout(Duration::from_secs(1)).build().unwrap();
+    let limit = limit(&store, "10/h", &time);
+    is_there(&store).await;
+    let checks: Vec<_> = (0..4000).map(|key| limit.check(Key::of(key), 1)).collect();
+    for check in checks {
+        assert!(check.await.is_ok());
+    }
+    let (asked, stats) = (server.questions().len(), limit.stats());
+    assert!(asked < 1000, "{asked}");
+    assert!(stats.without_store > 3000, "{stats:?}");
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ async fn reuse_port(sockets: usize) -> Vec<Listener> {
 
 /// Serves a text in the background.
 fn serve_text(
-    engine: &PerCoreEngine,
+    engine: &impl Engine,
     listeners: Vec<Listener>,
     text: &'static str,
 ) -> (SocketAddr, JoinHandle<Result<(), EngineError>>) {
@@ -206,6 +206,19 @@ async fn the_statistics_and_the_limit_of_the_manager_cover_all_cores() {
 
 #[tokio::test]
 async fn a_wave_of_parked_connections_gives_memory_back_on_every_core() {
+    let per_core = |connections: &ConnectionManager| {
+        let builder = PerCoreEngine::builder().connections(connections);
+        builder.cores(3).build()
+    };
+    gives_memory_back_on_every_core(per_core).await;
+    let handoff = |connections: &ConnectionManager| {
+        let builder = HandoffEngine::builder().connections(connections);
+        builder.cores(3).build()
+    };
+    gives_memory_back_on_every_core(handoff).await;
+}
+
+async fn gives_memory_back_on_every_core<E: Engine>(engine: impl Fn(&ConnectionManager) -> E) {
     let purged = Arc::new(Mutex::new(HashSet::new()));
     let connections = ConnectionManager::builder()
         .purge_hook({
@@ -218,10 +231,7 @@ async fn a_wave_of_parked_connections_gives_memory_back_on_every_core() {
         .build()
         .expect("the defaults are valid");
     connections.set_park_after(Duration::ZERO);
-    let engine = PerCoreEngine::builder()
-        .connections(&connections)
-        .cores(3)
-        .build();
+    let engine = engine(&connections);
     let (address, serving) = serve_text(&engine, reuse_port(3).await, "hello");
     let mut client = Client::connect(address).await.expect("connects");
     client.request("GET", "/", b"").await.expect("answers");

@@ -44,6 +44,12 @@ impl Gate {
         self.woken.notify_waiters();
     }
 
+    /// Those that come from now on wait.
+    fn close(&self) {
+        *self.open.lock().expect("no panic") = false;
+        self.spins.store(false, SeqCst);
+    }
+
     fn wait(&self) {
         let open = self.open.lock().expect("no panic");
         drop(self.opened.wait_while(open, |open| !*open));
@@ -215,22 +221,25 @@ async fn all_are_answered(asking: JoinSet<u16>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn others_go_on_while_ten_and_a_hundred_handlers_hold_their_threads() {
-    for (round, handlers) in [10, 100, 10].into_iter().enumerate() {
+    for (handlers, path) in [(10, "/block"), (100, "/block"), (10, "/block_on")] {
         let served = serve(2, 256).await;
         let mut kept = served.kept(4).await;
-        let asking = served.ask(handlers, ["/block", "/block_on"][round % 2]);
-        // From the first on, whatever is blocked by then.
-        served.others_are_answered(&mut kept).await;
-        served.gate.hold(handlers).await;
-        served.others_are_answered(&mut kept).await;
-        let stats = || served.engine.stats();
-        until(|| stats().blocked == handlers).await;
-        assert!(stats().handed_off_total >= handlers as u64);
-        assert_eq!((stats().threads, stats().refused_total), (handlers + 2, 0));
-        served.gate.open();
-        all_are_answered(asking).await;
-        until(|| stats().blocked == 0).await;
-        served.others_are_answered(&mut kept).await;
+        for round in 1..=5 {
+            served.gate.close();
+            let asking = served.ask(handlers, path);
+            // From the first on, whatever is blocked by then.
+            served.others_are_answered(&mut kept).await;
+            served.gate.hold(round * handlers).await;
+            served.others_are_answered(&mut kept).await;
+            let stats = || served.engine.stats();
+            until(|| stats().blocked == handlers).await;
+            assert!(stats().handed_off_total >= (round * handlers) as u64);
+            assert_eq!((stats().threads, stats().refused_total), (handlers + 2, 0));
+            served.gate.open();
+            all_are_answered(asking).await;
+            until(|| stats().blocked == 0).await;
+            served.others_are_answered(&mut kept).await;
+        }
         drop(kept);
         served.end().await;
     }
@@ -555,7 +564,7 @@ async fn from_the_second_time_on_streams_of_one_connection_do_not_wait_for_one_t
     served.gate.open();
     within(first).await.expect("answered");
     // Those after it: the same connection goes on.
-    *served.gate.open.lock().expect("no panic") = false;
+    served.gate.close();
     let held: Vec<_> = (0..20)
         .map(|_| tokio::spawn(ask(&client, "/block")))
         .collect();
@@ -570,4 +579,120 @@ async fn from_the_second_time_on_streams_of_one_connection_do_not_wait_for_one_t
     }
     drop((client, other));
     served.end().await;
+}
+
+#[cfg(all(feature = "full", feature = "tls-ring"))]
+#[path = "support/self_signed.rs"]
+mod self_signed;
+
+/// Over TLS, over WebSocket, and on connections that were parked: all that were there before, and new ones.
+#[cfg(all(feature = "full", feature = "tls-ring"))]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_kinds_of_connections_go_on_while_handlers_hold_their_threads() {
+    use axum::{
+        extract::ws::{WebSocket, WebSocketUpgrade},
+        routing::get,
+    };
+    use stellane_core::connection::TlsAcceptor;
+    use tokio::{
+        io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    async fn echo(mut socket: WebSocket) {
+        while let Some(Ok(message)) = socket.recv().await {
+            if socket.send(message).await.is_err() {
+                break;
+            }
+        }
+    }
+
+    async fn ask<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S) {
+        let asked = b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n";
+        socket.write_all(asked).await.expect("writes");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            assert_ne!(socket.read_buf(&mut answer).await.expect("reads"), 0);
+        }
+    }
+
+    async fn say(socket: &mut TcpStream) {
+        // Text, masked with nothing.
+        let message = b"\x81\x82\0\0\0\0ab";
+        socket.write_all(message).await.expect("writes");
+        let mut answer = [0; 4];
+        socket.read_exact(&mut answer).await.expect("an echo");
+        assert_eq!(&answer, b"\x81\x02ab");
+    }
+
+    async fn upgraded(address: SocketAddr) -> TcpStream {
+        let mut socket = TcpStream::connect(address).await.expect("connects");
+        let asked = b"GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+            sec-websocket-version: 13\r\nsec-websocket-key: AQIDBAUGBwgJCgsMDQ4PEA==\r\n\r\n";
+        socket.write_all(asked).await.expect("writes");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(socket.read_u8().await.expect("reads"));
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 101"));
+        socket
+    }
+
+    let gate = Arc::<Gate>::default();
+    let _at_last = AtLast(Arc::clone(&gate));
+    let handler = Arc::clone(&gate);
+    let block = move || {
+        let gate = Arc::clone(&handler);
+        async move { gate.handle("/block") }
+    };
+    let upgrade = |upgrade: WebSocketUpgrade| async { upgrade.on_upgrade(echo) };
+    let app = axum::Router::new()
+        .route("/block", get(block))
+        .route("/hello", get(async || "hello"))
+        .route("/ws", get(upgrade));
+    let connections = connections();
+    connections.set_park_after(Duration::ZERO);
+    let engine = HandoffEngine::builder()
+        .connections(&connections)
+        .cores(1)
+        .build();
+    let signed = self_signed::SelfSigned::new();
+    let (mut listeners, address) = bound().await;
+    let (secret, tls_address) = bound().await;
+    let tls = TlsAcceptor::from_rustls(signed.server());
+    listeners.extend(secret.into_iter().map(|listener| listener.tls(&tls)));
+    let serving = tokio::spawn(engine.serve(listeners, app));
+    let connect = async |address| TcpStream::connect(address).await.expect("connects");
+    within(async {
+        let mut secret = signed.connect(connect(tls_address).await).await;
+        let mut parked = connect(address).await;
+        ask(&mut secret).await;
+        ask(&mut parked).await;
+        let mut socket = upgraded(address).await;
+        until(|| connections.stats().parked >= 1).await;
+        for handlers in [1, 10] {
+            let mut blocks = Vec::new();
+            for _ in 0..handlers {
+                let mut client = Client::connect(address).await.expect("connects");
+                client.send("GET", "/block", b"").await.expect("sends");
+                blocks.push(client);
+            }
+            until(|| engine.stats().blocked == handlers).await;
+            for _ in 0..5 {
+                ask(&mut secret).await;
+                ask(&mut parked).await;
+                say(&mut socket).await;
+                ask(&mut signed.connect(connect(tls_address).await).await).await;
+                say(&mut upgraded(address).await).await;
+            }
+            gate.open();
+            for client in &mut blocks {
+                assert_eq!(client.answer().await.expect("answers").status, 200);
+            }
+            gate.close();
+        }
+    })
+    .await;
+    within(engine.stop(DEADLINE)).await;
+    within(serving).await.expect("no panic").expect("served");
 }

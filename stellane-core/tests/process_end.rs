@@ -65,6 +65,10 @@ async fn handle(
             say("blocked");
             std::thread::sleep(Duration::from_secs(600));
         }
+        "/sleep" => {
+            say("sleeps");
+            std::thread::sleep(Duration::from_secs(5));
+        }
         "/hang" => {
             say("hangs");
             let hung = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(600)));
@@ -345,6 +349,46 @@ fn handlers_that_hold_threads_do_not_hold_the_process() {
         // Nobody may have noticed that another one was closed before.
         assert!(said.contains(" 1 of them in the midst"), "{said}");
     }
+}
+
+#[test]
+fn an_end_while_handlers_sleep_by_their_threads_loses_no_answer_and_holds_up_nobody() {
+    let mut command = command("serve");
+    command
+        .env("STELLANE__ENGINE__KIND", "handoff")
+        .env("STELLANE__ENGINE__CORES", "2")
+        .env("STELLANE__SERVER__DRAIN_DELAY", "8s")
+        .env("STELLANE__SERVER__DRAIN_TIMEOUT", "60s")
+        .env("STELLANE__SERVER__ADMIN_ADDRESS", "127.0.0.1:0")
+        .env("STELLANE_TEST_ADMIN", "1");
+    let mut process = Process::spawn(&mut command);
+    let address = process.hear("serves").parse().expect("an address");
+    let admin = process.hear("admin").parse().expect("an address");
+    let status = |address, path: &str| {
+        let mut answer = [0; 12];
+        ask(address, path).read_exact(&mut answer).expect("answers");
+        String::from_utf8_lossy(&answer[9..]).into_owned()
+    };
+    assert_eq!(status(address, "/"), "200");
+    let sleeping: Vec<_> = (0..10).map(|_| ask(address, "/sleep")).collect();
+    for _ in 0..10 {
+        process.hear("sleeps");
+    }
+    process.signal("-TERM");
+    while status(admin, "/readyz") == "200" {}
+    for _ in 0..10 {
+        // Until the delay is over.
+        assert_eq!(status(address, "/"), "200");
+        assert_eq!(status(admin, "/healthz"), "200");
+    }
+    for mut sleeper in sleeping {
+        let mut answer = [0; 12];
+        sleeper.read_exact(&mut answer).expect("answers");
+        assert!(answer.ends_with(b"200"));
+    }
+    let report = process.hear("report");
+    assert!(report.contains(" 0 of them cut"), "{report}");
+    assert_eq!(process.end().code(), Some(0));
 }
 
 /// The admin address of a process with this one configured, and of the one that takes over when it is another.

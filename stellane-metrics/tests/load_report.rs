@@ -220,6 +220,30 @@ async fn a_replica_that_has_little_to_do_says_so() {
     assert!(utilization < 0.02, "{told:?}");
 }
 
+/// A moment's crowd is forgotten in seconds.
+#[test]
+fn whoever_was_much_too_full_is_not_remembered_for_it() {
+    let (millis, http) = metrics();
+    let load = Arc::new(AtomicU64::new(50));
+    let read = Arc::clone(&load);
+    let reports = build(
+        LoadReports::builder(&http)
+            .application_utilization(move || Some(read.load(Relaxed) as f64)),
+    );
+    let told_after = |seconds: u64| {
+        let mut told = None;
+        for _ in 0..seconds * 10 {
+            millis.fetch_add(100, Relaxed);
+            told = reports.report();
+        }
+        told.and_then(|report| report.application_utilization)
+            .expect("told")
+    };
+    assert!(told_after(5) >= 1.5);
+    load.store(0, Relaxed);
+    assert!(told_after(4) < 0.05);
+}
+
 #[test]
 fn a_name_that_makes_the_report_invalid_is_an_error() {
     let (_, http) = metrics();

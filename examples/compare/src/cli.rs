@@ -15,11 +15,14 @@ use crate::{
 const USAGE: &str = "usage: stellane-compare [--quick] [options]
 
   --quick            fewer workloads and shorter turns: under 3 minutes
+  --all              all workloads, also with --quick
   --only A,B         only these workloads
   --peers A,B        only these servers
   --rounds N         turns of each server in each workload (15; quick: 5)
   --seconds S        length of a turn (0.25)
   --workers N        threads, and cores, of each server (1)
+  --idle N           idle connections; over TLS and HTTP/2 a quarter of them (10 000)
+  --other PROGRAM    another build of this program, whose stellane servers take part as NAME@other: what a change costs
   --out FOLDER       where the results go (results/DATE-FORM beside the sources)
 
        stellane-compare --agree FOLDER FOLDER   whether two runs agree within their spreads
@@ -28,11 +31,14 @@ const USAGE: &str = "usage: stellane-compare [--quick] [options]
 #[derive(Debug, Default)]
 struct Options {
     quick: bool,
+    all: bool,
     only: Option<Vec<String>>,
     peers: Option<Vec<String>>,
     rounds: Option<usize>,
     seconds: Option<f64>,
     workers: Option<usize>,
+    idle: Option<usize>,
+    other: Option<PathBuf>,
     out: Option<PathBuf>,
 }
 
@@ -49,11 +55,14 @@ impl Options {
             let list = |value: &str| value.split(',').map(str::to_owned).collect();
             match argument.as_str() {
                 "--quick" => options.quick = true,
+                "--all" => options.all = true,
                 "--only" => options.only = Some(list(value()?)),
                 "--peers" => options.peers = Some(list(value()?)),
                 "--rounds" => options.rounds = Some(value()?.parse()?),
                 "--seconds" => options.seconds = Some(value()?.parse()?),
                 "--workers" => options.workers = Some(value()?.parse()?),
+                "--idle" => options.idle = Some(value()?.parse()?),
+                "--other" => options.other = Some(value()?.into()),
                 "--out" => options.out = Some(value()?.into()),
                 other => return Err(format!("{other} is not known\n{USAGE}").into()),
             }
@@ -63,7 +72,7 @@ impl Options {
 
     fn workloads(&self) -> Result<Vec<&'static Workload>, BoxError> {
         let Some(only) = &self.only else {
-            let fits = |workload: &&Workload| workload.quick || !self.quick;
+            let fits = |workload: &&Workload| workload.quick || self.all || !self.quick;
             return Ok(WORKLOADS.iter().filter(fits).collect());
         };
         let known = || WORKLOADS.map(|workload| workload.name).join(", ");
@@ -95,10 +104,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
     let machine = Machine::describe();
     let form = if options.quick { "quick" } else { "standard" };
 
-    let mut contestants = contestants::all()?;
-    if let Some(peers) = &options.peers {
-        contestants.retain(|contestant| peers.contains(&contestant.name));
-    }
+    let contestants = contestants::all(options.peers.as_deref(), options.other.as_deref())?;
     for contestant in &contestants {
         if let Some(why) = &contestant.missing {
             eprintln!("{} is missing: {why}", contestant.name);
@@ -135,7 +141,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), BoxError> {
             passes: count.clamp(1, passes),
             pass: 0,
         },
-        idle_connections: 10_000,
+        idle_connections: options.idle.unwrap_or(10_000),
         no_postgres: postgres.as_ref().err().map(ToString::to_string),
         environment,
     };

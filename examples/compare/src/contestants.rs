@@ -16,6 +16,8 @@ pub(crate) const REFERENCE: &str = "stellane-preset";
 /// How much of the routes a server has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
+    /// It speaks gRPC and nothing else.
+    Grpc,
     /// It is there for its memory.
     Idle,
     Hello,
@@ -67,19 +69,15 @@ impl Contestant {
     }
 }
 
-/// The servers in Rust, which are this program.
-fn rust() -> Result<Vec<Contestant>, BoxError> {
-    let program = std::env::current_exe()?;
+/// The servers in Rust, which are this program or another build of it.
+fn rust(program: &Path) -> Vec<Contestant> {
     let contestant = |peer: &crate::peers::Peer| Contestant {
-        scope: match peer.hello_only {
-            true => Scope::Hello,
-            false => Scope::All,
-        },
+        scope: peer.scope,
         ..Contestant::present(
             peer.name,
             locked(peer.package),
             Launch {
-                program: program.clone(),
+                program: program.to_owned(),
                 arguments: vec!["serve".to_owned(), peer.name.to_owned()],
                 environment: peer
                     .environment
@@ -90,7 +88,7 @@ fn rust() -> Result<Vec<Contestant>, BoxError> {
             },
         )
     };
-    Ok(PEERS.iter().map(contestant).collect())
+    PEERS.iter().map(contestant).collect()
 }
 
 /// The version of a package in the lock file.
@@ -107,10 +105,37 @@ pub(crate) fn home() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Everyone, present or missing.
-pub(crate) fn all() -> Result<Vec<Contestant>, BoxError> {
-    let mut all = rust()?;
-    all.extend(go::contestants());
+/// Everyone, or those that are wanted, present or missing; `other` is another build of this program.
+///
+/// # Errors
+/// A name that nobody has.
+pub(crate) fn all(
+    wanted: Option<&[String]>,
+    other: Option<&Path>,
+) -> Result<Vec<Contestant>, BoxError> {
+    let mut all = rust(&std::env::current_exe()?);
+    if let Some(program) = other {
+        let mut others = rust(program);
+        others.retain(|other| other.name.starts_with("stellane-"));
+        for other in &mut others {
+            other.name += "@other";
+        }
+        all.extend(others);
+    }
     all.push(nginx::contestant());
+    let missing = |all: &[Contestant]| {
+        let mut names = wanted?.iter();
+        names.find(|name| !all.iter().any(|one| one.name == **name))
+    };
+    // Those in Go have to be fetched and built.
+    if wanted.is_none() || missing(&all).is_some() {
+        all.extend(go::contestants());
+    }
+    if let Some(name) = missing(&all) {
+        return Err(format!("no server {name}").into());
+    }
+    if let Some(wanted) = wanted {
+        all.retain(|one| wanted.contains(&one.name));
+    }
     Ok(all)
 }

@@ -12,6 +12,8 @@ use serde::Serialize;
 pub(crate) struct Machine {
     pub date: String,
     pub cpu: String,
+    /// What tells machines apart whose processors have one name.
+    pub kind: String,
     pub cpus: usize,
     pub memory_gib: f64,
     pub kernel: String,
@@ -33,9 +35,24 @@ impl Machine {
         };
         let memory = after(&read("/proc/meminfo"), "MemTotal");
         let kilobytes = memory.split(' ').next().and_then(|n| n.parse::<f64>().ok());
+        let cpuinfo = read("/proc/cpuinfo");
+        let of_cpu = |key: &str| after(&cpuinfo, key);
+        let is_virtual = cpuinfo.contains(" hypervisor");
         Self {
             date: today(),
-            cpu: after(&read("/proc/cpuinfo"), "model name"),
+            cpu: of_cpu("model name"),
+            kind: format!(
+                "family {}, model {}, {} MHz, {} of cache{}",
+                of_cpu("cpu family"),
+                of_cpu("model\t"),
+                of_cpu("cpu MHz"),
+                of_cpu("cache size"),
+                if is_virtual {
+                    ", a virtual machine"
+                } else {
+                    ""
+                },
+            ),
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             memory_gib: kilobytes.unwrap_or(0.0) / f64::from(1 << 20),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),

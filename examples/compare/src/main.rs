@@ -12,6 +12,7 @@ mod nginx;
 mod peers;
 mod report;
 mod server;
+mod tls;
 mod workloads;
 
 use std::process::ExitCode;

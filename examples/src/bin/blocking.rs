@@ -1,7 +1,8 @@
 //! Ten handlers that block their threads for some seconds, on as many servers: what others wait for `GET /` meanwhile. And
-//! what each server costs while nobody blocks.
+//! what each server costs while nobody blocks. Then some that block for a moment, again and again.
 //!
-//! `cargo run --release -p stellane-examples --bin blocking [SECONDS]`: half a minute and three times these seconds.
+//! `cargo run --release -p stellane-examples --bin blocking [SECONDS]`: three quarters of a
+//! minute and four times these seconds.
 
 use std::{
     io::{self, Read, Write},
@@ -16,7 +17,9 @@ use std::{
 };
 
 use axum::{Json, Router, extract::Path, routing::get};
-use stellane_core::{BoxError, Runtime, RuntimeConfig, engine::EngineKind};
+use stellane_core::{
+    BoxError, Runtime, RuntimeConfig, engine::EngineKind, metrics::RouteLabelLayer,
+};
 use stellane_examples::measure::{self, Server, TICK_MICROS};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,11 +30,16 @@ use tokio::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const SERVERS: [&str; 3] = ["axum::serve", "shared", "handoff"];
+/// The last is the third whose routes have names, so that it learns which of them block.
+const SERVERS: [&str; 4] = ["axum::serve", "shared", "handoff", "handoff, named"];
 /// What each costs, with so many connections.
 const ROUTES: [&str; 3] = ["/", "/json", "/own"];
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 const MEASURED: Duration = Duration::from_secs(1);
+/// What some block for, again and again, on so many connections for so long.
+const NAP: Duration = Duration::from_millis(50);
+const NAPPING: usize = 8;
+const NAPS: Duration = Duration::from_secs(3);
 
 fn app() -> Router {
     Router::new()
@@ -39,6 +47,12 @@ fn app() -> Router {
         .route("/json", get(async || Json(["hello"; 20])))
         .route("/own", get(own))
         .route("/block/{seconds}", get(block))
+        .route("/nap", get(nap))
+}
+
+async fn nap() -> &'static str {
+    thread::sleep(NAP);
+    "hello"
 }
 
 async fn block(Path(seconds): Path<u64>) -> &'static str {
@@ -88,11 +102,15 @@ fn serve(name: &str) -> Result<(), BoxError> {
             // The limit is not what is measured.
             (config.limit.min, config.limit.initial) = (128, 128);
             config.engine.kind = match name {
-                "handoff" => EngineKind::Handoff,
-                _ => EngineKind::Shared,
+                "shared" => EngineKind::Shared,
+                _ => EngineKind::Handoff,
             };
         });
-        let runtime = Runtime::builder().config(config).service(app()).build()?;
+        let app = match name {
+            "handoff, named" => app().route_layer(RouteLabelLayer::axum()),
+            _ => app(),
+        };
+        let runtime = Runtime::builder().config(config).service(app).build()?;
         let bound = runtime.bind("127.0.0.1:0").await?;
         println!("{}", bound.local_addr());
         bound.serve().await?;
@@ -230,10 +248,53 @@ fn cost(server: &Server, path: &str, connections: usize) -> Result<f64, BoxError
     Ok(ticks as f64 * TICK_MICROS / asked.max(1) as f64)
 }
 
+/// Some block for a moment, again and again; others ask.
+fn naps(name: &str) -> Result<(), BoxError> {
+    let server = Server::start(name, &[])?;
+    let address = server.address;
+    let stop = AtomicBool::new(false);
+    let before = server.cpu()?;
+    let (naps, took) = thread::scope(|scope| {
+        let napping = [(); NAPPING].map(|()| {
+            scope.spawn(|| {
+                let mut took = Vec::new();
+                let mut stream = connect(address)?;
+                while !stop.load(Relaxed) {
+                    let began = Instant::now();
+                    ask(&mut stream, "/nap")?;
+                    took.push(began.elapsed());
+                }
+                Ok::<_, io::Error>(took)
+            })
+        });
+        let kept = [0, 1].map(|_| scope.spawn(|| probe(address, true, &stop)));
+        thread::sleep(NAPS);
+        stop.store(true, Relaxed);
+        let naps = napping.map(|napping| napping.join().map(Result::unwrap_or_default));
+        let took = kept.map(|kept| kept.join().unwrap_or_default());
+        (naps.map(Result::unwrap_or_default).concat(), took.concat())
+    });
+    let after = server.cpu()?;
+    let ticks = (after.0 + after.1) - (before.0 + before.1);
+    let asked = naps.len() + took.len();
+    let cost = ticks as f64 * TICK_MICROS / asked.max(1) as f64;
+    println!(
+        "{name}: {} naps, {cost:.0} us of CPU for a request",
+        naps.len()
+    );
+    report("a nap", naps);
+    report("GET / meanwhile", took);
+    Ok(())
+}
+
 fn compare(seconds: usize) -> Result<(), BoxError> {
     println!("ten handlers block their threads for {seconds} s:");
     for name in SERVERS {
         blocks(name, seconds)?;
+    }
+    println!("\n{NAPPING} connections ask for what blocks for {NAP:?}, again and again:");
+    for name in SERVERS {
+        naps(name)?;
     }
     println!("\nmicroseconds of CPU for a request, while nobody blocks:");
     let servers = SERVERS.map(|name| Server::start(name, &[]));

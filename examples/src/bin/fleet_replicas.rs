@@ -74,9 +74,19 @@ async fn main() -> Result<(), BoxError> {
             millis: Arc::new(AtomicU64::new(20)),
         };
         let http = HttpMetrics::builder().build()?;
-        let in_flight = http.clone();
-        let utilization =
-            move || Some(in_flight.stats().requests_in_flight as f64 / f64::from(seats));
+        let (in_flight, free) = (http.clone(), Arc::clone(&replica.seats));
+        // The seats that are taken. What waits for one counts once it would fill them all again: a few that come together say
+        // nothing, and of two seats they would seem to say much.
+        let utilization = move || {
+            let taken = seats as usize - free.available_permits();
+            let waits = (in_flight.stats().requests_in_flight as usize).saturating_sub(taken);
+            let counts = if waits < seats as usize {
+                taken
+            } else {
+                taken + waits
+            };
+            Some(counts as f64 / f64::from(seats))
+        };
         let reports = LoadReports::builder(&http)
             .application_utilization(utilization)
             .build()?;

@@ -1,10 +1,11 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{
-    Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri, header::CONTENT_TYPE,
+    Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri,
+    header::{CONTENT_TYPE, RETRY_AFTER},
 };
 
-use super::{Class, Key, OnRefusal, Outcome, keys::Keys, shared::Shared};
+use super::{Class, Key, OnRefusal, Outcome, grpc::GRPC_PUSHBACK, keys::Keys, shared::Shared};
 
 /// A request without its body, for those who classify.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +54,15 @@ impl<'a, B> From<&'a Response<B>> for ResponseHead<'a> {
     }
 }
 
+/// When to ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// After this.
+    Time(Duration),
+    /// Not at all: it would be in vain.
+    Never,
+}
+
 impl ResponseHead<'_> {
     /// What the status of the service behind a limit says about its load: 503, 504 and the gRPC codes 4 and 14 are
     /// overload; other errors say nothing, and their latency would only mislead; the rest counts.
@@ -84,6 +94,40 @@ impl ResponseHead<'_> {
             true => Outcome::Overload,
             false => self.default_outcome(),
         }
+    }
+
+    /// When the far side wants to be asked again: by `grpc-retry-pushback-ms`, which may say never, else by `Retry-After` in seconds.
+    /// `None` where it says nothing, or a date.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::Response;
+    /// use stellane_autotune::{ResponseHead, RetryAfter};
+    ///
+    /// let after = |name, value| {
+    ///     let response = Response::builder().status(503).header(name, value).body(());
+    ///     ResponseHead::from(&response.unwrap()).retry_after()
+    /// };
+    /// assert_eq!(after("retry-after", "3"), Some(RetryAfter::Time(Duration::from_secs(3))));
+    /// assert_eq!(after("grpc-retry-pushback-ms", "250"), Some(RetryAfter::Time(Duration::from_millis(250))));
+    /// assert_eq!(after("grpc-retry-pushback-ms", "-1"), Some(RetryAfter::Never));
+    /// assert_eq!(after("retry-after", "soon"), None);
+    /// ```
+    #[must_use]
+    pub fn retry_after(self) -> Option<RetryAfter> {
+        if let Some(pushback) = self.headers.get(GRPC_PUSHBACK) {
+            // What is no number is one that forbids it: proposal A6 of gRPC.
+            let millis = pushback
+                .to_str()
+                .ok()
+                .and_then(|text| text.parse::<u32>().ok());
+            return Some(millis.map_or(RetryAfter::Never, |millis| {
+                RetryAfter::Time(Duration::from_millis(millis.into()))
+            }));
+        }
+        let seconds = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+        let seconds = seconds.parse::<u32>().ok()?;
+        Some(RetryAfter::Time(Duration::from_secs(seconds.into())))
     }
 
     /// Whether this begins something that lives on its own: an upgrade or an event stream.

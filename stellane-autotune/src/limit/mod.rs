@@ -44,7 +44,7 @@ pub use algorithm::{Algorithm, AlgorithmKind, LimitEvidence, LimitState};
 pub use body::LimitBody;
 pub use class::{Class, Outcome, Shed};
 pub use class_config::ClassConfig;
-pub use classify::{RequestHead, ResponseHead};
+pub use classify::{RequestHead, ResponseHead, RetryAfter};
 pub use config::{Hold, LimitConfig, LimitMode};
 pub use future::LimitFuture;
 pub(crate) use grpc::Dialect;

@@ -38,6 +38,7 @@ use super::{
     rate_limits::RateLimits,
     refusing,
     route_limits::OwnLimits,
+    saturation::Saturation,
 };
 #[cfg(feature = "tuner")]
 use super::{numbers, tuning};
@@ -93,6 +94,8 @@ pub struct Components {
     /// The block profile; its threshold is zero, which is off, without `dev.profile_block`.
     #[cfg(feature = "profiling")]
     pub slow_polls: SlowPolls,
+    /// How much is asked of this process in terms of what it can do: for autoscalers and balancers.
+    pub saturation: Saturation,
     /// What `/readyz` says; a service may hold it back with a latch until its own parts are there.
     pub readiness: Readiness,
     /// The limit with the classes and exemptions of its configuration.
@@ -276,6 +279,7 @@ impl Components {
             prometheus,
             limit,
             local_signal,
+            saturation: Saturation::default(),
             overload,
             pressure,
             #[cfg(feature = "workers")]
@@ -358,6 +362,18 @@ impl Components {
             self.limit.clone(),
             self.runtime_metrics.clone(),
         ));
+        #[cfg(feature = "workers")]
+        let workers = {
+            let workers = self.workers.clone();
+            move || {
+                let stats = workers.stats();
+                stats.active as f64 / stats.max_workers.max(1) as f64
+            }
+        };
+        #[cfg(not(feature = "workers"))]
+        let workers = || 0.0;
+        let (limit, metrics) = (self.limit.clone(), self.runtime_metrics.clone());
+        tasks.spawn(self.saturation.clone().watch(limit, metrics, workers));
         #[cfg(feature = "workers")]
         tasks.spawn(self.clone().watch_queue());
         let pools = self.pools.clone();

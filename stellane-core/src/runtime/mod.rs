@@ -102,6 +102,7 @@ mod report;
 mod route_limits;
 #[expect(clippy::module_inception, reason = "it is the file of `Runtime`")]
 mod runtime;
+mod saturation;
 mod serve;
 #[cfg(unix)]
 mod signals;
@@ -135,6 +136,7 @@ pub use self::{
     report::RunReport,
     route_limits::RequestLimits,
     runtime::Runtime,
+    saturation::Saturation,
     stack::{
         BodyLimitFuture, BodyLimitLayer, BodyLimitService, PresetBody, PresetFuture, PresetLayer,
         PresetLayers, PresetService,

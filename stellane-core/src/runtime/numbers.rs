@@ -73,6 +73,9 @@ impl Components {
             counter "stellane_requests_hopeless_total" "Requests refused because they could not meet their deadlines." |s| s.refused;
             gauge "stellane_pressure" "How scarce memory and open files are, from 0 to 1." |s| s.pressure;
         );
+        numbers!(to, self.saturation =>
+            gauge "stellane_saturation" "How much is asked of this process in terms of what it can do: 1 is all." |s| s;
+        );
         numbers!(to, self.rate_limits =>
             counter "stellane_rate_limit_allowed_total" "Requests that were within a rate, by its section." by "limit" |s| s.scrape().iter().map(|(name, s)| (name, s.allowed));
             counter "stellane_rate_limit_refused_total" "Requests that came too soon for a rate, by its section." by "limit" |s| s.scraped().iter().map(|(name, s)| (name, s.rules.iter().map(|rule| rule.refused).sum::<u64>()));

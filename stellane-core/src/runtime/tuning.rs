@@ -6,7 +6,7 @@ use stellane_autotune::{
     AdaptiveLimit, AutoTuner, BuildError, Clock, Knob, LimitConfig, Rule, Signal, TunerConfig,
     names,
 };
-use stellane_metrics::{Machine, RuntimeMetrics, RuntimeSnapshot};
+use stellane_metrics::{Machine, RuntimeMetrics};
 use stellane_pool::{PoolConfig, Pools};
 #[cfg(feature = "workers")]
 use stellane_pool::{WorkerPool, WorkerPoolConfig};
@@ -73,7 +73,7 @@ fn check(rules: &[Rule], known: Vec<String>) -> Result<(), BuildError> {
 /// what was before it.
 fn signals(parts: &Parts<'_>) -> Vec<Signal> {
     let metrics = parts.metrics;
-    let cpus = cpus(&metrics.snapshot());
+    let cpus = super::saturation::cpus(&metrics.snapshot());
     let (fresh, answered, refused) = (metrics.clone(), parts.limit.clone(), metrics.clone());
     let limit = parts.limit.clone();
     let signals = [
@@ -129,14 +129,6 @@ fn of_workers(workers: &WorkerPool) -> [Signal; 5] {
             .stuck_after(0)
             .unit("/s"),
     ]
-}
-
-/// How many CPUs the process may use.
-fn cpus(snapshot: &RuntimeSnapshot) -> f64 {
-    if snapshot.cgroup_cpu_limit > 0.0 {
-        return snapshot.cgroup_cpu_limit;
-    }
-    std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64)
 }
 
 /// A knob whose range is that of its key in the configuration.

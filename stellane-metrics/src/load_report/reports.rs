@@ -2,7 +2,7 @@ use std::{
     borrow::Cow,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -30,6 +30,8 @@ struct Shared {
     named: Vec<(Cow<'static, str>, Source)>,
     /// When the next report is to be made, in nanoseconds.
     due: AtomicU64,
+    /// The same of the next look at the utilization.
+    look_due: AtomicU64,
     #[cfg(feature = "tokio")]
     has_ended: AtomicBool,
     averages: Mutex<Averages>,
@@ -45,6 +47,12 @@ struct Latest {
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// Of few seats some are taken or none: ten looks a second would say little.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What is fuller is as good as twice full: balancers halve what they send, and hear of it within the second.
+const FULLEST: f64 = 2.0;
+
 /// What is averaged over about a second: one look at how many requests are in flight says little.
 #[derive(Debug, Default)]
 struct Averages {
@@ -54,18 +62,13 @@ struct Averages {
     failed: u64,
     rps: f64,
     eps: f64,
+    looked: Duration,
     utilization: Option<f64>,
 }
 
 impl Averages {
     /// Whether they mean something yet.
-    fn update(
-        &mut self,
-        now: Duration,
-        requests: u64,
-        failed: u64,
-        utilization: Option<f64>,
-    ) -> bool {
+    fn update(&mut self, now: Duration, requests: u64, failed: u64) -> bool {
         let begun = match self.begun {
             Some(begun) => begun,
             None => {
@@ -79,13 +82,20 @@ impl Averages {
             let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / passed;
             self.rps += weight * (rate(requests, self.requests) - self.rps);
             self.eps += weight * (rate(failed, self.failed) - self.eps);
-            self.utilization = match (self.utilization, utilization) {
-                (Some(before), Some(now)) => Some(before + weight * (now - before)),
-                (_, now) => now,
-            };
             (self.read, self.requests, self.failed) = (now, requests, failed);
         }
         now.saturating_sub(begun) >= Duration::from_secs(1)
+    }
+
+    fn look(&mut self, now: Duration, utilization: Option<f64>) {
+        let passed = now.saturating_sub(self.looked).as_secs_f64();
+        self.looked = now;
+        // Whoever was much too full for a moment would be remembered as such for long, and get nothing meanwhile.
+        let utilization = utilization.map(|utilization| utilization.min(FULLEST));
+        self.utilization = match (self.utilization, utilization) {
+            (Some(before), Some(now)) => Some(before + (1.0 - (-passed).exp()) * (now - before)),
+            (_, now) => now,
+        };
     }
 }
 
@@ -133,16 +143,24 @@ impl LoadReports {
     pub(super) fn look(&self) {
         let shared = &*self.0;
         let nanos = shared.http.table.elapsed_ns(0);
-        let due = shared.due.load(Relaxed);
-        let next = nanos.saturating_add(INTERVAL.as_nanos() as u64);
-        // Whoever comes first makes it; the others take the one before.
-        if nanos >= due
-            && shared
-                .due
-                .compare_exchange(due, next, Relaxed, Relaxed)
-                .is_ok()
-        {
-            let latest = shared.make(Duration::from_nanos(nanos));
+        let now = Duration::from_nanos(nanos);
+        // Whoever comes first does it; the others take what was before.
+        let is_due = |due: &AtomicU64, interval: Duration| {
+            let (at, next) = (
+                due.load(Relaxed),
+                nanos.saturating_add(interval.as_nanos() as u64),
+            );
+            nanos >= at && due.compare_exchange(at, next, Relaxed, Relaxed).is_ok()
+        };
+        if is_due(&shared.look_due, LOOK) {
+            let utilization = shared
+                .application
+                .as_ref()
+                .and_then(|application| application());
+            shared.averages().look(now, utilization);
+        }
+        if is_due(&shared.due, INTERVAL) {
+            let latest = shared.make(now);
             *shared
                 .latest
                 .write()
@@ -156,13 +174,17 @@ impl LoadReports {
 }
 
 impl Shared {
+    fn averages(&self) -> MutexGuard<'_, Averages> {
+        self.averages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn make(&self, now: Duration) -> Latest {
         let read = |source: &Option<Source>| source.as_ref().and_then(|source| source());
-        let (stats, utilization) = (self.http.stats(), read(&self.application));
+        let stats = self.http.stats();
         let (requests, failed) = (stats.requests_total, stats.requests_failed_total);
         let (rps, eps, utilization) = {
-            let mut averages = self.averages.lock().unwrap_or_else(PoisonError::into_inner);
-            if !averages.update(now, requests, failed, utilization) {
+            let mut averages = self.averages();
+            if !averages.update(now, requests, failed) {
                 return Latest::default();
             }
             (averages.rps, averages.eps, averages.utilization)
@@ -203,7 +225,9 @@ pub struct LoadReportsBuilder {
 }
 
 impl LoadReportsBuilder {
-    /// How full the service is: 1 is full, more is too much. What balancers choose by; it is asked ten times a second at most.
+    /// How full the service is: 1 is full, more is too much, and more than 2 no more than that. What balancers choose by; it is asked a
+    /// hundred times a second at most. Best is what works in terms of what can: a few requests that come together and wait for a moment are no load,
+    /// and would seem to be much of it on a small replica.
     pub fn application_utilization(
         mut self,
         of: impl Fn() -> Option<f64> + Send + Sync + 'static,
@@ -263,6 +287,7 @@ impl LoadReportsBuilder {
             memory: self.memory,
             named: self.named,
             due: AtomicU64::new(0),
+            look_due: AtomicU64::new(0),
             #[cfg(feature = "tokio")]
             has_ended: AtomicBool::new(false),
             averages: Mutex::default(),

@@ -1,17 +1,58 @@
 //! What comes back, and what is made of it. The requests are sent by the load generator of `stellane bench`.
 
+mod http2;
+mod tls;
 pub(crate) mod wrk;
 
-use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use hdrhistogram::Histogram;
+use mio::net::TcpStream;
 use rustix::time::{ClockId, clock_gettime};
-use stellane_cli::load::{self, Answer, Failure, Observer};
+use rustls::ClientConfig;
+use stellane_cli::load::{self, Answer, Codec, Failure, Observer, Stream, Wire};
 pub(crate) use stellane_cli::load::{Exchange, Load, Pace};
+
+use crate::BoxError;
 
 /// So many requests a second, on a core of the generator's own.
 pub(crate) fn at_rate(rate: f64) -> Pace {
     Pace::Open { rate, spin: true }
+}
+
+/// What is spoken with a server, if it is not HTTP/1 over TCP.
+#[derive(Debug)]
+pub(crate) struct Speech {
+    http2: bool,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Speech {
+    /// HTTP/2 of who knows that the server speaks it.
+    pub(crate) fn http2() -> Arc<dyn Wire> {
+        let http2 = true;
+        Arc::new(Self { http2, tls: None })
+    }
+
+    /// Over TLS, with a server that shows the certificate in a file.
+    pub(crate) fn tls(http2: bool, certificate: &Path) -> Result<Arc<dyn Wire>, BoxError> {
+        let protocol: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
+        let tls = Some(tls::config(certificate, protocol)?);
+        Ok(Arc::new(Self { http2, tls }))
+    }
+}
+
+impl Wire for Speech {
+    fn stream(&self, socket: TcpStream) -> io::Result<Box<dyn Stream>> {
+        Ok(match &self.tls {
+            Some(config) => Box::new(tls::Tls::new(config, socket)?),
+            None => Box::new(socket),
+        })
+    }
+
+    fn codec(&self) -> Option<Box<dyn Codec>> {
+        self.http2.then(|| Box::new(http2::Http2::default()) as _)
+    }
 }
 
 /// What came back.
@@ -30,6 +71,8 @@ pub(crate) struct Answers {
     pub busy: Option<f64>,
     /// Statuses that are an answer too, besides 200.
     accepted: &'static [u16],
+    /// Latencies are those of so many of the exchanges, the first.
+    timed: usize,
 }
 
 impl Answers {
@@ -46,7 +89,7 @@ impl Answers {
         self.failures.values().sum()
     }
 
-    fn new(accepted: &'static [u16]) -> Self {
+    fn new(accepted: &'static [u16], timed: usize) -> Self {
         let latency = Histogram::new_with_bounds(100, 600_000_000_000, 3);
         Self {
             good: 0,
@@ -56,6 +99,7 @@ impl Answers {
             elapsed: Duration::ZERO,
             busy: None,
             accepted,
+            timed,
         }
     }
 
@@ -73,7 +117,9 @@ impl Observer for Answers {
     fn answered(&mut self, answer: Answer, after: Duration) {
         if answer.status == 200 {
             self.good += 1;
-            self.latency.saturating_record(after.as_nanos() as u64);
+            if answer.exchange < self.timed {
+                self.latency.saturating_record(after.as_nanos() as u64);
+            }
             return;
         }
         *self.statuses.entry(answer.status).or_default() += 1;
@@ -94,6 +140,8 @@ pub(crate) struct Generator {
     spins: bool,
     /// Statuses that are an answer too, besides 200: refusals under overload.
     pub accepted: &'static [u16],
+    /// Latencies are those of so many of the exchanges, the first.
+    pub timed: usize,
 }
 
 impl Generator {
@@ -102,12 +150,13 @@ impl Generator {
             spins: matches!(load.pace, Pace::Open { .. }),
             inner: load::Generator::connect(address, load)?,
             accepted: &[],
+            timed: usize::MAX,
         })
     }
 
     /// Sends for `duration`, then waits for what is under way.
     pub(crate) fn run(&mut self, duration: Duration) -> io::Result<Answers> {
-        let mut answers = Answers::new(self.accepted);
+        let mut answers = Answers::new(self.accepted, self.timed);
         let cpu = thread_cpu();
         answers.elapsed = self.inner.run(duration, &mut answers)?;
         let used = thread_cpu().saturating_sub(cpu);

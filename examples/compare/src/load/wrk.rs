@@ -53,7 +53,7 @@ pub(crate) fn run(
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find_map(|line| line.strip_prefix("RESULT "));
     let counted: Counted = serde_json::from_str(line.ok_or("wrk failed")?)?;
-    let mut answers = Answers::new(&[]);
+    let mut answers = Answers::new(&[], 0);
     answers.good = counted.requests.saturating_sub(counted.statuses);
     answers.elapsed = Duration::from_micros(counted.duration);
     for (what, count) in [("error", counted.errors), ("status", counted.statuses)] {

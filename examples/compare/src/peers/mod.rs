@@ -8,21 +8,30 @@
 //! | `GET /cpu/{below}` | how many primes there are, as JSON; about 1 ms for 20 000 |
 //! | `GET /sqlite/{id}`, `GET /postgres/{id}` | one user, as JSON |
 //! | `POST /upload`, `POST /upload/disk` | how many bytes came, as JSON |
+//! | `GET /slow` | `Hello, world!` after 50 ms; axum and the preset only, as all below |
+//! | `GET /stream` | 10 pieces of 1 KiB, 5 ms apart |
+//! | `GET /download` | 1 MiB |
+//! | `compare.Greeter/Say`, `SayOften` | gRPC: a greeting, or a hundred of them |
 
 mod actix;
 mod axum;
 mod bare;
+mod grpc;
 mod may;
 mod ntex;
 mod preset;
-mod work;
+pub(crate) mod work;
+mod xitca;
 
 use std::{
     io::{self, Write},
     net::{SocketAddr, TcpListener},
+    path::PathBuf,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::contestants::Scope;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -32,7 +41,7 @@ pub(crate) struct Peer {
     pub name: &'static str,
     /// The package in `Cargo.lock` that gives it its version.
     pub package: &'static str,
-    pub hello_only: bool,
+    pub scope: Scope,
     pub environment: &'static [(&'static str, &'static str)],
     serve: fn(&Settings) -> Result<(), BoxError>,
 }
@@ -45,18 +54,19 @@ const fn peer(
     Peer {
         name,
         package,
-        hello_only: false,
+        scope: Scope::All,
         environment: &[],
         serve,
     }
 }
 
-pub(crate) const PEERS: [Peer; 9] = [
+pub(crate) const PEERS: [Peer; 13] = [
     peer("stellane-preset", "stellane-core", preset::serve),
     Peer {
         environment: &[("STELLANE__ENGINE__KIND", "per_core")],
         ..peer("stellane-per-core", "stellane-core", preset::serve)
     },
+    peer("stellane-axum", "stellane-core", preset::serve_axum),
     peer("stellane-manager", "stellane-core", bare::serve_managed),
     peer("hyper", "hyper", bare::serve),
     peer("hyper-shared", "hyper", bare::serve_shared),
@@ -64,8 +74,20 @@ pub(crate) const PEERS: [Peer; 9] = [
     peer("actix-web", "actix-web", actix::serve),
     peer("ntex", "ntex", ntex::serve),
     Peer {
-        hello_only: true,
+        scope: Scope::Hello,
+        ..peer("xitca-web", "xitca-web", xitca::serve)
+    },
+    Peer {
+        scope: Scope::Hello,
         ..peer("may_minihttp", "may_minihttp", may::serve)
+    },
+    Peer {
+        scope: Scope::Grpc,
+        ..peer("stellane-tonic", "stellane-core", grpc::serve)
+    },
+    Peer {
+        scope: Scope::Grpc,
+        ..peer("tonic", "tonic", grpc::serve_tonic)
     },
 ];
 
@@ -77,6 +99,10 @@ pub(crate) struct Settings {
     pub sqlite: Option<String>,
     pub postgres: Option<String>,
     pub uploads: String,
+    /// The folder of the certificate and its key, for who is to speak TLS.
+    pub tls: Option<PathBuf>,
+    /// Whether each request is to be logged.
+    pub logs: bool,
 }
 
 impl Settings {
@@ -91,6 +117,8 @@ impl Settings {
             sqlite: get("COMPARE_SQLITE"),
             postgres: get("COMPARE_POSTGRES"),
             uploads: get("COMPARE_UPLOADS").unwrap_or_else(|| "/tmp".to_owned()),
+            tls: get("COMPARE_TLS").map(PathBuf::from),
+            logs: get("COMPARE_LOGS").is_some(),
         })
     }
 

@@ -1,20 +1,25 @@
 //! Stellane with everything on: connections, metrics, limit, router, worker pool, tuner, admin address.
 
 use axum::{
+    body::Body,
     extract::{Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use stellane_core::{
-    Components, Runtime, RuntimeConfig,
+    Components, Runtime, RuntimeConfig, logging,
+    metrics::RouteLabelLayer,
     pool::{JobError, WorkerPool},
     router::{BuildReport, Json, Path, Router},
 };
 
 use super::{
-    BoxError, Settings, ready, shared_runtime,
-    work::{Databases, Greeting, HELLO, Primes, Upload, Uploaded, User, count_primes},
+    BoxError, Settings, shared_runtime,
+    work::{
+        DOWNLOAD, Databases, Greeting, HELLO, Primes, Upload, Uploaded, User, count_primes, pieces,
+    },
 };
+use crate::tls;
 
 #[derive(Clone)]
 struct App {
@@ -25,13 +30,8 @@ struct App {
 
 pub(super) fn serve(settings: &Settings) -> Result<(), BoxError> {
     shared_runtime(settings.workers)?.block_on(async {
-        let mut config = RuntimeConfig::from_env()?;
-        config.server.admin_address = "127.0.0.1:0".to_owned();
-        config.connection.max_connections = 0;
-        config.connection.listen.reuse_port = true;
-        config.connection.listen.backlog = 4096;
         let runtime = Runtime::builder()
-            .config(config)
+            .config(config(settings)?)
             .purge_hook(crate::purge)
             .try_service_with(|components| {
                 Ok::<_, BoxError>(router(
@@ -41,11 +41,51 @@ pub(super) fn serve(settings: &Settings) -> Result<(), BoxError> {
                 )?)
             })
             .build()?;
-        let bound = runtime.bind(&settings.address.to_string()).await?;
-        ready(bound.local_addr())?;
+        until_end!(runtime, settings)
+    })
+}
+
+/// The same around axum's router.
+pub(super) fn serve_axum(settings: &Settings) -> Result<(), BoxError> {
+    shared_runtime(settings.workers)?.block_on(async {
+        let router = super::axum::router(settings)?;
+        let runtime = Runtime::builder()
+            .config(config(settings)?)
+            .purge_hook(crate::purge)
+            .service(router.route_layer(RouteLabelLayer::axum()))
+            .build()?;
+        until_end!(runtime, settings)
+    })
+}
+
+/// Binds, tells the harness, and serves until the end.
+macro_rules! until_end {
+    ($runtime:ident, $settings:ident) => {{
+        let bound = $runtime.bind(&$settings.address.to_string()).await?;
+        $crate::peers::ready(bound.local_addr())?;
         bound.serve().await?;
         Ok(())
-    })
+    }};
+}
+pub(super) use until_end;
+
+pub(super) fn config(settings: &Settings) -> Result<RuntimeConfig, BoxError> {
+    let mut config = RuntimeConfig::from_env()?;
+    config.server.admin_address = "127.0.0.1:0".to_owned();
+    config.connection.max_connections = 0;
+    config.connection.listen.reuse_port = true;
+    config.connection.listen.backlog = 4096;
+    if let Some(folder) = &settings.tls {
+        let file = |name| folder.join(name).to_string_lossy().into_owned();
+        config.connection.tls.certificate = file(tls::CERTIFICATE);
+        config.connection.tls.key = file(tls::KEY);
+    }
+    if settings.logs {
+        // It writes until the process ends.
+        std::mem::forget(logging::init(&config.log)?);
+        config.access_log.enabled = true;
+    }
+    Ok(config)
 }
 
 fn router(
@@ -65,6 +105,9 @@ fn router(
         .get("/cpu/{below}", cpu)
         .get("/sqlite/{id}", sqlite)
         .get("/postgres/{id}", postgres)
+        .get("/slow", super::axum::slow)
+        .get("/stream", || async { Body::from_stream(pieces()) })
+        .get("/download", || async { &DOWNLOAD[..] })
         .post("/upload", upload)
         .post("/upload/disk", upload_to_disk)
         .build()

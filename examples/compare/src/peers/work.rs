@@ -1,11 +1,16 @@
 //! What every server does, so that only the way to it differs.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::{Stream, stream};
 use http_body::Body;
 use http_body_util::BodyExt;
 use rusqlite::{Connection, OpenFlags};
@@ -16,6 +21,13 @@ use tokio_postgres::NoTls;
 use super::{BoxError, Settings};
 
 pub(crate) const HELLO: &str = "Hello, world!";
+/// How often a gRPC stream says it.
+pub(crate) const MESSAGES: usize = 100;
+/// How long who is slow waits, as if for a database.
+pub(crate) const SLOW: Duration = Duration::from_millis(50);
+pub(crate) const PIECES: usize = 10;
+pub(crate) static PIECE: [u8; 1 << 10] = [b's'; 1 << 10];
+pub(crate) static DOWNLOAD: [u8; 1 << 20] = [b'd'; 1 << 20];
 const QUERY: &str = "SELECT id, name, region FROM users WHERE id = $1";
 
 #[derive(Serialize)]
@@ -38,6 +50,17 @@ pub(crate) struct Uploaded {
 #[derive(Serialize)]
 pub(crate) struct Primes {
     pub primes: u32,
+}
+
+/// Pieces of a body, 5 ms apart.
+pub(crate) fn pieces() -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream::unfold(0, |sent| async move {
+        if sent == PIECES {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Some((Ok(Bytes::from_static(&PIECE)), sent + 1))
+    })
 }
 
 pub(crate) fn count_primes(below: u32) -> u32 {

@@ -6,7 +6,9 @@ use super::Report;
 use crate::{
     contestants::REFERENCE,
     measure::{Row, Spread, Turn, quotient, ratio},
-    workloads::{AllocationRow, Figures, IdleRow, Level, OverloadRow, RestartRow, Section},
+    workloads::{
+        AllocationRow, ComponentRow, Figures, IdleRow, Level, OverloadRow, RestartRow, Section,
+    },
 };
 
 pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
@@ -15,10 +17,11 @@ pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
     writeln!(out, "# Stellane side by side, {}\n", machine.date)?;
     writeln!(
         out,
-        "{}, {} CPUs, {:.0} GiB, Linux {}; {}; Stellane {}. Load of the machine when it began: {}. \
+        "{} ({}), {} CPUs, {:.0} GiB, Linux {}; {}; Stellane {}. Load of the machine when it began: {}. \
          {} worker thread(s) for each server on core(s) {:?}, the load generator on core {:?}; \
          {} rounds of {} s in {} passes over all workloads; the whole run took {:.0} s. Reproduce it with\n\n```sh\n{}\n```\n",
         machine.cpu,
+        machine.kind,
         machine.cpus,
         machine.memory_gib,
         machine.kernel,
@@ -36,8 +39,8 @@ pub(super) fn report(report: &Report) -> Result<String, fmt::Error> {
     )?;
     writeln!(
         out,
-        "Every answer's status and body were checked. Ratios are {REFERENCE}'s figure divided by the other's, \
-         taken within each round: the median, and in brackets the least and the greatest. CPU is the server's \
+        "Every answer's status and body were checked. Ratios are {REFERENCE}'s figure divided by the other's (where it does \
+         not take part, that of the first), taken within each round: the median, and in brackets the least and the greatest. CPU is the server's \
          own, for each request. Where `busy` is well below 100 %, or `clients` near it, the load generator was the \
          limit, so that requests for each second say little and CPU says more.\n"
     )?;
@@ -73,6 +76,7 @@ fn figures(out: &mut String, section: &Section) -> fmt::Result {
             base.map_or(Ok(()), |base| growth(out, level, base))
         }),
         Figures::Idle(rows) => idle(out, rows),
+        Figures::Components(rows) => components(out, rows),
         Figures::Allocations(rows) => allocations(out, rows),
         Figures::Overload(rows) => overload(out, rows),
         Figures::Restart(rows) => restart(out, rows),
@@ -103,6 +107,17 @@ fn rates(out: &mut String, rows: &[Row]) -> fmt::Result {
             figure(|t| t.p99, 0),
             figure(|t| t.p999, 0),
             failures(row),
+        )?;
+    }
+    // Axum's router served by us and by itself.
+    let find = |name: &str| rows.iter().find(|row| row.peer == name);
+    if let (Some(ours), Some(axum)) = (find("stellane-axum"), find("axum"))
+        && let Some(cpu) = quotient(ours, axum, Turn::cpu)
+    {
+        writeln!(
+            out,
+            "\nCPU of stellane-axum by that of axum: {}.",
+            spread(Some(cpu))
         )?;
     }
     Ok(())
@@ -159,6 +174,24 @@ fn idle(out: &mut String, rows: &[IdleRow]) -> fmt::Result {
             } else {
                 String::new()
             },
+        )?;
+    }
+    Ok(())
+}
+
+fn components(out: &mut String, rows: &[ComponentRow]) -> fmt::Result {
+    writeln!(
+        out,
+        "| component | ns with one thread | with two | of twice as much |\n|---|--:|--:|--:|"
+    )?;
+    for row in rows {
+        writeln!(
+            out,
+            "| {} | {:.1} | {:.1} | {} |",
+            row.name,
+            row.one.median,
+            row.two.median,
+            spread(Some(row.efficiency)),
         )?;
     }
     Ok(())

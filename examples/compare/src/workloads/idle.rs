@@ -1,20 +1,20 @@
 //! What a connection costs while nothing happens on it.
 
-use std::{thread::sleep, time::Duration};
+use std::{sync::Arc, thread::sleep, time::Duration};
 
 use serde::Serialize;
+use stellane_cli::load::Wire;
 
 use super::{Figures, Plan, Section, requests};
 use crate::{
     BoxError,
     contestants::{Contestant, Scope},
-    load::{Generator, Load, at_rate},
+    load::{Generator, Load, Speech, at_rate},
+    tls::CERTIFICATE,
 };
 
 /// How long the connections are left alone.
 const QUIET: Duration = Duration::from_secs(2);
-/// Requests a second while the connections are opened.
-const RATE: f64 = 10_000.0;
 
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct IdleRow {
@@ -34,40 +34,99 @@ pub(crate) struct IdleRow {
     pub error: Option<String>,
 }
 
+/// Who asks, and how: over HTTP/1 without TLS if nothing else is said.
+struct Form<'a> {
+    contestants: Vec<&'a Contestant>,
+    connections: usize,
+    /// Requests a second while the connections are opened.
+    rate: f64,
+    wire: Option<Arc<dyn Wire>>,
+    environment: Vec<(String, String)>,
+}
+
 pub(super) fn run(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
-    let rows = plan.taking(Scope::Idle).into_iter().map(|contestant| {
-        measure(plan, contestant).unwrap_or_else(|error| IdleRow {
+    let form = Form {
+        contestants: plan.taking(Scope::Idle),
+        connections: plan.idle_connections,
+        rate: 10_000.0,
+        wire: None,
+        environment: plan.environment.clone(),
+    };
+    Ok(section(name, "", plan, &form))
+}
+
+pub(super) fn http2(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let form = Form {
+        contestants: plan.named(&super::HTTP2),
+        connections: plan.idle_connections / 4,
+        rate: 2000.0,
+        wire: Some(Speech::http2()),
+        environment: plan.environment.clone(),
+    };
+    Ok(section(name, " of HTTP/2", plan, &form))
+}
+
+pub(super) fn tls(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    encrypted(name, " of TLS", false, plan)
+}
+
+pub(super) fn tls_http2(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    encrypted(name, " of HTTP/2 over TLS", true, plan)
+}
+
+fn encrypted(
+    name: &'static str,
+    kind: &str,
+    http2: bool,
+    plan: &Plan,
+) -> Result<Section, BoxError> {
+    let folder = crate::tls::folder()?;
+    let form = Form {
+        contestants: plan.named(&super::TLS),
+        connections: plan.idle_connections / 4,
+        rate: 1000.0,
+        wire: Some(Speech::tls(http2, &folder.join(CERTIFICATE))?),
+        environment: plan.with("COMPARE_TLS", &folder.to_string_lossy()),
+    };
+    Ok(section(name, kind, plan, &form))
+}
+
+fn section(name: &'static str, kind: &str, plan: &Plan, form: &Form<'_>) -> Section {
+    let rows = form.contestants.iter().map(|contestant| {
+        measure(plan, form, contestant).unwrap_or_else(|error| IdleRow {
             peer: contestant.name.clone(),
             error: Some(error.to_string()),
             ..IdleRow::default()
         })
     });
-    Ok(Section {
+    Section {
         name,
-        title: format!("{} idle connections", plan.idle_connections),
+        title: format!("{} idle connections{kind}", form.connections),
         what: format!(
             "Each connection sends one request and is then left alone for {} s; afterwards each sends another.",
             QUIET.as_secs()
         ),
         figures: Figures::Idle(rows.collect()),
-    })
+    }
 }
 
-fn measure(plan: &Plan, contestant: &Contestant) -> Result<IdleRow, BoxError> {
-    let server = contestant.start(&plan.cores, &plan.environment)?;
+fn measure(plan: &Plan, form: &Form<'_>, contestant: &Contestant) -> Result<IdleRow, BoxError> {
+    let server = contestant.start(&plan.cores, &form.environment)?;
     // What is paid once, whatever the number of connections.
     let mut first = Load::closed(16, requests::hello());
     first.reconnect_after = 8;
+    first.wire = form.wire.clone();
     Generator::connect(server.address, first)?.run(Duration::from_millis(100))?;
     sleep(QUIET);
     let before = server.memory()?;
 
-    let connections = plan.idle_connections;
+    let connections = form.connections;
     let mut load = Load::closed(connections, requests::hello());
-    load.pace = at_rate(RATE);
+    load.pace = at_rate(form.rate);
+    load.wire = form.wire.clone();
     let mut generator = Generator::connect(server.address, load)?;
     // The connections take turns, so that each sends one request.
-    let once = Duration::from_secs_f64((connections as f64 - 0.5) / RATE);
+    let once = Duration::from_secs_f64((connections as f64 - 0.5) / form.rate);
     let mut failures = generator.run(once)?.failed();
     sleep(QUIET);
     let after = server.memory()?;

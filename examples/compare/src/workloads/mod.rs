@@ -1,14 +1,18 @@
 //! What is done to the servers.
 
 mod allocations;
+mod components;
 mod idle;
 mod overload;
 mod requests;
 mod restart;
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 pub(crate) use allocations::AllocationRow;
+pub(crate) use components::ComponentRow;
 pub(crate) use idle::IdleRow;
 pub(crate) use overload::OverloadRow;
 pub(crate) use restart::RestartRow;
@@ -16,9 +20,11 @@ pub(crate) use restart::RestartRow;
 use crate::{
     BoxError,
     contestants::{Contestant, Scope},
-    load::{Load, Pace, at_rate},
+    load::{Exchange, Load, Pace, Speech, at_rate},
     measure::{Driver, Rounds, Row, levels, rounds},
+    peers::work::MESSAGES,
     server::Cores,
+    tls::CERTIFICATE,
 };
 
 /// All that a run is made of.
@@ -51,6 +57,7 @@ pub(crate) enum Figures {
     /// The same at several levels of something.
     Levels(Vec<Level>),
     Idle(Vec<IdleRow>),
+    Components(Vec<ComponentRow>),
     Allocations(Vec<AllocationRow>),
     Overload(Vec<OverloadRow>),
     Restart(Vec<RestartRow>),
@@ -108,7 +115,7 @@ const fn workload(
     Workload { name, quick, run }
 }
 
-pub(crate) const WORKLOADS: [Workload; 18] = [
+pub(crate) const WORKLOADS: [Workload; 34] = [
     workload("hello", true, hello),
     workload("json", true, json),
     workload("idle", true, idle::run),
@@ -116,6 +123,7 @@ pub(crate) const WORKLOADS: [Workload; 18] = [
     workload("hello-wrk", false, hello_wrk),
     workload("latency", false, latency),
     workload("reconnect", false, reconnect),
+    workload("one-each", false, one_each),
     workload("pipelining", false, pipelining),
     workload("headers", false, headers),
     workload("sqlite", false, sqlite),
@@ -127,6 +135,21 @@ pub(crate) const WORKLOADS: [Workload; 18] = [
     workload("overload", false, overload::short),
     workload("overload-long", false, overload::long),
     workload("restart", false, restart::run),
+    workload("http2-hello", true, http2_hello),
+    workload("http2-single", false, http2_single),
+    workload("http2-json", false, http2_json),
+    workload("grpc-unary", true, grpc_unary),
+    workload("grpc-deadline", false, grpc_deadline),
+    workload("grpc-stream", false, grpc_stream),
+    workload("tls-hello", false, tls_hello),
+    workload("tls-http2", false, tls_http2),
+    workload("tls-handshakes", false, tls_handshakes),
+    workload("idle-tls", false, idle::tls),
+    workload("idle-http2", false, idle::http2),
+    workload("idle-tls-http2", false, idle::tls_http2),
+    workload("logged", false, logged),
+    workload("mixed", false, mixed),
+    workload("components", false, components::run),
 ];
 
 impl Workload {
@@ -147,12 +170,26 @@ impl Plan {
         scope: Scope,
         load: &Load,
     ) -> Result<Section, BoxError> {
-        let rows = self.rows(&self.taking(scope), Driver::Ours(load), self.rounds);
+        let rows = self.rows(&self.taking(scope), Driver::ours(load), self.rounds);
         Ok(section((name, title, what), Figures::Rates(rows)))
     }
 
     fn rows(&self, contestants: &[&Contestant], driver: Driver<'_>, form: Rounds) -> Vec<Row> {
         rounds(contestants, driver, form, &self.cores, &self.environment)
+    }
+
+    /// Those of these names.
+    fn named(&self, names: &[&str]) -> Vec<&Contestant> {
+        let mut all = self.taking(Scope::Grpc);
+        all.retain(|contestant| names.contains(&contestant.name.as_str()));
+        all
+    }
+
+    /// The environment, with one variable more.
+    fn with(&self, name: &str, value: &str) -> Vec<(String, String)> {
+        let mut environment = self.environment.clone();
+        environment.push((name.to_owned(), value.to_owned()));
+        environment
     }
 
     /// For what is asked at several levels: a choice of servers, and fewer rounds.
@@ -210,6 +247,157 @@ fn reconnect(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
     load.reconnect_after = 25;
     let title = "Reconnect every 25 requests";
     plan.rates((name, title, what), Scope::Hello, &load)
+}
+
+fn one_each(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "Hello, but every client opens a connection for each request and closes it when it is answered.";
+    let mut load = Load::closed(CONNECTIONS, requests::hello());
+    load.reconnect_after = 1;
+    let title = "One request for each connection";
+    plan.rates((name, title, what), Scope::Hello, &load)
+}
+
+/// Who speaks HTTP/2; axum's way to serve and ours, around the same router.
+const HTTP2: [&str; 4] = [
+    "stellane-preset",
+    "stellane-axum",
+    "stellane-manager",
+    "axum",
+];
+
+fn http2(
+    (name, title, what): (&'static str, &str, &str),
+    plan: &Plan,
+    mut load: Load,
+    streams: usize,
+) -> Section {
+    load.wire = Some(Speech::http2());
+    load.pace = Pace::Closed { pipeline: streams };
+    let rows = plan.rows(&plan.named(&HTTP2), Driver::ours(&load), plan.rounds);
+    section((name, title, what), Figures::Rates(rows))
+}
+
+fn http2_hello(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "Hello over HTTP/2, with 16 streams under way on each of 16 connections.";
+    let load = Load::closed(16, requests::hello());
+    Ok(http2((name, "HTTP/2", what), plan, load, 16))
+}
+
+fn http2_single(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "Hello over HTTP/2, with one stream under way on each of 64 connections.";
+    let load = Load::closed(CONNECTIONS, requests::hello());
+    let title = "HTTP/2, one stream for each connection";
+    Ok(http2((name, title, what), plan, load, 1))
+}
+
+fn http2_json(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "JSON with a path parameter over HTTP/2, with 16 streams under way on each of 16 connections.";
+    let load = Load::closed(16, requests::json());
+    Ok(http2((name, "HTTP/2, JSON", what), plan, load, 16))
+}
+
+fn grpc(
+    (name, title, what): (&'static str, &str, &str),
+    plan: &Plan,
+    exchanges: Arc<[Exchange]>,
+    streams: usize,
+) -> Section {
+    let mut load = Load::closed(16, exchanges);
+    load.wire = Some(Speech::http2());
+    load.pace = Pace::Closed { pipeline: streams };
+    let both = plan.named(&["stellane-tonic", "tonic"]);
+    let rows = plan.rows(&both, Driver::ours(&load), plan.rounds);
+    section((name, title, what), Figures::Rates(rows))
+}
+
+fn grpc_unary(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "A greeting by gRPC, with 16 calls under way on each of 16 connections.";
+    let calls = requests::grpc("Say", "", 1);
+    Ok(grpc((name, "gRPC", what), plan, calls, 16))
+}
+
+fn grpc_deadline(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "The same, with a deadline of 5 s, as real clients send it.";
+    let calls = requests::grpc("Say", "grpc-timeout: 5S\r\n", 1);
+    Ok(grpc((name, "gRPC with deadlines", what), plan, calls, 16))
+}
+
+fn grpc_stream(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what =
+        "A stream of 100 greetings by gRPC, with 4 calls under way on each of 16 connections.";
+    let calls = requests::grpc("SayOften", "", MESSAGES);
+    Ok(grpc((name, "gRPC, streaming", what), plan, calls, 4))
+}
+
+/// Over TLS there are the preset and what axum's examples do.
+const TLS: [&str; 3] = ["stellane-preset", "stellane-axum", "axum"];
+
+fn tls(
+    (name, title, what): (&'static str, &str, &str),
+    plan: &Plan,
+    mut load: Load,
+    http2: bool,
+) -> Result<Section, BoxError> {
+    let folder = crate::tls::folder()?;
+    load.wire = Some(Speech::tls(http2, &folder.join(CERTIFICATE))?);
+    let environment = plan.with("COMPARE_TLS", &folder.to_string_lossy());
+    let driver = Driver::ours(&load);
+    let three = plan.named(&TLS);
+    let rows = rounds(&three, driver, plan.rounds, &plan.cores, &environment);
+    Ok(section((name, title, what), Figures::Rates(rows)))
+}
+
+fn tls_hello(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "Hello over TLS 1.3, on 64 connections that stay open.";
+    let load = Load::closed(CONNECTIONS, requests::hello());
+    tls((name, "TLS", what), plan, load, false)
+}
+
+fn tls_http2(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what =
+        "Hello over TLS 1.3 and HTTP/2, with 16 streams under way on each of 16 connections.";
+    let mut load = Load::closed(16, requests::hello());
+    load.pace = Pace::Closed { pipeline: 16 };
+    tls((name, "TLS, HTTP/2", what), plan, load, true)
+}
+
+fn tls_handshakes(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "Hello over TLS 1.3 with a connection for each request and nothing resumed: whole handshakes a second, with a \
+        key of ECDSA P-256.";
+    let mut load = Load::closed(16, requests::hello());
+    load.reconnect_after = 1;
+    tls((name, "TLS handshakes", what), plan, load, false)
+}
+
+fn logged(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "Hello on 64 connections with a line in JSON for each request on standard output: the preset's access log \
+        (16 fields, written by a thread of its own), and tower-http's `TraceLayer` with `tracing-subscriber`.";
+    let load = Load::closed(CONNECTIONS, requests::hello());
+    let environment = plan.with("COMPARE_LOGS", "1");
+    let driver = Driver::ours(&load);
+    let three = plan.named(&TLS);
+    let rows = rounds(&three, driver, plan.rounds, &plan.cores, &environment);
+    let title = "Tracing and access log on";
+    Ok(section((name, title, what), Figures::Rates(rows)))
+}
+
+fn mixed(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let what = "1600 requests a second side by side: of 16, ten are short (hello), two wait for 50 ms, two are streams of 10 \
+        pieces within 50 ms, one is an upload and one a download of 1 MiB. Latencies are those of the short ones.";
+    let (exchanges, short) = requests::mixed();
+    let mut load = Load::closed(160, exchanges);
+    load.pace = at_rate(1600.0);
+    let driver = Driver::Ours {
+        load: &load,
+        timed: short,
+    };
+    // As long as it takes that each kind comes often.
+    let form = Rounds {
+        seconds: plan.rounds.seconds * 4.0,
+        ..plan.rounds
+    };
+    let rows = plan.rows(&plan.named(&TLS), driver, form);
+    Ok(section((name, "Mixed", what), Figures::Rates(rows)))
 }
 
 fn pipelining(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
@@ -306,7 +494,7 @@ fn connections(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
             }
             load
         });
-        let drivers = loads.each_ref().map(Driver::Ours);
+        let drivers = loads.each_ref().map(Driver::ours);
         let rows = levels(&few, &drivers, form, &plan.cores, &plan.environment);
         // The second of them is `BASE`.
         let base = all.len() + 1;
@@ -328,11 +516,10 @@ fn workers(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
     let (few, _) = plan.few();
     let mut levels = Vec::new();
     for workers in [1, 2] {
-        let mut environment = plan.environment.clone();
-        environment.push(("COMPARE_WORKERS".to_owned(), workers.to_string()));
+        let environment = plan.with("COMPARE_WORKERS", &workers.to_string());
         let load = Load::closed(CONNECTIONS, requests::json());
         let cores = Cores::split(plan.cpus, workers);
-        let rows = rounds(&few, Driver::Ours(&load), plan.rounds, &cores, &environment);
+        let rows = rounds(&few, Driver::ours(&load), plan.rounds, &cores, &environment);
         let level = format!("{workers} worker(s)");
         levels.push(Level {
             level,

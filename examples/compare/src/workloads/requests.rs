@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     databases::{USERS, user},
     load::Exchange,
+    peers::work::{DOWNLOAD, PIECE, PIECES},
 };
 
 /// Different clients ask for different things.
@@ -59,13 +60,50 @@ pub(super) fn browser() -> Arc<[Exchange]> {
 }
 
 pub(super) fn upload(path: &str) -> Arc<[Exchange]> {
+    [one_upload(path)].into()
+}
+
+fn one_upload(path: &str) -> Exchange {
     const LENGTH: usize = 1 << 20;
     let head =
         format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LENGTH}\r\n\r\n");
     let mut request = head.into_bytes();
     request.extend((0..LENGTH).map(|n| n as u8));
     let body = format!("{{\"received\":{LENGTH}}}");
-    [Exchange::new(&request).expecting(body.as_bytes())].into()
+    Exchange::new(&request).expecting(body.as_bytes())
+}
+
+/// A call of the greeter with one more header field, and so many messages that come back.
+pub(super) fn grpc(method: &str, header: &str, messages: usize) -> Arc<[Exchange]> {
+    let message = |text: &[u8]| {
+        let length = 2 + text.len() as u8;
+        // Not compressed, its length, and the text as its first field.
+        let mut message = vec![0, 0, 0, 0, length, 0x0a, length - 2];
+        message.extend_from_slice(text);
+        message
+    };
+    let head = format!(
+        "POST /compare.Greeter/{method} HTTP/1.1\r\nHost: localhost\r\ncontent-type: application/grpc\r\n\
+         te: trailers\r\nuser-agent: grpc-compare/1.0\r\n{header}\r\n"
+    );
+    let mut request = head.into_bytes();
+    request.extend(message(b"world"));
+    [Exchange::new(&request).expecting(&message(HELLO).repeat(messages))].into()
+}
+
+/// Of 16 clients, what each asks for; the first so many are short.
+pub(super) fn mixed() -> (Arc<[Exchange]>, usize) {
+    const SHORT: usize = 10;
+    let each = |count: usize, path: &str, body: Vec<u8>| {
+        let one = move |path: &str| Exchange::new(&get(path, "")).expecting(&body);
+        (0..count).map(|_| one(path)).collect::<Vec<_>>()
+    };
+    let mut all = each(SHORT, "/hello", HELLO.to_vec());
+    all.extend(each(2, "/slow", HELLO.to_vec()));
+    all.extend(each(2, "/stream", PIECE.repeat(PIECES)));
+    all.extend(each(1, "/download", DOWNLOAD.to_vec()));
+    all.push(one_upload("/upload"));
+    (all.into(), SHORT)
 }
 
 pub(super) fn cpu(below: u32, primes: u32) -> Arc<[Exchange]> {

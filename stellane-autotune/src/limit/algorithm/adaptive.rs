@@ -63,7 +63,8 @@ use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize
 ///   the limit goes up or down.
 /// - Where the machine was what was full, it has a say of its own: with a core to spare and a throughput that follows the
 ///   limit grows by a tenth at a time, and a queue that latency does not show, since the service has become faster under
-///   a limit that was right for a slower one, is looked for by a probe.
+///   a limit that was right for a slower one, is looked for by a probe. Where most places are held by what is not answered, be
+///   it lost or without end, latency tells nothing: then the limit goes to where each core has enough to do.
 /// - An answer that says "overloaded" takes a twentieth of the limit, at most once per median, if it is known that the
 ///   other answers do not follow what is asked.
 ///

@@ -6,7 +6,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -90,6 +90,7 @@ impl SharedRateLimit {
             key,
             cost,
             debt,
+            since: Instant::now(),
             answer,
         });
         receiver

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
@@ -53,5 +53,6 @@ pub(super) struct Ask {
     pub(super) key: Key,
     pub(super) cost: u32,
     pub(super) debt: Debt,
+    pub(super) since: Instant,
     pub(super) answer: oneshot::Sender<Result<RateLeft, RateLimited>>,
 }

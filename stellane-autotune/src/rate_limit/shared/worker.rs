@@ -35,8 +35,8 @@ struct Store {
 
 /// A sign of life, and a look whether the store is there, when nobody asks.
 const BEAT: Duration = Duration::from_secs(1);
-/// So many questions go together at most.
-const BATCH: usize = 256;
+/// So many questions go together at most: the store takes a millisecond for them.
+const BATCH: usize = 64;
 /// For resolving, connecting and logging in. Nobody waits for it.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -134,6 +134,8 @@ impl Worker {
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             batch.extend(questions.try_iter().take(BATCH - 1));
+            // More are asked than the store can answer: who has waited for long enough goes on without.
+            batch.retain(|ask: &Ask| ask.since.elapsed() < self.timeout);
             self.answer(&mut store, batch.drain(..))?;
         }
     }

@@ -207,6 +207,7 @@ impl Reading {
     /// The answer is whole with `taken` bytes more.
     fn end(&mut self, taken: usize) -> Answer {
         let answer = Answer {
+            exchange: 0,
             status: self.status,
             bytes: self.bytes + taken as u64,
         };

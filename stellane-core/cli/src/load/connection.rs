@@ -9,7 +9,11 @@ use std::{
 
 use mio::{Interest, Poll, Token, event::Event, net::TcpStream};
 
-use super::{Answer, Exchange, Failure, answer::Reading};
+use super::{
+    Answer, Exchange, Failure, Load,
+    answer::Reading,
+    wire::{Codec, Stream},
+};
 
 /// Room for what is received; a head may grow beyond it.
 const ROOM: usize = 16 << 10;
@@ -20,23 +24,25 @@ const MAX_HEAD: usize = 256 << 10;
 pub(super) enum Outcome {
     /// Nothing more can be done now.
     Wait,
-    /// The oldest request is answered.
-    Answer(Answer),
+    /// A request is answered; when it was due.
+    Answer(Answer, Instant),
     /// The connection is of no more use.
     Failed(Failure),
 }
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: Option<TcpStream>,
+    stream: Option<Box<dyn Stream>>,
     /// The system has said that it is open, or that it will not be.
     pub(super) settled: bool,
-    /// Requests that are not answered, oldest first: when each was due.
-    pub(super) asked: VecDeque<Instant>,
-    /// How many of them are not wholly sent.
+    /// Requests that are not answered, oldest first: its number where there is a codec, and when it was due.
+    asked: VecDeque<(u32, Instant)>,
+    /// How many of them are not wholly sent, and bytes sent of the first of those.
     unsent: usize,
-    /// Bytes sent of the first of those.
     written: usize,
+    /// Where it is not HTTP/1; then what is to be sent is in `out`.
+    codec: Option<Box<dyn Codec>>,
+    out: Vec<u8>,
     input: Vec<u8>,
     /// The part of `input` that is not read yet.
     start: usize,
@@ -57,6 +63,8 @@ impl Connection {
             asked: VecDeque::new(),
             unsent: 0,
             written: 0,
+            codec: None,
+            out: Vec::new(),
             input: Vec::new(),
             start: 0,
             end: 0,
@@ -94,55 +102,77 @@ impl Connection {
         address: SocketAddr,
         token: Token,
         poll: &Poll,
+        load: &Load,
     ) -> io::Result<()> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
+        let mut socket = TcpStream::connect(address)?;
+        socket.set_nodelay(true)?;
         let interests = Interest::READABLE | Interest::WRITABLE;
-        poll.registry().register(&mut stream, token, interests)?;
+        poll.registry().register(&mut socket, token, interests)?;
+        let asked = std::mem::take(&mut self.asked);
         *self = Self {
-            stream: Some(stream),
-            unsent: self.asked.len(),
-            asked: std::mem::take(&mut self.asked),
+            stream: Some(match &load.wire {
+                Some(wire) => wire.stream(socket)?,
+                None => Box::new(socket),
+            }),
+            codec: load.wire.as_ref().and_then(|wire| wire.codec()),
             input: std::mem::take(&mut self.input),
             ..Self::new()
         };
+        for (_, due) in asked {
+            self.ask(due, load.exchange(token.0));
+        }
         Ok(())
     }
 
     /// Closes it and forgets what was asked for.
     pub(super) fn close(&mut self) {
         self.stream = None;
+        self.codec = None;
         self.asked.clear();
     }
 
-    pub(super) fn ask(&mut self, due: Instant) {
-        self.asked.push_back(due);
-        self.unsent += 1;
+    pub(super) fn ask(&mut self, due: Instant, exchange: &Exchange) {
+        let number = match &mut self.codec {
+            Some(codec) => codec.ask(exchange, &mut self.out),
+            None => {
+                self.unsent += 1;
+                0
+            }
+        };
+        self.asked.push_back((number, due));
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    /// When each request without an answer was due, the oldest first.
+    pub(super) fn asked(&self) -> impl Iterator<Item = Instant> {
+        self.asked.iter().map(|(_, due)| *due)
     }
 
     /// Sends and receives what it can.
     pub(super) fn step(&mut self, exchange: &Exchange) -> Outcome {
         match self.try_step(exchange) {
-            Ok(Some(answer)) => Outcome::Answer(answer),
             Ok(None) => Outcome::Wait,
+            Ok(Some((number, answer))) => {
+                let place = self.asked.iter().position(|(asked, _)| *asked == number);
+                let Some((_, due)) = place.and_then(|place| self.asked.remove(place)) else {
+                    return Outcome::Failed(Failure::Unasked);
+                };
+                self.answered += 1;
+                Outcome::Answer(answer, due)
+            }
             Err(failure) => Outcome::Failed(failure),
         }
     }
 
-    fn try_step(&mut self, exchange: &Exchange) -> Result<Option<Answer>, Failure> {
+    fn try_step(&mut self, exchange: &Exchange) -> Result<Option<(u32, Answer)>, Failure> {
         loop {
-            if self.start < self.end && self.written == 0 && self.asked.len() == self.unsent {
-                return Err(Failure::Unasked);
-            }
-            // An answer to what is not wholly sent waits until it is.
-            if self.start < self.end && self.asked.len() > self.unsent {
-                let input = &self.input[self.start..self.end];
-                let (taken, answer) = self.reading.advance(input, exchange)?;
-                self.start += taken;
-                if answer.is_some() {
-                    self.answered += 1;
-                    return Ok(answer);
-                }
+            if self.start < self.end
+                && let Some(answer) = self.read(exchange)?
+            {
+                return Ok(Some(answer));
             }
             if self.stream.is_none() {
                 return Ok(None);
@@ -153,33 +183,61 @@ impl Connection {
             }
             if self.receive()? {
                 let answer = self.reading.closed(exchange)?;
-                self.answered += 1;
                 self.stream = None;
-                return Ok(Some(answer));
+                return Ok(Some((0, answer)));
             }
         }
     }
 
-    /// What was answered together is asked for together.
+    /// Reads what has come.
+    fn read(&mut self, exchange: &Exchange) -> Result<Option<(u32, Answer)>, Failure> {
+        let input = &self.input[self.start..self.end];
+        let (taken, answer) = match &mut self.codec {
+            Some(codec) => codec.advance(input, exchange, &mut self.out)?,
+            None if self.asked.len() > self.unsent => {
+                let (taken, answer) = self.reading.advance(input, exchange)?;
+                (taken, answer.map(|answer| (0, answer)))
+            }
+            None if self.written == 0 => return Err(Failure::Unasked),
+            // An answer to what is not wholly sent waits until it is.
+            None => (0, None),
+        };
+        self.start += taken;
+        Ok(answer)
+    }
+
     fn send(&mut self, exchange: &Exchange) -> Result<(), Failure> {
         let Some(stream) = &mut self.stream else {
             return Ok(());
         };
         let length = exchange.length();
-        while self.unsent > 0 {
-            let upto = exchange.bytes.len().min(self.unsent * length);
-            match stream.write(&exchange.bytes[self.written..upto]) {
-                Ok(sent) => {
-                    self.written += sent;
-                    self.unsent -= self.written / length;
-                    self.written %= length;
-                }
+        loop {
+            // What was answered together is asked for together.
+            let bytes = match self.codec {
+                Some(_) => &self.out[..],
+                None => &exchange.bytes[..exchange.bytes.len().min(self.unsent * length)],
+            };
+            let outcome = match &bytes[self.written..] {
+                [] => stream.flush().map(|()| 0),
+                rest => stream.write(rest),
+            };
+            match outcome {
+                Ok(0) => break,
+                Ok(sent) => self.written += sent,
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
                     ErrorKind::WouldBlock | ErrorKind::NotConnected => break,
                     _ => return Err(error.into()),
                 },
             }
+            if self.codec.is_none() {
+                self.unsent -= self.written / length;
+                self.written %= length;
+            }
+        }
+        if self.codec.is_some() && self.written == self.out.len() {
+            self.out.clear();
+            self.written = 0;
         }
         Ok(())
     }
@@ -204,8 +262,9 @@ impl Connection {
             Ok(0) => return Ok(true),
             Ok(received) => {
                 self.end += received;
-                // Edge-triggered: on Unix there is more only if the buffer is full, but for the end.
-                self.readable = !cfg!(unix) || self.end == self.input.len() || self.ended;
+                // Edge-triggered: it says once that there is something.
+                self.readable =
+                    !stream.short_reads_are_last() || self.end == self.input.len() || self.ended;
             }
             Err(error) => match error.kind() {
                 ErrorKind::Interrupted => {}

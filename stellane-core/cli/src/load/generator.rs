@@ -15,7 +15,7 @@ use std::{
 use mio::{Events, Poll, Token, Waker};
 
 use super::{
-    Failure, Load, Observer, Pace,
+    Answer, Failure, Load, Observer, Pace,
     connection::{Connection, Outcome},
 };
 
@@ -55,7 +55,12 @@ impl Generator {
             load,
         };
         for number in 0..generator.connections.len() {
-            generator.connections[number].open(address, Token(number), &generator.poll)?;
+            generator.connections[number].open(
+                address,
+                Token(number),
+                &generator.poll,
+                &generator.load,
+            )?;
             if number % 128 == 127 {
                 // Fewer than any server's queue of connections to accept.
                 thread::sleep(Duration::from_millis(2));
@@ -131,10 +136,7 @@ impl Generator {
                 self.sweep(now, sending, observer);
                 next_sweep = now + TICK;
             }
-            if !sending
-                && self.due.is_empty()
-                && self.connections.iter().all(|c| c.asked.is_empty())
-            {
+            if !sending && self.due.is_empty() && self.connections.iter().all(Connection::is_idle) {
                 break;
             }
             let wait = match self.load.pace {
@@ -159,7 +161,7 @@ impl Generator {
 
     fn open(&mut self, number: usize, now: Instant, observer: &mut impl Observer) {
         let connection = &mut self.connections[number];
-        if let Err(error) = connection.open(self.address, Token(number), &self.poll) {
+        if let Err(error) = connection.open(self.address, Token(number), &self.poll, &self.load) {
             self.fail(number, error.into(), now, observer);
         }
     }
@@ -189,7 +191,7 @@ impl Generator {
         observer: &mut impl Observer,
     ) {
         for _ in 0..times {
-            self.connections[number].ask(due);
+            self.connections[number].ask(due, self.load.exchange(number));
         }
         if !self.connections[number].is_open() {
             self.open(number, now, observer);
@@ -200,13 +202,13 @@ impl Generator {
     /// Closes connections whose answer does not come; in the closed loop, also begins what is not under way.
     fn sweep(&mut self, now: Instant, sending: bool, observer: &mut impl Observer) {
         for number in 0..self.connections.len() {
-            let oldest = self.connections[number].asked.front();
-            if oldest.is_some_and(|due| now.duration_since(*due) > self.load.patience) {
+            let oldest = self.connections[number].asked().next();
+            if oldest.is_some_and(|due| now.duration_since(due) > self.load.patience) {
                 self.fail(number, Failure::TimedOut, now, observer);
             }
             if let Pace::Closed { pipeline } = self.load.pace
                 && sending
-                && self.connections[number].asked.is_empty()
+                && self.connections[number].is_idle()
             {
                 self.ask(number, now, pipeline, now, observer);
             }
@@ -222,9 +224,9 @@ impl Generator {
         observer: &mut impl Observer,
     ) {
         let connection = &mut self.connections[number];
-        if !connection.asked.is_empty() {
-            for due in &connection.asked {
-                observer.failed(failure, now.duration_since(*due));
+        if !connection.is_idle() {
+            for due in connection.asked() {
+                observer.failed(failure, now.duration_since(due));
             }
             self.free.push_back(number);
         }
@@ -234,28 +236,32 @@ impl Generator {
     /// Sends and receives on one connection until nothing more can be done now.
     fn drive(&mut self, number: usize, now: Instant, sending: bool, observer: &mut impl Observer) {
         let exchanges = Arc::clone(&self.load.exchanges);
-        let exchange = &exchanges[number % exchanges.len()];
+        let place = number % exchanges.len();
+        let exchange = &exchanges[place];
         loop {
             let connection = &mut self.connections[number];
-            let answer = match connection.step(exchange) {
+            let (answer, due) = match connection.step(exchange) {
                 Outcome::Wait => return,
                 Outcome::Failed(Failure::Closed | Failure::Reset)
                     if self.load.retry
-                        && !connection.asked.is_empty()
+                        && !connection.is_idle()
                         && connection.may_have_been_closed_before() =>
                 {
                     self.open(number, now, observer);
                     continue;
                 }
                 Outcome::Failed(failure) => return self.fail(number, failure, now, observer),
-                Outcome::Answer(answer) => answer,
+                Outcome::Answer(answer, due) => (answer, due),
             };
-            let due = connection.asked.pop_front().unwrap_or(now);
+            let answer = Answer {
+                exchange: place,
+                ..answer
+            };
             observer.answered(answer, now.duration_since(due));
             let enough = connection.answered == self.load.reconnect_after;
             let over = connection.is_closing() || enough;
             match self.load.pace {
-                Pace::Closed { .. } if sending => connection.ask(now),
+                Pace::Closed { .. } if sending => connection.ask(now, exchange),
                 Pace::Closed { .. } => {}
                 Pace::Open { .. } => self.free.push_back(number),
             }

@@ -9,10 +9,12 @@
 mod answer;
 mod connection;
 mod generator;
+mod wire;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
 pub use generator::Generator;
+pub use wire::{Codec, Stream, Wire};
 
 /// A request as it is sent, and what must come back.
 #[derive(Debug)]
@@ -58,6 +60,18 @@ impl Exchange {
         self.bytes.len() / self.times
     }
 
+    /// The body of each answer with status 200, if it is known.
+    #[must_use]
+    pub fn expected(&self) -> Option<&[u8]> {
+        self.body.as_deref()
+    }
+
+    /// One request as it goes over the wire in HTTP/1.
+    #[must_use]
+    pub fn request(&self) -> &[u8] {
+        &self.bytes[..self.length()]
+    }
+
     /// Whether an answer has no body, whatever its head says.
     fn is_head(&self) -> bool {
         self.bytes.starts_with(b"HEAD ")
@@ -95,6 +109,8 @@ pub struct Load {
     pub reconnect_after: u64,
     /// When a client gives up on an answer, counted from when the request was due, and closes the connection.
     pub patience: Duration,
+    /// What is spoken; none is HTTP/1 over TCP.
+    pub wire: Option<Arc<dyn Wire>>,
     /// Whether a request on a connection that was used before is sent once more where the server closed it without a byte
     /// of an answer, as most clients do.
     pub retry: bool,
@@ -110,14 +126,22 @@ impl Load {
             pace: Pace::Closed { pipeline: 1 },
             reconnect_after: 0,
             patience: Duration::from_secs(10),
+            wire: None,
             retry: false,
         }
+    }
+
+    /// That of a connection.
+    fn exchange(&self, connection: usize) -> &Exchange {
+        &self.exchanges[connection % self.exchanges.len()]
     }
 }
 
 /// A whole answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
+    /// The place of what was asked in [`Load::exchanges`].
+    pub exchange: usize,
     /// Of HTTP.
     pub status: u16,
     /// Head and body as they came over the wire.

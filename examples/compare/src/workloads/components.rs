@@ -1,0 +1,379 @@
+//! What a component costs with one thread, and with two that share it.
+
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    pin::pin,
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::{Ready, ready};
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use serde::Serialize;
+use stellane_core::{
+    autotune::{AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, LimitConfig, Outcome},
+    engine_selector::{EngineSelector, EngineSelectorLayer, SelectorConfig},
+    metrics::{HttpMetrics, MetricsLayer, label_route},
+    pool::{BufPool, PoolConfig, PoolLayer, Pools},
+    prepared::{Prepared, PreparedLayer, PreparedResponse},
+    router::{Interner, Path, Route, RouteLayer, RouteTable, Router},
+};
+use tower::{Layer, Service, service_fn};
+
+use super::{Figures, Plan, Section};
+use crate::{BoxError, measure::Spread, server::pin};
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ComponentRow {
+    pub name: &'static str,
+    /// Nanoseconds for each operation of a thread.
+    pub one: Spread,
+    pub two: Spread,
+    /// What two threads do, divided by twice what one does: 1 if nothing is shared that is written.
+    pub efficiency: Spread,
+}
+
+/// Does something a few times; how often.
+type Batch = Box<dyn FnMut() -> u64>;
+
+/// Made once; each thread makes its own batch of it.
+struct Component {
+    name: &'static str,
+    batch: Box<dyn Fn(usize) -> Batch + Sync>,
+}
+
+pub(super) fn run(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
+    let title = "Components with two threads".to_owned();
+    let what = "Each component in its own stack, called in a loop by one thread and by two, on cores of their own. With two \
+        threads a component shows what all cores write for each request; efficiency is what both do by twice what one does."
+        .to_owned();
+    let cpus = plan.cpus;
+    let figures = if cpus < 2 {
+        Figures::Missing("there is one core only".to_owned())
+    } else {
+        let all = components()?;
+        let rows = all.iter().map(|component| row(component, plan));
+        let rows = rows.collect::<Result<_, BoxError>>();
+        // The harness has a core of its own again.
+        pin(&plan.cores.load)?;
+        Figures::Components(rows?)
+    };
+    Ok(Section {
+        name,
+        title,
+        what,
+        figures,
+    })
+}
+
+fn row(component: &Component, plan: &Plan) -> Result<ComponentRow, BoxError> {
+    let cores = [0, plan.cpus - 1];
+    // Long enough for some ten thousand operations.
+    let time = Duration::from_secs_f64(plan.rounds.seconds / 5.0);
+    let rounds = plan.rounds.count.min(9);
+    let (mut one, mut two) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        one.push(nanos(component, &cores[..1], time)?);
+        two.push(nanos(component, &cores, time)?);
+    }
+    let efficiency = one.iter().zip(&two).map(|(one, two)| one / two);
+    let spread = |values: &[f64]| Spread::of(values.iter().copied()).ok_or("no rounds");
+    Ok(ComponentRow {
+        name: component.name,
+        efficiency: Spread::of(efficiency).ok_or("no rounds")?,
+        one: spread(&one)?,
+        two: spread(&two)?,
+    })
+}
+
+/// What an operation takes with a thread on each of the cores.
+fn nanos(component: &Component, cores: &[usize], time: Duration) -> Result<f64, BoxError> {
+    let (start, over) = (Barrier::new(cores.len()), AtomicBool::new(false));
+    let (start, over) = (&start, &over);
+    let work = |place: usize, core: usize| {
+        pin(&[core])?;
+        let mut batch = (component.batch)(place);
+        // Not counted: caches and branch predictors warm up.
+        for _ in 0..16 {
+            batch();
+        }
+        start.wait();
+        let (begin, mut count) = (Instant::now(), 0);
+        loop {
+            count += batch();
+            if begin.elapsed() >= time {
+                // Nobody is counted while the other rests.
+                over.store(true, Relaxed);
+            }
+            if over.load(Relaxed) {
+                break;
+            }
+        }
+        Ok::<f64, BoxError>(begin.elapsed().as_nanos() as f64 / count as f64)
+    };
+    let each = thread::scope(|scope| {
+        let threads: Vec<_> = cores
+            .iter()
+            .enumerate()
+            .map(|(place, core)| scope.spawn(move || work(place, *core)))
+            .collect();
+        let ended = threads.into_iter().map(|thread| {
+            thread
+                .join()
+                .map_err(|_| BoxError::from("a thread panicked"))?
+        });
+        ended.collect::<Result<Vec<f64>, BoxError>>()
+    })?;
+    Ok(each.iter().sum::<f64>() / each.len() as f64)
+}
+
+fn component<B: FnMut() -> u64 + 'static>(
+    name: &'static str,
+    batch: impl Fn(usize) -> B + Sync + 'static,
+) -> Component {
+    Component {
+        name,
+        batch: Box::new(move |place| Box::new(batch(place))),
+    }
+}
+
+const BATCH: u64 = 64;
+
+fn repeat(mut operation: impl FnMut()) -> impl FnMut() -> u64 {
+    move || {
+        for _ in 0..BATCH {
+            operation();
+        }
+        BATCH
+    }
+}
+
+/// What stands within the layers.
+#[derive(Debug, Clone)]
+struct Bare;
+
+impl<B> Service<Request<B>> for Bare {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        ready(Ok(Response::new(Full::from("Hello, world!"))))
+    }
+}
+
+/// Requests one after the other, their answers read to the end.
+fn drive<S, B>(mut service: S, uri: &'static str) -> impl FnMut() -> u64
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>>,
+    B: Body,
+{
+    repeat(move || {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = http::Uri::from_static(uri);
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(Ok(())) = service.poll_ready(&mut context) else {
+            unreachable!("it has room for two")
+        };
+        let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(&mut context) else {
+            unreachable!("nothing in it waits or fails")
+        };
+        assert!(response.status().is_success());
+        let mut body = pin!(response.into_body());
+        while !body.is_end_stream() {
+            let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut context) else {
+                break;
+            };
+            let _ = black_box(frame.is_ok());
+        }
+    })
+}
+
+const ROUTES: usize = 520;
+
+fn components() -> Result<Vec<Component>, BoxError> {
+    let mut all = routers()?;
+    all.extend(layers()?);
+    all.extend(pools()?);
+    all.extend(limits()?);
+    all.extend(interner()?);
+    Ok(all)
+}
+
+fn routers() -> Result<Vec<Component>, BoxError> {
+    let router = |layer: bool| {
+        let user = async |Path(id): Path<u64>| if id == 7 { "seven" } else { "other" };
+        let builder = Router::builder();
+        let builder = match layer {
+            true => builder.layer(tower::layer::layer_fn(|route: Route| route)),
+            false => builder,
+        };
+        builder
+            .get("/", async || "hello")
+            .get("/users/{id}", user)
+            .build()
+    };
+    let (plain, layered) = (router(false)?, router(true)?);
+    let parameter = plain.clone();
+    let route_layer = RouteLayer::new(RouteTable::new(["/users/{id}", "/"])?);
+    Ok(vec![
+        component("Router, `GET /`", move |_| drive(plain.clone(), "/")),
+        component("Router, a parameter", move |_| {
+            drive(parameter.clone(), "/users/7")
+        }),
+        component("Router, a layer inside", move |_| {
+            drive(layered.clone(), "/users/7")
+        }),
+        component("RouteLayer", move |_| {
+            drive(route_layer.layer(Bare), "/users/7")
+        }),
+    ])
+}
+
+fn layers() -> Result<Vec<Component>, BoxError> {
+    let prepared = Prepared::new();
+    let hello = PreparedResponse::new("text/plain", Bytes::from_static(&[b'x'; 512]));
+    prepared.insert("/hello", hello);
+    let mut config = SelectorConfig::default();
+    config.accelerated_routes = vec!["/hello".to_owned()];
+    let selector = EngineSelector::builder().config(config).build()?;
+    let accelerated = prepared.service();
+    let prepared = PreparedLayer::new(&prepared);
+    let metrics = |routes: usize| -> Result<_, BoxError> {
+        let labels: Vec<&'static str> = (0..routes)
+            .map(|number| &*format!("/resource-{number}/{{id}}").leak())
+            .collect();
+        let layer = MetricsLayer::new(&HttpMetrics::builder().build()?);
+        Ok(move |thread: usize| {
+            let (labels, mut place) = (labels.clone(), 97 * thread);
+            let service = service_fn(move |_: Request<_>| {
+                place += 1;
+                label_route(labels[place % labels.len()]);
+                ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(
+                    "Hello, world!",
+                ))))
+            });
+            drive(layer.layer(service), "/hello")
+        })
+    };
+    let pools = PoolLayer::new(&Pools::builder().config(PoolConfig::enabled()).build()?);
+    Ok(vec![
+        component("PreparedLayer", move |_| {
+            drive(prepared.layer(Bare), "/hello")
+        }),
+        component("EngineSelectorLayer, prepared answers", move |_| {
+            let layer = EngineSelectorLayer::new(&selector, accelerated.clone());
+            drive(layer.layer(Bare), "/hello")
+        }),
+        component("MetricsLayer, one route", metrics(1)?),
+        component("MetricsLayer, 520 routes", metrics(ROUTES)?),
+        component("PoolLayer", move |_| drive(pools.layer(Bare), "/hello")),
+    ])
+}
+
+fn pools() -> Result<Vec<Component>, BoxError> {
+    let pool = BufPool::new(&PoolConfig::enabled())?;
+    let fill = |buffer: &mut BytesMut| {
+        buffer.extend_from_slice(&[7; 100]);
+        black_box(buffer.len());
+    };
+    let pooled = |size: usize| {
+        let pool = pool.clone();
+        move |_: usize| {
+            let pool = pool.clone();
+            repeat(move || {
+                let mut buffer = pool.get(black_box(size));
+                buffer.extend_from_slice(&[7; 100]);
+                black_box(buffer.len());
+            })
+        }
+    };
+    let (small, large) = (pooled(4 << 10), pooled(64 << 10));
+    Ok(vec![
+        component("BufPool, 4 KiB", small),
+        component("BufPool, 64 KiB", large),
+        component("the allocator, 64 KiB", move |_| {
+            repeat(move || fill(&mut BytesMut::with_capacity(black_box(64 << 10))))
+        }),
+    ])
+}
+
+fn limits() -> Result<Vec<Component>, BoxError> {
+    let mut config = LimitConfig::default();
+    config.algorithm = AlgorithmKind::Fixed;
+    (config.initial, config.max) = (1000, 10_000);
+    let limit = AdaptiveLimit::builder().config(config).build()?;
+    let layer = AdaptiveLimitLayer::new(&limit);
+    let semaphore = std::sync::Arc::new(tokio::sync::Semaphore::new(1000));
+    Ok(vec![
+        component("AdaptiveLimit, a place taken and given back", move |_| {
+            let limit = limit.clone();
+            repeat(move || {
+                if let Ok(place) = limit.try_acquire() {
+                    black_box(place).finish(Outcome::Success);
+                }
+            })
+        }),
+        component("AdaptiveLimitLayer", move |_| {
+            drive(layer.layer(Bare), "/hello")
+        }),
+        component("tokio's Semaphore, the same", move |_| {
+            let semaphore = std::sync::Arc::clone(&semaphore);
+            repeat(move || drop(black_box(semaphore.try_acquire())))
+        }),
+    ])
+}
+
+fn interner() -> Result<Vec<Component>, BoxError> {
+    const WORDS: usize = 256;
+    let wrong = |errors: Vec<_>| format!("{errors:?}");
+    let words: Vec<String> = (0..WORDS).map(|n| format!("region-{n:03}-name")).collect();
+    let frozen = Interner::builder()
+        .vocabulary(words.iter())
+        .build()
+        .map_err(wrong)?;
+    let dynamic = Interner::builder()
+        .admit_after(1)
+        .max_bytes(16 << 20)
+        .build()
+        .map_err(wrong)?;
+    for word in &words {
+        drop(dynamic.intern(word));
+    }
+    let hot = dynamic.clone();
+    let each = move |thread: usize| {
+        let (words, mut place) = (words.clone(), 37 * thread);
+        move |find: &dyn Fn(&str)| {
+            place += 1;
+            find(black_box(&words[place % WORDS]));
+        }
+    };
+    let of_dynamic = each.clone();
+    Ok(vec![
+        component("Interner, words of the program", move |thread| {
+            let (frozen, mut next) = (frozen.clone(), each(thread));
+            repeat(move || next(&|word| drop(black_box(frozen.lookup(word)))))
+        }),
+        component("Interner, words that were seen", move |thread| {
+            let (dynamic, mut next) = (dynamic.clone(), of_dynamic(thread));
+            repeat(move || next(&|word| drop(black_box(dynamic.intern(word)))))
+        }),
+        component("Interner, one hot word", move |_| {
+            let hot = hot.clone();
+            repeat(move || drop(black_box(hot.intern(black_box("region-017-name")))))
+        }),
+    ])
+}
