@@ -1,6 +1,7 @@
 // As weighted_round_robin.py, by gRPC's client for Node: `npm install @grpc/grpc-js` beside it, then
 // node examples/fleet/weighted_round_robin.mjs ADDRESS,ADDRESS,ADDRESS [--oob]
-// Its configuration wants snake_case: what is written in camelCase is left unread without a word.
+// Its configuration wants snake_case: what is written in camelCase is left unread without a word. Take `--oob`: 1.14.7 reads its .proto
+// files anew for each report that comes with an answer (`loadedOrcaProto` is never set), and manages some twenty calls a second so.
 import { createRequire } from "node:module";
 import { setTimeout as sleep } from "node:timers/promises";
 

@@ -8,6 +8,7 @@
 //! | know what happens when there is too much to do | [`overload`] |
 //! | set something | [`configuration`] |
 //! | deploy it: Kubernetes, systemd, behind a proxy | [`deploying`] |
+//! | run more than one of it: balancers, shared rates, autoscaling, calls to others | [`fleet`] |
 //! | run it elsewhere than on Linux | [`platforms`] |
 //! | know why a request was slow, who refused it, what to look at | [`watching`] |
 //! | know what a metric means | [`metrics`] |
@@ -25,6 +26,8 @@ pub mod configuration {}
 pub mod deploying {}
 #[doc = include_str!("faq.md")]
 pub mod faq {}
+#[doc = include_str!("fleet.md")]
+pub mod fleet {}
 #[doc = include_str!("layers.md")]
 pub mod layers {}
 #[doc = include_str!("metrics.md")]
