@@ -666,3 +666,84 @@ async fn strange_answers_do_no_harm() {
         }
     }
 }
+
+/// A program that ends with its test.
+struct Agent(std::process::Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a collector: STELLANE_COLLECTOR names rotel's program (pip install rotel), as `.ci/release collector` does"]
+async fn a_real_collector_reads_it() {
+    let program = std::env::var("STELLANE_COLLECTOR").expect("STELLANE_COLLECTOR");
+    let free = async || {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        listener.local_addr().expect("bound")
+    };
+    let (http, grpc) = (free().await, free().await);
+    let heard = std::env::temp_dir().join(format!("stellane-collector-{}", std::process::id()));
+    let output = std::fs::File::create(&heard).expect("a file");
+    let agent = std::process::Command::new(program)
+        .args([
+            "start",
+            "--exporter",
+            "blackhole",
+            "--debug-log",
+            "metrics",
+            "--debug-log",
+            "traces",
+        ])
+        .args(["--debug-log-verbosity", "detailed"])
+        .args(["--otlp-http-endpoint", &http.to_string()])
+        .args(["--otlp-grpc-endpoint", &grpc.to_string()])
+        .env("NO_COLOR", "1")
+        .stdout(output.try_clone().expect("a handle"))
+        .stderr(output)
+        .spawn()
+        .expect("starts");
+    let agent = Agent(agent);
+    let text = || String::from_utf8_lossy(&std::fs::read(&heard).expect("reads")).into_owned();
+    for (protocol, address, trace) in [
+        ("http/protobuf", http, "1af7651916cd43dd8448eb211c80319c"),
+        ("grpc", grpc, "2af7651916cd43dd8448eb211c80319c"),
+    ] {
+        let listens = async {
+            while TcpStream::connect(address).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LONG, listens).await.expect("listens");
+        let otlp = otlp_to(address, &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
+        let subscriber = tracing_subscriber::registry().with(otlp.layer());
+        let _listens = tracing::subscriber::set_default(subscriber);
+        let serving = serve(&otlp, |_| {}).await;
+        let head = format!(
+            "GET /bad HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntraceparent: 00-{trace}-{PARENT}-01\r\n\r\n"
+        );
+        ask_at(serving.address, &head).await;
+        assert!(otlp.flush(LONG).await, "{:?}", otlp.stats());
+        serving.stop().await;
+        until("shown", || text().contains(trace)).await;
+    }
+    let shows = || {
+        let text = text();
+        [
+            DURATION,
+            "http.server.active_requests",
+            "GET /{what}",
+            "shop",
+            "query",
+        ]
+        .into_iter()
+        .filter(|part| text.matches(part).count() < 2)
+        .collect::<Vec<_>>()
+    };
+    until("all shown", || shows().is_empty()).await;
+    drop(agent);
+    let _ = std::fs::remove_file(&heard);
+}

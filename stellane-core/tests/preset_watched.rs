@@ -796,6 +796,9 @@ async fn fill(served: &Served, count: usize, path: &'static str) -> Vec<JoinHand
     served.until_held(path, 1).await;
     asking.extend(served.ask(count - 1, path));
     served.until_held(path, count).await;
+    // And each is seen to wait.
+    let none = "\"limit_in_flight\":0,";
+    until(served.admin, "/runtime.json", |text| text.contains(none)).await;
     asking
 }
 

@@ -1,6 +1,6 @@
 //! Each workload in small: it runs, every answer is right, and the report has a row for each server.
 //!
-//! `cargo test --profile fast --manifest-path examples/compare/Cargo.toml --test rows`
+//! `cargo test --manifest-path examples/compare/Cargo.toml`
 
 use std::{fs, process::Command};
 

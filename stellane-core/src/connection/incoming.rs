@@ -1,6 +1,7 @@
 use std::{
     cell::Cell,
     mem,
+    num::NonZeroU64,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -48,6 +49,7 @@ enum Origin {
     )]
     Stream {
         connection: u64,
+        client: Option<NonZeroU64>,
         /// Whether its client has to send it at a rate.
         paced: bool,
     },
@@ -105,7 +107,12 @@ enum Kind {
 impl Incoming {
     /// Of one of the many streams of a connection.
     #[cfg(feature = "http2")]
-    pub(super) fn of_stream(body: hyper::body::Incoming, connection: u64, paced: bool) -> Self {
+    pub(super) fn of_stream(
+        body: hyper::body::Incoming,
+        connection: u64,
+        client: Option<NonZeroU64>,
+        paced: bool,
+    ) -> Self {
         // Asked once: hyper takes a lock that all streams of the connection share, each time.
         let body = match body.is_end_stream() {
             true => Kind::Empty,
@@ -113,7 +120,11 @@ impl Incoming {
         };
         Self {
             body,
-            origin: Origin::Stream { connection, paced },
+            origin: Origin::Stream {
+                connection,
+                client,
+                paced,
+            },
         }
     }
 
@@ -131,6 +142,16 @@ impl Incoming {
         match self.origin {
             Origin::Stream { connection, .. } => Some(connection),
             _ => None,
+        }
+    }
+
+    /// By the address of its connection: see [`client`](crate::connection::client).
+    #[cfg(feature = "preset")]
+    pub(crate) fn client(&self) -> Option<NonZeroU64> {
+        match &self.origin {
+            Origin::Stream { client, .. } => *client,
+            Origin::Connection(unread) | Origin::Asked(unread) => unread.client,
+            Origin::Unknown => None,
         }
     }
 
@@ -290,6 +311,11 @@ fn unmarked(mut frame: Frame<Bytes>) -> Frame<Bytes> {
 pub(super) struct UnreadBody {
     /// The longest that is read and dropped.
     most: u64,
+    #[cfg_attr(
+        not(feature = "preset"),
+        expect(dead_code, reason = "only the runtime asks")
+    )]
+    client: Option<NonZeroU64>,
     state: Mutex<State>,
 }
 
@@ -309,9 +335,10 @@ struct State {
 }
 
 impl UnreadBody {
-    pub(super) fn new(most: u64) -> Self {
+    pub(super) fn new(most: u64, client: Option<NonZeroU64>) -> Self {
         Self {
             most,
+            client,
             state: Mutex::default(),
         }
     }

@@ -399,6 +399,13 @@ impl ConnectionManager {
         self.shared.pressure.tell(level);
     }
 
+    /// Says whether memory is so scarce that as little as possible is to lie in buffers, until it is said again. Meanwhile
+    /// new connections of HTTP/2 get the least windows, 64 KiB, for as long as they live, and of an answer that its client
+    /// does not read the system takes 64 KiB ahead (Linux) and not some megabytes. In the preset the memory budget says it.
+    pub fn set_buffers_little(&self, little: bool) {
+        self.shared.pressure.set_buffers_little(little);
+    }
+
     /// The settings as they are now, changes at run time included.
     #[must_use]
     pub fn config(&self) -> ConnectionConfig {

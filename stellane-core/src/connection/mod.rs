@@ -186,6 +186,7 @@
 //! hyper ever change that.
 
 mod accept;
+mod client;
 mod config;
 mod early;
 mod error;
@@ -211,6 +212,15 @@ pub use self::config::http2::Http2Config;
 pub use self::config::proxy_protocol::{ProxyProtocol, ProxyProtocolConfig};
 #[cfg(unix)]
 pub use self::protocol::connect_info::UnixPeer;
+#[cfg(feature = "preset")]
+pub(crate) use self::{
+    client::client,
+    early::{Early, EarlyRefusals},
+    transport::{
+        proxy_protocol::{Trust, Verdict, read_header},
+        socket::Socket,
+    },
+};
 #[cfg(feature = "tls")]
 pub use self::{
     config::tls::{ClientAuth, TlsCertificate, TlsConfig, TlsVersion},
@@ -235,13 +245,5 @@ pub use self::{
     state::{ConnectionInfo, ConnectionState},
     stats::{ConnectionStats, DrainReport},
     transport::listener::{Listener, detached::DetachedListener},
-};
-#[cfg(feature = "preset")]
-pub(crate) use self::{
-    early::{Early, EarlyRefusals},
-    transport::{
-        proxy_protocol::{Trust, Verdict, read_header},
-        socket::Socket,
-    },
 };
 pub use crate::config_error::ConfigError;

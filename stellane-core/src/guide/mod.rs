@@ -11,6 +11,7 @@
 //! | run more than one of it: balancers, shared rates, autoscaling, calls to others | [`fleet`] |
 //! | run it elsewhere than on Linux | [`platforms`] |
 //! | know why a request was slow, who refused it, what to look at | [`watching`] |
+//! | know what a metric means | [`metrics`] |
 //! | test my service | [`testing`] |
 //! | write a layer | [`layers`] |
 //! | know what a hostile client can do | [`threat_model`] |
@@ -29,6 +30,8 @@ pub mod faq {}
 pub mod fleet {}
 #[doc = include_str!("layers.md")]
 pub mod layers {}
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
 #[doc = include_str!("overload.md")]
 pub mod overload {}
 #[doc = include_str!("platforms.md")]

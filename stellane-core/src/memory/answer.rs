@@ -1,6 +1,7 @@
 //! What of an answer its client has not read.
 
 use std::{
+    mem,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -45,15 +46,13 @@ impl Unsent {
     pub(crate) fn count<E>(
         &mut self,
         budget: &MemoryBudget,
-        frame: Option<Result<Frame<Bytes>, E>>,
-    ) -> Option<Result<Frame<Bytes>, E>> {
-        let data = frame
-            .as_ref()
-            .and_then(|frame| frame.as_ref().ok()?.data_ref());
-        match data.is_some_and(|data| data.len() >= SMALL) {
-            true => frame
-                .map(|frame| frame.map(|frame| frame.map_data(|data| self.piece(budget, data)))),
-            false => frame,
+        frame: &mut Option<Result<Frame<Bytes>, E>>,
+    ) {
+        if let Some(Ok(frame)) = frame
+            && let Some(data) = frame.data_mut()
+            && data.len() >= SMALL
+        {
+            *data = self.piece(budget, mem::take(data));
         }
     }
 
@@ -113,7 +112,7 @@ impl AsRef<[u8]> for Piece {
 impl Drop for Piece {
     fn drop(&mut self) {
         let bytes = self.data.len() as u64;
-        drop(std::mem::take(&mut self.data));
+        drop(mem::take(&mut self.data));
         let account = &self.account;
         account.bytes.fetch_sub(bytes, Relaxed);
         let waker = account.waits().take();

@@ -55,27 +55,16 @@ where
         }
         let mut inner = this.inner;
         let polled = ready!(inner.as_mut().poll_frame(cx));
-        let polled = polled.map(|frame| match frame.map(Frame::into_data) {
-            Ok(Ok(data)) => {
-                let data = received.frame(data);
-                if inner.is_end_stream() {
-                    received.end();
-                }
-                Ok(Frame::data(data))
-            }
-            Ok(Err(trailers)) => {
-                received.end();
-                Ok(trailers)
-            }
-            Err(error) => {
-                received.end();
-                Err(error.into())
-            }
-        });
-        if polled.is_none() {
+        let Some(Ok(frame)) = polled else {
+            received.end();
+            return Poll::Ready(polled.map(|frame| frame.map_err(Into::into)));
+        };
+        let frame = received.frame(frame);
+        let is_whole = received.is_whole();
+        if is_whole.unwrap_or_else(|| inner.is_end_stream()) {
             received.end();
         }
-        Poll::Ready(polled)
+        Poll::Ready(Some(Ok(frame)))
     }
 
     #[inline]
@@ -149,8 +138,9 @@ impl<B: Body<Data = Bytes>> Body for MemoryBody<B> {
             return inner.poll_frame(cx);
         };
         ready!(this.unsent.poll_turn(cx));
-        let frame = ready!(inner.poll_frame(cx));
-        Poll::Ready(this.unsent.count(budget, frame))
+        let mut frame = ready!(inner.poll_frame(cx));
+        this.unsent.count(budget, &mut frame);
+        Poll::Ready(frame)
     }
 
     #[inline]

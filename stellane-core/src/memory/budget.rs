@@ -12,7 +12,7 @@ use super::{
     Budget, ConfigError, MemoryConfig,
     account::Account,
     counts::{Counts, MemoryStats},
-    policy::{self, Decision, Scene},
+    policy::{self, Decision, Owner, Scene},
 };
 
 /// Counts the bytes that bodies hold, and sees to it that they stay within what there is for them; a cheap handle. See the
@@ -22,10 +22,28 @@ pub struct MemoryBudget(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) counts: Arc<Counts>,
-    uploads: Mutex<HashMap<u64, Weak<Account>>>,
+    uploads: Mutex<Uploads>,
     last: AtomicU64,
     /// Bytes given back since it was looked who may read on.
     given_back: AtomicU64,
+}
+
+/// Those that hold more than a little. Each knows its place, which costs less than to look for it.
+#[derive(Default)]
+struct Uploads {
+    places: Vec<Option<Weak<Account>>>,
+    free: Vec<usize>,
+}
+
+impl Uploads {
+    fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    fn list(&self) -> Vec<Arc<Account>> {
+        let listed = self.places.iter().flatten();
+        listed.filter_map(Weak::upgrade).collect()
+    }
 }
 
 impl MemoryBudget {
@@ -79,11 +97,25 @@ impl MemoryBudget {
         self.0.counts.set_squeezed(squeezed);
     }
 
+    /// Says what the system holds for the sockets of the process, as far as it tells: a control group of version 2 does. It
+    /// is in the [stats](Self::stats), and nobody waits or is ended for it.
+    pub fn set_sockets(&self, bytes: u64) {
+        self.0.counts.set_sockets(bytes);
+    }
+
+    /// Whether three quarters are held, with what the system holds for sockets, or uploads wait for each other: as little as
+    /// possible is then to lie in buffers.
+    #[must_use]
+    pub fn is_near(&self) -> bool {
+        self.0.counts.is_near()
+    }
+
     /// Looks whether those that wait may read on: to be called about twice a second, so that nobody waits for a client
     /// that sends nothing. The `Runtime` does.
     pub fn look(&self) {
         if self.0.counts.waiting() > 0 {
-            for upload in self.0.list() {
+            let listed = self.0.uploads().list();
+            for upload in listed {
                 upload.look();
             }
         }
@@ -92,9 +124,9 @@ impl MemoryBudget {
 }
 
 impl Inner {
-    pub(super) fn account(&self, key: Option<u64>, length: Option<u64>) -> Account {
+    pub(super) fn account(self: &Arc<Self>, owner: Option<Owner>, length: Option<u64>) -> Account {
         let id = self.last.fetch_add(1, Relaxed);
-        Account::new(&self.counts, id, key, length)
+        Account::new(&self.counts, id, owner, length)
     }
 
     pub(super) fn answer_was_read(&self, bytes: u64) {
@@ -102,20 +134,31 @@ impl Inner {
         self.give_back(bytes);
     }
 
-    fn uploads(&self) -> MutexGuard<'_, HashMap<u64, Weak<Account>>> {
+    fn uploads(&self) -> MutexGuard<'_, Uploads> {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn list(&self) -> Vec<Arc<Account>> {
-        self.uploads().values().filter_map(Weak::upgrade).collect()
-    }
-
+    /// Puts it into the list, unless it was answered in this moment.
     pub(super) fn enlist(&self, upload: &Arc<Account>) {
-        self.uploads().insert(upload.id, Arc::downgrade(upload));
+        let mut uploads = self.uploads();
+        let mut state = upload.state();
+        if state.is_answered {
+            return;
+        }
+        let place = uploads.free.pop().unwrap_or(uploads.places.len());
+        if place == uploads.places.len() {
+            uploads.places.push(None);
+        }
+        uploads.places[place] = Some(Arc::downgrade(upload));
+        state.place = Some(place);
+        upload.set_eases(true);
     }
 
-    pub(super) fn strike(&self, id: u64) {
-        self.uploads().remove(&id);
+    pub(super) fn strike(&self, place: usize) {
+        let mut uploads = self.uploads();
+        uploads.places[place] = None;
+        uploads.free.push(place);
+        drop(uploads);
         self.look();
     }
 
@@ -161,7 +204,7 @@ impl Inner {
         // Nobody else decides meanwhile. What is woken and dropped is so after it, since it may do anything.
         let mut woken = Vec::new();
         let uploads = self.uploads();
-        let listed: Vec<_> = uploads.values().filter_map(Weak::upgrade).collect();
+        let listed = uploads.list();
         if self.counts.is_scarce() {
             let rows: Vec<_> = listed.iter().map(|upload| upload.row()).collect();
             let scene = Scene {
@@ -172,11 +215,14 @@ impl Inner {
                 uploads: &rows,
             };
             let Decision { go, end } = scene.decide();
-            let of = |id: u64| uploads.get(&id).and_then(Weak::upgrade);
-            for (upload, kept) in go.iter().filter_map(|(id, kept)| Some((of(*id)?, *kept))) {
+            let by_id: HashMap<_, _> = listed.iter().map(|upload| (upload.id, upload)).collect();
+            for (upload, kept) in go
+                .iter()
+                .filter_map(|(id, kept)| Some((by_id.get(id)?, *kept)))
+            {
                 woken.extend(upload.go_on(kept));
             }
-            for upload in end.iter().filter_map(|id| of(*id)) {
+            for upload in end.iter().filter_map(|id| by_id.get(id)) {
                 self.counts.count_end();
                 woken.extend(upload.end());
             }

@@ -15,6 +15,8 @@ pub(super) struct Counts {
     answers: AtomicU64,
     /// The process has little memory left, whatever is counted here.
     squeezed: AtomicBool,
+    /// What the system holds for sockets, which is not in `held`.
+    sockets: AtomicU64,
     /// Uploads that wait.
     waiting: AtomicUsize,
     waits: AtomicU64,
@@ -31,6 +33,8 @@ pub struct MemoryStats {
     pub held_bytes: u64,
     /// Those of answers that their clients have not read.
     pub answers_bytes: u64,
+    /// What the system holds for the sockets of the process, beside these; 0 where it does not tell.
+    pub sockets_bytes: u64,
     /// Uploads that wait until others have given bytes back.
     pub waiting: u64,
     /// How often one began to wait.
@@ -47,6 +51,7 @@ impl Counts {
             kept: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             squeezed: AtomicBool::new(false),
+            sockets: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             waits: AtomicU64::new(0),
             ended: AtomicU64::new(0),
@@ -58,6 +63,7 @@ impl Counts {
             budget_bytes: self.bytes(),
             held_bytes: self.held(),
             answers_bytes: self.answers.load(Relaxed),
+            sockets_bytes: self.sockets.load(Relaxed),
             waiting: self.waiting() as u64,
             waits_total: self.waits.load(Relaxed),
             ended_total: self.ended.load(Relaxed),
@@ -86,8 +92,10 @@ impl Counts {
 
     /// So many bytes were kept for somebody, and now so many are.
     pub(super) fn keep(&self, before: u64, after: u64) {
-        self.kept.fetch_add(after, Relaxed);
-        self.kept.fetch_sub(before, Relaxed);
+        if before != after {
+            self.kept.fetch_add(after, Relaxed);
+            self.kept.fetch_sub(before, Relaxed);
+        }
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -114,6 +122,16 @@ impl Counts {
     pub(super) fn is_scarce(&self) -> bool {
         let is_near = self.is_squeezed() || self.held() >= policy::near(self.bytes());
         is_near || (self.waiting() > 0 && !self.is_at_ease())
+    }
+
+    pub(super) fn set_sockets(&self, bytes: u64) {
+        self.sockets.store(bytes, Relaxed);
+    }
+
+    pub(super) fn is_near(&self) -> bool {
+        let bytes = self.bytes();
+        let all = self.held() + self.sockets.load(Relaxed);
+        bytes > 0 && (self.is_scarce() || all >= policy::near(bytes))
     }
 
     /// Whether answers have to wait until their clients have read what they have. Uploads have half of the budget.

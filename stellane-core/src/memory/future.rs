@@ -51,6 +51,9 @@ where
         };
         let polled = inner.poll(cx);
         if let Some(upload) = this.upload {
+            if polled.is_pending() {
+                upload.handler_waits(cx);
+            }
             if upload.is_ended()
                 && !matches!(&polled, Poll::Ready(Ok(response)) if response.status().is_success())
             {
@@ -60,9 +63,8 @@ where
                 let form = this.form.take().unwrap_or_default();
                 return Poll::Ready(Ok(form.response()));
             }
-            match polled.is_pending() {
-                true => upload.handler_waits(cx),
-                false => *this.upload = None,
+            if polled.is_ready() {
+                *this.upload = None;
             }
         }
         let budget = this.budget;

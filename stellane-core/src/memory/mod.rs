@@ -84,7 +84,7 @@ mod upload;
 use std::fmt;
 
 #[cfg(feature = "preset")]
-pub(crate) use self::{answer::Unsent, upload::Upload};
+pub(crate) use self::{answer::Unsent, policy::Owner, upload::Upload};
 pub use self::{
     body::{MemoryBody, MemoryRequestBody},
     budget::{BuildError, Held, MemoryBudget, MemoryBudgetBuilder},

@@ -1,14 +1,15 @@
 //! Who reads on and who is ended when memory is scarce: functions of what each upload holds.
 
 use std::collections::HashMap;
+#[cfg(feature = "preset")]
+use std::num::NonZeroU64;
 
 /// One upload, as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Upload {
     /// In the order in which they began.
     pub(super) id: u64,
-    /// Whose it is.
-    pub(super) key: u64,
+    pub(super) owner: Owner,
     /// Bytes that it holds.
     pub(super) held: u64,
     /// Bytes that are still to come, if its client has said so.
@@ -20,11 +21,26 @@ pub(super) struct Upload {
     pub(super) stage: Stage,
 }
 
+/// Whose an upload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Owner {
+    /// As somebody has said.
+    Named(u64),
+    /// Who has this address.
+    #[cfg(feature = "preset")]
+    Client(NonZeroU64),
+    /// Who may share its address with many.
+    #[cfg(feature = "preset")]
+    Connection(u64),
+    /// Nobody else's.
+    Request(u64),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     /// It was not asked to wait.
     Reads,
-    /// The same, and its client has sent nothing since somebody looked.
+    /// Its client has sent nothing since somebody looked, or so little that nobody should wait for its end.
     Starves,
     /// It waits to read on.
     Waits,
@@ -135,9 +151,9 @@ impl Scene<'_> {
         decision
     }
 
-    /// Of the key that holds most the largest, and so on, until there is room for another, or half of all.
+    /// Of the owner of most the largest, and so on, until there is room for another, or half of all.
     fn largest(&self, mut room: u64, waiting: &[&Upload]) -> Vec<u64> {
-        let mut of_key: HashMap<u64, u64> = HashMap::new();
+        let mut of_owner: HashMap<Owner, u64> = HashMap::new();
         let mut candidates = Vec::new();
         for upload in self.uploads {
             match upload.stage {
@@ -147,17 +163,17 @@ impl Scene<'_> {
                 }
                 _ => {}
             }
-            *of_key.entry(upload.key).or_default() += upload.held;
+            *of_owner.entry(upload.owner).or_default() += upload.held;
         }
         let mut ended = Vec::new();
         while let Some(at) = (0..candidates.len()).max_by_key(|at| {
             let upload = candidates[*at];
-            (of_key[&upload.key], upload.held, upload.id)
+            (of_owner[&upload.owner], upload.held, upload.id)
         }) {
             let upload = candidates.swap_remove(at);
             ended.push(upload.id);
             room += upload.held;
-            if let Some(held) = of_key.get_mut(&upload.key) {
+            if let Some(held) = of_owner.get_mut(&upload.owner) {
                 *held -= upload.held;
             }
             let fits = |other: &&Upload| {
@@ -184,7 +200,7 @@ mod tests {
     fn upload(id: u64, held: u64, left: Option<u64>, stage: Stage) -> Upload {
         Upload {
             id,
-            key: id,
+            owner: Owner::Request(id),
             held: held * MIB,
             left: left.map(|left| left * MIB),
             next: MIB,
@@ -296,6 +312,15 @@ mod tests {
                 ],
                 end(&[1]),
             ),
+            // Not one that is slow and holds little.
+            (
+                &[
+                    upload(1, 1, Some(30), Starves),
+                    upload(2, 50, Some(60), Waits),
+                    upload(3, 49, Some(60), Waits),
+                ],
+                end(&[2]),
+            ),
             // Not what its handler works with.
             (
                 &[
@@ -321,8 +346,8 @@ mod tests {
 
     #[test]
     fn it_is_one_of_the_client_that_holds_most() {
-        let of = |id, key, held| Upload {
-            key,
+        let of = |id, owner, held| Upload {
+            owner: Owner::Named(owner),
             ..upload(id, held, Some(99), Waits)
         };
         let uploads = [of(1, 1, 30), of(2, 7, 25), of(3, 7, 20), of(4, 4, 20)];

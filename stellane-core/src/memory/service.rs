@@ -7,7 +7,7 @@ use tower_service::Service;
 
 use super::{
     MemoryBudget, MemoryBudgetFuture, MemoryKey, MemoryRequestBody, future::RefusalForm,
-    upload::Upload,
+    policy::Owner, upload::Upload,
 };
 use crate::BoxError;
 
@@ -32,8 +32,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let key = || request.extensions().get().map(|MemoryKey(key)| *key);
-        let upload = Upload::begin(&self.budget, key, request.body());
+        let named = |MemoryKey(key): &MemoryKey| Owner::Named(*key);
+        let owner = || request.extensions().get().map(named);
+        let upload = Upload::begin(&self.budget, owner, request.body());
         let form = upload.as_ref().map(|_| RefusalForm::of(&request));
         let request = request.map(|body| MemoryRequestBody::new(body, upload.as_ref()));
         let budget = Some(&self.budget).filter(|budget| budget.bytes() > 0);

@@ -7,12 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::Body;
+use http_body::{Body, Frame};
 
 use super::{
     MemoryBudget, MemoryExhausted,
     account::{Account, SMALL, State},
     budget::Inner,
+    policy::Owner,
 };
 
 /// A request with a body, until it is answered or given up; its body has a [`Received`].
@@ -26,7 +27,7 @@ impl Upload {
     #[inline]
     pub(crate) fn begin(
         budget: &MemoryBudget,
-        key: impl FnOnce() -> Option<u64>,
+        owner: impl FnOnce() -> Option<Owner>,
         body: &impl Body,
     ) -> Option<Self> {
         if budget.bytes() == 0 || body.is_end_stream() {
@@ -37,7 +38,7 @@ impl Upload {
             return None;
         }
         Some(Self {
-            account: Arc::new(budget.0.account(key(), most)),
+            account: Arc::new(budget.0.account(owner(), most)),
             budget: Arc::clone(&budget.0),
         })
     }
@@ -56,35 +57,31 @@ impl Upload {
     }
 
     /// Its handler waits: it is woken should the request be ended.
+    #[inline]
     pub(crate) fn handler_waits(&self, cx: &Context<'_>) {
-        let mut state = self.account.state();
-        let known = state.handler.as_ref();
-        if !state.is_listed || known.is_some_and(|known| known.will_wake(cx.waker())) {
-            return;
-        }
-        let before = state.handler.replace(cx.waker().clone());
-        drop(state);
-        drop(before);
+        self.account.handler_waits(cx.waker());
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
         let Self { account, budget } = self;
-        let mut wakers = (None, None);
-        let mut was_listed = false;
+        let (mut wakers, mut kept, mut place) = ((None, None), 0, None);
         account.change(|state| {
+            account.set_eases(false);
             wakers = (state.waits.take(), state.handler.take());
             (state.unfollowed, state.whole) = (0, None);
             state.is_answered = true;
-            was_listed = state.is_listed;
+            kept = mem::take(&mut state.kept);
+            place = state.place.take();
         });
-        account.keep(0);
+        account.forget_eased();
+        budget.counts.keep(kept, 0);
         if wakers.0.is_some() {
             budget.counts.waits_no_more();
         }
-        if was_listed {
-            budget.strike(account.id);
+        if let Some(place) = place {
+            budget.strike(place);
         }
         // A body that is read without its handler.
         wakers.0.into_iter().for_each(Waker::wake);
@@ -137,24 +134,35 @@ impl Received {
 
     /// A frame came.
     #[inline]
-    pub(super) fn frame(&self, data: Bytes) -> Bytes {
-        let (Self { account, budget }, bytes) = (self, data.len() as u64);
+    pub(super) fn frame(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let Some(data) = frame.data_ref() else {
+            self.end();
+            return frame;
+        };
+        let bytes = data.len() as u64;
+        let received = self.account.receive(bytes);
+        match received <= SMALL || self.account.count_at_ease(bytes) {
+            true => frame,
+            false => self.follow(frame, received),
+        }
+    }
+
+    /// Follows it if memory is scarce, or whoever reads it answers to nobody any more.
+    fn follow(&self, frame: Frame<Bytes>, received: u64) -> Frame<Bytes> {
+        let Self { account, budget } = self;
+        let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
         let (mut begins, mut follow, mut waited, mut came) = (false, false, None, 0);
         let back = account.change(|state| {
             // It was polled for another reason, when it need not wait any more.
             waited = state.waits.take();
-            state.received += bytes;
-            (state.piece, state.starves) = (bytes, false);
+            state.starves = false;
             came = state.kept.min(bytes);
             state.kept -= came;
             if !state.is_listed {
-                if state.received <= SMALL {
-                    return;
-                }
                 state.is_listed = true;
                 if !state.is_answered {
                     begins = true;
-                    state.unfollowed = state.received;
+                    state.unfollowed = received;
                     return;
                 }
             }
@@ -178,13 +186,21 @@ impl Received {
         }
         budget.give_back(back);
         if !follow {
-            return data;
+            return frame;
         }
-        Bytes::from_owner(Followed {
-            data,
-            account: Arc::clone(account),
-            budget: Arc::clone(budget),
+        frame.map_data(|data| {
+            Bytes::from_owner(Followed {
+                data,
+                account: Arc::clone(account),
+                budget: Arc::clone(budget),
+            })
         })
+    }
+
+    /// Whether its client has sent as much as it said that it would.
+    #[inline]
+    pub(super) fn is_whole(&self) -> Option<bool> {
+        self.account.left().map(|left| left == 0)
     }
 
     /// All of it came, or as much as ever will.
@@ -215,11 +231,8 @@ impl Drop for Followed {
         let bytes = self.data.len() as u64;
         // Before it is counted as gone.
         drop(mem::take(&mut self.data));
-        let Self {
-            account, budget, ..
-        } = self;
-        let back = account.change(|state| state.live -= bytes);
-        budget.give_back(back);
+        let back = self.account.change(|state| state.live -= bytes);
+        self.budget.give_back(back);
     }
 }
 

@@ -133,11 +133,10 @@ impl HeldThreads {
         counts.open.insert(thread, hold);
     }
 
-    fn end(&self, thread: usize) {
+    /// Where it is to be told of, the route, how long it lasted, and how many were not told of before.
+    fn end(&self, thread: usize) -> Option<(Cow<'static, str>, Duration, u64)> {
         let mut counts = self.counts();
-        let Some(Hold { route, since, told }) = counts.open.remove(&thread) else {
-            return;
-        };
+        let Hold { route, since, told } = counts.open.remove(&thread)?;
         let lasted = since.elapsed();
         *counts.time.entry(route.clone()).or_default() += lasted;
         if let Some(now) = counts.now.get_mut(&route) {
@@ -147,25 +146,19 @@ impl HeldThreads {
             }
         }
         if told {
-            return;
+            return None;
         }
         let at = Instant::now();
         let left_out = match counts.said.get_mut(&route) {
             Some(said) if at - said.at < APART => {
                 said.left_out += 1;
-                return;
+                return None;
             }
             said => said.map_or(0, |said| said.left_out),
         };
         let said = Said { at, left_out: 0 };
         counts.said.insert(route.clone(), said);
-        drop(counts);
-        tracing::warn!(
-            target: "stellane::held",
-            route = &*route,
-            left_out,
-            "a handler has held its thread for {lasted:?}; others went on, on another one"
-        );
+        Some((route, lasted, left_out))
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -195,6 +188,14 @@ struct ObservedThread {
 }
 
 impl ObservedThread {
+    fn end(&self) -> Option<(Cow<'static, str>, Duration, u64)> {
+        let held = &self.observer.held;
+        if self.counted.swap(false, SeqCst) {
+            held.learned().end_waiting();
+        }
+        held.end(self.number)
+    }
+
     fn poll(&self) -> Option<RunningPoll> {
         let mut polls = self.observer.metrics.running_polls();
         polls.find(|poll| poll.thread == self.polls)
@@ -230,23 +231,29 @@ impl ObserveThread for ObservedThread {
         held.begin(self.number, route, now.checked_sub(lasted).unwrap_or(now));
     }
 
-    fn waits(&self, apart: bool) {
-        self.place.lend();
+    fn waits(&self) {
         let learned = self.observer.held.learned();
-        // One that has left its core counts itself.
-        if !apart {
-            self.counted.store(true, SeqCst);
-            learned.begin();
-        }
+        learned.begin_waiting();
+        self.counted.store(true, SeqCst);
         if let Some(poll) = self.poll() {
             learned.waits(&poll);
         }
+        self.place.lend();
     }
 
     fn goes_on(&self) {
-        if self.counted.swap(false, SeqCst) {
-            self.observer.held.learned().end();
-        }
-        self.observer.held.end(self.number);
+        let Some((route, lasted, left_out)) = self.end() else {
+            return;
+        };
+        tracing::warn!(
+            target: "stellane::held",
+            route = &*route,
+            left_out,
+            "a handler has held its thread for {lasted:?}; others went on, on another one"
+        );
+    }
+
+    fn has_gone_on(&self) {
+        self.end();
     }
 }

@@ -35,10 +35,12 @@ struct Inner {
     any: AtomicBool,
     http: HttpMetrics,
     known: Mutex<Known>,
-    /// How many requests hold a thread by waiting now.
-    now: AtomicUsize,
+    /// How many handlers were seen to wait by their threads, and still do.
+    waiting: AtomicUsize,
     /// How many may before others of their routes are refused.
     most: AtomicUsize,
+    /// How many polls have left their cores, or are about to, whether they wait or not.
+    apart: AtomicUsize,
     refused: AtomicU64,
     said: Mutex<Option<Instant>>,
 }
@@ -46,10 +48,10 @@ struct Inner {
 #[derive(Default)]
 struct Known {
     routes: Vec<Arc<Route>>,
-    /// The numbers of the routes by path and method; none of all others that have a name.
-    rules: Option<Rules<Option<usize>>>,
-    /// How many had a name.
-    named: usize,
+    /// All that have a name, to tell which of them a request is of.
+    templates: Vec<Arc<str>>,
+    /// The numbers of the templates; `None` where they contradict each other. Then nothing is known of any request.
+    rules: Option<Rules<usize>>,
 }
 
 /// One of them.
@@ -69,8 +71,9 @@ impl Learned {
             any: AtomicBool::new(false),
             http: http.clone(),
             known: Mutex::default(),
-            now: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             most: AtomicUsize::new(usize::MAX),
+            apart: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             said: Mutex::default(),
         }))
@@ -91,35 +94,44 @@ impl Learned {
         self.0.refused.load(Relaxed)
     }
 
-    /// One more holds a thread by waiting.
-    pub(super) fn begin(&self) {
-        self.0.now.fetch_add(1, SeqCst);
+    /// One more waits by its thread.
+    pub(super) fn begin_waiting(&self) {
+        self.0.waiting.fetch_add(1, SeqCst);
     }
 
-    pub(super) fn end(&self) {
-        self.0.now.fetch_sub(1, SeqCst);
+    pub(super) fn end_waiting(&self) {
+        self.0.waiting.fetch_sub(1, SeqCst);
     }
 
+    /// Whether no more may.
     pub(super) fn is_full(&self) -> bool {
-        self.0.now.load(SeqCst) >= self.0.most.load(Relaxed)
+        self.0.waiting.load(SeqCst) >= self.0.most.load(Relaxed)
+    }
+
+    /// Whether one more poll may leave its core; it is counted then.
+    fn may_leave(&self) -> bool {
+        let most = self.0.most.load(Relaxed);
+        let one_more = |apart| (apart < most).then(|| apart + 1);
+        self.0.apart.fetch_update(SeqCst, SeqCst, one_more).is_ok()
     }
 
     /// This poll holds its thread: of those that are known.
     pub(super) fn holds(&self, poll: &RunningPoll) {
-        if let Some(route) = self.known().of(poll) {
+        let Some(template) = &poll.route else { return };
+        if let Some(route) = self.known().of(poll.method, template) {
             route.holding.fetch_add(1, SeqCst);
         }
     }
 
     /// And it waits: from now on it is known.
     pub(super) fn waits(&self, poll: &RunningPoll) {
-        let mut known = self.known();
-        if known.of(poll).is_some() {
-            return;
-        }
         let (Some(template), Ok(method)) = (&poll.route, poll.method.parse()) else {
             return;
         };
+        let mut known = self.known();
+        if known.of(poll.method, template).is_some() {
+            return;
+        }
         // Its method is none that a route could have.
         if poll.method.starts_with('_') {
             return;
@@ -130,13 +142,7 @@ impl Learned {
             holding: AtomicU32::new(0),
             calm: AtomicU32::new(0),
         }));
-        self.changed(&mut known);
-        tracing::debug!(
-            target: "stellane::held",
-            route = &**template,
-            method = poll.method,
-            "handlers of this route wait by their threads: they get threads of their own"
-        );
+        self.0.any.store(true, Relaxed);
     }
 
     /// The route of such a request, if it is known.
@@ -144,11 +150,13 @@ impl Learned {
     pub(super) fn find(&self, method: &Method, path: &str) -> Option<Arc<Route>> {
         let mut known = self.known();
         // What is named since then may be more exact.
-        if known.named != self.0.http.template_count() {
-            self.changed(&mut known);
+        if known.templates.len() != self.0.http.template_count() {
+            known.templates = self.0.http.templates();
+            known.rules = rules(&known.templates);
         }
-        let number = known.rules.as_ref()?.find(path, method)??;
-        known.routes.get(number).cloned()
+        let number = known.rules.as_ref()?.find(path, method)?;
+        let template = known.templates.get(number)?;
+        known.of(method.as_str(), template).cloned()
     }
 
     /// A poll of this route has ended.
@@ -162,7 +170,7 @@ impl Learned {
         }
         let mut known = self.known();
         known.routes.retain(|other| !Arc::ptr_eq(other, route));
-        self.changed(&mut known);
+        self.0.any.store(!known.routes.is_empty(), Relaxed);
     }
 
     /// Notes that one is refused.
@@ -180,16 +188,8 @@ impl Learned {
             route = &*route.template,
             refused,
             "requests are refused: handlers of their route wait by their threads, and {} do already (`engine.max_blocked`)",
-            self.0.now.load(Relaxed)
+            self.0.waiting.load(Relaxed)
         );
-    }
-
-    fn changed(&self, known: &mut Known) {
-        known.named = self.0.http.template_count();
-        known.rules =
-            rules(&known.routes, &self.0.http.templates()).or_else(|| rules(&known.routes, &[]));
-        let any = known.rules.is_some() && !known.routes.is_empty();
-        self.0.any.store(any, Relaxed);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -198,24 +198,18 @@ impl Learned {
 }
 
 impl Known {
-    fn of(&self, poll: &RunningPoll) -> Option<&Arc<Route>> {
-        let template = poll.route.as_ref()?;
-        let is_it = |route: &&Arc<Route>| {
-            route.template == *template && route.method.as_str() == poll.method
-        };
+    fn of(&self, method: &str, template: &str) -> Option<&Arc<Route>> {
+        let is_it = |route: &&Arc<Route>| *route.template == *template && route.method == method;
         self.routes.iter().find(is_it)
     }
 }
 
-/// `None` where the names are no templates, or contradict each other.
-fn rules(routes: &[Arc<Route>], named: &[Arc<str>]) -> Option<Rules<Option<usize>>> {
+fn rules(templates: &[Arc<str>]) -> Option<Rules<usize>> {
     let mut rules = RulesBuilder::new();
-    for (number, route) in routes.iter().enumerate() {
-        let (path, method) = (route.template.to_string(), route.method.to_string());
-        rules.add(Some(number), &[path], &[method], &[]);
-    }
-    for template in named.iter().filter(|template| template.starts_with('/')) {
-        rules.add(None, &[template.to_string()], &[], &[]);
+    let numbered = templates.iter().enumerate();
+    // Others are names of something else.
+    for (number, template) in numbered.filter(|(_, template)| template.starts_with('/')) {
+        rules.add(number, &[template.to_string()], &[], &[]);
     }
     rules.build().ok()
 }
@@ -225,7 +219,7 @@ fn rules(routes: &[Arc<Route>], named: &[Arc<str>]) -> Option<Rules<Option<usize
 pub(super) struct ApartRequest {
     learned: Learned,
     route: Arc<Route>,
-    /// Whether it is counted among those that hold a thread.
+    /// Whether it is counted among those that leave their cores.
     counted: bool,
     asks: u8,
 }
@@ -243,21 +237,20 @@ impl ApartRequest {
     /// Whether it has asked to be polled on a thread of its own, and is not polled here.
     #[cold]
     pub(super) fn leaves(&mut self, cx: &Context<'_>) -> bool {
-        if engine::here() != Place::Core || self.asks == ASKS {
+        let stays = engine::here() != Place::Core || self.asks == ASKS;
+        if stays || !(self.counted || self.learned.may_leave()) {
             self.asks = 0;
             return false;
         }
         self.asks += 1;
-        if !mem::replace(&mut self.counted, true) {
-            self.learned.begin();
-        }
+        self.counted = true;
         engine::leave(cx);
         true
     }
 
-    /// Whether so many hold threads that it would better be refused, if it has not begun.
+    /// Whether it is to be refused, if it has not begun.
     pub(super) fn is_too_much(&self) -> bool {
-        !self.counted && self.learned.is_full()
+        self.learned.is_full()
     }
 
     pub(super) fn refuse(&self) {
@@ -276,7 +269,7 @@ impl ApartRequest {
 
     fn uncount(&mut self) {
         if mem::take(&mut self.counted) {
-            self.learned.end();
+            self.learned.0.apart.fetch_sub(1, SeqCst);
         }
     }
 }

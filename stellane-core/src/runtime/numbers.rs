@@ -107,6 +107,7 @@ impl Components {
             gauge "stellane_memory_budget_bytes" "How many bytes bodies may hold; 0 is off." |s| s.budget_bytes;
             gauge "stellane_memory_held_bytes" "How many bytes bodies hold." |s| s.held_bytes;
             gauge "stellane_memory_answers_bytes" "Those of answers that their clients have not read." |s| s.answers_bytes;
+            gauge "stellane_memory_sockets_bytes" "What the system holds for sockets; 0 where it does not tell." |s| s.sockets_bytes;
             gauge "stellane_uploads_waiting" "Uploads that wait for memory." |s| s.waiting;
             counter "stellane_uploads_waits_total" "How often an upload began to wait for memory." |s| s.waits_total;
             counter "stellane_requests_out_of_memory_total" "Requests that were ended to make room for others." |s| s.ended_total;

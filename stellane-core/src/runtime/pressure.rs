@@ -46,14 +46,16 @@ pub(super) async fn relieve(
             } else {
                 0.0
             };
-            (level, felt)
+            (level, felt, Machine::socket_memory().unwrap_or(0))
         });
-        let Ok((level, felt)) = measured.await else {
+        let Ok((level, felt, sockets)) = measured.await else {
             continue;
         };
         connections.set_pressure(felt);
         memory.set_squeezed(pressure.sources().iter().any(is_memory));
+        memory.set_sockets(sockets);
         memory.look();
+        connections.set_buffers_little(memory.is_near());
         ended.tell(memory.stats());
         let closed = connections.close_idle(relief(&connections.stats(), level));
         untold += closed;
@@ -252,6 +254,39 @@ mod tests {
             () = relieve(pressure, manager.clone(), MemoryBudget::new(0)) => unreachable!("it never ends"),
         };
         assert_eq!(&answer, b"HTTP/1.1 408");
+    }
+
+    #[tokio::test]
+    async fn uploads_go_one_by_one_while_the_process_has_little_memory_left_whoever_took_it() {
+        use std::sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering::Relaxed},
+        };
+        let manager = ConnectionManager::builder().build().unwrap();
+        let budget = MemoryBudget::new(1 << 30);
+        let scarce = Arc::<AtomicBool>::default();
+        let reader = Arc::clone(&scarce);
+        let pressure = Pressure::builder()
+            .source("memory", 0.0, 1.0, move || {
+                Some(f64::from(u8::from(reader.load(Relaxed))))
+            })
+            .build();
+        let until = async |near: bool| {
+            while budget.is_near() != near {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let turns = async {
+            assert!(!budget.is_near());
+            scarce.store(true, Relaxed);
+            until(true).await;
+            scarce.store(false, Relaxed);
+            until(false).await;
+        };
+        tokio::select! {
+            turned = tokio::time::timeout(Duration::from_secs(60), turns) => turned.expect("soon"),
+            () = relieve(pressure, manager.clone(), budget.clone()) => unreachable!("it never ends"),
+        }
     }
 
     #[test]

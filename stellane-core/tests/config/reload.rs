@@ -136,6 +136,21 @@ async fn a_removed_file_changes_nothing_and_is_named() {
     assert_eq!(watch.watcher.config().log.level, "debug");
 }
 
+#[cfg(feature = "preset")]
+#[test]
+fn a_change_of_the_memory_budget_is_told_to_need_a_restart() {
+    let folder = Folder::new("memory");
+    let file = folder.file("app.toml", "[memory]\nbudget = \"off\"\n");
+    let watcher = ConfigWatcher::new(Loader::new().file(&file)).expect("valid");
+    fs::write(&file, "[memory]\nbudget = \"512MiB\"\n").expect("write");
+    let reload = watcher.reload().expect("valid");
+    assert!(reload.applied.is_empty());
+    assert_eq!(
+        reload.restart_required[0].to_string(),
+        "`memory.budget` \"off\" -> \"536870912\""
+    );
+}
+
 #[test]
 fn what_needs_a_restart_is_listed_not_applied_and_listed_again() {
     let folder = Folder::new("restart");

@@ -368,8 +368,8 @@ async fn a_handler_that_waits_for_something_else_gives_up_what_it_holds() {
     }
     settle().await;
     assert_eq!(budget.stats().waiting, 1, "it may read on by itself");
-    // Its client has sent nothing since.
-    for _ in 0..3 {
+    // Its client has sent nothing for two seconds.
+    for _ in 0..5 {
         budget.look();
         settle().await;
     }
@@ -486,4 +486,69 @@ async fn uploads_go_one_by_one_where_the_process_has_no_memory_left() {
         (stats.held_bytes, stats.waiting, stats.ended_total),
         (0, 0, 0)
     );
+}
+
+/// It could go on, and does so by a byte now and then.
+#[tokio::test]
+async fn nobody_waits_for_a_client_that_would_need_more_than_a_minute() {
+    let budget = MemoryBudget::new(10 * MB);
+    let handlers = Handlers::default();
+    let collect = move |body| handlers.clone().collect(body);
+    let trickles = begin(&budget, Some(8 * MIB), None, collect.clone());
+    for _ in 0..6 {
+        trickles.send(MIB);
+    }
+    settle().await;
+    let other = begin(&budget, Some(5 * MIB), None, collect.clone());
+    for _ in 0..5 {
+        other.send(MIB);
+    }
+    for _ in 0..20 {
+        trickles.send(1);
+        settle().await;
+        budget.look();
+        settle().await;
+    }
+    assert_eq!(other.status().await, StatusCode::OK);
+    assert_eq!(trickles.status().await, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// Neither what it has sent nor how slowly makes it the one that is ended.
+#[tokio::test]
+async fn a_slow_client_that_holds_little_is_never_ended_before_those_that_hold_much() {
+    let budget = MemoryBudget::new(10 * MB);
+    let handlers = Handlers::default();
+    let collect = move |body| handlers.clone().collect(body);
+    let slow = begin(&budget, Some(MIB), None, collect.clone());
+    slow.send(100_000);
+    settle().await;
+    let looks = {
+        let budget = budget.clone();
+        tokio::spawn(async move {
+            loop {
+                budget.look();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+    };
+    for _ in 0..5 {
+        let large: Vec<_> = (0..3)
+            .map(|_| begin(&budget, Some(9 * MIB), None, collect.clone()))
+            .collect();
+        for _ in 0..9 {
+            for upload in &large {
+                upload.send(MIB);
+            }
+            slow.send(5_000);
+            settle().await;
+        }
+        for upload in large {
+            upload.status().await;
+        }
+    }
+    slow.send(MIB - 100_000 - 5 * 9 * 5_000);
+    assert_eq!(slow.status().await, StatusCode::OK);
+    looks.abort();
+    assert!(budget.stats().ended_total > 0);
+    assert_eq!(budget.stats().held_bytes, 0);
 }

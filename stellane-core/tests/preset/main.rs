@@ -34,4 +34,5 @@ mod route_limits;
 mod runtime;
 mod tonic;
 mod trace;
+mod watching;
 mod wiring;

@@ -1,7 +1,15 @@
 //! The memory budget of the preset over sockets: by the configuration, in the one layer and in the many, over HTTP/1 and
 //! HTTP/2 and in gRPC.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -13,11 +21,22 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use stellane_core::{Components, RuntimeConfig, config::Loader, connection::Listener};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use stellane_core::{
+    Components, RuntimeConfig,
+    config::Loader,
+    connection::{ConnectionManager, Incoming, Listener, ProxyProtocol},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Notify,
+};
 use tower::Layer;
 
-use crate::until::until;
+use crate::{
+    frames::{PREFACE, SETTINGS, frame},
+    until::until,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -26,10 +45,20 @@ fn config() -> RuntimeConfig {
     Loader::new().text("app.toml", text).load().expect("loads")
 }
 
+/// For the one test that has a handler wait.
+static GO: Notify = Notify::const_new();
+
 fn app() -> Router {
     Router::new()
         .route("/", get(async || "hello"))
         .route("/collect", post(async |body: Bytes| body.len().to_string()))
+        .route(
+            "/collect-and-wait",
+            post(async |body: Bytes| {
+                GO.notified().await;
+                body.len().to_string()
+            }),
+        )
         .route(
             "/consume",
             post(async |mut body: Body| {
@@ -45,7 +74,10 @@ fn app() -> Router {
 
 /// As one layer, or as many.
 async fn serve(fused: bool) -> (Components, SocketAddr) {
-    let config = config();
+    serve_with(config(), fused).await
+}
+
+async fn serve_with(config: RuntimeConfig, fused: bool) -> (Components, SocketAddr) {
     let components = Components::new(&config).expect("valid");
     tokio::spawn(components.clone().run());
     let options = &components.connections.config().listen;
@@ -184,4 +216,181 @@ async fn a_request_that_waits_for_memory_keeps_nobody_out() {
     drop(held);
     assert_eq!(second.await.expect("no panic").status(), StatusCode::OK);
     assert_eq!((stats().held_bytes, stats().ended_total), (1 << 20, 0));
+}
+
+/// A client by a proxy that names it, with an upload of which it has sent a part.
+async fn begin_as(address: SocketAddr, peer: &str, length: usize, sent: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    let head = format!(
+        "PROXY TCP4 {peer} 192.0.2.1 1000 80\r\nPOST /collect HTTP/1.1\r\nhost: x\r\n\
+         content-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    stream.write_all(&vec![7; sent]).await.expect("writes");
+    stream
+}
+
+async fn status(stream: &mut TcpStream) -> String {
+    let mut head = [0; 12];
+    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_exact(&mut head));
+    read.await.expect("in time").expect("an answer");
+    String::from_utf8_lossy(&head[9..]).into_owned()
+}
+
+/// Each of them holds less than the modest one.
+#[tokio::test]
+async fn a_client_with_many_connections_pays_before_one_with_a_single_larger_upload() {
+    let mut config = config();
+    config.connection.proxy_protocol.mode = ProxyProtocol::Required;
+    config.connection.proxy_protocol.trusted = vec!["127.0.0.1".to_owned()];
+    let (components, address) = serve_with(config, true).await;
+    let held = async |bytes: usize| {
+        let is_so = |_: &ConnectionManager| components.memory.stats().held_bytes >= bytes as u64;
+        until(&components.connections, "held", is_so).await;
+    };
+    let whole = MIB * 7 / 4;
+    let mut modest = begin_as(address, "198.51.100.8", whole, MIB * 3 / 2).await;
+    held(MIB * 3 / 2).await;
+    let mut greedy = Vec::new();
+    for n in 1..=5 {
+        greedy.push(begin_as(address, "198.51.100.7", 7 * MIB, MIB).await);
+        held((MIB * 3 / 2 + n * MIB).min(6 * MIB)).await;
+    }
+    // More than there is: one of them has to go.
+    until(&components.connections, "ended", |_| {
+        components.memory.stats().ended_total > 0
+    })
+    .await;
+    modest
+        .write_all(&vec![7; whole - MIB * 3 / 2])
+        .await
+        .expect("writes");
+    assert_eq!(status(&mut modest).await, "200");
+    let ended = components.memory.stats().ended_total;
+    assert!(ended <= 5, "{ended}");
+}
+
+/// What the server says of the window of a stream at the beginning.
+async fn stream_window(address: SocketAddr) -> u32 {
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    stream.write_all(PREFACE).await.expect("writes");
+    let hello = frame(SETTINGS, 0, 0, &[]);
+    stream.write_all(&hello).await.expect("writes");
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.expect("a frame");
+    assert_eq!(head[3], SETTINGS);
+    let mut settings = vec![0; usize::from(head[2])];
+    stream.read_exact(&mut settings).await.expect("settings");
+    let mut settings = settings.chunks_exact(6);
+    let window = settings.find(|setting| setting[1] == 4);
+    window.map_or(65_535, |setting| {
+        u32::from_be_bytes(setting[2..].try_into().expect("four"))
+    })
+}
+
+#[tokio::test]
+async fn connections_that_begin_while_memory_is_scarce_get_the_least_windows() {
+    let (components, address) = serve(true).await;
+    let until_window_is = async |expected| {
+        let wait = async {
+            while stream_window(address).await != expected {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
+        waited.unwrap_or_else(|_| panic!("never {expected}"));
+    };
+    assert_eq!(stream_window(address).await, 256 << 10);
+    let held = components.memory.hold(7 << 20);
+    until_window_is(65_535).await;
+    drop(held);
+    until_window_is(256 << 10).await;
+}
+
+/// What comes of an upload that waits is what its window was, and no more.
+#[tokio::test]
+async fn the_window_of_an_upload_that_waits_is_not_opened_again() {
+    let (components, address) = serve(true).await;
+    let stats = || components.memory.stats();
+    let other = tokio::spawn(send(
+        address,
+        false,
+        upload(address, "/collect-and-wait"),
+        13 << 19,
+    ));
+    until(&components.connections, "held", |_| {
+        stats().held_bytes >= 13 << 19
+    })
+    .await;
+    let given = Arc::new(AtomicUsize::new(0));
+    let pieces = {
+        let given = Arc::clone(&given);
+        (0..256).map(move |_| {
+            given.fetch_add(16 << 10, Relaxed);
+            Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(vec![7; 16 << 10])))
+        })
+    };
+    let body = http_body_util::StreamBody::new(futures_util::stream::iter(pieces));
+    let io = TokioIo::new(TcpStream::connect(address).await.expect("connects"));
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io)
+        .await
+        .expect("shakes hands");
+    tokio::spawn(connection);
+    let request = upload(address, "/collect").body(body).expect("valid");
+    let answer = tokio::spawn(sender.send_request(request));
+    until(&components.connections, "waits", |_| stats().waiting == 1).await;
+    // It sends what it may.
+    let mut before = usize::MAX;
+    while given.load(Relaxed) != before {
+        before = given.load(Relaxed);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // The window, what was read before it had to wait, and what lies at the client.
+    assert!(before <= (256 + 128 + 64) << 10, "{before}");
+    assert_eq!((stats().waiting, stats().ended_total), (1, 0));
+    GO.notify_one();
+    let answer = answer.await.expect("no panic").expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(given.load(Relaxed), 256 * (16 << 10));
+    assert_eq!(other.await.expect("no panic").status(), StatusCode::OK);
+}
+
+/// How much of an answer is made for a client that reads nothing of it.
+#[cfg(target_os = "linux")]
+async fn made_for_nobody(buffers_little: bool) -> usize {
+    let manager = ConnectionManager::builder().build().expect("valid");
+    manager.set_buffers_little(buffers_little);
+    let options = &manager.config().listen;
+    let listener = Listener::bind("127.0.0.1:0", options).await.expect("binds");
+    let address = listener.local_addr().expect("TCP");
+    let made = Arc::new(AtomicUsize::new(0));
+    let service = {
+        let made = Arc::clone(&made);
+        tower::service_fn(move |_: Request<Incoming>| {
+            let made = Arc::clone(&made);
+            let pieces = (0..4096).map(move |_| {
+                made.fetch_add(16 << 10, Relaxed);
+                Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(vec![7; 16 << 10])))
+            });
+            let body = http_body_util::StreamBody::new(futures_util::stream::iter(pieces));
+            async { Ok::<_, Infallible>(Response::new(body)) }
+        })
+    };
+    tokio::spawn(manager.serve(listener, service));
+    let mut client = TcpStream::connect(address).await.expect("connects");
+    let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    client.write_all(request).await.expect("writes");
+    let mut before = usize::MAX;
+    while made.load(Relaxed) == 0 || made.load(Relaxed) != before {
+        before = made.load(Relaxed);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    before
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_system_takes_little_of_an_answer_that_nobody_reads_while_memory_is_scarce() {
+    let (usual, little) = (made_for_nobody(false).await, made_for_nobody(true).await);
+    assert!(little < usual * 3 / 4, "{little} of {usual}");
 }

@@ -22,6 +22,7 @@ struct Memory {
     dir: PathBuf,
     limit: u64,
     used: u64,
+    sockets: Option<u64>,
 }
 
 impl Groups {
@@ -82,7 +83,13 @@ impl Groups {
                 .or_else(|| field(&stat, "inactive_file"))
                 .unwrap_or(0);
             let used = used.saturating_sub(cache);
-            memories.push(Memory { dir, limit, used });
+            let sockets = field(&stat, "sock");
+            memories.push(Memory {
+                dir,
+                limit,
+                used,
+                sockets,
+            });
         }
         memories
     }
@@ -90,6 +97,12 @@ impl Groups {
     /// The tightest limit in bytes.
     pub(super) fn memory_limit(&self) -> Option<u64> {
         self.memories().iter().map(|memory| memory.limit).min()
+    }
+
+    /// What the tightest of them counts for sockets.
+    pub(super) fn socket_memory(&self) -> Option<u64> {
+        let memories = self.memories();
+        memories.iter().min_by_key(|memory| memory.limit)?.sockets
     }
 
     /// The greatest share of a limit that is used.
@@ -188,7 +201,10 @@ mod tests {
                 ("a/b/cpu.max", "150000 100000\n"),
                 ("a/memory.max", "104857600\n"),
                 ("a/memory.current", "94371840\n"),
-                ("a/memory.stat", "anon 1\ninactive_file 10485760\n"),
+                (
+                    "a/memory.stat",
+                    "anon 1\nsock 4096\ninactive_file 10485760\n",
+                ),
                 ("a/memory.pressure", "some avg10=12.50 avg60=1\n"),
                 ("a/cpu.max", "max 100000\n"),
                 ("memory.max", "209715200\n"),
@@ -200,6 +216,7 @@ mod tests {
         assert_eq!(groups.memory_limit(), Some(100 * MIB));
         assert_eq!(groups.cpu_limit(), Some(1.5));
         assert_eq!(groups.memory_used(), Some(0.8));
+        assert_eq!(groups.socket_memory(), Some(4096));
         // The root stalls, and is not near its limit.
         assert_eq!(groups.memory_stall(), Some(0.125));
         // In a container the path may name what lies outside.
@@ -234,6 +251,7 @@ mod tests {
         assert_eq!(groups.memory_limit(), Some(200 * MIB));
         assert_eq!(groups.memory_used(), Some(0.9));
         assert_eq!(groups.cpu_limit(), Some(0.5));
+        assert_eq!(groups.socket_memory(), None);
         assert_eq!(groups.memory_stall(), None);
     }
 

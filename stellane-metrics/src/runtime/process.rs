@@ -57,6 +57,13 @@ impl Machine {
         Groups::read(total_memory()?).memory_limit()
     }
 
+    /// What the system holds for the sockets of the process in bytes, as the tightest group that limits its memory counts it;
+    /// only groups of version 2 do.
+    #[must_use]
+    pub fn socket_memory() -> Option<u64> {
+        Groups::read(total_memory()?).socket_memory()
+    }
+
     /// The share of the last ten seconds in which a group of the process that is near its limit of memory waited for some.
     /// That the whole machine does so is no fault of this process, and not told here.
     #[must_use]

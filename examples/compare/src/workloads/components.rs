@@ -108,11 +108,14 @@ fn nanos(component: &Component, cores: &[usize], time: Duration) -> Result<f64, 
         }
         start.wait();
         let (begin, mut count) = (Instant::now(), 0);
-        while !over.load(Relaxed) {
+        loop {
             count += batch();
             if begin.elapsed() >= time {
                 // Nobody is counted while the other rests.
                 over.store(true, Relaxed);
+            }
+            if over.load(Relaxed) {
+                break;
             }
         }
         Ok::<f64, BoxError>(begin.elapsed().as_nanos() as f64 / count as f64)

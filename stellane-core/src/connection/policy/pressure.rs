@@ -1,6 +1,6 @@
 //! How scarce things are, and how long the slow may take because of it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::connection::{config::ConnectionConfig, table::clock::millis};
 
@@ -16,6 +16,8 @@ pub(crate) struct Pressure {
     told: AtomicU64,
     /// The bits of an `f64`.
     level: AtomicU64,
+    /// What may lie unread in buffers is to be as little as possible.
+    buffers_little: AtomicBool,
 }
 
 impl Pressure {
@@ -38,6 +40,14 @@ impl Pressure {
         let level = of_places(held, most).max(told);
         self.level.store(level.to_bits(), Relaxed);
         level
+    }
+
+    pub(crate) fn set_buffers_little(&self, little: bool) {
+        self.buffers_little.store(little, Relaxed);
+    }
+
+    pub(crate) fn buffers_little(&self) -> bool {
+        self.buffers_little.load(Relaxed)
     }
 
     /// As of the latest look.

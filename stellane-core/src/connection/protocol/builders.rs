@@ -6,14 +6,20 @@ use hyper::server::conn::http2;
 
 use crate::connection::config::ConnectionConfig;
 #[cfg(feature = "http2")]
-use crate::connection::protocol::http2::{builder, streams::StreamExecutor};
+use crate::connection::{
+    lifecycle::Shared,
+    protocol::http2::{builder, streams::StreamExecutor},
+};
 
 /// hyper's builders, made once.
 #[derive(Debug)]
 pub(crate) struct HyperBuilders {
     pub(crate) http1: http1::Builder,
     #[cfg(feature = "http2")]
-    pub(crate) http2: http2::Builder<StreamExecutor>,
+    http2: http2::Builder<StreamExecutor>,
+    /// With the least windows that the protocol knows.
+    #[cfg(feature = "http2")]
+    narrow_http2: http2::Builder<StreamExecutor>,
 }
 
 impl HyperBuilders {
@@ -31,6 +37,22 @@ impl HyperBuilders {
             http1,
             #[cfg(feature = "http2")]
             http2: builder(&config.http2),
+            #[cfg(feature = "http2")]
+            narrow_http2: builder(&config.http2.clone().with(|http2| {
+                const LEAST: u32 = 65_535;
+                http2.stream_window_bytes = http2.stream_window_bytes.min(LEAST);
+                http2.connection_window_bytes = LEAST;
+                http2.adaptive_window = false;
+            })),
+        }
+    }
+
+    /// For a connection that begins now.
+    #[cfg(feature = "http2")]
+    pub(crate) fn http2(&self, shared: &Shared) -> &http2::Builder<StreamExecutor> {
+        match shared.pressure.buffers_little() {
+            true => &self.narrow_http2,
+            false => &self.http2,
         }
     }
 }

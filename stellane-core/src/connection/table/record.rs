@@ -2,11 +2,13 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU64,
     sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use crate::connection::{
+    client::client,
     state::{ConnectionInfo, ConnectionState},
     table::{
         budget::{Budget, OpenBudget},
@@ -101,6 +103,11 @@ impl Record {
 
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         self.identity.peer.map(SocketAddr::from)
+    }
+
+    /// A number for who has that address: see [`client`].
+    pub(crate) fn client(&self) -> Option<NonZeroU64> {
+        client(self.identity.peer?.0)
     }
 
     pub(crate) fn age(&self, now: u64) -> u64 {

@@ -17,6 +17,10 @@ use tokio::{
     net::TcpStream,
 };
 
+/// What the system holds of answers that it can't send yet, where memory is scarce.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 64 << 10;
+
 /// A socket that connections are accepted on.
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -220,6 +224,16 @@ impl Socket {
     )))]
     pub(crate) fn unacknowledged(&self) -> Option<u32> {
         None
+    }
+
+    /// From now on the system takes little that it can't send yet, however much the client's own buffers hold. It costs a
+    /// wake-up for each of these, and no speed.
+    pub(crate) fn bound_unsent(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(socket) = self.system_socket() {
+            // Of another kind of socket it is refused.
+            let _ = socket.set_tcp_notsent_lowat(UNSENT);
+        }
     }
 
     /// Has the client see a reset when the socket is closed, and what it has not read thrown away.

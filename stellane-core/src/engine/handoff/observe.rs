@@ -15,8 +15,11 @@ pub(crate) trait ObserveThread: Debug + Send + Sync {
     /// It has no core, or its core went to another thread, since a poll has lasted for about so long.
     fn is_held(&self, lasted: Duration);
 
-    /// It waits, and does not compute. `apart` says that what it polls had left its core before.
-    fn waits(&self, apart: bool);
+    /// It waits, and does not compute. Told once, while it is held.
+    fn waits(&self);
+
+    /// The poll was over before all of that was told.
+    fn has_gone_on(&self);
 
     /// The poll is over, also of one that has not lasted; told by the thread itself.
     fn goes_on(&self);

@@ -150,15 +150,25 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
 
 /// Whether the request that holds this thread is at nothing, and is not in the way of others. One that computes is.
 fn may_lend(shared: &Shared, held: &Held, wants_cpu: bool) -> bool {
-    // Those that have left their cores before were counted then.
+    // Of those that have left their cores no more than as many do.
     let is_full = || shared.counts.borrow().blocked > shared.config.max_blocked;
     if wants_cpu || (!held.apart && is_full()) {
         return false;
     }
     if let Some(observed) = held.worker.observed.get() {
-        observed.waits(held.apart);
+        observed.waits();
     }
+    make_sure(&held.worker);
     true
+}
+
+/// What was told of a poll is taken back if that was over before: its thread has looked too early.
+fn make_sure(worker: &Worker) {
+    if !worker.mark.is_lost()
+        && let Some(observed) = worker.observed.get()
+    {
+        observed.has_gone_on();
+    }
 }
 
 /// Those in a poll of a task that has left its core, which has just lasted for as long as one may on a core.
@@ -179,6 +189,7 @@ fn look_apart(shared: &Shared, tick: Duration) -> Vec<(Held, Thread)> {
         if let Some(observed) = worker.observed.get() {
             observed.is_held(tick * LOOKS);
         }
+        make_sure(&worker);
         let now = Thread::at(worker.id());
         let (apart, ran) = (true, now.ran);
         Some((
@@ -245,6 +256,7 @@ fn look(
     if let Some(observed) = worker.observed.get() {
         observed.is_held(tick * looks);
     }
+    make_sure(worker);
     watched.poll = 0;
     let before = mem::replace(&mut watched.worker, shared.give_core(core).ok());
     before.map(|worker| (worker, now))

@@ -92,7 +92,7 @@ where
             return Poll::Pending;
         };
         if let Some(memory) = &held.parts.memory {
-            frame = this.unsent.count(memory, frame);
+            this.unsent.count(memory, &mut frame);
         }
         let is_end = || this.kind.is_end_stream();
         if held.recording.frame(frame.as_ref(), is_end) {

@@ -14,8 +14,8 @@ use tower_service::Service;
 use crate::{
     BoxError, access_log,
     catch_faults::{Faults, Grpc},
-    connection::Incoming,
-    memory::{MemoryBudget, MemoryKey, Upload},
+    connection::{ConnectInfo, Incoming, client},
+    memory::{MemoryBudget, MemoryKey, Owner, Upload},
     on_disconnect::Asking,
     runtime::{
         RefusalKind, RequestBody,
@@ -126,15 +126,20 @@ pub(super) fn upload<B: Body + 'static>(
     request: &Request<B>,
 ) -> Option<Upload> {
     let memory = memory?;
-    let key = || {
-        let body = request.body() as &dyn Any;
-        let limited = || Some(body.downcast_ref::<LimitRequestBody<Incoming>>()?.get_ref());
-        match body.downcast_ref().or_else(limited) {
-            Some(incoming) => incoming.shared_connection(),
-            None => request.extensions().get().map(|MemoryKey(key)| *key),
+    let owner = || {
+        let (body, extensions) = (request.body() as &dyn Any, request.extensions());
+        if let Some(MemoryKey(key)) = extensions.get() {
+            return Some(Owner::Named(*key));
         }
+        let limited = || Some(body.downcast_ref::<LimitRequestBody<Incoming>>()?.get_ref());
+        let incoming = body.downcast_ref().or_else(limited);
+        // As trusted proxies say, if anybody has asked for it.
+        let peer = extensions.get().and_then(ConnectInfo::peer);
+        let client = peer.map_or_else(|| incoming?.client(), |peer| client(peer.ip()));
+        let connection = || incoming?.shared_connection().map(Owner::Connection);
+        client.map(Owner::Client).or_else(connection)
     };
-    Upload::begin(memory, key, request.body())
+    Upload::begin(memory, owner, request.body())
 }
 
 /// How many boxes a thread keeps.

@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     future::Future,
+    num::NonZeroU64,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     sync::Arc,
@@ -22,6 +23,7 @@ use crate::{
             http2::{body::StreamBody, ledger::Ledger, streams::is_slow_body, tunnel},
         },
         spawn::are_held,
+        table::record::Record,
     },
 };
 
@@ -30,6 +32,7 @@ pub(crate) struct StreamService<S: HttpService> {
     adapter: Adapter<S>,
     /// The id of the connection.
     connection: u64,
+    client: Option<NonZeroU64>,
     ledger: Arc<Ledger>,
     strict: bool,
 }
@@ -37,13 +40,14 @@ pub(crate) struct StreamService<S: HttpService> {
 impl<S: HttpService> StreamService<S> {
     pub(crate) fn new(
         adapter: Adapter<S>,
-        connection: u64,
+        record: &Record,
         ledger: Arc<Ledger>,
         strict: bool,
     ) -> Self {
         Self {
             adapter,
-            connection,
+            connection: record.id(),
+            client: record.client(),
             ledger,
             strict,
         }
@@ -63,7 +67,8 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         // The messages of a call may come as seldom as they like.
         let paced = request.method() != Method::POST || !is_grpc(&request);
         tunnel::say_goodbye(&mut request, &self.ledger);
-        let request = request.map(|body| Incoming::of_stream(body, self.connection, paced));
+        let (connection, client) = (self.connection, self.client);
+        let request = request.map(|body| Incoming::of_stream(body, connection, client, paced));
         if are_held() {
             // In its own task, where it holds up no other stream.
             let waiting = self.adapter.put_off(request, terms);

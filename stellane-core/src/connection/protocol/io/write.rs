@@ -17,6 +17,9 @@ use crate::connection::{
     table::command::Command,
 };
 
+/// Who is sent so much at once is sent more, and may not read it.
+const LARGE: usize = 16 << 10;
+
 impl Io {
     /// Writes, or holds back what can be sent together with the next answer.
     #[inline]
@@ -175,6 +178,9 @@ impl Io {
         match &polled {
             Poll::Ready(Ok(n)) => {
                 self.owner.record.add_written(*n);
+                if *n >= LARGE && self.owner.shared.pressure.buffers_little() {
+                    self.socket.bound_unsent();
+                }
                 if upgraded || self.inspector.is_http2() {
                     self.look_at(buffers, *n, upgraded);
                 }

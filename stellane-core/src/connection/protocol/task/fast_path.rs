@@ -397,9 +397,9 @@ impl<S: HttpService> FastPath<S> {
         let requests = connection.record.requests() - u64::from(answer.is_some());
         let begins_a_head = answer.is_none() && !unread.is_empty();
         io.begin_anew(unread, requests);
-        let unread = Arc::new(UnreadBody::new(
-            connection.shared().config.unread_body_bytes,
-        ));
+        let most = connection.shared().config.unread_body_bytes;
+        let client = connection.record.client();
+        let unread = Arc::new(UnreadBody::new(most, client));
         adapter.serve_hyper(answer, Arc::clone(&unread));
         let http1 = &connection.served.builders.http1;
         let hyper = http1.serve_connection(TokioIo::new(io), adapter);

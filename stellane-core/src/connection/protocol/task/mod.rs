@@ -366,8 +366,8 @@ impl<S: HttpService> Task<S> {
         if let Some(ledger) = ledger {
             let Connection { served, record, .. } = &self.connection;
             let strict = served.shared.config.strict_http1;
-            let service = StreamService::new(adapter, record.id(), Arc::clone(&ledger), strict);
-            let http2 = &served.builders.http2;
+            let service = StreamService::new(adapter, record, Arc::clone(&ledger), strict);
+            let http2 = served.builders.http2(&served.shared);
             let hyper = http2.serve_connection(TokioIo::new(io), service);
             let active = ActiveHttp2::new(hyper, ledger, &served.shared);
             self.stage = Stage::Http2(Box::new(active));
