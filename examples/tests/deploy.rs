@@ -99,8 +99,34 @@ fn kubernetes_knows_every_field_of_the_manifest() {
     check(
         "kubernetes-validate",
         &["--strict"],
-        &[recipe("kubernetes.yaml")],
+        &[recipe("kubernetes.yaml"), recipe("autoscaling-hpa.yaml")],
     );
+}
+
+/// Both ask for the same, of the deployment that is there, by a number that the server tells.
+#[tokio::test]
+async fn autoscalers_look_at_what_the_server_tells() {
+    let (keda, hpa) = (read("autoscaling.yaml"), read("autoscaling-hpa.yaml"));
+    let (adapter, deployment) = (read("prometheus-adapter.yaml"), read("kubernetes.yaml"));
+    assert_eq!(value(&keda, "threshold:"), "\"0.7\"");
+    assert_eq!(value(&hpa, "averageValue:"), "700m");
+    let least = value(&deployment, "replicas:");
+    assert_eq!(value(&keda, "minReplicaCount:"), least);
+    assert_eq!(value(&hpa, "minReplicas:"), least);
+    assert_eq!(
+        value(&keda, "maxReplicaCount:"),
+        value(&hpa, "maxReplicas:")
+    );
+    let name = value(&deployment, "name:");
+    for text in [&keda, &hpa] {
+        let (_, target) = text.split_once("scaleTargetRef:").expect("a target");
+        assert_eq!(value(target, "name:"), name);
+    }
+    let metric = value(&adapter, "as:");
+    assert!(value(&keda, "query:").contains(metric) && hpa.contains(&format!("name: {metric}")));
+    let components = stellane_core::Components::new(&RuntimeConfig::default()).expect("valid");
+    let told = components.prometheus.render();
+    assert!(told.contains(&format!("# TYPE {metric} gauge")), "{told}");
 }
 
 #[test]
