@@ -87,7 +87,7 @@ impl Limiting {
         let off = if self.median > ROOM.1 * baseline {
             // What is answered queues all the same.
             worth.min(-UNANSWERED.queues)
-        } else if let Some(off) = self.kinds.off(self.elasticity.value()) {
+        } else if let Some(off) = self.kinds.off(self.elasticity.value(), ROOM.0) {
             off
         } else if self.throughput < FELL * self.most {
             UNANSWERED.fell

@@ -7,7 +7,6 @@ use super::{
         Latencies,
         open::{FULL, SPARE},
     },
-    ROOM,
     fading::{DITHER, HEADROOM},
 };
 
@@ -143,15 +142,15 @@ impl Kinds {
 
     /// How far the limit goes, in logarithms, where most places are held by what is not answered, if the machine can say: it
     /// has enough to do, whoever holds the others. Not up, if throughput does not follow: something else is full too. Nor down, if
-    /// it does all the way: it is not these requests that keep the machine busy.
-    pub(super) fn off(&self, elasticity: f64) -> Option<f64> {
+    /// it follows `all_the_way`: it is not these requests that keep the machine busy.
+    pub(super) fn off(&self, elasticity: f64, all_the_way: f64) -> Option<f64> {
         let tasks = self.tasks.filter(|_| self.was_busy)?;
         let off = TOWARDS * (ENOUGH / tasks).ln();
         let off = off.clamp(*STEP.start(), *STEP.end());
         let counts = if off > 0.0 {
             elasticity > FOLLOWS
         } else {
-            elasticity < ROOM.0
+            elasticity < all_the_way
         };
         counts.then_some(off)
     }
