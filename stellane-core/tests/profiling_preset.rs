@@ -8,7 +8,7 @@ use std::{alloc::System, thread, time::Duration};
 
 use axum::{response::Html, routing::get};
 use stellane_core::{
-    Runtime, RuntimeConfig, hot_reload::LIVE_PATH, metrics::RouteLabelLayer,
+    Runtime, RuntimeConfig, engine::EngineKind, hot_reload::LIVE_PATH, metrics::RouteLabelLayer,
     profiling::HeapProfiler, router::Router,
 };
 use tokio::sync::oneshot;
@@ -79,9 +79,12 @@ async fn the_block_profile_names_the_route_that_blocks_of_either_router() {
         .route("/block/{n}", get(blocks))
         .route("/wait", get(waits))
         .route_layer(RouteLabelLayer::axum());
+    let mut handoff = config.clone();
+    handoff.engine.kind = EngineKind::Handoff;
+    let (_, on_handoff) = served!(handoff, ours.clone(), paths, "/debug/profile/block");
     let (_, said) = served!(config.clone(), ours, paths, "/debug/profile/block");
     let (_, of_axum) = served!(config, axum, paths, "/debug/profile/block");
-    for said in [said, of_axum] {
+    for said in [said, of_axum, on_handoff] {
         assert!(said.contains("  /block/{n}\n"), "{said}");
         assert!(
             !said.contains("/wait") && !said.contains("unknown"),

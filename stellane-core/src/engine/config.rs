@@ -24,10 +24,11 @@ pub struct EngineConfig {
     /// Default `"10ms"`.
     #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
     pub hand_off_after: Duration,
-    /// How many threads of a `handoff` engine handlers may hold by waiting without a place under the limit of requests:
-    /// each holds its place when so many wait already, and where the limit has no more, requests are refused with 503. As
-    /// many threads more there are at most; the next one that is held holds up the others of its core until it goes on. Too
-    /// few refuse requests that could be answered; each takes the memory of a thread, a megabyte or two. Default `256`.
+    /// How many threads of a `handoff` engine handlers may hold by waiting, without a place under the limit of requests. When
+    /// so many wait, requests of routes that are known to wait are refused with 503, and no others; one of a route without a
+    /// name, which can't be known, keeps its place under the limit. As many threads more there are at most; the next one that
+    /// is held holds up the others of its core until it goes on. Too few refuse requests that could be answered; each takes
+    /// the memory of a thread, a megabyte or two. Default `256`.
     pub max_blocked: usize,
 }
 

@@ -167,7 +167,7 @@ impl Generator {
 }
 
 /// CPU time of the calling thread so far.
-fn thread_cpu() -> Duration {
+pub(crate) fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }

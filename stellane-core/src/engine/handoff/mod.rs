@@ -49,6 +49,14 @@ use crate::connection::{ConnectInfo, ConnectionManager, HttpService, Listener, S
 /// spare thread then: for ten seconds, after one of which it gives its memory back by
 /// [`purge_hook`](crate::connection::ConnectionManagerBuilder::purge_hook).
 ///
+/// In the preset a route is learned by its method and name when a handler of it was seen to wait by its thread: then its
+/// requests leave the core before they are polled, for a spare thread, so that nobody waits until that is noticed. After 64
+/// polls that held no thread it is forgotten. That asks for names: `Router` has them, routes of
+/// axum by `RouteLabelLayer::axum`. When [`max_blocked`](EngineConfig::max_blocked) handlers wait, requests of such routes
+/// are refused with 503 and `Retry-After: 1`, and counted (`stellane_requests_shed_total`, reason `max_blocked`); all others
+/// go on. A request that waits has left the limit; one that computes has not, and how many of those there are for each core
+/// is what the limit hears of the machine.
+///
 /// Handlers run within the context of the runtime on which the engine was started: there are their timers, their
 /// `tokio::spawn` and the sockets that they open. They are in no task of tokio's, and so `Handle::block_on` is no mistake
 /// in them.
@@ -58,7 +66,9 @@ use crate::connection::{ConnectInfo, ConnectionManager, HttpService, Listener, S
 /// A request costs about the CPU time that it does on [`SharedEngine`](super::SharedEngine), unless its handler waits for
 /// sockets or timers of its own: those are of another runtime, and each wait is a change of threads. The example `blocking`
 /// measured, on two CPUs, for an answer that is there at once 1.3, 1.0 and 1.0 of the shared engine with 1, 16 and 64
-/// connections, and for a handler with two sockets and a timer 2.6, 1.5 and 1.3. So it is not the default.
+/// connections, and for a handler with two sockets and a timer 2.6, 1.5 and 1.3. So it is not the default. Eight connections
+/// that ask for what blocks for 50 ms again and again cost 176 us of CPU a request and hello beside them took 8 ms at the 99th
+/// percentile; with names 139 us and 4 ms.
 ///
 /// # What it does not do
 ///
@@ -68,6 +78,9 @@ use crate::connection::{ConnectInfo, ConnectionManager, HttpService, Listener, S
 /// - What a handler spawns runs on the runtime that the engine was started on, and blocks that.
 /// - Nothing can cancel what blocks: the client that leaves, the deadline and the drain are seen when its poll ends.
 /// - Threads are bounded: beyond twice [`max_blocked`](EngineConfig::max_blocked) the next one that blocks holds its core.
+/// - What it learns it learns of handlers: a body of an answer that blocks takes its core each time.
+/// - Of a route that was never asked for nothing is known: its first requests count as those of the route whose template fits
+///   their path. They are refused too while that one is full.
 /// - A lock that a blocked handler holds holds up whoever wants it.
 /// - Streams of an HTTP/2 connection wait for the first one among them that blocks, if it does so before it has waited for
 ///   anything: a connection polls new streams itself. For a minute after each that was seen to block, on whatever connection,
