@@ -322,7 +322,7 @@ impl Pace {
             false => 0,
         };
         self.seen = received;
-        if self.looks % PACED == 0 {
+        if self.looks.is_multiple_of(PACED) {
             let came = received - self.paced;
             self.slow = self.looks > 0 && left.is_some_and(|left| came * PATIENCE < left);
             self.paced = received;
