@@ -177,7 +177,8 @@ impl Inner {
     #[cold]
     pub(super) fn ask(&self, upload: &Account, waker: &Waker) -> Poll<()> {
         let (bytes, room) = (self.counts.bytes(), self.counts.room());
-        if upload.goes() && self.counts.held() < bytes {
+        // Room is kept for it, whatever the others take that need not ask.
+        if upload.goes() {
             return Poll::Ready(());
         }
         let allowance = policy::allowance(bytes, self.uploads().len());

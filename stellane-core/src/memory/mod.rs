@@ -43,10 +43,26 @@
 //! - **Answers wait for their clients.** A body of an answer is asked for its next piece when less than 16 KiB of it are
 //!   unsent, and from half of the budget on that holds also where uploads need nothing. One piece each may have: ten thousand
 //!   clients that read nothing are ten thousand pieces.
-//! - **If nobody could go on, the largest is ended**: of the key that holds most (its connection over HTTP/2, else the
-//!   request, or a [`MemoryKey`]) the largest, and so on, until there is room for another. Its handler is dropped, after
-//!   its body has told it by the error [`MemoryExhausted`], and it is answered with 503, or `RESOURCE_EXHAUSTED` in gRPC.
-//!   None is ended that is whole, and none whose handler still works on others' behalf: those are waited for.
+//! - **Nobody is waited for that does not come to an end**: a client that sends nothing for two seconds, or would need
+//!   more than a minute for its rest, keeps no room. It may go on when there is some.
+//! - **If nobody could go on, the largest is ended**: of who holds most the largest, and so on, until there is room for
+//!   another. Its handler is dropped, after its body has told it by the error [`MemoryExhausted`], and it is answered with
+//!   503, or `RESOURCE_EXHAUSTED` in gRPC; so is a single one that is larger than all there is. None is ended that is
+//!   whole, and none whose handler still works on others' behalf: those are waited for.
+//! - **Little lies in buffers.** In the preset new connections of HTTP/2 get windows of 64 KiB, as long as they live, and of
+//!   an answer that its client does not read Linux takes 64 KiB ahead, and not megabytes:
+//!   [`set_buffers_little`](crate::connection::ConnectionManager::set_buffers_little).
+//!
+//! # Who holds most
+//!
+//! In the preset all requests from one address are one client's, and of IPv6 from one /64, whatever the number of its
+//! connections: that of the connection, or of the PROXY header of a proxy that is trusted. With `connection.connect_info` it
+//! is the one that trusted proxies name in the head (`connection.forwarded`). Behind addresses of private networks and of
+//! carriers there may be many: a gateway, a sidecar, a node of a cluster. There it is the connection over HTTP/2, else the
+//! request. So behind a gateway with a public address that nobody has named as trusted all are one client, of which the
+//! largest is ended first: name it, or put a [`MemoryKey`] into the extensions of the requests, as a closure of
+//! [`RuntimeBuilder::connect_info`](crate::runtime::RuntimeBuilder::connect_info) can. With the layer alone each request that has none
+//! is on its own.
 //!
 //! In the preset clients that do not read their answers have less and less time when the process comes near its limit of
 //! memory, as with [any pressure](crate::connection#how-long-the-slow-may-take); the budget alone cuts none.
@@ -58,16 +74,21 @@
 //!   watches the memory of the process: where little is left it has uploads that hold something go one by one, and nobody
 //!   is ended for it. [`MemoryBudget::hold`] counts it.
 //! - **What is allocated before there is a body**, such as an answer of 50 MB in one piece: it counts once it is there.
-//! - **What the system holds for sockets**, and windows of HTTP/2 that clients may use at any time (1 MiB for each
-//!   connection by default). Control groups of version 2 count the sockets, and so does the watch of the preset.
+//! - **What the system holds for sockets.** Control groups of version 2 count them, so the watch of the preset does, and
+//!   [`sockets_bytes`](MemoryStats::sockets_bytes) tells; elsewhere nobody knows whose they are. An upload that waits has as
+//!   much there as its client had room for when it began to wait.
+//! - **What came of HTTP/2 and was not read**: an upload that waits gives its window back to nobody, so it is that window at
+//!   most, and of a connection 1 MiB by default; a connection that began while memory was scarce has 64 KiB.
+//! - **Buffers on loan** of `stellane_pool`, which tell how many they are and not how large: hold what is
+//!   large.
 //! - **The copy**: who collects a body has all its pieces and the whole at once for a moment, so a budget has to be less
 //!   than half of what there is.
 //!
 //! # Cost
 //!
 //! A request without a body, or with one of up to 16 KiB, pays a few comparisons, and one allocation where its length is not
-//! known before; a longer body an allocation, an entry in a map, and a lock that is free for each piece. Where it is off,
-//! nothing is counted.
+//! known before; a longer body an allocation and an entry in a list, and for each piece two additions, or a lock that is
+//! free once a quarter is held. Where it is off, nothing is counted. A change of `memory.budget` needs a restart.
 
 mod account;
 mod answer;
@@ -96,8 +117,8 @@ pub use self::{
 };
 pub use crate::config_error::ConfigError;
 
-/// In the extensions of a request: whose it is, such as a number for each connection, peer or tenant. Of the key that holds
-/// most the largest request is ended first.
+/// In the extensions of a request: whose it is, such as a number for each tenant. Of the key that holds most the largest
+/// request is ended first. Without it the preset goes by the client's address, see the [module](self#who-holds-most).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MemoryKey(pub u64);
 

@@ -131,7 +131,8 @@ impl Scene<'_> {
         }
         // How long it is is not known: as far as there is room. Where others take the memory, one by one.
         let of_unknown_length = waiting.iter().find(|upload| upload.left.is_none());
-        if self.squeezed && self.held < near(self.budget) {
+        let has_room = waiting[0].left.is_some_and(|left| left <= room);
+        if self.squeezed && (has_room || self.held < near(self.budget)) {
             let rest = waiting[0].left.unwrap_or(waiting[0].next);
             decision.go = vec![(waiting[0].id, rest)];
         } else if self.held < near(self.budget) {
@@ -386,6 +387,8 @@ mod tests {
             upload(2, 10, Some(20), Waits),
         ];
         assert_eq!(decide_with(&uploads, 0, true), go(&[(2, 20)]));
+        // Also near the budget.
+        assert_eq!(decide_with(&uploads, 60, true), go(&[(2, 20)]));
         let uploads = [
             upload(1, 10, Some(50), Waits),
             upload(2, 10, Some(20), Goes),

@@ -552,3 +552,22 @@ async fn a_slow_client_that_holds_little_is_never_ended_before_those_that_hold_m
     assert!(budget.stats().ended_total > 0);
     assert_eq!(budget.stats().held_bytes, 0);
 }
+
+#[tokio::test]
+async fn who_was_let_go_on_comes_to_its_end_whatever_others_take_meanwhile() {
+    let budget = MemoryBudget::new(10 * MB);
+    let handlers = Handlers::default();
+    let collect = move |body| handlers.clone().collect(body);
+    let upload = begin(&budget, Some(8 * MIB), None, collect);
+    for _ in 0..6 {
+        upload.send(MIB);
+    }
+    settle().await;
+    let _others = budget.hold(2 * MB);
+    upload.send(MIB);
+    settle().await;
+    let _more = budget.hold(2 * MB);
+    upload.send(MIB);
+    assert_eq!(upload.status().await, StatusCode::OK);
+    assert_eq!(budget.stats().ended_total, 0);
+}

@@ -143,7 +143,10 @@ async fn uploads_for_which_there_is_no_room_at_once_come_to_their_end_one_after_
             let answer = upload.await.expect("no panic");
             assert_eq!(
                 (answer.status(), &answer.body()[..]),
-                (StatusCode::OK, &b"1048576"[..])
+                (StatusCode::OK, &b"1048576"[..]),
+                "{:?} {:?}",
+                components.memory.stats(),
+                components.limit.stats()
             );
         }
         until(&components.connections, "over", |_| {

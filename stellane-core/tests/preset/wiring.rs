@@ -576,6 +576,7 @@ const FIELDS: &[(&str, &[(&str, Is)])] = &[
             ("budget_bytes", Exported("stellane_memory_budget_bytes")),
             ("held_bytes", Exported("stellane_memory_held_bytes")),
             ("answers_bytes", Exported("stellane_memory_answers_bytes")),
+            ("sockets_bytes", Exported("stellane_memory_sockets_bytes")),
             ("waiting", Exported("stellane_uploads_waiting")),
             ("waits_total", Exported("stellane_uploads_waits_total")),
             (
