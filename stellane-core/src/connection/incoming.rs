@@ -145,7 +145,7 @@ impl Incoming {
         }
     }
 
-    /// By the address of its connection: see [`client`](crate::connection::client).
+    /// By the address of its connection: see `client.rs`.
     #[cfg(feature = "preset")]
     pub(crate) fn client(&self) -> Option<NonZeroU64> {
         match &self.origin {
