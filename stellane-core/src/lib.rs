@@ -61,7 +61,9 @@
 //! | adaptive limit | `AdaptiveLimitLayer` | `the_adaptive_limit_refuses_what_is_too_much_and_nothing_else` |
 //! | the same for tower's balancers | `tower::load::Load` | `stellane-autotune/tests/load.rs` |
 //! | rates by key | `RateLimitLayer` | `who_asks_too_often_is_told_so_and_nobody_else` |
+//! | rates that replicas share | `SharedRateLimitLayer` | `stellane-autotune/tests/shared_rates.rs` |
 //! | deadlines | `OverloadLayer` | `overload_passes_a_deadline_on_and_ends_what_exceeds_it` |
+//! | the same for the calls of a request | `DeadlineScopeLayer`; `HandOnDeadlineLayer` before a client | `calls_made_for_a_request_are_told_how_much_time_is_left` |
 //! | request metrics, labels of routes | `MetricsLayer`, `RouteLabelLayer` | `metrics_count_by_the_labels_of_routes` |
 //! | load reports for balancers | `LoadReportLayer` | `an_answer_tells_how_loaded_the_replica_is` |
 //! | object and buffer pools | `PoolLayer` | `pools_are_within_reach_of_a_handler` |

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashSet,
+    convert::Infallible,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -15,13 +16,14 @@ use std::{
     time::Duration,
 };
 
-use http::{Response, StatusCode, request::Parts};
+use http::{Request, Response, StatusCode, request::Parts};
 use stellane_core::{
     access_log::AccessLogLayer,
     autotune::{
         ActionOutcome, AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, AutoTuneLayer, AutoTuner,
         Condition, Hold, Key, Knob, LimitConfig, Objective, OverloadLayer, RateLimit,
-        RateLimitLayer, Rule, TunerConfig, TunerMode, overload::Deadline,
+        RateLimitLayer, Rule, TunerConfig, TunerMode,
+        overload::{Deadline, DeadlineScopeLayer, HandOnDeadlineLayer},
     },
     catch_faults::{CatchFaultsLayer, Faults},
     config::AccessLogConfig,
@@ -179,6 +181,29 @@ async fn overload_passes_a_deadline_on_and_ends_what_exceeds_it() {
 }
 
 #[tokio::test]
+async fn calls_made_for_a_request_are_told_how_much_time_is_left() {
+    let overload = OverloadLayer::builder().build().expect("valid");
+    // In place of a server elsewhere: it says what it was asked with.
+    let elsewhere = service_fn(async |call: Request<()>| {
+        let left = call.headers().get("x-request-timeout-ms");
+        let left = left.and_then(|left| left.to_str().ok()).unwrap_or("any");
+        Ok::<_, Infallible>(Response::new(left.to_owned()))
+    });
+    let client = HandOnDeadlineLayer::new().layer(elsewhere);
+    let handler = handler(move |_: Parts| {
+        let answer = client.clone().oneshot(Request::new(()));
+        async move { answer.await.expect("is answered").into_body() }
+    });
+    let address = serve(overload.layer(DeadlineScopeLayer::new().layer(app(handler)))).await;
+    let asked = "GET / HTTP/1.1\r\nhost: localhost\r\nx-request-timeout-ms: 20000";
+    let answer = ask(address, asked).await;
+    let left = answer.rsplit_once("\r\n\r\n").expect("a head").1;
+    let left: u32 = left.parse().unwrap_or_else(|_| panic!("{answer}"));
+    assert!((1..=20_000).contains(&left), "{answer}");
+    assert!(get(address, "/").await.ends_with("any"));
+}
+
+#[tokio::test]
 async fn metrics_count_by_the_labels_of_routes() {
     let metrics = HttpMetrics::builder().build().expect("valid");
     let address = serve(MetricsLayer::new(&metrics).layer(labelled(hello()))).await;
@@ -327,7 +352,7 @@ async fn headers_and_claims_are_interned_without_a_router() {
         }
     });
     let stack = ServiceBuilder::new()
-        .map_request(|mut request: http::Request<_>| {
+        .map_request(|mut request: Request<_>| {
             if request.uri().path() == "/with" {
                 let tenant = "acme".to_owned();
                 request.extensions_mut().insert(Claims { tenant });
@@ -838,7 +863,7 @@ async fn a_make_service_makes_one_for_each_connection() {
         }));
         async move {
             tokio::task::yield_now().await;
-            Ok::<_, std::convert::Infallible>(app)
+            Ok::<_, Infallible>(app)
         }
     });
     let address = accept(manager.make_service(made)).await;
@@ -880,7 +905,7 @@ async fn a_service_that_is_never_made_keeps_no_place() {
     let manager = ConnectionManager::builder().build().expect("valid");
     let never = service_fn(|_: ConnectInfo| {
         // It is never made.
-        let made = std::future::pending::<Result<(), std::convert::Infallible>>();
+        let made = std::future::pending::<Result<(), Infallible>>();
         let app = app(hello());
         async move { made.await.map(|()| app) }
     });

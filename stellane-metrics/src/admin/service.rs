@@ -120,24 +120,22 @@ where
 
 impl Shared {
     async fn read(self: Arc<Self>, path: &str, head: &Parts) -> Response<AdminBody> {
-        let Parts { uri, headers, .. } = head;
+        let query = head.uri.query().unwrap_or_default();
         match path {
             "/" => page(),
             "/healthz" => self.healthy(),
-            "/readyz" => self.ready(uri.query().unwrap_or_default()),
+            "/readyz" => self.ready(query),
             "/about" => respond(StatusCode::OK, JSON, self.about.to_string()),
             "/paths" => respond(StatusCode::OK, JSON, json!(self.paths()).to_string()),
             "/runtime.json" if self.runtime.is_some() => self.runtime_json(),
-            "/history.json" if self.runtime.is_some() => {
-                self.history_json(uri.query().unwrap_or_default())
-            }
+            "/history.json" if self.runtime.is_some() => self.history_json(query),
             "/events" if self.runtime.is_some() => self.events(),
             #[cfg(feature = "prometheus")]
             "/metrics" if self.prometheus.is_some() => {
                 let Some(prometheus) = self.prometheus.clone() else {
                     return self.not_found();
                 };
-                let scrape = prometheus.answer(headers).await;
+                let scrape = prometheus.answer(&head.headers).await;
                 unsniffed(scrape.map(AdminBody::full))
             }
             _ if self.reads.contains_key(path) => {

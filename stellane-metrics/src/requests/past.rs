@@ -18,7 +18,7 @@ const DURATION_STAYS: f32 = 0.8;
 const BUSIER: f32 = 0.7;
 
 /// Points of which the course of a route in the table has one.
-#[cfg(feature = "serde")]
+#[cfg(feature = "admin")]
 const TENTH: usize = 10;
 
 /// How requests ended in a second: by the class of the status, or otherwise.
@@ -75,7 +75,7 @@ pub struct RouteHistory {
 }
 
 /// What a route does now, over about ten seconds; then its rate, ten seconds each, oldest first.
-#[cfg(feature = "serde")]
+#[cfg(feature = "admin")]
 #[derive(serde::Serialize)]
 pub(crate) struct RouteNow {
     requests_per_second: f64,
@@ -183,7 +183,7 @@ impl RoutesPast {
     }
 
     /// What each of them does now, and its rate in each of the last ten minutes' tenths of a minute.
-    #[cfg(feature = "serde")]
+    #[cfg(feature = "admin")]
     pub(crate) fn now(&self) -> impl Iterator<Item = (&str, RouteNow)> {
         self.told.iter().map(|told| (&*told.name, told.now()))
     }
@@ -251,7 +251,7 @@ impl Told {
         }
     }
 
-    #[cfg(feature = "serde")]
+    #[cfg(feature = "admin")]
     fn now(&self) -> RouteNow {
         let mean = |points: &[&Point], pick: fn(&Point) -> Packed| {
             points.iter().map(|point| pick(point).get()).sum::<f64>() / points.len().max(1) as f64

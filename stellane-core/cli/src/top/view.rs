@@ -455,7 +455,7 @@ mod tests {
             "limit 20 → 24",
             "! 572.0 requests a second are refused",
             "stellane top orders 1.4.2 127.0.0.1:9090",
-            "812 /s  10.0 % failed  p50 100.00 us  p99   2.00 ms  /hello",
+            "812 /s  10.0 % failed  p50  100.0 µs  p99   2.00 ms  /hello",
             "312.00 ms 200 GET /orders/{id}  87 % of the time it waited for db",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
