@@ -10,10 +10,7 @@ use std::{
 
 use opentelemetry::{
     Context, KeyValue,
-    trace::{
-        Link, SpanContext, SpanId, SpanKind, TraceContextExt, TraceFlags, TraceId, TraceState,
-        TracerProvider,
-    },
+    trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState, TracerProvider},
 };
 use opentelemetry_sdk::{
     error::OTelSdkResult,
@@ -22,15 +19,18 @@ use opentelemetry_sdk::{
         SpanProcessor,
     },
 };
-#[cfg(feature = "preset")]
-use stellane_metrics::TraceContext;
 use tokio::sync::mpsc;
 use tracing::{Metadata, Subscriber, level_filters::LevelFilter};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
     Layer,
     filter::{FilterExt, filter_fn},
     registry::LookupSpan,
+};
+#[cfg(feature = "preset")]
+use {
+    opentelemetry::trace::{SpanContext, SpanId, TraceFlags},
+    stellane_metrics::TraceContext,
+    tracing_opentelemetry::OpenTelemetrySpanExt,
 };
 
 /// Puts spans that have ended where they wait. Whoever ends one waits for nobody.
