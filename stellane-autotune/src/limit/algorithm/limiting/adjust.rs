@@ -8,38 +8,51 @@ use super::{
 };
 
 /// How much one window decides of the elasticity.
+/// First: half 93 % (`black_hole`), twice 92 % (`black_hole`); second: half 97 % (`capacity_halves`), twice 96 %
+/// (`fifo`).
 const LEARN: Fading = Fading {
     new: 0.3,
     settled: 0.08,
 };
 /// How much the elasticity decides of the tolerance.
+/// First: half 97 % (`capacity_halves`), twice 96 % (`capacity_halves`); second: half 95 % (`capacity_halves`), twice
+/// 96 % (`capacity_halves`).
 const ADAPT: Fading = Fading {
     new: 0.3,
     settled: 0.15,
 };
 /// How much of an error of the median one window corrects, times the error.
+/// First: half 94 % (`black_hole`), twice 97 % (`capacity_halves`); second: half 95 % (`capacity_halves`), twice 96 %
+/// (`black_hole`).
 const GAIN: Fading = Fading {
     new: 2.0,
     settled: 1.0,
 };
 /// How much one window decides of the usual throughput.
+/// First: nothing; second: half 98 % (`bad_requests`), twice nothing.
 const USUAL: Fading = Fading {
     new: 0.3,
     settled: 0.05,
 };
 /// In a row: it goes down for a reason that the baseline may not know of.
+/// Half: 92 % (`black_hole`); twice: 98 % (`black_hole`).
 const CUTS_BEFORE_PROBE: u32 = 6;
 /// How soon it is given up where more concurrency costs throughput. At 2 a service of ten cores and a steep knee was kept at
 /// 12 to 13, and two hundredths of its throughput.
+/// Half: 96 % (`capacity_halves`); twice: 93 % (`capacity_halves`).
 const STEEP: f64 = 3.0;
 /// The elasticity that is worth its latency. Two clients that share a full service see a half.
+/// Half: 95 % (`capacity_halves`); twice: 91 % (`knee`).
 const WORTH: f64 = 0.6;
 /// Throughput that follows the limit so far leaves no queue to explain a latency this much above the baseline,
 /// as the gradient sees it.
+/// First: half 95 % (`bursty`), twice nothing; second: half nothing, twice 96 % (`defers`).
 const NO_QUEUE: (f64, f64) = (0.75, 0.75);
 /// How far above the baseline the median may be, at least and at most, as a fraction.
+/// First: half 98 % (`knee`), twice 95 % (`bimodal`); second: half 97 % (`pareto`), twice nothing.
 const TOLERANCE: std::ops::RangeInclusive<f64> = 0.03..=0.4;
 /// When there is room the limit grows by this.
+/// Half: 5 % (`slow_dependency`); twice: 97 % (`capacity_halves`).
 const GROW: f64 = 1.5;
 /// How far a limit goes at a time, in logarithms, whose places are mostly held by what is not answered.
 struct Unanswered {
@@ -53,6 +66,8 @@ struct Unanswered {
     /// and up, when throughput has fallen.
     fell: f64,
 }
+/// First: half nothing, twice 96 % (`black_hole`); second: half 98 % (`black_hole`), twice 97 % (`black_hole`);
+/// third: half 94 % (`black_hole`), twice nothing; fourth: nothing.
 const UNANSWERED: Unanswered = Unanswered {
     worth: 0.3,
     at_rest: 0.05,
@@ -60,8 +75,10 @@ const UNANSWERED: Unanswered = Unanswered {
     fell: 0.15,
 };
 /// So much of the most of late is a fall,
+/// Half: nothing; twice: 97 % (`black_hole`).
 const FELL: f64 = 0.85;
 /// and so much of the most is left after each window.
+/// Half: nothing; twice: 96 % (`black_hole`).
 const REMEMBERED: f64 = 0.98;
 
 impl Limiting {

@@ -89,6 +89,7 @@ const ANSWERED: f64 = 0.5;
 const IDLE: (f64, f64) = (20.0, 4.0);
 /// Seconds, or medians, that a limit must have held nothing back to be given up. Giving it up at once when there seemed
 /// to be room went to and fro between too much and too little: a fifth of the throughput was left.
+/// Half or twice, of each: nothing.
 const REOPEN: (f64, f64) = (4.0, 10.0);
 /// And the machine has no more tasks than this for each core.
 /// Half: 97 % (`slow_dependency`), twice: 99 % (`capacity_halves`).
@@ -108,14 +109,19 @@ const PATIENCE: (f64, f64, f64) = (0.5, 2.0, 10.0);
 /// Half: 97 % (`black_hole`), twice: 77 % (`black_hole`).
 const STAYS: f64 = 2.0;
 /// While the machine has next to nothing to do: whatever their latency is, more can be let in.
+/// Half or twice: nothing.
 const IDLE_SAMPLES: u64 = 20;
 /// Latencies of a window: of fewer the median is off by more than an eighth.
+/// Half: 97 % (`bimodal`); twice: 95 % (`capacity_halves`).
 const MIN_SAMPLES: u64 = 60;
 /// So that a limit that is far too high is not measured for ever.
+/// Half: 98 % (`defers_at_rate`); twice: 98 % (`half_waits`).
 const MAX_SAMPLES: u64 = 150;
 /// At the bottom of a probe, for a baseline that lasts.
+/// Half: 98 % (`knee`); twice: 97 % (`capacity_halves`).
 const BOTTOM_SAMPLES: u64 = 200;
 /// Those of the steps towards it, and of the very first window.
+/// Half or twice: nothing.
 const QUICK_SAMPLES: u64 = 120;
 
 impl Limiting {

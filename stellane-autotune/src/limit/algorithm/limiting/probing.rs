@@ -10,17 +10,23 @@ use super::{
 };
 
 /// A step that throughput follows so far left no queue: the bottom.
+/// Half: 97 % (`fifo`); twice: 85 % (`slow_dependency`).
 const BOTTOM: f64 = 0.7;
 /// One that it hardly follows still shed a queue, whatever the median of requests that began before it says.
+/// Half: nothing; twice: 98 % (`retry_storm`).
 const STEEP: f64 = 0.3;
 /// A step that leaves less than this of the throughput is given up: what holds the places now does not queue.
+/// Half: 98 % (`bimodal`); twice: 94 % (`capacity_halves`).
 const PROBE_LOSS: f64 = 0.4;
 /// A probe of so many steps did not just shed the queue that the tolerance allows.
+/// Half: 96 % (`capacity_halves`); twice: nothing.
 const DEEP_PROBE: i32 = 5;
 /// It sheds at least such a queue, as a multiple of the latency without one: five steps are four times the places.
 /// Else it went so deep by chance.
+/// Half or twice: nothing.
 const LONG_QUEUE: f64 = 3.0;
 /// A probe that finds the baseline within this found the same service.
+/// Half: 94 % (`capacity_halves`); twice: nothing.
 const UNCHANGED: f64 = 0.35;
 
 impl Limiting {

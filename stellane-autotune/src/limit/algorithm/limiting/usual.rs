@@ -16,6 +16,7 @@ pub(super) struct Usual {
 }
 
 /// A median that is so many times the usual, twice in a row, is another service.
+/// Half: 98 % (`bad_requests`), a cold start of 2.9 s; twice: nothing.
 const JUMP: f64 = 2.5;
 
 impl Usual {
