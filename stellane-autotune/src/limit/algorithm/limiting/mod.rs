@@ -71,7 +71,7 @@ pub(super) struct Limiting {
     rng: Rng,
 }
 
-// What those move that were halved and doubled ends their docs, as in `open.rs`; `.ci/constants` measures the others too.
+// What each moves when it is halved and doubled ends its docs, as in `open.rs`.
 
 /// What an answer that says "overloaded" leaves of the limit, at most once per median.
 /// Half: 76 % (`defers`); twice, when it no longer cuts: nothing, since the gradient does.
