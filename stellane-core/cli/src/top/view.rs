@@ -119,14 +119,19 @@ fn routes(now: &Snapshot) -> Vec<Line<'static>> {
     routes.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
     let line = |route: &&serde_json::Value| {
         let of = |key: &str| route["now"][key].as_f64();
+        // There is none of no requests, and what is in the lowest bucket of a route is not known better.
+        let latency = |key: &str| match of(key).filter(|took| *took > 0.0) {
+            Some(..=0.0001) => "<100 µs".to_owned(),
+            took => seconds(took),
+        };
         let failed = of("failed_per_second").unwrap_or(0.0) / rate(route).max(f64::MIN_POSITIVE);
         Line::from(vec![
             format!("{:>8} /s ", count(of("requests_per_second"))).bold(),
             format!(
                 "{:>5.1} % failed  p50 {:>9}  p99 {:>9}  ",
                 failed * 100.0,
-                seconds(of("latency_p50")),
-                seconds(of("latency_p99"))
+                latency("latency_p50"),
+                latency("latency_p99")
             )
             .into(),
             route["route"]
@@ -455,7 +460,7 @@ mod tests {
             "limit 20 → 24",
             "! 572.0 requests a second are refused",
             "stellane top orders 1.4.2 127.0.0.1:9090",
-            "812 /s  10.0 % failed  p50  100.0 µs  p99   2.00 ms  /hello",
+            "812 /s  10.0 % failed  p50   <100 µs  p99   2.00 ms  /hello",
             "312.00 ms 200 GET /orders/{id}  87 % of the time it waited for db",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
