@@ -8,6 +8,13 @@ use crate::{
     sink::{HistogramValue, Labels, Sink},
 };
 
+/// So many bytes of it at most, whole characters of them.
+pub(crate) fn cut(text: &str, most: usize) -> &str {
+    let mut ends = (0..=most.min(text.len())).rev();
+    let end = ends.find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
 /// Which text it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Format {

@@ -12,7 +12,10 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{RateLeft, RateLimit, RateLimitHeaders, RateLimited, refusal};
+use super::{
+    RateLeft, RateLimit, RateLimited,
+    refusal::{self, Tells},
+};
 use crate::{Key, LimitBody, RequestHead};
 
 type KeyFn = dyn Fn(RequestHead<'_>) -> Option<Key> + Send + Sync;
@@ -145,28 +148,17 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let RateLimitLayer { rates, on_refusal } = &self.layer;
         let head = RequestHead::from(&request);
-        let mut tells: Option<Tells> = None;
+        let mut tells = Tells::default();
         for rate in &**rates {
             let limit = &rate.limit;
             match rate.check(head) {
                 None => {}
-                Some(Ok(left)) => {
-                    let is_least = |(_, least): &Tells| left.left < least.left;
-                    if limit.headers() == RateLimitHeaders::All
-                        && tells.as_ref().is_none_or(is_least)
-                    {
-                        tells = Some((limit.clone(), left));
-                    }
-                }
+                Some(Ok(left)) => tells.let_in(limit, left),
                 Some(Err(limited)) => {
                     let own = on_refusal.as_ref().and_then(|own| own(limited, head));
-                    let usual = || refusal::response(&limited, request.into_parts().0.headers);
-                    let mut response = own.unwrap_or_else(usual);
-                    if limit.headers() != RateLimitHeaders::Off {
-                        refusal::tell(limit, limited.left(), response.headers_mut());
-                    }
+                    let headers = request.into_parts().0.headers;
                     let state = State::Refused {
-                        response: Some(response),
+                        response: Some(refusal::answer(limit, limited, own, headers)),
                     };
                     return RateLimitFuture { state };
                 }
@@ -175,8 +167,6 @@ where
         RateLimitFuture::new(self.inner.call(request), tells)
     }
 }
-
-type Tells = (RateLimit, RateLeft);
 
 pin_project! {
     /// The future of a [`RateLimitService`].
@@ -189,13 +179,13 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F> {
-        Allowed { #[pin] future: F, tells: Option<Tells> },
+        Allowed { #[pin] future: F, tells: Tells },
         Refused { response: Option<Response<Bytes>> },
     }
 }
 
 impl<F> RateLimitFuture<F> {
-    fn new(future: F, tells: Option<Tells>) -> Self {
+    fn new(future: F, tells: Tells) -> Self {
         Self {
             state: State::Allowed { future, tells },
         }
@@ -219,9 +209,7 @@ where
         match self.project().state.project() {
             StateProjection::Allowed { future, tells } => {
                 let mut response = ready!(future.poll(cx))?;
-                if let Some((limit, left)) = tells.take() {
-                    refusal::tell(&limit, left, response.headers_mut());
-                }
+                tells.tell(response.headers_mut());
                 Poll::Ready(Ok(response.map(|body| LimitBody::new(body, None))))
             }
             StateProjection::Refused { response } => match response.take() {

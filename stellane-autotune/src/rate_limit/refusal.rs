@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::{RateLeft, RateLimit, RateLimited};
+use super::{RateLeft, RateLimit, RateLimitHeaders, RateLimited};
 use crate::limit::Text;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -24,9 +24,42 @@ const WITHOUT_STORE: Text = Text {
     detail: "How often you ask can not be checked. Retry later.",
 };
 
-/// The refusal as a response.
-pub(super) fn response(limited: &RateLimited, headers: HeaderMap) -> Response<Bytes> {
-    write(TOO_OFTEN, limited.retry_after, headers)
+/// The refusal as a response, or one's own, which tells how often one may ask if that is wanted.
+pub(super) fn answer(
+    limit: &RateLimit,
+    limited: RateLimited,
+    own: Option<Response<Bytes>>,
+    headers: HeaderMap,
+) -> Response<Bytes> {
+    let usual = || write(TOO_OFTEN, limited.retry_after, headers);
+    let mut response = own.unwrap_or_else(usual);
+    if limit.headers() != RateLimitHeaders::Off {
+        tell(limit, limited.left(), response.headers_mut());
+    }
+    response
+}
+
+/// Of the limits that have let a request in, the one that leaves least: the answer tells of it, if that is wanted.
+#[derive(Default)]
+pub(super) struct Tells(Option<(RateLimit, RateLeft)>);
+
+impl Tells {
+    pub(super) fn let_in(&mut self, limit: &RateLimit, left: RateLeft) {
+        let is_least = self
+            .0
+            .as_ref()
+            .is_none_or(|(_, least)| left.left < least.left);
+        if is_least && limit.headers() == RateLimitHeaders::All {
+            self.0 = Some((limit.clone(), left));
+        }
+    }
+
+    /// Once.
+    pub(super) fn tell(&mut self, headers: &mut HeaderMap) {
+        if let Some((limit, left)) = self.0.take() {
+            tell(&limit, left, headers);
+        }
+    }
 }
 
 /// The answer where nobody is let in without the store.
@@ -44,7 +77,7 @@ fn write(text: Text, after: Duration, headers: HeaderMap) -> Response<Bytes> {
 }
 
 /// `RateLimit` and `RateLimit-Policy`, as draft-ietf-httpapi-ratelimit-headers has them: of the rule that matters.
-pub(super) fn tell(limit: &RateLimit, left: RateLeft, headers: &mut HeaderMap) {
+fn tell(limit: &RateLimit, left: RateLeft, headers: &mut HeaderMap) {
     let Some(rule) = limit.rule(left.rule) else {
         return;
     };

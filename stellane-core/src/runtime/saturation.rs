@@ -10,7 +10,7 @@ use std::{
 };
 
 use stellane_autotune::{AdaptiveLimit, LimitState, LimitStats};
-use stellane_metrics::{RuntimeMetrics, RuntimeSnapshot};
+use stellane_metrics::{Machine, RuntimeMetrics};
 
 /// How much is asked of this process in terms of what it can do, over the last five seconds: 0.5 is half of it, 1 is all, 3 is three
 /// times as much. The metric `stellane_saturation`.
@@ -67,10 +67,10 @@ impl Saturation {
         metrics: RuntimeMetrics,
         workers: impl Fn() -> f64 + Send,
     ) {
+        let cpus = Machine::read().cpus;
         let mut window = Window::default();
         loop {
             let (limit, snapshot) = (limit.stats(), metrics.snapshot());
-            let cpus = cpus(&snapshot);
             let saturation = window.next(Reading {
                 at: snapshot.uptime,
                 cpu: snapshot.cpu_time.div_f64(cpus),
@@ -90,14 +90,6 @@ fn full(limit: &LimitStats) -> f64 {
         LimitState::Open => 0.0,
         _ => (limit.in_flight as f64 / limit.limit.max(1) as f64).min(1.0),
     }
-}
-
-/// How many CPUs the process may use.
-pub(super) fn cpus(snapshot: &RuntimeSnapshot) -> f64 {
-    if snapshot.cgroup_cpu_limit > 0.0 {
-        return snapshot.cgroup_cpu_limit;
-    }
-    std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64)
 }
 
 /// What is known at one time.

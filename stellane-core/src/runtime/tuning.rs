@@ -73,7 +73,7 @@ fn check(rules: &[Rule], known: Vec<String>) -> Result<(), BuildError> {
 /// what was before it.
 fn signals(parts: &Parts<'_>) -> Vec<Signal> {
     let metrics = parts.metrics;
-    let cpus = super::saturation::cpus(&metrics.snapshot());
+    let cpus = Machine::read().cpus;
     let (fresh, answered, refused) = (metrics.clone(), parts.limit.clone(), metrics.clone());
     let limit = parts.limit.clone();
     let signals = [

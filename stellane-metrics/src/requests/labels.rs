@@ -1,6 +1,6 @@
 //! The labels of a series, packed into one integer.
 
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 
 /// Index of a route template in the table.
 pub(crate) type RouteId = u32;
@@ -30,6 +30,17 @@ pub(crate) fn method_index(method: &Method) -> u8 {
         _ if method.as_str() == "QUERY" => 9,
         _ => OTHER,
     }
+}
+
+/// Whether no server polls the body of such an answer.
+#[inline]
+pub(crate) fn has_no_body(method: u8, status: StatusCode) -> bool {
+    method == HEAD
+        || matches!(
+            status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS
+        )
+        || (method == CONNECT && status.is_success())
 }
 
 pub(crate) const VERSIONS: [&str; 5] = ["0.9", "1.0", "1.1", "2", "3"];
@@ -146,6 +157,15 @@ impl SeriesKey {
 
     pub(crate) fn grpc(self) -> Option<&'static str> {
         GRPC.get(usize::from(self.grpc)).copied()
+    }
+
+    /// Whether it counts as failed: a 5xx, an error or a panic. Who has left is counted apart.
+    #[inline]
+    pub(crate) fn has_failed(self) -> bool {
+        match self.outcome {
+            Outcome::Complete => self.status >= 500,
+            outcome => outcome != Outcome::Cancelled,
+        }
     }
 
     /// OpenTelemetry's `error.type`: absent when all went well, the status of a 5xx, else a fixed word.

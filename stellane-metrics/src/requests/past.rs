@@ -82,6 +82,8 @@ pub(crate) struct RouteNow {
     failed_per_second: f64,
     latency_p50: f64,
     latency_p99: f64,
+    /// Where the lowest bucket ends: of durations below nothing more is known.
+    latency_least: f64,
     course: Vec<f64>,
 }
 
@@ -104,12 +106,10 @@ impl RoutesPast {
             let durations = &cells[layout.full()..=layout.full() + layout.durations];
             let count: u64 = durations.iter().sum();
             let Some(key) = key else { return };
-            let (end, is_failed) = match (key.outcome, key.status) {
-                (Outcome::Cancelled, _) => (6, false),
-                (Outcome::Complete, status @ 100..600) => {
-                    (usize::from(status / 100) - 1, status >= 500)
-                }
-                _ => (5, true),
+            let end = match (key.outcome, key.status) {
+                (Outcome::Cancelled, _) => 6,
+                (Outcome::Complete, status @ 100..600) => usize::from(status / 100) - 1,
+                _ => 5,
             };
             ends[end] += count;
             let route = key.route as usize;
@@ -118,7 +118,7 @@ impl RoutesPast {
             }
             now[route] += count;
             if let Some(at) = self.told.iter().position(|told| told.route == key.route) {
-                told[at].add(count, is_failed, durations);
+                told[at].add(count, key.has_failed(), durations);
             }
         });
         self.seen.resize(now.len(), Seen::default());
@@ -184,8 +184,10 @@ impl RoutesPast {
 
     /// What each of them does now, and its rate in each of the last ten minutes' tenths of a minute.
     #[cfg(feature = "admin")]
-    pub(crate) fn now(&self) -> impl Iterator<Item = (&str, RouteNow)> {
-        self.told.iter().map(|told| (&*told.name, told.now()))
+    pub(crate) fn now(&self, least: f64) -> impl Iterator<Item = (&str, RouteNow)> {
+        self.told
+            .iter()
+            .map(move |told| (&*told.name, told.now(least)))
     }
 
     #[cfg(test)]
@@ -252,7 +254,7 @@ impl Told {
     }
 
     #[cfg(feature = "admin")]
-    fn now(&self) -> RouteNow {
+    fn now(&self, least: f64) -> RouteNow {
         let mean = |points: &[&Point], pick: fn(&Point) -> Packed| {
             points.iter().map(|point| pick(point).get()).sum::<f64>() / points.len().max(1) as f64
         };
@@ -271,6 +273,7 @@ impl Told {
             failed_per_second: mean(recent, |point| point.failed),
             latency_p50: last(|point| point.p50),
             latency_p99: last(|point| point.p99),
+            latency_least: least,
             course: course
                 .map(|points| mean(points, |point| point.requests))
                 .collect(),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Buf;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_LENGTH};
 use http_body::Frame;
 
 #[cfg(feature = "tracing")]
@@ -152,7 +152,7 @@ impl Recording {
             self.grpc = labels::grpc_index(status);
         }
         self.answered = self.call.is_answered(response, self.grpc);
-        if response.body().is_end_stream() || self.has_no_body(response.status()) {
+        if response.body().is_end_stream() || labels::has_no_body(self.method, response.status()) {
             self.close(Outcome::Complete, self.head_ns);
         } else {
             // A file knows no length, and over HTTP/1 nobody asks it for its end once as much as the head says is out.
@@ -200,16 +200,6 @@ impl Recording {
     #[inline(always)]
     pub fn enter(&mut self) -> Entered<'_> {
         scope::enter(self)
-    }
-
-    /// The server never polls the body of such a response.
-    fn has_no_body(&self, status: StatusCode) -> bool {
-        self.method == labels::HEAD
-            || matches!(
-                status,
-                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS
-            )
-            || (self.method == labels::CONNECT && status.is_success())
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {

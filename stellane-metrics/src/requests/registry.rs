@@ -307,8 +307,8 @@ impl Table {
 
         match record.key.outcome {
             Outcome::Cancelled => slot::add(&shard.cancelled, 1, EXCLUSIVE),
-            Outcome::Complete if record.key.status < 500 => {}
-            _ => slot::add(&shard.failed, 1, EXCLUSIVE),
+            _ if record.key.has_failed() => slot::add(&shard.failed, 1, EXCLUSIVE),
+            _ => {}
         }
         // Last, so that a request is never counted as ended before its series has it.
         slot::add(

@@ -74,9 +74,8 @@ pub(super) fn collect(table: &Table) -> Vec<RouteStats> {
         sum.stats.requests += count;
         match key {
             Some(key) if key.outcome == Outcome::Cancelled => sum.stats.cancelled += count,
-            Some(key) if key.outcome == Outcome::Complete && key.status < 500 => {}
-            Some(_) => sum.stats.failed += count,
-            None => {}
+            Some(key) if key.has_failed() => sum.stats.failed += count,
+            _ => {}
         }
         sum.stats.response_bytes += cells[layout.response() + Layout::SIZES + 1];
         sum.sum_ns += cells[layout.full() + layout.durations + 1];

@@ -10,6 +10,7 @@ use crate::{
     HttpMetrics,
     packed::Packed,
     requests::past::{ENDS, RoutesPast},
+    text::cut,
 };
 
 const SECONDS: usize = 600;
@@ -210,13 +211,9 @@ impl History {
         if self.events.len() == EVENTS {
             self.events.pop_front();
         }
-        let mut end = text.len().min(EVENT_BYTES);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
         self.events.push_back(RuntimeEvent {
             at: at.as_secs_f64(),
-            text: text[..end].to_owned(),
+            text: cut(text, EVENT_BYTES).to_owned(),
         });
     }
 

@@ -179,9 +179,15 @@ impl RuntimeMetrics {
     /// What each route has done since the start, and what the busiest do now.
     #[cfg(feature = "admin")]
     pub(crate) fn routes_json(&self) -> serde_json::Value {
-        let all = self.http().map(|http| http.routes()).unwrap_or_default();
+        let Some(http) = self.http() else {
+            return serde_json::Value::Array(Vec::new());
+        };
+        let (all, buckets) = (http.routes(), http.config().duration_buckets.bounds());
         let past = self.past();
-        let now: std::collections::HashMap<_, _> = past.routes().now().collect();
+        let now = past
+            .routes()
+            .now(buckets.first().copied().unwrap_or_default());
+        let now: std::collections::HashMap<_, _> = now.collect();
         let route = |stats: &crate::RouteStats| {
             let mut route = serde_json::to_value(stats).unwrap_or_default();
             route["now"] = serde_json::to_value(now.get(&*stats.route)).unwrap_or_default();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Buf;
-use http::{Request, Response, StatusCode, header::CONTENT_LENGTH};
+use http::{Request, Response, header::CONTENT_LENGTH};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     RequestRoute, current_route,
-    requests::labels::{METHODS, method_index},
+    requests::labels::{METHODS, has_no_body, method_index},
 };
 
 /// The service of [`TraceLayer`](crate::TraceLayer).
@@ -59,7 +59,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let (context, parent) = TraceContext::enter(request.headers(), self.settings.sample);
         let route = self.request_route.route(&request).map(Into::into);
-        let method = METHODS[usize::from(method_index(request.method()))];
+        let method = method_index(request.method());
         let span = context.sampled.then(|| {
             let span = open(&request);
             if let Some(scheme) = request.uri().scheme_str() {
@@ -97,7 +97,7 @@ where
 struct Watch {
     span: Option<RequestSpan>,
     route: Option<Arc<str>>,
-    method: &'static str,
+    method: u8,
     status: u16,
     response_bytes: u64,
     /// What is wrong if it ends now.
@@ -128,14 +128,7 @@ impl Watch {
             length.to_str().ok()?.parse().ok()
         };
         self.expected = response.body().size_hint().exact().or_else(declared);
-        // Of such an answer no server asks for the body.
-        let has_none = self.method == "HEAD"
-            || matches!(
-                response.status(),
-                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS
-            )
-            || (self.method == "CONNECT" && response.status().is_success());
-        if response.body().is_end_stream() || has_none {
+        if response.body().is_end_stream() || has_no_body(self.method, response.status()) {
             self.end = None;
         }
     }
@@ -157,7 +150,7 @@ impl Watch {
 
     fn tell(&self, span: &Span) {
         if let Some(route) = &self.route {
-            tell_route(span, self.method, route);
+            tell_route(span, METHODS[usize::from(self.method)], route);
         }
         if self.status > 0 {
             span.record("http.response.status_code", self.status);
@@ -185,7 +178,7 @@ impl Drop for Watch {
             tracing::warn!(
                 target: "stellane_metrics::slow",
                 message = "slow request",
-                http.request.method = self.method,
+                http.request.method = METHODS[usize::from(self.method)],
                 http.route = self.route.as_deref(),
                 http.response.status_code = self.status,
                 duration_seconds = elapsed.as_secs_f64(),

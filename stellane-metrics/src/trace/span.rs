@@ -145,11 +145,7 @@ pub(super) fn open<B>(request: &Request<B>) -> Span {
 }
 
 fn cut(text: &str) -> &str {
-    let mut end = text.len().min(MOST_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    crate::text::cut(text, MOST_BYTES)
 }
 
 /// The span of a request under way. It closes when it is dropped.

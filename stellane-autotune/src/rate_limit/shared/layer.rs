@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::{SharedCheck, SharedRateLimit, SharedRateLimited};
 use crate::{
     Key, LimitBody, RequestHead,
-    rate_limit::{RateLeft, RateLimitHeaders, refusal},
+    rate_limit::refusal::{self, Tells},
 };
 
 type KeyFn = dyn Fn(RequestHead<'_>) -> Option<Key> + Send + Sync;
@@ -175,10 +175,8 @@ where
 #[derive(Default)]
 struct Walk {
     at: usize,
-    tells: Option<Tells>,
+    tells: Tells,
 }
-
-type Tells = (SharedRateLimit, RateLeft);
 
 enum Step {
     LetIn,
@@ -196,21 +194,12 @@ impl Walk {
                 continue;
             };
             match rate.limit.decide(key, cost) {
-                Ok(Ok(left)) => self.let_in(&rate.limit, left),
+                Ok(Ok(left)) => self.tells.let_in(rate.limit.local(), left),
                 Ok(Err(limited)) => return Step::Refused((rate.limit.clone(), limited)),
                 Err(check) => return Step::Asks(check),
             }
         }
         Step::LetIn
-    }
-
-    fn let_in(&mut self, limit: &SharedRateLimit, left: RateLeft) {
-        let is_least = |(_, least): &Tells| left.left < least.left;
-        if limit.local().headers() == RateLimitHeaders::All
-            && self.tells.as_ref().is_none_or(is_least)
-        {
-            self.tells = Some((limit.clone(), left));
-        }
     }
 }
 
@@ -229,7 +218,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<S, B, F> {
         Asks { check: SharedCheck, walk: Walk, layer: SharedRateLimitLayer, waiting: Option<(S, Request<B>)> },
-        LetIn { #[pin] future: F, tells: Option<Tells> },
+        LetIn { #[pin] future: F, tells: Tells },
         Refused { response: Option<Response<Bytes>> },
     }
 }
@@ -245,11 +234,7 @@ impl<S, B, F> State<S, B, F> {
         let headers = request.into_parts().0.headers;
         let response = match *limited {
             SharedRateLimited::Rate(limited) => {
-                let mut response = own.unwrap_or_else(|| refusal::response(&limited, headers));
-                if limit.local().headers() != RateLimitHeaders::Off {
-                    refusal::tell(limit.local(), limited.left(), response.headers_mut());
-                }
-                response
+                refusal::answer(limit.local(), limited, own, headers)
             }
             SharedRateLimited::WithoutStore => {
                 own.unwrap_or_else(|| refusal::without_store(limited.retry_after(), headers))
@@ -294,7 +279,7 @@ where
                     };
                     let step = match answer {
                         Ok(left) => {
-                            walk.let_in(check.limit(), left);
+                            walk.tells.let_in(check.limit().local(), left);
                             walk.next(layer, RequestHead::from(&request))
                         }
                         Err(limited) => Step::Refused((check.limit().clone(), limited)),
@@ -302,7 +287,7 @@ where
                     match step {
                         Step::LetIn => State::LetIn {
                             future: service.call(request),
-                            tells: walk.tells.take(),
+                            tells: mem::take(&mut walk.tells),
                         },
                         Step::Refused(refused) => State::refused(layer, &refused, request),
                         Step::Asks(next) => {
@@ -314,9 +299,7 @@ where
                 }
                 StateProjection::LetIn { future, tells } => {
                     let mut response = ready!(future.poll(cx))?;
-                    if let Some((limit, left)) = tells.take() {
-                        refusal::tell(limit.local(), left, response.headers_mut());
-                    }
+                    tells.tell(response.headers_mut());
                     return Poll::Ready(Ok(response.map(|body| LimitBody::new(body, None))));
                 }
                 StateProjection::Refused { response } => {

@@ -121,7 +121,9 @@ fn routes(now: &Snapshot) -> Vec<Line<'static>> {
         let of = |key: &str| route["now"][key].as_f64();
         // There is none of no requests, and what is in the lowest bucket of a route is not known better.
         let latency = |key: &str| match of(key).filter(|took| *took > 0.0) {
-            Some(..=0.0001) => "<100 µs".to_owned(),
+            took if took.is_some() && took <= of("latency_least") => {
+                format!("<{}", seconds(of("latency_least")))
+            }
             took => seconds(took),
         };
         let failed = of("failed_per_second").unwrap_or(0.0) / rate(route).max(f64::MIN_POSITIVE);
@@ -444,7 +446,7 @@ mod tests {
                 "warnings": ["572.0 requests a second are refused; limit: limiting at 28"],
                 "about": { "name": "orders", "version": "1.4.2" },
                 "routes": [{ "route": "/idle", "now": null },
-                    { "route": "/hello", "now": { "requests_per_second": 812.4, "failed_per_second": 81.2, "latency_p50": 0.0001, "latency_p99": 0.002 } }],
+                    { "route": "/hello", "now": { "requests_per_second": 812.4, "failed_per_second": 81.2, "latency_p50": 0.0001, "latency_p99": 0.002, "latency_least": 0.0001 } }],
                 "tuning": { "actions": [{ "parameter": "limit", "old_value": 20.0, "new_value": 24, "reason": "latency is flat" }] },
             })),
         );
@@ -460,7 +462,7 @@ mod tests {
             "limit 20 → 24",
             "! 572.0 requests a second are refused",
             "stellane top orders 1.4.2 127.0.0.1:9090",
-            "812 /s  10.0 % failed  p50   <100 µs  p99   2.00 ms  /hello",
+            "812 /s  10.0 % failed  p50 <100.0 µs  p99   2.00 ms  /hello",
             "312.00 ms 200 GET /orders/{id}  87 % of the time it waited for db",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
