@@ -223,7 +223,10 @@ impl Exporting {
         let pause = (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
         let share = RandomState::new().hash_one(()) % 1000;
         let pause = pause.mul_f64(0.5 + share as f64 / 1000.0);
-        failure.after.unwrap_or(pause)
+        // Who asks to be asked at once, again and again, gets no more than that.
+        failure
+            .after
+            .map_or(pause, |after| after.max(FIRST_PAUSE / 2))
     }
 }
 
@@ -243,5 +246,34 @@ fn message(settings: &Settings, spans: Vec<SpanData>) -> ExportTraceServiceReque
     };
     ExportTraceServiceRequest {
         resource_spans: vec![all],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collector_that_asks_to_be_asked_at_once_is_not_asked_without_a_pause() {
+        let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = Settings::new(variables).expect("valid").expect("is on");
+        let (_ask, asked) = mpsc::unbounded_channel();
+        let exporting = Exporting::new(settings.metrics.expect("is on"), asked, Arc::default());
+        let pause = |after| {
+            exporting.pause(&Failure {
+                why: String::new(),
+                is_passing: true,
+                after,
+            })
+        };
+        for (after, least, most) in [
+            (None, FIRST_PAUSE / 2, FIRST_PAUSE * 2),
+            (Some(Duration::ZERO), FIRST_PAUSE / 2, FIRST_PAUSE / 2),
+            (Some(FIRST_PAUSE * 7), FIRST_PAUSE * 7, FIRST_PAUSE * 7),
+        ] {
+            let pause = pause(after);
+            assert!((least..=most).contains(&pause), "{after:?}: {pause:?}");
+        }
     }
 }
