@@ -152,7 +152,7 @@ impl Admission {
             return self.give_back(shared);
         }
         self.streams = true;
-        shared.change_streaming(true);
+        shared.begin_stream();
         if self.multiplexed {
             self.hand_over(shared);
         }
@@ -311,9 +311,6 @@ impl Admission {
         }
         self.end_poll(shared);
         self.left = true;
-        if self.streams {
-            shared.change_streaming(false);
-        }
         if !self.recorded {
             shared.record_cancelled();
         }
@@ -330,7 +327,11 @@ impl Admission {
             lent = loan.end();
             self.spare = Some(loan);
         }
+        if self.streams {
+            shared.end_stream();
+        }
         match lent {
+            None if self.streams => shared.release_answered(self.class, self.keys),
             None => shared.release(self.class, self.keys),
             Some(counts) => shared.release_lent(self.class, self.keys, counts),
         }

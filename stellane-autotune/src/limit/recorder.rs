@@ -24,8 +24,8 @@ pub(super) struct Recorder {
     pub(super) ages: Ages,
     /// Requests that are answered and hold a place, whose bodies are under way: a difference.
     pub(super) streaming: AtomicU64,
-    /// How many gave a place back, and the sum of those in flight when they did.
-    pub(super) left: AtomicU64,
+    /// How many were answered, or gave a place back without that, and the sum of those in flight when they did.
+    pub(super) answered: AtomicU64,
     pub(super) in_flight_then: AtomicU64,
 }
 
@@ -40,7 +40,7 @@ impl Recorder {
             cancelled: AtomicU64::new(0),
             ages: Ages::default(),
             streaming: AtomicU64::new(0),
-            left: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             in_flight_then: AtomicU64::new(0),
         }
     }

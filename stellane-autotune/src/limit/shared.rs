@@ -320,10 +320,25 @@ impl Shared {
     pub(super) fn leave(&self, class: Class, keys: Keys) -> bool {
         self.forget(class, keys);
         let (is_awaited, in_flight) = self.gate.leave();
-        let (recorder, exclusive) = self.recorder();
-        thread_number::add(&recorder.left, exclusive);
-        thread_number::change(&recorder.in_flight_then, u64::from(in_flight), exclusive);
+        self.note_in_flight(in_flight);
         is_awaited
+    }
+
+    /// The same of a request that was answered before, and noted what was in flight then.
+    #[inline]
+    pub(super) fn release_answered(&self, class: Class, keys: Keys) {
+        self.forget(class, keys);
+        if self.gate.leave().0 {
+            self.grant_waiters();
+        }
+    }
+
+    /// As who is answered sees it.
+    #[inline]
+    fn note_in_flight(&self, in_flight: u32) {
+        let (recorder, exclusive) = self.recorder();
+        thread_number::add(&recorder.answered, exclusive);
+        thread_number::change(&recorder.in_flight_then, u64::from(in_flight), exclusive);
     }
 
     /// Counts a request in; the generation that it belongs to.
@@ -356,11 +371,21 @@ impl Shared {
         thread_number::change(&recorder.ages[index], by, exclusive);
     }
 
-    /// The body of an answer begins, or has ended.
+    /// The body of an answer begins.
     #[inline]
-    pub(super) fn change_streaming(&self, begins: bool) {
+    pub(super) fn begin_stream(&self) {
+        self.change_streaming(1);
+        self.note_in_flight(self.load().0);
+    }
+
+    #[inline]
+    pub(super) fn end_stream(&self) {
+        self.change_streaming(u64::MAX);
+    }
+
+    #[inline]
+    fn change_streaming(&self, by: u64) {
         let (recorder, exclusive) = self.recorder();
-        let by = if begins { 1 } else { u64::MAX };
         thread_number::change(&recorder.streaming, by, exclusive);
     }
 
@@ -373,13 +398,13 @@ impl Shared {
         (counts.fold(0, u64::wrapping_add) as i64).clamp(0, i64::from(u32::MAX)) as u32
     }
 
-    /// How many gave a place back so far, and the sum of those in flight when they did.
+    /// How many were answered so far or gave their places back without that, and the sum of those in flight when they did.
     pub(super) fn departures(&self) -> (u64, u64) {
         let sum = |of: fn(&Recorder) -> &AtomicU64| {
             let counts = self.recorders.iter().map(|r| of(r).load(Ordering::Relaxed));
             counts.fold(0, u64::wrapping_add)
         };
-        (sum(|r| &r.left), sum(|r| &r.in_flight_then))
+        (sum(|r| &r.answered), sum(|r| &r.in_flight_then))
     }
 
     /// The time, if this request is one that is timed; else [`UNTIMED`].

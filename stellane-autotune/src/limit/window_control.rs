@@ -14,6 +14,8 @@ pub(super) struct WindowControl {
     pub(super) untimed_at_start: u64,
     pub(super) refused_at_start: u64,
     pub(super) overloads_at_start: u64,
+    /// See `Shared::uncounted`.
+    pub(super) uncounted_at_start: u32,
     pub(super) departures_at_start: (u64, u64),
     pub(super) window: Latencies,
     pub(super) windows: u64,
@@ -51,6 +53,7 @@ impl WindowControl {
             untimed_at_start: 0,
             refused_at_start: 0,
             overloads_at_start: 0,
+            uncounted_at_start: 0,
             departures_at_start: (0, 0),
             window: Latencies::default(),
             windows: 0,

@@ -117,8 +117,9 @@ impl Shared {
         let refused = self.refused() - control.refused_at_start;
         let aside = control.aside.count(&self.recorders);
         let stalled = self.lending.stalled();
-        let answered = self.streaming().saturating_sub(stalled);
         let in_flight = in_flight.saturating_sub(aside);
+        // Whatever streams end together, or are set aside, while it lasts: less is no evidence, more might be.
+        let uncounted = self.uncounted(control).max(control.uncounted_at_start);
         let tasks_per_core = self.local_signal.tasks_per_core();
         if complete || refused > 0 {
             let median = self.median.load(Ordering::Relaxed);
@@ -153,11 +154,8 @@ impl Shared {
             limit,
             max_in_flight: peak.saturating_sub(aside.saturating_add(stalled)),
             in_flight,
-            mean_in_flight: (self.mean_in_flight(control)
-                - f64::from(aside)
-                - f64::from(stalled)
-                - f64::from(answered))
-            .max(0.0),
+            // Whoever is answered saw itself.
+            mean_in_flight: (self.mean_in_flight(control) - f64::from(uncounted)).max(1.0),
             tasks_per_core,
             refused,
             overloads,
@@ -206,7 +204,13 @@ impl Shared {
         }
     }
 
-    /// As those saw it who left.
+    /// Who is in flight and says nothing of how long an answer takes: whoever has been set aside, or is answered.
+    fn uncounted(&self, control: &WindowControl) -> u32 {
+        let aside = control.aside.count(&self.recorders);
+        aside.saturating_add(self.lending.stalled().max(self.streaming()))
+    }
+
+    /// As those saw it who were answered.
     fn mean_in_flight(&self, control: &WindowControl) -> f64 {
         let (count, sum) = self.departures();
         let (count_then, sum_then) = control.departures_at_start;
@@ -220,6 +224,7 @@ impl Shared {
         control.refused_at_start = self.refused();
         control.untimed_at_start = self.untimed();
         control.overloads_at_start = self.overloads();
+        control.uncounted_at_start = self.uncounted(control);
         control.departures_at_start = self.departures();
         control.phase = Phase::Measuring { start: now };
         let limit = self.load().1;

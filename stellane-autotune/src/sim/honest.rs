@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::scenario::base;
+use super::scenario::{base, during};
 use super::{Closed, Discipline, Others, Plant, Run, Scenario, Work};
 
 /// One cell of the matrix of honest loads: so many requests in flight on average, of a service that does them all at once.
@@ -135,6 +135,19 @@ fn honest() -> Scenario {
         grace: 0.0,
         ..base()
     }
+}
+
+/// The same, of which each request waits for so long for something that does them all at once.
+fn elsewhere(delay: f64) -> Plant {
+    Plant {
+        delay,
+        ..(honest().plant)(0.0)
+    }
+}
+
+/// A load that goes away within a minute.
+fn quick(t: f64) -> f64 {
+    (1000.0 * (1.0 - t / 60.0)).max(0.0)
 }
 
 /// What real services are asked that are not full: nobody is to be refused.
@@ -284,6 +297,51 @@ pub fn honest_services() -> Vec<Scenario> {
                 ..Others::quick()
             },
         ),
+        // What is waited for changes, or what is asked does: the same number is answered, or fewer, and later.
+        Scenario {
+            name: "an upstream of 100 ms takes 500",
+            duration: 60.0,
+            load: |_| 120.0,
+            work: Work::Exponential(0.002),
+            plant: |t| elsewhere(during(t, 20.0..40.0, 0.5, 0.1)),
+            ..honest()
+        },
+        Scenario {
+            name: "an upstream of 20 ms takes a second",
+            duration: 60.0,
+            load: |_| 300.0,
+            work: Work::Exponential(0.002),
+            plant: |t| elsewhere(during(t, 20.0..40.0, 1.0, 0.02)),
+            ..honest()
+        },
+        Scenario {
+            name: "1000/s of 1 ms, then 60/s of 1 s",
+            duration: 60.0,
+            load: |t| if t < 10.0 { 1000.0 } else { 60.0 },
+            work: Work::Constant(0.001),
+            plant: |t| elsewhere(if t < 10.0 { 0.0 } else { 1.0 }),
+            ..honest()
+        },
+        Scenario {
+            name: "of 1060/s 1000 of 1 ms go away, 60 of 1 s stay",
+            duration: 120.0,
+            load: |t| 60.0 + quick(t),
+            work: Work::Constant(0.001),
+            plant: |t| Plant {
+                waits: (60.0 / (60.0 + quick(t)), 1.0),
+                ..elsewhere(0.0)
+            },
+            ..honest()
+        },
+        Scenario {
+            plant: |t| elsewhere(if t < 10.0 { 0.0 } else { 2.0 }),
+            ..closed("60 clients of 10 ms, of 2 s then", 60, 0.01, 0.1)
+        },
+        Scenario {
+            duration: 60.0,
+            plant: |t| elsewhere(if t < 10.0 { 0.0 } else { 5.0 }),
+            ..closed("500 clients of 10 ms, of 5 s then", 500, 0.01, 1.0)
+        },
         beside(
             "200 streams for 8 seats",
             Others {

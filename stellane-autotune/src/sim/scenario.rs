@@ -233,7 +233,7 @@ impl Scenario {
 }
 
 /// One value during a span of time, another outside of it.
-fn during(t: f64, span: std::ops::Range<f64>, value: f64, otherwise: f64) -> f64 {
+pub(super) fn during(t: f64, span: std::ops::Range<f64>, value: f64, otherwise: f64) -> f64 {
     if span.contains(&t) { value } else { otherwise }
 }
 

@@ -14,6 +14,7 @@ pub(super) struct Curve {
     evidence: f64,
     /// When a point last added to it.
     told: Duration,
+    flow: Flow,
     answers: f64,
     latest: Option<Point>,
     /// Smoothed, as that of one point is off by a fifth.
@@ -31,6 +32,29 @@ struct Point {
     /// Fewer were answered than are in flight, and those became more meanwhile: the quick ones, and as many as chance
     /// made of a few.
     ramp: bool,
+}
+
+/// What came and what was answered of late, over about [`STAYS`].
+#[derive(Debug, Clone, Copy, Default)]
+struct Flow {
+    /// How many more are in flight.
+    grown: f64,
+    answered: f64,
+}
+
+impl Flow {
+    fn add(&mut self, before: &Point, now: &Point) {
+        let seconds = now.at.saturating_sub(before.at).as_secs_f64();
+        let stay = now.in_flight / now.throughput;
+        let kept = (-seconds / (STAYS * stay)).exp();
+        self.grown = kept * self.grown + now.in_flight - before.in_flight;
+        self.answered = kept * self.answered + now.answers - before.answers;
+    }
+
+    /// Whether more come than are answered, and not by chance.
+    fn grows(&self) -> bool {
+        self.grown > CHANCES * self.answered.sqrt()
+    }
 }
 
 /// Windows that are too short to tell.
@@ -74,6 +98,17 @@ const CHANCE: f64 = 1.5;
 /// The part of all answers since that must be in flight more: else latency has changed by itself.
 /// Half or twice: nothing.
 const PILE: f64 = 0.01;
+/// Where the machine is not seen to be busy, a service that is full is one to which more come than it answers: for so many
+/// stays of a request what is in flight is watched for that. If an upstream became slow, or requests of another kind came,
+/// as many were in flight a while later as there always would be: that was taken for a queue, and refused by the dozen.
+const STAYS: f64 = 2.0;
+/// And it grows by so many times the square root of what was answered meanwhile: less is chance.
+const CHANCES: f64 = 2.0;
+/// In flight more than at the point before by so much of what that one and this tell of: it grows just now, and what is answered
+/// is not what began together with the point before.
+const GROWS: f64 = 0.5;
+/// A service that answers less than this part of what it did is asked something else.
+const ALIKE: f64 = 0.25;
 /// One point alone is not to decide, of the 0.9 that it takes.
 /// Half: 95 % (`capacity_halves`), a cold start of 16.4 s; twice: 96 % (`bad_requests`).
 const MOST: f64 = 0.5;
@@ -104,6 +139,7 @@ impl Curve {
             sum: Sum::default(),
             evidence: 0.0,
             told: Duration::ZERO,
+            flow: Flow::default(),
             answers: 0.0,
             latest: None,
             throughput: 0.0,
@@ -157,6 +193,10 @@ impl Curve {
     /// `is_busy` is what the machine says, if it is heard.
     fn compare(&mut self, is_busy: Option<bool>, point: Point) -> f64 {
         let bin = bin_of(point.in_flight);
+        let grows_now = self.latest.is_some_and(|latest| {
+            self.flow.add(&latest, &point);
+            point.in_flight - latest.in_flight > GROWS * (point.answers - latest.answers)
+        });
         let below = || {
             let apart = |old: &&Point| {
                 point.in_flight > APART * old.in_flight
@@ -174,17 +214,24 @@ impl Curve {
             let more = point.in_flight - old.in_flight;
             let piles_up = more > PILE * (point.answers - old.answers);
             let slower = point.latency > CHANCE * usual;
+            let is_full = is_busy == Some(true)
+                || self.flow.grows() && point.throughput > ALIKE * old.throughput;
             // Or so much more that what is answered is but the luckiest.
             let buried = is_busy == Some(true) && more > BURIED * (point.answers - old.answers);
-            let full = latency < LATER && slower && piles_up || buried;
+            let full = latency < LATER && slower && piles_up && is_full || buried;
             let elasticity = if full { throughput.max(WORST) } else { 1.0 };
             ((point.in_flight / old.in_flight).ln().min(2.0) * (HALF - elasticity)).min(MOST)
         });
         // What took long and began together ends together: points within one latency tell of the same requests. On a
-        // machine that has time to spare they count once. Else four hundred clients that came at once, of whose requests half
-        // take a hundred times as long as the others, were refused in one run of thousands.
+        // machine that has time to spare they count once, and on one that is not heard, unless more come just now. Else four
+        // hundred clients that came at once, of whose requests half take a hundred times as long as the others, were refused
+        // in one run of thousands.
         let since = point.at.saturating_sub(self.told).as_secs_f64();
-        let again = is_busy == Some(false) && since < point.latency;
+        let again = match is_busy {
+            Some(true) => false,
+            Some(false) => since < point.latency,
+            None => since < point.latency && !grows_now,
+        };
         let evidence = if again { evidence.min(0.0) } else { evidence };
         if evidence > 0.0 {
             self.told = point.at;

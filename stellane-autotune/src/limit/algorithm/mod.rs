@@ -112,7 +112,7 @@ pub struct Window<'a> {
     pub max_in_flight: u32,
     /// Requests in flight when it ended.
     pub in_flight: u32,
-    /// Requests in flight on average, as those saw it who left, without those that are answered and whose bodies are
+    /// Requests in flight on average, as those saw it who were answered, without those whose bodies are
     /// under way: however many streams there are, they say nothing of how long an answer takes. Whoever has been set
     /// aside does not count, here and above.
     pub mean_in_flight: f64,
