@@ -224,11 +224,10 @@ fn hand_on(deadline: &Deadline, headers: &mut HeaderMap, header: Option<&HeaderN
     let content = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let start = content.and_then(|content| content.get(..GRPC.len()));
     let is_grpc = start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC));
-    let names = match is_grpc {
-        true => [Some(&GRPC_TIMEOUT), None],
-        false => [None, header],
+    let asked = match is_grpc {
+        true => super::deadline::asked(headers, Some(&GRPC_TIMEOUT), None),
+        false => super::deadline::asked(headers, None, header),
     };
-    let asked = super::deadline::asked(headers, names[0], names[1]);
     if asked.is_some_and(|asked| asked <= deadline.remaining()) {
         return;
     }
