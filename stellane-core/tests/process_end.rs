@@ -641,7 +641,11 @@ fn few_open_files_are_shared_with_clients_and_told_once() {
 #[test]
 fn without_an_open_file_parked_connections_are_served_at_once() {
     let mut command = command("serve");
-    command.env("STELLANE__CONNECTION__PARK_AFTER", "10ms");
+    command
+        .env("STELLANE__CONNECTION__PARK_AFTER", "10ms")
+        // Who pauses for longer is closed without a word, and on a busy machine this test does.
+        .env("STELLANE__CONNECTION__DRAIN_IDLE", "1m")
+        .env("STELLANE__SERVER__DRAIN_TIMEOUT", "1m");
     let process = Process::spawn(&mut command);
     let address = process.address();
     let patience = Some(Duration::from_secs(30));
