@@ -154,6 +154,15 @@ impl Drop for Within {
 ///
 /// The deadline is the one in the extensions of the outgoing request, else [`Deadline::current`]. A shorter one that the call names
 /// already stays. Of one that has passed it says 0: a service that reads it refuses at once. Without a deadline nothing is written.
+///
+/// ```
+/// use stellane_autotune::overload::HandOnDeadlineLayer;
+/// use tower::ServiceBuilder;
+///
+/// let client = tower::service_fn(async |_: http::Request<()>| Ok::<_, std::io::Error>(http::Response::new(())));
+/// let client = ServiceBuilder::new().layer(HandOnDeadlineLayer::new()).service(client);
+/// # let _ = client;
+/// ```
 #[derive(Debug, Clone)]
 pub struct HandOnDeadlineLayer {
     header: Option<HeaderName>,
