@@ -14,8 +14,9 @@
 //! ```
 //!
 //! It ends at Ctrl-C or `SIGTERM`, when what is being answered is answered. `STELLANE__SERVER__ADMIN_ADDRESS=auto` in the
-//! environment adds the live page and `/metrics` on `127.0.0.1:9090`. What it has to say goes to `tracing`: to the subscriber
-//! of the program, or to the one of [`logging`] where it has none.
+//! environment adds the live page and `/metrics` on `127.0.0.1:9090`, where axum's routes have names by one line more:
+//! `.route_layer(`[`RouteLabelLayer::axum()`](stellane_metrics::RouteLabelLayer)`)`. What it has to say goes to `tracing`: a program
+//! that has no subscriber hears nothing, until it calls [`logging::init`].
 //!
 //! # Which part do I want?
 //!

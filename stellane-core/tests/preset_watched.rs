@@ -868,6 +868,8 @@ async fn handlers_of_a_route_that_has_waited_by_its_thread_take_no_core_from_oth
     config.engine.cores = 1;
     // It takes as long until the core is taken from one that was not known, and a fifth of it from each that follows.
     config.engine.hand_off_after = Duration::from_secs(5);
+    // Of a hundred at once none gives up, however busy the machine is with others.
+    config.limit.max_wait = TIMEOUT;
     let served = serve!(2, Runtime::builder().config(config).service(router));
     let mut asking = served.ask(1, "/blocks");
     served.until_held("/blocks", 1).await;

@@ -7,7 +7,7 @@ use std::{
     ffi::OsString,
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::{net::UnixDatagram, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio, Termination},
@@ -69,6 +69,11 @@ async fn handle(
             say("sleeps");
             std::thread::sleep(Duration::from_secs(5));
         }
+        "/page" => {
+            let page = Response::builder().header("content-type", "text/html");
+            let page = page.body(Full::from("<p>hello").boxed());
+            return Ok(page.expect("valid"));
+        }
         "/hang" => {
             say("hangs");
             let hung = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(600)));
@@ -99,7 +104,24 @@ async fn handle(
     Ok(Response::new(Full::from("hello").boxed()))
 }
 
+async fn two_lines() -> bool {
+    let bound = stellane_core::serve("127.0.0.1:0", tower::service_fn(handle)).bind();
+    match bound.await {
+        Ok(bound) => {
+            say(&format!("serves {}", bound.local_addr()));
+            bound.serve().await.is_ok()
+        }
+        Err(error) => {
+            say(&format!("error {error}"));
+            false
+        }
+    }
+}
+
 async fn serve(mode: &str) -> bool {
+    if mode == "two lines" {
+        return two_lines().await;
+    }
     let mut config = match Loader::from_process().load() {
         Ok(config) => config,
         Err(errors) => panic!("{errors}"),
@@ -280,6 +302,22 @@ fn a_signal_ends_also_what_begins_to_serve_after_it() {
     process.hear("the first has ended");
     process.hear("report");
     assert_eq!(process.end().code(), Some(0));
+}
+
+#[test]
+fn the_environment_chooses_the_profile_of_two_lines_too() {
+    for (profile, script) in [("", false), ("development", true)] {
+        let process = Process::spawn(command("two lines").env("STELLANE_ENV", profile));
+        let mut stream = ask(process.address(), "/page");
+        stream.shutdown(Shutdown::Write).expect("connected");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answers");
+        assert_eq!(answer.contains("<script>"), script, "{profile}: {answer}");
+    }
+    let mut process = Process::spawn(command("two lines").env("STELLANE_ENV", "prod"));
+    let error = process.hear("error");
+    assert!(error.contains("unknown profile `prod`"), "{error}");
+    assert_eq!(process.end().code(), Some(1));
 }
 
 #[test]
@@ -603,7 +641,11 @@ fn few_open_files_are_shared_with_clients_and_told_once() {
 #[test]
 fn without_an_open_file_parked_connections_are_served_at_once() {
     let mut command = command("serve");
-    command.env("STELLANE__CONNECTION__PARK_AFTER", "10ms");
+    command
+        .env("STELLANE__CONNECTION__PARK_AFTER", "10ms")
+        // Who pauses for longer is closed without a word, and on a busy machine this test does.
+        .env("STELLANE__CONNECTION__DRAIN_IDLE", "1m")
+        .env("STELLANE__SERVER__DRAIN_TIMEOUT", "1m");
     let process = Process::spawn(&mut command);
     let address = process.address();
     let patience = Some(Duration::from_secs(30));

@@ -1,5 +1,26 @@
 //! Object, buffer and worker pools for tower services.
 //!
+//! # Which part do I want?
+//!
+//! | I have | I take |
+//! |---|---|
+//! | a route that computes for long | [`WorkerPoolLayer`] around it (feature `worker`) |
+//! | a function that computes, or a job that blocks | [`WorkerPool::spawn_blocking`] |
+//! | work of several kinds, of which none may starve another | a [`Class`] for each |
+//! | values that are dear to make | [`Pool`] |
+//! | byte buffers of all sizes | [`BufPool`] |
+//! | handlers that want both | [`Pools`], by [`PoolLayer`] (feature `http`) |
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `worker` | [`worker`]: [`WorkerPool`], [`WorkerPoolLayer`] |
+//! | `http` | [`PoolLayer`], [`PooledBody`], recyclers for header maps and extensions |
+//! | `axum` | extractors, for axum and everything else on axum-core |
+//! | `serde` | config structs can be read and written |
+//! | `sim` | the simulator of worker pools |
+//!
 //! # Object and buffer pools
 //!
 //! Reuse that is measured, bounded, and cannot carry a byte from one request to the next:

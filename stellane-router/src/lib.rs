@@ -1,5 +1,13 @@
 //! A tower router that copies nothing, and a bounded string interner.
 //!
+//! # Which part do I want?
+//!
+//! | I have | I take |
+//! |---|---|
+//! | handlers, or services, for paths | [`Router`] |
+//! | a stack inside that wants to know the route | [`RouteLayer`] |
+//! | the same few strings in millions of requests | [`Interner`], by [`InternLayer`] in front of any service |
+//!
 //! # Router
 //!
 //! ```

@@ -28,6 +28,16 @@ use crate::{
 /// A tower service that finds the handler of a request and calls it.
 ///
 /// Cloning is one reference count, and clones are always ready. See the [crate docs](crate).
+///
+/// ```
+/// use stellane_router::{Path, Router};
+///
+/// let router = Router::builder()
+///     .get("/users/{id:u64}", async |Path(id): Path<u64>| format!("user {id}"))
+///     .build()?;
+/// println!("{}", router.explain("/users/7"));
+/// # Ok::<_, stellane_router::BuildReport>(())
+/// ```
 pub struct Router {
     shared: Arc<Shared>,
     seen: Seen,

@@ -154,6 +154,15 @@ impl Drop for Within {
 ///
 /// The deadline is the one in the extensions of the outgoing request, else [`Deadline::current`]. A shorter one that the call names
 /// already stays. Of one that has passed it says 0: a service that reads it refuses at once. Without a deadline nothing is written.
+///
+/// ```
+/// use stellane_autotune::overload::HandOnDeadlineLayer;
+/// use tower::ServiceBuilder;
+///
+/// let client = tower::service_fn(async |_: http::Request<()>| Ok::<_, std::io::Error>(http::Response::new(())));
+/// let client = ServiceBuilder::new().layer(HandOnDeadlineLayer::new()).service(client);
+/// # let _ = client;
+/// ```
 #[derive(Debug, Clone)]
 pub struct HandOnDeadlineLayer {
     header: Option<HeaderName>,
@@ -224,11 +233,10 @@ fn hand_on(deadline: &Deadline, headers: &mut HeaderMap, header: Option<&HeaderN
     let content = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let start = content.and_then(|content| content.get(..GRPC.len()));
     let is_grpc = start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC));
-    let names = match is_grpc {
-        true => [Some(&GRPC_TIMEOUT), None],
-        false => [None, header],
+    let asked = match is_grpc {
+        true => super::deadline::asked(headers, Some(&GRPC_TIMEOUT), None),
+        false => super::deadline::asked(headers, None, header),
     };
-    let asked = super::deadline::asked(headers, names[0], names[1]);
     if asked.is_some_and(|asked| asked <= deadline.remaining()) {
         return;
     }

@@ -26,6 +26,15 @@ type RefusalFn = dyn Fn(RateLimited, RequestHead<'_>) -> Option<Response<Bytes>>
 ///
 /// What exceeds it is answered before its body is read: by 429 with `Retry-After`, `RateLimit` and an RFC 9457 body; to gRPC and
 /// gRPC-Web by `RESOURCE_EXHAUSTED` with `grpc-retry-pushback-ms`. Who waits for as long as that is let in.
+///
+/// ```
+/// use stellane_autotune::{Key, RateLimit, RateLimitLayer};
+///
+/// let limit = RateLimit::builder().rule("1000/h burst 100".parse()?).build()?;
+/// let layer = RateLimitLayer::new(&limit, |head| head.headers.get("x-api-key").map(Key::of));
+/// # let _ = layer;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct RateLimitLayer {
     rates: Arc<[Rate]>,

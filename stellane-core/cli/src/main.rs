@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 
 /// Check, configure, develop, watch and measure Stellane services.
 #[derive(Debug, Parser)]
-#[command(name = "stellane", version)]
+#[command(name = "stellane", version, max_term_width = 80)]
 struct Stellane {
     #[command(subcommand)]
     command: Command,

@@ -11,6 +11,15 @@ use crate::{
 
 /// Writes a line for each request; see the [module docs](super). Put it outside of whatever may answer. A request costs an
 /// allocation.
+///
+/// ```
+/// use stellane_core::{access_log::AccessLogLayer, config::AccessLogConfig, logging::LogWriter};
+///
+/// let writer = LogWriter::new(std::io::stdout(), |lost| format!("{lost} lines lost"))?;
+/// let app = axum::Router::<()>::new().layer(AccessLogLayer::new(&AccessLogConfig::default(), writer));
+/// # let _ = app;
+/// # Ok::<_, std::io::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct AccessLogLayer {
     log: Arc<Log>,

@@ -116,6 +116,16 @@ impl fmt::Display for Failure {
 }
 
 /// Drops a future at each of its points: see the [module](self).
+///
+/// ```
+/// use stellane_core::cancel_points::{CancelPoints, Points};
+///
+/// let report = CancelPoints::at(Points::Operations).run(async || {
+///     let future = tokio::time::sleep(std::time::Duration::from_secs(1));
+///     (future, async || Ok::<_, &str>(()))
+/// });
+/// assert!(report.failures.is_empty());
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct CancelPoints {

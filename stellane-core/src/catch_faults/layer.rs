@@ -3,6 +3,17 @@ use tower_layer::Layer;
 use super::{CatchFaultsService, Faults};
 
 /// Applies [`CatchFaultsService`]. See the [module docs](super) for an example.
+///
+/// ```
+/// use stellane_core::catch_faults::{CatchFaultsLayer, Faults};
+///
+/// let faults = Faults::new();
+/// let app = axum::Router::<()>::new()
+///     .route("/", axum::routing::get(async || -> () { panic!("on purpose") }))
+///     .layer(CatchFaultsLayer::new(&faults));
+/// # let _ = app;
+/// assert_eq!(faults.stats().panics, 0);
+/// ```
 #[derive(Debug, Clone)]
 pub struct CatchFaultsLayer {
     faults: Faults,

@@ -10,12 +10,20 @@ impl Loader {
     /// # Errors
     /// Every mistake in every source, each with its place.
     pub fn load(&self) -> Result<RuntimeConfig, ConfigErrors> {
+        self.load_after(|_| ())
+    }
+
+    /// The same over a profile that is changed first.
+    pub(crate) fn load_after(
+        &self,
+        change: impl FnOnce(&mut RuntimeConfig),
+    ) -> Result<RuntimeConfig, ConfigErrors> {
         let mut problems = Vec::new();
-        let base = self
+        let profile = self
             .variable("STELLANE_ENV")
             .unwrap_or_default()
             .parse::<Profile>();
-        let base = base.unwrap_or_else(|message| {
+        let profile = profile.unwrap_or_else(|message| {
             problems.push(Problem::new(
                 Origin::Env("STELLANE_ENV".into()),
                 "",
@@ -23,11 +31,11 @@ impl Loader {
             ));
             Profile::Default
         });
-        self.load_with(RuntimeConfig::profile(base), problems)
+        self.load_with(RuntimeConfig::profile(profile).with(change), problems)
     }
 
     /// The same over other defaults than those of a profile.
-    #[cfg(any(feature = "preset", feature = "reload"))]
+    #[cfg(feature = "reload")]
     pub(crate) fn load_over(&self, base: RuntimeConfig) -> Result<RuntimeConfig, ConfigErrors> {
         self.load_with(base, Vec::new())
     }

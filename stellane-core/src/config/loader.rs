@@ -90,6 +90,19 @@ impl Loader {
         }
     }
 
+    /// The variables that it reads.
+    #[cfg(feature = "preset")]
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let names = self.env.iter().map(|(name, _)| name.as_str());
+        names
+            .filter(|name| {
+                name.starts_with(SECTION_PREFIX)
+                    || ["STELLANE_CONFIG", "STELLANE_ENV"].contains(name)
+                    || SHORT_NAMES.iter().any(|(short, _)| short == name)
+            })
+            .collect()
+    }
+
     /// The path of the file that can change; text in memory can't.
     #[cfg(feature = "reload")]
     pub(super) fn followed(&self) -> Option<&Path> {

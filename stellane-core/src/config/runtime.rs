@@ -33,6 +33,18 @@ use crate::engine_selector::SelectorConfig;
 use crate::{memory::MemoryConfig, strict_http1::StrictHttp1Config};
 
 /// The configuration of the whole runtime: one section for each component.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use stellane_core::RuntimeConfig;
+///
+/// let config = RuntimeConfig::default().with(|config| {
+///     config.connection.idle_timeout = Duration::from_secs(30);
+/// });
+/// config.validate()?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

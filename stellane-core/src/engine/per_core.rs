@@ -18,6 +18,18 @@ use crate::connection::{
 /// A thread with a runtime of its own for each core. See the [module docs](super).
 ///
 /// Threads that serve end with [`stop`](Engine::stop), or when the engine is dropped.
+///
+/// ```
+/// use stellane_core::{connection::ConnectionManager, engine::PerCoreEngine};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let connections = ConnectionManager::builder().build()?;
+/// let engine = PerCoreEngine::builder().connections(&connections).build();
+/// # drop(engine);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct PerCoreEngine {
     connections: ConnectionManager,

@@ -15,6 +15,17 @@ use super::{
 };
 
 /// Decides who answers; a cheap handle. See the [module docs](super).
+///
+/// ```
+/// use stellane_core::engine_selector::EngineSelector;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let selector = EngineSelector::builder().route("/users/{id}").build()?;
+/// assert_eq!(selector.stats().errors, 0);
+/// # Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct EngineSelector {
     pub(super) shared: Arc<Shared>,

@@ -3,6 +3,21 @@ use tower_layer::Layer;
 use super::{EngineSelector, EngineSelectorService};
 
 /// Applies [`EngineSelectorService`]. See the [module docs](super) for an example.
+///
+/// ```
+/// use stellane_core::engine_selector::{EngineSelector, EngineSelectorLayer};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let selector = EngineSelector::builder().route("/users/{id}").build()?;
+/// let accelerated = axum::Router::<()>::new().route("/users/{id}", axum::routing::get(async || "quick"));
+/// let app = axum::Router::<()>::new()
+///     .route("/users/{id}", axum::routing::get(async || "as before"))
+///     .layer(EngineSelectorLayer::new(&selector, accelerated));
+/// # let _ = app;
+/// # Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct EngineSelectorLayer<A> {
     selector: EngineSelector,

@@ -8,6 +8,15 @@ use tower_layer::Layer;
 use super::LiveReloadService;
 
 /// Applies [`LiveReloadService`]; see the [module docs](super) for an example.
+///
+/// ```
+/// use stellane_core::hot_reload::LiveReloadLayer;
+///
+/// let pages = axum::Router::<()>::new()
+///     .route("/", axum::routing::get(async || axum::response::Html("<p>hello")))
+///     .layer(LiveReloadLayer::new());
+/// # let _ = pages;
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct LiveReloadLayer {

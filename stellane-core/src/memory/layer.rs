@@ -3,6 +3,14 @@ use tower_layer::Layer;
 use super::{MemoryBudget, MemoryBudgetService};
 
 /// Counts the bodies of requests and answers in a [`MemoryBudget`]. See the [module docs](super).
+///
+/// ```
+/// use stellane_core::memory::{MemoryBudget, MemoryBudgetLayer};
+///
+/// let budget = MemoryBudget::new(200 << 20);
+/// let app = axum::Router::<()>::new().layer(MemoryBudgetLayer::new(&budget));
+/// # let _ = app;
+/// ```
 #[derive(Debug, Clone)]
 pub struct MemoryBudgetLayer {
     budget: MemoryBudget,

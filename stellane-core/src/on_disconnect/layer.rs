@@ -10,6 +10,18 @@ use tower_service::Service;
 use super::{Abandoned, OnDisconnect, OnDisconnectFuture};
 
 /// Says what becomes of the handlers inside when their clients leave: see the [module](super).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use axum::{Router, routing::post};
+/// use stellane_core::OnDisconnectLayer;
+///
+/// let app = Router::<()>::new()
+///     .route("/orders", post(async || "placed"))
+///     .route_layer(OnDisconnectLayer::finish(Duration::from_secs(30)));
+/// # let _ = app;
+/// ```
 #[derive(Debug, Clone)]
 pub struct OnDisconnectLayer {
     how: OnDisconnect,

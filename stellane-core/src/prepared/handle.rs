@@ -17,6 +17,13 @@ use super::PreparedResponse;
 use crate::BoxError;
 
 /// Responses by their paths; a cheap handle. See the [module docs](super).
+///
+/// ```
+/// use stellane_core::prepared::{Prepared, PreparedResponse};
+///
+/// let prepared = Prepared::new();
+/// prepared.insert("/robots.txt", PreparedResponse::new("text/plain", "User-agent: *"));
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Prepared {
     shared: Arc<Shared>,

@@ -14,6 +14,16 @@ use tower_service::Service;
 use super::{ProfileFuture, ProfileService};
 
 /// Adds [`ProfileService`]'s paths to an admin service, which answers everything else.
+///
+/// ```
+/// use stellane_core::profiling::{ProfileLayer, ProfileService};
+///
+/// let profiles = ProfileService::builder().cpu(true).build();
+/// let profiles = profiles.listening_on("127.0.0.1:9090".parse()?);
+/// let admin = axum::Router::<()>::new().layer(ProfileLayer::new(profiles));
+/// # let _ = admin;
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ProfileLayer {

@@ -43,6 +43,19 @@ const END_WITH_THEIR_CHILD: [&str; 10] = [
 ];
 
 /// How to start this program again, and what to hand over. See the [module docs](super).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use stellane_core::{connection::Listener, restart::Restart};
+///
+/// # async fn example(listeners: Vec<Listener>) -> Result<(), Box<dyn std::error::Error>> {
+/// let restart = Restart::from_process()?.with_listeners("http", &listeners)?;
+/// let successor = restart.hand_over(Duration::from_secs(30)).await?;
+/// println!("process {successor} has taken over");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Restart {
     program: PathBuf,

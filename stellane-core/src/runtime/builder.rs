@@ -36,6 +36,26 @@ use crate::{
 type ChangeLimit = Box<dyn FnOnce(AdaptiveLimitLayer, &Components) -> AdaptiveLimitLayer + Send>;
 
 /// Builds a [`Runtime`].
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+///
+/// use stellane_core::{Runtime, RuntimeConfig};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let mut config = RuntimeConfig::default();
+/// # config.server.admin_address = String::new();
+/// let often = Duration::from_secs(5);
+/// let runtime = Runtime::builder()
+///     .config(config)
+///     .service(axum::Router::<()>::new())
+///     .ready_check("database", often, Duration::from_secs(1), async || Ok::<_, Infallible>(()))
+///     .build()?;
+/// # drop(runtime);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[must_use]
 pub struct RuntimeBuilder<F> {
     make_service: F,

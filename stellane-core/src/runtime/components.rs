@@ -54,6 +54,21 @@ use crate::{
 use crate::{config::DevConfig, profiling::SlowPolls};
 
 /// The components of a [`Runtime`](super::Runtime): cheap handles, all of them.
+///
+/// ```
+/// use stellane_core::{Components, RuntimeConfig};
+/// use tower::Layer;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let config = RuntimeConfig::default();
+/// let components = Components::new(&config)?;
+/// let app = components.layer(&config.server).layer(axum::Router::<()>::new()); // for a server of one's own
+/// assert_eq!(components.faults.stats().panics, 0);
+/// # let _ = app;
+/// # Ok::<_, stellane_core::BoxError>(())
+/// # })?;
+/// # Ok::<_, stellane_core::BoxError>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Components {

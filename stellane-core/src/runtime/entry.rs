@@ -30,9 +30,9 @@ use crate::{
 /// # }
 /// ```
 ///
-/// The environment may change its configuration: `STELLANE_CONFIG` names a file, and `STELLANE__SECTION__KEY` sets a key;
-/// what it has changed is logged. [`Serve::config`] leaves the environment out. The defaults are those of
-/// [`RuntimeConfig`], but for three keys:
+/// The environment may change its configuration: `STELLANE_CONFIG` names a file, `STELLANE__SECTION__KEY` sets a key, and
+/// `STELLANE_ENV` chooses a profile; what it has changed is logged. [`Serve::config`] leaves the environment out. The defaults
+/// are those of [`RuntimeConfig`], but for three keys:
 ///
 /// | key | here | because |
 /// |---|---|---|
@@ -245,21 +245,16 @@ impl<L: IntoListener + 'static> IntoFuture for Serve<L> {
 
 /// What the environment makes of the configuration of a program that has said nothing.
 fn configured() -> Result<RuntimeConfig, ConfigErrors> {
-    let ours = |name: &str| name == "STELLANE_CONFIG" || name.starts_with("STELLANE__");
-    let variables: Vec<_> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| ours(name))
-        .collect();
-    if !variables.is_empty() {
-        let names: Vec<_> = variables.iter().map(|(name, _)| name.as_str()).collect();
+    let loader = Loader::from_process();
+    let names = loader.names();
+    if !names.is_empty() {
         tracing::info!("configured by the environment: {}", names.join(", "));
     }
-    let usual = RuntimeConfig::default().with(|config| {
+    loader.load_after(|config| {
         config.server.admin_address = String::new();
         config.server.restart_timeout = Duration::ZERO;
         config.connection.connect_info = true;
-    });
-    Loader::new().env(variables).load_over(usual)
+    })
 }
 
 impl<L> fmt::Debug for Serve<L> {

@@ -24,7 +24,7 @@
 //! let runtime = Runtime::builder()
 //!     .config(config)
 //!     .service(hello)
-//!     .shutdown_signal(async {}) // instead of SIGTERM and SIGINT
+//! #   .shutdown_signal(async {})
 //!     .build()?;
 //! runtime.serve("127.0.0.1:0").await?;
 //! # Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())

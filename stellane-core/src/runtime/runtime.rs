@@ -42,6 +42,20 @@ pub(super) struct Duties {
 }
 
 /// A server that is ready to listen. See the [module docs](super).
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+/// use stellane_core::{Runtime, RuntimeConfig};
+///
+/// #[tokio::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let app: Router = Router::new().route("/", get(async || "hello"));
+///     let runtime = Runtime::builder().config(RuntimeConfig::from_env()?).service(app).build()?;
+///     let report = runtime.serve("127.0.0.1:3000").await?; // until SIGTERM or Ctrl-C
+///     println!("{report}");
+///     Ok(())
+/// }
+/// ```
 pub struct Runtime<S> {
     pub(super) service: S,
     pub(super) parts: RuntimeParts,

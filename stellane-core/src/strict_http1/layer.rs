@@ -3,6 +3,14 @@ use tower_layer::Layer;
 use super::{Http1Rules, StrictHttp1Service};
 
 /// Applies [`StrictHttp1Service`]. See the [module docs](super) for an example.
+///
+/// ```
+/// use stellane_core::strict_http1::{Http1Rules, StrictHttp1Layer};
+///
+/// let rules = Http1Rules::default();
+/// let app = axum::Router::<()>::new().layer(StrictHttp1Layer::new(&rules));
+/// # let _ = app;
+/// ```
 #[derive(Debug, Clone)]
 pub struct StrictHttp1Layer {
     rules: Http1Rules,

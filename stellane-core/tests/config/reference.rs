@@ -13,6 +13,9 @@ use toml::{Table, Value};
 const HEAD: &str = "# Every key of a Stellane configuration, with its default.\n\
                     # Keep only what you change: a key that is left out has this value.\n";
 
+/// A terminal's, less a margin.
+const COLUMNS: usize = 78;
+
 #[test]
 fn the_reference_holds_every_key_with_its_default_and_its_documentation() {
     let structs = structs();
@@ -275,8 +278,23 @@ fn write_section(
 fn write_docs(out: &mut String, docs: &[String], what: &str) {
     assert!(!docs.is_empty(), "{what} is not documented");
     out.push('\n');
-    for line in docs {
-        out.push_str(format!("# {}", without_links(line)).trim_end());
+    for paragraph in docs.split(String::is_empty) {
+        if !out.ends_with("\n\n") {
+            out.push_str("#\n");
+        }
+        let text = without_links(&paragraph.join(" "));
+        let mut columns = 1;
+        out.push('#');
+        for word in text.split_whitespace() {
+            let length = word.chars().count();
+            if columns + 1 + length > COLUMNS {
+                out.push_str("\n#");
+                columns = 1;
+            }
+            out.push(' ');
+            out.push_str(word);
+            columns += 1 + length;
+        }
         out.push('\n');
     }
 }

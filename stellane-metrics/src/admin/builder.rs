@@ -14,6 +14,19 @@ use super::{
 use crate::{BuildError, Machine, Readiness, RuntimeMetrics};
 
 /// Where [`AdminService`] begins: see [`AdminBuilder`].
+///
+/// ```
+/// use stellane_metrics::{Admin, Readiness};
+///
+/// let readiness = Readiness::new();
+/// let admin = Admin::builder()
+///     .readiness(readiness.clone())
+///     .bound_to(([127, 0, 0, 1], 9090).into())
+///     .build()?;
+/// readiness.set_ready(true);
+/// # let _ = admin;
+/// # Ok::<_, stellane_metrics::BuildError>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Admin;

@@ -22,6 +22,16 @@ use super::scope;
 ///
 /// Without it their size is not recorded. It changes the type of the request body to [`RequestBytesBody`] and costs one
 /// allocation per streamed request; bodies that say their size pass through untouched.
+///
+/// ```
+/// use stellane_metrics::{HttpMetrics, MetricsLayer, RequestBytesLayer};
+/// use tower::ServiceBuilder;
+///
+/// let metrics = HttpMetrics::builder().build()?;
+/// let stack = ServiceBuilder::new().layer(MetricsLayer::new(&metrics)).layer(RequestBytesLayer::new());
+/// # let _ = stack;
+/// # Ok::<_, stellane_metrics::BuildError>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct RequestBytesLayer;

@@ -15,6 +15,16 @@ const TEXT: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
 /// Tells the load with each answer; see the [module](crate::load_report). Put it outside of what refuses, so that
 /// refusals tell it too.
+///
+/// ```
+/// use stellane_metrics::{HttpMetrics, LoadReportLayer, LoadReports};
+///
+/// let http = HttpMetrics::builder().build()?;
+/// let reports = LoadReports::builder(&http).build()?;
+/// let layer = LoadReportLayer::new(&reports);
+/// # let _ = layer;
+/// # Ok::<_, stellane_metrics::BuildError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct LoadReportLayer(LoadReports);
 

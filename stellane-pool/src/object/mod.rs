@@ -28,6 +28,17 @@ use crate::Recycle;
 ///
 /// Pooling pays for composites that keep several allocations (a header map, a parser, a large buffer).
 /// It does not pay for one small box: a modern allocator already keeps those in thread-local lists.
+///
+/// ```
+/// use stellane_pool::Pool;
+///
+/// let pool = Pool::builder(|| Vec::<u8>::with_capacity(1024)).build()?;
+/// let mut scratch = pool.take();
+/// scratch.extend_from_slice(b"dirty");
+/// drop(scratch);
+/// assert!(pool.take().is_empty(), "cleared on its way back");
+/// # Ok::<_, stellane_pool::BuildError>(())
+/// ```
 pub struct Pool<T: Recycle> {
     handle: Arc<Handle<T>>,
 }

@@ -23,6 +23,17 @@ use super::{
 
 /// A pool of threads for CPU-heavy work; a cheap handle. The threads end when the last handle is dropped.
 /// See the [module docs](super).
+///
+/// ```
+/// use stellane_pool::WorkerPool;
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let workers = WorkerPool::builder().build()?;
+/// assert_eq!(workers.spawn_blocking(|| 6 * 7).await?, 42);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct WorkerPool {
     inner: Arc<Inner>,

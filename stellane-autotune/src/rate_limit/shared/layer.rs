@@ -27,6 +27,17 @@ type RefusalFn =
 ///
 /// It answers as [`RateLimitLayer`](crate::RateLimitLayer) does. Inside of an adaptive limit, or of a layer that measures, the wait for
 /// the store is part of the request. Put what is cheap to decide, such as local rates, outside of it.
+///
+/// ```no_run
+/// use stellane_autotune::{Key, rate_limit::shared::{RateStore, SharedRateLimit, SharedRateLimitLayer}};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = RateStore::builder("redis://cache:6379/0").build()?;
+/// let limit = SharedRateLimit::builder(&store, "api-keys").rule("1000/s".parse()?).build()?;
+/// let layer = SharedRateLimitLayer::new(&limit, |head| head.headers.get("x-api-key").map(Key::of));
+/// # let _ = layer;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct SharedRateLimitLayer {
     rates: Arc<[Rate]>,

@@ -35,6 +35,23 @@ fn temporary(name: &str, text: &str) -> String {
 }
 
 #[test]
+fn help_and_reference_fit_a_terminal_of_eighty_columns() {
+    let commands = ["bench", "check", "config", "dev", "report", "top"];
+    for arguments in [&[][..]]
+        .into_iter()
+        .chain(commands.each_ref().map(std::slice::from_ref))
+    {
+        let output = stellane(&[arguments, &["--help"]].concat(), &[("COLUMNS", "80")]);
+        for line in stdout(&output).lines() {
+            assert!(line.chars().count() <= 80, "{arguments:?}: {line}");
+        }
+    }
+    for line in REFERENCE.lines().filter(|line| line.starts_with('#')) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+}
+
+#[test]
 fn a_valid_file_is_said_to_be_valid() {
     let file = temporary("valid.toml", "[server]\nmax_body_bytes = \"1MiB\"\n");
     let output = stellane(&["check", &file], &[]);

@@ -29,6 +29,18 @@ use crate::{
 /// Settings of a [`ConnectionManager`](crate::connection::ConnectionManager) (section `[connection]`).
 ///
 /// A timeout of `0s` and a limit of `0` are off.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use stellane_core::connection::{ConnectionConfig, ConnectionManager};
+///
+/// let mut config = ConnectionConfig::default();
+/// config.idle_timeout = Duration::from_secs(15);
+/// let manager = ConnectionManager::builder().config(config).build()?;
+/// # drop(manager);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "config", serde(default, deny_unknown_fields))]

@@ -5,6 +5,16 @@ use super::{SlowPollService, SlowPolls};
 /// Measures the polls of every response future; see the [module docs](crate::profiling) for an example.
 ///
 /// Two clock readings for each poll; a lock only after a slow one.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use stellane_core::profiling::{SlowPollLayer, SlowPolls};
+///
+/// let polls = SlowPolls::new(Duration::from_millis(10));
+/// let app = axum::Router::<()>::new().layer(SlowPollLayer::new(polls));
+/// # let _ = app;
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct SlowPollLayer {

@@ -25,6 +25,16 @@ use crate::{
 };
 
 /// What of [`HttpLayers`](super::HttpLayers) stands around the service itself: compression and trailing slashes.
+///
+/// ```
+/// use stellane_core::{HttpLayers, config::HttpConfig};
+/// use tower::Layer;
+///
+/// let http = HttpLayers::new(&HttpConfig::default())?;
+/// let app = http.inner().layer(axum::Router::<()>::new());
+/// # let _ = app;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct HttpInnerLayer {
     compression: Option<(CompressionLayer<Eligible>, Encodings)>,

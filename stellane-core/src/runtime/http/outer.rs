@@ -22,6 +22,16 @@ use crate::config::HttpConfig;
 /// What of [`HttpLayers`](super::HttpLayers) stands outside of the preset: request ids, sensitive headers, security
 /// headers, CORS, CSRF. Around any service whose answers have a body with a [`Default`], such as a
 /// [`PresetLayer`](crate::PresetLayer)'s.
+///
+/// ```
+/// use stellane_core::{HttpLayers, config::HttpConfig};
+/// use tower::Layer;
+///
+/// let http = HttpLayers::new(&HttpConfig::default())?;
+/// let app = http.outer().layer(axum::Router::<()>::new());
+/// # let _ = app;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct HttpOuterLayer {
     ids: Option<RequestIdsLayer>,

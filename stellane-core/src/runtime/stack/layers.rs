@@ -90,6 +90,23 @@ impl Components {
 ///
 /// It stands inside of an [`AdaptiveLimitLayer`], gives the service a [`RequestBody`], and its refusals are errors that a
 /// [`CatchFaultsLayer`] around it answers.
+///
+/// ```
+/// use stellane_core::{
+///     autotune::{AdaptiveLimit, AdaptiveLimitLayer},
+///     catch_faults::{CatchFaultsLayer, Faults},
+///     runtime::BodyLimitLayer,
+/// };
+/// use tower::ServiceBuilder;
+///
+/// let (limit, faults) = (AdaptiveLimit::builder().build()?, Faults::new());
+/// let stack = ServiceBuilder::new()
+///     .layer(AdaptiveLimitLayer::new(&limit))
+///     .layer(CatchFaultsLayer::new(&faults))
+///     .layer(BodyLimitLayer::new(2 << 20));
+/// # let _ = stack;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct BodyLimitLayer {
     body_limits: BodyLimits,
