@@ -136,10 +136,17 @@ impl Stamped {
         if woken != ASLEEP {
             woken = self.stamp.woken.swap(ASLEEP, Relaxed);
         }
-        if !self.stamp.task.will_wake(task) {
+        if !self.stamp.task.will_wake(task) && !self.is_of(task) {
             self.move_to(task);
         }
         Woken(woken).enter()
+    }
+
+    /// Whether it wakes that too: the table of the same functions may lie at several places.
+    #[cold]
+    fn is_of(&self, task: &Waker) -> bool {
+        let own = &self.stamp.task;
+        own.data() == task.data() && own.vtable() == task.vtable()
     }
 
     /// It is polled by somebody else from now on.
