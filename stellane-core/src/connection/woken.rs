@@ -213,6 +213,12 @@ mod tests {
     #[derive(Clone, Default)]
     struct Given(Arc<AtomicU64>);
 
+    struct Task;
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+
     impl Readings for Given {
         fn now(&self) -> u64 {
             self.0.load(Relaxed)
@@ -231,7 +237,8 @@ mod tests {
         at(5);
         let spawned = clock.now();
         at(9);
-        let task = Waker::noop();
+        // One that is the same wherever it is cloned.
+        let task = &Waker::from(Arc::new(Task));
         let mut stamped = clock.stamped(spawned, task).expect("there is a clock");
         let woken_at_next = |stamped: &mut Stamped| {
             let turn = stamped.begin(task);
