@@ -82,6 +82,8 @@ try {
     return { tiles: 0, wrong: ['no snapshot in common'] };
   })()`);
   check(!compared.wrong.length && compared.tiles, 'page and /runtime.json differ: ' + compared.wrong);
+  const spilled = () => evaluate(`[...document.querySelectorAll('.tile b')].filter(b => b.getBoundingClientRect().right > b.parentElement.getBoundingClientRect().right - 12).map(b => b.textContent).join()`);
+  check(await spilled() === '', 'numbers that do not fit into their tiles: ' + await spilled());
   const overflow = () => evaluate('document.documentElement.scrollWidth - innerWidth');
   check(await overflow() <= 0, 'the page scrolls sideways on a desktop');
   if (service) {
@@ -129,6 +131,7 @@ try {
   await size(390, 844, true);
   await sleep(500);
   check(await overflow() <= 0, 'the page scrolls sideways on a phone');
+  check(await spilled() === '', 'numbers that do not fit into their tiles on a phone: ' + await spilled());
   await shoot('phone');
   const before = problems.length;
   if (pid) {

@@ -123,6 +123,8 @@ pub mod config;
 mod config_error;
 #[cfg(feature = "connection")]
 pub mod connection;
+#[cfg(feature = "tls")]
+mod cryptography;
 #[cfg(any(feature = "reload", feature = "tls"))]
 mod detached;
 #[cfg(feature = "engine")]

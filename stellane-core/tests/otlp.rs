@@ -39,6 +39,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
 };
+use tokio_rustls::TlsAcceptor;
+#[cfg(feature = "tls-ring")]
+use tokio_rustls::rustls;
 use tracing::Instrument;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -102,7 +105,20 @@ impl Collector {
         address
     }
 
+    /// The same over TLS.
+    #[cfg(feature = "tls-ring")]
+    async fn serve_tls(&self, tls: rustls::ServerConfig) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("bound");
+        self.serve_by(listener, Some(TlsAcceptor::from(Arc::new(tls))));
+        address
+    }
+
     fn serve_on(&self, listener: TcpListener) {
+        self.serve_by(listener, None);
+    }
+
+    fn serve_by(&self, listener: TcpListener, tls: Option<TlsAcceptor>) {
         let this = self.clone();
         tokio::spawn(async move {
             let routes = tonic::service::Routes::new(MetricsServiceServer::new(this.clone()))
@@ -124,11 +140,18 @@ impl Collector {
                         Ok(answer.map(|body| body.map_err(|never| match never {}).boxed_unsync()))
                     }
                 };
+                let tls = tls.clone();
                 tokio::spawn(async move {
                     let auto = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                    let _ = auto
-                        .serve_connection(TokioIo::new(stream), service_fn(answer))
-                        .await;
+                    let Some(tls) = tls else {
+                        let io = TokioIo::new(stream);
+                        let _ = auto.serve_connection(io, service_fn(answer)).await;
+                        return;
+                    };
+                    if let Ok(stream) = tls.accept(stream).await {
+                        let io = TokioIo::new(stream);
+                        let _ = auto.serve_connection(io, service_fn(answer)).await;
+                    }
                 });
             }
         });
@@ -746,4 +769,109 @@ async fn a_real_collector_reads_it() {
     until("all shown", || shows().is_empty()).await;
     drop(agent);
     let _ = std::fs::remove_file(&heard);
+}
+
+#[cfg(feature = "tls-ring")]
+mod over_tls {
+    use std::path::PathBuf;
+
+    use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+    use rustls::{RootCertStore, pki_types::PrivatePkcs8KeyDer, server::WebPkiClientVerifier};
+
+    use super::*;
+
+    fn key() -> CertifiedKey<KeyPair> {
+        generate_simple_self_signed(["localhost".to_owned()]).expect("a key")
+    }
+
+    /// One that shows `own`, to whom it speaks, or to those only that show `client`.
+    fn server(
+        own: &CertifiedKey<KeyPair>,
+        client: Option<&CertifiedKey<KeyPair>>,
+    ) -> rustls::ServerConfig {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .expect("versions");
+        let config = match client {
+            None => config.with_no_client_auth(),
+            Some(client) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(client.cert.der().clone()).expect("a root");
+                let asks = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                config.with_client_cert_verifier(asks.build().expect("valid"))
+            }
+        };
+        let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+        let chain = vec![own.cert.der().clone()];
+        let mut config = config.with_single_cert(chain, key.into()).expect("valid");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config
+    }
+
+    /// A file of this process.
+    fn file(name: &str, text: &str) -> String {
+        let name = format!("stellane-otlp-{}-{name}.pem", std::process::id());
+        let path: PathBuf = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).expect("writes");
+        path.to_str().expect("is text").to_owned()
+    }
+
+    fn otlp(address: SocketAddr, more: &[(&str, &str)]) -> Otlp {
+        let endpoint = format!("https://localhost:{}", address.port());
+        let mut all = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint)];
+        all.extend(more);
+        otlp_to(address, &all)
+    }
+
+    async fn sends(otlp: &Otlp) -> bool {
+        otlp.send_metrics(|_| {});
+        otlp.flush(LONG).await
+    }
+
+    #[tokio::test]
+    async fn a_collector_is_spoken_to_by_tls_if_it_is_who_it_says() {
+        let (own, other) = (key(), key());
+        let trusted = file("trusted", &own.cert.pem());
+        let by = ("OTEL_EXPORTER_OTLP_CERTIFICATE", &*trusted);
+        for protocol in ["http/protobuf", "grpc"] {
+            let collector = Collector::default();
+            let address = collector.serve_tls(server(&own, None)).await;
+            let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
+            let otlp = otlp(address, &[by, protocol]);
+            assert!(sends(&otlp).await, "{:?}", otlp.stats());
+            assert_eq!(collector.look(|heard| heard.metrics.len()), 1);
+        }
+        // A stranger in its place gets nothing, until it is trusted: the file is read again.
+        let collector = Collector::default();
+        let address = collector.serve_tls(server(&other, None)).await;
+        let otlp = otlp(address, &[by]);
+        assert!(!sends(&otlp).await);
+        assert_eq!(collector.look(|heard| heard.headers.len()), 0);
+        assert_eq!(otlp.stats().metrics_failed, 1);
+        std::fs::write(&trusted, other.cert.pem()).expect("writes");
+        assert!(otlp.flush(LONG).await, "{:?}", otlp.stats());
+        assert_eq!(collector.look(|heard| heard.metrics.len()), 1);
+    }
+
+    #[tokio::test]
+    async fn a_collector_that_asks_who_this_is_is_told() {
+        let (own, client) = (key(), key());
+        let trusted = file("asks", &own.cert.pem());
+        let by = ("OTEL_EXPORTER_OTLP_CERTIFICATE", &*trusted);
+        let certificate = file("client", &client.cert.pem());
+        let key = file("client-key", &client.signing_key.serialize_pem());
+        let collector = Collector::default();
+        let address = collector.serve_tls(server(&own, Some(&client))).await;
+        assert!(!sends(&otlp(address, &[by])).await);
+        assert_eq!(collector.look(|heard| heard.headers.len()), 0);
+        let known = [
+            by,
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &*certificate),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &*key),
+        ];
+        let otlp = otlp(address, &known);
+        assert!(sends(&otlp).await, "{:?}", otlp.stats());
+        assert_eq!(collector.look(|heard| heard.metrics.len()), 1);
+    }
 }

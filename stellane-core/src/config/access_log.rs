@@ -69,7 +69,8 @@ pub enum AccessLogField {
     DurationSeconds,
     /// How it ended: `complete`, `cancelled`, `body_error`, `service_error` or `panic`.
     End,
-    /// Where its time went, in seconds: the accounts of its ledger. Known in the preset.
+    /// Where its time went, in seconds: the accounts of its ledger, which add up to `duration_seconds` and the time before
+    /// that, `before_call`. Known in the preset.
     Timing,
     /// Its id, by the header that `http.request_id` names.
     RequestId,

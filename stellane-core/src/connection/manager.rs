@@ -19,6 +19,7 @@ use crate::connection::{
     stats::{ConnectionStats, DrainReport},
     table::command::Command,
     transport::{listener::Listener, socket::Socket},
+    woken::WakeClock,
 };
 
 /// Serves connections and owns them; a cheap handle. See the [module docs](super).
@@ -35,6 +36,8 @@ pub struct ConnectionManagerBuilder {
     config: ConnectionConfig,
     hook: Option<Hook>,
     budgets: Budgets,
+    /// What tasks note by when they are woken.
+    pub(crate) wakes: WakeClock,
 }
 
 impl ConnectionManagerBuilder {
@@ -99,7 +102,7 @@ impl ConnectionManagerBuilder {
         let builders = Arc::new(HyperBuilders::new(&self.config));
         let configured = self.config.max_connections;
         let mut shared = Shared::new(self.config, self.hook);
-        shared.budgets = self.budgets;
+        (shared.budgets, shared.wakes) = (self.budgets, self.wakes);
         let manager = ConnectionManager {
             builders,
             shared: Arc::new(shared),

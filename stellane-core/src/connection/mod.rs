@@ -206,6 +206,7 @@ mod state;
 mod stats;
 mod table;
 mod transport;
+mod woken;
 
 #[cfg(feature = "http2")]
 pub use self::config::http2::Http2Config;
@@ -220,6 +221,7 @@ pub(crate) use self::{
         proxy_protocol::{Trust, Verdict, read_header},
         socket::Socket,
     },
+    woken::{Readings, WakeClock, thread_was_held, woken},
 };
 #[cfg(feature = "tls")]
 pub use self::{

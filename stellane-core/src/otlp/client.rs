@@ -9,7 +9,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::settings::Target;
 
@@ -105,13 +108,27 @@ fn request(target: &Target, message: &impl Message) -> std::io::Result<Request<F
 
 async fn exchange(
     target: &Target,
-    mut request: Request<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, Failure> {
     let host = target.uri.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let port = target.uri.port_u16().unwrap_or(80);
-    let stream = TcpStream::connect((host, port)).await;
-    let io = TokioIo::new(stream.map_err(Failure::passing)?);
+    let stream = TcpStream::connect((host, target.port())).await;
+    let stream = stream.map_err(Failure::passing)?;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &target.tls {
+        let config = tls.config(target.is_grpc).map_err(Failure::passing)?;
+        let stream = super::tls::connect(config, host, stream).await;
+        return speak(target, request, stream.map_err(Failure::passing)?).await;
+    }
+    speak(target, request, stream).await
+}
+
+async fn speak(
+    target: &Target,
+    mut request: Request<Full<Bytes>>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<Response<Incoming>, Failure> {
+    let io = TokioIo::new(stream);
     if target.is_grpc {
         let connected = conn::http2::handshake(TokioExecutor::new(), io).await;
         let (mut sender, connection) = connected.map_err(Failure::passing)?;

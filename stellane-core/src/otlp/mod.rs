@@ -6,11 +6,13 @@
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
-//! | `OTEL_EXPORTER_OTLP[_METRICS\|_TRACES]_ENDPOINT` | where the collector is, such as `http://localhost:4318`; without it nothing is sent | none |
+//! | `OTEL_EXPORTER_OTLP[_METRICS\|_TRACES]_ENDPOINT` | where the collector is, such as `http://localhost:4318` or `https://otel.example:4318`; without it nothing is sent | none |
 //! | `OTEL_EXPORTER_OTLP[_METRICS\|_TRACES]_PROTOCOL` | `grpc` or `http/protobuf` | `http/protobuf` |
 //! | `OTEL_EXPORTER_OTLP[_METRICS\|_TRACES]_HEADERS` | `name=value,name=value` | none |
 //! | `OTEL_EXPORTER_OTLP[_METRICS\|_TRACES]_COMPRESSION` | `gzip` or `none` | `none` |
 //! | `OTEL_EXPORTER_OTLP[_METRICS\|_TRACES]_TIMEOUT` | for each message, in milliseconds | 10000 |
+//! | `OTEL_EXPORTER_OTLP[_METRICS\|_TRACES]_CERTIFICATE` | of an `https` endpoint: a PEM file of whom to trust | the system's |
+//! | `OTEL_EXPORTER_OTLP[_METRICS\|_TRACES]_CLIENT_CERTIFICATE`, `_CLIENT_KEY` | PEM files of who this is, for a collector that asks | none |
 //! | `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE` | `cumulative` or `delta` | `cumulative` |
 //! | `OTEL_METRIC_EXPORT_INTERVAL` | milliseconds between two messages of metrics | 60000 |
 //! | `OTEL_BSP_SCHEDULE_DELAY` | for how many milliseconds spans are gathered | 5000 |
@@ -20,8 +22,11 @@
 //! | `OTEL_METRICS_EXPORTER`, `OTEL_TRACES_EXPORTER` | `none` for neither | `otlp` |
 //! | `OTEL_SDK_DISABLED` | `true` for nothing at all | `false` |
 //!
-//! Which requests have spans is said by the section `[trace]` of the configuration, not by `OTEL_TRACES_SAMPLER`. TLS is not
-//! there: a collector is on the same machine, or behind a proxy that is.
+//! Which requests have spans is said by the section `[trace]` of the configuration, not by `OTEL_TRACES_SAMPLER`. No other
+//! variable is heard: whether there is TLS is said by the endpoint, not by `OTEL_EXPORTER_OTLP_INSECURE`.
+//!
+//! An endpoint with `https` needs the feature `tls`, and cryptography for rustls: that of the feature `tls-ring` or
+//! `tls-aws-lc-rs`, or what the program installs. The files are read for each connection, so renewed ones need no restart.
 //!
 //! Metrics are those of the scrape, from the same tables, under OpenTelemetry's names; not what the program records through
 //! the `metrics` facade. A request pays nothing for that: a thread of their own, with a runtime of its own, reads and sends
@@ -34,6 +39,8 @@ mod exporting;
 mod metrics;
 mod settings;
 mod spans;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::{
     fmt, io,

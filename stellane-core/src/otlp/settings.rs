@@ -5,6 +5,9 @@ use std::{collections::HashMap, fmt, time::Duration};
 use http::{HeaderName, HeaderValue, Uri, uri::PathAndQuery};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 
+#[cfg(feature = "tls")]
+use super::tls::{Tls, TlsProblem};
+
 /// Why telemetry can't be sent: a variable of the environment that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -68,13 +71,21 @@ pub(super) struct Target {
     pub(super) is_gzip: bool,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) timeout: Duration,
+    /// If it is spoken.
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Tls>,
 }
 
 impl Target {
     /// As it may be shown: a name and a password stand before the host.
     pub(super) fn place(&self) -> String {
         let host = self.uri.host().unwrap_or_default();
-        format!("{host}:{}", self.uri.port_u16().unwrap_or(80))
+        format!("{host}:{}", self.port())
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        let usual = if is_https(&self.uri) { 443 } else { 80 };
+        self.uri.port_u16().unwrap_or(usual)
     }
 }
 
@@ -215,14 +226,55 @@ impl Variables {
                 })
                 .collect::<Result<_, _>>()?,
         };
+        let uri = endpoint_uri(&name, endpoint, signal, is_grpc, is_own)?;
         Ok(Some(Target {
             signal,
-            uri: endpoint_uri(&name, endpoint, signal, is_grpc, is_own)?,
+            #[cfg(feature = "tls")]
+            tls: match is_https(&uri) {
+                true => Some(self.tls(signal, is_grpc, &name)?),
+                false => None,
+            },
+            uri,
             is_grpc,
             is_gzip,
             headers,
             timeout,
         }))
+    }
+
+    /// With files that are of use now.
+    #[cfg(feature = "tls")]
+    fn tls(&self, signal: Signal, is_grpc: bool, endpoint: &str) -> Result<Tls, OtlpError> {
+        let roots = self.of(signal, "CERTIFICATE");
+        let certificate = self.of(signal, "CLIENT_CERTIFICATE");
+        let key = self.of(signal, "CLIENT_KEY");
+        let client = match (&certificate, &key) {
+            (None, None) => None,
+            (Some((_, certificate)), Some((_, key))) => {
+                Some(((*certificate).to_owned(), (*key).to_owned()))
+            }
+            (Some((name, _)), None) => return Err(wrong(name, "expected a `_CLIENT_KEY` too")),
+            (None, Some((name, _))) => {
+                return Err(wrong(name, "expected a `_CLIENT_CERTIFICATE` too"));
+            }
+        };
+        let tls = Tls {
+            roots: roots.as_ref().map(|(_, file)| (*file).to_owned()),
+            client,
+        };
+        let blamed = |found: &Option<(String, &str)>| {
+            let name = found.as_ref().map(|(name, _)| &**name);
+            name.unwrap_or(endpoint).to_owned()
+        };
+        tls.config(is_grpc).map_err(|problem| {
+            let variable = match &problem {
+                TlsProblem::Roots(_) => blamed(&roots),
+                TlsProblem::Client(_) => blamed(&certificate),
+                TlsProblem::Other(_) => endpoint.to_owned(),
+            };
+            wrong(&variable, &problem.to_string())
+        })?;
+        Ok(tls)
     }
 
     fn resource(&self) -> Result<Vec<KeyValue>, OtlpError> {
@@ -276,6 +328,10 @@ pub(super) fn attribute(key: impl Into<String>, value: any_value::Value) -> KeyV
     }
 }
 
+fn is_https(uri: &Uri) -> bool {
+    uri.scheme_str() == Some("https")
+}
+
 fn endpoint_uri(
     name: &str,
     endpoint: &str,
@@ -287,8 +343,10 @@ fn endpoint_uri(
     let uri: Uri = endpoint.parse().map_err(|_| wrong(name, expected))?;
     match uri.scheme_str() {
         Some("http") => {}
+        Some("https") if cfg!(feature = "tls") => {}
         Some("https") => {
-            let problem = "TLS is not supported: expected `http://`, such as of a collector on the same machine";
+            let problem =
+                "TLS needs the feature `tls` of `stellane-core`; without it expected `http://`";
             return Err(wrong(name, problem));
         }
         _ => return Err(wrong(name, expected)),
@@ -393,7 +451,7 @@ mod tests {
         let all = "OTEL_EXPORTER_OTLP_ENDPOINT=http://c:4318";
         for wrong in [
             "OTEL_EXPORTER_OTLP_ENDPOINT=collector",
-            "OTEL_EXPORTER_OTLP_ENDPOINT=https://secret",
+            "OTEL_EXPORTER_OTLP_ENDPOINT=ftp://secret",
             "OTEL_EXPORTER_OTLP_ENDPOINT=://",
             "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/json",
             "OTEL_EXPORTER_OTLP_HEADERS=secret",
@@ -411,6 +469,24 @@ mod tests {
             assert_eq!(error.variable, name);
             assert!(!error.to_string().contains("secret"), "{error}");
         }
+    }
+
+    #[cfg(feature = "tls-ring")]
+    #[test]
+    fn files_of_tls_that_are_of_no_use_are_told_by_their_variable() {
+        let all = "OTEL_EXPORTER_OTLP_ENDPOINT=https://c:4318";
+        for wrong in [
+            "OTEL_EXPORTER_OTLP_CERTIFICATE=/secret/none.pem",
+            "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE=/secret/none.pem",
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY=/secret/none.pem",
+            "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE=/secret/none.pem",
+        ] {
+            let error = settings(&format!("{all} {wrong}")).expect_err(wrong);
+            assert_eq!(Some(&*error.variable), wrong.split('=').next());
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+        let plain = "OTEL_EXPORTER_OTLP_ENDPOINT=http://c OTEL_EXPORTER_OTLP_CERTIFICATE=/none";
+        assert!(settings(plain).is_ok(), "nobody needs it there");
     }
 
     #[test]

@@ -159,11 +159,12 @@ impl Components {
         if let Some(budget) = budget.map_err(failed("server.drain_classes"))? {
             connections = connections.drain_budget(budget);
         }
-        let connections = connections.build().map_err(failed("connection"))?;
         let metrics = HttpMetrics::builder()
             .config(config.metrics.clone())
             .build()
             .map_err(failed("metrics"))?;
+        connections.wakes = ledger::wake_clock(&metrics);
+        let connections = connections.build().map_err(failed("connection"))?;
         let local_signal = LocalSignal::new();
         let limit = AdaptiveLimit::builder()
             .config(config.limit.clone())

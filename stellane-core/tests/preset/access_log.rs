@@ -191,6 +191,8 @@ async fn fields_come_in_their_order_and_tell_where_the_time_went() {
         "{line}"
     );
     assert!(line.contains(" timing_computing=0.0") || line.contains(" timing_blocking=0.0"));
+    // The connection was woken, and has read the head.
+    assert!(line.contains(" timing_before_call=0.0"), "{line}");
     assert!(!line.contains("secret"), "{line}");
 }
 

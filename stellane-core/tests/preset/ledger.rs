@@ -1,6 +1,11 @@
 //! Where the time of a request went: by name, adding up to the whole, for those that are worth a look.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -10,6 +15,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use stellane_core::{
     Components, RequestBody, Runtime, RuntimeConfig,
     autotune::AlgorithmKind,
+    engine::EngineKind,
     runtime::{KeptAs, KeptRequest, waits_for},
 };
 use tokio::{
@@ -121,7 +127,8 @@ async fn send(components: &Components, path: &str) -> u16 {
 fn sum(request: &KeptRequest) -> Duration {
     let waits: Duration = request.waits.iter().map(|(_, took)| *took).sum();
     let polls = request.computing + request.blocking;
-    polls + request.poll_delay + waits + request.waiting + request.client_reading
+    let served = polls + request.poll_delay + waits + request.waiting + request.client_reading;
+    request.before_call + served
 }
 
 /// The latest that is kept of this route.
@@ -206,6 +213,118 @@ async fn serve(config: RuntimeConfig) -> (SocketAddr, SocketAddr, Components) {
     let (address, admin) = (bound.local_addr(), bound.admin_addr().expect("on"));
     tokio::spawn(bound.serve());
     (address, admin, components)
+}
+
+/// A server with one thread, by each engine that has such: where it is, and what has become of its requests. `/held` tells that
+/// it is there, and holds the thread until it is let go.
+fn serve_alone(engine: EngineKind) -> (SocketAddr, Components, Gate) {
+    let (enters, entered) = mpsc::channel();
+    let (leave, leaves) = mpsc::channel();
+    let leaves = Arc::new(Mutex::new(leaves));
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        tokio.expect("a runtime").block_on(async move {
+            let service = service_fn(move |request: Request<RequestBody>| {
+                let (enters, leaves) = (enters.clone(), Arc::clone(&leaves));
+                async move {
+                    if request.uri().path() == "/held" {
+                        stellane_core::metrics::label_route("/held");
+                        enters.send(()).expect("the test is there");
+                        let _ = leaves.lock().expect("no panic").recv();
+                    }
+                    app(request).await
+                }
+            });
+            let mut config = config(9);
+            config.engine.kind = engine;
+            config.engine.cores = 1;
+            config.dev.server_timing = true;
+            let runtime = Runtime::builder().config(config).service(service);
+            let runtime = runtime.build().expect("builds");
+            let components = runtime.components().clone();
+            let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+            let _ = tell.send((bound.local_addr(), components));
+            let _ = bound.serve().await;
+        });
+    });
+    let (address, components) = told.recv().expect("it serves");
+    (address, components, Gate { entered, leave })
+}
+
+struct Gate {
+    entered: mpsc::Receiver<()>,
+    leave: mpsc::Sender<()>,
+}
+
+/// Sends a request, whose answer is read later.
+fn begin(mut client: std::net::TcpStream, path: &str) -> std::net::TcpStream {
+    use std::io::Write;
+    let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    client.write_all(head.as_bytes()).expect("writes");
+    client
+}
+
+fn end(mut client: std::net::TcpStream) -> String {
+    use std::io::Read;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("reads");
+    answer
+}
+
+/// A connection that has been in use.
+fn in_use(address: SocketAddr) -> std::net::TcpStream {
+    use std::io::{Read, Write};
+    let mut client = std::net::TcpStream::connect(address).expect("connects");
+    let head = b"GET /first HTTP/1.1\r\nhost: a\r\n\r\n";
+    client.write_all(head).expect("writes");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"hello") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).expect("reads");
+        answer.extend(byte);
+    }
+    client
+}
+
+#[test]
+fn who_waits_behind_a_handler_that_holds_the_only_thread_is_told_for_how_long() {
+    for engine in [EngineKind::Shared, EngineKind::PerCore] {
+        let (address, components, gate) = serve_alone(engine);
+        let (other, known) = (in_use(address), in_use(address));
+        let held = begin(in_use(address), "/held");
+        gate.entered.recv().expect("it is there");
+        // These are woken together, in this order: the second waits for the handler of the first.
+        let other = begin(other, "/blocks");
+        let known = begin(known, "/known");
+        // And so is this one, which is not even accepted yet.
+        let stranger = std::net::TcpStream::connect(address).expect("connects");
+        let stranger = begin(stranger, "/stranger");
+        block(100);
+        gate.leave.send(()).expect("it waits");
+        for client in [held, other] {
+            end(client);
+        }
+        for (client, path, least) in [(known, "/known", 59), (stranger, "/stranger", 0)] {
+            let answer = end(client);
+            assert!(answer.contains("before_call;dur="), "{answer}");
+            let waited = kept(&components, KeptAs::Slow, path);
+            // What it lay in the kernel is told by Linux, less what that does not tell exactly.
+            let lay = if cfg!(target_os = "linux") { 75 } else { 0 };
+            let least = MS * (least + lay).max(1);
+            assert!(waited.before_call >= least, "{engine:?}: {waited:#?}");
+            assert!(
+                waited.head.expect("a head") > waited.before_call,
+                "{waited:#?}"
+            );
+            if least > MS {
+                let why = "waited for a thread, before it was called";
+                assert!(waited.why.ends_with(why), "{waited:#?}");
+            }
+        }
+    }
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {

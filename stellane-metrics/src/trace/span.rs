@@ -137,6 +137,7 @@ pub(super) fn open<B>(request: &Request<B>) -> Span {
         stellane.head_seconds = field::Empty,
         stellane.computing_seconds = field::Empty,
         stellane.blocking_seconds = field::Empty,
+        stellane.before_call_seconds = field::Empty,
         stellane.poll_delay_seconds = field::Empty,
         stellane.waiting_seconds = field::Empty,
         stellane.client_reading_seconds = field::Empty,

@@ -44,6 +44,7 @@ use crate::connection::{
         record::Record,
         totals::Totals,
     },
+    woken::WakeClock,
 };
 #[cfg(feature = "tls")]
 use crate::connection::{lifecycle::handshakes::HandshakePlaces, policy::admission::handshakes};
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) handshakes: Arc<HandshakePlaces>,
     pub(crate) memory: Arc<MemoryRelease>,
     pub(crate) end_hooks: EndHooks,
+    /// What the tasks of connections note by when they are woken.
+    pub(crate) wakes: WakeClock,
     park_delay: ParkDelay,
     sweep: Mutex<Sweep>,
 }
@@ -95,6 +98,7 @@ impl Shared {
             handshakes: Arc::new(HandshakePlaces::new(handshakes(&config))),
             memory: Arc::new(MemoryRelease::new(hook)),
             end_hooks: EndHooks::default(),
+            wakes: WakeClock::default(),
             park_delay: ParkDelay::default(),
             sweep: Mutex::new(Sweep::new(&config)),
             config,

@@ -32,6 +32,7 @@ use crate::{
         },
         state::ConnectionState,
         table::record::Record,
+        woken::Woken,
     },
     on_disconnect::{After, Hosted},
 };
@@ -186,7 +187,8 @@ impl<S: HttpService> Adapter<S> {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => {
                 // A clone waits for it, so that the connection pins nothing.
-                let stage = Stage::NotReady(Box::new((service.clone(), Some(request))));
+                let later = (service.clone(), Some(request), Woken::here());
+                let stage = Stage::NotReady(Box::new(later));
                 return self.wait(stage, terms, waiting, cx);
             }
             Poll::Ready(Ok(())) => {}
@@ -218,7 +220,8 @@ impl<S: HttpService> Adapter<S> {
     pub(crate) fn put_off(&self, mut request: Request<Incoming>, terms: Terms) -> Waiting<S> {
         self.begin(&mut request);
         let service = self.service.borrow().clone();
-        self.waiting(Stage::NotReady(Box::new((service, Some(request)))), terms)
+        let later = (service, Some(request), Woken::here());
+        self.waiting(Stage::NotReady(Box::new(later)), terms)
     }
 
     #[inline]
@@ -293,7 +296,7 @@ pub(crate) struct Waiting<S: HttpService> {
 }
 
 enum Stage<S: HttpService> {
-    NotReady(Box<(S, Option<Request<Incoming>>)>),
+    NotReady(Box<(S, Option<Request<Incoming>>, Woken)>),
     Running(Option<Slot<S::ResFuture>>),
 }
 
@@ -345,10 +348,11 @@ impl<S: HttpService> Future for Waiting<S> {
         } = self.get_mut();
         let hosted = Hosted::begin();
         if let Stage::NotReady(waiting) = stage {
-            let (service, request) = &mut **waiting;
+            let (service, request, woken) = &mut **waiting;
             if let Err(error) = ready!(service.poll_ready(cx)) {
                 return Poll::Ready(Err(error));
             }
+            let _woken = woken.enter();
             let future = request.take().map(|request| service.call(request));
             *stage = Stage::Running(Some(Box::pin(future)));
         }

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 #[cfg(unix)]
@@ -226,6 +227,35 @@ impl Socket {
         None
     }
 
+    /// How long ago the last bytes of its client came, where the system tells: to some milliseconds.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn age_of_bytes(&self) -> Option<Duration> {
+        use std::{mem::MaybeUninit, os::fd::AsRawFd};
+
+        let socket = self.system_socket()?;
+        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the system writes no more than `length` says, which is what is there, and any bytes are a `tcp_info`; the
+        // descriptor is open for as long as it is borrowed.
+        let (told, info) = unsafe {
+            let told = libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            );
+            (told, info.assume_init())
+        };
+        // Of a socket of another kind it tells nothing.
+        (told == 0).then(|| Duration::from_millis(info.tcpi_last_data_recv.into()))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn age_of_bytes(&self) -> Option<Duration> {
+        None
+    }
+
     /// From now on the system takes little that it can't send yet, however much the client's own buffers hold. It costs a
     /// wake-up for each of these, and no speed.
     pub(crate) fn bound_unsent(&self) {
@@ -240,7 +270,7 @@ impl Socket {
     #[cfg(unix)]
     pub(crate) fn reset_when_closed(&self) {
         if let Some(socket) = self.system_socket() {
-            let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+            let _ = socket.set_linger(Some(Duration::ZERO));
         }
     }
 

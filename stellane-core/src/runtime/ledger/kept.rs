@@ -74,7 +74,8 @@ pub struct KeptRequest {
     pub end: &'static str,
     /// What took most of its time, in words.
     pub why: String,
-    /// From its head to the end of its answer.
+    /// From when its connection was woken for it to the end of its answer: `before_call`, and what
+    /// `http_server_request_duration_seconds` has.
     #[serde(serialize_with = "seconds")]
     pub duration: Duration,
     /// The same to the head of its answer.
@@ -85,6 +86,10 @@ pub struct KeptRequest {
     /// The longest of these polls.
     #[serde(serialize_with = "seconds")]
     pub longest_poll: Duration,
+    /// Since its connection was woken, until the request began: its connection waited for a thread, read the head, and
+    /// called for those before it. Zero where connections are not served by this crate.
+    #[serde(serialize_with = "seconds")]
+    pub before_call: Duration,
     /// In polls of less than a millisecond.
     #[serde(serialize_with = "seconds")]
     pub computing: Duration,
@@ -122,12 +127,14 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn new(
-        told: Told,
-        ended: Ended,
+        mut told: Told,
+        mut ended: Ended,
         accounts: Accounts,
         marks: &Marks,
         is_refused: bool,
     ) -> Self {
+        ended.full_ns += accounts.before_call;
+        told.head_ns = told.head_ns.map(|head| head + accounts.before_call);
         Self {
             at: SystemTime::now(),
             told,
@@ -168,6 +175,7 @@ impl Row {
             head: self.told.head_ns.map(duration),
             polls: accounts.polls,
             longest_poll: duration(accounts.longest_poll),
+            before_call: duration(accounts.before_call),
             computing: duration(accounts.computing),
             blocking: duration(accounts.blocking),
             poll_delay: duration(accounts.poll_delay),
@@ -189,6 +197,10 @@ impl Row {
             (what, took)
         });
         let own = [
+            (
+                "waited for a thread, before it was called",
+                accounts.before_call,
+            ),
             ("computed", accounts.computing),
             (
                 "held its thread: it blocked, or computed for long",
@@ -219,7 +231,7 @@ fn other(outcome: Outcome, status: u16, is_refused: bool) -> Option<KeptAs> {
     }
 }
 
-/// What is kept; 80 KiB at most.
+/// What is kept; 82 KiB at most.
 #[derive(Debug, Default)]
 pub(in crate::runtime) struct Kept {
     /// What a request must take to be among the slowest of its minute, or to be logged.
@@ -416,7 +428,7 @@ impl Rows {
 }
 
 const _: () = assert!(
-    size_of::<Row>() * (SLOWEST + OTHERS * KeptAs::OTHERS.len()) * MINUTES as usize <= 80 << 10
+    size_of::<Row>() * (SLOWEST + OTHERS * KeptAs::OTHERS.len()) * MINUTES as usize <= 82 << 10
 );
 
 fn seconds<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {

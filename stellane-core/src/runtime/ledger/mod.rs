@@ -14,6 +14,7 @@ use std::{
     fmt,
     sync::Arc,
     task::{Context, Waker},
+    time::Duration,
 };
 
 use http::{HeaderName, HeaderValue, Request};
@@ -34,7 +35,30 @@ use self::{
     marks::{Marks, RequestId},
     stamp::Stamp,
 };
-use crate::{access_log::Notes, config::RuntimeConfig};
+use crate::{
+    access_log::Notes,
+    config::RuntimeConfig,
+    connection::{Readings, WakeClock, thread_was_held, woken},
+};
+
+/// What the tasks of connections note by when they are woken, for the ledgers.
+pub(super) fn wake_clock(metrics: &HttpMetrics) -> WakeClock {
+    struct Clock(Ticks);
+    impl Readings for Clock {
+        fn now(&self) -> u64 {
+            self.0.now()
+        }
+
+        fn before(&self, now: u64, age: Duration) -> u64 {
+            // What so many of its readings last.
+            const MANY: u64 = 1 << 32;
+            let lasts = self.0.nanos(0, MANY).max(1);
+            let readings = age.as_nanos() * u128::from(MANY) / u128::from(lasts);
+            now.saturating_sub(u64::try_from(readings).unwrap_or(u64::MAX))
+        }
+    }
+    WakeClock::new(Clock(metrics.ticks()))
+}
 
 /// What the ledgers of all requests share.
 #[derive(Debug, Clone)]
@@ -107,8 +131,10 @@ impl Ledgers {
             span.tell(recording);
         }
         if has_room {
+            let before = before_call(recording.begun());
             let mut accounts = Accounts::default();
             accounts.poll(ended.full_ns, ended.full_ns >= LONG_POLL_NS);
+            accounts.before_call = self.ticks.nanos(0, before);
             let row = kept::Row::new(recording.told(), ended, accounts, &marks, true);
             self.kept.put(row, self.now());
         }
@@ -126,6 +152,8 @@ impl Ledgers {
 
 /// A poll that takes so long holds up others.
 const LONG_POLL_NS: u64 = 1_000_000;
+/// After one that takes so long it is looked how long the bytes of others have lain in their sockets.
+const HELD_NS: u64 = 10_000_000;
 
 /// How many things that a request waits for have an account of their own.
 const NAMES: usize = 6;
@@ -134,6 +162,8 @@ const NAMES: usize = 6;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Accounts {
     pub(super) polls: u32,
+    /// Since its connection was woken, until it began: of the whole, and of nothing else that is measured.
+    pub(super) before_call: u64,
     pub(super) computing: u64,
     pub(super) blocking: u64,
     pub(super) longest_poll: u64,
@@ -154,6 +184,7 @@ impl Accounts {
     /// All of them by name.
     fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let own = [
+            ("before_call", self.before_call),
             ("computing", self.computing),
             ("blocking", self.blocking),
             ("poll_delay", self.poll_delay),
@@ -182,11 +213,18 @@ impl Accounts {
         }
     }
 
+    /// Since it began.
     fn sum(&self) -> u64 {
         let waits: u64 = self.waits.iter().map(|(_, took)| took).sum();
         let polls = self.computing + self.blocking;
         polls + self.poll_delay + waits + self.waiting + self.client_reading
     }
+}
+
+/// For how long the connection that this thread polls is awake, when a request of it begins.
+#[inline]
+fn before_call(begun: u64) -> u64 {
+    begun.saturating_sub(woken().unwrap_or(begun))
 }
 
 /// The accounts of one request.
@@ -227,7 +265,13 @@ impl Ledger {
         }
     }
 
-    /// A request begins that has more than its ledger. Until [`called`](Self::called) its span is entered.
+    /// A request begins.
+    #[inline]
+    pub(super) fn begin(&mut self, begun: u64) {
+        self.accounts.before_call = before_call(begun);
+    }
+
+    /// It has more than its ledger. Until [`called`](Self::called) its span is entered.
     pub(super) fn mark(&mut self, marks: Marks, begun: u64) {
         self.marks = marks;
         if let Some(span) = &mut self.marks.span {
@@ -295,8 +339,11 @@ impl Ledger {
             }
         };
         let took = now.saturating_sub(from);
-        let is_long = self.ticks.nanos(0, took) >= LONG_POLL_NS;
-        self.accounts.poll(took, is_long);
+        let took_ns = self.ticks.nanos(0, took);
+        if took_ns >= HELD_NS {
+            thread_was_held(from, now);
+        }
+        self.accounts.poll(took, took_ns >= LONG_POLL_NS);
         self.mark = now;
     }
 
@@ -314,7 +361,7 @@ impl Ledger {
     pub(super) fn server_timing(&self, begun: u64) -> HeaderValue {
         let head_ns = self.ticks.nanos(begun, self.ticks.now());
         let accounts = self.closed(head_ns, Some(head_ns));
-        let total = [("total", head_ns)];
+        let total = [("total", head_ns + accounts.before_call)];
         let parts = accounts.named().chain(total).filter(|(_, took)| *took > 0);
         let parts = parts.map(|(name, took)| {
             // A name is the program's: no other characters than those of a token.
@@ -335,10 +382,14 @@ impl Ledger {
     /// The request has ended. Whoever was slow, refused, or did not end well is kept.
     #[inline]
     pub(super) fn end(&mut self, recording: &Recording, is_refused: bool, kept: &Kept) {
-        if let Some(ended) = recording.ended()
-            && kept.wants(&ended, recording.status(), is_refused)
-        {
-            self.keep(recording, is_refused, kept);
+        if let Some(mut ended) = recording.ended() {
+            if self.phase == Phase::First && ended.full_ns >= HELD_NS {
+                self.held(recording);
+            }
+            ended.full_ns += self.ticks.nanos(0, self.accounts.before_call);
+            if kept.wants(&ended, recording.status(), is_refused) {
+                self.keep(recording, is_refused, kept);
+            }
         }
         if self.phase != Phase::First {
             self.tell_span(recording);
@@ -367,6 +418,7 @@ impl Ledger {
         let accounts = self.closed(full_ns, recording.told().head_ns);
         let span = span.span();
         for (field, took) in [
+            ("stellane.before_call_seconds", accounts.before_call),
             ("stellane.computing_seconds", accounts.computing),
             ("stellane.blocking_seconds", accounts.blocking),
             ("stellane.poll_delay_seconds", accounts.poll_delay),
@@ -380,6 +432,15 @@ impl Ledger {
         let waits = waits.collect::<Vec<_>>().join(" ");
         if !waits.is_empty() {
             span.record("stellane.waits", waits);
+        }
+    }
+
+    /// One that never waited has held its thread for all of its time.
+    #[cold]
+    fn held(&self, recording: &Recording) {
+        let head_ns = recording.told().head_ns.unwrap_or(u64::MAX);
+        if head_ns >= HELD_NS {
+            thread_was_held(recording.begun(), self.ticks.now());
         }
     }
 
@@ -413,6 +474,7 @@ impl Ledger {
         let now = &self.accounts;
         let mut closed = Accounts {
             polls: now.polls,
+            before_call: ns(now.before_call),
             computing: ns(now.computing),
             blocking: ns(now.blocking),
             longest_poll: ns(now.longest_poll),

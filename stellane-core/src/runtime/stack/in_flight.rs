@@ -306,6 +306,7 @@ impl InFlight {
             }
             _ => RequestState::new(parts, request),
         };
+        held.ledger.begin(held.recording.begun());
         if parts.marks_requests {
             let marks = parts.ledgers.mark(request);
             held.ledger.mark(marks, held.recording.begun());

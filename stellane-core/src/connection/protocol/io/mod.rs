@@ -152,6 +152,8 @@ impl Io {
         match &polled {
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {
                 record.add_read(buffer.filled().len() - before);
+                let socket = &self.socket;
+                self.owner.shared.wakes.look_back(|| socket.age_of_bytes());
             }
             Poll::Ready(Ok(())) => {
                 self.ended = true;

@@ -33,6 +33,8 @@ pub(crate) struct Connection<S> {
     pub(crate) record: Arc<Record>,
     /// Why it ends, once that is known.
     pub(crate) reason: Option<CloseReason>,
+    /// Its task is to be polled again, for nothing that is new.
+    pub(crate) again: bool,
     /// Why it ends after its next answer, which it was not closed before since it was in use.
     spared_from: Option<CloseReason>,
 }
@@ -61,6 +63,7 @@ impl<S> Connection<S> {
             served,
             record,
             reason: None,
+            again: false,
             spared_from: None,
         }
     }

@@ -321,7 +321,7 @@ impl<S: HttpService> FastPath<S> {
                 match outcome {
                     Outcome::Answered | Outcome::Waits => {}
                     Outcome::Delayed => {
-                        cx.waker().wake_by_ref();
+                        connection.again = true;
                         return Step::Wait;
                     }
                     Outcome::Enough(bytes) => {

@@ -7,10 +7,11 @@ pub(crate) mod http1;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
 pub(crate) mod read_ahead;
+mod waiting;
 pub(crate) mod waits;
 
 use std::{
-    io, mem,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,7 +20,6 @@ use std::{
 use bytes::Bytes;
 #[cfg(feature = "http2")]
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
 
 #[cfg(feature = "http2")]
 use crate::connection::protocol::{
@@ -37,7 +37,7 @@ use crate::connection::{
         scope,
         task::{
             closing::Closing,
-            connection::{Connection, FIRST_READ, Served, Step},
+            connection::{Connection, Served, Step},
             fast_path::{FastPath, Next},
             http1::{ActiveHttp1, TakenApart},
         },
@@ -46,6 +46,7 @@ use crate::connection::{
     state::ConnectionState,
     table::{command::Command, owner::SocketOwner, record::Record},
     transport::socket::Socket,
+    woken::Stamped,
 };
 
 /// A connection that somebody serves, or that was just accepted. A parked one has no task: see
@@ -57,6 +58,9 @@ pub(crate) struct Task<S: HttpService> {
     registered: bool,
     /// What handlers find of their manager while it is polled.
     scope: Option<Arc<Shared>>,
+    /// If somebody wants to know when it was woken: from its first poll on.
+    stamped: Option<Stamped>,
+    spawned: Option<u64>,
 }
 
 #[cfg(feature = "tls")]
@@ -110,6 +114,8 @@ impl<S: HttpService> Task<S> {
     fn with(served: Arc<Served<S>>, record: Arc<Record>, stage: Stage<S>) -> Self {
         Self {
             scope: Some(Arc::clone(&served.shared)),
+            stamped: None,
+            spawned: served.shared.wakes.now(),
             connection: Connection::new(served, record),
             stage,
             registered: false,
@@ -156,10 +162,20 @@ impl<S: HttpService> Future for Task<S> {
         if !this.registered {
             this.registered = true;
             *this.connection.record.owner().lock() = SocketOwner::Task(cx.waker().clone());
+            let wakes = &this.connection.shared().wakes;
+            this.stamped = wakes.stamped(this.spawned, cx.waker());
         }
         this.connection.record.turn().begin();
         let entered = scope::enter(this.scope.take());
-        let polled = this.run(cx);
+        let mut stamped = this.stamped.take();
+        let turn = stamped.as_mut().map(|stamped| stamped.begin(cx.waker()));
+        let waker = stamped.as_ref().map_or(cx.waker(), Stamped::waker);
+        let polled = this.run(&mut Context::from_waker(waker));
+        drop(turn);
+        this.stamped = stamped;
+        if mem::take(&mut this.connection.again) {
+            cx.waker().wake_by_ref();
+        }
         this.scope = entered.leave();
         polled
     }
@@ -224,87 +240,6 @@ impl<S: HttpService> Task<S> {
             Stage::Http2(active) => active.poll(connection, cx).map(|never| match never {}),
             Stage::Closing(closing) => closing.poll(connection, cx).map(|never| match never {}),
             Stage::Left | Stage::Ended => Step::Wait,
-        }
-    }
-
-    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Step<()> {
-        let Stage::Waiting(socket) = &mut self.stage else {
-            return Step::Next(());
-        };
-        let record = &self.connection.record;
-        // Read on the stack: a connection that only wants to close never costs a buffer. Through TLS this
-        // also finds what rustls has decrypted already, before it waits for more.
-        let mut buffer = [0; FIRST_READ];
-        let mut unread = ReadBuf::new(&mut buffer);
-        let read = match Pin::new(&mut *socket).poll_read(cx, &mut unread) {
-            Poll::Pending => {
-                return match record.commands().take() {
-                    // The client was faster; tokio tells of it in a moment.
-                    Command::Close(reason)
-                        if reason.yields_to_a_request() && socket.has_bytes() =>
-                    {
-                        Step::Wait
-                    }
-                    Command::Close(reason) => {
-                        socket.say_goodbye(cx);
-                        Step::End(reason)
-                    }
-                    Command::Park
-                        if socket.stays_with_task()
-                            || self.connection.served.parked.is_closed() =>
-                    {
-                        self.refuse_to_park()
-                    }
-                    Command::Park => self.leave(),
-                    Command::None => Step::Wait,
-                };
-            }
-            Poll::Ready(Ok(())) => unread.filled().len(),
-            // TLS without its goodbye.
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
-            Poll::Ready(Err(_)) => return Step::End(CloseReason::IoError),
-        };
-        if read == 0 {
-            socket.say_goodbye(cx);
-            return Step::End(CloseReason::ClientClosed);
-        }
-        match record.commands().take() {
-            Command::Close(reason) if !reason.yields_to_a_request() => return Step::End(reason),
-            // The client was faster than the close.
-            _ => record.commands().forget(),
-        }
-        record.add_read(read);
-        if let Stage::Waiting(socket) = mem::replace(&mut self.stage, Stage::Ended) {
-            self.stage = Stage::Resumed(socket, Bytes::copy_from_slice(&buffer[..read]));
-        }
-        Step::Next(())
-    }
-
-    /// Leaves the command standing, so that the sweep does not wake the task for it again and again.
-    fn refuse_to_park(&self) -> Step<()> {
-        self.connection.record.commands().ask(Command::Park);
-        Step::Wait
-    }
-
-    /// Leaves the socket to the poller, and ends without ending the connection.
-    fn leave(&mut self) -> Step<()> {
-        let Stage::Waiting(socket) = mem::replace(&mut self.stage, Stage::Ended) else {
-            return Step::Next(());
-        };
-        let Connection { served, record, .. } = &self.connection;
-        // Held to the end, so that no command and no byte is missed.
-        let mut owner = record.owner().lock();
-        match served.parked.park(socket, record.slot()) {
-            Ok(Ok(parked)) => {
-                *owner = SocketOwner::Parked(parked);
-                self.stage = Stage::Left;
-                Step::Next(())
-            }
-            Ok(Err(socket)) => {
-                self.stage = Stage::Waiting(socket);
-                Step::Next(())
-            }
-            Err(_) => Step::End(CloseReason::IoError),
         }
     }
 

@@ -19,9 +19,12 @@ use tokio_rustls::rustls::{
 };
 use webpki::EndEntityCert;
 
-use crate::connection::{
-    config::tls::{ClientAuth, TlsConfig, TlsVersion},
-    transport::tls::error::TlsError,
+use crate::{
+    connection::{
+        config::tls::{ClientAuth, TlsConfig, TlsVersion},
+        transport::tls::error::TlsError,
+    },
+    cryptography::provider,
 };
 
 /// Lists of what was revoked are the longest of these files, by far.
@@ -281,19 +284,6 @@ fn read_again(file: &Path) -> Result<Vec<u8>, String> {
 
 const NO_PROVIDER: &str = "there is no cryptography for rustls: turn on the feature `tls-ring` or `tls-aws-lc-rs` of \
     `stellane-core`, or install a provider (`CryptoProvider::install_default`), or bring a `ServerConfig`";
-
-/// The process's own, or that of a feature.
-fn provider() -> Option<Arc<CryptoProvider>> {
-    if let Some(installed) = CryptoProvider::get_default() {
-        return Some(Arc::clone(installed));
-    }
-    #[cfg(feature = "tls-aws-lc-rs")]
-    return Some(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-    #[cfg(all(feature = "tls-ring", not(feature = "tls-aws-lc-rs")))]
-    return Some(Arc::new(rustls::crypto::ring::default_provider()));
-    #[cfg(not(any(feature = "tls-aws-lc-rs", feature = "tls-ring")))]
-    None
-}
 
 /// Certificates by the name that a client asks for.
 #[derive(Debug)]
