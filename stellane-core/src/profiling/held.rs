@@ -66,6 +66,10 @@ impl Target {
     }
 
     /// Has it record its stack; what the recorder calls it.
+    #[cfg_attr(
+        target_os = "linux",
+        expect(clippy::unnecessary_cast, reason = "elsewhere it is another type")
+    )]
     fn ask(&self) -> Option<u64> {
         let alive = self.lock();
         let thread = (*alive)?;

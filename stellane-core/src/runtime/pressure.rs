@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use stellane_autotune::overload::Pressure;
 use stellane_metrics::Machine;
-use stellane_pool::Pools;
 use tokio::time::Instant;
 
 use super::refusing::PERIOD;
@@ -33,9 +32,7 @@ pub(super) async fn relieve(
     pressure: Pressure,
     connections: ConnectionManager,
     memory: MemoryBudget,
-    pools: Pools,
 ) {
-    let mut lent = memory.hold(0);
     let (mut untold, mut told) = (0, None::<Instant>);
     let mut ended = Ended::default();
     loop {
@@ -57,7 +54,6 @@ pub(super) async fn relieve(
         connections.set_pressure(felt);
         memory.set_squeezed(pressure.sources().iter().any(is_memory));
         memory.set_sockets(sockets);
-        lent.set(on_loan(&pools));
         memory.look();
         connections.set_buffers_little(memory.is_near());
         ended.tell(memory.stats());
@@ -71,13 +67,6 @@ pub(super) async fn relieve(
             (untold, told) = (0, Some(Instant::now()));
         }
     }
-}
-
-/// What is in buffers that are being written. Those that were frozen are pieces of bodies.
-fn on_loan(pools: &Pools) -> u64 {
-    let classes = pools.buf().class_stats();
-    let bytes = classes.map(|(size, stats)| (size * stats.outstanding) as u64);
-    bytes.sum()
 }
 
 fn is_memory((name, level): &(&str, Option<f64>)) -> bool {
@@ -137,10 +126,6 @@ mod log;
 mod tests {
     use super::*;
 
-    fn pools() -> Pools {
-        Pools::builder().build().unwrap()
-    }
-
     #[test]
     fn a_few_idle_connections_are_left_alone() {
         for (idle, parked, level, closed) in [
@@ -198,7 +183,7 @@ mod tests {
             };
             tokio::select! {
                 () = so => {}
-                () = relieve(pressure.clone(), manager.clone(), MemoryBudget::new(0), pools()) => {}
+                () = relieve(pressure.clone(), manager.clone(), MemoryBudget::new(0)) => {}
             }
         };
 
@@ -266,7 +251,7 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(60), client.read_exact(&mut answer));
         tokio::select! {
             read = ended => read.expect("soon").expect("an answer"),
-            () = relieve(pressure, manager.clone(), MemoryBudget::new(0), pools()) => unreachable!("it never ends"),
+            () = relieve(pressure, manager.clone(), MemoryBudget::new(0)) => unreachable!("it never ends"),
         };
         assert_eq!(&answer, b"HTTP/1.1 408");
     }
@@ -300,7 +285,7 @@ mod tests {
         };
         tokio::select! {
             turned = tokio::time::timeout(Duration::from_secs(60), turns) => turned.expect("soon"),
-            () = relieve(pressure, manager.clone(), budget.clone(), pools()) => unreachable!("it never ends"),
+            () = relieve(pressure, manager.clone(), budget.clone()) => unreachable!("it never ends"),
         }
     }
 

@@ -311,27 +311,6 @@ async fn connections_that_begin_while_memory_is_scarce_get_the_least_windows() {
     until_window_is(256 << 10).await;
 }
 
-#[tokio::test]
-async fn uploads_wait_for_buffers_that_are_on_loan() {
-    let (components, address) = serve(true).await;
-    let stats = || components.memory.stats();
-    let lent: Vec<_> = (0..7).map(|_| components.pools.buf().get(MIB)).collect();
-    until(&components.connections, "counted", |_| {
-        stats().held_bytes == 7 * MIB as u64
-    })
-    .await;
-    let request = upload(address, "/collect");
-    let waits = tokio::spawn(send(address, false, request, 2 * MIB));
-    until(&components.connections, "waits", |_| stats().waiting == 1).await;
-    drop(lent);
-    assert_eq!(waits.await.expect("no panic").status(), StatusCode::OK);
-    until(&components.connections, "given back", |_| {
-        stats().held_bytes == 0
-    })
-    .await;
-    assert_eq!(stats().ended_total, 0);
-}
-
 /// What comes of an upload that waits is what its window was, and no more, whether its connection was there before memory
 /// became scarce or not.
 #[tokio::test]
