@@ -4,7 +4,13 @@
 #[path = "support/ask.rs"]
 mod ask;
 
-use std::{alloc::System, thread, time::Duration};
+use std::{
+    alloc::System,
+    hint,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
 
 use axum::{response::Html, routing::get};
 use stellane_core::{
@@ -91,6 +97,74 @@ async fn the_block_profile_names_the_route_that_blocks_of_either_router() {
             "{said}"
         );
     }
+}
+
+/// One handler waits by its thread and one computes, both until they are told to end.
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
+async fn sleeps_on() -> &'static str {
+    while !GO_ON.load(Relaxed) {
+        thread::sleep(Duration::from_millis(5));
+    }
+    "slept"
+}
+
+async fn computes_on() -> &'static str {
+    while !GO_ON.load(Relaxed) {
+        hint::black_box((0..1000).map(hint::black_box).sum::<u32>());
+    }
+    "computed"
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_block_profile_says_where_handlers_stand_that_hold_a_thread() {
+    let mut config = config();
+    config.dev.profile_block = true;
+    config.engine.kind = EngineKind::Handoff;
+    let router = Router::builder()
+        .get("/sleeps/{n}", sleeps_on)
+        .get("/computes/{n}", computes_on)
+        .build()
+        .expect("no conflicts");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let bound = Runtime::builder()
+        .config(config)
+        .service(router)
+        .shutdown_signal(async { drop(stopped.await) })
+        .build()
+        .expect("builds")
+        .bind("127.0.0.1:0")
+        .await
+        .expect("binds");
+    let (address, admin) = (bound.local_addr(), bound.admin_addr().expect("on"));
+    let serving = tokio::spawn(bound.serve());
+    let asking: Vec<_> = ["/sleeps/1", "/computes/1"]
+        .map(|path| tokio::spawn(async move { ask::get(address, path).await }))
+        .into();
+    let mut profile = String::new();
+    for _ in 0..600 {
+        profile = ask::get(admin, "/debug/profile/block").await;
+        let stack = |route: &str| {
+            let of_route = profile.split_once(route)?.1;
+            Some(of_route.split("  /").next()?.to_owned())
+        };
+        let sleeps = stack("  /sleeps/{n}\n").is_some_and(|stack| stack.contains("sleeps_on"));
+        let computes =
+            stack("  /computes/{n}\n").is_some_and(|stack| stack.contains("computes_on"));
+        if sleeps && computes {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    GO_ON.store(true, Relaxed);
+    for asked in asking {
+        asked.await.expect("no panic");
+    }
+    stop.send(()).expect("still serving");
+    serving.await.expect("no panic").expect("no error");
+    assert!(profile.contains("sleeps_on"), "{profile}");
+    assert!(profile.contains("computes_on"), "{profile}");
 }
 
 #[tokio::test]

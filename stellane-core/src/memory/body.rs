@@ -29,7 +29,7 @@ impl<B> MemoryRequestBody<B> {
     pub(crate) fn new(inner: B, upload: Option<&Upload>) -> Self {
         Self {
             inner,
-            received: upload.map(Upload::received),
+            received: upload.and_then(Upload::received),
         }
     }
 }

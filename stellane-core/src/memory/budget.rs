@@ -3,7 +3,7 @@ use std::{
     fmt, mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Poll, Waker},
 };
@@ -26,7 +26,12 @@ pub(super) struct Inner {
     last: AtomicU64,
     /// Bytes given back since it was looked who may read on.
     given_back: AtomicU64,
+    /// How many looks there were since uploads wait.
+    looks: AtomicU32,
 }
+
+/// For so many looks, ten seconds, those are waited for that have something set aside.
+const PATIENCE: u32 = 20;
 
 /// Those that hold more than a little. Each knows its place, which costs less than to look for it.
 #[derive(Default)]
@@ -55,6 +60,7 @@ impl MemoryBudget {
             uploads: Mutex::default(),
             last: AtomicU64::new(0),
             given_back: AtomicU64::new(0),
+            looks: AtomicU32::new(0),
         }))
     }
 
@@ -113,7 +119,10 @@ impl MemoryBudget {
     /// Looks whether those that wait may read on: to be called about twice a second, so that nobody waits for a client
     /// that sends nothing. The `Runtime` does.
     pub fn look(&self) {
-        if self.0.counts.waiting() > 0 {
+        let waits = self.0.counts.waiting() > 0;
+        let looks = self.0.looks.load(Relaxed).saturating_add(1);
+        self.0.looks.store(if waits { looks } else { 0 }, Relaxed);
+        if waits {
             let listed = self.0.uploads().list();
             for upload in listed {
                 upload.look();
@@ -213,6 +222,7 @@ impl Inner {
                 held: self.counts.held(),
                 room: self.counts.room(),
                 squeezed: self.counts.is_squeezed(),
+                comes_back: self.counts.aside() > 0 && self.looks.load(Relaxed) < PATIENCE,
                 uploads: &rows,
             };
             let Decision { go, end } = scene.decide();

@@ -9,6 +9,8 @@ pub(super) struct Counts {
     /// 0 is off.
     bytes: AtomicU64,
     held: AtomicU64,
+    /// Set aside for requests of which nothing else is known.
+    aside: AtomicU64,
     /// Kept for uploads that read on.
     kept: AtomicU64,
     /// Of those, what clients have not read.
@@ -48,6 +50,7 @@ impl Counts {
         Self {
             bytes: AtomicU64::new(bytes),
             held: AtomicU64::new(0),
+            aside: AtomicU64::new(0),
             kept: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             squeezed: AtomicBool::new(false),
@@ -81,7 +84,28 @@ impl Counts {
 
     #[inline]
     pub(super) fn held(&self) -> u64 {
-        self.held.load(Relaxed)
+        self.held.load(Relaxed) + self.aside()
+    }
+
+    pub(super) fn aside(&self) -> u64 {
+        self.aside.load(Relaxed)
+    }
+
+    /// Sets so much aside for the whole of a body, if that is little and there is plenty: then nothing else need be known of
+    /// it. Of a large part of all there is it must be, since some of it is not there and never will be.
+    #[inline]
+    pub(super) fn set_aside(&self, whole: u64) -> bool {
+        let bytes = self.bytes();
+        let is_little = whole <= bytes / 64 && self.aside() + whole <= bytes / 8;
+        if !is_little || !self.is_at_ease() || self.is_scarce() {
+            return false;
+        }
+        self.aside.fetch_add(whole, Relaxed);
+        true
+    }
+
+    pub(super) fn give_up(&self, whole: u64) {
+        self.aside.fetch_sub(whole, Relaxed);
     }
 
     /// What is left, and kept for nobody.

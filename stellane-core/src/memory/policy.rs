@@ -61,6 +61,8 @@ pub(super) struct Scene<'a> {
     pub(super) room: u64,
     /// The process has little memory left, for reasons that are not counted here.
     pub(super) squeezed: bool,
+    /// What is set aside for some that are not among the uploads comes back before long.
+    pub(super) comes_back: bool,
     pub(super) uploads: &'a [Upload],
 }
 
@@ -99,12 +101,13 @@ impl Scene<'_> {
 
     /// Whether bytes will come back without anybody else reading on.
     fn moves(&self) -> bool {
-        self.uploads.iter().any(|upload| match upload.stage {
-            Stage::Goes => true,
-            Stage::Reads => upload.held > self.allowance(),
-            Stage::Whole | Stage::Leaves => upload.held > 0,
-            Stage::Starves | Stage::Waits => false,
-        })
+        self.comes_back
+            || self.uploads.iter().any(|upload| match upload.stage {
+                Stage::Goes => true,
+                Stage::Reads => upload.held > self.allowance(),
+                Stage::Whole | Stage::Leaves => upload.held > 0,
+                Stage::Starves | Stage::Waits => false,
+            })
     }
 
     /// Who needs least to be whole comes first: so most come to their end.
@@ -224,6 +227,7 @@ mod tests {
             held,
             room: (100 * MIB).saturating_sub(held + kept),
             squeezed,
+            comes_back: false,
             uploads,
         };
         scene.decide()

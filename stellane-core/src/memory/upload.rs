@@ -16,10 +16,17 @@ use super::{
     policy::Owner,
 };
 
-/// A request with a body, until it is answered or given up; its body has a [`Received`].
+/// A request with a body, until it is answered or given up.
 pub(crate) struct Upload {
-    account: Arc<Account>,
+    kind: Kind,
     budget: Arc<Inner>,
+}
+
+enum Kind {
+    /// So much is set aside for the whole of it, and nothing else is known of it.
+    SetAside(u64),
+    /// Its body has a [`Received`].
+    Counted(Arc<Account>),
 }
 
 impl Upload {
@@ -37,35 +44,60 @@ impl Upload {
         if most.is_some_and(|most| most <= SMALL) {
             return None;
         }
-        Some(Self {
-            account: Arc::new(budget.0.account(owner(), most)),
-            budget: Arc::clone(&budget.0),
-        })
+        let kind = match most.filter(|whole| budget.0.counts.set_aside(*whole)) {
+            Some(whole) => Kind::SetAside(whole),
+            None => Kind::Counted(Arc::new(budget.0.account(owner(), most))),
+        };
+        let budget = Arc::clone(&budget.0);
+        Some(Self { kind, budget })
     }
 
-    pub(crate) fn received(&self) -> Received {
-        Received {
-            account: Arc::clone(&self.account),
-            budget: Arc::clone(&self.budget),
+    #[inline]
+    fn account(&self) -> Option<&Arc<Account>> {
+        match &self.kind {
+            Kind::SetAside(_) => None,
+            Kind::Counted(account) => Some(account),
         }
+    }
+
+    /// By which its body counts what comes, if it is to.
+    #[inline]
+    pub(crate) fn received(&self) -> Option<Received> {
+        let account = Arc::clone(self.account()?);
+        let budget = Arc::clone(&self.budget);
+        Some(Received { account, budget })
     }
 
     /// Whether it was ended, to make room for others.
     #[inline]
     pub(crate) fn is_ended(&self) -> bool {
-        self.account.is_ended()
+        self.account().is_some_and(|account| account.is_ended())
     }
 
     /// Its handler waits: it is woken should the request be ended.
     #[inline]
     pub(crate) fn handler_waits(&self, cx: &Context<'_>) {
-        self.account.handler_waits(cx.waker());
+        if let Some(account) = self.account() {
+            account.handler_waits(cx.waker());
+        }
     }
 }
 
 impl Drop for Upload {
+    #[inline]
     fn drop(&mut self) {
-        let Self { account, budget } = self;
+        match &self.kind {
+            Kind::SetAside(whole) => {
+                self.budget.counts.give_up(*whole);
+                self.budget.give_back(*whole);
+            }
+            Kind::Counted(account) => Self::end(account, &self.budget),
+        }
+    }
+}
+
+impl Upload {
+    fn end(account: &Account, budget: &Inner) {
         let (mut wakers, mut kept, mut place) = ((None, None), 0, None);
         account.change(|state| {
             account.set_eases(false);
@@ -238,6 +270,10 @@ impl Drop for Followed {
 
 impl std::fmt::Debug for Upload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Upload").field(&self.account.held()).finish()
+        let held = match &self.kind {
+            Kind::SetAside(whole) => *whole,
+            Kind::Counted(account) => account.held(),
+        };
+        f.debug_tuple("Upload").field(&held).finish()
     }
 }

@@ -4,16 +4,27 @@ use pprof::{ProfilerGuardBuilder, Report};
 
 use super::stacks::Stacks;
 
+/// Those can't be unwound safely from a signal handler wherever they are interrupted.
+pub(super) const NOT_SAFE: &[&str] = &["libc", "libgcc", "pthread", "vdso"];
+
 /// Records for this long; blocks the thread. Dropping the guard ends the signals.
 ///
 /// # Errors
 /// The system refuses the timer, or a profiler that is not ours is running.
 pub(super) fn record(duration: Duration, frequency: i32) -> Result<Stacks, CpuError> {
-    let guard = ProfilerGuardBuilder::default()
+    let builder = ProfilerGuardBuilder::default()
         .frequency(frequency)
-        // Those can't be unwound safely from a signal handler.
-        .blocklist(&["libc", "libgcc", "pthread", "vdso"])
-        .build()?;
+        .blocklist(NOT_SAFE);
+    let mut guard = builder.clone().build();
+    // It may be that somebody asks for the stack of a single thread.
+    for _ in 0..10 {
+        if guard.is_ok() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+        guard = builder.clone().build();
+    }
+    let guard = guard?;
     thread::sleep(duration);
     let report = guard.report().build()?;
     drop(guard);

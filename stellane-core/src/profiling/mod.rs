@@ -24,6 +24,14 @@
 //! # Ok::<(), std::net::AddrParseError>(())
 //! ```
 //!
+//! # Where handlers stand that block
+//!
+//! With `dev.profile_block` and `engine.kind = "handoff"` the stack of each handler that has lost its core is in the block
+//! profile, the last one of each route, and in the line that the log has of it. Its thread gets a signal for it, the one of
+//! CPU profiles, once or a few times: what it waits for in C and does not expect to be interrupted may then say `EINTR`.
+//! While a CPU profile is taken there are no such stacks, nor on other engines: who watches those knows which route holds a
+//! thread, and not which thread that is for the system.
+//!
 //! # CPU profiles
 //!
 //! A timer signal interrupts running threads and records their stacks. Symbols need a binary that is not
@@ -34,10 +42,14 @@
 mod block;
 mod cpu;
 mod heap;
+#[cfg(feature = "preset")]
+mod held;
 mod layer;
 mod service;
 mod stacks;
 
+#[cfg(feature = "preset")]
+pub(crate) use self::held::{HeldStacks, Target};
 pub use self::{
     block::{SlowPollFuture, SlowPollLayer, SlowPollService, SlowPolls, SlowRoute},
     heap::HeapProfiler,

@@ -211,6 +211,9 @@ impl ProfileService {
                 format!("{:.1?}", route.max),
                 route.route
             ));
+            for function in &route.stack {
+                text.push_str(&format!("{:34}  {function}\n", ""));
+            }
         }
         Answer::text("text/plain", text)
     }

@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -15,6 +15,8 @@ use stellane_metrics::{HttpMetrics, RunningPoll, RuntimeSnapshot, embed::thread_
 
 use super::learned::Learned;
 use crate::engine::{Observe, ObserveThread};
+#[cfg(feature = "profiling")]
+use crate::profiling::{HeldStacks, Target};
 
 pub(super) type ByRoute = BTreeMap<Cow<'static, str>, u64>;
 
@@ -50,6 +52,30 @@ struct Hold {
     since: Instant,
     /// Whether it was told of while it lasted.
     told: bool,
+    /// Where it stands, if that is asked for.
+    stack: Option<Stack>,
+}
+
+/// Set once it is known.
+pub(super) type Stack = Arc<OnceLock<String>>;
+
+/// A hold that is told of.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) route: Cow<'static, str>,
+    stack: Option<Stack>,
+}
+
+impl Told {
+    /// Of which no more is known.
+    #[cfg(feature = "admin")]
+    pub(super) fn of(route: Cow<'static, str>) -> Self {
+        Self { route, stack: None }
+    }
+
+    pub(super) fn stack(&self) -> Option<&str> {
+        self.stack.as_ref()?.get().map(String::as_str)
+    }
 }
 
 #[derive(Debug)]
@@ -107,9 +133,9 @@ impl HeldThreads {
         threads.saturating_sub(counts.open.len())
     }
 
-    /// The routes of those that have lasted for so long and were not told of.
+    /// Those that have lasted for so long and were not told of.
     #[cfg(feature = "admin")]
-    pub(super) fn lasting(&self, after: Duration) -> Vec<Cow<'static, str>> {
+    pub(super) fn lasting(&self, after: Duration) -> Vec<Told> {
         if after.is_zero() {
             // It is not to be told.
             return Vec::new();
@@ -119,24 +145,29 @@ impl HeldThreads {
         let new = counts.open.values_mut().filter(is_new);
         let tell = |hold: &mut Hold| {
             hold.told = true;
-            hold.route.clone()
+            let stack = hold.stack.clone();
+            let route = hold.route.clone();
+            Told { route, stack }
         };
         new.map(tell).collect()
     }
 
-    fn begin(&self, thread: usize, route: Cow<'static, str>, since: Instant) {
+    fn begin(&self, thread: usize, hold: Hold) {
         let mut counts = self.counts();
-        *counts.now.entry(route.clone()).or_default() += 1;
-        *counts.total.entry(route.clone()).or_default() += 1;
-        let told = false;
-        let hold = Hold { route, since, told };
+        *counts.now.entry(hold.route.clone()).or_default() += 1;
+        *counts.total.entry(hold.route.clone()).or_default() += 1;
         counts.open.insert(thread, hold);
     }
 
-    /// Where it is to be told of, the route, how long it lasted, and how many were not told of before.
-    fn end(&self, thread: usize) -> Option<(Cow<'static, str>, Duration, u64)> {
+    /// If it is to be told of, how long it lasted, and how many were not told of before.
+    fn end(&self, thread: usize) -> Option<(Told, Duration, u64)> {
         let mut counts = self.counts();
-        let Hold { route, since, told } = counts.open.remove(&thread)?;
+        let Hold {
+            route,
+            since,
+            told,
+            stack,
+        } = counts.open.remove(&thread)?;
         let lasted = since.elapsed();
         *counts.time.entry(route.clone()).or_default() += lasted;
         if let Some(now) = counts.now.get_mut(&route) {
@@ -158,7 +189,7 @@ impl HeldThreads {
         };
         let said = Said { at, left_out: 0 };
         counts.said.insert(route.clone(), said);
-        Some((route, lasted, left_out))
+        Some((Told { route, stack }, lasted, left_out))
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -173,11 +204,16 @@ pub(super) struct HeldObserver {
     pub(super) metrics: HttpMetrics,
     pub(super) limit: AdaptiveLimit,
     pub(super) signal: LocalSignal,
+    /// If they are asked for.
+    #[cfg(feature = "profiling")]
+    pub(super) stacks: Option<HeldStacks>,
 }
 
 #[derive(Debug)]
 struct ObservedThread {
     observer: HeldObserver,
+    #[cfg(feature = "profiling")]
+    target: Option<Target>,
     /// By which the metrics know it.
     polls: usize,
     /// By which it is told from all others.
@@ -188,7 +224,7 @@ struct ObservedThread {
 }
 
 impl ObservedThread {
-    fn end(&self) -> Option<(Cow<'static, str>, Duration, u64)> {
+    fn end(&self) -> Option<(Told, Duration, u64)> {
         let held = &self.observer.held;
         if self.counted.swap(false, SeqCst) {
             held.learned().end_waiting();
@@ -196,9 +232,20 @@ impl ObservedThread {
         held.end(self.number)
     }
 
+    /// Has its stack taken, if that is asked for.
+    #[cfg(feature = "profiling")]
+    fn stack(&self, route: Option<&str>) -> Option<Stack> {
+        let (stacks, target) = (self.observer.stacks.as_ref()?, self.target.as_ref()?);
+        Some(stacks.take(target, route))
+    }
+
+    #[cfg(not(feature = "profiling"))]
+    fn stack(&self, _: Option<&str>) -> Option<Stack> {
+        None
+    }
+
     fn poll(&self) -> Option<RunningPoll> {
-        let mut polls = self.observer.metrics.running_polls();
-        polls.find(|poll| poll.thread == self.polls)
+        self.observer.metrics.running_poll(self.polls)
     }
 }
 
@@ -211,6 +258,8 @@ impl Observe for HeldObserver {
         let place = ThreadPlace::here(&self.limit);
         Box::new(ObservedThread {
             observer: self.clone(),
+            #[cfg(feature = "profiling")]
+            target: self.stacks.as_ref().and_then(|_| Target::here()),
             polls: thread_number(),
             number: Arc::as_ptr(&place).addr(),
             place,
@@ -226,9 +275,15 @@ impl ObserveThread for ObservedThread {
         if let Some(poll) = &poll {
             held.learned().holds(poll);
         }
-        let route = held.name(poll.and_then(|poll| poll.route).as_deref());
+        let route = poll.and_then(|poll| poll.route);
         let now = Instant::now();
-        held.begin(self.number, route, now.checked_sub(lasted).unwrap_or(now));
+        let hold = Hold {
+            stack: self.stack(route.as_deref()),
+            route: held.name(route.as_deref()),
+            since: now.checked_sub(lasted).unwrap_or(now),
+            told: false,
+        };
+        held.begin(self.number, hold);
     }
 
     fn waits(&self) {
@@ -242,13 +297,14 @@ impl ObserveThread for ObservedThread {
     }
 
     fn goes_on(&self) {
-        let Some((route, lasted, left_out)) = self.end() else {
+        let Some((told, lasted, left_out)) = self.end() else {
             return;
         };
         tracing::warn!(
             target: "stellane::held",
-            route = &*route,
+            route = &*told.route,
             left_out,
+            stack = told.stack(),
             "a handler has held its thread for {lasted:?}; others went on, on another one"
         );
     }

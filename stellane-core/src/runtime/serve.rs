@@ -31,7 +31,7 @@ use crate::strict_http1::{Http1Rules, StrictHttp1Layer};
 #[cfg(feature = "profiling")]
 use crate::{
     config::DevConfig,
-    profiling::{ProfileLayer, ProfileService},
+    profiling::{HeldStacks, ProfileLayer, ProfileService},
 };
 use crate::{
     connection::{ConnectionStats, Early, Listener},
@@ -152,6 +152,8 @@ impl Bound {
             metrics: metrics.clone(),
             limit: limit.clone(),
             signal: local_signal.clone(),
+            #[cfg(feature = "profiling")]
+            stacks: self.stacks(),
         };
         let engine = HandoffEngine::builder()
             .connections(connections)
@@ -179,6 +181,18 @@ impl Bound {
             runtimes.push(runtime);
         }
         Ok((engine, runtimes))
+    }
+
+    /// Of handlers that hold a thread, if the block profile is asked for.
+    #[cfg(feature = "profiling")]
+    fn stacks(&self) -> Option<HeldStacks> {
+        if !self.parts.config.dev.profile_block {
+            return None;
+        }
+        let stacks = HeldStacks::start(&self.parts.components.slow_polls);
+        stacks
+            .inspect_err(|error| tracing::warn!("the block profile has no stacks: {error}"))
+            .ok()
     }
 
     /// Started, with the runtimes of its threads.

@@ -175,6 +175,80 @@ async fn what_an_extractor_has_collected_counts_until_the_request_is_answered() 
     );
 }
 
+#[tokio::test]
+async fn a_small_part_of_all_is_set_aside_as_a_whole_until_the_request_is_answered() {
+    let budget = MemoryBudget::new(64 * MB);
+    let handlers = Handlers::default();
+    let collect = move |body| handlers.clone().collect(body);
+    let begin = || begin(&budget, Some(MIB), None, collect.clone());
+    let mut uploads = Vec::new();
+    for n in 1..=8 {
+        uploads.push(begin());
+        settle().await;
+        assert_eq!(budget.stats().held_bytes, n * MB);
+    }
+    // Not more than an eighth: it may be that nothing of it is there.
+    uploads.push(begin());
+    settle().await;
+    assert_eq!(budget.stats().held_bytes, 8 * MB);
+    uploads[8].send(MIB / 2);
+    settle().await;
+    assert_eq!(budget.stats().held_bytes, 8 * MB + MB / 2);
+    uploads[8].send(MIB / 2);
+    for upload in &uploads[..8] {
+        upload.send(MIB);
+    }
+    for upload in uploads {
+        assert_eq!(upload.status().await, StatusCode::OK);
+    }
+    // Nor where others hold much.
+    let held = budget.hold(16 * MB);
+    let upload = begin();
+    settle().await;
+    assert_eq!(budget.stats().held_bytes, 16 * MB);
+    upload.answer.abort();
+    drop(held);
+    settle().await;
+    let stats = budget.stats();
+    assert_eq!((stats.held_bytes, stats.waits_total), (0, 0));
+}
+
+#[tokio::test]
+async fn none_is_ended_while_what_is_set_aside_may_come_back() {
+    for comes_back in [true, false] {
+        let budget = MemoryBudget::new(64 * MB);
+        let handlers = Handlers::default();
+        let collect = move |body| handlers.clone().collect(body);
+        let begin = |bytes| begin(&budget, Some(bytes), None, collect.clone());
+        let small: Vec<_> = (0..8).map(|_| begin(MIB)).collect();
+        let large = begin(60 * MIB);
+        settle().await;
+        for _ in 0..60 {
+            large.send(MIB);
+        }
+        settle().await;
+        for _ in 0..15 {
+            budget.look();
+            settle().await;
+        }
+        let stats = budget.stats();
+        assert_eq!((stats.waiting, stats.ended_total), (1, 0), "{stats:?}");
+        if comes_back {
+            for upload in small {
+                upload.send(MIB);
+                assert_eq!(upload.status().await, StatusCode::OK);
+            }
+            assert_eq!(large.status().await, StatusCode::OK);
+            continue;
+        }
+        for _ in 0..15 {
+            budget.look();
+            settle().await;
+        }
+        assert_eq!(large.status().await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
+
 /// Beyond a quarter of the budget it is seen that nothing is kept.
 #[tokio::test]
 async fn what_is_consumed_as_it_comes_holds_nothing_however_long_it_is() {

@@ -17,6 +17,7 @@ use axum::{
     extract::DefaultBodyLimit,
     routing::{get, post},
 };
+use futures_util::StreamExt;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
@@ -29,7 +30,7 @@ use stellane_core::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::Notify,
+    sync::{Notify, oneshot},
 };
 use tower::Layer;
 
@@ -310,30 +311,32 @@ async fn connections_that_begin_while_memory_is_scarce_get_the_least_windows() {
     until_window_is(256 << 10).await;
 }
 
-/// What comes of an upload that waits is what its window was, and no more.
+/// What comes of an upload that waits is what its window was, and no more, whether its connection was there before memory
+/// became scarce or not.
 #[tokio::test]
 async fn the_window_of_an_upload_that_waits_is_not_opened_again() {
+    for first in [0, 64] {
+        waits_with_what_its_window_was(first).await;
+    }
+}
+
+/// An upload of 4 MiB, of which so many pieces of 16 KiB come before memory is scarce.
+async fn waits_with_what_its_window_was(first: usize) {
+    const PIECE: usize = 16 << 10;
     let (components, address) = serve(true).await;
     let stats = || components.memory.stats();
-    let other = tokio::spawn(send(
-        address,
-        false,
-        upload(address, "/collect-and-wait"),
-        13 << 19,
-    ));
-    until(&components.connections, "held", |_| {
-        stats().held_bytes >= 13 << 19
-    })
-    .await;
     let given = Arc::new(AtomicUsize::new(0));
-    let pieces = {
+    let pieces = |count| {
         let given = Arc::clone(&given);
-        (0..256).map(move |_| {
-            given.fetch_add(16 << 10, Relaxed);
-            Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(vec![7; 16 << 10])))
-        })
+        futures_util::stream::iter((0..count).map(move |_| {
+            given.fetch_add(PIECE, Relaxed);
+            Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(vec![7; PIECE])))
+        }))
     };
-    let body = http_body_util::StreamBody::new(futures_util::stream::iter(pieces));
+    let (go_on, scarce) = oneshot::channel::<()>();
+    let rest = pieces(256 - first);
+    let rest = futures_util::stream::once(scarce).flat_map(move |_| rest.clone());
+    let body = http_body_util::StreamBody::new(pieces(first).chain(rest));
     let io = TokioIo::new(TcpStream::connect(address).await.expect("connects"));
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io)
         .await
@@ -341,6 +344,17 @@ async fn the_window_of_an_upload_that_waits_is_not_opened_again() {
     tokio::spawn(connection);
     let request = upload(address, "/collect").body(body).expect("valid");
     let answer = tokio::spawn(sender.send_request(request));
+    let until_held = async |bytes: usize| {
+        until(&components.connections, "held", |_| {
+            stats().held_bytes >= bytes as u64
+        })
+        .await;
+    };
+    until_held(first * PIECE).await;
+    let request = upload(address, "/collect-and-wait");
+    let other = tokio::spawn(send(address, false, request, 13 << 19));
+    until_held(first * PIECE + (13 << 19)).await;
+    go_on.send(()).expect("it is under way");
     until(&components.connections, "waits", |_| stats().waiting == 1).await;
     // It sends what it may.
     let mut before = usize::MAX;
@@ -349,12 +363,15 @@ async fn the_window_of_an_upload_that_waits_is_not_opened_again() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     // The window, what was read before it had to wait, and what lies at the client.
-    assert!(before <= (256 + 128 + 64) << 10, "{before}");
+    assert!(
+        before <= first * PIECE + ((256 + 128 + 64) << 10),
+        "{before}"
+    );
     assert_eq!((stats().waiting, stats().ended_total), (1, 0));
     GO.notify_one();
     let answer = answer.await.expect("no panic").expect("an answer");
     assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(given.load(Relaxed), 256 * (16 << 10));
+    assert_eq!(given.load(Relaxed), 256 * PIECE);
     assert_eq!(other.await.expect("no panic").status(), StatusCode::OK);
 }
 

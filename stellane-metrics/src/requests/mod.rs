@@ -28,7 +28,7 @@ pub use registry::Ticks;
 pub(crate) use registry::{Table, UNMATCHED};
 pub use routes::RouteStats;
 pub use running::RunningPoll;
-pub use slot::current as thread_number;
+pub use slot::own as thread_number;
 
 /// The request metrics of one server: a cheap handle to the table that [`MetricsLayer`](crate::MetricsLayer) writes.
 ///
@@ -95,10 +95,16 @@ impl HttpMetrics {
     /// What the threads poll at this moment, as far as it is the call or the future of a measured service. A thread
     /// that shows the same [`RunningPoll::serial`] for long is held by a handler.
     ///
-    /// Not seen: response bodies, tasks and threads that a handler starts, and threads beyond the 128th. What runs in
+    /// Not seen: response bodies, tasks and threads that a handler starts, and threads beyond the 8320th. What runs in
     /// `block_in_place` is seen, though it holds no thread of the runtime.
     pub fn running_polls(&self) -> impl Iterator<Item = RunningPoll> {
         self.table.running_polls()
+    }
+
+    /// That of one [thread](RunningPoll::thread).
+    #[must_use]
+    pub fn running_poll(&self, thread: usize) -> Option<RunningPoll> {
+        self.table.running_poll(thread)
     }
 
     /// The request series in the Prometheus text format.

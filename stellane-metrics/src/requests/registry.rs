@@ -30,6 +30,11 @@ const OVERFLOW_KEY: u64 = u64::MAX;
 
 const CACHE: usize = 256;
 
+/// So many lots of threads that share a shard say what they poll,
+const BEYOND: usize = 32;
+/// and so many threads are a lot.
+const LOT: usize = 256;
+
 pub(crate) struct Table {
     pub(crate) config: MetricsConfig,
     pub(super) clock: Ticks,
@@ -39,6 +44,8 @@ pub(crate) struct Table {
     series_index: Index,
     hasher: RandomState,
     shards: Box<[OnceLock<Box<Shard>>]>,
+    /// What the threads poll that share a shard.
+    polls_beyond: [OnceLock<Box<[PollCell]>>; BEYOND],
     duration_bounds_ns: Box<[u64]>,
     /// For each cell of the fine histogram the bucket that its smallest value falls into.
     bucket_of_cell: Box<[u8; histogram::CELLS]>,
@@ -126,6 +133,7 @@ impl Table {
             series_index: Index::new(1, config.max_series),
             hasher: RandomState::new(),
             shards: (0..=slot::EXCLUSIVE).map(|_| OnceLock::new()).collect(),
+            polls_beyond: [const { OnceLock::new() }; BEYOND],
             bucket_of_cell: Box::new(std::array::from_fn(|cell| {
                 bounds_ns.partition_point(|b| *b < histogram::lowest_of(cell)) as u8
             })),
@@ -168,7 +176,7 @@ impl Table {
     pub(crate) fn name_poll(&self, template: &str) -> RouteId {
         let (shard, exclusive) = self.shard();
         let route = self.route_id_by(shard, exclusive, template);
-        shard.poll.name(route);
+        self.poll_cell_by(shard, exclusive).name(route);
         route
     }
 
@@ -228,23 +236,50 @@ impl Table {
             .unwrap_or(OVERFLOW)
     }
 
-    /// Where this thread says what it polls. Threads that share a shard share that too, and nobody looks there.
+    /// Where this thread says what it polls.
     #[inline]
     pub(crate) fn poll_cell(&self) -> &PollCell {
-        &self.shard().0.poll
+        let (shard, exclusive) = self.shard();
+        self.poll_cell_by(shard, exclusive)
+    }
+
+    #[inline]
+    fn poll_cell_by<'a>(&'a self, shard: &'a Shard, exclusive: bool) -> &'a PollCell {
+        match exclusive {
+            true => &shard.poll,
+            false => self.poll_cell_beyond(shard),
+        }
+    }
+
+    /// Where there are too many even for that nobody looks.
+    #[cold]
+    fn poll_cell_beyond<'a>(&'a self, shard: &'a Shard) -> &'a PollCell {
+        let at = slot::own() - slot::EXCLUSIVE;
+        let lot = self.polls_beyond.get(at / LOT);
+        let cells = || (0..LOT).map(|_| PollCell::new()).collect();
+        lot.map_or(&shard.poll, |lot| &lot.get_or_init(cells)[at % LOT])
+    }
+
+    /// What the thread polls that has this number.
+    pub(crate) fn running_poll(&self, thread: usize) -> Option<RunningPoll> {
+        let cell = match thread.checked_sub(slot::EXCLUSIVE) {
+            None => &self.shards[thread].get()?.poll,
+            Some(beyond) => &self.polls_beyond.get(beyond / LOT)?.get()?[beyond % LOT],
+        };
+        let (serial, method, route) = cell.read()?;
+        Some(RunningPoll {
+            thread,
+            serial,
+            method: METHODS.get(usize::from(method))?,
+            route: self.template(route).cloned(),
+        })
     }
 
     pub(crate) fn running_polls(&self) -> impl Iterator<Item = RunningPoll> {
-        let shards = self.shards.iter().take(slot::EXCLUSIVE).enumerate();
-        shards.filter_map(|(thread, shard)| {
-            let (serial, method, route) = shard.get()?.poll.read()?;
-            Some(RunningPoll {
-                thread,
-                serial,
-                method: METHODS.get(usize::from(method))?,
-                route: self.template(route).cloned(),
-            })
-        })
+        let lots = (0..BEYOND).filter(|lot| self.polls_beyond[*lot].get().is_some());
+        let beyond = lots.flat_map(|lot| (0..LOT).map(move |at| slot::EXCLUSIVE + lot * LOT + at));
+        let threads = (0..slot::EXCLUSIVE).chain(beyond);
+        threads.filter_map(|thread| self.running_poll(thread))
     }
 
     #[inline]

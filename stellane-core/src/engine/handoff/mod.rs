@@ -57,6 +57,9 @@ use crate::connection::{ConnectInfo, ConnectionManager, HttpService, Listener, S
 /// go on. A request that waits has left the limit; one that computes has not, and how many of those there are for each core
 /// is what the limit hears of the machine.
 ///
+/// In the preset each that holds its thread is told once in the log and counted in the metrics, with its route and how long it
+/// lasted; with `dev.profile_block` also where it stands, as a stack in the line and in the block profile.
+///
 /// Handlers run within the context of the runtime on which the engine was started: there are their timers, their
 /// `tokio::spawn` and the sockets that they open. They are in no task of tokio's, and so `Handle::block_on` is no mistake
 /// in them.
@@ -66,7 +69,9 @@ use crate::connection::{ConnectInfo, ConnectionManager, HttpService, Listener, S
 /// A request costs about the CPU time that it does on [`SharedEngine`](super::SharedEngine), unless its handler waits for
 /// sockets or timers of its own: those are of another runtime, and each wait is a change of threads. The example `blocking`
 /// measured, on two CPUs, for an answer that is there at once 1.3, 1.0 and 1.0 of the shared engine with 1, 16 and 64
-/// connections, and for a handler with two sockets and a timer 2.6, 1.5 and 1.3. So it is not the default. Eight connections
+/// connections, and for a handler with two sockets and a timer 2.6, 1.5 and 1.3. So it is not the default. It can't be had for
+/// less: sockets and timers that a handler waits for would have to be on the reactor of its core, and then what it spawns
+/// would be too, and a spawned task that blocks would stop the core. Eight connections
 /// that ask for what blocks for 50 ms again and again cost 176 us of CPU a request and hello beside them took 8 ms at the 99th
 /// percentile; with names 139 us and 4 ms.
 ///

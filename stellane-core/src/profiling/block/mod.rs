@@ -57,6 +57,9 @@ pub struct SlowRoute {
     pub total: Duration,
     /// The longest of them.
     pub max: Duration,
+    /// Where the last stood that has lost its core to another thread, on a `HandoffEngine` of the preset: one function
+    /// each, the innermost first.
+    pub stack: Vec<String>,
 }
 
 impl SlowPolls {
@@ -121,6 +124,21 @@ impl SlowPolls {
     }
 
     fn record(&self, route: Option<&str>, polls: &Polls) {
+        let route = self.change(route, |entry| {
+            entry.polls += polls.slow;
+            entry.total += polls.total;
+            entry.max = entry.max.max(polls.max);
+        });
+        self.warn(route, polls);
+    }
+
+    #[cfg(feature = "preset")]
+    pub(super) fn record_stack(&self, route: Option<&str>, stack: Vec<String>) {
+        self.change(route, |entry| entry.stack = stack);
+    }
+
+    /// Changes what is known of a route; its name.
+    fn change<'a>(&self, route: Option<&'a str>, change: impl FnOnce(&mut SlowRoute)) -> &'a str {
         let route = route.unwrap_or(UNKNOWN);
         let mut routes = self
             .shared
@@ -133,11 +151,8 @@ impl SlowPolls {
         if entry.route.is_empty() {
             entry.route = route.to_owned();
         }
-        entry.polls += polls.slow;
-        entry.total += polls.total;
-        entry.max = entry.max.max(polls.max);
-        drop(routes);
-        self.warn(route, polls);
+        change(entry);
+        route
     }
 
     /// At most once a second, not to make bad worse.

@@ -1,10 +1,10 @@
 //! Handlers that hold a thread of the runtimes, as one sees from outside.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use stellane_metrics::RunningPoll;
 
-use crate::runtime::held::{ByRoute, HeldThreads};
+use crate::runtime::held::{ByRoute, HeldThreads, Told};
 
 /// Looks again and again at what the threads poll. It counts its own looks and no time: a machine that stood still
 /// holds nobody.
@@ -37,7 +37,7 @@ impl Look {
         &mut self,
         polls: impl Iterator<Item = RunningPoll>,
         held: &HeldThreads,
-    ) -> Vec<Cow<'static, str>> {
+    ) -> Vec<Told> {
         if self.most == 0 {
             return Vec::new();
         }
@@ -58,6 +58,6 @@ impl Look {
             }
         }
         held.set(now, &new);
-        new
+        new.into_iter().map(Told::of).collect()
     }
 }

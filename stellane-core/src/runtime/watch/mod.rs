@@ -171,11 +171,12 @@ impl Watcher {
             self.signal.report_held(self.held.in_the_way());
             if !new.is_empty() {
                 self.logs.tell(move |left_out| {
-                    for route in &new {
+                    for told in &new {
                         tracing::warn!(
                             target: "stellane::held",
-                            route = &**route,
+                            route = &*told.route,
                             left_out,
+                            stack = told.stack(),
                             "a handler has held a thread of the runtime for {after:?} and still does: what blocks or \
                              computes for long belongs on `spawn_blocking` or the worker pool"
                         );
