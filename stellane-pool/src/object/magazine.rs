@@ -29,7 +29,8 @@ pub(super) struct Magazine<T> {
 }
 
 /// A value and what the pool knows of it, in a box of its own: however large the value, what moves between
-/// magazines is a pointer.
+/// magazines is a pointer. On cache lines of its own as well, since each take and each return writes to it.
+#[repr(align(128))]
 pub(super) struct Slot<T> {
     pub(super) value: T,
     /// What is charged for it while it is idle.

@@ -1,0 +1,22 @@
+use std::sync::{Arc, OnceLock};
+
+use super::{
+    shared::{Own, Shared},
+    thread_number::{self, NUMBERS},
+};
+
+/// One for each of the first threads, then one that the others share.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct Owns([OnceLock<Arc<Own>>; NUMBERS + 1]);
+
+impl Owns {
+    pub(super) fn new() -> Self {
+        Self([const { OnceLock::new() }; NUMBERS + 1])
+    }
+
+    #[inline]
+    pub(super) fn of_this_thread(&self, shared: &Arc<Shared>) -> &Arc<Own> {
+        self.0[thread_number::current()].get_or_init(|| Own::new(shared))
+    }
+}
