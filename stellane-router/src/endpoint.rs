@@ -367,3 +367,22 @@ impl Future for EndpointFuture {
         Pin::new(&mut self.0).poll(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn each_thread_clones_a_service_whose_routes_have_counts_of_their_own() {
+        let route = Route::to(Arc::new(OwnEndpoint));
+        let endpoint = ServiceEndpoint::new(route, (), false);
+        let cloned = || endpoint.here().clone();
+        let (ours, again) = (cloned(), cloned());
+        let theirs = thread::scope(|scope| scope.spawn(cloned).join().expect("no panic"));
+        assert!(Arc::ptr_eq(&ours.0, &again.0), "one count for one thread");
+        assert!(!Arc::ptr_eq(&ours.0, &theirs.0));
+        assert!(Arc::ptr_eq(&ours.endpoint(), &theirs.endpoint()));
+    }
+}

@@ -168,7 +168,7 @@ impl Shared {
             fairness: Fairness::default(),
             max: AtomicU32::new(max),
             open: AtomicBool::new(is_open),
-            next_step: AtomicU64::new(0),
+            next_step: AtomicU64::new(if is_open { 0 } else { u64::MAX }),
             max_wait,
             can_wait: true,
             local_signal: LocalSignal::new(),

@@ -54,7 +54,7 @@ impl Queued {
             waiter,
         };
         // A place may have become free before this waiter could be seen.
-        shared.grant_waiters();
+        shared.grant_waiters_at(now);
         Some(queued)
     }
 
@@ -133,10 +133,11 @@ impl Shared {
     /// [`step`](Self::step), and asks again.
     #[cfg(any(feature = "sim", feature = "tokio"))]
     pub(crate) fn next_step(&self) -> Duration {
-        let left = self
-            .next_step
-            .load(Ordering::Relaxed)
-            .saturating_sub(self.clock.nanos());
+        let next_step = self.next_step.load(Ordering::Relaxed);
+        if next_step == u64::MAX {
+            return Duration::from_nanos(next_step);
+        }
+        let left = next_step.saturating_sub(self.clock.nanos());
         Duration::from_nanos(left).max(SOONEST)
     }
 
@@ -179,13 +180,15 @@ impl Shared {
     /// Hands free places to those who wait.
     #[cold]
     pub(super) fn grant_waiters(&self) {
-        let mut now = None;
+        self.grant_waiters_at(self.clock.nanos());
+    }
+
+    fn grant_waiters_at(&self, now: u64) {
         loop {
             let mut waiters = self.lock_waiters();
             if waiters.len() == 0 {
                 return;
             }
-            let now = *now.get_or_insert_with(|| self.clock.nanos());
             let late = match self.is_open() {
                 true => Vec::new(),
                 false => waiters.take_late(now),

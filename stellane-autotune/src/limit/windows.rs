@@ -341,3 +341,60 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use crate::{AdaptiveLimit, AlgorithmKind, LimitConfig, ManualClock, Outcome, Permit};
+
+    use super::*;
+
+    /// Two threads with many requests at once keep places; whoever then needs them all finds each.
+    #[test]
+    fn places_that_busy_threads_keep_are_there_for_others_to_the_last_one() {
+        let clock = ManualClock::default();
+        let mut config = LimitConfig::default();
+        config.algorithm = AlgorithmKind::Fixed;
+        (config.initial, config.min, config.max) = (100, 100, 100);
+        let limit = AdaptiveLimit::builder().config(config).clock(clock.clock());
+        let limit = limit.build().expect("valid");
+        let keeps = || limit.shared.gate.keeps();
+        let mut rounds = 0;
+        while !keeps() {
+            rounds += 1;
+            assert!(rounds < 1000, "they never keep any");
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        for _ in 0..10_000 {
+                            let permit = limit.try_acquire().expect("of a hundred");
+                            permit.finish(Outcome::Success);
+                        }
+                    });
+                }
+            });
+            clock.advance(Duration::from_secs(1));
+        }
+        let count = 10_000 * 2 * rounds;
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        drop(limit.try_acquire().expect("of a hundred"));
+                    }
+                });
+            }
+        });
+        let stats = limit.stats();
+        assert_eq!((stats.in_flight, stats.admitted), (0, count + 2000));
+        assert!(keeps() && limit.shared.gate.load().0 > 0, "some are kept");
+        let all: Vec<Permit> = (0..100)
+            .map(|_| limit.try_acquire().expect("of a hundred"))
+            .collect();
+        assert!(limit.try_acquire().is_err() && !keeps());
+        assert_eq!(limit.stats().in_flight, 100);
+        drop(all);
+        assert_eq!(limit.stats().in_flight, 0);
+    }
+}

@@ -59,3 +59,26 @@ impl Deref for Handle {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::HttpMetrics;
+
+    #[test]
+    fn each_thread_counts_its_references_apart_and_the_table_goes_with_the_last() {
+        let http = HttpMetrics::builder().build().expect("valid");
+        let here = || Arc::clone(http.table.here());
+        let (ours, again) = (here(), here());
+        let theirs = thread::scope(|scope| scope.spawn(here).join().expect("no panic"));
+        assert!(Arc::ptr_eq(&ours, &again), "one count for one thread");
+        assert!(!Arc::ptr_eq(&ours, &theirs) && ours.is_of(&theirs) && ours.is_of(&http.table));
+        let table = Arc::downgrade(&ours.0);
+        drop((http, ours, again));
+        assert!(table.upgrade().is_some(), "a record has it");
+        drop(theirs);
+        assert!(table.upgrade().is_none());
+    }
+}
