@@ -369,13 +369,14 @@ impl AdaptiveLimitBuilder {
         let range = (min, max);
         let mut shared = Shared::new(algorithm, range, mode, classes, max_wait, self.clock);
         (shared.local_signal, shared.can_wait) = (self.local_signal, can_wait);
+        let shared = Arc::new(shared);
         Ok(AdaptiveLimit {
-            shared: Arc::new(shared),
             settings: Arc::new(Settings {
-                owns: Owns::new(),
+                owns: Owns::to(&shared),
                 max_waiters: config.max_waiters,
                 refusals: super::refusal::Refusals::new(config.retry_after),
             }),
+            shared,
         })
     }
 }

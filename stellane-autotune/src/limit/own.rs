@@ -11,8 +11,11 @@ use super::{
 pub(super) struct Owns([OnceLock<Arc<Own>>; NUMBERS + 1]);
 
 impl Owns {
-    pub(super) fn new() -> Self {
-        Self([const { OnceLock::new() }; NUMBERS + 1])
+    /// Another thread than this one allocates with its first permit.
+    pub(super) fn to(shared: &Arc<Shared>) -> Self {
+        let owns = Self([const { OnceLock::new() }; NUMBERS + 1]);
+        owns.of_this_thread(shared);
+        owns
     }
 
     #[inline]

@@ -388,7 +388,7 @@ mod tests {
         });
         let stats = limit.stats();
         assert_eq!((stats.in_flight, stats.admitted), (0, count + 2000));
-        assert!(keeps() && limit.shared.gate.load().0 > 0, "some are kept");
+        assert!(keeps());
         let all: Vec<Permit> = (0..100)
             .map(|_| limit.try_acquire().expect("of a hundred"))
             .collect();

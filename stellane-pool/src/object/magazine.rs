@@ -2,6 +2,9 @@ use std::collections::VecDeque;
 
 use crate::{Budget, DropReason, Recycle};
 
+/// The room for so many values is kept, however few there are.
+const STACK: usize = 32;
+
 /// How many of the oldest lent values a take looks at before it gives up.
 const LOOKS: usize = 4;
 
@@ -117,6 +120,10 @@ impl<T: Recycle> Magazine<T> {
         if lent {
             self.lent.push_back(slot);
         } else {
+            if self.idle.capacity() == 0 {
+                // So much that no other thread's is on the line of the first, whatever the allocator does.
+                self.idle.reserve(STACK);
+            }
             self.idle.push(slot);
         }
         Ok(())
@@ -163,8 +170,8 @@ impl<T: Recycle> Magazine<T> {
         self.drop_oldest(self.idle.len().saturating_sub(keep), out);
         self.low = self.idle.len();
         self.settle(budget);
-        self.idle.shrink_to(self.idle.len().max(32));
-        self.lent.shrink_to(self.lent.len().max(32));
+        self.idle.shrink_to(self.idle.len().max(STACK));
+        self.lent.shrink_to(self.lent.len().max(STACK));
     }
 
     /// Drops oldest ready values, then the handles of lent ones, until `bytes` are freed.
