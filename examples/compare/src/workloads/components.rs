@@ -335,6 +335,21 @@ fn limits() -> Result<Vec<Component>, BoxError> {
     config.algorithm = AlgorithmKind::Fixed;
     (config.initial, config.max) = (1000, 10_000);
     let limit = AdaptiveLimit::builder().config(config.clone()).build()?;
+    // By its first windows it chooses how many requests it times, and whether threads keep places.
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while began.elapsed() < Duration::from_secs(2) {
+                    for _ in 0..10_000 {
+                        if let Ok(place) = limit.try_acquire() {
+                            place.finish(Outcome::Success);
+                        }
+                    }
+                }
+            });
+        }
+    });
     let layer = AdaptiveLimitLayer::new(&limit);
     let semaphore = Arc::new(tokio::sync::Semaphore::new(1000));
     let visited = layer.clone();
@@ -369,9 +384,10 @@ fn limits() -> Result<Vec<Component>, BoxError> {
             let semaphore = Arc::clone(&semaphore);
             repeat(move || drop(black_box(semaphore.try_acquire())))
         }),
-        component("AdaptiveLimitLayer, four tasks wait for a place", move |_| {
-            queue(one_place.layer(service_fn(work)))
-        }),
+        component(
+            "AdaptiveLimitLayer, four tasks wait for a place",
+            move |_| queue(one_place.layer(service_fn(work))),
+        ),
         component("tower's ConcurrencyLimit, the same", move |_| {
             queue(tower.layer(service_fn(work)))
         }),
@@ -437,7 +453,9 @@ fn interner() -> Result<Vec<Component>, BoxError> {
     let hot = dynamic.clone();
     let papaya: Arc<papaya::HashMap<Arc<str>, Arc<str>>> = Arc::default();
     for word in &words {
-        papaya.pin().insert(word.as_str().into(), word.as_str().into());
+        papaya
+            .pin()
+            .insert(word.as_str().into(), word.as_str().into());
     }
     let each = move |thread: usize| {
         let (words, mut place) = (words.clone(), 37 * thread);
