@@ -23,7 +23,7 @@ use gate::Gate;
 #[test]
 fn threads_never_exceed_the_limit() {
     loom::model(|| {
-        let shared = Arc::new((Gate::new(1), AtomicU32::new(0)));
+        let shared = Arc::new((Gate::new(1, 2), AtomicU32::new(0)));
         let work = |(gate, inside): &(Gate, AtomicU32)| {
             if gate.try_enter(false, |limit| limit) {
                 assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0);
@@ -77,7 +77,7 @@ fn wait(gate: &Gate, queue: &Mutex<Queue>) {
 #[test]
 fn a_place_that_comes_back_is_never_missed_by_who_waits_for_it() {
     loom::model(|| {
-        let shared = Arc::new((Gate::new(1), Mutex::new(Queue::default())));
+        let shared = Arc::new((Gate::new(1, 2), Mutex::new(Queue::default())));
         assert!(shared.0.try_enter(false, |limit| limit));
         let waiter = {
             let shared = Arc::clone(&shared);
@@ -97,7 +97,7 @@ fn a_place_that_comes_back_is_never_missed_by_who_waits_for_it() {
 #[test]
 fn nobody_who_comes_later_takes_the_place_of_who_waits() {
     loom::model(|| {
-        let shared = Arc::new((Gate::new(1), Mutex::new(Queue::default())));
+        let shared = Arc::new((Gate::new(1, 2), Mutex::new(Queue::default())));
         assert!(shared.0.try_enter(false, |limit| limit));
         wait(&shared.0, &shared.1);
         let late = {
@@ -114,7 +114,7 @@ fn nobody_who_comes_later_takes_the_place_of_who_waits() {
 #[test]
 fn a_place_that_is_lent_is_never_missed_by_who_waits_for_it() {
     loom::model(|| {
-        let shared = Arc::new((Gate::new(1), Mutex::new(Queue::default())));
+        let shared = Arc::new((Gate::new(1, 2), Mutex::new(Queue::default())));
         assert!(shared.0.try_enter(false, |limit| limit));
         let waiter = {
             let shared = Arc::clone(&shared);
@@ -130,10 +130,146 @@ fn a_place_that_is_lent_is_never_missed_by_who_waits_for_it() {
     });
 }
 
+/// As `limit/shared.rs` does it.
+fn enter(gate: &Gate, thread: usize) -> bool {
+    gate.try_enter_kept(thread) || gate.try_enter(false, |limit| limit)
+}
+
+/// Gives a place back; whether somebody waits for it.
+fn leave(gate: &Gate, thread: usize) -> bool {
+    !gate.keep(thread) && gate.leave().0
+}
+
+/// A gate of which the first thread keeps a place.
+fn kept(limit: u32) -> Gate {
+    let gate = Gate::new(limit, 2);
+    gate.let_keep(1);
+    assert!(enter(&gate, 0));
+    assert!(!leave(&gate, 0));
+    assert_eq!((gate.load().0, gate.in_flight()), (1, 0));
+    gate
+}
+
+#[test]
+fn threads_that_keep_places_never_exceed_the_limit() {
+    loom::model(|| {
+        let gate = Arc::new(kept(2));
+        let other = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || u32::from(enter(&gate, 1)))
+        };
+        let entered = u32::from(enter(&gate, 0)) + u32::from(enter(&gate, 0));
+        assert_eq!(entered + other.join().unwrap(), 2);
+        assert_eq!((gate.load(), gate.in_flight()), ((2, 2), 2));
+    });
+}
+
+#[test]
+fn nobody_is_refused_while_a_thread_keeps_a_place() {
+    loom::model(|| {
+        let gate = Arc::new(kept(2));
+        let threads = [1, 2].map(|thread| {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || enter(&gate, thread))
+        });
+        for thread in threads {
+            assert!(thread.join().unwrap());
+        }
+        assert!(!enter(&gate, 0));
+        assert_eq!((gate.load(), gate.in_flight()), ((2, 2), 2));
+    });
+}
+
+#[test]
+fn a_place_that_comes_back_is_free_for_others_also_while_threads_begin_to_keep() {
+    loom::model(|| {
+        let gate = Arc::new(Gate::new(1, 2));
+        assert!(enter(&gate, 0));
+        let keeper = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || gate.let_keep(1))
+        };
+        let other = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || {
+                leave(&gate, 0);
+                assert!(enter(&gate, 1));
+            })
+        };
+        keeper.join().unwrap();
+        other.join().unwrap();
+        assert_eq!(gate.in_flight(), 1);
+    });
+}
+
+#[test]
+fn a_place_that_a_thread_keeps_is_never_missed_by_who_waits() {
+    let mut model = loom::model::Builder::new();
+    // Of three threads; those of two are few.
+    model.preemption_bound = Some(3);
+    for opens in [false, true] {
+        model.check(move || {
+            let gate = if opens { Gate::new(2, 2) } else { kept(2) };
+            let shared = Arc::new((gate, Mutex::new(Queue::default())));
+            assert!(enter(&shared.0, 0));
+            let waiter = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || wait(&shared.0, &shared.1))
+            };
+            let keeper = opens.then(|| {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || shared.0.let_keep(1))
+            });
+            if leave(&shared.0, 0) {
+                grant(&shared.0, &shared.1);
+            }
+            waiter.join().unwrap();
+            if let Some(keeper) = keeper {
+                keeper.join().unwrap();
+            }
+            assert_eq!(shared.1.lock().unwrap().granted, 1);
+            assert_eq!(shared.0.in_flight(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_lower_limit_holds_also_for_what_threads_keep() {
+    loom::model(|| {
+        let gate = Arc::new(kept(4));
+        let lower = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || gate.set_limit(1))
+        };
+        let entered = enter(&gate, 0);
+        lower.join().unwrap();
+        assert!(entered);
+        assert!(!enter(&gate, 0) && !enter(&gate, 1));
+        leave(&gate, 0);
+        assert!(enter(&gate, 1) && !enter(&gate, 0));
+    });
+}
+
+#[test]
+fn who_takes_a_lent_place_again_leaves_no_place_to_keep_near_the_limit() {
+    loom::model(|| {
+        let gate = Arc::new(Gate::new(1, 2));
+        assert!(enter(&gate, 0));
+        gate.lend();
+        let keeper = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || gate.let_keep(1))
+        };
+        assert!(!gate.retake());
+        keeper.join().unwrap();
+        assert!(!gate.keeps() && !enter(&gate, 0) && !enter(&gate, 1));
+    });
+}
+
 type Place = Arc<(Gate, loan::State)>;
 
 fn place() -> Place {
-    let shared = Arc::new((Gate::new(1), loan::State::new()));
+    let shared = Arc::new((Gate::new(1, 2), loan::State::new()));
     assert!(shared.0.try_enter(false, |limit| limit));
     shared
 }

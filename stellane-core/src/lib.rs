@@ -139,6 +139,8 @@ pub mod hot_reload;
 pub mod logging;
 #[cfg(feature = "layers")]
 pub mod memory;
+#[cfg(feature = "engine-selector")]
+mod of_threads;
 #[cfg(feature = "on-disconnect")]
 pub mod on_disconnect;
 #[cfg(feature = "otlp")]

@@ -27,8 +27,13 @@ pub struct Budget {
 #[derive(Debug)]
 struct Shared {
     limit: AtomicUsize,
-    used: AtomicUsize,
+    used: Used,
 }
+
+/// Apart from what every take of a large value reads.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Used(AtomicUsize);
 
 impl Budget {
     /// A budget of `limit` bytes. Too low and returned values are freed rather than kept; too high and a
@@ -37,7 +42,7 @@ impl Budget {
         Self {
             shared: Arc::new(Shared {
                 limit: AtomicUsize::new(limit),
-                used: AtomicUsize::new(0),
+                used: Used(AtomicUsize::new(0)),
             }),
         }
     }
@@ -50,7 +55,7 @@ impl Budget {
     /// The bytes charged: what is kept idle, and a little that magazines hold in reserve between two
     /// ticks to leave this shared counter alone.
     pub fn used(&self) -> usize {
-        self.shared.used.load(Ordering::Relaxed)
+        self.shared.used.0.load(Ordering::Relaxed)
     }
 
     /// Changes the limit. A lower one takes effect on what is already kept at each pool's next tick;
@@ -68,6 +73,7 @@ impl Budget {
         let limit = self.limit();
         self.shared
             .used
+            .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 used.checked_add(bytes).filter(|sum| *sum <= limit)
             })
@@ -76,7 +82,7 @@ impl Budget {
 
     pub(crate) fn release(&self, bytes: usize) {
         if bytes > 0 {
-            self.shared.used.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.used.0.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
 }

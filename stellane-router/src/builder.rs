@@ -111,14 +111,14 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     /// It finds the match in the body of its request: [`Body::route_match`](crate::Body::route_match).
     pub fn route(self, methods: impl IntoMethods, path: &str, service: impl ScopeService) -> Self {
         let methods = methods.into_methods().into_iter().map(Some);
-        self.add(methods, path, &service.into_route(false).0, &[])
+        self.add(methods, path, &service.into_route(false).endpoint(), &[])
     }
 
     /// Adds a tower service for all methods that have nothing of their own at this path.
     ///
     /// The service sees the whole path; see [`nest_service`](Self::nest_service).
     pub fn any_service(self, path: &str, service: impl ScopeService) -> Self {
-        self.add([None], path, &service.into_route(false).0, &[])
+        self.add([None], path, &service.into_route(false).endpoint(), &[])
     }
 
     /// Adds a tower service for a prefix and all paths below it, whatever the method: a `ServeDir`, a router of
@@ -146,7 +146,7 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
         while prefix.contains(&name) {
             name.push('_');
         }
-        let endpoint = service.into_route(true).0;
+        let endpoint = service.into_route(true).endpoint();
         let template = format!("{prefix}/{{*{name}}}");
         let below = self.add([None], &template, &endpoint, &[]);
         match prefix {

@@ -12,6 +12,9 @@ use arc_swap::ArcSwap;
 
 use crate::types::Compiled;
 
+/// How many threads have counts of their own.
+pub(crate) const THREADS: usize = 32;
+
 /// A table that can be replaced while requests are matched against it. What all requests read is on no cache line that
 /// others write.
 #[repr(align(128))]
@@ -24,12 +27,12 @@ pub(crate) struct Current {
 /// A table, with a count of its references for each of the first threads; later ones share them.
 struct Copies {
     first: Arc<Compiled>,
-    of_threads: [OnceLock<Arc<Compiled>>; 32],
+    of_threads: [OnceLock<Arc<Compiled>>; THREADS],
 }
 
 impl Copies {
     fn of(first: Arc<Compiled>) -> Arc<Self> {
-        let of_threads = [const { OnceLock::new() }; 32];
+        let of_threads = [const { OnceLock::new() }; THREADS];
         Arc::new(Self { first, of_threads })
     }
 }
@@ -49,7 +52,7 @@ impl Current {
     #[cold]
     fn of_this_thread(&self) -> Arc<Compiled> {
         let copies = self.copies.load();
-        let copy = &copies.of_threads[thread_number() % copies.of_threads.len()];
+        let copy = &copies.of_threads[thread_number() % THREADS];
         Arc::clone(copy.get_or_init(|| copies.first.apart()))
     }
 
@@ -80,7 +83,7 @@ impl Seen {
 }
 
 /// A number that no other thread of the process has had.
-fn thread_number() -> usize {
+pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };

@@ -1,11 +1,12 @@
 //! What answers a matched request.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -22,6 +23,7 @@ use tower_service::Service;
 #[cfg(feature = "axum-08")]
 use crate::params::Params;
 use crate::{
+    current::{THREADS, thread_number},
     matcher::spans::Spans,
     recycled_box::{RecycledBox, RecycledFuture},
     route_match::{WithMatch, current_match},
@@ -85,11 +87,34 @@ pub(crate) fn call_with_source<'a>(
 
 /// A tower service as endpoint: cloned for every request, as tower demands.
 pub(crate) struct ServiceEndpoint<S, F> {
-    pub(crate) service: S,
+    service: S,
+    /// A clone for each of the first threads, made when it is first asked for: the routes in it have counts of their own.
+    of_threads: OnceLock<Box<[OnceLock<S>]>>,
     /// What an error of the service is answered with.
-    pub(crate) on_error: F,
+    on_error: F,
     /// Whether the service sees only what is left of the path after the prefix it is nested under.
-    pub(crate) strip: bool,
+    strip: bool,
+}
+
+impl<S, F> ServiceEndpoint<S, F> {
+    pub(crate) const fn new(service: S, on_error: F, strip: bool) -> Self {
+        Self {
+            service,
+            of_threads: OnceLock::new(),
+            on_error,
+            strip,
+        }
+    }
+
+    /// The clone of this thread.
+    fn here(&self) -> &S
+    where
+        S: Clone,
+    {
+        let all = || (0..THREADS).map(|_| OnceLock::new()).collect();
+        let all = self.of_threads.get_or_init(all);
+        all[thread_number() % THREADS].get_or_init(|| apart(|| self.service.clone()))
+    }
 }
 
 /// For a service that never fails.
@@ -112,7 +137,7 @@ where
         mut body: Body,
         matched: Matched<'a>,
     ) -> RecycledFuture<'a, Answer> {
-        let mut service = self.service.clone();
+        let mut service = self.here().clone();
         let owned = matched.owned(&parts.uri);
         if let Some(matched) = &owned {
             if self.strip {
@@ -247,18 +272,54 @@ where
     B::Error: Into<BoxError>,
 {
     fn into_route(self, strip: bool) -> Route {
-        Route(Arc::new(ServiceEndpoint {
-            service: self,
-            on_error: infallible::<S::Error>,
-            strip,
-        }))
+        let endpoint = ServiceEndpoint::new(self, infallible::<S::Error>, strip);
+        Route::to(Arc::new(endpoint))
     }
 }
 
 /// A route as a service: what a layer given to [`RouterBuilder::layer`](crate::RouterBuilder::layer)
 /// wraps.
-#[derive(Clone)]
-pub struct Route(pub(crate) Arc<dyn Endpoint>);
+pub struct Route(Arc<Counted>);
+
+/// An endpoint behind a count of references of which there may be several.
+#[repr(align(128))]
+struct Counted(Arc<dyn Endpoint>);
+
+thread_local! {
+    /// Whether the clones of routes have counts of their own.
+    static APART: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Clones made meanwhile have counts of their own: one that all cores write costs a request more than to find its route.
+fn apart<T>(clone: impl FnOnce() -> T) -> T {
+    struct Back(bool);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            APART.set(self.0);
+        }
+    }
+    let _back = Back(APART.replace(true));
+    clone()
+}
+
+impl Route {
+    pub(crate) fn to(endpoint: Arc<dyn Endpoint>) -> Self {
+        Self(Arc::new(Counted(endpoint)))
+    }
+
+    pub(crate) fn endpoint(&self) -> Arc<dyn Endpoint> {
+        Arc::clone(&self.0.0)
+    }
+}
+
+impl Clone for Route {
+    fn clone(&self) -> Self {
+        match APART.get() {
+            true => Self::to(self.endpoint()),
+            false => Self(Arc::clone(&self.0)),
+        }
+    }
+}
 
 impl<B> Service<Request<B>> for Route
 where
@@ -281,7 +342,7 @@ where
         let endpoint = Arc::clone(&self.0);
         EndpointFuture(RecycledBox::future(async move {
             match &carried {
-                Some(carried) => endpoint.call(parts, body, carried.as_matched()).await,
+                Some(carried) => endpoint.0.call(parts, body, carried.as_matched()).await,
                 // The layer called the route outside of its own request.
                 None => Ok(crate::reply::status(StatusCode::INTERNAL_SERVER_ERROR)),
             }
@@ -304,5 +365,24 @@ impl Future for EndpointFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn each_thread_clones_a_service_whose_routes_have_counts_of_their_own() {
+        let route = Route::to(Arc::new(OwnEndpoint));
+        let endpoint = ServiceEndpoint::new(route, (), false);
+        let cloned = || endpoint.here().clone();
+        let (ours, again) = (cloned(), cloned());
+        let theirs = thread::scope(|scope| scope.spawn(cloned).join().expect("no panic"));
+        assert!(Arc::ptr_eq(&ours.0, &again.0), "one count for one thread");
+        assert!(!Arc::ptr_eq(&ours.0, &theirs.0));
+        assert!(Arc::ptr_eq(&ours.endpoint(), &theirs.endpoint()));
     }
 }

@@ -85,11 +85,9 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     {
         self.wrap(false, move |route| {
             let on_error = on_error.clone();
-            Route(Arc::new(ServiceEndpoint {
-                service: layer.layer(route),
-                on_error: move |error| on_error(error).into_response().map(Body::new),
-                strip: false,
-            }))
+            let on_error = move |error| on_error(error).into_response().map(Body::new);
+            let endpoint = ServiceEndpoint::new(layer.layer(route), on_error, false);
+            Route::to(Arc::new(endpoint))
         })
     }
 
@@ -166,8 +164,8 @@ impl<S> RouterBuilder<S> {
         let wrapped = |endpoint: Arc<dyn Endpoint>, route: bool| {
             let wraps = wraps.iter().rev().filter(|wrap| route || !wrap.routes_only);
             wraps
-                .fold(Route(endpoint), |route, wrap| (wrap.layer)(route))
-                .0
+                .fold(Route::to(endpoint), |route, wrap| (wrap.layer)(route))
+                .endpoint()
         };
         let around_own = wraps.iter().any(|wrap| !wrap.routes_only);
         for route in &mut routes {

@@ -180,3 +180,25 @@ fn intern_layer_interns_what_the_template_declares() {
     assert!(seen[3].is_none());
     assert_eq!(interner.stats().entries, 1);
 }
+
+#[test]
+fn a_word_that_threads_ask_for_again_and_again_is_the_same_for_all_and_forgotten_with_the_tier() {
+    let interner = Interner::builder().admit_after(1).build().unwrap();
+    let ask = || {
+        let first = interner.intern("hot");
+        for _ in 0..100 {
+            assert_eq!(interner.intern("hot"), first);
+        }
+        (interner.intern("hot"), interner.lookup("hot").unwrap())
+    };
+    let (here, looked_up) = ask();
+    let (there, _) = std::thread::scope(|scope| scope.spawn(ask).join().unwrap());
+    assert_eq!((&here, &*here), (&there, "hot"));
+    assert_eq!(here.as_ptr(), looked_up.as_ptr());
+    assert_eq!(interner.stats().inserted, 1);
+    // Another interner knows nothing of it.
+    let other = Interner::builder().admit_after(1).build().unwrap();
+    assert_eq!(other.lookup("hot"), None);
+    interner.set_max_bytes(0);
+    assert_eq!(interner.lookup("hot"), None);
+}

@@ -5,7 +5,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{AdaptiveLimit, Class, Permit, Shed, keys::Keys, shared::Shared, wait::Queued};
+use super::{
+    AdaptiveLimit, Class, Permit, Shed,
+    keys::Keys,
+    shared::{Own, Shared},
+    wait::Queued,
+};
 
 /// What a limit says to a request.
 pub(super) enum Decision {
@@ -23,7 +28,7 @@ pub(super) struct Turn {
 }
 
 enum Awaited {
-    Seat(Arc<Shared>),
+    Seat(Arc<Own>),
     Place { seat: Option<Permit> },
 }
 
@@ -41,7 +46,7 @@ impl AdaptiveLimit {
     }
 
     /// A seat of the class, if it has a limit of its own; that limit, if none is free.
-    pub(super) fn take_seat(&self, class: Class) -> Result<Option<Permit>, &Arc<Shared>> {
+    pub(super) fn take_seat(&self, class: Class) -> Result<Option<Permit>, &Arc<Own>> {
         let Some(seats) = self.shared.seats(class) else {
             return Ok(None);
         };
@@ -55,7 +60,7 @@ impl AdaptiveLimit {
     fn admit_seated(&self, class: Class, keys: Keys, seat: Option<Permit>) -> Decision {
         let shared = &self.shared;
         if shared.try_enter(class, keys, false) {
-            let permit = Permit::new(Arc::clone(shared), class, keys);
+            let permit = Permit::new(Arc::clone(self.own()), class, keys);
             return Decision::Now(permit.with_seat(seat));
         }
         let reason = match shared.may_wait() {
@@ -79,7 +84,7 @@ impl AdaptiveLimit {
             }
             Awaited::Place { .. } => {
                 self.shared.may_wait()?;
-                Queued::join(&self.shared, class, keys, max_waiters)
+                Queued::join(self.own(), class, keys, max_waiters)
             }
         };
         Some(Decision::Later(Turn {

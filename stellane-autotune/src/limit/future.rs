@@ -347,13 +347,13 @@ impl Timing {
         // Nobody waits for a place longer than somebody waits for the answer.
         let deadline = request.extensions().get::<Deadline>();
         let left = deadline.map_or(Duration::MAX, Deadline::remaining);
-        let end = tokio::time::Instant::now() + turn.may_wait(limit).min(left);
-        let mut timing = Self {
-            sleep: Box::pin(tokio::time::sleep_until(end)),
+        let now = tokio::time::Instant::now();
+        let end = now + turn.may_wait(limit).min(left);
+        let next = now + turn.queue_of(limit).next_step();
+        Self {
+            sleep: Box::pin(tokio::time::sleep_until(next.min(end))),
             end,
-        };
-        timing.arm(turn.queue_of(limit).next_step());
-        timing
+        }
     }
 
     fn arm(&mut self, step: Duration) {

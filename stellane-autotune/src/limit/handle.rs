@@ -8,7 +8,8 @@ use super::{
     LocalSignal, Permit, Shed,
     algorithm::{Adaptive, Aimd, Algorithm, AlgorithmKind, Fixed, Gradient2, Vegas},
     keys::Keys,
-    shared::{ClassState, Shared, scale_share},
+    own::Owns,
+    shared::{ClassState, Own, Shared, scale_share},
 };
 use crate::{BuildError, Clock, Signal};
 
@@ -40,6 +41,7 @@ pub struct AdaptiveLimit {
 /// What does not change after the build.
 #[derive(Debug)]
 pub(super) struct Settings {
+    pub(super) owns: Owns,
     pub(super) max_waiters: u32,
     pub(super) refusals: super::refusal::Refusals,
 }
@@ -96,17 +98,23 @@ impl AdaptiveLimit {
             Shed::ClassFull
         })?;
         if self.shared.try_enter(class, keys, false) {
-            return Ok(Permit::new(Arc::clone(&self.shared), class, keys).with_seat(seat));
+            return Ok(Permit::new(Arc::clone(self.own()), class, keys).with_seat(seat));
         }
         self.shared.shed(class, Shed::Limit);
         Err(Shed::Limit)
+    }
+
+    /// The limit, for what outlives this.
+    #[inline]
+    pub(crate) fn own(&self) -> &Arc<Own> {
+        self.settings.owns.of_this_thread(&self.shared)
     }
 
     /// Takes a place again that was given back while a client was waited for, limit or not.
     #[cfg(feature = "sim")]
     pub(crate) fn retake(&self) -> Permit {
         self.shared.gate.enter_beyond_limit();
-        Permit::new(Arc::clone(&self.shared), Class::DEFAULT, Keys::default())
+        Permit::new(Arc::clone(self.own()), Class::DEFAULT, Keys::default())
     }
 
     /// The class configured under `name`.
@@ -348,7 +356,7 @@ impl AdaptiveLimitBuilder {
             let clock = self.clock.clone();
             let mut seats = Shared::new(algorithm, range, mode, classes, max_wait, clock);
             seats.can_wait = can_wait;
-            Arc::new(seats)
+            Own::new(&Arc::new(seats))
         };
         let class = |(name, class): (&String, &ClassConfig)| {
             let seats = (class.limit > 0).then(|| seats(class));
@@ -361,12 +369,14 @@ impl AdaptiveLimitBuilder {
         let range = (min, max);
         let mut shared = Shared::new(algorithm, range, mode, classes, max_wait, self.clock);
         (shared.local_signal, shared.can_wait) = (self.local_signal, can_wait);
+        let shared = Arc::new(shared);
         Ok(AdaptiveLimit {
-            shared: Arc::new(shared),
             settings: Arc::new(Settings {
+                owns: Owns::to(&shared),
                 max_waiters: config.max_waiters,
                 refusals: super::refusal::Refusals::new(config.retry_after),
             }),
+            shared,
         })
     }
 }

@@ -25,6 +25,7 @@ mod lending;
 mod load;
 mod loan;
 mod local_signal;
+mod own;
 mod permit;
 mod place;
 mod recorder;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::{
     Admission, Class, Outcome,
     keys::{Count, Keys},
-    shared::Shared,
+    shared::{Own, Shared},
 };
 
 /// More than a client of health checks has at a time, and no more than one can do harm with.
@@ -14,19 +14,19 @@ const EXEMPT_OF_ONE: u32 = 16;
 #[derive(Debug)]
 #[must_use = "dropping a permit gives the place back at once"]
 pub struct Permit {
-    shared: Arc<Shared>,
+    shared: Arc<Own>,
     admission: Admission,
 }
 
 impl Permit {
     #[inline]
-    pub(super) fn new(shared: Arc<Shared>, class: Class, keys: Keys) -> Self {
+    pub(super) fn new(shared: Arc<Own>, class: Class, keys: Keys) -> Self {
         let admission = Admission::new(&shared, class, keys);
         Self { shared, admission }
     }
 
     /// Of a request that needs no place, as long as its key has few of these.
-    pub(super) fn exempt(shared: &Arc<Shared>, keys: Keys) -> Option<Self> {
+    pub(super) fn exempt(shared: &Arc<Own>, keys: Keys) -> Option<Self> {
         if shared.keys.get(keys, Count::Exempt) >= EXEMPT_OF_ONE {
             return None;
         }
@@ -44,7 +44,7 @@ impl Permit {
     }
 
     pub(super) fn parts(&mut self) -> (&Arc<Shared>, &mut Admission) {
-        (&self.shared, &mut self.admission)
+        (self.shared.shared(), &mut self.admission)
     }
 
     /// Gives the place back while the request waits for its client, until [`retake`](Self::retake). As much as may be

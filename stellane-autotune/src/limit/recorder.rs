@@ -16,6 +16,8 @@ pub(super) struct Recorder {
     pub(super) latencies: Shard,
     /// Answers that count but were not timed.
     pub(super) untimed: AtomicU64,
+    /// How many of these there were when the window began, written by who holds the control.
+    pub(super) untimed_then: AtomicU64,
     /// Counts admissions, to choose which are timed; it may lose some, so it needs no lock.
     pub(super) turn: AtomicU32,
     pub(super) overloads: AtomicU64,
@@ -27,6 +29,8 @@ pub(super) struct Recorder {
     /// How many were answered, or gave a place back without that, and the sum of those in flight when they did.
     pub(super) answered: AtomicU64,
     pub(super) in_flight_then: AtomicU64,
+    /// Places that came back and were kept.
+    pub(super) kept: AtomicU64,
 }
 
 impl Recorder {
@@ -34,6 +38,7 @@ impl Recorder {
         Self {
             latencies: Shard::new(),
             untimed: AtomicU64::new(0),
+            untimed_then: AtomicU64::new(0),
             turn: AtomicU32::new(0),
             overloads: AtomicU64::new(0),
             ignored: AtomicU64::new(0),
@@ -42,6 +47,7 @@ impl Recorder {
             streaming: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             in_flight_then: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
         }
     }
 }

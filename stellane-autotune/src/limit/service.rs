@@ -114,7 +114,7 @@ impl<S> AdaptiveLimitService<S> {
         let head = RequestHead::from(&request);
         let keys = self.classifiers.keys_for(head, connection);
         if self.classifiers.is_exempt(head)
-            && let Some(permit) = Permit::exempt(&self.limit.shared, keys)
+            && let Some(permit) = Permit::exempt(self.limit.own(), keys)
         {
             let request = request.map(LimitRequestBody::from);
             return LimitFuture::exempt(self.inner.call(request), permit);

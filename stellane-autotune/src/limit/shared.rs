@@ -1,5 +1,6 @@
 use std::{
     hash::{BuildHasher, RandomState},
+    ops::Deref,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
@@ -22,7 +23,7 @@ use crate::clock::Clock;
 
 /// All state of one limit.
 ///
-/// The hot path touches `gate` twice and one shard of its own; the mutexes are for closing a
+/// The hot path touches `gate` twice, or what its thread keeps of it, and one shard of its own; the mutexes are for closing a
 /// window (one thread, ten times a second, the others pass by) and for those who wait.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -64,6 +65,30 @@ pub(crate) struct Shared {
     pub(crate) local_signal: LocalSignal,
 }
 
+/// A limit, for what outlives the call that made it. Who counts the references to this is one thread, as a rule: a count that
+/// all cores write costs an admission more than anything else here.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Own(Arc<Shared>);
+
+impl Own {
+    pub(super) fn new(shared: &Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self(Arc::clone(shared)))
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
+
+impl Deref for Own {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct ClassState {
     pub(super) name: Box<str>,
@@ -76,11 +101,11 @@ pub(super) struct ClassState {
     /// How long its requests keep their seats, or else their places.
     pub(super) hold: Hold,
     /// The limit of its own.
-    pub(super) seats: Option<Arc<Shared>>,
+    pub(super) seats: Option<Arc<Own>>,
 }
 
 impl ClassState {
-    pub(super) fn new(name: &str, share: f64, hold: Hold, seats: Option<Arc<Shared>>) -> Self {
+    pub(super) fn new(name: &str, share: f64, hold: Hold, seats: Option<Arc<Own>>) -> Self {
         Self {
             name: name.into(),
             hold,
@@ -103,6 +128,9 @@ pub(super) fn scale_share(share: f64) -> u64 {
     (share.clamp(0.0, 1.0) * (1_u64 << 32) as f64) as u64
 }
 
+/// Of so many places that a thread kept when they came back one is taken for all.
+const KEPT: u64 = 64;
+
 /// The start of a request that is not timed.
 pub(super) const UNTIMED: u64 = u64::MAX;
 
@@ -119,16 +147,15 @@ impl Shared {
         let initial = algorithm.initial();
         let is_open = algorithm.state() == LimitState::Open;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (2 * threads).min(thread_number::NUMBERS);
         Self {
-            gate: Gate::new(initial),
+            gate: Gate::new(initial, threads),
             due: AtomicU64::new(0),
             overload_quiet: AtomicU64::new(0),
             median: AtomicU64::new(0),
             mode: AtomicU8::new(mode as u8),
             timed_one_of: AtomicU32::new(1),
-            recorders: (0..=(2 * threads).min(thread_number::NUMBERS))
-                .map(|_| Recorder::new())
-                .collect(),
+            recorders: (0..=threads).map(|_| Recorder::new()).collect(),
             classes,
             waiters: Mutex::new(Waiters::new(max_wait)),
             control: Mutex::new(WindowControl::new(algorithm, (min, max))),
@@ -141,7 +168,7 @@ impl Shared {
             fairness: Fairness::default(),
             max: AtomicU32::new(max),
             open: AtomicBool::new(is_open),
-            next_step: AtomicU64::new(0),
+            next_step: AtomicU64::new(if is_open { 0 } else { u64::MAX }),
             max_wait,
             can_wait: true,
             local_signal: LocalSignal::new(),
@@ -150,8 +177,8 @@ impl Shared {
 
     /// Those who are inside and no client keeps waiting, and the limit for those who hold a place.
     pub(crate) fn load(&self) -> (u32, u32) {
-        let (inside, _) = self.gate.load();
-        let in_flight = inside.saturating_sub(self.lending.stalled());
+        let in_flight = self.gate.in_flight();
+        let in_flight = in_flight.saturating_sub(self.lending.stalled());
         (in_flight, self.limit.load(Ordering::Relaxed))
     }
 
@@ -194,10 +221,20 @@ impl Shared {
         inside > limit
     }
 
+    /// Whether nothing speaks for who comes next and has no key.
+    pub(super) fn is_surely_full(&self) -> bool {
+        self.gate.is_full()
+            && self.lending.handed() == 0
+            && !self.fairness.may_go_beyond(self.lending.debt())
+            && self.mode() == LimitMode::Enforce
+    }
+
     /// Takes a place if there is one. With `queued`, those who already wait are not in the way.
     #[inline]
     pub(super) fn try_enter(&self, class: Class, keys: Keys, queued: bool) -> bool {
-        let entered = if self.keys.is_used() || !keys.is_none() {
+        let entered = if self.gate.try_enter_kept(thread_number::current()) {
+            true
+        } else if self.keys.is_used() || !keys.is_none() {
             self.try_enter_fairly(keys, queued)
         } else {
             self.gate.try_enter(queued, |limit| limit)
@@ -274,7 +311,7 @@ impl Shared {
 
     /// The limit of the class's own, if it has one.
     #[inline]
-    pub(super) fn seats(&self, class: Class) -> Option<&Arc<Self>> {
+    pub(super) fn seats(&self, class: Class) -> Option<&Arc<Own>> {
         self.class(class).seats.as_ref()
     }
 
@@ -319,26 +356,39 @@ impl Shared {
     #[inline]
     pub(super) fn leave(&self, class: Class, keys: Keys) -> bool {
         self.forget(class, keys);
+        if self.gate.keep(thread_number::current()) {
+            self.note_kept(1);
+            return false;
+        }
         let (is_awaited, in_flight) = self.gate.leave();
-        self.note_in_flight(in_flight);
+        self.note_departures(1, in_flight);
         is_awaited
     }
 
-    /// The same of a request that was answered before, and noted what was in flight then.
+    /// The same of a request that was answered before, and noted then what was in flight.
     #[inline]
     pub(super) fn release_answered(&self, class: Class, keys: Keys) {
         self.forget(class, keys);
-        if self.gate.leave().0 {
+        if !self.gate.keep(thread_number::current()) && self.gate.leave().0 {
             self.grant_waiters();
         }
     }
 
-    /// As who is answered sees it.
-    #[inline]
-    fn note_in_flight(&self, in_flight: u32) {
+    /// How many are in flight is known by looking at all threads while these keep places: one speaks for so many then.
+    /// `leaves` is who is in flight no longer.
+    fn note_kept(&self, leaves: u32) {
         let (recorder, exclusive) = self.recorder();
-        thread_number::add(&recorder.answered, exclusive);
-        thread_number::change(&recorder.in_flight_then, u64::from(in_flight), exclusive);
+        thread_number::add(&recorder.kept, exclusive);
+        if recorder.kept.load(Ordering::Relaxed).is_multiple_of(KEPT) {
+            self.note_departures(KEPT, self.gate.in_flight() + leaves);
+        }
+    }
+
+    fn note_departures(&self, count: u64, in_flight: u32) {
+        let (recorder, exclusive) = self.recorder();
+        thread_number::change(&recorder.answered, count, exclusive);
+        let sum = count * u64::from(in_flight);
+        thread_number::change(&recorder.in_flight_then, sum, exclusive);
     }
 
     /// Counts a request in; the generation that it belongs to.
@@ -375,7 +425,11 @@ impl Shared {
     #[inline]
     pub(super) fn begin_stream(&self) {
         self.change_streaming(1);
-        self.note_in_flight(self.load().0);
+        if self.gate.keeps() {
+            self.note_kept(0);
+        } else {
+            self.note_departures(1, self.gate.load().0);
+        }
     }
 
     #[inline]

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Class, Permit,
     keys::Keys,
-    shared::Shared,
+    shared::{Own, Shared},
     waiters::{AT_A_TIME, GONE, GRANTED, REFUSED, WAITING, Waiter, Waiters},
 };
 
@@ -25,14 +25,14 @@ const SOONEST: Duration = Duration::from_millis(1);
 /// A place in the queue; leaves it when dropped, and gives the place back if one was granted.
 #[derive(Debug)]
 pub(crate) struct Queued {
-    shared: Arc<Shared>,
+    shared: Arc<Own>,
     waiter: Arc<Waiter>,
 }
 
 impl Queued {
     /// Joins the queue unless it is full.
     pub(crate) fn join(
-        shared: &Arc<Shared>,
+        shared: &Arc<Own>,
         class: Class,
         keys: Keys,
         max_waiters: u32,
@@ -54,7 +54,7 @@ impl Queued {
             waiter,
         };
         // A place may have become free before this waiter could be seen.
-        shared.grant_waiters();
+        shared.grant_waiters_at(now);
         Some(queued)
     }
 
@@ -133,10 +133,11 @@ impl Shared {
     /// [`step`](Self::step), and asks again.
     #[cfg(any(feature = "sim", feature = "tokio"))]
     pub(crate) fn next_step(&self) -> Duration {
-        let left = self
-            .next_step
-            .load(Ordering::Relaxed)
-            .saturating_sub(self.clock.nanos());
+        let next_step = self.next_step.load(Ordering::Relaxed);
+        if next_step == u64::MAX {
+            return Duration::from_nanos(next_step);
+        }
+        let left = next_step.saturating_sub(self.clock.nanos());
         Duration::from_nanos(left).max(SOONEST)
     }
 
@@ -179,34 +180,36 @@ impl Shared {
     /// Hands free places to those who wait.
     #[cold]
     pub(super) fn grant_waiters(&self) {
+        self.grant_waiters_at(self.clock.nanos());
+    }
+
+    fn grant_waiters_at(&self, now: u64) {
         loop {
             let mut waiters = self.lock_waiters();
             if waiters.len() == 0 {
                 return;
             }
-            let now = self.clock.nanos();
-            let late = if self.is_open() {
-                [const { None }; AT_A_TIME]
-            } else {
-                waiters.take_late(now)
+            let late = match self.is_open() {
+                true => Vec::new(),
+                false => waiters.take_late(now),
             };
             // Behind a head that must wait, only a guaranteed share or another key can let somebody in.
-            let candidates = if self.has_classes() || self.keys.is_used() {
-                waiters.len()
-            } else {
-                1
-            };
+            let is_in_order = !self.has_classes() && !self.keys.is_used();
+            let candidates = if is_in_order { 1 } else { waiters.len() };
             let admitted = waiters.take(now, candidates, |w| self.try_enter(w.class, w.keys, true));
+            // Who gives a place back from here on sees that somebody waits.
+            let no_more = admitted.is_none() || is_in_order && self.is_surely_full();
+            let is_over = no_more && late.len() < AT_A_TIME;
             self.note_empty(&mut waiters, now);
             drop(waiters);
-            let is_over = admitted.is_none() && late[AT_A_TIME - 1].is_none();
-            for waiter in late.into_iter().flatten() {
+            for waiter in late {
                 waiter.end(REFUSED);
             }
             if let Some(waiter) = admitted
                 && !waiter.end(GRANTED)
             {
                 self.leave(waiter.class, waiter.keys);
+                continue;
             }
             if is_over {
                 return;

@@ -136,8 +136,8 @@ impl Waiters {
     }
 
     /// Takes some who have waited too long for a queue that is pressed.
-    pub(super) fn take_late(&mut self, now: u64) -> [Option<Arc<Waiter>>; AT_A_TIME] {
-        let mut late = [const { None }; AT_A_TIME];
+    pub(super) fn take_late(&mut self, now: u64) -> Vec<Arc<Waiter>> {
+        let mut late = Vec::new();
         let long = self.long;
         let waited = |waiter: &Waiter| now.saturating_sub(waiter.since);
         let [hopeful, others] = [&mut self.hopeful, &mut self.others];
@@ -145,11 +145,14 @@ impl Waiters {
         let is_due = first.any(|w| waited(w) >= 2 * long);
         // Nobody may wait at all, or not for so long.
         if is_due && (long == 0 || self.is_pressed(now)) {
-            for slot in &mut late {
+            while late.len() < AT_A_TIME {
                 let late_line = [&mut self.others, &mut self.hopeful]
                     .into_iter()
                     .find(|line| line.front().is_some_and(|w| waited(w) >= long));
-                *slot = late_line.and_then(VecDeque::pop_front);
+                let Some(waiter) = late_line.and_then(VecDeque::pop_front) else {
+                    break;
+                };
+                late.push(waiter);
             }
             self.press(now);
         }

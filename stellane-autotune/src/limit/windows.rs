@@ -21,6 +21,9 @@ use crate::clock::saturating_nanos;
 /// From so many timed answers in a window on, fewer are timed.
 const ENOUGH: u64 = 1000;
 const MOST_UNTIMED: u32 = 64;
+/// So many answers of one thread in a window are many, and so many places are enough for it.
+const MANY: u64 = 4 * ENOUGH;
+const MOST_KEPT: u32 = 16;
 /// In nanoseconds, how often it is looked at least whether what should leave has left.
 const DRAIN_LOOK: u64 = 5_000_000;
 
@@ -147,7 +150,7 @@ impl Shared {
             let pause = (duration / 10).max(1_000_000);
             return self.due.store(now.saturating_add(pause), Ordering::Relaxed);
         }
-        let peak = self.gate.peak.load(Ordering::Relaxed);
+        let peak = self.gate.peak();
         let next = control.algorithm.on_window(&Window {
             start: Duration::from_nanos(start),
             end: Duration::from_nanos(now),
@@ -228,10 +231,25 @@ impl Shared {
         control.departures_at_start = self.departures();
         control.phase = Phase::Measuring { start: now };
         let limit = self.load().1;
-        self.gate.peak.store(self.gate.load().0, Ordering::Relaxed);
+        self.let_threads_keep(limit);
+        self.gate.start_peak();
         let duration = saturating_nanos(control.algorithm.window(limit).duration);
         self.due
             .store(now.saturating_add(duration), Ordering::Relaxed);
+    }
+
+    /// Several threads with so many requests that the count of them costs more than all else keep places: so few that a
+    /// quarter of all is the most that they keep together.
+    fn let_threads_keep(&self, limit: u32) {
+        let answered = |recorder: &Recorder| {
+            let untimed = recorder.untimed.load(Ordering::Relaxed);
+            let then = recorder.untimed_then.swap(untimed, Ordering::Relaxed);
+            untimed.wrapping_sub(then)
+        };
+        let count = self.recorders.iter().map(answered);
+        let busy = count.filter(|count| *count >= MANY).count() as u32;
+        let most = if busy > 1 { limit / 4 / busy } else { 0 };
+        self.gate.let_keep(most.min(MOST_KEPT));
     }
 
     /// Times as many requests as give a window from [`ENOUGH`] latencies to twice that, if there are so many.
@@ -326,5 +344,62 @@ impl Shared {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use crate::{AdaptiveLimit, AlgorithmKind, LimitConfig, ManualClock, Outcome, Permit};
+
+    use super::*;
+
+    /// Two threads with many requests at once keep places; whoever then needs them all finds each.
+    #[test]
+    fn places_that_busy_threads_keep_are_there_for_others_to_the_last_one() {
+        let clock = ManualClock::default();
+        let mut config = LimitConfig::default();
+        config.algorithm = AlgorithmKind::Fixed;
+        (config.initial, config.min, config.max) = (100, 100, 100);
+        let limit = AdaptiveLimit::builder().config(config).clock(clock.clock());
+        let limit = limit.build().expect("valid");
+        let keeps = || limit.shared.gate.keeps();
+        let mut rounds = 0;
+        while !keeps() {
+            rounds += 1;
+            assert!(rounds < 1000, "they never keep any");
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        for _ in 0..10_000 {
+                            let permit = limit.try_acquire().expect("of a hundred");
+                            permit.finish(Outcome::Success);
+                        }
+                    });
+                }
+            });
+            clock.advance(Duration::from_secs(1));
+        }
+        let count = 10_000 * 2 * rounds;
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        drop(limit.try_acquire().expect("of a hundred"));
+                    }
+                });
+            }
+        });
+        let stats = limit.stats();
+        assert_eq!((stats.in_flight, stats.admitted), (0, count + 2000));
+        assert!(keeps());
+        let all: Vec<Permit> = (0..100)
+            .map(|_| limit.try_acquire().expect("of a hundred"))
+            .collect();
+        assert!(limit.try_acquire().is_err() && !keeps());
+        assert_eq!(limit.stats().in_flight, 100);
+        drop(all);
+        assert_eq!(limit.stats().in_flight, 0);
     }
 }

@@ -57,7 +57,7 @@ fn lock(woken: &Woken) -> MutexGuard<'_, VecDeque<usize>> {
 impl Waiting {
     /// The slot of one who begins to wait.
     pub(super) fn join(&mut self, limit: &AdaptiveLimit, asking: Asking) -> Option<usize> {
-        let queued = Queued::join(&limit.shared, Class::DEFAULT, Default::default(), 0)?;
+        let queued = Queued::join(limit.own(), Class::DEFAULT, Default::default(), 0)?;
         let slot = self.free.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {
             self.slots.push(None);

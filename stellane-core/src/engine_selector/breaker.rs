@@ -124,7 +124,11 @@ impl Breaker {
         };
         let before = self
             .outcomes
-            .fetch_update(Relaxed, Relaxed, |outcomes| Some(push(outcomes)))
+            .fetch_update(Relaxed, Relaxed, |outcomes| {
+                // After many successes one more changes nothing, and is not written to a line of all cores.
+                let next = push(outcomes);
+                (next != outcomes).then_some(next)
+            })
             .unwrap_or_else(|outcomes| outcomes);
         if success {
             return;

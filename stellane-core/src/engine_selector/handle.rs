@@ -13,6 +13,7 @@ use super::{
     BreakerState, ConfigError, SelectorConfig,
     breaker::{Breaker, Permit},
 };
+use crate::of_threads::OfThreads;
 
 /// Decides who answers; a cheap handle. See the [module docs](super).
 ///
@@ -29,7 +30,13 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct EngineSelector {
     pub(super) shared: Arc<Shared>,
+    /// For attempts, which outlive the call: the references to each are counted by one thread.
+    handles: Arc<OfThreads<Arc<Handle>>>,
 }
+
+#[derive(Debug)]
+#[repr(align(128))]
+struct Handle(Arc<Shared>);
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -37,10 +44,12 @@ pub(super) struct Shared {
     pub(super) routes: RouteTable,
     pub(super) breaker: Breaker,
     timeout_millis: AtomicU64,
-    pub(super) counts: Counts,
+    counts: OfThreads<Counts>,
 }
 
+/// What one thread has decided.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(super) struct Counts {
     pub(super) accelerated: AtomicU64,
     pub(super) not_replayable: AtomicU64,
@@ -112,9 +121,10 @@ impl EngineSelectorBuilder {
                 routes,
                 breaker: Breaker::new(&self.config),
                 timeout_millis: AtomicU64::new(millis(self.config.timeout)),
-                counts: Counts::default(),
+                counts: OfThreads::default(),
                 config: self.config,
             }),
+            handles: Arc::default(),
         })
     }
 }
@@ -128,16 +138,20 @@ impl EngineSelector {
     /// What was decided so far.
     #[must_use]
     pub fn stats(&self) -> SelectorStats {
-        let (counts, breaker) = (&self.shared.counts, &self.shared.breaker);
+        let breaker = &self.shared.breaker;
+        let sum = |of: fn(&Counts) -> &AtomicU64| {
+            let counts = &self.shared.counts;
+            counts.sum(|counts| of(counts).load(Relaxed))
+        };
         SelectorStats {
-            accelerated: counts.accelerated.load(Relaxed),
-            not_replayable: counts.not_replayable.load(Relaxed),
-            open: counts.open.load(Relaxed),
-            not_ready: counts.not_ready.load(Relaxed),
-            declined: counts.declined.load(Relaxed),
-            errors: counts.errors.load(Relaxed),
-            panics: counts.panics.load(Relaxed),
-            timeouts: counts.timeouts.load(Relaxed),
+            accelerated: sum(|counts| &counts.accelerated),
+            not_replayable: sum(|counts| &counts.not_replayable),
+            open: sum(|counts| &counts.open),
+            not_ready: sum(|counts| &counts.not_ready),
+            declined: sum(|counts| &counts.declined),
+            errors: sum(|counts| &counts.errors),
+            panics: sum(|counts| &counts.panics),
+            timeouts: sum(|counts| &counts.timeouts),
             breaker: breaker.state(),
             breaker_opened: breaker.opened(),
         }
@@ -151,6 +165,23 @@ impl EngineSelector {
 }
 
 impl Shared {
+    pub(super) fn counts(&self) -> &Counts {
+        self.counts.here(Counts::default)
+    }
+
+    pub(super) fn count(&self, cause: Cause) {
+        let counts = self.counts();
+        let count = match cause {
+            Cause::Open => &counts.open,
+            Cause::NotReady => &counts.not_ready,
+            Cause::Declined => &counts.declined,
+            Cause::Error => &counts.errors,
+            Cause::Panic => &counts.panics,
+            Cause::Timeout => &counts.timeouts,
+        };
+        count.fetch_add(1, Relaxed);
+    }
+
     /// None is for ever.
     pub(super) fn timeout(&self) -> Option<Duration> {
         let millis = self.timeout_millis.load(Relaxed);
@@ -176,7 +207,7 @@ pub(super) enum Cause {
 /// One try of the accelerated service; given up when it is dropped without an outcome.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    selector: EngineSelector,
+    selector: Arc<Handle>,
     permit: Option<Permit>,
 }
 
@@ -184,29 +215,30 @@ impl Attempt {
     /// None if the breaker is open.
     pub(super) fn begin(selector: &EngineSelector) -> Option<Self> {
         let permit = selector.shared.breaker.permit()?;
+        let handle = || Arc::new(Handle(Arc::clone(&selector.shared)));
         Some(Self {
-            selector: selector.clone(),
+            selector: Arc::clone(selector.handles.here(handle)),
             permit: Some(permit),
         })
     }
 
     pub(super) fn timeout(&self) -> Option<Duration> {
-        self.selector.shared.timeout()
+        self.selector.0.timeout()
     }
 
     pub(super) fn succeed(mut self) {
-        let shared = &self.selector.shared;
-        shared.counts.accelerated.fetch_add(1, Relaxed);
+        let shared = &self.selector.0;
+        shared.counts().accelerated.fetch_add(1, Relaxed);
         if let Some(permit) = self.permit.take() {
             shared.breaker.record(&permit, true);
         }
     }
 
     pub(super) fn fail(mut self, cause: Cause) {
-        self.selector.count(cause);
+        self.selector.0.count(cause);
         let blameless = matches!(cause, Cause::Declined | Cause::NotReady | Cause::Open);
         if !blameless && let Some(permit) = self.permit.take() {
-            self.selector.shared.breaker.record(&permit, false);
+            self.selector.0.breaker.record(&permit, false);
         }
     }
 }
@@ -214,23 +246,8 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
-            self.selector.shared.breaker.forget(&permit);
+            self.selector.0.breaker.forget(&permit);
         }
-    }
-}
-
-impl EngineSelector {
-    pub(super) fn count(&self, cause: Cause) {
-        let counts = &self.shared.counts;
-        let count = match cause {
-            Cause::Open => &counts.open,
-            Cause::NotReady => &counts.not_ready,
-            Cause::Declined => &counts.declined,
-            Cause::Error => &counts.errors,
-            Cause::Panic => &counts.panics,
-            Cause::Timeout => &counts.timeouts,
-        };
-        count.fetch_add(1, Relaxed);
     }
 }
 

@@ -56,11 +56,11 @@ where
             return EngineSelectorFuture::native(self.native.call(request.map(ReplayBody::direct)));
         }
         if !may_be_accelerated(&request, &self.selector) {
-            shared.counts.not_replayable.fetch_add(1, Relaxed);
+            shared.counts().not_replayable.fetch_add(1, Relaxed);
             return EngineSelectorFuture::native(self.native.call(request.map(ReplayBody::direct)));
         }
         let Some(attempt) = Attempt::begin(&self.selector) else {
-            self.selector.count(Cause::Open);
+            self.selector.shared.count(Cause::Open);
             return self.without(request);
         };
         let mut cx = Context::from_waker(Waker::noop());

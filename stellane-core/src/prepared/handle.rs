@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use tower_service::Service;
 
 use super::PreparedResponse;
-use crate::BoxError;
+use crate::{BoxError, of_threads::OfThreads};
 
 /// Responses by their paths; a cheap handle. See the [module docs](super).
 ///
@@ -32,9 +32,33 @@ pub struct Prepared {
 #[derive(Debug, Default)]
 struct Shared {
     /// Replaced as a whole: reading takes no lock.
-    responses: ArcSwap<HashMap<Box<str>, Arc<PreparedResponse>>>,
+    responses: ArcSwap<HashMap<Box<str>, Arc<Entry>>>,
     /// How often each path was changed by hand or invalidated; held while the map is replaced.
     changes: Mutex<HashMap<Box<str>, u64>>,
+    counts: OfThreads<Counts>,
+}
+
+/// What is prepared for a path. Each thread has a copy with references of its own to the same bytes: an answer takes one to
+/// its bytes and to each of its headers.
+#[derive(Debug)]
+struct Entry {
+    response: Arc<PreparedResponse>,
+    copies: OfThreads<PreparedResponse>,
+}
+
+impl Entry {
+    fn new(response: PreparedResponse) -> Arc<Self> {
+        Arc::new(Self {
+            response: Arc::new(response),
+            copies: OfThreads::default(),
+        })
+    }
+}
+
+/// What one thread has done.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Counts {
     served: AtomicU64,
     not_modified: AtomicU64,
     declined: AtomicU64,
@@ -115,7 +139,7 @@ impl Prepared {
     /// Serves `response` for a path, without its query: requests with a query are declined.
     pub fn insert(&self, path: &str, response: PreparedResponse) {
         self.change(path, |responses| {
-            responses.insert(path.into(), Arc::new(response));
+            responses.insert(path.into(), Entry::new(response));
         });
     }
 
@@ -168,11 +192,14 @@ impl Prepared {
             return Ok(Outcome::Overtaken);
         }
         let responses = self.shared.responses.load();
-        if responses.get(path).is_some_and(|old| **old == response) {
+        if responses
+            .get(path)
+            .is_some_and(|old| *old.response == response)
+        {
             return Ok(Outcome::Unchanged);
         }
         let mut responses = HashMap::clone(&responses);
-        responses.insert(path.into(), Arc::new(response));
+        responses.insert(path.into(), Entry::new(response));
         self.shared.responses.store(Arc::new(responses));
         drop(changes);
         Ok(Outcome::Changed)
@@ -181,7 +208,8 @@ impl Prepared {
     /// What is prepared for a path.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<Arc<PreparedResponse>> {
-        self.shared.responses.load().get(path).cloned()
+        let responses = self.shared.responses.load();
+        responses.get(path).map(|entry| Arc::clone(&entry.response))
     }
 
     /// What was done so far.
@@ -191,40 +219,43 @@ impl Prepared {
         let responses = shared.responses.load();
         PreparedStats {
             entries: responses.len(),
-            bytes: responses.values().map(|r| r.bytes().len()).sum(),
-            served: shared.served.load(Relaxed),
-            not_modified: shared.not_modified.load(Relaxed),
-            declined: shared.declined.load(Relaxed),
+            bytes: responses.values().map(|r| r.response.bytes().len()).sum(),
+            served: shared.counts.sum(|counts| counts.served.load(Relaxed)),
+            not_modified: shared
+                .counts
+                .sum(|counts| counts.not_modified.load(Relaxed)),
+            declined: shared.counts.sum(|counts| counts.declined.load(Relaxed)),
         }
     }
 
-    /// Looks at what is prepared for a path, without a reference count of its own.
+    /// Looks at this thread's copy of what is prepared for a path.
     pub(super) fn with<T>(
         &self,
         path: &str,
         look: impl FnOnce(Option<&PreparedResponse>) -> T,
     ) -> T {
         let responses = self.shared.responses.load();
-        look(responses.get(path).map(|response| &**response))
+        let entry = responses.get(path);
+        look(entry.map(|entry| entry.copies.here(|| entry.response.apart())))
     }
 
     pub(super) fn count_served(&self) {
-        self.shared.served.fetch_add(1, Relaxed);
+        self.counts().served.fetch_add(1, Relaxed);
     }
 
     pub(super) fn count_not_modified(&self) {
-        self.shared.not_modified.fetch_add(1, Relaxed);
+        self.counts().not_modified.fetch_add(1, Relaxed);
     }
 
     pub(super) fn count_declined(&self) {
-        self.shared.declined.fetch_add(1, Relaxed);
+        self.counts().declined.fetch_add(1, Relaxed);
     }
 
-    fn change(
-        &self,
-        path: &str,
-        change: impl FnOnce(&mut HashMap<Box<str>, Arc<PreparedResponse>>),
-    ) {
+    fn counts(&self) -> &Counts {
+        self.shared.counts.here(Counts::default)
+    }
+
+    fn change(&self, path: &str, change: impl FnOnce(&mut HashMap<Box<str>, Arc<Entry>>)) {
         let mut changes = self.lock();
         *changes.entry(path.into()).or_default() += 1;
         let mut responses = HashMap::clone(&self.shared.responses.load());

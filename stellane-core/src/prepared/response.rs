@@ -27,6 +27,20 @@ impl Variant {
             etag: HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"\"")),
         }
     }
+
+    fn apart(&self) -> Self {
+        Self {
+            bytes: Bytes::from_owner(self.bytes.clone()),
+            etag: copy(&self.etag),
+        }
+    }
+}
+
+fn copy(value: &HeaderValue) -> HeaderValue {
+    // The bytes of a header value are one.
+    let mut copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value.clone());
+    copy.set_sensitive(value.is_sensitive());
+    copy
 }
 
 /// FNV-1a over 128 bits: the same in every process and version, which a random hash is not. Not made to withstand
@@ -105,6 +119,17 @@ impl PreparedResponse {
     #[must_use]
     pub const fn bytes(&self) -> &Bytes {
         &self.plain.bytes
+    }
+
+    /// The same with references of its own: to the same bytes, and to copies of the headers.
+    pub(super) fn apart(&self) -> Self {
+        let header = |(name, value): &(HeaderName, HeaderValue)| (name.clone(), copy(value));
+        let variant = |(encoding, variant): &(Encoding, Variant)| (*encoding, variant.apart());
+        Self {
+            plain: self.plain.apart(),
+            variants: self.variants.iter().map(variant).collect(),
+            headers: self.headers.iter().map(header).collect(),
+        }
     }
 
     pub(super) fn headers(&self) -> &[(HeaderName, HeaderValue)] {

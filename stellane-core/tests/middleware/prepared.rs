@@ -239,3 +239,34 @@ async fn the_layer_lets_the_service_within_answer_the_rest_as_it_was_asked() {
         assert_eq!(body.to_bytes(), said);
     }
 }
+
+#[test]
+fn each_thread_answers_with_the_same_and_all_are_counted() {
+    let prepared = hello();
+    let ask_often = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.expect("a runtime").block_on(async {
+            for _ in 0..10 {
+                let gzip = Request::get("/hello").header(header::ACCEPT_ENCODING, "gzip");
+                let (response, body) = ask(&prepared, gzip).await.expect("it");
+                assert_eq!(&body[..], b"gzipped");
+                let etag = response.headers()[header::ETAG].clone();
+                let again = Request::get("/hello").header(header::ACCEPT_ENCODING, "gzip");
+                let again = again.header(header::IF_NONE_MATCH, etag);
+                let (response, _) = ask(&prepared, again).await.expect("it");
+                assert_eq!(response.status(), StatusCode::NOT_MODIFIED);
+                assert!(ask(&prepared, Request::get("/other")).await.is_err());
+            }
+        });
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(ask_often);
+        }
+    });
+    let stats = prepared.stats();
+    assert_eq!(
+        (stats.served, stats.not_modified, stats.declined),
+        (30, 30, 30)
+    );
+}

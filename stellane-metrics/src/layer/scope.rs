@@ -11,11 +11,11 @@ use std::{
     },
 };
 
-use crate::requests::{Recording, Table, UNMATCHED};
+use crate::requests::{Handle, Recording, Table, UNMATCHED};
 
 /// The table of the request being polled. Never dropped where it is, since a thread-local that has to be costs a look at
 /// every access, and may be gone: who puts it there takes it back.
-type Current = Option<ManuallyDrop<Arc<Table>>>;
+type Current = Option<ManuallyDrop<Arc<Handle>>>;
 
 /// What inner layers told about the request being polled.
 struct Scope {
@@ -28,7 +28,7 @@ struct Scope {
 impl Scope {
     /// What `look` finds in the table.
     #[inline]
-    fn look<T>(&self, look: impl FnOnce(&Arc<Table>) -> T) -> Option<T> {
+    fn look<T>(&self, look: impl FnOnce(&Arc<Handle>) -> T) -> Option<T> {
         let table = self.table.take()?;
         let found = look(&table);
         self.table.set(Some(table));
@@ -37,8 +37,8 @@ impl Scope {
 
     /// Whether an inner [`RequestBytesLayer`](crate::RequestBytesLayer) left a counter for the request of this table.
     #[inline]
-    fn has_counter(&self, table: &Arc<Table>) -> bool {
-        self.counts_for.get() == Arc::as_ptr(table)
+    fn has_counter(&self, table: &Handle) -> bool {
+        ptr::eq(self.counts_for.get(), &**table)
     }
 
     /// That counter.
@@ -96,7 +96,7 @@ pub fn is_labelled() -> bool {
 /// Hands the counter of a streamed request body to the request being called or polled.
 pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
     SCOPE.with(|scope| {
-        let table = scope.look(Arc::as_ptr)?;
+        let table = scope.look(|table| ptr::from_ref::<Table>(table))?;
         let counter = Arc::new(AtomicU64::new(0));
         let left = Some(Arc::clone(&counter));
         REQUEST_BYTES.try_with(|bytes| bytes.set(left)).ok()?;
@@ -125,7 +125,7 @@ pub(super) fn count_request_bytes() -> Option<Arc<AtomicU64>> {
 /// is about the threads that serve), and the size of a request body that a
 /// [`RequestBytesLayer`](crate::RequestBytesLayer) behind the pool counts: put that layer before it.
 pub struct RequestScope {
-    table: Arc<Table>,
+    table: Arc<Handle>,
     route: AtomicU32,
 }
 
@@ -155,7 +155,7 @@ impl RequestScope {
     /// Back on the first thread: the route that was named meanwhile is that of the request.
     pub fn hand_back(&self) {
         SCOPE.with(|scope| {
-            if scope.look(|table| Arc::ptr_eq(table, &self.table)) == Some(true) {
+            if scope.look(|table| table.is_of(&self.table)) == Some(true) {
                 scope.route.set(self.route.load(Relaxed));
             }
         });
@@ -225,11 +225,11 @@ impl Entered<'_> {
         let (outer, route) = (self.outer.0.take(), self.outer.1);
         SCOPE.with(|scope| {
             self.recording.route = scope.route.replace(route);
-            let within = outer.as_ref().map(|outer| Arc::as_ptr(outer));
+            let within = outer.as_ref().map(|outer| ptr::from_ref::<Table>(outer));
             let Some(table) = scope.table.replace(outer).map(ManuallyDrop::into_inner) else {
                 return;
             };
-            if within == Some(Arc::as_ptr(&table)) {
+            if within.is_some_and(|within| ptr::eq(within, &**table)) {
                 table.poll_cell().end_within(self.recording.method, route);
             } else {
                 table.poll_cell().end();

@@ -3,6 +3,7 @@
 mod exemplars;
 pub(crate) mod export;
 mod grpc;
+mod handles;
 pub(crate) mod histogram;
 mod index;
 pub(crate) mod labels;
@@ -18,6 +19,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{BuildError, MetricsConfig};
 pub use exemplars::Exemplar;
+pub(crate) use handles::{Handle, Handles};
 use histogram::Totals;
 pub use labels::Outcome;
 #[cfg(feature = "prometheus")]
@@ -51,7 +53,7 @@ pub use slot::own as thread_number;
 /// ```
 #[derive(Clone)]
 pub struct HttpMetrics {
-    pub(crate) table: Arc<Table>,
+    pub(crate) table: Arc<Handles>,
 }
 
 impl HttpMetrics {
@@ -203,7 +205,7 @@ impl HttpMetricsBuilder {
         self.config.validate().map_err(BuildError::Config)?;
         let table = Table::new(self.config, self.clock);
         Ok(HttpMetrics {
-            table: Arc::new(table),
+            table: Handles::to(table),
         })
     }
 }

@@ -16,8 +16,9 @@ use http_body::Frame;
 use super::{exemplars::Exemplar, histogram::cell_of};
 use super::{
     grpc::Call,
+    handles::Handle,
     labels::{self, GRPC, METHODS, NO_GRPC, Outcome, RouteId, SeriesKey, VERSIONS},
-    registry::{Record, Table, UNMATCHED},
+    registry::{Record, UNMATCHED},
 };
 use crate::{
     HttpMetrics,
@@ -52,7 +53,7 @@ static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 #[must_use = "dropping the record counts the request as cancelled"]
 pub struct Recording {
     /// Not here while the request is the current one of its thread: the scope has it then.
-    pub(crate) table: Option<Arc<Table>>,
+    pub(crate) table: Option<Arc<Handle>>,
     start: u64,
     head_ns: Option<u64>,
     /// With `outcome`, once it is finished.
@@ -80,13 +81,13 @@ impl HttpMetrics {
     /// Begins the record of a request.
     #[inline]
     pub fn begin<B: http_body::Body>(&self, request: &http::Request<B>) -> Recording {
-        Recording::open(Arc::clone(&self.table), request)
+        Recording::open(Arc::clone(self.table.here()), request)
     }
 }
 
 impl Recording {
     #[inline]
-    fn open<B: http_body::Body>(table: Arc<Table>, request: &http::Request<B>) -> Self {
+    fn open<B: http_body::Body>(table: Arc<Handle>, request: &http::Request<B>) -> Self {
         let method = labels::method_index(request.method());
         table.started(method);
         Self {
@@ -124,9 +125,9 @@ impl Recording {
         request: &http::Request<B>,
     ) {
         self.end();
-        let same = |table: &Arc<Table>| Arc::ptr_eq(table, &http.table);
+        let same = |table: &Arc<Handle>| table.is_of(&http.table);
         let kept = self.table.take().filter(same);
-        let table = kept.unwrap_or_else(|| Arc::clone(&http.table));
+        let table = kept.unwrap_or_else(|| Arc::clone(http.table.here()));
         *self = Self::open(table, request);
     }
 
@@ -141,7 +142,7 @@ impl Recording {
     /// The head of the response is there. Finishes the record if nothing of a body can follow.
     #[inline]
     pub fn head<B: http_body::Body>(&mut self, response: &Response<B>) {
-        let elapsed = |table: &Arc<Table>| table.elapsed_ns(self.start);
+        let elapsed = |table: &Arc<Handle>| table.elapsed_ns(self.start);
         self.head_ns = self.table.as_ref().map(elapsed);
         self.status = response.status().as_u16();
         // The status of a call that failed at once. gRPC needs HTTP/2, and of gRPC-Web such an answer has no body: others of

@@ -2,6 +2,9 @@ use std::collections::VecDeque;
 
 use crate::{Budget, DropReason, Recycle};
 
+/// The room for so many values is kept, however few there are.
+const STACK: usize = 32;
+
 /// How many of the oldest lent values a take looks at before it gives up.
 const LOOKS: usize = 4;
 
@@ -29,7 +32,8 @@ pub(super) struct Magazine<T> {
 }
 
 /// A value and what the pool knows of it, in a box of its own: however large the value, what moves between
-/// magazines is a pointer.
+/// magazines is a pointer. On cache lines of its own as well, since each take and each return writes to it.
+#[repr(align(128))]
 pub(super) struct Slot<T> {
     pub(super) value: T,
     /// What is charged for it while it is idle.
@@ -116,6 +120,10 @@ impl<T: Recycle> Magazine<T> {
         if lent {
             self.lent.push_back(slot);
         } else {
+            if self.idle.capacity() == 0 {
+                // So much that no other thread's is on the line of the first, whatever the allocator does.
+                self.idle.reserve(STACK);
+            }
             self.idle.push(slot);
         }
         Ok(())
@@ -162,8 +170,8 @@ impl<T: Recycle> Magazine<T> {
         self.drop_oldest(self.idle.len().saturating_sub(keep), out);
         self.low = self.idle.len();
         self.settle(budget);
-        self.idle.shrink_to(self.idle.len().max(32));
-        self.lent.shrink_to(self.lent.len().max(32));
+        self.idle.shrink_to(self.idle.len().max(STACK));
+        self.lent.shrink_to(self.lent.len().max(STACK));
     }
 
     /// Drops oldest ready values, then the handles of lent ones, until `bytes` are freed.

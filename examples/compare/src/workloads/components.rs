@@ -2,10 +2,12 @@
 
 use std::{
     convert::Infallible,
+    env, fmt,
+    future::poll_fn,
     hint::black_box,
     pin::pin,
     sync::{
-        Barrier,
+        Arc, Barrier,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
@@ -27,7 +29,7 @@ use stellane_core::{
     prepared::{Prepared, PreparedLayer, PreparedResponse},
     router::{Interner, Path, Route, RouteLayer, RouteTable, Router},
 };
-use tower::{Layer, Service, service_fn};
+use tower::{Layer, Service, ServiceExt, limit::GlobalConcurrencyLimitLayer, service_fn};
 
 use super::{Figures, Plan, Section};
 use crate::{BoxError, load::thread_cpu, measure::Spread, server::pin};
@@ -62,7 +64,9 @@ pub(super) fn run(name: &'static str, plan: &Plan) -> Result<Section, BoxError> 
         Figures::Missing("there is one core only".to_owned())
     } else {
         let all = components()?;
-        let rows = all.iter().map(|component| row(component, plan));
+        let chosen = env::var("COMPARE_COMPONENTS").unwrap_or_default();
+        let all = all.iter().filter(|each| each.name.contains(&chosen));
+        let rows = all.map(|component| row(component, plan));
         let rows = rows.collect::<Result<_, BoxError>>();
         // The harness has a core of its own again.
         pin(&plan.cores.load)?;
@@ -206,6 +210,8 @@ where
 }
 
 const ROUTES: usize = 520;
+/// More than the metrics tell apart.
+const FLOOD: usize = 10_000;
 
 fn components() -> Result<Vec<Component>, BoxError> {
     let nothing = component("nothing: the service that stands within the layers", |_| {
@@ -234,7 +240,7 @@ fn routers() -> Result<Vec<Component>, BoxError> {
             .build()
     };
     let (plain, layered) = (router(false)?, router(true)?);
-    let parameter = plain.clone();
+    let (parameter, cloned) = (plain.clone(), plain.clone());
     let route_layer = RouteLayer::new(RouteTable::new(["/users/{id}", "/"])?);
     Ok(vec![
         component("Router, `GET /`", move |_| drive(plain.clone(), "/")),
@@ -246,6 +252,11 @@ fn routers() -> Result<Vec<Component>, BoxError> {
         }),
         component("RouteLayer", move |_| {
             drive(route_layer.layer(Bare), "/users/7")
+        }),
+        component("Router, cloned for each request", move |_| {
+            let router = cloned.clone();
+            let once = service_fn(move |request| router.clone().call(request));
+            drive(once, "/users/7")
         }),
     ])
 }
@@ -287,6 +298,7 @@ fn layers() -> Result<Vec<Component>, BoxError> {
         }),
         component("MetricsLayer, one route", metrics(1)?),
         component("MetricsLayer, 520 routes", metrics(ROUTES)?),
+        component("MetricsLayer, a flood of labels", metrics(FLOOD)?),
         component("PoolLayer", move |_| drive(pools.layer(Bare), "/hello")),
     ])
 }
@@ -322,9 +334,30 @@ fn limits() -> Result<Vec<Component>, BoxError> {
     let mut config = LimitConfig::default();
     config.algorithm = AlgorithmKind::Fixed;
     (config.initial, config.max) = (1000, 10_000);
-    let limit = AdaptiveLimit::builder().config(config).build()?;
+    let limit = AdaptiveLimit::builder().config(config.clone()).build()?;
+    // By its first windows it chooses how many requests it times, and whether threads keep places.
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while began.elapsed() < Duration::from_secs(2) {
+                    for _ in 0..10_000 {
+                        if let Ok(place) = limit.try_acquire() {
+                            place.finish(Outcome::Success);
+                        }
+                    }
+                }
+            });
+        }
+    });
     let layer = AdaptiveLimitLayer::new(&limit);
-    let semaphore = std::sync::Arc::new(tokio::sync::Semaphore::new(1000));
+    let semaphore = Arc::new(tokio::sync::Semaphore::new(1000));
+    let visited = layer.clone();
+    let mut config = config.clone();
+    (config.initial, config.min, config.max_wait) = (1, 1, Duration::from_secs(5));
+    let one_place = AdaptiveLimit::builder().config(config).build()?;
+    let one_place = AdaptiveLimitLayer::new(&one_place);
+    let tower = GlobalConcurrencyLimitLayer::new(1);
     Ok(vec![
         component("AdaptiveLimit, a place taken and given back", move |_| {
             let limit = limit.clone();
@@ -337,11 +370,68 @@ fn limits() -> Result<Vec<Component>, BoxError> {
         component("AdaptiveLimitLayer", move |_| {
             drive(layer.layer(Bare), "/hello")
         }),
+        component("AdaptiveLimitLayer, as the preset asks it", move |_| {
+            let layer = visited.clone();
+            let (request, response) = (Request::new(()), Response::new(Full::<Bytes>::default()));
+            repeat(move || {
+                if let Some(mut admission) = layer.enter(black_box(&request)) {
+                    layer.answered(&mut admission, black_box(&response));
+                    layer.leave(&mut admission);
+                }
+            })
+        }),
         component("tokio's Semaphore, the same", move |_| {
-            let semaphore = std::sync::Arc::clone(&semaphore);
+            let semaphore = Arc::clone(&semaphore);
             repeat(move || drop(black_box(semaphore.try_acquire())))
         }),
+        component(
+            "AdaptiveLimitLayer, four tasks wait for a place",
+            move |_| queue(one_place.layer(service_fn(work))),
+        ),
+        component("tower's ConcurrencyLimit, the same", move |_| {
+            queue(tower.layer(service_fn(work)))
+        }),
     ])
+}
+
+/// Gives way once, so that others come.
+async fn work<B>(_: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
+    tokio::task::yield_now().await;
+    Ok(Response::new(Full::from("Hello, world!")))
+}
+
+/// Four tasks of each thread call a service that has one place.
+fn queue<S, B>(service: S) -> impl FnMut() -> u64
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: fmt::Debug,
+    B: Body + Send,
+{
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().build();
+    move || {
+        let Ok(runtime) = &runtime else {
+            unreachable!("a runtime needs nothing")
+        };
+        let task = |mut service: S| async move {
+            for _ in 0..BATCH {
+                let ready = service.ready().await.expect("it never fails");
+                let answer = ready.call(Request::new(Full::default())).await;
+                let mut body = pin!(answer.expect("it never fails").into_body());
+                while !body.is_end_stream() {
+                    poll_fn(|context| body.as_mut().poll_frame(context)).await;
+                }
+            }
+        };
+        let tasks = [(); 4].map(|()| runtime.spawn(task(service.clone())));
+        runtime.block_on(async {
+            for task in tasks {
+                task.await.expect("it does not panic");
+            }
+        });
+        4 * BATCH
+    }
 }
 
 fn interner() -> Result<Vec<Component>, BoxError> {
@@ -361,6 +451,12 @@ fn interner() -> Result<Vec<Component>, BoxError> {
         drop(dynamic.intern(word));
     }
     let hot = dynamic.clone();
+    let papaya: Arc<papaya::HashMap<Arc<str>, Arc<str>>> = Arc::default();
+    for word in &words {
+        papaya
+            .pin()
+            .insert(word.as_str().into(), word.as_str().into());
+    }
     let each = move |thread: usize| {
         let (words, mut place) = (words.clone(), 37 * thread);
         move |find: &dyn Fn(&str)| {
@@ -381,6 +477,13 @@ fn interner() -> Result<Vec<Component>, BoxError> {
         component("Interner, one hot word", move |_| {
             let hot = hot.clone();
             repeat(move || drop(black_box(hot.intern(black_box("region-017-name")))))
+        }),
+        component("papaya, one hot word, borrowed", move |_| {
+            let papaya = Arc::clone(&papaya);
+            repeat(move || {
+                let words = papaya.pin();
+                black_box(words.get(black_box("region-017-name")));
+            })
         }),
     ])
 }
