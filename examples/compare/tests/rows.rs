@@ -45,12 +45,20 @@ fn rows(workload: &str, peers: &[&str]) -> Vec<Value> {
     assert!(output.status.success(), "{workload}: {said}");
     let report = fs::read_to_string(folder.join("report.json")).expect("written");
     let text = fs::read_to_string(folder.join("report.md")).expect("written");
+    let table = fs::read_to_string(folder.join("table.md")).expect("written");
     fs::remove_dir_all(folder).expect("removes");
     let mut report: Value = serde_json::from_str(&report).expect("JSON");
+    let title = report["sections"][0]["title"].to_string();
     let figures = report["sections"][0]["figures"]
         .as_object_mut()
         .expect("figures");
-    let (_, figures) = figures.iter_mut().next().expect("of one kind");
+    let (kind, figures) = figures.iter_mut().next().expect("of one kind");
+    let beside_theirs = format!("| {} | ", title.trim_matches('"'));
+    assert_eq!(
+        table.contains(&beside_theirs),
+        kind == "rates",
+        "{workload}: {table}"
+    );
     let rows: Vec<Value> = figures
         .as_array()
         .cloned()

@@ -9,7 +9,7 @@ use std::{
 use super::Report;
 use crate::{
     BoxError, contestants,
-    measure::{Row, Turn, ratio},
+    measure::{Row, Spread, Turn, quotient, ratio},
     workloads::Figures,
 };
 
@@ -53,7 +53,6 @@ pub(super) fn table(report: &Report) -> Result<String, fmt::Error> {
         Some(Figures::Rates(rows)) => rows,
         _ => &[],
     };
-    let cpu = |turn: &Turn| turn.user + turn.kernel;
     let number = |value: Option<f64>, decimals: usize| {
         value.map_or(String::new(), |value| format!("{value:.decimals$}"))
     };
@@ -61,13 +60,7 @@ pub(super) fn table(report: &Report) -> Result<String, fmt::Error> {
         let name = &contestant.name;
         let row = hello.iter().find(|row| row.peer == *name);
         let of = |value: &dyn Fn(&Turn) -> f64| row?.median(value);
-        let against = row.and_then(|row| ratio(hello, row, cpu));
-        let against = against.map_or(String::new(), |ratio| {
-            format!(
-                "{:.2} ({:.2}–{:.2})",
-                ratio.median, ratio.least, ratio.greatest
-            )
-        });
+        let against = spread(row.and_then(|row| ratio(hello, row, Turn::cpu)));
         let idle = match figures("idle") {
             Some(Figures::Idle(rows)) => rows.iter().find(|row| row.peer == *name),
             _ => None,
@@ -91,7 +84,7 @@ pub(super) fn table(report: &Report) -> Result<String, fmt::Error> {
             out,
             "| {name} | {} | {} | {against} | {} | {} | {} | {} | {} | {} |",
             number(of(&|turn| turn.per_second), 0),
-            number(of(&cpu), 2),
+            number(of(&Turn::cpu), 2),
             number(of(&|turn| turn.p99), 0),
             number(idle.map(|row| row.resident / 1024.0), 2),
             number(allocations.and_then(|row| row.hello), 2),
@@ -106,5 +99,40 @@ pub(super) fn table(report: &Report) -> Result<String, fmt::Error> {
          the least and the greatest.",
         report.rounds.count
     )?;
+    around_theirs(&mut out, report)?;
     Ok(out)
+}
+
+/// What the servers cost that most programs have now, and the preset in their place.
+fn around_theirs(out: &mut String, report: &Report) -> fmt::Result {
+    writeln!(
+        out,
+        "\nCPU time of a request behind the preset, divided by that behind `axum::serve` (TLS: axum's example; gRPC: tonic's \
+         server):\n\n| workload | our router | the same router |\n|---|--:|--:|"
+    )?;
+    for section in &report.sections {
+        let Figures::Rates(rows) = &section.figures else {
+            continue;
+        };
+        let find = |names: &[&str]| rows.iter().find(|row| names.contains(&row.peer.as_str()));
+        let Some(theirs) = find(&["axum", "tonic"]) else {
+            continue;
+        };
+        let by = |ours: Option<&Row>| spread(ours.and_then(|row| quotient(row, theirs, Turn::cpu)));
+        let (own, same) = (
+            by(find(&["stellane-preset"])),
+            by(find(&["stellane-axum", "stellane-tonic"])),
+        );
+        writeln!(out, "| {} | {own} | {same} |", section.title)?;
+    }
+    Ok(())
+}
+
+fn spread(ratio: Option<Spread>) -> String {
+    ratio.map_or(String::new(), |ratio| {
+        format!(
+            "{:.2} ({:.2}–{:.2})",
+            ratio.median, ratio.least, ratio.greatest
+        )
+    })
 }
