@@ -133,12 +133,13 @@ impl Chain {
         Users::new(&[&self.gateway.address], scale.rate, scale.part)
     }
 
-    /// What has been refused, and by whom.
+    /// What those that limit say of it.
     async fn explain(&self) {
         for process in [&self.gateway].into_iter().chain(&self.replicas) {
             match users::get(&process.address, "/limit").await {
-                Ok(said) => println!("    {} {}: {said}", process.role, process.address),
-                Err(error) => println!("    {} {}: {error}", process.role, process.address),
+                Ok(said) if said.starts_with("open") => {}
+                Ok(said) => println!("        {} {}: {said}", process.role, process.address),
+                Err(error) => println!("        {} {}: {error}", process.role, process.address),
             }
         }
     }
@@ -169,6 +170,7 @@ async fn balance(scale: Scale) -> Result<Seen, BoxError> {
         shares.join(" ")
     );
     seen.add(later.say("then"));
+    chain.explain().await;
     Ok(seen)
 }
 
@@ -219,6 +221,7 @@ async fn deploy(scale: Scale) -> Result<Seen, BoxError> {
     });
     replaced?;
     seen.add(during.say("during it"));
+    chain.explain().await;
     Ok(seen)
 }
 
@@ -254,6 +257,7 @@ async fn tenant(scale: Scale) -> Result<Seen, BoxError> {
     let (hot, others) = tokio::join!(hot.run(), others.run());
     let mut seen = hot.say("the hot one");
     seen.add(others.say("the others"));
+    chain.explain().await;
     Ok(seen)
 }
 
@@ -266,6 +270,7 @@ async fn blocked(scale: Scale) -> Result<Seen, BoxError> {
     let (blocks, others) = tokio::join!(blocks.run(), others.run());
     seen.add(blocks.say("who blocks"));
     seen.add(others.say("the others"));
+    chain.explain().await;
     Ok(seen)
 }
 
