@@ -8,24 +8,21 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
 use stellane_autotune::RateLimitLayer;
 #[cfg(feature = "redis")]
 use stellane_autotune::rate_limit::shared::SharedRateLimitLayer;
 use tokio::{task::JoinSet, time::Instant};
-use tower::ServiceExt;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
     App, BoxApp, BoxService, PresetLayer,
-    body::{AsBytes, RequestBody},
+    app::told,
     bypass::{Bare, PlainEngine},
     facts::Facts,
     listeners::{Listeners, Redirects, Source},
     make::Make,
     redirect::Redirect,
-    stack::{tell_early, tell_route},
 };
 use crate::{
     access_log::AccessLogLayer,
@@ -447,22 +444,4 @@ async fn serve_source<F>(
         }
     }
     while all.join_next().await.is_some() {}
-}
-
-/// The service under rates: nobody outside sees whose routes they are.
-pub(super) fn told<S: App>(
-    app: S,
-) -> impl Service<
-    Request<RequestBody>,
-    Response = Response<AsBytes<S::ResBody>>,
-    Error = S::ServiceError,
-    Future: Send,
-> + Clone
-+ Send
-+ 'static {
-    tell_early(&app);
-    ServiceExt::<Request<RequestBody>>::map_response(app, |response: Response<S::ResBody>| {
-        tell_route(response.body());
-        response.map(AsBytes::new)
-    })
 }

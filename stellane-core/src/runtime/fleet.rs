@@ -8,7 +8,10 @@ use stellane_metrics::{LoadReportLayer, LoadReports, LoadReportsBuilder, Machine
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{App, BoxApp, BoxService, Components, RuntimeError, app::BoxFuture};
+use super::{
+    App, BoxApp, BoxService, Components, RuntimeError,
+    app::{BoxFuture, told},
+};
 use crate::{
     BoxError,
     config::{FleetConfig, LoadReporting},
@@ -71,7 +74,7 @@ impl Fleet {
 
     /// Around the service.
     pub(super) fn inner<S: App>(&self, app: S) -> BoxApp {
-        BoxApp::new(DeadlineScopeLayer::new().layer(super::around::told(app)))
+        BoxApp::new(DeadlineScopeLayer::new().layer(told(app)))
     }
 
     /// Around all: refusals tell the load too.

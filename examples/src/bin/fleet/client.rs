@@ -167,7 +167,7 @@ impl Load for Replica {
 
     fn load(&self) -> f64 {
         let utilization = f64::from_bits(self.utilization.load(Relaxed)).max(0.01);
-        utilization * f64::from(1 + self.limit.stats().in_flight as u32)
+        utilization * f64::from(1 + self.limit.stats().in_flight)
     }
 }
 

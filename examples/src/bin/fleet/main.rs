@@ -169,7 +169,7 @@ async fn balance(scale: Scale) -> Result<Seen, BoxError> {
         "    shares {}, by their seats 0.14 0.29 0.57",
         shares.join(" ")
     );
-    seen.add(later.say("then"));
+    seen.add(&later.say("then"));
     chain.explain().await;
     Ok(seen)
 }
@@ -191,10 +191,10 @@ async fn rates(scale: Scale) -> Result<Seen, BoxError> {
         sleep(scale.part / 2).await;
         redis.kill();
     });
-    seen.add(during.say("it is killed"));
+    seen.add(&during.say("it is killed"));
     redis.restart()?;
     sleep(Duration::from_secs(3)).await;
-    seen.add(users.run().await.say("it is back"));
+    seen.add(&users.run().await.say("it is back"));
     Ok(seen)
 }
 
@@ -220,7 +220,7 @@ async fn deploy(scale: Scale) -> Result<Seen, BoxError> {
         Ok::<_, BoxError>(())
     });
     replaced?;
-    seen.add(during.say("during it"));
+    seen.add(&during.say("during it"));
     chain.explain().await;
     Ok(seen)
 }
@@ -233,11 +233,11 @@ async fn database(scale: Scale) -> Result<Seen, BoxError> {
     let chain = Chain::start([8, 8, 8])?;
     let mut seen = chain.users(scale).run().await.say("before");
     users::get(&chain.database.address, "/millis/200").await?;
-    seen.add(chain.users(scale).run().await.say("slow"));
+    seen.add(&chain.users(scale).run().await.say("slow"));
     chain.explain().await;
     users::get(&chain.database.address, "/millis/5").await?;
-    seen.add(chain.users(scale).run().await.say("well again"));
-    seen.add(chain.users(scale).run().await.say("then"));
+    seen.add(&chain.users(scale).run().await.say("well again"));
+    seen.add(&chain.users(scale).run().await.say("then"));
     Ok(seen)
 }
 
@@ -256,7 +256,7 @@ async fn tenant(scale: Scale) -> Result<Seen, BoxError> {
     let others = chain.users(scale);
     let (hot, others) = tokio::join!(hot.run(), others.run());
     let mut seen = hot.say("the hot one");
-    seen.add(others.say("the others"));
+    seen.add(&others.say("the others"));
     chain.explain().await;
     Ok(seen)
 }
@@ -268,8 +268,8 @@ async fn blocked(scale: Scale) -> Result<Seen, BoxError> {
     let blocks = chain.users(Scale { rate: 8.0, ..scale }).path("/block");
     let others = chain.users(scale);
     let (blocks, others) = tokio::join!(blocks.run(), others.run());
-    seen.add(blocks.say("who blocks"));
-    seen.add(others.say("the others"));
+    seen.add(&blocks.say("who blocks"));
+    seen.add(&others.say("the others"));
     chain.explain().await;
     Ok(seen)
 }
@@ -291,7 +291,7 @@ async fn bottleneck(scale: Scale) -> Result<Seen, BoxError> {
         );
         let users = Users::new(&addresses, rate, 3 * scale.part).quick();
         // Until the limits have settled.
-        seen.add(users.run().await.say("at first"));
+        seen.add(&users.run().await.say("at first"));
         let settled = users.run().await;
         let goodput = settled.good() as f64 / users.seconds();
         println!(
@@ -306,7 +306,7 @@ async fn bottleneck(scale: Scale) -> Result<Seen, BoxError> {
                 users::get(&replica.address, "/limit").await?
             );
         }
-        seen.add(settled.say("settled"));
+        seen.add(&settled.say("settled"));
     }
     Ok(seen)
 }

@@ -101,11 +101,11 @@ impl Users {
                 (answer, due.elapsed())
             });
             while let Some(Ok((answer, took))) = calls.try_join_next() {
-                seen.note(answer, took);
+                seen.note(&answer, took);
             }
         }
         while let Some(Ok((answer, took))) = calls.join_next().await {
-            seen.note(answer, took);
+            seen.note(&answer, took);
         }
         seen
     }
@@ -123,8 +123,8 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    fn note(&mut self, answer: Result<Response<()>, BoxError>, took: Duration) {
-        let (status, why) = match &answer {
+    fn note(&mut self, answer: &Result<Response<()>, BoxError>, took: Duration) {
+        let (status, why) = match answer {
             Ok(answer) => {
                 let field = |name| {
                     answer
@@ -178,7 +178,7 @@ impl Seen {
         self
     }
 
-    pub(crate) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.unanswered += other.unanswered;
     }
 }
