@@ -13,7 +13,6 @@ use stellane_autotune::RateLimitLayer;
 use stellane_autotune::rate_limit::shared::SharedRateLimitLayer;
 use tokio::{task::JoinSet, time::Instant};
 use tower_layer::Layer;
-use tower_service::Service;
 
 use super::{
     App, BoxApp, BoxService, PresetLayer,
