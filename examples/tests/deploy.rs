@@ -103,6 +103,47 @@ fn kubernetes_knows_every_field_of_the_manifest() {
     );
 }
 
+#[test]
+fn keda_knows_every_field_of_the_manifest() {
+    // pip install cloudcoil-models-keda: models of KEDA's types, which leave out what they do not know.
+    let script = r#"
+import sys
+try:
+    import yaml, cloudcoil.models.keda.v1alpha1 as keda
+except ImportError:
+    sys.exit("skipped: no cloudcoil-models-keda")
+
+def fields(value, path=""):
+    if isinstance(value, dict):
+        return {field for key, inner in value.items() for field in fields(inner, f"{path}.{key}")}
+    if isinstance(value, list):
+        return {field for inner in value for field in fields(inner, path + "[]")}
+    return {path}
+
+manifest = yaml.safe_load(open(sys.argv[1]))
+known = keda.ScaledObject.model_validate(manifest).model_dump(by_alias=True, exclude_unset=True)
+print("unknown:", *sorted(fields(manifest) - fields(known)))
+"#;
+    let output = Command::new("python3")
+        .args(["-c", script])
+        .arg(recipe("autoscaling.yaml"))
+        .output();
+    let Ok(output) = output else {
+        eprintln!("skipped: no python3");
+        return;
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if errors.starts_with("skipped: ") {
+        eprint!("{errors}");
+        return;
+    }
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "unknown:\n",
+        "{errors}"
+    );
+}
+
 /// Both ask for the same, of the deployment that is there, by a number that the server tells.
 #[tokio::test]
 async fn autoscalers_look_at_what_the_server_tells() {

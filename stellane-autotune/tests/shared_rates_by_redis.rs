@@ -4,17 +4,18 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
-    net::TcpListener,
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use stellane_autotune::{
-    Key, RateRule,
+    Key, ManualClock, RateRule,
     rate_limit::shared::{RateStore, SharedRateLimit, SharedRateLimited, WithoutStore},
 };
 
@@ -365,4 +366,351 @@ async fn a_clock_of_the_store_that_goes_back_makes_nobody_wait_for_longer() {
             "{limited}"
         );
     }
+}
+
+/// What is between a replica and the store: it may be slow, or let nothing through.
+struct Line {
+    port: u16,
+    /// How much later each answer comes.
+    millis: Arc<AtomicU64>,
+    is_cut: Arc<AtomicBool>,
+}
+
+impl Line {
+    fn to(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let line = Self {
+            port: listener.local_addr().unwrap().port(),
+            millis: Arc::default(),
+            is_cut: Arc::default(),
+        };
+        let (millis, is_cut) = (Arc::clone(&line.millis), Arc::clone(&line.is_cut));
+        std::thread::spawn(move || {
+            for near in listener.incoming() {
+                // Of a server that is not there the replica hears by the end of its connection.
+                let (Ok(near), Ok(far)) = (near, TcpStream::connect(("127.0.0.1", server))) else {
+                    continue;
+                };
+                let ends = [
+                    (&near, &far, Arc::default()),
+                    (&far, &near, Arc::clone(&millis)),
+                ];
+                for (from, to, millis) in ends {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let is_cut = Arc::clone(&is_cut);
+                    std::thread::spawn(move || hand_over(from, to, &millis, &is_cut));
+                }
+            }
+        });
+        line
+    }
+}
+
+/// Until one of both ends.
+fn hand_over(mut from: TcpStream, mut to: TcpStream, millis: &AtomicU64, is_cut: &AtomicBool) {
+    let mut bytes = [0; 16384];
+    while let Ok(count) = from.read(&mut bytes)
+        && count > 0
+    {
+        std::thread::sleep(Duration::from_millis(millis.load(Relaxed)));
+        // What goes into a line that is cut never arrives, and its end is not told.
+        while is_cut.load(Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+/// A clock that is so many seconds ahead of the true one.
+fn goes(ahead: Arc<AtomicU64>) -> ManualClock {
+    let (time, began) = (ManualClock::default(), Instant::now());
+    let moved = time.clone();
+    std::thread::spawn(move || {
+        loop {
+            moved.set(began.elapsed() + Duration::from_secs(ahead.load(Relaxed)));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    time
+}
+
+/// Three replicas, each with a line of its own to the store.
+struct Fleet {
+    server: Server,
+    lines: Vec<Line>,
+    stores: Vec<RateStore>,
+    /// How many seconds each replica's clock is ahead.
+    ahead: Vec<Arc<AtomicU64>>,
+    open: Vec<SharedRateLimit>,
+    closed: Vec<SharedRateLimit>,
+}
+
+/// What clients that keep to the rate have seen at one replica.
+#[derive(Debug, Default)]
+struct Seen {
+    asked: u32,
+    refused: u32,
+    /// By the limit that is to refuse without a store.
+    closed: u32,
+    longest: Duration,
+}
+
+impl Fleet {
+    async fn start() -> Option<Self> {
+        let server = Server::start()?;
+        let lines: Vec<_> = (0..3).map(|_| Line::to(server.port)).collect();
+        let stores: Vec<_> = lines
+            .iter()
+            .map(|line| RateStore::builder(format!("redis://127.0.0.1:{}", line.port)))
+            .map(|store| store.build().unwrap())
+            .collect();
+        let ahead: Vec<_> = (0..3).map(|_| Arc::new(AtomicU64::new(0))).collect();
+        let times: Vec<_> = ahead.iter().map(|ahead| goes(Arc::clone(ahead))).collect();
+        let limits = |name: &str, without: WithoutStore| -> Vec<_> {
+            let of = |(store, time): (_, &ManualClock)| {
+                let limit = SharedRateLimit::builder(store, name);
+                let limit = limit.rule("100/s burst 30".parse().unwrap());
+                let limit = limit.clock(time.clock()).without_store(without);
+                limit.build().unwrap()
+            };
+            stores.iter().zip(&times).map(of).collect()
+        };
+        let open = limits("open", WithoutStore::Whole);
+        let closed = limits("closed", WithoutStore::Refuse);
+        let fleet = Self {
+            server,
+            lines,
+            stores,
+            ahead,
+            open,
+            closed,
+        };
+        fleet.is_there().await;
+        Some(fleet)
+    }
+
+    async fn is_there(&self) {
+        for store in &self.stores {
+            is_there(store).await;
+        }
+    }
+
+    /// Clients ask all the while: before `fault`, for as long as it lasts, and until all replicas are well again after `heal`.
+    async fn suffers<T>(
+        &mut self,
+        what: &str,
+        lasts: Duration,
+        fault: impl AsyncFnOnce(&mut Self) -> T,
+        heal: impl AsyncFnOnce(&mut Self, T),
+    ) -> Vec<Seen> {
+        self.is_there().await;
+        let failures = |fleet: &Self| -> Vec<_> {
+            fleet
+                .stores
+                .iter()
+                .map(|store| store.stats().failures)
+                .collect()
+        };
+        let (before, ends) = (failures(self), Arc::new(AtomicBool::new(false)));
+        let ask = |place: usize| {
+            let (open, closed) = (self.open[place].clone(), self.closed[place].clone());
+            let ends = Arc::clone(&ends);
+            tokio::spawn(async move {
+                let mut seen = Seen::default();
+                while !ends.load(Relaxed) {
+                    // Each of ten keys some ten times a second at each replica.
+                    let key = seen.asked % 10;
+                    let began = Instant::now();
+                    let answer = open.check(Key::of(key), 1).await;
+                    seen.longest = seen.longest.max(began.elapsed());
+                    seen.refused += u32::from(answer.is_err());
+                    let answer = closed.check(Key::of(key), 1).await;
+                    seen.closed +=
+                        u32::from(matches!(answer, Err(SharedRateLimited::WithoutStore)));
+                    seen.asked += 1;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                seen
+            })
+        };
+        let asks = [0, 1, 2].map(ask);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let done = fault(self).await;
+        tokio::time::sleep(lasts).await;
+        heal(self, done).await;
+        let healed = Instant::now();
+        self.is_there().await;
+        let back = healed.elapsed();
+        // It is asked again, and lets in what it shall.
+        for limit in &self.closed {
+            let wait = async { while limit.check(Key::of("new"), 1).await.is_err() {} };
+            tokio::time::timeout(Duration::from_secs(60), wait)
+                .await
+                .unwrap();
+        }
+        ends.store(true, Relaxed);
+        let mut all = Vec::new();
+        for seen in asks {
+            all.push(seen.await.unwrap());
+        }
+        let failed: Vec<_> = failures(self)
+            .iter()
+            .zip(&before)
+            .map(|(now, then)| now - then)
+            .collect();
+        let asked: u32 = all.iter().map(|seen| seen.asked).sum();
+        let refused: u32 = all.iter().map(|seen| seen.refused).sum();
+        let closed: Vec<_> = all.iter().map(|seen| seen.closed).collect();
+        let longest = all.iter().map(|seen| seen.longest).max().unwrap();
+        eprintln!(
+            "{what}: {asked} asked, {refused} refused; {closed:?} by the limits that shall refuse; longest wait {longest:.1?}; \
+             failures {failed:?}; back after {back:.1?}"
+        );
+        assert_eq!(refused, 0, "{what}");
+        all
+    }
+}
+
+/// The failures of a store as a fleet sees them, each with its effect printed: nobody who keeps to the rate is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_s_clients_notice_no_failure_of_the_store() {
+    let Some(mut fleet) = Fleet::start().await else {
+        return;
+    };
+    let second = Duration::from_secs(1);
+    fleet
+        .suffers(
+            "killed",
+            2 * second,
+            async |fleet| fleet.server.kill(),
+            async |fleet, ()| {
+                fleet.server.child = Server::run(&fleet.server.program, fleet.server.port);
+            },
+        )
+        .await;
+    let stopped = fleet
+        .suffers(
+            "stopped for 30 s",
+            30 * second,
+            async |fleet| fleet.server.signal("-STOP"),
+            async |fleet, ()| fleet.server.signal("-CONT"),
+        )
+        .await;
+    assert!(stopped.iter().all(|seen| seen.closed > 0), "{stopped:?}");
+    let late = |fleet: &Fleet, millis| {
+        for line in &fleet.lines {
+            line.millis.store(millis, Relaxed);
+        }
+    };
+    fleet
+        .suffers(
+            "answers after 500 ms",
+            5 * second,
+            async |fleet| late(fleet, 500),
+            async |fleet, ()| late(fleet, 0),
+        )
+        .await;
+    fleet
+        .suffers(
+            "flushed",
+            second,
+            async |fleet| fleet.server.tell(&["FLUSHALL"]),
+            async |_, ()| (),
+        )
+        .await;
+    fleet
+        .suffers(
+            "a replica of another",
+            2 * second,
+            async |fleet| fleet.server.tell(&["REPLICAOF", "127.0.0.1", "1"]),
+            async |fleet, ()| fleet.server.tell(&["REPLICAOF", "NO", "ONE"]),
+        )
+        .await;
+    fleet
+        .suffers(
+            "wrong password",
+            2 * second,
+            async |fleet| {
+                fleet
+                    .server
+                    .tell(&["CONFIG", "SET", "requirepass", "hunter2"]);
+                let url = format!("redis://:hunter2@127.0.0.1:{}", fleet.server.port);
+                let mut knows = redis::Client::open(url).unwrap().get_connection().unwrap();
+                let kill = ["KILL", "TYPE", "normal"];
+                redis::cmd("CLIENT").arg(&kill).exec(&mut knows).unwrap();
+                knows
+            },
+            async |_, mut knows| {
+                let none = ["SET", "requirepass", ""];
+                redis::cmd("CONFIG").arg(&none).exec(&mut knows).unwrap();
+            },
+        )
+        .await;
+    for (what, micros) in [("30 s ahead", "-30e6"), ("30 s behind", "30e6")] {
+        // As if another server were in charge, with what this one has written.
+        let script = format!(
+            "for _, key in ipairs(redis.call('KEYS', 'stellane:rate:*')) do
+               if redis.call('TYPE', key).ok == 'string' then
+                 local words = {{}}
+                 for word in string.gmatch(redis.call('GET', key), '%S+') do
+                   words[#words + 1] = string.format('%.0f', tonumber(word) + {micros})
+                 end
+                 redis.call('SET', key, table.concat(words, ' '))
+               end
+             end"
+        );
+        let what = format!("the store's clock {what}");
+        fleet
+            .suffers(
+                &what,
+                second,
+                async |fleet| fleet.server.tell(&["EVAL", &script, "0"]),
+                async |_, ()| (),
+            )
+            .await;
+    }
+}
+
+/// It has the whole rule, and the others notice nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_cut_off_goes_on_alone_and_comes_back() {
+    let Some(mut fleet) = Fleet::start().await else {
+        return;
+    };
+    let seen = fleet
+        .suffers(
+            "a replica is cut off",
+            Duration::from_secs(5),
+            async |fleet| fleet.lines[2].is_cut.store(true, Relaxed),
+            async |fleet, ()| fleet.lines[2].is_cut.store(false, Relaxed),
+        )
+        .await;
+    assert!(seen[2].closed > 0, "{seen:?}");
+    until("each knows of the others", || {
+        fleet.stores.iter().all(|store| store.stats().replicas == 3)
+    })
+    .await;
+}
+
+/// Theirs are monotonic, and what they say is compared with none of another: two leap ahead here, one is right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_of_replicas_that_are_off_by_30_s_change_nothing() {
+    let Some(mut fleet) = Fleet::start().await else {
+        return;
+    };
+    fleet
+        .suffers(
+            "clocks of replicas off by 30 and 60 s",
+            Duration::from_secs(3),
+            async |fleet| {
+                fleet.ahead[0].store(30, Relaxed);
+                fleet.ahead[1].store(60, Relaxed);
+            },
+            async |_, ()| (),
+        )
+        .await;
 }

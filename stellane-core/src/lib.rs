@@ -43,6 +43,8 @@
 //! | `axum-08`, `tonic-014` | | what requests carry under `axum::serve` and under tonic's server |
 //! | `tls-ring`, `tls-aws-lc-rs` | | cryptography for TLS from files |
 //! | `http-layers` | | the section `[http]`: CORS, compression, request ids and others of tower-http's |
+//! | `fleet` | | the section `[fleet]`: what replicas tell balancers and the services that they call |
+//! | `redis` | | rates of `[rate_limit]` that replicas share by Redis or Valkey |
 //! | `otlp` | | [`otlp`]: metrics and spans for a collector of OpenTelemetry |
 //! | `profiling` | | profiles of CPU, heap and blocking on the admin address |
 //! | `cancel-points` | | [`cancel_points`]: a test that drops a future of any program at each await |

@@ -50,6 +50,7 @@ mod dev;
 mod env;
 mod error;
 mod file;
+mod fleet;
 mod http;
 #[cfg(feature = "reload")]
 mod live;
@@ -88,6 +89,7 @@ pub use self::{
     dev::DevConfig,
     env::Profile,
     error::{ConfigErrors, Origin, Problem},
+    fleet::{FleetConfig, LoadReporting},
     http::{
         CompressionConfig, CorsConfig, CsrfConfig, HstsConfig, HttpConfig, RequestIdConfig,
         SecurityHeadersConfig,

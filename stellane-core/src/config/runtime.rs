@@ -20,8 +20,8 @@ use stellane_router::{InternerConfig, RouterConfig};
 #[cfg(any(feature = "reload", all(feature = "admin", feature = "preset")))]
 use super::source::Source;
 use super::{
-    AccessLogConfig, ConfigErrors, DevConfig, HttpConfig, Loader, LogConfig, Problem, Profile,
-    Secrets, ServerConfig, TraceConfig, secret,
+    AccessLogConfig, ConfigErrors, DevConfig, FleetConfig, HttpConfig, Loader, LogConfig, Problem,
+    Profile, Secrets, ServerConfig, TraceConfig, secret,
 };
 #[cfg(feature = "connection")]
 use crate::connection::ConnectionConfig;
@@ -92,6 +92,8 @@ pub struct RuntimeConfig {
     /// How often each client may ask: for each name a table, as [`RateLimits`](super::RateLimits) documents it. Default: none.
     #[cfg(feature = "autotune")]
     pub rate_limit: BTreeMap<String, super::RateLimits>,
+    /// What replicas tell balancers and the services that they call, all off. Needs the feature `fleet`.
+    pub fleet: FleetConfig,
     /// The tuner that turns the knobs of the other sections.
     #[cfg(feature = "tuner")]
     pub tuner: TunerConfig,
@@ -151,6 +153,7 @@ impl Default for RuntimeConfig {
             overload: OverloadConfig::default(),
             #[cfg(feature = "autotune")]
             rate_limit: BTreeMap::new(),
+            fleet: FleetConfig::default(),
             #[cfg(feature = "tuner")]
             tuner: TunerConfig::default(),
             http: HttpConfig::default(),
@@ -234,6 +237,7 @@ impl RuntimeConfig {
         self.access_log.problems(&mut problems);
         self.trace.problems(&mut problems);
         self.dev.problems(&mut problems);
+        self.fleet.problems(&mut problems);
         problems.extend(self.http.problems());
         // Each component checks its own section; here its keys get their full names.
         macro_rules! section {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use tower::ServiceExt;
 use tower_service::Service;
 
 use super::{
@@ -183,6 +184,24 @@ impl<B> Service<Request<B>> for BoxService<B> {
     fn call(&mut self, request: Request<B>) -> BoxFuture {
         self.service.call(request)
     }
+}
+
+/// The service under rates: nobody outside sees whose routes they are.
+pub(super) fn told<S: App>(
+    app: S,
+) -> impl Service<
+    Request<RequestBody>,
+    Response = Response<AsBytes<S::ResBody>>,
+    Error = S::ServiceError,
+    Future: Send,
+> + Clone
++ Send
++ 'static {
+    tell_early(&app);
+    ServiceExt::<Request<RequestBody>>::map_response(app, |response: Response<S::ResBody>| {
+        tell_route(response.body());
+        response.map(AsBytes::new)
+    })
 }
 
 /// A service of hyper, whose `call` takes `&self`, as one of tower: the way back from hyper-util's

@@ -8,24 +8,20 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
 use stellane_autotune::RateLimitLayer;
 #[cfg(feature = "redis")]
 use stellane_autotune::rate_limit::shared::SharedRateLimitLayer;
 use tokio::{task::JoinSet, time::Instant};
-use tower::ServiceExt;
 use tower_layer::Layer;
-use tower_service::Service;
 
 use super::{
     App, BoxApp, BoxService, PresetLayer,
-    body::{AsBytes, RequestBody},
+    app::told,
     bypass::{Bare, PlainEngine},
     facts::Facts,
     listeners::{Listeners, Redirects, Source},
     make::Make,
     redirect::Redirect,
-    stack::{tell_early, tell_route},
 };
 use crate::{
     access_log::AccessLogLayer,
@@ -47,6 +43,8 @@ pub struct Around {
     pub(super) access_log: Option<AccessLogLayer>,
     #[cfg(feature = "http-layers")]
     pub(super) http: super::HttpLayers,
+    #[cfg(feature = "fleet")]
+    pub(super) fleet: super::fleet::Fleet,
     pub(super) rates: Option<RateLimitLayer>,
     /// Inside of it.
     #[cfg(feature = "redis")]
@@ -151,6 +149,10 @@ impl Around {
         if !self.http.outer().is_off() {
             return true;
         }
+        #[cfg(feature = "fleet")]
+        if self.fleet.sees_all() {
+            return true;
+        }
         let is_seen = self.outer.is_some() || self.access_log.is_some();
         self.hot_reload || is_seen || self.bypass.is_some()
     }
@@ -165,11 +167,23 @@ impl Around {
         if self.shared_rates.is_some() {
             return true;
         }
+        #[cfg(feature = "fleet")]
+        if self.fleet.hands_on_deadlines() {
+            return true;
+        }
         self.rates.is_some() || self.sees_all()
     }
 
     /// With all that is rarely there.
     pub(super) fn boxed<S: App>(&self, app: S) -> BoxService<Incoming> {
+        #[cfg(feature = "fleet")]
+        if self.fleet.hands_on_deadlines() {
+            return self.with_rates(self.fleet.inner(app));
+        }
+        self.with_rates(app)
+    }
+
+    fn with_rates<S: App>(&self, app: S) -> BoxService<Incoming> {
         #[cfg(feature = "redis")]
         if let Some(shared) = &self.shared_rates {
             let app = BoxApp::new(shared.layer(told(app)));
@@ -196,6 +210,8 @@ impl Around {
             Some(layer) => BoxService::new(layer.layer(service)),
             None => service,
         };
+        #[cfg(feature = "fleet")]
+        let service = self.fleet.outer(service);
         // The answer to "which process is this?" is no request of the application: outside of all.
         match self.hot_reload {
             true => BoxService::new(LiveReloadLayer::new().layer(service)),
@@ -427,22 +443,4 @@ async fn serve_source<F>(
         }
     }
     while all.join_next().await.is_some() {}
-}
-
-/// The service under rates: nobody outside sees whose routes they are.
-fn told<S: App>(
-    app: S,
-) -> impl Service<
-    Request<RequestBody>,
-    Response = Response<AsBytes<S::ResBody>>,
-    Error = S::ServiceError,
-    Future: Send,
-> + Clone
-+ Send
-+ 'static {
-    tell_early(&app);
-    ServiceExt::<Request<RequestBody>>::map_response(app, |response: Response<S::ResBody>| {
-        tell_route(response.body());
-        response.map(AsBytes::new)
-    })
 }

@@ -4,9 +4,13 @@ use bytes::Bytes;
 use http::{Extensions, Response};
 use stellane_autotune::{AdaptiveLimitLayer, RequestHead};
 use stellane_metrics::Dependency;
+#[cfg(feature = "fleet")]
+use stellane_metrics::LoadReportsBuilder;
 use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 
+#[cfg(feature = "fleet")]
+use super::fleet::Fleet;
 #[cfg(feature = "profiling")]
 use super::runtime::HeapSource;
 #[cfg(unix)]
@@ -77,6 +81,8 @@ struct Settings {
     describe: Option<Arc<DescribeFn>>,
     outer: Option<Arc<OuterFn>>,
     access_log: Option<LogWriter>,
+    #[cfg(feature = "fleet")]
+    load_reports: Option<super::fleet::ChangeReports>,
     #[cfg(feature = "otlp")]
     otlp: Option<crate::otlp::Otlp>,
     takes_metrics: bool,
@@ -309,6 +315,32 @@ impl<F> RuntimeBuilder<F> {
     #[cfg(feature = "otlp")]
     pub fn otlp(mut self, otlp: crate::otlp::Otlp) -> Self {
         self.settings.otlp = Some(otlp);
+        self
+    }
+
+    /// Changes what [`fleet.load_reports`](crate::config::FleetConfig::load_reports) tells balancers: the utilization that they choose by,
+    /// and numbers of one's own. It comes with `Components::saturation`, the CPU, and the memory where there is a limit of it. Where
+    /// seats can be counted, seats taken of all seats is better: it is known at once.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use stellane_core::Runtime;
+    /// use tokio::sync::Semaphore;
+    ///
+    /// let seats = Arc::new(Semaphore::new(16));
+    /// let free = seats.clone();
+    /// let builder = Runtime::builder().load_reports(move |reports, _| {
+    ///     reports.application_utilization(move || Some(1.0 - free.available_permits() as f64 / 16.0))
+    /// });
+    /// # drop(builder);
+    /// ```
+    #[cfg(feature = "fleet")]
+    pub fn load_reports(
+        mut self,
+        change: impl FnOnce(LoadReportsBuilder, &Components) -> LoadReportsBuilder + Send + 'static,
+    ) -> Self {
+        self.settings.load_reports = Some(Box::new(change));
         self
     }
 
@@ -551,6 +583,13 @@ impl Settings {
                 source: "build with the feature `http-layers` of `stellane-core`".into(),
             });
         }
+        #[cfg(not(feature = "fleet"))]
+        if !self.config.fleet.is_off() {
+            return Err(RuntimeError::Component {
+                name: "fleet",
+                source: "build with the feature `fleet` of `stellane-core`".into(),
+            });
+        }
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(RuntimeError::NoTokio);
         }
@@ -609,6 +648,12 @@ impl Settings {
         let http = super::HttpLayers::new(&self.config.http)?;
         #[cfg(feature = "otlp")]
         let otlp = super::otlp::start(self.otlp, &components);
+        #[cfg(feature = "fleet")]
+        let fleet = match &bypass {
+            None => Fleet::new(&self.config.fleet, &components, self.load_reports)?,
+            // Nothing is counted that could be told.
+            Some(_) => Fleet::default(),
+        };
         let access_log = access_log::layer(&self.config, &components, self.access_log)?;
         Ok(RuntimeParts {
             config: self.config,
@@ -626,6 +671,8 @@ impl Settings {
             describe: self.describe,
             outer: self.outer,
             access_log,
+            #[cfg(feature = "fleet")]
+            fleet,
             #[cfg(feature = "otlp")]
             otlp,
             bypass,

@@ -77,6 +77,8 @@ mod components;
 mod entry;
 mod error;
 mod facts;
+#[cfg(feature = "fleet")]
+mod fleet;
 #[cfg(feature = "reload")]
 mod follow;
 mod held;

@@ -84,6 +84,8 @@ pub(super) struct RuntimeParts {
     pub(super) describe: Option<Arc<DescribeFn>>,
     pub(super) outer: Option<Arc<OuterFn>>,
     pub(super) access_log: Option<AccessLogLayer>,
+    #[cfg(feature = "fleet")]
+    pub(super) fleet: super::fleet::Fleet,
     /// Where the metrics are sent.
     #[cfg(feature = "otlp")]
     pub(super) otlp: Option<crate::otlp::Otlp>,
@@ -121,6 +123,8 @@ impl RuntimeParts {
             bypass: self.bypass.clone(),
             #[cfg(feature = "http-layers")]
             http: self.http.clone(),
+            #[cfg(feature = "fleet")]
+            fleet: self.fleet.clone(),
             rates: self.components.rate_limits.layer().cloned(),
             #[cfg(feature = "redis")]
             shared_rates: self.components.rate_limits.shared_layer().cloned(),

@@ -231,6 +231,8 @@ impl Bound {
             components,
             signal,
             duties,
+            #[cfg(feature = "fleet")]
+            fleet,
             #[cfg(feature = "otlp")]
             otlp,
             #[cfg(all(unix, feature = "restart"))]
@@ -400,6 +402,8 @@ impl Bound {
             #[cfg(feature = "workers")]
             components.workers.set_min_workers(1);
             tokio::time::sleep(delay).await;
+            #[cfg(feature = "fleet")]
+            fleet.end();
             let deadline = config.server.drain_timeout;
             let (drain, background_cut) = tokio::join!(stop(deadline), duties.end(deadline));
             RunReport {

@@ -21,6 +21,8 @@ mod bypass;
 mod classes;
 mod drain;
 mod figures;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod is_its_layers;
 mod layer;
 mod ledger;
