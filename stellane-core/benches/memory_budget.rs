@@ -82,7 +82,9 @@ async fn main() {
     let (mut client, (socket, peer)) = (client.expect("connects"), accepted.expect("accepts"));
     let connections = ConnectionManager::builder().build().expect("valid");
     let serving = connections.serve_connection(socket, Some(peer), service);
-    tokio::spawn(Server(Box::pin(async { drop(serving.await) })));
+    tokio::spawn(Server(Box::pin(async {
+        let _ = serving.await;
+    })));
 
     let head = match &**path {
         "hello" => "GET /hello HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),

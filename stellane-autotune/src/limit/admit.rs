@@ -5,12 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{
-    AdaptiveLimit, Class, Permit, Shed,
-    keys::Keys,
-    shared::{Own, Shared},
-    wait::Queued,
-};
+use super::{AdaptiveLimit, Class, Permit, Shed, keys::Keys, shared::Own, wait::Queued};
 
 /// What a limit says to a request.
 pub(super) enum Decision {
@@ -113,7 +108,7 @@ impl Turn {
 
     /// Whose queue it stands in.
     #[cfg(feature = "tokio")]
-    pub(super) fn queue_of<'a>(&'a self, limit: &'a AdaptiveLimit) -> &'a Shared {
+    pub(super) fn queue_of<'a>(&'a self, limit: &'a AdaptiveLimit) -> &'a super::shared::Shared {
         match &self.awaited {
             Awaited::Seat(seats) => seats,
             Awaited::Place { .. } => &limit.shared,

@@ -359,9 +359,13 @@ mod tests {
     #[test]
     fn places_that_busy_threads_keep_are_there_for_others_to_the_last_one() {
         let clock = ManualClock::default();
-        let mut config = LimitConfig::default();
-        config.algorithm = AlgorithmKind::Fixed;
-        (config.initial, config.min, config.max) = (100, 100, 100);
+        let config = LimitConfig {
+            algorithm: AlgorithmKind::Fixed,
+            initial: 100,
+            min: 100,
+            max: 100,
+            ..LimitConfig::default()
+        };
         let limit = AdaptiveLimit::builder().config(config).clock(clock.clock());
         let limit = limit.build().expect("valid");
         let keeps = || limit.shared.gate.keeps();

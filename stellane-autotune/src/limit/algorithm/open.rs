@@ -94,6 +94,9 @@ const ROOM: f64 = 2.0;
 /// How many places are the machine's knee, in terms of what keeps its cores busy.
 /// Half: a cold start of 1.7 s (knee); twice: of 11.4 s, and 91 % (`deadline_storm`).
 pub(super) const SPARE: f64 = 1.25;
+/// But so many at least: of a machine whose CPUs others have for a while ten requests were found to be too many.
+/// Twice: a cold start of 2.9 s (knee).
+const LEAST: f64 = 10.0;
 /// What is left of the load when the service itself says that it is overloaded. A cut to the knee, as far below as that
 /// was measured, cost a third of the throughput where refusing is all that the service does.
 /// Half: 98 % (`defers`); twice: 98 % (`defers_at_rate`).
@@ -231,7 +234,7 @@ impl Open {
         // tell: what was seen with less in flight does, if there was less.
         let guess = SPARE * in_flight / tasks_per_core;
         let seen = self.curve.lasting_knee(now).filter(|knee| *knee > guess);
-        let limit = seen.unwrap_or(guess);
+        let limit = seen.unwrap_or(guess.max(LEAST));
         let evidence = LimitEvidence::Machine { tasks_per_core };
         self.full(limit, seen.is_some(), evidence)
     }
