@@ -29,6 +29,8 @@ struct Point {
     at: Duration,
     /// Since the beginning.
     answers: f64,
+    /// How many points it is the mean of.
+    seen: f64,
     /// Fewer were answered than are in flight, and those became more meanwhile: the quick ones, and as many as chance
     /// made of a few.
     ramp: bool,
@@ -95,6 +97,9 @@ const BUSY: f64 = 1.0;
 /// with the nearest alone, twenty streams beside short requests had up to 96 % of those refused.
 /// Half: nothing; twice: 95 % (`capacity_halves`).
 const CHANCE: f64 = 1.5;
+/// And by this more, divided by how many points were seen, where the machine is not seen to be busy: of the first two or three
+/// one is as often too low as the next is too high.
+const SEEN: f64 = 2.0;
 /// The part of all answers since that must be in flight more: else latency has changed by itself.
 /// Half or twice: nothing.
 const PILE: f64 = 0.01;
@@ -185,6 +190,7 @@ impl Curve {
                 latency: (sum.ln_latency / sum.answers).exp(),
                 at: window.end,
                 answers: self.answers,
+                seen: 1.0,
                 ramp: rises && sum.answers < sum.in_flight / sum.seconds,
             },
         )
@@ -208,12 +214,19 @@ impl Curve {
         let reference = below().next();
         // A quartile of few answers is often off: the slowest that was seen with less in flight is what counts.
         let usual = below().map(|old| old.latency).fold(0.0, f64::max);
+        let seen: f64 = below().map(|old| old.seen).sum();
+        let chance = CHANCE
+            + if is_busy == Some(true) {
+                0.0
+            } else {
+                SEEN / seen
+            };
         let evidence = reference.map_or(0.0, |old| {
             let [throughput, latency] = point.slopes(*old);
             // What is there more by now must be a part of what came since: else latency has changed by itself.
             let more = point.in_flight - old.in_flight;
             let piles_up = more > PILE * (point.answers - old.answers);
-            let slower = point.latency > CHANCE * usual;
+            let slower = point.latency > chance * usual;
             let is_full = is_busy == Some(true)
                 || self.flow.grows() && point.throughput > ALIKE * old.throughput;
             // Or so much more that what is answered is but the luckiest.
@@ -316,6 +329,7 @@ impl Point {
             latency: half(self.latency, new.latency),
             at: new.at,
             answers: new.answers,
+            seen: self.seen + 1.0,
             ramp: self.ramp && new.ramp,
         }
     }
