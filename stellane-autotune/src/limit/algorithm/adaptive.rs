@@ -31,8 +31,10 @@ use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize
 /// others are the same number however many ask. To know that takes some seconds in which the load varies: a route that
 /// fails, for a third of all or for most, is no overload.
 ///
-/// Without a signal of the machine the rest must do. It does for a service that queues, some tenths of a second later. It
-/// does not for a cold start into many times the load, nor into one whose throughput *collapses* under more concurrency and
+/// Where the machine is not heard, or is not busy, flat throughput alone says little: an upstream that became slow looks
+/// like that, and so do requests of another kind than before. There more must come than is answered, by more than chance,
+/// and it takes more evidence: for a service that queues some tenths of a second to seconds longer. It does not do
+/// for a cold start into many times the load, nor into one whose throughput *collapses* under more concurrency and
 /// that has not been seen at less: hardly anything is answered then, and a hundred handlers that have just begun and
 /// take a minute look the same for a minute. Those are the ones that get the benefit of the doubt. A lower `initial` (64)
 /// helps, at the price that a surge of honest requests waits for longer.
