@@ -92,7 +92,7 @@ pub struct RuntimeConfig {
     /// How often each client may ask: for each name a table, as [`RateLimits`](super::RateLimits) documents it. Default: none.
     #[cfg(feature = "autotune")]
     pub rate_limit: BTreeMap<String, super::RateLimits>,
-    /// What replicas tell balancers and the services that they call, all off. Needs the feature `fleet`.
+    /// What replicas tell balancers and those whom they call. All off; needs the feature `fleet`.
     pub fleet: FleetConfig,
     /// The tuner that turns the knobs of the other sections.
     #[cfg(feature = "tuner")]
