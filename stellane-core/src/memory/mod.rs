@@ -32,7 +32,7 @@
 //! its next pieces show that its handler keeps none. So an upload costs next to nothing, and one that is written to disk
 //! holds nothing. Of a small part of the budget the whole is set aside at once, and nothing is counted as it comes: such a
 //! request waits for nobody and is never ended. An eighth of the budget can be set aside so, and not more, since clients may
-//! never send what they said that they would; what lies in it is waited for for ten seconds before another is ended.
+//! never send what they said that they would.
 //!
 //! # What happens
 //!
@@ -52,6 +52,9 @@
 //!   another. Its handler is dropped, after its body has told it by the error [`MemoryExhausted`], and it is answered with
 //!   503, or `RESOURCE_EXHAUSTED` in gRPC; so is a single one that is larger than all there is. None is ended that is
 //!   whole, and none whose handler still works on others' behalf: those are waited for.
+//! - **None is ended while others may make room**: where an upload could go on with what is set aside, what clients have
+//!   not read of their answers and what handlers [hold](MemoryBudget::hold), it waits for that. After ten seconds of that
+//!   one is ended all the same, since it may be that nothing of it ever comes back.
 //! - **Little lies in buffers.** In the preset new connections of HTTP/2 get windows of 64 KiB, as long as they live, and of
 //!   an answer that its client does not read Linux takes 64 KiB ahead, and not megabytes:
 //!   [`set_buffers_little`](crate::connection::ConnectionManager::set_buffers_little).
