@@ -26,6 +26,7 @@
 //! | the body of another request, where it is longer than 16 KiB | it is read | its `Bytes` are dropped |
 //! | the same of a body that its handler still holds when it is whole, as extractors do, which copy it | it is whole | the request is answered |
 //! | a piece of an answer from 4 KiB on; one beyond 128 KiB if nobody else holds it as well | the service has made it | it was sent |
+//! | buffers on loan of the preset's pools, of up to 1 MiB each | they are taken, as is seen twice a second | they are frozen, or given back |
 //! | what a handler says that it holds | [`MemoryBudget::hold`] | that is dropped |
 //!
 //! While three quarters of the budget are free a body's pieces are not followed: they count until it is answered, or until
@@ -85,8 +86,7 @@
 //!   much there as its client had room for when it began to wait.
 //! - **What came of HTTP/2 and was not read**: an upload that waits gives its window back to nobody, so it is that window at
 //!   most, and of a connection 1 MiB by default; a connection that began while memory was scarce has 64 KiB.
-//! - **Buffers on loan** of `stellane_pool`, which tell how many they are and not how large: hold what is
-//!   large.
+//! - **Buffers beyond 1 MiB** of `stellane_pool`, which are no buffers of the pool: hold what is large.
 //! - **What a body that was set aside still brings once its request is answered**, where a task reads on that the handler
 //!   has left behind: it is a 64th of the budget at most.
 //! - **The copy**: who collects a body has all its pieces and the whole at once for a moment, so a budget has to be less
