@@ -4,8 +4,8 @@
 //! `stellane-core/benches/memory_budget_instructions` prints exact instructions of the server for each request, with the
 //! budget and without it, by callgrind. The arguments are `on`, `off` or `counted` (on, and too little for an upload to be
 //! set aside as a whole), then `hello`,
-//! `bytes` (an upload that axum's `Bytes` collects) or `stream` (one that is consumed as it comes), its size, and how many
-//! requests.
+//! `bytes` (an upload that axum's `Bytes` collects), `stream` (one that is consumed as it comes) or `chunked` (the same of
+//! unknown length), its size, and how many requests.
 
 use std::{
     pin::Pin,
@@ -39,6 +39,7 @@ fn app() -> Router {
         .route("/hello", get(async || "hello"))
         .route("/bytes", post(async |body: Bytes| body.len().to_string()))
         .route("/stream", post(consume))
+        .route("/chunked", post(consume))
         .layer(DefaultBodyLimit::disable())
 }
 
@@ -88,10 +89,17 @@ async fn main() {
 
     let head = match &**path {
         "hello" => "GET /hello HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+        "chunked" => format!(
+            "POST /chunked HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n",
+            number(size)
+        ),
         path => format!("POST /{path} HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n"),
     };
     let mut request = head.into_bytes();
     request.resize(request.len() + number(size), b'x');
+    if path == "chunked" {
+        request.extend_from_slice(b"\r\n0\r\n\r\n");
+    }
     let mut answer = [0; 4096];
     for _ in 0..number(requests) {
         client.write_all(&request).await.expect("writes");

@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) counted: u64,
     /// Not read on, with who is to be woken.
     pub(super) waits: Option<Waker>,
+    /// For how many looks.
+    waited: u32,
     /// It does not wait before it has received so much more.
     pub(super) kept: u64,
     /// Whether it was seen to keep nothing of its latest pieces.
@@ -228,7 +230,11 @@ impl Account {
     /// Whether it did not before.
     pub(super) fn begin_to_wait(&self, waker: &Waker) -> bool {
         self.keep(0);
-        let before = self.state().waits.replace(waker.clone());
+        let mut state = self.state();
+        let before = state.waits.replace(waker.clone());
+        if before.is_none() {
+            state.waited = 0;
+        }
         before.is_none()
     }
 
@@ -256,6 +262,7 @@ impl Account {
         if state.waits.is_some() {
             // It is we who keep it waiting.
             state.pace = Pace::from(received);
+            state.waited = state.waited.saturating_add(1);
         }
         let starves = state.pace.look(received, self.left());
         state.starves = starves;
@@ -289,6 +296,7 @@ impl Account {
             next: self.next(),
             consumes: state.consumes,
             stage,
+            waited: state.waited,
         }
     }
 }

@@ -3,7 +3,7 @@ use std::{
     fmt, mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Poll, Waker},
 };
@@ -26,12 +26,7 @@ pub(super) struct Inner {
     last: AtomicU64,
     /// Bytes given back since it was looked who may read on.
     given_back: AtomicU64,
-    /// How many looks there were since uploads wait.
-    looks: AtomicU32,
 }
-
-/// For so many looks, ten seconds, those are waited for that have something set aside.
-const PATIENCE: u32 = 20;
 
 /// Those that hold more than a little. Each knows its place, which costs less than to look for it.
 #[derive(Default)]
@@ -60,7 +55,6 @@ impl MemoryBudget {
             uploads: Mutex::default(),
             last: AtomicU64::new(0),
             given_back: AtomicU64::new(0),
-            looks: AtomicU32::new(0),
         }))
     }
 
@@ -87,10 +81,10 @@ impl MemoryBudget {
         self.0.counts.stats()
     }
 
-    /// Counts bytes of one's own, such as what a handler makes of a body, until this is dropped. Uploads wait for them, and
-    /// nobody is ended in their place.
+    /// Counts bytes of one's own, such as what a handler makes of a body, until this is dropped. Uploads wait for them. None
+    /// is ended in their place, unless it has waited for ten seconds: nobody waits for ever for what is never given back.
     pub fn hold(&self, bytes: u64) -> Held {
-        self.0.counts.count(0, bytes);
+        self.0.counts.count_own(0, bytes);
         Held {
             budget: Arc::clone(&self.0),
             bytes,
@@ -119,10 +113,7 @@ impl MemoryBudget {
     /// Looks whether those that wait may read on: to be called about twice a second, so that nobody waits for a client
     /// that sends nothing. The `Runtime` does.
     pub fn look(&self) {
-        let waits = self.0.counts.waiting() > 0;
-        let looks = self.0.looks.load(Relaxed).saturating_add(1);
-        self.0.looks.store(if waits { looks } else { 0 }, Relaxed);
-        if waits {
+        if self.0.counts.waiting() > 0 {
             let listed = self.0.uploads().list();
             for upload in listed {
                 upload.look();
@@ -222,7 +213,7 @@ impl Inner {
                 held: self.counts.held(),
                 room: self.counts.room(),
                 squeezed: self.counts.is_squeezed(),
-                comes_back: self.counts.aside() > 0 && self.looks.load(Relaxed) < PATIENCE,
+                others: self.counts.others(),
                 uploads: &rows,
             };
             let Decision { go, end } = scene.decide();
@@ -265,14 +256,14 @@ impl Held {
     /// From now on it is so many.
     pub fn set(&mut self, bytes: u64) {
         let before = mem::replace(&mut self.bytes, bytes);
-        self.budget.counts.count(before, bytes);
+        self.budget.counts.count_own(before, bytes);
         self.budget.give_back(before.saturating_sub(bytes));
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.counts.count(self.bytes, 0);
+        self.budget.counts.count_own(self.bytes, 0);
         self.budget.give_back(self.bytes);
     }
 }

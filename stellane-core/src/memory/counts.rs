@@ -13,8 +13,10 @@ pub(super) struct Counts {
     aside: AtomicU64,
     /// Kept for uploads that read on.
     kept: AtomicU64,
-    /// Of those, what clients have not read.
+    /// Of those held, what clients have not read.
     answers: AtomicU64,
+    /// Of those held, what users say that they hold.
+    own: AtomicU64,
     /// The process has little memory left, whatever is counted here.
     squeezed: AtomicBool,
     /// What the system holds for sockets, which is not in `held`.
@@ -53,6 +55,7 @@ impl Counts {
             aside: AtomicU64::new(0),
             kept: AtomicU64::new(0),
             answers: AtomicU64::new(0),
+            own: AtomicU64::new(0),
             squeezed: AtomicBool::new(false),
             sockets: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
@@ -87,8 +90,13 @@ impl Counts {
         self.held.load(Relaxed) + self.aside()
     }
 
-    pub(super) fn aside(&self) -> u64 {
+    fn aside(&self) -> u64 {
         self.aside.load(Relaxed)
+    }
+
+    /// What is held, and not by uploads of which it is known how much they hold.
+    pub(super) fn others(&self) -> u64 {
+        self.aside() + self.answers.load(Relaxed) + self.own.load(Relaxed)
     }
 
     /// Sets so much aside for the whole of a body, if that is little and there is plenty: then nothing else need be known of
@@ -170,6 +178,12 @@ impl Counts {
         } else {
             self.held.fetch_sub(before - after, Relaxed);
         }
+    }
+
+    pub(super) fn count_own(&self, before: u64, after: u64) {
+        self.count(before, after);
+        // It wraps, as an addition does.
+        self.own.fetch_add(after.wrapping_sub(before), Relaxed);
     }
 
     pub(super) fn count_answer(&self, bytes: u64) {

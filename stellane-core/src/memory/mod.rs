@@ -26,13 +26,14 @@
 //! | the body of another request, where it is longer than 16 KiB | it is read | its `Bytes` are dropped |
 //! | the same of a body that its handler still holds when it is whole, as extractors do, which copy it | it is whole | the request is answered |
 //! | a piece of an answer from 4 KiB on; one beyond 128 KiB if nobody else holds it as well | the service has made it | it was sent |
+//! | buffers on loan of the preset's pools, of up to 1 MiB each | they are taken, as is seen twice a second | they are frozen, or given back |
 //! | what a handler says that it holds | [`MemoryBudget::hold`] | that is dropped |
 //!
 //! While three quarters of the budget are free a body's pieces are not followed: they count until it is answered, or until
 //! its next pieces show that its handler keeps none. So an upload costs next to nothing, and one that is written to disk
 //! holds nothing. Of a small part of the budget the whole is set aside at once, and nothing is counted as it comes: such a
 //! request waits for nobody and is never ended. An eighth of the budget can be set aside so, and not more, since clients may
-//! never send what they said that they would; what lies in it is waited for for ten seconds before another is ended.
+//! never send what they said that they would.
 //!
 //! # What happens
 //!
@@ -52,6 +53,9 @@
 //!   another. Its handler is dropped, after its body has told it by the error [`MemoryExhausted`], and it is answered with
 //!   503, or `RESOURCE_EXHAUSTED` in gRPC; so is a single one that is larger than all there is. None is ended that is
 //!   whole, and none whose handler still works on others' behalf: those are waited for.
+//! - **None is ended while others may make room**: where an upload could go on with what is set aside, what clients have
+//!   not read of their answers and what handlers [hold](MemoryBudget::hold), it waits for that. After ten seconds of that
+//!   one is ended all the same, since it may be that nothing of it ever comes back.
 //! - **Little lies in buffers.** In the preset new connections of HTTP/2 get windows of 64 KiB, as long as they live, and of
 //!   an answer that its client does not read Linux takes 64 KiB ahead, and not megabytes:
 //!   [`set_buffers_little`](crate::connection::ConnectionManager::set_buffers_little).
@@ -82,8 +86,7 @@
 //!   much there as its client had room for when it began to wait.
 //! - **What came of HTTP/2 and was not read**: an upload that waits gives its window back to nobody, so it is that window at
 //!   most, and of a connection 1 MiB by default; a connection that began while memory was scarce has 64 KiB.
-//! - **Buffers on loan** of `stellane_pool`, which tell how many they are and not how large: hold what is
-//!   large.
+//! - **Buffers beyond 1 MiB** of `stellane_pool`, which are no buffers of the pool: hold what is large.
 //! - **What a body that was set aside still brings once its request is answered**, where a task reads on that the handler
 //!   has left behind: it is a 64th of the budget at most.
 //! - **The copy**: who collects a body has all its pieces and the whole at once for a moment, so a budget has to be less

@@ -19,6 +19,8 @@ pub(super) struct Upload {
     /// It keeps nothing of what it reads.
     pub(super) consumes: bool,
     pub(super) stage: Stage,
+    /// Looks for which it has waited.
+    pub(super) waited: u32,
 }
 
 /// Whose an upload is.
@@ -61,8 +63,8 @@ pub(super) struct Scene<'a> {
     pub(super) room: u64,
     /// The process has little memory left, for reasons that are not counted here.
     pub(super) squeezed: bool,
-    /// What is set aside for some that are not among the uploads comes back before long.
-    pub(super) comes_back: bool,
+    /// What others than the uploads hold, who may give it back at any time.
+    pub(super) others: u64,
     pub(super) uploads: &'a [Upload],
 }
 
@@ -73,6 +75,9 @@ pub(super) struct Decision {
     pub(super) go: Vec<(u64, u64)>,
     pub(super) end: Vec<u64>,
 }
+
+/// For so many looks, ten seconds, an upload waits for what others hold before one is ended.
+const PATIENCE: u32 = 20;
 
 /// From this part of a budget on uploads wait for each other.
 pub(super) fn near(budget: u64) -> u64 {
@@ -101,13 +106,20 @@ impl Scene<'_> {
 
     /// Whether bytes will come back without anybody else reading on.
     fn moves(&self) -> bool {
-        self.comes_back
-            || self.uploads.iter().any(|upload| match upload.stage {
-                Stage::Goes => true,
-                Stage::Reads => upload.held > self.allowance(),
-                Stage::Whole | Stage::Leaves => upload.held > 0,
-                Stage::Starves | Stage::Waits => false,
-            })
+        self.uploads.iter().any(|upload| match upload.stage {
+            Stage::Goes => true,
+            Stage::Reads => upload.held > self.allowance(),
+            Stage::Whole | Stage::Leaves => upload.held > 0,
+            Stage::Starves | Stage::Waits => false,
+        })
+    }
+
+    /// Whether one of these could go on if others gave back what they hold, and none has waited for that for long.
+    fn may_go_on(&self, room: u64, waiting: &[&Upload]) -> bool {
+        let with_others = room.saturating_add(self.others);
+        let fits = |upload: &&Upload| upload.left.unwrap_or(upload.next) <= with_others;
+        let has_patience = |upload: &&Upload| upload.waited < PATIENCE;
+        self.others > 0 && waiting.iter().any(fits) && waiting.iter().all(has_patience)
     }
 
     /// Who needs least to be whole comes first: so most come to their end.
@@ -146,10 +158,12 @@ impl Scene<'_> {
         {
             decision.go = vec![(upload.id, room)];
         } else {
-            decision.end = self.largest(room, &waiting);
-            if decision.end.is_empty() {
+            let largest = self.largest(room, &waiting);
+            if largest.is_empty() {
                 // They hold next to nothing: it is others that fill the budget.
                 decision.go = vec![(waiting[0].id, waiting[0].next)];
+            } else if !self.may_go_on(room, &waiting) {
+                decision.end = largest;
             }
         }
         decision
@@ -210,6 +224,7 @@ mod tests {
             next: MIB,
             consumes: false,
             stage,
+            waited: 0,
         }
     }
 
@@ -227,7 +242,7 @@ mod tests {
             held,
             room: (100 * MIB).saturating_sub(held + kept),
             squeezed,
-            comes_back: false,
+            others: others * MIB,
             uploads,
         };
         scene.decide()
@@ -337,6 +352,27 @@ mod tests {
             ),
         ] {
             assert_eq!(decide(uploads), expected, "{uploads:?}");
+        }
+    }
+
+    #[test]
+    fn none_is_ended_for_ten_seconds_while_one_could_go_on_with_what_others_hold() {
+        let waits = |held, left, waited| Upload {
+            waited,
+            ..upload(1, held, left, Waits)
+        };
+        for (upload, others, expected) in [
+            (waits(50, Some(40), 19), 40, go(&[])),
+            (waits(50, Some(40), 20), 40, end(&[1])),
+            (waits(60, Some(41), 0), 40, end(&[1])),
+            (waits(60, None, 0), 40, go(&[])),
+            (waits(60, None, 20), 40, end(&[1])),
+            (waits(99, Some(9), 0), 1, end(&[1])),
+            // There is room, and need for nobody's.
+            (waits(10, None, 0), 70, go(&[(1, 20)])),
+        ] {
+            let decision = decide_with(&[upload], others, false);
+            assert_eq!(decision, expected, "{upload:?} {others}");
         }
     }
 

@@ -373,6 +373,7 @@ impl Components {
             self.pressure.clone(),
             self.connections.clone(),
             self.memory.clone(),
+            self.pools.clone(),
         ));
         tasks.spawn(refusing::tell(
             self.limit.clone(),

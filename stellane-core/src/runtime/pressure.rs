@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use stellane_autotune::overload::Pressure;
 use stellane_metrics::Machine;
+use stellane_pool::Pools;
 use tokio::time::Instant;
 
 use super::refusing::PERIOD;
@@ -32,7 +33,9 @@ pub(super) async fn relieve(
     pressure: Pressure,
     connections: ConnectionManager,
     memory: MemoryBudget,
+    pools: Pools,
 ) {
+    let mut lent = memory.hold(0);
     let (mut untold, mut told) = (0, None::<Instant>);
     let mut ended = Ended::default();
     loop {
@@ -54,6 +57,11 @@ pub(super) async fn relieve(
         connections.set_pressure(felt);
         memory.set_squeezed(pressure.sources().iter().any(is_memory));
         memory.set_sockets(sockets);
+        lent.set(if memory.bytes() > 0 {
+            on_loan(&pools)
+        } else {
+            0
+        });
         memory.look();
         connections.set_buffers_little(memory.is_near());
         ended.tell(memory.stats());
@@ -67,6 +75,13 @@ pub(super) async fn relieve(
             (untold, told) = (0, Some(Instant::now()));
         }
     }
+}
+
+/// What is in buffers that are being written or read. Those that were frozen are pieces of bodies.
+fn on_loan(pools: &Pools) -> u64 {
+    let classes = pools.buf().class_stats();
+    let bytes = classes.map(|(size, stats)| (size * stats.outstanding) as u64);
+    bytes.sum()
 }
 
 fn is_memory((name, level): &(&str, Option<f64>)) -> bool {
@@ -126,6 +141,10 @@ mod log;
 mod tests {
     use super::*;
 
+    fn pools() -> Pools {
+        Pools::builder().build().unwrap()
+    }
+
     #[test]
     fn a_few_idle_connections_are_left_alone() {
         for (idle, parked, level, closed) in [
@@ -183,7 +202,7 @@ mod tests {
             };
             tokio::select! {
                 () = so => {}
-                () = relieve(pressure.clone(), manager.clone(), MemoryBudget::new(0)) => {}
+                () = relieve(pressure.clone(), manager.clone(), MemoryBudget::new(0), pools()) => {}
             }
         };
 
@@ -251,7 +270,7 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(60), client.read_exact(&mut answer));
         tokio::select! {
             read = ended => read.expect("soon").expect("an answer"),
-            () = relieve(pressure, manager.clone(), MemoryBudget::new(0)) => unreachable!("it never ends"),
+            () = relieve(pressure, manager.clone(), MemoryBudget::new(0), pools()) => unreachable!("it never ends"),
         };
         assert_eq!(&answer, b"HTTP/1.1 408");
     }
@@ -285,7 +304,7 @@ mod tests {
         };
         tokio::select! {
             turned = tokio::time::timeout(Duration::from_secs(60), turns) => turned.expect("soon"),
-            () = relieve(pressure, manager.clone(), budget.clone()) => unreachable!("it never ends"),
+            () = relieve(pressure, manager.clone(), budget.clone(), pools()) => unreachable!("it never ends"),
         }
     }
 

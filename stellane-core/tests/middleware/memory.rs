@@ -1,6 +1,7 @@
 //! A memory budget around a service, without sockets: who waits, who goes on, who is ended.
 
 use std::{
+    any::Any,
     convert::Infallible,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -11,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use stellane_core::{
     BoxError,
     memory::{MemoryBudget, MemoryBudgetLayer, MemoryExhausted, MemoryKey, MemoryRequestBody},
@@ -247,6 +248,85 @@ async fn none_is_ended_while_what_is_set_aside_may_come_back() {
         }
         assert_eq!(large.status().await, StatusCode::SERVICE_UNAVAILABLE);
     }
+}
+
+/// What a handler says that it holds, or an answer of which its client has not read anything.
+async fn others(budget: &MemoryBudget, is_answer: bool) -> Box<dyn Any> {
+    if !is_answer {
+        return Box::new(budget.hold(7 * MB));
+    }
+    let service =
+        MemoryBudgetLayer::new(budget).layer(service_fn(async |_: Request<UploadBody>| {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(vec![1; 7 * MIB]))))
+        }));
+    let request = Request::new(Sent {
+        pieces: mpsc::unbounded_channel().1,
+        left: Some(0),
+    });
+    let answer = service.oneshot(request).await.expect("infallible");
+    Box::new(answer.into_body().frame().await)
+}
+
+async fn look(budget: &MemoryBudget, times: usize) {
+    for _ in 0..times {
+        budget.look();
+        settle().await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_waits_for_what_others_hold_and_is_not_ended_in_their_place() {
+    for (is_answer, comes_back) in [(false, true), (true, true), (false, false), (true, false)] {
+        let budget = MemoryBudget::new(10 * MB);
+        let others = others(&budget, is_answer).await;
+        let handlers = Handlers::default();
+        let collect = move |body| handlers.clone().collect(body);
+        for length in [Some(5 * MIB), None] {
+            let upload = begin(&budget, length, None, collect.clone());
+            for _ in 0..5 {
+                upload.send(MIB);
+            }
+            look(&budget, 15).await;
+            let stats = budget.stats();
+            assert_eq!((stats.waiting, stats.ended_total), (1, 0), "{stats:?}");
+            // How long others have waited is not its matter.
+            upload.answer.abort();
+        }
+        let upload = begin(&budget, Some(5 * MIB), None, collect.clone());
+        for _ in 0..5 {
+            upload.send(MIB);
+        }
+        look(&budget, 15).await;
+        let stats = budget.stats();
+        assert_eq!((stats.waiting, stats.ended_total), (1, 0), "{stats:?}");
+        if comes_back {
+            drop(others);
+            assert_eq!(upload.status().await, StatusCode::OK);
+            assert_eq!(
+                (budget.stats().held_bytes, budget.stats().ended_total),
+                (0, 0)
+            );
+            continue;
+        }
+        // It need not wait for ever.
+        look(&budget, 15).await;
+        assert_eq!(upload.status().await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
+
+/// It could not be whole even if all of that came back.
+#[tokio::test]
+async fn what_can_not_be_held_at_all_does_not_wait_for_what_others_hold() {
+    let budget = MemoryBudget::new(10 * MB);
+    let _others = budget.hold(MB);
+    let handlers = Handlers::default();
+    let upload = begin(&budget, Some(20 * MIB), None, move |body| {
+        handlers.clone().collect(body)
+    });
+    for _ in 0..20 {
+        upload.send(MIB);
+    }
+    assert_eq!(upload.status().await, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 /// Beyond a quarter of the budget it is seen that nothing is kept.

@@ -26,11 +26,12 @@ use stellane_core::{
     Components, RuntimeConfig,
     config::Loader,
     connection::{ConnectionManager, Incoming, Listener, ProxyProtocol},
+    pool::PooledBody,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::{Notify, oneshot},
+    sync::{Notify, Semaphore, oneshot},
 };
 use tower::Layer;
 
@@ -48,6 +49,8 @@ fn config() -> RuntimeConfig {
 
 /// For the one test that has a handler wait.
 static GO: Notify = Notify::const_new();
+/// The same for those whose handlers have buffers on loan.
+static READ: Semaphore = Semaphore::const_new(0);
 
 fn app() -> Router {
     Router::new()
@@ -57,6 +60,14 @@ fn app() -> Router {
             "/collect-and-wait",
             post(async |body: Bytes| {
                 GO.notified().await;
+                body.len().to_string()
+            }),
+        )
+        .route(
+            "/pooled-and-wait",
+            post(async |body: PooledBody| {
+                let read = READ.acquire().await.expect("never closed");
+                read.forget();
                 body.len().to_string()
             }),
         )
@@ -309,6 +320,37 @@ async fn connections_that_begin_while_memory_is_scarce_get_the_least_windows() {
     until_window_is(65_535).await;
     drop(held);
     until_window_is(256 << 10).await;
+}
+
+#[tokio::test]
+async fn uploads_wait_for_buffers_that_handlers_have_on_loan() {
+    const LENT: usize = 6;
+    let mut config = config();
+    config.pool.enabled = true;
+    let (components, address) = serve_with(config, true).await;
+    let stats = || components.memory.stats();
+    let mut lent = Vec::new();
+    for n in 1..=LENT {
+        let request = upload(address, "/pooled-and-wait");
+        lent.push(tokio::spawn(send(address, false, request, MIB)));
+        until(&components.connections, "counted", |_| {
+            stats().held_bytes >= (n * MIB) as u64
+        })
+        .await;
+    }
+    let request = upload(address, "/collect");
+    let waits = tokio::spawn(send(address, false, request, 4 * MIB));
+    until(&components.connections, "waits", |_| stats().waiting == 1).await;
+    READ.add_permits(LENT);
+    for request in lent.into_iter().chain([waits]) {
+        let answer = request.await.expect("no panic");
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    until(&components.connections, "given back", |_| {
+        stats().held_bytes == 0
+    })
+    .await;
+    assert_eq!(stats().ended_total, 0);
 }
 
 /// What comes of an upload that waits is what its window was, and no more, whether its connection was there before memory
