@@ -48,10 +48,10 @@ fn compose(line: &mut String, entry: &Entry, end: End, took: Duration) {
         let name = field.as_str();
         let notes = entry.notes.as_ref();
         match field {
-            Field::Time => fields.plain(name, &format_rfc3339_millis(entry.at), true),
+            Field::Time => fields.plain(name, &format_rfc3339_millis(entry.at)),
             Field::Peer => {
                 if let Some(peer) = entry.peer {
-                    fields.plain(name, &peer, true);
+                    fields.plain(name, &peer);
                 }
             }
             Field::Method => fields.text(name, entry.method.as_str()),
@@ -66,13 +66,13 @@ fn compose(line: &mut String, entry: &Entry, end: End, took: Duration) {
                     fields.text(name, &log.secrets.text(query));
                 }
             }
-            Field::Version => fields.plain(name, &version(entry.version), true),
+            Field::Version => fields.own(name, version(entry.version)),
             Field::Host => match (&entry.host, entry.uri.authority()) {
                 (Some(host), _) => fields.bytes(name, host),
                 (None, Some(authority)) => fields.text(name, authority.as_str()),
                 (None, None) => {}
             },
-            Field::Status if entry.status > 0 => fields.plain(name, &entry.status, false),
+            Field::Status if entry.status > 0 => fields.number(name, entry.status),
             Field::Status => {}
             Field::GrpcStatus => match (notes.and_then(|notes| notes.grpc), &entry.grpc) {
                 (Some(code), _) => fields.text(name, code),
@@ -81,17 +81,17 @@ fn compose(line: &mut String, entry: &Entry, end: End, took: Duration) {
             },
             Field::RequestBytes => {
                 if let Some(bytes) = entry.request_bytes {
-                    fields.plain(name, &bytes, false);
+                    fields.number(name, bytes);
                 }
             }
-            Field::ResponseBytes => fields.plain(name, &entry.response_bytes, false),
+            Field::ResponseBytes => fields.number(name, entry.response_bytes),
             Field::HeadSeconds => {
                 if let Some(head) = entry.head {
-                    fields.plain(name, &Seconds(head), false);
+                    fields.seconds(name, head);
                 }
             }
-            Field::DurationSeconds => fields.plain(name, &Seconds(took), false),
-            Field::End => fields.plain(name, &end.as_str(), true),
+            Field::DurationSeconds => fields.seconds(name, took),
+            Field::End => fields.own(name, end.as_str()),
             Field::Timing => {
                 for (account, nanos) in notes.iter().flat_map(|notes| notes.accounts()) {
                     fields.account(name, account, Duration::from_nanos(nanos));
@@ -101,7 +101,7 @@ fn compose(line: &mut String, entry: &Entry, end: End, took: Duration) {
             Field::TraceId => {
                 // Its own, or what its client has sent.
                 if let Some(id) = notes.and_then(|notes| notes.trace_id) {
-                    fields.plain(name, &format_args!("{id:032x}"), true);
+                    fields.plain(name, &format_args!("{id:032x}"));
                 } else if let Some(id) = entry.traceparent.as_ref().and_then(trace_id) {
                     fields.text(name, id);
                 }
@@ -140,18 +140,42 @@ impl Fields<'_> {
         }
     }
 
-    /// Of ours: there is nothing to escape. A number stands without quotes.
-    fn plain(&mut self, name: &str, value: &dyn std::fmt::Display, is_text: bool) {
+    /// Of ours: there is nothing to escape.
+    fn plain(&mut self, name: &str, value: &dyn std::fmt::Display) {
         self.name(name);
-        let quote = if self.is_json && is_text { "\"" } else { "" };
+        let quote = if self.is_json { "\"" } else { "" };
         // A `String` takes all.
         let _ = write!(self.line, "{quote}{value}{quote}");
+    }
+
+    /// A word of ours.
+    fn own(&mut self, name: &str, word: &str) {
+        self.name(name);
+        let quote = if self.is_json { "\"" } else { "" };
+        self.line.extend([quote, word, quote]);
+    }
+
+    fn number(&mut self, name: &str, number: impl itoa::Integer) {
+        self.name(name);
+        self.line.push_str(itoa::Buffer::new().format(number));
+    }
+
+    fn seconds(&mut self, name: &str, duration: Duration) {
+        self.number(name, duration.as_secs());
+        // Six digits behind the point.
+        let (mut digits, mut rest) = (*b".000000", duration.subsec_micros());
+        for digit in digits[1..].iter_mut().rev() {
+            *digit += (rest % 10) as u8;
+            rest /= 10;
+        }
+        self.line
+            .push_str(str::from_utf8(&digits).unwrap_or_default());
     }
 
     fn account(&mut self, name: &str, account: &str, took: Duration) {
         let name = format!("{name}_{account}");
         let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        self.plain(&name, &Seconds(took), false);
+        self.seconds(&name, took);
     }
 
     fn text(&mut self, name: &str, value: &str) {
@@ -179,6 +203,11 @@ impl Fields<'_> {
         let line = &mut *self.line;
         line.push('"');
         let begin = line.len();
+        let is_plain = |b: u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\\');
+        if value.len() <= self.most && value.bytes().all(is_plain) {
+            line.extend([value, "\""]);
+            return;
+        }
         for c in value.chars() {
             if line.len() - begin + c.len_utf8() > self.most {
                 line.push('…');
@@ -200,14 +229,6 @@ impl Fields<'_> {
 
 fn is_tricky(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-struct Seconds(Duration);
-
-impl std::fmt::Display for Seconds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:06}", self.0.as_secs(), self.0.subsec_micros())
-    }
 }
 
 fn version(version: Version) -> &'static str {

@@ -63,9 +63,24 @@ impl Secrets {
     /// Whether what stands under this key, or anywhere below it, is not to be shown.
     #[must_use]
     pub fn is_secret(&self, key: &str) -> bool {
-        let key = plain(key);
-        let more = self.more.iter().map(String::as_str);
-        WORDS.into_iter().chain(more).any(|word| key.contains(word))
+        // Each name in a line of a log is asked for.
+        let (short, long);
+        let key = match plain_ascii(key) {
+            Some((letters, length)) => {
+                short = letters;
+                &short[..length]
+            }
+            None => {
+                long = plain(key);
+                long.as_bytes()
+            }
+        };
+        let contains = |word: &String| key.windows(word.len()).any(|part| part == word.as_bytes());
+        let begins = |(at, begin)| {
+            let mut words = words_with(begin).iter();
+            words.any(|word| key[at..].starts_with(word.as_bytes()))
+        };
+        key.windows(2).enumerate().any(begins) || self.more.iter().any(contains)
     }
 
     /// The text without its secrets.
@@ -251,6 +266,39 @@ fn user_info(url: &str) -> Option<(usize, usize)> {
     }
 }
 
+/// Those of [`WORDS`] that begin with these letters.
+#[inline]
+fn words_with(begin: &[u8]) -> &'static [&'static str] {
+    match begin {
+        b"ac" => &WORDS[..1],
+        b"ap" => &WORDS[1..2],
+        b"au" => &WORDS[2..3],
+        b"co" => &WORDS[3..4],
+        b"cr" => &WORDS[4..5],
+        b"pa" => &WORDS[5..8],
+        b"pr" => &WORDS[8..9],
+        b"pw" => &WORDS[9..10],
+        b"se" => &WORDS[10..11],
+        b"si" => &WORDS[11..12],
+        b"to" => &WORDS[12..],
+        _ => &[],
+    }
+}
+
+/// What [`plain`] makes of a short key, and how long that is.
+fn plain_ascii(key: &str) -> Option<([u8; 48], usize)> {
+    let (mut letters, mut length) = ([0; 48], 0);
+    for byte in key.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            *letters.get_mut(length)? = byte.to_ascii_lowercase();
+            length += 1;
+        } else if !byte.is_ascii() {
+            return None;
+        }
+    }
+    Some((letters, length))
+}
+
 /// A key as words are looked for in it.
 fn plain(key: &str) -> String {
     let letters = key.chars().filter(|c| c.is_alphanumeric());
@@ -276,6 +324,29 @@ pub(super) fn debug(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_word_is_found_wherever_it_stands() {
+        let secrets = Secrets::default().and(["license"]);
+        let long = "x".repeat(60);
+        for word in WORDS.into_iter().chain(["license"]) {
+            for key in [
+                word.to_owned(),
+                word.to_uppercase(),
+                format!("a-{word}_of.p"),
+                format!("é{word}"),
+                format!("{long}{word}"),
+            ] {
+                assert!(secrets.is_secret(&key), "{key}");
+            }
+            let (first, cut) = (&word[..1], &word[1..]);
+            assert!(
+                !secrets.is_secret(cut) && !secrets.is_secret(first),
+                "{cut}"
+            );
+        }
+        assert!(!secrets.is_secret("") && !secrets.is_secret("http.route"));
+    }
 
     #[test]
     fn passwords_of_urls_are_replaced_and_nothing_else() {

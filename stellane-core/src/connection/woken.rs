@@ -45,9 +45,9 @@ impl WakeClock {
 
     #[cold]
     fn look_back_into_hold(&self, age: impl FnOnce() -> Option<Duration>) {
-        let (Some(readings), Some(age)) = (&self.0, age()) else {
-            return;
-        };
+        // The system is asked for the age, at every read until it says that the hold is over.
+        let Some(readings) = &self.0 else { return };
+        let Some(age) = age() else { return };
         // Never more than it was.
         let age = age.saturating_sub(TICK);
         let (from, to) = HELD.get();
@@ -284,6 +284,8 @@ mod tests {
         clock.look_back(nobody);
         drop(turn);
         thread_was_held(800, 900);
+        // Without a clock no request hears of it.
+        WakeClock::default().look_back(|| panic!("the system was asked for nothing"));
         // As if it went on.
         thread_was_held(905, 990);
         assert_eq!(read(995, None), Some(995), "nobody knows");

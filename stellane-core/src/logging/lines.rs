@@ -35,7 +35,7 @@ struct Parts<'a> {
     level: Level,
     target: &'a str,
     message: &'a str,
-    fields: &'a [(String, Value)],
+    fields: &'a [(&'static str, Value)],
     spans: &'a [String],
 }
 
@@ -109,7 +109,7 @@ impl Lines {
             }
             // Names of one's own do not take the place of ours.
             let ours = matches!(
-                &**name,
+                *name,
                 "timestamp" | "level" | "target" | "message" | "spans"
             );
             line.push(',');
@@ -185,13 +185,16 @@ impl<'writer> FormatFields<'writer> for Lines {
         fields: R,
     ) -> fmt::Result {
         let mut seen = Seen::new(self);
+        seen.of_span = true;
         fields.record(&mut seen);
         let message = seen
             .message
-            .map(|message| ("message".to_owned(), Value::text(message)));
+            .map(|message| ("message", Value::text(message)));
         for (i, (name, value)) in message.iter().chain(&seen.fields).enumerate() {
             let space = if i > 0 { " " } else { "" };
-            write!(writer, "{space}{name}={}", value.as_text())?;
+            for part in [space, name, "=", &*value.as_text()] {
+                writer.write_str(part)?;
+            }
         }
         Ok(())
     }
@@ -228,36 +231,48 @@ impl Value {
 /// The fields of an event or of a span.
 struct Seen<'a> {
     lines: &'a Lines,
+    of_span: bool,
     message: Option<String>,
-    fields: Vec<(String, Value)>,
+    fields: Vec<(&'static str, Value)>,
 }
 
 impl<'a> Seen<'a> {
     fn new(lines: &'a Lines) -> Self {
         Self {
             lines,
+            of_span: false,
             message: None,
             fields: Vec::new(),
         }
+    }
+
+    /// The ledger of a request: its span is told of it at its end, and only tasks that outlive it write lines after that.
+    fn is_left_out(&self, field: &Field) -> bool {
+        self.of_span && field.name().starts_with("stellane.")
     }
 
     fn note(&mut self, field: &Field, value: Value) {
         let secret = self.lines.secrets.is_secret(field.name());
         let hidden = || Value::text(Secrets::REDACTED.to_owned());
         // Of tokens, which is none of them.
-        let is_count = field.name().to_ascii_lowercase().contains("token");
+        let is_count = || field.name().to_ascii_lowercase().contains("token");
         let value = match value {
             Value::Text { text, .. } if secret && !text.is_empty() => hidden(),
-            Value::Bare(number) if secret && !is_count && number.parse::<bool>().is_err() => {
+            Value::Bare(number) if secret && !is_count() && number.parse::<bool>().is_err() => {
                 hidden()
             }
             value => value,
         };
-        self.fields.push((field.name().to_owned(), value));
+        self.fields.push((field.name(), value));
     }
 
     /// What came from elsewhere can neither begin a line nor move the cursor of a terminal.
     fn shown(&self, text: &str) -> String {
+        // Most texts are one word, in which there can be no secret.
+        let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'=' | b':');
+        if text.len() <= self.lines.most_bytes && text.bytes().all(is_plain) {
+            return text.to_owned();
+        }
         let text = self.lines.secrets.text(text);
         let mut shown = String::with_capacity(text.len());
         for c in text.chars() {
@@ -285,6 +300,9 @@ impl Visit for Seen<'_> {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
+        if self.is_left_out(field) {
+            return;
+        }
         let (text, is_quoted) = (self.shown(value), true);
         self.note(field, Value::Text { text, is_quoted });
     }
@@ -315,6 +333,9 @@ impl Visit for Seen<'_> {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
+        if self.is_left_out(field) {
+            return;
+        }
         // JSON has no word for the others.
         let value = match value.is_finite() {
             true => Value::Bare(value.to_string()),

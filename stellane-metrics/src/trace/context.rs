@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(super) const TRACEPARENT: &str = "traceparent";
 
@@ -83,9 +83,11 @@ impl TraceContext {
         }
     }
 
-    /// What a request says of itself.
+    /// What a request says of itself. Every one is asked, so by a walk: there are few fields, and the name would have to be
+    /// checked and hashed.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let header = headers.get(TRACEPARENT)?;
+        static NAME: HeaderName = HeaderName::from_static(TRACEPARENT);
+        let (_, header) = headers.iter().find(|(name, _)| **name == NAME)?;
         Self::parse(header.to_str().ok()?)
     }
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use http::{Request, header::USER_AGENT};
-use tracing::{Span, field};
+use tracing::{Span, field, record_all};
 
 use super::context::{TRACEPARENT, TraceContext, random};
 use crate::requests::{
@@ -163,12 +163,12 @@ impl RequestSpan {
         let TraceContext {
             trace_id, span_id, ..
         } = context;
-        span.record("trace_id", field::display(format_args!("{trace_id:032x}")));
-        span.record("span_id", field::display(format_args!("{span_id:016x}")));
-        if let Some(parent) = parent {
-            let id = parent.span_id;
-            span.record("parent_id", field::display(format_args!("{id:016x}")));
-        }
+        record_all!(
+            span,
+            trace_id = %format!("{trace_id:032x}"),
+            span_id = %format!("{span_id:016x}"),
+            parent_id = parent.map(|parent| field::display(format!("{:016x}", parent.span_id))),
+        );
         Self {
             span,
             context,
@@ -214,20 +214,16 @@ impl RequestSpan {
         if let Some(route) = &told.route {
             tell_route(span, told.method, route);
         }
-        if told.status > 0 {
-            span.record("http.response.status_code", told.status);
-        }
-        if let Some(bytes) = told.request_bytes {
-            span.record("http.request.body.size", bytes);
-        }
-        span.record("http.response.body.size", told.response_bytes);
-        if let Some(code) = told.grpc {
-            span.record("rpc.response.status_code", code);
-        }
-        span.record("url.scheme", recording.scheme());
-        if let Some(ns) = told.head_ns {
-            span.record("stellane.head_seconds", ns as f64 / 1e9);
-        }
+        // At once: each subscriber looks its span up for each record.
+        record_all!(
+            span,
+            http.response.status_code = (told.status > 0).then_some(told.status),
+            http.request.body.size = told.request_bytes,
+            http.response.body.size = told.response_bytes,
+            rpc.response.status_code = told.grpc,
+            url.scheme = recording.scheme(),
+            stellane.head_seconds = told.head_ns.map(|ns| ns as f64 / 1e9),
+        );
         if let Some(error) = recording.error_type() {
             tell_error(span, &error);
         }
@@ -253,10 +249,10 @@ impl Drop for RequestSpan {
 }
 
 pub(super) fn tell_route(span: &Span, method: &str, route: &str) {
-    span.record("http.route", route);
-    span.record(
-        "otel.name",
-        field::display(format_args!("{method} {route}")),
+    record_all!(
+        span,
+        http.route = route,
+        otel.name = %format!("{method} {route}"),
     );
 }
 

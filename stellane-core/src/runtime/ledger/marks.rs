@@ -41,14 +41,12 @@ impl Default for RequestId {
 }
 
 impl RequestId {
-    pub(super) fn of(value: Option<&HeaderValue>) -> Self {
-        let mut id = Self::default();
+    pub(super) fn set(&mut self, value: Option<&HeaderValue>) {
         let text = value.and_then(|value| value.to_str().ok());
         let text = text.unwrap_or_default().as_bytes();
-        let len = text.len().min(id.bytes.len());
-        id.bytes[..len].copy_from_slice(&text[..len]);
-        id.len = len as u8;
-        id
+        let len = text.len().min(self.bytes.len());
+        self.bytes[..len].copy_from_slice(&text[..len]);
+        self.len = len as u8;
     }
 
     pub(super) fn tell(&self, span: &RequestSpan) {

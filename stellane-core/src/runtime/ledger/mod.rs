@@ -22,6 +22,7 @@ use stellane_metrics::{
     HttpMetrics,
     embed::{Recording, Spans, Ticks},
 };
+use tracing::record_all;
 
 pub(super) use self::{
     kept::Kept,
@@ -31,10 +32,7 @@ pub use self::{
     kept::{KeptAs, KeptRequest},
     waits::{WaitsFor, waits_for},
 };
-use self::{
-    marks::{Marks, RequestId},
-    stamp::Stamp,
-};
+use self::{marks::Marks, stamp::Stamp};
 use crate::{
     access_log::Notes,
     config::RuntimeConfig,
@@ -98,23 +96,17 @@ impl Ledgers {
         self.id.is_some() || self.spans.is_some()
     }
 
-    /// The id and the span of a request that begins.
-    #[cold]
-    pub(super) fn mark<B>(&self, request: &mut Request<B>) -> Marks {
-        let header = self.id.as_ref();
-        let id = RequestId::of(header.and_then(|id| request.headers().get(id)));
-        let Some(spans) = &self.spans else {
-            return Marks {
-                id,
-                ..Marks::default()
-            };
-        };
-        let (trace_id, span) = spans.begin(request);
-        if let Some(span) = &span {
-            id.tell(span);
+    /// The id and the span of a request that begins, in the place of those of another.
+    fn mark<B>(&self, request: &mut Request<B>, marks: &mut Marks) {
+        if let Some(header) = &self.id {
+            marks.id.set(request.headers().get(header));
+        }
+        let Some(spans) = &self.spans else { return };
+        (marks.trace_id, marks.span) = spans.begin(request);
+        if let Some(span) = &marks.span {
+            marks.id.tell(span);
             marks::tell_peer(request, span);
         }
-        Marks { id, trace_id, span }
     }
 
     /// A request that was refused before it came to a ledger of its own.
@@ -126,7 +118,8 @@ impl Ledgers {
         if !has_room && self.spans.is_none() {
             return;
         }
-        let marks = self.mark(request);
+        let mut marks = Marks::default();
+        self.mark(request, &mut marks);
         if let Some(span) = &marks.span {
             span.tell(recording);
         }
@@ -272,8 +265,9 @@ impl Ledger {
     }
 
     /// It has more than its ledger. Until [`called`](Self::called) its span is entered.
-    pub(super) fn mark(&mut self, marks: Marks, begun: u64) {
-        self.marks = marks;
+    #[cold]
+    pub(super) fn mark<B>(&mut self, ledgers: &Ledgers, request: &mut Request<B>, begun: u64) {
+        ledgers.mark(request, &mut self.marks);
         if let Some(span) = &mut self.marks.span {
             span.enter();
             // One with a span is never as simple as the others: its polls are told from each other from the begin on.
@@ -416,23 +410,21 @@ impl Ledger {
         span.tell(recording);
         let full_ns = recording.ended().map_or(0, |ended| ended.full_ns);
         let accounts = self.closed(full_ns, recording.told().head_ns);
-        let span = span.span();
-        for (field, took) in [
-            ("stellane.before_call_seconds", accounts.before_call),
-            ("stellane.computing_seconds", accounts.computing),
-            ("stellane.blocking_seconds", accounts.blocking),
-            ("stellane.poll_delay_seconds", accounts.poll_delay),
-            ("stellane.waiting_seconds", accounts.waiting),
-            ("stellane.client_reading_seconds", accounts.client_reading),
-        ] {
-            span.record(field, took as f64 / 1e9);
-        }
         let waits = accounts.waits();
         let waits = waits.map(|(name, took)| format!("{name}={:.6}", took as f64 / 1e9));
         let waits = waits.collect::<Vec<_>>().join(" ");
-        if !waits.is_empty() {
-            span.record("stellane.waits", waits);
-        }
+        let seconds = |nanos: u64| nanos as f64 / 1e9;
+        // At once: each subscriber looks its span up for each record.
+        record_all!(
+            span.span(),
+            stellane.before_call_seconds = seconds(accounts.before_call),
+            stellane.computing_seconds = seconds(accounts.computing),
+            stellane.blocking_seconds = seconds(accounts.blocking),
+            stellane.poll_delay_seconds = seconds(accounts.poll_delay),
+            stellane.waiting_seconds = seconds(accounts.waiting),
+            stellane.client_reading_seconds = seconds(accounts.client_reading),
+            stellane.waits = (!waits.is_empty()).then_some(waits),
+        );
     }
 
     /// One that never waited has held its thread for all of its time.

@@ -308,8 +308,8 @@ impl InFlight {
         };
         held.ledger.begin(held.recording.begun());
         if parts.marks_requests {
-            let marks = parts.ledgers.mark(request);
-            held.ledger.mark(marks, held.recording.begun());
+            let begun = held.recording.begun();
+            held.ledger.mark(&parts.ledgers, request, begun);
         }
         Self(Some(held))
     }
