@@ -24,8 +24,6 @@ use stellane_pool::{Carried, WorkerPool};
 use stellane_router::Interner;
 use tokio::task::JoinSet;
 
-#[cfg(feature = "workers")]
-use super::ledger;
 #[cfg(feature = "admin")]
 use super::watch::Progress;
 use super::{
@@ -33,7 +31,7 @@ use super::{
     background::Restarts,
     classes::{self, Classes},
     held::HeldThreads,
-    ledger::{KeptRequest, Ledgers},
+    ledger::{self, KeptRequest, Ledgers},
     machine, pressure,
     rate_limits::RateLimits,
     refusing,

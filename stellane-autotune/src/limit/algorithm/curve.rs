@@ -112,6 +112,9 @@ const CHANCES: f64 = 2.0;
 /// In flight more than at the point before by so much of what that one and this tell of: it grows just now, and what is answered
 /// is not what began together with the point before.
 const GROWS: f64 = 0.5;
+/// What such a point counts for, compared with another of the same growth, where the machine is not heard: clients that each wait
+/// for their answer fill a service within a few of them, and then no more come. At 1 ten times the load was never noticed.
+const STEEP: f64 = 3.0;
 /// A service that answers less than this part of what it did is asked something else.
 const ALIKE: f64 = 0.25;
 /// One point alone is not to decide, of the 0.9 that it takes.
@@ -215,17 +218,15 @@ impl Curve {
         // A quartile of few answers is often off: the slowest that was seen with less in flight is what counts.
         let usual = below().map(|old| old.latency).fold(0.0, f64::max);
         let seen: f64 = below().map(|old| old.seen).sum();
-        let chance = CHANCE
-            + if is_busy == Some(true) {
-                0.0
-            } else {
-                SEEN / seen
-            };
         let evidence = reference.map_or(0.0, |old| {
             let [throughput, latency] = point.slopes(*old);
             // What is there more by now must be a part of what came since: else latency has changed by itself.
             let more = point.in_flight - old.in_flight;
             let piles_up = more > PILE * (point.answers - old.answers);
+            // While it grows, the machine need not be heard: what is answered then was not begun together.
+            let on_the_way = is_busy.is_none() && grows_now && old.ramp;
+            let is_sure = is_busy == Some(true) || on_the_way;
+            let chance = CHANCE + if is_sure { 0.0 } else { SEEN / seen };
             let slower = point.latency > chance * usual;
             let is_full = is_busy == Some(true)
                 || self.flow.grows() && point.throughput > ALIKE * old.throughput;
@@ -233,7 +234,9 @@ impl Curve {
             let buried = is_busy == Some(true) && more > BURIED * (point.answers - old.answers);
             let full = latency < LATER && slower && piles_up && is_full || buried;
             let elasticity = if full { throughput.max(WORST) } else { 1.0 };
-            ((point.in_flight / old.in_flight).ln().min(2.0) * (HALF - elasticity)).min(MOST)
+            let weight = if on_the_way { STEEP } else { 1.0 };
+            weight
+                * ((point.in_flight / old.in_flight).ln().min(2.0) * (HALF - elasticity)).min(MOST)
         });
         // What took long and began together ends together: points within one latency tell of the same requests. On a
         // machine that has time to spare they count once, and on one that is not heard, unless more come just now. Else four

@@ -26,6 +26,8 @@ use crate::connection::protocol::{
     http2::{abuse::AbuseMeter, ledger::Ledger, service::StreamService, trailers::TrailerMarks},
     task::http2::{ActiveHttp2, Sniffing, is_preface, may_become_preface},
 };
+#[cfg(feature = "tls")]
+use crate::connection::table::command::Command;
 use crate::connection::{
     http_service::HttpService,
     lifecycle::Shared,
@@ -44,7 +46,7 @@ use crate::connection::{
     },
     reason::CloseReason,
     state::ConnectionState,
-    table::{command::Command, owner::SocketOwner, record::Record},
+    table::{owner::SocketOwner, record::Record},
     transport::socket::Socket,
     woken::Stamped,
 };
