@@ -9,7 +9,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
     time::Duration,
@@ -28,6 +28,9 @@ const QUEUE: usize = 256;
 /// So often a thread is looked at that was asked, and for how long each time.
 const LOOKS: u32 = 10;
 const LOOK: Duration = Duration::from_millis(2);
+/// After so long those that gave none are asked again, for as long as they are held: the machine was busy, or somebody took
+/// a CPU profile.
+const AGAIN: Duration = Duration::from_millis(250);
 /// As many functions of a stack are told, the innermost.
 const FRAMES: usize = 48;
 
@@ -133,21 +136,32 @@ impl HeldStacks {
 }
 
 fn take_all(asked: &Receiver<Asked>, polls: &SlowPolls) {
-    while let Ok(first) = asked.recv() {
-        let all = std::iter::once(first).chain(asked.try_iter());
-        let is_held = |asked: &Asked| asked.hold.strong_count() > 0;
-        let (waiting, computing): (Vec<_>, Vec<_>) =
-            all.filter(is_held).partition(|asked| asked.target.waits());
-        for (some, blocked) in [(waiting, &[][..]), (computing, NOT_SAFE)] {
+    let mut left: Vec<Asked> = Vec::new();
+    loop {
+        let next = match left.is_empty() {
+            true => asked.recv().map_err(RecvTimeoutError::from),
+            false => asked.recv_timeout(AGAIN),
+        };
+        match next {
+            Ok(one) => left.push(one),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        left.extend(asked.try_iter());
+        left.retain(|asked| asked.hold.strong_count() > 0);
+        let (mut waiting, mut computing): (Vec<_>, Vec<_>) =
+            left.drain(..).partition(|asked| asked.target.waits());
+        for (some, blocked) in [(&mut waiting, &[][..]), (&mut computing, NOT_SAFE)] {
             for (asked, frames) in take_some(some, blocked) {
                 tell(&asked, &frames, polls);
             }
+            left.append(some);
         }
     }
 }
 
-/// The stacks of those that gave one while they were held.
-fn take_some(mut some: Vec<Asked>, blocked: &[&str]) -> Vec<(Asked, Frames)> {
+/// The stacks of those that gave one while they were held; the others are left.
+fn take_some(some: &mut Vec<Asked>, blocked: &[&str]) -> Vec<(Asked, Frames)> {
     let mut taken = Vec::new();
     for _ in 0..LOOKS {
         if some.is_empty() {
@@ -160,7 +174,7 @@ fn take_some(mut some: Vec<Asked>, blocked: &[&str]) -> Vec<(Asked, Frames)> {
             .build();
         // Somebody takes a CPU profile.
         let Ok(guard) = guard else { break };
-        let asked = some.into_iter();
+        let asked = some.drain(..);
         let asked = asked.filter_map(|one| Some((one.target.ask()?, one)));
         let mut asked: HashMap<u64, Asked> = asked.collect();
         thread::sleep(LOOK);
@@ -178,7 +192,7 @@ fn take_some(mut some: Vec<Asked>, blocked: &[&str]) -> Vec<(Asked, Frames)> {
                 taken.push((one, frames));
             }
         }
-        some = asked.into_values().collect();
+        some.extend(asked.into_values());
     }
     let named = |(one, frames)| (one, Frames::from(frames));
     taken.into_iter().map(named).collect()
@@ -206,4 +220,38 @@ fn thread_id() -> u32 {
 #[cfg(not(target_os = "linux"))]
 fn thread_id() -> u32 {
     0
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn who_could_not_be_asked_is_asked_again_while_it_is_held() {
+        let somebody = loop {
+            // Another test may have the recorder.
+            if let Ok(guard) = ProfilerGuardBuilder::default().frequency(1).build() {
+                break guard;
+            }
+        };
+        let (tell, told) = channel();
+        let (release, held) = channel::<()>();
+        let thread = thread::spawn(move || {
+            tell.send(Target::here().expect("lives")).expect("is heard");
+            let _ = held.recv();
+        });
+        let target = told.recv().expect("is told");
+        let stacks = HeldStacks::start(&SlowPolls::new(Duration::from_millis(1))).expect("starts");
+        let stack = stacks.take(&target, None);
+        thread::sleep(10 * LOOK);
+        assert_eq!(stack.get(), None, "somebody takes a CPU profile");
+        drop(somebody);
+        while stack.get().is_none() {
+            thread::sleep(LOOK);
+        }
+        drop(release);
+        thread.join().expect("no panic");
+    }
 }
