@@ -45,13 +45,18 @@ impl WakeClock {
 
     #[cold]
     fn look_back_into_hold(&self, age: impl FnOnce() -> Option<Duration>) {
-        // The system is asked for the age, at every read until it says that the hold is over.
+        // The system is asked for the age, at every read until the hold is over.
         let Some(readings) = &self.0 else { return };
-        let Some(age) = age() else { return };
+        let (now, (from, to)) = (readings.now(), HELD.get());
+        let Some(age) = age() else {
+            // Of a Unix socket it tells nothing; where there are no others, it is not to be asked for ever.
+            if readings.before(now, LONG) >= to {
+                HELD.set((0, 0));
+            }
+            return;
+        };
         // Never more than it was.
-        let age = age.saturating_sub(TICK);
-        let (from, to) = HELD.get();
-        let came = readings.before(readings.now(), age);
+        let came = readings.before(now, age.saturating_sub(TICK));
         if came >= to {
             // So all is read that came before.
             HELD.set((0, 0));
@@ -85,6 +90,9 @@ thread_local! {
 
 /// So exact is the age of what lies in a socket, where the system's clock is coarse.
 const TICK: Duration = Duration::from_millis(10);
+
+/// After so long a thread has read what came while it was held.
+const LONG: Duration = Duration::from_secs(1);
 
 /// A request has held this thread.
 #[cfg(feature = "preset")]
@@ -295,5 +303,11 @@ mod tests {
         assert_eq!(read(930, ago(50)), Some(930), "woken before");
         assert_eq!(read(995, ago(10)), Some(995), "after it was held");
         assert_eq!(read(995, ago(150)), Some(995), "so that is over");
+        thread_was_held(800, 990);
+        for (now, held) in [(1989, (800, 990)), (1990, (0, 0))] {
+            given.0.store(now, Relaxed);
+            assert_eq!(read(1985, None), Some(1985), "nobody knows");
+            assert_eq!(HELD.get(), held, "a second later nobody is asked");
+        }
     }
 }
