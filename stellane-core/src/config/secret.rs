@@ -76,9 +76,11 @@ impl Secrets {
             }
         };
         let contains = |word: &String| key.windows(word.len()).any(|part| part == word.as_bytes());
-        let begins = |(at, begin)| {
-            let mut words = words_with(begin).iter();
-            words.any(|word| key[at..].starts_with(word.as_bytes()))
+        let begins = |(at, pair): (usize, &[u8])| {
+            SECOND_LETTERS[usize::from(pair[0])] & second_letter(pair[1]) != 0
+                && WORDS
+                    .iter()
+                    .any(|word| key[at..].starts_with(word.as_bytes()))
         };
         key.windows(2).enumerate().any(begins) || self.more.iter().any(contains)
     }
@@ -266,23 +268,20 @@ fn user_info(url: &str) -> Option<(usize, usize)> {
     }
 }
 
-/// Those of [`WORDS`] that begin with these letters.
-#[inline]
-fn words_with(begin: &[u8]) -> &'static [&'static str] {
-    match begin {
-        b"ac" => &WORDS[..1],
-        b"ap" => &WORDS[1..2],
-        b"au" => &WORDS[2..3],
-        b"co" => &WORDS[3..4],
-        b"cr" => &WORDS[4..5],
-        b"pa" => &WORDS[5..8],
-        b"pr" => &WORDS[8..9],
-        b"pw" => &WORDS[9..10],
-        b"se" => &WORDS[10..11],
-        b"si" => &WORDS[11..12],
-        b"to" => &WORDS[12..],
-        _ => &[],
+/// By the first letter of a word, of [`WORDS`]: its second letters, a bit each.
+const SECOND_LETTERS: [u32; 256] = {
+    let (mut letters, mut at) = ([0; 256], 0);
+    while at < WORDS.len() {
+        let word = WORDS[at].as_bytes();
+        letters[word[0] as usize] |= second_letter(word[1]);
+        at += 1;
     }
+    letters
+};
+
+/// A digit is taken for one of them, which does no harm.
+const fn second_letter(byte: u8) -> u32 {
+    1 << (byte & 31)
 }
 
 /// What [`plain`] makes of a short key, and how long that is.
