@@ -122,7 +122,7 @@ impl Shared {
         let stalled = self.lending.stalled();
         let in_flight = in_flight.saturating_sub(aside);
         // Whatever streams end together, or are set aside, while it lasts: less is no evidence, more might be.
-        let uncounted = self.uncounted(control).max(control.uncounted_at_start);
+        let uncounted = self.uncounted(aside).max(control.uncounted_at_start);
         let tasks_per_core = self.local_signal.tasks_per_core();
         if complete || refused > 0 {
             let median = self.median.load(Ordering::Relaxed);
@@ -208,8 +208,7 @@ impl Shared {
     }
 
     /// Who is in flight and says nothing of how long an answer takes: whoever has been set aside, or is answered.
-    fn uncounted(&self, control: &WindowControl) -> u32 {
-        let aside = control.aside.count(&self.recorders);
+    fn uncounted(&self, aside: u32) -> u32 {
         aside.saturating_add(self.lending.stalled().max(self.streaming()))
     }
 
@@ -227,7 +226,7 @@ impl Shared {
         control.refused_at_start = self.refused();
         control.untimed_at_start = self.untimed();
         control.overloads_at_start = self.overloads();
-        control.uncounted_at_start = self.uncounted(control);
+        control.uncounted_at_start = self.uncounted(control.aside.count(&self.recorders));
         control.departures_at_start = self.departures();
         control.phase = Phase::Measuring { start: now };
         let limit = self.load().1;

@@ -186,7 +186,7 @@ impl Curve {
         }
         let sum = std::mem::take(sum);
         self.compare(
-            window.tasks_per_core.map(|tasks| tasks > BUSY),
+            window.tasks_per_core,
             Point {
                 in_flight: (sum.in_flight / sum.seconds).max(0.1),
                 throughput: sum.answers / sum.seconds,
@@ -199,13 +199,14 @@ impl Curve {
         )
     }
 
-    /// `is_busy` is what the machine says, if it is heard.
-    fn compare(&mut self, is_busy: Option<bool>, point: Point) -> f64 {
+    fn compare(&mut self, tasks_per_core: Option<f64>, point: Point) -> f64 {
         let bin = bin_of(point.in_flight);
+        let is_busy = tasks_per_core.is_some_and(|tasks| tasks > BUSY);
         let grows_now = self.latest.is_some_and(|latest| {
             self.flow.add(&latest, &point);
             point.in_flight - latest.in_flight > GROWS * (point.answers - latest.answers)
         });
+        let unheard_growth = tasks_per_core.is_none() && grows_now;
         let below = || {
             let apart = |old: &&Point| {
                 point.in_flight > APART * old.in_flight
@@ -223,18 +224,20 @@ impl Curve {
             // What is there more by now must be a part of what came since: else latency has changed by itself.
             let more = point.in_flight - old.in_flight;
             let piles_up = more > PILE * (point.answers - old.answers);
-            // While it grows, the machine need not be heard: what is answered then was not begun together.
-            let on_the_way = is_busy.is_none() && grows_now && old.ramp;
-            let is_sure = is_busy == Some(true) || on_the_way;
-            let chance = CHANCE + if is_sure { 0.0 } else { SEEN / seen };
-            let slower = point.latency > chance * usual;
-            let is_full = is_busy == Some(true)
-                || self.flow.grows() && point.throughput > ALIKE * old.throughput;
+            // Compared with another of the same growth.
+            let is_steep = unheard_growth && old.ramp;
+            let few = if is_busy || is_steep {
+                0.0
+            } else {
+                SEEN / seen
+            };
+            let slower = point.latency > (CHANCE + few) * usual;
+            let more_come = self.flow.grows() && point.throughput > ALIKE * old.throughput;
             // Or so much more that what is answered is but the luckiest.
-            let buried = is_busy == Some(true) && more > BURIED * (point.answers - old.answers);
-            let full = latency < LATER && slower && piles_up && is_full || buried;
+            let buried = is_busy && more > BURIED * (point.answers - old.answers);
+            let full = latency < LATER && slower && piles_up && (is_busy || more_come) || buried;
             let elasticity = if full { throughput.max(WORST) } else { 1.0 };
-            let weight = if on_the_way { STEEP } else { 1.0 };
+            let weight = if is_steep { STEEP } else { 1.0 };
             weight
                 * ((point.in_flight / old.in_flight).ln().min(2.0) * (HALF - elasticity)).min(MOST)
         });
@@ -243,11 +246,7 @@ impl Curve {
         // hundred clients that came at once, of whose requests half take a hundred times as long as the others, were refused
         // in one run of thousands.
         let since = point.at.saturating_sub(self.told).as_secs_f64();
-        let again = match is_busy {
-            Some(true) => false,
-            Some(false) => since < point.latency,
-            None => since < point.latency && !grows_now,
-        };
+        let again = !is_busy && !unheard_growth && since < point.latency;
         let evidence = if again { evidence.min(0.0) } else { evidence };
         if evidence > 0.0 {
             self.told = point.at;
