@@ -30,14 +30,11 @@ fn config() -> RuntimeConfig {
     config
 }
 
-/// Asks the service for `paths`, then the admin service for `admin_path`; the last answer of each.
-macro_rules! served {
-    ($config:expr, $service:expr, $paths:expr, $admin_path:expr) => {{
+/// A started service: its two addresses, what stops it, and its end.
+macro_rules! started {
+    ($builder:expr) => {{
         let (stop, stopped) = oneshot::channel::<()>();
-        let bound = Runtime::builder()
-            .config($config)
-            .service($service)
-            .heap_profiler(&ALLOCATOR)
+        let bound = $builder
             .shutdown_signal(async {
                 let _ = stopped.await;
             })
@@ -47,7 +44,16 @@ macro_rules! served {
             .await
             .expect("binds");
         let (address, admin) = (bound.local_addr(), bound.admin_addr().expect("on"));
-        let serving = tokio::spawn(bound.serve());
+        (address, admin, stop, tokio::spawn(bound.serve()))
+    }};
+}
+
+/// Asks the service for `paths`, then the admin service for `admin_path`; the last answer of each.
+macro_rules! served {
+    ($config:expr, $service:expr, $paths:expr, $admin_path:expr) => {{
+        let builder = Runtime::builder().config($config).service($service);
+        let builder = builder.heap_profiler(&ALLOCATOR);
+        let (address, admin, stop, serving) = started!(builder);
         let mut answer = String::new();
         for path in $paths {
             answer = ask::get(address, path).await;
@@ -127,18 +133,8 @@ async fn the_block_profile_says_where_handlers_stand_that_hold_a_thread() {
         .get("/computes/{n}", computes_on)
         .build()
         .expect("no conflicts");
-    let (stop, stopped) = oneshot::channel::<()>();
-    let bound = Runtime::builder()
-        .config(config)
-        .service(router)
-        .shutdown_signal(async { drop(stopped.await) })
-        .build()
-        .expect("builds")
-        .bind("127.0.0.1:0")
-        .await
-        .expect("binds");
-    let (address, admin) = (bound.local_addr(), bound.admin_addr().expect("on"));
-    let serving = tokio::spawn(bound.serve());
+    let builder = Runtime::builder().config(config).service(router);
+    let (address, admin, stop, serving) = started!(builder);
     let asking: Vec<_> = ["/sleeps/1", "/computes/1"]
         .map(|path| tokio::spawn(async move { ask::get(address, path).await }))
         .into();
