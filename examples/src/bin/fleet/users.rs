@@ -169,6 +169,7 @@ impl Seen {
             match status {
                 200 => {}
                 0 => println!("        {count} without an answer: {why}"),
+                _ if why.is_empty() => println!("        {count} x {status}"),
                 _ => println!("        {count} x {status} by {why}"),
             }
         }
