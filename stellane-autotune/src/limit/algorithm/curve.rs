@@ -187,6 +187,7 @@ impl Curve {
         let sum = std::mem::take(sum);
         self.compare(
             window.tasks_per_core,
+            window.is_limit_bound(),
             Point {
                 in_flight: (sum.in_flight / sum.seconds).max(0.1),
                 throughput: sum.answers / sum.seconds,
@@ -199,14 +200,15 @@ impl Curve {
         )
     }
 
-    fn compare(&mut self, tasks_per_core: Option<f64>, point: Point) -> f64 {
+    /// `is_bound`: more would be in flight, but for what may begin at once.
+    fn compare(&mut self, tasks_per_core: Option<f64>, is_bound: bool, point: Point) -> f64 {
         let bin = bin_of(point.in_flight);
         let is_busy = tasks_per_core.is_some_and(|tasks| tasks > BUSY);
         let grows_now = self.latest.is_some_and(|latest| {
             self.flow.add(&latest, &point);
             point.in_flight - latest.in_flight > GROWS * (point.answers - latest.answers)
         });
-        let unheard_growth = tasks_per_core.is_none() && grows_now;
+        let unheard_growth = tasks_per_core.is_none() && (grows_now || is_bound);
         let below = || {
             let apart = |old: &&Point| {
                 point.in_flight > APART * old.in_flight
