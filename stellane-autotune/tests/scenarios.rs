@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stellane_autotune::AlgorithmKind::{Adaptive, Aimd, Fixed, Gradient2, Vegas};
 use stellane_autotune::algorithm::Window;
-use stellane_autotune::sim::{self, ColdStart, Contender, Honest, Plant, Scenario};
+use stellane_autotune::sim::{self, Closed, ColdStart, Contender, Honest, Plant, Scenario, Work};
 use stellane_autotune::{Algorithm, AlgorithmKind, Latencies, algorithm};
 
 fn scenario(name: &str) -> Scenario {
@@ -320,6 +320,66 @@ fn the_cases_of_vector_end_at_the_right_limit() {
             assert!(expected.contains(&mean), "{name} seed {seed}: {mean}");
         }
     }
+}
+
+/// Nothing tells a cold start into far too much from requests that take long, but that throughput does not follow while the
+/// load still climbs.
+#[test]
+fn what_the_machine_does_not_tell_is_found_out_while_the_load_climbs() {
+    for name in [
+        "overload_2x",
+        "overload_10x",
+        "overload_1.2x",
+        "fifo",
+        "spike",
+        "bursty",
+    ] {
+        let scenario = deaf(scenario(name));
+        for seed in seeds() {
+            let run = sim::run(&scenario, &Contender::Default, seed);
+            let scores = sim::score(&scenario, &sim::oracle(&scenario, seed), &run);
+            assert!(
+                scores.iter().all(|score| *score >= 0.9),
+                "{name}: {scores:?}"
+            );
+        }
+    }
+}
+
+/// Eight places of 41 ms behind a machine that is not heard, for clients that come within a fifth of a second and each wait
+/// for their answer: if it is found out while they come, what is let in is soon what can be done; if it is not, then nothing
+/// tells them from clients of a service that takes two seconds, and nobody is refused.
+#[test]
+fn four_hundred_clients_for_eight_places_are_limited_soon_or_not_refused_at_all() {
+    let scenario = Scenario {
+        load: |_| 0.0,
+        closed: Some(Closed {
+            clients: 400,
+            think: 0.2,
+            backoff: 0.2,
+            within: 0.2,
+        }),
+        work: Work::Constant(0.041),
+        plant: |_| Plant {
+            cores: 8.0,
+            contention: 0.0,
+            ..Plant::healthy()
+        },
+        slo: 0.2,
+        ..deaf(scenario("fifo"))
+    };
+    let mut limited = 0;
+    for seed in 11..19 {
+        let run = sim::run(&scenario, &Contender::Default, seed);
+        if run.said.len() == 1 {
+            assert_eq!(run.refused, 0);
+            continue;
+        }
+        limited += 1;
+        let goodput = run.goodput(5.0, 13.0);
+        assert!(goodput > 0.85 * 195.0, "seed {seed}: {goodput}");
+    }
+    assert!(limited > 4, "{limited} of 8");
 }
 
 /// From no matter which initial limit.

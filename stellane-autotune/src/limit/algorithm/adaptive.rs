@@ -33,11 +33,12 @@ use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize
 ///
 /// Where the machine is not heard, or is not busy, flat throughput alone says little: an upstream that became slow looks
 /// like that, and so do requests of another kind than before. There more must come than is answered, by more than chance,
-/// and it takes more evidence: for a service that queues some tenths of a second to seconds longer. It does not do
-/// for a cold start into many times the load, nor into one whose throughput *collapses* under more concurrency and
-/// that has not been seen at less: hardly anything is answered then, and a hundred handlers that have just begun and
-/// take a minute look the same for a minute. Those are the ones that get the benefit of the doubt. A lower `initial` (64)
-/// helps, at the price that a surge of honest requests waits for longer.
+/// and it takes more evidence: for a service that queues some tenths of a second to seconds longer, and while the load
+/// climbs. Clients that came at once, each of whom waits for its answer, may look like those of a slow service from then on:
+/// then all of them are served as fast as it can be done, and nobody is refused. Nor does it do for a service whose
+/// throughput *collapses* under more concurrency and that has not been seen at less: hardly anything is answered then, and
+/// a hundred handlers that have just begun and take a minute look the same for a minute. Those are the ones that get the
+/// benefit of the doubt. A lower `initial` (64) helps, at the price that a surge of honest requests waits for longer.
 ///
 /// **Limiting.** From the knee on, as far as it is known:
 ///

@@ -126,7 +126,8 @@ const WORST: f64 = -0.3;
 /// What was answered so far was begun when less was in flight: its latency says less than it will.
 /// Half or twice: nothing.
 const LATER: f64 = 0.8;
-/// In flight more at the end of a point than at its beginning by this: it is of a ramp. Less is chance.
+/// In flight more at the end of a point than at its beginning, or than at the point before, by this: it is of a ramp. Less is
+/// chance.
 /// Half or twice: nothing.
 const RISES: f64 = 1.2;
 /// A point is forgotten after so many seconds, or so many latencies: the service may be another one by then.
@@ -180,7 +181,9 @@ impl Curve {
         sum.in_flight += seconds * window.mean_in_flight;
         sum.ln_latency += answers * latency.ln();
         let grew = window.mean_in_flight > 2.0 * sum.first;
-        let rises = window.mean_in_flight > RISES * sum.first;
+        // A point may be of one window.
+        let before = self.latest.map_or(0.0, |latest| latest.in_flight);
+        let rises = window.mean_in_flight > RISES * sum.first.min(before);
         if sum.answers < if grew { FEW } else { ANSWERS } {
             return 0.0;
         }
@@ -281,19 +284,28 @@ impl Curve {
             .then_some(knee)
     }
 
+    /// If all were as quick as the quickest that were seen.
+    pub(super) fn knee_of_the_quickest(&self, now: Duration) -> f64 {
+        self.most(now) * self.shortest(now)
+    }
+
     fn has_less(&self, knee: f64, now: Duration, counts: impl Fn(&Point) -> bool) -> bool {
         let mut points = self.fresh(now);
         points.any(|point| counts(point) && point.in_flight < CLEAR * knee)
     }
 
     pub(super) fn evidence(&self, now: Duration) -> LimitEvidence {
-        let latencies = self.fresh(now).map(|point| point.latency);
-        let shortest = latencies.fold(f64::INFINITY, f64::min);
+        let shortest = self.shortest(now);
         LimitEvidence::Flat {
             throughput: self.most(now),
             from: self.knee(now).0,
             latency: self.latest.map_or(1.0, |latest| latest.latency / shortest),
         }
+    }
+
+    fn shortest(&self, now: Duration) -> f64 {
+        let latencies = self.fresh(now).map(|point| point.latency);
+        latencies.fold(f64::INFINITY, f64::min)
     }
 
     fn most(&self, now: Duration) -> f64 {
