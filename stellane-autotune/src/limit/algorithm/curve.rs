@@ -99,6 +99,7 @@ const BUSY: f64 = 1.0;
 const CHANCE: f64 = 1.5;
 /// And by this more, divided by how many points were seen, where the machine is not seen to be busy: of the first two or three
 /// one is as often too low as the next is too high.
+/// Half or twice: nothing.
 const SEEN: f64 = 2.0;
 /// The part of all answers since that must be in flight more: else latency has changed by itself.
 /// Half or twice: nothing.
@@ -106,16 +107,21 @@ const PILE: f64 = 0.01;
 /// Where the machine is not seen to be busy, a service that is full is one to which more come than it answers: for so many
 /// stays of a request what is in flight is watched for that. If an upstream became slow, or requests of another kind came,
 /// as many were in flight a while later as there always would be: that was taken for a queue, and refused by the dozen.
+/// Half or twice: nothing.
 const STAYS: f64 = 2.0;
 /// And it grows by so many times the square root of what was answered meanwhile: less is chance.
+/// Half or twice: nothing.
 const CHANCES: f64 = 2.0;
 /// In flight more than at the point before by so much of what that one and this tell of: it grows just now, and what is answered
 /// is not what began together with the point before.
+/// Half: 231.5 of a million refused; twice: nothing.
 const GROWS: f64 = 0.5;
 /// What such a point counts for, compared with another of the same growth, where the machine is not heard: clients that each wait
 /// for their answer fill a service within a few of them, and then no more come. At 1 ten times the load was never noticed.
+/// Half: a cold start of 15.6 s (1 s); twice: nothing.
 const STEEP: f64 = 3.0;
 /// A service that answers less than this part of what it did is asked something else.
+/// Half or twice: nothing.
 const ALIKE: f64 = 0.25;
 /// One point alone is not to decide, of the 0.9 that it takes.
 /// Half: 95 % (`capacity_halves`), a cold start of 16.4 s; twice: 96 % (`bad_requests`).
@@ -128,7 +134,7 @@ const WORST: f64 = -0.3;
 const LATER: f64 = 0.8;
 /// In flight more at the end of a point than at its beginning, or than at the point before, by this: it is of a ramp. Less is
 /// chance.
-/// Half or twice: nothing.
+/// Half: nothing; twice: a cold start of 15.6 s (1 s).
 const RISES: f64 = 1.2;
 /// A point is forgotten after so many seconds, or so many latencies: the service may be another one by then.
 /// Half or twice, of each: nothing.
