@@ -60,6 +60,7 @@
 //! | `tracing` | an event per tuning action, target `stellane::tuning` |
 //! | `metrics` | the counter `stellane_tuning_actions_total{parameter,outcome}` |
 //! | `redis` | [`rate_limit`]`::shared`: rates that replicas share by Redis or Valkey |
+//! | `quanta` | a clock that is cheaper to read |
 //! | `load` | `tower::load::Load` on the limit and its service: tower's balancers choose by saturation |
 //! | `sim` | the simulator with its oracle |
 #![cfg_attr(docsrs, feature(doc_cfg))]

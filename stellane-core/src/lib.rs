@@ -61,17 +61,17 @@
 //! | connection manager | `Service` of connections: `ConnectionManager::service`, `make_service` | `a_limit_around_the_manager_counts_connections`, `a_timeout_around_the_manager_ends_connections`, `a_make_service_makes_one_for_each_connection` |
 //! | engines | `Engine::serve`, of any service | `engines_serve_any_service` |
 //! | tuner | `AutoTuneLayer` | `the_tuner_turns_a_limit_and_a_pool_of_others`, `the_tuner_undoes_what_made_things_worse` |
-//! | adaptive limit | `AdaptiveLimitLayer` | `the_adaptive_limit_refuses_what_is_too_much_and_nothing_else` |
+//! | adaptive limit | `AdaptiveLimitLayer` | `the_adaptive_limit_refuses_what_is_too_much` |
 //! | the same for tower's balancers | `tower::load::Load` | `stellane-autotune/tests/load.rs` |
 //! | rates by key | `RateLimitLayer` | `who_asks_too_often_is_told_so_and_nobody_else` |
 //! | rates that replicas share | `SharedRateLimitLayer` | `stellane-autotune/tests/shared_rates.rs` |
-//! | deadlines | `OverloadLayer` | `overload_passes_a_deadline_on_and_ends_what_exceeds_it` |
-//! | the same for the calls of a request | `DeadlineScopeLayer`; `HandOnDeadlineLayer` before a client | `calls_made_for_a_request_are_told_how_much_time_is_left` |
+//! | deadlines | `OverloadLayer` | `overload_ends_what_exceeds_its_deadline` |
+//! | the same for the calls of a request | `DeadlineScopeLayer`; `HandOnDeadlineLayer` before a client | `calls_are_told_how_much_time_is_left` |
 //! | request metrics, labels of routes | `MetricsLayer`, `RouteLabelLayer` | `metrics_count_by_the_labels_of_routes` |
 //! | load reports for balancers | `LoadReportLayer` | `an_answer_tells_how_loaded_the_replica_is` |
 //! | object and buffer pools | `PoolLayer` | `pools_are_within_reach_of_a_handler` |
-//! | worker pool | `WorkerPoolLayer` | `workers_run_a_whole_app_and_end_what_panics`, `routes_and_pools_of_a_whole_app_reach_its_worker` |
-//! | router | `Router`, a `Service`; `RouteLayer` | `the_router_is_a_service_like_any_other`, `a_route_layer_leaves_the_route_for_whatever_is_inside` |
+//! | worker pool | `WorkerPoolLayer` | `workers_run_a_whole_app_and_end_what_panics`, `routes_and_pools_reach_the_worker_of_an_app` |
+//! | router | `Router`, a `Service`; `RouteLayer` | `the_router_is_a_service_like_any_other`, `a_route_layer_tells_who_is_inside_the_route` |
 //! | interner | `InternLayer` | `headers_and_claims_are_interned_without_a_router` |
 //! | rules of HTTP/1 | `StrictHttp1Layer` | `strict_rules_refuse_what_is_ambiguous` |
 //! | panics and errors | `CatchFaultsLayer` | `a_panic_is_answered_and_counted` |
@@ -87,7 +87,7 @@
 //! | tower-http's by configuration | `HttpLayers`: `HttpOuterLayer`, `HttpInnerLayer` | `tests/middleware/http_layers.rs` |
 //! | all of it | `PresetLayer` | `tests/preset/layer.rs`, `tests/preset/is_its_layers.rs` |
 //! | the same one by one | `Components::layers`, with `BodyLimitLayer`, `RequestBytesLayer` | `tests/preset/is_its_layers.rs`, `stellane-metrics/tests/layer.rs` |
-//! | each as a method of `ServiceBuilder` | `StellaneBuilderExt` | `one_chain_takes_towers_tower_https_and_our_methods` |
+//! | each as a method of `ServiceBuilder` | `StellaneBuilderExt` | `one_chain_takes_methods_of_tower_http_and_ours` |
 //!
 //! # Words
 //!

@@ -260,6 +260,17 @@ impl Process {
         }
     }
 
+    /// Its errors up to the line that has this in it.
+    fn errors_until(&self, what: &str) -> String {
+        let mut said = String::new();
+        while !said.contains(what) {
+            let line = self.errors.recv_timeout(Duration::from_secs(60));
+            said += &line.unwrap_or_else(|error| panic!("never `{what}`: {error}"));
+            said.push('\n');
+        }
+        said
+    }
+
     fn errors(&self) -> String {
         self.errors.iter().collect::<Vec<_>>().join("\n")
     }
@@ -585,9 +596,11 @@ fn a_panic_is_told_once_with_its_route() {
         let mut stream = ask(process.address(), "/panic");
         stream.read_exact(&mut answer).expect("answers");
         assert_eq!(&answer, b"HTTP/1.1 500");
+        // With a backtrace it takes a while, for which the end waits only so long.
+        let mut said = process.errors_until("on purpose");
         process.signal("-TERM");
         assert_eq!(process.end().code(), Some(0));
-        let said = process.errors();
+        said += &process.errors();
         assert_eq!(said.matches("on purpose").count(), 1, "{said}");
         for what in [says_so, "/panic", "process_end.rs"] {
             assert!(said.contains(what), "{what} in {said}");

@@ -11,7 +11,9 @@
 //! ```
 //! # #[cfg(all(feature = "admin", feature = "prometheus"))]
 //! # fn main() -> Result<(), stellane_metrics::BuildError> {
-//! use stellane_metrics::{Admin, HttpMetrics, MetricsLayer, Readiness, RuntimeMetrics, prometheus};
+//! use stellane_metrics::{
+//!     Admin, HttpMetrics, MetricsLayer, Readiness, RuntimeMetrics, prometheus,
+//! };
 //!
 //! let http = HttpMetrics::builder().build()?;
 //! let layer = MetricsLayer::new(&http); // around your service

@@ -27,7 +27,7 @@ const MOST_EACH_SECOND: u32 = 100;
 /// How long a thread that panics waits for its record to be written: the process may be about to end. Once that was too
 /// short, nobody waits until a record has been written again.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The same within a task.
+/// The same within a task, which need not wait for long: the end of the service waits for its record, see [`flush`].
 const PATIENCE_OF_TASKS: Duration = Duration::from_millis(100);
 
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
@@ -47,6 +47,11 @@ pub(super) fn never_wait() {
     });
 }
 
+/// Waits for what tasks have left to be written, before the process ends: a backtrace takes its time.
+pub(super) fn flush() {
+    RECORDS.flush(PATIENCE);
+}
+
 /// Whether two hooks are one function: std makes its own from nothing each time, so that only the type tells. Should that
 /// ever be made in two places of std, the hook in force is left alone.
 fn is_same(one: &Hook, other: &Hook) -> bool {
@@ -60,19 +65,7 @@ fn is_ours() -> bool {
     tokio::task::try_id().is_some() || thread::current().name().is_some_and(is_named)
 }
 
-static RECORDS: Records = Records {
-    state: Mutex::new(State {
-        waiting: VecDeque::new(),
-        is_writing: false,
-        taken: 0,
-        written: 0,
-        is_stuck: false,
-        left_out: 0,
-        second: None,
-        in_second: 0,
-    }),
-    changed: Condvar::new(),
-};
+static RECORDS: Records = Records::new();
 
 /// Those that wait to be written: into whatever log there is, which may wait for somebody, or on stderr if there is none.
 struct Records {
@@ -106,6 +99,22 @@ struct Record {
 }
 
 impl Records {
+    const fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                is_writing: false,
+                taken: 0,
+                written: 0,
+                is_stuck: false,
+                left_out: 0,
+                second: None,
+                in_second: 0,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
     fn hook(&'static self, std: Hook) -> impl Fn(&PanicHookInfo<'_>) + Sync + Send + 'static {
         move |info| {
             if !is_ours() {
@@ -156,6 +165,14 @@ impl Records {
         if waited.timed_out() {
             state.is_stuck = true;
         }
+    }
+
+    /// Waits for all that was taken so far to be written, unless it takes that long.
+    fn flush(&self, patience: Duration) {
+        let state = self.state();
+        let number = state.taken;
+        let unwritten = |state: &mut State| state.written < number && state.is_writing;
+        drop(self.changed.wait_timeout_while(state, patience, unwritten));
     }
 
     /// Writes what waits.
@@ -245,4 +262,44 @@ impl Record {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing_subscriber::{Layer, Registry, layer::Context, prelude::*};
+
+    use super::*;
+
+    /// A log that takes longer for a line than a task waits.
+    struct Slow(Arc<AtomicUsize>);
+
+    impl Layer<Registry> for Slow {
+        fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, Registry>) {
+            thread::sleep(2 * PATIENCE_OF_TASKS);
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_end_waits_for_what_tasks_have_left_to_be_written() {
+        let written = Arc::<AtomicUsize>::default();
+        let log = Dispatch::new(Registry::default().with(Slow(Arc::clone(&written))));
+        let records: &'static Records = Box::leak(Box::new(Records::new()));
+        for number in 1..=3 {
+            records.add(Record {
+                thread: String::new(),
+                message: format!("number {number}"),
+                location: String::new(),
+                route: None,
+                backtrace: Backtrace::disabled(),
+                span: Span::none(),
+                dispatch: log.clone(),
+                may_be_the_last: false,
+            });
+        }
+        records.flush(Duration::from_secs(600));
+        assert_eq!(written.load(Ordering::Relaxed), 3);
+    }
 }

@@ -448,6 +448,7 @@ impl Bound {
         if let Some(otlp) = &otlp {
             super::otlp::end(otlp).await;
         }
+        panics::flush();
         let lasted = Duration::from_secs(begun.elapsed().as_secs());
         tracing::info!(
             "stopped after {}: {} requests, {report}",

@@ -110,7 +110,7 @@ fn limit_of(places: u32) -> AdaptiveLimit {
 }
 
 #[tokio::test]
-async fn the_adaptive_limit_refuses_what_is_too_much_and_nothing_else() {
+async fn the_adaptive_limit_refuses_what_is_too_much() {
     let limit = limit_of(1);
     let (begun, gate) = (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(0)));
     let slow = handler({
@@ -160,7 +160,7 @@ async fn who_asks_too_often_is_told_so_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn overload_passes_a_deadline_on_and_ends_what_exceeds_it() {
+async fn overload_ends_what_exceeds_its_deadline() {
     let overload = OverloadLayer::builder().build().expect("valid");
     let handler = handler(async |parts: Parts| {
         assert!(parts.extensions.get::<Deadline>().is_some());
@@ -181,7 +181,7 @@ async fn overload_passes_a_deadline_on_and_ends_what_exceeds_it() {
 }
 
 #[tokio::test]
-async fn calls_made_for_a_request_are_told_how_much_time_is_left() {
+async fn calls_are_told_how_much_time_is_left() {
     let overload = OverloadLayer::builder().build().expect("valid");
     // In place of a server elsewhere: it says what it was asked with.
     let elsewhere = service_fn(async |call: Request<()>| {
@@ -292,7 +292,7 @@ async fn workers_run_a_whole_app_and_end_what_panics() {
 }
 
 #[tokio::test]
-async fn routes_and_pools_of_a_whole_app_reach_its_worker() {
+async fn routes_and_pools_reach_the_worker_of_an_app() {
     let metrics = HttpMetrics::builder().build().expect("valid");
     let pools = Pools::builder().build().expect("valid");
     let handler = handler(async |parts: Parts| {
@@ -385,7 +385,7 @@ async fn headers_and_claims_are_interned_without_a_router() {
 }
 
 #[tokio::test]
-async fn a_route_layer_leaves_the_route_for_whatever_is_inside() {
+async fn a_route_layer_tells_who_is_inside_the_route() {
     let table = RouteTable::new(["/users/{id}"]).expect("valid");
     let handler = handler(async |parts: Parts| {
         let route = parts.extensions.get::<RouteMatch>();
@@ -963,7 +963,7 @@ async fn engines_serve_any_service() {
 }
 
 #[tokio::test]
-async fn one_chain_takes_towers_tower_https_and_our_methods() {
+async fn one_chain_takes_methods_of_tower_http_and_ours() {
     use stellane_core::StellaneBuilderExt;
     use tower_http::ServiceBuilderExt;
 

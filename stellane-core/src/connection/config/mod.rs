@@ -176,7 +176,7 @@ pub struct ConnectionConfig {
     /// How far the read buffer of an HTTP/1 connection may grow, and so what is read ahead of a slow handler; never
     /// less than `max_head_bytes`. It grows only for clients that keep filling it. Too low and uploads cost many
     /// reads (64 KiB: 17 for a MiB, and as many writes to disk), too high and a client whose body nobody reads
-    /// takes as much memory. Default 400 KiB.
+    /// takes as much memory. With a hyper before 1.12 it is `max_head_bytes`. Default 400 KiB.
     pub read_buffer_bytes: usize,
     /// How much of a request's body that its handler does not read (a 401, a 404, a refusal under load) is read and
     /// dropped, so that its HTTP/1 connection goes on. The answer to a request with a longer `Content-Length` says

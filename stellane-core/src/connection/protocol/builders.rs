@@ -30,8 +30,8 @@ impl HyperBuilders {
             .header_read_timeout(None)
             // Who has sent all it sends is answered; it is the manager that looks whether anybody is there.
             .half_close(true)
-            .max_header_size(config.max_head_bytes)
             .max_buf_size(config.max_head_bytes.max(config.read_buffer_bytes))
+            .max_header_size(config.max_head_bytes)
             .pipeline_flush(false);
         Self {
             http1,
@@ -54,5 +54,21 @@ impl HyperBuilders {
             true => &self.narrow_http2,
             false => &self.http2,
         }
+    }
+}
+
+/// What hyper has since 1.12. In a program that holds an older one, the buffer is what keeps heads small, and so is that small:
+/// bodies come in smaller pieces.
+#[allow(
+    dead_code,
+    reason = "hyper's own method comes first where there is one"
+)]
+trait MaxHeaderSize {
+    fn max_header_size(&mut self, bytes: usize) -> &mut Self;
+}
+
+impl MaxHeaderSize for http1::Builder {
+    fn max_header_size(&mut self, bytes: usize) -> &mut Self {
+        self.max_buf_size(bytes)
     }
 }
