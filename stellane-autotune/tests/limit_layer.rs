@@ -426,6 +426,79 @@ async fn a_queue_that_serves_nobody_in_time_serves_the_newest_first_until_it_doe
 
 /// What a service does in a tenth of a second, all at once and beside its usual load.
 #[cfg(feature = "tokio")]
+/// One place, which is taken, and a layer where one waits so long for it.
+fn taken(max_wait: Duration) -> (stellane_autotune::Permit, AdaptiveLimitLayer) {
+    let mut config = fixed(1);
+    config.max_wait = max_wait;
+    let limit = build(config);
+    let permit = limit.try_acquire().unwrap();
+    (permit, AdaptiveLimitLayer::new(&limit))
+}
+
+#[tokio::test(start_paused = true)]
+async fn everybody_waits_for_a_time_of_their_own_where_nothing_is_given_back() {
+    let (_permit, layer) = taken(Duration::from_millis(640));
+    let start = tokio::time::Instant::now();
+    let wait = |after: u64| {
+        let service = layer.layer(slow());
+        async move {
+            tokio::time::sleep(Duration::from_millis(after)).await;
+            let refused = service.oneshot(request()).await.unwrap();
+            assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+            (start.elapsed().as_millis() as u64) - after
+        }
+    };
+    let waited = tokio::join!(wait(0), wait(100), wait(105), wait(500), wait(2000));
+    for waited in <[u64; 5]>::from(waited) {
+        // Whoever is not the first may wait a thirtieth longer.
+        assert!((640..=665).contains(&waited), "{waited}");
+    }
+}
+
+#[test]
+fn who_waits_on_one_thread_is_refused_in_time_while_another_is_held() {
+    let (_permit, layer) = taken(Duration::from_millis(20));
+    let wait = |service: AdaptiveLimitLayer| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().build().unwrap();
+        (runtime, service.layer(slow()).oneshot(request()))
+    };
+    let (say, held) = std::sync::mpsc::channel();
+    let (go_on, told) = std::sync::mpsc::channel::<()>();
+    let first = layer.clone();
+    let holder = std::thread::spawn(move || {
+        let (runtime, waiting) = wait(first);
+        runtime.block_on(async {
+            let waiting = tokio::spawn(waiting);
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            say.send(()).unwrap();
+            // A handler that blocks.
+            told.recv().unwrap();
+            waiting.await.unwrap().unwrap().status()
+        })
+    });
+    held.recv().unwrap();
+    let (runtime, waiting) = wait(layer);
+    let refused = runtime.block_on(waiting).unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    go_on.send(()).unwrap();
+    assert_eq!(holder.join().unwrap(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[test]
+fn who_waits_on_a_second_runtime_of_a_thread_is_refused_in_time() {
+    let (_permit, layer) = taken(Duration::from_millis(20));
+    for patience in [Duration::from_millis(1), Duration::from_secs(60)] {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().build().unwrap();
+        let waiting = layer.layer(slow()).oneshot(request());
+        let refused = runtime.block_on(async { tokio::time::timeout(patience, waiting).await });
+        // The first runtime ends while somebody waits there.
+        assert_eq!(refused.is_ok(), patience > Duration::from_secs(1));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_burst_is_absorbed() {
     let mut config = fixed(10);

@@ -1,10 +1,10 @@
-#[cfg(feature = "tokio")]
-use std::time::Duration;
 use std::{
     sync::Arc,
     task::{Context, Poll},
 };
 
+#[cfg(feature = "tokio")]
+use super::shared::Shared;
 use super::{AdaptiveLimit, Class, Permit, Shed, keys::Keys, shared::Own, wait::Queued};
 
 /// What a limit says to a request.
@@ -100,17 +100,11 @@ impl Turn {
         self.queued.poll_granted(cx)
     }
 
-    /// How long it may wait.
-    #[cfg(feature = "tokio")]
-    pub(super) fn may_wait(&self, limit: &AdaptiveLimit) -> Duration {
-        self.queue_of(limit).may_wait().unwrap_or_default()
-    }
-
     /// Whose queue it stands in.
     #[cfg(feature = "tokio")]
-    pub(super) fn queue_of<'a>(&'a self, limit: &'a AdaptiveLimit) -> &'a super::shared::Shared {
+    pub(super) fn queue_of<'a>(&'a self, limit: &'a AdaptiveLimit) -> &'a Arc<Shared> {
         match &self.awaited {
-            Awaited::Seat(seats) => seats,
+            Awaited::Seat(seats) => seats.shared(),
             Awaited::Place { .. } => &limit.shared,
         }
     }

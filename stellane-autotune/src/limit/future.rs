@@ -55,8 +55,9 @@ struct Waiting<S, B> {
     service: S,
     request: Request<B>,
     turn: Turn,
+    /// When nobody waits for the answer any more, if that is before the queue's own time is over.
     #[cfg(feature = "tokio")]
-    timer: Timing,
+    deadline: Option<Pin<Box<tokio::time::Sleep>>>,
     limit: AdaptiveLimit,
     finish: Finish,
     on_refusal: OnRefusal,
@@ -183,7 +184,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<<Self as Future>::Output> {
         loop {
-            let next = match self.as_mut().project().state.project() {
+            let mut state = self.as_mut().project().state;
+            let (waiting, granted) = match state.as_mut().project() {
                 StateProjection::Exempt { future, permit } => {
                     return future.poll(cx).map_ok(|response| {
                         response.map(|body| LimitBody::new(body, permit.take()))
@@ -229,13 +231,12 @@ where
                         return Poll::Pending;
                     };
                     let granted = ready!(waiter.poll_granted(cx));
-                    match waiting.take() {
-                        Some(waiter) => waiter.proceed(granted),
-                        None => return Poll::Pending,
-                    }
+                    (waiting.take(), granted)
                 }
             };
-            self.as_mut().project().state.set(next);
+            if let Some(waiting) = waiting {
+                waiting.proceed(granted, state);
+            }
         }
     }
 }
@@ -252,7 +253,12 @@ impl<S, B> Waiting<S, B> {
         Self {
             service,
             #[cfg(feature = "tokio")]
-            timer: Timing::new(&turn, &limit, &request),
+            deadline: request
+                .extensions()
+                .get::<Deadline>()
+                .map(Deadline::remaining)
+                .filter(|left| *left < turn.queue_of(&limit).may_wait().unwrap_or_default())
+                .map(|left| Box::pin(tokio::time::sleep(left))),
             request,
             turn,
             limit,
@@ -267,102 +273,58 @@ impl<S, B> Waiting<S, B> {
             return Poll::Ready(granted);
         }
         #[cfg(feature = "tokio")]
-        while self.timer.sleep.as_mut().poll(cx).is_ready() {
-            if self.timer.is_over() {
+        {
+            self.turn.queue_of(&self.limit).keep();
+            let deadline = self.deadline.as_mut();
+            if deadline.is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
                 return Poll::Ready(false);
-            }
-            let queue = self.turn.queue_of(&self.limit);
-            queue.step();
-            self.timer.arm(queue.next_step());
-            if let Poll::Ready(granted) = self.turn.poll_granted(cx) {
-                return Poll::Ready(granted);
             }
         }
         Poll::Pending
     }
 
-    fn proceed(self, granted: bool) -> State<S, B, S::Future>
+    /// What comes next, in the place of the waiting.
+    fn proceed(mut self: Box<Self>, granted: bool, mut state: Pin<&mut State<S, B, S::Future>>)
     where
         S: Service<Request<LimitRequestBody<B>>>,
         B: Body,
     {
-        let Self {
-            mut service,
-            request,
-            turn,
-            limit,
-            finish,
-            on_refusal,
-            ..
-        } = self;
-        let expired = request
+        let expired = self
+            .request
             .extensions()
             .get::<Deadline>()
             .is_some_and(Deadline::is_expired);
-        let class = turn.class();
-        let reason = if !granted || expired {
-            let reason = if expired {
-                Shed::Deadline
-            } else {
-                turn.reason()
-            };
-            limit.shared.shed(class, reason);
-            reason
-        } else {
-            match turn.proceed(&limit) {
+        let reason = if granted && !expired {
+            match self.turn.proceed(&self.limit) {
                 Decision::Now(mut permit) => {
-                    let future = service.call(finish.begun(request, &mut permit));
-                    return State::Admitted {
-                        future,
+                    let request = self.finish.begun(self.request, &mut permit);
+                    return state.set(State::Admitted {
+                        future: self.service.call(request),
                         permit: Some(permit),
-                        finish,
-                    };
+                        finish: self.finish,
+                    });
                 }
                 Decision::Later(turn) => {
-                    let waiting = Self::new(service, request, turn, limit, finish, on_refusal);
-                    return State::Waiting {
-                        waiting: Some(Box::new(waiting)),
-                    };
+                    self.turn = turn;
+                    return state.set(State::Waiting {
+                        waiting: Some(self),
+                    });
                 }
                 Decision::Never(reason) => reason,
             }
+        } else {
+            let reason = match expired {
+                true => Shed::Deadline,
+                false => self.turn.reason(),
+            };
+            self.limit.shared.shed(self.turn.class(), reason);
+            reason
         };
-        let response = on_refusal.refuse(reason, request, &limit.settings.refusals);
-        State::Refused {
+        let refusals = &self.limit.settings.refusals;
+        let response = self.on_refusal.refuse(reason, self.request, refusals);
+        state.set(State::Refused {
             response: Some(response),
-        }
-    }
-}
-
-/// Until when a request waits, and when its limit may rise by the time alone.
-#[cfg(feature = "tokio")]
-struct Timing {
-    sleep: Pin<Box<tokio::time::Sleep>>,
-    end: tokio::time::Instant,
-}
-
-#[cfg(feature = "tokio")]
-impl Timing {
-    fn new<B>(turn: &Turn, limit: &AdaptiveLimit, request: &Request<B>) -> Self {
-        // Nobody waits for a place longer than somebody waits for the answer.
-        let deadline = request.extensions().get::<Deadline>();
-        let left = deadline.map_or(Duration::MAX, Deadline::remaining);
-        let now = tokio::time::Instant::now();
-        let end = now + turn.may_wait(limit).min(left);
-        let next = now + turn.queue_of(limit).next_step();
-        Self {
-            sleep: Box::pin(tokio::time::sleep_until(next.min(end))),
-            end,
-        }
-    }
-
-    fn arm(&mut self, step: Duration) {
-        let next = tokio::time::Instant::now() + step;
-        self.sleep.as_mut().reset(next.min(self.end));
-    }
-
-    fn is_over(&self) -> bool {
-        self.sleep.deadline() >= self.end
+        });
     }
 }
 

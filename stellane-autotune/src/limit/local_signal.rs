@@ -133,6 +133,12 @@ impl Default for Tasks {
 /// How often a runtime is looked at.
 #[cfg(feature = "tokio")]
 const TICK: Duration = Duration::from_millis(20);
+/// And how often one that has had next to nothing to do for a second: an idle server should sleep.
+#[cfg(feature = "tokio")]
+const CALM_TICK: Duration = Duration::from_millis(100);
+/// Less than one part of so many is next to nothing.
+#[cfg(feature = "tokio")]
+const CALM: u32 = 20;
 /// A task that waits less than this for its turn waits for no other: timers are exact to a millisecond.
 #[cfg(feature = "tokio")]
 const AT_ONCE: Duration = Duration::from_millis(2);
@@ -189,13 +195,26 @@ impl LocalSignal {
         self.watched().push(Arc::clone(&watched.tasks));
         async move {
             let (mut queue, mut held) = (Queue::default(), Duration::ZERO);
+            let mut calm = Duration::ZERO;
             loop {
-                let due = tokio::time::Instant::now() + TICK;
+                let pause = if calm < Duration::from_secs(1) {
+                    TICK
+                } else {
+                    CALM_TICK
+                };
+                let due = tokio::time::Instant::now() + pause;
                 tokio::time::sleep_until(due).await;
                 let delay = due.elapsed();
-                held += (TICK + delay).mul_f64(watched.signal.held_share(workers()));
-                let tasks = queue.tasks_per_core(delay, worked() + held, TICK);
+                held += (pause + delay).mul_f64(watched.signal.held_share(workers()));
+                let (worked, before) = (worked() + held, queue.worked);
+                let tasks = queue.tasks_per_core(delay, worked, pause);
                 watched.tasks.set(tasks);
+                let is_calm = delay <= AT_ONCE && CALM * worked.saturating_sub(before) < pause;
+                calm = if is_calm {
+                    calm + pause
+                } else {
+                    Duration::ZERO
+                };
             }
         }
     }

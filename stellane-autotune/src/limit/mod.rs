@@ -18,6 +18,8 @@ mod grpc;
 mod handle;
 pub(crate) mod held;
 mod histogram;
+#[cfg(feature = "tokio")]
+mod keeper;
 mod keys;
 mod layer;
 mod lending;

@@ -59,6 +59,9 @@ pub(crate) struct Shared {
     pub(super) open: AtomicBool,
     /// When it may rise by nothing but the time, in nanoseconds.
     pub(super) next_step: AtomicU64,
+    /// The threads, by number, that have somebody who looks after those who wait.
+    #[cfg(feature = "tokio")]
+    pub(super) keepers: AtomicU64,
     /// How long a request may wait while there is a limit, and whether it may while there is none.
     pub(super) max_wait: Duration,
     pub(super) can_wait: bool,
@@ -169,6 +172,8 @@ impl Shared {
             max: AtomicU32::new(max),
             open: AtomicBool::new(is_open),
             next_step: AtomicU64::new(if is_open { 0 } else { u64::MAX }),
+            #[cfg(feature = "tokio")]
+            keepers: AtomicU64::new(0),
             max_wait,
             can_wait: true,
             local_signal: LocalSignal::new(),

@@ -38,38 +38,40 @@ impl Queued {
         max_waiters: u32,
     ) -> Option<Self> {
         let now = shared.clock.nanos();
-        let waiter = Waiter::new(class, keys, now);
-        {
-            let mut waiters = shared.lock_waiters();
-            if waiters.len() >= shared.most_waiting(max_waiters) {
-                return None;
-            }
-            if waiters.len() == 0 {
-                shared.gate.set_waiters(true);
-            }
-            waiters.push(Arc::clone(&waiter), shared.gate.load().1);
+        let mut waiters = shared.lock_waiters();
+        if waiters.len() >= shared.most_waiting(max_waiters) {
+            return None;
         }
-        let queued = Self {
+        if waiters.len() == 0 {
+            shared.gate.set_waiters(true);
+        }
+        let waiter = waiters.push(class, keys, now, shared.gate.load().1);
+        // A place may have become free before this waiter could be seen.
+        shared.grant(waiters, now);
+        Some(Self {
             shared: Arc::clone(shared),
             waiter,
-        };
-        // A place may have become free before this waiter could be seen.
-        shared.grant_waiters_at(now);
-        Some(queued)
+        })
     }
 
     /// Ready when the waiting is over, with whether a place was granted: see [`Self::into_permit`].
     pub(crate) fn poll_granted(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        let mut waker = self.waiter.waker();
-        match self.waiter.state() {
-            WAITING => {}
-            state => return Poll::Ready(state == GRANTED),
+        if let over @ Poll::Ready(_) = self.is_granted() {
+            return over;
         }
-        match &mut *waker {
+        match &mut *self.waiter.waker() {
             Some(known) if known.will_wake(cx.waker()) => {}
             other => *other = Some(cx.waker().clone()),
         }
-        Poll::Pending
+        // Who ends it sees that waker, or has ended it before.
+        self.is_granted()
+    }
+
+    fn is_granted(&self) -> Poll<bool> {
+        match self.waiter.state() {
+            WAITING => Poll::Pending,
+            state => Poll::Ready(state == GRANTED),
+        }
     }
 
     /// Turns the granted place into a permit.
@@ -101,7 +103,7 @@ impl Drop for Queued {
 }
 
 impl Shared {
-    fn lock_waiters(&self) -> MutexGuard<'_, Waiters> {
+    pub(super) fn lock_waiters(&self) -> MutexGuard<'_, Waiters> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -171,7 +173,7 @@ impl Shared {
         self.lock_waiters().len() as u32
     }
 
-    fn note_empty(&self, waiters: &mut Waiters, now: u64) {
+    pub(super) fn note_empty(&self, waiters: &mut Waiters, now: u64) {
         if waiters.note_empty(now) {
             self.gate.set_waiters(false);
         }
@@ -183,22 +185,27 @@ impl Shared {
         self.grant_waiters_at(self.clock.nanos());
     }
 
-    fn grant_waiters_at(&self, now: u64) {
-        loop {
-            let mut waiters = self.lock_waiters();
-            if waiters.len() == 0 {
-                return;
-            }
+    pub(super) fn grant_waiters_at(&self, now: u64) {
+        self.grant(self.lock_waiters(), now);
+    }
+
+    fn grant<'a>(&'a self, mut waiters: MutexGuard<'a, Waiters>, now: u64) {
+        // Behind a head that must wait, only a guaranteed share or another key can let somebody in.
+        let is_in_order = !self.has_classes() && !self.keys.is_used();
+        while waiters.len() > 0 {
             let late = match self.is_open() {
                 true => Vec::new(),
                 false => waiters.take_late(now),
             };
-            // Behind a head that must wait, only a guaranteed share or another key can let somebody in.
-            let is_in_order = !self.has_classes() && !self.keys.is_used();
-            let candidates = if is_in_order { 1 } else { waiters.len() };
-            let admitted = waiters.take(now, candidates, |w| self.try_enter(w.class, w.keys, true));
             // Who gives a place back from here on sees that somebody waits.
-            let no_more = admitted.is_none() || is_in_order && self.is_surely_full();
+            let is_full = || is_in_order && self.is_surely_full();
+            let candidates = if is_in_order { 1 } else { waiters.len() };
+            let admitted = if is_full() {
+                None
+            } else {
+                waiters.take(now, candidates, |w| self.try_enter(w.class, w.keys, true))
+            };
+            let no_more = admitted.is_none() || is_full();
             let is_over = no_more && late.len() < AT_A_TIME;
             self.note_empty(&mut waiters, now);
             drop(waiters);
@@ -209,11 +216,10 @@ impl Shared {
                 && !waiter.end(GRANTED)
             {
                 self.leave(waiter.class, waiter.keys);
-                continue;
-            }
-            if is_over {
+            } else if is_over {
                 return;
             }
+            waiters = self.lock_waiters();
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Waiter {
     pub(super) keys: Keys,
     /// Since when, in nanoseconds.
     since: u64,
+    /// How many came before.
+    number: u64,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -50,6 +52,8 @@ pub(super) struct Waiters {
     emptied: u64,
     /// When somebody came after it had been empty for a long wait.
     rested: u64,
+    /// How many have come.
+    came: u64,
 }
 
 /// A long wait, as a part of `max_wait`.
@@ -69,6 +73,7 @@ impl Waiters {
             pressed_until: 0,
             emptied: 0,
             rested: 0,
+            came: 0,
         }
     }
 
@@ -101,15 +106,31 @@ impl Waiters {
         hopeless
     }
 
-    pub(super) fn push(&mut self, waiter: Arc<Waiter>, limit: u32) {
-        let now = waiter.since;
+    pub(super) fn push(&mut self, class: Class, keys: Keys, now: u64, limit: u32) -> Arc<Waiter> {
+        let waiter = Arc::new(Waiter {
+            state: AtomicU8::new(WAITING),
+            class,
+            keys,
+            since: now,
+            number: self.came,
+            waker: Mutex::new(None),
+        });
+        self.came += 1;
         if self.len() == 0 && now.saturating_sub(self.emptied) >= self.long {
             self.rested = now;
         }
-        match self.is_hopeless(now, limit) {
-            true => self.others.push_back(waiter),
-            false => self.hopeful.push_back(waiter),
-        }
+        let line = match self.is_hopeless(now, limit) {
+            true => &mut self.others,
+            false => &mut self.hopeful,
+        };
+        line.push_back(Arc::clone(&waiter));
+        waiter
+    }
+
+    /// How many have come so far.
+    #[cfg(feature = "tokio")]
+    pub(super) fn came(&self) -> u64 {
+        self.came
     }
 
     /// Forgets one that left.
@@ -135,6 +156,34 @@ impl Waiters {
         }
     }
 
+    /// Takes some who came before so many had come.
+    #[cfg(feature = "tokio")]
+    pub(super) fn take_first(&mut self, came: u64) -> Vec<Arc<Waiter>> {
+        self.take_while(|waiter| waiter.number < came)
+    }
+
+    /// Takes from the front of both lines, no more than [`AT_A_TIME`].
+    fn take_while(&mut self, is_due: impl Fn(&Waiter) -> bool) -> Vec<Arc<Waiter>> {
+        let mut due = Vec::new();
+        while due.len() < AT_A_TIME {
+            let line = [&mut self.others, &mut self.hopeful]
+                .into_iter()
+                .find(|line| line.front().is_some_and(|waiter| is_due(waiter)));
+            let Some(waiter) = line.and_then(VecDeque::pop_front) else {
+                break;
+            };
+            due.push(waiter);
+        }
+        due
+    }
+
+    /// The wakers of all.
+    #[cfg(feature = "tokio")]
+    pub(super) fn take_wakers(&self) -> Vec<Waker> {
+        let all = self.hopeful.iter().chain(&self.others);
+        all.filter_map(|waiter| waiter.waker().take()).collect()
+    }
+
     /// Takes some who have waited too long for a queue that is pressed.
     pub(super) fn take_late(&mut self, now: u64) -> Vec<Arc<Waiter>> {
         let mut late = Vec::new();
@@ -145,15 +194,7 @@ impl Waiters {
         let is_due = first.any(|w| waited(w) >= 2 * long);
         // Nobody may wait at all, or not for so long.
         if is_due && (long == 0 || self.is_pressed(now)) {
-            while late.len() < AT_A_TIME {
-                let late_line = [&mut self.others, &mut self.hopeful]
-                    .into_iter()
-                    .find(|line| line.front().is_some_and(|w| waited(w) >= long));
-                let Some(waiter) = late_line.and_then(VecDeque::pop_front) else {
-                    break;
-                };
-                late.push(waiter);
-            }
+            late = self.take_while(|waiter| waited(waiter) >= long);
             self.press(now);
         }
         late
@@ -190,16 +231,6 @@ pub(super) const REFUSED: u8 = 2;
 pub(super) const GONE: u8 = 3;
 
 impl Waiter {
-    pub(super) fn new(class: Class, keys: Keys, now: u64) -> Arc<Self> {
-        Arc::new(Self {
-            state: AtomicU8::new(WAITING),
-            class,
-            keys,
-            since: now,
-            waker: Mutex::new(None),
-        })
-    }
-
     pub(super) fn state(&self) -> u8 {
         self.state.load(Ordering::Acquire)
     }

@@ -41,21 +41,19 @@ pub(super) async fn relieve(
     loop {
         tokio::time::sleep(INTERVAL).await;
         let reads = pressure.clone();
-        // It reads files.
+        // It reads files, and once.
         let measured = tokio::task::spawn_blocking(move || {
-            let level = reads.refresh();
-            let felt = if level > 0.0 {
-                felt_by_the_slow(&reads.sources())
-            } else {
-                0.0
-            };
-            (level, felt, Machine::socket_memory().unwrap_or(0))
+            let sources = reads.sources();
+            (sources, Machine::socket_memory().unwrap_or(0))
         });
-        let Ok((level, felt, sockets)) = measured.await else {
+        let Ok((sources, sockets)) = measured.await else {
             continue;
         };
-        connections.set_pressure(felt);
-        memory.set_squeezed(pressure.sources().iter().any(is_memory));
+        let levels = sources.iter().filter_map(|(_, level)| *level);
+        let level = levels.fold(0.0, f64::max);
+        pressure.set_level(level);
+        connections.set_pressure(felt_by_the_slow(&sources));
+        memory.set_squeezed(sources.iter().any(is_memory));
         memory.set_sockets(sockets);
         lent.set(if memory.bytes() > 0 {
             on_loan(&pools)
@@ -70,7 +68,7 @@ pub(super) async fn relieve(
         if untold > 0 && told.is_none_or(|at| at.elapsed() >= PERIOD) {
             tracing::warn!(
                 "under pressure ({}): {untold} idle connections were closed",
-                in_words(&pressure.sources())
+                in_words(&sources)
             );
             (untold, told) = (0, Some(Instant::now()));
         }
@@ -163,6 +161,28 @@ mod tests {
             };
             assert_eq!(relief(&stats, level), closed, "{idle}, {parked}, {level}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_machine_is_asked_once_at_a_time_and_not_by_a_thread_that_serves() {
+        use std::{sync::mpsc, thread};
+        let (ask, asked) = mpsc::channel();
+        let pressure = Pressure::builder()
+            .source("test", 0.0, 1.0, move || {
+                let _ = ask.send(thread::current().id());
+                Some(0.5)
+            })
+            .build();
+        let manager = ConnectionManager::builder().build().unwrap();
+        let ten = tokio::time::sleep(INTERVAL * 10 + INTERVAL / 2);
+        tokio::select! {
+            () = ten => {}
+            () = relieve(pressure.clone(), manager, MemoryBudget::new(0), pools()) => {}
+        }
+        let threads: Vec<_> = asked.try_iter().collect();
+        assert_eq!(threads.len(), 10);
+        assert!(!threads.contains(&thread::current().id()));
+        assert_eq!(pressure.level(), 0.5);
     }
 
     #[tokio::test]

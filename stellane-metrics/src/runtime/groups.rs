@@ -1,12 +1,22 @@
 //! The control groups of a process, its own and all above: what they allow, and how much of it is used.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
+
+use super::files::{text, total_memory};
 
 /// From this share of its limit on a group's stalls are its own; below, the whole machine is short of memory.
 const NEAR: f64 = 0.7;
+
+/// So long it is remembered which groups limit memory: most don't, and to see that takes reading two files of each. What a
+/// limit is, and how much of it is used, is always read.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// Those of this process, and when they were found.
+static FOUND: Mutex<Option<(Instant, Arc<Groups>)>> = Mutex::new(None);
 
 /// The groups of one process, of version 1 and 2.
 pub(super) struct Groups {
@@ -15,6 +25,8 @@ pub(super) struct Groups {
     own: String,
     /// Of the machine: a greater limit is none.
     total: u64,
+    /// The folders of those that limit memory.
+    limited: Vec<PathBuf>,
 }
 
 /// One group that limits memory.
@@ -26,14 +38,39 @@ struct Memory {
 }
 
 impl Groups {
-    pub(super) fn read(total: u64) -> Self {
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        Self::at(Path::new("/sys/fs/cgroup"), own, total)
+    /// Those of this process.
+    pub(super) fn of_process() -> Arc<Self> {
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        let remembered = found.as_ref();
+        if let Some((_, groups)) = remembered.filter(|(at, _)| at.elapsed() < REMEMBERED) {
+            return Arc::clone(groups);
+        }
+        let own = text("/proc/self/cgroup").unwrap_or_default();
+        let total = total_memory().unwrap_or(0);
+        let groups = Arc::new(Self::at(Path::new("/sys/fs/cgroup"), own, total));
+        *found = Some((Instant::now(), Arc::clone(&groups)));
+        groups
     }
 
     fn at(root: &Path, own: String, total: u64) -> Self {
-        let root = root.to_owned();
-        Self { root, own, total }
+        let mut groups = Self {
+            root: root.to_owned(),
+            own,
+            total,
+            limited: Vec::new(),
+        };
+        groups.limited = groups.folders("memory");
+        groups.limited = groups
+            .memories()
+            .into_iter()
+            .map(|memory| memory.dir)
+            .collect();
+        groups
+    }
+
+    /// All the memory of the machine in bytes.
+    pub(super) fn total(&self) -> u64 {
+        self.total
     }
 
     /// The folders of the groups that count for a controller.
@@ -64,20 +101,18 @@ impl Groups {
 
     fn memories(&self) -> Vec<Memory> {
         let in_file = |dir: &Path, names: [&str; 2]| {
-            let mut read = names
-                .iter()
-                .filter_map(|name| fs::read_to_string(dir.join(name)).ok());
+            let mut read = names.iter().filter_map(|name| text(dir.join(name)));
             read.next()?.trim().parse::<u64>().ok()
         };
         let mut memories = Vec::new();
-        for dir in self.folders("memory") {
+        for dir in self.limited.clone() {
             let limit = in_file(&dir, ["memory.max", "memory.limit_in_bytes"]);
             // "No limit" is a huge number in version 1.
             let Some(limit) = limit.filter(|limit| *limit > 0 && *limit <= self.total) else {
                 continue;
             };
             let used = in_file(&dir, ["memory.current", "memory.usage_in_bytes"]).unwrap_or(0);
-            let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+            let stat = text(dir.join("memory.stat")).unwrap_or_default();
             // Files that can be dropped do not count; version 1 tells those of all groups below by another name.
             let cache = field(&stat, "total_inactive_file")
                 .or_else(|| field(&stat, "inactive_file"))
@@ -116,7 +151,7 @@ impl Groups {
         let memories = self.memories();
         let near = memories.iter().filter(|memory| memory.share() >= NEAR);
         let stalls = near.filter_map(|memory| {
-            let text = fs::read_to_string(memory.dir.join("memory.pressure")).ok()?;
+            let text = text(memory.dir.join("memory.pressure"))?;
             some_avg10(&text)
         });
         stalls.max_by(f64::total_cmp)
@@ -125,13 +160,12 @@ impl Groups {
     /// The tightest limit in CPUs.
     pub(super) fn cpu_limit(&self) -> Option<f64> {
         let limits = self.folders("cpu").into_iter().filter_map(|dir| {
-            let text = fs::read_to_string(dir.join("cpu.max")).or_else(|_| {
-                let read = |name| fs::read_to_string(dir.join(name));
+            let limit = text(dir.join("cpu.max")).or_else(|| {
+                let read = |name| text(dir.join(name));
                 let (quota, period) = (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?);
-                Ok::<_, std::io::Error>(format!("{} {}", quota.trim(), period.trim()))
-            });
-            let text = text.ok()?;
-            let mut numbers = text.split_whitespace().map(str::parse::<f64>);
+                Some(format!("{} {}", quota.trim(), period.trim()))
+            })?;
+            let mut numbers = limit.split_whitespace().map(str::parse::<f64>);
             let (quota, period) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
             (quota > 0.0 && period > 0.0).then(|| quota / period)
         });
@@ -162,6 +196,8 @@ fn some_avg10(text: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const MIB: u64 = 1 << 20;

@@ -2,6 +2,7 @@
 
 mod added;
 mod export;
+mod files;
 mod groups;
 mod history;
 mod process;

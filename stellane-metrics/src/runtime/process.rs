@@ -2,7 +2,11 @@
 
 use std::{fs, time::Duration};
 
-use super::{RuntimeSnapshot, groups::Groups};
+use super::{
+    RuntimeSnapshot,
+    files::{kib, number, text},
+    groups::Groups,
+};
 
 /// What a process may use, which does not change while it runs; and how much of it is used, as shares of 1.
 ///
@@ -25,12 +29,11 @@ impl Machine {
     /// The machine and the groups of this process, as they are now.
     #[must_use]
     pub fn read() -> Self {
-        let total = total_memory().unwrap_or(0);
-        let groups = Groups::read(total);
+        let groups = Groups::of_process();
         let (cgroup_memory, cgroup_cpu) = (groups.memory_limit(), groups.cpu_limit());
         let parallelism = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
         Self {
-            memory: cgroup_memory.unwrap_or(total),
+            memory: cgroup_memory.unwrap_or(groups.total()),
             cpus: cgroup_cpu.map_or(parallelism, |cpus| cpus.min(parallelism)),
             max_files: max_files().unwrap_or(0),
             cgroup_memory: cgroup_memory.unwrap_or(0),
@@ -42,33 +45,32 @@ impl Machine {
     /// that can be dropped do not count.
     #[must_use]
     pub fn memory_used() -> Option<f64> {
-        let total = total_memory()?;
+        let groups = Groups::of_process();
         let of_machine = || {
-            let text = fs::read_to_string("/proc/meminfo").ok()?;
-            let available = kib(&text, "MemAvailable:")?;
-            Some(1.0 - available as f64 / total.max(1) as f64)
+            let available = kib(&text("/proc/meminfo")?, "MemAvailable:")?;
+            Some(1.0 - available as f64 / groups.total().max(1) as f64)
         };
-        Groups::read(total).memory_used().or_else(of_machine)
+        groups.memory_used().or_else(of_machine)
     }
 
     /// The least that a group of the process allows of memory in bytes, if one limits it.
     #[must_use]
     pub fn memory_limit() -> Option<u64> {
-        Groups::read(total_memory()?).memory_limit()
+        Groups::of_process().memory_limit()
     }
 
     /// What the system holds for the sockets of the process in bytes, as the tightest group that limits its memory counts it;
     /// only groups of version 2 do.
     #[must_use]
     pub fn socket_memory() -> Option<u64> {
-        Groups::read(total_memory()?).socket_memory()
+        Groups::of_process().socket_memory()
     }
 
     /// The share of the last ten seconds in which a group of the process that is near its limit of memory waited for some.
     /// That the whole machine does so is no fault of this process, and not told here.
     #[must_use]
     pub fn memory_stall() -> Option<f64> {
-        Groups::read(total_memory()?).memory_stall()
+        Groups::of_process().memory_stall()
     }
 
     /// The share of the files that may be open which are.
@@ -82,12 +84,12 @@ impl Machine {
         snapshot.cgroup_memory_limit = self.cgroup_memory;
         snapshot.cgroup_cpu_limit = self.cgroup_cpu;
         snapshot.max_fds = self.max_files;
-        if let Ok(status) = fs::read_to_string("/proc/self/status") {
+        if let Some(status) = text("/proc/self/status") {
             snapshot.rss = kib(&status, "VmRSS:").unwrap_or(0);
             snapshot.heap_size = kib(&status, "RssAnon:").unwrap_or(0);
             snapshot.threads = number(&status, "Threads:").unwrap_or(0);
         }
-        if let Ok(stat) = fs::read_to_string("/proc/self/stat") {
+        if let Some(stat) = text("/proc/self/stat") {
             snapshot.cpu_time = cpu_time(&stat).unwrap_or_default();
         }
         snapshot.open_fds = open_fds().unwrap_or(0);
@@ -105,15 +107,6 @@ fn open_fds() -> Option<u64> {
     }
 }
 
-fn number(text: &str, key: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.strip_prefix(key))?;
-    rest.split_whitespace().next()?.parse().ok()
-}
-
-fn kib(text: &str, key: &str) -> Option<u64> {
-    number(text, key).map(|kib| kib * 1024)
-}
-
 /// Fields 14 and 15 of `/proc/self/stat`; the second field, the name, may itself contain spaces and parentheses.
 fn cpu_time(stat: &str) -> Option<Duration> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
@@ -123,12 +116,8 @@ fn cpu_time(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis((user + system) * 10))
 }
 
-fn total_memory() -> Option<u64> {
-    kib(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
-}
-
 fn max_files() -> Option<u64> {
-    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let limits = text("/proc/self/limits")?;
     let rest = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"))?;

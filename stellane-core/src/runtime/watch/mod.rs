@@ -161,7 +161,8 @@ impl Watcher {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.pulses.tick(TICK);
+            let runs = self.http.running_polls().next().is_some();
+            self.pulses.tick(TICK, runs);
             self.places.keep_some();
             let after = self.look.after();
             let new = match self.are_told {
