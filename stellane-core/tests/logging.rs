@@ -14,6 +14,7 @@ use stellane_core::{
     config::LogConfig,
     logging::{self, LogWriter},
 };
+use tracing::Instrument;
 
 const MODE: &str = "STELLANE_TEST_LOGGING";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,6 +62,11 @@ fn child() {
             let runtime = tokio::runtime::Runtime::new().expect("a runtime");
             runtime.block_on(serve_and_log(log));
         }
+        "requests" => {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            runtime.block_on(serve_and_ask());
+        }
+        "spans" => log_within_spans(),
         "level" => {
             for wrong in ["degub", "lout", "info,hyper=degub", "=", "off,"] {
                 if let Err(error) = log.set_level(wrong) {
@@ -245,6 +251,198 @@ async fn serve_and_log(log: logging::LogHandle) {
     println!("{}", report.is_clean());
 }
 
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0";
+
+/// Serves one request with a parent, one whose parent is not sampled, and one without. Each has a line within it, and one
+/// by a task that outlives it.
+async fn serve_and_ask() {
+    let (ended, ends) = tokio::sync::watch::channel(0);
+    let app = tower::service_fn(move |request: http::Request<stellane_core::RequestBody>| {
+        let mut ends = ends.clone();
+        ends.mark_unchanged();
+        async move {
+            stellane_core::metrics::label_route("/{what}");
+            let path = request.uri().path().to_owned();
+            tracing::info!("within {path}");
+            let outlives = async move {
+                ends.changed().await.expect("told");
+                tracing::info!("after {path}");
+            };
+            tokio::spawn(outlives.in_current_span());
+            Ok::<_, std::convert::Infallible>(http::Response::new("hello".to_owned()))
+        }
+    });
+    let config = stellane_core::config::RuntimeConfig::default().with(|config| {
+        config.server.admin_address = String::new();
+        config.workers.min_workers = 1;
+        config.trace.enabled = true;
+    });
+    let runtime = Runtime::builder().config(config).service(app);
+    let runtime = runtime.build().expect("builds");
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = bound.local_addr().to_string();
+    tokio::spawn(bound.serve());
+    for (i, (path, parent)) in [
+        (
+            "/sampled?token=hunter2",
+            format!("traceparent: {TRACEPARENT}1\r\n"),
+        ),
+        ("/unsampled", format!("traceparent: {TRACEPARENT}0\r\n")),
+        ("/own", String::new()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let more = format!("user-agent: tests of lines\r\n{parent}");
+        let address = address.clone();
+        let answer = tokio::task::spawn_blocking(move || ask(&address, path, &more));
+        assert!(answer.await.expect("no panic").ends_with("hello"));
+        ended.send(i + 1).expect("heard");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[test]
+fn a_line_within_a_request_says_which_and_one_after_it_what_came_of_it() {
+    let lines = lines_of("requests");
+    let line = |message: &str| {
+        let line = lines.iter().find(|line| line.ends_with(message));
+        &**line.unwrap_or_else(|| panic!("no {message}: {lines:#?}"))
+    };
+    let known = |path: &str| {
+        [
+            r#"otel.name="GET" "#.to_owned(),
+            r#"otel.kind="server" "#.to_owned(),
+            r#"http.request.method="GET" "#.to_owned(),
+            format!(r#"url.path="{path}" "#),
+            r#"network.protocol.version="1.1" "#.to_owned(),
+            r#"user_agent.original="tests of lines" "#.to_owned(),
+            "network.peer.address=127.0.0.1 ".to_owned(),
+            "network.peer.port=".to_owned(),
+        ]
+    };
+    let ids = [
+        "trace_id=0af7651916cd43dd8448eb211c80319c ",
+        "parent_id=b7ad6b7169203331 ",
+        "span_id=",
+    ];
+    for path in ["/sampled", "/own"] {
+        let [within, after] = ["within", "after"].map(|what| line(&format!("{what} {path}")));
+        for (line, is_after) in [(within, false), (after, true)] {
+            assert!(line.contains(" INFO request{"), "{line}");
+            assert!(line.contains("}: logging: "), "{line}");
+            for field in known(path) {
+                assert!(line.contains(&field), "{field} in {line}");
+            }
+            for (at, id) in ids.iter().enumerate() {
+                let is_its = path == "/sampled" || at == 2;
+                assert_eq!(line.contains(id), is_its, "{id} in {line}");
+            }
+            for field in [
+                r#"http.route="/{what}""#,
+                "otel.name=GET /{what}",
+                "http.response.status_code=200",
+                "http.response.body.size=5",
+                r#"url.scheme="http""#,
+            ] {
+                assert_eq!(line.contains(field), is_after, "{field} in {line}");
+            }
+            assert!(
+                !line.contains("stellane.") && !line.contains("hunter2"),
+                "{line}"
+            );
+        }
+    }
+    // Without a span there is nothing to say.
+    for message in ["within /unsampled", "after /unsampled"] {
+        let line = line(message);
+        assert!(
+            line.ends_with(&format!(" INFO logging: {message}")),
+            "{line}"
+        );
+    }
+}
+
+/// Shows itself by a line of its own.
+struct Talks;
+
+impl std::fmt::Debug for Talks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        tracing::info!("asked");
+        f.write_str("talks")
+    }
+}
+
+fn log_within_spans() {
+    use tracing::field::Empty;
+    let span = tracing::info_span!(
+        "outer",
+        n = -7,
+        on = true,
+        ratio = 0.5,
+        none = f64::NAN,
+        most = u128::MAX,
+        big = u64::MAX,
+        later = Empty,
+        talks = Empty,
+        error = Empty,
+        password = Empty,
+        long = Empty
+    );
+    span.in_scope(|| {
+        tracing::info!("first");
+        span.record("later", "two\nlines");
+        tracing::info_span!("inner").in_scope(|| tracing::info!("second"));
+        span.record("talks", tracing::field::debug(Talks));
+        let error = std::io::Error::other("amqp://u:hunter2-1@queue");
+        span.record("error", &error as &dyn std::error::Error);
+        span.record("password", "hunter2-2");
+        tracing::info!("third");
+        // The secret stands across what a line takes.
+        let long = format!(
+            "{} amqp://u:hunter2{}@queue",
+            "x".repeat(1600),
+            "y".repeat(5000)
+        );
+        span.record("long", &*long);
+        tracing::info!("fourth");
+    });
+    tracing::info!("outside");
+}
+
+#[test]
+fn lines_show_what_is_recorded_of_their_spans_so_far() {
+    let lines = lines_of("spans");
+    let lines: Vec<_> = lines
+        .iter()
+        .map(|line| line.split_once(" INFO ").expect("a level").1)
+        .collect();
+    let first = format!(
+        "outer{{n=-7 on=true ratio=0.5 none=NaN most={} big={}",
+        u128::MAX,
+        u64::MAX
+    );
+    let second = format!(r#"{first} later="two\nlines""#);
+    let third = format!("{second} talks=talks error=amqp://u:<redacted>@queue password=<redacted>");
+    assert_eq!(lines[0], format!("{first}}}: logging: first"));
+    assert_eq!(lines[1], format!("{second}}}: inner: logging: second"));
+    assert_eq!(lines[2], format!("{second}}}: logging: asked"));
+    assert_eq!(lines[3], format!("{third}}}: logging: third"));
+    assert!(
+        lines[4].starts_with(&format!(r#"{third} long="xxx"#)),
+        "{}",
+        lines[4]
+    );
+    assert!(
+        lines[4].contains("xxx amqp://u:<redacted>@queue"),
+        "{}",
+        lines[4]
+    );
+    assert!(!lines[4].contains("hunter2"), "{}", lines[4]);
+    assert_eq!(lines[5], "logging: outside");
+    assert_eq!(lines.len(), 6, "{lines:#?}");
+}
+
 struct Ends(Child);
 
 impl Drop for Ends {
@@ -255,9 +453,14 @@ impl Drop for Ends {
 }
 
 fn get(address: &str, path: &str) -> String {
+    ask(address, path, "")
+}
+
+fn ask(address: &str, path: &str, more: &str) -> String {
     let mut socket = std::net::TcpStream::connect(address).expect("connects");
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{more}connection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).expect("writes");
     let mut answer = String::new();
     socket

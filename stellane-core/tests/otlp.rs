@@ -366,7 +366,7 @@ const PARENT: &str = "b7ad6b7169203331";
 
 async fn get_below(address: SocketAddr, path: &str, sampled: u8) -> String {
     let head = format!(
-        "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+        "GET {path} HTTP/1.1\r\nhost: a\r\nuser-agent: test\r\nconnection: close\r\n\
          traceparent: 00-{TRACE}-{PARENT}-0{sampled}\r\n\r\n"
     );
     ask_at(address, &head).await
@@ -454,6 +454,12 @@ async fn metrics_and_spans_arrive_by_both_protocols() {
             ("url.path", "/bad"),
             ("error.type", "502"),
             ("http.response.body.size", "55"),
+            ("http.request.body.size", "0"),
+            ("http.request.method", "GET"),
+            ("url.scheme", "http"),
+            ("network.protocol.version", "1.1"),
+            ("network.peer.address", "127.0.0.1"),
+            ("user_agent.original", "test"),
         ] {
             assert_eq!(
                 text(&request.attributes, key).as_deref(),
@@ -461,9 +467,29 @@ async fn metrics_and_spans_arrive_by_both_protocols() {
                 "{key}"
             );
         }
-        assert_eq!(text(&request.attributes, "span_id"), None);
-        let took = text(&request.attributes, "stellane.computing_seconds");
-        assert!(took.expect("its ledger").parse::<f64>().expect("a number") >= 0.0);
+        assert!(text(&request.attributes, "network.peer.port").is_some());
+        // Its ledger, and each attribute once; its ids are no attributes.
+        for account in [
+            "head",
+            "before_call",
+            "computing",
+            "blocking",
+            "poll_delay",
+            "waiting",
+            "client_reading",
+        ] {
+            let took = text(&request.attributes, &format!("stellane.{account}_seconds"));
+            let took: f64 = took.expect(account).parse().expect("a number");
+            assert!((0.0..60.0).contains(&took), "{account}: {took}");
+        }
+        let mut keys: Vec<_> = request.attributes.iter().map(|one| &one.key).collect();
+        let all = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), all, "{:#?}", request.attributes);
+        for id in ["trace_id", "span_id", "parent_id", "otel.name", "otel.kind"] {
+            assert_eq!(text(&request.attributes, id), None);
+        }
         assert_eq!(query.name, "query");
         assert_eq!(query.parent_span_id, request.span_id);
         assert_eq!(query.events[0].name, "asked");
@@ -608,6 +634,30 @@ async fn the_last_numbers_and_spans_are_sent_at_the_end() {
         assert_eq!(requests(&metric(last, DURATION)), 1);
     });
     assert_eq!(spans(&collector).len(), 2);
+}
+
+#[tokio::test]
+async fn a_message_that_is_full_is_sent_before_its_time_and_the_rest_when_it_is_asked_for() {
+    let collector = Collector::default();
+    let more = [
+        ("OTEL_BSP_SCHEDULE_DELAY", "3600000"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4"),
+        ("OTEL_METRICS_EXPORTER", "none"),
+    ];
+    let otlp = otlp_to(collector.serve().await, &more);
+    let subscriber = tracing_subscriber::registry().with(otlp.layer());
+    let _listens = tracing::subscriber::set_default(subscriber);
+    let serving = serve(&otlp, |_| {}).await;
+    // Two spans each.
+    for _ in 0..5 {
+        get(serving.address, "/").await;
+    }
+    until("sent", || otlp.stats().traces_sent == 2).await;
+    assert_eq!(spans(&collector).len(), 8);
+    assert!(otlp.flush(LONG).await);
+    assert_eq!(spans(&collector).len(), 10);
+    assert_eq!(otlp.stats().spans_lost, 0);
+    serving.stop().await;
 }
 
 #[tokio::test]

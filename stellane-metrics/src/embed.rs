@@ -2,7 +2,7 @@
 //! a future and a body of its own.
 
 #[cfg(feature = "tracing")]
-pub use crate::trace::{BeginSpan, RequestSpan, Spans};
+pub use crate::trace::{Asked, BeginSpan, Known, RequestSpan, Spans, Spent};
 pub use crate::{
     layer::{Entered, is_labelled},
     requests::{Ended, Outcome, Recording, Ticks, Told, thread_number},

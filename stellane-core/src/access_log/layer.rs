@@ -5,7 +5,7 @@ use tower_layer::Layer;
 
 use super::{log::Log, service::AccessLogService};
 use crate::{
-    config::{AccessLogConfig, LogFormat, Secrets},
+    config::{AccessLogConfig, Secrets},
     logging::LogWriter,
 };
 
@@ -29,15 +29,7 @@ impl AccessLogLayer {
     /// Lines as `config` says, whether it is `enabled` or not, to this writer.
     #[must_use]
     pub fn new(config: &AccessLogConfig, writer: LogWriter) -> Self {
-        let log = Log {
-            writer,
-            fields: config.fields.clone(),
-            is_json: config.format == LogFormat::Json,
-            most: config.max_value_bytes,
-            id: HeaderName::from_static("x-request-id"),
-            peer: None,
-            secrets: Secrets::default(),
-        };
+        let log = Log::new(config, writer);
         Self { log: Arc::new(log) }
     }
 

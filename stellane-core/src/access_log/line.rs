@@ -1,11 +1,19 @@
 //! What a line looks like. What a client has sent is escaped and cut, and can begin no line of its own.
 
-use std::{cell::RefCell, fmt::Write, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    fmt::Write,
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use http::{HeaderValue, Version};
-use humantime_serde::re::humantime::format_rfc3339_millis;
+use humantime_serde::re::humantime::{format_rfc3339_millis, format_rfc3339_seconds};
 
-use super::entry::{End, Entry};
+use super::{
+    entry::{End, Entry},
+    log::Named,
+};
 use crate::config::AccessLogField as Field;
 
 /// What is kept of the memory of a long line.
@@ -13,6 +21,8 @@ const KEPT: usize = 16 << 10;
 
 thread_local! {
     static LINE: RefCell<String> = const { RefCell::new(String::new()) };
+    /// A second since 1970, and how it is written.
+    static SECOND: Cell<(u64, [u8; 19])> = const { Cell::new((u64::MAX, [0; 19])) };
 }
 
 pub(super) fn write(entry: &Entry, end: End, took: Duration) {
@@ -44,14 +54,14 @@ fn compose(line: &mut String, entry: &Entry, end: End, took: Duration) {
         most: log.most,
         is_first: true,
     };
-    for field in &log.fields {
-        let name = field.as_str();
+    for Named { field, begin } in &log.fields {
+        let name = &**begin;
         let notes = entry.notes.as_ref();
         match field {
-            Field::Time => fields.plain(name, &format_rfc3339_millis(entry.at)),
+            Field::Time => fields.time(name, entry.at),
             Field::Peer => {
                 if let Some(peer) = entry.peer {
-                    fields.plain(name, &peer);
+                    fields.peer(name, peer);
                 }
             }
             Field::Method => fields.text(name, entry.method.as_str()),
@@ -123,21 +133,46 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn name(&mut self, name: &str) {
-        if !std::mem::take(&mut self.is_first) {
-            self.line.push(if self.is_json { ',' } else { ' ' });
-        }
-        match self.is_json {
-            true => {
-                self.line.push('"');
-                self.line.push_str(name);
-                self.line.push_str("\":");
+    /// How a field begins.
+    fn name(&mut self, begin: &str) {
+        let is_first = std::mem::take(&mut self.is_first);
+        self.line.push_str(&begin[usize::from(is_first)..]);
+    }
+
+    fn time(&mut self, name: &str, at: SystemTime) {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Most lines are of the second of the line before.
+        let shown = SECOND.try_with(|second| {
+            if second.get().0 != since.as_secs() {
+                let text = format_rfc3339_seconds(at).to_string();
+                let (text, _) = text.as_bytes().split_first_chunk()?;
+                second.set((since.as_secs(), *text));
             }
-            false => {
-                self.line.push_str(name);
-                self.line.push('=');
-            }
+            Some(second.get().1)
+        });
+        let Ok(Some(shown)) = shown else {
+            return self.plain(name, &format_rfc3339_millis(at));
+        };
+        let (mut millis, rest) = (*b".000Z", since.subsec_millis());
+        put_digits(&mut millis[1..4], rest);
+        self.name(name);
+        let quote = if self.is_json { "\"" } else { "" };
+        let [shown, millis] = [&shown[..], &millis].map(|text| str::from_utf8(text).unwrap_or(""));
+        self.line.extend([quote, shown, millis, quote]);
+    }
+
+    fn peer(&mut self, name: &str, peer: SocketAddr) {
+        let SocketAddr::V4(peer) = peer else {
+            return self.plain(name, &peer);
+        };
+        self.name(name);
+        let quote = if self.is_json { "\"" } else { "" };
+        self.line.push_str(quote);
+        let mut number = itoa::Buffer::new();
+        for (byte, dot) in peer.ip().octets().into_iter().zip([".", ".", ".", ":"]) {
+            self.line.extend([number.format(byte), dot]);
         }
+        self.line.extend([number.format(peer.port()), quote]);
     }
 
     /// Of ours: there is nothing to escape.
@@ -161,21 +196,27 @@ impl Fields<'_> {
     }
 
     fn seconds(&mut self, name: &str, duration: Duration) {
-        self.number(name, duration.as_secs());
+        self.name(name);
+        self.amount(duration);
+    }
+
+    fn amount(&mut self, duration: Duration) {
+        self.line
+            .push_str(itoa::Buffer::new().format(duration.as_secs()));
         // Six digits behind the point.
-        let (mut digits, mut rest) = (*b".000000", duration.subsec_micros());
-        for digit in digits[1..].iter_mut().rev() {
-            *digit += (rest % 10) as u8;
-            rest /= 10;
-        }
+        let mut digits = *b".000000";
+        put_digits(&mut digits[1..], duration.subsec_micros());
         self.line
             .push_str(str::from_utf8(&digits).unwrap_or_default());
     }
 
+    /// The name of an account is the program's: no other characters than those of a word.
     fn account(&mut self, name: &str, account: &str, took: Duration) {
-        let name = format!("{name}_{account}");
-        let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        self.seconds(&name, took);
+        self.name(name);
+        let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+        self.line.extend(account.chars().map(word));
+        self.line.push_str(if self.is_json { "\":" } else { "=" });
+        self.amount(took);
     }
 
     fn text(&mut self, name: &str, value: &str) {
@@ -224,6 +265,13 @@ impl Fields<'_> {
             }
         }
         line.push('"');
+    }
+}
+
+fn put_digits(to: &mut [u8], mut number: u32) {
+    for digit in to.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
     }
 }
 

@@ -6,19 +6,15 @@ use std::{
 };
 
 use tracing::{
-    Event, Level, Subscriber,
+    Event, Level,
     field::{Field, Visit},
 };
-use tracing_subscriber::{
-    field::RecordFields,
-    fmt::{
-        FmtContext, FormatEvent, FormatFields, FormattedFields,
-        format::Writer,
-        time::{FormatTime, SystemTime},
-    },
-    registry::LookupSpan,
+use tracing_subscriber::fmt::{
+    format::Writer,
+    time::{FormatTime, SystemTime},
 };
 
+use super::recorded::Recorded;
 use crate::config::{LogFormat, Secrets};
 
 /// Formats events and the fields of spans.
@@ -54,9 +50,40 @@ impl Lines {
             fields: &[],
             spans: &[],
         };
+        self.line(&parts)
+    }
+
+    /// An event within these spans.
+    pub(super) fn event(&self, event: &Event<'_>, spans: &[String]) -> String {
+        let mut seen = Seen::new(self);
+        event.record(&mut seen);
+        let parts = Parts {
+            level: *event.metadata().level(),
+            target: event.metadata().target(),
+            message: seen.message.as_deref().unwrap_or_default(),
+            fields: &seen.fields,
+            spans,
+        };
+        self.line(&parts)
+    }
+
+    /// Adds what was recorded of a span to what was before.
+    pub(super) fn fields(&self, to: &mut String, recorded: &Recorded) {
+        let mut seen = Seen::new(self);
+        recorded.tell(&mut seen);
+        let message = seen
+            .message
+            .map(|message| ("message", Value::text(message)));
+        for (name, value) in message.iter().chain(&seen.fields) {
+            let space = if to.is_empty() { "" } else { " " };
+            to.extend([space, name, "=", &*value.as_text()]);
+        }
+    }
+
+    fn line(&self, parts: &Parts<'_>) -> String {
         let mut line = String::new();
         // A `String` takes all.
-        let _ = self.compose(&mut line, &parts);
+        let _ = self.compose(&mut line, parts);
         line
     }
 
@@ -139,67 +166,6 @@ impl Lines {
     }
 }
 
-impl<S, N> FormatEvent<S, N> for Lines
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut seen = Seen::new(self);
-        event.record(&mut seen);
-        let scope = context.event_scope().into_iter();
-        let spans = scope.flat_map(tracing_subscriber::registry::Scope::from_root);
-        let spans: Vec<_> = spans
-            .map(|span| {
-                let extensions = span.extensions();
-                let fields = extensions.get::<FormattedFields<N>>();
-                match fields.map(|fields| fields.as_str()).unwrap_or_default() {
-                    "" => span.name().to_owned(),
-                    fields => format!("{}{{{fields}}}", span.name()),
-                }
-            })
-            .collect();
-        let parts = Parts {
-            level: *event.metadata().level(),
-            target: event.metadata().target(),
-            message: seen.message.as_deref().unwrap_or_default(),
-            fields: &seen.fields,
-            spans: &spans,
-        };
-        let mut line = String::new();
-        self.compose(&mut line, &parts)?;
-        line.push('\n');
-        writer.write_str(&line)
-    }
-}
-
-impl<'writer> FormatFields<'writer> for Lines {
-    fn format_fields<R: RecordFields>(
-        &self,
-        mut writer: Writer<'writer>,
-        fields: R,
-    ) -> fmt::Result {
-        let mut seen = Seen::new(self);
-        seen.of_span = true;
-        fields.record(&mut seen);
-        let message = seen
-            .message
-            .map(|message| ("message", Value::text(message)));
-        for (i, (name, value)) in message.iter().chain(&seen.fields).enumerate() {
-            let space = if i > 0 { " " } else { "" };
-            for part in [space, name, "=", &*value.as_text()] {
-                writer.write_str(part)?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A value as it may be shown: without secrets and control characters.
 enum Value {
     /// A number, `true` or `false`.
@@ -229,9 +195,8 @@ impl Value {
 }
 
 /// The fields of an event or of a span.
-struct Seen<'a> {
+pub(super) struct Seen<'a> {
     lines: &'a Lines,
-    of_span: bool,
     message: Option<String>,
     fields: Vec<(&'static str, Value)>,
 }
@@ -240,22 +205,16 @@ impl<'a> Seen<'a> {
     fn new(lines: &'a Lines) -> Self {
         Self {
             lines,
-            of_span: false,
             message: None,
             fields: Vec::new(),
         }
     }
 
-    /// The ledger of a request: its span is told of it at its end, and only tasks that outlive it write lines after that.
-    fn is_left_out(&self, field: &Field) -> bool {
-        self.of_span && field.name().starts_with("stellane.")
-    }
-
-    fn note(&mut self, field: &Field, value: Value) {
-        let secret = self.lines.secrets.is_secret(field.name());
+    fn note(&mut self, name: &'static str, value: Value) {
+        let secret = self.lines.secrets.is_secret(name);
         let hidden = || Value::text(Secrets::REDACTED.to_owned());
         // Of tokens, which is none of them.
-        let is_count = || field.name().to_ascii_lowercase().contains("token");
+        let is_count = || name.to_ascii_lowercase().contains("token");
         let value = match value {
             Value::Text { text, .. } if secret && !text.is_empty() => hidden(),
             Value::Bare(number) if secret && !is_count() && number.parse::<bool>().is_err() => {
@@ -263,24 +222,55 @@ impl<'a> Seen<'a> {
             }
             value => value,
         };
-        self.fields.push((field.name(), value));
+        self.fields.push((name, value));
     }
 
+    /// A number, `true` or `false`.
+    pub(super) fn bare(&mut self, name: &'static str, value: impl ToString) {
+        self.note(name, Value::Bare(value.to_string()));
+    }
+
+    pub(super) fn float(&mut self, name: &'static str, value: f64) {
+        // JSON has no word for the others.
+        match value.is_finite() {
+            true => self.bare(name, value),
+            false => self.note(name, Value::text(value.to_string())),
+        }
+    }
+
+    /// A string.
+    pub(super) fn string(&mut self, name: &'static str, value: &str) {
+        let (text, is_quoted) = (self.lines.shown(value), true);
+        self.note(name, Value::Text { text, is_quoted });
+    }
+
+    /// What has become text: of an event, its first `message` is what it says.
+    pub(super) fn text(&mut self, name: &'static str, value: &str) {
+        let text = self.lines.shown(value);
+        if name == "message" && self.message.is_none() {
+            self.message = Some(text);
+        } else {
+            self.note(name, Value::text(text));
+        }
+    }
+}
+
+impl Lines {
     /// What came from elsewhere can neither begin a line nor move the cursor of a terminal.
-    fn shown(&self, text: &str) -> String {
+    pub(super) fn shown(&self, text: &str) -> String {
         // Most texts are one word, in which there can be no secret.
         let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'=' | b':');
-        if text.len() <= self.lines.most_bytes && text.bytes().all(is_plain) {
+        if text.len() <= self.most_bytes && text.bytes().all(is_plain) {
             return text.to_owned();
         }
-        let text = self.lines.secrets.text(text);
+        let text = self.secrets.text(text);
         let mut shown = String::with_capacity(text.len());
         for c in text.chars() {
             match c {
                 c if c.is_control() || is_bidirectional(c) => shown.extend(c.escape_default()),
                 c => shown.push(c),
             }
-            if shown.len() > self.lines.most_bytes {
+            if shown.len() > self.most_bytes {
                 shown.push_str(CUT);
                 break;
             }
@@ -291,57 +281,40 @@ impl<'a> Seen<'a> {
 
 impl Visit for Seen<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = self.shown(&format!("{value:?}"));
-        if field.name() == "message" && self.message.is_none() {
-            self.message = Some(text);
-        } else {
-            self.note(field, Value::text(text));
-        }
+        self.text(field.name(), &format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        if self.is_left_out(field) {
-            return;
-        }
-        let (text, is_quoted) = (self.shown(value), true);
-        self.note(field, Value::Text { text, is_quoted });
+        self.string(field.name(), value);
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let text = self.shown(&value.to_string());
-        self.note(field, Value::text(text));
+        let text = self.lines.shown(&value.to_string());
+        self.note(field.name(), Value::text(text));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.note(field, Value::Bare(value.to_string()));
+        self.bare(field.name(), value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.note(field, Value::Bare(value.to_string()));
+        self.bare(field.name(), value);
     }
 
     fn record_i128(&mut self, field: &Field, value: i128) {
-        self.note(field, Value::text(value.to_string()));
+        self.note(field.name(), Value::text(value.to_string()));
     }
 
     fn record_u128(&mut self, field: &Field, value: u128) {
-        self.note(field, Value::text(value.to_string()));
+        self.note(field.name(), Value::text(value.to_string()));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.note(field, Value::Bare(value.to_string()));
+        self.bare(field.name(), value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        if self.is_left_out(field) {
-            return;
-        }
-        // JSON has no word for the others.
-        let value = match value.is_finite() {
-            true => Value::Bare(value.to_string()),
-            false => Value::text(value.to_string()),
-        };
-        self.note(field, value);
+        self.float(field.name(), value);
     }
 }
 

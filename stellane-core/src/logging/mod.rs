@@ -10,7 +10,9 @@
 //! A [`Runtime`](crate::Runtime) hands the records of panics to a thread of its own first: a program may have brought a
 //! subscriber that does wait, and a panic must not.
 
+mod layer;
 mod lines;
+mod recorded;
 mod writer;
 
 use std::{
@@ -20,17 +22,17 @@ use std::{
     time::Duration,
 };
 
-use tracing::Subscriber;
+#[cfg(feature = "otlp")]
+use tracing_subscriber::Layer;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
+    EnvFilter, Registry,
     layer::SubscriberExt,
-    registry::LookupSpan,
     reload,
     util::{SubscriberInitExt, TryInitError},
 };
 
-use self::lines::Lines;
 pub use self::writer::LogWriter;
+use self::{layer::LogLayer, lines::Lines};
 use crate::config::{LogConfig, Secrets};
 
 /// How long the end of the process waits for its last lines.
@@ -133,30 +135,22 @@ pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
     let of_lost = lines.clone();
     let writer = LogWriter::new(io::stderr(), move |lost| of_lost.about_lost(lost));
     let writer = writer.map_err(LogError::Thread)?;
+    let layer = LogLayer {
+        lines,
+        writer: writer.clone(),
+    };
     let registry = tracing_subscriber::registry();
     #[cfg(feature = "otlp")]
     let spans = crate::otlp::of_process().ok().flatten();
     #[cfg(feature = "otlp")]
     if let Some(spans) = spans.and_then(crate::otlp::Otlp::layer) {
         // Which spans are sent does not depend on what is logged.
-        let layer = layer(lines, &writer).with_filter(filter);
+        let layer = layer.with_filter(filter);
         let installed = registry.with(layer).with(spans).try_init();
         return installed_with(installed, handle, writer);
     }
-    let installed = registry.with(filter).with(layer(lines, &writer));
+    let installed = registry.with(filter).with(layer);
     installed_with(installed.try_init(), handle, writer)
-}
-
-fn layer<S>(lines: Lines, writer: &LogWriter) -> impl Layer<S>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    tracing_subscriber::fmt::layer()
-        .with_writer(writer.clone())
-        .with_ansi(lines.colours)
-        .log_internal_errors(false)
-        .fmt_fields(lines.clone())
-        .event_format(lines)
 }
 
 fn installed_with(

@@ -26,6 +26,7 @@ use super::{
     counts::{Counts, Flush, Walk},
     metrics::{Collector, scope},
     settings::{Settings, Target},
+    spans::{Waiting, complete},
 };
 
 /// Between two tries, at first and at last.
@@ -100,15 +101,21 @@ impl Exporting {
     }
 
     /// Sends the spans that come, until nobody has a handle any more.
-    pub(super) async fn traces(mut self, settings: Settings, mut ended: mpsc::Receiver<SpanData>) {
-        let mut batch = Vec::new();
+    pub(super) async fn traces(mut self, settings: Settings, waiting: Arc<Waiting>) {
         let mut is_over = false;
         while !is_over {
             // What it is asked is asked about all that has come.
             let mut flush = None;
             let mut until = None;
-            while flush.is_none() && !is_over && batch.len() < settings.batch {
-                let room = settings.batch - batch.len();
+            loop {
+                is_over = waiting.is_over();
+                let count = waiting.len();
+                if is_over || count >= waiting.batch {
+                    break;
+                }
+                if count > 0 && until.is_none() {
+                    until = Some(Instant::now() + settings.delay);
+                }
                 let gathered = async {
                     match until {
                         Some(until) => sleep_until(until).await,
@@ -117,29 +124,25 @@ impl Exporting {
                 };
                 tokio::select! {
                     biased;
-                    count = ended.recv_many(&mut batch, room) => {
-                        is_over = count == 0;
-                        until = until.or_else(|| Some(Instant::now() + settings.delay));
-                    }
+                    () = waiting.given() => {}
                     asked = self.asked.recv() => {
                         is_over = asked.is_none();
                         flush = asked;
+                        break;
                     }
                     () = gathered => break,
                 }
             }
             let mut is_well = true;
-            while !batch.is_empty() {
-                is_well &= self
-                    .spans(&settings, std::mem::take(&mut batch), &mut flush)
-                    .await;
-                if flush.is_some() || is_over {
-                    // One that is full left others behind.
-                    while batch.len() < settings.batch
-                        && let Ok(span) = ended.try_recv()
-                    {
-                        batch.push(span);
-                    }
+            loop {
+                let batch = waiting.take();
+                if batch.is_empty() {
+                    break;
+                }
+                is_well &= self.spans(&settings, batch, &mut flush).await;
+                // One that is full left others behind.
+                if flush.is_none() && !is_over {
+                    break;
                 }
             }
             if let Some(flush) = flush {
@@ -230,7 +233,8 @@ impl Exporting {
     }
 }
 
-fn message(settings: &Settings, spans: Vec<SpanData>) -> ExportTraceServiceRequest {
+fn message(settings: &Settings, mut spans: Vec<SpanData>) -> ExportTraceServiceRequest {
+    spans.iter_mut().for_each(complete);
     let spans = ScopeSpans {
         scope: Some(scope()),
         spans: spans.into_iter().map(Span::from).collect(),

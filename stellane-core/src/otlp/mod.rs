@@ -65,7 +65,7 @@ use self::{
     counts::{Counts, Flush, Walk},
     exporting::Exporting,
     settings::Settings,
-    spans::Queue,
+    spans::{Queue, Waiting},
 };
 
 /// Sends metrics and spans to a collector: a cheap handle. When the last one is dropped, what is left is sent once more, in
@@ -160,11 +160,11 @@ impl Otlp {
         });
         let mut provider = None;
         let traces = settings.traces.clone().map(|target| {
-            let (waiting, ended) = mpsc::channel(settings.queue);
             let lost = Arc::clone(&counts.spans_lost);
-            provider = Some(spans::provider(Queue { waiting, lost }));
+            let waiting = Arc::new(Waiting::new(settings.queue, settings.batch, lost));
+            provider = Some(spans::provider(Queue(Arc::clone(&waiting))));
             let exporting = Exporting::new(target, asked(), Arc::clone(&counts));
-            exporting.traces(settings, ended)
+            exporting.traces(settings, waiting)
         });
         thread::Builder::new()
             .name("stellane-otlp".to_owned())

@@ -2,8 +2,11 @@
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -19,7 +22,7 @@ use opentelemetry_sdk::{
         SpanProcessor,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tracing::{Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     Layer,
@@ -33,22 +36,94 @@ use {
     tracing_opentelemetry::OpenTelemetrySpanExt,
 };
 
-/// Puts spans that have ended where they wait. Whoever ends one waits for nobody.
+/// Spans that have ended and wait to be sent. Whoever ends one waits for nobody, and seldom wakes who sends: by the first,
+/// and by the last that a message has room for.
 #[derive(Debug)]
-pub(super) struct Queue {
-    pub(super) waiting: mpsc::Sender<SpanData>,
-    pub(super) lost: Arc<AtomicU64>,
+pub(super) struct Waiting {
+    spans: Mutex<Vec<SpanData>>,
+    /// No more of them wait.
+    most: usize,
+    /// What a message has room for.
+    pub(super) batch: usize,
+    given: Notify,
+    /// No more will come.
+    is_over: AtomicBool,
+    lost: Arc<AtomicU64>,
+}
+
+impl Waiting {
+    pub(super) fn new(most: usize, batch: usize, lost: Arc<AtomicU64>) -> Self {
+        Self {
+            spans: Mutex::default(),
+            most,
+            batch,
+            given: Notify::new(),
+            is_over: AtomicBool::new(false),
+            lost,
+        }
+    }
+
+    fn spans(&self) -> MutexGuard<'_, Vec<SpanData>> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, span: SpanData) {
+        let mut spans = self.spans();
+        if spans.len() >= self.most {
+            drop(spans);
+            self.lost.fetch_add(1, Relaxed);
+            return;
+        }
+        spans.push(span);
+        let waiting = spans.len();
+        drop(spans);
+        if waiting == 1 || waiting == self.batch {
+            self.given.notify_one();
+        }
+    }
+
+    /// As many as a message has room for.
+    pub(super) fn take(&self) -> Vec<SpanData> {
+        let mut spans = self.spans();
+        if spans.len() <= self.batch {
+            // Who puts some more finds room.
+            let room = Vec::with_capacity(spans.len());
+            return std::mem::replace(&mut *spans, room);
+        }
+        spans.drain(..self.batch).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.spans().len()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Acquire)
+    }
+
+    /// There is more, or it is over.
+    pub(super) async fn given(&self) {
+        self.given.notified().await;
+    }
+}
+
+/// Puts spans there.
+#[derive(Debug)]
+pub(super) struct Queue(pub(super) Arc<Waiting>);
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Release);
+        self.0.given.notify_one();
+    }
 }
 
 impl SpanProcessor for Queue {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
-    fn on_end(&self, mut span: SpanData) {
-        if span.span_kind == SpanKind::Server {
-            complete(&mut span);
-        }
-        if span.span_context.is_sampled() && self.waiting.try_send(span).is_err() {
-            self.lost.fetch_add(1, Relaxed);
+    fn on_end(&self, span: SpanData) {
+        if span.span_context.is_sampled() {
+            self.0.put(span);
         }
     }
 
@@ -62,10 +137,13 @@ impl SpanProcessor for Queue {
 }
 
 /// A span that has begun can't be given another name, and the route of a request is known later.
-fn complete(span: &mut SpanData) {
+pub(super) fn complete(span: &mut SpanData) {
+    if span.span_kind != SpanKind::Server {
+        return;
+    }
     let text = |key: &str| {
         let found = span.attributes.iter().find(|one| one.key.as_str() == key);
-        found.map(|one| one.value.as_str().into_owned())
+        found.map(|one| one.value.as_str())
     };
     if let (Some(method), Some(route)) = (text("http.request.method"), text("http.route"))
         && span.name == method

@@ -402,6 +402,43 @@ async fn the_caller_decides_and_else_the_share() {
 }
 
 #[tokio::test]
+async fn a_span_says_the_same_whoever_has_decided_for_it() {
+    let of = async |share: f64, header: &str| {
+        let heard = Heard::default();
+        let _listens = heard.listen();
+        let mut config = config();
+        config.trace.sample = share;
+        config.http.request_id.enabled = true;
+        let (address, ..) = serve(config).await;
+        let head = format!(
+            "GET /a HTTP/1.1\r\nhost: a\r\nuser-agent: test\r\nconnection: close\r\n{header}\r\n"
+        );
+        let answer = ask_at(address, &head).await.to_lowercase();
+        let fields = heard.requests(1).await.remove(0).fields;
+        // The id that the client is told, and the context that the handler sees.
+        let id = format!("x-request-id: {}", fields["request_id"]);
+        assert!(answer.contains(&id), "{id} in {answer}");
+        let own = format!("00-{}-{}-01", fields["trace_id"], fields["span_id"]);
+        assert!(answer.contains(&own), "{own} in {answer}");
+        fields
+    };
+    let caller = of(0.0, &format!("traceparent: 00-{TRACE}-{PARENT}-01\r\n")).await;
+    let share = of(1.0, "").await;
+    // What is no `traceparent` decides nothing.
+    let broken = of(1.0, &format!("traceparent: 00-{TRACE}-{PARENT}-x1\r\n")).await;
+    assert_eq!(caller["parent_id"], PARENT);
+    assert_ne!(broken["trace_id"], TRACE);
+    let names = |fields: &Fields| -> Vec<String> {
+        let names = fields.keys().filter(|name| *name != "parent_id");
+        let mut names: Vec<_> = names.cloned().collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&caller), names(&share));
+    assert_eq!(names(&share), names(&broken));
+}
+
+#[tokio::test]
 async fn of_those_nobody_has_decided_for_a_share_is_recorded() {
     let heard = Heard::default();
     let _listens = heard.listen();

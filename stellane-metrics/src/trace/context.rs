@@ -3,6 +3,7 @@
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
+    ops::Range,
     sync::{
         LazyLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -11,7 +12,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-pub(super) const TRACEPARENT: &str = "traceparent";
+pub(super) static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Which trace a request belongs to, and who its parent is.
 ///
@@ -38,29 +39,23 @@ pub struct TraceContext {
 impl TraceContext {
     /// Reads a `traceparent` header; `None` if it is not one, in which case a new trace begins.
     pub fn parse(header: &str) -> Option<Self> {
-        let bytes = header.as_bytes();
-        let dashes = [2, 35, 52].iter().all(|at| bytes.get(*at) == Some(&b'-'));
+        Self::of_bytes(header.as_bytes())
+    }
+
+    fn of_bytes(header: &[u8]) -> Option<Self> {
         // Later versions may append fields, behind one more dash.
-        let known =
-            bytes.len() == 55 || (!header.starts_with("00") && bytes.get(55) == Some(&b'-'));
-        let hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let part = |range| header.get(range).filter(|text| hex(text));
-        let version = part(0..2)?;
-        if !dashes || !known || version == "ff" {
+        let (version, rest) = header.split_at_checked(2)?;
+        let (known, more) = rest.split_at_checked(53)?;
+        let is_known = more.is_empty() || (version != b"00" && more[0] == b'-');
+        let dashes = [known[0], known[33], known[50]];
+        if !is_known || dashes != *b"---" || version == b"ff" {
             return None;
         }
-        let trace_id = u128::from_str_radix(part(3..35)?, 16)
-            .ok()
-            .filter(|id| *id != 0)?;
-        let span_id = u64::from_str_radix(part(36..52)?, 16)
-            .ok()
-            .filter(|id| *id != 0)?;
-        let flags = u8::from_str_radix(part(53..55)?, 16).ok()?;
-        Some(Self {
-            trace_id,
-            span_id,
-            sampled: flags & 1 == 1,
-        })
+        hexadecimal(version)?;
+        let [high, low] = [&known[1..17], &known[17..33]].map(hexadecimal);
+        let flags = hexadecimal(&known[51..53])?;
+        let trace_id = u128::from(high?) << 64 | u128::from(low?);
+        Self::new(trace_id, hexadecimal(&known[34..50])?, flags & 1 == 1)
     }
 
     /// The caller's trace with a new span, or a new trace that is sampled in `share` of 2^64 cases.
@@ -83,12 +78,16 @@ impl TraceContext {
         }
     }
 
-    /// What a request says of itself. Every one is asked, so by a walk: there are few fields, and the name would have to be
-    /// checked and hashed.
+    /// Whether a request says something of itself. Every one is asked, so by a walk: there are few fields, and the name would
+    /// have to be hashed.
+    #[inline]
+    pub(super) fn is_in(headers: &HeaderMap) -> bool {
+        headers.keys().any(|name| *name == TRACEPARENT)
+    }
+
+    /// What a request says of itself.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        static NAME: HeaderName = HeaderName::from_static(TRACEPARENT);
-        let (_, header) = headers.iter().find(|(name, _)| **name == NAME)?;
-        Self::parse(header.to_str().ok()?)
+        Self::of_bytes(headers.get(&TRACEPARENT)?.as_bytes())
     }
 
     /// A context of whoever makes ids of its own; `None` if one of them is zero.
@@ -102,24 +101,61 @@ impl TraceContext {
         (trace_id != 0 && span_id != 0).then_some(context)
     }
 
-    pub(super) fn header(self) -> HeaderValue {
+    pub(super) fn text(self) -> Text {
+        let mut text = *b"00-................................-................-0.";
+        digits((self.trace_id >> 64) as u64, &mut text[3..19]);
+        digits(self.trace_id as u64, &mut text[19..35]);
+        digits(self.span_id, &mut text[36..52]);
+        text[54] = b'0' + u8::from(self.sampled);
+        Text(text)
+    }
+}
+
+/// A context as its header has it, and the ids in it.
+pub(super) struct Text([u8; 55]);
+
+impl Text {
+    pub(super) fn header(&self) -> HeaderValue {
         // Hexadecimal digits and dashes are always a header value.
-        HeaderValue::from_str(&self.to_string()).unwrap_or(HeaderValue::from_static(""))
+        HeaderValue::from_bytes(&self.0).unwrap_or(HeaderValue::from_static(""))
+    }
+
+    pub(super) fn trace_id(&self) -> &str {
+        self.part(3..35)
+    }
+
+    pub(super) fn span_id(&self) -> &str {
+        self.part(36..52)
+    }
+
+    fn part(&self, range: Range<usize>) -> &str {
+        // All of it is ASCII.
+        str::from_utf8(&self.0[range]).unwrap_or_default()
     }
 }
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            trace_id,
-            span_id,
-            sampled,
-        } = self;
-        write!(
-            f,
-            "00-{trace_id:032x}-{span_id:016x}-{:02x}",
-            u8::from(*sampled)
-        )
+        f.write_str(self.text().part(0..55))
+    }
+}
+
+/// Of lower case alone, as the specification wants it.
+fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0, |number, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u64::from(digit))
+    })
+}
+
+fn digits(mut number: u64, to: &mut [u8]) {
+    for digit in to.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
     }
 }
 

@@ -12,7 +12,7 @@ use tracing_subscriber::{EnvFilter, reload};
 
 pub use context::TraceContext;
 pub use service::{TraceBody, TraceFuture, TraceService};
-pub use span::{BeginSpan, RequestSpan, Spans};
+pub use span::{Asked, BeginSpan, Known, RequestSpan, Spans, Spent};
 
 /// Opens a span for each request and closes it when the response body ends.
 ///

@@ -11,12 +11,12 @@ use http::{Request, Response, header::CONTENT_LENGTH};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_service::Service;
-use tracing::Span;
+use tracing::{Span, field, record_all};
 
 use super::{
     Settings,
     context::{TRACEPARENT, TraceContext},
-    span::{RequestSpan, open, tell_error, tell_route},
+    span::{Ids, Known, Name, RequestSpan, open, status_code},
 };
 use crate::{
     RequestRoute, current_route,
@@ -61,14 +61,10 @@ where
         let route = self.request_route.route(&request).map(Into::into);
         let method = method_index(request.method());
         let span = context.sampled.then(|| {
-            let span = open(&request);
-            if let Some(scheme) = request.uri().scheme_str() {
-                span.record("url.scheme", scheme);
-            }
-            if let Some(bytes) = request.body().size_hint().exact() {
-                span.record("http.request.body.size", bytes);
-            }
-            RequestSpan::new(span, context, parent)
+            let ids = Ids::new(context, parent);
+            let bytes = request.body().size_hint().exact();
+            let span = open(&request, Some(&ids), bytes, Known::default());
+            RequestSpan::new(span, context)
         });
         let mut watch = Watch {
             span,
@@ -82,7 +78,8 @@ where
             trace_id: context.trace_id,
             start: Instant::now(),
         };
-        request.headers_mut().insert(TRACEPARENT, context.header());
+        let headers = request.headers_mut();
+        headers.insert(TRACEPARENT.clone(), context.text().header());
         request.extensions_mut().insert(context);
         let inner = watch.within(|| self.inner.call(request));
         TraceFuture {
@@ -149,18 +146,25 @@ impl Watch {
     }
 
     fn tell(&self, span: &Span) {
-        if let Some(route) = &self.route {
-            tell_route(span, METHODS[usize::from(self.method)], route);
-        }
-        if self.status > 0 {
-            span.record("http.response.status_code", self.status);
-        }
-        span.record("http.response.body.size", self.response_bytes);
-        match self.end {
-            Some(error) => tell_error(span, error),
-            None if self.status >= 500 => tell_error(span, &self.status.to_string()),
-            None => {}
-        }
+        let status;
+        let error = match self.end {
+            None if self.status >= 500 => {
+                status = self.status.to_string();
+                Some(&*status)
+            }
+            end => end,
+        };
+        let method = METHODS[usize::from(self.method)];
+        let route = self.route.as_deref();
+        record_all!(
+            span,
+            otel.name = route.map(|route| field::display(Name { method, route })),
+            otel.status_code = error.and_then(status_code),
+            http.route = route,
+            http.response.status_code = (self.status > 0).then_some(self.status),
+            http.response.body.size = self.response_bytes,
+            error.r#type = error,
+        );
     }
 }
 

@@ -1,11 +1,19 @@
 //! The span of one request, under the names of OpenTelemetry's semantic conventions.
 
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
-use http::{Request, header::USER_AGENT};
+use http::{HeaderMap, Request, header::USER_AGENT};
 use tracing::{Span, field, record_all};
 
-use super::context::{TRACEPARENT, TraceContext, random};
+use super::context::{TRACEPARENT, Text, TraceContext, random};
 use crate::requests::{
     Recording,
     labels::{METHODS, VERSIONS, method_index, version_index},
@@ -22,6 +30,8 @@ pub struct Spans {
     sample: u64,
     accept: bool,
     begin: Option<BeginSpan>,
+    /// Whether the last one was heard of there.
+    is_exported: Arc<AtomicBool>,
 }
 
 /// Tells whoever exports a span who its parent is, before it is entered; what that one calls it is what is passed on.
@@ -36,6 +46,7 @@ impl Spans {
             sample: (sample * u64::MAX as f64) as u64,
             accept: true,
             begin: None,
+            is_exported: Arc::default(),
         }
     }
 
@@ -50,35 +61,121 @@ impl Spans {
     #[must_use]
     pub fn on_begin(mut self, begin: BeginSpan) -> Self {
         self.begin = Some(begin);
+        self.is_exported = Arc::new(AtomicBool::new(true));
         self
     }
 
-    /// A request begins: the trace that it is of, if it says so or gets one, and its span, if it gets one.
-    pub fn begin<B>(&self, request: &mut Request<B>) -> (Option<u128>, Option<RequestSpan>) {
-        let parent = self.accept.then(|| TraceContext::of(request.headers()));
-        let parent = parent.flatten();
-        let is_sampled = match parent {
-            Some(parent) => parent.sampled,
-            None => is_in(self.sample),
-        };
-        if !is_sampled {
-            return (parent.map(|parent| parent.trace_id), None);
+    /// Whether a request that begins is to [`begin`](Self::begin) here. All are asked, and most are not.
+    #[inline]
+    #[must_use]
+    pub fn ask(&self, headers: &HeaderMap) -> Option<Asked> {
+        if self.accept && TraceContext::is_in(headers) {
+            return Some(Asked::ItsCaller);
         }
-        let span = open(request);
+        is_in(self.sample).then_some(Asked::TheShare)
+    }
+
+    /// A request begins: the trace that it is of, if it says so or gets one, and its span, if it gets one. What is `known`
+    /// of it besides stands in its span.
+    pub fn begin<'a, B>(
+        &self,
+        asked: Asked,
+        request: &mut Request<B>,
+        known: impl FnOnce(&Request<B>) -> Known<'a>,
+    ) -> (Option<u128>, Option<RequestSpan>) {
+        let (parent, is_sampled) = match asked {
+            Asked::TheShare => (None, true),
+            Asked::ItsCaller => match TraceContext::of(request.headers()) {
+                Some(parent) => (Some(parent), parent.sampled),
+                // What it says is nothing.
+                None => (None, is_in(self.sample)),
+            },
+        };
+        let of_parent = parent.map(|parent| parent.trace_id);
+        if !is_sampled {
+            return (of_parent, None);
+        }
+        // Who exports it calls it something else. Whether somebody does is seen by the one before: ids are told once.
+        let is_exported = self.begin.is_some() && self.is_exported.load(Relaxed);
+        let own = || Ids::new(TraceContext::below(parent), parent);
+        let ids = (!is_exported).then(own);
+        let span = open(request, ids.as_ref(), None, known(request));
         if span.is_disabled() {
             // Nobody listens: who is called next has the caller for its parent.
-            return (parent.map(|parent| parent.trace_id), None);
+            return (of_parent, None);
         }
         let named = self.begin.and_then(|begin| begin(&span, parent));
-        let context = named.unwrap_or_else(|| TraceContext::below(parent));
-        let span = RequestSpan::new(span, context, parent);
-        request.headers_mut().insert(TRACEPARENT, context.header());
+        if is_exported != named.is_some() {
+            self.is_exported.store(named.is_some(), Relaxed);
+        }
+        let ids = match (named, ids) {
+            (None, Some(ids)) => ids,
+            (named, _) => {
+                let ids = named.map_or_else(own, |named| Ids::new(named, parent));
+                ids.tell(&span);
+                ids
+            }
+        };
+        let context = ids.context;
+        let mut span = RequestSpan::new(span, context);
+        span.has_scheme = request.uri().scheme().is_some();
+        let headers = request.headers_mut();
+        headers.insert(TRACEPARENT.clone(), ids.own.header());
         request.extensions_mut().insert(context);
         (Some(context.trace_id), Some(span))
     }
 }
 
+/// Those of a span and of its parent, as they are written.
+pub(super) struct Ids {
+    context: TraceContext,
+    own: Text,
+    parent: Option<Text>,
+}
+
+impl Ids {
+    pub(super) fn new(own: TraceContext, parent: Option<TraceContext>) -> Self {
+        Self {
+            context: own,
+            own: own.text(),
+            parent: parent.map(TraceContext::text),
+        }
+    }
+
+    fn parent(&self) -> Option<&str> {
+        self.parent.as_ref().map(Text::span_id)
+    }
+
+    fn tell(&self, span: &Span) {
+        record_all!(
+            span,
+            trace_id = %self.own.trace_id(),
+            span_id = %self.own.span_id(),
+            parent_id = self.parent().map(field::display),
+        );
+    }
+}
+
+/// Who says whether a request has a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// Its caller.
+    ItsCaller,
+    /// The share, and it has one.
+    TheShare,
+}
+
+/// What whoever opens a span knows of its request besides.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Known<'a> {
+    /// Its id.
+    pub id: Option<&'a str>,
+    /// Its client.
+    pub peer: Option<SocketAddr>,
+}
+
 /// Whether it falls into the share, of 2^64. Cheap: of each request without a caller's decision it is asked.
+#[inline]
 fn is_in(share: u64) -> bool {
     thread_local! {
         static STATE: Cell<u64> = const { Cell::new(0) };
@@ -104,7 +201,14 @@ fn is_in(share: u64) -> bool {
 const MOST_BYTES: usize = 1024;
 
 /// Opens the span of a request, which is disabled where nobody listens.
-pub(super) fn open<B>(request: &Request<B>) -> Span {
+///
+/// What is told at the end comes first: fields are looked for from the first on, by their names.
+pub(super) fn open<B>(
+    request: &Request<B>,
+    ids: Option<&Ids>,
+    body_bytes: Option<u64>,
+    known: Known<'_>,
+) -> Span {
     let method = METHODS[usize::from(method_index(request.method()))];
     let sent = request.method().as_str();
     let original = (method != sent).then(|| cut(sent));
@@ -113,35 +217,35 @@ pub(super) fn open<B>(request: &Request<B>) -> Span {
     tracing::info_span!(
         target: "stellane_metrics::trace",
         "request",
-        otel.kind = "server",
         otel.name = method,
         otel.status_code = field::Empty,
-        http.request.method = method,
-        http.request.method_original = original,
         http.route = field::Empty,
         http.response.status_code = field::Empty,
-        http.request.body.size = field::Empty,
+        http.request.body.size = body_bytes,
         http.response.body.size = field::Empty,
         rpc.response.status_code = field::Empty,
-        url.path = cut(request.uri().path()),
-        url.scheme = request.uri().scheme_str(),
-        network.protocol.version = VERSIONS[usize::from(version_index(request.version()))],
-        network.peer.address = field::Empty,
-        network.peer.port = field::Empty,
-        user_agent.original = agent,
         error.r#type = field::Empty,
-        trace_id = field::Empty,
-        span_id = field::Empty,
-        parent_id = field::Empty,
-        request_id = field::Empty,
         stellane.head_seconds = field::Empty,
+        stellane.before_call_seconds = field::Empty,
         stellane.computing_seconds = field::Empty,
         stellane.blocking_seconds = field::Empty,
-        stellane.before_call_seconds = field::Empty,
         stellane.poll_delay_seconds = field::Empty,
         stellane.waiting_seconds = field::Empty,
         stellane.client_reading_seconds = field::Empty,
         stellane.waits = field::Empty,
+        otel.kind = "server",
+        http.request.method = method,
+        http.request.method_original = original,
+        url.path = cut(request.uri().path()),
+        url.scheme = request.uri().scheme_str(),
+        network.protocol.version = VERSIONS[usize::from(version_index(request.version()))],
+        user_agent.original = agent,
+        trace_id = ids.map(|ids| field::display(ids.own.trace_id())),
+        span_id = ids.map(|ids| field::display(ids.own.span_id())),
+        parent_id = ids.and_then(|ids| ids.parent().map(field::display)),
+        request_id = known.id,
+        network.peer.address = known.peer.map(|peer| field::display(peer.ip())),
+        network.peer.port = known.peer.map(|peer| peer.port()),
     )
 }
 
@@ -154,24 +258,31 @@ fn cut(text: &str) -> &str {
 pub struct RequestSpan {
     span: Span,
     context: TraceContext,
+    /// Its request has said it.
+    has_scheme: bool,
     is_entered: bool,
 }
 
+/// Where the time of a request went, in seconds.
+#[derive(Debug, Clone, Default)]
+#[expect(missing_docs, reason = "the names are those of the ledger")]
+pub struct Spent {
+    pub before_call: f64,
+    pub computing: f64,
+    pub blocking: f64,
+    pub poll_delay: f64,
+    pub waiting: f64,
+    pub client_reading: f64,
+    /// Those with a name, such as `db=0.005000 limit=0.001000`.
+    pub waits: Option<String>,
+}
+
 impl RequestSpan {
-    /// An open span, which is told its ids.
-    pub(super) fn new(span: Span, context: TraceContext, parent: Option<TraceContext>) -> Self {
-        let TraceContext {
-            trace_id, span_id, ..
-        } = context;
-        record_all!(
-            span,
-            trace_id = %format!("{trace_id:032x}"),
-            span_id = %format!("{span_id:016x}"),
-            parent_id = parent.map(|parent| field::display(format!("{:016x}", parent.span_id))),
-        );
+    pub(super) fn new(span: Span, context: TraceContext) -> Self {
         Self {
             span,
             context,
+            has_scheme: false,
             is_entered: false,
         }
     }
@@ -209,24 +320,31 @@ impl RequestSpan {
     }
 
     /// Tells the span what has come of its request, which has ended.
-    pub fn tell(&self, recording: &Recording) {
-        let (told, span) = (recording.told(), &self.span);
-        if let Some(route) = &told.route {
-            tell_route(span, told.method, route);
-        }
+    pub fn tell(&self, recording: &Recording, spent: Option<&Spent>) {
+        let told = recording.told();
+        let (method, route) = (told.method, told.route.as_deref());
+        let error = recording.error_type();
         // At once: each subscriber looks its span up for each record.
         record_all!(
-            span,
+            self.span,
+            otel.name = route.map(|route| field::display(Name { method, route })),
+            otel.status_code = error.as_deref().and_then(status_code),
+            http.route = route,
             http.response.status_code = (told.status > 0).then_some(told.status),
             http.request.body.size = told.request_bytes,
             http.response.body.size = told.response_bytes,
             rpc.response.status_code = told.grpc,
-            url.scheme = recording.scheme(),
+            error.r#type = error.as_deref(),
             stellane.head_seconds = told.head_ns.map(|ns| ns as f64 / 1e9),
+            stellane.before_call_seconds = spent.map(|spent| spent.before_call),
+            stellane.computing_seconds = spent.map(|spent| spent.computing),
+            stellane.blocking_seconds = spent.map(|spent| spent.blocking),
+            stellane.poll_delay_seconds = spent.map(|spent| spent.poll_delay),
+            stellane.waiting_seconds = spent.map(|spent| spent.waiting),
+            stellane.client_reading_seconds = spent.map(|spent| spent.client_reading),
+            stellane.waits = spent.and_then(|spent| spent.waits.as_deref()),
+            url.scheme = (!self.has_scheme).then(|| recording.scheme()),
         );
-        if let Some(error) = recording.error_type() {
-            tell_error(span, &error);
-        }
         let TraceContext {
             trace_id, span_id, ..
         } = self.context;
@@ -248,18 +366,21 @@ impl Drop for RequestSpan {
     }
 }
 
-pub(super) fn tell_route(span: &Span, method: &str, route: &str) {
-    record_all!(
-        span,
-        http.route = route,
-        otel.name = %format!("{method} {route}"),
-    );
+/// What a span is called once its route is known.
+pub(super) struct Name<'a> {
+    pub(super) method: &'a str,
+    pub(super) route: &'a str,
+}
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        [self.method, " ", self.route]
+            .iter()
+            .try_for_each(|part| f.write_str(part))
+    }
 }
 
 /// What the client did is no error of the server: its span is not marked as one.
-pub(super) fn tell_error(span: &Span, error: &str) {
-    span.record("error.type", error);
-    if error != "cancelled" {
-        span.record("otel.status_code", "ERROR");
-    }
+pub(super) fn status_code(error: &str) -> Option<&'static str> {
+    (error != "cancelled").then_some("ERROR")
 }

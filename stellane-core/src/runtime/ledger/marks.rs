@@ -1,8 +1,7 @@
 //! What leads from a request to what others know of it.
 
-use http::{HeaderValue, Request};
-use stellane_metrics::embed::RequestSpan;
-use tracing::field::display;
+use http::{HeaderName, HeaderValue, Request};
+use stellane_metrics::embed::{Asked, Known, RequestSpan, Spans};
 
 use crate::connection::ConnectInfo;
 
@@ -15,12 +14,35 @@ pub(in crate::runtime) struct Marks {
     pub(super) span: Option<RequestSpan>,
 }
 
-pub(super) fn tell_peer<B>(request: &Request<B>, span: &RequestSpan) {
-    let info = request.extensions().get::<ConnectInfo>();
-    if let Some(peer) = info.and_then(ConnectInfo::peer) {
-        let span = span.span();
-        span.record("network.peer.address", display(peer.ip()));
-        span.record("network.peer.port", peer.port());
+impl Marks {
+    /// Of a request that begins, in the place of those of another. Most have none.
+    #[inline]
+    pub(super) fn begin<B>(
+        &mut self,
+        request: &mut Request<B>,
+        id: Option<&HeaderName>,
+        spans: Option<&Spans>,
+    ) {
+        if let Some(header) = id {
+            self.id.set(request.headers().get(header));
+        }
+        self.trace_id = None;
+        if let Some(spans) = spans
+            && let Some(asked) = spans.ask(request.headers())
+        {
+            self.begin_span(request, spans, asked);
+        }
+    }
+
+    #[cold]
+    fn begin_span<B>(&mut self, request: &mut Request<B>, spans: &Spans, asked: Asked) {
+        let id = self.id.text();
+        let known = |request: &Request<B>| {
+            let info = request.extensions().get::<ConnectInfo>();
+            let peer = info.and_then(ConnectInfo::peer);
+            Known { id, peer }
+        };
+        (self.trace_id, self.span) = spans.begin(asked, request, known);
     }
 }
 
@@ -47,12 +69,6 @@ impl RequestId {
         let len = text.len().min(self.bytes.len());
         self.bytes[..len].copy_from_slice(&text[..len]);
         self.len = len as u8;
-    }
-
-    pub(super) fn tell(&self, span: &RequestSpan) {
-        if let Some(id) = self.text() {
-            span.span().record("request_id", id);
-        }
     }
 
     pub(super) fn text(&self) -> Option<&str> {

@@ -11,7 +11,7 @@ mod stamp;
 mod waits;
 
 use std::{
-    fmt,
+    fmt::{self, Write},
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
@@ -20,9 +20,8 @@ use std::{
 use http::{HeaderName, HeaderValue, Request};
 use stellane_metrics::{
     HttpMetrics,
-    embed::{Recording, Spans, Ticks},
+    embed::{Recording, Spans, Spent, Ticks},
 };
-use tracing::record_all;
 
 pub(super) use self::{
     kept::Kept,
@@ -96,19 +95,6 @@ impl Ledgers {
         self.id.is_some() || self.spans.is_some()
     }
 
-    /// The id and the span of a request that begins, in the place of those of another.
-    fn mark<B>(&self, request: &mut Request<B>, marks: &mut Marks) {
-        if let Some(header) = &self.id {
-            marks.id.set(request.headers().get(header));
-        }
-        let Some(spans) = &self.spans else { return };
-        (marks.trace_id, marks.span) = spans.begin(request);
-        if let Some(span) = &marks.span {
-            marks.id.tell(span);
-            marks::tell_peer(request, span);
-        }
-    }
-
     /// A request that was refused before it came to a ledger of its own.
     pub(super) fn refused<B>(&self, recording: &Recording, request: &mut Request<B>) {
         let Some(ended) = recording.ended() else {
@@ -119,9 +105,9 @@ impl Ledgers {
             return;
         }
         let mut marks = Marks::default();
-        self.mark(request, &mut marks);
+        marks.begin(request, self.id.as_ref(), self.spans.as_ref());
         if let Some(span) = &marks.span {
-            span.tell(recording);
+            span.tell(recording, None);
         }
         if has_room {
             let before = before_call(recording.begun());
@@ -264,10 +250,11 @@ impl Ledger {
         self.accounts.before_call = before_call(begun);
     }
 
-    /// It has more than its ledger. Until [`called`](Self::called) its span is entered.
-    #[cold]
+    /// It may have more than its ledger. Until [`called`](Self::called) its span is entered.
+    #[inline]
     pub(super) fn mark<B>(&mut self, ledgers: &Ledgers, request: &mut Request<B>, begun: u64) {
-        ledgers.mark(request, &mut self.marks);
+        let (id, spans) = (ledgers.id.as_ref(), ledgers.spans.as_ref());
+        self.marks.begin(request, id, spans);
         if let Some(span) = &mut self.marks.span {
             span.enter();
             // One with a span is never as simple as the others: its polls are told from each other from the begin on.
@@ -407,24 +394,25 @@ impl Ledger {
             return;
         };
         span.leave();
-        span.tell(recording);
         let full_ns = recording.ended().map_or(0, |ended| ended.full_ns);
         let accounts = self.closed(full_ns, recording.told().head_ns);
-        let waits = accounts.waits();
-        let waits = waits.map(|(name, took)| format!("{name}={:.6}", took as f64 / 1e9));
-        let waits = waits.collect::<Vec<_>>().join(" ");
+        let mut waits = String::new();
+        for (i, (name, took)) in accounts.waits().enumerate() {
+            let space = if i > 0 { " " } else { "" };
+            // A `String` takes all.
+            let _ = write!(waits, "{space}{name}={:.6}", took as f64 / 1e9);
+        }
         let seconds = |nanos: u64| nanos as f64 / 1e9;
-        // At once: each subscriber looks its span up for each record.
-        record_all!(
-            span.span(),
-            stellane.before_call_seconds = seconds(accounts.before_call),
-            stellane.computing_seconds = seconds(accounts.computing),
-            stellane.blocking_seconds = seconds(accounts.blocking),
-            stellane.poll_delay_seconds = seconds(accounts.poll_delay),
-            stellane.waiting_seconds = seconds(accounts.waiting),
-            stellane.client_reading_seconds = seconds(accounts.client_reading),
-            stellane.waits = (!waits.is_empty()).then_some(waits),
-        );
+        let spent = Spent {
+            before_call: seconds(accounts.before_call),
+            computing: seconds(accounts.computing),
+            blocking: seconds(accounts.blocking),
+            poll_delay: seconds(accounts.poll_delay),
+            waiting: seconds(accounts.waiting),
+            client_reading: seconds(accounts.client_reading),
+            waits: (!waits.is_empty()).then_some(waits),
+        };
+        span.tell(recording, Some(&spent));
     }
 
     /// One that never waited has held its thread for all of its time.
