@@ -171,6 +171,73 @@ async fn autoscalers_look_at_what_the_server_tells() {
 }
 
 #[test]
+fn prometheus_makes_of_the_queries_what_the_autoscalers_are_to_see() {
+    let (keda, adapter) = (read("autoscaling.yaml"), read("prometheus-adapter.yaml"));
+    let query = value(&keda, "query:");
+    // What the adapter fills in.
+    let of_pods = value(&adapter, "metricsQuery:")
+        .replace("<<.Series>>", "stellane_saturation")
+        .replace(
+            "<<.LabelMatchers>>",
+            "namespace=\"default\",pod=~\"hello-0|hello-1|hello-2\"",
+        )
+        .replace("<<.GroupBy>>", "pod");
+    let series = value(&adapter, "- seriesQuery:").trim_matches('\'');
+    // Three replicas that have little to do, and from the second scrape on more than they can: by the target of 0.7 two are wanted, then
+    // seven.
+    let (low, high) = (0.25, 1.5);
+    let pod = |n| {
+        format!(
+            "      - series: 'stellane_saturation{{namespace=\"default\",app=\"hello\",pod=\"hello-{n}\"}}'\n        values: '{low} {high}'\n"
+        )
+    };
+    let expected = |expr: &str, at: &str, samples: &[(String, f64)]| {
+        let samples: String = samples
+            .iter()
+            .map(|(labels, value)| {
+                format!("          - labels: '{labels}'\n            value: {value}\n")
+            })
+            .collect();
+        format!("      - expr: '{expr}'\n        eval_time: {at}\n        exp_samples:\n{samples}")
+    };
+    let by_pod = |value: f64| -> Vec<_> {
+        (0..3)
+            .map(|n| (format!("{{pod=\"hello-{n}\"}}"), value))
+            .collect()
+    };
+    let sum = |each: f64| [("{}".to_owned(), 3.0 * each)];
+    // Another service and another namespace are none of its.
+    let others = "      - series: 'stellane_saturation{namespace=\"default\",app=\"other\",pod=\"other-0\"}'\n        values: '9 9'\n      \
+        - series: 'stellane_saturation{namespace=\"stage\",app=\"hello\",pod=\"hello-0\"}'\n        values: '9 9'\n";
+    let text = format!(
+        "evaluation_interval: 15s\ntests:\n  - interval: 15s\n    input_series:\n{}{others}    promql_expr_test:\n{}{}{}{}{}",
+        (0..3).map(pod).collect::<String>(),
+        expected(query, "0s", &sum(low)),
+        expected(query, "15s", &sum(high)),
+        expected(&of_pods, "0s", &by_pod(low)),
+        expected(&of_pods, "15s", &by_pod(high)),
+        expected(
+            &format!("count({series})"),
+            "15s",
+            &[("{}".to_owned(), 5.0)]
+        ),
+    );
+    let file = std::env::temp_dir().join(format!("stellane-promtool-{}.yaml", std::process::id()));
+    fs::write(&file, text).expect("writes");
+    check("promtool", &["test", "rules"], &[file.clone()]);
+    fs::remove_file(file).expect("removes");
+}
+
+#[test]
+fn envoy_knows_every_field_of_the_recipe() {
+    check(
+        "envoy",
+        &["--mode", "validate", "-c"],
+        &[recipe("envoy.yaml")],
+    );
+}
+
+#[test]
 fn systemd_knows_every_line_of_the_units() {
     // It also looks for the program: there is none of that name here.
     let copies = std::env::temp_dir().join(format!("stellane-deploy-{}", std::process::id()));

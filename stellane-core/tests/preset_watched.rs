@@ -14,9 +14,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
 use stellane_core::{
-    RequestBody, Runtime, RuntimeConfig, RuntimeError,
+    RefusalKind, RequestBody, Runtime, RuntimeConfig, RuntimeError,
+    autotune::RequestHead,
     config::Loader,
     engine::EngineKind,
     metrics::Dependency,
@@ -810,7 +812,18 @@ async fn beyond_those_that_may_wait_requests_of_their_route_are_refused_and_no_o
     let mut config = handoff();
     config.engine.max_blocked = 4;
     (config.limit.min, config.limit.initial, config.limit.max) = (3, 3, 3);
-    let served = serve!(2, Runtime::builder().config(config).service(siblings));
+    // Who asks for it by this path is answered in words of one's own.
+    let own = |kind: RefusalKind, head: RequestHead<'_>| {
+        let asks = head.uri.path() == "/blocks/own";
+        asks.then(|| Response::new(Bytes::from(format!("{kind:?} {}", kind.status()))))
+    };
+    let served = serve!(
+        2,
+        Runtime::builder()
+            .config(config)
+            .on_refusal(own)
+            .service(siblings)
+    );
     let post =
         "POST /blocks/1 HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     // Routes are known once they were asked for.
@@ -830,7 +843,12 @@ async fn beyond_those_that_may_wait_requests_of_their_route_are_refused_and_no_o
         let other = exchange(served.address, post).await;
         assert!(other.ends_with("posted"), "{other}");
     }
-    let refused = "stellane_requests_shed_total{reason=\"max_blocked\"} 5\n";
+    let own = get(served.address, "/blocks/own").await;
+    assert!(
+        own.ends_with("\r\n\r\nThreadsHeld 503 Service Unavailable"),
+        "{own}"
+    );
+    let refused = "stellane_requests_shed_total{reason=\"max_blocked\"} 6\n";
     let told = until(served.admin, "/metrics", |text| text.contains(refused)).await;
     let of_route = |line: &str| line.contains("\"/blocks/{id}\"") && line.contains("\"503\"");
     assert!(told.lines().any(of_route), "{told}");

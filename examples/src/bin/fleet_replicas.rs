@@ -1,10 +1,12 @@
-//! Three replicas of one gRPC service, of which the second does twice and the third four times what the first does, each telling its load
+//! Three replicas of one service, of which the second does twice and the third four times what the first does, each telling its load
 //! with every answer. A client of gRPC that balances by `weighted_round_robin` gives each what it can do:
 //!
 //! ```sh
 //! cargo run --release -p stellane-examples --bin fleet_replicas   # prints the three addresses
 //! python3 examples/fleet/weighted_round_robin.py ADDRESS,ADDRESS,ADDRESS         # needs grpcio
 //! python3 examples/fleet/weighted_round_robin.py ADDRESS,ADDRESS,ADDRESS --oob   # by a stream of reports of each replica
+//! node examples/fleet/weighted_round_robin.mjs ADDRESS,ADDRESS,ADDRESS           # the same, of @grpc/grpc-js
+//! python3 examples/fleet/envoy.py ADDRESS,ADDRESS,ADDRESS                        # HTTP/1.1 by way of Envoy
 //! ```
 //!
 //! `/fleet.Work/Do` takes a seat of its replica for 20 ms; `/fleet.Work/Slow` makes one replica four times as slow. It ends with its
@@ -21,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Either, Full, combinators::WithTrailers};
 use stellane_core::{
     BoxError, RequestBody,
@@ -29,6 +31,8 @@ use stellane_core::{
 };
 use tokio::{net::TcpListener, sync::Semaphore};
 use tower::{ServiceBuilder, ServiceExt};
+
+const GRPC: &str = "application/grpc";
 
 #[derive(Clone)]
 struct Replica {
@@ -50,16 +54,19 @@ impl Replica {
             let _seat = self.seats.acquire().await;
             tokio::time::sleep(Duration::from_millis(self.millis.load(Relaxed))).await;
         }
+        let kind = request.headers().get(CONTENT_TYPE);
+        if kind.is_none_or(|kind| kind != GRPC) {
+            let text = self.number.to_string();
+            return Response::new(Full::from(text).with_trailers(std::future::ready(None)));
+        }
         // A message of one byte: the number of the replica.
         let message = Bytes::copy_from_slice(&[0, 0, 0, 0, 1, self.number]);
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))));
         let mut response = Response::new(body);
-        let grpc = HeaderValue::from_static("application/grpc");
-        response
-            .headers_mut()
-            .insert(http::header::CONTENT_TYPE, grpc);
+        let grpc = HeaderValue::from_static(GRPC);
+        response.headers_mut().insert(CONTENT_TYPE, grpc);
         response
     }
 }

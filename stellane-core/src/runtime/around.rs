@@ -22,6 +22,7 @@ use super::{
     listeners::{Listeners, Redirects, Source},
     make::Make,
     redirect::Redirect,
+    refusal::OnRefusal,
 };
 use crate::{
     access_log::AccessLogLayer,
@@ -49,6 +50,7 @@ pub struct Around {
     /// Inside of it.
     #[cfg(feature = "redis")]
     pub(super) shared_rates: Option<SharedRateLimitLayer>,
+    pub(super) on_refusal: OnRefusal,
     pub(super) hot_reload: bool,
     /// Nothing of ours is to be around.
     pub(super) bypass: Option<PlainEngine>,
@@ -257,7 +259,7 @@ impl Around {
         let https = listeners.https_port();
         let redirects = std::mem::take(&mut listeners.redirects);
         let redirect = |Redirects { sockets, port }| -> Serving {
-            let redirect = Redirect::new(app.clone(), https, port);
+            let redirect = Redirect::new(app.clone(), https, port, &self.on_refusal);
             Box::pin(engine.serve(sockets, self.boxed(redirect)))
         };
         let redirects: Vec<_> = redirects.into_iter().map(redirect).collect();

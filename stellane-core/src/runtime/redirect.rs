@@ -9,17 +9,20 @@ use http::{
     uri::Authority,
 };
 use http_body_util::{BodyExt, Full};
+use stellane_autotune::RequestHead;
 use tower_service::Service;
 
 use super::{
-    App, BoxApp, RequestBody,
+    App, BoxApp, RefusalKind, RequestBody,
     app::{BoxBody, BoxFuture},
+    refusal::OnRefusal,
 };
 use crate::BoxError;
 
 /// Who issues certificates asks here, by plain HTTP, whether the name is ours.
 const ACME: &str = "/.well-known/acme-challenge/";
 const HTTPS: u16 = 443;
+const WHY: &[u8] = b"this address sends you to https, if your request names a host\n";
 
 /// Answers with 308, but for [`ACME`]'s questions, which are the service's.
 #[derive(Debug, Clone)]
@@ -29,12 +32,22 @@ pub(super) struct Redirect {
     port: u16,
     /// Where it is for all, if that is known.
     known: Option<u16>,
+    on_refusal: OnRefusal,
 }
 
 impl Redirect {
-    pub(super) fn new(app: impl App, port: u16, known: Option<u16>) -> Self {
-        let app = BoxApp::new(app);
-        Self { app, port, known }
+    pub(super) fn new(
+        app: impl App,
+        port: u16,
+        known: Option<u16>,
+        on_refusal: &OnRefusal,
+    ) -> Self {
+        Self {
+            app: BoxApp::new(app),
+            port,
+            known,
+            on_refusal: on_refusal.clone(),
+        }
     }
 
     fn location<B>(&self, request: &Request<B>) -> Option<HeaderValue> {
@@ -74,21 +87,28 @@ impl Service<Request<RequestBody>> for Redirect {
         if request.uri().path().starts_with(ACME) {
             return self.app.call(request);
         }
-        let text = |text: &'static str| Full::from(text).map_err(|never| match never {});
         let answer = match self.location(&request) {
             Some(location) => {
-                let mut answer = Response::new(text("").boxed_unsync());
+                let mut answer = Response::new(Bytes::new());
                 *answer.status_mut() = StatusCode::PERMANENT_REDIRECT;
                 answer.headers_mut().insert(LOCATION, location);
                 answer
             }
             None => {
-                let why = "this address sends you to https, if your request names a host\n";
-                let mut answer = Response::new(text(why).boxed_unsync());
-                *answer.status_mut() = StatusCode::BAD_REQUEST;
-                answer
+                let kind = RefusalKind::NoRedirect;
+                let own = self.on_refusal.ask(kind, RequestHead::from(&request));
+                own.unwrap_or_else(|| {
+                    let mut answer = Response::new(Bytes::from_static(WHY));
+                    *answer.status_mut() = kind.status();
+                    answer
+                })
             }
         };
+        let answer = answer.map(|text| {
+            Full::from(text)
+                .map_err(|never| match never {})
+                .boxed_unsync()
+        });
         Box::pin(std::future::ready(Ok(answer)))
     }
 }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER};
 use http_body::Frame;
 use http_body_util::Full;
-use stellane_autotune::{AdaptiveLimitLayer, RequestHead, Shed};
+#[cfg(feature = "redis")]
+use stellane_autotune::rate_limit::shared::{SharedRateLimitLayer, SharedRateLimited};
+use stellane_autotune::{AdaptiveLimitLayer, RateLimitLayer, RateLimited, RequestHead, Shed};
 
 use stellane_metrics::HttpMetrics;
 
@@ -32,6 +34,13 @@ pub enum RefusalKind {
     /// Handlers of its route wait by their threads, and [as many as may](crate::engine::EngineConfig::max_blocked) do
     /// already: 503.
     ThreadsHeld,
+    /// It came sooner than a rate of `[rate_limit]` allows: 429, `RESOURCE_EXHAUSTED` in gRPC. It may come again
+    /// [after this](RateLimited::retry_after), which an answer of one's own has to say itself.
+    RateLimited(RateLimited),
+    /// The store of a shared rate is away, and its section says `without_store = "refuse"`: 503.
+    RateStoreAway,
+    /// It came by plain HTTP to an address that sends to https, and names no host to be sent to: 400.
+    NoRedirect,
     /// The service returned a [`Refusal`] as its error, which names the status.
     Refused(Refusal),
     /// The service returned another error: 500.
@@ -48,7 +57,11 @@ impl RefusalKind {
             Self::Shed(shed) => shed.status(),
             Self::Violation(violation) => violation.status(),
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::MemoryExhausted | Self::ThreadsHeld => StatusCode::SERVICE_UNAVAILABLE,
+            Self::MemoryExhausted | Self::ThreadsHeld | Self::RateStoreAway => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoRedirect => StatusCode::BAD_REQUEST,
             Self::Refused(refusal) => refusal.status(),
             Self::Error | Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -96,7 +109,7 @@ impl OnRefusal {
         }
     }
 
-    fn ask(&self, kind: RefusalKind, head: RequestHead<'_>) -> Option<Response<Bytes>> {
+    pub(super) fn ask(&self, kind: RefusalKind, head: RequestHead<'_>) -> Option<Response<Bytes>> {
         let answer = self.answer.as_ref()?;
         self.faults
             .counter()
@@ -111,6 +124,29 @@ impl OnRefusal {
         }
         let asked = self.clone();
         layer.on_refusal(move |shed, head| asked.ask(RefusalKind::Shed(shed), head))
+    }
+
+    /// Has the layer ask too.
+    pub(super) fn of_rates(&self, layer: &RateLimitLayer) -> RateLimitLayer {
+        let asked = self.clone();
+        let kind = RefusalKind::RateLimited;
+        layer
+            .clone()
+            .on_refusal(move |limited, head| asked.ask(kind(limited), head))
+    }
+
+    /// Has the layer ask too.
+    #[cfg(feature = "redis")]
+    pub(super) fn of_shared_rates(&self, layer: &SharedRateLimitLayer) -> SharedRateLimitLayer {
+        let asked = self.clone();
+        layer.clone().on_refusal(move |limited, head| {
+            let kind = match limited {
+                SharedRateLimited::Rate(limited) => RefusalKind::RateLimited(limited),
+                SharedRateLimited::WithoutStore => RefusalKind::RateStoreAway,
+                _ => return None,
+            };
+            asked.ask(kind, head)
+        })
     }
 
     /// The head of a request that the service gets, should it fail there; nothing if nobody is to be asked.

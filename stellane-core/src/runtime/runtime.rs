@@ -107,13 +107,14 @@ impl RuntimeParts {
         let limit = on_refusal.of_limit(limit);
         let server = &self.config.server;
         let facts = Facts(self.describe.clone());
+        let rates = &self.components.rate_limits;
         Around {
             preset: PresetLayer::new(
                 &self.components,
                 server,
                 limit,
                 &self.own_limits,
-                on_refusal,
+                on_refusal.clone(),
                 true,
                 Some(facts.clone()),
             ),
@@ -125,9 +126,12 @@ impl RuntimeParts {
             http: self.http.clone(),
             #[cfg(feature = "fleet")]
             fleet: self.fleet.clone(),
-            rates: self.components.rate_limits.layer().cloned(),
+            rates: rates.layer().map(|layer| on_refusal.of_rates(layer)),
             #[cfg(feature = "redis")]
-            shared_rates: self.components.rate_limits.shared_layer().cloned(),
+            shared_rates: rates
+                .shared_layer()
+                .map(|layer| on_refusal.of_shared_rates(layer)),
+            on_refusal,
             hot_reload: self.config.dev.hot_reload,
         }
     }

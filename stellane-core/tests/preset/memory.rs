@@ -106,7 +106,7 @@ async fn serve_with(config: RuntimeConfig, fused: bool) -> (Components, SocketAd
     (components, address)
 }
 
-async fn send(
+pub(crate) async fn send(
     address: SocketAddr,
     http2: bool,
     request: http::request::Builder,

@@ -1,6 +1,7 @@
 //! What a client sees of a request that the preset answers in the place of the service.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     future::{Ready, ready},
     net::SocketAddr,
@@ -12,14 +13,20 @@ use std::{
     time::Duration,
 };
 
-use crate::{ask::ask_at, log::Log, self_signed::SelfSigned};
+use crate::{
+    ask::{ask_at, get},
+    log::Log,
+    self_signed::SelfSigned,
+};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use stellane_core::{
-    BoxError, Components, RefusalKind, RequestBody, Runtime, RuntimeConfig,
+    BoxError, Components, RefusalKind, RequestBody, RequestLimits, Runtime, RuntimeConfig,
     autotune::{AlgorithmKind, RequestHead},
     catch_faults::Refusal,
+    config::{ListenAddress, ListenTls, RateLimits},
+    memory::Budget,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -182,8 +189,13 @@ async fn whatever_is_refused_or_fails_may_be_answered_by_oneself() {
         *response.status_mut() = kind.status();
         asks.then_some(response)
     };
-    let (address, components) = serve(config(), Some(own)).await;
+    let mut config = config();
+    config.rate_limit = rates();
+    let (address, components) = serve(config, Some(own)).await;
     let cases = [
+        ("/rated", "", "429", "RateLimited"),
+        #[cfg(feature = "redis")]
+        ("/stored", "", "503", "RateStoreAway"),
         ("/panic", "", "500", "Panic"),
         ("/error", "", "500", "Error"),
         ("/refuse", "", "418", "Refused"),
@@ -220,6 +232,11 @@ async fn whatever_is_refused_or_fails_may_be_answered_by_oneself() {
         assert_eq!(answer.contains(&own_text), own == "yes", "{kind}: {answer}");
         assert_eq!(answer.ends_with(&format!(" {path}")), own == "yes");
     };
+    let first = ask_at(
+        address,
+        "GET /rated HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    );
+    assert!(first.await.starts_with("HTTP/1.1 200 "));
     for own in ["yes", "no"] {
         for (path, fields, status, kind) in cases {
             check((path, fields, status, kind), own).await;
@@ -233,6 +250,96 @@ async fn whatever_is_refused_or_fails_may_be_answered_by_oneself() {
         check(("/", "", "503", "Shed(Limit)"), own).await;
     }
     assert_eq!(components.limit.stats().in_flight, 0);
+}
+
+/// One request an hour to `/rated`, and to `/stored` none, since its store is away.
+fn rates() -> BTreeMap<String, RateLimits> {
+    let rate = |path: &str| {
+        RateLimits::default().with(|rate| {
+            rate.rules = vec!["1/h".parse().expect("a rule")];
+            rate.paths = vec![path.to_owned()];
+        })
+    };
+    BTreeMap::from([
+        ("rated".to_owned(), rate("/rated")),
+        #[cfg(feature = "redis")]
+        (
+            "stored".to_owned(),
+            rate("/stored").with(|rate| {
+                rate.shared = "redis://127.0.0.1:1".to_owned();
+                rate.without_store =
+                    stellane_core::autotune::rate_limit::shared::WithoutStore::Refuse;
+            }),
+        ),
+    ])
+}
+
+/// A kind that is added without a row here fails this test.
+#[tokio::test]
+#[cfg(feature = "redis")]
+async fn there_is_no_kind_that_nobody_is_asked_about() {
+    let own: OnRefusal = |kind, _| Some(Response::new(format!("own: {kind:?}").into()));
+    let key = SelfSigned::new();
+    let mut config = config();
+    config.rate_limit = rates();
+    config.memory.budget = Budget::Bytes(8 << 20);
+    for tls in [ListenTls::On, ListenTls::Off, ListenTls::Redirect] {
+        let mut listen = ListenAddress::default();
+        (listen.address, listen.tls) = ("127.0.0.1:0".to_owned(), tls);
+        config.server.listen.push(listen);
+    }
+    let larger = RequestLimits::default().max_body_bytes(1 << 30);
+    let runtime = Runtime::builder()
+        .config(config)
+        .tls(key.server())
+        .on_refusal(own)
+        .route_limits(move |head| match head.uri.path() {
+            "/read" => larger,
+            _ => RequestLimits::default(),
+        })
+        .service(service_fn(answer))
+        .build()
+        .expect("builds");
+    let components = runtime.components().clone();
+    let bound = runtime.bind_configured().await.expect("binds");
+    let [_, address, redirect] = bound.local_addrs()[..] else {
+        panic!("three addresses");
+    };
+    tokio::spawn(bound.serve());
+    let mut asked = BTreeSet::new();
+    let mut tell = |answer: &str| {
+        let (_, kind) = answer
+            .split_once("own: ")
+            .unwrap_or_else(|| panic!("{answer}"));
+        let name = kind.split(|c: char| !c.is_alphanumeric()).next();
+        asked.insert(name.expect("a name").to_owned());
+    };
+    get(address, "/rated").await;
+    for path in ["/rated", "/stored", "/panic", "/error", "/refuse"] {
+        tell(&get(address, path).await);
+    }
+    for fields in [
+        "host: y\r\n",
+        "content-length: 11\r\n",
+        "x-request-timeout-ms: 0\r\n",
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{fields}\r\n");
+        tell(&ask_at(address, &request).await);
+    }
+    tell(&ask_at(redirect, "GET / HTTP/1.0\r\n\r\n").await);
+    let upload = Request::post(format!("http://{address}/read"));
+    let upload = crate::memory::send(address, false, upload, 16 << 20).await;
+    tell(std::str::from_utf8(upload.body()).expect("text"));
+    assert_eq!(components.limit.stats().in_flight, 0);
+    // Needs threads that are held: `beyond_those_that_may_wait_requests_of_their_route_are_refused_and_no_others`.
+    asked.insert("ThreadsHeld".to_owned());
+
+    let source = include_str!("../../src/runtime/refusal.rs");
+    let (_, kinds) = source.split_once("pub enum RefusalKind {").expect("there");
+    let (kinds, _) = kinds.split_once("\n}\n").expect("its end");
+    let name = |line: &str| Some(line.trim().split_once([',', '('])?.0.to_owned());
+    let kinds = kinds.lines().filter(|line| !line.contains("///"));
+    assert_eq!(asked, kinds.filter_map(name).collect::<BTreeSet<_>>());
 }
 
 #[tokio::test]
