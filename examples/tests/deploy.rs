@@ -224,7 +224,7 @@ fn prometheus_makes_of_the_queries_what_the_autoscalers_are_to_see() {
     );
     let file = std::env::temp_dir().join(format!("stellane-promtool-{}.yaml", std::process::id()));
     fs::write(&file, text).expect("writes");
-    check("promtool", &["test", "rules"], &[file.clone()]);
+    check("promtool", &["test", "rules"], std::slice::from_ref(&file));
     fs::remove_file(file).expect("removes");
 }
 

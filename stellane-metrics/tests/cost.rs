@@ -6,14 +6,21 @@ use std::{
     convert::Infallible,
     future::ready,
     pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
-use stellane_metrics::{HttpMetrics, MetricsConfig, MetricsLayer, label_route};
+use stellane_metrics::{
+    HttpMetrics, LoadReportLayer, LoadReports, MetricsConfig, MetricsLayer, label_route,
+};
 use tower::{Layer, Service, service_fn};
 
 struct Counting;
@@ -114,6 +121,51 @@ fn a_label_from_axum_allocates_nothing_beyond_what_axum_does_for_any_layer_there
         allocations(labelled, "/users/{id}"),
         allocations(none, &unmatched)
     );
+}
+
+#[test]
+fn a_load_report_allocates_nothing_in_a_head_that_has_room_for_it() {
+    let allocations = |tells: bool| {
+        let millis = Arc::new(AtomicU64::new(0));
+        let read = Arc::clone(&millis);
+        let clock = move || Duration::from_millis(read.load(Relaxed));
+        let http = HttpMetrics::builder().clock(clock).build().unwrap();
+        let reports = LoadReports::builder(&http)
+            .application_utilization(|| Some(0.5))
+            .build()
+            .unwrap();
+        let told = Cell::new(0);
+        let answers = MetricsLayer::new(&http).layer(service_fn(|_: Request<Body1>| {
+            let mut response = Response::new(Full::new(Bytes::from_static(b"hello")));
+            *response.headers_mut() = HeaderMap::with_capacity(4);
+            ready(Ok::<_, Infallible>(response))
+        }));
+        let mut telling = LoadReportLayer::new(&reports).layer(answers.clone());
+        let mut counting = service_fn(|request: Request<Body1>| {
+            let answered = telling.call(request);
+            let told = &told;
+            async move {
+                let response = answered.await?;
+                told.set(told.get() + response.headers().len());
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let mut plain = answers;
+        let mut one = || match tells {
+            true => send(&mut counting, Request::new(Full::default())),
+            false => send(&mut plain, Request::new(Full::default())),
+        };
+        for _ in 0..2000 {
+            millis.fetch_add(1, Relaxed);
+            one();
+        }
+        let before = ALLOCATIONS.get();
+        (0..1000).for_each(|_| one());
+        let allocated = ALLOCATIONS.get() - before;
+        assert_eq!(told.get() > 1000, tells, "{}", told.get());
+        allocated
+    };
+    assert_eq!(allocations(true), allocations(false));
 }
 
 #[test]

@@ -41,8 +41,9 @@
 //!
 //! # What it tells strangers
 //!
-//! Nobody takes the field from an answer on its way out: Envoy removes nothing by itself. Where clients are the public, have the edge
-//! remove `endpoint-load-metrics`, or put the layer on a listener that only the balancer reaches.
+//! Nobody takes the field from an answer on its way out: Envoy removes nothing by itself, and its `response_headers_to_remove` leaves
+//! trailers. Where clients are the public, have the edge remove both, as `examples/deploy/envoy.yaml` does, or put the layer on a
+//! listener that only the balancer reaches.
 
 mod body;
 mod layer;

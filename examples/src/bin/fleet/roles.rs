@@ -14,7 +14,7 @@ use axum::{Router, body::Body, extract::Path, routing::get};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Empty;
-use stellane_core::{BoxError, Components, Runtime, RuntimeConfig, config::Loader};
+use stellane_core::{BoxError, Components, RefusalKind, Runtime, RuntimeConfig, config::Loader};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc},
@@ -146,7 +146,7 @@ async fn replica(
                 Some(1.0 - free.available_permits() as f64 / all as f64)
             })
         })
-        .on_refusal(|kind, _| Some(refused(kind.status(), &format!("the replica: {kind:?}"))))
+        .on_refusal(|kind, _| Some(own("replica", kind)))
         .shutdown_signal(ended(lines))
         .service_with(app)
         .build()?
@@ -187,7 +187,7 @@ async fn gateway(mut lines: mpsc::Receiver<String>) -> Result<(), BoxError> {
     };
     let bound = Runtime::builder()
         .config(config(&text)?)
-        .on_refusal(|kind, _| Some(refused(kind.status(), &format!("the gateway: {kind:?}"))))
+        .on_refusal(|kind, _| Some(own("gateway", kind)))
         .shutdown_signal(end)
         .service_with(app)
         .build()?
@@ -196,6 +196,15 @@ async fn gateway(mut lines: mpsc::Receiver<String>) -> Result<(), BoxError> {
     println!("{}", bound.local_addr());
     bound.serve().await?;
     Ok(())
+}
+
+/// Says why, without what differs from one to the next: users are counted by what they were told.
+fn own(role: &str, kind: RefusalKind) -> Response<Bytes> {
+    let why = match kind {
+        RefusalKind::RateLimited(_) => "RateLimited".to_owned(),
+        kind => format!("{kind:?}"),
+    };
+    refused(kind.status(), &format!("the {role}: {why}"))
 }
 
 fn config(text: &str) -> Result<RuntimeConfig, BoxError> {
