@@ -209,7 +209,7 @@ impl LocalSignal {
                 let (worked, before) = (worked() + held, queue.worked);
                 let tasks = queue.tasks_per_core(delay, worked, pause);
                 watched.tasks.set(tasks);
-                let is_calm = delay <= AT_ONCE && CALM * worked.saturating_sub(before) < pause;
+                let is_calm = delay < QUEUED && CALM * worked.saturating_sub(before) < pause;
                 calm = if is_calm {
                     calm + pause
                 } else {

@@ -226,10 +226,13 @@ impl Shared {
         inside > limit
     }
 
-    /// Whether nothing speaks for who comes next and has no key.
-    pub(super) fn is_surely_full(&self) -> bool {
+    /// Whether nobody gets in who has no class, whatever keys they have: to ask each of those who wait costs more than all
+    /// else that waiting does.
+    pub(super) fn is_surely_full(&self, now: u64) -> bool {
+        if self.lending.handed() > 0 {
+            self.age_handed(now);
+        }
         self.gate.is_full()
-            && self.lending.handed() == 0
             && !self.fairness.may_go_beyond(self.lending.debt())
             && self.mode() == LimitMode::Enforce
     }

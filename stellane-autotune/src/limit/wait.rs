@@ -198,7 +198,7 @@ impl Shared {
                 false => waiters.take_late(now),
             };
             // Who gives a place back from here on sees that somebody waits.
-            let is_full = || is_in_order && self.is_surely_full();
+            let is_full = || !self.has_classes() && self.is_surely_full(now);
             let candidates = if is_in_order { 1 } else { waiters.len() };
             let admitted = if is_full() {
                 None

@@ -23,6 +23,7 @@ pub(super) struct Waiter {
     /// Since when, in nanoseconds.
     since: u64,
     /// How many came before.
+    #[cfg(feature = "tokio")]
     number: u64,
     waker: Mutex<Option<Waker>>,
 }
@@ -53,6 +54,7 @@ pub(super) struct Waiters {
     /// When somebody came after it had been empty for a long wait.
     rested: u64,
     /// How many have come.
+    #[cfg(feature = "tokio")]
     came: u64,
 }
 
@@ -73,6 +75,7 @@ impl Waiters {
             pressed_until: 0,
             emptied: 0,
             rested: 0,
+            #[cfg(feature = "tokio")]
             came: 0,
         }
     }
@@ -112,10 +115,14 @@ impl Waiters {
             class,
             keys,
             since: now,
+            #[cfg(feature = "tokio")]
             number: self.came,
             waker: Mutex::new(None),
         });
-        self.came += 1;
+        #[cfg(feature = "tokio")]
+        {
+            self.came += 1;
+        }
         if self.len() == 0 && now.saturating_sub(self.emptied) >= self.long {
             self.rested = now;
         }
