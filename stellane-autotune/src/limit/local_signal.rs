@@ -1,9 +1,11 @@
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
-#[cfg(feature = "tokio")]
-use std::time::Duration;
 
 /// What the machine under a service says of itself: how many tasks are ready to run for each that can run.
 ///
@@ -37,7 +39,16 @@ struct Sources {
     computing: Tasks,
     /// Threads of the runtimes that are held.
     held: AtomicUsize,
+    cpu_time: OnceLock<CpuTime>,
     watched: Mutex<Vec<Arc<Tasks>>>,
+}
+
+struct CpuTime(Box<dyn Fn() -> Duration + Send + Sync>);
+
+impl fmt::Debug for CpuTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CpuTime({:?})", (self.0)())
+    }
 }
 
 /// The bits of a number of tasks; NaN where it is not known.
@@ -76,6 +87,13 @@ impl LocalSignal {
         self.0.held.store(threads, Ordering::Relaxed);
     }
 
+    /// How long the process had its CPUs so far, on average of those that it may use; the first that is given is asked. A
+    /// runtime seems to work also while it waits for a CPU that another process has, and its tasks wait with it. A process
+    /// that has less than a quarter of what it may use is not full. Unless somebody tells, whoever seems to work does.
+    pub fn ask_cpu_time(&self, cpu_time: impl Fn() -> Duration + Send + Sync + 'static) {
+        let _ = self.0.cpu_time.set(CpuTime(Box::new(cpu_time)));
+    }
+
     /// The latest report, or else the average of all runtimes that are watched, or what waits or computes beside them if
     /// that is more.
     #[must_use]
@@ -96,6 +114,11 @@ impl LocalSignal {
     #[must_use]
     pub fn is_watched(&self) -> bool {
         !self.watched().is_empty()
+    }
+
+    #[cfg(feature = "tokio")]
+    fn cpu_time(&self) -> Option<Duration> {
+        self.0.cpu_time.get().map(|cpu_time| (cpu_time.0)())
     }
 
     /// The share of so many threads that is held. The one that asks is not.
@@ -149,6 +172,11 @@ const QUEUED: Duration = Duration::from_millis(10);
 /// service whose handlers compute for some milliseconds has queues of a tenth of a second, and empties them.
 #[cfg(feature = "tokio")]
 const LONG: Duration = Duration::from_millis(250);
+
+/// A process that has less than this part of the CPUs that it may use waits for others: load generators beside a service take
+/// half of them, or two thirds.
+#[cfg(feature = "tokio")]
+const STARVED: u32 = 4;
 
 #[cfg(feature = "tokio")]
 impl LocalSignal {
@@ -206,10 +234,14 @@ impl LocalSignal {
                 tokio::time::sleep_until(due).await;
                 let delay = due.elapsed();
                 held += (pause + delay).mul_f64(watched.signal.held_share(workers()));
-                let (worked, before) = (worked() + held, queue.worked);
-                let tasks = queue.tasks_per_core(delay, worked, pause);
+                let before = queue.spent.worked;
+                let spent = Spent {
+                    worked: worked() + held,
+                    cpu_time: watched.signal.cpu_time(),
+                };
+                let tasks = queue.tasks_per_core(delay, spent, pause);
                 watched.tasks.set(tasks);
-                let is_calm = delay < QUEUED && CALM * worked.saturating_sub(before) < pause;
+                let is_calm = delay < QUEUED && CALM * spent.worked.saturating_sub(before) < pause;
                 calm = if is_calm {
                     calm + pause
                 } else {
@@ -260,8 +292,16 @@ struct Queue {
     late: Option<Late>,
     /// The share of ticks that had to wait.
     busy: f64,
-    /// How long the workers had worked at the latest tick.
+    /// Until the latest tick.
+    spent: Spent,
+}
+
+/// How long the workers of a runtime have worked, on average, and how long the process had its CPUs if that is known.
+#[cfg(feature = "tokio")]
+#[derive(Debug, Default, Clone, Copy)]
+struct Spent {
     worked: Duration,
+    cpu_time: Option<Duration>,
 }
 
 /// Ticks that found others before them, without a break.
@@ -271,18 +311,18 @@ struct Late {
     ticks: u32,
     waited: Duration,
     shortest: Duration,
-    /// Since before the first of them, and how long the workers had worked then.
+    /// Since before the first of them, and what had been spent then.
     lasts: Duration,
-    worked: Duration,
+    spent: Spent,
 }
 
 #[cfg(feature = "tokio")]
 impl Queue {
-    /// After a tick that was so late, when the workers have worked for so long, `pause` after the one before.
-    fn tasks_per_core(&mut self, delay: Duration, worked: Duration, pause: Duration) -> f64 {
+    /// After a tick that was so late, `pause` after the one before.
+    fn tasks_per_core(&mut self, delay: Duration, spent: Spent, pause: Duration) -> f64 {
         let had_to_wait = f64::from(u8::from(delay > AT_ONCE));
         self.busy += 0.1 * (had_to_wait - self.busy);
-        let before = std::mem::replace(&mut self.worked, worked);
+        let before = std::mem::replace(&mut self.spent, spent);
         if delay < QUEUED {
             self.late = None;
             return self.busy;
@@ -292,14 +332,17 @@ impl Queue {
             waited: Duration::ZERO,
             shortest: Duration::MAX,
             lasts: Duration::ZERO,
-            worked: before,
+            spent: before,
         });
         late.ticks += 1;
         late.waited += delay;
         late.shortest = late.shortest.min(delay);
         late.lasts += pause + delay;
-        // A tick that is late while the workers have nothing to do waits for a CPU that others have.
-        let is_own = 2 * worked.saturating_sub(late.worked) > late.lasts;
+        // A tick that is late while the workers have nothing to do, or no CPU, waits for one that others have.
+        let worked = spent.worked.saturating_sub(late.spent.worked);
+        let had = spent.cpu_time.zip(late.spent.cpu_time);
+        let is_own = 2 * worked > late.lasts
+            && had.is_none_or(|(now, then)| STARVED * now.saturating_sub(then) > late.lasts);
         if late.ticks < 2 || late.waited < LONG || !is_own {
             return self.busy;
         }
@@ -313,11 +356,21 @@ mod tests {
 
     /// After ticks that were so many milliseconds late, of workers that had something to do for such a share of the time.
     fn last(delays: &[u64], load: f64) -> f64 {
-        let (mut queue, mut worked) = (Queue::default(), Duration::ZERO);
+        last_of(delays, load, None)
+    }
+
+    /// Of a process that had a CPU for such a share of the time.
+    fn last_of(delays: &[u64], load: f64, share: Option<f64>) -> f64 {
+        let (mut queue, mut passed) = (Queue::default(), Duration::ZERO);
+        queue.spent.cpu_time = share.map(|_| Duration::ZERO);
         let tasks = delays.iter().map(|delay| {
             let delay = Duration::from_millis(*delay);
-            worked += (TICK + delay).mul_f64(load);
-            queue.tasks_per_core(delay, worked, TICK)
+            passed += TICK + delay;
+            let spent = Spent {
+                worked: passed.mul_f64(load),
+                cpu_time: share.map(|share| passed.mul_f64(share)),
+            };
+            queue.tasks_per_core(delay, spent, TICK)
         });
         tasks.last().unwrap_or_default()
     }
@@ -341,6 +394,14 @@ mod tests {
             assert!(idle <= 1.0, "others have the CPU: {delays:?}: {idle}");
         }
         assert!(last(&[1; 40], 0.0) < 0.5, "idle");
+    }
+
+    #[test]
+    fn a_process_whose_cpus_others_have_is_not_full() {
+        for (share, is_full) in [(0.1, false), (0.2, false), (0.4, true), (1.0, true)] {
+            let tasks = last_of(&[20, 40, 60, 80, 100], 1.0, Some(share));
+            assert_eq!(tasks > 2.5, is_full, "{share}: {tasks}");
+        }
     }
 
     #[test]

@@ -164,6 +164,7 @@ impl Components {
         connections.wakes = ledger::wake_clock(&metrics);
         let connections = connections.build().map_err(failed("connection"))?;
         let local_signal = LocalSignal::new();
+        machine::tell_cpu_time(&local_signal);
         let limit = AdaptiveLimit::builder()
             .config(config.limit.clone())
             .local_signal(&local_signal)

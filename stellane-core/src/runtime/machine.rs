@@ -1,5 +1,9 @@
 //! What the machine allows this process, at its start.
 
+#[cfg(unix)]
+use std::time::Duration;
+
+use stellane_autotune::LocalSignal;
 use stellane_metrics::Machine;
 
 use crate::connection::{ConnectionConfig, ConnectionManager};
@@ -33,6 +37,20 @@ pub(super) fn raise_open_files(config: &ConnectionConfig) {
 
 #[cfg(not(unix))]
 pub(super) fn raise_open_files(_: &ConnectionConfig) {}
+
+/// Lets the limit know a service that is full from one whose CPUs other processes have.
+#[cfg(unix)]
+pub(super) fn tell_cpu_time(signal: &LocalSignal) {
+    use rustix::time::{ClockId, clock_gettime};
+    let cpus = Machine::read().cpus.max(0.01);
+    signal.ask_cpu_time(move || {
+        let time = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime));
+        time.unwrap_or_default().div_f64(cpus)
+    });
+}
+
+#[cfg(not(unix))]
+pub(super) fn tell_cpu_time(_: &LocalSignal) {}
 
 /// What the preset does on Linux and can't do here, in the words of `guide::platforms`.
 const MISSING: &[&str] = &[
