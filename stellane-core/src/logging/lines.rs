@@ -226,14 +226,14 @@ impl<'a> Seen<'a> {
     }
 
     /// A number, `true` or `false`.
-    pub(super) fn bare(&mut self, name: &'static str, value: impl ToString) {
+    pub(super) fn bare(&mut self, name: &'static str, value: &impl ToString) {
         self.note(name, Value::Bare(value.to_string()));
     }
 
     pub(super) fn float(&mut self, name: &'static str, value: f64) {
         // JSON has no word for the others.
         match value.is_finite() {
-            true => self.bare(name, value),
+            true => self.bare(name, &value),
             false => self.note(name, Value::text(value.to_string())),
         }
     }
@@ -294,11 +294,11 @@ impl Visit for Seen<'_> {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.bare(field.name(), value);
+        self.bare(field.name(), &value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.bare(field.name(), value);
+        self.bare(field.name(), &value);
     }
 
     fn record_i128(&mut self, field: &Field, value: i128) {
@@ -310,7 +310,7 @@ impl Visit for Seen<'_> {
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.bare(field.name(), value);
+        self.bare(field.name(), &value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {

@@ -96,9 +96,9 @@ impl Recorded {
         };
         for &(name, value) in &self.values {
             match value {
-                Value::Int(value) => seen.bare(name, value),
-                Value::Unsigned(value) => seen.bare(name, value),
-                Value::Bool(value) => seen.bare(name, value),
+                Value::Int(value) => seen.bare(name, &value),
+                Value::Unsigned(value) => seen.bare(name, &value),
+                Value::Bool(value) => seen.bare(name, &value),
                 Value::Float(value) => seen.float(name, value),
                 Value::Str(bytes) => seen.string(name, take(bytes)),
                 Value::Text(bytes) => seen.text(name, take(bytes)),
