@@ -14,7 +14,6 @@ use tracing_subscriber::fmt::{
     time::{FormatTime, SystemTime},
 };
 
-use super::recorded::Recorded;
 use crate::config::{LogFormat, Secrets};
 
 /// Formats events and the fields of spans.
@@ -65,19 +64,6 @@ impl Lines {
             spans,
         };
         self.line(&parts)
-    }
-
-    /// Adds what was recorded of a span to what was before.
-    pub(super) fn fields(&self, to: &mut String, recorded: &Recorded) {
-        let mut seen = Seen::new(self);
-        recorded.tell(&mut seen);
-        let message = seen
-            .message
-            .map(|message| ("message", Value::text(message)));
-        for (name, value) in message.iter().chain(&seen.fields) {
-            let space = if to.is_empty() { "" } else { " " };
-            to.extend([space, name, "=", &*value.as_text()]);
-        }
     }
 
     fn line(&self, parts: &Parts<'_>) -> String {
@@ -202,11 +188,22 @@ pub(super) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn new(lines: &'a Lines) -> Self {
+    pub(super) fn new(lines: &'a Lines) -> Self {
         Self {
             lines,
             message: None,
             fields: Vec::new(),
+        }
+    }
+
+    /// Adds the fields of a span to those before.
+    pub(super) fn put(self, to: &mut String) {
+        let message = self
+            .message
+            .map(|message| ("message", Value::text(message)));
+        for (name, value) in message.iter().chain(&self.fields) {
+            let space = if to.is_empty() { "" } else { " " };
+            to.extend([space, name, "=", &*value.as_text()]);
         }
     }
 
