@@ -384,7 +384,7 @@ async fn metrics_and_spans_arrive_by_both_protocols() {
         let otlp = otlp_to(collector.serve().await, &more);
         let subscriber = tracing_subscriber::registry().with(otlp.layer());
         let _listens = tracing::subscriber::set_default(subscriber);
-        let serving = serve(&otlp, |_| {}).await;
+        let serving = serve(&otlp, |config| config.connection.connect_info = true).await;
         let answer = get_below(serving.address, "/bad", 1).await;
         get_below(serving.address, "/unsampled", 0).await;
         assert!(otlp.flush(LONG).await, "{:?}", otlp.stats());

@@ -10,8 +10,9 @@ use std::{
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use stellane_metrics::{
-    HttpMetrics, Metric, Prometheus, RuntimeMetrics, TraceContext, embed::Spans, metrics,
-    prometheus,
+    HttpMetrics, Metric, Prometheus, RuntimeMetrics, TraceContext,
+    embed::{Known, Spans},
+    metrics, prometheus,
 };
 use tower::ServiceExt;
 use tracing_subscriber::layer::SubscriberExt;
@@ -63,11 +64,12 @@ fn request(http: &HttpMetrics, spans: &Spans, parent: &str) -> Option<TraceConte
     request
         .headers_mut()
         .insert("traceparent", parent.parse().unwrap());
-    let (_, span) = spans.begin(&mut request);
+    let asked = spans.ask(request.headers());
+    let (_, span) = spans.begin(asked?, &mut request, |_| Known::default());
     let mut recording = http.begin(&request);
     recording.head(&Response::new(String::new()));
     let span = span?;
-    span.tell(&recording);
+    span.tell(&recording, None);
     Some(span.context())
 }
 

@@ -14,7 +14,6 @@ use tracing_subscriber::fmt::{
     time::{FormatTime, SystemTime},
 };
 
-use super::recorded::Recorded;
 use crate::config::{LogFormat, Secrets};
 
 /// Formats events and the fields of spans.
@@ -65,19 +64,6 @@ impl Lines {
             spans,
         };
         self.line(&parts)
-    }
-
-    /// Adds what was recorded of a span to what was before.
-    pub(super) fn fields(&self, to: &mut String, recorded: &Recorded) {
-        let mut seen = Seen::new(self);
-        recorded.tell(&mut seen);
-        let message = seen
-            .message
-            .map(|message| ("message", Value::text(message)));
-        for (name, value) in message.iter().chain(&seen.fields) {
-            let space = if to.is_empty() { "" } else { " " };
-            to.extend([space, name, "=", &*value.as_text()]);
-        }
     }
 
     fn line(&self, parts: &Parts<'_>) -> String {
@@ -202,11 +188,22 @@ pub(super) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn new(lines: &'a Lines) -> Self {
+    pub(super) fn new(lines: &'a Lines) -> Self {
         Self {
             lines,
             message: None,
             fields: Vec::new(),
+        }
+    }
+
+    /// Adds the fields of a span to those before.
+    pub(super) fn put(self, to: &mut String) {
+        let message = self
+            .message
+            .map(|message| ("message", Value::text(message)));
+        for (name, value) in message.iter().chain(&self.fields) {
+            let space = if to.is_empty() { "" } else { " " };
+            to.extend([space, name, "=", &*value.as_text()]);
         }
     }
 
@@ -226,14 +223,14 @@ impl<'a> Seen<'a> {
     }
 
     /// A number, `true` or `false`.
-    pub(super) fn bare(&mut self, name: &'static str, value: impl ToString) {
+    pub(super) fn bare(&mut self, name: &'static str, value: &impl ToString) {
         self.note(name, Value::Bare(value.to_string()));
     }
 
     pub(super) fn float(&mut self, name: &'static str, value: f64) {
         // JSON has no word for the others.
         match value.is_finite() {
-            true => self.bare(name, value),
+            true => self.bare(name, &value),
             false => self.note(name, Value::text(value.to_string())),
         }
     }
@@ -294,11 +291,11 @@ impl Visit for Seen<'_> {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.bare(field.name(), value);
+        self.bare(field.name(), &value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.bare(field.name(), value);
+        self.bare(field.name(), &value);
     }
 
     fn record_i128(&mut self, field: &Field, value: i128) {
@@ -310,7 +307,7 @@ impl Visit for Seen<'_> {
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.bare(field.name(), value);
+        self.bare(field.name(), &value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {

@@ -40,8 +40,9 @@ impl Fields {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Parts { shown, more } = &mut *parts;
         if !more.values.is_empty() {
-            lines.fields(shown, more);
-            *more = Recorded::default();
+            let mut seen = Seen::new(lines);
+            std::mem::take(more).tell(&mut seen);
+            seen.put(shown);
         }
         match shown.is_empty() {
             true => name.to_owned(),
@@ -96,9 +97,9 @@ impl Recorded {
         };
         for &(name, value) in &self.values {
             match value {
-                Value::Int(value) => seen.bare(name, value),
-                Value::Unsigned(value) => seen.bare(name, value),
-                Value::Bool(value) => seen.bare(name, value),
+                Value::Int(value) => seen.bare(name, &value),
+                Value::Unsigned(value) => seen.bare(name, &value),
+                Value::Bool(value) => seen.bare(name, &value),
                 Value::Float(value) => seen.float(name, value),
                 Value::Str(bytes) => seen.string(name, take(bytes)),
                 Value::Text(bytes) => seen.text(name, take(bytes)),

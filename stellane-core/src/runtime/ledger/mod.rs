@@ -251,7 +251,7 @@ impl Ledger {
     }
 
     /// It may have more than its ledger. Until [`called`](Self::called) its span is entered.
-    #[inline]
+    #[cold]
     pub(super) fn mark<B>(&mut self, ledgers: &Ledgers, request: &mut Request<B>, begun: u64) {
         let (id, spans) = (ledgers.id.as_ref(), ledgers.spans.as_ref());
         self.marks.begin(request, id, spans);
