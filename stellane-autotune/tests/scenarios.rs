@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use stellane_autotune::AlgorithmKind::{Adaptive, Aimd, Fixed, Gradient2, Vegas};
 use stellane_autotune::algorithm::Window;
-use stellane_autotune::sim::{self, Closed, ColdStart, Contender, Honest, Plant, Scenario, Work};
+use stellane_autotune::sim::{
+    self, Closed, ColdStart, Contender, Honest, Member, Plant, Scenario, Work,
+};
 use stellane_autotune::{Algorithm, AlgorithmKind, Latencies, algorithm};
 
 fn scenario(name: &str) -> Scenario {
@@ -635,6 +637,129 @@ fn a_retry_storm_ends_within_three_seconds_of_its_cause() {
         assert!(recovered > 0.95, "seed {seed}: {recovered}");
         // The overload outlives its cause where nothing is refused.
         assert!(after(&Contender::NoLimit, seed) < 0.1, "seed {seed}");
+    }
+}
+
+/// Four places of the service for each of so many clients, which all ask for so many times as much together.
+fn shared(clients: u32, times: f64) -> (Scenario, f64) {
+    fn plant<const CORES: u32>(_: f64) -> Plant {
+        Plant {
+            cores: f64::from(CORES),
+            ..Plant::healthy()
+        }
+    }
+    let capacity = 400.0 * f64::from(clients);
+    let scenario = Scenario {
+        duration: 40.0,
+        load: |_| 1.0,
+        scale: times * capacity,
+        plant: match clients {
+            4 => plant::<16>,
+            16 => plant::<64>,
+            _ => plant::<256>,
+        },
+        ..scenario("overload_2x")
+    };
+    (scenario, capacity)
+}
+
+/// What members get together from 15 s on, of what the service can do.
+fn together(scenario: &Scenario, capacity: f64, members: &[Member], seed: u64) -> f64 {
+    let runs = sim::run_fleet(scenario, members, seed);
+    let all: f64 = runs.iter().map(|run| run.goodput(15.0, 40.0)).sum();
+    all / capacity
+}
+
+/// With clocks that are up to 20 ms off.
+fn aligned(clients: u32, seed: u64) -> Vec<Member> {
+    let off = |client| 0.02 * (f64::from(client) + seed as f64).sin();
+    (0..clients)
+        .map(|client| Member::aligned(off(client)))
+        .collect()
+}
+
+#[test]
+fn aligned_limits_that_share_a_service_find_what_it_can_do_together() {
+    for (clients, times, least) in [
+        (4, 2.0, 0.90),
+        (16, 2.0, 0.90),
+        (64, 2.0, 0.90),
+        (4, 10.0, 0.85),
+        (16, 10.0, 0.85),
+    ] {
+        let (scenario, capacity) = shared(clients, times);
+        for seed in seeds() {
+            let members = aligned(clients, seed);
+            let part = together(&scenario, capacity, &members, seed);
+            assert!(
+                part > least,
+                "{clients} clients, {times} x, seed {seed}: {part:.3}"
+            );
+        }
+    }
+}
+
+#[test]
+fn they_find_it_again_when_half_of_them_come_or_go_and_when_their_loads_differ() {
+    let (scenario, capacity) = shared(16, 2.0);
+    for seed in seeds() {
+        let (mut come, mut go, mut skewed) =
+            (aligned(16, seed), aligned(16, seed), aligned(16, seed));
+        for client in 0..16 {
+            skewed[client].part = 1.0 / (client as f64 + 1.0);
+            if client % 2 == 1 {
+                come[client].stays = 10.0..f64::INFINITY;
+                go[client].stays = 0.0..10.0;
+            }
+        }
+        for (what, members) in [("come", come), ("go", go), ("skewed", skewed)] {
+            let part = together(&scenario, capacity, &members, seed);
+            assert!(part > 0.88, "{what}, seed {seed}: {part:.3}");
+        }
+    }
+}
+
+#[test]
+fn clocks_that_are_off_by_seconds_are_set_by_the_date_of_the_service() {
+    let (scenario, capacity) = shared(16, 2.0);
+    for seed in seeds() {
+        let mut members = aligned(16, seed);
+        for (client, member) in members.iter_mut().enumerate() {
+            member.aligned = Some(3.7 * client as f64);
+        }
+        let off = together(&scenario, capacity, &members, seed);
+        members.iter_mut().for_each(|member| member.hears = true);
+        let heard = together(&scenario, capacity, &members, seed);
+        assert!(
+            off < 0.7 && heard > 0.85,
+            "seed {seed}: {off:.3}, {heard:.3}"
+        );
+    }
+}
+
+/// A cold start into a service that collapses, of which they hear nothing.
+#[test]
+fn one_aligned_limit_alone_survives_what_one_without_a_signal_of_the_machine_does_not() {
+    for name in ["knee", "shallow_knee", "gc_pauses", "overload_10x"] {
+        let scenario = deaf(scenario(name));
+        for seed in seeds() {
+            let best = sim::oracle(&scenario, seed);
+            let run = sim::run_fleet(&scenario, &[Member::aligned(0.0)], seed).remove(0);
+            let worst = sim::score(&scenario, &best, &run)
+                .into_iter()
+                .fold(f64::INFINITY, f64::min);
+            assert!(worst > 0.8, "{name}, seed {seed}: {worst:.3}");
+        }
+    }
+}
+
+/// Some, as its docs say, but none of these.
+#[test]
+fn an_aligned_limit_refuses_hardly_any_honest_load() {
+    for cell in Honest::matrix().into_iter().step_by(29) {
+        let run = sim::run_fleet(&deaf(cell.scenario()), &[Member::aligned(0.0)], SEED);
+        let part = run[0].refused as f64 / run[0].arrived as f64;
+        assert!(part <= 1e-4, "{cell}: {part}");
     }
 }
 

@@ -38,6 +38,7 @@ mod shared;
 pub(crate) mod thread_number;
 pub(crate) mod wait;
 mod waiters;
+mod wall_clock;
 mod window_control;
 mod windows;
 
@@ -61,3 +62,4 @@ pub use permit::Permit;
 pub(crate) use refusal::{OnRefusal, Refusals, Text};
 pub use request_body::LimitRequestBody;
 pub use service::AdaptiveLimitService;
+pub use wall_clock::WallClock;

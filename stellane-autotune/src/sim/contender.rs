@@ -1,4 +1,6 @@
-use crate::{AdaptiveLimit, Algorithm, AlgorithmKind, LimitConfig, LocalSignal, ManualClock};
+use crate::{
+    AdaptiveLimit, Algorithm, AlgorithmKind, LimitConfig, LocalSignal, ManualClock, WallClock,
+};
 
 /// What stands in front of the service.
 #[derive(Debug, Clone)]
@@ -25,10 +27,16 @@ impl Contender {
         clock: &ManualClock,
         seed: u64,
         signal: &LocalSignal,
+        min: u32,
+        wall: Option<&WallClock>,
     ) -> AdaptiveLimit {
-        let mut config = LimitConfig::default();
+        let mut config = LimitConfig::default().with(|config| config.min = min);
         let builder = AdaptiveLimit::builder().clock(clock.clock()).seed(seed);
         let builder = builder.local_signal(signal).simulated();
+        let builder = match wall {
+            None => builder,
+            Some(wall) => builder.shared_bottleneck(wall),
+        };
         let builder = match self {
             Self::Default => builder,
             Self::NoLimit => {

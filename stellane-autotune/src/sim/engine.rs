@@ -5,13 +5,14 @@ use std::{
 };
 
 use super::{
-    Contender, Run, Sample,
+    Contender, Member, Run, Sample,
+    fleet::{Dates, Parts},
     job::{Job, Seats},
     scenario::{Plant, Scenario, exponential},
     sharing::Sharing,
     waiting::{Asking, Waiting, Who},
 };
-use crate::{AdaptiveLimit, LocalSignal, ManualClock, Outcome, clock::Rng};
+use crate::{AdaptiveLimit, LimitConfig, LocalSignal, ManualClock, Outcome, clock::Rng};
 
 /// Runs one scenario.
 #[must_use]
@@ -23,7 +24,14 @@ pub fn run(scenario: &Scenario, contender: &Contender, seed: u64) -> Run {
 /// and with an equal part of the load. They hear nothing of the machine of the service.
 #[must_use]
 pub fn run_shared(scenario: &Scenario, contenders: &[Contender], seed: u64) -> Vec<Run> {
-    Engine::new(scenario, contenders, None, seed).run()
+    let members: Vec<_> = contenders.iter().cloned().map(Member::new).collect();
+    run_fleet(scenario, &members, seed)
+}
+
+/// The same with clients that come and go, and have unequal parts of the load.
+#[must_use]
+pub fn run_fleet(scenario: &Scenario, members: &[Member], seed: u64) -> Vec<Run> {
+    Engine::new(scenario, members, None, seed).run()
 }
 
 /// Runs one scenario behind two limits, one after the other, as of a client and of the service itself. The run
@@ -31,7 +39,8 @@ pub fn run_shared(scenario: &Scenario, contenders: &[Contender], seed: u64) -> V
 #[must_use]
 pub fn run_in_series(scenario: &Scenario, contenders: [&Contender; 2], seed: u64) -> Run {
     let [first, second] = contenders;
-    Engine::new(scenario, std::slice::from_ref(first), Some(second), seed)
+    let first = Member::new(first.clone());
+    Engine::new(scenario, &[first], Some(second), seed)
         .run()
         .remove(0)
 }
@@ -41,6 +50,8 @@ pub(super) struct Engine<'a> {
     clock: ManualClock,
     signal: LocalSignal,
     pub(super) limits: Vec<AdaptiveLimit>,
+    parts: Parts,
+    pub(super) dates: Dates,
     /// Stands behind each of the others.
     pub(super) second: Option<AdaptiveLimit>,
     waiting: Waiting,
@@ -127,20 +138,27 @@ const RESOLUTION: f64 = 0.005;
 impl<'a> Engine<'a> {
     fn new(
         scenario: &'a Scenario,
-        contenders: &[Contender],
+        members: &[Member],
         second: Option<&Contender>,
         seed: u64,
     ) -> Self {
         let (clock, signal) = (ManualClock::default(), LocalSignal::new());
         // Who calls the service hears nothing of its machine.
         let none = LocalSignal::new();
-        let is_there = second.is_none() && contenders.len() == 1;
-        let limits: Vec<_> = contenders
+        let is_there = second.is_none() && members.len() == 1;
+        let walls: Vec<_> = members.iter().map(|m| m.wall(&clock)).collect();
+        let limits: Vec<_> = members
             .iter()
             .zip(seed..)
-            .map(|(c, seed)| c.build(&clock, seed, if is_there { &signal } else { &none }))
+            .zip(&walls)
+            .map(|((member, seed), wall)| {
+                let heard = if is_there { &signal } else { &none };
+                let contender = &member.contender;
+                contender.build(&clock, seed, heard, member.min, wall.as_ref())
+            })
             .collect();
-        let second = second.map(|contender| contender.build(&clock, seed, &signal));
+        let min = LimitConfig::default().min;
+        let second = second.map(|contender| contender.build(&clock, seed, &signal, min, None));
         let runs = vec![
             Run {
                 slo: scenario.slo,
@@ -154,6 +172,8 @@ impl<'a> Engine<'a> {
             signal,
             stepping: vec![false; limits.len()],
             limits,
+            parts: Parts::of(members),
+            dates: Dates::of(members, &walls),
             second,
             waiting: Waiting::default(),
             rng: Rng::new(seed ^ 0x5eed_0f10_ad5e_ed00),
@@ -245,7 +265,7 @@ impl<'a> Engine<'a> {
                 };
                 self.schedule(self.now + pause, What::Arrival);
                 if rate > 0.0 {
-                    let client = self.rng.next() as usize % self.limits.len();
+                    let client = self.parts.draw(self.now, &mut self.rng);
                     self.arrive(0, client, Who::Anybody);
                 }
             }

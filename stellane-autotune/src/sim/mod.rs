@@ -16,6 +16,7 @@
 
 mod contender;
 mod engine;
+mod fleet;
 mod honest;
 mod job;
 mod report;
@@ -26,7 +27,8 @@ mod sharing;
 mod waiting;
 
 pub use contender::Contender;
-pub use engine::{run, run_in_series, run_shared};
+pub use engine::{run, run_fleet, run_in_series, run_shared};
+pub use fleet::Member;
 pub use honest::{ColdStart, Honest, Load, Shape, honest_services, hostile};
 pub use report::{Cell, Row, Table, oracle, score};
 pub use run::{Run, Sample};

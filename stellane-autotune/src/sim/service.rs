@@ -132,6 +132,7 @@ impl Engine<'_> {
             permit.finish(outcome);
         }
         if outcome == Outcome::Success {
+            self.dates.tell(slot.client, self.now);
             let latency = (self.now - slot.arrived) as f32;
             self.runs[slot.client]
                 .answers

@@ -1,5 +1,8 @@
 use std::time::Duration;
 
+use crate::limit::WallClock;
+
+use super::beat::Beat;
 use super::limiting::Limiting;
 use super::open::{Open, Start};
 use super::overloads::Overloads;
@@ -74,7 +77,8 @@ use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize
 /// Limit a service where it serves rather than where many clients call it: to a client, the others' requests are
 /// a queue that it cannot shed, and a limit that it raises takes throughput from them. Two clients that
 /// share a service share it fairly and together reach from half to nearly all of what one limit in front of it
-/// reaches; with four the limits grow too high, and it may be a third or less.
+/// reaches; with four the limits grow too high, and it may be a third or less. Those that must be there go
+/// [in step](Self::aligned).
 ///
 /// ```
 /// use stellane_autotune::algorithm::{Adaptive, Algorithm};
@@ -114,6 +118,15 @@ impl Adaptive {
         let target = Some(target.as_secs_f64()).filter(|seconds| *seconds > 0.0);
         self.open.set_target(target);
         self.limiting.set_target(target);
+        self
+    }
+
+    /// One of several that limit the same service, in step by a wall clock: see
+    /// [`AdaptiveLimitBuilder::shared_bottleneck`](crate::AdaptiveLimitBuilder::shared_bottleneck).
+    #[must_use]
+    pub fn aligned(mut self, wall: WallClock) -> Self {
+        self.limiting.align(Beat::new(wall));
+        self.open.share();
         self
     }
 

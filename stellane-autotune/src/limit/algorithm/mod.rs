@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod aimd;
+mod beat;
 mod curve;
 mod elasticity;
 mod evidence;
@@ -13,6 +14,7 @@ mod gradient2;
 mod limiting;
 mod open;
 mod overloads;
+mod surge;
 mod vegas;
 
 use std::{fmt, time::Duration};

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::curve::Curve;
 use super::overloads::Overloads;
+use super::surge::Surge;
 use super::{LimitEvidence, Tick, Window, clamp_limit, round};
 
 /// While nothing says that the service is full: looks for what would, and lets a surge in step by step.
@@ -26,6 +27,8 @@ pub(super) struct Open {
     median: f64,
     /// When the machine was last seen to have more to run than it can, and how much that has been since it began.
     queued: Option<(Duration, f64)>,
+    /// Where others share the service.
+    surge: Option<Surge>,
 }
 
 /// From where to limit, and why.
@@ -118,7 +121,14 @@ impl Open {
             target: None,
             median: 0.0,
             queued: None,
+            surge: None,
         }
+    }
+
+    /// Others limit the same service: each begins with few.
+    pub(super) fn share(&mut self) {
+        self.least = self.least.min(FEW);
+        (self.cap, self.surge) = (self.least, Some(Surge::default()));
     }
 
     pub(super) fn set_range(&mut self, min: u32, max: u32) {
@@ -146,6 +156,7 @@ impl Open {
     pub(super) fn begin(&mut self, limit: u32, now: Duration) {
         self.curve.forget();
         self.queued = None;
+        self.surge = self.surge.take().map(|_| Surge::default());
         self.cap = self.least.max(f64::from(limit));
         self.stepped_at = now;
     }
@@ -163,6 +174,8 @@ impl Open {
             cap.min(self.cap)
         } else if is_back || waited > LATE * STEP {
             // Nobody has looked for long, and nobody knows for how long it has been used.
+            self.cap
+        } else if self.surge.as_mut().is_some_and(Surge::holds) {
             self.cap
         } else {
             2.0 * self.cap
@@ -182,6 +195,14 @@ impl Open {
         let flat = self.curve.add(window);
         self.answers += window.answers;
         self.step(window.end, f64::from(window.max_in_flight));
+        let is_used = f64::from(window.max_in_flight) >= USED * self.cap;
+        if let Some(surge) = &mut self.surge
+            && let Some(evidence) = surge.on_window(window, is_used)
+        {
+            let (knee, known) = self.curve.knee(window.end);
+            let limit = knee + ROOM * knee.sqrt();
+            return self.full(limit.min(self.cap), known, evidence);
+        }
         let more = match window.tasks_per_core {
             None => UNHEARD,
             Some(tasks) if tasks < FULL => NOT_FULL,
@@ -247,11 +268,12 @@ impl Open {
     }
 
     fn full(&self, limit: f64, known: bool, evidence: LimitEvidence) -> Option<Start> {
+        let shortest = self.surge.as_ref().and_then(Surge::shortest);
         Some(Start {
             limit,
             known,
             before: self.curve.latest().unwrap_or_default(),
-            median: self.median,
+            median: shortest.unwrap_or(self.median),
             evidence,
         })
     }

@@ -1,4 +1,6 @@
 mod adjust;
+mod aligned;
+mod aligning;
 mod fading;
 mod guess;
 mod guessing;
@@ -10,6 +12,7 @@ mod usual;
 use std::time::Duration;
 
 use self::{
+    aligned::{Aligned, OPENS},
     fading::{DITHER, Fading, SETTLED},
     guess::{GUESS_SAMPLES, Guess, SURPLUS},
     kinds::Kinds,
@@ -17,7 +20,9 @@ use self::{
     usual::Usual,
 };
 use super::{
-    LimitEvidence, Next, Window, WindowSize, clamp_limit,
+    LimitEvidence, Next, Window, WindowSize,
+    beat::Beat,
+    clamp_limit,
     elasticity::{Elasticity, Measured},
     open::Start,
     round,
@@ -69,6 +74,8 @@ pub(super) struct Limiting {
     /// The most answers per second of late, where most places are held by others.
     most: f64,
     rng: Rng,
+    /// With the other limits before the same service, if it knows of them.
+    aligned: Option<Aligned>,
 }
 
 // What each moves when it is halved and doubled ends its docs, as in `open.rs`.
@@ -155,7 +162,13 @@ impl Limiting {
             answered: 1.0,
             most: 0.0,
             rng: Rng::new(seed),
+            aligned: None,
         }
+    }
+
+    /// Others limit the same service, in the same slots.
+    pub(super) fn align(&mut self, beat: Beat) {
+        self.aligned = Some(Aligned::new(beat));
     }
 
     pub(super) fn set_range(&mut self, min: u32, max: u32) {
@@ -191,10 +204,18 @@ impl Limiting {
         self.unbound_since = None;
         self.roomy = 0;
         self.answered = 1.0;
+        if self.aligned.is_some() {
+            // What fewer answers mean nobody knows whose others have the places: the next probe tells.
+            (self.guess, self.baseline, self.assumed) = (None, Some(start.median), true);
+        }
     }
 
     /// The limit with the dither, or with the steps of the probe.
     pub(super) fn limit(&self) -> u32 {
+        if let Some(aligned) = &self.aligned {
+            let limit = aligned.swing(self.limit);
+            return round(clamp_limit(limit, self.min, self.max));
+        }
         let factor = match self.probe {
             Some(probe) => PROBE_STEP.powi(probe.steps),
             None if self.dither_up => 1.0 + self.fading(DITHER),
@@ -210,6 +231,15 @@ impl Limiting {
     }
 
     pub(super) fn window_size(&self, limit: u32) -> WindowSize {
+        if let Some(aligned) = &self.aligned
+            && self.baseline.is_some()
+        {
+            return WindowSize {
+                duration: aligned.beat().left(),
+                samples: 0,
+                patience: Duration::ZERO,
+            };
+        }
         let samples = (3 * u64::from(limit)).clamp(MIN_SAMPLES, MAX_SAMPLES);
         let samples = match self.probe {
             Some(probe) if probe.at_bottom => BOTTOM_SAMPLES,
@@ -237,7 +267,10 @@ impl Limiting {
         }
     }
 
-    fn next(&self, window: &Window<'_>) -> Next {
+    fn next(&mut self, window: &Window<'_>) -> Next {
+        if let Some(next) = self.next_slot() {
+            return next;
+        }
         let limit = self.limit();
         let Some(probe) = self.probe else {
             // Who was let in before the limit changed tells of the limit before.
@@ -288,7 +321,7 @@ impl Limiting {
             return Some(self.next(window));
         }
         if !(median > 0.0 && throughput > 0.0) {
-            return Some(Next::at_once(window.limit));
+            return Some(self.next_slot().unwrap_or(Next::at_once(window.limit)));
         }
         if self.guess.is_some() && f64::from(window.in_flight) > SURPLUS * f64::from(window.limit) {
             // It tells of another concurrency.
@@ -302,6 +335,9 @@ impl Limiting {
             self.on_first_window(window);
             return Some(self.next(window));
         };
+        if self.aligned.is_some() {
+            return self.on_slot(window, baseline);
+        }
         let measured = Measured::new(window.limit, throughput, median);
         if let Some(probe) = self.probe {
             self.step_probe(probe, measured, window);
@@ -325,19 +361,24 @@ impl Limiting {
         self.dither_up = !self.dither_up;
         if bound {
             self.age = self.age.saturating_add(1);
-            if self.is_answered() {
-                match self.kinds.step(median / baseline, self.elasticity.value()) {
-                    Some(step) => self.limit = clamp_limit(step * self.limit, self.min, self.max),
-                    None => self.adjust(baseline, window),
-                }
-            } else {
-                self.adjust_unanswered(baseline);
-            }
+            self.follow(baseline, window);
         } else {
             let cap = IDLE.0.max(IDLE.1 * f64::from(window.max_in_flight));
             self.limit = clamp_limit(self.limit.min(cap), self.min, self.max);
         }
         Some(self.next(window))
+    }
+
+    /// Goes to where the latest windows say.
+    fn follow(&mut self, baseline: f64, window: &Window<'_>) {
+        if !self.is_answered() {
+            return self.adjust_unanswered(baseline);
+        }
+        let slower = self.median / baseline;
+        match self.kinds.step(slower, self.elasticity.value()) {
+            Some(step) => self.limit = clamp_limit(step * self.limit, self.min, self.max),
+            None => self.adjust(baseline, window),
+        }
     }
 
     /// The latency that is compared: the median, or the mean of [two kinds](Kinds) of requests.
@@ -359,7 +400,9 @@ impl Limiting {
 
     /// Whether none was needed for a while. Also notes whether more places are all that is missing.
     fn may_open(&mut self, window: &Window<'_>, bound: bool) -> bool {
-        if window.tasks_per_core.is_some_and(|tasks| tasks > AT_EASE) {
+        let queues = |baseline| self.median > OPENS * baseline;
+        let others_queue = self.aligned.is_some() && self.baseline.is_some_and(queues);
+        if others_queue || window.tasks_per_core.is_some_and(|tasks| tasks > AT_EASE) {
             self.unbound_since = None;
             self.roomy = 0;
             return false;

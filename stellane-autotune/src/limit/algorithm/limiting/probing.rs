@@ -32,6 +32,10 @@ const UNCHANGED: f64 = 0.35;
 impl Limiting {
     pub(super) fn start_probe(&mut self, before: Option<Measured>) {
         self.cuts = 0;
+        if self.aligned.is_some() {
+            // All together, or not at all.
+            return;
+        }
         self.probe = Some(Probe {
             steps: 1,
             before,
