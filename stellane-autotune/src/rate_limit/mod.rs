@@ -42,6 +42,9 @@
 //! that owes least, and begins anew with a full bucket: nobody is refused for others, and whoever makes keys by the million
 //! gains no more than each new one gives. Nothing is shared between processes: of three replicas each lets in what the rule says,
 //! unless they share a store, by the module `shared` (feature `redis`).
+//!
+//! The crate `governor` is not used: it keeps every key until somebody tells it to forget, so what it remembers has no bound of its
+//! own. Take it for rates of a few keys that are known.
 
 mod config;
 mod handle;
