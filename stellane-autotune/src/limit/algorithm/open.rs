@@ -200,8 +200,7 @@ impl Open {
             && let Some(evidence) = surge.on_window(window, is_used)
         {
             let (knee, known) = self.curve.knee(window.end);
-            let limit = knee + ROOM * knee.sqrt();
-            return self.full(limit.min(self.cap), known, evidence);
+            return self.full(with_room(knee).min(self.cap), known, evidence);
         }
         let more = match window.tasks_per_core {
             None => UNHEARD,
@@ -216,8 +215,7 @@ impl Open {
                 // 400 came at once to eight places, it took eight seconds from 160 down to them.
                 knee = (knee * self.curve.knee_of_the_quickest(window.end)).sqrt();
             }
-            let limit = knee + ROOM * knee.sqrt();
-            return self.full(limit, known, self.curve.evidence(window.end));
+            return self.full(with_room(knee), known, self.curve.evidence(window.end));
         }
         if let Some(evidence) = overloads.evidence() {
             return self.full(TOLD * window.mean_in_flight, true, evidence);
@@ -277,4 +275,8 @@ impl Open {
             evidence,
         })
     }
+}
+
+fn with_room(knee: f64) -> f64 {
+    knee + ROOM * knee.sqrt()
 }

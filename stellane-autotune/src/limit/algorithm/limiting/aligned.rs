@@ -39,10 +39,6 @@ impl Aligned {
         }
     }
 
-    pub(super) fn beat(&self) -> &Beat {
-        &self.beat
-    }
-
     /// What becomes of a limit in this slot.
     pub(super) fn swing(&self, limit: f64) -> f64 {
         if let Some(bottom) = self.bottom {

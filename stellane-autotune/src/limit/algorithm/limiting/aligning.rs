@@ -22,6 +22,7 @@ const AVERAGE: f64 = 0.2;
 const BELIEVED: f64 = 1.6;
 /// The queue that is left, in terms of the latency without one, when one that was not known is found.
 const QUEUE: f64 = 1.2;
+
 impl Limiting {
     /// The next slot, if it is aligned and knows where it is.
     pub(super) fn next_slot(&mut self) -> Option<Next> {
@@ -90,15 +91,15 @@ impl Limiting {
         self.median = (before.median() * measured.median()).sqrt();
         self.throughput = (before.throughput() * measured.throughput()).sqrt();
         self.age = self.age.saturating_add(1);
-        let most = if bound { f64::INFINITY } else { self.limit };
-        // A queue is everybody's, also of one who has places to spare.
-        self.limit = self.limit.min(if bound {
-            f64::INFINITY
-        } else {
-            f64::from(window.max_in_flight)
-        });
+        let most = self.limit;
+        if !bound {
+            // A queue is everybody's, also of one who has places to spare.
+            self.limit = self.limit.min(f64::from(window.max_in_flight));
+        }
         self.follow(baseline, window);
-        self.limit = self.limit.min(most);
+        if !bound {
+            self.limit = self.limit.min(most);
+        }
         self.next_slot()
     }
 

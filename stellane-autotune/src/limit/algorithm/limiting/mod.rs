@@ -235,7 +235,7 @@ impl Limiting {
             && self.baseline.is_some()
         {
             return WindowSize {
-                duration: aligned.beat().left(),
+                duration: aligned.beat.left(),
                 samples: 0,
                 patience: Duration::ZERO,
             };
