@@ -48,7 +48,7 @@ impl Fairness {
             if held <= quarter / (NEXT_TO_NOTHING / 4) {
                 set(&self.light_asked);
             }
-            let beyond = lending.beyond(quarter, is_set(&self.heavy_took));
+            let beyond = self.beyond(lending, quarter);
             // Those who wait while a quarter is kept are those that it is not kept for.
             let passes = queued || self.is_kept();
             return gate.try_enter(passes, |limit| limit.saturating_add(beyond));
@@ -72,6 +72,11 @@ impl Fairness {
 
     fn is_kept(&self) -> bool {
         is_set(&self.light_asked)
+    }
+
+    /// How far beyond the limit anybody may go at most.
+    pub(super) fn beyond(&self, lending: &Lending, quarter: u32) -> u32 {
+        lending.beyond(quarter, is_set(&self.heavy_took))
     }
 
     /// Whether some may go beyond the limit, since others have what was kept for them.

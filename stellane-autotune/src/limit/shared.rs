@@ -232,9 +232,9 @@ impl Shared {
         if self.lending.handed() > 0 {
             self.age_handed(now);
         }
-        self.gate.is_full()
-            && !self.fairness.may_go_beyond(self.lending.debt())
-            && self.mode() == LimitMode::Enforce
+        let (in_flight, limit) = self.gate.load();
+        let beyond = self.fairness.beyond(&self.lending, self.quarter());
+        in_flight >= limit.saturating_add(beyond) && self.mode() == LimitMode::Enforce
     }
 
     /// Takes a place if there is one. With `queued`, those who already wait are not in the way.
