@@ -2,7 +2,7 @@
 use std::sync::Arc;
 #[cfg(feature = "tuner")]
 use std::sync::OnceLock;
-#[cfg(any(feature = "profiling", feature = "workers"))]
+#[cfg(feature = "profiling")]
 use std::time::Duration;
 use std::{
     borrow::Cow,
@@ -164,7 +164,11 @@ impl Components {
         connections.wakes = ledger::wake_clock(&metrics);
         let connections = connections.build().map_err(failed("connection"))?;
         let local_signal = LocalSignal::new();
-        machine::tell_cpu_time(&local_signal);
+        #[cfg(unix)]
+        local_signal.ask_cpu_time({
+            let cpus = Machine::read().cpus;
+            move || machine::cpu_time(cpus)
+        });
         let limit = AdaptiveLimit::builder()
             .config(config.limit.clone())
             .local_signal(&local_signal)
@@ -390,8 +394,7 @@ impl Components {
         let workers = || 0.0;
         let (limit, metrics) = (self.limit.clone(), self.runtime_metrics.clone());
         tasks.spawn(self.saturation.clone().watch(limit, metrics, workers));
-        #[cfg(feature = "workers")]
-        tasks.spawn(self.clone().watch_queue());
+        tasks.spawn(self.clone().watch_beside());
         let pools = self.pools.clone();
         tasks.spawn(async move {
             let interval = pools.trim_interval();
@@ -403,20 +406,6 @@ impl Components {
                 pools.tick();
             }
         });
-    }
-
-    /// Tells the limit of jobs that wait for a worker, for ever: handlers that wait for these leave the runtimes idle.
-    /// Only while there is no CPU left: jobs that wait for something else get more workers.
-    #[cfg(feature = "workers")]
-    async fn watch_queue(self) {
-        let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
-        loop {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            let queued = self.workers.stats().queue_depth as f64 / cores;
-            let is_full = queued > 1.0 && self.runtime_metrics.snapshot().cpu_usage > 0.9 * cores;
-            self.local_signal
-                .report_queue(if is_full { queued } else { f64::NAN });
-        }
     }
 }
 

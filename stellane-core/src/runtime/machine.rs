@@ -1,9 +1,7 @@
 //! What the machine allows this process, at its start.
 
-#[cfg(unix)]
 use std::time::Duration;
 
-use stellane_autotune::LocalSignal;
 use stellane_metrics::Machine;
 
 use crate::connection::{ConnectionConfig, ConnectionManager};
@@ -38,19 +36,17 @@ pub(super) fn raise_open_files(config: &ConnectionConfig) {
 #[cfg(not(unix))]
 pub(super) fn raise_open_files(_: &ConnectionConfig) {}
 
-/// Lets the limit know a service that is full from one whose CPUs other processes have.
-#[cfg(unix)]
-pub(super) fn tell_cpu_time(signal: &LocalSignal) {
-    use rustix::time::{ClockId, clock_gettime};
-    let cpus = Machine::read().cpus.max(0.01);
-    signal.ask_cpu_time(move || {
-        let time = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime));
-        time.unwrap_or_default().div_f64(cpus)
-    });
+/// How long this process had its CPUs so far, on average of those that it may use; zero where that is not known.
+pub(super) fn cpu_time(cpus: f64) -> Duration {
+    #[cfg(unix)]
+    let time = {
+        use rustix::time::{ClockId, clock_gettime};
+        Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
+    };
+    #[cfg(not(unix))]
+    let time = Duration::ZERO;
+    time.div_f64(cpus.max(0.01))
 }
-
-#[cfg(not(unix))]
-pub(super) fn tell_cpu_time(_: &LocalSignal) {}
 
 /// What the preset does on Linux and can't do here, in the words of `guide::platforms`.
 const MISSING: &[&str] = &[

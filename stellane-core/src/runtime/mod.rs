@@ -68,6 +68,7 @@ mod admin;
 mod app;
 mod around;
 mod background;
+mod beside;
 mod bind;
 mod body;
 mod builder;
