@@ -25,7 +25,7 @@ pub(crate) fn look() {
     DATE.with_borrow_mut(|date| date.look(SystemTime::now()));
 }
 
-/// Writes the field `date`, as of the latest [look](look), and the end of the head, where a line has no end yet.
+/// Writes the field `date`, as of the latest [`look`], and the end of the head, where a line has no end yet.
 pub(crate) fn write_last(out: &mut Vec<u8>) {
     DATE.with_borrow(|date| out.extend_from_slice(&date.last));
 }
