@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     BoxError, go, nginx,
-    peers::PEERS,
+    peers::{FLOOR, PEERS},
     server::{Cores, Launch, Server},
 };
 
@@ -134,8 +134,6 @@ pub(crate) fn all(
     if let Some(name) = missing(&all) {
         return Err(format!("no server {name}").into());
     }
-    if let Some(wanted) = wanted {
-        all.retain(|one| wanted.contains(&one.name));
-    }
+    all.retain(|one| wanted.map_or(one.name != FLOOR, |wanted| wanted.contains(&one.name)));
     Ok(all)
 }

@@ -16,6 +16,7 @@
 mod actix;
 mod axum;
 mod bare;
+mod floor;
 mod grpc;
 mod may;
 mod ntex;
@@ -60,7 +61,10 @@ const fn peer(
     }
 }
 
-pub(crate) const PEERS: [Peer; 13] = [
+/// No server that anybody would use: only who asks for it by its name has it.
+pub(crate) const FLOOR: &str = "floor";
+
+pub(crate) const PEERS: [Peer; 14] = [
     peer("stellane-preset", "stellane-core", preset::serve),
     Peer {
         environment: &[("STELLANE__ENGINE__KIND", "per_core")],
@@ -80,6 +84,10 @@ pub(crate) const PEERS: [Peer; 13] = [
     Peer {
         scope: Scope::Hello,
         ..peer("may_minihttp", "may_minihttp", may::serve)
+    },
+    Peer {
+        scope: Scope::Hello,
+        ..peer(FLOOR, "mio", floor::serve)
     },
     Peer {
         scope: Scope::Grpc,

@@ -408,7 +408,7 @@ fn pipelining(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
 }
 
 fn headers(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
-    let what = "Hello, with the 17 headers that a browser sends, cookies among them: about 1.2 KB.";
+    let what = "Hello, with the 17 headers that a browser sends, cookies among them: 866 bytes.";
     let load = Load::closed(CONNECTIONS, requests::browser());
     plan.rates((name, "Browser-sized headers", what), Scope::Hello, &load)
 }

@@ -76,6 +76,7 @@ fn refusal(speaks_tls: bool, heard: &[u8]) -> Vec<u8> {
     }
     let head = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0";
     let mut head = head.as_bytes().to_vec();
+    date::look();
     date::write_last(&mut head);
     head
 }

@@ -19,6 +19,15 @@ pub(crate) fn ends_its_lines(head: &[u8]) -> bool {
     true
 }
 
+/// Where a byte that is not zero comes first.
+#[inline]
+pub(crate) fn first(bytes: &[u8], byte: u8) -> Option<usize> {
+    (0..bytes.len()).step_by(BLOCK).find_map(|at| {
+        let found = in_block(bytes, at, |block| places(block, byte));
+        (found != 0).then(|| at + found.trailing_zeros() as usize)
+    })
+}
+
 /// How many bytes are looked at together.
 pub(crate) const BLOCK: usize = 64;
 
@@ -78,6 +87,12 @@ mod tests {
                 let expected = 1 << first | 1 << second;
                 assert_eq!(places(&block, b'\n'), expected, "{first} and {second}");
             }
+        }
+        for at in 0..3 * BLOCK {
+            let mut bytes = vec![b' '; at];
+            assert_eq!(first(&bytes, b'\n'), None);
+            bytes.extend_from_slice(b"\n and \n");
+            assert_eq!(first(&bytes, b'\n'), Some(at));
         }
         assert_eq!(places(&[b'\n'; BLOCK], b'\n'), u64::MAX);
         assert_eq!(places(&[0; BLOCK], b'\n'), 0);

@@ -14,6 +14,7 @@ pub(crate) fn write(status: StatusCode, out: &mut Vec<u8>) {
         out.extend_from_slice(b"\r\nretry-after: 1");
     }
     out.extend_from_slice(b"\r\nconnection: close\r\ncontent-length: 0");
+    date::look();
     date::write_last(out);
 }
 

@@ -24,6 +24,7 @@ use crate::connection::{
         http1::fast_path::{
             self, MAX_BODY, MAX_READ,
             body::write_body,
+            date,
             header_cache::HeaderCache,
             refusal::{self, Pressed},
             request, response,
@@ -163,6 +164,7 @@ impl<S: HttpService> FastPath<S> {
         shared: &Shared,
     ) -> Outcome<S> {
         self.out = write_batch::take_buffer();
+        date::look();
         let outcome = self.write_answers(cx, bytes, left, shared);
         self.whole = 0;
         let mut out = mem::take(&mut self.out);

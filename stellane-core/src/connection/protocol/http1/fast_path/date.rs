@@ -20,9 +20,14 @@ thread_local! {
     static DATE: RefCell<Date> = const { RefCell::new(Date::new()) };
 }
 
-/// Writes the field `date` and the end of the head, where a line has no end yet.
+/// Looks at the clock: for what this thread writes next.
+pub(crate) fn look() {
+    DATE.with_borrow_mut(|date| date.look(SystemTime::now()));
+}
+
+/// Writes the field `date`, as of the latest [`look`], and the end of the head, where a line has no end yet.
 pub(crate) fn write_last(out: &mut Vec<u8>) {
-    DATE.with_borrow_mut(|date| out.extend_from_slice(date.at(SystemTime::now())));
+    DATE.with_borrow(|date| out.extend_from_slice(&date.last));
 }
 
 /// Adds the field to those that say no date themselves.
@@ -42,12 +47,11 @@ impl Date {
         }
     }
 
-    fn at(&mut self, now: SystemTime) -> &[u8] {
+    fn look(&mut self, now: SystemTime) {
         // Clocks are set back, too.
         if now >= self.until || now < self.from {
             self.render(now);
         }
-        &self.last
     }
 
     #[cold]
@@ -78,7 +82,8 @@ mod tests {
             (5000, "00:00:05"),
         ] {
             let now = UNIX_EPOCH + Duration::from_millis(millis);
-            let shown = String::from_utf8_lossy(date.at(now)).into_owned();
+            date.look(now);
+            let shown = String::from_utf8_lossy(&date.last);
             assert!(shown.contains(expected), "{shown} at {millis}");
         }
     }

@@ -13,7 +13,7 @@ use crate::connection::{
             field::{MAX_FIELDS, read_field},
             header_cache::HeaderCache,
         },
-        lines::ends_its_lines,
+        lines::{ends_its_lines, first},
     },
 };
 
@@ -25,7 +25,7 @@ pub(crate) fn parse(
     cache: &mut HeaderCache,
     request: &mut Request<Incoming>,
 ) -> Option<usize> {
-    let line = bytes.iter().position(|byte| *byte == b'\n')? + 1;
+    let line = first(bytes, b'\n')? + 1;
     if let Some(fields) = cache.take(&bytes[line..], request.headers_mut()) {
         let (method, target) = split_line(&bytes[..line])?;
         read_line(bytes, method, target, request)?;
