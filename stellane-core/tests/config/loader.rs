@@ -240,7 +240,7 @@ rules = ["5 per second"]
 colour = "red"
 [rate_limit.all]
 rules = ["5/s"]
-paths = ["/{"]
+max_keys = 3
 "#;
     let found = problems(&Loader::new().text("app.toml", text));
     for (problem, (start, rest)) in found.iter().zip([
@@ -261,7 +261,7 @@ paths = ["/{"]
         let is_told = problem.starts_with(start) && problem.contains(rest);
         assert!(is_told, "{start} … {rest}: {found:#?}");
     }
-    assert_eq!(found.len(), 4, "{found:#?}");
+    assert_eq!(found.len(), 5, "{found:#?}");
     let text = text
         .replace("path =", "paths =")
         .replace("1 second please", "1s");
@@ -271,7 +271,7 @@ paths = ["/{"]
     let found = problems(&Loader::new().text("app.toml", &text));
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(
-        found[0].starts_with("app.toml:8: `rate_limit.all.paths`"),
+        found[0].starts_with("app.toml:8: `rate_limit.all`: `max_keys` = 3"),
         "{found:#?}"
     );
 }

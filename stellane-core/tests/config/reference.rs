@@ -74,6 +74,8 @@ fn what_is_commented_out_is_what_a_named_table_has() {
     let tables = REFERENCE.lines().map(|line| match line.as_bytes() {
         // A list of rules may not be empty.
         [b'#', b'r', b'u', b'l', b'e', b's', ..] => "rules = [\"10/s\"]",
+        // Nor may limits of routes limit nothing.
+        [b'#', b't', b'i', b'm', b'e', ..] => "timeout = \"30s\"",
         // Nor may a table say of no request that it is meant.
         [b'#', b'm', b'e', b't', b'h', ..] => "methods = [\"PUT\"]",
         [b'#', b' ', ..] | [b'#'] => "",
