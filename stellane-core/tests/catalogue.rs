@@ -5,12 +5,20 @@
 //! `src/guide/metrics.md` anew.
 #![cfg(all(feature = "full", feature = "otlp"))]
 
-use std::{collections::BTreeMap, convert::Infallible, fmt::Write, fs, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    fmt::Write,
+    fs,
+    path::Path,
+    time::Duration,
+};
 
 use http::{Request, Response};
 use stellane_core::{
     Components, RequestBody, Runtime, RuntimeConfig,
     config::Loader,
+    connection::CloseReason,
     engine_selector::EngineSelector,
     metrics::{
         Kind, Metric, catalogue,
@@ -137,20 +145,47 @@ const MORE_LABELS: &[(&str, &[&str])] = &[
     ("stellane_tuner_signal", &["signal"]),
     ("stellane_dependency_up", &["dependency"]),
     ("stellane_dependency_check_failures_total", &["dependency"]),
+    ("stellane_rate_limit_asked_total", &["limit"]),
+    ("stellane_rate_limit_without_store_total", &["limit"]),
+];
+
+/// Labels whose values are the program's own, a protocol's, or depend on the machine. Those of all others are told.
+const FREE_LABELS: &[&str] = &[
+    "class",
+    "dependency",
+    "error_type",
+    "http_request_method",
+    "http_response_status_code",
+    "http_route",
+    "knob",
+    "limit",
+    "network_protocol_version",
+    "parameter",
+    "rpc_response_status_code",
+    "signal",
+    "task",
+    "url_scheme",
+    "version",
 ];
 
 #[derive(Default)]
 struct Seen {
     metrics: BTreeMap<&'static str, Metric>,
     labels: BTreeMap<&'static str, Vec<String>>,
+    /// By metric and label.
+    values: BTreeMap<(&'static str, String), BTreeSet<String>>,
 }
 
 impl Seen {
     fn series(&mut self, metric: &Metric, labels: Labels<'_>) {
         let all = self.labels.entry(metric.name).or_default();
-        for (name, _) in labels {
+        for (name, value) in labels {
             if !all.iter().any(|one| one == name) {
                 all.push((*name).to_owned());
+            }
+            if !value.is_empty() && !FREE_LABELS.contains(name) {
+                let values = self.values.entry((metric.name, (*name).to_owned()));
+                values.or_default().insert((*value).to_owned());
             }
         }
     }
@@ -239,6 +274,19 @@ async fn the_page_has_every_metric_with_what_it_is() {
         seen.start(metric);
     }
     components.prometheus.walk(&mut seen);
+    // What did not happen yet has no series.
+    let closed = CloseReason::ALL.iter().map(|reason| reason.as_str());
+    let snapshot = components.runtime_metrics.snapshot();
+    let shed = snapshot.shed_total.keys().map(AsRef::as_ref);
+    for (name, reasons) in [
+        ("stellane_connections_closed_total", closed.collect()),
+        ("stellane_requests_shed_total", shed.collect::<Vec<_>>()),
+    ] {
+        for reason in reasons {
+            let metric = seen.metrics[name];
+            seen.series(&metric, &[("reason", reason)]);
+        }
+    }
     let page = page(&mut seen);
     if std::env::var_os("STELLANE_WRITE_CATALOGUE").is_some() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/guide/metrics.md");
@@ -297,6 +345,18 @@ fn page(seen: &mut Seen) -> String {
             labels.join(", "),
             metric.help
         );
+    }
+    page.push_str(
+        "\n# The values of labels\n\n\
+         `http_route` is `_UNMATCHED` where no route was found, and where the request was answered before it came to the router: by a rate,\n\
+         say. `limit` is a section of `[rate_limit]`, `class` one of `[limit.classes]`. Those that are neither yours nor a protocol's:\n\n\
+         | metric | label | values |\n\
+         |---|---|---|\n",
+    );
+    for ((name, label), values) in &seen.values {
+        let values = values.iter().map(|value| format!("`{value}`"));
+        let values = values.collect::<Vec<_>>().join(", ");
+        let _ = writeln!(page, "| `{name}` | `{label}` | {values} |");
     }
     page
 }

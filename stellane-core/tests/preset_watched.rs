@@ -941,10 +941,25 @@ fn ran() -> Duration {
     Duration::from_nanos(ran.expect("a number"))
 }
 
-/// What the limit makes of ten times as many computations of 200 ms of a CPU as there are CPUs for, from when it begins to
-/// limit: how many are answered and refused. `slice` is after how much of it a handler lets others have its thread.
+/// The CPU time of this process.
 #[cfg(target_os = "linux")]
-async fn ten_times_too_many_computations(kind: EngineKind, slice: Duration) -> (usize, usize) {
+fn process_ran() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("is there");
+    let behind_its_name = stat.rsplit(')').next().expect("more");
+    // Of hundredths of a second, in user space and in the kernel.
+    let ran = behind_its_name.split(' ').skip(12).take(2);
+    let ran = ran.map(|ticks| ticks.parse::<u64>().expect("a number"));
+    Duration::from_millis(10 * ran.sum::<u64>())
+}
+
+/// What the limit makes of ten times as many computations of 200 ms of a CPU as there are CPUs for, from when it begins to
+/// limit: how many are answered and refused. `slice` is after how much of it a handler lets others have its thread. `None` if
+/// neighbours had most of the CPUs: of a queue that comes of them the limit concludes nothing.
+#[cfg(target_os = "linux")]
+async fn ten_times_too_many_computations(
+    kind: EngineKind,
+    slice: Duration,
+) -> Option<(usize, usize)> {
     let over = Arc::<AtomicBool>::default();
     let is_over = Arc::clone(&over);
     let compute = move || {
@@ -987,12 +1002,17 @@ async fn ten_times_too_many_computations(kind: EngineKind, slice: Duration) -> (
             }
         }
     };
+    let (begun, ran_before) = (std::time::Instant::now(), process_ran());
     let in_time = tokio::time::timeout(4 * TIMEOUT, load).await.is_ok();
     over.store(true, SeqCst);
-    assert!(in_time, "{kind:?} limits: {limits}, refused {refused}");
+    let had = (process_ran() - ran_before).div_duration_f64(begun.elapsed() * cpus as u32);
+    assert!(
+        in_time || had < 0.5,
+        "{kind:?} limits: {limits}, refused {refused}, had {had:.2} of the CPUs"
+    );
     drop(asking);
     served.end().await;
-    (answered, refused)
+    in_time.then_some((answered, refused))
 }
 
 #[cfg(target_os = "linux")]
@@ -1006,7 +1026,10 @@ async fn ten_times_as_many_computations_as_there_are_cpus_for_are_limited_as_on_
         (EngineKind::Shared, of_shared),
         (EngineKind::Handoff, whole),
     ] {
-        let (answered, refused) = ten_times_too_many_computations(kind, slice).await;
+        let Some((answered, refused)) = ten_times_too_many_computations(kind, slice).await else {
+            println!("{kind:?}: not known, since neighbours had most of the CPUs");
+            continue;
+        };
         println!("{kind:?}, {slice:?}: {answered} answered, {refused} refused");
         assert!(answered < refused, "{kind:?}: {answered} of {refused}");
     }

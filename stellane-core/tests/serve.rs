@@ -101,6 +101,31 @@ async fn who_gives_no_purge_hook_is_told_what_to_expect_and_a_hook_is_called_whe
 }
 
 #[tokio::test]
+async fn an_address_of_the_configuration_that_is_not_listened_on_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let own = listener.local_addr().expect("has one").to_string();
+    let mut listener = Some(listener);
+    for (configured, is_told) in [
+        (own.as_str(), false),
+        ("127.0.0.1:1", true),
+        ("127.0.0.1:3000", false),
+    ] {
+        let log = Log::default();
+        let _logged = tracing::subscriber::set_default(log.subscriber());
+        let config = quiet().with(|config| config.server.address = configured.to_owned());
+        let bound = match listener.take() {
+            Some(listener) => serve(listener, hello()).config(config).bind().await,
+            None => serve("127.0.0.1:0", hello()).config(config).bind().await,
+        };
+        drop(bound.expect("binds"));
+        let told = log
+            .text()
+            .contains("`server.address` of the configuration is not used");
+        assert_eq!(told, is_told, "{configured}: {}", log.text());
+    }
+}
+
+#[tokio::test]
 async fn many_serve_in_one_process_and_no_other_port_is_opened() {
     let mut servers = Vec::new();
     for _ in 0..3 {

@@ -35,6 +35,27 @@ type RefusalFn = dyn Fn(RateLimited, RequestHead<'_>) -> Option<Response<Bytes>>
 /// # let _ = layer;
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
+///
+/// By address under `axum::serve`, which has to be asked for the address:
+///
+/// ```no_run
+/// use std::net::SocketAddr;
+///
+/// use axum::{Router, extract::ConnectInfo, routing::get};
+/// use stellane_autotune::{Key, RateLimit, RateLimitLayer};
+///
+/// # async fn example(listener: tokio::net::TcpListener) -> Result<(), Box<dyn std::error::Error>> {
+/// let limit = RateLimit::builder().rule("10/s burst 50".parse()?).build()?;
+/// let app = Router::new()
+///     .route("/", get(async || "hello"))
+///     .layer(RateLimitLayer::new(&limit, |head| {
+///         let peer = head.extensions.get::<ConnectInfo<SocketAddr>>()?;
+///         Some(Key::peer(peer.0.ip()))
+///     }));
+/// axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct RateLimitLayer {
     rates: Arc<[Rate]>,

@@ -158,8 +158,7 @@ impl Loader {
         origins.clear();
         for setting in settings {
             let (path, key) = (setting.path(), setting.path.join("."));
-            let Setting { value, origin, .. } = &setting;
-            let (value, origin) = (value.clone(), origin.clone());
+            let (value, origin) = (setting.value.clone(), setting.origin.clone());
             // One key at a time: whatever goes wrong is this key's fault and is told with its place.
             let mut alone = known.clone();
             schema::set(&mut alone, &path, value.clone());
@@ -168,6 +167,7 @@ impl Loader {
                     schema::set(&mut merged, &path, value);
                     origins.insert(key, origin);
                 }
+                Err(_) if setting.tell_of_fields::<T>(&known, problems) => {}
                 Err(error) => {
                     let message = match value {
                         Value::Integer(n) if n < 0 => format!("{n} is not a whole number from 0"),
@@ -251,6 +251,7 @@ impl Loader {
                     path: path.iter().map(|s| (*s).to_owned()).collect(),
                     value,
                     origin,
+                    fields: BTreeMap::new(),
                 }),
                 Err(message) => problems.push(Problem::new(origin, &key, message)),
             }
@@ -271,7 +272,8 @@ impl fmt::Debug for Loader {
 }
 
 /// Where to look for the cause of a problem: where its key was written; else where something below it
-/// was; else, for values that contradict each other, where the other one was that the message names.
+/// was; else, for values that contradict each other, where the other one was that the message names; else, in a table with a
+/// free name, where that is.
 pub(super) fn origin_of<'a>(
     problem: &Problem,
     origins: &'a BTreeMap<String, Origin>,
@@ -295,17 +297,46 @@ pub(super) fn origin_of<'a>(
         .get(&problem.key)
         .or_else(|| inside().map(|(_, origin)| origin))
         .or_else(named)
+        .or_else(|| origins.get(section))
 }
 
 struct Setting {
     path: Vec<String>,
     value: Value,
     origin: Origin,
+    /// Where the fields are of a table with a free name, such as one of `rate_limit`.
+    fields: BTreeMap<String, Origin>,
 }
 
 impl Setting {
     fn path(&self) -> Vec<&str> {
         self.path.iter().map(String::as_str).collect()
+    }
+
+    /// Which fields of a table with a free name are wrong by themselves, each with its place. `false` if none is.
+    fn tell_of_fields<T: DeserializeOwned>(
+        &self,
+        known: &Table,
+        problems: &mut Vec<Problem>,
+    ) -> bool {
+        let Value::Table(fields) = &self.value else {
+            return false;
+        };
+        let before = problems.len();
+        for (name, origin) in &self.fields {
+            let Some(value) = fields.get(name) else {
+                continue;
+            };
+            let only = Table::from_iter([(name.clone(), value.clone())]);
+            let mut alone = known.clone();
+            schema::set(&mut alone, &self.path(), Value::Table(only));
+            if let Err(error) = alone.try_into::<T>() {
+                let key = format!("{}.{name}", self.path.join("."));
+                let message = invalid(&key, value, error.message().trim());
+                problems.push(Problem::new(origin.clone(), &key, message));
+            }
+        }
+        problems.len() > before
     }
 }
 
@@ -360,6 +391,10 @@ impl FileWalk<'_> {
         if let (DeValue::Table(table), Some(Value::Table(known))) = (value.get_ref(), schema) {
             return self.table(table, known);
         }
+        let fields = match (value.get_ref(), schema) {
+            (DeValue::Table(table), None) => self.places(table),
+            _ => BTreeMap::new(),
+        };
         let read = toml::de::ValueDeserializer::from(value.clone());
         let read = serde::Deserialize::deserialize(read).map_err(|error| match value.get_ref() {
             _ if Secrets::default().is_secret(&key) => "can't be read".to_owned(),
@@ -377,9 +412,23 @@ impl FileWalk<'_> {
                 path: self.path.clone(),
                 value,
                 origin,
+                fields,
             }),
             Err(message) => self.problems.push(Problem::new(origin, &key, message)),
         }
+    }
+}
+
+impl FileWalk<'_> {
+    fn places(&self, table: &DeTable<'_>) -> BTreeMap<String, Origin> {
+        let place = |name: &Spanned<_>| Origin::File {
+            path: self.file.to_owned(),
+            line: Some(self.lines.number(name.span().start)),
+        };
+        let names = table.keys();
+        names
+            .map(|name| (name.get_ref().to_string(), place(name)))
+            .collect()
     }
 }
 
@@ -435,6 +484,21 @@ fn is_a_key(name: &str, known: &Table) -> bool {
 fn invalid(key: &str, value: &Value, cause: &str) -> String {
     if Secrets::default().is_secret(key) {
         return "can't have this value".to_owned();
+    }
+    // `unknown field `path`, expected one of `timeout`, `paths``
+    if let Some(known) = cause.strip_prefix("unknown field `") {
+        let mut names = known.split('`').step_by(2);
+        let near = names.next().and_then(|name| schema::nearest(name, names));
+        let valid = known
+            .split_once(", expected ")
+            .map_or("", |(_, valid)| valid);
+        return match near {
+            Some(near) => format!("unknown key; did you mean `{near}`?"),
+            None => format!(
+                "unknown key; valid here: {}",
+                valid.trim_start_matches("one of ")
+            ),
+        };
     }
     let value = schema::show(key, value);
     // serde repeats the value: `invalid value: string "30", expected a duration`.

@@ -13,7 +13,7 @@ use crate::connection::TlsAcceptor;
 #[cfg(all(unix, feature = "restart"))]
 use crate::restart;
 use crate::{
-    config::{ListenTls, RuntimeConfig},
+    config::{ListenTls, RuntimeConfig, ServerConfig},
     connection::{ListenConfig, Listener},
     engine::EngineKind,
 };
@@ -25,6 +25,9 @@ impl<S: App> Runtime<S> {
     /// An address that can't be listened on.
     pub async fn bind(mut self, address: &str) -> Result<BoundRuntime<S>, RuntimeError> {
         let server = &mut self.parts.config.server;
+        if server.address != address {
+            tell_of_unused(server, |_| false);
+        }
         server.address = address.to_owned();
         server.listen.clear();
         self.bind_configured().await
@@ -45,7 +48,7 @@ impl<S: App> Runtime<S> {
 
 impl<S> Runtime<S> {
     /// Listens on what one has: a listener of tokio or std, Unix sockets, several; see [`IntoListener`]. The configured
-    /// `server.address` counts for nothing then, and sockets that were handed over neither. Where there is TLS in the
+    /// `server.address` counts for nothing then, which is logged, and sockets that were handed over neither. Where there is TLS in the
     /// configuration, it counts for listeners of TCP that have none of their own.
     ///
     /// # Errors
@@ -166,8 +169,39 @@ fn bind_on(parts: RuntimeParts, listeners: Listeners) -> BoxResult<Bound> {
                 source: io::Error::new(io::ErrorKind::InvalidInput, "there is none"),
             });
         }
+        let local: Vec<_> = listeners.listening().map(Listener::local_addr).collect();
+        tell_of_unused(&parts.config.server, |address| {
+            // One of a Unix socket, or a source of connections: the program's own business.
+            local.is_empty() || local.iter().any(|local| is_at(address, *local))
+        });
         bound(parts, Doors::of(listeners), None).await
     })
+}
+
+/// Whether an address that was configured is, as far as one can tell without a resolver, that of a listener.
+fn is_at(address: &str, local: Option<SocketAddr>) -> bool {
+    let Some(local) = local else {
+        return address.starts_with("unix:");
+    };
+    match address.parse::<SocketAddr>() {
+        Ok(at) => at.ip() == local.ip() && [0, local.port()].contains(&at.port()),
+        Err(_) => address.ends_with(&format!(":{}", local.port())),
+    }
+}
+
+/// Who has written an address into the configuration looks for the service there.
+fn tell_of_unused(server: &ServerConfig, is_used: impl Fn(&str) -> bool) {
+    let key = match &server.listen[..] {
+        [] if server.address == ServerConfig::default().address || is_used(&server.address) => {
+            return;
+        }
+        [] => "server.address",
+        some if some.iter().any(|one| is_used(&one.address)) => return,
+        _ => "server.listen",
+    };
+    tracing::warn!(
+        "`{key}` of the configuration is not used: the program says itself where it listens, and only `Runtime::run` asks there"
+    );
 }
 
 /// Sockets for all addresses.

@@ -40,6 +40,9 @@ use crate::{
 /// | `server.restart_timeout` | `"0s"`: off | the process that `SIGUSR2` starts would listen on the same address itself |
 /// | `connection.connect_info` | `true` | handlers find the `ConnectInfo` of axum (feature `axum-08`) and of tonic (`tonic-014`), at the price of three small allocations for a request and one for each of these |
 ///
+/// The listener says where the service listens, whatever `server.address` says; a program that is to ask there calls
+/// [`Runtime::run`], or takes `RuntimeConfig::from_env()?.server.address` for the listener.
+///
 /// The service is [boxed](BoxApp), so that programs compile quickly; who counts allocations takes the [`Runtime`].
 pub fn serve<L: IntoListener>(listener: L, app: impl App) -> Serve<L> {
     Serve::new(listener, OneOrMade::One(BoxApp::new(app)))

@@ -218,3 +218,60 @@ fn every_key_that_the_documentation_maps_the_seed_to_exists() {
     }
     assert!(cfg!(not(feature = "full")) || keys > 10, "{keys}");
 }
+
+#[test]
+fn what_main_prints_of_mistakes_is_a_line_for_each() {
+    let loaded = Loader::new().text("app.toml", "[server]\ndrain_timeout = 40\nadress = \"\"");
+    let errors = loaded.load().expect_err("two mistakes");
+    let printed = format!("{errors:?}");
+    assert_eq!(printed, errors.to_string());
+    let lines: Vec<_> = printed.lines().map(|line| &line[..11]).collect();
+    assert_eq!(lines, ["app.toml:2:", "app.toml:3:"], "{printed}");
+}
+
+#[test]
+fn each_mistake_in_a_table_with_a_free_name_is_told_with_its_line() {
+    let text = r#"
+[server.route_limits.slow]
+path = ["/slow"]
+timeout = "1 second please"
+[rate_limit.orders]
+rules = ["5 per second"]
+colour = "red"
+[rate_limit.all]
+rules = ["5/s"]
+max_keys = 3
+"#;
+    let found = problems(&Loader::new().text("app.toml", text));
+    for (problem, (start, rest)) in found.iter().zip([
+        (
+            "app.toml:3: `server.route_limits.slow.path`",
+            "mean `paths`?",
+        ),
+        (
+            "app.toml:4: `server.route_limits.slow.timeout`",
+            "such as \"30s\"",
+        ),
+        ("app.toml:6: `rate_limit.orders.rules`", "such as `10/s`"),
+        (
+            "app.toml:7: `rate_limit.orders.colour`",
+            "valid here: `key`, `rules`",
+        ),
+    ]) {
+        let is_told = problem.starts_with(start) && problem.contains(rest);
+        assert!(is_told, "{start} … {rest}: {found:#?}");
+    }
+    assert_eq!(found.len(), 5, "{found:#?}");
+    let text = text
+        .replace("path =", "paths =")
+        .replace("1 second please", "1s");
+    let text = text
+        .replace("5 per second", "5/s")
+        .replace("colour = \"red\"", "");
+    let found = problems(&Loader::new().text("app.toml", &text));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0].starts_with("app.toml:8: `rate_limit.all`: `max_keys` = 3"),
+        "{found:#?}"
+    );
+}

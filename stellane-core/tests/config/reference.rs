@@ -7,11 +7,14 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use stellane_core::config::{Loader, REFERENCE, RuntimeConfig};
+use stellane_core::config::{
+    DrainClass, Loader, REFERENCE, RateLimits, RouteLimits, RuntimeConfig,
+};
 use toml::{Table, Value};
 
 const HEAD: &str = "# Every key of a Stellane configuration, with its default.\n\
-                    # Keep only what you change: a key that is left out has this value.\n";
+                    # Keep only what you change: a key that is left out has this value. What is\n\
+                    # written after a bare `#` is what a table has to which you give a NAME.\n";
 
 /// A terminal's, less a margin.
 const COLUMNS: usize = 78;
@@ -64,6 +67,27 @@ fn the_reference_loads_to_the_defaults() {
     }
     let loaded = Loader::new().text("reference.toml", REFERENCE).load();
     assert_eq!(loaded, Ok(RuntimeConfig::default()));
+}
+
+#[test]
+fn what_is_commented_out_is_what_a_named_table_has() {
+    let tables = REFERENCE.lines().map(|line| match line.as_bytes() {
+        // A list of rules may not be empty.
+        [b'#', b'r', b'u', b'l', b'e', b's', ..] => "rules = [\"10/s\"]",
+        // Nor may limits of routes limit nothing.
+        [b'#', b't', b'i', b'm', b'e', ..] => "timeout = \"30s\"",
+        // Nor may a table say of no request that it is meant.
+        [b'#', b'm', b'e', b't', b'h', ..] => "methods = [\"PUT\"]",
+        [b'#', b' ', ..] | [b'#'] => "",
+        _ => line.strip_prefix('#').unwrap_or(line),
+    });
+    let text = tables.collect::<Vec<_>>().join("\n");
+    let loaded = Loader::new().text("reference.toml", text).load();
+    let config = loaded.expect("uncommented");
+    assert_eq!(config.rate_limit["NAME"].key, "peer");
+    assert!(config.limit.classes.contains_key("NAME"));
+    assert!(config.server.drain_classes.contains_key("NAME"));
+    assert!(config.server.route_limits.contains_key("NAME"));
 }
 
 const THREAT_MODEL: &str = include_str!("../../src/guide/threat_model.md");
@@ -261,8 +285,9 @@ fn write_section(
         };
         write_docs(out, docs, &path);
         out.push_str(&format!("[{path}]\n"));
-        if type_name.starts_with("BTreeMap") {
-            // The names are the user's own.
+        if let Some(entry) = type_name.strip_prefix("BTreeMap<String, ") {
+            let entry = entry.trim_end_matches('>').trim_start_matches("super::");
+            write_named(out, structs, entry, &path);
             continue;
         }
         write_section(
@@ -272,6 +297,32 @@ fn write_section(
             &path,
             defaults[name].as_table().expect("section"),
         );
+    }
+}
+
+/// What each table below `path` has, commented out: the names are the user's own.
+fn write_named(
+    out: &mut String,
+    structs: &BTreeMap<String, Vec<Field>>,
+    type_name: &str,
+    path: &str,
+) {
+    let defaults = match type_name {
+        "ClassConfig" => Table::try_from(stellane_autotune::ClassConfig::default()),
+        "DrainClass" => Table::try_from(DrainClass::default()),
+        "RateLimits" => Table::try_from(RateLimits::default()),
+        "RouteLimits" => Table::try_from(RouteLimits::default()),
+        other => panic!("the defaults of {other}"),
+    };
+    let mut text = format!("[{path}.NAME]\n");
+    let defaults = defaults.expect("serialises");
+    write_section(&mut text, structs, type_name, path, &defaults);
+    out.push('\n');
+    for line in text.lines() {
+        let is_toml = !line.is_empty() && !line.starts_with('#');
+        out.push_str(if is_toml { "#" } else { "" });
+        out.push_str(line);
+        out.push('\n');
     }
 }
 
