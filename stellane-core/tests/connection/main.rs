@@ -29,6 +29,7 @@ mod http2_rates;
 mod http2_strict;
 mod hysteresis;
 mod keep_alive;
+mod left_alone;
 mod long_lived;
 mod make;
 mod parking;

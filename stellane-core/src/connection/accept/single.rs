@@ -1,11 +1,13 @@
 //! A connection that no listener of ours accepted.
 
 use std::{
+    convert::Infallible,
     future::poll_fn,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
+    time::Duration,
 };
 
 use tokio::time::MissedTickBehavior;
@@ -85,18 +87,41 @@ where
     sweeping(&served, serving).await
 }
 
-/// There may be no listener to sweep.
+/// There may be no listener to sweep: one of these connections does, for all. The others sleep until it ends.
 async fn sweeping<F: Future>(shared: &Shared, serving: F) -> F::Output {
-    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut serving = pin!(serving);
+    let (mut sweeps, mut serving) = (pin!(sweep_in_turn(shared)), pin!(serving));
     poll_fn(|cx| {
-        while sweep.poll_tick(cx).is_ready() {
-            shared.sweep_all();
-        }
+        let Poll::Pending = sweeps.as_mut().poll(cx);
         serving.as_mut().poll(cx)
     })
     .await
+}
+
+/// Whoever has the turn may be held by what it serves: the others look after it so often.
+const LOOK: Duration = Duration::from_secs(5);
+
+async fn sweep_in_turn(shared: &Shared) -> Infallible {
+    let mut turn = pin!(shared.sweeper.lock());
+    let mut pause = LOOK;
+    let _turn = loop {
+        tokio::select! {
+            turn = &mut turn => break turn,
+            () = tokio::time::sleep(pause) => pause = if shared.is_sweep_late() {
+                shared.sweep_all();
+                SWEEP_INTERVAL
+            } else {
+                // Of this runtime, which may be another.
+                shared.memory.release_here();
+                LOOK
+            },
+        }
+    };
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        sweep.tick().await;
+        shared.sweep_all();
+    }
 }
 
 async fn find_room(shared: &Shared, peer: Option<SocketAddr>) -> Option<Arc<Record>> {

@@ -37,7 +37,7 @@ use crate::connection::{
     stats::{ConnectionStats, DrainReport},
     table::{
         NoRoom, Table,
-        clock::{Clock, millis},
+        clock::{Clock, SWEEP_INTERVAL, millis},
         command::Command,
         end_hooks::EndHooks,
         owner::SocketOwner,
@@ -75,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) end_hooks: EndHooks,
     /// What the tasks of connections note by when they are woken.
     pub(crate) wakes: WakeClock,
+    /// Held by whom no listener accepted, and who sweeps for all such.
+    pub(crate) sweeper: tokio::sync::Mutex<()>,
     park_delay: ParkDelay,
     sweep: Mutex<Sweep>,
 }
@@ -99,6 +101,7 @@ impl Shared {
             memory: Arc::new(MemoryRelease::new(hook)),
             end_hooks: EndHooks::default(),
             wakes: WakeClock::default(),
+            sweeper: tokio::sync::Mutex::default(),
             park_delay: ParkDelay::default(),
             sweep: Mutex::new(Sweep::new(&config)),
             config,
@@ -223,6 +226,11 @@ impl Shared {
             self.reclaim(surplus(idle, &self.settings));
         }
         piece.idle.is_none()
+    }
+
+    /// Whether some sweeps were left out.
+    pub(crate) fn is_sweep_late(&self) -> bool {
+        millis(self.clock.elapsed()) > self.clock.now() + 3 * millis(SWEEP_INTERVAL)
     }
 
     /// A whole sweep at once.

@@ -192,8 +192,12 @@ impl<S: HttpService> ActiveHttp2<S> {
                     }
                     true
                 }
-                // HTTP/2 has state that can't be rebuilt: it is not parked.
-                Command::Park | Command::None => is_to_go(connection),
+                // HTTP/2 has state that can't be rebuilt: it is not parked, and asked no more.
+                Command::Park => {
+                    connection.record.commands().ask(Command::Park);
+                    is_to_go(connection)
+                }
+                Command::None => is_to_go(connection),
             };
             if !goaway || self.goaway.is_some() {
                 return Step::Wait;
