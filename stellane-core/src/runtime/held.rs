@@ -49,6 +49,9 @@ struct Counts {
 #[derive(Debug)]
 struct Hold {
     route: Cow<'static, str>,
+    /// By which the metrics know its thread.
+    #[cfg(feature = "admin")]
+    polls: usize,
     since: Instant,
     /// Whether it was told of while it lasted.
     told: bool,
@@ -152,11 +155,32 @@ impl HeldThreads {
         new.map(tell).collect()
     }
 
+    /// One without a route is counted when it has got one, or is over: a thread may have been without a CPU before it came to
+    /// the router.
     fn begin(&self, thread: usize, hold: Hold) {
         let mut counts = self.counts();
         *counts.now.entry(hold.route.clone()).or_default() += 1;
-        *counts.total.entry(hold.route.clone()).or_default() += 1;
+        if hold.route != self.0.unmatched {
+            *counts.total.entry(hold.route.clone()).or_default() += 1;
+        }
         counts.open.insert(thread, hold);
+    }
+
+    /// Names those that have got a route since.
+    #[cfg(feature = "admin")]
+    pub(super) fn name_anew(&self, metrics: &HttpMetrics) {
+        let counts = &mut *self.counts();
+        let open = counts.open.values_mut();
+        for hold in open.filter(|hold| hold.route == self.0.unmatched) {
+            let poll = metrics.running_poll(hold.polls);
+            let Some(route) = poll.and_then(|poll| poll.route) else {
+                continue;
+            };
+            less(&mut counts.now, &hold.route);
+            hold.route = route.to_string().into();
+            *counts.now.entry(hold.route.clone()).or_default() += 1;
+            *counts.total.entry(hold.route.clone()).or_default() += 1;
+        }
     }
 
     /// If it is to be told of, how long it lasted, and how many were not told of before.
@@ -167,14 +191,13 @@ impl HeldThreads {
             since,
             told,
             stack,
+            ..
         } = counts.open.remove(&thread)?;
         let lasted = since.elapsed();
         *counts.time.entry(route.clone()).or_default() += lasted;
-        if let Some(now) = counts.now.get_mut(&route) {
-            *now -= 1;
-            if *now == 0 {
-                counts.now.remove(&route);
-            }
+        less(&mut counts.now, &route);
+        if route == self.0.unmatched {
+            *counts.total.entry(route.clone()).or_default() += 1;
         }
         if told {
             return None;
@@ -194,6 +217,15 @@ impl HeldThreads {
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn less(now: &mut ByRoute, route: &str) {
+    if let Some(count) = now.get_mut(route) {
+        *count -= 1;
+        if *count == 0 {
+            now.remove(route);
+        }
     }
 }
 
@@ -280,6 +312,8 @@ impl ObserveThread for ObservedThread {
         let hold = Hold {
             stack: self.stack(route.as_deref()),
             route: held.name(route.as_deref()),
+            #[cfg(feature = "admin")]
+            polls: self.polls,
             since: now.checked_sub(lasted).unwrap_or(now),
             told: false,
         };

@@ -166,7 +166,10 @@ impl Watcher {
             self.places.keep_some();
             let after = self.look.after();
             let new = match self.are_told {
-                true => self.held.lasting(after),
+                true => {
+                    self.held.name_anew(&self.http);
+                    self.held.lasting(after)
+                }
                 false => self.look.at(self.http.running_polls(), &self.held),
             };
             self.signal.report_held(self.held.in_the_way());
