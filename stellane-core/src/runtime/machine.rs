@@ -56,6 +56,8 @@ const MISSING: &[&str] = &[
     "metrics of the process",
     #[cfg(not(target_os = "linux"))]
     "pinned threads",
+    #[cfg(not(target_os = "linux"))]
+    "a look at threads that compute or wait",
     #[cfg(not(unix))]
     "parked connections",
     #[cfg(not(unix))]
