@@ -384,8 +384,11 @@ impl FileWalk<'_> {
         };
         if schema.is_none() && !siblings.is_empty() {
             let name = self.path.last().map_or("", String::as_str);
-            self.problems
-                .push(Problem::new(origin, &key, unknown_among(name, siblings)));
+            self.problems.push(Problem::new(
+                origin,
+                &key,
+                unknown_among(name, &keys(siblings)),
+            ));
             return;
         }
         if let (DeValue::Table(table), Some(Value::Table(known))) = (value.get_ref(), schema) {
@@ -487,18 +490,8 @@ fn invalid(key: &str, value: &Value, cause: &str) -> String {
     }
     // `unknown field `path`, expected one of `timeout`, `paths``
     if let Some(known) = cause.strip_prefix("unknown field `") {
-        let mut names = known.split('`').step_by(2);
-        let near = names.next().and_then(|name| schema::nearest(name, names));
-        let valid = known
-            .split_once(", expected ")
-            .map_or("", |(_, valid)| valid);
-        return match near {
-            Some(near) => format!("unknown key; did you mean `{near}`?"),
-            None => format!(
-                "unknown key; valid here: {}",
-                valid.trim_start_matches("one of ")
-            ),
-        };
+        let names: Vec<_> = known.split('`').step_by(2).collect();
+        return unknown_among(names[0], &names[1..]);
     }
     let value = schema::show(key, value);
     // serde repeats the value: `invalid value: string "30", expected a duration`.
@@ -538,23 +531,24 @@ fn unknown(key: &str, known: &Table) -> String {
         match table.get(name) {
             Some(Value::Table(next)) => table = next,
             Some(_) => continue,
-            None => return unknown_among(name, table),
+            None => return unknown_among(name, &keys(table)),
         }
     }
-    format!("is a section, not a key; it has {}", names(table))
+    format!("is a section, not a key; it has {}", names(&keys(table)))
 }
 
-fn unknown_among(name: &str, siblings: &Table) -> String {
-    match schema::nearest(name, siblings.keys().map(String::as_str)) {
+fn unknown_among(name: &str, valid: &[&str]) -> String {
+    match schema::nearest(name, valid.iter().copied()) {
         Some(near) => format!("unknown key; did you mean `{near}`?"),
-        None => format!("unknown key; valid here: {}", names(siblings)),
+        None => format!("unknown key; valid here: {}", names(valid)),
     }
 }
 
-fn names(table: &Table) -> String {
-    table
-        .keys()
-        .map(|key| format!("`{key}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+fn keys(table: &Table) -> Vec<&str> {
+    table.keys().map(String::as_str).collect()
+}
+
+fn names(keys: &[&str]) -> String {
+    let keys: Vec<_> = keys.iter().map(|key| format!("`{key}`")).collect();
+    keys.join(", ")
 }

@@ -53,6 +53,7 @@ mod shared;
 #[cfg(feature = "engine-testing")]
 pub mod testing;
 mod thread;
+pub(crate) mod thread_state;
 
 use std::{
     fmt,

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use stellane_metrics::Machine;
 
 use super::{Components, machine::cpu_time};
+#[cfg(target_os = "linux")]
+use crate::engine::thread_state::thread_state;
 
 /// How often it is looked at. There may be hundreds of threads, each of which costs some microseconds.
 const TICK: Duration = Duration::from_millis(250);
@@ -78,10 +80,8 @@ impl Threads {
 fn ready_threads() -> u32 {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
     let is_ready = |thread: &std::fs::DirEntry| {
-        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        // The state follows the name, which is in parentheses and may hold anything.
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes());
-        matches!(state, Some([b'R', ..]))
+        let id = thread.file_name();
+        id.to_str().and_then(thread_state) == Some(b'R')
     };
     threads.flatten().filter(is_ready).count() as u32
 }

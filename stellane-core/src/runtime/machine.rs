@@ -1,4 +1,4 @@
-//! What the machine allows this process, at its start.
+//! What the machine allows this process, at its start, and how much of its CPUs that has had.
 
 use std::time::Duration;
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    super::thread_state::thread_state,
     core::Core,
     threads::{Shared, Worker},
 };
@@ -271,17 +272,12 @@ struct Thread {
 impl Thread {
     /// Where nothing is said of it, it waits.
     fn at(id: Option<u32>) -> Self {
-        let read = |what| {
-            let path = id.map(|id| format!("/proc/self/task/{id}/{what}"));
-            path.and_then(|path| std::fs::read_to_string(path).ok())
-                .unwrap_or_default()
-        };
-        let (stat, times) = (read("stat"), read("schedstat"));
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes());
-        let ran = times.split(' ').next().and_then(|ran| ran.parse().ok());
+        let times = id.map(|id| format!("/proc/self/task/{id}/schedstat"));
+        let times = times.and_then(|path| std::fs::read_to_string(path).ok());
+        let ran = times.and_then(|times| times.split(' ').next()?.parse().ok());
         Self {
             // Without its times nobody knows for how long it has had a CPU.
-            wants_cpu: matches!(state, Some([b'R', ..])) && ran.is_some(),
+            wants_cpu: id.and_then(thread_state) == Some(b'R') && ran.is_some(),
             ran: ran.unwrap_or(0),
         }
     }
