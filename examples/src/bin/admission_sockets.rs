@@ -6,8 +6,8 @@
 //!
 //! An argument chooses the rows whose `server/row` contains it; none takes them all, an hour. `--short` makes all times a
 //! tenth. It fails if an honest request or the bystander was refused, or if refusals take too much of the server's CPU in
-//! the overload; what is served then by the clock is told but not judged, as clients and server share the machine
-//! (`overload_refusals` has them apart). Everything happens on the loopback interface, and all servers start cold.
+//! the overload. There the first CPU is the server's and the others are its clients' (by `taskset`). Everything happens on
+//! the loopback interface, and all servers start cold.
 
 #[path = "../../../stellane-core/tests/support/admission/mod.rs"]
 mod admission;
@@ -64,8 +64,13 @@ async fn compare() -> Result<usize, BoxError> {
     for kind in SERVERS {
         for (rows, judge) in rows {
             for (row, load) in rows.iter().filter(|(row, _)| chosen(kind.name, row)) {
-                // Alone in axum the limit has no connections to tell apart.
-                if matches!(load, Load::Greedy) && !kind.knows_connections() {
+                let can = match load {
+                    // Alone in axum the limit has no connections to tell apart.
+                    Load::Greedy => kind.knows_connections(),
+                    Load::Overload { .. } => kind.hears_the_machine(),
+                    _ => true,
+                };
+                if !can {
                     continue;
                 }
                 let report = admission::run(kind.name, *load, scale).await?;

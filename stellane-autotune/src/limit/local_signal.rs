@@ -40,7 +40,16 @@ struct Sources {
     /// Threads of the runtimes that are held.
     held: AtomicUsize,
     cpu_time: OnceLock<CpuTime>,
-    watched: Mutex<Vec<Arc<Tasks>>>,
+    watched: Mutex<Vec<Arc<Watched>>>,
+}
+
+/// What is known of a runtime.
+#[derive(Debug, Default)]
+struct Watched {
+    tasks: Tasks,
+    /// When the next tick should come.
+    #[cfg(feature = "tokio")]
+    due: Mutex<Option<tokio::time::Instant>>,
 }
 
 struct CpuTime(Box<dyn Fn() -> Duration + Send + Sync>);
@@ -98,11 +107,21 @@ impl LocalSignal {
     /// that is more.
     #[must_use]
     pub fn tasks_per_core(&self) -> Option<f64> {
+        self.tasks(|watched| watched.tasks.get())
+    }
+
+    /// The same, and a tick that is late now counts already: for whoever has seen that others are served meanwhile. One
+    /// that has just come tells of the time before it, and the next may be a second away.
+    pub(super) fn tasks_per_core_now(&self) -> Option<f64> {
+        self.tasks(Watched::tasks_now)
+    }
+
+    fn tasks(&self, of: impl Fn(&Watched) -> Option<f64>) -> Option<f64> {
         let beside = [&self.0.queued, &self.0.computing];
         let beside = beside.into_iter().filter_map(Tasks::get);
         self.0.reported.get().or_else(|| {
             let watched = self.watched();
-            let known = watched.iter().filter_map(|tasks| tasks.get());
+            let known = watched.iter().filter_map(|watched| of(watched));
             let (count, sum) =
                 known.fold((0.0, 0.0), |(count, sum), tasks| (count + 1.0, sum + tasks));
             let average = (count > 0.0).then(|| sum / count);
@@ -128,12 +147,40 @@ impl LocalSignal {
         held.min(threads.saturating_sub(1)) as f64 / threads.max(1) as f64
     }
 
-    fn watched(&self) -> MutexGuard<'_, Vec<Arc<Tasks>>> {
-        self.0
-            .watched
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn watched(&self) -> MutexGuard<'_, Vec<Arc<Watched>>> {
+        let watched = self.0.watched.lock();
+        watched.unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Watched {
+    #[cfg(not(feature = "tokio"))]
+    fn tasks_now(&self) -> Option<f64> {
+        self.tasks.get()
+    }
+
+    #[cfg(feature = "tokio")]
+    fn tasks_now(&self) -> Option<f64> {
+        let tasks = self.tasks.get()?;
+        let due = *self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let delay = due.map_or(Duration::ZERO, |due| due.elapsed());
+        Some(if delay > QUEUED {
+            tasks.max(waiting(delay))
+        } else {
+            tasks
+        })
+    }
+
+    #[cfg(feature = "tokio")]
+    fn set_due(&self, due: tokio::time::Instant) {
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = Some(due);
+    }
+}
+
+/// How many tasks there are for each core if one of them waits so long for its turn.
+#[cfg(feature = "tokio")]
+fn waiting(delay: Duration) -> f64 {
+    1.0 + delay.as_secs_f64() / AT_ONCE.as_secs_f64()
 }
 
 impl Tasks {
@@ -173,6 +220,9 @@ const QUEUED: Duration = Duration::from_millis(10);
 #[cfg(feature = "tokio")]
 const LONG: Duration = Duration::from_millis(250);
 
+/// How long the share of time in which there was something to do is averaged over.
+#[cfg(feature = "tokio")]
+const LATELY: Duration = Duration::from_millis(200);
 /// A process that has less than this part of the CPUs that it may use waits for others: load generators beside a service take
 /// half of them, or two thirds.
 #[cfg(feature = "tokio")]
@@ -216,11 +266,11 @@ impl LocalSignal {
         &self,
         worked: W,
     ) -> impl Future<Output = ()> + Send + 'static + use<W> {
-        let watched = Watched {
-            tasks: Arc::default(),
+        let watch = Watch {
+            watched: Arc::default(),
             signal: self.clone(),
         };
-        self.watched().push(Arc::clone(&watched.tasks));
+        self.watched().push(Arc::clone(&watch.watched));
         async move {
             let (mut queue, mut held) = (Queue::default(), Duration::ZERO);
             let mut calm = Duration::ZERO;
@@ -231,16 +281,17 @@ impl LocalSignal {
                     CALM_TICK
                 };
                 let due = tokio::time::Instant::now() + pause;
+                watch.watched.set_due(due);
                 tokio::time::sleep_until(due).await;
                 let delay = due.elapsed();
-                held += (pause + delay).mul_f64(watched.signal.held_share(workers()));
+                held += (pause + delay).mul_f64(watch.signal.held_share(workers()));
                 let before = queue.spent.worked;
                 let spent = Spent {
                     worked: worked() + held,
-                    cpu_time: watched.signal.cpu_time(),
+                    cpu_time: watch.signal.cpu_time(),
                 };
                 let tasks = queue.tasks_per_core(delay, spent, pause);
-                watched.tasks.set(tasks);
+                watch.watched.tasks.set(tasks);
                 let is_calm = delay < QUEUED && CALM * spent.worked.saturating_sub(before) < pause;
                 calm = if is_calm {
                     calm + pause
@@ -272,15 +323,15 @@ fn worked() -> Duration {
 
 /// Forgotten when it is dropped.
 #[cfg(feature = "tokio")]
-struct Watched {
-    tasks: Arc<Tasks>,
+struct Watch {
+    watched: Arc<Watched>,
     signal: LocalSignal,
 }
 
 #[cfg(feature = "tokio")]
-impl Drop for Watched {
+impl Drop for Watch {
     fn drop(&mut self) {
-        let is_other = |tasks: &Arc<Tasks>| !Arc::ptr_eq(tasks, &self.tasks);
+        let is_other = |watched: &Arc<Watched>| !Arc::ptr_eq(watched, &self.watched);
         self.signal.watched().retain(is_other);
     }
 }
@@ -290,7 +341,7 @@ impl Drop for Watched {
 #[derive(Debug, Default)]
 struct Queue {
     late: Option<Late>,
-    /// The share of ticks that had to wait.
+    /// The share of time of late in which there was something to do.
     busy: f64,
     /// Until the latest tick.
     spent: Spent,
@@ -320,9 +371,12 @@ struct Late {
 impl Queue {
     /// After a tick that was so late, `pause` after the one before.
     fn tasks_per_core(&mut self, delay: Duration, spent: Spent, pause: Duration) -> f64 {
-        let had_to_wait = f64::from(u8::from(delay > AT_ONCE));
-        self.busy += 0.1 * (had_to_wait - self.busy);
         let before = std::mem::replace(&mut self.spent, spent);
+        // The workers tell how long they had something to do, and each that comes late had others before it.
+        let worked = spent.worked.saturating_sub(before.worked);
+        let busy = (worked.max(delay).as_secs_f64() / (pause + delay).as_secs_f64()).min(1.0);
+        let weight = 1.0 - (-(pause + delay).as_secs_f64() / LATELY.as_secs_f64()).exp();
+        self.busy += weight * (busy - self.busy);
         if delay < QUEUED {
             self.late = None;
             return self.busy;
@@ -346,7 +400,7 @@ impl Queue {
         if late.ticks < 2 || late.waited < LONG || !is_own {
             return self.busy;
         }
-        1.0 + late.shortest.as_secs_f64() / AT_ONCE.as_secs_f64()
+        waiting(late.shortest)
     }
 }
 
@@ -373,6 +427,31 @@ mod tests {
             queue.tasks_per_core(delay, spent, TICK)
         });
         tasks.last().unwrap_or_default()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tick_that_is_late_counts_before_it_comes() {
+        let (signal, watched) = (LocalSignal::new(), Arc::<Watched>::default());
+        signal.watched().push(Arc::clone(&watched));
+        watched.tasks.set(0.5);
+        watched.set_due(tokio::time::Instant::now() + TICK);
+        tokio::time::advance(TICK).await;
+        assert_eq!(signal.tasks_per_core_now(), Some(0.5));
+        tokio::time::advance(Duration::from_millis(600)).await;
+        assert_eq!(signal.tasks_per_core_now(), Some(301.0));
+        // One late tick is no evidence.
+        assert_eq!(signal.tasks_per_core(), Some(0.5));
+    }
+
+    #[test]
+    fn time_counts_and_not_how_often_it_was_looked() {
+        // A second that it waited for, and a few ticks on time between two of them.
+        let mut delays = [[1000, 0, 0, 0, 0, 0].as_slice(); 5].concat();
+        delays.push(1000);
+        let tasks = last(&delays, 0.98);
+        assert!(tasks > 0.95, "{tasks}");
+        let idle = last(&[0; 100], 0.3);
+        assert!((0.29..0.31).contains(&idle), "{idle}");
     }
 
     #[test]
@@ -426,10 +505,10 @@ mod tests {
         let signal = LocalSignal::new();
         signal.report_queue(5.0);
         assert_eq!(signal.tasks_per_core(), Some(5.0));
-        let runtime = Arc::new(Tasks::default());
+        let runtime = Arc::<Watched>::default();
         signal.watched().push(Arc::clone(&runtime));
         for (of_runtime, expected) in [(0.5, 5.0), (7.0, 7.0), (f64::NAN, 5.0)] {
-            runtime.set(of_runtime);
+            runtime.tasks.set(of_runtime);
             assert_eq!(signal.tasks_per_core(), Some(expected));
         }
         signal.report_computing(6.0);

@@ -123,7 +123,11 @@ impl Shared {
         let in_flight = in_flight.saturating_sub(aside);
         // Whatever streams end together, or are set aside, while it lasts: less is no evidence, more might be.
         let uncounted = self.uncounted(aside).max(control.uncounted_at_start);
-        let tasks_per_core = self.local_signal.tasks_per_core();
+        let tasks_per_core = if self.open.load(Ordering::Relaxed) {
+            self.local_signal.tasks_per_core()
+        } else {
+            self.local_signal.tasks_per_core_now()
+        };
         if complete || refused > 0 {
             let median = self.median.load(Ordering::Relaxed);
             control.aside.age(

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::stream;
 use http_body_util::StreamBody;
@@ -265,34 +265,43 @@ pub(super) async fn seats(
 
 /// Before one thread, which at its peak answers as many that compute as that wait.
 ///
-/// Clients and server share the machine, so that answers a second say little of the server: it is judged by its CPU time. What
-/// is not spent on what is served, at the price that has at the peak, is spent on refusals, or wasted.
+/// It is judged by the server's CPU time, since neighbours change answers a second: what is not spent on what is served, at the
+/// price that has at the peak, is spent on refusals, or wasted.
 pub(super) async fn overload(
     server: &Arc<Server>,
     work_micros: u64,
     scale: Scale,
 ) -> Result<Tally, BoxError> {
+    // The first CPU is the server's, until both have all of them again.
+    let last = std::thread::available_parallelism()?.get() - 1;
+    let (clients, of_server) = threads()?;
+    run_on(clients, &format!("{}-{last}", last.min(1)))?;
+    run_on(of_server, "0")?;
     let length = scale.of(LONG / 2).max(Duration::from_secs(2));
     let most = 2.0 / Duration::from_micros(work_micros).as_secs_f64();
     // By Little's law: half of the clients of `most` wait for 200 ms.
     let clients = (most * 0.2) as usize;
     let paths = [format!("/work/{work_micros}"), "/sleep/200".to_owned()];
     server.limit.set_mode(LimitMode::Shadow);
-    let before = cpu_of_servers()?;
-    let peak = open_loop(server, &paths, clients, most * 1.1, length).await?;
-    let at_peak = cpu_of_servers()? - before;
+    let asking = Client::many(server, clients, None).await?;
+    let before = cpu_of_server()?;
+    let peak = open_loop(asking, &paths, most * 1.1, length).await?;
+    let at_peak = cpu_since(&before)?;
     server.limit.set_mode(LimitMode::Enforce);
-    let before = cpu_of_servers()?;
-    let [work, wait] = open_loop(server, &paths, 10 * clients, most * 10.0, length).await?;
-    let used = cpu_of_servers()? - before;
+    let asking = Client::many(server, 10 * clients, None).await?;
+    let before = cpu_of_server()?;
+    let [work, wait] = open_loop(asking, &paths, most * 10.0, length).await?;
+    let used = cpu_since(&before)?;
+    let (clients, of_server) = threads()?;
+    run_on([clients, of_server].concat(), &format!("0-{last}"))?;
     let part = |served: u64, of: u64| 100.0 * served as f64 / of.max(1) as f64;
     let best = peak[0].served + peak[1].served;
     let all = part(work.served + wait.served, best);
     let served = (work.served + wait.served) as f64 * at_peak / best.max(1) as f64;
     let refusal = 1e6 * (used - served) / (work.refused + wait.refused).max(1) as f64;
     let note = format!(
-        "{:.0} % of its CPU for what is served, {refusal:.1} us for a refusal; by the clock, which the clients share: {all:.0} % \
-         of the peak of {:.0}/s, {:.0} % of the work and {:.0} % of the waits; {:.1} x asked",
+        "{:.0} % of its CPU for what is served, {refusal:.1} us for a refusal; by the clock {all:.0} % of the peak of {:.0}/s, \
+         {:.0} % of the work and {:.0} % of the waits; {:.1} x asked",
         100.0 * served / used,
         best as f64 / length.as_secs_f64(),
         part(work.served, peak[0].served),
@@ -311,34 +320,58 @@ pub(super) async fn overload(
     Ok(tally)
 }
 
-/// Seconds of CPU that all threads but the clients' have had.
-fn cpu_of_servers() -> Result<f64, BoxError> {
-    let mut ticks = 0;
-    for thread in std::fs::read_dir("/proc/self/task")? {
-        let thread = thread?;
-        let is_first = thread.file_name().to_str() == Some(&std::process::id().to_string());
-        let Ok(stat) = std::fs::read_to_string(thread.path().join("stat")) else {
+/// What the server's threads have had of the CPU so far, in hundredths of a second.
+fn cpu_of_server() -> Result<HashMap<String, u64>, BoxError> {
+    let mut ticks = HashMap::new();
+    for thread in threads()?.1 {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")) else {
             continue; // It has ended.
         };
-        let (name, fields) = stat.rsplit_once(')').ok_or("no stat")?;
-        if !is_first && !name.contains("(tokio-rt") {
-            let times = fields.split_whitespace().skip(11).take(2);
-            ticks += times.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        }
+        let (_, fields) = stat.rsplit_once(')').ok_or("no stat")?;
+        let times = fields.split_whitespace().skip(11).take(2);
+        ticks.insert(thread, times.map(str::parse::<u64>).sum::<Result<_, _>>()?);
     }
-    Ok(ticks as f64 / 100.0)
+    Ok(ticks)
 }
 
-/// `rate` requests per second from so many connections, on every other one the other kind; who has no answer yet asks
-/// later.
+/// Seconds of CPU since then. A thread of the last row's server may have ended.
+fn cpu_since(before: &HashMap<String, u64>) -> Result<f64, BoxError> {
+    let now = cpu_of_server()?;
+    let had = now
+        .iter()
+        .map(|(id, now)| now - before.get(id).unwrap_or(&0));
+    Ok(had.sum::<u64>() as f64 / 100.0)
+}
+
+/// The clients', which are the first and those of the runtime that asks, and the server's, which are all others.
+fn threads() -> Result<(Vec<String>, Vec<String>), BoxError> {
+    let mut threads = Vec::new();
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        threads.extend(thread?.file_name().into_string());
+    }
+    let first = std::process::id().to_string();
+    Ok(threads.into_iter().partition(|thread| {
+        let name = std::fs::read_to_string(format!("/proc/self/task/{thread}/comm"));
+        *thread == first || name.is_ok_and(|name| name.starts_with("tokio-rt"))
+    }))
+}
+
+/// By `taskset`.
+fn run_on(threads: Vec<String>, cpus: &str) -> Result<(), BoxError> {
+    for thread in threads {
+        let mut taskset = std::process::Command::new("taskset");
+        taskset.args(["-cp", cpus, &thread]).output()?;
+    }
+    Ok(())
+}
+
+/// `rate` requests per second, every other client's of the other kind; who has no answer yet asks later.
 async fn open_loop(
-    server: &Arc<Server>,
+    clients: Vec<Client>,
     paths: &[String; 2],
-    clients: usize,
     rate: f64,
     length: Duration,
 ) -> Result<[Tally; 2], BoxError> {
-    let clients = Client::many(server, clients, None).await?;
     let pause = Duration::from_secs_f64(clients.len() as f64 / rate);
     let start = Instant::now() + Duration::from_millis(100);
     let count = clients.len() as f64;

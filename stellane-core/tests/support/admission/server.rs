@@ -91,6 +91,11 @@ impl ServerKind {
         !self.is_axum()
     }
 
+    /// Whether the limit in it hears that its machine is full; else it knows of no request that has not been read.
+    pub(crate) fn hears_the_machine(self) -> bool {
+        self.base != Base::Axum
+    }
+
     fn is_axum(self) -> bool {
         matches!(self.base, Base::Axum | Base::AxumSignal)
     }

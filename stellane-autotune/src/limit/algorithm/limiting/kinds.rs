@@ -169,14 +169,16 @@ impl Kinds {
     }
 
     /// What the limit becomes, in terms of itself, if the machine is to say. The mean is so many times what it is at ease,
-    /// and throughput follows the limit so far: if it does not, something else is full too.
-    pub(super) fn step(&self, slower: f64, elasticity: f64) -> Option<f64> {
+    /// and throughput follows the limit so far: if it does not, something else is full too; if it follows `all_the_way`, there
+    /// is much room.
+    pub(super) fn step(&self, slower: f64, elasticity: f64, all_the_way: f64) -> Option<f64> {
         let tasks = self.tasks()?;
         if tasks < AT_EASE && elasticity < FOLLOWS {
             return None;
         }
         Some(match tasks {
             tasks if tasks < IDLE => GROW.0,
+            tasks if tasks < AT_EASE && elasticity > all_the_way => GROW.0,
             tasks if tasks < AT_EASE => GROW.1,
             tasks if tasks > FULL && slower > SLOWER => FALL,
             _ => 1.0,

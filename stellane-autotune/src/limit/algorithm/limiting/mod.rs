@@ -375,7 +375,7 @@ impl Limiting {
             return self.adjust_unanswered(baseline);
         }
         let slower = self.median / baseline;
-        match self.kinds.step(slower, self.elasticity.value()) {
+        match self.kinds.step(slower, self.elasticity.value(), ROOM.0) {
             Some(step) => self.limit = clamp_limit(step * self.limit, self.min, self.max),
             None => self.adjust(baseline, window),
         }
