@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Algorithm, Class, Hold, LimitMode, LimitState, LocalSignal, Outcome, Shed,
+    Algorithm, Class, Hold, LimitMode, LimitState, LocalSignal, Outcome, Refusals, Shed,
     fairness::Fairness,
     gate::Gate,
     keys::{Count, KeyCounts, Keys},
@@ -62,10 +62,18 @@ pub(crate) struct Shared {
     /// The threads, by number, that have somebody who looks after those who wait.
     #[cfg(feature = "tokio")]
     pub(super) keepers: AtomicU64,
+    pub(super) settings: Arc<Settings>,
+    pub(crate) local_signal: LocalSignal,
+}
+
+/// What does not change after the build. The limits of classes have those of their limit.
+#[derive(Debug)]
+pub(super) struct Settings {
     /// How long a request may wait while there is a limit, and whether it may while there is none.
     pub(super) max_wait: Duration,
     pub(super) can_wait: bool,
-    pub(crate) local_signal: LocalSignal,
+    pub(super) max_waiters: u32,
+    pub(super) refusals: Refusals,
 }
 
 /// A limit, for what outlives the call that made it. Who counts the references to this is one thread, as a rule: a count that
@@ -143,7 +151,7 @@ impl Shared {
         (min, max): (u32, u32),
         mode: LimitMode,
         classes: Box<[ClassState]>,
-        max_wait: Duration,
+        settings: Arc<Settings>,
         clock: Clock,
     ) -> Self {
         algorithm.set_range(min, max);
@@ -160,7 +168,7 @@ impl Shared {
             timed_one_of: AtomicU32::new(1),
             recorders: (0..=threads).map(|_| Recorder::new()).collect(),
             classes,
-            waiters: Mutex::new(Waiters::new(max_wait)),
+            waiters: Mutex::new(Waiters::new(settings.max_wait)),
             control: Mutex::new(WindowControl::new(algorithm, (min, max))),
             clock,
             generation: AtomicU32::new(0),
@@ -174,8 +182,7 @@ impl Shared {
             next_step: AtomicU64::new(if is_open { 0 } else { u64::MAX }),
             #[cfg(feature = "tokio")]
             keepers: AtomicU64::new(0),
-            max_wait,
-            can_wait: true,
+            settings,
             local_signal: LocalSignal::new(),
         }
     }
@@ -347,6 +354,9 @@ impl Shared {
     /// Gives a place back, to one who waits if there is one.
     #[inline]
     pub(super) fn release(&self, class: Class, keys: Keys) {
+        if self.gate.has_waiters() && self.is_in_order() && self.hand_on() {
+            return;
+        }
         if self.leave(class, keys) {
             self.grant_waiters();
         }
@@ -392,7 +402,7 @@ impl Shared {
         }
     }
 
-    fn note_departures(&self, count: u64, in_flight: u32) {
+    pub(super) fn note_departures(&self, count: u64, in_flight: u32) {
         let (recorder, exclusive) = self.recorder();
         thread_number::change(&recorder.answered, count, exclusive);
         let sum = count * u64::from(in_flight);
