@@ -67,6 +67,7 @@ impl<T: Default> Lines<T> {
     }
 
     /// Those in line, oldest first.
+    #[cfg(any(feature = "tokio", test))]
     pub(super) fn slots(&self, line: usize) -> impl Iterator<Item = usize> {
         std::iter::successors(self.end(line, false), |slot| self.beside(*slot, false))
     }

@@ -354,12 +354,17 @@ impl Shared {
     /// Gives a place back, to one who waits if there is one.
     #[inline]
     pub(super) fn release(&self, class: Class, keys: Keys) {
-        if self.gate.has_waiters() && self.is_in_order() && self.hand_on() {
-            return;
-        }
-        if self.leave(class, keys) {
+        if self.is_handed_on() {
+            self.note_departures(1, self.gate.load().0);
+        } else if self.leave(class, keys) {
             self.grant_waiters();
         }
+    }
+
+    /// Whether somebody waited and has the place that is given back. Without classes and keys there is nothing else to forget.
+    #[inline]
+    fn is_handed_on(&self) -> bool {
+        self.gate.has_waiters() && self.is_in_order() && self.hand_on()
     }
 
     /// Forgets a request, but for its place.
@@ -386,6 +391,9 @@ impl Shared {
     /// The same of a request that was answered before, and noted then what was in flight.
     #[inline]
     pub(super) fn release_answered(&self, class: Class, keys: Keys) {
+        if self.is_handed_on() {
+            return;
+        }
         self.forget(class, keys);
         if !self.gate.keep(thread_number::current()) && self.gate.leave().0 {
             self.grant_waiters();
@@ -402,7 +410,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn note_departures(&self, count: u64, in_flight: u32) {
+    fn note_departures(&self, count: u64, in_flight: u32) {
         let (recorder, exclusive) = self.recorder();
         thread_number::change(&recorder.answered, count, exclusive);
         let sum = count * u64::from(in_flight);

@@ -254,7 +254,6 @@ impl Shared {
         self.note_empty(&mut waiters, now);
         drop(waiters);
         next.wake();
-        self.note_departures(1, in_flight);
         true
     }
 

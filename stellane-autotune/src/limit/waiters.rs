@@ -193,6 +193,7 @@ impl Waiters {
         let waiter = self.lines.take(slot);
         waiter.granted = Some(granted);
         Ended {
+            #[cfg(feature = "tokio")]
             since: waiter.since,
             waker: waiter.waker.take(),
         }
@@ -255,6 +256,7 @@ impl Waiters {
 #[derive(Debug)]
 #[must_use = "it sleeps on"]
 pub(super) struct Ended {
+    #[cfg(feature = "tokio")]
     pub(super) since: u64,
     waker: Option<Waker>,
 }
