@@ -364,7 +364,7 @@ impl Shared {
     /// Whether somebody waited and has the place that is given back. Without classes and keys there is nothing else to forget.
     #[inline]
     fn is_handed_on(&self) -> bool {
-        self.gate.has_waiters() && self.is_in_order() && self.hand_on()
+        self.gate.has_waiters() && self.is_plain() && self.hand_on()
     }
 
     /// Forgets a request, but for its place.

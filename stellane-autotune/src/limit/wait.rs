@@ -55,10 +55,8 @@ impl Queued {
             shared.gate.set_waiters(true);
         }
         let slot = waiters.push(class, keys, now, shared.gate.load().1);
-        // A place may have become free before the first could be seen. Who comes to others who wait in order is seen for
-        // them.
-        if is_first || !shared.is_in_order() || shared.lending.handed() > 0 || waiters.are_late(now)
-        {
+        // A place may have become free before the first could be seen; it is the others' who wait for nothing else.
+        if is_first || !shared.is_plain() || waiters.are_late(now) {
             shared.grant(waiters, now);
         }
         Some(Self {
@@ -210,9 +208,16 @@ impl Shared {
 
     /// Whether the next in line gets in if anybody does; else a guaranteed share or another key can let somebody in behind
     /// one who must wait.
-    #[inline]
-    pub(super) fn is_in_order(&self) -> bool {
+    fn is_in_order(&self) -> bool {
         !self.has_classes() && !self.keys.is_used()
+    }
+
+    /// Whether that is so, and only a place that is given back or another limit lets anybody in: nothing is lent that turns
+    /// out to be free, and nobody may go beyond the limit.
+    pub(super) fn is_plain(&self) -> bool {
+        let is_lent = || self.lending.handed() > 0;
+        let may_go_beyond = || self.fairness.may_go_beyond(self.lending.debt());
+        self.is_in_order() && !is_lent() && !may_go_beyond()
     }
 
     /// Whether nobody waits any more.
@@ -240,8 +245,7 @@ impl Shared {
     pub(super) fn hand_on(&self) -> bool {
         let now = self.clock.nanos();
         let (in_flight, limit) = self.gate.load();
-        let may_go_beyond = self.fairness.may_go_beyond(self.lending.debt());
-        if in_flight != limit || may_go_beyond || self.lending.handed() > 0 {
+        if in_flight != limit {
             return false;
         }
         let mut waiters = self.lock_waiters();
