@@ -277,6 +277,10 @@ impl<S, B> Waiting<S, B> {
 
     /// What comes next, in the place of the waiting.
     #[inline(never)]
+    #[expect(
+        clippy::boxed_local,
+        reason = "its parts are moved, and it is not as a whole"
+    )]
     fn proceed(
         mut self: Box<Self>,
         decided: Result<(), Shed>,
