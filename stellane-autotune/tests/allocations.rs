@@ -9,6 +9,7 @@ use std::{
     future::{Ready, ready},
     hint::black_box,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -97,6 +98,32 @@ fn a_layered_call_allocates_no_more_than_the_service_alone_and_one_for_the_body_
         assert_eq!(count, 1000 * expected);
         assert_eq!(limit.stats().successes, 1000);
     }
+}
+
+#[test]
+fn to_wait_for_a_place_allocates_once() {
+    // Who looks after those who wait has a timer.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().build().unwrap();
+    let _entered = runtime.enter();
+    let mut config = LimitConfig::default();
+    config.algorithm = AlgorithmKind::Fixed;
+    (config.initial, config.min, config.max_wait) = (1, 1, Duration::from_secs(60));
+    let limit = AdaptiveLimit::builder().config(config).build().unwrap();
+    let mut service = AdaptiveLimitLayer::new(&limit).layer(service_fn(answer));
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut wait = |request| {
+        let place = limit.try_acquire().unwrap();
+        let mut future = std::pin::pin!(service.call(request));
+        assert!(future.as_mut().poll(&mut cx).is_pending());
+        place.finish(Outcome::Success);
+        assert!(future.as_mut().poll(&mut cx).is_ready());
+    };
+    wait(request(b""));
+    let requests: Vec<_> = (0..1000).map(|_| request(b"")).collect();
+    let count = allocations(|| requests.into_iter().for_each(&mut wait));
+    assert_eq!(count, 1000);
+    assert_eq!(limit.stats().successes, 2002);
 }
 
 #[test]

@@ -66,12 +66,97 @@ fn grant(gate: &Gate, queue: &Mutex<Queue>) {
 
 fn wait(gate: &Gate, queue: &Mutex<Queue>) {
     let mut line = queue.lock().unwrap();
-    if line.waiting == 0 {
+    let is_first = line.waiting == 0;
+    if is_first {
         gate.set_waiters(true);
     }
     line.waiting += 1;
     drop(line);
-    grant(gate, queue);
+    if is_first {
+        grant(gate, queue);
+    }
+}
+
+fn hand_on(gate: &Gate, queue: &Mutex<Queue>) -> bool {
+    let (in_flight, limit) = gate.load();
+    if in_flight != limit {
+        return false;
+    }
+    let mut queue = queue.lock().unwrap();
+    if queue.waiting == 0 {
+        return false;
+    }
+    queue.waiting -= 1;
+    queue.granted += 1;
+    if queue.waiting == 0 {
+        gate.set_waiters(false);
+    }
+    true
+}
+
+fn release(gate: &Gate, queue: &Mutex<Queue>) {
+    if gate.has_waiters() && hand_on(gate, queue) {
+        return;
+    }
+    if gate.leave().0 {
+        grant(gate, queue);
+    }
+}
+
+/// With three preemptions; with more these take hours.
+fn three_threads(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
+#[test]
+fn a_place_is_handed_on_to_who_waits_and_nobody_else_gets_it() {
+    three_threads(|| {
+        let shared = Arc::new((Gate::new(1, 1), Mutex::new(Queue::default())));
+        assert!(shared.0.try_enter(false, |limit| limit));
+        let waiter = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || wait(&shared.0, &shared.1))
+        };
+        let other = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                if shared.0.try_enter(false, |limit| limit) {
+                    assert_eq!(shared.1.lock().unwrap().granted, 0);
+                    release(&shared.0, &shared.1);
+                }
+            })
+        };
+        release(&shared.0, &shared.1);
+        waiter.join().unwrap();
+        other.join().unwrap();
+        let queue = shared.1.lock().unwrap();
+        assert_eq!((queue.waiting, queue.granted), (0, 1));
+        assert_eq!(shared.0.load(), (1, 1));
+        assert!(!shared.0.has_waiters());
+    });
+}
+
+#[test]
+fn who_comes_to_others_who_wait_need_not_look_for_a_place() {
+    three_threads(|| {
+        let shared = Arc::new((Gate::new(2, 1), Mutex::new(Queue::default())));
+        assert!(shared.0.try_enter(false, |limit| limit));
+        assert!(shared.0.try_enter(false, |limit| limit));
+        let waiters = [(); 2].map(|()| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || wait(&shared.0, &shared.1))
+        });
+        release(&shared.0, &shared.1);
+        release(&shared.0, &shared.1);
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        let queue = shared.1.lock().unwrap();
+        assert_eq!((queue.waiting, queue.granted), (0, 2));
+        assert_eq!(shared.0.load(), (2, 2));
+    });
 }
 
 #[test]

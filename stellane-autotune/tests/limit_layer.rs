@@ -99,6 +99,26 @@ async fn a_request_beyond_the_limit_is_refused_with_a_problem_and_retry_after() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_place_that_a_lower_limit_takes_away_is_not_handed_to_who_waits() {
+    let mut config = fixed(2);
+    config.max_wait = Duration::from_secs(60);
+    let limit = build(config);
+    let service = AdaptiveLimitLayer::new(&limit).layer(slow());
+    let [first, second] = [(); 2].map(|()| limit.try_acquire().unwrap());
+    let waiter = tokio::spawn(service.oneshot(request()));
+    tokio::task::yield_now().await;
+    limit.set_max(1);
+    drop(first);
+    let stats = limit.stats();
+    assert_eq!((stats.limit, stats.in_flight, stats.waiting), (1, 1, 1));
+    drop(second);
+    let stats = limit.stats();
+    assert_eq!((stats.in_flight, stats.waiting), (1, 0));
+    assert_eq!(waiter.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert_eq!(limit.stats().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn grpc_is_refused_in_headers_and_nothing_else() {
     let limit = build(fixed(1));
     let service = AdaptiveLimitLayer::new(&limit).layer(slow());

@@ -130,11 +130,9 @@ impl Admission {
         !self.left || self.seat.is_some()
     }
 
-    pub(super) fn sit_down(&mut self, shared: &Shared, seat: Option<Permit>) {
-        self.seat = seat.map(|permit| Seat {
-            permit: Box::new(permit),
-            hold: shared.class(self.class).hold,
-        });
+    pub(super) fn sit_down(&mut self, shared: &Shared, permit: Box<Permit>) {
+        let hold = shared.class(self.class).hold;
+        self.seat = Some(Seat { permit, hold });
     }
 
     /// The head of the answer is there: `holds` if its body is to hold the place.

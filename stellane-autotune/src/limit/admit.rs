@@ -1,11 +1,14 @@
 use std::{
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-#[cfg(feature = "tokio")]
-use super::shared::Shared;
-use super::{AdaptiveLimit, Class, Permit, Shed, keys::Keys, shared::Own, wait::Queued};
+use super::{
+    Class, Permit, Shed,
+    keys::Keys,
+    shared::{Own, Shared},
+    wait::Queued,
+};
 
 /// What a limit says to a request.
 pub(super) enum Decision {
@@ -18,111 +21,152 @@ pub(super) enum Decision {
 pub(super) struct Turn {
     queued: Queued,
     class: Class,
-    keys: Keys,
     awaited: Awaited,
 }
 
 enum Awaited {
-    Seat(Arc<Own>),
-    Place { seat: Option<Permit> },
+    /// The limit that it will need a place of.
+    Seat(Arc<Own>, Keys),
+    Place {
+        seat: Option<Box<Permit>>,
+    },
 }
 
-impl AdaptiveLimit {
-    pub(super) fn admit(&self, class: Class, keys: Keys) -> Decision {
-        let seats = match self.take_seat(class) {
-            Ok(seat) => return self.admit_seated(class, keys, seat),
-            Err(seats) => seats,
-        };
-        let awaited = Awaited::Seat(Arc::clone(seats));
-        self.queue(class, keys, awaited).unwrap_or_else(|| {
-            self.shared.shed(class, Shed::ClassFull);
-            Decision::Never(Shed::ClassFull)
-        })
-    }
-
+impl Shared {
     /// A seat of the class, if it has a limit of its own; that limit, if none is free.
-    pub(super) fn take_seat(&self, class: Class) -> Result<Option<Permit>, &Arc<Own>> {
-        let Some(seats) = self.shared.seats(class) else {
+    #[inline]
+    pub(super) fn take_seat(&self, class: Class) -> Result<Option<Box<Permit>>, &Arc<Own>> {
+        let Some(seats) = self.seats(class) else {
             return Ok(None);
         };
         let (class, keys) = (Class::DEFAULT, Keys::default());
         match seats.try_enter(class, keys, false) {
-            true => Ok(Some(Permit::new(Arc::clone(seats), class, keys))),
+            true => Ok(Some(Box::new(Permit::new(Arc::clone(seats), class, keys)))),
             false => Err(seats),
         }
     }
+}
 
-    fn admit_seated(&self, class: Class, keys: Keys, seat: Option<Permit>) -> Decision {
-        let shared = &self.shared;
-        if shared.try_enter(class, keys, false) {
-            let permit = Permit::new(Arc::clone(self.own()), class, keys);
-            return Decision::Now(permit.with_seat(seat));
+impl Own {
+    #[inline]
+    pub(super) fn admit(self: &Arc<Self>, class: Class, keys: Keys) -> Decision {
+        match self.take_seat(class) {
+            Ok(seat) => self.admit_seated(class, keys, seat),
+            Err(seats) => self.queue_for_seat(seats, class, keys),
         }
-        let reason = match shared.may_wait() {
-            Some(_) => Shed::QueueFull,
-            None => Shed::Limit,
-        };
-        self.queue(class, keys, Awaited::Place { seat })
-            .unwrap_or_else(|| {
-                shared.shed(class, reason);
-                Decision::Never(reason)
-            })
     }
 
-    /// None if it may not wait, or too many do.
-    fn queue(&self, class: Class, keys: Keys, awaited: Awaited) -> Option<Decision> {
-        let max_waiters = self.settings.max_waiters;
-        let queued = match &awaited {
-            Awaited::Seat(seats) => {
-                seats.may_wait()?;
-                Queued::join(seats, Class::DEFAULT, Keys::default(), max_waiters)
-            }
-            Awaited::Place { .. } => {
-                self.shared.may_wait()?;
-                Queued::join(self.own(), class, keys, max_waiters)
-            }
-        };
-        Some(Decision::Later(Turn {
-            queued: queued?,
-            class,
-            keys,
-            awaited,
-        }))
+    #[inline]
+    fn admit_seated(
+        self: &Arc<Self>,
+        class: Class,
+        keys: Keys,
+        seat: Option<Box<Permit>>,
+    ) -> Decision {
+        if self.try_enter(class, keys, false) {
+            let permit = Permit::new(Arc::clone(self), class, keys);
+            return Decision::Now(permit.with_seat(seat));
+        }
+        self.queue_for_place(class, keys, seat)
+    }
+
+    #[cold]
+    fn queue_for_seat(self: &Arc<Self>, seats: &Arc<Self>, class: Class, keys: Keys) -> Decision {
+        match seats.queue(Class::DEFAULT, Keys::default()) {
+            Ok(queued) => Decision::Later(Turn {
+                queued,
+                class,
+                awaited: Awaited::Seat(Arc::clone(self), keys),
+            }),
+            Err(_) => self.refuse(class, Shed::ClassFull),
+        }
+    }
+
+    #[cold]
+    fn queue_for_place(
+        self: &Arc<Self>,
+        class: Class,
+        keys: Keys,
+        seat: Option<Box<Permit>>,
+    ) -> Decision {
+        match self.queue(class, keys) {
+            Ok(queued) => Decision::Later(Turn {
+                queued,
+                class,
+                awaited: Awaited::Place { seat },
+            }),
+            Err(reason) => self.refuse(class, reason),
+        }
+    }
+
+    /// Has it wait, unless nobody may or too many do.
+    fn queue(self: &Arc<Self>, class: Class, keys: Keys) -> Result<Queued, Shed> {
+        self.may_wait().ok_or(Shed::Limit)?;
+        Queued::join(self, class, keys, self.settings.max_waiters).ok_or(Shed::QueueFull)
+    }
+
+    fn refuse(&self, class: Class, reason: Shed) -> Decision {
+        self.shed(class, reason);
+        Decision::Never(reason)
     }
 }
 
 impl Turn {
-    pub(super) fn class(&self) -> Class {
-        self.class
+    /// Ready when its waiting is over: see [`Self::permit`].
+    pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), Shed>> {
+        loop {
+            if !ready!(self.queued.poll_granted(cx)) {
+                return Poll::Ready(Err(self.reason()));
+            }
+            let Awaited::Seat(limit, keys) = &self.awaited else {
+                return Poll::Ready(Ok(()));
+            };
+            let seat = self.queued.take_permit().map(Box::new);
+            self.queued = match limit.try_enter(self.class, *keys, false) {
+                true => Queued::granted(limit, self.class, *keys),
+                false => match limit.queue(self.class, *keys) {
+                    Ok(queued) => queued,
+                    Err(reason) => return Poll::Ready(Err(reason)),
+                },
+            };
+            self.awaited = Awaited::Place { seat };
+        }
     }
 
-    pub(super) fn poll_granted(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.queued.poll_granted(cx)
-    }
-
-    /// Whose queue it stands in.
-    #[cfg(feature = "tokio")]
-    pub(super) fn queue_of<'a>(&'a self, limit: &'a AdaptiveLimit) -> &'a Arc<Shared> {
-        match &self.awaited {
-            Awaited::Seat(seats) => seats.shared(),
-            Awaited::Place { .. } => &limit.shared,
+    /// The permit, if a place was granted.
+    #[inline]
+    pub(super) fn permit(&mut self) -> Option<Permit> {
+        let permit = self.queued.take_permit()?;
+        match &mut self.awaited {
+            Awaited::Place { seat } => Some(permit.with_seat(seat.take())),
+            Awaited::Seat(..) => None,
         }
     }
 
     /// Why it is refused if it waits no longer.
     pub(super) fn reason(&self) -> Shed {
         match self.awaited {
-            Awaited::Seat(_) => Shed::ClassFull,
+            Awaited::Seat(..) => Shed::ClassFull,
             Awaited::Place { .. } => Shed::WaitTimeout,
         }
     }
 
-    /// What comes next, once it was granted.
-    pub(super) fn proceed(self, limit: &AdaptiveLimit) -> Decision {
-        let permit = self.queued.into_permit();
-        match self.awaited {
-            Awaited::Seat(_) => limit.admit_seated(self.class, self.keys, Some(permit)),
-            Awaited::Place { seat } => Decision::Now(permit.with_seat(seat)),
+    /// Counts that it is refused.
+    pub(super) fn note_refusal(&self, reason: Shed) {
+        self.limit().shed(self.class, reason);
+    }
+
+    /// Whose queue it stands in.
+    #[cfg(feature = "tokio")]
+    pub(super) fn queue(&self) -> &Arc<Shared> {
+        self.queued.limit().shared()
+    }
+
+    /// The limit that it needs a place of.
+    pub(super) fn limit(&self) -> &Shared {
+        match &self.awaited {
+            Awaited::Seat(limit, _) => limit,
+            Awaited::Place { .. } => self.queued.limit(),
         }
     }
 }

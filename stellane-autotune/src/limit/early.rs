@@ -51,8 +51,7 @@ impl AdaptiveLimitLayer {
     ) -> Option<Response<Bytes>> {
         let shared = &self.limit.shared;
         let max_wait = shared.may_wait();
-        let turns_away =
-            || max_wait.is_none() || shared.is_in_vain(self.limit.settings.max_waiters, again);
+        let turns_away = || max_wait.is_none() || shared.is_in_vain(again);
         if !self.may_refuse() || !turns_away() {
             return None;
         }
@@ -77,6 +76,6 @@ impl AdaptiveLimitLayer {
         };
         shared.shed(class, shed);
         let headers = std::mem::take(request.headers_mut());
-        Some(self.limit.settings.refusals.response(shed, headers))
+        Some(shared.settings.refusals.response(shed, headers))
     }
 }

@@ -12,9 +12,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
-    AdaptiveLimit, Hold, LimitBody, LimitRequestBody, OnRefusal, Outcome, Permit, ResponseHead,
-    Shed,
-    admit::{Decision, Turn},
+    Hold, LimitBody, LimitRequestBody, OnRefusal, Outcome, Permit, ResponseHead, Shed, admit::Turn,
     classify::OutcomeFn,
 };
 use crate::overload::{self, Deadline, TimeOut, Timed};
@@ -58,7 +56,6 @@ struct Waiting<S, B> {
     /// When nobody waits for the answer any more, if that is before the queue's own time is over.
     #[cfg(feature = "tokio")]
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
-    limit: AdaptiveLimit,
     finish: Finish,
     on_refusal: OnRefusal,
 }
@@ -119,11 +116,10 @@ where
         service: S,
         request: Request<B>,
         turn: Turn,
-        limit: AdaptiveLimit,
         finish: Finish,
         on_refusal: OnRefusal,
     ) -> Self {
-        let waiting = Waiting::new(service, request, turn, limit, finish, on_refusal);
+        let waiting = Waiting::new(service, request, turn, finish, on_refusal);
         Self {
             state: State::Waiting {
                 waiting: Some(Box::new(waiting)),
@@ -185,7 +181,7 @@ where
     ) -> Poll<<Self as Future>::Output> {
         loop {
             let mut state = self.as_mut().project().state;
-            let (waiting, granted) = match state.as_mut().project() {
+            let (waiting, decided) = match state.as_mut().project() {
                 StateProjection::Exempt { future, permit } => {
                     return future.poll(cx).map_ok(|response| {
                         response.map(|body| LimitBody::new(body, permit.take()))
@@ -230,12 +226,12 @@ where
                     let Some(waiter) = waiting.as_mut() else {
                         return Poll::Pending;
                     };
-                    let granted = ready!(waiter.poll_granted(cx));
-                    (waiting.take(), granted)
+                    let decided = ready!(waiter.poll(cx));
+                    (waiting.take(), decided)
                 }
             };
             if let Some(waiting) = waiting {
-                waiting.proceed(granted, state);
+                waiting.proceed(decided, state);
             }
         }
     }
@@ -246,7 +242,6 @@ impl<S, B> Waiting<S, B> {
         service: S,
         request: Request<B>,
         turn: Turn,
-        limit: AdaptiveLimit,
         finish: Finish,
         on_refusal: OnRefusal,
     ) -> Self {
@@ -257,46 +252,49 @@ impl<S, B> Waiting<S, B> {
                 .extensions()
                 .get::<Deadline>()
                 .map(Deadline::remaining)
-                .filter(|left| *left < turn.queue_of(&limit).may_wait().unwrap_or_default())
+                .filter(|left| *left < turn.queue().may_wait().unwrap_or_default())
                 .map(|left| Box::pin(tokio::time::sleep(left))),
             request,
             turn,
-            limit,
             finish,
             on_refusal,
         }
     }
 
-    /// Whether a place was granted; false when the time is over.
-    fn poll_granted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if let Poll::Ready(granted) = self.turn.poll_granted(cx) {
-            return Poll::Ready(granted);
-        }
+    /// Ready when its waiting is over, or its time.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Shed>> {
+        let polled = self.turn.poll(cx);
         #[cfg(feature = "tokio")]
-        {
-            self.turn.queue_of(&self.limit).keep();
+        if polled.is_pending() {
+            self.turn.queue().keep();
             let deadline = self.deadline.as_mut();
             if deadline.is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
-                return Poll::Ready(false);
+                return Poll::Ready(Err(self.turn.reason()));
             }
         }
-        Poll::Pending
+        polled
     }
 
     /// What comes next, in the place of the waiting.
-    fn proceed(mut self: Box<Self>, granted: bool, mut state: Pin<&mut State<S, B, S::Future>>)
-    where
+    #[inline(never)]
+    #[expect(
+        clippy::boxed_local,
+        reason = "its parts are moved, and it is not as a whole"
+    )]
+    fn proceed(
+        mut self: Box<Self>,
+        decided: Result<(), Shed>,
+        mut state: Pin<&mut State<S, B, S::Future>>,
+    ) where
         S: Service<Request<LimitRequestBody<B>>>,
         B: Body,
     {
-        let expired = self
-            .request
-            .extensions()
-            .get::<Deadline>()
-            .is_some_and(Deadline::is_expired);
-        let reason = if granted && !expired {
-            match self.turn.proceed(&self.limit) {
-                Decision::Now(mut permit) => {
+        let deadline = self.request.extensions().get::<Deadline>();
+        let reason = match decided {
+            _ if deadline.is_some_and(Deadline::is_expired) => Shed::Deadline,
+            Err(reason) => reason,
+            Ok(()) => match self.turn.permit() {
+                Some(mut permit) => {
                     let request = self.finish.begun(self.request, &mut permit);
                     return state.set(State::Admitted {
                         future: self.service.call(request),
@@ -304,23 +302,11 @@ impl<S, B> Waiting<S, B> {
                         finish: self.finish,
                     });
                 }
-                Decision::Later(turn) => {
-                    self.turn = turn;
-                    return state.set(State::Waiting {
-                        waiting: Some(self),
-                    });
-                }
-                Decision::Never(reason) => reason,
-            }
-        } else {
-            let reason = match expired {
-                true => Shed::Deadline,
-                false => self.turn.reason(),
-            };
-            self.limit.shared.shed(self.turn.class(), reason);
-            reason
+                None => self.turn.reason(),
+            },
         };
-        let refusals = &self.limit.settings.refusals;
+        self.turn.note_refusal(reason);
+        let refusals = &self.turn.limit().settings.refusals;
         let response = self.on_refusal.refuse(reason, self.request, refusals);
         state.set(State::Refused {
             response: Some(response),

@@ -5,11 +5,11 @@ use std::{
 
 use super::{
     Class, ClassConfig, Key, Latencies, LimitConfig, LimitEvidence, LimitMode, LimitState,
-    LocalSignal, Permit, Shed, WallClock,
+    LocalSignal, Permit, Refusals, Shed, WallClock,
     algorithm::{Adaptive, Aimd, Algorithm, AlgorithmKind, Fixed, Gradient2, Vegas},
     keys::Keys,
     own::Owns,
-    shared::{ClassState, Own, Shared, scale_share},
+    shared::{ClassState, Own, Settings, Shared, scale_share},
 };
 use crate::{BuildError, Clock, Signal};
 
@@ -35,15 +35,7 @@ use crate::{BuildError, Clock, Signal};
 #[derive(Debug, Clone)]
 pub struct AdaptiveLimit {
     pub(crate) shared: Arc<Shared>,
-    pub(super) settings: Arc<Settings>,
-}
-
-/// What does not change after the build.
-#[derive(Debug)]
-pub(super) struct Settings {
-    pub(super) owns: Owns,
-    pub(super) max_waiters: u32,
-    pub(super) refusals: super::refusal::Refusals,
+    owns: Arc<Owns>,
 }
 
 impl AdaptiveLimit {
@@ -93,21 +85,22 @@ impl AdaptiveLimit {
 
     #[inline]
     fn acquire(&self, class: Class, keys: Keys) -> Result<Permit, Shed> {
-        let seat = self.take_seat(class).map_err(|_| {
-            self.shared.shed(class, Shed::ClassFull);
-            Shed::ClassFull
-        })?;
-        if self.shared.try_enter(class, keys, false) {
-            return Ok(Permit::new(Arc::clone(self.own()), class, keys).with_seat(seat));
-        }
-        self.shared.shed(class, Shed::Limit);
-        Err(Shed::Limit)
+        let reason = match self.shared.take_seat(class) {
+            Err(_) => Shed::ClassFull,
+            Ok(seat) if self.shared.try_enter(class, keys, false) => {
+                let permit = Permit::new(Arc::clone(self.own()), class, keys);
+                return Ok(permit.with_seat(seat));
+            }
+            Ok(_) => Shed::Limit,
+        };
+        self.shared.shed(class, reason);
+        Err(reason)
     }
 
     /// The limit, for what outlives this.
     #[inline]
     pub(crate) fn own(&self) -> &Arc<Own> {
-        self.settings.owns.of_this_thread(&self.shared)
+        self.owns.of_this_thread(&self.shared)
     }
 
     /// Takes a place again that was given back while a client was waited for, limit or not.
@@ -396,7 +389,13 @@ impl AdaptiveLimitBuilder {
             AlgorithmKind::Vegas => Box::new(Vegas::new(initial.min(START), min, max, self.seed)),
             AlgorithmKind::Gradient2 => Box::new(Gradient2::new(initial.min(START), min, max)),
         });
-        let (mode, max_wait) = (config.mode, config.max_wait);
+        let mode = config.mode;
+        let settings = Arc::new(Settings {
+            max_wait: config.max_wait,
+            can_wait,
+            max_waiters: config.max_waiters,
+            refusals: Refusals::new(config.retry_after),
+        });
         let seats = |class: &ClassConfig| {
             let most = class.limit;
             let (algorithm, range): (Box<dyn Algorithm>, _) = match class.adaptive {
@@ -404,9 +403,8 @@ impl AdaptiveLimitBuilder {
                 false => (Box::new(Fixed::new(most)), (most, most)),
             };
             let classes = Box::new([ClassState::new("default", 0.0, class.hold, None)]);
-            let clock = self.clock.clone();
-            let mut seats = Shared::new(algorithm, range, mode, classes, max_wait, clock);
-            seats.can_wait = can_wait;
+            let (settings, clock) = (Arc::clone(&settings), self.clock.clone());
+            let seats = Shared::new(algorithm, range, mode, classes, settings, clock);
             Own::new(&Arc::new(seats))
         };
         let class = |(name, class): (&String, &ClassConfig)| {
@@ -418,15 +416,11 @@ impl AdaptiveLimitBuilder {
             .chain(config.classes.iter().map(class))
             .collect();
         let range = (min, max);
-        let mut shared = Shared::new(algorithm, range, mode, classes, max_wait, self.clock);
-        (shared.local_signal, shared.can_wait) = (self.local_signal, can_wait);
+        let mut shared = Shared::new(algorithm, range, mode, classes, settings, self.clock);
+        shared.local_signal = self.local_signal;
         let shared = Arc::new(shared);
         Ok(AdaptiveLimit {
-            settings: Arc::new(Settings {
-                owns: Owns::to(&shared),
-                max_waiters: config.max_waiters,
-                refusals: super::refusal::Refusals::new(config.retry_after),
-            }),
+            owns: Arc::new(Owns::to(&shared)),
             shared,
         })
     }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::{
     shared::Shared,
     thread_number,
-    waiters::{AT_A_TIME, REFUSED},
+    waiters::{AT_A_TIME, Ended},
 };
 
 /// So often within the time that somebody may wait it is noted who has come: who does not come first waits longer by
@@ -120,17 +120,15 @@ impl Shared {
         let now = self.clock.nanos();
         loop {
             let mut waiters = self.lock_waiters();
-            let due = waiters.take_first(came);
+            let due = waiters.refuse_first(came);
             if !self.is_open() {
                 due.iter()
-                    .for_each(|waiter| waiters.note_unserved(waiter, now));
+                    .for_each(|ended| waiters.note_unserved(ended.since, now));
             }
             self.note_empty(&mut waiters, now);
             drop(waiters);
             let is_over = due.len() < AT_A_TIME;
-            for waiter in due {
-                waiter.end(REFUSED);
-            }
+            due.into_iter().for_each(Ended::wake);
             if is_over {
                 return;
             }

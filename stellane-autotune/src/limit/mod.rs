@@ -23,6 +23,7 @@ mod keeper;
 mod keys;
 mod layer;
 mod lending;
+mod lines;
 #[cfg(feature = "load")]
 mod load;
 mod loan;

@@ -38,8 +38,11 @@ impl Permit {
     }
 
     /// It keeps a seat of its class as well.
-    pub(super) fn with_seat(mut self, seat: Option<Self>) -> Self {
-        self.admission.sit_down(&self.shared, seat);
+    #[inline]
+    pub(super) fn with_seat(mut self, seat: Option<Box<Self>>) -> Self {
+        if let Some(seat) = seat {
+            self.admission.sit_down(&self.shared, seat);
+        }
         self
     }
 

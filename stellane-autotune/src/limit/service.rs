@@ -125,22 +125,23 @@ impl<S> AdaptiveLimitService<S> {
             let hold = self.limit.shared.hold_of(class);
             Finish::new(hold, request.method(), outcome)
         };
-        match self.limit.admit(class, keys) {
+        match self.limit.own().admit(class, keys) {
             Decision::Now(mut permit) => {
                 let finish = finish();
                 let request = finish.begun(request, &mut permit);
                 LimitFuture::admitted(self.inner.call(request), permit, finish)
             }
             Decision::Never(shed) => {
-                let (on_refusal, settings) = (&self.classifiers.on_refusal, &self.limit.settings);
-                LimitFuture::refused(on_refusal.refuse(shed, request, &settings.refusals))
+                let on_refusal = &self.classifiers.on_refusal;
+                let refusals = &self.limit.shared.settings.refusals;
+                LimitFuture::refused(on_refusal.refuse(shed, request, refusals))
             }
             Decision::Later(turn) => {
                 let finish = finish();
                 let ready = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, ready);
                 let on_refusal = self.classifiers.on_refusal.clone();
-                LimitFuture::waiting(ready, request, turn, self.limit.clone(), finish, on_refusal)
+                LimitFuture::waiting(ready, request, turn, finish, on_refusal)
             }
         }
     }

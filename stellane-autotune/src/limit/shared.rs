@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Algorithm, Class, Hold, LimitMode, LimitState, LocalSignal, Outcome, Shed,
+    Algorithm, Class, Hold, LimitMode, LimitState, LocalSignal, Outcome, Refusals, Shed,
     fairness::Fairness,
     gate::Gate,
     keys::{Count, KeyCounts, Keys},
@@ -62,10 +62,18 @@ pub(crate) struct Shared {
     /// The threads, by number, that have somebody who looks after those who wait.
     #[cfg(feature = "tokio")]
     pub(super) keepers: AtomicU64,
+    pub(super) settings: Arc<Settings>,
+    pub(crate) local_signal: LocalSignal,
+}
+
+/// What does not change after the build. The limits of classes have those of their limit.
+#[derive(Debug)]
+pub(super) struct Settings {
     /// How long a request may wait while there is a limit, and whether it may while there is none.
     pub(super) max_wait: Duration,
     pub(super) can_wait: bool,
-    pub(crate) local_signal: LocalSignal,
+    pub(super) max_waiters: u32,
+    pub(super) refusals: Refusals,
 }
 
 /// A limit, for what outlives the call that made it. Who counts the references to this is one thread, as a rule: a count that
@@ -143,7 +151,7 @@ impl Shared {
         (min, max): (u32, u32),
         mode: LimitMode,
         classes: Box<[ClassState]>,
-        max_wait: Duration,
+        settings: Arc<Settings>,
         clock: Clock,
     ) -> Self {
         algorithm.set_range(min, max);
@@ -160,7 +168,7 @@ impl Shared {
             timed_one_of: AtomicU32::new(1),
             recorders: (0..=threads).map(|_| Recorder::new()).collect(),
             classes,
-            waiters: Mutex::new(Waiters::new(max_wait)),
+            waiters: Mutex::new(Waiters::new(settings.max_wait)),
             control: Mutex::new(WindowControl::new(algorithm, (min, max))),
             clock,
             generation: AtomicU32::new(0),
@@ -174,8 +182,7 @@ impl Shared {
             next_step: AtomicU64::new(if is_open { 0 } else { u64::MAX }),
             #[cfg(feature = "tokio")]
             keepers: AtomicU64::new(0),
-            max_wait,
-            can_wait: true,
+            settings,
             local_signal: LocalSignal::new(),
         }
     }
@@ -347,9 +354,17 @@ impl Shared {
     /// Gives a place back, to one who waits if there is one.
     #[inline]
     pub(super) fn release(&self, class: Class, keys: Keys) {
-        if self.leave(class, keys) {
+        if self.is_handed_on() {
+            self.note_departures(1, self.gate.load().0);
+        } else if self.leave(class, keys) {
             self.grant_waiters();
         }
+    }
+
+    /// Whether somebody waited and has the place that is given back. Without classes and keys there is nothing else to forget.
+    #[inline]
+    fn is_handed_on(&self) -> bool {
+        self.gate.has_waiters() && self.is_plain() && self.hand_on()
     }
 
     /// Forgets a request, but for its place.
@@ -376,6 +391,9 @@ impl Shared {
     /// The same of a request that was answered before, and noted then what was in flight.
     #[inline]
     pub(super) fn release_answered(&self, class: Class, keys: Keys) {
+        if self.is_handed_on() {
+            return;
+        }
         self.forget(class, keys);
         if !self.gate.keep(thread_number::current()) && self.gate.leave().0 {
             self.grant_waiters();

@@ -10,7 +10,7 @@ use super::{
     Class, Permit,
     keys::Keys,
     shared::{Own, Shared},
-    waiters::{AT_A_TIME, GONE, GRANTED, REFUSED, WAITING, Waiter, Waiters},
+    waiters::{Ended, Waiter, Waiters},
 };
 
 /// Who has waited for so long while there is no limit is refused: seven steps let in a hundred times as many. With half
@@ -26,7 +26,15 @@ const SOONEST: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Queued {
     shared: Arc<Own>,
-    waiter: Arc<Waiter>,
+    standing: Standing,
+}
+
+#[derive(Debug)]
+enum Standing {
+    /// In a slot of the queue, which knows more.
+    Waits(usize),
+    Granted(Class, Keys),
+    Over,
 }
 
 impl Queued {
@@ -42,62 +50,69 @@ impl Queued {
         if waiters.len() >= shared.most_waiting(max_waiters) {
             return None;
         }
-        if waiters.len() == 0 {
+        let is_first = waiters.len() == 0;
+        if is_first {
             shared.gate.set_waiters(true);
         }
-        let waiter = waiters.push(class, keys, now, shared.gate.load().1);
-        // A place may have become free before this waiter could be seen.
-        shared.grant(waiters, now);
+        let slot = waiters.push(class, keys, now, shared.gate.load().1);
+        // A place may have become free before the first could be seen; it is the others' who wait for nothing else.
+        if is_first || !shared.is_plain() || waiters.are_late(now) {
+            shared.grant(waiters, now);
+        }
         Some(Self {
             shared: Arc::clone(shared),
-            waiter,
+            standing: Standing::Waits(slot),
         })
     }
 
-    /// Ready when the waiting is over, with whether a place was granted: see [`Self::into_permit`].
-    pub(crate) fn poll_granted(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        if let over @ Poll::Ready(_) = self.is_granted() {
-            return over;
-        }
-        match &mut *self.waiter.waker() {
-            Some(known) if known.will_wake(cx.waker()) => {}
-            other => *other = Some(cx.waker().clone()),
-        }
-        // Who ends it sees that waker, or has ended it before.
-        self.is_granted()
-    }
-
-    fn is_granted(&self) -> Poll<bool> {
-        match self.waiter.state() {
-            WAITING => Poll::Pending,
-            state => Poll::Ready(state == GRANTED),
+    /// Of one that need not wait.
+    pub(super) fn granted(shared: &Arc<Own>, class: Class, keys: Keys) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            standing: Standing::Granted(class, keys),
         }
     }
 
-    /// Turns the granted place into a permit.
-    pub(crate) fn into_permit(self) -> Permit {
-        self.waiter.go();
-        Permit::new(
-            Arc::clone(&self.shared),
-            self.waiter.class,
-            self.waiter.keys,
-        )
+    /// The limit whose places it waits for.
+    pub(super) fn limit(&self) -> &Arc<Own> {
+        &self.shared
+    }
+
+    /// Ready when the waiting is over, with whether a place was granted: see [`Self::take_permit`].
+    pub(crate) fn poll_granted(&mut self, cx: &Context<'_>) -> Poll<bool> {
+        let Standing::Waits(slot) = self.standing else {
+            return Poll::Ready(matches!(self.standing, Standing::Granted(..)));
+        };
+        let mut waiters = self.shared.lock_waiters();
+        let (polled, known) = waiters.poll(slot, cx);
+        if let Poll::Ready(granted) = polled {
+            let waiter = waiters.leave(slot);
+            self.standing = match granted {
+                true => Standing::Granted(waiter.class, waiter.keys),
+                false => Standing::Over,
+            };
+        }
+        drop(waiters);
+        drop(known);
+        polled
+    }
+
+    /// The permit, once, if a place was granted.
+    pub(crate) fn take_permit(&mut self) -> Option<Permit> {
+        let Standing::Granted(class, keys) = self.standing else {
+            return None;
+        };
+        self.standing = Standing::Over;
+        Some(Permit::new(Arc::clone(&self.shared), class, keys))
     }
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        if self.waiter.leave_waiting(GONE) {
-            // The queue may hold many that left: forget them here, so that it stays bounded.
-            let now = self.shared.clock.nanos();
-            let mut waiters = self.shared.lock_waiters();
-            waiters.remove(&self.waiter);
-            if !self.shared.is_open() {
-                waiters.note_unserved(&self.waiter, now);
-            }
-            self.shared.note_empty(&mut waiters, now);
-        } else if self.waiter.state() == GRANTED {
-            self.shared.release(self.waiter.class, self.waiter.keys);
+        match self.standing {
+            Standing::Waits(slot) => self.shared.leave_queue(slot),
+            Standing::Granted(class, keys) => self.shared.release(class, keys),
+            Standing::Over => {}
         }
     }
 }
@@ -126,9 +141,9 @@ impl Shared {
     pub(crate) fn may_wait(&self) -> Option<Duration> {
         // There is no next step of a limit that is as high as it may be.
         if self.is_open() && self.load().1 < self.max() {
-            return self.can_wait.then_some(OPEN_WAIT);
+            return self.settings.can_wait.then_some(OPEN_WAIT);
         }
-        Some(self.max_wait).filter(|wait| !wait.is_zero())
+        Some(self.settings.max_wait).filter(|wait| !wait.is_zero())
     }
 
     /// How long until the limit may rise by nothing but the time, for those who wait: whoever does then calls
@@ -161,9 +176,9 @@ impl Shared {
 
     /// Whether whoever comes now may not wait, or is refused in the end, most likely; that alone is no reason for who has
     /// come `again`.
-    pub(super) fn is_in_vain(&self, max_waiters: u32, again: bool) -> bool {
+    pub(super) fn is_in_vain(&self, again: bool) -> bool {
         let (now, limit) = (self.clock.nanos(), self.gate.load().1);
-        let most = self.most_waiting(max_waiters);
+        let most = self.most_waiting(self.settings.max_waiters);
         let mut waiters = self.lock_waiters();
         waiters.len() >= most || !again && waiters.is_hopeless(now, limit)
     }
@@ -173,10 +188,45 @@ impl Shared {
         self.lock_waiters().len() as u32
     }
 
-    pub(super) fn note_empty(&self, waiters: &mut Waiters, now: u64) {
-        if waiters.note_empty(now) {
+    /// One leaves who has not been told how its waiting ended.
+    #[cold]
+    fn leave_queue(&self, slot: usize) {
+        let now = self.clock.nanos();
+        let mut waiters = self.lock_waiters();
+        let waiter = waiters.leave(slot);
+        if waiter.granted.is_none() {
+            if !self.is_open() {
+                waiters.note_unserved(waiter.since, now);
+            }
+            self.note_empty(&mut waiters, now);
+        }
+        drop(waiters);
+        if waiter.granted == Some(true) {
+            self.release(waiter.class, waiter.keys);
+        }
+    }
+
+    /// Whether the next in line gets in if anybody does; else a guaranteed share or another key can let somebody in behind
+    /// one who must wait.
+    fn is_in_order(&self) -> bool {
+        !self.has_classes() && !self.keys.is_used()
+    }
+
+    /// Whether that is so, and only a place that is given back or another limit lets anybody in: nothing is lent that turns
+    /// out to be free, and nobody may go beyond the limit.
+    pub(super) fn is_plain(&self) -> bool {
+        let is_lent = || self.lending.handed() > 0;
+        let may_go_beyond = || self.fairness.may_go_beyond(self.lending.debt());
+        self.is_in_order() && !is_lent() && !may_go_beyond()
+    }
+
+    /// Whether nobody waits any more.
+    pub(super) fn note_empty(&self, waiters: &mut Waiters, now: u64) -> bool {
+        let is_empty = waiters.note_empty(now);
+        if is_empty {
             self.gate.set_waiters(false);
         }
+        is_empty
     }
 
     /// Hands free places to those who wait.
@@ -189,34 +239,55 @@ impl Shared {
         self.grant(self.lock_waiters(), now);
     }
 
+    /// Hands a place that is given back to the next in line: it stays taken, and nobody else can have it in between. False if
+    /// there is more to decide, or nobody waits any more.
+    #[cold]
+    pub(super) fn hand_on(&self) -> bool {
+        let now = self.clock.nanos();
+        let (in_flight, limit) = self.gate.load();
+        if in_flight != limit {
+            return false;
+        }
+        let mut waiters = self.lock_waiters();
+        if !self.is_open() && waiters.are_late(now) {
+            return false;
+        }
+        let Some(next) = waiters.grant(now, 1, |_| true) else {
+            return false;
+        };
+        self.note_empty(&mut waiters, now);
+        drop(waiters);
+        next.wake();
+        true
+    }
+
     fn grant<'a>(&'a self, mut waiters: MutexGuard<'a, Waiters>, now: u64) {
-        // Behind a head that must wait, only a guaranteed share or another key can let somebody in.
-        let is_in_order = !self.has_classes() && !self.keys.is_used();
+        let is_in_order = self.is_in_order();
+        let is_full = || !self.has_classes() && self.is_surely_full(now);
         while waiters.len() > 0 {
-            let late = match self.is_open() {
-                true => Vec::new(),
-                false => waiters.take_late(now),
+            if !self.is_open() && waiters.are_late(now) {
+                let late = waiters.refuse_late(now);
+                self.note_empty(&mut waiters, now);
+                drop(waiters);
+                late.into_iter().for_each(Ended::wake);
+                waiters = self.lock_waiters();
+                continue;
+            }
+            // To ask one costs less than to look first whether it is in vain.
+            let candidates = match is_in_order {
+                true => 1,
+                false if is_full() => return,
+                false => waiters.len(),
+            };
+            let admit = |w: &Waiter| self.try_enter(w.class, w.keys, true);
+            let Some(admitted) = waiters.grant(now, candidates, admit) else {
+                return;
             };
             // Who gives a place back from here on sees that somebody waits.
-            let is_full = || !self.has_classes() && self.is_surely_full(now);
-            let candidates = if is_in_order { 1 } else { waiters.len() };
-            let admitted = if is_full() {
-                None
-            } else {
-                waiters.take(now, candidates, |w| self.try_enter(w.class, w.keys, true))
-            };
-            let no_more = admitted.is_none() || is_full();
-            let is_over = no_more && late.len() < AT_A_TIME;
-            self.note_empty(&mut waiters, now);
+            let is_over = self.note_empty(&mut waiters, now) || is_full();
             drop(waiters);
-            for waiter in late {
-                waiter.end(REFUSED);
-            }
-            if let Some(waiter) = admitted
-                && !waiter.end(GRANTED)
-            {
-                self.leave(waiter.class, waiter.keys);
-            } else if is_over {
+            admitted.wake();
+            if is_over {
                 return;
             }
             waiters = self.lock_waiters();

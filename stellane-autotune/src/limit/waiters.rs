@@ -1,31 +1,27 @@
 //! Those who wait for a place, in what order, and who of them is refused.
 
 use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
-    task::Waker,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use super::{Class, keys::Keys};
+use super::{Class, keys::Keys, lines::Lines};
 use crate::clock::saturating_nanos;
 
-/// One request that waits for a place. Who wins the change away from `WAITING` decides: the
-/// granter hands the place over, the waiter goes away without one.
-#[derive(Debug)]
+/// One request that waits for a place, or that has been told how its waiting ended.
+#[derive(Debug, Default)]
 pub(super) struct Waiter {
-    state: AtomicU8,
     pub(super) class: Class,
     pub(super) keys: Keys,
     /// Since when, in nanoseconds.
-    since: u64,
+    pub(super) since: u64,
     /// How many came before.
     #[cfg(feature = "tokio")]
     number: u64,
-    waker: Mutex<Option<Waker>>,
+    /// Whether a place was granted, once that is decided.
+    pub(super) granted: Option<bool>,
+    /// To be dropped or woken without the lock: who is behind it may be in this queue too.
+    waker: Option<Waker>,
 }
 
 /// Those who wait, oldest first.
@@ -37,14 +33,12 @@ pub(super) struct Waiter {
 /// Those are refused together, when the oldest has waited twice as long: a client that asks again at once would otherwise
 /// be back at once, and its refusals take all the CPU there is.
 ///
-/// While the queue is pressed, few wait [with hope](Self::hopeful): the next ones come long before the others have their
+/// While the queue is pressed, few wait [with hope](HOPEFUL): the next ones come long before the others have their
 /// turn. Who may refuse [early](super::AdaptiveLimitLayer::refuse) need not have them wait in vain: to refuse on arrival
 /// costs two thirds of what it costs later.
 #[derive(Debug)]
 pub(super) struct Waiters {
-    hopeful: VecDeque<Arc<Waiter>>,
-    /// Who came to a pressed queue that was long enough: served when nobody else waits.
-    others: VecDeque<Arc<Waiter>>,
+    lines: Lines<Waiter>,
     /// What a long wait is, in nanoseconds.
     long: u64,
     /// Until when the queue is pressed, in nanoseconds.
@@ -58,6 +52,10 @@ pub(super) struct Waiters {
     came: u64,
 }
 
+/// The line of those who wait with hope.
+const HOPEFUL: usize = 0;
+/// Who came to a pressed queue that was long enough: served when nobody else waits.
+const OTHERS: usize = 1;
 /// A long wait, as a part of `max_wait`.
 const LONG: u32 = 20;
 /// While the queue is pressed so many wait with hope, or as many as there are places if that is more: enough that a free
@@ -69,8 +67,7 @@ pub(super) const AT_A_TIME: usize = 64;
 impl Waiters {
     pub(super) fn new(max_wait: Duration) -> Self {
         Self {
-            hopeful: VecDeque::new(),
-            others: VecDeque::new(),
+            lines: Lines::new(),
             long: saturating_nanos(max_wait / LONG),
             pressed_until: 0,
             emptied: 0,
@@ -95,56 +92,64 @@ impl Waiters {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.hopeful.len() + self.others.len()
+        self.lines.len(HOPEFUL) + self.lines.len(OTHERS)
     }
 
     /// Whether whoever comes now waits in vain, most likely. That keeps a pressed queue so, unless it has rested of late:
     /// bursts don't.
     pub(super) fn is_hopeless(&mut self, now: u64, limit: u32) -> bool {
         let hopeless =
-            self.is_pressed(now) && self.hopeful.len() >= LEAST_HOPEFUL.max(limit as usize);
+            self.is_pressed(now) && self.lines.len(HOPEFUL) >= LEAST_HOPEFUL.max(limit as usize);
         if hopeless && now.saturating_sub(self.rested) >= self.pause() {
             self.press(now);
         }
         hopeless
     }
 
-    pub(super) fn push(&mut self, class: Class, keys: Keys, now: u64, limit: u32) -> Arc<Waiter> {
-        let waiter = Arc::new(Waiter {
-            state: AtomicU8::new(WAITING),
+    /// The slot of one who comes, until that is [left](Self::leave).
+    pub(super) fn push(&mut self, class: Class, keys: Keys, now: u64, limit: u32) -> usize {
+        if self.len() == 0 && now.saturating_sub(self.emptied) >= self.long {
+            self.rested = now;
+        }
+        let line = match self.is_hopeless(now, limit) {
+            true => OTHERS,
+            false => HOPEFUL,
+        };
+        let waiter = Waiter {
             class,
             keys,
             since: now,
             #[cfg(feature = "tokio")]
             number: self.came,
-            waker: Mutex::new(None),
-        });
+            granted: None,
+            waker: None,
+        };
         #[cfg(feature = "tokio")]
         {
             self.came += 1;
         }
-        if self.len() == 0 && now.saturating_sub(self.emptied) >= self.long {
-            self.rested = now;
+        self.lines.push(line, waiter)
+    }
+
+    /// Whether a place was granted, once that is decided. The waker that was known before is handed out.
+    pub(super) fn poll(&mut self, slot: usize, cx: &Context<'_>) -> (Poll<bool>, Option<Waker>) {
+        let waiter = &mut self.lines[slot];
+        match (waiter.granted, &waiter.waker) {
+            (Some(granted), _) => (Poll::Ready(granted), None),
+            (None, Some(known)) if known.will_wake(cx.waker()) => (Poll::Pending, None),
+            (None, _) => (Poll::Pending, waiter.waker.replace(cx.waker().clone())),
         }
-        let line = match self.is_hopeless(now, limit) {
-            true => &mut self.others,
-            false => &mut self.hopeful,
-        };
-        line.push_back(Arc::clone(&waiter));
-        waiter
+    }
+
+    /// Forgets one, whether it still waits or not.
+    pub(super) fn leave(&mut self, slot: usize) -> Waiter {
+        self.lines.free(slot)
     }
 
     /// How many have come so far.
     #[cfg(feature = "tokio")]
     pub(super) fn came(&self) -> u64 {
         self.came
-    }
-
-    /// Forgets one that left.
-    pub(super) fn remove(&mut self, waiter: &Arc<Waiter>) {
-        let is_other = |other: &Arc<Waiter>| !Arc::ptr_eq(other, waiter);
-        self.hopeful.retain(is_other);
-        self.others.retain(is_other);
     }
 
     /// Whether nobody waits any more, from now on.
@@ -156,113 +161,110 @@ impl Waiters {
         is_empty
     }
 
-    /// Somebody left without a place.
-    pub(super) fn note_unserved(&mut self, waiter: &Waiter, now: u64) {
-        if now.saturating_sub(waiter.since) >= self.long {
-            self.pressed_until = now.saturating_add(self.pause());
+    /// Somebody who had waited since then left without a place.
+    pub(super) fn note_unserved(&mut self, since: u64, now: u64) {
+        if now.saturating_sub(since) >= self.long {
+            self.press(now);
         }
     }
 
-    /// Takes some who came before so many had come.
+    /// Refuses some who came before so many had come.
     #[cfg(feature = "tokio")]
-    pub(super) fn take_first(&mut self, came: u64) -> Vec<Arc<Waiter>> {
-        self.take_while(|waiter| waiter.number < came)
+    pub(super) fn refuse_first(&mut self, came: u64) -> Vec<Ended> {
+        self.refuse_while(|waiter| waiter.number < came)
     }
 
-    /// Takes from the front of both lines, no more than [`AT_A_TIME`].
-    fn take_while(&mut self, is_due: impl Fn(&Waiter) -> bool) -> Vec<Arc<Waiter>> {
-        let mut due = Vec::new();
-        while due.len() < AT_A_TIME {
-            let line = [&mut self.others, &mut self.hopeful]
-                .into_iter()
-                .find(|line| line.front().is_some_and(|waiter| is_due(waiter)));
-            let Some(waiter) = line.and_then(VecDeque::pop_front) else {
-                break;
-            };
-            due.push(waiter);
+    /// Refuses from the front of both lines, no more than [`AT_A_TIME`].
+    fn refuse_while(&mut self, is_due: impl Fn(&Waiter) -> bool) -> Vec<Ended> {
+        let mut refused = Vec::new();
+        for line in [OTHERS, HOPEFUL] {
+            while let Some(slot) = self.lines.end(line, false)
+                && refused.len() < AT_A_TIME
+                && is_due(&self.lines[slot])
+            {
+                refused.push(self.end(slot, false));
+            }
         }
-        due
+        refused
+    }
+
+    /// Ends the waiting of one.
+    fn end(&mut self, slot: usize, granted: bool) -> Ended {
+        let waiter = self.lines.take(slot);
+        waiter.granted = Some(granted);
+        Ended {
+            #[cfg(feature = "tokio")]
+            since: waiter.since,
+            waker: waiter.waker.take(),
+        }
     }
 
     /// The wakers of all.
     #[cfg(feature = "tokio")]
-    pub(super) fn take_wakers(&self) -> Vec<Waker> {
-        let all = self.hopeful.iter().chain(&self.others);
-        all.filter_map(|waiter| waiter.waker().take()).collect()
+    pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
+        let lines = &mut self.lines;
+        let all: Vec<_> = lines.slots(HOPEFUL).chain(lines.slots(OTHERS)).collect();
+        let waker = |slot: usize| lines[slot].waker.take();
+        all.into_iter().filter_map(waker).collect()
     }
 
-    /// Takes some who have waited too long for a queue that is pressed.
-    pub(super) fn take_late(&mut self, now: u64) -> Vec<Arc<Waiter>> {
-        let mut late = Vec::new();
-        let long = self.long;
-        let waited = |waiter: &Waiter| now.saturating_sub(waiter.since);
-        let [hopeful, others] = [&mut self.hopeful, &mut self.others];
-        let mut first = hopeful.front().into_iter().chain(others.front());
-        let is_due = first.any(|w| waited(w) >= 2 * long);
+    /// Whether the oldest have waited too long for a queue that is pressed.
+    pub(super) fn are_late(&self, now: u64) -> bool {
+        let is_late = |line| {
+            let first = self.lines.end(line, false);
+            first.is_some_and(|slot| now.saturating_sub(self.lines[slot].since) >= 2 * self.long)
+        };
         // Nobody may wait at all, or not for so long.
-        if is_due && (long == 0 || self.is_pressed(now)) {
-            late = self.take_while(|waiter| waited(waiter) >= long);
-            self.press(now);
-        }
+        (is_late(HOPEFUL) || is_late(OTHERS)) && (self.long == 0 || self.is_pressed(now))
+    }
+
+    /// Refuses some of those who have waited for long, as some [are late](Self::are_late).
+    #[cold]
+    pub(super) fn refuse_late(&mut self, now: u64) -> Vec<Ended> {
+        let long = self.long;
+        let late = self.refuse_while(|waiter| now.saturating_sub(waiter.since) >= long);
+        self.press(now);
         late
     }
 
-    /// Takes the first in line whom `admit` lets in, of so many `candidates`.
-    pub(super) fn take(
+    /// Grants a place to the first in line whom `admit` lets in, of so many `candidates`.
+    pub(super) fn grant(
         &mut self,
         now: u64,
         candidates: usize,
         admit: impl Fn(&Waiter) -> bool,
-    ) -> Option<Arc<Waiter>> {
-        let pressed = self.is_pressed(now);
+    ) -> Option<Ended> {
+        let newest_first = self.is_pressed(now);
         let mut left = candidates;
-        for queue in [&mut self.hopeful, &mut self.others] {
-            let mut line = queue.iter().enumerate();
-            let admitted = if pressed {
-                line.rev().take(left).find(|(_, w)| admit(w))
-            } else {
-                line.by_ref().take(left).find(|(_, w)| admit(w))
-            };
-            if let Some((index, _)) = admitted {
-                return queue.remove(index);
+        for line in [HOPEFUL, OTHERS] {
+            let mut next = self.lines.end(line, newest_first);
+            while let Some(slot) = next
+                && left > 0
+            {
+                if admit(&self.lines[slot]) {
+                    return Some(self.end(slot, true));
+                }
+                left -= 1;
+                next = self.lines.beside(slot, newest_first);
             }
-            left = left.saturating_sub(queue.len());
         }
         None
     }
 }
 
-pub(super) const WAITING: u8 = 0;
-pub(super) const GRANTED: u8 = 1;
-pub(super) const REFUSED: u8 = 2;
-pub(super) const GONE: u8 = 3;
+/// One whose waiting is over, and who is to be told, without the lock.
+#[derive(Debug)]
+#[must_use = "it sleeps on"]
+pub(super) struct Ended {
+    #[cfg(feature = "tokio")]
+    pub(super) since: u64,
+    waker: Option<Waker>,
+}
 
-impl Waiter {
-    pub(super) fn state(&self) -> u8 {
-        self.state.load(Ordering::Acquire)
-    }
-
-    /// It has become a permit.
-    pub(super) fn go(&self) {
-        self.state.store(GONE, Ordering::Release);
-    }
-
-    pub(super) fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn leave_waiting(&self, to: u8) -> bool {
-        self.state
-            .compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
-
-    /// Ends the waiting; whether it was not over before.
-    pub(super) fn end(&self, how: u8) -> bool {
-        let ended = self.leave_waiting(how);
-        if ended && let Some(waker) = self.waker().take() {
+impl Ended {
+    pub(super) fn wake(self) {
+        if let Some(waker) = self.waker {
             waker.wake();
         }
-        ended
     }
 }

@@ -1,7 +1,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Wake, Waker},
 };
 
 use crate::{AdaptiveLimit, Class, Permit, limit::wait::Queued};
@@ -57,17 +57,14 @@ fn lock(woken: &Woken) -> MutexGuard<'_, VecDeque<usize>> {
 impl Waiting {
     /// The slot of one who begins to wait.
     pub(super) fn join(&mut self, limit: &AdaptiveLimit, asking: Asking) -> Option<usize> {
-        let queued = Queued::join(limit.own(), Class::DEFAULT, Default::default(), 0)?;
+        let mut queued = Queued::join(limit.own(), Class::DEFAULT, Default::default(), 0)?;
         let slot = self.free.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {
             self.slots.push(None);
         }
         let woken = Arc::clone(&self.woken);
         let waker = Waker::from(Arc::new(Bell { slot, woken }));
-        if queued
-            .poll_granted(&mut Context::from_waker(&waker))
-            .is_ready()
-        {
+        if queued.poll_granted(&Context::from_waker(&waker)).is_ready() {
             lock(&self.woken).push_back(slot);
         }
         self.slots[slot] = Some((queued, asking));
@@ -78,13 +75,12 @@ impl Waiting {
     pub(super) fn next(&mut self) -> Option<(Asking, Option<Permit>)> {
         loop {
             let slot = lock(&self.woken).pop_front()?;
-            let Some((queued, asking)) = self.slots.get_mut(slot).and_then(Option::take) else {
+            let Some((mut queued, asking)) = self.slots.get_mut(slot).and_then(Option::take) else {
                 continue;
             };
             self.free.push(slot);
-            let granted = queued.poll_granted(&mut Context::from_waker(Waker::noop()));
-            let permit = (granted == Poll::Ready(true)).then(|| queued.into_permit());
-            return Some((asking, permit));
+            let _ = queued.poll_granted(&Context::from_waker(Waker::noop()));
+            return Some((asking, queued.take_permit()));
         }
     }
 
