@@ -145,13 +145,13 @@ async fn whose_head_is_whole_when_its_time_is_found_to_be_over_is_served() {
         (
             &b"GET / HTTP/1.1\r\nhos"[..],
             &b"t: x\r\n\r\n"[..],
-            "got 0.",
+            &b"got 0."[..],
         ),
         #[cfg(feature = "http2")]
         (
             b"PRI * HTTP/2.0\r\n\r\n",
             b"SM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
-            "\x04\x01\0\0\0\0",
+            b"\x04\x01\0\0\0\0",
         ),
     ] {
         let mut config = ConnectionConfig::default();
@@ -163,7 +163,10 @@ async fn whose_head_is_whole_when_its_time_is_found_to_be_over_is_served() {
         let sent = Pieces([(now, head), (now + over, rest)].into(), server);
         let service = tower::service_fn(handle);
         let serving = tokio::spawn(manager.serve_connection(sent, None, service));
-        read_until(&mut client, answer).await;
+        let mut got = Vec::new();
+        while !got.windows(answer.len()).any(|part| part == answer) {
+            assert!(client.read_buf(&mut got).await.expect("reads") > 0);
+        }
         pause(1).await;
         assert!(!serving.is_finished(), "{:?}", serving.await);
     }
