@@ -215,7 +215,7 @@ impl<S: HttpService> ActiveHttp1<S> {
             }
             // The rest of it has come.
             Command::Close(CloseReason::HeadTimeout) if record.state() != ConnectionState::Head => {
-                record.commands().forget();
+                connection.has_come(CloseReason::HeadTimeout);
                 Step::Wait
             }
             // The client has made room in that moment.
