@@ -46,7 +46,7 @@
 //! | `fleet` | | the section `[fleet]`: what replicas tell balancers and the services that they call |
 //! | `redis` | | rates of `[rate_limit]` that replicas share by Redis or Valkey |
 //! | `otlp` | | [`otlp`]: metrics and spans for a collector of OpenTelemetry |
-//! | `profiling` | | profiles of CPU, heap and blocking on the admin address |
+//! | `profiling` | | profiles of CPU, heap and blocking: a service, and on the admin address of the preset |
 //! | `cancel-points` | | [`cancel_points`]: a test that drops a future of any program at each await |
 //! | `connection`, `engine`, `layers`, … | within `preset` | each component alone, by `default-features = false` |
 //!

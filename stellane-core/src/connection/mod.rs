@@ -83,6 +83,8 @@
 //!   95 % of its limit, open files from 80 to 95 %, and, up to a half, stalls for memory. The greatest counts.
 //! - With each tenth of the pressure a timeout is divided by the same number, so that the level at which as many go as
 //!   have to is found within moments, and no more go than that.
+//! - While the process does not run, for more than a second, no time of a client passes: its bytes lie in the socket. That is so
+//!   when it is stopped, its machine pauses or has no CPU for it, or handlers hold all threads.
 //! - Who reads slower than the socket's buffer lets see (it holds megabytes) is looked at again before it goes: on Linux
 //!   the system says how much of it the client has acknowledged.
 //! - What ends because nothing was taken ends by a reset, over TLS without its goodbye: a client must not take half of

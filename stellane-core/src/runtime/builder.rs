@@ -632,9 +632,11 @@ impl Settings {
             own_limits = own_limits.by(closure, &components.faults);
         }
         let dev = &self.config.dev;
-        #[cfg(not(feature = "profiling"))]
+        #[cfg(not(all(feature = "admin", feature = "profiling")))]
         if dev.profile_cpu || dev.profile_mem || dev.profile_block {
-            tracing::warn!("no profiles: build with the feature `profiling` of `stellane-core`");
+            tracing::warn!(
+                "no profiles: build with the features `admin` and `profiling` of `stellane-core`"
+            );
         }
         #[cfg(feature = "profiling")]
         if dev.profile_mem && self.heap.is_none() {
@@ -680,7 +682,7 @@ impl Settings {
             tls: self.tls,
             #[cfg(feature = "http-layers")]
             http,
-            #[cfg(feature = "profiling")]
+            #[cfg(all(feature = "admin", feature = "profiling"))]
             heap: self.heap,
         })
     }

@@ -94,7 +94,7 @@ pub(super) struct RuntimeParts {
     pub(super) tls: Option<TlsAcceptor>,
     #[cfg(feature = "http-layers")]
     pub(super) http: super::HttpLayers,
-    #[cfg(feature = "profiling")]
+    #[cfg(all(feature = "admin", feature = "profiling"))]
     pub(super) heap: Option<HeapSource>,
 }
 

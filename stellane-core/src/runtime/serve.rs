@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "reload")]
 use super::follow::follow;
-#[cfg(feature = "profiling")]
+#[cfg(all(feature = "admin", feature = "profiling"))]
 use super::runtime::HeapSource;
 #[cfg(unix)]
 use super::signals::Ending;
@@ -26,12 +26,14 @@ use super::{
 };
 #[cfg(feature = "reload")]
 use crate::config::ConfigWatcher;
+#[cfg(feature = "profiling")]
+use crate::profiling::HeldStacks;
 #[cfg(feature = "admin")]
 use crate::strict_http1::{Http1Rules, StrictHttp1Layer};
-#[cfg(feature = "profiling")]
+#[cfg(all(feature = "admin", feature = "profiling"))]
 use crate::{
     config::DevConfig,
-    profiling::{HeldStacks, ProfileLayer, ProfileService},
+    profiling::{ProfileLayer, ProfileService},
 };
 use crate::{
     connection::{ConnectionStats, Early, Listener},
@@ -241,7 +243,7 @@ impl Bound {
                 ending: watched,
             #[cfg(any(feature = "admin", feature = "reload"))]
             log,
-            #[cfg(feature = "profiling")]
+            #[cfg(all(feature = "admin", feature = "profiling"))]
             heap,
             ..
         } = self.parts;
@@ -498,7 +500,7 @@ fn places<'a>(
 }
 
 /// The kinds of profile that the configuration asks for.
-#[cfg(feature = "profiling")]
+#[cfg(all(feature = "admin", feature = "profiling"))]
 fn profiles(
     config: &DevConfig,
     heap: Option<HeapSource>,

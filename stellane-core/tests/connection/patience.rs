@@ -1,6 +1,14 @@
 //! How long slow clients may take: minutes while there is room, and the less the fewer places are left.
 
-use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use crate::served::served;
 use crate::until::until;
@@ -9,9 +17,10 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use stellane_core::connection::{CloseReason, ConnectionConfig, ConnectionManager, Incoming};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     net::TcpStream,
     task::JoinHandle,
+    time::Instant,
 };
 
 static BIG: [u8; 16 << 20] = [b'b'; 16 << 20];
@@ -52,7 +61,7 @@ async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String 
             other => panic!("{other:?} after {}", String::from_utf8_lossy(&got)),
         }
     }
-    String::from_utf8(got).expect("text")
+    String::from_utf8_lossy(&got).into_owned()
 }
 
 async fn pause(seconds: u64) {
@@ -88,6 +97,97 @@ async fn who_pauses_while_there_is_room_is_served() {
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).await.expect("reads");
     assert!(video.len() + rest.len() > BIG.len());
+}
+
+/// What a client sends, of which the server hears when it looks: each piece from a time on.
+struct Pieces(VecDeque<(Instant, &'static [u8])>, DuplexStream);
+
+impl AsyncRead for Pieces {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.0.front() {
+            Some((at, piece)) if *at <= Instant::now() => {
+                buf.put_slice(piece);
+                self.0.pop_front();
+                Poll::Ready(Ok(()))
+            }
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Pieces {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.1).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.1).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.1).poll_shutdown(cx)
+    }
+}
+
+/// So it is after the process was stopped: the time is over, and what came meanwhile lies in the socket.
+#[tokio::test(start_paused = true)]
+async fn whose_head_is_whole_when_its_time_is_found_to_be_over_is_served() {
+    let over = Duration::from_secs(2);
+    for (head, rest, answer) in [
+        (
+            &b"GET / HTTP/1.1\r\nhos"[..],
+            &b"t: x\r\n\r\n"[..],
+            &b"got 0."[..],
+        ),
+        #[cfg(feature = "http2")]
+        (
+            b"PRI * HTTP/2.0\r\n\r\n",
+            b"SM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+            b"\x04\x01\0\0\0\0",
+        ),
+    ] {
+        let mut config = ConnectionConfig::default();
+        config.head_timeout = over;
+        let manager = ConnectionManager::builder().config(config).build();
+        let manager = manager.expect("valid");
+        let (mut client, server) = tokio::io::duplex(64 << 10);
+        let now = Instant::now();
+        let sent = Pieces([(now, head), (now + over, rest)].into(), server);
+        let service = tower::service_fn(handle);
+        let serving = tokio::spawn(manager.serve_connection(sent, None, service));
+        let mut got = Vec::new();
+        while !got.windows(answer.len()).any(|part| part == answer) {
+            assert!(client.read_buf(&mut got).await.expect("reads") > 0);
+        }
+        pause(1).await;
+        assert!(!serving.is_finished(), "{:?}", serving.await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_server_does_not_run_no_time_of_a_client_passes() {
+    let request = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    for (sent, rest) in [request.split_at(0), request.split_at(19)] {
+        let mut config = ConnectionConfig::default();
+        config.first_byte_timeout = Duration::from_secs(2);
+        config.head_timeout = Duration::from_secs(2);
+        let (_manager, mut client, _serving) = in_memory(config);
+        client.write_all(sent.as_bytes()).await.expect("writes");
+        pause(1).await;
+        // Its process was stopped, or its machine.
+        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        client.write_all(rest.as_bytes()).await.expect("writes");
+        read_until(&mut client, "got 0.").await;
+    }
 }
 
 /// It does not answer PINGs meanwhile either: its process has stopped, or its socket is full.
@@ -171,7 +271,7 @@ async fn who_says_that_memory_is_scarce_has_the_slow_go() {
 /// Asks for a long answer, takes none of it until the server has had enough, and then reads what there is.
 async fn ignore_an_answer(
     manager: &ConnectionManager,
-    mut stream: impl AsyncRead + tokio::io::AsyncWrite + Unpin,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
 ) -> io::Result<usize> {
     let get = b"GET /big HTTP/1.0\r\n\r\n";
     stream.write_all(get).await.expect("writes");

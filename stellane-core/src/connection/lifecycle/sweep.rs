@@ -7,7 +7,11 @@ use std::sync::Arc;
 use crate::connection::policy::stream_rates;
 use crate::connection::{
     config::ConnectionConfig,
-    policy::{deadlines::Deadlines, min_rates::MinRates, silence::Silence},
+    policy::{
+        deadlines::{Deadlines, Stop},
+        min_rates::MinRates,
+        silence::Silence,
+    },
     state::ConnectionState,
     table::{
         Table,
@@ -36,6 +40,7 @@ pub(crate) struct Sweep {
     /// When the one before it did.
     #[cfg(feature = "http2")]
     began_before: u64,
+    stop: Stop,
 }
 
 /// What came of a piece of the walk.
@@ -57,6 +62,7 @@ impl Sweep {
             began: 0,
             #[cfg(feature = "http2")]
             began_before: 0,
+            stop: Stop::default(),
         }
     }
 
@@ -75,6 +81,9 @@ impl Sweep {
                 self.began_before = self.began;
             }
         }
+        if let Some(stop) = Stop::between(self.began, now) {
+            self.stop = stop;
+        }
         self.began = now;
         true
     }
@@ -87,7 +96,7 @@ impl Sweep {
         now: u64,
     ) -> Option<Piece> {
         let from = self.next?;
-        let deadlines = deadlines();
+        let deadlines = deadlines().after(self.stop);
         // Connections look at their streams that wait when they are woken, which is not with each sweep.
         #[cfg(feature = "http2")]
         let wakes = {

@@ -40,6 +40,35 @@ pub(crate) struct Deadlines {
     drain_spread: u64,
     /// How long one that is to go may be without a request.
     drain_idle: u64,
+    stop: Stop,
+}
+
+/// When nobody swept, and so nobody ran, the last time that this was so for long: the process was stopped, or its machine, or a
+/// handler held its threads. It is no time that a client has let pass.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stop {
+    began: u64,
+    lasted: u64,
+}
+
+impl Stop {
+    /// Sweeps further apart than this, which is ten of them.
+    const LEAST: u64 = 1000;
+
+    /// Of two sweeps one after the other, if it is one.
+    pub(crate) fn between(before: u64, now: u64) -> Option<Self> {
+        let lasted = now.saturating_sub(before);
+        (lasted > Self::LEAST).then_some(Self {
+            began: before,
+            lasted,
+        })
+    }
+
+    /// What has passed since, without it.
+    fn leave_out(self, since: u64, now: u64) -> u64 {
+        let stopped = if since <= self.began { self.lasted } else { 0 };
+        now.saturating_sub(since).saturating_sub(stopped)
+    }
 }
 
 /// How much older a connection is than it may be; `max_age` is in milliseconds, and off if it is 0.
@@ -85,7 +114,13 @@ impl Deadlines {
             drain: drain.elapsed(now),
             drain_spread: drain.spread(),
             drain_idle: millis(config.drain_idle),
+            stop: Stop::default(),
         }
+    }
+
+    /// The same after a stop.
+    pub(crate) fn after(self, stop: Stop) -> Self {
+        Self { stop, ..self }
     }
 
     #[cfg(feature = "http2")]
@@ -108,7 +143,7 @@ impl Deadlines {
             close_after_response: false,
         };
         let stalled = record.answers().write_stalled();
-        if stalled != 0 && now.saturating_sub(stalled) >= self.patience.write {
+        if stalled != 0 && self.stop.leave_out(stalled, now) >= self.patience.write {
             return only(Command::Close(SlowRead));
         }
         let state = record.state();
@@ -130,8 +165,7 @@ impl Deadlines {
             Idle | Parked if record.flags().closes_after_response() => Some(Reclaimed),
             _ => None,
         };
-        let waited = now.saturating_sub(record.since());
-        let command = match (goes, self.judge_wait(record, state, waited)) {
+        let command = match (goes, self.judge_wait(record, state, now)) {
             (None, command) => command,
             (_, Command::Close(reason)) if !reason.yields_to_a_request() => Command::Close(reason),
             (Some(reason), _) if silence.lasts(record, state, now) >= self.drain_idle => {
@@ -148,11 +182,18 @@ impl Deadlines {
     }
 
     /// What follows from the time since the state began.
-    fn judge_wait(&self, record: &Record, state: ConnectionState, waited: u64) -> Command {
+    fn judge_wait(&self, record: &Record, state: ConnectionState, now: u64) -> Command {
         use CloseReason::{
             Finished, FirstByteTimeout, HandshakeTimeout, HeadTimeout, IdleTimeout, SlowRead,
         };
         use ConnectionState::{Closing, HalfClosed, Handshake, Head, Idle, New, Parked, Queued};
+        // For what a client is to do next. Who is closed for being idle loses nothing.
+        let waited = match state {
+            New | Head | Handshake | Queued | HalfClosed => {
+                self.stop.leave_out(record.since(), now)
+            }
+            _ => now.saturating_sub(record.since()),
+        };
         let linger = match record.had_body() {
             true => LINGER_FOR_A_BODY,
             false => LINGER,
@@ -255,6 +296,42 @@ mod tests {
             let record = record(state, 5000);
             let got = command(&config, &record, 5000 + waited);
             assert_eq!(got, expected, "{state:?} for {waited} ms");
+        }
+    }
+
+    #[test]
+    fn the_time_in_which_nobody_ran_is_no_clients() {
+        use CloseReason::{FirstByteTimeout, HeadTimeout, IdleTimeout, SlowRead};
+        use Command::{Close, None};
+        use ConnectionState::{Active, HalfClosed, Head, Idle, New};
+        let mut config = minutes();
+        config.park = false;
+        config.write_timeout = Duration::from_secs(60);
+        assert!(Stop::between(0, 1000).is_none());
+        let stop = Stop::between(6000, 200_000).expect("it is one");
+        let later = 194_000;
+        for (state, waited, expected) in [
+            (New, later, None),
+            (New, later + 60_000, Close(FirstByteTimeout)),
+            (Head, later + 59_990, None),
+            (Head, later + 60_000, Close(HeadTimeout)),
+            (HalfClosed, later, None),
+            (HalfClosed, later + 5000, Close(CloseReason::HalfClosed)),
+            (Idle, later, Close(IdleTimeout)),
+            (Active, later, None),
+            (Active, later + 60_000, Close(SlowRead)),
+        ] {
+            let (record, now) = (record(state, 5000), 5000 + waited);
+            if state == Active {
+                record.answers().stall_write(5000);
+            }
+            let (settings, patience) = (LiveSettings::new(&config), Patience::at(0.0, &config));
+            let drain = Drain::new();
+            let deadlines = Deadlines::of(&config, &settings, &drain, patience, u64::MAX, now);
+            let (mut rates, mut silence) = (MinRates::new(&config), Silence::default());
+            let judged = deadlines.after(stop);
+            let judged = judged.judge(&record, now, &mut rates, &mut silence);
+            assert_eq!(judged.command, expected, "{state:?} for {waited} ms");
         }
     }
 

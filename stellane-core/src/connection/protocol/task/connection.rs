@@ -11,7 +11,7 @@ use crate::connection::{
     protocol::{builders::HyperBuilders, service_source::ServiceSource},
     reason::CloseReason,
     state::ConnectionState,
-    table::{clock::millis, record::Record},
+    table::{clock::millis, command::Command, record::Record},
     transport::parked::ParkedPoller,
 };
 
@@ -101,6 +101,14 @@ impl<S> Connection<S> {
         self.spared_from = Some(reason);
         self.record.flags().close_after_response();
         self.record.commands().forget();
+    }
+
+    /// What it is to be closed for want of has come in that moment.
+    pub(crate) fn has_come(&self, wanted: CloseReason) {
+        let commands = self.record.commands();
+        if commands.asked() == Command::Close(wanted) {
+            commands.forget();
+        }
     }
 
     /// Whether the client has ended its side between two requests.

@@ -213,6 +213,11 @@ impl<S: HttpService> ActiveHttp1<S> {
                 record.commands().forget();
                 Step::Wait
             }
+            // The rest of it has come.
+            Command::Close(CloseReason::HeadTimeout) if record.state() != ConnectionState::Head => {
+                connection.has_come(CloseReason::HeadTimeout);
+                Step::Wait
+            }
             // The client has made room in that moment.
             Command::Close(CloseReason::SlowRead) if record.answers().write_stalled() == 0 => {
                 record.commands().forget();

@@ -207,6 +207,7 @@ impl<S: HttpService> Task<S> {
             #[cfg(feature = "tls")]
             Stage::Opening(opening) => match opening.as_mut().poll(cx) {
                 Poll::Ready(Ok(socket)) => {
+                    connection.has_come(CloseReason::HandshakeTimeout);
                     self.stage = Stage::Waiting(socket);
                     Step::Next(())
                 }
@@ -266,6 +267,7 @@ impl<S: HttpService> Task<S> {
     #[cfg(feature = "http2")]
     fn sniffed(&mut self) -> Step<()> {
         if let Stage::Sniffing(sniffing) = mem::replace(&mut self.stage, Stage::Ended) {
+            self.connection.has_come(CloseReason::HeadTimeout);
             let (socket, bytes) = sniffing.into_parts();
             self.activate(socket, bytes, true);
         }
