@@ -19,31 +19,19 @@ pub(super) fn is_valid(value: &[u8]) -> bool {
     if let Some(rest) = value.strip_prefix(b"[") {
         return is_ip_literal(rest);
     }
-    let mut at = named(value);
-    loop {
+    let mut at = 0;
+    while let Some(byte) = value.get(at) {
+        if NAME[usize::from(*byte)] {
+            at += 1;
+            continue;
+        }
         match &value[at..] {
-            [] => return at > 0,
             [b':', port @ ..] => return at > 0 && is_port(port),
-            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                at += 3 + named(rest);
-            }
+            [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => at += 3,
             _ => return false,
         }
     }
-}
-
-/// How many bytes stand for themselves at the beginning. Four at a time: every request is looked at.
-fn named(value: &[u8]) -> usize {
-    let is_named = |byte: u8| NAME[usize::from(byte)];
-    let (fours, _) = value.as_chunks::<4>();
-    let fours = fours
-        .iter()
-        .take_while(|four| four.map(is_named) == [true; 4]);
-    let at = 4 * fours.count();
-    at + value[at..]
-        .iter()
-        .take_while(|byte| is_named(**byte))
-        .count()
+    !value.is_empty()
 }
 
 fn is_ip_literal(rest: &[u8]) -> bool {
@@ -73,12 +61,9 @@ fn is_future(address: &str) -> bool {
 
 /// A port may be empty, says the grammar.
 fn is_port(port: &[u8]) -> bool {
-    if port.len() > 5 {
-        return false;
-    }
     let mut number = 0;
     for digit in port {
-        if !digit.is_ascii_digit() {
+        if port.len() > 5 || !digit.is_ascii_digit() {
             return false;
         }
         number = number * 10 + u32::from(digit - b'0');
