@@ -42,14 +42,13 @@ pub struct Incoming {
 enum Origin {
     #[default]
     Unknown,
-    /// From a connection that it shares with other requests, by its id.
+    /// From a connection that it shares with other requests.
     #[cfg_attr(
         not(all(feature = "http2", feature = "preset")),
         expect(dead_code, reason = "only the runtime asks, of HTTP/2")
     )]
     Stream {
-        connection: u64,
-        client: Option<NonZeroU64>,
+        of: Arc<Multiplexed>,
         /// Whether its client has to send it at a rate.
         paced: bool,
     },
@@ -57,6 +56,18 @@ enum Origin {
     Connection(Arc<UnreadBody>),
     /// The same, and somebody has asked for it.
     Asked(Arc<UnreadBody>),
+}
+
+/// A connection that has many requests at the same time.
+#[derive(Debug)]
+#[cfg_attr(
+    not(all(feature = "http2", feature = "preset")),
+    expect(dead_code, reason = "only the runtime asks, of HTTP/2")
+)]
+pub(super) struct Multiplexed {
+    /// Its id.
+    pub(super) connection: u64,
+    pub(super) client: Option<NonZeroU64>,
 }
 
 thread_local! {
@@ -96,12 +107,13 @@ pub(super) fn observe<T>(poll: impl FnOnce() -> T) -> (T, Received) {
     (polled, RECEIVED.replace(outer))
 }
 
+/// In boxes: a request is moved some ten times, and most have no body.
 #[derive(Debug, Default)]
 enum Kind {
     #[default]
     Empty,
-    Sent(hyper::body::Incoming),
-    Whole(Bytes),
+    Sent(Box<hyper::body::Incoming>),
+    Whole(Box<Bytes>),
 }
 
 impl Incoming {
@@ -109,29 +121,24 @@ impl Incoming {
     #[cfg(feature = "http2")]
     pub(super) fn of_stream(
         body: hyper::body::Incoming,
-        connection: u64,
-        client: Option<NonZeroU64>,
+        of: Arc<Multiplexed>,
         paced: bool,
     ) -> Self {
         // Asked once: hyper takes a lock that all streams of the connection share, each time.
         let body = match body.is_end_stream() {
             true => Kind::Empty,
-            false => Kind::Sent(body),
+            false => Kind::Sent(Box::new(body)),
         };
         Self {
             body,
-            origin: Origin::Stream {
-                connection,
-                client,
-                paced,
-            },
+            origin: Origin::Stream { of, paced },
         }
     }
 
     /// Of a connection that has it alone. What nobody reads of it goes back there.
     pub(super) fn of_connection(body: hyper::body::Incoming, unread: Arc<UnreadBody>) -> Self {
         Self {
-            body: Kind::Sent(body),
+            body: Kind::Sent(Box::new(body)),
             origin: Origin::Connection(unread),
         }
     }
@@ -139,8 +146,8 @@ impl Incoming {
     /// The id of the connection, if that has other requests at the same time.
     #[cfg(feature = "preset")]
     pub(crate) fn shared_connection(&self) -> Option<u64> {
-        match self.origin {
-            Origin::Stream { connection, .. } => Some(connection),
+        match &self.origin {
+            Origin::Stream { of, .. } => Some(of.connection),
             _ => None,
         }
     }
@@ -149,7 +156,7 @@ impl Incoming {
     #[cfg(feature = "preset")]
     pub(crate) fn client(&self) -> Option<NonZeroU64> {
         match &self.origin {
-            Origin::Stream { client, .. } => *client,
+            Origin::Stream { of, .. } => of.client,
             Origin::Connection(unread) | Origin::Asked(unread) => unread.client,
             Origin::Unknown => None,
         }
@@ -159,8 +166,8 @@ impl Incoming {
     fn leave(&mut self) {
         if let Kind::Sent(body) = mem::take(&mut self.body) {
             match mem::take(&mut self.origin) {
-                Origin::Connection(unread) => unread.leave(body, false),
-                Origin::Asked(unread) => unread.leave(body, true),
+                Origin::Connection(unread) => unread.leave(*body, false),
+                Origin::Asked(unread) => unread.leave(*body, true),
                 Origin::Unknown | Origin::Stream { .. } => {}
             }
         }
@@ -179,7 +186,7 @@ impl Incoming {
 impl From<hyper::body::Incoming> for Incoming {
     fn from(body: hyper::body::Incoming) -> Self {
         Self {
-            body: Kind::Sent(body),
+            body: Kind::Sent(Box::new(body)),
             origin: Origin::Unknown,
         }
     }
@@ -189,7 +196,7 @@ impl From<Bytes> for Incoming {
     fn from(bytes: Bytes) -> Self {
         let body = match bytes.is_empty() {
             true => Kind::Empty,
-            false => Kind::Whole(bytes),
+            false => Kind::Whole(Box::new(bytes)),
         };
         Self {
             body,
@@ -236,12 +243,12 @@ impl Body for Incoming {
             Kind::Sent(body) => body,
             Kind::Empty => return Poll::Ready(None),
             Kind::Whole(bytes) => {
-                let bytes = mem::take(bytes);
+                let bytes = mem::take(&mut **bytes);
                 this.body = Kind::Empty;
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
         };
-        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let polled = Pin::new(&mut **body).poll_frame(cx);
         if let Origin::Stream { paced: true, .. } = this.origin {
             Received::note(&polled);
         }

@@ -1,11 +1,13 @@
-use std::cell::Cell;
+use std::{cell::Cell, mem::ManuallyDrop};
 
 use http::Extensions;
 
 use crate::Pools;
 
 thread_local! {
-    static CURRENT: Cell<Option<Pools>> = const { Cell::new(None) };
+    /// Never dropped where they are, since a thread-local that has to be costs a look at every access: who puts them
+    /// there takes them back.
+    static CURRENT: Cell<Option<ManuallyDrop<Pools>>> = const { Cell::new(None) };
 }
 
 impl Pools {
@@ -15,14 +17,10 @@ impl Pools {
     /// `WorkerPoolLayer`; not on other threads or in tasks it spawns, nor behind another layer that runs the handler on
     /// another thread. There, take them before, or use [`PoolLayer::with_extension`](crate::PoolLayer::with_extension).
     pub fn current() -> Option<Self> {
-        CURRENT
-            .try_with(|current| {
-                let pools = current.take();
-                current.set(pools.clone());
-                pools
-            })
-            .ok()
-            .flatten()
+        let pools = CURRENT.take();
+        let current = pools.as_deref().cloned();
+        CURRENT.set(pools);
+        current
     }
 
     /// [`Pools::current`], else the pools in the request's extensions.
@@ -69,11 +67,8 @@ impl PoolScope {
 
     #[inline]
     fn swap(&mut self) {
-        let pools = self.pools.take();
-        // A thread that is ending has no handler to serve.
-        if let Ok(outer) = CURRENT.try_with(|current| current.replace(pools)) {
-            self.pools = outer;
-        }
+        let pools = self.pools.take().map(ManuallyDrop::new);
+        self.pools = CURRENT.replace(pools).map(ManuallyDrop::into_inner);
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     any::Any,
     cell::{Cell, RefCell},
     future::Future,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     sync::Arc,
@@ -107,14 +108,14 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         let mut cx = Context::from_waker(Waker::noop());
         let mut waiting = None;
         let terms = self.terms(&request);
-        let request = match &self.unread {
+        let mut request = match &self.unread {
             Some(unread) if !request.body().is_end_stream() => {
                 unread.begin(request.headers().contains_key(header::EXPECT));
                 request.map(|body| Incoming::of_connection(body, Arc::clone(unread)))
             }
             _ => request.map(Incoming::from),
         };
-        let answer = AssertUnwindSafe(|| self.answer(request, terms, &mut cx, &mut waiting));
+        let answer = AssertUnwindSafe(|| self.answer(&mut request, terms, &mut cx, &mut waiting));
         match catch_unwind(answer) {
             Ok(Poll::Ready(answer)) => self.owner.give_to_hyper(terms, answer),
             Ok(Poll::Pending) => {
@@ -172,22 +173,22 @@ impl<S: HttpService> Adapter<S> {
     }
 
     /// Calls the service, and polls its answer once. One that is not there is left in `waiting`: one that is, is large
-    /// to move, and so is returned as it comes.
+    /// to move, and so is returned as it comes. So is the request, and is taken from where it lies.
     #[inline]
     pub(crate) fn answer(
         &self,
-        mut request: Request<Incoming>,
+        request: &mut Request<Incoming>,
         terms: Terms,
         cx: &mut Context<'_>,
         waiting: &mut Option<Waiting<S>>,
     ) -> Poll<Answer<S>> {
-        self.begin(&mut request);
+        self.begin(request);
         let mut service = self.service.borrow_mut();
         match service.poll_ready(cx) {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => {
                 // A clone waits for it, so that the connection pins nothing.
-                let later = (service.clone(), Some(request), Woken::here());
+                let later = (service.clone(), Some(mem::take(request)), Woken::here());
                 let stage = Stage::NotReady(Box::new(later));
                 return self.wait(stage, terms, waiting, cx);
             }
@@ -195,7 +196,7 @@ impl<S: HttpService> Adapter<S> {
         }
         let mut slot = self.slot();
         let hosted = Hosted::begin();
-        slot.set(Some(service.call(request)));
+        slot.set(Some(service.call(mem::take(request))));
         // Many handlers are done at their first poll. Polled here, they drop the request before hyper reads on, and
         // hyper can use its read buffer again instead of taking a new one.
         let mut polled = poll_slot(&mut slot, cx);

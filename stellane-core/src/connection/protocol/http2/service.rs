@@ -3,7 +3,6 @@
 use std::{
     any::Any,
     future::Future,
-    num::NonZeroU64,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     sync::Arc,
@@ -16,7 +15,7 @@ use crate::{
     BoxError,
     connection::{
         http_service::HttpService,
-        incoming::Incoming,
+        incoming::{Incoming, Multiplexed},
         protocol::{
             adapter::{Adapter, Answer, Waiting},
             farewell::Farewell,
@@ -30,9 +29,7 @@ use crate::{
 /// One for each connection.
 pub(crate) struct StreamService<S: HttpService> {
     adapter: Adapter<S>,
-    /// The id of the connection.
-    connection: u64,
-    client: Option<NonZeroU64>,
+    connection: Arc<Multiplexed>,
     ledger: Arc<Ledger>,
     strict: bool,
 }
@@ -46,8 +43,10 @@ impl<S: HttpService> StreamService<S> {
     ) -> Self {
         Self {
             adapter,
-            connection: record.id(),
-            client: record.client(),
+            connection: Arc::new(Multiplexed {
+                connection: record.id(),
+                client: record.client(),
+            }),
             ledger,
             strict,
         }
@@ -67,8 +66,8 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         // The messages of a call may come as seldom as they like.
         let paced = request.method() != Method::POST || !is_grpc(&request);
         tunnel::say_goodbye(&mut request, &self.ledger);
-        let (connection, client) = (self.connection, self.client);
-        let request = request.map(|body| Incoming::of_stream(body, connection, client, paced));
+        let of = Arc::clone(&self.connection);
+        let mut request = request.map(|body| Incoming::of_stream(body, of, paced));
         if are_held() {
             // In its own task, where it holds up no other stream.
             let waiting = self.adapter.put_off(request, terms);
@@ -79,7 +78,11 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
         let mut waiting = None;
         // Not what the closure returns, which is moved.
         let mut polled = Poll::Pending;
-        let answer = || polled = self.adapter.answer(request, terms, &mut cx, &mut waiting);
+        let answer = || {
+            polled = self
+                .adapter
+                .answer(&mut request, terms, &mut cx, &mut waiting)
+        };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(answer)) {
             // Goes on where hyper polls it: in the stream, and not in the connection of all of them.
             return StreamFuture::Panicked(Some(panic));

@@ -221,6 +221,7 @@ impl<S: HttpService> FastPath<S> {
                 *left = left.saturating_sub(1);
             }
         }
+        let mut request = Request::new(Incoming::default());
         while !bytes.is_empty() {
             if *left == 0 {
                 return Outcome::Enough(bytes);
@@ -236,7 +237,6 @@ impl<S: HttpService> FastPath<S> {
                 }
             }
             let max_head = shared.config.max_head_bytes;
-            let mut request = Request::new(Incoming::default());
             mem::swap(request.headers_mut(), &mut self.headers);
             let parsed = request::parse(&bytes, max_head, &mut self.header_cache, &mut request);
             let Some(head) = parsed else {
@@ -247,6 +247,7 @@ impl<S: HttpService> FastPath<S> {
                 && let Some(refusal) = early.refuse(&mut request, self.pressed.again())
             {
                 self.adapter.pass_by();
+                request = Request::default();
                 self.headers = refusal::write(refusal, &mut self.out);
                 self.whole = self.out.len();
                 bytes.advance(head);
@@ -255,7 +256,7 @@ impl<S: HttpService> FastPath<S> {
             }
             let mut waiting = None;
             let terms = self.adapter.terms_of_simple();
-            match self.adapter.answer(request, terms, cx, &mut waiting) {
+            match self.adapter.answer(&mut request, terms, cx, &mut waiting) {
                 Poll::Ready(answer) => {
                     if let Err(answer) = self.write(cx, answer) {
                         return Outcome::Begun(bytes, answer);

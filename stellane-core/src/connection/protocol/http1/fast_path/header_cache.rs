@@ -1,4 +1,4 @@
-//! Header fields that come again and again.
+//! Lines and header fields that come again and again.
 
 use std::mem;
 
@@ -6,16 +6,20 @@ use bytes::Bytes;
 use http::HeaderMap;
 use httparse::Status;
 
-use crate::connection::protocol::http1::fast_path::field::{MAX_FIELDS, read_field};
+use crate::connection::protocol::http1::fast_path::{
+    field::{MAX_FIELDS, read_field},
+    line::KnownLine,
+};
 
 /// Longer ones are not kept: each connection in use keeps its own.
 const MAX_KEPT: usize = 4 << 10;
 /// So many fields are copied together: to hash their names anew costs more than two allocations.
 const MANY: usize = 8;
 
-/// The header fields that a client sends again and again on its connection: they need not be read anew.
+/// The line and the header fields that a client sends again and again on its connection: they need not be read anew.
 #[derive(Default)]
 pub(crate) struct HeaderCache {
+    pub(crate) line: KnownLine,
     /// As they come, with the empty line behind them.
     block: Bytes,
     fields: HeaderMap,
