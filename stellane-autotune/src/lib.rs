@@ -41,7 +41,8 @@
 //! holds requests back.
 //!
 //! A service is full sooner than its answers tell: give the limit a [`LocalSignal`] of the machine that the service
-//! runs on. Without one, a cold start into a service that collapses under load is not always survived.
+//! runs on. Without one, a cold start into a service that collapses under load is not always survived, and a service whose
+//! handlers compute on the threads that read its requests never seems to be full: the others wait where no limit sees them.
 //!
 //! Start with [`LimitMode::Shadow`], look at `would_shed`, then enforce.
 //!
