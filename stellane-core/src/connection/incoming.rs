@@ -62,7 +62,7 @@ enum Origin {
 #[derive(Debug)]
 #[cfg_attr(
     not(all(feature = "http2", feature = "preset")),
-    expect(dead_code, reason = "only the runtime asks, of HTTP/2")
+    allow(dead_code, reason = "only the runtime asks, of HTTP/2")
 )]
 pub(super) struct Multiplexed {
     /// Its id.
