@@ -233,8 +233,19 @@ async fn others_go_on_while_ten_and_a_hundred_handlers_hold_their_threads() {
             served.others_are_answered(&mut kept).await;
             let stats = || served.engine.stats();
             until(|| stats().blocked == handlers).await;
-            assert!(stats().handed_off_total >= (round * handlers) as u64);
-            assert_eq!((stats().threads, stats().refused_total), (handlers + 2, 0));
+            // A thread that the machine holds up, as in a page fault, loses its core too: beyond those that were asked for
+            // there may be one more for each.
+            let others = stats()
+                .handed_off_total
+                .checked_sub((round * handlers) as u64);
+            let others = usize::try_from(others.expect("each is handed over")).expect("few");
+            let threads = handlers + 2;
+            assert!(
+                (threads..=threads + others).contains(&stats().threads),
+                "{:?}",
+                stats()
+            );
+            assert_eq!(stats().refused_total, 0);
             served.gate.open();
             all_are_answered(asking).await;
             until(|| stats().blocked == 0).await;

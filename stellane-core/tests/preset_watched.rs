@@ -620,8 +620,14 @@ fn answers(bound: Hello) -> (SocketAddr, JoinHandle<Result<RunReport, RuntimeErr
 
 #[tokio::test]
 async fn a_default_admin_address_that_is_in_use_is_replaced_and_a_chosen_one_is_an_error() {
-    // Whoever has it, it is in use now.
-    let _taken = TcpListener::bind("127.0.0.1:9090").await;
+    // Whoever has it, it is in use now; another run of this test lets go of it.
+    let mut taken = TcpListener::bind("127.0.0.1:9090").await;
+    for _ in 0..500 {
+        if taken.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            taken = TcpListener::bind("127.0.0.1:9090").await;
+        }
+    }
     let mut config = RuntimeConfig::default();
     config.workers.min_workers = 1;
     let (one, other) = (bound(config.clone()).await, bound(config.clone()).await);

@@ -270,7 +270,7 @@ fn write_section(
             .get(name)
             .unwrap_or_else(|| panic!("{type_name}::{name} is not a key"));
         write_docs(out, docs, &format!("{type_name}::{name}"));
-        out.push_str(&format!("{name} = {value}\n"));
+        write_value(out, name, value);
     }
     for Field {
         name,
@@ -298,6 +298,30 @@ fn write_section(
             defaults[name].as_table().expect("section"),
         );
     }
+}
+
+/// A key; a list that is too long for a line has as many items on each as fit.
+fn write_value(out: &mut String, name: &str, value: &Value) {
+    let line = format!("{name} = {value}\n");
+    let Value::Array(items) = value else {
+        return out.push_str(&line);
+    };
+    if line.chars().count() <= COLUMNS {
+        return out.push_str(&line);
+    }
+    out.push_str(&format!("{name} = ["));
+    let mut columns = COLUMNS;
+    for item in items {
+        let item = format!(" {item},");
+        let length = item.chars().count();
+        if columns + length > COLUMNS {
+            out.push_str("\n   ");
+            columns = 3;
+        }
+        out.push_str(&item);
+        columns += length;
+    }
+    out.push_str("\n]\n");
 }
 
 /// What each table below `path` has, commented out: the names are the user's own.

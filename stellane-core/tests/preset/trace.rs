@@ -489,14 +489,22 @@ async fn who_is_slow_is_logged_with_the_reason() {
     config.trace.enabled = false;
     config.trace.slow = Duration::from_millis(4);
     let (address, ..) = serve(config).await;
-    get(address, "/db?token=secret").await;
     let slow = || heard.said("stellane_core::slow");
-    until(|| !slow().is_empty()).await;
-    let fields = slow().remove(0).fields;
-    assert_eq!(fields["message"], "slow request");
-    assert_eq!(fields["http.route"], "/{what}");
-    assert_eq!(fields["http.response.status_code"], "200");
-    assert!(fields["why"].contains("waited for db"), "{fields:?}");
-    let took: f64 = fields["duration_seconds"].parse().expect("a number");
-    assert!(took >= 0.004, "{took}");
+    let mut whys = Vec::new();
+    // Where neighbours have the CPU, some wait longer for that than for the database.
+    while whys.len() < 100 {
+        get(address, "/db?token=secret").await;
+        until(|| slow().len() > whys.len()).await;
+        let fields = slow().remove(whys.len()).fields;
+        assert_eq!(fields["message"], "slow request");
+        assert_eq!(fields["http.route"], "/{what}");
+        assert_eq!(fields["http.response.status_code"], "200");
+        let took: f64 = fields["duration_seconds"].parse().expect("a number");
+        assert!(took >= 0.004, "{took}");
+        if fields["why"].contains("waited for db") {
+            return;
+        }
+        whys.push(fields["why"].clone());
+    }
+    panic!("{whys:?}");
 }

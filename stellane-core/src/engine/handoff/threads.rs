@@ -236,11 +236,12 @@ impl Shared {
             set_here(None);
             match end {
                 End::Lost => {
-                    self.counts.send_modify(|counts| counts.blocked -= 1);
                     if let Some(observed) = own.observed.get() {
                         observed.goes_on();
                     }
+                    // Before it is counted: where nobody is blocked any more no other thread has to be started.
                     lock(&self.spares).push(Arc::clone(own));
+                    self.counts.send_modify(|counts| counts.blocked -= 1);
                 }
                 End::Stopped => return,
             }
