@@ -5,6 +5,8 @@
 //! its own: `cargo test -p stellane-core --test connection_attackers -- --ignored a_crowd`.
 #![cfg(all(feature = "full", unix))]
 
+#[path = "support/looks.rs"]
+mod looks;
 #[path = "support/served.rs"]
 mod served;
 #[path = "support/until.rs"]

@@ -47,8 +47,11 @@ use tracing_subscriber::layer::SubscriberExt;
 
 #[path = "support/ask.rs"]
 mod ask;
+#[path = "support/looks.rs"]
+mod looks;
 
 use ask::{ask_at, get};
+use looks::holds_soon;
 
 /// How a collector answers.
 #[derive(Debug, Clone, Copy)]
@@ -261,14 +264,7 @@ fn otlp_to(address: SocketAddr, more: &[(&str, &str)]) -> Otlp {
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
-    // By looks and not by the clock: it goes on while the process is stopped.
-    for _ in 0..6000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("never {what}");
+    assert!(holds_soon(async || holds()).await, "never {what}");
 }
 
 const LONG: Duration = Duration::from_secs(20);

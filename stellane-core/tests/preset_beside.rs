@@ -3,6 +3,8 @@
 
 #[path = "support/ask.rs"]
 mod ask;
+#[path = "support/process_ran.rs"]
+mod process_ran;
 
 use std::{
     hint::black_box,
@@ -15,6 +17,7 @@ use stellane_core::{Runtime, config::Loader};
 use tokio::{task::JoinSet, time::sleep};
 
 use ask::get;
+use process_ran::process_ran;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -27,16 +30,6 @@ async fn computes() -> &'static str {
     };
     tokio::task::spawn_blocking(job).await.expect("ends");
     "done"
-}
-
-/// The CPU time of this process.
-fn process_ran() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("is there");
-    let behind_its_name = stat.rsplit(')').next().expect("more");
-    // Of hundredths of a second, in user space and in the kernel.
-    let ran = behind_its_name.split(' ').skip(12).take(2);
-    let ran = ran.map(|ticks| ticks.parse::<u64>().expect("a number"));
-    Duration::from_millis(10 * ran.sum::<u64>())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,8 @@ mod ask;
 mod authority;
 #[path = "support/log.rs"]
 mod log;
+#[path = "support/looks.rs"]
+mod looks;
 
 use std::{
     convert::Infallible,
@@ -21,6 +23,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use log::Log;
+use looks::holds_soon;
 use stellane_core::{
     RequestBody, Runtime, RuntimeError,
     autotune::Key,
@@ -239,15 +242,8 @@ fn der(issued: &Issued) -> Vec<u8> {
     der.expect("PEM").to_vec()
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    // By looks and not by the clock: it goes on while the process is stopped.
-    for _ in 0..10_000 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-    panic!("never {what}");
+async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    assert!(holds_soon(holds).await, "never {what}");
 }
 
 #[tokio::test]

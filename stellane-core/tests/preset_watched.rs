@@ -3,6 +3,9 @@
 
 #[path = "support/ask.rs"]
 mod ask;
+#[cfg(target_os = "linux")]
+#[path = "support/process_ran.rs"]
+mod process_ran;
 
 use std::{
     convert::Infallible,
@@ -954,17 +957,6 @@ fn ran() -> Duration {
     Duration::from_nanos(ran.expect("a number"))
 }
 
-/// The CPU time of this process.
-#[cfg(target_os = "linux")]
-fn process_ran() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("is there");
-    let behind_its_name = stat.rsplit(')').next().expect("more");
-    // Of hundredths of a second, in user space and in the kernel.
-    let ran = behind_its_name.split(' ').skip(12).take(2);
-    let ran = ran.map(|ticks| ticks.parse::<u64>().expect("a number"));
-    Duration::from_millis(10 * ran.sum::<u64>())
-}
-
 /// What the limit makes of ten times as many computations of 200 ms of a CPU as there are CPUs for, from when it begins to
 /// limit: how many are answered and refused. `slice` is after how much of it a handler lets others have its thread. `None` if
 /// neighbours had most of the CPUs: of a queue that comes of them the limit concludes nothing.
@@ -1015,10 +1007,11 @@ async fn ten_times_too_many_computations(
             }
         }
     };
-    let (begun, ran_before) = (std::time::Instant::now(), process_ran());
+    let (begun, ran_before) = (std::time::Instant::now(), process_ran::process_ran());
     let in_time = tokio::time::timeout(4 * TIMEOUT, load).await.is_ok();
     over.store(true, SeqCst);
-    let had = (process_ran() - ran_before).div_duration_f64(begun.elapsed() * cpus as u32);
+    let had =
+        (process_ran::process_ran() - ran_before).div_duration_f64(begun.elapsed() * cpus as u32);
     assert!(
         in_time || had < 0.5,
         "{kind:?} limits: {limits}, refused {refused}, had {had:.2} of the CPUs"

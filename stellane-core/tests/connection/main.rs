@@ -4,6 +4,8 @@
 #[cfg(feature = "http2")]
 #[path = "../support/frames.rs"]
 mod frames;
+#[path = "../support/looks.rs"]
+mod looks;
 #[path = "../support/random.rs"]
 mod random;
 #[cfg(feature = "full")]

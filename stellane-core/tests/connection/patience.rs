@@ -61,7 +61,7 @@ async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String 
             other => panic!("{other:?} after {}", String::from_utf8_lossy(&got)),
         }
     }
-    String::from_utf8_lossy(&got).into_owned()
+    String::from_utf8(got).expect("text")
 }
 
 async fn pause(seconds: u64) {

@@ -1,5 +1,7 @@
 //! Each middleware of this crate.
 
+#[path = "../support/looks.rs"]
+mod looks;
 #[cfg(feature = "http-layers")]
 #[path = "../support/self_signed.rs"]
 mod self_signed;

@@ -16,7 +16,7 @@ use stellane_core::on_disconnect::{Abandoned, AbandonedStats, ClientLeft, OnDisc
 use tokio::{net::TcpStream, task::yield_now};
 use tower::{Layer, Service, limit::ConcurrencyLimitLayer, service_fn};
 
-use crate::steps::Steps;
+use crate::{looks::holds_soon, steps::Steps};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -34,14 +34,7 @@ fn service(
 }
 
 async fn until(holds: impl Fn() -> bool) {
-    // By looks and not by the clock: it goes on while the process is stopped.
-    for _ in 0..10_000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    panic!("never");
+    assert!(holds_soon(async || holds()).await, "never");
 }
 
 fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) {

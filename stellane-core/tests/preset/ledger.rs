@@ -25,7 +25,10 @@ use tokio::{
 };
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::ask::{ask_at, get};
+use crate::{
+    ask::{ask_at, get},
+    looks::holds_soon,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -335,15 +338,8 @@ fn who_waits_behind_a_handler_that_holds_the_only_thread_is_told_for_how_long() 
     }
 }
 
-/// By looks and not by the clock: it goes on while the process is stopped.
 async fn until(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..10_000 {
-        if holds() {
-            return;
-        }
-        sleep(2 * MS).await;
-    }
-    panic!("never {what}");
+    assert!(holds_soon(async || holds()).await, "never {what}");
 }
 
 #[tokio::test]

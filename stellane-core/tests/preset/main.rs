@@ -7,6 +7,8 @@ mod ask;
 mod frames;
 #[path = "../support/log.rs"]
 mod log;
+#[path = "../support/looks.rs"]
+mod looks;
 #[path = "../support/random.rs"]
 mod random;
 #[path = "../support/self_signed.rs"]

@@ -16,6 +16,7 @@ use std::{
 use crate::{
     ask::{ask_at, get},
     log::Log,
+    looks::holds_soon,
     self_signed::SelfSigned,
 };
 use bytes::Bytes;
@@ -602,14 +603,12 @@ async fn who_would_wait_in_vain_is_told_at_once_and_who_asks_again_and_again_wai
 }
 
 async fn until_waiting(components: &Components, count: u32) {
-    // By looks and not by the clock: it goes on while the process is stopped.
-    for _ in 0..10_000 {
-        if components.limit.stats().waiting == count {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    panic!("{:?}", components.limit.stats());
+    let stats = || components.limit.stats();
+    assert!(
+        holds_soon(async || stats().waiting == count).await,
+        "{:?}",
+        stats()
+    );
 }
 
 #[tokio::test]

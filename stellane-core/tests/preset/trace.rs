@@ -35,6 +35,7 @@ use tracing_subscriber::{
 use crate::{
     ask::{ask_at, get},
     log::Log,
+    looks::holds_soon,
 };
 
 type Fields = BTreeMap<String, String>;
@@ -212,14 +213,7 @@ async fn serve(config: RuntimeConfig) -> (SocketAddr, Components, Log) {
 }
 
 async fn until(holds: impl Fn() -> bool) {
-    // By looks and not by the clock: it goes on while the process is stopped.
-    for _ in 0..10_000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    panic!("never");
+    assert!(holds_soon(async || holds()).await, "never");
 }
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";

@@ -134,19 +134,25 @@ fn a_closed_loop_and_its_svg() {
     // `<` is not allowed in a URL.
     assert_eq!((output.status.code(), said.as_str()), (Some(2), ""));
 
-    let output = bench(
-        &format!("http://{address}/a?b=c&d"),
-        &["-d", "300ms", "-c", "2", "--svg", path],
-    );
-    let said = String::from_utf8(output.stdout).expect("text");
+    // It shows as many nines as there are samples for: where the CPUs are short that takes longer.
+    let mut picture = String::new();
+    for duration in ["300ms", "3s", "20s"] {
+        let output = bench(
+            &format!("http://{address}/a?b=c&d"),
+            &["-d", duration, "-c", "2", "--svg", path],
+        );
+        let said = String::from_utf8(output.stdout).expect("text");
+        assert!(
+            said.contains("responses/s") && said.contains("p99.9"),
+            "{said}"
+        );
+        picture = std::fs::read_to_string(&svg).expect("written");
+        if picture.contains("p99.9") {
+            break;
+        }
+    }
     assert!(
-        said.contains("responses/s") && said.contains("p99.9"),
-        "{said}"
-    );
-    let picture = std::fs::read_to_string(&svg).expect("written");
-    // As many nines as there are samples for.
-    assert!(
-        picture.starts_with("<svg") && picture.contains("p90") && picture.contains("b=c&amp;d")
+        picture.starts_with("<svg") && picture.contains("p99.9") && picture.contains("b=c&amp;d")
     );
     std::fs::remove_file(svg).expect("removes");
 }

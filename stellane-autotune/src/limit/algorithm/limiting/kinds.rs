@@ -41,7 +41,8 @@ const LEARN: (f64, f64) = (0.3, 0.02);
 const IDLE: f64 = 0.5;
 /// Half: 94 % (`half_waits`); twice: 95 % (`retry_storm`).
 const AT_EASE: f64 = 0.9;
-/// By how much the limit grows below either, and by how much it falls while the machine is full,
+/// By how much the limit grows below either (below the second by the first, where throughput follows all the way), and by how
+/// much it falls while the machine is full,
 /// First: half 1 % (`half_waits`), twice 80 % (`half_waits`); second: half 54 % (`half_waits`), twice 68 %
 /// (`half_waits`).
 const GROW: (f64, f64) = (1.5, 1.1);
@@ -177,8 +178,7 @@ impl Kinds {
             return None;
         }
         Some(match tasks {
-            tasks if tasks < IDLE => GROW.0,
-            tasks if tasks < AT_EASE && elasticity > all_the_way => GROW.0,
+            tasks if tasks < IDLE || tasks < AT_EASE && elasticity > all_the_way => GROW.0,
             tasks if tasks < AT_EASE => GROW.1,
             tasks if tasks > FULL && slower > SLOWER => FALL,
             _ => 1.0,

@@ -1,7 +1,5 @@
 //! Lines and header fields that come again and again.
 
-use std::mem;
-
 use bytes::Bytes;
 use http::HeaderMap;
 use httparse::Status;
@@ -9,6 +7,7 @@ use httparse::Status;
 use crate::connection::protocol::http1::fast_path::{
     field::{MAX_FIELDS, read_field},
     line::KnownLine,
+    once::Once,
 };
 
 /// Longer ones are not kept: each connection in use keeps its own.
@@ -23,8 +22,7 @@ pub(crate) struct HeaderCache {
     /// As they come, with the empty line behind them.
     block: Bytes,
     fields: HeaderMap,
-    /// Other ones, which came once.
-    once: Vec<u8>,
+    once: Once<MAX_KEPT>,
 }
 
 impl HeaderCache {
@@ -46,16 +44,10 @@ impl HeaderCache {
 
     /// Remembers the fields of a simple request. They are known when they come twice in a row.
     pub(crate) fn learn(&mut self, block: &[u8]) {
-        if block.len() > MAX_KEPT {
+        let Some(block) = self.once.again(block) else {
             return;
-        }
-        if self.once != block {
-            self.once.clear();
-            self.once.extend_from_slice(block);
-            return;
-        }
-        // Memory of their own: what was read must not be kept for longer than its request.
-        self.block = mem::take(&mut self.once).into();
+        };
+        self.block = block;
         self.fields.clear();
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         if let Ok(Status::Complete((_, read))) = httparse::parse_headers(&self.block, &mut fields) {

@@ -1,9 +1,9 @@
 //! The first line of a simple request.
 
-use std::mem;
-
 use bytes::Bytes;
 use http::{Method, Request, uri::PathAndQuery};
+
+use crate::connection::protocol::http1::fast_path::once::Once;
 
 /// Longer ones are not kept: each connection in use keeps its own.
 const MAX_KEPT: usize = 512;
@@ -12,8 +12,7 @@ const MAX_KEPT: usize = 512;
 #[derive(Default)]
 pub(crate) struct KnownLine {
     known: Option<(Bytes, Method, PathAndQuery)>,
-    /// Another one, which came once.
-    once: Vec<u8>,
+    once: Once<MAX_KEPT>,
 }
 
 impl KnownLine {
@@ -31,17 +30,9 @@ impl KnownLine {
 
     /// Remembers the line of a simple request. It is known when it comes twice in a row.
     pub(crate) fn learn(&mut self, line: &[u8]) {
-        if line.len() > MAX_KEPT {
-            return;
+        if let Some(line) = self.once.again(line) {
+            self.known = check(&line, &line).map(|(method, target)| (line, method, target));
         }
-        if self.once != line {
-            self.once.clear();
-            self.once.extend_from_slice(line);
-            return;
-        }
-        // Memory of its own: what was read must not be kept for longer than its request.
-        let line = Bytes::from(mem::take(&mut self.once));
-        self.known = check(&line, &line).map(|(method, target)| (line, method, target));
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod date;
 pub(crate) mod field;
 pub(crate) mod header_cache;
 pub(crate) mod line;
+pub(crate) mod once;
 pub(crate) mod refusal;
 pub(crate) mod request;
 pub(crate) mod response;
