@@ -236,6 +236,7 @@ fn a_service_that_has_changed_is_noticed_where_its_latency_says_little() {
     let seeds = [
         ("slow_dependency", 80002),
         ("slow_dependency", 910_020),
+        ("slow_dependency", 995_004),
         ("capacity_halves", 30005),
         ("black_hole", 90006),
         ("black_hole", 910_001),

@@ -4,7 +4,7 @@ use super::{
     super::{Window, clamp_limit, elasticity::Measured},
     Limiting, ROOM,
     fading::{Fading, HEADROOM},
-    probe::REST,
+    probe::{PROBE_EVERY, RARE, REST},
 };
 
 /// How much one window decides of the elasticity.
@@ -154,15 +154,17 @@ impl Limiting {
         let due = self.next_probe.as_secs_f64();
         let now = window.end.as_secs_f64();
         let rested = now > due - (1.0 - REST) * self.probe_every;
-        // Latency that is long without a queue, or a queue with a latency that was that of none.
-        let stale = elasticity > NO_QUEUE.0 && gradient < NO_QUEUE.1
-            || self.kinds.have_queue(f64::from(window.in_flight));
+        // Latency that is long without a queue,
+        let stale = elasticity > NO_QUEUE.0 && gradient < NO_QUEUE.1;
+        // or a queue with a latency that was that of none: the machine sees it, however long nothing had changed.
+        let queues = self.kinds.have_queue(f64::from(window.in_flight))
+            && now > self.probed.as_secs_f64() + REST * PROBE_EVERY.max(RARE * self.median);
         let latest = (self.median, self.throughput);
         let jumped = self.usual.has_jumped(latest, window, self.fading(USUAL));
         if jumped {
             self.age = 0;
         }
-        if now >= due || rested && stale || jumped || self.cuts >= CUTS_BEFORE_PROBE {
+        if now >= due || rested && stale || queues || jumped || self.cuts >= CUTS_BEFORE_PROBE {
             self.start_probe(self.previous);
         }
     }

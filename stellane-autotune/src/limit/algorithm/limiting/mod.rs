@@ -47,6 +47,8 @@ pub(super) struct Limiting {
     probe: Option<Probe>,
     probe_every: f64,
     next_probe: Duration,
+    /// When the latest was over.
+    probed: Duration,
     /// In a row.
     cuts: u32,
     usual: Usual,
@@ -145,6 +147,7 @@ impl Limiting {
             probe: None,
             probe_every: PROBE_EVERY,
             next_probe: Duration::ZERO,
+            probed: Duration::ZERO,
             cuts: 0,
             usual: Usual::new(),
             age: 0,

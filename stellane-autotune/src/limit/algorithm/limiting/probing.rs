@@ -137,6 +137,7 @@ impl Limiting {
     fn end_probe(&mut self, now: Duration) {
         self.probe = None;
         self.previous = None;
+        self.probed = now;
         let pause = self.probe_every.max(RARE * self.median);
         let seconds = pause * self.rng.between(0.85, 1.15);
         self.next_probe = now.saturating_add(Duration::from_secs_f64(seconds));
