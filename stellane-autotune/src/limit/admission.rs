@@ -159,12 +159,8 @@ impl Admission {
     /// The handler, or the body of the answer, goes on.
     #[inline]
     pub(super) fn resume(&mut self, shared: &Shared) {
-        if let Some(handed) = self.handed.take() {
-            self.owes |= shared.take_back(self.keys, handed);
-            self.age(shared);
-        }
-        if let Some(loan) = &self.loan {
-            loan.resume();
+        if self.handed.is_some() || self.loan.is_some() {
+            self.take_what_is_lent(shared);
         }
         if !self.left {
             let generation = match &self.loan {
@@ -175,6 +171,17 @@ impl Admission {
         }
     }
 
+    #[inline(never)]
+    fn take_what_is_lent(&mut self, shared: &Shared) {
+        if let Some(handed) = self.handed.take() {
+            self.owes |= shared.take_back(self.keys, handed);
+            self.age(shared);
+        }
+        if let Some(loan) = &self.loan {
+            loan.resume();
+        }
+    }
+
     /// The poll has ended; if its thread was held, the place was lent meanwhile.
     #[inline]
     fn end_poll(&mut self, shared: &Shared) {
@@ -182,10 +189,15 @@ impl Admission {
             loan.end_poll();
         }
         if self.watched {
-            self.watched = false;
-            if let Some(since) = held::end(shared) {
-                self.take_back(shared, since);
-            }
+            self.end_watched_poll(shared);
+        }
+    }
+
+    #[inline(never)]
+    fn end_watched_poll(&mut self, shared: &Shared) {
+        self.watched = false;
+        if let Some(since) = held::end(shared) {
+            self.take_back(shared, since);
         }
     }
 

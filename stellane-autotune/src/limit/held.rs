@@ -113,6 +113,7 @@ pub(super) fn begin(shared: &Shared, generation: u32) -> bool {
     IS_WATCHED.get() && begin_watched(shared, generation)
 }
 
+#[inline(never)]
 fn begin_watched(shared: &Shared, generation: u32) -> bool {
     let begun = here(shared, |here| {
         let next = HOLDS | u64::from(generation);

@@ -11,7 +11,11 @@ use std::{
 #[derive(Debug)]
 pub(super) struct Lines<T> {
     slots: Vec<Slot<T>>,
-    lines: [Line; FREE + 1],
+    lines: [Line; LINES],
+    /// The latest slot that was freed; each of those is `after` the next one.
+    free: usize,
+    /// How many slots somebody has.
+    taken: usize,
 }
 
 #[derive(Debug)]
@@ -30,12 +34,11 @@ struct Line {
 }
 
 const NONE: usize = usize::MAX;
-/// The line of the slots that nobody has; those of the items have the numbers before.
-const FREE: usize = 2;
+const LINES: usize = 2;
 /// So many free slots are kept when nobody has one.
 const KEPT: usize = 1024;
 
-impl<T: Default> Lines<T> {
+impl<T> Lines<T> {
     pub(super) const fn new() -> Self {
         let line = Line {
             first: NONE,
@@ -44,7 +47,9 @@ impl<T: Default> Lines<T> {
         };
         Self {
             slots: Vec::new(),
-            lines: [line; FREE + 1],
+            lines: [line; LINES],
+            free: NONE,
+            taken: 0,
         }
     }
 
@@ -74,23 +79,30 @@ impl<T: Default> Lines<T> {
 
     /// The slot of an item at the end of that line.
     pub(super) fn push(&mut self, line: usize, item: T) -> usize {
-        let slot = match self.end(FREE, false) {
-            Some(slot) => {
-                self.take(slot);
-                self.slots[slot].item = item;
-                slot
+        let Line { last, len, .. } = self.lines[line];
+        let new = Slot {
+            item,
+            line,
+            before: last,
+            after: NONE,
+        };
+        let slot = match self.slots.get_mut(self.free) {
+            Some(free) => {
+                let next = free.after;
+                *free = new;
+                mem::replace(&mut self.free, next)
             }
             None => {
-                self.slots.push(Slot {
-                    item,
-                    line: NONE,
-                    before: NONE,
-                    after: NONE,
-                });
+                self.slots.push(new);
                 self.slots.len() - 1
             }
         };
-        self.append(line, slot);
+        match last {
+            NONE => self.lines[line].first = slot,
+            last => self.slots[last].after = slot,
+        }
+        (self.lines[line].last, self.lines[line].len) = (slot, len + 1);
+        self.taken += 1;
         slot
     }
 
@@ -112,25 +124,14 @@ impl<T: Default> Lines<T> {
         &mut self.slots[slot].item
     }
 
-    /// Forgets it; the slot is another's from now on.
-    pub(super) fn free(&mut self, slot: usize) -> T {
-        let item = mem::take(self.take(slot));
-        self.append(FREE, slot);
-        if self.lines[FREE].len == self.slots.len() && self.slots.len() > KEPT {
+    /// The slot is another's from now on. What is in it stays until that one comes.
+    pub(super) fn free(&mut self, slot: usize) {
+        self.take(slot);
+        self.slots[slot].after = mem::replace(&mut self.free, slot);
+        self.taken -= 1;
+        if self.taken == 0 && self.slots.len() > KEPT {
             *self = Self::new();
         }
-        item
-    }
-
-    fn append(&mut self, line: usize, slot: usize) {
-        let Line { last, len, .. } = self.lines[line];
-        match last {
-            NONE => self.lines[line].first = slot,
-            last => self.slots[last].after = slot,
-        }
-        (self.lines[line].last, self.lines[line].len) = (slot, len + 1);
-        let of = &mut self.slots[slot];
-        (of.line, of.before, of.after) = (line, last, NONE);
     }
 }
 
@@ -168,8 +169,9 @@ mod tests {
                 } else if !expected[line].is_empty() {
                     let at = rng.next() as usize % expected[line].len();
                     let (slot, number) = expected[line].remove(at);
+                    assert_eq!(lines[slot], number, "seed {seed}");
                     match rng.next() % 2 {
-                        0 => assert_eq!(lines.free(slot), number, "seed {seed}"),
+                        0 => lines.free(slot),
                         _ => {
                             assert_eq!(*lines.take(slot), number, "seed {seed}");
                             taken.push((slot, number));
@@ -178,7 +180,8 @@ mod tests {
                 }
                 if taken.len() > 5 {
                     let (slot, number) = taken.remove(0);
-                    assert_eq!(lines.free(slot), number, "seed {seed}");
+                    assert_eq!(lines[slot], number, "seed {seed}");
+                    lines.free(slot);
                 }
             }
             for (line, expected) in expected.iter().enumerate() {
@@ -189,7 +192,8 @@ mod tests {
             }
             let all = expected.into_iter().flatten().chain(taken);
             for (slot, number) in all {
-                assert_eq!(lines.free(slot), number, "seed {seed}");
+                assert_eq!(lines[slot], number, "seed {seed}");
+                lines.free(slot);
             }
             assert!(lines.slots.len() <= KEPT, "what a storm took is given back");
         }

@@ -298,10 +298,11 @@ impl Shared {
         let state = self.class(class);
         let guaranteed = state.guaranteed(self.limit.load(Ordering::Relaxed));
         let take = |taken| (taken < guaranteed).then_some(taken + 1);
-        let is_guaranteed = state
-            .in_flight
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .is_ok();
+        let is_guaranteed = guaranteed > 0
+            && state
+                .in_flight
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                .is_ok();
         if !is_guaranteed {
             if self.mode() != LimitMode::Shadow {
                 return false;

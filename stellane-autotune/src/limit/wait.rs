@@ -83,18 +83,14 @@ impl Queued {
         let Standing::Waits(slot) = self.standing else {
             return Poll::Ready(matches!(self.standing, Standing::Granted(..)));
         };
-        let mut waiters = self.shared.lock_waiters();
-        let (polled, known) = waiters.poll(slot, cx);
-        if let Poll::Ready(granted) = polled {
-            let waiter = waiters.leave(slot);
-            self.standing = match granted {
-                true => Standing::Granted(waiter.class, waiter.keys),
-                false => Standing::Over,
-            };
-        }
-        drop(waiters);
+        let (polled, known) = self.shared.lock_waiters().poll(slot, cx);
         drop(known);
-        polled
+        polled.map(|of| {
+            self.standing = of.map_or(Standing::Over, |(class, keys)| {
+                Standing::Granted(class, keys)
+            });
+            of.is_some()
+        })
     }
 
     /// The permit, once, if a place was granted.
@@ -243,12 +239,16 @@ impl Shared {
     /// there is more to decide, or nobody waits any more.
     #[cold]
     pub(super) fn hand_on(&self) -> bool {
-        let now = self.clock.nanos();
         let (in_flight, limit) = self.gate.load();
         if in_flight != limit {
             return false;
         }
         let mut waiters = self.lock_waiters();
+        // In a queue that is served in order the time is no matter, until it is empty.
+        let now = match waiters.asks_for_time() || waiters.len() <= 1 {
+            true => self.clock.nanos(),
+            false => 0,
+        };
         if !self.is_open() && waiters.are_late(now) {
             return false;
         }

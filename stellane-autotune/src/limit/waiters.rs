@@ -9,7 +9,7 @@ use super::{Class, keys::Keys, lines::Lines};
 use crate::clock::saturating_nanos;
 
 /// One request that waits for a place, or that has been told how its waiting ended.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) class: Class,
     pub(super) keys: Keys,
@@ -41,7 +41,7 @@ pub(super) struct Waiters {
     lines: Lines<Waiter>,
     /// What a long wait is, in nanoseconds.
     long: u64,
-    /// Until when the queue is pressed, in nanoseconds.
+    /// Until when the queue is pressed, in nanoseconds; 0 once somebody came after that.
     pressed_until: u64,
     /// When it became empty.
     emptied: u64,
@@ -91,6 +91,11 @@ impl Waiters {
         u64::from(LONG).saturating_mul(self.long)
     }
 
+    /// Whether who is next, and whether anybody is late, depends on the time.
+    pub(super) fn asks_for_time(&self) -> bool {
+        self.pressed_until > 0 || self.long == 0
+    }
+
     pub(super) fn len(&self) -> usize {
         self.lines.len(HOPEFUL) + self.lines.len(OTHERS)
     }
@@ -110,6 +115,9 @@ impl Waiters {
     pub(super) fn push(&mut self, class: Class, keys: Keys, now: u64, limit: u32) -> usize {
         if self.len() == 0 && now.saturating_sub(self.emptied) >= self.long {
             self.rested = now;
+        }
+        if !self.is_pressed(now) {
+            self.pressed_until = 0;
         }
         let line = match self.is_hopeless(now, limit) {
             true => OTHERS,
@@ -131,19 +139,37 @@ impl Waiters {
         self.lines.push(line, waiter)
     }
 
-    /// Whether a place was granted, once that is decided. The waker that was known before is handed out.
-    pub(super) fn poll(&mut self, slot: usize, cx: &Context<'_>) -> (Poll<bool>, Option<Waker>) {
+    /// Once that is decided, whom a place was granted to, and then it is forgotten. The waker that was known before is handed
+    /// out.
+    pub(super) fn poll(
+        &mut self,
+        slot: usize,
+        cx: &Context<'_>,
+    ) -> (Poll<Option<(Class, Keys)>>, Option<Waker>) {
         let waiter = &mut self.lines[slot];
-        match (waiter.granted, &waiter.waker) {
-            (Some(granted), _) => (Poll::Ready(granted), None),
-            (None, Some(known)) if known.will_wake(cx.waker()) => (Poll::Pending, None),
-            (None, _) => (Poll::Pending, waiter.waker.replace(cx.waker().clone())),
-        }
+        let Some(granted) = waiter.granted else {
+            let is_known = |known: &Waker| known.will_wake(cx.waker());
+            let known = match waiter.waker.as_ref().is_some_and(is_known) {
+                true => None,
+                false => waiter.waker.replace(cx.waker().clone()),
+            };
+            return (Poll::Pending, known);
+        };
+        let of = granted.then_some((waiter.class, waiter.keys));
+        self.lines.free(slot);
+        (Poll::Ready(of), None)
     }
 
     /// Forgets one, whether it still waits or not.
+    #[cold]
     pub(super) fn leave(&mut self, slot: usize) -> Waiter {
-        self.lines.free(slot)
+        let waiter = &mut self.lines[slot];
+        let left = Waiter {
+            waker: waiter.waker.take(),
+            ..*waiter
+        };
+        self.lines.free(slot);
+        left
     }
 
     /// How many have come so far.
