@@ -5,16 +5,19 @@
 //! `src/guide/metrics.md` anew.
 #![cfg(all(feature = "full", feature = "otlp"))]
 
+#[path = "support/looks.rs"]
+mod looks;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     fmt::Write,
     fs,
     path::Path,
-    time::Duration,
 };
 
 use http::{Request, Response};
+use looks::holds_soon;
 use stellane_core::{
     Components, RequestBody, Runtime, RuntimeConfig,
     config::Loader,
@@ -255,13 +258,10 @@ async fn everything() -> Components {
         components.prometheus.walk(&mut seen);
         seen.metrics.contains_key("stellane_config_reloads_total")
     };
-    let waiting = async {
-        while !is_there() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    let waiting = tokio::time::timeout(Duration::from_secs(20), waiting).await;
-    waiting.expect("the file is followed");
+    assert!(
+        holds_soon(async || is_there()).await,
+        "the file is followed"
+    );
     let _ = fs::remove_file(&path);
     components
 }

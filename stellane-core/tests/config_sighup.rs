@@ -1,8 +1,12 @@
 //! SIGHUP reloads the configuration. In a process of its own: the signal goes to all of it.
 #![cfg(all(feature = "reload", unix))]
 
-use std::{fs, process::Command, time::Duration};
+#[path = "support/looks.rs"]
+mod looks;
 
+use std::{fs, process::Command};
+
+use looks::holds_soon;
 use stellane_core::config::{ConfigWatcher, Loader};
 
 #[tokio::test]
@@ -20,13 +24,7 @@ async fn sighup_reloads_even_what_a_look_at_the_file_would_not_show() {
         .status()
         .expect("kill");
     assert!(sent.success());
-    let reloaded = async {
-        while watcher.stats().reloads_total == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), reloaded)
-        .await
-        .expect("a reload");
+    let reloaded = holds_soon(async || watcher.stats().reloads_total > 0);
+    assert!(reloaded.await, "never reloaded");
     fs::remove_file(file).expect("removes");
 }

@@ -1,6 +1,9 @@
 //! The engines of this crate pass the public suite; what is theirs alone is tested here.
 #![cfg(feature = "engine-testing")]
 
+#[path = "support/looks.rs"]
+mod looks;
+
 use std::{
     cell::Cell,
     collections::{BTreeMap, HashSet},
@@ -12,6 +15,7 @@ use std::{
 };
 
 use http::{Request, Response};
+use looks::holds_soon;
 use stellane_core::{
     connection::{CloseReason, ConnectionManager, Incoming, ListenConfig, Listener},
     engine::{
@@ -236,15 +240,10 @@ async fn gives_memory_back_on_every_core<E: Engine>(engine: impl Fn(&ConnectionM
     let mut client = Client::connect(address).await.expect("connects");
     client.request("GET", "/", b"").await.expect("answers");
     // One connection on one core is a wave for all of them.
-    let all = async {
-        while purged.lock().expect("no panic").len() < 3 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let all = tokio::time::timeout(Duration::from_secs(20), all).await;
+    let all = holds_soon(async || purged.lock().expect("no panic").len() == 3).await;
     engine.stop(Duration::from_secs(5)).await;
     serving.await.expect("no panic").expect("serves");
-    all.expect("each core's thread is purged");
+    assert!(all, "each core's thread is purged");
 }
 
 #[tokio::test]

@@ -1,9 +1,13 @@
 //! A runtime that is dropped leaves nothing behind. Alone in its file: it counts the process's threads.
 #![cfg(all(feature = "full", target_os = "linux"))]
 
-use std::{convert::Infallible, time::Duration};
+#[path = "support/looks.rs"]
+mod looks;
+
+use std::convert::Infallible;
 
 use http::{Request, Response};
+use looks::holds_soon;
 use stellane_core::{RequestBody, Runtime, RuntimeConfig};
 
 fn workers() -> usize {
@@ -31,21 +35,10 @@ async fn the_workers_start_with_the_first_job_and_end_with_the_runtime_that_was_
     let pool = runtime.components().workers.clone();
     pool.spawn_blocking(|| ()).await.expect("runs");
     drop(pool);
-    let started = async {
-        while workers() != 3 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), started)
-        .await
-        .expect("three workers");
+    assert!(holds_soon(async || workers() == 3).await, "three workers");
     drop(runtime);
-    let ended = async {
-        while workers() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), ended)
-        .await
-        .expect("no worker is left");
+    assert!(
+        holds_soon(async || workers() == 0).await,
+        "no worker is left"
+    );
 }

@@ -4,13 +4,15 @@
 #[path = "support/ask.rs"]
 mod ask;
 #[cfg(target_os = "linux")]
+#[path = "support/looks.rs"]
+mod looks;
+
 #[path = "support/process_ran.rs"]
 mod process_ran;
 
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    pin::pin,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -20,6 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
+use looks::in_time;
 use stellane_core::{
     RefusalKind, RequestBody, Runtime, RuntimeConfig, RuntimeError,
     autotune::RequestHead,
@@ -38,20 +41,8 @@ use tokio::{
 use tower::service_fn;
 use tracing::level_filters::LevelFilter;
 
-/// Far longer than anything takes here; who waits as long has waited in vain.
+/// Far longer than anything takes here.
 const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Waits for as long, and not by the clock: it goes on while the process is stopped.
-async fn in_time<F: Future>(future: F) -> Option<F::Output> {
-    const PIECE: Duration = Duration::from_millis(100);
-    let mut future = pin!(future);
-    for _ in 0..TIMEOUT.div_duration_f64(PIECE) as u32 {
-        if let Ok(output) = tokio::time::timeout(PIECE, future.as_mut()).await {
-            return Some(output);
-        }
-    }
-    None
-}
 
 fn config() -> RuntimeConfig {
     let mut config = RuntimeConfig::default();

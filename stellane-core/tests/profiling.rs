@@ -67,13 +67,11 @@ async fn a_cpu_profile_names_the_hot_function_in_each_form_one_at_a_time() {
         move || the_hot_function(&stop)
     });
     let service = here(&ProfileService::builder().cpu(true).build());
-    let first = tokio::spawn({
-        let service = service.clone();
-        async move { ask(&service, "/debug/profile/cpu?seconds=1&frequency=199").await }
-    });
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(ask(&service, "/debug/profile/cpu?seconds=1").await.0, 409);
-    let (status, svg) = first.await.expect("done");
+    let ((status, svg), second) = tokio::join!(
+        ask(&service, "/debug/profile/cpu?seconds=1&frequency=199"),
+        ask(&service, "/debug/profile/cpu?seconds=1"),
+    );
+    assert_eq!(second.0, 409);
     let svg = text(svg);
     assert_eq!(status, 200, "{svg}");
     assert!(

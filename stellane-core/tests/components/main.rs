@@ -7,6 +7,8 @@
 mod ask;
 #[path = "../support/log.rs"]
 mod log;
+#[path = "../support/looks.rs"]
+mod looks;
 #[path = "../support/tower_http_rows.rs"]
 mod rows;
 

@@ -10,6 +10,8 @@ use std::{
 use stellane_core::config::{ConfigErrors, ConfigWatcher, Loader, REFERENCE, Reload, live_keys};
 use tokio::sync::mpsc;
 
+use crate::looks::in_time;
+
 /// A folder of its own, removed at the end.
 struct Folder(PathBuf);
 
@@ -50,7 +52,7 @@ impl Watch {
     }
 
     async fn outcome(&mut self) -> Result<Reload, ConfigErrors> {
-        let outcome = tokio::time::timeout(Duration::from_secs(20), self.outcomes.recv());
+        let outcome = in_time(self.outcomes.recv());
         outcome.await.expect("a reload in time").expect("running")
     }
 }

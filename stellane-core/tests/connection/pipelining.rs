@@ -6,10 +6,9 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use crate::served::served;
+use crate::{looks::in_time, served::served};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -99,9 +98,9 @@ async fn read_until(stream: &mut TcpStream, wanted: &str) -> String {
             assert!(n > 0, "ended after {:?}", String::from_utf8_lossy(&got));
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_secs(5), reading).await;
+    let read = in_time(reading).await;
     let got = String::from_utf8(got).expect("text");
-    in_time.unwrap_or_else(|_| panic!("no more after {got:?}"));
+    read.unwrap_or_else(|| panic!("no more after {got:?}"));
     got
 }
 

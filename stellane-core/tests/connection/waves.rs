@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
-use crate::served::served;
+use crate::{looks::in_time, served::served};
 use http::{Request, Response};
 use stellane_core::connection::{
     CloseReason, ConnectionConfig, ConnectionManager, ConnectionStats, Incoming,
@@ -16,7 +16,6 @@ use tokio::{
 const CLIENTS: u64 = 400;
 /// What happens to more than so many between two turns of another task held that task up.
 const FEW: u64 = 80;
-const TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn start(config: ConnectionConfig) -> (ConnectionManager, SocketAddr) {
     let service = tower::service_fn(|_: Request<Incoming>| async {
@@ -67,9 +66,9 @@ async fn largest_step(
         }
         largest
     });
-    tokio::time::timeout(TIMEOUT, counting)
-        .await
-        .unwrap_or_else(|_| panic!("not all: {:?}", manager.stats()))
+    let counted = in_time(counting).await;
+    counted
+        .unwrap_or_else(|| panic!("not all: {:?}", manager.stats()))
         .expect("no panic")
 }
 

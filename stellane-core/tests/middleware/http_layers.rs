@@ -3,7 +3,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
-use crate::self_signed::SelfSigned;
+use crate::{looks::in_time, self_signed::SelfSigned};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
@@ -549,7 +549,7 @@ async fn what_a_stream_has_sent_arrives_compressed_before_the_next() {
             for _ in 0..3 {
                 lines.send("{\"a\":1}\n").expect("a reader");
                 let frame = answer.body_mut().frame();
-                let frame = tokio::time::timeout(Duration::from_secs(30), frame).await;
+                let frame = in_time(frame).await;
                 let frame = frame.expect("flushed").expect("a frame").expect("whole");
                 assert!(frame.data_ref().is_some_and(|data| !data.is_empty()));
             }

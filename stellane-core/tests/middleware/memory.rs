@@ -23,6 +23,8 @@ use tokio::{
 };
 use tower::{Layer, ServiceExt, service_fn};
 
+use crate::looks::in_time;
+
 const MIB: usize = 1 << 20;
 const MB: u64 = 1 << 20;
 
@@ -73,7 +75,7 @@ impl Upload {
     }
 
     async fn status(self) -> StatusCode {
-        let answer = tokio::time::timeout(Duration::from_secs(30), self.answer);
+        let answer = in_time(self.answer);
         answer.await.expect("in time").expect("no panic").status()
     }
 }

@@ -176,8 +176,15 @@ async fn clients_of_axum_serve_leave_by_both_protocols() {
             let steps = steps.clone();
             get(move || steps.clone().run())
         };
-        let told =
-            get(async |axum::Extension(client): axum::Extension<ClientLeft>| client.left().await);
+        let told = {
+            let steps = steps.clone();
+            get(
+                move |axum::Extension(client): axum::Extension<ClientLeft>| {
+                    steps.begin();
+                    async move { client.left().await }
+                },
+            )
+        };
         let app = Router::new()
             .route(
                 "/finish",
@@ -205,7 +212,7 @@ async fn clients_of_axum_serve_leave_by_both_protocols() {
                         .expect("connects");
                 tokio::spawn(connection);
                 let sent = tokio::spawn(client.send_request(request));
-                tokio::time::sleep(Duration::from_millis(30)).await;
+                until(|| steps.begun() as u64 == n).await;
                 // By RST_STREAM: the connection goes on.
                 sent.abort();
                 until(|| left() == n).await;
@@ -216,7 +223,7 @@ async fn clients_of_axum_serve_leave_by_both_protocols() {
                     .expect("connects");
                 let connection = tokio::spawn(connection);
                 let sent = tokio::spawn(async move { client.send_request(request).await });
-                tokio::time::sleep(Duration::from_millis(30)).await;
+                until(|| steps.begun() as u64 == n).await;
                 connection.abort();
                 sent.abort();
                 until(|| left() == n).await;
@@ -224,6 +231,6 @@ async fn clients_of_axum_serve_leave_by_both_protocols() {
         }
         steps.gate.add_permits(1);
         until(|| abandoned.stats().finished_total == 2).await;
-        assert_eq!(steps.counts(), (1, 1), "{http2}");
+        assert_eq!(steps.counts(), (2, 1), "{http2}");
     }
 }

@@ -9,7 +9,6 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,6 +26,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tower_layer::Layer;
+
+use crate::looks::in_time;
 
 /// The statuses of all answers on one connection, each after the other; `-` if it was closed without one.
 struct Case {
@@ -1224,10 +1225,7 @@ async fn send(address: SocketAddr, bytes: &str, piece: usize) -> (String, bool) 
     let mut answer = Vec::new();
     // A reset after the answer is the end of it as well.
     let end = read.read_to_end(&mut answer);
-    if tokio::time::timeout(Duration::from_secs(3), end)
-        .await
-        .is_err()
-    {
+    if in_time(end).await.is_none() {
         return (
             format!("hangs after {:?}", String::from_utf8_lossy(&answer)),
             false,

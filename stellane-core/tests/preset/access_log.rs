@@ -17,6 +17,7 @@ use tower::service_fn;
 use crate::{
     ask::{ask_at, get},
     log::Log,
+    looks::holds_soon,
 };
 
 fn config() -> RuntimeConfig {
@@ -62,14 +63,9 @@ async fn serve(config: RuntimeConfig) -> (SocketAddr, Components, Log) {
 
 /// So many lines, once they are written.
 async fn lines(log: &Log, count: usize) -> Vec<String> {
-    let written = async {
-        while log.text().lines().count() < count {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    let written = tokio::time::timeout(Duration::from_secs(20), written).await;
-    written.unwrap_or_else(|_| panic!("never {count} lines: {}", log.text()));
+    let written = holds_soon(async || log.text().lines().count() >= count).await;
     let text = log.text();
+    assert!(written, "never {count} lines: {text}");
     assert!(text.ends_with('\n'), "{text:?}");
     text.lines().map(str::to_owned).collect()
 }

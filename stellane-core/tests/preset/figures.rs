@@ -17,7 +17,7 @@ use tower_http::{
     compression::CompressionLayer, services::ServeDir, timeout::TimeoutLayer, trace::TraceLayer,
 };
 
-use crate::ask::ask_at;
+use crate::{ask::ask_at, looks::in_time};
 
 const SIZE: usize = 300_000;
 
@@ -74,8 +74,8 @@ async fn ended(components: &Components, requests: u64) -> HttpStats {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let counted = tokio::time::timeout(Duration::from_secs(20), counted).await;
-    counted.unwrap_or_else(|_| panic!("never {requests}: {:?}", components.metrics.stats()))
+    let counted = in_time(counted).await;
+    counted.unwrap_or_else(|| panic!("never {requests}: {:?}", components.metrics.stats()))
 }
 
 /// A method, a path, headers, and the status of the answer.

@@ -37,6 +37,7 @@ use tower::Layer;
 
 use crate::{
     frames::{PREFACE, SETTINGS, frame},
+    looks::holds_soon,
     until::until,
 };
 
@@ -307,13 +308,8 @@ async fn stream_window(address: SocketAddr) -> u32 {
 async fn connections_that_begin_while_memory_is_scarce_get_the_least_windows() {
     let (components, address) = serve(true).await;
     let until_window_is = async |expected| {
-        let wait = async {
-            while stream_window(address).await != expected {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
-        waited.unwrap_or_else(|_| panic!("never {expected}"));
+        let is_there = holds_soon(async || stream_window(address).await == expected);
+        assert!(is_there.await, "never {expected}");
     };
     assert_eq!(stream_window(address).await, 256 << 10);
     let held = components.memory.hold(7 << 20);

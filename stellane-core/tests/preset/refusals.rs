@@ -16,7 +16,7 @@ use std::{
 use crate::{
     ask::{ask_at, get},
     log::Log,
-    looks::holds_soon,
+    looks::{holds_soon, in_time},
     self_signed::SelfSigned,
 };
 use bytes::Bytes;
@@ -369,15 +369,9 @@ async fn an_answer_of_ones_own_ends_a_connection_that_is_to_end_and_its_panic_is
 async fn a_refusal_is_a_problem_that_says_when_to_come_again() {
     let (address, components) = serve(config(), None).await;
     let _place = components.limit.try_acquire().expect("the only one");
-    let refused = tokio::time::timeout(
-        Duration::from_secs(5),
-        ask_at(
-            address,
-            "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
-        ),
-    )
-    .await
-    .expect("at once");
+    let request = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let refused = in_time(ask_at(address, request)).await;
+    let refused = refused.expect("while the place is held");
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     assert!(
         refused.contains("\r\ncontent-type: application/problem+json\r\n"),
@@ -627,13 +621,7 @@ async fn the_log_tells_of_refusals_now_and_then_and_not_of_each() {
     let request = b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n";
     holds.write_all(request).await.expect("writes");
     let until = async |what: &str, holds: &dyn Fn() -> bool| {
-        let waiting = async {
-            while !holds() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
-        waited.unwrap_or_else(|_| panic!("never {what}"));
+        assert!(holds_soon(async || holds()).await, "never {what}");
     };
     until("held", &|| components.limit.stats().in_flight == 1).await;
     for _ in 0..2 {
@@ -702,8 +690,7 @@ async fn read_answer(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String
             assert!(read > 0, "ended after {:?}", String::from_utf8_lossy(&got));
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_secs(20), reading).await;
-    in_time.expect("in time");
+    in_time(reading).await.expect("in time");
     String::from_utf8(got).expect("text")
 }
 

@@ -51,6 +51,7 @@ use tokio::{
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use super::{app, labelled, make, serve};
+use crate::looks::{holds_soon, in_time};
 
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Response<String>> + Send>>;
 pub(crate) type Handler = Arc<dyn Fn(Parts) -> Answer + Send + Sync>;
@@ -81,19 +82,11 @@ async fn get(address: SocketAddr, path: &str) -> String {
 
 /// Fails instead of hanging.
 async fn within<F: Future>(future: F) -> F::Output {
-    let patience = Duration::from_secs(30);
-    tokio::time::timeout(patience, future)
-        .await
-        .expect("in time")
+    in_time(future).await.expect("in time")
 }
 
 async fn until(holds: impl Fn() -> bool) {
-    within(async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
+    assert!(holds_soon(async || holds()).await, "never");
 }
 
 /// A limit that never moves.

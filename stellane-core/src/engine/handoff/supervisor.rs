@@ -39,6 +39,8 @@ struct Watched {
     looks: u32,
     /// The CPU time of the thread, in nanoseconds, when that was noticed.
     ran: Option<u64>,
+    /// Whether it is counted that the same poll keeps its core, though it blocks.
+    is_refused: bool,
 }
 
 /// A thread in a poll whose core went to another.
@@ -59,6 +61,7 @@ pub(super) fn supervise(shared: &Arc<Shared>, workers: Vec<Arc<Worker>>) {
         poll: 0,
         looks: 0,
         ran: None,
+        is_refused: false,
     };
     let mut cores: Vec<_> = shared.cores.iter().zip(workers).map(watched).collect();
     let tick = shared.config.hand_off_after / LOOKS;
@@ -224,6 +227,7 @@ fn look(
     };
     if watched.poll != poll {
         (watched.poll, watched.looks, watched.ran) = (poll, 0, None);
+        watched.is_refused = false;
         if looks > 1 {
             // Most are over at the next look: it is early enough to look closely then.
             return None;
@@ -242,9 +246,9 @@ fn look(
         return None;
     }
     if !shared.has_room() {
-        shared
-            .refused
-            .fetch_add(u64::from(watched.looks == looks), Relaxed);
+        if !mem::replace(&mut watched.is_refused, true) {
+            shared.refused.fetch_add(1, Relaxed);
+        }
         return None;
     }
     // First, since it may end its poll at any time.
