@@ -48,7 +48,9 @@ impl Limiting {
     /// Tries the limit that it began with.
     pub(super) fn on_first_window(&mut self, window: &Window<'_>) {
         let bound = window.is_limit_bound();
-        let (mut known, mut baseline) = (false, self.median);
+        // Who was let in before may have waited for long; under this limit an answer takes no longer than Little's law says.
+        let mut baseline = self.median.min(f64::from(window.limit) / self.throughput);
+        let mut known = false;
         if let Some(guess) = self.guess {
             // A target is another latency than one without a queue: it is looked for.
             known = guess.known || self.target.is_none() && self.kinds.have_hardly_a_queue();

@@ -276,11 +276,13 @@ impl Limiting {
         }
         let limit = self.limit();
         let Some(probe) = self.probe else {
-            // Who was let in before the limit changed tells of the limit before.
+            // Who was let in before the limit changed tells of the limit before, until it is gone. Those who have waited in a
+            // queue that is no more took longer than that takes.
+            let stay = STAYS * f64::from(limit) / self.throughput;
             let stay = if self.is_answered() {
-                window.latencies.mean()
+                window.latencies.mean().min(stay)
             } else {
-                STAYS * f64::from(limit) / self.throughput
+                stay
             };
             return Next {
                 limit,
