@@ -244,8 +244,7 @@ impl Shared {
             return false;
         }
         let mut waiters = self.lock_waiters();
-        // In a queue that is served in order the time is no matter, until it is empty.
-        let now = match waiters.asks_for_time() || waiters.len() <= 1 {
+        let now = match waiters.asks_for_time() {
             true => self.clock.nanos(),
             false => 0,
         };

@@ -91,9 +91,9 @@ impl Waiters {
         u64::from(LONG).saturating_mul(self.long)
     }
 
-    /// Whether who is next, and whether anybody is late, depends on the time.
+    /// Whether the time decides who is next or late, or when the queue became empty: else it need not be read.
     pub(super) fn asks_for_time(&self) -> bool {
-        self.pressed_until > 0 || self.long == 0
+        self.pressed_until > 0 || self.long == 0 || self.len() <= 1
     }
 
     pub(super) fn len(&self) -> usize {

@@ -113,7 +113,7 @@ const ROOM: (f64, f64) = (0.88, 2.0);
 /// to 70.
 /// The first half: 98 % (`knee`), twice: 97 % (`knee`); the second half, twice: nothing.
 const PATIENCE: (f64, f64, f64) = (0.5, 2.0, 10.0);
-/// The same in mean stays, where most places are held by what is not answered. With three a service that loses requests kept
+/// The same in mean stays, where most places are held by what is not answered; elsewhere the most. With three a service that loses requests kept
 /// from 45 % on of what it can do, in three intervals of thirty: it was looked at too seldom.
 /// Half: 97 % (`black_hole`), twice: 77 % (`black_hole`).
 const STAYS: f64 = 2.0;
@@ -278,12 +278,10 @@ impl Limiting {
         let Some(probe) = self.probe else {
             // Who was let in before the limit changed tells of the limit before, until it is gone. Those who have waited in a
             // queue that is no more took longer than that takes.
-            let stay = STAYS * f64::from(limit) / self.throughput;
-            let stay = if self.is_answered() {
-                window.latencies.mean().min(stay)
-            } else {
-                stay
-            };
+            let mut stay = STAYS * f64::from(limit) / self.throughput;
+            if self.is_answered() {
+                stay = stay.min(window.latencies.mean());
+            }
             return Next {
                 limit,
                 drain: seconds(self.patience()),
