@@ -68,6 +68,7 @@
 
 mod auto_tune;
 mod clock;
+mod control_group;
 pub mod embed;
 mod error;
 mod limit;

@@ -1,7 +1,9 @@
+#[cfg(feature = "tokio")]
+mod cpu;
+
 use std::{
-    fmt,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -39,7 +41,6 @@ struct Sources {
     computing: Tasks,
     /// Threads of the runtimes that are held.
     held: AtomicUsize,
-    cpu_time: OnceLock<CpuTime>,
     watched: Mutex<Vec<Arc<Watched>>>,
 }
 
@@ -47,17 +48,12 @@ struct Sources {
 #[derive(Debug, Default)]
 struct Watched {
     tasks: Tasks,
+    /// How many it has.
+    #[cfg(feature = "tokio")]
+    threads: AtomicUsize,
     /// When the next tick should come.
     #[cfg(feature = "tokio")]
     due: Mutex<Option<tokio::time::Instant>>,
-}
-
-struct CpuTime(Box<dyn Fn() -> Duration + Send + Sync>);
-
-impl fmt::Debug for CpuTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CpuTime({:?})", (self.0)())
-    }
 }
 
 /// The bits of a number of tasks; NaN where it is not known.
@@ -96,13 +92,6 @@ impl LocalSignal {
         self.0.held.store(threads, Ordering::Relaxed);
     }
 
-    /// How long the process had its CPUs so far, on average of those that it may use; the first that is given is asked. A
-    /// runtime seems to work also while it waits for a CPU that another process has, and its tasks wait with it. A process
-    /// that has less than a quarter of what it may use is not full. Unless somebody tells, whoever seems to work does.
-    pub fn ask_cpu_time(&self, cpu_time: impl Fn() -> Duration + Send + Sync + 'static) {
-        let _ = self.0.cpu_time.set(CpuTime(Box::new(cpu_time)));
-    }
-
     /// The latest report, or else the average of all runtimes that are watched, or what waits or computes beside them if
     /// that is more.
     #[must_use]
@@ -135,9 +124,14 @@ impl LocalSignal {
         !self.watched().is_empty()
     }
 
+    /// How many CPUs the threads of the runtimes that are watched can use at once, of those that the process may.
     #[cfg(feature = "tokio")]
-    fn cpu_time(&self) -> Option<Duration> {
-        self.0.cpu_time.get().map(|cpu_time| (cpu_time.0)())
+    fn cpus(&self, allowed: f64) -> f64 {
+        let watched = self.watched();
+        let threads = watched
+            .iter()
+            .map(|watched| watched.threads.load(Ordering::Relaxed));
+        allowed.min(threads.sum::<usize>() as f64)
     }
 
     /// The share of so many threads that is held. The one that asks is not.
@@ -223,7 +217,7 @@ const LONG: Duration = Duration::from_millis(250);
 /// How long the share of time in which there was something to do is averaged over.
 #[cfg(feature = "tokio")]
 const LATELY: Duration = Duration::from_millis(200);
-/// A process that has less than this part of the CPUs that it may use waits for others: load generators beside a service take
+/// A process that has less than this part of the CPUs that it could use waits for others: load generators beside a service take
 /// half of them, or two thirds.
 #[cfg(feature = "tokio")]
 const STARVED: u32 = 4;
@@ -231,7 +225,8 @@ const STARVED: u32 = 4;
 #[cfg(feature = "tokio")]
 impl LocalSignal {
     /// A signal, and what reports to it how long tasks of the current tokio runtime wait for their turn: spawn it on
-    /// that runtime. When it is dropped nothing is known any more.
+    /// that runtime. When it is dropped nothing is known any more. A process that gets less than a quarter of the CPUs
+    /// that it could use, as its neighbours have them, is not taken for full (on Unix; elsewhere that is not known).
     ///
     /// ```
     /// use stellane_autotune::{AdaptiveLimit, LocalSignal};
@@ -272,8 +267,15 @@ impl LocalSignal {
         };
         self.watched().push(Arc::clone(&watch.watched));
         async move {
-            let (mut queue, mut held) = (Queue::default(), Duration::ZERO);
-            let mut calm = Duration::ZERO;
+            let threads = workers();
+            watch.watched.threads.store(threads, Ordering::Relaxed);
+            let spent = move |held| Spent {
+                worked: worked() + held,
+                cpu_time: cpu::time(),
+            };
+            let (mut held, mut calm) = (Duration::ZERO, Duration::ZERO);
+            let mut queue = Queue::since(spent(held));
+            let allowed = cpu::allowed();
             loop {
                 let pause = if calm < Duration::from_secs(1) {
                     TICK
@@ -284,12 +286,10 @@ impl LocalSignal {
                 watch.watched.set_due(due);
                 tokio::time::sleep_until(due).await;
                 let delay = due.elapsed();
-                held += (pause + delay).mul_f64(watch.signal.held_share(workers()));
+                held += (pause + delay).mul_f64(watch.signal.held_share(threads));
                 let before = queue.spent.worked;
-                let spent = Spent {
-                    worked: worked() + held,
-                    cpu_time: watch.signal.cpu_time(),
-                };
+                let spent = spent(held);
+                queue.cpus = watch.signal.cpus(allowed);
                 let tasks = queue.tasks_per_core(delay, spent, pause);
                 watch.watched.tasks.set(tasks);
                 let is_calm = delay < QUEUED && CALM * spent.worked.saturating_sub(before) < pause;
@@ -338,18 +338,20 @@ impl Drop for Watch {
 
 /// What the delays of ticks say about the queue of a runtime.
 #[cfg(feature = "tokio")]
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
     late: Option<Late>,
     /// The share of time of late in which there was something to do.
     busy: f64,
     /// Until the latest tick.
     spent: Spent,
+    /// Of those that the process may use, how many the runtimes can.
+    cpus: f64,
 }
 
-/// How long the workers of a runtime have worked, on average, and how long the process had its CPUs if that is known.
+/// How long the workers of a runtime have worked, on average, and the CPU time of the process if that is known.
 #[cfg(feature = "tokio")]
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Spent {
     worked: Duration,
     cpu_time: Option<Duration>,
@@ -369,6 +371,15 @@ struct Late {
 
 #[cfg(feature = "tokio")]
 impl Queue {
+    fn since(spent: Spent) -> Self {
+        Self {
+            late: None,
+            busy: 0.0,
+            spent,
+            cpus: 1.0,
+        }
+    }
+
     /// After a tick that was so late, `pause` after the one before.
     fn tasks_per_core(&mut self, delay: Duration, spent: Spent, pause: Duration) -> f64 {
         let before = std::mem::replace(&mut self.spent, spent);
@@ -392,11 +403,13 @@ impl Queue {
         late.waited += delay;
         late.shortest = late.shortest.min(delay);
         late.lasts += pause + delay;
-        // A tick that is late while the workers have nothing to do, or no CPU, waits for one that others have.
+        // A tick that is late while the workers have nothing to do, or no CPU, waits for one that others have: then they
+        // seem to work also while they wait for it.
         let worked = spent.worked.saturating_sub(late.spent.worked);
         let had = spent.cpu_time.zip(late.spent.cpu_time);
+        let fair = late.lasts.mul_f64(self.cpus) / STARVED;
         let is_own = 2 * worked > late.lasts
-            && had.is_none_or(|(now, then)| STARVED * now.saturating_sub(then) > late.lasts);
+            && had.is_none_or(|(now, then)| now.saturating_sub(then) > fair);
         if late.ticks < 2 || late.waited < LONG || !is_own {
             return self.busy;
         }
@@ -415,16 +428,16 @@ mod tests {
 
     /// Of a process that had a CPU for such a share of the time.
     fn last_of(delays: &[u64], load: f64, share: Option<f64>) -> f64 {
-        let (mut queue, mut passed) = (Queue::default(), Duration::ZERO);
-        queue.spent.cpu_time = share.map(|_| Duration::ZERO);
+        let spent = |passed: Duration| Spent {
+            worked: passed.mul_f64(load),
+            cpu_time: share.map(|share| passed.mul_f64(share)),
+        };
+        let mut passed = Duration::ZERO;
+        let mut queue = Queue::since(spent(passed));
         let tasks = delays.iter().map(|delay| {
             let delay = Duration::from_millis(*delay);
             passed += TICK + delay;
-            let spent = Spent {
-                worked: passed.mul_f64(load),
-                cpu_time: share.map(|share| passed.mul_f64(share)),
-            };
-            queue.tasks_per_core(delay, spent, TICK)
+            queue.tasks_per_core(delay, spent(passed), TICK)
         });
         tasks.last().unwrap_or_default()
     }
@@ -480,6 +493,17 @@ mod tests {
         for (share, is_full) in [(0.1, false), (0.2, false), (0.4, true), (1.0, true)] {
             let tasks = last_of(&[20, 40, 60, 80, 100], 1.0, Some(share));
             assert_eq!(tasks > 2.5, is_full, "{share}: {tasks}");
+        }
+    }
+
+    #[test]
+    fn a_process_has_no_more_cpus_than_its_runtimes_have_threads() {
+        let signal = LocalSignal::new();
+        for (threads, cpus) in [(1, 1.0), (2, 3.0), (5, 4.5)] {
+            let runtime = Arc::<Watched>::default();
+            runtime.threads.store(threads, Ordering::Relaxed);
+            signal.watched().push(runtime);
+            assert_eq!(signal.cpus(4.5), cpus);
         }
     }
 

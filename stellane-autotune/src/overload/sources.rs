@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::control_group::{groups, read};
+
 /// Memory as a fraction of its limit, in the control group (version 1 or 2) that is nearest to its own: that of the process
 /// or one above; of the machine where none has a limit. Page cache that can be dropped does not count.
 #[must_use]
@@ -66,24 +68,7 @@ struct Limited {
 
 /// Those of this process and of all above.
 fn limited() -> impl Iterator<Item = Limited> {
-    let text = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
-    let own = |prefix: &str, mount: &str| {
-        let path = text.lines().find_map(|line| {
-            // `0::/path` of version 2, `4:memory:/path` of version 1.
-            let line = line.split_once(':')?.1;
-            line.strip_prefix(prefix)
-        });
-        let mount = Path::new("/sys/fs/cgroup").join(mount);
-        // Inside a container the path may be that of the host: the mount is then the container's own group.
-        let path = path.map(|path| path.trim_start_matches('/').to_owned());
-        path.map(|path| {
-            let groups = Path::new(&path).ancestors().map(|group| mount.join(group));
-            groups.collect::<Vec<_>>()
-        })
-        .unwrap_or_default()
-    };
-    let groups = [own(":", ""), own("memory:", "memory")];
-    groups.into_iter().flatten().filter_map(|dir| {
+    groups("memory").into_iter().filter_map(|dir| {
         let number = |names: [&str; 2]| -> Option<f64> {
             let text = names.iter().find_map(|name| read(&dir.join(name)))?;
             text.trim().parse().ok()
@@ -118,10 +103,6 @@ fn some_avg10(text: &str) -> Option<f64> {
         .split_whitespace()
         .find_map(|word| word.strip_prefix("avg10="))?;
     value.parse::<f64>().ok().map(|percent| percent / 100.0)
-}
-
-fn read(path: &Path) -> Option<String> {
-    fs::read_to_string(path).ok()
 }
 
 #[cfg(test)]

@@ -164,11 +164,6 @@ impl Components {
         connections.wakes = ledger::wake_clock(&metrics);
         let connections = connections.build().map_err(failed("connection"))?;
         let local_signal = LocalSignal::new();
-        #[cfg(unix)]
-        local_signal.ask_cpu_time({
-            let cpus = Machine::read().cpus;
-            move || machine::cpu_time(cpus)
-        });
         let limit = AdaptiveLimit::builder()
             .config(config.limit.clone())
             .local_signal(&local_signal)
