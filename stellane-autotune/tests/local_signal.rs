@@ -34,10 +34,19 @@ fn who_gets_no_cpu_is_not_full() {
     assert!(most < FULL, "{most}");
 }
 
-/// The process of which the test asks: it works until its signal says that it is full, for so many milliseconds at most, and
+/// Valgrind takes away a page by which the clock could be read.
+#[test]
+#[ignore = "needs valgrind"]
+fn it_watches_under_valgrind() {
+    let mut watched = Command::new("valgrind");
+    watched.arg("--quiet").arg(this());
+    most_tasks(watched, Duration::from_millis(500));
+}
+
+/// The process of which the tests ask: it works until its signal says that it is full, for so many milliseconds at most, and
 /// prints what that said.
 #[tokio::test]
-#[ignore = "the other test runs it"]
+#[ignore = "the others run it"]
 async fn more_tasks_than_its_thread_can_run() {
     let at_most: u64 = std::env::var("AT_MOST_MS").unwrap().parse().unwrap();
     let (signal, watching) = LocalSignal::tokio();
