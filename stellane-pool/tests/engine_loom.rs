@@ -7,6 +7,7 @@ mod sync {
     pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 }
 #[path = "../../stellane-core/src/engine/handoff/marks.rs"]
+#[expect(dead_code, reason = "who watches asks for more than the models do")]
 mod marks;
 
 use loom::{

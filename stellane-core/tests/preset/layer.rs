@@ -482,7 +482,7 @@ impl<B> Service<Request<B>> for Strict {
 #[tokio::test]
 async fn a_service_is_called_when_it_is_ready_at_once_and_from_the_queue() {
     let mut config = config();
-    config.limit.max_wait = std::time::Duration::from_secs(60);
+    config.limit.max_wait = std::time::Duration::from_secs(3600);
     let components = Components::new(&config).expect("valid");
     let preset = components.layer(&config.server).layer(Strict::default());
     let layers = ServiceBuilder::new()

@@ -111,7 +111,7 @@ fn config(places: u32) -> RuntimeConfig {
     config.limit.algorithm = AlgorithmKind::Fixed;
     (config.limit.initial, config.limit.min) = (places, places);
     config.limit.max = places;
-    config.limit.max_wait = Duration::from_secs(60);
+    config.limit.max_wait = Duration::from_secs(3600);
     config
 }
 

@@ -37,7 +37,7 @@ fn config() -> RuntimeConfig {
         let mut limit = LimitConfig::default();
         limit.algorithm = AlgorithmKind::Fixed;
         (limit.initial, limit.min, limit.max) = (1, 1, 1);
-        limit.max_wait = Duration::from_secs(60);
+        limit.max_wait = Duration::from_secs(3600);
         config.limit = limit;
     })
 }

@@ -351,7 +351,9 @@ async fn who_waits_for_a_place_is_in_its_span_all_the_same() {
     let heard = Heard::default();
     let _listens = heard.listen();
     let mut config = config();
-    config.limit.max_wait = Duration::from_secs(20);
+    config.limit.max_wait = Duration::from_secs(3600);
+    // Who has left is not waited for.
+    config.connection.half_close_grace = Duration::from_millis(1);
     let (address, components, _) = serve(config).await;
     let mut client = TcpStream::connect(address).await.expect("connects");
     let head = b"GET /hang HTTP/1.1\r\nhost: a\r\n\r\n";

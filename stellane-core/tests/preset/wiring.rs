@@ -26,7 +26,7 @@ fn config() -> RuntimeConfig {
     config.server.max_body_bytes = 10;
     config.limit.algorithm = AlgorithmKind::Fixed;
     (config.limit.initial, config.limit.min) = (1, 1);
-    config.limit.max_wait = Duration::from_secs(60);
+    config.limit.max_wait = Duration::from_secs(3600);
     config
 }
 
