@@ -1,13 +1,12 @@
 #[cfg(feature = "tokio")]
 mod cpu;
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
+#[cfg(feature = "tokio")]
+use std::time::Duration;
 
 /// What the machine under a service says of itself: how many tasks are ready to run for each that can run.
 ///
