@@ -113,8 +113,8 @@ const ROOM: (f64, f64) = (0.88, 2.0);
 /// to 70.
 /// The first half: 98 % (`knee`), twice: 97 % (`knee`); the second half, twice: nothing.
 const PATIENCE: (f64, f64, f64) = (0.5, 2.0, 10.0);
-/// The same in mean stays, where most places are held by what is not answered; elsewhere the most. With three a service that loses requests kept
-/// from 45 % on of what it can do, in three intervals of thirty: it was looked at too seldom.
+/// The same in mean stays, where most places are held by what is not answered; elsewhere the most. With three a service
+/// that loses requests kept from 45 % on of what it can do, in three intervals of thirty: it was looked at too seldom.
 /// Half: 97 % (`black_hole`), twice: 77 % (`black_hole`).
 const STAYS: f64 = 2.0;
 /// While the machine has next to nothing to do: whatever their latency is, more can be let in.
