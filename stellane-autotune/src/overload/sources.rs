@@ -24,11 +24,13 @@ pub fn memory_stall() -> Option<f64> {
     stalls.max_by(f64::total_cmp)
 }
 
-/// The fraction of the last ten seconds in which some task waited for a CPU (PSI).
+/// The fraction of the last ten seconds in which some task waited for a CPU (PSI): of the nearest control group (version 2)
+/// that tells it, else of the machine.
 #[must_use]
 pub fn cpu_stall() -> Option<f64> {
-    let of_cgroup = cgroup().and_then(|dir| read(&dir.join("cpu.pressure")));
-    some_avg10(&of_cgroup.or_else(|| read(Path::new("/proc/pressure/cpu")))?)
+    let mut groups = groups("cpu").into_iter();
+    let of_group = groups.find_map(|dir| read(&dir.join("cpu.pressure")));
+    some_avg10(&of_group.or_else(|| read(Path::new("/proc/pressure/cpu")))?)
 }
 
 /// Open files of this process as a fraction of what it may open.
@@ -45,19 +47,6 @@ pub fn open_files() -> Option<f64> {
         n => n as f64,
     };
     (limit > 0.0).then_some(open / limit)
-}
-
-/// The directory of the cgroup (version 2) of this process.
-fn cgroup() -> Option<PathBuf> {
-    let text = read(Path::new("/proc/self/cgroup"))?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let dir = Path::new("/sys/fs/cgroup").join(path);
-    // Inside a container the path is that of the host, and the mount is already the cgroup.
-    if dir.join("memory.current").exists() {
-        Some(dir)
-    } else {
-        Some("/sys/fs/cgroup".into())
-    }
 }
 
 /// A control group that limits memory, and the fraction of it that is used.

@@ -405,7 +405,10 @@ impl UnreadBody {
     /// Whether somebody holds it, and may read on. The task is woken when nobody does any more.
     pub(super) fn is_held(&self, cx: &Context<'_>) -> bool {
         let mut state = self.lock();
-        state.waker = state.held.then(|| cx.waker().clone());
+        match &state.waker {
+            Some(known) if state.held && known.will_wake(cx.waker()) => {}
+            _ => state.waker = state.held.then(|| cx.waker().clone()),
+        }
         state.held
     }
 }

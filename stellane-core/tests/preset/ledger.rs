@@ -363,6 +363,8 @@ async fn the_body_of_a_client_and_its_reading_are_its_own() {
     until("upload", is_kept("/upload")).await;
     let upload = kept(&components, KeptAs::Slow, "/upload");
     assert!(upload.why.contains("client's body"), "{upload:#?}");
+    // When it came, for each piece and for its answer, and not for what its connection has to do beside.
+    assert!(upload.polls <= 4, "{upload:#?}");
 
     let mut client = TcpStream::connect(address).await.expect("connects");
     let head = b"GET /large HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";

@@ -271,6 +271,17 @@ impl Ledger {
         }
     }
 
+    /// Whether it waits, and nothing that it waits for has woken it: its connection is polled for another reason. Who is
+    /// polled with this wakes it.
+    #[inline]
+    pub(super) fn still_waits(&self, cx: &Context<'_>) -> bool {
+        let waits = matches!(self.phase, Phase::Waiting(_)) && !self.stamp.is_woken();
+        if waits {
+            self.stamp.hear(cx.waker());
+        }
+        waits
+    }
+
     /// A poll begins: with this waker.
     #[inline]
     pub(super) fn enter(&mut self) -> &Waker {

@@ -45,6 +45,12 @@ impl Stamp {
         (woken != ASLEEP).then_some(woken)
     }
 
+    /// Whether it was woken since that was taken.
+    #[inline]
+    pub(super) fn is_woken(&self) -> bool {
+        self.woken.load(Acquire) != ASLEEP
+    }
+
     /// The request waits. A wake that came before it could be heard is passed on.
     pub(super) fn hear(&self, waker: &Waker) {
         let mut task = self.task();
@@ -56,7 +62,7 @@ impl Stamp {
         } else {
             drop(task);
         }
-        if self.woken.load(Acquire) != ASLEEP {
+        if self.is_woken() {
             waker.wake_by_ref();
         }
     }

@@ -76,6 +76,10 @@ where
         let Some(held) = this.in_flight.held() else {
             return Poll::Pending;
         };
+        // hyper polls an answer whenever it has read a piece of a body, and once more when the piece was taken.
+        if held.ledger.still_waits(cx) {
+            return Poll::Pending;
+        }
         if held.apart.is_some() && leaves(held, this.state.as_mut(), cx) {
             return Poll::Pending;
         }
@@ -105,7 +109,8 @@ where
                 let (faults, grpc) = (held.parts.faults.counter(), held.grpc);
                 let refusal = match panicked {
                     true => Some(RefusalKind::Panic),
-                    false => watch.refusal(&polled, grpc, cx),
+                    // By the waker of the others: it is polled for no other.
+                    false => watch.refusal(&polled, grpc, &stamped),
                 };
                 if polled.is_pending() {
                     held.pause(None, cx);
