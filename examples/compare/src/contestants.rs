@@ -21,6 +21,8 @@ pub(crate) enum Scope {
     /// It is there for its memory.
     Idle,
     Hello,
+    /// `/hello`, and an upload that is counted.
+    Upload,
     All,
 }
 

@@ -86,7 +86,7 @@ pub(crate) const PEERS: [Peer; 14] = [
         ..peer("may_minihttp", "may_minihttp", may::serve)
     },
     Peer {
-        scope: Scope::Hello,
+        scope: Scope::Upload,
         ..peer(FLOOR, "mio", floor::serve)
     },
     Peer {

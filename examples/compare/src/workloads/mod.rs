@@ -416,7 +416,7 @@ fn headers(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
 fn upload(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
     let what = "1 MiB is posted and counted as it comes, on 8 connections.";
     let load = Load::closed(8, requests::upload("/upload"));
-    plan.rates((name, "Upload of 1 MiB", what), Scope::All, &load)
+    plan.rates((name, "Upload of 1 MiB", what), Scope::Upload, &load)
 }
 
 fn upload_to_disk(name: &'static str, plan: &Plan) -> Result<Section, BoxError> {
