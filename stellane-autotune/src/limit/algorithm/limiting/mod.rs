@@ -127,7 +127,7 @@ const MIN_SAMPLES: u64 = 60;
 /// Half: 98 % (`defers_at_rate`); twice: 98 % (`half_waits`).
 const MAX_SAMPLES: u64 = 150;
 /// At the bottom of a probe of a service that is not what it was, for a baseline that lasts.
-/// Half: 98 % (`knee`); twice: 97 % (`capacity_halves`).
+/// Half: 95 % (`black_hole`); twice: 96 % (`black_hole`).
 const BOTTOM_SAMPLES: u64 = 200;
 /// Those of the steps towards it, and of the very first window.
 /// Half or twice: nothing.
