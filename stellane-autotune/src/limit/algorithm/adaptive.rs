@@ -60,7 +60,8 @@ use super::{Algorithm, LimitEvidence, LimitState, Next, Tick, Window, WindowSize
 /// - The baseline is re-probed after 8 s, doubling to 32 s while nothing changes; sooner when latency or
 ///   throughput have jumped, when the median is far above the baseline although nothing seems to queue,
 ///   and after 6 cuts in a row. The limit then steps down by 0.7 per window until throughput goes with it,
-///   and what it takes there is the latency without a queue. Probes that find much the same are averaged.
+///   and what it takes there is the latency without a queue. A probe that finds much the same is over with that step, and
+///   averaged with those before; only one that does not stays there, to be sure.
 ///   The baseline thus follows a service that became slower or faster, without ever pinning the limit to a
 ///   few requests. A probe that costs most of the throughput in a step is given up; one that goes
 ///   deep shows that the limit itself was far too high, and it stays lower.

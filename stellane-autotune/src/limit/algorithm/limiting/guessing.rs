@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{Next, Window, clamp_limit},
+    super::{Next, Window, clamp_limit, elasticity::Measured},
     Limiting, PATIENCE,
     guess::{GONE, Guess},
     probe::{PROBE_AGAIN, PROBE_EVERY, RARE},
@@ -52,9 +52,12 @@ impl Limiting {
         let mut baseline = self.median.min(f64::from(window.limit) / self.throughput);
         let mut known = false;
         if let Some(guess) = self.guess {
-            // A target is another latency than one without a queue: it is looked for.
-            known = guess.known || self.target.is_none() && self.kinds.have_hardly_a_queue();
-            baseline = baseline.min(guess.shortest);
+            let tried = Measured::new(window.limit, self.throughput, self.median);
+            let easy = guess.easy(tried);
+            // Then no probe needs to look for the latency without one. But a target is another latency than that.
+            known = guess.known
+                || self.target.is_none() && (easy.is_some() || self.kinds.have_hardly_a_queue());
+            baseline = baseline.min(easy.unwrap_or(guess.shortest));
             let part = self.throughput / guess.before.0;
             let before = self.limit;
             if bound && !self.kinds.are_busy() {
@@ -66,8 +69,11 @@ impl Limiting {
             // What was answered before is that of a few milliseconds, and may be half as much again by chance.
             if bound && part < MISTAKE && !self.kinds.are_busy() {
                 if self.limit > 1.1 * before {
-                    let shortest = baseline;
-                    return self.guess = Some(Guess { shortest, ..guess });
+                    return self.guess = Some(Guess {
+                        shortest: baseline,
+                        tried: Some(tried),
+                        ..guess
+                    });
                 }
                 self.doubt = (2.0 * self.doubt).min(DOUBT);
                 known = true;

@@ -126,8 +126,8 @@ const MIN_SAMPLES: u64 = 60;
 /// So that a limit that is far too high is not measured for ever.
 /// Half: 98 % (`defers_at_rate`); twice: 98 % (`half_waits`).
 const MAX_SAMPLES: u64 = 150;
-/// At the bottom of a probe, for a baseline that lasts.
-/// Half: 98 % (`knee`); twice: 97 % (`capacity_halves`).
+/// At the bottom of a probe of a service that is not what it was, for a baseline that lasts.
+/// Half: 95 % (`black_hole`); twice: 96 % (`black_hole`).
 const BOTTOM_SAMPLES: u64 = 200;
 /// Those of the steps towards it, and of the very first window.
 /// Half or twice: nothing.
@@ -195,6 +195,7 @@ impl Limiting {
             known: start.known,
             before: start.before,
             shortest: f64::INFINITY,
+            tried: None,
         });
         (self.median, self.throughput) = (start.median, start.before.0);
         self.kinds
