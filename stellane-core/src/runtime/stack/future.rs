@@ -109,7 +109,7 @@ where
                 let (faults, grpc) = (held.parts.faults.counter(), held.grpc);
                 let refusal = match panicked {
                     true => Some(RefusalKind::Panic),
-                    // By the waker of the others: it is polled for no other.
+                    // Not with its task's own waker: it is polled when it is woken by this one.
                     false => watch.refusal(&polled, grpc, &stamped),
                 };
                 if polled.is_pending() {
