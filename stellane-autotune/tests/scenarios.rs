@@ -251,8 +251,8 @@ fn a_service_that_has_changed_is_noticed_where_its_latency_says_little() {
     }
 }
 
-/// Two seconds of a storm, in which a probe that stayed at its bottom took a sixth and more of what could be served; and seven
-/// before it, in which one began from a limit that chance had made far too low.
+/// A probe that stayed at its bottom took an eighth and more of what could be served in two seconds of a storm; in 2020 it began
+/// from a limit that chance had made far too low.
 #[test]
 fn a_probe_of_a_service_that_is_the_same_costs_less_than_a_tenth_of_two_seconds() {
     let scenario = scenario("retry_storm");

@@ -43,8 +43,8 @@ fn threads() -> usize {
     threads.count()
 }
 
-/// Many runs leave no thread, and do not hold more from each third to the next. What is there once is no leak, whichever run
-/// it comes with: the thread of the signals, what a thread keeps to use again.
+/// Many runs leave no thread, and no bytes again and again: once in ten runs is seen, wherever it begins. What is there once is
+/// no leak, whichever run it comes with: the thread of the signals, what a thread keeps to use again.
 fn assert_no_growth(kind: &str, run: &dyn Fn()) {
     run();
     std::thread::sleep(Duration::from_millis(300));
@@ -63,9 +63,10 @@ fn assert_no_growth(kind: &str, run: &dyn Fn()) {
         left.push(LIVE.load(Relaxed));
     }
     println!("{kind}: {:?} to {:?} bytes", left[0], left[RUNTIMES - 1]);
-    let thirds: Vec<_> = left.chunks(RUNTIMES.div_ceil(3)).collect();
-    let grows = |two: &[&[i64]]| two[1].iter().min() > two[0].iter().max();
-    assert!(!thirds.windows(2).all(grows), "{kind}: {left:?}");
+    let fifths: Vec<_> = left.chunks(RUNTIMES / 5).collect();
+    // With a fifth between them.
+    let grows = |from: usize, to: usize| fifths[to].iter().min() > fifths[from].iter().max();
+    assert!(!(grows(0, 2) && grows(2, 4)), "{kind}: {left:?}");
 }
 
 fn app() -> Router {

@@ -21,7 +21,7 @@ const ANSWER: &[u8] =
 const UPLOADED: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 20\r\n\
                         date: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n{\"received\":1048576}";
-/// How much is read at once, and of an upload: as much as hyper reads then.
+/// How much is read at once, and of an upload: about as much as hyper reads then.
 const READ: usize = 8 << 10;
 const READ_BODY: usize = 512 << 10;
 /// So many answers are written at once: no request is shorter than 16 bytes.
@@ -102,7 +102,7 @@ fn answer_all(listener: net::TcpListener) -> io::Result<()> {
 }
 
 impl Connection {
-    /// Reads what is there: epoll tells it once.
+    /// Reads once, and of an upload all that is there, since epoll does not tell of it again.
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         loop {
             let most = if self.uploads { READ_BODY } else { READ };
@@ -115,7 +115,7 @@ impl Connection {
             if self.length == 0 {
                 self.begin(&bytes[..n]);
             }
-            if n < most {
+            if n < most || !self.uploads {
                 return Ok(());
             }
         }

@@ -271,8 +271,8 @@ impl Ledger {
         }
     }
 
-    /// Whether it waits, and nothing that it waits for has woken it: its connection is polled for another reason. Who is
-    /// polled with this wakes it.
+    /// Whether it waits, and nothing that it waits for has woken it: its connection is polled for another reason. A wake
+    /// goes to this task from then on.
     #[inline]
     pub(super) fn still_waits(&self, cx: &Context<'_>) -> bool {
         let waits = matches!(self.phase, Phase::Waiting(_)) && !self.stamp.is_woken();
