@@ -85,7 +85,7 @@ pub use limit::{
     AdaptiveLimit, AdaptiveLimitBuilder, AdaptiveLimitLayer, AdaptiveLimitService, Algorithm,
     AlgorithmKind, Class, ClassConfig, ClassStats, Hold, Key, Latencies, LimitBody, LimitConfig,
     LimitEvidence, LimitFuture, LimitMode, LimitRequestBody, LimitState, LimitStats, LocalSignal,
-    Outcome, Permit, RequestHead, ResponseHead, RetryAfter, Shed, WallClock, algorithm,
+    Outcome, Permit, RequestHead, ResponseHead, RetryAfter, Shed, Waited, WallClock, algorithm,
 };
 pub use overload::{OverloadConfig, OverloadLayer};
 pub use rate_limit::{

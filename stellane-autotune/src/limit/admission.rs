@@ -393,7 +393,10 @@ impl AdaptiveLimitLayer {
         let class = self.classifiers.class_for(shared, head);
         let keys = self.classifiers.keys_for(head, connection);
         // One that needs a seat of its class may have to wait for it.
-        if shared.seats(class).is_some() || !shared.try_enter(class, keys, false) {
+        if shared.seats(class).is_some()
+            || shared.is_late(head, class)
+            || !shared.try_enter(class, keys, false)
+        {
             return None;
         }
         let mut admission = Admission::new(shared, class, keys);

@@ -105,7 +105,7 @@ impl Own {
         Queued::join(self, class, keys, self.settings.max_waiters).ok_or(Shed::QueueFull)
     }
 
-    fn refuse(&self, class: Class, reason: Shed) -> Decision {
+    pub(super) fn refuse(&self, class: Class, reason: Shed) -> Decision {
         self.shed(class, reason);
         Decision::Never(reason)
     }

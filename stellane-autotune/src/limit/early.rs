@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use http::{Request, Response};
 
-use super::{AdaptiveLimitLayer, Key, LimitMode, RequestHead, Shed};
+use super::{AdaptiveLimitLayer, Key, LimitMode, RequestHead, Shed, Waited};
 
 /// For a server that can answer a request without calling the service: most of what a refusal costs is what is made
 /// for the service, in vain.
@@ -39,10 +39,10 @@ impl AdaptiveLimitLayer {
     /// The answer to a request that the service of this layer would refuse, if that is certain enough; the refusal is
     /// counted. Allocates nothing: the header map of the request becomes that of the answer.
     ///
-    /// That is if nobody may wait, no more may, or so many do that this one would wait in vain. `again` says that the
-    /// client has asked a moment ago too: then the service should have it wait if it would, or clients that ask again at
-    /// once take all the CPU there is. `None` also if the request has a deadline, or is of a class
-    /// with seats of its own: the service knows.
+    /// That is if nobody may wait, no more may, or so many do that this one would wait in vain, or if it has
+    /// [waited](Waited) for too long already. `again` says that the client has asked a moment ago too: then the service
+    /// should have it wait if it would, or clients that ask again at once take all the CPU there is. `None` also if the
+    /// request has a deadline, or is of a class with seats of its own: the service knows.
     pub fn refuse<B>(
         &self,
         request: &mut Request<B>,
@@ -50,12 +50,15 @@ impl AdaptiveLimitLayer {
         again: bool,
     ) -> Option<Response<Bytes>> {
         let shared = &self.limit.shared;
+        let head = RequestHead::from(&*request);
         let max_wait = shared.may_wait();
         let turns_away = || max_wait.is_none() || shared.is_in_vain(again);
-        if !self.may_refuse() || !turns_away() {
+        let is_in_vain = self.may_refuse() && turns_away();
+        let may_be_late =
+            head.extensions.get::<Waited>().is_some() && !self.classifiers.on_refusal.is_set();
+        if !is_in_vain && !may_be_late {
             return None;
         }
-        let head = RequestHead::from(&*request);
         let class = self.classifiers.class_for(shared, head);
         let overload = self.overload.as_ref();
         if overload.is_some_and(|overload| overload.has_timeout(head))
@@ -64,15 +67,18 @@ impl AdaptiveLimitLayer {
         {
             return None;
         }
-        let keys = self.classifiers.keys_for(head, connection);
-        if shared.try_enter(class, keys, max_wait.is_some()) {
-            // Something speaks for it. The service will find that too.
-            shared.release(class, keys);
+        let shed = if shared.is_late(head, class) {
+            Shed::WaitTimeout
+        } else if is_in_vain {
+            let keys = self.classifiers.keys_for(head, connection);
+            if shared.try_enter(class, keys, max_wait.is_some()) {
+                // Something speaks for it. The service will find that too.
+                shared.release(class, keys);
+                return None;
+            }
+            max_wait.map_or(Shed::Limit, |_| Shed::QueueFull)
+        } else {
             return None;
-        }
-        let shed = match max_wait {
-            Some(_) => Shed::QueueFull,
-            None => Shed::Limit,
         };
         shared.shed(class, shed);
         let headers = std::mem::take(request.headers_mut());

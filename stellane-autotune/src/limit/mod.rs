@@ -21,6 +21,7 @@ mod histogram;
 #[cfg(feature = "tokio")]
 mod keeper;
 mod keys;
+mod late;
 mod layer;
 mod lending;
 mod lines;
@@ -57,6 +58,7 @@ pub use handle::{AdaptiveLimit, AdaptiveLimitBuilder, ClassStats, LimitStats};
 pub use histogram::Latencies;
 pub(crate) use histogram::{BUCKETS, Shard};
 pub use keys::Key;
+pub use late::Waited;
 pub use layer::AdaptiveLimitLayer;
 pub use local_signal::LocalSignal;
 pub use permit::Permit;

@@ -10,7 +10,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    AdaptiveLimit, Key, LimitBody, LimitRequestBody, Permit, RequestHead,
+    AdaptiveLimit, Key, LimitBody, LimitRequestBody, Permit, RequestHead, Shed,
     admit::Decision,
     classify::Classifiers,
     future::{Finish, LimitFuture},
@@ -125,7 +125,12 @@ impl<S> AdaptiveLimitService<S> {
             let hold = self.limit.shared.hold_of(class);
             Finish::new(hold, request.method(), outcome)
         };
-        match self.limit.own().admit(class, keys) {
+        let own = self.limit.own();
+        let decision = match own.is_late(head, class) {
+            true => own.refuse(class, Shed::WaitTimeout),
+            false => own.admit(class, keys),
+        };
+        match decision {
             Decision::Now(mut permit) => {
                 let finish = finish();
                 let request = finish.begun(request, &mut permit);

@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(super) open: AtomicBool,
     /// When it may rise by nothing but the time, in nanoseconds.
     pub(super) next_step: AtomicU64,
+    /// Until when whoever has waited elsewhere is refused, in nanoseconds: see [`Waited`](super::Waited).
+    pub(super) drains_until: AtomicU64,
     /// The threads, by number, that have somebody who looks after those who wait.
     #[cfg(feature = "tokio")]
     pub(super) keepers: AtomicU64,
@@ -180,6 +182,7 @@ impl Shared {
             max: AtomicU32::new(max),
             open: AtomicBool::new(is_open),
             next_step: AtomicU64::new(if is_open { 0 } else { u64::MAX }),
+            drains_until: AtomicU64::new(0),
             #[cfg(feature = "tokio")]
             keepers: AtomicU64::new(0),
             settings,

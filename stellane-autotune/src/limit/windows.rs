@@ -67,6 +67,18 @@ impl Shared {
         }
     }
 
+    /// Requests have waited for long before anybody read them.
+    #[cold]
+    pub(super) fn on_late(&self, now: u64) {
+        let mut control = self.control();
+        let limit = self.load().1;
+        let next = control.algorithm.on_late();
+        if let Some(next) = next.filter(|next| *next != limit) {
+            self.set_limit(&mut control, next, now);
+            self.start_window(&mut control, now);
+        }
+    }
+
     /// Looks whether the settling or the measuring is over. Whoever comes second passes by.
     #[cold]
     pub(super) fn look(&self, now: u64) {
@@ -337,7 +349,7 @@ impl Shared {
         self.grant_waiters();
     }
 
-    fn control(&self) -> MutexGuard<'_, WindowControl> {
+    pub(super) fn control(&self) -> MutexGuard<'_, WindowControl> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

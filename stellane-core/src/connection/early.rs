@@ -14,9 +14,13 @@ pub(crate) trait EarlyRefusals: Send + Sync + 'static {
     /// Whether a request that comes now may be refused: asked before each.
     fn may_refuse(&self) -> bool;
 
-    /// The answer to a request without a body, in place of the service's. May take the headers for it. `again` says that
-    /// the client has asked [a moment](MOMENT) ago too.
-    fn refuse(&self, request: &mut Request<Incoming>, again: bool) -> Option<Response<Bytes>>;
+    /// The answer to a request without a body, in place of the service's. May take the headers for it. `again` tells
+    /// whether the client has asked [a moment](MOMENT) ago too, the last time that somebody asked this.
+    fn refuse(
+        &self,
+        request: &mut Request<Incoming>,
+        again: &dyn Fn() -> bool,
+    ) -> Option<Response<Bytes>>;
 }
 
 /// Those of a listener, if it has any.

@@ -223,7 +223,7 @@ pub(crate) use self::{
         proxy_protocol::{Trust, Verdict, read_header},
         socket::Socket,
     },
-    woken::{Readings, WakeClock, thread_was_held, woken},
+    woken::{Readings, WakeClock, look_back_from, thread_was_held, woken},
 };
 #[cfg(feature = "tls")]
 pub use self::{

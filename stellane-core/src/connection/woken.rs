@@ -103,6 +103,12 @@ pub(crate) fn thread_was_held(from: u64, to: u64) {
     HELD.set((from, to));
 }
 
+/// What this thread reads and came before `now` is asked for its age: it may have lain in its socket for long.
+#[cfg(feature = "preset")]
+pub(crate) fn look_back_from(now: u64) {
+    HELD.set((0, now));
+}
+
 /// When the connection was woken that this thread polls, if it is one and that is known.
 #[cfg(feature = "preset")]
 #[inline]

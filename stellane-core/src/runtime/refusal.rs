@@ -188,10 +188,18 @@ pub(super) struct EarlyLimit {
 impl EarlyRefusals for EarlyLimit {
     #[inline]
     fn may_refuse(&self) -> bool {
-        self.limit.may_refuse()
+        self.limit.may_refuse() || self.limit.heeds_waited()
     }
 
-    fn refuse(&self, request: &mut Request<Incoming>, again: bool) -> Option<Response<Bytes>> {
+    fn refuse(
+        &self,
+        request: &mut Request<Incoming>,
+        again: &dyn Fn() -> bool,
+    ) -> Option<Response<Bytes>> {
+        if self.limit.heeds_waited() {
+            self.ledgers.tell_waited(request);
+        }
+        let again = self.limit.may_refuse() && again();
         let response = self.limit.refuse(request, None, again)?;
         let text = response.body().clone();
         let response = response.map(Full::new);

@@ -38,5 +38,6 @@ mod route_limits;
 mod runtime;
 mod tonic;
 mod trace;
+mod waited;
 mod watching;
 mod wiring;

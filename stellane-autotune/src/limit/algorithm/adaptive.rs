@@ -211,6 +211,10 @@ impl Algorithm for Adaptive {
         self.limiting.on_overload(now)
     }
 
+    fn on_late(&mut self) -> Option<u32> {
+        (!self.is_open()).then(|| self.limiting.on_late())
+    }
+
     fn set_range(&mut self, min: u32, max: u32) {
         self.open.set_range(min, max);
         self.limiting.set_range(min, max);

@@ -24,6 +24,7 @@ pub use aimd::Aimd;
 pub use evidence::{LimitEvidence, LimitState};
 pub use fixed::Fixed;
 pub use gradient2::Gradient2;
+pub(super) use open::FULL;
 pub use vegas::Vegas;
 
 use super::Latencies;
@@ -46,6 +47,12 @@ pub trait Algorithm: fmt::Debug + Send {
     /// An answer said "overloaded" (see [`Outcome`](crate::Outcome)). Returns the new limit if
     /// it should change at once.
     fn on_overload(&mut self, _now: Duration, _in_flight: u32) -> Option<u32> {
+        None
+    }
+
+    /// Requests have [waited](crate::Waited) for long before they came, since nobody had time to read them. Returns the new
+    /// limit if it should change at once.
+    fn on_late(&mut self) -> Option<u32> {
         None
     }
 

@@ -85,7 +85,7 @@ const UNHEARD: f64 = 2.0;
 /// Tasks ready for each core from which on the machine is full. At 1 it has just enough, and by chance twice as many
 /// for a while.
 /// Half: 94 % (`drops`); twice: 97 % (`fifo`).
-pub(super) const FULL: f64 = 2.5;
+pub(in crate::limit) const FULL: f64 = 2.5;
 /// How much more, as the logarithm, times how long, in seconds: twenty milliseconds of seven tasks for each core, or a
 /// fifth of a second of 2.8. With ten milliseconds of whatever it is, a service at four fifths of what it can do was
 /// limited once in some seconds, by chance.

@@ -18,6 +18,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, Request};
+use stellane_autotune::Waited;
 use stellane_metrics::{
     HttpMetrics,
     embed::{Recording, Spans, Spent, Ticks},
@@ -35,7 +36,7 @@ use self::{marks::Marks, stamp::Stamp};
 use crate::{
     access_log::Notes,
     config::RuntimeConfig,
-    connection::{Readings, WakeClock, thread_was_held, woken},
+    connection::{Readings, WakeClock, look_back_from, thread_was_held, woken},
 };
 
 /// What the tasks of connections note by when they are woken, for the ledgers.
@@ -93,6 +94,17 @@ impl Ledgers {
     /// Whether a request has more than its ledger: an id, or a span.
     pub(super) fn mark_requests(&self) -> bool {
         self.id.is_some() || self.spans.is_some()
+    }
+
+    /// Tells the limit how long a request has waited to be read, if that is long, and has what is read next asked for it.
+    #[cold]
+    pub(super) fn tell_waited<B>(&self, request: &mut Request<B>) {
+        let now = self.ticks.now();
+        let waited = Duration::from_nanos(self.ticks.nanos(0, before_call(now)));
+        look_back_from(now);
+        if waited >= Waited::SOME {
+            request.extensions_mut().insert(Waited(waited));
+        }
     }
 
     /// A request that was refused before it came to a ledger of its own.

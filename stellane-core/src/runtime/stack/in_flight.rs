@@ -292,6 +292,9 @@ impl InFlight {
         parts: &Arc<StackParts>,
         request: &mut Request<B>,
     ) -> Self {
+        if parts.limit.heeds_waited() {
+            parts.ledgers.tell_waited(request);
+        }
         let kept = STOCK.try_with(|stock| take(&mut *stock.try_borrow_mut().ok()?, parts));
         let mut held = match kept {
             Ok(Some(mut held)) => {

@@ -7,6 +7,7 @@ mod guessing;
 mod kinds;
 mod probe;
 mod probing;
+mod told;
 mod usual;
 
 use std::time::Duration;
@@ -82,9 +83,6 @@ pub(super) struct Limiting {
 
 // What each moves when it is halved and doubled ends its docs, as in `open.rs`.
 
-/// What an answer that says "overloaded" leaves of the limit, at most once per median.
-/// Half: 76 % (`defers`); twice, when it no longer cuts: nothing, since the gradient does.
-const OVERLOADED: f64 = 0.95;
 /// How many times the error of a median explains one below the baseline.
 /// Half: 98 % (`slow_dependency`); twice: 98 % (`black_hole`).
 const LUCK: f64 = 3.0;
@@ -423,17 +421,6 @@ impl Limiting {
         let since = *self.unbound_since.get_or_insert(window.start);
         let seconds = window.end.saturating_sub(since).as_secs_f64();
         seconds > REOPEN.0.max(REOPEN.1 * self.median)
-    }
-
-    pub(super) fn on_overload(&mut self, now: Duration) -> Option<u32> {
-        // A pause that a clock which went back cannot prolong.
-        let pause = Duration::from_secs_f64(self.median.clamp(0.001, 1.0));
-        if now < self.quiet_until && self.quiet_until - now <= pause {
-            return None;
-        }
-        self.quiet_until = now.saturating_add(pause);
-        self.limit = clamp_limit(self.limit * OVERLOADED, self.min, self.max);
-        Some(self.limit())
     }
 }
 

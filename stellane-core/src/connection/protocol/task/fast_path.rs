@@ -244,7 +244,7 @@ impl<S: HttpService> FastPath<S> {
             };
             if let Some(early) = self.early.who_may()
                 && self.adapter.may_be_passed_by()
-                && let Some(refusal) = early.refuse(&mut request, self.pressed.again())
+                && let Some(refusal) = early.refuse(&mut request, &|| self.pressed.again())
             {
                 self.adapter.pass_by();
                 request = Request::default();

@@ -1,0 +1,116 @@
+use std::{sync::atomic::Ordering, time::Duration};
+
+use super::{AdaptiveLimitLayer, Class, LimitMode, RequestHead, algorithm::FULL, shared::Shared};
+
+/// How long a request has waited before it came to the limit, in the extensions of the request, where somebody knows: in a
+/// queue before the server, or in its socket, while all threads were busy.
+///
+/// The limit counts it as its own queue. While it limits, and the [machine](super::LocalSignal) is full, a request that
+/// has waited for [`max_wait`](super::LimitConfig::max_wait), and for [`LEAST`](Self::LEAST), is refused
+/// with [`Shed::WaitTimeout`](super::Shed::WaitTimeout) even if a place is free. Else a server whose queue has once
+/// become as long as its clients' patience has nothing but requests whose clients have left: each of them is answered,
+/// nobody hears it, and no limit on what is in flight ever sees more than it may. The first also lowers the limit, as
+/// those inside have left no time to read what comes, and has others refused that have waited for [`SOME`](Self::SOME), so
+/// that nothing is left of the queue. Requests that are exempt or have a guaranteed share are let in.
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+///
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use stellane_autotune::{
+///     AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, LimitConfig, LocalSignal, Waited,
+/// };
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let mut config = LimitConfig::default();
+/// config.algorithm = AlgorithmKind::Fixed;
+/// let signal = LocalSignal::new();
+/// let limit = AdaptiveLimit::builder().config(config).local_signal(&signal).build()?;
+/// let service = ServiceBuilder::new()
+///     .layer(AdaptiveLimitLayer::new(&limit))
+///     .service_fn(async |_| Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default())));
+/// let mut request = Request::new(http_body_util::Empty::<bytes::Bytes>::new());
+/// request.extensions_mut().insert(Waited(Duration::from_secs(1)));
+/// assert_eq!(service.clone().oneshot(request.clone()).await?.status(), 200);
+/// signal.report(5.0);
+/// assert_eq!(service.oneshot(request).await?.status(), 503);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Waited(pub Duration);
+
+impl Waited {
+    /// Nobody is the first to be refused for less.
+    pub const LEAST: Duration = Duration::from_millis(500);
+    /// Nobody is refused for less. It need not be told.
+    pub const SOME: Duration = Duration::from_millis(100);
+}
+
+impl AdaptiveLimitLayer {
+    /// Whether a request may be refused for what it has [waited](Waited): for who has to find out how long that was. Costs
+    /// next to nothing, as it is asked before each request.
+    #[inline]
+    #[must_use]
+    pub fn heeds_waited(&self) -> bool {
+        self.limit.is_limiting()
+    }
+}
+
+/// In nanoseconds, for how long after one that was too late others are that have [waited](Waited::SOME): behind it stands a
+/// queue, which else would stay as long as it may be.
+const DRAINS: u64 = 200_000_000;
+
+/// Tasks ready for each core from which on a machine that was found full is still at work on what has waited: a thread
+/// that has its sockets wait for it is no queue of its own that a signal could tell of, only busy.
+const BUSY: f64 = 0.75;
+
+impl Shared {
+    /// Whether a request has waited for so long that its client must be taken for gone.
+    #[inline]
+    pub(super) fn is_late(&self, head: RequestHead<'_>, class: Class) -> bool {
+        match self.is_open() {
+            true => false,
+            false => self.is_late_for_limit(head, class),
+        }
+    }
+
+    fn is_late_for_limit(&self, head: RequestHead<'_>, class: Class) -> bool {
+        let Some(Waited(waited)) = head.extensions.get() else {
+            return false;
+        };
+        let now = self.clock.nanos();
+        let is_too_late = *waited >= self.settings.max_wait.max(Waited::LEAST);
+        let is_late = is_too_late || now < self.drains_until.load(Ordering::Relaxed);
+        let class = self.class(class);
+        let is_guaranteed = class.share.load(Ordering::Relaxed) > 0;
+        if !is_late || is_guaranteed || !self.is_at_work() {
+            return false;
+        }
+        if is_too_late {
+            let before = self.drains_until.swap(now + DRAINS, Ordering::Relaxed);
+            if now >= before {
+                self.on_late(now);
+            }
+        }
+        if self.mode() == LimitMode::Shadow {
+            class.would_shed.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Whether the machine has no time for more.
+    fn is_at_work(&self) -> bool {
+        // A limit that has never been open is no evidence.
+        let least = match self.control().algorithm.evidence() {
+            Some(_) => BUSY,
+            None => FULL,
+        };
+        let tasks = self.local_signal.tasks_per_core();
+        tasks.is_some_and(|tasks| tasks > least)
+    }
+}

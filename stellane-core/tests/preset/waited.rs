@@ -1,0 +1,119 @@
+//! Requests that lay in their sockets while nobody had time to read them.
+
+use std::{
+    convert::Infallible,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{Arc, Barrier},
+    thread,
+    time::Duration,
+};
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use stellane_core::{Components, RequestBody, Runtime, RuntimeConfig, autotune::AlgorithmKind};
+use tower::service_fn;
+
+/// Serves on the thread of the test. `/held` meets the client at the barrier, holds the thread until it is met again, and then for
+/// longer than anybody may wait.
+async fn serve(change: fn(&mut RuntimeConfig)) -> (SocketAddr, Components, Arc<Barrier>) {
+    let mut config = RuntimeConfig::default();
+    config.server.admin_address = String::new();
+    config.workers.min_workers = 1;
+    // Never full.
+    config.limit.algorithm = AlgorithmKind::Fixed;
+    config.limit.initial = 1000;
+    config.limit.exempt = vec!["/exempt".to_owned()];
+    change(&mut config);
+    let barrier = Arc::new(Barrier::new(2));
+    let held = Arc::clone(&barrier);
+    let service = service_fn(move |request: Request<RequestBody>| {
+        if request.uri().path() == "/held" {
+            held.wait();
+            held.wait();
+            thread::sleep(Duration::from_millis(600));
+        }
+        async move {
+            let read = request.into_body().collect().await;
+            let length = read.map_or(0, |body| body.to_bytes().len());
+            Ok::<_, Infallible>(Response::new(length.to_string()))
+        }
+    });
+    let runtime = Runtime::builder().config(config).service(service).build();
+    let runtime = runtime.expect("builds");
+    let components = runtime.components().clone();
+    let bound = runtime.bind("127.0.0.1:0").await.expect("binds");
+    let address = bound.local_addr();
+    tokio::spawn(bound.serve());
+    (address, components, barrier)
+}
+
+const HELLO: &str = "GET /hello HTTP/1.1\r\nhost: localhost\r\n\r\n";
+/// What hyper serves.
+const UPLOAD: &str = "POST /upload HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\nhello";
+const EXEMPT: &str = "GET /exempt HTTP/1.1\r\nhost: localhost\r\n\r\n";
+const HELD: &str = "GET /held HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("connects");
+    let patience = Some(Duration::from_secs(20));
+    stream.set_read_timeout(patience).expect("is set");
+    stream
+}
+
+fn ask(mut stream: &TcpStream, request: &str) {
+    stream.write_all(request.as_bytes()).expect("writes");
+}
+
+fn status(mut stream: &TcpStream) -> String {
+    let mut answer = [0; 1024];
+    let read = stream.read(&mut answer).expect("reads");
+    String::from_utf8_lossy(&answer[9.min(read)..12.min(read)]).into_owned()
+}
+
+/// The answers to a client that is known, two that are not, and one that is exempt.
+fn asked_while_held(address: SocketAddr, barrier: &Barrier) -> [String; 4] {
+    let (known, holds) = (connect(address), connect(address));
+    ask(&known, HELLO);
+    assert_eq!(status(&known), "200");
+    ask(&holds, HELD);
+    barrier.wait();
+    let others = [(); 3].map(|()| connect(address));
+    ask(&known, HELLO);
+    for (other, request) in others.iter().zip([HELLO, UPLOAD, EXEMPT]) {
+        ask(other, request);
+    }
+    barrier.wait();
+    assert_eq!(status(&holds), "200");
+    let [hello, upload, exempt] = &others;
+    [&known, hello, upload, exempt].map(status)
+}
+
+async fn check(change: fn(&mut RuntimeConfig)) {
+    let (address, components, barrier) = serve(change).await;
+    let loads = [(0.5, "200", 0), (5.0, "503", 3)];
+    for (tasks_per_core, expected, refused) in loads {
+        components.local_signal.report(tasks_per_core);
+        let barrier = Arc::clone(&barrier);
+        let asking = tokio::task::spawn_blocking(move || asked_while_held(address, &barrier));
+        let [known, hello, upload, exempt] = asking.await.expect("no panic");
+        for status in [known, hello, upload] {
+            assert_eq!(status, expected, "{tasks_per_core} tasks for each core");
+        }
+        assert_eq!(exempt, "200", "{tasks_per_core} tasks for each core");
+        let stats = components.limit.stats();
+        assert_eq!(stats.shed_wait_timeout, refused);
+        assert_eq!(stats.in_flight, 0);
+    }
+}
+
+#[tokio::test]
+async fn what_waited_to_be_read_for_as_long_as_anybody_may_is_refused_by_a_full_machine_only() {
+    check(|_| {}).await;
+}
+
+/// Where something stands outside of the limit.
+#[tokio::test]
+async fn the_same_with_an_access_log() {
+    check(|config| config.access_log.enabled = true).await;
+}
