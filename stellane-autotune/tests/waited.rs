@@ -34,7 +34,18 @@ fn roomy(
         .clock(clock.clock())
         .local_signal(&signal)
         .build();
-    (limit.expect("valid"), clock, signal)
+    let limit = limit.expect("valid");
+    notice(&limit, &clock);
+    (limit, clock, signal)
+}
+
+/// Has it look at the machine.
+fn notice(limit: &AdaptiveLimit, clock: &ManualClock) {
+    for _ in 0..20 {
+        clock.advance(100 * MS);
+        let permit = limit.try_acquire().expect("there is room");
+        permit.finish(Outcome::Success);
+    }
 }
 
 /// As the three ways in have it: the service, what is entered by hand, and what is refused without either.
@@ -57,7 +68,7 @@ async fn who_has_waited_as_long_as_anybody_may_is_refused_by_a_full_machine_only
     for (tasks, refuses) in [(5.0, true), (2.0, false), (f64::NAN, false)] {
         let (limit, clock, _) = roomy(tasks, |_| {});
         let layer = AdaptiveLimitLayer::new(&limit);
-        assert!(layer.heeds_waited());
+        assert_eq!(layer.heeds_waited(), refuses, "{tasks}");
         assert!(!is_refused(&layer, waited(499 * MS)).await, "{tasks}");
         assert_eq!(
             is_refused(&layer, waited(500 * MS)).await,
@@ -121,32 +132,23 @@ async fn a_guaranteed_share_an_exemption_and_shadow_mode_let_it_in() {
 
 #[tokio::test]
 async fn without_evidence_nobody_is_refused_and_with_it_the_limit_goes_down() {
-    let (limit, clock, signal) = roomy(10.0, |config| config.algorithm = AlgorithmKind::Adaptive);
+    let (limit, clock, signal) = roomy(0.1, |config| config.algorithm = AlgorithmKind::Adaptive);
     let layer = AdaptiveLimitLayer::new(&limit);
     assert!(!layer.heeds_waited());
     assert!(!is_refused(&layer, waited(9000 * MS)).await);
-    let held: Vec<_> = (0..200).filter_map(|_| limit.try_acquire().ok()).collect();
-    for _ in 0..100 {
-        clock.advance(5 * MS);
-        let permit = limit.try_acquire().expect("more may begin at once");
-        permit.finish(Outcome::Success);
-        if limit.is_limiting() {
-            break;
-        }
-    }
-    drop(held);
-    let before = limit.stats().limit;
+    signal.report(10.0);
+    notice(&limit, &clock);
+    assert!(limit.is_limiting());
     // Nothing more to do than it can: still at work.
     for (tasks, refuses) in [(0.5, false), (0.9, true)] {
         signal.report(tasks);
-        assert_eq!(
-            is_refused(&layer, waited(500 * MS)).await,
-            refuses,
-            "{tasks}"
-        );
+        notice(&limit, &clock);
+        let before = limit.stats().limit;
+        assert_eq!(layer.heeds_waited(), refuses, "{tasks}");
+        assert_eq!(is_refused(&layer, waited(500 * MS)).await, refuses);
+        let after = limit.stats().limit;
+        assert_eq!(after < before, refuses, "{tasks}: {before} -> {after}");
+        assert_eq!(is_refused(&layer, waited(500 * MS)).await, refuses);
+        assert_eq!(limit.stats().limit, after, "once for a queue");
     }
-    let after = limit.stats().limit;
-    assert!(after < before, "{before} -> {after}");
-    assert!(is_refused(&layer, waited(500 * MS)).await);
-    assert_eq!(limit.stats().limit, after, "once for a queue");
 }

@@ -1,6 +1,9 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{AdaptiveLimitLayer, Class, LimitMode, RequestHead, algorithm::FULL, shared::Shared};
+use super::{
+    AdaptiveLimitLayer, Class, LimitEvidence, LimitMode, RequestHead, algorithm::FULL,
+    shared::Shared,
+};
 
 /// How long a request has waited before it came to the limit, in the extensions of the request, where somebody knows: in a
 /// queue before the server, or in its socket, while all threads were busy.
@@ -14,28 +17,32 @@ use super::{AdaptiveLimitLayer, Class, LimitMode, RequestHead, algorithm::FULL, 
 /// that nothing is left of the queue. Requests that are exempt or have a guaranteed share are let in.
 ///
 /// ```
-/// use std::{convert::Infallible, time::Duration};
+/// use std::{convert::Infallible, time::Instant};
 ///
+/// use bytes::Bytes;
 /// use http::{Request, Response};
-/// use http_body_util::Full;
-/// use stellane_autotune::{
-///     AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, LimitConfig, LocalSignal, Waited,
-/// };
+/// use http_body_util::Empty;
+/// use stellane_autotune::{AdaptiveLimit, AdaptiveLimitLayer, Waited};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// let mut config = LimitConfig::default();
-/// config.algorithm = AlgorithmKind::Fixed;
-/// let signal = LocalSignal::new();
-/// let limit = AdaptiveLimit::builder().config(config).local_signal(&signal).build()?;
+/// // When a request was put into a queue of one's own.
+/// #[derive(Clone)]
+/// struct Queued(Instant);
+///
+/// let limit = AdaptiveLimit::builder().build()?;
 /// let service = ServiceBuilder::new()
+///     .map_request(|mut request: Request<Empty<Bytes>>| {
+///         if let Some(Queued(at)) = request.extensions_mut().remove() {
+///             request.extensions_mut().insert(Waited(at.elapsed()));
+///         }
+///         request
+///     })
 ///     .layer(AdaptiveLimitLayer::new(&limit))
-///     .service_fn(async |_| Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default())));
-/// let mut request = Request::new(http_body_util::Empty::<bytes::Bytes>::new());
-/// request.extensions_mut().insert(Waited(Duration::from_secs(1)));
-/// assert_eq!(service.clone().oneshot(request.clone()).await?.status(), 200);
-/// signal.report(5.0);
-/// assert_eq!(service.oneshot(request).await?.status(), 503);
+///     .service_fn(async |_| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())));
+/// let mut request = Request::new(Empty::new());
+/// request.extensions_mut().insert(Queued(Instant::now()));
+/// assert_eq!(service.oneshot(request).await?.status(), 200);
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// # })?;
 /// # Ok::<_, Box<dyn std::error::Error>>(())
@@ -56,7 +63,7 @@ impl AdaptiveLimitLayer {
     #[inline]
     #[must_use]
     pub fn heeds_waited(&self) -> bool {
-        self.limit.is_limiting()
+        self.limit.shared.heeds_waited()
     }
 }
 
@@ -72,10 +79,12 @@ impl Shared {
     /// Whether a request has waited for so long that its client must be taken for gone.
     #[inline]
     pub(super) fn is_late(&self, head: RequestHead<'_>, class: Class) -> bool {
-        match self.is_open() {
-            true => false,
-            false => self.is_late_for_limit(head, class),
-        }
+        self.heeds_waited() && self.is_late_for_limit(head, class)
+    }
+
+    #[inline]
+    fn heeds_waited(&self) -> bool {
+        self.at_work.load(Ordering::Relaxed) && !self.is_open()
     }
 
     fn is_late_for_limit(&self, head: RequestHead<'_>, class: Class) -> bool {
@@ -87,7 +96,7 @@ impl Shared {
         let is_late = is_too_late || now < self.drains_until.load(Ordering::Relaxed);
         let class = self.class(class);
         let is_guaranteed = class.share.load(Ordering::Relaxed) > 0;
-        if !is_late || is_guaranteed || !self.is_at_work() {
+        if !is_late || is_guaranteed {
             return false;
         }
         if is_too_late {
@@ -103,14 +112,11 @@ impl Shared {
         true
     }
 
-    /// Whether the machine has no time for more.
-    fn is_at_work(&self) -> bool {
+    /// Looks whether the machine has time for more.
+    pub(super) fn look_at_work(&self, evidence: Option<LimitEvidence>, tasks: Option<f64>) {
         // A limit that has never been open is no evidence.
-        let least = match self.control().algorithm.evidence() {
-            Some(_) => BUSY,
-            None => FULL,
-        };
-        let tasks = self.local_signal.tasks_per_core();
-        tasks.is_some_and(|tasks| tasks > least)
+        let least = evidence.map_or(FULL, |_| BUSY);
+        let at_work = tasks.is_some_and(|tasks| tasks > least);
+        self.at_work.store(at_work, Ordering::Relaxed);
     }
 }

@@ -59,7 +59,9 @@ pub(crate) struct Shared {
     pub(super) open: AtomicBool,
     /// When it may rise by nothing but the time, in nanoseconds.
     pub(super) next_step: AtomicU64,
-    /// Until when whoever has waited elsewhere is refused, in nanoseconds: see [`Waited`](super::Waited).
+    /// Whether whoever has [waited](super::Waited) elsewhere for too long is refused, if there is a limit.
+    pub(super) at_work: AtomicBool,
+    /// Until when those are that have for less, in nanoseconds.
     pub(super) drains_until: AtomicU64,
     /// The threads, by number, that have somebody who looks after those who wait.
     #[cfg(feature = "tokio")]
@@ -182,6 +184,7 @@ impl Shared {
             max: AtomicU32::new(max),
             open: AtomicBool::new(is_open),
             next_step: AtomicU64::new(if is_open { 0 } else { u64::MAX }),
+            at_work: AtomicBool::new(false),
             drains_until: AtomicU64::new(0),
             #[cfg(feature = "tokio")]
             keepers: AtomicU64::new(0),

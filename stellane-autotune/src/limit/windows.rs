@@ -140,6 +140,7 @@ impl Shared {
         } else {
             self.local_signal.tasks_per_core_now()
         };
+        self.look_at_work(control.algorithm.evidence(), tasks_per_core);
         if complete || refused > 0 {
             let median = self.median.load(Ordering::Relaxed);
             control.aside.age(
@@ -349,7 +350,7 @@ impl Shared {
         self.grant_waiters();
     }
 
-    pub(super) fn control(&self) -> MutexGuard<'_, WindowControl> {
+    fn control(&self) -> MutexGuard<'_, WindowControl> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
