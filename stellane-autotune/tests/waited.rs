@@ -88,6 +88,7 @@ async fn who_has_waited_as_long_as_anybody_may_is_refused_by_a_full_machine_only
             !is_refused(&layer, Request::new(Empty::new())).await,
             "{tasks}"
         );
+        assert!(!is_refused(&layer, waited(99 * MS)).await, "{tasks}");
         clock.advance(250 * MS);
         assert!(!is_refused(&layer, waited(Waited::SOME)).await, "{tasks}");
     }

@@ -53,7 +53,7 @@ pub struct Waited(pub Duration);
 impl Waited {
     /// Nobody is the first to be refused for less.
     pub const LEAST: Duration = Duration::from_millis(500);
-    /// Nobody is refused for less. It need not be told.
+    /// Nobody is refused for less.
     pub const SOME: Duration = Duration::from_millis(100);
 }
 
@@ -93,14 +93,17 @@ impl Shared {
         };
         let now = self.clock.nanos();
         let is_too_late = *waited >= self.settings.max_wait.max(Waited::LEAST);
-        let is_late = is_too_late || now < self.drains_until.load(Ordering::Relaxed);
+        let drains = || now < self.drains_until.load(Ordering::Relaxed);
+        let is_late = is_too_late || *waited >= Waited::SOME && drains();
         let class = self.class(class);
         let is_guaranteed = class.share.load(Ordering::Relaxed) > 0;
         if !is_late || is_guaranteed {
             return false;
         }
         if is_too_late {
-            let before = self.drains_until.swap(now + DRAINS, Ordering::Relaxed);
+            let before = self
+                .drains_until
+                .swap(now.saturating_add(DRAINS), Ordering::Relaxed);
             if now >= before {
                 self.on_late(now);
             }
