@@ -23,7 +23,7 @@ pub enum Shed {
     Limit = 0,
     /// The limit is reached and the queue is full.
     QueueFull = 1,
-    /// No place became free in time.
+    /// No place became free in time, or it had [waited](super::Waited) for too long before it came.
     WaitTimeout = 2,
     /// The deadline of the request has passed, or will before it can be answered.
     Deadline = 3,

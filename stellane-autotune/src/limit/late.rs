@@ -1,16 +1,16 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
-    AdaptiveLimitLayer, Class, LimitEvidence, LimitMode, RequestHead, algorithm::FULL,
+    AdaptiveLimitLayer, Class, LimitEvidence, LimitMode, RequestHead, algorithm::is_full,
     shared::Shared,
 };
 
 /// How long a request has waited before it came to the limit, in the extensions of the request, where somebody knows: in a
 /// queue before the server, or in its socket, while all threads were busy.
 ///
-/// The limit counts it as its own queue. While it limits, and the [machine](super::LocalSignal) is full, a request that
-/// has waited for [`max_wait`](super::LimitConfig::max_wait), and for [`LEAST`](Self::LEAST), is refused
-/// with [`Shed::WaitTimeout`](super::Shed::WaitTimeout) even if a place is free. Else a server whose queue has once
+/// While the limit limits, and by its latest window the [machine](super::LocalSignal) is full, or has been found full and is
+/// still busy, a request that has waited for [`max_wait`](super::LimitConfig::max_wait), and for [`LEAST`](Self::LEAST), is refused
+/// with [`Shed::WaitTimeout`](super::Shed::WaitTimeout) even if a place is free. What it waits for a place is beside that. Else a server whose queue has once
 /// become as long as its clients' patience has nothing but requests whose clients have left: each of them is answered,
 /// nobody hears it, and no limit on what is in flight ever sees more than it may. The first also lowers the limit, as
 /// those inside have left no time to read what comes, and has others refused that have waited for [`SOME`](Self::SOME), so
@@ -118,8 +118,8 @@ impl Shared {
     /// Looks whether the machine has time for more.
     pub(super) fn look_at_work(&self, evidence: Option<LimitEvidence>, tasks: Option<f64>) {
         // A limit that has never been open is no evidence.
-        let least = evidence.map_or(FULL, |_| BUSY);
-        let at_work = tasks.is_some_and(|tasks| tasks > least);
-        self.at_work.store(at_work, Ordering::Relaxed);
+        let at_work = |tasks| is_full(tasks) || evidence.is_some() && tasks > BUSY;
+        self.at_work
+            .store(tasks.is_some_and(at_work), Ordering::Relaxed);
     }
 }

@@ -57,25 +57,25 @@ impl Shared {
         self.overload_quiet
             .store(now.saturating_add(1_000_000), Ordering::Relaxed);
         let aside = control.aside.count(&self.recorders);
-        let (in_flight, limit) = self.load();
+        let in_flight = self.load().0;
         let next = control
             .algorithm
             .on_overload(Duration::from_nanos(now), in_flight.saturating_sub(aside));
-        if let Some(next) = next.filter(|next| *next != limit) {
-            self.set_limit(&mut control, next, now);
-            self.start_window(&mut control, now);
-        }
+        self.change_at_once(&mut control, next, now);
     }
 
     /// Requests have waited for long before anybody read them.
     #[cold]
     pub(super) fn on_late(&self, now: u64) {
         let mut control = self.control();
-        let limit = self.load().1;
         let next = control.algorithm.on_late();
-        if let Some(next) = next.filter(|next| *next != limit) {
-            self.set_limit(&mut control, next, now);
-            self.start_window(&mut control, now);
+        self.change_at_once(&mut control, next, now);
+    }
+
+    fn change_at_once(&self, control: &mut WindowControl, next: Option<u32>, now: u64) {
+        if let Some(next) = next.filter(|next| *next != self.load().1) {
+            self.set_limit(control, next, now);
+            self.start_window(control, now);
         }
     }
 

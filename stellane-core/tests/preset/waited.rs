@@ -12,10 +12,17 @@ use std::{
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use stellane_core::{Components, RequestBody, Runtime, RuntimeConfig, autotune::AlgorithmKind};
+use tokio::runtime::Handle;
 use tower::service_fn;
 
-/// Serves on the thread of the test. `/held` meets the client at the barrier, holds the thread until it is met again, and then for
-/// longer than anybody may wait.
+/// Meets the client at the barrier, holds its thread until it is met again, and then for longer than anybody may wait.
+fn hold(barrier: &Barrier) {
+    barrier.wait();
+    barrier.wait();
+    thread::sleep(Duration::from_millis(600));
+}
+
+/// Serves on the thread of the test, which `/held` [holds](hold).
 async fn serve(change: fn(&mut RuntimeConfig)) -> (SocketAddr, Components, Arc<Barrier>) {
     let mut config = RuntimeConfig::default();
     config.server.admin_address = String::new();
@@ -29,9 +36,7 @@ async fn serve(change: fn(&mut RuntimeConfig)) -> (SocketAddr, Components, Arc<B
     let held = Arc::clone(&barrier);
     let service = service_fn(move |request: Request<RequestBody>| {
         if request.uri().path() == "/held" {
-            held.wait();
-            held.wait();
-            thread::sleep(Duration::from_millis(600));
+            hold(&held);
         }
         async move {
             let read = request.into_body().collect().await;
@@ -71,18 +76,37 @@ fn status(mut stream: &TcpStream) -> String {
     String::from_utf8_lossy(&answer[9.min(read)..12.min(read)]).into_owned()
 }
 
+/// Who holds the thread.
+#[derive(Clone, Copy)]
+enum By {
+    Request,
+    /// Of that the server knows nothing, until it has read the first request.
+    Task,
+}
+
 /// The answers to a client that is known, two that are not, and one that is exempt.
-fn asked_while_held(address: SocketAddr, barrier: &Barrier) -> [String; 4] {
+fn asked_while_held(by: By, address: SocketAddr, barrier: &Arc<Barrier>) -> [String; 4] {
     let (known, holds) = (connect(address), connect(address));
     // Until the limit has looked at the machine, once a second.
     for _ in 0..60 {
-        ask(&known, HELLO);
-        assert_eq!(status(&known), "200");
+        for client in [&known, &holds] {
+            ask(client, HELLO);
+            assert_eq!(status(client), "200");
+        }
         thread::sleep(Duration::from_millis(20));
     }
-    ask(&holds, HELD);
+    match by {
+        By::Request => ask(&holds, HELD),
+        By::Task => {
+            let barrier = Arc::clone(barrier);
+            Handle::current().spawn(async move { hold(&barrier) });
+        }
+    }
     barrier.wait();
     let others = [(); 3].map(|()| connect(address));
+    if matches!(by, By::Task) {
+        ask(&holds, HELLO);
+    }
     ask(&known, HELLO);
     for (other, request) in others.iter().zip([HELLO, UPLOAD, EXEMPT]) {
         ask(other, request);
@@ -93,13 +117,13 @@ fn asked_while_held(address: SocketAddr, barrier: &Barrier) -> [String; 4] {
     [&known, hello, upload, exempt].map(status)
 }
 
-async fn check(change: fn(&mut RuntimeConfig)) {
+async fn check(by: By, change: fn(&mut RuntimeConfig)) {
     let (address, components, barrier) = serve(change).await;
     let loads = [(0.5, "200", 0), (5.0, "503", 3)];
     for (tasks_per_core, expected, refused) in loads {
         components.local_signal.report(tasks_per_core);
         let barrier = Arc::clone(&barrier);
-        let asking = tokio::task::spawn_blocking(move || asked_while_held(address, &barrier));
+        let asking = tokio::task::spawn_blocking(move || asked_while_held(by, address, &barrier));
         let [known, hello, upload, exempt] = asking.await.expect("no panic");
         for status in [known, hello, upload] {
             assert_eq!(status, expected, "{tasks_per_core} tasks for each core");
@@ -113,11 +137,16 @@ async fn check(change: fn(&mut RuntimeConfig)) {
 
 #[tokio::test]
 async fn what_waited_to_be_read_for_as_long_as_anybody_may_is_refused_by_a_full_machine_only() {
-    check(|_| {}).await;
+    check(By::Request, |_| {}).await;
+}
+
+#[tokio::test]
+async fn the_same_where_no_request_has_held_the_thread() {
+    check(By::Task, |_| {}).await;
 }
 
 /// Where something stands outside of the limit.
 #[tokio::test]
 async fn the_same_with_an_access_log() {
-    check(|config| config.access_log.enabled = true).await;
+    check(By::Request, |config| config.access_log.enabled = true).await;
 }

@@ -24,7 +24,7 @@ pub use aimd::Aimd;
 pub use evidence::{LimitEvidence, LimitState};
 pub use fixed::Fixed;
 pub use gradient2::Gradient2;
-pub(super) use open::FULL;
+pub(super) use open::is_full;
 pub use vegas::Vegas;
 
 use super::Latencies;

@@ -85,7 +85,7 @@ const UNHEARD: f64 = 2.0;
 /// Tasks ready for each core from which on the machine is full. At 1 it has just enough, and by chance twice as many
 /// for a while.
 /// Half: 94 % (`drops`); twice: 97 % (`fifo`).
-pub(in crate::limit) const FULL: f64 = 2.5;
+pub(super) const FULL: f64 = 2.5;
 /// How much more, as the logarithm, times how long, in seconds: twenty milliseconds of seven tasks for each core, or a
 /// fifth of a second of 2.8. With ten milliseconds of whatever it is, a service at four fifths of what it can do was
 /// limited once in some seconds, by chance.
@@ -246,7 +246,7 @@ impl Open {
     }
 
     fn on_machine(&mut self, now: Duration, in_flight: f64, tasks: Option<f64>) -> Option<Start> {
-        let Some(tasks_per_core) = tasks.filter(|tasks| *tasks > FULL) else {
+        let Some(tasks_per_core) = tasks.filter(|tasks| is_full(*tasks)) else {
             self.queued = None;
             return None;
         };
@@ -275,6 +275,11 @@ impl Open {
             evidence,
         })
     }
+}
+
+/// Whether the machine is full with so many tasks ready for each core.
+pub(in crate::limit) fn is_full(tasks_per_core: f64) -> bool {
+    tasks_per_core > FULL
 }
 
 fn with_room(knee: f64) -> f64 {
