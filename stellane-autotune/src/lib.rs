@@ -83,9 +83,10 @@ pub use clock::{Clock, ManualClock};
 pub use error::{BuildError, ConfigError};
 pub use limit::{
     AdaptiveLimit, AdaptiveLimitBuilder, AdaptiveLimitLayer, AdaptiveLimitService, Algorithm,
-    AlgorithmKind, Class, ClassConfig, ClassStats, Hold, Key, Latencies, LimitBody, LimitConfig,
-    LimitEvidence, LimitFuture, LimitMode, LimitRequestBody, LimitState, LimitStats, LocalSignal,
-    Outcome, Permit, RequestHead, ResponseHead, RetryAfter, Shed, Waited, WallClock, algorithm,
+    AlgorithmKind, Class, ClassConfig, ClassStats, EarlyRefusal, Hold, Key, Latencies, LimitBody,
+    LimitConfig, LimitEvidence, LimitFuture, LimitMode, LimitRequestBody, LimitState, LimitStats,
+    LocalSignal, Outcome, Permit, RequestHead, ResponseHead, RetryAfter, Shed, Waited, WallClock,
+    algorithm,
 };
 pub use overload::{OverloadConfig, OverloadLayer};
 pub use rate_limit::{

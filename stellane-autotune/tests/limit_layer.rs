@@ -373,8 +373,8 @@ async fn while_a_queue_is_pressed_few_wait_with_hope_and_others_may_be_refused_o
     let mut line = Line::new();
     let layer = AdaptiveLimitLayer::new(&line.limit);
     let refuse = |again| {
-        let refusal = layer.refuse(&mut request(), None, again)?;
-        Some(refusal.status().as_u16())
+        let refusal = layer.refuse(&request(), None, again)?;
+        Some(refusal.shed().status().as_u16())
     };
     assert!(layer.may_refuse(), "the place is taken");
     line.join(18).await;

@@ -58,7 +58,7 @@ async fn is_refused(layer: &AdaptiveLimitLayer, request: Request<Empty<Bytes>>) 
     if let Some(admission) = &mut entered {
         layer.leave(admission);
     }
-    let answer = layer.refuse(&mut request.clone(), None, false);
+    let answer = layer.refuse(&request, None, false);
     assert_eq!(answer.is_some(), refused);
     refused
 }

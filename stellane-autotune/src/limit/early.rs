@@ -1,7 +1,10 @@
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 
-use super::{AdaptiveLimitLayer, Key, LimitMode, RequestHead, Shed, Waited};
+use super::{
+    AdaptiveLimitLayer, Key, LimitMode, RequestHead, Shed, Waited,
+    refusal::{Refusals, Text},
+};
 
 /// For a server that can answer a request without calling the service: most of what a refusal costs is what is made
 /// for the service, in vain.
@@ -14,12 +17,12 @@ use super::{AdaptiveLimitLayer, Key, LimitMode, RequestHead, Shed, Waited};
 /// (config.algorithm, config.initial, config.min) = (AlgorithmKind::Fixed, 1, 1);
 /// let limit = AdaptiveLimit::builder().config(config).build()?;
 /// let layer = AdaptiveLimitLayer::new(&limit);
-/// let mut request = Request::new(());
-/// assert!(!layer.may_refuse() && layer.refuse(&mut request, None, false).is_none());
+/// let request = Request::new(());
+/// assert!(!layer.may_refuse() && layer.refuse(&request, None, false).is_none());
 /// let place = limit.try_acquire()?;
 /// assert!(layer.may_refuse());
-/// let refusal = layer.refuse(&mut request, None, false).ok_or("not full")?;
-/// assert_eq!(refusal.status(), 503);
+/// let refusal = layer.refuse(&request, None, false).ok_or("not full")?;
+/// assert_eq!(refusal.response(request.into_parts().0.headers).status(), 503);
 /// assert_eq!(limit.stats().shed_limit, 1);
 /// # drop(place);
 /// # Ok::<_, Box<dyn std::error::Error>>(())
@@ -36,8 +39,8 @@ impl AdaptiveLimitLayer {
             && !self.classifiers.on_refusal.is_set()
     }
 
-    /// The answer to a request that the service of this layer would refuse, if that is certain enough; the refusal is
-    /// counted. Allocates nothing: the header map of the request becomes that of the answer.
+    /// Refuses a request that the service of this layer would refuse, if that is certain enough; the refusal is counted.
+    /// Allocates nothing.
     ///
     /// That is if nobody may wait, no more may, or so many do that this one would wait in vain, or if it has
     /// [waited](Waited) for too long already. `again` says that the client has asked a moment ago too: then the service
@@ -45,12 +48,12 @@ impl AdaptiveLimitLayer {
     /// request has a deadline, or is of a class with seats of its own: the service knows.
     pub fn refuse<B>(
         &self,
-        request: &mut Request<B>,
+        request: &Request<B>,
         connection: Option<Key>,
         again: bool,
-    ) -> Option<Response<Bytes>> {
+    ) -> Option<EarlyRefusal<'_>> {
         let shared = &self.limit.shared;
-        let head = RequestHead::from(&*request);
+        let head = RequestHead::from(request);
         let max_wait = shared.may_wait();
         let turns_away = || max_wait.is_none() || shared.is_in_vain(again);
         let is_in_vain = self.may_refuse() && turns_away();
@@ -81,7 +84,41 @@ impl AdaptiveLimitLayer {
             return None;
         };
         shared.shed(class, shed);
-        let headers = std::mem::take(request.headers_mut());
-        Some(shared.settings.refusals.response(shed, headers))
+        let refusals = &shared.settings.refusals;
+        Some(EarlyRefusal { shed, refusals })
+    }
+}
+
+/// A refusal of which no answer was made yet: see [`refuse`](AdaptiveLimitLayer::refuse).
+#[derive(Debug, Clone, Copy)]
+pub struct EarlyRefusal<'a> {
+    shed: Shed,
+    refusals: &'a Refusals,
+}
+
+impl<'a> EarlyRefusal<'a> {
+    /// Why.
+    #[must_use]
+    pub fn shed(self) -> Shed {
+        self.shed
+    }
+
+    /// The answer, in the language of the client. The header map of the request becomes that of the answer.
+    #[must_use]
+    pub fn response(self, headers: HeaderMap) -> Response<Bytes> {
+        self.refusals.response(self.shed, headers)
+    }
+
+    /// For who writes the answer without a [`Response`], to a request without a `Content-Type`, which is none of gRPC: its
+    /// body, of `application/problem+json`, to be sent with the status of [`shed`](Self::shed).
+    #[must_use]
+    pub fn problem(self) -> &'static str {
+        Text::of(self.shed).problem
+    }
+
+    /// What its `Retry-After` says, in seconds: another value each time.
+    #[must_use]
+    pub fn retry_after(self) -> &'a HeaderValue {
+        self.refusals.draw_retry_after()
     }
 }

@@ -52,6 +52,7 @@ pub use class::{Class, Outcome, Shed};
 pub use class_config::ClassConfig;
 pub use classify::{RequestHead, ResponseHead, RetryAfter};
 pub use config::{Hold, LimitConfig, LimitMode};
+pub use early::EarlyRefusal;
 pub use future::LimitFuture;
 pub(crate) use grpc::Dialect;
 pub use handle::{AdaptiveLimit, AdaptiveLimitBuilder, ClassStats, LimitStats};

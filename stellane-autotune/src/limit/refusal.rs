@@ -42,10 +42,18 @@ impl Refusals {
 
     /// The refusal as a response.
     pub(crate) fn response(&self, shed: Shed, headers: HeaderMap) -> Response<Bytes> {
+        let retry_after = || self.draw_retry_after().clone();
+        let pushback = || self.draw(&self.pushback).clone();
+        Text::of(shed).response(headers, retry_after, pushback)
+    }
+
+    pub(super) fn draw_retry_after(&self) -> &HeaderValue {
+        self.draw(&self.retry_after)
+    }
+
+    fn draw<'a>(&self, values: &'a [HeaderValue]) -> &'a HeaderValue {
         let draw = mix(self.drawn.fetch_add(1, Ordering::Relaxed)) as usize;
-        let drawn = |values: &[HeaderValue]| values[draw % values.len()].clone();
-        let retry_after = || drawn(&self.retry_after);
-        Text::of(shed).response(headers, retry_after, || drawn(&self.pushback))
+        &values[draw % values.len()]
     }
 }
 
@@ -112,7 +120,7 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    fn of(shed: Shed) -> Self {
+    pub(super) fn of(shed: Shed) -> Self {
         macro_rules! text {
             ($status:ident, $number:literal $title:literal, grpc $grpc:literal, $reason:literal, $detail:literal) => {
                 Text {

@@ -1,7 +1,6 @@
 use std::{fmt, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{Request, Response};
+use http::Request;
 
 use crate::connection::incoming::Incoming;
 
@@ -14,13 +13,14 @@ pub(crate) trait EarlyRefusals: Send + Sync + 'static {
     /// Whether a request that comes now may be refused: asked before each.
     fn may_refuse(&self) -> bool;
 
-    /// The answer to a request without a body, in place of the service's. May take the headers for it. `again` tells
-    /// whether the client has asked [a moment](MOMENT) ago too, the last time that somebody asked this.
+    /// Whether a request without a body is refused; the answer is written, in place of the service's. `again` tells whether
+    /// the client has asked [a moment](MOMENT) ago too, the last time that somebody asked this.
     fn refuse(
         &self,
         request: &mut Request<Incoming>,
         again: &dyn Fn() -> bool,
-    ) -> Option<Response<Bytes>>;
+        out: &mut Vec<u8>,
+    ) -> bool;
 }
 
 /// Those of a listener, if it has any.

@@ -1,7 +1,10 @@
 use std::{convert::Infallible, fmt, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
 use http_body::Frame;
 use http_body_util::Full;
 #[cfg(feature = "redis")]
@@ -13,7 +16,7 @@ use stellane_metrics::HttpMetrics;
 use super::ledger::Ledgers;
 use crate::{
     catch_faults::{CatchFaultsBody, Failure, Faults, Grpc, Refusal},
-    connection::{EarlyRefusals, Incoming},
+    connection::{self, EarlyRefusals, Incoming},
     strict_http1::Violation,
 };
 
@@ -195,22 +198,32 @@ impl EarlyRefusals for EarlyLimit {
         &self,
         request: &mut Request<Incoming>,
         again: &dyn Fn() -> bool,
-    ) -> Option<Response<Bytes>> {
+        out: &mut Vec<u8>,
+    ) -> bool {
         if self.limit.heeds_waited() {
             self.ledgers.tell_waited(request);
         }
         let again = self.limit.may_refuse() && again();
-        let response = self.limit.refuse(request, None, again)?;
-        let text = response.body().clone();
-        let response = response.map(Full::new);
+        let Some(refusal) = self.limit.refuse(request, None, again) else {
+            return false;
+        };
         let mut recording = self.metrics.begin(request);
-        recording.head(&response);
-        recording.frame(
-            Some(&Ok::<_, Infallible>(Frame::data(text.clone()))),
-            || true,
-        );
+        if let Some(content_type) = request.headers().get(CONTENT_TYPE) {
+            // gRPC, perhaps, which reads other fields and no body.
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type.clone())]);
+            let response = refusal.response(headers);
+            connection::write_refusal(&response, out);
+            let text = response.body().clone();
+            recording.head(&response.map(Full::new));
+            let frame = Some(&Ok::<_, Infallible>(Frame::data(text)));
+            recording.frame(frame, || true);
+        } else {
+            let (status, problem) = (refusal.shed().status(), refusal.problem());
+            connection::write_problem(status, refusal.retry_after(), problem, out);
+            recording.answered(status, problem.len() as u64);
+        }
         self.ledgers.refused(&recording, request);
-        Some(response.map(|_| text))
+        true
     }
 }
 

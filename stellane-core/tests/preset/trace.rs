@@ -16,7 +16,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use stellane_core::{
     Components, RequestBody, Runtime, RuntimeConfig, autotune::AlgorithmKind, logging::LogWriter,
-    waits_for,
+    runtime::KeptAs, waits_for,
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tower::service_fn;
@@ -344,6 +344,32 @@ async fn refused_failed_and_abandoned_requests_have_their_spans() {
     traces.sort();
     traces.dedup();
     assert_eq!(traces.len(), 5);
+}
+
+#[tokio::test]
+async fn who_is_refused_where_it_was_read_is_in_the_trace_of_its_caller() {
+    let heard = Heard::default();
+    let _listens = heard.listen();
+    let (address, components, _) = serve(config()).await;
+    let mut holds = TcpStream::connect(address).await.expect("connects");
+    let head = b"GET /hang HTTP/1.1\r\nhost: a\r\n\r\n";
+    holds.write_all(head).await.expect("writes");
+    until(|| components.limit.stats().in_flight > 0).await;
+    // Nothing of it is hyper's.
+    let mut client = TcpStream::connect(address).await.expect("connects");
+    let head = format!("GET /a HTTP/1.1\r\nhost: a\r\ntraceparent: 00-{TRACE}-{PARENT}-01\r\n\r\n");
+    client.write_all(head.as_bytes()).await.expect("writes");
+    until(|| components.limit.stats().shed_limit == 1).await;
+    drop(holds);
+    let requests = heard.requests(2).await;
+    let is_refused = |span: &&Span| span.fields["http.response.status_code"] == "503";
+    let refused = requests.iter().find(is_refused).expect("a span");
+    for (name, value) in [("trace_id", TRACE), ("parent_id", PARENT)] {
+        assert_eq!(refused.fields[name], value, "{refused:#?}");
+    }
+    let kept = components.kept_requests();
+    let refused = kept.iter().find(|one| one.kept_as == KeptAs::Refused);
+    assert_eq!(refused.expect("is kept").trace_id.as_deref(), Some(TRACE));
 }
 
 #[tokio::test]

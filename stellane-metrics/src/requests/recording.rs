@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Buf;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Frame;
 
 #[cfg(feature = "tracing")]
@@ -163,6 +163,16 @@ impl Recording {
             };
             self.expected = response.body().size_hint().exact().or_else(declared);
         }
+    }
+
+    /// All of an answer is there, that is no [`Response`] and none of gRPC: its status, and a body of so many bytes.
+    #[inline]
+    pub fn answered(&mut self, status: StatusCode, bytes: u64) {
+        let elapsed = |table: &Arc<Handle>| table.elapsed_ns(self.start);
+        self.head_ns = self.table.as_ref().map(elapsed);
+        self.status = status.as_u16();
+        self.response_bytes = bytes;
+        self.close(Outcome::Complete, self.head_ns);
     }
 
     /// The service failed instead of answering.

@@ -26,7 +26,7 @@ use crate::connection::{
             body::write_body,
             date,
             header_cache::HeaderCache,
-            refusal::{self, Pressed},
+            refusal::Pressed,
             request, response,
             write_batch::{self, DelayedWrite},
         },
@@ -244,12 +244,13 @@ impl<S: HttpService> FastPath<S> {
             };
             if let Some(early) = self.early.who_may()
                 && self.adapter.may_be_passed_by()
-                && let Some(refusal) = early.refuse(&mut request, &|| self.pressed.again())
+                && early.refuse(&mut request, &|| self.pressed.again(), &mut self.out)
             {
                 self.adapter.pass_by();
-                request = Request::default();
-                self.headers = refusal::write(refusal, &mut self.out);
                 self.whole = self.out.len();
+                request.extensions_mut().clear();
+                request.headers_mut().clear();
+                mem::swap(request.headers_mut(), &mut self.headers);
                 bytes.advance(head);
                 *left -= 1;
                 continue;

@@ -1,10 +1,14 @@
 use std::cell::Cell;
 
+#[cfg(feature = "preset")]
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+#[cfg(feature = "preset")]
+use http::{HeaderValue, Response, StatusCode};
 use tokio::time::Instant;
 
-use crate::connection::{early::MOMENT, protocol::http1::fast_path::response};
+use crate::connection::early::MOMENT;
+#[cfg(feature = "preset")]
+use crate::connection::protocol::http1::fast_path::{date, response};
 
 /// When a client last asked for something while all places were taken.
 #[derive(Default)]
@@ -20,11 +24,62 @@ impl Pressed {
     }
 }
 
-/// Writes a refusal, in which nothing is hyper's to write; gives its map of headers back.
-pub(crate) fn write(refusal: Response<Bytes>, out: &mut Vec<u8>) -> HeaderMap {
-    response::write_head(&refusal, refusal.body().len() as u64, out);
-    let (mut head, body) = refusal.into_parts();
-    out.extend_from_slice(&body);
-    head.headers.clear();
-    head.headers
+/// Writes a refusal, in which nothing is hyper's to write.
+#[cfg(feature = "preset")]
+pub(crate) fn write(refusal: &Response<Bytes>, out: &mut Vec<u8>) {
+    response::write_head(refusal, refusal.body().len() as u64, out);
+    out.extend_from_slice(refusal.body());
+}
+
+/// The same for one that is a problem document: it needs no map of headers.
+#[cfg(feature = "preset")]
+pub(crate) fn write_problem(
+    status: StatusCode,
+    retry_after: &HeaderValue,
+    problem: &str,
+    out: &mut Vec<u8>,
+) {
+    let mut digits = itoa::Buffer::new();
+    let head: [&[u8]; 8] = [
+        b"HTTP/1.1 ",
+        status.as_str().as_bytes(),
+        b" ",
+        status.canonical_reason().unwrap_or_default().as_bytes(),
+        b"\r\nretry-after: ",
+        retry_after.as_bytes(),
+        b"\r\ncontent-type: application/problem+json\r\ncontent-length: ",
+        digits.format(problem.len()).as_bytes(),
+    ];
+    for part in head {
+        out.extend_from_slice(part);
+    }
+    date::write_last(out);
+    out.extend_from_slice(problem.as_bytes());
+}
+
+#[cfg(all(test, feature = "preset"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_document_is_written_as_the_response_would_be() {
+        date::look();
+        for (status, seconds) in [
+            (StatusCode::SERVICE_UNAVAILABLE, "1"),
+            (StatusCode::GATEWAY_TIMEOUT, "86400"),
+        ] {
+            let problem = r#"{"type":"about:blank"}"#;
+            let response = Response::builder()
+                .status(status)
+                .header("retry-after", seconds)
+                .header("content-type", "application/problem+json")
+                .body(Bytes::from_static(problem.as_bytes()))
+                .expect("a response");
+            let (mut expected, mut written) = (Vec::new(), Vec::new());
+            write(&response, &mut expected);
+            let seconds = HeaderValue::from_static(seconds);
+            write_problem(status, &seconds, problem, &mut written);
+            assert_eq!(written, expected);
+        }
+    }
 }
