@@ -76,6 +76,53 @@ fn status(mut stream: &TcpStream) -> String {
     String::from_utf8_lossy(&answer[9.min(read)..12.min(read)]).into_owned()
 }
 
+/// A client of HTTP/2, which asks for `/hello` in one stream after the other.
+struct Http2 {
+    connection: TcpStream,
+    stream: u32,
+}
+
+impl Http2 {
+    fn connect(address: SocketAddr) -> Self {
+        let mut connection = connect(address);
+        // Settings that change nothing.
+        let begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        connection.write_all(begin).expect("writes");
+        Self {
+            connection,
+            stream: 1,
+        }
+    }
+
+    fn ask(&mut self) {
+        // GET and http are of the static table, as are the names of the two others.
+        let block = b"\x82\x86\x44\x06/hello\x41\x09localhost";
+        let length = u8::try_from(block.len()).expect("short");
+        // HEADERS, with the end of the stream and of the fields.
+        let mut frame = vec![0, 0, length, 1, 0x05];
+        frame.extend(self.stream.to_be_bytes());
+        frame.extend(block);
+        self.connection.write_all(&frame).expect("writes");
+    }
+
+    fn status(&mut self) -> String {
+        loop {
+            let mut head = [0; 9];
+            self.connection.read_exact(&mut head).expect("reads");
+            let [a, b, c, kind, _, stream @ ..] = head;
+            let length = u32::from_be_bytes([0, a, b, c]);
+            let mut frame = vec![0; length as usize];
+            self.connection.read_exact(&mut frame).expect("reads");
+            if kind == 1 && u32::from_be_bytes(stream) == self.stream {
+                self.stream += 2;
+                // 200 is of the static table, and there is one other answer.
+                let is_ok = frame[0] == 0x88;
+                return if is_ok { "200" } else { "503" }.to_owned();
+            }
+        }
+    }
+}
+
 /// Who holds the thread.
 #[derive(Clone, Copy)]
 enum By {
@@ -84,9 +131,12 @@ enum By {
     Task,
 }
 
-/// The answers to a client that is known, two that are not, and one that is exempt.
-fn asked_while_held(by: By, address: SocketAddr, barrier: &Arc<Barrier>) -> [String; 4] {
+/// The answers to two clients that are known, one of HTTP/2, two that are not, and one that is exempt.
+fn asked_while_held(by: By, address: SocketAddr, barrier: &Arc<Barrier>) -> [String; 5] {
     let (known, holds) = (connect(address), connect(address));
+    let mut http2 = Http2::connect(address);
+    http2.ask();
+    assert_eq!(http2.status(), "200");
     // Until the limit has looked at the machine, once a second.
     for _ in 0..60 {
         for client in [&known, &holds] {
@@ -108,24 +158,26 @@ fn asked_while_held(by: By, address: SocketAddr, barrier: &Arc<Barrier>) -> [Str
         ask(&holds, HELLO);
     }
     ask(&known, HELLO);
+    http2.ask();
     for (other, request) in others.iter().zip([HELLO, UPLOAD, EXEMPT]) {
         ask(other, request);
     }
     barrier.wait();
     assert_eq!(status(&holds), "200");
     let [hello, upload, exempt] = &others;
-    [&known, hello, upload, exempt].map(status)
+    let [known, hello, upload, exempt] = [&known, hello, upload, exempt].map(status);
+    [known, http2.status(), hello, upload, exempt]
 }
 
 async fn check(by: By, change: fn(&mut RuntimeConfig)) {
     let (address, components, barrier) = serve(change).await;
-    let loads = [(0.5, "200", 0), (5.0, "503", 3)];
+    let loads = [(0.5, "200", 0), (5.0, "503", 4)];
     for (tasks_per_core, expected, refused) in loads {
         components.local_signal.report(tasks_per_core);
         let barrier = Arc::clone(&barrier);
         let asking = tokio::task::spawn_blocking(move || asked_while_held(by, address, &barrier));
-        let [known, hello, upload, exempt] = asking.await.expect("no panic");
-        for status in [known, hello, upload] {
+        let [known, http2, hello, upload, exempt] = asking.await.expect("no panic");
+        for status in [known, http2, hello, upload] {
             assert_eq!(status, expected, "{tasks_per_core} tasks for each core");
         }
         assert_eq!(exempt, "200", "{tasks_per_core} tasks for each core");
