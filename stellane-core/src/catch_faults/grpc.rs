@@ -29,7 +29,7 @@ impl Grpc {
         }
     }
 
-    fn of_headers(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn of_headers(headers: &HeaderMap) -> Option<Self> {
         const GRPC: &[u8] = b"application/grpc";
         let content_type = headers.get(header::CONTENT_TYPE)?.as_bytes();
         let (start, rest) = content_type.split_at_checked(GRPC.len())?;

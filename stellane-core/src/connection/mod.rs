@@ -163,8 +163,8 @@
 //! has asked within the last 60 ms too: clients that ask again at once would take all the CPU there is, and wait.
 //!
 //! What stands outside of the limit has to see each request, and so these take the longer way: with pages that reload
-//! while developing, and while `RuntimeBuilder::on_refusal` is set. So do requests with a body or a deadline, of a class
-//! with seats of its own, and HTTP/2. At ten times the load of a core, with requests of 0.7 ms, 87 % of the peak are
+//! while developing, and while `RuntimeBuilder::on_refusal` is set. So do requests with a body or a deadline, of gRPC or a
+//! class with seats of its own, and HTTP/2. At ten times the load of a core, with requests of 0.7 ms, 87 % of the peak are
 //! served by the short way and 72 % by the longer one, where a loop that does nothing but read and refuse has 89: over
 //! loopback a refusal takes 12, 23 and 9 microseconds of CPU in the median (the example `overload_refusals`).
 //!
@@ -219,7 +219,7 @@ pub use self::protocol::connect_info::UnixPeer;
 pub(crate) use self::{
     client::client,
     early::{Early, EarlyRefusals},
-    protocol::http1::fast_path::refusal::{write as write_refusal, write_problem},
+    protocol::http1::fast_path::refusal::write_problem,
     transport::{
         proxy_protocol::{Trust, Verdict, read_header},
         socket::Socket,

@@ -57,10 +57,13 @@ impl WakeClock {
         };
         // Never more than it was.
         let came = readings.before(now, age.saturating_sub(TICK));
-        if came >= to {
-            // So all is read that came before.
+        // So all is read that came before. Where nobody knows of a hold, there may be one at any time.
+        let is_over = came >= to;
+        let is_known = from > 0;
+        if is_over && (is_known || readings.before(now, LONG) >= to) {
             HELD.set((0, 0));
-        } else if WOKEN.get() != ASLEEP {
+        }
+        if !(is_over && is_known) && WOKEN.get() != ASLEEP {
             WOKEN.set(WOKEN.get().min(came.max(from)));
         }
     }
@@ -103,7 +106,8 @@ pub(crate) fn thread_was_held(from: u64, to: u64) {
     HELD.set((from, to));
 }
 
-/// What this thread reads and came before `now` is asked for its age: it may have lain in its socket for long.
+/// What this thread reads from `now` on, for a second and then once more, is asked for its age: it may have lain in its
+/// socket for long.
 #[cfg(feature = "preset")]
 pub(crate) fn look_back_from(now: u64) {
     HELD.set((0, now));
@@ -309,6 +313,12 @@ mod tests {
         assert_eq!(read(930, ago(50)), Some(930), "woken before");
         assert_eq!(read(995, ago(10)), Some(995), "after it was held");
         assert_eq!(read(995, ago(150)), Some(995), "so that is over");
+        look_back_from(990);
+        assert_eq!(read(995, ago(50)), Some(950), "nobody knew of that");
+        given.0.store(5000, Relaxed);
+        assert_eq!(read(4995, ago(700)), Some(4300), "nor that one came later");
+        assert_eq!(read(4995, ago(700)), Some(4995), "and then nobody is asked");
+        given.0.store(1000, Relaxed);
         thread_was_held(800, 990);
         for (now, held) in [(1989, (800, 990)), (1990, (0, 0))] {
             given.0.store(now, Relaxed);

@@ -1,12 +1,7 @@
-use std::{convert::Infallible, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER},
-};
-use http_body::Frame;
-use http_body_util::Full;
+use http::{HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER};
 #[cfg(feature = "redis")]
 use stellane_autotune::rate_limit::shared::{SharedRateLimitLayer, SharedRateLimited};
 use stellane_autotune::{AdaptiveLimitLayer, RateLimitLayer, RateLimited, RequestHead, Shed};
@@ -200,6 +195,10 @@ impl EarlyRefusals for EarlyLimit {
         again: &dyn Fn() -> bool,
         out: &mut Vec<u8>,
     ) -> bool {
+        // The layer knows how to tell it.
+        if Grpc::of_headers(request.headers()).is_some() {
+            return false;
+        }
         if self.limit.heeds_waited() {
             self.ledgers.tell_waited(request);
         }
@@ -208,20 +207,9 @@ impl EarlyRefusals for EarlyLimit {
             return false;
         };
         let mut recording = self.metrics.begin(request);
-        if let Some(content_type) = request.headers().get(CONTENT_TYPE) {
-            // gRPC, perhaps, which reads other fields and no body.
-            let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type.clone())]);
-            let response = refusal.response(headers);
-            connection::write_refusal(&response, out);
-            let text = response.body().clone();
-            recording.head(&response.map(Full::new));
-            let frame = Some(&Ok::<_, Infallible>(Frame::data(text)));
-            recording.frame(frame, || true);
-        } else {
-            let (status, problem) = (refusal.shed().status(), refusal.problem());
-            connection::write_problem(status, refusal.retry_after(), problem, out);
-            recording.answered(status, problem.len() as u64);
-        }
+        let (status, problem) = (refusal.shed().status(), refusal.problem());
+        connection::write_problem(status, refusal.retry_after(), problem, out);
+        recording.answered(status, problem.len() as u64);
         self.ledgers.refused(&recording, request);
         true
     }

@@ -1,14 +1,12 @@
 use std::cell::Cell;
 
 #[cfg(feature = "preset")]
-use bytes::Bytes;
-#[cfg(feature = "preset")]
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use crate::connection::early::MOMENT;
 #[cfg(feature = "preset")]
-use crate::connection::protocol::http1::fast_path::{date, response};
+use crate::connection::protocol::http1::fast_path::date;
 
 /// When a client last asked for something while all places were taken.
 #[derive(Default)]
@@ -24,14 +22,7 @@ impl Pressed {
     }
 }
 
-/// Writes a refusal, in which nothing is hyper's to write.
-#[cfg(feature = "preset")]
-pub(crate) fn write(refusal: &Response<Bytes>, out: &mut Vec<u8>) {
-    response::write_head(refusal, refusal.body().len() as u64, out);
-    out.extend_from_slice(refusal.body());
-}
-
-/// The same for one that is a problem document: it needs no map of headers.
+/// Writes a refusal that is a problem document, without a map of headers.
 #[cfg(feature = "preset")]
 pub(crate) fn write_problem(
     status: StatusCode,
@@ -59,7 +50,10 @@ pub(crate) fn write_problem(
 
 #[cfg(all(test, feature = "preset"))]
 mod tests {
+    use http::Response;
+
     use super::*;
+    use crate::connection::protocol::http1::fast_path::response;
 
     #[test]
     fn a_problem_document_is_written_as_the_response_would_be() {
@@ -73,10 +67,11 @@ mod tests {
                 .status(status)
                 .header("retry-after", seconds)
                 .header("content-type", "application/problem+json")
-                .body(Bytes::from_static(problem.as_bytes()))
+                .body(())
                 .expect("a response");
             let (mut expected, mut written) = (Vec::new(), Vec::new());
-            write(&response, &mut expected);
+            response::write_head(&response, problem.len() as u64, &mut expected);
+            expected.extend_from_slice(problem.as_bytes());
             let seconds = HeaderValue::from_static(seconds);
             write_problem(status, &seconds, problem, &mut written);
             assert_eq!(written, expected);
