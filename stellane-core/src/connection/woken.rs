@@ -94,7 +94,7 @@ thread_local! {
 /// So exact is the age of what lies in a socket, where the system's clock is coarse.
 const TICK: Duration = Duration::from_millis(10);
 
-/// After so long a thread has read what came while it was held.
+/// After so long a thread has read what came while it was held, and without a new reason it is not looked for another hold.
 const LONG: Duration = Duration::from_secs(1);
 
 /// A request has held this thread.

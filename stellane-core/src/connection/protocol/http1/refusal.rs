@@ -2,14 +2,11 @@
 
 use http::StatusCode;
 
-use crate::connection::protocol::http1::fast_path::date;
+use crate::connection::protocol::http1::fast_path::{date, response};
 
 /// Writes an answer without a body after which the connection ends.
 pub(crate) fn write(status: StatusCode, out: &mut Vec<u8>) {
-    let reason = status.canonical_reason().unwrap_or_default();
-    for part in ["HTTP/1.1 ", status.as_str(), " ", reason] {
-        out.extend_from_slice(part.as_bytes());
-    }
+    response::write_status(status, out);
     if status == StatusCode::SERVICE_UNAVAILABLE {
         out.extend_from_slice(b"\r\nretry-after: 1");
     }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::connection::early::MOMENT;
 #[cfg(feature = "preset")]
-use crate::connection::protocol::http1::fast_path::date;
+use crate::connection::protocol::http1::fast_path::{date, response};
 
 /// When a client last asked for something while all places were taken.
 #[derive(Default)]
@@ -31,17 +31,14 @@ pub(crate) fn write_problem(
     out: &mut Vec<u8>,
 ) {
     let mut digits = itoa::Buffer::new();
-    let head: [&[u8]; 8] = [
-        b"HTTP/1.1 ",
-        status.as_str().as_bytes(),
-        b" ",
-        status.canonical_reason().unwrap_or_default().as_bytes(),
+    response::write_status(status, out);
+    let fields: [&[u8]; 4] = [
         b"\r\nretry-after: ",
         retry_after.as_bytes(),
         b"\r\ncontent-type: application/problem+json\r\ncontent-length: ",
         digits.format(problem.len()).as_bytes(),
     ];
-    for part in head {
+    for part in fields {
         out.extend_from_slice(part);
     }
     date::write_last(out);
@@ -53,7 +50,6 @@ mod tests {
     use http::Response;
 
     use super::*;
-    use crate::connection::protocol::http1::fast_path::response;
 
     #[test]
     fn a_problem_document_is_written_as_the_response_would_be() {

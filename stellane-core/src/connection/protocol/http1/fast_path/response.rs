@@ -20,10 +20,7 @@ pub(crate) fn write_head<B>(response: &Response<B>, length: u64, out: &mut Vec<u
     if status == StatusCode::OK {
         out.extend_from_slice(b"HTTP/1.1 200 OK");
     } else {
-        let reason = status.canonical_reason().unwrap_or("<none>");
-        for part in ["HTTP/1.1 ", status.as_str(), " ", reason] {
-            out.extend_from_slice(part.as_bytes());
-        }
+        write_status(status, out);
     }
     let mut has_length = false;
     let mut has_date = false;
@@ -55,4 +52,12 @@ pub(crate) fn write_head<B>(response: &Response<B>, length: u64, out: &mut Vec<u
         date::write_last(out);
     }
     true
+}
+
+/// Writes the line of a status, without its end.
+pub(crate) fn write_status(status: StatusCode, out: &mut Vec<u8>) {
+    let reason = status.canonical_reason().unwrap_or("<none>");
+    for part in ["HTTP/1.1 ", status.as_str(), " ", reason] {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
