@@ -4,8 +4,8 @@ use http::Request;
 
 use crate::connection::incoming::Incoming;
 
-/// Who asks twice in it does not ask by a clock of their own.
-pub(crate) const MOMENT: Duration = Duration::from_millis(60);
+/// Who asks again within it does not do so by a clock of their own.
+pub(crate) const MOMENT: Duration = Duration::from_millis(20);
 
 /// Refuses requests before the service is called. Given to a [`Listener`](crate::connection::Listener): who knows no more
 /// of a service than its trait can't ask it for that.

@@ -160,7 +160,12 @@
 //! In the `Runtime`, a simple request that the limit refuses at once is answered where it was read, in the buffer of the
 //! answers: the service is not asked whether it is ready, and no future, body or box is made for the request. It is
 //! counted, and answered to the byte, as by the limit's layer. So is one that would only wait in vain, unless its client
-//! has asked within the last 60 ms too: clients that ask again at once would take all the CPU there is, and wait.
+//! asks again within 20 ms: clients that ask again at once would take all the CPU there is, and wait.
+//!
+//! While many are refused, on a runtime of one or two worker threads, a connection that was is parked at once, and parked
+//! ones are looked at once a millisecond: then what has come is refused one after the other, without a task, in the place
+//! of a wake for each. Who asks on a parked connection waits for up to two milliseconds more then. Where a thread does not
+//! get to that in time, since it has many others beside it, each connection has its task for the next ten seconds.
 //!
 //! What stands outside of the limit has to see each request, and so these take the longer way: with pages that reload
 //! while developing, and while `RuntimeBuilder::on_refusal` is set. So do requests with a body or a deadline, of gRPC or a

@@ -50,6 +50,14 @@ pub(crate) fn are_held() -> bool {
     false
 }
 
+/// Beyond so many, threads are left to take work over from each other, which what is done in one turn is not open to.
+const FEW: usize = 2;
+
+/// Whether few threads take over from each other what is spawned here.
+pub(crate) fn are_few_threads() -> bool {
+    threads().is_some_and(|threads| threads <= FEW)
+}
+
 /// How many threads take over from each other what is spawned here.
 pub(crate) fn threads() -> Option<usize> {
     #[cfg(feature = "engine")]

@@ -34,6 +34,11 @@ impl WakeClock {
         self.0.as_ref().map(|readings| readings.now())
     }
 
+    /// Who reads without having been woken for one connection begins now.
+    pub(crate) fn begin(&self) -> Turn {
+        Woken(self.now().unwrap_or(ASLEEP)).enter()
+    }
+
     /// The connection that this thread polls has read bytes, which its socket has for so long. A thread that was held has not
     /// looked for them meanwhile.
     #[inline]

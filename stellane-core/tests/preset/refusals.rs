@@ -380,12 +380,25 @@ async fn a_refusal_is_a_problem_that_says_when_to_come_again() {
     assert!(refused.contains("\r\nretry-after: "), "{refused}");
 }
 
+const END: &str = "GET /end HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
 /// What a connection gets for these bytes, and then for a request that ends it.
 async fn exchange(address: SocketAddr, bytes: &str) -> String {
-    const END: &str = "GET /end HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let mut stream = TcpStream::connect(address).await.expect("connects");
     let bytes = [bytes, END].concat();
     stream.write_all(bytes.as_bytes()).await.expect("writes");
+    read_to_end(stream).await
+}
+
+/// The same, and the end comes a little later, if the server has not ended it before.
+async fn exchange_and_end(mut stream: TcpStream, bytes: &str) -> String {
+    stream.write_all(bytes.as_bytes()).await.expect("writes");
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let _ = stream.write_all(END.as_bytes()).await;
+    read_to_end(stream).await
+}
+
+async fn read_to_end(mut stream: TcpStream) -> String {
     let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
     // It may have ended before, with a reset.
     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
@@ -396,7 +409,8 @@ async fn exchange(address: SocketAddr, bytes: &str) -> String {
 
 /// Without what differs from one answer to the next: the second, and how long the client is to wait.
 fn comparable(answer: &str) -> String {
-    let varies = |line: &&str| line.starts_with("date: ") || line.starts_with("retry-after: ");
+    let fields = ["date: ", "retry-after: ", "grpc-retry-pushback-ms: "];
+    let varies = |line: &&str| fields.iter().any(|field| line.starts_with(field));
     let lines = answer.split("\r\n").filter(|line| !varies(line));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -429,14 +443,10 @@ async fn early_and_late(config: RuntimeConfig) -> [(SocketAddr, Components); 2] 
 
 const GET: &str = "GET /a HTTP/1.1\r\nhost: x\r\naccept: */*\r\n\r\n";
 
-#[tokio::test]
-async fn what_is_refused_before_it_is_a_request_gets_the_same_answer_and_is_counted_the_same() {
-    let servers = early_and_late(config()).await;
-    let places = servers
-        .each_ref()
-        .map(|(_, components)| components.limit.try_acquire());
+/// What is refused where it is read, what takes the longer way, and what is none of the limit's business.
+fn requests() -> Vec<String> {
     let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(7000));
-    for bytes in [
+    vec![
         GET.to_owned(),
         // Pipelined, and in two pieces of which the second begins within a head.
         GET.repeat(40),
@@ -466,7 +476,16 @@ async fn what_is_refused_before_it_is_a_request_gets_the_same_answer_and_is_coun
         "GET /a HTTP/1.1\r\nho st: x\r\n\r\n".to_owned(),
         "GET http://x/a HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
         long,
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn what_is_refused_before_it_is_a_request_gets_the_same_answer_and_is_counted_the_same() {
+    let servers = early_and_late(config()).await;
+    let places = servers
+        .each_ref()
+        .map(|(_, components)| components.limit.try_acquire());
+    for bytes in requests() {
         let [early, late] = servers.each_ref().map(|(address, _)| *address);
         let (early, late) = tokio::join!(exchange(early, &bytes), exchange(late, &bytes));
         assert_eq!(comparable(&early), comparable(&late), "{bytes}");
@@ -478,6 +497,99 @@ async fn what_is_refused_before_it_is_a_request_gets_the_same_answer_and_is_coun
     let refused = servers[0].1.limit.stats().shed_limit;
     assert!(refused > 50, "{refused}");
     drop(places);
+}
+
+/// Asks on each of these, all of which are refused.
+async fn refused(streams: &mut [TcpStream]) {
+    for stream in &mut *streams {
+        stream.write_all(GET.as_bytes()).await.expect("writes");
+    }
+    for stream in streams {
+        let answer = read_answer(stream, "}").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    }
+}
+
+/// Connections whose clients are refused again and again, until all of them are parked for that.
+async fn parked(address: SocketAddr, components: &Components, count: usize) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        streams.push(TcpStream::connect(address).await.expect("connects"));
+    }
+    // A machine that is busy with other tests is late, and then rests for ten seconds.
+    let all_are = async {
+        while components.connections.stats().parked < count as u64 {
+            refused(&mut streams).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(90), all_are).await;
+    ended.expect("in time");
+    streams
+}
+
+/// They are read together then, and not by tasks of their own.
+#[tokio::test]
+async fn while_many_are_refused_each_gets_what_it_would_get_alone() {
+    let servers = early_and_late(config()).await;
+    let places = servers
+        .each_ref()
+        .map(|(_, components)| components.limit.try_acquire());
+    let [(address, components), (late, _)] = &servers;
+    let requests = requests();
+    // Those that are not asked for anything see to it that there are many.
+    let mut others = parked(*address, components, requests.len() + 40).await;
+    for bytes in requests {
+        let stream = others.pop().expect("enough");
+        let answer = exchange_and_end(stream, &bytes).await;
+        let alone = TcpStream::connect(*late).await.expect("connects");
+        let alone = exchange_and_end(alone, &bytes).await;
+        assert_eq!(comparable(&answer), comparable(&alone), "{bytes}");
+    }
+
+    // In two pieces, of which the first is no request yet.
+    let mut stream = others.pop().expect("enough");
+    let (begin, end) = GET.split_at(20);
+    stream.write_all(begin.as_bytes()).await.expect("writes");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let answer = exchange_and_end(stream, end).await;
+    assert_eq!(answer.matches("HTTP/1.1 503").count(), 2, "{answer}");
+    // Who leaves is gone.
+    let open = || components.connections.stats().open as usize;
+    holds_soon(async || open() == others.len()).await;
+    others.truncate(10);
+    holds_soon(async || open() == 10).await;
+
+    drop(places);
+    for stream in others {
+        let answer = exchange_and_end(stream, GET).await;
+        assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_where_it_is_parked_is_counted_once() {
+    let (address, components) = serve(config(), None).await;
+    let _place = components.limit.try_acquire().expect("the only one");
+    let mut streams = parked(address, &components, 50).await;
+    let connections = || components.connections.stats();
+    // Unless a busy machine has had them leave meanwhile.
+    for _ in 0..100 {
+        let (before, unparked) = (counted(&components), connections().unparked_total);
+        refused(&mut streams).await;
+        let after = counted(&components);
+        let of =
+            |counted: (u64, u64, u64, u64, String)| [counted.0, counted.1, counted.2, counted.3];
+        let more = of(after)
+            .iter()
+            .zip(of(before))
+            .map(|(after, before)| after - before)
+            .collect::<Vec<_>>();
+        assert_eq!(more, [50; 4]);
+        if (connections().parked, connections().unparked_total) == (50, unparked) {
+            return;
+        }
+    }
+    panic!("they are parked and do not stay so: {:?}", connections());
 }
 
 /// Counts how often it is asked whether it is ready, as it is before each request.

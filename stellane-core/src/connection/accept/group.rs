@@ -1,6 +1,6 @@
 //! The connections of one call of `serve`.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, mem, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -14,19 +14,23 @@ use crate::connection::{accept::handshake, transport::tls::TlsAcceptor};
 use crate::connection::{
     accept::{
         proxied::PendingProxyHeaders,
+        refuser::{Judgement, Refuser},
         room::{admit, refuse, refuse_at_once, wait_for_room},
     },
     error::ServeError,
     http_service::HttpService,
     policy::admission::RECLAIM,
-    protocol::task::{
-        Task,
-        connection::{FIRST_READ, Served},
+    protocol::{
+        http1::fast_path::refusal::Judged,
+        task::{
+            Task,
+            connection::{FIRST_READ, Served},
+        },
     },
     reason::CloseReason,
     spawn::spawn,
     table::{NoRoom, command::Command, owner::SocketOwner, record::Record},
-    transport::{listener::balance::LoopHandle, socket::Socket},
+    transport::{listener::balance::LoopHandle, parked::ParkedSocket, socket::Socket},
 };
 
 /// How long accepting rests when there are no more open files.
@@ -111,57 +115,113 @@ impl<S: HttpService> Group<S> {
         }
     }
 
-    /// Gives parked connections at these places their tasks.
+    /// Refuses what parked connections at these places ask for, or gives them their tasks. Whether the next ones are to be
+    /// read in [lots](crate::connection::protocol::lots).
     pub(crate) async fn unpark_some(
         &self,
         readable: io::Result<Vec<usize>>,
-    ) -> Result<(), ServeError> {
+        refuser: &mut Refuser,
+    ) -> Result<bool, ServeError> {
+        let Served { shared, lots, .. } = &*self.served;
+        let now = shared.clock.elapsed();
+        let in_lots = lots.are_read(now);
+        refuser.begin_lot(now, in_lots);
+        let mut turn = shared.wakes.begin();
         for slot in readable.map_err(|source| ServeError { source })? {
             // Another connection may stand there by now; then there is nothing to read, which is fine.
-            if let Some(record) = self.served.shared.table.at(slot)
-                && record.group() == self.id
-                && let Some(reason) = self.unpark(&record)
-            {
-                self.served.shared.end(&record, reason);
+            let record = shared.table.at(slot);
+            let Some(record) = record.filter(|record| record.group() == self.id) else {
+                continue;
+            };
+            match self.unpark(&record, refuser) {
+                Unparked::Ended(reason) => shared.end(&record, reason),
+                // It takes its place before the others are judged.
+                Unparked::Resumed if in_lots => {
+                    drop(turn);
+                    yield_now().await;
+                    turn = shared.wakes.begin();
+                }
+                Unparked::Resumed | Unparked::Stays => {}
             }
         }
+        drop(turn);
         // So that these and others have a turn before the next ones.
         yield_now().await;
-        Ok(())
+        let now = shared.clock.elapsed();
+        lots.note_read(refuser.end_lot(now, in_lots), now);
+        Ok(lots.are_read(now))
     }
 
-    /// Gives a parked connection that has something to read to a task of its own, or tells how it ended.
-    fn unpark(&self, record: &Arc<Record>) -> Option<CloseReason> {
+    /// Refuses what a parked connection asks for, or gives it to a task of its own.
+    fn unpark(&self, record: &Arc<Record>, refuser: &mut Refuser) -> Unparked {
         let mut buffer = [0; FIRST_READ];
         let mut owner = record.owner().lock();
         let SocketOwner::Parked(socket) = &*owner else {
-            return None;
+            return Unparked::Stays;
         };
-        let reason = match socket.try_read(&mut buffer) {
-            Ok(0) => CloseReason::ClientClosed,
-            Ok(read) => {
-                let SocketOwner::Parked(socket) =
-                    std::mem::replace(&mut *owner, SocketOwner::starting())
-                else {
-                    return None;
-                };
-                drop(owner);
-                record.commands().forget();
-                record.add_read(read);
-                let socket = match self.served.parked.unpark(socket) {
-                    Ok(socket) => socket,
-                    Err(_) => return Some(CloseReason::IoError),
-                };
-                let bytes = Bytes::copy_from_slice(&buffer[..read]);
-                let served = Arc::clone(&self.served);
-                spawn(Task::resume(served, Arc::clone(record), socket, bytes));
-                return None;
+        let read = match socket.try_read(&mut buffer) {
+            Ok(read) if read > 0 => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Unparked::Stays,
+            ended => {
+                *owner = SocketOwner::starting();
+                self.served.lots.unpark(record);
+                let reason = ended.map_or(CloseReason::IoError, |_| CloseReason::ClientClosed);
+                return Unparked::Ended(reason);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-            Err(_) => CloseReason::IoError,
         };
-        *owner = SocketOwner::starting();
-        Some(reason)
+        let SocketOwner::Parked(socket) = mem::replace(&mut *owner, SocketOwner::starting()) else {
+            return Unparked::Stays;
+        };
+        // Whoever judges may ask about this connection.
+        drop(owner);
+        record.commands().forget();
+        record.add_read(read);
+        let Served { shared, lots, .. } = &*self.served;
+        let age = || socket.age_of_bytes();
+        if !refuser.reads_in_time() {
+            shared.wakes.look_back(age);
+        }
+        let (pressed, read) = (lots.unpark(record), &buffer[..read]);
+        let was_refused = pressed.is_some();
+        let pressed = pressed.unwrap_or_default();
+        let passed = match refuser.judge(&self.served, record, read, (&pressed, &age)) {
+            Ok(Judgement::Refused(answer)) => {
+                lots.park(record, pressed);
+                return stay_parked(record, socket, answer);
+            }
+            Ok(Judgement::Passed) => true,
+            Ok(Judgement::Unknown) => false,
+            Err(reason) => return Unparked::Ended(reason),
+        };
+        let judged = Judged {
+            pressed,
+            passed,
+            was_refused,
+        };
+        self.resume(record, socket, read, judged)
+    }
+
+    /// Gives it to a task, with what was read.
+    fn resume(
+        &self,
+        record: &Arc<Record>,
+        socket: ParkedSocket,
+        read: &[u8],
+        judged: Judged,
+    ) -> Unparked {
+        let Ok(socket) = self.served.parked.unpark(socket) else {
+            return Unparked::Ended(CloseReason::IoError);
+        };
+        let bytes = Bytes::copy_from_slice(read);
+        let served = Arc::clone(&self.served);
+        spawn(Task::resume(
+            served,
+            Arc::clone(record),
+            socket,
+            bytes,
+            judged,
+        ));
+        Unparked::Resumed
     }
 
     /// Decides whether accepting goes on after an error, and until when it rests.
@@ -187,6 +247,33 @@ impl<S: HttpService> Group<S> {
     pub(crate) fn is_busy(&self) -> bool {
         self.served.shared.table.open_in(self.id) > 0
     }
+}
+
+/// What becomes of a parked connection that has something to read.
+enum Unparked {
+    Stays,
+    /// It has a task.
+    Resumed,
+    Ended(CloseReason),
+}
+
+/// Sends an answer, and has the connection wait for its next request where it is.
+fn stay_parked(record: &Record, socket: ParkedSocket, answer: &[u8]) -> Unparked {
+    match socket.try_write(answer) {
+        Ok(written) if written == answer.len() => record.add_written(written),
+        // There is room for more than that, unless its client has left many answers unread.
+        Ok(_) => return Unparked::Ended(CloseReason::SlowRead),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Unparked::Ended(CloseReason::SlowRead);
+        }
+        Err(_) => return Unparked::Ended(CloseReason::IoError),
+    }
+    let mut owner = record.owner().lock();
+    if let Command::Close(reason) = record.commands().take() {
+        return Unparked::Ended(reason);
+    }
+    *owner = SocketOwner::Parked(socket);
+    Unparked::Stays
 }
 
 /// What takes connections of a group in.

@@ -4,6 +4,7 @@ pub(crate) mod group;
 #[cfg(feature = "tls")]
 pub(crate) mod handshake;
 pub(crate) mod proxied;
+pub(crate) mod refuser;
 pub(crate) mod room;
 pub(crate) mod single;
 
@@ -18,11 +19,15 @@ use crate::connection::{
     accept::{
         group::{Group, Lobby},
         proxied::PendingProxyHeaders,
+        refuser::Refuser,
     },
     error::ServeError,
     http_service::HttpService,
     lifecycle::Shared,
-    protocol::{builders::HyperBuilders, service_source::ServiceSource, task::connection::Served},
+    protocol::{
+        builders::HyperBuilders, lots::Lots, service_source::ServiceSource,
+        task::connection::Served,
+    },
     table::clock::SWEEP_INTERVAL,
     transport::{
         listener::{Listener, balance::LoopHandle},
@@ -78,6 +83,7 @@ pub(crate) async fn serve<S: HttpService>(
             services,
             parked,
             early: listener.early(),
+            lots: Lots::new(),
         }),
         id,
         tell_nodelay: shared.config.nodelay && !listener.set_nodelay(),
@@ -86,6 +92,7 @@ pub(crate) async fn serve<S: HttpService>(
     };
     let mut pending = PendingProxyHeaders::new(&shared);
     let mut lobby = Lobby::new();
+    let mut refuser = Refuser::default();
     // Nothing is accepted before, since there were no more open files.
     let mut rests_until = None;
     let mut loop_handle = listener.join(id);
@@ -125,8 +132,14 @@ pub(crate) async fn serve<S: HttpService>(
             }
             (socket, peer, _outside) = pending.next() => group.serve(&mut lobby, socket, peer),
             Some(_) = lobby.join_next() => {}
-            readable = parked_events.readable() => group.unpark_some(readable).await?,
-            _ = sweep.tick() => sweeping = shared.sweep(),
+            readable = parked_events.readable() => {
+                let in_lots = group.unpark_some(readable, &mut refuser).await?;
+                parked_events.read_in_lots(in_lots);
+            }
+            _ = sweep.tick() => {
+                sweeping = shared.sweep();
+                parked_events.read_in_lots(group.served.lots.are_read(shared.clock.elapsed()));
+            }
             () = yield_now(), if sweeping => sweeping = shared.continue_sweep(),
             () = &mut drain => break,
         }
@@ -150,7 +163,10 @@ pub(crate) async fn serve<S: HttpService>(
         tokio::select! {
             (socket, peer, _outside) = pending.next() => group.serve(&mut lobby, socket, peer),
             Some(_) = lobby.join_next() => {}
-            readable = parked_events.readable() => group.unpark_some(readable).await?,
+            readable = parked_events.readable() => {
+                let in_lots = group.unpark_some(readable, &mut refuser).await?;
+                parked_events.read_in_lots(in_lots);
+            }
             _ = sweep.tick() => sweeping = shared.sweep(),
             () = yield_now(), if sweeping => sweeping = shared.continue_sweep(),
         }

@@ -20,6 +20,7 @@ use crate::connection::{
     protocol::{
         builders::HyperBuilders,
         connect_info::ConnectInfo,
+        lots::Lots,
         service_source::ServiceSource,
         task::{Task, connection::Served},
     },
@@ -74,6 +75,7 @@ where
             services,
             parked: ParkedPoller::closed(),
             early: Early::default(),
+            lots: Lots::new(),
         });
         let mut task = Task::new(served, Arc::clone(&record), socket);
         poll_fn(|cx| {

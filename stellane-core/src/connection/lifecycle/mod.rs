@@ -127,11 +127,13 @@ impl Shared {
         Patience::at(self.pressure.level(), &self.config)
     }
 
-    /// A parked connection comes back.
-    pub(crate) fn count_unparked(&self, record: &Record) {
+    /// A parked connection comes back, which was parked for the time that it was idle or not.
+    pub(crate) fn count_unparked(&self, record: &Record, by_time: bool) {
         self.totals.count_unparked();
-        let idle = self.clock.now().saturating_sub(record.since());
-        self.park_delay.came_back(idle, self.settings.park_after());
+        if by_time {
+            let idle = self.clock.now().saturating_sub(record.since());
+            self.park_delay.came_back(idle, self.settings.park_after());
+        }
     }
 
     /// A connection that was accepted and ended before it had a record.

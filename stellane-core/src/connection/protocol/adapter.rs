@@ -38,6 +38,14 @@ use crate::{
     on_disconnect::{After, Hosted},
 };
 
+/// Whether the answer to the next request, if it is a simple one, has nothing to say about its connection.
+pub(crate) fn may_be_passed_by(record: &Record, shared: &Shared) -> bool {
+    !(shared.config.keep_alive_header
+        || shared.is_last(record.requests() + 1)
+        || record.flags().closes_after_response()
+        || shared.drains(record))
+}
+
 /// A tower service as a connection calls it: one for each.
 pub(crate) struct Adapter<S: HttpService> {
     service: RefCell<S>,
@@ -128,13 +136,9 @@ impl<S: HttpService> hyper::service::Service<Request<hyper::body::Incoming>> for
 }
 
 impl<S: HttpService> Adapter<S> {
-    /// Whether the answer to the next request, if it is a simple one, has nothing to say about its connection.
+    /// See [`may_be_passed_by`].
     pub(crate) fn may_be_passed_by(&self) -> bool {
-        let Owner { record, shared } = &self.owner;
-        !(shared.config.keep_alive_header
-            || shared.is_last(record.requests() + 1)
-            || record.flags().closes_after_response()
-            || shared.drains(record))
+        may_be_passed_by(&self.owner.record, &self.owner.shared)
     }
 
     /// Counts a request that the service does not hear of.

@@ -10,6 +10,7 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 mod in_flight;
 pub(crate) mod io;
+pub(crate) mod lots;
 pub(crate) mod open_body;
 pub(crate) mod persistence;
 pub(crate) mod scope;

@@ -10,7 +10,7 @@ pub(crate) use self::none::{ParkedPoller, ParkedSocket};
 #[cfg(unix)]
 mod unix {
     use std::{
-        io::{self, Read},
+        io::{self, Read, Write},
         mem::MaybeUninit,
         os::{fd::AsRawFd, unix::net},
         time::Duration,
@@ -19,14 +19,22 @@ mod unix {
     use mio::{Events, Interest, Poll, Registry, Token, unix::SourceFd};
     use socket2::SockRef;
     use tokio::{
-        io::{Interest as TokioInterest, unix::AsyncFd},
+        io::{
+            Interest as TokioInterest,
+            unix::{AsyncFd, AsyncFdRegisterError},
+        },
         net::{TcpStream, UnixStream},
+        time::{Instant, sleep_until},
     };
 
-    use crate::connection::transport::socket::Socket;
+    use crate::connection::transport::socket::{Socket, age_of_bytes};
 
     /// So many sockets are told of at once.
     const MOST: usize = 32;
+    /// The same of those that are read in lots, since most of them need no task.
+    const MOST_IN_LOT: usize = 1024;
+    /// How long those wait at most that are read together, but for what a timer is late.
+    const LOT: Duration = Duration::from_millis(1);
 
     /// Where sockets are put.
     #[derive(Debug)]
@@ -38,8 +46,18 @@ mod unix {
     /// Tells which parked sockets have something to read.
     #[derive(Debug)]
     pub(crate) struct ParkedEvents {
-        poll: AsyncFd<Poll>,
+        /// `None` while it is changed.
+        polling: Option<Polling>,
         events: Events,
+    }
+
+    /// How sockets are looked at.
+    #[derive(Debug)]
+    enum Polling {
+        /// When tokio says so: each socket that has something to read wakes the thread.
+        AtOnce(AsyncFd<Poll>),
+        /// Once in a [`LOT`], next at that time.
+        InLots(Poll, Instant),
     }
 
     /// A socket that tokio does not know.
@@ -53,14 +71,10 @@ mod unix {
         pub(crate) fn new() -> io::Result<(Self, ParkedEvents)> {
             let poll = Poll::new()?;
             let registry = poll.registry().try_clone()?;
-            #[expect(
-                deprecated,
-                reason = "its safe form is only wrong for types that do not own their file descriptor"
-            )]
-            let poll = AsyncFd::with_interest(poll, TokioInterest::READABLE)?;
+            let polling = Some(Polling::at_once(poll).map_err(|(_, error)| error)?);
             let events = Events::with_capacity(MOST);
             let registry = Some(registry);
-            Ok((Self { registry }, ParkedEvents { poll, events }))
+            Ok((Self { registry }, ParkedEvents { polling, events }))
         }
 
         /// One that takes nothing in.
@@ -68,8 +82,9 @@ mod unix {
             Self { registry: None }
         }
 
-        pub(crate) const fn is_closed(&self) -> bool {
-            self.registry.is_none()
+        /// Whether it takes sockets of this kind in.
+        pub(crate) fn takes(&self, socket: &Socket) -> bool {
+            self.registry.is_some() && !socket.stays_with_task()
         }
 
         /// Takes the socket in under a number, or gives it back if it is of a kind that can't be parked or
@@ -114,23 +129,71 @@ mod unix {
         }
     }
 
+    impl Polling {
+        /// The poller itself where the system refuses.
+        fn at_once(poll: Poll) -> Result<Self, (Poll, io::Error)> {
+            #[expect(
+                deprecated,
+                reason = "its safe form is only wrong for types that do not own their file descriptor"
+            )]
+            let poll = AsyncFd::try_with_interest(poll, TokioInterest::READABLE);
+            poll.map(Self::AtOnce)
+                .map_err(AsyncFdRegisterError::into_parts)
+        }
+    }
+
     impl ParkedEvents {
-        /// The numbers of sockets that have something to read: bytes, the end, or an error.
+        /// The numbers of sockets that have something to read: bytes, the end, or an error. Of a lot there may be none.
         pub(crate) async fn readable(&mut self) -> io::Result<Vec<usize>> {
             loop {
-                let mut guard = self.poll.readable_mut().await?;
-                let polled = guard
-                    .get_inner_mut()
-                    .poll(&mut self.events, Some(Duration::ZERO));
-                match polled {
-                    Ok(()) if self.events.is_empty() => guard.clear_ready(),
-                    Ok(()) => {
-                        return Ok(self.events.iter().map(|event| event.token().0).collect());
+                let polled = match &mut self.polling {
+                    Some(Polling::AtOnce(poll)) => {
+                        let mut guard = poll.readable_mut().await?;
+                        let poll = guard.get_inner_mut();
+                        let polled = poll.poll(&mut self.events, Some(Duration::ZERO));
+                        if polled.is_ok() && self.events.is_empty() {
+                            guard.clear_ready();
+                            continue;
+                        }
+                        polled
                     }
+                    Some(Polling::InLots(poll, next)) => {
+                        // A timer of the past fires with the next millisecond only.
+                        if Instant::now() < *next {
+                            sleep_until(*next).await;
+                        }
+                        let polled = poll.poll(&mut self.events, Some(Duration::ZERO));
+                        if polled.is_ok() && self.events.iter().count() < MOST_IN_LOT {
+                            *next = Instant::now() + LOT;
+                        }
+                        polled
+                    }
+                    None => return Err(io::ErrorKind::NotConnected.into()),
+                };
+                match polled {
+                    Ok(()) => return Ok(self.events.iter().map(|event| event.token().0).collect()),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err(error),
                 }
             }
+        }
+
+        /// Has sockets looked at together from now on, or each as soon as it has something.
+        pub(crate) fn read_in_lots(&mut self, in_lots: bool) {
+            if matches!(self.polling, Some(Polling::InLots(..))) == in_lots {
+                return;
+            }
+            self.polling = self.polling.take().map(|polling| match polling {
+                Polling::AtOnce(poll) => Polling::InLots(poll.into_inner(), Instant::now()),
+                Polling::InLots(poll, next) => {
+                    Polling::at_once(poll).unwrap_or_else(|(poll, _)| Polling::InLots(poll, next))
+                }
+            });
+            let most = match self.polling {
+                Some(Polling::InLots(..)) => MOST_IN_LOT,
+                _ => MOST,
+            };
+            self.events = Events::with_capacity(most);
         }
     }
 
@@ -166,6 +229,65 @@ mod unix {
                 Self::Unix(socket) => (&mut &*socket).read(buffer),
             }
         }
+
+        /// Writes as much as it takes now.
+        pub(crate) fn try_write(&self, buffer: &[u8]) -> io::Result<usize> {
+            match self {
+                Self::Tcp(socket) => (&mut &*socket).write(buffer),
+                Self::Unix(socket) => (&mut &*socket).write(buffer),
+            }
+        }
+
+        /// See [`Socket::age_of_bytes`].
+        pub(crate) fn age_of_bytes(&self) -> Option<Duration> {
+            match self {
+                Self::Tcp(socket) => age_of_bytes(&SockRef::from(socket)),
+                Self::Unix(_) => None,
+            }
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use std::io::Write;
+
+        use super::*;
+
+        #[tokio::test]
+        async fn sockets_are_told_of_together_or_each_at_once() {
+            let (poller, mut events) = ParkedPoller::new().expect("a poller");
+            let mut clients = Vec::new();
+            let mut parked = Vec::new();
+            for number in 0..3 {
+                let (client, server) = net::UnixStream::pair().expect("a pair");
+                server.set_nonblocking(true).expect("a socket");
+                let socket = Socket::Unix(UnixStream::from_std(server).expect("a socket"));
+                let socket = poller.park(socket, number).expect("parks");
+                parked.push(socket.expect("parks"));
+                clients.push(client);
+            }
+            let read = |number: usize| parked[number].try_read(&mut [0; 8]).expect("bytes");
+            for round in 1..4 {
+                events.read_in_lots(true);
+                for client in &mut clients {
+                    client.write_all(b"hello").expect("writes");
+                }
+                let mut told = events.readable().await.expect("no error");
+                told.sort_unstable();
+                assert_eq!(told, [0, 1, 2], "{round}");
+                assert!(told.into_iter().all(|number| read(number) == 5));
+                assert!(events.readable().await.expect("no error").is_empty());
+
+                // Not lost, although nobody looked in between.
+                clients[1].write_all(b"hi").expect("writes");
+                events.read_in_lots(false);
+                assert_eq!(events.readable().await.expect("no error"), [1], "{round}");
+                assert_eq!(read(1), 2);
+                clients[2].write_all(b"hi").expect("writes");
+                assert_eq!(events.readable().await.expect("no error"), [2], "{round}");
+                assert_eq!(read(2), 2);
+            }
+        }
     }
 }
 
@@ -194,8 +316,8 @@ mod none {
             Self
         }
 
-        pub(crate) const fn is_closed(&self) -> bool {
-            true
+        pub(crate) fn takes(&self, _: &Socket) -> bool {
+            false
         }
 
         pub(crate) fn park(
@@ -215,6 +337,8 @@ mod none {
         pub(crate) async fn readable(&mut self) -> io::Result<Vec<usize>> {
             std::future::pending().await
         }
+
+        pub(crate) fn read_in_lots(&mut self, _: bool) {}
     }
 
     impl ParkedSocket {
@@ -223,6 +347,14 @@ mod none {
         }
 
         pub(crate) fn try_read(&self, _: &mut [u8]) -> io::Result<usize> {
+            match self.0 {}
+        }
+
+        pub(crate) fn try_write(&self, _: &[u8]) -> io::Result<usize> {
+            match self.0 {}
+        }
+
+        pub(crate) fn age_of_bytes(&self) -> Option<std::time::Duration> {
             match self.0 {}
         }
     }

@@ -228,31 +228,10 @@ impl Socket {
     }
 
     /// How long ago the last bytes of its client came, where the system tells: to some milliseconds.
-    #[cfg(target_os = "linux")]
     pub(crate) fn age_of_bytes(&self) -> Option<Duration> {
-        use std::{mem::MaybeUninit, os::fd::AsRawFd};
-
-        let socket = self.system_socket()?;
-        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-        // SAFETY: the system writes no more than `length` says, which is what is there, and any bytes are a `tcp_info`; the
-        // descriptor is open for as long as it is borrowed.
-        let (told, info) = unsafe {
-            let told = libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                info.as_mut_ptr().cast(),
-                &raw mut length,
-            );
-            (told, info.assume_init())
-        };
-        // Of a socket of another kind it tells nothing.
-        (told == 0).then(|| Duration::from_millis(info.tcpi_last_data_recv.into()))
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(crate) fn age_of_bytes(&self) -> Option<Duration> {
+        #[cfg(unix)]
+        return age_of_bytes(&self.system_socket()?);
+        #[cfg(not(unix))]
         None
     }
 
@@ -284,6 +263,34 @@ impl Socket {
         let _ = Pin::new(&mut *self).poll_write(&mut cx, buffer);
         let _ = Pin::new(self).poll_flush(&mut cx);
     }
+}
+
+/// See [`Socket::age_of_bytes`].
+#[cfg(target_os = "linux")]
+pub(crate) fn age_of_bytes(socket: &SockRef<'_>) -> Option<Duration> {
+    use std::{mem::MaybeUninit, os::fd::AsRawFd};
+
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the system writes no more than `length` says, which is what is there, and any bytes are a `tcp_info`; the
+    // descriptor is open for as long as it is borrowed.
+    let (told, info) = unsafe {
+        let told = libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        );
+        (told, info.assume_init())
+    };
+    // Of a socket of another kind it tells nothing.
+    (told == 0).then(|| Duration::from_millis(info.tcpi_last_data_recv.into()))
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(crate) fn age_of_bytes(_: &SockRef<'_>) -> Option<Duration> {
+    None
 }
 
 macro_rules! delegate {

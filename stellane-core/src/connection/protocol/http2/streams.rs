@@ -16,8 +16,8 @@
 //! each stream has a task from the beginning for a minute after the last of them.
 //!
 //! Where many workers share a runtime, tasks that wait are taken over by workers that have nothing to do. What that is
-//! worth against the tasks that are saved was measured with one worker only, so beyond [`MOST_WORKERS`] each stream gets
-//! a task as before.
+//! worth against the tasks that are saved was measured with one worker only, so beyond [few](spawn::are_few_threads) each
+//! stream gets a task as before.
 //!
 //! # Streams that wait for their client
 //!
@@ -45,9 +45,6 @@ use crate::connection::{
 };
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
-
-/// On runtimes with more worker threads than this each stream has a task from the beginning.
-const MOST_WORKERS: usize = 2;
 
 type Stream = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -190,7 +187,7 @@ impl BegunStreams {
         let begun = Begun {
             ledger: Arc::clone(&ledger),
             here: false,
-            few_threads: spawn::threads().is_some_and(|threads| threads <= MOST_WORKERS),
+            few_threads: spawn::are_few_threads(),
             streams: Vec::new(),
             count: 0,
         };

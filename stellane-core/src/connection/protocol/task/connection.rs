@@ -8,7 +8,7 @@ use crate::connection::{
     early::Early,
     lifecycle::Shared,
     policy::deadlines::older_by,
-    protocol::{builders::HyperBuilders, service_source::ServiceSource},
+    protocol::{builders::HyperBuilders, lots::Lots, service_source::ServiceSource},
     reason::CloseReason,
     state::ConnectionState,
     table::{clock::millis, command::Command, record::Record},
@@ -25,6 +25,7 @@ pub(crate) struct Served<S> {
     pub(crate) services: ServiceSource<S>,
     pub(crate) parked: ParkedPoller,
     pub(crate) early: Early,
+    pub(crate) lots: Lots,
 }
 
 /// A connection, whatever drives it at the moment.

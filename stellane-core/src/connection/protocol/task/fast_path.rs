@@ -18,7 +18,6 @@ use crate::connection::{
     early::Early,
     http_service::HttpService,
     incoming::{Incoming, UnreadBody},
-    lifecycle::Shared,
     protocol::{
         adapter::{Adapter, Answer, ResponseFuture, Waiting},
         http1::fast_path::{
@@ -26,14 +25,14 @@ use crate::connection::{
             body::write_body,
             date,
             header_cache::HeaderCache,
-            refusal::Pressed,
+            refusal::{Judged, Pressed},
             request, response,
             write_batch::{self, DelayedWrite},
         },
         io::{Io, pipeline::MAX_HELD},
         open_body,
         task::{
-            connection::{Connection, Step},
+            connection::{Connection, Served, Step},
             http1::ActiveHttp1,
             read_ahead::ReadAhead,
             waits::{wait_for_answer, wait_for_request},
@@ -59,7 +58,9 @@ pub(crate) struct FastPath<S: HttpService> {
     headers: HeaderMap,
     header_cache: HeaderCache,
     early: Early,
-    pressed: Pressed,
+    judged: Judged,
+    /// Whether it is to be parked at once, since its latest request was refused, as many are.
+    refused: bool,
 }
 
 /// How many requests are answered before others on the thread have their turn.
@@ -115,7 +116,7 @@ impl<S: HttpService> UnderWay<S> {
 }
 
 impl<S: HttpService> FastPath<S> {
-    pub(crate) fn new(io: Io, adapter: Adapter<S>, early: Early) -> Self {
+    pub(crate) fn new(io: Io, adapter: Adapter<S>, early: Early, judged: Judged) -> Self {
         Self {
             io,
             adapter,
@@ -127,7 +128,8 @@ impl<S: HttpService> FastPath<S> {
             headers: HeaderMap::new(),
             header_cache: HeaderCache::default(),
             early,
-            pressed: Pressed::default(),
+            judged,
+            refused: false,
         }
     }
 
@@ -161,11 +163,11 @@ impl<S: HttpService> FastPath<S> {
         cx: &mut Context<'_>,
         bytes: Bytes,
         left: &mut usize,
-        shared: &Shared,
+        served: &Served<S>,
     ) -> Outcome<S> {
         self.out = write_batch::take_buffer();
         date::look();
-        let outcome = self.write_answers(cx, bytes, left, shared);
+        let outcome = self.write_answers(cx, bytes, left, served);
         self.whole = 0;
         let mut out = mem::take(&mut self.out);
         if let Outcome::Answered = outcome
@@ -207,7 +209,7 @@ impl<S: HttpService> FastPath<S> {
         cx: &mut Context<'_>,
         mut bytes: Bytes,
         left: &mut usize,
-        shared: &Shared,
+        served: &Served<S>,
     ) -> Outcome<S> {
         if let Some(UnderWay { answer, .. }) = &mut self.under_way {
             let Poll::Ready(answer) = Pin::new(answer).poll(cx) else {
@@ -236,17 +238,22 @@ impl<S: HttpService> FastPath<S> {
                     Err(_) => return Outcome::Failed,
                 }
             }
-            let max_head = shared.config.max_head_bytes;
+            let max_head = served.shared.config.max_head_bytes;
             mem::swap(request.headers_mut(), &mut self.headers);
             let parsed = request::parse(&bytes, max_head, &mut self.header_cache, &mut request);
             let Some(head) = parsed else {
                 return Outcome::Left(bytes);
             };
-            if let Some(early) = self.early.who_may()
+            let age = || self.io.socket.age_of_bytes();
+            let again = || self.judged.pressed.again(age);
+            if !mem::take(&mut self.judged.passed)
+                && let Some(early) = self.early.who_may()
                 && self.adapter.may_be_passed_by()
-                && early.refuse(&mut request, &|| self.pressed.again(), &mut self.out)
+                && early.refuse(&mut request, &again, &mut self.out)
             {
                 self.adapter.pass_by();
+                let is_for_lots = served.lots.note_refused(served.shared.clock.elapsed());
+                self.refused = is_for_lots && served.parked.takes(&self.io.socket);
                 self.whole = self.out.len();
                 request.extensions_mut().clear();
                 request.headers_mut().clear();
@@ -300,6 +307,7 @@ impl<S: HttpService> FastPath<S> {
             return Err(Box::new(ResponseFuture::Done(Some(Ok(response)))));
         }
         self.whole = out.len();
+        self.refused = false;
         mem::swap(&mut self.headers, &mut head.headers);
         self.headers.clear();
         Ok(())
@@ -317,10 +325,10 @@ impl<S: HttpService> FastPath<S> {
         loop {
             if self.delayed.is_some() || self.under_way.is_some() || !bytes.is_empty() {
                 let bytes = mem::take(&mut bytes);
-                let shared = &connection.served.shared;
+                let served = &connection.served;
                 let (outcome, open_bodies) = open_body::observe(0, || match self.delayed.take() {
                     Some(delayed) => self.send(cx, delayed.over(), Outcome::Answered),
-                    None => self.answer(cx, bytes, &mut left, shared),
+                    None => self.answer(cx, bytes, &mut left, served),
                 });
                 match outcome {
                     Outcome::Answered | Outcome::Waits => {}
@@ -353,7 +361,12 @@ impl<S: HttpService> FastPath<S> {
                 Poll::Pending if waits => {
                     return wait_for_answer(connection).map(|never| match never {});
                 }
-                Poll::Pending => return wait_for_request(connection).map(Next::Idle),
+                Poll::Pending => {
+                    return match wait_for_request(connection) {
+                        Step::Wait if self.refused => Step::Next(Next::Idle(None)),
+                        waits => waits.map(Next::Idle),
+                    };
+                }
                 Poll::Ready(Ok(read)) if !read.is_empty() => match &mut self.under_way {
                     Some(under_way) => under_way.read.add(read),
                     None => bytes = read,
@@ -375,9 +388,10 @@ impl<S: HttpService> FastPath<S> {
         }
     }
 
-    /// What is left of a connection that is idle.
-    pub(crate) fn into_parts(self) -> (Socket, S) {
-        (self.io.socket, self.adapter.into_inner())
+    /// What is left of a connection that is idle; the last is of one that is to be read in lots.
+    pub(crate) fn into_parts(self) -> (Socket, S, Option<Pressed>) {
+        let pressed = self.refused.then_some(self.judged.pressed);
+        (self.io.socket, self.adapter.into_inner(), pressed)
     }
 
     /// Gives the connection to hyper.

@@ -34,7 +34,7 @@ use crate::connection::{
     protocol::{
         adapter::Adapter,
         connect_info::ConnectInfo,
-        http1::guard::FramingGuard,
+        http1::{fast_path::refusal::Judged, guard::FramingGuard},
         io::{Io, inspect::Watch},
         scope,
         task::{
@@ -75,7 +75,7 @@ enum Stage<S: HttpService> {
     /// Only the socket: new, or idle and taken apart.
     Waiting(Socket),
     /// The socket, and the bytes that ended its wait.
-    Resumed(Socket, Bytes),
+    Resumed(Socket, Bytes, Judged),
     #[cfg(feature = "http2")]
     Sniffing(Sniffing),
     /// HTTP/1 without hyper.
@@ -109,8 +109,9 @@ impl<S: HttpService> Task<S> {
         record: Arc<Record>,
         socket: Socket,
         bytes: Bytes,
+        judged: Judged,
     ) -> Self {
-        Self::with(served, record, Stage::Resumed(socket, bytes))
+        Self::with(served, record, Stage::Resumed(socket, bytes, judged))
     }
 
     fn with(served: Arc<Served<S>>, record: Arc<Record>, stage: Stage<S>) -> Self {
@@ -247,11 +248,12 @@ impl<S: HttpService> Task<S> {
     }
 
     fn resume_serving(&mut self) -> Step<()> {
-        if let Stage::Resumed(socket, bytes) = mem::replace(&mut self.stage, Stage::Ended) {
+        if let Stage::Resumed(socket, bytes, judged) = mem::replace(&mut self.stage, Stage::Ended) {
             let record = &self.connection.record;
             let first = record.state() == ConnectionState::New;
             if !first {
-                self.connection.shared().count_unparked(record);
+                let by_time = !judged.was_refused;
+                self.connection.shared().count_unparked(record, by_time);
             }
             #[cfg(feature = "http2")]
             if first && may_become_preface(&bytes) {
@@ -259,7 +261,7 @@ impl<S: HttpService> Task<S> {
                 self.stage = Stage::Sniffing(Sniffing::new(socket, &bytes));
                 return Step::Next(());
             }
-            self.activate(socket, bytes, first);
+            self.activate(socket, bytes, first, judged);
         }
         Step::Next(())
     }
@@ -269,13 +271,13 @@ impl<S: HttpService> Task<S> {
         if let Stage::Sniffing(sniffing) = mem::replace(&mut self.stage, Stage::Ended) {
             self.connection.has_come(CloseReason::HeadTimeout);
             let (socket, bytes) = sniffing.into_parts();
-            self.activate(socket, bytes, true);
+            self.activate(socket, bytes, true, Judged::default());
         }
         Step::Next(())
     }
 
     /// Begins to serve a socket from which these bytes were read.
-    fn activate(&mut self, socket: Socket, rewind: Bytes, sniff: bool) {
+    fn activate(&mut self, socket: Socket, rewind: Bytes, sniff: bool, judged: Judged) {
         let Connection { served, record, .. } = &self.connection;
         let shared = &served.shared;
         let info = || ConnectInfo::new(&socket, record, shared);
@@ -313,7 +315,7 @@ impl<S: HttpService> Task<S> {
             return;
         }
         let early = self.connection.served.early.clone();
-        self.stage = Stage::FastPath(Box::new(FastPath::new(io, adapter, early)));
+        self.stage = Stage::FastPath(Box::new(FastPath::new(io, adapter, early, judged)));
     }
 
     /// What comes after the fast path.
@@ -323,7 +325,12 @@ impl<S: HttpService> Task<S> {
         };
         match next {
             Next::Idle(close) => {
-                let (socket, service) = fast_path.into_parts();
+                let (socket, service, refused) = fast_path.into_parts();
+                let Connection { served, record, .. } = &self.connection;
+                match refused {
+                    Some(pressed) => served.lots.park(record, pressed),
+                    None => served.shared.memory.count_freed(),
+                }
                 self.park_or_close(socket, service, close)
             }
             Next::Hyper(for_hyper) => {
@@ -352,7 +359,10 @@ impl<S: HttpService> Task<S> {
                 unread,
                 service,
                 close,
-            } if unread.is_empty() => self.park_or_close(socket, service, close),
+            } if unread.is_empty() => {
+                self.connection.shared().memory.count_freed();
+                self.park_or_close(socket, service, close)
+            }
             TakenApart::Idle {
                 socket,
                 unread,
@@ -362,7 +372,7 @@ impl<S: HttpService> Task<S> {
                 // A pipelined part of a head, which hyper had read already.
                 let Connection { served, record, .. } = &self.connection;
                 served.services.keep(record, service);
-                self.activate(socket, unread, false);
+                self.activate(socket, unread, false, Judged::default());
                 Step::Next(())
             }
         }
@@ -378,7 +388,6 @@ impl<S: HttpService> Task<S> {
         let Connection { served, record, .. } = &self.connection;
         served.services.keep(record, service);
         self.connection.enter(ConnectionState::Parked);
-        self.connection.shared().memory.count_freed();
         self.stage = Stage::Waiting(socket);
         match close {
             None => self.leave(),

@@ -11,9 +11,12 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::connection::{
     http_service::HttpService,
-    protocol::task::{
-        Stage, Task,
-        connection::{Connection, FIRST_READ, Step},
+    protocol::{
+        http1::fast_path::refusal::Judged,
+        task::{
+            Stage, Task,
+            connection::{Connection, FIRST_READ, Step},
+        },
     },
     reason::CloseReason,
     table::{command::Command, owner::SocketOwner},
@@ -42,10 +45,7 @@ impl<S: HttpService> Task<S> {
                         socket.say_goodbye(cx);
                         Step::End(reason)
                     }
-                    Command::Park
-                        if socket.stays_with_task()
-                            || self.connection.served.parked.is_closed() =>
-                    {
+                    Command::Park if !self.connection.served.parked.takes(socket) => {
                         self.refuse_to_park()
                     }
                     Command::Park => self.leave(),
@@ -70,7 +70,11 @@ impl<S: HttpService> Task<S> {
         let wakes = &self.connection.served.shared.wakes;
         wakes.look_back(|| socket.age_of_bytes());
         if let Stage::Waiting(socket) = mem::replace(&mut self.stage, Stage::Ended) {
-            self.stage = Stage::Resumed(socket, Bytes::copy_from_slice(&buffer[..read]));
+            self.stage = Stage::Resumed(
+                socket,
+                Bytes::copy_from_slice(&buffer[..read]),
+                Judged::default(),
+            );
         }
         Step::Next(())
     }

@@ -1,4 +1,4 @@
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 
 #[cfg(feature = "preset")]
 use http::{HeaderValue, StatusCode};
@@ -8,18 +8,35 @@ use crate::connection::early::MOMENT;
 #[cfg(feature = "preset")]
 use crate::connection::protocol::http1::fast_path::{date, response};
 
-/// When a client last asked for something while all places were taken.
-#[derive(Default)]
+/// When a client was last asked about while all places were taken.
+#[derive(Debug, Default)]
 pub(crate) struct Pressed(Cell<Option<Instant>>);
 
+/// Nobody who is asked about later has asked again at once.
+const LATE: Duration = Duration::from_secs(1);
+
 impl Pressed {
-    /// Whether it asks again already.
+    /// Whether it has asked again within a [`MOMENT`]: its request may have waited to be read, since so long.
     #[cold]
-    pub(crate) fn again(&self) -> bool {
+    pub(crate) fn again(&self, age: impl FnOnce() -> Option<Duration>) -> bool {
         let now = Instant::now();
-        let before = self.0.replace(Some(now));
-        before.is_some_and(|before| now.duration_since(before) < MOMENT)
+        let Some(before) = self.0.replace(Some(now)) else {
+            return false;
+        };
+        let since = now.duration_since(before);
+        let has_waited = || age().is_some_and(|age| since.saturating_sub(age) < MOMENT);
+        since < MOMENT || since < LATE && has_waited()
     }
+}
+
+/// What is known of a client before its connection has a task.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    pub(crate) pressed: Pressed,
+    /// Whether its first request is not to be refused early: it might have been.
+    pub(crate) passed: bool,
+    /// Whether it was parked since a request before was refused.
+    pub(crate) was_refused: bool,
 }
 
 /// Writes a refusal that is a problem document, without a map of headers.
@@ -45,14 +62,35 @@ pub(crate) fn write_problem(
     out.extend_from_slice(problem.as_bytes());
 }
 
-#[cfg(all(test, feature = "preset"))]
+#[cfg(test)]
 mod tests {
-    use http::Response;
-
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_within_a_moment_asks_again_however_long_that_lay_unread() {
+        let pressed = Pressed::default();
+        let unread = |millis| move || Some(Duration::from_millis(millis));
+        assert!(!pressed.again(unread(0)), "for the first time");
+        for (millis, age, again) in [
+            (19, None, true),
+            (20, None, false),
+            (20, Some(0), false),
+            (500, Some(480), false),
+            (500, Some(481), true),
+            (500, Some(900), true),
+            (1000, Some(1000), false),
+        ] {
+            tokio::time::advance(Duration::from_millis(millis)).await;
+            let age = || age.map(Duration::from_millis);
+            assert_eq!(pressed.again(age), again, "{millis} ms, {:?}", age());
+        }
+    }
+
+    #[cfg(feature = "preset")]
     #[test]
     fn a_problem_document_is_written_as_the_response_would_be() {
+        use http::Response;
+
         date::look();
         for (status, seconds) in [
             (StatusCode::SERVICE_UNAVAILABLE, "1"),
