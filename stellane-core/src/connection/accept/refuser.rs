@@ -29,6 +29,7 @@ pub(crate) struct Refuser {
     out: Vec<u8>,
     /// When the latest [lot](crate::connection::protocol::lots) was read, if that was the latest that was.
     latest_lot: Option<Duration>,
+    /// Whether what is read now came not long ago.
     in_time: bool,
 }
 
@@ -50,7 +51,7 @@ impl Refuser {
             .is_some_and(|since| since <= LATE);
     }
 
-    /// Whether what is read now came not long ago: nobody has to ask the system for that.
+    /// Whether what is read now came not long ago, so that nobody has to ask the system for that.
     pub(crate) fn reads_in_time(&self) -> bool {
         self.in_time
     }

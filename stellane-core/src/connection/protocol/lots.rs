@@ -61,15 +61,15 @@ impl Lots {
 
     /// A request was refused; whether its connection is to be parked for that.
     pub(crate) fn note_refused(&self, now: Duration) -> bool {
-        if !self.few_threads || self.rest(now) {
+        if self.rest(now) {
             return false;
         }
         let window = millis(now) / WINDOW;
         let before = self.window.swap(window, Relaxed);
         if before != window {
             let count = self.count.swap(0, Relaxed);
-            self.many
-                .store(before + 1 == window && count >= MANY, Relaxed);
+            let many = before + 1 == window && count >= MANY;
+            self.many.store(many, Relaxed);
         }
         self.count.fetch_add(1, Relaxed);
         self.many.load(Relaxed) && self.in_time.load(Relaxed) >= PROOF
@@ -94,9 +94,9 @@ impl Lots {
         self.in_time.store(0, Relaxed);
     }
 
-    /// Whether nobody is refused but by tasks, after a lot that was late.
+    /// Whether nobody is refused but by tasks: always, or after a lot that was late.
     pub(crate) fn rest(&self, now: Duration) -> bool {
-        millis(now) < self.rests_until.load(Relaxed)
+        !self.few_threads || millis(now) < self.rests_until.load(Relaxed)
     }
 
     /// A connection is parked since it was refused.
@@ -106,7 +106,13 @@ impl Lots {
 
     /// It has something to read, if it is one.
     pub(crate) fn unpark(&self, record: &Record) -> Option<Pressed> {
-        self.pressed().remove(&record.slot())
+        let mut pressed = self.pressed();
+        let known = pressed.remove(&record.slot());
+        if pressed.is_empty() {
+            // The last one: give the memory of the busiest hour back.
+            pressed.shrink_to_fit();
+        }
+        known
     }
 
     fn pressed(&self) -> MutexGuard<'_, HashMap<u32, Pressed>> {
@@ -176,6 +182,6 @@ mod tests {
     fn without_a_runtime_of_few_threads_there_are_none() {
         let lots = proven();
         assert!((1..10).all(|window| !refuse(&lots, 100, window * WINDOW)));
-        assert!(!lots.are_read(at(10 * WINDOW)));
+        assert!(lots.rest(at(0)) && !lots.are_read(at(10 * WINDOW)));
     }
 }
