@@ -24,7 +24,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use stellane_core::{
     BoxError, Components, RefusalKind, RequestBody, RequestLimits, Runtime, RuntimeConfig,
-    autotune::{AlgorithmKind, RequestHead},
+    autotune::{AlgorithmKind, Permit, RequestHead},
     catch_faults::Refusal,
     config::{ListenAddress, ListenTls, RateLimits},
     memory::Budget,
@@ -433,12 +433,16 @@ fn counted(components: &Components) -> (u64, u64, u64, u64, String) {
 
 /// The preset twice, with the only place taken: one that refuses before there is a request, and one that asks
 /// somebody first, who has no answer of their own.
-async fn early_and_late(config: RuntimeConfig) -> [(SocketAddr, Components); 2] {
+async fn early_and_late(config: RuntimeConfig) -> ([(SocketAddr, Components); 2], [Permit; 2]) {
     let nothing: OnRefusal = |_, _| None;
-    [
+    let servers = [
         serve(config.clone(), None).await,
         serve(config, Some(nothing)).await,
-    ]
+    ];
+    let places = servers
+        .each_ref()
+        .map(|(_, components)| components.limit.try_acquire().expect("the only one"));
+    (servers, places)
 }
 
 const GET: &str = "GET /a HTTP/1.1\r\nhost: x\r\naccept: */*\r\n\r\n";
@@ -481,10 +485,7 @@ fn requests() -> Vec<String> {
 
 #[tokio::test]
 async fn what_is_refused_before_it_is_a_request_gets_the_same_answer_and_is_counted_the_same() {
-    let servers = early_and_late(config()).await;
-    let places = servers
-        .each_ref()
-        .map(|(_, components)| components.limit.try_acquire());
+    let (servers, places) = early_and_late(config()).await;
     for bytes in requests() {
         let [early, late] = servers.each_ref().map(|(address, _)| *address);
         let (early, late) = tokio::join!(exchange(early, &bytes), exchange(late, &bytes));
@@ -530,10 +531,7 @@ async fn parked(address: SocketAddr, components: &Components, count: usize) -> V
 /// They are read together then, and not by tasks of their own.
 #[tokio::test]
 async fn while_many_are_refused_each_gets_what_it_would_get_alone() {
-    let servers = early_and_late(config()).await;
-    let places = servers
-        .each_ref()
-        .map(|(_, components)| components.limit.try_acquire());
+    let (servers, places) = early_and_late(config()).await;
     let [(address, components), (late, _)] = &servers;
     let requests = requests();
     // Those that are not asked for anything see to it that there are many.
@@ -635,10 +633,7 @@ async fn what_a_refusal_has_to_say_about_its_connection_is_said() {
     let mut config = config();
     config.connection.max_requests = 3;
     config.connection.keep_alive_header = true;
-    let servers = early_and_late(config).await;
-    let _places = servers
-        .each_ref()
-        .map(|(_, components)| components.limit.try_acquire());
+    let (servers, _places) = early_and_late(config).await;
     let [early, late] = servers.each_ref().map(|(address, _)| *address);
     let bytes = GET.repeat(5);
     let (early, late) = tokio::join!(exchange(early, &bytes), exchange(late, &bytes));

@@ -11,8 +11,12 @@ use http::{HeaderMap, Request};
 use crate::connection::{
     incoming::Incoming,
     protocol::{
-        adapter::may_be_passed_by,
-        http1::fast_path::{self, date, header_cache::HeaderCache, refusal::Pressed, request},
+        http1::fast_path::{
+            self, date,
+            header_cache::HeaderCache,
+            refusal::{Pressed, may_be_passed_by, pass_by},
+            request,
+        },
         lots::LATE,
         task::connection::Served,
     },
@@ -108,8 +112,8 @@ impl Refuser {
         mem::swap(request.headers_mut(), &mut self.headers);
         if let Ok(Judgement::Refused(_)) = judged {
             served.lots.note_refused(shared.clock.elapsed());
+            pass_by(record, shared);
             let now = shared.clock.now();
-            record.begin_request(false, now);
             record.enter(ConnectionState::Idle, now);
             record.enter(ConnectionState::Parked, now);
         }

@@ -23,7 +23,10 @@ use crate::{
             abandoned,
             connect_info::ConnectInfo,
             farewell::Farewell,
-            http1::fast_path::date,
+            http1::fast_path::{
+                date,
+                refusal::{may_be_passed_by, pass_by},
+            },
             in_flight::{InFlight, Owner},
             io::websocket,
             open_body::OpenBody,
@@ -37,14 +40,6 @@ use crate::{
     },
     on_disconnect::{After, Hosted},
 };
-
-/// Whether the answer to the next request, if it is a simple one, has nothing to say about its connection.
-pub(crate) fn may_be_passed_by(record: &Record, shared: &Shared) -> bool {
-    !(shared.config.keep_alive_header
-        || shared.is_last(record.requests() + 1)
-        || record.flags().closes_after_response()
-        || shared.drains(record))
-}
 
 /// A tower service as a connection calls it: one for each.
 pub(crate) struct Adapter<S: HttpService> {
@@ -141,10 +136,9 @@ impl<S: HttpService> Adapter<S> {
         may_be_passed_by(&self.owner.record, &self.owner.shared)
     }
 
-    /// Counts a request that the service does not hear of.
+    /// See [`pass_by`].
     pub(crate) fn pass_by(&self) {
-        let Owner { record, shared } = &self.owner;
-        record.begin_request(false, shared.clock.now());
+        pass_by(&self.owner.record, &self.owner.shared);
     }
 
     /// What there is to say on the response to the next request, which is a simple one.

@@ -4,9 +4,9 @@ use std::{cell::Cell, time::Duration};
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use crate::connection::early::MOMENT;
 #[cfg(feature = "preset")]
 use crate::connection::protocol::http1::fast_path::{date, response};
+use crate::connection::{early::MOMENT, lifecycle::Shared, table::record::Record};
 
 /// When a client was last asked about while all places were taken.
 #[derive(Debug, Default)]
@@ -37,6 +37,19 @@ pub(crate) struct Judged {
     pub(crate) passed: bool,
     /// Whether it was parked since a request before was refused.
     pub(crate) was_refused: bool,
+}
+
+/// Whether the answer to the next request, if it is a simple one, has nothing to say about its connection.
+pub(crate) fn may_be_passed_by(record: &Record, shared: &Shared) -> bool {
+    !(shared.config.keep_alive_header
+        || shared.is_last(record.requests() + 1)
+        || record.flags().closes_after_response()
+        || shared.drains(record))
+}
+
+/// Counts a request that the service does not hear of.
+pub(crate) fn pass_by(record: &Record, shared: &Shared) {
+    record.begin_request(false, shared.clock.now());
 }
 
 /// Writes a refusal that is a problem document, without a map of headers.
