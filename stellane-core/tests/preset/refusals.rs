@@ -517,7 +517,7 @@ async fn parked(address: SocketAddr, components: &Components, count: usize) -> V
     for _ in 0..count {
         streams.push(TcpStream::connect(address).await.expect("connects"));
     }
-    // A machine that is busy with other tests is late, and then rests for ten seconds.
+    // A machine that is busy with other tests is late, and then rests for up to ten seconds.
     let all_are = async {
         while components.connections.stats().parked < count as u64 {
             refused(&mut streams).await;
@@ -588,6 +588,28 @@ async fn what_is_refused_where_it_is_parked_is_counted_once() {
         }
     }
     panic!("they are parked and do not stay so: {:?}", connections());
+}
+
+#[tokio::test]
+async fn who_gets_in_while_many_are_refused_is_parked_with_them_after_its_answer() {
+    let (address, components) = serve(config(), None).await;
+    let _place = components.limit.try_acquire().expect("the only one");
+    let mut streams = parked(address, &components, 50).await;
+    // Unless a busy machine is late with them, or has not refused anybody of late.
+    for _ in 0..100 {
+        refused(&mut streams).await;
+        let exempt = GET.replace("/a", "/exempt");
+        streams[0]
+            .write_all(exempt.as_bytes())
+            .await
+            .expect("writes");
+        let answer = read_answer(&mut streams[0], "hello").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        if components.connections.stats().parked == 50 {
+            return;
+        }
+    }
+    panic!("it is not: {:?}", components.connections.stats());
 }
 
 /// Counts how often it is asked whether it is ready, as it is before each request.

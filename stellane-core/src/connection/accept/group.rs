@@ -148,7 +148,9 @@ impl<S: HttpService> Group<S> {
         // So that these and others have a turn before the next ones.
         yield_now().await;
         let now = shared.clock.elapsed();
-        lots.note_read(refuser.end_lot(now, in_lots), now);
+        if let Some(since) = refuser.end_lot(now, in_lots) {
+            lots.note_read(since, now);
+        }
         Ok(lots.are_read(now))
     }
 

@@ -99,7 +99,8 @@ impl Refuser {
         if head == Some(bytes.len()) {
             date::look();
             self.out.clear();
-            let again = || pressed.again(age);
+            // The system takes as long to tell as to read.
+            let again = || pressed.again(|| if self.in_time { None } else { age() });
             // Not the end of all connections, as it is not where each has a task.
             let refuse = AssertUnwindSafe(|| early.refuse(&mut request, &again, &mut self.out));
             judged = match catch_unwind(refuse) {

@@ -20,11 +20,15 @@ use crate::connection::{
 const MANY: u32 = 10;
 const WINDOW: u64 = 10;
 /// A lot that comes later than this is late: the thread has to share its processor with so many that it had better read
-/// whatever there is whenever it has its turn. Then so many milliseconds pass until the next attempt.
+/// whatever there is whenever it has its turn.
 pub(crate) const LATE: Duration = Duration::from_millis(20);
-const REST: u64 = 10_000;
-/// So many lots in a row have to come in time before anybody is parked for them.
+/// So many milliseconds pass then until the next attempt; twice as many each time, until a second of lots was in time.
+const SHORTEST_REST: u64 = 100;
+const LONGEST_REST: u64 = 10_000;
+/// So many lots have to come in time before anybody is parked for them, without one that is late.
 const PROOF: u32 = 20;
+/// These are a second.
+const GOOD: u32 = 500;
 
 /// Of one call of `serve`. At many times its load a server reads mostly what it refuses. Each such request wakes the thread
 /// that reads, which takes the processor from a handler for it, finds nothing of the connection in its caches, and goes
@@ -39,7 +43,8 @@ pub(crate) struct Lots {
     count: AtomicU32,
     many: AtomicBool,
     rests_until: AtomicU64,
-    /// How many lots in a row were not late.
+    latest_rest: AtomicU64,
+    /// How many lots were read since the latest that was late.
     in_time: AtomicU32,
     /// Of those who are parked since they were refused, by their slots.
     pressed: Mutex<HashMap<u32, Pressed>>,
@@ -54,15 +59,16 @@ impl Lots {
             count: AtomicU32::new(0),
             many: AtomicBool::new(false),
             rests_until: AtomicU64::new(0),
+            latest_rest: AtomicU64::new(0),
             in_time: AtomicU32::new(0),
             pressed: Mutex::default(),
         }
     }
 
-    /// A request was refused; whether its connection is to be parked for that.
-    pub(crate) fn note_refused(&self, now: Duration) -> bool {
+    /// A request was refused.
+    pub(crate) fn note_refused(&self, now: Duration) {
         if self.rest(now) {
-            return false;
+            return;
         }
         let window = millis(now) / WINDOW;
         let before = self.window.swap(window, Relaxed);
@@ -72,7 +78,11 @@ impl Lots {
             self.many.store(many, Relaxed);
         }
         self.count.fetch_add(1, Relaxed);
-        self.many.load(Relaxed) && self.in_time.load(Relaxed) >= PROOF
+    }
+
+    /// Whether a connection of which a request was refused is to be parked for that.
+    pub(crate) fn takes(&self, now: Duration) -> bool {
+        self.in_time.load(Relaxed) >= PROOF && self.are_read(now)
     }
 
     /// Whether many were refused lately.
@@ -81,20 +91,20 @@ impl Lots {
         is_recent && self.many.load(Relaxed) && !self.rest(now)
     }
 
-    /// A lot was read, so long after the one before; or what was read is none, or the first.
-    pub(crate) fn note_read(&self, since_lot: Option<Duration>, now: Duration) {
-        match since_lot {
-            Some(since) if since <= LATE => {
-                self.in_time.fetch_add(1, Relaxed);
-                return;
-            }
-            Some(_) => self.rests_until.store(millis(now) + REST, Relaxed),
-            None => {}
+    /// A lot was read, so long after the one before.
+    pub(crate) fn note_read(&self, since_lot: Duration, now: Duration) {
+        if since_lot <= LATE {
+            self.in_time.fetch_add(1, Relaxed);
+            return;
         }
-        self.in_time.store(0, Relaxed);
+        let was_good = self.in_time.swap(0, Relaxed) >= GOOD;
+        let twice = 2 * self.latest_rest.load(Relaxed);
+        let rest = if was_good { 0 } else { twice }.clamp(SHORTEST_REST, LONGEST_REST);
+        self.latest_rest.store(rest, Relaxed);
+        self.rests_until.store(millis(now) + rest, Relaxed);
     }
 
-    /// Whether nobody is refused but by tasks: always, or after a lot that was late.
+    /// Whether nobody is refused but by tasks: always, or for a while after a lot that was late.
     pub(crate) fn rest(&self, now: Duration) -> bool {
         !self.few_threads || millis(now) < self.rests_until.load(Relaxed)
     }
@@ -130,13 +140,14 @@ mod tests {
 
     fn proven() -> Lots {
         let lots = Lots::new();
-        (0..PROOF).for_each(|_| lots.note_read(Some(LATE), at(1)));
+        (0..PROOF).for_each(|_| lots.note_read(LATE, at(1)));
         lots
     }
 
     /// Whether the last of so many at once is to be parked.
     fn refuse(lots: &Lots, count: u32, now: u64) -> bool {
-        (0..count).fold(false, |_, _| lots.note_refused(at(now)))
+        (0..count).for_each(|_| lots.note_refused(at(now)));
+        lots.takes(at(now))
     }
 
     #[tokio::test]
@@ -159,23 +170,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_is_parked_before_some_have_come_in_time_and_for_long_after_one_that_was_late() {
+    async fn nobody_is_parked_before_some_have_come_in_time_and_for_a_while_after_one_that_was_late()
+     {
         let lots = Lots::new();
         refuse(&lots, MANY, 100);
         for _ in 0..PROOF {
             assert!(!refuse(&lots, MANY, 110) && lots.are_read(at(110)));
-            lots.note_read(Some(LATE), at(110));
+            lots.note_read(LATE, at(110));
         }
         assert!(refuse(&lots, MANY, 110));
-        // One of another kind comes between.
-        lots.note_read(None, at(111));
-        assert!(!refuse(&lots, MANY, 112) && !lots.rest(at(112)));
-        let lots = proven();
-        refuse(&lots, MANY, 100);
-        assert!(refuse(&lots, MANY, 110));
-        lots.note_read(Some(LATE + at(1)), at(117));
+        lots.note_read(LATE + at(1), at(117));
         assert!(!lots.are_read(at(118)) && lots.rest(at(118)) && !refuse(&lots, MANY, 120));
-        assert!(lots.rest(at(116 + REST)) && !lots.rest(at(117 + REST)));
+        assert!(lots.rest(at(116 + SHORTEST_REST)) && !lots.rest(at(117 + SHORTEST_REST)));
+        refuse(&lots, MANY, 300);
+        assert!(!refuse(&lots, MANY, 310), "they have to prove it anew");
+    }
+
+    #[tokio::test]
+    async fn what_is_late_again_and_again_is_tried_ever_less_until_all_goes_well() {
+        let (lots, mut now) = (proven(), 0);
+        let mut rest = || {
+            lots.note_read(LATE + at(1), at(now));
+            let rest = (1..).find(|rest| !lots.rest(at(now + rest)));
+            now += 100_000;
+            rest
+        };
+        for expected in [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
+            assert_eq!(rest(), Some(expected));
+        }
+        (1..GOOD).for_each(|_| lots.note_read(LATE, at(1)));
+        assert_eq!(rest(), Some(LONGEST_REST));
+        (0..GOOD).for_each(|_| lots.note_read(LATE, at(1)));
+        assert_eq!(rest(), Some(SHORTEST_REST));
     }
 
     #[test]

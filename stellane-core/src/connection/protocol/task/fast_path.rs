@@ -59,8 +59,8 @@ pub(crate) struct FastPath<S: HttpService> {
     header_cache: HeaderCache,
     early: Early,
     judged: Judged,
-    /// Whether it is to be parked at once, since its latest request was refused, as many are.
-    refused: bool,
+    /// Whether its latest request was refused, or the one before that came in a lot.
+    is_refused: bool,
 }
 
 /// How many requests are answered before others on the thread have their turn.
@@ -79,6 +79,8 @@ type AnswerForHyper<S> = Box<ResponseFuture<S>>;
 pub(crate) enum Next<S: HttpService> {
     /// The connection is idle: to be parked, or to be closed for a reason.
     Idle(Option<CloseReason>),
+    /// It is idle, and to be read in lots.
+    ForLots,
     Hyper(ForHyper<S>),
 }
 
@@ -129,7 +131,7 @@ impl<S: HttpService> FastPath<S> {
             header_cache: HeaderCache::default(),
             early,
             judged,
-            refused: false,
+            is_refused: false,
         }
     }
 
@@ -252,8 +254,8 @@ impl<S: HttpService> FastPath<S> {
                 && early.refuse(&mut request, &again, &mut self.out)
             {
                 self.adapter.pass_by();
-                let is_for_lots = served.lots.note_refused(served.shared.clock.elapsed());
-                self.refused = is_for_lots && served.parked.takes(&self.io.socket);
+                served.lots.note_refused(served.shared.clock.elapsed());
+                self.is_refused = true;
                 self.whole = self.out.len();
                 request.extensions_mut().clear();
                 request.headers_mut().clear();
@@ -307,7 +309,7 @@ impl<S: HttpService> FastPath<S> {
             return Err(Box::new(ResponseFuture::Done(Some(Ok(response)))));
         }
         self.whole = out.len();
-        self.refused = false;
+        self.is_refused = self.judged.was_refused;
         mem::swap(&mut self.headers, &mut head.headers);
         self.headers.clear();
         Ok(())
@@ -363,7 +365,9 @@ impl<S: HttpService> FastPath<S> {
                 }
                 Poll::Pending => {
                     return match wait_for_request(connection) {
-                        Step::Wait if self.refused => Step::Next(Next::Idle(None)),
+                        Step::Wait if self.is_refused && self.is_for_lots(&connection.served) => {
+                            Step::Next(Next::ForLots)
+                        }
                         waits => waits.map(Next::Idle),
                     };
                 }
@@ -388,10 +392,18 @@ impl<S: HttpService> FastPath<S> {
         }
     }
 
-    /// What is left of a connection that is idle; the last is of one that is to be read in lots.
-    pub(crate) fn into_parts(self) -> (Socket, S, Option<Pressed>) {
-        let pressed = self.refused.then_some(self.judged.pressed);
-        (self.io.socket, self.adapter.into_inner(), pressed)
+    #[cold]
+    fn is_for_lots(&self, served: &Served<S>) -> bool {
+        served.lots.takes(served.shared.clock.elapsed()) && served.parked.takes(&self.io.socket)
+    }
+
+    /// What is left of a connection that is idle.
+    pub(crate) fn into_parts(self) -> (Socket, S, Pressed) {
+        (
+            self.io.socket,
+            self.adapter.into_inner(),
+            self.judged.pressed,
+        )
     }
 
     /// Gives the connection to hyper.

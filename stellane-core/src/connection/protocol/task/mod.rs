@@ -325,13 +325,15 @@ impl<S: HttpService> Task<S> {
         };
         match next {
             Next::Idle(close) => {
-                let (socket, service, refused) = fast_path.into_parts();
-                let Connection { served, record, .. } = &self.connection;
-                match refused {
-                    Some(pressed) => served.lots.park(record, pressed),
-                    None => served.shared.memory.count_freed(),
-                }
+                let (socket, service, _) = fast_path.into_parts();
+                self.connection.shared().memory.count_freed();
                 self.park_or_close(socket, service, close)
+            }
+            Next::ForLots => {
+                let (socket, service, pressed) = fast_path.into_parts();
+                let Connection { served, record, .. } = &self.connection;
+                served.lots.park(record, pressed);
+                self.park_or_close(socket, service, None)
             }
             Next::Hyper(for_hyper) => {
                 let active = fast_path.hand_to_hyper(&self.connection, for_hyper);
