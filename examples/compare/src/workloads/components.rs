@@ -20,6 +20,8 @@ use futures_util::future::{Ready, ready};
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use serde::Serialize;
 use stellane_core::{
     autotune::{AdaptiveLimit, AdaptiveLimitLayer, AlgorithmKind, LimitConfig, Outcome},
@@ -211,6 +213,26 @@ where
     })
 }
 
+/// Connections one after the other, each with a clone of the service and one request, which hyper reads from memory.
+fn connect<S, B>(service: S) -> impl FnMut() -> u64
+where
+    S: Service<Request<hyper::body::Incoming>, Response = Response<B>> + Clone,
+    S::Error: Into<BoxError>,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    const REQUEST: &[u8] = b"GET /users/7 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    repeat(move || {
+        let socket = TokioIo::new(tokio::io::join(REQUEST, tokio::io::sink()));
+        let service = TowerToHyperService::new(service.clone());
+        let connection = http1::Builder::new().serve_connection(socket, service);
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(Ok(())) = pin!(connection).poll(&mut context) else {
+            unreachable!("nothing in it waits or fails")
+        };
+    })
+}
+
 const ROUTES: usize = 520;
 /// More than the metrics tell apart.
 const FLOOD: usize = 10_000;
@@ -242,7 +264,7 @@ fn routers() -> Result<Vec<Component>, BoxError> {
             .build()
     };
     let (plain, layered) = (router(false)?, router(true)?);
-    let (parameter, cloned) = (plain.clone(), plain.clone());
+    let (parameter, cloned, of_each) = (plain.clone(), plain.clone(), plain.clone());
     let route_layer = RouteLayer::new(RouteTable::new(["/users/{id}", "/"])?);
     Ok(vec![
         component("Router, `GET /`", move |_| drive(plain.clone(), "/")),
@@ -260,6 +282,11 @@ fn routers() -> Result<Vec<Component>, BoxError> {
             let once = service_fn(move |request| router.clone().call(request));
             drive(once, "/users/7")
         }),
+        component(
+            "Router, cloned for each connection of one request",
+            move |_| connect(of_each.clone()),
+        ),
+        component("nothing, the same", |_| connect(Bare)),
     ])
 }
 

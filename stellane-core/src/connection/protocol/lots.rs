@@ -21,13 +21,14 @@ const MANY: u32 = 10;
 const WINDOW: u64 = 10;
 /// A lot that comes later than this is late: the thread has to share its processor with so many that it had better read
 /// whatever there is whenever it has its turn.
-pub(crate) const LATE: Duration = Duration::from_millis(20);
-/// So many milliseconds pass then until the next attempt; twice as many each time, until a second of lots was in time.
-const SHORTEST_REST: u64 = 100;
-const LONGEST_REST: u64 = 10_000;
+pub(crate) const LATE: Duration = Duration::from_millis(10);
+/// So many milliseconds pass then until the next attempt.
+const REST: u64 = 10_000;
+/// The same if that was one after [many](GOOD) in time: others had the processor once.
+const SHORT_REST: u64 = 100;
 /// So many lots have to come in time before anybody is parked for them, without one that is late.
 const PROOF: u32 = 20;
-/// These are a second.
+/// About a second of them.
 const GOOD: u32 = 500;
 
 /// Of one call of `serve`. At many times its load a server reads mostly what it refuses. Each such request wakes the thread
@@ -43,7 +44,6 @@ pub(crate) struct Lots {
     count: AtomicU32,
     many: AtomicBool,
     rests_until: AtomicU64,
-    latest_rest: AtomicU64,
     /// How many lots were read since the latest that was late.
     in_time: AtomicU32,
     /// Of those who are parked since they were refused, by their slots.
@@ -59,7 +59,6 @@ impl Lots {
             count: AtomicU32::new(0),
             many: AtomicBool::new(false),
             rests_until: AtomicU64::new(0),
-            latest_rest: AtomicU64::new(0),
             in_time: AtomicU32::new(0),
             pressed: Mutex::default(),
         }
@@ -97,10 +96,10 @@ impl Lots {
             self.in_time.fetch_add(1, Relaxed);
             return;
         }
-        let was_good = self.in_time.swap(0, Relaxed) >= GOOD;
-        let twice = 2 * self.latest_rest.load(Relaxed);
-        let rest = if was_good { 0 } else { twice }.clamp(SHORTEST_REST, LONGEST_REST);
-        self.latest_rest.store(rest, Relaxed);
+        let rest = match self.in_time.swap(0, Relaxed) {
+            GOOD.. => SHORT_REST,
+            _ => REST,
+        };
         self.rests_until.store(millis(now) + rest, Relaxed);
     }
 
@@ -181,27 +180,13 @@ mod tests {
         assert!(refuse(&lots, MANY, 110));
         lots.note_read(LATE + at(1), at(117));
         assert!(!lots.are_read(at(118)) && lots.rest(at(118)) && !refuse(&lots, MANY, 120));
-        assert!(lots.rest(at(116 + SHORTEST_REST)) && !lots.rest(at(117 + SHORTEST_REST)));
-        refuse(&lots, MANY, 300);
-        assert!(!refuse(&lots, MANY, 310), "they have to prove it anew");
-    }
-
-    #[tokio::test]
-    async fn what_is_late_again_and_again_is_tried_ever_less_until_all_goes_well() {
-        let (lots, mut now) = (proven(), 0);
-        let mut rest = || {
-            lots.note_read(LATE + at(1), at(now));
-            let rest = (1..).find(|rest| !lots.rest(at(now + rest)));
-            now += 100_000;
-            rest
-        };
-        for expected in [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
-            assert_eq!(rest(), Some(expected));
-        }
-        (1..GOOD).for_each(|_| lots.note_read(LATE, at(1)));
-        assert_eq!(rest(), Some(LONGEST_REST));
-        (0..GOOD).for_each(|_| lots.note_read(LATE, at(1)));
-        assert_eq!(rest(), Some(SHORTEST_REST));
+        assert!(lots.rest(at(116 + REST)) && !lots.rest(at(117 + REST)));
+        refuse(&lots, MANY, 20_000);
+        assert!(!refuse(&lots, MANY, 20_010), "they have to prove it anew");
+        (0..GOOD).for_each(|_| lots.note_read(LATE, at(20_010)));
+        assert!(refuse(&lots, MANY, 20_010));
+        lots.note_read(LATE + at(1), at(20_010));
+        assert!(lots.rest(at(20_009 + SHORT_REST)) && !lots.rest(at(20_010 + SHORT_REST)));
     }
 
     #[test]
