@@ -138,7 +138,9 @@ pub(crate) async fn serve<S: HttpService>(
             }
             _ = sweep.tick() => {
                 sweeping = shared.sweep();
-                parked_events.read_in_lots(group.served.lots.are_read(shared.clock.elapsed()));
+                let (lots, now) = (&group.served.lots, shared.clock.elapsed());
+                lots.forget(now);
+                parked_events.read_in_lots(lots.are_read(now));
             }
             () = yield_now(), if sweeping => sweeping = shared.continue_sweep(),
             () = &mut drain => break,

@@ -19,6 +19,8 @@ use crate::connection::{
 /// leaving a connection to its task.
 const MANY: u32 = 10;
 const WINDOW: u64 = 10;
+/// So many of these later nobody [asks again](Pressed::again).
+const FORGOTTEN: u64 = 100;
 /// A lot that comes later than this is late: the thread has to share its processor with so many that it had better read
 /// whatever there is whenever it has its turn.
 pub(crate) const LATE: Duration = Duration::from_millis(10);
@@ -115,13 +117,14 @@ impl Lots {
 
     /// It has something to read, if it is one.
     pub(crate) fn unpark(&self, record: &Record) -> Option<Pressed> {
-        let mut pressed = self.pressed();
-        let known = pressed.remove(&record.slot());
-        if pressed.is_empty() {
-            // The last one: give the memory of the busiest hour back.
-            pressed.shrink_to_fit();
+        self.pressed().remove(&record.slot())
+    }
+
+    /// If nobody was refused for a second, those who were are parked like all others: also those who were closed meanwhile.
+    pub(crate) fn forget(&self, now: Duration) {
+        if millis(now) / WINDOW > self.window.load(Relaxed) + FORGOTTEN {
+            *self.pressed() = HashMap::new();
         }
-        known
     }
 
     fn pressed(&self) -> MutexGuard<'_, HashMap<u32, Pressed>> {
@@ -187,6 +190,17 @@ mod tests {
         assert!(refuse(&lots, MANY, 20_010));
         lots.note_read(LATE + at(1), at(20_010));
         assert!(lots.rest(at(20_009 + SHORT_REST)) && !lots.rest(at(20_010 + SHORT_REST)));
+    }
+
+    #[tokio::test]
+    async fn who_was_refused_is_forgotten_a_second_later() {
+        let lots = proven();
+        refuse(&lots, MANY, 100);
+        lots.pressed().insert(7, Pressed::default());
+        lots.forget(at(1109));
+        assert_eq!(lots.pressed().len(), 1);
+        lots.forget(at(1110));
+        assert_eq!(lots.pressed().capacity(), 0);
     }
 
     #[test]

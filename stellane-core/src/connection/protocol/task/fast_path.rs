@@ -59,7 +59,7 @@ pub(crate) struct FastPath<S: HttpService> {
     header_cache: HeaderCache,
     early: Early,
     judged: Judged,
-    /// Whether its latest request was refused, or the one before that came in a lot.
+    /// Whether its latest request was refused, or it was parked for that before it got in.
     is_refused: bool,
 }
 
