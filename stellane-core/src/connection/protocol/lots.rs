@@ -81,7 +81,7 @@ impl Lots {
         self.count.fetch_add(1, Relaxed);
     }
 
-    /// Whether a connection of which a request was refused is to be parked for that.
+    /// Whether connections are to be parked for lots.
     pub(crate) fn takes(&self, now: Duration) -> bool {
         self.in_time.load(Relaxed) >= PROOF && self.are_read(now)
     }

@@ -12,7 +12,7 @@ use crate::connection::{
     reason::CloseReason,
     state::ConnectionState,
     table::{clock::millis, command::Command, record::Record},
-    transport::parked::ParkedPoller,
+    transport::{parked::ParkedPoller, socket::Socket},
 };
 
 /// How much of a first read fits on the stack.
@@ -26,6 +26,14 @@ pub(crate) struct Served<S> {
     pub(crate) parked: ParkedPoller,
     pub(crate) early: Early,
     pub(crate) lots: Lots,
+}
+
+impl<S> Served<S> {
+    /// Whether a connection of which a request was refused is to be parked for that.
+    #[cold]
+    pub(crate) fn reads_in_lots(&self, socket: &Socket) -> bool {
+        self.lots.takes(self.shared.clock.elapsed()) && self.parked.takes(socket)
+    }
 }
 
 /// A connection, whatever drives it at the moment.

@@ -364,10 +364,10 @@ impl<S: HttpService> FastPath<S> {
                     return wait_for_answer(connection).map(|never| match never {});
                 }
                 Poll::Pending => {
+                    let served = &connection.served;
+                    let is_for_lots = self.is_refused && served.reads_in_lots(&self.io.socket);
                     return match wait_for_request(connection) {
-                        Step::Wait if self.is_refused && self.is_for_lots(&connection.served) => {
-                            Step::Next(Next::ForLots)
-                        }
+                        Step::Wait if is_for_lots => Step::Next(Next::ForLots),
                         waits => waits.map(Next::Idle),
                     };
                 }
@@ -392,18 +392,10 @@ impl<S: HttpService> FastPath<S> {
         }
     }
 
-    #[cold]
-    fn is_for_lots(&self, served: &Served<S>) -> bool {
-        served.lots.takes(served.shared.clock.elapsed()) && served.parked.takes(&self.io.socket)
-    }
-
     /// What is left of a connection that is idle.
     pub(crate) fn into_parts(self) -> (Socket, S, Pressed) {
-        (
-            self.io.socket,
-            self.adapter.into_inner(),
-            self.judged.pressed,
-        )
+        let pressed = self.judged.pressed;
+        (self.io.socket, self.adapter.into_inner(), pressed)
     }
 
     /// Gives the connection to hyper.
