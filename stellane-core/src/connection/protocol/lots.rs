@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::connection::{
-    protocol::http1::fast_path::refusal::Pressed,
+    protocol::http1::fast_path::refusal::{self, Pressed},
     spawn,
     table::{clock::millis, record::Record},
 };
@@ -20,7 +20,7 @@ use crate::connection::{
 const MANY: u32 = 10;
 const WINDOW: u64 = 10;
 /// So many of these later nobody [asks again](Pressed::again).
-const FORGOTTEN: u64 = 100;
+const FORGOTTEN: u64 = refusal::LATE.as_millis() as u64 / WINDOW;
 /// A lot that comes later than this is late: the thread has to share its processor with so many that it had better read
 /// whatever there is whenever it has its turn.
 pub(crate) const LATE: Duration = Duration::from_millis(10);

@@ -13,7 +13,7 @@ use crate::connection::{early::MOMENT, lifecycle::Shared, table::record::Record}
 pub(crate) struct Pressed(Cell<Option<Instant>>);
 
 /// Nobody who is asked about later has asked again at once.
-const LATE: Duration = Duration::from_secs(1);
+pub(crate) const LATE: Duration = Duration::from_secs(1);
 
 impl Pressed {
     /// Whether it has asked again within a [`MOMENT`]: its request may have waited to be read, since so long.
