@@ -164,9 +164,10 @@
 //!
 //! While many are refused, on a runtime of one or two worker threads, a connection that was is parked at once, and parked
 //! ones are looked at once a millisecond: then what has come is refused one after the other, without a task, in the place
-//! of a wake for each. One of them that gets in has its task for that, and is parked again. Who asks on a parked connection
-//! waits for up to two milliseconds more then. Where a thread does not get to that in time, since it has many others beside
-//! it, each connection has its task for the next ten seconds, or for a tenth of one if all went well before.
+//! of a wake for each. One of them that gets in has its task for that, while tokio does not learn of its socket, and is
+//! parked again. Who asks on a parked connection waits for up to two milliseconds more then. Where a thread does not get to
+//! that in time, since it has many others beside it, each connection has its task for the next ten seconds, or for a part
+//! of them if all went well before: a tenth of a second after two good ones.
 //!
 //! What stands outside of the limit has to see each request, and so these take the longer way: with pages that reload
 //! while developing, and while `RuntimeBuilder::on_refusal` is set. So do requests with a body or a deadline, of gRPC or a

@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -47,7 +47,7 @@ fn config() -> RuntimeConfig {
     (config.limit.initial, config.limit.min) = (1, 1);
     config.limit.max_wait = Duration::ZERO;
     // By default the calls that are made here.
-    config.limit.exempt = vec!["/exempt".to_owned()];
+    config.limit.exempt = vec!["/exempt".to_owned(), "/exempt/{*path}".to_owned()];
     config
 }
 
@@ -61,7 +61,12 @@ async fn answer(request: Request<RequestBody>) -> Result<Response<String>, BoxEr
             request.into_body().collect().await?;
             Ok(Response::new("read".to_owned()))
         }
-        "/hang" => std::future::pending().await,
+        "/hang" | "/exempt/hang" => std::future::pending().await,
+        "/exempt/slow" => {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(Response::new("slow".to_owned()))
+        }
+        "/exempt/large" => Ok(Response::new("x".repeat(8 << 20) + "end")),
         _ => Ok(Response::new("hello".to_owned())),
     }
 }
@@ -625,6 +630,45 @@ async fn who_gets_in_while_many_are_refused_is_parked_with_them_after_its_answer
         }
     }
     panic!("it is not: {:?}", components.connections.stats());
+}
+
+/// What its client does is noticed while nobody looks at its socket but who reads all that are refused.
+#[tokio::test]
+async fn who_gets_in_while_many_are_refused_is_served_as_alone() {
+    let mut config = config();
+    config.connection.half_close_grace = Duration::from_millis(1);
+    let (address, components) = serve(config, None).await;
+    let (mut streams, mut place) = parked(address, &components, 50).await;
+    let mut ask = async |path: &str| {
+        park(&mut streams, &components, &mut place).await;
+        // Many, for longer than who counts them looks back.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(50) {
+            refused(&mut streams).await;
+        }
+        let mut stream = streams.pop().expect("enough");
+        let request = GET.replace("/a", path);
+        stream.write_all(request.as_bytes()).await.expect("writes");
+        stream
+    };
+    // More than the system takes at once.
+    let mut stream = ask("/exempt/large").await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let answer = read_answer(&mut stream, "end").await;
+    assert!(answer.starts_with("HTTP/1.1 200"));
+
+    let mut stream = ask("/exempt/slow").await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    stream.write_all(GET.as_bytes()).await.expect("writes");
+    let answers = read_answer(&mut stream, "}").await;
+    assert!(answers.contains("slowHTTP/1.1 503"), "{answers}");
+
+    let stream = ask("/exempt/hang").await;
+    let open = || components.connections.stats().open;
+    let before = open();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(stream);
+    assert!(holds_soon(async || open() == before - 1).await, "stays");
 }
 
 /// Counts how often it is asked whether it is ready, as it is before each request.

@@ -158,8 +158,13 @@ impl<S: HttpService> Group<S> {
     fn unpark(&self, record: &Arc<Record>, refuser: &mut Refuser) -> Unparked {
         let mut buffer = [0; FIRST_READ];
         let mut owner = record.owner().lock();
-        let SocketOwner::Parked(socket) = &*owner else {
-            return Unparked::Stays;
+        let socket = match &*owner {
+            SocketOwner::Parked(socket) => socket,
+            SocketOwner::Task(waker) => {
+                // Its socket is watched here, or was.
+                waker.wake_by_ref();
+                return Unparked::Stays;
+            }
         };
         let read = match socket.try_read(&mut buffer) {
             Ok(read) if read > 0 => read,
@@ -211,7 +216,14 @@ impl<S: HttpService> Group<S> {
         read: &[u8],
         judged: Judged,
     ) -> Unparked {
-        let Ok(socket) = self.served.parked.unpark(socket) else {
+        let Served {
+            parked,
+            lots,
+            shared,
+            ..
+        } = &*self.served;
+        let soon = judged.was_refused && lots.takes(shared.clock.elapsed());
+        let Ok(socket) = parked.unpark(socket, soon) else {
             return Unparked::Ended(CloseReason::IoError);
         };
         let bytes = Bytes::copy_from_slice(read);

@@ -24,14 +24,11 @@ const FORGOTTEN: u64 = refusal::LATE.as_millis() as u64 / WINDOW;
 /// A lot that comes later than this is late: the thread has to share its processor with so many that it had better read
 /// whatever there is whenever it has its turn.
 pub(crate) const LATE: Duration = Duration::from_millis(10);
-/// So many milliseconds pass then until the next attempt.
-const REST: u64 = 10_000;
-/// The same if that was one after [many](GOOD) in time: others had the processor once.
-const SHORT_REST: u64 = 100;
+/// So many milliseconds pass then until the next attempt, and fewer the more were in time before: one that is late after
+/// hundreds says that others had the processor once.
+const LONGEST_REST: u64 = 10_000;
 /// So many lots have to come in time before anybody is parked for them, without one that is late.
 const PROOF: u32 = 20;
-/// About a second of them.
-const GOOD: u32 = 500;
 
 /// Of one call of `serve`. At many times its load a server reads mostly what it refuses. Each such request wakes the thread
 /// that reads, which takes the processor from a handler for it, finds nothing of the connection in its caches, and goes
@@ -98,10 +95,8 @@ impl Lots {
             self.in_time.fetch_add(1, Relaxed);
             return;
         }
-        let rest = match self.in_time.swap(0, Relaxed) {
-            GOOD.. => SHORT_REST,
-            _ => REST,
-        };
+        let in_time = self.in_time.swap(0, Relaxed).max(PROOF);
+        let rest = LONGEST_REST * u64::from(PROOF) / u64::from(in_time);
         self.rests_until.store(millis(now) + rest, Relaxed);
     }
 
@@ -183,13 +178,19 @@ mod tests {
         assert!(refuse(&lots, MANY, 110));
         lots.note_read(LATE + at(1), at(117));
         assert!(!lots.are_read(at(118)) && lots.rest(at(118)) && !refuse(&lots, MANY, 120));
-        assert!(lots.rest(at(116 + REST)) && !lots.rest(at(117 + REST)));
-        refuse(&lots, MANY, 20_000);
-        assert!(!refuse(&lots, MANY, 20_010), "they have to prove it anew");
-        (0..GOOD).for_each(|_| lots.note_read(LATE, at(20_010)));
-        assert!(refuse(&lots, MANY, 20_010));
-        lots.note_read(LATE + at(1), at(20_010));
-        assert!(lots.rest(at(20_009 + SHORT_REST)) && !lots.rest(at(20_010 + SHORT_REST)));
+        assert!(lots.rest(at(116 + LONGEST_REST)) && !lots.rest(at(117 + LONGEST_REST)));
+        // The more come in time, the shorter is the next rest.
+        for (now, in_time, rest) in [
+            (20_000, PROOF, LONGEST_REST),
+            (40_000, 5 * PROOF, LONGEST_REST / 5),
+        ] {
+            refuse(&lots, MANY, now - 10);
+            assert!(!refuse(&lots, MANY, now), "they have to prove it anew");
+            (0..in_time).for_each(|_| lots.note_read(LATE, at(now)));
+            assert!(refuse(&lots, MANY, now));
+            lots.note_read(LATE + at(1), at(now));
+            assert!(lots.rest(at(now + rest - 1)) && !lots.rest(at(now + rest)));
+        }
     }
 
     #[tokio::test]

@@ -6,3 +6,5 @@ pub(crate) mod proxy_protocol;
 pub(crate) mod socket;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
+#[cfg(unix)]
+pub(crate) mod watched;

@@ -27,7 +27,10 @@ mod unix {
         time::{Instant, sleep_until},
     };
 
-    use crate::connection::transport::socket::{Socket, age_of_bytes};
+    use crate::connection::transport::{
+        socket::{Socket, age_of_bytes},
+        watched::WatchedSocket,
+    };
 
     /// So many sockets are told of at once.
     const MOST: usize = 32;
@@ -100,7 +103,9 @@ mod unix {
             let Some(registry) = &self.registry else {
                 return Ok(Err(socket));
             };
+            let is_watched = matches!(socket, Socket::Watched(_));
             let parked = match socket {
+                Socket::Watched(socket) => ParkedSocket::Tcp(socket.0),
                 Socket::Tcp(socket) => ParkedSocket::Tcp(socket.into_std()?),
                 Socket::Unix(socket) => ParkedSocket::Unix(socket.into_std()?),
                 // Its session can't leave tokio-rustls; without hyper's buffers it waits in its task.
@@ -108,20 +113,36 @@ mod unix {
                 socket @ Socket::Tls(_) => return Ok(Err(socket)),
                 socket @ Socket::Other(_) => return Ok(Err(socket)),
             };
-            // What has arrived before is reported as well.
-            let registered = registry.register(
-                &mut SourceFd(&parked.raw()),
-                Token(number as usize),
-                Interest::READABLE,
-            );
+            let raw = parked.raw();
+            let (mut source, token) = (SourceFd(&raw), Token(number as usize));
+            // What has arrived before is reported as well, also if it was.
+            let registered = match is_watched {
+                true => registry.reregister(&mut source, token, Interest::READABLE),
+                false => registry.register(&mut source, token, Interest::READABLE),
+            };
             Ok(match registered {
                 Ok(()) => Ok(parked),
                 Err(_) => Err(parked.into_tokio()?),
             })
         }
 
-        /// Hands a parked socket back to tokio.
-        pub(crate) fn unpark(&self, parked: ParkedSocket) -> io::Result<Socket> {
+        /// Hands a parked socket to its task: back to tokio, or as it is, if it is soon parked again.
+        pub(crate) fn unpark(&self, parked: ParkedSocket, soon: bool) -> io::Result<Socket> {
+            match parked {
+                ParkedSocket::Tcp(socket) if soon => Ok(Socket::Watched(WatchedSocket(socket))),
+                parked => self.give_to_tokio(parked),
+            }
+        }
+
+        /// Has tokio watch a socket that was handed over as it was.
+        pub(crate) fn unwatch(&self, socket: Socket) -> io::Result<Socket> {
+            match socket {
+                Socket::Watched(socket) => self.give_to_tokio(ParkedSocket::Tcp(socket.0)),
+                socket => Ok(socket),
+            }
+        }
+
+        fn give_to_tokio(&self, parked: ParkedSocket) -> io::Result<Socket> {
             if let Some(registry) = &self.registry {
                 registry.deregister(&mut SourceFd(&parked.raw()))?;
             }
@@ -251,6 +272,8 @@ mod unix {
     mod tests {
         use std::io::Write;
 
+        use tokio::io::AsyncReadExt;
+
         use super::*;
 
         #[tokio::test]
@@ -287,6 +310,32 @@ mod unix {
                 assert_eq!(events.readable().await.expect("no error"), [2], "{round}");
                 assert_eq!(read(2), 2);
             }
+        }
+
+        #[tokio::test]
+        async fn a_socket_is_told_of_while_its_task_has_it_as_it_was_and_again_when_it_is_parked() {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+            let address = listener.local_addr().expect("an address");
+            let mut client = std::net::TcpStream::connect(address).expect("connects");
+            let (server, _) = listener.accept().expect("a socket");
+            server.set_nonblocking(true).expect("a socket");
+            let (poller, mut events) = ParkedPoller::new().expect("a poller");
+            let park = |socket| poller.park(socket, 7).expect("parks").expect("parks");
+
+            let parked = park(Socket::Tcp(TcpStream::from_std(server).expect("a socket")));
+            let watched = poller.unpark(parked, true).expect("a socket");
+            assert!(watched.is_watched());
+            client.write_all(b"hello").expect("writes");
+            assert_eq!(events.readable().await.expect("no error"), [7]);
+            let parked = park(watched);
+            assert_eq!(events.readable().await.expect("no error"), [7]);
+
+            let watched = poller.unpark(parked, true).expect("a socket");
+            let mut socket = poller.unwatch(watched).expect("a socket");
+            assert!(!socket.is_watched());
+            let mut read = [0; 5];
+            socket.read_exact(&mut read).await.expect("reads");
+            assert_eq!(&read, b"hello");
         }
     }
 }
@@ -328,8 +377,12 @@ mod none {
             Ok(Err(socket))
         }
 
-        pub(crate) fn unpark(&self, parked: ParkedSocket) -> io::Result<Socket> {
+        pub(crate) fn unpark(&self, parked: ParkedSocket, _: bool) -> io::Result<Socket> {
             match parked.0 {}
+        }
+
+        pub(crate) fn unwatch(&self, socket: Socket) -> io::Result<Socket> {
+            Ok(socket)
         }
     }
 

@@ -18,6 +18,9 @@ use tokio::{
     net::TcpStream,
 };
 
+#[cfg(unix)]
+use crate::connection::transport::watched::WatchedSocket;
+
 /// What the system holds of answers that it can't send yet, where memory is scarce.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 64 << 10;
@@ -28,6 +31,9 @@ pub(crate) enum Socket {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
+    /// It was parked, and soon is again.
+    #[cfg(unix)]
+    Watched(WatchedSocket),
     /// Its handshake is done.
     #[cfg(feature = "tls")]
     Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
@@ -73,8 +79,21 @@ impl Socket {
         match io {
             Some(io) => Self::Other(Box::new(io)),
             // Nobody has taken it.
-            None => Self::Other(Box::new(tokio::io::empty())),
+            None => Self::none(),
         }
+    }
+
+    /// In the place of one.
+    pub(crate) fn none() -> Self {
+        Self::Other(Box::new(tokio::io::empty()))
+    }
+
+    /// Whether tokio does not know it.
+    pub(crate) fn is_watched(&self) -> bool {
+        #[cfg(unix)]
+        return matches!(self, Self::Watched(_));
+        #[cfg(not(unix))]
+        false
     }
 
     pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
@@ -82,6 +101,8 @@ impl Socket {
             Self::Tcp(socket) => socket.peer_addr().ok(),
             #[cfg(unix)]
             Self::Unix(_) => None,
+            #[cfg(unix)]
+            Self::Watched(socket) => socket.0.peer_addr().ok(),
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
             Self::Other(_) => None,
@@ -93,6 +114,8 @@ impl Socket {
             Self::Tcp(socket) => socket.local_addr().ok(),
             #[cfg(unix)]
             Self::Unix(_) => None,
+            #[cfg(unix)]
+            Self::Watched(socket) => socket.0.local_addr().ok(),
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.get_ref().0.local_addr().ok(),
             Self::Other(_) => None,
@@ -112,7 +135,7 @@ impl Socket {
         match self {
             Self::Tcp(_) => false,
             #[cfg(unix)]
-            Self::Unix(_) => false,
+            Self::Unix(_) | Self::Watched(_) => false,
             #[cfg(feature = "tls")]
             Self::Tls(_) => true,
             Self::Other(_) => true,
@@ -149,6 +172,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => SockRef::from(socket).send_vectored(buffers),
             Self::Unix(socket) => SockRef::from(socket).send_vectored(buffers),
+            Self::Watched(socket) => SockRef::from(&socket.0).send_vectored(buffers),
             #[cfg(feature = "tls")]
             Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
             Self::Other(_) => Err(io::ErrorKind::Unsupported.into()),
@@ -173,6 +197,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => Some(SockRef::from(socket)),
             Self::Unix(socket) => Some(SockRef::from(socket)),
+            Self::Watched(socket) => Some(SockRef::from(&socket.0)),
             #[cfg(feature = "tls")]
             Self::Tls(stream) => Some(SockRef::from(stream.get_ref().0)),
             Self::Other(_) => None,
@@ -299,6 +324,8 @@ macro_rules! delegate {
             Socket::Tcp($socket) => $call,
             #[cfg(unix)]
             Socket::Unix($socket) => $call,
+            #[cfg(unix)]
+            Socket::Watched($socket) => $call,
             #[cfg(feature = "tls")]
             Socket::Tls($socket) => $call,
             Socket::Other($socket) => $call,

@@ -15,6 +15,7 @@ use crate::connection::{
     },
     reason::CloseReason,
     table::command::Command,
+    transport::{parked::ParkedPoller, socket::Socket},
 };
 
 /// Who is sent so much at once is sent more, and may not read it.
@@ -78,6 +79,16 @@ impl Io {
             return None;
         }
         self.socket.write_now(buffers).ok().filter(|n| *n > 0)
+    }
+
+    /// Has tokio wake its task from now on, if the socket was [watched](crate::connection::transport::watched) elsewhere.
+    pub(crate) fn unwatch(&mut self, parked: &ParkedPoller) -> io::Result<()> {
+        if self.socket.is_watched() {
+            let socket = mem::replace(&mut self.socket, Socket::none());
+            self.socket = parked.unwatch(socket)?;
+            self.unparked = true;
+        }
+        Ok(())
     }
 
     /// Sends these bytes, and holds what the socket does not take. False if it did not take all.

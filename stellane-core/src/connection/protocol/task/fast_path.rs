@@ -4,20 +4,18 @@ use std::{
     io,
     mem::{self, MaybeUninit},
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
-use hyper_util::rt::TokioIo;
 use tokio::io::ReadBuf;
 
 use crate::connection::{
     early::Early,
     http_service::HttpService,
-    incoming::{Incoming, UnreadBody},
+    incoming::Incoming,
     protocol::{
         adapter::{Adapter, Answer, ResponseFuture, Waiting},
         http1::fast_path::{
@@ -33,7 +31,6 @@ use crate::connection::{
         open_body,
         task::{
             connection::{Connection, Served, Step},
-            http1::ActiveHttp1,
             read_ahead::ReadAhead,
             waits::{wait_for_answer, wait_for_request},
         },
@@ -87,9 +84,9 @@ pub(crate) enum Next<S: HttpService> {
 /// What hyper is to go on with.
 pub(crate) struct ForHyper<S: HttpService> {
     /// What was read and not used. The first request in it may have its answer.
-    unread: Bytes,
-    answer: Option<AnswerForHyper<S>>,
-    open_bodies: i32,
+    pub(crate) unread: Bytes,
+    pub(crate) answer: Option<AnswerForHyper<S>>,
+    pub(crate) open_bodies: i32,
 }
 
 /// What became of what was read.
@@ -366,6 +363,12 @@ impl<S: HttpService> FastPath<S> {
                 Poll::Pending => {
                     let served = &connection.served;
                     let is_for_lots = self.is_refused && served.reads_in_lots(&self.io.socket);
+                    if !is_for_lots && self.io.socket.is_watched() {
+                        if self.io.unwatch(&served.parked).is_err() {
+                            return Step::End(CloseReason::IoError);
+                        }
+                        continue;
+                    }
                     return match wait_for_request(connection) {
                         Step::Wait if is_for_lots => Step::Next(Next::ForLots),
                         waits => waits.map(Next::Idle),
@@ -398,39 +401,9 @@ impl<S: HttpService> FastPath<S> {
         (self.io.socket, self.adapter.into_inner(), pressed)
     }
 
-    /// Gives the connection to hyper.
-    #[cold]
-    pub(crate) fn hand_to_hyper(
-        self,
-        connection: &Connection<S>,
-        for_hyper: ForHyper<S>,
-    ) -> ActiveHttp1<S> {
-        let Self {
-            mut io,
-            mut adapter,
-            ..
-        } = self;
-        let ForHyper {
-            unread,
-            answer,
-            open_bodies,
-        } = for_hyper;
-        // hyper comes to ask for the answer that is there as for another.
-        let requests = connection.record.requests() - u64::from(answer.is_some());
-        let begins_a_head = answer.is_none() && !unread.is_empty();
-        io.begin_anew(unread, requests);
-        let most = connection.shared().config.unread_body_bytes;
-        let client = connection.record.client();
-        let unread = Arc::new(UnreadBody::new(most, client));
-        adapter.serve_hyper(answer, Arc::clone(&unread));
-        let http1 = &connection.served.builders.http1;
-        let hyper = http1.serve_connection(TokioIo::new(io), adapter);
-        ActiveHttp1::new(
-            hyper,
-            unread,
-            begins_a_head.then_some(requests),
-            open_bodies,
-        )
+    /// Its socket, and who answers.
+    pub(crate) fn into_io(self) -> (Io, Adapter<S>) {
+        (self.io, self.adapter)
     }
 }
 

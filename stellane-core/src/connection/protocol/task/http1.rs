@@ -28,7 +28,10 @@ use crate::connection::{
         http1::refusal,
         io::{Io, inspect::UnknownCoding, linger::MAX_LINGER},
         open_body,
-        task::connection::{Connection, Step},
+        task::{
+            connection::{Connection, Step},
+            fast_path::ForHyper,
+        },
     },
     reason::CloseReason,
     state::ConnectionState,
@@ -114,23 +117,45 @@ impl<S: HttpService> Hyper<S> {
 }
 
 impl<S: HttpService> ActiveHttp1<S> {
+    /// Goes on with what is not for the fast path.
+    ///
+    /// # Errors
+    /// The system does not watch the socket for it.
+    #[cold]
     pub(crate) fn new(
-        hyper: http1::Connection<TokioIo<Io>, Adapter<S>>,
-        unread: Arc<UnreadBody>,
-        head_after: Option<u64>,
-        open_bodies: i32,
-    ) -> Self {
-        Self {
+        (mut io, mut adapter): (Io, Adapter<S>),
+        for_hyper: ForHyper<S>,
+        connection: &Connection<S>,
+    ) -> io::Result<Self> {
+        let ForHyper {
+            unread,
+            answer,
+            open_bodies,
+        } = for_hyper;
+        let Connection { served, record, .. } = connection;
+        io.unwatch(&served.parked)?;
+        // hyper comes to ask for the answer that is there as for another.
+        let requests = record.requests() - u64::from(answer.is_some());
+        let begins_a_head = answer.is_none() && !unread.is_empty();
+        io.begin_anew(unread, requests);
+        let most = served.shared.config.unread_body_bytes;
+        let unread = Arc::new(UnreadBody::new(most, record.client()));
+        adapter.serve_hyper(answer, Arc::clone(&unread));
+        let hyper = served
+            .builders
+            .http1
+            .serve_connection(TokioIo::new(io), adapter);
+        Ok(Self {
             hyper: Hyper::Plain(hyper),
             unread,
             drained: None,
             open_bodies,
             // Never equal to what is counted, so that the next wait for a head begins anew.
             idle_since: (u64::MAX, 0),
-            head_after,
+            head_after: begins_a_head.then_some(requests),
             written: 0,
             ending: None,
-        }
+        })
     }
 
     pub(crate) fn poll(

@@ -336,9 +336,13 @@ impl<S: HttpService> Task<S> {
                 self.park_or_close(socket, service, None)
             }
             Next::Hyper(for_hyper) => {
-                let active = fast_path.hand_to_hyper(&self.connection, for_hyper);
-                self.stage = Stage::Http1(Box::new(active));
-                Step::Next(())
+                match ActiveHttp1::new(fast_path.into_io(), for_hyper, &self.connection) {
+                    Ok(active) => {
+                        self.stage = Stage::Http1(Box::new(active));
+                        Step::Next(())
+                    }
+                    Err(_) => Step::End(CloseReason::IoError),
+                }
             }
         }
     }
