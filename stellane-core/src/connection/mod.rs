@@ -171,9 +171,9 @@
 //!
 //! What stands outside of the limit has to see each request, and so these take the longer way: with pages that reload
 //! while developing, and while `RuntimeBuilder::on_refusal` is set. So do requests with a body or a deadline, of gRPC or a
-//! class with seats of its own, and HTTP/2. At ten times the load of a core, with requests of 0.7 ms, 85 % of the peak are
-//! served by the short way and 70 % by the longer one, where a loop that does nothing but read and refuse has 89: over
-//! loopback a refusal takes 13, 27 and 9 microseconds of CPU in the median (the example `overload_refusals`).
+//! class with seats of its own, and HTTP/2. At ten times the load of a core, with requests of 0.7 ms, 88 % of the peak are
+//! served by the short way and 76 % by the longer one, where a loop that does nothing but read and refuse has 91: over
+//! loopback a refusal takes 10, 20 and 7 microseconds of CPU in the median (the example `overload_refusals`).
 //!
 //! By protocol, 1000 connections that ask every 100 ms on a machine shared with others (the example `refusal_cost`),
 //! microseconds of CPU for each:
