@@ -103,7 +103,7 @@ mod unix {
             let Some(registry) = &self.registry else {
                 return Ok(Err(socket));
             };
-            let is_watched = matches!(socket, Socket::Watched(_));
+            let is_watched = socket.is_watched();
             let parked = match socket {
                 Socket::Watched(socket) => ParkedSocket::Tcp(socket.0),
                 Socket::Tcp(socket) => ParkedSocket::Tcp(socket.into_std()?),
